@@ -1,0 +1,1 @@
+"""Everything that touches the world: the plugins, the embedded node, the command line."""
