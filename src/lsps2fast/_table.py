@@ -1,0 +1,153 @@
+"""The session machine as a table one can read: every (input, state) cell is filled.
+
+One session is one payment attempt on a buy. A cell says what an input does in a state:
+
+    bug        our driver must never ask this: `ProtocolBug`
+    skip       legal but without effect
+    rule       run that rule, stay in the state
+    rule>X     run it, always go to X
+    rule?XY    run it; stay, or go to X or Y: the rule decides
+
+The engine (`_fsm.pyx`) has one small method for each rule and refuses a transition that the cell does not name.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from lsps2fast.errors import ProtocolBug
+
+
+class State(IntEnum):
+    """Where a session is. Names are those operators know from CLN; Opening and Aborting are ours."""
+
+    COLLECTING = 0  # parts are held until they add up (C-05 to C-08)
+    OPENING = 1  # the lock is taken: coins, intent, fundchannel (C-14, K-02)
+    AWAITING_CHANNEL_READY = 2  # the channel is signed, parts are held until it is usable (O-13)
+    AWAITING_SETTLEMENT = 3  # parts are with the client
+    BROADCASTING = 4  # a preimage was seen: the funding is owed to the chain (K-12)
+    ABORTING = 5  # parts are answered; the open is being undone, the lock stays (K-19)
+    SUCCEEDED = 6
+    FAILED = 7  # over, nothing to undo; the offer may live on (rule 6)
+    ABANDONED = 8  # over, a channel or coins were given back
+
+
+class Input(IntEnum):
+    """Facts the machine is told."""
+
+    PART = 0  # a part arrived and passed C-04
+    DUE = 1  # the collect time-out of the set
+    EXPIRED = 2  # valid_until has passed
+    BLOCK = 3  # a height was reached at which this session asked to be told
+    ONLINE = 4  # the client is connected
+    OFFLINE = 5  # the client is gone
+    RESERVED = 6  # coins are reserved (Funding)
+    STORED = 7  # the journal has what was asked
+    UNSTORED = 8  # the journal could not be written
+    FUNDED = 9  # channel signed by both sides (Channel)
+    REFUSED = 10  # the open failed; argument: True if the client answered with an error (O-08)
+    READY = 11  # channel_ready sent and received (Limits)
+    UNREADY = 12  # channel_ready did not come in time (O-13)
+    SENT = 13  # the funding is in the mempool or confirmed
+    SETTLED = 14  # the client fulfilled a part (the part; its preimage was checked)
+    LOST = 15  # a forwarded part failed (the part)
+    CLOSED = 16  # lightningd says positively that the channel is gone (K-13)
+    UNDONE = 17  # the open was undone
+    SHUTDOWN = 18  # the plugin is about to end (W12)
+
+
+LETTERS = dict(zip("COWFBDSXA", State, strict=True))
+TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.ABANDONED})
+
+GRID = """
+          C            O          W            F           B          D          S       X       A
+PART      gather?OWX   join       join         late        late       reject     reject  reject  reject
+DUE       time_out>X   skip       skip         skip        skip       skip       skip    skip    skip
+EXPIRED   lapse>X      skip       skip         skip        skip       skip       skip    skip    skip
+BLOCK     guard?X      guard?D    guard?DX     tend        tend       skip       skip    skip    skip
+ONLINE    resume?OWX   skip       skip         skip        skip       skip       skip    skip    skip
+OFFLINE   skip         skip       skip         skip        skip       skip       skip    skip    skip
+RESERVED  bug          intend     bug          bug         bug        tidy       bug     bug     bug
+STORED    bug          open       stored?F     skip        skip       tidy       skip    skip    skip
+UNSTORED  bug          unstore>D  unstore?DX   skip        skip       tidy       skip    skip    skip
+FUNDED    bug          await>W    bug          bug         bug        tidy       bug     bug     bug
+REFUSED   bug          refuse?DX  bug          bug         bug        tidy?X     bug     bug     bug
+READY     bug          bug        ready?DX     skip        skip       skip       skip    skip    skip
+UNREADY   bug          bug        unready?DX   skip        skip       skip       skip    skip    skip
+SENT      bug          bug        sent?DX      skip        sent?S     skip       skip    skip    skip
+SETTLED   bug          bug        bug          settle?BS   settle?S   rescue>B   skip    skip    skip
+LOST      bug          bug        bug          lose?DX     lose?S     skip       skip    skip    skip
+CLOSED    skip         skip       gone?DX      gone?D      gone?S     skip       skip    skip    skip
+UNDONE    bug          bug        bug          bug         bug        undone?XA  skip    skip    skip
+SHUTDOWN  leave>X      leave>D    leave?DX     skip        skip       skip       skip    skip    skip
+"""
+
+
+class Cell(NamedTuple):
+    """What one input does in one state: the rule's name and every state it may leave the session in."""
+
+    rule: str
+    targets: frozenset[State]
+
+
+def _cell(state: State, text: str) -> Cell:
+    for mark in "?>":
+        rule, found, letters = text.partition(mark)
+        if found:
+            targets = {LETTERS[letter] for letter in letters}
+            return Cell(rule, frozenset(targets | ({state} if mark == "?" else set())))
+    return Cell(text, frozenset({state}))
+
+
+def parse(grid: str = GRID) -> dict[tuple[State, Input], Cell]:
+    """Read a grid. Raises ProtocolBug if a row, a column or a cell is missing or doubled."""
+    head, *rows = [line.split() for line in grid.strip().splitlines()]
+    if head != list(LETTERS):
+        raise ProtocolBug(f"the grid's columns are {head}, not {list(LETTERS)}")
+    if [row[0] for row in rows] != [kind.name for kind in Input]:
+        raise ProtocolBug("the grid's rows are not the inputs, in order")
+    for row in rows:
+        if len(row) != len(State) + 1:
+            raise ProtocolBug(f"row {row[0]} has {len(row) - 1} cells, not {len(State)}")
+    return {
+        (state, kind): _cell(state, text)
+        for kind, row in zip(Input, rows, strict=True)
+        for state, text in zip(State, row[1:], strict=True)
+    }
+
+
+TABLE = parse()
+RULES = tuple(sorted({cell.rule for cell in TABLE.values()}))
+# For the engine: one byte a cell (number of the rule) and one bit mask a cell (states it may lead to).
+CODES = bytes(RULES.index(TABLE[state, kind].rule) for state in State for kind in Input)
+MASKS = tuple(sum(1 << target for target in TABLE[state, kind].targets) for state in State for kind in Input)
+
+
+def mermaid() -> str:
+    """The state diagram, made from the table."""
+    lines = ["stateDiagram-v2", f"    [*] --> {State.COLLECTING.name}"]
+    for source in State:
+        for target in State:
+            causes = [
+                f"{kind.name}/{TABLE[source, kind].rule}"
+                for kind in Input
+                if target != source and target in TABLE[source, kind].targets
+            ]
+            if causes:
+                lines.append(f"    {source.name} --> {target.name}: {', '.join(causes)}")
+    lines += [f"    {state.name} --> [*]" for state in State if state in TERMINAL]
+    return "\n".join(lines) + "\n"
+
+
+def markdown() -> str:
+    """The page `docs/reference/session-machine.md`: grid, legend and diagram."""
+    legend = "\n".join(f"- `{letter}` {state.name}" for letter, state in LETTERS.items())
+    return (
+        "# The session machine\n\n"
+        "Generated by `lsps2fast table --markdown`; do not edit. One session is one payment attempt on a buy.\n\n"
+        f"```text\n{GRID.strip()}\n```\n\n"
+        "`bug`: our driver must never ask this. `skip`: legal, no effect. `rule`: run it and stay. `rule>X`: run it,\n"
+        "always go to X. `rule?XY`: run it; stay, or go to X or Y.\n\n"
+        f"{legend}\n\n```mermaid\n{mermaid()}```\n"
+    )
