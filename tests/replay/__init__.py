@@ -1,0 +1,1 @@
+"""Replay of recorded lightningd talk against the real service process (recordings: `tests/data/recordings`)."""
