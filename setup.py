@@ -3,7 +3,7 @@
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-CORE = ("_fsm", "_hook", "_tlv")
+CORE = ("_fsm", "_hook", "_sessions", "_tlv")
 
 setup(
     ext_modules=cythonize(

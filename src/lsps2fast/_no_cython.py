@@ -34,9 +34,9 @@ cclass = cfunc = ccall = final = inline = _same
 boundscheck = wraparound = cdivision = freelist = locals = exceptval = returns = nogil = _decorator
 
 
-def declare(*_: Any, **__: Any) -> Any:
-    """A C declaration has no meaning when interpreted; attributes are set by the code itself."""
-    return None
+def declare(_: Any = None, value: Any = None, **__: Any) -> Any:
+    """The value of a module-level constant; a C attribute has none until the code sets it."""
+    return value
 
 
 def cast(_: Any, value: Any, **__: Any) -> Any:

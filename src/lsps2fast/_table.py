@@ -79,7 +79,7 @@ SENT      bug          bug        sent?DX      skip        sent?S     skip      
 SETTLED   bug          bug        bug          settle?BS   settle?S   rescue>B   skip    skip    skip
 LOST      bug          bug        bug          lose?DX     lose?S     skip       skip    skip    skip
 CLOSED    skip         skip       gone?DX      gone?D      gone?S     skip       skip    skip    skip
-UNDONE    bug          bug        bug          bug         bug        undone?XA  skip    skip    skip
+UNDONE    bug          bug        bug          bug         skip       undone?XA  skip    skip    skip
 SHUTDOWN  leave>X      leave>D    leave?DX     skip        skip       skip       skip    skip    skip
 """
 

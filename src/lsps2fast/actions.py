@@ -12,6 +12,20 @@ TEMPORARY = "10070000"  # temporary_channel_failure, u16 length 0 of channel_upd
 UNKNOWN_NEXT_PEER = "400a"  # permanent (C-19): only where bLIP-52 demands it
 
 
+class Terms(NamedTuple):
+    """What was agreed in a buy, as far as a payment must know it. `payment_size_msat` None: variable mode (B-02)."""
+
+    payment_size_msat: int | None
+    min_fee_msat: int
+    proportional: int
+    min_payment_size_msat: int
+    max_payment_size_msat: int
+    max_client_to_self_delay_blocks: int
+    cltv_expiry_delta_blocks: int
+    valid_until_ms: int
+    client_trusts_lsp: bool
+
+
 class Forward(NamedTuple):
     """One part on its way out: `forward_msat` to the client, `extra_fee_msat` kept (0: no TLV, H-09)."""
 
