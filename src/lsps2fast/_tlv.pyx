@@ -414,7 +414,7 @@ def read_extra_fee(extra_tlvs_hex: str | None) -> int | None:
     return fee
 
 
-def scid_from_str(text: str) -> int:
+def scid_from_str(text: object) -> int:
     """The number of a short channel id `BLOCKxTXxOUT`: decimal, no leading zeros, u24 x u24 x u16 (S-08)."""
     if not isinstance(text, str):
         raise MalformedTlv("scid is no text", 0)
