@@ -67,7 +67,7 @@ def shorten(lines: Iterable[str]) -> list[str]:
     rows = [(line, json.loads(line)) for line in lines]
     calls = _calls(row for _, row in rows)
     ready = next(n for n, (_, row) in enumerate(rows) if row["msg"].get("event") == "network ready")
-    old_blocks = [n for n, (_, row) in enumerate(rows[:ready]) if row["msg"].get("method") == "block_added"][:-1]
+    old_blocks = [n for n, (_, row) in enumerate(rows[:ready]) if _is_block(row)][:-1]
     channel_tables = [call for call in calls.values() if call[:2] == ("l2/driver-rpc", "listpeerchannels")]
     old_tables = {n for n, call in calls.items() if call in channel_tables and call != channel_tables[-1]}
     dropped = {*old_blocks, *old_tables}
@@ -85,6 +85,10 @@ def _calls(rows: Iterable[dict[str, Any]]) -> dict[int, tuple[str, str, str]]:
         asked[peer, call_id] = row["msg"].get("method") or asked[peer, call_id]
         calls[number] = (peer, asked[peer, call_id], call_id)
     return calls
+
+
+def _is_block(row: dict[str, Any]) -> bool:
+    return row["peer"] == "l2/plugin" and row["msg"].get("method") == "block_added"
 
 
 def _is_wanted(row: dict[str, Any], call: tuple[str, str, str] | None) -> bool:
