@@ -1,0 +1,47 @@
+# One-line verbs. Everything happens in .venv; the first run of any verb sets it up.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/*.pyx) setup.py pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test pure lint types table clean
+
+help: ## show these verbs
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/tools: pyproject.toml
+	@echo "== setting up $(VENV) (once; about a minute)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+$(VENV)/built: $(VENV)/tools $(SOURCES)
+	@echo "== compiling the core and installing lsps2fast in $(VENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[terminal,metrics]"
+	@touch $@
+
+build: $(VENV)/built ## compile the core and install both plugins in .venv
+
+demo: $(VENV)/built ## sell JIT channels on the embedded node and prove the sums
+	@$(VENV)/bin/lsps2fast demo
+
+test: $(VENV)/built ## all tests; the core compiled and interpreted
+	@$(PY) -m pytest -q
+
+pure: $(VENV)/built ## the whole suite with the core interpreted
+	@LSPS2FAST_PURE=1 $(PY) -m pytest -q
+
+lint: $(VENV)/tools ## style of the code
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+types: $(VENV)/built ## types of both wings
+	@$(VENV)/bin/mypy
+
+table: $(VENV)/built ## the session machine: grid and diagram
+	@$(VENV)/bin/lsps2fast table
+
+clean: ## remove everything that was built
+	@rm -rf $(VENV) build dist src/*.egg-info plugin/*.egg-info
+	@find . -name '__pycache__' -prune -exec rm -rf {} + ; find src plugin -name '*.so' -delete -o -name '*.c' -delete
