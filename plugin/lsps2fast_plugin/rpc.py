@@ -1,0 +1,166 @@
+"""One kept connection to lightningd's RPC socket, many calls in flight.
+
+lightningd takes any number of requests before it answers the first and answers each when it is done, so a slow call
+holds up nobody (host contract P1). A connection is one `_Link`: a task reads for as long as it lives, whatever is
+being written, because both sides stand still when neither reads. When a link dies, its open calls end with
+NodeUnreachable (whether they took effect is unknown) and the next call makes a new one. What the calls mean belongs
+to the callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from lsps2fast import _select
+from lsps2fast.errors import MalformedFrame, NodeError, NodeUnreachable
+
+hook = _select.load("_hook")
+
+_BLOCK = 64 * 1024  # bytes a read
+_MOST = 1 << 30  # bytes of one answer: a listdatastore of a large node is far above what a hook call may be
+
+
+def _decode(frame: bytes) -> Any:
+    """The JSON value of a frame. ValueError when it is none; plugins can put raw control characters into results."""
+    try:
+        return msgspec.json.decode(frame)
+    except msgspec.DecodeError:
+        return json.loads(frame.decode(errors="replace"), strict=False)
+
+
+def _outcome(method: str, answer: dict[str, Any]) -> dict[str, Any] | NodeError:
+    """The result in an answer, or the error it stands for."""
+    error = answer.get("error")
+    if error is not None:
+        if not isinstance(error, dict) or not isinstance(error.get("code"), int):
+            return NodeUnreachable(method, f"an error without a code: {error!r:.200}")
+        return NodeError(method, error["code"], str(error.get("message", "")), error.get("data"))
+    result = answer.get("result")
+    if not isinstance(result, dict):
+        return NodeUnreachable(method, f"an answer without a result: {answer!r:.200}")
+    return result
+
+
+class _Link:
+    """One connection and the calls that wait on it, by id."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, log: Callable[[str], None] | None
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._log = log
+        self._waiting: dict[str, tuple[str, asyncio.Future[dict[str, Any]]]] = {}
+        self.alive = True
+        self.task = asyncio.get_running_loop().create_task(self._read())
+
+    async def call(self, call_id: str, method: str, request: bytes) -> dict[str, Any]:
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[call_id] = (method, future)
+        try:
+            self._writer.write(request)  # whole frames only: no other call can come between
+            await self._writer.drain()
+            return await future
+        except ConnectionError as error:
+            raise NodeUnreachable(method, f"the connection broke: {error}") from error
+        finally:
+            self._waiting.pop(call_id, None)
+            if future.done() and not future.cancelled():
+                future.exception()  # taken note of, also when drain() ended the call before its answer
+
+    async def close(self) -> None:
+        """Hang up; open calls end with NodeUnreachable. Safe to call twice."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    async def _read(self) -> None:
+        why = "the connection was closed"
+        frames = hook.FrameReader(_MOST)
+        try:
+            while data := await self._reader.read(_BLOCK):
+                for frame in frames.feed(data):
+                    self._take(frame)
+        except (MalformedFrame, OSError) as error:
+            why = f"the connection broke: {error}"
+            self._say(why)
+        finally:
+            self._end(why)
+
+    def _end(self, why: str) -> None:
+        self.alive = False
+        self._writer.close()
+        for method, future in self._waiting.values():
+            if not future.done():
+                future.set_exception(NodeUnreachable(method, why))
+
+    def _take(self, frame: bytes) -> None:
+        try:
+            answer = _decode(frame)
+        except (ValueError, RecursionError) as error:
+            return self._say(f"no JSON from lightningd, ignored: {error}: {frame[:200]!r}")
+        call_id = answer.get("id")
+        waiting = self._waiting.get(call_id) if isinstance(call_id, str) else None
+        if waiting is None:
+            return self._say(f"an answer nobody waits for, ignored: {frame[:200]!r}")
+        method, future = waiting
+        outcome = _outcome(method, answer)
+        if future.done():
+            return self._say(f"a second answer to {call_id}, ignored: {frame[:200]!r}")
+        if isinstance(outcome, NodeError):
+            return future.set_exception(outcome)
+        return future.set_result(outcome)
+
+    def _say(self, text: str) -> None:
+        if self._log is not None:
+            self._log(text)
+
+
+class Rpc:
+    """Calls lightningd at the unix socket `path`. `log` is told about answers that make no sense."""
+
+    def __init__(self, path: str, log: Callable[[str], None] | None = None) -> None:
+        self.path = path
+        self._log = log
+        self._numbers = itertools.count(1)
+        self._link: _Link | None = None
+        self._connecting = asyncio.Lock()
+
+    async def call(
+        self, method: str, params: dict[str, Any] | None = None, timeout_s: float | None = 60.0
+    ) -> dict[str, Any]:
+        """The result of one call; `timeout_s` None waits for ever.
+
+        Raises NodeError when lightningd says no, NodeUnreachable when no answer came: the caller must then find out
+        whether the call took effect.
+        """
+        call_id = f"lsps2fast:{method}#{next(self._numbers)}"
+        # msgspec writes text as UTF-8: lightningd refuses \\u escapes in some parameters (D3).
+        request = msgspec.json.encode({"jsonrpc": "2.0", "id": call_id, "method": method, "params": params or {}})
+        try:
+            async with asyncio.timeout(timeout_s):
+                link = await self._connected(method)
+                return await link.call(call_id, method, request + b"\n\n")
+        except TimeoutError as error:
+            raise NodeUnreachable(method, f"no answer within {timeout_s} s") from error
+
+    async def close(self) -> None:
+        """Hang up; open calls end with NodeUnreachable. A later call connects again."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    async def _connected(self, method: str) -> _Link:
+        async with self._connecting:
+            if self._link is None or not self._link.alive:
+                try:
+                    reader, writer = await asyncio.open_unix_connection(self.path)
+                except OSError as error:
+                    raise NodeUnreachable(method, f"cannot connect to {self.path}: {error}") from error
+                self._link = _Link(reader, writer, self._log)
+            return self._link
