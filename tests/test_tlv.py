@@ -121,6 +121,8 @@ def test_truncated_integer_too_large_for_its_width_is_not_written(tlv: ModuleTyp
     """N codecs."""
     assert tlv.encode_tu((1 << 8 * width) - 1, width) == b"\xff" * width
     with pytest.raises(MalformedTlv):
+        tlv.decode_tu(b"\x01" * 9, 9)
+    with pytest.raises(MalformedTlv):
         tlv.encode_tu(1 << 8 * width, width)
 
 

@@ -237,6 +237,7 @@ def decode_bigsize(data: bytes, offset: int = 0) -> tuple:
 
 def encode_tu(value: int, width: int = 8) -> bytes:
     """`value` as tu16, tu32 or tu64 (`width` 2, 4 or 8 bytes): big-endian without leading zero bytes."""
+    width = min(width, 8)
     if value < 0 or value >> 8 * width:
         raise MalformedTlv(f"{value} outside u{8 * width}", 0)
     return value.to_bytes((value.bit_length() + 7) // 8, "big")
@@ -246,7 +247,7 @@ def decode_tu(data: bytes, width: int = 8) -> int:
     """All of `data` as tu16, tu32 or tu64 (`width` 2, 4 or 8 bytes)."""
     reader: _Reader = _reader(data)
     reader.at = reader.end
-    return reader.last_tu(reader.end, width)
+    return reader.last_tu(reader.end, min(width, 8))
 
 
 def read_stream(data: bytes, known: dict | None = None) -> tuple:
