@@ -88,6 +88,11 @@ class Datastore:
         return row | {"string": value.data.decode()}
 
 
+def decoded(params: dict[str, Any]) -> Any:
+    """The JSON that a `datastore` call writes."""
+    return json.loads(params["string"] if "string" in params else bytes.fromhex(params["hex"]))
+
+
 def _key(params: dict[str, Any]) -> Key:
     key = params.get("key", [])
     return tuple(map(str, key)) if isinstance(key, list) else (str(key),)

@@ -23,9 +23,12 @@ class Script:
     records: dict[str, Json | None] = field(default_factory=dict)  # changes to journal records; None: not a buy of ours
     away: frozenset[int] = frozenset()  # lives (0, 1) in which the client's `connect` is left out
     stop_before: str | None = None  # hook call at which the replay ends
-    patient_until_block: int | None = None  # after this block every hook must be answered before the next one
+    first: frozenset[str] = frozenset()  # hook calls that must be answered before anything else is sent
+    patient_at_block: int | None = None  # after this block every hook must be answered before the next one
     advance_s: tuple[int, ...] = ()  # clock jumps after the last step
-    done: tuple[tuple[str, ...], ...] = ()  # datastore keys that must exist before the end
+    held_at_end: bool = False  # parts are still held when the plugin is told to end
+    finalized: tuple[str, ...] = ()  # jit scids whose final record must be there, and the active one gone, at the end
+    reopened: tuple[str, ...] = ()  # jit scids whose active record must be a plain buy again at the end
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from replay import hookcheck, tlv
 from replay.node import Node
-from replay.played import ACTIVE, Event, Json, Part, Played, ReplayStuck, Script, journal_record
+from replay.played import ACTIVE, FINALIZED, Event, Json, Part, Played, ReplayStuck, Script, journal_record
 from replay.process import PluginProcess, init_options
 from replay.recording import Life, Step, load
 from replay.rpcsocket import RpcSocket
@@ -92,9 +92,14 @@ class _Player:
     async def _wind_up(self) -> None:
         for seconds in self._script.advance_s:
             await self._barrier(seconds)
-        await self._until(lambda: not self._open, "answers to every hook")
-        for key in self._script.done:
-            await self._until(lambda key=key: self._node.datastore.get(*key) is not None, f"{key} to be written")
+        if not self._script.held_at_end:
+            await self._until(lambda: not self._open, "answers to every hook")
+        await self._until(self._journal_is_done, f"{self._script.finalized} or {self._script.reopened} in the journal")
+
+    def _journal_is_done(self) -> bool:
+        read = self._node.datastore.get
+        over = all(read(*FINALIZED, scid) and not read(*ACTIVE, scid) for scid in self._script.finalized)
+        return over and all("channel_id" not in read(*ACTIVE, scid) for scid in self._script.reopened)
 
     async def _barrier(self, seconds: int) -> None:
         """Turn the plugin's clock; when it answers it has taken in everything sent before."""
@@ -129,6 +134,8 @@ class _Player:
             self._played.hooks[_part(step)] = self._node.parts[_part(step)] = step.params
         self._record("hook", call_id, step.params)
         await self._send({"jsonrpc": "2.0", "id": call_id, "method": step.method, "params": step.params})
+        if call_id in self._script.first:
+            await self._until(lambda: call_id not in self._open, f"an answer to {call_id}")
 
     async def _notify(self, number: int, method: str, params: Json) -> None:
         if method == "connect":
@@ -145,7 +152,7 @@ class _Player:
             params = await self._forward_event(params)
         self._tell(method, {method: params})
         await self._drain()
-        if params.get("height", -1) == self._script.patient_until_block:
+        if params.get("height", -1) == self._script.patient_at_block:
             await self._until(lambda: not self._open, f"answers after block {params['height']}")
 
     def _clients(self) -> set[str]:

@@ -33,7 +33,6 @@ NAMES = (
     "i3_plugin_stop",
     "i7_restart_while_forwarded",
     "i8_restart_settled_while_plugin_down",
-    "i9_continue_before_client_back",
     "j_client_fails",
     "k2_close_with_htlcs",
     "l_lsp_trusts_client",
