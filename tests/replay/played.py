@@ -19,7 +19,7 @@ class Script:
     """How one recording is played, where it is not taken as it is."""
 
     recording: str
-    options: Json = field(default_factory=dict)
+    options: Json = field(default_factory=lambda: {"lsps2-cltv-delta": 48})  # what the recorded invoices promised
     records: dict[str, Json | None] = field(default_factory=dict)  # changes to journal records; None: not a buy of ours
     away: frozenset[int] = frozenset()  # lives (0, 1) in which the client's `connect` is left out
     stop_before: str | None = None  # hook call at which the replay ends

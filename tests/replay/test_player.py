@@ -17,7 +17,7 @@ LET_GO = {"result": "continue"}
 
 
 def play_tiny(name: str, results: list[dict], directory: Path) -> Played:
-    return player.play(Script(recording=name), [sys.executable, str(TINY), json.dumps(results)], directory)
+    return player.play(Script(recording=name, options={}), [sys.executable, str(TINY), json.dumps(results)], directory)
 
 
 @pytest.mark.slow

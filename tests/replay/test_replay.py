@@ -245,12 +245,12 @@ def test_a_channel_closed_with_parts_in_flight_is_not_paid_for(replay: Replay) -
 
 
 def test_a_client_that_need_not_trust_sees_the_funding_first(replay: Replay) -> None:
-    """Recording l. O-10, O-12: not withheld, broadcast before the first answer; O7: the settled event names the
+    """Recording l. O-10, O-12: broadcast before the first answer; O7: the settled event names the
     confirmed scid."""
     sold = {"lsps2fast": {"version": 1, "client_trusts_lsp": False}}
     parts = ((L3, 0, 9_000_000, 1_000_000),)
     played = replay(Script(recording="l_lsp_trusts_client", records={"1x9x9": sold}, finalized=("1x9x9",)))
-    assert_sold(played, Sale(jit_scid="1x9x9", channel="7ee9574e", parts=parts, withhold=False), AT_ONCE)
+    assert_sold(played, Sale(jit_scid="1x9x9", channel="7ee9574e", parts=parts), AT_ONCE)
 
 
 def test_messages_of_a_peer_are_answered_one_by_one(replay: Replay) -> None:
