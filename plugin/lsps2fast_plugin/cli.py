@@ -1,0 +1,53 @@
+"""`lsps2fast …`: the demo on the embedded node, the table of the session machine, and (later) load and inspection."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from lsps2fast import __version__, _table
+
+
+def _table_command(args: argparse.Namespace) -> int:
+    sys.stdout.write(_table.markdown() if args.markdown else f"{_table.GRID.strip()}\n\n{_table.mermaid()}")
+    return 0
+
+
+def _demo_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin import demo  # the embedded node is not needed by the other commands
+
+    return demo.run(seed=args.seed, as_json=args.json, mode=args.mode)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lsps2fast", description="JIT channels (LSPS2, bLIP-52) for Core Lightning.")
+    parser.add_argument("--version", action="version", version=f"lsps2fast {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="sell JIT channels on the embedded node and prove the sums")
+    demo.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
+    demo.add_argument("--seed", type=int, default=1, help="makes every run of the same seed the same (default 1)")
+    demo.add_argument(
+        "--mode",
+        choices=("client-trusts-lsp", "lsp-trusts-client"),
+        default="client-trusts-lsp",
+        help="who trusts whom until the payment is settled (default: client-trusts-lsp)",
+    )
+    demo.set_defaults(run=_demo_command)
+
+    table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
+    table.add_argument("--markdown", action="store_true", help="as the page in docs/reference")
+    table.set_defaults(run=_table_command)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code says whether all was well."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.run
+    return command(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

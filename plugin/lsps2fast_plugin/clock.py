@@ -1,0 +1,40 @@
+"""The one door through which time comes in: milliseconds, monotonic and UTC (K-25), and sleeping until then."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+
+class Clock:
+    """Real time plus an offset that a test may turn forward (`advance`)."""
+
+    def __init__(self) -> None:
+        self._offset_ms = 0
+        self._turned = asyncio.Event()
+
+    def now_ms(self) -> int:
+        """Monotonic milliseconds, for time-outs."""
+        return time.monotonic_ns() // 1_000_000 + self._offset_ms
+
+    def wall_ms(self) -> int:
+        """UTC milliseconds since 1970, for `valid_until`."""
+        return time.time_ns() // 1_000_000 + self._offset_ms
+
+    def advance(self, seconds: float) -> None:
+        """Turn both clocks forward and wake every sleeper that is due by then. For tests only."""
+        self._offset_ms += round(seconds * 1000)
+        self._turned.set()
+        self._turned = asyncio.Event()
+
+    async def sleep_until(self, now_ms: int) -> None:
+        """Return once `now_ms()` has reached this value."""
+        while (wait_ms := now_ms - self.now_ms()) > 0:
+            await self.turned(wait_ms / 1000)
+
+    async def turned(self, timeout_s: float | None = None) -> None:
+        """Return when the clock is turned, or after `timeout_s` of real time."""
+        try:
+            await asyncio.wait_for(self._turned.wait(), timeout_s)
+        except TimeoutError:
+            return

@@ -1,0 +1,307 @@
+"""Carries out what the session machine orders, and tells it what came of it.
+
+Answers to hooks are given at once, everything that asks lightningd runs as a task of its own; its result comes back as
+an input through `feed`. A failed journal write or clean-up is tried again with growing pauses: giving up is the
+machine's decision, made by its own deadlines. Nothing here decides about money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, ClassVar, Protocol
+
+from lsps2fast import actions as order
+from lsps2fast._table import Input
+from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable, StoreError
+from lsps2fast.offers import Buy
+from lsps2fast_plugin.clock import Clock
+from lsps2fast_plugin.funding import ChannelGone, Funder, RefusedByClient
+from lsps2fast_plugin.store import Store
+
+READY_TIMEOUT_MS = 120_000  # O-13, K-22
+POLL_MS = 5_000  # K-17: beside the notifications
+FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 500, 60_000
+STORE_TRIES = 4  # then UNSTORED: the parts are failed rather than held on hope
+ALARM_AFTER = 3  # failures of a clean-up or broadcast before the operator hears of it, and every time it doubles
+
+Feed = Callable[[int, bytes, Input, object], None]
+
+
+class Answers(Protocol):
+    """Where held hook calls are answered."""
+
+    def forward(self, parts: Iterable[order.Forward], channel_id: str) -> None:
+        """Let these parts go out into the channel."""
+
+    def fail(self, keys: Iterable[tuple[int, int]], failure: str) -> None:
+        """Fail these parts."""
+
+
+class Watch:
+    """Lets one waiting effect know that something about its channel has changed."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, asyncio.Event] = {}
+
+    def changed(self, channel_id: str) -> None:
+        """A notification named this channel."""
+        if event := self._events.get(channel_id):
+            event.set()
+
+    def all_changed(self) -> None:
+        """A peer came or went: whoever waits should look again."""
+        for event in self._events.values():
+            event.set()
+
+    async def wait(self, channel_id: str, timeout_s: float) -> None:
+        """Return at the next change, or after the time-out."""
+        event = self._events.setdefault(channel_id, asyncio.Event())
+        try:
+            await asyncio.wait_for(event.wait(), timeout_s)
+        except TimeoutError:
+            return
+        finally:
+            event.clear()
+
+    def forget(self, channel_id: str) -> None:
+        """Nobody waits any more."""
+        self._events.pop(channel_id, None)
+
+
+class Effects:
+    """Executor of actions."""
+
+    def __init__(
+        self,
+        *,
+        funder: Funder,
+        store: Store,
+        answers: Answers,
+        clock: Clock,
+        buy_of: Callable[[int], Buy | None],
+        feed: Feed,
+        withheld: Callable[[str, bool], None],
+        forgotten: Callable[[int], None],
+        owned: Callable[[str], bool],
+        say: Callable[[str, str], None],
+    ) -> None:
+        """`withheld(channel_id, yes)` keeps other forwards out of a channel (rule 7); `owned(channel_id)` says whether
+        a session or buy knows it; `say(text, level)` is the log.
+        """
+        self._funder = funder
+        self._store = store
+        self._answers = answers
+        self._clock = clock
+        self._buy_of = buy_of
+        self._feed = feed
+        self._withheld = withheld
+        self._forgotten = forgotten
+        self._owned = owned
+        self._say = say
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.watch = Watch()
+        self.alarms = 0
+
+    def carry_out(self, actions: Iterable[order.Action]) -> None:
+        """Carry out these orders; those that take time go on in the background."""
+        for action in actions:
+            match action:
+                case order.ForwardParts():
+                    self._answers.forward(action.parts, action.channel_id)
+                case order.FailParts():
+                    self._answers.fail(action.parts, action.failure)
+                case order.Alarm():
+                    self.alarm(action.text)
+                case order.ForgetBuy():
+                    self._forgotten(action.jit_scid)
+                    self._spawn(self._forget(action))
+                case _:
+                    self._spawn(self._HANDLERS[type(action)](self, action))
+
+    def alarm(self, text: str) -> None:
+        """Tell the operator."""
+        self.alarms += 1
+        self._say(f"ALARM: {text}", "warn")
+
+    async def idle(self) -> None:
+        """Return when no effect is under way."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End every effect where it stands; the journal tells the next start what was going on."""
+        for task in self._tasks:
+            task.cancel()
+
+    # Running -------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            self.alarm("a step of a session failed in a way nobody foresaw; its deadlines still hold")
+            for line in traceback.format_exc().splitlines():
+                self._say(line, "error")
+
+    async def _until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Try until it works, with growing pauses, over any error of the node (rule 8, rule 9)."""
+        pause_ms, failures = FIRST_PAUSE_MS, 0
+        while True:
+            try:
+                return await work()
+            except (NodeError, StoreError) as error:
+                failures += 1
+                self._say(f"{what} failed ({error}); next try in {pause_ms / 1000:g} s", "warn")
+                if failures >= ALARM_AFTER and failures & (failures - 1) == 0:
+                    self.alarm(f"{what} has failed {failures} times: {error}")
+            await self._clock.sleep_until(self._clock.now_ms() + pause_ms)
+            pause_ms = min(2 * pause_ms, LONGEST_PAUSE_MS)
+
+    def _buy(self, jit_scid: int) -> Buy:
+        buy = self._buy_of(jit_scid)
+        if buy is None:
+            raise StoreError(f"no buy for jit scid {jit_scid}")
+        return buy
+
+    # One coroutine for each order -------------------------------------------------------------------
+
+    async def _persist(self, action: order.Persist) -> None:
+        pause_ms = FIRST_PAUSE_MS
+        for left in reversed(range(STORE_TRIES)):
+            try:
+                await self._store.put(action.jit_scid, action.journal)
+            except StoreError as error:
+                self.alarm(f"the journal cannot be written ({error}); {left} tries left before the payment is failed")
+                if not left:
+                    break
+                await self._clock.sleep_until(self._clock.now_ms() + pause_ms)
+                pause_ms *= 2
+            else:
+                self._feed(action.jit_scid, action.payment_hash, Input.STORED, None)
+                return
+        self._feed(action.jit_scid, action.payment_hash, Input.UNSTORED, None)
+
+    async def _reserve(self, action: order.ReserveCoins) -> None:
+        buy = self._buy(action.jit_scid)
+        try:
+            funding = await self._funder.reserve(action.sum_forward_msat, action.parts, buy.capacity_sat)
+        except NodeError as error:
+            self.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            return
+        self._feed(action.jit_scid, action.payment_hash, Input.RESERVED, funding)
+
+    async def _open(self, action: order.OpenChannel) -> None:
+        peer_id = self._buy(action.jit_scid).peer_id
+        try:
+            channel = await self._funder.open(peer_id, action.funding)
+        except RefusedByClient as error:
+            self._say(f"{peer_id} refused the channel: {error}", "info")
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
+        except NodeError as error:
+            self._say(f"opening a channel to {peer_id} failed: {error}", "warn")
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+        else:
+            self._withheld(channel.channel_id, True)
+            self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, channel)
+
+    async def _await_ready(self, action: order.AwaitReady) -> None:
+        peer_id = self._buy(action.jit_scid).peer_id
+        deadline_ms = self._clock.now_ms() + READY_TIMEOUT_MS
+        kind, fact = Input.UNREADY, None
+        while self._clock.now_ms() < deadline_ms:
+            try:
+                limits = await self._funder.limits(peer_id, action.channel_id)
+                if limits is not None:
+                    await self._funder.set_fees(action.channel_id, zero=True)
+                    kind, fact = Input.READY, limits
+                    break
+            except ChannelGone as error:
+                self._say(str(error), "warn")
+                kind = Input.CLOSED
+                break
+            except NodeError as error:  # one error is not an outcome (rule 10)
+                self._say(f"waiting for channel {action.channel_id}: {error}", "warn")
+            left_ms = deadline_ms - self._clock.now_ms()
+            await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
+        self.watch.forget(action.channel_id)
+        self._feed(action.jit_scid, action.payment_hash, kind, fact)
+
+    async def _broadcast(self, action: order.Broadcast) -> None:
+        peer_id = self._buy(action.jit_scid).peer_id
+        what = f"sending the funding {action.channel.funding_txid} of channel {action.channel.channel_id}"
+        txid = await self._until_done(what, lambda: self._funder.send(peer_id, action.channel))
+        self._withheld(action.channel.channel_id, False)
+        self._say(f"funding {txid} of channel {action.channel.channel_id} is on its way to the chain", "info")
+        self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)
+
+    async def _undo(self, action: order.Undo) -> None:
+        peer_id = self._buy(action.jit_scid).peer_id
+        await self._until_done(f"cancelling the open to {peer_id}", lambda: self._drop(peer_id, action))
+        if action.funding is not None:
+            funding = action.funding
+            await self._until_done(f"releasing the coins of {peer_id}", lambda: self._funder.release(funding))
+        if action.channel is not None:
+            self._withheld(action.channel.channel_id, False)
+        self._feed(action.jit_scid, action.payment_hash, Input.UNDONE, None)
+
+    async def _drop(self, peer_id: str, action: order.Undo) -> None:
+        """Cancel what is half made; close what was made, also by a call whose answer never came."""
+        if action.channel is not None:
+            await self._funder.close(peer_id, action.channel.channel_id)
+            return
+        await self._funder.cancel(peer_id)
+        for channel in await self._funder.withheld(peer_id):
+            if not self._owned(channel["channel_id"]):
+                await self._funder.close(peer_id, channel["channel_id"])
+
+    async def _renew(self, action: order.RenewInputs) -> None:
+        await self._until_done("renewing a reservation", lambda: self._funder.renew(action.funding))
+
+    async def _connect(self, action: order.ConnectPeer) -> None:
+        try:
+            await self._funder.connect(action.peer_id)
+        except NodeError as error:
+            self._say(f"{action.peer_id} is not connected and cannot be reached: {error}", "info")
+
+    async def _finalize(self, action: order.Finalize) -> None:
+        await self._until_done(
+            "writing the final record",
+            lambda: self._store.finalize(action.jit_scid, action.journal, action.outcome, self._clock.wall_ms()),
+        )
+
+    async def _reset(self, action: order.Reset) -> None:
+        await self._until_done("resetting a record", lambda: self._store.put(action.jit_scid, action.journal))
+
+    async def _forget(self, action: order.ForgetBuy) -> None:
+        if action.outcome == "Timeout" and self._store.knows(action.jit_scid):
+            await self._until_done("deleting a record", lambda: self._store.forget(action.jit_scid))
+
+    async def _restore_fees(self, action: order.RestoreFees) -> None:
+        try:
+            await self._funder.set_fees(action.channel_id, zero=False)
+        except NodeUnreachable as error:
+            self._say(f"routing fees of {action.channel_id} may still be zero: {error}", "warn")
+        except Lsps2Error as error:
+            self._say(f"routing fees of {action.channel_id} stay zero: {error}", "warn")
+
+    _HANDLERS: ClassVar[dict[type, Callable[[Any, Any], Coroutine[Any, Any, None]]]] = {
+        order.Persist: _persist,
+        order.ReserveCoins: _reserve,
+        order.OpenChannel: _open,
+        order.AwaitReady: _await_ready,
+        order.Broadcast: _broadcast,
+        order.Undo: _undo,
+        order.RenewInputs: _renew,
+        order.ConnectPeer: _connect,
+        order.Finalize: _finalize,
+        order.Reset: _reset,
+        order.RestoreFees: _restore_fees,
+    }

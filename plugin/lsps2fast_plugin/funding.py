@@ -1,0 +1,182 @@
+"""The RPC calls that make, watch and undo one channel, in order, each error told apart.
+
+Nothing is decided here: every function either returns what came out or raises one of the errors below, and may be
+called again. What a call that got no answer has done is found out by looking (K-13).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lsps2fast.actions import Channel, Funding, Limits
+from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
+from lsps2fast.lsps2 import min_capacity_sat
+from lsps2fast_plugin.rpc import Rpc
+
+CHANNEL_TYPE = (12, 46, 50)  # static_remotekey, scid_alias, zeroconf (O-02)
+OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
+OPEN_TIMEOUT_S = 60.0  # K-22
+RESERVE_BLOCKS = 72  # lightningd's own default (contract O1)
+RELEASE_BLOCKS = 1_000_000  # O-04: cover every extension of the reservation
+USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
+OPENING = ("OPENINGD", "CHANNELD_AWAITING_LOCKIN")
+NOT_OPENING = (306, 307)  # unknown peer, nothing to cancel (contract O9)
+
+
+class RefusedByClient(Lsps2Error):
+    """The client answered the open with an error message (O-08)."""
+
+
+class ChannelGone(Lsps2Error):
+    """lightningd says positively that the channel is closing or gone."""
+
+
+def funding_txid(channel_id: str, outnum: int) -> str:
+    """The funding transaction of a v1 channel id, which is txid XOR output index (BOLT 2), as people write txids."""
+    raw = bytearray.fromhex(channel_id)
+    raw[30] ^= outnum >> 8
+    raw[31] ^= outnum & 0xFF
+    return raw[::-1].hex()
+
+
+class Funder:
+    """Opens and undoes channels at one lightningd."""
+
+    def __init__(self, rpc: Rpc, zero_reserve: bool) -> None:
+        """`zero_reserve`: ask the client for no reserve of ours (O-18, opt-in)."""
+        self._rpc = rpc
+        self._zero_reserve = zero_reserve
+
+    async def reserve(self, sum_forward_msat: int, parts: int, policy_capacity_sat: int) -> Funding:
+        """Reserve coins for a channel that carries these parts, at least as large as policy wants. Or NodeError."""
+        feerates = await self._rpc.call("feerates", {"style": "perkw"})
+        perkw = feerates["perkw"]
+        feerate = perkw.get("opening") or perkw["min_acceptable"]
+        needed = min_capacity_sat(sum_forward_msat, parts, feerate, False, self._zero_reserve, 546)
+        capacity_sat = max(needed, policy_capacity_sat)
+        answer = await self._rpc.call(
+            "fundpsbt",
+            {
+                "satoshi": capacity_sat,
+                "feerate": "normal",
+                "startweight": OUTPUT_WEIGHT,
+                "reserve": RESERVE_BLOCKS,
+                "excess_as_change": True,
+            },
+        )
+        reservations = answer["reservations"]
+        inputs = tuple(f"{coin['txid']}:{coin['vout']}" for coin in reservations)
+        reserved_to = min(coin["reserved_to_block"] for coin in reservations)
+        return Funding(answer["psbt"], inputs, reserved_to, capacity_sat)
+
+    async def open(self, peer_id: str, funding: Funding) -> Channel:
+        """Negotiate, sign and complete; the funding is withheld until it is sent. RefusedByClient or NodeError."""
+        start: dict[str, Any] = {
+            "id": peer_id,
+            "amount": funding.capacity_sat,
+            "mindepth": 0,
+            "channel_type": list(CHANNEL_TYPE),
+            "announce": False,
+        }
+        if self._zero_reserve:
+            start["reserve"] = 0
+        try:
+            started = await self._rpc.call("fundchannel_start", start, OPEN_TIMEOUT_S)
+            with_output = await self._rpc.call(
+                "addpsbtoutput",
+                {
+                    "satoshi": funding.capacity_sat,
+                    "initialpsbt": funding.psbt,
+                    "destination": started["funding_address"],
+                },
+            )
+            # Signed before there is a channel: whatever can fail locally fails while it costs nothing (O-21).
+            signed = await self._rpc.call("signpsbt", {"psbt": with_output["psbt"]}, OPEN_TIMEOUT_S)
+            completed = await self._rpc.call(
+                "fundchannel_complete",
+                {"id": peer_id, "psbt": with_output["psbt"], "withhold": True},
+                OPEN_TIMEOUT_S,
+            )
+        except NodeUnreachable:
+            raise
+        except NodeError as error:
+            if error.message.startswith("They sent "):
+                raise RefusedByClient(error.message) from error
+            raise
+        txid = funding_txid(completed["channel_id"], with_output["outnum"])
+        return Channel(completed["channel_id"], signed["signed_psbt"], txid)
+
+    async def find(self, peer_id: str, channel_id: str) -> dict[str, Any] | None:
+        """lightningd's view of this channel, or None when it says there is none. Or NodeError."""
+        answer = await self._rpc.call("listpeerchannels", {"id": peer_id})
+        for channel in answer["channels"]:
+            if channel.get("channel_id") == channel_id:
+                found: dict[str, Any] = channel
+                return found
+        return None
+
+    async def withheld(self, peer_id: str) -> list[dict[str, Any]]:
+        """Channels to this peer whose funding we have not sent."""
+        answer = await self._rpc.call("listpeerchannels", {"id": peer_id})
+        return [c for c in answer["channels"] if c.get("funding", {}).get("withheld") and c.get("opener") == "local"]
+
+    async def limits(self, peer_id: str, channel_id: str) -> Limits | None:
+        """What the channel allows once it is usable and the client is there, None before. ChannelGone or NodeError."""
+        channel = await self.find(peer_id, channel_id)
+        if channel is None or channel["state"] not in (*USABLE, *OPENING):
+            raise ChannelGone(f"channel {channel_id} is {'gone' if channel is None else channel['state']}")
+        usable = channel["state"] in USABLE and channel["peer_connected"] and channel.get("reestablished", True)
+        if not usable:
+            return None
+        return Limits(
+            channel["minimum_htlc_out_msat"],
+            channel["spendable_msat"],
+            channel["their_max_htlc_value_in_flight_msat"],
+            channel["our_to_self_delay"],
+        )
+
+    async def set_fees(self, channel_id: str, zero: bool) -> None:
+        """No routing fee (rule 13), or the node's own again: setchannel without values means the configured ones."""
+        fees = {"feebase": 0, "feeppm": 0, "enforcedelay": 0} if zero else {}
+        await self._rpc.call("setchannel", {"id": channel_id, **fees})
+
+    async def send(self, peer_id: str, channel: Channel) -> str:
+        """Put the funding on chain; the txid. Idempotent: a channel that is no longer withheld is done (O6)."""
+        try:
+            answer = await self._rpc.call("sendpsbt", {"psbt": channel.signed_psbt})
+        except NodeError:
+            found = await self.find(peer_id, channel.channel_id)
+            if found is not None and found.get("funding", {}).get("withheld") is False:
+                return channel.funding_txid
+            raise
+        txid: str = answer["txid"]
+        return txid
+
+    async def renew(self, funding: Funding) -> None:
+        """Reserve the coins for another 72 blocks."""
+        await self._rpc.call("reserveinputs", {"psbt": funding.psbt, "exclusive": False, "reserve": RESERVE_BLOCKS})
+
+    async def cancel(self, peer_id: str) -> None:
+        """End a half-made open; none under way is fine."""
+        try:
+            await self._rpc.call("fundchannel_cancel", {"id": peer_id})
+        except NodeUnreachable:
+            raise
+        except NodeError as error:
+            if error.code not in NOT_OPENING:
+                raise
+
+    async def close(self, peer_id: str, channel_id: str) -> None:
+        """Drop a withheld channel (contract A1); one that is gone already is fine."""
+        found = await self.find(peer_id, channel_id)
+        if found is None or found["state"] not in (*USABLE, *OPENING):
+            return  # K-14: left alone
+        await self._rpc.call("close", {"id": channel_id, "unilateraltimeout": 1}, OPEN_TIMEOUT_S)
+
+    async def release(self, funding: Funding) -> None:
+        """Give the coins back; already free is fine (contract A2)."""
+        await self._rpc.call("unreserveinputs", {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS})
+
+    async def connect(self, peer_id: str) -> None:
+        """Try to reach the client at an address lightningd knows."""
+        await self._rpc.call("connect", {"id": peer_id})

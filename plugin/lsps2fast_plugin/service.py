@@ -1,0 +1,431 @@
+"""lsps2fast-service: the LSP. Wires the host, the talk with clients, the session machine and its effects together.
+
+Everything here runs on the host's one loop. Facts of the node become inputs of the machine; what it orders goes to
+`Effects`. No rule about money is decided in this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from typing import Any
+
+from pyln.client import Plugin
+
+from lsps2fast import __version__
+from lsps2fast._select import BACKEND, load
+from lsps2fast._table import Input, State
+from lsps2fast.actions import TEMPORARY, Action
+from lsps2fast.actions import Terms as BuyTerms
+from lsps2fast.errors import ConfigError, Lsps2Error, MalformedTlv, ProtocolBug, StoreError
+from lsps2fast.lsps0 import MESSAGE_TYPE
+from lsps2fast.lsps2 import format_scid, parse_scid
+from lsps2fast.offers import Buy, Offers
+from lsps2fast.promise import Keyring, key_from_hex
+from lsps2fast_plugin import negotiation
+from lsps2fast_plugin.clock import Clock
+from lsps2fast_plugin.effects import Effects
+from lsps2fast_plugin.funding import Funder
+from lsps2fast_plugin.host import Host, Interest
+from lsps2fast_plugin.nodeview import NodeView
+from lsps2fast_plugin.options import Settings, add_options, read_settings
+from lsps2fast_plugin.parts import HeldParts
+from lsps2fast_plugin.rpc import Rpc
+from lsps2fast_plugin.store import Store, Stored
+
+tlv = load("_tlv")
+Sessions = load("_sessions").Sessions
+
+CLOSING = frozenset(
+    {
+        "CHANNELD_SHUTTING_DOWN",
+        "CLOSINGD_SIGEXCHANGE",
+        "CLOSINGD_COMPLETE",
+        "AWAITING_UNILATERAL",
+        "FUNDING_SPEND_SEEN",
+        "ONCHAIN",
+        "CLOSED",
+    }
+)
+LSPS_PREFIX = f"{MESSAGE_TYPE:04x}"
+
+
+def buy_terms(buy: Buy) -> BuyTerms:
+    """The agreed terms as the machine needs them."""
+    params = buy.params
+    return BuyTerms(
+        payment_size_msat=buy.payment_size_msat,
+        min_fee_msat=params.min_fee_msat,
+        proportional=params.proportional,
+        min_payment_size_msat=params.min_payment_size_msat,
+        max_payment_size_msat=params.max_payment_size_msat,
+        max_client_to_self_delay_blocks=params.max_client_to_self_delay_blocks,
+        cltv_expiry_delta_blocks=buy.cltv_expiry_delta_blocks,
+        valid_until_ms=params.valid_until_ms,
+        client_trusts_lsp=buy.client_trusts_lsp,
+    )
+
+
+class Service:
+    """One LSP plugin process."""
+
+    def __init__(self) -> None:
+        self.plugin = Plugin(autopatch=False, dynamic=True)
+        self.clock = Clock()
+        self.interest = Interest()
+        self.host = Host(self.plugin, self.interest, self._on_htlc)
+        self.parts = HeldParts(self.host, self.host.log)
+        self.settings: Settings | None = None
+        self._early: list[Any] = []
+        self._rearm = asyncio.Event()
+        add_options(self.plugin)
+        self.plugin.add_init(self._init) if hasattr(self.plugin, "add_init") else self.plugin.init()(self._init)
+        self.host.hook("custommsg", self._on_custommsg, filters=[MESSAGE_TYPE])
+        for topic, handler in (
+            ("connect", self._on_connect),
+            ("disconnect", self._on_disconnect),
+            ("block_added", self._on_block),
+            ("channel_state_changed", self._on_channel_state),
+            ("forward_event", self._on_forward_event),
+        ):
+            self.host.subscribe(topic, handler)
+        self.host.on_shutdown(self._shutdown)
+        self.host.method("lsps2-listsessions", self._list_sessions)
+        self.host.method("lsps2-getsession", self._get_session)
+        self.host.method("lsps2-stats", self._stats)
+        if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
+            self.host.method("lsps2-dev-advance", self._advance)
+
+    # Start ---------------------------------------------------------------------------------------
+
+    def _init(self, options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> dict[str, Any] | None:
+        """Answer at once (rule 15); the journal is read in the background."""
+        try:
+            self.settings = read_settings(self.plugin)
+        except ConfigError as error:
+            return {"disable": str(error)}
+        path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
+        self._build(self.settings, Rpc(path))
+        self.host.spawn(self._start())
+        return None
+
+    def _build(self, settings: Settings, rpc: Rpc) -> None:
+        self.rpc = rpc
+        self.sessions = Sessions(collect_ms=settings.collect_ms, max_parts=settings.max_parts)
+        self.offers = Offers(settings.limits)
+        self.store = Store(rpc, lambda text: self.host.log(text, "error"))
+        self.view = NodeView(rpc, settings.headroom_sat, settings.max_capacity_sat)
+        self.effects = Effects(
+            funder=Funder(rpc, settings.zero_reserve),
+            store=self.store,
+            answers=self.parts,
+            clock=self.clock,
+            buy_of=self.offers.get,
+            feed=self._feed,
+            withheld=self._set_withheld,
+            forgotten=self._forgotten,
+            owned=self._owned,
+            say=self.host.log,
+        )
+
+    async def _start(self) -> None:
+        """Read the journal, look at the node, then let the parts in that waited (W11)."""
+        assert self.settings is not None
+        info = await self._until("getinfo", {})
+        self.sessions.block(info["blockheight"])
+        delta = await self._cltv_delta(self.settings.cltv_delta_blocks)
+        stored = await self._load(delta)
+        peers = await self._until("listpeers", {})
+        keyring = await self._keyring(self.settings.promise_secret)
+        self.negotiator = negotiation.Negotiator(
+            node=self.view,
+            offers=self.offers,
+            promises=keyring,
+            terms=negotiation.Terms(
+                menu=self.settings.menu,
+                cltv_expiry_delta_blocks=delta,
+                client_trusts_lsp=self.settings.client_trusts_lsp,
+                floor_msat=1,
+            ),
+            clock=self.clock,
+            random64=lambda: secrets.randbits(64),
+            accept=self._accept,
+            say=self.host.log,
+        )
+        for record in stored:
+            self._revive(record)
+        for peer in peers["peers"]:
+            if peer["connected"]:
+                self._carry_out(self.sessions.peer(peer["id"], True))
+        self.host.interest_loaded()
+        early, self._early = self._early, []
+        for peer_id, payload in early:
+            self.host.spawn(self._talk(peer_id, payload))
+        self.host.spawn(self._watch_time())
+        self.host.log(
+            f"lsps2fast-service {__version__} ({BACKEND} core) sells JIT channels: {len(self.offers)} buys live", "info"
+        )
+
+    async def _until(self, method: str, params: dict[str, Any]) -> Any:
+        """Ask until lightningd answers: nothing can be sold before."""
+        while True:
+            try:
+                return await self.rpc.call(method, params)
+            except Lsps2Error as error:
+                self.host.log(f"{method}: {error}; trying again", "warn")
+            await self.clock.turned(1.0)
+
+    async def _load(self, delta: int) -> list[Stored]:
+        while True:
+            try:
+                return await self.store.load(delta)
+            except StoreError as error:
+                self.host.log(f"the journal cannot be read ({error}); trying again", "error")
+            await self.clock.turned(1.0)
+
+    async def _cltv_delta(self, wanted: int) -> int:
+        """lightningd enforces its own cltv-delta when forwarding; ours is never below it (B-12)."""
+        configs = (await self._until("listconfigs", {})).get("configs", {})
+        own: int = configs.get("cltv-delta", {}).get("value_int", 0)
+        return max(wanted, own)
+
+    async def _keyring(self, secret: str | None) -> Keyring:
+        if secret is not None:
+            return Keyring(key_from_hex(secret))
+        answer = await self._until("makesecret", {"string": "lsps2fast promise"})
+        return Keyring(bytes.fromhex(answer["secret"]))
+
+    def _revive(self, record: Stored) -> None:
+        """Make one journalled buy live again."""
+        buy, journal = record.buy, record.journal
+        if buy.params.valid_until_ms <= self.clock.wall_ms() and journal.stage == "buy":
+            self.host.spawn(self.store.forget(buy.jit_scid))
+            return
+        if record.outcome is not None and (record.outcome != "Succeeded" or journal.channel is None):
+            return
+        if record.outcome is not None and buy.params.valid_until_ms <= self.clock.wall_ms():
+            return
+        core = self._go_live(buy)
+        core.attempts = journal.attempts
+        if record.outcome is not None:  # A-03: an alias of its channel until valid_until
+            core.paid = True
+            core.channel = journal.channel
+
+    # Buys ----------------------------------------------------------------------------------------
+
+    def _go_live(self, buy: Buy) -> Any:
+        if self.offers.get(buy.jit_scid) is None:
+            self.offers.restore(buy)
+        core = self.sessions.add_buy(buy.jit_scid, buy.peer_id, buy_terms(buy))
+        self.interest.scids.add(buy.jit_scid)
+        self._rearm.set()
+        return core
+
+    async def _accept(self, buy: Buy) -> None:
+        await self.store.add(buy)
+        self._go_live(buy)
+        self.host.log(f"sold {format_scid(buy.jit_scid)} to {buy.peer_id}", "debug")
+
+    def _forgotten(self, jit_scid: int) -> None:
+        self.interest.scids.discard(jit_scid)
+        self.offers.remove(jit_scid)
+
+    def _set_withheld(self, channel_id: str, yes: bool) -> None:
+        (self.interest.channel_ids.add if yes else self.interest.channel_ids.discard)(channel_id)
+
+    def _owned(self, channel_id: str) -> bool:
+        buys = self.sessions.buys.values()
+        held = (s.channel for buy in buys for s in buy.sets.values())
+        return any(c is not None and c.channel_id == channel_id for c in (*(buy.channel for buy in buys), *held))
+
+    # The machine ---------------------------------------------------------------------------------
+
+    def _carry_out(self, actions: tuple[Action, ...]) -> None:
+        self.effects.carry_out(actions)
+        self._rearm.set()
+
+    def _feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
+        try:
+            self._carry_out(self.sessions.take(jit_scid, payment_hash, kind, fact))
+        except ProtocolBug as error:
+            self.effects.alarm(f"session {format_scid(jit_scid)}: {error}")
+
+    async def _watch_time(self) -> None:
+        """Feed every time-out at its moment; sleeps until the next one."""
+        while True:
+            self._rearm.clear()
+            self.effects.carry_out(self.sessions.tick(self.clock.now_ms(), self.clock.wall_ms()))
+            due_ms, expiry_ms = self.sessions.next_due()
+            waits = [] if due_ms is None else [due_ms - self.clock.now_ms()]
+            waits += [] if expiry_ms is None else [expiry_ms - self.clock.wall_ms()]
+            timeout_s = max(min(waits), 0) / 1000 if waits else None
+            waiters = {asyncio.ensure_future(self.clock.turned(timeout_s)), asyncio.ensure_future(self._rearm.wait())}
+            _, rest = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in rest:
+                waiter.cancel()
+
+    # HTLCs ---------------------------------------------------------------------------------------
+
+    def _on_htlc(self, call: Any) -> None:
+        """A part for a jit scid, or a forward that lightningd would push into a withheld channel."""
+        if call.next_scid not in self.interest.scids:
+            if call.forward_to in self.interest.channel_ids:
+                self.host.fail(call.id_raw, TEMPORARY)  # rule 7
+            else:
+                self.host.let_go(call.id_raw)
+            return
+        try:
+            payload = tlv.read_payload(call.payload_hex)
+        except MalformedTlv as error:
+            self.host.log(f"part {format_scid(call.in_scid)}/{call.htlc_id} has a broken payload: {error}", "warn")
+            self.host.fail(call.id_raw, TEMPORARY)
+            return
+        value_msat, outgoing = payload.amt_to_forward_msat, payload.outgoing_cltv_value
+        if payload.blinded or value_msat is None or outgoing is None:  # C-25
+            self.host.fail(call.id_raw, TEMPORARY)
+            return
+        self.parts.hold(call)
+        self.interest.payment_hashes.add(call.payment_hash)
+        self._carry_out(
+            self.sessions.part(
+                call.next_scid, call.payment_hash, call.in_scid, call.htlc_id, call.amount_msat, value_msat,
+                call.cltv_expiry, outgoing, self.clock.now_ms(), self.clock.wall_ms(),
+            )
+        )  # fmt: skip
+
+    def _on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
+        status, preimage = forward_event["status"], forward_event.get("preimage")
+        if status == "offered" or (status == "settled") != (preimage is not None):
+            return  # a settlement without its preimage proves nothing (rule 16)
+        self._carry_out(
+            self.sessions.resolved(
+                parse_scid(forward_event["in_channel"]),
+                forward_event["in_htlc_id"],
+                bytes.fromhex(forward_event["payment_hash"]),
+                None if preimage is None else bytes.fromhex(preimage),
+            )
+        )
+
+    # Facts of the node -----------------------------------------------------------------------------
+
+    def _on_connect(self, connect: dict[str, Any], **_: Any) -> None:
+        self._peer(connect["id"], True)
+
+    def _on_disconnect(self, disconnect: dict[str, Any], **_: Any) -> None:
+        self._peer(disconnect["id"], False)
+
+    def _peer(self, peer_id: str, online: bool) -> None:
+        if self.settings is not None:
+            self.effects.watch.all_changed()
+            self._carry_out(self.sessions.peer(peer_id, online))
+
+    def _on_block(self, block_added: dict[str, Any], **_: Any) -> None:
+        if self.settings is not None:
+            self._carry_out(self.sessions.block(block_added["height"]))
+
+    def _on_channel_state(self, channel_state_changed: dict[str, Any], **_: Any) -> None:
+        if self.settings is None:
+            return
+        channel_id = channel_state_changed["channel_id"]
+        self.effects.watch.changed(channel_id)
+        if channel_state_changed["new_state"] not in CLOSING:
+            return
+        for buy in list(self.sessions.buys.values()):
+            for session in list(buy.sets.values()):
+                if session.channel is not None and session.channel.channel_id == channel_id:
+                    self._feed(buy.jit_scid, session.payment_hash, Input.CLOSED, None)
+
+    def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
+        """Answer the hook at once, work outside of it (T-37)."""
+        if payload.startswith(LSPS_PREFIX):
+            body = bytes.fromhex(payload[len(LSPS_PREFIX) :])
+            if hasattr(self, "negotiator"):
+                self.host.spawn(self._talk(peer_id, body))
+            elif len(self._early) < 1000:
+                self._early.append((peer_id, body))
+        return {"result": "continue"}
+
+    async def _talk(self, peer_id: str, payload: bytes) -> None:
+        reply = await self.negotiator.answer(peer_id, payload)
+        if reply is None:
+            return
+        try:
+            await self.rpc.call("sendcustommsg", {"node_id": peer_id, "msg": LSPS_PREFIX + reply.hex()})
+        except Lsps2Error as error:  # T-32: an undelivered reply counts as delivered
+            self.host.log(f"reply to {peer_id} could not be sent: {error}", "info")
+
+    # For the operator ------------------------------------------------------------------------------
+
+    async def _list_sessions(self) -> dict[str, Any]:
+        """Every live buy with its payment attempts."""
+        return {"sessions": [self._describe(buy) for buy in self.offers]}
+
+    async def _get_session(self, jit_channel_scid: str) -> dict[str, Any]:
+        """One live buy with its payment attempts."""
+        buy = self.offers.get(parse_scid(jit_channel_scid))
+        if buy is None:
+            raise ConfigError(f"no live buy has the jit scid {jit_channel_scid}; lsps2-listsessions shows all")
+        return self._describe(buy)
+
+    def _describe(self, buy: Buy) -> dict[str, Any]:
+        core = self.sessions.buys[buy.jit_scid]
+        return {
+            "jit_channel_scid": format_scid(buy.jit_scid),
+            "peer_id": buy.peer_id,
+            "payment_size_msat": buy.payment_size_msat,
+            "valid_until": buy.params.raw["valid_until"],
+            "client_trusts_lsp": buy.client_trusts_lsp,
+            "attempts": core.attempts,
+            "paid": core.paid,
+            "channel_id": None if core.channel is None else core.channel.channel_id,
+            "payments": [
+                {
+                    "payment_hash": payment_hash.hex(),
+                    "state": State(session.state).name,
+                    "parts": len(session.parts),
+                    "sum_msat": session.sum_msat,
+                    "opening_fee_msat": session.fee_msat,
+                }
+                for payment_hash, session in core.sets.items()
+            ],
+        }
+
+    async def _stats(self) -> dict[str, Any]:
+        """Counters since the start."""
+        return {
+            "version": __version__,
+            "core": BACKEND,
+            "live_buys": len(self.offers),
+            "live_sessions": self.sessions.live,
+            "held_parts": len(self.parts),
+            "withheld_channels": len(self.interest.channel_ids),
+            "journal_commits": self.store.commits,
+            "alarms": self.effects.alarms,
+        }
+
+    async def _advance(self, seconds: float) -> dict[str, Any]:
+        """For tests: turn the clock forward."""
+        self.clock.advance(float(seconds))
+        return {"now_ms": self.clock.now_ms()}
+
+    # End -----------------------------------------------------------------------------------------
+
+    async def _shutdown(self) -> None:
+        if self.settings is None:
+            return
+        self.effects.stop()
+        self.effects.carry_out(self.sessions.shutdown())
+        await self.rpc.close()
+
+
+def main() -> int:
+    """Entry point: runs until lightningd ends us."""
+    service = Service()
+    code: int = asyncio.run(service.host.run())
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

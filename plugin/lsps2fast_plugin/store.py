@@ -1,0 +1,226 @@
+"""The journal in lightningd's datastore: what was promised, and how far each payment has come.
+
+One record a jit scid, under ["lsps","lsps2","sessions","active"|"finalized",<jit scid>], as CLN's built-in plugin keeps
+them; our own facts stand beside its fields under "lsps2fast", which it ignores, so an operator can switch either way.
+A write either happened or raises StoreError. What cannot be read is kept, reported and left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from lsps2fast.actions import Channel, Forward, Funding, Journal
+from lsps2fast.errors import Lsps2Error, NodeError, StoreError
+from lsps2fast.lsps2 import FeeParams, format_datetime, format_scid, parse_datetime, parse_msat, parse_scid
+from lsps2fast.offers import Buy
+from lsps2fast_plugin.rpc import Rpc
+
+ROOT = ("lsps", "lsps2", "sessions")
+VERSION = 1
+NO_SUCH_KEY = 1200  # deldatastore, contract D2
+FRESH = Journal("buy", None, 0, 0, None, None, (), None)
+# What a record of the built-in plugin leaves unsaid: it always withholds.
+BUILT_IN = {"client_trusts_lsp": True}
+
+
+class Stored(NamedTuple):
+    """One record that could be read: the buy, how far it came, and for a finished one how it ended."""
+
+    buy: Buy
+    journal: Journal
+    outcome: str | None
+
+
+def _record(buy: Buy, journal: Journal) -> dict[str, Any]:
+    """The whole JSON value of one jit scid; amounts are decimal strings (K-24)."""
+    funding, channel = journal.funding, journal.channel
+    record: dict[str, Any] = {
+        "peer_id": buy.peer_id,
+        "opening_fee_params": buy.params.to_json(),
+        "channel_capacity_msat": str(buy.capacity_sat * 1000),
+        "created_at": format_datetime(buy.created_at_ms),
+    }
+    if buy.payment_size_msat is not None:
+        record["expected_payment_size"] = str(buy.payment_size_msat)
+    if journal.payment_hash is not None:
+        record["payment_hash"] = journal.payment_hash.hex()
+    if channel is not None:
+        record["channel_id"] = channel.channel_id
+        record["funding_psbt"] = channel.signed_psbt
+        record["funding_txid"] = channel.funding_txid
+    if journal.preimage is not None:
+        record["preimage"] = journal.preimage.hex()
+    record["lsps2fast"] = {
+        "version": VERSION,
+        "stage": journal.stage,
+        "attempts": journal.attempts,
+        "cltv_expiry_delta": buy.cltv_expiry_delta_blocks,
+        "client_trusts_lsp": buy.client_trusts_lsp,
+        "opening_fee_msat": str(journal.opening_fee_msat),
+        "funding": None
+        if funding is None
+        else {
+            "psbt": funding.psbt,
+            "inputs": list(funding.inputs),
+            "reserved_to_block": funding.reserved_to_block,
+            "capacity_sat": str(funding.capacity_sat),
+        },
+        "forwards": [
+            [format_scid(part.in_scid), part.htlc_id, str(part.forward_msat), str(part.extra_fee_msat)]
+            for part in journal.forwards
+        ],
+    }
+    return record
+
+
+def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> Stored:
+    """The opposite of `_record`; raises KeyError, TypeError, ValueError or Lsps2Error for what it cannot be."""
+    ours = record.get("lsps2fast") or {}
+    if ours.get("version", VERSION) != VERSION:
+        raise ValueError(f"version {ours['version']} is newer than this program")
+    size = record.get("expected_payment_size")
+    created = record["created_at"]
+    buy = Buy(
+        jit_scid=jit_scid,
+        peer_id=record["peer_id"],
+        params=FeeParams.from_json(record["opening_fee_params"]),
+        payment_size_msat=None if size is None else parse_msat(str(size)),
+        cltv_expiry_delta_blocks=ours.get("cltv_expiry_delta", default_delta_blocks),
+        client_trusts_lsp=ours.get("client_trusts_lsp", BUILT_IN["client_trusts_lsp"]),
+        created_at_ms=parse_datetime(created) if isinstance(created, str) else int(created) * 1000,
+        capacity_sat=parse_msat(str(record["channel_capacity_msat"])) // 1000,
+    )
+    return Stored(buy, _read_journal(record, ours), record.get("outcome"))
+
+
+def _read_journal(record: dict[str, Any], ours: dict[str, Any]) -> Journal:
+    payment_hash, preimage = record.get("payment_hash"), record.get("preimage")
+    channel_id, funding = record.get("channel_id"), ours.get("funding")
+    channel = None
+    if channel_id is not None:
+        channel = Channel(channel_id, record.get("funding_psbt") or "", record.get("funding_txid") or "")
+    return Journal(
+        stage=ours.get("stage", "buy" if channel is None else "forwards"),
+        payment_hash=None if payment_hash is None else bytes.fromhex(payment_hash),
+        attempts=ours.get("attempts", 0),
+        opening_fee_msat=parse_msat(ours.get("opening_fee_msat", "0")),
+        funding=None
+        if funding is None
+        else Funding(
+            funding["psbt"],
+            tuple(funding["inputs"]),
+            funding["reserved_to_block"],
+            parse_msat(funding["capacity_sat"]),
+        ),
+        channel=channel,
+        forwards=tuple(
+            Forward(parse_scid(scid), htlc_id, parse_msat(forward), parse_msat(fee))
+            for scid, htlc_id, forward, fee in ours.get("forwards", ())
+        ),
+        preimage=None if preimage is None else bytes.fromhex(preimage),
+    )
+
+
+class Store:
+    """Reads all records once, then writes whole ones; writes for one jit scid keep their order."""
+
+    def __init__(self, rpc: Rpc, report: Callable[[str], None]) -> None:
+        """`report` gets one sentence for each record that cannot be read."""
+        self._rpc = rpc
+        self._report = report
+        self._buys: dict[int, Buy] = {}
+        self._locks: dict[int, asyncio.Lock] = {}
+        self.commits = 0
+
+    async def load(self, default_delta_blocks: int) -> list[Stored]:
+        """All records, active and finalized. Broken ones are reported and stay where they are (K-08)."""
+        found: list[Stored] = []
+        for folder in ("active", "finalized"):
+            answer = await self._call("listdatastore", {"key": [*ROOT, folder]})
+            for entry in answer["datastore"]:
+                stored = self._decode(entry, default_delta_blocks)
+                if stored is None:
+                    continue
+                if (stored.outcome is None) != (folder == "active"):
+                    self._report(f"journal record {entry['key']} lies in the wrong folder; left alone")
+                    continue
+                found.append(stored)
+                if folder == "active":
+                    self._buys[stored.buy.jit_scid] = stored.buy
+        return found
+
+    def _decode(self, entry: dict[str, Any], default_delta_blocks: int) -> Stored | None:
+        key = entry["key"]
+        if "hex" not in entry:
+            return None  # a folder (contract D4)
+        try:
+            record = msgspec.json.decode(bytes.fromhex(entry["hex"]))
+            return _read(parse_scid(key[-1]), record, default_delta_blocks)
+        except (KeyError, TypeError, ValueError, AttributeError, Lsps2Error) as error:
+            self._report(f"journal record {key} cannot be read ({type(error).__name__}: {error}); kept, not used")
+            return None
+
+    async def add(self, buy: Buy) -> None:
+        """Journal a new buy: one commit (B-10). Raises StoreError; the buy is then not sold."""
+        self._buys[buy.jit_scid] = buy
+        try:
+            await self._write("active", buy, _record(buy, FRESH))
+        except StoreError:
+            del self._buys[buy.jit_scid]
+            raise
+
+    async def put(self, jit_scid: int, journal: Journal) -> None:
+        """Journal how far the payment on this scid has come: one commit. Raises StoreError."""
+        buy = self._buys[jit_scid]
+        await self._write("active", buy, _record(buy, journal))
+
+    async def finalize(self, jit_scid: int, journal: Journal, outcome: str, wall_ms: int) -> None:
+        """The final record, then the active one goes: two commits, repeatable (K-15). Raises StoreError."""
+        buy = self._buys[jit_scid]
+        record = _record(buy, journal) | {"outcome": outcome, "finalized_at": format_datetime(wall_ms)}
+        await self._write("finalized", buy, record)
+        await self._delete("active", jit_scid)
+        self._buys.pop(jit_scid, None)
+
+    async def forget(self, jit_scid: int) -> None:
+        """Delete the active record of a buy that was never used. Raises StoreError."""
+        await self._delete("active", jit_scid)
+        self._buys.pop(jit_scid, None)
+
+    def knows(self, jit_scid: int) -> bool:
+        """Whether an active record exists."""
+        return jit_scid in self._buys
+
+    async def _write(self, folder: str, buy: Buy, record: dict[str, Any]) -> None:
+        # hex, not string: lightningd refuses strings with \u escapes (contract D3)
+        value = msgspec.json.encode(record).hex()
+        key = [*ROOT, folder, format_scid(buy.jit_scid)]
+        async with self._lock(buy.jit_scid):
+            await self._call("datastore", {"key": key, "hex": value, "mode": "create-or-replace"})
+        self.commits += 1
+
+    async def _delete(self, folder: str, jit_scid: int) -> None:
+        key = [*ROOT, folder, format_scid(jit_scid)]
+        lock = self._lock(jit_scid)
+        async with lock:
+            try:
+                await self._call("deldatastore", {"key": key})
+            except StoreError as error:
+                if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
+                    raise
+        if not lock.locked():
+            self._locks.pop(jit_scid, None)
+        self.commits += 1
+
+    def _lock(self, jit_scid: int) -> asyncio.Lock:
+        return self._locks.setdefault(jit_scid, asyncio.Lock())
+
+    async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._rpc.call(method, params)
+        except NodeError as error:
+            raise StoreError(str(error)) from error
