@@ -6,19 +6,29 @@ whatever the strict reader does not expect raises `_Unusual` inside and becomes 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from lsps2fast._select import load_pure
-from lsps2fast.errors import MalformedFrame, MalformedTlv
+from lsps2fast._answers import answer, answer_fail, answer_final, answer_forward, whole
+from lsps2fast.errors import MalformedFrame
 
-_tlv = load_pure("_tlv")
+__all__ = [
+    "MAX_FRAME",
+    "FrameReader",
+    "Scan",
+    "answer",
+    "answer_continue",
+    "answer_fail",
+    "answer_final",
+    "answer_forward",
+    "event_hash",
+    "method_of",
+    "next_hop",
+    "scan",
+]
 
 MAX_FRAME = 16 * 1024 * 1024  # bytes; the longest call lightningd sends is far below
-MOST_DIGITS = 2 * 65535  # of anything a Lightning message carries
-FAILURE_DIGITS = 2 * 256  # BOLT 4: failure_len and pad_len make 256 bytes
 
 _U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 _DEEPEST = 32  # nesting of values that are skipped; the real call has none
@@ -253,7 +263,9 @@ class _Walk:
         return block << 40 | tx << 16 | out
 
 
-_ONION = {
+_Table = Mapping[bytes, tuple[str, Callable[[_Walk], bytes | int]]]
+
+_ONION: _Table = {
     b"payload": ("payload_hex", _Walk.plain),
     b"short_channel_id": ("next_scid", _Walk.scid),
     b"forward_msat": ("forward_msat", _Walk.u64),
@@ -261,7 +273,7 @@ _ONION = {
     b"total_msat": ("total_msat", _Walk.u64),
     b"payment_secret": ("payment_secret", _Walk.plain),
 }
-_HTLC = {
+_HTLC: _Table = {
     b"short_channel_id": ("in_scid", _Walk.scid),
     b"id": ("htlc_id", _Walk.u64),
     b"amount_msat": ("amount_msat", _Walk.u64),
@@ -274,13 +286,14 @@ _NEEDED = frozenset(
 )
 
 
-def _fields(walk: _Walk, table: dict[bytes, tuple[str, object]]) -> None:
+def _fields(walk: _Walk, table: _Table) -> None:
     for key in walk.members():
-        name, read = table.get(key, ("", None))
-        if read is None:
+        field = table.get(key)
+        if field is None:
             walk.skip()
         else:
-            walk.note(name, read(walk))  # type: ignore[operator]
+            name, read = field
+            walk.note(name, read(walk))
 
 
 def _params(walk: _Walk) -> None:
@@ -512,75 +525,9 @@ def method_of(frame: bytes) -> tuple[str | None, bytes | None]:
     return token[1:-1].decode(errors="replace") if plain else None, found.get(b"id") or None
 
 
-# ---- answers. A wrong one aborts lightningd, and again after each start (H9), so each part is checked here.
-
-_HEX = frozenset("0123456789abcdef")
-
-
-def _check_hex(what: str, digits: str, least: int, most: int) -> None:
-    right = isinstance(digits, str) and least <= len(digits) <= most and len(digits) % 2 == 0
-    if not right or not _HEX.issuperset(digits):
-        raise ValueError(f"{what} must be {least} to {most} lower-case hex digits, whole bytes: {digits!r:.100}")
-
-
-def _check_extra(extra_tlvs_hex: str) -> None:
-    """lightningd aborts on a stream out of order or an even type it does not know; it knows 0, blinded_path."""
-    _check_hex("extra_tlvs", extra_tlvs_hex, 0, MOST_DIGITS)
-    try:
-        records = _tlv.read_stream(bytes.fromhex(extra_tlvs_hex))
-    except MalformedTlv as error:
-        raise ValueError(f"extra_tlvs is no TLV stream: {error}") from error
-    if any(kind % 2 == 0 and kind != 0 for kind, _ in records):
-        raise ValueError(f"extra_tlvs has an even type lightningd does not know: {extra_tlvs_hex:.100}")
-
-
-def _whole(id_raw: bytes, result_json: bytes) -> bytes:
-    if not _ID.fullmatch(id_raw):
-        raise ValueError(f"not an id that can be echoed: {id_raw!r:.100}")
-    return b'{"jsonrpc":"2.0","id":' + id_raw + b',"result":' + result_json + b"}\n\n"
-
-
-def answer(id_raw: bytes, result_json: bytes) -> bytes:
-    """A whole frame that answers `id_raw` with any JSON object. ValueError for anything but one object on one line."""
-    if b"\n" in result_json or b"\r" in result_json:
-        raise ValueError("a result must be one line")
-    if not isinstance(json.loads(result_json), dict):  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise ValueError(f"a result must be an object: {result_json!r:.100}")
-    return _whole(id_raw, result_json)
+# ---- the answer every foreign HTLC takes; the others are in _answers
 
 
 def answer_continue(id_raw: bytes) -> bytes:
     """A whole frame that lets the HTLC go its way. ValueError for an id that cannot be echoed."""
-    return _whole(id_raw, b'{"result":"continue"}')
-
-
-def answer_fail(id_raw: bytes, failure_hex: str) -> bytes:
-    """A whole frame that fails the HTLC with a BOLT 4 failure message (hex, 2 to 256 bytes). ValueError otherwise."""
-    _check_hex("failure_message", failure_hex, 4, FAILURE_DIGITS)
-    return _whole(id_raw, f'{{"result":"fail","failure_message":"{failure_hex}"}}'.encode())
-
-
-def answer_forward(id_raw: bytes, payload_hex: str, channel_id: str, extra_tlvs_hex: str) -> bytes:
-    """A whole frame that sends the HTLC into `channel_id` with another onion payload (H5).
-
-    `payload_hex` has no length prefix; `extra_tlvs_hex` is the whole TLV stream of the new update_add_htlc, "" for
-    none. ValueError when lightningd would abort on it.
-    """
-    _check_hex("payload", payload_hex, 4, MOST_DIGITS)
-    _check_hex("forward_to", channel_id, 64, 64)
-    _check_extra(extra_tlvs_hex)
-    where = f'"forward_to":"{channel_id}","extra_tlvs":"{extra_tlvs_hex}"'
-    return _whole(id_raw, f'{{"result":"continue","payload":"{payload_hex}",{where}}}'.encode())
-
-
-def answer_final(id_raw: bytes, payload_hex: str, invoice_msat: int | None) -> bytes:
-    """A whole frame that accepts the HTLC here with another onion payload, and the amount its invoice counts (C2).
-
-    `payload_hex` has no length prefix; `invoice_msat` is left out when None. ValueError when it cannot be right.
-    """
-    _check_hex("payload", payload_hex, 4, MOST_DIGITS)
-    if invoice_msat is None:
-        return _whole(id_raw, f'{{"result":"continue","payload":"{payload_hex}"}}'.encode())
-    if type(invoice_msat) is not int or not 0 < invoice_msat <= _U64_MAX:
-        raise ValueError(f"invoice_msat must be a positive 64-bit integer: {invoice_msat!r:.100}")
-    return _whole(id_raw, f'{{"result":"continue","payload":"{payload_hex}","invoice_msat":{invoice_msat}}}'.encode())
+    return whole(id_raw, b'{"result":"continue"}')

@@ -1,0 +1,626 @@
+"""The plugin's side of the wire to lightningd: reads hooks, never answers badly, ends politely.
+
+Built on pyln-client's `Plugin` by public means only (W13): pyln keeps options, manifest, methods and the dispatch of
+everything rare; its reading loop is replaced by the lane (lane.py) and its output goes through this file's lock as
+whole frames. What is decided about an HTLC belongs to `on_htlc`; that each HTLC gets exactly one well-formed answer,
+whatever happens, belongs here (money rule 1), and so does failing the held ones on the way out (rule 17).
+
+One asyncio loop owns everything but the lane. Only `log`, `answers` and writes may come from another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import select
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from pyln.client import Plugin, RpcException
+from pyln.client.plugin import MethodType, Request
+
+from lsps2fast import _select
+from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError
+from lsps2fast_plugin import frames
+from lsps2fast_plugin.lane import Interest, PythonLane, Verdict
+
+__all__ = ["Host", "Interest"]
+
+hook = _select.load("_hook")
+
+TEMPORARY_CHANNEL_FAILURE = "10070000"  # H7: the form BOLT 4 asks for
+TEMPORARY_NODE_FAILURE = "2002"
+MOST_WAITING = 10_000  # frames between lane and loop; beyond that the lane stops reading
+FRAMES_A_TURN = 100  # frames handled before other tasks of the loop get their turn
+SHUTDOWN_S = 5.0  # for all on_shutdown callbacks; lightningd waits 30 s (W5)
+LOG_BURST = 200
+LOG_LINES_A_SECOND = 20.0
+INVALID_PARAMS = -32602
+METHOD_NOT_FOUND = -32601
+INTERNAL_ERROR = -32603
+
+# The answers that harm least when a hook of ours breaks. An error or null would abort lightningd (H9).
+FALLBACKS = {
+    "htlc_accepted": {"result": "fail", "failure_message": TEMPORARY_NODE_FAILURE},
+    "openchannel": {"result": "reject", "error_message": "internal error of the plugin"},
+    "openchannel2": {"result": "reject", "error_message": "internal error of the plugin"},
+}
+CONTINUE = {"result": "continue"}
+
+Params = dict[str, Any]
+
+
+class Lane(Protocol):
+    """What reads stdin."""
+
+    def start(self) -> None:
+        """Begin to read."""
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end of the stream; whether it came."""
+
+
+class _Ended(NamedTuple):
+    """Behind the last frame: None for the end of the stream, else why it cannot be read further."""
+
+    why: str | None
+
+
+class _Inbox:
+    """Frames on their way from the lane to the loop, in order; the lane waits while it is full."""
+
+    def __init__(self, most: int, wake: Callable[[], None]) -> None:
+        self._items: deque[bytes | _Ended] = deque()
+        self._most = most
+        self._wake = wake
+        self._asleep = True
+        self._closed = False
+        self._change = threading.Condition()
+
+    def put(self, items: list[bytes] | list[_Ended]) -> None:
+        """From the lane: append, wait while full, wake the loop once."""
+        with self._change:
+            self._change.wait_for(lambda: len(self._items) < self._most or self._closed)
+            if self._closed:
+                return
+            self._items.extend(items)
+            wake, self._asleep = self._asleep, False
+        if wake:
+            self._wake()
+
+    def take(self, most: int) -> list[bytes | _Ended]:
+        """On the loop: the next items; none means that put() will wake the loop again."""
+        with self._change:
+            items = [self._items.popleft() for _ in range(min(most, len(self._items)))]
+            self._asleep = not items
+            self._change.notify_all()
+        return items
+
+    def close(self) -> None:
+        """Let the lane go, whatever it brings."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+
+
+class _OneFrame:
+    """What `Plugin.run` reads: a stream that ends after one frame."""
+
+    def __init__(self, frame: bytes) -> None:
+        self.buffer = (frame,)
+
+
+class _Out:
+    """What pyln-client writes to: whole frames, into the host's lock."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.buffer = self
+        self.write = write
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+class _LogLimit:
+    """How many log lines may pass: a burst, then a steady rate; what was dropped is said."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._at = now()
+        self._room = float(LOG_BURST)
+        self._dropped = 0
+        self._lock = threading.Lock()
+
+    def pass_or_drop(self) -> int | None:
+        """None to drop this line, else the number of lines dropped before it."""
+        with self._lock:
+            at = self._now()
+            self._room = min(LOG_BURST, self._room + (at - self._at) * LOG_LINES_A_SECOND)
+            self._at = at
+            if self._room < 1:
+                self._dropped += 1
+                return None
+            self._room -= 1
+            dropped, self._dropped = self._dropped, 0
+            return dropped
+
+
+class Host:
+    """Runs a plugin; see the module docstring.
+
+    `on_htlc(scan)` is called on the loop for each HTLC of interest. Its owner answers each once, at any time, with
+    `forward`, `final`, `fail` or `let_go`; one whose handler raises is failed with 2002. `fd_in` and `fd_out` are
+    for tests; with the defaults stray prints of this process and its children cannot reach lightningd.
+    """
+
+    def __init__(
+        self,
+        plugin: Plugin,
+        interest: Interest,
+        on_htlc: Callable[[Any], None],
+        *,
+        fd_in: int = 0,
+        fd_out: int = 1,
+        now: Callable[[], float] = time.monotonic,
+        lane: Callable[..., Lane] = PythonLane,
+    ) -> None:
+        self.plugin = plugin
+        self.interest = interest
+        self._on_htlc = on_htlc
+        self._fd_in = fd_in
+        self._fd_out = fd_out
+        self._make_lane = lane
+        self._limit = _LogLimit(now)
+        self._write_lock = threading.Lock()
+        self._mute = False
+        self._inbox = _Inbox(MOST_WAITING, self._wake)
+        self._open: dict[bytes, None] = {}
+        self._waiting: list[Any] = []
+        self._ending = False
+        self._exit_code = 0
+        self._goodbyes: list[Callable[[], Awaitable[None]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._signatures: dict[str, inspect.Signature] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: asyncio.Event | None = None
+        plugin.stdout = _Out(self.write)
+        # lightningd sends htlc_accepted only to those who ask for it; the lane takes every call before pyln would.
+        plugin.add_hook("htlc_accepted", _never, background=True)
+        plugin.add_subscription("shutdown", self._on_shutdown_event)
+
+    # ---- what the owner registers, before run()
+
+    def method(self, name: str, work: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        """An RPC method. The coroutine runs on the loop; its parameters make the usage, its docstring the help.
+
+        It may raise RpcException (code kept) or an error of lsps2fast; anything else is logged and becomes -32603.
+        """
+
+        def begin(request: Request, *args: Any, **kwargs: Any) -> None:
+            self.spawn(self._work(name, request, work(*args, **kwargs)))
+
+        signature = inspect.signature(work)
+        self._signatures[name] = signature
+        ours = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        # `request` first: pyln-client would put it in the place of the first optional parameter that is left out.
+        begin.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[ours, *signature.parameters.values()]
+        )
+        begin.__doc__ = inspect.getdoc(work) or ""
+        self.plugin.add_method(name, begin, background=True, description=begin.__doc__)
+
+    def hook(self, name: str, decide: Callable[..., Params], filters: list[int] | list[str] | None = None) -> None:
+        """A hook answered at once: `decide(**params)` returns the result.
+
+        When it raises, or returns what lightningd would abort on, the hook is answered `continue` (openchannel:
+        `reject`) and the error is logged.
+        """
+
+        def call(**params: Any) -> Params:
+            try:
+                result = decide(**params)
+                if not isinstance(result, dict) or not isinstance(result.get("result"), str):
+                    raise ValueError(f"not an answer to a hook: {result!r:.200}")
+                hook.answer(b"0", frames.for_pyln(result).strip())
+            except Exception:  # an unanswered or wrongly answered hook harms the whole node (H9)
+                fallback = FALLBACKS.get(name, CONTINUE)
+                self.log(f"hook {name} failed, answered {fallback}\n{traceback.format_exc()}", "error")
+                return fallback
+            return result
+
+        self.plugin.add_hook(name, call, filters=filters)
+
+    def subscribe(self, topic: str, take: Callable[..., None]) -> None:
+        """A notification: `take(**params)` on the loop; what it raises is logged."""
+
+        def call(**params: Any) -> None:
+            try:
+                take(**params)
+            except Exception:  # one bad notification must not stop the others
+                self.log(f"notification {topic} failed\n{traceback.format_exc()}", "error")
+
+        self.plugin.add_subscription(topic, call)
+
+    def on_shutdown(self, goodbye: Callable[[], Awaitable[None]]) -> None:
+        """Run `goodbye()` when the plugin ends, before held HTLCs are failed; all together have 5 s."""
+        self._goodbyes.append(goodbye)
+
+    # ---- what the owner does while running
+
+    async def run(self) -> int:
+        """Serve lightningd until `shutdown`, SIGTERM or the end of stdin; the exit code.
+
+        On the way out every HTLC that has no answer is failed with 10070000 (W12). 1 when the stream made no sense.
+        """
+        if os.environ.get("LIGHTNINGD_PLUGIN") != "1":
+            self.plugin.run()  # prints the usage
+            return 0
+        self._loop = asyncio.get_running_loop()
+        self._end = asyncio.Event()
+        self._claim_standard_streams()
+        lane = self._make_lane(self._fd_in, self.interest, self.write, self._inbox.put, self._on_lane_end)
+        try:
+            with self._sigterm():
+                lane.start()
+                await self._end.wait()
+                await self._say_goodbye()
+        finally:
+            self._ending = True
+            self._fail_open()
+            await self._stop_tasks()
+            self._drain_all()
+            self._fail_open()
+            self._mute_for_good()
+            self._inbox.close()
+        return self._exit_code
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine on the loop, by itself; what it raises is logged. It is cancelled at the end."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def channels_loaded(self) -> None:
+        """All channels that no forward may enter are in `interest.channel_ids`: other forwards need not wait."""
+        self.interest.channels_loaded = True
+        self._judge_waiting()
+
+    def interest_loaded(self) -> None:
+        """`interest` is complete: HTLCs that waited are judged, in the order they came (W11)."""
+        self.interest.channels_loaded = True
+        self.interest.loaded = True
+        self._judge_waiting()
+
+    def forward(self, id_raw: bytes, payload_hex: str, channel_id: str, extra_tlvs_hex: str) -> None:
+        """Answer `continue` into a channel with another payload (H5); see `hook.answer_forward`."""
+        self._answer(id_raw, hook.answer_forward, payload_hex, channel_id, extra_tlvs_hex)
+
+    def final(self, id_raw: bytes, payload_hex: str, invoice_msat: int | None = None) -> None:
+        """Answer `continue` here with another payload (C2); see `hook.answer_final`."""
+        self._answer(id_raw, hook.answer_final, payload_hex, invoice_msat)
+
+    def fail(self, id_raw: bytes, failure_hex: str) -> None:
+        """Answer `fail` with a BOLT 4 failure message."""
+        self._answer(id_raw, hook.answer_fail, failure_hex)
+
+    def let_go(self, id_raw: bytes) -> None:
+        """Answer `continue` and nothing else."""
+        self._answer(id_raw, hook.answer_continue)
+
+    def send(self, method: str, params: Params) -> None:
+        """Notify lightningd. TypeError for what JSON cannot hold."""
+        self.plugin.notify(method, params)
+
+    def log(self, text: str, level: str = "info") -> None:
+        """Log through lightningd, a line each; from any thread. A flood is cut, and the cut is said."""
+        for line in text.splitlines():
+            dropped = self._limit.pass_or_drop()
+            if dropped is None:
+                continue
+            if dropped:
+                self.write(frames.notification("log", {"level": "warn", "message": f"{dropped} log lines dropped"}))
+            self.write(frames.notification("log", {"level": level, "message": line}))
+
+    def write(self, whole_frames: bytes) -> None:
+        """Write whole frames to lightningd; from any thread. Blocks while the pipe is full, which is enough (W10)."""
+        with self._write_lock:
+            if self._mute:
+                return
+            rest = memoryview(whole_frames)
+            try:
+                while rest:
+                    rest = rest[self._write_some(rest) :]
+            except OSError as error:
+                self._mute = True  # half a frame may be out: nothing may follow it
+                why = f"stdout cannot be written: {error}"
+            else:
+                return
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the end has come already
+                self._loop.call_soon_threadsafe(self._stop, why, 1)
+
+    def _write_some(self, data: memoryview) -> int:
+        try:
+            return os.write(self._fd_out, data)
+        except BlockingIOError:
+            select.select([], [self._fd_out], [])
+            return 0
+
+    # ---- frames, on the loop
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to take frames
+                self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        items = self._inbox.take(FRAMES_A_TURN)
+        for item in items:
+            self._take(item)
+        if items and self._loop is not None:
+            self._loop.call_soon(self._drain)
+
+    def _drain_all(self) -> None:
+        while items := self._inbox.take(MOST_WAITING):
+            for item in items:
+                self._take(item)
+
+    def _on_lane_end(self, why: str | None) -> None:
+        self._inbox.put([_Ended(why)])
+
+    def _take(self, item: bytes | _Ended) -> None:
+        if isinstance(item, _Ended):
+            self._stop(item.why or "end of stdin", 0 if item.why is None else 1)
+            return
+        scan = hook.scan(item)
+        if scan is not None:
+            if self._admit(scan.id_raw):
+                self._judge(scan)
+            return
+        method, id_raw = hook.method_of(item)
+        if method == "htlc_accepted" and id_raw is not None:
+            self._take_odd_htlc(item, id_raw)
+        elif method is not None:
+            self._dispatch(item, method, id_raw)
+        else:
+            self.log(f"a frame without a method, ignored: {item[:200]!r}", "error")
+
+    def _admit(self, id_raw: bytes) -> bool:
+        """Note that this call needs an answer. False for one that cannot have one, or has it coming already."""
+        try:
+            hook.answer_continue(id_raw)
+        except ValueError as error:
+            self.log(f"an htlc_accepted call cannot be answered: {error}", "error")
+            return False
+        if id_raw in self._open:
+            self.log(f"htlc_accepted {id_raw.decode()} came twice; it gets one answer", "error")
+            return False
+        self._open[id_raw] = None
+        return True
+
+    def _judge(self, scan: Any) -> None:
+        verdict = self.interest.judge(scan.next_scid, scan.forward_to, scan.payment_hash)
+        if verdict is Verdict.FOREIGN:
+            self.let_go(scan.id_raw)
+        elif self._ending:
+            self.fail(scan.id_raw, TEMPORARY_CHANNEL_FAILURE)
+        elif verdict is Verdict.UNKNOWN:
+            self._waiting.append(scan)
+        else:
+            self._give(scan)
+
+    def _judge_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for scan in waiting:
+            if scan.id_raw in self._open:
+                self._judge(scan)
+
+    def _give(self, scan: Any) -> None:
+        try:
+            self._on_htlc(scan)
+        except Exception:  # the HTLC needs its answer all the same
+            what = f"htlc_accepted {scan.id_raw.decode()} failed in our code"
+            self.log(f"{what}, answered with a temporary failure\n{traceback.format_exc()}", "error")
+            if scan.id_raw in self._open:
+                self.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
+
+    def _take_odd_htlc(self, frame: bytes, id_raw: bytes) -> None:
+        """A call the strict reader left: understood leniently, let go when it is surely not ours, else failed."""
+        if not self._admit(id_raw):
+            return
+        try:
+            call = frames.parse(frame, unique=True)
+            hop = frames.hop_of(call)
+        except (ValueError, RecursionError) as error:
+            self._fail_odd(id_raw, error)
+            return
+        try:
+            scan = frames.scan(call, id_raw)
+        except ValueError as error:
+            if self.interest.judge(*hop) is Verdict.FOREIGN:
+                self.log(f"htlc_accepted {id_raw.decode()} is odd ({error}) but not ours; let go", "warn")
+                self.let_go(id_raw)
+            else:
+                self._fail_odd(id_raw, error)
+            return
+        self._judge(scan)
+
+    def _fail_odd(self, id_raw: bytes, error: Exception) -> None:
+        what = f"htlc_accepted {id_raw.decode()} cannot be read ({error})"
+        self.log(f"{what}; answered with a temporary failure", "error")
+        self.fail(id_raw, TEMPORARY_NODE_FAILURE)
+
+    def _answer(self, id_raw: bytes, build: Callable[..., bytes], *parts: Any) -> None:
+        if id_raw not in self._open:
+            self.log(f"refused: {id_raw!r} has no open htlc_accepted call, or is answered already", "error")
+            return
+        try:
+            frame = build(id_raw, *parts)
+        except Exception as error:  # whatever is wrong with the parts, the HTLC needs its one answer
+            self.log(f"{id_raw.decode()}: {error}; answered with a temporary failure instead", "error")
+            frame = hook.answer_fail(id_raw, TEMPORARY_NODE_FAILURE)
+        del self._open[id_raw]
+        self.write(frame)
+
+    # ---- everything rare, through pyln-client
+
+    def _dispatch(self, frame: bytes, method: str, id_raw: bytes | None) -> None:
+        try:
+            call = frames.parse(frame)
+        except (ValueError, RecursionError) as error:
+            self._refuse(method, id_raw, INVALID_PARAMS, f"cannot be read: {error}")
+            return
+        known = self.plugin.subscriptions if id_raw is None else self.plugin.methods
+        if method not in known:
+            self._refuse(method, id_raw, METHOD_NOT_FOUND, "is not known here")
+        elif not isinstance(call.get("params"), dict | list):
+            self._refuse(method, id_raw, INVALID_PARAMS, "has no parameters")
+        elif id_raw is not None and not frames.survives_pyln(call, id_raw):
+            self._refuse(method, id_raw, INVALID_PARAMS, "has an id that would not come back as it came")
+        elif (wrong := self._wrong_parameters(method, call["params"])) is not None:
+            self._refuse(method, id_raw, INVALID_PARAMS, wrong)
+        else:
+            self._run_pyln(call, method)
+
+    def _wrong_parameters(self, method: str, params: Params | list[Any]) -> str | None:
+        """Why a method of ours cannot take these; pyln-client would answer with a traceback."""
+        signature = self._signatures.get(method)
+        try:
+            if signature is not None and isinstance(params, dict):
+                signature.bind(**params)
+            elif signature is not None:
+                signature.bind(*params)
+        except TypeError as error:
+            return str(error)
+        return None
+
+    def _run_pyln(self, call: Params, method: str) -> None:
+        self.plugin.stdin = _OneFrame(frames.for_pyln(call))
+        try:
+            self.plugin.run()
+        except Exception:  # pyln answers for its handlers; what still comes out must not stop the next frame
+            self.log(f"{method} failed in pyln-client\n{traceback.format_exc()}", "error")
+
+    def _refuse(self, method: str, id_raw: bytes | None, code: int, why: str) -> None:
+        """Answer what cannot be dispatched: a hook harmlessly, a method with an error, a notification not at all."""
+        self.log(f"{method!r:.100} {why}", "debug" if id_raw is None else "warn")
+        if id_raw is None:
+            return
+        known = self.plugin.methods.get(method)
+        try:
+            if known is not None and known.mtype is MethodType.HOOK:
+                result = frames.for_pyln(FALLBACKS.get(method, CONTINUE)).strip()
+                self.write(hook.answer(id_raw, result))
+            else:
+                self.write(frames.error_frame(id_raw, code, f"{method} {why}"))
+        except ValueError as error:
+            self.log(f"{method!r:.100} cannot even be refused: {error}", "error")
+
+    async def _work(self, name: str, request: Request, work: Awaitable[Any]) -> None:
+        """Run a method of ours and answer it."""
+        try:
+            request.set_result(await work)
+            return
+        except asyncio.CancelledError:
+            refusal = RpcException(f"{name}: the plugin is stopping", INTERNAL_ERROR)
+        except RpcException as error:
+            refusal = error
+        except (PeerError, NodeError) as error:
+            refusal = RpcException(str(error), error.code or INTERNAL_ERROR)
+        except ConfigError as error:
+            refusal = RpcException(str(error), INVALID_PARAMS)
+        except Lsps2Error as error:
+            refusal = RpcException(str(error), INTERNAL_ERROR)
+        except Exception as error:  # also a result that is no JSON: the caller must hear something
+            self.log(f"method {name} failed\n{traceback.format_exc()}", "error")
+            refusal = RpcException(f"{name}: internal error, see the log: {error!r}", INTERNAL_ERROR)
+        request.set_exception(refusal)
+
+    # ---- beginning and end
+
+    def _claim_standard_streams(self) -> None:
+        """Keep fds 0 and 1 to ourselves: what this process or a child prints goes to stderr, never to lightningd."""
+        with self._write_lock:
+            if self._fd_in == 0:
+                self._fd_in = os.dup(0)
+                nothing = os.open(os.devnull, os.O_RDONLY)
+                os.dup2(nothing, 0)
+                os.close(nothing)
+            if self._fd_out == 1:
+                self._fd_out = os.dup(1)
+                os.dup2(2, 1)
+
+    @contextlib.contextmanager
+    def _sigterm(self) -> Iterator[None]:
+        """End politely on SIGTERM, where that can be asked for."""
+        loop = asyncio.get_running_loop()
+        main = threading.current_thread() is threading.main_thread()
+        if main:
+            loop.add_signal_handler(signal.SIGTERM, self._stop, "SIGTERM", 0)
+        try:
+            yield
+        finally:
+            if main:
+                loop.remove_signal_handler(signal.SIGTERM)
+
+    def _on_shutdown_event(self, **_: Any) -> None:
+        self._stop("shutdown", 0)
+
+    def _stop(self, why: str, exit_code: int) -> None:
+        if self._ending:
+            return
+        self._ending = True
+        self._exit_code = exit_code
+        self.log(f"ending: {why}; {len(self._open)} held HTLCs", "error" if exit_code else "debug")
+        if self._end is not None:
+            self._end.set()
+
+    async def _say_goodbye(self) -> None:
+        if not self._goodbyes:
+            return
+        work = [asyncio.ensure_future(self._one_goodbye(goodbye)) for goodbye in self._goodbyes]
+        _, late = await asyncio.wait(work, timeout=SHUTDOWN_S)
+        for task in late:
+            task.cancel()
+        if late:
+            self.log(f"the end did not wait for {len(late)} callbacks", "warn")
+
+    async def _one_goodbye(self, goodbye: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await goodbye()
+        except Exception:  # the others, and the HTLCs, still need their end
+            self.log(f"a callback of the end failed\n{traceback.format_exc()}", "error")
+
+    def _fail_open(self) -> None:
+        for id_raw in list(self._open):
+            self.fail(id_raw, TEMPORARY_CHANNEL_FAILURE)
+
+    async def _stop_tasks(self) -> None:
+        """Cancel what still runs; methods answer with an error."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+
+    def _mute_for_good(self) -> None:
+        with self._write_lock:
+            self._mute = True
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            lines = "".join(traceback.format_exception(error))
+            self.log(f"a task failed\n{lines}", "error")
+
+
+def _never(**_: Any) -> None:
+    raise AssertionError("an htlc_accepted call reached pyln-client")
