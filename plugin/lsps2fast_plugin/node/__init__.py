@@ -1,1 +1,51 @@
-"""The embedded node: what a plugin sees of lightningd, small enough for a demo and strict enough for tests."""
+"""The embedded node: what a plugin sees of lightningd, small enough for a demo and strict enough for tests.
+
+It starts the real plugin executable with real pipes, listens on a real `lightning-rpc` socket, and plays the rest in
+one process on one asyncio loop: chain, wallet, channels, peers, payers with Sphinx onions, wallets that check fees.
+Nothing in it looks at a wall clock or rolls dice but `World.rng`; time and blocks come when the caller says so.
+
+    options = {"experimental-lsps2-service": True}
+    async with World(seed=1, plugin=["/path/to/lsps2fast-service"], options=options) as world:
+        alice = world.client("alice")                    # a wallet, connected to world.lsp
+        bob = world.payer("bob", channels=2)             # two channels to the LSP
+        world.open_books()
+        menu = await alice.request("lsps2.get_info", {})
+        buy = await alice.request("lsps2.buy", {"opening_fee_params": menu["opening_fee_params_menu"][0], ...})
+        invoice = alice.invoice(20_000_000, scid=buy["jit_channel_scid"], opening_fee_msat=1_000_000)
+        payment = bob.pay(invoice, [10_000_000, 10_000_000])
+        result = await payment                           # .paid, .codes, .raw_messages, .parts
+        world.mine(6); await world.advance(90); world.check_books(); world.books()
+
+Where to look:
+    world       World: parties, blocks, clock, bounded waits, books
+    lightningd  Node: start, stop, sigkill, crash, start_plugin, stop_plugin, kill_plugin, call; its tables
+    client      Client: request, invoice, behaviour (reject, hold, fail, vanish, minimum, ...), connect, go_offline
+    payer       Payer.pay -> Payment -> PaymentResult, one PartResult per part as waitsendpay words it
+    faults      node.faults: fail, hang, late, twice, per method and nth call
+    transcript  world.transcript.entries, in the format of the recordings; select(), write()
+    htlcs       the hook call, its answer, forwarding; answers: what lightningd dies of
+    channels    Channel, End, Htlc: the arithmetic and the line between two sides
+    openings, closing, invoices, wallet, psbt, chain, datastore, onions, process, rpcserver, methods*, listings
+Not modelled: gossip, routing, dual funding, splices, on-chain HTLC resolution, coin_movement.
+"""
+
+from .client import Client, LspsError
+from .errors import NodeDown, NodeProblem, PluginFailed, RpcError, WaitTimeout
+from .lightningd import Node
+from .payer import PartResult, Payer, PaymentResult
+from .world import World
+
+__all__ = [
+    "Client",
+    "LspsError",
+    "Node",
+    "NodeDown",
+    "NodeProblem",
+    "PartResult",
+    "Payer",
+    "PaymentResult",
+    "PluginFailed",
+    "RpcError",
+    "WaitTimeout",
+    "World",
+]

@@ -1,0 +1,293 @@
+"""Channels between two parties of the world, and the HTLCs on them.
+
+One `Channel` is the shared truth; each `End` is one node's view of it (names, fees, state, books). Updates go
+through `Channel.post()`: in order, one loop turn later, and only while the channel is reestablished. What is not
+delivered waits, over disconnections and restarts of either side, as retransmission after `channel_reestablish` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .onions import Onion
+
+if TYPE_CHECKING:
+    from .party import Party
+
+NAMES = {
+    12: "static_remotekey/even",
+    22: "anchors/even",
+    46: "scid_alias/even",
+    50: "zeroconf/even",
+}
+FEATURES = {12: "option_static_remotekey", 22: "option_anchors", 46: "option_scid_alias", 50: "option_zeroconf"}
+FEATURE_ORDER = (12, 22, 50, 46)
+NORMAL = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
+U64_MAX = 2**64 - 1
+DUST_SAT = 546
+
+
+@dataclass(slots=True, eq=False)
+class Htlc:
+    """One HTLC. `taker` is the end that received it; `(taker.scid_now(), id)` names a part (H3)."""
+
+    offerer: End
+    id: int
+    amount_msat: int
+    cltv_expiry: int
+    payment_hash: bytes
+    onion: Onion
+    extra_tlvs: bytes
+    delivered: bool = False
+    preimage: bytes | None = None
+    failure: bytes | None = None
+    removing: bool = False
+    removed: bool = False
+    in_state: str = "RCVD_ADD_ACK_REVOCATION"
+    out_state: str = "SENT_ADD_HTLC"
+
+    @property
+    def channel(self) -> Channel:
+        return self.offerer.channel
+
+    @property
+    def taker(self) -> End:
+        return self.offerer.other
+
+
+@dataclass(eq=False)
+class End:
+    """One side of a channel. `to_us_msat` counts settled money; pending HTLCs are subtracted where needed."""
+
+    channel: Channel
+    owner: Party
+    to_us_msat: int
+    alias: str
+    fee_base_msat: int = 1
+    fee_ppm: int = 10
+    htlc_minimum_msat: int = 0  # of our channel_update: what we forward at least
+    own_minimum_msat: int = 0  # of open_channel/accept_channel: what we take at least
+    htlc_maximum_msat: int = 0
+    cltv_delta: int = 6
+    reserve_sat: int = 0  # what the other side must keep is on its own end; this is what we must keep
+    to_self_delay: int = 6  # what we impose on the other side
+    max_accepted_htlcs: int = 483
+    max_in_flight_msat: int = U64_MAX
+    state: str = "CHANNELD_AWAITING_LOCKIN"
+    scid: str | None = None
+    ready_sent: bool = False
+    other: End = field(init=False, repr=False)
+    next_htlc_id: int = 0
+    htlcs: dict[int, Htlc] = field(default_factory=dict)  # offered by us, finished ones included
+    live: dict[int, Htlc] = field(default_factory=dict)  # those not yet removed
+    state_changes: list[dict[str, Any]] = field(default_factory=list)
+    lifetime: dict[str, int] = field(default_factory=dict)
+    old_fees: tuple[int, int, float] | None = None  # base, ppm, until when they still count
+    forgotten: bool = False
+    closer: str = ""
+    min_to_us_msat: int = 0
+    max_to_us_msat: int = 0
+
+    def __post_init__(self) -> None:
+        self.min_to_us_msat = self.max_to_us_msat = self.to_us_msat
+
+    @property
+    def peer(self) -> Party:
+        return self.other.owner
+
+    @property
+    def opener(self) -> bool:
+        return self.channel.opener is self
+
+    def scid_now(self) -> str:
+        """`scid or local alias`: the name HTLCs and forwards carry (H3, O5)."""
+        return self.scid or self.alias
+
+    def names(self) -> tuple[str, ...]:
+        """Every scid by which a forward may ask for this channel."""
+        return (self.scid, self.alias) if self.scid else (self.alias,)
+
+    def can_add(self) -> bool:
+        return self.state in NORMAL and self.channel.reestablished and self.other.ready_sent
+
+    def count(self, what: str, amount_msat: int) -> None:
+        """Lifetime counters of listpeerchannels: `in` or `out`, offered or fulfilled."""
+        direction, _, stage = what.partition("_")
+        self.lifetime[f"{direction}_payments_{stage}"] = self.lifetime.get(f"{direction}_payments_{stage}", 0) + 1
+        self.lifetime[f"{direction}_{stage}_msat"] = self.lifetime.get(f"{direction}_{stage}_msat", 0) + amount_msat
+
+    def move(self, delta_msat: int) -> None:
+        self.to_us_msat += delta_msat
+        self.min_to_us_msat = min(self.min_to_us_msat, self.to_us_msat)
+        self.max_to_us_msat = max(self.max_to_us_msat, self.to_us_msat)
+
+    def accepts_fee(self, fee_msat: int, amount_msat: int, now_s: float) -> bool:
+        """H6; rates changed by setchannel stay good until their delay has passed."""
+        if fee_msat >= self.fee_base_msat + amount_msat * self.fee_ppm // 1_000_000:
+            return True
+        if self.old_fees is None or now_s >= self.old_fees[2]:
+            return False
+        base, ppm, _ = self.old_fees
+        return fee_msat >= base + amount_msat * ppm // 1_000_000
+
+    def spendable_msat(self) -> int:
+        """O3: own money less reserve, HTLCs on the way and, for the opener, the commitment fee with its buffer."""
+        pending = sum(htlc.amount_msat for htlc in self.live.values())
+        left = self.to_us_msat - pending - self.reserve_sat * 1000
+        if self.opener:
+            left -= self.channel.commitment_reserve_sat() * 1000
+        ceiling = min(self.htlc_maximum_msat, U64_MAX)
+        return max(0, min(left, ceiling))
+
+
+def marginal_feerate(feerate_perkw: int) -> int:
+    """lightningd's spike buffer: twice the rate at 253 perkw, falling on a line to 1.1 times at 45000.
+
+    Fits all spendable_msat values of the recordings (2500 -> 4887, 2505 -> 4896).
+    """
+    if feerate_perkw > 45_000:
+        return feerate_perkw * 11 // 10
+    numerator = 2 * 10 * 44_747 - 9 * (feerate_perkw - 253)
+    return feerate_perkw * numerator // (10 * 44_747)
+
+
+class Channel:
+    """The shared part: funding, type, fee rate, and the line over which updates travel."""
+
+    def __init__(
+        self, capacity_sat: int, channel_type: tuple[int, ...], funding: tuple[str, int], private: bool
+    ) -> None:
+        self.capacity_sat = capacity_sat
+        self.channel_type = channel_type
+        self.funding_txid, self.funding_outnum = funding
+        raw = bytearray(bytes.fromhex(self.funding_txid)[::-1])
+        raw[30] ^= self.funding_outnum >> 8
+        raw[31] ^= self.funding_outnum & 0xFF
+        self.channel_id = raw.hex()
+        self.private = private
+        self.feerate_perkw = 2500
+        self.ends: tuple[End, End]
+        self.opener: End
+        self.withheld = False
+        self.withheld_ever = False
+        self.funding_psbt: str | None = None
+        self.reestablished = True
+        self.dead = False  # on chain or given up: no more updates
+        self.settled_on_chain = False
+        self._line: deque[tuple[Party, Callable[[], None]]] = deque()
+        self._pumping = False
+
+    def join(self, opener: End, other: End) -> None:
+        self.ends = (opener, other)
+        self.opener = opener
+        opener.other, other.other = other, opener
+
+    @property
+    def anchors(self) -> bool:
+        return 22 in self.channel_type
+
+    def untrimmed(self) -> int:
+        return sum(htlc.amount_msat >= DUST_SAT * 1000 for end in self.ends for htlc in end.live.values())
+
+    def commitment_reserve_sat(self) -> int:
+        """Fee of a commitment with one more HTLC and a spike of the fee rate, plus anchors (O3)."""
+        weight = (1124 if self.anchors else 724) + 172 * (self.untrimmed() + 2)
+        return weight * marginal_feerate(self.feerate_perkw) // 1000 + (660 if self.anchors else 0)
+
+    def commitment_fee_sat(self) -> int:
+        """Fee of the present commitment (`last_tx_fee_msat`)."""
+        weight = (1124 if self.anchors else 724) + 172 * self.untrimmed()
+        return weight * self.feerate_perkw // 1000
+
+    # the line between the two sides
+
+    def post(self, to: Party, deliver: Callable[[], None]) -> None:
+        """Deliver to `to` one turn later, in order; waits while the channel is not reestablished."""
+        self._line.append((to, deliver))
+        self._pump_soon()
+
+    def set_reestablished(self, up: bool) -> None:
+        self.reestablished = up
+        if up:
+            self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if not self._pumping and self.reestablished and not self.dead and self._line:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        for _ in range(len(self._line)):
+            if not self.reestablished or self.dead or not self._line:
+                return
+            _, deliver = self._line.popleft()
+            deliver()
+        self._pump_soon()
+
+    # HTLC updates
+
+    def offer(
+        self, end: End, amount_msat: int, cltv_expiry: int, payment_hash: bytes, onion: Onion, extra_tlvs: bytes = b""
+    ) -> Htlc:
+        """update_add_htlc by `end`; the caller has checked that the channel can take it."""
+        htlc = Htlc(end, end.next_htlc_id, amount_msat, cltv_expiry, payment_hash, onion, extra_tlvs)
+        end.next_htlc_id += 1
+        end.htlcs[htlc.id] = end.live[htlc.id] = htlc
+        end.count("out_offered", amount_msat)
+        end.other.count("in_offered", amount_msat)
+        self.feerate_perkw = 2505  # as recorded: the first update brings the fee rate in step
+        self.post(end.other.owner, lambda: self._deliver_add(htlc))
+        return htlc
+
+    def _deliver_add(self, htlc: Htlc) -> None:
+        htlc.delivered = True
+        htlc.out_state = "SENT_ADD_ACK_REVOCATION"
+        htlc.offerer.owner.htlc_committed(htlc)
+        htlc.taker.owner.htlc_arrived(htlc)
+
+    def fulfill(self, htlc: Htlc, preimage: bytes) -> None:
+        """update_fulfill_htlc by the taker."""
+        htlc.preimage = preimage
+        self._remove(htlc)
+
+    def fail(self, htlc: Htlc, blob: bytes) -> None:
+        """update_fail_htlc by the taker."""
+        htlc.failure = blob
+        self._remove(htlc)
+
+    def _remove(self, htlc: Htlc) -> None:
+        if htlc.removing:
+            raise RuntimeError(f"HTLC {htlc.id} on {self.channel_id} resolved twice")
+        htlc.removing = True
+        htlc.in_state = "SENT_REMOVE_HTLC"
+        self.post(htlc.offerer.owner, lambda: self._deliver_removal(htlc))
+
+    def _deliver_removal(self, htlc: Htlc) -> None:
+        htlc.in_state = "RCVD_REMOVE_REVOCATION"
+        htlc.out_state = "RCVD_REMOVE_ACK_REVOCATION"
+        htlc.removed = True
+        del htlc.offerer.live[htlc.id]
+        if htlc.preimage is not None:
+            htlc.offerer.move(-htlc.amount_msat)
+            htlc.taker.move(htlc.amount_msat)
+            htlc.offerer.count("out_fulfilled", htlc.amount_msat)
+            htlc.taker.count("in_fulfilled", htlc.amount_msat)
+        htlc.offerer.owner.htlc_resolved(htlc)
+        self.post(htlc.taker.owner, lambda: self._finish(htlc))
+
+    def _finish(self, htlc: Htlc) -> None:
+        htlc.in_state = "SENT_REMOVE_ACK_REVOCATION"
+        htlc.taker.owner.htlc_removed(htlc)
+
+    def forget_undelivered_tlvs(self, owner: Party) -> None:
+        """lightningd does not store outgoing extra TLVs: a HTLC not yet committed loses them at a restart (K-29)."""
+        for end in self.ends:
+            if end.owner is owner:
+                for htlc in end.live.values():
+                    if not htlc.delivered:
+                        htlc.extra_tlvs = b""

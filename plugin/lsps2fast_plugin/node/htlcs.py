@@ -1,0 +1,418 @@
+"""Incoming HTLCs of a node: the hook, what follows from its answer, forwarding, and the table of forwards.
+
+An incoming HTLC that is neither forwarded nor answered is held by nobody but the hook call; it is taken up again
+after a restart (R1) or let through when the plugin is gone (H12).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import failures, tlv
+from .answers import CONTINUE, Decision, Fatal, read_answer
+from .channels import U64_MAX, End, Htlc
+from .onions import Onion
+
+if TYPE_CHECKING:
+    from .lightningd import Node
+    from .process import Plugin
+
+MAX_BLOCKS_AHEAD = 2016
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One incoming HTLC and what its onion says; `forward_to` is the channel chosen before the hook (H15)."""
+
+    htlc: Htlc
+    payload: bytes  # with length prefix
+    onion_rest: Onion | None
+    next_packet: bytes
+    shared_secret: bytes
+    received_s: float
+    forward_msat: int | None = None
+    outgoing_cltv: int | None = None
+    scid: str | None = None
+    payment_secret: bytes | None = None
+    total_msat: int | None = None
+    bad: tlv.BadTlv | None = None
+    forward_to: End | None = None
+    invoice_msat: int | None = None
+
+    @property
+    def end(self) -> End:
+        return self.htlc.taker
+
+
+@dataclass(slots=True, eq=False)
+class Forward:
+    """A row of listforwards (F1, F5)."""
+
+    created_index: int
+    part: Part
+    in_channel: str
+    out_channel: str
+    out_htlc: Htlc | None
+    out_msat: int | None
+    status: str
+    received_s: float
+    updated_index: int = 0
+    resolved_s: float | None = None
+    failcode: int | None = None
+
+    def row(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"created_index": self.created_index}
+        if self.updated_index:
+            row["updated_index"] = self.updated_index
+        row |= {"in_channel": self.in_channel, "in_htlc_id": self.part.htlc.id, "out_channel": self.out_channel}
+        if self.out_htlc is not None:
+            row["out_htlc_id"] = self.out_htlc.id
+        row["in_msat"] = self.part.htlc.amount_msat
+        row |= self._amounts() | {"status": self.status} | self._failure()
+        row |= {"style": "tlv", "received_time": self.received_s}
+        if self.resolved_s is not None:
+            row["resolved_time"] = self.resolved_s
+        return row
+
+    def event(self) -> dict[str, Any]:
+        """The forward_event (F1): `updated_index` takes the place of `created_index` once resolved."""
+        index = "updated_index" if self.updated_index else "created_index"
+        row: dict[str, Any] = {
+            index: self.updated_index or self.created_index,
+            "payment_hash": self.part.htlc.payment_hash.hex(),
+            "in_channel": self.in_channel if not self.updated_index else self.part.end.scid_now(),
+            "in_htlc_id": self.part.htlc.id,
+            "out_channel": self.out_channel_now(),
+            "in_msat": self.part.htlc.amount_msat,
+        }
+        row |= self._amounts() | {"status": self.status} | self._failure()
+        row |= {"style": "tlv", "received_time": self.received_s}
+        if self.resolved_s is not None:
+            row["resolved_time"] = self.resolved_s
+        if self.status == "settled" and self.out_htlc is not None and self.out_htlc.preimage is not None:
+            row["preimage"] = self.out_htlc.preimage.hex()
+        return row
+
+    def out_channel_now(self) -> str:
+        """A confirmation between offered and settled changes the name in the event (O7)."""
+        return self.out_htlc.offerer.scid_now() if self.out_htlc is not None else self.out_channel
+
+    def _amounts(self) -> dict[str, Any]:
+        if self.out_msat is None:
+            return {}
+        return {"out_msat": self.out_msat, "fee_msat": self.part.htlc.amount_msat - self.out_msat}
+
+    def _failure(self) -> dict[str, Any]:
+        if self.failcode is None:
+            return {}
+        return {"failcode": self.failcode, "failreason": failures.NAMES.get(self.failcode, "UNKNOWN")}
+
+
+class Htlcs:
+    """The HTLC side of one node. `held` are parts whose hook call is open; they are what a restart replays."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.held: dict[Htlc, Part] = {}
+        self.forwards: list[Forward] = []
+        self.by_out: dict[Htlc, Forward] = {}
+        self.updated_count = 0
+        self.resolved = 0
+
+    # in
+
+    def arrived(self, htlc: Htlc) -> None:
+        """A new HTLC."""
+        self.node.htlc_log.append((htlc, "in"))
+        self.take_up(htlc)
+
+    def take_up(self, htlc: Htlc) -> None:
+        """Ask the hook about an HTLC, new or replayed at start."""
+        part = self.read(htlc)
+        if part.scid is not None and part.forward_to is None:
+            self.node.warn(f"chan#{self.node.ends.index(part.end) + 1}", f"No peer channel with scid={part.scid}")
+        self.held[htlc] = part
+        self.ask(part, self.node.hook_chain("htlc_accepted"))
+
+    def read(self, htlc: Htlc) -> Part:
+        """Peel the onion and choose the outgoing channel."""
+        peeled = htlc.onion.peel(self.node.private_key, htlc.payment_hash)
+        part = Part(htlc, peeled.payload, peeled.rest, peeled.next_packet, peeled.shared_secret, self.node.clock.tick())
+        self.parse(part, peeled.payload)
+        part.forward_to = self.best_channel(part)
+        return part
+
+    def parse(self, part: Part, payload: bytes) -> None:
+        """Fill the fields from a payload with prefix; `part.bad` tells what is wrong with it."""
+        part.payload, part.bad = payload, None
+        try:
+            records = tlv.read_records(tlv.unprefixed(payload))
+            part.forward_msat = tlv.read_tu(records[2])
+            part.outgoing_cltv = tlv.read_tu(records[4])
+            part.scid = tlv.scid_to_str(int.from_bytes(records[6], "big")) if 6 in records else None
+            part.payment_secret = records[8][:32] if 8 in records else None
+            part.total_msat = tlv.read_tu(records[8][32:]) if 8 in records else None
+        except tlv.BadTlv as bad:
+            part.bad = bad
+        except KeyError as missing:
+            part.bad = tlv.BadTlv(missing.args[0], 1)
+        except ValueError:
+            part.bad = tlv.BadTlv(2, 1)
+
+    def best_channel(self, part: Part) -> End | None:
+        """H15: the channel named, or one of that peer with equal fees and more spendable, withheld or not."""
+        if part.onion_rest is None or part.scid is None:
+            return None
+        named = self.node.end_by_scid(part.scid)
+        if named is None:
+            return None
+        best, best_msat = named, named.spendable_msat()
+        for end in self.node.ends_to(named.peer.node_id):
+            same_fees = (end.fee_base_msat, end.fee_ppm) == (named.fee_base_msat, named.fee_ppm)
+            if end is named or not same_fees or not end.can_add():
+                continue
+            spendable_msat = end.spendable_msat()
+            if spendable_msat >= (part.forward_msat or 0) and spendable_msat > best_msat:
+                best, best_msat = end, spendable_msat
+        return best
+
+    # the hook
+
+    def ask(self, part: Part, chain: list[Plugin]) -> None:
+        """Ask the next plugin of the chain, or act when none is left."""
+        while chain and not chain[0].alive:
+            chain = chain[1:]
+        if not chain:
+            self.act(part, CONTINUE)
+            return
+        generation = self.node.generation
+
+        def answered(answer: dict[str, Any] | None) -> None:
+            if self.node.generation != generation or part.htlc not in self.held:
+                return
+            self.decide(part, CONTINUE if answer is None else self.checked(answer), chain[1:])
+
+        chain[0].request("htlc_accepted", self.request(part), answered)
+
+    def checked(self, answer: dict[str, Any]) -> Decision | None:
+        """The decision in an answer; None when the node died of it."""
+        try:
+            return read_answer(answer)
+        except Fatal as fatal:
+            self.node.crash(str(fatal))
+            return None
+
+    def request(self, part: Part) -> dict[str, Any]:
+        """Params of the hook call, key by key in lightningd's order."""
+        htlc = part.htlc
+        onion: dict[str, Any] = {"payload": part.payload.hex(), "type": "tlv"}
+        if part.scid is not None:
+            onion["short_channel_id"] = part.scid
+        if part.forward_msat is not None:
+            onion["forward_msat"] = part.forward_msat
+        if part.outgoing_cltv is not None:
+            onion["outgoing_cltv_value"] = part.outgoing_cltv
+        if part.payment_secret is not None:
+            onion["total_msat"] = part.total_msat
+            onion["payment_secret"] = part.payment_secret.hex()
+        onion["next_onion"] = part.next_packet.hex()
+        onion["shared_secret"] = part.shared_secret.hex()
+        body: dict[str, Any] = {"peer_id": part.end.peer.node_id, "onion": onion}
+        if part.forward_to is not None:
+            body["forward_to"] = part.forward_to.channel.channel_id
+        incoming: dict[str, Any] = {
+            "short_channel_id": part.end.scid_now(),
+            "id": htlc.id,
+            "amount_msat": htlc.amount_msat,
+            "cltv_expiry": htlc.cltv_expiry,
+            "cltv_expiry_relative": htlc.cltv_expiry - self.node.height,
+            "payment_hash": htlc.payment_hash.hex(),
+        }
+        if htlc.extra_tlvs:
+            incoming["extra_tlvs"] = htlc.extra_tlvs.hex()
+        body["htlc"] = incoming
+        return body
+
+    def decide(self, part: Part, decision: Decision | None, chain: list[Plugin]) -> None:
+        if decision is None:
+            return
+        if decision.result != "continue":
+            self.act(part, decision)
+            return
+        if decision.payload is not None:
+            self.parse(part, tlv.prefixed(decision.payload))
+        if decision.forward_to is not None:
+            part.forward_to = self.node.end_by_id(decision.forward_to)
+        if decision.extra_tlvs is not None:
+            part.htlc.extra_tlvs = decision.extra_tlvs
+        part.invoice_msat = decision.invoice_msat
+        self.ask(part, chain)
+
+    def act(self, part: Part, decision: Decision) -> None:
+        """Carry out the last word on a part."""
+        if decision.result == "fail":
+            self.fail_as_told(part, decision)
+        elif decision.result == "resolve":
+            key = decision.payment_key or b""
+            if hashlib.sha256(key).digest() == part.htlc.payment_hash:
+                self.fulfill(part, key)
+            else:
+                self.fail(part, bytes.fromhex("400f"))
+        elif part.bad is not None:
+            self.fail(part, failures.invalid_payload(part.bad.record, part.bad.offset))
+        elif part.onion_rest is None:
+            self.node.invoices.final_hop(part)
+        else:
+            self.forward(part)
+
+    # resolving incoming HTLCs
+
+    def fail_as_told(self, part: Part, decision: Decision) -> None:
+        if decision.failure_onion is not None:
+            self.fail_blob(part, part.htlc.onion.relay(part.shared_secret, decision.failure_onion))
+        else:
+            self.fail(part, decision.failure_message or b"")
+
+    def fail(self, part: Part, message: bytes) -> None:
+        """Fail upstream with our own message; the bytes reach the payer verbatim (H7)."""
+        self.fail_blob(part, part.htlc.onion.originate(part.shared_secret, message))
+
+    def fail_blob(self, part: Part, blob: bytes) -> None:
+        self.resolved += 1
+        self.held.pop(part.htlc, None)
+        part.htlc.channel.fail(part.htlc, blob)
+
+    def fulfill(self, part: Part, preimage: bytes) -> None:
+        self.resolved += 1
+        self.held.pop(part.htlc, None)
+        part.htlc.channel.fulfill(part.htlc, preimage)
+
+    # forwarding
+
+    def forward(self, part: Part) -> None:
+        """The checks lightningd makes after the hook (H6, H10), then update_add_htlc."""
+        end = part.forward_to
+        if end is None:
+            self.local_fail(part, failures.UNKNOWN_NEXT_PEER)
+            return
+        refusal = self.refusal(part, end)
+        if refusal is not None:
+            self.local_fail(part, refusal)
+            return
+        assert part.forward_msat is not None
+        assert part.outgoing_cltv is not None
+        assert part.onion_rest is not None
+        if part.forward_msat > part.htlc.amount_msat:
+            # lightningd asserts in2out; H-14
+            self.node.crash(f"htlc out {part.forward_msat} larger than in {part.htlc.amount_msat}")
+            return
+        del self.held[part.htlc]
+        out = end.channel.offer(
+            end,
+            part.forward_msat,
+            part.outgoing_cltv,
+            part.htlc.payment_hash,
+            part.onion_rest,
+            part.htlc.extra_tlvs,
+        )
+        row = Forward(
+            len(self.forwards) + 1,
+            part,
+            part.end.scid_now(),
+            end.scid_now(),
+            out,
+            part.forward_msat,
+            "offered",
+            part.received_s,
+        )
+        self.forwards.append(row)
+        self.by_out[out] = row
+        self.node.htlc_log.append((out, "out"))
+
+    def refusal(self, part: Part, end: End) -> bytes | None:
+        """The failure with which lightningd turns the forward down, or None."""
+        htlc = part.htlc
+        amount_msat, cltv = part.forward_msat or 0, part.outgoing_cltv or 0
+        if not end.can_add():
+            return failures.TEMPORARY_CHANNEL_FAILURE
+        fee_msat = htlc.amount_msat - amount_msat
+        if fee_msat < 0 or not end.accepts_fee(fee_msat, amount_msat, self.node.clock.time()):
+            return failures.fee_insufficient(htlc.amount_msat)
+        if amount_msat < max(end.htlc_minimum_msat, end.other.own_minimum_msat, 1):
+            return failures.amount_below_minimum(amount_msat)
+        if amount_msat > min(end.htlc_maximum_msat, U64_MAX):
+            return failures.TEMPORARY_CHANNEL_FAILURE
+        if htlc.cltv_expiry - cltv < self.node.cltv_delta:
+            return failures.incorrect_cltv_expiry(htlc.cltv_expiry)
+        if cltv <= self.node.height:
+            return failures.EXPIRY_TOO_SOON
+        if cltv > self.node.height + MAX_BLOCKS_AHEAD:
+            return failures.EXPIRY_TOO_FAR
+        in_flight_msat = sum(each.amount_msat for each in end.live.values()) + amount_msat
+        crowded = len(end.live) >= end.other.max_accepted_htlcs or in_flight_msat > end.other.max_in_flight_msat
+        if crowded or amount_msat > end.spendable_msat():
+            return failures.TEMPORARY_CHANNEL_FAILURE
+        return None
+
+    def local_fail(self, part: Part, message: bytes) -> None:
+        """A forward that never left: a row and an event `local_failed` (F1), and a failure upstream."""
+        end = part.forward_to
+        out_channel = end.scid_now() if end is not None else part.scid or "0x0x0"
+        row = Forward(
+            len(self.forwards) + 1,
+            part,
+            part.end.scid_now(),
+            out_channel,
+            None,
+            None,
+            "local_failed",
+            part.received_s,
+            failcode=failures.code_of(message),
+        )
+        self.forwards.append(row)
+        self.node.forward_event(row)
+        self.fail(part, message)
+
+    # outgoing HTLCs
+
+    def committed(self, htlc: Htlc) -> None:
+        row = self.by_out.get(htlc)
+        if row is not None:
+            self.node.forward_event(row)
+
+    def out_resolved(self, htlc: Htlc) -> None:
+        """The downstream answer: the event comes first, then the upstream HTLC is resolved (F3)."""
+        row = self.by_out.pop(htlc, None)
+        if row is None or row.part.htlc.removing:
+            return
+        self.updated_count += 1
+        row.updated_index = self.updated_count
+        row.resolved_s = self.node.clock.tick()
+        row.status = "settled" if htlc.preimage is not None else "failed"
+        self.node.forward_event(row)
+        if htlc.preimage is not None:
+            self.fulfill(row.part, htlc.preimage)
+            return
+        blob = htlc.failure or b""
+        self.fail_blob(row.part, row.part.htlc.onion.relay(row.part.shared_secret, blob))
+
+    def abandon(self, end: End) -> None:
+        """A withheld channel is closed with HTLCs on it: upstream fails with 4008, no event, rows stay offered (A3)."""
+        for htlc in list(end.live.values()):
+            row = self.by_out.pop(htlc, None)
+            if row is not None:
+                self.fail(row.part, failures.PERMANENT_CHANNEL_FAILURE)
+
+    # restart
+
+    def unanswered(self) -> list[Htlc]:
+        """Incoming HTLCs that were neither forwarded nor resolved: what a start replays (R1, R3)."""
+        forwarded = {row.part.htlc for row in self.by_out.values()}
+        return [
+            htlc
+            for end in self.node.ends
+            for htlc in end.other.live.values()
+            if htlc.delivered and not htlc.removing and htlc not in forwarded
+        ]

@@ -1,0 +1,270 @@
+"""RPC methods that move money or channels: wallet, PSBTs, openings, close, invoices, forwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import closing, listings, psbt
+from .address import address_to_script
+from .errors import INVALID_PARAMS, LIGHTNINGD, RpcError
+from .invoices import checked_msat
+from .methods import hex_bytes, method, node_id, number, truth
+from .openings import read_psbt
+from .psbt import Output
+from .wallet import FEERATE_PERKW, OUTPUT_WEIGHT, RESERVE_BLOCKS, Need
+
+if TYPE_CHECKING:
+    from .lightningd import Node
+
+Json = dict[str, Any]
+NAMED_FEERATES = ("opening", "normal", "slow", "urgent", "minimum", "mutual_close", "unilateral_close")
+
+
+def _sat(value: Any, name: str) -> int:
+    text = str(value)
+    if text.isdigit():
+        return int(text)
+    amount_msat = checked_msat(value, name)
+    if amount_msat % 1000:
+        raise RpcError(INVALID_PARAMS, f"{name}: should be a satoshi amount: invalid token '{value}'")
+    return amount_msat // 1000
+
+
+def _feerate(value: Any) -> int:
+    text = str(value)
+    if text in NAMED_FEERATES or text.endswith("blocks"):
+        return FEERATE_PERKW
+    for unit, divisor in (("perkw", 1), ("perkb", 4)):
+        if text.endswith(unit) and text[: -len(unit)].isdigit():
+            return max(FEERATE_PERKW, int(text[: -len(unit)]) // divisor)
+    if text.isdigit():
+        return max(FEERATE_PERKW, int(text) // 4)
+    raise RpcError(INVALID_PARAMS, f"feerate: Unknown feerate '{text}'")
+
+
+# wallet
+
+
+@method("newaddr", "[addresstype]")
+def newaddr(node: Node, addresstype: str = "p2tr") -> Json:
+    from .address import script_to_address
+
+    return {"p2tr": script_to_address(node.wallet.new_script())}
+
+
+@method(
+    "fundpsbt",
+    "satoshi feerate startweight [minconf] [reserve] [locktime] [min_witness_weight] [excess_as_change] [nonwrapped]"
+    " [opening_anchor_channel]",
+)
+def fundpsbt(node: Node, satoshi: Any, feerate: Any, startweight: Any, **more: Any) -> Json:
+    amount_sat = None if satoshi == "all" else _sat(satoshi, "satoshi")
+    reserve = more.get("reserve", RESERVE_BLOCKS)
+    need = Need(
+        amount_sat,
+        number(startweight, "startweight"),
+        _feerate(feerate),
+        number(more.get("minconf", 1), "minconf"),
+        0 if reserve is False else RESERVE_BLOCKS if reserve is True else number(reserve, "reserve"),
+        truth(more.get("excess_as_change", False), "excess_as_change"),
+    )
+    return node.wallet.fund(need)
+
+
+@method("addpsbtoutput", "satoshi [initialpsbt] [locktime] [destination] [add_initiator_serial_ids]")
+def addpsbtoutput(node: Node, satoshi: Any, initialpsbt: Any = None, destination: Any = None, **more: Any) -> Json:
+    tx = read_psbt(initialpsbt, "initialpsbt") if initialpsbt is not None else psbt.Tx((), ())
+    try:
+        script = node.wallet.new_script() if destination is None else address_to_script(str(destination))
+    except ValueError:
+        text = f"destination: Could not parse destination address: invalid token '\"{destination}\"'"
+        raise RpcError(INVALID_PARAMS, text) from None
+    tx = tx.with_output(Output(_sat(satoshi, "satoshi"), script))
+    return {
+        "psbt": psbt.encode(tx),
+        "estimated_added_weight": OUTPUT_WEIGHT,
+        "outnum": len(tx.outputs) - 1,
+    }
+
+
+@method("reserveinputs", "psbt [exclusive] [reserve]")
+def reserveinputs(node: Node, psbt: Any, exclusive: Any = True, reserve: Any = RESERVE_BLOCKS) -> Json:
+    blocks = number(reserve, "reserve")
+    return {"reservations": node.wallet.reserve(read_psbt(psbt, "psbt"), blocks, truth(exclusive, "exclusive"))}
+
+
+@method("unreserveinputs", "psbt [reserve]")
+def unreserveinputs(node: Node, psbt: Any, reserve: Any = RESERVE_BLOCKS) -> Json:
+    return {"reservations": node.wallet.unreserve(read_psbt(psbt, "psbt"), number(reserve, "reserve"))}
+
+
+@method("signpsbt", "psbt [signonly]")
+def signpsbt(node: Node, psbt: Any, signonly: Any = None) -> Json:
+    from .psbt import encode
+
+    return {"signed_psbt": encode(node.wallet.sign(read_psbt(psbt, "psbt")))}
+
+
+@method("sendpsbt", "psbt [reserve]")
+def sendpsbt(node: Node, psbt: Any, reserve: Any = None) -> Json:
+    tx = read_psbt(psbt, "psbt")
+    if not tx.signed:
+        raise RpcError(LIGHTNINGD, "PSBT not finalizeable")
+    sent = node.wallet.send(tx)
+    node.openings.broadcast(tx)
+    return sent
+
+
+@method("listfunds", "[spent]")
+def listfunds(node: Node, spent: Any = False) -> Json:
+    channels = [listings.funds_channel(end) for end in node.ends if not end.forgotten]
+    return {"outputs": node.wallet.rows(), "channels": channels}
+
+
+# opening and closing
+
+
+@method(
+    "fundchannel_start",
+    "id amount [feerate] [announce] [close_to] [push_msat] [mindepth] [reserve] [channel_type]",
+)
+async def fundchannel_start(node: Node, id: Any, amount: Any, **more: Any) -> Json:
+    raw_type = more.get("channel_type")
+    return await node.openings.start(
+        node_id(id, "id"),
+        _sat(amount, "amount"),
+        number(more["mindepth"], "mindepth") if "mindepth" in more else None,
+        tuple(number(bit, "channel_type") for bit in raw_type) if raw_type is not None else None,
+        truth(more.get("announce", True), "announce"),
+        checked_msat(more.get("push_msat", 0), "push_msat"),
+        _sat(more["reserve"], "reserve") if "reserve" in more else None,
+    )
+
+
+@method("fundchannel_complete", "id psbt [withhold]")
+async def fundchannel_complete(node: Node, id: Any, psbt: Any, withhold: Any = False) -> Json:
+    return node.openings.complete(node_id(id, "id"), str(psbt), truth(withhold, "withhold"))
+
+
+@method("fundchannel_cancel", "id")
+def fundchannel_cancel(node: Node, id: Any) -> Json:
+    return node.openings.cancel(node_id(id, "id"))
+
+
+@method(
+    "close",
+    "id [unilateraltimeout] [destination] [fee_negotiation_step] [wrong_funding] [force_lease_closed] [feerange]",
+)
+async def close(node: Node, id: Any, unilateraltimeout: Any = 172_800, **more: Any) -> Json:
+    return await closing.close(node, str(id), number(unilateraltimeout, "unilateraltimeout"))
+
+
+@method("dev-forget-channel", "id [short_channel_id] [channel_id] [force]")
+def dev_forget_channel(node: Node, id: Any, channel_id: Any = None, **more: Any) -> Json:
+    return closing.forget_channel(node, node_id(id, "id"), channel_id)
+
+
+@method("setchannel", "id [feebase] [feeppm] [htlcmin] [htlcmax] [enforcedelay] [ignorefeelimits]")
+def setchannel(node: Node, id: Any, enforcedelay: Any = 600, **more: Any) -> Json:
+    ends = [end for end in node.ends if not end.forgotten] if id == "all" else [closing.find_end(node, str(id))]
+    rows = []
+    for end in ends:
+        until_s = node.clock.time() + number(enforcedelay, "enforcedelay")
+        end.old_fees = (end.fee_base_msat, end.fee_ppm, until_s)
+        end.fee_base_msat = checked_msat(more.get("feebase", node.fee_base_msat), "feebase")
+        end.fee_ppm = number(more.get("feeppm", node.fee_ppm), "feeppm")
+        if "htlcmin" in more:
+            end.htlc_minimum_msat = checked_msat(more["htlcmin"], "htlcmin")
+        if "htlcmax" in more:
+            end.htlc_maximum_msat = checked_msat(more["htlcmax"], "htlcmax")
+        rows.append(_setchannel_row(end))
+    return {"channels": rows}
+
+
+def _setchannel_row(end: Any) -> Json:
+    row: Json = {"peer_id": end.peer.node_id, "channel_id": end.channel.channel_id}
+    if end.scid is not None:
+        row["short_channel_id"] = end.scid
+    return row | {
+        "fee_base_msat": end.fee_base_msat,
+        "fee_proportional_millionths": end.fee_ppm,
+        "minimum_htlc_out_msat": max(end.htlc_minimum_msat, end.other.own_minimum_msat),
+        "maximum_htlc_out_msat": end.htlc_maximum_msat,
+        "ignore_fee_limits": True,
+    }
+
+
+# HTLCs and forwards
+
+
+def _page(rows: list[Json], index: Any, start: Any, limit: Any) -> list[Json]:
+    """`index`, `start`, `limit` of the list commands."""
+    if index is not None:
+        key = f"{index}_index"
+        rows = sorted((row for row in rows if row.get(key, 0) >= number(start or 0, "start")), key=lambda row: row[key])
+    return rows if limit is None else rows[: number(limit, "limit")]
+
+
+@method("listforwards", "[status] [in_channel] [out_channel] [index] [start] [limit]")
+def listforwards(
+    node: Node,
+    status: Any = None,
+    in_channel: Any = None,
+    out_channel: Any = None,
+    index: Any = None,
+    start: Any = None,
+    limit: Any = None,
+) -> Json:
+    rows = [
+        forward.row()
+        for forward in node.htlcs.forwards
+        if (status is None or forward.status == status)
+        and (in_channel is None or forward.in_channel == in_channel)
+        and (out_channel is None or forward.out_channel == out_channel)
+    ]
+    return {"forwards": _page(rows, index, start, limit)}
+
+
+@method("listhtlcs", "[id] [index] [start] [limit]")
+def listhtlcs(node: Node, id: Any = None, index: Any = None, start: Any = None, limit: Any = None) -> Json:
+    rows = listings.htlc_rows(node)
+    if id is not None:
+        end = closing.find_end(node, str(id))
+        rows = [row for row in rows if row["short_channel_id"] == end.scid_now()]
+    return {"htlcs": _page(rows, index, start, limit)}
+
+
+# invoices
+
+
+@method(
+    "invoice",
+    "amount_msat label description [expiry] [fallbacks] [preimage] [exposeprivatechannels] [cltv]"
+    " [deschashonly] [dev-routes]",
+)
+def invoice(node: Node, amount_msat: Any, label: Any, description: Any, preimage: Any = None, **more: Any) -> Json:
+    amount = None if amount_msat == "any" else checked_msat(amount_msat, "amount_msat")
+    key = hex_bytes(preimage, "preimage") if preimage is not None else None
+    made = node.invoices.add(str(label), amount, str(description), key)
+    return {
+        "payment_hash": made.payment_hash.hex(),
+        "expires_at": made.expires_at,
+        "bolt11": made.bolt11,
+        "payment_secret": made.payment_secret.hex(),
+        "created_index": made.created_index,
+    }
+
+
+@method("delinvoice", "label status [desconly]")
+def delinvoice(node: Node, label: Any, status: Any, desconly: Any = False) -> Json:
+    return node.invoices.delete(str(label), str(status)).row()
+
+
+@method("listinvoices", "[label] [invstring] [payment_hash] [offer_id] [index] [start] [limit]")
+def listinvoices(node: Node, label: Any = None, payment_hash: Any = None, **more: Any) -> Json:
+    rows = [
+        each.row()
+        for each in node.invoices.by_hash.values()
+        if label in (None, each.label) and payment_hash in (None, each.payment_hash.hex())
+    ]
+    return {"invoices": rows}

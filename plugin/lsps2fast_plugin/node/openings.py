@@ -1,0 +1,276 @@
+"""Opening and closing channels: fundchannel_*, the openchannel hook, confirmation, close (contract sections 5, 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import psbt
+from .address import script_to_address
+from .channels import FEATURES, NAMES, Channel, End
+from .errors import INVALID_PARAMS, LIGHTNINGD, RpcError
+from .party import OpenAnswer, OpenRequest, Party
+from .psbt import Tx
+
+if TYPE_CHECKING:
+    from .lightningd import Node
+
+WARNING = (
+    "The funding transaction MUST NOT be broadcast until after channel establishment has been successfully"
+    " completed by running `fundchannel_complete`"
+)
+UNKNOWN_PEER = 306
+
+
+@dataclass(eq=False)
+class Pending:
+    """A `fundchannel_start` that has succeeded and waits for `fundchannel_complete`."""
+
+    peer: Party
+    request: OpenRequest
+    answer: OpenAnswer
+    script: bytes
+
+
+def type_json(bits: tuple[int, ...]) -> dict[str, Any]:
+    return {"bits": list(bits), "names": [NAMES[bit] for bit in bits]}
+
+
+class Openings:
+    """Openings of one node, as opener and as fundee."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.starting: set[str] = set()
+        self.pending: dict[str, Pending] = {}
+        self._made = 0
+
+    # opener
+
+    async def start(
+        self,
+        peer_id: str,
+        amount_sat: int,
+        mindepth: int | None,
+        channel_type: tuple[int, ...] | None,
+        announce: bool,
+        push_msat: int,
+        reserve_sat: int | None,
+    ) -> dict[str, Any]:
+        """fundchannel_start; errors as O9."""
+        peer = self._peer(peer_id)
+        if peer_id in self.pending or peer_id in self.starting:
+            raise RpcError(LIGHTNINGD, "Already funding channel")
+        bits = self._type(channel_type, announce, mindepth)
+        if 50 in bits and mindepth:
+            raise RpcError(INVALID_PARAMS, "Cannot set non-zero mindepth for zero-conf channel_type")
+        if amount_sat < 2 * 546:
+            text = "if they used the same setting as us channel_reserve_satoshis 546sat and 546sat too large"
+            raise RpcError(LIGHTNINGD, f"Not opening because {text} for funding {amount_sat}sat")
+        reserve = max(amount_sat // 100, 546) if reserve_sat is None else reserve_sat
+        request = OpenRequest(
+            amount_sat, push_msat, bits, announce, mindepth, reserve, to_self_delay=self.node.to_self_delay
+        )
+        self.starting.add(peer_id)
+        try:
+            answer = await peer.open_requested(self.node, request)
+        finally:
+            self.starting.discard(peer_id)
+        if peer_id not in self.node.links:
+            raise RpcError(LIGHTNINGD, "Disconnected")
+        if answer.error is None and 50 in bits and answer.mindepth != 0:
+            answer = OpenAnswer(error="You required zeroconf, but you're not on our allowlist")
+        self._made += 1
+        if answer.error is not None:
+            raise self._refused(answer.error)
+        digest = hashlib.sha256(self.node.private_key + b"funding %d" % self._made).digest()
+        script = b"\0\x20" + digest
+        self.pending[peer_id] = Pending(peer, request, answer, script)
+        return {
+            "funding_address": script_to_address(script),
+            "scriptpubkey": script.hex(),
+            "channel_type": type_json(bits),
+            "warning_usage": WARNING,
+        }
+
+    def _refused(self, text: str) -> RpcError:
+        channel_id = hashlib.sha256(b"temporary %d" % self._made + self.node.private_key).hexdigest()
+        return RpcError(LIGHTNINGD, f"They sent ERROR channel {channel_id}: You gave bad parameters: {text}")
+
+    def _peer(self, peer_id: str) -> Party:
+        peer = self.node.links.get(peer_id)
+        if peer is None:
+            raise RpcError(UNKNOWN_PEER, "Unknown peer")
+        return peer
+
+    @staticmethod
+    def _type(bits: tuple[int, ...] | None, announce: bool, mindepth: int | None) -> tuple[int, ...]:
+        """O8: a private channel without depth becomes scid_alias and zeroconf."""
+        chosen = set(bits if bits is not None else (12, 22))
+        if any(bit not in NAMES for bit in chosen):
+            raise RpcError(INVALID_PARAMS, "channel_type not supported")
+        if not announce and mindepth == 0:
+            chosen |= {46, 50}
+        return tuple(sorted(chosen))
+
+    def complete(self, peer_id: str, text: str, withhold: bool) -> dict[str, Any]:
+        """fundchannel_complete: the channel exists, on the other side first (a_single_var)."""
+        if self.node.links.get(peer_id) is None:
+            raise RpcError(UNKNOWN_PEER, "Unknown peer")
+        plan = self.pending.get(peer_id)
+        if plan is None:
+            raise RpcError(LIGHTNINGD, "No channel funding in progress.")
+        tx = read_psbt(text, "psbt")
+        outnum = next((place for place, out in enumerate(tx.outputs) if out.script == plan.script), None)
+        if outnum is None:
+            raise RpcError(309, "No output to open channel")
+        found_sat, wanted_sat = tx.outputs[outnum].amount_sat, plan.request.funding_sat
+        if found_sat != wanted_sat:
+            raise RpcError(309, f"Output to open channel is {found_sat}sat, should be {wanted_sat}sat")
+        del self.pending[peer_id]
+        refusal = plan.peer.funding_refused(self.node, tx)
+        if refusal is not None:
+            raise self._refused(refusal)
+        if peer_id not in self.node.links:
+            raise RpcError(LIGHTNINGD, "Disconnected")
+        ours = self._build(plan, tx, outnum, withhold)
+        plan.peer.channel_created(ours.other)
+        # the answer to this call goes out before our own notification (a_single_var, 3.473 and 3.474)
+        asyncio.get_running_loop().call_later(0, self._opened, ours)
+        return {"channel_id": ours.channel.channel_id, "commitments_secured": True}
+
+    def _build(self, plan: Pending, tx: Tx, outnum: int, withhold: bool) -> End:
+        request, answer, node = plan.request, plan.answer, self.node
+        channel = Channel(request.funding_sat, request.channel_type, (tx.txid, outnum), not request.announce)
+        default_reserve = max(request.funding_sat // 100, 546)
+        ours = make_end(channel, node, request.funding_sat * 1000 - request.push_msat)
+        theirs = make_end(channel, plan.peer, request.push_msat)
+        ours.reserve_sat = default_reserve if answer.reserve_sat is None else answer.reserve_sat
+        theirs.reserve_sat = request.reserve_sat
+        ours.to_self_delay, theirs.to_self_delay = request.to_self_delay, answer.to_self_delay
+        ours.own_minimum_msat, theirs.own_minimum_msat = request.htlc_minimum_msat, answer.htlc_minimum_msat
+        ours.max_accepted_htlcs, theirs.max_accepted_htlcs = request.max_accepted_htlcs, answer.max_accepted_htlcs
+        theirs.max_in_flight_msat = answer.max_in_flight_msat
+        channel.join(ours, theirs)
+        for end in channel.ends:
+            end.htlc_maximum_msat = (request.funding_sat - end.reserve_sat) * 1000
+        node.end_defaults(ours)
+        channel.withheld = channel.withheld_ever = withhold
+        channel.funding_psbt = psbt.encode_v2(tx) if withhold else psbt.encode(tx)
+        node.world.channels.append(channel)
+        node.ends.append(ours)
+        return ours
+
+    def _opened(self, end: End) -> None:
+        node = self.node
+        if node.state != "running":
+            return
+        node.channel_changed(end, None, "user", "new channel opened")
+        node.warn(f"chan#{node.ends.index(end) + 1}", "Ignoring fee limits!")
+        if 50 in end.channel.channel_type:
+            node.send_ready(end)
+
+    def cancel(self, peer_id: str) -> dict[str, Any]:
+        """fundchannel_cancel (O9, O10)."""
+        self._peer(peer_id)
+        if self.pending.pop(peer_id, None) is None:
+            text = f"No channels being opened or awaiting lock-in for peer_id {peer_id}"
+            raise RpcError(307, text)
+        return {"cancelled": "Channel open canceled by RPC"}
+
+    def peer_lost(self, peer: Party) -> None:
+        self.pending.pop(peer.node_id, None)
+
+    def forget(self) -> None:
+        """Openings do not survive a restart."""
+        self.pending.clear()
+        self.starting.clear()
+
+    # fundee
+
+    async def requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
+        """The openchannel hook of our plugins (C1); without one, lightningd's default: not zero-conf."""
+        mindepth, reserve_sat = 1, None
+        body = {
+            "id": opener.node_id,
+            "funding_msat": request.funding_sat * 1000,
+            "push_msat": request.push_msat,
+            "dust_limit_msat": request.dust_limit_sat * 1000,
+            "max_htlc_value_in_flight_msat": request.max_in_flight_msat,
+            "channel_reserve_msat": request.reserve_sat * 1000,
+            "htlc_minimum_msat": request.htlc_minimum_msat,
+            "feerate_per_kw": request.feerate_per_kw,
+            "to_self_delay": request.to_self_delay,
+            "max_accepted_htlcs": request.max_accepted_htlcs,
+            "channel_flags": 1 if request.announce else 0,
+            "channel_type": type_json(request.channel_type),
+        }
+        for plugin in self.node.hook_chain("openchannel"):
+            future: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+            plugin.request("openchannel", {"openchannel": body}, future.set_result)
+            answer = (await future or {}).get("result") or {"result": "continue"}
+            if answer.get("result") == "reject":
+                return OpenAnswer(error=str(answer.get("error_message", "Refused by plugin")))
+            if answer.get("result") != "continue":
+                self.node.crash(f"Plugin returned an invalid response to the openchannel hook: {answer}")
+                return OpenAnswer(error="node down")
+            mindepth = int(answer.get("mindepth", mindepth))
+            reserve_sat = int(answer["reserve"]) if "reserve" in answer else reserve_sat
+        return OpenAnswer(None, mindepth, self.node.htlc_minimum_msat, self.node.to_self_delay, reserve_sat=reserve_sat)
+
+    def created(self, end: End) -> None:
+        """Our end as fundee."""
+        node = self.node
+        node.ends.append(end)
+        node.end_defaults(end)
+        node.channel_changed(end, None, "remote", "new channel opened")
+        body = {
+            "id": end.peer.node_id,
+            "funding_msat": end.channel.capacity_sat * 1000,
+            "funding_txid": end.channel.funding_txid,
+            "channel_ready": False,
+        }
+        node.notify("channel_opened", body)
+        if 50 in end.channel.channel_type:
+            node.send_ready(end)
+
+    # confirmation
+
+    def confirm(self, height: int) -> None:
+        """Channels whose funding is in a block get their real scid (O5); deep enough ones become usable."""
+        chain = self.node.chain
+        for end in self.node.ends:
+            mined = chain.confirmed.get(end.channel.funding_txid)
+            if mined is None or mined[0] > height or end.forgotten:
+                continue
+            if end.scid is None:
+                end.scid = f"{mined[0]}x{mined[1]}x{end.channel.funding_outnum}"
+            self.node.send_ready(end)
+
+    def broadcast(self, tx: Tx) -> None:
+        """A funding transaction is out: its channel is no longer withheld (O2)."""
+        for end in self.node.ends:
+            if end.channel.funding_txid == tx.txid and end.opener:
+                end.channel.withheld = False
+                end.channel.funding_psbt = psbt.encode(tx)
+
+
+def make_end(channel: Channel, owner: Party, to_us_msat: int) -> End:
+    """An end with an alias of its own, as lightningd draws it."""
+    rng = owner.rng
+    alias = f"{rng.randrange(1_000_000, 16_000_000)}x{rng.randrange(1, 1 << 24)}x{rng.randrange(1, 1 << 16)}"
+    return End(channel, owner, to_us_msat, alias)
+
+
+def read_psbt(text: Any, name: str) -> Tx:
+    try:
+        return psbt.decode(str(text))
+    except ValueError:
+        shown = str(text)[:60]
+        raise RpcError(INVALID_PARAMS, f"{name}: Expected a PSBT: invalid token '\"{shown}\"'") from None
+
+
+def feature_names(bits: tuple[int, ...]) -> list[str]:
+    return [FEATURES[bit] for bit in (12, 22, 50, 46) if bit in bits]

@@ -1,0 +1,196 @@
+"""What every participant of the world has: a key, a wallet, links to others, its ends of channels."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from coincurve import PrivateKey
+
+from .channels import U64_MAX, Channel, End, Htlc
+from .psbt import Tx
+from .wallet import Wallet
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """The opener's side of `open_channel`, as the fundee's openchannel hook sees it (C1)."""
+
+    funding_sat: int
+    push_msat: int
+    channel_type: tuple[int, ...]
+    announce: bool
+    mindepth: int | None
+    reserve_sat: int  # what the opener demands that the fundee keeps
+    feerate_per_kw: int = 2500
+    dust_limit_sat: int = 546
+    htlc_minimum_msat: int = 0
+    to_self_delay: int = 6
+    max_accepted_htlcs: int = 483
+    max_in_flight_msat: int = U64_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAnswer:
+    """The fundee's side: `error` refuses, everything else is `accept_channel`."""
+
+    error: str | None = None
+    mindepth: int = 1
+    htlc_minimum_msat: int = 0
+    to_self_delay: int = 6
+    max_accepted_htlcs: int = 483
+    max_in_flight_msat: int = U64_MAX
+    reserve_sat: int | None = None  # what the fundee demands that the opener keeps; None: 1 %
+
+
+class Party:
+    """Base of nodes and of light peers. `links` holds who is connected now."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.clock = world.clock
+        self.chain = world.chain
+        self.rng = world.rng
+        self.transcript = world.transcript
+        seed = b"%d key of %s" % (world.seed, name.encode())
+        self.private_key = hashlib.sha256(seed).digest()
+        self.public_key = PrivateKey(self.private_key).public_key.format()
+        self.node_id = self.public_key.hex()
+        self.wallet = Wallet(world.chain, self.private_key)
+        self.links: dict[str, Party] = {}
+        self.ends: list[End] = []
+        self.online = True
+
+    # links: overridden where a party wants to know
+
+    def peer_connected(self, peer: Party, direction: str) -> None:
+        """`direction` as lightningd names it: `in` when the other side dialled."""
+
+    def peer_disconnected(self, peer: Party) -> None:
+        """The link is gone; channels to that peer are no longer reestablished."""
+
+    def custommsg_arrived(self, peer: Party, data: bytes) -> None:
+        """A custom message, type included."""
+
+    async def open_requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
+        """Somebody wants to open a channel to us."""
+        return OpenAnswer(error="no channels wanted here")
+
+    def funding_refused(self, opener: Party, tx: Tx) -> str | None:
+        """A text refuses `funding_created`; None signs."""
+        return None
+
+    def channel_created(self, end: End) -> None:
+        """Our end of a new channel exists, state CHANNELD_AWAITING_LOCKIN."""
+        self.ends.append(end)
+        self.send_ready(end)
+
+    def channel_changed(self, end: End, old_state: str | None, cause: str, message: str | None) -> None:
+        """The state of our end changed."""
+
+    def block_mined(self, height: int, block_hash: str) -> None:
+        """A new block."""
+
+    # HTLCs
+
+    def htlc_committed(self, htlc: Htlc) -> None:
+        """Our own HTLC is on the other side now."""
+
+    def htlc_arrived(self, htlc: Htlc) -> None:
+        """A HTLC of the other side is irrevocably committed to us."""
+
+    def htlc_resolved(self, htlc: Htlc) -> None:
+        """Our own HTLC was fulfilled (`preimage`) or failed (`failure`) by the other side."""
+
+    def htlc_removed(self, htlc: Htlc) -> None:
+        """The other side took note of our answer: a HTLC we had received is gone."""
+
+    def init_features(self) -> str:
+        """Feature bits of our `init` message, hex."""
+        return "800898880a8a59a1"
+
+    def redials(self, other: Party) -> bool:
+        """Whether we connect again by ourselves after the other side restarted (R6)."""
+        return bool(self.ends_to(other.node_id))
+
+    # doing
+
+    def ends_to(self, node_id: str) -> list[End]:
+        return [end for end in self.ends if end.peer.node_id == node_id and not end.forgotten]
+
+    def change_state(self, end: End, state: str, cause: str, message: str | None) -> None:
+        """Move our end to `state`, keep it in `state_changes`, tell ourselves."""
+        old, end.state = end.state, state
+        change = {"timestamp": self.clock.iso(), "old_state": old, "new_state": state, "cause": cause}
+        end.state_changes.append({**change, "message": message} if message is not None else change)
+        self.channel_changed(end, old, cause, message)
+
+    def send_ready(self, end: End) -> None:
+        """channel_ready; the channel is usable when both sides have sent and received it."""
+        if end.ready_sent:
+            return
+        end.ready_sent = True
+        channel = end.channel
+
+        def deliver() -> None:
+            for side in reversed(channel.ends):
+                if all(each.ready_sent for each in channel.ends) and side.state == "CHANNELD_AWAITING_LOCKIN":
+                    cause = "user" if side.opener else "remote"
+                    side.owner.change_state(side, "CHANNELD_NORMAL", cause, "Lockin complete")
+
+        channel.post(end.other.owner, deliver)
+
+    def books_msat(self) -> int:
+        """Everything this party owns: wallet, and its side of channels.
+
+        A channel whose funding is withheld counts as what it adds to the wallet that still holds the inputs: the
+        opener's claim less the capacity. A withheld channel its opener gave up is worth nothing to anybody.
+        """
+        total = self.wallet.balance_sat() * 1000
+        for end in self.ends:
+            total += self._end_worth_msat(end)
+        return total
+
+    @staticmethod
+    def _end_worth_msat(end: End) -> int:
+        channel = end.channel
+        if channel.settled_on_chain or (channel.withheld and channel.opener.forgotten):
+            return 0
+        if channel.withheld and end.opener:
+            return end.to_us_msat - channel.capacity_sat * 1000
+        return end.to_us_msat
+
+
+def connect(dialler: Party, listener: Party) -> None:
+    """Link two parties; both learn of it, then their channels are reestablished."""
+    if not (dialler.online and listener.online) or listener.node_id in dialler.links:
+        return
+    dialler.links[listener.node_id] = listener
+    listener.links[dialler.node_id] = dialler
+    listener.peer_connected(dialler, "in")
+    dialler.peer_connected(listener, "out")
+    for end in dialler.ends_to(listener.node_id):
+        if not end.other.forgotten:
+            asyncio.get_running_loop().call_soon(_reestablish, end.channel, dialler, listener)
+
+
+def _reestablish(channel: Channel, first: Party, second: Party) -> None:
+    if second.node_id in first.links:
+        channel.set_reestablished(True)
+
+
+def disconnect(first: Party, second: Party) -> None:
+    """Cut the link between two parties."""
+    if first.links.pop(second.node_id, None) is None:
+        return
+    second.links.pop(first.node_id, None)
+    for end in first.ends_to(second.node_id):
+        end.channel.set_reestablished(False)
+    second.peer_disconnected(first)
+    first.peer_disconnected(second)

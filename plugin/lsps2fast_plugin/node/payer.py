@@ -1,0 +1,222 @@
+"""Somebody who pays: channels to the LSP, real onions, one result per part as waitsendpay gives it (H7)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from . import failures, tlv
+from .channels import End, Htlc
+from .client import ClientInvoice
+from .closing import force_close
+from .invoices import Invoice
+from .onions import Failed, Hop, Plain, Sphinx
+from .party import Party
+
+if TYPE_CHECKING:
+    from .lightningd import Node
+    from .world import World
+
+FINAL_DELTA_BLOCKS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """`code` 0: paid. 202 unreadable, 203 the payee says no for good, 204 anything else."""
+
+    code: int
+    preimage: bytes | None = None
+    failcode: int = 0
+    raw_message: bytes = b""
+    erring_index: int = 0
+
+    @property
+    def failcodename(self) -> str | None:
+        return failures.NAMES.get(self.failcode)
+
+    @property
+    def message(self) -> str:
+        """lightningd's error text."""
+        if self.code == 202:
+            return "Malformed error reply"
+        name = self.failcodename or f"UNKNOWN {self.failcode if self.failcode >= 0 else -1}"
+        return f"failed: {name} (reply from remote)"
+
+
+@dataclass(eq=False)
+class Part:
+    """One HTLC of a payment."""
+
+    amount_msat: int
+    end: End
+    htlc: Htlc
+    result: asyncio.Future[PartResult]
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentResult:
+    """What all parts came to; `paid` when every part was fulfilled."""
+
+    parts: tuple[PartResult, ...]
+
+    @property
+    def paid(self) -> bool:
+        return all(part.code == 0 for part in self.parts)
+
+    @property
+    def preimage(self) -> bytes | None:
+        return next((part.preimage for part in self.parts if part.preimage is not None), None)
+
+    @property
+    def raw_messages(self) -> list[str]:
+        """Failure messages in hex, "" for paid parts."""
+        return [part.raw_message.hex() for part in self.parts]
+
+    @property
+    def codes(self) -> list[int]:
+        return [part.code for part in self.parts]
+
+
+@dataclass(eq=False)
+class Payment:
+    """Parts under way; `await payment` gives a PaymentResult, within the world's time limit."""
+
+    payer: Payer
+    payment_hash: bytes
+    parts: list[Part] = field(default_factory=list)
+
+    def __await__(self) -> Generator[Any, None, PaymentResult]:
+        return self.wait().__await__()
+
+    async def wait(self, timeout_s: float | None = None) -> PaymentResult:
+        """Bounded by real time; raises WaitTimeout with the last lines of the transcript."""
+        futures = [part.result for part in self.parts]
+        results = await self.payer.world.bounded(asyncio.gather(*futures), timeout_s, f"payment of {self.payer.name}")
+        return PaymentResult(tuple(results))
+
+    @property
+    def done(self) -> bool:
+        return all(part.result.done() for part in self.parts)
+
+
+class Payer(Party):
+    """Pays over its channels to the LSP. `channels` are its ends of them, in the order they were made."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.payments: dict[bytes, list[Part]] = {}
+        self.by_htlc: dict[Htlc, Part] = {}
+        self.force_closed: list[End] = []
+        self.paid_msat = 0
+        self._session = 0
+
+    @property
+    def channels(self) -> list[End]:
+        return self.ends
+
+    def pay(
+        self,
+        invoice: ClientInvoice | Invoice,
+        amounts_msat: list[int] | None = None,
+        *,
+        channels: list[int] | None = None,
+        scid: str | None = None,
+        total_msat: int | None = None,
+        overpay_msat: int = 0,
+        cltv_delta: int | None = None,
+        final_delta: int = FINAL_DELTA_BLOCKS,
+        extra_tlvs: bytes = b"",
+        more: dict[int, bytes] | None = None,
+    ) -> Payment:
+        """Send the parts; part k goes over channel `channels[k]` (default: in turn).
+
+        `scid` replaces the hop hint, `overpay_msat` is put on the first hop of each part, `more` adds records to
+        the payload of the LSP's hop.
+        """
+        whole_msat = invoice.amount_msat or 0
+        amounts_msat = amounts_msat or [whole_msat]
+        total = total_msat if total_msat is not None else sum(amounts_msat)
+        payment = Payment(self, invoice.payment_hash)
+        final_cltv = self.chain.height + final_delta
+        for place, amount_msat in enumerate(amounts_msat):
+            end = self.ends[channels[place] if channels else place % len(self.ends)]
+            hops = self._hops(invoice, end, amount_msat, total, final_cltv, scid, more)
+            delta = 0 if len(hops) == 1 else cltv_delta if cltv_delta is not None else self._delta(invoice)
+            first_msat = amount_msat + overpay_msat
+            payment.parts.append(self._send(payment, end, first_msat, final_cltv + delta, hops, extra_tlvs))
+        return payment
+
+    @staticmethod
+    def _delta(invoice: ClientInvoice | Invoice) -> int:
+        return invoice.cltv_delta if isinstance(invoice, ClientInvoice) else 0
+
+    @staticmethod
+    def _hops(
+        invoice: ClientInvoice | Invoice,
+        end: End,
+        amount_msat: int,
+        total_msat: int,
+        final_cltv: int,
+        scid: str | None,
+        more: dict[int, bytes] | None,
+    ) -> list[Hop]:
+        secret = invoice.payment_secret
+        final = tlv.hop_payload(amount_msat, final_cltv, payment_secret=secret, total_msat=total_msat)
+        if isinstance(invoice, Invoice):
+            return [(bytes.fromhex(end.peer.node_id), final)]
+        hint = scid or invoice.scid or invoice.payee.ends[0].other.scid_now()
+        middle = tlv.hop_payload(amount_msat, final_cltv, hint, more=more)
+        return [(bytes.fromhex(end.peer.node_id), middle), (bytes.fromhex(invoice.payee.node_id), final)]
+
+    def _send(
+        self, payment: Payment, end: End, amount_msat: int, cltv_expiry: int, hops: list[Hop], extra_tlvs: bytes
+    ) -> Part:
+        self._session += 1
+        kind = Sphinx if self.world.sphinx else Plain
+        onion = kind.build(self.rng.randbytes(32), hops, payment.payment_hash)
+        future: asyncio.Future[PartResult] = asyncio.get_running_loop().create_future()
+        htlc = end.channel.offer(end, amount_msat, cltv_expiry, payment.payment_hash, onion, extra_tlvs)
+        part = Part(amount_msat, end, htlc, future)
+        self.by_htlc[htlc] = part
+        return part
+
+    def htlc_resolved(self, htlc: Htlc) -> None:
+        part = self.by_htlc.pop(htlc, None)
+        if part is None or part.result.done():
+            return
+        if htlc.preimage is not None:
+            self.paid_msat += htlc.amount_msat
+            part.result.set_result(PartResult(0, htlc.preimage))
+            return
+        part.result.set_result(self._failure(htlc, htlc.onion.unwrap(htlc.failure or b"")))
+
+    @staticmethod
+    def _failure(htlc: Htlc, failed: Failed) -> PartResult:
+        if failed.hop < 0 or not failed.message:
+            return PartResult(202)
+        code = failures.code_of(failed.message)
+        hops = 1 if htlc.taker.owner.node_id == "" else failed.hop + 1
+        final = _is_final(htlc, failed.hop)
+        permanent = bool(code > 0 and code & 0x4000)
+        return PartResult(203 if final and permanent else 204, None, code, failed.message, hops)
+
+    def block_mined(self, height: int, block_hash: str) -> None:
+        """H14: one block after the expiry of an HTLC that is still open the channel is closed by force."""
+        for end in self.ends:
+            late = [htlc for htlc in end.live.values() if height > htlc.cltv_expiry]
+            if late and not end.channel.dead:
+                self.force_closed.append(end)
+                force_close(end, f"Offered HTLC {late[0].id} cltv {late[0].cltv_expiry} hit deadline")
+
+
+def _is_final(htlc: Htlc, hop: int) -> bool:
+    secrets = htlc.onion.secrets if isinstance(htlc.onion, Sphinx) else None
+    hops = len(secrets) if secrets is not None else len(htlc.onion.hops) if isinstance(htlc.onion, Plain) else 0
+    return hop + 1 == hops
+
+
+def upstream(node: Node) -> list[End]:
+    """Ends of a node over which payers reach it."""
+    return [end for end in node.ends if isinstance(end.peer, Payer)]

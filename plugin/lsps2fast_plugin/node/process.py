@@ -1,0 +1,262 @@
+"""A plugin as a child process: started, spoken to and ended exactly as lightningd does it (W1-W6, W11, M2).
+
+It runs the real executable with its own pipes. Requests may be in flight by the hundred; each answer goes to the
+callback given with the request. What lightningd kills a plugin for, this kills it for: broken JSON, an answer to
+a request that is not open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import frames
+from .errors import PluginFailed, RpcError
+from .manifest import Manifest, read_manifest, set_options
+
+if TYPE_CHECKING:
+    from .lightningd import Node
+
+Reply = Callable[[dict[str, Any] | None], None]  # the whole answer; None when the plugin is gone
+
+
+class Plugin(asyncio.Protocol):
+    """One plugin of one node. `alive` until its pipe ends; `ready` once `init` was answered."""
+
+    def __init__(self, node: Node, argv: list[str], options: dict[str, Any], env: dict[str, str]) -> None:
+        self.node = node
+        self.argv = argv
+        self.options = options
+        self.env = env
+        self.name = Path(argv[-1]).name if len(argv) > 1 and argv[0].endswith("python") else Path(argv[0]).name
+        self.path = argv[-1] if len(argv) > 1 else argv[0]
+        self.peer = f"{node.name}/plugin"
+        self.manifest = Manifest()
+        self.registered = False
+        self.ready = False
+        self.alive = False
+        self.started_at_daemon_start = True
+        self.stderr: deque[str] = deque(maxlen=200)
+        self.exit_code: int | None = None
+        self.gone = asyncio.Event()
+        self._splitter = frames.Splitter()
+        self._pending: dict[str, Reply] = {}
+        self._outbox: list[bytes] = []
+        self._process: asyncio.subprocess.Process
+        self._writer: asyncio.WriteTransport | None = None
+        self._reader: asyncio.ReadTransport | None = None
+
+    # life
+
+    async def launch(self) -> None:
+        """Start the process with real pipes, the environment of lightningd and its directory as cwd."""
+        loop = asyncio.get_running_loop()
+        child_in, host_out = os.pipe()
+        host_in, child_out = os.pipe()
+        environment = {**os.environ, **self.env, "LIGHTNINGD_PLUGIN": "1", "LIGHTNINGD_VERSION": self.node.version}
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self.argv,
+                stdin=child_in,
+                stdout=child_out,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=self.node.lightning_dir,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(host_out)
+            os.close(host_in)
+            raise PluginFailed(f"{self.path}: {error}") from None
+        finally:
+            os.close(child_in)
+            os.close(child_out)
+        self._reader, _ = await loop.connect_read_pipe(lambda: self, os.fdopen(host_in, "rb", 0))
+        self._writer, _ = await loop.connect_write_pipe(asyncio.Protocol, os.fdopen(host_out, "wb", 0))
+        self.alive = True
+        self.node.transcript.mark(self.peer, "plugin process start", plugin=self.name)
+        self.node.spawn(self._read_stderr())
+        self.node.spawn(self._wait_for_exit())
+
+    async def handshake(self, startup: bool) -> None:
+        """`getmanifest`, then `init`; hooks are live from the manifest on, so they may come before `init` (W11)."""
+        self.started_at_daemon_start = startup
+        answer = await self.ask("getmanifest", {"allow-deprecated-apis": False})
+        self.manifest = read_manifest(answer, starting_dynamically=not startup)
+        set_options(self.manifest, self.options, "cmdline")
+        self.node.check_methods(self)
+        self.registered = True
+        self.node.plugin_registered(self)
+        configuration = {
+            "lightning-dir": self.node.lightning_dir,
+            "rpc-file": "lightning-rpc",
+            "startup": startup,
+            "network": "regtest",
+            "feature_set": self.node.feature_set(),
+        }
+        result = await self.ask("init", {"options": self.manifest.init_options(), "configuration": configuration})
+        if isinstance(result, dict) and "disable" in result:
+            raise PluginFailed(f"disabled itself at init: {result['disable']}")
+        self.ready = True
+        self.node.plugin_ready(self)
+
+    async def ask(self, method: str, params: Any) -> Any:
+        """Send and wait, bounded by the host's patience (W6); raises PluginFailed."""
+        future: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+
+        def done(answer: dict[str, Any] | None) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        self.request(method, params, done)
+        try:
+            answer = await asyncio.wait_for(future, self.node.plugin_patience_s)
+        except TimeoutError:
+            raise PluginFailed(f"timed out before replying to {method}") from None
+        if answer is None:
+            raise PluginFailed(f"exited before completing handshake.{self.last_words()}")
+        if "error" in answer:
+            raise PluginFailed(f"{method}: {answer['error']}")
+        return answer.get("result")
+
+    def last_words(self) -> str:
+        """The end of its stderr, for error messages."""
+        return "\n" + "\n".join(self.stderr) if self.stderr else ""
+
+    def close_pipes(self) -> None:
+        """What a dying lightningd leaves: EOF on the plugin's stdin; what it still writes is not read."""
+        if self._writer is not None:
+            self._flush()
+            self._writer.close()
+        if self._reader is not None:
+            self._reader.close()
+        self.alive = self.registered = self.ready = False
+        self._pending.clear()
+
+    def kill(self, sign: int = signal.SIGKILL) -> None:
+        """Send a signal to the process (only to this one, by its pid)."""
+        if self.exit_code is None:
+            self._process.send_signal(sign)
+
+    async def end(self, grace_s: float) -> None:
+        """Wait for the process to end by itself, then SIGKILL; always leaves no process behind."""
+        try:
+            await asyncio.wait_for(self.gone.wait(), grace_s)
+        except TimeoutError:
+            self.node.note(f"plugin {self.name}: failed to self-terminate in time, killing")
+            self.kill()
+            await self.gone.wait()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            text = line.decode("utf-8", "replace").rstrip("\n")
+            self.stderr.append(text)
+            self.node.logs.append(("debug", f"plugin-{self.name}", text))
+
+    async def _wait_for_exit(self) -> None:
+        self.exit_code = await self._process.wait()
+        self.node.transcript.mark(self.peer, "plugin process exit", rc=self.exit_code)
+        self.gone.set()
+
+    # pipes
+
+    def request(self, method: str, params: Any, reply: Reply, caller_id: str = "") -> None:
+        """`params` is an object, or raw JSON bytes that are passed on verbatim (W9)."""
+        request_id = self.node.next_id(method, caller_id)
+        self._pending[request_id] = reply
+        if isinstance(params, bytes):
+            head = frames.encode({"jsonrpc": "2.0", "id": request_id, "method": method})[:-3]
+            self._send(head + b',"params":' + params + b"}\n\n")
+            shown = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params.decode("utf-8", "replace")}
+            self.node.transcript.add("host>plugin", self.peer, shown)
+            return
+        message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+        self.node.transcript.add("host>plugin", self.peer, message)
+        self._send(frames.encode(message))
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        """The payload sits under its own name (W3)."""
+        message = {"jsonrpc": "2.0", "method": method, "params": {method: params}}
+        self.node.transcript.add("host>plugin", self.peer, message)
+        self._send(frames.encode(message))
+
+    def _send(self, frame: bytes) -> None:
+        if not self.alive:
+            return
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox.append(frame)
+
+    def _flush(self) -> None:
+        if self._outbox and self._writer is not None and not self._writer.is_closing():
+            self._writer.write(b"".join(self._outbox))
+        self._outbox.clear()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._splitter.feed(data):
+                self._take(frames.parse(frame))
+                if not self.alive:
+                    return
+        except frames.BadFrame as error:
+            self._condemn(f"Failed to parse JSON: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.alive:
+            return
+        self.alive = self.registered = self.ready = False
+        self.node.transcript.mark(self.peer, "eof plugin>host")
+        if self._writer is not None:
+            self._writer.close()
+        pending, self._pending = self._pending, {}
+        for reply in pending.values():
+            reply(None)
+        self.node.plugin_gone(self)
+
+    def _condemn(self, reason: str) -> None:
+        self.node.note(f"Killing plugin {self.name}: {reason}")
+        self.kill()
+        if self._reader is not None:
+            self._reader.close()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        self.node.transcript.add("plugin>host", self.peer, message)
+        if "method" in message:
+            self._notified(message["method"], message.get("params") or {})
+            return
+        reply = self._pending.pop(str(message.get("id")), None)
+        if reply is None:
+            self._condemn(f"Received a JSON-RPC response for non-existent request {message.get('id')!r}")
+            return
+        reply(message)
+
+    def _notified(self, method: str, params: dict[str, Any]) -> None:
+        if method == "log":
+            level, text = params.get("level", "info"), str(params.get("message", ""))
+            self.node.logs.append((level, f"plugin-{self.name}", text))
+            if level in ("warn", "error"):
+                self.node.warn(f"plugin-{self.name}", text, level)
+        elif method in self.manifest.notifications:
+            self.node.forward_custom_notification(self, method, params)
+        else:
+            self.node.note(f"plugin {self.name} sent unregistered notification {method}")
+
+
+def rpc_outcome(answer: dict[str, Any] | None, name: str) -> tuple[Any, RpcError | None]:
+    """A plugin's answer to a method call as the caller of the method gets it."""
+    if answer is None:
+        return None, RpcError(-4, f"Plugin terminated before replying to RPC call {name}.")
+    if "error" in answer:
+        error = answer["error"]
+        return None, RpcError(int(error.get("code", -1)), str(error.get("message", "")), error.get("data"))
+    return answer.get("result"), None

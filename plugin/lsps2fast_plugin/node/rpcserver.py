@@ -1,0 +1,107 @@
+"""The `lightning-rpc` unix socket: many requests in flight per connection, answered when done (P1)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from . import frames
+from .errors import INVALID_REQUEST, RpcError
+
+if TYPE_CHECKING:
+    from .faults import Fault
+    from .lightningd import Node
+
+
+class Connection(asyncio.Protocol):
+    """One client of the socket. What it sends counts as coming from this node's plugin in the transcript."""
+
+    def __init__(self, server: RpcServer) -> None:
+        self.server = server
+        self.node = server.node
+        self.splitter = frames.Splitter()
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.connections.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self.splitter.feed(data):
+                self._take(frame, frames.parse(frame))
+        except frames.BadFrame as error:
+            self.node.note(f"RPC connection closed: {error}")
+            self.transport.close()
+
+    def _take(self, frame: bytes, request: dict[str, Any]) -> None:
+        self.node.transcript.add("rpc>host", self.server.peer, request)
+        method, request_id = request.get("method"), request.get("id")
+        if not isinstance(method, str) or request_id is None:
+            self.answer(request_id, None, RpcError(INVALID_REQUEST, "No method or id"))
+            return
+        params = request.get("params", {})
+        fault = self.node.faults.find(method, params)
+        if fault is None:
+            outcome = self.node.run_method(method, params, frame, str(request_id))
+            if not isinstance(outcome, asyncio.Future):
+                self.answer(request_id, *outcome)
+                return
+            outcome.add_done_callback(lambda done: self._done(request_id, done))
+            return
+        self.node.spawn(self._faulty(fault, method, params, frame, request_id))
+
+    def _done(self, request_id: Any, done: asyncio.Future[tuple[Any, RpcError | None]]) -> None:
+        if not done.cancelled():
+            self.answer(request_id, *done.result())
+
+    async def _faulty(self, fault: Fault, method: str, params: Any, frame: bytes, request_id: Any) -> None:
+        outcome: tuple[Any, RpcError | None] = (None, fault.error)
+        if fault.carry_out:
+            outcome = await self.node.finish_method(method, params, frame, str(request_id))
+        if fault.wait:
+            await fault.released.wait()
+        if fault.error is not None:
+            outcome = (None, fault.error)
+        elif not fault.carry_out:
+            outcome = await self.node.finish_method(method, params, frame, str(request_id))
+        for _ in range(2 if fault.repeat else 1):
+            self.answer(request_id, *outcome)
+
+    def answer(self, request_id: Any, result: Any, error: RpcError | None) -> None:
+        if self.transport.is_closing():
+            return
+        body: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id}
+        if error is not None:
+            body["error"] = error.to_json()
+        else:
+            body["result"] = result
+        self.node.transcript.add("host>rpc", self.server.peer, body)
+        self.transport.write(frames.encode(body))
+
+
+class RpcServer:
+    """The listening socket of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.peer = f"{node.name}/plugin-rpc"
+        self.connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, path: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Connection(self), path)
+
+    def stop(self) -> None:
+        """Hang up on everybody at once, as a dying lightningd does."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in list(self.connections):
+            connection.transport.abort()
+        self.connections.clear()

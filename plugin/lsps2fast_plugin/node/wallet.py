@@ -1,0 +1,178 @@
+"""The on-chain wallet: outputs, reservations that end with blocks, coin selection (contract O1, O9, section 5)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from . import psbt
+from .address import script_to_address
+from .chain import Chain
+from .errors import LIGHTNINGD, ChainReject, RpcError
+from .psbt import Outpoint, Output, Tx
+
+RESERVE_BLOCKS = 72
+INPUT_WEIGHT = 230  # one taproot key spend
+OUTPUT_WEIGHT = 172
+FEERATE_PERKW = 253
+CHANGE_MIN_SAT = 330
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What `fundpsbt` was asked for."""
+
+    amount_sat: int | None  # None: "all"
+    startweight: int
+    feerate_perkw: int
+    minconf: int
+    reserve_blocks: int
+    excess_as_change: bool
+
+
+class Wallet:
+    """Owns every output whose script it made; `reserved` maps an outpoint to the height where that ends."""
+
+    def __init__(self, chain: Chain, secret: bytes) -> None:
+        self.chain = chain
+        self.secret = secret
+        self.scripts: set[bytes] = set()
+        self.reserved: dict[Outpoint, int] = {}
+
+    def new_script(self) -> bytes:
+        key = hashlib.sha256(self.secret + b"address %d" % len(self.scripts)).digest()
+        script = b"\x51\x20" + key
+        self.scripts.add(script)
+        return script
+
+    def outputs(self) -> dict[Outpoint, Output]:
+        return {point: output for point, output in self.chain.unspent.items() if output.script in self.scripts}
+
+    def balance_sat(self) -> int:
+        return sum(output.amount_sat for output in self.outputs().values())
+
+    def is_reserved(self, point: Outpoint) -> bool:
+        return self.reserved.get(point, 0) > self.chain.height
+
+    def fund(self, need: Need) -> dict[str, Any]:
+        """Choose confirmed, unreserved outputs; raises 301 with the sum that is missing."""
+        free = {point: output for point, output in self.outputs().items() if self._usable(point, need.minconf)}
+        chosen: dict[Outpoint, Output] = {}
+        weight = need.startweight
+        target_sat = need.amount_sat if need.amount_sat is not None else 0
+        for point, output in free.items():
+            if need.amount_sat is not None and self._excess(chosen, target_sat, weight, need.feerate_perkw) >= 0:
+                break
+            chosen[point] = output
+            weight += INPUT_WEIGHT
+        excess_sat = self._excess(chosen, target_sat, weight, need.feerate_perkw)
+        if excess_sat < 0 or not chosen:
+            asked = "all" if need.amount_sat is None else f"{need.amount_sat}sat"
+            text = f"Could not afford {asked} using all {len(free)} available UTXOs: {-excess_sat}sat short"
+            raise RpcError(301, text)
+        return self._build(chosen, weight, excess_sat, need)
+
+    def _usable(self, point: Outpoint, minconf: int) -> bool:
+        # h_no_funds: a deposit in the mempool is not seen even with minconf=0
+        return not self.is_reserved(point) and self.chain.depth(point[0]) >= max(minconf, 1)
+
+    @staticmethod
+    def _excess(chosen: dict[Outpoint, Output], target_sat: int, weight: int, feerate_perkw: int) -> int:
+        have_sat = sum(output.amount_sat for output in chosen.values())
+        return have_sat - target_sat - weight * feerate_perkw // 1000
+
+    def _build(self, chosen: dict[Outpoint, Output], weight: int, excess_sat: int, need: Need) -> dict[str, Any]:
+        outputs: tuple[Output, ...] = ()
+        fee_all = (weight + OUTPUT_WEIGHT) * need.feerate_perkw // 1000
+        change_sat = excess_sat - (fee_all - weight * need.feerate_perkw // 1000)
+        with_change = need.excess_as_change and change_sat >= CHANGE_MIN_SAT
+        if with_change:
+            outputs = (Output(change_sat, self.new_script()),)
+            weight += OUTPUT_WEIGHT
+        tx = Tx(tuple(chosen), outputs, tuple(chosen.values()), self.chain.height)
+        answer: dict[str, Any] = {
+            "psbt": psbt.encode(tx),
+            "feerate_per_kw": need.feerate_perkw,
+            "estimated_final_weight": weight,
+            "excess_msat": 0 if with_change else excess_sat * 1000,
+        }
+        if with_change:
+            answer["change_outnum"] = 0
+        if need.reserve_blocks:
+            answer["reservations"] = self.reserve(tx, need.reserve_blocks, exclusive=True)
+        return answer
+
+    def reserve(self, tx: Tx, blocks: int, exclusive: bool) -> list[dict[str, Any]]:
+        """Add `blocks` to each reservation, counted from now if there is none."""
+        mine = [point for point in tx.inputs if point in self.outputs()]
+        for point in mine:
+            if exclusive and self.is_reserved(point):
+                raise RpcError(LIGHTNINGD, f"{point[0]}:{point[1]} already reserved")
+        rows = []
+        for txid, vout in mine:
+            before = self.is_reserved((txid, vout))
+            start = self.reserved[txid, vout] if before else self.chain.height
+            self.reserved[txid, vout] = start + blocks
+            row = {"txid": txid, "vout": vout, "was_reserved": before, "reserved": True}
+            rows.append({**row, "reserved_to_block": self.reserved[txid, vout]})
+        return rows
+
+    def unreserve(self, tx: Tx, blocks: int) -> list[dict[str, Any]]:
+        """Take `blocks` off each reservation; a row only for what was reserved (O9: none is no error)."""
+        rows = []
+        for txid, vout in tx.inputs:
+            if not self.is_reserved((txid, vout)):
+                continue
+            self.reserved[txid, vout] -= blocks
+            still = self.is_reserved((txid, vout))
+            row: dict[str, Any] = {"txid": txid, "vout": vout, "was_reserved": True, "reserved": still}
+            if still:
+                row["reserved_to_block"] = self.reserved[txid, vout]
+            else:
+                del self.reserved[txid, vout]
+            rows.append(row)
+        return rows
+
+    def release(self, tx: Tx) -> None:
+        """Drop the whole reservation, as closing a withheld channel does (A2)."""
+        for point in tx.inputs:
+            self.reserved.pop(point, None)
+
+    def sign(self, tx: Tx) -> Tx:
+        """Sign inputs that are ours; each must be reserved (O1)."""
+        for point in tx.inputs:
+            if not self.is_reserved(point):
+                text = f"Aborting PSBT signing. UTXO {point[0]}:{point[1]} is not reserved"
+                raise RpcError(LIGHTNINGD, text)
+        return tx.sign(self.secret)
+
+    def send(self, tx: Tx) -> dict[str, Any]:
+        """Broadcast; raises -1 with bitcoind's words (O6)."""
+        raw = tx.serialize().hex()
+        try:
+            txid = self.chain.submit(tx)
+        except ChainReject as refused:
+            text = f"Error broadcasting transaction: {refused}. Unsent tx discarded {raw}"
+            raise RpcError(LIGHTNINGD, text) from None
+        return {"tx": raw, "txid": txid}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """`outputs` of listfunds."""
+        rows = []
+        for (txid, vout), output in self.outputs().items():
+            row: dict[str, Any] = {
+                "txid": txid,
+                "output": vout,
+                "amount_msat": output.amount_sat * 1000,
+                "scriptpubkey": output.script.hex(),
+                "address": script_to_address(output.script),
+                "status": "confirmed" if txid in self.chain.confirmed else "unconfirmed",
+            }
+            if txid in self.chain.confirmed:
+                row["blockheight"] = self.chain.confirmed[txid][0]
+            row["reserved"] = self.is_reserved((txid, vout))
+            if row["reserved"]:
+                row["reserved_to_block"] = self.reserved[txid, vout]
+            rows.append(row)
+        return rows

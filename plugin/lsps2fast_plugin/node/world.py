@@ -1,0 +1,245 @@
+"""A world: chain, clock, one LSP node, wallets and payers around it; everything is cleaned up at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .chain import Chain
+from .channels import Channel, End
+from .client import Client
+from .clock import Clock
+from .errors import WaitTimeout
+from .lightningd import Node
+from .openings import make_end
+from .party import Party, connect
+from .payer import Payer
+from .transcript import Transcript
+
+T = TypeVar("T")
+PLAN_HEIGHT = 103
+_directories: set[str] = set()
+
+
+def _sweep() -> None:
+    for directory in _directories:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+atexit.register(_sweep)  # for an interpreter that ends inside a world
+
+
+class World:
+    """See the package docstring. All waits are bounded by `timeout_s` of real time."""
+
+    def __init__(
+        self,
+        seed: int = 0,
+        plugin: list[str] | None = None,
+        options: dict[str, Any] | None = None,
+        env: dict[str, str] | None = None,
+        *,
+        fee_base_msat: int = 1,
+        fee_ppm: int = 10,
+        wallet_sat: tuple[int, ...] = (1_000_000, 1_000_000, 1_000_000),
+        height: int = 109,
+        sphinx: bool = True,
+        transcript_limit: int | None = None,
+        timeout_s: float = 10.0,
+        exit_grace_s: float = 5.0,
+        test_clock: bool = True,
+    ) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.clock = Clock()
+        self.chain = Chain(height)
+        self.transcript = Transcript(transcript_limit)
+        self.sphinx = sphinx
+        self.timeout_s = timeout_s
+        self.exit_grace_s = exit_grace_s
+        self.env = {"LSPS2FAST_TEST_CLOCK": "1"} if test_clock else {}
+        self.env |= env or {}
+        self.problems: list[BaseException] = []
+        self.channels: list[Channel] = []
+        self.parties: dict[str, Party] = {}
+        self.nodes: list[Node] = []
+        self.address_book: dict[str, Party] = {}
+        self.driver_calls = 0
+        self.directory = tempfile.mkdtemp(prefix="l2f-", dir="/tmp" if os.path.isdir("/tmp") else None)
+        _directories.add(self.directory)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._upstream_count = 0
+        self._plugin = plugin
+        self._options = options or {}
+        self.lsp = self.add_node("lsp", fee_base_msat=fee_base_msat, fee_ppm=fee_ppm, wallet_sat=wallet_sat)
+        self.chain.listeners.append(self._block)
+        self._opening_books: dict[str, int] = {}
+
+    async def __aenter__(self) -> World:
+        try:
+            if self._plugin is not None:
+                self.lsp.plan_plugin(self._plugin, self._options, self.env)
+            await self.lsp.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+        if error is None and self.problems:
+            raise self.problems[0]
+
+    async def close(self) -> None:
+        """End every process, socket and directory; harmless when repeated."""
+        for task in list(self._tasks):
+            task.cancel()
+        for node in self.nodes:
+            await node.dispose()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        _directories.discard(self.directory)
+
+    # people
+
+    def add_node(
+        self, name: str, *, fee_base_msat: int = 1, fee_ppm: int = 10, wallet_sat: tuple[int, ...] = ()
+    ) -> Node:
+        """A full node, not started; give it plugins with `plan_plugin()` and then `await node.start()`."""
+        node = Node(self, name, Path(self.directory) / name, fee_base_msat=fee_base_msat, fee_ppm=fee_ppm)
+        for amount_sat in wallet_sat:
+            self.chain.grant(amount_sat, node.wallet.new_script())
+        self.nodes.append(node)
+        self.parties[name] = node
+        return node
+
+    def client(
+        self, name: str = "client", *, connected: bool = True, address_known: bool = False, **behaviour: Any
+    ) -> Client:
+        """A light wallet, connected to the LSP; keywords are fields of `Behaviour`."""
+        client = Client(self, name, **behaviour)
+        self.parties[name] = client
+        if address_known:
+            self.address_book[client.node_id] = client
+        if connected:
+            connect(client, self.lsp)
+        return client
+
+    def payer(self, name: str = "payer", channels: int = 1, capacity_sat: int = 1_000_000) -> Payer:
+        """Somebody with confirmed channels to the LSP, all money on his side."""
+        payer = Payer(self, name)
+        self.parties[name] = payer
+        connect(payer, self.lsp)
+        for _ in range(channels):
+            self.add_channel(payer, self.lsp, capacity_sat)
+        return payer
+
+    def add_channel(
+        self, opener: Party, other: Party, capacity_sat: int = 1_000_000, *, push_msat: int = 0, private: bool = False
+    ) -> End:
+        """A channel that has long been there: confirmed, normal. The opener's end is returned."""
+        self._upstream_count += 1
+        spot = (PLAN_HEIGHT, self._upstream_count)
+        txid, vout = self.chain.grant(capacity_sat, b"\0\x20" + self._upstream_count.to_bytes(32, "big"), at=spot)
+        channel = Channel(capacity_sat, (12, 22), (txid, vout), private)
+        ours = make_end(channel, opener, capacity_sat * 1000 - push_msat)
+        theirs = make_end(channel, other, push_msat)
+        channel.join(ours, theirs)
+        for end in (ours, theirs):
+            end.reserve_sat = max(capacity_sat // 100, 546)
+            end.htlc_maximum_msat = (capacity_sat - end.reserve_sat) * 1000
+            end.ready_sent = True
+            end.state = "CHANNELD_NORMAL"
+            end.scid = f"{spot[0]}x{spot[1]}x{vout}"
+            end.owner.ends.append(end)
+            if isinstance(end.owner, Node):
+                end.owner.end_defaults(end)
+        channel.set_reestablished(other.node_id in opener.links)
+        self.channels.append(channel)
+        return ours
+
+    # time
+
+    def mine(self, blocks: int = 1) -> None:
+        """Mine blocks; the first takes the mempool."""
+        self.chain.mine(blocks)
+
+    def _block(self, height: int, block_hash: str) -> None:
+        for party in list(self.parties.values()):
+            party.block_mined(height, block_hash)
+
+    async def advance(self, seconds: float) -> None:
+        """Turn the clock of the world, and that of every plugin that has `lsps2-dev-advance`."""
+        self.clock.advance(seconds)
+        for node in self.nodes:
+            for plugin in node.plugins:
+                if "lsps2-dev-advance" in plugin.manifest.methods and node.state == "running":
+                    await node.call("lsps2-dev-advance", {"seconds": seconds})
+
+    # waiting
+
+    async def bounded(self, work: Awaitable[T], timeout_s: float | None, what: str) -> T:
+        """`await work` within the limit; raises WaitTimeout that shows the last lines of the transcript."""
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        try:
+            return await asyncio.wait_for(work, limit_s)
+        except TimeoutError:
+            raise WaitTimeout(f"no {what} within {limit_s} s\n{self.state()}\n{self.transcript.tail()}") from None
+
+    async def until(
+        self, condition: Callable[[], object], what: str = "condition", timeout_s: float | None = None
+    ) -> None:
+        """Wait until `condition()` is true; raises WaitTimeout."""
+
+        async def poll() -> None:
+            while not condition():  # noqa: ASYNC110  (any plain condition; there is no event to wait for)
+                await asyncio.sleep(0.001)
+
+        await self.bounded(poll(), timeout_s, what)
+
+    def background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task that ends with the world."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def state(self) -> str:
+        """One line per node: for error messages."""
+        lines = []
+        for node in self.nodes:
+            plugins = ", ".join(f"{plugin.name} {'ready' if plugin.ready else 'starting'}" for plugin in node.plugins)
+            lines.append(f"  {node.name}: {node.state} {node.crash_log} plugins: {plugins or 'none'}")
+            for plugin in node.plugins:
+                lines += [f"    stderr: {line}" for line in list(plugin.stderr)[-8:]]
+        return "\n".join([*lines, *(f"  problem: {problem!r}" for problem in self.problems)])
+
+    # books
+
+    def open_books(self) -> None:
+        """From now on `books()` counts changes from here (parties that come later start from nothing)."""
+        self._opening_books = {name: party.books_msat() for name, party in self.parties.items()}
+
+    def books(self) -> dict[str, int]:
+        """What every party gained (msat) since `open_books()`, plus `chain_fees`; the sum is always 0.
+
+        Without `open_books()` it is what everybody owns and the sum is all money issued.
+        """
+        return {name: party.books_msat() - self._opening_books.get(name, 0) for name, party in self.parties.items()}
+
+    def check_books(self) -> None:
+        """Coins are conserved: what all own, plus fees paid to miners, is what was issued."""
+        owned_msat = sum(party.books_msat() for party in self.parties.values())
+        issued_msat = (self.chain.issued_sat - self.chain.fees_sat) * 1000
+        if owned_msat != issued_msat:
+            raise AssertionError(f"books do not balance: {owned_msat} owned, {issued_msat} issued: {self.books()}")
