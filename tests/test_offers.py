@@ -332,13 +332,18 @@ def test_the_heap_does_not_grow_with_what_is_gone() -> None:
     """B-14, T31: bounded memory under buys that come and go, and holds that come and go."""
     book = Offers()
     book.add(buy(1))
+    book.add(buy(2))
+    book.add(buy(3))
+    book.hold(3)
     for scid in range(10, 5000):
         book.add(buy(scid))
         book.remove(scid)
         book.hold(1)
         book.release(1)
     assert len(book._due) <= 2 * len(book) + 64
-    assert scids_of(book.expired(VALID_UNTIL_MS)) == [1]
+    assert scids_of(book.expired(VALID_UNTIL_MS)) == [1, 2]
+    book.release(3)
+    assert scids_of(book.expired(VALID_UNTIL_MS)) == [3]
 
 
 class Book(RuleBasedStateMachine):
@@ -502,6 +507,8 @@ def test_at_least_one_peer_is_remembered() -> None:
     """Issue 3.7."""
     with pytest.raises(ConfigError):
         PeerBuckets(1, 1, max_peers=0)
+    only_one = PeerBuckets(1, 1, max_peers=1)
+    assert [only_one.take(peer_id, 0) for peer_id in ("a", "a", "b", "a")] == [True, False, True, True]
 
 
 def test_peers_do_not_share_a_bucket() -> None:
@@ -538,11 +545,13 @@ def test_rubbish_is_answered_ten_times_a_minute() -> None:
     buckets = offers.parse_error_buckets()
     assert sum(buckets.take("peer", 0) for _ in range(100)) == 10
     assert sum(buckets.take("peer", 60_000) for _ in range(100)) == 10
+    assert sum(buckets.take("peer", 65_999) for _ in range(100)) == 0
     assert sum(buckets.take("peer", 66_000) for _ in range(100)) == 1
 
 
 def test_work_in_progress_is_bounded() -> None:
     """T-36: eleven from one peer, and a total."""
+    assert sum(full.enter(f"peer{number // 10}") for full in [InFlight()] for number in range(2000)) == 1000
     work = InFlight()
     assert [work.enter("a") for _ in range(11)] == [True] * 10 + [False]
     work.leave("a")
@@ -562,6 +571,7 @@ def test_leaving_without_entering_is_a_bug_of_ours(peer_id: str) -> None:
     with pytest.raises(ProtocolBug):
         work.leave(peer_id)
     assert len(work) == 0
+    assert work._counts == {}
 
 
 @pytest.mark.slow
