@@ -10,21 +10,29 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 Entry = dict[str, Any]
 
 
 class Transcript:
-    """Keeps the last `limit` entries (None: all). Shared by every node of a world."""
+    """Keeps the last `limit` entries (None: all). Shared by every node of a world.
+
+    Each of `listeners` is told of an entry as it is made, for those who want to watch.
+    """
 
     def __init__(self, limit: int | None = None) -> None:
         self.entries: deque[Entry] = deque(maxlen=limit)
+        self.listeners: list[Callable[[Entry], None]] = []
         self._begin = time.monotonic()
 
     def add(self, direction: str, peer: str, message: Any) -> None:
         stamp = round(time.monotonic() - self._begin, 6)
-        self.entries.append({"t": stamp, "dir": direction, "peer": peer, "msg": message})
+        entry = {"t": stamp, "dir": direction, "peer": peer, "msg": message}
+        self.entries.append(entry)
+        for listener in self.listeners:
+            listener(entry)
 
     def mark(self, peer: str, event: str, **facts: Any) -> None:
         self.add("mark", peer, {"event": event, **facts})
