@@ -84,6 +84,7 @@ class End:
     next_htlc_id: int = 0
     htlcs: dict[int, Htlc] = field(default_factory=dict)  # offered by us, finished ones included
     live: dict[int, Htlc] = field(default_factory=dict)  # those not yet removed
+    pending_msat: int = 0  # their sum
     state_changes: list[dict[str, Any]] = field(default_factory=list)
     lifetime: dict[str, int] = field(default_factory=dict)
     old_fees: tuple[int, int, float] | None = None  # base, ppm, until when they still count
@@ -136,8 +137,7 @@ class End:
 
     def spendable_msat(self) -> int:
         """O3: own money less reserve, HTLCs on the way and, for the opener, the commitment fee with its buffer."""
-        pending = sum(htlc.amount_msat for htlc in self.live.values())
-        left = self.to_us_msat - pending - self.reserve_sat * 1000
+        left = self.to_us_msat - self.pending_msat - self.reserve_sat * 1000
         if self.opener:
             left -= self.channel.commitment_reserve_sat() * 1000
         ceiling = min(self.htlc_maximum_msat, U64_MAX)
@@ -170,6 +170,7 @@ class Channel:
         self.channel_id = raw.hex()
         self.private = private
         self.feerate_perkw = 2500
+        self.untrimmed = 0  # live HTLCs of either side that have an output of their own
         self.ends: tuple[End, End]
         self.opener: End
         self.withheld = False
@@ -190,17 +191,14 @@ class Channel:
     def anchors(self) -> bool:
         return 22 in self.channel_type
 
-    def untrimmed(self) -> int:
-        return sum(htlc.amount_msat >= DUST_SAT * 1000 for end in self.ends for htlc in end.live.values())
-
     def commitment_reserve_sat(self) -> int:
         """Fee of a commitment with one more HTLC and a spike of the fee rate, plus anchors (O3)."""
-        weight = (1124 if self.anchors else 724) + 172 * (self.untrimmed() + 2)
+        weight = (1124 if self.anchors else 724) + 172 * (self.untrimmed + 2)
         return weight * marginal_feerate(self.feerate_perkw) // 1000 + (660 if self.anchors else 0)
 
     def commitment_fee_sat(self) -> int:
         """Fee of the present commitment (`last_tx_fee_msat`)."""
-        weight = (1124 if self.anchors else 724) + 172 * self.untrimmed()
+        weight = (1124 if self.anchors else 724) + 172 * self.untrimmed
         return weight * self.feerate_perkw // 1000
 
     # the line between the two sides
@@ -238,6 +236,8 @@ class Channel:
         htlc = Htlc(end, end.next_htlc_id, amount_msat, cltv_expiry, payment_hash, onion, extra_tlvs)
         end.next_htlc_id += 1
         end.htlcs[htlc.id] = end.live[htlc.id] = htlc
+        end.pending_msat += amount_msat
+        self.untrimmed += amount_msat >= DUST_SAT * 1000
         end.count("out_offered", amount_msat)
         end.other.count("in_offered", amount_msat)
         self.feerate_perkw = 2505  # as recorded: the first update brings the fee rate in step
@@ -272,6 +272,8 @@ class Channel:
         htlc.out_state = "RCVD_REMOVE_ACK_REVOCATION"
         htlc.removed = True
         del htlc.offerer.live[htlc.id]
+        htlc.offerer.pending_msat -= htlc.amount_msat
+        self.untrimmed -= htlc.amount_msat >= DUST_SAT * 1000
         if htlc.preimage is not None:
             htlc.offerer.move(-htlc.amount_msat)
             htlc.taker.move(htlc.amount_msat)
@@ -284,10 +286,9 @@ class Channel:
         htlc.in_state = "SENT_REMOVE_ACK_REVOCATION"
         htlc.taker.owner.htlc_removed(htlc)
 
-    def forget_undelivered_tlvs(self, owner: Party) -> None:
-        """lightningd does not store outgoing extra TLVs: a HTLC not yet committed loses them at a restart (K-29)."""
+    def forget_tlvs(self, owner: Party) -> None:
+        """lightningd stores no extra TLVs: a restart takes them off what was not sent yet and what came in (K-29)."""
         for end in self.ends:
-            if end.owner is owner:
-                for htlc in end.live.values():
-                    if not htlc.delivered:
-                        htlc.extra_tlvs = b""
+            for htlc in end.live.values():
+                if htlc.delivered is (end.owner is not owner):
+                    htlc.extra_tlvs = b""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .channels import End
 from .errors import INVALID_PARAMS, LIGHTNINGD, RpcError
 from .openings import type_json
+from .party import Party
 from .psbt import Output, Tx, decode
 
 if TYPE_CHECKING:
@@ -107,6 +108,15 @@ def _settle(end: End) -> dict[str, Any]:
     tx = Tx((funding,), outputs, (spent,), end.owner.chain.height).sign(b"closing")
     end.owner.chain.submit(tx)
     return {"txs": [tx.serialize().hex()], "txids": [tx.txid]}
+
+
+def close_late(party: Party, height: int) -> None:
+    """H14: one block after the expiry of a HTLC we offered and that is still open we close by force."""
+    for end in party.ends:
+        late = [htlc for htlc in end.live.values() if height > htlc.cltv_expiry]
+        if late and not end.channel.dead:
+            party.force_closed.append(end)
+            force_close(end, f"Offered HTLC {late[0].id} cltv {late[0].cltv_expiry} hit deadline")
 
 
 def force_close(end: End, reason: str) -> None:

@@ -40,6 +40,7 @@ class Part:
     bad: tlv.BadTlv | None = None
     forward_to: End | None = None
     invoice_msat: int | None = None
+    extra_tlvs: bytes = b""  # of the outgoing HTLC: those that came in, unless the hook said otherwise
 
     @property
     def end(self) -> End:
@@ -140,6 +141,7 @@ class Htlcs:
         """Peel the onion and choose the outgoing channel."""
         peeled = htlc.onion.peel(self.node.private_key, htlc.payment_hash)
         part = Part(htlc, peeled.payload, peeled.rest, peeled.next_packet, peeled.shared_secret, self.node.clock.tick())
+        part.extra_tlvs = htlc.extra_tlvs
         self.parse(part, peeled.payload)
         part.forward_to = self.best_channel(part)
         return part
@@ -246,7 +248,7 @@ class Htlcs:
         if decision.forward_to is not None:
             part.forward_to = self.node.end_by_id(decision.forward_to)
         if decision.extra_tlvs is not None:
-            part.htlc.extra_tlvs = decision.extra_tlvs
+            part.extra_tlvs = decision.extra_tlvs
         part.invoice_msat = decision.invoice_msat
         self.ask(part, chain)
 
@@ -315,7 +317,7 @@ class Htlcs:
             part.outgoing_cltv,
             part.htlc.payment_hash,
             part.onion_rest,
-            part.htlc.extra_tlvs,
+            part.extra_tlvs,
         )
         row = Forward(
             len(self.forwards) + 1,
@@ -350,7 +352,7 @@ class Htlcs:
             return failures.EXPIRY_TOO_SOON
         if cltv > self.node.height + MAX_BLOCKS_AHEAD:
             return failures.EXPIRY_TOO_FAR
-        in_flight_msat = sum(each.amount_msat for each in end.live.values()) + amount_msat
+        in_flight_msat = end.pending_msat + amount_msat
         crowded = len(end.live) >= end.other.max_accepted_htlcs or in_flight_msat > end.other.max_in_flight_msat
         if crowded or amount_msat > end.spendable_msat():
             return failures.TEMPORARY_CHANNEL_FAILURE

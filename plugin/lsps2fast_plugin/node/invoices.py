@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import failures
+from .bolt11 import Bolt11, Hop
 from .clock import Timer
 from .errors import INVALID_PARAMS, RpcError
 
@@ -73,20 +74,41 @@ class Invoices:
         self.created = 0
         self.paid = 0
 
-    def add(self, label: str, amount_msat: int | None, description: str, preimage: bytes | None) -> Invoice:
+    def add(
+        self,
+        label: str,
+        amount_msat: int | None,
+        description: str,
+        preimage: bytes | None = None,
+        routes: list[list[Hop]] | None = None,
+    ) -> Invoice:
         """A new invoice; raises 900/901 as lightningd does for a used label or preimage."""
+        preimage = preimage if preimage is not None else self.node.rng.randbytes(32)
+        # the secret follows from the preimage, so an invoice made anew for the same payment keeps it (C2)
+        secret = hashlib.sha256(self.node.private_key + b"payment secret" + preimage).digest()
+        payment_hash = hashlib.sha256(preimage).digest()
+        text = Bolt11(payment_hash, secret, amount_msat, description, int(self.node.clock.time()), routes=routes or [])
+        return self.store(label, text, preimage)
+
+    def store(self, label: str, text: Bolt11, preimage: bytes) -> Invoice:
+        """Sign and keep an invoice (createinvoice, C6)."""
         if any(invoice.label == label for invoice in self.by_hash.values()):
             raise RpcError(900, f"Duplicate label '{label}'")
-        if preimage is None:
-            preimage = self.node.rng.randbytes(32)
-        if hashlib.sha256(preimage).digest() in self.by_hash:
+        if text.payment_hash in self.by_hash:
             raise RpcError(901, "preimage already used")
         self.created += 1
-        secret = hashlib.sha256(self.node.private_key + b"payment secret" + preimage).digest()
-        expires = int(self.node.clock.time()) + 604_800
-        invoice = Invoice(label, amount_msat, description, preimage, secret, "", expires, self.created)
+        invoice = Invoice(
+            label,
+            text.amount_msat,
+            text.description,
+            preimage,
+            text.payment_secret,
+            text.sign(self.node.private_key),
+            text.created_at + text.expiry_s,
+            self.created,
+        )
         self.by_hash[invoice.payment_hash] = invoice
-        event: dict[str, Any] = {} if amount_msat is None else {"msat": amount_msat}
+        event: dict[str, Any] = {} if text.amount_msat is None else {"msat": text.amount_msat}
         self.node.notify("invoice_creation", {**event, "preimage": preimage.hex(), "label": label})
         return invoice
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import methods
 from .channels import End, Htlc
+from .closing import close_late
 from .datastore import Datastore
 from .errors import METHOD_NOT_FOUND, PLUGIN_ERROR, NodeDown, PluginFailed, RpcError
 from .faults import Faults
@@ -70,6 +71,8 @@ class Node(Party):
         self.closed: list[dict[str, Any]] = []
         self.htlc_log: list[tuple[Htlc, str]] = []  # in order of creation, with direction
         self.reconnect: list[Party] = []
+        self.saved_config: dict[str, Any] = {}  # config.setconfig (M7)
+        self.developer = True
         self._id = 18
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -93,6 +96,8 @@ class Node(Party):
         if former:
             self.height = max(0, self.height - ROLLBACK_BLOCKS)
         self.plugins = [Plugin(self, argv, options, env) for argv, options, env in self.plugin_plans]
+        if self.plugins:
+            self.plugins[0].options |= self.saved_config
         try:
             for plugin in self.plugins:
                 await plugin.launch()
@@ -103,7 +108,8 @@ class Node(Party):
         if former:
             self._replay()
         self._catch_up()
-        for peer in self.reconnect:
+        waiting, self.reconnect = self.reconnect, []
+        for peer in waiting:
             connect(peer, self)
 
     def _replay(self) -> None:
@@ -149,7 +155,7 @@ class Node(Party):
     def _die(self, state: str, reason: str) -> None:
         self.state, self.online, self.crash_log = state, False, reason
         self.generation += 1
-        self.reconnect = [peer for peer in self.links.values() if peer.redials(self)]
+        self.reconnect += [peer for peer in self.links.values() if peer.redials(self)]
         for plugin in self.plugins:
             plugin.close_pipes()
         self.server.stop()
@@ -158,7 +164,7 @@ class Node(Party):
         self.openings.forget()
         self.waiters.clear()
         for end in self.ends:
-            end.channel.forget_undelivered_tlvs(self)
+            end.channel.forget_tlvs(self)
         for peer in list(self.links.values()):
             disconnect(self, peer)
         for task in list(self._tasks):
@@ -348,6 +354,9 @@ class Node(Party):
         port = 30000 + self.rng.randrange(30000)
         address = {"type": "ipv4", "address": "127.0.0.1", "port": port}
         self.notify("connect", {"id": peer.node_id, "direction": direction, "address": address})
+        shown = {"id": peer.node_id, "direction": direction, "addr": f"127.0.0.1:{port}"}
+        for plugin in self.hook_chain("peer_connected"):
+            plugin.request("peer_connected", {"peer": {**shown, "features": peer.init_features()}}, _ignore)
 
     def peer_disconnected(self, peer: Party) -> None:
         self.openings.peer_lost(peer)
@@ -401,6 +410,7 @@ class Node(Party):
         self.height = height
         self.openings.confirm(height)
         self.notify("block_added", {"hash": block_hash, "height": height})
+        close_late(self, height)
 
     def htlc_committed(self, htlc: Htlc) -> None:
         self.htlcs.committed(htlc)
@@ -453,6 +463,10 @@ class Node(Party):
         if error is not None:
             raise error
         return result
+
+
+def _ignore(answer: dict[str, Any] | None) -> None:
+    """For hooks whose answer changes nothing here."""
 
 
 def _even_hex(value: int) -> str:

@@ -271,6 +271,8 @@ async def setconfig(node: Node, config: Any, val: Any = None, transient: Any = F
             raise RpcError(INVALID_PARAMS, f"{why}")
         option.value = value
         option.source = "setconfig transient" if truth(transient, "transient") else "config.setconfig"
+        if not truth(transient, "transient"):
+            node.saved_config[option.name] = value
         row = {"config": config, **_config_row(node, option, plugin)}
         row["source"] = option.source
         return {"config": row}

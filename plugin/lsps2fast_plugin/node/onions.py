@@ -34,6 +34,11 @@ class Failed(NamedTuple):
 class Onion(Protocol):
     """A packet on its way to one node."""
 
+    @property
+    def length(self) -> int:
+        """How many hops it was built for."""
+        ...
+
     def peel(self, private_key: bytes, payment_hash: bytes) -> Peeled: ...
 
     def originate(self, shared_secret: bytes, message: bytes) -> bytes:
@@ -55,6 +60,10 @@ class Sphinx:
 
     packet: bytes
     secrets: tuple[bytes, ...] = ()
+
+    @property
+    def length(self) -> int:
+        return len(self.secrets)
 
     @classmethod
     def build(cls, session_key: bytes, hops: list[Hop], payment_hash: bytes) -> Sphinx:
@@ -100,6 +109,10 @@ class Plain:
     hops: tuple[Hop, ...]
     filler: bytes
     place: int = 0
+
+    @property
+    def length(self) -> int:
+        return len(self.hops)
 
     @classmethod
     def build(cls, session_key: bytes, hops: list[Hop], payment_hash: bytes) -> Plain:

@@ -66,6 +66,7 @@ class Party:
         self.links: dict[str, Party] = {}
         self.ends: list[End] = []
         self.online = True
+        self.force_closed: list[End] = []  # channels we had to close by force
 
     # links: overridden where a party wants to know
 

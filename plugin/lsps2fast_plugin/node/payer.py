@@ -7,10 +7,10 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import failures, tlv
+from . import bolt11, failures, tlv
 from .channels import End, Htlc
 from .client import ClientInvoice
-from .closing import force_close
+from .closing import close_late
 from .invoices import Invoice
 from .onions import Failed, Hop, Plain, Sphinx
 from .party import Party
@@ -20,6 +20,30 @@ if TYPE_CHECKING:
     from .world import World
 
 FINAL_DELTA_BLOCKS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to pay and how; `scid` None: the payee is our peer itself."""
+
+    node_id: str
+    payment_hash: bytes
+    payment_secret: bytes
+    amount_msat: int | None
+    scid: str | None
+    cltv_delta: int
+
+
+def target_of(invoice: ClientInvoice | Invoice | str) -> Target:
+    """Read a light wallet's invoice, a node's invoice, or a bolt11 text (its first route hint counts)."""
+    if isinstance(invoice, ClientInvoice):
+        scid = invoice.scid or invoice.payee.ends[0].other.scid_now()
+        node_id, secret = invoice.payee.node_id, invoice.payment_secret
+        return Target(node_id, invoice.payment_hash, secret, invoice.amount_msat, scid, invoice.cltv_delta)
+    text = bolt11.decode(invoice if isinstance(invoice, str) else invoice.bolt11)
+    hint = text.routes[0][0] if text.routes else bolt11.Hop("", "")
+    scid, delta = hint.scid or None, hint.cltv_delta
+    return Target(text.payee, text.payment_hash, text.payment_secret, text.amount_msat, scid, delta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +132,6 @@ class Payer(Party):
         super().__init__(world, name)
         self.payments: dict[bytes, list[Part]] = {}
         self.by_htlc: dict[Htlc, Part] = {}
-        self.force_closed: list[End] = []
         self.paid_msat = 0
         self._session = 0
 
@@ -118,7 +141,7 @@ class Payer(Party):
 
     def pay(
         self,
-        invoice: ClientInvoice | Invoice,
+        invoice: ClientInvoice | Invoice | str,
         amounts_msat: list[int] | None = None,
         *,
         channels: list[int] | None = None,
@@ -135,26 +158,22 @@ class Payer(Party):
         `scid` replaces the hop hint, `overpay_msat` is put on the first hop of each part, `more` adds records to
         the payload of the LSP's hop.
         """
-        whole_msat = invoice.amount_msat or 0
-        amounts_msat = amounts_msat or [whole_msat]
+        target = target_of(invoice)
+        amounts_msat = amounts_msat or [target.amount_msat or 0]
         total = total_msat if total_msat is not None else sum(amounts_msat)
-        payment = Payment(self, invoice.payment_hash)
+        payment = Payment(self, target.payment_hash)
         final_cltv = self.chain.height + final_delta
         for place, amount_msat in enumerate(amounts_msat):
             end = self.ends[channels[place] if channels else place % len(self.ends)]
-            hops = self._hops(invoice, end, amount_msat, total, final_cltv, scid, more)
-            delta = 0 if len(hops) == 1 else cltv_delta if cltv_delta is not None else self._delta(invoice)
+            hops = self._hops(target, end, amount_msat, total, final_cltv, scid or target.scid, more)
+            delta = 0 if len(hops) == 1 else target.cltv_delta if cltv_delta is None else cltv_delta
             first_msat = amount_msat + overpay_msat
             payment.parts.append(self._send(payment, end, first_msat, final_cltv + delta, hops, extra_tlvs))
         return payment
 
     @staticmethod
-    def _delta(invoice: ClientInvoice | Invoice) -> int:
-        return invoice.cltv_delta if isinstance(invoice, ClientInvoice) else 0
-
-    @staticmethod
     def _hops(
-        invoice: ClientInvoice | Invoice,
+        target: Target,
         end: End,
         amount_msat: int,
         total_msat: int,
@@ -162,13 +181,12 @@ class Payer(Party):
         scid: str | None,
         more: dict[int, bytes] | None,
     ) -> list[Hop]:
-        secret = invoice.payment_secret
+        secret = target.payment_secret
         final = tlv.hop_payload(amount_msat, final_cltv, payment_secret=secret, total_msat=total_msat)
-        if isinstance(invoice, Invoice):
+        if scid is None:
             return [(bytes.fromhex(end.peer.node_id), final)]
-        hint = scid or invoice.scid or invoice.payee.ends[0].other.scid_now()
-        middle = tlv.hop_payload(amount_msat, final_cltv, hint, more=more)
-        return [(bytes.fromhex(end.peer.node_id), middle), (bytes.fromhex(invoice.payee.node_id), final)]
+        middle = tlv.hop_payload(amount_msat, final_cltv, scid, more=more)
+        return [(bytes.fromhex(end.peer.node_id), middle), (bytes.fromhex(target.node_id), final)]
 
     def _send(
         self, payment: Payment, end: End, amount_msat: int, cltv_expiry: int, hops: list[Hop], extra_tlvs: bytes
@@ -197,24 +215,17 @@ class Payer(Party):
         if failed.hop < 0 or not failed.message:
             return PartResult(202)
         code = failures.code_of(failed.message)
-        hops = 1 if htlc.taker.owner.node_id == "" else failed.hop + 1
-        final = _is_final(htlc, failed.hop)
-        permanent = bool(code > 0 and code & 0x4000)
-        return PartResult(203 if final and permanent else 204, None, code, failed.message, hops)
+        permanent = code > 0 and bool(code & 0x4000)
+        refused_for_good = permanent and _is_final(htlc, failed.hop)
+        return PartResult(203 if refused_for_good else 204, None, code, failed.message, failed.hop + 1)
 
     def block_mined(self, height: int, block_hash: str) -> None:
         """H14: one block after the expiry of an HTLC that is still open the channel is closed by force."""
-        for end in self.ends:
-            late = [htlc for htlc in end.live.values() if height > htlc.cltv_expiry]
-            if late and not end.channel.dead:
-                self.force_closed.append(end)
-                force_close(end, f"Offered HTLC {late[0].id} cltv {late[0].cltv_expiry} hit deadline")
+        close_late(self, height)
 
 
 def _is_final(htlc: Htlc, hop: int) -> bool:
-    secrets = htlc.onion.secrets if isinstance(htlc.onion, Sphinx) else None
-    hops = len(secrets) if secrets is not None else len(htlc.onion.hops) if isinstance(htlc.onion, Plain) else 0
-    return hop + 1 == hops
+    return hop + 1 == htlc.onion.length
 
 
 def upstream(node: Node) -> list[End]:

@@ -31,10 +31,10 @@ class Plugin(asyncio.Protocol):
     def __init__(self, node: Node, argv: list[str], options: dict[str, Any], env: dict[str, str]) -> None:
         self.node = node
         self.argv = argv
-        self.options = options
+        self.options = dict(options)
         self.env = env
-        self.name = Path(argv[-1]).name if len(argv) > 1 and argv[0].endswith("python") else Path(argv[0]).name
-        self.path = argv[-1] if len(argv) > 1 else argv[0]
+        self.path = argv[-1]  # "python script" counts as the script
+        self.name = Path(self.path).name
         self.peer = f"{node.name}/plugin"
         self.manifest = Manifest()
         self.registered = False

@@ -77,16 +77,15 @@ class World:
         _directories.add(self.directory)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._upstream_count = 0
-        self._plugin = plugin
-        self._options = options or {}
         self.lsp = self.add_node("lsp", fee_base_msat=fee_base_msat, fee_ppm=fee_ppm, wallet_sat=wallet_sat)
         self.chain.listeners.append(self._block)
+        if plugin is not None:
+            self.lsp.plan_plugin(plugin, options, self.env)
         self._opening_books: dict[str, int] = {}
 
     async def __aenter__(self) -> World:
         try:
-            if self._plugin is not None:
-                self.lsp.plan_plugin(self._plugin, self._options, self.env)
+            asyncio.get_running_loop().set_exception_handler(self._unforeseen)
             await self.lsp.start()
         except BaseException:
             await self.close()
@@ -99,6 +98,10 @@ class World:
         await self.close()
         if error is None and self.problems:
             raise self.problems[0]
+
+    def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception in a callback: fails the test at the end of the world."""
+        self.problems.append(context.get("exception") or RuntimeError(context["message"]))
 
     async def close(self) -> None:
         """End every process, socket and directory; harmless when repeated."""
