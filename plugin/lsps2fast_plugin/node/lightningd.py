@@ -59,6 +59,7 @@ class Node(Party):
         self.generation = 0  # grows with every start: answers of a former life are void
         self.crash_log = ""
         self.plugins: list[Plugin] = []
+        self.processes: list[Plugin] = []  # every child ever started, for the end of the world
         self.plugin_plans: list[tuple[list[str], dict[str, Any], dict[str, str]]] = []
         self.logs: deque[tuple[str, str, str]] = deque(maxlen=5000)
         self.datastore = Datastore()
@@ -179,9 +180,9 @@ class Node(Party):
         """Leave nothing behind: processes, tasks, socket, directory."""
         if self.state == "running":
             self._die("stopped", "")
-        for plugin in self.plugins:
-            if plugin.exit_code is None and hasattr(plugin, "_process"):
-                await plugin.end(self.world.exit_grace_s)
+        for plugin in self.processes:
+            plugin.close_pipes()
+            await plugin.end(self.world.exit_grace_s)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -224,9 +225,9 @@ class Node(Party):
         return plugin
 
     async def _drop_plugin(self, plugin: Plugin) -> None:
-        if hasattr(plugin, "_process"):
+        if plugin in self.processes:
             plugin.kill()
-            await plugin.gone.wait()
+            await plugin.end(self.world.exit_grace_s)
         if plugin in self.plugins:
             self.plugins.remove(plugin)
 

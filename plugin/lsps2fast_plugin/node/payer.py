@@ -37,13 +37,13 @@ class Target:
 def target_of(invoice: ClientInvoice | Invoice | str) -> Target:
     """Read a light wallet's invoice, a node's invoice, or a bolt11 text (its first route hint counts)."""
     if isinstance(invoice, ClientInvoice):
-        scid = invoice.scid or invoice.payee.ends[0].other.scid_now()
+        hop = invoice.scid or invoice.payee.ends[0].other.scid_now()
         node_id, secret = invoice.payee.node_id, invoice.payment_secret
-        return Target(node_id, invoice.payment_hash, secret, invoice.amount_msat, scid, invoice.cltv_delta)
+        return Target(node_id, invoice.payment_hash, secret, invoice.amount_msat, hop, invoice.cltv_delta)
     text = bolt11.decode(invoice if isinstance(invoice, str) else invoice.bolt11)
     hint = text.routes[0][0] if text.routes else bolt11.Hop("", "")
-    scid, delta = hint.scid or None, hint.cltv_delta
-    return Target(text.payee, text.payment_hash, text.payment_secret, text.amount_msat, scid, delta)
+    scid = hint.scid or None
+    return Target(text.payee, text.payment_hash, text.payment_secret, text.amount_msat, scid, hint.cltv_delta)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Plugin(asyncio.Protocol):
         self._splitter = frames.Splitter()
         self._pending: dict[str, Reply] = {}
         self._outbox: list[bytes] = []
+        self._condemned = False
         self._process: asyncio.subprocess.Process
         self._writer: asyncio.WriteTransport | None = None
         self._reader: asyncio.ReadTransport | None = None
@@ -80,8 +81,8 @@ class Plugin(asyncio.Protocol):
         self._writer, _ = await loop.connect_write_pipe(asyncio.Protocol, os.fdopen(host_out, "wb", 0))
         self.alive = True
         self.node.transcript.mark(self.peer, "plugin process start", plugin=self.name)
-        self.node.spawn(self._read_stderr())
-        self.node.spawn(self._wait_for_exit())
+        self.node.processes.append(self)
+        self._watch = asyncio.gather(self._read_stderr(), self._wait_for_exit())
 
     async def handshake(self, startup: bool) -> None:
         """`getmanifest`, then `init`; hooks are live from the manifest on, so they may come before `init` (W11)."""
@@ -151,6 +152,7 @@ class Plugin(asyncio.Protocol):
             self.node.note(f"plugin {self.name}: failed to self-terminate in time, killing")
             self.kill()
             await self.gone.wait()
+        await self._watch
 
     @property
     def pid(self) -> int:
@@ -206,7 +208,7 @@ class Plugin(asyncio.Protocol):
         try:
             for frame in self._splitter.feed(data):
                 self._take(frames.parse(frame))
-                if not self.alive:
+                if self._condemned or not self.alive:
                     return
         except frames.BadFrame as error:
             self._condemn(f"Failed to parse JSON: {error}")
@@ -224,6 +226,7 @@ class Plugin(asyncio.Protocol):
         self.node.plugin_gone(self)
 
     def _condemn(self, reason: str) -> None:
+        self._condemned = True
         self.node.note(f"Killing plugin {self.name}: {reason}")
         self.kill()
         if self._reader is not None:
