@@ -15,9 +15,9 @@ def _table_command(args: argparse.Namespace) -> int:
 
 
 def _demo_command(args: argparse.Namespace) -> int:
-    from lsps2fast_plugin import demo  # the embedded node is not needed by the other commands
+    from lsps2fast_plugin.demo import run  # the embedded node is not needed by the other commands
 
-    return demo.run(seed=args.seed, as_json=args.json, mode=args.mode)
+    return run(seed=args.seed, as_json=args.json, mode=args.mode)
 
 
 def _parser() -> argparse.ArgumentParser:

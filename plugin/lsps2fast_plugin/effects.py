@@ -101,6 +101,7 @@ class Effects:
         self._owned = owned
         self._say = say
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: dict[tuple[int, bytes], asyncio.Task[None]] = {}  # AwaitReady; an Undo ends it
         self.watch = Watch()
         self.alarms = 0
 
@@ -116,9 +117,11 @@ class Effects:
                     self.alarm(action.text)
                 case order.ForgetBuy():
                     self._forgotten(action.jit_scid)
-                    self._spawn(self._forget(action))
+                    self._spawn(self._forget(action), action)
+                case order.AwaitReady():
+                    self._waiting[action.jit_scid, action.payment_hash] = self._spawn(self._await_ready(action), action)
                 case _:
-                    self._spawn(self._HANDLERS[type(action)](self, action))
+                    self._spawn(self._HANDLERS[type(action)](self, action), action)
 
     def alarm(self, text: str) -> None:
         """Tell the operator."""
@@ -137,18 +140,25 @@ class Effects:
 
     # Running -------------------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._guarded(work))
+    def _spawn(self, work: Coroutine[Any, Any, None], action: order.Action) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._guarded(work, action))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, work: Coroutine[Any, Any, None], action: order.Action) -> None:
+        """A step that breaks in a way nobody foresaw must still have an outcome: the one that ends it safely."""
         try:
             await work
         except Exception:
-            self.alarm("a step of a session failed in a way nobody foresaw; its deadlines still hold")
-            for line in traceback.format_exc().splitlines():
-                self._say(line, "error")
+            self.alarm(f"{type(action).__name__} broke\n{traceback.format_exc()}")
+            match action:
+                case order.ReserveCoins() | order.OpenChannel():
+                    self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+                case order.AwaitReady():
+                    self._feed(action.jit_scid, action.payment_hash, Input.UNREADY, None)
+                case order.Persist():
+                    self._feed(action.jit_scid, action.payment_hash, Input.UNSTORED, None)
 
     async def _until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """Try until it works, with growing pauses, over any error of the node (rule 8, rule 9)."""
@@ -156,9 +166,9 @@ class Effects:
         while True:
             try:
                 return await work()
-            except (NodeError, StoreError) as error:
+            except Exception as error:  # whatever it was, the money still waits for this step
                 failures += 1
-                self._say(f"{what} failed ({error}); next try in {pause_ms / 1000:g} s", "warn")
+                self._say(f"{what} failed ({type(error).__name__}: {error}); next try in {pause_ms / 1000:g} s", "warn")
                 if failures >= ALARM_AFTER and failures & (failures - 1) == 0:
                     self.alarm(f"{what} has failed {failures} times: {error}")
             await self._clock.sleep_until(self._clock.now_ms() + pause_ms)
@@ -220,7 +230,7 @@ class Effects:
             try:
                 limits = await self._funder.limits(peer_id, action.channel_id)
                 if limits is not None:
-                    await self._funder.set_fees(action.channel_id, zero=True)
+                    await self._funder.zero_fees(action.channel_id)
                     kind, fact = Input.READY, limits
                     break
             except ChannelGone as error:
@@ -232,6 +242,7 @@ class Effects:
             left_ms = deadline_ms - self._clock.now_ms()
             await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
         self.watch.forget(action.channel_id)
+        self._waiting.pop((action.jit_scid, action.payment_hash), None)
         self._feed(action.jit_scid, action.payment_hash, kind, fact)
 
     async def _broadcast(self, action: order.Broadcast) -> None:
@@ -244,6 +255,8 @@ class Effects:
 
     async def _undo(self, action: order.Undo) -> None:
         peer_id = self._buy(action.jit_scid).peer_id
+        if waiting := self._waiting.pop((action.jit_scid, action.payment_hash), None):
+            waiting.cancel()
         await self._until_done(f"cancelling the open to {peer_id}", lambda: self._drop(peer_id, action))
         if action.funding is not None:
             funding = action.funding
@@ -285,8 +298,9 @@ class Effects:
             await self._until_done("deleting a record", lambda: self._store.forget(action.jit_scid))
 
     async def _restore_fees(self, action: order.RestoreFees) -> None:
+        grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
         try:
-            await self._funder.set_fees(action.channel_id, zero=False)
+            await self._funder.restore_fees(action.channel_id, grace_s)
         except NodeUnreachable as error:
             self._say(f"routing fees of {action.channel_id} may still be zero: {error}", "warn")
         except Lsps2Error as error:
@@ -296,7 +310,6 @@ class Effects:
         order.Persist: _persist,
         order.ReserveCoins: _reserve,
         order.OpenChannel: _open,
-        order.AwaitReady: _await_ready,
         order.Broadcast: _broadcast,
         order.Undo: _undo,
         order.RenewInputs: _renew,

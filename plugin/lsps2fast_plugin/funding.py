@@ -18,6 +18,7 @@ OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
 OPEN_TIMEOUT_S = 60.0  # K-22
 RESERVE_BLOCKS = 72  # lightningd's own default (contract O1)
 RELEASE_BLOCKS = 1_000_000  # O-04: cover every extension of the reservation
+MOST_DELAY_S = 2**32 - 1
 USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
 OPENING = ("OPENINGD", "CHANNELD_AWAITING_LOCKIN")
 NOT_OPENING = (306, 307)  # unknown peer, nothing to cancel (contract O9)
@@ -37,6 +38,15 @@ def funding_txid(channel_id: str, outnum: int) -> str:
     raw[30] ^= outnum >> 8
     raw[31] ^= outnum & 0xFF
     return raw[::-1].hex()
+
+
+def _limits(channel: dict[str, Any]) -> Limits:
+    return Limits(
+        channel["minimum_htlc_out_msat"],
+        channel["spendable_msat"],
+        channel["their_max_htlc_value_in_flight_msat"],
+        channel["our_to_self_delay"],
+    )
 
 
 class Funder:
@@ -103,8 +113,17 @@ class Funder:
             if error.message.startswith("They sent "):
                 raise RefusedByClient(error.message) from error
             raise
-        txid = funding_txid(completed["channel_id"], with_output["outnum"])
-        return Channel(completed["channel_id"], signed["signed_psbt"], txid)
+        channel_id: str = completed["channel_id"]
+        txid = funding_txid(channel_id, with_output["outnum"])
+        return Channel(channel_id, signed["signed_psbt"], txid, await self._first_limits(peer_id, channel_id))
+
+    async def _first_limits(self, peer_id: str, channel_id: str) -> Limits | None:
+        """What is known right after the open; None when lightningd does not say: it will be asked again."""
+        try:
+            channel = await self.find(peer_id, channel_id)
+        except NodeError:
+            return None
+        return None if channel is None else _limits(channel)
 
     async def find(self, peer_id: str, channel_id: str) -> dict[str, Any] | None:
         """lightningd's view of this channel, or None when it says there is none. Or NodeError."""
@@ -128,17 +147,15 @@ class Funder:
         usable = channel["state"] in USABLE and channel["peer_connected"] and channel.get("reestablished", True)
         if not usable:
             return None
-        return Limits(
-            channel["minimum_htlc_out_msat"],
-            channel["spendable_msat"],
-            channel["their_max_htlc_value_in_flight_msat"],
-            channel["our_to_self_delay"],
-        )
+        return _limits(channel)
 
-    async def set_fees(self, channel_id: str, zero: bool) -> None:
-        """No routing fee (rule 13), or the node's own again: setchannel without values means the configured ones."""
-        fees = {"feebase": 0, "feeppm": 0, "enforcedelay": 0} if zero else {}
-        await self._rpc.call("setchannel", {"id": channel_id, **fees})
+    async def zero_fees(self, channel_id: str) -> None:
+        """No routing fee on this channel from now on (rule 13)."""
+        await self._rpc.call("setchannel", {"id": channel_id, "feebase": 0, "feeppm": 0, "enforcedelay": 0})
+
+    async def restore_fees(self, channel_id: str, grace_s: int) -> None:
+        """The node's configured fees again; for `grace_s` more forwards at zero still pass (A-03)."""
+        await self._rpc.call("setchannel", {"id": channel_id, "enforcedelay": min(grace_s, MOST_DELAY_S)})
 
     async def send(self, peer_id: str, channel: Channel) -> str:
         """Put the funding on chain; the txid. Idempotent: a channel that is no longer withheld is done (O6)."""

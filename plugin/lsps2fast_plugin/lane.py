@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from lsps2fast import _select
 from lsps2fast.errors import MalformedFrame
@@ -45,7 +45,7 @@ class Interest:
     def __init__(self, *, final_hops: bool = False) -> None:
         self.scids: set[int] = set()
         self.channel_ids: set[str] = set()
-        self.payment_hashes: set[bytes] = set()
+        self.payment_hashes: Container[bytes] = set()
         self.final_hops = final_hops
         self.channels_loaded = False
         self.loaded = False

@@ -49,6 +49,7 @@ CLOSING = frozenset(
         "CLOSED",
     }
 )
+TOPIC = "lsps2_session"  # our notification: a session has changed its state
 LSPS_PREFIX = f"{MESSAGE_TYPE:04x}"
 
 
@@ -81,7 +82,8 @@ class Service:
         self._early: list[Any] = []
         self._rearm = asyncio.Event()
         add_options(self.plugin)
-        self.plugin.add_init(self._init) if hasattr(self.plugin, "add_init") else self.plugin.init()(self._init)
+        self.plugin.add_notification_topic(TOPIC)
+        self.plugin.init()(self._init)
         self.host.hook("custommsg", self._on_custommsg, filters=[MESSAGE_TYPE])
         for topic, handler in (
             ("connect", self._on_connect),
@@ -114,6 +116,7 @@ class Service:
     def _build(self, settings: Settings, rpc: Rpc) -> None:
         self.rpc = rpc
         self.sessions = Sessions(collect_ms=settings.collect_ms, max_parts=settings.max_parts)
+        self.interest.payment_hashes = self.sessions.by_hash
         self.offers = Offers(settings.limits)
         self.store = Store(rpc, lambda text: self.host.log(text, "error"))
         self.view = NodeView(rpc, settings.headroom_sat, settings.max_capacity_sat)
@@ -243,8 +246,22 @@ class Service:
     # The machine ---------------------------------------------------------------------------------
 
     def _carry_out(self, actions: tuple[Action, ...]) -> None:
+        self._tell_changes()
         self.effects.carry_out(actions)
         self._rearm.set()
+
+    def _tell_changes(self) -> None:
+        """A notification for every session that has changed its state."""
+        changes = self.sessions.changes
+        while changes:
+            jit_scid, payment_hash, old, new = changes.popleft()
+            change = {
+                "jit_channel_scid": format_scid(jit_scid),
+                "payment_hash": payment_hash.hex(),
+                "old_state": None if old is None else State(old).name,
+                "new_state": State(new).name,
+            }
+            self.host.send(TOPIC, {TOPIC: change})
 
     def _feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
         try:
@@ -256,7 +273,9 @@ class Service:
         """Feed every time-out at its moment; sleeps until the next one."""
         while True:
             self._rearm.clear()
-            self.effects.carry_out(self.sessions.tick(self.clock.now_ms(), self.clock.wall_ms()))
+            actions = self.sessions.tick(self.clock.now_ms(), self.clock.wall_ms())
+            self._tell_changes()
+            self.effects.carry_out(actions)
             due_ms, expiry_ms = self.sessions.next_due()
             waits = [] if due_ms is None else [due_ms - self.clock.now_ms()]
             waits += [] if expiry_ms is None else [expiry_ms - self.clock.wall_ms()]
@@ -286,14 +305,20 @@ class Service:
         if payload.blinded or value_msat is None or outgoing is None:  # C-25
             self.host.fail(call.id_raw, TEMPORARY)
             return
+        actions = self.sessions.part(
+            call.next_scid,
+            call.payment_hash,
+            call.in_scid,
+            call.htlc_id,
+            call.amount_msat,
+            value_msat,
+            call.cltv_expiry,
+            outgoing,
+            self.clock.now_ms(),
+            self.clock.wall_ms(),
+        )
         self.parts.hold(call)
-        self.interest.payment_hashes.add(call.payment_hash)
-        self._carry_out(
-            self.sessions.part(
-                call.next_scid, call.payment_hash, call.in_scid, call.htlc_id, call.amount_msat, value_msat,
-                call.cltv_expiry, outgoing, self.clock.now_ms(), self.clock.wall_ms(),
-            )
-        )  # fmt: skip
+        self._carry_out(actions)
 
     def _on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
         status, preimage = forward_event["status"], forward_event.get("preimage")
