@@ -8,15 +8,17 @@ import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import coincurve
 import msgspec
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from lsps2fast import lsps0, lsps2
-from lsps2fast.errors import PeerError, ProtocolBug
+from lsps2fast.errors import MalformedTlv, PeerError, ProtocolBug
 from lsps2fast.lsps0 import MalformedField
 from lsps2fast.lsps2 import U64_MAX, FeeParams, Unacceptable
 
@@ -127,8 +129,9 @@ def test_datetimes_are_read_and_written_in_one_form(row: dict[str, str]) -> None
 
 
 @given(st.datetimes(min_value=datetime.datetime(1970, 1, 1), max_value=datetime.datetime(9999, 12, 31, 23, 59, 59)))
+@example(datetime.datetime(9999, 12, 31, 23, 59, 59, 999_999))
 def test_datetimes_agree_with_the_calendar(moment: datetime.datetime) -> None:
-    """S-05: against the standard library, every digit."""
+    """S-05: against the standard library, every digit, to the last day."""
     unix_ms = (moment - datetime.datetime(1970, 1, 1)) // datetime.timedelta(milliseconds=1)
     text = moment.isoformat(timespec="milliseconds") + "Z"
     assert lsps2.format_datetime(unix_ms) == text
@@ -215,6 +218,20 @@ def test_every_u64_is_a_scid(scid: int) -> None:
     assert lsps2.parse_scid(lsps2.format_scid(scid)) == scid
 
 
+def value_of(read: Callable[[str], int], text: str) -> int | None:
+    """The number of a scid, None when it is refused."""
+    try:
+        return read(text)
+    except (MalformedField, MalformedTlv):
+        return None
+
+
+@given(st.text("0123456789x", max_size=20) | st.text(max_size=8) | u64s.map(lsps2.format_scid))
+def test_peers_and_lightningd_write_one_kind_of_scid(tlv: ModuleType, text: str) -> None:
+    """S-08: the reader for peers and the one for hook calls agree on every text."""
+    assert value_of(lsps2.parse_scid, text) == value_of(tlv.scid_from_str, text)
+
+
 @pytest.mark.parametrize("scid", [-1, 2**64])
 def test_nothing_beyond_u64_is_written_as_scid(scid: int) -> None:
     """S-08."""
@@ -238,6 +255,25 @@ def test_no_other_node_id_is_read(value: object) -> None:
     """S-09: length, prefix, on the curve, below the prime."""
     with pytest.raises(MalformedField):
         lsps2.parse_node_id(value)
+
+
+def reads_node_id(read: Callable[[str], object], text: str) -> bool:
+    try:
+        read(text)
+    except (MalformedField, ValueError):
+        return False
+    return True
+
+
+@given(st.sampled_from(["02", "03"]), st.binary(min_size=32, max_size=32))
+@example("02", (2**256 - 2**32 - 977).to_bytes(32, "big"))
+@example("03", (2**256 - 2**32 - 976).to_bytes(32, "big"))
+@example("02", b"\0" * 32)
+def test_the_curve_is_that_of_libsecp256k1(prefix: str, x: bytes) -> None:
+    """S-09: half of all numbers are on it."""
+    text = prefix + x.hex()
+    theirs = reads_node_id(lambda text: coincurve.PublicKey(bytes.fromhex(text)), text)
+    assert reads_node_id(lsps2.parse_node_id, text) == theirs
 
 
 @pytest.mark.parametrize("value", ["false", "true", 0, 1, None, []])
@@ -588,7 +624,7 @@ def test_buy_answers_as_in_the_example() -> None:
 @pytest.mark.parametrize("delta", [-1, 65536])
 def test_a_delta_that_bolt11_cannot_carry_is_never_sent(delta: int) -> None:
     """B-12, S-04."""
-    assert lsps2.buy_result(1, 65535, True)["lsp_cltv_expiry_delta"] == 65535
+    assert [lsps2.buy_result(1, fits, True)["lsp_cltv_expiry_delta"] for fits in (0, 65535)] == [0, 65535]
     with pytest.raises(ProtocolBug):
         lsps2.buy_result(1, delta, True)
 
