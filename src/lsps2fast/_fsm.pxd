@@ -34,6 +34,7 @@ cdef class Session:
     cdef readonly unsigned long long fee_msat
     cdef readonly unsigned long long floor_msat
     cdef readonly int under_way
+    cdef readonly int covered
     cdef readonly object funding
     cdef readonly object channel
     cdef readonly object limits

@@ -32,7 +32,7 @@ from lsps2fast.errors import ProtocolBug
 U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 MILLION = 1_000_000
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
-MAX_CLTV_AHEAD_BLOCKS = 2016  # C-04, as lightningd
+MAX_SESSION_PARTS = 483  # C-10: over its whole life, late ones included
 RENEW_MARGIN_BLOCKS = 12  # O-04: renew long before the 72 blocks of fundpsbt are over
 RENEW_BLOCKS = 72
 NOTHING = ()
@@ -61,6 +61,7 @@ STORING_INTENT = cython.declare(cython.int, 2)
 AT_OPEN = cython.declare(cython.int, 3)
 STORING_CHANNEL = cython.declare(cython.int, 4)
 STORING_FORWARDS = cython.declare(cython.int, 5)
+STEPS = ("nothing", "reserving", "writing the intent", "opening", "writing the channel", "writing the forwards")
 
 _GATHER = cython.declare(cython.int, RULES.index("gather"))
 _JOIN = cython.declare(cython.int, RULES.index("join"))
@@ -160,8 +161,9 @@ class Session:
         self.sum_msat = 0  # of the parts' values, kept running
         self.min_cltv = U64_MAX  # earliest expiry among the parts
         self.fee_msat = 0
-        self.floor_msat = buy.floor_msat
+        self.floor_msat = max(1, buy.floor_msat)  # H-03
         self.under_way = IDLE
+        self.covered = 0  # parts[:covered] stand in the last record that was written or is being written
         self.funding = None  # actions.Funding once coins are reserved
         self.channel = None  # actions.Channel once signed by both sides
         self.limits = None  # actions.Limits once usable
@@ -197,6 +199,8 @@ class Session:
             raise ProtocolBug(
                 f"{RULES[code]} may not lead from {State(before).name} to {State(self.state).name}"
             )
+        if self.state != before:
+            self.owner.changed(self, before)
         return actions
 
     # Collecting ----------------------------------------------------------------------------------
@@ -213,14 +217,15 @@ class Session:
 
     @cython.cfunc
     def _gather(self, part: Part) -> tuple:
-        if part.value_msat > U64_MAX - self.sum_msat:
-            self._hold(part)
-            return self._fail(TEMPORARY)  # H-07: a sum beyond u64 fails the set
+        size = self.buy.terms.payment_size_msat
+        if size is None and self.parts:
+            return self._reject(part)  # C-24: the first one alone decides, also while the client is away
         self._hold(part)
+        if part.value_msat > U64_MAX - self.sum_msat:
+            return self._fail(TEMPORARY)  # H-07: a sum beyond u64 fails the set
         self.sum_msat += part.value_msat
         if len(self.parts) > self.owner.max_parts:
             return self._fail(TEMPORARY)  # C-10: the payer can come back with fewer parts
-        size = self.buy.terms.payment_size_msat
         if size is not None and self.sum_msat < size:
             return NOTHING
         return self._complete()
@@ -246,7 +251,7 @@ class Session:
             return UNKNOWN_NEXT_PEER  # C-23
         if not fixed and (fee > U64_MAX - self.floor_msat or fee + self.floor_msat > base):
             return UNKNOWN_NEXT_PEER  # C-22
-        if self.buy.dead or self.buy.attempts >= self.owner.max_attempts:
+        if self.owner.used_up(self.buy):
             return UNKNOWN_NEXT_PEER  # C-16
         self.fee_msat = fee
         if allocate([part.value_msat for part in self.parts], self.floor_msat, fee) is None:
@@ -256,17 +261,19 @@ class Session:
         return None
 
     def _begin(self):
-        self.buy.holder = self
-        if self.buy.channel is not None:  # O-13: opened before, fee not paid yet
-            self.state = WAITING
-            self.channel = self.buy.channel
-            self.committed = self.sent = True
-            return (AwaitReady(self.buy.jit_scid, self.payment_hash, self.channel.channel_id),)
-        self.state = OPENING
-        self.under_way = RESERVING
-        self.buy.attempts += 1
-        forward = self.sum_msat - self.fee_msat
-        return (ReserveCoins(self.buy.jit_scid, self.payment_hash, forward, len(self.parts)),)
+        buy = self.buy
+        buy.holder = self
+        if buy.channel is None:
+            self.state = OPENING
+            self.under_way = RESERVING
+            return (ReserveCoins(buy.jit_scid, self.payment_hash, self.sum_msat - self.fee_msat, len(self.parts)),)
+        self.state = WAITING  # O-13: opened and put on chain before, its fee not paid yet
+        self.channel = buy.channel
+        self.committed = True
+        return (
+            Broadcast(buy.jit_scid, self.payment_hash, self.channel),  # idempotent; was it ever seen? (O-10)
+            AwaitReady(buy.jit_scid, self.payment_hash, self.channel.channel_id),
+        )
 
     def _resume(self, arg):
         size = self.buy.terms.payment_size_msat
@@ -280,7 +287,24 @@ class Session:
     def _lapse(self, arg):
         return self._fail(UNKNOWN_NEXT_PEER)  # C-07
 
+    def _alias(self, arg):
+        """Another payment has paid for the channel: these parts are plain forwards now (A-03)."""
+        if self.buy.dead:
+            return self._fail(UNKNOWN_NEXT_PEER)
+        self.state = SUCCEEDED
+        self.channel = self.buy.channel
+        self.covered = len(self.parts)
+        return self._release()
+
     # Opening -------------------------------------------------------------------------------------
+
+    def _done(self, *steps):
+        """One of these steps is done: which one. Raises ProtocolBug if none of them was under way."""
+        step = self.under_way
+        if step not in steps:
+            raise ProtocolBug(f"the result of a step that is not under way: {STEPS[step]} is")
+        self.under_way = IDLE
+        return step
 
     @cython.cfunc
     def _join(self, part: Part) -> tuple:
@@ -293,19 +317,25 @@ class Session:
         return NOTHING
 
     def _intend(self, arg):
+        self._done(RESERVING)
+        self.buy.attempts += 1  # C-16: counted from here; having no coins is our trouble alone (O-09)
         self.funding = arg
         self.under_way = STORING_INTENT
         return (self._persist("intent"),)
 
     def _open(self, arg):
+        self._done(STORING_INTENT)
         self.under_way = AT_OPEN
         return (OpenChannel(self.buy.jit_scid, self.payment_hash, self.funding),)
 
     def _await(self, arg):
-        self.channel = arg
-        self.under_way = IDLE
+        self._done(AT_OPEN)
+        self.channel = arg._replace(limits=None)
         self.state = WAITING
         self._watch_reservation()
+        misfit = None if arg.limits is None else self._fit(arg.limits)
+        if misfit is not None:
+            return self._give_up(misfit)  # O-05, O-06: while nothing is public yet
         ready = AwaitReady(self.buy.jit_scid, self.payment_hash, arg.channel_id)
         if self.buy.terms.client_trusts_lsp:
             return (ready,)
@@ -313,41 +343,36 @@ class Session:
         return (self._persist("channel"), ready)
 
     def _refuse(self, arg):
-        failed = self._answer_held(UNKNOWN_NEXT_PEER if arg else TEMPORARY)  # O-08, O-09
-        if self.funding is None:
-            self.state = FAILED
-            return failed
-        self.state = ABORTING
-        self.under_way = IDLE
-        return (*failed, self._undo())
+        self._done(RESERVING, AT_OPEN)
+        return self._give_up(UNKNOWN_NEXT_PEER if arg else TEMPORARY)  # O-08, O-09
 
     def _unstore(self, arg):
         """The record could not be written: nothing irreversible happens (rule 11, K-23)."""
-        self.under_way = IDLE
+        self._done(STORING_INTENT, STORING_CHANNEL, STORING_FORWARDS)
         return self._give_up(TEMPORARY)
 
     # Awaiting channel ready -----------------------------------------------------------------------
 
     def _stored(self, arg):
-        stage = self.under_way
-        self.under_way = IDLE
-        if stage == STORING_CHANNEL:
+        if self._done(STORING_CHANNEL, STORING_FORWARDS) == STORING_CHANNEL:
             self.committed = True
             return (Broadcast(self.buy.jit_scid, self.payment_hash, self.channel),)
-        if stage == STORING_FORWARDS:
+        if self.state == WAITING:
             self.state = FORWARDED
-            return (self._release(),)
-        return NOTHING
+        actions = self._release()
+        return actions + self._finish() if self.state == BROADCASTING else actions
 
     def _ready(self, arg):
         self.limits = arg
         return self._proceed()
 
     def _sent(self, arg):
+        if not self.committed:
+            raise ProtocolBug("SENT for a funding that was not ordered to be sent")
         self.sent = True
-        if self.state == BROADCASTING:
-            return self._finish()
-        return self._proceed()
+        if self.state == WAITING:
+            return self._proceed()
+        return self._finish() if self.state == BROADCASTING else NOTHING
 
     def _proceed(self):
         """Allocate and journal the forwards once the channel is usable and, where promised, on its way (O-10)."""
@@ -355,27 +380,43 @@ class Session:
             return NOTHING
         if not self.buy.terms.client_trusts_lsp and not self.sent:
             return NOTHING
-        if self.limits.to_self_delay_blocks > self.buy.terms.max_client_to_self_delay_blocks:
-            return self._give_up(UNKNOWN_NEXT_PEER)  # O-05
-        self.floor_msat = max(1, self.limits.htlc_minimum_msat)
+        misfit = self._fit(self.limits)
+        return self._note() if misfit is None else self._give_up(misfit)
+
+    def _fit(self, limits):
+        """Lay the fee on the parts as this channel allows (H-04); the failure they get where it does not, or None."""
+        if limits.to_self_delay_blocks > self.buy.terms.max_client_to_self_delay_blocks:
+            return UNKNOWN_NEXT_PEER  # O-05
+        self.floor_msat = self.buy.floor_msat = max(1, limits.htlc_minimum_msat)  # from now on on arrival (C-04)
         forward = self.sum_msat - self.fee_msat
+        part: Part
         taken = allocate([part.value_msat for part in self.parts], self.floor_msat, self.fee_msat)
-        if taken is None or forward > self.limits.spendable_msat or forward > self.limits.max_in_flight_msat:
-            return self._give_up(TEMPORARY)  # O-06
+        if taken is None or forward > limits.spendable_msat or forward > limits.max_in_flight_msat:
+            return TEMPORARY  # O-06
         for part, share in zip(self.parts, taken, strict=True):
             part.taken_msat = share
+        return None
+
+    def _note(self):
+        """Journal where each part goes before it goes (rule 2, H-16); one write at a time."""
+        if self.under_way != IDLE:
+            return NOTHING
         self.under_way = STORING_FORWARDS
+        self.covered = len(self.parts)
         return (self._persist("forwards"),)
 
     def _release(self):
-        """Every held part goes out together (H-15); one that came after the allocation goes in full (C-18)."""
+        """Every held part in the record goes out together (H-15); one that came during the write is written next."""
+        part: Part
         forwards = []
-        for part in self.parts:
+        for part in self.parts[: self.covered]:
             if part.status == HELD:
                 part.status = OUT
                 self.out += 1
                 forwards.append(part.forward())
-        return ForwardParts(self.buy.jit_scid, self.payment_hash, self.channel.channel_id, tuple(forwards))
+        out = ForwardParts(self.buy.jit_scid, self.payment_hash, self.channel.channel_id, tuple(forwards))
+        actions = (out,) if forwards else NOTHING
+        return actions + self._note() if len(self.parts) > self.covered else actions
 
     def _unready(self, arg):
         return self._give_up(TEMPORARY)
@@ -389,35 +430,46 @@ class Session:
     def _leave(self, arg):
         """The plugin ends: answer politely, journal and channel stay for the next start (W12)."""
         failed = self._answer_held(TEMPORARY)
-        self.state = FAILED if self.state == COLLECTING or self.committed else ABORTING
+        if self.state < FORWARDED:
+            self.state = FAILED if self.state == COLLECTING or self.committed else ABORTING
         return failed
 
     def _gone(self, arg):
         """lightningd says the channel is gone: what is held fails, coins are released (T5, A3)."""
-        if self.state == BROADCASTING:
-            self.out = 0  # no event comes for parts of a closed channel (A3)
-            if self.sent:
-                return self._finish()
-            return (Alarm(f"channel {self.channel.channel_id} closed before its funding was sent; still trying"),)
         if self.committed:
-            self.buy.dead = True
-            if self.state == FORWARDED:
-                return NOTHING  # on chain now: lightningd resolves each part and tells us
-        return self._give_up(TEMPORARY)
+            self.buy.dead = True  # rule 2: there will not be a second one
+        if self.state == WAITING or not self.committed:
+            return self._give_up(TEMPORARY)
+        failed = self._answer_held(TEMPORARY)
+        if self.state == FORWARDED:
+            return failed  # on chain now: lightningd resolves each part and tells us
+        self._write_off()
+        if self.sent:
+            return failed + self._finish()
+        alarm = f"channel {self.channel.channel_id} closed before its funding was sent; still trying"
+        return (*failed, Alarm(alarm))
 
     # Forwarded and after --------------------------------------------------------------------------
 
     @cython.cfunc
     def _late(self, part: Part) -> tuple:
-        """A part after the others went out: forwarded at once, with whatever fee a failed part left (C-18, H-17)."""
-        variable = self.buy.terms.payment_size_msat is None
-        if variable or part.value_msat < self.floor_msat:
-            return (FailParts((part.key,), TEMPORARY),)
+        """A part after the others went out: journalled, then out, with what fee a failed part left (C-18, H-17)."""
+        buy = self.buy
+        alone = buy.terms.payment_size_msat is None or buy.dead  # C-24
+        if alone or part.value_msat < self.floor_msat or len(self.parts) >= MAX_SESSION_PARTS:
+            return self._reject(part)
         self._hold(part)
         part.taken_msat = min(self._unpaid_fee(), part.value_msat - self.floor_msat)
-        return (self._release(),)
+        return self._note()
+
+    def _unsaid(self, arg):
+        """Late parts could not be journalled: they fail, the others go on (rule 11)."""
+        self._done(STORING_FORWARDS)
+        failed = self._answer_held(TEMPORARY)
+        return failed + self._finish() if self.state == BROADCASTING else failed
 
     def _unpaid_fee(self):
+        part: Part
         carried = 0
         for part in self.parts:
             if part.status != DEAD:
@@ -425,26 +477,28 @@ class Session:
         return self.fee_msat - carried
 
     def _settle(self, arg):
-        part, preimage = arg
-        if part.status != OUT:
+        part: Part = arg[0]
+        if part.status == OUT:
+            self.out -= 1
+        elif part.status != DEAD:  # a preimage counts even for a part that was reported lost before (K-11)
             return NOTHING
         part.status = PAID
-        self.out -= 1
         self.settled += 1
-        self.preimage = preimage
+        self.preimage = arg[1]
         if self.state == BROADCASTING:
             return self._finish()
         self.state = BROADCASTING
-        if self.committed:
-            return self._finish()
         self.committed = True
+        if self.sent:
+            return self._finish()
         return (Broadcast(self.buy.jit_scid, self.payment_hash, self.channel),)
 
     def _lose(self, arg):
         """Only this part is lost (K-10); the session ends when none is left that could still be paid."""
-        if arg.status != OUT:
+        part: Part = arg
+        if part.status != OUT:
             return NOTHING
-        arg.status = DEAD
+        part.status = DEAD
         self.out -= 1
         if self.state == BROADCASTING:
             return self._finish()
@@ -454,9 +508,8 @@ class Session:
 
     def _finish(self):
         """Paid, on chain, and no part open any more: over."""
-        if not self.sent or self.out:
-            return NOTHING
-        self.state = SUCCEEDED
+        if self.sent and not self.out and self.under_way == IDLE:
+            self.state = SUCCEEDED
         return NOTHING
 
     def _tend(self, arg):
@@ -473,34 +526,31 @@ class Session:
         return (FailParts((arg.key,), TEMPORARY),)
 
     def _tidy(self, arg):
-        """The result of an effect that was under way when the session was given up: undo what it made (K-19)."""
-        stage = self.under_way
-        self.under_way = IDLE
-        if stage == IDLE or stage > AT_OPEN:
-            return NOTHING
-        if isinstance(arg, tuple):  # Funding or Channel: something to give back
-            if stage == RESERVING:
-                self.funding = arg
-            else:
-                self.channel = arg
-        if self.funding is None:
-            self.state = FAILED
-            return NOTHING
-        return (self._undo(),)
+        """The result of a step that was under way when the session was given up: undo what it made (K-19)."""
+        step = self._done(RESERVING, STORING_INTENT, AT_OPEN, STORING_CHANNEL, STORING_FORWARDS)
+        if step == RESERVING and isinstance(arg, tuple):
+            self.funding = arg
+        if step == AT_OPEN and isinstance(arg, tuple):
+            self.channel = arg._replace(limits=None)
+        return self._unmake()
 
     def _undone(self, arg):
+        self._done(IDLE)
         self.state = FAILED if self.channel is None else ABANDONED
         return NOTHING
 
     def _rescue(self, arg):
         """A preimage after we gave up: the client is owed its channel whatever else (K-11)."""
-        part, preimage = arg
+        part: Part = arg[0]
+        if self.channel is None:
+            return NOTHING
+        self._write_off()
         part.status = PAID
-        self.preimage = preimage
+        self.preimage = arg[1]
         self.settled += 1
-        self.out = 0
         self.committed = True
         self.state = BROADCASTING
+        self._watch_reservation()
         return (
             Alarm(f"a part of {self.payment_hash.hex()} was paid after its channel was given up: broadcasting"),
             Broadcast(self.buy.jit_scid, self.payment_hash, self.channel),
@@ -514,25 +564,35 @@ class Session:
     def _give_up(self, failure):
         """End a session in any state before a preimage: answer what is held, then undo what was made."""
         failed = self._answer_held(failure)
-        if self.state == COLLECTING or self.committed:
-            self.state = FAILED  # a public channel stays, its fee unpaid (O-13)
-            return failed
+        if self.under_way == IDLE:
+            return failed + self._unmake()
+        self.state = ABORTING  # the result of that step comes; `tidy` goes on from there
+        return failed
+
+    def _unmake(self):
+        """Give back what was made. A public channel stays, its fee unpaid (O-13)."""
+        if self.committed or (self.funding is None and self.channel is None):
+            self.state = FAILED
+            return NOTHING
         self.state = ABORTING
-        if RESERVING <= self.under_way <= AT_OPEN:
-            return failed  # its result comes, `tidy` undoes it
-        self.under_way = IDLE
-        return (*failed, self._undo())
+        return (Undo(self.buy.jit_scid, self.payment_hash, self.channel, self.funding),)
+
+    def _write_off(self):
+        """The channel is closed: no event comes for the parts that were in it (A3)."""
+        part: Part
+        for part in self.parts:
+            if part.status == OUT:
+                part.status = DEAD
+        self.out = 0
 
     def _answer_held(self, failure):
+        part: Part
         keys = []
         for part in self.parts:
             if part.status == HELD:
                 part.status = DEAD
                 keys.append((part.in_scid, part.htlc_id))
         return (FailParts(tuple(keys), failure),) if keys else NOTHING
-
-    def _undo(self):
-        return Undo(self.buy.jit_scid, self.payment_hash, self.channel, self.funding)
 
     def _persist(self, stage):
         return Persist(self.buy.jit_scid, self.payment_hash, self.journal(stage))

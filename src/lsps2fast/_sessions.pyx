@@ -11,7 +11,7 @@ from collections import deque
 
 import cython
 
-from lsps2fast._table import Input, State
+from lsps2fast._table import TABLE, Input, State
 from lsps2fast.actions import (
     TEMPORARY,
     UNKNOWN_NEXT_PEER,
@@ -36,10 +36,13 @@ else:
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 MAX_CLTV_AHEAD_BLOCKS = 2016  # C-04, as lightningd
 NOTHING = ()
+KEPT_CHANGES = 10_000
+SWEEP_AT = 1000  # entries in the queues
 
 PART = cython.declare(cython.int, int(Input.PART))
 COLLECTING = cython.declare(cython.int, int(State.COLLECTING))
 FORWARDED = cython.declare(cython.int, int(State.AWAITING_SETTLEMENT))
+BROADCASTING = cython.declare(cython.int, int(State.BROADCASTING))
 ABORTING = cython.declare(cython.int, int(State.ABORTING))
 SUCCEEDED = cython.declare(cython.int, int(State.SUCCEEDED))
 ABANDONED = cython.declare(cython.int, int(State.ABANDONED))
@@ -62,12 +65,16 @@ class Sessions:
     max_sets = cython.declare(cython.int, visibility="readonly")
     max_attempts = cython.declare(cython.int, visibility="readonly")
     live = cython.declare(cython.int, visibility="readonly")
+    by_hash = cython.declare(dict, visibility="readonly")  # payment hash -> number of live sessions
+    changes = cython.declare(object, visibility="readonly")  # (jit scid, payment hash, old state or None, new)
     _online = cython.declare(set)
     _by_peer = cython.declare(dict)
     _due = cython.declare(object)
     _expiry = cython.declare(list)
     _heights = cython.declare(list)
     _count = cython.declare(cython.ulonglong)
+    _sweep_at = cython.declare(cython.Py_ssize_t)
+    _closing = cython.declare(cython.bint)
 
     def __init__(self, collect_ms=90_000, max_parts=30, max_sets=3, max_attempts=5):
         """`collect_ms`: C-05; `max_parts`, `max_sets`: C-10; `max_attempts` to open per buy: C-16."""
@@ -79,12 +86,16 @@ class Sessions:
         self.max_sets = max_sets
         self.max_attempts = max_attempts
         self.live = 0
+        self.by_hash = {}
+        self.changes = deque(maxlen=KEPT_CHANGES)  # for whoever wants to tell; drained or overwritten
         self._online = set()
         self._by_peer = {}
         self._due = deque()  # one constant: first in, first due
         self._expiry = []
         self._heights = []
         self._count = 0
+        self._sweep_at = SWEEP_AT
+        self._closing = False
 
     # Buys ----------------------------------------------------------------------------------------
 
@@ -100,8 +111,11 @@ class Sessions:
         return buy
 
     def forget_buy(self, jit_scid):
-        """Take a buy without a session out of the live set."""
-        buy = self.buys.pop(jit_scid)
+        """Take a buy out of the live set. Raises ProtocolBug if there is none, or if it has a session."""
+        buy = self.buys.get(jit_scid)
+        if buy is None or buy.sets:
+            raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'has a payment under way'}")
+        del self.buys[jit_scid]
         scids = self._by_peer[buy.peer_id]
         scids.discard(jit_scid)
         if not scids:
@@ -110,6 +124,10 @@ class Sessions:
     def is_online(self, peer_id):
         """Whether this client is connected, as far as we were told."""
         return peer_id in self._online
+
+    def used_up(self, buy):
+        """Whether no channel may be opened for this buy any more: one has died (rule 2), or C-16."""
+        return buy.dead or (buy.channel is None and buy.attempts >= self.max_attempts)
 
     # Inputs --------------------------------------------------------------------------------------
 
@@ -128,19 +146,19 @@ class Sessions:
         buy: Buy = self.buys.get(jit_scid)
         if buy is None:
             return (FailParts(((in_scid, htlc_id),), UNKNOWN_NEXT_PEER),)  # C-12: it lapsed on the way here
-        failure = self._misfit(buy, amount_msat, value_msat, cltv_expiry, outgoing_cltv)
-        if failure is not None:
-            return (FailParts(((in_scid, htlc_id),), failure),)
-        part = Part(in_scid, htlc_id, amount_msat, value_msat, cltv_expiry)
+        lapsed = self._lapse(buy, wall_ms)
         session: Session = buy.sets.get(payment_hash)
+        failure = self._misfit(buy, amount_msat, value_msat, cltv_expiry, outgoing_cltv)
+        if failure is None and session is None:
+            failure = self._no_new_set(buy)
+        if failure is not None:
+            return (*lapsed, FailParts(((in_scid, htlc_id),), failure))
+        part = Part(in_scid, htlc_id, amount_msat, value_msat, cltv_expiry)
         if session is None:
             if buy.paid:  # A-03: an alias of the channel now
                 return (ForwardParts(jit_scid, payment_hash, buy.channel.channel_id, (part.forward(),)),)
-            failure = self._no_new_set(buy, wall_ms)
-            if failure is not None:
-                return (FailParts(((in_scid, htlc_id),), failure),)
             session = self._new_session(buy, payment_hash, now_ms)
-        return self._conclude(session, session.apply(PART, part))
+        return lapsed + self._conclude(session, session.apply(PART, part))
 
     @cython.cfunc
     def _misfit(
@@ -149,7 +167,7 @@ class Sessions:
     ) -> object:
         """The failure of a part that lightningd would refuse only after the channel is paid for (C-04), or None."""
         delta: cython.ulonglong = buy.terms.cltv_expiry_delta_blocks
-        if value < buy.floor_msat:
+        if value < buy.floor_msat or value == 0:
             return f"100b{value:016x}0000"
         if amount < value:
             return f"100c{amount:016x}0000"
@@ -162,12 +180,14 @@ class Sessions:
         return None
 
     @cython.cfunc
-    def _no_new_set(self, buy: Buy, wall_ms: object) -> object:
+    def _no_new_set(self, buy: Buy) -> object:
         """The failure of a part that would start a set where none may start, or None."""
-        if buy.expired or wall_ms >= buy.terms.valid_until_ms:
-            return UNKNOWN_NEXT_PEER  # C-12, X-06
-        if buy.dead or buy.attempts >= self.max_attempts:
-            return UNKNOWN_NEXT_PEER  # C-16
+        if buy.expired or self.used_up(buy):
+            return UNKNOWN_NEXT_PEER  # C-12, C-16
+        if self._closing:
+            return TEMPORARY  # rule 17: nobody would be there to answer it later
+        if buy.paid:
+            return None
         if buy.holder is not None:
             return TEMPORARY  # C-14
         limit = self.max_sets if buy.terms.payment_size_msat is not None else 1  # C-10, C-24
@@ -177,7 +197,7 @@ class Sessions:
     def _new_session(self, buy: Buy, payment_hash: bytes, now_ms: object) -> Session:
         session = Session(self, buy, payment_hash)
         buy.sets[payment_hash] = session
-        self.live += 1
+        self._begun(session)
         self._due.append((now_ms + self.collect_ms, session))
         return session
 
@@ -194,11 +214,13 @@ class Sessions:
         return (ForwardParts(jit_scid, payment_hash, session.channel.channel_id, (part.forward(),)),)
 
     def take(self, jit_scid, payment_hash, kind, arg=None):
-        """The result of an order. Raises ProtocolBug if there is no such session."""
+        """The result of an order. Raises ProtocolBug if it cannot come, to this session or to one that is over."""
         buy = self.buys.get(jit_scid)
         session = None if buy is None else buy.sets.get(payment_hash)
         if session is None:
-            raise ProtocolBug(f"{Input(kind).name} for no session: {jit_scid} {payment_hash.hex()}")
+            if TABLE[State.FAILED, Input(kind)].rule == "bug":
+                raise ProtocolBug(f"{Input(kind).name} for no session: {jit_scid} {payment_hash.hex()}")
+            return NOTHING  # an order may outlive its session: SENT after UNREADY
         return self._conclude(session, session.apply(kind, arg))
 
     def resolved(self, in_scid, htlc_id, payment_hash, preimage=None):
@@ -215,11 +237,22 @@ class Sessions:
             return (Alarm(f"a preimage that does not fit {payment_hash.hex()} was reported and ignored"),)  # rule 16
         return self._conclude(session, session.apply(Input.SETTLED, (part, preimage)))
 
+    def told(self, in_scid, htlc_id, settled):
+        """lightningd's own tables, which hold no preimage, say how a forwarded part ended (after a start, F5)."""
+        part: Part = self.index.get((in_scid, htlc_id))
+        if part is None:
+            return NOTHING
+        session: Session = part.session
+        if settled:
+            return self._conclude(session, session.apply(Input.SETTLED, (part, session.preimage)))
+        return self._conclude(session, session.apply(Input.LOST, part))
+
     def block(self, height):
         """A block at `height`; heights may run backwards after a start (R2), the highest counts."""
         if height <= self.height:
             return NOTHING
         self.height = height
+        session: Session
         actions = NOTHING
         while self._heights and self._heights[0][0] <= height:
             session = heapq.heappop(self._heights)[2]
@@ -229,12 +262,12 @@ class Sessions:
 
     def tick(self, now_ms, wall_ms):
         """Time has passed: monotonic and UTC milliseconds (K-25). Feeds every collect time-out and expiry."""
+        session: Session
         actions = NOTHING
         while self._expiry and self._expiry[0][0] <= wall_ms:  # before time-outs: 400a wins (C-07)
-            valid_until_ms, jit_scid = heapq.heappop(self._expiry)
-            buy = self.buys.get(jit_scid)
-            if buy is not None and buy.terms.valid_until_ms == valid_until_ms:
-                actions += self._expire(buy)
+            buy = self.buys.get(heapq.heappop(self._expiry)[1])
+            if buy is not None:
+                actions += self._lapse(buy, wall_ms)
         while self._due and self._due[0][0] <= now_ms:
             session = self._due.popleft()[1]
             if session.state == COLLECTING:
@@ -250,8 +283,9 @@ class Sessions:
             self._expiry[0][0] if self._expiry else None,
         )
 
-    def peer(self, peer_id, online):
-        """The client has connected or is gone."""
+    def peer(self, peer_id, online, wall_ms=0):
+        """The client has connected or is gone. `wall_ms`, UTC: what has lapsed by now is not opened any more (C-08)."""
+        session: Session
         kind = Input.ONLINE if online else Input.OFFLINE
         if online:
             self._online.add(peer_id)
@@ -259,12 +293,15 @@ class Sessions:
             self._online.discard(peer_id)
         actions = NOTHING
         for jit_scid in sorted(self._by_peer.get(peer_id, ())):
-            for session in list(self.buys[jit_scid].sets.values()):
+            buy = self.buys[jit_scid]
+            actions += self._lapse(buy, wall_ms)
+            for session in list(buy.sets.values()):
                 actions += self._conclude(session, session.apply(kind))
         return actions
 
     def shutdown(self):
-        """The plugin ends: every held part gets its answer (rule 17)."""
+        """The plugin ends: every held part gets its answer, and so does every later one (rule 17)."""
+        self._closing = True
         actions = NOTHING
         for buy in list(self.buys.values()):
             for session in list(buy.sets.values()):
@@ -274,18 +311,30 @@ class Sessions:
     def restore(self, jit_scid, journal, sent):
         """After a start: rebuild the session that `journal` tells of; `sent`: lightningd has its funding on the way.
 
-        A session with forwards is back in AWAITING_SETTLEMENT; one with less is in ABORTING, and `UNDONE` ends it.
+        The state says what the caller then owes (K-09): AWAITING_SETTLEMENT what became of each part (`SETTLED`,
+        `LOST`, or its hook call again), BROADCASTING a `Broadcast`, ABORTING an `Undo`. None, and nothing is owed: no
+        payment was under way; a channel that is public and unpaid waits for the next one (O-13). Raises ProtocolBug
+        if the buy is not live or has a payment under way.
         """
-        buy: Buy = self.buys[jit_scid]
+        buy: Buy = self.buys.get(jit_scid)
+        if buy is None or buy.holder is not None:
+            raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'has a payment under way'}")
+        buy.attempts = max(buy.attempts, journal.attempts)
+        public = journal.channel is not None and (sent or journal.payment_hash is None)
+        if journal.preimage is None and not journal.forwards and (public or journal.payment_hash is None):
+            buy.channel = journal.channel
+            return None
         session = Session(self, buy, journal.payment_hash)
         buy.sets[journal.payment_hash] = session
         buy.holder = session
-        self.live += 1
         session.funding = journal.funding
         session.channel = journal.channel
         session.fee_msat = journal.opening_fee_msat
         session.sent = sent
-        session.committed = sent
+        session.preimage = journal.preimage
+        # Where the client does not trust us nothing was forwarded before its funding was ordered on chain (O-10).
+        before = bool(journal.forwards) and not buy.terms.client_trusts_lsp
+        session.committed = sent or before or journal.preimage is not None
         for forward in journal.forwards:
             value = forward.forward_msat + forward.extra_fee_msat
             part = Part(forward.in_scid, forward.htlc_id, value, value, 0)
@@ -296,14 +345,21 @@ class Sessions:
             session.sum_msat += value
             session.out += 1
             self.index[part.in_scid, part.htlc_id] = part
+        session.covered = len(session.parts)
         session.state = FORWARDED if journal.forwards else ABORTING
+        if journal.preimage is not None:
+            session.state = BROADCASTING
+        self._begun(session)
         session._watch_reservation()
         return session
 
     # Ending --------------------------------------------------------------------------------------
 
-    def _expire(self, buy):
-        """valid_until has passed: sets in Collecting fail, the buy ends unless a channel is under way (K-16)."""
+    @cython.cfunc
+    def _lapse(self, buy: Buy, wall_ms: object) -> tuple:
+        """Once valid_until has passed: sets in Collecting fail, the buy ends unless a channel is under way (K-16)."""
+        if buy.expired or wall_ms < buy.terms.valid_until_ms:
+            return NOTHING
         buy.expired = True
         actions = NOTHING
         for session in list(buy.sets.values()):
@@ -312,13 +368,13 @@ class Sessions:
             actions += self._forget(buy, self._outcome(buy))
         return actions
 
-    def _outcome(self, buy):
+    def _outcome(self, buy: Buy):
         """How a buy without a session ends at valid_until."""
         if buy.paid:
             return "Succeeded"
         return "Timeout" if buy.channel is None else "Failed"
 
-    def _forget(self, buy, outcome):
+    def _forget(self, buy: Buy, outcome):
         self.forget_buy(buy.jit_scid)
         return (ForgetBuy(buy.jit_scid, outcome),)
 
@@ -329,42 +385,75 @@ class Sessions:
             return actions
         return actions + self._end(session)
 
-    def _end(self, session):
-        buy = session.buy
+    def _end(self, session: Session):
+        buy: Buy = session.buy
+        part: Part
         if buy.sets.get(session.payment_hash) is not session:  # K-04
             return NOTHING
         del buy.sets[session.payment_hash]
-        self.live -= 1
         for part in session.parts:
             self.index.pop((part.in_scid, part.htlc_id), None)
-        if buy.holder is not session:
-            if buy.expired and not buy.sets:
-                return self._forget(buy, self._outcome(buy))
-            return NOTHING
-        buy.holder = None
-        if session.state == SUCCEEDED:
-            return self._succeed(buy, session)
-        if session.committed and session.channel is not None:
-            buy.channel = session.channel  # O-13: public, unpaid; the next payment on this scid pays for it
+        self._over(session)
+        self._sweep()
+        if buy.holder is session:
+            buy.holder = None
+            return self._succeed(buy, session) if session.state == SUCCEEDED else self._free(buy, session)
         if buy.expired and not buy.sets:
-            outcome = "Abandoned" if session.state == ABANDONED else "Failed"
-            return (Finalize(buy.jit_scid, session.journal("paid"), outcome), *self._forget(buy, outcome))
-        if session.funding is None and session.channel is None:
-            return NOTHING  # nothing was journalled
-        stage = "channel" if buy.channel is not None else "buy"
-        kept = session.channel if buy.channel is not None else None
-        journal = Journal(stage, None, buy.attempts, 0, None, kept, (), None)
-        return (Reset(buy.jit_scid, journal),)
+            return self._forget(buy, self._outcome(buy))
+        return NOTHING
 
-    def _succeed(self, buy, session):
+    def _succeed(self, buy: Buy, session: Session):
+        """Paid: the jit scid is an alias of the channel until valid_until, also for sets that wait (A-03)."""
         buy.paid = True
         buy.channel = session.channel
-        buy.floor_msat = session.floor_msat
-        actions = (
-            Finalize(buy.jit_scid, session.journal("paid"), "Succeeded"),
-            RestoreFees(session.channel.channel_id),
-        )
-        return (*actions, *self._forget(buy, "Succeeded")) if buy.expired else actions
+        actions = (Finalize(buy.jit_scid, session.journal("paid"), "Succeeded"),)
+        if not buy.dead:
+            actions += (RestoreFees(buy.channel.channel_id, 0 if buy.expired else buy.terms.valid_until_ms),)
+        for other in list(buy.sets.values()):
+            actions += self._conclude(other, other.apply(Input.PAID))
+        return actions + self._forget(buy, "Succeeded") if buy.expired else actions
+
+    def _free(self, buy: Buy, session: Session):
+        """Not paid: the lock is free again, the record that of a plain buy."""
+        actions = NOTHING
+        if session.committed and session.channel is not None:
+            buy.channel = session.channel  # O-13: public, unpaid; the next payment on this scid pays for it
+            actions = NOTHING if buy.dead else (RestoreFees(buy.channel.channel_id),)
+        if buy.expired:
+            outcome = "Abandoned" if session.state == ABANDONED else "Failed"
+            final = Finalize(buy.jit_scid, session.journal("forwards"), outcome)
+            return (*actions, final, *self._forget(buy, outcome))
+        if session.funding is None and session.channel is None:
+            return NOTHING  # nothing was journalled
+        stage = "buy" if buy.channel is None else "channel"
+        return (*actions, Reset(buy.jit_scid, Journal(stage, None, buy.attempts, 0, None, buy.channel, (), None)))
+
+    def _sweep(self):
+        """Drop what ended sessions left in the queues: a far height must not keep them (rule 14). Amortised O(1)."""
+        if len(self._heights) + len(self._due) < self._sweep_at:
+            return
+        self._due = deque([entry for entry in self._due if entry[1].state == COLLECTING])
+        self._heights = [entry for entry in self._heights if entry[2].state < SUCCEEDED]
+        heapq.heapify(self._heights)
+        self._sweep_at = SWEEP_AT + 2 * (len(self._heights) + len(self._due))
+
+    def changed(self, session, before):
+        """A session has left the state `before` (None: it begins)."""
+        state = session.state
+        self.changes.append((session.buy.jit_scid, session.payment_hash, before, state))
+
+    def _begun(self, session):
+        self.live += 1
+        self.by_hash[session.payment_hash] = self.by_hash.get(session.payment_hash, 0) + 1
+        self.changed(session, None)
+
+    def _over(self, session):
+        self.live -= 1
+        left = self.by_hash[session.payment_hash] - 1
+        if left:
+            self.by_hash[session.payment_hash] = left
+        else:
+            del self.by_hash[session.payment_hash]
 
     def watch_height(self, height, session):
         """Ask for BLOCK once `height` is reached."""

@@ -44,14 +44,6 @@ class Funding(NamedTuple):
     capacity_sat: int
 
 
-class Channel(NamedTuple):
-    """A channel that both sides have signed (fact of `FUNDED`); `signed_psbt` needs only to be sent (O-21)."""
-
-    channel_id: str
-    signed_psbt: str
-    funding_txid: str
-
-
 class Limits(NamedTuple):
     """What the client's side of the channel allows (fact of `READY`)."""
 
@@ -59,6 +51,19 @@ class Limits(NamedTuple):
     spendable_msat: int
     max_in_flight_msat: int
     to_self_delay_blocks: int
+
+
+class Channel(NamedTuple):
+    """A channel that both sides have signed (fact of `FUNDED`); `signed_psbt` needs only to be sent (O-21).
+
+    `limits`, only in the fact: what is known right after the open, so that a channel which does not fit (O-05, O-06) is
+    dropped before it is public. Records never hold it.
+    """
+
+    channel_id: str
+    signed_psbt: str
+    funding_txid: str
+    limits: Limits | None = None
 
 
 class Journal(NamedTuple):
@@ -100,7 +105,7 @@ class OpenChannel(NamedTuple):
 
 
 class AwaitReady(NamedTuple):
-    """Set routing fees to zero and wait: `READY(Limits)`, `UNREADY` or `CLOSED`."""
+    """Set routing fees to zero and wait: `READY(Limits)`, `UNREADY` or `CLOSED`. An `Undo` ends the watch."""
 
     jit_scid: int
     payment_hash: bytes
@@ -177,9 +182,14 @@ class ForgetBuy(NamedTuple):
 
 
 class RestoreFees(NamedTuple):
-    """The session is over: give the channel the operator's routing fees (rule 13)."""
+    """The session is over: give the channel the operator's routing fees (rule 13).
+
+    Until `zero_until_ms` (UTC) forwards over the jit scid still come with a fee of zero (A-03) and must pass: that is
+    `enforcedelay` of setchannel. 0: nobody was promised anything.
+    """
 
     channel_id: str
+    zero_until_ms: int = 0
 
 
 class Alarm(NamedTuple):
