@@ -130,7 +130,7 @@ class FrameReader:
                 self._depth, self._mode = 1, _BETWEEN
             at, self._depth, self._mode = _advance(data, at, self._depth, self._mode)
             if len(self._held) + at - start > self._max:
-                return self._lose(f"a frame above {self._max} bytes", start)
+                return self._lose(f"a frame above {self._max} bytes", start - len(self._held))
             if self._depth > 0:
                 break
             if data[at - 1] != 0x7D:
