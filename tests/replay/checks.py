@@ -27,7 +27,7 @@ WITHHELD = "reserve journal start output complete journal:channel forward settle
 AT_ONCE = "reserve journal start output complete send forward settled final:Succeeded forget"
 UNSEEN_SETTLE = "reserve journal start output complete journal:channel forward send final:Succeeded forget"
 ABANDONED = "reserve journal start output complete journal:channel forward failed close journal"
-BEFORE_FORWARDING = ("sign", "no fees", "journal:channel")  # O-21, O-17, H-16
+BEFORE_FORWARDING = ("sign", "no-fees", "journal:channel")  # O-21, O-17, H-16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ def _called(played: Played, sale: Sale, event: Event) -> str:
     if event.kind == "call":
         return "close" if event.name == "close" and target.startswith(sale.channel) else ""
     if event.name == "setchannel" and target.startswith(sale.channel):
-        return "no fees" if (event.detail.get("feebase"), event.detail.get("feeppm")) == (0, 0) else "fees"
+        return "no-fees" if (event.detail.get("feebase"), event.detail.get("feeppm")) == (0, 0) else "fees"
     if target == [*ACTIVE, sale.jit_scid] and event.name == "datastore":
         return "journal:channel" if "channel_id" in decoded(event.detail) else "journal"
     if target == [*FINALIZED, sale.jit_scid] and event.name == "datastore":

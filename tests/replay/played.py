@@ -25,7 +25,9 @@ class Script:
     stop_before: str | None = None  # hook call at which the replay ends
     first: frozenset[str] = frozenset()  # hook calls that must be answered before anything else is sent
     patient_at_block: int | None = None  # after this block every hook must be answered before the next one
+    messages_before_disconnect: int = 0  # peer messages that must have left before a peer goes away
     advance_s: tuple[int, ...] = ()  # clock jumps after the last step
+    patience_s: float = 20.0  # how long anything may take before the replay gives up
     held_at_end: bool = False  # parts are still held when the plugin is told to end
     finalized: tuple[str, ...] = ()  # jit scids whose final record must be there, and the active one gone, at the end
     reopened: tuple[str, ...] = ()  # jit scids whose active record must be a plain buy again at the end

@@ -20,7 +20,7 @@ from replay.recording import Life, Step, load
 from replay.rpcsocket import RpcSocket
 
 ADVANCE = "lsps2-dev-advance"
-PATIENCE_S = 20.0
+STATS = "lsps2-stats"
 SHOWN = 25  # events and log lines in the text of a ReplayStuck
 
 
@@ -63,6 +63,8 @@ class _Player:
         self._plugin = PluginProcess(self._from_plugin, self._junk)
         async with self._plugin.running(self._command, self._home):
             await self._introduce(life)
+            if number == 0:
+                await self._until_it_sells()
             for step in life.steps:
                 if step.call_id == self._script.stop_before and step.call_id is not None:
                     break
@@ -83,6 +85,14 @@ class _Player:
         if result and "disable" in result:
             raise self._stuck(f"the plugin disabled itself: {result['disable']}")
 
+    async def _until_it_sells(self) -> None:
+        """Recordings begin seconds after a first start. (After a restart parts come at once, R1, and must wait.)"""
+        wanted = len(self._node.datastore.list({"key": list(ACTIVE)})["datastore"])
+        deadline = asyncio.get_running_loop().time() + self._script.patience_s
+        while STATS in self._plugin.methods and (await self._ask(STATS, {}))["live_buys"] < wanted:
+            if asyncio.get_running_loop().time() > deadline:
+                raise self._stuck(f"{wanted} buys in the journal are not live after {self._script.patience_s} s")
+
     def _take_tables(self, life: Life) -> None:
         """What happened while the plugin was away shows in the first table taken afterwards (F4)."""
         for row in life.forwards or ():
@@ -90,7 +100,7 @@ class _Player:
             self._node.forwards[part] = _as_forwarded(row, self._played.answers[part])
 
     async def _wind_up(self) -> None:
-        for seconds in self._script.advance_s:
+        for seconds in (0, *self._script.advance_s):
             await self._barrier(seconds)
         if not self._script.held_at_end:
             await self._until(lambda: not self._open, "answers to every hook")
@@ -114,7 +124,7 @@ class _Player:
             await self._send({"jsonrpc": "2.0", "method": "shutdown", "params": {"shutdown": {}}})
         else:
             self._plugin.hang_up()
-        self._played.exit_codes.append(await self._plugin.end(PATIENCE_S))
+        self._played.exit_codes.append(await self._plugin.end(self._script.patience_s))
 
     # The recorded steps.
 
@@ -143,6 +153,8 @@ class _Player:
                 return
             self._node.connected[params["id"]] = None
         elif method == "disconnect":
+            wanted, sent = self._script.messages_before_disconnect, self._node.messages
+            await self._until(lambda: len(sent) >= wanted, f"{wanted} messages to peers")
             self._node.disconnected(params["id"])
         elif method == "block_added":
             self._node.new_block(params["height"])
@@ -231,12 +243,12 @@ class _Player:
 
     async def _until(self, reached: Callable[[], bool], what: str) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + PATIENCE_S
+        deadline = loop.time() + self._script.patience_s
         while not reached():
             if self._plugin.exit_code is not None:
                 raise self._stuck(f"the plugin ended with {self._plugin.exit_code}; waited for {what}")
             if loop.time() > deadline:
-                raise self._stuck(f"waited {PATIENCE_S} s for {what}")
+                raise self._stuck(f"waited {self._script.patience_s} s for {what}")
             self._news.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), 0.5)
