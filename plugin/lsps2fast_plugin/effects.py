@@ -20,6 +20,7 @@ from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.funding import ChannelGone, Funder, RefusedByClient
 from lsps2fast_plugin.store import Store
 
+RETURN_TIMEOUT_MS = 60_000  # for a client to come back after our restart
 READY_TIMEOUT_MS = 120_000  # O-13, K-22
 POLL_MS = 5_000  # K-17: beside the notifications
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 500, 60_000
@@ -103,12 +104,15 @@ class Effects:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[tuple[int, bytes], asyncio.Task[None]] = {}  # AwaitReady; an Undo ends it
         self.watch = Watch()
+        self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (R4)
         self.alarms = 0
 
     def carry_out(self, actions: Iterable[order.Action]) -> None:
         """Carry out these orders; those that take time go on in the background."""
         for action in actions:
             match action:
+                case order.ForwardParts() if action.channel_id in self.unready:
+                    self._spawn(self._forward_later(action), action)
                 case order.ForwardParts():
                     self._answers.forward(action.parts, action.channel_id)
                 case order.FailParts():
@@ -244,6 +248,24 @@ class Effects:
         self.watch.forget(action.channel_id)
         self._waiting.pop((action.jit_scid, action.payment_hash), None)
         self._feed(action.jit_scid, action.payment_hash, kind, fact)
+
+    async def _forward_later(self, action: order.ForwardParts) -> None:
+        """After a start: wait for the client, for lightningd fails what comes before it is back (R4, H10)."""
+        peer_id = self._buy(action.jit_scid).peer_id
+        deadline_ms = self._clock.now_ms() + RETURN_TIMEOUT_MS
+        while self._clock.now_ms() < deadline_ms:
+            try:
+                if await self._funder.limits(peer_id, action.channel_id) is not None:
+                    self.unready.discard(action.channel_id)
+                    break
+            except ChannelGone:
+                break
+            except NodeError as error:
+                self._say(f"waiting for {peer_id}: {error}", "warn")
+            left_ms = deadline_ms - self._clock.now_ms()
+            await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
+        # Also when it did not come back: lightningd then fails the part and says so, which the machine must hear (F2).
+        self._answers.forward(action.parts, action.channel_id)
 
     async def _broadcast(self, action: order.Broadcast) -> None:
         peer_id = self._buy(action.jit_scid).peer_id

@@ -30,8 +30,10 @@ from lsps2fast_plugin.effects import Effects
 from lsps2fast_plugin.funding import Funder
 from lsps2fast_plugin.host import Host, Interest
 from lsps2fast_plugin.nodeview import NodeView
+from lsps2fast_plugin.operator_methods import add_methods
 from lsps2fast_plugin.options import Settings, add_options, read_settings
 from lsps2fast_plugin.parts import HeldParts
+from lsps2fast_plugin.reconcile import LOST, SETTLED, Reconciler, Snapshot, Verdict, first_orders, judge
 from lsps2fast_plugin.rpc import Rpc
 from lsps2fast_plugin.store import Store, Stored
 
@@ -94,11 +96,7 @@ class Service:
         ):
             self.host.subscribe(topic, handler)
         self.host.on_shutdown(self._shutdown)
-        self.host.method("lsps2-listsessions", self._list_sessions)
-        self.host.method("lsps2-getsession", self._get_session)
-        self.host.method("lsps2-stats", self._stats)
-        if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
-            self.host.method("lsps2-dev-advance", self._advance)
+        add_methods(self)
 
     # Start ---------------------------------------------------------------------------------------
 
@@ -110,6 +108,7 @@ class Service:
             return {"disable": str(error)}
         path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
         self._build(self.settings, Rpc(path))
+        self.reconciler = Reconciler(self.rpc, replays=configuration["startup"])
         self.host.spawn(self._start())
         return None
 
@@ -140,6 +139,7 @@ class Service:
         self.sessions.block(info["blockheight"])
         delta = await self._cltv_delta(self.settings.cltv_delta_blocks)
         stored = await self._load(delta)
+        snapshot = await self._look(stored)
         peers = await self._until("listpeers", {})
         keyring = await self._keyring(self.settings.promise_secret)
         self.negotiator = negotiation.Negotiator(
@@ -157,11 +157,10 @@ class Service:
             accept=self._accept,
             say=self.host.log,
         )
-        for record in stored:
-            self._revive(record)
         for peer in peers["peers"]:
             if peer["connected"]:
                 self._carry_out(self.sessions.peer(peer["id"], True))
+        self._revive_all(stored, snapshot)
         self.host.interest_loaded()
         early, self._early = self._early, []
         for peer_id, payload in early:
@@ -200,21 +199,62 @@ class Service:
         answer = await self._until("makesecret", {"string": "lsps2fast promise"})
         return Keyring(bytes.fromhex(answer["secret"]))
 
-    def _revive(self, record: Stored) -> None:
-        """Make one journalled buy live again."""
-        buy, journal = record.buy, record.journal
-        if buy.params.valid_until_ms <= self.clock.wall_ms() and journal.stage == "buy":
-            self.host.spawn(self.store.forget(buy.jit_scid))
+    async def _look(self, stored: list[Stored]) -> Snapshot:
+        while True:
+            try:
+                return await self.reconciler.snapshot(stored)
+            except Lsps2Error as error:
+                self.host.log(f"the node cannot be asked what became of our channels ({error}); trying again", "warn")
+            await self.clock.turned(1.0)
+
+    def _revive_all(self, stored: list[Stored], snapshot: Snapshot) -> None:
+        """Make every journalled buy live again, and go on where its payment stood."""
+        finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
+        owned = [record.journal.channel.channel_id for record in stored if record.journal.channel is not None]
+        for record in stored:
+            if record.outcome is not None:
+                self._revive_alias(record)
+            elif record.buy.jit_scid in finished:  # K-15: a crash fell between the final record and the deletion
+                self.host.spawn(self._drop(record))
+            elif record.journal.stage != "buy":
+                self._revive_session(record, judge(record, snapshot, owned))
+            elif record.buy.params.valid_until_ms > self.clock.wall_ms():
+                self._go_live(record.buy).attempts = record.journal.attempts
+            else:
+                self.host.spawn(self._drop(record))
+
+    def _revive_alias(self, record: Stored) -> None:
+        """A-03: the jit scid of a channel that was paid forwards until valid_until."""
+        lives = record.buy.params.valid_until_ms > self.clock.wall_ms()
+        if record.outcome != "Succeeded" or record.journal.channel is None or not lives:
             return
-        if record.outcome is not None and (record.outcome != "Succeeded" or journal.channel is None):
+        core = self._go_live(record.buy)
+        core.paid, core.channel = True, record.journal.channel
+        self.effects.unready.add(record.journal.channel.channel_id)
+
+    def _revive_session(self, record: Stored, verdict: Verdict) -> None:
+        jit_scid, channel = record.buy.jit_scid, verdict.journal.channel
+        core = self._go_live(record.buy)
+        session = self.sessions.restore(jit_scid, verdict.journal, verdict.sent)
+        if channel is not None:
+            self.effects.unready.add(channel.channel_id)
+            self._set_withheld(channel.channel_id, not verdict.sent and not verdict.gone)
+        if session is None:
+            core.dead = verdict.gone
             return
-        if record.outcome is not None and buy.params.valid_until_ms <= self.clock.wall_ms():
-            return
-        core = self._go_live(buy)
-        core.attempts = journal.attempts
-        if record.outcome is not None:  # A-03: an alias of its channel until valid_until
-            core.paid = True
-            core.channel = journal.channel
+        self.host.log(f"{format_scid(jit_scid)} goes on in {State(session.state).name}", "info")
+        self._carry_out(first_orders(verdict, jit_scid, State(session.state).name))
+        for how in (SETTLED, LOST):  # what was paid comes first: it decides (K-11)
+            for key in [key for key, end in verdict.ended.items() if end == how]:
+                self._carry_out(self.sessions.told(*key, how == SETTLED))
+        if verdict.gone and session.payment_hash in core.sets:
+            self._feed(jit_scid, session.payment_hash, Input.CLOSED, None)
+
+    async def _drop(self, record: Stored) -> None:
+        try:
+            await self.store.forget(record.buy.jit_scid)
+        except StoreError as error:  # the next start finds it again
+            self.host.log(f"record {format_scid(record.buy.jit_scid)} cannot be deleted: {error}", "warn")
 
     # Buys ----------------------------------------------------------------------------------------
 
@@ -380,60 +420,6 @@ class Service:
             await self.rpc.call("sendcustommsg", {"node_id": peer_id, "msg": LSPS_PREFIX + reply.hex()})
         except Lsps2Error as error:  # T-32: an undelivered reply counts as delivered
             self.host.log(f"reply to {peer_id} could not be sent: {error}", "info")
-
-    # For the operator ------------------------------------------------------------------------------
-
-    async def _list_sessions(self) -> dict[str, Any]:
-        """Every live buy with its payment attempts."""
-        return {"sessions": [self._describe(buy) for buy in self.offers]}
-
-    async def _get_session(self, jit_channel_scid: str) -> dict[str, Any]:
-        """One live buy with its payment attempts."""
-        buy = self.offers.get(parse_scid(jit_channel_scid))
-        if buy is None:
-            raise ConfigError(f"no live buy has the jit scid {jit_channel_scid}; lsps2-listsessions shows all")
-        return self._describe(buy)
-
-    def _describe(self, buy: Buy) -> dict[str, Any]:
-        core = self.sessions.buys[buy.jit_scid]
-        return {
-            "jit_channel_scid": format_scid(buy.jit_scid),
-            "peer_id": buy.peer_id,
-            "payment_size_msat": buy.payment_size_msat,
-            "valid_until": buy.params.raw["valid_until"],
-            "client_trusts_lsp": buy.client_trusts_lsp,
-            "attempts": core.attempts,
-            "paid": core.paid,
-            "channel_id": None if core.channel is None else core.channel.channel_id,
-            "payments": [
-                {
-                    "payment_hash": payment_hash.hex(),
-                    "state": State(session.state).name,
-                    "parts": len(session.parts),
-                    "sum_msat": session.sum_msat,
-                    "opening_fee_msat": session.fee_msat,
-                }
-                for payment_hash, session in core.sets.items()
-            ],
-        }
-
-    async def _stats(self) -> dict[str, Any]:
-        """Counters since the start."""
-        return {
-            "version": __version__,
-            "core": BACKEND,
-            "live_buys": len(self.offers),
-            "live_sessions": self.sessions.live,
-            "held_parts": len(self.parts),
-            "withheld_channels": len(self.interest.channel_ids),
-            "journal_commits": self.store.commits,
-            "alarms": self.effects.alarms,
-        }
-
-    async def _advance(self, seconds: float) -> dict[str, Any]:
-        """For tests: turn the clock forward."""
-        self.clock.advance(float(seconds))
-        return {"now_ms": self.clock.now_ms()}
 
     # End -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,182 @@
+"""After a start: the journal against the node. Yields the same inputs and orders as live operation.
+
+The journal says what was promised, lightningd says what is; where they differ lightningd is right about channels,
+forwards and coins (K-09). `Snapshot` is what lightningd says, asked once; `judge` turns one record and the snapshot
+into a `Verdict` without touching anything, so that every row of the table can be tested by itself; `Reconciler` asks
+and carries it out. What lightningd's tables hide is in the host contract: no payment hash on forwards (F5), rows under
+the alias for ever (F6), `offered` for ever after a close (A3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from lsps2fast import actions as order
+from lsps2fast.actions import Channel, Forward, Journal
+from lsps2fast.lsps2 import parse_scid
+from lsps2fast_plugin.funding import OPENING, USABLE
+from lsps2fast_plugin.rpc import Rpc
+from lsps2fast_plugin.store import Stored
+
+SETTLED, LOST, OPEN = "settled", "lost", "open"
+FAILED_ROWS = ("failed", "local_failed")
+PartKey = tuple[int, int]
+
+
+class Row(NamedTuple):
+    """One row of listforwards into a channel of ours."""
+
+    key: PartKey
+    status: str
+    in_msat: int
+    out_msat: int
+
+
+@dataclass
+class Snapshot:
+    """What lightningd says. `names` maps every scid and alias of a live channel to one of them (H3)."""
+
+    channels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)  # by channel id
+    held: set[PartKey] = field(default_factory=set)  # incoming HTLCs that are not resolved yet
+    names: dict[int, int] = field(default_factory=dict)
+    replays: bool = True  # lightningd has just started: calls it holds come again (R1)
+
+    def same(self, key: PartKey) -> PartKey:
+        """The part's name with its incoming channel under the one name used for comparing."""
+        return self.names.get(key[0], key[0]), key[1]
+
+
+class Verdict(NamedTuple):
+    """What became of one record.
+
+    `journal` is the record, completed by what was found; `sent` whether lightningd has the funding on its way;
+    `ended` how each part ended, where it did; `gone` whether the channel is closed or closing.
+    """
+
+    journal: Journal
+    sent: bool
+    ended: dict[PartKey, str]
+    gone: bool
+
+
+def is_alive(channel: Mapping[str, Any] | None) -> bool:
+    """Usable or about to be (K-13)."""
+    return channel is not None and channel["state"] in (*USABLE, *OPENING)
+
+
+def is_withheld(channel: Mapping[str, Any]) -> bool:
+    """lightningd has not sent its funding."""
+    return bool(channel.get("funding", {}).get("withheld"))
+
+
+def _names(channel: Mapping[str, Any]) -> list[int]:
+    alias = channel.get("alias", {})
+    texts = (channel.get("short_channel_id"), alias.get("local"))
+    return [parse_scid(text) for text in texts if text]
+
+
+def judge(record: Stored, snapshot: Snapshot, owned: Iterable[str]) -> Verdict:
+    """One row of K-09. `owned` are the channel ids that records name: what they do not name may be an orphan."""
+    journal = record.journal
+    channel = None if journal.channel is None else snapshot.channels.get(journal.channel.channel_id)
+    if journal.channel is None and journal.stage == "intent":
+        orphan = _orphan(record.buy.peer_id, snapshot, set(owned))
+        if orphan is not None:  # the crash fell between fundchannel_complete and the next write
+            channel = orphan
+            journal = journal._replace(channel=Channel(orphan["channel_id"], "", orphan.get("funding_txid", "")))
+    journal = _with_rows(journal, snapshot)
+    alive = is_alive(channel)
+    sent = channel is not None and not is_withheld(channel)
+    ended = {(part.in_scid, part.htlc_id): _end_of(part, journal, snapshot, alive) for part in journal.forwards}
+    return Verdict(journal, sent, ended, journal.channel is not None and not alive)
+
+
+def _orphan(peer_id: str, snapshot: Snapshot, owned: set[str]) -> dict[str, Any] | None:
+    """A withheld channel of ours to this peer that no record names."""
+    for channel_id, channel in snapshot.channels.items():
+        ours = channel["peer_id"] == peer_id and channel.get("opener") == "local" and is_withheld(channel)
+        if ours and channel_id not in owned:
+            return channel
+    return None
+
+
+def _with_rows(journal: Journal, snapshot: Snapshot) -> Journal:
+    """Records of the built-in plugin name no parts: they are what lightningd forwarded into the channel."""
+    if journal.forwards or journal.channel is None or journal.stage != "forwards":
+        return journal
+    rows = snapshot.rows.get(journal.channel.channel_id, ())
+    forwards = tuple(Forward(*row.key, row.out_msat, max(row.in_msat - row.out_msat, 0)) for row in rows)
+    return journal._replace(forwards=forwards, opening_fee_msat=sum(part.extra_fee_msat for part in forwards))
+
+
+def _end_of(part: Forward, journal: Journal, snapshot: Snapshot, alive: bool) -> str:
+    """How one forwarded part ended, or that it is still open."""
+    key = snapshot.same((part.in_scid, part.htlc_id))
+    channel_id = "" if journal.channel is None else journal.channel.channel_id
+    for row in snapshot.rows.get(channel_id, ()):
+        if snapshot.same(row.key) != key:
+            continue
+        if row.status == "settled":
+            return SETTLED
+        if row.status in FAILED_ROWS:
+            return LOST
+        return OPEN if alive else LOST  # A3: a row of a closed channel says `offered` for ever
+    # No row: lightningd never took our answer. It asks again after its own start, and only then (H12, R1).
+    return OPEN if alive and snapshot.replays and key in snapshot.held else LOST
+
+
+class Reconciler:
+    """Asks lightningd and says what each record has come to."""
+
+    def __init__(self, rpc: Rpc, replays: bool) -> None:
+        """`replays`: lightningd itself has just started, so held calls come again."""
+        self._rpc = rpc
+        self._replays = replays
+
+    async def snapshot(self, records: Iterable[Stored]) -> Snapshot:
+        """Everything that judging these records needs; nothing is asked when nothing is to be judged. Or NodeError."""
+        wanted = [record for record in records if record.outcome is None and record.journal.stage != "buy"]
+        snapshot = Snapshot(replays=self._replays)
+        if not wanted:
+            return snapshot
+        for channel in (await self._rpc.call("listpeerchannels", {}))["channels"]:
+            if "channel_id" not in channel:
+                continue
+            snapshot.channels[channel["channel_id"]] = channel
+            names = _names(channel)
+            snapshot.names.update((name, names[0]) for name in names)
+            for htlc in channel.get("htlcs", ()):
+                if htlc["direction"] == "in" and names:
+                    snapshot.held.add((names[0], htlc["id"]))
+        ids = {record.journal.channel.channel_id for record in wanted if record.journal.channel is not None}
+        places = dict(snapshot.channels)
+        if ids - places.keys():
+            for channel in (await self._rpc.call("listclosedchannels", {}))["closedchannels"]:
+                places.setdefault(channel["channel_id"], channel)
+        for channel_id in sorted(ids):
+            snapshot.rows[channel_id] = await self._rows(places[channel_id]) if channel_id in places else []
+        return snapshot
+
+    async def _rows(self, channel: Mapping[str, Any]) -> list[Row]:
+        """Forwards into this channel, under each of its names (F6)."""
+        rows: dict[PartKey, Row] = {}
+        for name in _names(channel):
+            text = f"{name >> 40}x{name >> 16 & 0xFFFFFF}x{name & 0xFFFF}"
+            for row in (await self._rpc.call("listforwards", {"out_channel": text}))["forwards"]:
+                key = (parse_scid(row["in_channel"]), row["in_htlc_id"])
+                rows[key] = Row(key, row["status"], row["in_msat"], row.get("out_msat", 0))
+        return list(rows.values())
+
+
+def first_orders(verdict: Verdict, jit_scid: int, state: str) -> tuple[order.Action, ...]:
+    """What a restored session owes at once, by its state (see `Sessions.restore`)."""
+    journal = verdict.journal
+    payment_hash = journal.payment_hash or b""
+    if state == "ABORTING":
+        return (order.Undo(jit_scid, payment_hash, journal.channel, journal.funding),)
+    if state == "BROADCASTING" and journal.channel is not None and not verdict.sent:
+        return (order.Broadcast(jit_scid, payment_hash, journal.channel),)
+    return ()
