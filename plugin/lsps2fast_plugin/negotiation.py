@@ -90,9 +90,9 @@ class Negotiator:
         try:
             request = lsps0.decode_request(payload)
         except PeerError as error:
-            self._say(f"{peer_id} sent something that is no LSPS request: {error}", "warn")
             if not self._rubbish.take(peer_id, self._clock.now_ms()):
-                return None  # T-12
+                return None  # T-12; and no log line either, or a peer could fill the log
+            self._say(f"{peer_id} sent something that is no LSPS request: {error}", "warn")
             return lsps0.encode_error(None, error)
         if request is None:
             return None
@@ -123,16 +123,20 @@ class Negotiator:
             raise lsps2.stale_token()  # G-03: no tokens are configured, and none is silently ignored
         wall_ms = self._clock.wall_ms()
         key = bytes.fromhex(peer_id)
-        menu = [self._promises.sign(key, line.params(wall_ms)) for line in self._terms.menu]
-        return lsps2.menu_result(menu)
+        kept, dropped = lsps2.order_menu(line.params(wall_ms) for line in self._terms.menu)
+        if dropped:
+            self._say(f"{len(dropped)} menu entries cross others and are not offered (G-07)", "warn")
+        return lsps2.menu_result([self._promises.sign(key, entry) for entry in kept])
 
     async def _buy(self, peer_id: str, params: object) -> dict[str, Any]:
         """Steps of B-06, the cheap ones first; then one commit."""
         ask = lsps2.parse_buy(params)
-        wall_ms = self._clock.wall_ms()
         self._offers.check_room(peer_id)
-        check_terms(ask, wall_ms, self._proof(peer_id), self._terms.floor_msat)
+        check_terms(ask, self._clock.wall_ms(), self._proof(peer_id), self._terms.floor_msat)
         supply = await self._node.supply(ask)
+        wall_ms = self._clock.wall_ms()
+        if ask.params.valid_until_ms <= wall_ms:  # it lapsed while we asked the node
+            raise lsps2.invalid_fee_params()
         check_liquidity(ask, supply.incoming_liquidity_msat)
         capacity_sat = check_supply(ask, supply.capacity)
         buy = Buy(
@@ -148,7 +152,7 @@ class Negotiator:
         self._offers.add(buy)
         try:
             await self._accept(buy)
-        except Lsps2Error:
+        except BaseException:  # also when the plugin ends here: what was not journalled was not sold
             self._offers.remove(buy.jit_scid)
             raise
         return lsps2.buy_result(buy.jit_scid, buy.cltv_expiry_delta_blocks, buy.client_trusts_lsp)
