@@ -20,6 +20,8 @@ WANTED = {
     "h_no_funds": ("fundpsbt", "unreserveinputs"),
     "q_fatal": (),
     "u_manifest": ("plugin", "setconfig"),
+    "g_open_rejected": ("fundchannel_start", "fundchannel_complete", "fundchannel_cancel", "connect"),
+    "n_wait": ("wait", "listforwards", "listhtlcs"),
     "i9_continue_before_client_back": ("listpeerchannels", "listforwards"),
 }
 LIMIT = 6000

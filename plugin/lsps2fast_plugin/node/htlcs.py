@@ -306,10 +306,6 @@ class Htlcs:
         assert part.forward_msat is not None
         assert part.outgoing_cltv is not None
         assert part.onion_rest is not None
-        if part.forward_msat > part.htlc.amount_msat:
-            # lightningd asserts in2out; H-14
-            self.node.crash(f"htlc out {part.forward_msat} larger than in {part.htlc.amount_msat}")
-            return
         del self.held[part.htlc]
         out = end.channel.offer(
             end,
