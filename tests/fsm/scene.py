@@ -210,3 +210,13 @@ WORDS: dict[str, Any] = {
 def failed(keys: list[int], failure: str = order.TEMPORARY, in_scid: int = UPSTREAM) -> order.FailParts:
     """The order to fail these HTLC ids."""
     return order.FailParts(tuple((in_scid, key) for key in keys), failure)
+
+
+def kinds(actions: Orders) -> list[str]:
+    """The names of these orders."""
+    return [type(action).__name__ for action in actions]
+
+
+def both_modes() -> list[dict[str, Any]]:
+    """Terms of the two trust modes."""
+    return [{}, PUBLIC]
