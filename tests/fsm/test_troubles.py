@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,6 @@ from fsm.scene import (
     SECOND_CHANNEL,
     SIZE,
     TERMS,
-    U64_MAX,
     UPSTREAM,
     VARIABLE,
     WALL_MS,
@@ -105,8 +105,7 @@ def test_a_channel_that_does_not_fit_is_dropped(
     misfit = LIMITS._replace(**limits)
     channel = CHANNEL._replace(limits=misfit if early else None)
     play.walk("part reserved stored")
-    orders = play.tell(Input.FUNDED, channel) + play.session.apply(Input.OFFLINE)
-    orders += play.core.take(SCID, HASH, Input.READY, misfit)
+    orders = play.tell(Input.FUNDED, channel) + play.tell(Input.READY, misfit)
     assert orders[-2:] == (failed([0], failure), UNDO_CHANNEL)
     assert play.state is State.ABORTING
 
@@ -159,15 +158,22 @@ def test_the_clients_minimum_is_known_from_the_first_channel_on(scene: Play) -> 
     assert play.part(1_000) == ()
 
 
-@pytest.mark.parametrize(("terms", "ends"), [({}, State.ABORTING), (PUBLIC, State.FAILED)])
-def test_channel_ready_never_comes(scene: Play, terms: dict[str, Any], ends: State) -> None:
-    """O-13, X-14, K-22: the withheld channel is dropped, the public one kept for the next payment."""
-    play = scene(**terms)
-    play.walk("part reserved stored funded stored"[: None if terms else -7])
-    assert play.walk("unready")[0] == failed([0])
-    assert play.state is ends
-    assert bool(play.of(order.Undo)) is (ends is State.ABORTING)
-    assert play.buy.channel == (None if ends is State.ABORTING else CHANNEL)
+def test_channel_ready_of_a_withheld_channel_never_comes(scene: Play) -> None:
+    """O-13, K-22: it is dropped, the offer stays."""
+    play = scene()
+    play.walk("part reserved stored funded")
+    assert play.walk("unready") == (failed([0]), UNDO_CHANNEL)
+    assert kinds(play.walk("undone")) == ["Reset"]
+    assert play.buy.channel is None
+
+
+def test_channel_ready_of_a_public_channel_never_comes(scene: Play) -> None:
+    """O-13, X-14, K-22: it is kept for the next payment, its fee unpaid."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored funded stored sent")
+    assert kinds(play.walk("unready")) == ["FailParts", "RestoreFees", "Reset"]
+    assert play.of(order.Undo) == []
+    assert play.buy.channel == CHANNEL
 
 
 # Deadlines --------------------------------------------------------------------------------------------
@@ -292,17 +298,24 @@ def test_the_part_that_completes_a_payment_too_late_does_not_open_a_channel(scen
     )
 
 
-@pytest.mark.parametrize("terms", both_modes())
-def test_an_offer_that_ends_does_not_disturb_a_payment_under_way(scene: Play, terms: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("terms", "road"),
+    [
+        ({}, "reserved stored funded ready stored settled sent settled2"),
+        (PUBLIC, "reserved stored funded stored sent ready stored settled settled2"),
+    ],
+)
+def test_an_offer_that_ends_does_not_disturb_a_payment_under_way(
+    scene: Play, terms: dict[str, Any], road: str
+) -> None:
     """C-12, K-16, T24: a late part still joins it; another payment gets the permanent code."""
     play = scene(**terms)
     play.part()
     assert play.walk("expired") == ()
     assert play.part(50_000) == ()
     assert play.part(payment_hash=OTHER_HASH) == (failed([2], UNKNOWN_NEXT_PEER),)
-    play.walk("reserved stored funded ready stored" if not terms else "reserved stored funded stored sent ready stored")
-    play.walk("settled settled2")
-    assert kinds(play.orders[-3:])[-1] == "ForgetBuy" or kinds(play.walk("sent"))[-1] == "ForgetBuy"
+    assert kinds(play.walk(road)) == ["Finalize", "RestoreFees", "ForgetBuy"]
+    assert play.of(order.RestoreFees) == [order.RestoreFees(CHANNEL.channel_id, 0)]
     assert play.core.buys == {}
 
 
@@ -361,7 +374,7 @@ def test_late_parts_do_not_grow_a_session_without_end(scene: Play) -> None:
     play = scene()
     play.forward()
     for _ in range(482):
-        play.late = play.part(1)
+        assert kinds(play.part(1)) == ["Persist"]
         play.walk("stored")
     assert play.part(1) == (failed([483]),)
     assert len(play.session.parts) == 483
@@ -376,7 +389,9 @@ def test_a_part_that_no_fee_can_be_taken_from_fails_for_now(scene: Play) -> None
     assert play.forward(30).parts[0].extra_fee_msat == 10
 
 
-@pytest.mark.parametrize("road", ["", "reserved stored", "reserved stored funded", "reserved stored funded ready stored"])
+@pytest.mark.parametrize(
+    "road", ["", "reserved stored", "reserved stored funded", "reserved stored funded ready stored"]
+)
 @pytest.mark.parametrize("payment_hash", [HASH, OTHER_HASH], ids=["same hash", "other hash"])
 def test_another_part_of_a_payment_without_size_fails_alone(scene: Play, road: str, payment_hash: bytes) -> None:
     """C-24, X-16: it neither joins nor disturbs."""
@@ -551,13 +566,11 @@ def test_the_same_payment_opens_a_second_channel_only_after_the_first_is_undone(
 # Reservations ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "road", ["part reserved stored funded", "part reserved stored funded ready stored", None], ids=["W", "F", "B"]
-)
-def test_the_reservation_is_renewed_as_long_as_the_funding_is_withheld(scene: Play, road: str | None) -> None:
+@pytest.mark.parametrize("road", ["", "ready stored", "ready stored settled"])
+def test_the_reservation_is_renewed_as_long_as_the_funding_is_withheld(scene: Play, road: str) -> None:
     """O-04, T8, rule 7: long before the 72 blocks are over, again and again."""
     play = scene()
-    play.walk(road or "part reserved stored funded ready stored settled")
+    play.walk("part reserved stored funded " + road)
     assert play.block(HEIGHT + 59) == ()
     for start in (HEIGHT + 60, HEIGHT + 120, HEIGHT + 180):
         (renew,) = play.block(start)
@@ -605,13 +618,15 @@ def test_before_the_plugin_ends_every_held_part_fails_for_now(
 # Nothing stays behind -------------------------------------------------------------------------------------
 
 
-def test_a_hundred_thousand_short_payments_leave_nothing_behind(machine: Any) -> None:
-    """Rule 14: the queues for time and height do not keep what has ended."""
-    play = Scene(machine, **VARIABLE)
-    for number in range(100_000 if machine.name == "compiled" else 20_000):
+def test_many_short_payments_leave_nothing_behind(scene: Play) -> None:
+    """Rule 14: the queues for time and height do not keep what has ended, however far its height is."""
+    play = scene(**VARIABLE)
+    for number in range(20_000):
         play.core.part(SCID, HASH, UPSTREAM, number, FEE, FEE, CLTV, CLTV - 144, play.now_ms, play.wall_ms)
     assert (play.core.live, play.core.index, play.core.by_hash) == (0, {}, {})
-    assert play.core.pending() < 3_000
+    gc.collect()
+    part = play.machine.fsm.Part
+    assert sum(type(thing) is part for thing in gc.get_objects()) < 2_000
 
 
 def test_a_buy_with_a_payment_is_not_taken_away(scene: Play) -> None:
@@ -641,5 +656,3 @@ def test_the_next_moment_to_wake_up_is_told(scene: Play) -> None:
     assert play.core.next_due() == (play.now_ms + 90_000, TERMS.valid_until_ms)
     play.part(500_000)
     assert play.core.next_due() == (None, TERMS.valid_until_ms)
-    assert play.core.part(0, HASH, 1, 1, 1, 1, CLTV, 1, 0, 0) == (order.FailParts(((1, 1),), UNKNOWN_NEXT_PEER),)
-    assert play.session.min_cltv <= U64_MAX
