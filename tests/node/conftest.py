@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lsps2fast_plugin.node import Node, World
 from lsps2fast_plugin.node.frames import Splitter, parse
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from lsps2fast_plugin.node import World, tlv
 
 from .conftest import Strings, hearing, recording, shape

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from lsps2fast_plugin.node import PluginFailed, RpcError, World
 
 from .conftest import PUPPET, Strings, recording

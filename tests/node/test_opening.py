@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from lsps2fast_plugin.node import RpcError, World, psbt
 from lsps2fast_plugin.node.address import address_to_script
 

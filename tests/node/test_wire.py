@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from lsps2fast_plugin.node import PluginFailed, RpcError, WaitTimeout, World
 from lsps2fast_plugin.node.errors import NodeDown
 from lsps2fast_plugin.node.frames import BadFrame, Splitter, parse, raw_member

@@ -75,13 +75,13 @@ class World:
         self.driver_calls = 0
         self.directory = tempfile.mkdtemp(prefix="l2f-", dir="/tmp" if os.path.isdir("/tmp") else None)
         _directories.add(self.directory)
+        self._opening_books: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._upstream_count = 0
         self.lsp = self.add_node("lsp", fee_base_msat=fee_base_msat, fee_ppm=fee_ppm, wallet_sat=wallet_sat)
         self.chain.listeners.append(self._block)
         if plugin is not None:
             self.lsp.plan_plugin(plugin, options, self.env)
-        self._opening_books: dict[str, int] = {}
 
     async def __aenter__(self) -> World:
         try:
@@ -123,7 +123,8 @@ class World:
         for amount_sat in wallet_sat:
             self.chain.grant(amount_sat, node.wallet.new_script())
         self.nodes.append(node)
-        self.parties[name] = node
+        self._welcome(node)
+        self._opening_books[name] = node.books_msat()
         return node
 
     def client(
@@ -131,7 +132,7 @@ class World:
     ) -> Client:
         """A light wallet, connected to the LSP; keywords are fields of `Behaviour`."""
         client = Client(self, name, **behaviour)
-        self.parties[name] = client
+        self._welcome(client)
         if address_known:
             self.address_book[client.node_id] = client
         if connected:
@@ -141,11 +142,17 @@ class World:
     def payer(self, name: str = "payer", channels: int = 1, capacity_sat: int = 1_000_000) -> Payer:
         """Somebody with confirmed channels to the LSP, all money on his side."""
         payer = Payer(self, name)
-        self.parties[name] = payer
+        self._welcome(payer)
         connect(payer, self.lsp)
         for _ in range(channels):
             self.add_channel(payer, self.lsp, capacity_sat)
         return payer
+
+    def _welcome(self, party: Party) -> None:
+        """A new party; its name, and so its key, is its own."""
+        if party.name in self.parties:
+            raise ValueError(f"there is a {party.name!r} in this world already")
+        self.parties[party.name] = party
 
     def add_channel(
         self, opener: Party, other: Party, capacity_sat: int = 1_000_000, *, push_msat: int = 0, private: bool = False
@@ -159,6 +166,8 @@ class World:
         theirs = make_end(channel, other, push_msat)
         channel.join(ours, theirs)
         for end in (ours, theirs):
+            # money from outside the world is no gain of anybody
+            self._opening_books[end.owner.name] = self._opening_books.get(end.owner.name, 0) + end.to_us_msat
             end.reserve_sat = max(capacity_sat // 100, 546)
             end.htlc_maximum_msat = (capacity_sat - end.reserve_sat) * 1000
             end.ready_sent = True
@@ -230,14 +239,11 @@ class World:
     # books
 
     def open_books(self) -> None:
-        """From now on `books()` counts changes from here (parties that come later start from nothing)."""
+        """From now on `books()` counts changes from here."""
         self._opening_books = {name: party.books_msat() for name, party in self.parties.items()}
 
     def books(self) -> dict[str, int]:
-        """What every party gained (msat) since `open_books()`, plus `chain_fees`; the sum is always 0.
-
-        Without `open_books()` it is what everybody owns and the sum is all money issued.
-        """
+        """What every party gained (msat) since it came or since `open_books()`; the sum is what miners got, negative."""
         return {name: party.books_msat() - self._opening_books.get(name, 0) for name, party in self.parties.items()}
 
     def check_books(self) -> None:
