@@ -41,6 +41,7 @@ class _Player:
         self._news = asyncio.Event()
         self._open: dict[str, Step] = {}
         self._asked: dict[str, Json | None] = {}
+        self._requests = 0
 
     async def run(self) -> Played:
         self._home.mkdir(parents=True)
@@ -89,9 +90,14 @@ class _Player:
         """Recordings begin seconds after a first start. (After a restart parts come at once, R1, and must wait.)"""
         wanted = len(self._node.datastore.list({"key": list(ACTIVE)})["datastore"])
         deadline = asyncio.get_running_loop().time() + self._script.patience_s
-        while STATS in self._plugin.methods and (await self._ask(STATS, {}))["live_buys"] < wanted:
+        while STATS in self._plugin.methods and await self._live_buys() < wanted:
             if asyncio.get_running_loop().time() > deadline:
                 raise self._stuck(f"{wanted} buys in the journal are not live after {self._script.patience_s} s")
+
+    async def _live_buys(self) -> int:
+        """How many buys the service knows; -1 while it is still reading its journal."""
+        answer = await self._request(STATS, {})
+        return int(answer["result"]["live_buys"]) if "result" in answer else -1
 
     def _take_tables(self, life: Life) -> None:
         """What happened while the plugin was away shows in the first table taken afterwards (F4)."""
@@ -187,14 +193,18 @@ class _Player:
     # To and from the plugin.
 
     async def _ask(self, method: str, params: Json) -> Any:
-        call_id = f"cln:{method}#{len(self._played.timeline)}"
-        self._asked[call_id] = None
-        await self._send({"jsonrpc": "2.0", "id": call_id, "method": method, "params": params})
-        await self._until(lambda: self._asked[call_id] is not None, f"an answer to {method}")
-        answer = self._asked.pop(call_id) or {}
+        answer = await self._request(method, params)
         if "error" in answer:
             raise self._stuck(f"{method} gave {answer['error']}")
         return answer["result"]
+
+    async def _request(self, method: str, params: Json) -> Json:
+        self._requests += 1
+        call_id = f"cln:{method}#replay{self._requests}"
+        self._asked[call_id] = None
+        await self._send({"jsonrpc": "2.0", "id": call_id, "method": method, "params": params})
+        await self._until(lambda: self._asked[call_id] is not None, f"an answer to {method}")
+        return self._asked.pop(call_id) or {}
 
     def _tell(self, method: str, params: Json) -> None:
         """A notification, if the plugin asked for such."""

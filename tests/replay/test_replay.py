@@ -27,7 +27,7 @@ from replay.checks import (
     calls,
     milestones,
 )
-from replay.played import ACTIVE, FINALIZED, Played, ReplayStuck, Script
+from replay.played import ACTIVE, FINALIZED, Played, Script
 from replay.player import play
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,6 @@ TEMPORARY = {"result": "fail", "failure_message": "10070000"}
 UNKNOWN = {"result": "fail", "failure_message": "400a"}
 COLLECT = (80, 15)  # seconds: still inside the 90 s of C-05, then past them
 Replay = Callable[[Script], Played]
-recovery = pytest.mark.xfail(strict=True, raises=ReplayStuck, reason="recovery of a forwarded payment is issue 4")
 
 
 @pytest.fixture
@@ -207,19 +206,17 @@ def test_a_stopped_plugin_fails_what_it_holds(replay: Replay) -> None:
     assert played.node.datastore.get(*ACTIVE, "4x4x6")["expected_payment_size"] == "20000000"
 
 
-@recovery
 def test_a_settle_after_a_crash_is_broadcast(replay: Replay) -> None:
     """Recording i7. K-09, K-12, R3: forwarded before the crash, settled after it."""
     parts = ((L3, 0, 9_000_000, 1_000_000), (L3, 1, 10_000_000, 0))
-    played = replay(Script(recording="i7_restart_while_forwarded", finalized=("4x5x5",), patience_s=5.0))
+    played = replay(Script(recording="i7_restart_while_forwarded", finalized=("4x5x5",)))
     assert_sold(played, Sale(jit_scid="4x5x5", channel="3c9039fd", parts=parts))
 
 
-@recovery
 def test_a_settle_nobody_told_us_of_is_broadcast(replay: Replay) -> None:
     """Recording i8. F4, K-09: both forwards settled while the plugin was stopped; only the tables show it."""
     parts = ((L3, 0, 9_000_000, 1_000_000), (L3, 1, 10_000_000, 0))
-    played = replay(Script(recording="i8_restart_settled_while_plugin_down", finalized=("4x5x6",), patience_s=5.0))
+    played = replay(Script(recording="i8_restart_settled_while_plugin_down", finalized=("4x5x6",)))
     assert_sold(played, Sale(jit_scid="4x5x6", channel="85aaffa3", parts=parts), UNSEEN_SETTLE)
 
 
