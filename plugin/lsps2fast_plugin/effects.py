@@ -56,15 +56,17 @@ class Watch:
         for event in self._events.values():
             event.set()
 
+    def look(self, channel_id: str) -> None:
+        """Somebody is about to ask lightningd: a change from now on ends his next `wait` at once."""
+        self._events.setdefault(channel_id, asyncio.Event()).clear()
+
     async def wait(self, channel_id: str, timeout_s: float) -> None:
-        """Return at the next change, or after the time-out."""
+        """Return at the first change since `look`, or after the time-out."""
         event = self._events.setdefault(channel_id, asyncio.Event())
         try:
             await asyncio.wait_for(event.wait(), timeout_s)
         except TimeoutError:
             return
-        finally:
-            event.clear()
 
     def forget(self, channel_id: str) -> None:
         """Nobody waits any more."""
@@ -231,6 +233,7 @@ class Effects:
         deadline_ms = self._clock.now_ms() + READY_TIMEOUT_MS
         kind, fact = Input.UNREADY, None
         while self._clock.now_ms() < deadline_ms:
+            self.watch.look(action.channel_id)
             try:
                 limits = await self._funder.limits(peer_id, action.channel_id)
                 if limits is not None:
@@ -254,6 +257,7 @@ class Effects:
         peer_id = self._buy(action.jit_scid).peer_id
         deadline_ms = self._clock.now_ms() + RETURN_TIMEOUT_MS
         while self._clock.now_ms() < deadline_ms:
+            self.watch.look(action.channel_id)
             try:
                 if await self._funder.limits(peer_id, action.channel_id) is not None:
                     self.unready.discard(action.channel_id)

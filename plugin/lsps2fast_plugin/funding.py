@@ -19,6 +19,7 @@ OPEN_TIMEOUT_S = 60.0  # K-22
 RESERVE_BLOCKS = 72  # lightningd's own default (contract O1)
 RELEASE_BLOCKS = 1_000_000  # O-04: cover every extension of the reservation
 MOST_DELAY_S = 2**32 - 1
+DEFAULT_FEE_BASE_MSAT, DEFAULT_FEE_PPM = 1000, 10  # lightningd's own
 USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
 OPENING = ("OPENINGD", "CHANNELD_AWAITING_LOCKIN")
 NOT_OPENING = (306, 307)  # unknown peer, nothing to cancel (contract O9)
@@ -154,8 +155,16 @@ class Funder:
         await self._rpc.call("setchannel", {"id": channel_id, "feebase": 0, "feeppm": 0, "enforcedelay": 0})
 
     async def restore_fees(self, channel_id: str, grace_s: int) -> None:
-        """The node's configured fees again; for `grace_s` more forwards at zero still pass (A-03)."""
-        await self._rpc.call("setchannel", {"id": channel_id, "enforcedelay": min(grace_s, MOST_DELAY_S)})
+        """The operator's configured fees; for `grace_s` more forwards at zero still pass (A-03).
+
+        They must be named: what setchannel is not given it leaves as it is.
+        """
+        configs = (await self._rpc.call("listconfigs", {})).get("configs", {})
+        fees = {
+            "feebase": configs.get("fee-base", {}).get("value_int", DEFAULT_FEE_BASE_MSAT),
+            "feeppm": configs.get("fee-per-satoshi", {}).get("value_int", DEFAULT_FEE_PPM),
+        }
+        await self._rpc.call("setchannel", {"id": channel_id, **fees, "enforcedelay": min(grace_s, MOST_DELAY_S)})
 
     async def send(self, peer_id: str, channel: Channel) -> str:
         """Put the funding on chain; the txid. Idempotent: a channel that is no longer withheld is done (O6)."""
