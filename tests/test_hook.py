@@ -100,9 +100,7 @@ places = st.lists(st.integers(0, 5000), max_size=12)
 
 
 @given(st.lists(st.sampled_from(RECORDED + SHORT), max_size=6), st.sampled_from([b"\n\n", b"", b" \t\r\n"]), places)
-def test_frames_come_out_whole_wherever_the_stream_is_cut(
-    frames: list[bytes], between: bytes, cuts: list[int]
-) -> None:
+def test_frames_come_out_whole_wherever_the_stream_is_cut(frames: list[bytes], between: bytes, cuts: list[int]) -> None:
     """W9: the end of a frame is its closing brace, whatever stands between frames."""
     stream = between + between.join(frames) + between
     results = [feed_all(run.FrameReader(), cut(stream, cuts)) for run in RUNS]
@@ -336,9 +334,7 @@ UNUSUAL: dict[str, Callable[[Any], bytes]] = {
 
 
 @pytest.mark.parametrize("unusual", UNUSUAL.values(), ids=UNUSUAL)
-def test_whatever_is_unusual_is_left_to_the_lenient_reader(
-    hook: ModuleType, unusual: Callable[[Any], bytes]
-) -> None:
+def test_whatever_is_unusual_is_left_to_the_lenient_reader(hook: ModuleType, unusual: Callable[[Any], bytes]) -> None:
     """Rule 16: the strict reader never guesses."""
     frame = unusual(json.loads(CALLS[0]))
     assert hook.scan(frame) is None
@@ -585,7 +581,7 @@ def test_a_blinded_path_in_the_extra_records_is_known_to_lightningd(hook: Module
     assert b"0021" in hook.answer_forward(b'"x"', PAYLOAD, CHANNEL, "0021" + "02" * 33)
 
 
-hexish = st.text("0123456789abcdefABxyz \"\\\n", max_size=80)
+hexish = st.text('0123456789abcdefABxyz "\\\n', max_size=80)
 
 
 @given(hexish, st.one_of(st.just(CHANNEL), hexish), st.one_of(st.just(FEE), hexish))
