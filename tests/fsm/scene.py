@@ -73,7 +73,7 @@ class Scene:
         self.terms = TERMS._replace(**terms)
         self.now_ms, self.wall_ms = 5_000, WALL_MS
         self.orders: list[order.Action] = []
-        self.count = 0
+        self.count = self.served = 0
         self.core.block(HEIGHT)
         self.buy = self.core.add_buy(SCID, CLIENT, self.terms)
         self.session: Any = None
@@ -164,6 +164,22 @@ class Scene:
         (forwards,) = self.tell(Input.STORED)
         assert isinstance(forwards, order.ForwardParts)
         return forwards
+
+    def serve(self, limits: order.Limits = LIMITS) -> None:
+        """Let everything succeed that is ordered, in order, until nothing more is; parts that went out stay out."""
+        answers: dict[type, tuple[Input, Any]] = {
+            order.ReserveCoins: (Input.RESERVED, FUNDING),
+            order.Persist: (Input.STORED, None),
+            order.OpenChannel: (Input.FUNDED, CHANNEL),
+            order.AwaitReady: (Input.READY, limits),
+            order.Broadcast: (Input.SENT, None),
+            order.Undo: (Input.UNDONE, None),
+        }
+        while self.served < len(self.orders):
+            action: Any = self.orders[self.served]
+            self.served += 1
+            if type(action) in answers:
+                self.tell(*answers[type(action)], payment_hash=action.payment_hash, scid=action.jit_scid)
 
     def of(self, kind: type[order.Action]) -> list[Any]:
         """Every order of this kind so far."""
