@@ -36,7 +36,8 @@ class Channel:
 class Node:
     """State of the recorded lightningd, and its answers to RPC calls. `tell` sends a notification to the plugin."""
 
-    def __init__(self, recording: Recording, tell: Callable[[str, Json], None]) -> None:
+    def __init__(self, recording: Recording, tell: Callable[[str, Json], None], fees: tuple[int, int]) -> None:
+        """`fees`: base (msat) and ppm that this node is configured to charge."""
         self.datastore = Datastore()
         self.channels: dict[str, Channel] = {}
         self.opened: set[str] = set()  # ids of all channels ever opened in the replay
@@ -49,6 +50,7 @@ class Node:
         self.reserved: dict[str, int] = {}  # "txid:vout" to block
         self._recording = recording
         self._tell = tell
+        self._fees = dict(zip(("feebase", "feeppm"), fees, strict=True))
         self._recorded = {method: deque(answers) for method, answers in recording.answers.items()}
         self._opening: set[str] = set()
         self._closed: list[Json] = []
@@ -138,7 +140,7 @@ class Node:
 
     def _setchannel(self, params: Json) -> Json:
         channel = self.channels[params["id"]]
-        channel.fees = {key: params[key] for key in ("feebase", "feeppm") if key in params}
+        channel.fees = {key: params.get(key, configured) for key, configured in self._fees.items()}
         return {"channels": [self._row(params["id"], channel)]}
 
     def _close(self, params: Json) -> Json:
@@ -227,8 +229,8 @@ class Node:
         row = {key: value for key, value in channel.row.items() if key not in {"short_channel_id", "htlcs"}}
         row |= {"state": channel.state, "peer_connected": online, "reestablished": online, "htlcs": []}
         row["funding"] = channel.row["funding"] | {"withheld": channel.withheld}
-        row["fee_base_msat"] = channel.fees.get("feebase", row["fee_base_msat"])
-        row["fee_proportional_millionths"] = channel.fees.get("feeppm", row["fee_proportional_millionths"])
+        fees = self._fees | channel.fees
+        row |= {"fee_base_msat": fees["feebase"], "fee_proportional_millionths": fees["feeppm"]}
         return row | ({"short_channel_id": channel.scid} if channel.scid else {})
 
     def _listclosedchannels(self, params: Json) -> Json:
@@ -254,14 +256,11 @@ class Node:
         return {"outputs": outputs, "channels": []}
 
     def _listconfigs(self, params: Json) -> Json:
-        """cltv-delta 6 is regtest's own; the fees are those new channels of this node got (1000 and 10 in `p…`)."""
-        rows = [rows[0] for rows in self._recording.channels.values() if rows[0].get("opener") == "local"]
-        local = (rows[0] if rows else {}).get("updates", {}).get("local", {})
-        ppm = local.get("fee_proportional_millionths", 10)
-        values = {"cltv-delta": 6, "fee-base": local.get("fee_base_msat", 1), "fee-per-satoshi": ppm}
+        """cltv-delta 6 is regtest's own."""
+        values = {"cltv-delta": 6, "fee-base": self._fees["feebase"], "fee-per-satoshi": self._fees["feeppm"]}
         configs = {name: {"value_int": value, "source": "default"} for name, value in values.items()}
         wanted = params.get("config")
-        return {"configs": configs if wanted is None else {k: v for k, v in configs.items() if k == wanted}}
+        return {"configs": {name: config for name, config in configs.items() if wanted in {None, name}}}
 
     def _feerates(self, params: Json) -> Json:
         names = ("opening", "mutual_close", "unilateral_close", "penalty", "min_acceptable", "floor")

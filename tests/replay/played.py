@@ -21,15 +21,18 @@ class Script:
     recording: str
     options: Json = field(default_factory=lambda: {"lsps2-cltv-delta": 48})  # what the recorded invoices promised
     records: dict[str, Json | None] = field(default_factory=dict)  # changes to journal records; None: not a buy of ours
+    fees: tuple[int, int] = (0, 0)  # the node's own routing fees: base in msat, ppm
     away: frozenset[int] = frozenset()  # lives (0, 1) in which the client's `connect` is left out
     stop_before: str | None = None  # hook call at which the replay ends
     first: frozenset[str] = frozenset()  # hook calls that must be answered before anything else is sent
     patient_at_block: int | None = None  # after this block every hook must be answered before the next one
+    ready_while_looking: bool = False  # the channel gets usable while the answer to our look at it is on its way
     messages_before_disconnect: int = 0  # peer messages that must have left before a peer goes away
     advance_s: tuple[int, ...] = ()  # clock jumps after the last step
     patience_s: float = 20.0  # how long anything may take before the replay gives up
     held_at_end: bool = False  # parts are still held when the plugin is told to end
     finalized: tuple[str, ...] = ()  # jit scids whose final record must be there, and the active one gone, at the end
+    called: dict[str, int] = field(default_factory=dict)  # successful calls by method there must have been at the end
     reopened: tuple[str, ...] = ()  # jit scids whose active record must be a plain buy again at the end
 
 

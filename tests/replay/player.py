@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,15 @@ class _Player:
         self._command = command
         self._home = home
         self._recording = load(script.recording)
-        self._node = Node(self._recording, self._tell)
+        self._node = Node(self._recording, self._tell, script.fees)
         self._played = Played(self._node, self._recording, script)
         self._plugin = PluginProcess(self._from_plugin, self._junk)
         self._news = asyncio.Event()
         self._open: dict[str, Step] = {}
         self._asked: dict[str, Json | None] = {}
         self._requests = 0
+        self._looking = asyncio.Event()  # our plugin looked at a channel that was not ready; its answer is held
+        self._looked = asyncio.Event()
 
     async def run(self) -> Played:
         self._home.mkdir(parents=True)
@@ -49,7 +52,7 @@ class _Player:
             changes = self._script.records.get(scid, {})
             if changes is not None:
                 self._node.datastore.put((*ACTIVE, scid), journal_record(buy, changes))
-        async with RpcSocket(self._node, self._record).listening(self._home / "lightning-rpc"):
+        async with RpcSocket(self._node, self._record, self._hold_answer).listening(self._home / "lightning-rpc"):
             for number, life in enumerate(self._recording.lives):
                 await self._live(number, life)
         return self._played
@@ -110,6 +113,7 @@ class _Player:
             await self._barrier(seconds)
         if not self._script.held_at_end:
             await self._until(lambda: not self._open, "answers to every hook")
+        await self._until(lambda: Counter(self._script.called) <= self._node.done, f"{self._script.called} calls")
         await self._until(self._journal_is_done, f"{self._script.finalized} or {self._script.reopened} in the journal")
 
     def _journal_is_done(self) -> bool:
@@ -170,6 +174,9 @@ class _Player:
             params = await self._forward_event(params)
         self._tell(method, {method: params})
         await self._drain()
+        if "old_state" in params and self._looking.is_set() and not self._looked.is_set():
+            await self._barrier(0)  # the plugin has heard of the change before it gets the old answer
+            self._looked.set()
         if params.get("height", -1) == self._script.patient_at_block:
             await self._until(lambda: not self._open, f"answers after block {params['height']}")
 
@@ -180,6 +187,8 @@ class _Player:
         channel_id = params["channel_id"]
         if channel_id in self._recording.jit_channel_ids:
             await self._until(lambda: channel_id in self._node.opened, f"channel {channel_id} to be opened")
+            if self._script.ready_while_looking and "old_state" in params:
+                await self._until(self._looking.is_set, f"a look at channel {channel_id}")
             self._node.channel_changed(channel_id, params["new_state"])
 
     async def _forward_event(self, event: Json) -> Json:
@@ -189,6 +198,12 @@ class _Player:
         event = _as_forwarded(event, answers[part])
         self._node.forwards[part] = self._node.forwards.get(part, {}) | event
         return event
+
+    async def _hold_answer(self, method: str) -> None:
+        if self._script.ready_while_looking and method == "listpeerchannels" and self._node.opened:
+            self._looking.set()
+            self._news.set()
+            await self._looked.wait()
 
     # To and from the plugin.
 

@@ -7,7 +7,7 @@ import codecs
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ Record = Callable[[str, str, Any], None]
 
 
 class RpcSocket:
-    """Answers from a Node; `record` gets each call and how it went, before the answer is written."""
+    """Answers from a Node; `record` gets each call and how it went, then `hold` may delay the answer."""
 
-    def __init__(self, node: Node, record: Record) -> None:
+    def __init__(self, node: Node, record: Record, hold: Callable[[str], Awaitable[None]]) -> None:
         self._node = node
         self._record = record
+        self._hold = hold
         self._writers: set[asyncio.StreamWriter] = set()
 
     @contextlib.asynccontextmanager
@@ -45,7 +46,7 @@ class RpcSocket:
         text, decoder = "", codecs.getincrementaldecoder("utf-8")()
         try:
             while chunk := await reader.read(1 << 20):
-                text = self._answer_all(text + decoder.decode(chunk), writer)
+                text = await self._answer_all(text + decoder.decode(chunk), writer)
                 await writer.drain()
         except ConnectionError:
             self._record("note", "rpc connection lost", None)
@@ -53,7 +54,7 @@ class RpcSocket:
             self._writers.discard(writer)
             writer.close()
 
-    def _answer_all(self, text: str, writer: asyncio.StreamWriter) -> str:
+    async def _answer_all(self, text: str, writer: asyncio.StreamWriter) -> str:
         """Answer the complete requests in the text; return the rest."""
         text = text.lstrip()
         while text:
@@ -62,6 +63,7 @@ class RpcSocket:
             except ValueError:
                 return text
             answer = {"jsonrpc": "2.0", "id": request["id"], **self._answer(request, text[:end])}
+            await self._hold(request["method"])
             writer.write(json.dumps(answer).encode() + b"\n\n")
             text = text[end:].lstrip()
         return text

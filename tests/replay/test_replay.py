@@ -279,7 +279,7 @@ def test_one_part_lost_at_once_and_one_later(replay: Replay) -> None:
     """Recording p. The LSP charges 1000 msat + 10 ppm: fees are put to 0 first (H6, O-17, rule 13). Both parts fail
     all the same, one locally: K-10, not over before the second; then given back (rule 9), the offer stands."""
     parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
-    played = replay(Script(recording="p_zero_fee_part_and_lsp_fees", reopened=("1x4x4",)))
+    played = replay(Script(recording="p_zero_fee_part_and_lsp_fees", fees=(1000, 10), reopened=("1x4x4",)))
     sale = Sale(jit_scid="1x4x4", channel="534472eb", parts=parts)
     assert_polite(played)
     assert_forwarded(played, sale)
@@ -289,12 +289,15 @@ def test_one_part_lost_at_once_and_one_later(replay: Replay) -> None:
 
 
 def test_an_lsp_that_charges_for_routing_sells_too(replay: Replay) -> None:
-    """Recording p2. H6, O-17, A-02, rule 13: 0/0 before the answers, the operator's fees after the settle."""
+    """Recording p2. H6, O-17, A-02, rule 13: 0/0 before the answers, the operator's 1000 + 10 ppm after the settle."""
     parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
-    played = replay(Script(recording="p2_setchannel_zero_fee", finalized=("1x4x5",)))
+    script = Script(recording="p2_setchannel_zero_fee", fees=(1000, 10), finalized=("1x4x5",), called={"setchannel": 2})
+    played = replay(script)
     sale = Sale(jit_scid="1x4x5", channel="e4e251d0", parts=parts)
     assert_sold(played, sale)
     assert_order(played, sale, "complete no-fees forward settled fees")
+    (channel,) = played.node.answer("listpeerchannels", {"id": played.recording.purchases["1x4x5"].peer_id})["channels"]
+    assert (channel["fee_base_msat"], channel["fee_proportional_millionths"]) == (1000, 10)
 
 
 def test_a_client_without_developer_mode(replay: Replay) -> None:
@@ -311,6 +314,13 @@ def test_two_sales_to_one_client_one_after_the_other(replay: Replay) -> None:
     played = replay(Script(recording="s_xpay_and_pay", finalized=("1x7x0", "1x7x1")))
     assert_sold(played, first)
     assert_sold(played, second)
+
+
+def test_a_channel_that_gets_ready_while_we_look_is_noticed(replay: Replay) -> None:
+    """Recording a, H-15, K-17: the notification overtakes the answer to `listpeerchannels`, as in recording s; the
+    parts go out at once and not at the next slow poll."""
+    played = replay(Script(recording="a_single_var", finalized=("1x1x1",), ready_while_looking=True, patience_s=4.0))
+    assert_sold(played, Sale(jit_scid="1x1x1", channel="daae486a", parts=((L3, 0, 9_000_000, 1_000_000),)))
 
 
 def test_a_part_near_its_expiry_is_failed_in_time(replay: Replay) -> None:
