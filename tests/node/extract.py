@@ -22,9 +22,11 @@ WANTED = {
     "u_manifest": ("plugin", "setconfig"),
     "g_open_rejected": ("fundchannel_start", "fundchannel_complete", "fundchannel_cancel", "connect"),
     "n_wait": ("wait", "listforwards", "listhtlcs"),
-    "i9_continue_before_client_back": ("listpeerchannels", "listforwards"),
+    "i9_continue_before_client_back": ("listpeerchannels", "listforwards", "listfunds"),
 }
 LIMIT = 6000
+TOPICS = ("channel_state_changed", "forward_event")
+ONCE = ("block_added", "plugin_started", "connect", "disconnect", "shutdown", "warning")
 
 
 def wanted(entry: dict[str, Any], methods: tuple[str, ...], open_calls: set[tuple[str, str]]) -> bool:
@@ -39,7 +41,12 @@ def wanted(entry: dict[str, Any], methods: tuple[str, ...], open_calls: set[tupl
         return (entry["peer"], message.get("id")) in open_calls
     if direction == "mark":
         return message["event"] in ("result",) or message["event"].startswith("hook answer")
-    return message.get("method") in ("channel_state_changed", "forward_event") and entry["peer"] == "l2/plugin"
+    topic = message.get("method")
+    if entry["peer"] != "l2/plugin" or topic not in TOPICS + ONCE:
+        return False
+    first = ("topic", topic) not in open_calls
+    open_calls.add(("topic", topic))
+    return first or topic in TOPICS
 
 
 def key_of(line: str) -> tuple[str, str]:

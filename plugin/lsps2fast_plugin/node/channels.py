@@ -43,6 +43,7 @@ class Htlc:
     onion: Onion
     extra_tlvs: bytes
     delivered: bool = False
+    received_s: float = 0.0  # when the taker got it; a replay does not change it
     preimage: bytes | None = None
     failure: bytes | None = None
     removing: bool = False

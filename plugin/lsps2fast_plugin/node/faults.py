@@ -1,11 +1,13 @@
 """Faults a test lays in the way of RPC calls: refusals, silence, lateness, repetition.
 
-node.faults.fail("sendpsbt", nth=1, code=-1, message="bitcoind is away")   # not carried out
-node.faults.fail("datastore", times=3, after=True)                         # carried out, answered with an error
-late = node.faults.late("fundchannel_complete")                            # carried out; answer waits
+faults = node.faults
+faults.fail("sendpsbt", nth=1, code=-1, message="bitcoind is away")  # not carried out
+faults.fail("datastore", times=3, after=True)                        # carried out, answered with an error
+late = faults.late("fundchannel_complete")                           # carried out; the answer waits
 late.release()
-node.faults.hang("signpsbt")                                               # never carried out, never answered
-node.faults.twice("listpeerchannels")                                      # the answer comes twice
+faults.hang("signpsbt")                                              # neither carried out nor answered
+faults.twice("listpeerchannels")                                     # the answer comes twice
+faults.cut("sendpsbt", after=True)                                   # carried out, then the line is cut
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class Fault:
     carry_out: bool = False
     wait: bool = False
     repeat: bool = False
+    hang_up: bool = False
     match: dict[str, Any] = field(default_factory=dict)
     seen: int = 0
     hits: int = 0
@@ -85,6 +88,10 @@ class Faults:
     def twice(self, method: str, *, nth: int = 1, times: int = 1) -> Fault:
         """Answer, then answer again."""
         return self._lay(Fault(method, nth, times, repeat=True))
+
+    def cut(self, method: str, *, nth: int = 1, times: int = 1, after: bool = False) -> Fault:
+        """Hang up instead of answering: the caller cannot know whether the call was carried out (`after`: it was)."""
+        return self._lay(Fault(method, nth, times, carry_out=after, hang_up=True))
 
     def clear(self) -> None:
         """Take every fault away and let what waits go on."""

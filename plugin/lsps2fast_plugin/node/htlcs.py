@@ -127,6 +127,7 @@ class Htlcs:
     def arrived(self, htlc: Htlc) -> None:
         """A new HTLC."""
         self.node.htlc_log.append((htlc, "in"))
+        htlc.received_s = self.node.clock.tick()
         self.take_up(htlc)
 
     def take_up(self, htlc: Htlc) -> None:
@@ -140,7 +141,7 @@ class Htlcs:
     def read(self, htlc: Htlc) -> Part:
         """Peel the onion and choose the outgoing channel."""
         peeled = htlc.onion.peel(self.node.private_key, htlc.payment_hash)
-        part = Part(htlc, peeled.payload, peeled.rest, peeled.next_packet, peeled.shared_secret, self.node.clock.tick())
+        part = Part(htlc, peeled.payload, peeled.rest, peeled.next_packet, peeled.shared_secret, htlc.received_s)
         part.extra_tlvs = htlc.extra_tlvs
         self.parse(part, peeled.payload)
         part.forward_to = self.best_channel(part)

@@ -118,7 +118,8 @@ def _money(end: End) -> dict[str, Any]:
 
 def _traffic(end: End) -> dict[str, Any]:
     text = "Channel ready for use." if end.state == "CHANNELD_NORMAL" else "Waiting."
-    row: dict[str, Any] = {"state_changes": list(end.state_changes), "status": [f"{end.state}:{text}"]}
+    status = [f"{end.state}:{text}"] if end.channel.reestablished else []
+    row: dict[str, Any] = {"state_changes": list(end.state_changes), "status": status}
     row |= {name: end.lifetime.get(name, 0) for name in COUNTERS}
     row["htlcs"] = [_channel_htlc(htlc, "in") for htlc in end.other.live.values() if htlc.delivered]
     row["htlcs"] += [_channel_htlc(htlc, "out") for htlc in end.live.values()]

@@ -63,6 +63,9 @@ class Connection(asyncio.Protocol):
         outcome: tuple[Any, RpcError | None] = (None, fault.error)
         if fault.carry_out:
             outcome = await self.node.finish_method(method, params, frame, str(request_id))
+        if fault.hang_up:
+            self.transport.abort()
+            return
         if fault.wait:
             await fault.released.wait()
         if fault.error is not None:

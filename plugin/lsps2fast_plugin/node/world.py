@@ -127,6 +127,22 @@ class World:
         self._opening_books[name] = node.books_msat()
         return node
 
+    async def start_node(
+        self,
+        name: str,
+        plugin: list[str] | None = None,
+        options: dict[str, Any] | None = None,
+        *,
+        wallet_sat: tuple[int, ...] = (),
+    ) -> Node:
+        """Another full node with a plugin of its own, for example a wallet; started and connected to the LSP."""
+        node = self.add_node(name, wallet_sat=wallet_sat)
+        if plugin is not None:
+            node.plan_plugin(plugin, options, self.env)
+        await node.start()
+        connect(node, self.lsp)
+        return node
+
     def client(
         self, name: str = "client", *, connected: bool = True, address_known: bool = False, **behaviour: Any
     ) -> Client:
@@ -243,7 +259,7 @@ class World:
         self._opening_books = {name: party.books_msat() for name, party in self.parties.items()}
 
     def books(self) -> dict[str, int]:
-        """What every party gained (msat) since it came or since `open_books()`; the sum is what miners got, negative."""
+        """What every party gained (msat) since it came or since `open_books()`; the sum is minus what miners got."""
         return {name: party.books_msat() - self._opening_books.get(name, 0) for name, party in self.parties.items()}
 
     def check_books(self) -> None:
