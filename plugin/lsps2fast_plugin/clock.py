@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 
 class Clock:
@@ -32,9 +34,13 @@ class Clock:
         while (wait_ms := now_ms - self.now_ms()) > 0:
             await self.turned(wait_ms / 1000)
 
-    async def turned(self, timeout_s: float | None = None) -> None:
-        """Return when the clock is turned, or after `timeout_s` of real time."""
+    def turned(self, timeout_s: float | None = None) -> Coroutine[Any, Any, None]:
+        """Return when the clock is turned after this call, or after `timeout_s` of real time."""
+        return self._wait(self._turned, timeout_s)  # this event, also if the coroutine is begun after a turn
+
+    @staticmethod
+    async def _wait(turned: asyncio.Event, timeout_s: float | None) -> None:
         try:
-            await asyncio.wait_for(self._turned.wait(), timeout_s)
+            await asyncio.wait_for(turned.wait(), timeout_s)
         except TimeoutError:
             return
