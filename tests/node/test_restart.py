@@ -171,13 +171,11 @@ async def test_extra_tlvs_do_not_outlive_a_restart(make_world: MakeWorld) -> Non
         payment = payer.pay(invoice_with_fee(client, 10_000_000))
         (call,) = await strings.opened(1)
         opened = await open_channel(lsp, client)
-        lsp.ends[-1].channel.set_reestablished(False)
-        lsp.ends[-1].channel.reestablished = True
-        lsp.ends[-1].channel._pumping = True  # the line is slow: the part stays on it
+        lsp.ends[-1].channel.pause()
         await strings.answer(call, result=forward(call, opened.channel_id, 1_000_000))
         await world.until(lambda: lsp.ends[-1].live)
-        lsp.ends[-1].channel._pumping = False
         lsp.sigkill()
+        lsp.ends[-1].channel.pause(False)
         await lsp.start()
         assert (await payment).raw_messages[0].startswith("400f")
         assert client.refused == ["9000000 + 0 is not 10000000"]

@@ -107,6 +107,7 @@ async def test_a_line_that_is_cut(make_world: MakeWorld) -> None:
         assert ("k",) in world.lsp.datastore.rows
 
 
+@pytest.mark.slow
 async def test_stock_pyln_client_runs_on_it(make_world: MakeWorld) -> None:
     """W7, W8: options, a method with an RPC call inside, a background hook, a handler that raises becomes 2002."""
     plugin = [sys.executable, str(HERE / "plugins" / "stock.py")]
@@ -118,12 +119,14 @@ async def test_stock_pyln_client_runs_on_it(make_world: MakeWorld) -> None:
         assert (await payer.pay(client.invoice(13, scid="1x1x1"))).raw_messages == ["2002"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind() -> None:
     """A driver that is interrupted takes its plugin and directory with it."""
     found = asyncio.run(_interrupted(signal.SIGINT))
     assert (found["alive"], found["directory"]) == (False, False)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_no_process() -> None:
     """Even SIGKILL: the plugin sees the end of its stdin."""
     assert asyncio.run(_interrupted(signal.SIGKILL))["alive"] is False

@@ -113,6 +113,7 @@ async def test_init_may_call_the_node_before_it_is_answered(make_world: MakeWorl
         await world.__aexit__(None, None, None)
 
 
+@pytest.mark.slow
 async def test_a_deaf_plugin_does_not_hold_the_node_for_ever(make_world: MakeWorld) -> None:
     """W6: the handshake is bounded."""
     world = make_world({"deaf": True})
@@ -163,6 +164,7 @@ async def test_a_plugin_gone_turns_held_parts_into_unknown_next_peer(make_world:
         assert [row.status for row in world.lsp.htlcs.forwards] == ["local_failed"] * 2
 
 
+@pytest.mark.slow
 async def test_a_plugin_that_lingers_is_killed_after_its_grace(make_world: MakeWorld) -> None:
     """W5: lightningd waits, then kills."""
     async with make_world(hearing("shutdown", linger=True)) as world:
@@ -191,6 +193,19 @@ async def test_requests_on_one_connection_overtake_each_other(make_world: MakeWo
             wire.ask(number, "datastore", {"key": ["t", str(number)], "hex": "ab" * 700})
         answers = [await wire.next() for _ in range(500)]
         assert [answer["id"] for answer in answers] == list(range(500))
+
+
+@pytest.mark.slow
+async def test_full_pipes_lose_nothing(make_world: MakeWorld) -> None:
+    """W10: lightningd reads nothing while a megabyte of answers waits; then all are there."""
+    async with make_world() as world, Wire(world.lsp) as wire:
+        world.lsp.plugin.listen(False)
+        for number in range(300):
+            wire.ask(number, "puppet-echo", {"text": "x" * 4000})
+        await world.until(lambda: len(world.transcript.select("host>plugin", method="puppet-echo")) == 300)
+        assert not world.transcript.select("plugin>host", "lsp/plugin")[2:]
+        world.lsp.plugin.listen(True)
+        assert [(await wire.next())["id"] for _ in range(300)] == list(range(300))
 
 
 async def test_an_error_of_a_wait_shows_what_was_said(make_world: MakeWorld) -> None:

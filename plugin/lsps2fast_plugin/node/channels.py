@@ -182,6 +182,7 @@ class Channel:
         self.settled_on_chain = False
         self._line: deque[tuple[Party, Callable[[], None]]] = deque()
         self._pumping = False
+        self._paused = False
 
     def join(self, opener: End, other: End) -> None:
         self.ends = (opener, other)
@@ -209,20 +210,28 @@ class Channel:
         self._line.append((to, deliver))
         self._pump_soon()
 
+    def pause(self, paused: bool = True) -> None:
+        """A slow line: nothing is delivered until `pause(False)`, though both sides are connected."""
+        self._paused = paused
+        self._pump_soon()
+
     def set_reestablished(self, up: bool) -> None:
         self.reestablished = up
         if up:
             self._pump_soon()
 
+    def _flows(self) -> bool:
+        return self.reestablished and not self.dead and not self._paused
+
     def _pump_soon(self) -> None:
-        if not self._pumping and self.reestablished and not self.dead and self._line:
+        if not self._pumping and self._flows() and self._line:
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
         for _ in range(len(self._line)):
-            if not self.reestablished or self.dead or not self._line:
+            if not self._flows() or not self._line:
                 return
             _, deliver = self._line.popleft()
             deliver()

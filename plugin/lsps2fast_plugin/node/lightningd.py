@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
@@ -244,10 +245,10 @@ class Node(Party):
         await plugin.end(self.shutdown_grace_s)
         await self.world.until(lambda: plugin not in self.plugins, "the plugin's pipe ends")
 
-    async def kill_plugin(self, plugin: Plugin | None = None) -> None:
-        """kill -9 of the plugin; lightningd lives on (H12)."""
+    async def kill_plugin(self, plugin: Plugin | None = None, sign: int = signal.SIGKILL) -> None:
+        """A signal to the plugin, by default kill -9; waits for its end. lightningd lives on (H12)."""
         plugin = plugin or self.plugin
-        plugin.kill()
+        plugin.kill(sign)
         await self.world.until(lambda: plugin not in self.plugins, "the plugin's pipe ends")
 
     @property

@@ -139,6 +139,11 @@ class Plugin(asyncio.Protocol):
         self.alive = self.registered = self.ready = False
         self._pending.clear()
 
+    def listen(self, on: bool) -> None:
+        """`listen(False)`: lightningd does not read, the plugin's pipe fills up (W10)."""
+        assert self._reader is not None
+        (self._reader.resume_reading if on else self._reader.pause_reading)()
+
     def kill(self, sign: int = signal.SIGKILL) -> None:
         """Send a signal to the process (only to this one, by its pid)."""
         if self.exit_code is None:
