@@ -1,0 +1,367 @@
+"""A world with the real plugin process in it, steps that many stories share, and what every story must leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections import Counter
+from types import TracebackType
+from typing import Any
+
+from lsps2fast.lsps2 import FeeParams
+from lsps2fast_plugin.node import Client, Node, Payer, PaymentResult, World, tlv
+from lsps2fast_plugin.node.client import ClientInvoice
+
+COMMAND = [sys.executable, "-m", "lsps2fast_plugin.service"]
+LSP_TRUSTS = "lsp-trusts-client"
+CLIENT_TRUSTS = "client-trusts-lsp"
+SESSIONS = ("lsps", "lsps2", "sessions")
+TEMPORARY = "10070000"
+UNKNOWN = "400a"
+NODE_FAILURE = "2002"
+FEE_MSAT = 1_000_000  # of the default menu for every size used here
+SIZE_MSAT = 10_000_000
+PATIENCE_S = 5.0
+FAILURES = re.compile(r"10070000|400a|100[bc][0-9a-f]{16}0000|100d[0-9a-f]{8}0000|100e0000|0015|2002")  # C-19
+ANSWERED_HOOKS = ("htlc_accepted", "custommsg")
+Entry = dict[str, Any]
+
+
+class Stage:
+    """`async with Stage(...) as stage`: the plugin runs, has read its journal and sells.
+
+    At the end, if the story itself went well, `loose_ends()` must become empty. A story that breaks the plugin or the
+    node on purpose says so in `plugin_lives`, or names what it leaves in `leaves` (beginnings of loose ends).
+    """
+
+    def __init__(
+        self,
+        mode: str = CLIENT_TRUSTS,
+        *,
+        options: dict[str, Any] | None = None,
+        ready: bool = True,
+        **world: Any,
+    ) -> None:
+        world = {"seed": 7, "fee_base_msat": 1000, "fee_ppm": 10, "wallet_sat": (400_000,) * 6} | world
+        self.mode = mode
+        self.world = World(plugin=COMMAND, options={"lsps2-trust-mode": mode, **(options or {})}, **world)
+        self.lsp: Node = self.world.lsp
+        self.plugin_lives = True
+        self.leaves: tuple[str, ...] = ()
+        self.errors_expected = False
+        self._ready = ready
+        self.changes: dict[str, list[str]] = {}  # payment hash: states it went through
+        self.asked: dict[str, tuple[str, Any]] = {}  # id of a hook call: method, params
+        self.answered: Counter[str] = Counter()
+        self.results: dict[str, Any] = {}
+        self._rpc_asked = self._rpc_answered = 0
+
+    # Life ----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Stage:
+        self.world.transcript.listeners.append(self._take)
+        await self.world.__aenter__()
+        if self._ready:
+            await self.selling()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self.tidy()
+        finally:
+            await self.world.__aexit__(kind, error, trace)
+
+    def _take(self, entry: Entry) -> None:
+        message, direction = entry["msg"], entry["dir"]
+        if direction == "rpc>host":
+            self._rpc_asked += entry["peer"] == "lsp/plugin-rpc"
+        elif direction == "host>rpc":
+            self._rpc_answered += entry["peer"] == "lsp/plugin-rpc"
+        elif direction == "host>plugin" and message["method"] in ANSWERED_HOOKS and "id" in message:
+            self.asked[message["id"]] = (message["method"], message["params"])
+        elif direction == "plugin>host" and "method" not in message:
+            self.answered[str(message.get("id"))] += 1
+            self.results[str(message.get("id"))] = message.get("result")
+        elif direction == "plugin>host" and message["method"] == "lsps2_session":
+            change = message["params"]["lsps2_session"]
+            self.changes.setdefault(change["payment_hash"], []).append(change["new_state"])
+
+    async def selling(self) -> None:
+        """The plugin has read its journal (it says so)."""
+        await self.until(lambda: self.log_lines("sells JIT channels"), "the plugin sells")
+
+    async def until(self, condition: Any, what: str) -> None:
+        """Bounded wait."""
+        await self.world.until(condition, what, PATIENCE_S)
+
+    # What the plugin said --------------------------------------------------------------------------
+
+    def log_lines(self, pattern: str, *levels: str) -> list[str]:
+        """Log lines of the plugin that match."""
+        wanted = re.compile(pattern)
+        return [
+            text
+            for level, source, text in self.lsp.logs
+            if source.startswith("plugin-") and (not levels or level in levels) and wanted.search(text)
+        ]
+
+    def calls(self, method: str) -> list[Any]:
+        """Params of every RPC call the plugin made with this method."""
+        made = self.world.transcript.select("rpc>host", "lsp/plugin-rpc", method)
+        return [entry["msg"]["params"] for entry in made]
+
+    def order(self, *methods: str) -> list[str]:
+        """RPC calls and hook answers of the plugin, in order: method names; answers as `forward` and `fail`."""
+        seen = []
+        for entry in self.world.transcript.entries:
+            message = entry["msg"]
+            if entry["dir"] == "rpc>host" and entry["peer"] == "lsp/plugin-rpc":
+                seen.append(message["method"])
+            elif entry["dir"] == "plugin>host" and isinstance(message.get("result"), dict):
+                result = message["result"]
+                seen.append("forward" if "forward_to" in result else str(result.get("result")))
+        return [name for name in seen if name in methods] if methods else seen
+
+    def htlc_results(self, payment_hash: bytes) -> list[Any]:
+        """Results of the hook calls of one payment, in the order of the calls; None where none was given yet."""
+        return [
+            self.results.get(call_id)
+            for call_id, (method, params) in self.asked.items()
+            if method == "htlc_accepted" and params["htlc"]["payment_hash"] == payment_hash.hex()
+        ]
+
+    def failures(self) -> list[str]:
+        """Every failure message the plugin has ever given."""
+        results = [result for result in self.results.values() if isinstance(result, dict)]
+        return [result["failure_message"] for result in results if result.get("result") == "fail"]
+
+    def answer_counts(self, payment_hash: bytes) -> list[int]:
+        """How often each hook call of one payment was answered."""
+        return [
+            self.answered[call_id]
+            for call_id, (method, params) in self.asked.items()
+            if method == "htlc_accepted" and params["htlc"]["payment_hash"] == payment_hash.hex()
+        ]
+
+    def states(self, invoice: ClientInvoice) -> list[str]:
+        """States its sessions went through."""
+        return self.changes.get(invoice.payment_hash.hex(), [])
+
+    async def stats(self) -> dict[str, Any]:
+        """`lsps2-stats`. Also a fence: what was sent to the plugin before has been dealt with when this returns."""
+        stats: dict[str, Any] = await self.lsp.call("lsps2-stats")
+        return stats
+
+    async def held(self, count: int) -> None:
+        """Wait until so many hook calls are open at the node and the plugin has seen them all."""
+        await self.until(lambda: len(self.lsp.htlcs.held) == count, f"{count} held parts")
+        assert (await self.stats())["held_parts"] == count
+
+    async def state(self, invoice: ClientInvoice, state: str) -> None:
+        """Wait until a session of this payment has reached a state."""
+        await self.until(lambda: state in self.states(invoice), f"state {state}")
+
+    async def quiet(self) -> None:
+        """Wait until the plugin asks nothing more of lightningd."""
+        seen = -1
+        while not (self._rpc_asked == self._rpc_answered == seen):
+            seen = self._rpc_asked
+            await self.stats()
+
+    # Buying and paying -----------------------------------------------------------------------------
+
+    def client(self, name: str = "alice", **behaviour: Any) -> Client:
+        """A wallet connected to the LSP."""
+        return self.world.client(name, **behaviour)
+
+    def payer(self, name: str = "payer", channels: int = 1, capacity_sat: int = 10_000_000) -> Payer:
+        """Somebody who pays."""
+        return self.world.payer(name, channels, capacity_sat)
+
+    async def offer(self, client: Client) -> dict[str, Any]:
+        """The first entry of the menu this client gets."""
+        menu = await client.request("lsps2.get_info")
+        entry: dict[str, Any] = menu["opening_fee_params_menu"][0]
+        return entry
+
+    async def buy(self, client: Client, size_msat: int | None = SIZE_MSAT) -> dict[str, Any]:
+        """The result of `lsps2.buy`, with the terms under `terms`."""
+        offer = await self.offer(client)
+        ask: dict[str, Any] = {"opening_fee_params": offer}
+        if size_msat is not None:
+            ask["payment_size_msat"] = str(size_msat)
+        bought = await client.request("lsps2.buy", ask)
+        return {**bought, "terms": FeeParams.from_json(offer)}
+
+    async def invoice(
+        self, client: Client, size_msat: int | None = SIZE_MSAT, preimage: bytes | None = None
+    ) -> ClientInvoice:
+        """Buy, then an invoice over the new jit scid; `size_msat` None: variable mode."""
+        bought = await self.buy(client, size_msat)
+        terms = bought["terms"]
+        return client.invoice(
+            size_msat,
+            bought["jit_channel_scid"],
+            opening_fee_msat=lambda size: terms.fee_msat(size) or 0,
+            cltv_delta=bought["lsp_cltv_expiry_delta"],
+            preimage=preimage,
+        )
+
+    async def paid(
+        self, payer: Payer, invoice: ClientInvoice, amounts: list[int] | None = None, **how: Any
+    ) -> PaymentResult:
+        """Pay in these parts (default: five of 2,000,000); everything must arrive and the session end well."""
+        amounts = amounts or [SIZE_MSAT // 5] * 5
+        before, refused = invoice.payee.received_msat(), len(invoice.payee.refused)
+        result = await payer.pay(invoice, amounts, **how)
+        assert result.raw_messages == [""] * len(amounts), result
+        assert invoice.payee.received_msat() - before == sum(amounts) - invoice.fee_taken_msat
+        assert invoice.payee.refused[refused:] == []
+        return result
+
+    async def sale(self, client: Client, payer: Payer, size_msat: int = SIZE_MSAT, parts: int = 5) -> ClientInvoice:
+        """A whole sale in fixed mode, fee and books checked to the msat, the channel's funding mined."""
+        self.world.open_books()
+        invoice = await self.invoice(client, size_msat)
+        await self.paid(payer, invoice, [size_msat // parts] * parts)
+        await self.over(invoice)
+        assert invoice.fee_taken_msat == FEE_MSAT
+        books = self.world.books()
+        assert books[payer.name] == -size_msat
+        assert books[client.name] == size_msat - FEE_MSAT
+        self.world.mine()
+        return invoice
+
+    async def still_sells(self, payer: Payer | None = None, name: str = "zoe") -> ClientInvoice:
+        """The proof that the plugin goes on: somebody new buys and is paid."""
+        return await self.sale(self.client(name), payer or self.payer(f"payer of {name}"), parts=2)
+
+    async def over(self, invoice: ClientInvoice) -> None:
+        """Wait until the sale is over and its final record written."""
+        await self.state(invoice, "SUCCEEDED")
+        await self.until(lambda: self.outcome(invoice.scid) == "Succeeded", "the final record")
+
+    def repeat(self, invoice: ClientInvoice, place: int = 0) -> asyncio.Future[dict[str, Any]]:
+        """Deliver one hook call of this payment again, under a new id; a future with its answer."""
+        calls = [
+            params
+            for method, params in self.asked.values()
+            if method == "htlc_accepted" and params["htlc"]["payment_hash"] == invoice.payment_hash.hex()
+        ]
+        return self.hook_call(calls[place])
+
+    def part_call(self, invoice: ClientInvoice, payer: Payer, value_msat: int = SIZE_MSAT, htlc_id: int = 9000) -> Any:
+        """Params of a hook call for a whole payment of this invoice, to be spoilt; the node has no such HTLC."""
+        height = self.lsp.height
+        payload = tlv.prefixed(tlv.hop_payload(value_msat, height + 12, invoice.scid))
+        return {
+            "peer_id": payer.node_id,
+            "onion": {
+                "payload": payload.hex(),
+                "type": "tlv",
+                "short_channel_id": invoice.scid,
+                "forward_msat": value_msat,
+                "outgoing_cltv_value": height + 12,
+                "next_onion": "00" * 1366,
+                "shared_secret": "11" * 32,
+            },
+            "htlc": {
+                "short_channel_id": payer.channels[0].other.scid_now(),
+                "id": htlc_id,
+                "amount_msat": value_msat,
+                "cltv_expiry": height + 12 + invoice.cltv_delta,
+                "cltv_expiry_relative": 12 + invoice.cltv_delta,
+                "payment_hash": invoice.payment_hash.hex(),
+            },
+        }
+
+    def hook_call(self, params: Any) -> asyncio.Future[dict[str, Any]]:
+        """Ask the plugin about an HTLC that the node does not have; a future with the whole answer."""
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.lsp.plugin.request("htlc_accepted", params, lambda answer: future.set_result(answer or {}))
+        return future
+
+    # The journal -----------------------------------------------------------------------------------
+
+    def records(self, folder: str) -> dict[str, dict[str, Any]]:
+        """Records by jit scid."""
+        rows = self.lsp.datastore.rows.items()
+        prefix = (*SESSIONS, folder)
+        return {key[-1]: json.loads(value) for key, (value, _) in rows if key[:-1] == prefix}
+
+    def outcome(self, scid: str | None) -> str | None:
+        """How the buy ended according to the journal; None while its active record is there."""
+        if str(scid) in self.records("active"):
+            return None
+        return self.records("finalized").get(str(scid), {}).get("outcome")
+
+    # What a story leaves behind ----------------------------------------------------------------------
+
+    async def tidy(self) -> None:
+        """Whatever the story was about: the house is in order afterwards."""
+        assert self.lsp.state == "running", self.lsp.crash_log
+        listed: list[dict[str, Any]] = []
+
+        async def settled() -> list[str]:
+            if self.plugin_lives:
+                await self.quiet()
+                listed[:] = (await self.lsp.call("lsps2-listsessions"))["sessions"]
+            return [end for end in self._loose_ends(listed) if not end.startswith(self.leaves)]
+
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while (left := await settled()) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        assert left == [], self.world.transcript.tail(60)
+        self.world.check_books()
+        assert [party.name for party in self.world.parties.values() if party.force_closed] == []
+        assert [message for message in self.failures() if not FAILURES.fullmatch(message)] == []
+        assert not self.errors_expected or self.log_lines("", "error"), "an error was announced, none was logged"
+        assert self.errors_expected or self.log_lines("", "error") == []
+        assert [line for line in self.plugin_stderr() if "Traceback" in line or "Error" in line] == []
+
+    def plugin_stderr(self) -> list[str]:
+        """What the plugin processes wrote to stderr."""
+        return [line for process in self.lsp.processes for line in process.stderr]
+
+    def _loose_ends(self, listed: list[dict[str, Any]]) -> list[str]:
+        """What is not in order, a word each."""
+        return [*self._unanswered(), *self._coins_and_channels(), *self._journal(listed)]
+
+    def _unanswered(self) -> list[str]:
+        ends = [f"{len(self.lsp.htlcs.held)} parts held"] if self.lsp.htlcs.held else []
+        for call_id, (method, _) in self.asked.items():
+            if self.answered[call_id] > 1 or (self.plugin_lives and self.answered[call_id] == 0):
+                ends.append(f"{method} {call_id} answered {self.answered[call_id]} times")
+        return ends
+
+    def _coins_and_channels(self) -> list[str]:
+        ends = [f"coin {row['txid']} reserved" for row in self.lsp.wallet.rows() if row["reserved"]]
+        for end in self.lsp.ends:
+            if end.forgotten or not end.opener:
+                continue
+            if end.channel.withheld:
+                ends.append(f"channel {end.channel.channel_id} withheld")
+            elif (end.fee_base_msat, end.fee_ppm) != (self.lsp.fee_base_msat, self.lsp.fee_ppm):
+                ends.append(f"channel {end.channel.channel_id} keeps fees of {end.fee_base_msat} + {end.fee_ppm} ppm")
+        return ends
+
+    def _journal(self, listed: list[dict[str, Any]]) -> list[str]:
+        """Active records are exactly those of unpaid live buys, and tell of no payment under way."""
+        active, finalized = self.records("active"), self.records("finalized")
+        ends = [f"strange key {key}" for key in self.lsp.datastore.rows if key[:3] != SESSIONS or len(key) != 5]
+        for scid, record in active.items():
+            if record["lsps2fast"]["stage"] not in ("buy", "channel"):
+                ends.append(f"record {scid} at stage {record['lsps2fast']['stage']}")
+        if not self.plugin_lives:
+            return ends
+        owed = {buy["jit_channel_scid"] for buy in listed if not buy["paid"]}
+        ends += [f"active record {scid} for nothing" for scid in active.keys() - owed]
+        ends += [f"no active record for {scid}" for scid in owed - active.keys()]
+        sold = {buy["jit_channel_scid"] for buy in listed if buy["paid"]}
+        ends += [f"no final record for {scid}" for scid in sold - finalized.keys()]
+        return ends + [f"payment {pay} under way" for buy in listed for pay in buy["payments"]]
