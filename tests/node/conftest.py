@@ -58,6 +58,10 @@ class Strings:
         """`result=`, `error=` or `raw=`."""
         await self.node.call("puppet-answer", {"id": call["id"], **answer})
 
+    async def last_answer(self, call: dict[str, Any], **answer: Any) -> None:
+        """An answer the node may not survive."""
+        await asyncio.gather(self.answer(call, **answer), return_exceptions=True)
+
     async def set(self, **hooks: Any) -> None:
         """How it answers hooks from now on."""
         await self.node.call("puppet-set", {"hooks": hooks})

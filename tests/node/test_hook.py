@@ -198,7 +198,7 @@ async def test_what_kills_lightningd_kills_the_node(
         strings, payer = Strings(world.lsp), world.payer()
         payment = payer.pay(world.client().invoice(1_000, scid="1x1x1"))
         (call,) = await strings.opened(1)
-        world.background(strings.answer(call, result=answer))
+        await strings.last_answer(call, result=answer)
         await world.until(lambda: world.lsp.state == "crashed" or payment.done)
         assert (world.lsp.state, world.lsp.crash_log) == (("crashed", log) if exit_code else ("running", ""))
 
@@ -226,7 +226,7 @@ async def test_a_jsonrpc_error_is_fatal_and_replays_are_a_crash_loop(make_world:
         payment = payer.pay(world.client().invoice(1_000, scid="1x1x1"))
         for _ in range(2):
             (call,) = await strings.opened(1)
-            world.background(strings.answer(call, error={"code": -1, "message": "oops"}))
+            await strings.last_answer(call, error={"code": -1, "message": "oops"})
             await world.until(lambda: world.lsp.state == "crashed")
             await world.lsp.start()
         (call,) = await strings.opened(1)

@@ -7,108 +7,18 @@ after a restart (R1) or let through when the plugin is gone (H12).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import failures, tlv
 from .answers import CONTINUE, Decision, Fatal, read_answer
 from .channels import U64_MAX, End, Htlc
-from .onions import Onion
+from .parts import Forward, Part
 
 if TYPE_CHECKING:
     from .lightningd import Node
     from .process import Plugin
 
 MAX_BLOCKS_AHEAD = 2016
-
-
-@dataclass(slots=True, eq=False)
-class Part:
-    """One incoming HTLC and what its onion says; `forward_to` is the channel chosen before the hook (H15)."""
-
-    htlc: Htlc
-    payload: bytes  # with length prefix
-    onion_rest: Onion | None
-    next_packet: bytes
-    shared_secret: bytes
-    received_s: float
-    forward_msat: int | None = None
-    outgoing_cltv: int | None = None
-    scid: str | None = None
-    payment_secret: bytes | None = None
-    total_msat: int | None = None
-    bad: tlv.BadTlv | None = None
-    forward_to: End | None = None
-    invoice_msat: int | None = None
-    extra_tlvs: bytes = b""  # of the outgoing HTLC: those that came in, unless the hook said otherwise
-
-    @property
-    def end(self) -> End:
-        return self.htlc.taker
-
-
-@dataclass(slots=True, eq=False)
-class Forward:
-    """A row of listforwards (F1, F5)."""
-
-    created_index: int
-    part: Part
-    in_channel: str
-    out_channel: str
-    out_htlc: Htlc | None
-    out_msat: int | None
-    status: str
-    received_s: float
-    updated_index: int = 0
-    resolved_s: float | None = None
-    failcode: int | None = None
-
-    def row(self) -> dict[str, Any]:
-        row: dict[str, Any] = {"created_index": self.created_index}
-        if self.updated_index:
-            row["updated_index"] = self.updated_index
-        row |= {"in_channel": self.in_channel, "in_htlc_id": self.part.htlc.id, "out_channel": self.out_channel}
-        if self.out_htlc is not None:
-            row["out_htlc_id"] = self.out_htlc.id
-        row["in_msat"] = self.part.htlc.amount_msat
-        row |= self._amounts() | {"status": self.status} | self._failure()
-        row |= {"style": "tlv", "received_time": self.received_s}
-        if self.resolved_s is not None:
-            row["resolved_time"] = self.resolved_s
-        return row
-
-    def event(self) -> dict[str, Any]:
-        """The forward_event (F1): `updated_index` takes the place of `created_index` once resolved."""
-        index = "updated_index" if self.updated_index else "created_index"
-        row: dict[str, Any] = {
-            index: self.updated_index or self.created_index,
-            "payment_hash": self.part.htlc.payment_hash.hex(),
-            "in_channel": self.in_channel if not self.updated_index else self.part.end.scid_now(),
-            "in_htlc_id": self.part.htlc.id,
-            "out_channel": self.out_channel_now(),
-            "in_msat": self.part.htlc.amount_msat,
-        }
-        row |= self._amounts() | {"status": self.status} | self._failure()
-        row |= {"style": "tlv", "received_time": self.received_s}
-        if self.resolved_s is not None:
-            row["resolved_time"] = self.resolved_s
-        if self.status == "settled" and self.out_htlc is not None and self.out_htlc.preimage is not None:
-            row["preimage"] = self.out_htlc.preimage.hex()
-        return row
-
-    def out_channel_now(self) -> str:
-        """A confirmation between offered and settled changes the name in the event (O7)."""
-        return self.out_htlc.offerer.scid_now() if self.out_htlc is not None else self.out_channel
-
-    def _amounts(self) -> dict[str, Any]:
-        if self.out_msat is None:
-            return {}
-        return {"out_msat": self.out_msat, "fee_msat": self.part.htlc.amount_msat - self.out_msat}
-
-    def _failure(self) -> dict[str, Any]:
-        if self.failcode is None:
-            return {}
-        return {"failcode": self.failcode, "failreason": failures.NAMES.get(self.failcode, "UNKNOWN")}
 
 
 class Htlcs:

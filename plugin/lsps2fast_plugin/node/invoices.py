@@ -12,8 +12,8 @@ from .clock import Timer
 from .errors import INVALID_PARAMS, RpcError
 
 if TYPE_CHECKING:
-    from .htlcs import Part
     from .lightningd import Node
+    from .parts import Part
     from .process import Plugin
 
 SET_TIMEOUT_S = 70.0

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
-from collections import deque
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +15,14 @@ from . import methods
 from .channels import End, Htlc
 from .closing import close_late
 from .datastore import Datastore
-from .errors import METHOD_NOT_FOUND, PLUGIN_ERROR, NodeDown, PluginFailed, RpcError
+from .errors import METHOD_NOT_FOUND, NodeDown, PluginFailed, RpcError
 from .faults import Faults
-from .htlcs import Forward, Htlcs
+from .htlcs import Htlcs
 from .invoices import Invoices
 from .openings import Openings
+from .parts import Forward
 from .party import OpenAnswer, OpenRequest, Party, connect, disconnect
+from .plugins import FIRST_ID, PluginOwner
 from .process import Plugin, rpc_outcome
 from .psbt import Tx
 from .rpcserver import RpcServer
@@ -35,12 +34,8 @@ ROLLBACK_BLOCKS = 30  # R2: the tip a starting node thinks it has
 Outcome = tuple[Any, RpcError | None]
 
 
-class Node(Party):
+class Node(PluginOwner):
     """See the package docstring for how a test uses it."""
-
-    version = "v26.06.6"
-    plugin_patience_s = 60.0  # real time; lightningd waits 120 s (W6)
-    shutdown_grace_s = 30.0  # real time (W5)
 
     def __init__(self, world: World, name: str, directory: Path, *, fee_base_msat: int, fee_ppm: int) -> None:
         super().__init__(world, name)
@@ -54,15 +49,9 @@ class Node(Party):
         self.directory.mkdir(parents=True)
         self.lightning_dir = str(self.directory)
         self.rpc_path = str(self.directory / "lightning-rpc")
-        self.state = "new"
         self.online = False
         self.height = self.chain.height
         self.generation = 0  # grows with every start: answers of a former life are void
-        self.crash_log = ""
-        self.plugins: list[Plugin] = []
-        self.processes: list[Plugin] = []  # every child ever started, for the end of the world
-        self.plugin_plans: list[tuple[list[str], dict[str, Any], dict[str, str]]] = []
-        self.logs: deque[tuple[str, str, str]] = deque(maxlen=5000)
         self.datastore = Datastore()
         self.faults = Faults()
         self.htlcs = Htlcs(self)
@@ -73,25 +62,16 @@ class Node(Party):
         self.closed: list[dict[str, Any]] = []
         self.htlc_log: list[tuple[Htlc, str]] = []  # in order of creation, with direction
         self.reconnect: list[Party] = []
-        self.saved_config: dict[str, Any] = {}  # config.setconfig (M7)
         self.developer = True
-        self._id = 18
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     # life
-
-    def plan_plugin(
-        self, argv: list[str], options: dict[str, Any] | None = None, env: dict[str, str] | None = None
-    ) -> None:
-        """A plugin that comes with every start, as `plugin=` in the config."""
-        self.plugin_plans.append((argv, options or {}, env or {}))
 
     async def start(self) -> None:
         """Start or restart: plugins, `init`, replays in one burst, old blocks, peers (R1, R2)."""
         if self.state == "running":
             raise NodeDown(f"{self.name} runs already")
         self.generation += 1
-        self._id = 18
+        self._id = FIRST_ID
         former = self.generation > 1
         self.state, self.online, self.crash_log = "running", True, ""
         await self.server.start(self.rpc_path)
@@ -105,8 +85,10 @@ class Node(Party):
                 await plugin.launch()
             await asyncio.gather(*(plugin.handshake(startup=True) for plugin in self.plugins))
         except PluginFailed:
-            self._die("stopped", "")
+            if self.state == "running":
+                self._die("stopped", "")
             raise
+        self._running()
         if former:
             self._replay()
         self._catch_up()
@@ -173,10 +155,6 @@ class Node(Party):
             if task.get_name().startswith("rpc"):
                 task.cancel()
 
-    def _running(self) -> None:
-        if self.state != "running":
-            raise NodeDown(f"{self.name} is {self.state} {self.crash_log}")
-
     async def dispose(self) -> None:
         """Leave nothing behind: processes, tasks, socket, directory."""
         if self.state == "running":
@@ -189,146 +167,12 @@ class Node(Party):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         shutil.rmtree(self.directory.parent, ignore_errors=True)
 
-    def spawn(self, work: Coroutine[Any, Any, Any], name: str = "work") -> asyncio.Task[Any]:
-        """A task that ends with the node."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.world.problems.append(error)
-
-    # plugins
-
-    def next_id(self, method: str, caller_id: str = "") -> str:
-        """W1: a request on behalf of a call carries the caller's id in front."""
-        self._id += 1
-        own = f"cln:{method}#{self._id}"
-        return f"{caller_id}/{own}" if caller_id else own
-
-    async def start_plugin(
-        self, argv: list[str], options: dict[str, Any] | None = None, env: dict[str, str] | None = None
-    ) -> Plugin:
-        """`plugin start`: dynamic, so hooks may come before `init` is answered (W11); raises RpcError -3 (M5)."""
-        self._running()
-        plugin = Plugin(self, argv, options or {}, env or {})
-        self.plugins.append(plugin)
-        try:
-            await plugin.launch()
-            await plugin.handshake(startup=False)
-        except PluginFailed as failed:
-            await self._drop_plugin(plugin)
-            raise RpcError(PLUGIN_ERROR, f"{plugin.path}: {failed}") from None
-        return plugin
-
-    async def _drop_plugin(self, plugin: Plugin) -> None:
-        if plugin in self.processes:
-            plugin.kill()
-            await plugin.end(self.world.exit_grace_s)
-        if plugin in self.plugins:
-            self.plugins.remove(plugin)
-
-    async def stop_plugin(self, plugin: Plugin | None = None) -> None:
-        """`plugin stop`: shutdown if subscribed and up to 30 s, else SIGKILL; what it still answers counts (W12)."""
-        self._running()
-        plugin = plugin or self.plugin
-        if not plugin.manifest.dynamic:
-            raise RpcError(-32602, f"{plugin.name} cannot be managed when lightningd is up")
-        if "shutdown" in plugin.manifest.subscriptions:
-            plugin.notify("shutdown", {})
-        else:
-            plugin.kill()
-        await plugin.end(self.shutdown_grace_s)
-        await self.world.until(lambda: plugin not in self.plugins, "the plugin's pipe ends")
-
-    async def kill_plugin(self, plugin: Plugin | None = None, sign: int = signal.SIGKILL) -> None:
-        """A signal to the plugin, by default kill -9; waits for its end. lightningd lives on (H12)."""
-        plugin = plugin or self.plugin
-        plugin.kill(sign)
-        await self.world.until(lambda: plugin not in self.plugins, "the plugin's pipe ends")
-
-    @property
-    def plugin(self) -> Plugin:
-        """The first plugin; raises NodeDown when there is none."""
-        if not self.plugins:
-            raise NodeDown(f"{self.name} has no plugin")
-        return self.plugins[0]
-
-    def plugin_registered(self, plugin: Plugin) -> None:
-        """Its methods, hooks and subscriptions are live."""
-
-    def plugin_ready(self, plugin: Plugin) -> None:
-        body = {"plugin_name": plugin.name, "plugin_path": plugin.path, "methods": list(plugin.manifest.methods)}
-        self.notify("plugin_started", body)
-
-    def plugin_gone(self, plugin: Plugin) -> None:
-        """Its pipe ended; open hook calls have been answered as `continue` already."""
-        if plugin in self.plugins:
-            self.plugins.remove(plugin)
-        body = {"plugin_name": plugin.name, "plugin_path": plugin.path, "methods": list(plugin.manifest.methods)}
-        self.notify("plugin_stopped", body)
-
-    def check_methods(self, plugin: Plugin) -> None:
-        """A name that exists already stops the plugin's start."""
-        for name in plugin.manifest.methods:
-            taken = any(name in other.manifest.methods for other in self.plugins if other is not plugin)
-            if name in methods.TABLE or taken:
-                raise PluginFailed(f"could not register method '{name}', a method with that name is already registered")
-
-    def hook_chain(self, hook: str) -> list[Plugin]:
-        return [plugin for plugin in self.plugins if plugin.registered and hook in plugin.manifest.hooks]
-
-    def feature_set(self) -> dict[str, str]:
-        """As recorded; bits of non-dynamic plugins are added to `init` and `node` (M6)."""
-        init, node = 0x800898880A8A59A1, 0x808898880A8A59A1
-        for plugin in self.plugins:
-            init |= int(plugin.manifest.featurebits.get("init") or "0", 16)
-            node |= int(plugin.manifest.featurebits.get("node") or "0", 16)
-        return {
-            "init": _even_hex(init),
-            "node": _even_hex(node),
-            "channel": "",
-            "invoice": "02000002024100",
-            "bolt12_offer": "",
-            "bolt12_invreq": "",
-            "bolt12_invoice": "020000",
-            "channel_type": "08800000800000",
-        }
-
-    # notifications and log
-
-    def notify(self, name: str, body: dict[str, Any]) -> None:
-        if self.state != "running":
-            return
-        for plugin in self.plugins:
-            if plugin.registered and (name in plugin.manifest.subscriptions or "*" in plugin.manifest.subscriptions):
-                plugin.notify(name, body)
-
-    def forward_custom_notification(self, sender: Plugin, name: str, params: dict[str, Any]) -> None:
-        self.notify(name, {"origin": sender.name, "payload": params})
+    # channels
 
     def forward_event(self, row: Forward) -> None:
         self.notify("forward_event", row.event())
         kind = "updated" if row.updated_index else "created"
-        index = row.updated_index or row.created_index
-        methods.wake(self, "forwards", kind, index, row)
-
-    def warn(self, source: str, text: str, level: str = "warn") -> None:
-        self.logs.append((level, source, text))
-        stamp = self.clock.time()
-        body = {"level": level, "time": f"{stamp:.9f}", "timestamp": self.clock.iso(), "source": source, "log": text}
-        self.notify("warning", body)
-
-    def note(self, text: str) -> None:
-        """A line of lightningd's own log."""
-        self.logs.append(("info", "lightningd", text))
-        self.transcript.mark(self.name, text)
-
-    # channels
+        methods.wake(self, "forwards", kind, row.updated_index or row.created_index, row)
 
     def end_by_id(self, channel_id: str) -> End | None:
         for end in self.ends:
@@ -469,8 +313,3 @@ class Node(Party):
 
 def _ignore(answer: dict[str, Any] | None) -> None:
     """For hooks whose answer changes nothing here."""
-
-
-def _even_hex(value: int) -> str:
-    text = f"{value:x}"
-    return text if len(text) % 2 == 0 else "0" + text

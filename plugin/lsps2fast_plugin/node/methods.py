@@ -13,8 +13,8 @@ from . import frames
 from .errors import INVALID_PARAMS, RpcError
 
 if TYPE_CHECKING:
-    from .htlcs import Forward
     from .lightningd import Node, Outcome
+    from .parts import Forward
 
 Handler = Callable[..., Any]
 

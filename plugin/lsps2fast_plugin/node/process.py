@@ -20,7 +20,7 @@ from .errors import PluginFailed, RpcError
 from .manifest import Manifest, read_manifest, set_options
 
 if TYPE_CHECKING:
-    from .lightningd import Node
+    from .plugins import PluginOwner
 
 Reply = Callable[[dict[str, Any] | None], None]  # the whole answer; None when the plugin is gone
 
@@ -28,7 +28,7 @@ Reply = Callable[[dict[str, Any] | None], None]  # the whole answer; None when t
 class Plugin(asyncio.Protocol):
     """One plugin of one node. `alive` until its pipe ends; `ready` once `init` was answered."""
 
-    def __init__(self, node: Node, argv: list[str], options: dict[str, Any], env: dict[str, str]) -> None:
+    def __init__(self, node: PluginOwner, argv: list[str], options: dict[str, Any], env: dict[str, str]) -> None:
         self.node = node
         self.argv = argv
         self.options = dict(options)
@@ -137,7 +137,9 @@ class Plugin(asyncio.Protocol):
         if self._reader is not None:
             self._reader.close()
         self.alive = self.registered = self.ready = False
-        self._pending.clear()
+        pending, self._pending = self._pending, {}
+        for reply in pending.values():
+            reply(None)
 
     def listen(self, on: bool) -> None:
         """`listen(False)`: lightningd does not read, the plugin's pipe fills up (W10)."""

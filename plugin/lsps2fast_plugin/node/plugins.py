@@ -1,0 +1,185 @@
+"""A node's plugins: started and stopped, what they registered, what they are told, what they log."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import deque
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from .errors import PLUGIN_ERROR, NodeDown, PluginFailed, RpcError
+from .methods import TABLE
+from .party import Party
+from .process import Plugin
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+FIRST_ID = 18  # requests count from 19, as recorded
+
+
+class PluginOwner(Party):
+    """The part of a node that has to do with its plugins. `logs` are (level, source, text)."""
+
+    version = "v26.06.6"
+    plugin_patience_s = 60.0  # real time; lightningd waits 120 s (W6)
+    shutdown_grace_s = 30.0  # real time (W5)
+    lightning_dir: str
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.state = "new"
+        self.crash_log = ""
+        self.plugins: list[Plugin] = []
+        self.processes: list[Plugin] = []  # every child ever started, for the end of the world
+        self.plugin_plans: list[tuple[list[str], dict[str, Any], dict[str, str]]] = []
+        self.saved_config: dict[str, Any] = {}  # config.setconfig (M7)
+        self.logs: deque[tuple[str, str, str]] = deque(maxlen=5000)
+        self._id = FIRST_ID
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def plan_plugin(
+        self, argv: list[str], options: dict[str, Any] | None = None, env: dict[str, str] | None = None
+    ) -> None:
+        """A plugin that comes with every start, as `plugin=` in the config."""
+        self.plugin_plans.append((argv, options or {}, env or {}))
+
+    def _running(self) -> None:
+        if self.state != "running":
+            raise NodeDown(f"{self.name} is {self.state} {self.crash_log}")
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str = "work") -> asyncio.Task[Any]:
+        """A task that ends with the node."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.world.problems.append(error)
+
+    def next_id(self, method: str, caller_id: str = "") -> str:
+        """W1: a request on behalf of a call carries the caller's id in front."""
+        self._id += 1
+        own = f"cln:{method}#{self._id}"
+        return f"{caller_id}/{own}" if caller_id else own
+
+    async def start_plugin(
+        self, argv: list[str], options: dict[str, Any] | None = None, env: dict[str, str] | None = None
+    ) -> Plugin:
+        """`plugin start`: dynamic, so hooks may come before `init` is answered (W11); raises RpcError -3 (M5)."""
+        self._running()
+        plugin = Plugin(self, argv, options or {}, env or {})
+        self.plugins.append(plugin)
+        try:
+            await plugin.launch()
+            await plugin.handshake(startup=False)
+        except PluginFailed as failed:
+            await self._drop_plugin(plugin)
+            raise RpcError(PLUGIN_ERROR, f"{plugin.path}: {failed}") from None
+        return plugin
+
+    async def _drop_plugin(self, plugin: Plugin) -> None:
+        if plugin in self.processes:
+            plugin.kill()
+            await plugin.end(self.world.exit_grace_s)
+        if plugin in self.plugins:
+            self.plugins.remove(plugin)
+
+    async def stop_plugin(self, plugin: Plugin | None = None) -> None:
+        """`plugin stop`: shutdown if subscribed and up to 30 s, else SIGKILL; what it still answers counts (W12)."""
+        self._running()
+        plugin = plugin or self.plugin
+        if not plugin.manifest.dynamic:
+            raise RpcError(-32602, f"{plugin.name} cannot be managed when lightningd is up")
+        if "shutdown" in plugin.manifest.subscriptions:
+            plugin.notify("shutdown", {})
+        else:
+            plugin.kill()
+        await plugin.end(self.shutdown_grace_s)
+        await self.world.until(lambda: plugin not in self.plugins, "the plugin's pipe ends")
+
+    async def kill_plugin(self, plugin: Plugin | None = None, sign: int = signal.SIGKILL) -> None:
+        """A signal to the plugin, by default kill -9; waits for its end. lightningd lives on (H12)."""
+        plugin = plugin or self.plugin
+        plugin.kill(sign)
+        await self.world.until(lambda: plugin not in self.plugins, "the plugin's pipe ends")
+
+    @property
+    def plugin(self) -> Plugin:
+        """The first plugin; raises NodeDown when there is none."""
+        if not self.plugins:
+            raise NodeDown(f"{self.name} has no plugin")
+        return self.plugins[0]
+
+    def plugin_registered(self, plugin: Plugin) -> None:
+        """Its methods, hooks and subscriptions are live."""
+
+    def plugin_ready(self, plugin: Plugin) -> None:
+        body = {"plugin_name": plugin.name, "plugin_path": plugin.path, "methods": list(plugin.manifest.methods)}
+        self.notify("plugin_started", body)
+
+    def plugin_gone(self, plugin: Plugin) -> None:
+        """Its pipe ended; open hook calls have been answered as `continue` already."""
+        if plugin in self.plugins:
+            self.plugins.remove(plugin)
+        body = {"plugin_name": plugin.name, "plugin_path": plugin.path, "methods": list(plugin.manifest.methods)}
+        self.notify("plugin_stopped", body)
+
+    def check_methods(self, plugin: Plugin) -> None:
+        """A name that exists already stops the plugin's start."""
+        for name in plugin.manifest.methods:
+            taken = any(name in other.manifest.methods for other in self.plugins if other is not plugin)
+            if name in TABLE or taken:
+                raise PluginFailed(f"could not register method '{name}', a method with that name is already registered")
+
+    def hook_chain(self, hook: str) -> list[Plugin]:
+        return [plugin for plugin in self.plugins if plugin.registered and hook in plugin.manifest.hooks]
+
+    def feature_set(self) -> dict[str, str]:
+        """As recorded; bits of non-dynamic plugins are added to `init` and `node` (M6)."""
+        init, node = 0x800898880A8A59A1, 0x808898880A8A59A1
+        for plugin in self.plugins:
+            init |= int(plugin.manifest.featurebits.get("init") or "0", 16)
+            node |= int(plugin.manifest.featurebits.get("node") or "0", 16)
+        return {
+            "init": _even_hex(init),
+            "node": _even_hex(node),
+            "channel": "",
+            "invoice": "02000002024100",
+            "bolt12_offer": "",
+            "bolt12_invreq": "",
+            "bolt12_invoice": "020000",
+            "channel_type": "08800000800000",
+        }
+
+    def notify(self, name: str, body: dict[str, Any]) -> None:
+        if self.state != "running":
+            return
+        for plugin in self.plugins:
+            if plugin.registered and (name in plugin.manifest.subscriptions or "*" in plugin.manifest.subscriptions):
+                plugin.notify(name, body)
+
+    def forward_custom_notification(self, sender: Plugin, name: str, params: dict[str, Any]) -> None:
+        self.notify(name, {"origin": sender.name, "payload": params})
+
+    def warn(self, source: str, text: str, level: str = "warn") -> None:
+        self.logs.append((level, source, text))
+        stamp = self.clock.time()
+        body = {"level": level, "time": f"{stamp:.9f}", "timestamp": self.clock.iso(), "source": source, "log": text}
+        self.notify("warning", body)
+
+    def note(self, text: str) -> None:
+        """A line of lightningd's own log."""
+        self.logs.append(("info", "lightningd", text))
+        self.transcript.mark(self.name, text)
+
+
+def _even_hex(value: int) -> str:
+    text = f"{value:x}"
+    return text if len(text) % 2 == 0 else "0" + text
