@@ -43,7 +43,8 @@ class Answers(Protocol):
 class Watch:
     """Lets one waiting effect know that something about its channel has changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._events: dict[str, asyncio.Event] = {}
 
     def changed(self, channel_id: str) -> None:
@@ -61,12 +62,14 @@ class Watch:
         self._events.setdefault(channel_id, asyncio.Event()).clear()
 
     async def wait(self, channel_id: str, timeout_s: float) -> None:
-        """Return at the first change since `look`, or after the time-out."""
+        """Return at the first change since `look`, after the time-out, or when the clock is turned."""
         event = self._events.setdefault(channel_id, asyncio.Event())
+        waiters = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._clock.turned(timeout_s))}
         try:
-            await asyncio.wait_for(event.wait(), timeout_s)
-        except TimeoutError:
-            return
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
 
     def forget(self, channel_id: str) -> None:
         """Nobody waits any more."""
@@ -105,7 +108,7 @@ class Effects:
         self._say = say
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[tuple[int, bytes], asyncio.Task[None]] = {}  # AwaitReady; an Undo ends it
-        self.watch = Watch()
+        self.watch = Watch(clock)
         self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (R4)
         self.alarms = 0
 
