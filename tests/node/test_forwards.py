@@ -142,29 +142,27 @@ def test_the_spike_buffer_fits_the_recordings(perkw: int, marginal: int) -> None
     assert marginal_feerate(perkw) == marginal
 
 
-# opener, anchors, to_us, HTLCs out and in (msat), spendable and receivable of the recordings; capacity 200k or 1M sat
+# HTLCs out (msat) and spendable_msat of the recordings, capacity 200000 sat
 SPENDABLE = [
-    ("ours", 200_000, 0, [], 192_781_000, 0),
-    ("ours", 200_000, 0, [7_999_000, 10_000_000, 10_000_000, 1_000, 10_000_000], 151_403_000, 0),
-    ("ours", 200_000, 0, [9_000_000, 10_000_000], 172_087_000, 0),
+    ([], 192_781_000),
+    ([7_999_000, 10_000_000, 10_000_000, 1_000, 10_000_000], 151_403_000),
+    ([9_000_000, 10_000_000], 172_087_000),
 ]
 
 
-@pytest.mark.parametrize(("_opener", "sat", "push", "out", "spendable", "receivable"), SPENDABLE)
-async def test_spendable_is_as_recorded(
-    make_world: MakeWorld, _opener: str, sat: int, push: int, out: list[int], spendable: int, receivable: int
-) -> None:
+@pytest.mark.parametrize(("out", "spendable"), SPENDABLE)
+async def test_spendable_is_as_recorded(make_world: MakeWorld, out: list[int], spendable: int) -> None:
     """O3: no anchors, 2500 perkw, reserve 1 %, spike buffer, weight per HTLC, trimmed HTLCs without one."""
     async with make_world() as world:
         client, payer, strings = world.client(on_part="hold"), world.payer(), Strings(world.lsp)
         payment = payer.pay(client.invoice(1, scid="1x1x1"), out or [1])
         calls = await strings.opened(len(out) or 1)
-        opened = await open_channel(world.lsp, client, sat)
+        opened = await open_channel(world.lsp, client)
         for call in calls[: len(out)]:
             await strings.answer(call, result=forward(call, opened.channel_id))
         await world.until(lambda: len(client.held()) == len(out))
         row = await row_of(world.lsp, opened.channel_id)
-        assert (row["spendable_msat"], row["receivable_msat"]) == (spendable, receivable)
+        assert (row["spendable_msat"], row["receivable_msat"]) == (spendable, 0)
         assert row["maximum_htlc_out_msat"] == 198_000_000
         assert not payment.done
 

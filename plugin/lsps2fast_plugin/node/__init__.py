@@ -18,15 +18,17 @@ Nothing in it looks at a wall clock or rolls dice but `World.rng`; time and bloc
 
 Where to look:
     world       World: parties, blocks, clock, bounded waits, books
-    lightningd  Node: start, stop, sigkill, crash, start_plugin, stop_plugin, kill_plugin, call; its tables
+    lightningd  Node: start, stop, sigkill, crash, call; its tables. plugins: start_plugin, stop_plugin, kill_plugin
     client      Client: request, invoice, behaviour (reject, hold, fail, vanish, minimum, ...), connect, go_offline
     payer       Payer.pay -> Payment -> PaymentResult, one PartResult per part as waitsendpay words it
-    faults      node.faults: fail, hang, late, twice, per method and nth call
+    faults      node.faults: fail, hang, late, twice, cut, per method and nth call
     transcript  world.transcript.entries, in the format of the recordings; select(), write()
-    htlcs       the hook call, its answer, forwarding; answers: what lightningd dies of
+    htlcs       the hook call, its answer, forwarding; parts: its rows; answers: what lightningd dies of
     channels    Channel, End, Htlc: the arithmetic and the line between two sides
     openings, closing, invoices, wallet, psbt, chain, datastore, onions, process, rpcserver, methods*, listings
-Not modelled: gossip, routing, dual funding, splices, on-chain HTLC resolution, coin_movement.
+A second full node, for a wallet plugin: `await world.start_node("wallet", plugin=[...])`; pay it by its bolt11 text.
+Not modelled: gossip, routing, dual funding, splices, on-chain HTLC resolution, coin_movement, the 30 s to commit an
+HTLC, deferred re-registration of hooks (H13), indices of `wait` other than forwards.
 """
 
 from .client import Client, LspsError
