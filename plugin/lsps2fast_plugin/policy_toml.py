@@ -57,6 +57,14 @@ def _holds(document: Any, path: Path) -> bool:
     return True
 
 
+def _parses(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def describe(path: Path) -> str:
     """A path as an operator reads it: ("token", 1, "fee_line", 0, "label") is `token 2, fee_line 1, label`."""
     words: list[str] = []
@@ -99,16 +107,10 @@ class Source:
             return int(match[1])
         if isinstance(error, tomllib.TOMLDecodeError):  # "at end of document"
             return self._text.rstrip("\n").count("\n") + 1
-        start = 0
-        for line, end in _statements(self._text):
-            try:
-                tomllib.loads(self._text[start:end])
-            except tomllib.TOMLDecodeError:
-                pass  # half a statement means nothing alone; we look for the one with the same trouble
-            except (ValueError, RecursionError):
-                return line
-            start = end
-        return 1
+        statements = _statements(self._text)
+        starts = [0, *(end for _, end in statements)]
+        pieces = zip(statements, starts, strict=False)
+        return next((line for (line, end), start in pieces if not _parses(self._text[start:end])), 1)
 
     def line_of(self, path: Path) -> int:
         """The line where the statement starts that first gives `path` a value; 1 when none does."""
@@ -118,17 +120,11 @@ class Source:
         low, high = 0, len(statements) - 1
         while low < high:
             middle = (low + high) // 2
-            if self._prefix_holds(statements[middle][1], path):
+            if _holds(tomllib.loads(self._text[: statements[middle][1]]), path):
                 high = middle
             else:
                 low = middle + 1
         return statements[low][0]
-
-    def _prefix_holds(self, end: int, path: Path) -> bool:
-        try:
-            return _holds(tomllib.loads(self._text[:end]), path)
-        except tomllib.TOMLDecodeError:
-            return False
 
     def at(self, path: Path) -> Any:
         """The value at a path, None when there is none."""

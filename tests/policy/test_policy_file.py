@@ -112,6 +112,7 @@ def test_the_smallest_file_takes_our_defaults() -> None:
         ("[[token]]\ntoken = 's3cret'\nfee_line = []", 6, "at least one line"),
         ("[[token]]\ntoken = 's3cret'\nfee_line = [{min_fee_msat = 1}]", 6, "token 1, fee_line 1: proportional_ppm"),
         ("[token]\ntoken = 's3cret'", 4, "[[token]] with two brackets"),
+        ("min_payment_size_msat = 0x" + "f" * 5_000, 4, "this value will not do"),
         ("x = ", 4, "Invalid value"),
         ("min_fee_msat = 3", 4, "Cannot overwrite"),
         ("x = 'open", 4, ""),
@@ -124,6 +125,21 @@ def test_a_bad_file_is_refused_with_line_and_reason(added: str, line: int, words
     number, sentence = refused(MINIMAL + added)
     assert (number, words in sentence) == (line, True), sentence
     assert "s3cret" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "expires_ms"),
+    [
+        ("0001-01-01T00:00:00+23:59", -62_135_683_140_000),
+        ("9999-12-31T23:59:59.999999-23:59", 253_402_387_139_999),
+        ("1970-01-01t00:00:00.0019z", 1),
+        ("'2031-01-31T00:00:00Z'", 1_927_584_000_000),
+    ],
+)
+def test_a_token_may_end_at_any_time(text: str, expires_ms: int) -> None:
+    """G-03: milliseconds since 1970, cut off, so that a token can only end earlier."""
+    made = parse_rules(f"{MINIMAL}[[token]]\ntoken = 'x'\nexpires = {text}", "policy.toml")
+    assert [token.expires_ms for token in made.tokens.values()] == [expires_ms]
 
 
 def test_a_token_that_is_too_long_is_not_shown() -> None:

@@ -1,0 +1,85 @@
+"""Limits: what a crowd can cost us, and that it locks nobody out."""
+
+from __future__ import annotations
+
+import pytest
+
+from lsps2fast_plugin.policy_limits import LIMIT_OPTIONS, Admit, Gate, GateLimits, Refusal, Refusals
+
+HONEST = "honest"
+
+
+def gate(**changes: int) -> tuple[Gate, Refusals]:
+    """A gate and its counters."""
+    refusals = Refusals()
+    return Gate(GateLimits()._replace(**changes), refusals), refusals
+
+
+def test_every_limit_is_an_option_with_the_same_default() -> None:
+    """Issue 3 point 7: each limit an option with a sane default."""
+    assert [default for default, *_ in LIMIT_OPTIONS.values()] == list(GateLimits())
+    assert all(least <= default <= most and meaning for default, least, most, meaning in LIMIT_OPTIONS.values())
+
+
+def test_every_refusal_has_a_counter_from_the_start() -> None:
+    """Issue 3 point 7: each refusal counted, under names that no peer can add to."""
+    refusals = Refusals()
+    refusals.count(Refusal.RATE_PEER, 3)
+    assert refusals.as_dict() == {name.value: 3 * (name is Refusal.RATE_PEER) for name in Refusal}
+    assert refusals[Refusal.RATE_PEER] == 3
+
+
+def test_an_ordinary_client_never_notices_the_gate() -> None:
+    """A wallet asks for the menu, buys, asks again next minute."""
+    made, refusals = gate()
+    answers = [made.request(HONEST, is_buy, minute * 60_000) for minute in range(60) for is_buy in (False, True, False)]
+    assert set(answers) == {Admit.YES}
+    assert sum(refusals.as_dict().values()) == 0
+
+
+@pytest.mark.parametrize(("is_buy", "allowed"), [(False, (60, 75)), (True, (12, 16))])
+def test_one_peer_gets_its_rate_and_few_answers_beyond(is_buy: bool, allowed: tuple[int, int]) -> None:
+    """T-12 in spirit, issue 3 point 7: a refusal costs an RPC call, so most refusals are silent."""
+    made, refusals = gate()
+    answers = [made.request("flood", is_buy, now_ms) for now_ms in range(0, 60_000, 10)]
+    assert allowed[0] <= answers.count(Admit.YES) <= allowed[1]
+    assert answers.count(Admit.REFUSE) <= 12
+    assert refusals[Refusal.RATE_PEER] == len(answers) - answers.count(Admit.YES)
+
+
+@pytest.mark.parametrize("is_buy", [False, True])
+@pytest.mark.slow
+def test_a_crowd_does_not_lock_an_honest_peer_out(is_buy: bool) -> None:
+    """Issue 3 point 7: 10,000 requests a second from 1,000 peers for 10 s; work is bounded, a newcomer is served."""
+    limits = GateLimits()
+    made, refusals = gate()
+    worked_on = told = 0
+    for now_ms in range(10_000):
+        for number in range(10):
+            admitted = made.request(f"bot {(10 * now_ms + number) % 1_000}", is_buy, now_ms)
+            worked_on += admitted is Admit.YES
+            told += admitted is Admit.REFUSE
+    total = limits.buys_total if is_buy else limits.info_total
+    assert worked_on <= total / 60 * 1.2 * 11.2
+    assert told <= 20 * 11
+    assert worked_on + sum(refusals.as_dict().values()) == 100_000
+    assert made.request(HONEST, is_buy, 10_000) is Admit.YES
+
+
+@pytest.mark.parametrize(
+    ("held_parts", "held_msat", "amount_msat", "allowed", "counted"),
+    [
+        (0, 0, 5_000, True, set()),
+        (9, 0, 5_000, True, set()),
+        (10, 0, 1, False, {"held_parts"}),
+        (9, 3_000, 2_000, True, set()),
+        (9, 3_001, 2_000, False, {"held_sats"}),
+    ],
+)
+def test_held_parts_and_their_sum_are_bounded(
+    held_parts: int, held_msat: int, amount_msat: int, allowed: bool, counted: set[str]
+) -> None:
+    """Issue 3 point 7: held parts and sats at risk."""
+    made, refusals = gate(held_parts=10, held_sat=5)
+    assert made.part(held_parts, held_msat, amount_msat) is allowed
+    assert {name for name, count in refusals.as_dict().items() if count} == counted
