@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -145,7 +146,9 @@ async def _interrupted(sign: signal.Signals) -> dict[str, bool]:
             await asyncio.sleep(0.01)
 
     await asyncio.wait_for(dead(), 10)
-    return {"alive": _lives(pid), "directory": Path(directory).exists()}  # noqa: ASYNC240
+    left = {"alive": _lives(pid), "directory": Path(directory).exists()}  # noqa: ASYNC240
+    shutil.rmtree(directory, ignore_errors=True)  # after SIGKILL nobody else does
+    return left
 
 
 def _lives(pid: str) -> bool:
