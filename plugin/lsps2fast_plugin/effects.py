@@ -286,6 +286,8 @@ class Effects:
         peer_id = self._buy(action.jit_scid).peer_id
         if waiting := self._waiting.pop((action.jit_scid, action.payment_hash), None):
             waiting.cancel()
+        if action.channel is not None:
+            self.watch.forget(action.channel.channel_id)
         await self._until_done(f"cancelling the open to {peer_id}", lambda: self._drop(peer_id, action))
         if action.funding is not None:
             funding = action.funding
