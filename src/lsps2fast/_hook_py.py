@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lsps2fast._answers import answer, answer_fail, answer_final, answer_forward, whole
+from lsps2fast._answers import answer, answer_fail, answer_final, answer_forward, check_id
 from lsps2fast.errors import MalformedFrame
 
 __all__ = [
@@ -36,7 +36,46 @@ _DEEPEST = 32  # nesting of values that are skipped; the real call has none
 _BETWEEN, _STRING, _ESCAPED, _WORD = range(4)
 _SPACES = re.compile(rb"[ \t\r\n]*")
 _TOKEN = re.compile(rb"[^ \t\r\n,:]")
+# What needs no thought, in one go: separators, strings that end and hold no backslash, words that end.
+_PLAIN_RUN = re.compile(rb'(?:[ \t\r\n,:]++|"[^"\\]*+"|[-+.0-9A-Za-z]++(?=[ \t\r\n,\]}]))*+')
 _WORD_END = re.compile(rb"[ \t\r\n,\]}]")
+
+
+# A frame as lightningd writes it for a forward or a final hop, matched from a known start: its structure is in the
+# pattern, so it ends where the match ends. Seven times quicker than token by token; what differs takes that way.
+# The onion of 1,366 bytes (BOLT 4) is jumped over, and looked through afterwards.
+_ONION_DIGITS = 2732
+_NUMBER = rb"(?:0|[1-9][0-9]{0,18})"  # always fits 64 bits
+_SCID_TEXT = rb'"(0|[1-9][0-9]{0,7})x(0|[1-9][0-9]{0,7})x(0|[1-9][0-9]{0,4})"'
+_SMALL_SCID = rb'"(?:0|[1-9][0-9]{0,6})x(?:0|[1-9][0-9]{0,6})x(?:0|[1-9][0-9]{0,3})"'  # in range whatever it is
+_USUAL = re.compile(
+    rb'\{"jsonrpc":"2\.0","id":("[ !#-\[\]-~]*+"),"method":"htlc_accepted","params":\{'
+    rb'(?:"peer_id":"[0-9a-f]*+",)?"onion":\{"payload":"[0-9a-f]*+"(?:,"type":"tlv")?'
+    rb'(?:,"short_channel_id":' + _SCID_TEXT + rb")?"
+    rb'(?:,"forward_msat":' + _NUMBER + rb',"outgoing_cltv_value":' + _NUMBER + rb")?"
+    rb'(?:,"total_msat":' + _NUMBER + rb',"payment_secret":"[0-9a-f]*+")?'
+    rb',"next_onion":"((?s:.{%d}))","shared_secret":"[0-9a-f]*+"\},' % _ONION_DIGITS
+    + rb'(?:"forward_to":"([0-9a-f]{64})",)?"htlc":\{"short_channel_id":' + _SMALL_SCID
+    + rb',"id":' + _NUMBER + rb',"amount_msat":' + _NUMBER + rb',"cltv_expiry":' + _NUMBER
+    + rb',"cltv_expiry_relative":-?' + _NUMBER + rb',"payment_hash":"([0-9a-f]{64})"'
+    rb'(?:,"extra_tlvs":"[0-9a-f]*+")?\}\}\}'
+)  # fmt: skip
+
+
+def _usual(text: bytes, at: int) -> re.Match[bytes] | None:
+    """The call that starts at `at`, when it looks as usual and is there to its end."""
+    match = _USUAL.match(text, at)
+    if match is None:
+        return None
+    begin, end = match.span(5)
+    clean = text.find(b'"', begin, end) < 0 and text.find(b"\\", begin, end) < 0
+    return match if clean else None
+
+
+class _UsualCall(bytes):
+    """A frame that was found by the pattern, with what it found, so that next_hop need not look again."""
+
+    fields: tuple[Any, ...]
 
 
 def _advance(text: bytes, at: int, depth: int, mode: int) -> tuple[int, int, int]:
@@ -44,6 +83,7 @@ def _advance(text: bytes, at: int, depth: int, mode: int) -> tuple[int, int, int
     end = len(text)
     while at < end and depth > 0:
         if mode == _BETWEEN:
+            at = _end(_PLAIN_RUN, text, at)
             token = _TOKEN.search(text, at)
             if token is None:
                 return end, depth, mode
@@ -126,6 +166,13 @@ class FrameReader:
                 if data[at] != 0x7B:
                     return self._lose("neither white space nor the start of an object", at)
                 start = at
+                usual = _usual(data, at)
+                if usual is not None and usual.end() - at <= self._max:
+                    frame = _UsualCall(usual.group())
+                    frame.fields = usual.groups()
+                    frames.append(frame)
+                    start = at = usual.end()
+                    continue
                 at += 1
                 self._depth, self._mode = 1, _BETWEEN
             at, self._depth, self._mode = _advance(data, at, self._depth, self._mode)
@@ -147,10 +194,15 @@ class FrameReader:
         self._error = MalformedFrame(why, self._passed + at)
 
 
+def _end(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
+    """Behind what a pattern that also matches nothing matches at `at`."""
+    match = pattern.match(text, at)
+    assert match is not None
+    return match.end()
+
+
 def _behind_space(text: bytes, at: int) -> int:
-    space = _SPACES.match(text, at)
-    assert space is not None  # it matches nothing, too
-    return space.end()
+    return _end(_SPACES, text, at)
 
 
 # ---- the strict reader of an htlc_accepted call
@@ -163,9 +215,16 @@ class _Unusual(Exception):
 _PLAIN = re.compile(rb'"([^"]*)"')
 _VALUE = re.compile(rb'"[^"]*"|true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?![0-9])')
 _U64 = re.compile(rb"(?:0|[1-9][0-9]{0,19})(?![0-9])")
-_SCID = re.compile(rb'"(0|[1-9][0-9]{0,7})x(0|[1-9][0-9]{0,7})x(0|[1-9][0-9]{0,4})"')
+_SCID = re.compile(_SCID_TEXT)
 _HEX_64 = re.compile(rb'"([0-9a-f]{64})"')
-_ID = re.compile(rb'"[ !#-~]*"|-?(?:0|[1-9][0-9]*)(?![0-9])')
+_ID = re.compile(rb'"[ !#-\[\]-~]*"|-?(?:0|[1-9][0-9]*)(?![0-9])')
+
+
+def _scid(block_digits: bytes, tx_digits: bytes, out_digits: bytes) -> int:
+    block, tx, out = int(block_digits), int(tx_digits), int(out_digits)
+    if block > 0xFFFFFF or tx > 0xFFFFFF or out > 0xFFFF:
+        raise _Unusual
+    return block << 40 | tx << 16 | out
 
 
 class _Walk:
@@ -257,10 +316,7 @@ class _Walk:
         return value
 
     def scid(self) -> int:
-        block, tx, out = (int(piece) for piece in self.take(_SCID).groups())
-        if block > 0xFFFFFF or tx > 0xFFFFFF or out > 0xFFFF:
-            raise _Unusual
-        return block << 40 | tx << 16 | out
+        return _scid(*self.take(_SCID).groups())
 
 
 _Table = Mapping[bytes, tuple[str, Callable[[_Walk], bytes | int]]]
@@ -390,17 +446,35 @@ def scan(frame: bytes) -> Scan | None:
     )
 
 
-def next_hop(frame: bytes) -> tuple[bytes, int, str | None, bytes] | None:
+Hop = tuple[bytes, int, str | None, bytes]
+
+
+def next_hop(frame: bytes) -> Hop | None:
     """Where an htlc_accepted request wants to go: (id_raw, scid or -1, forward_to, payment_hash).
 
     None under the same conditions as `scan`, except that the texts it leaves aside may be other than ASCII.
     """
+    if type(frame) is _UsualCall:
+        return _usual_hop(*frame.fields)
+    usual = _usual(frame, 0)
+    if usual is not None and usual.end() == len(frame):
+        return _usual_hop(*usual.groups())
     try:
         found = _call(frame)
     except _Unusual:
         return None
     hop = _text(found.get("forward_to"))
     return _bytes(found["id_raw"]), _number(found.get("next_scid", -1)), hop, _unhex(found["payment_hash"])
+
+
+def _usual_hop(
+    id_raw: bytes, block: bytes | None, tx: bytes, out: bytes, _: bytes, forward_to: bytes | None, payment_hash: bytes
+) -> Hop | None:
+    try:
+        scid = -1 if block is None else _scid(block, tx, out)
+    except _Unusual:
+        return None
+    return id_raw, scid, None if forward_to is None else forward_to.decode(), bytes.fromhex(payment_hash.decode())
 
 
 def _text(value: bytes | int | None) -> str | None:
@@ -530,4 +604,6 @@ def method_of(frame: bytes) -> tuple[str | None, bytes | None]:
 
 def answer_continue(id_raw: bytes) -> bytes:
     """A whole frame that lets the HTLC go its way. ValueError for an id that cannot be echoed."""
-    return whole(id_raw, b'{"result":"continue"}')
+    if not _ID.fullmatch(id_raw):
+        check_id(id_raw)  # it knows more kinds and says what is wrong
+    return b'{"jsonrpc":"2.0","id":' + id_raw + b',"result":{"result":"continue"}}\n\n'
