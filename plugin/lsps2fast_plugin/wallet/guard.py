@@ -1,0 +1,75 @@
+"""While some channel's funding is missing, nothing is received over it and nobody is invited to pay over it (T46)."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from pyln.client.plugin import Request
+
+from lsps2fast.errors import NodeError
+from lsps2fast_plugin.wallet import hints
+from lsps2fast_plugin.wallet.chain import Chain
+from lsps2fast_plugin.wallet.incoming import TEMPORARY_NODE_FAILURE, Host
+from lsps2fast_plugin.wallet.watch import Watch
+
+Json = dict[str, Any]
+
+
+class Awaited:
+    """The payments the host must hand over: those approved; with `guard` every payment."""
+
+    def __init__(self) -> None:
+        self.hashes: set[bytes] = set()
+        self.guard = False
+
+    def __contains__(self, payment_hash: object) -> bool:
+        return self.guard or payment_hash in self.hashes
+
+    def set_guard(self, missing: bool) -> None:
+        """Whether any channel's funding is missing."""
+        self.guard = missing
+
+
+class Guard:
+    """Judges what has nothing to do with our purchases but might use such a channel."""
+
+    def __init__(
+        self,
+        host: Host,
+        chain: Chain,
+        watch: Watch,
+        report: Callable[[str, str], None],
+        say: Callable[[str, str], None],
+    ) -> None:
+        self._host = host
+        self._chain = chain
+        self._watch = watch
+        self._report = report
+        self._say = say
+
+    async def take(self, scan: Any) -> None:
+        """A payment to us: failed if it comes over a channel without funding, else let go."""
+        channel_id = None
+        try:
+            channel_id = await self._chain.channel_of(scan.in_scid)
+        except NodeError as error:
+            self._say(f"an HTLC is let go, its channel cannot be looked at: {error}", "warn")
+        if channel_id not in self._watch.names_missing():
+            self._host.let_go(scan.id_raw)
+            return
+        self._report(scan.peer_id or "", f"refused {scan.amount_msat} msat over {channel_id}: it was never funded")
+        self._host.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
+
+    async def invoice(self, request: Request, command: Json) -> None:
+        """The owner's `invoice` command, rewritten so that it does not offer such a channel."""
+        answer: Json = {"result": "continue"}
+        try:
+            rows = await self._chain.rows()
+            params = hints.rewritten(command.get("params", {}), rows, self._watch.names_missing())
+            if params is not None:
+                answer = {"replace": {**command, "params": params}}
+        except Exception:  # the owner's command must go on
+            self._say(f"rpc_command failed\n{traceback.format_exc()}", "error")
+        request.set_result(answer)
