@@ -140,7 +140,7 @@ class Node:
 
     def _setchannel(self, params: Json) -> Json:
         channel = self.channels[params["id"]]
-        channel.fees = {key: params.get(key, configured) for key, configured in self._fees.items()}
+        channel.fees |= {key: params[key] for key in self._fees if key in params}
         return {"channels": [self._row(params["id"], channel)]}
 
     def _close(self, params: Json) -> Json:

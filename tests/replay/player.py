@@ -177,6 +177,8 @@ class _Player:
         if "old_state" in params and self._looking.is_set() and not self._looked.is_set():
             await self._barrier(0)  # the plugin has heard of the change before it gets the old answer
             self._looked.set()
+        if params.get("height", -2) + 1 == self._script.patient_at_block:
+            await self._barrier(0)  # what it does about this block is seen before the next one
         if params.get("height", -1) == self._script.patient_at_block:
             await self._until(lambda: not self._open, f"answers after block {params['height']}")
 
