@@ -11,6 +11,7 @@ import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Protocol
+from weakref import WeakValueDictionary
 
 from lsps2fast import actions as order
 from lsps2fast._table import Input
@@ -108,6 +109,7 @@ class Effects:
         self._say = say
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[tuple[int, bytes], asyncio.Task[None]] = {}  # AwaitReady; an Undo ends it
+        self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody holds or waits
         self.watch = Watch(clock)
         self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (R4)
         self.alarms = 0
@@ -219,17 +221,22 @@ class Effects:
 
     async def _open(self, action: order.OpenChannel) -> None:
         peer_id = self._buy(action.jit_scid).peer_id
-        try:
-            channel = await self._funder.open(peer_id, action.funding)
-        except RefusedByClient as error:
-            self._say(f"{peer_id} refused the channel: {error}", "info")
-            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
-        except NodeError as error:
-            self._say(f"opening a channel to {peer_id} failed: {error}", "warn")
-            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
-        else:
-            self._withheld(channel.channel_id, True)
-            self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, channel)
+        async with self._alone_with(peer_id):
+            try:
+                channel = await self._funder.open(peer_id, action.funding)
+            except RefusedByClient as error:
+                self._say(f"{peer_id} refused the channel: {error}", "info")
+                self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
+            except NodeError as error:
+                self._say(f"opening a channel to {peer_id} failed: {error}", "warn")
+                self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            else:
+                self._withheld(channel.channel_id, True)
+                self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, channel)
+
+    def _alone_with(self, peer_id: str) -> asyncio.Lock:
+        """One open or undo at a time with a peer (O-19): both speak of "the" open of the peer, whosever it is."""
+        return self._peers.setdefault(peer_id, asyncio.Lock())
 
     async def _await_ready(self, action: order.AwaitReady) -> None:
         peer_id = self._buy(action.jit_scid).peer_id
@@ -301,10 +308,11 @@ class Effects:
         if action.channel is not None:
             await self._funder.close(peer_id, action.channel.channel_id)
             return
-        await self._funder.cancel(peer_id)
-        for channel in await self._funder.withheld(peer_id):
-            if not self._owned(channel["channel_id"]):
-                await self._funder.close(peer_id, channel["channel_id"])
+        async with self._alone_with(peer_id):
+            await self._funder.cancel(peer_id)
+            for channel in await self._funder.withheld(peer_id):
+                if not self._owned(channel["channel_id"]):
+                    await self._funder.close(peer_id, channel["channel_id"])
 
     async def _renew(self, action: order.RenewInputs) -> None:
         await self._until_done("renewing a reservation", lambda: self._funder.renew(action.funding))
