@@ -25,6 +25,7 @@ FEE_MSAT = 1_000_000  # of the default menu for every size used here
 SIZE_MSAT = 10_000_000
 PATIENCE_S = 5.0
 FAILURES = re.compile(r"10070000|400a|100[bc][0-9a-f]{16}0000|100d[0-9a-f]{8}0000|100e0000|0015|2002")  # C-19
+ENDS = (["SUCCEEDED"], ["FAILED"], ["ABANDONED"])
 ANSWERED_HOOKS = ("htlc_accepted", "custommsg")
 Entry = dict[str, Any]
 
@@ -166,10 +167,19 @@ class Stage:
         """Wait until a session of this payment has reached a state."""
         await self.until(lambda: state in self.states(invoice), f"state {state}")
 
+    async def ended(self, invoice: ClientInvoice) -> str:
+        """Wait until the latest session of this payment is over; how it ended."""
+        await self.until(lambda: self.states(invoice)[-1:] in ENDS, "the end of the session")
+        return self.states(invoice)[-1]
+
     async def quiet(self) -> None:
-        """Wait until the plugin asks nothing more of lightningd."""
-        seen = -1
-        while not (self._rpc_asked == self._rpc_answered == seen):
+        """Wait until the plugin asks nothing more of lightningd.
+
+        An answer may still be on its way through the plugin's loop when the fence comes back, hence several rounds.
+        """
+        rounds, seen = 0, -1
+        while rounds < 4:
+            rounds = rounds + 1 if self._rpc_asked == self._rpc_answered == seen else 0
             seen = self._rpc_asked
             await self.stats()
 
@@ -285,6 +295,12 @@ class Stage:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.lsp.plugin.request("htlc_accepted", params, lambda answer: future.set_result(answer or {}))
         return future
+
+    def hang_up(self) -> None:
+        """Break the plugin's RPC connection, whatever is on its way; new connections are accepted."""
+        for connection in list(self.lsp.server.connections):
+            connection.transport.abort()
+        self._rpc_answered = self._rpc_asked
 
     # The journal -----------------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ async def test_a_transient_error_of_the_journal_is_temporary() -> None:
             await stage.quiet()
             await stage.world.advance(2)
         assert (await payment).raw_messages == [TEMPORARY]
-        await stage.state(invoice, "FAILED")
+        await stage.ended(invoice)
         await stage.paid(payer, invoice)
 
 
