@@ -1,0 +1,38 @@
+"""Desks for the tests of the host."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .desk import (
+    Desk,
+)
+
+
+@pytest.fixture
+def open_desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Desk]]:
+    """Makes desks, and takes them and pyln's log handlers away afterwards."""
+    monkeypatch.setenv("LIGHTNINGD_PLUGIN", "1")
+    handlers = list(logging.getLogger().handlers)
+    desks: list[Desk] = []
+
+    def make(**options: Any) -> Desk:
+        desks.append(Desk(**options))
+        return desks[-1]
+
+    yield make
+    for desk in desks:
+        desk.clean()
+    logging.getLogger().handlers[:] = handlers
+
+
+@pytest.fixture
+def desk(open_desk: Callable[..., Desk]) -> Desk:
+    """A running host of a service whose scids are known."""
+    opened = open_desk()
+    opened.load()
+    return opened
