@@ -26,7 +26,7 @@ READY_TIMEOUT_MS = 120_000  # O-13, K-22
 POLL_MS = 5_000  # K-17: beside the notifications
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 500, 60_000
 STORE_TRIES = 4  # then UNSTORED: the parts are failed rather than held on hope
-ALARM_AFTER = 3  # failures of a clean-up or broadcast before the operator hears of it, and every time it doubles
+ALARM_AFTER = 3  # failures of a clean-up or broadcast: then the operator hears of it, and each time they have doubled
 
 Feed = Callable[[int, bytes, Input, object], None]
 
@@ -173,14 +173,15 @@ class Effects:
 
     async def _until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """Try until it works, with growing pauses, over any error of the node (rule 8, rule 9)."""
-        pause_ms, failures = FIRST_PAUSE_MS, 0
+        pause_ms, failures, alarm_at = FIRST_PAUSE_MS, 0, ALARM_AFTER
         while True:
             try:
                 return await work()
             except Exception as error:  # whatever it was, the money still waits for this step
                 failures += 1
                 self._say(f"{what} failed ({type(error).__name__}: {error}); next try in {pause_ms / 1000:g} s", "warn")
-                if failures >= ALARM_AFTER and failures & (failures - 1) == 0:
+                if failures == alarm_at:
+                    alarm_at *= 2
                     self.alarm(f"{what} has failed {failures} times: {error}")
             await self._clock.sleep_until(self._clock.now_ms() + pause_ms)
             pause_ms = min(2 * pause_ms, LONGEST_PAUSE_MS)
