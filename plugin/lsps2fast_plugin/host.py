@@ -364,14 +364,23 @@ class Host:
     def _drain(self) -> None:
         items = self._inbox.take(FRAMES_A_TURN)
         for item in items:
-            self._take(item)
+            self._take_safely(item)
         if items and self._loop is not None:
             self._loop.call_soon(self._drain)
 
     def _drain_all(self) -> None:
         while items := self._inbox.take(MOST_WAITING):
             for item in items:
-                self._take(item)
+                self._take_safely(item)
+
+    def _take_safely(self, item: bytes | _Ended) -> None:
+        try:
+            self._take(item)
+        except Exception:  # a bug of ours must not stop the frames behind it, nor leave an HTLC without its answer
+            self.log(f"a frame failed in our code: {item!r:.200}\n{traceback.format_exc()}", "error")
+            id_raw = hook.method_of(item)[1] if isinstance(item, bytes) else None
+            if id_raw in self._open:
+                self.fail(id_raw, TEMPORARY_NODE_FAILURE)
 
     def _on_lane_end(self, why: str | None) -> None:
         self._inbox.put([_Ended(why)])

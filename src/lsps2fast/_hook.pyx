@@ -35,6 +35,7 @@ __all__ = [
 
 MAX_FRAME = 16 * 1024 * 1024  # bytes; the longest call lightningd sends is far below
 
+
 @cython.final
 @cython.cclass
 class FrameReader:

@@ -83,6 +83,22 @@ def test_a_handler_that_raises_behind_its_answer_answers_once(open_desk: Callabl
     assert desk.result("a") == CONTINUE
 
 
+def test_a_bug_in_the_host_stops_neither_the_answer_nor_the_next_frame(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T12: our own code is the last thing to trust."""
+
+    def broken(call: Any) -> Any:
+        raise TypeError("our bug")
+
+    monkeypatch.setattr("lsps2fast_plugin.frames.hop_of", broken)
+    desk.send(UNDERSTOOD["an escape in a key"], ping("p"), htlc("next"))
+    assert desk.result("a") == NODE_FAILURE
+    assert desk.result("p") == {"pong": True}
+    assert desk.htlc().id_raw == b'"next"'
+    desk.log_with("TypeError: our bug")
+
+
 def test_a_call_that_comes_twice_gets_one_answer(desk: Desk) -> None:
     """Money rule 1: an id stands for one call."""
     desk.send(htlc("a"), htlc("a"))
