@@ -105,10 +105,11 @@ class Stage:
     def log_lines(self, pattern: str, *levels: str) -> list[str]:
         """Log lines of the plugin that match."""
         wanted = re.compile(pattern)
+        said = [entry["msg"]["params"] for entry in self.world.transcript.select("plugin>host", method="log")]
         return [
-            text
-            for level, source, text in self.lsp.logs
-            if source.startswith("plugin-") and (not levels or level in levels) and wanted.search(text)
+            line["message"]
+            for line in said
+            if (not levels or line["level"] in levels) and wanted.search(line["message"])
         ]
 
     def calls(self, method: str) -> list[Any]:
