@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from lsps2fast import actions as order
 from lsps2fast._table import Input
-from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable, StoreError
+from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.offers import Buy
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.funding import ChannelGone, Funder, RefusedByClient
@@ -116,6 +116,8 @@ class Effects:
 
     def carry_out(self, actions: Iterable[order.Action]) -> None:
         """Carry out these orders; those that take time go on in the background."""
+        actions = tuple(actions)
+        fees = next((action for action in actions if isinstance(action, order.RestoreFees)), None)
         for action in actions:
             match action:
                 case order.ForwardParts() if action.channel_id in self.unready:
@@ -129,6 +131,10 @@ class Effects:
                 case order.ForgetBuy():
                     self._forgotten(action.jit_scid)
                     self._spawn(self._forget(action), action)
+                case order.Finalize():
+                    self._spawn(self._finalize(action, fees), action)
+                case order.RestoreFees() if any(isinstance(other, order.Finalize) for other in actions):
+                    continue  # done with its Finalize: the record goes only once the fees are back
                 case order.AwaitReady():
                     self._waiting[action.jit_scid, action.payment_hash] = self._spawn(self._await_ready(action), action)
                 case _:
@@ -324,11 +330,23 @@ class Effects:
         except NodeError as error:
             self._say(f"{action.peer_id} is not connected and cannot be reached: {error}", "info")
 
-    async def _finalize(self, action: order.Finalize) -> None:
+    async def _finalize(self, action: order.Finalize, fees: order.RestoreFees | None) -> None:
+        """Final record, routing fees, then the active record goes: a crash between finds it and does the rest."""
         await self._until_done(
             "writing the final record",
             lambda: self._store.finalize(action.jit_scid, action.journal, action.outcome, self._clock.wall_ms()),
         )
+        await self._end_record(action.jit_scid, fees)
+
+    async def _end_record(self, jit_scid: int, fees: order.RestoreFees | None) -> None:
+        if fees is not None:
+            await self._restore_fees(fees)
+        await self._until_done("deleting the active record", lambda: self._store.forget(jit_scid))
+
+    def finish(self, jit_scid: int, fees: order.RestoreFees | None) -> None:
+        """After a start: the final record is there; do what should have followed it (K-15)."""
+        forgotten = order.ForgetBuy(jit_scid, "Succeeded")
+        self._spawn(self._end_record(jit_scid, fees), forgotten)
 
     async def _reset(self, action: order.Reset) -> None:
         await self._until_done("resetting a record", lambda: self._store.put(action.jit_scid, action.journal))
@@ -339,12 +357,8 @@ class Effects:
 
     async def _restore_fees(self, action: order.RestoreFees) -> None:
         grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
-        try:
-            await self._funder.restore_fees(action.channel_id, grace_s)
-        except NodeUnreachable as error:
-            self._say(f"routing fees of {action.channel_id} may still be zero: {error}", "warn")
-        except Lsps2Error as error:
-            self._say(f"routing fees of {action.channel_id} stay zero: {error}", "warn")
+        what = f"restoring the routing fees of {action.channel_id}"
+        await self._until_done(what, lambda: self._funder.restore_fees(action.channel_id, grace_s))
 
     _HANDLERS: ClassVar[dict[type, Callable[[Any, Any], Coroutine[Any, Any, None]]]] = {
         order.Persist: _persist,
@@ -354,7 +368,6 @@ class Effects:
         order.Undo: _undo,
         order.RenewInputs: _renew,
         order.ConnectPeer: _connect,
-        order.Finalize: _finalize,
         order.Reset: _reset,
         order.RestoreFees: _restore_fees,
     }

@@ -164,7 +164,16 @@ class Funder:
             "feebase": configs.get("fee-base", {}).get("value_int", DEFAULT_FEE_BASE_MSAT),
             "feeppm": configs.get("fee-per-satoshi", {}).get("value_int", DEFAULT_FEE_PPM),
         }
-        await self._rpc.call("setchannel", {"id": channel_id, **fees, "enforcedelay": min(grace_s, MOST_DELAY_S)})
+        params = {"id": channel_id, **fees, "enforcedelay": min(grace_s, MOST_DELAY_S)}
+        try:
+            await self._rpc.call("setchannel", params)
+        except NodeUnreachable:
+            raise
+        except NodeError:
+            channels = (await self._rpc.call("listpeerchannels", {}))["channels"]
+            if any(c.get("channel_id") == channel_id and c["state"] in (*USABLE, *OPENING) for c in channels):
+                raise
+            # closed meanwhile: nothing is left to charge for
 
     async def send(self, peer_id: str, channel: Channel) -> str:
         """Put the funding on chain; the txid. Idempotent: a channel that is no longer withheld is done (O6)."""

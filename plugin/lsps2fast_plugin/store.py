@@ -179,15 +179,13 @@ class Store:
         await self._write("active", buy, _record(buy, journal))
 
     async def finalize(self, jit_scid: int, journal: Journal, outcome: str, wall_ms: int) -> None:
-        """The final record, then the active one goes: two commits, repeatable (K-15). Raises StoreError."""
+        """Write the final record: one commit, repeatable; `forget` then ends the active one (K-15). Or StoreError."""
         buy = self._buys[jit_scid]
         record = _record(buy, journal) | {"outcome": outcome, "finalized_at": format_datetime(wall_ms)}
         await self._write("finalized", buy, record)
-        await self._delete("active", jit_scid)
-        self._buys.pop(jit_scid, None)
 
     async def forget(self, jit_scid: int) -> None:
-        """Delete the active record of a buy that was never used. Raises StoreError."""
+        """Delete the active record: one commit, repeatable. Raises StoreError."""
         await self._delete("active", jit_scid)
         self._buys.pop(jit_scid, None)
 

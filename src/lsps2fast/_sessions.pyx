@@ -365,14 +365,17 @@ class Sessions:
         for session in list(buy.sets.values()):
             actions += self._conclude(session, session.apply(Input.EXPIRED))
         if not buy.sets and buy.jit_scid in self.buys:
-            actions += self._forget(buy, self._outcome(buy))
+            actions += self._retire(buy)
         return actions
 
-    def _outcome(self, buy: Buy):
-        """How a buy without a session ends at valid_until."""
+    def _retire(self, buy: Buy):
+        """A buy without a session ends at valid_until."""
         if buy.paid:
-            return "Succeeded"
-        return "Timeout" if buy.channel is None else "Failed"
+            return self._forget(buy, "Succeeded")
+        if buy.channel is None:
+            return self._forget(buy, "Timeout")
+        final = Journal("channel", None, buy.attempts, 0, None, buy.channel, (), None)
+        return (Finalize(buy.jit_scid, final, "Failed"), *self._forget(buy, "Failed"))  # O-13: public, never paid
 
     def _forget(self, buy: Buy, outcome):
         self.forget_buy(buy.jit_scid)
@@ -399,7 +402,7 @@ class Sessions:
             buy.holder = None
             return self._succeed(buy, session) if session.state == SUCCEEDED else self._free(buy, session)
         if buy.expired and not buy.sets:
-            return self._forget(buy, self._outcome(buy))
+            return self._retire(buy)
         return NOTHING
 
     def _succeed(self, buy: Buy, session: Session):
@@ -426,7 +429,10 @@ class Sessions:
         if session.funding is None and session.channel is None:
             return NOTHING  # nothing was journalled
         stage = "buy" if buy.channel is None else "channel"
-        return (*actions, Reset(buy.jit_scid, Journal(stage, None, buy.attempts, 0, None, buy.channel, (), None)))
+        journal = Journal(stage, None, buy.attempts, 0, None, buy.channel, (), None)
+        if buy.channel is not None and not session.sent:
+            journal = session.journal(stage)  # if we crash before it is sent it can still be undone (rule 9)
+        return (*actions, Reset(buy.jit_scid, journal))
 
     def _sweep(self):
         """Drop what ended sessions left in the queues: a far height must not keep them (rule 14). Amortised O(1)."""
