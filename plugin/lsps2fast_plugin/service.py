@@ -19,7 +19,7 @@ from lsps2fast._select import BACKEND, load
 from lsps2fast._table import Input, State
 from lsps2fast.actions import TEMPORARY, Action
 from lsps2fast.actions import Terms as BuyTerms
-from lsps2fast.errors import ConfigError, Lsps2Error, MalformedTlv, ProtocolBug, StoreError
+from lsps2fast.errors import ConfigError, Lsps2Error, MalformedTlv, ProtocolBug
 from lsps2fast.lsps0 import MESSAGE_TYPE
 from lsps2fast.lsps2 import format_scid, parse_scid
 from lsps2fast.offers import Buy, Offers
@@ -33,9 +33,10 @@ from lsps2fast_plugin.nodeview import NodeView
 from lsps2fast_plugin.operator_methods import add_methods
 from lsps2fast_plugin.options import Settings, add_options, read_settings
 from lsps2fast_plugin.parts import HeldParts
-from lsps2fast_plugin.reconcile import LOST, SETTLED, Reconciler, Snapshot, Verdict, first_orders, judge
+from lsps2fast_plugin.reconcile import Reconciler
+from lsps2fast_plugin.recovery import Recovery
 from lsps2fast_plugin.rpc import Rpc
-from lsps2fast_plugin.store import Store, Stored
+from lsps2fast_plugin.store import Store
 
 tlv = load("_tlv")
 Sessions = load("_sessions").Sessions
@@ -125,8 +126,8 @@ class Service:
             answers=self.parts,
             clock=self.clock,
             buy_of=self.offers.get,
-            feed=self._feed,
-            withheld=self._set_withheld,
+            feed=self.feed,
+            withheld=self.set_withheld,
             forgotten=self._forgotten,
             owned=self._owned,
             say=self.host.log,
@@ -138,8 +139,9 @@ class Service:
         info = await self._until("getinfo", {})
         self.sessions.block(info["blockheight"])
         delta = await self._cltv_delta(self.settings.cltv_delta_blocks)
-        stored = await self._load(delta)
-        snapshot = await self._look(stored)
+        recovery = Recovery(self)
+        stored = await recovery.load(delta)
+        snapshot = await recovery.look(stored)
         peers = await self._until("listpeers", {})
         keyring = await self._keyring(self.settings.promise_secret)
         self.negotiator = negotiation.Negotiator(
@@ -159,8 +161,8 @@ class Service:
         )
         for peer in peers["peers"]:
             if peer["connected"]:
-                self._carry_out(self.sessions.peer(peer["id"], True))
-        self._revive_all(stored, snapshot)
+                self.carry_out(self.sessions.peer(peer["id"], True))
+        recovery.revive_all(stored, snapshot)
         self.host.interest_loaded()
         early, self._early = self._early, []
         for peer_id, payload in early:
@@ -179,14 +181,6 @@ class Service:
                 self.host.log(f"{method}: {error}; trying again", "warn")
             await self.clock.turned(1.0)
 
-    async def _load(self, delta: int) -> list[Stored]:
-        while True:
-            try:
-                return await self.store.load(delta)
-            except StoreError as error:
-                self.host.log(f"the journal cannot be read ({error}); trying again", "error")
-            await self.clock.turned(1.0)
-
     async def _cltv_delta(self, wanted: int) -> int:
         """lightningd enforces its own cltv-delta when forwarding; ours is never below it (B-12)."""
         configs = (await self._until("listconfigs", {})).get("configs", {})
@@ -199,66 +193,9 @@ class Service:
         answer = await self._until("makesecret", {"string": "lsps2fast promise"})
         return Keyring(bytes.fromhex(answer["secret"]))
 
-    async def _look(self, stored: list[Stored]) -> Snapshot:
-        while True:
-            try:
-                return await self.reconciler.snapshot(stored)
-            except Lsps2Error as error:
-                self.host.log(f"the node cannot be asked what became of our channels ({error}); trying again", "warn")
-            await self.clock.turned(1.0)
-
-    def _revive_all(self, stored: list[Stored], snapshot: Snapshot) -> None:
-        """Make every journalled buy live again, and go on where its payment stood."""
-        finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
-        owned = [record.journal.channel.channel_id for record in stored if record.journal.channel is not None]
-        for record in stored:
-            if record.outcome is not None:
-                self._revive_alias(record)
-            elif record.buy.jit_scid in finished:  # K-15: a crash fell between the final record and the deletion
-                self.host.spawn(self._drop(record))
-            elif record.journal.stage != "buy":
-                self._revive_session(record, judge(record, snapshot, owned))
-            elif record.buy.params.valid_until_ms > self.clock.wall_ms():
-                self._go_live(record.buy).attempts = record.journal.attempts
-            else:
-                self.host.spawn(self._drop(record))
-
-    def _revive_alias(self, record: Stored) -> None:
-        """A-03: the jit scid of a channel that was paid forwards until valid_until."""
-        lives = record.buy.params.valid_until_ms > self.clock.wall_ms()
-        if record.outcome != "Succeeded" or record.journal.channel is None or not lives:
-            return
-        core = self._go_live(record.buy)
-        core.paid, core.channel = True, record.journal.channel
-        self.effects.unready.add(record.journal.channel.channel_id)
-
-    def _revive_session(self, record: Stored, verdict: Verdict) -> None:
-        jit_scid, channel = record.buy.jit_scid, verdict.journal.channel
-        core = self._go_live(record.buy)
-        session = self.sessions.restore(jit_scid, verdict.journal, verdict.sent)
-        if channel is not None:
-            self.effects.unready.add(channel.channel_id)
-            self._set_withheld(channel.channel_id, not verdict.sent and not verdict.gone)
-        if session is None:
-            core.dead = verdict.gone
-            return
-        self.host.log(f"{format_scid(jit_scid)} goes on in {State(session.state).name}", "info")
-        self._carry_out(first_orders(verdict, jit_scid, State(session.state).name))
-        for how in (SETTLED, LOST):  # what was paid comes first: it decides (K-11)
-            for key in [key for key, end in verdict.ended.items() if end == how]:
-                self._carry_out(self.sessions.told(*key, how == SETTLED))
-        if verdict.gone and session.payment_hash in core.sets:
-            self._feed(jit_scid, session.payment_hash, Input.CLOSED, None)
-
-    async def _drop(self, record: Stored) -> None:
-        try:
-            await self.store.forget(record.buy.jit_scid)
-        except StoreError as error:  # the next start finds it again
-            self.host.log(f"record {format_scid(record.buy.jit_scid)} cannot be deleted: {error}", "warn")
-
     # Buys ----------------------------------------------------------------------------------------
 
-    def _go_live(self, buy: Buy) -> Any:
+    def go_live(self, buy: Buy) -> Any:
         if self.offers.get(buy.jit_scid) is None:
             self.offers.restore(buy)
         core = self.sessions.add_buy(buy.jit_scid, buy.peer_id, buy_terms(buy))
@@ -268,14 +205,14 @@ class Service:
 
     async def _accept(self, buy: Buy) -> None:
         await self.store.add(buy)
-        self._go_live(buy)
+        self.go_live(buy)
         self.host.log(f"sold {format_scid(buy.jit_scid)} to {buy.peer_id}", "debug")
 
     def _forgotten(self, jit_scid: int) -> None:
         self.interest.scids.discard(jit_scid)
         self.offers.remove(jit_scid)
 
-    def _set_withheld(self, channel_id: str, yes: bool) -> None:
+    def set_withheld(self, channel_id: str, yes: bool) -> None:
         (self.interest.channel_ids.add if yes else self.interest.channel_ids.discard)(channel_id)
 
     def _owned(self, channel_id: str) -> bool:
@@ -285,7 +222,7 @@ class Service:
 
     # The machine ---------------------------------------------------------------------------------
 
-    def _carry_out(self, actions: tuple[Action, ...]) -> None:
+    def carry_out(self, actions: tuple[Action, ...]) -> None:
         self._tell_changes()
         self.effects.carry_out(actions)
         self._rearm.set()
@@ -303,9 +240,9 @@ class Service:
             }
             self.host.send(TOPIC, {TOPIC: change})
 
-    def _feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
+    def feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
         try:
-            self._carry_out(self.sessions.take(jit_scid, payment_hash, kind, fact))
+            self.carry_out(self.sessions.take(jit_scid, payment_hash, kind, fact))
         except ProtocolBug as error:
             self.effects.alarm(f"session {format_scid(jit_scid)}: {error}")
 
@@ -358,13 +295,13 @@ class Service:
             self.clock.wall_ms(),
         )
         self.parts.hold(call)
-        self._carry_out(actions)
+        self.carry_out(actions)
 
     def _on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
         status, preimage = forward_event["status"], forward_event.get("preimage")
         if status == "offered" or (status == "settled") != (preimage is not None):
             return  # a settlement without its preimage proves nothing (rule 16)
-        self._carry_out(
+        self.carry_out(
             self.sessions.resolved(
                 parse_scid(forward_event["in_channel"]),
                 forward_event["in_htlc_id"],
@@ -384,11 +321,11 @@ class Service:
     def _peer(self, peer_id: str, online: bool) -> None:
         if self.settings is not None:
             self.effects.watch.all_changed()
-            self._carry_out(self.sessions.peer(peer_id, online))
+            self.carry_out(self.sessions.peer(peer_id, online))
 
     def _on_block(self, block_added: dict[str, Any], **_: Any) -> None:
         if self.settings is not None:
-            self._carry_out(self.sessions.block(block_added["height"]))
+            self.carry_out(self.sessions.block(block_added["height"]))
 
     def _on_channel_state(self, channel_state_changed: dict[str, Any], **_: Any) -> None:
         if self.settings is None:
@@ -400,7 +337,7 @@ class Service:
         for buy in list(self.sessions.buys.values()):
             for session in list(buy.sets.values()):
                 if session.channel is not None and session.channel.channel_id == channel_id:
-                    self._feed(buy.jit_scid, session.payment_hash, Input.CLOSED, None)
+                    self.feed(buy.jit_scid, session.payment_hash, Input.CLOSED, None)
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
         """Answer the hook at once, work outside of it (T-37)."""

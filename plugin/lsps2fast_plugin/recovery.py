@@ -1,0 +1,96 @@
+"""After a start: every journalled buy becomes live again, and each payment goes on where it stood.
+
+What became of a payment is judged in `reconcile`; here the verdicts are carried into the running service.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lsps2fast._table import Input, State
+from lsps2fast.actions import RestoreFees
+from lsps2fast.errors import Lsps2Error, StoreError
+from lsps2fast.lsps2 import format_scid
+from lsps2fast_plugin.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
+from lsps2fast_plugin.store import Stored
+
+if TYPE_CHECKING:
+    from lsps2fast_plugin.service import Service
+
+
+class Recovery:
+    """Brings one service back to where its journal and its node say it was."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._say = service.host.log
+
+    async def load(self, delta: int) -> list[Stored]:
+        """Every record of the journal; asks until lightningd gives them."""
+        while True:
+            try:
+                return await self._service.store.load(delta)
+            except StoreError as error:
+                self._say(f"the journal cannot be read ({error}); trying again", "error")
+            await self._service.clock.turned(1.0)
+
+    async def look(self, stored: list[Stored]) -> Snapshot:
+        """What lightningd says of the channels in the journal; asks until it answers."""
+        while True:
+            try:
+                return await self._service.reconciler.snapshot(stored)
+            except Lsps2Error as error:
+                self._say(f"the node cannot be asked what became of our channels ({error}); trying again", "warn")
+            await self._service.clock.turned(1.0)
+
+    def revive_all(self, stored: list[Stored], snapshot: Snapshot) -> None:
+        """Make every journalled buy live again, and go on where its payment stood."""
+        finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
+        owned = [record.journal.channel.channel_id for record in stored if record.journal.channel is not None]
+        for record in stored:
+            if record.outcome is not None:
+                self._revive_alias(record)
+            elif record.buy.jit_scid in finished:  # K-15: a crash fell between the final record and the deletion
+                channel = record.journal.channel
+                until_ms = record.buy.params.valid_until_ms
+                fees = None if channel is None else RestoreFees(channel.channel_id, until_ms)
+                self._service.effects.finish(record.buy.jit_scid, fees)
+            elif record.journal.stage != "buy":
+                self._revive_session(record, judge(record, snapshot, owned))
+            elif record.buy.params.valid_until_ms > self._service.clock.wall_ms():
+                self._service.go_live(record.buy).attempts = record.journal.attempts
+            else:
+                self._service.host.spawn(self._drop(record))
+
+    def _revive_alias(self, record: Stored) -> None:
+        """A-03: the jit scid of a channel that was paid forwards until valid_until."""
+        lives = record.buy.params.valid_until_ms > self._service.clock.wall_ms()
+        if record.outcome != "Succeeded" or record.journal.channel is None or not lives:
+            return
+        core = self._service.go_live(record.buy)
+        core.paid, core.channel = True, record.journal.channel
+        self._service.effects.unready.add(record.journal.channel.channel_id)
+
+    def _revive_session(self, record: Stored, verdict: Verdict) -> None:
+        jit_scid, channel = record.buy.jit_scid, verdict.journal.channel
+        core = self._service.go_live(record.buy)
+        session = self._service.sessions.restore(jit_scid, verdict.journal, verdict.sent)
+        if channel is not None:
+            self._service.effects.unready.add(channel.channel_id)
+            self._service.set_withheld(channel.channel_id, not verdict.sent and not verdict.gone)
+        if session is None:
+            core.dead = verdict.gone
+            return
+        self._say(f"{format_scid(jit_scid)} goes on in {State(session.state).name}", "info")
+        self._service.carry_out(first_orders(verdict, jit_scid, State(session.state).name))
+        for how in (SETTLED, LOST):  # what was paid comes first: it decides (K-11)
+            for key in [key for key, end in verdict.ended.items() if end == how]:
+                self._service.carry_out(self._service.sessions.told(*key, how == SETTLED))
+        if verdict.gone and session.payment_hash in core.sets:
+            self._service.feed(jit_scid, session.payment_hash, Input.CLOSED, None)
+
+    async def _drop(self, record: Stored) -> None:
+        try:
+            await self._service.store.forget(record.buy.jit_scid)
+        except StoreError as error:  # the next start finds it again
+            self._say(f"record {format_scid(record.buy.jit_scid)} cannot be deleted: {error}", "warn")
