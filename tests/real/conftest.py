@@ -1,0 +1,101 @@
+"""Real nodes for tests: `town` is shared by a run, `found_town` makes one that a test may break.
+
+Own fixtures instead of pyln-testing's, because the playground `lsps2fast regtest` needs the same nodes without pytest.
+Set LSPS2FAST_KEEP=1 to keep the directories with the logs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.regtest import Programs, Town, find_programs
+from lsps2fast_plugin.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
+from tests.real.evidence import Evidence, tidy
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs real nodes."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture(scope="session")
+def programs() -> Programs:
+    """lightningd and bitcoind, or a skip that says what is missing."""
+    try:
+        return find_programs()
+    except ConfigError as error:
+        pytest.skip(f"real nodes are needed: {error}")
+
+
+@pytest.fixture(scope="session")
+def open_town(programs: Programs) -> Iterator[Callable[..., Town]]:
+    """Make a town; all are closed and removed at the end of the run."""
+    towns: list[Town] = []
+
+    def make(mode: str = CLIENT_TRUSTS, **options: Any) -> Town:
+        town = Town(Path(tempfile.mkdtemp(prefix="l2f-", dir="/tmp")), mode, programs=programs, **options)
+        towns.append(town)
+        town.open()
+        return town
+
+    yield make
+    for town in towns:
+        town.close()
+        if os.environ.get("LSPS2FAST_KEEP") != "1":
+            town.remove()
+
+
+@pytest.fixture
+def found_town(open_town: Callable[..., Town]) -> Iterator[Callable[..., Town]]:
+    """Like `open_town`, and closed at the end of the test."""
+    towns: list[Town] = []
+
+    def make(mode: str = CLIENT_TRUSTS, **options: Any) -> Town:
+        town = open_town(mode, **options)
+        towns.append(town)
+        return town
+
+    yield make
+    for town in towns:
+        town.close()
+
+
+@pytest.fixture(scope="session")
+def client_trusts_town(open_town: Callable[..., Town]) -> Town:
+    """The LSP broadcasts after the client was paid."""
+    return open_town(CLIENT_TRUSTS)
+
+
+@pytest.fixture(scope="session")
+def lsp_trusts_town(open_town: Callable[..., Town]) -> Town:
+    """The LSP broadcasts at once."""
+    return open_town(LSP_TRUSTS)
+
+
+@pytest.fixture
+def town(client_trusts_town: Town) -> Iterator[Town]:
+    """The shared town; whatever happened, nothing may be left of it."""
+    evidence = Evidence(client_trusts_town)
+    yield client_trusts_town
+    tidy(client_trusts_town)
+    assert evidence.unanswered() == []
+
+
+@pytest.fixture(params=[CLIENT_TRUSTS, LSP_TRUSTS])
+def each_town(request: pytest.FixtureRequest) -> Iterator[Town]:
+    """Both trust modes, one after the other."""
+    name = {CLIENT_TRUSTS: "client_trusts_town", LSP_TRUSTS: "lsp_trusts_town"}[request.param]
+    town: Town = request.getfixturevalue(name)
+    evidence = Evidence(town)
+    yield town
+    tidy(town)
+    assert evidence.unanswered() == []
