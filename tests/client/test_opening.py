@@ -1,0 +1,291 @@
+"""Which channels an LSP may open: the openchannel hook, as a function and in the plugin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsps2fast_plugin.wallet.opening import CONTINUE, Limits, Wanted, answer, reserve_msat
+
+from .conftest import Staging
+from .stage import CHANNEL, LSP, OTHER_LSP, STRANGER, FakeRequest, Json, Lsp, Stage, channel_row, entry
+
+ACCEPT = {"result": "continue", "mindepth": 0}
+LIMITS = Limits(our_to_self_delay_blocks=144, zero_reserve=False)
+
+
+def request(**fields: Any) -> Json:
+    """The opening of the recordings."""
+    return Stage.open_request(None, **fields)  # type: ignore[arg-type]
+
+
+def wanted(receive_msat: int = 19_000_000, delay: int = 2016) -> Wanted:
+    return Wanted(receive_msat, delay)
+
+
+def test_without_a_purchase_an_opening_is_none_of_our_business() -> None:
+    """I-11: left to the node's own policy."""
+    assert answer(request(), [], [], LIMITS) == (CONTINUE, None)
+
+
+def test_an_agreed_opening_is_zero_conf() -> None:
+    """I-15, C1."""
+    assert answer(request(), [wanted()], [], LIMITS) == (ACCEPT, None)
+
+
+def test_an_opening_without_option_zeroconf_is_accepted_all_the_same() -> None:
+    """I-15, O-02: bit 50 is not required by bLIP-52."""
+    kind = {"bits": [12, 22, 46], "names": []}
+    assert answer(request(channel_type=kind), [wanted()], [], LIMITS) == (ACCEPT, None)
+
+
+@pytest.mark.parametrize(("zero_reserve", "reserve"), [(False, None), (True, 0)])
+def test_zero_reserve_is_answered_only_when_opted_in(zero_reserve: bool, reserve: int | None) -> None:
+    """I-18, O-18."""
+    got, _ = answer(request(), [wanted()], [], Limits(144, zero_reserve))
+    assert got.get("reserve") == reserve
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"channel_flags": 1}, "announced"),
+        ({"channel_flags": 3}, "announced"),
+        ({"channel_type": {"bits": [12, 22], "names": []}}, "scid_alias"),
+        ({"channel_type": {"bits": [12, 50], "names": []}}, "scid_alias"),
+        ({"push_msat": 1}, "push_msat"),
+        ({"funding_msat": 19_000_000, "channel_reserve_msat": 0}, "too small"),
+        ({"funding_msat": 19_545_999, "channel_reserve_msat": 0}, "too small"),
+        ({"channel_reserve_msat": 2_546_001}, "channel_reserve_msat"),
+        ({"channel_reserve_msat": 200_000_000}, "channel_reserve_msat"),
+    ],
+    ids=str,
+)
+def test_an_opening_that_was_not_agreed_is_rejected_with_a_reason(wrong: Json, why: str) -> None:
+    """I-12, I-14: announced, no alias, pushed money, too small, a reserve above 1 % and dust."""
+    got, reason = answer(request(**wrong), [wanted()], [], LIMITS)
+    assert got["result"] == "reject"
+    assert why in got["error_message"]
+    assert why in (reason or "")
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"funding_msat": 19_546_000, "channel_reserve_msat": 195_460},
+        {"channel_reserve_msat": 2_546_000},
+        {"channel_flags": 2},
+    ],
+    ids=str,
+)
+def test_the_limits_themselves_are_accepted(right: Json) -> None:
+    """I-14: payment less fee, and the reserve we ask of the LSP, to the msat."""
+    assert answer(request(**right), [wanted()], [], LIMITS)[0] == ACCEPT
+
+
+@pytest.mark.parametrize(("agreed", "result"), [(143, "reject"), (144, "continue")])
+def test_our_to_self_delay_must_be_within_the_agreement(agreed: int, result: str) -> None:
+    """I-13, O-05."""
+    assert answer(request(), [wanted(delay=agreed)], [], LIMITS)[0]["result"] == result
+
+
+@pytest.mark.parametrize(
+    ("needs", "in_use", "funding_msat", "accepted"),
+    [
+        ([19_000_000], [], 20_000_000, True),
+        ([19_000_000], [20_000_000], 20_000_000, False),
+        ([19_000_000, 19_000_000], [20_000_000], 20_000_000, True),
+        ([19_000_000, 19_000_000], [20_000_000, 20_000_000], 20_000_000, False),
+        ([10_000_000, 90_000_000], [100_000_000], 20_000_000, True),
+        ([10_000_000, 90_000_000], [20_000_000], 100_000_000, True),
+        ([10_000_000, 90_000_000], [20_000_000], 30_000_000, False),
+        ([10_000_000, 10_000_000], [20_000_000], 9_000_000, False),
+    ],
+)
+def test_each_channel_needs_a_purchase_of_its_own(
+    needs: list[int], in_use: list[int], funding_msat: int, accepted: bool
+) -> None:
+    """I-10, I-16, T36: several purchases at one LSP, in any order; not one channel more."""
+    got, _ = answer(
+        request(funding_msat=funding_msat, channel_reserve_msat=0), [wanted(each) for each in needs], in_use, LIMITS
+    )
+    assert (got == ACCEPT) == accepted
+
+
+sizes = st.integers(1_000_000, 50_000_000)
+
+
+@given(st.lists(sizes, max_size=4), st.lists(sizes, max_size=3), sizes)
+def test_what_is_accepted_can_be_shared_out_and_nothing_else(
+    needs: list[int], in_use: list[int], funding_msat: int
+) -> None:
+    """T36, against trying every way to give channels to purchases."""
+    from itertools import permutations
+
+    got, _ = answer(
+        request(funding_msat=funding_msat, channel_reserve_msat=0), [wanted(each) for each in needs], in_use, LIMITS
+    )
+    channels = [*in_use, funding_msat]
+    possible = any(
+        all(need + reserve_msat(size, LIMITS) <= size for need, size in zip(order, channels, strict=False))
+        for order in permutations(needs, len(channels))
+    )
+    assert (got == ACCEPT) == possible
+    assert (got == CONTINUE) == (not needs)
+
+
+# --- In the plugin ----------------------------------------------------------------------------------------------------
+
+
+async def test_zero_conf_only_for_an_lsp_we_bought_from(staged: Staging) -> None:
+    """I-11: another peer's opening is left alone."""
+    async with staged() as stage:
+        await stage.invoice()
+        assert await stage.opening() == ACCEPT
+        assert await stage.opening(id=STRANGER) == CONTINUE
+
+
+async def test_an_approval_that_has_ended_opens_nothing(staged: Staging) -> None:
+    """I-11: unexpired."""
+    async with staged() as stage:
+        await stage.invoice()
+        stage.clock._offset_ms += 3_600_000
+        assert await stage.opening() == CONTINUE
+
+
+async def test_an_approval_that_was_served_opens_nothing(staged: Staging) -> None:
+    """I-11, I-16, T36: used once."""
+    async with staged(trusted=frozenset({LSP})) as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        stage.part(invoice, 20_000_000, 1_000_000)
+        await stage.calm()
+        await stage.paid(invoice)
+        assert await stage.opening() == CONTINUE
+
+
+async def test_a_second_zero_conf_channel_for_one_purchase_is_refused(staged: Staging) -> None:
+    """I-16, T36."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.channel()
+        assert (await stage.opening())["result"] == "reject"
+        assert "has its channel already" in stage.reports()
+
+
+async def test_two_purchases_at_one_lsp_take_two_channels_and_no_third(staged: Staging) -> None:
+    """T36."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.invoice()
+        await stage.channel()
+        await stage.channel(channel_id="ef" * 32, alias={"local": "9x9x9"})
+        assert (await stage.opening())["result"] == "reject"
+
+
+async def test_an_lsp_may_give_up_an_opening_and_try_again(staged: Staging) -> None:
+    """I-16, O-15, O-16: the approval survives, as often as it takes."""
+    async with staged() as stage:
+        await stage.invoice()
+        for _ in range(3):
+            await stage.channel()
+            await stage.state(CHANNEL, "CLOSINGD_COMPLETE")
+            stage.node.channels.clear()
+        assert await stage.opening() == ACCEPT
+
+
+async def test_a_purchase_that_ended_takes_its_channel_out_of_the_count(staged: Staging) -> None:
+    """I-33: a live purchase is not hindered by what a dead one left behind."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.channel()
+        stage.lsp.entries = [entry(valid_until="2030-01-01T00:00:00Z")]
+        await stage.invoice()
+        await stage.pass_time(3_600)
+        assert len(stage.client.book.approvals) == 1
+        assert await stage.opening() == ACCEPT
+
+
+async def test_the_size_follows_the_purchase(staged: Staging) -> None:
+    """I-14: fixed: payment less fee; variable: the smallest payment less its fee."""
+    async with staged() as stage:
+        await stage.invoice(100_000_000)
+        assert (await stage.opening(funding_msat=99_000_000, channel_reserve_msat=0))["result"] == "reject"
+        assert "too small to receive 99000000 msat" in stage.reports()
+        await stage.invoice("any")
+        assert await stage.opening(funding_msat=1_100_000, channel_reserve_msat=0) == ACCEPT
+
+
+async def test_each_lsp_has_its_own_count(staged: Staging) -> None:
+    """I-10: keyed by payment hash, asked by LSP."""
+    async with staged() as stage:
+        stage.lsps[OTHER_LSP] = Lsp(OTHER_LSP)
+        stage.node.peers[OTHER_LSP] = {}
+        await stage.invoice()
+        await stage.invoice(lsp_id=OTHER_LSP)
+        await stage.channel()
+        assert (await stage.opening())["result"] == "reject"
+        assert await stage.opening(id=OTHER_LSP) == ACCEPT
+
+
+async def test_our_own_delay_is_the_nodes(staged: Staging) -> None:
+    """I-13: watchtime-blocks decides what is bought and accepted."""
+    stage = Stage()
+    stage.node.configs = {"watchtime-blocks": {"value_int": 3000}}
+    await stage.start()
+    stage.lsp.entries = [entry(max_client_to_self_delay=3000)]
+    await stage.invoice()
+    assert await stage.opening() == ACCEPT
+    await stage.stop()
+
+
+async def test_the_count_survives_a_restart(staged: Staging) -> None:
+    """I-16: which channels are in use is stored."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.channel()
+        await stage.restart()
+        assert (await stage.opening())["result"] == "reject"
+
+
+async def test_an_opening_before_the_records_are_read_waits(staged: Staging) -> None:
+    """W11: hooks may come before init is answered; the answer is right, not quick."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.stop()
+        stage._born()
+        early = FakeRequest()
+        stage.host.spawn(stage.client._start())
+        stage.client._on_openchannel(early, stage.open_request())  # type: ignore[arg-type]
+        assert early.result is None
+        await stage.calm()
+        assert early.result == ACCEPT
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{}, {"id": 5}, {"funding_msat": "much"}, {"channel_type": None}, {"channel_flags": None}, {"push_msat": {}}],
+    ids=str,
+)
+async def test_any_opening_gets_one_valid_answer(staged: Staging, broken: Json) -> None:
+    """K-20: an answer that is none ends lightningd."""
+    async with staged() as stage:
+        await stage.invoice()
+        early = FakeRequest()
+        asked = {**stage.open_request(), **broken} if broken else {}
+        stage.client._on_openchannel(early, asked)  # type: ignore[arg-type]
+        assert early.result is not None
+        assert early.result["result"] in ("continue", "reject")
+        assert "mindepth" not in early.result
+
+
+async def test_a_channel_we_did_not_agree_to_is_not_adopted(staged: Staging) -> None:
+    """An ordinary channel of the same LSP counts for nothing."""
+    async with staged() as stage:
+        await stage.invoice()
+        stage.node.channels.append(channel_row())
+        await stage.state(CHANNEL, "CHANNELD_AWAITING_LOCKIN", None)
+        assert await stage.opening() == ACCEPT
