@@ -344,7 +344,9 @@ def test_a_public_channel_nobody_paid_for_ends_as_failed(scene: Play) -> None:
     """O-13, A-07."""
     play = scene(**PUBLIC)
     play.walk("part reserved stored funded stored unready")
-    assert play.walk("expired") == (order.ForgetBuy(SCID, "Failed"),)
+    final, forget = play.walk("expired")
+    assert (final.journal.stage, final.journal.channel.channel_id, final.outcome) == ("channel", "c" * 64, "Failed")
+    assert forget == order.ForgetBuy(SCID, "Failed")
 
 
 # Strangers and odd parts --------------------------------------------------------------------------------
