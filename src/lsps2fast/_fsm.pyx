@@ -211,9 +211,9 @@ class Session:
         part.status = HELD
         self.parts.append(part)
         self.owner.index[part.in_scid, part.htlc_id] = part
-        if part.cltv_expiry < self.min_cltv:
-            self.min_cltv = part.cltv_expiry
-            self.owner.watch_height(self.min_cltv - CLTV_MARGIN_BLOCKS, self)
+        if part.cltv_expiry < self.min_cltv or self.state >= FORWARDED:
+            self.min_cltv = min(self.min_cltv, part.cltv_expiry)
+            self.owner.watch_height(part.cltv_expiry - CLTV_MARGIN_BLOCKS, self)
 
     @cython.cfunc
     def _gather(self, part: Part) -> tuple:
@@ -513,12 +513,13 @@ class Session:
         return NOTHING
 
     def _tend(self, arg):
-        """Renew the reservation of a withheld channel before it runs out (O-04, rule 7)."""
+        """Fail late parts whose record takes too long (K-06); renew a reservation before it runs out (O-04, rule 7)."""
+        failed = self._answer_held(TEMPORARY, arg + CLTV_MARGIN_BLOCKS)
         if self.funding is None or self.sent or arg < self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS:
-            return NOTHING
+            return failed
         self.funding = self.funding._replace(reserved_to_block=arg + RENEW_BLOCKS)
         self._watch_reservation()
-        return (RenewInputs(self.buy.jit_scid, self.payment_hash, self.funding),)
+        return (*failed, RenewInputs(self.buy.jit_scid, self.payment_hash, self.funding))
 
     # Ending --------------------------------------------------------------------------------------
 
@@ -545,6 +546,7 @@ class Session:
         if self.channel is None:
             return NOTHING
         self._write_off()
+        self.buy.dead = True  # closed, or about to be: nothing more goes through it
         part.status = PAID
         self.preimage = arg[1]
         self.settled += 1
@@ -585,11 +587,12 @@ class Session:
                 part.status = DEAD
         self.out = 0
 
-    def _answer_held(self, failure):
+    def _answer_held(self, failure, cltv=U64_MAX):
+        """Fail the held parts that expire at `cltv` or before."""
         part: Part
         keys = []
         for part in self.parts:
-            if part.status == HELD:
+            if part.status == HELD and part.cltv_expiry <= cltv:
                 part.status = DEAD
                 keys.append((part.in_scid, part.htlc_id))
         return (FailParts(tuple(keys), failure),) if keys else NOTHING

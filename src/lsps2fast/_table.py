@@ -74,8 +74,8 @@ STORED    bug          open       stored?F     stored      stored?S   tidy?X    
 UNSTORED  bug          unstore>D  unstore>DX   unsaid      unsaid?S   tidy?X     skip    skip    skip
 FUNDED    bug          await>WD   bug          bug         bug        tidy       bug     bug     bug
 REFUSED   bug          refuse>DX  bug          bug         bug        tidy?X     bug     bug     bug
-READY     bug          bug        ready?DX     skip        skip       skip       skip    skip    skip
-UNREADY   bug          bug        unready>DX   skip        skip       skip       skip    skip    skip
+READY     skip         bug        ready?DX     skip        skip       skip       skip    skip    skip
+UNREADY   skip         bug        unready>DX   skip        skip       skip       skip    skip    skip
 SENT      skip         bug        sent?X       sent        sent?S     skip       skip    skip    skip
 SETTLED   bug          bug        bug          settle?BS   settle?S   rescue?B   skip    skip    skip
 LOST      bug          bug        bug          lose?DX     lose?S     skip       skip    skip    skip

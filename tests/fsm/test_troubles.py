@@ -219,6 +219,19 @@ def test_the_earliest_expiry_counts_also_when_it_comes_late(scene: Play) -> None
     assert play.block(CLTV - 56) == (failed([0, 1]),)
 
 
+@pytest.mark.parametrize("road", ["", " settled"])
+def test_a_late_part_whose_record_takes_too_long_is_failed_in_time(scene: Play, road: str) -> None:
+    """K-06, rule 5: a hanging journal does not hold a part into its expiry; the others stay out."""
+    play = scene()
+    play.forward()
+    play.walk(road)
+    play.part(50_000, cltv=CLTV + 10)
+    play.block(CLTV)
+    assert play.block(CLTV + 3) == ()
+    assert play.block(CLTV + 4) == (failed([1]),)
+    assert play.walk("stored") == ()
+
+
 @pytest.mark.parametrize(
     ("road", "late", "undo"),
     [
@@ -478,8 +491,9 @@ def test_a_preimage_after_giving_up_is_broadcast(scene: Play) -> None:
     assert HASH.hex() in alarm.text
     assert play.walk("undone") == ()
     assert play.resolved(1) == ()
-    assert kinds(play.walk("sent")) == ["Finalize", "RestoreFees"]
+    assert kinds(play.walk("sent")) == ["Finalize"]
     assert play.state is State.SUCCEEDED
+    assert play.part() == (failed([2], UNKNOWN_NEXT_PEER),)  # nothing goes into a closed channel
 
 
 def test_a_rescued_payment_settles_its_other_part_too(scene: Play) -> None:
