@@ -32,12 +32,11 @@ class Evidence:
                 found[message["id"]] = (message["params"], [])
             elif entry["dir"] == "plugin>host" and message.get("id") in found and "method" not in message:
                 found[message["id"]][1].append(message["result"])
-        wanted = {
+        return {
             call_id: (params, answers)
             for call_id, (params, answers) in found.items()
             if payment_hash in (None, params["htlc"]["payment_hash"])
         }
-        return wanted
 
     def answers(self, payment_hash: str) -> list[Json]:
         """All answers to the parts of one payment."""

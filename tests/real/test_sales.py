@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from tests.real.evidence import Evidence
 
 from lsps2fast_plugin.regtest import Bill, Town
-from tests.real.evidence import Evidence
 
 FEE_MSAT = 1_000_000
 SIZE_MSAT = 10_000_000
@@ -125,7 +125,7 @@ def test_a_wallet_that_trusts_nobody_waits_for_a_block(lsp_trusts_town: Town) ->
     bill = town.bill(wallet, SIZE_MSAT)
     sent = town.send_parts(bill, [SIZE_MSAT])
     wallet.wait_log("JIT channel")
-    town.lsp.wait_log(f"funding .* is on its way to the chain", len(town.records("finalized")) + 1)
+    town.lsp.wait_log("funding .* is on its way to the chain", len(town.records("finalized")) + 1)
     assert wallet.call("listinvoices", {"label": bill.label})["invoices"][0]["status"] == "unpaid"
     town.mine()
     assert town.result(bill, sent, [SIZE_MSAT]).paid

@@ -280,7 +280,7 @@ class Town:
     ) -> tuple[int, range]:
         """Send HTLCs with `sendpay`, in turn over the payer's channels; (group, part ids) for `result`."""
         payer = payer or self.payer
-        scids = self.scids(payer, self.lsp)
+        scids = self._able(payer, max(amounts_msat))
         group = next(self._groups) if group is None else group
         final = bill.final_blocks + spare_blocks
         parts = range(first_part, first_part + len(amounts_msat))
@@ -303,6 +303,12 @@ class Town:
                 },
             )
         return group, parts
+
+    def _able(self, payer: Lightningd, amount_msat: int) -> list[str]:
+        """The payer's channels that can carry such a part, in the order of their scids."""
+        rows = self.channels(payer, self.lsp)
+        able = [row["short_channel_id"] for row in rows if row["spendable_msat"] > 2 * amount_msat]
+        return sorted(able)
 
     def result(
         self, bill: Bill, sent: tuple[int, range], amounts_msat: Sequence[int], timeout_s: int = 60, **more: Any

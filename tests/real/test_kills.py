@@ -1,0 +1,110 @@
+"""The plugin or its lightningd dies at a bad moment and comes back: one channel, books balanced, nothing left over.
+
+The recorder kills at a frame, so every moment is exact. What must hold afterwards (architecture, rules 2, 8, 9): the
+payer has paid once or not at all, the wallet owns in a channel whose funding is on chain what the payer lost less the
+opening fee, and no coin or channel of the LSP stays behind.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from tests.real.evidence import tidy
+
+from lsps2fast.errors import NodeError
+from lsps2fast_plugin.regtest import Bill, Town, until
+
+SIZE_MSAT = 10_000_000
+FEE_MSAT = 1_000_000
+NAMES = itertools.count(1)
+
+MOMENTS = {  # direction, method, before or after it passes the recorder
+    "a part arrives": ("host>plugin", "htlc_accepted", "after"),
+    "coins reserved": ("host>rpc", "fundpsbt", "before"),
+    "open proposed": ("host>rpc", "fundchannel_start", "after"),
+    "channel made": ("host>rpc", "fundchannel_complete", "before"),
+    "channel usable": ("host>rpc", "setchannel", "after"),
+    "parts let go": ("plugin>host", "htlc_accepted", "after"),
+    "settled": ("host>plugin", "forward_event", "after"),
+    "before the broadcast": ("rpc>host", "sendpsbt", "before"),
+    "after the broadcast": ("host>rpc", "sendpsbt", "before"),
+}
+
+
+@pytest.fixture(scope="module")
+def own_town(client_trusts_town: Town) -> Town:
+    """The shared town: what dies in it comes back."""
+    return client_trusts_town
+
+
+def revive(town: Town, victim: str) -> None:
+    """Start again what was killed; everybody finds each other."""
+    until(lambda: not town.trip_file(town.lsp).exists(), "the kill")
+    if victim == "node":
+        town.lsp.gone()
+        town.lsp.start()
+    else:
+        launcher, options = town.lsp.plugins[0]
+        until(lambda: not _loaded(town), "the end of the plugin")
+        town.lsp.call("plugin", {"subcommand": "start", "plugin": launcher, **options})
+    until(lambda: _sells(town), "the service's return")
+
+
+def _loaded(town: Town) -> bool:
+    rows = town.lsp.call("plugin", {"subcommand": "list"})["plugins"]
+    return any("lsps2fast-service" in row["name"] for row in rows)
+
+
+def _sells(town: Town) -> bool:
+    try:
+        town.stats()
+    except NodeError:
+        return False
+    return True
+
+
+def reconnected(town: Town, bill: Bill) -> None:
+    """Payer and wallet are connected to the LSP again."""
+    for node in (town.payer, bill.wallet):
+        until(lambda node=node: _dial(town, node), f"{node.name} at the LSP")
+
+
+def _dial(town: Town, node) -> bool:  # type: ignore[no-untyped-def]
+    try:
+        town.connect(node, town.lsp)
+    except NodeError:
+        return False
+    rows = town.channels(node, town.lsp)
+    return all(row.get("reestablished", True) for row in rows if row["state"] == "CHANNELD_NORMAL")
+
+
+@pytest.mark.parametrize("victim", ["plugin", "node"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_whoever_dies_the_books_balance(town: Town, moment: str, victim: str) -> None:
+    """T6, T13, K-07 … K-12: killed at an exact frame, started again, paid once, nothing left behind."""
+    wallet = town.wallet(f"k{next(NAMES)}")
+    bill = town.bill(wallet, SIZE_MSAT)
+    before = town.wealth_msat(town.payer)
+    town.trip(town.lsp, *MOMENTS[moment], victim)
+    amounts = [SIZE_MSAT // 2] * 2
+    sent = town.send_parts(bill, amounts)
+    revive(town, victim)
+    reconnected(town, bill)
+    result = town.result(bill, sent, amounts, timeout_s=120)
+    if not result.paid:
+        assert "" not in result.failures, "paid in part"
+        tidy_then_pay(town, bill)
+    town.over(bill)
+    town.mine()
+    assert town.wealth_msat(town.payer) - before == -SIZE_MSAT
+    assert town.wealth_msat(wallet) == SIZE_MSAT - FEE_MSAT
+    rows = town.channels(town.lsp, wallet)
+    assert [row["state"] for row in rows if row["state"] != "CLOSED"] == ["CHANNELD_NORMAL"]
+    until(lambda: town.channels(town.lsp, wallet)[0].get("short_channel_id"), "confirmation of the channel")
+
+
+def tidy_then_pay(town: Town, bill: Bill) -> None:
+    """The first attempt failed as a whole: nothing stays of it, and the payer tries again."""
+    tidy(town)
+    assert town.pay(bill, [SIZE_MSAT // 2] * 2).failures == ["", ""]
