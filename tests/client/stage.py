@@ -16,7 +16,7 @@ from coincurve import PrivateKey
 
 from lsps2fast import bolt11
 from lsps2fast._select import load
-from lsps2fast.errors import NodeError
+from lsps2fast.errors import Lsps2Error, NodeError
 from lsps2fast.lsps2 import format_datetime, format_scid
 from lsps2fast_plugin.client import Client
 from lsps2fast_plugin.clock import Clock
@@ -279,6 +279,7 @@ class FakeHost:
     """Records answers; runs tasks."""
 
     def __init__(self) -> None:
+        self.asked: set[bytes] = set()
         self.answers: dict[bytes, Json] = {}
         self.order: list[bytes] = []
         self.logs: list[tuple[str, str]] = []
@@ -472,6 +473,7 @@ class Stage:
         """An HTLC of `amount_msat` as the payer sent it, less the LSP's fee, reaches the hook; the id of the call."""
         self._count += 1
         id_raw = b'"cln:htlc_accepted#%d"' % self._count
+        self.host.asked.add(id_raw)
         self.client._on_htlc(self.scan(invoice, amount_msat, extra_fee_msat, id_raw=id_raw, **fields))
         return id_raw
 
@@ -503,7 +505,7 @@ class Stage:
                 "cltv_expiry": cltv_expiry,
                 "forward_msat": onion_msat,
                 "outgoing_cltv_value": cltv_expiry,
-                "payload_hex": payload_hex or payload(onion_msat, cltv_expiry, secret, total),
+                "payload_hex": payload(onion_msat, cltv_expiry, secret, total) if payload_hex is None else payload_hex,
                 "total_msat": total,
                 "payment_secret": secret.hex(),
                 "extra_tlvs": tlvs,
@@ -535,6 +537,15 @@ class Stage:
         return "\n".join(each["report"] for each in self.client.reports.kept)
 
 
+async def failure_of(work: Coroutine[Any, Any, Any]) -> Lsps2Error | None:
+    """What it raised of ours, None when it worked."""
+    try:
+        await work
+    except Lsps2Error as error:
+        return error
+    return None
+
+
 def payload(onion_msat: int, cltv_expiry: int, secret: bytes, total_msat: int) -> str:
     """A final hop's payload as the hook shows it, length first (H1)."""
     records = [
@@ -561,6 +572,7 @@ __all__ = [
     "Stage",
     "channel_row",
     "entry",
+    "failure_of",
     "format_scid",
     "node_id",
     "payload",

@@ -280,9 +280,10 @@ def test_changed_words_under_a_right_checksum_give_an_invoice_or_a_refusal(
     for place, word in changes:
         words[place % len(words)] = word
     try:
-        assert isinstance(bolt11.decode(bolt11._to_text(prefix, words)), Invoice)
-    except MalformedInvoice as error:
-        assert error.why
+        read = bolt11.decode(bolt11._to_text(prefix, words))
+    except MalformedInvoice:
+        return
+    assert isinstance(read, Invoice)
 
 
 @given(st.text(max_size=200) | st.text(alphabet=bolt11.CHARSET + "1lnbcrt", max_size=300))

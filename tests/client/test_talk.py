@@ -175,7 +175,7 @@ async def test_a_silent_lsp_is_given_up_and_its_late_answer_ignored(staged: Stag
         await stage.pass_time(59.9)
         assert not task.done()
         await stage.pass_time(0.2)
-        with pytest.raises(Unavailable, match="did not answer lsps2.get_info within 60 s"):
+        with pytest.raises(Unavailable, match=r"did not answer lsps2\.get_info within 60 s"):
             await task
         assert len(stage.client.talk) == 0
         stage.message(LSP, reply(last_id(stage), result={}))

@@ -1,0 +1,288 @@
+"""Starts, ends, and staying in touch: I-19, I-33, K-08, and what the owner sees."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lsps2fast.errors import NodeError
+from lsps2fast.lsps2 import format_datetime
+
+from .conftest import Staging
+from .stage import JIT_SCID, LSP, NOW_MS, STRANGER, Stage, entry
+
+FEE = 1_000_000
+
+
+async def test_nothing_is_left_after_success_but_the_watch(staged: Staging) -> None:
+    """I-33: the approval goes with the payment; late parts are still known in memory."""
+    async with staged(trusted=frozenset({LSP})) as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        stage.fund()
+        stage.confirm()
+        stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        await stage.paid(invoice)
+        assert not stage.node.datastore
+        assert (await stage.client._status())["approvals"][0]["state"] == "paid"
+        await stage.pass_time(3_600)
+        assert not stage.client.book.approvals
+        assert not stage.client.awaited.hashes
+
+
+async def test_nothing_is_left_after_the_offer_ended(staged: Staging) -> None:
+    """I-33, B-14 for the wallet: a timer, not only a restart."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.client.methods.buy(LSP, None, stage.lsp.entries[0])
+        assert len(stage.keys) == 2
+        await stage.pass_time(3_599)
+        assert len(stage.keys) == 2
+        await stage.pass_time(2)
+        assert not stage.keys
+        assert not stage.client.awaited.hashes
+
+
+async def test_parts_held_at_the_end_of_the_offer_are_not_forgotten(staged: Staging) -> None:
+    """I-33, C-17: the approval ends after its parts were answered."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        await stage.pass_time(3_590)
+        part = stage.part(invoice, 10_000_000, FEE)
+        await stage.calm()
+        await stage.pass_time(20)
+        assert stage.answer(part) is None
+        assert invoice["payment_hash"] in stage.keys
+        await stage.pass_time(90)
+        assert stage.answer(part) == {"result": "fail", "failure": "0017"}
+        await stage.calm()
+        assert invoice["payment_hash"] not in stage.keys
+
+
+async def test_a_payment_released_at_the_end_of_the_offer_is_not_lost(staged: Staging) -> None:
+    """I-33: lightningd is asked whether it was paid."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        invoice = await stage.invoice(client_trusts_lsp=True)
+        await stage.channel()
+        stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        next(iter(stage.node.invoices.values()))["status"] = "paid"
+        await stage.pass_time(3_600)
+        assert invoice["payment_hash"] not in stage.keys
+        assert len(stage.client.watch.owed) == 1
+
+
+async def test_everything_is_there_again_after_a_restart(staged: Staging) -> None:
+    """K-07, K-24: buys, approvals, what the host must hand over."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.client.methods.buy(LSP, "20000000", stage.lsp.entries[0])
+        before = (await stage.client._status())["approvals"], (await stage.client._status())["buys"]
+        await stage.restart()
+        assert stage.host.loaded
+        after = (await stage.client._status())["approvals"], (await stage.client._status())["buys"]
+        assert after == before
+        assert stage.client.awaited.hashes == {bytes.fromhex(invoice["payment_hash"])}
+
+
+GOOD = {
+    "version": 1,
+    "lsp_id": LSP,
+    "jit_channel_scid": JIT_SCID,
+    "opening_fee_params": entry(),
+    "lsp_cltv_expiry_delta": 144,
+    "client_trusts_lsp": False,
+    "opening_fee_msat": "1",
+    "largest_payment_msat": "1",
+    "max_fee_msat": "1",
+    "max_fee_ppm": 1,
+    "consent": False,
+    "created_ms": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("11" * 32, b"\xff"),
+        ("11" * 32, b"[]"),
+        ("11" * 32, b"null"),
+        ("11" * 32, LSP.encode()),
+        ("11" * 32, b'"' + LSP.encode() + b'"'),
+        ("11" * 32, json.dumps({**GOOD, "version": 2}).encode()),
+        ("11" * 32, json.dumps({**GOOD, "lsp_id": "x"}).encode()),
+        ("11" * 32, json.dumps({key: value for key, value in GOOD.items() if key != "max_fee_msat"}).encode()),
+        ("11" * 31, json.dumps(GOOD).encode()),
+        ("zz", json.dumps(GOOD).encode()),
+    ],
+)
+async def test_one_broken_record_does_not_hinder_the_others(staged: Staging, name: str, value: bytes) -> None:
+    """K-08, K-24: said, kept, left alone; also those of CLN's built-in client."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        stage.node.datastore["lsps", "invoice", name] = value
+        await stage.restart()
+        assert {each.hex() for each in stage.client.book.approvals} == {invoice["payment_hash"]}
+        assert stage.node.datastore["lsps", "invoice", name] == value
+        assert "is left alone" in stage.host.said("warn")
+
+
+async def test_records_tolerate_what_they_do_not_know(staged: Staging) -> None:
+    """K-24: unknown members, missing optional ones."""
+    async with staged() as stage:
+        stage.node.datastore["lsps", "invoice", "11" * 32] = json.dumps({**GOOD, "later": 1}).encode()
+        await stage.restart()
+        (approval,) = stage.client.book.approvals.values()
+        assert (approval.buy.payment_size_msat, approval.payment_secret, approval.label) == (None, None, None)
+
+
+@pytest.mark.parametrize("method", ["getinfo", "listconfigs", "listdatastore", "listpeers"])
+async def test_a_slow_node_at_the_start_is_asked_again(staged: Staging, method: str) -> None:
+    """Rule 10, K-08: nothing is lost because one call failed."""
+    stage = Stage()
+    stage.node.faults[method] = [NodeError(method, -28, "warming up")] * 3
+    await stage.start()
+    await stage.pass_time(1)
+    await stage.pass_time(1)
+    await stage.pass_time(1)
+    assert stage.host.loaded
+    assert await stage.invoice()
+    await stage.stop()
+
+
+async def test_an_approval_that_cannot_be_looked_up_at_the_start_is_kept(staged: Staging) -> None:
+    """K-13: an error is not a missing invoice."""
+    async with staged() as stage:
+        await stage.invoice()
+        stage.node.faults["listinvoices"] = [NodeError("listinvoices", -1, "x")]
+        await stage.restart()
+        assert len(stage.client.book.approvals) == 1
+
+
+# --- Reconnecting -----------------------------------------------------------------------------------------------------
+
+
+def dialled(stage: Stage) -> list[str]:
+    return [call["id"] for call in stage.node.named("connect")]
+
+
+async def test_an_lsp_that_owes_a_channel_is_dialled_again(staged: Staging) -> None:
+    """I-19: by id, then by its last address, with growing pauses, until it is back."""
+    async with staged() as stage:
+        await stage.invoice()
+        stage.disconnect(LSP)
+        await stage.calm()
+        assert dialled(stage) == [LSP, f"{LSP}@127.0.0.1:9735"]
+        for seconds in (1, 2, 4):
+            await stage.pass_time(seconds - 0.1)
+            count = len(dialled(stage))
+            await stage.pass_time(0.2)
+            assert len(dialled(stage)) == count + 2
+        stage.node.reachable.add(f"{LSP}@127.0.0.1:9735")
+        await stage.pass_time(60)
+        assert LSP in stage.node.peers
+        count = len(dialled(stage))
+        await stage.pass_time(600)
+        assert len(dialled(stage)) == count
+
+
+async def test_an_lsp_that_comes_back_by_itself_is_not_dialled(staged: Staging) -> None:
+    """I-19."""
+    async with staged() as stage:
+        await stage.invoice()
+        stage.disconnect(LSP)
+        await stage.calm()
+        stage.connect(LSP)
+        count = len(dialled(stage))
+        await stage.pass_time(600)
+        assert len(dialled(stage)) == count
+
+
+async def test_nobody_is_dialled_without_a_reason(staged: Staging) -> None:
+    """I-19: from buy until the approval ends."""
+    async with staged() as stage:
+        stage.disconnect(LSP)
+        stage.node.peers[STRANGER] = {}
+        stage.disconnect(STRANGER)
+        await stage.calm()
+        assert not dialled(stage)
+        stage.connect(LSP)
+        await stage.invoice()
+        await stage.pass_time(3_600)
+        stage.disconnect(LSP)
+        await stage.calm()
+        assert not dialled(stage)
+
+
+async def test_dialling_ends_with_the_purchase(staged: Staging) -> None:
+    """I-19, I-33."""
+    async with staged() as stage:
+        stage.lsp.entries = [entry(valid_until=format_datetime(NOW_MS + 200_000))]
+        await stage.invoice()
+        stage.disconnect(LSP)
+        await stage.pass_time(300)
+        count = len(dialled(stage))
+        await stage.pass_time(600)
+        assert len(dialled(stage)) == count
+
+
+async def test_after_a_restart_the_lsp_is_dialled_at_once(staged: Staging) -> None:
+    """I-19, contract R6: a wallet without a channel does not reconnect by itself."""
+    async with staged() as stage:
+        await stage.invoice()
+        stage.node.peers.clear()
+        await stage.restart()
+        assert dialled(stage)[:1] == [LSP]
+
+
+# --- What the owner sees ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "state"),
+    [(0, "awaited"), (1, "receiving"), (2, "released"), (3, "paid")],
+)
+async def test_status_says_how_far_a_payment_is(staged: Staging, steps: int, state: str) -> None:
+    """Issue 5: lsps2-status."""
+    async with staged(trusted=frozenset({LSP})) as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        story: list[Any] = [
+            lambda: stage.part(invoice, 10_000_000, FEE),
+            lambda: stage.part(invoice, 10_000_000),
+        ]
+        for step in story[:steps]:
+            step()
+            await stage.calm()
+        for _ in range(steps - 2):
+            await stage.paid(invoice)
+        status = await stage.client._status()
+        assert status["approvals"][0]["state"] == state
+        assert status["held_parts"] == (steps == 1)
+
+
+async def test_status_says_whom_not_to_trust_and_what_was_refused(staged: Staging) -> None:
+    """Issue 5: LSPs trusted or not; refusals as sentences."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        stage.part(invoice, 20_000_000, FEE, htlc_msat=5)
+        await stage.calm()
+        stage.message(LSP, b"rubbish")
+        (lsp,) = (await stage.client._status())["lsps"]
+        assert lsp == {"lsp_id": LSP, "trusted": False, "broke_its_word": None, "muted": True}
+        (report,) = (await stage.client._status())["reports"]
+        assert report["lsp_id"] == LSP
+        assert "not what the payer sent" in report["report"]
+
+
+async def test_reports_are_bounded(staged: Staging) -> None:
+    """Money rule 14."""
+    async with staged() as stage:
+        for _ in range(300):
+            stage.client._report(LSP, "x")
+        assert len(stage.client.reports.kept) == 100

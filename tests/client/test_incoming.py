@@ -1,0 +1,653 @@
+"""HTLCs of approved payments in the plugin: held, claimed, refused; one answer each, over restarts and faults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsps2fast.errors import NodeError
+
+from .conftest import STORY_LIMIT_S, Staging
+from .stage import CHANNEL, LSP, STRANGER, Json, Stage, entry, tlv
+
+FEE = 1_000_000
+DETAILS = "400f{amount:016x}{height:08x}"
+
+
+def details(amount_msat: int, stage: Stage) -> Json:
+    """incorrect_or_unknown_payment_details (I-26)."""
+    return {"result": "fail", "failure": DETAILS.format(amount=amount_msat, height=stage.height)}
+
+
+def claimed(answer: Json | None) -> tuple[int | None, int | None, int | None]:
+    """(amount, total, invoice_msat) of an answer that claims."""
+    assert answer is not None
+    assert answer["result"] == "continue"
+    read = tlv.read_payload(answer["payload"], prefixed=False)
+    return read.amt_to_forward_msat, read.total_msat, answer["invoice_msat"]
+
+
+async def ready(stage: Stage, amount_msat: Any = 20_000_000, **more: Any) -> Json:
+    """An invoice in client-trusts-LSP mode, and its channel."""
+    stage.lsp.trust = True
+    invoice = await stage.invoice(amount_msat, client_trusts_lsp=True, **more)
+    await stage.channel()
+    return invoice
+
+
+async def test_a_set_is_held_until_it_is_complete_and_then_claimed_whole(staged: Staging) -> None:
+    """I-24, I-27, I-28: amounts as they arrived, the sum in each, the invoice lowered to it."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        first = stage.part(invoice, 12_000_000, 600_000)
+        await stage.calm()
+        assert stage.answer(first) is None
+        second = stage.part(invoice, 8_000_000, 400_000)
+        await stage.calm()
+        assert claimed(stage.answer(first)) == (11_400_000, 19_000_000, 19_000_000)
+        assert claimed(stage.answer(second)) == (7_600_000, 19_000_000, 19_000_000)
+
+
+async def test_a_variable_payment_is_claimed_without_touching_the_invoice(staged: Staging) -> None:
+    """I-25, I-28: invoice_msat only where the invoice has an amount (contract N)."""
+    async with staged() as stage:
+        invoice = await ready(stage, "any")
+        part = stage.part(invoice, 5_000_000, FEE)
+        await stage.calm()
+        assert claimed(stage.answer(part)) == (4_000_000, 4_000_000, None)
+
+
+async def test_an_lsp_may_take_less_than_it_may(staged: Staging) -> None:
+    """I-23, I-24."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        part = stage.part(invoice, 20_000_000, 5)
+        await stage.calm()
+        assert claimed(stage.answer(part)) == (19_999_995, 19_999_995, 19_999_995)
+
+
+async def test_an_overpaid_set_is_claimed_whole(staged: Staging) -> None:
+    """I-28: lightningd then sees exactly the sum it was told."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        parts = [stage.part(invoice, 15_000_000, FEE, total_msat=30_000_000)]
+        parts.append(stage.part(invoice, 15_000_000, total_msat=30_000_000))
+        await stage.calm()
+        assert [claimed(stage.answer(part)) for part in parts] == [
+            (14_000_000, 29_000_000, 29_000_000),
+            (15_000_000, 29_000_000, 29_000_000),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"peer_id": STRANGER}, "did not come from the LSP"),
+        ({"secret": "00" * 32}, "secret is not the invoice's"),
+        ({"htlc_msat": 18_999_999}, "not what the payer sent"),
+        ({"htlc_msat": 20_000_000}, "not what the payer sent"),
+        ({"extra_tlvs": None}, "not what the payer sent"),
+        ({"total_msat": 19_999_999}, "less than the invoice"),
+        ({"total_msat": 40_000_001}, "more than twice"),
+    ],
+    ids=str,
+)
+async def test_a_part_that_breaks_the_agreement_is_failed_and_reported(staged: Staging, fields: Json, why: str) -> None:
+    """I-20, I-21, I-26, T37: 400f with amount and height; never claimed."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        part = stage.part(invoice, 20_000_000, FEE, **fields)
+        await stage.calm()
+        assert stage.answer(part) == details(fields.get("htlc_msat", 19_000_000), stage)
+        assert why in stage.reports()
+        assert "nothing of it was claimed" in stage.reports()
+
+
+async def test_one_msat_too_much_ends_the_payment(staged: Staging) -> None:
+    """I-23, T37: spread over the parts; what is held goes back at once."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        parts = [stage.part(invoice, 10_000_000, 500_000), stage.part(invoice, 10_000_000, 500_001)]
+        await stage.calm()
+        assert [stage.answer(part) for part in parts] == [details(9_500_000, stage), details(9_499_999, stage)]
+        assert "exceed the agreed opening fee" in stage.reports()
+
+
+async def test_nearly_everything_of_a_variable_payment_is_not_taken(staged: Staging) -> None:
+    """I-25: the LSP forwards 1 msat of 10 000 000."""
+    async with staged() as stage:
+        invoice = await ready(stage, "any")
+        part = stage.part(invoice, 10_000_000, 9_999_999)
+        await stage.calm()
+        assert stage.answer(part) == details(1, stage)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"payload_hex": ""},
+        {"payload_hex": "zz"},
+        {"payload_hex": "0402010a"},
+        {"payload_hex": "ff"},
+        {"extra_tlvs": "fe000100010400002710"},
+        {"extra_tlvs": "02"},
+        {"extra_tlvs": "not hex"},
+        {"payload_hex": "03020101"},
+    ],
+    ids=str,
+)
+async def test_malformed_bytes_are_an_ordinary_failure(staged: Staging, fields: Json) -> None:
+    """I-31, I-21: wrong lengths, cut short, no payment data."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        part = stage.part(invoice, 20_000_000, FEE, **fields)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+
+
+async def test_what_is_not_ours_is_let_go(staged: Staging) -> None:
+    """I-20: forwards, and payments nobody approved."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        onward = stage.part(invoice, 1_000, next_scid=5)
+        known = stage.part(invoice, 1_000, forward_to=CHANNEL)
+        foreign = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32)
+        await stage.calm()
+        assert [stage.answer(part) for part in (onward, known, foreign)] == [{"result": "continue"}] * 3
+
+
+async def test_a_set_that_stays_incomplete_times_out(staged: Staging) -> None:
+    """I-27, C-27: 90 s from the first part, mpp_timeout; the approval stays for the next try."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        first = stage.part(invoice, 10_000_000, FEE)
+        await stage.calm()
+        await stage.pass_time(60)
+        second = stage.part(invoice, 5_000_000)
+        await stage.calm()
+        await stage.pass_time(29.9)
+        assert stage.answer(first) is None
+        await stage.pass_time(0.2)
+        assert [stage.answer(part) for part in (first, second)] == [{"result": "fail", "failure": "0017"}] * 2
+        again = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert claimed(stage.answer(again)) == (19_000_000, 19_000_000, 19_000_000)
+
+
+async def test_a_set_that_would_expire_is_failed_in_time(staged: Staging) -> None:
+    """K-06, T28: before lightningd would refuse it (cltv-final 10)."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        part = stage.part(invoice, 10_000_000, FEE, cltv_expiry=stage.height + 12)
+        await stage.block(2)
+        assert stage.answer(part) is None
+        await stage.block()
+        assert stage.answer(part) == {"result": "fail", "failure": "0017"}
+
+
+async def test_a_block_between_invoice_and_payment_does_no_harm(staged: Staging) -> None:
+    """I-04, T38."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        expiry = stage.height + 12
+        await stage.block(2)
+        part = stage.part(invoice, 20_000_000, FEE, cltv_expiry=expiry)
+        await stage.calm()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+async def test_old_blocks_after_a_restart_are_not_believed(staged: Staging) -> None:
+    """Contract R2: the height never falls."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        await stage.block(5)
+        stage.client._on_block({"hash": "00", "height": 700})
+        part = stage.part(invoice, 20_000_000, FEE, htlc_msat=1)
+        await stage.calm()
+        assert stage.answer(part) == details(1, stage)
+
+
+async def test_two_payments_at_one_lsp_are_kept_apart(staged: Staging) -> None:
+    """I-10, T36: fees and sums by payment hash."""
+    async with staged() as stage:
+        one = await ready(stage)
+        two = await stage.invoice(30_000_000, client_trusts_lsp=True)
+        parts = [stage.part(one, 10_000_000, FEE), stage.part(two, 30_000_000, FEE), stage.part(one, 10_000_000)]
+        await stage.calm()
+        assert [claimed(stage.answer(part))[1] for part in parts] == [19_000_000, 29_000_000, 19_000_000]
+
+
+# --- The invoice ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"status": "paid"}, "invoice is paid"),
+        ({"status": "expired"}, "invoice is expired"),
+        ({"amount_msat": 20_000_001}, "asks for 20000001 msat"),
+    ],
+    ids=str,
+)
+async def test_an_invoice_that_is_not_the_one_agreed_to_is_not_settled(staged: Staging, change: Json, why: str) -> None:
+    """I-08: we tell lightningd what to expect, so it would not notice."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        next(iter(stage.node.invoices.values())).update(change)
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+        assert why in stage.reports()
+
+
+async def test_an_invoice_that_was_deleted_is_not_settled(staged: Staging) -> None:
+    """lightningd would refuse it; we say so."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.node.invoices.clear()
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+
+
+# --- Time and order ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_fee_is_stored_before_its_part_counts(staged: Staging) -> None:
+    """I-32: lightningd forgets the TLV; the release is stored before it is answered (K-23)."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        key = ("lsps", "invoice", invoice["payment_hash"])
+        part = stage.part(invoice, 20_000_000, FEE)
+        seen: list[tuple[bool, Json]] = []
+        good = stage.node.do_datastore
+
+        def watched(params: Json) -> Json:
+            seen.append((stage.answer(part) is not None, json.loads(bytes.fromhex(params["hex"]))))
+            return good(params)
+
+        stage.node.do_datastore = watched  # type: ignore[method-assign]
+        await stage.calm()
+        records = [(answered, record["fees"], record["released"]) for answered, record in seen if "fees" in record]
+        assert [answered for answered, _, _ in records] == [False, False]
+        assert records[0][1:] == ([[CHANNEL, 2, "1000000"]], None)
+        assert records[1][2]["total_msat"] == "19000000"
+        assert key in stage.node.datastore
+
+
+async def test_held_parts_survive_a_restart_without_their_tlvs(staged: Staging) -> None:
+    """I-32, K-07: replayed without extra_tlvs; the payment is still accepted, to the msat."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.part(invoice, 10_000_000, 700_000, htlc_id=0)
+        await stage.calm()
+        await stage.restart()
+        again = stage.part(invoice, 10_000_000, 700_000, htlc_id=0, extra_tlvs=None)
+        await stage.calm()
+        assert stage.answer(again) is None
+        rest = stage.part(invoice, 10_000_000, 300_000, htlc_id=1)
+        await stage.calm()
+        assert claimed(stage.answer(again)) == (9_300_000, 19_000_000, 19_000_000)
+        assert claimed(stage.answer(rest)) == (9_700_000, 19_000_000, 19_000_000)
+
+
+async def test_a_channel_that_got_its_real_scid_keeps_its_fees(staged: Staging) -> None:
+    """I-32 with host contract H3: the replay carries the new name."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.part(invoice, 10_000_000, FEE, htlc_id=0)
+        await stage.calm()
+        stage.confirm(height=801)
+        await stage.restart()
+        scid = tlv.scid_from_str("801x1x1")
+        again = stage.part(invoice, 10_000_000, FEE, htlc_id=0, extra_tlvs=None, in_scid=scid)
+        rest = stage.part(invoice, 10_000_000, htlc_id=1, in_scid=scid)
+        await stage.calm()
+        assert [claimed(stage.answer(part))[0] for part in (again, rest)] == [9_000_000, 10_000_000]
+
+
+async def test_released_parts_get_the_same_answer_again(staged: Staging) -> None:
+    """K-07: lightningd restarts before it has settled; the set need not be complete again."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.part(invoice, 10_000_000, FEE, htlc_id=0)
+        stage.part(invoice, 10_000_000, htlc_id=1)
+        await stage.calm()
+        await stage.restart()
+        again = stage.part(invoice, 10_000_000, FEE, htlc_id=0, extra_tlvs=None)
+        await stage.calm()
+        assert claimed(stage.answer(again)) == (9_000_000, 19_000_000, 19_000_000)
+
+
+async def test_a_payment_that_lightningd_did_not_settle_can_be_made_again(staged: Staging) -> None:
+    """I-16: new HTLCs, a new set, the fee once."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        for _ in range(3):
+            part = stage.part(invoice, 20_000_000, FEE)
+            await stage.calm()
+            assert claimed(stage.answer(part)) == (19_000_000, 19_000_000, 19_000_000)
+
+
+async def test_fees_of_failed_parts_are_forgotten(staged: Staging) -> None:
+    """Money rule 14: nothing grows; and a replay of a failed part fails again."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.part(invoice, 10_000_000, FEE, htlc_id=0)
+        await stage.calm()
+        await stage.pass_time(91)
+        record = json.loads(stage.node.datastore["lsps", "invoice", invoice["payment_hash"]])
+        assert record["fees"] == []
+        again = stage.part(invoice, 10_000_000, FEE, htlc_id=0, extra_tlvs=None)
+        await stage.calm()
+        assert stage.answer(again) == details(9_000_000, stage)
+
+
+async def test_a_second_fee_after_the_payment_is_refused(staged: Staging) -> None:
+    """I-22: no fee is expected any more; a part without one is lightningd's business."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        await stage.paid(invoice)
+        with_fee, without = stage.part(invoice, 1_000_000, 1), stage.part(invoice, 1_000_000)
+        await stage.calm()
+        assert stage.answer(with_fee) == details(999_999, stage)
+        assert stage.answer(without) == {"result": "continue"}
+
+
+async def test_what_comes_on_top_of_a_paid_invoice_goes_back(staged: Staging) -> None:
+    """I-22: a late part that was held when the invoice became paid."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        late = stage.part(invoice, 5_000_000)
+        await stage.calm()
+        assert stage.answer(late) is None
+        await stage.paid(invoice)
+        assert stage.answer(late) == details(5_000_000, stage)
+
+
+# --- Trust ------------------------------------------------------------------------------------------------------------
+
+
+async def test_in_client_trusts_lsp_mode_nothing_is_waited_for(staged: Staging) -> None:
+    """I-29: the chain is not even asked."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert not stage.node.named("getutxout")
+
+
+async def waiting(stage: Stage) -> tuple[Json, bytes]:
+    """A complete payment in LSP-trusts-client mode, from an LSP nobody trusts."""
+    invoice = await stage.invoice()
+    await stage.channel()
+    part = stage.part(invoice, 20_000_000, FEE)
+    await stage.calm()
+    return invoice, part
+
+
+async def test_the_preimage_waits_for_the_funding_to_confirm(staged: Staging) -> None:
+    """I-30: in the mempool is not enough; confirmed with the real scid is."""
+    async with staged() as stage:
+        _, part = await waiting(stage)
+        stage.fund()
+        await stage.pass_time(100)
+        assert stage.answer(part) is None
+        stage.confirm(height=stage.height + 1)
+        await stage.block()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+async def test_as_many_confirmations_as_the_owner_chose(staged: Staging) -> None:
+    """I-30, I-04: N = 3."""
+    async with staged(funding_depth=3) as stage:
+        _, part = await waiting(stage)
+        stage.fund()
+        stage.confirm(height=stage.height + 1)
+        await stage.block(2)
+        assert stage.answer(part) is None
+        await stage.block()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+async def test_seen_in_the_mempool_is_enough_for_who_trusts_a_little(staged: Staging) -> None:
+    """I-30: N = 0."""
+    async with staged(funding_depth=0) as stage:
+        _, part = await waiting(stage)
+        assert stage.answer(part) is None
+        stage.fund()
+        await stage.state(CHANNEL, "CHANNELD_NORMAL")
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+async def test_an_lsp_that_is_trusted_by_name_need_not_confirm(staged: Staging) -> None:
+    """I-15, I-30."""
+    async with staged(trusted=frozenset({LSP})) as stage:
+        _, part = await waiting(stage)
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+@pytest.mark.parametrize(("sat", "script"), [(199_999, "0020" + "5a" * 32), (200_000, "0014" + "5a" * 20)])
+async def test_a_wrong_funding_output_ends_the_payment(staged: Staging, sat: int, script: str) -> None:
+    """I-30, T46: amount or script."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        stage.fund(sat, script)
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+        assert "not the output that was agreed" in stage.reports()
+
+
+async def test_an_lsp_that_never_broadcasts_gets_no_preimage(staged: Staging) -> None:
+    """I-30: the wait ends before the HTLCs expire; 400f; the invoice stays payable."""
+    async with staged() as stage:
+        invoice, part = await waiting(stage)
+        await stage.block(3)
+        assert stage.answer(part) is None
+        await stage.block()
+        assert stage.answer(part) == details(19_000_000, stage)
+        assert invoice["payment_hash"] in stage.keys
+
+
+async def test_an_error_of_the_node_is_no_answer_of_the_chain(staged: Staging) -> None:
+    """K-13, rule 10: asked again."""
+    async with staged() as stage:
+        stage.node.faults["getutxout"] = [NodeError("getutxout", -1, "bitcoind is away")]
+        _, part = await waiting(stage)
+        stage.fund()
+        stage.confirm(height=stage.height + 1)
+        await stage.block()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+async def test_parts_over_an_old_channel_of_the_lsp_are_as_good(staged: Staging) -> None:
+    """O-22, A-03: the LSP chooses the channel; that one is confirmed."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        stage.fund()
+        stage.confirm(height=700)
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+async def test_parts_that_join_while_the_funding_is_awaited_are_claimed_too(staged: Staging) -> None:
+    """I-24: an overpaying payer's late part."""
+    async with staged() as stage:
+        invoice, part = await waiting(stage)
+        late = stage.part(invoice, 1_000)
+        await stage.calm()
+        stage.fund()
+        stage.confirm(height=stage.height + 1)
+        await stage.block()
+        assert [claimed(stage.answer(each))[1] for each in (part, late)] == [19_001_000, 19_001_000]
+
+
+async def test_a_channel_that_closes_gives_its_parts_back(staged: Staging) -> None:
+    """A4: an LSP that gives up with parts on the way; the payer may try again."""
+    async with staged() as stage:
+        _, part = await waiting(stage)
+        await stage.state(CHANNEL, "CHANNELD_SHUTTING_DOWN")
+        assert stage.answer(part) == {"result": "fail", "failure": "2002"}
+
+
+# --- Faults -----------------------------------------------------------------------------------------------------------
+
+
+async def test_one_failed_write_is_tried_again(staged: Staging) -> None:
+    """T32, rule 11."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.node.faults["datastore"] = [NodeError("datastore", -1, "busy")]
+        part = stage.part(invoice, 20_000_000, FEE)
+        while stage.answer(part) is None:
+            await stage.calm()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+@pytest.mark.parametrize("good_writes", [0, 1, 2])
+async def test_what_cannot_be_stored_is_not_claimed(staged: Staging, good_writes: int) -> None:
+    """K-23, rule 11: a temporary failure; nothing is held without its record."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.node.faults["datastore"] = [NodeError("datastore", -1, "disk full")] * 20
+        good = stage.node.call
+        left = [good_writes]
+
+        async def call(method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+            if method == "datastore" and left[0] > 0:
+                left[0] -= 1
+                return stage.node.do_datastore(params or {})
+            return await good(method, params, timeout_s)
+
+        stage.node.call = call  # type: ignore[method-assign]
+        part = stage.part(invoice, 20_000_000, FEE)
+        while stage.answer(part) is None:
+            await stage.calm()
+        assert stage.answer(part) == {"result": "fail", "failure": "2002"}
+        assert stage.client.incoming.held_parts() == 0
+
+
+@pytest.mark.parametrize("method", ["listinvoices", "listpeerchannels"])
+async def test_a_node_that_does_not_answer_costs_a_temporary_failure(staged: Staging, method: str) -> None:
+    """I-31: one answer, not an error to lightningd."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.client.chain._names.clear()
+        stage.node.faults[method] = [NodeError(method, -1, "x")] * 3
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(part) == {"result": "fail", "failure": "2002"}
+
+
+async def test_a_bug_of_ours_costs_a_temporary_failure(staged: Staging) -> None:
+    """K-20: whatever is raised."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+
+        def bug(scan: Any) -> Any:
+            raise ZeroDivisionError
+
+        stage.client.incoming._key = bug  # type: ignore[method-assign]
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(part) == {"result": "fail", "failure": "2002"}
+        assert "ZeroDivisionError" in stage.host.said("error")
+
+
+async def test_a_bug_while_claiming_gives_the_parts_back(staged: Staging) -> None:
+    """K-20, C-17 for the wallet: no held call is forgotten."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+
+        async def bug(payment_hash: bytes) -> Any:
+            raise ZeroDivisionError
+
+        stage.client.invoices.by_hash = bug  # type: ignore[method-assign, assignment]
+        parts = [stage.part(invoice, 10_000_000, FEE), stage.part(invoice, 10_000_000)]
+        await stage.calm()
+        assert [stage.answer(part) for part in parts] == [{"result": "fail", "failure": "2002"}] * 2
+        assert stage.client.incoming.held_parts() == 0
+
+
+async def test_going_away_gives_everything_back(staged: Staging) -> None:
+    """Rule 17, W12: temporary, so that the payer may try again."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        part = stage.part(invoice, 10_000_000, FEE)
+        await stage.calm()
+        await stage.client._shutdown()
+        assert stage.answer(part) == {"result": "fail", "failure": "2002"}
+
+
+steps = st.one_of(
+    st.tuples(
+        st.just("part"),
+        st.integers(0, 3),
+        st.integers(0, 12_000_000),
+        st.sampled_from([None, 0, 1, 500_000, 1_000_000, 1_000_001, 2**64 - 1]),
+        st.sampled_from([0, 0, 0, 1, -1]),
+    ),
+    st.tuples(st.just("raw"), st.integers(0, 3), st.binary(max_size=50), st.none() | st.binary(max_size=20)),
+    st.tuples(st.sampled_from(["time", "block", "restart", "paid", "close"])),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(steps, max_size=12), st.booleans())
+def test_whatever_comes_every_call_gets_one_answer_and_no_claim_is_short(story: list[Any], trust: bool) -> None:
+    """K-20, I-31, T37: fuzzed hook input in any order with restarts; FakeHost refuses second and invalid answers."""
+    asyncio.run(asyncio.wait_for(_play(story, trust), STORY_LIMIT_S))
+
+
+async def _play(story: list[Any], trust: bool) -> None:
+    stage = Stage()
+    await stage.start()
+    stage.lsp.trust = trust
+    stage.lsp.entries = [entry(min_payment_size_msat="1", min_fee_msat="1000")]
+    invoice = await stage.invoice(10_000_000, client_trusts_lsp=trust)
+    await stage.channel()
+    for step in story:
+        await _step(stage, invoice, *step)
+    await stage.client._shutdown()
+    await stage.calm()
+    assert set(stage.host.answers) == stage.host.asked
+    claims = [answer for answer in stage.host.answers.values() if "payload" in answer]
+    assert all((claimed(answer)[1] or 0) >= 10_000_000 - 100_000 for answer in claims)
+    await stage.stop()
+
+
+async def _step(stage: Stage, invoice: Json, kind: str, *more: Any) -> None:
+    match kind, more:
+        case "part", (number, amount_msat, fee_msat, hidden):
+            htlc_msat = max(amount_msat - (fee_msat or 0) - hidden, 0)
+            stage.part(invoice, amount_msat, fee_msat, htlc_msat=htlc_msat, htlc_id=number)
+        case "raw", (number, payload, tlvs):
+            extra = None if tlvs is None else tlvs.hex()
+            stage.part(invoice, 5, None, payload_hex=payload.hex() or "00", extra_tlvs=extra, htlc_id=number)
+        case "time", _:
+            await stage.pass_time(50)
+        case "block", _:
+            await stage.block()
+        case "restart", _:
+            await stage.client._shutdown()
+            await stage.calm()
+            assert set(stage.host.answers) == stage.host.asked
+            await stage.restart()
+        case "paid", _:
+            await stage.paid(invoice)
+        case "close", _:
+            await stage.state(CHANNEL, "CHANNELD_SHUTTING_DOWN")
+    await stage.calm()

@@ -1,0 +1,341 @@
+"""After the sale: fundings that are owed, LSPs that break their word, channels that were given up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lsps2fast.errors import NodeError
+from lsps2fast_plugin.lane import Verdict
+from lsps2fast_plugin.wallet.hints import rewritten
+
+from .conftest import Staging
+from .stage import CHANNEL, LSP, TXID, FakeRequest, Json, Stage, channel_row
+
+FEE = 1_000_000
+WATCHED = ("lsps2fast", "client", "channel", CHANNEL)
+DISTRUSTED = ("lsps2fast", "client", "distrust", LSP)
+
+
+async def paid(stage: Stage) -> Json:
+    """A payment made in client-trusts-LSP mode; the funding is owed."""
+    stage.lsp.trust = True
+    invoice = await stage.invoice(client_trusts_lsp=True)
+    await stage.channel()
+    stage.part(invoice, 20_000_000, FEE)
+    await stage.calm()
+    stage.node.channels[0]["to_us_msat"] = stage.node.channels[0]["max_to_us_msat"] = 19_000_000
+    await stage.paid(invoice)
+    return invoice
+
+
+async def test_a_funding_that_appears_in_time_ends_the_watch(staged: Staging) -> None:
+    """I-33, T46: in the mempool it is still watched, confirmed it is done; the datastore is empty then."""
+    async with staged() as stage:
+        await paid(stage)
+        assert stage.keys == {CHANNEL}
+        stage.fund()
+        await stage.pass_time(1_000)
+        assert stage.keys == {CHANNEL}
+        stage.confirm(height=stage.height + 1)
+        await stage.block()
+        assert not stage.node.datastore
+        assert not stage.client.reports.kept
+
+
+async def test_a_funding_that_is_confirmed_already_is_not_watched(staged: Staging) -> None:
+    """A-08: LSP-trusts-client mode ends with the payment."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        stage.fund()
+        stage.confirm(height=stage.height)
+        stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        await stage.paid(invoice)
+        assert not stage.node.datastore
+
+
+async def test_a_funding_that_does_not_appear_raises_the_alarm_once(staged: Staging) -> None:
+    """T46: warned, distrusted, no longer offered; all of it durable."""
+    async with staged() as stage:
+        await paid(stage)
+        await stage.pass_time(599)
+        assert DISTRUSTED not in stage.node.datastore
+        await stage.pass_time(2)
+        assert DISTRUSTED in stage.node.datastore
+        assert stage.host.said("warn").count("ALARM") == 1
+        assert "not seen within 600 s" in stage.reports()
+        assert stage.client.awaited.guard
+        await stage.pass_time(1_000)
+        await stage.block(3)
+        assert stage.host.said("warn").count("ALARM") == 1
+        await stage.restart()
+        assert stage.client.awaited.guard
+        assert LSP in stage.client.book.distrusted
+
+
+@pytest.mark.parametrize(("sat", "script"), [(200_001, "0020" + "5a" * 32), (200_000, "5120" + "5a" * 32)])
+async def test_a_funding_that_is_not_what_was_agreed_raises_the_alarm(staged: Staging, sat: int, script: str) -> None:
+    """T46: wrong amount or script is detected, also when it is broadcast."""
+    async with staged() as stage:
+        await paid(stage)
+        stage.fund(sat, script)
+        await stage.block()
+        assert "not the output that was agreed" in stage.reports()
+        assert DISTRUSTED in stage.node.datastore
+
+
+async def test_a_funding_that_comes_late_lifts_the_guard_but_not_the_distrust(staged: Staging) -> None:
+    """T46: the channel is good after all; the LSP's word was not."""
+    async with staged() as stage:
+        await paid(stage)
+        await stage.pass_time(601)
+        stage.fund()
+        await stage.block()
+        assert not stage.client.awaited.guard
+        assert "after all" in stage.host.said("info")
+        stage.confirm(height=stage.height + 1)
+        await stage.block()
+        assert set(stage.node.datastore) == {DISTRUSTED}
+
+
+async def test_an_error_of_the_backend_is_not_a_missing_funding(staged: Staging) -> None:
+    """K-13: unknown."""
+    async with staged() as stage:
+        await paid(stage)
+        stage.node.faults["getutxout"] = [NodeError("getutxout", -1, "bitcoind is away")] * 50
+        await stage.pass_time(2_000)
+        assert DISTRUSTED not in stage.node.datastore
+
+
+async def test_a_channel_closed_in_the_ordinary_way_is_not_missing(staged: Staging) -> None:
+    """The funding was spent while we did not look."""
+    async with staged() as stage:
+        await paid(stage)
+        stage.node.closed.append({"channel_id": CHANNEL, "short_channel_id": "801x1x1"})
+        stage.node.channels.clear()
+        await stage.pass_time(2_000)
+        assert not stage.node.datastore
+
+
+async def test_a_channel_that_vanished_without_funding_is_missing(staged: Staging) -> None:
+    """T46: what lightningd forgot was never there; the distrust stays when the watch ends."""
+    async with staged() as stage:
+        await paid(stage)
+        stage.node.channels.clear()
+        await stage.pass_time(601)
+        await stage.pass_time(31)
+        assert set(stage.node.datastore) == {DISTRUSTED}
+        assert not stage.client.awaited.guard
+
+
+async def test_a_payment_settled_while_we_were_away_is_watched_from_the_start(staged: Staging) -> None:
+    """F4: notifications are not repeated; the tables tell."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        invoice = await stage.invoice(client_trusts_lsp=True)
+        await stage.channel()
+        stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        next(iter(stage.node.invoices.values()))["status"] = "paid"
+        await stage.restart()
+        assert stage.keys == {CHANNEL}
+        assert [channel.channel_id for channel in stage.client.watch.owed] == [CHANNEL]
+
+
+async def test_a_store_that_fails_at_the_payment_is_made_good_at_the_next_start(staged: Staging) -> None:
+    """K-08, rule 11."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        invoice = await stage.invoice(client_trusts_lsp=True)
+        await stage.channel()
+        stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        stage.node.faults["datastore"] = [NodeError("datastore", -1, "disk full")]
+        await stage.paid(invoice)
+        assert "put off" in stage.host.said("warn")
+        await stage.restart()
+        assert stage.keys == {CHANNEL}
+
+
+# --- Nothing over a channel without funding ---------------------------------------------------------------------------
+
+
+async def test_payments_over_the_missing_channel_are_refused_and_others_let_go(staged: Staging) -> None:
+    """T46: what comes over it would be lost; everything else of the node goes on."""
+    async with staged() as stage:
+        invoice = await paid(stage)
+        await stage.pass_time(601)
+        stage.node.channels.append(channel_row(channel_id="ef" * 32, alias={"local": "7x7x7"}))
+        foreign = {"payment_hash": b"\x01" * 32}
+        over = stage.part(invoice, 1_000, **foreign)
+        beside = stage.part(invoice, 1_000, in_scid=7 << 40 | 7 << 16 | 7, **foreign)
+        onward = stage.part(invoice, 1_000, next_scid=9, **foreign)
+        await stage.calm()
+        assert stage.answer(over) == {"result": "fail", "failure": "2002"}
+        assert [stage.answer(part) for part in (beside, onward)] == [{"result": "continue"}] * 2
+        assert "never funded" in stage.reports()
+
+
+async def test_without_a_missing_channel_foreign_payments_never_reach_us(staged: Staging) -> None:
+    """Issue 5: foreign HTLCs as quick as in the service."""
+    async with staged() as stage:
+        await paid(stage)
+        stage.client.interest.loaded = True
+        judge = stage.client.interest.judge
+        assert judge(-1, None, b"\x01" * 32) is Verdict.FOREIGN
+        assert judge(-1, None, next(iter(stage.client.awaited.hashes))) is Verdict.OURS
+        stage.client.awaited.set_guard(True)
+        assert judge(-1, None, b"\x01" * 32) is Verdict.OURS
+
+
+async def test_a_payment_whose_channel_cannot_be_looked_up_is_let_go(staged: Staging) -> None:
+    """Rule 10: lightningd's own checks still hold."""
+    async with staged() as stage:
+        invoice = await paid(stage)
+        await stage.pass_time(601)
+        stage.node.faults["listpeerchannels"] = [NodeError("listpeerchannels", -1, "x")]
+        part = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32, in_scid=5)
+        await stage.calm()
+        assert stage.answer(part) == {"result": "continue"}
+
+
+GOOD = channel_row(channel_id="ef" * 32, alias={"local": "7x7x7", "remote": "8x8x8"})
+BAD = channel_row()
+PUBLIC = channel_row(channel_id="12" * 32, private=False, short_channel_id="5x5x5")
+
+
+@pytest.mark.parametrize(
+    ("params", "rows", "exposed"),
+    [
+        ({"label": "l"}, [BAD], False),
+        ({"label": "l"}, [BAD, GOOD], ["7x7x7"]),
+        ({"label": "l"}, [BAD, GOOD, PUBLIC], None),
+        ({"label": "l", "exposeprivatechannels": True}, [BAD, GOOD, PUBLIC], ["7x7x7"]),
+        ({"label": "l", "exposeprivatechannels": "true"}, [BAD, PUBLIC], False),
+        ({"label": "l", "exposeprivatechannels": False}, [BAD, GOOD], None),
+        ({"label": "l", "exposeprivatechannels": ["7x7x7"]}, [BAD, GOOD], None),
+        ({"label": "l", "exposeprivatechannels": [BAD["alias"]["local"], "7x7x7"]}, [BAD, GOOD], ["7x7x7"]),
+        ({"label": "l", "exposeprivatechannels": BAD["alias"]["local"]}, [BAD, GOOD], False),
+        ([1000, "l", "d"], [BAD, GOOD], ["7x7x7"]),
+    ],
+    ids=str,
+)
+def test_the_owners_own_invoices_do_not_offer_it(params: Any, rows: list[Json], exposed: Any) -> None:
+    """T46: `invoice` with exposeprivatechannels as the caller wished, less the missing channel."""
+    got = rewritten(params, rows, {CHANNEL})
+    assert (got or {}).get("exposeprivatechannels") == exposed
+    assert got is None or got["label"] == "l"
+
+
+async def test_the_invoice_command_is_rewritten_only_while_a_funding_is_missing(staged: Staging) -> None:
+    """T46: rpc_command, filtered to `invoice`."""
+    async with staged() as stage:
+        await paid(stage)
+        command = {"id": 1, "method": "invoice", "params": {"label": "l"}}
+        before = FakeRequest()
+        stage.client._on_rpc_command(before, command)  # type: ignore[arg-type]
+        assert before.result == {"result": "continue"}
+        await stage.pass_time(601)
+        after = FakeRequest()
+        stage.client._on_rpc_command(after, command)  # type: ignore[arg-type]
+        await stage.calm()
+        assert after.result == {"replace": {**command, "params": {"label": "l", "exposeprivatechannels": False}}}
+
+
+async def test_the_invoice_command_goes_on_whatever_happens(staged: Staging) -> None:
+    """K-20: a broken hook must not stop the owner."""
+    async with staged() as stage:
+        await paid(stage)
+        await stage.pass_time(601)
+        stage.node.faults["listpeerchannels"] = [NodeError("listpeerchannels", -1, "x")]
+        request = FakeRequest()
+        stage.client._on_rpc_command(request, {"method": "invoice", "params": {}})  # type: ignore[arg-type]
+        await stage.calm()
+        assert request.result == {"result": "continue"}
+
+
+# --- Channels that were given up --------------------------------------------------------------------------------------
+
+
+async def given_up(stage: Stage, state: str, **fields: Any) -> None:
+    stage.lsp.trust = True
+    await stage.invoice(client_trusts_lsp=True)
+    await stage.channel()
+    stage.node.channels[0] |= fields
+    await stage.state(CHANNEL, state)
+
+
+@pytest.mark.parametrize("state", ["CLOSINGD_COMPLETE", "CHANNELD_SHUTTING_DOWN", "AWAITING_UNILATERAL"])
+async def test_a_channel_the_lsp_gave_up_is_cleaned_away(staged: Staging, state: str) -> None:
+    """A4: our side does not learn; with developer mode it goes, the approval stays usable (O-16)."""
+    async with staged() as stage:
+        stage.node.developer = True
+        await given_up(stage, state)
+        assert stage.node.named("dev-forget-channel") == [{"id": LSP, "channel_id": CHANNEL}]
+        assert bool(stage.node.named("close")) == (state == "CHANNELD_SHUTTING_DOWN")
+        assert not stage.node.channels
+        assert WATCHED not in stage.node.datastore
+        assert len(stage.client.book.approvals) == 1
+
+
+async def test_without_developer_mode_the_rest_is_lightningds(staged: Staging) -> None:
+    """A4: said once; nothing of ours is kept."""
+    async with staged() as stage:
+        await given_up(stage, "CLOSINGD_COMPLETE")
+        assert "stays listed until lightningd forgets it" in stage.host.said("info")
+        assert WATCHED not in stage.node.datastore
+
+
+@pytest.mark.parametrize(
+    "fields", [{"max_to_us_msat": 1}, {"short_channel_id": "801x1x1"}], ids=["money was in it", "it is on chain"]
+)
+async def test_a_channel_with_a_stake_is_never_forgotten(staged: Staging, fields: Json) -> None:
+    """A4, K-11 for the wallet."""
+    async with staged() as stage:
+        stage.node.developer = True
+        await given_up(stage, "CLOSINGD_COMPLETE", **fields)
+        await stage.block(3)
+        assert not stage.node.named("dev-forget-channel")
+
+
+async def test_a_channel_whose_funding_is_in_sight_is_never_forgotten(staged: Staging) -> None:
+    """A4: it was broadcast after all."""
+    async with staged() as stage:
+        stage.node.developer = True
+        stage.fund()
+        await given_up(stage, "CLOSINGD_COMPLETE")
+        assert not stage.node.named("dev-forget-channel")
+
+
+async def test_a_channel_that_is_gone_is_forgotten_here_too(staged: Staging) -> None:
+    """I-33."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.channel()
+        assert WATCHED in stage.node.datastore
+        stage.node.channels.clear()
+        await stage.block()
+        assert WATCHED not in stage.node.datastore
+
+
+async def test_an_unpaid_channel_that_confirmed_is_an_ordinary_one(staged: Staging) -> None:
+    """I-33: LSP-trusts-client, and nobody paid: when the purchase is over nothing is kept."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.channel()
+        stage.confirm()
+        await stage.pass_time(3_600)
+        await stage.block()
+        assert not stage.node.datastore
+
+
+async def test_what_is_watched_names_its_outpoint(staged: Staging) -> None:
+    """T46: it can be checked by hand."""
+    async with staged() as stage:
+        await paid(stage)
+        status = await stage.client._status()
+        assert status["channels"][0]["funding_txid"] == TXID
+        assert status["channels"][0]["funding"] == "owed"
