@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -193,8 +194,8 @@ class Stories(RuleBasedStateMachine):
 
 Stories.TestCase.settings = settings(
     deadline=None,
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-TestStories = Stories.TestCase
+TestStories = pytest.mark.slow(Stories.TestCase)
