@@ -136,6 +136,7 @@ class Service:
     async def _start(self) -> None:
         """Read the journal, look at the node, then let the parts in that waited (W11)."""
         assert self.settings is not None
+        await self._guard_withheld()
         info = await self._until("getinfo", {})
         self.sessions.block(info["blockheight"])
         delta = await self._cltv_delta(self.settings.cltv_delta_blocks)
@@ -171,6 +172,13 @@ class Service:
         self.host.log(
             f"lsps2fast-service {__version__} ({BACKEND} core) sells JIT channels: {len(self.offers)} buys live", "info"
         )
+
+    async def _guard_withheld(self) -> None:
+        """Know every withheld channel first: forwards into others need not wait for the journal (rule 7, W11)."""
+        for channel in (await self._until("listpeerchannels", {}))["channels"]:
+            if channel.get("funding", {}).get("withheld"):
+                self.set_withheld(channel["channel_id"], True)
+        self.host.channels_loaded()
 
     async def _until(self, method: str, params: dict[str, Any]) -> Any:
         """Ask until lightningd answers: nothing can be sold before."""
