@@ -42,7 +42,7 @@ def open_town(programs: Programs) -> Iterator[Callable[..., Town]]:
     towns: list[Town] = []
 
     def make(mode: str = CLIENT_TRUSTS, **options: Any) -> Town:
-        town = Town(Path(tempfile.mkdtemp(prefix="l2f-", dir="/tmp")), mode, programs=programs, **options)
+        town = Town(Path(tempfile.mkdtemp(prefix="l2r-", dir="/tmp")), mode, programs=programs, **options)
         towns.append(town)
         town.open()
         return town

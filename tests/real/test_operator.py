@@ -1,0 +1,205 @@
+"""What operators do: stop the plugin, sell to many at once, come from the built-in plugin and go back to it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+
+import pytest
+from tests.real.evidence import Evidence, tidy
+
+from lsps2fast.errors import NodeError
+from lsps2fast.lsps2 import FeeParams, parse_datetime
+from lsps2fast_plugin.regtest import Bill, Lightningd, Town, until
+
+SIZE_MSAT = 10_000_000
+FEE_MSAT = 1_000_000
+TEMPORARY = "10070000"
+SESSIONS = ["lsps", "lsps2", "sessions"]
+NAMES = itertools.count(1)
+OURS_BESIDE_IT = "lsps2fast"
+
+
+def fresh(town: Town) -> Bill:
+    """A bill of a wallet nobody has sold to before."""
+    return town.bill(town.wallet(f"o{next(NAMES)}"), SIZE_MSAT)
+
+
+def plugin(town: Town, subcommand: str, path: str, **options: object) -> None:
+    """`lightning-cli plugin …` at the LSP."""
+    town.lsp.call("plugin", {"subcommand": subcommand, "plugin": path, **options})
+
+
+def restart_service(town: Town) -> None:
+    """`plugin start` of our service, and wait until it sells."""
+    launcher, options = town.lsp.plugins[0]
+    begin = len(town.lsp.log_text())
+    plugin(town, "start", launcher, **options)
+    until(lambda: "sells JIT channels" in town.lsp.log_text()[begin:], "the service")
+
+
+def test_plugin_stop_fails_held_parts_temporarily(town: Town) -> None:
+    """T50, W12: `plugin stop` with parts held; started again it knows the offer, and the retry is paid."""
+    bill = fresh(town)
+    amounts = [100_000] * 20
+    sent = town.send_parts(bill, amounts, total_msat=SIZE_MSAT)
+    town.held(20)
+    plugin(town, "stop", town.lsp.plugins[0][0])
+    assert town.result(bill, sent, amounts).failures == [TEMPORARY] * 20
+    restart_service(town)
+    assert town.pay(bill, [SIZE_MSAT]).paid
+    town.over(bill)
+    town.mine()
+
+
+def test_fifty_sessions_at_once(found_town: Callable[..., Town]) -> None:
+    """T35, O-19: five wallets, ten purchases each, all paid in two parts at the same time, books to the msat."""
+    town = found_town(coins_sat=(200_000,) * 60)
+    wallets = [town.wallet(f"f{number}") for number in range(5)]
+    bills = [town.bill(wallet, SIZE_MSAT) for _ in range(10) for wallet in wallets]
+    before, evidence = town.wealth_msat(town.payer), Evidence(town)
+    amounts = [SIZE_MSAT // 2] * 2
+    sent = [town.send_parts(bill, amounts) for bill in bills]
+    failures = [town.result(bill, one, amounts, timeout_s=120).failures for bill, one in zip(bills, sent, strict=True)]
+    assert failures == [["", ""]] * 50
+    for bill in bills:
+        town.over(bill)
+    town.mine()
+    assert town.wealth_msat(town.payer) - before == -50 * SIZE_MSAT
+    assert [town.wealth_msat(wallet) for wallet in wallets] == [10 * (SIZE_MSAT - FEE_MSAT)] * 5
+    assert sum(evidence.fees_msat(bill.payment_hash) for bill in bills) == 50 * FEE_MSAT
+    coins = [coin for call in evidence.calls("sendpsbt") for coin in (call["psbt"],)]
+    assert len(set(coins)) == 50
+    tidy(town)
+
+
+# ---- from and to the built-in plugin
+
+
+def as_built_in(town: Town, jit_scid: str) -> None:
+    """Leave of a record what the built-in plugin would have written."""
+    record = town.records("active")[jit_scid]
+    del record[OURS_BESIDE_IT]
+    key = [*SESSIONS, "active", jit_scid]
+    town.lsp.call("datastore", {"key": key, "string": json.dumps(record), "mode": "must-replace"})
+
+
+def test_a_buy_sold_by_the_built_in_plugin_is_honoured(town: Town) -> None:
+    """Drop-in: a record without our fields, found at start; its invoice is paid."""
+    bill = fresh(town)
+    plugin(town, "stop", town.lsp.plugins[0][0])
+    as_built_in(town, bill.jit_scid)
+    restart_service(town)
+    assert town.pay(bill, [SIZE_MSAT // 2] * 2).failures == ["", ""]
+    town.over(bill)
+    town.mine()
+
+
+def test_a_payment_the_built_in_plugin_was_at_is_brought_to_its_end(town: Town) -> None:
+    """K-09, rule 8: parts settled while nobody looked, record of the built-in plugin: the funding is broadcast."""
+    bill = fresh(town)
+    town.trip(town.lsp, "plugin>host", "htlc_accepted", "after", "plugin")
+    sent = town.send_parts(bill, [SIZE_MSAT])
+    assert town.result(bill, sent, [SIZE_MSAT]).paid
+    as_built_in(town, bill.jit_scid)
+    assert town.channels(town.lsp, bill.wallet)[0]["funding"]["withheld"]
+    restart_service(town)
+    town.over(bill)
+    town.mine()
+    until(lambda: town.channels(town.lsp, bill.wallet)[0].get("short_channel_id"), "the channel on chain")
+
+
+def test_the_built_in_plugin_finds_what_it_needs_in_our_records(town: Town) -> None:
+    """Switch back: each field it reads, in its types, in a waiting, a paid and a withheld record."""
+    waiting, paid = fresh(town), fresh(town)
+    assert town.pay(paid, [SIZE_MSAT]).paid
+    town.over(paid)
+    town.mine()
+    for record in (town.records("active")[waiting.jit_scid], town.records("finalized")[paid.jit_scid]):
+        assert FeeParams.from_json(record["opening_fee_params"]).max_payment_size_msat > 0
+        assert record["peer_id"] in (waiting.wallet.node_id, paid.wallet.node_id)
+        assert int(record["channel_capacity_msat"]) > SIZE_MSAT
+        assert record["expected_payment_size"] == str(SIZE_MSAT)
+        assert parse_datetime(record["created_at"]) > 0
+    final = town.records("finalized")[paid.jit_scid]
+    channel = town.channels(town.lsp, paid.wallet)[0]
+    assert final["outcome"] == "Succeeded"
+    assert final["channel_id"] == channel["channel_id"]
+    assert final["funding_txid"] == channel["funding_txid"]
+    assert len(final["preimage"]) == len(final["payment_hash"]) == 64
+    assert parse_datetime(final["finalized_at"]) >= parse_datetime(final["created_at"])
+
+
+BUILT_IN = """
+from pyln.client import Plugin
+plugin = Plugin()
+plugin.add_flag_option("experimental-lsps2-service", "stands for the built-in plugin")
+plugin.add_option("experimental-lsps2-promise-secret", None, "stands for the built-in plugin")
+@plugin.async_hook("htlc_accepted")
+def on_htlc(onion, htlc, request, plugin, **kwargs):
+    request.set_result({"result": "continue"})
+plugin.run()
+"""
+
+BYSTANDER = """
+from pyln.client import Plugin
+plugin = Plugin()
+def on_htlc(onion, htlc, plugin, **kwargs):
+    return {"result": "continue"}
+plugin.add_hook("htlc_accepted", on_htlc, before=BEFORE, after=AFTER)
+plugin.run()
+"""
+
+
+def script(node: Lightningd, name: str, text: str) -> str:
+    """An executable plugin with this interpreter's pyln-client."""
+    path = node.directory / name
+    path.write_text(f"#!{sys.executable}\n{text}")
+    path.chmod(0o700)
+    return str(path)
+
+
+def test_the_built_in_plugin_beside_ours_is_refused_by_name(town: Town) -> None:
+    """Both loaded by mistake, the second while the node runs: an error with the reason, and ours goes on selling."""
+    path = script(town.lsp, "cln-lsps-service", BUILT_IN)
+    with pytest.raises(NodeError, match='Option "--experimental-lsps2-service" already registered'):
+        plugin(town, "start", path)
+    bill = fresh(town)
+    assert town.pay(bill, [SIZE_MSAT]).paid
+    town.over(bill)
+    town.mine()
+
+
+def test_a_node_with_both_plugins_in_its_configuration_does_not_start(client_trusts_town: Town) -> None:
+    """Both loaded by mistake at start: lightningd says which option of which plugin, and ends."""
+    town = client_trusts_town
+    node = town.node("both")
+    town.add_plugin(node, "service")
+    node.plugins.append((script(node, "cln-lsps-service", BUILT_IN), {}))
+    node.start(wait=False)
+    assert node.gone() == 1
+    assert "option name 'experimental-lsps2-service' is already taken" in node.log_text() + node.tail()
+
+
+@pytest.mark.parametrize(("before", "after"), [(["lsps2fast-service"], []), ([], ["lsps2fast-service"])])
+def test_another_plugin_on_htlc_accepted(town: Town, before: list[str], after: list[str]) -> None:
+    """One that lets HTLCs go on, before or after ours in the chain, changes nothing."""
+    text = BYSTANDER.replace("BEFORE", repr(before)).replace("AFTER", repr(after))
+    path = script(town.lsp, f"bystander{len(before)}", text)
+    plugin(town, "start", path)
+    bill, evidence = fresh(town), Evidence(town)
+    assert town.pay(bill, [SIZE_MSAT // 2] * 2).failures == ["", ""]
+    town.over(bill)
+    town.mine()
+    plugin(town, "stop", path)
+    assert evidence.fees_msat(bill.payment_hash) == FEE_MSAT
+
+
+def test_stock_settings_without_developer_mode(found_town: Callable[..., Town]) -> None:
+    """Nothing of ours needs developer mode: a sale on nodes that look at the chain every 30 s, plugin as installed."""
+    town = found_town(quick=False, record=False)
+    bill = town.bill(town.wallet("plain"), SIZE_MSAT)
+    assert town.pay(bill, [SIZE_MSAT // 2] * 2).failures == ["", ""]
+    town.over(bill)
