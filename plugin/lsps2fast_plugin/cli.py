@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from lsps2fast import __version__, _table
 
@@ -18,6 +19,12 @@ def _demo_command(args: argparse.Namespace) -> int:
     from lsps2fast_plugin.demo import run  # the embedded node is not needed by the other commands
 
     return run(seed=args.seed, as_json=args.json, mode=args.mode)
+
+
+def _regtest_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.regtest.playground import run
+
+    return run(args.action, mode=args.mode, as_json=args.json, directory=args.dir)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,6 +42,18 @@ def _parser() -> argparse.ArgumentParser:
         help="who trusts whom until the payment is settled (default: client-trusts-lsp)",
     )
     demo.set_defaults(run=_demo_command)
+
+    regtest = commands.add_parser("regtest", help="the same on real nodes: bitcoind and lightningd on loopback")
+    regtest.add_argument("action", choices=("up", "demo", "down"), help="start a playground, play a sale, end it")
+    regtest.add_argument("--dir", type=Path, default=None, help="where (default: a directory of yours in /tmp)")
+    regtest.add_argument("--json", action="store_true", help="demo: print the result for programs, nothing else")
+    regtest.add_argument(
+        "--mode",
+        choices=("client-trusts-lsp", "lsp-trusts-client"),
+        default="client-trusts-lsp",
+        help="who trusts whom until the payment is settled (default: client-trusts-lsp)",
+    )
+    regtest.set_defaults(run=_regtest_command)
 
     table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
     table.add_argument("--markdown", action="store_true", help="as the page in docs/reference")

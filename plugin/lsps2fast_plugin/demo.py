@@ -99,7 +99,7 @@ class Stage:
         world.mine()
         sale.seconds = round(time.monotonic() - begin, 3)
         evidence = list(world.transcript.entries)[mark:]
-        _collect(sale, evidence)
+        collect(sale, evidence)
         self._prove(sale, client, invoice, evidence)
         self.sales.append(sale)
 
@@ -216,7 +216,7 @@ def _balanced(world: World) -> bool:
     return True
 
 
-def _collect(sale: Sale, evidence: list[Entry]) -> None:
+def collect(sale: Sale, evidence: list[Entry]) -> None:
     """Fill the sale from what went over the pipes."""
     rows: dict[str, PartRow] = {}
     for entry in evidence:
