@@ -110,7 +110,7 @@ class Timeline:
         if method == "setchannel":
             return (
                 "plugin",
-                "routing fee 0 on the channel" if "feebase" in params else "routing fees as configured again",
+                "routing fees as configured again" if params.get("feebase") else "routing fee 0 on the channel",
             )
         words = RPC_WORDS.get(method)
         return None if words is None else ("plugin", words.format(**params))

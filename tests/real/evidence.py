@@ -70,6 +70,11 @@ class Evidence:
         rows = [e["msg"]["params"]["lsps2_session"] for e in self.entries if e["msg"].get("method") == "lsps2_session"]
         return [row["new_state"] for row in rows if row["payment_hash"] == payment_hash]
 
+    def ends(self, status: str) -> list[Json]:
+        """forward_events of this status."""
+        rows = [e["msg"]["params"]["forward_event"] for e in self.entries if e["msg"].get("method") == "forward_event"]
+        return [row for row in rows if row["status"] == status]
+
     def unanswered(self) -> list[str]:
         """Hook calls with any other number of answers than one."""
         return [call_id for call_id, (_, answers) in self.hooks().items() if len(answers) != 1]

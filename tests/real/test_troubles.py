@@ -14,6 +14,7 @@ from lsps2fast_plugin.regtest import Bill, Lightningd, Town, until
 SIZE_MSAT = 10_000_000
 FEE_MSAT = 1_000_000
 TEMPORARY = "10070000"
+UNKNOWN_NEXT_PEER = "400a"
 NAMES = itertools.count(1)
 
 
@@ -34,8 +35,9 @@ def test_a_probe_costs_nothing_and_the_payment_works(each_town: Town) -> None:
     bill, evidence = fresh(each_town), Evidence(each_town)
     probe = f"{next(NAMES):064x}"
     result = each_town.pay(bill, [SIZE_MSAT], payment_hash=probe)
-    assert [part.error["failcode"] for part in result.parts] == [0x400F]
-    until(lambda: evidence.states(probe)[-1:] in (["ABANDONED"], ["FAILED"], ["SUCCEEDED"]), "the end of the probe")
+    assert [part.error["erring_index"] for part in result.parts] == [2]  # it reached the wallet
+    until(lambda: evidence.states(probe)[-1:] == ["ABANDONED"], "the end of the probe")
+    back(each_town, bill)
     paid_at_last(each_town, bill)
     assert evidence.fees_msat(bill.payment_hash) == FEE_MSAT
 
@@ -89,7 +91,7 @@ def test_a_refused_open_frees_the_coins_and_the_retry_is_paid(town: Town) -> Non
     bill = fresh(town)
     refuser = script(bill.wallet.directory, "refuser", REFUSER)
     bill.wallet.call("plugin", {"subcommand": "start", "plugin": refuser})
-    assert town.pay(bill, [SIZE_MSAT // 2] * 2).failures == [TEMPORARY] * 2
+    assert town.pay(bill, [SIZE_MSAT // 2] * 2).failures == [UNKNOWN_NEXT_PEER] * 2
     tidy(town)
     assert town.channels(town.lsp, bill.wallet) == []
     bill.wallet.call("plugin", {"subcommand": "stop", "plugin": refuser})
@@ -120,16 +122,28 @@ def test_held_parts_go_back_before_they_expire(town: Town) -> None:
     paid_at_last(town, bill)
 
 
-def test_a_part_the_channel_cannot_take_fails_alone_and_is_sent_again(town: Town) -> None:
-    """K-10, T10: the wallet takes two HTLCs at once; the third part fails, and the rest is not given up."""
+def test_a_part_the_channel_cannot_take_fails_and_so_does_the_rest_in_the_end(town: Town) -> None:
+    """K-10, T10: the wallet takes two HTLCs at once; the third fails alone, the others wait for it, then go back."""
     wallet = town.wallet(f"t{next(NAMES)}", {"max-concurrent-htlcs": 2})
-    bill = town.bill(wallet, SIZE_MSAT)
+    bill, evidence = town.bill(wallet, SIZE_MSAT), Evidence(town)
     amounts = [4_000_000, 3_000_000, 3_000_000]
-    result = town.pay(bill, amounts)
-    assert not result.paid
-    assert set(result.failures) <= {TEMPORARY, "", "0017", "100700000000"} or result.failures
+    sent = town.send_parts(bill, amounts)
+    until(lambda: wallet.call("lsps2-status")["held_parts"] == 2, "two parts at the wallet")
+    until(lambda: evidence.ends("local_failed"), "the third part's failure")
+    assert evidence.states(bill.payment_hash)[-1] == "AWAITING_SETTLEMENT"
+    town.advance(wallet, 90)
+    result = town.result(bill, sent, amounts)
+    assert [part.status for part in result.parts] == ["failed"] * 3
     tidy(town)
+    back(town, bill)
     paid_at_last(town, bill)
+
+
+def back(town: Town, bill: Bill) -> None:
+    """Wait until the wallet has cleaned up after a channel that was given up, and is connected again."""
+    wallet, lsp = bill.wallet, town.lsp
+    until(lambda: {row["state"] for row in town.channels(wallet, lsp)} <= {"CHANNELD_NORMAL"}, "the wallet's clean-up")
+    town.connect(wallet, lsp)
 
 
 def test_a_payer_may_overpay(town: Town) -> None:

@@ -208,18 +208,20 @@ class Story:
         """Three sales, as in `lsps2fast demo`."""
         wallet = next(child for child in self.town.children if child.name == WALLET)
         assert isinstance(wallet, Lightningd)
-        fixed = self.town.bill(wallet, 10_000_000)
-        self._sale("A fixed invoice, paid in 5 parts over 2 channels", fixed, [2_000_000] * 5)
-        self._sale("An invoice without an amount, paid at once", self.town.bill(wallet, None), [7_654_321])
-        late = self.town.bill(wallet, 20_000_000)
-        self._sale("Two of four parts stay away for 90 s; the payer tries again", late, [5_000_000] * 4, late=True)
+        self._sale("A fixed invoice, paid in 5 parts over 2 channels", wallet, 10_000_000, [2_000_000] * 5)
+        self._sale("An invoice without an amount, paid at once", wallet, None, [7_654_321])
+        title = "Two of four parts stay away for 90 s; the payer tries again"
+        self._sale(title, wallet, 20_000_000, [5_000_000] * 4, late=True)
 
-    def _sale(self, title: str, bill: Bill, amounts_msat: list[int], late: bool = False) -> None:
+    def _sale(
+        self, title: str, wallet: Lightningd, size_msat: int | None, amounts_msat: list[int], late: bool = False
+    ) -> None:
         town = self.town
         self.screen.chapter(title)
         begin, mark = time.monotonic(), len(town.entries())
-        before = self._wealth(bill)
+        before = self._wealth(wallet)
         with Teller(town, self.screen):
+            bill = town.bill(wallet, size_msat)
             if late:
                 self._come_late(bill, amounts_msat)
             result = town.pay(bill, amounts_msat)
@@ -233,7 +235,7 @@ class Story:
         entries = town.entries()[mark:]
         collect(sale, entries)
         sale.funding_txid = final["funding_txid"]
-        after = self._wealth(bill)
+        after = self._wealth(wallet)
         sale.books_msat = {name: after[name] - before[name] for name in before}
         self._prove(sale, bill, entries)
         self.sales.append(sale)
@@ -248,9 +250,9 @@ class Story:
         if failures != ["10070000"] * 2:
             raise RuntimeError(f"the held parts were answered {failures}, not with the temporary failure")
 
-    def _wealth(self, bill: Bill) -> dict[str, int]:
+    def _wealth(self, wallet: Lightningd) -> dict[str, int]:
         town = self.town
-        return {node.name: town.wealth_msat(node) for node in (town.payer, town.lsp, bill.wallet)}
+        return {node.name: town.wealth_msat(node) for node in (town.payer, town.lsp, wallet)}
 
     def _prove(self, sale: Sale, bill: Bill, entries: list[dict[str, Any]]) -> None:
         """The checks of the demo that real nodes can answer."""
