@@ -196,9 +196,7 @@ class Session:
         else:
             actions = HANDLERS[code](self, arg)
         if not (MASKS[cell] >> self.state) & 1:
-            raise ProtocolBug(
-                f"{RULES[code]} may not lead from {State(before).name} to {State(self.state).name}"
-            )
+            raise ProtocolBug(f"{RULES[code]} may not lead from {State(before).name} to {State(self.state).name}")
         if self.state != before:
             self.owner.changed(self, before)
         return actions
@@ -610,7 +608,13 @@ class Session:
         if stage in ("forwards", "paid"):
             forwards = tuple([part.forward() for part in self.parts if part.status != DEAD])
         return Journal(
-            stage, self.payment_hash, self.buy.attempts, self.fee_msat, self.funding, self.channel, forwards,
+            stage,
+            self.payment_hash,
+            self.buy.attempts,
+            self.fee_msat,
+            self.funding,
+            self.channel,
+            forwards,
             self.preimage,
         )
 
@@ -618,5 +622,3 @@ class Session:
 HANDLERS = tuple(
     None if name in ("bug", "skip", "gather", "join", "late") else getattr(Session, f"_{name}") for name in RULES
 )
-
-

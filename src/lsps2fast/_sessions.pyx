@@ -132,9 +132,17 @@ class Sessions:
     # Inputs --------------------------------------------------------------------------------------
 
     def part(
-        self, jit_scid: cython.ulonglong, payment_hash: bytes, in_scid: cython.ulonglong, htlc_id: cython.ulonglong,
-        amount_msat: cython.ulonglong, value_msat: cython.ulonglong, cltv_expiry: cython.ulonglong,
-        outgoing_cltv: cython.ulonglong, now_ms: object, wall_ms: object,
+        self,
+        jit_scid: cython.ulonglong,
+        payment_hash: bytes,
+        in_scid: cython.ulonglong,
+        htlc_id: cython.ulonglong,
+        amount_msat: cython.ulonglong,
+        value_msat: cython.ulonglong,
+        cltv_expiry: cython.ulonglong,
+        outgoing_cltv: cython.ulonglong,
+        now_ms: object,
+        wall_ms: object,
     ) -> tuple:
         """A part for a jit scid: () when it is held, else the orders.
 
@@ -162,7 +170,11 @@ class Sessions:
 
     @cython.cfunc
     def _misfit(
-        self, buy: Buy, amount: cython.ulonglong, value: cython.ulonglong, cltv: cython.ulonglong,
+        self,
+        buy: Buy,
+        amount: cython.ulonglong,
+        value: cython.ulonglong,
+        cltv: cython.ulonglong,
         outgoing: cython.ulonglong,
     ) -> object:
         """The failure of a part that lightningd would refuse only after the channel is paid for (C-04), or None."""

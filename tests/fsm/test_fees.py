@@ -59,9 +59,7 @@ def test_a_payment_is_charged_the_fee_of_its_size(scene: Play, row: Row) -> None
 def test_a_fee_beyond_64_bits_fails_the_payment_at_once(scene: Play, row: Row) -> None:
     """F-03: permanent, and never a wrapped number."""
     size = int(row["payment_size_msat"])
-    play = scene(
-        payment_size_msat=size, min_fee_msat=int(row["min_fee_msat"]), proportional=int(row["proportional"])
-    )
+    play = scene(payment_size_msat=size, min_fee_msat=int(row["min_fee_msat"]), proportional=int(row["proportional"]))
     assert play.part(size) == (failed([0], UNKNOWN_NEXT_PEER),)
 
 
@@ -269,9 +267,7 @@ def test_held_parts_fail_in_time_as_in_the_vectors(machine: Machine, row: Row) -
 
 EDGES = [0, 1, 999_999, 10**6, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**63 + 1, U64_MAX - 999_999, U64_MAX - 1, U64_MAX]
 U64 = st.one_of(st.sampled_from(EDGES), st.integers(0, U64_MAX), st.integers(0, 10**7))
-QUICK = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+QUICK = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def _oracle_fee(size: int, min_fee: int, proportional: int) -> int | None:

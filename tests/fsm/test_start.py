@@ -28,7 +28,7 @@ from fsm.scene import (
     kinds,
 )
 from lsps2fast import actions as order
-from lsps2fast._table import Input, State
+from lsps2fast._table import State
 from lsps2fast.actions import UNKNOWN_NEXT_PEER
 from lsps2fast.errors import ProtocolBug
 
@@ -134,8 +134,9 @@ def test_a_payment_with_forwards_under_way_is_joined_again(scene: Play) -> None:
 def test_a_payment_that_settled_while_we_were_away_is_broadcast(scene: Play) -> None:
     """K-09 row 6, K-12, rule 8: the tables of lightningd have no preimage (F5); the fact is enough."""
     play = _restored(scene, FORWARDS)
-    part = play.core.index[UPSTREAM, 0]
-    assert play.tell(Input.SETTLED, (part, None)) == (order.Broadcast(SCID, HASH, CHANNEL),)
+    assert play.core.told(UPSTREAM, 1, False) == ()
+    assert play.core.told(UPSTREAM, 0, True) == (order.Broadcast(SCID, HASH, CHANNEL),)
+    assert play.core.told(UPSTREAM, 2, True) == ()  # no part of ours
 
 
 def test_a_payment_that_settled_and_was_sent_ends_with_its_last_part(scene: Play) -> None:
@@ -160,9 +161,7 @@ def test_a_record_with_a_preimage_is_owed_its_broadcast(scene: Play) -> None:
 def test_a_forwarded_part_that_is_replayed_gets_its_stored_answer(scene: Play) -> None:
     """H-16, K-07, rule 2: crashed between the record and the answers."""
     play = _restored(scene, FORWARDS)
-    assert play.part(600_000, htlc_id=0) == (
-        order.ForwardParts(SCID, HASH, CHANNEL.channel_id, FORWARDS.forwards[:1]),
-    )
+    assert play.part(600_000, htlc_id=0) == (order.ForwardParts(SCID, HASH, CHANNEL.channel_id, FORWARDS.forwards[:1]),)
     assert play.core.index[UPSTREAM, 0].status == 1
 
 

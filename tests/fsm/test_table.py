@@ -345,9 +345,7 @@ def test_the_diagram_has_every_move_of_the_table() -> None:
     """Each pair of different states joined by some cell is one arrow."""
     arrows = {line.split(":")[0].strip() for line in _table.mermaid().splitlines() if " --> " in line}
     moves = {
-        f"{state.name} --> {target.name}"
-        for (state, _), cell in TABLE.items()
-        for target in cell.targets - {state}
+        f"{state.name} --> {target.name}" for (state, _), cell in TABLE.items() for target in cell.targets - {state}
     }
     ends = {f"{state.name} --> [*]" for state in TERMINAL}
     assert arrows == moves | ends | {"[*] --> COLLECTING"}
