@@ -1,0 +1,171 @@
+"""The wallet on real nodes: what only lightningd itself can prove. Skipped, loudly, where there are none."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsps2fast import bolt11
+from lsps2fast.errors import ConfigError, NodeError
+from lsps2fast_plugin.regtest import Bill, Lightningd, Town, find_programs, until
+from lsps2fast_plugin.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
+
+pytestmark = pytest.mark.real
+SIZE_MSAT = 10_000_000
+FEE_MSAT = 1_000_000
+UNTRUSTED: dict[str, Any] = {"lsps2-trusted-lsp": []}
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def open_town() -> Iterator[Callable[[str], Town]]:
+    """One town for each trust mode, made when first asked for."""
+    try:
+        programs = find_programs()
+    except ConfigError as error:
+        pytest.skip(f"real nodes are needed: {error}")
+    towns: dict[str, Town] = {}
+
+    def make(mode: str) -> Town:
+        if mode not in towns:
+            town = Town(Path(tempfile.mkdtemp(prefix="l2c-", dir="/tmp")), mode, programs=programs)
+            towns[mode] = town
+            town.open()
+        return towns[mode]
+
+    yield make
+    for town in towns.values():
+        town.close()
+        town.remove()
+
+
+def stored(wallet: Lightningd, root: str) -> list[Json]:
+    """Records under a root of the datastore, folders opened."""
+    found: list[Json] = []
+    folders = [[root]]
+    while folders:
+        for row in wallet.call("listdatastore", {"key": folders.pop()})["datastore"]:
+            folders += [] if "hex" in row else [row["key"]]
+            found += [row] if "hex" in row else []
+    return found
+
+
+def status(wallet: Lightningd) -> Json:
+    got: Json = wallet.call("lsps2-status")
+    return got
+
+
+def state(wallet: Lightningd) -> str:
+    approvals = status(wallet)["approvals"]
+    return str(approvals[-1]["state"]) if approvals else "none"
+
+
+def untrusting(town: Town, name: str, **more: Any) -> Lightningd:
+    """A wallet that trusts nobody."""
+    wallet = town.node(name)
+    town.add_plugin(wallet, "client", more)
+    wallet.start()
+    wallet.wait_log("lsps2fast-client .* is ready")
+    town.connect(wallet, town.lsp)
+    return wallet
+
+
+def test_an_lsp_that_is_not_trusted_is_paid_after_its_funding_confirmed(open_town: Callable[[str], Town]) -> None:
+    """I-30, I-04: held over the mempool, released with the real scid; nothing is kept afterwards (I-33)."""
+    town = open_town(LSP_TRUSTS)
+    wallet = untrusting(town, "careful")
+    bill = town.bill(wallet, SIZE_MSAT)
+    amounts = [3_000_000, 7_000_000]
+    sent = town.send_parts(bill, amounts)
+    until(lambda: status(wallet)["held_parts"] == 2, "two held parts", say=wallet.log_text)
+    assert state(wallet) == "receiving"
+    town.mine()
+    assert town.result(bill, sent, amounts).failures == ["", ""]
+    until(lambda: not stored(wallet, "lsps") and not stored(wallet, "lsps2fast"), "an empty datastore")
+    invoice = wallet.call("listinvoices", {"label": bill.label})["invoices"][0]
+    assert invoice["amount_received_msat"] == SIZE_MSAT - FEE_MSAT
+
+
+def test_held_parts_survive_the_death_of_the_wallets_node(open_town: Callable[[str], Town]) -> None:
+    """I-32, K-07: SIGKILL while the funding is awaited; lightningd replays without the TLVs."""
+    town = open_town(LSP_TRUSTS)
+    wallet = untrusting(town, "mortal")
+    bill = town.bill(wallet, SIZE_MSAT)
+    amounts = [4_000_000, 6_000_000]
+    sent = town.send_parts(bill, amounts, spare_blocks=20)
+    until(lambda: status(wallet)["held_parts"] == 2, "two held parts")
+    wallet.kill()
+    wallet.start()
+    until(lambda: status(wallet)["held_parts"] == 2, "the replayed parts", say=wallet.log_text)
+    until(lambda: town.connected(town.lsp, wallet), "the wallet back at the LSP")
+    town.mine()
+    assert town.result(bill, sent, amounts).failures == ["", ""]
+    invoice = wallet.call("listinvoices", {"label": bill.label})["invoices"][0]
+    assert invoice["amount_received_msat"] == SIZE_MSAT - FEE_MSAT
+
+
+def test_the_invoice_is_what_a_stock_decoder_reads(open_town: Callable[[str], Town]) -> None:
+    """C6, I-02 to I-07: by lightningd's own `decode`, at another node."""
+    town = open_town(CLIENT_TRUSTS)
+    wallet = untrusting(town, "reader")
+    bill = town.bill(wallet, SIZE_MSAT, client_trusts_lsp=True)
+    read = town.payer.call("decode", {"string": bill.text})
+    assert read["valid"] is True
+    assert read["payee"] == wallet.node_id
+    assert read["amount_msat"] == SIZE_MSAT
+    assert read["features"] == "024100"
+    ((hop,),) = read["routes"]
+    assert (hop["pubkey"], hop["short_channel_id"]) == (town.lsp.node_id, bill.jit_scid)
+    final = wallet.call("listconfigs", {"config": "cltv-final"})["configs"]["cltv-final"]["value_int"]
+    assert read["min_final_cltv_expiry"] == final + 2
+
+
+def test_consent_is_needed_and_enough(open_town: Callable[[str], Town]) -> None:
+    """B-16, I-29: no trust without a word; then no waiting, and the watch ends with the confirmation."""
+    town = open_town(CLIENT_TRUSTS)
+    wallet = untrusting(town, "asked")
+    with pytest.raises(NodeError, match="asks to be trusted"):
+        town.bill(wallet, SIZE_MSAT)
+    bill = town.bill(wallet, SIZE_MSAT, client_trusts_lsp=True)
+    assert town.pay(bill, [SIZE_MSAT]).paid
+    until(lambda: not stored(wallet, "lsps"), "CLN's own test: the client cleaned up after itself")
+    town.over(bill)
+    town.mine()
+    until(lambda: not stored(wallet, "lsps2fast"), "the funding confirmed", say=wallet.log_text)
+
+
+def test_an_lsp_that_gives_up_is_forgiven_and_cleaned_up_after(open_town: Callable[[str], Town]) -> None:
+    """A4, O-16: a probe makes it open and close a withheld channel; the invoice is paid all the same afterwards."""
+    town = open_town(CLIENT_TRUSTS)
+    wallet = untrusting(town, "probed")
+    bill = town.bill(wallet, SIZE_MSAT, client_trusts_lsp=True)
+    wrong = Bill(**{**bill.__dict__, "payment_secret": "00" * 32})
+    (failure,) = town.pay(wrong, [SIZE_MSAT]).failures
+    assert failure.startswith("400f")
+    wallet.wait_log("gave up the unfunded channel")
+    assert town.pay(bill, [SIZE_MSAT]).failures == [""]
+    town.over(bill)
+
+
+def test_an_lsp_that_keeps_the_funding_back_is_found_out(open_town: Callable[[str], Town]) -> None:
+    """T46: it took the preimage and never broadcast: warned, distrusted, no longer offered, nothing more received."""
+    town = open_town(CLIENT_TRUSTS)
+    wallet = untrusting(town, "robbed")
+    bill = town.bill(wallet, SIZE_MSAT, client_trusts_lsp=True)
+    town.trip(town.lsp, "rpc>host", "sendpsbt", "before", "plugin")
+    assert town.pay(bill, [SIZE_MSAT]).paid
+    until(lambda: state(wallet) == "paid", "the invoice paid")
+    before = bolt11.decode(wallet.call("invoice", {"amount_msat": 1000, "label": "a", "description": "d"})["bolt11"])
+    assert len(before.hints) == 1
+    town.advance(wallet, 601)
+    wallet.wait_log("ALARM: channel .* was not seen within 600 s")
+    after = bolt11.decode(wallet.call("invoice", {"amount_msat": 1000, "label": "b", "description": "d"})["bolt11"])
+    assert after.hints == ()
+    (lsp,) = status(wallet)["lsps"]
+    assert "was not seen" in lsp["broke_its_word"]
+    assert json.dumps(status(wallet)["reports"]).count("ALARM") == 1
