@@ -33,7 +33,8 @@ def load_pure(name: str) -> ModuleType:
     _cython_or_stand_in()
     path = str(Path(__file__).with_name(f"{name}.pyx"))
     spec = importlib.util.spec_from_loader(full, SourceFileLoader(full, path), origin=path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = path
     sys.modules[full] = module
