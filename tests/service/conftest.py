@@ -9,7 +9,7 @@ import pytest
 
 from .stage import CLIENT_TRUSTS, LSP_TRUSTS
 
-STORY_LIMIT_S = 30.0
+STORY_LIMIT_S = 15.0
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -92,9 +92,35 @@ class Stage:
             change = message["params"]["lsps2_session"]
             self.changes.setdefault(change["payment_hash"], []).append(change["new_state"])
 
-    async def selling(self) -> None:
-        """The plugin has read its journal (it says so)."""
-        await self.until(lambda: self.log_lines("sells JIT channels"), "the plugin sells")
+    async def selling(self, starts: int = 1) -> None:
+        """The plugin has read its journal (it says so, once a start)."""
+        await self.until(lambda: len(self.log_lines("sells JIT channels")) == starts, "the plugin sells")
+
+    async def stop(self) -> None:
+        """`plugin stop`."""
+        await self.lsp.stop_plugin()
+        self._forget_process()
+
+    async def kill(self) -> None:
+        """kill -9 of the plugin; what it had not answered needs no answer of it any more."""
+        await self.lsp.kill_plugin()
+        for call_id in self.asked.keys() - self.answered.keys():
+            del self.asked[call_id]
+        self._forget_process()
+
+    def _forget_process(self) -> None:
+        """Its RPC calls are not waited for any more."""
+        self.plugin_lives = False
+        self._rpc_answered = self._rpc_asked
+
+    async def start(self, *, ready: bool = True) -> None:
+        """`plugin start`, with the options of the beginning."""
+        starts = len(self.log_lines("sells JIT channels"))
+        argv, options, env = self.lsp.plugin_plans[0]
+        await self.lsp.start_plugin(argv, options, env)
+        self.plugin_lives = True
+        if ready:
+            await self.selling(starts + 1)
 
     async def until(self, condition: Any, what: str) -> None:
         """Bounded wait."""
@@ -178,11 +204,15 @@ class Stage:
 
         An answer may still be on its way through the plugin's loop when the fence comes back, hence several rounds.
         """
-        rounds, seen = 0, -1
-        while rounds < 4:
-            rounds = rounds + 1 if self._rpc_asked == self._rpc_answered == seen else 0
-            seen = self._rpc_asked
-            await self.stats()
+
+        async def until_quiet() -> None:
+            rounds, seen = 0, -1
+            while rounds < 4:
+                rounds = rounds + 1 if self._rpc_asked == self._rpc_answered == seen else 0
+                seen = self._rpc_asked
+                await self.stats()
+
+        await self.world.bounded(until_quiet(), PATIENCE_S, "silence of the plugin")
 
     # Buying and paying -----------------------------------------------------------------------------
 
@@ -333,13 +363,18 @@ class Stage:
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while (left := await settled()) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-        assert left == [], self.world.transcript.tail(60)
+        assert left == [], f"{left}\n{self.story()}"
         self.world.check_books()
         assert [party.name for party in self.world.parties.values() if party.force_closed] == []
         assert [message for message in self.failures() if not FAILURES.fullmatch(message)] == []
         assert not self.errors_expected or self.log_lines("", "error"), "an error was announced, none was logged"
         assert self.errors_expected or self.log_lines("", "error") == []
         assert [line for line in self.plugin_stderr() if "Traceback" in line or "Error" in line] == []
+
+    def story(self) -> str:
+        """The transcript without our own questions: for error messages."""
+        lines = [json.dumps([entry["dir"], entry["msg"]])[:300] for entry in self.world.transcript.entries]
+        return "\n".join(line for line in lines if "driver:lsps2-" not in line)[-12_000:]
 
     def plugin_stderr(self) -> list[str]:
         """What the plugin processes wrote to stderr."""
