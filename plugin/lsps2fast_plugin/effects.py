@@ -22,6 +22,8 @@ from lsps2fast_plugin.funding import ChannelGone, Funder, RefusedByClient
 from lsps2fast_plugin.store import Store
 
 RETURN_TIMEOUT_MS = 60_000  # for a client to come back after our restart
+SYNC_TIMEOUT_MS, SYNC_PAUSE_S = 60_000, 0.5
+STILL_SYNCING = 304  # of fundpsbt
 READY_TIMEOUT_MS = 120_000  # O-13, K-22
 POLL_MS = 5_000  # K-17: beside the notifications
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 500, 60_000
@@ -219,12 +221,23 @@ class Effects:
     async def _reserve(self, action: order.ReserveCoins) -> None:
         buy = self._buy(action.jit_scid)
         try:
-            funding = await self._funder.reserve(action.sum_forward_msat, action.parts, buy.capacity_sat)
+            funding = await self._reserve_when_synced(action, buy.capacity_sat)
         except NodeError as error:
             self.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
         self._feed(action.jit_scid, action.payment_hash, Input.RESERVED, funding)
+
+    async def _reserve_when_synced(self, action: order.ReserveCoins, capacity_sat: int) -> order.Funding:
+        """After its start lightningd knows its coins only once it has caught up with the chain. Or NodeError."""
+        deadline_ms = self._clock.now_ms() + SYNC_TIMEOUT_MS
+        while True:
+            try:
+                return await self._funder.reserve(action.sum_forward_msat, action.parts, capacity_sat)
+            except NodeError as error:
+                if error.code != STILL_SYNCING or self._clock.now_ms() >= deadline_ms:
+                    raise
+            await self._clock.turned(SYNC_PAUSE_S)
 
     async def _open(self, action: order.OpenChannel) -> None:
         peer_id = self._buy(action.jit_scid).peer_id
