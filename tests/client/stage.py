@@ -61,13 +61,13 @@ class StillClock(Clock):
 
     def __init__(self) -> None:
         super().__init__()
-        self.base_ms = 0
+        self.wall_jump_ms = 0
 
     def now_ms(self) -> int:
         return 1_000_000 + self._offset_ms
 
     def wall_ms(self) -> int:
-        return NOW_MS + self._offset_ms
+        return NOW_MS + self._offset_ms + self.wall_jump_ms
 
 
 class Lsp:

@@ -63,6 +63,23 @@ async def test_parts_held_at_the_end_of_the_offer_are_not_forgotten(staged: Stag
         assert invoice["payment_hash"] not in stage.keys
 
 
+@pytest.mark.parametrize("jump_s", [-7_200, 7_200])
+async def test_a_jump_of_the_wall_clock_fails_no_set(staged: Staging, jump_s: int) -> None:
+    """K-25: time-outs are monotonic; only `valid_until` is the wall clock's."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        part = stage.part(invoice, 10_000_000, FEE)
+        await stage.calm()
+        stage.clock.wall_jump_ms = jump_s * 1000
+        await stage.pass_time(89)
+        assert stage.answer(part) is None
+        await stage.pass_time(2)
+        assert stage.answer(part) == {"result": "fail", "failure": "0017"}
+        await stage.calm()
+        assert (invoice["payment_hash"] in stage.keys) == (jump_s < 0)
+
+
 async def test_a_payment_released_at_the_end_of_the_offer_is_not_lost(staged: Staging) -> None:
     """I-33: lightningd is asked whether it was paid."""
     async with staged() as stage:

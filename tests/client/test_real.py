@@ -76,7 +76,7 @@ def untrusting(town: Town, name: str, **more: Any) -> Lightningd:
 
 
 def test_an_lsp_that_is_not_trusted_is_paid_after_its_funding_confirmed(open_town: Callable[[str], Town]) -> None:
-    """I-30, I-04: held over the mempool, released with the real scid; nothing is kept afterwards (I-33)."""
+    """I-30, I-04, O-14: held over the mempool, released with the real scid; nothing is kept afterwards (I-33)."""
     town = open_town(LSP_TRUSTS)
     wallet = untrusting(town, "careful")
     bill = town.bill(wallet, SIZE_MSAT)
@@ -126,7 +126,7 @@ def test_the_invoice_is_what_a_stock_decoder_reads(open_town: Callable[[str], To
 
 
 def test_consent_is_needed_and_enough(open_town: Callable[[str], Town]) -> None:
-    """B-16, I-29: no trust without a word; then no waiting, and the watch ends with the confirmation."""
+    """B-16, I-17, I-29: no trust without a word; then no waiting, and the watch ends with the confirmation."""
     town = open_town(CLIENT_TRUSTS)
     wallet = untrusting(town, "asked")
     with pytest.raises(NodeError, match="asks to be trusted"):
