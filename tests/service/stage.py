@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import json
 import re
 import sys
+import termios
 from collections import Counter
 from types import TracebackType
 from typing import Any
 
 from lsps2fast.lsps2 import FeeParams
 from lsps2fast_plugin.node import Client, Node, Payer, PaymentResult, World, tlv
+from lsps2fast_plugin.node.answers import read_answer
 from lsps2fast_plugin.node.client import ClientInvoice
 
 COMMAND = [sys.executable, "-m", "lsps2fast_plugin.service"]
@@ -28,6 +32,11 @@ FAILURES = re.compile(r"10070000|400a|100[bc][0-9a-f]{16}0000|100d[0-9a-f]{8}000
 ENDS = (["SUCCEEDED"], ["FAILED"], ["ABANDONED"])
 ANSWERED_HOOKS = ("htlc_accepted", "custommsg")
 Entry = dict[str, Any]
+
+
+def _unread(pipe: Any) -> int:
+    """Bytes in a pipe."""
+    return array.array("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
 
 
 class Stage:
@@ -326,6 +335,26 @@ class Stage:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.lsp.plugin.request("htlc_accepted", params, lambda answer: future.set_result(answer or {}))
         return future
+
+    def valid(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The result of a hook answer, once it is certain that lightningd would not die of it (H9)."""
+        read_answer(answer)
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    async def raw(self, *pieces: bytes) -> None:
+        """Bytes on the plugin's stdin, each piece read before the next is written."""
+        plugin = self.lsp.plugin
+        pipe = plugin._writer.get_extra_info("pipe")
+
+        async def read_by_the_plugin() -> None:
+            while _unread(pipe):  # noqa: ASYNC110  (a pipe tells nobody that it is empty)
+                await asyncio.sleep(0)
+
+        plugin._flush()
+        for piece in pieces:
+            plugin._writer.write(piece)
+            await self.world.bounded(read_by_the_plugin(), PATIENCE_S, "the plugin has read everything")
 
     def hang_up(self) -> None:
         """Break the plugin's RPC connection, whatever is on its way; new connections are accepted."""
