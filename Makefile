@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/*.pyx) setup.py pyproject.toml
+SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/*.pyx plugin/lsps2fast_plugin/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test pure lint types table clean

@@ -62,9 +62,8 @@ class Client:
     def __init__(self) -> None:
         self.plugin = Plugin(autopatch=False, dynamic=True)
         self.clock = Clock()
-        self.awaited = Awaited()
         self.interest = Interest(final_hops=True)
-        self.interest.payment_hashes = self.awaited
+        self.awaited = Awaited(self.interest)
         self.host = Host(self.plugin, self.interest, self._on_htlc)
         self.reports = Reports(self.clock)
         self.settings: Settings | None = None

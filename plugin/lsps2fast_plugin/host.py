@@ -1,7 +1,7 @@
 """The plugin's side of the wire to lightningd: reads hooks, never answers badly, ends politely.
 
 Built on pyln-client's `Plugin` by public means only (W13): pyln keeps options, manifest, methods and the dispatch of
-everything rare; its reading loop is replaced by the lane (lane.py) and its output goes through this file's lock as
+everything rare; its reading loop is replaced by the lane (lane.py) and its output goes through the lane's lock as
 whole frames. What is decided about an HTLC belongs to `on_htlc`; that each HTLC gets exactly one well-formed answer,
 whatever happens, belongs here (money rule 1), and so does failing the held ones on the way out (rule 17).
 
@@ -14,14 +14,13 @@ import asyncio
 import contextlib
 import inspect
 import os
-import select
 import signal
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pyln.client import Plugin, RpcException
 from pyln.client.plugin import MethodType, Request
@@ -29,7 +28,7 @@ from pyln.client.plugin import MethodType, Request
 from lsps2fast import _select
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError
 from lsps2fast_plugin import frames
-from lsps2fast_plugin.lane import Interest, PythonLane, Verdict
+from lsps2fast_plugin.lane import Interest, Lane, Verdict, make_lane, make_output, why_not_in_c
 
 __all__ = ["Host", "Interest"]
 
@@ -55,16 +54,6 @@ FALLBACKS = {
 CONTINUE = {"result": "continue"}
 
 Params = dict[str, Any]
-
-
-class Lane(Protocol):
-    """What reads stdin."""
-
-    def start(self) -> None:
-        """Begin to read."""
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for the end of the stream; whether it came."""
 
 
 class _Ended(NamedTuple):
@@ -169,17 +158,16 @@ class Host:
         fd_in: int = 0,
         fd_out: int = 1,
         now: Callable[[], float] = time.monotonic,
-        lane: Callable[..., Lane] = PythonLane,
+        lane: Callable[..., Lane] = make_lane,
     ) -> None:
         self.plugin = plugin
         self.interest = interest
         self._on_htlc = on_htlc
         self._fd_in = fd_in
         self._fd_out = fd_out
+        self._out = make_output(interest, fd_out, self._on_broken_stdout)
         self._make_lane = lane
         self._limit = _LogLimit(now)
-        self._write_lock = threading.Lock()
-        self._mute = False
         self._inbox = _Inbox(MOST_WAITING, self._wake)
         self._open: dict[bytes, None] = {}
         self._waiting: list[Any] = []
@@ -265,7 +253,10 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._end = asyncio.Event()
         self._claim_standard_streams()
-        lane = self._make_lane(self._fd_in, self.interest, self.write, self._inbox.put, self._on_lane_end)
+        lane = self._make_lane(self._fd_in, self.interest, self._out, self._inbox.put, self._on_lane_end)
+        if self.interest.sets is None and why_not_in_c:
+            slow = f"hooks are read in Python, not in C: {why_not_in_c}"
+            self.write(frames.notification("log", {"level": "warn", "message": slow}))
         try:
             with self._sigterm():
                 lane.start()
@@ -277,8 +268,9 @@ class Host:
             await self._stop_tasks()
             self._drain_all()
             self._fail_open()
-            self._mute_for_good()
+            self._out.mute()
             self._inbox.close()
+            lane.stop()
         return self._exit_code
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -331,28 +323,12 @@ class Host:
 
     def write(self, whole_frames: bytes) -> None:
         """Write whole frames to lightningd; from any thread. Blocks while the pipe is full, which is enough (W10)."""
-        with self._write_lock:
-            if self._mute:
-                return
-            rest = memoryview(whole_frames)
-            try:
-                while rest:
-                    rest = rest[self._write_some(rest) :]
-            except OSError as error:
-                self._mute = True  # half a frame may be out: nothing may follow it
-                why = f"stdout cannot be written: {error}"
-            else:
-                return
+        self._out.write(whole_frames)
+
+    def _on_broken_stdout(self, error: OSError) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the end has come already
-                self._loop.call_soon_threadsafe(self._stop, why, 1)
-
-    def _write_some(self, data: memoryview) -> int:
-        try:
-            return os.write(self._fd_out, data)
-        except BlockingIOError:
-            select.select([], [self._fd_out], [])
-            return 0
+                self._loop.call_soon_threadsafe(self._stop, f"stdout cannot be written: {error}", 1)
 
     # ---- frames, on the loop
 
@@ -557,15 +533,15 @@ class Host:
 
     def _claim_standard_streams(self) -> None:
         """Keep fds 0 and 1 to ourselves: what this process or a child prints goes to stderr, never to lightningd."""
-        with self._write_lock:
-            if self._fd_in == 0:
-                self._fd_in = os.dup(0)
-                nothing = os.open(os.devnull, os.O_RDONLY)
-                os.dup2(nothing, 0)
-                os.close(nothing)
-            if self._fd_out == 1:
-                self._fd_out = os.dup(1)
-                os.dup2(2, 1)
+        if self._fd_in == 0:
+            self._fd_in = os.dup(0)
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, 0)
+            os.close(nothing)
+        if self._fd_out == 1:
+            self._fd_out = os.dup(1)
+            self._out.move(self._fd_out)
+            os.dup2(2, 1)
 
     @contextlib.contextmanager
     def _sigterm(self) -> Iterator[None]:
@@ -618,10 +594,6 @@ class Host:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
-
-    def _mute_for_good(self) -> None:
-        with self._write_lock:
-            self._mute = True
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -115,8 +115,9 @@ class Service:
 
     def _build(self, settings: Settings, rpc: Rpc) -> None:
         self.rpc = rpc
-        self.sessions = Sessions(collect_ms=settings.collect_ms, max_parts=settings.max_parts)
-        self.interest.payment_hashes = self.sessions.by_hash
+        self.sessions = Sessions(
+            collect_ms=settings.collect_ms, max_parts=settings.max_parts, hashes=self.interest.payment_hashes
+        )
         self.offers = Offers(settings.limits)
         self.store = Store(rpc, lambda text: self.host.log(text, "error"))
         self.view = NodeView(rpc, settings.headroom_sat, settings.max_capacity_sat)

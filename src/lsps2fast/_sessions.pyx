@@ -66,6 +66,7 @@ class Sessions:
     max_attempts = cython.declare(cython.int, visibility="readonly")
     live = cython.declare(cython.int, visibility="readonly")
     by_hash = cython.declare(dict, visibility="readonly")  # payment hash -> number of live sessions
+    hashes = cython.declare(object, visibility="readonly")  # the keys of by_hash, where the reader of hooks sees them
     changes = cython.declare(object, visibility="readonly")  # (jit scid, payment hash, old state or None, new)
     _online = cython.declare(set)
     _by_peer = cython.declare(dict)
@@ -76,8 +77,11 @@ class Sessions:
     _sweep_at = cython.declare(cython.Py_ssize_t)
     _closing = cython.declare(cython.bint)
 
-    def __init__(self, collect_ms=90_000, max_parts=30, max_sets=3, max_attempts=5):
-        """`collect_ms`: C-05; `max_parts`, `max_sets`: C-10; `max_attempts` to open per buy: C-16."""
+    def __init__(self, collect_ms=90_000, max_parts=30, max_sets=3, max_attempts=5, hashes=None):
+        """`collect_ms`: C-05; `max_parts`, `max_sets`: C-10; `max_attempts` to open per buy: C-16.
+
+        `hashes`, a set or what has its `add` and `discard`, is kept equal to the payment hashes of live sessions.
+        """
         self.buys = {}
         self.index = {}
         self.height = 0
@@ -87,6 +91,7 @@ class Sessions:
         self.max_attempts = max_attempts
         self.live = 0
         self.by_hash = {}
+        self.hashes = set() if hashes is None else hashes
         self.changes = deque(maxlen=KEPT_CHANGES)  # for whoever wants to tell; drained or overwritten
         self._online = set()
         self._by_peer = {}
@@ -151,6 +156,8 @@ class Sessions:
         known = self.index.get((in_scid, htlc_id))
         if known is not None:
             return self._again(known, jit_scid, payment_hash)
+        if self._closing:
+            return (FailParts(((in_scid, htlc_id),), TEMPORARY),)  # rule 17: nobody would be there to answer it later
         buy: Buy = self.buys.get(jit_scid)
         if buy is None:
             return (FailParts(((in_scid, htlc_id),), UNKNOWN_NEXT_PEER),)  # C-12: it lapsed on the way here
@@ -196,8 +203,6 @@ class Sessions:
         """The failure of a part that would start a set where none may start, or None."""
         if buy.expired or self.used_up(buy):
             return UNKNOWN_NEXT_PEER  # C-12, C-16
-        if self._closing:
-            return TEMPORARY  # rule 17: nobody would be there to answer it later
         if buy.paid:
             return None
         if buy.holder is not None:
@@ -462,7 +467,10 @@ class Sessions:
 
     def _begun(self, session):
         self.live += 1
-        self.by_hash[session.payment_hash] = self.by_hash.get(session.payment_hash, 0) + 1
+        known = self.by_hash.get(session.payment_hash, 0)
+        if not known:
+            self.hashes.add(session.payment_hash)
+        self.by_hash[session.payment_hash] = known + 1
         self.changed(session, None)
 
     def _over(self, session):
@@ -472,6 +480,7 @@ class Sessions:
             self.by_hash[session.payment_hash] = left
         else:
             del self.by_hash[session.payment_hash]
+            self.hashes.discard(session.payment_hash)
 
     def watch_height(self, height, session):
         """Ask for BLOCK once `height` is reached."""

@@ -13,15 +13,21 @@ from .desk import (
 )
 
 
+@pytest.fixture(params=[True, False], ids=["lane in C", "lane in Python"])
+def compiled(request: pytest.FixtureRequest) -> bool:
+    """Which lane reads. A missing one fails, it does not skip."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def open_desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Desk]]:
+def open_desk(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> Iterator[Callable[..., Desk]]:
     """Makes desks, and takes them and pyln's log handlers away afterwards."""
     monkeypatch.setenv("LIGHTNINGD_PLUGIN", "1")
     handlers = list(logging.getLogger().handlers)
     desks: list[Desk] = []
 
     def make(**options: Any) -> Desk:
-        desks.append(Desk(**options))
+        desks.append(Desk(compiled=compiled, **options))
         return desks[-1]
 
     yield make

@@ -56,6 +56,7 @@ class Desk:
     def __init__(
         self,
         *,
+        compiled: bool,
         final_hops: bool = False,
         prepare: Callable[[Desk], None] | None = None,
         on_htlc: Callable[[Desk, Any], None] | None = None,
@@ -64,7 +65,7 @@ class Desk:
         host_in, self.stdin = os.pipe()
         self.stdout, host_out = os.pipe()
         self._host_fds = (host_in, host_out)
-        self.interest = Interest(final_hops=final_hops)
+        self.interest = Interest(final_hops=final_hops, compiled=compiled)
         self.htlcs: queue.Queue[Any] = queue.Queue()
         self.plugin = Plugin(autopatch=False)
         take = self.htlcs.put if on_htlc is None else functools.partial(on_htlc, self)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
+from lsps2fast_plugin.lane import Keys
 from lsps2fast_plugin.rpc import Rpc
 from lsps2fast_plugin.wallet.records import Approval, Buy, Distrust, JitChannel, Json
 
@@ -32,7 +33,7 @@ _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, Lsps2Error)
 class Book:
     """Buys by name, approvals by payment hash, channels by channel id, distrusted LSPs by node id."""
 
-    def __init__(self, rpc: Rpc, say: Callable[[str, str], None], hashes: set[bytes]) -> None:
+    def __init__(self, rpc: Rpc, say: Callable[[str, str], None], hashes: Keys[bytes]) -> None:
         """`hashes` is kept equal to the payment hashes of all approvals: what the host must hand over."""
         self._rpc = rpc
         self._say = say

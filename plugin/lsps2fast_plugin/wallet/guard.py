@@ -9,6 +9,7 @@ from typing import Any
 from pyln.client.plugin import Request
 
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.lane import Interest
 from lsps2fast_plugin.wallet import hints
 from lsps2fast_plugin.wallet.chain import Chain
 from lsps2fast_plugin.wallet.incoming import TEMPORARY_NODE_FAILURE, Host
@@ -20,16 +21,18 @@ Json = dict[str, Any]
 class Awaited:
     """The payments the host must hand over: those approved; with `guard` every payment."""
 
-    def __init__(self) -> None:
-        self.hashes: set[bytes] = set()
-        self.guard = False
+    def __init__(self, interest: Interest) -> None:
+        self._interest = interest
+        self.hashes = interest.payment_hashes
 
-    def __contains__(self, payment_hash: object) -> bool:
-        return self.guard or payment_hash in self.hashes
+    @property
+    def guard(self) -> bool:
+        """Every payment is looked at."""
+        return self._interest.every_payment
 
     def set_guard(self, missing: bool) -> None:
         """Whether any channel's funding is missing."""
-        self.guard = missing
+        self._interest.every_payment = missing
 
 
 class Guard:
