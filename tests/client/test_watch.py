@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -279,6 +280,18 @@ async def test_a_channel_the_lsp_gave_up_is_cleaned_away(staged: Staging, state:
         assert not stage.node.channels
         assert WATCHED not in stage.node.datastore
         assert len(stage.client.book.approvals) == 1
+
+
+async def test_two_looks_at_once_forget_a_channel_once(staged: Staging) -> None:
+    """Seen on a real node: lightningd dies of a second dev-forget-channel while the first is under way."""
+    async with staged() as stage:
+        stage.node.developer = True
+        stage.lsp.trust = True
+        await stage.invoice(client_trusts_lsp=True)
+        await stage.channel()
+        stage.node.channels[0]["state"] = "CLOSINGD_COMPLETE"
+        await asyncio.gather(stage.client.watch.look_all(), stage.client.watch.look_all())
+        assert stage.node.named("dev-forget-channel") == [{"id": LSP, "channel_id": CHANNEL}]
 
 
 async def test_without_developer_mode_the_rest_is_lightningds(staged: Staging) -> None:

@@ -76,7 +76,6 @@ class Watch:
             for channel in self._book.channels.values()
             if channel.lsp_id == lsp_id
             and channel.usable
-            and channel.paid_ms is None
             and (channel.payment_hash is None or channel.payment_hash in live)
         ]
 
@@ -236,10 +235,11 @@ class Watch:
     async def _clean(self, channel: JitChannel, row: Json) -> None:
         if row.get("max_to_us_msat", row.get("to_us_msat", 0)) != 0 or row.get("short_channel_id"):
             return  # money of ours was in it, or it is on chain: lightningd's business
-        funding = await self._chain.funding(channel, row)
-        if funding.sight is not Sight.NOWHERE:
-            return
+        # Marked before we ask: two looks at once would forget it twice, and lightningd dies of the second.
         self._cleaned.add(channel.channel_id)
+        if not await self._is_nowhere(channel, row):
+            self._cleaned.discard(channel.channel_id)
+            return
         self._say(f"{channel.lsp_id} gave up the unfunded channel {channel.channel_id}; cleaning up", "info")
         if row["state"] == "CHANNELD_SHUTTING_DOWN":
             await self._try("close", {"id": channel.channel_id, "unilateraltimeout": 1})
@@ -252,6 +252,15 @@ class Watch:
             "info",
         )
         await self._book.drop_channel(channel.channel_id)
+
+    async def _is_nowhere(self, channel: JitChannel, row: Json) -> bool:
+        """Whether neither chain nor mempool knows the funding; an error of the node is no answer (K-13)."""
+        try:
+            funding = await self._chain.funding(channel, row)
+        except NodeError as error:
+            self._say(f"the funding of channel {channel.channel_id} cannot be looked at: {error}", "warn")
+            return False
+        return funding.sight is Sight.NOWHERE
 
     async def _try(self, method: str, params: Json) -> bool:
         try:
