@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.wallet.records import Distrust
 
 from .conftest import STORY_LIMIT_S, Staging
-from .stage import CHANNEL, LSP, STRANGER, Json, Stage, entry, tlv
+from .stage import CHANNEL, JIT_SCID, LSP, NOW_MS, STRANGER, Json, Stage, channel_row, entry, tlv
 
 FEE = 1_000_000
 DETAILS = "400f{amount:016x}{height:08x}"
@@ -503,6 +504,32 @@ async def test_a_channel_that_closes_gives_its_parts_back(staged: Staging) -> No
         assert stage.answer(part) == {"result": "fail", "failure": "2002"}
 
 
+async def test_an_lsp_that_broke_its_word_since_is_not_trusted_with_an_old_purchase(staged: Staging) -> None:
+    """T46, I-29: consent was given before; the preimage is not."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        await stage.client.book.distrust(Distrust(LSP, "withheld", NOW_MS))
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+        assert "broke its word before: withheld" in stage.reports()
+
+
+async def test_trust_taken_back_at_the_approval_counts(staged: Staging) -> None:
+    """I-15, B-16: lsps-lsps2-approve with client_trusts_lsp false."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        await stage.client.methods.buy(LSP, "20000000", stage.lsp.entries[0], True)
+        made = await stage.invoice(client_trusts_lsp=True)
+        await stage.client.book.drop(next(iter(stage.client.book.approvals.values())))
+        await stage.client.methods.approve(LSP, JIT_SCID, made["payment_hash"], False)
+        await stage.channel()
+        part = stage.part(made, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+        assert "did not allow" in stage.reports()
+
+
 # --- Faults -----------------------------------------------------------------------------------------------------------
 
 
@@ -580,6 +607,43 @@ async def test_a_bug_while_claiming_gives_the_parts_back(staged: Staging) -> Non
         await stage.calm()
         assert [stage.answer(part) for part in parts] == [{"result": "fail", "failure": "2002"}] * 2
         assert stage.client.incoming.held_parts() == 0
+
+
+async def test_a_bug_after_a_part_was_held_takes_it_out_again(staged: Staging) -> None:
+    """K-20: what was failed no longer counts as received."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+
+        def bug() -> None:
+            raise ZeroDivisionError
+
+        stage.client.incoming._changed = bug
+        part = stage.part(invoice, 10_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(part) == {"result": "fail", "failure": "2002"}
+        assert stage.client.incoming.held_parts() == 0
+
+
+async def test_a_part_that_fails_while_the_release_is_stored_stops_the_release(staged: Staging) -> None:
+    """I-24: one of two channels closes in that moment; the other part is not claimed alone."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.node.channels.append(channel_row(channel_id="ef" * 32, alias={"local": "7x7x7"}))
+        good = stage.node.do_datastore
+
+        def closing(params: Json) -> Json:
+            if b'"released":{' in bytes.fromhex(params["hex"]):
+                stage.client.incoming.channel_closes("ef" * 32)
+            return good(params)
+
+        stage.node.do_datastore = closing  # type: ignore[method-assign]
+        stays = stage.part(invoice, 10_000_000, FEE)
+        goes = stage.part(invoice, 10_000_000, in_scid=tlv.scid_from_str("7x7x7"))
+        await stage.calm()
+        assert stage.answer(goes) == {"result": "fail", "failure": "2002"}
+        assert stage.answer(stays) is None
+        await stage.pass_time(91)
+        assert stage.answer(stays) == {"result": "fail", "failure": "0017"}
 
 
 async def test_going_away_gives_everything_back(staged: Staging) -> None:
