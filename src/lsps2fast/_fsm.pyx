@@ -331,14 +331,14 @@ class Session:
         self.channel = arg._replace(limits=None)
         self.state = WAITING
         self._watch_reservation()
-        misfit = None if arg.limits is None else self._fit(arg.limits)
+        misfit, shed = (None, NOTHING) if arg.limits is None else self._fit(arg.limits)
         if misfit is not None:
-            return self._give_up(misfit)  # O-05, O-06: while nothing is public yet
+            return shed + self._give_up(misfit)  # O-05, O-06: while nothing is public yet
         ready = AwaitReady(self.buy.jit_scid, self.payment_hash, arg.channel_id)
         if self.buy.terms.client_trusts_lsp:
-            return (ready,)
+            return (*shed, ready)
         self.under_way = STORING_CHANNEL  # the next step puts it on chain: journal first
-        return (self._persist("channel"), ready)
+        return (*shed, self._persist("channel"), ready)
 
     def _refuse(self, arg):
         self._done(RESERVING, AT_OPEN)
@@ -378,22 +378,40 @@ class Session:
             return NOTHING
         if not self.buy.terms.client_trusts_lsp and not self.sent:
             return NOTHING
-        misfit = self._fit(self.limits)
-        return self._note() if misfit is None else self._give_up(misfit)
+        misfit, shed = self._fit(self.limits)
+        return shed + (self._note() if misfit is None else self._give_up(misfit))
 
     def _fit(self, limits):
-        """Lay the fee on the parts as this channel allows (H-04); the failure they get where it does not, or None."""
+        """Lay the fee on the parts as this channel allows (H-04): the failure all get where it does not, or None.
+
+        Beside it the orders for parts that fail alone.
+        """
         if limits.to_self_delay_blocks > self.buy.terms.max_client_to_self_delay_blocks:
-            return UNKNOWN_NEXT_PEER  # O-05
+            return UNKNOWN_NEXT_PEER, NOTHING  # O-05
         self.floor_msat = self.buy.floor_msat = max(1, limits.htlc_minimum_msat)  # from now on on arrival (C-04)
-        forward = self.sum_msat - self.fee_msat
+        most = min(limits.spendable_msat, limits.max_in_flight_msat)
+        shed = self._shed(most)
         part: Part
-        taken = allocate([part.value_msat for part in self.parts], self.floor_msat, self.fee_msat)
-        if taken is None or forward > limits.spendable_msat or forward > limits.max_in_flight_msat:
-            return TEMPORARY  # O-06
-        for part, share in zip(self.parts, taken, strict=True):
+        held = [part for part in self.parts if part.status == HELD]
+        taken = allocate([part.value_msat for part in held], self.floor_msat, self.fee_msat)
+        if taken is None or self.sum_msat - self.fee_msat > most:
+            return TEMPORARY, shed  # O-06
+        for part, share in zip(held, taken, strict=True):
             part.taken_msat = share
-        return None
+        return None, shed
+
+    def _shed(self, most_msat):
+        """Fail alone, last one first, what does not fit and what the payment is complete without (T26)."""
+        part: Part
+        need = max(self.buy.terms.payment_size_msat or 0, self.fee_msat + 1)
+        keys = []
+        for part in reversed(self.parts):
+            unfit = part.value_msat < self.floor_msat or self.sum_msat > most_msat + self.fee_msat
+            if part.status == HELD and unfit and self.sum_msat >= part.value_msat + need:
+                part.status = DEAD
+                self.sum_msat -= part.value_msat
+                keys.append(part.key)
+        return (FailParts(tuple(keys), TEMPORARY),) if keys else NOTHING
 
     def _note(self):
         """Journal where each part goes before it goes (rule 2, H-16); one write at a time."""

@@ -210,6 +210,7 @@ WORDS: dict[str, Any] = {
     "refused": lambda s: s.tell(Input.REFUSED, False),
     "rejected": lambda s: s.tell(Input.REFUSED, True),
     "ready": lambda s: s.tell(Input.READY, LIMITS),
+    "picky": lambda s: s.tell(Input.READY, LIMITS._replace(htlc_minimum_msat=1_000)),
     "slow": lambda s: s.tell(Input.READY, LIMITS._replace(to_self_delay_blocks=9999)),
     "unready": lambda s: s.tell(Input.UNREADY),
     "sent": lambda s: s.tell(Input.SENT),

@@ -304,6 +304,7 @@ def test_before_the_plugin_ends_every_held_part_fails_for_now(
     assert play.shutdown() == failures
     assert play.state is state
     assert play.part(1_000, payment_hash=OTHER_HASH, htlc_id=90) == (failed([90]),)
+    assert play.part(1_000, htlc_id=91) == (failed([91]),)
 
 
 # Nothing stays behind -------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from fsm.scene import (
     PUBLIC,
     SCID,
     SIZE,
+    UPSTREAM,
     WALL_MS,
     Scene,
     both_modes,
@@ -134,6 +135,53 @@ def test_a_misfit_found_too_late_leaves_the_public_channel_alone(scene: Play) ->
     assert play.walk("slow")[0] == failed([0], UNKNOWN_NEXT_PEER)
     assert play.state is State.FAILED
     assert play.of(order.Undo) == []
+
+
+@pytest.mark.parametrize(
+    ("terms", "road"), [({}, "picky stored"), (PUBLIC, "stored sent picky stored")], ids=["trust", "public"]
+)
+@pytest.mark.parametrize("early", [LIMITS._replace(htlc_minimum_msat=1_000), None], ids=["at the open", "when usable"])
+def test_a_strangers_crumbs_do_not_end_a_payment_that_is_complete_without_them(
+    scene: Play, terms: dict[str, Any], road: str, early: order.Limits | None
+) -> None:
+    """T26, T19, O-06: too small for the client's minimum, they fail alone; so do the crumbs that come later."""
+    play = scene(**terms)
+    for value in (1, 600_000, 400_000, 999):
+        play.part(value)
+    play.walk("reserved stored")
+    play.tell(Input.FUNDED, CHANNEL._replace(limits=early))
+    play.walk(road)
+    (forwards,) = play.of(order.ForwardParts)
+    assert forwards.parts == (
+        order.Forward(UPSTREAM, 1, 600_000 - FEE, FEE),
+        order.Forward(UPSTREAM, 2, 400_000, 0),
+    )
+    assert play.of(order.FailParts) == [failed([3, 0])]
+    assert play.part(999) == (failed([4], "100b00000000000003e70000"),)
+
+
+@pytest.mark.parametrize("limit", ["spendable_msat", "max_in_flight_msat"])
+def test_a_strangers_whale_does_not_end_a_payment_that_is_complete_without_it(scene: Play, limit: str) -> None:
+    """T26, T21, O-06: what the channel cannot carry on top fails alone."""
+    play = scene()
+    play.part()
+    play.part(50_000)
+    play.part(90_000_000)
+    play.part(60_000)
+    play.walk("reserved stored funded")
+    shed, _ = play.tell(Input.READY, LIMITS._replace(**{limit: SIZE - FEE + 55_000}))
+    assert shed == failed([3, 2])
+    (forwards,) = play.walk("stored")
+    assert [part.forward_msat for part in forwards.parts] == [SIZE - FEE, 50_000]
+
+
+def test_a_surplus_that_carries_the_fee_is_not_shed(scene: Play) -> None:
+    """H-05, T26: a payment smaller than its own fee is not complete without what comes on top."""
+    play = scene(payment_size_msat=5_000)
+    play.part(4_000)
+    play.part(7_000)
+    play.walk("reserved stored funded")
+    assert play.tell(Input.READY, LIMITS._replace(spendable_msat=500)) == (failed([0, 1]), UNDO_CHANNEL)
 
 
 def test_the_clients_minimum_is_known_from_the_first_channel_on(scene: Play) -> None:
