@@ -41,6 +41,11 @@ def funding_txid(channel_id: str, outnum: int) -> str:
     return raw[::-1].hex()
 
 
+def commitment_feerate(perkw: dict[str, Any]) -> int:
+    """What commitments will cost: lightningd proposes a channel at the opening rate and raises it at once (O11)."""
+    return max(perkw.get("opening") or 0, perkw.get("unilateral_close") or 0, perkw["min_acceptable"])
+
+
 def _limits(channel: dict[str, Any]) -> Limits:
     return Limits(
         channel["minimum_htlc_out_msat"],
@@ -60,9 +65,8 @@ class Funder:
 
     async def reserve(self, sum_forward_msat: int, parts: int, policy_capacity_sat: int) -> Funding:
         """Reserve coins for a channel that carries these parts, at least as large as policy wants. Or NodeError."""
-        feerates = await self._rpc.call("feerates", {"style": "perkw"})
-        perkw = feerates["perkw"]
-        feerate = perkw.get("opening") or perkw["min_acceptable"]
+        perkw = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
+        feerate = commitment_feerate(perkw)
         needed = min_capacity_sat(sum_forward_msat, parts, feerate, False, self._zero_reserve, 546)
         capacity_sat = max(needed, policy_capacity_sat)
         answer = await self._rpc.call(

@@ -8,6 +8,7 @@ from lsps2fast.errors import MalformedTlv
 from lsps2fast.lsps0 import MalformedField
 from lsps2fast.lsps2 import BuyAsk, min_capacity_sat, parse_scid
 from lsps2fast.offers import Lack
+from lsps2fast_plugin.funding import commitment_feerate
 from lsps2fast_plugin.negotiation import Supply
 from lsps2fast_plugin.rpc import Rpc
 
@@ -55,8 +56,7 @@ class NodeView:
         public = [c for c in channels if c["state"] == "CHANNELD_NORMAL" and not c.get("private", False)]
         incoming = sum(channel["receivable_msat"] for channel in public) if public else None
         feerate = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
-        perkw = feerate.get("opening") or feerate["min_acceptable"]
-        return Supply(incoming, await self._provide(ask, perkw))
+        return Supply(incoming, await self._provide(ask, commitment_feerate(feerate)))
 
     async def _provide(self, ask: BuyAsk, perkw: int) -> int | Lack:
         payment_msat = ask.payment_size_msat

@@ -133,7 +133,7 @@ async def test_about_the_node(make_world: MakeWorld) -> None:
         lsp, client = world.lsp, world.client()
         call = lsp.call
         assert (await call("getinfo"))["blockheight"] == 109
-        assert (await call("feerates", {"style": "perkw"}))["perkw"]["opening"] == 253
+        assert (await call("feerates", {"style": "perkw"}))["perkw"]["opening"] == 2500
         assert (await call("listconfigs", {"config": "fee-base"}))["configs"]["fee-base"]["value_int"] == 1000
         first, again = [(await call("makesecret", {"string": "x"}))["secret"] for _ in range(2)]
         other = (await call("makesecret", {"string": "y"}))["secret"]

@@ -59,11 +59,14 @@ def getinfo(node: Node) -> Json:
 
 @method("feerates", "style")
 def feerates(node: Node, style: Any) -> Json:
-    rate = 253 if style == "perkw" else 1012
+    factor = 1 if style == "perkw" else 4
+    rate = 253 * factor
     names = ("opening", "mutual_close", "unilateral_close", "delayed_to_us", "htlc_resolution", "penalty")
     estimates = [{"blockcount": count, "feerate": rate, "smoothed_feerate": rate} for count in (2, 6, 12, 100)]
     table = {"min_acceptable": rate, "max_acceptable": 4_294_967_295, "floor": rate, "estimates": estimates}
-    return {style: {**dict.fromkeys(names, rate), **table}}
+    # What channels are opened with, and what their first update_fee brings (channels.Channel).
+    commitment = {"opening": 2500 * factor, "unilateral_close": 2505 * factor}
+    return {style: {**dict.fromkeys(names, rate), **commitment, **table}}
 
 
 @method("listpeers", "[id] [level]")
