@@ -20,6 +20,7 @@ from lsps2fast.offers import Buy
 from lsps2fast_plugin.rpc import Rpc
 
 ROOT = ("lsps", "lsps2", "sessions")
+OLD_ROOT = ("lsps", "lsps2")  # the built-in plugin of v26.06 keeps a buy right here, until it is paid
 VERSION = 1
 NO_SUCH_KEY = 1200  # deldatastore, contract D2
 FRESH = Journal("buy", None, 0, 0, None, None, (), None)
@@ -83,7 +84,7 @@ def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> S
     if ours.get("version", VERSION) != VERSION:
         raise ValueError(f"version {ours['version']} is newer than this program")
     size = record.get("expected_payment_size")
-    created = record["created_at"]
+    created = record.get("created_at", 0)  # v26.06 does not say
     buy = Buy(
         jit_scid=jit_scid,
         peer_id=record["peer_id"],
@@ -92,7 +93,7 @@ def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> S
         cltv_expiry_delta_blocks=ours.get("cltv_expiry_delta", default_delta_blocks),
         client_trusts_lsp=ours.get("client_trusts_lsp", BUILT_IN["client_trusts_lsp"]),
         created_at_ms=parse_datetime(created) if isinstance(created, str) else int(created) * 1000,
-        capacity_sat=parse_msat(str(record["channel_capacity_msat"])) // 1000,
+        capacity_sat=parse_msat(str(record.get("channel_capacity_msat", "0"))) // 1000,
     )
     return Stored(buy, _read_journal(record, ours), record.get("outcome"))
 
@@ -133,6 +134,7 @@ class Store:
         self._rpc = rpc
         self._report = report
         self._buys: dict[int, Buy] = {}
+        self._old: set[int] = set()  # buys that also have a record of the built-in plugin of v26.06
         self._locks: dict[int, asyncio.Lock] = {}
         self.commits = 0
 
@@ -151,6 +153,19 @@ class Store:
                 found.append(stored)
                 if folder == "active":
                     self._buys[stored.buy.jit_scid] = stored.buy
+        return found + await self._load_old(default_delta_blocks)
+
+    async def _load_old(self, default_delta_blocks: int) -> list[Stored]:
+        """Buys that the built-in plugin of v26.06 sold. They stay where they are until they are paid or over."""
+        found: list[Stored] = []
+        for entry in (await self._call("listdatastore", {"key": [*OLD_ROOT]}))["datastore"]:
+            stored = self._decode(entry, default_delta_blocks)
+            if stored is None:
+                continue
+            self._old.add(stored.buy.jit_scid)
+            if stored.buy.jit_scid not in self._buys:
+                self._buys[stored.buy.jit_scid] = stored.buy
+                found.append(stored)
         return found
 
     def _decode(self, entry: dict[str, Any], default_delta_blocks: int) -> Stored | None:
@@ -202,16 +217,22 @@ class Store:
         self.commits += 1
 
     async def _delete(self, folder: str, jit_scid: int) -> None:
-        key = [*ROOT, folder, format_scid(jit_scid)]
         lock = self._lock(jit_scid)
         async with lock:
-            try:
-                await self._call("deldatastore", {"key": key})
-            except StoreError as error:
-                if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
-                    raise
+            await self._remove([*ROOT, folder, format_scid(jit_scid)])
+            if jit_scid in self._old:
+                await self._remove([*OLD_ROOT, format_scid(jit_scid)])
+                self._old.discard(jit_scid)
         if not lock.locked():
             self._locks.pop(jit_scid, None)
+
+    async def _remove(self, key: list[str]) -> None:
+        """Delete one record; none there is fine."""
+        try:
+            await self._call("deldatastore", {"key": key})
+        except StoreError as error:
+            if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
+                raise
         self.commits += 1
 
     def _lock(self, jit_scid: int) -> asyncio.Lock:
