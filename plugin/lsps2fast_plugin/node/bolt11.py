@@ -41,6 +41,7 @@ class Bolt11:
     payee: str = ""
     expiry_s: int = 604_800
     min_final_cltv: int = 10
+    features: int = FEATURES
     routes: list[list[Hop]] = field(default_factory=list)
 
     def sign(self, private_key: bytes) -> str:
@@ -58,7 +59,7 @@ class Bolt11:
         words += _field_number("c", self.min_final_cltv)
         for route in self.routes:
             words += _field("r", b"".join(_hop_bytes(hop) for hop in route))
-        return words + _field_number("9", FEATURES)
+        return words + _field_number("9", self.features)
 
 
 def _digest(prefix: str, words: list[int]) -> bytes:
@@ -147,6 +148,8 @@ def _read_field(invoice: Bolt11, letter: str, words: list[int]) -> None:
         invoice.expiry_s = _value(words)
     elif letter == "c":
         invoice.min_final_cltv = _value(words)
+    elif letter == "9":
+        invoice.features = _value(words)
     elif letter == "r":
         invoice.routes.append([_read_hop(data[at : at + 51]) for at in range(0, len(data), 51)])
 

@@ -118,9 +118,13 @@ def _read_hooks(manifest: Manifest, hooks: list[Any]) -> None:
         filters = entry.get("filters")
         if filters is not None and name not in FILTERED_HOOKS:
             raise PluginFailed(f"Hook {name} does not allow filters")
-        # M3: ["37913"] works like [37913]
-        manifest.hooks[name] = None if filters is None else [int(item) for item in filters]
+        manifest.hooks[name] = None if filters is None else _filters(name, filters)
         manifest.hook_order[name] = {"before": entry.get("before", []), "after": entry.get("after", [])}
+
+
+def _filters(hook: str, filters: list[Any]) -> list[int]:
+    """M3: ["37913"] works like [37913]. Commands are never filtered by: rpc_command is not played here."""
+    return [] if hook == "rpc_command" else [int(item) for item in filters]
 
 
 def _read_option(raw: dict[str, Any]) -> Option:

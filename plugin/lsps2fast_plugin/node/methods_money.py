@@ -304,7 +304,7 @@ def decode(node: Node, string: Any) -> Json:
     if text.amount_msat is not None:
         row["amount_msat"] = text.amount_msat
     row |= {"description": text.description, "min_final_cltv_expiry": text.min_final_cltv}
-    row |= {"payment_secret": text.payment_secret.hex(), "features": f"{bolt11.FEATURES:06x}"}
+    row |= {"payment_secret": text.payment_secret.hex(), "features": f"{text.features:06x}"}
     if text.routes:
         row["routes"] = [[_hop_row(hop) for hop in route] for route in text.routes]
     return row | {"payment_hash": text.payment_hash.hex(), "signature": "", "valid": True}
@@ -318,6 +318,15 @@ def _hop_row(hop: Hop) -> Json:
         "fee_proportional_millionths": hop.fee_ppm,
         "cltv_expiry_delta": hop.cltv_delta,
     }
+
+
+@method("getutxout", "txid vout")
+def getutxout(node: Node, txid: Any, vout: Any) -> Json:
+    """bcli's look at an unspent output, mempool included; nulls when there is none."""
+    output = node.chain.unspent.get((str(txid), number(vout, "vout")))
+    if output is None:
+        return {"amount": None, "script": None}
+    return {"amount": output.amount_sat, "script": output.script.hex()}
 
 
 @method("delinvoice", "label status [desconly]")
