@@ -43,7 +43,8 @@ def funding_txid(channel_id: str, outnum: int) -> str:
 
 def commitment_feerate(perkw: dict[str, Any]) -> int:
     """What commitments will cost: lightningd proposes a channel at the opening rate and raises it at once (O11)."""
-    return max(perkw.get("opening") or 0, perkw.get("unilateral_close") or 0, perkw["min_acceptable"])
+    rates = (perkw.get("opening"), perkw.get("unilateral_close"), perkw["min_acceptable"])
+    return max(int(rate or 0) for rate in rates)
 
 
 def _limits(channel: dict[str, Any]) -> Limits:
