@@ -297,6 +297,21 @@ async def test_held_parts_survive_a_restart_without_their_tlvs(staged: Staging) 
         assert claimed(stage.answer(rest)) == (9_700_000, 19_000_000, 19_000_000)
 
 
+async def test_a_stop_of_the_node_forgets_nothing(staged: Staging) -> None:
+    """W12, I-32: our last answers are ignored, and the same parts come again without their TLVs."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        stage.part(invoice, 10_000_000, FEE, htlc_id=0)
+        await stage.calm()
+        await stage.client._shutdown()
+        await stage.calm()
+        await stage.restart()
+        again = stage.part(invoice, 10_000_000, FEE, htlc_id=0, extra_tlvs=None)
+        rest = stage.part(invoice, 10_000_000, htlc_id=1)
+        await stage.calm()
+        assert [claimed(stage.answer(part))[0] for part in (again, rest)] == [9_000_000, 10_000_000]
+
+
 async def test_a_channel_that_got_its_real_scid_keeps_its_fees(staged: Staging) -> None:
     """I-32 with host contract H3: the replay carries the new name."""
     async with staged() as stage:

@@ -73,6 +73,7 @@ class Payment:
         self.calls: dict[Key, list[Call]] = {}
         self.lock = asyncio.Lock()  # parts are taken one after the other
         self.releasing = False
+        self.awaits: Sight | None = None  # while the release waits: how far the funding has come
 
     def take_calls(self, keys: Iterable[Key]) -> list[Call]:
         """The calls of these parts, which the caller now answers."""
@@ -171,7 +172,9 @@ class Incoming:
         for payment in list(self._payments.values()):
             if payment.receipt.too_late(self._chain.height, self.final_cltv_blocks):
                 failure = None if payment.releasing else MPP_TIMEOUT
-                self._fail_set(payment, failure, "its HTLCs would soon expire")
+                sight = payment.awaits
+                waited = "" if sight is None else f"the funding transaction is {sight.value}, and "
+                self._fail_set(payment, failure, f"{waited}its HTLCs would soon expire")
         self.look()
 
     def look(self) -> None:
@@ -188,9 +191,14 @@ class Incoming:
                 self._fail(payment, keys, TEMPORARY_NODE_FAILURE)
 
     def stop(self) -> None:
-        """The plugin ends: whoever paid may try again."""
+        """The plugin ends: whoever paid may try again.
+
+        What we know of the parts stays in their record: when lightningd itself stops it ignores these answers and
+        asks again at its next start, without the TLVs (host contract W12, I-32).
+        """
         for payment in list(self._payments.values()):
-            self._fail(payment, list(payment.receipt.parts), TEMPORARY_NODE_FAILURE)
+            for call in payment.take_calls(list(payment.calls)):
+                self._host.fail(call.id_raw, TEMPORARY_NODE_FAILURE)
 
     # ---- one part
 
@@ -345,7 +353,7 @@ class Incoming:
         if distrust is None and self._settings.trusts(buy.lsp_id):
             return None
         while payment.receipt.parts:
-            missing = await self._unfunded(payment)
+            missing = payment.awaits = await self._unfunded(payment)
             if missing is None:
                 return None
             if missing is Sight.WRONG:

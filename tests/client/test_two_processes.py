@@ -1,0 +1,152 @@
+"""Both plugins, each a process of its own, on the embedded node: a sale, and an LSP that keeps the funding back.
+
+The embedded node has no `getutxout` and takes only numbers as hook filters; the fixture adds what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from lsps2fast_plugin.node import Node, Payer, World, manifest, methods
+from lsps2fast_plugin.node.party import connect
+
+pytestmark = pytest.mark.slow
+SERVICE = [sys.executable, "-m", "lsps2fast_plugin.service"]
+CLIENT = [sys.executable, "-m", "lsps2fast_plugin.client"]
+SIZE_MSAT, FEE_MSAT = 20_000_000, 1_000_000
+CLIENT_TRUSTS, LSP_TRUSTS = "client-trusts-lsp", "lsp-trusts-client"
+Json = dict[str, Any]
+Opening = Callable[..., AbstractAsyncContextManager["Pair"]]
+
+
+def getutxout(node: Node, txid: str, vout: int) -> Json:
+    """bitcoind's gettxout, mempool included."""
+    chain = node.chain
+    for channel in node.world.channels:
+        seen = txid in chain.confirmed or txid in chain.mempool
+        if seen and (channel.funding_txid, channel.funding_outnum) == (txid, int(vout)):
+            return {"amount": f"{channel.capacity_sat}sat", "script": "0020" + "ab" * 32}
+    return {"amount": None, "script": None}
+
+
+class Pair:
+    """An LSP, a wallet and a payer."""
+
+    def __init__(self, world: World, wallet: Node, payer: Payer) -> None:
+        self.world, self.wallet, self.payer = world, wallet, payer
+
+    async def invoice(self, **more: Any) -> Json:
+        given = {"lsp_id": self.world.lsp.node_id, "amount_msat": SIZE_MSAT, "description": "d", "label": "l"}
+        made: Json = await self.wallet.call("lsps-lsps2-invoice", given | more)
+        return made
+
+    async def status(self) -> Json:
+        got: Json = await self.wallet.call("lsps2-status", {})
+        return got
+
+    async def until(self, condition: Callable[[Json], object], what: str) -> None:
+        """The wallet's status comes to meet the condition."""
+
+        async def poll() -> None:
+            while not condition(await self.status()):
+                pass
+
+        await self.world.bounded(poll(), None, what)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Opening:
+    """`async with opened(mode) as pair`."""
+    if "getutxout" not in methods.TABLE:
+        monkeypatch.setitem(methods.TABLE, "getutxout", methods.Method(
+            "getutxout", getutxout, ("txid", "vout"), frozenset({"txid", "vout"})
+        ))  # fmt: skip
+    read_hooks = manifest._read_hooks
+
+    def lenient(into: manifest.Manifest, hooks: list[Any]) -> None:
+        read_hooks(into, [hook | {"filters": None} if hook["name"] == "rpc_command" else hook for hook in hooks])
+
+    monkeypatch.setattr(manifest, "_read_hooks", lenient)
+
+    @asynccontextmanager
+    async def make(mode: str, **options: Any) -> AsyncIterator[Pair]:
+        async with World(seed=5, plugin=SERVICE, options={"lsps2-trust-mode": mode}, timeout_s=20) as world:
+            wallet = world.add_node("wallet")
+            wallet.plan_plugin(CLIENT, options, world.env)
+            await wallet.start()
+            connect(wallet, world.lsp)
+            yield Pair(world, wallet, world.payer("payer", channels=2))
+
+    return make
+
+
+async def test_a_sale_on_trust(opened: Opening) -> None:
+    """I-29, I-33: settled before anything is on chain; the watch ends with the confirmation; books to the msat."""
+    async with opened(CLIENT_TRUSTS) as pair:
+        pair.world.open_books()
+        invoice = await pair.invoice(client_trusts_lsp=True)
+        result = await pair.payer.pay(invoice["bolt11"], [12_000_000, 8_000_000])
+        assert result.codes == [0, 0]
+        assert pair.wallet.ends[0].to_us_msat == SIZE_MSAT - FEE_MSAT
+        await pair.until(lambda status: status["approvals"][0]["state"] == "paid", "the payment known")
+        await pair.world.until(lambda: pair.world.chain.mempool, "the broadcast")
+        pair.world.mine()
+        pair.world.mine()
+        await pair.until(lambda status: not status["channels"], "the end of the watch")
+        assert not pair.wallet.datastore.rows
+        assert pair.world.books()["wallet"] == SIZE_MSAT - FEE_MSAT
+
+
+async def test_a_sale_without_trust(opened: Opening) -> None:
+    """I-30, I-04: the parts wait for a block, and the invoice has left room for it."""
+    async with opened(LSP_TRUSTS) as pair:
+        invoice = await pair.invoice()
+        payment = pair.payer.pay(invoice["bolt11"], [12_000_000, 8_000_000], final_delta=13)
+        await pair.until(lambda status: status["held_parts"] == 2, "both parts held")
+        assert not payment.done
+        pair.world.mine()
+        assert (await payment).codes == [0, 0]
+
+
+async def test_a_wallet_that_died_with_parts_in_its_hands_is_paid(opened: Opening) -> None:
+    """I-32, K-07: SIGKILL of its lightningd; replayed without the TLVs."""
+    async with opened(LSP_TRUSTS) as pair:
+        invoice = await pair.invoice()
+        payment = pair.payer.pay(invoice["bolt11"], [12_000_000, 8_000_000], final_delta=13)
+        await pair.until(lambda status: status["held_parts"] == 2, "both parts held")
+        pair.wallet.sigkill()
+        await pair.wallet.start()
+        await pair.until(lambda status: status["held_parts"] == 2, "both parts held again")
+        pair.world.mine()
+        assert (await payment).codes == [0, 0]
+        assert pair.wallet.ends[0].to_us_msat == SIZE_MSAT - FEE_MSAT
+
+
+async def test_an_lsp_that_keeps_the_funding_back(opened: Opening) -> None:
+    """T46: it has the preimage and cannot, or will not, broadcast: an alarm after ten minutes, and no more trust."""
+    async with opened(CLIENT_TRUSTS) as pair:
+        pair.world.lsp.faults.fail("sendpsbt", times=1000)
+        invoice = await pair.invoice(client_trusts_lsp=True)
+        assert (await pair.payer.pay(invoice["bolt11"], [SIZE_MSAT])).codes == [0]
+        await pair.until(lambda status: status["channels"][0]["funding"] == "owed", "the debt")
+        await pair.wallet.call("lsps2-dev-advance", {"seconds": 601})
+        await pair.until(lambda status: status["channels"][0]["funding"] == "missing", "the alarm")
+        status = await pair.status()
+        assert "was not seen within 600 s" in status["lsps"][0]["broke_its_word"]
+        assert "ALARM" in status["reports"][-1]["report"]
+        refused = await asyncio.gather(pair.invoice(client_trusts_lsp=True, label="2"), return_exceptions=True)
+        assert "asks to be trusted" in str(refused[0])
+
+
+async def test_a_wallet_that_asks_for_consent_is_heard(opened: Opening) -> None:
+    """B-16: an LSP that wants to be trusted sells nothing to who does not."""
+    async with opened(CLIENT_TRUSTS) as pair:
+        refused = await asyncio.gather(pair.invoice(), return_exceptions=True)
+        assert "asks to be trusted" in str(refused[0])
+        assert not pair.wallet.datastore.rows
