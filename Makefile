@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/*.pyx plugin/lsps2fast_plugin/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test pure lint types table clean
+.PHONY: help build demo test pure real lint types table clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: $(VENV)/built ## all tests; the core compiled and interpreted
 
 pure: $(VENV)/built ## the whole suite with the core interpreted
 	@LSPS2FAST_PURE=1 $(PY) -m pytest -q
+
+real: $(VENV)/built ## the scenarios on real bitcoind and lightningd (on PATH, or LSPS2FAST_CLN_DIR)
+	@$(PY) -m pytest -q -m real tests/real
 
 lint: $(VENV)/tools ## style of the code
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -164,7 +164,7 @@ def script(node: Lightningd, name: str, text: str) -> str:
 def test_the_built_in_plugin_beside_ours_is_refused_by_name(town: Town) -> None:
     """Both loaded by mistake, the second while the node runs: an error with the reason, and ours goes on selling."""
     path = script(town.lsp, "cln-lsps-service", BUILT_IN)
-    with pytest.raises(NodeError, match='Option "--experimental-lsps2-service" already registered'):
+    with pytest.raises(NodeError, match='Option "experimental-lsps2-service" already registered'):
         plugin(town, "start", path)
     bill = fresh(town)
     assert town.pay(bill, [SIZE_MSAT]).paid
