@@ -210,7 +210,7 @@ class Market:
             "payment_msat": payment_msat,
             "receive_msat": payment_msat - choice.opening_fee_msat,
             "valid_until": choice.entry.raw["valid_until"],
-            "trusted": lsp_id not in self._book.distrusted,
+            "broke_its_word": lsp_id in self._book.distrusted,
             "opening_fee_params": choice.entry.to_json(),
         }
 
