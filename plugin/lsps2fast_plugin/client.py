@@ -66,6 +66,7 @@ class Client:
         self.awaited = Awaited(self.interest)
         self.host = Host(self.plugin, self.interest, self._on_htlc)
         self.reports = Reports(self.clock)
+        self.lapsed: dict[str, str] = {}  # LSP: when its last offer ended that was not paid
         self.settings: Settings | None = None
         self._ready = asyncio.Event()
         self._rearm = asyncio.Event()
@@ -255,6 +256,8 @@ class Client:
                 if each.buy.ends_ms > wall_ms
             ]
             answer, why = opening.answer(request, wanted, self.watch.in_use_msat(lsp_id), self.opening_limits)
+            if not wanted and opening.is_zero_conf(request):
+                self._note_late(lsp_id, request["funding_msat"])
         except Exception:  # any other answer would end lightningd, none would leave the LSP hanging (K-20)
             self.host.log(f"openchannel failed\n{traceback.format_exc()}", "error")
             return {"result": "reject", "error_message": "internal error of the plugin"}
@@ -263,6 +266,15 @@ class Client:
         elif "mindepth" in answer:
             self.watch.expect(lsp_id)
         return answer
+
+    def _note_late(self, lsp_id: str, funding_msat: int) -> None:
+        """Without an approval lightningd refuses a zero-conf channel; the owner hears what it was for (I-11)."""
+        ended = [each.buy.params.raw["valid_until"] for each in self.book.of_lsp(lsp_id)] or [self.lapsed.get(lsp_id)]
+        if ended[0] is not None:
+            self._report(
+                lsp_id,
+                f"did not accept a zero-conf channel of {funding_msat} msat: what it was bought for ended {ended[0]}",
+            )
 
     def _on_rpc_command(self, request: Request, rpc_command: Json, **_: Any) -> None:
         if self.awaited.guard:
@@ -341,6 +353,8 @@ class Client:
         row = await self.invoices.by_hash(approval.payment_hash) if approval.released and not approval.served else None
         if row is not None and row["status"] == "paid":
             await self._settle(approval)
+        if not approval.served:
+            self.lapsed[approval.buy.lsp_id] = approval.buy.params.raw["valid_until"]
         await self._end(approval)
 
     async def _look_all(self) -> None:

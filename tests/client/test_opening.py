@@ -154,6 +154,16 @@ async def test_an_approval_that_has_ended_opens_nothing(staged: Staging) -> None
         await stage.invoice()
         stage.clock._offset_ms += 3_600_000
         assert await stage.opening() == CONTINUE
+        assert "what it was bought for ended" in stage.reports()
+
+
+async def test_an_ordinary_channel_after_an_approval_has_ended_is_none_of_our_business(staged: Staging) -> None:
+    """I-11: and nothing is said of it."""
+    async with staged() as stage:
+        await stage.invoice()
+        stage.clock._offset_ms += 3_600_000
+        assert await stage.opening(channel_type={"bits": [12, 22], "names": []}) == CONTINUE
+        assert stage.reports() == ""
 
 
 async def test_an_approval_that_was_served_opens_nothing(staged: Staging) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 SCID_ALIAS: Final = 46
+ZERO_CONF: Final = 50
 ANNOUNCE: Final = 1  # bit 0 of channel_flags
 DUST_MSAT: Final = 546_000
 
@@ -44,6 +45,11 @@ def _one_each(wanted: Sequence[Wanted], channels_msat: Sequence[int], limits: Li
     """Whether each channel can be given to a purchase of its own. Small ones first: what fits there fits in all."""
     pairs = zip(sorted(wanted), sorted(channels_msat), strict=False)
     return len(channels_msat) <= len(wanted) and all(_fits(each, size_msat, limits) for each, size_msat in pairs)
+
+
+def is_zero_conf(request: Json) -> bool:
+    """Whether the channel is meant to be used before its funding confirms, as every JIT channel is."""
+    return ZERO_CONF in (request.get("channel_type") or {}).get("bits", ())
 
 
 def refusal(request: Json, wanted: Sequence[Wanted], in_use_msat: Sequence[int], limits: Limits) -> str | None:
