@@ -1,4 +1,4 @@
-"""`lsps2fast …`: the demo on the embedded node, the table of the session machine, and (later) load and inspection."""
+"""`lsps2fast …`: the demo on the embedded node, the table of the session machine, load on the plugin."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ def _regtest_command(args: argparse.Namespace) -> int:
     from lsps2fast_plugin.regtest.playground import run
 
     return run(args.action, mode=args.mode, as_json=args.json, directory=args.dir)
+
+
+def _bench_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.load import report  # neither compiler nor embedded node is needed by the other commands
+    from lsps2fast_plugin.load.run import FULL, QUICK, Bench
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"  {text}\n")
+
+    results = Bench(QUICK if args.quick else FULL, args.seed, say).run()
+    sys.stdout.write(report.as_json(results) if args.json else report.text(results))
+    if args.plot is not None:
+        Path(args.plot).write_text(report.svg(results), encoding="utf-8")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         help="who trusts whom until the payment is settled (default: client-trusts-lsp)",
     )
     regtest.set_defaults(run=_regtest_command)
+
+    bench = commands.add_parser("bench", help="load the plugin as lightningd does, beside pyln-client and plain C")
+    bench.add_argument("--quick", action="store_true", help="under a minute")
+    bench.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
+    bench.add_argument("--plot", metavar="FILE", help="draw latency over rate as SVG")
+    bench.add_argument("--seed", type=int, default=1, help="of the made-up HTLCs (default 1)")
+    bench.set_defaults(run=_bench_command)
 
     table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
     table.add_argument("--markdown", action="store_true", help="as the page in docs/reference")

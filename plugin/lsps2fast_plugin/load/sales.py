@@ -1,0 +1,109 @@
+"""The embedded node's part in the load: the real service on real pipes, and whole sessions, counted."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import Future
+from typing import Any
+
+from lsps2fast.lsps2 import FeeParams
+from lsps2fast_plugin.load import children
+from lsps2fast_plugin.load.harness import Child
+from lsps2fast_plugin.node import World
+
+COMMITS = frozenset(("datastore", "deldatastore"))
+READY = "sells JIT channels"
+
+
+class ServiceUnderLoad:
+    """The real service: its pipes in the hands of the harness, its RPC calls answered by an embedded node."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._ready: Future[World] = Future()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve()), daemon=True)
+        self._end = asyncio.Event()
+        self._thread.start()
+        self._world = self._ready.result(30)
+        self.child = Child(children.service(), shake_hands=False)
+        self.child.shake_hands({}, self._world.lsp.lightning_dir, "lightning-rpc")
+        self.child.wait_for_log(READY)
+
+    async def _serve(self) -> None:
+        async with World(seed=self._seed) as world:
+            self._ready.set_result(world)
+            await self._end.wait()
+
+    def rpc_calls(self) -> Counter[str]:
+        """What the service has asked lightningd so far, by method."""
+        return Counter(entry["msg"]["method"] for entry in self._world.transcript.select("rpc>host"))
+
+    def close(self) -> None:
+        """End the plugin, then the node."""
+        self.child.close()
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(10)
+
+
+async def _sell(world: World, number: int, parts: int, size_msat: int) -> None:
+    client = world.client(f"wallet{number}")
+    menu = await client.request("lsps2.get_info")
+    offer = menu["opening_fee_params_menu"][0]
+    bought = await client.request("lsps2.buy", {"opening_fee_params": offer, "payment_size_msat": str(size_msat)})
+    fee_msat = FeeParams.from_json(offer).fee_msat(size_msat)
+    assert fee_msat is not None
+    invoice = client.invoice(
+        size_msat, bought["jit_channel_scid"], opening_fee_msat=fee_msat, cltv_delta=bought["lsp_cltv_expiry_delta"]
+    )
+    payer = world.payer(f"payer{number}", channels=1, capacity_sat=1_000_000)
+    result = await payer.pay(invoice, [size_msat // parts] * parts)
+    if not result.paid:
+        raise RuntimeError(f"sale {number} failed: {result.codes}")
+
+
+def _ended(world: World) -> int:
+    changes = world.transcript.select("plugin>host", method="lsps2_session")
+    return sum(change["msg"]["params"]["lsps2_session"]["new_state"] == "SUCCEEDED" for change in changes)
+
+
+async def _run(seed: int, sessions: int, parts: int) -> dict[str, Any]:
+    world = World(
+        seed=seed,
+        plugin=[sys.executable, "-m", "lsps2fast_plugin.service"],
+        wallet_sat=(400_000,) * (sessions + 2),
+        fee_base_msat=1000,
+        timeout_s=60.0,
+        sphinx=False,
+    )
+    async with world:
+        await world.until(lambda: any(READY in text for *_, text in world.lsp.logs), "the service is ready")
+        mark, begin = len(world.transcript.entries), time.monotonic()
+        await asyncio.gather(*(_sell(world, number, parts, 10_000_000) for number in range(sessions)))
+        await world.until(lambda: _ended(world) == sessions, "all sessions are over")
+        await world.until(lambda: _journalled(world) == sessions, "all records are final")
+        took_s = time.monotonic() - begin
+        calls = Counter(e["msg"]["method"] for e in list(world.transcript.entries)[mark:] if e["dir"] == "rpc>host")
+    commits = sum(calls[method] for method in COMMITS)
+    return {
+        "sessions": sessions,
+        "parts": parts,
+        "seconds": round(took_s, 3),
+        "rpc_calls": sum(calls.values()),
+        "commits": commits,
+        "by_method": dict(sorted(calls.items())),
+    }
+
+
+def _journalled(world: World) -> int:
+    keys = [key for key in world.lsp.datastore.rows if key[:3] == ("lsps", "lsps2", "sessions") and len(key) == 5]
+    return sum(1 if key[3] == "finalized" else -1 for key in keys)
+
+
+def run_sales(seed: int, sessions: int, parts: int) -> dict[str, Any]:
+    """Sell `sessions` channels at once, each paid in `parts`; what the service asked of lightningd."""
+    return asyncio.run(_run(seed, sessions, parts))
