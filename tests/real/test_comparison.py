@@ -1,0 +1,65 @@
+"""The embedded node is held to the truth: one list of scenarios, run on both, and what the plugin saw and did compared.
+
+With LSPS2FAST_RECORD=1 the real runs are written to tests/data/real, where `tests/node/test_truth.py` compares the
+embedded node with them on machines without lightningd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tests.real.benches import Embedded, Real
+from tests.real.scenarios import SCENARIOS, Scenario
+from tests.real.trace import Trace, differences, trace
+from tests.service.stage import Stage
+
+from lsps2fast_plugin.regtest import Town
+
+DATA = Path(__file__).parent.parent / "data" / "real"
+
+
+async def embedded_run(scenario: Scenario, mode: str) -> tuple[list[list[str]], Trace]:
+    """Ends and trace on the embedded node."""
+    async with Stage(mode, fee_base_msat=1) as stage:
+        stage.leaves = ("",)
+        bench = Embedded(stage)
+        ends = await scenario(bench)
+        await stage.quiet()
+        return ends, trace(bench.entries())
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.__name__)
+def test_the_plugin_sees_and_does_the_same_on_both(client_trusts_town: Town, scenario: Scenario) -> None:
+    """Point 5: order of calls and answers, codes, shapes."""
+    bench = Real(client_trusts_town)
+    ends = asyncio.run(scenario(bench))
+    entries = bench.entries()
+    client_trusts_town.mine()
+    keep(scenario.__name__, entries)
+    embedded_ends, embedded = asyncio.run(embedded_run(scenario, client_trusts_town.mode))
+    assert embedded_ends == ends
+    assert differences(trace(entries), embedded) == []
+
+
+def keep(name: str, entries: list[dict[str, object]]) -> None:
+    """Write a recording if that is asked for; what only makes noise is left out."""
+    if os.environ.get("LSPS2FAST_RECORD") != "1":
+        return
+    DATA.mkdir(parents=True, exist_ok=True)
+    begin = entries[0]["t"]
+    with open(DATA / f"{name}.jsonl", "w", encoding="utf-8") as file:
+        for entry in entries:
+            if not noise(entry):
+                t = round(float(str(entry["t"])) - float(str(begin)), 6)
+                file.write(json.dumps({**entry, "t": t}, ensure_ascii=False) + "\n")
+
+
+def noise(entry: dict[str, object]) -> bool:
+    """Log lines, and answers to questions that only look."""
+    message = entry["msg"]
+    assert isinstance(message, dict)
+    return message.get("method") in ("log", "block_added")

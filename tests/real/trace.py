@@ -1,0 +1,125 @@
+"""What a plugin saw and did, reduced to what must be the same on the embedded node and on a real one.
+
+Both write transcripts in one format. A trace keeps, in order, the plugin's RPC calls with the outcome of each and its
+answers to HTLCs; and, apart from the order, the shape of all that lightningd sent: which members, of which JSON types.
+Left out is what depends on when a machine is quick: blocks, polls, log lines, the order in which parts arrive.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+Shape = dict[str, set[str]]  # "listpeerchannels/channels/[]/state": {"str"}
+
+ACTS = frozenset(
+    {
+        "addpsbtoutput",
+        "close",
+        "datastore",
+        "deldatastore",
+        "fundchannel_cancel",
+        "fundchannel_complete",
+        "fundchannel_start",
+        "fundpsbt",
+        "sendpsbt",
+        "setchannel",
+        "signpsbt",
+        "unreserveinputs",
+    }
+)
+TOLD = ("htlc_accepted", "custommsg", "forward_event", "channel_state_changed", "connect", "disconnect")
+OURS = ("msg", "payload", "hex", "string")  # texts of ours that lightningd only carries
+
+
+class Trace(NamedTuple):
+    """One run."""
+
+    order: list[str]
+    shape: Shape
+
+
+def trace(entries: list[Json]) -> Trace:
+    """Reduce a transcript of the service plugin."""
+    order: list[str] = []
+    shape: Shape = {}
+    calls: dict[str, str] = {}
+    hooks: dict[str, str] = {}
+    for entry in entries:
+        message, direction = entry["msg"], entry["dir"]
+        method, call_id = message.get("method"), str(message.get("id"))
+        if direction == "rpc>host":
+            calls[call_id] = method
+        elif direction == "host>rpc":
+            _result(calls.pop(call_id, "?"), message, order, shape)
+        elif direction == "host>plugin" and method in TOLD:
+            _walk(method, message["params"], shape)
+            hooks[call_id] = method
+        elif direction == "plugin>host" and hooks.pop(call_id, None) == "htlc_accepted" and "result" in message:
+            order.append(_answer(message["result"]))
+    return Trace(_grouped(order), shape)
+
+
+def _result(method: str, message: Json, order: list[str], shape: Shape) -> None:
+    if "error" in message:
+        order.append(f"{method}: error {message['error']['code']}")
+        return
+    if method in ACTS:
+        order.append(method)
+    _walk(method, message["result"], shape)
+
+
+def _answer(result: Json) -> str:
+    if result["result"] == "fail":
+        return f"part failed {result['failure_message']}"
+    return "part forwarded" if "forward_to" in result else "part let go"
+
+
+def _grouped(order: list[str]) -> list[str]:
+    """Answers that follow each other come in any order; their number stays."""
+    grouped: list[str] = []
+    for answers, group in itertools.groupby(order, lambda name: name.startswith("part ")):
+        names = list(group)
+        grouped += sorted(names) if answers else names
+    return grouped
+
+
+def _walk(path: str, value: Any, shape: Shape) -> None:
+    shape.setdefault(path, set()).add(_type(value))
+    if isinstance(value, dict):
+        for name, member in value.items():
+            if name not in OURS and name != "configs":
+                _walk(f"{path}/{name}", member, shape)
+    elif isinstance(value, list):
+        for member in value:
+            _walk(f"{path}/[]", member, shape)
+
+
+def _type(value: Any) -> str:
+    return {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "object"}.get(type(value), "null")
+
+
+def differences(real: Trace, embedded: Trace) -> list[str]:
+    """Sentences; none when the embedded node tells the truth. It may leave members out, it must not make any up."""
+    found = [] if real.order == embedded.order else [_first_difference(real.order, embedded.order)]
+    for path, types in sorted(embedded.shape.items()):
+        if path not in real.shape:
+            if path.rpartition("/")[0] in real.shape:
+                found.append(f"{path} is made up: the real node never sent it")
+        elif not types <= real.shape[path]:
+            found.append(f"{path} is {sorted(types)}, on the real node {sorted(real.shape[path])}")
+    return found
+
+
+def _first_difference(real: list[str], embedded: list[str]) -> str:
+    for place, (one, other) in enumerate(itertools.zip_longest(real, embedded)):
+        if one != other:
+            return f"step {place + 1}: {one!r} on the real node, {other!r} on the embedded one\n{real}\n{embedded}"
+    return ""
+
+
+def lacking(real: Trace, embedded: Trace) -> list[str]:
+    """Members of a real node that the embedded one leaves out: for the report, not an error."""
+    missing = [path for path in sorted(real.shape) if path not in embedded.shape]
+    return [path for path in missing if path.rpartition("/")[0] in embedded.shape]
