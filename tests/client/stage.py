@@ -27,6 +27,7 @@ tlv = load("_tlv")
 
 NOW_MS = 1_800_000_000_000
 HEIGHT = 800
+FEE = 1_000_000  # what the LSP takes of 20 000 000 msat
 JIT_SCID = "29451x4815x1"
 CHANNEL = "ab" * 32
 CHANNEL_SCID = "15238656x9654426x58025"
@@ -557,9 +558,31 @@ def payload(onion_msat: int, cltv_expiry: int, secret: bytes, total_msat: int) -
     return (tlv.encode_bigsize(len(stream)) + stream).hex()
 
 
+def details(amount_msat: int, stage: Stage) -> Json:
+    """incorrect_or_unknown_payment_details (I-26)."""
+    return {"result": "fail", "failure": f"400f{amount_msat:016x}{stage.height:08x}"}
+
+
+def claimed(answer: Json | None) -> tuple[int | None, int | None, int | None]:
+    """(amount, total, invoice_msat) of an answer that claims."""
+    assert answer is not None
+    assert answer["result"] == "continue"
+    read = tlv.read_payload(answer["payload"], prefixed=False)
+    return read.amt_to_forward_msat, read.total_msat, answer["invoice_msat"]
+
+
+async def ready(stage: Stage, amount_msat: Any = 20_000_000, **more: Any) -> Json:
+    """An invoice in client-trusts-LSP mode, and its channel."""
+    stage.lsp.trust = True
+    invoice = await stage.invoice(amount_msat, client_trusts_lsp=True, **more)
+    await stage.channel()
+    return invoice
+
+
 __all__ = [
     "CHANNEL",
     "CHANNEL_SCID",
+    "FEE",
     "JIT_SCID",
     "LSP",
     "NOW_MS",
@@ -571,9 +594,12 @@ __all__ = [
     "Lsp",
     "Stage",
     "channel_row",
+    "claimed",
+    "details",
     "entry",
     "failure_of",
     "format_scid",
     "node_id",
     "payload",
+    "ready",
 ]
