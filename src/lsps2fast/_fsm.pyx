@@ -206,7 +206,6 @@ class Session:
     @cython.cfunc
     def _hold(self, part: Part):
         part.session = self
-        part.status = HELD
         self.parts.append(part)
         self.owner.index[part.in_scid, part.htlc_id] = part
         if part.cltv_expiry < self.min_cltv or self.state >= FORWARDED:

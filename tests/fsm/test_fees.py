@@ -279,6 +279,7 @@ def _oracle_fee(size: int, min_fee: int, proportional: int) -> int | None:
 @QUICK
 @given(size=U64, min_fee=U64, proportional=U64)
 @example(size=2**63, min_fee=0, proportional=2)
+@example(size=U64_MAX // 10**7, min_fee=0, proportional=10**7)  # the product just fits, the rounding too
 @example(size=U64_MAX, min_fee=U64_MAX, proportional=0)
 def test_the_opening_fee_never_wraps(machine: Machine, size: int, min_fee: int, proportional: int) -> None:
     """T18, F-02, F-03: against unbounded integers, at every edge."""
