@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lsps2fast.actions import Channel, Forward, Funding, Journal
-from lsps2fast.errors import Lsps2Error, NodeError, StoreError
+from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable, StoreError
 from lsps2fast.lsps2 import FeeParams, format_datetime, format_scid, parse_datetime, parse_msat, parse_scid
 from lsps2fast.offers import Buy
 from lsps2fast_plugin.rpc import Rpc
@@ -184,9 +184,18 @@ class Store:
         self._buys[buy.jit_scid] = buy
         try:
             await self._write("active", buy, _record(buy, FRESH))
-        except StoreError:
+        except StoreError as error:
             del self._buys[buy.jit_scid]
+            if isinstance(error.__cause__, NodeUnreachable):
+                await self._take_back(buy.jit_scid)
             raise
+
+    async def _take_back(self, jit_scid: int) -> None:
+        """A write without an answer may have happened (K-13): a buy that nobody was told of leaves no record."""
+        try:
+            await self._delete("active", jit_scid)
+        except StoreError as error:
+            self._report(f"an unsold buy may be in the journal until it expires: {format_scid(jit_scid)} ({error})")
 
     async def put(self, jit_scid: int, journal: Journal) -> None:
         """Journal how far the payment on this scid has come: one commit. Raises StoreError."""
