@@ -66,7 +66,8 @@ class Stage:
         self.asked: dict[str, tuple[str, Any]] = {}  # id of a hook call: method, params
         self.answered: Counter[str] = Counter()
         self.results: dict[str, Any] = {}
-        self._rpc_asked = self._rpc_answered = 0
+        self._rpc_asked = 0
+        self._rpc_open: set[Any] = set()
 
     # Life ----------------------------------------------------------------------------------------
 
@@ -88,10 +89,13 @@ class Stage:
 
     def _take(self, entry: Entry) -> None:
         message, direction = entry["msg"], entry["dir"]
+        if entry["peer"] == "lsp/driver-rpc":
+            return
         if direction == "rpc>host":
-            self._rpc_asked += entry["peer"] == "lsp/plugin-rpc"
+            self._rpc_asked += 1
+            self._rpc_open.add(message["id"])
         elif direction == "host>rpc":
-            self._rpc_answered += entry["peer"] == "lsp/plugin-rpc"
+            self._rpc_open.discard(message["id"])
         elif direction == "host>plugin" and message["method"] in ANSWERED_HOOKS and "id" in message:
             self.asked[message["id"]] = (message["method"], message["params"])
         elif direction == "plugin>host" and "method" not in message:
@@ -120,7 +124,7 @@ class Stage:
     def _forget_process(self) -> None:
         """Its RPC calls are not waited for any more."""
         self.plugin_lives = False
-        self._rpc_answered = self._rpc_asked
+        self.forget_calls()
 
     async def start(self, *, ready: bool = True) -> None:
         """`plugin start`, with the options of the beginning."""
@@ -189,8 +193,12 @@ class Stage:
         """States its sessions went through."""
         return self.changes.get(invoice.payment_hash.hex(), [])
 
+    async def fence(self) -> None:
+        """What was sent to the plugin before has been dealt with when this returns."""
+        await self.lsp.call("lsps2-dev-advance", {"seconds": 0})
+
     async def stats(self) -> dict[str, Any]:
-        """`lsps2-stats`. Also a fence: what was sent to the plugin before has been dealt with when this returns."""
+        """`lsps2-stats`; a fence, too."""
         stats: dict[str, Any] = await self.lsp.call("lsps2-stats")
         return stats
 
@@ -213,15 +221,12 @@ class Stage:
 
         An answer may still be on its way through the plugin's loop when the fence comes back, hence several rounds.
         """
-
-        async def until_quiet() -> None:
-            rounds, seen = 0, -1
-            while rounds < 4:
-                rounds = rounds + 1 if self._rpc_asked == self._rpc_answered == seen else 0
-                seen = self._rpc_asked
-                await self.stats()
-
-        await self.world.bounded(until_quiet(), PATIENCE_S, "silence of the plugin")
+        rounds, seen, deadline = 0, -1, asyncio.get_running_loop().time() + PATIENCE_S
+        while rounds < 4:
+            assert asyncio.get_running_loop().time() < deadline, f"never quiet: {self._rpc_open}\n{self.story()}"
+            rounds = rounds + 1 if self._rpc_asked == seen and not self._rpc_open else 0
+            seen = self._rpc_asked
+            await self.fence()
 
     # Buying and paying -----------------------------------------------------------------------------
 
@@ -360,7 +365,11 @@ class Stage:
         """Break the plugin's RPC connection, whatever is on its way; new connections are accepted."""
         for connection in list(self.lsp.server.connections):
             connection.transport.abort()
-        self._rpc_answered = self._rpc_asked
+        self.forget_calls()
+
+    def forget_calls(self) -> None:
+        """RPC calls that are open now will get no answer."""
+        self._rpc_open.clear()
 
     # The journal -----------------------------------------------------------------------------------
 
