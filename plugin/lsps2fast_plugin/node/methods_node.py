@@ -61,7 +61,7 @@ def getinfo(node: Node) -> Json:
 def feerates(node: Node, style: Any) -> Json:
     factor = 1 if style == "perkw" else 4
     rate = 253 * factor
-    names = ("opening", "mutual_close", "unilateral_close", "delayed_to_us", "htlc_resolution", "penalty")
+    names = ("opening", "mutual_close", "unilateral_close", "unilateral_anchor_close", "penalty", "splice")
     estimates = [{"blockcount": count, "feerate": rate, "smoothed_feerate": rate} for count in (2, 6, 12, 100)]
     table = {"min_acceptable": rate, "max_acceptable": 4_294_967_295, "floor": rate, "estimates": estimates}
     # What channels are opened with, and what their first update_fee brings (channels.Channel).
