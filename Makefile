@@ -24,7 +24,7 @@ $(VENV)/built: $(VENV)/tools $(SOURCES)
 
 build: $(VENV)/built ## compile the core and install both plugins in .venv
 
-demo: $(VENV)/built ## sell JIT channels on the embedded node and prove the sums
+demo: $(VENV)/built ## both plugins on embedded nodes: sell JIT channels and prove the sums
 	@$(VENV)/bin/lsps2fast demo
 
 test: $(VENV)/built ## all tests; the core compiled and interpreted

@@ -16,9 +16,11 @@ def _table_command(args: argparse.Namespace) -> int:
 
 
 def _demo_command(args: argparse.Namespace) -> int:
-    from lsps2fast_plugin.demo import run  # the embedded node is not needed by the other commands
+    from lsps2fast_plugin import demo, demo_evil  # the embedded node is not needed by the other commands
 
-    return run(seed=args.seed, as_json=args.json, mode=args.mode)
+    if args.evil_lsp is not None:
+        return demo_evil.run(seed=args.seed, as_json=args.json, mode=args.mode, vice=args.evil_lsp)
+    return demo.run(seed=args.seed, as_json=args.json, mode=args.mode or demo.CLIENT_TRUSTS)
 
 
 def _regtest_command(args: argparse.Namespace) -> int:
@@ -52,8 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--mode",
         choices=("client-trusts-lsp", "lsp-trusts-client"),
-        default="client-trusts-lsp",
-        help="who trusts whom until the payment is settled (default: client-trusts-lsp)",
+        help="who trusts whom until the payment is settled (default: client-trusts-lsp; withhold: lsp-trusts-client)",
+    )
+    demo.add_argument(
+        "--evil-lsp",
+        choices=("skim", "withhold", "resize", "late"),
+        help="instead: an LSP that takes 1 msat too much, never sends the funding, opens too small a channel, or opens"
+        " it when its offer is over; and a client that refuses",
     )
     demo.set_defaults(run=_demo_command)
 

@@ -1,7 +1,8 @@
 """`lsps2fast demo`: three sales on the embedded node, told as they happen, then proved.
 
-The service is the real plugin process on real pipes and a real socket; only lightningd, the payer and the wallet are
-simulated. Every figure in the report is read from what went over those pipes, never from what the plugin claims.
+Service and client are the real plugin processes, each on real pipes and a real socket of a node of its own; only
+lightningd, the chain and the payer are simulated. Every figure in the report is read from what went over those pipes or
+from the simulated nodes' own books, never from what a plugin claims.
 """
 
 from __future__ import annotations
@@ -10,205 +11,257 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
-from lsps2fast.lsps2 import FeeParams
-from lsps2fast_plugin.node import Client, Payer, World
-from lsps2fast_plugin.node.client import ClientInvoice
+from lsps2fast_plugin.evidence import (
+    Sale,
+    accepted,
+    agreed_fee_msat,
+    collect,
+    collect_claims,
+    count,
+    first,
+    is_claim,
+    is_forward,
+)
+from lsps2fast_plugin.node import Node, PaymentResult, WaitTimeout, World, bolt11
+from lsps2fast_plugin.node.payer import Payment
 from lsps2fast_plugin.screen import Screen
-from lsps2fast_plugin.timeline import Timeline
+from lsps2fast_plugin.timeline import Entry, Timeline, WalletTimeline
 
+CLIENT_TRUSTS, LSP_TRUSTS = "client-trusts-lsp", "lsp-trusts-client"
+SERVICE = [sys.executable, "-m", "lsps2fast_plugin.service"]
+CLIENT = [sys.executable, "-m", "lsps2fast_plugin.client"]
 COLLECT_S = 90
 SESSIONS = ("lsps", "lsps2", "sessions")
-Entry = dict[str, Any]
+Bill = dict[str, Any]  # the result of lsps-lsps2-invoice
 
 
-@dataclass
-class PartRow:
-    """One HTLC as lightningd and the plugin spoke of it; `outcome` is the last answer."""
-
-    channel: str
-    htlc_id: int
-    amount_msat: int
-    fee_msat: int = 0
-    forward_msat: int = 0
-    outcome: str = "unanswered"
-    answers: int = 0
-
-
-@dataclass
-class Sale:
-    """What one payment came to."""
-
-    title: str
-    jit_channel_scid: str
-    payment_hash: str
-    opening_fee_msat: int
-    parts: list[PartRow] = field(default_factory=list)
-    states: list[str] = field(default_factory=list)
-    channel_id: str = ""
-    capacity_sat: int = 0
-    funding_txid: str = ""
-    seconds: float = 0.0
-    books_msat: dict[str, int] = field(default_factory=dict)
-    checks: dict[str, bool] = field(default_factory=dict)
+class Broken(Exception):
+    """A step of the story did not come out as it must; the text is the sentence that failed."""
 
 
 class Stage:
-    """One world with an LSP, a wallet and a payer, and the story told of it."""
+    """One world with an LSP, wallets and a payer, and the story told of it."""
 
     def __init__(self, world: World, screen: Screen, mode: str) -> None:
         self.world = world
         self.screen = screen
         self.mode = mode
+        self.payer = world.payer("payer", channels=2, capacity_sat=5_000_000)
         self.sales: list[Sale] = []
+        self._timelines: dict[str, Timeline | WalletTimeline] = {"lsp": Timeline(screen.line)}
+        world.transcript.listeners.append(self._tell)
 
-    async def buy(self, client: Client, size_msat: int | None) -> tuple[str, int, FeeParams]:
-        """The wallet's side of the talk: (jit scid, cltv delta, terms)."""
-        menu = await client.request("lsps2.get_info")
-        offer = menu["opening_fee_params_menu"][0]
-        ask: dict[str, Any] = {"opening_fee_params": offer}
-        if size_msat is not None:
-            ask["payment_size_msat"] = str(size_msat)
-        bought = await client.request("lsps2.buy", ask)
-        return bought["jit_channel_scid"], bought["lsp_cltv_expiry_delta"], FeeParams.from_json(offer)
+    def _tell(self, entry: Entry) -> None:
+        name = str(entry["peer"]).partition("/")[0]
+        if name in self._timelines:
+            self._timelines[name].take(entry)
 
-    async def invoice(self, client: Client, size_msat: int, fixed: bool) -> tuple[ClientInvoice, int]:
-        """An invoice over a jit channel just bought, and the opening fee the wallet agreed to."""
-        scid, delta, terms = await self.buy(client, size_msat if fixed else None)
-        fee_msat = terms.fee_msat(size_msat)
-        assert fee_msat is not None
-        amount = size_msat if fixed else None
-        return client.invoice(amount, scid, opening_fee_msat=fee_msat, cltv_delta=delta), fee_msat
+    def say(self, who: str, what: str) -> None:
+        """A line of the timeline that no pipe knows of."""
+        entries = self.world.transcript.entries
+        self.screen.line(entries[-1]["t"] if entries else 0.0, who, what)
+
+    def seen(self, name: str, mark: int) -> list[Entry]:
+        """What went over the pipes and sockets of this node since `mark`."""
+        return [entry for entry in list(self.world.transcript.entries)[mark:] if entry["peer"].startswith(f"{name}/")]
+
+    # Steps of every story ------------------------------------------------------------------------------
+
+    async def wallet(self, name: str) -> Node:
+        """A node without channels, the real client plugin on it."""
+        self._timelines[name] = WalletTimeline(self.screen.line)
+        return await self.world.start_node(name, CLIENT)
+
+    async def bill(self, wallet: Node, size_msat: int | None) -> Bill:
+        """What `lsps-lsps2-invoice` answers: a JIT channel is bought, the invoice leads to it."""
+        ask = {
+            "lsp_id": self.world.lsp.node_id,
+            "amount_msat": "any" if size_msat is None else size_msat,
+            "description": "a demonstration",
+            "label": f"{wallet.name}-1",
+            "client_trusts_lsp": self.mode == CLIENT_TRUSTS,
+        }
+        bought: Bill = await wallet.call("lsps-lsps2-invoice", ask)
+        return bought
+
+    def send(self, bill: Bill, amounts_msat: list[int], total_msat: int | None = None) -> Payment:
+        """The payer's parts, with the expiry the invoice asks for."""
+        final_delta = bolt11.decode(bill["bolt11"]).min_final_cltv
+        return self.payer.pay(bill["bolt11"], amounts_msat, total_msat=total_msat, final_delta=final_delta)
+
+    async def held_by_client(self, wallet: Node, parts: int, payment: Payment) -> None:
+        """Return when the client has been asked about all parts, or the payment is over."""
+        calls = self.world.transcript
+        await self.world.until(
+            lambda: payment.done or len(calls.select("host>plugin", f"{wallet.name}/plugin", "htlc_accepted")) == parts,
+            "the client being asked about every part",
+        )
+
+    def sessions(self, payment_hash: str) -> list[str]:
+        """States that the service said this payment came to."""
+        notes = self.world.transcript.select("plugin>host", "lsp/plugin", "lsps2_session")
+        changes = [note["msg"]["params"]["lsps2_session"] for note in notes]
+        return [change["new_state"] for change in changes if change["payment_hash"] == payment_hash]
+
+    # A sale ----------------------------------------------------------------------------------------------
 
     async def sale(
-        self, title: str, client: Client, size_msat: int, fixed: bool, act: Callable[[ClientInvoice], Awaitable[None]]
+        self,
+        title: str,
+        name: str,
+        size_msat: int,
+        fixed: bool,
+        act: Callable[[Node, Bill], Awaitable[None]],
     ) -> None:
-        """Run one sale and collect the evidence."""
+        """Run one sale and collect the evidence. A step that fails ends it with a check that does not hold."""
         self.screen.chapter(title)
-        world, begin, mark = self.world, time.monotonic(), len(self.world.transcript.entries)
-        world.open_books()
-        invoice, fee_msat = await self.invoice(client, size_msat, fixed)
-        payment_hash = invoice.payment_hash.hex()
-        sale = Sale(title, str(invoice.scid), payment_hash, fee_msat)
-        await act(invoice)
-        await world.until(lambda: self._finished(payment_hash), "end of the session")
+        wallet = await self.wallet(name)
+        self.world.open_books()
+        begin, mark = time.monotonic(), len(self.world.transcript.entries)
+        bill = await self.bill(wallet, size_msat if fixed else None)
+        fee_msat = agreed_fee_msat(self.seen("lsp", mark), size_msat)
+        sale = Sale(title, bill["jit_channel_scid"], bill["payment_hash"], fee_msat)
+        self.sales.append(sale)
+        with failing(sale.checks):
+            await act(wallet, bill)
+            await self._end(sale, wallet)
+        sale.seconds = round(time.monotonic() - begin, 3)
+        collect(sale, self.seen("lsp", mark))
+        sale.claims = collect_claims(self.seen(name, mark), sale.payment_hash)
+        sale.books_msat = {who: change for who, change in self.world.books().items() if change}
+        sale.checks |= self._prove(sale, self.seen("lsp", mark))
+        sale.checks |= self._prove_client(sale, wallet, self.seen(name, mark))
+
+    async def _end(self, sale: Sale, wallet: Node) -> None:
+        """Until both plugins are done with it; the funding is mined on the way."""
+        world = self.world
+        await world.until(lambda: "SUCCEEDED" in self.sessions(sale.payment_hash), "end of the session")
         await world.until(lambda: self._journalled(sale.jit_channel_scid), "final record in the journal")
         world.mine()
-        sale.seconds = round(time.monotonic() - begin, 3)
-        evidence = list(world.transcript.entries)[mark:]
-        collect(sale, evidence)
-        self._prove(sale, client, invoice, evidence)
-        self.sales.append(sale)
-
-    def _finished(self, payment_hash: str) -> bool:
-        changes = self.world.transcript.select("plugin>host", method="lsps2_session")
-        ends = [change["msg"]["params"]["lsps2_session"] for change in changes]
-        return any(end["payment_hash"] == payment_hash and end["new_state"] == "SUCCEEDED" for end in ends)
+        await world.until(lambda: not wallet.datastore.rows, "the client's records to be cleared")
 
     def _journalled(self, scid: str) -> bool:
         rows = self.world.lsp.datastore.rows
         return (*SESSIONS, "finalized", scid) in rows and (*SESSIONS, "active", scid) not in rows
 
-    def _prove(self, sale: Sale, client: Client, invoice: ClientInvoice, evidence: list[Entry]) -> None:
-        """Hold the evidence against the rules; each check is one sentence."""
+    def _prove(self, sale: Sale, evidence: list[Entry]) -> dict[str, bool]:
+        """Hold the LSP's evidence against the rules; each check is one sentence."""
         paid = [row for row in sale.parts if row.outcome == "forwarded"]
         arrived, forwarded = sum(row.amount_msat for row in paid), sum(row.forward_msat for row in paid)
         fee = sum(row.fee_msat for row in paid)
-        books = sale.books_msat = {name: change for name, change in self.world.books().items() if change}
-        sent = _first(evidence, "rpc>host", "sendpsbt")
-        let_go = next((place for place, entry in enumerate(evidence) if _is_forward(entry)), -1)
-        order, in_order = ("after", sent > let_go) if self.mode == "client-trusts-lsp" else ("before", sent < let_go)
+        sent = first(evidence, "rpc>host", "sendpsbt")
+        let_go = next((place for place, entry in enumerate(evidence) if is_forward(entry)), -1)
+        order, in_order = ("after", sent > let_go) if self.mode == CLIENT_TRUSTS else ("before", -1 < sent < let_go)
         tx_is_mined = self.world.chain.depth(sale.funding_txid) > 0 if sale.funding_txid else False
-        sale.checks = {
-            "every hook call got exactly one answer": all(row.answers == 1 for row in sale.parts),
+        return {
+            "every hook call of the service got exactly one answer": all(row.answers == 1 for row in sale.parts),
             f"fees taken add up to the opening fee of {sale.opening_fee_msat:,} msat": fee == sale.opening_fee_msat,
             f"{arrived:,} arrived = {forwarded:,} forwarded + {fee:,} fee": arrived == forwarded + fee,
-            f"the wallet got {forwarded:,} msat, and its own checks agree": invoice.paid_msat == forwarded
-            and books.get(client.name) == forwarded
-            and not client.refused,
-            f"the payer lost {arrived:,} msat": books.get("payer") == -arrived,
-            "what all own adds up (nothing made, nothing lost)": _balanced(self.world),
-            "one channel was opened": _count(evidence, "rpc>host", "fundchannel_complete") == 1,
+            f"the payer lost {arrived:,} msat": sale.books_msat.get("payer") == -arrived,
+            "what all own adds up (nothing made, nothing lost)": balanced(self.world),
+            "one channel was opened": count(evidence, "rpc>host", "fundchannel_complete") == 1,
             f"its funding was sent {order} the parts went out": in_order,
             "its funding is in a block": tx_is_mined,
             "the final record is in the journal, no active one is left": self._journalled(sale.jit_channel_scid),
             "no coins stay reserved": not any(row["reserved"] for row in self.world.lsp.wallet.rows()),
         }
 
+    def _prove_client(self, sale: Sale, wallet: Node, evidence: list[Entry]) -> dict[str, bool]:
+        """The same for the wallet's evidence."""
+        forwarded = sum(row.forward_msat for row in sale.parts if row.outcome == "forwarded")
+        invoice = wallet.invoices.by_hash[bytes.fromhex(sale.payment_hash)]
+        checks = {
+            "every hook call of the client got exactly one answer": all(row.answers == 1 for row in sale.claims),
+            "what the client took + extra fee = what the payer sent, part by part": bool(sale.claims)
+            and all(row.amount_msat + row.fee_msat == row.sent_msat for row in sale.claims),
+            f"the wallet's invoice is paid with {forwarded:,} msat": (invoice.status, invoice.paid_msat)
+            == ("paid", forwarded),
+            f"the wallet owns {forwarded:,} msat more": sale.books_msat.get(wallet.name) == forwarded,
+            "the client accepted one zero-conf channel by its hook": accepted(evidence) == 1,
+            "the client's records are cleared: nothing is owed to it": not wallet.datastore.rows,
+        }
+        if self.mode == LSP_TRUSTS:
+            block = first(evidence, "host>plugin", "block_added")
+            taken = next((place for place, entry in enumerate(evidence) if is_claim(entry)), -1)
+            checks["the client kept the preimage until the funding was in a block"] = -1 < block < taken
+        return checks
+
     # The three sales ---------------------------------------------------------------------------------
 
     async def play(self) -> None:
-        """Everything, in order."""
-        world = self.world
-        payer = world.payer("payer", channels=2, capacity_sat=5_000_000)
-        await self.sale(
-            "A fixed invoice, paid in 5 parts over 2 channels",
-            world.client("alice"),
-            10_000_000,
-            True,
-            lambda invoice: self._pay(payer, invoice, [2_000_000] * 5),
-        )
-        await self.sale(
-            "An invoice without an amount, paid at once",
-            world.client("bertha"),
-            7_654_321,
-            False,
-            lambda invoice: self._pay(payer, invoice, [7_654_321]),
-        )
-        await self.sale(
-            f"Two of four parts stay away for {COLLECT_S} s; the payer tries again",
-            world.client("carol"),
-            20_000_000,
-            True,
-            lambda invoice: self._late(payer, invoice),
-        )
+        """Everything, in order; what does not work ends it."""
+        late = f"Two of four parts stay away for {COLLECT_S} s; the payer tries again"
+        for title, name, size_msat, fixed, act in (
+            ("A fixed invoice, paid in 5 parts over 2 channels", "alice", 10_000_000, True, self._five),
+            ("An invoice without an amount, paid at once", "bertha", 7_654_321, False, self._once),
+            (late, "carol", 20_000_000, True, self._late),
+        ):
+            await self.sale(title, name, size_msat, fixed, act)
+            if not all(self.sales[-1].checks.values()):
+                return
 
-    def _held(self, payment_hash: str) -> int:
-        """Hook calls of this payment, once the plugin has begun to collect it."""
-        entries = self.world.transcript
-        begun = any(
-            entry["msg"]["params"]["lsps2_session"]["payment_hash"] == payment_hash
-            for entry in entries.select("plugin>host", method="lsps2_session")
-        )
-        calls = entries.select("host>plugin", method="htlc_accepted")
-        held = sum(entry["msg"]["params"]["htlc"]["payment_hash"] == payment_hash for entry in calls)
-        return held if begun else 0
+    async def _five(self, wallet: Node, bill: Bill) -> None:
+        await self._pay(wallet, bill, [2_000_000] * 5)
 
-    async def _pay(self, payer: Payer, invoice: ClientInvoice, amounts_msat: list[int]) -> None:
-        result = await payer.pay(invoice, amounts_msat)
+    async def _once(self, wallet: Node, bill: Bill) -> None:
+        await self._pay(wallet, bill, [7_654_321])
+
+    async def _pay(self, wallet: Node, bill: Bill, amounts_msat: list[int]) -> None:
+        payment = self.send(bill, amounts_msat)
+        if self.mode == LSP_TRUSTS:
+            await self.held_by_client(wallet, len(amounts_msat), payment)
+            await self.world.until(lambda: payment.done or self._sent() == len(self.sales), "funding sent")
+            self.say("clock", "a block is mined")
+            self.world.mine()
+        result = await payment
         if not result.paid:
-            raise RuntimeError(f"the payment failed: {result.codes} {result.raw_messages}")
+            raise Broken(f"the payment is made, not failed with {failures(result)}")
 
-    async def _late(self, payer: Payer, invoice: ClientInvoice) -> None:
-        first = payer.pay(invoice, [5_000_000, 5_000_000], total_msat=20_000_000)
-        held = self.world.transcript
-        await self.world.until(lambda: self._held(invoice.payment_hash.hex()) == 2, "two parts held")
-        self.screen.line(held.entries[-1]["t"], "clock", f"{COLLECT_S} s pass")
+    def _sent(self) -> int:
+        """Fundings that the service knows to be sent."""
+        notes = self.world.transcript.select("plugin>host", "lsp/plugin", "log")
+        return sum("is on its way to the chain" in note["msg"]["params"]["message"] for note in notes)
+
+    async def _late(self, wallet: Node, bill: Bill) -> None:
+        first = self.send(bill, [5_000_000, 5_000_000], total_msat=20_000_000)
+        await self.world.until(lambda: self._held(bill["payment_hash"]) == 2, "two parts held")
+        self.say("clock", f"{COLLECT_S} s pass")
         await self.world.advance(COLLECT_S)
         result = await first
         if result.raw_messages != ["10070000", "10070000"]:
-            raise RuntimeError(f"the held parts were answered {result.raw_messages}, not with the temporary failure")
-        await self._pay(payer, invoice, [5_000_000] * 4)
+            raise Broken(f"the held parts are failed temporarily, not with {failures(result)}")
+        await self._pay(wallet, bill, [5_000_000] * 4)
+
+    def _held(self, payment_hash: str) -> int:
+        """Hook calls of this payment, once the service has begun to collect it."""
+        calls = self.world.transcript.select("host>plugin", "lsp/plugin", "htlc_accepted")
+        held = sum(entry["msg"]["params"]["htlc"]["payment_hash"] == payment_hash for entry in calls)
+        return held if self.sessions(payment_hash) else 0
 
 
-def _is_forward(entry: Entry) -> bool:
-    result = entry["msg"].get("result")
-    return entry["dir"] == "plugin>host" and isinstance(result, dict) and "forward_to" in result
+@contextmanager
+def failing(checks: dict[str, bool]) -> Iterator[None]:
+    """A step of the story that fails becomes a check that does not hold."""
+    try:
+        yield
+    except Broken as broken:
+        checks[str(broken)] = False
+    except WaitTimeout as timeout:
+        checks[f"the story goes on ({str(timeout).splitlines()[0]})"] = False
 
 
-def _first(evidence: list[Entry], direction: str, method: str) -> int:
-    places = [n for n, e in enumerate(evidence) if e["dir"] == direction and e["msg"].get("method") == method]
-    return places[0] if places else -1
+def failures(result: PaymentResult) -> str:
+    """What the payer got instead of a preimage, each once."""
+    return ", ".join(dict.fromkeys(message or "a preimage" for message in result.raw_messages))
 
 
-def _count(evidence: list[Entry], direction: str, method: str) -> int:
-    return sum(entry["dir"] == direction and entry["msg"].get("method") == method for entry in evidence)
-
-
-def _balanced(world: World) -> bool:
+def balanced(world: World) -> bool:
+    """Whether what all own is what was issued."""
     try:
         world.check_books()
     except AssertionError:
@@ -216,58 +269,27 @@ def _balanced(world: World) -> bool:
     return True
 
 
-def collect(sale: Sale, evidence: list[Entry]) -> None:
-    """Fill the sale from what went over the pipes."""
-    rows: dict[str, PartRow] = {}
-    for entry in evidence:
-        message, direction = entry["msg"], entry["dir"]
-        if direction == "host>plugin" and message.get("method") == "htlc_accepted":
-            htlc = message["params"]["htlc"]
-            rows[str(message["id"])] = PartRow(htlc["short_channel_id"], htlc["id"], htlc["amount_msat"])
-        elif direction == "plugin>host" and str(message.get("id")) in rows:
-            _note_answer(rows[str(message["id"])], sale, message["result"])
-        elif direction == "plugin>host" and message.get("method") == "lsps2_session":
-            change = message["params"]["lsps2_session"]
-            if change["payment_hash"] == sale.payment_hash:
-                sale.states.append(change["new_state"])
-        elif direction == "host>rpc" and "txid" in (message.get("result") or {}):
-            sale.funding_txid = message["result"]["txid"]
-        elif direction == "rpc>host" and message.get("method") == "fundchannel_start":
-            sale.capacity_sat = message["params"]["amount"]
-    sale.parts = list(rows.values())
+@contextmanager
+def quiet(world: World) -> Iterator[None]:
+    """Afterwards nothing is told any more: how the processes end is no part of the story."""
+    try:
+        yield
+    finally:
+        world.transcript.listeners.clear()
 
 
-def _note_answer(row: PartRow, sale: Sale, result: dict[str, Any]) -> None:
-    row.answers += 1
-    if result["result"] == "fail":
-        row.outcome = f"failed {result['failure_message'][:4]}"
-        return
-    row.outcome = "forwarded" if "forward_to" in result else "let go"
-    row.fee_msat = int(result["extra_tlvs"][-16:], 16) if result.get("extra_tlvs") else 0
-    row.forward_msat = _amount_of(result["payload"]) if "payload" in result else row.amount_msat
-    sale.channel_id = result.get("forward_to", sale.channel_id)
-
-
-def _amount_of(payload_hex: str) -> int:
-    """Record 2 of an unprefixed hop payload, read here on its own so that the codec is not its own witness."""
-    payload = bytes.fromhex(payload_hex)
-    assert payload[0] == 2, "amt_to_forward is the first record"
-    return int.from_bytes(payload[2 : 2 + payload[1]], "big")
+def new_world(seed: int, mode: str, service: list[str]) -> World:
+    """A chain and an LSP whose service is this command."""
+    options = {"lsps2-trust-mode": mode, "dev-lsps2-collect-timeout": COLLECT_S}
+    return World(seed=seed, plugin=service, options=options, wallet_sat=(400_000,) * 8, fee_base_msat=1000, fee_ppm=10)
 
 
 async def _run(seed: int, screen: Screen, mode: str) -> list[Sale]:
-    options = {"lsps2-trust-mode": mode, "dev-lsps2-collect-timeout": COLLECT_S}
-    command = [sys.executable, "-m", "lsps2fast_plugin.service"]
-    timeline = Timeline(screen.line)
-    world = World(seed=seed, plugin=command, options=options, wallet_sat=(400_000,) * 8, fee_base_msat=1000, fee_ppm=10)
-    world.transcript.listeners.append(timeline.take)
-    async with world:
-        stage = Stage(world, screen, mode)
-        try:
+    async with new_world(seed, mode, SERVICE) as world:
+        with quiet(world):
+            stage = Stage(world, screen, mode)
             await stage.play()
-        finally:
-            world.transcript.listeners.clear()
-        return stage.sales
+    return stage.sales
 
 
 def run(*, seed: int, as_json: bool, mode: str) -> int:

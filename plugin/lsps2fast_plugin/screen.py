@@ -6,19 +6,28 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lsps2fast_plugin.timeline import FAILURES, shortened
+
 if TYPE_CHECKING:
-    from lsps2fast_plugin.demo import Sale
+    from lsps2fast_plugin.demo_evil import Refusal
+    from lsps2fast_plugin.evidence import ClaimRow, PartRow, Sale
 
 COLOURS = {
     "payer": "cyan",
     "client": "green",
-    "plugin": "yellow",
+    "service": "yellow",
+    "owner": "bright_green",
     "session": "bold magenta",
     "journal": "dim",
     "node": "blue",
     "clock": "red",
 }
-PART_COLUMNS = ("channel", "htlc", "arrived msat", "fee msat", "forwarded msat", "answer")
+PART_COLUMNS = ("channel", "htlc", "arrived msat", "fee msat", "forwarded msat", "service's answer")
+CLAIM_COLUMNS = ("htlc", "arrived msat", "extra fee msat", "payer sent msat", "client's answer")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
 
 
 def _rich_console() -> Any:
@@ -58,48 +67,80 @@ class Screen:
     def line(self, seconds: float, who: str, what: str) -> None:
         """One line of the timeline."""
         colour = COLOURS.get(who, "white")
-        safe = what.replace("[", "\\[")
+        safe = _escaped(what)
         self._print(
             f"{seconds:8.3f}  {who:<8} {what}", f"[dim]{seconds:8.3f}[/dim]  [{colour}]{who:<8}[/{colour}] {safe}"
         )
 
     def sale(self, sale: Sale) -> None:
-        """The table of one sale and what was proved about it."""
+        """The tables of one sale and what was proved about it."""
         self._print(f"\n== {sale.title}", f"\n[bold]{sale.title}[/bold]")
-        rows = [
-            (p.channel, str(p.htlc_id), f"{p.amount_msat:,}", f"{p.fee_msat:,}", f"{p.forward_msat:,}", p.outcome)
-            for p in sale.parts
-        ]
-        paid = [part for part in sale.parts if part.outcome == "forwarded"]
-        sums = [sum(getattr(p, name) for p in paid) for name in ("amount_msat", "fee_msat", "forward_msat")]
-        total = ("sum of paid parts", "", *(f"{value:,}" for value in sums), "")
-        self._table(rows, total)
+        self._parts(sale.parts)
+        if sale.claims:  # where only the LSP's pipes were watched there are none
+            self._claims(sale.claims)
         self._print(f"states   {' > '.join(sale.states)}")
         self._print(f"channel  {sale.channel_id} of {sale.capacity_sat:,} sat for jit scid {sale.jit_channel_scid}")
         self._print(f"funding  {sale.funding_txid}")
         self._print(f"books    {', '.join(f'{name} {change:+,} msat' for name, change in sale.books_msat.items())}")
-        for text, holds in sale.checks.items():
-            mark, colour = ("ok", "green") if holds else ("WRONG", "bold red")
-            self._print(f"{mark:<8} {text}", f"[{colour}]{mark:<8}[/{colour}] {text}")
+        self._checks(sale.checks)
 
-    def _table(self, rows: Sequence[tuple[str, ...]], total: tuple[str, ...]) -> None:
+    def refusal(self, refusal: Refusal) -> None:
+        """What an LSP tried, what the client said to it, and what was proved."""
+        self._print(f"\n== The LSP {refusal.what}", f"\n[bold]The LSP {refusal.what}[/bold]")
+        self._parts(refusal.parts)
+        if refusal.claims:
+            self._claims(refusal.claims)
+        self._print(f"states   {' > '.join(refusal.states)}")
+        failures = dict.fromkeys(FAILURES.get(message[:4], message) for message in refusal.payer_failures)
+        self._print(f"payer    got {', '.join(failures)} for every part")
+        changes = [f"{name} {change:+,} msat" for name, change in refusal.books_msat.items()]
+        self._print(f"books    {', '.join(changes) or 'nobody gained or lost anything'}")
+        said = shortened(refusal.sentence) or "nothing"
+        self._print(f"client   says: {said}", f"client   says: [bold yellow]{_escaped(said)}[/bold yellow]")
+        self._checks(refusal.checks)
+
+    def _checks(self, checks: dict[str, bool]) -> None:
+        for text, holds in checks.items():
+            mark, colour = ("ok", "green") if holds else ("WRONG", "bold red")
+            self._print(f"{mark:<8} {text}", f"[{colour}]{mark:<8}[/{colour}] {_escaped(text)}")
+
+    def _parts(self, parts: Sequence[PartRow]) -> None:
+        rows = [
+            (p.channel, str(p.htlc_id), f"{p.amount_msat:,}", f"{p.fee_msat:,}", f"{p.forward_msat:,}", p.outcome)
+            for p in parts
+        ]
+        paid = [part for part in parts if part.outcome == "forwarded"]
+        sums = [sum(getattr(p, name) for p in paid) for name in ("amount_msat", "fee_msat", "forward_msat")]
+        self._table(PART_COLUMNS, rows, ("sum of forwarded", "", *(f"{value:,}" for value in sums), ""))
+
+    def _claims(self, claims: Sequence[ClaimRow]) -> None:
+        rows = [
+            (str(c.htlc_id), f"{c.amount_msat:,}", f"{c.fee_msat:,}", f"{c.sent_msat:,}", c.outcome) for c in claims
+        ]
+        sums = [sum(getattr(c, name) for c in claims) for name in ("amount_msat", "fee_msat", "sent_msat")]
+        self._table(CLAIM_COLUMNS, rows, ("sum", *(f"{value:,}" for value in sums), ""))
+
+    def _table(self, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], total: tuple[str, ...]) -> None:
+        right = [name == "htlc" or name.endswith("msat") for name in columns]
         if self._console is not None:
-            self._rich_table(rows, total)
+            self._rich_table(columns, right, rows, total)
             return
-        widths = [max(len(row[n]) for row in (PART_COLUMNS, total, *rows)) for n in range(len(PART_COLUMNS))]
-        for row in (PART_COLUMNS, *rows, total):
+        widths = [max(len(cell) for cell in cells) for cells in zip(columns, total, *rows, strict=True)]
+        for row in (columns, *rows, total):
             cells = [
-                cell.rjust(width) if 0 < n < 5 else cell.ljust(width)
-                for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+                cell.rjust(width) if number else cell.ljust(width)
+                for number, cell, width in zip(right, row, widths, strict=True)
             ]
             self._print("  ".join(cells).rstrip())
 
-    def _rich_table(self, rows: Sequence[tuple[str, ...]], total: tuple[str, ...]) -> None:
+    def _rich_table(
+        self, columns: tuple[str, ...], right: list[bool], rows: Sequence[tuple[str, ...]], total: tuple[str, ...]
+    ) -> None:
         from rich.table import Table
 
         table = Table(show_footer=True)
-        for n, (name, foot) in enumerate(zip(PART_COLUMNS, total, strict=True)):
-            table.add_column(name, foot, justify="right" if 0 < n < 5 else "left")
+        for number, name, foot in zip(right, columns, total, strict=True):
+            table.add_column(name, foot, justify="right" if number else "left")
         for row in rows:
             table.add_row(*row)
         if self._console is not None:

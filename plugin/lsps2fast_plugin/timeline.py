@@ -1,15 +1,23 @@
-"""What happens at an LSP, as sentences: turns the embedded node's transcript into lines a person can follow."""
+"""What happens at an LSP and at a wallet, as sentences: turns transcripts into lines a person can follow."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 Entry = dict[str, Any]
 Say = Callable[[float, str, str], None]
 
-FAILURES = {"1007": "temporary_channel_failure", "400a": "unknown_next_peer", "2002": "temporary_node_failure"}
+FAILURES = {
+    "0017": "mpp_timeout",
+    "1007": "temporary_channel_failure",
+    "2002": "temporary_node_failure",
+    "400a": "unknown_next_peer",
+    "400f": "incorrect_or_unknown_payment_details",
+}
+_IDS = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")  # hashes, node ids, channel ids
 RPC_WORDS = {
     "fundpsbt": "reserves coins for {satoshi:,} sat",
     "fundchannel_start": "proposes a zero-conf channel of {amount:,} sat",
@@ -26,8 +34,18 @@ def msat(amount: int) -> str:
     return f"{amount:,} msat"
 
 
+def shortened(text: str) -> str:
+    """Long ids cut to what tells them apart on one screen."""
+    return _IDS.sub(r"\1…", text)
+
+
+def extra_fee_msat(extra_tlvs: str | None) -> int:
+    """The amount in record 65537, which ends the stream (0 when there is none)."""
+    return int(extra_tlvs[-16:], 16) if extra_tlvs else 0
+
+
 class Timeline:
-    """Listens to a transcript; `say(seconds, who, what)` gets one line for each step worth telling."""
+    """The LSP's side of a transcript; `say(seconds, who, what)` gets one line for each step worth telling."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -75,7 +93,8 @@ class Timeline:
             return None
         if event["status"] == "settled":
             return "client", f"claims {name}: {msat(event['out_msat'])}"
-        return "client", f"{name} failed: {event.get('failreason', event['status'])}"
+        why = f": {event['failreason']}" if "failreason" in event else ""
+        return "client", f"{name} failed{why}"
 
     def _answer(self, message: dict[str, Any]) -> tuple[str, str] | None:
         name, result = self._parts.get(str(message.get("id"))), message["result"]
@@ -83,34 +102,96 @@ class Timeline:
             return None
         if result["result"] == "fail":
             code = result["failure_message"][:4]
-            return "plugin", f"fails {name}: {FAILURES.get(code, code)}"
+            return "service", f"fails {name}: {FAILURES.get(code, code)}"
         if "forward_to" not in result:
-            return "plugin", f"lets {name} go on"
-        fee = int(result["extra_tlvs"][-16:], 16) if result.get("extra_tlvs") else 0
-        return "plugin", f"forwards {name}" + (f", {msat(fee)} taken" if fee else "")
+            return "service", f"lets {name} go on"
+        fee = extra_fee_msat(result.get("extra_tlvs"))
+        return "service", f"forwards {name}" + (f", {msat(fee)} taken" if fee else "")
 
     def _notice(self, method: str | None, params: Any) -> tuple[str, str] | None:
         if method == "lsps2_session":
             change = params["lsps2_session"]
             return "session", f"{change['old_state'] or 'new'} -> {change['new_state']}"
         if method == "log" and params["level"] in ("warn", "error", "unusual", "broken"):
-            return "plugin", params["message"]
+            return "service", shortened(params["message"])
         return None
 
     def _call(self, method: str, params: Any) -> tuple[str, str] | None:
         if method == "sendcustommsg":
             reply = json.loads(bytes.fromhex(params["msg"][4:]))
             scid = reply.get("result", {}).get("jit_channel_scid")
-            return ("plugin", f"sells jit channel {scid}") if scid else ("plugin", "answers")
+            return ("service", f"sells jit channel {scid}") if scid else ("service", "answers")
         if method in ("datastore", "deldatastore"):
             return (
                 "journal",
-                f"{'writes' if method == 'datastore' else 'deletes'} {params['key'][-2]} {params['key'][-1]}",
+                f"service {'writes' if method == 'datastore' else 'deletes'} {params['key'][-2]} {params['key'][-1]}",
             )
         if method == "setchannel":
             return (
-                "plugin",
+                "service",
                 "routing fees as configured again" if params.get("feebase") else "routing fee 0 on the channel",
             )
         words = RPC_WORDS.get(method)
-        return None if words is None else ("plugin", words.format(**params))
+        return None if words is None else ("service", words.format(**params))
+
+
+class WalletTimeline:
+    """The wallet's side, in the same way. What it asks its LSP is told by the LSP's `Timeline`."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._asked: dict[str, dict[str, Any]] = {}  # open hook calls by id
+
+    def take(self, entry: Entry) -> None:
+        """One entry of the transcript."""
+        message = entry["msg"]
+        told = self._tell(entry["dir"], entry["peer"], message)
+        if told is not None:
+            self._say(entry["t"], *told)
+
+    def _tell(self, direction: str, peer: str, message: dict[str, Any]) -> tuple[str, str] | None:
+        method, params = message.get("method"), message.get("params", {})
+        if direction == "host>plugin" and method in ("openchannel", "htlc_accepted"):
+            self._asked[str(message["id"])] = params
+        elif direction == "plugin>host" and method == "log":
+            bad = params["level"] in ("warn", "error", "unusual", "broken")
+            return ("client", shortened(params["message"])) if bad else None
+        elif direction == "plugin>host" and "result" in message:
+            asked = self._asked.pop(str(message.get("id")), None)
+            return None if asked is None else self._answer(asked, message["result"])
+        elif direction == "rpc>host":
+            return self._call(str(method), params)
+        return None
+
+    def _answer(self, asked: dict[str, Any], result: dict[str, Any]) -> tuple[str, str]:
+        if "openchannel" in asked:
+            return "client", self._opening(asked["openchannel"]["funding_msat"] // 1000, result)
+        htlc = asked["htlc"]
+        what = f"htlc {htlc['id']}"
+        if result["result"] == "fail":
+            code = result["failure_message"][:4]
+            return "client", f"refuses {what} of {msat(htlc['amount_msat'])}: {FAILURES.get(code, code)}"
+        fee = extra_fee_msat(htlc.get("extra_tlvs"))
+        plus = f" + {msat(fee)} opening fee" if fee else ""
+        sent = msat(asked["onion"]["forward_msat"])
+        return "client", f"accepts {what}: {msat(htlc['amount_msat'])}{plus}, of {sent} sent"
+
+    @staticmethod
+    def _opening(capacity_sat: int, result: dict[str, Any]) -> str:
+        if result["result"] == "reject":
+            return f"refuses a channel of {capacity_sat:,} sat: {result['error_message']}"
+        if "mindepth" in result:
+            return f"accepts the zero-conf channel of {capacity_sat:,} sat"
+        return f"knows of no purchase for the channel of {capacity_sat:,} sat"
+
+    @staticmethod
+    def _call(method: str, params: Any) -> tuple[str, str] | None:
+        if method == "lsps-lsps2-invoice":
+            amount = params["amount_msat"]
+            return "owner", "wants an invoice " + ("without an amount" if amount == "any" else f"over {msat(amount)}")
+        if method == "createinvoice":
+            return "client", "composes the invoice and has its node sign it"
+        if method in ("datastore", "deldatastore"):
+            verb = "writes" if method == "datastore" else "deletes"
+            return "journal", f"client {verb} {params['key'][-2]} {shortened(params['key'][-1])}"
+        return None

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lsps2fast.errors import ConfigError
-from lsps2fast_plugin.demo import Sale, collect
+from lsps2fast_plugin.evidence import Sale, collect
 from lsps2fast_plugin.regtest.processes import Child, Lightningd, find_programs, until
 from lsps2fast_plugin.regtest.town import CLIENT_TRUSTS, Bill, Town
 from lsps2fast_plugin.screen import Screen

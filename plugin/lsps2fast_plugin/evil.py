@@ -1,0 +1,73 @@
+"""An LSP with one vice, for `lsps2fast demo --evil-lsp`: `python -m lsps2fast_plugin.evil VICE`.
+
+It is the real service but for the one step it cheats in, so what the wallet meets is exactly an LSP that would know
+better. No option, entry point or other module of the service leads here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+from lsps2fast import actions as order
+from lsps2fast_plugin import service
+from lsps2fast_plugin.effects import Effects
+from lsps2fast_plugin.funding import Funder
+from lsps2fast_plugin.parts import HeldParts
+
+SKIMMED_MSAT = 1
+SHRUNK_TO = 1 / 20  # of the channel that the payment needs
+LATE_MS = 1_000
+
+
+class SkimmingParts(HeldParts):
+    """Forwards less than its extra_fee accounts for."""
+
+    def forward(self, parts: Iterable[order.Forward], channel_id: str) -> None:
+        skimmed = [part._replace(forward_msat=part.forward_msat - SKIMMED_MSAT) for part in parts]
+        super().forward(skimmed, channel_id)
+
+
+class WithholdingFunder(Funder):
+    """Says that the funding is sent, and keeps it."""
+
+    async def send(self, peer_id: str, channel: order.Channel) -> str:
+        return channel.funding_txid
+
+
+class ResizingFunder(Funder):
+    """Opens a channel too small for the payment it was sold for."""
+
+    async def open(self, peer_id: str, funding: order.Funding) -> order.Channel:
+        return await super().open(peer_id, funding._replace(capacity_sat=int(funding.capacity_sat * SHRUNK_TO)))
+
+
+class LateEffects(Effects):
+    """Opens the channel only when its own offer is over."""
+
+    async def _open_late(self, action: order.OpenChannel) -> None:
+        left_ms = self._buy(action.jit_scid).params.valid_until_ms - self._clock.wall_ms()
+        await self._clock.sleep_until(self._clock.now_ms() + left_ms + LATE_MS)
+        await self._open(action)
+
+    _HANDLERS = {**Effects._HANDLERS, order.OpenChannel: _open_late}  # noqa: RUF012  (as in the base)
+
+
+VICES: Final[dict[str, type]] = {
+    "skim": SkimmingParts,
+    "withhold": WithholdingFunder,
+    "resize": ResizingFunder,
+    "late": LateEffects,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Put the vice in the place of the part of the service it corrupts, and run."""
+    vice = VICES[arguments[0]]
+    setattr(service, vice.__mro__[1].__name__, vice)
+    return service.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
