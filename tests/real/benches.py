@@ -70,6 +70,7 @@ class Real:
 
     def entries(self) -> list[Any]:
         """What was recorded since this bench was made."""
+        self.town.stats()  # a fence: what came before it is written down
         entries = self.town.entries()[self.begin :]
         self.town.mine()
         tidy(self.town)
