@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import pytest
 
+from lsps2fast_plugin.node import tlv
 from lsps2fast_plugin.node.channels import Htlc
 
 from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
+
+
+async def test_an_extra_fee_from_upstream_does_not_travel_on(mode: str) -> None:
+    """H-10, H-08, H-09: what the client sees is ours alone: on the part that paid, nothing on the others."""
+    async with Stage(mode) as stage:
+        client, payer = stage.client(), stage.payer()
+        invoice = await stage.invoice(client)
+        forged = tlv.write_records({65537: (5_000).to_bytes(8, "big"), 99_999: b"x"})
+        await stage.paid(payer, invoice, [HALF_MSAT] * 2, extra_tlvs=forged)
+        await stage.over(invoice)
+        assert sorted(part.htlc.extra_tlvs.hex() for part in client.received) == ["", f"fe0001000108{1_000_000:016x}"]
+
+
+async def test_expiries_travel_on_unchanged() -> None:
+    """H-20: the outgoing HTLC has the expiry that the onion asks for."""
+    async with Stage() as stage:
+        client, payer = stage.client(), stage.payer()
+        invoice = await stage.invoice(client)
+        await stage.paid(payer, invoice, [SIZE_MSAT], final_delta=33)
+        await stage.over(invoice)
+        assert [part.htlc.cltv_expiry for part in client.received] == [stage.lsp.height + 33]
 
 
 # One error is not an outcome ---------------------------------------------------------------------------

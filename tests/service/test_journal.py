@@ -46,6 +46,18 @@ async def test_a_buy_is_stored_with_its_terms_as_they_were_sent_before_it_is_ans
         assert steps[-2:] == ["datastore", "sendcustommsg"]
 
 
+async def test_a_scid_that_was_sold_works_after_the_plugin_was_killed(mode: str) -> None:
+    """B-10: kill -9 the moment the answer is there; the buy stands, its terms too."""
+    async with Stage(mode) as stage:
+        client, payer = stage.client(), stage.payer()
+        invoice = await stage.invoice(client)
+        await stage.kill()
+        await stage.start()
+        await stage.paid(payer, invoice)
+        await stage.over(invoice)
+        assert invoice.fee_taken_msat == FEE_MSAT
+
+
 @pytest.mark.parametrize(("mode", "nth"), [(mode, nth + 1) for mode in WRITES for nth in range(len(WRITES[mode]))])
 async def test_a_write_that_fails_once_costs_nothing(mode: str, nth: int) -> None:
     """T32, K-23: tried again; nothing went ahead of it; paid."""

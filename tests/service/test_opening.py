@@ -191,6 +191,22 @@ async def test_an_answer_that_never_comes_ends_with_the_deadline_and_leaves_no_o
         await stage.over(invoice)
 
 
+async def test_a_flood_of_parts_during_the_open_hurts_only_itself(mode: str) -> None:
+    """T26, C-10, C-18: beyond the limit each new part fails alone, temporarily; the payment that is opening is paid."""
+    async with Stage(mode, options={"lsps2-max-parts": 4}) as stage:
+        client, payer = stage.client(), stage.payer()
+        invoice = await stage.invoice(client)
+        opening = stage.lsp.faults.late("fundchannel_complete")
+        payment = payer.pay(invoice, [HALF_MSAT] * 2)
+        await opening.reached.wait()
+        flood = payer.pay(invoice, [1_000] * 40, total_msat=SIZE_MSAT)
+        await stage.until(lambda: sum(part.result.done() for part in flood.parts) == 38, "most of the flood is over")
+        opening.release()
+        assert (await payment).paid
+        await stage.over(invoice)
+        assert (await flood).raw_messages.count(TEMPORARY) == 38
+
+
 # What the client's side allows ---------------------------------------------------------------------
 
 
