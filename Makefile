@@ -34,7 +34,7 @@ pure: $(VENV)/built ## the whole suite with the core interpreted
 	@LSPS2FAST_PURE=1 $(PY) -m pytest -q
 
 real: $(VENV)/built ## the scenarios on real bitcoind and lightningd (on PATH, or LSPS2FAST_CLN_DIR)
-	@$(PY) -m pytest -q -m real tests/real
+	@$(PY) -m pytest -q -m real tests
 
 lint: $(VENV)/tools ## style of the code
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -44,6 +44,14 @@ types: $(VENV)/built ## types of both wings
 
 table: $(VENV)/built ## the session machine: grid and diagram
 	@$(VENV)/bin/lsps2fast table
+
+bench: $(VENV)/built ## all benchmarks, each figure beside its target
+	@$(PY) -m pytest -q benchmarks --benchmark-json=$(VENV)/bench.json >$(VENV)/bench.log || (cat $(VENV)/bench.log; exit 1)
+	@$(PY) benchmarks/show.py $(VENV)/bench.json
+	@$(VENV)/bin/lsps2fast bench
+
+count: $(VENV)/built ## instructions of the hot paths against the record, RPC calls and commits exactly
+	@$(PY) benchmarks/count.py
 
 clean: ## remove everything that was built
 	@rm -rf $(VENV) build dist src/*.egg-info plugin/*.egg-info

@@ -1,0 +1,83 @@
+"""`lsps2fast regtest` as a person uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lsps2fast_plugin.regtest import Programs, until
+
+COMMAND = [sys.executable, "-m", "lsps2fast_plugin.cli", "regtest"]
+
+
+@pytest.fixture
+def place(programs: Programs) -> Iterator[Path]:
+    """A directory that does not exist yet, short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="l2p-", dir="/tmp") as directory:
+        yield Path(directory) / "p"
+
+
+@contextlib.contextmanager
+def up(place: Path) -> Iterator[subprocess.Popen[str]]:
+    """A playground in the foreground, killed at the end whatever happens."""
+    log = place.parent / "up"
+    with open(log, "w", encoding="utf-8") as out:
+        process = subprocess.Popen(
+            [*COMMAND, "up", "--dir", str(place)], stdout=out, stderr=subprocess.STDOUT, text=True
+        )
+    try:
+        until(lambda: "ends and removes everything" in log.read_text(), "playground", 120, log.read_text)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def pids(place: Path) -> list[int]:
+    """Processes of the playground."""
+    return list(json.loads((place / "state.json").read_text())["pids"].values())
+
+
+def test_ctrl_c_ends_everything(place: Path) -> None:
+    """Point 3: after Ctrl-C no process and no file is left."""
+    with up(place) as process:
+        children = pids(place)
+        assert len(children) == 4
+        process.send_signal(signal.SIGINT)
+        assert process.wait(90) == 0
+    assert not place.exists()
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_down_ends_it_from_elsewhere_also_after_a_crash(place: Path, crash: bool) -> None:
+    """Point 3: `down` asks the foreground to end, and clears away what a killed one left."""
+    with up(place) as process:
+        children = pids(place)
+        end_of_foreground = {True: process.kill, False: lambda: None}[crash]
+        end_of_foreground()
+        down = subprocess.run([*COMMAND, "down", "--dir", str(place)], capture_output=True, text=True, timeout=120)
+        assert (down.returncode, down.stdout) == (0, "the playground is gone\n")
+        process.wait(60)
+    assert not place.exists()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "end of the nodes")
+
+
+def test_the_demo_proves_its_sums_on_real_nodes(place: Path) -> None:
+    """`lsps2fast regtest demo`: three sales, every check holds, nothing is left."""
+    command = [*COMMAND, "demo", "--json", "--dir", str(place)]
+    demo = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    report = json.loads(demo.stdout)
+    assert demo.returncode == 0
+    assert report["ok"]
+    assert len(report["sales"]) == 3
+    assert not place.exists()
