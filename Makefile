@@ -46,7 +46,7 @@ table: $(VENV)/built ## the session machine: grid and diagram
 	@$(VENV)/bin/lsps2fast table
 
 bench: $(VENV)/built ## all benchmarks, each figure beside its target
-	@$(PY) -m pytest -q benchmarks --benchmark-json=$(VENV)/bench.json >$(VENV)/bench.log || (cat $(VENV)/bench.log; exit 1)
+	@$(PY) -m pytest -q benchmarks --benchmark-max-time=0.5 --benchmark-json=$(VENV)/bench.json >$(VENV)/bench.log || (cat $(VENV)/bench.log; exit 1)
 	@$(PY) benchmarks/show.py $(VENV)/bench.json
 	@$(VENV)/bin/lsps2fast bench
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from lsps2fast import __version__
 from lsps2fast_plugin.load import children
-from lsps2fast_plugin.load.harness import Child, event_frame, hook_frame, percentiles
+from lsps2fast_plugin.load.calls import event_frame, hook_frame
+from lsps2fast_plugin.load.harness import Child, percentiles
 from lsps2fast_plugin.load.sales import ServiceUnderLoad, run_sales
 
 FRAMES = 2000

@@ -1,0 +1,65 @@
+"""The table of `make bench`: what pytest-benchmark measured, with the targets beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from lsps2fast_plugin.load.report import table
+from lsps2fast_plugin.load.run import machine
+
+
+def seconds(row: dict[str, Any], key: str = "median") -> float:
+    """Of one operation."""
+    return float(row["stats"][key]) / float(row["extra_info"].get("per", 1))
+
+
+def short(value_s: float) -> str:
+    """With a unit people can read."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value_s >= size:
+            return f"{value_s / size:.2f} {unit}"
+    return f"{value_s * 1e9:.1f} ns"
+
+
+def targets(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """The ratios the targets are about."""
+    t = {name: seconds(row) for name, row in rows.items()}
+    empty = t["test_empty_call"]
+    growth = math.log(t["test_part[100000]"] / t["test_part[1]"]) / math.log(100_000)
+    in_parts = math.log(t["test_lifecycle[483-compiled]"] / t["test_lifecycle[100-compiled]"]) / math.log(4.83)
+    found = [
+        ("P8", "part ÷ empty Cython call", t["test_part[1]"] / empty, 4.0),
+        ("P9", "session of 10 parts ÷ empty call", t["test_lifecycle[10-compiled]"] / empty, 40.0),
+        ("P10", "exponent of a part, 1 to 100,000 sessions", growth, 0.05),
+        ("P10", "exponent of a session, 100 to 483 parts", in_parts, 1.03),
+        ("P11", "fee on one of 483 parts, ns", t["test_allocate[483]"] / 483 * 1e9, 1.0),
+        ("P12", "bytes of a session with 10 parts", rows["test_memory"]["extra_info"]["bytes_a_session"], 1500.0),
+        ("P13", "payload ÷ interpreted", t["test_payload[compiled]"] / t["test_payload[interpreted]"], 0.06),
+        ("P14", "foreign scan ÷ msgspec", t["test_scan[foreign, compiled]"] / t["test_scan[msgspec]"], 0.08),
+        ("P14", "JIT scan ÷ msgspec", t["test_scan[jit, compiled]"] / t["test_scan[msgspec]"], 0.16),
+        ("P15", "idle block, 100,000 sessions, µs", t["test_block[100000]"] * 1e6, 50.0),
+    ]
+    lines = [["target", "what", "value", "at most", "met"]]
+    lines += [
+        [name, what, f"{is_:.3g}", f"{most:g}", "yes" if is_ <= most else "NO"] for name, what, is_, most in found
+    ]
+    return lines
+
+
+def main() -> int:
+    """Print both tables."""
+    rows = {row["name"]: row for row in json.loads(Path(sys.argv[1]).read_text())["benchmarks"]}
+    lines = [["benchmark", "median", "iqr", "rounds"]]
+    for name, row in rows.items():
+        lines.append([name, short(seconds(row)), short(seconds(row, "iqr")), str(row["stats"]["rounds"])])
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    print(f"\n{table(lines)}\n\n{table(targets(rows))}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

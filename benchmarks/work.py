@@ -1,0 +1,128 @@
+"""What the benchmarks do, with seeded data: the same steps for timing and for counting instructions."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from lsps2fast import _select
+from lsps2fast import actions as order
+from lsps2fast._table import Input
+from lsps2fast_plugin.load.calls import hook_frame
+
+RUNS = {"compiled": _select.load_compiled, "interpreted": _select.load_pure}
+SEED = 1
+HEIGHT, DELTA = 800_000, 144
+CLTV = HEIGHT + 400
+CLIENT = "02" + "11" * 32
+FEE_MSAT = 10_000
+WALL_MS = 1_800_000_000_000
+FUNDING = order.Funding("psbt", ("aa" * 32 + ":0",), HEIGHT + 72, 100_000)
+CHANNEL = order.Channel("cc" * 32, "signed", "dd" * 32)
+LIMITS = order.Limits(1, 9_000_000_000, 9_000_000_000, 144)
+PART_MSAT = 100_000
+PAYLOAD = "12020398968004017906080000010000020003"
+FINAL_PAYLOAD = "2e0203989680040179" + "0824" + "ab" * 32 + "00989680" + "0001"
+
+
+class Core(NamedTuple):
+    """The core in one run."""
+
+    fsm: ModuleType
+    sessions: ModuleType
+    tlv: ModuleType
+    hook: ModuleType
+
+
+def core(run: str) -> Core:
+    """`run`: "compiled" or "interpreted"."""
+    return Core(*(RUNS[run](name) for name in ("_fsm", "_sessions", "_tlv", "_hook")))
+
+
+def terms(size_msat: int) -> order.Terms:
+    """Of one buy."""
+    return order.Terms(size_msat, FEE_MSAT, 0, 1, 2**64 - 1, 2016, DELTA, WALL_MS + 3_600_000, True)
+
+
+def machine(c: Core, buys: int, parts: int, max_parts: int = 500) -> Any:
+    """A machine with so many buys of `parts` parts; scids 1, 2, …; each client of its own, all online."""
+    sessions = c.sessions.Sessions(max_parts=max_parts)
+    sessions.block(HEIGHT)
+    for scid in range(1, buys + 1):
+        peer = f"{scid:066x}"
+        sessions.add_buy(scid, peer, terms(PART_MSAT * parts))
+        sessions.peer(peer, True)
+    return sessions
+
+
+def put_parts(sessions: Any, scid: int, payment_hash: bytes, first: int, count: int) -> Any:
+    """Parts of one payment; the orders of the last one."""
+    actions: Any = ()
+    for n in range(first, first + count):
+        actions = sessions.part(scid, payment_hash, scid, n, PART_MSAT, PART_MSAT, CLTV, CLTV - DELTA, 5_000, WALL_MS)
+    return actions
+
+
+def live(c: Core, count: int) -> Any:
+    """A machine with so many live sessions, each with one part of ten thousand."""
+    sessions = machine(c, count, 10_000)
+    for scid in range(1, count + 1):
+        put_parts(sessions, scid, scid.to_bytes(32, "big"), 0, 1)
+    return sessions
+
+
+def story(sessions: Any, scid: int, preimage: bytes, parts: int) -> None:
+    """One whole session: parts, funding, forward, settle, broadcast. It ends in success."""
+    payment_hash = hashlib.sha256(preimage).digest()
+    put_parts(sessions, scid, payment_hash, 0, parts)
+    take = sessions.take
+    for kind, fact in (
+        (Input.RESERVED, FUNDING),
+        (Input.STORED, None),
+        (Input.FUNDED, CHANNEL),
+        (Input.READY, LIMITS),
+        (Input.STORED, None),
+    ):
+        take(scid, payment_hash, kind, fact)
+    sessions.resolved(scid, 0, payment_hash, preimage)
+    take(scid, payment_hash, Input.SENT, None)
+    for n in range(1, parts):
+        sessions.resolved(scid, n, payment_hash, preimage)
+    assert sessions.buys[scid].paid
+
+
+def stories(c: Core, count: int, parts: int) -> Any:
+    """A machine and preimages for so many whole sessions."""
+    return machine(c, count, parts), [scid.to_bytes(32, "big") for scid in range(1, count + 1)]
+
+
+def frames(count: int, scid: str | None = None) -> list[bytes]:
+    """Hook calls as lightningd writes them."""
+    dice = random.Random(SEED)
+    return [hook_frame(dice, n, scid) for n in range(count)]
+
+
+def through_lane(compiled: bool, path: str) -> int:
+    """A file of frames through a lane, answers to nowhere; what was left for the loop."""
+    from lsps2fast_plugin.lane import Interest, make_lane, make_output
+
+    interest = Interest(compiled=compiled)
+    interest.scids.add(1 << 40 | 2 << 16 | 3)
+    interest.payment_hashes.add(bytes(32))
+    interest.loaded = interest.channels_loaded = True
+    handed: list[bytes] = []
+    ends: list[str | None] = []
+    fd, nowhere = os.open(path, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
+    lane = make_lane(fd, interest, make_output(interest, nowhere, print), handed.extend, ends.append)
+    lane.start()
+    deadline = time.monotonic() + 60
+    while not lane.join(1.0) and time.monotonic() < deadline:
+        pass
+    os.close(fd)
+    os.close(nowhere)
+    assert ends == [None]
+    return len(handed)
