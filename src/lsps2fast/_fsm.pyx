@@ -246,7 +246,7 @@ class Session:
             return UNKNOWN_NEXT_PEER  # F-03
         if not fixed and not terms.min_payment_size_msat <= base <= terms.max_payment_size_msat:
             return UNKNOWN_NEXT_PEER  # C-23
-        if not fixed and (fee > U64_MAX - self.floor_msat or fee + self.floor_msat > base):
+        if not fixed and fee + self.floor_msat > base:
             return UNKNOWN_NEXT_PEER  # C-22
         if self.owner.used_up(self.buy):
             return UNKNOWN_NEXT_PEER  # C-16

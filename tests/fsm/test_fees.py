@@ -186,6 +186,12 @@ def test_a_payment_without_size_is_funded_as_in_the_vectors(scene: Play, row: Ro
     assert forwards.parts == (part,)
 
 
+def test_a_payment_without_size_may_be_all_that_64_bits_hold(scene: Play) -> None:
+    """C-22, F-02: fee and floor together are exactly its value."""
+    play = scene(**VARIABLE, min_fee_msat=U64_MAX - 1)
+    assert play.part(U64_MAX) == (order.ReserveCoins(SCID, HASH, 1, 1),)
+
+
 @pytest.mark.parametrize("row", _rows("variable_mode", result="fail"))
 def test_a_payment_without_size_is_refused_as_in_the_vectors(scene: Play, row: Row) -> None:
     """C-21 to C-24: at once, for good, and the offer stays."""

@@ -232,6 +232,15 @@ def test_a_dead_public_channel_is_never_followed_by_a_second_one(scene: Play) ->
     assert len(play.of(order.OpenChannel)) == 1
 
 
+def test_a_set_that_waits_while_a_closing_channel_is_paid_is_refused_for_good(scene: Play) -> None:
+    """A-03, rule 2: there is nothing it could be forwarded over, and there will not be."""
+    play = scene(**PUBLIC)
+    play.part(300_000, payment_hash=OTHER_HASH)
+    play.forward()
+    play.walk("closed")
+    assert play.resolved(1, PREIMAGE)[1:] == (failed([0], UNKNOWN_NEXT_PEER),)
+
+
 def test_parts_in_a_public_channel_that_closes_are_resolved_on_chain(scene: Play) -> None:
     """A3, K-10: lightningd goes on telling what becomes of them."""
     play = scene(**PUBLIC)

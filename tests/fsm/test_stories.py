@@ -514,6 +514,15 @@ def test_the_preimage_of_another_payment_settles_nothing(scene: Play) -> None:
     assert play.state is State.AWAITING_SETTLEMENT
 
 
+def test_a_settlement_told_twice_counts_once(scene: Play) -> None:
+    """K-18, rule 12: the other part is still out."""
+    play = scene()
+    play.forward(600_000, 400_000)
+    play.walk("settled settled sent settled")
+    assert (play.session.out, play.session.settled) == (1, 1)
+    assert play.state is State.BROADCASTING
+
+
 def test_a_preimage_that_does_not_fit_is_ignored_and_reported(scene: Play) -> None:
     """Rule 16: nobody makes us put coins on chain with a forged event."""
     play = scene()

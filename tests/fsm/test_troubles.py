@@ -71,6 +71,14 @@ def test_after_five_opened_channels_the_offer_is_used_up(scene: Play) -> None:
     assert play.of(order.Reset)[-1].journal.attempts == 5
 
 
+def test_a_set_that_was_collecting_when_the_offer_was_used_up_is_refused(scene: Play) -> None:
+    """C-16: for good, when it is complete."""
+    play = scene(limits={"max_attempts": 1})
+    play.part(400_000, payment_hash=OTHER_HASH)
+    play.walk("part reserved stored rejected undone")
+    assert play.part(600_000, payment_hash=OTHER_HASH) == (failed([0, 2], UNKNOWN_NEXT_PEER),)
+
+
 def test_a_channel_opened_by_the_last_attempt_can_still_be_paid_for(scene: Play) -> None:
     """C-16 limits opening; over the channel that exists nothing more is opened (O-13)."""
     play = scene(**PUBLIC, limits={"max_attempts": 1})
@@ -146,7 +154,7 @@ def test_a_strangers_crumbs_do_not_end_a_payment_that_is_complete_without_them(
 ) -> None:
     """T26, T19, O-06: too small for the client's minimum, they fail alone; so do the crumbs that come later."""
     play = scene(**terms)
-    for value in (1, 600_000, 400_000, 999):
+    for value in (1, 600_000, 400_000, 1_000, 999):
         play.part(value)
     play.walk("reserved stored")
     play.tell(Input.FUNDED, CHANNEL._replace(limits=early))
@@ -155,9 +163,11 @@ def test_a_strangers_crumbs_do_not_end_a_payment_that_is_complete_without_them(
     assert forwards.parts == (
         order.Forward(UPSTREAM, 1, 600_000 - FEE, FEE),
         order.Forward(UPSTREAM, 2, 400_000, 0),
+        order.Forward(UPSTREAM, 3, 1_000, 0),
     )
-    assert play.of(order.FailParts) == [failed([3, 0])]
-    assert play.part(999) == (failed([4], "100b00000000000003e70000"),)
+    assert play.of(order.FailParts) == [failed([4, 0])]
+    assert kinds(play.part(1_000)) == ["Persist"]
+    assert play.part(999) == (failed([6], "100b00000000000003e70000"),)
 
 
 @pytest.mark.parametrize("limit", ["spendable_msat", "max_in_flight_msat"])
@@ -169,7 +179,7 @@ def test_a_strangers_whale_does_not_end_a_payment_that_is_complete_without_it(sc
     play.part(90_000_000)
     play.part(60_000)
     play.walk("reserved stored funded")
-    shed, _ = play.tell(Input.READY, LIMITS._replace(**{limit: SIZE - FEE + 55_000}))
+    shed, _ = play.tell(Input.READY, LIMITS._replace(**{limit: SIZE - FEE + 50_000}))
     assert shed == failed([3, 2])
     (forwards,) = play.walk("stored")
     assert [part.forward_msat for part in forwards.parts] == [SIZE - FEE, 50_000]
