@@ -8,6 +8,7 @@ opening fee, and no coin or channel of the LSP stays behind.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 from tests.real.evidence import tidy
@@ -30,9 +31,9 @@ MOMENTS = {  # direction, method, before or after it passes the recorder
 
 
 @pytest.fixture(scope="module")
-def own_town(client_trusts_town: Town) -> Town:
-    """The shared town: what dies in it comes back."""
-    return client_trusts_town
+def own_town(open_town: Callable[..., Town]) -> Town:
+    """A town of its own: some coins stay reserved in it."""
+    return open_town()
 
 
 def revive(town: Town, victim: str) -> None:
