@@ -6,6 +6,7 @@ The LSP is the real service with one vice (`lsps2fast_plugin.evil`), the client 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import sys
 import time
@@ -25,6 +26,7 @@ from lsps2fast_plugin.demo import (
     quiet,
 )
 from lsps2fast_plugin.evidence import ClaimRow, PartRow, Sale, accepted, collect, collect_claims, first
+from lsps2fast_plugin.evil import WAITING
 from lsps2fast_plugin.node import Node, PaymentResult
 from lsps2fast_plugin.node.payer import Payment
 from lsps2fast_plugin.screen import Screen
@@ -100,17 +102,32 @@ class Cheat:
             if not held:
                 return
             self.stage.say("clock", f"a block is mined, without the funding; the client holds {held} parts")
+            looks = self._looks()
             self.world.mine()
+            seen = functools.partial(self._has_looked, looks)
+            await self.until(seen, "the client looking for the funding")
+
+    def _looks(self) -> int:
+        """How often the client has asked for the funding output."""
+        return len(self.calls(self.wallet.name, "rpc>host", "getutxout"))
+
+    def _has_looked(self, before: int, told: dict[str, Any]) -> bool:
+        return not told["held_parts"] or self._looks() > before
 
     async def lapse(self, payment: Payment) -> None:
         """The offer ends, for the client first: an LSP's clock that is late is the LSP's affair."""
-        await self.world.until(lambda: self.calls("lsp", "rpc>host", "fundpsbt"), "the service reserving coins")
+        await self.world.until(lambda: payment.done or self._is_waiting(), "the service waiting for its offer to end")
+        if payment.done:
+            return
         self.stage.say("clock", f"{OFFER_S} s pass, and with them the offer")
         self.world.clock.advance(OFFER_S)
         await self.wallet.call("lsps2-dev-advance", {"seconds": OFFER_S})
-        await self.until(lambda told: not told["approvals"] or payment.done, "the client's approval being over")
+        await self.until(lambda told: not told["approvals"], "the client's approval being over")
         self.lapsed_at = len(self.world.transcript.entries)
         await self.world.lsp.call("lsps2-dev-advance", {"seconds": OFFER_S + 60})
+
+    def _is_waiting(self) -> bool:
+        return any(each["msg"]["params"]["message"] == WAITING for each in self.calls("lsp", "plugin>host", "log"))
 
     # What proves that the LSP did what its vice is
 

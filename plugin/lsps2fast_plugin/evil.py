@@ -19,6 +19,7 @@ from lsps2fast_plugin.parts import HeldParts
 SKIMMED_MSAT = 1
 SHRUNK_TO = 1 / 20  # of the channel that the payment needs
 LATE_MS = 1_000
+WAITING = "keeps the channel back until its offer is over"
 
 
 class SkimmingParts(HeldParts):
@@ -48,6 +49,7 @@ class LateEffects(Effects):
 
     async def _open_late(self, action: order.OpenChannel) -> None:
         left_ms = self._buy(action.jit_scid).params.valid_until_ms - self._clock.wall_ms()
+        self._say(WAITING, "warn")
         await self._clock.sleep_until(self._clock.now_ms() + left_ms + LATE_MS)
         await self._open(action)
 

@@ -191,6 +191,8 @@ class WalletTimeline:
             return "owner", "wants an invoice " + ("without an amount" if amount == "any" else f"over {msat(amount)}")
         if method == "createinvoice":
             return "client", "composes the invoice and has its node sign it"
+        if method == "getutxout":
+            return "client", "looks for the funding"
         if method in ("datastore", "deldatastore"):
             verb = "writes" if method == "datastore" else "deletes"
             return "journal", f"client {verb} {params['key'][-2]} {shortened(params['key'][-1])}"

@@ -76,7 +76,10 @@ def run(node: Node, entry: Method, params: Any) -> Outcome | asyncio.Future[Outc
     except RpcError as error:
         return None, error
     if inspect.isawaitable(result):
-        return node.spawn(_finish(result), name=f"rpc {entry.name}")
+        task = node.spawn(_finish(result), name=f"rpc {entry.name}")
+        if inspect.iscoroutine(result):
+            task.add_done_callback(lambda _: result.close())  # a world may end before the task has begun
+        return task
     return result, None
 
 
