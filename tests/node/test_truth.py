@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.real.scenarios import SCENARIOS, Scenario
-from tests.real.test_comparison import embedded_run
-from tests.real.trace import differences, trace
+from real.scenarios import SCENARIOS, Scenario
+from real.test_comparison import embedded_run
+from real.trace import differences, trace
 
 DATA = Path(__file__).parent.parent / "data" / "real"
 

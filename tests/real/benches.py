@@ -6,10 +6,11 @@ import itertools
 import sys
 from typing import Any
 
-from tests.real.evidence import tidy
-from tests.service.stage import Stage
+from service.stage import Stage
 
 from lsps2fast_plugin.regtest import Bill, Lightningd, Town
+
+from .evidence import tidy
 
 COLLECT_S = 90
 ALL_COINS = {"satoshi": "all", "feerate": "normal", "startweight": 1000}

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from tests.real.evidence import Evidence
 
 from lsps2fast_plugin.regtest import Town
+
+from .evidence import Evidence
 
 SIZE_MSAT = 10_000_000
 NAMES = itertools.count(1)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.real.benches import Embedded, Real
-from tests.real.scenarios import SCENARIOS, Scenario
-from tests.real.trace import Trace, differences, trace
-from tests.service.stage import Stage
+from service.stage import Stage
 
 from lsps2fast_plugin.regtest import Town
+
+from .benches import Embedded, Real
+from .scenarios import SCENARIOS, Scenario
+from .trace import Trace, differences, trace
 
 CONFIGS = ("fee-base", "fee-per-satoshi")  # of listconfigs: the rest is this machine's
 DATA = Path(__file__).parent.parent / "data" / "real"

@@ -11,10 +11,11 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from tests.real.evidence import tidy
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.regtest import Bill, Lightningd, Town, until
+
+from .evidence import tidy
 
 SIZE_MSAT = 10_000_000
 FEE_MSAT = 1_000_000

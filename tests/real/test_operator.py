@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from tests.real.evidence import Evidence, tidy
 
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps2 import FeeParams, parse_datetime
 from lsps2fast_plugin.regtest import Bill, Lightningd, Town, until
+
+from .evidence import Evidence, tidy
 
 SIZE_MSAT = 10_000_000
 FEE_MSAT = 1_000_000

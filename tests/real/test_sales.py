@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from tests.real.evidence import Evidence
 
 from lsps2fast_plugin.regtest import Bill, Town
+
+from .evidence import Evidence
 
 FEE_MSAT = 1_000_000
 SIZE_MSAT = 10_000_000

@@ -6,10 +6,11 @@ import itertools
 from pathlib import Path
 
 import pytest
-from tests.real.evidence import Evidence, tidy
 
 from lsps2fast.lsps2 import format_scid
 from lsps2fast_plugin.regtest import Bill, Lightningd, Town, until
+
+from .evidence import Evidence, tidy
 
 SIZE_MSAT = 10_000_000
 FEE_MSAT = 1_000_000
