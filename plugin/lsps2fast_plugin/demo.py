@@ -280,7 +280,8 @@ def quiet(world: World) -> Iterator[None]:
 
 def new_world(seed: int, mode: str, service: list[str]) -> World:
     """A chain and an LSP whose service is this command."""
-    options = {"lsps2-trust-mode": mode, "dev-lsps2-collect-timeout": COLLECT_S}
+    # No floor: the embedded node's fee rates are those of a recording, and would hide the operator's own prices.
+    options = {"lsps2-trust-mode": mode, "dev-lsps2-collect-timeout": COLLECT_S, "lsps2-fee-floor": 0}
     return World(seed=seed, plugin=service, options=options, wallet_sat=(400_000,) * 8, fee_base_msat=1000, fee_ppm=10)
 
 

@@ -94,10 +94,12 @@ class Effects:
         withheld: Callable[[str, bool], None],
         forgotten: Callable[[int], None],
         owned: Callable[[str], bool],
+        may_open: Callable[[Buy], bool],
         say: Callable[[str, str], None],
     ) -> None:
         """`withheld(channel_id, yes)` keeps other forwards out of a channel (rule 7); `owned(channel_id)` says whether
-        a session or buy knows it; `say(text, level)` is the log.
+        a session or buy knows it; `may_open(buy)` says whether one more channel may be made for it now;
+        `say(text, level)` is the log.
         """
         self._funder = funder
         self._store = store
@@ -108,6 +110,7 @@ class Effects:
         self._withheld = withheld
         self._forgotten = forgotten
         self._owned = owned
+        self._may_open = may_open
         self._say = say
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[tuple[int, bytes], asyncio.Task[None]] = {}  # AwaitReady; an Undo ends it
@@ -220,6 +223,9 @@ class Effects:
 
     async def _reserve(self, action: order.ReserveCoins) -> None:
         buy = self._buy(action.jit_scid)
+        if not self._may_open(buy):
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            return
         try:
             funding = await self._reserve_when_synced(action, buy.capacity_sat)
         except NodeError as error:

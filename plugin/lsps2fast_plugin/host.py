@@ -225,6 +225,34 @@ class Host:
 
         self.plugin.add_hook(name, call, filters=filters)
 
+    def slow_hook(
+        self,
+        name: str,
+        decide: Callable[..., Coroutine[Any, Any, Params]],
+        filters: list[int] | list[str] | None = None,
+    ) -> None:
+        """A hook whose answer must be asked for: the coroutine runs on the loop and returns the result.
+
+        When it raises, is cancelled, or returns what is no JSON object, the hook is answered as in `hook`.
+        """
+
+        def begin(request: Request, **params: Any) -> None:
+            self.spawn(self._decide(name, request, decide(**params)))
+
+        self.plugin.add_hook(name, begin, background=True, filters=filters)
+
+    async def _decide(self, name: str, request: Request, decision: Awaitable[Params]) -> None:
+        result = FALLBACKS.get(name, CONTINUE)
+        try:
+            decided = await decision
+            hook.answer(b"0", frames.for_pyln(decided).strip())
+            result = decided
+        except asyncio.CancelledError:  # we are stopping: lightningd goes on without us
+            self.log(f"hook {name} is answered {result}: the plugin is stopping", "debug")
+        except Exception:
+            self.log(f"hook {name} failed, answered {result}\n{traceback.format_exc()}", "error")
+        request.set_result(result)
+
     def subscribe(self, topic: str, take: Callable[..., None]) -> None:
         """A notification: `take(**params)` on the loop; what it raises is logged."""
 

@@ -1,20 +1,19 @@
-"""What a buy must know of the node: its channels' names, what it can receive, what it can fund."""
+"""What a buy must know of the node: its channels' names, what it can receive and fund, what a block costs now."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
-from lsps2fast.errors import MalformedTlv
+from lsps2fast.errors import MalformedTlv, NodeError
 from lsps2fast.lsps0 import MalformedField
-from lsps2fast.lsps2 import BuyAsk, min_capacity_sat, parse_scid
-from lsps2fast.offers import Lack
+from lsps2fast.lsps2 import parse_scid
 from lsps2fast_plugin.funding import commitment_feerate
-from lsps2fast_plugin.negotiation import Supply
 from lsps2fast_plugin.rpc import Rpc
 
-EXPECTED_PARTS = 10  # a payer may split; each part costs commitment weight (O-03)
-DUST_SAT = 546
-OPEN_COST_VBYTES = 250  # one input, change and the funding output, rounded up
+FEERATE_FRESH_MS: Final = 10_000  # a crowd asking for menus costs no more than one question in this time
+FEERATE_USABLE_MS: Final = 600_000  # when lightningd does not answer, the last one is good for so long
 
 
 def _scid(text: object) -> int | None:
@@ -24,15 +23,32 @@ def _scid(text: object) -> int | None:
         return None
 
 
-class NodeView:
-    """Asks lightningd; keeps only the names of its channels between two questions."""
+class Feerates(NamedTuple):
+    """Sat per 1000 weight."""
 
-    def __init__(self, rpc: Rpc, headroom_sat: int, max_capacity_sat: int) -> None:
-        """`headroom_sat`: inbound room that a client gets beyond its first payment."""
+    opening_perkw: int
+    commitment_perkw: int  # what a channel's commitments will have
+
+
+class Purse(NamedTuple):
+    """What the node has at this moment."""
+
+    incoming_liquidity_msat: int | None  # of public channels (B-08), None when there are none
+    confirmed_sat: int  # confirmed outputs that nothing has reserved
+    feerates: Feerates
+
+
+class NodeView:
+    """Asks lightningd; keeps only the names of its channels and the feerate between two questions."""
+
+    def __init__(self, rpc: Rpc, now_ms: Callable[[], int]) -> None:
+        """`now_ms` is the monotonic clock."""
         self._rpc = rpc
-        self._headroom_sat = headroom_sat
-        self._max_capacity_sat = max_capacity_sat
+        self._now_ms = now_ms
         self._scids: set[int] = set()
+        self._feerates: Feerates | None = None
+        self._asked_ms = 0
+        self._asking = asyncio.Lock()
 
     def scid_taken(self, scid: int) -> bool:
         """Whether a channel of ours had this scid or alias when last asked (B-11)."""
@@ -50,30 +66,29 @@ class NodeView:
         self._scids = names
         return channels
 
-    async def supply(self, ask: BuyAsk) -> Supply:
-        """Inbound liquidity of public channels (B-08) and the capacity we would open. Or NodeError."""
+    async def purse(self) -> Purse:
+        """What can come in and what can be spent. Or NodeError."""
         channels = await self.refresh()
         public = [c for c in channels if c["state"] == "CHANNELD_NORMAL" and not c.get("private", False)]
         incoming = sum(channel["receivable_msat"] for channel in public) if public else None
-        feerate = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
-        return Supply(incoming, await self._provide(ask, commitment_feerate(feerate)))
-
-    async def _provide(self, ask: BuyAsk, perkw: int) -> int | Lack:
-        payment_msat = ask.payment_size_msat
-        if payment_msat is None:
-            payment_msat = ask.params.min_payment_size_msat
-        fee_msat = ask.params.fee_msat(payment_msat) or 0
-        forward_msat = max(payment_msat - fee_msat, 0)
-        capacity_sat = (
-            min_capacity_sat(forward_msat, EXPECTED_PARTS, perkw, False, False, DUST_SAT) + self._headroom_sat
-        )
-        if capacity_sat > self._max_capacity_sat:
-            return Lack.SIZE
         funds_msat = 0
         for output in (await self._rpc.call("listfunds", {}))["outputs"]:
             if output["status"] == "confirmed" and not output["reserved"]:
                 funds_msat += output["amount_msat"]
-        cost_sat = OPEN_COST_VBYTES * 4 * perkw // 1000
-        if funds_msat // 1000 < capacity_sat + cost_sat:
-            return Lack.SIZE if ask.payment_size_msat is not None and funds_msat > 0 else Lack.FUNDS
-        return capacity_sat
+        return Purse(incoming, funds_msat // 1000, await self.feerates())
+
+    async def feerates(self) -> Feerates:
+        """What lightningd would pay now, a few seconds old at most while it answers. Or NodeError."""
+        async with self._asking:
+            age_ms = self._now_ms() - self._asked_ms
+            if self._feerates is not None and age_ms < FEERATE_FRESH_MS:
+                return self._feerates
+            try:
+                perkw = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
+            except NodeError:
+                if self._feerates is None or age_ms >= FEERATE_USABLE_MS:
+                    raise
+                return self._feerates
+            self._feerates = Feerates(perkw.get("opening") or perkw["min_acceptable"], commitment_feerate(perkw))
+            self._asked_ms = self._now_ms()
+            return self._feerates

@@ -1,4 +1,4 @@
-"""What an operator asks of the running service: RPC methods that look, and one that only tests have."""
+"""What an operator asks and orders of the running service, as RPC methods; one more that only tests have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lsps2fast._select import BACKEND
 from lsps2fast._table import State
 from lsps2fast.errors import ConfigError
 from lsps2fast.lsps0 import MalformedField
-from lsps2fast.lsps2 import format_scid, parse_scid
+from lsps2fast.lsps2 import format_scid, parse_msat, parse_node_id, parse_scid
 from lsps2fast.offers import Buy
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ def add_methods(service: Service) -> None:
     service.host.method("lsps2-listsessions", methods.list_sessions)
     service.host.method("lsps2-getsession", methods.get_session)
     service.host.method("lsps2-stats", methods.stats)
+    service.host.method("lsps2-quote", methods.quote)
+    service.host.method("lsps2-cancel", methods.cancel)
+    service.host.method("lsps2-pause", methods.pause)
+    service.host.method("lsps2-resume", methods.resume)
     if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
         service.host.method("lsps2-dev-advance", methods.advance)
 
@@ -40,6 +44,51 @@ class Methods:
 
     async def get_session(self, jit_channel_scid: str) -> dict[str, Any]:
         """One live buy with its payment attempts."""
+        return self._describe(self._buy(jit_channel_scid))
+
+    async def quote(
+        self, peer_id: str | None = None, token: str | None = None, payment_size_msat: int | str | None = None
+    ) -> dict[str, Any]:
+        """What a client would be offered now, and why; without a peer_id what anybody would. Changes nothing."""
+        self._ready()
+        service = self._service
+        try:
+            client = "" if peer_id is None else parse_node_id(peer_id, "peer_id").hex()
+            size_msat = None if payment_size_msat is None else parse_msat(_digits(payment_size_msat))
+        except MalformedField as error:
+            raise ConfigError(f"{error.name}: {error}") from error
+        feerate_perkw = (await service.view.feerates()).opening_perkw
+        answer = service.desk.policy.explain(client, token, service.clock.wall_ms(), feerate_perkw, size_msat)
+        answer["paused"] = service.desk.paused
+        if service.desk.file is not None and service.desk.file.refused is not None:
+            answer["policy_file_refused"] = service.desk.file.refused
+        return answer
+
+    async def cancel(self, jit_channel_scid: str) -> dict[str, Any]:
+        """Take an unpaid offer back: parts it holds fail, later ones find no channel. A channel being made goes on."""
+        buy = self._buy(jit_channel_scid)
+        service = self._service
+        if service.sessions.buys[buy.jit_scid].paid:
+            raise ConfigError(f"{jit_channel_scid} is paid for and stays an alias of its channel until valid_until")
+        service.carry_out(service.sessions.cancel(buy.jit_scid))
+        service.host.log(f"{jit_channel_scid} of {buy.peer_id} was cancelled by the operator", "info")
+        return {"jit_channel_scid": jit_channel_scid, "ended": service.offers.get(buy.jit_scid) is None}
+
+    async def pause(self) -> dict[str, Any]:
+        """Sell nothing from now on, also after a restart: menus are empty, buys refused. What is sold is honoured."""
+        return await self._pause(True)
+
+    async def resume(self) -> dict[str, Any]:
+        """Sell again after `lsps2-pause`."""
+        return await self._pause(False)
+
+    async def _pause(self, yes: bool) -> dict[str, Any]:
+        self._ready()
+        await self._service.desk.pause(yes)
+        self._service.host.log("selling is paused by the operator" if yes else "selling goes on", "info")
+        return {"paused": yes, "live_buys": len(self._service.offers)}
+
+    def _buy(self, jit_channel_scid: str) -> Buy:
         self._ready()
         try:
             buy = self._service.offers.get(parse_scid(jit_channel_scid))
@@ -47,7 +96,7 @@ class Methods:
             raise ConfigError(f"jit_channel_scid: {error}") from error
         if buy is None:
             raise ConfigError(f"no live buy has the jit scid {jit_channel_scid}; lsps2-listsessions shows all")
-        return self._describe(buy)
+        return buy
 
     async def stats(self) -> dict[str, Any]:
         """Counters since the start."""
@@ -59,8 +108,16 @@ class Methods:
             "live_buys": len(service.offers),
             "live_sessions": service.sessions.live,
             "held_parts": len(service.parts),
+            "held_msat": service.parts.held_msat,
             "withheld_channels": len(service.interest.channel_ids),
-            "journal_commits": service.store.commits,
+            "at_risk_msat": service.exposure.at_risk_msat(),
+            "channels_to_keep_open": len(service.afterwards),
+            "closes_refused": service.afterwards.refused,
+            "payments": {name.lower(): count for name, count in service.books.ends.items()},
+            "refusals": service.desk.refusals.as_dict(),
+            "paused": service.desk.paused,
+            "policy": service.desk.policy.rules.source,
+            "journal_commits": service.store.commits + service.notebook.commits,
             "alarms": service.effects.alarms,
         }
 
@@ -95,3 +152,8 @@ class Methods:
                 for payment_hash, session in core.sets.items()
             ],
         }
+
+
+def _digits(value: int | str) -> str:
+    """An amount as people give it on a command line: a number, or its digits."""
+    return str(value) if type(value) is int else str(value).removesuffix("msat")

@@ -11,25 +11,33 @@ from lsps2fast.errors import ConfigError
 from lsps2fast.lsps2 import why_unsound
 from lsps2fast.offers import Limits
 from lsps2fast.promise import key_from_hex
-from lsps2fast_plugin.policy import DEFAULT_LINE, FeeLine
+from lsps2fast_plugin.policy import DEFAULT_LINE, FeeLine, Rules, rules_from_options
+from lsps2fast_plugin.policy_external import Use
+from lsps2fast_plugin.policy_limits import LIMIT_OPTIONS, GateLimits
+from lsps2fast_plugin.policy_rules import MAX_VALIDITY_S, MIN_VALIDITY_S, MODES, Floor, TrustRule
 
-MIN_VALIDITY_S = 600  # G-06
-MODES = ("lsp-trusts-client", "client-trusts-lsp")
+GUARDS = ("refuse", "warn", "off")
+LOOPBACK = "127.0.0.1"
+DAY_MS = 86_400_000
 
 
 class Settings(NamedTuple):
     """Options, checked."""
 
     promise_secret: str | None
+    retired_secrets: tuple[str, ...]
     collect_ms: int
     max_parts: int
     zero_reserve: bool
     cltv_delta_blocks: int
-    client_trusts_lsp: bool
-    headroom_sat: int
-    max_capacity_sat: int
     limits: Limits
-    menu: tuple[FeeLine, ...]
+    gate: GateLimits
+    rules: Rules  # in force when there is no policy file
+    policy_file: str | None
+    policy_plugin: Use
+    close_guard: str
+    keep_records_ms: int
+    metrics_listen: tuple[str, int] | None
 
 
 _INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
@@ -42,11 +50,25 @@ _INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
     "lsps2-max-buys": (10_000, 1, 10**7, "unused buys in all"),
     "lsps2-min-fee-msat": (DEFAULT_LINE.min_fee_msat, 0, 10**15, "smallest opening fee"),
     "lsps2-fee-ppm": (DEFAULT_LINE.proportional, 0, 10**6, "opening fee in parts per million of the payment"),
-    "lsps2-offer-validity": (DEFAULT_LINE.validity_s, MIN_VALIDITY_S, 10**8, "seconds that an offer stays valid"),
+    "lsps2-fee-floor": (
+        Floor().factor_percent,
+        0,
+        10_000,
+        "no opening fee below so many percent of what miners are expected to take",
+    ),
+    "lsps2-offer-validity": (DEFAULT_LINE.validity_s, MIN_VALIDITY_S, MAX_VALIDITY_S, "seconds an offer stays valid"),
     "lsps2-min-lifetime": (DEFAULT_LINE.min_lifetime_blocks, 0, 10**6, "blocks that a paid channel is kept open"),
     "lsps2-max-to-self-delay": (DEFAULT_LINE.max_client_to_self_delay_blocks, 1, 65_535, "largest to_self_delay"),
     "lsps2-min-payment-msat": (DEFAULT_LINE.min_payment_size_msat, 1, 10**15, "smallest payment that is sold"),
     "lsps2-max-payment-msat": (DEFAULT_LINE.max_payment_size_msat, 1, 10**15, "largest payment that is sold"),
+    "lsps2-capital-budget-sat": (
+        TrustRule().capital_budget_sat,
+        0,
+        10**12,
+        "the most that may lie in channels that are open and unpaid",
+    ),
+    "lsps2-keep-records": (30, 1, 36_500, "days that the record of a finished sale is kept"),
+    **LIMIT_OPTIONS,
 }
 
 
@@ -56,8 +78,24 @@ def add_options(plugin: Plugin) -> None:
     plugin.add_option(
         "experimental-lsps2-promise-secret", None, "key of our promises, 64 hex digits; by default made from the node's"
     )
+    plugin.add_option(
+        "lsps2-retired-promise-secret",
+        None,
+        "a key that was the promise secret before: offers made with it stay good until they end",
+        multi=True,
+    )
     plugin.add_flag_option("experimental-lsps2-zero-reserve", "open channels without a reserve on our side")
     plugin.add_option("lsps2-trust-mode", MODES[0], f"who trusts whom: {' or '.join(MODES)}")
+    plugin.add_option("lsps2-policy-file", None, "a TOML file with fee lines, tokens, trust and peers")
+    plugin.add_option(
+        "lsps2-policy-plugin",
+        Use.AUTO.value,
+        f"whether a policy plugin is asked: {', '.join(use.value for use in Use)}",
+    )
+    plugin.add_option(
+        "lsps2-close-guard", GUARDS[0], f"what to do with a `close` before min_lifetime is over: {', '.join(GUARDS)}"
+    )
+    plugin.add_option("lsps2-metrics-listen", None, "host:port of a page for Prometheus; by default there is none")
     for name, (default, least, most, meaning) in _INTS.items():
         plugin.add_option(name, default, f"{meaning} ({least} to {most})", opt_type="int")
 
@@ -79,20 +117,31 @@ def _choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _secret(value: Any) -> str | None:
-    if value is None:
-        return None
+def _secret(value: Any, name: str = "experimental-lsps2-promise-secret") -> str:
     try:
         key_from_hex(str(value))
     except ConfigError:  # never shows what was given (P-05)
-        raise ConfigError("experimental-lsps2-promise-secret must be 64 hex digits (32 bytes)") from None
+        raise ConfigError(f"{name} must be 64 hex digits (32 bytes)") from None
     return str(value)
 
 
-def read_settings(plugin: Plugin) -> Settings:
-    """All options as given. Raises ConfigError with the sentence that lightningd shows."""
-    get: Callable[[str], Any] = plugin.get_option
-    number = {name: _int(get(name), name) for name in _INTS}
+def _retired(value: Any) -> tuple[str, ...]:
+    given = [] if value is None else value if isinstance(value, list) else [value]
+    return tuple(_secret(each, "lsps2-retired-promise-secret") for each in given)
+
+
+def _address(value: Any) -> tuple[str, int] | None:
+    """host:port, [v6]:port, or a port alone, which then is on the loopback."""
+    if value is None:
+        return None
+    host, _, port = str(value).rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65_535:
+        raise ConfigError(f"lsps2-metrics-listen={value!r} names no port; give host:port such as {LOOPBACK}:9750")
+    return host or LOOPBACK, int(port)
+
+
+def _rules(number: dict[str, int], client_trusts_lsp: bool) -> Rules:
     line = FeeLine(
         min_fee_msat=number["lsps2-min-fee-msat"],
         proportional=number["lsps2-fee-ppm"],
@@ -104,15 +153,36 @@ def read_settings(plugin: Plugin) -> Settings:
     )
     if reason := why_unsound(line.params(0)):
         raise ConfigError(f"lsps2-min-payment-msat, lsps2-max-payment-msat and lsps2-min-fee-msat: {reason}")
+    return rules_from_options(
+        (line,),
+        client_trusts_lsp,
+        number["lsps2-channel-headroom-sat"],
+        number["lsps2-max-channel-sat"],
+        floor_percent=number["lsps2-fee-floor"],
+        capital_budget_sat=number["lsps2-capital-budget-sat"],
+    )
+
+
+def read_settings(plugin: Plugin) -> Settings:
+    """All options as given. Raises ConfigError with the sentence that lightningd shows."""
+    get: Callable[[str], Any] = plugin.get_option
+    number = {name: _int(get(name), name) for name in _INTS}
+    secret = get("experimental-lsps2-promise-secret")
+    path = get("lsps2-policy-file")
+    uses = tuple(use.value for use in Use)
     return Settings(
-        promise_secret=_secret(get("experimental-lsps2-promise-secret")),
+        promise_secret=None if secret is None else _secret(secret),
+        retired_secrets=_retired(get("lsps2-retired-promise-secret")),
         collect_ms=number["dev-lsps2-collect-timeout"] * 1000,
         max_parts=number["lsps2-max-parts"],
         zero_reserve=bool(get("experimental-lsps2-zero-reserve")),
         cltv_delta_blocks=number["lsps2-cltv-delta"],
-        client_trusts_lsp=_choice(get("lsps2-trust-mode"), "lsps2-trust-mode", MODES) == MODES[1],
-        headroom_sat=number["lsps2-channel-headroom-sat"],
-        max_capacity_sat=number["lsps2-max-channel-sat"],
         limits=Limits(number["lsps2-max-buys-per-peer"], number["lsps2-max-buys"]),
-        menu=(line,),
+        gate=GateLimits(*(number[name] for name in LIMIT_OPTIONS)),
+        rules=_rules(number, _choice(get("lsps2-trust-mode"), "lsps2-trust-mode", MODES) == MODES[1]),
+        policy_file=None if path is None else str(path),
+        policy_plugin=Use(_choice(get("lsps2-policy-plugin"), "lsps2-policy-plugin", uses)),
+        close_guard=_choice(get("lsps2-close-guard"), "lsps2-close-guard", GUARDS),
+        keep_records_ms=number["lsps2-keep-records"] * DAY_MS,
+        metrics_listen=_address(get("lsps2-metrics-listen")),
     )

@@ -25,6 +25,7 @@ class Call(Protocol):
     in_scid: int
     htlc_id: int
     payload_hex: str
+    amount_msat: int
 
 
 class Host(Protocol):
@@ -44,18 +45,28 @@ class HeldParts:
         self._host = host
         self._say = say
         self._calls: dict[tuple[int, int], list[Call]] = {}
+        self.held_msat = 0  # of all parts that wait
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def hold(self, call: Call) -> None:
         """Keep this call until its part is forwarded or failed."""
-        self._calls.setdefault((call.in_scid, call.htlc_id), []).append(call)
+        calls = self._calls.setdefault((call.in_scid, call.htlc_id), [])
+        if not calls:
+            self.held_msat += call.amount_msat
+        calls.append(call)
+
+    def _take(self, key: tuple[int, int]) -> list[Call]:
+        calls = self._calls.pop(key, [])
+        if calls:
+            self.held_msat -= calls[0].amount_msat
+        return calls
 
     def forward(self, parts: Iterable[order.Forward], channel_id: str) -> None:
         """Answer every call of these parts with `continue`, amount and extra_fee as ordered (H-08 to H-13)."""
         for part in parts:
-            for call in self._calls.pop((part.in_scid, part.htlc_id), ()):
+            for call in self._take((part.in_scid, part.htlc_id)):
                 self._forward_one(call, part, channel_id)
 
     def _forward_one(self, call: Call, part: order.Forward, channel_id: str) -> None:
@@ -70,5 +81,5 @@ class HeldParts:
     def fail(self, keys: Iterable[tuple[int, int]], failure: str) -> None:
         """Answer every call of these parts with this failure."""
         for key in keys:
-            for call in self._calls.pop(key, ()):
+            for call in self._take(key):
                 self._host.fail(call.id_raw, failure)

@@ -42,6 +42,9 @@ class Refusal(StrEnum):
     RATE_TOTAL = "rate_total"
     HELD_PARTS = "held_parts"
     HELD_SATS = "held_sats"
+    IN_PROGRESS = "in_progress"
+    NO_REQUEST = "no_request"
+    PAUSED = "paused"
 
 
 class Refusals:
@@ -94,11 +97,13 @@ class Admit(StrEnum):
 class _Flow:
     """One kind of request: a rate for each peer, one for all, and a fifth on top for peers that come seldom.
 
+    A peer may use up its minute at once.
+
     A crowd that uses up the common rate is by then no newcomer, so an honest peer's request still gets through.
     """
 
     def __init__(self, per_peer: int, total: int) -> None:
-        self._peers = PeerBuckets(per_peer / 60, max(3, per_peer // 6))
+        self._peers = PeerBuckets(per_peer / 60, per_peer)
         self._seldom = PeerBuckets(1 / 60, 1)
         self._common = TokenBucket(total / 60, max(1, total // 60))
         self._spare = TokenBucket(total / 300, max(1, total // 300))

@@ -27,7 +27,8 @@ class Facts(NamedTuple):
     confirmed_sat: int  # confirmed outputs that nothing has reserved
     committed_sat: int  # promised to payments that collect or open now and have reserved nothing yet
     keep_onchain_sat: int
-    feerate_perkw: int
+    feerate_perkw: int  # of the funding transaction
+    commitment_perkw: int  # of the channel's commitments
     open_vbytes: int
     zero_reserve: bool = False
     anchors: bool = False
@@ -48,7 +49,7 @@ def _least_sat(size_msat: int, ask: BuyAsk, facts: Facts) -> int:
     forward_msat = max(size_msat - (ask.params.fee_msat(size_msat) or 0), 0)
     parts = min(facts.max_parts, EXPECTED_PARTS)
     return min_capacity_sat(
-        forward_msat, parts, facts.feerate_perkw, facts.anchors, facts.zero_reserve, facts.dust_limit_sat
+        forward_msat, parts, facts.commitment_perkw, facts.anchors, facts.zero_reserve, facts.dust_limit_sat
     )
 
 

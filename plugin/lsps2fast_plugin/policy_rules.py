@@ -132,11 +132,19 @@ class Rules(NamedTuple):
     deny: frozenset[str] = frozenset()
 
 
-def rules_from_options(menu: tuple[FeeLine, ...], client_trusts_lsp: bool, headroom_sat: int, max_sat: int) -> Rules:
+def rules_from_options(
+    menu: tuple[FeeLine, ...],
+    client_trusts_lsp: bool,
+    headroom_sat: int,
+    max_sat: int,
+    floor_percent: int = Floor().factor_percent,
+    capital_budget_sat: int = TrustRule().capital_budget_sat,
+) -> Rules:
     """The policy of an operator who gave options and no file."""
     return Rules(
         source="options",
         lines=tuple(NamedLine(f"fee_line {number}", line) for number, line in enumerate(menu, 1)),
+        floor=Floor(factor_percent=floor_percent),
         capacity=CapacityRule(headroom_sat=headroom_sat, min_sat=0, max_sat=max_sat),
-        trust=TrustRule(client_trusts_lsp=client_trusts_lsp),
+        trust=TrustRule(client_trusts_lsp=client_trusts_lsp, capital_budget_sat=capital_budget_sat),
     )

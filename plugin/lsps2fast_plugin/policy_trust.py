@@ -106,6 +106,10 @@ class TrustLedger:
         """Capital in channels that are open and unpaid."""
         return self._at_risk_msat
 
+    def exposures(self) -> list[tuple[str, int]]:
+        """Peer and jit scid of every channel that is open and unpaid."""
+        return [(peer_id, jit_scid) for peer_id, peer in self._peers.items() for jit_scid in peer.open]
+
     def unpaid(self, peer_id: str, wall_ms: int) -> int:
         """Unpaid channels of this peer that are not yet forgiven. A debt that still stands does not heal."""
         peer = self._peers.get(peer_id)

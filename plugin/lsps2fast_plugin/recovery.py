@@ -11,6 +11,7 @@ from lsps2fast._table import Input, State
 from lsps2fast.actions import RestoreFees
 from lsps2fast.errors import Lsps2Error, StoreError
 from lsps2fast.lsps2 import format_scid
+from lsps2fast_plugin.negotiation import token_of_buy
 from lsps2fast_plugin.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
 from lsps2fast_plugin.store import Stored
 
@@ -33,6 +34,22 @@ class Recovery:
             except StoreError as error:
                 self._say(f"the journal cannot be read ({error}); trying again", "error")
             await self._service.clock.turned(1.0)
+
+    async def remember(self, stored: list[Stored]) -> None:
+        """What the policy knows of tokens and peers, and which duties of earlier runs last; asks until it is told."""
+        service = self._service
+        while True:
+            try:
+                await service.desk.load()
+                await service.exposure.load()
+                channels = await service.view.refresh()
+                break
+            except Lsps2Error as error:
+                self._say(f"what peers did before cannot be read ({error}); trying again", "error")
+            await service.clock.turned(1.0)
+        ids = {channel["channel_id"] for channel in channels if "channel_id" in channel}
+        service.exposure.reconcile(stored, ids)
+        service.afterwards.load(stored, ids)
 
     async def look(self, stored: list[Stored]) -> Snapshot:
         """What lightningd says of the channels in the journal; asks until it answers."""
@@ -69,6 +86,7 @@ class Recovery:
             return
         core = self._service.go_live(record.buy)
         core.paid, core.channel = True, record.journal.channel
+        self._service.offers.mark_used(record.buy.jit_scid)
         self._service.effects.unready.add(record.journal.channel.channel_id)
 
     def _revive_session(self, record: Stored, verdict: Verdict) -> None:
@@ -78,6 +96,9 @@ class Recovery:
         if channel is not None:
             self._service.effects.unready.add(channel.channel_id)
             self._service.set_withheld(channel.channel_id, not verdict.sent and not verdict.gone)
+            if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
+                self._service.offers.mark_used(jit_scid)
+                self._service.exposure.sent(record.buy, channel.channel_id)
         if session is None:
             core.dead = verdict.gone
             return
@@ -90,7 +111,10 @@ class Recovery:
             self._service.feed(jit_scid, session.payment_hash, Input.CLOSED, None)
 
     async def _drop(self, record: Stored) -> None:
+        """A buy that lapsed, unused, while we were away."""
         try:
             await self._service.store.forget(record.buy.jit_scid)
         except StoreError as error:  # the next start finds it again
             self._say(f"record {format_scid(record.buy.jit_scid)} cannot be deleted: {error}", "warn")
+            return
+        await self._service.desk.give_back(token_of_buy(record.buy))

@@ -16,20 +16,25 @@ from pyln.client import Plugin
 
 from lsps2fast import __version__
 from lsps2fast._select import BACKEND, load
-from lsps2fast._table import Input, State
+from lsps2fast._table import Input
 from lsps2fast.actions import TEMPORARY, Action
 from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ConfigError, Lsps2Error, MalformedTlv, ProtocolBug
-from lsps2fast.lsps0 import MESSAGE_TYPE
+from lsps2fast.lsps0 import FEATURE_BITS_HEX, MESSAGE_TYPE, MalformedField
 from lsps2fast.lsps2 import format_scid, parse_scid
 from lsps2fast.offers import Buy, Offers
 from lsps2fast.promise import Keyring, key_from_hex
-from lsps2fast_plugin import negotiation
+from lsps2fast_plugin.afterwards import Afterwards
+from lsps2fast_plugin.bookkeeper import TOPIC, Bookkeeper
 from lsps2fast_plugin.clock import Clock
+from lsps2fast_plugin.desk import Desk
 from lsps2fast_plugin.effects import Effects
+from lsps2fast_plugin.exposure import Exposure
 from lsps2fast_plugin.funding import Funder
 from lsps2fast_plugin.host import Host, Interest
+from lsps2fast_plugin.negotiation import Negotiator, Terms
 from lsps2fast_plugin.nodeview import NodeView
+from lsps2fast_plugin.notebook import Notebook
 from lsps2fast_plugin.operator_methods import add_methods
 from lsps2fast_plugin.options import Settings, add_options, read_settings
 from lsps2fast_plugin.parts import HeldParts
@@ -37,6 +42,7 @@ from lsps2fast_plugin.reconcile import Reconciler
 from lsps2fast_plugin.recovery import Recovery
 from lsps2fast_plugin.rpc import Rpc
 from lsps2fast_plugin.store import Store
+from lsps2fast_plugin.talk import Talk
 
 tlv = load("_tlv")
 Sessions = load("_sessions").Sessions
@@ -52,8 +58,9 @@ CLOSING = frozenset(
         "CLOSED",
     }
 )
-TOPIC = "lsps2_session"  # our notification: a session has changed its state
-LSPS_PREFIX = f"{MESSAGE_TYPE:04x}"
+LOOK_EVERY_S = 5.0
+DAY_S = 86_400.0
+RETIRED_FOR_MS = 86_400_000  # at least so long the offers of an earlier key are honoured
 
 
 def buy_terms(buy: Buy) -> BuyTerms:
@@ -75,25 +82,29 @@ def buy_terms(buy: Buy) -> BuyTerms:
 class Service:
     """One LSP plugin process."""
 
-    def __init__(self) -> None:
-        self.plugin = Plugin(autopatch=False, dynamic=True)
+    def __init__(self, announce: bool = False) -> None:
+        """`announce`: set feature bit 729. lightningd takes it only from a plugin it starts itself (M6)."""
+        bits = FEATURE_BITS_HEX if announce else None
+        self.plugin = Plugin(autopatch=False, dynamic=not announce, init_features=bits, node_features=bits)
         self.clock = Clock()
         self.interest = Interest()
         self.host = Host(self.plugin, self.interest, self._on_htlc)
         self.parts = HeldParts(self.host, self.host.log)
         self.settings: Settings | None = None
-        self._early: list[Any] = []
+        self.talk = Talk(self.host)
         self._rearm = asyncio.Event()
         add_options(self.plugin)
         self.plugin.add_notification_topic(TOPIC)
         self.plugin.init()(self._init)
-        self.host.hook("custommsg", self._on_custommsg, filters=[MESSAGE_TYPE])
+        self.host.hook("custommsg", self.talk.on_custommsg, filters=[MESSAGE_TYPE])
+        self.host.slow_hook("rpc_command", self._on_rpc_command, filters=["close"])
         for topic, handler in (
             ("connect", self._on_connect),
             ("disconnect", self._on_disconnect),
             ("block_added", self._on_block),
             ("channel_state_changed", self._on_channel_state),
             ("forward_event", self._on_forward_event),
+            ("onionmessage_forward_fail", self._on_onion_message_lost),
         ):
             self.host.subscribe(topic, handler)
         self.host.on_shutdown(self._shutdown)
@@ -103,24 +114,45 @@ class Service:
 
     def _init(self, options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> dict[str, Any] | None:
         """Answer at once (rule 15); the journal is read in the background."""
+        path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
         try:
-            self.settings = read_settings(self.plugin)
+            settings = read_settings(self.plugin)
+            self._build(settings, Rpc(path))
         except ConfigError as error:
             return {"disable": str(error)}
-        path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
-        self._build(self.settings, Rpc(path))
+        self.settings = settings
         self.reconciler = Reconciler(self.rpc, replays=configuration["startup"])
         self.host.spawn(self._start())
         return None
 
     def _build(self, settings: Settings, rpc: Rpc) -> None:
         self.rpc = rpc
+        self.notebook = Notebook(rpc)
+        self.desk = Desk(settings, rpc, self.notebook, self.clock, self.host.log)
+        self.exposure = Exposure(self.desk.policy, self.notebook, self.clock, self.host.spawn, self.host.log)
         self.sessions = Sessions(
             collect_ms=settings.collect_ms, max_parts=settings.max_parts, hashes=self.interest.payment_hashes
         )
         self.offers = Offers(settings.limits)
         self.store = Store(rpc, lambda text: self.host.log(text, "error"))
-        self.view = NodeView(rpc, settings.headroom_sat, settings.max_capacity_sat)
+        self.view = NodeView(rpc, self.clock.now_ms)
+        self.afterwards = Afterwards(
+            rpc=rpc,
+            store=self.store,
+            clock=self.clock,
+            height=lambda: self.sessions.height,
+            guard=settings.close_guard,
+            keep_ms=settings.keep_records_ms,
+            say=self.host.log,
+        )
+        self.books = Bookkeeper(
+            host=self.host,
+            sessions=self.sessions,
+            offers=self.offers,
+            desk=self.desk,
+            exposure=self.exposure,
+            afterwards=self.afterwards,
+        )
         self.effects = Effects(
             funder=Funder(rpc, settings.zero_reserve),
             store=self.store,
@@ -131,6 +163,7 @@ class Service:
             withheld=self.set_withheld,
             forgotten=self._forgotten,
             owned=self._owned,
+            may_open=self.exposure.may_open,
             say=self.host.log,
         )
 
@@ -144,32 +177,18 @@ class Service:
         recovery = Recovery(self)
         stored = await recovery.load(delta)
         snapshot = await recovery.look(stored)
+        await recovery.remember(stored)
         peers = await self._until("listpeers", {})
-        keyring = await self._keyring(self.settings.promise_secret)
-        self.negotiator = negotiation.Negotiator(
-            node=self.view,
-            offers=self.offers,
-            promises=keyring,
-            terms=negotiation.Terms(
-                menu=self.settings.menu,
-                cltv_expiry_delta_blocks=delta,
-                client_trusts_lsp=self.settings.client_trusts_lsp,
-                floor_msat=1,
-            ),
-            clock=self.clock,
-            random64=lambda: secrets.randbits(64),
-            accept=self._accept,
-            say=self.host.log,
-        )
+        keyring = await self._keyring(self.settings)
         for peer in peers["peers"]:
             if peer["connected"]:
                 self.carry_out(self.sessions.peer(peer["id"], True))
         recovery.revive_all(stored, snapshot)
         self.host.interest_loaded()
-        early, self._early = self._early, []
-        for peer_id, payload in early:
-            self.host.spawn(self._talk(peer_id, payload))
+        self._sell(self.settings, keyring, delta)
         self.host.spawn(self._watch_time())
+        self.host.spawn(self._watch_policy())
+        self.host.spawn(self._tidy_daily(delta))
         self.host.log(
             f"lsps2fast-service {__version__} ({BACKEND} core) sells JIT channels: {len(self.offers)} buys live", "info"
         )
@@ -180,6 +199,22 @@ class Service:
             if channel.get("funding", {}).get("withheld"):
                 self.set_withheld(channel["channel_id"], True)
         self.host.channels_loaded()
+
+    def _sell(self, settings: Settings, keyring: Keyring, delta: int) -> None:
+        """Answer clients from now on, those who came early first."""
+        negotiator = Negotiator(
+            node=self.view,
+            live=self.books,
+            offers=self.offers,
+            promises=keyring,
+            desk=self.desk,
+            terms=Terms(delta, settings.max_parts, settings.zero_reserve),
+            clock=self.clock,
+            random64=lambda: secrets.randbits(64),
+            accept=self._accept,
+            say=self.host.log,
+        )
+        self.talk.begin(self.rpc, negotiator)
 
     async def _until(self, method: str, params: dict[str, Any]) -> Any:
         """Ask until lightningd answers: nothing can be sold before."""
@@ -196,11 +231,16 @@ class Service:
         own: int = configs.get("cltv-delta", {}).get("value_int", 0)
         return max(wanted, own)
 
-    async def _keyring(self, secret: str | None) -> Keyring:
-        if secret is not None:
-            return Keyring(key_from_hex(secret))
-        answer = await self._until("makesecret", {"string": "lsps2fast promise"})
-        return Keyring(bytes.fromhex(answer["secret"]))
+    async def _keyring(self, settings: Settings) -> Keyring:
+        """The key of our promises, and those before it for as long as their offers may live (P-05)."""
+        derived = bytes.fromhex((await self._until("makesecret", {"string": "lsps2fast promise"}))["secret"])
+        retired = [key_from_hex(secret) for secret in settings.retired_secrets]
+        current = derived
+        if settings.promise_secret is not None:
+            current = key_from_hex(settings.promise_secret)
+            retired.append(derived)
+        last_ms = self.clock.wall_ms() + max(self.desk.longest_validity_ms(), RETIRED_FOR_MS)
+        return Keyring(current, [(key, last_ms) for key in retired])
 
     # Buys ----------------------------------------------------------------------------------------
 
@@ -232,22 +272,10 @@ class Service:
     # The machine ---------------------------------------------------------------------------------
 
     def carry_out(self, actions: tuple[Action, ...]) -> None:
-        self._tell_changes()
+        """Have these orders carried out, once those who keep books have heard of them."""
+        self.books.take(actions)
         self.effects.carry_out(actions)
         self._rearm.set()
-
-    def _tell_changes(self) -> None:
-        """A notification for every session that has changed its state."""
-        changes = self.sessions.changes
-        while changes:
-            jit_scid, payment_hash, old, new = changes.popleft()
-            change = {
-                "jit_channel_scid": format_scid(jit_scid),
-                "payment_hash": payment_hash.hex(),
-                "old_state": None if old is None else State(old).name,
-                "new_state": State(new).name,
-            }
-            self.host.send(TOPIC, {TOPIC: change})
 
     def feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
         try:
@@ -259,9 +287,8 @@ class Service:
         """Feed every time-out at its moment; sleeps until the next one."""
         while True:
             self._rearm.clear()
-            actions = self.sessions.tick(self.clock.now_ms(), self.clock.wall_ms())
-            self._tell_changes()
-            self.effects.carry_out(actions)
+            self.carry_out(self.sessions.tick(self.clock.now_ms(), self.clock.wall_ms()))
+            self._rearm.clear()
             due_ms, expiry_ms = self.sessions.next_due()
             waits = [] if due_ms is None else [due_ms - self.clock.now_ms()]
             waits += [] if expiry_ms is None else [expiry_ms - self.clock.wall_ms()]
@@ -270,6 +297,18 @@ class Service:
             _, rest = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
             for waiter in rest:
                 waiter.cancel()
+
+    async def _watch_policy(self) -> None:
+        """Take over a changed policy file; write what could not be written before."""
+        while True:
+            await self.clock.turned(LOOK_EVERY_S)
+            self.desk.look()
+            self.exposure.save()
+
+    async def _tidy_daily(self, delta: int) -> None:
+        while True:
+            await self.afterwards.prune(delta)
+            await self.clock.sleep_until(self.clock.now_ms() + round(DAY_S * 1000))
 
     # HTLCs ---------------------------------------------------------------------------------------
 
@@ -291,6 +330,9 @@ class Service:
         if payload.blinded or value_msat is None or outgoing is None:  # C-25
             self.host.fail(call.id_raw, TEMPORARY)
             return
+        if not self._has_room(call):
+            self.host.fail(call.id_raw, TEMPORARY)
+            return
         actions = self.sessions.part(
             call.next_scid,
             call.payment_hash,
@@ -305,6 +347,13 @@ class Service:
         )
         self.parts.hold(call)
         self.carry_out(actions)
+
+    def _has_room(self, call: Any) -> bool:
+        """Whether this part may be held beside the others; one that is known or goes straight out needs no room."""
+        core = self.sessions.buys.get(call.next_scid)
+        if core is None or core.paid or (call.in_scid, call.htlc_id) in self.sessions.index:
+            return True
+        return self.desk.gate.part(len(self.parts), self.parts.held_msat, call.amount_msat)
 
     def _on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
         status, preimage = forward_event["status"], forward_event.get("preimage")
@@ -343,29 +392,24 @@ class Service:
         self.effects.watch.changed(channel_id)
         if channel_state_changed["new_state"] not in CLOSING:
             return
+        self.exposure.channel_closed(channel_id)
+        self.afterwards.closed(channel_id)
         for buy in list(self.sessions.buys.values()):
             for session in list(buy.sets.values()):
                 if session.channel is not None and session.channel.channel_id == channel_id:
                     self.feed(buy.jit_scid, session.payment_hash, Input.CLOSED, None)
 
-    def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
-        """Answer the hook at once, work outside of it (T-37)."""
-        if payload.startswith(LSPS_PREFIX):
-            body = bytes.fromhex(payload[len(LSPS_PREFIX) :])
-            if hasattr(self, "negotiator"):
-                self.host.spawn(self._talk(peer_id, body))
-            elif len(self._early) < 1000:
-                self._early.append((peer_id, body))
-        return {"result": "continue"}
+    def _on_onion_message_lost(self, onionmessage_forward_fail: dict[str, Any], **_: Any) -> None:
+        """A-04: lightningd maps scids of onion messages itself and knows no jit scid; an operator should see it."""
+        text = str(onionmessage_forward_fail.get("next_short_channel_id_dir", "")).partition("/")[0]
+        if self.settings is not None and text and _scid(text) in self.interest.scids:
+            self.host.log(f"an onion message for jit scid {text} was lost: lightningd cannot forward it", "info")
 
-    async def _talk(self, peer_id: str, payload: bytes) -> None:
-        reply = await self.negotiator.answer(peer_id, payload)
-        if reply is None:
-            return
-        try:
-            await self.rpc.call("sendcustommsg", {"node_id": peer_id, "msg": LSPS_PREFIX + reply.hex()})
-        except Lsps2Error as error:  # T-32: an undelivered reply counts as delivered
-            self.host.log(f"reply to {peer_id} could not be sent: {error}", "info")
+    async def _on_rpc_command(self, rpc_command: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Somebody wants to close a channel (A-06)."""
+        if self.settings is None:
+            return {"result": "continue"}
+        return await self.afterwards.judge(rpc_command)
 
     # End -----------------------------------------------------------------------------------------
 
@@ -377,11 +421,23 @@ class Service:
         await self.rpc.close()
 
 
-def main() -> int:
+def _scid(text: str) -> int:
+    try:
+        return parse_scid(text)
+    except MalformedField:
+        return -1
+
+
+def main(announce: bool = False) -> int:
     """Entry point: runs until lightningd ends us."""
-    service = Service()
+    service = Service(announce)
     code: int = asyncio.run(service.host.run())
     return code
+
+
+def main_announced() -> int:
+    """Entry point of `lsps2fast-service-announced`: sets feature bit 729, so lightningd must start it itself."""
+    return main(announce=True)
 
 
 if __name__ == "__main__":

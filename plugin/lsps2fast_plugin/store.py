@@ -34,6 +34,7 @@ class Stored(NamedTuple):
     buy: Buy
     journal: Journal
     outcome: str | None
+    finalized_ms: int | None = None  # UTC
 
 
 def _record(buy: Buy, journal: Journal) -> dict[str, Any]:
@@ -95,7 +96,14 @@ def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> S
         created_at_ms=parse_datetime(created) if isinstance(created, str) else int(created) * 1000,
         capacity_sat=parse_msat(str(record.get("channel_capacity_msat", "0"))) // 1000,
     )
-    return Stored(buy, _read_journal(record, ours), record.get("outcome"))
+    return Stored(buy, _read_journal(record, ours), record.get("outcome"), _read_end(record.get("finalized_at")))
+
+
+def _read_end(value: Any) -> int | None:
+    """When a record was finalized: our own text, or the seconds of the built-in plugin."""
+    if value is None:
+        return None
+    return parse_datetime(value) if isinstance(value, str) else int(value) * 1000
 
 
 def _read_journal(record: dict[str, Any], ours: dict[str, Any]) -> Journal:
@@ -167,6 +175,16 @@ class Store:
                 self._buys[stored.buy.jit_scid] = stored.buy
                 found.append(stored)
         return found
+
+    async def finished(self, default_delta_blocks: int) -> list[Stored]:
+        """All final records. Raises StoreError."""
+        answer = await self._call("listdatastore", {"key": [*ROOT, "finalized"]})
+        found = [self._decode(entry, default_delta_blocks) for entry in answer["datastore"]]
+        return [stored for stored in found if stored is not None and stored.outcome is not None]
+
+    async def drop_final(self, jit_scid: int) -> None:
+        """Delete a final record that binds nobody any more (A-09). Raises StoreError."""
+        await self._delete("finalized", jit_scid)
 
     def _decode(self, entry: dict[str, Any], default_delta_blocks: int) -> Stored | None:
         key = entry["key"]

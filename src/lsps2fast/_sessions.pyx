@@ -126,6 +126,16 @@ class Sessions:
         if not scids:
             del self._by_peer[buy.peer_id]
 
+    def cancel(self, jit_scid):
+        """The operator takes an offer back: as if its valid_until had come. A payment being served goes on (K-16).
+
+        Raises ProtocolBug if the buy is not live, or paid: the alias was promised until valid_until (A-03).
+        """
+        buy: Buy = self.buys.get(jit_scid)
+        if buy is None or buy.paid:
+            raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'is an alias of its channel'}")
+        return self._lapse(buy, buy.terms.valid_until_ms)
+
     def is_online(self, peer_id):
         """Whether this client is connected, as far as we were told."""
         return peer_id in self._online

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.node import Node, Payer, World, manifest, methods
+from lsps2fast_plugin.node import Node, Payer, World, methods
 from lsps2fast_plugin.node.party import connect
 
 pytestmark = pytest.mark.slow
@@ -67,16 +67,12 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opening:
         monkeypatch.setitem(methods.TABLE, "getutxout", methods.Method(
             "getutxout", getutxout, ("txid", "vout"), frozenset({"txid", "vout"})
         ))  # fmt: skip
-    read_hooks = manifest._read_hooks
-
-    def lenient(into: manifest.Manifest, hooks: list[Any]) -> None:
-        read_hooks(into, [hook | {"filters": None} if hook["name"] == "rpc_command" else hook for hook in hooks])
-
-    monkeypatch.setattr(manifest, "_read_hooks", lenient)
 
     @asynccontextmanager
     async def make(mode: str, **options: Any) -> AsyncIterator[Pair]:
-        async with World(seed=5, plugin=SERVICE, options={"lsps2-trust-mode": mode}, timeout_s=20) as world:
+        async with World(
+            seed=5, plugin=SERVICE, options={"lsps2-trust-mode": mode, "lsps2-fee-floor": 0}, timeout_s=20
+        ) as world:
             wallet = world.add_node("wallet")
             wallet.plan_plugin(CLIENT, options, world.env)
             await wallet.start()

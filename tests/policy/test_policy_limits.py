@@ -37,7 +37,7 @@ def test_an_ordinary_client_never_notices_the_gate() -> None:
     assert sum(refusals.as_dict().values()) == 0
 
 
-@pytest.mark.parametrize(("is_buy", "allowed"), [(False, (60, 75)), (True, (12, 16))])
+@pytest.mark.parametrize(("is_buy", "allowed"), [(False, (60, 120)), (True, (12, 24))])
 def test_one_peer_gets_its_rate_and_few_answers_beyond(is_buy: bool, allowed: tuple[int, int]) -> None:
     """T-12 in spirit, issue 3 point 7: a refusal costs an RPC call, so most refusals are silent."""
     made, refusals = gate()

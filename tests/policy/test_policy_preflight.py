@@ -26,6 +26,7 @@ RICH = Facts(
     committed_sat=0,
     keep_onchain_sat=25_000,
     feerate_perkw=1_000,
+    commitment_perkw=1_000,
     open_vbytes=250,
 )
 RULE = CapacityRule(headroom_sat=100_000, min_sat=50_000, max_sat=2_000_000)
@@ -101,7 +102,9 @@ def test_what_is_granted_is_enough_and_affordable(
     size_msat: int | None, confirmed_sat: int, committed_sat: int, perkw: int, rule: CapacityRule
 ) -> None:
     """O-03, issue 3 point 3: never below the least, above the largest, or above what can be spent."""
-    facts = RICH._replace(confirmed_sat=confirmed_sat, committed_sat=committed_sat, feerate_perkw=perkw)
+    facts = RICH._replace(
+        confirmed_sat=confirmed_sat, committed_sat=committed_sat, feerate_perkw=perkw, commitment_perkw=perkw
+    )
     ask = BuyAsk(PARAMS, size_msat)
     capacity, why = provide(ask, facts, rule.capacity_sat)
     least_sat = least_capacity_sat(ask, facts)

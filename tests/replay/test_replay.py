@@ -255,7 +255,8 @@ def test_a_client_that_need_not_trust_sees_the_funding_first(replay: Replay) -> 
 
 def test_messages_of_a_peer_are_answered_one_by_one(replay: Replay) -> None:
     """Recording m. T-02, T-10, T-11, T-13, T-34, T-37: a list, an unknown method, two bad messages, 100 lists."""
-    played = replay(Script(recording="m_lsps0", messages_before_disconnect=104))
+    options = {"lsps2-cltv-delta": 48, "lsps2-max-info-per-peer": 600}
+    played = replay(Script(recording="m_lsps0", messages_before_disconnect=104, options=options))
     bad = {"jsonrpc": "2.0", "id": None, "code": -32700}
     sent = [reply | {"code": reply.pop("error")["code"]} if "error" in reply else reply for reply in replies(played)]
     lists = [

@@ -136,8 +136,9 @@ async def test_an_alias_serves_payments_that_were_collecting_when_it_was_paid(mo
         other = client.invoice(4_000_000, invoice.scid, cltv_delta=144)
         waiting = payer.pay(other, [4_000_000])
         await stage.held(1)
-        await stage.paid(payer, invoice)
+        assert (await payer.pay(invoice, [SIZE_MSAT // 5] * 5)).paid
         assert (await waiting).paid
+        assert invoice.fee_taken_msat == FEE_MSAT
         assert other.fee_taken_msat == 0
 
 

@@ -75,6 +75,7 @@ async def _run(seed: int, sessions: int, parts: int) -> dict[str, Any]:
     world = World(
         seed=seed,
         plugin=[sys.executable, "-m", "lsps2fast_plugin.service"],
+        options={"lsps2-fee-floor": 0, "lsps2-max-buys-per-minute": 10**6, "lsps2-max-info": 10**6},
         wallet_sat=(400_000,) * (sessions + 2),
         fee_base_msat=1000,
         timeout_s=60.0,

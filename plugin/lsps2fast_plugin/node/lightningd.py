@@ -270,7 +270,40 @@ class Node(PluginOwner):
     # RPC
 
     def run_method(self, name: str, params: Any, frame: bytes, caller_id: str) -> Outcome | asyncio.Future[Outcome]:
-        """Carry out a call: at once, or a future when it takes time."""
+        """Carry out a call: at once, or a future when it takes time. Plugins that watch this command come first."""
+        watchers = [plugin for plugin in self.hook_chain("rpc_command") if plugin.watches(name)]
+        if watchers:
+            return self.spawn(self._hooked_method(watchers, name, params, frame, caller_id), name=f"hooked {name}")
+        return self._run_method(name, params, frame, caller_id)
+
+    async def _hooked_method(
+        self, watchers: list[Plugin], name: str, params: Any, frame: bytes, caller_id: str
+    ) -> Outcome:
+        """The `rpc_command` hook: each watcher lets the call go on or answers it; a dead one lets it go on."""
+        command = {"rpc_command": {"id": caller_id, "method": name, "params": params}}
+        for plugin in watchers:
+            answer = await self._ask_hook(plugin, "rpc_command", command, caller_id)
+            verdict: dict[str, Any] = {"result": "continue"} if answer is None else answer.get("result") or {}
+            if verdict.get("result") == "continue":
+                continue
+            if "return" not in verdict:
+                return None, RpcError(-1, f"Bad response to 'rpc_command' hook: {answer}")
+            return rpc_outcome(verdict["return"], name)
+        outcome = self._run_method(name, params, frame, caller_id)
+        return await outcome if isinstance(outcome, asyncio.Future) else outcome
+
+    async def _ask_hook(self, plugin: Plugin, hook: str, params: Any, caller_id: str) -> dict[str, Any] | None:
+        """The whole answer; None when the plugin is gone."""
+        future: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+
+        def done(answer: dict[str, Any] | None) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        plugin.request(hook, params, done, caller_id)
+        return await future
+
+    def _run_method(self, name: str, params: Any, frame: bytes, caller_id: str) -> Outcome | asyncio.Future[Outcome]:
         entry = methods.TABLE.get(name)
         if entry is not None:
             return methods.refuse_escapes(name, frame) or methods.run(self, entry, params)

@@ -68,7 +68,7 @@ class Manifest:
     options: dict[str, Option] = field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     subscriptions: set[str] = field(default_factory=set)
-    hooks: dict[str, list[int] | None] = field(default_factory=dict)
+    hooks: dict[str, list[Any] | None] = field(default_factory=dict)
     hook_order: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     dynamic: bool = True
     featurebits: dict[str, str] = field(default_factory=dict)
@@ -122,9 +122,9 @@ def _read_hooks(manifest: Manifest, hooks: list[Any]) -> None:
         manifest.hook_order[name] = {"before": entry.get("before", []), "after": entry.get("after", [])}
 
 
-def _filters(hook: str, filters: list[Any]) -> list[int]:
-    """M3: ["37913"] works like [37913]. Commands are never filtered by: rpc_command is not played here."""
-    return [] if hook == "rpc_command" else [int(item) for item in filters]
+def _filters(hook: str, filters: list[Any]) -> list[Any]:
+    """Names of commands, or message types; M3: ["37913"] works like [37913]."""
+    return [str(item) if hook == "rpc_command" else int(item) for item in filters]
 
 
 def _read_option(raw: dict[str, Any]) -> Option:

@@ -125,6 +125,11 @@ class Plugin(asyncio.Protocol):
             raise PluginFailed(f"{method}: {answer['error']}")
         return answer.get("result")
 
+    def watches(self, command: str) -> bool:
+        """Whether its `rpc_command` hook is to be asked about this command."""
+        wanted = self.manifest.hooks["rpc_command"]
+        return wanted is None or command in wanted
+
     def last_words(self) -> str:
         """The end of its stderr, for error messages."""
         return "\n" + "\n".join(self.stderr) if self.stderr else ""

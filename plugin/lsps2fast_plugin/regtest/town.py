@@ -95,7 +95,8 @@ class Town:
         self.children: list[Child] = [self.bitcoind]
         self.lsp = self.node("lsp", lsp_options)
         self.payer = self.node("payer")
-        self._service_options = {"lsps2-trust-mode": mode, **(service_options or {})}
+        # Fee rates mean nothing on regtest: fees stay those of the options.
+        self._service_options = {"lsps2-trust-mode": mode, "lsps2-fee-floor": 0} | (service_options or {})
         self._coins_sat = coins_sat
         self._payer_channels = payer_channels
         self._labels = itertools.count(1)

@@ -1,0 +1,105 @@
+"""The operator's side of every sale: the policy in force, its file, its plugin, tokens used, the pause switch.
+
+Built from the options before the node is asked anything; `load` brings in what the datastore remembers. The talk with
+clients is `negotiation`'s, what becomes of sold channels `exposure`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from lsps2fast.errors import StoreError
+from lsps2fast_plugin.clock import Clock
+from lsps2fast_plugin.notebook import Caller, Notebook
+from lsps2fast_plugin.options import Settings
+from lsps2fast_plugin.policy import Policy
+from lsps2fast_plugin.policy_external import ExternalPolicy
+from lsps2fast_plugin.policy_limits import Gate, Refusals
+from lsps2fast_plugin.policy_rules import Token
+from lsps2fast_plugin.policy_tokens import ROOT as TOKENS
+from lsps2fast_plugin.policy_tokens import Record, TokenUses
+from lsps2fast_plugin.policy_trust import TrustLedger
+from lsps2fast_plugin.policy_watch import PolicyFile
+
+PAUSED: Final = ("lsps", "lsps2", "selling", "paused")
+LOOK_EVERY_S: Final = 5.0
+
+
+class Desk:
+    """One service's policy and what belongs to it."""
+
+    def __init__(
+        self, settings: Settings, rpc: Caller, notebook: Notebook, clock: Clock, say: Callable[[str, str], None]
+    ) -> None:
+        """Raises ConfigError for a policy file that cannot be used."""
+        self._notebook = notebook
+        self._clock = clock
+        self._say = say
+        self.refusals = Refusals()
+        self.file = None
+        rules = settings.rules
+        if settings.policy_file is not None:
+            self.file = PolicyFile(settings.policy_file, say, self.refusals)
+            rules = self.file.load(clock.wall_ms())
+        self.policy = Policy(rules, say=say, refusals=self.refusals, uses=TokenUses(), ledger=TrustLedger(rules.trust))
+        self.gate = Gate(settings.gate, self.refusals)
+        self.external = ExternalPolicy(
+            rpc, now_ms=clock.now_ms, say=say, refusals=self.refusals, use=settings.policy_plugin
+        )
+        self.paused = False
+
+    async def load(self) -> None:
+        """Uses of tokens and the pause switch, as they were before the start. Or StoreError."""
+        for complaint in self.policy.uses.load(await self._notebook.read(TOKENS)):
+            self._say(complaint, "error")
+        self.paused = bool(await self._notebook.read(PAUSED))
+
+    async def pause(self, yes: bool) -> None:
+        """Sell nothing from now on, or sell again; also after a restart. StoreError: it stays as it was."""
+        await self._notebook.write(PAUSED, lambda: {"since_ms": self._clock.wall_ms()} if yes else None)
+        self.paused = yes
+
+    def longest_validity_ms(self) -> int:
+        """How long the longest offer of the policy in force binds us."""
+        rules = self.policy.rules
+        lines = [*rules.lines, *(line for token in rules.tokens.values() for line in token.lines or ())]
+        return 1000 * max(named.line.validity_s for named in lines)
+
+    def look(self) -> None:
+        """Take over a changed policy file, if there is one."""
+        rules = None if self.file is None else self.file.poll(self._clock.wall_ms())
+        if rules is not None:
+            self.policy.replace(rules)
+
+    async def watch(self) -> None:
+        """Look for a changed file for as long as the service runs."""
+        while True:
+            await self._clock.turned(LOOK_EVERY_S)
+            self.look()
+
+    # Tokens ----------------------------------------------------------------------------------------
+
+    async def take_token(self, token: Token) -> None:
+        """Count one buy under this token before it is stored. StoreError: it was not counted."""
+        record = self.policy.uses.take(token)
+        if record is None:
+            return
+        try:
+            await self._write(record, token.hash)
+        except BaseException:
+            self.policy.uses.give_back(token.hash)
+            raise
+
+    async def give_back(self, token_hash: bytes | None) -> None:
+        """A buy under this token was not stored, or ended unused."""
+        record = None if token_hash is None else self.policy.uses.give_back(token_hash)
+        if record is None or token_hash is None:
+            return
+        try:
+            await self._write(record, token_hash)
+        except StoreError as error:  # one use too few remains until the next buy under it writes the number again
+            self._say(f"a use of a token could not be given back in the journal: {error}", "warn")
+
+    async def _write(self, record: Record, token_hash: bytes) -> None:
+        await self._notebook.write(record.key, lambda: self.policy.uses.record(token_hash).value)
