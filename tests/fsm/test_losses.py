@@ -15,7 +15,10 @@ from fsm.scene import (
     FUNDING,
     HASH,
     HEIGHT,
+    OTHER_CLIENT,
     OTHER_HASH,
+    OTHER_SCID,
+    OTHER_UPSTREAM,
     PREIMAGE,
     PUBLIC,
     SCID,
@@ -227,7 +230,7 @@ def test_a_dead_public_channel_is_never_followed_by_a_second_one(scene: Play) ->
     """Rule 2, K-02, K-03."""
     play = scene(**PUBLIC)
     play.walk("part reserved stored funded stored sent")
-    assert kinds(play.walk("closed")) == ["FailParts", "Reset"]
+    assert play.walk("closed")[0] == failed([0])
     assert play.part() == (failed([1], UNKNOWN_NEXT_PEER),)
     assert len(play.of(order.OpenChannel)) == 1
 
@@ -328,6 +331,19 @@ def test_many_short_payments_leave_nothing_behind(scene: Play) -> None:
     gc.collect()
     part = play.machine.fsm.Part
     assert sum(type(thing) is part for thing in gc.get_objects()) < 2_000
+
+
+def test_many_short_payments_do_not_make_a_waiting_one_forgotten(scene: Play) -> None:
+    """C-05, K-06, rule 14: cleaning up keeps its time-out and its deadline."""
+    play = scene(**VARIABLE)
+    for number, payment_hash in enumerate((HASH, OTHER_HASH)):
+        play.core.add_buy(OTHER_SCID + number, OTHER_CLIENT, TERMS)
+        play.part(1_000, scid=OTHER_SCID + number, payment_hash=payment_hash, cltv=CLTV + 100 * number)
+    for number in range(3_000):
+        play.core.part(SCID, HASH, OTHER_UPSTREAM, number, FEE, FEE, CLTV, CLTV - 144, play.now_ms, play.wall_ms)
+    assert play.walk("deadline") == (failed([0]),)
+    assert play.core.next_due()[0] == play.now_ms + 90_000
+    assert play.walk("due") == (failed([1]),)
 
 
 def test_a_buy_with_a_payment_is_not_taken_away(scene: Play) -> None:

@@ -189,7 +189,7 @@ def test_a_surplus_that_carries_the_fee_is_not_shed(scene: Play) -> None:
     """H-05, T26: a payment smaller than its own fee is not complete without what comes on top."""
     play = scene(payment_size_msat=5_000)
     play.part(4_000)
-    play.part(7_000)
+    play.part(FEE)
     play.walk("reserved stored funded")
     assert play.tell(Input.READY, LIMITS._replace(spendable_msat=500)) == (failed([0, 1]), UNDO_CHANNEL)
 
