@@ -112,9 +112,15 @@ def sendpsbt(node: Node, psbt: Any, reserve: Any = None) -> Json:
     tx = read_psbt(psbt, "psbt")
     if not tx.signed:
         raise RpcError(LIGHTNINGD, "PSBT not finalizeable")
-    sent = node.wallet.send(tx)
-    node.openings.broadcast(tx)
-    return sent
+    node.wallet.check_reserved(tx)
+    node.openings.broadcast(tx)  # before bitcoind is asked, and whatever it says
+    blocks = RESERVE_BLOCKS if reserve is None else number(reserve, "reserve")
+    node.wallet.reserve(tx, blocks, exclusive=False)
+    try:
+        return node.wallet.send(tx)
+    except RpcError:
+        node.wallet.unreserve(tx, blocks)
+        raise
 
 
 @method("listfunds", "[spent]")

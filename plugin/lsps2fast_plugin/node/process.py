@@ -11,9 +11,9 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import frames
 from .errors import PluginFailed, RpcError
@@ -23,6 +23,35 @@ if TYPE_CHECKING:
     from .plugins import PluginOwner
 
 Reply = Callable[[dict[str, Any] | None], None]  # the whole answer; None when the plugin is gone
+
+
+class Child(Protocol):
+    """A running process, as `asyncio.subprocess.Process` is one."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    @property
+    def stderr(self) -> asyncio.StreamReader | None:
+        """What it writes there."""
+
+    async def wait(self) -> int:
+        """Wait for its end; the exit code."""
+
+    def send_signal(self, signal: int) -> None:
+        """Signal it."""
+
+
+StartProcess = Callable[[list[str], int, int, str, dict[str, str]], Awaitable[Child]]
+
+
+async def start_process(argv: list[str], stdin: int, stdout: int, cwd: str, env: dict[str, str]) -> Child:
+    """Start a program in a session of its own, on these file descriptors. OSError when it cannot be started."""
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(
+        *argv, stdin=stdin, stdout=stdout, stderr=pipe, cwd=cwd, env=env, start_new_session=True
+    )
 
 
 class Plugin(asyncio.Protocol):
@@ -48,7 +77,7 @@ class Plugin(asyncio.Protocol):
         self._pending: dict[str, Reply] = {}
         self._outbox: list[bytes] = []
         self._condemned = False
-        self._process: asyncio.subprocess.Process
+        self._process: Child
         self._writer: asyncio.WriteTransport | None = None
         self._reader: asyncio.ReadTransport | None = None
 
@@ -61,15 +90,8 @@ class Plugin(asyncio.Protocol):
         host_in, child_out = os.pipe()
         environment = {**os.environ, **self.env, "LIGHTNINGD_PLUGIN": "1", "LIGHTNINGD_VERSION": self.node.version}
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.argv,
-                stdin=child_in,
-                stdout=child_out,
-                stderr=asyncio.subprocess.PIPE,
-                cwd=self.node.lightning_dir,
-                env=environment,
-                start_new_session=True,
-            )
+            start = self.node.world.start_process
+            self._process = await start(self.argv, child_in, child_out, self.node.lightning_dir, environment)
         except OSError as error:
             os.close(host_out)
             os.close(host_in)

@@ -139,12 +139,17 @@ class Wallet:
         for point in tx.inputs:
             self.reserved.pop(point, None)
 
-    def sign(self, tx: Tx) -> Tx:
-        """Sign inputs that are ours; each must be reserved (O1)."""
+    def check_reserved(self, tx: Tx) -> None:
+        """signpsbt and sendpsbt take no input of ours that is not reserved (O1); spent ones pass (O6)."""
+        ours = self.outputs()
         for point in tx.inputs:
-            if not self.is_reserved(point):
+            if point in ours and not self.is_reserved(point):
                 text = f"Aborting PSBT signing. UTXO {point[0]}:{point[1]} is not reserved"
                 raise RpcError(LIGHTNINGD, text)
+
+    def sign(self, tx: Tx) -> Tx:
+        """Sign inputs that are ours."""
+        self.check_reserved(tx)
         return tx.sign(self.secret)
 
     def send(self, tx: Tx) -> dict[str, Any]:

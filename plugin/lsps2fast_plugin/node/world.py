@@ -22,6 +22,7 @@ from .lightningd import Node
 from .openings import make_end
 from .party import Party, connect
 from .payer import Payer
+from .process import StartProcess, start_process
 from .transcript import Transcript
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ class World:
         self.exit_grace_s = exit_grace_s
         self.env = {"LSPS2FAST_TEST_CLOCK": "1"} if test_clock else {}
         self.env |= env or {}
+        self.start_process: StartProcess = start_process  # how plugins come to life; tests may fork one instead
         self.problems: list[BaseException] = []
         self.channels: list[Channel] = []
         self.parties: dict[str, Party] = {}
