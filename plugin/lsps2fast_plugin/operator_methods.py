@@ -121,9 +121,11 @@ class Methods:
             "alarms": service.effects.alarms,
         }
 
-    async def advance(self, seconds: float) -> dict[str, Any]:
-        """For tests: turn the clock forward."""
+    async def advance(self, seconds: float, calls: bool = False) -> dict[str, Any]:
+        """For tests: turn the clock forward; with `calls` also for RPC calls that wait for their answer."""
         self._service.clock.advance(float(seconds))
+        if calls:
+            self._service.rpc.turned(float(seconds))
         return {"now_ms": self._service.clock.now_ms()}
 
     def _ready(self) -> None:

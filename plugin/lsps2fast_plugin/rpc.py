@@ -130,6 +130,7 @@ class Rpc:
         self._numbers = itertools.count(1)
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
+        self._limits: set[asyncio.Timeout] = set()
 
     async def call(
         self, method: str, params: dict[str, Any] | None = None, timeout_s: float | None = 60.0
@@ -143,11 +144,21 @@ class Rpc:
         # msgspec writes text as UTF-8: lightningd refuses \\u escapes in some parameters (D3).
         request = msgspec.json.encode({"jsonrpc": "2.0", "id": call_id, "method": method, "params": params or {}})
         try:
-            async with asyncio.timeout(timeout_s):
-                link = await self._connected(method)
-                return await link.call(call_id, method, request + b"\n\n")
+            async with asyncio.timeout(timeout_s) as limit:
+                self._limits.add(limit)
+                try:
+                    link = await self._connected(method)
+                    return await link.call(call_id, method, request + b"\n\n")
+                finally:
+                    self._limits.discard(limit)
         except TimeoutError as error:
             raise NodeUnreachable(method, f"no answer within {timeout_s} s") from error
+
+    def turned(self, seconds: float) -> None:
+        """Calls under way have waited so much longer. For tests only."""
+        for limit in self._limits:
+            if not limit.expired() and (when := limit.when()) is not None:
+                limit.reschedule(when - seconds)
 
     async def close(self) -> None:
         """Hang up; open calls end with NodeUnreachable. A later call connects again."""
