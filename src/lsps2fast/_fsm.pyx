@@ -555,6 +555,16 @@ class Session:
         self.state = FAILED if self.channel is None else ABANDONED
         return NOTHING
 
+    def _keep(self, arg):
+        """The funding is on its way. With a channel: the undo found money of the client in it and sent it (K-11)."""
+        self.sent = True
+        if arg is not None:
+            self._done(IDLE)
+            self.committed = True
+            self.channel = arg
+            self.state = FAILED  # public, and its fee not paid (O-13)
+        return NOTHING
+
     def _rescue(self, arg):
         """A preimage after we gave up: the client is owed its channel whatever else (K-11)."""
         part: Part = arg[0]

@@ -335,20 +335,22 @@ class Sessions:
                 actions += session.apply(Input.SHUTDOWN)
         return actions
 
-    def restore(self, jit_scid, journal, sent):
-        """After a start: rebuild the session that `journal` tells of; `sent`: lightningd has its funding on the way.
+    def restore(self, jit_scid, journal, sent, public=False):
+        """After a start: rebuild the session that `journal` tells of.
 
-        The state says what the caller then owes (K-09): AWAITING_SETTLEMENT what became of each part (`SETTLED`,
-        `LOST`, or its hook call again), BROADCASTING a `Broadcast`, ABORTING an `Undo`. None, and nothing is owed: no
-        payment was under way; a channel that is public and unpaid waits for the next one (O-13). Raises ProtocolBug
-        if the buy is not live or has a payment under way.
+        `sent`: its funding is surely on chain; `public`: it may be, so that nothing may be undone and a `Broadcast` is
+        owed. The state says what else (K-09): AWAITING_SETTLEMENT what became of each part (`SETTLED`, `LOST`, or its
+        hook call again), BROADCASTING a `Broadcast`, ABORTING an `Undo`. None: no payment was under way; a channel
+        that is public and unpaid waits for the next one (O-13). Raises ProtocolBug if the buy is not live or has a
+        payment under way.
         """
         buy: Buy = self.buys.get(jit_scid)
         if buy is None or buy.holder is not None:
             raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'has a payment under way'}")
         buy.attempts = max(buy.attempts, journal.attempts)
-        public = journal.channel is not None and (sent or journal.payment_hash is None)
-        if journal.preimage is None and not journal.forwards and (public or journal.payment_hash is None):
+        public = public or sent
+        unpaid = journal.channel is not None and public
+        if journal.preimage is None and not journal.forwards and (unpaid or journal.payment_hash is None):
             buy.channel = journal.channel
             return None
         session = Session(self, buy, journal.payment_hash)
@@ -361,7 +363,7 @@ class Sessions:
         session.preimage = journal.preimage
         # Where the client does not trust us nothing was forwarded before its funding was ordered on chain (O-10).
         before = bool(journal.forwards) and not buy.terms.client_trusts_lsp
-        session.committed = sent or before or journal.preimage is not None
+        session.committed = public or before or journal.preimage is not None
         for forward in journal.forwards:
             value = forward.forward_msat + forward.extra_fee_msat
             part = Part(forward.in_scid, forward.htlc_id, value, value, 0)

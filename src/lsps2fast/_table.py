@@ -76,7 +76,7 @@ FUNDED    bug          await>WD   bug          bug         bug        tidy      
 REFUSED   bug          refuse>DX  bug          bug         bug        tidy?X     bug     bug     bug
 READY     skip         bug        ready?DX     skip        skip       skip       skip    skip    skip
 UNREADY   skip         bug        unready>DX   skip        skip       skip       skip    skip    skip
-SENT      skip         bug        sent?X       sent        sent?S     skip       skip    skip    skip
+SENT      skip         bug        sent?X       sent        sent?S     keep?X     skip    skip    skip
 SETTLED   bug          bug        bug          settle?BS   settle?S   rescue?B   skip    skip    skip
 LOST      bug          bug        bug          lose?DX     lose?S     skip       skip    skip    skip
 CLOSED    skip         skip       gone>DX      gone?D      gone?S     skip       skip    skip    skip

@@ -220,6 +220,7 @@ WORDS: dict[str, Any] = {
     "lost2": lambda s: s.resolved(1),
     "closed": lambda s: s.tell(Input.CLOSED),
     "undone": lambda s: s.tell(Input.UNDONE),
+    "kept": lambda s: s.tell(Input.SENT, CHANNEL),
     "shutdown": lambda s: s.shutdown(),
 }
 

@@ -195,6 +195,19 @@ def test_a_rescued_payment_has_its_coins_reserved_on(scene: Play) -> None:
     assert kinds(play.block(FUNDING.reserved_to_block - 4)) == ["RenewInputs"]
 
 
+def test_a_channel_that_may_not_be_undone_is_kept(scene: Play) -> None:
+    """K-11, O-13: somebody's money is in it, so the undo put it on chain: it is public, and its fee not paid."""
+    play = scene()
+    play.forward(600_000, 400_000)
+    play.resolved(0)
+    play.resolved(1)
+    fees, reset = play.walk("kept")
+    assert play.state is State.FAILED
+    assert fees == order.RestoreFees(CHANNEL.channel_id)
+    assert (reset.journal.stage, reset.journal.channel, reset.journal.funding) == ("channel", CHANNEL, None)
+    assert kinds(play.part()) == ["Broadcast", "AwaitReady"]
+
+
 def test_a_part_reported_lost_and_then_paid_counts_as_paid(scene: Play) -> None:
     """K-11: the preimage proves it."""
     play = scene()

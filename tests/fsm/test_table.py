@@ -119,6 +119,8 @@ CHOICES = [
     ("trust", OUT + " settled", "closed", Input.CLOSED, State.BROADCASTING),
     ("trust", TWO_OUT + " settled sent", "closed", Input.CLOSED, State.SUCCEEDED),
     ("trust", "part reserved unstored", "undone", Input.UNDONE, State.FAILED),
+    ("trust", "part reserved stored funded unready", "kept", Input.SENT, State.FAILED),
+    ("trust", "part reserved stored funded unready", "sent", Input.SENT, State.ABORTING),
     ("trust", "part reserved stored funded unready", "undone", Input.UNDONE, State.ABANDONED),
     ("trust", "part reserved stored funded", "shutdown", Input.SHUTDOWN, State.ABORTING),
     ("public", "part reserved stored funded stored", "shutdown", Input.SHUTDOWN, State.FAILED),
