@@ -18,7 +18,7 @@ from lsps2fast._table import Input
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.offers import Buy
 from lsps2fast_plugin.clock import Clock
-from lsps2fast_plugin.funding import ChannelGone, Funder, RefusedByClient
+from lsps2fast_plugin.funding import ChannelGone, Funder, OwedToClient, RefusedByClient
 from lsps2fast_plugin.store import Store
 
 RETURN_TIMEOUT_MS = 60_000  # for a client to come back after our restart
@@ -321,7 +321,11 @@ class Effects:
             waiting.cancel()
         if action.channel is not None:
             self.watch.forget(action.channel.channel_id)
-        await self._until_done(f"cancelling the open to {peer_id}", lambda: self._drop(peer_id, action))
+        kept = await self._until_done(f"cancelling the open to {peer_id}", lambda: self._drop(peer_id, action))
+        if kept is not None:
+            self._withheld(kept.channel_id, False)
+            self._feed(action.jit_scid, action.payment_hash, Input.SENT, kept)
+            return
         if action.funding is not None:
             funding = action.funding
             await self._until_done(f"releasing the coins of {peer_id}", lambda: self._funder.release(funding))
@@ -329,16 +333,24 @@ class Effects:
             self._withheld(action.channel.channel_id, False)
         self._feed(action.jit_scid, action.payment_hash, Input.UNDONE, None)
 
-    async def _drop(self, peer_id: str, action: order.Undo) -> None:
-        """Cancel what is half made; close what was made, also by a call whose answer never came."""
-        if action.channel is not None:
-            await self._funder.close(peer_id, action.channel.channel_id)
-            return
-        async with self._alone_with(peer_id):
-            await self._funder.cancel(peer_id)
-            for channel in await self._funder.withheld(peer_id):
-                if not self._owned(channel["channel_id"]):
-                    await self._funder.close(peer_id, channel["channel_id"])
+    async def _drop(self, peer_id: str, action: order.Undo) -> order.Channel | None:
+        """Cancel what is half made; close what was made, also by a call whose answer never came.
+
+        A channel that turns out to be owed to the client is put on chain instead, and returned (K-11).
+        """
+        try:
+            if action.channel is not None:
+                await self._funder.close(peer_id, action.channel.channel_id)
+                return None
+            async with self._alone_with(peer_id):
+                await self._funder.cancel(peer_id)
+                for channel in await self._funder.withheld(peer_id):
+                    if not self._owned(channel["channel_id"]):
+                        await self._funder.close(peer_id, channel["channel_id"])
+        except OwedToClient as owed:
+            self.alarm(str(owed))
+            return await self._funder.send_as_found(peer_id, owed.found)
+        return None
 
     async def _renew(self, action: order.RenewInputs) -> None:
         await self._until_done("renewing a reservation", lambda: self._funder.renew(action.funding))

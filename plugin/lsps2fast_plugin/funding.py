@@ -6,6 +6,7 @@ called again. What a call that got no answer has done is found out by looking (K
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lsps2fast.actions import Channel, Funding, Limits
@@ -22,6 +23,9 @@ MOST_DELAY_S = 2**32 - 1
 DEFAULT_FEE_BASE_MSAT, DEFAULT_FEE_PPM = 1000, 10  # lightningd's own
 USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
 OPENING = ("OPENINGD", "CHANNELD_AWAITING_LOCKIN")
+NOT_RESERVED = "is not reserved"  # of signpsbt and sendpsbt (O1)
+NOT_SIGNED = "PSBT not finalizeable"
+KNOWN_TO_BITCOIND = ("already in utxo set", "already in block chain", "txn-already-in-mempool", "txn-already-known")
 NOT_OPENING = (306, 307)  # unknown peer, nothing to cancel (contract O9)
 
 
@@ -31,6 +35,28 @@ class RefusedByClient(Lsps2Error):
 
 class ChannelGone(Lsps2Error):
     """lightningd says positively that the channel is closing or gone."""
+
+
+class MustNotClose(Lsps2Error):
+    """The channel has HTLCs that may still be paid (K-11)."""
+
+
+class OwedToClient(Lsps2Error):
+    """The channel that was to be dropped holds money of the client, or is public by now; `found` is its row."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        super().__init__(f"channel {found['channel_id']} may not be dropped: money has moved in it, or it is public")
+        self.found = found
+
+
+def is_withheld(channel: Mapping[str, Any]) -> bool:
+    """lightningd was never asked to send its funding."""
+    return bool(channel.get("funding", {}).get("withheld"))
+
+
+def holds_money_of_client(channel: Mapping[str, Any]) -> bool:
+    """Something was paid through it: we hold less than the whole."""
+    return int(channel.get("to_us_msat", 0)) < int(channel.get("total_msat", 0))
 
 
 def funding_txid(channel_id: str, outnum: int) -> str:
@@ -143,7 +169,7 @@ class Funder:
     async def withheld(self, peer_id: str) -> list[dict[str, Any]]:
         """Channels to this peer whose funding we have not sent."""
         answer = await self._rpc.call("listpeerchannels", {"id": peer_id})
-        return [c for c in answer["channels"] if c.get("funding", {}).get("withheld") and c.get("opener") == "local"]
+        return [c for c in answer["channels"] if is_withheld(c) and c.get("opener") == "local"]
 
     async def limits(self, peer_id: str, channel_id: str) -> Limits | None:
         """What the channel allows once it is usable and the client is there, None before. ChannelGone or NodeError."""
@@ -181,16 +207,41 @@ class Funder:
             # closed meanwhile: nothing is left to charge for
 
     async def send(self, peer_id: str, channel: Channel) -> str:
-        """Put the funding on chain; the txid. Idempotent: a channel that is no longer withheld is done (O6)."""
+        """Put the funding on chain; the txid. Idempotent; NodeError as long as bitcoind does not have it.
+
+        lightningd clears `withheld` before it asks bitcoind, and never asks again for a zero-conf channel. So that flag
+        proves nothing: only a good answer does, bitcoind's word that it has it already (O6), or a confirmation.
+        """
         try:
-            answer = await self._rpc.call("sendpsbt", {"psbt": channel.signed_psbt})
-        except NodeError:
-            found = await self.find(peer_id, channel.channel_id)
-            if found is not None and found.get("funding", {}).get("withheld") is False:
+            return await self._send(channel.signed_psbt)
+        except NodeError as error:
+            known = any(words in error.message for words in KNOWN_TO_BITCOIND)
+            if known or await self._is_confirmed(peer_id, channel.channel_id):
                 return channel.funding_txid
             raise
+
+    async def _send(self, psbt: str) -> str:
+        try:
+            answer = await self._rpc.call("sendpsbt", {"psbt": psbt})
+        except NodeError as error:
+            if NOT_RESERVED in error.message:  # T8
+                again = {"psbt": psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
+                await self._rpc.call("reserveinputs", again)
+            elif NOT_SIGNED in error.message:  # the built-in plugin journals what it has not signed yet
+                psbt = (await self._rpc.call("signpsbt", {"psbt": psbt}, OPEN_TIMEOUT_S))["signed_psbt"]
+            else:
+                raise
+            answer = await self._rpc.call("sendpsbt", {"psbt": psbt})
         txid: str = answer["txid"]
         return txid
+
+    async def _is_confirmed(self, peer_id: str, channel_id: str) -> bool:
+        """Whether a block has its funding, also when the channel is closed since."""
+        found = await self.find(peer_id, channel_id)
+        if found is None:
+            closed = (await self._rpc.call("listclosedchannels", {"id": peer_id}))["closedchannels"]
+            found = next((row for row in closed if row["channel_id"] == channel_id), None)
+        return found is not None and "short_channel_id" in found
 
     async def renew(self, funding: Funding) -> None:
         """Reserve the coins for another 72 blocks."""
@@ -207,11 +258,29 @@ class Funder:
                 raise
 
     async def close(self, peer_id: str, channel_id: str) -> None:
-        """Drop a withheld channel (contract A1); one that is gone already is fine."""
+        """Drop a withheld channel (contract A1); one that is gone already is fine.
+
+        Whatever the journal says, lightningd has the last word on what may not be dropped (K-11): MustNotClose when its
+        HTLCs are not resolved, OwedToClient when money has moved or its funding may be on its way. Or NodeError.
+        """
         found = await self.find(peer_id, channel_id)
         if found is None or found["state"] not in (*USABLE, *OPENING):
             return  # K-14: left alone
+        if not is_withheld(found) or holds_money_of_client(found):
+            raise OwedToClient(found)
+        if any(htlc["direction"] == "out" for htlc in found.get("htlcs", ())):
+            raise MustNotClose(f"channel {channel_id} has HTLCs that are not resolved")
         await self._rpc.call("close", {"id": channel_id, "unilateraltimeout": 1}, OPEN_TIMEOUT_S)
+
+    async def send_as_found(self, peer_id: str, found: dict[str, Any]) -> Channel:
+        """Put a channel's funding on chain from what lightningd itself keeps of it; the channel. Or NodeError."""
+        funding = found["funding"]
+        psbt: str = funding.get("psbt", "")
+        if is_withheld(found):
+            psbt = (await self._rpc.call("signpsbt", {"psbt": psbt}, OPEN_TIMEOUT_S))["signed_psbt"]
+        channel = Channel(found["channel_id"], psbt, found["funding_txid"])
+        await self.send(peer_id, channel)
+        return channel
 
     async def release(self, funding: Funding) -> None:
         """Give the coins back; already free is fine (contract A2)."""

@@ -22,8 +22,6 @@ class Call(Protocol):
     """What is used of a scanned hook call (`_hook.Scan`)."""
 
     id_raw: bytes
-    in_scid: int
-    htlc_id: int
     payload_hex: str
     amount_msat: int
 
@@ -50,9 +48,9 @@ class HeldParts:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def hold(self, call: Call) -> None:
-        """Keep this call until its part is forwarded or failed."""
-        calls = self._calls.setdefault((call.in_scid, call.htlc_id), [])
+    def hold(self, key: tuple[int, int], call: Call) -> None:
+        """Keep this call until its part, which the machine knows under this key, is forwarded or failed."""
+        calls = self._calls.setdefault(key, [])
         if not calls:
             self.held_msat += call.amount_msat
         calls.append(call)

@@ -9,14 +9,15 @@ the alias for ever (F6), `offered` for ever after a close (A3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lsps2fast import actions as order
 from lsps2fast.actions import Channel, Forward, Journal
 from lsps2fast.lsps2 import parse_scid
-from lsps2fast_plugin.funding import OPENING, USABLE
+from lsps2fast_plugin.funding import OPENING, USABLE, is_withheld
+from lsps2fast_plugin.names import Names
 from lsps2fast_plugin.rpc import Rpc
 from lsps2fast_plugin.store import Stored
 
@@ -36,28 +37,30 @@ class Row(NamedTuple):
 
 @dataclass
 class Snapshot:
-    """What lightningd says. `names` maps every scid and alias of a live channel to one of them (H3)."""
+    """What lightningd says."""
 
     channels: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)  # by channel id
-    held: set[PartKey] = field(default_factory=set)  # incoming HTLCs that are not resolved yet
-    names: dict[int, int] = field(default_factory=dict)
+    held: set[PartKey] = field(default_factory=set)  # incoming HTLCs that nobody has answered yet
+    names: Names = field(default_factory=Names)
     replays: bool = True  # lightningd has just started: calls it holds come again (R1)
 
     def same(self, key: PartKey) -> PartKey:
         """The part's name with its incoming channel under the one name used for comparing."""
-        return self.names.get(key[0], key[0]), key[1]
+        return self.names.one(key[0]), key[1]
 
 
 class Verdict(NamedTuple):
     """What became of one record.
 
-    `journal` is the record, completed by what was found; `sent` whether lightningd has the funding on its way;
-    `ended` how each part ended, where it did; `gone` whether the channel is closed or closing.
+    `journal` is the record, completed by what was found; `sent` whether its funding is surely on chain; `public`
+    whether it may be, so that it must get there; `ended` how each part ended, where it did; `gone` whether the channel
+    is closed or closing.
     """
 
     journal: Journal
     sent: bool
+    public: bool
     ended: dict[PartKey, str]
     gone: bool
 
@@ -67,34 +70,32 @@ def is_alive(channel: Mapping[str, Any] | None) -> bool:
     return channel is not None and channel["state"] in (*USABLE, *OPENING)
 
 
-def is_withheld(channel: Mapping[str, Any]) -> bool:
-    """lightningd has not sent its funding."""
-    return bool(channel.get("funding", {}).get("withheld"))
-
-
-def _names(channel: Mapping[str, Any]) -> list[int]:
+def names_of(channel: Mapping[str, Any]) -> list[int]:
+    """Every scid an HTLC or forward on this channel may carry (H3, F6)."""
     alias = channel.get("alias", {})
     texts = (channel.get("short_channel_id"), alias.get("local"))
     return [parse_scid(text) for text in texts if text]
 
 
-def judge(record: Stored, snapshot: Snapshot, owned: Iterable[str]) -> Verdict:
-    """One row of K-09. `owned` are the channel ids that records name: what they do not name may be an orphan."""
+def judge(record: Stored, snapshot: Snapshot, owned: Container[str]) -> Verdict:
+    """One row of K-09. A withheld channel to this client that is not `owned` by a record may be this one's."""
     journal = record.journal
     channel = None if journal.channel is None else snapshot.channels.get(journal.channel.channel_id)
     if journal.channel is None and journal.stage == "intent":
-        orphan = _orphan(record.buy.peer_id, snapshot, set(owned))
+        orphan = _orphan(record.buy.peer_id, snapshot, owned)
         if orphan is not None:  # the crash fell between fundchannel_complete and the next write
             channel = orphan
             journal = journal._replace(channel=Channel(orphan["channel_id"], "", orphan.get("funding_txid", "")))
     journal = _with_rows(journal, snapshot)
     alive = is_alive(channel)
-    sent = channel is not None and not is_withheld(channel)
+    # lightningd clears `withheld` before it asks bitcoind: only a confirmation is proof.
+    public = channel is not None and not is_withheld(channel)
+    sent = public and channel is not None and "short_channel_id" in channel
     ended = {(part.in_scid, part.htlc_id): _end_of(part, journal, snapshot, alive) for part in journal.forwards}
-    return Verdict(journal, sent, ended, journal.channel is not None and not alive)
+    return Verdict(journal, sent, public, ended, journal.channel is not None and not alive)
 
 
-def _orphan(peer_id: str, snapshot: Snapshot, owned: set[str]) -> dict[str, Any] | None:
+def _orphan(peer_id: str, snapshot: Snapshot, owned: Container[str]) -> dict[str, Any] | None:
     """A withheld channel of ours to this peer that no record names."""
     for channel_id, channel in snapshot.channels.items():
         ours = channel["peer_id"] == peer_id and channel.get("opener") == "local" and is_withheld(channel)
@@ -115,17 +116,30 @@ def _with_rows(journal: Journal, snapshot: Snapshot) -> Journal:
 def _end_of(part: Forward, journal: Journal, snapshot: Snapshot, alive: bool) -> str:
     """How one forwarded part ended, or that it is still open."""
     key = snapshot.same((part.in_scid, part.htlc_id))
+    row = _row_of(key, journal, snapshot)
+    if row is None:
+        # lightningd never took our answer. It asks again after its own start, and only then (H12, R1).
+        return OPEN if alive and snapshot.replays and key in snapshot.held else LOST
+    if row.status == "settled":
+        return SETTLED
+    if row.status in FAILED_ROWS:
+        return LOST
+    return OPEN if alive else LOST  # A3: a row of a closed channel says `offered` for ever
+
+
+def _row_of(key: PartKey, journal: Journal, snapshot: Snapshot) -> Row | None:
     channel_id = "" if journal.channel is None else journal.channel.channel_id
-    for row in snapshot.rows.get(channel_id, ()):
-        if snapshot.same(row.key) != key:
-            continue
-        if row.status == "settled":
-            return SETTLED
-        if row.status in FAILED_ROWS:
-            return LOST
-        return OPEN if alive else LOST  # A3: a row of a closed channel says `offered` for ever
-    # No row: lightningd never took our answer. It asks again after its own start, and only then (H12, R1).
-    return OPEN if alive and snapshot.replays and key in snapshot.held else LOST
+    return next((row for row in snapshot.rows.get(channel_id, ()) if snapshot.same(row.key) == key), None)
+
+
+def resolved_rows(journal: Journal, snapshot: Snapshot) -> dict[PartKey, str]:
+    """Which of these parts lightningd says have ended; the others may be anywhere. For a look while all runs."""
+    ended = {}
+    for part in journal.forwards:
+        row = _row_of(snapshot.same((part.in_scid, part.htlc_id)), journal, snapshot)
+        if row is not None and row.status != "offered":
+            ended[part.in_scid, part.htlc_id] = SETTLED if row.status == "settled" else LOST
+    return ended
 
 
 class Reconciler:
@@ -146,11 +160,11 @@ class Reconciler:
             if "channel_id" not in channel:
                 continue
             snapshot.channels[channel["channel_id"]] = channel
-            names = _names(channel)
-            snapshot.names.update((name, names[0]) for name in names)
+            names = names_of(channel)
+            snapshot.names.learn(names)
             for htlc in channel.get("htlcs", ()):
-                if htlc["direction"] == "in" and names:
-                    snapshot.held.add((names[0], htlc["id"]))
+                if htlc["direction"] == "in" and "REMOVE" not in htlc["state"] and names:
+                    snapshot.held.add((snapshot.names.one(names[0]), htlc["id"]))
         ids = {record.journal.channel.channel_id for record in wanted if record.journal.channel is not None}
         places = dict(snapshot.channels)
         if ids - places.keys():
@@ -163,7 +177,7 @@ class Reconciler:
     async def _rows(self, channel: Mapping[str, Any]) -> list[Row]:
         """Forwards into this channel, under each of its names (F6)."""
         rows: dict[PartKey, Row] = {}
-        for name in _names(channel):
+        for name in names_of(channel):
             text = f"{name >> 40}x{name >> 16 & 0xFFFFFF}x{name & 0xFFFF}"
             for row in (await self._rpc.call("listforwards", {"out_channel": text}))["forwards"]:
                 key = (parse_scid(row["in_channel"]), row["in_htlc_id"])
@@ -171,12 +185,12 @@ class Reconciler:
         return list(rows.values())
 
 
-def first_orders(verdict: Verdict, jit_scid: int, state: str) -> tuple[order.Action, ...]:
-    """What a restored session owes at once, by its state (see `Sessions.restore`)."""
+def first_orders(verdict: Verdict, jit_scid: int, state: str | None) -> tuple[order.Action, ...]:
+    """What is owed at once to a record whose session was restored in `state` (see `Sessions.restore`; None: none)."""
     journal = verdict.journal
     payment_hash = journal.payment_hash or b""
     if state == "ABORTING":
         return (order.Undo(jit_scid, payment_hash, journal.channel, journal.funding),)
-    if state == "BROADCASTING" and journal.channel is not None and not verdict.sent:
+    if journal.channel is not None and not verdict.sent and (verdict.public or state == "BROADCASTING"):
         return (order.Broadcast(jit_scid, payment_hash, journal.channel),)
     return ()

@@ -5,12 +5,14 @@ What became of a payment is judged in `reconcile`; here the verdicts are carried
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING
 
 from lsps2fast._table import Input, State
 from lsps2fast.actions import RestoreFees
 from lsps2fast.errors import Lsps2Error, StoreError
 from lsps2fast.lsps2 import format_scid
+from lsps2fast_plugin.funding import is_withheld
 from lsps2fast_plugin.negotiation import token_of_buy
 from lsps2fast_plugin.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
 from lsps2fast_plugin.store import Stored
@@ -25,6 +27,8 @@ class Recovery:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._say = service.host.log
+        self._finished: set[int] = set()
+        self._owned: set[str] = set()  # channels that some record names
 
     async def load(self, delta: int) -> list[Stored]:
         """Every record of the journal; asks until lightningd gives them."""
@@ -61,23 +65,56 @@ class Recovery:
             await self._service.clock.turned(1.0)
 
     def revive_all(self, stored: list[Stored], snapshot: Snapshot) -> None:
-        """Make every journalled buy live again, and go on where its payment stood."""
-        finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
-        owned = [record.journal.channel.channel_id for record in stored if record.journal.channel is not None]
+        """Make every journalled buy live again, and go on where its payment stood. Each record by itself (K-08)."""
+        self._finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
+        self._owned = {record.journal.channel.channel_id for record in stored if record.journal.channel is not None}
+        self._owned |= {channel_id for channel_id in snapshot.channels if self._spoken_for(channel_id, snapshot)}
         for record in stored:
-            if record.outcome is not None:
-                self._revive_alias(record)
-            elif record.buy.jit_scid in finished:  # K-15: a crash fell between the final record and the deletion
-                channel = record.journal.channel
-                until_ms = record.buy.params.valid_until_ms
-                fees = None if channel is None else RestoreFees(channel.channel_id, until_ms)
-                self._service.effects.finish(record.buy.jit_scid, fees)
-            elif record.journal.stage != "buy":
-                self._revive_session(record, judge(record, snapshot, owned))
-            elif record.buy.params.valid_until_ms > self._service.clock.wall_ms():
-                self._service.go_live(record.buy).attempts = record.journal.attempts
-            else:
-                self._service.host.spawn(self._drop(record))
+            try:
+                self._revive(record, snapshot)
+            except Exception:  # whatever is wrong with one record must not keep the others from going on
+                self._set_aside(record.buy.jit_scid)
+                what = f"record {format_scid(record.buy.jit_scid)} cannot be taken up; it is kept and its parts fail"
+                self._service.effects.alarm(f"{what}\n{traceback.format_exc()}")
+        for unread in self._service.store.unread:
+            if unread.jit_scid is not None:
+                self._set_aside(unread.jit_scid)
+        self._tell_strays(snapshot)
+
+    def _spoken_for(self, channel_id: str, snapshot: Snapshot) -> bool:
+        """A record we cannot read may own this channel: it names the channel, or its peer."""
+        unread = self._service.store.unread_names
+        return unread(channel_id) or unread(snapshot.channels[channel_id]["peer_id"])
+
+    def _set_aside(self, jit_scid: int) -> None:
+        """No payment may go on over this scid, and none is told that the scid does not exist (rule 6)."""
+        self._service.set_aside.add(jit_scid)
+        self._service.interest.scids.add(jit_scid)
+
+    def _tell_strays(self, snapshot: Snapshot) -> None:
+        """Withheld channels that nobody speaks for are not ours to close; somebody must know of them."""
+        for channel_id, channel in snapshot.channels.items():
+            if is_withheld(channel) and channel.get("opener") == "local" and channel_id not in self._owned:
+                self._service.effects.alarm(f"withheld channel {channel_id} to {channel['peer_id']} is in no record")
+
+    def _revive(self, record: Stored, snapshot: Snapshot) -> None:
+        service, buy, journal = self._service, record.buy, record.journal
+        if record.outcome is not None:
+            self._revive_alias(record)
+        elif buy.jit_scid in self._finished:  # K-15: a crash fell between the final record and the deletion
+            fees = None
+            if journal.channel is not None:
+                fees = RestoreFees(journal.channel.channel_id, buy.params.valid_until_ms)
+            service.effects.finish(buy.jit_scid, fees)
+        elif journal.stage != "buy":
+            verdict = judge(record, snapshot, self._owned)
+            if verdict.journal.channel is not None:
+                self._owned.add(verdict.journal.channel.channel_id)
+            self._revive_session(record, verdict)
+        elif buy.params.valid_until_ms > service.clock.wall_ms():
+            service.go_live(buy).attempts = journal.attempts
+        else:
+            service.host.spawn(self._drop(record))
 
     def _revive_alias(self, record: Stored) -> None:
         """A-03: the jit scid of a channel that was paid forwards until valid_until."""
@@ -91,24 +128,26 @@ class Recovery:
 
     def _revive_session(self, record: Stored, verdict: Verdict) -> None:
         jit_scid, channel = record.buy.jit_scid, verdict.journal.channel
-        core = self._service.go_live(record.buy)
-        session = self._service.sessions.restore(jit_scid, verdict.journal, verdict.sent)
+        service = self._service
+        core = service.go_live(record.buy)
+        session = service.sessions.restore(jit_scid, verdict.journal, verdict.sent, verdict.public)
+        state = None if session is None else State(session.state).name
         if channel is not None:
-            self._service.effects.unready.add(channel.channel_id)
-            self._service.set_withheld(channel.channel_id, not verdict.sent and not verdict.gone)
+            service.effects.unready.add(channel.channel_id)
+            service.set_withheld(channel.channel_id, not verdict.sent and not verdict.gone)
             if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
-                self._service.offers.mark_used(jit_scid)
-                self._service.exposure.sent(record.buy, channel.channel_id)
+                service.offers.mark_used(jit_scid)
+                service.exposure.sent(record.buy, channel.channel_id)
+        self._say(f"{format_scid(jit_scid)} goes on in {state or 'no session'}", "info")
+        service.carry_out(first_orders(verdict, jit_scid, state))
         if session is None:
             core.dead = verdict.gone
             return
-        self._say(f"{format_scid(jit_scid)} goes on in {State(session.state).name}", "info")
-        self._service.carry_out(first_orders(verdict, jit_scid, State(session.state).name))
         for how in (SETTLED, LOST):  # what was paid comes first: it decides (K-11)
             for key in [key for key, end in verdict.ended.items() if end == how]:
-                self._service.carry_out(self._service.sessions.told(*key, how == SETTLED))
+                service.carry_out(service.sessions.told(*key, how == SETTLED))
         if verdict.gone and session.payment_hash in core.sets:
-            self._service.feed(jit_scid, session.payment_hash, Input.CLOSED, None)
+            service.feed(jit_scid, session.payment_hash, Input.CLOSED, None)
 
     async def _drop(self, record: Stored) -> None:
         """A buy that lapsed, unused, while we were away."""

@@ -10,6 +10,8 @@ import asyncio
 import os
 import secrets
 import sys
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from pyln.client import Plugin
@@ -32,13 +34,14 @@ from lsps2fast_plugin.effects import Effects
 from lsps2fast_plugin.exposure import Exposure
 from lsps2fast_plugin.funding import Funder
 from lsps2fast_plugin.host import Host, Interest
+from lsps2fast_plugin.names import Names
 from lsps2fast_plugin.negotiation import Negotiator, Terms
 from lsps2fast_plugin.nodeview import NodeView
 from lsps2fast_plugin.notebook import Notebook
 from lsps2fast_plugin.operator_methods import add_methods
 from lsps2fast_plugin.options import Settings, add_options, read_settings
 from lsps2fast_plugin.parts import HeldParts
-from lsps2fast_plugin.reconcile import Reconciler
+from lsps2fast_plugin.reconcile import Reconciler, names_of
 from lsps2fast_plugin.recovery import Recovery
 from lsps2fast_plugin.rpc import Rpc
 from lsps2fast_plugin.store import Store
@@ -92,6 +95,9 @@ class Service:
         self.parts = HeldParts(self.host, self.host.log)
         self.settings: Settings | None = None
         self.talk = Talk(self.host)
+        self.set_aside: set[int] = set()  # scids of records that cannot be taken up
+        self.names = Names()
+        self._early_facts: list[Callable[[], None]] | None = []  # what lightningd told before the journal was read
         self._rearm = asyncio.Event()
         add_options(self.plugin)
         self.plugin.add_notification_topic(TOPIC)
@@ -106,9 +112,20 @@ class Service:
             ("forward_event", self._on_forward_event),
             ("onionmessage_forward_fail", self._on_onion_message_lost),
         ):
-            self.host.subscribe(topic, handler)
+            self.host.subscribe(topic, self._once_started(handler))
         self.host.on_shutdown(self._shutdown)
         add_methods(self)
+
+    def _once_started(self, take: Callable[..., None]) -> Callable[..., None]:
+        """What lightningd tells between our first look at its tables and the last session made live is not lost."""
+
+        def call(**params: Any) -> None:
+            if self._early_facts is None:
+                take(**params)
+            else:
+                self._early_facts.append(lambda: take(**params))
+
+        return call
 
     # Start ---------------------------------------------------------------------------------------
 
@@ -183,7 +200,9 @@ class Service:
         for peer in peers["peers"]:
             if peer["connected"]:
                 self.carry_out(self.sessions.peer(peer["id"], True))
+        self.names = snapshot.names
         recovery.revive_all(stored, snapshot)
+        self._take_early_facts()
         self.host.interest_loaded()
         self._sell(self.settings, keyring, delta)
         self.host.spawn(self._watch_time())
@@ -192,6 +211,14 @@ class Service:
         self.host.log(
             f"lsps2fast-service {__version__} ({BACKEND} core) sells JIT channels: {len(self.offers)} buys live", "info"
         )
+
+    def _take_early_facts(self) -> None:
+        facts, self._early_facts = self._early_facts or [], None
+        for fact in facts:
+            try:
+                fact()
+            except Exception:  # as with every notification: one that cannot be taken stops no other
+                self.host.log(f"a notification failed\n{traceback.format_exc()}", "error")
 
     async def _guard_withheld(self) -> None:
         """Know every withheld channel first: forwards into others need not wait for the journal (rule 7, W11)."""
@@ -314,6 +341,9 @@ class Service:
 
     def _on_htlc(self, call: Any) -> None:
         """A part for a jit scid, or a forward that lightningd would push into a withheld channel."""
+        if call.next_scid in self.set_aside:
+            self.host.fail(call.id_raw, TEMPORARY)
+            return
         if call.next_scid not in self.interest.scids:
             if call.forward_to in self.interest.channel_ids:
                 self.host.fail(call.id_raw, TEMPORARY)  # rule 7
@@ -330,14 +360,14 @@ class Service:
         if payload.blinded or value_msat is None or outgoing is None:  # C-25
             self.host.fail(call.id_raw, TEMPORARY)
             return
-        if not self._has_room(call):
+        key = self.names.key(call.in_scid, call.htlc_id, self.sessions.index)
+        if not self._has_room(call, key):
             self.host.fail(call.id_raw, TEMPORARY)
             return
         actions = self.sessions.part(
             call.next_scid,
             call.payment_hash,
-            call.in_scid,
-            call.htlc_id,
+            *key,
             call.amount_msat,
             value_msat,
             call.cltv_expiry,
@@ -345,13 +375,13 @@ class Service:
             self.clock.now_ms(),
             self.clock.wall_ms(),
         )
-        self.parts.hold(call)
+        self.parts.hold(key, call)
         self.carry_out(actions)
 
-    def _has_room(self, call: Any) -> bool:
+    def _has_room(self, call: Any, key: tuple[int, int]) -> bool:
         """Whether this part may be held beside the others; one that is known or goes straight out needs no room."""
         core = self.sessions.buys.get(call.next_scid)
-        if core is None or core.paid or (call.in_scid, call.htlc_id) in self.sessions.index:
+        if core is None or core.paid or key in self.sessions.index:
             return True
         return self.desk.gate.part(len(self.parts), self.parts.held_msat, call.amount_msat)
 
@@ -359,14 +389,22 @@ class Service:
         status, preimage = forward_event["status"], forward_event.get("preimage")
         if status == "offered" or (status == "settled") != (preimage is not None):
             return  # a settlement without its preimage proves nothing (rule 16)
-        self.carry_out(
-            self.sessions.resolved(
-                parse_scid(forward_event["in_channel"]),
-                forward_event["in_htlc_id"],
-                bytes.fromhex(forward_event["payment_hash"]),
-                None if preimage is None else bytes.fromhex(preimage),
-            )
-        )
+        in_scid, htlc_id = parse_scid(forward_event["in_channel"]), forward_event["in_htlc_id"]
+        payment_hash = bytes.fromhex(forward_event["payment_hash"])
+        end = payment_hash, None if preimage is None else bytes.fromhex(preimage)
+        key = self.names.key(in_scid, htlc_id, self.sessions.index)
+        if key in self.sessions.index or payment_hash not in self.sessions.by_hash:
+            self.carry_out(self.sessions.resolved(*key, *end))
+        else:
+            self.host.spawn(self._resolve_renamed(in_scid, htlc_id, *end))
+
+    async def _resolve_renamed(self, in_scid: int, htlc_id: int, payment_hash: bytes, preimage: bytes | None) -> None:
+        """A part of ours under a name we do not know: its channel may have been confirmed since it came (H3)."""
+        rows = await self._until("listpeerchannels", {"short_channel_id": format_scid(in_scid)})
+        for channel in rows["channels"]:
+            self.names.learn(names_of(channel))
+        key = self.names.key(in_scid, htlc_id, self.sessions.index)
+        self.carry_out(self.sessions.resolved(*key, payment_hash, preimage))
 
     # Facts of the node -----------------------------------------------------------------------------
 

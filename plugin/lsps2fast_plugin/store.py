@@ -37,6 +37,13 @@ class Stored(NamedTuple):
     finalized_ms: int | None = None  # UTC
 
 
+class Unread(NamedTuple):
+    """A record that is not understood. It may be of a newer version: what it names is not ours to touch."""
+
+    jit_scid: int | None
+    raw: bytes
+
+
 def _record(buy: Buy, journal: Journal) -> dict[str, Any]:
     """The whole JSON value of one jit scid; amounts are decimal strings (K-24)."""
     funding, channel = journal.funding, journal.channel
@@ -106,6 +113,17 @@ def _read_end(value: Any) -> int | None:
     return parse_datetime(value) if isinstance(value, str) else int(value) * 1000
 
 
+def _unread(name: str, value_hex: str) -> Unread:
+    try:
+        raw = bytes.fromhex(value_hex)
+    except ValueError:
+        raw = b""
+    try:
+        return Unread(parse_scid(name), raw)
+    except Lsps2Error:
+        return Unread(None, raw)
+
+
 def _read_journal(record: dict[str, Any], ours: dict[str, Any]) -> Journal:
     payment_hash, preimage = record.get("payment_hash"), record.get("preimage")
     channel_id, funding = record.get("channel_id"), ours.get("funding")
@@ -144,11 +162,13 @@ class Store:
         self._buys: dict[int, Buy] = {}
         self._old: set[int] = set()  # buys that also have a record of the built-in plugin of v26.06
         self._locks: dict[int, asyncio.Lock] = {}
+        self.unread: list[Unread] = []
         self.commits = 0
 
     async def load(self, default_delta_blocks: int) -> list[Stored]:
-        """All records, active and finalized. Broken ones are reported and stay where they are (K-08)."""
+        """All records, active and finalized. What is not understood is reported, put in `unread`, left alone (K-08)."""
         found: list[Stored] = []
+        self.unread = []
         for folder in ("active", "finalized"):
             answer = await self._call("listdatastore", {"key": [*ROOT, folder]})
             for entry in answer["datastore"]:
@@ -157,6 +177,7 @@ class Store:
                     continue
                 if (stored.outcome is None) != (folder == "active"):
                     self._report(f"journal record {entry['key']} lies in the wrong folder; left alone")
+                    self.unread.append(_unread(entry["key"][-1], entry["hex"]))
                     continue
                 found.append(stored)
                 if folder == "active":
@@ -195,7 +216,12 @@ class Store:
             return _read(parse_scid(key[-1]), record, default_delta_blocks)
         except (KeyError, TypeError, ValueError, AttributeError, Lsps2Error) as error:
             self._report(f"journal record {key} cannot be read ({type(error).__name__}: {error}); kept, not used")
+            self.unread.append(_unread(key[-1], entry["hex"]))
             return None
+
+    def unread_names(self, hex_id: str) -> bool:
+        """Whether a record that is not understood speaks of this channel or peer."""
+        return any(hex_id.encode() in record.raw for record in self.unread)
 
     async def add(self, buy: Buy) -> None:
         """Journal a new buy: one commit (B-10). Raises StoreError; the buy is then not sold."""
