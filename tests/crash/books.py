@@ -1,0 +1,160 @@
+"""What must be true when a world has come to its end, each as one sentence if it is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from lsps2fast_plugin.node import Client
+from lsps2fast_plugin.node.channels import Channel
+
+from .stage import Sale, Stage
+
+SESSIONS = ("lsps", "lsps2", "sessions")
+NOISE = ("Traceback", "failed in our code", "a task failed", "failed in pyln-client")
+
+
+def violations(stage: Stage, stats: dict[str, object]) -> list[str]:
+    """Everything that is wrong."""
+    return [
+        *_node(stage),
+        *_htlcs(stage),
+        *_money(stage),
+        *_fees(stage),
+        *_channels(stage),
+        *_coins(stage),
+        *_journal(stage),
+        *_memory(stats),
+        *stage.problems,
+    ]
+
+
+def _node(stage: Stage) -> Iterator[str]:
+    if stage.lsp.state != "running":
+        yield f"lightningd is {stage.lsp.state}: {stage.lsp.crash_log}"
+    for _, source, text in stage.lsp.logs:
+        if source.startswith("plugin-") and any(word in text for word in NOISE):
+            yield f"the plugin broke: {text}"
+    for process in stage.lsp.processes:
+        for line in process.stderr:
+            yield f"stderr: {line}"
+    for party in stage.world.parties.values():
+        for end in party.force_closed:
+            yield f"{party.name} closed {end.channel.channel_id} by force"
+
+
+def _htlcs(stage: Stage) -> Iterator[str]:
+    for channel in stage.world.channels:
+        for end in channel.ends:
+            if end.live and not channel.dead:
+                yield f"{len(end.live)} HTLCs of {end.owner.name} are open on {channel.channel_id[:8]}"
+    if stage.lsp.htlcs.held:
+        yield f"{len(stage.lsp.htlcs.held)} hook calls are open"
+
+
+def _paid_msat(sale: Sale) -> int:
+    """What payers lost on this invoice."""
+    parts = [part for payment in sale.sent for part in payment.parts]
+    return sum(part.amount_msat for part in parts if part.result.done() and part.result.result().code == 0)
+
+
+def _money(stage: Stage) -> Iterator[str]:
+    try:
+        stage.world.check_books()
+    except AssertionError as error:
+        yield str(error)
+    books = stage.world.books()
+    for client in stage.clients:
+        if books[client.name] != client.received_msat():
+            yield f"{client.name} gave preimages for {client.received_msat()} msat and owns {books[client.name]}"
+        for why in client.refused:
+            yield f"{client.name} refused a part: {why}"
+    lost = sum(-books[payer.name] for payer in stage.payers)
+    if lost != sum(_paid_msat(sale) for sale in stage.sales):
+        yield f"payers lost {lost} msat for receipts of {sum(_paid_msat(sale) for sale in stage.sales)}"
+    for sale in stage.sales:
+        yield from _sale(sale)
+
+
+def _sale(sale: Sale) -> Iterator[str]:
+    invoice, paid = sale.invoice, _paid_msat(sale)
+    name = f"invoice {invoice.payment_hash.hex()[:8]}"
+    if invoice.paid_msat is None:
+        if paid:
+            yield f"{name}: payers lost {paid} msat, the client has nothing"
+        if sale.must_pay:
+            yield f"{name} was never paid, though the payer tried again"
+        return
+    if paid != invoice.paid_msat + invoice.fee_taken_msat:
+        yield f"{name}: {paid} paid is not {invoice.paid_msat} received and {invoice.fee_taken_msat} fee"
+
+
+def _fees(stage: Stage) -> Iterator[str]:
+    """One opening fee for each scid that was paid over, whichever payment paid it; nothing for anything else."""
+    by_scid: dict[str, list[Sale]] = {}
+    for sale in stage.sales:
+        if sale.invoice.paid_msat is not None:
+            by_scid.setdefault(str(sale.invoice.scid), []).append(sale)
+    for scid, sales in by_scid.items():
+        taken = sum(sale.invoice.fee_taken_msat for sale in sales)
+        agreed = max(sale.fee_msat for sale in sales)
+        if taken != agreed and not (taken < agreed and any(sale.may_be_partial for sale in sales)):
+            yield f"scid {scid}: {taken} msat of opening fee taken, {agreed} agreed"
+
+
+def jit_channels(stage: Stage, client: Client) -> list[Channel]:
+    """Channels the LSP opened to this client."""
+    private = [end.channel for end in client.ends if 50 in end.channel.channel_type]
+    return [channel for channel in private if channel.opener.owner is stage.lsp]
+
+
+def _channels(stage: Stage) -> Iterator[str]:
+    if stage.lsp.openings.pending or stage.lsp.openings.starting:
+        yield "an open was left half made"
+    for client in stage.clients:
+        scids = {sale.invoice.scid for sale in stage.sales if sale.client is client and sale.jit}
+        public = 0
+        for channel in jit_channels(stage, client):
+            ours, theirs = channel.opener, channel.opener.other
+            name = f"channel {channel.channel_id[:8]} to {client.name}"
+            if channel.withheld and not ours.forgotten:
+                yield f"{name} is still withheld: an orphan"
+            if channel.withheld and theirs.to_us_msat:
+                yield f"{name} was never put on chain and holds {theirs.to_us_msat} msat of the client"
+            if not channel.withheld:
+                public += 1
+                if not channel.dead and stage.world.chain.depth(channel.funding_txid) == 0:
+                    yield f"{name}: its funding is not in a block"
+                fees = ours.fee_base_msat, ours.fee_ppm
+                if not channel.dead and fees != (stage.lsp.fee_base_msat, stage.lsp.fee_ppm):
+                    yield f"{name} forwards for {ours.fee_base_msat} msat + {ours.fee_ppm} ppm"
+        if public > len(scids):
+            yield f"{client.name} has {public} public channels for {len(scids)} jit scids"
+
+
+def _coins(stage: Stage) -> Iterator[str]:
+    for row in stage.lsp.wallet.rows():
+        if row["reserved"]:
+            yield f"coin {row['txid'][:8]}:{row['output']} stays reserved to block {row['reserved_to_block']}"
+
+
+def records(stage: Stage, folder: str) -> dict[str, dict[str, object]]:
+    """Journal records by jit scid."""
+    rows = stage.lsp.datastore.rows.items()
+    return {key[-1]: json.loads(value) for key, (value, _) in rows if key[:-1] == (*SESSIONS, folder)}
+
+
+def _journal(stage: Stage) -> Iterator[str]:
+    for scid, record in records(stage, "active").items():
+        yield f"an active record is left for {scid}: {record.get('lsps2fast')}"
+    outcomes = {scid: record["outcome"] for scid, record in records(stage, "finalized").items()}
+    for scid in {sale.invoice.scid for sale in stage.sales if sale.jit}:
+        paid = any(sale.invoice.paid_msat is not None for sale in stage.sales if sale.invoice.scid == scid)
+        if (outcomes.get(str(scid)) == "Succeeded") != paid:
+            yield f"the journal says {outcomes.get(str(scid))} of {scid}, which was {'paid' if paid else 'not paid'}"
+
+
+def _memory(stats: dict[str, object]) -> Iterator[str]:
+    for name in ("live_buys", "live_sessions", "held_parts", "withheld_channels"):
+        if stats.get(name) != 0:
+            yield f"{name} is {stats.get(name)} at the end"

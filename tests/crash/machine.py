@@ -1,0 +1,73 @@
+"""Runs one scenario with one death or one trouble, and says what was wrong at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from .books import violations
+from .nursery import Nursery
+from .points import Death
+from .scenarios import SCENARIOS
+from .stage import LIMIT_S, Stage, Stuck, Trouble
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run; str() names it for a replay."""
+
+    scenario: str
+    mode: str
+    deaths: tuple[Death, ...] = ()
+    trouble: Trouble | None = None
+    seed: int = 1
+    mutant: str = ""
+
+    def __str__(self) -> str:
+        harm = [*map(str, self.deaths), *([str(self.trouble)] if self.trouble else [])]
+        return f"{self.scenario} {self.mode} {' '.join(harm)}".strip()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case: points passed, whether the harm was done, what was violated."""
+
+    case: Case
+    points: tuple[str, ...]
+    hit: bool
+    violations: tuple[str, ...]
+    tail: str = ""
+
+
+async def run(nursery: Nursery, case: Case, tail: int = 0) -> Outcome:
+    """Play it to its end. Never raises for what the plugin does."""
+    plan = SCENARIOS[case.scenario]
+    stage = Stage(
+        nursery,
+        case.mode,
+        case.seed,
+        deaths=case.deaths,
+        trouble=case.trouble,
+        mutant=case.mutant,
+        options=plan.options,
+        **plan.world,
+    )
+    try:
+        async with stage:
+            found = await asyncio.wait_for(_play(stage, plan.play), LIMIT_S)
+            shown = stage.world.transcript.tail(tail) if tail else ""
+    except Exception as error:  # whatever the world died of is a finding
+        found = [f"{type(error).__name__}: {error}"]
+        shown = stage.world.transcript.tail(tail) if tail else ""
+    return Outcome(case, tuple(stage.points), stage.hit, tuple(found), shown)
+
+
+async def _play(stage: Stage, play: Any) -> list[str]:
+    try:
+        await play(stage)
+    except Stuck as stuck:
+        stage.problems.append(f"stuck: {stuck}")
+    await stage.finish()
+    stats: dict[str, object] = await stage.lsp.call("lsps2-stats")
+    return violations(stage, stats)

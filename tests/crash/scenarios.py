@@ -1,0 +1,437 @@
+"""The stories that are told again and again with a death in them. Each is short; `Stage` does the waiting.
+
+In every story the client comes back and the payer tries again where a payer may, so that in the end the money must
+have moved: a sale that is never paid is a violation, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lsps2fast_plugin.node import Client
+from lsps2fast_plugin.node.channels import End, Htlc
+from lsps2fast_plugin.node.errors import RpcError
+
+from .stage import CLIENT_TRUSTS, MODES, SIZE_MSAT, VALIDITY_S, Sale, Stage
+
+Play = Callable[[Stage], Awaitable[None]]
+THIRDS = [3_000_000, 3_000_000, 4_000_000]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A story and the world it needs."""
+
+    name: str
+    play: Play
+    modes: tuple[str, ...] = MODES
+    options: dict[str, Any] = field(default_factory=dict)
+    world: dict[str, Any] = field(default_factory=dict)
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(*modes: str, options: dict[str, Any] | None = None, **world: Any) -> Callable[[Play], Play]:
+    """Enter a story into SCENARIOS under its function's name; without modes: both."""
+
+    def enter(play: Play) -> Play:
+        name = play.__name__.replace("_", "-")
+        SCENARIOS[name] = Scenario(name, play, modes or MODES, options or {}, world)
+        return play
+
+    return enter
+
+
+# Everything goes well ----------------------------------------------------------------------------------------------
+
+
+@scenario()
+async def single(stage: Stage) -> None:
+    """One part, fixed size; the purchase is part of the story."""
+    client, payer = stage.client(), stage.payer()
+    await stage.begin()
+    sale = await stage.sale(client)
+    await stage.pay(payer, sale)
+
+
+@scenario()
+async def mpp(stage: Stage) -> None:
+    """Three parts over two channels."""
+    client, payer = stage.client(), stage.payer(channels=2)
+    sale = await stage.sale(client)
+    await stage.begin()
+    await stage.pay(payer, sale, THIRDS)
+
+
+@scenario()
+async def variable(stage: Stage) -> None:
+    """One part of any amount."""
+    client, payer = stage.client(), stage.payer()
+    sale = await stage.sale(client, None)
+    await stage.begin()
+    await stage.pay(payer, sale)
+
+
+@scenario()
+async def two_hashes(stage: Stage) -> None:
+    """Two invoices over one scid: one opens the channel, the other is forwarded over it without a fee (C-14, A-03)."""
+    client, payer = stage.client(), stage.payer()
+    scid, delta, terms = await stage.buy(client)
+    slow = stage.second_sale(client, scid, delta, terms)
+    quick = stage.second_sale(client, scid, delta, terms)
+    await stage.begin()
+    half = await stage.send(payer, slow, [5_000_000], SIZE_MSAT)
+    await stage.pay(payer, quick)
+    await stage.result(half)
+    await stage.pay(payer, slow)
+
+
+@scenario()
+async def two_clients(stage: Stage) -> None:
+    """Two sales at once."""
+    sales = []
+    for name in ("alice", "bertha"):
+        sales.append(await stage.sale(stage.client(name)))
+    payer = stage.payer()
+    await stage.begin()
+    payments = [await stage.send(payer, sale, [SIZE_MSAT]) for sale in sales]
+    await stage.result(*payments)
+    for sale in sales:
+        await stage.pay_unpaid(payer, sale)
+
+
+@scenario()
+async def two_buys_of_one_client(stage: Stage) -> None:
+    """Two scids of one client paid at once: lightningd opens one channel a peer at a time (O-19)."""
+    client, payer = stage.client(), stage.payer()
+    sales = [await stage.sale(client) for _ in range(2)]
+    await stage.begin()
+    payments = [await stage.send(payer, sale, [SIZE_MSAT]) for sale in sales]
+    await stage.result(*payments)
+    for sale in sales:
+        await stage.pay_unpaid(payer, sale)
+
+
+@scenario()
+async def late_part(stage: Stage) -> None:
+    """The first two parts are enough for us, not for the client; the third comes when they are with it (C-18)."""
+    client, payer = stage.client(), stage.payer()
+    sale = await stage.sale(client)
+    await stage.begin()
+    first = await stage.send(payer, sale, [6_000_000, 5_000_000], 14_000_000)
+    await stage.until(lambda: len(client.held()) == 2 or first.done, "two parts with the client")
+    last = await stage.send(payer, sale, [3_000_000], 14_000_000)
+    await stage.result(first, last)
+    await stage.pay_unpaid(payer, sale, [6_000_000, 5_000_000, 3_000_000])
+
+
+# Refusals and absences ---------------------------------------------------------------------------------------------
+
+
+@scenario()
+async def refused_open(stage: Stage) -> None:
+    """The client answers the open with an error, later it takes one (O-08)."""
+    client, payer = stage.client(reject_open="not now"), stage.payer()
+    sale = await stage.sale(client)
+    await stage.begin()
+    await stage.pay(payer, sale, tries=1)
+    client.behaviour.reject_open = None
+    await stage.pay_unpaid(payer, sale)
+
+
+async def _vanishing(stage: Stage, when: str) -> None:
+    client, payer = stage.client(vanish_at=when), stage.payer()
+    sale = await stage.sale(client)
+    await stage.begin()
+    await stage.pay(payer, sale, tries=1)
+    client.behaviour.vanish_at = ""
+    client.connect()
+    client.release_ready()
+    await stage.pay_unpaid(payer, sale)
+
+
+@scenario()
+async def vanish_at_open(stage: Stage) -> None:
+    """The client is gone when it should answer the open (O-07)."""
+    await _vanishing(stage, "open")
+
+
+@scenario()
+async def vanish_at_funding(stage: Stage) -> None:
+    """The client is gone before it has signed (O-07)."""
+    await _vanishing(stage, "funding")
+
+
+@scenario()
+async def vanish_at_ready(stage: Stage) -> None:
+    """The client has signed and is gone before channel_ready (O-13)."""
+    await _vanishing(stage, "ready")
+
+
+@scenario()
+async def never_ready(stage: Stage) -> None:
+    """channel_ready does not come within 120 s; later the client sends it (O-13)."""
+    client, payer = stage.client(send_ready=False), stage.payer()
+    sale = await stage.sale(client)
+    await stage.begin()
+    await stage.pay(payer, sale, tries=1)
+    client.behaviour.send_ready = True
+    client.release_ready()
+    await stage.pay_unpaid(payer, sale)
+
+
+@scenario()
+async def client_away(stage: Stage) -> None:
+    """The parts add up while the client is offline; it comes back in time (C-13)."""
+    client, payer = stage.client(), stage.payer()
+    sale = await stage.sale(client)
+    client.go_offline()
+    await stage.begin()
+    payment = await stage.send(payer, sale, THIRDS)
+    await stage.turn(20)
+    await stage.quiet()
+    client.connect()
+    await stage.result(payment)
+    await stage.pay_unpaid(payer, sale)
+
+
+@scenario()
+async def no_coins(stage: Stage) -> None:
+    """The wallet is empty when the parts add up, and full later (O-09)."""
+    client, payer = stage.client(), stage.payer()
+    sale = await stage.sale(client)
+    all_of_it = {"satoshi": "all", "feerate": "normal", "startweight": 0}
+    taken = await stage.lsp.call("fundpsbt", all_of_it)
+    await stage.begin()
+    await stage.pay(payer, sale, tries=1)
+    await stage.quiet()
+    await stage.lsp.call("unreserveinputs", {"psbt": taken["psbt"]})
+    await stage.pay_unpaid(payer, sale)
+
+
+@scenario(wallet_sat=(400_000,))
+async def one_coin(stage: Stage) -> None:
+    """One coin for two sales at once: never both, and the change pays for the other one later (T35)."""
+    sales = []
+    for name in ("alice", "bertha"):
+        sales.append(await stage.sale(stage.client(name)))
+    payer = stage.payer()
+    await stage.begin()
+    payments = [await stage.send(payer, sale, [SIZE_MSAT]) for sale in sales]
+    await stage.result(*payments)
+    for sale in sales:
+        await stage.quiet()
+        stage.world.mine()
+        await stage.pay_unpaid(payer, sale)
+
+
+# The client does not settle at once --------------------------------------------------------------------------------
+
+
+@scenario()
+async def failed_part(stage: Stage) -> None:
+    """The client fails one of three parts, the one with the fee; the payer sends it again (K-10, H-17)."""
+    client, payer = stage.client(), stage.payer()
+    seen: list[Htlc] = []
+
+    def first_fails(htlc: Htlc) -> str:
+        seen.append(htlc)
+        return "fail" if len(seen) == 1 else "settle"
+
+    client.behaviour.on_part = first_fails
+    sale = await stage.sale(client)
+    await stage.begin()
+    payment = await stage.send(payer, sale, THIRDS)
+    await stage.until(lambda: any(part.result.done() for part in payment.parts), "a failed part", turns=False)
+    failed = [part.amount_msat for part in payment.parts if part.result.done() and part.result.result().code]
+    again = [await stage.send(payer, sale, failed, SIZE_MSAT)] if failed else []
+    await stage.result(payment, *again)
+    await stage.pay_unpaid(payer, sale, THIRDS)
+
+
+@scenario()
+async def all_failed(stage: Stage) -> None:
+    """A probe: the client fails every part (C-26, X-13). Then the real payment comes."""
+    client, payer = stage.client(on_part="fail"), stage.payer()
+    sale = await stage.sale(client)
+    await stage.begin()
+    await stage.pay(payer, sale, THIRDS, tries=1)
+    client.behaviour.on_part = "settle"
+    await stage.pay_unpaid(payer, sale, THIRDS)
+
+
+async def _held(stage: Stage, client: Client, sale: Sale, amounts: list[int]) -> Any:
+    """A payment whose parts are all with the client, which holds them; or it has failed by now."""
+    payment = await stage.send(stage.payers[0], sale, amounts)
+    await stage.until(lambda: len(client.held()) == len(amounts) or payment.done, "parts with the client")
+    return payment
+
+
+@scenario()
+async def settle_while_down(stage: Stage) -> None:
+    """The client has all parts and fulfils them, if it can while the LSP is away (F4)."""
+    client = stage.client(on_part="hold")
+    stage.payer()
+    sale = await stage.sale(client)
+
+    async def settle() -> None:
+        if len(client.held()) == len(THIRDS):
+            client.settle_held()
+
+    stage.while_down = settle
+    await stage.begin()
+    payment = await _held(stage, client, sale, THIRDS)
+    await settle()
+    await stage.result(payment)
+    client.behaviour.on_part = "settle"
+    await stage.pay_unpaid(stage.payers[0], sale, THIRDS)
+
+
+@scenario()
+async def settle_late(stage: Stage) -> None:
+    """The client holds for 80 blocks: the coins must stay reserved, and others buy meanwhile (T8, O-04)."""
+    client, other = stage.client(on_part="hold"), stage.client("bertha")
+    payer = stage.payer()
+    sale, second = await stage.sale(client), await stage.sale(other)
+    await stage.begin()
+    payment = await _held(stage, client, sale, [SIZE_MSAT])
+    for _ in range(4):
+        await stage.quiet()
+        stage.world.mine(20)
+    await stage.pay(payer, second)
+    if client.held():
+        client.settle_held()
+    await stage.result(payment)
+    client.behaviour.on_part = "settle"
+    await stage.pay_unpaid(payer, sale)
+
+
+@scenario()
+async def fail_late(stage: Stage) -> None:
+    """The client holds two parts, then fails one and fulfils the other (K-11): the channel is owed."""
+    client = stage.client(on_part="hold")
+    stage.payer()
+    sale = await stage.sale(client, must_pay=False)
+    sale.may_be_partial = True
+    await stage.begin()
+    payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
+    held = client.held()
+    if len(held) == 2:
+        client.fail(held[0])
+        client.settle_held()
+    await stage.result(payment)
+
+
+@scenario(CLIENT_TRUSTS)
+async def operator_closes(stage: Stage) -> None:
+    """The operator closes the channel while parts are with the client (A3); the payer tries again."""
+    client = stage.client(on_part="hold")
+    payer = stage.payer()
+    sale = await stage.sale(client)
+    await stage.begin()
+    payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
+    await stage.quiet()
+    for end in client.ends:
+        if client.held() and end.channel.withheld and not end.channel.dead:
+            await _try(stage, "close", {"id": end.channel.channel_id, "unilateraltimeout": 1})
+    await stage.result(payment)
+    client.behaviour.on_part = "settle"
+    await stage.pay_unpaid(payer, sale)
+
+
+async def _try(stage: Stage, method: str, params: dict[str, Any]) -> None:
+    try:
+        await stage.lsp.call(method, params)
+    except RpcError as error:
+        stage.world.transcript.mark("test", f"{method} failed: {error}")
+
+
+# Time --------------------------------------------------------------------------------------------------------------
+
+
+@scenario(options={"lsps2-cltv-delta": 6})
+async def deadline(stage: Stage) -> None:
+    """Blocks come while the channel is not ready: the part must fail in time (K-06, T5)."""
+    client, payer = stage.client(send_ready=False), stage.payer()
+    sale = await stage.sale(client)
+    await stage.begin()
+    payment = await stage.send(payer, sale, [SIZE_MSAT], final_delta=20)
+    await stage.quiet()
+    for _ in range(21):
+        stage.world.mine()
+        await stage.quiet()
+    await stage.result(payment)
+    client.behaviour.send_ready = True
+    client.release_ready()
+    await stage.pay_unpaid(payer, sale)
+
+
+@scenario(CLIENT_TRUSTS)
+async def offer_lapses(stage: Stage) -> None:
+    """Half a payment is held when valid_until passes (C-07)."""
+    client, payer = stage.client(), stage.payer()
+    sale = await stage.sale(client, must_pay=False)
+    await stage.begin()
+    await stage.turn(VALIDITY_S - 30)
+    payment = await stage.send(payer, sale, [4_000_000], SIZE_MSAT)
+    await stage.turn(31)
+    await stage.result(payment)
+
+
+@scenario()
+async def upstream_confirms(stage: Stage) -> None:
+    """The payer's channel is unconfirmed when the parts come and gets its real scid while they are out (H3)."""
+    client = stage.client(on_part="hold")
+    payer = stage.payer()
+    _unconfirm(payer.ends[0])
+    sale = await stage.sale(client)
+    await stage.begin()
+    payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
+    stage.world.mine()
+    await stage.quiet()
+    if len(client.held()) == 2:
+        client.settle_held()
+    await stage.result(payment)
+    client.behaviour.on_part = "settle"
+    await stage.pay_unpaid(payer, sale)
+
+
+def _unconfirm(end: End) -> None:
+    """A channel as a zero-conf one is before its first block."""
+    end.scid = end.other.scid = None
+
+
+# Others on the node ------------------------------------------------------------------------------------------------
+
+
+@scenario(CLIENT_TRUSTS, fee_base_msat=0, fee_ppm=0)
+async def stranger(stage: Stage) -> None:
+    """The client has an older channel, and somebody pays over it while the JIT channel is withheld: lightningd would
+    steer that into the bigger one (H15, T45). Then the client fails the JIT payment."""
+    client = stage.client(on_part="hold")
+    stage.payer()
+    friend = stage.payer("friend")
+    stage.world.add_channel(stage.lsp, client, 60_000)
+    old = client.ends[0].other
+    sale = await stage.sale(client, must_pay=False)
+    invoice = client.invoice(2_000_000, old.scid, cltv_delta=6)
+    ordinary = Sale(client, invoice, 0, must_pay=False)
+    ordinary.jit = False
+    stage.sales.append(ordinary)
+
+    async def befriend() -> None:
+        client.behaviour.on_part = lambda htlc: "settle" if htlc.payment_hash == invoice.payment_hash else "hold"
+        if not ordinary.sent:
+            ordinary.sent.append(friend.pay(invoice, [2_000_000], final_delta=100))
+
+    stage.while_down = befriend
+    await stage.begin()
+    payment = await _held(stage, client, sale, [SIZE_MSAT])
+    await befriend()
+    await stage.result(*ordinary.sent)
+    for part in client.held():
+        client.fail(part)
+    await stage.result(payment)

@@ -1,0 +1,414 @@
+"""A world whose LSP may die at one named message, the steps a scenario is made of, and time that passes when it must.
+
+A scenario says what clients and payers want; when the plugin dies it is started again behind the scenario's back and
+the steps go on. Nothing waits for real time: a step waits until the plugin has dealt with everything it was sent
+(`quiet`), and only then is the clock turned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from lsps2fast.lsps2 import FeeParams
+from lsps2fast_plugin.node import Client, LspsError, Payer, PaymentResult, World
+from lsps2fast_plugin.node.client import ClientInvoice
+from lsps2fast_plugin.node.errors import NodeDown, NodeProblem, PluginFailed, RpcError, WaitTimeout
+from lsps2fast_plugin.node.faults import Fault
+from lsps2fast_plugin.node.payer import Payment
+
+from .mutants import VARIABLE
+from .nursery import Nursery
+from .points import PLUGIN, PLUGIN_STOP, POWER, STOP, Death, Labels
+
+ARGV = ["lsps2fast-service"]
+LSP_TRUSTS, CLIENT_TRUSTS = "lsp-trusts-client", "client-trusts-lsp"
+MODES = (CLIENT_TRUSTS, LSP_TRUSTS)
+VALIDITY_S = 3_600
+SIZE_MSAT = 10_000_000
+FEE_MSAT = 1_000_000
+MOST_TURNS = 60  # of the clock, before a step is given up
+TURN_S = 15.0
+LIMIT_S = 30.0  # real time of one run
+NOT_READY = -32602  # of lsps2-stats while the journal is being read
+
+
+class Stuck(Exception):
+    """Something that must happen did not, however long the clock was turned."""
+
+
+@dataclass
+class Sale:
+    """What one invoice should come to."""
+
+    client: Client
+    invoice: ClientInvoice
+    fee_msat: int
+    must_pay: bool = True
+    jit: bool = True  # over a jit scid
+    may_be_partial: bool = False  # the client does not care about the sum
+    sent: list[Payment] = field(default_factory=list)
+
+
+@dataclass
+class Trouble:
+    """A fault on one RPC call: `fail`, `lost` (done, answered with an error), `hang`, `late`, `twice`."""
+
+    kind: str
+    method: str
+    nth: int
+    after: int = 0  # lives of the plugin before it is laid
+
+    def lay(self, world: World) -> Fault:
+        """Put it in the way."""
+        faults = world.lsp.faults
+        match self.kind:
+            case "fail":
+                return faults.fail(self.method, nth=self.nth)
+            case "lost":
+                return faults.fail(self.method, nth=self.nth, after=True)
+            case "hang":
+                return faults.hang(self.method, nth=self.nth)
+            case "late":
+                return faults.late(self.method, nth=self.nth)
+            case "twice":
+                return faults.twice(self.method, nth=self.nth)
+        raise ValueError(f"{self.kind!r} is no trouble")
+
+    def __str__(self) -> str:
+        return f"{self.kind}@{self.after + 1}/{self.method}#{self.nth}"
+
+    @classmethod
+    def parse(cls, text: str) -> Trouble:
+        """The opposite of str(); raises ValueError."""
+        kind, _, rest = text.partition("@")
+        life, _, call = rest.partition("/")
+        method, _, nth = call.partition("#")
+        return cls(kind, method, int(nth), int(life) - 1)
+
+
+TROUBLES = ("fail", "lost", "hang", "late", "twice")
+
+
+class Stage:
+    """`async with Stage(nursery, mode, ...) as stage: await scenario(stage)`."""
+
+    def __init__(
+        self,
+        nursery: Nursery,
+        mode: str,
+        seed: int,
+        *,
+        deaths: tuple[Death, ...] = (),
+        trouble: Trouble | None = None,
+        mutant: str = "",
+        options: dict[str, Any] | None = None,
+        **world: Any,
+    ) -> None:
+        self.options = {"lsps2-trust-mode": mode, "lsps2-offer-validity": VALIDITY_S, **(options or {})}
+        world = {"fee_base_msat": 1000, "fee_ppm": 10, "wallet_sat": (400_000,) * 4} | world
+        self.mode = mode
+        self.world = World(
+            seed=seed,
+            plugin=ARGV,
+            options=self.options,
+            env={VARIABLE: mutant} if mutant else None,
+            sphinx=False,
+            **world,
+        )
+        self.world.start_process = nursery.start
+        self.lsp = self.world.lsp
+        self.sales: list[Sale] = []
+        self.payers: list[Payer] = []
+        self.clients: list[Client] = []
+        self.points: list[str] = []  # every point seen since begin(), in order
+        self.problems: list[str] = []
+        self.while_down: Callable[[], Awaitable[None]] | None = None
+        self.deaths_left = list(deaths)
+        self.died = 0
+        self._trouble = trouble
+        self._fault: Fault | None = None
+        self._fault_turned = False
+        self._labels = Labels()
+        self._begun = False
+        self._seen = 0
+        self._turned_s = 0.0
+        self._rising: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Stage:
+        self.world.transcript.listeners.append(self._listen)
+        await self.world.__aenter__()
+        self._lay_trouble()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.world.transcript.listeners.clear()
+        if self._rising is not None and not self._rising.done():
+            self._rising.cancel()
+        for plugin in self.lsp.processes:
+            plugin.kill()
+        await self.world.__aexit__(kind, error, trace)
+
+    # Points and deaths -----------------------------------------------------------------------------
+
+    def _listen(self, entry: dict[str, Any]) -> None:
+        label = self._labels.of(entry)
+        message = entry["msg"]
+        if label is not None or message.get("method") in ("log", "lsps2_session"):
+            self._seen += 1
+        if label is None or not self._begun:
+            return
+        name = f"{self.died + 1}/{label}"
+        self.points.append(name)
+        if self.deaths_left and self.deaths_left[0].point == name:
+            self._die(self.deaths_left.pop(0))
+
+    async def begin(self) -> None:
+        """Points count from here."""
+        await self.quiet()
+        self._labels.begin()
+        self._begun = True
+
+    def _die(self, death: Death) -> None:
+        self.world.transcript.mark("test", f"DEATH {death}")
+        self.died += 1
+        self._labels.begin()
+        rising = self._rising
+        if death.kind in (PLUGIN, POWER):
+            for plugin in self.lsp.plugins:
+                plugin.kill()
+        if death.kind == POWER and self.lsp.state == "running":
+            self.lsp.sigkill()
+        self._rising = asyncio.get_running_loop().create_task(self._rise(death.kind, rising))
+
+    async def _rise(self, kind: str, before: asyncio.Task[None] | None) -> None:
+        """Bring the plugin back, and with it whoever calls again."""
+        if before is not None:
+            await asyncio.wait([before])
+        if kind == STOP and self.lsp.state == "running":
+            await self.lsp.stop()
+        elif kind == PLUGIN_STOP and self.lsp.plugins:
+            await self.lsp.stop_plugin()
+        for process in list(self.lsp.processes):
+            await process.gone.wait()
+        await self.world.until(lambda: not any(plugin.alive for plugin in self.lsp.plugins), "the end of its pipe")
+        if self.while_down is not None:
+            await self.while_down()
+        died = self.died
+        self._lay_trouble()
+        try:
+            if self.lsp.state == "running":
+                await self.lsp.start_plugin(ARGV, self.options, self.world.lsp.plugin_plans[0][2])
+            else:
+                await self.lsp.start()
+        except (PluginFailed, RpcError, NodeDown):
+            if died == self.died:
+                raise
+            return  # it died again while it started; that death raises it
+        if self._turned_s and self.lsp.state == "running" and died == self.died:
+            await self._turn_plugin(self._turned_s)
+        for client in self.clients:
+            if client.online and died == self.died:
+                client.connect()
+
+    def _lay_trouble(self) -> None:
+        if self._trouble is not None and self._fault is None and self._trouble.after == self.died:
+            self._fault = self._trouble.lay(self.world)
+
+    @property
+    def hit(self) -> bool:
+        """Whether everything that was to go wrong has."""
+        return not self.deaths_left and (self._trouble is None or (self._fault is not None and self._fault.hits > 0))
+
+    # Quiet and time --------------------------------------------------------------------------------
+
+    async def quiet(self) -> None:
+        """Return when the plugin is up and has dealt with all it was sent, and so has everybody else."""
+        calm, before = 0, -1
+        while calm < 3:
+            while self._rising is not None and not self._rising.done():
+                await asyncio.wait([self._rising])
+            if self._rising is not None:
+                self._rising.result()
+            if not await self._is_up():
+                await asyncio.sleep(0.001)
+                continue
+            for _ in range(5):
+                await asyncio.sleep(0)
+            calm = calm + 1 if self._seen == before else 0
+            before = self._seen
+
+    async def _is_up(self) -> bool:
+        """Whether the plugin answers and has read its journal, or cannot because an answer is held back."""
+        try:
+            await self.lsp.call("lsps2-stats")
+        except RpcError as error:
+            fault = self._fault
+            held_back = fault is not None and fault.wait and fault.reached.is_set() and not fault.released.is_set()
+            return held_back and error.code == NOT_READY
+        except NodeDown:
+            return False
+        return True
+
+    async def turn(self, seconds: float = TURN_S) -> None:
+        """Let time pass."""
+        self._turned_s += seconds
+        self.world.clock.advance(seconds)
+        if self.lsp.state == "running" and self.lsp.plugins:
+            await self._turn_plugin(seconds)
+
+    async def _turn_plugin(self, seconds: float) -> None:
+        try:
+            await self.lsp.call("lsps2-dev-advance", {"seconds": seconds, "calls": True})
+        except (RpcError, NodeDown):
+            return  # it has just died; the next life is told of all turns
+
+    async def _tend(self) -> bool:
+        """When all is quiet and an answer is held back: turn the clock over it, then let it come. Whether so."""
+        fault = self._fault
+        if fault is None or not fault.wait or not fault.reached.is_set() or fault.released.is_set():
+            return False
+        if not self._fault_turned:
+            self._fault_turned = True
+            await self.turn(61 if fault.carry_out is False else 25)
+        else:
+            fault.release()
+        return True
+
+    async def until(self, condition: Callable[[], object], what: str, turns: bool = True) -> bool:
+        """Wait for it, turning the clock when nothing else moves. Raises Stuck; False if `turns` is."""
+        for _ in range(MOST_TURNS):
+            if condition():
+                return True
+            await self.quiet()
+            if condition():
+                return True
+            if await self._tend():
+                continue
+            if not turns:
+                return False
+            await self.turn()
+        raise Stuck(what)
+
+    # Steps -----------------------------------------------------------------------------------------
+
+    def client(self, name: str = "alice", **behaviour: Any) -> Client:
+        """A wallet connected to the LSP, which calls again when the LSP was away."""
+        client = self.world.client(name, **behaviour)
+        self.clients.append(client)
+        return client
+
+    def payer(self, name: str = "payer", channels: int = 1) -> Payer:
+        """Somebody who pays."""
+        payer = self.world.payer(name, channels, 10_000_000)
+        self.payers.append(payer)
+        return payer
+
+    async def request(self, client: Client, method: str, params: Any = None) -> Any:
+        """One LSPS call, repeated when its answer was lost with the plugin."""
+        for _ in range(MOST_TURNS):
+            await self.quiet()
+            work = asyncio.ensure_future(client.request(method, params, LIMIT_S))
+            try:
+                await asyncio.sleep(0)
+                await self.quiet()
+                while not work.done() and await self._tend():
+                    await self.quiet()
+                if work.done():
+                    return work.result()
+            except (LspsError, NodeProblem, WaitTimeout):
+                pass
+            finally:
+                work.cancel()
+            await self.turn(1)
+        raise Stuck(f"{method} of {client.name}")
+
+    async def buy(self, client: Client, size_msat: int | None = SIZE_MSAT) -> tuple[str, int, FeeParams]:
+        """(jit scid, cltv delta, terms)."""
+        menu = await self.request(client, "lsps2.get_info")
+        offer = menu["opening_fee_params_menu"][0]
+        ask: dict[str, Any] = {"opening_fee_params": offer}
+        if size_msat is not None:
+            ask["payment_size_msat"] = str(size_msat)
+        bought = await self.request(client, "lsps2.buy", ask)
+        return bought["jit_channel_scid"], bought["lsp_cltv_expiry_delta"], FeeParams.from_json(offer)
+
+    async def sale(
+        self, client: Client, size_msat: int | None = SIZE_MSAT, *, must_pay: bool = True, preimage: bytes | None = None
+    ) -> Sale:
+        """Buy, and an invoice over it; `size_msat` None: variable mode."""
+        scid, delta, terms = await self.buy(client, size_msat)
+        return self.second_sale(client, scid, delta, terms, size_msat, must_pay=must_pay, preimage=preimage)
+
+    def second_sale(
+        self,
+        client: Client,
+        scid: str,
+        delta: int,
+        terms: FeeParams,
+        size_msat: int | None = SIZE_MSAT,
+        *,
+        must_pay: bool = True,
+        preimage: bytes | None = None,
+    ) -> Sale:
+        """One more invoice over a scid bought before."""
+        invoice = client.invoice(
+            size_msat,
+            scid,
+            opening_fee_msat=lambda size: terms.fee_msat(size) or 0,
+            cltv_delta=delta,
+            preimage=preimage,
+        )
+        sale = Sale(client, invoice, FEE_MSAT, must_pay)
+        self.sales.append(sale)
+        return sale
+
+    async def send(
+        self, payer: Payer, sale: Sale, amounts: list[int], total_msat: int | None = None, final_delta: int = 100
+    ) -> Payment:
+        """Parts of a payment go out."""
+        await self.quiet()
+        payment = payer.pay(sale.invoice, amounts, total_msat=total_msat or sum(amounts), final_delta=final_delta)
+        sale.sent.append(payment)
+        return payment
+
+    async def result(self, *payments: Payment) -> list[PaymentResult]:
+        """What became of them, however long it takes."""
+        await self.until(lambda: all(payment.done for payment in payments), "a payment is still unresolved")
+        return [await payment for payment in payments]
+
+    async def pay(self, payer: Payer, sale: Sale, amounts: list[int] | None = None, tries: int = 4) -> bool:
+        """Pay it; the payer tries again when it was refused."""
+        for _ in range(tries):
+            (result,) = await self.result(await self.send(payer, sale, amounts or [SIZE_MSAT]))
+            if result.paid:
+                return True
+        return False
+
+    async def pay_unpaid(self, payer: Payer, sale: Sale, amounts: list[int] | None = None) -> None:
+        """Pay it unless it is paid."""
+        if sale.invoice.paid_msat is None:
+            await self.pay(payer, sale, amounts)
+
+    async def finish(self) -> None:
+        """Let the world come to its end: everybody is there, blocks come, offers lapse."""
+        for client in self.clients:
+            client.behaviour.vanish_at = ""
+            if not client.online:
+                client.connect()
+        await self.quiet()
+        self.world.mine()
+        await self.until(lambda: True, "the end")
+        for seconds in (1, 5, 30, 60, 120, 300, VALIDITY_S, 120, 120):
+            await self.quiet()
+            while await self._tend():
+                await self.quiet()
+            await self.turn(seconds)
+        await self.quiet()
+        self.world.mine()
+        await self.quiet()
