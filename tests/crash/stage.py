@@ -29,7 +29,6 @@ LSP_TRUSTS, CLIENT_TRUSTS = "lsp-trusts-client", "client-trusts-lsp"
 MODES = (CLIENT_TRUSTS, LSP_TRUSTS)
 VALIDITY_S = 3_600
 SIZE_MSAT = 10_000_000
-FEE_MSAT = 1_000_000
 MOST_TURNS = 60  # of the clock, before a step is given up
 TURN_S = 15.0
 LIMIT_S = 30.0  # real time of one run
@@ -364,7 +363,7 @@ class Stage:
             cltv_delta=delta,
             preimage=preimage,
         )
-        sale = Sale(client, invoice, FEE_MSAT, must_pay)
+        sale = Sale(client, invoice, terms.fee_msat(size_msat or SIZE_MSAT) or 0, must_pay)
         self.sales.append(sale)
         return sale
 
