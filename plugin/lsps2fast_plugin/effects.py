@@ -8,6 +8,7 @@ machine's decision, made by its own deadlines. Nothing here decides about money.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Protocol
@@ -115,6 +116,8 @@ class Effects:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[tuple[int, bytes], asyncio.Task[None]] = {}  # AwaitReady; an Undo ends it
         self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody holds or waits
+        self._newest: dict[int, int] = {}  # by jit scid: the number of the last record ordered
+        self._orders = itertools.count(1)
         self.watch = Watch(clock)
         self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (R4)
         self.alarms = 0
@@ -205,7 +208,13 @@ class Effects:
 
     # One coroutine for each order -------------------------------------------------------------------
 
+    def _supersede(self, jit_scid: int) -> Callable[[], bool]:
+        """From here on this record counts; the function says whether it still does. An older one is never retried."""
+        mine = self._newest[jit_scid] = next(self._orders)
+        return lambda: self._newest.get(jit_scid) == mine
+
     async def _persist(self, action: order.Persist) -> None:
+        self._supersede(action.jit_scid)
         pause_ms = FIRST_PAUSE_MS
         for left in reversed(range(STORE_TRIES)):
             try:
@@ -363,6 +372,7 @@ class Effects:
 
     async def _finalize(self, action: order.Finalize, fees: order.RestoreFees | None) -> None:
         """Final record, routing fees, then the active record goes: a crash between finds it and does the rest."""
+        self._supersede(action.jit_scid)
         await self._until_done(
             "writing the final record",
             lambda: self._store.finalize(action.jit_scid, action.journal, action.outcome, self._clock.wall_ms()),
@@ -373,6 +383,7 @@ class Effects:
         if fees is not None:
             await self._restore_fees(fees)
         await self._until_done("deleting the active record", lambda: self._store.forget(jit_scid))
+        self._newest.pop(jit_scid, None)
 
     def finish(self, jit_scid: int, fees: order.RestoreFees | None) -> None:
         """After a start: the final record is there; do what should have followed it (K-15)."""
@@ -380,11 +391,18 @@ class Effects:
         self._spawn(self._end_record(jit_scid, fees), forgotten)
 
     async def _reset(self, action: order.Reset) -> None:
-        await self._until_done("resetting a record", lambda: self._store.put(action.jit_scid, action.journal))
+        counts = self._supersede(action.jit_scid)
+
+        async def put() -> None:
+            if counts():  # else the next payment has journalled its own record since
+                await self._store.put(action.jit_scid, action.journal)
+
+        await self._until_done("resetting a record", put)
 
     async def _forget(self, action: order.ForgetBuy) -> None:
         if action.outcome == "Timeout" and self._store.knows(action.jit_scid):
             await self._until_done("deleting a record", lambda: self._store.forget(action.jit_scid))
+            self._newest.pop(action.jit_scid, None)
 
     async def _restore_fees(self, action: order.RestoreFees) -> None:
         grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
