@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/*.pyx plugin/lsps2fast_plugin/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test pure real lint types table clean
+.PHONY: help build crash demo test pure real lint types table clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ demo: $(VENV)/built ## both plugins on embedded nodes: sell JIT channels and pro
 
 test: $(VENV)/built ## all tests; the core compiled and interpreted
 	@$(PY) -m pytest -q
+
+crash: $(VENV)/built ## kill the plugin and the node at every point of a sale and count the money
+	@cd tests && ../$(PY) -m crash
 
 pure: $(VENV)/built ## the whole suite with the core interpreted
 	@LSPS2FAST_PURE=1 $(PY) -m pytest -q

@@ -387,6 +387,7 @@ class Stage:
             (result,) = await self.result(await self.send(payer, sale, amounts or [SIZE_MSAT]))
             if result.paid:
                 return True
+            await self.turn(5)
         return False
 
     async def pay_unpaid(self, payer: Payer, sale: Sale, amounts: list[int] | None = None) -> None:
