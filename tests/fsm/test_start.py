@@ -68,6 +68,14 @@ def test_a_buy_without_a_payment_is_live_again(scene: Play) -> None:
     play.forward()
 
 
+def test_a_buy_whose_attempts_were_used_up_stays_so(scene: Play) -> None:
+    """C-16: a restart is no new chance."""
+    play = scene()
+    play.core.forget_buy(SCID)
+    play.core.add_buy(SCID, CLIENT, TERMS, attempts=5)
+    assert play.part() == (failed([0], UNKNOWN_NEXT_PEER),)
+
+
 def test_a_buy_without_a_payment_that_ended_meanwhile_is_dropped(scene: Play) -> None:
     """K-09 row 1."""
     play = _restored(scene, FRESH)

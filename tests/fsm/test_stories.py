@@ -408,6 +408,15 @@ def test_a_client_that_comes_after_the_offer_ended_gets_no_channel(scene: Play) 
     assert play.peer(True) == (failed([0], UNKNOWN_NEXT_PEER), order.ForgetBuy(SCID, "Timeout"))
 
 
+def test_a_client_with_two_offers_is_served_on_the_one_that_is_left(scene: Play) -> None:
+    """C-13: forgetting one offer does not forget the client."""
+    play = scene(online=False)
+    play.core.add_buy(OTHER_SCID, CLIENT, TERMS)
+    play.core.forget_buy(OTHER_SCID)
+    play.part()
+    assert kinds(play.peer(True)) == ["ReserveCoins"]
+
+
 def test_another_part_while_the_client_is_away_does_not_join_a_payment_without_size(scene: Play) -> None:
     """C-24: it fails alone; the first one is served when the client comes."""
     play = scene(online=False, **VARIABLE)
@@ -453,6 +462,9 @@ def test_the_same_hash_on_two_scids_is_two_payments(scene: Play) -> None:
     assert play.core.by_hash == {HASH: 2}
     play.walk("reserved stored funded ready stored settled")
     assert State(play.core.buys[OTHER_SCID].sets[HASH].state) is State.OPENING
+    play.resolved(2, PREIMAGE)
+    play.walk("sent")
+    assert play.core.by_hash == {HASH: 1}
 
 
 def test_the_same_hash_is_paid_twice(scene: Play) -> None:
