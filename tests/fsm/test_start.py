@@ -50,9 +50,9 @@ FORWARDS = order.Journal(
 UNPAID = order.Journal("channel", None, 2, 0, None, CHANNEL, (), None)
 
 
-def _restored(scene: Play, journal: order.Journal, sent: bool = False, **terms: Any) -> Scene:
+def _restored(scene: Play, journal: order.Journal, sent: bool = False, public: bool = False, **terms: Any) -> Scene:
     play = scene(**terms)
-    play.session = play.core.restore(SCID, journal, sent)
+    play.session = play.core.restore(SCID, journal, sent, public)
     play.count = 10
     return play
 
@@ -102,6 +102,28 @@ def test_a_public_channel_that_nothing_went_through_waits_for_the_next_payment(s
     play = _restored(scene, OPENED, sent=True, **PUBLIC)
     assert play.session is None
     assert kinds(play.part()) == ["Broadcast", "AwaitReady"]
+
+
+def test_a_channel_that_may_be_public_is_kept_although_nobody_has_seen_it(scene: Play) -> None:
+    """K-09, rule 8, rule 2: its funding was ordered before the crash; the next payment orders it again."""
+    play = _restored(scene, OPENED, public=True, **PUBLIC)
+    assert play.session is None
+    assert kinds(play.part()) == ["Broadcast", "AwaitReady"]
+
+
+def test_a_payment_whose_channel_may_be_public_is_not_undone(scene: Play) -> None:
+    """K-09, K-11: all parts failed, the channel stays, its fee not paid (O-13)."""
+    play = _restored(scene, FORWARDS, public=True)
+    assert play.state is State.AWAITING_SETTLEMENT
+    play.walk("lost")
+    assert kinds(play.walk("lost2")) == ["RestoreFees", "Reset"]
+    assert (play.state, play.buy.channel) == (State.FAILED, CHANNEL)
+
+
+def test_a_payment_whose_channel_may_be_public_is_broadcast_when_it_settles(scene: Play) -> None:
+    """Rule 8: not seen is not sent."""
+    play = _restored(scene, FORWARDS, public=True)
+    assert play.walk("settled") == (order.Broadcast(SCID, HASH, CHANNEL),)
 
 
 def test_a_public_channel_left_unpaid_is_known_after_the_start(scene: Play) -> None:
