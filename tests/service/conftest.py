@@ -1,25 +1,38 @@
-"""Stories of the selling plugin: the real process on the embedded node, one world for each test."""
+"""Stories of the selling plugin: the real process on the embedded node; one loop for all of them."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Iterator
 
 import pytest
 
+from .houses import HOUSES
 from .stage import CLIENT_TRUSTS, LSP_TRUSTS
 
 STORY_LIMIT_S = 15.0
+RUNNER = pytest.StashKey[asyncio.Runner]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One loop for all stories, so that a world can outlive its own."""
+    with asyncio.Runner() as runner:
+        request.config.stash[RUNNER] = runner
+        HOUSES.open = True
+        yield
+        runner.run(HOUSES.close())
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """A test that is a coroutine runs on a loop of its own, within a limit."""
+    """A test that is a coroutine runs on our loop, within a limit."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = pyfuncitem._fixtureinfo.argnames
     work = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
-    asyncio.run(asyncio.wait_for(work, STORY_LIMIT_S))
+    pyfuncitem.config.stash[RUNNER].run(asyncio.wait_for(work, STORY_LIMIT_S))
     return True
 
 

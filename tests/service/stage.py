@@ -18,6 +18,8 @@ from lsps2fast_plugin.node import Client, Node, Payer, PaymentResult, World, tlv
 from lsps2fast_plugin.node.answers import read_answer
 from lsps2fast_plugin.node.client import ClientInvoice
 
+from .houses import HOUSES, WEALTH_SAT
+
 COMMAND = [sys.executable, "-m", "lsps2fast_plugin.service"]
 LSP_TRUSTS = "lsp-trusts-client"
 CLIENT_TRUSTS = "client-trusts-lsp"
@@ -53,12 +55,18 @@ class Stage:
         *,
         options: dict[str, Any] | None = None,
         ready: bool = True,
+        fresh: bool = False,
         **world: Any,
     ) -> None:
-        world = {"seed": 7, "fee_base_msat": 1000, "fee_ppm": 10, "wallet_sat": (400_000,) * 6} | world
+        """`fresh`, other options, another world: then it is never one that another story has used."""
+        self._plain = not (options or world or fresh) and ready
+        world = {"seed": 7, "fee_base_msat": 1000, "fee_ppm": 10, "wallet_sat": WEALTH_SAT} | world
         self.mode = mode
         options = {"lsps2-trust-mode": mode, "lsps2-fee-floor": 0} | (options or {})
-        self.world = World(plugin=COMMAND, options=options, **world)
+        found = HOUSES.take(mode) if self._plain else None
+        self._moved_in = found is not None
+        self.world = found or World(plugin=COMMAND, options=options, **world)
+        self._story = HOUSES.story(self.world)
         self.lsp: Node = self.world.lsp
         self.plugin_lives = True
         self.leaves: tuple[str, ...] = ()
@@ -75,6 +83,8 @@ class Stage:
 
     async def __aenter__(self) -> Stage:
         self.world.transcript.listeners.append(self._take)
+        if self._moved_in:
+            return self
         await self.world.__aenter__()
         if self._ready:
             await self.selling()
@@ -83,11 +93,15 @@ class Stage:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        kept = False
         try:
             if error is None:
                 await self.tidy()
+                kept = self._plain and self.plugin_lives and await HOUSES.keep(self.mode, self.world)
         finally:
-            await self.world.__aexit__(kind, error, trace)
+            self.world.transcript.listeners.remove(self._take)
+            if not kept:
+                await self.world.__aexit__(kind, error, trace)
 
     def _take(self, entry: Entry) -> None:
         message, direction = entry["msg"], entry["dir"]
@@ -125,7 +139,7 @@ class Stage:
 
     def _forget_process(self) -> None:
         """Its RPC calls are not waited for any more."""
-        self.plugin_lives = False
+        self.plugin_lives = self._plain = False
         self.forget_calls()
 
     async def start(self, *, ready: bool = True) -> None:
@@ -234,11 +248,15 @@ class Stage:
 
     def client(self, name: str = "alice", **behaviour: Any) -> Client:
         """A wallet connected to the LSP."""
-        return self.world.client(name, **behaviour)
+        return self.world.client(self._own(name), **behaviour)
 
     def payer(self, name: str = "payer", channels: int = 1, capacity_sat: int = 10_000_000) -> Payer:
         """Somebody who pays."""
-        return self.world.payer(name, channels, capacity_sat)
+        return self.world.payer(self._own(name), channels, capacity_sat)
+
+    def _own(self, name: str) -> str:
+        """Keys follow from names: each story has its own people."""
+        return f"{name} {self._story}" if self._story else name
 
     async def offer(self, client: Client) -> dict[str, Any]:
         """The first entry of the menu this client gets."""
@@ -403,6 +421,7 @@ class Stage:
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while (left := await settled()) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+        assert self.world.problems == []
         assert left == [], f"{left}\n{self.story()}"
         self.world.check_books()
         assert [party.name for party in self.world.parties.values() if party.force_closed] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from typing import Any
 
@@ -28,6 +27,11 @@ class Calls:
     def __init__(self, stage: Stage, payer: Payer, invoice: ClientInvoice) -> None:
         self.stage, self.payer, self.invoice = stage, payer, invoice
         self._count = 9000
+
+    def payload(self, value_msat: int) -> str:
+        """A good payload of the LSP's hop, in hex."""
+        expiry = self.stage.lsp.height + 12
+        return tlv.prefixed(tlv.hop_payload(value_msat, expiry, self.invoice.scid)).hex()
 
     async def ask(self, *changes: tuple[str, str, Any]) -> tuple[dict[str, Any], list[str]]:
         """The result for a call with these changes, (object, field, value), and what the log said about it."""
@@ -141,42 +145,37 @@ async def test_the_largest_numbers_are_numbers() -> None:
     async with Stage() as stage:
         calls = await _calls(stage)
         assert (await calls.ask(("htlc", "id", U64_MAX)))[0] == LOW
-        payload = tlv.prefixed(tlv.hop_payload(U64_MAX, 121, calls.invoice.scid)).hex()
-        got, _ = await calls.ask(("onion", "payload", payload))
+        got, _ = await calls.ask(("onion", "payload", calls.payload(U64_MAX)))
         assert got == LOW
         got, _ = await calls.ask(("htlc", "cltv_expiry", U64_MAX), ("htlc", "amount_msat", SIZE_MSAT - 1))
         assert got == LOW
         await stage.still_sells(calls.payer)
 
 
-async def test_a_fee_beyond_64_bits_fails_for_good_in_variable_mode() -> None:
-    """C-21, F-03: the largest HTLC there can be; the buy is not used up."""
+@pytest.mark.parametrize("size_msat", [SIZE_MSAT, None])
+async def test_an_amount_that_no_node_can_hold_fails_temporarily(size_msat: int | None) -> None:
+    """H-07, rule 14: 2^63 and 2^64-1 msat, alone and together, open nothing and use nothing up; the payment is paid."""
     async with Stage() as stage:
-        calls = await _calls(stage, None)
-        payload = tlv.prefixed(tlv.hop_payload(U64_MAX, 121, calls.invoice.scid)).hex()
-        got, _ = await calls.ask(("onion", "payload", payload), ("htlc", "amount_msat", U64_MAX))
-        assert got == {"result": "fail", "failure_message": UNKNOWN}
+        calls = await _calls(stage, size_msat)
+        for value_msat in (2**63, U64_MAX, 2**63):
+            got, _ = await calls.ask(
+                ("onion", "payload", calls.payload(value_msat)), ("htlc", "amount_msat", value_msat)
+            )
+            assert got == FAILED
+        assert stage.calls("fundpsbt") == []
         await stage.paid(calls.payer, calls.invoice, [SIZE_MSAT])
         await stage.over(calls.invoice)
 
 
-async def test_a_sum_beyond_64_bits_is_never_reached() -> None:
-    """H-07: two parts of 2^63 msat: the first is more than there are coins, the second does not join it."""
-    async with Stage() as stage:
-        calls = await _calls(stage)
-        slow = stage.lsp.faults.late("fundpsbt")
-        payload = tlv.prefixed(tlv.hop_payload(2**63, 121, calls.invoice.scid)).hex()
-        big = stage.part_call(calls.invoice, calls.payer, htlc_id=1)
-        big["onion"]["payload"], big["htlc"]["amount_msat"] = payload, 2**63
-        first = stage.hook_call(big)
-        await slow.reached.wait()
-        second = json.loads(json.dumps(big))
-        second["htlc"]["id"] = 2
-        assert stage.valid(await stage.hook_call(second)) == FAILED
-        slow.release()
-        assert stage.valid(await first) == FAILED
-        await stage.ended(calls.invoice)
-        await stage.paid(calls.payer, calls.invoice)
+async def test_a_fee_beyond_64_bits_fails_for_good_in_variable_mode() -> None:
+    """C-21, F-03: with the operator's limit at its highest; the buy is not used up."""
+    most_sat = 10**15
+    async with Stage(options={"lsps2-max-held-sat": most_sat}) as stage:
+        calls = await _calls(stage, None)
+        value_msat = most_sat * 1000
+        got, _ = await calls.ask(("onion", "payload", calls.payload(value_msat)), ("htlc", "amount_msat", value_msat))
+        assert got == {"result": "fail", "failure_message": UNKNOWN}
+        await stage.paid(calls.payer, calls.invoice, [SIZE_MSAT])
         await stage.over(calls.invoice)
 
 
@@ -280,7 +279,7 @@ async def test_calls_spoilt_at_random_get_valid_answers() -> None:
     """T12: 300 calls, each with one to three values replaced or removed anywhere; lightningd would survive them all."""
     rng = random.Random(2)
     junk: list[Any] = [*ODD, {}, 0, 2**64, 10**40, "ff", "1x1x1", "\n\n{}", "é\u2028", {"a": [1]}, ABSENT]
-    async with Stage() as stage:
+    async with Stage(fresh=True) as stage:
         calls = await _calls(stage)
         fields = [
             (place, name)

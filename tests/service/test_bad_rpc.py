@@ -10,7 +10,7 @@ import pytest
 from lsps2fast_plugin.node import frames
 from lsps2fast_plugin.node.rpcserver import Connection
 
-from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
+from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SESSIONS, SIZE_MSAT, TEMPORARY, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
 
@@ -26,7 +26,8 @@ class Cut:
         def answer(connection: Connection, request_id: Any, result: Any, error: Any) -> None:
             if connection.transport.is_closing():  # a call that came in the same read as the one that was cut
                 stage.forget_calls()
-            mine = str(request_id).startswith(f"lsps2fast:{method}#")
+            key = tuple((result or {}).get("key", SESSIONS))[:3]  # not what the policy notes down beside the journal
+            mine = str(request_id).startswith(f"lsps2fast:{method}#") and key == SESSIONS
             left[0] -= mine
             if not mine or left[0] != 0:
                 whole(connection, request_id, result, error)
@@ -84,7 +85,7 @@ async def test_the_socket_closes_in_the_middle_of_an_answer(
         await stage.sale(stage.client("zoe"), payer)
 
 
-@pytest.mark.parametrize("method", ["listpeerchannels", "feerates", "listfunds", "datastore"])
+@pytest.mark.parametrize("method", ["listpeerchannels", "listfunds", "datastore"])
 async def test_the_socket_closes_while_a_client_buys(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """T-18, B-10: the client hears -32603, nothing was sold, one line in the log; the next buy is sold."""
     async with Stage() as stage:

@@ -129,7 +129,7 @@ async def test_the_collect_timeout_is_the_operators() -> None:
 @pytest.mark.parametrize(("ours", "nodes", "promised"), [(144, 6, 144), (20, 200, 200), (40, 40, 40)])
 async def test_the_promised_delta_is_never_below_the_nodes(ours: int, nodes: int, promised: int) -> None:
     """B-12: lightningd enforces its own when forwarding."""
-    stage = Stage(LSP_TRUSTS, options={"lsps2-cltv-delta": ours})
+    stage = Stage(LSP_TRUSTS, options={"lsps2-cltv-delta": ours}, fresh=True)
     stage.lsp.cltv_delta = nodes
     async with stage:
         client, payer = stage.client(), stage.payer()

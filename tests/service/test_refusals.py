@@ -12,7 +12,6 @@ from lsps2fast_plugin.node.client import ClientInvoice
 
 from .stage import CLIENT_TRUSTS, LSP_TRUSTS, NODE_FAILURE, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
-HEIGHT = 109
 FINAL_BLOCKS, DELTA_BLOCKS = 12, 144
 Story = Callable[[Stage, Payer, ClientInvoice], Awaitable[Any]]
 
@@ -23,13 +22,13 @@ Story = Callable[[Stage, Payer, ClientInvoice], Awaitable[Any]]
         ({"amounts_msat": [0], "overpay_msat": 500}, "100b00000000000000000000"),
         ({"overpay_msat": -1}, "100c00000000009896" + "7f0000"),
         ({"overpay_msat": -SIZE_MSAT + 1}, "100c00000000000000010000"),
-        ({"cltv_delta": DELTA_BLOCKS - 1}, f"100d{HEIGHT + FINAL_BLOCKS + DELTA_BLOCKS - 1:08x}0000"),
-        ({"cltv_delta": 0}, f"100d{HEIGHT + FINAL_BLOCKS:08x}0000"),
+        ({"cltv_delta": DELTA_BLOCKS - 1}, "100d{expiry:08x}0000"),
+        ({"cltv_delta": 0}, "100d{expiry:08x}0000"),
         ({"final_delta": 0}, "100e0000"),
         ({"final_delta": 2017}, "0015"),
         # the first matching code in numeric order (BOLT 4): below the onion's amount and too soon, late and too far
         ({"overpay_msat": -1, "final_delta": 0}, "100c00000000009896" + "7f0000"),
-        ({"cltv_delta": 1, "final_delta": 0}, f"100d{HEIGHT + 1:08x}0000"),
+        ({"cltv_delta": 1, "final_delta": 0}, "100d{expiry:08x}0000"),
     ],
 )
 async def test_a_part_that_lightningd_would_refuse_is_refused_on_arrival(how: dict[str, Any], answer: str) -> None:
@@ -37,7 +36,9 @@ async def test_a_part_that_lightningd_would_refuse_is_refused_on_arrival(how: di
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
-        assert (await payer.pay(invoice, **how)).raw_messages == [answer]
+        result = await payer.pay(invoice, **how)
+        expiry = stage.lsp.height + how.get("final_delta", FINAL_BLOCKS) + how.get("cltv_delta", DELTA_BLOCKS)
+        assert result.raw_messages == [answer.format(expiry=expiry)]
         assert stage.calls("fundpsbt") == []
 
 

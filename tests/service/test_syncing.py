@@ -11,7 +11,7 @@ WORDS = "Cannot afford: still syncing with bitcoin network..."
 
 async def test_parts_wait_while_the_node_catches_up_with_the_chain() -> None:
     """R5, rule 10: held over a restart, the payment is not failed because fundpsbt cannot answer yet."""
-    async with Stage() as stage:
+    async with Stage(fresh=True) as stage:
         stage.lsp.faults.fail("fundpsbt", times=2, code=STILL_SYNCING, message=WORDS)
         invoice = await stage.invoice(stage.client())
         await stage.paid(stage.payer(), invoice)
@@ -23,7 +23,7 @@ async def test_parts_wait_while_the_node_catches_up_with_the_chain() -> None:
 
 async def test_a_node_that_never_catches_up_fails_the_parts_in_the_end() -> None:
     """K-22: the wait is bounded, and the operator hears of it."""
-    async with Stage() as stage:
+    async with Stage(fresh=True) as stage:
         stage.lsp.faults.fail("fundpsbt", times=1000, code=STILL_SYNCING, message=WORDS)
         invoice = await stage.invoice(stage.client())
         payment = stage.payer().pay(invoice, [SIZE_MSAT])

@@ -1,0 +1,66 @@
+"""Running worlds that pass from one story to the next, because starting a plugin takes longer than most stories.
+
+A world is handed on only if its story left it as good as new: `Stage.tidy` held, every buy has expired since, the
+plugin was never stopped. Outside of a pytest session nothing is kept, and every story has a world of its own.
+"""
+
+from __future__ import annotations
+
+from lsps2fast_plugin.node import World
+
+STORIES = 12  # then the channels that earlier stories have left begin to cost
+LOG_LINES = 100  # the plugin cuts a flood of them, and stories look at what it says
+WEALTH_SAT = (400_000,) * 6  # coins a story finds in the LSP's wallet
+_PAST_EVERY_OFFER_S = 4_000
+
+
+class Houses:
+    """At most one spare world for each mode of trust."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self._spare: dict[str, World] = {}
+        self._stories: dict[World, int] = {}
+        self._lines: dict[World, int] = {}
+
+    def take(self, mode: str) -> World | None:
+        """A world that runs and sells, or None."""
+        return self._spare.pop(mode, None)
+
+    def story(self, world: World) -> int:
+        """How many stories it has seen."""
+        return self._stories.get(world, 0)
+
+    async def keep(self, mode: str, world: World) -> bool:
+        """Make it new again and keep it; False when somebody else has to close it."""
+        stories = self._stories.pop(world, 0) + 1
+        lines = self._lines.pop(world, 0) + len(world.transcript.select("plugin>host", method="log"))
+        if not self.open or mode in self._spare or stories >= STORIES or lines >= LOG_LINES:
+            return False
+        self._stories[world], self._lines[world] = stories, lines
+        await self._renew(world)
+        self._spare[mode] = world
+        return True
+
+    async def _renew(self, world: World) -> None:
+        lsp = world.lsp
+        lsp.faults.clear()
+        await world.advance(_PAST_EVERY_OFFER_S)
+        while (await lsp.call("lsps2-stats"))["live_buys"]:  # a bounded wait: the story has its limit
+            pass
+        world.mine()
+        free = sum(not row["reserved"] for row in lsp.wallet.rows() if row["amount_msat"] >= WEALTH_SAT[0] * 1000)
+        for amount_sat in WEALTH_SAT[free:]:
+            world.chain.grant(amount_sat, lsp.wallet.new_script())
+        lsp.datastore.rows.clear()
+        world.transcript.entries.clear()
+
+    async def close(self) -> None:
+        """End them all."""
+        self.open = False
+        while self._spare:
+            _, world = self._spare.popitem()
+            await world.__aexit__(None, None, None)
+
+
+HOUSES = Houses()
