@@ -23,6 +23,7 @@ MOST_DELAY_S = 2**32 - 1
 DEFAULT_FEE_BASE_MSAT, DEFAULT_FEE_PPM = 1000, 10  # lightningd's own
 USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
 OPENING = ("OPENINGD", "CHANNELD_AWAITING_LOCKIN")
+HALF_CLOSED = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")  # lightningd died in the middle of our close
 NOT_RESERVED = "is not reserved"  # of signpsbt and sendpsbt (O1)
 NOT_SIGNED = "PSBT not finalizeable"
 KNOWN_TO_BITCOIND = ("already in utxo set", "already in block chain", "txn-already-in-mempool", "txn-already-known")
@@ -264,7 +265,8 @@ class Funder:
         HTLCs are not resolved, OwedToClient when money has moved or its funding may be on its way. Or NodeError.
         """
         found = await self.find(peer_id, channel_id)
-        if found is None or found["state"] not in (*USABLE, *OPENING):
+        half_closed = found is not None and found["state"] in HALF_CLOSED and is_withheld(found)
+        if found is None or (found["state"] not in (*USABLE, *OPENING) and not half_closed):
             return  # K-14: left alone
         if not is_withheld(found) or holds_money_of_client(found):
             raise OwedToClient(found)

@@ -128,6 +128,7 @@ class Stage:
         self.while_down: Callable[[], Awaitable[None]] | None = None
         self.deaths_left = list(deaths)
         self.died = 0
+        self.forgetful = any(death.kind in (POWER, STOP) for death in deaths)  # lightningd keeps no extra TLVs (K-29)
         self._trouble = trouble
         self._fault: Fault | None = None
         self._fault_turned = False
