@@ -358,6 +358,8 @@ class Service:
             return
         value_msat, outgoing = payload.amt_to_forward_msat, payload.outgoing_cltv_value
         if payload.blinded or value_msat is None or outgoing is None:  # C-25
+            why = "is inside a blinded path" if payload.blinded else "names no amount or no expiry"
+            self.host.log(f"part {format_scid(call.in_scid)}/{call.htlc_id} {why}: no fee can be taken from it", "warn")
             self.host.fail(call.id_raw, TEMPORARY)
             return
         key = self.names.key(call.in_scid, call.htlc_id, self.sessions.index)

@@ -30,7 +30,8 @@ ACTS = frozenset(
     }
 )
 TOLD = ("htlc_accepted", "custommsg", "forward_event", "channel_state_changed", "connect", "disconnect")
-ASKED_WHEN_DUE = ("lsps2-policy-getpolicy",)  # whether there is a policy plugin: once a minute, not in a scenario's order
+JOURNAL = ["lsps", "lsps2", "sessions"]
+POLICY_PLUGIN = "lsps2-policy-"  # whether there is one is asked once a minute: not part of a scenario's order
 OURS = ("msg", "payload", "hex", "string")  # texts of ours that lightningd only carries
 
 
@@ -51,7 +52,7 @@ def trace(entries: list[Json]) -> Trace:
         message, direction = entry["msg"], entry["dir"]
         method, call_id = message.get("method"), str(message.get("id"))
         if direction == "rpc>host":
-            calls[call_id] = method
+            calls[call_id] = "bookkeeping" if _is_bookkeeping(message) else method
         elif direction == "host>rpc":
             _result(calls.pop(call_id, "?"), message, order, shape)
         elif direction == "host>plugin" and method in TOLD:
@@ -62,8 +63,14 @@ def trace(entries: list[Json]) -> Trace:
     return Trace(_grouped(order), shape)
 
 
+def _is_bookkeeping(message: Json) -> bool:
+    """Whether a write goes elsewhere than to the journal of sessions, such as to what is remembered of a client."""
+    key = (message.get("params") or {}).get("key", JOURNAL)
+    return message["method"] in ("datastore", "deldatastore") and key[: len(JOURNAL)] != JOURNAL
+
+
 def _result(method: str, message: Json, order: list[str], shape: Shape) -> None:
-    if method in ASKED_WHEN_DUE:
+    if method.startswith(POLICY_PLUGIN):
         return
     if "error" in message:
         order.append(f"{method}: error {message['error']['code']}")
