@@ -10,6 +10,7 @@ beside it; one a child's end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -117,9 +118,10 @@ class Born:
         return await asyncio.shield(self._end)
 
     def send_signal(self, sign: int) -> None:
-        """A signal to this child alone; none when its end is known."""
+        """A signal to this child alone; none when it has ended."""
         if not self._end.done():
-            os.kill(self.pid, sign)
+            with contextlib.suppress(ProcessLookupError):  # its parent has buried it and is about to say so
+                os.kill(self.pid, sign)
 
     def ended(self, code: int) -> None:
         """The parent has buried it."""

@@ -18,6 +18,7 @@ from lsps2fast_plugin.node import Client, LspsError, Payer, PaymentResult, World
 from lsps2fast_plugin.node.client import ClientInvoice
 from lsps2fast_plugin.node.errors import NodeDown, NodeProblem, PluginFailed, RpcError, WaitTimeout
 from lsps2fast_plugin.node.faults import Fault
+from lsps2fast_plugin.node.party import connect
 from lsps2fast_plugin.node.payer import Payment
 
 from .mutants import VARIABLE
@@ -215,6 +216,8 @@ class Stage:
         for client in self.clients:
             if client.online and died == self.died:
                 client.connect()
+        for payer in self.payers:  # a node that dies while it starts has forgotten who was waiting to call
+            connect(payer, self.lsp)
 
     def _lay_trouble(self) -> None:
         if self._trouble is not None and self._fault is None and self._trouble.after == self.died:
