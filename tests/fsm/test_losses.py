@@ -372,6 +372,35 @@ def test_a_buy_with_a_payment_is_not_taken_away(scene: Play) -> None:
     assert play.core.buys == {}
 
 
+def test_an_offer_that_is_taken_back_ends_like_one_that_lapses(scene: Play) -> None:
+    """C-07, K-16: what collects fails for good, and the record goes."""
+    play = scene()
+    play.walk("half")
+    assert play.core.cancel(SCID) == (failed([0], UNKNOWN_NEXT_PEER), order.ForgetBuy(SCID, "Timeout"))
+    with pytest.raises(ProtocolBug, match="not live"):
+        play.core.cancel(SCID)
+
+
+def test_an_offer_is_not_taken_from_a_payment_under_way_nor_from_a_client_that_paid(scene: Play) -> None:
+    """K-16, A-03: the one ends with its payment, the other was promised until valid_until."""
+    play = scene()
+    play.part()
+    assert play.core.cancel(SCID) == ()
+    assert kinds(play.walk("reserved stored funded ready stored settled sent"))[-1] == "ForgetBuy"
+    play = scene()
+    play.forward()
+    play.walk("settled sent")
+    with pytest.raises(ProtocolBug, match="alias"):
+        play.core.cancel(SCID)
+
+
+@pytest.mark.parametrize("kind", [Input.RESERVED, Input.FUNDED, Input.REFUSED])
+def test_something_made_for_no_payment_is_a_bug(scene: Play, kind: Input) -> None:
+    """K-19, rule 9: coins or a channel that nobody asked for must be heard of."""
+    with pytest.raises(ProtocolBug, match="for no session"):
+        scene().tell(kind)
+
+
 def test_a_live_scid_is_not_sold_twice(scene: Play) -> None:
     """B-11, rule 3."""
     with pytest.raises(ProtocolBug, match="live already"):
