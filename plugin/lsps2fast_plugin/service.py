@@ -199,7 +199,7 @@ class Service:
         keyring = await self._keyring(self.settings)
         for peer in peers["peers"]:
             if peer["connected"]:
-                self.carry_out(self.sessions.peer(peer["id"], True))
+                self.carry_out(self.sessions.peer(peer["id"], True, self.clock.wall_ms()))
         self.names = snapshot.names
         recovery.revive_all(stored, snapshot)
         self._take_early_facts()
@@ -419,7 +419,7 @@ class Service:
     def _peer(self, peer_id: str, online: bool) -> None:
         if self.settings is not None:
             self.effects.watch.all_changed()
-            self.carry_out(self.sessions.peer(peer_id, online))
+            self.carry_out(self.sessions.peer(peer_id, online, self.clock.wall_ms()))
 
     def _on_block(self, block_added: dict[str, Any], **_: Any) -> None:
         if self.settings is not None:
