@@ -41,7 +41,7 @@ class Cut:
         monkeypatch.setattr(Connection, "answer", answer)
 
 
-MAY_BE_SILENT = {("listpeerchannels", 1), ("sendpsbt", 1)}  # the next look may settle it before anything is to report
+SETTLED = {("listpeerchannels", 1), ("sendpsbt", 1)}  # the next look may settle it before anything is to report
 STEPS = [
     (CLIENT_TRUSTS, "datastore", 1, True),  # the intent
     (CLIENT_TRUSTS, "datastore", 2, True),  # the forwards
