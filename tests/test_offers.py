@@ -61,10 +61,6 @@ def code_of(step: Callable[[], object]) -> int | None:
     return None
 
 
-def scids_of(buys: list[Buy]) -> list[int]:
-    return sorted(buy.jit_scid for buy in buys)
-
-
 # --- Validation (B-06) ------------------------------------------------------------------------------------------------
 
 
@@ -218,10 +214,10 @@ def test_a_peer_has_so_many_open_buys_and_no_more() -> None:
     assert book.open_count("alice") == 9
     book.add(buy(10))
     assert code_of(lambda: book.check_room("alice")) == 1
-    assert scids_of(book.expired(VALID_UNTIL_MS)) == [0, 10, 11]
-    book.remove(5)
+    for scid in (0, 10, 5):
+        book.remove(scid)
     assert book.open_count("alice") == 8
-    assert book.open_count() == 8
+    assert book.open_count() == 9
 
 
 def test_a_crowd_cannot_lock_out_who_holds_nothing() -> None:
@@ -274,110 +270,61 @@ def test_buys_are_found_by_scid_and_by_peer() -> None:
     assert book.of_peer("alice") == [buy(2, created_at_ms=2)]
 
 
-# --- Expiry -----------------------------------------------------------------------------------------------------------
+# --- The end of a buy -------------------------------------------------------------------------------------------------
 
 
-def test_a_buy_expires_at_valid_until_and_leaves_nothing() -> None:
-    """B-14, X-06: equal counts as passed."""
-    book = Offers()
-    book.add(buy(1, valid_until_ms=1000))
-    assert book.next_expiry_ms() == 1000
-    assert book.expired(999) == []
-    assert book.expired(1000) == [buy(1, valid_until_ms=1000)]
-    assert (len(book), book.of_peer("alice"), book.open_count(), book.next_expiry_ms()) == (0, [], 0, None)
-
-
-def test_a_buy_with_a_payment_in_progress_does_not_expire() -> None:
-    """K-16: it is due as soon as the set has come to its end."""
-    book = Offers()
-    book.add(buy(1, valid_until_ms=1000))
-    book.hold(1)
-    assert book.expired(5000) == []
-    assert 1 in book
-    book.release(1)
-    assert scids_of(book.expired(5000)) == [1]
-
-
-def test_only_a_live_buy_is_held() -> None:
-    """K-16: releasing what is gone is nothing, holding it is a bug of ours."""
-    book = Offers()
-    book.release(1)
-    book.mark_used(1)
-    with pytest.raises(ProtocolBug):
-        book.hold(1)
-
-
-def test_a_used_buy_keeps_its_scid_until_valid_until() -> None:
-    """B-14, A-03: the alias lives on, the place is free."""
+def test_a_used_buy_keeps_its_scid_and_frees_its_place() -> None:
+    """B-14, A-03: the alias lives on until somebody takes it out."""
     book = Offers(Limits(buys_per_peer=1))
-    book.add(buy(1, valid_until_ms=1000))
+    book.add(buy(1))
     book.mark_used(1)
-    book.add(buy(2, valid_until_ms=2000))
+    book.add(buy(2))
     assert 1 in book
-    assert scids_of(book.expired(1000)) == [1]
+    assert book.open_count("alice") == 1
+    book.remove(1)
+    assert 1 not in book
     assert book.open_count("alice") == 1
 
 
-def test_a_scid_used_again_does_not_inherit_an_older_expiry() -> None:
-    """B-14: the heap may name what is gone."""
+def test_nothing_remains_of_what_is_gone() -> None:
+    """B-14, T31: bounded memory under buys that come and go."""
     book = Offers()
-    book.add(buy(1, valid_until_ms=1000))
-    book.remove(1)
-    book.add(buy(1, valid_until_ms=2000))
-    assert book.expired(1999) == []
-    assert scids_of(book.expired(2000)) == [1]
-
-
-def test_the_heap_does_not_grow_with_what_is_gone() -> None:
-    """B-14, T31: bounded memory under buys that come and go, and holds that come and go."""
-    book = Offers()
-    book.add(buy(1))
-    book.add(buy(2))
-    book.add(buy(3))
-    book.hold(3)
-    for scid in range(10, 5000):
-        book.add(buy(scid))
+    for scid in range(5000):
+        book.add(buy(scid, f"peer{scid % 7}"))
+        book.mark_used(scid - 1)
         book.remove(scid)
-        book.hold(1)
-        book.release(1)
-    assert len(book._due) <= 2 * len(book) + 64
-    assert scids_of(book.expired(VALID_UNTIL_MS)) == [1, 2]
-    book.release(3)
-    assert scids_of(book.expired(VALID_UNTIL_MS)) == [3]
+        book.mark_used(scid)
+    assert (len(book), book.open_count(), book.of_peer("peer1"), book._open, book._by_peer) == (0, 0, [], {}, {})
 
 
 class Book(RuleBasedStateMachine):
-    """The book against a plain dict of (buy, used, held)."""
+    """The book against a plain dict of (buy, used)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.book = Offers(Limits(buys_per_peer=3, buys_total=8))
-        self.model: dict[int, tuple[Buy, bool, bool]] = {}
-        self.now_ms = 0
+        self.model: dict[int, tuple[Buy, bool]] = {}
         self.next_scid = 0
 
     def unused(self, peer_id: str | None = None) -> int:
-        return sum(not used and peer_id in (None, entry.peer_id) for entry, used, _ in self.model.values())
+        return sum(not used and peer_id in (None, entry.peer_id) for entry, used in self.model.values())
 
-    @rule(peer_id=st.sampled_from("abcd"), life_ms=st.integers(1, 50))
-    def sell(self, peer_id: str, life_ms: int) -> None:
-        entry = buy(self.next_scid, peer_id, self.now_ms + life_ms)
+    @rule(peer_id=st.sampled_from("abcd"))
+    def sell(self, peer_id: str) -> None:
+        entry = buy(self.next_scid, peer_id)
         mine, total = self.unused(peer_id), self.unused()
         room = mine < 3 and total < 8 and (total < 6 or mine == 0)
         refused = code_of(lambda: self.book.add(entry)) == 1
         assert refused != room
-        self.model |= {False: {self.next_scid: (entry, False, False)}, True: {}}[refused]
+        self.model |= {False: {self.next_scid: (entry, False)}, True: {}}[refused]
         self.next_scid += 1
 
     @precondition(lambda self: bool(self.model))
-    @rule(data=st.data(), used=st.booleans(), held=st.booleans())
-    def change(self, data: st.DataObject, used: bool, held: bool) -> None:
+    @rule(data=st.data())
+    def use(self, data: st.DataObject) -> None:
         scid = data.draw(st.sampled_from(sorted(self.model)))
-        entry, was_used, _ = self.model[scid]
-        for mark in [self.book.mark_used] * used:
-            mark(scid)
-        {True: self.book.hold, False: self.book.release}[held](scid)
-        self.model[scid] = (entry, was_used or used, held)
+        self.book.mark_used(scid)
+        self.model[scid] = (self.model[scid][0], True)
 
     @precondition(lambda self: bool(self.model))
     @rule(data=st.data())
@@ -385,27 +332,13 @@ class Book(RuleBasedStateMachine):
         scid = data.draw(st.sampled_from(sorted(self.model)))
         assert self.book.remove(scid) == self.model.pop(scid)[0]
 
-    @rule(step_ms=st.integers(0, 30))
-    def wait(self, step_ms: int) -> None:
-        self.now_ms += step_ms
-        due = {
-            scid
-            for scid, (entry, _, held) in self.model.items()
-            if entry.params.valid_until_ms <= self.now_ms and not held
-        }
-        assert {entry.jit_scid for entry in self.book.expired(self.now_ms)} == due
-        self.model = {scid: row for scid, row in self.model.items() if scid not in due}
-
     @invariant()
     def same(self) -> None:
-        """The next expiry is never late, and all counts agree."""
-        waiting = [entry.params.valid_until_ms for entry, _, held in self.model.values() if not held]
-        next_ms = self.book.next_expiry_ms()
-        assert not waiting or (next_ms is not None and next_ms <= min(waiting))
+        """All counts agree."""
         assert {entry.jit_scid for entry in self.book} == set(self.model)
         assert self.book.open_count() == self.unused()
         for peer_id in "abcd":
-            mine = {scid for scid, (entry, _, _) in self.model.items() if entry.peer_id == peer_id}
+            mine = {scid for scid, (entry, _) in self.model.items() if entry.peer_id == peer_id}
             assert {entry.jit_scid for entry in self.book.of_peer(peer_id)} == mine
             assert self.book.open_count(peer_id) == self.unused(peer_id)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lsps2fast_plugin.options import _INTS
+from lsps2fast_plugin.options import _INTS, reference
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -38,6 +38,11 @@ def test_the_options_table_names_real_options_and_their_defaults() -> None:
     }
     assert len(numbers) >= 10
     assert numbers == {name: _INTS[name][0] for name in numbers}
+
+
+def test_the_page_of_options_is_up_to_date() -> None:
+    """`python -m lsps2fast_plugin.options > docs/reference/options.md` writes it."""
+    assert (ROOT / "docs/reference/options.md").read_text() == reference()
 
 
 def test_links_to_files_lead_somewhere() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from lsps2fast.errors import StoreError
+from lsps2fast.promise import Keyring, key_from_hex
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.notebook import Caller, Notebook
 from lsps2fast_plugin.options import Settings
@@ -23,7 +24,7 @@ from lsps2fast_plugin.policy_trust import TrustLedger
 from lsps2fast_plugin.policy_watch import PolicyFile
 
 PAUSED: Final = ("lsps", "lsps2", "selling", "paused")
-LOOK_EVERY_S: Final = 5.0
+RETIRED_FOR_MS: Final = 86_400_000  # at least so long the offers of an earlier key are honoured
 
 
 class Desk:
@@ -48,6 +49,7 @@ class Desk:
             rpc, now_ms=clock.now_ms, say=say, refusals=self.refusals, use=settings.policy_plugin
         )
         self.paused = False
+        self.menus = self.buys = 0  # sent and sold since the start
 
     async def load(self) -> None:
         """Uses of tokens and the pause switch, as they were before the start. Or StoreError."""
@@ -60,23 +62,27 @@ class Desk:
         await self._notebook.write(PAUSED, lambda: {"since_ms": self._clock.wall_ms()} if yes else None)
         self.paused = yes
 
-    def longest_validity_ms(self) -> int:
-        """How long the longest offer of the policy in force binds us."""
+    def keyring(self, settings: Settings, derived: bytes) -> Keyring:
+        """The key of our promises, and those before it for as long as offers made with them may live (P-05).
+
+        `derived` is made from the node's own secret; it is the key when none is configured, and was it before one was.
+        """
+        retired = [key_from_hex(secret) for secret in settings.retired_secrets]
+        current = derived
+        if settings.promise_secret is not None:
+            current = key_from_hex(settings.promise_secret)
+            retired.append(derived)
         rules = self.policy.rules
         lines = [*rules.lines, *(line for token in rules.tokens.values() for line in token.lines or ())]
-        return 1000 * max(named.line.validity_s for named in lines)
+        longest_ms = 1000 * max(named.line.validity_s for named in lines)
+        last_ms = self._clock.wall_ms() + max(longest_ms, RETIRED_FOR_MS)
+        return Keyring(current, [(key, last_ms) for key in retired])
 
     def look(self) -> None:
         """Take over a changed policy file, if there is one."""
         rules = None if self.file is None else self.file.poll(self._clock.wall_ms())
         if rules is not None:
             self.policy.replace(rules)
-
-    async def watch(self) -> None:
-        """Look for a changed file for as long as the service runs."""
-        while True:
-            await self._clock.turned(LOOK_EVERY_S)
-            self.look()
 
     # Tokens ----------------------------------------------------------------------------------------
 

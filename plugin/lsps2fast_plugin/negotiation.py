@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from lsps2fast import lsps0, lsps2
 from lsps2fast.errors import Lsps2Error, PeerError
 from lsps2fast.lsps2 import BuyAsk, FeeParams
-from lsps2fast.offers import Buy, InFlight, Lack, Offers, check_terms, new_scid, parse_error_buckets
+from lsps2fast.offers import Buy, InFlight, Lack, Offers, TokenBucket, check_terms, new_scid, parse_error_buckets
 from lsps2fast.promise import Keyring, promised_token
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.desk import Desk
@@ -93,6 +93,7 @@ class Negotiator:
         self._say = say
         self._in_flight = InFlight()
         self._rubbish = parse_error_buckets()
+        self._rubbish_total = TokenBucket(20, 200)  # an answer costs an RPC call, whoever it is for
         self._methods = {
             lsps0.LIST_PROTOCOLS: self._list_protocols,
             lsps2.GET_INFO: self._get_info,
@@ -108,7 +109,7 @@ class Negotiator:
             request = lsps0.decode_request(payload)
         except PeerError as error:
             self._refusals.count(Refusal.NO_REQUEST)
-            if not self._rubbish.take(peer_id, now_ms):
+            if not (self._rubbish.take(peer_id, now_ms) and self._rubbish_total.take(now_ms)):
                 return None  # T-12; and no log line either, or a peer could fill the log
             self._say(f"{peer_id} sent something that is no LSPS request: {error}", "warn")
             return lsps0.encode_error(None, error)
@@ -167,6 +168,7 @@ class Negotiator:
         if self._desk.paused:
             self._refusals.count(Refusal.PAUSED)
             entries = []  # G-04: no JIT channels for now; who or what token is refused hears that first
+        self._desk.menus += 1
         return lsps2.menu_result([self._promises.sign(key, entry, bound_to) for entry in entries])
 
     # Buys -----------------------------------------------------------------------------------------
@@ -197,6 +199,7 @@ class Negotiator:
             capacity_sat=capacity_sat,
         )
         await self._store(buy, token)
+        self._desk.buys += 1
         return lsps2.buy_result(buy.jit_scid, buy.cltv_expiry_delta_blocks, buy.client_trusts_lsp)
 
     def _check_welcome(self, peer_id: str) -> None:

@@ -101,25 +101,7 @@ class Methods:
     async def stats(self) -> dict[str, Any]:
         """Counters since the start."""
         self._ready()
-        service = self._service
-        return {
-            "version": __version__,
-            "core": BACKEND,
-            "live_buys": len(service.offers),
-            "live_sessions": service.sessions.live,
-            "held_parts": len(service.parts),
-            "held_msat": service.parts.held_msat,
-            "withheld_channels": len(service.interest.channel_ids),
-            "at_risk_msat": service.exposure.at_risk_msat(),
-            "channels_to_keep_open": len(service.afterwards),
-            "closes_refused": service.afterwards.refused,
-            "payments": {name.lower(): count for name, count in service.books.ends.items()},
-            "refusals": service.desk.refusals.as_dict(),
-            "paused": service.desk.paused,
-            "policy": service.desk.policy.rules.source,
-            "journal_commits": service.store.commits + service.notebook.commits,
-            "alarms": service.effects.alarms,
-        }
+        return stats_of(self._service)
 
     async def advance(self, seconds: float, calls: bool = False) -> dict[str, Any]:
         """For tests: turn the clock forward; with `calls` also for RPC calls that wait for their answer."""
@@ -159,3 +141,27 @@ class Methods:
 def _digits(value: int | str) -> str:
     """An amount as people give it on a command line: a number, or its digits."""
     return str(value) if type(value) is int else str(value).removesuffix("msat")
+
+
+def stats_of(service: Service) -> dict[str, Any]:
+    """The answer of `lsps2-stats`, and what the page for Prometheus is made of."""
+    return {
+        "version": __version__,
+        "core": BACKEND,
+        "live_buys": len(service.offers),
+        "live_sessions": service.sessions.live,
+        "menus": service.desk.menus,
+        "buys": service.desk.buys,
+        "held_parts": len(service.parts),
+        "held_msat": service.parts.held_msat,
+        "withheld_channels": len(service.interest.channel_ids),
+        "at_risk_msat": service.exposure.at_risk_msat(),
+        "channels_to_keep_open": len(service.afterwards),
+        "closes_refused": service.afterwards.refused,
+        "payments": {name.lower(): count for name, count in service.books.ends.items()},
+        "refusals": service.desk.refusals.as_dict(),
+        "paused": service.desk.paused,
+        "policy": service.desk.policy.rules.source,
+        "journal_commits": service.store.commits + service.notebook.commits,
+        "alarms": service.effects.alarms,
+    }

@@ -25,7 +25,7 @@ from lsps2fast.errors import ConfigError, Lsps2Error, MalformedTlv, ProtocolBug
 from lsps2fast.lsps0 import FEATURE_BITS_HEX, MESSAGE_TYPE, MalformedField
 from lsps2fast.lsps2 import format_scid, parse_scid
 from lsps2fast.offers import Buy, Offers
-from lsps2fast.promise import Keyring, key_from_hex
+from lsps2fast.promise import Keyring
 from lsps2fast_plugin.afterwards import Afterwards
 from lsps2fast_plugin.bookkeeper import TOPIC, Bookkeeper
 from lsps2fast_plugin.clock import Clock
@@ -34,11 +34,12 @@ from lsps2fast_plugin.effects import Effects
 from lsps2fast_plugin.exposure import Exposure
 from lsps2fast_plugin.funding import Funder
 from lsps2fast_plugin.host import Host, Interest
+from lsps2fast_plugin.metrics import MeteredRpc, Metrics
 from lsps2fast_plugin.names import Names
 from lsps2fast_plugin.negotiation import Negotiator, Terms
 from lsps2fast_plugin.nodeview import NodeView
 from lsps2fast_plugin.notebook import Notebook
-from lsps2fast_plugin.operator_methods import add_methods
+from lsps2fast_plugin.operator_methods import add_methods, stats_of
 from lsps2fast_plugin.options import Settings, add_options, read_settings
 from lsps2fast_plugin.parts import HeldParts
 from lsps2fast_plugin.reconcile import Reconciler, names_of
@@ -63,7 +64,6 @@ CLOSING = frozenset(
 )
 LOOK_EVERY_S = 5.0
 DAY_S = 86_400.0
-RETIRED_FOR_MS = 86_400_000  # at least so long the offers of an earlier key are honoured
 
 
 def buy_terms(buy: Buy) -> BuyTerms:
@@ -94,6 +94,7 @@ class Service:
         self.host = Host(self.plugin, self.interest, self._on_htlc)
         self.parts = HeldParts(self.host, self.host.log)
         self.settings: Settings | None = None
+        self.metrics: Metrics | None = None
         self.talk = Talk(self.host)
         self.set_aside: set[int] = set()  # scids of records that cannot be taken up
         self.names = Names()
@@ -134,13 +135,20 @@ class Service:
         path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
         try:
             settings = read_settings(self.plugin)
-            self._build(settings, Rpc(path))
+            self._build(settings, self._connection(settings, path))
         except ConfigError as error:
             return {"disable": str(error)}
         self.settings = settings
         self.reconciler = Reconciler(self.rpc, replays=configuration["startup"])
         self.host.spawn(self._start())
         return None
+
+    def _connection(self, settings: Settings, path: str) -> Rpc:
+        """To lightningd; timed when somebody wants to know."""
+        if settings.metrics_listen is None:
+            return Rpc(path)
+        self.metrics = Metrics(lambda: stats_of(self), self.host.log)
+        return MeteredRpc(path, self.metrics.rpc_seconds)
 
     def _build(self, settings: Settings, rpc: Rpc) -> None:
         self.rpc = rpc
@@ -188,6 +196,8 @@ class Service:
         """Read the journal, look at the node, then let the parts in that waited (W11)."""
         assert self.settings is not None
         await self._guard_withheld()
+        if self.metrics is not None and self.settings.metrics_listen is not None:
+            await self.metrics.listen(*self.settings.metrics_listen)
         info = await self._until("getinfo", {})
         self.sessions.block(info["blockheight"])
         delta = await self._cltv_delta(self.settings.cltv_delta_blocks)
@@ -196,7 +206,8 @@ class Service:
         snapshot = await recovery.look(stored)
         await recovery.remember(stored)
         peers = await self._until("listpeers", {})
-        keyring = await self._keyring(self.settings)
+        derived = await self._until("makesecret", {"string": "lsps2fast promise"})
+        keyring = self.desk.keyring(self.settings, bytes.fromhex(derived["secret"]))
         for peer in peers["peers"]:
             if peer["connected"]:
                 self.carry_out(self.sessions.peer(peer["id"], True, self.clock.wall_ms()))
@@ -257,17 +268,6 @@ class Service:
         configs = (await self._until("listconfigs", {})).get("configs", {})
         own: int = configs.get("cltv-delta", {}).get("value_int", 0)
         return max(wanted, own)
-
-    async def _keyring(self, settings: Settings) -> Keyring:
-        """The key of our promises, and those before it for as long as their offers may live (P-05)."""
-        derived = bytes.fromhex((await self._until("makesecret", {"string": "lsps2fast promise"}))["secret"])
-        retired = [key_from_hex(secret) for secret in settings.retired_secrets]
-        current = derived
-        if settings.promise_secret is not None:
-            current = key_from_hex(settings.promise_secret)
-            retired.append(derived)
-        last_ms = self.clock.wall_ms() + max(self.desk.longest_validity_ms(), RETIRED_FOR_MS)
-        return Keyring(current, [(key, last_ms) for key in retired])
 
     # Buys ----------------------------------------------------------------------------------------
 
@@ -458,6 +458,8 @@ class Service:
             return
         self.effects.stop()
         self.effects.carry_out(self.sessions.shutdown())
+        if self.metrics is not None:
+            await self.metrics.close()
         await self.rpc.close()
 
 

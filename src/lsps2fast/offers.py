@@ -7,7 +7,6 @@ B-06 are those of the specification digest.
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
@@ -118,9 +117,8 @@ def check_supply(ask: BuyAsk, provided: int | Lack) -> int:
 class Offers:
     """Live buys by jit scid and by peer.
 
-    A buy is *open* until a payment used it (`mark_used`); only open ones count against the limits. It lives until
-    `expired` or `remove` takes it out; while it is held (`hold`: a set or a channel is in progress, K-16) it does not
-    expire. Every operation takes constant time, or logarithmic where the expiry heap is touched.
+    A buy is *open* until a payment used it (`mark_used`); only open ones count against the limits. When a buy ends is
+    decided where its payments are (`Sessions`), then `remove` takes it out. Every operation takes constant time.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -129,8 +127,6 @@ class Offers:
         self._by_peer: dict[str, set[int]] = {}
         self._open: dict[str, set[int]] = {}
         self._open_total = 0
-        self._held: set[int] = set()
-        self._due: list[tuple[int, int]] = []  # (valid_until_ms, scid); may name scids that are gone
 
     def __len__(self) -> int:
         return len(self._buys)
@@ -207,28 +203,12 @@ class Offers:
         self._by_peer.setdefault(buy.peer_id, set()).add(scid)
         self._open.setdefault(buy.peer_id, set()).add(scid)
         self._open_total += 1
-        heapq.heappush(self._due, (buy.params.valid_until_ms, scid))
-        self._compact()
 
     def mark_used(self, jit_scid: int) -> None:
         """The buy got its channel: it no longer counts against the limits, its scid stays until the end."""
         buy = self._buys.get(jit_scid)
         if buy is not None and _discard(self._open, buy.peer_id, jit_scid):
             self._open_total -= 1
-
-    def hold(self, jit_scid: int) -> None:
-        """Do not expire this buy until `release`. Raises ProtocolBug when it is not live."""
-        if jit_scid not in self._buys:
-            raise ProtocolBug(f"jit scid {jit_scid} is not live")
-        self._held.add(jit_scid)
-
-    def release(self, jit_scid: int) -> None:
-        """The set or channel came to its end; a buy whose time passed meanwhile is due at the next `expired`."""
-        buy = self._buys.get(jit_scid)
-        if buy is not None and jit_scid in self._held:
-            self._held.remove(jit_scid)
-            heapq.heappush(self._due, (buy.params.valid_until_ms, jit_scid))
-            self._compact()
 
     def remove(self, jit_scid: int) -> Buy | None:
         """Take a buy out; None when it is not live."""
@@ -238,31 +218,7 @@ class Offers:
         self.mark_used(jit_scid)
         del self._buys[jit_scid]
         _discard(self._by_peer, buy.peer_id, jit_scid)
-        self._held.discard(jit_scid)
         return buy
-
-    def next_expiry_ms(self) -> int | None:
-        """When to call `expired` next; None for never. May be early, never late."""
-        return self._due[0][0] if self._due else None
-
-    def expired(self, now_ms: int) -> list[Buy]:
-        """Take out and return the buys whose `valid_until` is reached and that nothing holds (B-14, X-06)."""
-        gone: list[Buy] = []
-        while self._due and self._due[0][0] <= now_ms:
-            _, scid = heapq.heappop(self._due)
-            buy = self._buys.get(scid)
-            if buy is not None and scid not in self._held and buy.params.valid_until_ms <= now_ms:
-                self.remove(scid)
-                gone.append(buy)
-        return gone
-
-    def _compact(self) -> None:
-        """Entries of buys that are gone must not pile up; rebuilding at twice the size costs O(1) for each push."""
-        if len(self._due) > 2 * len(self._buys) + 64:
-            self._due = [
-                (buy.params.valid_until_ms, scid) for scid, buy in self._buys.items() if scid not in self._held
-            ]
-            heapq.heapify(self._due)
 
 
 def _discard(sets: dict[str, set[int]], peer_id: str, scid: int) -> bool:
