@@ -14,14 +14,14 @@ from lsps2fast.promise import Keyring, key_from_hex
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.notebook import Caller, Notebook
 from lsps2fast_plugin.options import Settings
-from lsps2fast_plugin.policy import Policy
-from lsps2fast_plugin.policy_external import ExternalPolicy
-from lsps2fast_plugin.policy_limits import Gate, Refusals
-from lsps2fast_plugin.policy_rules import Token
-from lsps2fast_plugin.policy_tokens import ROOT as TOKENS
-from lsps2fast_plugin.policy_tokens import Record, TokenUses
-from lsps2fast_plugin.policy_trust import TrustLedger
-from lsps2fast_plugin.policy_watch import PolicyFile
+from lsps2fast_plugin.policy.external import ExternalPolicy
+from lsps2fast_plugin.policy.limits import Gate, Refusals
+from lsps2fast_plugin.policy.policy import Policy
+from lsps2fast_plugin.policy.rules import Token
+from lsps2fast_plugin.policy.tokens import ROOT as TOKENS
+from lsps2fast_plugin.policy.tokens import Record, TokenUses
+from lsps2fast_plugin.policy.trust import TrustLedger
+from lsps2fast_plugin.policy.watch import PolicyFile
 
 PAUSED: Final = ("lsps", "lsps2", "selling", "paused")
 RETIRED_FOR_MS: Final = 86_400_000  # at least so long the offers of an earlier key are honoured

@@ -15,9 +15,9 @@ from lsps2fast.errors import StoreError
 from lsps2fast.offers import Buy
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.notebook import Notebook
-from lsps2fast_plugin.policy import Policy
-from lsps2fast_plugin.policy_tokens import Record
-from lsps2fast_plugin.policy_trust import ROOT
+from lsps2fast_plugin.policy.policy import Policy
+from lsps2fast_plugin.policy.tokens import Record
+from lsps2fast_plugin.policy.trust import ROOT
 from lsps2fast_plugin.store import Stored
 
 WITH_THE_CLIENT = State.AWAITING_SETTLEMENT

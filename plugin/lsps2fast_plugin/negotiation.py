@@ -17,9 +17,9 @@ from lsps2fast.promise import Keyring, promised_token
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.desk import Desk
 from lsps2fast_plugin.nodeview import Feerates, Purse
-from lsps2fast_plugin.policy_limits import Admit, Refusal
-from lsps2fast_plugin.policy_preflight import EXPECTED_PARTS, Facts, least_capacity_sat, preflight
-from lsps2fast_plugin.policy_rules import Token
+from lsps2fast_plugin.policy.limits import Admit, Refusal
+from lsps2fast_plugin.policy.preflight import EXPECTED_PARTS, Facts, least_capacity_sat, preflight
+from lsps2fast_plugin.policy.rules import Token
 
 NOT_SERVED = "this node does not serve you"
 TOO_OFTEN = "too many requests, try again later"

@@ -11,10 +11,10 @@ from lsps2fast.errors import ConfigError
 from lsps2fast.lsps2 import why_unsound
 from lsps2fast.offers import Limits
 from lsps2fast.promise import key_from_hex
-from lsps2fast_plugin.policy import DEFAULT_LINE, FeeLine, Rules, rules_from_options
-from lsps2fast_plugin.policy_external import Use
-from lsps2fast_plugin.policy_limits import LIMIT_OPTIONS, GateLimits
-from lsps2fast_plugin.policy_rules import MAX_VALIDITY_S, MIN_VALIDITY_S, MODES, Floor, TrustRule
+from lsps2fast_plugin.policy.external import Use
+from lsps2fast_plugin.policy.limits import LIMIT_OPTIONS, GateLimits
+from lsps2fast_plugin.policy.policy import DEFAULT_LINE, FeeLine, Rules, rules_from_options
+from lsps2fast_plugin.policy.rules import MAX_VALIDITY_S, MIN_VALIDITY_S, MODES, Floor, TrustRule
 
 GUARDS = ("refuse", "warn", "off")
 LOOPBACK = "127.0.0.1"

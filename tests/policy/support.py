@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lsps2fast.promise import token_hash
-from lsps2fast_plugin.policy_rules import FeeLine, NamedLine, Rules, Token
+from lsps2fast_plugin.policy.rules import FeeLine, NamedLine, Rules, Token
 
 WALL_MS = 1_900_000_000_000
 DAY_MS = 86_400_000

@@ -16,7 +16,7 @@ from lsps2fast.offers import Buy
 from lsps2fast_plugin.exposure import Exposure
 from lsps2fast_plugin.notebook import Notebook
 from lsps2fast_plugin.options import DEFAULT_LINE
-from lsps2fast_plugin.policy import Policy
+from lsps2fast_plugin.policy.policy import Policy
 from lsps2fast_plugin.store import Stored
 
 from .desk import ALICE, BOB, WALL_MS, Datastore, StillClock, settings

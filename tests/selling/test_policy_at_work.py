@@ -12,7 +12,7 @@ import pytest
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.promise import token_hash
 from lsps2fast_plugin.nodeview import Feerates, Purse
-from lsps2fast_plugin.policy_external import BUY, GET_POLICY
+from lsps2fast_plugin.policy.external import BUY, GET_POLICY
 
 from .desk import ALICE, BOB, SIZE_MSAT, WALL_MS, Datastore, Json, Shop
 

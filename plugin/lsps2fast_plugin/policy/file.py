@@ -18,7 +18,7 @@ from msgspec import Meta
 from lsps2fast.lsps0 import MalformedField
 from lsps2fast.lsps2 import U64_MAX, opening_fee_msat, parse_node_id, why_unsound
 from lsps2fast.promise import token_hash
-from lsps2fast_plugin.policy_rules import (
+from lsps2fast_plugin.policy.rules import (
     DEFAULT_LINE,
     MAX_ENTRIES,
     MAX_VALIDITY_S,
@@ -32,7 +32,7 @@ from lsps2fast_plugin.policy_rules import (
     Token,
     TrustRule,
 )
-from lsps2fast_plugin.policy_toml import Path, Source
+from lsps2fast_plugin.policy.toml import Path, Source
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

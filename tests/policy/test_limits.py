@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsps2fast_plugin.policy_limits import LIMIT_OPTIONS, Admit, Gate, GateLimits, Refusal, Refusals
+from lsps2fast_plugin.policy.limits import LIMIT_OPTIONS, Admit, Gate, GateLimits, Refusal, Refusals
 
 HONEST = "honest"
 

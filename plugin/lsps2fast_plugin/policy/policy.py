@@ -14,9 +14,9 @@ from lsps2fast.lsps0 import client_rejected
 from lsps2fast.lsps2 import invalid_fee_params, opening_fee_msat, stale_token
 from lsps2fast.offers import Lack
 from lsps2fast.promise import token_hash
-from lsps2fast_plugin.policy_limits import Refusal, Refusals
-from lsps2fast_plugin.policy_menu import Entry, Menu, build_menu
-from lsps2fast_plugin.policy_rules import (
+from lsps2fast_plugin.policy.limits import Refusal, Refusals
+from lsps2fast_plugin.policy.menu import Entry, Menu, build_menu
+from lsps2fast_plugin.policy.rules import (
     DEFAULT_LINE,
     MIN_VALIDITY_S,
     MODES,
@@ -26,8 +26,8 @@ from lsps2fast_plugin.policy_rules import (
     Token,
     rules_from_options,
 )
-from lsps2fast_plugin.policy_tokens import TokenUses
-from lsps2fast_plugin.policy_trust import TrustLedger
+from lsps2fast_plugin.policy.tokens import TokenUses
+from lsps2fast_plugin.policy.trust import TrustLedger
 
 __all__ = ["DEFAULT_LINE", "FeeLine", "NamedLine", "Policy", "Rules", "Token", "rules_from_options"]
 

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lsps2fast_plugin.policy_tokens import Record, TokenUses
+from lsps2fast_plugin.policy.tokens import Record, TokenUses
 from policy.support import token
 
 QUOTA = 3

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps2 import format_scid, parse_msat, parse_node_id, parse_scid
-from lsps2fast_plugin.policy_rules import TrustRule
-from lsps2fast_plugin.policy_tokens import Record
+from lsps2fast_plugin.policy.rules import TrustRule
+from lsps2fast_plugin.policy.tokens import Record
 
 ROOT: Final = ("lsps", "lsps2", "trust")
 VERSION: Final = 1

@@ -18,8 +18,8 @@ from lsps2fast.errors import Malformed, NodeError, NodeUnreachable, ProtocolBug
 from lsps2fast.lsps0 import METHOD_NOT_FOUND, clean_message, client_rejected, internal_error
 from lsps2fast.lsps2 import FeeParams, format_scid, opening_fee_msat, order_menu, parse_msat, stale_token, why_unsound
 from lsps2fast.offers import Lack
-from lsps2fast_plugin.policy_limits import Refusal, Refusals
-from lsps2fast_plugin.policy_rules import MAX_ENTRIES, MAX_VALIDITY_S, MIN_VALIDITY_S
+from lsps2fast_plugin.policy.limits import Refusal, Refusals
+from lsps2fast_plugin.policy.rules import MAX_ENTRIES, MAX_VALIDITY_S, MIN_VALIDITY_S
 
 GET_POLICY: Final = "lsps2-policy-getpolicy"
 BUY: Final = "lsps2-policy-buy"

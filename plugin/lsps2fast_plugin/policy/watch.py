@@ -1,6 +1,6 @@
 """The policy file on disk: read at the start, looked at again whenever the caller says so, never half believed.
 
-A change is taken over whole or not at all. What a file may say belongs to `policy_file`.
+A change is taken over whole or not at all. What a file may say belongs to `file`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from lsps2fast.errors import ConfigError
-from lsps2fast_plugin.policy_file import parse_rules
-from lsps2fast_plugin.policy_limits import Refusal, Refusals
-from lsps2fast_plugin.policy_rules import Rules
+from lsps2fast_plugin.policy.file import parse_rules
+from lsps2fast_plugin.policy.limits import Refusal, Refusals
+from lsps2fast_plugin.policy.rules import Rules
 
 MAX_FILE_BYTES: Final = 1 << 20
 SETTLED_MS: Final = 2_000  # a file younger than this may still be in the making, or change without a new mtime

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsps2fast_plugin.policy_rules import TrustRule
-from lsps2fast_plugin.policy_trust import TrustLedger
+from lsps2fast_plugin.policy.rules import TrustRule
+from lsps2fast_plugin.policy.trust import TrustLedger
 from policy.support import ALICE, BOB, DAY_MS, WALL_MS
 
 HOUR_MS = 3_600_000

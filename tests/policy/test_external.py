@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from lsps2fast.errors import NodeError, NodeUnreachable, PeerError
 from lsps2fast.lsps2 import FeeParams, check_menu_order, format_datetime
 from lsps2fast.offers import Lack
-from lsps2fast_plugin.policy_external import BUY, GET_CAPACITY, GET_POLICY, LOOK_AGAIN_MS, ExternalPolicy, Use
-from lsps2fast_plugin.policy_limits import Refusals
+from lsps2fast_plugin.policy.external import BUY, GET_CAPACITY, GET_POLICY, LOOK_AGAIN_MS, ExternalPolicy, Use
+from lsps2fast_plugin.policy.limits import Refusals
 from policy.support import WALL_MS, Log, line
 
 TERMS = {

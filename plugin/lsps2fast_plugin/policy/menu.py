@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from lsps2fast_plugin.policy_rules import MIN_VALIDITY_S, FeeLine, NamedLine
+from lsps2fast_plugin.policy.rules import MIN_VALIDITY_S, FeeLine, NamedLine
 
 
 class Entry(NamedTuple):

@@ -10,11 +10,11 @@ import pytest
 
 from lsps2fast.errors import PeerError
 from lsps2fast.offers import Lack
-from lsps2fast_plugin.policy import DEFAULT_LINE, FeeLine, Policy, Rules, Token, rules_from_options
-from lsps2fast_plugin.policy_limits import Refusal
-from lsps2fast_plugin.policy_rules import CapacityRule, Floor, TrustRule
-from lsps2fast_plugin.policy_tokens import TokenUses
-from lsps2fast_plugin.policy_trust import TrustLedger
+from lsps2fast_plugin.policy.limits import Refusal
+from lsps2fast_plugin.policy.policy import DEFAULT_LINE, FeeLine, Policy, Rules, Token, rules_from_options
+from lsps2fast_plugin.policy.rules import CapacityRule, Floor, TrustRule
+from lsps2fast_plugin.policy.tokens import TokenUses
+from lsps2fast_plugin.policy.trust import TrustLedger
 from policy.support import ALICE, BOB, DAY_MS, PERKW, WALL_MS, Log, line, rules, token
 
 FREE = Floor(factor_percent=0)

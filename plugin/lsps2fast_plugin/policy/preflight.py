@@ -13,7 +13,7 @@ from lsps2fast.errors import PeerError
 from lsps2fast.lsps0 import client_rejected
 from lsps2fast.lsps2 import BuyAsk, min_capacity_sat
 from lsps2fast.offers import Lack, check_liquidity, check_supply
-from lsps2fast_plugin.policy_limits import Refusal, Refusals
+from lsps2fast_plugin.policy.limits import Refusal, Refusals
 
 EXPECTED_PARTS: Final = 10  # a payer may split; each part costs commitment weight (O-03)
 CHAIN_DUST_SAT: Final = 546

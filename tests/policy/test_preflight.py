@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from lsps2fast.errors import PeerError
 from lsps2fast.lsps2 import BuyAsk, min_capacity_sat
 from lsps2fast.offers import Lack
-from lsps2fast_plugin.policy_limits import Refusals
-from lsps2fast_plugin.policy_preflight import Facts, least_capacity_sat, preflight, provide, spendable_sat
-from lsps2fast_plugin.policy_rules import CapacityRule
+from lsps2fast_plugin.policy.limits import Refusals
+from lsps2fast_plugin.policy.preflight import Facts, least_capacity_sat, preflight, provide, spendable_sat
+from lsps2fast_plugin.policy.rules import CapacityRule
 from policy.support import WALL_MS, line
 
 PARAMS = line(2_000_000, 10_000, min_payment_size_msat=10_000_000).params(WALL_MS)

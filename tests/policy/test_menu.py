@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsps2fast.lsps2 import check_menu_order, why_unsound
-from lsps2fast_plugin.policy_menu import build_menu
-from lsps2fast_plugin.policy_rules import MIN_VALIDITY_S, FeeLine
+from lsps2fast_plugin.policy.menu import build_menu
+from lsps2fast_plugin.policy.rules import MIN_VALIDITY_S, FeeLine
 from policy.support import WALL_MS, line, named
 
 SMALL = st.one_of(st.integers(0, 4), st.integers(0, 10**15))

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from lsps2fast.errors import ConfigError
 from lsps2fast.promise import token_hash
-from lsps2fast_plugin import policy_file
-from lsps2fast_plugin.policy_file import MEANING, parse_rules
-from lsps2fast_plugin.policy_rules import DEFAULT_LINE, MAX_ENTRIES, Floor, Rules
-from lsps2fast_plugin.policy_toml import Source
+from lsps2fast_plugin.policy import file as policy_file
+from lsps2fast_plugin.policy.file import MEANING, parse_rules
+from lsps2fast_plugin.policy.rules import DEFAULT_LINE, MAX_ENTRIES, Floor, Rules
+from lsps2fast_plugin.policy.toml import Source
 from policy.support import ALICE, BOB, MINIMAL
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "set-a-fee-policy.md"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lsps2fast.errors import ConfigError
-from lsps2fast_plugin import policy_watch
-from lsps2fast_plugin.policy_limits import Refusal, Refusals
-from lsps2fast_plugin.policy_watch import MAX_FILE_BYTES, SETTLED_MS, PolicyFile
+from lsps2fast_plugin.policy import watch as policy_watch
+from lsps2fast_plugin.policy.limits import Refusal, Refusals
+from lsps2fast_plugin.policy.watch import MAX_FILE_BYTES, SETTLED_MS, PolicyFile
 from policy.support import MINIMAL, Log
 
 WRITTEN_S = 1_700_000_000

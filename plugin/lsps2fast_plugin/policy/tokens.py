@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from lsps2fast_plugin.policy_rules import Token
+from lsps2fast_plugin.policy.rules import Token
 
 ROOT: Final = ("lsps", "lsps2", "tokens")
 VERSION: Final = 1
