@@ -5,10 +5,10 @@ PY := $(VENV)/bin/python
 SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/*.pyx plugin/lsps2fast_plugin/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help build crash demo test pure real lint types table clean
+.PHONY: help build conformance crash demo test pure real lint types table clean
 
 help: ## show these verbs
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/tools: pyproject.toml
 	@echo "== setting up $(VENV) (once; about a minute)"
@@ -32,6 +32,9 @@ test: $(VENV)/built ## all tests; the core compiled and interpreted
 
 crash: $(VENV)/built ## kill the plugin and the node at every point of a sale and count the money
 	@cd tests && ../$(PY) -m crash
+
+conformance: $(VENV)/tools ## write docs/conformance.md from the docstrings of the tests
+	@$(PY) tests/conformance.py
 
 pure: $(VENV)/built ## the whole suite with the core interpreted
 	@LSPS2FAST_PURE=1 $(PY) -m pytest -q

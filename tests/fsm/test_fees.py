@@ -37,7 +37,7 @@ def _ints(texts: list[str | None]) -> list[int]:
 
 @pytest.mark.parametrize("row", _rows("opening_fee"))
 def test_the_opening_fee_is_that_of_the_vectors(machine: Machine, row: Row) -> None:
-    """F-01, F-02, F-03, T18: all 28 rows; None where 64 bits are left."""
+    """F-01, F-02, F-03, Z-01, T18: all 28 rows, by the code samples, not the prose; None where 64 bits are left."""
     fee = machine.fsm.opening_fee(int(row["payment_size_msat"]), int(row["min_fee_msat"]), int(row["proportional"]))
     assert fee == {"overflow": None}.get(row["result"], int(row.get("opening_fee_msat", 0)))
 
@@ -103,7 +103,7 @@ def _pay(scene: Play, row: Row, **terms: Any) -> Scene:
 @pytest.mark.parametrize("terms", both_modes())
 @pytest.mark.parametrize("row", _rows("fee_allocation", result="ok"))
 def test_a_payment_goes_out_as_in_the_vectors(scene: Play, row: Row, terms: dict[str, Any]) -> None:
-    """H-04 to H-09: amounts and extra fees of every part, and not one msat lost or made."""
+    """H-04 to H-09, H-21: amounts and extra fees of every part, which say what was taken; not one msat lost or made."""
     play = _pay(scene, row, **terms)
     play.serve(WIDE._replace(htlc_minimum_msat=int(row["htlc_minimum_msat"])))
     (forwards,) = play.of(order.ForwardParts)
@@ -111,6 +111,8 @@ def test_a_payment_goes_out_as_in_the_vectors(scene: Play, row: Row, terms: dict
     assert [part.extra_fee_msat for part in forwards.parts] == _ints(row["extra_fee_msat"])
     assert sum(part.extra_fee_msat for part in forwards.parts) == int(row["sum_extra_fee_msat"])
     assert sum(part.forward_msat for part in forwards.parts) == int(row["sum_forward_msat"])
+    taken = [value - part.forward_msat for value, part in zip(_ints(row["parts_msat"]), forwards.parts, strict=True)]
+    assert taken == _ints(row["extra_fee_msat"])
 
 
 @pytest.mark.parametrize("row", _rows("fee_allocation", reason="fee_not_deductible"))

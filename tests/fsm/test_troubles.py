@@ -294,10 +294,11 @@ def test_a_late_part_whose_record_takes_too_long_is_failed_in_time(scene: Play, 
     ],
 )
 def test_a_result_after_the_deadline_is_undone(scene: Play, road: str, late: tuple[str], undo: order.Undo) -> None:
-    """K-19, T5: no orphan channel, no coins left reserved, and the lock is held until then."""
+    """K-19, K-04, T5: no orphan channel, no coins left reserved; no new session meets what comes of the old one."""
     play = scene()
     play.walk(road)
     play.walk("deadline")
+    assert play.part(cltv=CLTV + 200, htlc_id=50) == (failed([50]),)
     assert play.walk(*late) == (undo,)
     assert play.buy.holder is play.session
     assert kinds(play.walk("undone")) == ["Reset"]

@@ -65,7 +65,7 @@ async def _awaiting_ready(stage: Stage, payer: Payer, invoice: ClientInvoice) ->
     ],
 )
 async def test_going_away_with_held_parts_and_coming_back(mode: str, story: Story, leave: Way, answer: str) -> None:
-    """T13, W12, H12, rule 9, rule 17: the node lives; stop fails the parts temporarily; back, all is tidy and sold."""
+    """K-21, T13, W12, H12, rules 9, 17: the node lives; stop fails the parts for now; back, all is tidy and sold."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)

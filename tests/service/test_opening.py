@@ -90,7 +90,7 @@ def _fault(method: str, code: int, message: str) -> Callable[[Stage, Any], None]
 async def test_a_failed_open_fails_the_parts_at_once_and_leaves_the_offer(
     cause: Callable[[Stage, Any], None], answer: str
 ) -> None:
-    """T27, O-08, O-09, O-20, O-21: the client's no is permanent, our own trouble is not; a retry is paid."""
+    """T27, O-08, O-09, O-20, O-21, K-26: the client's no is permanent, our own trouble is not; a retry is paid."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -98,7 +98,7 @@ async def test_a_failed_open_fails_the_parts_at_once_and_leaves_the_offer(
         assert (await payer.pay(invoice, [HALF_MSAT] * 2)).raw_messages == [answer] * 2
         await stage.ended(invoice)
         assert not any(row["reserved"] for row in stage.lsp.wallet.rows())
-        assert stage.calls("sendpsbt") == []
+        assert stage.calls("sendpsbt") == stage.calls("disconnect") == []
         client.behaviour = type(client.behaviour)()
         await stage.paid(payer, invoice)
         await stage.over(invoice)

@@ -75,6 +75,29 @@ async def test_messages_of_other_types_do_not_reach_us() -> None:
         assert sum(method == "custommsg" for method, _ in stage.asked.values()) == 1
 
 
+async def test_a_peer_that_never_spoke_to_us_hears_nothing() -> None:
+    """T-28: not when it connects, not when another peer buys and is paid."""
+    async with Stage() as stage:
+        quiet = stage.client("quiet")
+        await stage.sale(stage.client(), stage.payer())
+        quiet.go_offline()
+        quiet.connect()
+        await stage.quiet()
+        assert quiet.messages == []
+        assert quiet.node_id not in {call["node_id"] for call in stage.calls("sendcustommsg")}
+
+
+async def test_an_onion_message_to_a_jit_scid_is_lost_and_logged() -> None:
+    """A-04: lightningd maps the scids of onion messages itself; a plugin can only tell the operator."""
+    async with Stage() as stage:
+        invoice = await stage.invoice(stage.client())
+        for hop in (f"{invoice.scid}/0", f"{invoice.scid}/1", "1x1x1/0", "none", ""):
+            stage.lsp.notify("onionmessage_forward_fail", {"next_short_channel_id_dir": hop})
+        await stage.fence()
+        assert len(stage.log_lines(f"an onion message for jit scid {invoice.scid} was lost")) == 2
+        assert len(stage.log_lines("an onion message for")) == 2
+
+
 async def test_two_clients_buy_and_each_scid_leads_to_its_own() -> None:
     """B-05: the peer that asked is the peer that gets the channel."""
     async with Stage() as stage:

@@ -1,0 +1,153 @@
+"""docs/conformance.md: every requirement of the specification, and the tests whose docstrings carry its ID.
+
+`make conformance` writes the page. The rules are in data/requirements.json, the reasons for rules that no test can
+show in data/untested.json; `faults` says what is wrong with either, or with a docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "conformance.md"
+TESTS = ROOT / "tests"
+
+HEAD = """# Conformance
+
+Every rule of bLIP-50 and bLIP-52, with our decisions where they are silent, and the tests that show it. L is the LSP,
+C the client, B both. A test belongs to a rule when its docstring carries the ID. `make conformance` writes this page;
+the reasons are in `tests/data/untested.json`; `tests/test_conformance.py` fails when either is out of date.
+
+"""
+
+_MARK = r"[A-Z](?:-\d+|\d{1,2})\b"
+_MARKS = re.compile(rf"\b({_MARK})(?:(?: to | … |–|-)({_MARK}))?")
+
+
+class Rule(NamedTuple):
+    """One requirement; `level` and `role` are those of the specification, `about` is ours."""
+
+    id: str
+    level: str
+    role: str
+    section: str
+    about: str
+
+
+class Place(NamedTuple):
+    """A docstring: file below the root, what it belongs to, and the IDs in it."""
+
+    path: str
+    name: str
+    ids: tuple[str, ...]
+    is_test: bool
+
+
+class Requirements(NamedTuple):
+    """data/requirements.json: titles by section, the rules in order, and all other IDs that docstrings may carry."""
+
+    sections: dict[str, str]
+    rules: list[Rule]
+    other: frozenset[str]
+
+
+def read_requirements() -> Requirements:
+    """Raises KeyError or TypeError for a file that lacks something."""
+    data = json.loads((TESTS / "data" / "requirements.json").read_text(encoding="utf-8"))
+    other = frozenset(mark for marks in data["other"].values() for mark in marks)
+    return Requirements(data["sections"], [Rule(**rule) for rule in data["rules"]], other)
+
+
+def read_reasons() -> dict[str, str]:
+    """Why a rule has no test, by its ID."""
+    reasons: dict[str, str] = json.loads((TESTS / "data" / "untested.json").read_text(encoding="utf-8"))
+    return reasons
+
+
+def ids_in(text: str) -> list[str]:
+    """The IDs in a text, ranges such as "C-20 to C-23" written out."""
+    found: list[str] = []
+    for first, last in _MARKS.findall(text):
+        found += _range(first, last) if last else [first]
+    return found
+
+
+def _range(first: str, last: str) -> list[str]:
+    """What lies between two IDs of one kind; both of them when they are of two kinds or the wrong way round."""
+    kind, start = re.fullmatch(r"([A-Z]-?)(\d+)", first).groups()  # type: ignore[union-attr]
+    end_kind, end = re.fullmatch(r"([A-Z]-?)(\d+)", last).groups()  # type: ignore[union-attr]
+    if kind != end_kind or int(start) > int(end):
+        return [first, last]
+    return [f"{kind}{number:0{len(start)}}" for number in range(int(start), int(end) + 1)]
+
+
+def read_places() -> list[Place]:
+    """Every docstring below tests/ with an ID in it."""
+    return [place for path in sorted(TESTS.rglob("*.py")) for place in _places_of(path)]
+
+
+def _places_of(path: Path) -> Iterator[Place]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            name = getattr(node, "name", "the file")
+            ids = tuple(ids_in(ast.get_docstring(node) or ""))
+            is_test = path.name.startswith("test_") and name.startswith("test_")
+            if ids:
+                yield Place(path.relative_to(ROOT).as_posix(), name, ids, is_test)
+
+
+def tested(places: list[Place]) -> dict[str, list[str]]:
+    """The files with tests of each ID, in order."""
+    files: dict[str, set[str]] = {}
+    for place in places:
+        for mark in place.ids if place.is_test else ():
+            files.setdefault(mark, set()).add(place.path)
+    return {mark: sorted(paths) for mark, paths in files.items()}
+
+
+def faults(requirements: Requirements, places: list[Place], reasons: dict[str, str]) -> list[str]:
+    """A sentence for each ID that does not exist, each rule without test or reason, each reason without need."""
+    rules = {rule.id for rule in requirements.rules}
+    shown = tested(places)
+    found = [
+        f"{place.path}, {place.name}: {mark} does not exist"
+        for place in places
+        for mark in place.ids
+        if mark not in rules and mark not in requirements.other
+    ]
+    found += [f"{mark} has neither a test nor a reason" for mark in sorted(rules - shown.keys() - reasons.keys())]
+    found += [f"{mark} has a test, its reason is stale" for mark in sorted(reasons.keys() & shown.keys())]
+    found += [f"{mark} has a reason and does not exist" for mark in sorted(reasons.keys() - rules)]
+    return found
+
+
+def page(requirements: Requirements, places: list[Place], reasons: dict[str, str]) -> str:
+    """The whole of docs/conformance.md."""
+    shown = tested(places)
+    text = HEAD
+    for section, title in requirements.sections.items():
+        text += f"## {title}\n\n| ID | level | role | rule | tests |\n|---|---|---|---|---|\n"
+        for rule in requirements.rules:
+            if rule.section == section:
+                where = _links(shown[rule.id]) if rule.id in shown else f"none: {reasons.get(rule.id, '?')}"
+                text += f"| {rule.id} | {rule.level} | {rule.role} | {rule.about} | {where} |\n"
+        text += "\n"
+    return text.rstrip("\n") + "\n"
+
+
+def _links(paths: list[str]) -> str:
+    return ", ".join(f"[{path.removeprefix('tests/').removesuffix('.py')}](../{path})" for path in paths)
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(read_requirements(), read_places(), read_reasons()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
