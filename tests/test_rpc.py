@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lsps2fast._hook_py import FrameReader
-from lsps2fast.errors import NodeError, NodeUnreachable
+from lsps2fast.errors import AnswerPending, NodeError, NodeUnreachable
 from lsps2fast_plugin.rpc import Rpc
 
 WAIT_S = 10.0
@@ -194,6 +194,46 @@ def test_both_sides_may_write_at_once(play: Play) -> None:
             await caller.result(request, request["params"])
         assert [(await call)["n"] for call in calls] == list(range(500))
         assert len(node.said) == 500
+
+    play(story)
+
+
+def test_who_gave_a_call_up_hears_of_its_answer(play: Play) -> None:
+    """K-13: it may be carried out after a newer call that undid it; told once, and of nothing else."""
+
+    async def story(node: Node) -> None:
+        told: list[str] = []
+        assert isinstance(
+            await failure(node.rpc.call("datastore", {}, 0.01, lambda: told.append("late"))), AnswerPending
+        )
+        caller = await node.caller()
+        old = await caller.request()
+        quick = asyncio.create_task(node.rpc.call("getinfo", {}, None, lambda: told.append("quick")))
+        await caller.result(await caller.request(), {})
+        await quick
+        assert told == []
+        await caller.result(old, {})
+        await caller.result(old, {})
+        last = asyncio.create_task(node.rpc.call("getinfo", {}, None))
+        await caller.result(await caller.request(), {})
+        await last
+        assert told == ["late"]
+        assert len(node.said) == 1
+
+    play(story)
+
+
+def test_who_gave_a_call_up_hears_when_no_answer_can_come(play: Play) -> None:
+    """The connection ends: whatever was to be carried out has been, or never will."""
+
+    async def story(node: Node) -> None:
+        told = asyncio.Event()
+        await failure(node.rpc.call("datastore", {}, 0.01, told.set))
+        caller = await node.caller()
+        await caller.request()
+        assert not told.is_set()
+        await caller.close()
+        await asyncio.wait_for(told.wait(), WAIT_S)
 
     play(story)
 

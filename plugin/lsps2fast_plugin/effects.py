@@ -16,10 +16,11 @@ from weakref import WeakValueDictionary
 
 from lsps2fast import actions as order
 from lsps2fast._table import Input
-from lsps2fast.errors import NodeError, StoreError
+from lsps2fast.errors import NodeError, NodeUnreachable, StoreError
 from lsps2fast.offers import Buy
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.funding import ChannelGone, Funder, OwedToClient, RefusedByClient
+from lsps2fast_plugin.lastword import LastWord, Late
 from lsps2fast_plugin.store import Store
 
 RETURN_TIMEOUT_MS = 60_000  # for a client to come back after our restart
@@ -114,10 +115,11 @@ class Effects:
         self._may_open = may_open
         self._say = say
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: dict[tuple[int, bytes], asyncio.Task[None]] = {}  # AwaitReady; an Undo ends it
+        self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
         self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody holds or waits
         self._newest: dict[int, int] = {}  # by jit scid: the number of the last record ordered
         self._orders = itertools.count(1)
+        self._last = LastWord(self.insist)
         self.watch = Watch(clock)
         self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (R4)
         self.alarms = 0
@@ -142,9 +144,10 @@ class Effects:
                 case order.Finalize():
                     self._spawn(self._finalize(action, fees), action)
                 case order.RestoreFees() if any(isinstance(other, order.Finalize) for other in actions):
-                    continue  # done with its Finalize: the record goes only once the fees are back
+                    self._stop_waiting(action.channel_id)  # the rest with its Finalize: then the record goes
                 case order.AwaitReady():
-                    self._waiting[action.jit_scid, action.payment_hash] = self._spawn(self._await_ready(action), action)
+                    self._stop_waiting(action.channel_id)
+                    self._waiting[action.channel_id] = self._spawn(self._await_ready(action), action)
                 case _:
                     self._spawn(self._HANDLERS[type(action)](self, action), action)
 
@@ -163,10 +166,19 @@ class Effects:
         for task in self._tasks:
             task.cancel()
 
+    def insist(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
+        """Have something done that must be done in the end, in the background."""
+        self._keep(self._until_done(what, work))
+
     # Running -------------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None], action: order.Action) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._guarded(work, action))
+        task = self._keep(self._guarded(work, action))
+        task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
+        return task
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -258,7 +270,7 @@ class Effects:
         peer_id = self._buy(action.jit_scid).peer_id
         async with self._alone_with(peer_id):
             try:
-                channel = await self._funder.open(peer_id, action.funding)
+                channel = await self._funder.open(peer_id, action.funding, lambda: self._clear_late(peer_id))
             except RefusedByClient as error:
                 self._say(f"{peer_id} refused the channel: {error}", "info")
                 self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
@@ -282,7 +294,7 @@ class Effects:
             try:
                 limits = await self._funder.limits(peer_id, action.channel_id)
                 if limits is not None:
-                    await self._funder.zero_fees(action.channel_id)
+                    await self._zero_fees(action.channel_id)
                     kind, fact = Input.READY, limits
                     break
             except ChannelGone as error:
@@ -294,8 +306,13 @@ class Effects:
             left_ms = deadline_ms - self._clock.now_ms()
             await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
         self.watch.forget(action.channel_id)
-        self._waiting.pop((action.jit_scid, action.payment_hash), None)
+        self._waiting.pop(action.channel_id, None)
         self._feed(action.jit_scid, action.payment_hash, kind, fact)
+
+    def _stop_waiting(self, channel_id: str) -> None:
+        """What an earlier payment waited for on this channel is no news for a later one."""
+        if waiting := self._waiting.pop(channel_id, None):
+            waiting.cancel()
 
     async def _forward_later(self, action: order.ForwardParts) -> None:
         """After a start: wait for the client, for lightningd fails what comes before it is back (R4, H10)."""
@@ -326,9 +343,8 @@ class Effects:
 
     async def _undo(self, action: order.Undo) -> None:
         peer_id = self._buy(action.jit_scid).peer_id
-        if waiting := self._waiting.pop((action.jit_scid, action.payment_hash), None):
-            waiting.cancel()
         if action.channel is not None:
+            self._stop_waiting(action.channel.channel_id)
             self.watch.forget(action.channel.channel_id)
         kept = await self._until_done(f"cancelling the open to {peer_id}", lambda: self._drop(peer_id, action))
         if kept is not None:
@@ -350,16 +366,24 @@ class Effects:
         try:
             if action.channel is not None:
                 await self._funder.close(peer_id, action.channel.channel_id)
-                return None
-            async with self._alone_with(peer_id):
-                await self._funder.cancel(peer_id)
-                for channel in await self._funder.withheld(peer_id):
-                    if not self._owned(channel["channel_id"]):
-                        await self._funder.close(peer_id, channel["channel_id"])
+            else:
+                await self._clear(peer_id)
         except OwedToClient as owed:
             self.alarm(str(owed))
             return await self._funder.send_as_found(peer_id, owed.found)
         return None
+
+    async def _clear(self, peer_id: str) -> None:
+        """Cancel what is half made with this peer, and close the withheld channels that nobody knows of."""
+        async with self._alone_with(peer_id):
+            await self._funder.cancel(peer_id)
+            for channel in await self._funder.withheld(peer_id):
+                if not self._owned(channel["channel_id"]):
+                    await self._funder.close(peer_id, channel["channel_id"])
+
+    def _clear_late(self, peer_id: str) -> None:
+        """A step of an open that was given up has been carried out after all."""
+        self.insist(f"clearing away what a late open to {peer_id} made", lambda: self._clear(peer_id))
 
     async def _renew(self, action: order.RenewInputs) -> None:
         await self._until_done("renewing a reservation", lambda: self._funder.renew(action.funding))
@@ -377,18 +401,20 @@ class Effects:
             "writing the final record",
             lambda: self._store.finalize(action.jit_scid, action.journal, action.outcome, self._clock.wall_ms()),
         )
+        if fees is None and action.outcome == "Failed" and action.journal.channel is not None:
+            fees = order.RestoreFees(action.journal.channel.channel_id)  # public and unpaid: a look at the end
         await self._end_record(action.jit_scid, fees)
 
-    async def _end_record(self, jit_scid: int, fees: order.RestoreFees | None) -> None:
+    async def _end_record(self, jit_scid: int, fees: order.RestoreFees | None, again: bool = False) -> None:
         if fees is not None:
-            await self._restore_fees(fees)
+            await self._restore_fees(fees, again)
         await self._until_done("deleting the active record", lambda: self._store.forget(jit_scid))
         self._newest.pop(jit_scid, None)
 
     def finish(self, jit_scid: int, fees: order.RestoreFees | None) -> None:
         """After a start: the final record is there; do what should have followed it (K-15)."""
         forgotten = order.ForgetBuy(jit_scid, "Succeeded")
-        self._spawn(self._end_record(jit_scid, fees), forgotten)
+        self._spawn(self._end_record(jit_scid, fees, again=True), forgotten)
 
     async def _reset(self, action: order.Reset) -> None:
         counts = self._supersede(action.jit_scid)
@@ -404,10 +430,36 @@ class Effects:
             await self._until_done("deleting a record", lambda: self._store.forget(action.jit_scid))
             self._newest.pop(action.jit_scid, None)
 
-    async def _restore_fees(self, action: order.RestoreFees) -> None:
-        grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
-        what = f"restoring the routing fees of {action.channel_id}"
-        await self._until_done(what, lambda: self._funder.restore_fees(action.channel_id, grace_s))
+    async def _zero_fees(self, channel_id: str) -> None:
+        async def work(late: Late) -> None:
+            await self._funder.zero_fees(channel_id, late)
+
+        await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
+
+    async def _restore_fees(self, action: order.RestoreFees, again: bool = False) -> None:
+        """The operator's fees. `again`: it may have been done before, and then zero would not be the rate before."""
+        self._stop_waiting(action.channel_id)
+        what, attempts = f"restoring the routing fees of {action.channel_id}", itertools.count(1 if again else 0)
+
+        async def restore() -> None:
+            fees, zero_first = await self._funder.own_fees(), next(attempts) > 0
+            grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
+
+            async def work(late: Late) -> None:
+                if zero_first and grace_s:
+                    await self._funder.zero_fees(action.channel_id, late)
+                await self._funder.set_fees(action.channel_id, fees, grace_s, late)
+
+            try:
+                await self._last.ask(action.channel_id, what, work)
+            except NodeUnreachable:
+                raise
+            except NodeError:
+                if await self._funder.is_open(action.channel_id):
+                    raise
+                # closed meanwhile: nothing is left to charge for
+
+        await self._until_done(what, restore)
 
     _HANDLERS: ClassVar[dict[type, Callable[[Any, Any], Coroutine[Any, Any, None]]]] = {
         order.Persist: _persist,

@@ -14,6 +14,7 @@ from lsps2fast import actions as order
 from lsps2fast_plugin import service
 from lsps2fast_plugin.effects import Effects
 from lsps2fast_plugin.funding import Funder
+from lsps2fast_plugin.lastword import Late
 from lsps2fast_plugin.parts import HeldParts
 
 SKIMMED_MSAT = 1
@@ -40,8 +41,8 @@ class WithholdingFunder(Funder):
 class ResizingFunder(Funder):
     """Opens a channel too small for the payment it was sold for."""
 
-    async def open(self, peer_id: str, funding: order.Funding) -> order.Channel:
-        return await super().open(peer_id, funding._replace(capacity_sat=int(funding.capacity_sat * SHRUNK_TO)))
+    async def open(self, peer_id: str, funding: order.Funding, late: Late | None = None) -> order.Channel:
+        return await super().open(peer_id, funding._replace(capacity_sat=int(funding.capacity_sat * SHRUNK_TO)), late)
 
 
 class LateEffects(Effects):

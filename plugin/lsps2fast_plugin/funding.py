@@ -12,6 +12,7 @@ from typing import Any
 from lsps2fast.actions import Channel, Funding, Limits
 from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast.lsps2 import min_capacity_sat
+from lsps2fast_plugin.lastword import Late
 from lsps2fast_plugin.rpc import Rpc
 
 CHANNEL_TYPE = (12, 46, 50)  # static_remotekey, scid_alias, zeroconf (O-02)
@@ -25,6 +26,7 @@ USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
 OPENING = ("OPENINGD", "CHANNELD_AWAITING_LOCKIN")
 HALF_CLOSED = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")  # lightningd died in the middle of our close
 NOT_RESERVED = "is not reserved"  # of signpsbt and sendpsbt (O1)
+ALREADY_SPENT = "already spent"  # of reserveinputs
 NOT_SIGNED = "PSBT not finalizeable"
 KNOWN_TO_BITCOIND = ("already in utxo set", "already in block chain", "txn-already-in-mempool", "txn-already-known")
 NOT_OPENING = (306, 307)  # unknown peer, nothing to cancel (contract O9)
@@ -112,8 +114,11 @@ class Funder:
         reserved_to = min(coin["reserved_to_block"] for coin in reservations)
         return Funding(answer["psbt"], inputs, reserved_to, capacity_sat)
 
-    async def open(self, peer_id: str, funding: Funding) -> Channel:
-        """Negotiate, sign and complete; the funding is withheld until it is sent. RefusedByClient or NodeError."""
+    async def open(self, peer_id: str, funding: Funding, late: Late | None = None) -> Channel:
+        """Negotiate, sign and complete; the funding is withheld until it is sent. RefusedByClient or NodeError.
+
+        `late` is called when a step that was given up has been carried out after all (see `Rpc.call`).
+        """
         start: dict[str, Any] = {
             "id": peer_id,
             "amount": funding.capacity_sat,
@@ -124,7 +129,7 @@ class Funder:
         if self._zero_reserve:
             start["reserve"] = 0
         try:
-            started = await self._rpc.call("fundchannel_start", start, OPEN_TIMEOUT_S)
+            started = await self._rpc.call("fundchannel_start", start, OPEN_TIMEOUT_S, late)
             with_output = await self._rpc.call(
                 "addpsbtoutput",
                 {
@@ -139,6 +144,7 @@ class Funder:
                 "fundchannel_complete",
                 {"id": peer_id, "psbt": with_output["psbt"], "withhold": True},
                 OPEN_TIMEOUT_S,
+                late,
             )
         except NodeUnreachable:
             raise
@@ -182,30 +188,31 @@ class Funder:
             return None
         return _limits(channel)
 
-    async def zero_fees(self, channel_id: str) -> None:
+    async def zero_fees(self, channel_id: str, late: Late | None = None) -> None:
         """No routing fee on this channel from now on (rule 13)."""
-        await self._rpc.call("setchannel", {"id": channel_id, "feebase": 0, "feeppm": 0, "enforcedelay": 0})
+        params = {"id": channel_id, "feebase": 0, "feeppm": 0, "enforcedelay": 0}
+        await self._rpc.call("setchannel", params, late=late)
 
-    async def restore_fees(self, channel_id: str, grace_s: int) -> None:
-        """The operator's configured fees; for `grace_s` more forwards at zero still pass (A-03).
-
-        They must be named: what setchannel is not given it leaves as it is.
-        """
+    async def own_fees(self) -> dict[str, int]:
+        """The operator's configured routing fees, as `setchannel` takes them. Or NodeError."""
         configs = (await self._rpc.call("listconfigs", {})).get("configs", {})
-        fees = {
+        return {
             "feebase": configs.get("fee-base", {}).get("value_int", DEFAULT_FEE_BASE_MSAT),
             "feeppm": configs.get("fee-per-satoshi", {}).get("value_int", DEFAULT_FEE_PPM),
         }
+
+    async def set_fees(self, channel_id: str, fees: dict[str, int], grace_s: int, late: Late | None = None) -> None:
+        """These fees; for `grace_s` more forwards at the rate before still pass (A-03).
+
+        They must be named: what setchannel is not given it leaves as it is.
+        """
         params = {"id": channel_id, **fees, "enforcedelay": min(grace_s, MOST_DELAY_S)}
-        try:
-            await self._rpc.call("setchannel", params)
-        except NodeUnreachable:
-            raise
-        except NodeError:
-            channels = (await self._rpc.call("listpeerchannels", {}))["channels"]
-            if any(c.get("channel_id") == channel_id and c["state"] in (*USABLE, *OPENING) for c in channels):
-                raise
-            # closed meanwhile: nothing is left to charge for
+        await self._rpc.call("setchannel", params, late=late)
+
+    async def is_open(self, channel_id: str) -> bool:
+        """Whether a channel of this id can carry anything now or soon. Or NodeError."""
+        channels = (await self._rpc.call("listpeerchannels", {}))["channels"]
+        return any(c.get("channel_id") == channel_id and c["state"] in (*USABLE, *OPENING) for c in channels)
 
     async def send(self, peer_id: str, channel: Channel) -> str:
         """Put the funding on chain; the txid. Idempotent; NodeError as long as bitcoind does not have it.
@@ -245,8 +252,13 @@ class Funder:
         return found is not None and "short_channel_id" in found
 
     async def renew(self, funding: Funding) -> None:
-        """Reserve the coins for another 72 blocks."""
-        await self._rpc.call("reserveinputs", {"psbt": funding.psbt, "exclusive": False, "reserve": RESERVE_BLOCKS})
+        """Reserve the coins for another 72 blocks; spent ones need it no more. Or NodeError."""
+        params = {"psbt": funding.psbt, "exclusive": False, "reserve": RESERVE_BLOCKS}
+        try:
+            await self._rpc.call("reserveinputs", params)
+        except NodeError as error:
+            if ALREADY_SPENT not in error.message:
+                raise
 
     async def cancel(self, peer_id: str) -> None:
         """End a half-made open; none under way is fine."""

@@ -149,12 +149,16 @@ class MeteredRpc(Rpc):
         self._seconds = seconds
 
     async def call(
-        self, method: str, params: dict[str, Any] | None = None, timeout_s: float | None = 60.0
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        timeout_s: float | None = 60.0,
+        late: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
         """As `Rpc.call`."""
         outcome, began = "error", time.perf_counter()
         try:
-            answer = await super().call(method, params, timeout_s)
+            answer = await super().call(method, params, timeout_s, late)
             outcome = "ok"
         except NodeError as error:
             outcome = "unreachable" if error.code == 0 else "error"

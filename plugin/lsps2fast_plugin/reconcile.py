@@ -55,7 +55,7 @@ class Verdict(NamedTuple):
 
     `journal` is the record, completed by what was found; `sent` whether its funding is surely on chain; `public`
     whether it may be, so that it must get there; `ended` how each part ended, where it did; `gone` whether the channel
-    is closed or closing.
+    is closed or closing; `free` whether it charges no routing fee.
     """
 
     journal: Journal
@@ -63,6 +63,7 @@ class Verdict(NamedTuple):
     public: bool
     ended: dict[PartKey, str]
     gone: bool
+    free: bool
 
 
 def is_alive(channel: Mapping[str, Any] | None) -> bool:
@@ -92,7 +93,13 @@ def judge(record: Stored, snapshot: Snapshot, owned: Container[str]) -> Verdict:
     public = channel is not None and not is_withheld(channel)
     sent = public and channel is not None and "short_channel_id" in channel
     ended = {(part.in_scid, part.htlc_id): _end_of(part, journal, snapshot, alive) for part in journal.forwards}
-    return Verdict(journal, sent, public, ended, journal.channel is not None and not alive)
+    gone = journal.channel is not None and not alive
+    free = (
+        alive
+        and channel is not None
+        and channel.get("fee_base_msat") == 0 == channel.get("fee_proportional_millionths")
+    )
+    return Verdict(journal, sent, public, ended, gone, free)
 
 
 def _orphan(peer_id: str, snapshot: Snapshot, owned: Container[str]) -> dict[str, Any] | None:
@@ -187,10 +194,18 @@ class Reconciler:
 
 def first_orders(verdict: Verdict, jit_scid: int, state: str | None) -> tuple[order.Action, ...]:
     """What is owed at once to a record whose session was restored in `state` (see `Sessions.restore`; None: none)."""
-    journal = verdict.journal
+    journal, channel = verdict.journal, verdict.journal.channel
     payment_hash = journal.payment_hash or b""
     if state == "ABORTING":
-        return (order.Undo(jit_scid, payment_hash, journal.channel, journal.funding),)
-    if journal.channel is not None and not verdict.sent and (verdict.public or state == "BROADCASTING"):
-        return (order.Broadcast(jit_scid, payment_hash, journal.channel),)
-    return ()
+        return (order.Undo(jit_scid, payment_hash, channel, journal.funding),)
+    orders: list[order.Action] = []
+    if channel is None:
+        return ()
+    if state is not None and journal.funding is not None and not verdict.sent:
+        # Its 72 blocks may be over, or be over with the next block (T8).
+        orders.append(order.RenewInputs(jit_scid, payment_hash, journal.funding))
+    if not verdict.sent and (verdict.public or state == "BROADCASTING"):
+        orders.append(order.Broadcast(jit_scid, payment_hash, channel))
+    if state is None and verdict.public and verdict.free:
+        orders.append(order.RestoreFees(channel.channel_id))  # rule 13: no payment is under way on it
+    return tuple(orders)

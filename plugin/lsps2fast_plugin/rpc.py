@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from lsps2fast import _select
-from lsps2fast.errors import MalformedFrame, NodeError, NodeUnreachable
+from lsps2fast.errors import AnswerPending, MalformedFrame, NodeError, NodeUnreachable
 
 hook = _select.load("_hook")
 
@@ -57,10 +57,11 @@ class _Link:
         self._writer = writer
         self._log = log
         self._waiting: dict[str, tuple[str, asyncio.Future[dict[str, Any]]]] = {}
+        self._given_up: dict[str, Callable[[], None]] = {}  # who wants to hear of an answer all the same
         self.alive = True
         self.task = asyncio.get_running_loop().create_task(self._read())
 
-    async def call(self, call_id: str, method: str, request: bytes) -> dict[str, Any]:
+    async def call(self, call_id: str, method: str, request: bytes, late: Callable[[], None] | None) -> dict[str, Any]:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[call_id] = (method, future)
         try:
@@ -73,9 +74,14 @@ class _Link:
             self._waiting.pop(call_id, None)
             if future.done() and not future.cancelled():
                 future.exception()  # taken note of, also when drain() ended the call before its answer
+            elif late is not None and self.alive:
+                self._given_up[call_id] = late
+            elif late is not None:
+                late()
 
     async def close(self) -> None:
         """Hang up; open calls end with NodeUnreachable. Safe to call twice."""
+        self._given_up.clear()
         self.task.cancel()
         await asyncio.wait([self.task])
 
@@ -98,6 +104,9 @@ class _Link:
         for method, future in self._waiting.values():
             if not future.done():
                 future.set_exception(NodeUnreachable(method, why))
+        given_up, self._given_up = self._given_up, {}
+        for late in given_up.values():
+            late()
 
     def _take(self, frame: bytes) -> None:
         try:
@@ -105,7 +114,11 @@ class _Link:
         except (ValueError, RecursionError) as error:
             return self._say(f"no JSON from lightningd, ignored: {error}: {frame[:200]!r}")
         call_id = answer.get("id")
-        waiting = self._waiting.get(call_id) if isinstance(call_id, str) else None
+        if not isinstance(call_id, str):
+            return self._say(f"an answer without an id of ours, ignored: {frame[:200]!r}")
+        if late := self._given_up.pop(call_id, None):
+            return late()
+        waiting = self._waiting.get(call_id)
         if waiting is None:
             return self._say(f"an answer nobody waits for, ignored: {frame[:200]!r}")
         method, future = waiting
@@ -133,26 +146,35 @@ class Rpc:
         self._limits: set[asyncio.Timeout] = set()
 
     async def call(
-        self, method: str, params: dict[str, Any] | None = None, timeout_s: float | None = 60.0
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        timeout_s: float | None = 60.0,
+        late: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
         """The result of one call; `timeout_s` None waits for ever.
 
         Raises NodeError when lightningd says no, NodeUnreachable when no answer came: the caller must then find out
-        whether the call took effect.
+        whether the call took effect. AnswerPending: it may still come. Then, and when the caller was cancelled, `late`
+        is called once it has come, or cannot come any more because the connection has ended.
         """
         call_id = f"lsps2fast:{method}#{next(self._numbers)}"
         # msgspec writes text as UTF-8: lightningd refuses \\u escapes in some parameters (D3).
         request = msgspec.json.encode({"jsonrpc": "2.0", "id": call_id, "method": method, "params": params or {}})
+        link = None
         try:
             async with asyncio.timeout(timeout_s) as limit:
                 self._limits.add(limit)
                 try:
                     link = await self._connected(method)
-                    return await link.call(call_id, method, request + b"\n\n")
+                    return await link.call(call_id, method, request + b"\n\n", late)
                 finally:
                     self._limits.discard(limit)
         except TimeoutError as error:
-            raise NodeUnreachable(method, f"no answer within {timeout_s} s") from error
+            raise AnswerPending(method, f"no answer within {timeout_s} s") from error
+        finally:
+            if link is None and late is not None:
+                late()
 
     def turned(self, seconds: float) -> None:
         """Calls under way have waited so much longer. For tests only."""

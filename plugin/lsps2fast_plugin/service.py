@@ -159,7 +159,9 @@ class Service:
             collect_ms=settings.collect_ms, max_parts=settings.max_parts, hashes=self.interest.payment_hashes
         )
         self.offers = Offers(settings.limits)
-        self.store = Store(rpc, lambda text: self.host.log(text, "error"))
+        self.store = Store(
+            rpc, lambda text: self.host.log(text, "error"), lambda what, work: self.effects.insist(what, work)
+        )
         self.view = NodeView(rpc, self.clock.now_ms)
         self.afterwards = Afterwards(
             rpc=rpc,

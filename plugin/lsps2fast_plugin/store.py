@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lsps2fast.actions import Channel, Forward, Funding, Journal
-from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable, StoreError
+from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps2 import FeeParams, format_datetime, format_scid, parse_datetime, parse_msat, parse_scid
 from lsps2fast.offers import Buy
+from lsps2fast_plugin.lastword import Insist, LastWord, Late
 from lsps2fast_plugin.rpc import Rpc
 
 ROOT = ("lsps", "lsps2", "sessions")
@@ -155,10 +156,12 @@ def _read_journal(record: dict[str, Any], ours: dict[str, Any]) -> Journal:
 class Store:
     """Reads all records once, then writes whole ones; writes for one jit scid keep their order."""
 
-    def __init__(self, rpc: Rpc, report: Callable[[str], None]) -> None:
-        """`report` gets one sentence for each record that cannot be read."""
+    def __init__(self, rpc: Rpc, report: Callable[[str], None], insist: Insist) -> None:
+        """`report` gets one sentence for each record that cannot be read; `insist` as in `LastWord`."""
         self._rpc = rpc
         self._report = report
+        self._insist = insist
+        self._last = LastWord(insist)
         self._buys: dict[int, Buy] = {}
         self._old: set[int] = set()  # buys that also have a record of the built-in plugin of v26.06
         self._locks: dict[int, asyncio.Lock] = {}
@@ -224,22 +227,14 @@ class Store:
         return any(hex_id.encode() in record.raw for record in self.unread)
 
     async def add(self, buy: Buy) -> None:
-        """Journal a new buy: one commit (B-10). Raises StoreError; the buy is then not sold."""
+        """Journal a new buy: one commit (B-10). Raises StoreError; the buy is then not sold, and leaves no record."""
         self._buys[buy.jit_scid] = buy
         try:
             await self._write("active", buy, _record(buy, FRESH))
-        except StoreError as error:
-            del self._buys[buy.jit_scid]
-            if isinstance(error.__cause__, NodeUnreachable):
-                await self._take_back(buy.jit_scid)
+        except StoreError:
+            # A write may have happened whatever was answered (K-13); nobody was told of this buy.
+            self._insist(f"deleting unsold buy {format_scid(buy.jit_scid)}", lambda: self.forget(buy.jit_scid))
             raise
-
-    async def _take_back(self, jit_scid: int) -> None:
-        """A write without an answer may have happened (K-13): a buy that nobody was told of leaves no record."""
-        try:
-            await self._delete("active", jit_scid)
-        except StoreError as error:
-            self._report(f"an unsold buy may be in the journal until it expires: {format_scid(jit_scid)} ({error})")
 
     async def put(self, jit_scid: int, journal: Journal) -> None:
         """Journal how far the payment on this scid has come: one commit. Raises StoreError."""
@@ -265,8 +260,9 @@ class Store:
         # hex, not string: lightningd refuses strings with \u escapes (contract D3)
         value = msgspec.json.encode(record).hex()
         key = [*ROOT, folder, format_scid(buy.jit_scid)]
+        params = {"key": key, "hex": value, "mode": "create-or-replace"}
         async with self._lock(buy.jit_scid):
-            await self._call("datastore", {"key": key, "hex": value, "mode": "create-or-replace"})
+            await self._set(key, "datastore", params)
         self.commits += 1
 
     async def _delete(self, folder: str, jit_scid: int) -> None:
@@ -282,11 +278,22 @@ class Store:
     async def _remove(self, key: list[str]) -> None:
         """Delete one record; none there is fine."""
         try:
-            await self._call("deldatastore", {"key": key})
+            await self._set(key, "deldatastore", {"key": key})
         except StoreError as error:
             if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
                 raise
         self.commits += 1
+
+    async def _set(self, key: list[str], method: str, params: dict[str, Any]) -> None:
+        """Write or delete one key; an older write that comes late does not undo it. Raises StoreError."""
+
+        async def call(late: Late) -> None:
+            await self._rpc.call(method, params, late=late)
+
+        try:
+            await self._last.ask(tuple(key), f"{method} of {key[-1]}", call)
+        except NodeError as error:
+            raise StoreError(str(error)) from error
 
     def _lock(self, jit_scid: int) -> asyncio.Lock:
         return self._locks.setdefault(jit_scid, asyncio.Lock())

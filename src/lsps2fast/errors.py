@@ -8,6 +8,7 @@ Lsps2Error
 │   └── MalformedFrame      bytes from lightningd that are no JSON object
 ├── NodeError               lightningd said no; carries its code and message
 │   └── NodeUnreachable     lightningd did not answer at all: the outcome is unknown
+│       └── AnswerPending   and may still be to come
 ├── StoreError              the journal could not be written or read
 ├── ConfigError             an option or policy file the operator must mend
 └── ProtocolBug             our own driver asked the machine something impossible
@@ -73,6 +74,10 @@ class NodeUnreachable(NodeError):
 
     def __init__(self, method: str, why: str) -> None:
         super().__init__(method, 0, why)
+
+
+class AnswerPending(NodeUnreachable):
+    """No answer within the time; the call may still be carried out, and answered, at any later moment."""
 
 
 class StoreError(Lsps2Error):

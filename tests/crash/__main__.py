@@ -25,7 +25,7 @@ from .stage import MODES, TROUBLES, Trouble
 from .worker import Workers
 
 MOST = 600  # cases of a family, unless --all
-LINES = 80  # of the transcript, when a case is replayed
+LINES = 150  # of the transcript, when a case is replayed
 
 
 class Progress:

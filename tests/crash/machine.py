@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from .books import violations
 from .nursery import Nursery
-from .points import Death
+from .points import UNCOUNTED, Death
 from .scenarios import SCENARIOS
 from .stage import LIMIT_S, Stage, Stuck, Trouble
+
+WIDTH = 300  # of a line of the transcript
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,9 @@ async def run(nursery: Nursery, case: Case, tail: int = 0) -> Outcome:
     try:
         async with stage:
             found = await asyncio.wait_for(_play(stage, plan.play), LIMIT_S)
-            shown = stage.world.transcript.tail(tail) if tail else ""
     except Exception as error:  # whatever the world died of is a finding
         found = [f"{type(error).__name__}: {error}"]
-        shown = stage.world.transcript.tail(tail) if tail else ""
+    shown = _story(stage, tail) if tail else ""
     return Outcome(case, tuple(stage.points), stage.hit, tuple(found), shown)
 
 
@@ -71,3 +73,14 @@ async def _play(stage: Stage, play: Any) -> list[str]:
     await stage.finish()
     stats: dict[str, object] = await stage.lsp.call("lsps2-stats")
     return violations(stage, stats)
+
+
+def _story(stage: Stage, lines: int) -> str:
+    """The last lines of the transcript, without the machine's own questions."""
+    own = tuple(f'"driver:{name}' for name in UNCOUNTED)
+    told = []
+    for entry in stage.world.transcript.entries:
+        text = json.dumps(entry["msg"])
+        if not any(name in text for name in own):
+            told.append(f"  {entry['t']:9.3f} {entry['dir']:<11} {entry['peer']:<14} {text[:WIDTH]}")
+    return "\n".join(told[-lines:])

@@ -264,9 +264,21 @@ async def all_failed(stage: Stage) -> None:
 
 
 async def _held(stage: Stage, client: Client, sale: Sale, amounts: list[int]) -> Any:
-    """A payment whose parts are all with the client, which holds them; or it has failed by now."""
+    """A payment whose parts are all with the client, which holds them; or it has failed by now.
+
+    Where one part was lost on its way the client fails the others, as wallets do after a minute.
+    """
     payment = await stage.send(stage.payers[0], sale, amounts)
-    await stage.until(lambda: len(client.held()) == len(amounts) or payment.done, "parts with the client")
+    ended = [part.result for part in payment.parts]
+
+    def decided() -> bool:
+        return len(client.held()) == len(amounts) or any(result.done() for result in ended)
+
+    await stage.until(decided, "parts with the client")
+    await stage.quiet()
+    if any(result.done() for result in ended):
+        for part in client.held():
+            client.fail(part)
     return payment
 
 

@@ -32,6 +32,7 @@ VALIDITY_S = 3_600
 SIZE_MSAT = 10_000_000
 MOST_TURNS = 60  # of the clock, before a step is given up
 TURN_S = 15.0
+PAUSES_S = (5, 5, 30, 60, 60)  # between a payer's tries
 LIMIT_S = 30.0  # real time of one run
 NOT_READY = -32602  # of lsps2-stats while the journal is being read
 
@@ -385,13 +386,15 @@ class Stage:
         await self.until(lambda: all(payment.done for payment in payments), "a payment is still unresolved")
         return [await payment for payment in payments]
 
-    async def pay(self, payer: Payer, sale: Sale, amounts: list[int] | None = None, tries: int = 4) -> bool:
-        """Pay it; the payer tries again when it was refused."""
-        for _ in range(tries):
+    async def pay(self, payer: Payer, sale: Sale, amounts: list[int] | None = None, tries: int = len(PAUSES_S)) -> bool:
+        """Pay it; the payer tries again when it was refused, in the end after longer than an RPC call may take."""
+        for pause_s in PAUSES_S[:tries]:
             (result,) = await self.result(await self.send(payer, sale, amounts or [SIZE_MSAT]))
             if result.paid:
                 return True
-            await self.turn(5)
+            while await self._tend():
+                await self.quiet()
+            await self.turn(pause_s)
         return False
 
     async def pay_unpaid(self, payer: Payer, sale: Sale, amounts: list[int] | None = None) -> None:
