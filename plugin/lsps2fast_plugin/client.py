@@ -23,6 +23,7 @@ from lsps2fast._select import BACKEND
 from lsps2fast.bolt11 import CURRENCIES
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps0 import MESSAGE_TYPE, MESSAGE_TYPE_HEX
+from lsps2fast.lsps2 import format_datetime
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.host import Host, Interest
 from lsps2fast_plugin.rpc import Rpc
@@ -36,7 +37,7 @@ from lsps2fast_plugin.wallet.methods import Methods
 from lsps2fast_plugin.wallet.options import Settings, add_options, read_settings
 from lsps2fast_plugin.wallet.purchase import Market
 from lsps2fast_plugin.wallet.reconnect import Reconnect
-from lsps2fast_plugin.wallet.records import Approval
+from lsps2fast_plugin.wallet.records import Approval, Lapse
 from lsps2fast_plugin.wallet.status import Reports, status
 from lsps2fast_plugin.wallet.talk import Talk
 from lsps2fast_plugin.wallet.watch import Watch
@@ -66,7 +67,6 @@ class Client:
         self.awaited = Awaited(self.interest)
         self.host = Host(self.plugin, self.interest, self._on_htlc)
         self.reports = Reports(self.clock)
-        self.lapsed: dict[str, str] = {}  # LSP: when its last offer ended that was not paid
         self.settings: Settings | None = None
         self._ready = asyncio.Event()
         self._rearm = asyncio.Event()
@@ -126,7 +126,7 @@ class Client:
         say = self.host.log
         self.rpc = rpc
         self.currency = currency
-        self.book = Book(rpc, say, self.awaited.hashes)
+        self.book = Book(rpc, say, self.awaited.hashes, lambda: self.watch.guard())
         self.talk = Talk(rpc, self.clock, say)
         self.chain = Chain(rpc)
         self.invoices = Invoices(rpc)
@@ -140,7 +140,7 @@ class Client:
             report=self._report,
             say=say,
             closing=lambda channel_id: self.incoming.channel_closes(channel_id),
-            missing=self.awaited.set_guard,
+            guarding=self.awaited.set_guard,
         )
         self.guard = Guard(self.host, self.chain, self.watch, self._report, say)
         self.incoming = Incoming(
@@ -182,7 +182,7 @@ class Client:
             final_cltv_blocks=final_cltv_blocks,
         )
         await self._load()
-        self.awaited.set_guard(bool(self.watch.names_missing()))
+        await self._guarded(self.watch.find())
         self.host.interest_loaded()
         self._ready.set()
         self.host.log(
@@ -253,7 +253,7 @@ class Client:
             wanted = [
                 opening.Wanted(each.buy.least_receive_msat(), each.buy.params.max_client_to_self_delay_blocks)
                 for each in self.book.of_lsp(lsp_id)
-                if each.buy.ends_ms > wall_ms
+                if each.ends_ms > wall_ms
             ]
             answer, why = opening.answer(request, wanted, self.watch.in_use_msat(lsp_id), self.opening_limits)
             if not wanted and opening.is_zero_conf(request):
@@ -264,16 +264,19 @@ class Client:
         if why is not None:
             self._report(lsp_id, f"refused a channel of {request['funding_msat']} msat: {why}")
         elif "mindepth" in answer:
-            self.watch.expect(lsp_id)
+            self.watch.expect(lsp_id, request["funding_msat"])
         return answer
 
     def _note_late(self, lsp_id: str, funding_msat: int) -> None:
         """Without an approval lightningd refuses a zero-conf channel; the owner hears what it was for (I-11)."""
-        ended = [each.buy.params.raw["valid_until"] for each in self.book.of_lsp(lsp_id)] or [self.lapsed.get(lsp_id)]
-        if ended[0] is not None:
+        ended_ms = [each.ends_ms for each in self.book.of_lsp(lsp_id)]
+        if not ended_ms and lsp_id in self.book.lapsed:
+            ended_ms = [self.book.lapsed[lsp_id].ended_ms]
+        if ended_ms:
             self._report(
                 lsp_id,
-                f"did not accept a zero-conf channel of {funding_msat} msat: what it was bought for ended {ended[0]}",
+                f"did not accept a zero-conf channel of {funding_msat} msat: what it was bought for ended"
+                f" {format_datetime(max(ended_ms))}",
             )
 
     def _on_rpc_command(self, request: Request, rpc_command: Json, **_: Any) -> None:
@@ -304,6 +307,7 @@ class Client:
     def _on_disconnect(self, disconnect: Json, **_: Any) -> None:
         if self.settings is not None:
             self.talk.disconnected(disconnect["id"])
+            self.watch.disconnected(disconnect["id"])
             self.reconnect.lost(disconnect["id"])
 
     def _on_block(self, block_added: Json, **_: Any) -> None:
@@ -341,11 +345,11 @@ class Client:
         self.incoming.forget(approval.payment_hash)
 
     async def _sweep(self) -> None:
-        """End what the LSPs' offers no longer cover (I-33)."""
+        """End what the LSPs' offers or the invoices no longer cover (I-33)."""
         wall_ms = self.clock.wall_ms()
         for buy in [each for each in self.book.buys.values() if each.ends_ms <= wall_ms]:
             await self._guarded(self.book.drop_buy(buy))
-        for approval in [each for each in self.book.approvals.values() if each.buy.ends_ms <= wall_ms]:
+        for approval in [each for each in self.book.approvals.values() if each.ends_ms <= wall_ms]:
             if not self.incoming.holds(approval.payment_hash):
                 await self._guarded(self._sweep_one(approval))
 
@@ -354,7 +358,7 @@ class Client:
         if row is not None and row["status"] == "paid":
             await self._settle(approval)
         if not approval.served:
-            self.lapsed[approval.buy.lsp_id] = approval.buy.params.raw["valid_until"]
+            await self.book.lapse(Lapse(approval.buy.lsp_id, approval.ends_ms))
         await self._end(approval)
 
     async def _look_all(self) -> None:
@@ -386,7 +390,7 @@ class Client:
         if (due_ms := self.incoming.next_due_ms()) is not None:
             waits_ms.append(due_ms - self.clock.now_ms())
         held = [each for each in self.book.approvals.values() if not self.incoming.holds(each.payment_hash)]
-        ends = [each.ends_ms for each in self.book.buys.values()] + [each.buy.ends_ms for each in held]
+        ends = [each.ends_ms for each in self.book.buys.values()] + [each.ends_ms for each in held]
         waits_ms += [end_ms - self.clock.wall_ms() for end_ms in ends]
         if self.watch.owed:
             waits_ms.append(POLL_S * 1000)

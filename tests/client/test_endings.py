@@ -39,11 +39,40 @@ async def test_nothing_is_left_after_the_offer_ended(staged: Staging) -> None:
         await stage.invoice()
         await stage.client.methods.buy(LSP, None, stage.lsp.entries[0])
         assert len(stage.keys) == 2
-        await stage.pass_time(3_599)
+        await stage.pass_time(3_589)
         assert len(stage.keys) == 2
         await stage.pass_time(2)
-        assert not stage.keys
         assert not stage.client.awaited.hashes
+        await stage.pass_time(10)
+        assert set(stage.node.datastore) == {("lsps2fast", "client", "lapsed", LSP)}
+
+
+async def test_an_approval_does_not_outlive_its_invoice(staged: Staging) -> None:
+    """I-33: whatever the LSP says about its offer, nobody is dialled and nothing accepted for a dead invoice."""
+    async with staged() as stage:
+        stage.lsp.entries = [entry(valid_until="9999-01-01T00:00:00Z")]
+        await stage.invoice(expiry=120)
+        await stage.pass_time(121)
+        assert not stage.client.book.approvals
+        stage.disconnect(LSP)
+        await stage.calm()
+        assert not stage.node.named("connect")
+
+
+async def test_what_ended_unpaid_is_remembered_over_a_restart_until_the_next_purchase(staged: Staging) -> None:
+    """I-11: an LSP that opens too late is told apart from a stranger; one short record an LSP."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.pass_time(3_600)
+        await stage.restart()
+        (lsp,) = (await stage.client._status())["lsps"]
+        assert lsp["last_lapse"] == format_datetime(NOW_MS + 3_590_000)
+        assert await stage.opening() == {"result": "continue"}
+        assert f"what it was bought for ended {lsp['last_lapse']}" in stage.reports()
+        stage.lsp.entries = [entry(valid_until="2030-01-01T00:00:00Z")]
+        await stage.invoice()
+        assert not stage.client.book.lapsed
+        assert [key for key in stage.node.datastore if key[:2] != ("lsps", "invoice")] == []
 
 
 async def test_parts_held_at_the_end_of_the_offer_are_not_forgotten(staged: Staging) -> None:
@@ -51,7 +80,7 @@ async def test_parts_held_at_the_end_of_the_offer_are_not_forgotten(staged: Stag
     async with staged() as stage:
         invoice = await stage.invoice()
         await stage.channel()
-        await stage.pass_time(3_590)
+        await stage.pass_time(3_580)
         part = stage.part(invoice, 10_000_000, FEE)
         await stage.calm()
         await stage.pass_time(20)
@@ -291,7 +320,7 @@ async def test_status_says_whom_not_to_trust_and_what_was_refused(staged: Stagin
         await stage.calm()
         stage.message(LSP, b"rubbish")
         (lsp,) = (await stage.client._status())["lsps"]
-        assert lsp == {"lsp_id": LSP, "trusted": False, "broke_its_word": None, "muted": True}
+        assert lsp == {"lsp_id": LSP, "trusted": False, "broke_its_word": None, "last_lapse": None, "muted": True}
         (report,) = (await stage.client._status())["reports"]
         assert report["lsp_id"] == LSP
         assert "not what the payer sent" in report["report"]

@@ -7,10 +7,25 @@ import json
 import pytest
 
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.wallet.chain import Sight
 from lsps2fast_plugin.wallet.records import Distrust
 
 from .conftest import Staging
-from .stage import CHANNEL, FEE, JIT_SCID, LSP, NOW_MS, STRANGER, Json, Stage, claimed, details, ready, tlv
+from .stage import (
+    CHANNEL,
+    FEE,
+    JIT_SCID,
+    LSP,
+    NOW_MS,
+    STRANGER,
+    Json,
+    Stage,
+    channel_row,
+    claimed,
+    details,
+    ready,
+    tlv,
+)
 
 
 async def test_a_set_is_held_until_it_is_complete_and_then_claimed_whole(staged: Staging) -> None:
@@ -129,7 +144,7 @@ async def test_what_is_not_ours_is_let_go(staged: Staging) -> None:
         invoice = await ready(stage)
         onward = stage.part(invoice, 1_000, next_scid=5)
         known = stage.part(invoice, 1_000, forward_to=CHANNEL)
-        foreign = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32)
+        foreign = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32, in_scid=5)
         await stage.calm()
         assert [stage.answer(part) for part in (onward, known, foreign)] == [{"result": "continue"}] * 3
 
@@ -445,6 +460,10 @@ async def test_an_lsp_that_never_broadcasts_gets_no_preimage(staged: Staging) ->
         assert stage.answer(part) is None
         await stage.block()
         assert stage.answer(part) == details(19_000_000, stage)
+        assert stage.reports().endswith(
+            "1 parts, 19000000 msat were failed: the funding transaction is not seen, and its HTLCs would soon expire;"
+            " nothing of it was claimed"
+        )
         assert invoice["payment_hash"] in stage.keys
 
 
@@ -481,6 +500,37 @@ async def test_parts_that_join_while_the_funding_is_awaited_are_claimed_too(stag
         stage.confirm(height=stage.height + 1)
         await stage.block()
         assert [claimed(stage.answer(each))[1] for each in (part, late)] == [19_001_000, 19_001_000]
+
+
+async def test_parts_that_come_over_another_channel_while_the_funding_is_looked_at_are_looked_at_too(
+    staged: Staging,
+) -> None:
+    """I-30: a good funding is no reason to release over a channel without one, however the LSP times it."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        stage.fund()
+        stage.confirm(height=stage.height)
+        stage.node.channels.append(channel_row(channel_id="ef" * 32, alias={"local": "7x7x7"}, funding_txid="12" * 32))
+        late: list[bytes] = []
+        good = stage.client.chain.lacking
+
+        async def swap(channel_id: str, depth: int) -> Sight | None:
+            stage.client.chain.lacking = good  # type: ignore[method-assign]
+            lacking = await good(channel_id, depth)
+            stage.client.incoming.channel_closes(CHANNEL)
+            late.append(stage.part(invoice, 20_000_000, FEE, in_scid=tlv.scid_from_str("7x7x7")))
+            await stage.calm()
+            return lacking
+
+        stage.client.chain.lacking = swap  # type: ignore[method-assign]
+        stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(late[0]) is None
+        await stage.block(3)
+        assert stage.answer(late[0]) is None
+        await stage.block()
+        assert stage.answer(late[0]) == details(19_000_000, stage)
 
 
 async def test_a_channel_that_closes_gives_its_parts_back(staged: Staging) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -61,11 +62,13 @@ def test_zero_reserve_is_answered_only_when_opted_in(zero_reserve: bool, reserve
         ({"funding_msat": 19_545_999, "channel_reserve_msat": 0}, "too small"),
         ({"channel_reserve_msat": 2_546_001}, "channel_reserve_msat"),
         ({"channel_reserve_msat": 200_000_000}, "channel_reserve_msat"),
+        ({"dust_limit_msat": 1_638_001}, "dust_limit_msat"),
+        ({"dust_limit_msat": 100_000_000, "channel_reserve_msat": 100_000_000}, "dust_limit_msat"),
     ],
     ids=str,
 )
 def test_an_opening_that_was_not_agreed_is_rejected_with_a_reason(wrong: Json, why: str) -> None:
-    """I-12, I-14: announced, no alias, pushed money, too small, a reserve above 1 % and dust."""
+    """I-12, I-14: announced, no alias, pushed money, too small, a reserve above 1 % and dust, a fortune of dust."""
     got, reason = answer(request(**wrong), [wanted()], [], LIMITS)
     assert got["result"] == "reject"
     assert why in got["error_message"]
@@ -196,6 +199,34 @@ async def test_two_purchases_at_one_lsp_take_two_channels_and_no_third(staged: S
         assert (await stage.opening())["result"] == "reject"
 
 
+async def test_a_channel_that_is_coming_counts_already(staged: Staging) -> None:
+    """I-16: an LSP that opens two in a row, faster than either is ready; and while we still look at the first."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.opening()
+        stage.node.channels.append(channel_row(state="CHANNELD_AWAITING_LOCKIN"))
+        event = {"peer_id": LSP, "channel_id": CHANNEL, "new_state": "CHANNELD_AWAITING_LOCKIN", "cause": "remote"}
+        stage.client._on_channel_state(event)
+        await asyncio.sleep(0)
+        assert stage.client.watch._adopting
+        assert (await stage.opening())["result"] == "reject"
+        await stage.calm()
+        assert not stage.client.watch._adopting
+        assert (await stage.opening())["result"] == "reject"
+
+
+async def test_an_opening_that_a_lost_link_interrupted_may_be_made_again(staged: Staging) -> None:
+    """O-16, T4: the LSP may have forgotten a channel that was never ready."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.opening()
+        stage.node.channels.append(channel_row(state="CHANNELD_AWAITING_LOCKIN"))
+        await stage.state(CHANNEL, "CHANNELD_AWAITING_LOCKIN", None)
+        stage.disconnect(LSP)
+        stage.connect(LSP)
+        assert await stage.opening() == ACCEPT
+
+
 async def test_an_lsp_may_give_up_an_opening_and_try_again(staged: Staging) -> None:
     """I-16, O-15, O-16: the approval survives, as often as it takes."""
     async with staged() as stage:
@@ -259,6 +290,28 @@ async def test_the_count_survives_a_restart(staged: Staging) -> None:
         await stage.channel()
         await stage.restart()
         assert (await stage.opening())["result"] == "reject"
+
+
+@pytest.mark.parametrize(
+    ("fields", "result"),
+    [
+        ({}, "reject"),
+        ({"opener": "local"}, "continue"),
+        ({"private": False}, "continue"),
+        ({"peer_id": STRANGER}, "continue"),
+        ({"short_channel_id": "700x1x1"}, "continue"),
+        ({"state": "CHANNELD_AWAITING_LOCKIN"}, "continue"),
+    ],
+    ids=str,
+)
+async def test_a_channel_that_came_while_the_plugin_was_away_counts(staged: Staging, fields: Json, result: str) -> None:
+    """I-16: killed between its yes to an opening and the record of the channel; ordinary channels count for nothing."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.opening()
+        stage.node.channels.append(channel_row(**fields))
+        await stage.restart()
+        assert (await stage.opening())["result"] == result
 
 
 async def test_an_opening_before_the_records_are_read_waits(staged: Staging) -> None:

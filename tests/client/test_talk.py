@@ -136,6 +136,21 @@ async def test_a_peer_that_sends_rubbish_is_left_alone_until_it_reconnects(
         assert await stage.client.methods.get_info(LSP)
 
 
+async def test_a_peer_cannot_fill_the_log(staged: Staging) -> None:
+    """Money rule 14: what is ignored is logged ten times a connection, rubbish once."""
+    async with staged() as stage:
+        for _ in range(50):
+            stage.message(LSP, b'{"jsonrpc":"2.0","id":"nobody","result":{}}')
+        assert stage.host.said("info").count("not open") == 10
+        for _ in range(50):
+            stage.message(LSP, b"rubbish")
+        assert stage.host.said("warn").count("ignored") == 1
+        stage.disconnect(LSP)
+        stage.connect(LSP)
+        stage.message(LSP, b"rubbish")
+        assert stage.host.said("warn").count("ignored") == 2
+
+
 async def test_an_answer_counts_only_from_the_peer_that_was_asked(staged: Staging) -> None:
     """T-08: another LSP that knows the id cannot answer."""
     async with staged() as stage:

@@ -10,10 +10,12 @@ import pytest
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.lane import Verdict
 from lsps2fast_plugin.wallet.hints import rewritten
+from lsps2fast_plugin.wallet.records import Distrust
 
 from .conftest import Staging
 from .stage import CHANNEL, LSP, TXID, FakeRequest, Json, Stage, channel_row
 
+ALIAS = channel_row()["alias"]["local"]
 FEE = 1_000_000
 WATCHED = ("lsps2fast", "client", "channel", CHANNEL)
 DISTRUSTED = ("lsps2fast", "client", "distrust", LSP)
@@ -180,10 +182,82 @@ async def test_payments_over_the_missing_channel_are_refused_and_others_let_go(s
         assert "never funded" in stage.reports()
 
 
+async def test_nothing_but_its_purchase_is_received_over_a_channel_whose_funding_is_not_there(staged: Staging) -> None:
+    """T46, I-30: an LSP that opens, never funds, and forwards what else is paid to the wallet."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        other = {"payment_hash": b"\x01" * 32}
+        early = stage.part(invoice, 1_000, **other)
+        await stage.calm()
+        assert stage.answer(early) == {"result": "fail", "failure": "2002"}
+        assert f"refused 1000 msat over channel {CHANNEL}: its funding transaction is not seen" in stage.reports()
+        stage.fund()
+        shallow = stage.part(invoice, 1_000, **other)
+        await stage.calm()
+        assert stage.answer(shallow) == {"result": "fail", "failure": "2002"}
+        stage.confirm(height=stage.height)
+        deep = stage.part(invoice, 1_000, **other)
+        await stage.calm()
+        assert stage.answer(deep) == {"result": "continue"}
+        assert not stage.client.awaited.guard
+
+
+async def test_after_a_purchase_on_trust_it_is_enough_to_see_the_funding(staged: Staging) -> None:
+    """T46: the consent was to the purchase; seconds later the LSP has broadcast."""
+    async with staged() as stage:
+        invoice = await paid(stage)
+        early = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32)
+        await stage.calm()
+        stage.fund()
+        seen = stage.part(invoice, 1_000, payment_hash=b"\x02" * 32)
+        await stage.calm()
+        assert stage.answer(early) == {"result": "fail", "failure": "2002"}
+        assert stage.answer(seen) == {"result": "continue"}
+
+
+async def test_channels_of_an_lsp_that_is_trusted_need_no_guard(staged: Staging) -> None:
+    """I-15: its word is enough for the owner, until it breaks it."""
+    async with staged(trusted=frozenset({LSP})) as stage:
+        await stage.invoice()
+        await stage.channel()
+        assert not stage.client.awaited.guard
+        await stage.client.book.distrust(Distrust(LSP, "x", 1))
+        assert stage.client.awaited.guard
+        await stage.client.methods.trust(LSP)
+        assert not stage.client.awaited.guard
+
+
+async def test_a_funding_that_cannot_be_looked_at_is_not_there(staged: Staging) -> None:
+    """K-13, K-20: the payer may try again."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        stage.node.faults["getutxout"] = [NodeError("getutxout", -1, "bitcoind is away")]
+        part = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32)
+        await stage.calm()
+        assert stage.answer(part) == {"result": "fail", "failure": "2002"}
+        assert "cannot be looked at" in stage.reports()
+
+
+async def test_a_bug_of_the_guard_costs_a_temporary_failure(staged: Staging) -> None:
+    """K-20: whatever is raised."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        stage.client.chain.lacking = None  # type: ignore[method-assign, assignment]
+        part = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32)
+        await stage.calm()
+        assert stage.answer(part) == {"result": "fail", "failure": "2002"}
+        assert "TypeError" in stage.host.said("error")
+
+
 async def test_without_a_missing_channel_foreign_payments_never_reach_us(staged: Staging) -> None:
     """Issue 5: foreign HTLCs as quick as in the service."""
     async with staged() as stage:
         await paid(stage)
+        stage.fund()
+        await stage.pass_time(31)
         stage.client.interest.loaded = True
         judge = stage.client.interest.judge
         assert judge(-1, None, b"\x01" * 32) is Verdict.FOREIGN
@@ -232,18 +306,25 @@ def test_the_owners_own_invoices_do_not_offer_it(params: Any, rows: list[Json], 
 
 
 async def test_the_invoice_command_is_rewritten_only_while_a_funding_is_missing(staged: Staging) -> None:
-    """T46: rpc_command, filtered to `invoice`."""
+    """T46: rpc_command, filtered to `invoice`; not in sight, in the mempool, gone again for too long."""
     async with staged() as stage:
         await paid(stage)
         command = {"id": 1, "method": "invoice", "params": {"label": "l"}}
-        before = FakeRequest()
-        stage.client._on_rpc_command(before, command)  # type: ignore[arg-type]
-        assert before.result == {"result": "continue"}
+        hidden = {"replace": {**command, "params": {"label": "l", "exposeprivatechannels": False}}}
+
+        async def answer() -> Json | None:
+            request = FakeRequest()
+            stage.client._on_rpc_command(request, command)  # type: ignore[arg-type]
+            await stage.calm()
+            return request.result
+
+        assert await answer() == hidden
+        stage.fund()
+        assert await answer() == {"replace": {**command, "params": {"label": "l", "exposeprivatechannels": [ALIAS]}}}
+        assert await answer() == {"result": "continue"}
+        stage.node.utxos.clear()
         await stage.pass_time(601)
-        after = FakeRequest()
-        stage.client._on_rpc_command(after, command)  # type: ignore[arg-type]
-        await stage.calm()
-        assert after.result == {"replace": {**command, "params": {"label": "l", "exposeprivatechannels": False}}}
+        assert await answer() == hidden
 
 
 async def test_the_invoice_command_goes_on_whatever_happens(staged: Staging) -> None:
@@ -342,7 +423,8 @@ async def test_an_unpaid_channel_that_confirmed_is_an_ordinary_one(staged: Stagi
         stage.confirm()
         await stage.pass_time(3_600)
         await stage.block()
-        assert not stage.node.datastore
+        assert WATCHED not in stage.node.datastore
+        assert not stage.client.awaited.guard
 
 
 async def test_what_is_watched_names_its_outpoint(staged: Staging) -> None:

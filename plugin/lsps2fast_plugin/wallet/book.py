@@ -1,8 +1,9 @@
 """All records of the wallet: the authority in memory, and a copy of each in lightningd's datastore.
 
 Buys lie under ["lsps","client",<LSP/jit scid>] and approvals under ["lsps","invoice",<payment hash>], where CLN's
-built-in client keeps its own; they go when they are done. Channels that are still owed their funding and LSPs that
-broke their word lie under ["lsps2fast","client",…]. A write either happened or raises StoreError.
+built-in client keeps its own; they go when they are done. Channels that are still owed their funding, LSPs that broke
+their word and the end of the last purchase nobody paid lie under ["lsps2fast","client",…]. A write either happened or
+raises StoreError.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import msgspec
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast_plugin.lane import Keys
 from lsps2fast_plugin.rpc import Rpc
-from lsps2fast_plugin.wallet.records import Approval, Buy, Distrust, JitChannel, Json
+from lsps2fast_plugin.wallet.records import Approval, Buy, Distrust, JitChannel, Json, Lapse
 
 BUYS = ("lsps", "client")
 APPROVALS = ("lsps", "invoice")
 CHANNELS = ("lsps2fast", "client", "channel")
 DISTRUSTED = ("lsps2fast", "client", "distrust")
+LAPSED = ("lsps2fast", "client", "lapsed")
 NO_SUCH_KEY = 1200  # deldatastore, host contract D2
 TRIES = 3
 PAUSE_S = 0.2
@@ -31,18 +33,24 @@ _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, Lsps2Error)
 
 
 class Book:
-    """Buys by name, approvals by payment hash, channels by channel id, distrusted LSPs by node id."""
+    """Buys by name, approvals by payment hash, channels by channel id, distrusted LSPs and lapses by node id."""
 
-    def __init__(self, rpc: Rpc, say: Callable[[str, str], None], hashes: Keys[bytes]) -> None:
-        """`hashes` is kept equal to the payment hashes of all approvals: what the host must hand over."""
+    def __init__(
+        self, rpc: Rpc, say: Callable[[str, str], None], hashes: Keys[bytes], changed: Callable[[], None]
+    ) -> None:
+        """`hashes` is kept equal to the payment hashes of all approvals: what the host must hand over. `changed()`:
+        there are other channels than before, or other LSPs that broke their word.
+        """
         self._rpc = rpc
         self._say = say
         self._hashes = hashes
+        self._changed = changed
         self._locks: dict[tuple[str, ...], asyncio.Lock] = {}
         self.buys: dict[str, Buy] = {}
         self.approvals: dict[bytes, Approval] = {}
         self.channels: dict[str, JitChannel] = {}
         self.distrusted: dict[str, Distrust] = {}
+        self.lapsed: dict[str, Lapse] = {}
 
     async def load(self) -> None:
         """Read everything. What cannot be read is reported, kept and left alone (K-08). Or StoreError."""
@@ -55,6 +63,9 @@ class Book:
             self.channels[channel.channel_id] = channel
         for distrust in await self._all(DISTRUSTED, Distrust.from_json):
             self.distrusted[distrust.lsp_id] = distrust
+        for lapse in await self._all(LAPSED, Lapse.from_json):
+            self.lapsed[lapse.lsp_id] = lapse
+        self._changed()
 
     async def _all(self, folder: tuple[str, ...], read: Callable[[str, Json], Record]) -> list[Record]:
         """Every readable record right under this folder."""
@@ -95,6 +106,8 @@ class Book:
 
     async def approve(self, approval: Approval) -> None:
         """Make a payment payable; durable before anything else knows of it (I-01)."""
+        if self.lapsed.pop(approval.buy.lsp_id, None) is not None:
+            await self._delete((*LAPSED, approval.buy.lsp_id))
         await self._write(_approval_key(approval), approval.to_json)
         self.approvals[approval.payment_hash] = approval
         self._hashes.add(approval.payment_hash)
@@ -124,25 +137,34 @@ class Book:
         if self.approvals.pop(approval.payment_hash, None) is not None and not approval.served:
             await self._delete(_approval_key(approval))
 
+    async def lapse(self, lapse: Lapse) -> None:
+        """Remember that a purchase ended unpaid; one an LSP, until the next purchase there."""
+        await self._write((*LAPSED, lapse.lsp_id), lapse.to_json)
+        self.lapsed[lapse.lsp_id] = lapse
+
     async def put_channel(self, channel: JitChannel) -> None:
         """Keep or update a channel."""
         self.channels[channel.channel_id] = channel
+        self._changed()
         await self._write((*CHANNELS, channel.channel_id), channel.to_json)
 
     async def drop_channel(self, channel_id: str) -> None:
         """The channel needs no watching any more."""
         if self.channels.pop(channel_id, None) is not None:
+            self._changed()
             await self._delete((*CHANNELS, channel_id))
 
     async def distrust(self, distrust: Distrust) -> None:
         """Remember that an LSP broke its word."""
         self.distrusted[distrust.lsp_id] = distrust
+        self._changed()
         await self._write((*DISTRUSTED, distrust.lsp_id), distrust.to_json)
 
     async def forgive(self, lsp_id: str) -> bool:
         """Trust an LSP again, as far as the options say; whether it was distrusted."""
         if self.distrusted.pop(lsp_id, None) is None:
             return False
+        self._changed()
         await self._delete((*DISTRUSTED, lsp_id))
         return True
 

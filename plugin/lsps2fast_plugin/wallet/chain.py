@@ -26,6 +26,7 @@ class Sight(enum.Enum):
     NOWHERE = "not seen"
     MEMPOOL = "in the mempool"
     CONFIRMED = "confirmed"
+    SHALLOW = "not deep enough in the chain"
     WRONG = "not the output that was agreed"
 
 
@@ -98,6 +99,16 @@ class Chain:
         if not right or not isinstance(script, str) or _P2WSH.fullmatch(script) is None:
             return Funding(Sight.WRONG, depth)
         return Funding(Sight.CONFIRMED, depth) if depth else Funding(Sight.MEMPOOL, 0)
+
+    async def lacking(self, channel_id: str, depth: int) -> Sight | None:
+        """What the funding of a channel lacks to be this deep (0: in sight), None for nothing. Or NodeError."""
+        row = await self.row(channel_id)
+        if row is None:
+            return Sight.NOWHERE
+        funding = await self.funding(JitChannel.from_row(row), row)
+        if funding.depth >= depth and funding.sight in (Sight.MEMPOOL, Sight.CONFIRMED):
+            return None
+        return Sight.SHALLOW if funding.sight is Sight.CONFIRMED else funding.sight
 
     def _depth(self, row: dict[str, Any] | None) -> int:
         scid = scid_or_none((row or {}).get("short_channel_id"))

@@ -1,4 +1,7 @@
-"""While some channel's funding is missing, nothing is received over it and nobody is invited to pay over it (T46)."""
+"""While a channel's funding is not what its owner asks for, nothing but its purchase is received over it (T46).
+
+Otherwise an LSP could open a JIT channel, never fund it, and take whatever else is paid to the wallet over it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class Awaited:
         return self._interest.every_payment
 
     def set_guard(self, missing: bool) -> None:
-        """Whether any channel's funding is missing."""
+        """Whether there is any such channel."""
         self._interest.every_payment = missing
 
 
@@ -53,24 +56,36 @@ class Guard:
         self._say = say
 
     async def take(self, scan: Any) -> None:
-        """A payment to us: failed if it comes over a channel without funding, else let go."""
-        channel_id = None
+        """A payment to us: failed if it comes over a channel without good funding, else let go."""
         try:
             channel_id = await self._chain.channel_of(scan.in_scid)
         except NodeError as error:
             self._say(f"an HTLC is let go, its channel cannot be looked at: {error}", "warn")
-        if channel_id not in self._watch.names_missing():
             self._host.let_go(scan.id_raw)
             return
-        self._report(scan.peer_id or "", f"refused {scan.amount_msat} msat over {channel_id}: it was never funded")
+        why = await self._why_not(channel_id)
+        if why is None:
+            self._host.let_go(scan.id_raw)
+            return
+        self._report(scan.peer_id or "", f"refused {scan.amount_msat} msat over channel {channel_id}: {why}")
         self._host.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
+
+    async def _why_not(self, channel_id: str | None) -> str | None:
+        """Why nothing may be received over a channel, or None. Whatever goes wrong, the HTLC is answered (K-20)."""
+        try:
+            return await self._watch.unsafe(channel_id)
+        except NodeError as error:
+            return f"its funding cannot be looked at: {error}"
+        except Exception:
+            self._say(f"a payment is failed because of a bug\n{traceback.format_exc()}", "error")
+            return "a bug"
 
     async def invoice(self, request: Request, command: Json) -> None:
         """The owner's `invoice` command, rewritten so that it does not offer such a channel."""
         answer: Json = {"result": "continue"}
         try:
             rows = await self._chain.rows()
-            params = hints.rewritten(command.get("params", {}), rows, self._watch.names_missing())
+            params = hints.rewritten(command.get("params", {}), rows, await self._watch.all_unsafe())
             if params is not None:
                 answer = {"replace": {**command, "params": params}}
         except Exception:  # the owner's command must go on

@@ -32,7 +32,7 @@ from lsps2fast_plugin.wallet.book import Book
 from lsps2fast_plugin.wallet.chain import Chain, Sight
 from lsps2fast_plugin.wallet.invoices import Invoices
 from lsps2fast_plugin.wallet.options import Settings
-from lsps2fast_plugin.wallet.records import Approval, JitChannel, Released
+from lsps2fast_plugin.wallet.records import Approval, Released
 
 tlv = load("_tlv")
 
@@ -64,6 +64,13 @@ class Call(NamedTuple):
     amount_msat: int
 
 
+class Ground(NamedTuple):
+    """Whether a payment may be released: `why` not, and over which channels (None: over any)."""
+
+    why: str | None
+    channels: frozenset[str] | None = None
+
+
 class Payment:
     """What is held of one approved payment."""
 
@@ -74,6 +81,15 @@ class Payment:
         self.lock = asyncio.Lock()  # parts are taken one after the other
         self.releasing = False
         self.awaits: Sight | None = None  # while the release waits: how far the funding has come
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """The channels its parts came through."""
+        return frozenset(channel_id for channel_id, _ in self.receipt.parts)
+
+    def stands_on(self, ground: Ground) -> bool:
+        """Whether this was found out about all channels that its parts now lie in."""
+        return ground.channels is None or self.channels <= ground.channels
 
     def take_calls(self, keys: Iterable[Key]) -> list[Call]:
         """The calls of these parts, which the caller now answers."""
@@ -288,10 +304,14 @@ class Incoming:
     async def _release(self, payment: Payment) -> None:
         """Claim a complete payment, or fail it."""
         try:
-            why = await self._unsafe(payment)
-            async with payment.lock:
-                if payment.receipt.complete:
-                    await self._claim(payment, why)
+            while payment.receipt.complete:
+                ground = await self._ground(payment)
+                async with payment.lock:
+                    if not payment.stands_on(ground):
+                        continue  # parts over other channels came while we looked
+                    if payment.receipt.complete:
+                        await self._claim(payment, ground.why)
+                    break
         except Lsps2Error as error:
             self._say(f"{_what(payment)} is failed for now: {error}", "error")
             self._fail(payment, list(payment.receipt.parts), TEMPORARY_NODE_FAILURE)
@@ -314,7 +334,7 @@ class Incoming:
         claims = receipt.claims()
         total_msat = claims[0].total_msat
         invoice_msat = total_msat if (row or {}).get("amount_msat") is not None else None
-        await self._claimed(approval, {key[0] for key in receipt.parts})
+        await self._claimed(approval, set(payment.channels))
         before = approval.released
         approval.released = Released(total_msat, invoice_msat, {claim.key: claim.amount_msat for claim in claims})
         try:
@@ -342,40 +362,35 @@ class Incoming:
             return
         self._host.final(call.id_raw, payload, released.invoice_msat)
 
-    async def _unsafe(self, payment: Payment) -> str | None:
-        """Why the preimage must not be given away, or None; waits for a funding where that helps (I-29, I-30)."""
+    async def _ground(self, payment: Payment) -> Ground:
+        """Whether the preimage may be given away; waits for a funding where that helps (I-29, I-30)."""
         buy = payment.approval.buy
         distrust = self._book.distrusted.get(buy.lsp_id)
         if buy.client_trusts_lsp:
             if distrust is not None:
-                return f"this LSP wants to be trusted and broke its word before: {distrust.why}"
-            return None if buy.consent else "this LSP wants to be trusted, which its owner did not allow"
+                return Ground(f"this LSP wants to be trusted and broke its word before: {distrust.why}")
+            return Ground(None if buy.consent else "this LSP wants to be trusted, which its owner did not allow")
         if distrust is None and self._settings.trusts(buy.lsp_id):
-            return None
-        while payment.receipt.parts:
-            missing = payment.awaits = await self._unfunded(payment)
+            return Ground(None)
+        while channels := payment.channels:
+            missing = payment.awaits = await self._lacking(channels)
             if missing is None:
-                return None
+                return Ground(None, channels)
             if missing is Sight.WRONG:
-                return f"the funding transaction is {missing.value}"
+                return Ground(f"the funding transaction is {missing.value}")
             await self._wait()
-        return None
+        return Ground(None, frozenset())
 
-    async def _unfunded(self, payment: Payment) -> Sight | None:
-        """What is still missing of the fundings under this payment; an error of the node is no answer (K-13)."""
-        for channel_id in {key[0] for key in payment.receipt.parts}:
+    async def _lacking(self, channels: frozenset[str]) -> Sight | None:
+        """What is still missing of these fundings; an error of the node is no answer (K-13)."""
+        for channel_id in channels:
             try:
-                row = await self._chain.row(channel_id)
-                if row is None:
-                    return Sight.NOWHERE
-                funding = await self._chain.funding(JitChannel.from_row(row), row)
+                lacking = await self._chain.lacking(channel_id, self._settings.funding_depth)
             except (NodeError, KeyError) as error:
                 self._say(f"the funding of channel {channel_id} cannot be looked at: {error!r}", "warn")
                 return Sight.NOWHERE
-            if funding.sight in (Sight.WRONG, Sight.NOWHERE):
-                return funding.sight
-            if funding.depth < self._settings.funding_depth:
-                return Sight.MEMPOOL
+            if lacking is not None:
+                return lacking
         return None
 
     async def _wait(self) -> None:

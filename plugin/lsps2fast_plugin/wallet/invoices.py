@@ -30,12 +30,13 @@ class Request(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """An invoice before lightningd has it. The preimage goes to lightningd and nowhere else (K-28)."""
+    """An invoice before lightningd has it, good until `expires_s` (UTC). Only lightningd gets the preimage (K-28)."""
 
     text: str
     preimage: bytes
     payment_hash: bytes
     payment_secret: bytes
+    expires_s: int
 
 
 def check_request(description: object, label: object, expiry: object) -> Request:
@@ -89,7 +90,7 @@ def compose(
         features=bolt11.FIXED_FEATURES if fixed else bolt11.VARIABLE_FEATURES,
         hints=((hint,),),
     )
-    return Draft(bolt11.encode(invoice), preimage, payment_hash, payment_secret)
+    return Draft(bolt11.encode(invoice), preimage, payment_hash, payment_secret, timestamp_s + invoice.expiry_s)
 
 
 class Invoices:

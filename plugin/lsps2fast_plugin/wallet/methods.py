@@ -137,7 +137,11 @@ class Methods:
             raise ConfigError(f"the LSP's offer ended at {bought.params.raw['valid_until']}")
         row = await self._invoices.by_hash(digest)
         secret = bolt11.decode(row["bolt11"]).payment_secret if row and "bolt11" in row else None
-        await self._book.approve(Approval(bought, digest, secret, None, await self._address(lsp)))
+        expires_ms = row["expires_at"] * 1000 if row and "expires_at" in row else None
+        approval = Approval(bought, digest, secret, None, await self._address(lsp), expires_ms)
+        if approval.ends_ms <= self._clock.wall_ms():
+            raise ConfigError("the invoice with this payment hash has expired")
+        await self._book.approve(approval)
         await self._book.drop_buy(bought)
         self._changed()
         return {}
@@ -198,7 +202,8 @@ class Methods:
         address = await self._market.reach(lsp)
         buy = await self._market.purchase(lsp, params.text(token, "token"), wish)
         draft = self._draft(buy, request)
-        approval = Approval(buy, draft.payment_hash, draft.payment_secret, request.label, address)
+        expires_ms = draft.expires_s * 1000
+        approval = Approval(buy, draft.payment_hash, draft.payment_secret, request.label, address, expires_ms)
         await self._book.approve(approval)
         self._changed()
         try:

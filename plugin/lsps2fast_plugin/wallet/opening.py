@@ -13,6 +13,7 @@ SCID_ALIAS: Final = 46
 ZERO_CONF: Final = 50
 ANNOUNCE: Final = 1  # bit 0 of channel_flags
 DUST_MSAT: Final = 546_000
+MOST_DUST_MSAT: Final = 3 * DUST_MSAT  # what is below goes to the miners when the channel is closed by force
 
 Json = dict[str, Any]
 CONTINUE: Final[Json] = {"result": "continue"}
@@ -64,6 +65,8 @@ def refusal(request: Json, wanted: Sequence[Wanted], in_use_msat: Sequence[int],
         return "push_msat is not agreed"
     if not agreed:
         return f"our to_self_delay of {limits.our_to_self_delay_blocks} blocks is above the agreed maximum"
+    if request["dust_limit_msat"] > MOST_DUST_MSAT:
+        return f"dust_limit_msat {request['dust_limit_msat']} is above {MOST_DUST_MSAT}"
     if reserve_asked_msat > funding_msat // 100 + max(request["dust_limit_msat"], DUST_MSAT):
         return f"channel_reserve_msat {reserve_asked_msat} is above 1 %"
     if not any(_fits(each, funding_msat, limits) for each in agreed):
@@ -80,8 +83,8 @@ def answer(
     """The hook's answer, and why it is a refusal.
 
     `request` is the hook's `openchannel`; `wanted` the purchases at this peer that are neither paid nor over;
-    `in_use_msat` the sizes of the JIT channels it has opened for them and that are in normal operation. Without any
-    purchase the opening is none of our business.
+    `in_use_msat` the sizes of the JIT channels it has opened for them and that are, or may come, in normal operation.
+    Without any purchase the opening is none of our business.
     """
     if not wanted:
         return CONTINUE, None

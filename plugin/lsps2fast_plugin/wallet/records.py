@@ -121,8 +121,8 @@ class Released:
 class Approval:
     """A payment that may cost an opening fee, by payment hash (I-10).
 
-    `label` is that of the invoice when we made it. `fees_msat` are the extra fees of parts that were seen, because
-    lightningd forgets them (I-32). `served` once the invoice is paid.
+    `label` is that of the invoice when we made it, `expires_ms` (UTC) when the invoice ends, if known. `fees_msat` are
+    the extra fees of parts that were seen, because lightningd forgets them (I-32). `served` once the invoice is paid.
     """
 
     buy: Buy
@@ -130,9 +130,15 @@ class Approval:
     payment_secret: bytes | None
     label: str | None
     address: str | None
+    expires_ms: int | None = None
     fees_msat: dict[Key, int] = field(default_factory=dict)
     released: Released | None = None
     served: bool = False
+
+    @property
+    def ends_ms(self) -> int:
+        """When nothing more can come of it (UTC ms): the LSP's offer or the invoice is over (I-33)."""
+        return self.buy.ends_ms if self.expires_ms is None else min(self.buy.ends_ms, self.expires_ms)
 
     @property
     def terms(self) -> Terms:
@@ -152,6 +158,7 @@ class Approval:
             "payment_secret": None if self.payment_secret is None else self.payment_secret.hex(),
             "label": self.label,
             "address": self.address,
+            "expires_ms": self.expires_ms,
             "fees": [[channel, number, str(fee)] for (channel, number), fee in self.fees_msat.items()],
             "released": None if self.released is None else self.released.to_json(),
         }
@@ -160,13 +167,14 @@ class Approval:
     def from_json(cls, payment_hash: bytes, record: Json) -> Approval:
         """Raises like Buy.from_json."""
         secret, released = record.get("payment_secret"), record.get("released")
-        fees = record.get("fees", ())
+        fees, expires_ms = record.get("fees", ()), record.get("expires_ms")
         return cls(
             buy=Buy.from_json(record),
             payment_hash=payment_hash,
             payment_secret=None if secret is None else bytes.fromhex(secret),
             label=record.get("label"),
             address=record.get("address"),
+            expires_ms=None if expires_ms is None else int(expires_ms),
             fees_msat={(str(channel), int(number)): parse_msat(fee) for channel, number, fee in fees},
             released=None if released is None else Released.from_json(released),
         )
@@ -250,3 +258,18 @@ class Distrust:
     @classmethod
     def from_json(cls, lsp_id: str, record: Json) -> Distrust:
         return cls(parse_node_id(lsp_id).hex(), str(record["why"]), int(record["since_ms"]))
+
+
+@dataclass(slots=True)
+class Lapse:
+    """An LSP's last purchase that ended unpaid, so that a channel which comes too late can be explained."""
+
+    lsp_id: str
+    ended_ms: int
+
+    def to_json(self) -> Json:
+        return {"version": VERSION, "ended_ms": self.ended_ms}
+
+    @classmethod
+    def from_json(cls, lsp_id: str, record: Json) -> Lapse:
+        return cls(parse_node_id(lsp_id).hex(), int(record["ended_ms"]))

@@ -67,15 +67,17 @@ def status(book: Book, incoming: Incoming, talk: Talk, settings: Settings, repor
         *(approval.buy.lsp_id for approval in book.approvals.values()),
         *(channel.lsp_id for channel in book.channels.values()),
         *book.distrusted,
+        *book.lapsed,
     }
     lsps = []
     for lsp_id in sorted(known):
-        distrust = book.distrusted.get(lsp_id)
+        distrust, lapse = book.distrusted.get(lsp_id), book.lapsed.get(lsp_id)
         lsps.append(
             {
                 "lsp_id": lsp_id,
                 "trusted": distrust is None and settings.trusts(lsp_id),
                 "broke_its_word": None if distrust is None else distrust.why,
+                "last_lapse": None if lapse is None else format_datetime(lapse.ended_ms),
                 "muted": talk.muted(lsp_id),
             }
         )

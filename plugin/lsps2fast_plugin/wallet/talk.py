@@ -42,6 +42,9 @@ SENTENCES: Final[dict[ErrorName, str]] = {
 }
 
 
+MOST_LOGGED = 10  # messages of one peer that are ignored, a connection
+
+
 class Unavailable(Lsps2Error):
     """The LSP cannot be asked now, or did not answer: temporary, nothing was agreed."""
 
@@ -70,6 +73,7 @@ class Talk:
         self._timeout_ms = timeout_ms
         self._open = OpenRequests(timeout_ms)
         self._answers: dict[tuple[str, str], asyncio.Future[Reply]] = {}
+        self._dropped: dict[str, int] = {}  # messages of connected peers that were nobody's answer
 
     def __len__(self) -> int:
         return len(self._open)
@@ -127,23 +131,33 @@ class Talk:
 
     def receive(self, peer_id: str, payload: bytes) -> None:
         """A message of type 37913. Requests are the service's business and left alone (T-39)."""
+        if self.muted(peer_id):
+            return
         got = self._open.receive(peer_id, payload)
         if isinstance(got, Dropped):
-            self._say(f"message of {peer_id} ignored: {got.why}", "warn" if got.muted else "info")
-            if got.muted:
-                self._end_all(peer_id, f"{peer_id} sent something that is no LSPS message")
+            self._drop(peer_id, got)
         elif got is not None:
             future = self._answers.get((peer_id, got.id or ""))
             if future is not None and not future.done():
                 future.set_result(got)
 
+    def _drop(self, peer_id: str, got: Dropped) -> None:
+        """Ignored and logged (T-24, T-26), but a peer cannot fill the log."""
+        count = self._dropped[peer_id] = self._dropped.get(peer_id, 0) + 1
+        if got.muted or count <= MOST_LOGGED:
+            self._say(f"message of {peer_id} ignored: {got.why}", "warn" if got.muted else "info")
+        if got.muted:
+            self._end_all(peer_id, f"{peer_id} sent something that is no LSPS message")
+
     def connected(self, peer_id: str) -> None:
         """A new connection: what it did in the last one is forgiven (T-24)."""
         self._open.unmute(peer_id)
+        self._dropped.pop(peer_id, None)
 
     def disconnected(self, peer_id: str) -> None:
         """Nobody is left to answer."""
         self._open.unmute(peer_id)
+        self._dropped.pop(peer_id, None)
         self._end_all(peer_id, f"{peer_id} disconnected before it answered")
 
     def _end_all(self, peer_id: str, why: str) -> None:

@@ -1,14 +1,15 @@
 """Channels an LSP opened for us: what they are for, whether their funding appears, and what to do when it does not.
 
 In client-trusts-LSP mode we claim before the funding is broadcast. From then on it is owed: it must come into sight
-within a time, as the right output. If not, the owner is warned, the LSP is not trusted again, and nothing more is
-received over the channel (T46). Channels that an LSP gave up before anything was paid are cleaned away (A4).
+within a time, as the right output. If not, the owner is warned and the LSP is not trusted again (T46). Until it is as
+deep as the owner asks, or in sight when he has trusted the LSP for the purchase, nothing else is received over the
+channel. Channels that an LSP gave up before anything was paid are cleaned away (A4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.clock import Clock
@@ -29,7 +30,15 @@ CLOSING = frozenset(
         "CLOSED",
     }
 )
+LOCKIN = "CHANNELD_AWAITING_LOCKIN"
 Json = dict[str, Any]
+
+
+class Opening(NamedTuple):
+    """An opening that was accepted, or the channel it became, before it is in the book."""
+
+    lsp_id: str
+    capacity_msat: int
 
 
 class Watch:
@@ -46,9 +55,11 @@ class Watch:
         report: Callable[[str, str], None],
         say: Callable[[str, str], None],
         closing: Callable[[str], None],
-        missing: Callable[[bool], None],
+        guarding: Callable[[bool], None],
     ) -> None:
-        """`closing(channel_id)`: parts in it must be failed. `missing(yes)`: whether the funding of any is missing."""
+        """`closing(channel_id)`: parts in it must be failed. `guarding(yes)`: whether any channel is not safe to be
+        paid over.
+        """
         self._rpc = rpc
         self._book = book
         self._chain = chain
@@ -57,27 +68,36 @@ class Watch:
         self._report = report
         self._say = say
         self._closing = closing
-        self._missing = missing
-        self._expected: set[str] = set()
-        self._adopting: dict[str, str] = {}
+        self._guarding = guarding
+        self._expected: dict[str, Opening] = {}  # by LSP; lightningd lets it open one channel at a time
+        self._adopting: dict[str, Opening] = {}
+        self._states: dict[str, str] = {}  # of channels being adopted
+        self._coming: set[str] = set()  # channels that will be in normal operation unless the link breaks first
+        self._sound: set[str] = set()  # channels whose funding was seen as the owner wants it
         self._cleaned: set[str] = set()
 
     # ---- openings
 
-    def expect(self, lsp_id: str) -> None:
+    def expect(self, lsp_id: str, capacity_msat: int) -> None:
         """An opening of this LSP was accepted: the next new channel from it is a JIT channel."""
-        self._expected.add(lsp_id)
+        self._expected[lsp_id] = Opening(lsp_id, capacity_msat)
 
     def in_use_msat(self, lsp_id: str) -> list[int]:
-        """Sizes of the LSP's JIT channels that serve purchases not paid yet (I-16)."""
+        """Sizes of the LSP's JIT channels that serve purchases not paid yet, or are about to (I-16)."""
         live = {approval.payment_hash for approval in self._book.of_lsp(lsp_id)}
-        return [
+        adopting = [opening.capacity_msat for opening in self._adopting.values() if opening.lsp_id == lsp_id]
+        return adopting + [
             channel.capacity_msat
             for channel in self._book.channels.values()
             if channel.lsp_id == lsp_id
-            and channel.usable
+            and (channel.usable or channel.channel_id in self._coming)
             and (channel.payment_hash is None or channel.payment_hash in live)
         ]
+
+    def disconnected(self, lsp_id: str) -> None:
+        """A channel that was not ready yet may be forgotten on the other side: the LSP may open it again (O-16)."""
+        self._expected.pop(lsp_id, None)
+        self._coming -= {each.channel_id for each in self._book.channels.values() if each.lsp_id == lsp_id}
 
     def over(self, approval: Approval) -> None:
         """A purchase ended unpaid: the channel that was opened for it no longer counts for others."""
@@ -94,15 +114,16 @@ class Watch:
         channel_id, state = event["channel_id"], event["new_state"]
         channel = self._book.channels.get(channel_id)
         if channel_id in self._adopting:
-            self._adopting[channel_id] = state
+            self._states[channel_id] = state
         elif channel is not None:
             channel.state = state
+            self._coming.discard(channel_id)
             if state in CLOSING:
                 self._closing(channel_id)
                 await self.look(channel)
         elif event["peer_id"] in self._expected and "old_state" not in event:
-            self._expected.discard(event["peer_id"])
-            self._adopting[channel_id] = state
+            self._adopting[channel_id] = self._expected.pop(event["peer_id"])
+            self._states[channel_id] = state
             await self._adopt(channel_id)
 
     async def _adopt(self, channel_id: str) -> None:
@@ -112,13 +133,28 @@ class Watch:
         except NodeError as error:
             self._say(f"the new channel {channel_id} cannot be looked at: {error}", "warn")
             row = None
-        state = self._adopting.pop(channel_id)
+        state = self._states.pop(channel_id)
+        del self._adopting[channel_id]
         if row is None:
             return
         channel = JitChannel.from_row(row)
         channel.state = state
+        if state == LOCKIN:
+            self._coming.add(channel_id)
         await self._book.put_channel(channel)
         self._say(f"JIT channel {channel_id} of {channel.lsp_id}: {channel.capacity_msat} msat", "info")
+
+    async def find(self) -> None:
+        """After a start: channels that came while we were away belong to the purchases that await them (I-16).
+
+        Or NodeError, StoreError.
+        """
+        awaited = self._book.lsps()
+        for row in await self._chain.rows():
+            new = row.get("channel_id") not in self._book.channels and row["peer_id"] in awaited
+            if new and row.get("private") and row.get("opener") == "remote" and "short_channel_id" not in row:
+                await self._book.put_channel(JitChannel.from_row(row))
+                self._say(f"JIT channel {row['channel_id']} of {row['peer_id']} came while we were away", "info")
 
     # ---- payments
 
@@ -149,15 +185,42 @@ class Watch:
         """Channels that were paid for and whose funding is not confirmed."""
         return [channel for channel in self._book.channels.values() if channel.paid_ms is not None]
 
-    def names_missing(self) -> set[str]:
-        """Channels whose funding did not appear in time."""
-        return {channel.channel_id for channel in self._book.channels.values() if channel.missing}
+    def guard(self) -> None:
+        """Tell whether any channel is not safe to be paid over, as far as is known without asking."""
+        self._guarding(any(not self._is_safe(channel) for channel in self._book.channels.values()))
+
+    def _is_safe(self, channel: JitChannel) -> bool:
+        if channel.missing:
+            return False
+        return channel.channel_id in self._sound or self._trusts(channel.lsp_id)
+
+    def _trusts(self, lsp_id: str) -> bool:
+        return self._settings.trusts(lsp_id) and lsp_id not in self._book.distrusted
+
+    async def unsafe(self, channel_id: str | None) -> str | None:
+        """Why nothing may be received over a channel but its purchase, or None. Or NodeError."""
+        channel = self._book.channels.get(channel_id or "")
+        if channel is None or self._is_safe(channel):
+            return None
+        if channel.missing:
+            return "it was never funded"
+        # Paid for means trusted for this purchase, or deep enough then: to see it is enough now.
+        depth = 0 if channel.paid_ms is not None else self._settings.funding_depth
+        lacking = await self._chain.lacking(channel.channel_id, depth)
+        if lacking is not None:
+            return f"its funding transaction is {lacking.value}"
+        self._sound.add(channel.channel_id)
+        self.guard()
+        return None
+
+    async def all_unsafe(self) -> set[str]:
+        """The channels over which nothing may be received. Or NodeError."""
+        return {channel_id for channel_id in list(self._book.channels) if await self.unsafe(channel_id) is not None}
 
     async def look_all(self) -> None:
         """Look at every channel. Or StoreError."""
         for channel in list(self._book.channels.values()):
             await self.look(channel)
-        self._missing(bool(self.names_missing()))
 
     async def look(self, channel: JitChannel) -> None:
         """Look at one channel; an error of the node is no answer (K-13). Or StoreError."""
@@ -179,19 +242,31 @@ class Watch:
             sight = Sight.CONFIRMED
         if sight is Sight.CONFIRMED:
             self._say(f"the funding of channel {channel.channel_id} is confirmed", "info")
-            await self._book.drop_channel(channel.channel_id)
-            self._missing(bool(self.names_missing()))
-        elif sight is Sight.MEMPOOL and channel.missing:
-            self._say(f"the funding of channel {channel.channel_id} has come into sight after all", "info")
-            await self._set_missing(channel, False)
+            await self._drop(channel)
+        elif sight is Sight.MEMPOOL:
+            await self._appeared(channel)
         elif sight is Sight.WRONG:
             await self._broken(channel, "its funding transaction is not the output that was agreed")
         elif sight is Sight.NOWHERE and channel.missing and row is None:
-            await self._book.drop_channel(channel.channel_id)  # lightningd forgot it; the distrust stays
-            self._missing(bool(self.names_missing()))
+            await self._drop(channel)  # lightningd forgot it; the distrust stays
         elif sight is Sight.NOWHERE and self._too_long(channel):
             seconds = self._settings.funding_timeout_ms // 1000
             await self._broken(channel, f"its funding transaction was not seen within {seconds} s after we paid")
+
+    async def _drop(self, channel: JitChannel) -> None:
+        """It needs no watching any more."""
+        self._sound.discard(channel.channel_id)
+        self._coming.discard(channel.channel_id)
+        await self._book.drop_channel(channel.channel_id)
+
+    async def _appeared(self, channel: JitChannel) -> None:
+        """A funding that was paid for is in the mempool: the channel is as good as its LSP, unless he lied before."""
+        self._sound.add(channel.channel_id)
+        if channel.missing:
+            self._say(f"the funding of channel {channel.channel_id} has come into sight after all", "info")
+            channel.missing = False
+            await self._book.put_channel(channel)
+        self.guard()
 
     def _too_long(self, channel: JitChannel) -> bool:
         return self._clock.wall_ms() - (channel.paid_ms or 0) >= self._settings.funding_timeout_ms
@@ -206,12 +281,8 @@ class Watch:
             " more and nothing is received over this channel",
         )
         distrust = Distrust(channel.lsp_id, f"channel {channel.channel_id}: {why}", self._clock.wall_ms())
-        await self._set_missing(channel, True)
+        channel.missing = True
         await self._book.distrust(distrust)
-
-    async def _set_missing(self, channel: JitChannel, yes: bool) -> None:
-        channel.missing = yes
-        self._missing(bool(self.names_missing()))
         await self._book.put_channel(channel)
 
     async def _was_confirmed(self, channel: JitChannel) -> bool:
@@ -224,11 +295,11 @@ class Watch:
     async def _look_unpaid(self, channel: JitChannel, row: Json | None) -> None:
         """Before anything was paid: an LSP may give the channel up; our side does not learn of it (A4)."""
         if row is None:
-            await self._book.drop_channel(channel.channel_id)
+            await self._drop(channel)
             return
         served = channel.payment_hash is None or channel.payment_hash not in self._book.approvals
         if row.get("short_channel_id") and served and channel.lsp_id not in self._book.lsps():
-            await self._book.drop_channel(channel.channel_id)  # an ordinary channel now
+            await self._drop(channel)  # an ordinary channel now
         elif row["state"] in CLOSING and channel.channel_id not in self._cleaned:
             await self._clean(channel, row)
 
@@ -244,14 +315,14 @@ class Watch:
         if row["state"] == "CHANNELD_SHUTTING_DOWN":
             await self._try("close", {"id": channel.channel_id, "unilateraltimeout": 1})
         if await self._try("dev-forget-channel", {"id": channel.lsp_id, "channel_id": channel.channel_id}):
-            await self._book.drop_channel(channel.channel_id)
+            await self._drop(channel)
             return
         self._say(
             f"channel {channel.channel_id} stays listed until lightningd forgets it (2016 blocks): it was never funded,"
             " holds nothing of ours and is not offered to payers",
             "info",
         )
-        await self._book.drop_channel(channel.channel_id)
+        await self._drop(channel)
 
     async def _is_nowhere(self, channel: JitChannel, row: Json) -> bool:
         """Whether neither chain nor mempool knows the funding; an error of the node is no answer (K-13)."""
