@@ -49,7 +49,10 @@ class Place(NamedTuple):
 
 
 class Requirements(NamedTuple):
-    """data/requirements.json: titles by section, the rules in order, and all other IDs that docstrings may carry."""
+    """data/requirements.json: titles by section, the rules in order, and all other IDs that docstrings may carry.
+
+    Facts about lightningd that were found later are in docs/host.md.
+    """
 
     sections: dict[str, str]
     rules: list[Rule]
@@ -59,7 +62,8 @@ class Requirements(NamedTuple):
 def read_requirements() -> Requirements:
     """Raises KeyError or TypeError for a file that lacks something."""
     data = json.loads((TESTS / "data" / "requirements.json").read_text(encoding="utf-8"))
-    other = frozenset(mark for marks in data["other"].values() for mark in marks)
+    facts = re.findall(rf"^\| ({_MARK}) \|", (ROOT / "docs" / "host.md").read_text(encoding="utf-8"), re.MULTILINE)
+    other = frozenset(facts).union(*data["other"].values())
     return Requirements(data["sections"], [Rule(**rule) for rule in data["rules"]], other)
 
 

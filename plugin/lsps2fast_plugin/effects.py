@@ -248,19 +248,19 @@ class Effects:
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
         try:
-            funding = await self._reserve_when_synced(action, buy.capacity_sat)
+            funding = await self._reserve_when_synced(action, buy)
         except NodeError as error:
             self.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
         self._feed(action.jit_scid, action.payment_hash, Input.RESERVED, funding)
 
-    async def _reserve_when_synced(self, action: order.ReserveCoins, capacity_sat: int) -> order.Funding:
+    async def _reserve_when_synced(self, action: order.ReserveCoins, buy: Buy) -> order.Funding:
         """After its start lightningd knows its coins only once it has caught up with the chain. Or NodeError."""
         deadline_ms = self._clock.now_ms() + SYNC_TIMEOUT_MS
         while True:
             try:
-                return await self._funder.reserve(action.sum_forward_msat, action.parts, capacity_sat)
+                return await self._funder.reserve(buy.peer_id, action.sum_forward_msat, action.parts, buy.capacity_sat)
             except NodeError as error:
                 if error.code != STILL_SYNCING or self._clock.now_ms() >= deadline_ms:
                     raise

@@ -12,10 +12,10 @@ from typing import Any
 from lsps2fast.actions import Channel, Funding, Limits
 from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast.lsps2 import min_capacity_sat
+from lsps2fast_plugin.channel_types import ANCHORS, OurNode
 from lsps2fast_plugin.lastword import Late
 from lsps2fast_plugin.rpc import Rpc
 
-CHANNEL_TYPE = (12, 46, 50)  # static_remotekey, scid_alias, zeroconf (O-02)
 OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
 OPEN_TIMEOUT_S = 60.0  # K-22
 RESERVE_BLOCKS = 72  # lightningd's own default (contract O1)
@@ -70,12 +70,6 @@ def funding_txid(channel_id: str, outnum: int) -> str:
     return raw[::-1].hex()
 
 
-def commitment_feerate(perkw: dict[str, Any]) -> int:
-    """What commitments will cost: lightningd proposes a channel at the opening rate and raises it at once (O11)."""
-    rates = (perkw.get("opening"), perkw.get("unilateral_close"), perkw["min_acceptable"])
-    return max(int(rate or 0) for rate in rates)
-
-
 def _limits(channel: dict[str, Any]) -> Limits:
     return Limits(
         channel["minimum_htlc_out_msat"],
@@ -88,16 +82,19 @@ def _limits(channel: dict[str, Any]) -> Limits:
 class Funder:
     """Opens and undoes channels at one lightningd."""
 
-    def __init__(self, rpc: Rpc, zero_reserve: bool) -> None:
-        """`zero_reserve`: ask the client for no reserve of ours (O-18, opt-in)."""
+    def __init__(self, rpc: Rpc, zero_reserve: bool, node: OurNode) -> None:
+        """`zero_reserve`: ask the client for no reserve of ours (O-18, opt-in); `node` may learn later what it is."""
         self._rpc = rpc
+        self._node = node
         self._zero_reserve = zero_reserve
 
-    async def reserve(self, sum_forward_msat: int, parts: int, policy_capacity_sat: int) -> Funding:
+    async def reserve(self, peer_id: str, sum_forward_msat: int, parts: int, policy_capacity_sat: int) -> Funding:
         """Reserve coins for a channel that carries these parts, at least as large as policy wants. Or NodeError."""
+        channel_type = self._node.channel_type(await self._features(peer_id))
         perkw = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
-        feerate = commitment_feerate(perkw)
-        needed = min_capacity_sat(sum_forward_msat, parts, feerate, False, self._zero_reserve, 546)
+        feerate = self._node.commitment_rates(perkw).of(channel_type)
+        anchors = ANCHORS in channel_type
+        needed = min_capacity_sat(sum_forward_msat, parts, feerate, anchors, self._zero_reserve, 546)
         capacity_sat = max(needed, policy_capacity_sat)
         answer = await self._rpc.call(
             "fundpsbt",
@@ -107,12 +104,19 @@ class Funder:
                 "startweight": OUTPUT_WEIGHT,
                 "reserve": RESERVE_BLOCKS,
                 "excess_as_change": True,
+                "opening_anchor_channel": anchors,
             },
         )
         reservations = answer["reservations"]
         inputs = tuple(f"{coin['txid']}:{coin['vout']}" for coin in reservations)
         reserved_to = min(coin["reserved_to_block"] for coin in reservations)
-        return Funding(answer["psbt"], inputs, reserved_to, capacity_sat)
+        return Funding(answer["psbt"], inputs, reserved_to, capacity_sat, channel_type)
+
+    async def _features(self, peer_id: str) -> str | None:
+        """What the client said it can do when it connected; None when lightningd does not say. Or NodeError."""
+        peers = (await self._rpc.call("listpeers", {"id": peer_id}))["peers"]
+        features: str | None = peers[0].get("features") if peers else None
+        return features
 
     async def open(self, peer_id: str, funding: Funding, late: Late | None = None) -> Channel:
         """Negotiate, sign and complete; the funding is withheld until it is sent. RefusedByClient or NodeError.
@@ -123,7 +127,7 @@ class Funder:
             "id": peer_id,
             "amount": funding.capacity_sat,
             "mindepth": 0,
-            "channel_type": list(CHANNEL_TYPE),
+            "channel_type": list(funding.channel_type),
             "announce": False,
         }
         if self._zero_reserve:

@@ -234,6 +234,7 @@ class Negotiator:
             keep_onchain_sat=rules.capacity.keep_onchain_sat,
             feerate_perkw=purse.feerates.opening_perkw,
             commitment_perkw=purse.feerates.commitment_perkw,
+            anchors_perkw=purse.feerates.anchors_perkw,
             open_vbytes=rules.floor.open_vbytes,
             zero_reserve=self._terms.zero_reserve,
             max_parts=self._terms.max_parts,

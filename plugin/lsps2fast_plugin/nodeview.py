@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from lsps2fast.errors import MalformedTlv, NodeError
 from lsps2fast.lsps0 import MalformedField
 from lsps2fast.lsps2 import parse_scid
-from lsps2fast_plugin.funding import commitment_feerate
+from lsps2fast_plugin.channel_types import OurNode
 from lsps2fast_plugin.rpc import Rpc
 
 FEERATE_FRESH_MS: Final = 10_000  # a crowd asking for menus costs no more than one question in this time
@@ -27,7 +27,8 @@ class Feerates(NamedTuple):
     """Sat per 1000 weight."""
 
     opening_perkw: int
-    commitment_perkw: int  # what a channel's commitments will have
+    commitment_perkw: int  # of a channel without anchors, soon after it was opened
+    anchors_perkw: int | None = None  # the same with anchors, None when we make no such channels
 
 
 class Purse(NamedTuple):
@@ -41,9 +42,10 @@ class Purse(NamedTuple):
 class NodeView:
     """Asks lightningd; keeps only the names of its channels and the feerate between two questions."""
 
-    def __init__(self, rpc: Rpc, now_ms: Callable[[], int]) -> None:
+    def __init__(self, rpc: Rpc, now_ms: Callable[[], int], node: OurNode) -> None:
         """`now_ms` is the monotonic clock."""
         self._rpc = rpc
+        self._node = node
         self._now_ms = now_ms
         self._scids: set[int] = set()
         self._feerates: Feerates | None = None
@@ -89,6 +91,7 @@ class NodeView:
                 if self._feerates is None or age_ms >= FEERATE_USABLE_MS:
                     raise
                 return self._feerates
-            self._feerates = Feerates(perkw.get("opening") or perkw["min_acceptable"], commitment_feerate(perkw))
+            opening_perkw = perkw.get("opening") or perkw["min_acceptable"]
+            self._feerates = Feerates(opening_perkw, *self._node.commitment_rates(perkw))
             self._asked_ms = self._now_ms()
             return self._feerates

@@ -28,6 +28,7 @@ from lsps2fast.offers import Buy, Offers
 from lsps2fast.promise import Keyring
 from lsps2fast_plugin.afterwards import Afterwards
 from lsps2fast_plugin.bookkeeper import TOPIC, Bookkeeper
+from lsps2fast_plugin.channel_types import OurNode
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.desk import Desk
 from lsps2fast_plugin.effects import Effects
@@ -162,7 +163,8 @@ class Service:
         self.store = Store(
             rpc, lambda text: self.host.log(text, "error"), lambda what, work: self.effects.insist(what, work)
         )
-        self.view = NodeView(rpc, self.clock.now_ms)
+        self.our_node = OurNode()
+        self.view = NodeView(rpc, self.clock.now_ms, self.our_node)
         self.afterwards = Afterwards(
             rpc=rpc,
             store=self.store,
@@ -181,7 +183,7 @@ class Service:
             afterwards=self.afterwards,
         )
         self.effects = Effects(
-            funder=Funder(rpc, settings.zero_reserve),
+            funder=Funder(rpc, settings.zero_reserve, self.our_node),
             store=self.store,
             answers=self.parts,
             clock=self.clock,
@@ -202,7 +204,10 @@ class Service:
             await self.metrics.listen(*self.settings.metrics_listen)
         info = await self._until("getinfo", {})
         self.sessions.block(info["blockheight"])
-        delta = await self._cltv_delta(self.settings.cltv_delta_blocks)
+        configs = (await self._until("listconfigs", {})).get("configs", {})
+        self.our_node.learn(info, configs)
+        # lightningd enforces its own cltv-delta when forwarding; ours is never below it (B-12)
+        delta = max(self.settings.cltv_delta_blocks, configs.get("cltv-delta", {}).get("value_int", 0))
         recovery = Recovery(self)
         stored = await recovery.load(delta)
         snapshot = await recovery.look(stored)
@@ -264,12 +269,6 @@ class Service:
             except Lsps2Error as error:
                 self.host.log(f"{method}: {error}; trying again", "warn")
             await self.clock.turned(1.0)
-
-    async def _cltv_delta(self, wanted: int) -> int:
-        """lightningd enforces its own cltv-delta when forwarding; ours is never below it (B-12)."""
-        configs = (await self._until("listconfigs", {})).get("configs", {})
-        own: int = configs.get("cltv-delta", {}).get("value_int", 0)
-        return max(wanted, own)
 
     # Buys ----------------------------------------------------------------------------------------
 

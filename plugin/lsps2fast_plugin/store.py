@@ -17,6 +17,7 @@ from lsps2fast.actions import Channel, Forward, Funding, Journal
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps2 import FeeParams, format_datetime, format_scid, parse_datetime, parse_msat, parse_scid
 from lsps2fast.offers import Buy
+from lsps2fast_plugin.channel_types import PLAIN
 from lsps2fast_plugin.lastword import Insist, LastWord, Late
 from lsps2fast_plugin.rpc import Rpc
 
@@ -78,6 +79,7 @@ def _record(buy: Buy, journal: Journal) -> dict[str, Any]:
             "inputs": list(funding.inputs),
             "reserved_to_block": funding.reserved_to_block,
             "capacity_sat": str(funding.capacity_sat),
+            "channel_type": list(funding.channel_type),
         },
         "forwards": [
             [format_scid(part.in_scid), part.htlc_id, str(part.forward_msat), str(part.extra_fee_msat)]
@@ -143,6 +145,7 @@ def _read_journal(record: dict[str, Any], ours: dict[str, Any]) -> Journal:
             tuple(funding["inputs"]),
             funding["reserved_to_block"],
             parse_msat(funding["capacity_sat"]),
+            tuple(funding.get("channel_type", PLAIN)),
         ),
         channel=channel,
         forwards=tuple(

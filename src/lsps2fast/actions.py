@@ -36,12 +36,16 @@ class Forward(NamedTuple):
 
 
 class Funding(NamedTuple):
-    """Coins reserved for one channel (fact of `RESERVED`). `inputs` are "txid:vout"."""
+    """Coins reserved for one channel (fact of `RESERVED`). `inputs` are "txid:vout".
+
+    `channel_type`: the feature bits to ask for, for which the capacity was worked out (O-02).
+    """
 
     psbt: str
     inputs: tuple[str, ...]
     reserved_to_block: int
     capacity_sat: int
+    channel_type: tuple[int, ...] = (12, 46, 50)
 
 
 class Limits(NamedTuple):

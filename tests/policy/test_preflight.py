@@ -54,8 +54,17 @@ def test_the_least_channel_holds_payment_reserve_and_fees() -> None:
     """O-03: the same arithmetic as at the opening, with room for ten parts."""
     assert least_capacity_sat(FIXED, RICH) == min_capacity_sat(990_000_000, 10, 1_000, False, False, 546)
     assert least_capacity_sat(VARIABLE, RICH) == min_capacity_sat(8_000_000, 10, 1_000, False, False, 546)
-    few = RICH._replace(max_parts=3, zero_reserve=True, anchors=True)
-    assert least_capacity_sat(FIXED, few) == min_capacity_sat(990_000_000, 3, 1_000, True, True, 546)
+    few = RICH._replace(max_parts=3, zero_reserve=True)
+    assert least_capacity_sat(FIXED, few) == min_capacity_sat(990_000_000, 3, 1_000, False, True, 546)
+
+
+@pytest.mark.parametrize(
+    ("plain", "anchors", "dearer"), [(1_000, 1_000, (1_000, True)), (5_000, 1_250, (5_000, False))]
+)
+def test_the_least_channel_is_enough_for_both_types(plain: int, anchors: int, dearer: tuple[int, bool]) -> None:
+    """O-02, O-03: at the buy nobody knows what the client can do when it is paid: the dearer type counts."""
+    facts = RICH._replace(commitment_perkw=plain, anchors_perkw=anchors)
+    assert least_capacity_sat(FIXED, facts) == min_capacity_sat(990_000_000, 10, *dearer, False, 546)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +112,11 @@ def test_what_is_granted_is_enough_and_affordable(
 ) -> None:
     """O-03, issue 3 point 3: never below the least, above the largest, or above what can be spent."""
     facts = RICH._replace(
-        confirmed_sat=confirmed_sat, committed_sat=committed_sat, feerate_perkw=perkw, commitment_perkw=perkw
+        confirmed_sat=confirmed_sat,
+        committed_sat=committed_sat,
+        feerate_perkw=perkw,
+        commitment_perkw=perkw,
+        anchors_perkw=max(perkw, 1250),
     )
     ask = BuyAsk(PARAMS, size_msat)
     capacity, why = provide(ask, facts, rule.capacity_sat)

@@ -181,7 +181,7 @@ def test_a_node_with_both_plugins_in_its_configuration_does_not_start(client_tru
     node.plugins.append((script(node, "cln-lsps-service", BUILT_IN), {}))
     node.start(wait=False)
     assert node.gone() == 1
-    assert "option name 'experimental-lsps2-service' is already taken" in node.log_text() + node.tail()
+    assert "option name 'experimental-lsps2-service' is already taken" in node.log_text() + node.tail(lines=1000)
 
 
 @pytest.mark.parametrize(("before", "after"), [(["lsps2fast-service"], []), ([], ["lsps2fast-service"])])

@@ -25,10 +25,23 @@ NAMES = {
     50: "zeroconf/even",
 }
 FEATURES = {12: "option_static_remotekey", 22: "option_anchors", 46: "option_scid_alias", 50: "option_zeroconf"}
-FEATURE_ORDER = (12, 22, 50, 46)
+BASIC_TYPES = ({12}, {12, 22})
+VARIANTS = {46, 50}
 NORMAL = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
 U64_MAX = 2**64 - 1
 DUST_SAT = 546
+HTLC_TIMEOUT_WEIGHT, HTLC_SUCCESS_WEIGHT = 663, 703  # of the second transaction, without anchors (BOLT 3)
+ANCHORS_SAT = 660
+FEERATE_OFFSET_PERKW = 5  # what lightningd adds as the opener, commit-feerate-offset
+
+
+@dataclass
+class Feerates:
+    """What a node thinks blocks cost, in sat per 1000 weight, as far as its channels depend on it."""
+
+    opening: int = 2500
+    unilateral_close: int = 2500
+    unilateral_anchor_close: int = 2500  # lightningd never says less than 1250
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +61,7 @@ class Htlc:
     failure: bytes | None = None
     removing: bool = False
     removed: bool = False
+    has_output: bool = False  # in the commitment
     in_state: str = "RCVD_ADD_ACK_REVOCATION"
     out_state: str = "SENT_ADD_HTLC"
 
@@ -170,7 +184,9 @@ class Channel:
         raw[31] ^= self.funding_outnum & 0xFF
         self.channel_id = raw.hex()
         self.private = private
-        self.feerate_perkw = 2500
+        self.zero_conf = False  # usable before it confirms, with or without the bit of that name
+        self.feerate_perkw = 2500  # as proposed
+        self.raised_perkw = 2500 + FEERATE_OFFSET_PERKW  # what the first update_fee brings (O11)
         self.untrimmed = 0  # live HTLCs of either side that have an output of their own
         self.ends: tuple[End, End]
         self.opener: End
@@ -196,7 +212,14 @@ class Channel:
     def commitment_reserve_sat(self) -> int:
         """Fee of a commitment with one more HTLC and a spike of the fee rate, plus anchors (O3)."""
         weight = (1124 if self.anchors else 724) + 172 * (self.untrimmed + 2)
-        return weight * marginal_feerate(self.feerate_perkw) // 1000 + (660 if self.anchors else 0)
+        return weight * marginal_feerate(self.feerate_perkw) // 1000 + (ANCHORS_SAT if self.anchors else 0)
+
+    def has_output(self, htlc: Htlc) -> bool:
+        """Whether an HTLC is more than dust in the opener's commitment (BOLT 3); anchors: its own fee is no matter."""
+        if self.anchors:
+            return htlc.amount_msat >= DUST_SAT * 1000
+        weight = HTLC_TIMEOUT_WEIGHT if htlc.offerer is self.opener else HTLC_SUCCESS_WEIGHT
+        return htlc.amount_msat >= (DUST_SAT + weight * self.feerate_perkw // 1000) * 1000
 
     def commitment_fee_sat(self) -> int:
         """Fee of the present commitment (`last_tx_fee_msat`)."""
@@ -237,7 +260,11 @@ class Channel:
             deliver()
         self._pump_soon()
 
-    # HTLC updates
+    # updates
+
+    def update_fee(self) -> None:
+        """The opener brings the fee rate up to date; it does so before the first HTLC (O11)."""
+        self.feerate_perkw = self.raised_perkw
 
     def offer(
         self, end: End, amount_msat: int, cltv_expiry: int, payment_hash: bytes, onion: Onion, extra_tlvs: bytes = b""
@@ -247,10 +274,11 @@ class Channel:
         end.next_htlc_id += 1
         end.htlcs[htlc.id] = end.live[htlc.id] = htlc
         end.pending_msat += amount_msat
-        self.untrimmed += amount_msat >= DUST_SAT * 1000
+        self.update_fee()
+        htlc.has_output = self.has_output(htlc)
+        self.untrimmed += htlc.has_output
         end.count("out_offered", amount_msat)
         end.other.count("in_offered", amount_msat)
-        self.feerate_perkw = 2505  # as recorded: the first update brings the fee rate in step
         self.post(end.other.owner, lambda: self._deliver_add(htlc))
         return htlc
 
@@ -283,7 +311,7 @@ class Channel:
         htlc.removed = True
         del htlc.offerer.live[htlc.id]
         htlc.offerer.pending_msat -= htlc.amount_msat
-        self.untrimmed -= htlc.amount_msat >= DUST_SAT * 1000
+        self.untrimmed -= htlc.has_output
         if htlc.preimage is not None:
             htlc.offerer.move(-htlc.amount_msat)
             htlc.taker.move(htlc.amount_msat)

@@ -246,6 +246,7 @@ class Htlcs:
         amount_msat, cltv = part.forward_msat or 0, part.outgoing_cltv or 0
         if not end.can_add():
             return failures.TEMPORARY_CHANNEL_FAILURE
+        end.channel.update_fee()
         fee_msat = htlc.amount_msat - amount_msat
         if fee_msat < 0 or not end.accepts_fee(fee_msat, amount_msat, self.node.clock.time()):
             return failures.fee_insufficient(htlc.amount_msat)

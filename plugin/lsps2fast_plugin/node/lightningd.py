@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import methods
-from .channels import End, Htlc
+from .channels import End, Feerates, Htlc
 from .closing import close_late
 from .datastore import Datastore
 from .errors import METHOD_NOT_FOUND, NodeDown, PluginFailed, RpcError
@@ -45,6 +45,7 @@ class Node(PluginOwner):
         self.cltv_final = 10
         self.htlc_minimum_msat = 0
         self.to_self_delay = 6
+        self.feerates = Feerates()
         self.directory = directory / "regtest"
         self.directory.mkdir(parents=True)
         self.lightning_dir = str(self.directory)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from . import listings
+from .channels import FEERATE_OFFSET_PERKW
 from .errors import INVALID_PARAMS, INVALID_REQUEST, RpcError
 from .methods import TABLE, Waiter, hex_bytes, method, node_id, number, truth
 from .party import connect as link
@@ -61,12 +63,11 @@ def getinfo(node: Node) -> Json:
 def feerates(node: Node, style: Any) -> Json:
     factor = 1 if style == "perkw" else 4
     rate = 253 * factor
-    names = ("opening", "mutual_close", "unilateral_close", "unilateral_anchor_close", "penalty", "splice")
+    names = ("mutual_close", "penalty", "splice")
     estimates = [{"blockcount": count, "feerate": rate, "smoothed_feerate": rate} for count in (2, 6, 12, 100)]
     table = {"min_acceptable": rate, "max_acceptable": 4_294_967_295, "floor": rate, "estimates": estimates}
-    # What channels are opened with, and what their first update_fee brings (channels.Channel).
-    commitment = {"opening": 2500 * factor, "unilateral_close": 2505 * factor}
-    return {style: {**dict.fromkeys(names, rate), **commitment, **table}}
+    channels = {name: perkw * factor for name, perkw in asdict(node.feerates).items()}
+    return {style: {**channels, **dict.fromkeys(names, rate), **table}}
 
 
 @method("listpeers", "[id] [level]")
@@ -239,6 +240,7 @@ def listconfigs(node: Node, config: Any = None) -> Json:
         "cltv-final": {"value_int": node.cltv_final, "source": "default"},
         "watchtime-blocks": {"value_int": node.to_self_delay, "source": "default"},
         "max-concurrent-htlcs": {"value_int": 483, "source": "default"},
+        "commit-feerate-offset": {"value_int": FEERATE_OFFSET_PERKW, "source": "default"},
         "htlc-minimum-msat": {"value_msat": node.htlc_minimum_msat, "source": "default"},
     }
     for plugin in node.plugins:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import psbt
 from .address import script_to_address
-from .channels import FEATURES, NAMES, Channel, End
+from .channels import FEATURES, FEERATE_OFFSET_PERKW, NAMES, Channel, End
 from .errors import INVALID_PARAMS, LIGHTNINGD, RpcError
 from .party import OpenAnswer, OpenRequest, Party
 from .psbt import Tx
@@ -60,22 +60,35 @@ class Openings:
         reserve_sat: int | None,
     ) -> dict[str, Any]:
         """fundchannel_start; errors as O9."""
+        bits = (12, 22) if channel_type is None else channel_type
+        if not self.node.type_accepted(bits):
+            raise RpcError(INVALID_PARAMS, "channel_type not supported")
+        if 50 in bits and mindepth:
+            raise RpcError(INVALID_PARAMS, "Cannot set non-zero mindepth for zero-conf channel_type")
         peer = self._peer(peer_id)
         if peer_id in self.pending or peer_id in self.starting:
             raise RpcError(LIGHTNINGD, "Already funding channel")
-        bits = self._type(channel_type, announce, mindepth)
-        if 50 in bits and mindepth:
-            raise RpcError(INVALID_PARAMS, "Cannot set non-zero mindepth for zero-conf channel_type")
+        if not announce and peer.offers(46):
+            bits = tuple(sorted({*bits, 46}))
         if amount_sat < 2 * 546:
             text = "if they used the same setting as us channel_reserve_satoshis 546sat and 546sat too large"
             raise RpcError(LIGHTNINGD, f"Not opening because {text} for funding {amount_sat}sat")
         reserve = max(amount_sat // 100, 546) if reserve_sat is None else reserve_sat
+        rates = self.node.feerates
+        proposed_perkw = rates.unilateral_anchor_close if 22 in bits else rates.opening
         request = OpenRequest(
-            amount_sat, push_msat, bits, announce, mindepth, reserve, to_self_delay=self.node.to_self_delay
+            amount_sat,
+            push_msat,
+            bits,
+            announce,
+            mindepth,
+            reserve,
+            proposed_perkw,
+            to_self_delay=self.node.to_self_delay,
         )
         self.starting.add(peer_id)
         try:
-            answer = await peer.open_requested(self.node, request)
+            answer = await self._ask(peer, request)
         finally:
             self.starting.discard(peer_id)
         if peer_id not in self.node.links:
@@ -85,6 +98,9 @@ class Openings:
         self._made += 1
         if answer.error is not None:
             raise self._refused(answer.error)
+        if answer.mindepth == 0 and peer.offers(50):
+            bits = tuple(sorted({*bits, 50}))
+            request = replace(request, channel_type=bits)
         digest = hashlib.sha256(self.node.private_key + b"funding %d" % self._made).digest()
         script = b"\0\x20" + digest
         self.pending[peer_id] = Pending(peer, request, answer, script)
@@ -95,6 +111,12 @@ class Openings:
             "warning_usage": WARNING,
         }
 
+    async def _ask(self, peer: Party, request: OpenRequest) -> OpenAnswer:
+        if not peer.type_accepted(request.channel_type):
+            shown = ",".join(str(bit) for bit in request.channel_type)
+            return OpenAnswer(error=f"Did not support channel_type [{shown}]")
+        return await peer.open_requested(self.node, request)
+
     def _refused(self, text: str) -> RpcError:
         channel_id = hashlib.sha256(b"temporary %d" % self._made + self.node.private_key).hexdigest()
         return RpcError(LIGHTNINGD, f"They sent ERROR channel {channel_id}: You gave bad parameters: {text}")
@@ -104,16 +126,6 @@ class Openings:
         if peer is None:
             raise RpcError(UNKNOWN_PEER, "Unknown peer")
         return peer
-
-    @staticmethod
-    def _type(bits: tuple[int, ...] | None, announce: bool, mindepth: int | None) -> tuple[int, ...]:
-        """O8: a private channel without depth becomes scid_alias and zeroconf."""
-        chosen = set(bits if bits is not None else (12, 22))
-        if any(bit not in NAMES for bit in chosen):
-            raise RpcError(INVALID_PARAMS, "channel_type not supported")
-        if not announce and mindepth == 0:
-            chosen |= {46, 50}
-        return tuple(sorted(chosen))
 
     def complete(self, peer_id: str, text: str, withhold: bool) -> dict[str, Any]:
         """fundchannel_complete: the channel exists, on the other side first (a_single_var)."""
@@ -144,6 +156,11 @@ class Openings:
     def _build(self, plan: Pending, tx: Tx, outnum: int, withhold: bool) -> End:
         request, answer, node = plan.request, plan.answer, self.node
         channel = Channel(request.funding_sat, request.channel_type, (tx.txid, outnum), not request.announce)
+        channel.zero_conf = answer.mindepth == 0
+        channel.feerate_perkw = request.feerate_per_kw
+        rates = node.feerates
+        raised_perkw = rates.unilateral_anchor_close if channel.anchors else rates.unilateral_close
+        channel.raised_perkw = raised_perkw + FEERATE_OFFSET_PERKW
         default_reserve = max(request.funding_sat // 100, 546)
         ours = make_end(channel, node, request.funding_sat * 1000 - request.push_msat)
         theirs = make_end(channel, plan.peer, request.push_msat)
@@ -169,7 +186,7 @@ class Openings:
             return
         node.channel_changed(end, None, "user", "new channel opened")
         node.warn(f"chan#{node.ends.index(end) + 1}", "Ignoring fee limits!")
-        if 50 in end.channel.channel_type:
+        if end.channel.zero_conf:
             node.send_ready(end)
 
     def cancel(self, peer_id: str) -> dict[str, Any]:
@@ -233,7 +250,7 @@ class Openings:
             "channel_ready": False,
         }
         node.notify("channel_opened", body)
-        if 50 in end.channel.channel_type:
+        if end.channel.zero_conf:
             node.send_ready(end)
 
     # confirmation

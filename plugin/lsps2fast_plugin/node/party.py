@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from coincurve import PrivateKey
 
-from .channels import U64_MAX, Channel, End, Htlc
+from .channels import BASIC_TYPES, U64_MAX, VARIANTS, Channel, End, Htlc
 from .psbt import Tx
 from .wallet import Wallet
 
 if TYPE_CHECKING:
     from .world import World
+
+INIT_FEATURES = 0x800898880A8A59A1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class OpenRequest:
     announce: bool
     mindepth: int | None
     reserve_sat: int  # what the opener demands that the fundee keeps
-    feerate_per_kw: int = 2500
+    feerate_per_kw: int
     dust_limit_sat: int = 546
     htlc_minimum_msat: int = 0
     to_self_delay: int = 6
@@ -66,6 +68,7 @@ class Party:
         self.links: dict[str, Party] = {}
         self.ends: list[End] = []
         self.online = True
+        self.lacks: set[int] = set()  # feature bits that a stock node has and we have not
         self.force_closed: list[End] = []  # channels we had to close by force
 
     # links: overridden where a party wants to know
@@ -113,8 +116,17 @@ class Party:
         """The other side took note of our answer: a HTLC we had received is gone."""
 
     def init_features(self) -> str:
-        """Feature bits of our `init` message, hex."""
-        return "800898880a8a59a1"
+        """Feature bits of our `init` message, hex: those of a stock lightningd but what we `lack`."""
+        return f"{INIT_FEATURES & ~sum(1 << bit for bit in self.lacks):016x}"
+
+    def offers(self, bit: int) -> bool:
+        """Whether this even feature bit or its odd neighbour is among our features."""
+        return bool(int(self.init_features(), 16) >> bit & 3)
+
+    def type_accepted(self, bits: tuple[int, ...]) -> bool:
+        """Whether we make channels of this type: a known one, of features that we offer."""
+        known = set(bits) - VARIANTS in BASIC_TYPES
+        return known and all(self.offers(bit) for bit in bits)
 
     def redials(self, other: Party) -> bool:
         """Whether we connect again by ourselves after the other side restarted (R6)."""

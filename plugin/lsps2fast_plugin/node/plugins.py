@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import PLUGIN_ERROR, NodeDown, PluginFailed, RpcError
 from .methods import TABLE
-from .party import Party
+from .party import INIT_FEATURES, Party
 from .process import Plugin
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ class PluginOwner(Party):
 
     def feature_set(self) -> dict[str, str]:
         """As recorded; bits of non-dynamic plugins are added to `init` and `node` (M6)."""
-        init, node = 0x800898880A8A59A1, 0x808898880A8A59A1
+        ours = ~sum(1 << bit for bit in self.lacks)
+        init, node = INIT_FEATURES & ours, 0x808898880A8A59A1 & ours
         for plugin in self.plugins:
             init |= int(plugin.manifest.featurebits.get("init") or "0", 16)
             node |= int(plugin.manifest.featurebits.get("node") or "0", 16)

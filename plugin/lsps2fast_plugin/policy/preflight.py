@@ -28,16 +28,19 @@ class Facts(NamedTuple):
     committed_sat: int  # promised to payments that collect or open now and have reserved nothing yet
     keep_onchain_sat: int
     feerate_perkw: int  # of the funding transaction
-    commitment_perkw: int  # of the channel's commitments
+    commitment_perkw: int  # of a channel without anchors
     open_vbytes: int
+    anchors_perkw: int | None = None  # of commitments with anchors, None when there will be none
     zero_reserve: bool = False
-    anchors: bool = False
     max_parts: int = EXPECTED_PARTS
     dust_limit_sat: int = CHAIN_DUST_SAT
 
 
 def least_capacity_sat(ask: BuyAsk, facts: Facts) -> int:
-    """The smallest channel through which the payment can go on (O-03); in variable mode the smallest one sold."""
+    """The smallest channel through which the payment can go on (O-03); in variable mode the smallest one sold.
+
+    Enough for a channel with and without anchors: which it becomes is known only when it is opened.
+    """
     return _least_sat(_size_msat(ask), ask, facts)
 
 
@@ -48,9 +51,12 @@ def _size_msat(ask: BuyAsk) -> int:
 def _least_sat(size_msat: int, ask: BuyAsk, facts: Facts) -> int:
     forward_msat = max(size_msat - (ask.params.fee_msat(size_msat) or 0), 0)
     parts = min(facts.max_parts, EXPECTED_PARTS)
-    return min_capacity_sat(
-        forward_msat, parts, facts.commitment_perkw, facts.anchors, facts.zero_reserve, facts.dust_limit_sat
-    )
+
+    def least_sat(feerate_perkw: int, anchors: bool) -> int:
+        return min_capacity_sat(forward_msat, parts, feerate_perkw, anchors, facts.zero_reserve, facts.dust_limit_sat)
+
+    plain_sat = least_sat(facts.commitment_perkw, False)
+    return plain_sat if facts.anchors_perkw is None else max(plain_sat, least_sat(facts.anchors_perkw, True))
 
 
 def spendable_sat(facts: Facts) -> int:

@@ -91,7 +91,8 @@ class Recorder:
         assert self.child.stdin is not None
         assert self.child.stdout is not None
         inward = asyncio.ensure_future(self._inward(node, self.child.stdin))
-        await self._outward(self.child.stdout)
+        with contextlib.suppress(BrokenPipeError):  # lightningd is gone; the plugin sees the end of its own input
+            await self._outward(self.child.stdout)
         inward.cancel()
         return await self.child.wait()
 

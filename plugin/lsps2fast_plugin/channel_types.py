@@ -1,0 +1,77 @@
+"""Which type of channel a client is offered, and what the commitments of each type will cost (O-02, O-03).
+
+Anchors where both nodes have them: such a channel can be closed at any time whatever its commitment fee, and an HTLC
+costs the commitment no second transaction's fee. static_remotekey alone for everybody else, and for a client of whom
+nothing is known: every implementation has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+STATIC_REMOTEKEY: Final = 12
+ANCHORS: Final = 22  # with HTLC transactions that pay no fee of their own
+SCID_ALIAS: Final = 46
+ZERO_CONF: Final = 50
+PLAIN: Final = (STATIC_REMOTEKEY, SCID_ALIAS, ZERO_CONF)
+WITH_ANCHORS: Final = (STATIC_REMOTEKEY, ANCHORS, SCID_ALIAS, ZERO_CONF)
+FEERATE_OFFSET_PERKW: Final = 5  # lightningd's default of commit-feerate-offset
+LEAST_PERKW: Final = 253  # lightningd keeps its spike buffer for this rate, however low fees are
+
+
+def offers(features_hex: str, bit: int) -> bool:
+    """Whether this even bit or its odd neighbour is set. ValueError for what is no hex."""
+    return bool(int(features_hex or "0", 16) >> bit & 3)
+
+
+@dataclass
+class OurNode:
+    """What of lightningd itself decides about channels; `learn` fills it in at the start."""
+
+    anchors: bool = False
+    feerate_offset_perkw: int = FEERATE_OFFSET_PERKW
+
+    def learn(self, info: Mapping[str, Any], configs: Mapping[str, Any]) -> None:
+        """From `getinfo` and the `configs` of `listconfigs`."""
+        self.anchors = offers(info.get("our_features", {}).get("init", ""), ANCHORS)
+        self.feerate_offset_perkw = configs.get("commit-feerate-offset", {}).get("value_int", FEERATE_OFFSET_PERKW)
+
+    def channel_type(self, their_features: str | None) -> tuple[int, ...]:
+        """The bits to ask a peer for; `their_features` of its `init` as hex, None when they are not known.
+
+        option_scid_alias is no question: bLIP-52 demands it. Zero-conf works without its bit (O-02).
+        """
+        if their_features is None:
+            return PLAIN
+        wanted = WITH_ANCHORS if self.anchors and offers(their_features, ANCHORS) else PLAIN
+        return tuple(bit for bit in wanted if bit != ZERO_CONF or offers(their_features, ZERO_CONF))
+
+    def commitment_rates(self, perkw: Mapping[str, Any]) -> CommitmentRates:
+        """From the `perkw` of `feerates`.
+
+        Without anchors lightningd proposes a channel at the `opening` rate and raises it at once (host fact O11); what
+        it raises to, with and without anchors, is its rate for closing and a little on top.
+        """
+        plain = (perkw.get("opening"), perkw.get("unilateral_close"), perkw["min_acceptable"])
+        plain_perkw = self._raised(*plain)
+        if not self.anchors:
+            return CommitmentRates(plain_perkw, None)
+        return CommitmentRates(plain_perkw, self._raised(perkw.get("unilateral_anchor_close") or plain_perkw))
+
+    def _raised(self, *perkw: int | None) -> int:
+        return max(LEAST_PERKW, *(int(each or 0) for each in perkw)) + self.feerate_offset_perkw
+
+
+class CommitmentRates(NamedTuple):
+    """Sat per 1000 weight of the commitments of a new channel; no `anchors_perkw`: we make no channels with anchors."""
+
+    plain_perkw: int
+    anchors_perkw: int | None
+
+    def of(self, channel_type: tuple[int, ...]) -> int:
+        """The rate of a channel of this type."""
+        if ANCHORS in channel_type and self.anchors_perkw is not None:
+            return self.anchors_perkw
+        return self.plain_perkw

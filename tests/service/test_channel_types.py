@@ -1,0 +1,143 @@
+"""The type of the channel that is sold, and its size: with anchors and without, at fee rates that rise right away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from lsps2fast_plugin.channel_types import OurNode, offers
+from lsps2fast_plugin.node.channels import Feerates
+from lsps2fast_plugin.node.party import INIT_FEATURES
+
+from .stage import FEE_MSAT, Stage
+
+PLAIN, ANCHORS = [12, 46, 50], [12, 22, 46, 50]
+STOCK = f"{INIT_FEATURES:x}"
+SIZE_MSAT = 300_000_000  # thirty parts that are not dust at any fee rate used here
+FLOOR = Feerates(opening=253, unilateral_close=253, unilateral_anchor_close=253)
+STEEP = Feerates(opening=253, unilateral_close=12_000, unilateral_anchor_close=1_250)
+TIGHT = {"lsps2-channel-headroom-sat": 0}
+
+
+def without(*bits: int) -> str:
+    """Features of a stock node but these."""
+    return f"{INIT_FEATURES & ~sum(1 << bit for bit in bits):x}"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "asked"),
+    [
+        (STOCK, STOCK, ANCHORS),
+        (STOCK, without(23), PLAIN),
+        (without(23), STOCK, PLAIN),
+        (STOCK, without(51), [12, 22, 46]),
+        (STOCK, without(23, 51), [12, 46]),
+        (STOCK, f"{INIT_FEATURES & ~(1 << 23) | 1 << 22:x}", ANCHORS),
+        (STOCK, "", [12, 46]),
+        (STOCK, None, PLAIN),
+    ],
+)
+def test_the_type_follows_what_both_nodes_offer(ours: str, theirs: str | None, asked: list[int]) -> None:
+    """O-02: anchors only where both have them; of a peer nobody knows anything the type that everybody has."""
+    node = OurNode()
+    node.learn({"our_features": {"init": ours}}, {})
+    assert list(node.channel_type(theirs)) == asked
+
+
+def test_a_feature_is_offered_by_either_of_its_bits() -> None:
+    """BOLT 9: even is required, odd is optional; both are offered."""
+    assert [offers(features, 22) for features in ("400000", "800000", "200000", "1000000", "")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("perkw", "configs", "plain", "anchors"),
+    [
+        ({"opening": 253, "unilateral_close": 253, "unilateral_anchor_close": 1250}, {}, 258, 1255),
+        ({"opening": 100, "unilateral_close": 110, "unilateral_anchor_close": 120, "min_acceptable": 90}, {}, 258, 258),
+        ({"opening": 9_000, "unilateral_close": 4_000, "unilateral_anchor_close": 2_000}, {}, 9_005, 2_005),
+        ({"unilateral_close": 4_000}, {"commit-feerate-offset": {"value_int": 100}}, 4_100, 4_200),
+    ],
+)
+def test_commitments_cost_what_lightningd_raises_them_to(
+    perkw: dict[str, Any], configs: dict[str, Any], plain: int, anchors: int
+) -> None:
+    """O-03, O11: the higher of the opening and the closing rate, commit-feerate-offset on top, never below 253."""
+    node = OurNode()
+    node.learn({"our_features": {"init": STOCK}}, configs)
+    assert tuple(node.commitment_rates({"min_acceptable": 253} | perkw)) == (plain, anchors)
+
+
+async def lacking(stage: Stage, bits: Iterable[int]) -> Any:
+    """A wallet whose node has not these features."""
+    client = stage.client(connected=False)
+    client.lacks = set(bits)
+    client.connect()
+    return client
+
+
+@pytest.mark.parametrize(
+    ("lacks", "asked", "becomes"),
+    [((), ANCHORS, ANCHORS), ((23,), PLAIN, PLAIN), ((51,), [12, 22, 46], [12, 22, 46])],
+)
+async def test_a_sale_over_the_best_channel_both_can_have(
+    mode: str, lacks: tuple[int, ...], asked: list[int], becomes: list[int]
+) -> None:
+    """O-02: type asked for, type of the channel, type in the journal; private, zero-conf, over its alias."""
+    async with Stage(mode, fresh=True) as stage:
+        client, payer = await lacking(stage, lacks), stage.payer()
+        client.behaviour.on_part = "hold"
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [5_000_000] * 2)
+        await stage.until(lambda: len(client.received) == 2, "both parts at the wallet")
+        (record,) = stage.records("active").values()
+        assert record["lsps2fast"]["funding"]["channel_type"] == asked
+        client.settle_held()
+        assert (await payment).paid
+        await stage.over(invoice)
+        (start,) = stage.calls("fundchannel_start")
+        assert (start["channel_type"], start["announce"], start["mindepth"]) == (asked, False, 0)
+        (row,) = (await stage.lsp.call("listpeerchannels", {"id": client.node_id}))["channels"]
+        assert row["channel_type"]["bits"] == becomes
+        assert row["private"]
+        stage.world.mine()
+
+
+@pytest.mark.parametrize("lacks", [(), (23,)])
+@pytest.mark.parametrize("feerates", [Feerates(), FLOOR, STEEP], ids=["steady", "floor", "steep"])
+async def test_the_smallest_channel_carries_thirty_parts(lacks: tuple[int, ...], feerates: Feerates) -> None:
+    """O-03, O11: no room beyond the payment, no part is dust, and the fee rate rises before the first one goes out."""
+    async with Stage(options=TIGHT, wallet_sat=(2_000_000,) * 2) as stage:
+        stage.lsp.feerates = feerates
+        client, payer = await lacking(stage, lacks), stage.payer()
+        invoice = await stage.invoice(client, SIZE_MSAT)
+        await stage.paid(payer, invoice, [SIZE_MSAT // 30] * 30)
+        await stage.over(invoice)
+        assert invoice.fee_taken_msat == max(FEE_MSAT, SIZE_MSAT // 100)
+        (channel,) = [channel for channel in stage.world.channels if channel.private]
+        assert channel.feerate_perkw == channel.raised_perkw
+        stage.world.mine()
+
+
+async def test_a_peer_that_changed_its_mind_refuses_and_the_retry_is_paid() -> None:
+    """O-08: between reserving and opening the wallet came back with other features: a no of the client, no loss."""
+    async with Stage(fresh=True) as stage:
+        client, payer = stage.client(), stage.payer()
+        invoice = await stage.invoice(client)
+        start = stage.lsp.faults.hang("fundchannel_start")
+        payment = payer.pay(invoice)
+        await start.reached.wait()
+        client.lacks.add(23)
+        start.release()
+        assert (await payment).raw_messages == ["400a"]
+        await stage.ended(invoice)
+        await stage.paid(payer, invoice)
+        await stage.over(invoice)
+        assert [call["channel_type"] for call in stage.calls("fundchannel_start")] == [ANCHORS, PLAIN]
