@@ -29,14 +29,25 @@ def _regtest_command(args: argparse.Namespace) -> int:
     return run(args.action, mode=args.mode, as_json=args.json, directory=args.dir)
 
 
+def _say(text: str) -> None:
+    sys.stderr.write(f"  {text}\n")
+
+
+def _flood_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.load import flood
+
+    result = flood.run_flood(args.seed, args.per_second, args.seconds, _say)
+    sys.stdout.write(flood.as_json(result) if args.json else flood.text(result))
+    return 0
+
+
 def _bench_command(args: argparse.Namespace) -> int:
     from lsps2fast_plugin.load import report  # neither compiler nor embedded node is needed by the other commands
     from lsps2fast_plugin.load.run import FULL, QUICK, Bench
 
-    def say(text: str) -> None:
-        sys.stderr.write(f"  {text}\n")
-
-    results = Bench(QUICK if args.quick else FULL, args.seed, say).run()
+    if args.flood:
+        return _flood_command(args)
+    results = Bench(QUICK if args.quick else FULL, args.seed, _say).run()
     sys.stdout.write(report.as_json(results) if args.json else report.text(results))
     if args.plot is not None:
         Path(args.plot).write_text(report.svg(results), encoding="utf-8")
@@ -80,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="under a minute")
     bench.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
     bench.add_argument("--plot", metavar="FILE", help="draw latency over rate as SVG")
+    bench.add_argument("--flood", action="store_true", help="a crowd of peers with LSPS2 requests instead")
+    bench.add_argument("--per-second", type=float, default=10_000, help="messages of the crowd (default 10,000)")
+    bench.add_argument("--seconds", type=float, default=10, help="how long the crowd keeps on (default 10)")
     bench.add_argument("--seed", type=int, default=1, help="of the made-up HTLCs (default 1)")
     bench.set_defaults(run=_bench_command)
 

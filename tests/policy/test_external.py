@@ -254,6 +254,7 @@ def test_a_plugin_that_never_answers_holds_nobody_up(ask: Callable[[World], obje
 def test_a_slow_plugin_cannot_make_us_hoard_calls() -> None:
     """Rule 14: beyond a number of open questions the answer is -32603 at once."""
     world = World(menu_of(TERMS), max_calls=2)
+    world.menu()
 
     async def crowd() -> list[Any]:
         world.silent.clear()
@@ -294,6 +295,20 @@ def test_without_a_plugin_our_own_policy_answers(ask: Callable[[World], object])
     assert ask(world) is None
     assert len(world.calls) == 2 * first
     assert (world.log, world.counted()) == ([], {})
+
+
+@pytest.mark.parametrize("answers", [{}, menu_of(TERMS)])
+def test_a_crowd_that_comes_first_asks_once_whether_there_is_a_plugin(answers: dict[str, Answer]) -> None:
+    """Rule 14: nobody is turned away for a question that is being answered already."""
+    world = World(answers, max_calls=50)
+
+    async def crowd() -> list[Any]:
+        return await asyncio.gather(*(world.policy.menu(None, WALL_MS) for _ in range(50)))
+
+    found = asyncio.run(crowd())
+    assert [menu is None for menu in found] == [not answers] * 50
+    assert len(world.calls) == (50 if answers else 1)
+    assert world.counted() == {}
 
 
 def test_a_plugin_that_comes_later_is_found() -> None:

@@ -47,10 +47,13 @@ def test_one_peer_gets_its_rate_and_few_answers_beyond(is_buy: bool, allowed: tu
     assert refusals[Refusal.RATE_PEER] == len(answers) - answers.count(Admit.YES)
 
 
-@pytest.mark.parametrize("is_buy", [False, True])
+@pytest.mark.parametrize(("is_buy", "visit"), [(False, 3), (True, 1)])
 @pytest.mark.slow
-def test_a_crowd_does_not_lock_an_honest_peer_out(is_buy: bool) -> None:
-    """Issue 3 point 7: 10,000 requests a second from 1,000 peers for 10 s; work is bounded, a newcomer is served."""
+def test_a_crowd_does_not_lock_an_honest_peer_out(is_buy: bool, visit: int) -> None:
+    """Issue 3 point 7: 10,000 requests a second from 1,000 peers for 10 s; work is bounded, a visitor is served.
+
+    A visit of a wallet: the protocols, the menu and perhaps once more, then one buy.
+    """
     limits = GateLimits()
     made, refusals = gate()
     worked_on = told = 0
@@ -60,10 +63,10 @@ def test_a_crowd_does_not_lock_an_honest_peer_out(is_buy: bool) -> None:
             worked_on += admitted is Admit.YES
             told += admitted is Admit.REFUSE
     total = limits.buys_total if is_buy else limits.info_total
-    assert worked_on <= total / 60 * 1.2 * 11.2
+    assert worked_on <= total / 60 * 4 / 3 * 11.2
     assert told <= 20 * 11
     assert worked_on + sum(refusals.as_dict().values()) == 100_000
-    assert made.request(HONEST, is_buy, 10_000) is Admit.YES
+    assert [made.request(HONEST, is_buy, 10_000) for _ in range(visit)] == [Admit.YES] * visit
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,25 @@ class Child:
         writer.join()
         return Saturated(calls / took_s, (self.cpu_s() - cpu_s) / calls * 1e6)
 
+    def try_send(self, data: bytes) -> bytes:
+        """Write what the pipe takes without waiting; what is left."""
+        os.set_blocking(self._in, False)
+        try:
+            return data[os.write(self._in, data) :]
+        except BlockingIOError:
+            return data
+        finally:
+            os.set_blocking(self._in, True)
+
+    def frames(self, timeout_s: float, *, or_writable: bool = False) -> list[bytes]:
+        """What it says within this time, as raw frames; none when only its end of the other pipe has room."""
+        if not select.select([self._out], [self._in] if or_writable else [], [], timeout_s)[0]:
+            return []
+        data = os.read(self._out, 1 << 16)
+        if not data:
+            raise EOFError("the program ended")
+        return list(self._reader.feed(data))
+
     def _write_some(self, waiting: deque[bytes]) -> None:
         """Write what the pipe takes of the first frames, without waiting."""
         some = b"".join(waiting.popleft() for _ in range(min(len(waiting), 16)))

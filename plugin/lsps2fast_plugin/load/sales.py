@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -22,8 +23,12 @@ READY = "sells JIT channels"
 class ServiceUnderLoad:
     """The real service: its pipes in the hands of the harness, its RPC calls answered by an embedded node."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, people: Sequence[str] = (), wallet_sat: tuple[int, ...] = ()) -> None:
+        """`people`: names of clients that are connected; their node ids are in `ids`."""
         self._seed = seed
+        self._people = people
+        self._wallet_sat = wallet_sat
+        self.ids: list[str] = []
         self._ready: Future[World] = Future()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve()), daemon=True)
@@ -35,7 +40,8 @@ class ServiceUnderLoad:
         self.child.wait_for_log(READY)
 
     async def _serve(self) -> None:
-        async with World(seed=self._seed) as world:
+        async with World(seed=self._seed, wallet_sat=self._wallet_sat) as world:
+            self.ids = [world.client(name).node_id for name in self._people]
             self._ready.set_result(world)
             await self._end.wait()
 
@@ -43,11 +49,16 @@ class ServiceUnderLoad:
         """What the service has asked lightningd so far, by method."""
         return Counter(entry["msg"]["method"] for entry in self._world.transcript.select("rpc>host"))
 
+    def listen(self, listener: Callable[[dict[str, Any]], None]) -> None:
+        """Have every entry of the node's transcript, on the node's thread."""
+        self._world.transcript.listeners.append(listener)
+
     def close(self) -> None:
         """End the plugin, then the node."""
         self.child.close()
         self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join(10)
+        self._loop.close()
 
 
 async def _sell(world: World, number: int, parts: int, size_msat: int) -> None:

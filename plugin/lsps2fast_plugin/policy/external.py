@@ -74,6 +74,7 @@ class ExternalPolicy:
         self._use = use
         self._timeout_s = timeout_s
         self._free = max_calls
+        self._looking: dict[str, asyncio.Event] = {}  # methods that are asked for the first time
         self._seen: set[str] = set()
         self._missing_until_ms: dict[str, int] = {}
         self._failures: dict[str, int] = {}
@@ -149,11 +150,22 @@ class ExternalPolicy:
         """Raises _Missing when our own policy is to answer, else PeerError."""
         if self._use is Use.OFF:
             raise _Missing
+        if (others := self._looking.get(method)) is not None:
+            await others.wait()
         if self._now_ms() < self._missing_until_ms.get(method, -1):
             raise self._gone(method, required)
         if self._free <= 0:
             self._refusals.count(Refusal.EXTERNAL_BUSY)
             raise internal_error()
+        if method in self._seen or method in self._looking:
+            return await self._call(method, params, required)
+        self._looking[method] = asyncio.Event()  # a crowd that meets no plugin asks once, and nobody is turned away
+        try:
+            return await self._call(method, params, required)
+        finally:
+            self._looking.pop(method).set()
+
+    async def _call(self, method: str, params: dict[str, Any], required: bool) -> dict[str, Any]:
         self._free -= 1
         try:
             async with asyncio.timeout(self._timeout_s):  # whatever the caller's own bound is worth

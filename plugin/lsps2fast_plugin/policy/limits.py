@@ -95,25 +95,24 @@ class Admit(StrEnum):
 
 
 class _Flow:
-    """One kind of request: a rate for each peer, one for all, and a fifth on top for peers that come seldom.
+    """One kind of request: a rate for each peer, one for all, and a third on top for peers that come seldom.
 
-    A peer may use up its minute at once.
-
-    A crowd that uses up the common rate is by then no newcomer, so an honest peer's request still gets through.
+    A peer may use up its minute at once. A crowd that uses up the common rate does not come seldom, so the few requests
+    of an honest peer still get through: `visit` of them in a minute.
     """
 
-    def __init__(self, per_peer: int, total: int) -> None:
+    def __init__(self, per_peer: int, total: int, visit: int) -> None:
         self._peers = PeerBuckets(per_peer / 60, per_peer)
-        self._seldom = PeerBuckets(1 / 60, 1)
+        self._seldom = PeerBuckets(visit / 60, visit)
         self._common = TokenBucket(total / 60, max(1, total // 60))
-        self._spare = TokenBucket(total / 300, max(1, total // 300))
+        self._spare = TokenBucket(total / 180, max(1, total // 180))
 
     def take(self, peer_id: str, now_ms: int) -> Refusal | None:
         """None when the request may pass; it then counts."""
         if not self._peers.take(peer_id, now_ms):
             return Refusal.RATE_PEER
-        newcomer = self._seldom.take(peer_id, now_ms)
-        if self._common.take(now_ms) or (newcomer and self._spare.take(now_ms)):
+        seldom = self._seldom.take(peer_id, now_ms)
+        if self._common.take(now_ms) or (seldom and self._spare.take(now_ms)):
             return None
         return Refusal.RATE_TOTAL
 
@@ -124,8 +123,8 @@ class Gate:
     def __init__(self, limits: GateLimits, refusals: Refusals) -> None:
         self._limits = limits
         self._refusals = refusals
-        self._info = _Flow(limits.info_per_peer, limits.info_total)
-        self._buys = _Flow(limits.buys_per_peer, limits.buys_total)
+        self._info = _Flow(limits.info_per_peer, limits.info_total, visit=3)  # protocols, menu, and once more
+        self._buys = _Flow(limits.buys_per_peer, limits.buys_total, visit=1)
         self._told = PeerBuckets(6 / 60, 6)
         self._told_total = TokenBucket(20, 20)
 
