@@ -117,7 +117,7 @@ class Effects:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
         self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody holds or waits
-        self._newest: dict[int, int] = {}  # by jit scid: the number of the last record ordered
+        self._newest: dict[int | str, int] = {}  # number of the last order: a jit scid's record, a channel's fees
         self._orders = itertools.count(1)
         self._last = LastWord(self.insist)
         self.watch = Watch(clock)
@@ -145,8 +145,12 @@ class Effects:
                     self._spawn(self._finalize(action, fees), action)
                 case order.RestoreFees() if any(isinstance(other, order.Finalize) for other in actions):
                     self._stop_waiting(action.channel_id)  # the rest with its Finalize: then the record goes
+                case order.RestoreFees():
+                    self._stop_waiting(action.channel_id)
+                    self._spawn(self._restore_fees(action, self._supersede(action.channel_id)), action)
                 case order.AwaitReady():
                     self._stop_waiting(action.channel_id)
+                    self._supersede(action.channel_id)
                     self._waiting[action.channel_id] = self._spawn(self._await_ready(action), action)
                 case _:
                     self._spawn(self._HANDLERS[type(action)](self, action), action)
@@ -220,10 +224,10 @@ class Effects:
 
     # One coroutine for each order -------------------------------------------------------------------
 
-    def _supersede(self, jit_scid: int) -> Callable[[], bool]:
-        """From here on this record counts; the function says whether it still does. An older one is never retried."""
-        mine = self._newest[jit_scid] = next(self._orders)
-        return lambda: self._newest.get(jit_scid) == mine
+    def _supersede(self, key: int | str) -> Callable[[], bool]:
+        """From here on this order counts; the function says whether it still does. An older one is never retried."""
+        mine = self._newest[key] = next(self._orders)
+        return lambda: self._newest.get(key) == mine
 
     async def _persist(self, action: order.Persist) -> None:
         self._supersede(action.jit_scid)
@@ -345,6 +349,7 @@ class Effects:
         peer_id = self._buy(action.jit_scid).peer_id
         if action.channel is not None:
             self._stop_waiting(action.channel.channel_id)
+            self._newest.pop(action.channel.channel_id, None)
             self.watch.forget(action.channel.channel_id)
         kept = await self._until_done(f"cancelling the open to {peer_id}", lambda: self._drop(peer_id, action))
         if kept is not None:
@@ -407,7 +412,7 @@ class Effects:
 
     async def _end_record(self, jit_scid: int, fees: order.RestoreFees | None, again: bool = False) -> None:
         if fees is not None:
-            await self._restore_fees(fees, again)
+            await self._restore_fees(fees, self._supersede(fees.channel_id), again)
         await self._until_done("deleting the active record", lambda: self._store.forget(jit_scid))
         self._newest.pop(jit_scid, None)
 
@@ -436,14 +441,15 @@ class Effects:
 
         await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
 
-    async def _restore_fees(self, action: order.RestoreFees, again: bool = False) -> None:
+    async def _restore_fees(self, action: order.RestoreFees, counts: Callable[[], bool], again: bool = False) -> None:
         """The operator's fees. `again`: it may have been done before, and then zero would not be the rate before."""
-        self._stop_waiting(action.channel_id)
         what, attempts = f"restoring the routing fees of {action.channel_id}", itertools.count(1 if again else 0)
 
         async def restore() -> None:
             fees, zero_first = await self._funder.own_fees(), next(attempts) > 0
             grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
+            if not counts():
+                return  # the next payment waits for this channel and wants it at zero
 
             async def work(late: Late) -> None:
                 if zero_first and grace_s:
@@ -460,6 +466,8 @@ class Effects:
                 # closed meanwhile: nothing is left to charge for
 
         await self._until_done(what, restore)
+        if counts():
+            del self._newest[action.channel_id]
 
     _HANDLERS: ClassVar[dict[type, Callable[[Any, Any], Coroutine[Any, Any, None]]]] = {
         order.Persist: _persist,
@@ -470,5 +478,4 @@ class Effects:
         order.RenewInputs: _renew,
         order.ConnectPeer: _connect,
         order.Reset: _reset,
-        order.RestoreFees: _restore_fees,
     }

@@ -21,6 +21,12 @@ from types import TracebackType
 from typing import Any
 
 MOST = 1 << 20  # bytes of a datagram
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where our children find this package
+
+
+def environment() -> dict[str, str]:
+    """Of a child that runs a module of this package, wherever we were started."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join((TESTS, *filter(None, [os.environ.get("PYTHONPATH")])))}
 
 
 # The parent ------------------------------------------------------------------------------------------------------
@@ -144,7 +150,9 @@ class Nursery:
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
             command = [sys.executable, "-m", f"{__package__}.nursery", str(theirs.fileno())]
-            self._process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()])
+            self._process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=[theirs.fileno()], env=environment()
+            )
         asyncio.get_running_loop().add_reader(self._channel, self._read)
         return self
 
@@ -182,7 +190,8 @@ class Nursery:
             except BlockingIOError:
                 return
             if not data:
-                raise RuntimeError("the nursery is gone")
+                self._gone()
+                return
             news = json.loads(data)
             if "pid" in news:
                 self._births.pop(news["order"]).set_result(news["pid"])
@@ -190,6 +199,13 @@ class Nursery:
                 self._children.pop(news["gone"]).ended(news["code"])
             else:
                 self._early_ends[news["gone"]] = news["code"]
+
+    def _gone(self) -> None:
+        """It has died: nobody waits for a birth any more."""
+        asyncio.get_running_loop().remove_reader(self._channel)
+        for birth in self._births.values():
+            birth.set_exception(RuntimeError("the nursery is gone"))
+        self._births.clear()
 
 
 if __name__ == "__main__":

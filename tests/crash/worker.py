@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
@@ -12,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from .machine import Case, Outcome, run
-from .nursery import Nursery
+from .nursery import Nursery, environment
 from .points import Death
 from .stage import Trouble
 
@@ -83,7 +82,7 @@ class Workers:
         command = [sys.executable, "-m", __name__]
         for _ in range(self._count):
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=LINE, env=os.environ
+                *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=LINE, env=environment()
             )
             worker = _Worker(process)
             self._workers.append(worker)
