@@ -19,13 +19,13 @@ from lsps2fast._table import Input
 from lsps2fast.errors import NodeError, NodeUnreachable, StoreError
 from lsps2fast.offers import Buy
 from lsps2fast_plugin.clock import Clock
+from lsps2fast_plugin.coins import CoinTaken, NotEnoughCoins
 from lsps2fast_plugin.funding import ChannelGone, Funder, OwedToClient, RefusedByClient
 from lsps2fast_plugin.lastword import LastWord, Late
 from lsps2fast_plugin.store import Store
 
 RETURN_TIMEOUT_MS = 60_000  # for a client to come back after our restart
 SYNC_TIMEOUT_MS, SYNC_PAUSE_S = 60_000, 0.5
-STILL_SYNCING = 304  # of fundpsbt
 READY_TIMEOUT_MS = 120_000  # O-13, K-22
 POLL_MS = 5_000  # K-17: beside the notifications
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 500, 60_000
@@ -251,26 +251,43 @@ class Effects:
         if not self._may_open(buy):
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
+        await self._choose(action, lambda: self._funder.choose(buy, action.sum_forward_msat, action.parts))
+
+    async def _choose(
+        self, action: order.ReserveCoins | order.OpenChannel, choice: Callable[[], Awaitable[order.Funding]]
+    ) -> None:
+        """Feed the coins that are chosen, or that there are none."""
         try:
-            funding = await self._reserve_when_synced(action, buy)
-        except NodeError as error:
-            self.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
+            funding = await self._when_synced(choice)
+        except (NodeError, NotEnoughCoins) as error:
+            self.alarm(f"no coins for a JIT channel to {self._buy(action.jit_scid).peer_id}: {error}")
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
         self._feed(action.jit_scid, action.payment_hash, Input.RESERVED, funding)
 
-    async def _reserve_when_synced(self, action: order.ReserveCoins, buy: Buy) -> order.Funding:
-        """After its start lightningd knows its coins only once it has caught up with the chain. Or NodeError."""
+    async def _when_synced(self, choice: Callable[[], Awaitable[order.Funding]]) -> order.Funding:
+        """After its start lightningd knows its coins only once it has caught up with the chain (R5)."""
         deadline_ms = self._clock.now_ms() + SYNC_TIMEOUT_MS
         while True:
             try:
-                return await self._funder.reserve(buy.peer_id, action.sum_forward_msat, action.parts, buy.capacity_sat)
-            except NodeError as error:
-                if error.code != STILL_SYNCING or self._clock.now_ms() >= deadline_ms:
+                return await choice()
+            except NotEnoughCoins as error:
+                if not error.syncing or self._clock.now_ms() >= deadline_ms:
                     raise
             await self._clock.turned(SYNC_PAUSE_S)
 
     async def _open(self, action: order.OpenChannel) -> None:
+        try:
+            # Only now: the record names these coins.
+            await self._funder.reserve(action.jit_scid, action.funding, lambda: self._release_late(action))
+        except CoinTaken as error:
+            self._say(f"choosing other coins: {error}", "info")
+            await self._choose(action, lambda: self._funder.choose_again(action.jit_scid, action.funding))
+            return
+        except NodeError as error:
+            self._say(f"coins cannot be reserved: {error}", "warn")
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            return
         peer_id = self._buy(action.jit_scid).peer_id
         async with self._alone_with(peer_id):
             try:
@@ -284,6 +301,12 @@ class Effects:
             else:
                 self._withheld(channel.channel_id, True)
                 self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, channel)
+
+    def _release_late(self, action: order.OpenChannel) -> None:
+        """A reservation that was given up was made after all: whoever ended the open meanwhile did not find it."""
+        if not self._funder.has_promised(action.jit_scid, action.funding):
+            what = "releasing coins that were reserved late"
+            self.insist(what, lambda: self._funder.release(action.jit_scid, action.funding))
 
     def _alone_with(self, peer_id: str) -> asyncio.Lock:
         """One open or undo at a time with a peer (O-19): both speak of "the" open of the peer, whosever it is."""
@@ -341,6 +364,7 @@ class Effects:
         peer_id = self._buy(action.jit_scid).peer_id
         what = f"sending the funding {action.channel.funding_txid} of channel {action.channel.channel_id}"
         txid = await self._until_done(what, lambda: self._funder.send(peer_id, action.channel))
+        self._funder.forget(action.jit_scid)
         self._withheld(action.channel.channel_id, False)
         self._say(f"funding {txid} of channel {action.channel.channel_id} is on its way to the chain", "info")
         self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)
@@ -353,12 +377,14 @@ class Effects:
             self.watch.forget(action.channel.channel_id)
         kept = await self._until_done(f"cancelling the open to {peer_id}", lambda: self._drop(peer_id, action))
         if kept is not None:
+            self._funder.forget(action.jit_scid)
             self._withheld(kept.channel_id, False)
             self._feed(action.jit_scid, action.payment_hash, Input.SENT, kept)
             return
         if action.funding is not None:
-            funding = action.funding
-            await self._until_done(f"releasing the coins of {peer_id}", lambda: self._funder.release(funding))
+            jit_scid, funding = action.jit_scid, action.funding
+            await self._until_done(f"releasing the coins of {peer_id}", lambda: self._funder.release(jit_scid, funding))
+        self._funder.forget(action.jit_scid)
         if action.channel is not None:
             self._withheld(action.channel.channel_id, False)
         self._feed(action.jit_scid, action.payment_hash, Input.UNDONE, None)

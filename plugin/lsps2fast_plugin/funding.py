@@ -12,14 +12,15 @@ from typing import Any
 from lsps2fast.actions import Channel, Funding, Limits
 from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast.lsps2 import min_capacity_sat
+from lsps2fast.offers import Buy
 from lsps2fast_plugin.channel_types import ANCHORS, OurNode
+from lsps2fast_plugin.coins import Coins, Need, opening_feerate
 from lsps2fast_plugin.lastword import Late
 from lsps2fast_plugin.rpc import Rpc
 
 OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
 OPEN_TIMEOUT_S = 60.0  # K-22
-RESERVE_BLOCKS = 72  # lightningd's own default (contract O1)
-RELEASE_BLOCKS = 1_000_000  # O-04: cover every extension of the reservation
+RENEW_BLOCKS = 72  # lightningd's own default (contract O1)
 MOST_DELAY_S = 2**32 - 1
 DEFAULT_FEE_BASE_MSAT, DEFAULT_FEE_PPM = 1000, 10  # lightningd's own
 USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
@@ -82,41 +83,56 @@ def _limits(channel: dict[str, Any]) -> Limits:
 class Funder:
     """Opens and undoes channels at one lightningd."""
 
-    def __init__(self, rpc: Rpc, zero_reserve: bool, node: OurNode) -> None:
+    def __init__(self, rpc: Rpc, coins: Coins, zero_reserve: bool, node: OurNode) -> None:
         """`zero_reserve`: ask the client for no reserve of ours (O-18, opt-in); `node` may learn later what it is."""
         self._rpc = rpc
+        self._coins = coins
         self._node = node
         self._zero_reserve = zero_reserve
 
-    async def reserve(self, peer_id: str, sum_forward_msat: int, parts: int, policy_capacity_sat: int) -> Funding:
-        """Reserve coins for a channel that carries these parts, at least as large as policy wants. Or NodeError."""
-        channel_type = self._node.channel_type(await self._features(peer_id))
+    async def choose(self, buy: Buy, sum_forward_msat: int, parts: int) -> Funding:
+        """Choose coins for a channel that carries these parts, at least as large as was sold; nothing is reserved yet.
+
+        Raises NotEnoughCoins or NodeError.
+        """
+        channel_type = self._node.channel_type(await self._features(buy.peer_id))
         perkw = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
         feerate = self._node.commitment_rates(perkw).of(channel_type)
         anchors = ANCHORS in channel_type
         needed = min_capacity_sat(sum_forward_msat, parts, feerate, anchors, self._zero_reserve, 546)
-        capacity_sat = max(needed, policy_capacity_sat)
-        answer = await self._rpc.call(
-            "fundpsbt",
-            {
-                "satoshi": capacity_sat,
-                "feerate": "normal",
-                "startweight": OUTPUT_WEIGHT,
-                "reserve": RESERVE_BLOCKS,
-                "excess_as_change": True,
-                "opening_anchor_channel": anchors,
-            },
-        )
-        reservations = answer["reservations"]
-        inputs = tuple(f"{coin['txid']}:{coin['vout']}" for coin in reservations)
-        reserved_to = min(coin["reserved_to_block"] for coin in reservations)
-        return Funding(answer["psbt"], inputs, reserved_to, capacity_sat, channel_type)
+        capacity_sat = max(needed, buy.capacity_sat)
+        need = Need(capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), anchors)
+        funding = await self._coins.choose(buy.jit_scid, need)
+        return funding._replace(channel_type=channel_type)
+
+    async def choose_again(self, jit_scid: int, funding: Funding) -> Funding:
+        """Other coins for the same channel, for one of these was taken. Raises NotEnoughCoins or NodeError."""
+        perkw = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
+        need = Need(funding.capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), ANCHORS in funding.channel_type)
+        other = await self._coins.choose(jit_scid, need)
+        return other._replace(channel_type=funding.channel_type)
 
     async def _features(self, peer_id: str) -> str | None:
         """What the client said it can do when it connected; None when lightningd does not say. Or NodeError."""
         peers = (await self._rpc.call("listpeers", {"id": peer_id}))["peers"]
         features: str | None = peers[0].get("features") if peers else None
         return features
+
+    async def reserve(self, jit_scid: int, funding: Funding, late: Late) -> None:
+        """Reserve the coins that were chosen and journalled. Raises CoinTaken or NodeError. `late`: as in `open`."""
+        await self._coins.reserve(jit_scid, funding, late)
+
+    async def release(self, jit_scid: int, funding: Funding) -> None:
+        """Give the coins back; free already is fine (contract A2). Or NodeError."""
+        await self._coins.release(jit_scid, funding)
+
+    def has_promised(self, jit_scid: int, funding: Funding) -> bool:
+        """Whether these coins are still set aside for this scid."""
+        return self._coins.has_promised(jit_scid, funding)
+
+    def forget(self, jit_scid: int) -> None:
+        """The coins chosen for this scid are spent or given back."""
+        self._coins.forget(jit_scid)
 
     async def open(self, peer_id: str, funding: Funding, late: Late | None = None) -> Channel:
         """Negotiate, sign and complete; the funding is withheld until it is sent. RefusedByClient or NodeError.
@@ -237,7 +253,7 @@ class Funder:
             answer = await self._rpc.call("sendpsbt", {"psbt": psbt})
         except NodeError as error:
             if NOT_RESERVED in error.message:  # T8
-                again = {"psbt": psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
+                again = {"psbt": psbt, "exclusive": True, "reserve": RENEW_BLOCKS}
                 await self._rpc.call("reserveinputs", again)
             elif NOT_SIGNED in error.message:  # the built-in plugin journals what it has not signed yet
                 psbt = (await self._rpc.call("signpsbt", {"psbt": psbt}, OPEN_TIMEOUT_S))["signed_psbt"]
@@ -257,7 +273,7 @@ class Funder:
 
     async def renew(self, funding: Funding) -> None:
         """Reserve the coins for another 72 blocks; spent ones need it no more. Or NodeError."""
-        params = {"psbt": funding.psbt, "exclusive": False, "reserve": RESERVE_BLOCKS}
+        params = {"psbt": funding.psbt, "exclusive": False, "reserve": RENEW_BLOCKS}
         try:
             await self._rpc.call("reserveinputs", params)
         except NodeError as error:
@@ -299,10 +315,6 @@ class Funder:
         channel = Channel(found["channel_id"], psbt, found["funding_txid"])
         await self.send(peer_id, channel)
         return channel
-
-    async def release(self, funding: Funding) -> None:
-        """Give the coins back; already free is fine (contract A2)."""
-        await self._rpc.call("unreserveinputs", {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS})
 
     async def connect(self, peer_id: str) -> None:
         """Try to reach the client at an address lightningd knows."""

@@ -31,6 +31,7 @@ GAUGES: Final = {  # key of `lsps2-stats`: meaning
     "held_msat": "Sum of the HTLCs held now",
     "withheld_channels": "Channels whose funding is kept back",
     "at_risk_msat": "Capital in channels that are open and unpaid, or about to be",
+    "free_coins_sat": "Confirmed coins of the wallet that nothing has reserved, at the last look",
     "channels_to_keep_open": "Paid channels whose min_lifetime may still run",
     "paused": "1 while selling is paused",
 }
@@ -79,7 +80,8 @@ class Metrics:
         stats = self._stats()
         yield InfoMetricFamily("lsps2", "This program", {"version": stats["version"], "core": stats["core"]})
         for key, meaning in GAUGES.items():
-            yield GaugeMetricFamily(f"lsps2_{key}", meaning, value=float(stats[key]))
+            if stats[key] is not None:
+                yield GaugeMetricFamily(f"lsps2_{key}", meaning, value=float(stats[key]))
         for key, meaning in COUNTERS.items():
             yield CounterMetricFamily(f"lsps2_{key}", meaning, value=float(stats[key]))
         for key, (label, meaning) in LABELLED.items():

@@ -10,6 +10,7 @@ from lsps2fast.errors import MalformedTlv, NodeError
 from lsps2fast.lsps0 import MalformedField
 from lsps2fast.lsps2 import parse_scid
 from lsps2fast_plugin.channel_types import OurNode
+from lsps2fast_plugin.coins import Coins, opening_feerate
 from lsps2fast_plugin.rpc import Rpc
 
 FEERATE_FRESH_MS: Final = 10_000  # a crowd asking for menus costs no more than one question in this time
@@ -35,16 +36,17 @@ class Purse(NamedTuple):
     """What the node has at this moment."""
 
     incoming_liquidity_msat: int | None  # of public channels (B-08), None when there are none
-    confirmed_sat: int  # confirmed outputs that nothing has reserved
+    confirmed_sat: int  # confirmed outputs that nothing has reserved, and no opening was promised
     feerates: Feerates
 
 
 class NodeView:
     """Asks lightningd; keeps only the names of its channels and the feerate between two questions."""
 
-    def __init__(self, rpc: Rpc, now_ms: Callable[[], int], node: OurNode) -> None:
+    def __init__(self, rpc: Rpc, coins: Coins, now_ms: Callable[[], int], node: OurNode) -> None:
         """`now_ms` is the monotonic clock."""
         self._rpc = rpc
+        self._coins = coins
         self._node = node
         self._now_ms = now_ms
         self._scids: set[int] = set()
@@ -73,11 +75,8 @@ class NodeView:
         channels = await self.refresh()
         public = [c for c in channels if c["state"] == "CHANNELD_NORMAL" and not c.get("private", False)]
         incoming = sum(channel["receivable_msat"] for channel in public) if public else None
-        funds_msat = 0
-        for output in (await self._rpc.call("listfunds", {}))["outputs"]:
-            if output["status"] == "confirmed" and not output["reserved"]:
-                funds_msat += output["amount_msat"]
-        return Purse(incoming, funds_msat // 1000, await self.feerates())
+        coins = await self._coins.survey()
+        return Purse(incoming, coins.free_sat, await self.feerates())
 
     async def feerates(self) -> Feerates:
         """What lightningd would pay now, a few seconds old at most while it answers. Or NodeError."""
@@ -91,7 +90,6 @@ class NodeView:
                 if self._feerates is None or age_ms >= FEERATE_USABLE_MS:
                     raise
                 return self._feerates
-            opening_perkw = perkw.get("opening") or perkw["min_acceptable"]
-            self._feerates = Feerates(opening_perkw, *self._node.commitment_rates(perkw))
+            self._feerates = Feerates(opening_feerate(perkw), *self._node.commitment_rates(perkw))
             self._asked_ms = self._now_ms()
             return self._feerates

@@ -156,6 +156,7 @@ def stats_of(service: Service) -> dict[str, Any]:
         "held_msat": service.parts.held_msat,
         "withheld_channels": len(service.interest.channel_ids),
         "at_risk_msat": service.exposure.at_risk_msat(),
+        "free_coins_sat": service.coins.low_water.free_sat,
         "channels_to_keep_open": len(service.afterwards),
         "closes_refused": service.afterwards.refused,
         "payments": {name.lower(): count for name, count in service.books.ends.items()},

@@ -37,6 +37,7 @@ class Settings(NamedTuple):
     policy_plugin: Use
     close_guard: str
     keep_records_ms: int
+    coin_low_water_sat: int
     metrics_listen: tuple[str, int] | None
 
 
@@ -66,6 +67,12 @@ _INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
         0,
         10**12,
         "the most that may lie in channels that are open and unpaid",
+    ),
+    "lsps2-coin-low-water-sat": (
+        250_000,
+        0,
+        10**12,
+        "an alarm when free, confirmed coins of the wallet fall below this; 0: none",
     ),
     "lsps2-keep-records": (30, 1, 36_500, "days that the record of a finished sale is kept"),
     **LIMIT_OPTIONS,
@@ -201,6 +208,7 @@ def read_settings(plugin: Plugin) -> Settings:
         policy_plugin=Use(_choice(get("lsps2-policy-plugin"), "lsps2-policy-plugin", uses)),
         close_guard=_choice(get("lsps2-close-guard"), "lsps2-close-guard", GUARDS),
         keep_records_ms=number["lsps2-keep-records"] * DAY_MS,
+        coin_low_water_sat=number["lsps2-coin-low-water-sat"],
         metrics_listen=_address(get("lsps2-metrics-listen")),
     )
 

@@ -69,6 +69,7 @@ class Recovery:
         self._finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
         self._owned = {record.journal.channel.channel_id for record in stored if record.journal.channel is not None}
         self._owned |= {channel_id for channel_id in snapshot.channels if self._spoken_for(channel_id, snapshot)}
+        self._promise_coins(stored)
         for record in stored:
             try:
                 self._revive(record, snapshot)
@@ -80,6 +81,13 @@ class Recovery:
             if unread.jit_scid is not None:
                 self._set_aside(unread.jit_scid)
         self._tell_strays(snapshot)
+
+    def _promise_coins(self, stored: list[Stored]) -> None:
+        """Nobody else gets what a record names; where two name a coin, the one with a channel spends it."""
+        live = [record for record in stored if record.outcome is None]
+        for record in sorted(live, key=lambda record: record.journal.channel is None):
+            if record.journal.funding is not None:
+                self._service.coins.promise(record.buy.jit_scid, record.journal.funding.inputs)
 
     def _spoken_for(self, channel_id: str, snapshot: Snapshot) -> bool:
         """A record we cannot read may own this channel: it names the channel, or its peer."""

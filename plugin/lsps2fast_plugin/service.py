@@ -30,6 +30,7 @@ from lsps2fast_plugin.afterwards import Afterwards
 from lsps2fast_plugin.bookkeeper import TOPIC, Bookkeeper
 from lsps2fast_plugin.channel_types import OurNode
 from lsps2fast_plugin.clock import Clock
+from lsps2fast_plugin.coins import Coins, LowWater
 from lsps2fast_plugin.desk import Desk
 from lsps2fast_plugin.effects import Effects
 from lsps2fast_plugin.exposure import Exposure
@@ -164,7 +165,9 @@ class Service:
             rpc, lambda text: self.host.log(text, "error"), lambda what, work: self.effects.insist(what, work)
         )
         self.our_node = OurNode()
-        self.view = NodeView(rpc, self.clock.now_ms, self.our_node)
+        low_water = LowWater(settings.coin_low_water_sat, lambda text: self.effects.alarm(text))
+        self.coins = Coins(rpc, lambda: self.sessions.height, low_water)
+        self.view = NodeView(rpc, self.coins, self.clock.now_ms, self.our_node)
         self.afterwards = Afterwards(
             rpc=rpc,
             store=self.store,
@@ -183,7 +186,7 @@ class Service:
             afterwards=self.afterwards,
         )
         self.effects = Effects(
-            funder=Funder(rpc, settings.zero_reserve, self.our_node),
+            funder=Funder(rpc, self.coins, settings.zero_reserve, self.our_node),
             store=self.store,
             answers=self.parts,
             clock=self.clock,

@@ -19,7 +19,8 @@ FAILURES = {
 }
 _IDS = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")  # hashes, node ids, channel ids
 RPC_WORDS = {
-    "fundpsbt": "reserves coins for {satoshi:,} sat",
+    "utxopsbt": "chooses coins for {satoshi:,} sat",
+    "reserveinputs": "reserves them, now that the journal names them",
     "fundchannel_start": "proposes a zero-conf channel of {amount:,} sat",
     "fundchannel_complete": "completes it, funding withheld",
     "signpsbt": "signs the funding, so that nothing local can fail later",

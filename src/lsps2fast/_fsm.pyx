@@ -16,10 +16,12 @@ from lsps2fast.actions import (
     Alarm,
     AwaitReady,
     Broadcast,
+    Channel,
     ConnectPeer,
     FailParts,
     Forward,
     ForwardParts,
+    Funding,
     Journal,
     OpenChannel,
     Persist,
@@ -314,8 +316,8 @@ class Session:
         return NOTHING
 
     def _intend(self, arg):
-        self._done(RESERVING)
-        self.buy.attempts += 1  # C-16: counted from here; having no coins is our trouble alone (O-09)
+        if self._done(RESERVING, AT_OPEN) == RESERVING:  # AT_OPEN: other coins, for somebody took one of the first
+            self.buy.attempts += 1  # C-16: counted from here; having no coins is our trouble alone (O-09)
         self.funding = arg
         self.under_way = STORING_INTENT
         return (self._persist("intent"),)
@@ -543,10 +545,10 @@ class Session:
 
     def _tidy(self, arg):
         """The result of a step that was under way when the session was given up: undo what it made (K-19)."""
-        step = self._done(RESERVING, STORING_INTENT, AT_OPEN, STORING_CHANNEL, STORING_FORWARDS)
-        if step == RESERVING and isinstance(arg, tuple):
+        self._done(RESERVING, STORING_INTENT, AT_OPEN, STORING_CHANNEL, STORING_FORWARDS)
+        if isinstance(arg, Funding):
             self.funding = arg
-        if step == AT_OPEN and isinstance(arg, tuple):
+        if isinstance(arg, Channel):
             self.channel = arg._replace(limits=None)
         return self._unmake()
 

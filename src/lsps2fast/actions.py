@@ -36,8 +36,9 @@ class Forward(NamedTuple):
 
 
 class Funding(NamedTuple):
-    """Coins reserved for one channel (fact of `RESERVED`). `inputs` are "txid:vout".
+    """Coins set aside for one channel (fact of `RESERVED`). `inputs` are "txid:vout".
 
+    The node reserves them only once the intent that names them is stored, and then at least to `reserved_to_block`.
     `channel_type`: the feature bits to ask for, for which the capacity was worked out (O-02).
     """
 
@@ -92,7 +93,10 @@ class Persist(NamedTuple):
 
 
 class ReserveCoins(NamedTuple):
-    """Reserve wallet coins for a channel that can carry these parts: `RESERVED(Funding)` or `REFUSED`."""
+    """Set wallet coins aside for a channel that can carry these parts: `RESERVED(Funding)` or `REFUSED`.
+
+    Nothing outlives a crash of this step (K-02).
+    """
 
     jit_scid: int
     payment_hash: bytes
@@ -101,7 +105,10 @@ class ReserveCoins(NamedTuple):
 
 
 class OpenChannel(NamedTuple):
-    """Open and sign, funding not yet sent: `FUNDED(Channel)` or `REFUSED(by_client)`. Then watch for `READY`."""
+    """Reserve the coins, open and sign, funding not yet sent: `FUNDED(Channel)` or `REFUSED(by_client)`.
+
+    `RESERVED(Funding)` once more: somebody else has taken a coin, these were chosen instead and are to be journalled.
+    """
 
     jit_scid: int
     payment_hash: bytes

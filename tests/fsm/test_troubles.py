@@ -32,6 +32,7 @@ from lsps2fast.actions import TEMPORARY, UNKNOWN_NEXT_PEER
 
 Play = partial[Scene]
 UNDO_FUNDING = order.Undo(SCID, HASH, None, FUNDING)
+OTHERS = FUNDING._replace(psbt="other coins", inputs=("cc" * 32 + ":7",))
 UNDO_CHANNEL = order.Undo(SCID, HASH, CHANNEL, FUNDING)
 
 
@@ -50,6 +51,26 @@ def test_a_refused_open_fails_all_parts_at_once_and_the_offer_stays(scene: Play,
     assert kinds(play.walk("undone")) == ["Reset"]
     assert play.state is State.FAILED
     play.forward()
+
+
+def test_other_coins_are_journalled_before_the_open_goes_on(scene: Play) -> None:
+    """K-02, C-16: somebody took a chosen coin; the record names the new ones first, and it stays one attempt."""
+    play = scene()
+    play.part()
+    play.walk("reserved stored")
+    (persist,) = play.tell(Input.RESERVED, OTHERS)
+    assert isinstance(persist, order.Persist)
+    assert (persist.journal.stage, persist.journal.funding, persist.journal.attempts) == ("intent", OTHERS, 1)
+    assert play.walk("stored") == (order.OpenChannel(SCID, HASH, OTHERS),)
+    assert play.walk("refused")[-1] == order.Undo(SCID, HASH, None, OTHERS)
+
+
+def test_other_coins_for_a_payment_given_up_are_given_back(scene: Play) -> None:
+    """K-19, rule 9: chosen when nobody wanted them any more."""
+    play = scene()
+    play.part()
+    play.walk("reserved stored deadline")
+    assert play.tell(Input.RESERVED, OTHERS) == (order.Undo(SCID, HASH, None, OTHERS),)
 
 
 def test_no_coins_is_no_attempt_and_leaves_nothing_to_undo(scene: Play) -> None:

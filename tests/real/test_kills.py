@@ -19,12 +19,12 @@ from .evidence import tidy
 
 SIZE_MSAT = 10_000_000
 FEE_MSAT = 1_000_000
-RESERVED = "reserved coin"
 NAMES = itertools.count(1)
 
 MOMENTS = {  # direction, method, before or after it passes the recorder
     "a part arrives": ("host>plugin", "htlc_accepted", "after"),
-    "coins reserved": ("host>rpc", "fundpsbt", "after"),
+    "coins chosen": ("host>rpc", "utxopsbt", "after"),
+    "coins reserved": ("host>rpc", "reserveinputs", "after"),
     "channel made": ("host>rpc", "fundchannel_complete", "before"),
     "parts let go": ("plugin>host", "htlc_accepted", "after"),
     "before the broadcast": ("rpc>host", "sendpsbt", "before"),
@@ -33,7 +33,7 @@ MOMENTS = {  # direction, method, before or after it passes the recorder
 
 @pytest.fixture(scope="module")
 def own_town(open_town: Callable[..., Town]) -> Town:
-    """A town of its own: some coins stay reserved in it."""
+    """A town of its own."""
     return open_town()
 
 
@@ -105,10 +105,7 @@ def test_whoever_dies_the_books_balance(own_town: Town, moment: str, victim: str
 
 
 def tidy_then_pay(town: Town, bill: Bill) -> None:
-    """The first attempt failed as a whole: nothing stays of it, and the payer tries again.
-
-    But coins: between fundpsbt and the journal nobody knows whose they are; lightningd frees them after 72 blocks (O1).
-    """
-    tidy(town, RESERVED)
+    """The first attempt failed as a whole: nothing stays of it, and the payer tries again."""
+    tidy(town)
     reconnected(town, bill)
     assert town.pay(bill, [SIZE_MSAT // 2] * 2).failures == ["", ""]

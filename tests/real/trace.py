@@ -22,11 +22,12 @@ ACTS = frozenset(
         "fundchannel_cancel",
         "fundchannel_complete",
         "fundchannel_start",
-        "fundpsbt",
+        "reserveinputs",
         "sendpsbt",
         "setchannel",
         "signpsbt",
         "unreserveinputs",
+        "utxopsbt",
     }
 )
 TOLD = ("htlc_accepted", "custommsg", "forward_event", "channel_state_changed", "connect", "disconnect")

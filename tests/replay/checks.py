@@ -14,7 +14,7 @@ from replay.played import ACTIVE, FINALIZED, Event, Json, Part, Played
 # Calls that move a sale on, as they show in a milestone list. A call counts when lightningd has carried it out;
 # `fundchannel_start` and `close` when they are asked for, since from then on something must be undone.
 STEPS = {
-    ("reply", "fundpsbt"): "reserve",
+    ("reply", "reserveinputs"): "reserve",
     ("call", "fundchannel_start"): "start",
     ("reply", "addpsbtoutput"): "output",
     ("reply", "fundchannel_complete"): "complete",
@@ -23,10 +23,10 @@ STEPS = {
 }
 ONCE = ("start", "complete")
 # O-10, O-11, K-02, K-15, H-16: what may only be done after what. (Signing, O-21, only has to come before forwarding.)
-WITHHELD = "reserve journal start output complete journal:channel forward settled send final:Succeeded forget"
-AT_ONCE = "reserve journal start output complete send forward settled final:Succeeded forget"
-UNSEEN_SETTLE = "reserve journal start output complete journal:channel forward send final:Succeeded forget"
-ABANDONED = "reserve journal start output complete journal:channel forward failed close journal"
+WITHHELD = "journal reserve start output complete journal:channel forward settled send final:Succeeded forget"
+AT_ONCE = "journal reserve start output complete send forward settled final:Succeeded forget"
+UNSEEN_SETTLE = "journal reserve start output complete journal:channel forward send final:Succeeded forget"
+ABANDONED = "journal reserve start output complete journal:channel forward failed close journal"
 BEFORE_FORWARDING = ("sign", "no-fees", "journal:channel")  # O-21, O-17, H-16
 
 

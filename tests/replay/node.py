@@ -77,13 +77,11 @@ class Node:
 
     # What moves money.
 
-    def _fundpsbt(self, params: Json) -> Json:
+    def _utxopsbt(self, params: Json) -> Json:
+        """What the recorded `fundpsbt` chose, whichever coin we named: it is the one that `listfunds` offers."""
         result = self._replay("fundpsbt")
-        inputs = [f"{row['txid']}:{row['vout']}" for row in result["reservations"]]
-        self._inputs[result["psbt"]] = inputs
-        until = self.height + params.get("reserve", 72)
-        self.reserved.update(dict.fromkeys(inputs, until))
-        return result | {"reservations": [row | {"reserved_to_block": until} for row in result["reservations"]]}
+        self._inputs[result["psbt"]] = [f"{row['txid']}:{row['vout']}" for row in result["reservations"]]
+        return {key: value for key, value in result.items() if key != "reservations"}
 
     def _addpsbtoutput(self, params: Json) -> Json:
         result = self._replay("addpsbtoutput")
@@ -185,8 +183,8 @@ class Node:
         self.height = height
 
     def _reserveinputs(self, params: Json) -> Json:
-        coins = self._inputs.get(params["psbt"], [])
-        self.reserved.update({coin: max(self.reserved.get(coin, 0), self.height) + 72 for coin in coins})
+        coins, blocks = self._inputs.get(params["psbt"], []), params.get("reserve", 72)
+        self.reserved.update({coin: max(self.reserved.get(coin, 0), self.height) + blocks for coin in coins})
         return {"reservations": [self._reservation(coin) for coin in coins]}
 
     def _unreserveinputs(self, params: Json) -> Json:
@@ -252,8 +250,16 @@ class Node:
 
     def _listfunds(self, params: Json) -> Json:
         rows = [self._reservation(coin) for coin in self.reserved]
-        outputs = [{"output": row.pop("vout"), "amount_msat": 10**9, "status": "confirmed", **row} for row in rows]
-        return {"outputs": outputs, "channels": []}
+        rows += [{**row, "reserved": False} for row in self._next_coins()]
+        coin = {"amount_msat": 10**12, "status": "confirmed", "scriptpubkey": "5120" + "00" * 32}
+        return {"outputs": [{"output": row.pop("vout"), **coin, **row} for row in rows], "channels": []}
+
+    def _next_coins(self) -> list[Json]:
+        """The coins that the next recorded `fundpsbt` chose; one that is worth its refusal where it was refused."""
+        answers: deque[Answer] = self._recorded.get("fundpsbt", deque())
+        if answers and answers[0].ok:
+            return [{"txid": row["txid"], "vout": row["vout"]} for row in answers[0].body["reservations"]]
+        return [{"txid": "00" * 32, "vout": 0}]
 
     def _listconfigs(self, params: Json) -> Json:
         """cltv-delta 6 is regtest's own."""

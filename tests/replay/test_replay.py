@@ -117,7 +117,7 @@ def test_ordinary_forwards_are_let_go(replay: Replay) -> None:
     played = replay(Script(recording="d_ordinary_forward"))
     assert_polite(played)
     assert played.answers == {(L3, 0): LET_GO, (L3, 1): LET_GO, (L3, 2): LET_GO}
-    assert calls(played, "datastore") + calls(played, "fundpsbt") == []
+    assert calls(played, "datastore") + calls(played, "utxopsbt") == []
 
 
 # Recording e: one part of 10,000,000 msat on each of 16 jit scids (1,000,000 on the first), and what was bought there.

@@ -162,7 +162,7 @@ async def test_an_amount_that_no_node_can_hold_fails_temporarily(size_msat: int 
                 ("onion", "payload", calls.payload(value_msat)), ("htlc", "amount_msat", value_msat)
             )
             assert got == FAILED
-        assert stage.calls("fundpsbt") == []
+        assert stage.calls("utxopsbt") == []
         await stage.paid(calls.payer, calls.invoice, [SIZE_MSAT])
         await stage.over(calls.invoice)
 

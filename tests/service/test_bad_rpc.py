@@ -115,7 +115,9 @@ async def test_the_socket_closes_during_the_start(monkeypatch: pytest.MonkeyPatc
         await stage.still_sells()
 
 
-@pytest.mark.parametrize("method", ["fundpsbt", "fundchannel_complete", "datastore", "sendpsbt", "listpeerchannels"])
+@pytest.mark.parametrize(
+    "method", ["utxopsbt", "reserveinputs", "fundchannel_complete", "datastore", "sendpsbt", "listpeerchannels"]
+)
 async def test_an_answer_that_comes_twice_counts_once(mode: str, method: str) -> None:
     """P1: the second is a line in the log."""
     async with Stage(mode) as stage:

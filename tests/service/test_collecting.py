@@ -313,7 +313,7 @@ async def test_a_stranger_who_knows_the_invoice_cannot_use_it_up(
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client, size_msat)
         assert (await send(payer, invoice)).raw_messages == answers
-        assert stage.calls("fundpsbt") == []
+        assert stage.calls("utxopsbt") == []
         await stage.paid(payer, invoice, [SIZE_MSAT])
         await stage.over(invoice)
 
@@ -373,7 +373,7 @@ async def test_a_client_that_comes_online_in_time_is_sold_its_channel() -> None:
         payment = payer.pay(invoice, [HALF_MSAT] * 2)
         await stage.held(2)
         await stage.world.advance(30)
-        assert stage.calls("fundpsbt") == []
+        assert stage.calls("utxopsbt") == []
         client.connect()
         assert (await payment).paid
         await stage.over(invoice)
@@ -413,7 +413,7 @@ async def test_a_first_part_of_the_wrong_size_fails_for_good_and_the_buy_stays(v
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client, None)
         assert (await payer.pay(invoice, [value_msat])).raw_messages == [UNKNOWN]
-        assert stage.calls("fundpsbt") == []
+        assert stage.calls("utxopsbt") == []
         await stage.paid(payer, invoice, [SIZE_MSAT])
         await stage.over(invoice)
 

@@ -83,17 +83,21 @@ async def test_going_away_with_held_parts_and_coming_back(mode: str, story: Stor
 
 
 @pytest.mark.parametrize(("leave", "answer"), WAYS)
-async def test_coins_reserved_by_a_call_whose_answer_was_lost_come_back(leave: Way, answer: str) -> None:
-    """T13, O1, rule 9: gone between fundpsbt and the journal; lightningd's own reservation ends after 72 blocks."""
+@pytest.mark.parametrize("method", ["utxopsbt", "datastore", "reserveinputs"])
+async def test_coins_chosen_or_reserved_by_a_call_whose_answer_was_lost_are_free(
+    leave: Way, answer: str, method: str
+) -> None:
+    """T13, K-02, rule 9: gone before the intent names them, before they are reserved, right after."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
-        payment = await _stuck_in("fundpsbt", stage, payer, invoice)
+        payment = await _stuck_in(method, stage, payer, invoice)
         await leave(stage)
         stage.lsp.faults.clear()
         assert set((await payment).raw_messages) == {answer}
         await stage.start()
-        stage.world.mine(72)
+        await stage.quiet()
+        assert not any(row["reserved"] for row in stage.lsp.wallet.rows())
         await stage.paid(payer, invoice, [HALF_MSAT] * 2)
         await stage.over(invoice)
 

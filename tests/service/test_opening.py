@@ -75,7 +75,9 @@ def _fault(method: str, code: int, message: str) -> Callable[[Stage, Any], None]
         (_refuse_funding, UNKNOWN),
         (_no_zeroconf, UNKNOWN),
         (_fault("feerates", -1, "bitcoind is away"), TEMPORARY),
-        (_fault("fundpsbt", 301, "Could not afford 200253sat using all 0 available UTXOs"), TEMPORARY),
+        (_fault("listfunds", -1, "database is locked"), TEMPORARY),
+        (_fault("utxopsbt", 301, "Could not afford 200253sat using UTXOs totalling 0sat"), TEMPORARY),
+        (_fault("reserveinputs", -1, "Failed to set version for PSBT"), TEMPORARY),
         (_fault("fundchannel_start", -1, "Disconnected"), TEMPORARY),
         (_fault("fundchannel_start", -1, "Already funding channel"), TEMPORARY),
         (_fault("fundchannel_start", 306, "Unknown peer"), TEMPORARY),
@@ -133,7 +135,9 @@ async def test_a_client_that_always_refuses_is_not_asked_for_ever() -> None:
 # Results that come too late --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["fundpsbt", "fundchannel_start", "signpsbt", "fundchannel_complete"])
+@pytest.mark.parametrize(
+    "method", ["utxopsbt", "reserveinputs", "fundchannel_start", "signpsbt", "fundchannel_complete"]
+)
 async def test_the_deadline_hits_while_the_channel_opens(mode: str, method: str) -> None:
     """T5, K-19, K-06: the parts fail in time, what the open still makes is undone: no orphan, coins free."""
     async with Stage(mode) as stage:

@@ -39,7 +39,7 @@ async def test_a_part_that_lightningd_would_refuse_is_refused_on_arrival(how: di
         result = await payer.pay(invoice, **how)
         expiry = stage.lsp.height + how.get("final_delta", FINAL_BLOCKS) + how.get("cltv_delta", DELTA_BLOCKS)
         assert result.raw_messages == [answer.format(expiry=expiry)]
-        assert stage.calls("fundpsbt") == []
+        assert stage.calls("utxopsbt") == []
 
 
 @pytest.mark.parametrize("how", [{"final_delta": 1}, {"final_delta": 2016}, {"cltv_delta": DELTA_BLOCKS}])
@@ -80,7 +80,7 @@ async def _gone(stage: Stage, payer: Payer, invoice: ClientInvoice) -> Any:
 
 
 async def _no_funds(stage: Stage, payer: Payer, invoice: ClientInvoice) -> Any:
-    stage.lsp.faults.fail("fundpsbt", code=301, message="Could not afford 200000sat using all 0 available UTXOs")
+    stage.lsp.faults.fail("utxopsbt", code=301, message="Could not afford 200000sat using UTXOs totalling 0sat")
     return await payer.pay(invoice)
 
 

@@ -55,6 +55,7 @@ class Node(PluginOwner):
         self.generation = 0  # grows with every start: answers of a former life are void
         self.datastore = Datastore()
         self.faults = Faults()
+        self.syncing = False  # as right after a start, when the latest blocks have not been read again (R2)
         self.htlcs = Htlcs(self)
         self.invoices = Invoices(self)
         self.openings = Openings(self)

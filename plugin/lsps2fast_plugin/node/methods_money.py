@@ -60,17 +60,38 @@ def newaddr(node: Node, addresstype: str = "p2tr") -> Json:
     " [opening_anchor_channel]",
 )
 def fundpsbt(node: Node, satoshi: Any, feerate: Any, startweight: Any, **more: Any) -> Json:
-    amount_sat = None if satoshi == "all" else _sat(satoshi, "satoshi")
+    return node.wallet.fund(_need(satoshi, feerate, startweight, more))
+
+
+def _need(satoshi: Any, feerate: Any, startweight: Any, more: Json) -> Need:
     reserve = more.get("reserve", RESERVE_BLOCKS)
-    need = Need(
-        amount_sat,
+    return Need(
+        None if satoshi == "all" else _sat(satoshi, "satoshi"),
         number(startweight, "startweight"),
         _feerate(feerate),
         number(more.get("minconf", 1), "minconf"),
         0 if reserve is False else RESERVE_BLOCKS if reserve is True else number(reserve, "reserve"),
         truth(more.get("excess_as_change", False), "excess_as_change"),
     )
-    return node.wallet.fund(need)
+
+
+@method(
+    "utxopsbt",
+    "satoshi feerate startweight utxos [reserve] [reservedok] [locktime] [min_witness_weight] [excess_as_change]"
+    " [opening_anchor_channel]",
+)
+def utxopsbt(node: Node, satoshi: Any, feerate: Any, startweight: Any, utxos: Any, **more: Any) -> Json:
+    need = _need(satoshi, feerate, startweight, more)
+    reserved_ok = truth(more.get("reservedok", False), "reservedok")
+    return node.wallet.fund_from([_outpoint(text) for text in utxos], need, reserved_ok)
+
+
+def _outpoint(text: Any) -> tuple[str, int]:
+    txid, colon, vout = str(text).partition(":")
+    if not colon or not vout.isdigit():
+        words = "The utxos should be specified as 'txid:output_index'."
+        raise RpcError(INVALID_PARAMS, f'Could not decode the outpoint from "{text}" {words}')
+    return txid, int(vout)
 
 
 @method("addpsbtoutput", "satoshi [initialpsbt] [locktime] [destination] [add_initiator_serial_ids]")
@@ -126,7 +147,7 @@ def sendpsbt(node: Node, psbt: Any, reserve: Any = None) -> Json:
 @method("listfunds", "[spent]")
 def listfunds(node: Node, spent: Any = False) -> Json:
     channels = [listings.funds_channel(end) for end in node.ends if not end.forgotten]
-    return {"outputs": node.wallet.rows(), "channels": channels}
+    return {"outputs": node.wallet.rows(node.syncing), "channels": channels}
 
 
 # opening and closing

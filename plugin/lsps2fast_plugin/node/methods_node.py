@@ -36,7 +36,9 @@ INTERNAL = {
 @method("getinfo")
 def getinfo(node: Node) -> Json:
     ends = [end for end in node.ends if not end.forgotten]
+    warning = {"warning_lightningd_sync": "Still loading latest blocks from bitcoind."} if node.syncing else {}
     return {
+        **warning,
         "id": node.node_id,
         "alias": node.name,
         "color": node.node_id[:6],

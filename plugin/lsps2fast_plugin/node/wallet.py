@@ -9,7 +9,7 @@ from typing import Any
 from . import psbt
 from .address import script_to_address
 from .chain import Chain
-from .errors import LIGHTNINGD, ChainReject, RpcError
+from .errors import INVALID_PARAMS, LIGHTNINGD, ChainReject, RpcError
 from .psbt import Outpoint, Output, Tx
 
 RESERVE_BLOCKS = 72
@@ -21,7 +21,7 @@ CHANGE_MIN_SAT = 330
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What `fundpsbt` was asked for."""
+    """What `fundpsbt` or `utxopsbt` was asked for."""
 
     amount_sat: int | None  # None: "all"
     startweight: int
@@ -73,6 +73,24 @@ class Wallet:
             raise RpcError(301, text)
         return self._build(chosen, weight, excess_sat, need)
 
+    def fund_from(self, points: list[Outpoint], need: Need, reserved_ok: bool) -> dict[str, Any]:
+        """Spend exactly these; raises -32602 for one that cannot be spent, 301 when they do not reach."""
+        ours = self.outputs()
+        for point in points:
+            name = f"{point[0]}:{point[1]}"
+            if point not in ours:
+                raise RpcError(INVALID_PARAMS, f"Unknown UTXO {name}")
+            if self.is_reserved(point) and not reserved_ok:
+                raise RpcError(INVALID_PARAMS, f"UTXO {name} already reserved")
+        chosen = {point: ours[point] for point in points}
+        weight = need.startweight + INPUT_WEIGHT * len(chosen)
+        excess_sat = self._excess(chosen, need.amount_sat or 0, weight, need.feerate_perkw)
+        if excess_sat < 0:
+            total_sat = sum(output.amount_sat for output in chosen.values())
+            text = f"Could not afford {need.amount_sat}sat using UTXOs totalling {total_sat}sat"
+            raise RpcError(301, f"{text} with weight {weight} at feerate {need.feerate_perkw}")
+        return self._build(chosen, weight, excess_sat, need)
+
     def _usable(self, point: Outpoint, minconf: int) -> bool:
         # h_no_funds: a deposit in the mempool is not seen even with minconf=0
         return not self.is_reserved(point) and self.chain.depth(point[0]) >= max(minconf, 1)
@@ -108,7 +126,7 @@ class Wallet:
         mine = [point for point in tx.inputs if point in self.outputs()]
         for point in mine:
             if exclusive and self.is_reserved(point):
-                raise RpcError(LIGHTNINGD, f"{point[0]}:{point[1]} already reserved")
+                raise RpcError(INVALID_PARAMS, f"{point[0]}:{point[1]} already reserved")
         rows = []
         for txid, vout in mine:
             before = self.is_reserved((txid, vout))
@@ -162,8 +180,8 @@ class Wallet:
             raise RpcError(LIGHTNINGD, text) from None
         return {"tx": raw, "txid": txid}
 
-    def rows(self) -> list[dict[str, Any]]:
-        """`outputs` of listfunds."""
+    def rows(self, syncing: bool = False) -> list[dict[str, Any]]:
+        """`outputs` of listfunds. `syncing`: after a start, when the latest blocks have not been read again (R2)."""
         rows = []
         for (txid, vout), output in self.outputs().items():
             row: dict[str, Any] = {
@@ -172,9 +190,9 @@ class Wallet:
                 "amount_msat": output.amount_sat * 1000,
                 "scriptpubkey": output.script.hex(),
                 "address": script_to_address(output.script),
-                "status": "confirmed" if txid in self.chain.confirmed else "unconfirmed",
+                "status": "confirmed" if txid in self.chain.confirmed and not syncing else "unconfirmed",
             }
-            if txid in self.chain.confirmed:
+            if row["status"] == "confirmed":
                 row["blockheight"] = self.chain.confirmed[txid][0]
             row["reserved"] = self.is_reserved((txid, vout))
             if row["reserved"]:
