@@ -20,8 +20,9 @@ TESTS = ROOT / "tests"
 HEAD = """# Conformance
 
 Every rule of bLIP-50 and bLIP-52, with our decisions where they are silent, and the tests that show it. L is the LSP,
-C the client, B both. A test belongs to a rule when its docstring carries the ID. `make conformance` writes this page;
-the reasons are in `tests/data/untested.json`; `tests/test_conformance.py` fails when either is out of date.
+C the client, B both, which then needs tests of both. A test belongs to a rule when its docstring carries the ID. Where
+there is none, the reason stands in its place. `make conformance` writes this page; the reasons are in
+`tests/data/untested.json`; `tests/test_conformance.py` fails when either is out of date.
 
 """
 
@@ -105,27 +106,46 @@ def _places_of(path: Path) -> Iterator[Place]:
                 yield Place(path.relative_to(ROOT).as_posix(), name, ids, is_test)
 
 
+def sides(path: str) -> str:
+    """Whose program the tests of a file are about: C, L or both; nobody's when it is the embedded node."""
+    if path.startswith("tests/node/"):
+        return ""
+    if path.startswith("tests/client/"):
+        return "C"
+    return "LC" if path.startswith(("tests/test_", "tests/real/", "tests/demo/")) else "L"
+
+
 def tested(places: list[Place]) -> dict[str, list[str]]:
     """The files with tests of each ID, in order."""
     files: dict[str, set[str]] = {}
     for place in places:
-        for mark in place.ids if place.is_test else ():
+        for mark in place.ids if place.is_test and sides(place.path) else ():
             files.setdefault(mark, set()).add(place.path)
     return {mark: sorted(paths) for mark, paths in files.items()}
+
+
+def untested(rule: Rule, paths: list[str]) -> str:
+    """The sides that this rule binds and none of these files is about, such as "C"; a rule for both needs two."""
+    bound = "LC" if "B" in rule.role else "".join(side for side in "LC" if side in rule.role)
+    shown = "".join(map(sides, paths))
+    return "".join(side for side in bound if side not in shown)
 
 
 def faults(requirements: Requirements, places: list[Place], reasons: dict[str, str]) -> list[str]:
     """A sentence for each ID that does not exist, each rule without test or reason, each reason without need."""
     rules = {rule.id for rule in requirements.rules}
     shown = tested(places)
+    missing = {rule.id: sides for rule in requirements.rules if (sides := untested(rule, shown.get(rule.id, [])))}
     found = [
         f"{place.path}, {place.name}: {mark} does not exist"
         for place in places
         for mark in place.ids
         if mark not in rules and mark not in requirements.other
     ]
-    found += [f"{mark} has neither a test nor a reason" for mark in sorted(rules - shown.keys() - reasons.keys())]
-    found += [f"{mark} has a test, its reason is stale" for mark in sorted(reasons.keys() & shown.keys())]
+    found += [
+        f"{mark} has neither a test nor a reason for {missing[mark]}" for mark in sorted(missing.keys() - reasons)
+    ]
+    found += [f"{mark} has its tests, the reason is stale" for mark in sorted(reasons.keys() & rules - missing.keys())]
     found += [f"{mark} has a reason and does not exist" for mark in sorted(reasons.keys() - rules)]
     return found
 
@@ -138,14 +158,14 @@ def page(requirements: Requirements, places: list[Place], reasons: dict[str, str
         text += f"## {title}\n\n| ID | level | role | rule | tests |\n|---|---|---|---|---|\n"
         for rule in requirements.rules:
             if rule.section == section:
-                where = _links(shown[rule.id]) if rule.id in shown else f"none: {reasons.get(rule.id, '?')}"
-                text += f"| {rule.id} | {rule.level} | {rule.role} | {rule.about} | {where} |\n"
+                where = [*map(_link, shown.get(rule.id, [])), *filter(None, [reasons.get(rule.id)])]
+                text += f"| {rule.id} | {rule.level} | {rule.role} | {rule.about} | {', '.join(where)} |\n"
         text += "\n"
     return text.rstrip("\n") + "\n"
 
 
-def _links(paths: list[str]) -> str:
-    return ", ".join(f"[{path.removeprefix('tests/').removesuffix('.py')}](../{path})" for path in paths)
+def _link(path: str) -> str:
+    return f"[{path.removeprefix('tests/').removesuffix('.py')}](../{path})"
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from conformance import (
     read_places,
     read_reasons,
     read_requirements,
+    untested,
 )
 
 RULES = Requirements(
@@ -49,11 +50,26 @@ def test_ids_are_found_in_lists_and_ranges(text: str, ids: list[str]) -> None:
     ("ids", "is_test", "reasons", "said"),
     [
         (("T-01", "W1"), True, {"T-02": "why"}, []),
-        (("T-01", "T-03"), True, {"T-02": "why"}, ["tests/x.py, f: T-03 does not exist"]),
-        (("T-01",), False, {"T-02": "why"}, ["T-01 has neither a test nor a reason"]),
-        (("T-01", "T-02"), True, {"T-02": "why"}, ["T-02 has a test, its reason is stale"]),
+        (("T-01", "T-03"), True, {"T-02": "why"}, ["tests/test_x.py, f: T-03 does not exist"]),
+        (("T-01",), False, {"T-02": "why"}, ["T-01 has neither a test nor a reason for LC"]),
+        (("T-01", "T-02"), True, {"T-02": "why"}, ["T-02 has its tests, the reason is stale"]),
         (("T-01", "T-02"), True, {"T-09": "why"}, ["T-09 has a reason and does not exist"]),
     ],
 )
 def test_what_is_wrong_is_said(ids: tuple[str, ...], is_test: bool, reasons: dict[str, str], said: list[str]) -> None:
-    assert faults(RULES, [Place("tests/x.py", "f", ids, is_test)], reasons) == said
+    assert faults(RULES, [Place("tests/test_x.py", "f", ids, is_test)], reasons) == said
+
+
+@pytest.mark.parametrize(
+    ("paths", "missing"),
+    [
+        ([], "LC"),
+        (["tests/client/test_x.py"], "L"),
+        (["tests/service/test_x.py", "tests/node/test_x.py"], "C"),
+        (["tests/service/test_x.py", "tests/client/test_x.py"], ""),
+        (["tests/test_x.py"], ""),
+    ],
+)
+def test_a_rule_for_both_ends_needs_tests_of_both(paths: list[str], missing: str) -> None:
+    """Tests of the embedded node show nothing about the plugins."""
+    assert untested(RULES.rules[0], paths) == missing

@@ -71,7 +71,7 @@ def oracle_fee_msat(payment_size_msat: int, min_fee_msat: int, proportional: int
 
 @pytest.mark.parametrize("row", WIRE["opening_fee"], ids=lambda row: row["name"])
 def test_the_opening_fee_is_that_of_the_vectors(row: dict[str, str]) -> None:
-    """F-01, F-02, F-03, T18: V:opening_fee."""
+    """F-01, F-02, F-03, Z-01, T18: V:opening_fee, by the code samples and not by the prose."""
     arguments = [int(row[name]) for name in ("payment_size_msat", "min_fee_msat", "proportional")]
     got = lsps2.opening_fee_msat(*arguments)
     assert got == {"ok": int(row.get("opening_fee_msat", 0)), "overflow": None}[row["result"]]

@@ -154,7 +154,7 @@ steps = st.one_of(
 @settings(max_examples=40)
 @given(st.lists(steps, max_size=12), st.booleans())
 def test_whatever_comes_every_call_gets_one_answer_and_no_claim_is_short(story: list[Any], trust: bool) -> None:
-    """K-20, I-31, T37: fuzzed hook input in any order with restarts; FakeHost refuses second and invalid answers."""
+    """K-20, K-21, I-31, T37: fuzzed hooks in any order with restarts; FakeHost refuses second and invalid answers."""
     asyncio.run(asyncio.wait_for(_play(story, trust), STORY_LIMIT_S))
 
 

@@ -316,15 +316,19 @@ def test_a_fee_is_laid_whole_or_not_at_all(machine: Machine, values: list[int], 
     min_fee=st.one_of(st.integers(0, 5_000), st.integers(0, 2**59)),
     proportional=st.integers(0, 1_100_000),
     floor=st.integers(0, 3_000),
+    over=st.integers(-1, 2),
 )
 def test_no_msat_is_lost_or_made_between_payer_client_and_us(
-    scene: Play, values: list[int], short: int, min_fee: int, proportional: int, floor: int
+    scene: Play, values: list[int], short: int, min_fee: int, proportional: int, floor: int, over: int
 ) -> None:
-    """H-06, F-05, rule 4: for every split either nothing goes out or everything, less the opening fee to the msat."""
+    """H-06, H-14, F-05, rule 4: for every split nothing goes out or everything, less the opening fee to the msat.
+
+    Never more than came in: a part that brings less than its onion names fails.
+    """
     size = max(1, sum(values) - short)
     play = scene(payment_size_msat=size, min_fee_msat=min_fee, proportional=proportional)
     for value in values:
-        play.part(value)
+        play.part(value, amount_msat=max(value + over, 0))
     play.serve(WIDE._replace(htlc_minimum_msat=floor))
     out = {part.htlc_id: part for forwards in play.of(order.ForwardParts) for part in forwards.parts}
     back = [htlc_id for refused in play.of(order.FailParts) for _, htlc_id in refused.parts]
@@ -334,4 +338,5 @@ def test_no_msat_is_lost_or_made_between_payer_client_and_us(
         number: values[number] for number in out
     }
     assert all(part.forward_msat >= max(1, floor) for part in out.values())
+    assert all(part.forward_msat <= values[number] + over for number, part in out.items())
     assert not out or sum(part.extra_fee_msat for part in out.values()) == _oracle_fee(size, min_fee, proportional)

@@ -199,7 +199,7 @@ def test_a_late_part_that_cannot_be_journalled_fails_alone(scene: Play) -> None:
 
 
 def test_after_success_the_scid_is_an_alias_without_fee_until_the_offer_ends(scene: Play) -> None:
-    """A-03, T25, rule 6: then it is unknown."""
+    """A-03, A-08, T25, rule 6: nothing more is taken or owed; then it is unknown."""
     play = scene()
     play.forward()
     play.walk("settled sent")

@@ -134,7 +134,7 @@ def test_a_wallet_that_trusts_nobody_waits_for_a_block(lsp_trusts_town: Town) ->
 
 
 def test_what_was_paid_for_is_an_ordinary_channel_afterwards(town: Town) -> None:
-    """A-01, rule 13: both directions work, at the operator's fees; the jit scid still leads to it (T25)."""
+    """A-01, A-02, rule 13: both directions work, at the operator's fees, and an invoice names the channel's alias."""
     bill = fresh(town)
     assert town.pay(bill, [SIZE_MSAT]).paid
     town.over(bill)
@@ -142,6 +142,10 @@ def test_what_was_paid_for_is_an_ordinary_channel_afterwards(town: Town) -> None
     row = town.channels(town.lsp, bill.wallet)[0]
     assert (row["fee_base_msat"], row["fee_proportional_millionths"]) == (1, 10)
     again = bill.wallet.call("invoice", {"amount_msat": 50_000_000, "label": "again", "description": "again"})
+    (hint,) = bill.wallet.call("decode", {"string": again["bolt11"]})["routes"]
+    assert [hop["short_channel_id"] for hop in hint] == [row["alias"]["local"]]
+    assert (hint[0]["fee_base_msat"], hint[0]["fee_proportional_millionths"]) == (1, 10)
+    assert row["alias"]["local"] != bill.jit_scid
     assert town.payer.call("xpay", {"invstring": again["bolt11"]})["amount_msat"] == 50_000_000
     back = town.payer.call("invoice", {"amount_msat": 20_000_000, "label": f"back {bill.jit_scid}", "description": "b"})
     assert bill.wallet.call("xpay", {"invstring": back["bolt11"]})["amount_msat"] == 20_000_000

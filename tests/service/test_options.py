@@ -84,7 +84,16 @@ async def test_what_clns_plugin_was_started_with_starts_ours() -> None:
     }
     async with Stage(options=options) as stage:
         await stage.sale(stage.client(), stage.payer())
-        assert [call.get("reserve") for call in stage.calls("fundchannel_start")] == [0]
+
+
+@pytest.mark.parametrize(("options", "reserve"), [({}, None), ({"experimental-lsps2-zero-reserve": True}, 0)])
+async def test_a_channel_without_reserve_is_the_operators_wish(options: dict[str, Any], reserve: int | None) -> None:
+    """O-18: lightningd's own reserve unless he opts in; the channel that has to hold it is larger."""
+    async with Stage(options={"lsps2-channel-headroom-sat": 0} | options) as stage:
+        await stage.sale(stage.client(), stage.payer())
+        (start,) = stage.calls("fundchannel_start")
+        assert start.get("reserve") == reserve
+        assert (start["amount"] < 25_000) == (reserve == 0)  # 546 sat between them
 
 
 async def test_a_promise_secret_outlives_the_process_and_a_new_one_voids_its_offers() -> None:

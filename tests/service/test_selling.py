@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+
+from lsps2fast_plugin.node import openings
 
 from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, UNKNOWN, Stage
 
@@ -125,6 +129,28 @@ async def test_after_success_the_jit_scid_is_an_alias_until_valid_until(mode: st
         await stage.until(lambda: stage.records("finalized"), "the final record stays")
         late = client.invoice(3_000_000, invoice.scid, cltv_delta=144)
         assert (await payer.pay(late)).raw_messages == [UNKNOWN]
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_the_channels_own_alias_may_be_the_jit_scid_or_not(monkeypatch: pytest.MonkeyPatch, same: bool) -> None:
+    """O-22, A-03: parts go by the channel's id, whatever its names are, also after it was paid."""
+    async with Stage() as stage:
+        client, payer = stage.client(), stage.payer()
+        invoice = await stage.invoice(client)
+        draw = openings.make_end
+
+        def made(channel: Any, owner: Any, to_us_msat: int) -> Any:
+            end = draw(channel, owner, to_us_msat)
+            end.alias = invoice.scid if same and owner is stage.lsp else end.alias
+            return end
+
+        monkeypatch.setattr(openings, "make_end", made)
+        await stage.paid(payer, invoice, [SIZE_MSAT // 2] * 2)
+        await stage.over(invoice)
+        assert (client.ends[0].other.alias == invoice.scid) == same
+        again = client.invoice(3_000_000, invoice.scid, cltv_delta=144)
+        await stage.paid(payer, again, [3_000_000])
+        assert (invoice.fee_taken_msat, again.fee_taken_msat) == (FEE_MSAT, 0)
 
 
 async def test_an_alias_serves_payments_that_were_collecting_when_it_was_paid(mode: str) -> None:
