@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -402,6 +403,46 @@ def test_a_spoilt_frame_is_read_right_or_not_at_all(frame: bytes, changes: list[
     assert [run.next_hop(spoilt) for run in RUNS] == [_hook_py.next_hop(spoilt)] * 2
     assert [run.event_hash(spoilt) for run in RUNS] == [_hook_py.event_hash(spoilt)] * 2
     assert [run.method_of(spoilt) for run in RUNS] == [_hook_py.method_of(spoilt)] * 2
+
+
+NUMBER = st.from_regex(rb"0?[1-9][0-9]{0,20}|0|-?[0-9]{0,2}x?", fullmatch=True)
+TRIPLE = st.builds(lambda *numbers: b'"%s"' % b"x".join(numbers), NUMBER, NUMBER, NUMBER)
+
+
+@given(st.sampled_from(CALLS), st.sampled_from([rb'":(\d+)', rb':("\d+x\d+x\d+")']), st.integers(0, 9), NUMBER, TRIPLE)
+def test_numbers_of_any_width_read_alike(frame: bytes, kind: bytes, which: int, number: bytes, triple: bytes) -> None:
+    """H9's ground: eight digits are looked at in one go, so every width is tried, and what is no number."""
+    found = list(re.finditer(kind, frame))
+    begin, end = found[which % len(found)].span(1)
+    other = frame[:begin] + (triple if frame[begin:end].startswith(b'"') else number) + frame[end:]
+    one, two = ((fields(run.scan(other)), run.next_hop(other)) for run in RUNS)
+    assert one == two
+    assert one[0] is None or one[0] == by_json(other)
+    assert (one[0] is None) == (one[1] is None)
+
+
+HASH_PLACES = re.compile(rb'"(?:forward_to|payment_hash)":"([0-9a-f]{64})"')
+
+
+@given(st.sampled_from(CALLS), st.integers(0, 1), st.integers(0, 63), st.integers(0, 255))
+def test_any_byte_within_a_hash_is_judged_alike(frame: bytes, which: int, at: int, byte: int) -> None:
+    """Eight digits are looked at in one go: each value at each place."""
+    found = list(HASH_PLACES.finditer(frame))
+    begin = found[which % len(found)].start(1) + at
+    other = frame[:begin] + bytes([byte]) + frame[begin + 1 :]
+    one, two = ((fields(run.scan(other)), run.next_hop(other)) for run in RUNS)
+    assert one == two
+    assert (one[0] is not None) == (byte in b"0123456789abcdef")
+
+
+@given(st.integers(0, 255), st.integers(0, 20))
+def test_any_byte_within_an_id_is_judged_alike(byte: int, at: int) -> None:
+    """W9, H9: what is echoed is printable ASCII."""
+    text = b"cln:htlc_accepted#103"
+    frame = CALLS[0].replace(b"cln:htlc_accepted#103", text[:at] + bytes([byte]) + text[at + 1 :])
+    one, two = (run.next_hop(frame) for run in RUNS)
+    assert one == two
+    assert (one is not None) == (31 < byte < 127 and byte not in b'"\\')
 
 
 @given(st.binary(max_size=200))

@@ -174,7 +174,7 @@ cdef enum Verdict:
     UNKNOWN
 
 cdef struct Sets:  # what lane.Interest says, in C
-    pthread_mutex_t mutex  # held for one look-up or one change, never over a system call
+    pthread_mutex_t mutex  # held for one block of bytes or one change, never over a system call
     Table scids
     Table channels
     Table hashes

@@ -211,15 +211,13 @@ class Lane:
     _out: Output
     _on_frames: object
     _on_end: object
-    _stop_fd: cython.int
     _reader: object
     _porter: object
 
     def __cinit__(self) -> None:
         k.pthread_mutex_init(cython.address(self._queue.mutex), cython.NULL)
         k.pthread_cond_init(cython.address(self._queue.change), cython.NULL)
-        self._stop_fd = -1
-        self._stream.stop_fd = -1
+        k.pthread_mutex_init(cython.address(self._stream.gate), cython.NULL)
         if not c.stream_open(cython.address(self._stream)):
             raise MemoryError
 
@@ -233,7 +231,6 @@ class Lane:
         self._stream.sets = cython.address(sets._c)
         self._stream.out = cython.address(out._c)
         self._stream.queue = cython.address(self._queue)
-        self._stream.stop_fd, self._stop_fd = os.pipe()
         self._reader = threading.Thread(target=self._read, name="lane", daemon=True)
         self._porter = threading.Thread(target=self._carry, name="lane to loop", daemon=True)
 
@@ -243,10 +240,7 @@ class Lane:
         c.stream_close(cython.address(self._stream))
         k.pthread_cond_destroy(cython.address(self._queue.change))
         k.pthread_mutex_destroy(cython.address(self._queue.mutex))
-        if self._stop_fd >= 0:
-            os.close(self._stop_fd)
-        if self._stream.stop_fd >= 0:
-            os.close(self._stream.stop_fd)
+        k.pthread_mutex_destroy(cython.address(self._stream.gate))
 
     def start(self) -> None:
         """Begin to read."""
@@ -260,12 +254,12 @@ class Lane:
 
     def stop(self) -> None:
         """Read no further; the end is told. Waits up to a second for the threads."""
-        if self._stop_fd >= 0:
-            os.close(self._stop_fd)
-            self._stop_fd = -1
         c.queue_close(cython.address(self._queue))
+        deadline = time.monotonic() + 1.0
+        while c.stop_reading(cython.address(self._stream)) and time.monotonic() < deadline:
+            self._reader.join(0.001)
         if self._reader.ident is not None:
-            self.join(1.0)
+            self.join(max(deadline - time.monotonic(), 0))
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end of the stream; whether it came and was told."""

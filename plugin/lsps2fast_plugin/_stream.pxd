@@ -33,6 +33,32 @@ cdef extern from "<poll.h>" nogil:
     int POLLIN
     int POLLOUT
 
+cdef extern from *:
+    """
+    #include <pthread.h>
+    #include <signal.h>
+    #define LSPS2FAST_NUDGE SIGURG  /* ignored by default, so a stray one harms nobody */
+    static void lsps2fast_nudged(int number) { (void)number; }
+    /* Let the signal end a blocking read of this thread with EINTR, instead of a poll before every read. */
+    static void lsps2fast_be_nudged(void) {
+        struct sigaction act;
+        sigset_t set;
+        memset(&act, 0, sizeof act);
+        act.sa_handler = lsps2fast_nudged;
+        sigemptyset(&act.sa_mask);
+        sigaction(LSPS2FAST_NUDGE, &act, NULL);
+        sigemptyset(&set);
+        sigaddset(&set, LSPS2FAST_NUDGE);
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    }
+    static void lsps2fast_nudge(pthread_t thread) { pthread_kill(thread, LSPS2FAST_NUDGE); }
+    """
+    ctypedef struct pthread_t:
+        pass
+    pthread_t pthread_self() nogil
+    void be_nudged "lsps2fast_be_nudged"() nogil
+    void nudge "lsps2fast_nudge"(pthread_t thread) nogil
+
 cdef enum:
     BLOCK = 65536  # bytes a read; larger blocks were slower
     MOST_FRAME = 16777216  # bytes, as _hook.MAX_FRAME
@@ -157,7 +183,10 @@ cdef inline Node* queue_take(Queue* queue, int* end) noexcept nogil:
 
 cdef struct Stream:
     int fd
-    int stop_fd  # readable, or at its end: stop
+    pthread_mutex_t gate  # of the next three
+    pthread_t thread  # the one in run()
+    bint running
+    bint stop
     Sets* sets
     Pipe* out
     Queue* queue
@@ -226,26 +255,40 @@ cdef inline bint make_room(Stream* s) noexcept nogil:
     return True
 
 
+cdef inline bint asked_to_stop(Stream* s) noexcept nogil:
+    cdef bint stop
+    pthread_mutex_lock(&s.gate)
+    stop = s.stop
+    pthread_mutex_unlock(&s.gate)
+    return stop
+
+
+cdef inline bint stop_reading(Stream* s) noexcept nogil:
+    """From any thread: ask for the end; whether run() is still to be nudged again, as a nudge right before a read is lost."""
+    cdef bint running
+    pthread_mutex_lock(&s.gate)
+    s.stop = True
+    running = s.running
+    if running:
+        nudge(s.thread)
+    pthread_mutex_unlock(&s.gate)
+    return running
+
+
+cdef inline void run_or_not(Stream* s, bint running) noexcept nogil:
+    pthread_mutex_lock(&s.gate)
+    s.running = running
+    s.thread = pthread_self()
+    pthread_mutex_unlock(&s.gate)
+
+
 cdef inline End fill(Stream* s) noexcept nogil:
     """Wait for bytes and read them."""
-    cdef pollfd wait[2]
+    cdef pollfd wait
     cdef Py_ssize_t size
-    wait[0].fd = s.fd
-    wait[0].events = POLLIN
-    wait[1].fd = s.stop_fd
-    wait[1].events = POLLIN
     if not make_room(s):
         return NO_MEMORY
-    while True:
-        wait[0].revents = 0
-        wait[1].revents = 0
-        if os_poll(wait, 2, -1) < 0:
-            if errno == EINTR or errno == EAGAIN:
-                continue
-            s.failed = errno
-            return READ_FAILED
-        if wait[1].revents != 0:
-            return STOPPED
+    while not asked_to_stop(s):
         size = os_read(s.fd, s.text + s.end, BLOCK)
         if size > 0:
             s.end += size
@@ -253,9 +296,14 @@ cdef inline End fill(Stream* s) noexcept nogil:
             return GOING_ON
         if size == 0:
             return STREAM_END
-        if errno != EINTR and errno != EAGAIN:
+        if errno == EAGAIN:
+            wait.fd = s.fd
+            wait.events = POLLIN
+            os_poll(&wait, 1, -1)
+        elif errno != EINTR:
             s.failed = errno
             return READ_FAILED
+    return STOPPED
 
 
 cdef inline bint hand_over(Stream* s, const unsigned char* frame, Py_ssize_t size) noexcept nogil:
@@ -280,20 +328,16 @@ cdef inline bint is_foreign(Stream* s, c.Walk* call) noexcept nogil:
     cdef u64 channel[4]
     cdef u64 payment_hash[4]
     cdef bint known_channel = call.seen & c.FORWARD_TO != 0
-    cdef bint foreign
-    pthread_mutex_lock(&s.sets.mutex)
     if known_channel and s.sets.channels.count > 0:  # an empty set looks at no key
         c.unhex(call.text + call.forward_to.at, 64, <unsigned char*> channel)
     if s.sets.hashes.count > 0:
         c.unhex(call.text + call.payment_hash.at, 64, <unsigned char*> payment_hash)
-    foreign = FOREIGN == judge(
+    return FOREIGN == judge(
         s.sets,
         &call.next_scid if call.seen & c.NEXT_SCID else NULL,
         channel if known_channel else NULL,
         payment_hash,
     )
-    pthread_mutex_unlock(&s.sets.mutex)
-    return foreign
 
 
 cdef inline void let_go(Stream* s, c.Walk* call) noexcept nogil:
@@ -309,14 +353,10 @@ cdef inline void let_go(Stream* s, c.Walk* call) noexcept nogil:
 cdef inline bint is_unwanted_event(Stream* s, c.Walk* event) noexcept nogil:
     """Whether a forward_event belongs to no payment of interest (W15)."""
     cdef u64 payment_hash[4]
-    cdef bint unwanted
     if not c.forward_event(event):
         return False
     c.unhex(event.text + event.payment_hash.at, 64, <unsigned char*> payment_hash)
-    pthread_mutex_lock(&s.sets.mutex)
-    unwanted = s.sets.loaded and not s.sets.every_payment and not has(&s.sets.hashes, payment_hash)
-    pthread_mutex_unlock(&s.sets.mutex)
-    return unwanted
+    return s.sets.loaded and not s.sets.every_payment and not has(&s.sets.hashes, payment_hash)
 
 
 cdef inline bint sort_call(Stream* s, c.Walk* call, Py_ssize_t size) noexcept nogil:
@@ -333,7 +373,7 @@ cdef inline bint sort_frame(Stream* s, Py_ssize_t begin, Py_ssize_t end) noexcep
     cdef bint good = True
     s.text[end] = 0  # the reader stops there
     c.start(&walk, s.text + begin, end - begin)
-    if c.call(&walk):
+    if c.call(&walk, False):
         good = sort_call(s, &walk, end - begin)
     else:
         c.start(&walk, s.text + begin, end - begin)
@@ -351,11 +391,11 @@ cdef inline bint usual_call(Stream* s, c.Walk* walk) noexcept nogil:
     Its structure is in the wording, so no other pass has to find the end. What has a backslash is left to that pass.
     """
     c.start(walk, s.text + s.at, s.end - s.at)
-    return c.short_call(walk) and memchr(walk.text, b"\\", walk.at) == NULL
+    return c.short_call(walk, False) and memchr(walk.text, b"\\", walk.at) == NULL
 
 
 cdef inline End cut(Stream* s) noexcept nogil:
-    """Go through what was read."""
+    """Go through what was read. The caller holds the mutex of the sets."""
     cdef c.Walk walk
     while s.at < s.end:
         if s.place.depth == 0:
@@ -403,9 +443,14 @@ cdef inline void flush(Stream* s) noexcept nogil:
 cdef inline End run(Stream* s) noexcept nogil:
     """Read until the end, or until stdout broke (`out_failed`), which the caller reports before going on."""
     cdef End end = GOING_ON
+    be_nudged()
+    run_or_not(s, True)
     while end == GOING_ON and s.out_failed == 0:
         end = fill(s)
         if end == GOING_ON:
+            pthread_mutex_lock(&s.sets.mutex)
             end = cut(s)
+            pthread_mutex_unlock(&s.sets.mutex)
             flush(s)
+    run_or_not(s, False)
     return end

@@ -6,8 +6,8 @@ from a known start, the way lightningd's own tokenizer (jsmn, strict) reads: a c
 feeds into a string and quotes into a number, and lightningd passes both on as they are (host contract W9). Nothing
 here searches for a line feed, and a stream that stops making sense is never picked up again.
 
-The reading is in `_scan.pxd`, in C; here is what Python sees of it. `_hook_py.py` is the interpreted twin with the
-same names; a differential test holds the two equal.
+The reading is in `_scan.pxd` and what it imports, in C; here is what Python sees of it. `_hook_py.py` is the
+interpreted twin with the same names; a differential test holds the two equal.
 """
 
 import cython
@@ -244,7 +244,7 @@ def scan(frame: bytes) -> Scan | None:
     w = cython.declare(c.Walk)
     result: Scan
     c.start(cython.address(w), frame, len(frame))
-    if not c.call(cython.address(w)):
+    if not c.call(cython.address(w), True):
         return None
     if not c.all_ascii(cython.address(w)):
         return None
@@ -279,7 +279,7 @@ def next_hop(frame: bytes) -> tuple[bytes, int, str | None, bytes] | None:
     """
     w = cython.declare(c.Walk)
     c.start(cython.address(w), frame, len(frame))
-    if not c.call(cython.address(w)):
+    if not c.call(cython.address(w), False):
         return None
     return (
         _bytes(cython.address(w), w.id),
