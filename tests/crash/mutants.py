@@ -58,6 +58,7 @@ def _blind_close() -> None:
 
 MUTANTS: dict[str, Callable[[], None]] = {
     "intent-unwritten": _unwritten("intent"),
+    "channel-unwritten": _unwritten("channel"),
     "forwards-unwritten": _unwritten("forwards"),
     "flag-proves": _flag_proves,
     "blind-close": _blind_close,

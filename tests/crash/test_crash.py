@@ -53,9 +53,32 @@ async def test_a_sale_survives_a_death_at_each_of_these_points(mode: str, kind: 
     assert all(outcome.hit for outcome in outcomes)
 
 
+# Each was a violation once: calls carried out after they were given up, fees given back twice or too late.
+TROUBLES = (
+    "single client-trusts-lsp lost@1/datastore#1",
+    "single lsp-trusts-client hang@1/datastore#1",
+    "refused-open client-trusts-lsp hang@1/datastore#3",
+    "stranger client-trusts-lsp hang@1/fundchannel_start#1",
+    "mpp lsp-trusts-client hang@1/setchannel#1",
+    "never-ready client-trusts-lsp hang@1/setchannel#1",
+    "two-hashes lsp-trusts-client lost@1/setchannel#2",
+    "two-hashes client-trusts-lsp plugin@1/rpc setchannel#2",
+    "refused-open lsp-trusts-client stop@1/answer htlc_accepted#2",
+    "failed-part client-trusts-lsp power@1/reply datastore#1 hang@2/listpeerchannels#4",
+)
+
+
+async def test_these_troubles_are_over() -> None:
+    """K-13, rules 9, 10, 13, A-03."""
+    outcomes = await _run([parse_case(name, 1) for name in TROUBLES])
+    assert _bad(outcomes) == {}
+    assert all(outcome.hit for outcome in outcomes)
+
+
 # What is broken, where, and the story that must notice.
 NOTICED = {
     "intent-unwritten": Case("single", CLIENT_TRUSTS, (Death(PLUGIN, "1/reply fundchannel_complete#1"),)),
+    "channel-unwritten": Case("single", LSP_TRUSTS, (Death(PLUGIN, "1/reply sendpsbt#1"),)),
     "forwards-unwritten": Case("settle-while-down", CLIENT_TRUSTS, (Death(PLUGIN, "1/note forward_event#3"),)),
     "flag-proves": parse_case("single client-trusts-lsp fail@1/sendpsbt#1", 1),
     "blind-close": Case("stranger", CLIENT_TRUSTS, (Death(PLUGIN, "1/note forward_event#1"),)),
