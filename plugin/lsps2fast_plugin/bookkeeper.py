@@ -41,9 +41,7 @@ class Bookkeeper:
 
     def take(self, actions: Iterable[Action]) -> None:
         """Sessions may have changed, and these orders are about to be carried out."""
-        changes = self._sessions.changes
-        while changes:
-            jit_scid, payment_hash, old, new = changes.popleft()
+        for jit_scid, payment_hash, old, new in self._sessions.take_changes():
             self._changed(jit_scid, payment_hash, None if old is None else State(old), State(new))
         for action in actions:
             match action:

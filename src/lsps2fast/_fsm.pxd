@@ -1,21 +1,31 @@
 # C types of the machine's classes, for `_fsm.pyx` and `_sessions.pyx`; what the fields mean stands there.
 
-cdef class Part:
-    cdef readonly unsigned long long in_scid
-    cdef readonly unsigned long long htlc_id
-    cdef readonly unsigned long long amount_msat
-    cdef readonly unsigned long long value_msat
-    cdef readonly unsigned long long cltv_expiry
-    cdef readonly unsigned long long taken_msat
-    cdef readonly int status
-    cdef readonly Session session
+from lsps2fast._live cimport Live
+from lsps2fast._parts cimport Parts
+
+cdef class Owner:
+    cdef readonly Live index
+    cdef readonly int max_parts
+    cdef readonly int max_attempts
+
+    cdef changed(self, Session session, int before)
 
 cdef class Buy:
-    cdef readonly unsigned long long jit_scid
+    cdef readonly object jit_scid
     cdef readonly str peer_id
-    cdef readonly object terms
-    cdef readonly dict sets
+    cdef readonly bint fixed
+    cdef readonly bint client_trusts_lsp
+    cdef unsigned long long size_msat
+    cdef unsigned long long min_fee_msat
+    cdef unsigned long long proportional
+    cdef unsigned long long min_size_msat
+    cdef unsigned long long max_size_msat
+    cdef unsigned long long max_delay_blocks
+    cdef unsigned long long delta_blocks
+    cdef unsigned long long valid_until_ms
     cdef readonly Session holder
+    cdef tuple sessions
+    cdef bint online
     cdef public object channel
     cdef public unsigned long long floor_msat
     cdef public bint paid
@@ -23,18 +33,21 @@ cdef class Buy:
     cdef public bint expired
     cdef public int attempts
 
-cdef class Session:
-    cdef object owner
+    cdef bint used_up(self, int max_attempts)
+    cdef Session find(self, bytes payment_hash)
+
+cdef class Session(Parts):
+    cdef Owner owner
     cdef readonly Buy buy
     cdef readonly bytes payment_hash
-    cdef readonly list parts
+    cdef Session sooner
+    cdef Session later
+    cdef unsigned long long due_ms
     cdef readonly int state
-    cdef readonly unsigned long long sum_msat
-    cdef readonly unsigned long long min_cltv
     cdef readonly unsigned long long fee_msat
-    cdef readonly unsigned long long floor_msat
     cdef readonly int under_way
     cdef readonly int covered
+    cdef tuple forwards
     cdef readonly object funding
     cdef readonly object channel
     cdef readonly object limits
@@ -44,8 +57,20 @@ cdef class Session:
     cdef readonly int out
     cdef readonly int settled
 
-    cpdef tuple apply(self, int kind, object arg=*)
-    cdef _hold(self, Part part)
-    cdef tuple _gather(self, Part part)
-    cdef tuple _join(self, Part part)
-    cdef tuple _late(self, Part part)
+    cpdef tuple apply(self, int kind, object arg=*, int number=*)
+    cdef tuple enter(self, int kind, object arg, int number)
+    cdef unsigned int next_height(self) except? 0xFFFFFFFF
+    cdef _hold(self)
+    cdef tuple _gather(self)
+    cdef tuple _join(self)
+    cdef int _done(self, int steps) except? -1
+    cdef tuple _shed(self, unsigned long long most_msat)
+    cdef tuple _note(self)
+    cdef tuple _release(self)
+    cdef tuple _late(self)
+    cdef tuple _settle(self, int number, object preimage)
+    cdef tuple _lose(self, int number)
+    cdef tuple _finish(self)
+    cdef tuple _reject(self)
+    cdef tuple _rescue(self, int number, object preimage)
+    cdef _write_off(self)

@@ -1,10 +1,10 @@
 # cython: language_level=3, binding=False
-"""The session machine: which session a part belongs to, what each input does, how the fee is laid on the parts.
+"""The session machine: what each input does to a session.
 
 Facts go in as plain numbers and the NamedTuples of `actions`; orders come out as a tuple of actions. There is no
 clock, no node and no chance in here. `_table.GRID` is the theory; each rule named there is one small method of
-`Session`. C types of the attributes stand in `_fsm.pxd`. The same source runs compiled and interpreted; u64
-arithmetic is therefore checked before it happens.
+`Session`. Its parts, and the sums over them, are in `_parts.pyx`. C types of the attributes stand in `_fsm.pxd`. The
+same source runs compiled and interpreted; u64 arithmetic is therefore checked before it happens.
 """
 
 import cython
@@ -19,7 +19,6 @@ from lsps2fast.actions import (
     Channel,
     ConnectPeer,
     FailParts,
-    Forward,
     ForwardParts,
     Funding,
     Journal,
@@ -27,19 +26,32 @@ from lsps2fast.actions import (
     Persist,
     RenewInputs,
     ReserveCoins,
+    Terms,
     Undo,
 )
 from lsps2fast.errors import ProtocolBug
 
-U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
-MILLION = 1_000_000
+if cython.compiled:
+    from cython.cimports.lsps2fast._parts import Parts, lay, opening_fee
+    from cython.cimports.lsps2fast._raw import DEAD, HELD, OUT, PAID, make
+else:
+    from lsps2fast._raw_py import DEAD, HELD, OUT, PAID, make
+    from lsps2fast._select import load_pure
+
+    Parts, lay, opening_fee = (getattr(load_pure("_parts"), name) for name in ("Parts", "lay", "opening_fee"))
+    Session = None  # annotations name it before it is there
+
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 MAX_SESSION_PARTS = 483  # C-10: over its whole life, late ones included
 RENEW_MARGIN_BLOCKS = 12  # O-04: renew long before the 72 blocks of fundpsbt are over
 RENEW_BLOCKS = 72
-NOTHING = ()
+NOTHING = cython.declare(tuple, ())
+U64_MAX = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
+NEVER = cython.declare(cython.uint, 0xFFFF_FFFF)  # a height
 
 WIDTH = cython.declare(cython.int, len(Input))
+STATES = cython.declare(cython.int, len(State))
+PART = cython.declare(cython.int, int(Input.PART))
 COLLECTING = cython.declare(cython.int, int(State.COLLECTING))
 OPENING = cython.declare(cython.int, int(State.OPENING))
 WAITING = cython.declare(cython.int, int(State.AWAITING_CHANNEL_READY))
@@ -50,83 +62,44 @@ SUCCEEDED = cython.declare(cython.int, int(State.SUCCEEDED))
 FAILED = cython.declare(cython.int, int(State.FAILED))
 ABANDONED = cython.declare(cython.int, int(State.ABANDONED))
 
-# What a part has come to.
-HELD = cython.declare(cython.int, 0)
-OUT = cython.declare(cython.int, 1)  # forwarded, not resolved
-PAID = cython.declare(cython.int, 2)
-DEAD = cython.declare(cython.int, 3)
+# What effect is under way for a session, as far as a clean-up must wait for it. Bits: a rule says which it expects.
+IDLE = cython.declare(cython.int, 1)
+RESERVING = cython.declare(cython.int, 2)
+STORING_INTENT = cython.declare(cython.int, 4)
+AT_OPEN = cython.declare(cython.int, 8)
+STORING_CHANNEL = cython.declare(cython.int, 16)
+STORING_FORWARDS = cython.declare(cython.int, 32)
+STEPS = {
+    IDLE: "nothing",
+    RESERVING: "reserving",
+    STORING_INTENT: "writing the intent",
+    AT_OPEN: "opening",
+    STORING_CHANNEL: "writing the channel",
+    STORING_FORWARDS: "writing the forwards",
+}
 
-# What effect is under way for a session, as far as a clean-up must wait for it.
-IDLE = cython.declare(cython.int, 0)
-RESERVING = cython.declare(cython.int, 1)
-STORING_INTENT = cython.declare(cython.int, 2)
-AT_OPEN = cython.declare(cython.int, 3)
-STORING_CHANNEL = cython.declare(cython.int, 4)
-STORING_FORWARDS = cython.declare(cython.int, 5)
-STEPS = ("nothing", "reserving", "writing the intent", "opening", "writing the channel", "writing the forwards")
-
+# The table packed for C: a byte a cell (the rule), a byte a cell and state (whether it may lead there).
+_CODES = cython.declare(bytes, CODES)
+_ALLOWED = cython.declare(bytes, bytes(mask >> state & 1 for mask in MASKS for state in range(len(State))))
+_BUG = cython.declare(cython.int, RULES.index("bug"))
+_SKIP = cython.declare(cython.int, RULES.index("skip"))
+# Rules about one part are called with its number, the others by HANDLERS.
 _GATHER = cython.declare(cython.int, RULES.index("gather"))
 _JOIN = cython.declare(cython.int, RULES.index("join"))
 _LATE = cython.declare(cython.int, RULES.index("late"))
-_BUG = cython.declare(cython.int, RULES.index("bug"))
-_SKIP = cython.declare(cython.int, RULES.index("skip"))
+_REJECT = cython.declare(cython.int, RULES.index("reject"))
+_SETTLE = cython.declare(cython.int, RULES.index("settle"))
+_LOSE = cython.declare(cython.int, RULES.index("lose"))
+_RESCUE = cython.declare(cython.int, RULES.index("rescue"))
 
 
-def opening_fee(payment_size_msat, min_fee_msat, proportional):
-    """The opening fee in msat, or None when the computation leaves u64 (F-01 to F-03)."""
-    if proportional != 0 and payment_size_msat > U64_MAX // proportional:
-        return None
-    product = payment_size_msat * proportional
-    if product > U64_MAX - (MILLION - 1):
-        return None
-    return max((product + MILLION - 1) // MILLION, min_fee_msat)
-
-
-def allocate(values_msat, floor_msat, fee_msat):
-    """Lay `fee_msat` on parts worth `values_msat`, in order; the list of what is taken from each (H-04).
-
-    None when it cannot be taken: a part lies below the floor (never below 1 msat, H-03), the sum leaves u64 (H-07)
-    or the parts above the floor do not carry the fee (H-05). The taken sum is the fee to the msat (H-06).
-    """
-    floor = max(1, floor_msat)
-    rest = fee_msat
-    total = 0
-    taken = []
-    for value in values_msat:
-        if value < floor or value > U64_MAX - total:
-            return None
-        total += value
-        share = min(rest, value - floor)
-        rest -= share
-        taken.append(share)
-    return taken if rest == 0 else None
-
-
-@cython.final
-@cython.freelist(256)
 @cython.cclass
-class Part:
-    """One HTLC of a payment, named by (in_scid, htlc_id) and by nothing less (C-03, rule 3)."""
+class Owner:
+    """What a session knows of the `Sessions` it belongs to."""
 
-    def __init__(self, in_scid, htlc_id, amount_msat, value_msat, cltv_expiry):
-        """`amount_msat` is what came in, `value_msat` what the onion says to forward (H-01)."""
-        self.in_scid = in_scid
-        self.htlc_id = htlc_id
-        self.amount_msat = amount_msat
-        self.value_msat = value_msat
-        self.cltv_expiry = cltv_expiry
-        self.taken_msat = 0
-        self.status = HELD
-        self.session = None
-
-    @property
-    def key(self):
-        """(in_scid, htlc_id)."""
-        return (self.in_scid, self.htlc_id)
-
-    def forward(self):
-        """This part as it goes out."""
-        return Forward(self.in_scid, self.htlc_id, self.value_msat - self.taken_msat, self.taken_msat)
+    @cython.cfunc
+    def changed(self, session: Session, before: cython.int):
+        """It has left the state `before`."""
 
 
 @cython.final
@@ -138,9 +111,19 @@ class Buy:
         """`terms`: `actions.Terms`."""
         self.jit_scid = jit_scid
         self.peer_id = peer_id
-        self.terms = terms
-        self.sets = {}
+        self.fixed = terms.payment_size_msat is not None
+        self.size_msat = terms.payment_size_msat if self.fixed else 0
+        self.min_fee_msat = terms.min_fee_msat
+        self.proportional = terms.proportional
+        self.min_size_msat = terms.min_payment_size_msat
+        self.max_size_msat = terms.max_payment_size_msat
+        self.max_delay_blocks = terms.max_client_to_self_delay_blocks
+        self.delta_blocks = terms.cltv_expiry_delta_blocks
+        self.valid_until_ms = terms.valid_until_ms
+        self.client_trusts_lsp = terms.client_trusts_lsp
+        self.sessions = ()  # in order of arrival
         self.holder = None
+        self.online = False  # whether the client is connected, as far as we were told
         self.channel = None
         self.floor_msat = 1
         self.paid = False
@@ -148,24 +131,60 @@ class Buy:
         self.expired = False
         self.attempts = 0
 
+    @property
+    def terms(self):
+        """What was agreed, as `actions.Terms`."""
+        return Terms(
+            self.size_msat if self.fixed else None,
+            self.min_fee_msat,
+            self.proportional,
+            self.min_size_msat,
+            self.max_size_msat,
+            self.max_delay_blocks,
+            self.delta_blocks,
+            self.valid_until_ms,
+            self.client_trusts_lsp,
+        )
+
+    @property
+    def sets(self):
+        """Payment hash -> session, a copy."""
+        return {session.payment_hash: session for session in self.sessions}
+
+    @cython.cfunc
+    def used_up(self, max_attempts: cython.int) -> cython.bint:
+        """Whether no channel may be opened for this buy any more: one has died (rule 2), or C-16."""
+        return self.dead or (self.channel is None and self.attempts >= max_attempts)
+
+    @cython.cfunc
+    def find(self, payment_hash: bytes) -> Session:
+        """The session of this payment, or None. They are few: a loop is shorter than a look-up."""
+        session: Session
+        for session in self.sessions:
+            if session.payment_hash == payment_hash:
+                return session
+        return None
+
 
 @cython.final
 @cython.cclass
-class Session:
+class Session(Parts):
     """One payment attempt: the parts with one payment hash on one jit scid."""
 
-    def __init__(self, owner, buy, payment_hash):
-        self.owner = owner  # the Sessions it belongs to: limits, part index, heights
+    def __init__(self, owner: Owner, buy: Buy, payment_hash: bytes):
+        Parts.__init__(self)
+        self.floor_msat = max(1, buy.floor_msat)  # H-03
+        self.owner = owner
         self.buy = buy
         self.payment_hash = payment_hash
-        self.parts = []  # in order of arrival
+        self.sooner = None  # in the queue of those that collect
+        self.later = None
+        self.due_ms = 0
         self.state = COLLECTING
-        self.sum_msat = 0  # of the parts' values, kept running
-        self.min_cltv = U64_MAX  # earliest expiry among the parts
         self.fee_msat = 0
-        self.floor_msat = max(1, buy.floor_msat)  # H-03
         self.under_way = IDLE
-        self.covered = 0  # parts[:covered] stand in the last record that was written or is being written
+        self.covered = 0  # the first ones stand in the last record that was written or is being written
+        self.forwards = None  # of the last record, while nothing has changed since
         self.funding = None  # actions.Funding once coins are reserved
         self.channel = None  # actions.Channel once signed by both sides
         self.limits = None  # actions.Limits once usable
@@ -178,26 +197,47 @@ class Session:
     # The engine ----------------------------------------------------------------------------------
 
     @cython.ccall
-    def apply(self, kind: cython.int, arg: object = None) -> tuple:
-        """Take one input; return the orders, in sequence. Raises ProtocolBug where the grid says `bug`."""
+    def apply(self, kind: cython.int, arg: object = None, number: cython.int = 0) -> tuple:
+        """Take one input; return the orders, in sequence. Raises ProtocolBug where the grid says `bug`.
+
+        `number`: of the part that SETTLED (`arg`: its preimage) or LOST is about.
+        """
+        return self.enter(kind, arg, number)
+
+    def offer(self, in_scid, htlc_id, value_msat, cltv_expiry):
+        """PART, for who has a session in hand; `Sessions.part` is the way in."""
+        self.knock(in_scid, htlc_id, value_msat, cltv_expiry)
+        return self.enter(PART, None, self.count)
+
+    @cython.cfunc
+    def enter(self, kind: cython.int, arg: object, number: cython.int) -> tuple:
+        """`apply`, in C."""
         if kind < 0 or kind >= WIDTH:
             raise ProtocolBug(f"no such input: {kind}")
         before: cython.int = self.state
         cell: cython.int = before * WIDTH + kind
-        code: cython.int = CODES[cell]
+        code: cython.int = _CODES[cell]
         if code == _SKIP:
             return NOTHING
         if code == _BUG:
             raise ProtocolBug(f"{Input(kind).name} cannot come in {State(before).name}")
         if code == _GATHER:
-            actions = self._gather(arg)
+            actions = self._gather()
         elif code == _JOIN:
-            actions = self._join(arg)
+            actions = self._join()
         elif code == _LATE:
-            actions = self._late(arg)
+            actions = self._late()
+        elif code == _REJECT:
+            actions = self._reject()
+        elif code == _SETTLE:
+            actions = self._settle(number, arg)
+        elif code == _LOSE:
+            actions = self._lose(number)
+        elif code == _RESCUE:
+            actions = self._rescue(number, arg)
         else:
             actions = HANDLERS[code](self, arg)
-        if not (MASKS[cell] >> self.state) & 1:
+        if not _ALLOWED[cell * STATES + self.state]:
             raise ProtocolBug(f"{RULES[code]} may not lead from {State(before).name} to {State(self.state).name}")
         if self.state != before:
             self.owner.changed(self, before)
@@ -206,26 +246,23 @@ class Session:
     # Collecting ----------------------------------------------------------------------------------
 
     @cython.cfunc
-    def _hold(self, part: Part):
-        part.session = self
-        self.parts.append(part)
-        self.owner.index[part.in_scid, part.htlc_id] = part
-        if part.cltv_expiry < self.min_cltv or self.state >= FORWARDED:
-            self.min_cltv = min(self.min_cltv, part.cltv_expiry)
-            self.owner.watch_height(part.cltv_expiry - CLTV_MARGIN_BLOCKS, self)
+    def _hold(self):
+        self.forwards = None
+        self.hold()
 
     @cython.cfunc
-    def _gather(self, part: Part) -> tuple:
-        size = self.buy.terms.payment_size_msat
-        if size is None and self.parts:
-            return self._reject(part)  # C-24: the first one alone decides, also while the client is away
-        self._hold(part)
-        if part.value_msat > U64_MAX - self.sum_msat:
+    def _gather(self) -> tuple:
+        buy: Buy = self.buy
+        value_msat: cython.ulonglong = self.rows[self.count].value_msat
+        if not buy.fixed and self.count:
+            return self._reject()  # C-24: the first one alone decides, also while the client is away
+        self._hold()
+        if value_msat > U64_MAX - self.sum_msat:
             return self._fail(TEMPORARY)  # H-07: a sum beyond u64 fails the set
-        self.sum_msat += part.value_msat
-        if len(self.parts) > self.owner.max_parts:
+        self.sum_msat += value_msat
+        if self.count > self.owner.max_parts:
             return self._fail(TEMPORARY)  # C-10: the payer can come back with fewer parts
-        if size is not None and self.sum_msat < size:
+        if buy.fixed and self.sum_msat < buy.size_msat:
             return NOTHING
         return self._complete()
 
@@ -234,28 +271,28 @@ class Session:
         refusal = self._refusal()
         if refusal is not None:
             return self._fail(refusal)
-        if not self.owner.is_online(self.buy.peer_id):
+        if not self.buy.online:
             return (ConnectPeer(self.buy.peer_id),)  # C-13
         return self._begin()
 
     def _refusal(self):
         """The failure this complete set must get, or None. Sets the opening fee."""
-        terms = self.buy.terms
-        fixed = terms.payment_size_msat is not None
-        base = terms.payment_size_msat if fixed else self.sum_msat  # F-04
-        fee = opening_fee(base, terms.min_fee_msat, terms.proportional)
-        if fee is None:
+        buy = self.buy
+        base: cython.ulonglong = buy.size_msat if buy.fixed else self.sum_msat  # F-04
+        found = opening_fee(base, buy.min_fee_msat, buy.proportional)
+        if found is None:
             return UNKNOWN_NEXT_PEER  # F-03
-        if not fixed and not terms.min_payment_size_msat <= base <= terms.max_payment_size_msat:
+        fee: cython.ulonglong = found
+        if not buy.fixed and not buy.min_size_msat <= base <= buy.max_size_msat:
             return UNKNOWN_NEXT_PEER  # C-23
-        if not fixed and fee + self.floor_msat > base:
+        if not buy.fixed and (fee > base or base - fee < self.floor_msat):
             return UNKNOWN_NEXT_PEER  # C-22
-        if self.owner.used_up(self.buy):
+        if buy.used_up(self.owner.max_attempts):
             return UNKNOWN_NEXT_PEER  # C-16
         self.fee_msat = fee
-        if allocate([part.value_msat for part in self.parts], self.floor_msat, fee) is None:
+        if not self.carries(fee):
             return TEMPORARY  # H-05, C-10
-        if self.buy.holder is not None:
+        if buy.holder is not None:
             return TEMPORARY  # C-14: one channel a scid
         return None
 
@@ -265,7 +302,8 @@ class Session:
         if buy.channel is None:
             self.state = OPENING
             self.under_way = RESERVING
-            return (ReserveCoins(buy.jit_scid, self.payment_hash, self.sum_msat - self.fee_msat, len(self.parts)),)
+            sum_forward_msat = self.sum_msat - self.fee_msat
+            return (make(ReserveCoins, (buy.jit_scid, self.payment_hash, sum_forward_msat, self.count)),)
         self.state = WAITING  # O-13: opened and put on chain before, its fee not paid yet
         self.channel = buy.channel
         self.committed = True
@@ -275,8 +313,7 @@ class Session:
         )
 
     def _resume(self, arg):
-        size = self.buy.terms.payment_size_msat
-        if not self.parts or (size is not None and self.sum_msat < size):
+        if not self.count or (self.buy.fixed and self.sum_msat < self.buy.size_msat):
             return NOTHING
         return self._complete()
 
@@ -292,31 +329,33 @@ class Session:
             return self._fail(UNKNOWN_NEXT_PEER)
         self.state = SUCCEEDED
         self.channel = self.buy.channel
-        self.covered = len(self.parts)
+        self.covered = self.count
         return self._release()
 
     # Opening -------------------------------------------------------------------------------------
 
-    def _done(self, *steps):
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _done(self, steps: cython.int) -> cython.int:
         """One of these steps is done: which one. Raises ProtocolBug if none of them was under way."""
-        step = self.under_way
-        if step not in steps:
+        step: cython.int = self.under_way
+        if not step & steps:
             raise ProtocolBug(f"the result of a step that is not under way: {STEPS[step]} is")
         self.under_way = IDLE
         return step
 
     @cython.cfunc
-    def _join(self, part: Part) -> tuple:
+    def _join(self) -> tuple:
         """A part of this payment while its channel is being made (C-18); too many fail alone (T26)."""
-        variable = self.buy.terms.payment_size_msat is None
-        if variable or len(self.parts) >= self.owner.max_parts or part.value_msat > U64_MAX - self.sum_msat:
-            return (FailParts((part.key,), TEMPORARY),)  # C-24, C-10
-        self._hold(part)
-        self.sum_msat += part.value_msat
+        value_msat: cython.ulonglong = self.rows[self.count].value_msat
+        if not self.buy.fixed or self.count >= self.owner.max_parts or value_msat > U64_MAX - self.sum_msat:
+            return self._reject()  # C-24, C-10
+        self._hold()
+        self.sum_msat += value_msat
         return NOTHING
 
     def _intend(self, arg):
-        if self._done(RESERVING, AT_OPEN) == RESERVING:  # AT_OPEN: other coins, for somebody took one of the first
+        if self._done(RESERVING | AT_OPEN) == RESERVING:  # AT_OPEN: other coins, for somebody took one of the first
             self.buy.attempts += 1  # C-16: counted from here; having no coins is our trouble alone (O-09)
         self.funding = arg
         self.under_way = STORING_INTENT
@@ -325,37 +364,37 @@ class Session:
     def _open(self, arg):
         self._done(STORING_INTENT)
         self.under_way = AT_OPEN
-        return (OpenChannel(self.buy.jit_scid, self.payment_hash, self.funding),)
+        return (make(OpenChannel, (self.buy.jit_scid, self.payment_hash, self.funding)),)
 
     def _await(self, arg):
         self._done(AT_OPEN)
-        self.channel = arg._replace(limits=None)
+        self.channel = arg if arg.limits is None else arg._replace(limits=None)
         self.state = WAITING
         self._watch_reservation()
         misfit, shed = (None, NOTHING) if arg.limits is None else self._fit(arg.limits)
         if misfit is not None:
             return shed + self._give_up(misfit)  # O-05, O-06: while nothing is public yet
-        ready = AwaitReady(self.buy.jit_scid, self.payment_hash, arg.channel_id)
-        if self.buy.terms.client_trusts_lsp:
-            return (*shed, ready)
+        ready = make(AwaitReady, (self.buy.jit_scid, self.payment_hash, arg.channel_id))
+        if self.buy.client_trusts_lsp:
+            return (*shed, ready) if shed else (ready,)
         self.under_way = STORING_CHANNEL  # the next step puts it on chain: journal first
         return (*shed, self._persist("channel"), ready)
 
     def _refuse(self, arg):
-        self._done(RESERVING, AT_OPEN)
+        self._done(RESERVING | AT_OPEN)
         return self._give_up(UNKNOWN_NEXT_PEER if arg else TEMPORARY)  # O-08, O-09
 
     def _unstore(self, arg):
         """The record could not be written: nothing irreversible happens (rule 11, K-23)."""
-        self._done(STORING_INTENT, STORING_CHANNEL, STORING_FORWARDS)
+        self._done(STORING_INTENT | STORING_CHANNEL | STORING_FORWARDS)
         return self._give_up(TEMPORARY)
 
     # Awaiting channel ready -----------------------------------------------------------------------
 
     def _stored(self, arg):
-        if self._done(STORING_CHANNEL, STORING_FORWARDS) == STORING_CHANNEL:
+        if self._done(STORING_CHANNEL | STORING_FORWARDS) == STORING_CHANNEL:
             self.committed = True
-            return (Broadcast(self.buy.jit_scid, self.payment_hash, self.channel),)
+            return (self._broadcast(),)
         if self.state == WAITING:
             self.state = FORWARDED
         actions = self._release()
@@ -377,7 +416,7 @@ class Session:
         """Allocate and journal the forwards once the channel is usable and, where promised, on its way (O-10)."""
         if self.limits is None or self.under_way != IDLE:
             return NOTHING
-        if not self.buy.terms.client_trusts_lsp and not self.sent:
+        if not self.buy.client_trusts_lsp and not self.sent:
             return NOTHING
         misfit, shed = self._fit(self.limits)
         return shed + (self._note() if misfit is None else self._give_up(misfit))
@@ -387,60 +426,58 @@ class Session:
 
         Beside it the orders for parts that fail alone.
         """
-        if limits.to_self_delay_blocks > self.buy.terms.max_client_to_self_delay_blocks:
+        if limits.to_self_delay_blocks > self.buy.max_delay_blocks:
             return UNKNOWN_NEXT_PEER, NOTHING  # O-05
         self.floor_msat = self.buy.floor_msat = max(1, limits.htlc_minimum_msat)  # from now on on arrival (C-04)
-        most = min(limits.spendable_msat, limits.max_in_flight_msat)
+        most: cython.ulonglong = min(limits.spendable_msat, limits.max_in_flight_msat)
         shed = self._shed(most)
-        part: Part
-        held = [part for part in self.parts if part.status == HELD]
-        taken = allocate([part.value_msat for part in held], self.floor_msat, self.fee_msat)
-        if taken is None or self.sum_msat - self.fee_msat > most:
+        self.forwards = None
+        if not lay(self.rows, self.count, self.floor_msat, self.fee_msat) or self.sum_msat - self.fee_msat > most:
             return TEMPORARY, shed  # O-06
-        for part, share in zip(held, taken, strict=True):
-            part.taken_msat = share
         return None, shed
 
-    def _shed(self, most_msat):
+    @cython.cfunc
+    def _shed(self, most_msat: cython.ulonglong) -> tuple:
         """Fail alone, last one first, what does not fit and what the payment is complete without (T26)."""
-        part: Part
-        need = max(self.buy.terms.payment_size_msat or 0, self.fee_msat + 1)
+        number: cython.int
+        value: cython.ulonglong
+        need: cython.ulonglong = max(self.buy.size_msat, self.fee_msat + 1)
         keys = []
-        for part in reversed(self.parts):
-            unfit = part.value_msat < self.floor_msat or self.sum_msat > most_msat + self.fee_msat
-            if part.status == HELD and unfit and self.sum_msat >= part.value_msat + need:
-                part.status = DEAD
-                self.sum_msat -= part.value_msat
-                keys.append(part.key)
+        for number in range(self.count - 1, -1, -1):
+            value = self.rows[number].value_msat
+            unfit: cython.bint = value < self.floor_msat or self.sum_msat - self.fee_msat > most_msat
+            if unfit and self.rows[number].status == HELD and self.sum_msat - value >= need:
+                self.rows[number].status = DEAD
+                self.sum_msat -= value
+                keys.append(self.key(number))
         return (FailParts(tuple(keys), TEMPORARY),) if keys else NOTHING
 
-    def _note(self):
+    @cython.cfunc
+    def _note(self) -> tuple:
         """Journal where each part goes before it goes (rule 2, H-16); one write at a time."""
         if self.under_way != IDLE:
             return NOTHING
         self.under_way = STORING_FORWARDS
-        self.covered = len(self.parts)
+        self.covered = self.count
         return (self._persist("forwards"),)
 
-    def _release(self):
+    @cython.cfunc
+    def _release(self) -> tuple:
         """Every held part in the record goes out together (H-15); one that came during the write is written next."""
-        part: Part
-        forwards = []
-        for part in self.parts[: self.covered]:
-            if part.status == HELD:
-                part.status = OUT
-                self.out += 1
-                forwards.append(part.forward())
-        out = ForwardParts(self.buy.jit_scid, self.payment_hash, self.channel.channel_id, tuple(forwards))
+        forwards = self.forwards  # those of the record: the same, unless some went out before
+        if forwards is None or self.out or self.settled:
+            forwards = self.outgoing(self.covered, True)
+        self.out += self.move(self.covered, HELD, OUT)
+        out = make(ForwardParts, (self.buy.jit_scid, self.payment_hash, self.channel.channel_id, forwards))
         actions = (out,) if forwards else NOTHING
-        return actions + self._note() if len(self.parts) > self.covered else actions
+        return actions + self._note() if self.count > self.covered else actions
 
     def _unready(self, arg):
         return self._give_up(TEMPORARY)
 
     def _guard(self, arg):
         """A part comes near its expiry (K-06, rule 5); otherwise the height is only about a reservation."""
-        if arg < self.min_cltv - CLTV_MARGIN_BLOCKS:
+        if arg + CLTV_MARGIN_BLOCKS < self.min_cltv:
             return self._tend(arg)
         return self._give_up(TEMPORARY)
 
@@ -469,14 +506,15 @@ class Session:
     # Forwarded and after --------------------------------------------------------------------------
 
     @cython.cfunc
-    def _late(self, part: Part) -> tuple:
+    def _late(self) -> tuple:
         """A part after the others went out: journalled, then out, with what fee a failed part left (C-18, H-17)."""
-        buy = self.buy
-        alone = buy.terms.payment_size_msat is None or buy.dead  # C-24
-        if alone or part.value_msat < self.floor_msat or len(self.parts) >= MAX_SESSION_PARTS:
-            return self._reject(part)
-        self._hold(part)
-        part.taken_msat = min(self._unpaid_fee(), part.value_msat - self.floor_msat)
+        at: cython.int = self.count
+        value_msat: cython.ulonglong = self.rows[at].value_msat
+        alone: cython.bint = not self.buy.fixed or self.buy.dead  # C-24
+        if alone or value_msat < self.floor_msat or at >= MAX_SESSION_PARTS:
+            return self._reject()
+        self.rows[at].taken_msat = min(self.fee_msat - self.carried(), value_msat - self.floor_msat)
+        self._hold()
         return self._note()
 
     def _unsaid(self, arg):
@@ -485,37 +523,33 @@ class Session:
         failed = self._answer_held(TEMPORARY)
         return failed + self._finish() if self.state == BROADCASTING else failed
 
-    def _unpaid_fee(self):
-        part: Part
-        carried = 0
-        for part in self.parts:
-            if part.status != DEAD:
-                carried += part.taken_msat
-        return self.fee_msat - carried
-
-    def _settle(self, arg):
-        part: Part = arg[0]
-        if part.status == OUT:
+    @cython.cfunc
+    def _settle(self, number: cython.int, preimage: object) -> tuple:
+        status: cython.int = self.rows[number].status
+        if status == OUT:
             self.out -= 1
-        elif part.status != DEAD:  # a preimage counts even for a part that was reported lost before (K-11)
+        elif status == DEAD:  # a preimage counts even for a part that was reported lost before (K-11)
+            self.forwards = None
+        else:
             return NOTHING
-        part.status = PAID
+        self.rows[number].status = PAID
         self.settled += 1
-        self.preimage = arg[1]
+        self.preimage = preimage
         if self.state == BROADCASTING:
             return self._finish()
         self.state = BROADCASTING
         self.committed = True
         if self.sent:
             return self._finish()
-        return (Broadcast(self.buy.jit_scid, self.payment_hash, self.channel),)
+        return (self._broadcast(),)
 
-    def _lose(self, arg):
+    @cython.cfunc
+    def _lose(self, number: cython.int) -> tuple:
         """Only this part is lost (K-10); the session ends when none is left that could still be paid."""
-        part: Part = arg
-        if part.status != OUT:
+        if self.rows[number].status != OUT:
             return NOTHING
-        part.status = DEAD
+        self.rows[number].status = DEAD
+        self.forwards = None
         self.out -= 1
         if self.state == BROADCASTING:
             return self._finish()
@@ -523,7 +557,8 @@ class Session:
             return NOTHING
         return self._give_up(TEMPORARY)
 
-    def _finish(self):
+    @cython.cfunc
+    def _finish(self) -> tuple:
         """Paid, on chain, and no part open any more: over."""
         if self.sent and not self.out and self.under_way == IDLE:
             self.state = SUCCEEDED
@@ -540,12 +575,14 @@ class Session:
 
     # Ending --------------------------------------------------------------------------------------
 
-    def _reject(self, arg):
-        return (FailParts((arg.key,), TEMPORARY),)
+    @cython.cfunc
+    def _reject(self) -> tuple:
+        """The part at the door is not let in; what is written of the others still holds."""
+        return (FailParts((self.key(self.count),), TEMPORARY),)
 
     def _tidy(self, arg):
         """The result of a step that was under way when the session was given up: undo what it made (K-19)."""
-        self._done(RESERVING, STORING_INTENT, AT_OPEN, STORING_CHANNEL, STORING_FORWARDS)
+        self._done(RESERVING | STORING_INTENT | AT_OPEN | STORING_CHANNEL | STORING_FORWARDS)
         if isinstance(arg, Funding):
             self.funding = arg
         if isinstance(arg, Channel):
@@ -567,22 +604,22 @@ class Session:
             self.state = FAILED  # public, and its fee not paid (O-13)
         return NOTHING
 
-    def _rescue(self, arg):
+    @cython.cfunc
+    def _rescue(self, number: cython.int, preimage: object) -> tuple:
         """A preimage after we gave up: the client is owed its channel whatever else (K-11)."""
-        part: Part = arg[0]
         if self.channel is None:
             return NOTHING
         self._write_off()
         self.buy.dead = True  # closed, or about to be: nothing more goes through it
-        part.status = PAID
-        self.preimage = arg[1]
+        self.rows[number].status = PAID
+        self.preimage = preimage
         self.settled += 1
         self.committed = True
         self.state = BROADCASTING
         self._watch_reservation()
         return (
             Alarm(f"a part of {self.payment_hash.hex()} was paid after its channel was given up: broadcasting"),
-            Broadcast(self.buy.jit_scid, self.payment_hash, self.channel),
+            self._broadcast(),
         )
 
     def _fail(self, failure):
@@ -606,48 +643,53 @@ class Session:
         self.state = ABORTING
         return (Undo(self.buy.jit_scid, self.payment_hash, self.channel, self.funding),)
 
+    @cython.cfunc
     def _write_off(self):
         """The channel is closed: no event comes for the parts that were in it (A3)."""
-        part: Part
-        for part in self.parts:
-            if part.status == OUT:
-                part.status = DEAD
+        self.move(self.count, OUT, DEAD)
+        self.forwards = None
         self.out = 0
 
-    def _answer_held(self, failure, cltv=U64_MAX):
+    def _answer_held(self, failure, cltv=NEVER):
         """Fail the held parts that expire at `cltv` or before."""
-        part: Part
-        keys = []
-        for part in self.parts:
-            if part.status == HELD and part.cltv_expiry <= cltv:
-                part.status = DEAD
-                keys.append((part.in_scid, part.htlc_id))
-        return (FailParts(tuple(keys), failure),) if keys else NOTHING
+        keys = self.take_held(cltv)
+        if not keys:
+            return NOTHING
+        self.forwards = None
+        return (FailParts(keys, failure),)
+
+    def _broadcast(self):
+        return make(Broadcast, (self.buy.jit_scid, self.payment_hash, self.channel))
 
     def _persist(self, stage):
-        return Persist(self.buy.jit_scid, self.payment_hash, self.journal(stage))
+        return make(Persist, (self.buy.jit_scid, self.payment_hash, self.journal(stage)))
 
     def _watch_reservation(self):
         if self.funding is not None:
-            self.owner.watch_height(self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS, self)
+            self.index.watch(self.slot, max(0, self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS))
+
+    @cython.cfunc
+    @cython.exceptval(0xFFFF_FFFF)
+    def next_height(self) -> cython.uint:
+        """The height at which this session has something to do, NEVER if there is none (K-06, O-04)."""
+        if self.state >= ABORTING:
+            return NEVER
+        expiry: cython.uint = self.earliest()
+        height: cython.uint = expiry - CLTV_MARGIN_BLOCKS if CLTV_MARGIN_BLOCKS < expiry < NEVER else NEVER
+        if self.funding is not None and not self.sent:
+            height = min(height, max(0, self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS))
+        return height
 
     def journal(self, stage):
         """This session as its record must have it at `stage` (see `actions.Journal`)."""
-        forwards = ()
+        forwards = NOTHING
         if stage in ("forwards", "paid"):
-            forwards = tuple([part.forward() for part in self.parts if part.status != DEAD])
-        return Journal(
-            stage,
-            self.payment_hash,
-            self.buy.attempts,
-            self.fee_msat,
-            self.funding,
-            self.channel,
-            forwards,
-            self.preimage,
-        )
+            if self.forwards is None:
+                self.forwards = self.outgoing(self.count, False)
+            forwards = self.forwards
+        facts = (self.funding, self.channel, forwards, self.preimage)
+        return make(Journal, (stage, self.payment_hash, self.buy.attempts, self.fee_msat, *facts))
 
 
-HANDLERS = tuple(
-    None if name in ("bug", "skip", "gather", "join", "late") else getattr(Session, f"_{name}") for name in RULES
-)
+ONE_PART = ("gather", "join", "late", "reject", "settle", "lose", "rescue")
+HANDLERS = tuple(None if name in ("bug", "skip", *ONE_PART) else getattr(Session, f"_{name}") for name in RULES)

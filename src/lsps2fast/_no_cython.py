@@ -22,6 +22,11 @@ int = uint = long = ulong = longlong = ulonglong = short = ushort = char = uchar
 bint = double = float = size_t = Py_ssize_t = void = p_char = p_uchar = _Type()
 
 
+def pointer(_: Any) -> _Type:
+    """A pointer's type."""
+    return _Type()
+
+
 def _same(thing: Any) -> Any:
     return thing
 

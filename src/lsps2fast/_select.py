@@ -1,7 +1,8 @@
 """Compiled or interpreted core. Nothing else in the package looks at the switch.
 
 `LSPS2FAST_PURE=1` executes the very `.pyx` sources as Python, so that a debugger, coverage and tracebacks point
-at the real lines. `_hook` needs raw buffers and has a twin, `_hook_py.py`, held equal by a test.
+at the real lines. `_hook` needs raw buffers and has a twin, `_hook_py.py`, held equal by a test; so has
+`_raw`, what the machine wants of C.
 """
 
 from __future__ import annotations

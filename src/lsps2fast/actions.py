@@ -26,6 +26,22 @@ class Terms(NamedTuple):
     client_trusts_lsp: bool
 
 
+class Part(NamedTuple):
+    """One HTLC of a payment as its session has it; `status` 0: held, 1: forwarded, 2: paid, 3: failed or lost."""
+
+    in_scid: int
+    htlc_id: int
+    value_msat: int
+    cltv_expiry: int
+    taken_msat: int
+    status: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What lightningd calls it: incoming channel and number, nothing less (C-03, rule 3)."""
+        return self.in_scid, self.htlc_id
+
+
 class Forward(NamedTuple):
     """One part on its way out: `forward_msat` to the client, `extra_fee_msat` kept (0: no TLV, H-09)."""
 

@@ -54,13 +54,14 @@ class Machine(NamedTuple):
     """The modules of one run."""
 
     name: str
+    parts: Any
     fsm: Any
     sessions: Any
 
     @classmethod
     def load(cls, name: str) -> Machine:
         """`name`: a key of RUNS."""
-        return cls(name, RUNS[name]("_fsm"), RUNS[name]("_sessions"))
+        return cls(name, *(RUNS[name](module) for module in ("_parts", "_fsm", "_sessions")))
 
 
 class Scene:

@@ -38,7 +38,7 @@ def _ints(texts: list[str | None]) -> list[int]:
 @pytest.mark.parametrize("row", _rows("opening_fee"))
 def test_the_opening_fee_is_that_of_the_vectors(machine: Machine, row: Row) -> None:
     """F-01, F-02, F-03, Z-01, T18: all 28 rows, by the code samples, not the prose; None where 64 bits are left."""
-    fee = machine.fsm.opening_fee(int(row["payment_size_msat"]), int(row["min_fee_msat"]), int(row["proportional"]))
+    fee = machine.parts.opening_fee(int(row["payment_size_msat"]), int(row["min_fee_msat"]), int(row["proportional"]))
     assert fee == {"overflow": None}.get(row["result"], int(row.get("opening_fee_msat", 0)))
 
 
@@ -70,7 +70,7 @@ def test_a_fee_beyond_64_bits_fails_the_payment_at_once(scene: Play, row: Row) -
 def test_the_fee_is_laid_on_the_parts_as_in_the_vectors(machine: Machine, row: Row) -> None:
     """H-02 to H-07, rule 4."""
     values, fee = _ints(row["parts_msat"]), int(row["opening_fee_msat"])
-    taken = machine.fsm.allocate(values, int(row["htlc_minimum_msat"]), fee)
+    taken = machine.parts.allocate(values, int(row["htlc_minimum_msat"]), fee)
     assert taken == _ints(row["extra_fee_msat"])
     assert [value - share for value, share in zip(values, taken, strict=True)] == _ints(row["forward_msat"])
 
@@ -82,7 +82,7 @@ FAILING = ["fee_not_deductible", "part_below_floor", "sum_overflow"]
 def test_a_fee_that_cannot_be_laid_is_not_laid(machine: Machine, row: Row) -> None:
     """H-03, H-05, H-07."""
     values, floor = _ints(row["parts_msat"]), int(row["htlc_minimum_msat"])
-    assert machine.fsm.allocate(values, floor, int(row["opening_fee_msat"])) is None
+    assert machine.parts.allocate(values, floor, int(row["opening_fee_msat"])) is None
 
 
 def _pay(scene: Play, row: Row, **terms: Any) -> Scene:
@@ -291,7 +291,7 @@ def _oracle_fee(size: int, min_fee: int, proportional: int) -> int | None:
 @example(size=U64_MAX, min_fee=U64_MAX, proportional=0)
 def test_the_opening_fee_never_wraps(machine: Machine, size: int, min_fee: int, proportional: int) -> None:
     """T18, F-02, F-03: against unbounded integers, at every edge."""
-    assert machine.fsm.opening_fee(size, min_fee, proportional) == _oracle_fee(size, min_fee, proportional)
+    assert machine.parts.opening_fee(size, min_fee, proportional) == _oracle_fee(size, min_fee, proportional)
 
 
 @QUICK
@@ -305,7 +305,7 @@ def test_a_fee_is_laid_whole_or_not_at_all(machine: Machine, values: list[int], 
     possible = all(free >= 0 for free in room) and sum(values) <= U64_MAX and sum(room) >= fee
     before = [sum(room[:number]) for number in range(len(values))]
     whole = [min(free, fee - min(fee, used)) for free, used in zip(room, before, strict=True)]
-    assert machine.fsm.allocate(values, floor, fee) == {True: whole, False: None}[possible]
+    assert machine.parts.allocate(values, floor, fee) == {True: whole, False: None}[possible]
     assert sum(whole) == fee or not possible
 
 

@@ -101,7 +101,7 @@ def test_a_payment_in_one_to_thirty_parts_comes_through(scene: Play, terms: dict
     play.walk("sent")
     assert play.state is State.SUCCEEDED
     assert play.of(order.Finalize)[0].outcome == "Succeeded"
-    assert (play.core.index, play.core.live, play.buy.sets) == ({}, 0, {})
+    assert (list(play.core.index), play.core.live, play.buy.sets) == ([], 0, {})
 
 
 @pytest.mark.parametrize("terms", both_modes())
@@ -207,7 +207,7 @@ def test_after_success_the_scid_is_an_alias_without_fee_until_the_offer_ends(sce
         (forwards,) = play.part(5_000, payment_hash=payment_hash)
         assert forwards.channel_id == CHANNEL.channel_id
         assert [(part.forward_msat, part.extra_fee_msat) for part in forwards.parts] == [(5_000, 0)]
-    assert (play.core.index, play.core.live) == ({}, 0)
+    assert (list(play.core.index), play.core.live) == ([], 0)
     assert play.walk("expired") == (order.ForgetBuy(SCID, "Succeeded"),)
     assert play.part(5_000) == (failed([3], UNKNOWN_NEXT_PEER),)
 
@@ -234,7 +234,7 @@ def test_a_set_that_waits_while_another_pays_leaves_without_a_second_fee(scene: 
         (0, 300_000, 0),
         (1, 200_000, 0),
     ]
-    assert (play.core.index, play.core.live, play.core.by_hash) == ({}, 0, {})
+    assert (list(play.core.index), play.core.live, play.core.by_hash) == ([], 0, {})
     assert kinds(play.part(500_000, payment_hash=OTHER_HASH)) == ["ForwardParts"]
 
 
@@ -306,7 +306,7 @@ def test_a_payment_that_timed_out_is_paid_on_the_second_try(scene: Play) -> None
     play.part(400_000)
     assert play.wait(29_999) == ()
     assert play.wait(1) == (failed([0, 1]),)
-    assert play.core.index == {}
+    assert list(play.core.index) == []
     assert len(play.forward(400_000, 600_000).parts) == 2
 
 

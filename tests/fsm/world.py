@@ -75,7 +75,8 @@ class Twin:
     @staticmethod
     def _dump(core: Any) -> Any:
         return (
-            core.live, core.height, sorted(core.index), core.next_due(), core.by_hash,
+            core.live, core.height, sorted(core.index), len(core.index), core.next_due(), core.by_hash,
+            core.take_changes(),
             [
                 (scid, buy.paid, buy.dead, buy.expired, buy.attempts, buy.floor_msat, buy.channel, [
                     (key, s.state, s.sum_msat, s.fee_msat, s.min_cltv, s.out, s.settled, s.under_way, s.covered,
