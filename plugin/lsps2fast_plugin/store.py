@@ -24,6 +24,7 @@ from lsps2fast_plugin.rpc import Rpc
 ROOT = ("lsps", "lsps2", "sessions")
 OLD_ROOT = ("lsps", "lsps2")  # the built-in plugin of v26.06 keeps a buy right here, until it is paid
 VERSION = 1
+AT_ONCE = 500  # records read in one go
 NO_SUCH_KEY = 1200  # deldatastore, contract D2
 FRESH = Journal("buy", None, 0, 0, None, None, (), None)
 # What a record of the built-in plugin leaves unsaid: it always withholds.
@@ -46,7 +47,7 @@ class Unread(NamedTuple):
     raw: bytes
 
 
-def _record(buy: Buy, journal: Journal) -> dict[str, Any]:
+def record_of(buy: Buy, journal: Journal) -> dict[str, Any]:
     """The whole JSON value of one jit scid; amounts are decimal strings (K-24)."""
     funding, channel = journal.funding, journal.channel
     record: dict[str, Any] = {
@@ -90,7 +91,7 @@ def _record(buy: Buy, journal: Journal) -> dict[str, Any]:
 
 
 def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> Stored:
-    """The opposite of `_record`; raises KeyError, TypeError, ValueError or Lsps2Error for what it cannot be."""
+    """The opposite of `record_of`; raises KeyError, TypeError, ValueError or Lsps2Error for what it cannot be."""
     ours = record.get("lsps2fast") or {}
     if ours.get("version", VERSION) != VERSION:
         raise ValueError(f"version {ours['version']} is newer than this program")
@@ -177,7 +178,9 @@ class Store:
         self.unread = []
         for folder in ("active", "finalized"):
             answer = await self._call("listdatastore", {"key": [*ROOT, folder]})
-            for entry in answer["datastore"]:
+            for number, entry in enumerate(answer["datastore"], 1):
+                if number % AT_ONCE == 0:
+                    await asyncio.sleep(0)  # a long journal must not keep lightningd's other questions waiting
                 stored = self._decode(entry, default_delta_blocks)
                 if stored is None:
                     continue
@@ -233,7 +236,7 @@ class Store:
         """Journal a new buy: one commit (B-10). Raises StoreError; the buy is then not sold, and leaves no record."""
         self._buys[buy.jit_scid] = buy
         try:
-            await self._write("active", buy, _record(buy, FRESH))
+            await self._write("active", buy, record_of(buy, FRESH))
         except StoreError:
             # A write may have happened whatever was answered (K-13); nobody was told of this buy.
             self._insist(f"deleting unsold buy {format_scid(buy.jit_scid)}", lambda: self.forget(buy.jit_scid))
@@ -242,12 +245,12 @@ class Store:
     async def put(self, jit_scid: int, journal: Journal) -> None:
         """Journal how far the payment on this scid has come: one commit. Raises StoreError."""
         buy = self._buys[jit_scid]
-        await self._write("active", buy, _record(buy, journal))
+        await self._write("active", buy, record_of(buy, journal))
 
     async def finalize(self, jit_scid: int, journal: Journal, outcome: str, wall_ms: int) -> None:
         """Write the final record: one commit, repeatable; `forget` then ends the active one (K-15). Or StoreError."""
         buy = self._buys[jit_scid]
-        record = _record(buy, journal) | {"outcome": outcome, "finalized_at": format_datetime(wall_ms)}
+        record = record_of(buy, journal) | {"outcome": outcome, "finalized_at": format_datetime(wall_ms)}
         await self._write("finalized", buy, record)
 
     async def forget(self, jit_scid: int) -> None:
