@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+from pyln.client import Plugin
 
-from lsps2fast_plugin.options import _INTS, reference
+from lsps2fast_plugin.options import _INTS, add_options, reference
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+NOTHING = ("none", "from the node", "off")  # how the table shows an option that is not given
+ROWS = re.findall(r"^\| (`.*?`(?:, `.*?`)*) \| (.*?) \|", README, re.M)
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -29,15 +32,25 @@ def test_python_in_the_readme_runs(code: str) -> None:
     exec(compile(code, "README.md", "exec"), {})
 
 
-def test_the_options_table_names_real_options_and_their_defaults() -> None:
-    rows = re.findall(r"^\| (`.*?`(?:, `.*?`)*) \| (.*?) \|", README, re.M)
+def test_the_options_table_has_the_numbers_that_the_plugin_has() -> None:
     numbers = {
         name: int(default.replace(",", ""))
-        for names, defaults in rows
+        for names, defaults in ROWS
         for name, default in zip(re.findall(r"`(.*?)`", names), re.findall(r"\d[\d,]*", defaults), strict=False)
     }
     assert len(numbers) >= 10
     assert numbers == {name: _INTS[name][0] for name in numbers}
+
+
+def test_the_options_table_names_real_options_and_their_defaults() -> None:
+    """Those without a number."""
+    plugin = Plugin(autopatch=False)
+    add_options(plugin)
+    assert {name for names, _ in ROWS for name in re.findall(r"`(.*?)`", names)} <= plugin.options.keys()
+    texts = {names.strip("`"): default.strip("`") for names, default in ROWS if not re.search(r"\d", default)}
+    assert len(texts) >= 6
+    shown = {name: None if text in NOTHING else text for name, text in texts.items()}
+    assert shown == {name: plugin.options[name].default for name in texts}
 
 
 def test_the_page_of_options_is_up_to_date() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from lsps2fast._table import State
-from lsps2fast.actions import Action, Broadcast, ForgetBuy
+from lsps2fast.actions import FAILURE_NAMES, Action, Broadcast, FailParts, ForgetBuy
 from lsps2fast.lsps2 import format_scid
 from lsps2fast.offers import Offers
 from lsps2fast_plugin.afterwards import Afterwards
@@ -37,6 +37,7 @@ class Bookkeeper:
         self._exposure = exposure
         self._afterwards = afterwards
         self._opening: set[int] = set()  # jit scids whose channel is being made
+        self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
         self.ends = dict.fromkeys(("SUCCEEDED", "FAILED", "ABANDONED"), 0)  # of payments, since the start
 
     def take(self, actions: Iterable[Action]) -> None:
@@ -45,6 +46,8 @@ class Bookkeeper:
             self._changed(jit_scid, payment_hash, None if old is None else State(old), State(new))
         for action in actions:
             match action:
+                case FailParts():
+                    self.failed_parts[FAILURE_NAMES.get(action.failure[:4], "other")] += len(action.parts)
                 case Broadcast():
                     self._funding_ordered(action)
                 case ForgetBuy() if action.outcome in UNUSED:

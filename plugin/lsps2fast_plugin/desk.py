@@ -7,9 +7,10 @@ clients is `negotiation`'s, what becomes of sold channels `exposure`'s.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from lsps2fast.errors import StoreError
+from lsps2fast.errors import PeerError, StoreError
+from lsps2fast.lsps2 import FeeParams
 from lsps2fast.promise import Keyring, key_from_hex
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.notebook import Caller, Notebook
@@ -83,6 +84,22 @@ class Desk:
         rules = None if self.file is None else self.file.poll(self._clock.wall_ms())
         if rules is not None:
             self.policy.replace(rules)
+
+    async def quote(
+        self, peer_id: str, token: str | None, feerate_perkw: int, payment_size_msat: int | None
+    ) -> dict[str, Any]:
+        """What this client would be offered now and why; a policy plugin is asked as it would be for him."""
+        wall_ms = self._clock.wall_ms()
+        theirs: list[FeeParams] | PeerError | None
+        try:
+            theirs = await self.external.menu(token, wall_ms)
+        except PeerError as error:
+            theirs = error
+        answer = self.policy.explain(peer_id, token, wall_ms, feerate_perkw, payment_size_msat, theirs)
+        answer["paused"] = self.paused
+        if self.file is not None and self.file.refused is not None:
+            answer["policy_file_refused"] = self.file.refused
+        return answer
 
     # Tokens ----------------------------------------------------------------------------------------
 

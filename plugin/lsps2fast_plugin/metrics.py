@@ -44,6 +44,7 @@ COUNTERS: Final = {
 }
 LABELLED: Final = {  # key: label and meaning
     "payments": ("outcome", "Payments that came to an end"),
+    "failed_parts": ("failure", "HTLCs that were held and failed, by what the payer was told"),
     "refusals": ("reason", "Requests, parts and policies refused"),
 }
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from lsps2fast import lsps0, lsps2
 from lsps2fast.errors import Lsps2Error, PeerError
 from lsps2fast.lsps2 import BuyAsk, FeeParams
-from lsps2fast.offers import Buy, InFlight, Lack, Offers, TokenBucket, check_terms, new_scid, parse_error_buckets
+from lsps2fast.offers import Buy, Lack, Offers, TokenBucket, check_terms, new_scid, parse_error_buckets
 from lsps2fast.promise import Keyring, promised_token
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.desk import Desk
@@ -91,7 +91,7 @@ class Negotiator:
         self._random64 = random64
         self._accept = accept
         self._say = say
-        self._in_flight = InFlight()
+        self._in_progress = desk.gate.in_progress
         self._rubbish = parse_error_buckets()
         self._rubbish_total = TokenBucket(20, 200)  # an answer costs an RPC call, whoever it is for
         self._methods = {
@@ -121,9 +121,13 @@ class Negotiator:
             return rejected if admitted is Admit.REFUSE else None
         return request
 
+    def missed(self, count: int) -> None:
+        """So many messages came before this negotiator, and there was no room to keep them."""
+        self._refusals.count(Refusal.TOO_EARLY, count)
+
     async def work(self, peer_id: str, request: lsps0.Request) -> bytes:
         """The answer to an admitted request."""
-        if not self._in_flight.enter(peer_id):
+        if not self._in_progress.enter(peer_id):
             self._refusals.count(Refusal.IN_PROGRESS)
             return lsps0.encode_error(request.id, lsps0.internal_error())  # T-36
         try:
@@ -134,7 +138,7 @@ class Negotiator:
             self._say(f"{request.method} of {peer_id} failed: {type(error).__name__}: {error}", "error")
             return lsps0.encode_error(request.id, lsps0.internal_error())  # T-18
         finally:
-            self._in_flight.leave(peer_id)
+            self._in_progress.leave(peer_id)
 
     async def _run(self, peer_id: str, request: lsps0.Request) -> dict[str, Any]:
         method = self._methods.get(request.method)
@@ -178,7 +182,6 @@ class Negotiator:
         ask = lsps2.parse_buy(params)
         self._check_welcome(peer_id)
         check_terms(ask, self._clock.wall_ms(), self._proof(peer_id), self._terms.floor_msat)
-        self._token_of(ask)
         facts = await self._facts(peer_id)
         capacity_sat = preflight(ask, facts, self._policy.capacity_sat, self._refusals)
         jit_scid = new_scid(self._random64, self._taken)
@@ -186,7 +189,7 @@ class Negotiator:
         wall_ms = self._clock.wall_ms()
         if ask.params.valid_until_ms <= wall_ms:  # it lapsed while we asked
             raise lsps2.invalid_fee_params()
-        token = self._token_of(ask)  # others may have used it up meanwhile
+        token = self._token_of(ask.params)  # others may have used it up meanwhile
         trusts = self._policy.trust_mode(peer_id, token, capacity_sat * 1000, self._live.at_risk_msat(), wall_ms)
         buy = Buy(
             jit_scid=jit_scid,
@@ -218,9 +221,9 @@ class Negotiator:
             self._refusals.count(Refusal.OFFER_LIMITS)
             raise
 
-    def _token_of(self, ask: BuyAsk) -> Token | None:
+    def _token_of(self, params: FeeParams) -> Token | None:
         """The token under which this offer was promised. Raises PeerError 201 when that is over."""
-        promised = promised_token(ask.params)
+        promised = promised_token(params)
         return None if promised is None else self._policy.token_of(promised, self._clock.wall_ms())
 
     async def _facts(self, peer_id: str) -> Facts:
@@ -272,8 +275,15 @@ class Negotiator:
             raise
 
     def _proof(self, peer_id: str) -> Callable[[FeeParams], bool]:
-        key = bytes.fromhex(peer_id)
-        return lambda params: self._promises.verify(key, params)
+        """Step 3 of B-06: our promise to this client, under a token that still stands. May raise PeerError 201."""
+
+        def proves(params: FeeParams) -> bool:
+            promised = self._promises.verify(bytes.fromhex(peer_id), params)
+            if promised:
+                self._token_of(params)
+            return promised
+
+        return proves
 
     def _taken(self, scid: int) -> bool:
         return scid in self._offers or self._node.scid_taken(scid)

@@ -58,11 +58,7 @@ class Methods:
         except MalformedField as error:
             raise ConfigError(f"{error.name}: {error}") from error
         feerate_perkw = (await service.view.feerates()).opening_perkw
-        answer = service.desk.policy.explain(client, token, service.clock.wall_ms(), feerate_perkw, size_msat)
-        answer["paused"] = service.desk.paused
-        if service.desk.file is not None and service.desk.file.refused is not None:
-            answer["policy_file_refused"] = service.desk.file.refused
-        return answer
+        return await service.desk.quote(client, token, feerate_perkw, size_msat)
 
     async def cancel(self, jit_channel_scid: str) -> dict[str, Any]:
         """Take an unpaid offer back: parts it holds fail, later ones find no channel. A channel being made goes on."""
@@ -160,6 +156,7 @@ def stats_of(service: Service) -> dict[str, Any]:
         "channels_to_keep_open": len(service.afterwards),
         "closes_refused": service.afterwards.refused,
         "payments": {name.lower(): count for name, count in service.books.ends.items()},
+        "failed_parts": dict(service.books.failed_parts),
         "refusals": service.desk.refusals.as_dict(),
         "paused": service.desk.paused,
         "policy": service.desk.policy.rules.source,

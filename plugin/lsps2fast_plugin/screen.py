@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lsps2fast_plugin.timeline import FAILURES, shortened
+from lsps2fast.actions import FAILURE_NAMES
+from lsps2fast_plugin.timeline import shortened
 
 if TYPE_CHECKING:
     from lsps2fast_plugin.demo_evil import Refusal
@@ -91,7 +92,7 @@ class Screen:
         if refusal.claims:
             self._claims(refusal.claims)
         self._print(f"states   {' > '.join(refusal.states)}")
-        failures = dict.fromkeys(FAILURES.get(message[:4], message) for message in refusal.payer_failures)
+        failures = dict.fromkeys(FAILURE_NAMES.get(message[:4], message) for message in refusal.payer_failures)
         self._print(f"payer    got {', '.join(failures)} for every part")
         changes = [f"{name} {change:+,} msat" for name, change in refusal.books_msat.items()]
         self._print(f"books    {', '.join(changes) or 'nobody gained or lost anything'}")

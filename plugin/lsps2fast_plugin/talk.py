@@ -19,12 +19,14 @@ class Talk:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._early: list[tuple[str, bytes]] = []
+        self._missed = 0  # of those
         self._rpc: Caller | None = None
         self._negotiator: Negotiator | None = None
 
     def begin(self, rpc: Caller, negotiator: Negotiator) -> None:
         """Answer from now on."""
         self._rpc, self._negotiator = rpc, negotiator
+        negotiator.missed(self._missed)
         early, self._early = self._early, []
         for peer_id, payload in early:
             self._hear(rpc, negotiator, peer_id, payload)
@@ -37,6 +39,8 @@ class Talk:
                 self._hear(self._rpc, self._negotiator, peer_id, body)
             elif len(self._early) < MOST_EARLY:
                 self._early.append((peer_id, body))
+            else:
+                self._missed += 1
         return {"result": "continue"}
 
     def _hear(self, rpc: Caller, negotiator: Negotiator, peer_id: str, payload: bytes) -> None:

@@ -7,16 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from lsps2fast.actions import FAILURE_NAMES
+
 Entry = dict[str, Any]
 Say = Callable[[float, str, str], None]
 
-FAILURES = {
-    "0017": "mpp_timeout",
-    "1007": "temporary_channel_failure",
-    "2002": "temporary_node_failure",
-    "400a": "unknown_next_peer",
-    "400f": "incorrect_or_unknown_payment_details",
-}
 _IDS = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")  # hashes, node ids, channel ids
 RPC_WORDS = {
     "utxopsbt": "chooses coins for {satoshi:,} sat",
@@ -103,7 +98,7 @@ class Timeline:
             return None
         if result["result"] == "fail":
             code = result["failure_message"][:4]
-            return "service", f"fails {name}: {FAILURES.get(code, code)}"
+            return "service", f"fails {name}: {FAILURE_NAMES.get(code, code)}"
         if "forward_to" not in result:
             return "service", f"lets {name} go on"
         fee = extra_fee_msat(result.get("extra_tlvs"))
@@ -171,7 +166,7 @@ class WalletTimeline:
         what = f"htlc {htlc['id']}"
         if result["result"] == "fail":
             code = result["failure_message"][:4]
-            return "client", f"refuses {what} of {msat(htlc['amount_msat'])}: {FAILURES.get(code, code)}"
+            return "client", f"refuses {what} of {msat(htlc['amount_msat'])}: {FAILURE_NAMES.get(code, code)}"
         fee = extra_fee_msat(htlc.get("extra_tlvs"))
         plus = f" + {msat(fee)} opening fee" if fee else ""
         sent = msat(asked["onion"]["forward_msat"])

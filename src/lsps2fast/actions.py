@@ -10,6 +10,18 @@ from typing import NamedTuple
 
 TEMPORARY = "10070000"  # temporary_channel_failure, u16 length 0 of channel_update (BOLT 4; C-19)
 UNKNOWN_NEXT_PEER = "400a"  # permanent (C-19): only where bLIP-52 demands it
+FAILURE_NAMES = {  # by the code a failure message begins with: all that are ever sent, by an LSP or a wallet
+    "0015": "expiry_too_far",
+    "0017": "mpp_timeout",
+    "1007": "temporary_channel_failure",
+    "100b": "amount_below_minimum",
+    "100c": "fee_insufficient",
+    "100d": "incorrect_cltv_expiry",
+    "100e": "expiry_too_soon",
+    "2002": "temporary_node_failure",
+    "400a": "unknown_next_peer",
+    "400f": "incorrect_or_unknown_payment_details",
+}
 
 
 class Terms(NamedTuple):

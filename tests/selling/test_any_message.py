@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsps2fast import lsps0
+from lsps2fast.errors import MalformedFrame
 from lsps2fast.lsps0 import MAX_PAYLOAD
-from lsps2fast.lsps2 import BUY, GET_INFO
+from lsps2fast.lsps2 import BUY, GET_INFO, parse_datetime
 
 from .desk import ALICE, BOB, Json, Shop
 
@@ -99,6 +100,14 @@ def filled(message: Json, real: Json) -> Json:
     return message
 
 
+def message_in(payload: bytes) -> Json:
+    """The object in a payload, empty when it is none."""
+    try:
+        return lsps0.parse_json(payload)
+    except MalformedFrame:
+        return {}
+
+
 def check_answer(reply: bytes, request_id: object) -> Json:
     """One whole LSPS0 answer: T-10, T-11, T-15, T-20, T-30, T-31."""
     assert len(reply) <= MAX_PAYLOAD
@@ -156,6 +165,30 @@ def test_any_request_gets_one_answer_and_only_true_offers_are_sold(messages: lis
             assert buy.params.raw["promise"] == real["promise"]
             assert buy.params.fee_msat(buy.payment_size_msat or 0) is not None
         assert {level for _, level in shop.log} <= {"warn"}
+
+    asyncio.run(story())
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=3), st.integers(0, 3)), min_size=1, max_size=4))
+@settings(max_examples=300)
+def test_a_true_buy_spoilt_by_a_few_bytes_is_sold_as_promised_or_not_at_all(cuts: list[tuple[int, bytes, int]]) -> None:
+    """T-02, T-04, T-14, T-17, P-01: bytes put in, taken out and replaced anywhere in a request that was good."""
+
+    async def story() -> None:
+        shop = Shop()
+        real = (await shop.menu())[0]
+        payload = lsps0.encode_request("id", BUY, {"opening_fee_params": real, "payment_size_msat": "50000000"})
+        for place, new, gone in cuts:
+            at = place % (len(payload) + 1)
+            payload = payload[:at] + new + payload[at + gone :]
+        reply = await shop.send(ALICE, payload)
+        if reply is not None:
+            request = message_in(payload)
+            answer = check_answer(reply, request.get("id"))
+            assert ("result" in answer) == bool(shop.sold) or request.get("method") != BUY
+        for buy in shop.sold:
+            assert buy.params.to_json() | {"valid_until": ""} == real | {"valid_until": ""}
+            assert buy.params.valid_until_ms == parse_datetime(real["valid_until"])
 
     asyncio.run(story())
 

@@ -79,7 +79,7 @@ async def test_a_million_node_ids_cannot_fill_the_memory() -> None:
     assert len(flow._seldom) <= 10_000
     assert len(shop.desk.gate._told) <= 10_000
     assert len(shop.negotiator._rubbish) <= 10_000
-    assert len(shop.negotiator._in_flight) == 0
+    assert len(shop.desk.gate.in_progress) == 0
 
 
 async def test_a_crowd_that_has_bought_all_it_may_leaves_room() -> None:

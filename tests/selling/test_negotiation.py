@@ -136,9 +136,12 @@ async def test_an_answer_that_fits_no_message_becomes_an_internal_error() -> Non
     assert json.loads(reply)["error"]["code"] in (-32603, -32700)
 
 
-async def test_ten_requests_of_a_peer_are_worked_on_at_once_and_no_more() -> None:
-    """T-36: the eleventh gets -32603, counted; afterwards all places are free again."""
-    shop = Shop()
+@pytest.mark.parametrize(
+    ("options", "most"), [({}, 10), ({"lsps2_max_in_progress_per_peer": 3}, 3), ({"lsps2_max_in_progress": 2}, 2)]
+)
+async def test_only_so_many_requests_of_a_peer_are_worked_on_at_once(options: dict[str, int], most: int) -> None:
+    """T-36: by default the eleventh gets -32603, counted; afterwards all places are free again."""
+    shop = Shop(**options)
     offer = (await shop.menu())[0]
     gate = asyncio.Event()
 
@@ -146,14 +149,14 @@ async def test_ten_requests_of_a_peer_are_worked_on_at_once_and_no_more() -> Non
         await gate.wait()
 
     shop.negotiator._accept = slow
-    asks = [asyncio.ensure_future(shop.code(offer)) for _ in range(11)]
+    asks = [asyncio.ensure_future(shop.code(offer)) for _ in range(most + 1)]
     await asyncio.wait(asks, return_when=asyncio.FIRST_COMPLETED)
     assert [ask.result() for ask in asks if ask.done()] == [-32603]
     gate.set()
     codes = [await ask for ask in asks]
-    assert codes.count(None) == 10
+    assert codes.count(None) == most
     assert shop.counted() == {"in_progress": 1}
-    assert len(shop.negotiator._in_flight) == 0
+    assert len(shop.desk.gate.in_progress) == 0
 
 
 async def test_a_slow_request_of_one_peer_does_not_hold_up_another() -> None:

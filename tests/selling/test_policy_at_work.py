@@ -128,6 +128,7 @@ async def test_an_offer_ends_with_its_token(file: Path) -> None:
     rewrite(file, POLICY.replace("max_uses = 2", "revoked = true").replace("1_000_000", "9_000_000"))
     shop.desk.look()
     assert await shop.code(spring) == 201
+    assert await shop.code(spring, size_msat=1) == 201  # step 3 comes before the size (B-06)
     assert await shop.code(common) is None
     assert fees(await shop.menu()) == ["9000000"]
 
@@ -277,6 +278,33 @@ async def test_a_policy_plugin_sets_menu_and_capacity() -> None:
     assert (offer["min_fee_msat"], offer["valid_until"]) == ("777000", "2030-03-18T00:00:00.000Z")
     assert await shop.code(offer) is None
     assert shop.sold[0].capacity_sat == 345_679
+
+
+async def test_a_quote_shows_what_a_policy_plugin_offers() -> None:
+    """Issue 3 point 4: a quote of our own lines would be what no client gets."""
+    shop = with_plugin({"policy_opening_fee_params_menu": [TERMS]}, {}, lsps2_fee_floor=100)
+    quote = await shop.desk.quote(ALICE, "a token of the plugin's", 10_000, SIZE_MSAT)
+    assert (quote["policy"], quote["served"], "refused" in quote) == (GET_POLICY, True, False)
+    assert [(entry["name"], entry["opening_fee_msat"], entry["fits"]) for entry in quote["menu"]] == [
+        ("entry 1", 777_000, True)
+    ]
+    assert shop.desk.menus == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (NodeError(GET_POLICY, -1, "boom"), -32603),
+        (NodeError(GET_POLICY, 200, "unknown token"), 200),
+        ({"client_rejected": True, "policy_opening_fee_params_menu": []}, 1),
+    ],
+)
+async def test_a_quote_says_that_a_policy_plugin_sells_nothing(answer: Any, code: int) -> None:
+    """Issue 3 point 4: and with which code; without a plugin our own lines are quoted."""
+    quote = await with_plugin(answer, {}).desk.quote(ALICE, None, 253, None)
+    assert (quote["menu"], quote["refused"]["code"]) == ([], code)
+    ours = await Shop().desk.quote(ALICE, None, 253, None)
+    assert (ours["policy"], len(ours["menu"]), ours["paused"]) == ("options", 1, False)
 
 
 async def test_what_a_policy_plugin_wants_must_be_affordable() -> None:

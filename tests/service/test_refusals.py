@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lsps2fast.actions import FAILURE_NAMES
 from lsps2fast_plugin.node import Payer
 from lsps2fast_plugin.node.client import ClientInvoice
 
@@ -36,10 +37,13 @@ async def test_a_part_that_lightningd_would_refuse_is_refused_on_arrival(how: di
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
+        before = (await stage.stats())["failed_parts"]
         result = await payer.pay(invoice, **how)
         expiry = stage.lsp.height + how.get("final_delta", FINAL_BLOCKS) + how.get("cltv_delta", DELTA_BLOCKS)
         assert result.raw_messages == [answer.format(expiry=expiry)]
         assert stage.calls("utxopsbt") == []
+        after = (await stage.stats())["failed_parts"]
+        assert after == before | {(name := FAILURE_NAMES[answer[:4]]): before[name] + 1}
 
 
 @pytest.mark.parametrize("how", [{"final_delta": 1}, {"final_delta": 2016}, {"cltv_delta": DELTA_BLOCKS}])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from lsps2fast.offers import PeerBuckets, TokenBucket
+from lsps2fast.offers import InFlight, PeerBuckets, TokenBucket
 
 
 class Refusal(StrEnum):
@@ -43,6 +43,7 @@ class Refusal(StrEnum):
     HELD_PARTS = "held_parts"
     HELD_SATS = "held_sats"
     IN_PROGRESS = "in_progress"
+    TOO_EARLY = "too_early"
     NO_REQUEST = "no_request"
     PAUSED = "paused"
 
@@ -66,7 +67,7 @@ class Refusals:
 
 
 class GateLimits(NamedTuple):
-    """Each is an option of the service (`LIMIT_OPTIONS`); rates are per minute."""
+    """Each is an option of the service (`LIMIT_OPTIONS`), in this order; rates are per minute."""
 
     info_per_peer: int = 60
     info_total: int = 30_000
@@ -74,6 +75,8 @@ class GateLimits(NamedTuple):
     buys_total: int = 3_000
     held_parts: int = 2_000
     held_sat: int = 1_000_000_000
+    in_progress_per_peer: int = 10
+    in_progress_total: int = 1_000
 
 
 LIMIT_OPTIONS: dict[str, tuple[int, int, int, str]] = {  # option: default, least, most, meaning
@@ -83,6 +86,8 @@ LIMIT_OPTIONS: dict[str, tuple[int, int, int, str]] = {  # option: default, leas
     "lsps2-max-buys-per-minute": (3_000, 1, 10**7, "buys per minute in all"),
     "lsps2-max-held-parts": (2_000, 1, 10**6, "HTLCs that are held at one time"),
     "lsps2-max-held-sat": (1_000_000_000, 1, 10**15, "satoshis in HTLCs that are held at one time"),
+    "lsps2-max-in-progress-per-peer": (10, 1, 10**6, "requests of one peer that are worked on at one time"),
+    "lsps2-max-in-progress": (1_000, 1, 10**6, "requests that are worked on at one time"),
 }
 
 
@@ -125,6 +130,7 @@ class Gate:
         self._refusals = refusals
         self._info = _Flow(limits.info_per_peer, limits.info_total, visit=3)  # protocols, menu, and once more
         self._buys = _Flow(limits.buys_per_peer, limits.buys_total, visit=1)
+        self.in_progress = InFlight(limits.in_progress_per_peer, limits.in_progress_total)  # T-36
         self._told = PeerBuckets(6 / 60, 6)
         self._told_total = TokenBucket(20, 20)
 

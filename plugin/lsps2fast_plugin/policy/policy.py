@@ -6,14 +6,15 @@ and the record of peers, stays. Synchronous and without a clock: wall time, feer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lsps2fast.errors import PeerError
 from lsps2fast.lsps0 import client_rejected
-from lsps2fast.lsps2 import invalid_fee_params, opening_fee_msat, stale_token
+from lsps2fast.lsps2 import FeeParams, invalid_fee_params, opening_fee_msat, stale_token
 from lsps2fast.offers import Lack
 from lsps2fast.promise import token_hash
+from lsps2fast_plugin.policy.external import GET_POLICY
 from lsps2fast_plugin.policy.limits import Refusal, Refusals
 from lsps2fast_plugin.policy.menu import Entry, Menu, build_menu
 from lsps2fast_plugin.policy.rules import (
@@ -208,14 +209,18 @@ class Policy:
         wall_ms: int,
         feerate_perkw: int,
         payment_size_msat: int | None = None,
+        theirs: Sequence[FeeParams] | PeerError | None = None,
     ) -> dict[str, Any]:
-        """What this client would be offered and why, for `lsps2-quote`. Counts and changes nothing, raises nothing."""
+        """What this client would be offered and why, for `lsps2-quote`. Counts and changes nothing, raises nothing.
+
+        `theirs`: what a policy plugin answered; lines, floor and tokens of ours then do not matter.
+        """
         token, token_why = (None, None)
-        if token_text is not None:
+        if token_text is not None and theirs is None:
             token, token_why = self._find_token(token_hash(token_text), wall_ms + MIN_VALIDITY_S * 1000)
         peer_why = self._why_not_served(peer_id, wall_ms)
         answer: dict[str, Any] = {
-            "policy": self.rules.source,
+            "policy": self.rules.source if theirs is None else GET_POLICY,
             "peer_id": peer_id,
             "served": peer_why is None,
             "feerate_perkw": feerate_perkw,
@@ -230,7 +235,9 @@ class Policy:
             return answer | _refusal(client_rejected(), _PEER_WHY[peer_why])
         if token_why is not None:
             return answer | _refusal(stale_token(), _TOKEN_WHY[token_why])
-        menu = self._menu(token, wall_ms, feerate_perkw)
+        if isinstance(theirs, PeerError):
+            return answer | _refusal(theirs, f"{GET_POLICY} says so, or did not answer well: see the log")
+        menu = self._menu(token, wall_ms, feerate_perkw) if theirs is None else _menu_of(theirs, wall_ms)
         answer["menu"] = [_describe(entry, payment_size_msat) for entry in menu.entries]
         answer["left_out"] = [{"name": gone.name, "why": gone.why} for gone in menu.left_out]
         return answer
@@ -253,6 +260,11 @@ class Policy:
 
 def _refusal(error: PeerError, why: str) -> dict[str, Any]:
     return {"refused": {"code": error.code, "message": error.message, "why": why}}
+
+
+def _menu_of(theirs: Sequence[FeeParams], wall_ms: int) -> Menu:
+    lines = [FeeLine.of(params, wall_ms) for params in theirs]
+    return Menu(tuple(Entry(f"entry {number}", line) for number, line in enumerate(lines, 1)), ())
 
 
 def _describe(entry: Entry, payment_size_msat: int | None) -> dict[str, Any]:

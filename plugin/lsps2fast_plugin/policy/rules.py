@@ -30,6 +30,19 @@ class FeeLine(NamedTuple):
     min_payment_size_msat: int
     max_payment_size_msat: int
 
+    @classmethod
+    def of(cls, params: FeeParams, wall_ms: int) -> FeeLine:
+        """The line that makes such an offer now."""
+        return cls(
+            min_fee_msat=params.min_fee_msat,
+            proportional=params.proportional,
+            validity_s=(params.valid_until_ms - wall_ms) // 1000,
+            min_lifetime_blocks=params.min_lifetime_blocks,
+            max_client_to_self_delay_blocks=params.max_client_to_self_delay_blocks,
+            min_payment_size_msat=params.min_payment_size_msat,
+            max_payment_size_msat=params.max_payment_size_msat,
+        )
+
     def params(self, wall_ms: int) -> FeeParams:
         """This line as an offer made now, not yet promised."""
         return FeeParams.build(
