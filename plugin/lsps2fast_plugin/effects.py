@@ -447,6 +447,10 @@ class Effects:
         forgotten = order.ForgetBuy(jit_scid, "Succeeded")
         self._spawn(self._end_record(jit_scid, fees, again=True), forgotten)
 
+    def keep_alias(self, fees: order.RestoreFees) -> None:
+        """After a start: lightningd has forgotten which rate forwards over the jit scid were promised (A-03)."""
+        self._spawn(self._restore_fees(fees, self._supersede(fees.channel_id), again=True), fees)
+
     async def _reset(self, action: order.Reset) -> None:
         counts = self._supersede(action.jit_scid)
 

@@ -125,7 +125,7 @@ class Recovery:
             service.host.spawn(self._drop(record))
 
     def _revive_alias(self, record: Stored) -> None:
-        """A-03: the jit scid of a channel that was paid forwards until valid_until."""
+        """A-03: the jit scid of a channel that was paid forwards until valid_until, at the promised rate of zero."""
         lives = record.buy.params.valid_until_ms > self._service.clock.wall_ms()
         if record.outcome != "Succeeded" or record.journal.channel is None or not lives:
             return
@@ -133,6 +133,9 @@ class Recovery:
         core.paid, core.channel = True, record.journal.channel
         self._service.offers.mark_used(record.buy.jit_scid)
         self._service.effects.unready.add(record.journal.channel.channel_id)
+        self._service.effects.keep_alias(
+            RestoreFees(record.journal.channel.channel_id, record.buy.params.valid_until_ms)
+        )
 
     def _revive_session(self, record: Stored, verdict: Verdict) -> None:
         jit_scid, channel = record.buy.jit_scid, verdict.journal.channel

@@ -13,6 +13,7 @@ from lsps2fast_plugin.regtest import Bill, Lightningd, Town
 from .evidence import tidy
 
 COLLECT_S = 90
+OPTIONAL_ANCHORS = 23
 ALL_COINS = {"satoshi": "all", "feerate": "normal", "startweight": 1000}
 HASHES = itertools.count(1)
 NAMES = itertools.count(1)
@@ -64,6 +65,13 @@ class Real:
             self._psbt = self.town.lsp.call("fundpsbt", ALL_COINS)["psbt"]
         else:
             self.town.lsp.call("unreserveinputs", {"psbt": self._psbt})
+
+    async def plain(self) -> None:
+        self.wallet.stop()
+        self.wallet.options["dev-force-features"] = f"-{OPTIONAL_ANCHORS}"
+        self.wallet.start()
+        self.town.connect(self.wallet, self.town.lsp)
+        self.begin = len(self.town.entries())
 
     async def undone(self) -> None:
         if not self._psbt:
@@ -117,6 +125,13 @@ class Embedded:
             self._psbt = (await self.stage.lsp.call("fundpsbt", ALL_COINS))["psbt"]
         else:
             await self.stage.lsp.call("unreserveinputs", {"psbt": self._psbt})
+
+    async def plain(self) -> None:
+        self.client.disconnect()
+        self.client.lacks.add(OPTIONAL_ANCHORS)
+        self.client.connect()
+        await self.stage.quiet()
+        self.begin = len(self.stage.world.transcript.entries)
 
     async def undone(self) -> None:
         await self.stage.quiet()

@@ -32,6 +32,9 @@ class Bench(Protocol):
     async def starve(self, yes: bool) -> None:
         """All coins of the LSP are reserved by somebody else, or free again."""
 
+    async def plain(self) -> None:
+        """From now on the wallet's node has no anchors."""
+
     async def undone(self) -> None:
         """Wait until nothing is left of an attempt."""
 
@@ -51,6 +54,15 @@ async def variable(bench: Bench) -> list[list[str]]:
     """No amount on the invoice."""
     bill = await bench.bill(None)
     ends = await bench.pay(bill, [7_654_321])
+    await bench.over(bill)
+    return [ends]
+
+
+async def without_anchors(bench: Bench) -> list[list[str]]:
+    """A channel of the other type."""
+    await bench.plain()
+    bill = await bench.bill(SIZE_MSAT)
+    ends = await bench.pay(bill, HALVES)
     await bench.over(bill)
     return [ends]
 
@@ -99,6 +111,7 @@ async def probed(bench: Bench) -> list[list[str]]:
 SCENARIOS: tuple[Scenario, ...] = (
     fixed_in_parts,
     variable,
+    without_anchors,
     late_then_paid,
     refused_then_paid,
     no_coins_then_paid,

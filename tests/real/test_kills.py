@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from lsps2fast.errors import NodeError
-from lsps2fast_plugin.regtest import Bill, Lightningd, Town, until
+from lsps2fast_plugin.regtest import Bill, Town, until
 
 from .evidence import tidy
 
@@ -66,16 +66,7 @@ def _sells(town: Town) -> bool:
 def reconnected(town: Town, bill: Bill) -> None:
     """Payer and wallet are connected to the LSP again."""
     for node in (town.payer, bill.wallet):
-        until(lambda node=node: _dial(town, node), f"{node.name} at the LSP")
-
-
-def _dial(town: Town, node: Lightningd) -> bool:
-    try:
-        town.connect(node, town.lsp)
-    except NodeError:
-        return False
-    rows = town.channels(node, town.lsp)
-    return all(row["state"] == "CHANNELD_NORMAL" and row.get("reestablished", True) for row in rows)
+        town.rejoin(node)
 
 
 @pytest.mark.parametrize("victim", ["plugin", "node"])

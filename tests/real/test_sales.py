@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -149,6 +150,24 @@ def test_what_was_paid_for_is_an_ordinary_channel_afterwards(town: Town) -> None
     assert town.payer.call("xpay", {"invstring": again["bolt11"]})["amount_msat"] == 50_000_000
     back = town.payer.call("invoice", {"amount_msat": 20_000_000, "label": f"back {bill.jit_scid}", "description": "b"})
     assert bill.wallet.call("xpay", {"invstring": back["bolt11"]})["amount_msat"] == 20_000_000
+
+
+def test_the_jit_scid_still_forwards_after_a_restart_of_lightningd(found_town: Callable[..., Town]) -> None:
+    """A-03, A7, T25: the rate of zero that forwards were promised is not kept by lightningd; we set it again."""
+    town = found_town()
+    bill = fresh(town)
+    assert town.pay(bill, [SIZE_MSAT]).paid
+    town.over(bill)
+    town.mine(6)
+    town.lsp.stop()
+    town.lsp.start()
+    town.lsp.wait_log("sells JIT channels")
+    for node in (town.payer, bill.wallet):
+        town.rejoin(node)
+    for amounts in ([2_000_000], [1_000_000] * 3):
+        assert town.pay(town.further_bill(bill, sum(amounts)), amounts).failures == [""] * len(amounts)
+    row = town.channels(town.lsp, bill.wallet)[0]
+    assert (row["fee_base_msat"], row["fee_proportional_millionths"]) == (1, 10)
 
 
 def test_a_wallet_buys_twice(town: Town) -> None:

@@ -141,6 +141,45 @@ def test_a_part_the_channel_cannot_take_fails_and_so_does_the_rest_in_the_end(to
     paid_at_last(town, bill)
 
 
+ONE_FAILS = """
+from pyln.client import Plugin
+plugin = Plugin()
+failed = []
+def on_htlc(onion, htlc, plugin, **kwargs):
+    if failed:
+        return {"result": "continue"}
+    failed.append(htlc)
+    return {"result": "fail", "failure_message": "2002"}
+plugin.add_hook("htlc_accepted", on_htlc, before=["lsps2fast-client"])
+plugin.run()
+"""
+
+
+def ends(town: Town, bill: Bill) -> dict[str, list[int]]:
+    """Part ids of a payment that were settled and that failed, as its payer sees it."""
+    rows = town.payer.call("listsendpays", {"payment_hash": bill.payment_hash})["payments"]
+    return {end: [row["partid"] for row in rows if row["status"] == end] for end in ("complete", "failed")}
+
+
+def test_one_part_fails_and_the_others_settle_with_its_successor(each_town: Town) -> None:
+    """K-10, H-17: the wallet's node fails one part of three; that part is sent again, all is paid, the fee once."""
+    town, wallet = each_town, each_town.wallet(f"t{next(NAMES)}")
+    wallet.call("plugin", {"subcommand": "start", "plugin": script(wallet.directory, "one-fails", ONE_FAILS)})
+    bill, before = town.bill(wallet, SIZE_MSAT), town.wealth_msat(town.payer)
+    amounts = [5_000_000, 3_000_000, 2_000_000]
+    group, _ = town.send_parts(bill, amounts)
+    (failed,) = until(lambda: ends(town, bill)["failed"], "the part that failed")
+    until(lambda: wallet.call("lsps2-status")["held_parts"] == 2, "the two others, at the wallet")
+    again = [amounts[failed - 1]]
+    sent = town.send_parts(bill, again, total_msat=SIZE_MSAT, first_part=4, group=group)
+    assert town.result(bill, sent, again).paid
+    town.over(bill)
+    town.mine()
+    assert ends(town, bill) == {"complete": sorted({1, 2, 3, 4} - {failed}), "failed": [failed]}
+    assert town.wealth_msat(town.payer) - before == -SIZE_MSAT
+    assert town.wealth_msat(wallet) == SIZE_MSAT - FEE_MSAT
+
+
 def back(town: Town, bill: Bill) -> None:
     """Wait until the wallet has cleaned up after a channel that was given up, and is connected again."""
     wallet, lsp = bill.wallet, town.lsp

@@ -151,6 +151,17 @@ class Stage:
         if ready:
             await self.selling(starts + 1)
 
+    async def restart(self) -> None:
+        """`stop` of the whole node, and its next start."""
+        starts = len(self.log_lines("sells JIT channels"))
+        await self.lsp.stop()
+        self._forget_process()
+        for calls in (self.asked, self.answered, self.results):
+            calls.clear()  # a node counts its calls from the same number again
+        await self.lsp.start()
+        self.plugin_lives = True
+        await self.selling(starts + 1)
+
     async def until(self, condition: Any, what: str) -> None:
         """Bounded wait."""
         await self.world.until(condition, what, PATIENCE_S)

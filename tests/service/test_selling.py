@@ -153,6 +153,20 @@ async def test_the_channels_own_alias_may_be_the_jit_scid_or_not(monkeypatch: py
         assert (invoice.fee_taken_msat, again.fee_taken_msat) == (FEE_MSAT, 0)
 
 
+async def test_a_restart_of_lightningd_leaves_the_alias_as_it_was(mode: str) -> None:
+    """A-03, A7: lightningd forgets the rate of zero that was promised; the next start sets it again, fees after it."""
+    async with Stage(mode, fresh=True) as stage:
+        client, payer = stage.client(), stage.payer()
+        invoice = await stage.sale(client, payer)
+        await stage.restart()
+        client.connect()
+        await stage.quiet()
+        again = client.invoice(3_000_000, invoice.scid, cltv_delta=144)
+        await stage.paid(payer, again, [1_000_000] * 3)
+        end = client.ends[0].other
+        assert (end.fee_base_msat, end.fee_ppm) == (1000, 10)
+
+
 async def test_an_alias_serves_payments_that_were_collecting_when_it_was_paid(mode: str) -> None:
     """A-03, C-14: parts of another payment on the same scid go out as plain forwards once the channel is paid."""
     async with Stage(mode) as stage:

@@ -79,6 +79,8 @@ class Node(PluginOwner):
         await self.server.start(self.rpc_path)
         if former:
             self.height = max(0, self.height - ROLLBACK_BLOCKS)
+        for end in self.ends:
+            end.old_fees = None  # kept in memory only (A7)
         self.plugins = [Plugin(self, argv, options, env) for argv, options, env in self.plugin_plans]
         if self.plugins:
             self.plugins[0].options |= self.saved_config

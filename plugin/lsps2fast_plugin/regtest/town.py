@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -185,6 +185,19 @@ class Town:
         peers = node.call("listpeers", {"id": other.node_id})["peers"]
         return any(peer["connected"] for peer in peers)
 
+    def rejoin(self, node: Lightningd) -> None:
+        """After a restart: connected to the LSP again, and every channel between the two is in use."""
+
+        def joined() -> bool:
+            try:
+                self.connect(node, self.lsp)
+            except NodeError:
+                return False
+            rows = self.channels(node, self.lsp)
+            return all(row["state"] == NORMAL and row.get("reestablished", True) for row in rows)
+
+        until(joined, f"{node.name} at the LSP")
+
     # Coins and channels ----------------------------------------------------------------------------
 
     def grant(self, node: Lightningd, coins_sat: Iterable[int]) -> None:
@@ -265,6 +278,23 @@ class Town:
             delta_blocks=hint.cltv_expiry_delta_blocks,
             final_blocks=invoice.min_final_cltv_blocks,
             opening_fee_msat=row["opening_fee_msat"],
+        )
+
+    def further_bill(self, bill: Bill, amount_msat: int) -> Bill:
+        """Another invoice of that wallet, to be paid over the same jit scid."""
+        label = f"bill {next(self._labels)}"
+        ask = {"amount_msat": amount_msat, "label": label, "description": "once more"}
+        text = bill.wallet.call("invoice", ask)["bolt11"]
+        invoice = bolt11.decode(text)
+        return replace(
+            bill,
+            label=label,
+            text=text,
+            payment_hash=invoice.payment_hash.hex(),
+            payment_secret=invoice.payment_secret.hex(),
+            amount_msat=amount_msat,
+            final_blocks=invoice.min_final_cltv_blocks,
+            opening_fee_msat=None,
         )
 
     def send_parts(
