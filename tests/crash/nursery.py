@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -21,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 MOST = 1 << 20  # bytes of a datagram
+PROGRAMS = {"lsps2fast-service": "lsps2fast_plugin.service", "lsps2fast-client": "lsps2fast_plugin.client"}
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where our children find this package
 
 
@@ -79,12 +81,10 @@ def _live(order: dict[str, Any], fds: list[int]) -> None:
         os.chdir(order["cwd"])
         os.environ.clear()
         os.environ.update(order["env"])
-        from lsps2fast_plugin import service
-
         from . import mutants
 
         mutants.apply(order["env"].get(mutants.VARIABLE, ""))
-        code = service.main()
+        code = importlib.import_module(PROGRAMS[order["program"]]).main()
     except BaseException:  # nothing may return into the parent's code
         import traceback
 
@@ -98,12 +98,11 @@ def main() -> None:
     """Load everything a child needs, then serve."""
     import gc
 
-    import lsps2fast_plugin.service
-
     from . import mutants
 
-    assert lsps2fast_plugin.service
     assert mutants
+    for program in PROGRAMS.values():
+        importlib.import_module(program)
     gc.freeze()  # children share these pages
     _serve(socket.socket(fileno=int(sys.argv[1])))
 
@@ -164,14 +163,15 @@ class Nursery:
         await self._process.wait()
 
     async def start(self, argv: list[str], stdin: int, stdout: int, cwd: str, env: dict[str, str]) -> Born:
-        """Fork a plugin on these file descriptors; `argv` is only what it would have been."""
+        """Fork a plugin on these file descriptors; of `argv` only the name of the program counts."""
         loop = asyncio.get_running_loop()
         self._orders += 1
         birth: asyncio.Future[int] = loop.create_future()
         self._births[self._orders] = birth
         read_end, write_end = os.pipe()
         try:
-            order = json.dumps({"order": self._orders, "cwd": cwd, "env": env}).encode()
+            told = {"order": self._orders, "program": argv[-1], "cwd": cwd, "env": env}
+            order = json.dumps(told).encode()
             socket.send_fds(self._channel, [order], [stdin, stdout, write_end])
         finally:
             os.close(write_end)

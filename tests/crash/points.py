@@ -7,6 +7,7 @@ at a point comes before the message is delivered; at `rpc` the call is carried o
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +22,15 @@ DEATHS = {
 # Of the test itself, or without meaning for the plugin.
 UNCOUNTED = {"lsps2-stats", "lsps2-dev-advance", "lsps2-listsessions", "warning", "custommsg"}
 EACH_BLOCK, SOME_BLOCKS = 3, 20  # of many blocks in a row only some are points
-COUNTED_PEERS = ("lsp/plugin", "lsp/plugin-rpc")
 
 
 class Labels:
     """Gives each message its name."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "lsp", uncounted: Collection[str] = UNCOUNTED) -> None:
+        """Of the messages of this node's plugin, but for these methods."""
+        self._peers = (f"{node}/plugin", f"{node}/plugin-rpc")
+        self._uncounted = uncounted
         self._counts: Counter[str] = Counter()
         self._methods: dict[str, str] = {}  # id of a request: its method
 
@@ -38,7 +41,7 @@ class Labels:
     def of(self, entry: Entry) -> str | None:
         """The name of this message; None for what is no point."""
         direction, message = entry["dir"], entry["msg"]
-        if entry["peer"] not in COUNTED_PEERS or direction == "mark":
+        if entry["peer"] not in self._peers or direction == "mark":
             return None
         method = message.get("method")
         if direction == "plugin>host" and method is not None:
@@ -51,7 +54,7 @@ class Labels:
             if "id" in message:  # answers go the other way: plugin>host to host>plugin, host>rpc to rpc>host
                 back = "rpc" if direction == "rpc>host" else "ost"
                 self._methods[f"{back} {message['id']}"] = method
-        if method in UNCOUNTED:
+        if method in self._uncounted:
             return None
         name = f"{kind} {method}"
         self._counts[name] += 1
