@@ -259,6 +259,7 @@ class PythonLane:
         self._out = out
         self._on_frames = on_frames
         self._on_end = on_end
+        self._answers: list[bytes] = []
         self._stopped, self._stop = os.pipe()
         self._poll = select.poll()
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
@@ -299,31 +300,37 @@ class PythonLane:
         return b"" if any(fd == self._stopped for fd, _ in ready) else os.read(self._fd, BLOCK)
 
     def _read(self) -> None:
-        frames = hook.FrameReader()
+        frames = hook.FrameReader(on_call=self._is_foreign)
         self._poll.register(self._fd, select.POLLIN)
         self._poll.register(self._stopped, select.POLLIN)
         while data := self._next():
-            self._sort(frames.feed(data))
+            try:
+                rest = frames.feed(data)
+            finally:
+                self._answer()
+            self._hand_on(rest)
             if frames.lost:
                 frames.feed(b"")
 
-    def _sort(self, frames: list[bytes]) -> None:
-        answers: list[bytes] = []
-        rest: list[bytes] = []
-        for frame in frames:
-            hop = hook.next_hop(frame)
-            if hop is not None:
-                id_raw, scid, forward_to, payment_hash = hop
-                if self._interest.judge(scid, forward_to, payment_hash) is Verdict.FOREIGN:
-                    answers.append(hook.answer_continue(id_raw))
-                    continue
-            elif self._interest.loaded:
-                event = hook.event_hash(frame)
-                if event is not None and not self._interest.wants(event):
-                    continue
-            rest.append(frame)
+    def _is_foreign(self, id_raw: bytes, scid: int, forward_to: str | None, payment_hash: bytes) -> bool:
+        if self._interest.judge(scid, forward_to, payment_hash) is not Verdict.FOREIGN:
+            return False
+        self._answers.append(hook.answer_continue(id_raw))
+        return True
+
+    def _is_unwanted(self, frame: bytes) -> bool:
+        """Whether it is a forward_event that nobody here waits for (W15)."""
+        event = hook.event_hash(frame) if self._interest.loaded else None
+        return event is not None and not self._interest.wants(event)
+
+    def _answer(self) -> None:
+        """Answers go out before anything of the same block reaches the loop."""
+        answers, self._answers = self._answers, []
         if answers:
             self._out.write(b"".join(answers))
+
+    def _hand_on(self, frames: list[bytes]) -> None:
+        rest = [frame for frame in frames if not self._is_unwanted(frame)]
         if rest:
             self._on_frames(rest)
 

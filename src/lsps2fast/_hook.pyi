@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import final
 
 from lsps2fast._answers import answer as answer
@@ -9,7 +10,7 @@ MAX_FRAME: int
 
 @final
 class FrameReader:
-    def __init__(self, max_frame: int = ...) -> None: ...
+    def __init__(self, max_frame: int = ..., on_call: Callable[..., bool] | None = ...) -> None: ...
     @property
     def pending(self) -> int: ...
     @property

@@ -45,15 +45,20 @@ class FrameReader:
     makes no sense (a byte between frames that is neither white space nor `{`, an object closed by `]`, a frame above
     `max_frame` bytes) the frames before that place are still returned; from then on `lost` is true and every call
     raises MalformedFrame. How the stream was split into calls makes no difference.
+
+    `on_call` is told of each call that `next_hop` can read, with what that returns, also when `feed` then raises; when
+    it says True the frame is dealt with and not returned.
     """
 
+    _on_call: object
     _held: bytearray
     _place: c.Place
     _max: cython.Py_ssize_t
     _passed: cython.Py_ssize_t
     _error: object
 
-    def __init__(self, max_frame: cython.Py_ssize_t = 16 * 1024 * 1024) -> None:
+    def __init__(self, max_frame: cython.Py_ssize_t = 16 * 1024 * 1024, on_call: object = None) -> None:
+        self._on_call = on_call
         self._held = bytearray()
         self._place.depth = 0
         self._place.mode = c.BETWEEN
@@ -110,14 +115,21 @@ class FrameReader:
                 return
             if self._held:
                 self._held += data[start:at]
-                frames.append(bytes(self._held))
+                self._add(bytes(self._held), frames)
                 self._held = bytearray()
             else:
-                frames.append(data[start:at])
+                self._add(data[start:at], frames)
             start = at
         if self._place.depth > 0:
             self._held += data[start:]
         self._passed += end
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _add(self, frame: bytes, frames: list) -> cython.void:
+        hop: object = None if self._on_call is None else next_hop(frame)
+        if hop is None or not self._on_call(*hop):
+            frames.append(frame)
 
     @cython.cfunc
     @cython.exceptval(check=True)
