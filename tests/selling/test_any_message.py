@@ -148,7 +148,7 @@ def test_any_bytes_get_silence_or_one_answer(messages: list[bytes]) -> None:
 @given(st.lists(requests(), min_size=1, max_size=6))
 @settings(max_examples=250)
 def test_any_request_gets_one_answer_and_only_true_offers_are_sold(messages: list[Json]) -> None:
-    """T-10, T-14, T-15, T-17, T-20, P-01, B-06: a schema of every answer; what is sold is what was promised."""
+    """T-10, T-14, T-15, T-17, T-19, T-20, P-01, B-06: a schema of every answer; what is sold is what was promised."""
 
     async def story() -> None:
         shop = Shop()

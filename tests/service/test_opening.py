@@ -92,7 +92,7 @@ def _fault(method: str, code: int, message: str) -> Callable[[Stage, Any], None]
 async def test_a_failed_open_fails_the_parts_at_once_and_leaves_the_offer(
     cause: Callable[[Stage, Any], None], answer: str
 ) -> None:
-    """T27, O-08, O-09, O-20, O-21, K-26: the client's no is permanent, our own trouble is not; a retry is paid."""
+    """T27, O-08, O-09, O-15, O-20, O-21, K-26: the client's no is permanent, our trouble is not; a retry is paid."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -322,7 +322,7 @@ async def test_a_public_channel_that_is_not_ready_in_time_is_kept_and_paid_for_l
 
 
 async def test_two_buys_of_one_client_paid_at_once_open_one_after_the_other(mode: str) -> None:
-    """O-19, O-15: lightningd opens one channel at a time with a peer; both payments arrive."""
+    """O-19: lightningd opens one channel at a time with a peer; both payments arrive."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer(channels=2)
         invoices = [await stage.invoice(client), await stage.invoice(client)]
