@@ -276,7 +276,7 @@ class Client:
             self._report(
                 lsp_id,
                 f"did not accept a zero-conf channel of {funding_msat} msat: what it was bought for ended"
-                f" {format_datetime(max(ended_ms))}",
+                f" {format_datetime(max(ended_ms))}; a new invoice is needed",
             )
 
     def _on_rpc_command(self, request: Request, rpc_command: Json, **_: Any) -> None:

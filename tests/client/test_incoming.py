@@ -461,8 +461,8 @@ async def test_an_lsp_that_never_broadcasts_gets_no_preimage(staged: Staging) ->
         await stage.block()
         assert stage.answer(part) == details(19_000_000, stage)
         assert stage.reports().endswith(
-            "1 parts, 19000000 msat were failed: the funding transaction is not seen, and its HTLCs would soon expire;"
-            " nothing of it was claimed"
+            "its 1 parts of 19000000 msat go back to the payer: the funding transaction is not seen, and its HTLCs"
+            " would soon expire; nothing of it was claimed"
         )
         assert invoice["payment_hash"] in stage.keys
 

@@ -292,8 +292,9 @@ class Incoming:
         buy = payment.approval.buy
         self._report(
             buy.lsp_id,
-            f"{_what(payment)}: refused {part.htlc_msat} msat (sent {part.onion_msat}, extra_fee {part.extra_fee_msat},"
-            f" agreed fee at most {buy.opening_fee_msat}): {reason}; nothing of it was claimed",
+            f"{_what(payment)}: refused a part of {part.onion_msat} msat ({part.htlc_msat} arrived,"
+            f" {part.extra_fee_msat} are called fee, {buy.opening_fee_msat} were agreed for all parts): {reason};"
+            " nothing of it was claimed",
         )
         self._host.fail(call.id_raw, self._details(call.amount_msat))
         if reason in LSP_FAULTS:
@@ -408,8 +409,8 @@ class Incoming:
         receipt = payment.receipt
         self._report(
             payment.approval.buy.lsp_id,
-            f"{_what(payment)}: {len(receipt.parts)} parts, {receipt.received_msat} msat were failed: {why};"
-            " nothing of it was claimed",
+            f"{_what(payment)}: its {len(receipt.parts)} parts of {receipt.received_msat} msat go back to the payer:"
+            f" {why}; nothing of it was claimed",
         )
         self._fail(payment, list(receipt.parts), failure)
 

@@ -71,7 +71,7 @@ def refusal(request: Json, wanted: Sequence[Wanted], in_use_msat: Sequence[int],
         return f"channel_reserve_msat {reserve_asked_msat} is above 1 %"
     if not any(_fits(each, funding_msat, limits) for each in agreed):
         least_msat = min(each.receive_msat for each in agreed)
-        return f"a channel of {funding_msat} msat is too small to receive {least_msat} msat"
+        return f"it is too small to receive {least_msat} msat"
     if not _one_each(agreed, [*in_use_msat, funding_msat], limits):
         return "every purchase has its channel already, or they do not fit into these channels"
     return None

@@ -76,8 +76,8 @@ def _trusted(value: Any) -> frozenset[str]:
     for text in given:
         try:
             ids.add(ANY_LSP if text == ANY_LSP else parse_node_id(text).hex())
-        except MalformedField as error:
-            raise ConfigError(f"lsps2-trusted-lsp={text!r} is {error}; give a node id or '{ANY_LSP}'") from None
+        except MalformedField:
+            raise ConfigError(f"lsps2-trusted-lsp={text!r} is no node id; give 66 hex digits or '{ANY_LSP}'") from None
     return frozenset(ids)
 
 

@@ -19,7 +19,7 @@ def node_id(value: Any, name: str = "lsp_id") -> str:
     try:
         return parse_node_id(value, name).hex()
     except MalformedField as error:
-        raise ConfigError(f"{name} is {error}") from None
+        raise ConfigError(str(error)) from None
 
 
 def node_ids(value: Any, name: str = "lsp_ids") -> list[str]:
@@ -88,7 +88,7 @@ def scid(value: Any, name: str) -> int:
     try:
         return parse_scid(value, name)
     except MalformedField as error:
-        raise ConfigError(f"{name} is {error}") from None
+        raise ConfigError(str(error)) from None
 
 
 def payment_hash(value: Any) -> bytes:
@@ -103,4 +103,4 @@ def fee_params(value: Any) -> FeeParams:
     try:
         return FeeParams.from_json(value)
     except MalformedField as error:
-        raise ConfigError(f"opening_fee_params: {error.name} {error}") from None
+        raise ConfigError(f"opening_fee_params: {error}") from None

@@ -64,9 +64,11 @@ class Wish(NamedTuple):
 def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_blocks: int) -> Choice:
     """The cheapest entry that fits and costs no more than the owner allows (G-13, G-15). Raises Unacceptable."""
     limits, payment_msat = wish.limits, wish.payment_msat
+    if not menu:
+        raise Unacceptable("the LSP sells no channels now: its menu is empty")
     # Below a share of the payment that every payment exceeds, no amount helps.
     entries = [entry for entry in menu if entry.proportional <= limits.max_fee_ppm]
-    if menu and not entries:
+    if not entries:
         raise Unacceptable(f"every offer costs more than the limit of {limits.max_fee_ppm} ppm")
     choice = choose_entry(
         entries,
@@ -146,7 +148,7 @@ class Market:
         try:
             return read(result)
         except MalformedField as error:
-            raise Unacceptable(f"the LSP's answer to {method} breaks the rules: {error.name} is {error}") from error
+            raise Unacceptable(f"the LSP's answer to {method} breaks the rules: {error}") from error
 
     def choose(self, menu: list[FeeParams], wish: Wish) -> Choice:
         """See `choose`, for this node now."""
@@ -156,7 +158,9 @@ class Market:
         """Buy one entry. Raises PeerError, Unavailable, Unacceptable (B-16)."""
         await self.reach(lsp_id)
         result = await self._talk.call(lsp_id, BUY, buy_params(choice.entry, wish.payment_msat))
-        got = self._read(BUY, result, lambda answer: parse_buy_result(answer, allow_client_trusts_lsp=wish.consent))
+        got = self._read(BUY, result, lambda answer: parse_buy_result(answer, allow_client_trusts_lsp=True))
+        if got.client_trusts_lsp and not wish.consent:
+            raise Unacceptable(self._why_not_trusted(lsp_id))
         return Buy(
             lsp_id=lsp_id,
             jit_scid=got.jit_scid,
@@ -170,6 +174,15 @@ class Market:
             max_fee_ppm=wish.limits.max_fee_ppm,
             consent=wish.consent,
             created_ms=self._clock.wall_ms(),
+        )
+
+    def _why_not_trusted(self, lsp_id: str) -> str:
+        distrust = self._book.distrusted.get(lsp_id)
+        if distrust is not None:
+            return f"the LSP asks to be trusted and broke its word before ({distrust.why}); lsps2-trust forgives it"
+        return (
+            "the LSP asks to be trusted until it broadcasts the funding transaction; allow it with"
+            " client_trusts_lsp=true, or for good with the option lsps2-trusted-lsp"
         )
 
     async def purchase(self, lsp_id: str, token: str | None, wish: Wish) -> Buy:

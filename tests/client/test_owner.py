@@ -1,0 +1,98 @@
+"""What the owner of a wallet reads: the README's commands with what they print, and sentences that say what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsps2fast_plugin.client import METHODS
+
+from .conftest import Staging
+from .stage import LSP, STRANGER, Json, Stage, failure_of
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+SECTION = README.split("## As a wallet")[1].split("\n## ")[0]
+SHOWN = re.findall(r"^\$ lightning-cli (lsps\S+)(.*)\n(\{.*\})$", SECTION, re.M)
+
+
+def names(command: str) -> Json:
+    """The parameters of a command, with the LSP of the stage."""
+    given = dict(word.split("=", 1) for word in shlex.split(command))
+    return given | ({"lsp_id": LSP} if "lsp_id" in given else {})
+
+
+def is_part(shown: Any, real: Any) -> bool:
+    """Whether what is shown is there: members of objects, entries of lists; texts may be cut short with …"""
+    match shown:
+        case dict():
+            return all(key in real and is_part(value, real[key]) for key, value in shown.items())
+        case list():
+            return len(shown) == len(real) and all(map(is_part, shown, real))
+        case str():
+            return str(real).startswith(shown.rstrip("…"))
+    return bool(shown == real)
+
+
+async def test_the_readmes_commands_print_what_it_shows(staged: Staging) -> None:
+    """Issue 5: one after the other on a stage."""
+    assert [method for method, _, _ in SHOWN] == ["lsps2-compare", "lsps-lsps2-invoice", "lsps2-status"]
+    async with staged() as stage:
+        stage.node.peers[LSP]["features"] = "02" + "00" * 91
+        for method, command, shown in SHOWN:
+            run = stage.client._status if method == "lsps2-status" else getattr(stage.client.methods, METHODS[method])
+            real = await run(**names(command))
+            assert is_part(json.loads(shown), json.loads(json.dumps(real))), method
+
+
+def buy_of(stage: Stage, entry: Any) -> Coroutine[Any, Any, Json]:
+    return stage.client.methods.buy(LSP, None, entry)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda stage: stage.client.methods.get_info("me"), "lsp_id: not a compressed point of 66 hex digits"),
+        (lambda stage: stage.client.methods.trust("x"), "lsp_id: not a compressed point of 66 hex digits"),
+        (lambda stage: stage.client.methods.approve(LSP, "1x1", "00" * 32), "jit_channel_scid: not BLOCKxTXxOUT"),
+        (lambda stage: stage.client.methods.approve(LSP, "1x1x1", "00"), "payment_hash must be 64 hex digits"),
+        (lambda stage: stage.client.methods.approve(LSP, "1x1x1", "00" * 32), "give the opening_fee_params"),
+        (lambda stage: stage.client.methods.compare("x"), "amount_msat='x' is no amount; give msat as a number"),
+        (lambda stage: stage.client.methods.compare(5, 5), "lsp_ids must be a list of node ids"),
+        (lambda stage: buy_of(stage, {"min_fee_msat": 1}), "min_fee_msat: not a u64 as a decimal string"),
+        (lambda stage: stage.invoice(0), "amount_msat must be positive, or 'any'"),
+        (lambda stage: stage.invoice(1_000), "1000 msat is outside 1500000 … 4000000000 msat"),
+        (lambda stage: stage.invoice(max_fee_msat=1), "the fee of 1000000 msat for 20000000 msat is above the limit"),
+        (lambda stage: stage.invoice(client_trusts_lsp="yes"), "client_trusts_lsp='yes' must be true or false"),
+        (lambda stage: stage.invoice(expiry=5), "expiry must be at least 60 seconds"),
+        (lambda stage: stage.invoice(lsp_id=STRANGER), "cannot be reached: Unable to connect"),
+    ],
+)
+async def test_a_wrong_parameter_is_named_and_the_right_one_described(
+    staged: Staging, call: Any, sentence: str
+) -> None:
+    """Issue 5: nothing was asked of the LSP, or nothing came of it."""
+    async with staged() as stage:
+        error = await failure_of(call(stage))
+        assert sentence in str(error)
+        assert "lsps2.buy" not in {asked["method"] for asked in stage.lsp.asked}
+        assert not stage.node.datastore
+
+
+async def test_an_lsp_without_offers_is_said_to_have_none(staged: Staging) -> None:
+    """G-04 as its client reads it."""
+    async with staged() as stage:
+        stage.lsp.entries = []
+        assert str(await failure_of(stage.invoice())) == "the LSP sells no channels now: its menu is empty"
+
+
+async def test_an_lsp_that_wants_trust_is_answered_with_how_to_give_it(staged: Staging) -> None:
+    """B-16: and one that broke its word with why it gets none."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        assert "allow it with client_trusts_lsp=true" in str(await failure_of(stage.invoice()))
