@@ -49,6 +49,7 @@ class Desk:
         self.external = ExternalPolicy(
             rpc, now_ms=clock.now_ms, say=say, refusals=self.refusals, use=settings.policy_plugin
         )
+        self._zero_reserve = settings.zero_reserve
         self.paused = False
         self.menus = self.buys = 0  # sent and sold since the start
 
@@ -100,6 +101,10 @@ class Desk:
         if self.file is not None and self.file.refused is not None:
             answer["policy_file_refused"] = self.file.refused
         return answer
+
+    def zero_reserve(self, peer_id: str) -> bool:
+        """Whether we hold no reserve in channels to this client (O-18): the option, or the policy for him."""
+        return self._zero_reserve or peer_id in self.policy.rules.zero_reserve
 
     # Tokens ----------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ called again. What a call that got no answer has done is found out by looking (K
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lsps2fast.actions import Channel, Funding, Limits
@@ -83,8 +83,8 @@ def _limits(channel: dict[str, Any]) -> Limits:
 class Funder:
     """Opens and undoes channels at one lightningd."""
 
-    def __init__(self, rpc: Rpc, coins: Coins, zero_reserve: bool, node: OurNode) -> None:
-        """`zero_reserve`: ask the client for no reserve of ours (O-18, opt-in); `node` may learn later what it is."""
+    def __init__(self, rpc: Rpc, coins: Coins, zero_reserve: Callable[[str], bool], node: OurNode) -> None:
+        """`zero_reserve(peer_id)`: ask him for no reserve of ours (O-18, opt-in); `node` may learn later what it is."""
         self._rpc = rpc
         self._coins = coins
         self._node = node
@@ -99,7 +99,7 @@ class Funder:
         perkw = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
         feerate = self._node.commitment_rates(perkw).of(channel_type)
         anchors = ANCHORS in channel_type
-        needed = min_capacity_sat(sum_forward_msat, parts, feerate, anchors, self._zero_reserve, 546)
+        needed = min_capacity_sat(sum_forward_msat, parts, feerate, anchors, self._zero_reserve(buy.peer_id), 546)
         capacity_sat = max(needed, buy.capacity_sat)
         need = Need(capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), anchors)
         funding = await self._coins.choose(buy.jit_scid, need)
@@ -146,7 +146,7 @@ class Funder:
             "channel_type": list(funding.channel_type),
             "announce": False,
         }
-        if self._zero_reserve:
+        if self._zero_reserve(peer_id):
             start["reserve"] = 0
         try:
             started = await self._rpc.call("fundchannel_start", start, OPEN_TIMEOUT_S, late)

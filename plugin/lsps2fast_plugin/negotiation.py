@@ -57,7 +57,6 @@ class Terms(NamedTuple):
 
     cltv_expiry_delta_blocks: int
     max_parts: int = EXPECTED_PARTS
-    zero_reserve: bool = False
     floor_msat: int = 1  # H-03: the expectation before there is a channel
 
 
@@ -239,7 +238,7 @@ class Negotiator:
             commitment_perkw=purse.feerates.commitment_perkw,
             anchors_perkw=purse.feerates.anchors_perkw,
             open_vbytes=rules.floor.open_vbytes,
-            zero_reserve=self._terms.zero_reserve,
+            zero_reserve=self._desk.zero_reserve(peer_id),
             max_parts=self._terms.max_parts,
         )
 

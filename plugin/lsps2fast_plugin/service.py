@@ -186,7 +186,7 @@ class Service:
             afterwards=self.afterwards,
         )
         self.effects = Effects(
-            funder=Funder(rpc, self.coins, settings.zero_reserve, self.our_node),
+            funder=Funder(rpc, self.coins, self.desk.zero_reserve, self.our_node),
             store=self.store,
             answers=self.parts,
             clock=self.clock,
@@ -256,7 +256,7 @@ class Service:
             offers=self.offers,
             promises=keyring,
             desk=self.desk,
-            terms=Terms(delta, settings.max_parts, settings.zero_reserve),
+            terms=Terms(delta, settings.max_parts),
             clock=self.clock,
             random64=lambda: secrets.randbits(64),
             accept=self._accept,

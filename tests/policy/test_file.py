@@ -50,6 +50,7 @@ def test_the_example_of_the_page_is_a_policy() -> None:
     assert partner.lines[0].line.min_fee_msat == 500_000
     assert partner.client_trusts_lsp is False
     assert BOB in made.deny
+    assert made.zero_reserve == {ALICE}
 
 
 @pytest.mark.parametrize("key", sorted(MEANING))
@@ -104,6 +105,7 @@ def test_the_smallest_file_takes_our_defaults() -> None:
         (f"[peers]\nallow = ['{ALICE}']\ndeny = ['{ALICE.upper()}']", 6, "is allowed and denied"),
         ("[peers]\n# who\ndeny = [\n  'alice',\n]", 6, "deny 1: 'alice': node id: not a compressed point"),
         ("[peers]\ndeny = [3]", 5, "got int"),
+        ("[peers]\nzero_reserve = [\n  'bob']", 5, "zero_reserve 1: 'bob': node id: not a compressed point"),
         ("[[token]]\nlabel = 'x'", 4, "token is missing"),
         ("[[token]]\ntoken = 's3cret'\nexpires = 2031-01-01T00:00:00", 6, "has no offset"),
         ("[[token]]\ntoken = 's3cret'\nexpires = 2031-01-01", 6, "got date"),

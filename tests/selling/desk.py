@@ -124,7 +124,7 @@ class Shop:
             offers=self.offers,
             promises=Keyring(key),
             desk=self.desk,
-            terms=Terms(144, self.settings.max_parts, self.settings.zero_reserve),
+            terms=Terms(144, self.settings.max_parts),
             clock=self.clock,
             random64=lambda: self.rng.getrandbits(64),
             accept=self.accept,

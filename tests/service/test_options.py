@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +95,24 @@ async def test_a_channel_without_reserve_is_the_operators_wish(options: dict[str
         (start,) = stage.calls("fundchannel_start")
         assert start.get("reserve") == reserve
         assert (start["amount"] < 25_000) == (reserve == 0)  # 546 sat between them
+
+
+async def test_a_channel_without_reserve_is_for_the_peers_that_the_policy_names(tmp_path: Path) -> None:
+    """O-18: also while the service runs; the buy counts on it (O-03), and others have their reserve."""
+    file = tmp_path / "policy.toml"
+    line = "[[fee_line]]\nmin_fee_msat = 1_000_000\nproportional_ppm = 10_000\n[floor]\nfactor_percent = 0\n"
+    line += "[capacity]\nheadroom_sat = 0\nmin_sat = 0\n"
+    file.write_text(line)
+    async with Stage(options={"lsps2-policy-file": str(file)}) as stage:
+        alice, bob, payer = stage.client("alice"), stage.client("bob"), stage.payer()
+        file.write_text(f"{line}[peers]\nzero_reserve = ['{alice.node_id}']\n")
+        await stage.world.advance(5)
+        await stage.until(lambda: stage.log_lines("policy reloaded"), "the new policy")
+        for client in (alice, bob):
+            await stage.sale(client, payer)
+        starts = stage.calls("fundchannel_start")
+        assert [start.get("reserve") for start in starts] == [0, None]
+        assert starts[1]["amount"] - starts[0]["amount"] == 546
 
 
 async def test_a_promise_secret_outlives_the_process_and_a_new_one_voids_its_offers() -> None:

@@ -102,6 +102,7 @@ class PeersTable(msgspec.Struct, frozen=True, kw_only=True):
 
     allow: list[str] | None = None
     deny: list[str] = []
+    zero_reserve: list[str] = []
 
 
 class TokenTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +151,7 @@ MEANING: Final = MappingProxyType(
         "probe_heal_hours": "hours after which one probe is forgotten, 1 to 8760",
         "allow": "a list of node ids; when given, nobody else is served",
         "deny": "a list of node ids that are not served",
+        "zero_reserve": "a list of node ids; in channels to these we hold no reserve",
         "label": "the name of a token in logs and quotes, up to 64 characters",
         "discount_percent": "how much less the holder pays, 0 to 100 percent",
         "max_uses": "how many buys the token is good for, 0 to 10^9",
@@ -169,7 +171,8 @@ def parse_rules(text: str, name: str) -> Rules:
     if lines is None:
         raise source.fail((), "there is no [[fee_line]], so nothing would be sold; write at least one")
     floor = source.table(("floor",), FloorTable, MEANING)
-    allow, deny = _peers(source)
+    peers = source.table(("peers",), PeersTable, MEANING)
+    allow, deny = _peers(source, peers)
     return Rules(
         source=name,
         lines=lines,
@@ -179,6 +182,7 @@ def parse_rules(text: str, name: str) -> Rules:
         tokens=MappingProxyType(_tokens(source)),
         allow=allow,
         deny=deny,
+        zero_reserve=_node_ids(source, peers.zero_reserve, "zero_reserve"),
     )
 
 
@@ -286,8 +290,7 @@ def _trust(source: Source) -> TrustRule:
     )
 
 
-def _peers(source: Source) -> tuple[frozenset[str] | None, frozenset[str]]:
-    table = source.table(("peers",), PeersTable, MEANING)
+def _peers(source: Source, table: PeersTable) -> tuple[frozenset[str] | None, frozenset[str]]:
     if table.allow == []:
         raise source.fail(("peers", "allow"), "would serve nobody; leave it out to serve everybody")
     allow = None if table.allow is None else _node_ids(source, table.allow, "allow")

@@ -143,6 +143,7 @@ class Rules(NamedTuple):
     tokens: Mapping[bytes, Token] = MappingProxyType({})
     allow: frozenset[str] | None = None  # None: everybody
     deny: frozenset[str] = frozenset()
+    zero_reserve: frozenset[str] = frozenset()  # O-18: peers whose channels we hold no reserve in
 
 
 def rules_from_options(
