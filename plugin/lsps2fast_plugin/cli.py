@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="load the plugin as lightningd does, beside pyln-client and plain C")
     bench.add_argument("--quick", action="store_true", help="under a minute")
     bench.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
-    bench.add_argument("--plot", metavar="FILE", help="draw latency over rate as SVG")
+    bench.add_argument("--plot", metavar="FILE", help="draw latency and growth as SVG")
     bench.add_argument("--flood", action="store_true", help="a crowd of peers with LSPS2 requests instead")
     bench.add_argument("--per-second", type=float, default=10_000, help="messages of the crowd (default 10,000)")
     bench.add_argument("--seconds", type=float, default=10, help="how long the crowd keeps on (default 10)")

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from lsps2fast_plugin.load.run import Results
 
@@ -44,17 +44,42 @@ def text(results: Results) -> str:
     odd = [["disturbed, latency in µs", "p50", "p99", "p99.9"]]
     odd += [[f"blocking method: {name}", *_late(late)] for name, late in results.blocking.items()]
     odd += [[f"busy thread: {name}", *_late(late)] for name, late in results.busy.items()]
-    sales = [["sales at once", "parts", "seconds", "RPC calls", "commits"]]
-    for sale in results.sales:
-        sales.append([str(sale[key]) for key in ("sessions", "parts", "seconds", "rpc_calls", "commits")])
+    growth = [["live buys", "CPU µs/foreign hook", "RSS MB"]]
+    growth += [[f"{g['live']:,}", f"{g['cpu_us']:.2f}", f"{g['rss_kb'] / 1024:.1f}"] for g in results.growth]
+    columns = ("sessions", "parts", "seconds", "payer_waits_s", "rpc_calls", "commits")
+    sales = [["sales at once", "parts", "seconds", "payer waits s", "RPC calls", "commits"]]
+    sales += [[str(sale[key]) for key in columns] for sale in results.sales]
     events = ", ".join(f"{name} {cpu_us} µs" for name, cpu_us in results.events_cpu_us.items())
     bounds = [["ratio", "target", "value", "bound", "met"]]
     for each in results.ratios:
         met = "yes" if each["met"] else "NO"
         bounds.append([each["what"], each["target"], f"{each['value']:g}", each["bound"], met])
-    tables = [table(rows) for rows in (quiet, steady, odd, sales)]
+    tables = [table(rows) for rows in (quiet, steady, odd, growth, sales)]
     tables.insert(3, f"CPU of a forward_event that is not ours: {events}")
-    return "\n\n".join([_machine(results), *tables, table(bounds), f"{results.seconds:g} s in all"]) + "\n"
+    return (
+        "\n\n".join([_machine(results), *tables, *_watched(results), table(bounds), f"{results.seconds:g} s in all"])
+        + "\n"
+    )
+
+
+def _watched(results: Results) -> list[str]:
+    lines = []
+    if results.start:
+        start = results.start
+        lines.append(
+            f"start with {start['stored']:,} stored buys: init answered after {start['init_s']} s, all live after"
+            f" {start['live_s']} s, of which the node took {start['node_s']} s to list them"
+        )
+    if results.added_ms:
+        added = results.added_ms
+        lines.append(f"added between last part and answers: p50 {added['p50']} ms, p99 {added['p99']} ms")
+    if results.beside:
+        beside = results.beside
+        lines.append(
+            f"{beside['sessions']:,} sales at once, one hanging: {beside['paid']:,} of {beside['others']:,} others"
+            f" paid, their payers waited {beside['payer_waits_s']} s (median)"
+        )
+    return lines
 
 
 def _late(late: dict[str, float]) -> list[str]:
@@ -66,38 +91,65 @@ def as_json(results: Results) -> str:
     return json.dumps(asdict(results), indent=2) + "\n"
 
 
+class Line(NamedTuple):
+    """One line of a chart."""
+
+    name: str
+    points: list[tuple[float, float]]
+    colour: str
+    dash: str = ""
+
+
+def charts(results: Results) -> list[tuple[str, list[Line]]]:
+    """What is drawn: title and lines; a chart without points is left out."""
+    late = [
+        Line(name, sorted((rate, each[key]) for rate, each in rates.items()), COLOURS.get(name, "#444444"), dash)
+        for name, rates in results.latency.items()
+        for key, dash in (("p99_us", ""), ("p50_us", "5 4"))
+    ]
+    green = COLOURS["service"]
+    cpu = [Line("CPU µs", [(g["live"], g["cpu_us"]) for g in results.growth], green)]
+    wait = [Line("payer waits, s", [(s["sessions"], s["payer_waits_s"]) for s in results.sales], green)]
+    wait.append(Line("all over, s", [(s["sessions"], s["seconds"]) for s in results.sales], "#444444"))
+    wanted = [
+        ("Latency of a foreign hook in µs (p99; dashed p50) over hooks a second", late),
+        ("CPU of a foreign hook in µs over live buys", cpu),
+        ("Seconds of a sale over sales at once", wait),
+    ]
+    return [(title, lines) for title, lines in wanted if any(line.points for line in lines)]
+
+
 def svg(results: Results) -> str:
-    """Latency over offered rate, both logarithmic: p99 drawn through, p50 dashed."""
-    points = [(rate, late) for rates in results.latency.values() for rate, late in rates.items()]
-    x = _scale([rate for rate, _ in points], MARGIN, WIDTH - MARGIN)
-    y = _scale([late[key] for _, late in points for key in ("p50_us", "p99_us")], HEIGHT - MARGIN, MARGIN)
-    shapes: list[str] = []
-    for value in x.ticks:
-        at = x(value)
-        shapes.append(_line(at, MARGIN, at, HEIGHT - MARGIN, "#dddddd"))
-        shapes.append(_text(at, HEIGHT - MARGIN + 18, f"{value:,.0f}", "middle"))
-    for value in y.ticks:
-        at = y(value)
-        shapes.append(_line(MARGIN, at, WIDTH - MARGIN, at, "#dddddd"))
-        shapes.append(_text(MARGIN - 6, at + 4, f"{value:,.0f}", "end"))
-    for place, (name, rates) in enumerate(results.latency.items()):
-        colour = COLOURS.get(name, "#444444")
-        for key, dash in (("p99_us", ""), ("p50_us", "5 4")):
-            path = " ".join(f"{x(rate):.1f},{y(late[key]):.1f}" for rate, late in sorted(rates.items()))
-            shapes.append(
-                f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
-            )
-        shapes.append(_text(MARGIN + 10, MARGIN + 16 * (place + 1), name, "start", colour))
-    shapes.append(
-        _text(WIDTH / 2, 24, "Latency of a foreign hook in µs (p99; dashed p50) over hooks a second", "middle")
-    )
-    shapes.append(_text(WIDTH / 2, HEIGHT - 12, _machine(results)[:110], "middle", "#888888"))
-    body = "\n".join(shapes)
-    view = f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12"'
+    """All charts below each other, axes logarithmic."""
+    drawn = charts(results)
+    body = "\n".join(_chart(place * HEIGHT, title, lines) for place, (title, lines) in enumerate(drawn))
+    height = len(drawn) * HEIGHT + 30
+    foot = _text(WIDTH / 2, height - 12, _machine(results)[:110], "middle", "#888888")
+    view = f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {view}>\n'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>\n{body}\n</svg>\n'
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n{body}\n{foot}\n</svg>\n'
     )
+
+
+def _chart(top: float, title: str, lines: list[Line]) -> str:
+    points = [point for line in lines for point in line.points]
+    x = _scale([at for at, _ in points], MARGIN, WIDTH - MARGIN)
+    y = _scale([value for _, value in points], top + HEIGHT - MARGIN, top + MARGIN)
+    shapes = [_text(WIDTH / 2, top + 24, title, "middle")]
+    for value in x.ticks:
+        shapes.append(_line(x(value), top + MARGIN, x(value), top + HEIGHT - MARGIN, "#dddddd"))
+        shapes.append(_text(x(value), top + HEIGHT - MARGIN + 18, f"{value:,g}", "middle"))
+    for value in y.ticks:
+        shapes.append(_line(MARGIN, y(value), WIDTH - MARGIN, y(value), "#dddddd"))
+        shapes.append(_text(MARGIN - 6, y(value) + 4, f"{value:,g}", "end"))
+    for line in lines:
+        path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in line.points)
+        style = f'fill="none" stroke="{line.colour}" stroke-width="2" stroke-dasharray="{line.dash}"'
+        shapes.append(f'<polyline points="{path}" {style}/>')
+    for place, line in enumerate(line for line in lines if not line.dash):
+        shapes.append(_text(MARGIN + 10, top + MARGIN + 16 * (place + 1), line.name, "start", line.colour))
+    return "\n".join(shapes)
 
 
 class _Log:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import platform
 import random
@@ -18,7 +19,8 @@ from lsps2fast import __version__
 from lsps2fast_plugin.load import children
 from lsps2fast_plugin.load.calls import event_frame, hook_frame
 from lsps2fast_plugin.load.harness import Child, percentiles
-from lsps2fast_plugin.load.sales import ServiceUnderLoad, run_sales
+from lsps2fast_plugin.load.sales import ServiceUnderLoad, run_beside_a_hanging_one, run_in_turn, run_sales
+from lsps2fast_plugin.load.start import measure
 
 FRAMES = 2000
 BLOCK_S = 0.5  # a method handler that blocks
@@ -34,12 +36,36 @@ class Scale:
     calls: int  # a saturation round of a quick program; a slow one gets a tenth
     seconds: float  # of each steady rate
     rates: tuple[int, ...]
-    sessions: tuple[int, ...]
+    sessions: tuple[int, ...]  # sold at once
+    live: tuple[int, ...]  # buys in the journal while foreign hooks come
+    stored: int  # buys at the start
+    in_turn: int  # sales one after the other
+    beside: int  # sales at once, one of which hangs
     parts: int = 10
 
 
-QUICK = Scale(rounds=3, calls=10_000, seconds=0.7, rates=(1000, 10_000), sessions=(1, 10))
-FULL = Scale(rounds=9, calls=40_000, seconds=3.0, rates=(100, 1000, 3000, 10_000, 30_000), sessions=(1, 10, 50))
+QUICK = Scale(
+    rounds=3,
+    calls=10_000,
+    seconds=0.5,
+    rates=(1000, 10_000),
+    sessions=(1, 10),
+    live=(1, 1000),
+    stored=1000,
+    in_turn=10,
+    beside=10,
+)
+FULL = Scale(
+    rounds=9,
+    calls=40_000,
+    seconds=3.0,
+    rates=(100, 1000, 3000, 10_000, 30_000),
+    sessions=(1, 10, 50, 200),
+    live=(1, 1000, 10_000, 100_000),
+    stored=100_000,
+    in_turn=100,
+    beside=1000,
+)
 
 
 @dataclass
@@ -57,6 +83,10 @@ class Results:
     foreign_rpc_calls: int = 0
     foreign_hooks: int = 0
     sales: list[dict[str, Any]] = field(default_factory=list)
+    growth: list[dict[str, float]] = field(default_factory=list)
+    start: dict[str, float] = field(default_factory=dict)
+    added_ms: dict[str, float] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict)
     ratios: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -118,9 +148,11 @@ class Bench:
             self._forward_events({name: quiet[name] for name in ("service", "pyln-client")})
         self._blocking()
         self._busy()
+        self._growth()
         for sessions in self.scale.sessions:
             self.say(f"{sessions} sales of {self.scale.parts} parts at once, on the embedded node")
             self.results.sales.append(run_sales(self.seed, sessions, self.scale.parts))
+        self._sales_watched()
         self.results.ratios = ratios(self.results)
         self.results.seconds = round(time.monotonic() - begin, 1)
         return self.results
@@ -206,6 +238,31 @@ class Bench:
                     found[name].append(percentiles(child.offer(self.frames, 1000, min(1.0, self.scale.seconds))))
                 self.results.busy |= {name: medians(rounds) for name, rounds in found.items()}
 
+    def _growth(self) -> None:
+        """What a foreign hook costs the real service while so many buys are live; P18 with the most of them."""
+        stream = b"".join(self.frames)
+        for live in self.scale.live:
+            self.say(f"foreign hooks while {live:,} buys are live")
+            service = ServiceUnderLoad(self.seed, buys=live)
+            try:
+                rounds = [service.child.saturate(stream, FRAMES).cpu_us for _ in range(self.scale.rounds)]
+                cpu_us = round(statistics.median(rounds), 3)
+                self.results.growth.append({"live": live, "cpu_us": cpu_us, "rss_kb": service.child.rss_kb()})
+            finally:
+                service.close()
+        self.say(f"a start with {self.scale.stored:,} stored buys")
+        start = asyncio.run(measure(self.scale.stored))
+        self.results.start = {"stored": self.scale.stored, **{k: round(v, 3) for k, v in start._asdict().items()}}
+
+    def _sales_watched(self) -> None:
+        """P17 and P19."""
+        scale = self.scale
+        self.say(f"{scale.in_turn} sales of {scale.parts} parts, one after the other")
+        late = percentiles([ms * 1e3 for ms in run_in_turn(self.seed, scale.in_turn, scale.parts)])
+        self.results.added_ms = {"p50": round(late["p50_us"] / 1e3, 2), "p99": round(late["p99_us"] / 1e3, 2)}
+        self.say(f"{scale.beside:,} sales of {scale.parts} parts at once, one of which hangs")
+        self.results.beside = run_beside_a_hanging_one(self.seed, scale.beside, scale.parts)
+
 
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     """The median of each figure."""
@@ -252,11 +309,27 @@ def ratios(r: Results) -> list[dict[str, Any]]:
         over(r.saturation, "interpreted", "pyln-client", "cpu_us"),
         most=0.08,
     )
-    ours = r.blocking["our host"]
-    row("P21", "p50 with a blocking method ÷ quiet (pipe)", ours["p50_us"] / ours["quiet_p50_us"], most=1.05)
-    events = 2 * r.events_cpu_us["service"] / r.saturation["service"]["cpu_us"]
-    row("P22", "CPU of a payment's two forward_events ÷ one hook", events, most=2)
+    if r.blocking:
+        ours = r.blocking["our host"]
+        row("P21", "p50 with a blocking method ÷ quiet (pipe)", ours["p50_us"] / ours["quiet_p50_us"], most=1.05)
+    if r.events_cpu_us:
+        events = 2 * r.events_cpu_us["service"] / r.saturation["service"]["cpu_us"]
+        row("P22", "CPU of a payment's two forward_events ÷ one hook", events, most=2)
     for sale in r.sales:
         each = sale["commits"] / sale["sessions"]
         row("P16", f"commits a session, {sale['sessions']} × {sale['parts']} parts", each, most=5)
+    row("P17", "ms added between last part and answers, p99", r.added_ms.get("p99"), most=1)
+    if r.start:
+        row("P18", f"s until init is answered, {r.start['stored']:,} stored buys", r.start["init_s"], most=1)
+        row("P18", f"s until {r.start['stored']:,} stored buys are live", r.start["live_s"], most=20)
+    if r.beside:
+        row("P19", "sales paid beside a hanging one ÷ all of them", r.beside["paid"] / r.beside["others"], least=1)
+    if r.growth:
+        first, last = r.growth[0], r.growth[-1]
+        row(
+            "flat",
+            f"CPU a hook, {last['live']:,} live buys ÷ {first['live']:,}",
+            last["cpu_us"] / first["cpu_us"],
+            most=1.25,
+        )
     return rows

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import statistics
 import sys
 import threading
 import time
@@ -14,17 +16,21 @@ from typing import Any
 from lsps2fast.lsps2 import FeeParams
 from lsps2fast_plugin.load import children
 from lsps2fast_plugin.load.harness import Child
+from lsps2fast_plugin.load.start import fill
 from lsps2fast_plugin.node import World
 
 COMMITS = frozenset(("datastore", "deldatastore"))
 READY = "sells JIT channels"
+SIZE_MSAT = 10_000_000
+OURS = frozenset(("plugin>host", "rpc>host"))
 
 
 class ServiceUnderLoad:
     """The real service: its pipes in the hands of the harness, its RPC calls answered by an embedded node."""
 
-    def __init__(self, seed: int, people: Sequence[str] = (), wallet_sat: tuple[int, ...] = ()) -> None:
-        """`people`: names of clients that are connected; their node ids are in `ids`."""
+    def __init__(self, seed: int, people: Sequence[str] = (), wallet_sat: tuple[int, ...] = (), buys: int = 0) -> None:
+        """`people`: names of clients that are connected; their node ids are in `ids`. `buys`: how many are live."""
+        self._buys = buys
         self._seed = seed
         self._people = people
         self._wallet_sat = wallet_sat
@@ -37,10 +43,11 @@ class ServiceUnderLoad:
         self._world = self._ready.result(30)
         self.child = Child(children.service(), shake_hands=False)
         self.child.shake_hands({}, self._world.lsp.lightning_dir, "lightning-rpc")
-        self.child.wait_for_log(READY)
+        self.child.wait_for_log(f"{READY}: {buys} buys live")
 
     async def _serve(self) -> None:
         async with World(seed=self._seed, wallet_sat=self._wallet_sat) as world:
+            fill(world, self._buys)
             self.ids = [world.client(name).node_id for name in self._people]
             self._ready.set_result(world)
             await self._end.wait()
@@ -61,8 +68,9 @@ class ServiceUnderLoad:
         self._loop.close()
 
 
-async def _sell(world: World, number: int, parts: int, size_msat: int) -> None:
-    client = world.client(f"wallet{number}")
+async def _sell(world: World, number: int, parts: int, size_msat: int, **behaviour: Any) -> float:
+    """One whole sale; how many seconds the payer waited."""
+    client = world.client(f"wallet{number}", **behaviour)
     menu = await client.request("lsps2.get_info")
     offer = menu["opening_fee_params_menu"][0]
     bought = await client.request("lsps2.buy", {"opening_fee_params": offer, "payment_size_msat": str(size_msat)})
@@ -72,9 +80,11 @@ async def _sell(world: World, number: int, parts: int, size_msat: int) -> None:
         size_msat, bought["jit_channel_scid"], opening_fee_msat=fee_msat, cltv_delta=bought["lsp_cltv_expiry_delta"]
     )
     payer = world.payer(f"payer{number}", channels=1, capacity_sat=1_000_000)
+    begin = time.monotonic()
     result = await payer.pay(invoice, [size_msat // parts] * parts)
     if not result.paid:
         raise RuntimeError(f"sale {number} failed: {result.codes}")
+    return time.monotonic() - begin
 
 
 def _ended(world: World) -> int:
@@ -82,20 +92,27 @@ def _ended(world: World) -> int:
     return sum(change["msg"]["params"]["lsps2_session"]["new_state"] == "SUCCEEDED" for change in changes)
 
 
-async def _run(seed: int, sessions: int, parts: int) -> dict[str, Any]:
-    world = World(
+def _world(seed: int, sessions: int) -> World:
+    return World(
         seed=seed,
         plugin=[sys.executable, "-m", "lsps2fast_plugin.service"],
         options={"lsps2-fee-floor": 0, "lsps2-max-buys-per-minute": 10**6, "lsps2-max-info": 10**6},
         wallet_sat=(400_000,) * (sessions + 2),
         fee_base_msat=1000,
-        timeout_s=60.0,
+        timeout_s=60.0 + sessions / 2,
         sphinx=False,
     )
-    async with world:
-        await world.until(lambda: any(READY in text for *_, text in world.lsp.logs), "the service is ready")
+
+
+async def _is_ready(world: World) -> None:
+    await world.until(lambda: any(READY in text for *_, text in world.lsp.logs), "the service is ready")
+
+
+async def _run(seed: int, sessions: int, parts: int) -> dict[str, Any]:
+    async with _world(seed, sessions) as world:
+        await _is_ready(world)
         mark, begin = len(world.transcript.entries), time.monotonic()
-        await asyncio.gather(*(_sell(world, number, parts, 10_000_000) for number in range(sessions)))
+        waits_s = await asyncio.gather(*(_sell(world, number, parts, SIZE_MSAT) for number in range(sessions)))
         await world.until(lambda: _ended(world) == sessions, "all sessions are over")
         await world.until(lambda: _journalled(world) == sessions, "all records are final")
         took_s = time.monotonic() - begin
@@ -105,6 +122,7 @@ async def _run(seed: int, sessions: int, parts: int) -> dict[str, Any]:
         "sessions": sessions,
         "parts": parts,
         "seconds": round(took_s, 3),
+        "payer_waits_s": round(statistics.median(waits_s), 3),
         "rpc_calls": sum(calls.values()),
         "commits": commits,
         "by_method": dict(sorted(calls.items())),
@@ -119,3 +137,59 @@ def _journalled(world: World) -> int:
 def run_sales(seed: int, sessions: int, parts: int) -> dict[str, Any]:
     """Sell `sessions` channels at once, each paid in `parts`; what the service asked of lightningd."""
     return asyncio.run(_run(seed, sessions, parts))
+
+
+async def _beside_a_hanging_one(seed: int, sessions: int, parts: int) -> dict[str, Any]:
+    async with _world(seed, sessions) as world:
+        await _is_ready(world)
+        hanging = asyncio.ensure_future(_sell(world, 0, parts, SIZE_MSAT, send_ready=False))
+        others = [_sell(world, number, parts, SIZE_MSAT) for number in range(1, sessions)]
+        waits_s = await asyncio.gather(*others, return_exceptions=True)
+        still = not hanging.done()
+        hanging.cancel()
+        await asyncio.gather(hanging, return_exceptions=True)
+    paid_s = [wait for wait in waits_s if isinstance(wait, float)]
+    return {
+        "sessions": sessions,
+        "parts": parts,
+        "hangs": still,
+        "others": len(others),
+        "paid": len(paid_s),
+        "payer_waits_s": round(statistics.median(paid_s), 3) if paid_s else None,
+    }
+
+
+def run_beside_a_hanging_one(seed: int, sessions: int, parts: int) -> dict[str, Any]:
+    """P19: sell at once to so many, one of whom never gets ready; who of the others was paid."""
+    return asyncio.run(_beside_a_hanging_one(seed, sessions, parts))
+
+
+def added_s(entries: list[dict[str, Any]]) -> float:
+    """P17: what the plugin itself took between the last part of a sale and the last answer to its parts.
+
+    A stretch between two messages belongs to whom the later one is from: time up to what lightningd says is its own,
+    time up to what the plugin says or asks is ours, even if a call of ours was under way.
+    """
+    asked = [
+        n for n, e in enumerate(entries) if e["dir"] == "host>plugin" and e["msg"].get("method") == "htlc_accepted"
+    ]
+    ids = {entries[n]["msg"]["id"] for n in asked}
+    answers = [n for n, e in enumerate(entries) if e["dir"] == "plugin>host" and e["msg"].get("id") in ids]
+    stretch = entries[asked[-1] : answers[-1] + 1]
+    return float(sum(e["t"] - before["t"] for before, e in itertools.pairwise(stretch) if e["dir"] in OURS))
+
+
+async def _in_turn(seed: int, sessions: int, parts: int) -> list[float]:
+    found: list[float] = []
+    async with _world(seed, sessions) as world:
+        await _is_ready(world)
+        for number in range(sessions):
+            mark = len(world.transcript.entries)
+            await _sell(world, number, parts, SIZE_MSAT)
+            found.append(added_s(list(itertools.islice(world.transcript.entries, mark, None))) * 1e3)
+    return found
+
+
+def run_in_turn(seed: int, sessions: int, parts: int) -> list[float]:
+    """P17: one sale after the other; for each, in ms, what we added between the last part and the answers."""
+    return asyncio.run(_in_turn(seed, sessions, parts))
