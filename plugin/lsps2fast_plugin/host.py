@@ -1,7 +1,7 @@
 """The plugin's side of the wire to lightningd: reads hooks, never answers badly, ends politely.
 
-Built on pyln-client's `Plugin` by public means only (W13): pyln keeps options, manifest, methods and the dispatch of
-everything rare; its reading loop is replaced by the lane (lane.py) and its output goes through the lane's lock as
+Built on pyln-client's `Plugin`, which keeps options, manifest, methods and the dispatch of everything rare (pyln_side);
+its reading loop is replaced by the lane (lane.py) and its output goes through the lane's lock as
 whole frames. What is decided about an HTLC belongs to `on_htlc`; that each HTLC gets exactly one well-formed answer,
 whatever happens, belongs here (money rule 1), and so does failing the held ones on the way out (rule 17).
 
@@ -12,136 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import os
 import signal
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from pyln.client import Plugin, RpcException
-from pyln.client.plugin import MethodType, Request
+from pyln.client import Plugin
 
 from lsps2fast import _select
-from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError
 from lsps2fast_plugin import frames
+from lsps2fast_plugin.inbox import Ended, Inbox, LogLimit
 from lsps2fast_plugin.lane import Interest, Lane, Verdict, make_lane, make_output, why_not_in_c
+from lsps2fast_plugin.pyln_side import TEMPORARY_NODE_FAILURE, PylnSide
 
 __all__ = ["Host", "Interest"]
 
 hook = _select.load("_hook")
 
 TEMPORARY_CHANNEL_FAILURE = "10070000"  # H7: the form BOLT 4 asks for
-TEMPORARY_NODE_FAILURE = "2002"
 MOST_WAITING = 10_000  # frames between lane and loop; beyond that the lane stops reading
 FRAMES_A_TURN = 100  # frames handled before other tasks of the loop get their turn
 SHUTDOWN_S = 5.0  # for all on_shutdown callbacks; lightningd waits 30 s (W5)
-LOG_BURST = 200
-LOG_LINES_A_SECOND = 20.0
-INVALID_PARAMS = -32602
-METHOD_NOT_FOUND = -32601
-INTERNAL_ERROR = -32603
-
-# The answers that harm least when a hook of ours breaks. An error or null would abort lightningd (H9).
-FALLBACKS = {
-    "htlc_accepted": {"result": "fail", "failure_message": TEMPORARY_NODE_FAILURE},
-    "openchannel": {"result": "reject", "error_message": "internal error of the plugin"},
-    "openchannel2": {"result": "reject", "error_message": "internal error of the plugin"},
-}
-CONTINUE = {"result": "continue"}
-
-Params = dict[str, Any]
 
 
-class _Ended(NamedTuple):
-    """Behind the last frame: None for the end of the stream, else why it cannot be read further."""
-
-    why: str | None
-
-
-class _Inbox:
-    """Frames on their way from the lane to the loop, in order; the lane waits while it is full."""
-
-    def __init__(self, most: int, wake: Callable[[], None]) -> None:
-        self._items: deque[bytes | _Ended] = deque()
-        self._most = most
-        self._wake = wake
-        self._asleep = True
-        self._closed = False
-        self._change = threading.Condition()
-
-    def put(self, items: list[bytes] | list[_Ended]) -> None:
-        """From the lane: append, wait while full, wake the loop once."""
-        with self._change:
-            self._change.wait_for(lambda: len(self._items) < self._most or self._closed)
-            if self._closed:
-                return
-            self._items.extend(items)
-            wake, self._asleep = self._asleep, False
-        if wake:
-            self._wake()
-
-    def take(self, most: int) -> list[bytes | _Ended]:
-        """On the loop: the next items; none means that put() will wake the loop again."""
-        with self._change:
-            items = [self._items.popleft() for _ in range(min(most, len(self._items)))]
-            self._asleep = not items
-            self._change.notify_all()
-        return items
-
-    def close(self) -> None:
-        """Let the lane go, whatever it brings."""
-        with self._change:
-            self._closed = True
-            self._change.notify_all()
-
-
-class _OneFrame:
-    """What `Plugin.run` reads: a stream that ends after one frame."""
-
-    def __init__(self, frame: bytes) -> None:
-        self.buffer = (frame,)
-
-
-class _Out:
-    """What pyln-client writes to: whole frames, into the host's lock."""
-
-    def __init__(self, write: Callable[[bytes], None]) -> None:
-        self.buffer = self
-        self.write = write
-
-    def flush(self) -> None:
-        """Nothing is kept back."""
-
-
-class _LogLimit:
-    """How many log lines may pass: a burst, then a steady rate; what was dropped is said."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._at = now()
-        self._room = float(LOG_BURST)
-        self._dropped = 0
-        self._lock = threading.Lock()
-
-    def pass_or_drop(self) -> int | None:
-        """None to drop this line, else the number of lines dropped before it."""
-        with self._lock:
-            at = self._now()
-            self._room = min(LOG_BURST, self._room + (at - self._at) * LOG_LINES_A_SECOND)
-            self._at = at
-            if self._room < 1:
-                self._dropped += 1
-                return None
-            self._room -= 1
-            dropped, self._dropped = self._dropped, 0
-            return dropped
-
-
-class Host:
+class Host(PylnSide):
     """Runs a plugin; see the module docstring.
 
     `on_htlc(scan)` is called on the loop for each HTLC of interest. Its owner answers each once, at any time, with
@@ -160,114 +57,26 @@ class Host:
         now: Callable[[], float] = time.monotonic,
         lane: Callable[..., Lane] = make_lane,
     ) -> None:
-        self.plugin = plugin
         self.interest = interest
         self._on_htlc = on_htlc
         self._fd_in = fd_in
         self._fd_out = fd_out
         self._out = make_output(interest, fd_out, self._on_broken_stdout)
         self._make_lane = lane
-        self._limit = _LogLimit(now)
-        self._inbox = _Inbox(MOST_WAITING, self._wake)
+        self._limit = LogLimit(now)
+        self._inbox = Inbox(MOST_WAITING, self._wake)
         self._open: dict[bytes, None] = {}
         self._waiting: list[Any] = []
         self._ending = False
         self._exit_code = 0
         self._goodbyes: list[Callable[[], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._signatures: dict[str, inspect.Signature] = {}
-        self._hooks: dict[str, Callable[..., Params]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
-        plugin.stdout = _Out(self.write)
-        # lightningd sends htlc_accepted only to those who ask for it; the lane takes every call before pyln would.
-        plugin.add_hook("htlc_accepted", _never, background=True)
+        super().__init__(plugin)
         plugin.add_subscription("shutdown", self._on_shutdown_event)
 
     # ---- what the owner registers, before run()
-
-    def method(self, name: str, work: Callable[..., Coroutine[Any, Any, Any]]) -> None:
-        """An RPC method. The coroutine runs on the loop; its parameters make the usage, its docstring the help.
-
-        It may raise RpcException (code kept) or an error of lsps2fast; anything else is logged and becomes -32603.
-        """
-
-        def begin(request: Request, *args: Any, **kwargs: Any) -> None:
-            self.spawn(self._work(name, request, work(*args, **kwargs)))
-
-        signature = inspect.signature(work)
-        self._signatures[name] = signature
-        ours = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        # `request` first: pyln-client would put it in the place of the first optional parameter that is left out.
-        begin.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[ours, *signature.parameters.values()]
-        )
-        begin.__doc__ = inspect.getdoc(work) or ""
-        self.plugin.add_method(name, begin, background=True, description=begin.__doc__)
-
-    def hook(self, name: str, decide: Callable[..., Params], filters: list[int] | list[str] | None = None) -> None:
-        """A hook answered at once: `decide(**params)` returns the result.
-
-        When it raises, or returns what lightningd would abort on, the hook is answered `continue` (openchannel:
-        `reject`) and the error is logged. Does not go through pyln-client, which takes ten times as long: whoever is
-        connected decides how often we are asked about his messages.
-        """
-
-        def call(**params: Any) -> Params:
-            try:
-                result = decide(**params)
-                if result == CONTINUE:
-                    return CONTINUE
-                if not isinstance(result, dict) or not isinstance(result.get("result"), str):
-                    raise ValueError(f"not an answer to a hook: {result!r:.200}")
-                hook.answer(b"0", frames.for_pyln(result).strip())
-            except Exception:  # an unanswered or wrongly answered hook harms the whole node (H9)
-                fallback = FALLBACKS.get(name, CONTINUE)
-                self.log(f"hook {name} failed, answered {fallback}\n{traceback.format_exc()}", "error")
-                return fallback
-            return result
-
-        self._hooks[name] = call
-        self.plugin.add_hook(name, _never, filters=filters)
-
-    def slow_hook(
-        self,
-        name: str,
-        decide: Callable[..., Coroutine[Any, Any, Params]],
-        filters: list[int] | list[str] | None = None,
-    ) -> None:
-        """A hook whose answer must be asked for: the coroutine runs on the loop and returns the result.
-
-        When it raises, is cancelled, or returns what is no JSON object, the hook is answered as in `hook`.
-        """
-
-        def begin(request: Request, **params: Any) -> None:
-            self.spawn(self._decide(name, request, decide(**params)))
-
-        self.plugin.add_hook(name, begin, background=True, filters=filters)
-
-    async def _decide(self, name: str, request: Request, decision: Awaitable[Params]) -> None:
-        result = FALLBACKS.get(name, CONTINUE)
-        try:
-            decided = await decision
-            hook.answer(b"0", frames.for_pyln(decided).strip())
-            result = decided
-        except asyncio.CancelledError:  # we are stopping: lightningd goes on without us
-            self.log(f"hook {name} is answered {result}: the plugin is stopping", "debug")
-        except Exception:
-            self.log(f"hook {name} failed, answered {result}\n{traceback.format_exc()}", "error")
-        request.set_result(result)
-
-    def subscribe(self, topic: str, take: Callable[..., None]) -> None:
-        """A notification: `take(**params)` on the loop; what it raises is logged."""
-
-        def call(**params: Any) -> None:
-            try:
-                take(**params)
-            except Exception:  # one bad notification must not stop the others
-                self.log(f"notification {topic} failed\n{traceback.format_exc()}", "error")
-
-        self.plugin.add_subscription(topic, call)
 
     def on_shutdown(self, goodbye: Callable[[], Awaitable[None]]) -> None:
         """Run `goodbye()` when the plugin ends, before held HTLCs are failed; all together have 5 s."""
@@ -340,10 +149,6 @@ class Host:
         """Answer `continue` and nothing else."""
         self._answer(id_raw, hook.answer_continue)
 
-    def send(self, method: str, params: Params) -> None:
-        """Notify lightningd. TypeError for what JSON cannot hold."""
-        self.plugin.notify(method, params)
-
     def log(self, text: str, level: str = "info") -> None:
         """Log through lightningd, a line each; from any thread. A flood is cut, and the cut is said."""
         for line in text.splitlines():
@@ -382,7 +187,7 @@ class Host:
             for item in items:
                 self._take_safely(item)
 
-    def _take_safely(self, item: bytes | _Ended) -> None:
+    def _take_safely(self, item: bytes | Ended) -> None:
         try:
             self._take(item)
         except Exception:  # a bug of ours must not stop the frames behind it, nor leave an HTLC without its answer
@@ -392,10 +197,10 @@ class Host:
                 self.fail(id_raw, TEMPORARY_NODE_FAILURE)
 
     def _on_lane_end(self, why: str | None) -> None:
-        self._inbox.put([_Ended(why)])
+        self._inbox.put([Ended(why)])
 
-    def _take(self, item: bytes | _Ended) -> None:
-        if isinstance(item, _Ended):
+    def _take(self, item: bytes | Ended) -> None:
+        if isinstance(item, Ended):
             self._stop(item.why or "end of stdin", 0 if item.why is None else 1)
             return
         scan = hook.scan(item)
@@ -488,91 +293,6 @@ class Host:
         del self._open[id_raw]
         self.write(frame)
 
-    # ---- everything rare, through pyln-client
-
-    def _dispatch(self, frame: bytes, method: str, id_raw: bytes | None) -> None:
-        try:
-            call = frames.parse(frame)
-        except (ValueError, RecursionError) as error:
-            self._refuse(method, id_raw, INVALID_PARAMS, f"cannot be read: {error}")
-            return
-        known = self.plugin.subscriptions if id_raw is None else self.plugin.methods
-        if method not in known:
-            self._refuse(method, id_raw, METHOD_NOT_FOUND, "is not known here")
-        elif not isinstance(call.get("params"), dict | list):
-            self._refuse(method, id_raw, INVALID_PARAMS, "has no parameters")
-        elif id_raw is not None and method in self._hooks:
-            self._decide_now(method, id_raw, call["params"])
-        elif id_raw is not None and not frames.survives_pyln(call, id_raw):
-            self._refuse(method, id_raw, INVALID_PARAMS, "has an id that would not come back as it came")
-        elif (wrong := self._wrong_parameters(method, call["params"])) is not None:
-            self._refuse(method, id_raw, INVALID_PARAMS, wrong)
-        else:
-            self._run_pyln(call, method)
-
-    def _decide_now(self, method: str, id_raw: bytes, params: Params | list[Any]) -> None:
-        """Answer a hook that is decided at once; lightningd names its parameters, a list has nothing for us."""
-        result = self._hooks[method](**(params if isinstance(params, dict) else {}))
-        try:
-            quick = hook.answer_continue(id_raw) if result == CONTINUE else None
-            self.write(quick or hook.answer(id_raw, frames.for_pyln(result).strip()))
-        except ValueError as error:
-            self.log(f"{method!r:.100} cannot be answered: {error}", "error")
-
-    def _wrong_parameters(self, method: str, params: Params | list[Any]) -> str | None:
-        """Why a method of ours cannot take these; pyln-client would answer with a traceback."""
-        signature = self._signatures.get(method)
-        try:
-            if signature is not None and isinstance(params, dict):
-                signature.bind(**params)
-            elif signature is not None:
-                signature.bind(*params)
-        except TypeError as error:
-            return str(error)
-        return None
-
-    def _run_pyln(self, call: Params, method: str) -> None:
-        self.plugin.stdin = _OneFrame(frames.for_pyln(call))
-        try:
-            self.plugin.run()
-        except Exception:  # pyln answers for its handlers; what still comes out must not stop the next frame
-            self.log(f"{method} failed in pyln-client\n{traceback.format_exc()}", "error")
-
-    def _refuse(self, method: str, id_raw: bytes | None, code: int, why: str) -> None:
-        """Answer what cannot be dispatched: a hook harmlessly, a method with an error, a notification not at all."""
-        self.log(f"{method!r:.100} {why}", "debug" if id_raw is None else "warn")
-        if id_raw is None:
-            return
-        known = self.plugin.methods.get(method)
-        try:
-            if known is not None and known.mtype is MethodType.HOOK:
-                result = frames.for_pyln(FALLBACKS.get(method, CONTINUE)).strip()
-                self.write(hook.answer(id_raw, result))
-            else:
-                self.write(frames.error_frame(id_raw, code, f"{method} {why}"))
-        except ValueError as error:
-            self.log(f"{method!r:.100} cannot even be refused: {error}", "error")
-
-    async def _work(self, name: str, request: Request, work: Awaitable[Any]) -> None:
-        """Run a method of ours and answer it."""
-        try:
-            request.set_result(await work)
-            return
-        except asyncio.CancelledError:
-            refusal = RpcException(f"{name}: the plugin is stopping", INTERNAL_ERROR)
-        except RpcException as error:
-            refusal = error
-        except (PeerError, NodeError) as error:
-            refusal = RpcException(str(error), error.code or INTERNAL_ERROR)
-        except ConfigError as error:
-            refusal = RpcException(str(error), INVALID_PARAMS)
-        except Lsps2Error as error:
-            refusal = RpcException(str(error), INTERNAL_ERROR)
-        except Exception as error:  # also a result that is no JSON: the caller must hear something
-            self.log(f"method {name} failed\n{traceback.format_exc()}", "error")
-            refusal = RpcException(f"{name}: internal error, see the log: {error!r}", INTERNAL_ERROR)
-        request.set_exception(refusal)
-
     # ---- beginning and end
 
     def _claim_standard_streams(self) -> None:
@@ -645,7 +365,3 @@ class Host:
         if error is not None:
             lines = "".join(traceback.format_exception(error))
             self.log(f"a task failed\n{lines}", "error")
-
-
-def _never(**_: Any) -> None:
-    raise AssertionError("a hook that the host answers reached pyln-client")
