@@ -143,6 +143,24 @@ def test_what_is_accepted_can_be_shared_out_and_nothing_else(
 # --- In the plugin ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("bits", [[12, 46, 50], [12, 22, 46]])
+@pytest.mark.parametrize(
+    ("flag", "trusted", "claimed_at_once"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+async def test_the_channel_is_ready_at_once_and_the_preimage_waits_for_what_is_missing(
+    staged: Staging, bits: list[int], flag: bool, trusted: bool, claimed_at_once: bool
+) -> None:
+    """I-15, I-17, O-14: flag, policy and bit 50; zero-conf always, since it is the preimage that waits (I-30)."""
+    async with staged(trusted=frozenset({LSP} if trusted else ())) as stage:
+        stage.lsp.trust = flag
+        invoice = await stage.invoice(client_trusts_lsp=flag)
+        assert await stage.opening(channel_type={"bits": bits, "names": []}) == ACCEPT
+        stage.node.channels.append(channel_row())
+        part = stage.part(invoice, 20_000_000, 1_000_000)
+        await stage.calm()
+        assert (stage.answer(part) is not None) == claimed_at_once
+
+
 async def test_zero_conf_only_for_an_lsp_we_bought_from(staged: Staging) -> None:
     """I-11: another peer's opening is left alone."""
     async with staged() as stage:

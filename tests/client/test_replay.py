@@ -1,7 +1,8 @@
 """The client's side of the recordings: what a real lightningd asked a wallet, answered by ours.
 
 `data/hooks.json` holds the l1/plugin lines of a_single_var, b3_mpp5_invoice_msat, j_client_fails and
-r_client_without_developer, hook calls with the prototype's answers; onions' inner bytes are left out.
+r_client_without_developer, hook calls with the prototype's answers; `data/more_hooks.json` the calls of every other
+recording in which the wallet was asked about a channel or an HTLC. Onions' inner bytes are left out.
 """
 
 from __future__ import annotations
@@ -17,13 +18,39 @@ from lsps2fast.lsps2 import FeeParams
 from lsps2fast_plugin.wallet.records import Approval, Buy
 
 from .conftest import Staging
-from .stage import NOW_MS, FakeRequest, Json, Stage, channel_row, entry, hook
+from .stage import NOW_MS, FakeRequest, Json, Stage, channel_row, entry, hook, tlv
 
-HOOKS: dict[str, list[Json]] = json.loads((Path(__file__).parent / "data" / "hooks.json").read_text())
+DATA = Path(__file__).parent / "data"
+HOOKS: dict[str, list[Json]] = json.loads((DATA / "hooks.json").read_text())
+MORE: dict[str, list[Json]] = json.loads((DATA / "more_hooks.json").read_text())
+ACCEPT = {"result": "continue", "mindepth": 0}
+# What was claimed, as (recording, place of the payment in it). In g_open_rejected the prototype was told to refuse; in
+# d_ordinary_forward the wallet is paid over an ordinary channel; k2 was closed with both parts held; p is half a set.
+CLAIMED = [
+    ("b2_mpp5_fast", 0),
+    ("b_mpp5", 0),
+    ("c_two_upstream", 0),
+    ("i2_restart_clean_stop", 0),
+    ("i7_restart_while_forwarded", 0),
+    ("i8_restart_settled_while_plugin_down", 0),
+    ("i_restart", 0),
+    ("l_lsp_trusts_client", 0),
+    ("n_wait", 0),
+    ("p2_setchannel_zero_fee", 0),
+    ("s_xpay_and_pay", 0),
+    ("s_xpay_and_pay", 1),
+]
 
 
 def calls(name: str, method: str) -> list[Json]:
-    return [each for each in HOOKS[name] if each["call"]["method"] == method]
+    return [each for each in {**HOOKS, **MORE}[name] if each["call"]["method"] == method]
+
+
+def payment(name: str, place: int) -> list[Json]:
+    """The parts of the n-th payment of a recording."""
+    parts = calls(name, "htlc_accepted")
+    hashes = list(dict.fromkeys(each["call"]["params"]["htlc"]["payment_hash"] for each in parts))
+    return [each for each in parts if each["call"]["params"]["htlc"]["payment_hash"] == hashes[place]]
 
 
 def scan(call: Json) -> Any:
@@ -35,7 +62,11 @@ def scan(call: Json) -> Any:
 
 async def approve(stage: Stage, name: str, size_msat: int | None, fee_msat: int) -> Json:
     """The purchase behind a recording: its LSP, payment hash, amount and fee; the invoice and channel as they were."""
-    first = calls(name, "htlc_accepted")[0]["call"]["params"]
+    return await approve_payment(stage, calls(name, "htlc_accepted")[0]["call"]["params"], size_msat, fee_msat)
+
+
+async def approve_payment(stage: Stage, first: Json, size_msat: int | None, fee_msat: int) -> Json:
+    """The same by its first part."""
     lsp_id, payment_hash = first["peer_id"], first["htlc"]["payment_hash"]
     params = FeeParams.from_json(entry(min_fee_msat=str(fee_msat), proportional=0))
     buy = Buy(
@@ -142,3 +173,73 @@ async def test_recorded_pairs_that_were_failed_or_not_rewritten_are_claimed_here
             await asyncio.sleep(0)
             await stage.calm()
             assert [stage.host.answers[id_raw]["invoice_msat"] for id_raw in ids] == [18_000_000] * 2
+
+
+def test_every_recording_in_which_a_wallet_was_asked_is_here() -> None:
+    """Issue 5: each of these is replayed below."""
+    held_or_let_go = {"d_ordinary_forward", "k2_close_with_htlcs", "p_zero_fee_part_and_lsp_fees"}
+    asked = {name for name in MORE if calls(name, "htlc_accepted")}
+    assert asked == {name for name, _ in CLAIMED} | held_or_let_go
+
+
+@pytest.mark.parametrize("odd", [False, True])
+@pytest.mark.parametrize("name", [name for name in sorted(MORE) if calls(name, "openchannel")])
+async def test_every_other_recorded_opening_is_accepted_unless_it_is_announced_or_pushes(
+    staged: Staging, name: str, odd: bool
+) -> None:
+    """C1, I-12, I-14: what real nodes asked for breaks no other limit; d and g have announced ones, g a push."""
+    openings = [each["call"]["params"]["openchannel"] for each in calls(name, "openchannel")]
+    for request in [each for each in openings if bool(each["channel_flags"] & 1 or each["push_msat"]) == odd]:
+        part = {"peer_id": request["id"], "onion": {"payment_secret": "00" * 32}}
+        part["htlc"] = {"payment_hash": "11" * 32, "short_channel_id": "1x1x1"}
+        async with staged() as stage:
+            await approve_payment(stage, part, None, 1)
+            answered = FakeRequest()
+            stage.client._on_openchannel(answered, request)  # type: ignore[arg-type]
+            assert answered.result is not None
+            assert (answered.result == ACCEPT) == (not odd)
+
+
+async def fed(stage: Stage, parts: list[Json]) -> list[Json]:
+    """Approve what these parts pay, hand them over, and what became of each."""
+    first = parts[0]["call"]["params"]
+    fees_msat = [tlv.read_extra_fee(each["call"]["params"]["htlc"].get("extra_tlvs")) or 0 for each in parts]
+    await approve_payment(stage, first, first["onion"]["total_msat"], sum(fees_msat))
+    ids = [sent(stage, each["call"]) for each in parts]
+    await stage.calm()
+    return [stage.host.answers.get(id_raw, {}) for id_raw in ids]
+
+
+@pytest.mark.parametrize(("name", "place"), CLAIMED)
+async def test_every_other_recorded_payment_is_claimed_with_the_recorded_payload(
+    staged: Staging, name: str, place: int
+) -> None:
+    """C2, I-28: byte for byte; the prototype lowered its invoice where we answer `invoice_msat` (I-08)."""
+    parts = payment(name, place)
+    async with staged() as stage:
+        answers = await fed(stage, parts)
+        assert [each["payload"] for each in answers] == [each["answer"]["payload"] for each in parts]
+
+
+async def test_the_recorded_set_that_was_closed_on_is_claimed_at_once(staged: Staging) -> None:
+    """k2_close_with_htlcs: the prototype was told to hold its parts; both are there, so we do not."""
+    async with staged() as stage:
+        answers = await fed(stage, payment("k2_close_with_htlcs", 0))
+        assert [each["invoice_msat"] for each in answers] == [19_000_000, 19_000_000]
+
+
+async def test_the_recorded_half_of_a_set_is_held_and_times_out(staged: Staging) -> None:
+    """p_zero_fee_part_and_lsp_fees: the other part was lost at the LSP (H6)."""
+    async with staged() as stage:
+        assert await fed(stage, payment("p_zero_fee_part_and_lsp_fees", 0)) == [{}]
+        await stage.pass_time(91)
+        assert list(stage.host.answers.values()) == [{"result": "fail", "failure": "0017"}]
+
+
+async def test_the_recorded_ordinary_payment_is_let_go(staged: Staging) -> None:
+    """d_ordinary_forward, I-20: nobody approved it."""
+    (part,) = payment("d_ordinary_forward", 0)
+    async with staged() as stage:
+        id_raw = sent(stage, part["call"])
+        await stage.calm()
+        assert stage.host.answers[id_raw] == part["answer"] == {"result": "continue"}

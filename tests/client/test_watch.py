@@ -305,6 +305,12 @@ def test_the_owners_own_invoices_do_not_offer_it(params: Any, rows: list[Json], 
     assert got is None or got["label"] == "l"
 
 
+def test_what_an_invoice_offers_goes_by_its_alias() -> None:
+    """A-01: never the real scid, never the jit scid, also when the channel has confirmed."""
+    rows = [BAD, GOOD | {"short_channel_id": "700x1x1"}]
+    assert rewritten({"label": "l"}, rows, {CHANNEL}) == {"label": "l", "exposeprivatechannels": ["7x7x7"]}
+
+
 async def test_the_invoice_command_is_rewritten_only_while_a_funding_is_missing(staged: Staging) -> None:
     """T46: rpc_command, filtered to `invoice`; not in sight, in the mempool, gone again for too long."""
     async with staged() as stage:
