@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -272,6 +273,25 @@ def test_stop_ends_the_lane_while_stdin_is_quiet(compiled: bool) -> None:
     reading.lane.stop()
     assert reading.outcome().why is None
     os.close(feed)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_signal_in_the_middle_of_a_read_loses_nothing(compiled: bool) -> None:
+    """Issue 7: EINTR is retried; SIGURG is what stop() ends a read with, and anybody may send one."""
+    fd, feed = os.pipe()
+    reading = Reading(interest_of(compiled, FOREIGN), fd)
+    half = len(CALLS[2]) // 2
+    for _ in range(20):
+        os.write(feed, CALLS[2][:half])
+        for thread in threading.enumerate():
+            if thread.name == "lane" and thread.ident is not None:
+                signal.pthread_kill(thread.ident, signal.SIGURG)
+        os.write(feed, CALLS[2][half:])
+        assert os.read(reading.fd_out, 65536).endswith(b'{"result":"continue"}}\n\n')
+    os.close(feed)
+    outcome = reading.outcome()
+    assert (outcome.answers, outcome.frames, outcome.why) == (b"", [], None)
     os.close(fd)
 
 
