@@ -104,6 +104,8 @@ class Negotiator:
     def admit(self, peer_id: str, payload: bytes) -> lsps0.Request | bytes | None:
         """A request to `work` on, an answer to send at once, or None for silence."""
         now_ms = self._clock.now_ms()
+        if not self._desk.gate.message(peer_id, len(payload), now_ms):
+            return None
         try:
             request = lsps0.decode_request(payload)
         except PeerError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsps2fast_plugin.policy.limits import LIMIT_OPTIONS, Admit, Gate, GateLimits, Refusal, Refusals
+from lsps2fast_plugin.policy.limits import LARGE_BYTES, LIMIT_OPTIONS, Admit, Gate, GateLimits, Refusal, Refusals
 
 HONEST = "honest"
 
@@ -67,6 +67,18 @@ def test_a_crowd_does_not_lock_an_honest_peer_out(is_buy: bool, visit: int) -> N
     assert told <= 20 * 11
     assert worked_on + sum(refusals.as_dict().values()) == 100_000
     assert [made.request(HONEST, is_buy, 10_000) for _ in range(visit)] == [Admit.YES] * visit
+
+
+def test_large_messages_are_read_seldom_and_small_ones_always() -> None:
+    """T-36, rule 14: ten at once, ten a minute from one peer, twenty a second from all; an honest request is small."""
+    made, refusals = gate()
+    read = [made.message("flood", LARGE_BYTES + 1, now_ms) for now_ms in range(0, 60_000, 10)]
+    assert read[:11] == [True] * 10 + [False]
+    assert read.count(True) <= 20
+    assert refusals[Refusal.LARGE_MESSAGE] == read.count(False)
+    assert all(made.message("flood", LARGE_BYTES, 60_000) for _ in range(1_000))
+    crowd = [made.message(f"bot {number}", 65_533, 60_000) for number in range(1_000)]
+    assert crowd.count(True) == 100
 
 
 @pytest.mark.parametrize(

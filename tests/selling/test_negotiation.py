@@ -159,6 +159,16 @@ async def test_only_so_many_requests_of_a_peer_are_worked_on_at_once(options: di
     assert len(shop.desk.gate.in_progress) == 0
 
 
+async def test_what_is_large_is_not_even_read_when_it_comes_often() -> None:
+    """T-36, T-30, rule 14: silence, counted; what is small is answered all the same."""
+    shop = Shop()
+    large = lsps0.encode_request("x" * 60_000, GET_INFO, {})
+    answers = [await shop.send(ALICE, large) for _ in range(12)]
+    assert [answer is None for answer in answers] == [False] * 10 + [True] * 2
+    assert shop.counted() == {"large_message": 2}
+    assert len(await shop.menu()) == 1
+
+
 async def test_a_slow_request_of_one_peer_does_not_hold_up_another() -> None:
     """T-29: nor one of its own that needs nothing slow."""
     shop = Shop()

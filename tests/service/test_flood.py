@@ -13,14 +13,14 @@ OFFERS = {f"0{number}": {"promise": f"{number}"} for number in range(10)}
 
 @pytest.mark.slow
 def test_the_service_bounds_its_work_and_serves_the_wallets_in_a_crowd() -> None:
-    """T31, T-36, B-14, rule 14: 60 peers, far above their rates: few answers and commits, ten wallets get channels."""
+    """T31, T-36, B-14, rule 14: 30 peers, far above their rates: few answers and commits, ten wallets get channels."""
     said: list[str] = []
-    flood = run_flood(seed=1, per_s=4_000, seconds=2.0, say=said.append, peers=60)
+    flood = run_flood(seed=1, per_s=4_000, seconds=1.0, say=said.append, peers=30)
     assert flood.wallets_served == flood.wallets == 10
     assert flood.wallet_us["p50_us"] > 0
     assert flood.forward_us["p50_us"] > 0
-    assert flood.commits == flood.sold < 250
-    assert flood.replies < 3_500
+    assert flood.commits == flood.sold <= 30 * 10 + 10  # unused buys a peer may hold, and the wallets'
+    assert flood.replies < 3_000  # 60 and 12 at once and one a second for each peer; 4,000 were asked for
     assert flood.rss_most_kb - flood.rss_before_kb < 40_000
     assert set(flood.refusals) >= {"rate_peer"}
     assert "10 of 10 served" in text(flood)
@@ -44,7 +44,8 @@ def test_a_wallet_of_the_flood_asks_again_until_it_is_served() -> None:
     wallet = Wallet("02", enters_s=5.0)
     assert wallet.frame(4.9) is None
     menu, sold = {"opening_fee_params_menu": [{}]}, {"jit_channel_scid": "1x1x1"}
-    answers = [{"error": {}}, {"result": {}}, {"result": menu}, {}, {"result": sold}]
+    late = {"id": "0", "result": {}}
+    answers = [{"id": "0", "error": {}}, late, {"id": "1", "result": menu}, late, {"id": "2", "result": sold}]
     methods = []
     for now_s, answer in zip((5.0, 6.0, 6.1, 6.2, 7.2), answers, strict=True):
         frame = wallet.frame(now_s)

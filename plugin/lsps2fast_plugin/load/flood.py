@@ -31,7 +31,7 @@ MENUS_PER_S = 400  # before the flood: the crowd gets its offers without being r
 STRANGERS = 5  # every so many buys the offer of somebody else
 AT_ONCE = 64  # frames written in one go
 PATIENCE_S = 1.0  # a wallet that is refused or hears nothing tries again
-AFTERWARDS_S = 5.0  # how long a wallet that came late may still try
+AFTERWARDS_S = 15.0  # how long a wallet that came late may still try
 FORWARD_EVERY_S = 0.05
 SAMPLE_EVERY_S = 0.1
 SWITCH_S = 0.0005  # our thread and the node's take turns: lightningd would not wait for a load generator
@@ -76,8 +76,8 @@ def custommsg_frame(peer_id: str, request: bytes, number: int) -> bytes:
     return json.dumps(call, separators=(",", ":")).encode() + b"\n\n"
 
 
-def _buy(offer: Json) -> bytes:
-    return lsps0.encode_request("flood", BUY, {"opening_fee_params": offer, "payment_size_msat": str(SIZE_MSAT)})
+def _buy(offer: Json, request_id: str = "flood") -> bytes:
+    return lsps0.encode_request(request_id, BUY, {"opening_fee_params": offer, "payment_size_msat": str(SIZE_MSAT)})
 
 
 def crowd_frames(offers: dict[str, Json], seed: int) -> list[bytes]:
@@ -114,13 +114,13 @@ class Wallet:
         request = (
             lambda: lsps0.encode_request(str(self._step), LIST_PROTOCOLS, {}),
             lambda: lsps0.encode_request(str(self._step), GET_INFO, {}),
-            lambda: _buy(self._offer),
+            lambda: _buy(self._offer, str(self._step)),
         )[self._step]()
         return custommsg_frame(self.peer_id, request, 10**6 + self.requests)
 
     def take(self, heard: Heard) -> None:
-        """An answer; a refusal leaves it waiting for its next try."""
-        if "result" not in heard.reply or self.served:
+        """An answer; a refusal leaves it waiting for its next try, and so does an answer to what it asked before."""
+        if "result" not in heard.reply or heard.reply["id"] != str(self._step):
             return
         self.late_us.append((heard.at_s - self._sent_s) * 1e6)
         self._offer = heard.reply["result"].get("opening_fee_params_menu", [self._offer])[0]

@@ -7,7 +7,7 @@ Time comes in as monotonic milliseconds (K-25).
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from lsps2fast.offers import InFlight, PeerBuckets, TokenBucket
 
@@ -45,6 +45,7 @@ class Refusal(StrEnum):
     IN_PROGRESS = "in_progress"
     TOO_EARLY = "too_early"
     NO_REQUEST = "no_request"
+    LARGE_MESSAGE = "large_message"
     PAUSED = "paused"
 
 
@@ -91,6 +92,9 @@ LIMIT_OPTIONS: dict[str, tuple[int, int, int, str]] = {  # option: default, leas
 }
 
 
+LARGE_BYTES: Final = 4_096  # of a message; a buy has about 700, and 512 more with the longest promise
+
+
 class Admit(StrEnum):
     """What to do with a request."""
 
@@ -131,8 +135,17 @@ class Gate:
         self._info = _Flow(limits.info_per_peer, limits.info_total, visit=3)  # protocols, menu, and once more
         self._buys = _Flow(limits.buys_per_peer, limits.buys_total, visit=1)
         self.in_progress = InFlight(limits.in_progress_per_peer, limits.in_progress_total)  # T-36
+        self._large = PeerBuckets(10 / 60, 10)
+        self._large_total = TokenBucket(20, 100)
         self._told = PeerBuckets(6 / 60, 6)
         self._told_total = TokenBucket(20, 20)
+
+    def message(self, peer_id: str, size: int, now_ms: int) -> bool:
+        """Whether a message of so many bytes is read at all. Reading costs by the byte, and no honest one is large."""
+        if size <= LARGE_BYTES or (self._large.take(peer_id, now_ms) and self._large_total.take(now_ms)):
+            return True
+        self._refusals.count(Refusal.LARGE_MESSAGE)
+        return False
 
     def request(self, peer_id: str, is_buy: bool, now_ms: int) -> Admit:
         """Whether a well-formed request of this peer is worked on; called once for each."""
