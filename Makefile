@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/*.pyx plugin/lsps2fast_plugin/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help build conformance crash demo test pure real lint types table clean
+.PHONY: help build compare conformance crash demo test pure real lint types table clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ pure: $(VENV)/built ## the whole suite with the core interpreted
 
 real: $(VENV)/built ## the scenarios on real bitcoind and lightningd (on PATH, or LSPS2FAST_CLN_DIR)
 	@$(PY) -m pytest -q -m real tests
+
+compare: $(VENV)/built ## what the embedded node says beside a real one, scenario by scenario
+	@cd tests && ../$(PY) -m real.report
 
 lint: $(VENV)/tools ## style of the code
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

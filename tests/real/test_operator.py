@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +79,33 @@ def test_fifty_sessions_at_once(found_town: Callable[..., Town]) -> None:
 
 
 # ---- from and to the built-in plugin
+
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "replace-the-built-in.md"
+EXAMPLE_BIN = "/path/to/venv/bin"
+
+
+def follow(town: Town, name: str, block: int) -> Lightningd:
+    """A node configured by nothing but the lines of the how-to, its example path replaced by ours; started."""
+    node = town.node(name)
+    lines = re.findall(r"```ini\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL)[block]
+    (node.directory / "config").write_text(lines.replace(EXAMPLE_BIN, str(Path(sys.executable).parent)))
+    node.start()
+    return node
+
+
+def test_the_two_lines_of_the_how_to(client_trusts_town: Town) -> None:
+    """Drop-in, word by word: both blocks of the page start the installed plugin on a stock node."""
+    lsp = follow(client_trusts_town, "drop-in lsp", 0)
+    lsp.wait_log("sells JIT channels")
+    assert lsp.call("lsps2-listsessions") == {"sessions": []}
+    assert lsp.call("lsps2-stats")["live_sessions"] == 0
+    wallet = follow(client_trusts_town, "drop-in wallet", 1)
+    wallet.wait_log("lsps2fast-client .* is ready")
+    client_trusts_town.connect(wallet, lsp)
+    assert wallet.call("lsps-listprotocols", {"lsp_id": lsp.node_id}) == {"protocols": [2]}
+    for node in (wallet, lsp):
+        node.stop()
 
 
 def as_built_in(town: Town, jit_scid: str) -> None:
