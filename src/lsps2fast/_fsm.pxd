@@ -57,6 +57,7 @@ cdef class Session(Parts):
     cdef readonly int out
     cdef readonly int settled
 
+    cdef start(self, Owner owner, Buy buy, bytes payment_hash)
     cpdef tuple apply(self, int kind, object arg=*, int number=*)
     cdef tuple enter(self, int kind, object arg, int number)
     cdef unsigned int next_height(self) except? 0xFFFFFFFF
@@ -74,3 +75,16 @@ cdef class Session(Parts):
     cdef tuple _reject(self)
     cdef tuple _rescue(self, int number, object preimage)
     cdef _write_off(self)
+    cdef tuple _complete(self)
+    cdef _refusal(self)
+    cdef tuple _begin(self)
+    cdef tuple _proceed(self)
+    cdef _fit(self, limits)
+    cdef tuple _fail(self, object failure)
+    cdef tuple _give_up(self, object failure)
+    cdef tuple _unmake(self)
+    cdef tuple _answer_held(self, object failure, unsigned int cltv=*)
+    cdef _persist(self, stage)
+    cdef _broadcast(self)
+    cdef _watch_reservation(self)
+    cpdef tuple journal(self, str stage)

@@ -14,7 +14,7 @@ CLTV_MARGIN_BLOCKS: Final = 6
 MAX_SESSION_PARTS: Final = 483
 RENEW_MARGIN_BLOCKS: Final = 12
 RENEW_BLOCKS: Final = 72
-STEPS: Final[dict[int, str]]
+STEPS: Final[tuple[str, ...]]
 ONE_PART: Final[tuple[str, ...]]
 HANDLERS: Final[tuple[Callable[[Session, Any], tuple[Action, ...]] | None, ...]]
 

@@ -69,14 +69,7 @@ STORING_INTENT = cython.declare(cython.int, 4)
 AT_OPEN = cython.declare(cython.int, 8)
 STORING_CHANNEL = cython.declare(cython.int, 16)
 STORING_FORWARDS = cython.declare(cython.int, 32)
-STEPS = {
-    IDLE: "nothing",
-    RESERVING: "reserving",
-    STORING_INTENT: "writing the intent",
-    AT_OPEN: "opening",
-    STORING_CHANNEL: "writing the channel",
-    STORING_FORWARDS: "writing the forwards",
-}
+STEPS = ("nothing", "reserving", "writing the intent", "opening", "writing the channel", "writing the forwards")
 
 # The table packed for C: a byte a cell (the rule), a byte a cell and state (whether it may lead there).
 _CODES = cython.declare(bytes, CODES)
@@ -134,17 +127,11 @@ class Buy:
     @property
     def terms(self):
         """What was agreed, as `actions.Terms`."""
-        return Terms(
-            self.size_msat if self.fixed else None,
-            self.min_fee_msat,
-            self.proportional,
-            self.min_size_msat,
-            self.max_size_msat,
-            self.max_delay_blocks,
-            self.delta_blocks,
-            self.valid_until_ms,
-            self.client_trusts_lsp,
-        )
+        payment_size_msat = self.size_msat if self.fixed else None
+        sizes = (self.min_size_msat, self.max_size_msat)
+        blocks = (self.max_delay_blocks, self.delta_blocks)
+        fees = (self.min_fee_msat, self.proportional)
+        return Terms(payment_size_msat, *fees, *sizes, *blocks, self.valid_until_ms, self.client_trusts_lsp)
 
     @property
     def sets(self):
@@ -172,7 +159,12 @@ class Session(Parts):
     """One payment attempt: the parts with one payment hash on one jit scid."""
 
     def __init__(self, owner: Owner, buy: Buy, payment_hash: bytes):
-        Parts.__init__(self)
+        self.start(owner, buy, payment_hash)
+
+    @cython.cfunc
+    def start(self, owner: Owner, buy: Buy, payment_hash: bytes):
+        """What `__init__` does; from C there is no call of Python in it."""
+        self.clear()
         self.floor_msat = max(1, buy.floor_msat)  # H-03
         self.owner = owner
         self.buy = buy
@@ -266,7 +258,8 @@ class Session(Parts):
             return NOTHING
         return self._complete()
 
-    def _complete(self):
+    @cython.cfunc
+    def _complete(self) -> tuple:
         """The parts add up: begin, wait for the client, or fail (C-08)."""
         refusal = self._refusal()
         if refusal is not None:
@@ -275,6 +268,7 @@ class Session(Parts):
             return (ConnectPeer(self.buy.peer_id),)  # C-13
         return self._begin()
 
+    @cython.cfunc
     def _refusal(self):
         """The failure this complete set must get, or None. Sets the opening fee."""
         buy = self.buy
@@ -296,7 +290,8 @@ class Session(Parts):
             return TEMPORARY  # C-14: one channel a scid
         return None
 
-    def _begin(self):
+    @cython.cfunc
+    def _begin(self) -> tuple:
         buy = self.buy
         buy.holder = self
         if buy.channel is None:
@@ -340,7 +335,7 @@ class Session(Parts):
         """One of these steps is done: which one. Raises ProtocolBug if none of them was under way."""
         step: cython.int = self.under_way
         if not step & steps:
-            raise ProtocolBug(f"the result of a step that is not under way: {STEPS[step]} is")
+            raise ProtocolBug(f"the result of a step that is not under way: {STEPS[int(step).bit_length() - 1]} is")
         self.under_way = IDLE
         return step
 
@@ -412,7 +407,8 @@ class Session(Parts):
             return self._proceed()
         return self._finish() if self.state == BROADCASTING else NOTHING
 
-    def _proceed(self):
+    @cython.cfunc
+    def _proceed(self) -> tuple:
         """Allocate and journal the forwards once the channel is usable and, where promised, on its way (O-10)."""
         if self.limits is None or self.under_way != IDLE:
             return NOTHING
@@ -421,6 +417,7 @@ class Session(Parts):
         misfit, shed = self._fit(self.limits)
         return shed + (self._note() if misfit is None else self._give_up(misfit))
 
+    @cython.cfunc
     def _fit(self, limits):
         """Lay the fee on the parts as this channel allows (H-04): the failure all get where it does not, or None.
 
@@ -622,12 +619,14 @@ class Session(Parts):
             self._broadcast(),
         )
 
-    def _fail(self, failure):
+    @cython.cfunc
+    def _fail(self, failure: object) -> tuple:
         """End a session that has made nothing yet."""
         self.state = FAILED
         return self._answer_held(failure)
 
-    def _give_up(self, failure):
+    @cython.cfunc
+    def _give_up(self, failure: object) -> tuple:
         """End a session in any state before a preimage: answer what is held, then undo what was made."""
         failed = self._answer_held(failure)
         if self.under_way == IDLE:
@@ -635,7 +634,8 @@ class Session(Parts):
         self.state = ABORTING  # the result of that step comes; `tidy` goes on from there
         return failed
 
-    def _unmake(self):
+    @cython.cfunc
+    def _unmake(self) -> tuple:
         """Give back what was made. A public channel stays, its fee unpaid (O-13)."""
         if self.committed or (self.funding is None and self.channel is None):
             self.state = FAILED
@@ -650,7 +650,8 @@ class Session(Parts):
         self.forwards = None
         self.out = 0
 
-    def _answer_held(self, failure, cltv=NEVER):
+    @cython.cfunc
+    def _answer_held(self, failure: object, cltv: cython.uint = NEVER) -> tuple:
         """Fail the held parts that expire at `cltv` or before."""
         keys = self.take_held(cltv)
         if not keys:
@@ -658,12 +659,15 @@ class Session(Parts):
         self.forwards = None
         return (FailParts(keys, failure),)
 
+    @cython.cfunc
     def _broadcast(self):
         return make(Broadcast, (self.buy.jit_scid, self.payment_hash, self.channel))
 
+    @cython.cfunc
     def _persist(self, stage):
         return make(Persist, (self.buy.jit_scid, self.payment_hash, self.journal(stage)))
 
+    @cython.cfunc
     def _watch_reservation(self):
         if self.funding is not None:
             self.index.watch(self.slot, max(0, self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS))
@@ -680,7 +684,8 @@ class Session(Parts):
             height = min(height, max(0, self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS))
         return height
 
-    def journal(self, stage):
+    @cython.ccall
+    def journal(self, stage: str) -> tuple:
         """This session as its record must have it at `stage` (see `actions.Journal`)."""
         forwards = NOTHING
         if stage in ("forwards", "paid"):

@@ -19,6 +19,7 @@ cdef class Parts:
     cdef readonly unsigned int min_cltv
     cdef readonly unsigned long long floor_msat
 
+    cdef clear(self)
     cdef begin(self, Live index)
     cdef end(self)
     cdef knock(

@@ -84,6 +84,11 @@ class Parts:
     """The parts of one payment, in order of arrival. `rows[count]` is the one at the door."""
 
     def __init__(self):
+        self.clear()
+
+    @cython.cfunc
+    def clear(self):
+        """None yet."""
         self.index = None  # where all parts are found, once the session is live
         self.rows = no_rows()
         self.room = 0
@@ -122,7 +127,7 @@ class Parts:
         if at == self.room:
             if at >= MOST_ROWS:
                 raise ProtocolBug(f"more than {MOST_ROWS} parts")
-            self.room = min(at + max(FIRST_ROOM, at // 2), MOST_ROWS)
+            self.room = min(at + max(2, at // 4), MOST_ROWS) if at else FIRST_ROOM
             self.rows = more_rows(self.rows, self.room)
             if self.slot >= 0:
                 self.index.moved(self.slot, self.rows)

@@ -55,3 +55,6 @@ cdef class Sessions(Owner):
     cdef _wait_no_more(self, Session session)
     cdef _begun(self, Session session)
     cdef _over(self, Session session)
+    cdef tuple _end(self, Session session)
+    cdef tuple _succeed(self, Buy buy, Session session)
+    cdef tuple _free(self, Buy buy, Session session)

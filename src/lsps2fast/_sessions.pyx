@@ -212,7 +212,8 @@ class Sessions(Owner):
 
     @cython.cfunc
     def _new_session(self, buy: Buy, payment_hash: bytes, now_ms: cython.ulonglong) -> Session:
-        session = Session(self, buy, payment_hash)
+        session: Session = Session.__new__(Session)
+        session.start(self, buy, payment_hash)
         self._begun(session)
         self._wait(session, now_ms + self.collect_ms)
         return session
@@ -407,7 +408,8 @@ class Sessions(Owner):
             return actions
         return actions + self._end(session)
 
-    def _end(self, session: Session):
+    @cython.cfunc
+    def _end(self, session: Session) -> tuple:
         buy: Buy = session.buy
         if session not in buy.sessions:  # K-04
             return NOTHING
@@ -419,7 +421,8 @@ class Sessions(Owner):
             return self._retire(buy)
         return NOTHING
 
-    def _succeed(self, buy: Buy, session: Session):
+    @cython.cfunc
+    def _succeed(self, buy: Buy, session: Session) -> tuple:
         """Paid: the jit scid is an alias of the channel until valid_until, also for sets that wait (A-03)."""
         other: Session
         buy.paid = True
@@ -431,7 +434,8 @@ class Sessions(Owner):
             actions += self._conclude(other, other.enter(PAID, None, 0))
         return actions + self._forget(buy, "Succeeded") if buy.expired else actions
 
-    def _free(self, buy: Buy, session: Session):
+    @cython.cfunc
+    def _free(self, buy: Buy, session: Session) -> tuple:
         """Not paid: the lock is free again, the record that of a plain buy."""
         actions = NOTHING
         if session.committed and session.channel is not None:
