@@ -31,7 +31,7 @@ test: $(VENV)/built ## all tests; the core compiled and interpreted
 	@$(PY) -m pytest -q
 
 crash: $(VENV)/built ## kill the plugin and the node at every point of a sale and count the money
-	@cd tests && ../$(PY) -m crash && ../$(PY) -m client.deaths
+	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m client.deaths
 
 conformance: $(VENV)/tools ## write docs/conformance.md from the docstrings of the tests
 	@$(PY) tests/conformance.py

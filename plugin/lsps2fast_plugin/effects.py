@@ -116,6 +116,7 @@ class Effects:
         self._say = say
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
+        self._sending: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # Broadcast by channel
         self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody holds or waits
         self._newest: dict[int | str, int] = {}  # number of the last order: a jit scid's record, a channel's fees
         self._orders = itertools.count(1)
@@ -148,6 +149,9 @@ class Effects:
                 case order.RestoreFees():
                     self._stop_waiting(action.channel_id)
                     self._spawn(self._restore_fees(action, self._supersede(action.channel_id)), action)
+                case order.Broadcast():
+                    task = self._spawn(self._broadcast(action), action)
+                    self._sending[action.channel.channel_id] = task
                 case order.AwaitReady():
                     self._stop_waiting(action.channel_id)
                     self._supersede(action.channel_id)
@@ -428,6 +432,9 @@ class Effects:
     async def _finalize(self, action: order.Finalize, fees: order.RestoreFees | None) -> None:
         """Final record, routing fees, then the active record goes: a crash between finds it and does the rest."""
         self._supersede(action.jit_scid)
+        sending = None if action.journal.channel is None else self._sending.get(action.journal.channel.channel_id)
+        if sending is not None:
+            await asyncio.wait([sending])  # until it is sent only the active record knows of the channel (rule 9)
         await self._until_done(
             "writing the final record",
             lambda: self._store.finalize(action.jit_scid, action.journal, action.outcome, self._clock.wall_ms()),
@@ -503,7 +510,6 @@ class Effects:
         order.Persist: _persist,
         order.ReserveCoins: _reserve,
         order.OpenChannel: _open,
-        order.Broadcast: _broadcast,
         order.Undo: _undo,
         order.RenewInputs: _renew,
         order.ConnectPeer: _connect,

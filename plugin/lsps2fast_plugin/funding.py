@@ -14,13 +14,12 @@ from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast.lsps2 import min_capacity_sat
 from lsps2fast.offers import Buy
 from lsps2fast_plugin.channel_types import ANCHORS, OurNode
-from lsps2fast_plugin.coins import Coins, Need, opening_feerate
+from lsps2fast_plugin.coins import RESERVE_BLOCKS, Coins, Need, opening_feerate
 from lsps2fast_plugin.lastword import Late
 from lsps2fast_plugin.rpc import Rpc
 
 OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
 OPEN_TIMEOUT_S = 60.0  # K-22
-RENEW_BLOCKS = 72  # lightningd's own default (contract O1)
 MOST_DELAY_S = 2**32 - 1
 DEFAULT_FEE_BASE_MSAT, DEFAULT_FEE_PPM = 1000, 10  # lightningd's own
 USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
@@ -253,7 +252,7 @@ class Funder:
             answer = await self._rpc.call("sendpsbt", {"psbt": psbt})
         except NodeError as error:
             if NOT_RESERVED in error.message:  # T8
-                again = {"psbt": psbt, "exclusive": True, "reserve": RENEW_BLOCKS}
+                again = {"psbt": psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
                 await self._rpc.call("reserveinputs", again)
             elif NOT_SIGNED in error.message:  # the built-in plugin journals what it has not signed yet
                 psbt = (await self._rpc.call("signpsbt", {"psbt": psbt}, OPEN_TIMEOUT_S))["signed_psbt"]
@@ -272,8 +271,8 @@ class Funder:
         return found is not None and "short_channel_id" in found
 
     async def renew(self, funding: Funding) -> None:
-        """Reserve the coins for another 72 blocks; spent ones need it no more. Or NodeError."""
-        params = {"psbt": funding.psbt, "exclusive": False, "reserve": RENEW_BLOCKS}
+        """Reserve the coins for longer, known as ours (see `Coins`); spent ones need it no more. Or NodeError."""
+        params = {"psbt": funding.psbt, "exclusive": False, "reserve": RESERVE_BLOCKS}
         try:
             await self._rpc.call("reserveinputs", params)
         except NodeError as error:

@@ -201,7 +201,8 @@ def first_orders(verdict: Verdict, jit_scid: int, state: str | None) -> tuple[or
     orders: list[order.Action] = []
     if channel is None:
         return ()
-    if state is not None and journal.funding is not None and not verdict.sent:
+    needed = not verdict.sent and (not verdict.gone or state == "BROADCASTING")  # what is gone has freed its coins
+    if state is not None and journal.funding is not None and needed:
         # Its 72 blocks may be over, or be over with the next block (T8).
         orders.append(order.RenewInputs(jit_scid, payment_hash, journal.funding))
     if not verdict.sent and (verdict.public or state == "BROADCASTING"):

@@ -11,7 +11,7 @@ from lsps2fast_plugin.funding import OUTPUT_WEIGHT
 from lsps2fast_plugin.node import LspsError, psbt
 from lsps2fast_plugin.node.wallet import CHANGE_MIN_SAT
 
-from .stage import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
+from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 COIN_SAT = 400_000
 OPENING_PERKW = 2_500
@@ -166,3 +166,27 @@ async def test_coins_that_run_out_are_told_once() -> None:
         (tx,) = _fundings(stage)
         assert (await stage.stats())["free_coins_sat"] == 2 * COIN_SAT - spent_sat - tx.fee_sat
         assert len(stage.log_lines("ALARM: free coins .* run out", "warn")) == 1
+
+
+async def test_the_final_record_waits_until_the_funding_is_sent() -> None:
+    """Rule 9, O-13: found by the model. The offer is over, the channel never got ready, bitcoind is away all the while.
+
+    Had the plugin died with the final record written, no record would have told of the withheld channel and its coin.
+    """
+    async with Stage(LSP_TRUSTS, fresh=True) as stage:
+        client, payer = stage.client(send_ready=False), stage.payer()
+        invoice = await stage.invoice(client)
+        away = stage.lsp.faults.fail("sendpsbt", times=1000, message="bitcoind is away")
+        payment = payer.pay(invoice)
+        await away.reached.wait()
+        await stage.quiet()
+        await stage.world.advance(3_600)
+        assert (await payment).raw_messages == [TEMPORARY]
+        await stage.ended(invoice)
+        await stage.quiet()
+        assert stage.records("finalized") == {}
+        assert str(invoice.scid) in stage.records("active")
+        stage.lsp.faults.clear()
+        await stage.world.advance(60)
+        await stage.until(lambda: stage.outcome(invoice.scid) == "Failed", "the final record")
+        assert not client.ends[0].channel.withheld
