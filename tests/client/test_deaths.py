@@ -34,11 +34,10 @@ def bad(outcomes: list[Outcome]) -> dict[str, tuple[str, ...]]:
     return {str(each.case): each.violations for each in outcomes if each.violations or not each.died}
 
 
-@pytest.mark.parametrize("kind", [PLUGIN, POWER])
-async def test_no_msat_is_lost_wherever_the_wallet_dies(kind: str) -> None:
+@pytest.mark.parametrize("point", POINTS)
+async def test_no_msat_is_lost_wherever_the_wallet_dies(point: str) -> None:
     """K-07, K-21, I-01: one channel a purchase, every invoice can be paid, books to the msat."""
-    cases = [Case(CLIENT_TRUSTS, Death(kind, point)) for point in POINTS]
-    assert bad(await play(cases)) == {}
+    assert bad(await play([Case(CLIENT_TRUSTS, Death(kind, point)) for kind in (PLUGIN, POWER)])) == {}
 
 
 @pytest.mark.parametrize("kind", [PLUGIN, POWER])
