@@ -1,11 +1,22 @@
-"""Layer core: parts, whole sessions, the fee, blocks, memory. P8 to P12, P15."""
+"""Layer core: parts, whole sessions, the fee, blocks, timers, memory. P8 to P12, P15.
+
+What P8 to P11 compare is measured by `interleaved`: all cases in turn, the order reversed every other round, so that a
+burst of other work on the machine meets all of them alike.
+"""
 
 from __future__ import annotations
 
+import gc
 import itertools
+import os
+import subprocess
+import sys
+import time
 import tracemalloc
-from collections import deque
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +25,28 @@ import work
 COMPILED = work.core("compiled")
 UPSTREAM = 1 << 62  # an incoming channel no other part has
 PARTS_A_ROUND = 19
+EMPTY_CALLS = 200
+Case = tuple[Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]], int]
+
+
+def interleaved(cases: dict[str, Case], rounds: int) -> dict[str, float]:
+    """Seconds of one operation of each case. A case makes, untimed, what to call; the number says how many that are."""
+    took: dict[str, list[float]] = {name: [] for name in cases}
+    gc.disable()
+    for turn in range(rounds):
+        for name in list(cases)[:: 1 if turn % 2 else -1]:
+            make, operations = cases[name]
+            call, arguments = make()
+            begin = time.perf_counter()
+            call(*arguments)
+            took[name].append((time.perf_counter() - begin) / operations)
+    gc.enable()
+    return {name: median(times) for name, times in took.items()}
+
+
+def empty(call: Callable[[], None]) -> Case:
+    """The yardstick, called as the cases are."""
+    return lambda: (work.each, (call, [()] * EMPTY_CALLS)), EMPTY_CALLS
 
 
 @pytest.mark.benchmark(group="call")
@@ -22,69 +55,153 @@ def test_empty_call(benchmark: Any, empty_call: Callable[[], None]) -> None:
     benchmark(empty_call)
 
 
-@pytest.mark.benchmark(group="part")
-@pytest.mark.parametrize("sessions", [1, 1_000, 10_000, 100_000])
-def test_part(benchmark: Any, sessions: int) -> None:
-    """P8, P10: a further part of one of so many live sessions."""
-    machine = work.live(COMPILED, sessions)
+def parts_of(machine: Any, sessions: int) -> Callable[[], list[tuple[Any, ...]]]:
+    """Makes arguments for further parts, of sessions far from each other."""
     hashes = [scid.to_bytes(32, "big") for scid in range(1, sessions + 1)]
     turns = itertools.count()
+    facts = (work.PART_MSAT, work.PART_MSAT, work.CLTV, work.CLTV - work.DELTA, 5_000, work.WALL_MS)
 
-    def call() -> tuple[Any, ...]:
-        turn = next(turns)
-        scid = turn * 7919 % sessions + 1
-        arguments = (scid, hashes[scid - 1], UPSTREAM, turn, work.PART_MSAT, work.PART_MSAT, work.CLTV)
-        return (*arguments, work.CLTV - work.DELTA, 5_000, work.WALL_MS)
+    def calls() -> list[tuple[Any, ...]]:
+        chosen = [(turn, turn * 7919 % sessions) for turn in itertools.islice(turns, PARTS_A_ROUND)]
+        return [(at + 1, hashes[at], UPSTREAM, turn, *facts) for turn, at in chosen]
 
-    def calls() -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (itertools.starmap(machine.part, [call() for _ in range(PARTS_A_ROUND)]),), {}
+    return calls
 
+
+@pytest.mark.benchmark(group="part")
+@pytest.mark.parametrize("sessions", [1, 1_000, 10_000, 100_000])
+def test_part(benchmark: Any, sessions: int, inside: ModuleType, empty_call: Callable[[], None]) -> None:
+    """P8, P10: a further part of one of so many live sessions, by call and inside C, between empty calls."""
+    machine = work.live(COMPILED, sessions)
+    calls = parts_of(machine, sessions)
+    firsts = itertools.count(10**6, PARTS_A_ROUND)
+    scids = itertools.cycle(range(1, sessions + 1, 7 if sessions > 7 else 1))
+
+    def more() -> tuple[Any, ...]:
+        scid = next(scids)
+        payment_hash = scid.to_bytes(32, "big")
+        bounds = (work.CLTV, work.CLTV - work.DELTA, work.WALL_MS)
+        return (machine, scid, payment_hash, UPSTREAM, next(firsts), PARTS_A_ROUND, *bounds)
+
+    cases: dict[str, Case] = {
+        "empty": empty(empty_call),
+        "call": (lambda: (work.each, (machine.part, calls())), PARTS_A_ROUND),
+        "inside": (lambda: (inside.more_parts, more()), PARTS_A_ROUND),
+    }
+    benchmark.extra_info.update(interleaved(cases, 12))
     benchmark.extra_info["per"] = PARTS_A_ROUND
-    benchmark.pedantic(deque(maxlen=0).extend, setup=calls, rounds=25)
+    benchmark.pedantic(work.each, setup=lambda: ((machine.part, calls()), {}), rounds=12)
 
 
 @pytest.mark.benchmark(group="whole session")
 @pytest.mark.parametrize("run", work.RUNS)
-@pytest.mark.parametrize("parts", [1, 10, 100, 483])
-def test_lifecycle(benchmark: Any, run: str, parts: int) -> None:
+@pytest.mark.parametrize("parts", [1, 4, 10, 16, 100, 483])
+def test_lifecycle(benchmark: Any, run: str, parts: int, inside: ModuleType, empty_call: Callable[[], None]) -> None:
     """P9, P10."""
-    rounds = 60 if parts < 100 else 12
-    machine, preimages = work.stories(work.core(run), rounds, parts)
-    turns = itertools.count()
+    rounds = 60 if parts < 100 else 15
+    machine, calls = work.stories(work.core(run), 2 * rounds, parts)
+    todo = iter(calls)
+    if run == "compiled":
+        cases: dict[str, Case] = {
+            "empty": empty(empty_call),
+            "call": (lambda: (work.story, (machine, next(todo))), 1),
+            "inside": (lambda: (inside.story, (machine, next(todo))), 1),
+        }
+        benchmark.extra_info.update(interleaved(cases, rounds // 2))
+    benchmark.pedantic(work.story, setup=lambda: ((machine, next(todo)), {}), rounds=rounds)
+    assert machine.live == 0
 
-    def one() -> tuple[tuple[Any, ...], dict[str, Any]]:
-        turn = next(turns)
-        return (machine, turn + 1, preimages[turn], parts), {}
 
-    benchmark.pedantic(work.story, setup=one, rounds=rounds)
-
-
-@pytest.mark.benchmark(group="fee laid on parts")
+@pytest.mark.benchmark(group="fee laid on parts, in C")
 @pytest.mark.parametrize("parts", [1, 10, 100, 483])
-def test_allocate(benchmark: Any, parts: int) -> None:
+def test_allocate(benchmark: Any, parts: int, inside: ModuleType) -> None:
     """P11."""
-    assert benchmark(COMPILED.fsm.allocate, [work.PART_MSAT] * parts, 1, work.PART_MSAT // 2 * parts)
+    benchmark.extra_info["per"] = 1000
+    assert benchmark(inside.Fee(parts).lay, 1000, work.PART_MSAT // 2 * parts)
 
 
 @pytest.mark.benchmark(group="block with nothing due")
 @pytest.mark.parametrize("sessions", [1_000, 100_000])
-def test_block(benchmark: Any, sessions: int) -> None:
-    """P15."""
+@pytest.mark.parametrize("way", ["idle", "swept"])
+def test_block(benchmark: Any, sessions: int, way: str) -> None:
+    """P15: the usual one, and one at which the whole column is looked at because the first session falls due."""
     machine = work.live(COMPILED, sessions)
     heights = itertools.count(work.HEIGHT + 1)
-    benchmark.pedantic(machine.block, setup=lambda: ((next(heights),), {}), rounds=100)
+    rounds = 100
+
+    def idle() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (next(heights),), {}
+
+    def swept() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        height = next(heights)  # one session more, which falls due there
+        machine.add_buy(-height, f"{height:066x}", work.terms(10**9)._replace(cltv_expiry_delta_blocks=1))
+        facts = (UPSTREAM, height, 1, 1, height + 6, height, 5_000, work.WALL_MS)
+        assert machine.part(-height, height.to_bytes(32, "big"), *facts) == ()
+        return (height,), {}
+
+    benchmark.pedantic(machine.block, setup={"idle": idle, "swept": swept}[way], rounds=rounds)
+
+
+@pytest.mark.benchmark(group="timers")
+@pytest.mark.parametrize("what", ["add", "cancel", "watch", "expire"])
+def test_timers(benchmark: Any, what: str, inside: ModuleType) -> None:
+    """P15: a time-out added or cancelled, a height to be told of, in C; and a set that times out, by `tick`."""
+    count = 1_000
+    benchmark.extra_info["per"] = count
+
+    def fresh() -> tuple[Any, Any]:
+        machine = work.live(COMPILED, count)
+        return machine, inside.Timers(machine)
+
+    def cancel() -> Callable[..., Any]:
+        return fresh()[1].cancel  # type: ignore[no-any-return]
+
+    def add() -> Callable[..., Any]:
+        timers = fresh()[1]
+        timers.cancel()
+        return timers.add  # type: ignore[no-any-return]
+
+    def watch() -> Callable[..., Any]:
+        return fresh()[1].watch  # type: ignore[no-any-return]
+
+    def expire() -> Callable[..., Any]:
+        machine = fresh()[0]
+        return lambda: machine.tick(10**6, work.WALL_MS)
+
+    make = {"add": add, "cancel": cancel, "watch": watch, "expire": expire}[what]
+    benchmark.pedantic(lambda call: call(), setup=lambda: ((make(),), {}), rounds=15)
+
+
+def held(count: int) -> Any:
+    """A machine with so many sessions of ten held parts."""
+    machine = work.machine(COMPILED, count, 100)
+    for scid in range(1, count + 1):
+        work.put_parts(machine, scid, scid.to_bytes(32, "big"), 0, 10)
+    return machine
 
 
 @pytest.mark.benchmark(group="memory")
 def test_memory(benchmark: Any) -> None:
-    """P12: bytes of a session with ten held parts, machine and buy included; 2,000 of them."""
-    count = 2_000
+    """P12: bytes of a session with ten held parts, machine and buy included: by allocations, and by RSS of 100,000."""
+    count = 10_000
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    machine = work.machine(COMPILED, count, 100)
-    for scid in range(1, count + 1):
-        work.put_parts(machine, scid, scid.to_bytes(32, "big"), 0, 10)
+    machine = held(count)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    assert machine.live == count
     benchmark.extra_info["bytes_a_session"] = round((after - before) / count)
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=True)
+    benchmark.extra_info["rss_a_session"] = int(done.stdout)
     benchmark.pedantic(lambda: None, rounds=1)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    start, sessions = resident(), 100_000
+    kept = held(sessions)
+    print((resident() - start) // sessions)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import itertools
 import os
 import random
+import shutil
+import subprocess
+import sys
 import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -14,6 +22,7 @@ from lsps2fast import actions as order
 from lsps2fast._table import Input
 from lsps2fast_plugin.load.calls import hook_frame
 
+HERE = Path(__file__).parent
 RUNS = {"compiled": _select.load_compiled, "interpreted": _select.load_pure}
 SEED = 1
 HEIGHT, DELTA = 800_000, 144
@@ -59,12 +68,21 @@ def machine(c: Core, buys: int, parts: int, max_parts: int = 500) -> Any:
     return sessions
 
 
-def put_parts(sessions: Any, scid: int, payment_hash: bytes, first: int, count: int) -> Any:
-    """Parts of one payment; the orders of the last one."""
-    actions: Any = ()
-    for n in range(first, first + count):
-        actions = sessions.part(scid, payment_hash, scid, n, PART_MSAT, PART_MSAT, CLTV, CLTV - DELTA, 5_000, WALL_MS)
-    return actions
+def part_calls(scid: int, payment_hash: bytes, first: int, count: int) -> list[tuple[Any, ...]]:
+    """The arguments of `Sessions.part` for parts of one payment."""
+    facts = (PART_MSAT, PART_MSAT, CLTV, CLTV - DELTA, 5_000, WALL_MS)
+    return [(scid, payment_hash, scid, n, *facts) for n in range(first, first + count)]
+
+
+def each(call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> None:
+    """Call it with each of these, with nothing of Python between the calls."""
+    deque(itertools.starmap(call, arguments), maxlen=0)
+
+
+def put_parts(sessions: Any, scid: int, payment_hash: bytes, first: int, count: int) -> None:
+    """Parts of one payment; nobody waits for what has changed."""
+    each(sessions.part, part_calls(scid, payment_hash, first, count))
+    sessions.take_changes()
 
 
 def live(c: Core, count: int) -> Any:
@@ -75,29 +93,59 @@ def live(c: Core, count: int) -> Any:
     return sessions
 
 
-def story(sessions: Any, scid: int, preimage: bytes, parts: int) -> None:
-    """One whole session: parts, funding, forward, settle, broadcast. It ends in success."""
+class Calls(NamedTuple):
+    """Every call of one whole session, made before anything is timed."""
+
+    scid: int
+    payment_hash: bytes
+    preimage: bytes
+    parts: list[tuple[Any, ...]]
+    steps: list[tuple[Any, ...]]  # of `Sessions.take`
+    sent: int
+    resolved: list[tuple[Any, ...]]
+
+
+def calls_of(scid: int, parts: int) -> Calls:
+    """The session of the buy `scid` of `stories`."""
+    preimage = scid.to_bytes(32, "big")
     payment_hash = hashlib.sha256(preimage).digest()
-    put_parts(sessions, scid, payment_hash, 0, parts)
-    take = sessions.take
-    for kind, fact in (
-        (Input.RESERVED, FUNDING),
-        (Input.STORED, None),
-        (Input.FUNDED, CHANNEL),
-        (Input.READY, LIMITS),
-        (Input.STORED, None),
-    ):
-        take(scid, payment_hash, kind, fact)
-    sessions.resolved(scid, 0, payment_hash, preimage)
-    take(scid, payment_hash, Input.SENT, None)
-    for n in range(1, parts):
-        sessions.resolved(scid, n, payment_hash, preimage)
-    assert sessions.buys[scid].paid
+    facts = ((Input.RESERVED, FUNDING), (Input.STORED, None), (Input.FUNDED, CHANNEL), (Input.READY, LIMITS))
+    steps = [(scid, payment_hash, int(kind), fact) for kind, fact in (*facts, (Input.STORED, None))]
+    resolved = [(scid, n, payment_hash, preimage) for n in range(parts)]
+    arrivals = part_calls(scid, payment_hash, 0, parts)
+    return Calls(scid, payment_hash, preimage, arrivals, steps, int(Input.SENT), resolved)
 
 
-def stories(c: Core, count: int, parts: int) -> Any:
-    """A machine and preimages for so many whole sessions."""
-    return machine(c, count, parts), [scid.to_bytes(32, "big") for scid in range(1, count + 1)]
+def story(sessions: Any, calls: Calls) -> None:
+    """One whole session by calls from Python: parts, funding, forward, settle, broadcast."""
+    each(sessions.part, calls.parts)
+    each(sessions.take, calls.steps)
+    sessions.resolved(*calls.resolved[0])
+    sessions.take(calls.scid, calls.payment_hash, calls.sent)
+    each(sessions.resolved, calls.resolved[1:])
+
+
+def stories(c: Core, count: int, parts: int) -> tuple[Any, list[Calls]]:
+    """A machine, and the calls of so many whole sessions."""
+    return machine(c, count, parts), [calls_of(scid, parts) for scid in range(1, count + 1)]
+
+
+def compile_inside(directory: Path) -> ModuleType:
+    """`inside.pyx`, compiled there."""
+    shutil.copy(HERE / "inside.pyx", directory)
+    build = (
+        "from setuptools import setup; from Cython.Build import cythonize; "
+        f"setup(script_args=['-q', 'build_ext', '-i'], ext_modules=cythonize(['inside.pyx'], quiet=True, "
+        f"include_path=[{str(HERE.parent / 'src')!r}]))"
+    )
+    subprocess.run([sys.executable, "-c", build], cwd=directory, check=True, capture_output=True)
+    (built,) = directory.glob("inside.*.so")
+    spec = importlib.util.spec_from_file_location("inside", built)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def frames(count: int, scid: str | None = None) -> list[bytes]:
