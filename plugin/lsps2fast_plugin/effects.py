@@ -97,11 +97,12 @@ class Effects:
         forgotten: Callable[[int], None],
         owned: Callable[[str], bool],
         may_open: Callable[[Buy], bool],
+        sent: Callable[[str, order.Channel], None],
         say: Callable[[str, str], None],
     ) -> None:
         """`withheld(channel_id, yes)` keeps other forwards out of a channel (rule 7); `owned(channel_id)` says whether
         a session or buy knows it; `may_open(buy)` says whether one more channel may be made for it now;
-        `say(text, level)` is the log.
+        `sent(peer_id, channel)` hears of each funding that bitcoind has; `say(text, level)` is the log.
         """
         self._funder = funder
         self._store = store
@@ -113,6 +114,7 @@ class Effects:
         self._forgotten = forgotten
         self._owned = owned
         self._may_open = may_open
+        self._sent = sent
         self._say = say
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
@@ -370,6 +372,7 @@ class Effects:
         txid = await self._until_done(what, lambda: self._funder.send(peer_id, action.channel))
         self._funder.forget(action.jit_scid)
         self._withheld(action.channel.channel_id, False)
+        self._sent(peer_id, action.channel)
         self._say(f"funding {txid} of channel {action.channel.channel_id} is on its way to the chain", "info")
         self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)
 
@@ -383,6 +386,7 @@ class Effects:
         if kept is not None:
             self._funder.forget(action.jit_scid)
             self._withheld(kept.channel_id, False)
+            self._sent(peer_id, kept)
             self._feed(action.jit_scid, action.payment_hash, Input.SENT, kept)
             return
         if action.funding is not None:

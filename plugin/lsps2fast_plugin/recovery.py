@@ -54,6 +54,7 @@ class Recovery:
         ids = {channel["channel_id"] for channel in channels if "channel_id" in channel}
         service.exposure.reconcile(stored, ids)
         service.afterwards.load(stored, ids)
+        service.lookout.load(stored, channels, service.sessions.height)
 
     async def look(self, stored: list[Stored]) -> Snapshot:
         """What lightningd says of the channels in the journal; asks until it answers."""

@@ -36,6 +36,7 @@ from lsps2fast_plugin.effects import Effects
 from lsps2fast_plugin.exposure import Exposure
 from lsps2fast_plugin.funding import Funder
 from lsps2fast_plugin.host import Host, Interest
+from lsps2fast_plugin.lookout import Lookout
 from lsps2fast_plugin.metrics import MeteredRpc, Metrics
 from lsps2fast_plugin.names import Names
 from lsps2fast_plugin.negotiation import Negotiator, Terms
@@ -47,7 +48,7 @@ from lsps2fast_plugin.parts import HeldParts
 from lsps2fast_plugin.reconcile import Reconciler, names_of
 from lsps2fast_plugin.recovery import Recovery
 from lsps2fast_plugin.rpc import Rpc
-from lsps2fast_plugin.store import Store
+from lsps2fast_plugin.store import Store, Stored
 from lsps2fast_plugin.talk import Talk
 
 tlv = load("_tlv")
@@ -185,8 +186,9 @@ class Service:
             exposure=self.exposure,
             afterwards=self.afterwards,
         )
+        funder = Funder(rpc, self.coins, self.desk.zero_reserve, self.our_node)
         self.effects = Effects(
-            funder=Funder(rpc, self.coins, self.desk.zero_reserve, self.our_node),
+            funder=funder,
             store=self.store,
             answers=self.parts,
             clock=self.clock,
@@ -196,8 +198,27 @@ class Service:
             forgotten=self._forgotten,
             owned=self._owned,
             may_open=self.exposure.may_open,
+            sent=lambda peer_id, channel: self.lookout.funding(peer_id, channel),
             say=self.host.log,
         )
+        self.lookout = Lookout(
+            funder=funder,
+            waiting=self._waiting,
+            snapshot=lambda records: self.reconciler.snapshot(records),
+            told=lambda part, settled: self.carry_out(self.sessions.told(*part, settled)),
+            closed=lambda key: self.feed(*key, Input.CLOSED, None),
+            say=self.host.log,
+            alarm=self.effects.alarm,
+        )
+
+    def _waiting(self) -> dict[tuple[int, bytes], Stored]:
+        """Sessions with parts at their client, as records."""
+        found = {}
+        for jit_scid, core in self.sessions.buys.items():
+            session, buy = core.holder, self.offers.get(jit_scid)
+            if session is not None and session.out and buy is not None:
+                found[jit_scid, session.payment_hash] = Stored(buy, session.journal("forwards"), None)
+        return found
 
     async def _start(self) -> None:
         """Read the journal, look at the node, then let the parts in that waited (W11)."""
@@ -428,6 +449,7 @@ class Service:
     def _on_block(self, block_added: dict[str, Any], **_: Any) -> None:
         if self.settings is not None:
             self.carry_out(self.sessions.block(block_added["height"]))
+            self.host.spawn(self.lookout.block(block_added["height"]))
 
     def _on_channel_state(self, channel_state_changed: dict[str, Any], **_: Any) -> None:
         if self.settings is None:

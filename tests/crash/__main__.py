@@ -1,6 +1,6 @@
 """`python -m crash` (in tests/, or `make crash`): every point of every scenario, then a report.
 
-python -m crash                                  all families, about 600 cases of each at most
+python -m crash                                  all families, a sample of about 300 cases of each
 python -m crash --all                            every case there is
 python -m crash --scenario mpp --mode lsp-trusts-client
 python -m crash --replay "mpp client-trusts-lsp plugin@1/reply datastore#3" [--seed 1]
@@ -24,7 +24,7 @@ from .scenarios import SCENARIOS
 from .stage import MODES, TROUBLES, Trouble
 from .worker import Workers
 
-MOST = 600  # cases of a family, unless --all
+MOST = 300  # cases of a family, unless --all
 LINES = 150  # of the transcript, when a case is replayed
 
 

@@ -57,7 +57,7 @@ async def run(nursery: Nursery, case: Case, tail: int = 0) -> Outcome:
         **plan.world,
     )
     try:
-        async with stage:
+        async with asyncio.timeout(2 * LIMIT_S), stage:  # beginning and end have no limit of their own
             found = await asyncio.wait_for(_play(stage, plan.play), LIMIT_S)
     except Exception as error:  # whatever the world died of is a finding
         found = [f"{type(error).__name__}: {error}"]

@@ -416,6 +416,45 @@ def _unconfirm(end: End) -> None:
     end.scid = end.other.scid = None
 
 
+# What nobody tells -------------------------------------------------------------------------------------------------
+
+
+@scenario()
+async def funding_forgotten(stage: Stage) -> None:
+    """bitcoind drops the funding from its mempool after the sale (rule 8): blocks come without it."""
+    client, payer = stage.client(), stage.payer()
+    sale = await stage.sale(client)
+    await stage.begin()
+    await stage.pay(payer, sale)
+    await stage.quiet()
+    for txid in list(stage.world.chain.mempool):
+        stage.world.chain.forget(txid)
+    for _ in range(8):
+        stage.world.mine()
+        await stage.quiet()
+
+
+@scenario()
+async def events_lost(stage: Stage) -> None:
+    """No forward_event says how the parts ended: the tables do, a block or two later (F4)."""
+    client = stage.client(on_part="hold")
+    payer = stage.payer()
+    sale = await stage.sale(client)
+    stage.lsp.forward_event = lambda row: None  # type: ignore[method-assign]
+    await stage.begin()
+    payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
+    client.settle_held()
+    for _ in range(5):
+        await stage.quiet()
+        stage.world.mine()
+    await stage.result(payment)
+    client.behaviour.on_part = "settle"
+    await stage.pay_unpaid(payer, sale)
+    for _ in range(5):
+        await stage.quiet()
+        stage.world.mine()
+
+
 # Others on the node ------------------------------------------------------------------------------------------------
 
 

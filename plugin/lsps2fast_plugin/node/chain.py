@@ -62,6 +62,15 @@ class Chain:
         self.fees_sat += tx.fee_sat
         return txid
 
+    def forget(self, txid: str) -> None:
+        """Drop a transaction from the mempool, as bitcoind does when it is full; KeyError if it is not there."""
+        tx = self.mempool.pop(txid)
+        for outpoint in tx.inputs:
+            self.unspent[outpoint] = self.transactions[outpoint[0]].outputs[outpoint[1]]
+        for vout in range(len(tx.outputs)):
+            del self.unspent[txid, vout]
+        self.fees_sat -= tx.fee_sat
+
     def mine(self, blocks: int = 1) -> None:
         """The first block takes the whole mempool; each block is told to every listener."""
         for _ in range(blocks):
