@@ -164,12 +164,8 @@ class Coins:
     async def choose(self, jit_scid: int, need: Need) -> Funding:
         """Choose coins and promise them to this scid; lightningd reserves nothing yet. NotEnoughCoins or NodeError."""
         for left in reversed(range(TRIES)):
-            found = await self.survey()
-            chosen = select(found.free, need)
-            if chosen is None:
-                raise NotEnoughCoins(_lack(found, need), await self._is_syncing())
-            inputs = tuple(coin.point for coin in chosen)
-            # No await between the choice and the promise: nobody else of us can choose these meanwhile.
+            inputs = tuple(coin.point for coin in await self._select(need))
+            # Nobody else of us runs between the choice and the promise, and so chooses these meanwhile.
             self._promised.update(dict.fromkeys(inputs, jit_scid))
             try:
                 psbt = await self._build(inputs, need)
@@ -180,6 +176,18 @@ class Coins:
             else:
                 return Funding(psbt, inputs, self._height() + RESERVE_BLOCKS, need.amount_sat)
         raise AssertionError("the last try raises")
+
+    async def _select(self, need: Need) -> tuple[Coin, ...]:
+        found = await self.survey()
+        if (chosen := select(found.free, need)) is not None:
+            return chosen
+        syncing = await self._is_syncing()
+        if not syncing:  # it may have been, a question ago: look once more before the payment fails for it
+            found = await self.survey()
+            chosen = select(found.free, need)
+        if chosen is None:
+            raise NotEnoughCoins(_lack(found, need), syncing)
+        return chosen
 
     async def _build(self, inputs: Sequence[str], need: Need) -> str:
         """The PSBT that spends these coins, its change added; the channel's output is added later."""

@@ -40,13 +40,15 @@ def _order(name: str) -> type:
 
 
 def _flag_proves() -> None:
-    """A failed sendpsbt counts as done, as if `withheld: false` proved anything."""
+    """A failed sendpsbt counts as done, as if `withheld: false` proved anything, and nobody looks for its block."""
     from lsps2fast_plugin.funding import Funder
+    from lsps2fast_plugin.lookout import Lookout
 
     async def is_confirmed(self: Any, peer_id: str, channel_id: str) -> bool:
         return True
 
     setattr(Funder, "_is_confirmed", is_confirmed)  # noqa: B010  (mypy knows that it is a method)
+    setattr(Lookout, "funding", lambda self, peer_id, channel: None)  # noqa: B010
 
 
 def _blind_close() -> None:

@@ -125,10 +125,18 @@ def missing(wanted: Iterable[str], seen: list[str]) -> list[str]:
 
 
 def _of_sale(played: Played, sale: Sale) -> Iterator[Event]:
-    """Leave out the STEPS of other openings: they carry no jit scid, but come in the order of the openings."""
+    """Leave out the STEPS of other openings: they carry no jit scid, but come in the order of the openings.
+
+    A funding that is sent again, as happens until a block has it, is no further step.
+    """
     ordinal: Counter[tuple[str, str]] = Counter()
+    sent: set[str] = set()
     for event in played.timeline:
         key = event.kind, event.name
+        if key == ("reply", "sendpsbt"):
+            if event.detail["psbt"] in sent:
+                continue
+            sent.add(event.detail["psbt"])
         if key not in STEPS or ordinal[key] == sale.number:
             yield event
         ordinal[key] += 1
