@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from lsps2fast.errors import ConfigError
-from lsps2fast_plugin.regtest import Programs, Town, find_programs
+from lsps2fast_plugin.regtest import Lightningd, Programs, Town, find_programs
+from lsps2fast_plugin.regtest.processes import Child
 from lsps2fast_plugin.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
 
 from .evidence import Evidence, tidy
@@ -82,11 +83,20 @@ def lsp_trusts_town(open_town: Callable[..., Town]) -> Town:
     return open_town(LSP_TRUSTS)
 
 
+def retire(town: Town, before: list[Child]) -> None:
+    """Stop the nodes that a test has made: each is twenty processes, and every later block would wait for it."""
+    for node in [child for child in town.children if child not in before]:
+        assert isinstance(node, Lightningd)
+        node.stop()
+        town.children.remove(node)
+
+
 @pytest.fixture
 def town(client_trusts_town: Town) -> Iterator[Town]:
     """The shared town; whatever happened, nothing may be left of it."""
-    evidence = Evidence(client_trusts_town)
+    evidence, before = Evidence(client_trusts_town), list(client_trusts_town.children)
     yield client_trusts_town
+    retire(client_trusts_town, before)
     tidy(client_trusts_town)
     assert evidence.unanswered() == []
 
@@ -96,7 +106,8 @@ def each_town(request: pytest.FixtureRequest) -> Iterator[Town]:
     """Both trust modes, one after the other."""
     name = {CLIENT_TRUSTS: "client_trusts_town", LSP_TRUSTS: "lsp_trusts_town"}[request.param]
     town: Town = request.getfixturevalue(name)
-    evidence = Evidence(town)
+    evidence, before = Evidence(town), list(town.children)
     yield town
+    retire(town, before)
     tidy(town)
     assert evidence.unanswered() == []

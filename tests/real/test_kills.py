@@ -8,13 +8,14 @@ opening fee, and no coin or channel of the LSP stays behind.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.regtest import Bill, Town, until
 
+from .conftest import retire
 from .evidence import tidy
 
 SIZE_MSAT = 10_000_000
@@ -32,9 +33,17 @@ MOMENTS = {  # direction, method, before or after it passes the recorder
 
 
 @pytest.fixture(scope="module")
-def own_town(open_town: Callable[..., Town]) -> Town:
+def mortal_town(open_town: Callable[..., Town]) -> Town:
     """A town of its own."""
     return open_town()
+
+
+@pytest.fixture
+def own_town(mortal_town: Town) -> Iterator[Town]:
+    """It again, without the wallet of the test before."""
+    before = list(mortal_town.children)
+    yield mortal_town
+    retire(mortal_town, before)
 
 
 def revive(town: Town, victim: str) -> None:
@@ -99,4 +108,5 @@ def tidy_then_pay(town: Town, bill: Bill) -> None:
     """The first attempt failed as a whole: nothing stays of it, and the payer tries again."""
     tidy(town)
     reconnected(town, bill)
+    until(lambda: not town.channels(bill.wallet, town.lsp), "the wallet's clean-up")  # else it refuses another
     assert town.pay(bill, [SIZE_MSAT // 2] * 2).failures == ["", ""]
