@@ -184,13 +184,16 @@ cdef struct Sets:  # what lane.Interest says, in C
     bint every_payment
 
 
-cdef inline Verdict judge(Sets* sets, const u64* scid, const u64* channel, const u64* payment_hash) noexcept nogil:
+cdef inline Verdict judge(
+    Sets* sets, const u64* scid, const u64* channel, const u64* payment_hash, bint has_extra
+) noexcept nogil:
     """As lane.Interest.judge; NULL for what the call does not name. The caller holds the mutex."""
-    cdef bint listed
-    if scid == NULL and channel == NULL and not sets.final_hops:
+    cdef bint listed, ends_here = scid == NULL and channel == NULL
+    if ends_here and not sets.final_hops:
         return FOREIGN
     listed = (
-        (scid != NULL and has(&sets.scids, scid))
+        (ends_here and has_extra)
+        or (scid != NULL and has(&sets.scids, scid))
         or (channel != NULL and has(&sets.channels, channel))
         or sets.every_payment
         or has(&sets.hashes, payment_hash)

@@ -337,6 +337,7 @@ cdef inline bint is_foreign(Stream* s, c.Walk* call) noexcept nogil:
         &call.next_scid if call.seen & c.NEXT_SCID else NULL,
         channel if known_channel else NULL,
         payment_hash,
+        call.seen & c.EXTRA != 0,
     )
 
 

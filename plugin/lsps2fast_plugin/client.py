@@ -24,6 +24,7 @@ from lsps2fast.bolt11 import CURRENCIES
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps0 import MESSAGE_TYPE, MESSAGE_TYPE_HEX
 from lsps2fast.lsps2 import format_datetime
+from lsps2fast.receiving import carries_fee
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.host import Host, Interest
 from lsps2fast_plugin.rpc import Rpc
@@ -228,12 +229,16 @@ class Client:
     # HTLCs and channels ----------------------------------------------------------------------------
 
     def _on_htlc(self, scan: Any) -> None:
-        if scan.payment_hash in self.awaited.hashes:
-            self.incoming.take(scan)
-        elif scan.next_scid >= 0 or scan.forward_to is not None or not self.awaited.guard:
+        if scan.next_scid >= 0 or scan.forward_to is not None:
             self.host.let_go(scan.id_raw)
-        else:
+        elif scan.payment_hash in self.book.approvals:
+            self.incoming.take(scan)
+        elif carries_fee(scan):
+            self.incoming.refuse_fee(scan)
+        elif self.awaited.guard:
             self.host.spawn(self.guard.take(scan))
+        else:
+            self.host.let_go(scan.id_raw)
 
     def _on_openchannel(self, request: Request, openchannel: Json, **_: Any) -> None:
         """Answered from memory; before the records are read it waits for them (W11)."""

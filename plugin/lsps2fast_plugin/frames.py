@@ -22,11 +22,12 @@ _MSAT = re.compile(r"(0|[1-9][0-9]{0,19})(?:msat)?")
 
 
 class Hop(NamedTuple):
-    """Where an HTLC wants to go: `scid` -1 for none, `payment_hash` 32 bytes."""
+    """Where an HTLC wants to go: `scid` -1 for none, `payment_hash` 32 bytes; whether the call has `extra_tlvs`."""
 
     scid: int
     forward_to: str | None
     payment_hash: bytes
+    has_extra: bool
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -113,6 +114,7 @@ def hop_of(call: dict[str, Any]) -> Hop:
         scid=-1 if scid is None else _scid(scid),
         forward_to=None if forward_to is None else _hash(forward_to),
         payment_hash=bytes.fromhex(_hash(htlc.get("payment_hash"))),
+        has_extra=htlc.get("extra_tlvs") is not None,
     )
 
 

@@ -230,7 +230,8 @@ class Host(PylnSide):
         return True
 
     def _judge(self, scan: Any) -> None:
-        verdict = self.interest.judge(scan.next_scid, scan.forward_to, scan.payment_hash)
+        has_extra = scan.extra_tlvs is not None
+        verdict = self.interest.judge(scan.next_scid, scan.forward_to, scan.payment_hash, has_extra)
         if verdict is Verdict.FOREIGN:
             self.let_go(scan.id_raw)
         elif self._ending:

@@ -72,7 +72,8 @@ class Interest:
     every_payment   as if payment_hashes held all there are
     channels_loaded the channel_ids are complete; until then a forward into a known channel waits, too
     loaded          all is complete; until then only what cannot be ours is foreign (W11)
-    final_hops      the client's: an HTLC that ends here is looked up by payment hash; else it is foreign
+    final_hops      the client's: an HTLC that ends here is looked up by payment hash, and is ours if its message had
+                    extra TLVs: a fee may be in them (I-22). Else it is foreign
     """
 
     __slots__ = (
@@ -153,14 +154,18 @@ class Interest:
         """Whether this payment is to be seen."""
         return self._every_payment or payment_hash in self.payment_hashes
 
-    def judge(self, scid: int, forward_to: str | None, payment_hash: bytes) -> Verdict:
-        """Whose HTLC goes to `scid` (-1: none), into the channel `forward_to` (None: lightningd knows none)."""
-        if scid < 0 and forward_to is None and not self.final_hops:
+    def judge(self, scid: int, forward_to: str | None, payment_hash: bytes, has_extra: bool) -> Verdict:
+        """Whose HTLC goes to `scid` (-1: none), into the channel `forward_to` (None: lightningd knows none).
+
+        `has_extra`: its call has `extra_tlvs`.
+        """
+        ends_here = scid < 0 and forward_to is None
+        if ends_here and not self.final_hops:
             return Verdict.FOREIGN
-        if self._loaded:
-            ours = scid in self.scids or forward_to in self.channel_ids or self.wants(payment_hash)
-            return Verdict.OURS if ours else Verdict.FOREIGN
         listed = scid in self.scids or forward_to in self.channel_ids or self.wants(payment_hash)
+        listed = listed or (ends_here and has_extra)
+        if self._loaded:
+            return Verdict.OURS if listed else Verdict.FOREIGN
         if forward_to is not None and self._channels_loaded and not listed:
             return Verdict.FOREIGN  # a jit scid leads to no channel that lightningd knows
         return Verdict.UNKNOWN
@@ -312,8 +317,8 @@ class PythonLane:
             if frames.lost:
                 frames.feed(b"")
 
-    def _is_foreign(self, id_raw: bytes, scid: int, forward_to: str | None, payment_hash: bytes) -> bool:
-        if self._interest.judge(scid, forward_to, payment_hash) is not Verdict.FOREIGN:
+    def _is_foreign(self, id_raw: bytes, *hop: Any) -> bool:
+        if self._interest.judge(*hop) is not Verdict.FOREIGN:
             return False
         self._answers.append(hook.answer_continue(id_raw))
         return True

@@ -284,8 +284,8 @@ def scan(frame: bytes) -> Scan | None:
     return result
 
 
-def next_hop(frame: bytes) -> tuple[bytes, int, str | None, bytes] | None:
-    """Where an htlc_accepted request wants to go: (id_raw, scid or -1, forward_to, payment_hash).
+def next_hop(frame: bytes) -> tuple[bytes, int, str | None, bytes, bool] | None:
+    """Where an htlc_accepted request wants to go: (id_raw, scid or -1, forward_to, payment_hash, has extra_tlvs).
 
     None under the same conditions as `scan`, except that the texts it leaves aside may be other than ASCII.
     """
@@ -298,6 +298,7 @@ def next_hop(frame: bytes) -> tuple[bytes, int, str | None, bytes] | None:
         w.next_scid if w.seen & c.NEXT_SCID else -1,
         c.ascii(cython.address(w), w.forward_to) if w.seen & c.FORWARD_TO else None,
         _hash(cython.address(w)),
+        w.seen & c.EXTRA != 0,
     )
 
 

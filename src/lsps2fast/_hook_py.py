@@ -59,10 +59,10 @@ _USUAL = re.compile(
     + rb'(?:"forward_to":"([0-9a-f]{64})",)?"htlc":\{"short_channel_id":' + _SMALL_SCID
     + rb',"id":' + _NUMBER + rb',"amount_msat":' + _NUMBER + rb',"cltv_expiry":' + _NUMBER
     + rb',"cltv_expiry_relative":-?' + _NUMBER + rb',"payment_hash":"([0-9a-f]{64})"'
-    rb'(?:,"extra_tlvs":"[^"]*+")?\}\}\}'
+    rb'(,"extra_tlvs":"[^"]*+")?\}\}\}'
 )  # fmt: skip
 
-Hop = tuple[bytes, int, str | None, bytes]
+Hop = tuple[bytes, int, str | None, bytes, bool]
 
 
 def _usual(text: bytes, at: int) -> tuple[int, Hop] | None:
@@ -73,10 +73,10 @@ def _usual(text: bytes, at: int) -> tuple[int, Hop] | None:
     end = match.end()
     if text.find(b'"', *match.span(5)) >= 0 or text.find(b"\\", at, end) >= 0:
         return None
-    id_raw, block, tx, out, _, forward_to, payment_hash = match.groups()
+    id_raw, block, tx, out, _, forward_to, payment_hash, extra_tlvs = match.groups()
     scid = -1 if block is None else int(block) << 40 | int(tx) << 16 | int(out)
     way = None if forward_to is None else forward_to.decode()
-    return end, (id_raw, scid, way, bytes.fromhex(payment_hash.decode()))
+    return end, (id_raw, scid, way, bytes.fromhex(payment_hash.decode()), extra_tlvs is not None)
 
 
 def _advance(text: bytes, at: int, depth: int, mode: int) -> tuple[int, int, int]:
@@ -457,7 +457,7 @@ def scan(frame: bytes) -> Scan | None:
 
 
 def next_hop(frame: bytes) -> Hop | None:
-    """Where an htlc_accepted request wants to go: (id_raw, scid or -1, forward_to, payment_hash).
+    """Where an htlc_accepted request wants to go: (id_raw, scid or -1, forward_to, payment_hash, has extra_tlvs).
 
     None under the same conditions as `scan`, except that the texts it leaves aside may be other than ASCII.
     """
@@ -468,8 +468,9 @@ def next_hop(frame: bytes) -> Hop | None:
         found = _call(frame)
     except _Unusual:
         return None
-    hop = _text(found.get("forward_to"))
-    return _bytes(found["id_raw"]), _number(found.get("next_scid", -1)), hop, _unhex(found["payment_hash"])
+    way = _text(found.get("forward_to"))
+    scid = _number(found.get("next_scid", -1))
+    return _bytes(found["id_raw"]), scid, way, _unhex(found["payment_hash"]), "extra_tlvs" in found
 
 
 def _text(value: bytes | int | None) -> str | None:

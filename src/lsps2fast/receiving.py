@@ -34,6 +34,7 @@ class Reason(StrEnum):
     AMOUNT_MISMATCH = "amount and extra_fee together are not what the payer sent"
     FEE_SUM = "the extra fees together exceed the agreed opening fee"
     FEE_UNEXPECTED = "it carries an opening fee, but the fee is paid already"
+    FEE_NEVER_AGREED = "it carries an opening fee, but no channel is being bought with this payment"
     FEE_OVERFLOW = "the opening fee for this amount overflows"
     FEE_ABOVE_LIMIT = "the opening fee for this amount is above its owner's limit"
     TOTAL_TOO_SMALL = "the payer wants to pay less than the invoice asks"

@@ -364,6 +364,25 @@ async def test_a_second_fee_after_the_payment_is_refused(staged: Staging) -> Non
         assert stage.answer(without) == {"result": "continue"}
 
 
+@pytest.mark.parametrize("guard", [False, True])
+async def test_a_fee_for_a_payment_without_an_approval_is_refused(staged: Staging, guard: bool) -> None:
+    """I-22, I-26: never claimed, said why; what carries no fee stays lightningd's business."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        stage.client.awaited.set_guard(guard)
+        other = {"payment_hash": b"\x01" * 32}
+        with_fee = stage.part(invoice, 1_000_000, 1, **other)
+        broken = stage.part(invoice, 1_000_000, extra_tlvs="fe0001000101ff", **other)
+        without, odd = stage.part(invoice, 1_000_000, **other), stage.part(invoice, 5, extra_tlvs="0100", **other)
+        forward = stage.part(invoice, 1_000_000, 1, next_scid=5, **other)
+        await stage.calm()
+        assert stage.answer(with_fee) == details(999_999, stage)
+        assert stage.answer(broken) == details(1_000_000, stage)
+        assert stage.answer(without) == stage.answer(odd) == stage.answer(forward) == {"result": "continue"}
+        assert stage.reports().count("refused a part") == 2
+        assert "no channel is being bought with this payment" in stage.host.said("warn")
+
+
 async def test_what_comes_on_top_of_a_paid_invoice_goes_back(staged: Staging) -> None:
     """I-22: a late part that was held when the invoice became paid."""
     async with staged() as stage:

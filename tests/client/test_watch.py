@@ -260,10 +260,10 @@ async def test_without_a_missing_channel_foreign_payments_never_reach_us(staged:
         await stage.pass_time(31)
         stage.client.interest.loaded = True
         judge = stage.client.interest.judge
-        assert judge(-1, None, b"\x01" * 32) is Verdict.FOREIGN
-        assert judge(-1, None, next(iter(stage.client.awaited.hashes))) is Verdict.OURS
+        assert judge(-1, None, b"\x01" * 32, False) is Verdict.FOREIGN
+        assert judge(-1, None, next(iter(stage.client.awaited.hashes)), False) is Verdict.OURS
         stage.client.awaited.set_guard(True)
-        assert judge(-1, None, b"\x01" * 32) is Verdict.OURS
+        assert judge(-1, None, b"\x01" * 32, False) is Verdict.OURS
 
 
 async def test_a_payment_whose_channel_cannot_be_looked_up_is_let_go(staged: Staging) -> None:

@@ -109,6 +109,16 @@ def test_a_client_sees_the_final_hops_it_expects(open_desk: Callable[..., Desk])
     assert desk.htlc().id_raw == b'"b"'
 
 
+def test_a_client_sees_final_hops_with_tlvs_of_their_own(open_desk: Callable[..., Desk]) -> None:
+    """I-22: also when the call is worded oddly; a forward with such TLVs goes its way."""
+    desk = open_desk(final_hops=True)
+    desk.load()
+    odd = json.dumps(htlc("odd", FINAL, extra_tlvs="0100")).replace('"htlc"', '"\\u0068tlc"').encode()
+    desk.send(htlc("a", FINAL, extra_tlvs="0100"), odd, htlc("f", FORWARD, extra_tlvs="0100"), ping("p"))
+    assert [desk.htlc().id_raw for _ in "ab"] == [b'"a"', b'"odd"']
+    assert desk.result("f") == CONTINUE
+
+
 # ---- before the scids are known
 
 

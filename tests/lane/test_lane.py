@@ -29,6 +29,7 @@ EVENTS = [frame for frame in RECORDED if b'"method":"forward_event"' in frame]
 JIT_SCID = 1 << 40 | 2 << 16 | 3
 FORWARD_TO = json.loads(CALLS[2])["params"].get("forward_to")
 HASHES = [bytes.fromhex(json.loads(frame)["params"]["htlc"]["payment_hash"]) for frame in CALLS]
+EXTRA_FEE = "fe00010001080000000000002710"
 WAIT_S = 10.0
 SWITCHES = st.fixed_dictionaries(
     {
@@ -155,11 +156,12 @@ def test_both_lanes_agree_to_the_byte(switches: dict[str, bool], stream: bytes, 
     scid=st.sampled_from([-1, JIT_SCID, JIT_SCID + 1]),
     forward_to=st.sampled_from([None, FORWARD_TO, "ab" * 32]),
     payment_hash=st.sampled_from([HASHES[-1], b"\x01" * 32]),
+    extra_tlvs=st.sampled_from([None, "", EXTRA_FEE]),
 )
 def test_c_and_python_judge_alike(
-    switches: dict[str, bool], scid: int, forward_to: str | None, payment_hash: bytes
+    switches: dict[str, bool], scid: int, forward_to: str | None, payment_hash: bytes, extra_tlvs: str | None
 ) -> None:
-    """W11, H15: the switch and set combinations that the recorded calls do not reach."""
+    """W11, H15, I-22: the switch and set combinations that the recorded calls do not reach."""
     call = json.loads(SHORT[0])
     call["params"]["htlc"]["payment_hash"] = payment_hash.hex()
     call["params"]["onion"].pop("short_channel_id")
@@ -167,14 +169,28 @@ def test_c_and_python_judge_alike(
         call["params"]["onion"]["short_channel_id"] = f"{scid >> 40}x{scid >> 16 & 0xFFFFFF}x{scid & 0xFFFF}"
     if forward_to is not None:
         call["params"]["forward_to"] = forward_to
+    if extra_tlvs is not None:
+        call["params"]["htlc"]["extra_tlvs"] = extra_tlvs
     outcome = read_all(True, switches, json.dumps(call).encode(), 0)
-    verdict = interest_of(False, switches).judge(scid, forward_to, payment_hash)
+    verdict = interest_of(False, switches).judge(scid, forward_to, payment_hash, extra_tlvs is not None)
     assert (outcome.answers != b"") == (verdict is Verdict.FOREIGN)
     assert len(outcome.frames) == (verdict is not Verdict.FOREIGN)
 
 
 LOADED = {name: name == "loaded" for name in ("final_hops", "channels_loaded", "loaded", "every_payment")}
 FOREIGN = {**LOADED, "scid": False, "channel": False, "hash": False}
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("final_hops", [True, False])
+def test_only_a_wallet_sees_final_hops_with_tlvs_of_their_own(compiled: bool, final_hops: bool) -> None:
+    """I-22: an opening fee may be in them; in lightningd's own wording, another one, and without any TLV."""
+    call = next(json.loads(frame) for frame in CALLS if b'"payment_secret"' in frame and b'"extra_tlvs"' not in frame)
+    plain, call["params"]["htlc"]["extra_tlvs"] = json.dumps(call, separators=(",", ":")).encode(), EXTRA_FEE
+    usual, other = json.dumps(call, separators=(",", ":")).encode(), json.dumps(call).encode()
+    outcome = read_all(compiled, {**FOREIGN, "final_hops": final_hops}, b"\n\n".join([usual, plain, other]), 0)
+    assert outcome.frames == [usual, other] * final_hops
+    assert outcome.answers.count(b'"result":"continue"') == 3 - len(outcome.frames)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

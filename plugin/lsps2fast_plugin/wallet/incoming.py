@@ -140,15 +140,21 @@ class Incoming:
     # ---- from the host
 
     def take(self, scan: Any) -> None:
-        """A hook call whose payment hash was of interest; answered now or later, once."""
-        approval = self._book.approvals.get(scan.payment_hash)
-        if approval is None or scan.next_scid >= 0 or scan.forward_to is not None:
-            self._host.let_go(scan.id_raw)
-            return
+        """A part of an approved payment, which ends here; answered now or later, once."""
+        approval = self._book.approvals[scan.payment_hash]
         payment = self._payments.get(approval.payment_hash)
         if payment is None or payment.approval is not approval:
             payment = self._payments[approval.payment_hash] = Payment(approval, self._settings.hold_ms)
         self._host.spawn(self._answer(payment, scan))
+
+    def refuse_fee(self, scan: Any) -> None:
+        """A part with an opening fee for a payment that buys no channel (I-22); a replay has lost its TLV (I-32)."""
+        self._report(
+            scan.peer_id or "",
+            f"payment {scan.payment_hash.hex()}: refused a part of {scan.amount_msat} msat: {Reason.FEE_NEVER_AGREED};"
+            " nothing of it was claimed",
+        )
+        self._host.fail(scan.id_raw, self._details(scan.amount_msat))
 
     def holds(self, payment_hash: bytes) -> bool:
         """Whether parts of this payment are held."""
