@@ -122,6 +122,7 @@ class Stage:
         )
         self.world.start_process = nursery.start
         self.lsp = self.world.lsp
+        self._peer = f"{self.lsp.name}/plugin"  # in the transcript
         self.sales: list[Sale] = []
         self.payers: list[Payer] = []
         self.clients: list[Client] = []
@@ -136,6 +137,7 @@ class Stage:
         self._fault_turned = False
         self._labels = Labels()
         self._begun = False
+        self._lives = True  # between a death and the next start lightningd may still speak to the dead process
         self._seen = 0
         self._turned_s = 0.0
         self._rising: asyncio.Task[None] | None = None
@@ -159,11 +161,14 @@ class Stage:
     # Points and deaths -----------------------------------------------------------------------------
 
     def _listen(self, entry: dict[str, Any]) -> None:
-        label = self._labels.of(entry)
         message = entry["msg"]
+        if entry["peer"] == self._peer and message.get("event") == "plugin process start":
+            self._lives = True
+            self._labels.begin()
+        label = self._labels.of(entry)
         if label is not None or message.get("method") in ("log", "lsps2_session"):
             self._seen += 1
-        if label is None or not self._begun:
+        if label is None or not self._begun or not self._lives:
             return
         name = f"{self.died + 1}/{label}"
         self.points.append(name)
@@ -179,7 +184,7 @@ class Stage:
     def _die(self, death: Death) -> None:
         self.world.transcript.mark("test", f"DEATH {death}")
         self.died += 1
-        self._labels.begin()
+        self._lives = False
         rising = self._rising
         if death.kind in (PLUGIN, POWER):
             for plugin in self.lsp.plugins:

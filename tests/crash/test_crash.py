@@ -94,6 +94,13 @@ async def test_a_plugin_without_one_safeguard_is_noticed(mutant: str) -> None:
     assert broken.violations != ()
 
 
+async def test_what_is_said_to_a_dead_process_belongs_to_no_life() -> None:
+    """A second death at such a message would find nothing to kill, and the story would stand still."""
+    cases = [Case("mpp", mode, (Death(PLUGIN, "1/note forward_event#1"),)) for mode in MODES]
+    for outcome in await _run(cases):
+        assert [point for point in outcome.points if point[:2] == "2/"][:1] == ["2/hook getmanifest#1"]
+
+
 def test_a_case_is_found_by_its_name() -> None:
     """A failing point can be replayed."""
     case = Case("mpp", LSP_TRUSTS, (Death(PLUGIN, "1/reply datastore#3"), Death(POWER, "2/rpc listforwards#1")), seed=4)

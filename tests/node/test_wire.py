@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lsps2fast_plugin.node import PluginFailed, RpcError, WaitTimeout, World
 from lsps2fast_plugin.node.errors import NodeDown
 from lsps2fast_plugin.node.frames import BadFrame, Splitter, parse, raw_member
+from lsps2fast_plugin.node.process import Child, start_process
 
 from .conftest import Strings, Wire, hearing
 
@@ -120,6 +123,30 @@ async def test_a_deaf_plugin_does_not_hold_the_node_for_ever(make_world: MakeWor
     world.lsp.plugin_patience_s = 0.3
     with pytest.raises(PluginFailed, match="getmanifest"):
         await world.__aenter__()
+
+
+async def test_a_question_to_a_plugin_that_is_gone_fails_at_once(make_world: MakeWorld) -> None:
+    """W6, H12: nobody waits for the patience to end when the process has."""
+    async with make_world() as world:
+        plugin = world.lsp.plugin
+        await world.lsp.kill_plugin()
+        with pytest.raises(PluginFailed, match="exited"):
+            await plugin.ask("puppet-echo", {})
+
+
+async def test_a_process_that_ends_while_it_starts_is_no_plugin(make_world: MakeWorld) -> None:
+    """M5: its end came before anybody read its pipe, and `plugin start` says so at once."""
+    async with make_world() as world:
+
+        async def start_and_bury(*given: Any) -> Child:
+            child = await start_process(*given)
+            await child.wait()
+            return child
+
+        world.start_process = start_and_bury
+        with pytest.raises(RpcError, match="exited before completing handshake"):
+            await world.lsp.start_plugin([sys.executable, "-c", ""])
+        assert len(world.lsp.plugins) == 1
 
 
 async def test_hooks_arrive_before_init_is_answered_on_a_dynamic_start(make_world: MakeWorld) -> None:

@@ -99,12 +99,13 @@ class Plugin(asyncio.Protocol):
         finally:
             os.close(child_in)
             os.close(child_out)
-        self._reader, _ = await loop.connect_read_pipe(lambda: self, os.fdopen(host_in, "rb", 0))
+        self._watch = asyncio.gather(self._read_stderr(), self._wait_for_exit())
+        self.node.processes.append(self)
         self._writer, _ = await loop.connect_write_pipe(asyncio.Protocol, os.fdopen(host_out, "wb", 0))
         self.alive = True
         self.node.transcript.mark(self.peer, "plugin process start", plugin=self.name)
-        self.node.processes.append(self)
-        self._watch = asyncio.gather(self._read_stderr(), self._wait_for_exit())
+        # Last: from here on its end is noticed, and a process may have ended already.
+        await loop.connect_read_pipe(lambda: self, os.fdopen(host_in, "rb", 0))
 
     async def handshake(self, startup: bool) -> None:
         """`getmanifest`, then `init`; hooks are live from the manifest on, so they may come before `init` (W11)."""
@@ -207,7 +208,10 @@ class Plugin(asyncio.Protocol):
     # pipes
 
     def request(self, method: str, params: Any, reply: Reply, caller_id: str = "") -> None:
-        """`params` is an object, or raw JSON bytes that are passed on verbatim (W9)."""
+        """`params` is an object, or raw JSON bytes passed on verbatim (W9). The reply of a plugin that is gone is None."""
+        if not self.alive:  # nothing will ever come to answer it
+            asyncio.get_running_loop().call_soon(reply, None)
+            return
         request_id = self.node.next_id(method, caller_id)
         self._pending[request_id] = reply
         if isinstance(params, bytes):
@@ -237,6 +241,10 @@ class Plugin(asyncio.Protocol):
         if self._outbox and self._writer is not None and not self._writer.is_closing():
             self._writer.write(b"".join(self._outbox))
         self._outbox.clear()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.ReadTransport)
+        self._reader = transport
 
     def data_received(self, data: bytes) -> None:
         try:
