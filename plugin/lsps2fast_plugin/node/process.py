@@ -208,7 +208,7 @@ class Plugin(asyncio.Protocol):
     # pipes
 
     def request(self, method: str, params: Any, reply: Reply, caller_id: str = "") -> None:
-        """`params`: an object, or raw JSON bytes passed on verbatim (W9). The reply of a plugin that is gone is None."""
+        """`params`: an object, or raw JSON bytes passed on verbatim (W9). A plugin that is gone replies None."""
         if not self.alive:  # nothing will ever come to answer it
             asyncio.get_running_loop().call_soon(reply, None)
             return
