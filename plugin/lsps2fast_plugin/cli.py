@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lsps2fast import __version__, _table
+from lsps2fast.errors import ConfigError
 
 
 def _table_command(args: argparse.Namespace) -> int:
@@ -41,12 +42,27 @@ def _flood_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _real_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.load import real
+
+    rounds, payments = (2, 20) if args.quick else (9, 40)
+    try:
+        results = real.RealBench(rounds, payments, _say).run()
+    except ConfigError as error:
+        sys.stderr.write(f"lsps2fast bench: {error}\n")
+        return 2
+    sys.stdout.write(real.as_json(results) if args.json else real.text(results))
+    return 0
+
+
 def _bench_command(args: argparse.Namespace) -> int:
     from lsps2fast_plugin.load import report  # neither compiler nor embedded node is needed by the other commands
     from lsps2fast_plugin.load.run import FULL, QUICK, Bench
 
     if args.flood:
         return _flood_command(args)
+    if args.real:
+        return _real_command(args)
     results = Bench(QUICK if args.quick else FULL, args.seed, _say).run()
     sys.stdout.write(report.as_json(results) if args.json else report.text(results))
     if args.plot is not None:
@@ -88,10 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     regtest.set_defaults(run=_regtest_command)
 
     bench = commands.add_parser("bench", help="load the plugin as lightningd does, beside pyln-client and plain C")
-    bench.add_argument("--quick", action="store_true", help="under a minute")
+    bench.add_argument("--quick", action="store_true", help="under a minute; with --real two or three")
     bench.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
     bench.add_argument("--plot", metavar="FILE", help="draw latency and growth as SVG")
     bench.add_argument("--flood", action="store_true", help="a crowd of peers with LSPS2 requests instead")
+    bench.add_argument("--real", action="store_true", help="instead: payments through a real lightningd (on PATH)")
     bench.add_argument("--per-second", type=float, default=10_000, help="messages of the crowd (default 10,000)")
     bench.add_argument("--seconds", type=float, default=10, help="how long the crowd keeps on (default 10)")
     bench.add_argument("--seed", type=int, default=1, help="of the made-up HTLCs (default 1)")

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from lsps2fast import _select
-from lsps2fast_plugin.load import children, report
+from lsps2fast_plugin.load import children, real, report
 from lsps2fast_plugin.load.calls import event_frame, hook_frame
 from lsps2fast_plugin.load.harness import Child, percentiles
 from lsps2fast_plugin.load.run import Results, ratios
@@ -34,6 +34,22 @@ def test_percentiles_of_a_hundred() -> None:
     assert percentiles([float(n) for n in range(101)]) == {"p50_us": 50.0, "p99_us": 99.0, "p99_9_us": 99.0}
 
 
+def test_the_others_stand_still_while_one_is_measured() -> None:
+    """P4: a thread of one program that computes takes no CPU from the one under load, and goes on behind it."""
+    busy, other = Child(children.ours("python", 1.0)), Child(children.ours("python"))
+    try:
+        with other.alone([busy, other]):
+            before_s = busy.cpu_s()
+            other.offer([hook_frame(random.Random(1), 1)], 500, 0.1)
+            assert busy.cpu_s() - before_s < 0.01
+        before_s = busy.cpu_s()
+        busy.offer([hook_frame(random.Random(1), 1)], 500, 0.1)
+        assert busy.cpu_s() - before_s > 0.02
+    finally:
+        busy.close()
+        other.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lane", ["c", "python"])
 def test_every_call_offered_is_answered(lane: str) -> None:
@@ -47,6 +63,18 @@ def test_every_call_offered_is_answered(lane: str) -> None:
         assert child.rss_kb() > 0
     finally:
         child.close()
+
+
+def test_figures_from_a_real_lightningd_become_ratios() -> None:
+    """P2, P21: what is divided by what."""
+    late = {name: {"p50": p50, "p99": 3 * p50} for name, p50 in (("no plugin", 10.0), ("service", 11.0))}
+    late |= {"our host": {"p50": 10.2, "p99": 30.0}, "pyln-client": {"p50": 60.0, "p99": 90.0}}
+    cpu_us = {"service": 20.0, "pyln-client": 500.0}
+    found = real.RealResults({"cpu": "x", "cores": 2, "load": "1"}, "v0", 1, late, late, cpu_us)
+    found.ratios = real.ratios(found)
+    assert list(found.ratios.values()) == [25.0, 1.02, 6.0, 1.1, 1.1]
+    assert "our host, 0.5 of 0.6 s blocked" in real.text(found)
+    assert json.loads(real.as_json(found))["cpu_us"] == cpu_us
 
 
 def test_the_report_can_be_read_by_people_programs_and_browsers() -> None:

@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,12 @@ class Saturated(NamedTuple):
 
     per_s: float
     cpu_us: float
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time of all threads of a process so far, to the nanosecond."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 class Child:
@@ -108,12 +115,23 @@ class Child:
             self._process.wait()
         self._process.stdout.close()
 
+    @contextlib.contextmanager
+    def alone(self, others: Iterable[Child]) -> Iterator[None]:
+        """Meanwhile the others get no CPU: a thread of theirs that computes would be measured here."""
+        stopped = [other.pid for other in others if other is not self]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
     # ---- what it costs
 
     def cpu_s(self) -> float:
         """CPU time of all its threads so far, to the nanosecond."""
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        return cpu_s(self.pid)
 
     def rss_kb(self) -> int:
         """Memory it holds."""

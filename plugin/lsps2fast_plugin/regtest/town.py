@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from lsps2fast import bolt11
 from lsps2fast.errors import NodeError
@@ -104,7 +104,7 @@ class Town:
 
     # Life ------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Town:
+    def __enter__(self) -> Self:
         try:
             self.open()
         except BaseException:
