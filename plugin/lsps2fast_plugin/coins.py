@@ -67,13 +67,18 @@ class Survey(NamedTuple):
 
     free: tuple[Coin, ...]  # confirmed, not reserved, not promised
     promised_sat: int  # to openings of ours, not reserved yet
-    unconfirmed_sat: int  # change and deposits without a block: not used (see `Coins`)
+    unconfirmed: tuple[Coin, ...]  # change and deposits without a block: not used (see `Coins`)
     reserved_sat: int
 
     @property
     def free_sat(self) -> int:
         """Sum of what can be spent now."""
         return sum(coin.amount_sat for coin in self.free)
+
+    @property
+    def unconfirmed_sat(self) -> int:
+        """Sum of what waits for a block."""
+        return sum(coin.amount_sat for coin in self.unconfirmed)
 
 
 def opening_feerate(perkw: Mapping[str, Any]) -> int:
@@ -145,19 +150,20 @@ class Coins:
     async def survey(self) -> Survey:
         """Ask lightningd. Or NodeError."""
         free: list[Coin] = []
-        promised_sat = unconfirmed_sat = reserved_sat = 0
+        unconfirmed: list[Coin] = []
+        promised_sat = reserved_sat = 0
         height = self._height()
         for row in (await self._rpc.call("listfunds", {}))["outputs"]:
-            amount_sat = row["amount_msat"] // 1000
+            coin = Coin(_point(row), row["amount_msat"] // 1000, _weight(row))
             if row["reserved"]:
-                reserved_sat += amount_sat
+                reserved_sat += coin.amount_sat
             elif row["status"] != "confirmed" or row.get("spendable_at", 0) > height:
-                unconfirmed_sat += amount_sat
-            elif _point(row) in self._promised:
-                promised_sat += amount_sat
+                unconfirmed.append(coin)
+            elif coin.point in self._promised:
+                promised_sat += coin.amount_sat
             else:
-                free.append(Coin(_point(row), amount_sat, _weight(row)))
-        found = Survey(tuple(free), promised_sat, unconfirmed_sat, reserved_sat)
+                free.append(coin)
+        found = Survey(tuple(free), promised_sat, tuple(unconfirmed), reserved_sat)
         self.low_water(found.free_sat)
         return found
 
@@ -181,7 +187,7 @@ class Coins:
         found = await self.survey()
         if (chosen := select(found.free, need)) is not None:
             return chosen
-        syncing = await self._is_syncing()
+        syncing = await self.is_syncing()
         if not syncing:  # it may have been, a question ago: look once more before the payment fails for it
             found = await self.survey()
             chosen = select(found.free, need)
@@ -206,7 +212,7 @@ class Coins:
         psbt: str = answer["psbt"]
         return psbt
 
-    async def _is_syncing(self) -> bool:
+    async def is_syncing(self) -> bool:
         """Whether lightningd has not seen all blocks yet, as right after its start."""
         info = await self._rpc.call("getinfo", {})
         return any(warning in info for warning in SYNC_WARNINGS)
@@ -255,6 +261,10 @@ class Coins:
     def has_promised(self, jit_scid: int, funding: Funding) -> bool:
         """Whether these coins are promised to this scid."""
         return all(self._promised.get(point) == jit_scid for point in funding.inputs)
+
+    def has_promises(self, jit_scid: int) -> bool:
+        """Whether any coin is promised to this scid."""
+        return jit_scid in self._promised.values()
 
     def forget(self, jit_scid: int) -> None:
         """The coins of this scid are spent or given back."""

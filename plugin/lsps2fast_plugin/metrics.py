@@ -32,6 +32,7 @@ GAUGES: Final = {  # key of `lsps2-stats`: meaning
     "withheld_channels": "Channels whose funding is kept back",
     "at_risk_msat": "Capital in channels that are open and unpaid, or about to be",
     "free_coins_sat": "Confirmed coins of the wallet that nothing has reserved, at the last look",
+    "pool_coins": "Free coins of at least the size in lsps2-coin-pool, at the last look",
     "channels_to_keep_open": "Paid channels whose min_lifetime may still run",
     "paused": "1 while selling is paused",
 }
@@ -40,6 +41,7 @@ COUNTERS: Final = {
     "buys": "Offers sold",
     "journal_commits": "Writes to the datastore",
     "alarms": "Alarms raised",
+    "coin_splits": "Coins split to fill lsps2-coin-pool",
     "closes_refused": "Attempts to close a channel before its min_lifetime that were refused",
 }
 LABELLED: Final = {  # key: label and meaning

@@ -153,6 +153,8 @@ def stats_of(service: Service) -> dict[str, Any]:
         "withheld_channels": len(service.interest.channel_ids),
         "at_risk_msat": service.exposure.at_risk_msat(),
         "free_coins_sat": service.coins.low_water.free_sat,
+        "pool_coins": None if service.pool is None else service.pool.ready,
+        "coin_splits": 0 if service.pool is None else service.pool.splits,
         "channels_to_keep_open": len(service.afterwards),
         "closes_refused": service.afterwards.refused,
         "payments": {name.lower(): count for name, count in service.books.ends.items()},

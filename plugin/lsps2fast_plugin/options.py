@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from lsps2fast.errors import ConfigError
 from lsps2fast.lsps2 import why_unsound
 from lsps2fast.offers import Limits
 from lsps2fast.promise import key_from_hex
+from lsps2fast_plugin.coinpool import PoolSize
 from lsps2fast_plugin.policy.external import Use
 from lsps2fast_plugin.policy.limits import LIMIT_OPTIONS, GateLimits
 from lsps2fast_plugin.policy.policy import DEFAULT_LINE, FeeLine, Rules, rules_from_options
@@ -19,6 +21,8 @@ from lsps2fast_plugin.policy.rules import MAX_VALIDITY_S, MIN_VALIDITY_S, MODES,
 GUARDS = ("refuse", "warn", "off")
 LOOPBACK = "127.0.0.1"
 DAY_MS = 86_400_000
+MOST_POOL_COINS = 50  # in one transaction
+POOL_COIN_SAT = (10_000, 10**10)
 
 
 class Settings(NamedTuple):
@@ -38,6 +42,7 @@ class Settings(NamedTuple):
     close_guard: str
     keep_records_ms: int
     coin_low_water_sat: int
+    coin_pool: PoolSize | None
     metrics_listen: tuple[str, int] | None
 
 
@@ -101,6 +106,12 @@ def add_options(plugin: Plugin) -> None:
     )
     plugin.add_option(
         "lsps2-close-guard", GUARDS[0], f"what to do with a `close` before min_lifetime is over: {', '.join(GUARDS)}"
+    )
+    plugin.add_option(
+        "lsps2-coin-pool",
+        None,
+        "so many coins of so many sat are split off ahead of openings, as in 10x250000: each as large as a usual "
+        "channel and its mining fee; by default nothing is split",
     )
     plugin.add_option("lsps2-metrics-listen", None, "host:port of a page for Prometheus; by default there is none")
     for name, (default, least, most, meaning) in _INTS.items():
@@ -175,6 +186,27 @@ def _address(value: Any) -> tuple[str, int] | None:
     return host or LOOPBACK, int(port)
 
 
+def _pool(value: Any) -> PoolSize | None:
+    """NUMBERxSAT."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,15})", str(value))
+    if found is None:
+        raise ConfigError(
+            f"lsps2-coin-pool={value!r} is no pool; give NUMBERxSAT, such as 10x250000 for ten coins of 250,000 sat, "
+            "or leave it out"
+        )
+    size = PoolSize(int(found[1]), int(found[2]))
+    least_sat, most_sat = POOL_COIN_SAT
+    if not 1 <= size.coins <= MOST_POOL_COINS:
+        raise ConfigError(f"lsps2-coin-pool={value} asks for {size.coins} coins; give 1 to {MOST_POOL_COINS}")
+    if not least_sat <= size.each_sat <= most_sat:
+        raise ConfigError(
+            f"lsps2-coin-pool={value} asks for coins of {size.each_sat} sat; give {least_sat} to {most_sat} sat each"
+        )
+    return size
+
+
 def _rules(number: dict[str, int], client_trusts_lsp: bool) -> Rules:
     line = FeeLine(
         min_fee_msat=number["lsps2-min-fee-msat"],
@@ -219,6 +251,7 @@ def read_settings(plugin: Plugin) -> Settings:
         close_guard=_choice(get("lsps2-close-guard"), "lsps2-close-guard", GUARDS),
         keep_records_ms=number["lsps2-keep-records"] * DAY_MS,
         coin_low_water_sat=number["lsps2-coin-low-water-sat"],
+        coin_pool=_pool(get("lsps2-coin-pool")),
         metrics_listen=_address(get("lsps2-metrics-listen")),
     )
 

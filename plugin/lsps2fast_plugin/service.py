@@ -30,6 +30,7 @@ from lsps2fast_plugin.afterwards import Afterwards
 from lsps2fast_plugin.bookkeeper import TOPIC, Bookkeeper
 from lsps2fast_plugin.channel_types import OurNode
 from lsps2fast_plugin.clock import Clock
+from lsps2fast_plugin.coinpool import CoinPool, PoolSize
 from lsps2fast_plugin.coins import Coins, LowWater
 from lsps2fast_plugin.desk import Desk
 from lsps2fast_plugin.effects import Effects
@@ -169,6 +170,7 @@ class Service:
         low_water = LowWater(settings.coin_low_water_sat, lambda text: self.effects.alarm(text))
         self.coins = Coins(rpc, lambda: self.sessions.height, low_water)
         self.view = NodeView(rpc, self.coins, self.clock.now_ms, self.our_node)
+        self.pool = None if settings.coin_pool is None else self._pool(settings.coin_pool)
         self.afterwards = Afterwards(
             rpc=rpc,
             store=self.store,
@@ -211,6 +213,24 @@ class Service:
             alarm=self.effects.alarm,
         )
 
+    def _pool(self, size: PoolSize) -> CoinPool:
+        async def feerate_perkw() -> int:
+            return (await self.view.feerates()).opening_perkw
+
+        return CoinPool(
+            rpc=self.rpc,
+            coins=self.coins,
+            size=size,
+            feerate_perkw=feerate_perkw,
+            keep_sat=lambda: self.desk.policy.rules.capacity.keep_onchain_sat,
+            say=self.host.log,
+            alarm=lambda text: self.effects.alarm(text),
+        )
+
+    def _fill_pool(self) -> None:
+        if self.pool is not None:
+            self.host.spawn(self.pool.look())
+
     def _waiting(self) -> dict[tuple[int, bytes], Stored]:
         """Sessions with parts at their client, as records."""
         found = {}
@@ -250,6 +270,7 @@ class Service:
         self.host.spawn(self._watch_time())
         self.host.spawn(self._watch_policy())
         self.host.spawn(self._tidy_daily(delta))
+        self._fill_pool()
         self.host.log(
             f"lsps2fast-service {__version__} ({BACKEND} core) sells JIT channels: {len(self.offers)} buys live", "info"
         )
@@ -450,6 +471,7 @@ class Service:
         if self.settings is not None:
             self.carry_out(self.sessions.block(block_added["height"]))
             self.host.spawn(self.lookout.block(block_added["height"]))
+            self._fill_pool()
 
     def _on_channel_state(self, channel_state_changed: dict[str, Any], **_: Any) -> None:
         if self.settings is None:

@@ -228,6 +228,21 @@ async def one_coin(stage: Stage) -> None:
         await stage.pay_unpaid(payer, sale)
 
 
+@scenario(CLIENT_TRUSTS, options={"lsps2-coin-pool": "2x150000"}, wallet_sat=(1_500_000,))
+async def coin_pool(stage: Stage) -> None:
+    """A sale uses a coin of the pool, with the next block another one is split off, and a second sale uses that."""
+    await stage.until(lambda: bool(stage.world.chain.mempool), "the first split")
+    stage.world.mine()
+    first, second = [await stage.sale(stage.client(name)) for name in ("alice", "bertha")]
+    payer = stage.payer()
+    await stage.begin()
+    await stage.pay(payer, first)
+    for _ in range(3):
+        await stage.quiet()
+        stage.world.mine()
+    await stage.pay(payer, second)
+
+
 # The client does not settle at once --------------------------------------------------------------------------------
 
 

@@ -81,6 +81,28 @@ def test_fifty_sessions_at_once(found_town: Callable[..., Town]) -> None:
 # ---- from and to the built-in plugin
 
 
+def test_a_large_coin_is_split_into_a_pool(found_town: Callable[..., Town]) -> None:
+    """Issue 4, coins: `multiwithdraw` splits one coin; with its block three wallets are paid at once."""
+    town = found_town(coins_sat=(2_000_000,), service_options={"lsps2-coin-pool": "3x200000"})
+
+    def filled(splits: int) -> None:
+        until(lambda: town.lsp.call("lsps2-stats")["coin_splits"] == splits, f"split {splits}")
+        town.mine()
+        until(lambda: town.lsp.call("lsps2-stats")["pool_coins"] == 4, "three coins and the change")
+        coins = [row["amount_msat"] for row in town.lsp.call("listfunds")["outputs"]]
+        assert coins.count(200_000_000) == 3
+
+    filled(1)
+    bills = [fresh(town) for _ in range(3)]
+    sent = [town.send_parts(bill, [SIZE_MSAT]) for bill in bills]
+    assert [town.result(bill, one, [SIZE_MSAT]).failures for bill, one in zip(bills, sent, strict=True)] == [[""]] * 3
+    for bill in bills:
+        town.over(bill)
+    town.mine()
+    filled(2)
+    tidy(town)
+
+
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "replace-the-built-in.md"
 EXAMPLE_BIN = "/path/to/venv/bin"
 

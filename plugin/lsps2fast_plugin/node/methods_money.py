@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .lightningd import Node
 
 Json = dict[str, Any]
+SPLIT_WEIGHT = 42  # a transaction without inputs and outputs
 NAMED_FEERATES = ("opening", "normal", "slow", "urgent", "minimum", "mutual_close", "unilateral_close")
 
 
@@ -141,6 +142,24 @@ def sendpsbt(node: Node, psbt: Any, reserve: Any = None) -> Json:
         return node.wallet.send(tx)
     except RpcError:
         node.wallet.unreserve(tx, blocks)
+        raise
+
+
+@method("multiwithdraw", "outputs [feerate] [minconf] [utxos]")
+def multiwithdraw(node: Node, outputs: Any, feerate: Any = "opening", utxos: Any = None, minconf: Any = 1) -> Json:
+    """The plugin txprepare does it in these steps; what it reserved it gives back when one fails."""
+    wanted = [pair for each in outputs for pair in each.items()]
+    added = [Output(_sat(amount, "outputs"), address_to_script(address)) for address, amount in wanted]
+    more = {"excess_as_change": True, "minconf": minconf, "reserve": RESERVE_BLOCKS}
+    need = _need(sum(out.amount_sat for out in added), feerate, SPLIT_WEIGHT + OUTPUT_WEIGHT * len(added), more)
+    points = None if utxos is None else [_outpoint(text) for text in utxos]
+    funded = node.wallet.fund(need) if points is None else node.wallet.fund_from(points, need, reserved_ok=False)
+    tx = read_psbt(funded["psbt"], "psbt")
+    tx = psbt.Tx(tx.inputs, (*added, *tx.outputs), tx.spent, tx.locktime)
+    try:
+        return node.wallet.send(node.wallet.sign(tx))
+    except RpcError:
+        node.wallet.unreserve(tx, RESERVE_BLOCKS)
         raise
 
 
