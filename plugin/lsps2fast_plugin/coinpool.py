@@ -83,7 +83,7 @@ class CoinPool:
         self._keep_sat = keep_sat
         self._say = say
         self._alarm = alarm
-        self._is_looking = False
+        self._is_looking = self._is_asked = False
         self._txid = ""  # of the last split
         self._failures = 0
         self.splits = 0
@@ -91,17 +91,22 @@ class CoinPool:
 
     async def look(self) -> None:
         """At a start and with each block: split a coin if the pool is short. Errors wait for the next."""
-        if self._is_looking or self._coins.has_promises(POOL):  # of a split whose answer is still to come
+        self._is_asked = True
+        if self._is_looking:
             return
         self._is_looking = True
         try:
-            await self._look()
+            while self._is_asked:  # once more for a block that came meanwhile
+                self._is_asked = False
+                await self._look()
         except NodeError as error:
             self._failed(str(error))
         finally:
             self._is_looking = False
 
     async def _look(self) -> None:
+        if self._coins.has_promises(POOL):  # to a split whose answer is still to come
+            return
         found = await self._survey()
         if self._short(found) is None or await self._coins.is_syncing():
             return  # lightningd may not know all its coins yet (R5)

@@ -83,18 +83,19 @@ def amounts(stage: Stage) -> list[int]:
     return [row["amount_msat"] // 1000 for row in stage.lsp.wallet.rows() if row["amount_msat"] == 200_000_000]
 
 
-async def filled(stage: Stage) -> None:
-    """The plugin has looked and asked for what it wants."""
-    await stage.quiet()
+async def filled(stage: Stage, splits: int) -> None:
+    """So many splits were asked for and the last one is out; it gets its block."""
+    await stage.until(lambda: len(stage.calls("multiwithdraw")) == splits, f"split {splits}")
+    await stage.until(lambda: bool(stage.world.chain.mempool), "a transaction")
     stage.world.mine()
+    await stage.until(lambda: amounts(stage) == [200_000] * 4, "a full pool")
     await stage.quiet()
 
 
 async def test_a_large_coin_is_split_once_and_several_channels_are_sold_at_once() -> None:
     """Issue 4, coins: without the pool the second of these would wait for the change of the first."""
     async with Stage(options=POOL, wallet_sat=(3_000_000,)) as stage:
-        await filled(stage)
-        assert amounts(stage) == [200_000] * 4
+        await filled(stage, 1)
         assert len(stage.calls("multiwithdraw")) == 1
         assert (await stage.stats())["coin_splits"] == 1
         assert (await stage.stats())["pool_coins"] == 5
@@ -111,17 +112,16 @@ async def test_a_large_coin_is_split_once_and_several_channels_are_sold_at_once(
 async def test_used_coins_are_replaced_from_half_on() -> None:
     """One transaction for several coins; the one before must have its block."""
     async with Stage(options=POOL, wallet_sat=(3_000_000,)) as stage:
-        await filled(stage)
+        await filled(stage, 1)
         payer = stage.payer()
         for name in ("alice", "bertha"):
             invoice = await stage.invoice(stage.client(name))
             await stage.paid(payer, invoice, [SIZE_MSAT])
             await stage.over(invoice)
         assert len(stage.calls("multiwithdraw")) == 1
-        await filled(stage)
+        stage.world.mine()
+        await filled(stage, 2)
         assert [len(call["outputs"]) for call in stage.calls("multiwithdraw")] == [4, 2]
-        await filled(stage)
-        assert amounts(stage) == [200_000] * 4
 
 
 async def test_a_split_that_may_still_come_keeps_its_coin_from_everybody() -> None:
@@ -143,7 +143,8 @@ async def test_a_split_that_may_still_come_keeps_its_coin_from_everybody() -> No
         assert all(large not in call["utxos"] for call in stage.calls("utxopsbt"))
         splitting.release()
         await stage.quiet()
-        await filled(stage)
+        stage.world.mine()
+        await stage.quiet()
         assert amounts(stage) == [200_000] * 3  # beside the other coin's change
         assert len(stage.calls("multiwithdraw")) == 1
 
@@ -153,12 +154,12 @@ async def test_a_split_that_fails_is_tried_with_the_next_block_and_told() -> Non
     async with Stage(options=POOL, wallet_sat=(3_000_000,), ready=False) as stage:
         stage.lsp.faults.fail("multiwithdraw", times=3)
         await stage.selling()
-        await filled(stage)
-        await filled(stage)
-        assert stage.log_lines("ALARM: the pool of coins could not be filled 3 times")
-        await filled(stage)
-        await filled(stage)
-        assert amounts(stage) == [200_000] * 4
+        for times in (1, 2, 3):
+            await stage.until(lambda times=times: len(stage.calls("multiwithdraw")) == times, "the next try")
+            await stage.quiet()
+            stage.world.mine()
+        await filled(stage, 4)
+        assert len(stage.log_lines("ALARM: the pool of coins could not be filled 3 times")) == 1
 
 
 @pytest.mark.parametrize("kind", ["late", "hang"])
@@ -172,10 +173,12 @@ async def test_deaths_do_not_split_twice(kind: str) -> None:
         await stage.kill()
         await stage.start()
         splitting.release()
-        await filled(stage)
+        await stage.until(lambda: bool(stage.world.chain.mempool), "a transaction")
         await stage.kill()
         await stage.start()
-        await filled(stage)
+        await stage.quiet()
+        stage.world.mine()
+        await stage.quiet()
         assert amounts(stage) == [200_000] * 4
         assert not any(row["reserved"] for row in stage.lsp.wallet.rows())
 
@@ -183,7 +186,8 @@ async def test_deaths_do_not_split_twice(kind: str) -> None:
 async def test_nothing_is_split_unless_it_is_asked_for() -> None:
     """Off by default: an upgrade moves nobody's coins."""
     async with Stage(CLIENT_TRUSTS, fresh=True, wallet_sat=(3_000_000,)) as stage:
-        await filled(stage)
+        stage.world.mine()
+        await stage.quiet()
         assert stage.calls("multiwithdraw") == []
         assert (await stage.stats())["pool_coins"] is None
 
