@@ -75,6 +75,7 @@ class Recovery:
             try:
                 self._revive(record, snapshot)
             except Exception:  # whatever is wrong with one record must not keep the others from going on
+                self._service.store.keep(record.buy.jit_scid)
                 self._set_aside(record.buy.jit_scid)
                 what = f"record {format_scid(record.buy.jit_scid)} cannot be taken up; it is kept and its parts fail"
                 self._service.effects.alarm(f"{what}\n{traceback.format_exc()}")
@@ -84,11 +85,17 @@ class Recovery:
         self._tell_strays(snapshot)
 
     def _promise_coins(self, stored: list[Stored]) -> None:
-        """Nobody else gets what a record names; where two name a coin, the one with a channel spends it."""
+        """Nobody else gets what a record names; where two name a coin, the one with a channel spends it.
+
+        Nobody renews what a record that cannot be read had reserved: its coins must not be spent by us at least.
+        """
         live = [record for record in stored if record.outcome is None]
         for record in sorted(live, key=lambda record: record.journal.channel is None):
             if record.journal.funding is not None:
                 self._service.coins.promise(record.buy.jit_scid, record.journal.funding.inputs)
+        for number, unread in enumerate(self._service.store.unread):
+            owner = -1 - number if unread.jit_scid is None else unread.jit_scid
+            self._service.coins.promise(owner, unread.outpoints())
 
     def _spoken_for(self, channel_id: str, snapshot: Snapshot) -> bool:
         """A record we cannot read may own this channel: it names the channel, or its peer."""

@@ -8,8 +8,10 @@ A write either happened or raises StoreError. What cannot be read is kept, repor
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -27,8 +29,32 @@ VERSION = 1
 AT_ONCE = 500  # records read in one go
 NO_SUCH_KEY = 1200  # deldatastore, contract D2
 FRESH = Journal("buy", None, 0, 0, None, None, (), None)
-# What a record of the built-in plugin leaves unsaid: it always withholds.
-BUILT_IN = {"client_trusts_lsp": True}
+OUTPOINT = re.compile(rb"[0-9a-f]{64}:\d+")
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+HtlcId = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _FundingFacts(msgspec.Struct):
+    """`funding` among our own facts."""
+
+    psbt: str
+    inputs: tuple[str, ...]
+    reserved_to_block: Count
+    capacity_sat: str
+    channel_type: tuple[int, ...] = PLAIN
+
+
+class _OurFacts(msgspec.Struct):
+    """What stands under "lsps2fast"; the defaults are what a record of the built-in plugin leaves unsaid."""
+
+    version: int = VERSION
+    stage: Literal["buy", "intent", "channel", "forwards", "paid"] | None = None
+    attempts: Count = 0
+    cltv_expiry_delta: Count | None = None
+    client_trusts_lsp: bool = True  # it always withholds
+    opening_fee_msat: str = "0"
+    funding: _FundingFacts | None = None
+    forwards: tuple[tuple[str, HtlcId, str, str], ...] = ()
 
 
 class Stored(NamedTuple):
@@ -45,6 +71,10 @@ class Unread(NamedTuple):
 
     jit_scid: int | None
     raw: bytes
+
+    def outpoints(self) -> list[str]:
+        """The coins it speaks of, as far as that can be seen."""
+        return [point.decode() for point in OUTPOINT.findall(self.raw)]
 
 
 def record_of(buy: Buy, journal: Journal) -> dict[str, Any]:
@@ -92,22 +122,30 @@ def record_of(buy: Buy, journal: Journal) -> dict[str, Any]:
 
 def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> Stored:
     """The opposite of `record_of`; raises KeyError, TypeError, ValueError or Lsps2Error for what it cannot be."""
-    ours = record.get("lsps2fast") or {}
-    if ours.get("version", VERSION) != VERSION:
-        raise ValueError(f"version {ours['version']} is newer than this program")
+    facts = record.get("lsps2fast") or {}
+    if facts.get("version", VERSION) != VERSION:
+        raise ValueError(f"version {facts['version']} is not one of this program")
+    ours = msgspec.convert(facts, _OurFacts)
     size = record.get("expected_payment_size")
     created = record.get("created_at", 0)  # v26.06 does not say
     buy = Buy(
         jit_scid=jit_scid,
-        peer_id=record["peer_id"],
+        peer_id=_hex(record["peer_id"], 33),
         params=FeeParams.from_json(record["opening_fee_params"]),
         payment_size_msat=None if size is None else parse_msat(str(size)),
-        cltv_expiry_delta_blocks=ours.get("cltv_expiry_delta", default_delta_blocks),
-        client_trusts_lsp=ours.get("client_trusts_lsp", BUILT_IN["client_trusts_lsp"]),
+        cltv_expiry_delta_blocks=default_delta_blocks if ours.cltv_expiry_delta is None else ours.cltv_expiry_delta,
+        client_trusts_lsp=ours.client_trusts_lsp,
         created_at_ms=parse_datetime(created) if isinstance(created, str) else int(created) * 1000,
         capacity_sat=parse_msat(str(record.get("channel_capacity_msat", "0"))) // 1000,
     )
     return Stored(buy, _read_journal(record, ours), record.get("outcome"), _read_end(record.get("finalized_at")))
+
+
+def _hex(text: str, size_bytes: int) -> str:
+    """The text, when it is so many bytes in hex; else TypeError or ValueError."""
+    if len(bytes.fromhex(text)) != size_bytes or len(text) != 2 * size_bytes:
+        raise ValueError(f"{text!r} is not {size_bytes} bytes in hex")
+    return text
 
 
 def _read_end(value: Any) -> int | None:
@@ -128,33 +166,48 @@ def _unread(name: str, value_hex: str) -> Unread:
         return Unread(None, raw)
 
 
-def _read_journal(record: dict[str, Any], ours: dict[str, Any]) -> Journal:
-    payment_hash, preimage = record.get("payment_hash"), record.get("preimage")
-    channel_id, funding = record.get("channel_id"), ours.get("funding")
+def _read_journal(record: dict[str, Any], ours: _OurFacts) -> Journal:
+    channel_id, payment_hash, preimage = (record.get(name) for name in ("channel_id", "payment_hash", "preimage"))
     channel = None
     if channel_id is not None:
-        channel = Channel(channel_id, record.get("funding_psbt") or "", record.get("funding_txid") or "")
-    return Journal(
-        stage=ours.get("stage", "buy" if channel is None else "forwards"),
-        payment_hash=None if payment_hash is None else bytes.fromhex(payment_hash),
-        attempts=ours.get("attempts", 0),
-        opening_fee_msat=parse_msat(ours.get("opening_fee_msat", "0")),
-        funding=None
-        if funding is None
-        else Funding(
-            funding["psbt"],
-            tuple(funding["inputs"]),
-            funding["reserved_to_block"],
-            parse_msat(funding["capacity_sat"]),
-            tuple(funding.get("channel_type", PLAIN)),
-        ),
+        psbt, txid = record.get("funding_psbt") or "", record.get("funding_txid") or ""
+        channel = Channel(_hex(channel_id, 32), psbt, txid)
+    journal = Journal(
+        stage=ours.stage or ("buy" if channel is None else "forwards"),
+        payment_hash=None if payment_hash is None else bytes.fromhex(_hex(payment_hash, 32)),
+        attempts=ours.attempts,
+        opening_fee_msat=parse_msat(ours.opening_fee_msat),
+        funding=None if ours.funding is None else _read_funding(ours.funding),
         channel=channel,
         forwards=tuple(
             Forward(parse_scid(scid), htlc_id, parse_msat(forward), parse_msat(fee))
-            for scid, htlc_id, forward, fee in ours.get("forwards", ())
+            for scid, htlc_id, forward, fee in ours.forwards
         ),
-        preimage=None if preimage is None else bytes.fromhex(preimage),
+        preimage=None if preimage is None else bytes.fromhex(_hex(preimage, 32)),
     )
+    _check(journal)
+    return journal
+
+
+def _read_funding(facts: _FundingFacts) -> Funding:
+    capacity_sat = parse_msat(facts.capacity_sat)
+    return Funding(facts.psbt, facts.inputs, facts.reserved_to_block, capacity_sat, facts.channel_type)
+
+
+def _check(journal: Journal) -> None:
+    """ValueError for what no run has written: acting on it would be a guess about somebody's money."""
+    for wrong, sentence in (
+        (journal.stage == "intent" and None in (journal.payment_hash, journal.funding), "an intent without its facts"),
+        (journal.stage == "forwards" and journal.payment_hash is None, "forwards of no payment"),
+        (journal.forwards and journal.channel is None, "forwards into no channel"),
+        (journal.preimage is not None and journal.channel is None, "paid, and no channel"),
+        (
+            journal.preimage is not None and hashlib.sha256(journal.preimage).digest() != journal.payment_hash,
+            "a preimage of another payment",
+        ),
+    ):
+        if wrong:
+            raise ValueError(sentence)
 
 
 class Store:
@@ -169,13 +222,14 @@ class Store:
         self._buys: dict[int, Buy] = {}
         self._old: set[int] = set()  # buys that also have a record of the built-in plugin of v26.06
         self._locks: dict[int, asyncio.Lock] = {}
+        self._kept: set[tuple[str, ...]] = set()  # keys that nothing may be written to
         self.unread: list[Unread] = []
         self.commits = 0
 
     async def load(self, default_delta_blocks: int) -> list[Stored]:
         """All records, active and finalized. What is not understood is reported, put in `unread`, left alone (K-08)."""
         found: list[Stored] = []
-        self.unread = []
+        self.unread, self._kept = [], set()
         for folder in ("active", "finalized"):
             answer = await self._call("listdatastore", {"key": [*ROOT, folder]})
             for number, entry in enumerate(answer["datastore"], 1):
@@ -185,8 +239,7 @@ class Store:
                 if stored is None:
                     continue
                 if (stored.outcome is None) != (folder == "active"):
-                    self._report(f"journal record {entry['key']} lies in the wrong folder; left alone")
-                    self.unread.append(_unread(entry["key"][-1], entry["hex"]))
+                    self._set_aside(entry, "it lies in the wrong folder")
                     continue
                 found.append(stored)
                 if folder == "active":
@@ -209,7 +262,8 @@ class Store:
     async def finished(self, default_delta_blocks: int) -> list[Stored]:
         """All final records. Raises StoreError."""
         answer = await self._call("listdatastore", {"key": [*ROOT, "finalized"]})
-        found = [self._decode(entry, default_delta_blocks) for entry in answer["datastore"]]
+        known = [entry for entry in answer["datastore"] if tuple(entry["key"]) not in self._kept]
+        found = [self._decode(entry, default_delta_blocks) for entry in known]
         return [stored for stored in found if stored is not None and stored.outcome is not None]
 
     async def drop_final(self, jit_scid: int) -> None:
@@ -224,9 +278,18 @@ class Store:
             record = msgspec.json.decode(bytes.fromhex(entry["hex"]))
             return _read(parse_scid(key[-1]), record, default_delta_blocks)
         except (KeyError, TypeError, ValueError, AttributeError, Lsps2Error) as error:
-            self._report(f"journal record {key} cannot be read ({type(error).__name__}: {error}); kept, not used")
-            self.unread.append(_unread(key[-1], entry["hex"]))
+            self._set_aside(entry, f"{type(error).__name__}: {error}")
             return None
+
+    def _set_aside(self, entry: dict[str, Any], why: str) -> None:
+        self._report(f"journal record {entry['key']} cannot be read ({why}); kept, not used")
+        self.unread.append(_unread(entry["key"][-1], entry["hex"]))
+        self._kept.add(tuple(entry["key"]))
+
+    def keep(self, jit_scid: int) -> None:
+        """This record is not understood after all: whatever is ordered from now on, it stays as it is."""
+        self._kept.add((*ROOT, "active", format_scid(jit_scid)))
+        self._buys.pop(jit_scid, None)
 
     def unread_names(self, hex_id: str) -> bool:
         """Whether a record that is not understood speaks of this channel or peer."""
@@ -292,6 +355,8 @@ class Store:
 
     async def _set(self, key: list[str], method: str, params: dict[str, Any]) -> None:
         """Write or delete one key; an older write that comes late does not undo it. Raises StoreError."""
+        if tuple(key) in self._kept:
+            raise StoreError(f"journal record {key} is not understood and stays as it is (K-08)")
 
         async def call(late: Late) -> None:
             await self._rpc.call(method, params, late=late)

@@ -151,10 +151,13 @@ class Stage:
         if ready:
             await self.selling(starts + 1)
 
-    async def restart(self) -> None:
-        """`stop` of the whole node, and its next start."""
+    async def restart(self, *, power: bool = False) -> None:
+        """`stop` of the whole node, or (`power`) kill -9, and its next start."""
         starts = len(self.log_lines("sells JIT channels"))
-        await self.lsp.stop()
+        if power:
+            self.lsp.sigkill()
+        else:
+            await self.lsp.stop()
         self._forget_process()
         for calls in (self.asked, self.answered, self.results):
             calls.clear()  # a node counts its calls from the same number again
