@@ -14,10 +14,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from lsps2fast.errors import AnswerPending, NodeError
-from lsps2fast_plugin.coins import Coin, Coins, Survey
+from lsps2fast_plugin.coins import POOL, Coin, Coins, Survey
 from lsps2fast_plugin.rpc import Rpc
 
-POOL: Final = -1  # to whom a coin that is being split is promised: no jit scid
 SPLIT_WEIGHT: Final = 42  # of a transaction without inputs and outputs
 COIN_WEIGHT: Final = 172  # of a taproot output
 ALARM_AFTER: Final = 3  # failures in a row, and each time they have doubled

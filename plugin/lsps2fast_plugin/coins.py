@@ -27,6 +27,9 @@ INVALID_PARAMS: Final = -32602  # of utxopsbt: reserved, spent, unknown; of rese
 TAPROOT_WEIGHT, SEGWIT_WEIGHT, WRAPPED_WEIGHT = 230, 271, 363
 WRAPPED_SCRIPT, SEGWIT_SCRIPT = 23, 22  # bytes; what is longer and no taproot cannot weigh more than WRAPPED_WEIGHT
 TAPROOT_PREFIX: Final = "5120"
+# To whom coins are promised that are no jit scid's: the split of `coinpool`, and records that cannot be read.
+POOL: Final = -1
+UNREAD: Final = -2
 SYNC_WARNINGS: Final = ("warning_bitcoind_sync", "warning_lightningd_sync")  # of getinfo
 
 

@@ -12,6 +12,7 @@ from lsps2fast._table import Input, State
 from lsps2fast.actions import RestoreFees
 from lsps2fast.errors import Lsps2Error, StoreError
 from lsps2fast.lsps2 import format_scid
+from lsps2fast_plugin.coins import UNREAD
 from lsps2fast_plugin.funding import is_withheld
 from lsps2fast_plugin.negotiation import token_of_buy
 from lsps2fast_plugin.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
@@ -93,8 +94,8 @@ class Recovery:
         for record in sorted(live, key=lambda record: record.journal.channel is None):
             if record.journal.funding is not None:
                 self._service.coins.promise(record.buy.jit_scid, record.journal.funding.inputs)
-        for number, unread in enumerate(self._service.store.unread):
-            owner = -1 - number if unread.jit_scid is None else unread.jit_scid
+        for unread in self._service.store.unread:
+            owner = UNREAD if unread.jit_scid is None else unread.jit_scid
             self._service.coins.promise(owner, unread.outpoints())
 
     def _spoken_for(self, channel_id: str, snapshot: Snapshot) -> bool:
