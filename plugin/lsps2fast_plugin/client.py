@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -23,7 +22,6 @@ from lsps2fast._select import BACKEND
 from lsps2fast.bolt11 import CURRENCIES
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps0 import MESSAGE_TYPE, MESSAGE_TYPE_HEX
-from lsps2fast.lsps2 import format_datetime
 from lsps2fast.receiving import carries_fee
 from lsps2fast_plugin.clock import Clock
 from lsps2fast_plugin.host import Host, Interest
@@ -31,6 +29,7 @@ from lsps2fast_plugin.rpc import Rpc
 from lsps2fast_plugin.wallet import opening
 from lsps2fast_plugin.wallet.book import Book
 from lsps2fast_plugin.wallet.chain import Chain
+from lsps2fast_plugin.wallet.door import Door
 from lsps2fast_plugin.wallet.guard import Awaited, Guard
 from lsps2fast_plugin.wallet.incoming import Incoming
 from lsps2fast_plugin.wallet.invoices import Invoices
@@ -171,7 +170,15 @@ class Client:
         to_self_delay_blocks = configs.get("watchtime-blocks", {}).get("value_int", 144 if mainnet else 6)
         self.incoming.final_cltv_blocks = final_cltv_blocks
         self.market.our_to_self_delay_blocks = to_self_delay_blocks
-        self.opening_limits = opening.Limits(to_self_delay_blocks, self.settings.zero_reserve)
+        self.door = Door(
+            book=self.book,
+            watch=self.watch,
+            clock=self.clock,
+            limits=opening.Limits(to_self_delay_blocks, self.settings.zero_reserve),
+            spawn=self.host.spawn,
+            report=self._report,
+            say=self.host.log,
+        )
         self.methods = Methods(
             market=self.market,
             book=self.book,
@@ -241,48 +248,15 @@ class Client:
             self.host.let_go(scan.id_raw)
 
     def _on_openchannel(self, request: Request, openchannel: Json, **_: Any) -> None:
-        """Answered from memory; before the records are read it waits for them (W11)."""
+        """Answered from memory where that can be; before the records are read it waits for them (W11)."""
         if self._ready.is_set():
-            request.set_result(self._judge_opening(openchannel))
+            self.door.knock(request, openchannel)
         else:
-            self.host.spawn(self._answer_opening(request, openchannel))
+            self.host.spawn(self._knock_later(request, openchannel))
 
-    async def _answer_opening(self, request: Request, openchannel: Json) -> None:
+    async def _knock_later(self, request: Request, openchannel: Json) -> None:
         await self._ready.wait()
-        request.set_result(self._judge_opening(openchannel))
-
-    def _judge_opening(self, request: Json) -> Json:
-        try:
-            lsp_id = request["id"]
-            wall_ms = self.clock.wall_ms()
-            wanted = [
-                opening.Wanted(each.buy.least_receive_msat(), each.buy.params.max_client_to_self_delay_blocks)
-                for each in self.book.of_lsp(lsp_id)
-                if each.ends_ms > wall_ms
-            ]
-            answer, why = opening.answer(request, wanted, self.watch.in_use_msat(lsp_id), self.opening_limits)
-            if not wanted and opening.is_zero_conf(request):
-                self._note_late(lsp_id, request["funding_msat"])
-        except Exception:  # any other answer would end lightningd, none would leave the LSP hanging (K-20)
-            self.host.log(f"openchannel failed\n{traceback.format_exc()}", "error")
-            return {"result": "reject", "error_message": "internal error of the plugin"}
-        if why is not None:
-            self._report(lsp_id, f"refused a channel of {request['funding_msat']} msat: {why}")
-        elif "mindepth" in answer:
-            self.watch.expect(lsp_id, request["funding_msat"])
-        return answer
-
-    def _note_late(self, lsp_id: str, funding_msat: int) -> None:
-        """Without an approval lightningd refuses a zero-conf channel; the owner hears what it was for (I-11)."""
-        ended_ms = [each.ends_ms for each in self.book.of_lsp(lsp_id)]
-        if not ended_ms and lsp_id in self.book.lapsed:
-            ended_ms = [self.book.lapsed[lsp_id].ended_ms]
-        if ended_ms:
-            self._report(
-                lsp_id,
-                f"did not accept a zero-conf channel of {funding_msat} msat: what it was bought for ended"
-                f" {format_datetime(max(ended_ms))}; a new invoice is needed",
-            )
+        self.door.knock(request, openchannel)
 
     def _on_rpc_command(self, request: Request, rpc_command: Json, **_: Any) -> None:
         if self.awaited.guard:
@@ -313,6 +287,8 @@ class Client:
         if self.settings is not None:
             self.talk.disconnected(disconnect["id"])
             self.watch.disconnected(disconnect["id"])
+            if self._ready.is_set():
+                self.door.disconnected(disconnect["id"])
             self.reconnect.lost(disconnect["id"])
 
     def _on_block(self, block_added: Json, **_: Any) -> None:

@@ -437,7 +437,8 @@ class Stage:
         request = FakeRequest()
         self.client._on_openchannel(request, self.open_request(**fields))  # type: ignore[arg-type]
         await self.calm()
-        assert request.result is not None
+        while request.result is None:
+            await self.pass_time(1)
         return request.result
 
     async def channel(self, **fields: Any) -> Json:

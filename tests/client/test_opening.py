@@ -256,6 +256,62 @@ async def test_an_lsp_may_give_up_an_opening_and_try_again(staged: Staging) -> N
         assert await stage.opening() == ACCEPT
 
 
+async def test_an_lsp_that_opens_again_sooner_than_we_learn_of_its_giving_up_is_not_refused(staged: Staging) -> None:
+    """O-08, O-16: it must call a refusal permanent, and the payer would not try again."""
+    async with staged() as stage:
+        await stage.invoice()
+        row = await stage.channel()
+        again = FakeRequest()
+        stage.client._on_openchannel(again, stage.open_request())  # type: ignore[arg-type]
+        await stage.pass_time(1)
+        assert again.result is None
+        row["state"] = "AWAITING_UNILATERAL"
+        await stage.pass_time(1)
+        assert again.result == ACCEPT
+        assert stage.reports() == ""
+
+
+async def test_a_channel_of_before_that_stays_in_use_is_refused_a_second_after_five_seconds(staged: Staging) -> None:
+    """I-16, T36: not sooner, not later, said once."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.channel()
+        again = FakeRequest()
+        stage.client._on_openchannel(again, stage.open_request())  # type: ignore[arg-type]
+        await stage.calm()
+        await stage.pass_time(4.9)
+        assert again.result is None
+        await stage.pass_time(0.1)
+        assert again.result is not None
+        assert "has its channel already" in again.result["error_message"]
+        assert stage.reports().count("refused a channel") == 1
+
+
+async def test_an_opening_whose_link_breaks_while_we_look_is_over(staged: Staging) -> None:
+    """K-20: it gets its answer, and the next channel of this LSP is not taken for the one that never came."""
+    async with staged() as stage:
+        await stage.invoice()
+        row = await stage.channel()
+        again = FakeRequest()
+        stage.client._on_openchannel(again, stage.open_request())  # type: ignore[arg-type]
+        await stage.calm()
+        stage.disconnect(LSP)
+        row["state"] = "AWAITING_UNILATERAL"
+        await stage.pass_time(1)
+        assert again.result == {"result": "reject", "error_message": "the connection was lost"}
+        assert not stage.client.watch._expected
+
+
+async def test_a_bug_while_we_look_again_costs_a_refusal(staged: Staging) -> None:
+    """K-20: an opening without an answer hangs the LSP."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.channel()
+        stage.client.watch.look_at = None  # type: ignore[method-assign, assignment]
+        assert (await stage.opening())["error_message"] == "internal error of the plugin"
+        assert "TypeError" in stage.host.said("error")
+
+
 async def test_a_purchase_that_ended_takes_its_channel_out_of_the_count(staged: Staging) -> None:
     """I-33: a live purchase is not hindered by what a dead one left behind."""
     async with staged() as stage:

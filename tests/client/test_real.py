@@ -18,6 +18,7 @@ from lsps2fast_plugin.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
 pytestmark = pytest.mark.real
 SIZE_MSAT = 10_000_000
 FEE_MSAT = 1_000_000
+TEMPORARY = "10070000"
 UNTRUSTED: dict[str, Any] = {"lsps2-trusted-lsp": []}
 Json = dict[str, Any]
 
@@ -152,6 +153,36 @@ def test_an_lsp_that_gives_up_is_forgiven_and_cleaned_up_after(open_town: Callab
     wallet.wait_log("gave up the unfunded channel")
     assert town.pay(bill, [SIZE_MSAT]).failures == [""]
     town.over(bill)
+
+
+def test_a_wallet_back_from_the_dead_takes_the_next_channel_at_once(open_town: Callable[[str], Town]) -> None:
+    """O-16, O-08: the LSP gave its channel up meanwhile and opens the next one as soon as the wallet is connected."""
+    town = open_town(CLIENT_TRUSTS)
+    wallet = untrusting(town, "returned")
+    bill = town.bill(wallet, SIZE_MSAT, client_trusts_lsp=True)
+    given_up = withheld(town, wallet)
+    wallet.kill()
+    town.lsp.call("close", {"id": given_up, "unilateraltimeout": 1})
+    sent = town.send_parts(bill, [SIZE_MSAT])
+    town.held(1)
+    wallet.start()
+    (failure,) = town.result(bill, sent, [SIZE_MSAT]).failures
+    assert failure in ("", TEMPORARY)  # lightningd breaks the link when it learns of the end of a channel (O-07)
+    assert "refused a channel" not in wallet.log_text()
+    assert failure == "" or town.pay(bill, [SIZE_MSAT]).failures == [""]
+    town.over(bill)
+
+
+def withheld(town: Town, wallet: Lightningd) -> str:
+    """A channel in use whose funding the LSP keeps back, opened as the service does it; its id."""
+    lsp, asked = town.lsp, {"id": wallet.node_id, "announce": False, "mindepth": 0, "channel_type": [12, 22, 46, 50]}
+    address = lsp.call("fundchannel_start", {**asked, "amount": 200_000})["funding_address"]
+    coins = {"satoshi": 200_000, "feerate": "2500perkw", "startweight": 1000, "excess_as_change": True}
+    psbt = lsp.call("fundpsbt", {**coins, "opening_anchor_channel": True})["psbt"]
+    paid = lsp.call("addpsbtoutput", {"satoshi": 200_000, "initialpsbt": psbt, "destination": address})["psbt"]
+    made = lsp.call("fundchannel_complete", {"id": wallet.node_id, "psbt": paid, "withhold": True})
+    until(lambda: town.channels(wallet, lsp)[0]["state"] == "CHANNELD_NORMAL", "the channel")
+    return str(made["channel_id"])
 
 
 def test_an_lsp_that_keeps_the_funding_back_is_found_out(open_town: Callable[[str], Town]) -> None:

@@ -56,6 +56,19 @@ async def test_a_withheld_channel_vanishes(make_world: MakeWorld, online: bool, 
         world.check_books()
 
 
+async def test_a_client_that_was_away_learns_at_its_return(make_world: MakeWorld) -> None:
+    """A4 ends there: lightningd v26.06 answers the reestablishment with an error, and the client's end fails."""
+    async with make_world() as world:
+        client = world.client()
+        opened = await open_channel(world.lsp, client)
+        client.go_offline()
+        await world.lsp.call("close", {"id": opened.channel_id, "unilateraltimeout": 1})
+        client.connect()
+        await world.until(lambda: client.ends[0].state == "AWAITING_UNILATERAL")
+        assert client.ends[0].state_changes[-1]["cause"] == "protocol"
+        assert client.ends[0].state_changes[-1]["message"].endswith("Channel is closed and forgotten")
+
+
 async def test_the_time_out_of_a_close_is_simulated_time(make_world: MakeWorld) -> None:
     """A1: 1.0 s for an absent client, on the world's clock."""
     async with make_world() as world:

@@ -191,11 +191,21 @@ def connect(dialler: Party, listener: Party) -> None:
     for end in dialler.ends_to(listener.node_id):
         if not end.other.forgotten:
             asyncio.get_running_loop().call_soon(_reestablish, end.channel, dialler, listener)
+    for end in (*dialler.ends_to(listener.node_id), *listener.ends_to(dialler.node_id)):
+        if end.other.forgotten and end.state == "CHANNELD_NORMAL":
+            asyncio.get_running_loop().call_soon(_learn, end)
 
 
 def _reestablish(channel: Channel, first: Party, second: Party) -> None:
     if second.node_id in first.links:
         channel.set_reestablished(True)
+
+
+def _learn(end: End) -> None:
+    """The other side gave the channel up while we were away, and says so. Seen on v26.06; what the recordings lack."""
+    text = f"channeld: received ERROR channel {end.channel.channel_id}: Channel is closed and forgotten"
+    if end.peer.node_id in end.owner.links and end.state == "CHANNELD_NORMAL":
+        end.owner.change_state(end, "AWAITING_UNILATERAL", "protocol", text)
 
 
 def disconnect(first: Party, second: Party) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 SCID_ALIAS: Final = 46
 ZERO_CONF: Final = 50
 ANNOUNCE: Final = 1  # bit 0 of channel_flags
+TAKEN: Final = "every purchase has its channel already, or they do not fit into these channels"
 DUST_MSAT: Final = 546_000
 MOST_DUST_MSAT: Final = 3 * DUST_MSAT  # what is below goes to the miners when the channel is closed by force
 
@@ -73,7 +74,7 @@ def refusal(request: Json, wanted: Sequence[Wanted], in_use_msat: Sequence[int],
         least_msat = min(each.receive_msat for each in agreed)
         return f"it is too small to receive {least_msat} msat"
     if not _one_each(agreed, [*in_use_msat, funding_msat], limits):
-        return "every purchase has its channel already, or they do not fit into these channels"
+        return TAKEN
     return None
 
 

@@ -222,6 +222,11 @@ class Watch:
         for channel in list(self._book.channels.values()):
             await self.look(channel)
 
+    async def look_at(self, lsp_id: str) -> None:
+        """Look at every channel of an LSP. Or StoreError."""
+        for channel in [each for each in self._book.channels.values() if each.lsp_id == lsp_id]:
+            await self.look(channel)
+
     async def look(self, channel: JitChannel) -> None:
         """Look at one channel; an error of the node is no answer (K-13). Or StoreError."""
         try:
