@@ -84,9 +84,9 @@ async def approve_payment(stage: Stage, first: Json, size_msat: int | None, fee_
         created_ms=NOW_MS,
     )
     secret = bytes.fromhex(first["onion"]["payment_secret"])
-    await stage.client.book.approve(Approval(buy, bytes.fromhex(payment_hash), secret, "l", None))
-    row: Json = {"label": "l", "payment_hash": payment_hash, "status": "unpaid"}
-    stage.node.invoices["l"] = row | ({} if size_msat is None else {"amount_msat": size_msat})
+    await stage.client.book.approve(Approval(buy, bytes.fromhex(payment_hash), secret, payment_hash, None))
+    row: Json = {"label": payment_hash, "payment_hash": payment_hash, "status": "unpaid"}
+    stage.node.invoices[payment_hash] = row | ({} if size_msat is None else {"amount_msat": size_msat})
     stage.node.channels.append(channel_row(peer_id=lsp_id, alias={"local": first["htlc"]["short_channel_id"]}))
     return first
 
