@@ -134,9 +134,9 @@ def test_block(benchmark: Any, sessions: int, way: str) -> None:
 
     def swept() -> tuple[tuple[Any, ...], dict[str, Any]]:
         height = next(heights)  # one session more, which falls due there
-        machine.add_buy(-height, f"{height:066x}", work.terms(10**9)._replace(cltv_expiry_delta_blocks=1))
+        machine.add_buy(UPSTREAM + height, f"{height:066x}", work.terms(10**9)._replace(cltv_expiry_delta_blocks=1))
         facts = (UPSTREAM, height, 1, 1, height + 6, height, 5_000, work.WALL_MS)
-        assert machine.part(-height, height.to_bytes(32, "big"), *facts) == ()
+        assert machine.part(UPSTREAM + height, height.to_bytes(32, "big"), *facts) == ()
         return (height,), {}
 
     benchmark.pedantic(machine.block, setup={"idle": idle, "swept": swept}[way], rounds=rounds)

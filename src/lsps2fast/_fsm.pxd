@@ -24,7 +24,9 @@ cdef class Buy:
     cdef unsigned long long delta_blocks
     cdef unsigned long long valid_until_ms
     cdef readonly Session holder
-    cdef tuple sessions
+    cdef Session first
+    cdef Buy neighbour
+    cdef int live
     cdef bint online
     cdef public object channel
     cdef public unsigned long long floor_msat
@@ -35,11 +37,15 @@ cdef class Buy:
 
     cdef bint used_up(self, int max_attempts)
     cdef Session find(self, bytes payment_hash)
+    cdef begin(self, Session session)
+    cdef end(self, Session session)
+    cdef list sessions(self)
 
 cdef class Session(Parts):
     cdef Owner owner
     cdef readonly Buy buy
     cdef readonly bytes payment_hash
+    cdef Session next
     cdef Session sooner
     cdef Session later
     cdef unsigned long long due_ms

@@ -114,7 +114,9 @@ class Buy:
         self.delta_blocks = terms.cltv_expiry_delta_blocks
         self.valid_until_ms = terms.valid_until_ms
         self.client_trusts_lsp = terms.client_trusts_lsp
-        self.sessions = ()  # in order of arrival
+        self.first = None  # of its live sessions, which are in a chain, in order of arrival
+        self.live = 0
+        self.neighbour = None  # the next buy of this client
         self.holder = None
         self.online = False  # whether the client is connected, as far as we were told
         self.channel = None
@@ -136,7 +138,7 @@ class Buy:
     @property
     def sets(self):
         """Payment hash -> session, a copy."""
-        return {session.payment_hash: session for session in self.sessions}
+        return {session.payment_hash: session for session in self.sessions()}
 
     @cython.cfunc
     def used_up(self, max_attempts: cython.int) -> cython.bint:
@@ -146,11 +148,45 @@ class Buy:
     @cython.cfunc
     def find(self, payment_hash: bytes) -> Session:
         """The session of this payment, or None. They are few: a loop is shorter than a look-up."""
-        session: Session
-        for session in self.sessions:
-            if session.payment_hash == payment_hash:
-                return session
-        return None
+        session: Session = self.first
+        while session is not None and session.payment_hash != payment_hash:
+            session = session.next
+        return session
+
+    @cython.cfunc
+    def sessions(self) -> list:
+        """The live ones, in order of arrival; a copy, because inputs end sessions."""
+        session: Session = self.first
+        found = []
+        while session is not None:
+            found.append(session)
+            session = session.next
+        return found
+
+    @cython.cfunc
+    def begin(self, session: Session):
+        """A session is live."""
+        last: Session = self.first
+        self.live += 1
+        if last is None:
+            self.first = session
+            return
+        while last.next is not None:
+            last = last.next
+        last.next = session
+
+    @cython.cfunc
+    def end(self, session: Session):
+        """A live session is over."""
+        before: Session = self.first
+        self.live -= 1
+        if before is session:
+            self.first = session.next
+        else:
+            while before.next is not session:
+                before = before.next
+            before.next = session.next
+        session.next = None
 
 
 @cython.final
@@ -169,6 +205,7 @@ class Session(Parts):
         self.owner = owner
         self.buy = buy
         self.payment_hash = payment_hash
+        self.next = None  # of the same buy
         self.sooner = None  # in the queue of those that collect
         self.later = None
         self.due_ms = 0
@@ -692,8 +729,9 @@ class Session(Parts):
             if self.forwards is None:
                 self.forwards = self.outgoing(self.count, False)
             forwards = self.forwards
-        facts = (self.funding, self.channel, forwards, self.preimage)
-        return make(Journal, (stage, self.payment_hash, self.buy.attempts, self.fee_msat, *facts))
+        attempts = self.buy.attempts
+        fee, funding, channel, preimage = self.fee_msat, self.funding, self.channel, self.preimage
+        return make(Journal, (stage, self.payment_hash, attempts, fee, funding, channel, forwards, preimage))
 
 
 ONE_PART = ("gather", "join", "late", "reject", "settle", "lose", "rescue")

@@ -55,6 +55,8 @@ cdef class Sessions(Owner):
     cdef _wait_no_more(self, Session session)
     cdef _begun(self, Session session)
     cdef _over(self, Session session)
+    cdef tuple _forget(self, Buy buy, str outcome)
+    cdef tuple _retire(self, Buy buy)
     cdef tuple _end(self, Session session)
     cdef tuple _succeed(self, Buy buy, Session session)
     cdef tuple _free(self, Buy buy, Session session)

@@ -5,8 +5,8 @@ The rules of one session are in `_fsm.pyx`; here is which session a part belongs
 which time-out comes next. Numbers for time and height come in; nothing is looked up.
 """
 
-import hashlib
 import heapq
+from hashlib import sha256
 
 import cython
 
@@ -42,6 +42,8 @@ MAX_CLTV_AHEAD_BLOCKS = 2016  # C-04, as lightningd
 NOTHING = cython.declare(tuple, ())
 KEPT_CHANGES = 10_000
 MOST_PARTS = 1000  # of a payment
+SCID_BITS = cython.declare(object, 64)  # objects: what is shifted has more bits than C
+SCID_MASK = cython.declare(object, 0xFFFF_FFFF_FFFF_FFFF)
 
 MARGIN = cython.declare(cython.uint, CLTV_MARGIN_BLOCKS)
 AHEAD = cython.declare(cython.uint, MAX_CLTV_AHEAD_BLOCKS)
@@ -87,8 +89,8 @@ class Sessions(Owner):
         self.hashes = hashes
         self._changes = []
         self._online = set()
-        self._by_peer = {}  # client -> its buys, a tuple
-        self._expiry = []
+        self._by_peer = {}  # client -> the first of its buys, which are in a chain
+        self._expiry = []  # valid_until and scid of each buy in one number, the next one first
         self._first_due = None  # the sessions that collect, in a chain: one constant, so first in is first due
         self._last_due = None
         self._closing = False
@@ -104,19 +106,30 @@ class Sessions(Owner):
         buy.attempts = attempts
         buy.online = peer_id in self._online
         self.buys[jit_scid] = buy
-        self._by_peer[peer_id] = (*self._by_peer.get(peer_id, ()), buy)
-        heapq.heappush(self._expiry, (terms.valid_until_ms, jit_scid))
+        last: Buy = self._by_peer.setdefault(peer_id, buy)
+        while last.neighbour is not None:
+            last = last.neighbour
+        if last is not buy:
+            last.neighbour = buy
+        heapq.heappush(self._expiry, terms.valid_until_ms << SCID_BITS | jit_scid)
         return buy
 
     def forget_buy(self, jit_scid):
         """Take a buy out of the live set. Raises ProtocolBug if there is none, or if it has a session."""
         buy: Buy = self.buys.get(jit_scid)
-        if buy is None or buy.sessions:
+        if buy is None or buy.live:
             raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'has a payment under way'}")
         del self.buys[jit_scid]
-        left = tuple([other for other in self._by_peer.pop(buy.peer_id) if other is not buy])
-        if left:
-            self._by_peer[buy.peer_id] = left
+        before: Buy = self._by_peer[buy.peer_id]
+        if before is not buy:
+            while before.neighbour is not buy:
+                before = before.neighbour
+            before.neighbour = buy.neighbour
+        elif buy.neighbour is not None:
+            self._by_peer[buy.peer_id] = buy.neighbour
+        else:
+            del self._by_peer[buy.peer_id]
+        buy.neighbour = None
 
     def cancel(self, jit_scid):
         """The operator takes an offer back: as if its valid_until had come. A payment being served goes on (K-16).
@@ -160,7 +173,7 @@ class Sessions(Owner):
         buy: Buy = self.buys.get(jit_scid)
         if buy is None:
             return (FailParts(((in_scid, htlc_id),), UNKNOWN_NEXT_PEER),)  # C-12: it lapsed on the way here
-        lapsed = self._lapse(buy, wall_ms)
+        lapsed = self._lapse(buy, wall_ms) if wall_ms >= buy.valid_until_ms else NOTHING
         session: Session = buy.find(payment_hash)
         failure = self._misfit(buy, amount_msat, value_msat, cltv_expiry, outgoing_cltv)
         if failure is None and session is None:
@@ -208,7 +221,7 @@ class Sessions(Owner):
         if buy.holder is not None:
             return TEMPORARY  # C-14
         limit: cython.int = self.max_sets if buy.fixed else 1  # C-10, C-24
-        return TEMPORARY if len(buy.sessions) >= limit else None
+        return TEMPORARY if buy.live >= limit else None
 
     @cython.cfunc
     def _new_session(self, buy: Buy, payment_hash: bytes, now_ms: cython.ulonglong) -> Session:
@@ -257,7 +270,7 @@ class Sessions(Owner):
             return NOTHING
         if preimage is None:
             return self._conclude(session, session.enter(LOST, None, number))
-        if preimage != session.preimage and hashlib.sha256(preimage).digest() != payment_hash:
+        if preimage != session.preimage and sha256(preimage).digest() != payment_hash:
             return (Alarm(f"a preimage that does not fit {payment_hash.hex()} was reported and ignored"),)  # rule 16
         return self._conclude(session, session.enter(SETTLED, preimage, number))
 
@@ -290,8 +303,8 @@ class Sessions(Owner):
         """Time has passed: monotonic and UTC milliseconds (K-25). Feeds every collect time-out and expiry."""
         session: Session
         actions = NOTHING
-        while self._expiry and self._expiry[0][0] <= wall_ms:  # before time-outs: 400a wins (C-07)
-            buy = self.buys.get(heapq.heappop(self._expiry)[1])
+        while self._expiry and self._expiry[0] >> SCID_BITS <= wall_ms:  # before time-outs: 400a wins (C-07)
+            buy = self.buys.get(heapq.heappop(self._expiry) & SCID_MASK)
             if buy is not None:
                 actions += self._lapse(buy, wall_ms)
         while self._first_due is not None and self._first_due.due_ms <= now_ms:
@@ -303,7 +316,7 @@ class Sessions(Owner):
         """(monotonic ms, UTC ms) of the next thing that falls due; None where there is nothing."""
         return (
             None if self._first_due is None else self._first_due.due_ms,
-            self._expiry[0][0] if self._expiry else None,
+            self._expiry[0] >> SCID_BITS if self._expiry else None,
         )
 
     def peer(self, peer_id, online, wall_ms=0):
@@ -316,10 +329,13 @@ class Sessions(Owner):
         else:
             self._online.discard(peer_id)
         actions = NOTHING
-        for buy in self._by_peer.get(peer_id, ()):
+        ahead: Buy = self._by_peer.get(peer_id)
+        while ahead is not None:
+            buy = ahead
+            ahead = buy.neighbour  # before the buy is forgotten
             buy.online = online
             actions += self._lapse(buy, wall_ms)
-            for session in buy.sessions:
+            for session in buy.sessions():
                 actions += self._conclude(session, session.enter(kind, None, 0))
         return actions
 
@@ -330,7 +346,7 @@ class Sessions(Owner):
         self._closing = True
         actions = NOTHING
         for buy in list(self.buys.values()):
-            for session in buy.sessions:
+            for session in buy.sessions():
                 actions += session.enter(SHUTDOWN, None, 0)
         return actions
 
@@ -382,13 +398,14 @@ class Sessions(Owner):
         session: Session
         buy.expired = True
         actions = NOTHING
-        for session in buy.sessions:
+        for session in buy.sessions():
             actions += self._conclude(session, session.enter(EXPIRED, None, 0))
-        if not buy.sessions and buy.jit_scid in self.buys:
+        if not buy.live and buy.jit_scid in self.buys:
             actions += self._retire(buy)
         return actions
 
-    def _retire(self, buy: Buy):
+    @cython.cfunc
+    def _retire(self, buy: Buy) -> tuple:
         """A buy without a session ends at valid_until."""
         if buy.paid:
             return self._forget(buy, "Succeeded")
@@ -397,7 +414,8 @@ class Sessions(Owner):
         final = Journal("channel", None, buy.attempts, 0, None, buy.channel, (), None)
         return (Finalize(buy.jit_scid, final, "Failed"), *self._forget(buy, "Failed"))  # O-13: public, never paid
 
-    def _forget(self, buy: Buy, outcome):
+    @cython.cfunc
+    def _forget(self, buy: Buy, outcome: str) -> tuple:
         self.forget_buy(buy.jit_scid)
         return (ForgetBuy(buy.jit_scid, outcome),)
 
@@ -411,13 +429,13 @@ class Sessions(Owner):
     @cython.cfunc
     def _end(self, session: Session) -> tuple:
         buy: Buy = session.buy
-        if session not in buy.sessions:  # K-04
+        if session.slot < 0:  # K-04: it has ended before
             return NOTHING
         self._over(session)
         if buy.holder is session:
             buy.holder = None
             return self._succeed(buy, session) if session.state == SUCCEEDED else self._free(buy, session)
-        if buy.expired and not buy.sessions:
+        if buy.expired and not buy.live:
             return self._retire(buy)
         return NOTHING
 
@@ -430,7 +448,7 @@ class Sessions(Owner):
         actions = (make(Finalize, (buy.jit_scid, session.journal("paid"), "Succeeded")),)
         if not buy.dead:
             actions += (make(RestoreFees, (buy.channel.channel_id, 0 if buy.expired else buy.valid_until_ms)),)
-        for other in buy.sessions:
+        for other in buy.sessions():
             actions += self._conclude(other, other.enter(PAID, None, 0))
         return actions + self._forget(buy, "Succeeded") if buy.expired else actions
 
@@ -474,7 +492,7 @@ class Sessions(Owner):
     @cython.cfunc
     def _begun(self, session: Session):
         payment_hash = session.payment_hash
-        session.buy.sessions += (session,)
+        session.buy.begin(session)
         session.begin(self.index)
         self.live += 1
         known = self.by_hash.get(payment_hash, 0)
@@ -486,7 +504,7 @@ class Sessions(Owner):
     @cython.cfunc
     def _over(self, session: Session):
         payment_hash = session.payment_hash
-        session.buy.sessions = tuple([other for other in session.buy.sessions if other is not session])
+        session.buy.end(session)
         session.end()
         self.live -= 1
         left = self.by_hash.pop(payment_hash) - 1

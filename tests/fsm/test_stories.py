@@ -10,6 +10,7 @@ import pytest
 from fsm.scene import (
     CHANNEL,
     CLIENT,
+    CLTV,
     FEE,
     FUNDING,
     HASH,
@@ -415,6 +416,34 @@ def test_a_client_with_two_offers_is_served_on_the_one_that_is_left(scene: Play)
     play.core.forget_buy(OTHER_SCID)
     play.part()
     assert kinds(play.peer(True)) == ["ReserveCoins"]
+
+
+@pytest.mark.parametrize("gone", range(4))
+def test_whichever_offer_of_a_client_is_forgotten_the_others_are_served_in_order(scene: Play, gone: int) -> None:
+    """C-13, C-12: the first, one in the middle, the last."""
+    play = scene(online=False)
+    scids = [SCID, *range(1, 4)]
+    for scid in scids[1:]:
+        play.core.add_buy(scid, CLIENT, TERMS)
+    for scid in scids:
+        play.part(scid=scid, in_scid=UPSTREAM + scid)
+    assert kinds(play.core.cancel(scids[gone])) == ["FailParts", "ForgetBuy"]
+    left = [scid for scid in scids if scid != scids[gone]]
+    assert [reserve.jit_scid for reserve in play.peer(True)] == left
+    assert list(play.core.buys) == left
+
+
+@pytest.mark.parametrize("gone", range(3))
+def test_whichever_payment_of_an_offer_ends_the_others_are_found(scene: Play, gone: int) -> None:
+    """C-10, K-04: the first, one in the middle, the last; they keep their order."""
+    play = scene(limits={"max_sets": 3})
+    hashes = [bytes([number]) * 32 for number in range(3)]
+    for at, payment_hash in enumerate(hashes):
+        play.part(SIZE // 2, payment_hash=payment_hash, cltv=CLTV - (at == gone))
+    assert kinds(play.block(CLTV - 7)) == ["FailParts"]
+    left = [payment_hash for payment_hash in hashes if payment_hash != hashes[gone]]
+    assert list(play.buy.sets) == left
+    assert kinds(play.part(SIZE // 2, payment_hash=left[1], cltv=CLTV + 1_000)) == ["ReserveCoins"]
 
 
 def test_another_part_while_the_client_is_away_does_not_join_a_payment_without_size(scene: Play) -> None:

@@ -209,6 +209,7 @@ def _unexpected(text: str) -> None:
 
 def fingerprint(core: Any) -> Any:
     """All that the interpreted machine knows, but what cannot matter any more."""
+    in_chains = ("holder", "first", "neighbour")
     order_of_slots = tuple(None if session is None else session.payment_hash for session in core.index.sessions)
     return (
         core.height,
@@ -218,7 +219,7 @@ def fingerprint(core: Any) -> Any:
         tuple(core.index.free),
         tuple(sorted(core._expiry)),
         tuple(_collecting(core._first_due)),
-        tuple((scid, _fields(buy, "holder", "sessions"), _sessions(core, buy)) for scid, buy in core.buys.items()),
+        tuple((scid, _fields(buy, *in_chains), _sessions(core, buy)) for scid, buy in core.buys.items()),
     )
 
 
@@ -229,7 +230,7 @@ def _collecting(session: Any) -> Iterator[Any]:
 
 
 def _sessions(core: Any, buy: Any) -> Any:
-    elsewhere = ("owner", "buy", "index", "rows", "room", "slot", "sooner", "later")
+    elsewhere = ("owner", "buy", "index", "rows", "room", "slot", "next", "sooner", "later")
     return tuple(
         (
             session is buy.holder,
@@ -237,7 +238,7 @@ def _sessions(core: Any, buy: Any) -> Any:
             _fields(session, *elsewhere),
             session.parts,
         )
-        for session in buy.sessions
+        for session in buy.sessions()
     )
 
 
