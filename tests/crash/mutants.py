@@ -58,12 +58,23 @@ def _blind_close() -> None:
     setattr(funding, "holds_money_of_client", lambda channel: False)  # noqa: B010
 
 
+def _unrenewed() -> None:
+    """Reservations are never made anew (against O-04)."""
+    from lsps2fast_plugin.effects import Effects
+
+    async def renew(self: Any, action: Any) -> None:
+        """Nothing."""
+
+    Effects._HANDLERS[_order("RenewInputs")] = renew
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "intent-unwritten": _unwritten("intent"),
     "channel-unwritten": _unwritten("channel"),
     "forwards-unwritten": _unwritten("forwards"),
     "flag-proves": _flag_proves,
     "blind-close": _blind_close,
+    "unrenewed": _unrenewed,
 }
 
 

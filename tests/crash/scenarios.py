@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lsps2fast_plugin.coins import RESERVE_BLOCKS
+from lsps2fast_plugin.effects import LONGEST_PAUSE_MS
 from lsps2fast_plugin.node import Client
 from lsps2fast_plugin.node.channels import End, Htlc
 from lsps2fast_plugin.node.errors import RpcError
@@ -18,6 +20,7 @@ from .stage import CLIENT_TRUSTS, MODES, SIZE_MSAT, VALIDITY_S, Sale, Stage
 
 Play = Callable[[Stage], Awaitable[None]]
 THIRDS = [3_000_000, 3_000_000, 4_000_000]
+LONGEST_PAUSE_S = LONGEST_PAUSE_MS / 1000
 
 
 @dataclass(frozen=True)
@@ -331,6 +334,32 @@ async def settle_late(stage: Stage) -> None:
     await stage.pay(payer, second)
     if client.held():
         client.settle_held()
+    await stage.result(payment)
+    client.behaviour.on_part = "settle"
+    await stage.pay_unpaid(payer, sale)
+
+
+@scenario(CLIENT_TRUSTS)
+async def coins_about_to_lapse(stage: Stage) -> None:
+    """Nothing could be renewed until the last block of the reservation; after it the coins must be ours (O-04)."""
+    client, payer = stage.client(on_part="hold"), stage.payer()
+    sale = await stage.sale(client)
+    payment = await stage.send(payer, sale, [SIZE_MSAT], final_delta=2 * RESERVE_BLOCKS)
+    await stage.until(lambda: client.held() or payment.done, "the part with the client, or failed")
+    refusal = stage.lsp.faults.fail("reserveinputs", times=1_000)
+    stage.world.mine(RESERVE_BLOCKS - 2)
+    await stage.quiet()
+    refusal.times = 0
+    await stage.begin()
+    stage.world.mine()
+    await stage.turn(LONGEST_PAUSE_S)
+    for _ in range(2):
+        await stage.quiet()
+        stage.world.mine()
+    await stage.quiet()
+    if client.held() and not any(row["reserved"] for row in stage.lsp.wallet.rows()):
+        stage.problems.append("coins of a withheld channel are anybody's")
+    client.settle_held()
     await stage.result(payment)
     client.behaviour.on_part = "settle"
     await stage.pay_unpaid(payer, sale)

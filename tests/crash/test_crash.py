@@ -82,6 +82,7 @@ NOTICED = {
     "forwards-unwritten": Case("settle-while-down", CLIENT_TRUSTS, (Death(PLUGIN, "1/note forward_event#3"),)),
     "flag-proves": parse_case("single client-trusts-lsp fail@1/sendpsbt#1", 1),
     "blind-close": Case("stranger", CLIENT_TRUSTS, (Death(PLUGIN, "1/note forward_event#1"),)),
+    "unrenewed": Case("coins-about-to-lapse", CLIENT_TRUSTS, (Death(PLUGIN, "1/note block_added#1"),)),
 }
 
 
