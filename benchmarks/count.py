@@ -207,6 +207,7 @@ def exact() -> dict[str, int]:
     import work
 
     from lsps2fast_plugin.load.sales import COMMITS, ServiceUnderLoad, run_sales
+    from lsps2fast_plugin.policy.rules import MODES
 
     frames = b"".join(work.frames(1000)) * (SERVICE_HOOKS // 1000)
     asked, commits = [], 0
@@ -220,11 +221,11 @@ def exact() -> dict[str, int]:
             commits += sum(calls[method] for method in COMMITS)
     finally:
         service.close()
-    sale = run_sales(work.SEED, 1, 10)
+    commits_of_sale = {mode: run_sales(work.SEED, 1, 10, mode)["commits"] for mode in MODES}
     return {
         "P6 RPC calls of foreign hooks": min(asked),
         "P6 commits of foreign hooks": commits,
-        "P16 commits of a session": sale["commits"],
+        **{f"P16 commits of a session, {mode}": number for mode, number in commits_of_sale.items()},
     }
 
 

@@ -87,7 +87,7 @@ def judge(record: Stored, snapshot: Snapshot, owned: Container[str]) -> Verdict:
         if orphan is not None:  # the crash fell between fundchannel_complete and the next write
             channel = orphan
             journal = journal._replace(channel=Channel(orphan["channel_id"], "", orphan.get("funding_txid", "")))
-    journal = _with_rows(journal, snapshot)
+    journal = _as_gone_out(_with_rows(journal, snapshot), snapshot)
     alive = is_alive(channel)
     # lightningd clears `withheld` before it asks bitcoind: only a confirmation is proof.
     public = channel is not None and not is_withheld(channel)
@@ -118,6 +118,14 @@ def _with_rows(journal: Journal, snapshot: Snapshot) -> Journal:
     rows = snapshot.rows.get(journal.channel.channel_id, ())
     forwards = tuple(Forward(*row.key, row.out_msat, max(row.in_msat - row.out_msat, 0)) for row in rows)
     return journal._replace(forwards=forwards, opening_fee_msat=sum(part.extra_fee_msat for part in forwards))
+
+
+def _as_gone_out(journal: Journal, snapshot: Snapshot) -> Journal:
+    """The record of a channel says where its parts will go (P16); they went if lightningd has a row for one of them."""
+    if journal.stage != "channel" or not journal.forwards:
+        return journal
+    keys = (snapshot.same((part.in_scid, part.htlc_id)) for part in journal.forwards)
+    return journal if any(_row_of(key, journal, snapshot) for key in keys) else journal._replace(forwards=())
 
 
 def _end_of(part: Forward, journal: Journal, snapshot: Snapshot, alive: bool) -> str:

@@ -25,7 +25,8 @@ from lsps2fast_plugin.rpc import Rpc
 
 ROOT = ("lsps", "lsps2", "sessions")
 OLD_ROOT = ("lsps", "lsps2")  # the built-in plugin of v26.06 keeps a buy right here, until it is paid
-VERSION = 1
+VERSION = 2  # from 2 on a record of stage "channel" may name forwards; all else reads as 1
+VERSIONS = (1, VERSION)
 AT_ONCE = 500  # records read in one go
 NO_SUCH_KEY = 1200  # deldatastore, contract D2
 FRESH = Journal("buy", None, 0, 0, None, None, (), None)
@@ -123,7 +124,7 @@ def record_of(buy: Buy, journal: Journal) -> dict[str, Any]:
 def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> Stored:
     """The opposite of `record_of`; raises KeyError, TypeError, ValueError or Lsps2Error for what it cannot be."""
     facts = record.get("lsps2fast") or {}
-    if facts.get("version", VERSION) != VERSION:
+    if facts.get("version", VERSION) not in VERSIONS:
         raise ValueError(f"version {facts['version']} is not one of this program")
     ours = msgspec.convert(facts, _OurFacts)
     size = record.get("expected_payment_size")

@@ -334,15 +334,12 @@ class Session(Parts):
         if buy.channel is None:
             self.state = OPENING
             self.under_way = RESERVING
-            sum_forward_msat = self.sum_msat - self.fee_msat
-            return (make(ReserveCoins, (buy.jit_scid, self.payment_hash, sum_forward_msat, self.count)),)
+            return (make(ReserveCoins, (buy.jit_scid, self.payment_hash, self.sum_msat - self.fee_msat, self.count)),)
         self.state = WAITING  # O-13: opened and put on chain before, its fee not paid yet
         self.channel = buy.channel
         self.committed = True
-        return (
-            Broadcast(buy.jit_scid, self.payment_hash, self.channel),  # idempotent; was it ever seen? (O-10)
-            AwaitReady(buy.jit_scid, self.payment_hash, self.channel.channel_id),
-        )
+        ready = AwaitReady(buy.jit_scid, self.payment_hash, self.channel.channel_id)
+        return self._broadcast(), ready  # idempotent; was it ever seen? (O-10)
 
     def _resume(self, arg):
         if not self.count or (self.buy.fixed and self.sum_msat < self.buy.size_msat):
@@ -410,6 +407,7 @@ class Session(Parts):
         if self.buy.client_trusts_lsp:
             return (*shed, ready) if shed else (ready,)
         self.under_way = STORING_CHANNEL  # the next step puts it on chain: journal first
+        self.covered = 0 if arg.limits is None else self.count  # P16: where each part goes stands in that record, too
         return (*shed, self._persist("channel"), ready)
 
     def _refuse(self, arg):
@@ -427,8 +425,6 @@ class Session(Parts):
         if self._done(STORING_CHANNEL | STORING_FORWARDS) == STORING_CHANNEL:
             self.committed = True
             return (self._broadcast(),)
-        if self.state == WAITING:
-            self.state = FORWARDED
         actions = self._release()
         return actions + self._finish() if self.state == BROADCASTING else actions
 
@@ -447,11 +443,13 @@ class Session(Parts):
     @cython.cfunc
     def _proceed(self) -> tuple:
         """Allocate and journal the forwards once the channel is usable and, where promised, on its way (O-10)."""
-        if self.limits is None or self.under_way != IDLE:
+        if self.limits is None or self.under_way != IDLE or not (self.buy.client_trusts_lsp or self.sent):
             return NOTHING
-        if not self.buy.client_trusts_lsp and not self.sent:
-            return NOTHING
+        told = self.forwards  # as the channel's record has them; None when something has changed since
         misfit, shed = self._fit(self.limits)
+        if misfit is None and told is not None and told == self.outgoing(self.count, False):
+            self.forwards = told
+            return self._release()
         return shed + (self._note() if misfit is None else self._give_up(misfit))
 
     @cython.cfunc
@@ -498,6 +496,8 @@ class Session(Parts):
     @cython.cfunc
     def _release(self) -> tuple:
         """Every held part in the record goes out together (H-15); one that came during the write is written next."""
+        if self.state == WAITING:
+            self.state = FORWARDED
         forwards = self.forwards  # those of the record: the same, unless some went out before
         if forwards is None or self.out or self.settled:
             forwards = self.outgoing(self.covered, True)
@@ -725,7 +725,7 @@ class Session(Parts):
     def journal(self, stage: str) -> tuple:
         """This session as its record must have it at `stage` (see `actions.Journal`)."""
         forwards = NOTHING
-        if stage in ("forwards", "paid"):
+        if stage in ("forwards", "paid") or (self.state == WAITING and self.covered):
             if self.forwards is None:
                 self.forwards = self.outgoing(self.count, False)
             forwards = self.forwards

@@ -74,15 +74,15 @@ STORED    bug          open       stored?F     stored      stored?S   tidy?X    
 UNSTORED  bug          unstore>D  unstore>DX   unsaid      unsaid?S   tidy?X     skip    skip    skip
 FUNDED    bug          await>WD   bug          bug         bug        tidy       bug     bug     bug
 REFUSED   bug          refuse>DX  bug          bug         bug        tidy?X     bug     bug     bug
-READY     skip         bug        ready?DX     skip        skip       skip       skip    skip    skip
+READY     skip         bug        ready?FDX    skip        skip       skip       skip    skip    skip
 UNREADY   skip         bug        unready>DX   skip        skip       skip       skip    skip    skip
-SENT      skip         bug        sent?X       sent        sent?S     keep?X     skip    skip    skip
+SENT      skip         bug        sent?FX      sent        sent?S     keep?X     skip    skip    skip
 SETTLED   bug          bug        bug          settle?BS   settle?S   rescue?B   skip    skip    skip
 LOST      bug          bug        bug          lose?DX     lose?S     skip       skip    skip    skip
 CLOSED    skip         skip       gone>DX      gone?D      gone?S     skip       skip    skip    skip
 UNDONE    bug          bug        bug          bug         skip       undone>XA  skip    skip    skip
 SHUTDOWN  leave>X      leave>D    leave>DX     leave       leave      skip       skip    skip    skip
-PAID      alias>SX     bug        bug          bug         bug        bug        bug     bug     bug
+PAID      alias>SX     bug        bug          bug         bug        bug        bug     skip    bug
 """
 
 

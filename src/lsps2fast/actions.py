@@ -100,7 +100,10 @@ class Channel(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """What must survive a crash of one session. The store writes it beside the facts of the buy."""
+    """What must survive a crash of one session. The store writes it beside the facts of the buy.
+
+    At stage "channel" `forwards` say where each part will go once the funding is sent, if that was known (P16).
+    """
 
     stage: str  # "buy" (no session), "intent", "channel", "forwards", "paid"
     payment_hash: bytes | None

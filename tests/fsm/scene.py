@@ -207,6 +207,7 @@ WORDS: dict[str, Any] = {
     "stored": lambda s: s.tell(Input.STORED),
     "unstored": lambda s: s.tell(Input.UNSTORED),
     "funded": lambda s: s.tell(Input.FUNDED, CHANNEL),
+    "known": lambda s: s.tell(Input.FUNDED, CHANNEL._replace(limits=LIMITS)),
     "misfunded": lambda s: s.tell(Input.FUNDED, CHANNEL._replace(limits=LIMITS._replace(to_self_delay_blocks=9999))),
     "refused": lambda s: s.tell(Input.REFUSED, False),
     "rejected": lambda s: s.tell(Input.REFUSED, True),

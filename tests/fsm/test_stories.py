@@ -77,6 +77,61 @@ def test_a_careful_client_sees_the_funding_on_chain_before_anything_is_forwarded
     assert len(play.of(order.Broadcast)) == 1
 
 
+@pytest.mark.parametrize("last", [("sent", "ready"), ("ready", "sent")], ids=" ".join)
+def test_what_is_known_at_the_open_is_journalled_with_the_channel(scene: Play, last: tuple[str, str]) -> None:
+    """P16, rule 2, O-10: one record names channel and forwards before the funding is sent; they go out after it is."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored")
+    record, _ = play.walk("known")
+    forward = order.Forward(UPSTREAM, 0, SIZE - FEE, FEE)
+    assert record.journal == order.Journal("channel", HASH, 1, FEE, FUNDING, CHANNEL, (forward,), None)
+    assert play.walk("stored") == (order.Broadcast(SCID, HASH, CHANNEL),)
+    assert play.walk(last[0]) == ()
+    assert play.walk(last[1]) == (order.ForwardParts(SCID, HASH, CHANNEL.channel_id, (forward,)),)
+    assert play.walk("late")[0].journal.stage == "forwards"  # a late part is written before it goes
+    assert [part.htlc_id for part in play.walk("stored")[0].parts] == [1]
+    assert kinds(play.walk("settled settled2")) == ["Finalize", "RestoreFees"]
+
+
+@pytest.mark.parametrize(
+    "when", ["known late stored sent ready", "known stored late sent ready", "known stored sent late ready"]
+)
+def test_a_part_that_comes_meanwhile_is_journalled_with_the_others(scene: Play, when: str) -> None:
+    """P16, C-18, rule 2: the channel's record does not name it, so nothing goes out on that record."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored")
+    (record,) = play.walk(when)
+    assert play.of(order.ForwardParts) == []
+    assert [part.htlc_id for part in record.journal.forwards] == [0, 1]
+    assert record.journal.stage == "forwards"
+    assert [part.htlc_id for part in play.walk("stored")[0].parts] == [0, 1]
+
+
+def test_a_channel_that_allows_something_else_in_the_end_is_journalled_anew(scene: Play) -> None:
+    """P16, H-04: the fee lies differently on the parts than the channel's record says."""
+    play = scene(**PUBLIC)
+    values = (FEE + 500, SIZE - FEE - 500)
+    for value in values:
+        play.part(value)
+    play.walk("reserved stored")
+    told, _ = play.walk("known")
+    play.walk("stored sent")
+    (record,) = play.walk("picky")
+    assert record.journal.stage == "forwards"
+    assert record.journal.forwards != told.journal.forwards
+    assert sum(part.extra_fee_msat for part in record.journal.forwards) == FEE
+    assert play.walk("stored")[0].parts == record.journal.forwards
+
+
+def test_a_settlement_told_after_the_shutdown_is_taken(scene: Play) -> None:
+    """W12, rule 17, K-11: the set that waited on the same scid was failed by the shutdown and asks for nothing more."""
+    play = scene(**PUBLIC)
+    play.walk("other part reserved stored known stored sent ready")
+    assert [State(session.state) for session in play.buy.sets.values()] == [State.COLLECTING, State.AWAITING_SETTLEMENT]
+    play.shutdown()
+    assert kinds(play.resolved(1, PREIMAGE)) == ["Finalize", "RestoreFees"]
+
+
 def test_channel_ready_may_come_before_the_channel_is_journalled(scene: Play) -> None:
     """O-10, rule 2: the client was faster than our datastore; nothing goes out before both are told."""
     play = scene(**PUBLIC)

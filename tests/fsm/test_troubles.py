@@ -166,12 +166,22 @@ def test_a_misfit_found_too_late_leaves_the_public_channel_alone(scene: Play) ->
     assert play.of(order.Undo) == []
 
 
+PICKY = LIMITS._replace(htlc_minimum_msat=1_000)
+
+
 @pytest.mark.parametrize(
-    ("terms", "road"), [({}, "picky stored"), (PUBLIC, "stored sent picky stored")], ids=["trust", "public"]
+    ("terms", "early", "road"),
+    [
+        ({}, PICKY, "picky stored"),
+        ({}, None, "picky stored"),
+        (PUBLIC, PICKY, "stored sent picky"),
+        (PUBLIC, LIMITS, "stored sent picky stored"),
+        (PUBLIC, None, "stored sent picky stored"),
+    ],
+    ids=["trust, at the open", "trust, when usable", "public, at the open", "public, otherwise", "public, when usable"],
 )
-@pytest.mark.parametrize("early", [LIMITS._replace(htlc_minimum_msat=1_000), None], ids=["at the open", "when usable"])
 def test_a_strangers_crumbs_do_not_end_a_payment_that_is_complete_without_them(
-    scene: Play, terms: dict[str, Any], road: str, early: order.Limits | None
+    scene: Play, terms: dict[str, Any], early: order.Limits | None, road: str
 ) -> None:
     """T26, T19, O-06: too small for the client's minimum, they fail alone; so do the crumbs that come later."""
     play = scene(**terms)

@@ -35,6 +35,7 @@ MUTANTS = (
     Mutant("unwritten intent", True, "is in no record"),
     Mutant("unwritten forwards", True, "paid, and the final record lacks that"),
     Mutant("unwritten forwards", False, "paid, and the final record lacks that"),
+    Mutant("unwritten channel", False, "paid, and the final record lacks that"),
     Mutant("reserved before the intent", True, "a coin stays reserved"),
     Mutant("coins not released", True, "a coin stays reserved"),
     Mutant("recovery sees no parts", True, "paid, and the final record lacks that"),

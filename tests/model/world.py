@@ -314,6 +314,9 @@ class Game:
                     yield "both have signed, no answer comes", self._tell(lost, todo, Input.REFUSED, False)
         else:
             yield "the channel is told", self._tell(world, todo, Input.FUNDED, todo.result)
+            if not self.rules.client_trusts_lsp:  # then its record names the forwards, too
+                known = todo.result._replace(limits=LIMITS)
+                yield "the channel is told, and what it allows", self._tell(world, todo, Input.FUNDED, known)
 
     def _reserve(self, world: World, todo: Todo, coin: int) -> Iterator[Move]:
         early = self.rules.mutant == "reserved before the intent"

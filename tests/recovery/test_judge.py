@@ -178,6 +178,21 @@ def test_a_public_channel_that_nobody_pays_for_gets_its_fees_back(
     assert (RESTORED in first_orders(verdict, JIT, state)) is owed
 
 
+def test_what_a_channels_record_only_planned_is_forgotten() -> None:
+    """P16, K-09: no part of it is in lightningd's table, so none went out: the channel can be undone, or waits."""
+    verdict = judge(record("channel", CHANNEL, PARTS), snapshot(channel(), held={KEYS[0]}), {ID})
+    assert (verdict.journal.forwards, verdict.ended) == ((), {})
+
+
+@pytest.mark.parametrize("name", [ALIAS, REAL])
+def test_parts_of_a_channels_record_went_out_if_one_is_known(name: int) -> None:
+    """P16, K-09, H3: then the record stands for all of them, and each is judged."""
+    said = snapshot(channel(**PUBLIC), rows=(row(0, "settled", name),))
+    verdict = judge(record("channel", CHANNEL, PARTS), said, {ID})
+    assert verdict.journal.forwards == PARTS
+    assert verdict.ended == {KEYS[0]: SETTLED, KEYS[1]: LOST}
+
+
 def test_the_parts_of_a_built_in_record_are_what_was_forwarded() -> None:
     """Architecture 5: it names none."""
     verdict = judge(record("forwards", CHANNEL), snapshot(channel(), rows=(row(0, "offered"),)), {ID})

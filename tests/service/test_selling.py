@@ -56,14 +56,15 @@ async def test_the_flag_told_to_the_client_decides_when_the_funding_is_sent(
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
-        (LSP_TRUSTS, ["intent", "fundchannel_start", "channel", "sendpsbt", "forwards", "forward", "paid", "delete"]),
+        (LSP_TRUSTS, ["intent", "fundchannel_start", "channel", "sendpsbt", "forward", "paid", "delete"]),
         (CLIENT_TRUSTS, ["intent", "fundchannel_start", "forwards", "forward", "sendpsbt", "paid", "delete"]),
     ],
 )
 async def test_a_session_of_ten_parts_costs_no_commit_per_part(mode: str, expected: list[str]) -> None:
-    """P16: one before funding, one before what is public (and before forwarding), final record and delete; none a part.
+    """P16: one before funding, one before what is public and forwarded, final record and delete; none a part.
 
-    The buy is one commit (B-10). Where the LSP trusts the client the channel is journalled before it is public.
+    The buy is one commit (B-10): five in both modes. Where the LSP trusts the client the channel and where each
+    part will go are journalled before it is public.
     """
     async with Stage(mode) as stage:
         invoice = await stage.invoice(stage.client())

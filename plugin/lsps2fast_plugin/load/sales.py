@@ -18,6 +18,7 @@ from lsps2fast_plugin.load import children
 from lsps2fast_plugin.load.harness import Child
 from lsps2fast_plugin.load.start import fill
 from lsps2fast_plugin.node import World
+from lsps2fast_plugin.policy.rules import MODES
 
 COMMITS = frozenset(("datastore", "deldatastore"))
 READY = "sells JIT channels"
@@ -92,11 +93,16 @@ def _ended(world: World) -> int:
     return sum(change["msg"]["params"]["lsps2_session"]["new_state"] == "SUCCEEDED" for change in changes)
 
 
-def _world(seed: int, sessions: int) -> World:
+def _world(seed: int, sessions: int, mode: str = MODES[0]) -> World:
     return World(
         seed=seed,
         plugin=[sys.executable, "-m", "lsps2fast_plugin.service"],
-        options={"lsps2-fee-floor": 0, "lsps2-max-buys-per-minute": 10**6, "lsps2-max-info": 10**6},
+        options={
+            "lsps2-trust-mode": mode,
+            "lsps2-fee-floor": 0,
+            "lsps2-max-buys-per-minute": 10**6,
+            "lsps2-max-info": 10**6,
+        },
         wallet_sat=(400_000,) * (sessions + 2),
         fee_base_msat=1000,
         timeout_s=60.0 + sessions / 2,
@@ -108,8 +114,8 @@ async def _is_ready(world: World) -> None:
     await world.until(lambda: any(READY in text for *_, text in world.lsp.logs), "the service is ready")
 
 
-async def _run(seed: int, sessions: int, parts: int) -> dict[str, Any]:
-    async with _world(seed, sessions) as world:
+async def _run(seed: int, sessions: int, parts: int, mode: str) -> dict[str, Any]:
+    async with _world(seed, sessions, mode) as world:
         await _is_ready(world)
         mark, begin = len(world.transcript.entries), time.monotonic()
         waits_s = await asyncio.gather(*(_sell(world, number, parts, SIZE_MSAT) for number in range(sessions)))
@@ -134,9 +140,9 @@ def _journalled(world: World) -> int:
     return sum(1 if key[3] == "finalized" else -1 for key in keys)
 
 
-def run_sales(seed: int, sessions: int, parts: int) -> dict[str, Any]:
+def run_sales(seed: int, sessions: int, parts: int, mode: str = MODES[0]) -> dict[str, Any]:
     """Sell `sessions` channels at once, each paid in `parts`; what the service asked of lightningd."""
-    return asyncio.run(_run(seed, sessions, parts))
+    return asyncio.run(_run(seed, sessions, parts, mode))
 
 
 async def _beside_a_hanging_one(seed: int, sessions: int, parts: int) -> dict[str, Any]:
