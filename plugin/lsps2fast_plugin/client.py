@@ -296,7 +296,7 @@ class Client:
             return
         self.chain.block(block_added["height"])
         self.incoming.block()
-        if self.book.channels:
+        if self.book.channels or self.watch.given_up:
             self.host.spawn(self._look_all())
 
     def _on_invoice_payment(self, invoice_payment: Json, **_: Any) -> None:
@@ -384,10 +384,11 @@ class Client:
         self.host.log(f"LSP {lsp_id}: {sentence}", "warn")
 
     async def _status(self) -> Json:
-        """Purchases, payments awaited, channels, LSPs trusted or not, and why something was refused."""
+        """Purchases, payments awaited, channels, those given up, LSPs trusted or not, and why something was refused."""
         await self._ready.wait()
         assert self.settings is not None
-        return status(self.book, self.incoming, self.talk, self.settings, self.reports)
+        given_up = self.watch.given_up.values()
+        return status(self.book, self.incoming, self.talk, self.settings, self.reports, given_up)
 
     async def _advance(self, seconds: float) -> Json:
         """For tests: turn the clock forward."""

@@ -66,9 +66,10 @@ def state(wallet: Lightningd) -> str:
     return str(approvals[-1]["state"]) if approvals else "none"
 
 
-def untrusting(town: Town, name: str, **more: Any) -> Lightningd:
-    """A wallet that trusts nobody."""
+def untrusting(town: Town, name: str, *, stock: bool = False, **more: Any) -> Lightningd:
+    """A wallet that trusts nobody; `stock`: its node is not in developer mode."""
     wallet = town.node(name)
+    wallet.quick = not stock
     town.add_plugin(wallet, "client", more)
     wallet.start()
     wallet.wait_log("lsps2fast-client .* is ready")
@@ -171,6 +172,21 @@ def test_a_wallet_back_from_the_dead_takes_the_next_channel_at_once(open_town: C
     assert "refused a channel" not in wallet.log_text()
     assert failure == "" or town.pay(bill, [SIZE_MSAT]).failures == [""]
     town.over(bill)
+
+
+def test_a_stock_node_lists_what_was_given_up_and_the_status_says_what_it_is(open_town: Callable[[str], Town]) -> None:
+    """A4: nothing can be forgotten without developer mode; lightningd offers it in no invoice."""
+    town = open_town(CLIENT_TRUSTS)
+    wallet = untrusting(town, "stock", stock=True)
+    town.bill(wallet, SIZE_MSAT, client_trusts_lsp=True)
+    channel_id = withheld(town, wallet)
+    town.lsp.call("close", {"id": channel_id, "unilateraltimeout": 1})
+    wallet.wait_log("stays listed until lightningd forgets it")
+    assert [row["state"] for row in town.channels(wallet, town.lsp)] == ["CLOSINGD_COMPLETE"]
+    (dead,) = status(wallet)["given_up"]
+    assert dead["channel_id"] == channel_id
+    asked = {"amount_msat": 1000, "label": "next", "description": "d", "exposeprivatechannels": True}
+    assert bolt11.decode(wallet.call("invoice", asked)["bolt11"]).hints == ()
 
 
 def withheld(town: Town, wallet: Lightningd) -> str:

@@ -389,6 +389,59 @@ async def test_without_developer_mode_the_rest_is_lightningds(staged: Staging) -
         assert WATCHED not in stage.node.datastore
 
 
+@pytest.mark.parametrize(("passed_s", "lives"), [(0, 1), (0, 2), (3_600, 2)])
+async def test_the_owner_reads_what_a_channel_is_that_the_lsp_gave_up(
+    staged: Staging, passed_s: int, lives: int
+) -> None:
+    """A4: in words, as long as lightningd lists it, over restart and end of the purchase; no invoice offers it."""
+    async with staged() as stage:
+        await given_up(stage, "CLOSINGD_COMPLETE")
+        await stage.pass_time(passed_s)
+        for _ in range(lives - 1):
+            await stage.restart()
+        status = await stage.client._status()
+        ((dead,), channels) = status["given_up"], status["channels"]
+        assert (dead["channel_id"], dead["lsp_id"], dead["state"]) == (CHANNEL, LSP, "CLOSINGD_COMPLETE")
+        assert "there is nothing to do: lightningd forgets it 2016 blocks" in dead["note"]
+        assert channels == []
+        offered = rewritten({"label": "l"}, [*stage.node.channels, GOOD], await stage.client.watch.all_unsafe())
+        assert offered == {"label": "l", "exposeprivatechannels": [GOOD["alias"]["local"]]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"state": "CHANNELD_NORMAL"}, {"opener": "local"}, {"max_to_us_msat": 1}, {"short_channel_id": "801x1x1"}],
+    ids=str,
+)
+async def test_other_channels_are_not_called_given_up(staged: Staging, fields: Json) -> None:
+    """A4: in use, our own, with money of ours in it, on chain."""
+    async with staged() as stage:
+        stage.node.channels.append(channel_row(**{"state": "CLOSINGD_COMPLETE", **fields}))
+        await stage.restart()
+        assert (await stage.client._status())["given_up"] == []
+
+
+async def test_a_closed_channel_whose_funding_is_in_sight_is_not_called_given_up(staged: Staging) -> None:
+    """A4: it was broadcast after all."""
+    async with staged() as stage:
+        stage.fund()
+        stage.node.channels.append(channel_row(state="CLOSINGD_COMPLETE"))
+        await stage.restart()
+        assert (await stage.client._status())["given_up"] == []
+
+
+async def test_what_lightningd_has_forgotten_is_no_longer_said_to_be_given_up(staged: Staging) -> None:
+    """A4: 2016 blocks later; until then its state is the one lightningd shows."""
+    async with staged() as stage:
+        await given_up(stage, "CLOSINGD_COMPLETE")
+        stage.node.channels[0]["state"] = "AWAITING_UNILATERAL"
+        await stage.block()
+        assert [dead["state"] for dead in (await stage.client._status())["given_up"]] == ["AWAITING_UNILATERAL"]
+        stage.node.channels.clear()
+        await stage.block()
+        assert (await stage.client._status())["given_up"] == []
+
+
 @pytest.mark.parametrize(
     "fields", [{"max_to_us_msat": 1}, {"short_channel_id": "801x1x1"}], ids=["money was in it", "it is on chain"]
 )

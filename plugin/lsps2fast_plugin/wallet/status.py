@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from lsps2fast.lsps2 import format_datetime, format_scid
@@ -14,6 +15,10 @@ from lsps2fast_plugin.wallet.records import Approval, Buy, JitChannel
 from lsps2fast_plugin.wallet.talk import Talk
 
 MOST_REPORTS = 100
+GIVEN_UP = (
+    "the LSP gave this channel up and never funded it; nothing of yours is in it, no invoice offers it, and there is"
+    " nothing to do: lightningd forgets it 2016 blocks (two weeks) after it was opened"
+)
 Json = dict[str, Any]
 
 
@@ -60,8 +65,15 @@ def _channel(channel: JitChannel) -> Json:
     }
 
 
-def status(book: Book, incoming: Incoming, talk: Talk, settings: Settings, reports: Reports) -> Json:
-    """The result of `lsps2-status`."""
+def _given_up(channel: JitChannel) -> Json:
+    names = {"channel_id": channel.channel_id, "lsp_id": channel.lsp_id, "state": channel.state}
+    return names | {"note": GIVEN_UP}
+
+
+def status(
+    book: Book, incoming: Incoming, talk: Talk, settings: Settings, reports: Reports, given_up: Iterable[JitChannel]
+) -> Json:
+    """The result of `lsps2-status`. `given_up`: channels that lightningd lists and nobody will fund."""
     known = {
         *(buy.lsp_id for buy in book.buys.values()),
         *(approval.buy.lsp_id for approval in book.approvals.values()),
@@ -86,6 +98,7 @@ def status(book: Book, incoming: Incoming, talk: Talk, settings: Settings, repor
         "buys": [_buy(buy) for buy in book.buys.values()],
         "approvals": [_approval(each, incoming.holds(each.payment_hash)) for each in approvals],
         "channels": [_channel(channel) for channel in book.channels.values()],
+        "given_up": [_given_up(channel) for channel in given_up],
         "lsps": lsps,
         "held_parts": incoming.held_parts(),
         "open_requests": len(talk),

@@ -34,6 +34,11 @@ LOCKIN = "CHANNELD_AWAITING_LOCKIN"
 Json = dict[str, Any]
 
 
+def _is_empty(row: Json) -> bool:
+    """Whether nothing of ours ever was in a channel that is not on chain."""
+    return row.get("max_to_us_msat", row.get("to_us_msat", 0)) == 0 and not row.get("short_channel_id")
+
+
 class Opening(NamedTuple):
     """An opening that was accepted, or the channel it became, before it is in the book."""
 
@@ -75,6 +80,7 @@ class Watch:
         self._coming: set[str] = set()  # channels that will be in normal operation unless the link breaks first
         self._sound: set[str] = set()  # channels whose funding was seen as the owner wants it
         self._cleaned: set[str] = set()
+        self.given_up: dict[str, JitChannel] = {}  # what lightningd goes on listing, closed and never funded
 
     # ---- openings
 
@@ -147,14 +153,19 @@ class Watch:
     async def find(self) -> None:
         """After a start: channels that came while we were away belong to the purchases that await them (I-16).
 
-        Or NodeError, StoreError.
+        And those that were given up are known again. Or NodeError, StoreError.
         """
         awaited = self._book.lsps()
         for row in await self._chain.rows():
-            new = row.get("channel_id") not in self._book.channels and row["peer_id"] in awaited
-            if new and row.get("private") and row.get("opener") == "remote" and "short_channel_id" not in row:
+            if row.get("opener") != "remote" or row.get("channel_id") in self._book.channels:
+                continue
+            if row["peer_id"] in awaited and row.get("private") and "short_channel_id" not in row:
                 await self._book.put_channel(JitChannel.from_row(row))
                 self._say(f"JIT channel {row['channel_id']} of {row['peer_id']} came while we were away", "info")
+            elif row["state"] in CLOSING and _is_empty(row):
+                channel = JitChannel.from_row(row)
+                if await self._is_nowhere(channel, row):
+                    self.given_up[channel.channel_id] = channel
 
     # ---- payments
 
@@ -218,9 +229,14 @@ class Watch:
         return {channel_id for channel_id in list(self._book.channels) if await self.unsafe(channel_id) is not None}
 
     async def look_all(self) -> None:
-        """Look at every channel. Or StoreError."""
+        """Look at every channel. Or NodeError, StoreError."""
         for channel in list(self._book.channels.values()):
             await self.look(channel)
+        if self.given_up:
+            listed = {row.get("channel_id"): row["state"] for row in await self._chain.rows()}
+            self.given_up = {name: channel for name, channel in self.given_up.items() if name in listed}
+            for name, channel in self.given_up.items():
+                channel.state = listed[name]
 
     async def look_at(self, lsp_id: str) -> None:
         """Look at every channel of an LSP. Or StoreError."""
@@ -309,8 +325,8 @@ class Watch:
             await self._clean(channel, row)
 
     async def _clean(self, channel: JitChannel, row: Json) -> None:
-        if row.get("max_to_us_msat", row.get("to_us_msat", 0)) != 0 or row.get("short_channel_id"):
-            return  # money of ours was in it, or it is on chain: lightningd's business
+        if not _is_empty(row):
+            return  # lightningd's business
         # Marked before we ask: two looks at once would forget it twice, and lightningd dies of the second.
         self._cleaned.add(channel.channel_id)
         if not await self._is_nowhere(channel, row):
@@ -327,6 +343,7 @@ class Watch:
             " holds nothing of ours and is not offered to payers",
             "info",
         )
+        self.given_up[channel.channel_id] = channel
         await self._drop(channel)
 
     async def _is_nowhere(self, channel: JitChannel, row: Json) -> bool:
