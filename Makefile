@@ -1,6 +1,7 @@
 # One-line verbs. Everything happens in .venv; the first run of any verb sets it up.
 PYTHON ?= python3
 VENV := .venv
+BENCH ?= --quick
 PY := $(VENV)/bin/python
 SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/*.pyx plugin/lsps2fast_plugin/*.pxd) setup.py pyproject.toml
 
@@ -54,10 +55,10 @@ types: $(VENV)/built ## types of both wings
 table: $(VENV)/built ## the session machine: grid and diagram
 	@$(VENV)/bin/lsps2fast table
 
-bench: $(VENV)/built ## all benchmarks, each figure beside its target
+bench: $(VENV)/built ## all benchmarks, each figure beside its target; longer with BENCH=
 	@$(PY) -m pytest -q benchmarks --benchmark-max-time=0.5 --benchmark-json=$(VENV)/bench.json >$(VENV)/bench.log || (cat $(VENV)/bench.log; exit 1)
 	@$(PY) benchmarks/show.py $(VENV)/bench.json
-	@$(VENV)/bin/lsps2fast bench
+	@$(VENV)/bin/lsps2fast bench $(BENCH)
 
 count: $(VENV)/built ## instructions of the hot paths against the record, RPC calls and commits exactly
 	@$(PY) benchmarks/count.py

@@ -55,9 +55,21 @@ def targets(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
         ("P15", "idle block, 100,000 sessions, µs", t["test_block[idle-100000]"] * 1e6, 50.0),
         ("P15", "block that looks at 100,000 sessions, µs", t["test_block[swept-100000]"] * 1e6, 50.0),
         ("P15", "a time-out added, in C, ns", t["test_timers[add]"] * 1e9, 10.0),
-        ("P13", "payload ÷ interpreted", t["test_payload[compiled]"] / t["test_payload[interpreted]"], 0.06),
+        ("P13", "payload 2-4-6 ÷ interpreted", t["test_tlv[2-4-6-compiled]"] / t["test_tlv[2-4-6-interpreted]"], 0.06),
+        ("P13", "payload 2-4-8 ÷ interpreted", t["test_tlv[2-4-8-compiled]"] / t["test_tlv[2-4-8-interpreted]"], 0.06),
         ("P14", "foreign scan ÷ msgspec", t["test_scan[foreign, compiled]"] / t["test_scan[msgspec]"], 0.08),
         ("P14", "JIT scan ÷ msgspec", t["test_scan[jit, compiled]"] / t["test_scan[msgspec]"], 0.16),
+    ]
+    cpu = {name: info["cpu_us"] for name, info in more.items() if "cpu_us" in info}
+    lane, pyln = "test_pipe[lane-quiet]", "test_pipe[pyln-quiet]"
+    interpreted, ceiling = "test_pipe[interpreted-quiet]", "test_pipe[c-noop-quiet]"
+    found += [
+        ("P1", "CPU of a foreign call, saturated ÷ C no-op", cpu[lane] / cpu[ceiling], 1.25),
+        ("P2", "CPU of a foreign call ÷ pyln-client", cpu[lane] / cpu[pyln], 1 / 50),
+        ("P7", "time of a foreign call, saturated ÷ pyln-client", t[lane] / t[pyln], 1 / 25),
+        ("P20", "CPU of a foreign call, interpreted ÷ pyln-client", cpu[interpreted] / cpu[pyln], 0.08),
+        ("P18", "init answered with 10,000 stored buys, s", more["test_buys"]["init_s"], 1.0),
+        ("P18", "10,000 stored buys live, s", more["test_buys"]["live_s"], 2.0),
     ]
     lines = [["target", "what", "value", "at most", "met"]]
     lines += [

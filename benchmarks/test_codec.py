@@ -44,6 +44,7 @@ class Call(msgspec.Struct):
     params: Params
 
 
+PAYLOADS = {"2-4-6": work.PAYLOAD, "2-4-8": work.FINAL_PAYLOAD}
 TYPED = msgspec.json.Decoder(Call).decode
 READERS: dict[str, Any] = {
     "foreign, compiled": lambda: work.core("compiled").hook.next_hop,
@@ -65,6 +66,25 @@ def test_scan(benchmark: Any, reader: str) -> None:
 
 @pytest.mark.benchmark(group="payload hex to hex, amount rewritten")
 @pytest.mark.parametrize("run", work.RUNS)
-def test_payload(benchmark: Any, run: str) -> None:
+@pytest.mark.parametrize("records", PAYLOADS)
+def test_tlv(benchmark: Any, records: str, run: str) -> None:
     """P13."""
-    assert benchmark(work.core(run).tlv.forward_payload, work.PAYLOAD, 9_000_000)
+    tlv = work.core(run).tlv
+    rewrite, more = (tlv.forward_payload, ()) if records == "2-4-6" else (tlv.final_payload, (9_000_000,))
+    assert benchmark(rewrite, PAYLOADS[records], 9_000_000, *more)
+
+
+@pytest.mark.benchmark(group="all answers of a session, in one buffer")
+@pytest.mark.parametrize("parts", [10, 483])
+def test_release(benchmark: Any, parts: int) -> None:
+    """H15: payload, fee and frame of each part, checked as before every write (rule 1)."""
+    core = work.core("compiled")
+    benchmark.extra_info["per"] = parts
+    calls = [b'"cln:htlc_accepted#%d"' % number for number in range(parts)]
+
+    def release() -> bytes:
+        payload, fee = core.tlv.forward_payload, core.tlv.extra_fee_tlvs
+        answer, channel_id = core.hook.answer_forward, work.CHANNEL.channel_id
+        return b"".join([answer(call, payload(work.PAYLOAD, 9_000_000), channel_id, fee(1_000)) for call in calls])
+
+    assert benchmark(release).count(b"extra_tlvs") == parts
