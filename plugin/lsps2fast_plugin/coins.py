@@ -20,6 +20,7 @@ from lsps2fast_plugin.rpc import Rpc
 
 RESERVE_BLOCKS: Final = 144  # twice lightningd's default (O1), to tell ours apart
 HEIGHT_SLACK_BLOCKS: Final = 24  # lightningd's height runs backwards after its start (R2)
+ALREADY_SPENT: Final = "already spent"  # of reserveinputs
 RELEASE_BLOCKS: Final = 1_000_000  # O-04: cover every extension of the reservation
 TRIES: Final = 4  # for somebody else may take a coin between our choice and our reservation
 INVALID_PARAMS: Final = -32602  # of utxopsbt: reserved, spent, unknown; of reserveinputs: reserved, spent (O1)
@@ -148,6 +149,7 @@ class Coins:
         self._height = height
         self.low_water = low_water
         self._promised: dict[str, int] = {}  # coin: jit scid
+        self._standing: dict[int, Funding] = {}  # reservations by jit scid, from reserve() on
         self._lost: dict[int, int] = {}  # jit scid: how often somebody else took what was promised to it
 
     async def survey(self) -> Survey:
@@ -235,19 +237,40 @@ class Coins:
         except NodeError as error:
             if not _is_taken(error):
                 raise
-            if await self._are_ours(funding):  # by our own call, whose answer was lost (K-13)
-                return
-            self._break_promises(jit_scid)
-            lost = self._lost[jit_scid] = self._lost.get(jit_scid, 0) + 1
-            if lost >= TRIES:
-                raise
-            raise CoinTaken(error.message) from error
+            if not await self._are_ours(funding):  # else by our own call, whose answer was lost (K-13)
+                self._break_promises(jit_scid)
+                lost = self._lost[jit_scid] = self._lost.get(jit_scid, 0) + 1
+                if lost >= TRIES:
+                    raise
+                raise CoinTaken(error.message) from error
+        self._standing[jit_scid] = funding
 
-    async def release(self, jit_scid: int, funding: Funding) -> None:
+    async def renew(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
+        """Reserve the coins for longer, known as ours; spent ones need it no more. Or NodeError."""
+        self._standing[jit_scid] = funding
+        params = {"psbt": funding.psbt, "exclusive": False, "reserve": RESERVE_BLOCKS}
+        try:
+            await self._rpc.call("reserveinputs", params, late=late)
+        except NodeError as error:
+            if ALREADY_SPENT not in error.message:
+                raise
+
+    async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
         """Give back what was reserved for this scid; what was not, or is somebody else's, stays as it is (A2)."""
+        self._standing.pop(jit_scid, None)
         others = [point for point in funding.inputs if self._promised.get(point, jit_scid) != jit_scid]
         if not others and await self._are_ours(funding):
-            await self._rpc.call("unreserveinputs", {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS})
+            params = {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS}
+            await self._rpc.call("unreserveinputs", params, late=late)
+
+    def standing(self, funding: Funding) -> dict[int, Funding]:
+        """By jit scid: the reservations that stand now on any of these coins."""
+        coins = set(funding.inputs)
+        return {scid: other for scid, other in self._standing.items() if coins.intersection(other.inputs)}
+
+    def is_promised(self, funding: Funding) -> bool:
+        """Whether any of these coins is promised to somebody."""
+        return any(point in self._promised for point in funding.inputs)
 
     async def _are_ours(self, funding: Funding) -> bool:
         """Whether these coins are reserved, and by us: `reserveinputs` takes all or none."""
@@ -261,10 +284,6 @@ class Coins:
         for point in inputs:
             self._promised.setdefault(point, jit_scid)
 
-    def has_promised(self, jit_scid: int, funding: Funding) -> bool:
-        """Whether these coins are promised to this scid."""
-        return all(self._promised.get(point) == jit_scid for point in funding.inputs)
-
     def has_promises(self, jit_scid: int) -> bool:
         """Whether any coin is promised to this scid."""
         return jit_scid in self._promised.values()
@@ -275,6 +294,7 @@ class Coins:
         self._lost.pop(jit_scid, None)
 
     def _break_promises(self, jit_scid: int) -> None:
+        self._standing.pop(jit_scid, None)
         self._promised = {point: owner for point, owner in self._promised.items() if owner != jit_scid}
 
 

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, ClassVar, Protocol
 from weakref import WeakValueDictionary
 
@@ -119,6 +120,7 @@ class Effects:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
         self._sending: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # Broadcast by channel
+        self._renewing: WeakValueDictionary[int, asyncio.Task[None]] = WeakValueDictionary()  # RenewInputs by scid
         self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody holds or waits
         self._newest: dict[int | str, int] = {}  # number of the last order: a jit scid's record, a channel's fees
         self._orders = itertools.count(1)
@@ -285,7 +287,8 @@ class Effects:
     async def _open(self, action: order.OpenChannel) -> None:
         try:
             # Only now: the record names these coins.
-            await self._funder.reserve(action.jit_scid, action.funding, lambda: self._release_late(action))
+            late = partial(self._settle_coins, action.jit_scid, action.funding)
+            await self._funder.reserve(action.jit_scid, action.funding, late)
         except CoinTaken as error:
             self._say(f"choosing other coins: {error}", "info")
             await self._choose(action, lambda: self._funder.choose_again(action.jit_scid, action.funding))
@@ -308,11 +311,18 @@ class Effects:
                 self._withheld(channel.channel_id, True)
                 self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, channel)
 
-    def _release_late(self, action: order.OpenChannel) -> None:
-        """A reservation that was given up was made after all: whoever ended the open meanwhile did not find it."""
-        if not self._funder.has_promised(action.jit_scid, action.funding):
+    def _settle_coins(self, jit_scid: int, funding: order.Funding) -> None:
+        """A call about these coins that was given up was carried out after all, perhaps behind what undid it (K-13).
+
+        Whoever holds them now reserves them again; where nobody does, whoever ended the open did not find them.
+        """
+        standing = self._funder.standing(funding)
+        for holder, theirs in standing.items():
+            renewal = order.RenewInputs(holder, b"", theirs)
+            self._spawn(self._renew(renewal), renewal)
+        if not standing and not self._funder.is_promised(funding):
             what = "releasing coins that were reserved late"
-            self.insist(what, lambda: self._funder.release(action.jit_scid, action.funding))
+            self.insist(what, lambda: self._funder.release(jit_scid, funding))
 
     def _alone_with(self, peer_id: str) -> asyncio.Lock:
         """One open or undo at a time with a peer (O-19): both speak of "the" open of the peer, whosever it is."""
@@ -390,8 +400,10 @@ class Effects:
             self._feed(action.jit_scid, action.payment_hash, Input.SENT, kept)
             return
         if action.funding is not None:
-            jit_scid, funding = action.jit_scid, action.funding
-            await self._until_done(f"releasing the coins of {peer_id}", lambda: self._funder.release(jit_scid, funding))
+            self._stop_renewing(action.jit_scid)
+            late = partial(self._settle_coins, action.jit_scid, action.funding)
+            release = partial(self._funder.release, action.jit_scid, action.funding, late)
+            await self._until_done(f"releasing the coins of {peer_id}", release)
         self._funder.forget(action.jit_scid)
         if action.channel is not None:
             self._withheld(action.channel.channel_id, False)
@@ -425,7 +437,18 @@ class Effects:
         self.insist(f"clearing away what a late open to {peer_id} made", lambda: self._clear(peer_id))
 
     async def _renew(self, action: order.RenewInputs) -> None:
-        await self._until_done("renewing a reservation", lambda: self._funder.renew(action.funding))
+        self._stop_renewing(action.jit_scid)
+        this = asyncio.current_task()
+        assert this is not None
+        self._renewing[action.jit_scid] = this
+        late = partial(self._settle_coins, action.jit_scid, action.funding)
+        renew = partial(self._funder.renew, action.jit_scid, action.funding, late)
+        await self._until_done("renewing a reservation", renew)
+
+    def _stop_renewing(self, jit_scid: int) -> None:
+        """What could not be renewed yet is given up, or renewed anew: a late try would reserve for nobody."""
+        if renewing := self._renewing.pop(jit_scid, None):
+            renewing.cancel()
 
     async def _connect(self, action: order.ConnectPeer) -> None:
         try:

@@ -26,7 +26,6 @@ USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
 OPENING = ("OPENINGD", "CHANNELD_AWAITING_LOCKIN")
 HALF_CLOSED = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")  # lightningd died in the middle of our close
 NOT_RESERVED = "is not reserved"  # of signpsbt and sendpsbt (O1)
-ALREADY_SPENT = "already spent"  # of reserveinputs
 NOT_SIGNED = "PSBT not finalizeable"
 KNOWN_TO_BITCOIND = ("already in utxo set", "already in block chain", "txn-already-in-mempool", "txn-already-known")
 NOT_OPENING = (306, 307)  # unknown peer, nothing to cancel (contract O9)
@@ -121,13 +120,21 @@ class Funder:
         """Reserve the coins that were chosen and journalled. Raises CoinTaken or NodeError. `late`: as in `open`."""
         await self._coins.reserve(jit_scid, funding, late)
 
-    async def release(self, jit_scid: int, funding: Funding) -> None:
-        """Give the coins back; free already is fine (contract A2). Or NodeError."""
-        await self._coins.release(jit_scid, funding)
+    async def renew(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
+        """Reserve the coins for longer. Or NodeError."""
+        await self._coins.renew(jit_scid, funding, late)
 
-    def has_promised(self, jit_scid: int, funding: Funding) -> bool:
-        """Whether these coins are still set aside for this scid."""
-        return self._coins.has_promised(jit_scid, funding)
+    async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
+        """Give the coins back; free already is fine (contract A2). Or NodeError."""
+        await self._coins.release(jit_scid, funding, late)
+
+    def standing(self, funding: Funding) -> dict[int, Funding]:
+        """The reservations that stand now on any of these coins, by jit scid."""
+        return self._coins.standing(funding)
+
+    def is_promised(self, funding: Funding) -> bool:
+        """Whether any of these coins is set aside for somebody."""
+        return self._coins.is_promised(funding)
 
     def forget(self, jit_scid: int) -> None:
         """The coins chosen for this scid are spent or given back."""
@@ -269,15 +276,6 @@ class Funder:
             closed = (await self._rpc.call("listclosedchannels", {"id": peer_id}))["closedchannels"]
             found = next((row for row in closed if row["channel_id"] == channel_id), None)
         return found is not None and "short_channel_id" in found
-
-    async def renew(self, funding: Funding) -> None:
-        """Reserve the coins for longer, known as ours (see `Coins`); spent ones need it no more. Or NodeError."""
-        params = {"psbt": funding.psbt, "exclusive": False, "reserve": RESERVE_BLOCKS}
-        try:
-            await self._rpc.call("reserveinputs", params)
-        except NodeError as error:
-            if ALREADY_SPENT not in error.message:
-                raise
 
     async def cancel(self, peer_id: str) -> None:
         """End a half-made open; none under way is fine."""

@@ -49,12 +49,12 @@ class Lookout:
         waiting: Callable[[], dict[SessionKey, Stored]],
         snapshot: Callable[[Iterable[Stored]], Awaitable[Snapshot]],
         told: Callable[[tuple[int, int], bool], None],
-        closed: Callable[[SessionKey], None],
+        closed: Callable[[str], None],
         say: Callable[[str, str], None],
         alarm: Callable[[str], None],
     ) -> None:
         """`waiting()`: sessions with parts at their client, as records that say where the parts went;
-        `snapshot(records)`: as of `Reconciler`; `told(part, settled)` and `closed(session)` take what was found.
+        `snapshot(records)`: as of `Reconciler`; `told(part, settled)` and `closed(channel_id)` take what was found.
         """
         self._funder = funder
         self._waiting = waiting
@@ -126,14 +126,14 @@ class Lookout:
         except Lsps2Error as error:
             self._say(f"looking what became of parts: {error}", "warn")
             return
-        for key, record in due.items():
-            self._judge(key, record, snapshot)
+        for record in due.values():
+            self._judge(record, snapshot)
 
-    def _judge(self, key: SessionKey, record: Stored, snapshot: Snapshot) -> None:
+    def _judge(self, record: Stored, snapshot: Snapshot) -> None:
         """Tell what the tables say and no notification said; what was paid comes first: it decides (K-11)."""
         ends = resolved_rows(record.journal, snapshot)
         for part in sorted(ends, key=lambda part: ends[part] != SETTLED):
             self._told(part, ends[part] == SETTLED)
         channel = record.journal.channel
         if channel is not None and not is_alive(snapshot.channels.get(channel.channel_id)):
-            self._closed(key)
+            self._closed(channel.channel_id)  # the session may have another by now

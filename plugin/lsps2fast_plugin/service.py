@@ -208,7 +208,7 @@ class Service:
             waiting=self._waiting,
             snapshot=lambda records: self.reconciler.snapshot(records),
             told=lambda part, settled: self.carry_out(self.sessions.told(*part, settled)),
-            closed=lambda key: self.feed(*key, Input.CLOSED, None),
+            closed=self._channel_closed,
             say=self.host.log,
             alarm=self.effects.alarm,
         )
@@ -482,6 +482,10 @@ class Service:
             return
         self.exposure.channel_closed(channel_id)
         self.afterwards.closed(channel_id)
+        self._channel_closed(channel_id)
+
+    def _channel_closed(self, channel_id: str) -> None:
+        """Tell the sessions that go over it."""
         for buy in list(self.sessions.buys.values()):
             for session in list(buy.sets.values()):
                 if session.channel is not None and session.channel.channel_id == channel_id:

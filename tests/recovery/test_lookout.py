@@ -33,7 +33,7 @@ class Node:
         self.asked: list[int] = []  # heights at which the tables were read
         self.alarms: list[str] = []
         self.told: list[tuple[tuple[int, int], bool]] = []
-        self.closed: list[SessionKey] = []
+        self.closed: list[str] = []  # channel ids
         self.waiting: dict[SessionKey, Stored] = {}
         self.height = 100
         self.lookout = Lookout(
@@ -168,7 +168,7 @@ def test_a_channel_that_closed_unheard_is_told() -> None:
     node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
     node.said = snapshot(channel(ID, state="ONCHAIN"))
     node.mine(2)
-    assert node.closed == [KEY]
+    assert node.closed == [ID]
 
 
 def test_a_node_that_does_not_answer_is_asked_again() -> None:

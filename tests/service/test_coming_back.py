@@ -8,7 +8,7 @@ from lsps2fast_plugin.coins import RESERVE_BLOCKS
 from lsps2fast_plugin.node import Client, Payer
 from lsps2fast_plugin.node.client import ClientInvoice
 from lsps2fast_plugin.node.payer import Payment
-from lsps2fast_plugin.store import ROOT
+from lsps2fast_plugin.store import ROOT, VERSION
 
 from .stage import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
@@ -34,10 +34,10 @@ async def test_a_record_of_a_newer_version_waits_for_its_program() -> None:
         await stage.kill()
         key = (*ROOT, "active", str(invoice.scid))
         ours, generation = stage.lsp.datastore.rows[key]
-        theirs = json.dumps(json.loads(ours) | {"lsps2fast": {"version": 2, "inputs": "?"}}).encode()
+        theirs = json.dumps(json.loads(ours) | {"lsps2fast": {"version": VERSION + 1, "inputs": "?"}}).encode()
         stage.lsp.datastore.rows[key] = (theirs, generation)
         await stage.start()
-        assert len(stage.log_lines("cannot be read.*version 2.*kept")) == 1
+        assert len(stage.log_lines(f"cannot be read.*version {VERSION + 1}.*kept")) == 1
         late = payer.pay(invoice, [HALF_MSAT])
         assert (await late).raw_messages == [TEMPORARY]
         await stage.world.advance(700)

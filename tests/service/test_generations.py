@@ -1,0 +1,86 @@
+"""One attempt on a jit scid is over and the next under way: what is late of the first must not touch the second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lsps2fast_plugin.coins import RESERVE_BLOCKS
+from lsps2fast_plugin.effects import LONGEST_PAUSE_MS
+from lsps2fast_plugin.node import Client, Payer
+from lsps2fast_plugin.node.client import ClientInvoice
+from lsps2fast_plugin.node.payer import Payment
+
+from .stage import CLIENT_TRUSTS, SIZE_MSAT, UNKNOWN, Stage
+
+ONE_COIN = {"wallet_sat": (400_000,)}
+ANSWER_S = 61  # longer than an RPC call may take
+
+
+def _reserved(stage: Stage) -> list[dict[str, Any]]:
+    return [row for row in stage.lsp.wallet.rows() if row["reserved"]]
+
+
+async def _turn(stage: Stage, seconds: float) -> None:
+    """Time that passes for RPC calls, too."""
+    await stage.lsp.call("lsps2-dev-advance", {"seconds": seconds, "calls": True})
+
+
+async def _refused_once(stage: Stage, hanging: str) -> tuple[Client, Payer, ClientInvoice, Any]:
+    """A first attempt that the client refused, whose clean-up had to ask twice: the first call lies in lightningd."""
+    client, payer = stage.client(reject_open="not now"), stage.payer()
+    invoice = await stage.invoice(client)
+    stuck = stage.lsp.faults.hang(hanging)
+    refused = payer.pay(invoice, [SIZE_MSAT])
+    await stuck.reached.wait()
+    await _turn(stage, ANSWER_S)
+    await stage.fence()
+    await _turn(stage, 1)
+    assert (await refused).raw_messages == [UNKNOWN]
+    await stage.ended(invoice)
+    client.behaviour.reject_open = None
+    return client, payer, invoice, stuck
+
+
+async def _second_attempt(stage: Stage, client: Client, payer: Payer, invoice: ClientInvoice) -> Payment:
+    client.behaviour.on_part = "hold"
+    payment = payer.pay(invoice, [SIZE_MSAT])
+    await stage.until(lambda: len(client.held()) == 1, "the part with the client")
+    return payment
+
+
+@pytest.mark.parametrize("method", ["unreserveinputs", "fundchannel_cancel"])
+async def test_a_late_clean_up_of_the_first_attempt_leaves_the_second_its_coin(method: str) -> None:
+    """K-13, rule 2, rule 7: carried out when the same coin pays for the next channel, which is withheld and used."""
+    async with Stage(CLIENT_TRUSTS, **ONE_COIN) as stage:
+        client, payer, invoice, stuck = await _refused_once(stage, method)
+        payment = await _second_attempt(stage, client, payer, invoice)
+        (coin,) = _reserved(stage)
+        stuck.release()
+        await stage.quiet()
+        assert [row["txid"] for row in _reserved(stage)] == [coin["txid"]]
+        assert [end.state for end in client.ends if not end.channel.dead] == ["CHANNELD_NORMAL"]
+        client.settle_held()
+        assert (await payment).paid
+        await stage.over(invoice)
+
+
+async def test_a_renewal_that_could_not_be_made_is_not_made_after_the_release() -> None:
+    """O-04, rule 9: refused until the payment had failed and its coins were free; tried later it would keep them."""
+    async with Stage(CLIENT_TRUSTS) as stage:
+        client, payer = stage.client(on_part="hold"), stage.payer()
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [SIZE_MSAT], final_delta=2 * RESERVE_BLOCKS)
+        await stage.until(lambda: len(client.held()) == 1, "the part with the client")
+        refusal = stage.lsp.faults.fail("reserveinputs", times=1_000)
+        stage.world.mine(RESERVE_BLOCKS - 2)
+        await stage.quiet()
+        assert refusal.hits
+        client.fail(client.held()[0])
+        assert not (await payment).paid
+        assert await stage.ended(invoice) == "ABANDONED"
+        stage.lsp.faults.clear()
+        await stage.world.advance(LONGEST_PAUSE_MS / 1000)
+        await stage.quiet()
+        assert _reserved(stage) == []
