@@ -400,7 +400,7 @@ def choose_entry(
 
 def _check_terms(entry: FeeParams, needed_until_ms: int, our_to_self_delay_blocks: int) -> None:
     if entry.valid_until_ms <= needed_until_ms:
-        raise Unacceptable("ends too soon")
+        raise Unacceptable(f"ends too soon, at {entry.raw['valid_until']}; ask for a new menu, or a shorter expiry")
     if entry.max_client_to_self_delay_blocks < our_to_self_delay_blocks:
         raise Unacceptable(
             f"max_client_to_self_delay {entry.max_client_to_self_delay_blocks}, we ask {our_to_self_delay_blocks}"

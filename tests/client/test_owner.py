@@ -70,7 +70,20 @@ def buy_of(stage: Stage, entry: Any) -> Coroutine[Any, Any, Json]:
         (lambda stage: stage.invoice(max_fee_msat=1), "the fee of 1000000 msat for 20000000 msat is above the limit"),
         (lambda stage: stage.invoice(client_trusts_lsp="yes"), "client_trusts_lsp='yes' must be true or false"),
         (lambda stage: stage.invoice(expiry=5), "expiry must be at least 60 seconds"),
-        (lambda stage: stage.invoice(lsp_id=STRANGER), "cannot be reached: Unable to connect"),
+        (lambda stage: stage.invoice(expiry="１２０"), "expiry must be a whole number of seconds"),
+        (lambda stage: stage.invoice(expiry=10**15), "ends too soon, at 2"),
+        (lambda stage: stage.invoice("9" * 5000), f"amount_msat='{'9' * 59}… is no amount; give msat"),
+        (lambda stage: stage.invoice(max_fee_ppm="9" * 5000), "… is out of range; give a number from 0 to 1000000"),
+        (lambda stage: stage.invoice(token="t" * 60_001), "token must be a text of at most 60000 bytes"),
+        (lambda stage: stage.invoice(token="\ud800"), "token must be a text"),
+        (lambda stage: stage.invoice(description="\ud800"), "description must be a text of at most 639 bytes"),
+        (lambda stage: stage.invoice(label="\udfff"), "label must be a text or a number"),
+        (lambda stage: buy_of(stage, 5), "opening_fee_params must be an entry of the LSP's menu"),
+        (
+            lambda stage: stage.client.methods.compare(5),
+            "no connected peer announces that it sells channels; name some",
+        ),
+        (lambda stage: stage.invoice(lsp_id=STRANGER), "no address known for peer; connect to it first"),
     ],
 )
 async def test_a_wrong_parameter_is_named_and_the_right_one_described(

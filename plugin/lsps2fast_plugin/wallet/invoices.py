@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from lsps2fast import bolt11
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast_plugin.rpc import Rpc
+from lsps2fast_plugin.wallet import params
 from lsps2fast_plugin.wallet.records import Buy
 
 CLTV_SLACK_BLOCKS = 2  # I-04: blocks that may come between paying and receiving
@@ -41,17 +42,22 @@ class Draft(NamedTuple):
 
 def check_request(description: object, label: object, expiry: object) -> Request:
     """What the owner typed. Raises ConfigError."""
-    if not isinstance(description, str) or len(description.encode()) > bolt11.DESCRIPTION_MAX_BYTES:
+    if not isinstance(description, str) or not params.is_unicode(description) or _is_long(description):
         raise ConfigError(f"description must be a text of at most {bolt11.DESCRIPTION_MAX_BYTES} bytes")
-    if not isinstance(label, str | int) or isinstance(label, bool) or label == "":
+    if not isinstance(label, str | int) or isinstance(label, bool) or not params.is_unicode(str(label)) or label == "":
         raise ConfigError("label must be a text or a number that no other invoice has")
     if expiry is None:
         return Request(description, str(label), None)
-    if not isinstance(expiry, int | str) or isinstance(expiry, bool) or not str(expiry).isdigit():
+    expiry_s = params.whole(expiry)
+    if expiry_s is None:
         raise ConfigError("expiry must be a whole number of seconds")
-    if int(expiry) < LEAST_LIFE_S:
+    if expiry_s < LEAST_LIFE_S:
         raise ConfigError(f"expiry must be at least {LEAST_LIFE_S} seconds")
-    return Request(description, str(label), int(expiry))
+    return Request(description, str(label), expiry_s)
+
+
+def _is_long(description: str) -> bool:
+    return len(description.encode()) > bolt11.DESCRIPTION_MAX_BYTES
 
 
 def life_s(ends_ms: int, timestamp_s: int, wanted_s: int | None) -> int:

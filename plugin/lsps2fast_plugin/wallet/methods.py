@@ -244,6 +244,8 @@ class Methods:
             "", payment_msat, largest=max_payment_msat, max_fee_msat=max_fee_msat, max_fee_ppm=max_fee_ppm
         )
         asked = await self._market.sellers() if lsp_ids is None else params.node_ids(lsp_ids)
+        if not asked:
+            raise ConfigError("no connected peer announces that it sells channels; name some with lsp_ids")
         return await self._market.compare(asked, params.text(token, "token"), wish)
 
     async def trust(self, lsp_id: Any) -> Json:

@@ -9,9 +9,24 @@ from lsps2fast.errors import ConfigError
 from lsps2fast.lsps0 import MalformedField
 from lsps2fast.lsps2 import U64_MAX, FeeParams, parse_node_id, parse_scid
 
-_AMOUNT = re.compile(r"([0-9]+)(msat|sat|)")
-_BTC = re.compile(r"([0-9]+)\.([0-9]{1,11})btc")
+_AMOUNT = re.compile(r"([0-9]{1,20})(msat|sat|)")
+_BTC = re.compile(r"([0-9]{1,8})\.([0-9]{1,11})btc")
+_WHOLE = re.compile(r"[0-9]{1,20}")
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
+_MOST_BYTES = 60_000  # of a text that an LSP is sent: the whole message has 65,533 (T-30)
+_MOST_SHOWN = 60
+
+
+def shown(value: Any) -> str:
+    """A value as an error repeats it: not more of it than helps."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
+
+
+def whole(value: Any) -> int | None:
+    """A number from 0 on, also as text; None for everything else."""
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    return int(text) if _WHOLE.fullmatch(text) else None
 
 
 def node_id(value: Any, name: str = "lsp_id") -> str:
@@ -39,7 +54,7 @@ def msat(value: Any, name: str) -> int:
     elif match := _BTC.fullmatch(text):
         amount = int(match[1] + match[2].ljust(11, "0"))
     if not 0 <= amount <= U64_MAX:
-        raise ConfigError(f"{name}={value!r} is no amount; give msat as a number, or a text such as 1000sat")
+        raise ConfigError(f"{name}={shown(value)} is no amount; give msat as a number, or a text such as 1000sat")
     return amount
 
 
@@ -62,25 +77,34 @@ def ppm(value: Any, name: str) -> int | None:
     """Parts per million from 0 to 1000000, or None when left out. Raises ConfigError."""
     if value is None:
         return None
-    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
-    if not text.isascii() or not text.isdigit() or int(text) > 1_000_000:
-        raise ConfigError(f"{name}={value!r} is out of range; give a number from 0 to 1000000")
-    return int(text)
+    number = whole(value)
+    if number is None or number > 1_000_000:
+        raise ConfigError(f"{name}={shown(value)} is out of range; give a number from 0 to 1000000")
+    return number
 
 
 def flag(value: Any, name: str) -> bool | None:
     """true or false, None when left out. Raises ConfigError."""
     truth = {None: None, True: True, False: False, "true": True, "false": False}
     if (value is not None and not isinstance(value, bool | str)) or value not in truth:
-        raise ConfigError(f"{name}={value!r} must be true or false")
+        raise ConfigError(f"{name}={shown(value)} must be true or false")
     return truth[value]
 
 
 def text(value: Any, name: str) -> str | None:
     """A text, None when left out. Raises ConfigError."""
-    if value is not None and not isinstance(value, str):
+    if value is None:
+        return None
+    if not isinstance(value, str) or not is_unicode(value):
         raise ConfigError(f"{name} must be a text")
+    if len(value.encode()) > _MOST_BYTES:
+        raise ConfigError(f"{name} must be a text of at most {_MOST_BYTES} bytes")
     return value
+
+
+def is_unicode(value: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON escapes may name half a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def scid(value: Any, name: str) -> int:
@@ -100,6 +124,8 @@ def payment_hash(value: Any) -> bytes:
 
 def fee_params(value: Any) -> FeeParams:
     """One entry of a menu. Raises ConfigError."""
+    if not isinstance(value, dict):
+        raise ConfigError("opening_fee_params must be an entry of the LSP's menu, as lsps-lsps2-getinfo shows it")
     try:
         return FeeParams.from_json(value)
     except MalformedField as error:

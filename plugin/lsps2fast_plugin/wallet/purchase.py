@@ -123,7 +123,8 @@ class Market:
                 await self._rpc.call("connect", {"id": lsp_id})
             except NodeError as error:
                 raise Unavailable(
-                    f"Not connected to peer {lsp_id}, and it cannot be reached: {error.message}"
+                    f"Not connected to peer {lsp_id}, and it cannot be reached: {error.message};"
+                    " connect to it first, with its address"
                 ) from error
             peers = (await self._rpc.call("listpeers", {"id": lsp_id}))["peers"]
         addresses = peers[0].get("netaddr") if peers else None
