@@ -74,7 +74,9 @@ class Recording:
 
     @property
     def jit_channel_ids(self) -> list[str]:
-        """Ids of the channels opened in this recording, in order."""
+        """Ids of the channels opened in this recording, in order; without a purchase they are the operator's own."""
+        if not self.purchases:
+            return []
         return [answer.body["channel_id"] for answer in self.answers["fundchannel_complete"] if answer.ok]
 
 

@@ -37,6 +37,16 @@ L3, L4 = "103x1x0", "110x1x0"  # incoming channels of both payers
 LET_GO = {"result": "continue"}
 TEMPORARY = {"result": "fail", "failure_message": "10070000"}
 UNKNOWN = {"result": "fail", "failure_message": "400a"}
+LOOKS = {
+    "getinfo",
+    "listconfigs",
+    "listdatastore",
+    "listpeerchannels",
+    "listpeers",
+    "listfunds",
+    "makesecret",
+    "feerates",
+}
 COLLECT = (80, 15)  # seconds: still inside the 90 s of C-05, then past them
 Replay = Callable[[Script], Played]
 
@@ -206,6 +216,17 @@ def test_a_stopped_plugin_fails_what_it_holds(replay: Replay) -> None:
     assert played.node.datastore.get(*ACTIVE, "4x4x6")["expected_payment_size"] == "20000000"
 
 
+def test_a_part_that_cannot_pay_the_fee_is_refused_in_every_life(replay: Replay) -> None:
+    """Recording i5. C-22, X-16, W11: over two starts of the plugin and one of lightningd the hook is called as before;
+    the offer stands and its journal is not written."""
+    answered = frozenset(f"cln:htlc_accepted#{number}" for number in (99, 105, 109, 84))
+    played = replay(Script(recording="i5_hook_dead_after_fail", first=answered, reopened=("4x4x8",)))
+    assert_polite(played)
+    assert len(played.exit_codes) == 4
+    assert played.answers == {(L3, number): UNKNOWN for number in range(4)}
+    assert calls(played, "datastore") + calls(played, "deldatastore") == []
+
+
 def test_a_settle_after_a_crash_is_broadcast(replay: Replay) -> None:
     """Recording i7. K-09, K-12, R3: forwarded before the crash, settled after it."""
     parts = ((L3, 0, 9_000_000, 1_000_000), (L3, 1, 10_000_000, 0))
@@ -231,6 +252,15 @@ def test_a_channel_whose_parts_all_failed_is_given_back(replay: Replay) -> None:
     assert_order(played, sale, ABANDONED)
     assert calls(played, "sendpsbt") == []
     assert played.node.reserved == {}
+
+
+@pytest.mark.parametrize("recording", ["k_abandon", "o1_reserve_expiry"])
+def test_withheld_channels_that_the_operator_made_by_hand_are_left_alone(replay: Replay, recording: str) -> None:
+    """Recordings k and o1. K-11, A1, O1, rule 9: opened, cancelled, closed, 73 blocks over their reservation: none of
+    it is ours to undo, to renew or to send."""
+    played = replay(Script(recording=recording))
+    assert_polite(played)
+    assert {event.name for event in played.timeline if event.kind == "call"} <= LOOKS
 
 
 def test_a_channel_closed_with_parts_in_flight_is_not_paid_for(replay: Replay) -> None:
