@@ -37,7 +37,7 @@ async def test_twenty_sessions_at_once_with_one_open_hanging(mode: str) -> None:
         books = stage.world.books()
         assert [books[client.name] for client in [*clients, stuck_client]] == [SIZE_MSAT - FEE_MSAT] * (SESSIONS + 1)
         assert books[payer.name] == -(SESSIONS + 1) * SIZE_MSAT
-        assert len(stage.calls("datastore")) == (SESSIONS + 1) * (4 if mode == "client-trusts-lsp" else 5)
+        assert len(stage.calls("datastore")) == (SESSIONS + 1) * 4  # P16; the fifth is the deletion
 
 
 async def test_ordinary_traffic_is_untouched_while_sessions_run(mode: str) -> None:
