@@ -287,7 +287,7 @@ class Effects:
     async def _open(self, action: order.OpenChannel) -> None:
         try:
             # Only now: the record names these coins.
-            late = partial(self._settle_coins, action.jit_scid, action.funding)
+            late = partial(self._reserved_late, action.jit_scid, action.funding)
             await self._funder.reserve(action.jit_scid, action.funding, late)
         except CoinTaken as error:
             self._say(f"choosing other coins: {error}", "info")
@@ -311,18 +311,17 @@ class Effects:
                 self._withheld(channel.channel_id, True)
                 self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, channel)
 
-    def _settle_coins(self, jit_scid: int, funding: order.Funding) -> None:
-        """A call about these coins that was given up was carried out after all, perhaps behind what undid it (K-13).
-
-        Whoever holds them now reserves them again; where nobody does, whoever ended the open did not find them.
-        """
-        standing = self._funder.standing(funding)
-        for holder, theirs in standing.items():
-            renewal = order.RenewInputs(holder, b"", theirs)
-            self._spawn(self._renew(renewal), renewal)
-        if not standing and not self._funder.is_promised(funding):
+    def _reserved_late(self, jit_scid: int, funding: order.Funding) -> None:
+        """A reservation that was given up was made after all: whoever ended the open meanwhile did not find it."""
+        if not self._funder.is_promised(funding):
             what = "releasing coins that were reserved late"
             self.insist(what, lambda: self._funder.release(jit_scid, funding))
+
+    def _released_late(self, funding: order.Funding) -> None:
+        """A release that was given up was made after all, perhaps behind the reservation of who has the coins now."""
+        for holder, theirs in self._funder.standing(funding).items():
+            renewal = order.RenewInputs(holder, b"", theirs)
+            self._spawn(self._renew(renewal), renewal)
 
     def _alone_with(self, peer_id: str) -> asyncio.Lock:
         """One open or undo at a time with a peer (O-19): both speak of "the" open of the peer, whosever it is."""
@@ -401,7 +400,7 @@ class Effects:
             return
         if action.funding is not None:
             self._stop_renewing(action.jit_scid)
-            late = partial(self._settle_coins, action.jit_scid, action.funding)
+            late = partial(self._released_late, action.funding)
             release = partial(self._funder.release, action.jit_scid, action.funding, late)
             await self._until_done(f"releasing the coins of {peer_id}", release)
         self._funder.forget(action.jit_scid)
@@ -441,7 +440,7 @@ class Effects:
         this = asyncio.current_task()
         assert this is not None
         self._renewing[action.jit_scid] = this
-        late = partial(self._settle_coins, action.jit_scid, action.funding)
+        late = partial(self._reserved_late, action.jit_scid, action.funding)
         renew = partial(self._funder.renew, action.jit_scid, action.funding, late)
         await self._until_done("renewing a reservation", renew)
 

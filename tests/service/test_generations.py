@@ -84,3 +84,26 @@ async def test_a_renewal_that_could_not_be_made_is_not_made_after_the_release() 
         await stage.world.advance(LONGEST_PAUSE_MS / 1000)
         await stage.quiet()
         assert _reserved(stage) == []
+
+
+async def test_a_renewal_that_finds_nobody_is_tried_again_with_pauses() -> None:
+    """O-04, rule 10: lightningd takes no calls for a while; each try is told once, and after it the coins are ours."""
+    async with Stage(CLIENT_TRUSTS) as stage:
+        client, payer = stage.client(on_part="hold"), stage.payer()
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [SIZE_MSAT], final_delta=2 * RESERVE_BLOCKS)
+        await stage.until(lambda: len(client.held()) == 1, "the part with the client")
+        (coin,) = _reserved(stage)
+        stage.lsp.server.stop()
+        stage.forget_calls()
+        stage.world.mine(RESERVE_BLOCKS - 2)
+        await stage.until(lambda: stage.log_lines("renewing a reservation failed"), "a first try")
+        for _ in range(20):
+            await stage.fence()
+        assert len(stage.log_lines("renewing a reservation failed")) <= 2  # one for each order to renew, at once
+        await stage.lsp.server.start(stage.lsp.rpc_path)
+        await stage.world.advance(LONGEST_PAUSE_MS / 1000)
+        await stage.until(lambda: _reserved(stage)[0]["reserved_to_block"] > coin["reserved_to_block"], "the renewal")
+        client.settle_held()
+        assert (await payment).paid
+        await stage.over(invoice)
