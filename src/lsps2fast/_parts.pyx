@@ -48,14 +48,14 @@ def lay(
     number: cython.int
     value: cython.ulonglong
     share: cython.ulonglong
-    total: cython.ulonglong = 0
+    room: cython.ulonglong = MOST_MSAT  # of the sum
     rest: cython.ulonglong = fee_msat
     for number in range(count):
         if rows[number].status == HELD:
             value = rows[number].value_msat
-            if value < floor_msat or value > MOST_MSAT - total:
+            if value < floor_msat or value > room:
                 return False
-            total += value
+            room -= value
             share = min(rest, value - floor_msat)
             rest -= share
             rows[number].taken_msat = share

@@ -65,6 +65,22 @@ def test_each_session_is_told_of_its_own_height_only(machine: Machine) -> None:
     assert len(core.index) == 0
 
 
+def test_among_thousands_of_sessions_a_block_finds_each_one_that_is_due(machine: Machine) -> None:
+    """K-06, P15: the column of heights is swept piece by piece; what stands at the edge of a piece counts, too."""
+    core, edges = machine.sessions.Sessions(), (0, 1023, 1024, 2047, 2048, 2099)
+    core.block(HEIGHT)
+    for slot in range(2100):
+        core.add_buy(slot + 1, CLIENT + str(slot), TERMS)
+        cltv = CLTV - 50 + edges.index(slot) if slot in edges else CLTV
+        facts = (SIZE // 2, SIZE // 2, cltv, cltv - DELTA, 0, WALL_MS)
+        assert core.part(slot + 1, slot.to_bytes(32, "big"), UPSTREAM, slot, *facts) == ()
+    assert core.block(CLTV - 57) == ()
+    failed = [core.block(CLTV - 56 + number) for number in range(len(edges))]
+    assert [orders[0].parts for orders in failed] == [((UPSTREAM, slot),) for slot in edges]
+    assert core.block(CLTV - 7) == ()
+    assert len(core.block(CLTV - 6)) == core.live + 2094 == 2094
+
+
 def test_more_parts_than_a_session_may_have_are_refused_when_the_machine_is_made(machine: Machine) -> None:
     """C-10: the limit is the operator's, its bound ours."""
     with pytest.raises(ValueError, match="max_parts"):
