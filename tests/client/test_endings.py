@@ -178,6 +178,16 @@ async def test_one_broken_record_does_not_hinder_the_others(staged: Staging, nam
         assert "is left alone" in stage.host.said("warn")
 
 
+async def test_the_owner_is_told_what_to_do_about_a_record_of_the_built_in_client(staged: Staging) -> None:
+    """K-24: it has no version and notes no fee, so nothing can be checked against it."""
+    async with staged() as stage:
+        old = {key: value for key, value in GOOD.items() if key != "version"}
+        stage.node.datastore["lsps", "invoice", "11" * 32] = json.dumps(old).encode()
+        await stage.restart()
+        assert "made by CLN's built-in client, which notes no fee; make a new invoice" in stage.host.said("warn")
+        assert not stage.client.book.approvals
+
+
 async def test_records_tolerate_what_they_do_not_know(staged: Staging) -> None:
     """K-24: unknown members, missing optional ones."""
     async with staged() as stage:

@@ -136,6 +136,15 @@ async def test_a_peer_that_sends_rubbish_is_left_alone_until_it_reconnects(
         assert await stage.client.methods.get_info(LSP)
 
 
+async def test_a_new_connection_alone_forgives(staged: Staging) -> None:
+    """T-24: a peer may come back before lightningd has told that it left."""
+    async with staged() as stage:
+        stage.message(LSP, b"rubbish")
+        assert stage.client.talk.muted(LSP)
+        stage.connect(LSP)
+        assert await stage.client.methods.get_info(LSP)
+
+
 async def test_a_peer_cannot_fill_the_log(staged: Staging) -> None:
     """Money rule 14: what is ignored is logged ten times a connection, rubbish once."""
     async with staged() as stage:
