@@ -152,13 +152,21 @@ class Coins:
         self._standing: dict[int, Funding] = {}  # reservations by jit scid, from reserve() on
         self._lost: dict[int, int] = {}  # jit scid: how often somebody else took what was promised to it
 
+    async def rows(self) -> list[dict[str, Any]]:
+        """The wallet's outputs, as lightningd tells them. Or NodeError."""
+        rows: list[dict[str, Any]] = (await self._rpc.call("listfunds", {}))["outputs"]
+        return rows
+
     async def survey(self) -> Survey:
         """Ask lightningd. Or NodeError."""
+        return self._sort(await self.rows())
+
+    def _sort(self, rows: Iterable[dict[str, Any]]) -> Survey:
         free: list[Coin] = []
         unconfirmed: list[Coin] = []
         promised_sat = reserved_sat = 0
         height = self._height()
-        for row in (await self._rpc.call("listfunds", {}))["outputs"]:
+        for row in rows:
             coin = Coin(_point(row), row["amount_msat"] // 1000, _weight(row))
             if row["reserved"]:
                 reserved_sat += coin.amount_sat
@@ -172,10 +180,14 @@ class Coins:
         self.low_water(found.free_sat)
         return found
 
-    async def choose(self, jit_scid: int, need: Need) -> Funding:
-        """Choose coins and promise them to this scid; lightningd reserves nothing yet. NotEnoughCoins or NodeError."""
+    async def choose(self, jit_scid: int, need: Need, rows: list[dict[str, Any]] | None = None) -> Funding:
+        """Choose coins and promise them to this scid; lightningd reserves nothing yet. NotEnoughCoins or NodeError.
+
+        `rows`: what it has just told of its coins. One that was taken since is refused by it, and then it is asked.
+        """
         for left in reversed(range(TRIES)):
-            inputs = tuple(coin.point for coin in await self._select(need))
+            inputs = tuple(coin.point for coin in await self._select(need, rows))
+            rows = None
             # Nobody else of us runs between the choice and the promise, and so chooses these meanwhile.
             self._promised.update(dict.fromkeys(inputs, jit_scid))
             try:
@@ -188,8 +200,8 @@ class Coins:
                 return Funding(psbt, inputs, self._height() + RESERVE_BLOCKS, need.amount_sat)
         raise AssertionError("the last try raises")
 
-    async def _select(self, need: Need) -> tuple[Coin, ...]:
-        found = await self.survey()
+    async def _select(self, need: Need, rows: list[dict[str, Any]] | None) -> tuple[Coin, ...]:
+        found = self._sort(await self.rows() if rows is None else rows)
         if (chosen := select(found.free, need)) is not None:
             return chosen
         syncing = await self.is_syncing()

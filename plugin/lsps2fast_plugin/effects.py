@@ -297,10 +297,12 @@ class Effects:
             self._say(f"coins cannot be reserved: {error}", "warn")
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
-        peer_id = self._buy(action.jit_scid).peer_id
+        buy = self._buy(action.jit_scid)
+        peer_id, look = buy.peer_id, not buy.client_trusts_lsp
         async with self._alone_with(peer_id):
             try:
-                channel = await self._funder.open(peer_id, action.funding, lambda: self._clear_late(peer_id))
+                late = partial(self._clear_late, peer_id)
+                channel = await self._funder.open(peer_id, action.funding, late, look=look)
             except RefusedByClient as error:
                 self._say(f"{peer_id} refused the channel: {error}", "info")
                 self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
@@ -331,12 +333,17 @@ class Effects:
         peer_id = self._buy(action.jit_scid).peer_id
         deadline_ms = self._clock.now_ms() + READY_TIMEOUT_MS
         kind, fact = Input.UNREADY, None
+        zero = False
         while self._clock.now_ms() < deadline_ms:
             self.watch.look(action.channel_id)
             try:
-                limits = await self._funder.limits(peer_id, action.channel_id)
+                looking = self._funder.limits(peer_id, action.channel_id)
+                if zero:
+                    limits = await looking
+                else:  # both at once: neither needs the other's answer (P17)
+                    limits, _ = await asyncio.gather(looking, self._zero_fees(action.channel_id))
+                    zero = True
                 if limits is not None:
-                    await self._zero_fees(action.channel_id)
                     kind, fact = Input.READY, limits
                     break
             except ChannelGone as error:

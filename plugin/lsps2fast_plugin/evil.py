@@ -41,8 +41,11 @@ class WithholdingFunder(Funder):
 class ResizingFunder(Funder):
     """Opens a channel too small for the payment it was sold for."""
 
-    async def open(self, peer_id: str, funding: order.Funding, late: Late | None = None) -> order.Channel:
-        return await super().open(peer_id, funding._replace(capacity_sat=int(funding.capacity_sat * SHRUNK_TO)), late)
+    async def open(
+        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
+    ) -> order.Channel:
+        shrunk = funding._replace(capacity_sat=int(funding.capacity_sat * SHRUNK_TO))
+        return await super().open(peer_id, shrunk, late, look=look)
 
 
 class LateEffects(Effects):

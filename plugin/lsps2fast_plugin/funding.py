@@ -6,6 +6,7 @@ called again. What a call that got no answer has done is found out by looking (K
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -93,22 +94,28 @@ class Funder:
 
         Raises NotEnoughCoins or NodeError.
         """
-        channel_type = self._node.channel_type(await self._features(buy.peer_id))
-        perkw = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
+        # One question's wait for three: nothing depends on their order (P17).
+        features, perkw, rows = await asyncio.gather(self._features(buy.peer_id), self._perkw(), self._coins.rows())
+        channel_type = self._node.channel_type(features)
         feerate = self._node.commitment_rates(perkw).of(channel_type)
         anchors = ANCHORS in channel_type
         needed = min_capacity_sat(sum_forward_msat, parts, feerate, anchors, self._zero_reserve(buy.peer_id), 546)
         capacity_sat = max(needed, buy.capacity_sat)
         need = Need(capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), anchors)
-        funding = await self._coins.choose(buy.jit_scid, need)
+        funding = await self._coins.choose(buy.jit_scid, need, rows)
         return funding._replace(channel_type=channel_type)
 
     async def choose_again(self, jit_scid: int, funding: Funding) -> Funding:
         """Other coins for the same channel, for one of these was taken. Raises NotEnoughCoins or NodeError."""
-        perkw = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
+        perkw = await self._perkw()
         need = Need(funding.capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), ANCHORS in funding.channel_type)
         other = await self._coins.choose(jit_scid, need)
         return other._replace(channel_type=funding.channel_type)
+
+    async def _perkw(self) -> dict[str, Any]:
+        """lightningd's feerates. Or NodeError."""
+        perkw: dict[str, Any] = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
+        return perkw
 
     async def _features(self, peer_id: str) -> str | None:
         """What the client said it can do when it connected; None when lightningd does not say. Or NodeError."""
@@ -140,9 +147,10 @@ class Funder:
         """The coins chosen for this scid are spent or given back."""
         self._coins.forget(jit_scid)
 
-    async def open(self, peer_id: str, funding: Funding, late: Late | None = None) -> Channel:
+    async def open(self, peer_id: str, funding: Funding, late: Late | None = None, *, look: bool = True) -> Channel:
         """Negotiate, sign and complete; the funding is withheld until it is sent. RefusedByClient or NodeError.
 
+        `look`: say what the channel allows, if lightningd knows (O-05), for its funding is sent before it is usable.
         `late` is called when a step that was given up has been carried out after all (see `Rpc.call`).
         """
         start: dict[str, Any] = {
@@ -180,7 +188,8 @@ class Funder:
             raise
         channel_id: str = completed["channel_id"]
         txid = funding_txid(channel_id, with_output["outnum"])
-        return Channel(channel_id, signed["signed_psbt"], txid, await self._first_limits(peer_id, channel_id))
+        limits = await self._first_limits(peer_id, channel_id) if look else None
+        return Channel(channel_id, signed["signed_psbt"], txid, limits)
 
     async def _first_limits(self, peer_id: str, channel_id: str) -> Limits | None:
         """What is known right after the open; None when lightningd does not say: it will be asked again."""

@@ -104,6 +104,7 @@ class Service:
         self.names = Names()
         self._early_facts: list[Callable[[], None]] | None = []  # what lightningd told before the journal was read
         self._rearm = asyncio.Event()
+        self._due: tuple[int | None, int | None] | None = None  # what `_watch_time` waits for
         add_options(self.plugin)
         self.plugin.add_notification_topic(TOPIC)
         self.plugin.init()(self._init)
@@ -348,7 +349,8 @@ class Service:
         """Have these orders carried out, once those who keep books have heard of them."""
         self.books.take(actions)
         self.effects.carry_out(actions)
-        self._rearm.set()
+        if self.sessions.next_due() != self._due:
+            self._rearm.set()
 
     def feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
         try:
@@ -362,7 +364,7 @@ class Service:
             self._rearm.clear()
             self.carry_out(self.sessions.tick(self.clock.now_ms(), self.clock.wall_ms()))
             self._rearm.clear()
-            due_ms, expiry_ms = self.sessions.next_due()
+            due_ms, expiry_ms = self._due = self.sessions.next_due()
             waits = [] if due_ms is None else [due_ms - self.clock.now_ms()]
             waits += [] if expiry_ms is None else [expiry_ms - self.clock.wall_ms()]
             timeout_s = max(min(waits), 0) / 1000 if waits else None

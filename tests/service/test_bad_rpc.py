@@ -41,7 +41,8 @@ class Cut:
         monkeypatch.setattr(Connection, "answer", answer)
 
 
-SETTLED = {("listpeerchannels", 1), ("sendpsbt", 1)}  # the next look may settle it before anything is to report
+# The next look may settle it before anything is to report.
+SETTLED = {("listpeerchannels", 1), ("listpeerchannels", 2), ("sendpsbt", 1)}
 STEPS = [
     (CLIENT_TRUSTS, "datastore", 1, True),  # the intent
     (CLIENT_TRUSTS, "datastore", 2, True),  # the forwards
@@ -52,8 +53,9 @@ STEPS = [
     (CLIENT_TRUSTS, "signpsbt", 1, False),
     (CLIENT_TRUSTS, "fundchannel_complete", 1, False),
     (LSP_TRUSTS, "fundchannel_complete", 1, False),
-    (CLIENT_TRUSTS, "listpeerchannels", 1, True),  # a first look at the limits
-    (CLIENT_TRUSTS, "listpeerchannels", 2, True),
+    (LSP_TRUSTS, "listpeerchannels", 1, True),  # a first look at the limits, before the channel is public
+    (LSP_TRUSTS, "listpeerchannels", 2, True),
+    (CLIENT_TRUSTS, "listpeerchannels", 1, True),
     (CLIENT_TRUSTS, "setchannel", 1, True),
     (CLIENT_TRUSTS, "sendpsbt", 1, True),
     (LSP_TRUSTS, "sendpsbt", 1, True),
