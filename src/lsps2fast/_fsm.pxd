@@ -1,7 +1,7 @@
 # C types of the machine's classes, for `_fsm.pyx` and `_sessions.pyx`; what the fields mean stands there.
 
 from lsps2fast._live cimport Live
-from lsps2fast._parts cimport Parts
+from lsps2fast._parts cimport Chain, Parts
 
 cdef class Owner:
     cdef readonly Live index
@@ -10,7 +10,7 @@ cdef class Owner:
 
     cdef changed(self, Session session, int before)
 
-cdef class Buy:
+cdef class Buy(Chain):
     cdef readonly object jit_scid
     cdef readonly str peer_id
     cdef readonly bint fixed
@@ -24,9 +24,7 @@ cdef class Buy:
     cdef unsigned long long delta_blocks
     cdef unsigned long long valid_until_ms
     cdef readonly Session holder
-    cdef Session first
     cdef Buy neighbour
-    cdef int live
     cdef bint online
     cdef public object channel
     cdef public unsigned long long floor_msat
@@ -37,15 +35,11 @@ cdef class Buy:
 
     cdef bint used_up(self, int max_attempts)
     cdef Session find(self, bytes payment_hash)
-    cdef begin(self, Session session)
-    cdef end(self, Session session)
-    cdef list sessions(self)
 
 cdef class Session(Parts):
     cdef Owner owner
     cdef readonly Buy buy
     cdef readonly bytes payment_hash
-    cdef Session next
     cdef Session sooner
     cdef Session later
     cdef unsigned long long due_ms

@@ -32,13 +32,14 @@ from lsps2fast.actions import (
 from lsps2fast.errors import ProtocolBug
 
 if cython.compiled:
-    from cython.cimports.lsps2fast._parts import Parts, lay, opening_fee
+    from cython.cimports.lsps2fast._parts import Chain, Parts, lay, opening_fee
     from cython.cimports.lsps2fast._raw import DEAD, HELD, OUT, PAID, make
 else:
     from lsps2fast._raw_py import DEAD, HELD, OUT, PAID, make
     from lsps2fast._select import load_pure
 
-    Parts, lay, opening_fee = (getattr(load_pure("_parts"), name) for name in ("Parts", "lay", "opening_fee"))
+    names = ("Chain", "Parts", "lay", "opening_fee")
+    Chain, Parts, lay, opening_fee = (getattr(load_pure("_parts"), name) for name in names)
     Session = None  # annotations name it before it is there
 
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
@@ -97,7 +98,7 @@ class Owner:
 
 @cython.final
 @cython.cclass
-class Buy:
+class Buy(Chain):
     """An accepted offer: one jit scid, the sets collecting on it, and the channel it has bought, if any."""
 
     def __init__(self, jit_scid, peer_id, terms):
@@ -114,16 +115,13 @@ class Buy:
         self.delta_blocks = terms.cltv_expiry_delta_blocks
         self.valid_until_ms = terms.valid_until_ms
         self.client_trusts_lsp = terms.client_trusts_lsp
-        self.first = None  # of its live sessions, which are in a chain, in order of arrival
-        self.live = 0
+        self.first, self.live = None, 0  # of its live sessions
         self.neighbour = None  # the next buy of this client
         self.holder = None
         self.online = False  # whether the client is connected, as far as we were told
         self.channel = None
         self.floor_msat = 1
-        self.paid = False
-        self.dead = False
-        self.expired = False
+        self.paid = self.dead = self.expired = False
         self.attempts = 0
 
     @property
@@ -138,7 +136,7 @@ class Buy:
     @property
     def sets(self):
         """Payment hash -> session, a copy."""
-        return {session.payment_hash: session for session in self.sessions()}
+        return {session.payment_hash: session for session in self.links()}
 
     @cython.cfunc
     def used_up(self, max_attempts: cython.int) -> cython.bint:
@@ -152,41 +150,6 @@ class Buy:
         while session is not None and session.payment_hash != payment_hash:
             session = session.next
         return session
-
-    @cython.cfunc
-    def sessions(self) -> list:
-        """The live ones, in order of arrival; a copy, because inputs end sessions."""
-        session: Session = self.first
-        found = []
-        while session is not None:
-            found.append(session)
-            session = session.next
-        return found
-
-    @cython.cfunc
-    def begin(self, session: Session):
-        """A session is live."""
-        last: Session = self.first
-        self.live += 1
-        if last is None:
-            self.first = session
-            return
-        while last.next is not None:
-            last = last.next
-        last.next = session
-
-    @cython.cfunc
-    def end(self, session: Session):
-        """A live session is over."""
-        before: Session = self.first
-        self.live -= 1
-        if before is session:
-            self.first = session.next
-        else:
-            while before.next is not session:
-                before = before.next
-            before.next = session.next
-        session.next = None
 
 
 @cython.final
@@ -205,7 +168,7 @@ class Session(Parts):
         self.owner = owner
         self.buy = buy
         self.payment_hash = payment_hash
-        self.next = None  # of the same buy
+        self.next = None  # of its buy
         self.sooner = None  # in the queue of those that collect
         self.later = None
         self.due_ms = 0
@@ -729,9 +692,8 @@ class Session(Parts):
             if self.forwards is None:
                 self.forwards = self.outgoing(self.count, False)
             forwards = self.forwards
-        attempts = self.buy.attempts
-        fee, funding, channel, preimage = self.fee_msat, self.funding, self.channel, self.preimage
-        return make(Journal, (stage, self.payment_hash, attempts, fee, funding, channel, forwards, preimage))
+        attempts, fee, funding, channel = self.buy.attempts, self.fee_msat, self.funding, self.channel
+        return make(Journal, (stage, self.payment_hash, attempts, fee, funding, channel, forwards, self.preimage))
 
 
 ONE_PART = ("gather", "join", "late", "reject", "settle", "lose", "rescue")

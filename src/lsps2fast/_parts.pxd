@@ -8,7 +8,16 @@ cpdef object opening_fee(
 )
 cdef bint lay(Row* rows, int count, unsigned long long floor_msat, unsigned long long fee_msat) noexcept
 
+cdef class Chain:
+    cdef Parts first
+    cdef int live
+
+    cdef append(self, Parts link)
+    cdef remove(self, Parts link)
+    cdef list links(self)
+
 cdef class Parts:
+    cdef Parts next
     cdef Live index
     cdef Row* rows
     cdef int room

@@ -17,6 +17,7 @@ else:
     from lsps2fast._select import load_pure
 
     Live = load_pure("_live").Live
+    Parts = None  # annotations name it before it is there
 
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 MARGIN = cython.declare(cython.uint, CLTV_MARGIN_BLOCKS)
@@ -77,6 +78,49 @@ def allocate(values_msat, floor_msat, fee_msat):
     if not lay(parts.rows, parts.count, max(1, floor_msat), fee_msat):
         return None
     return [parts.rows[number].taken_msat for number in range(parts.count)]
+
+
+@cython.cclass
+class Chain:
+    """Sets of parts in order of arrival, each naming the `next`: `first`, and how many (`live`)."""
+
+    def __init__(self):
+        self.first, self.live = None, 0
+
+    @cython.cfunc
+    def links(self) -> list:
+        """All of them, a copy: inputs end sessions."""
+        link: Parts = self.first
+        found = []
+        while link is not None:
+            found.append(link)
+            link = link.next
+        return found
+
+    @cython.cfunc
+    def append(self, link: Parts):
+        """Put one at the end."""
+        last: Parts = self.first
+        self.live += 1
+        if last is None:
+            self.first = link
+            return
+        while last.next is not None:
+            last = last.next
+        last.next = link
+
+    @cython.cfunc
+    def remove(self, link: Parts):
+        """Take one out; it must be there."""
+        before: Parts = self.first
+        self.live -= 1
+        if before is link:
+            self.first = link.next
+        else:
+            while before.next is not link:
+                before = before.next
+            before.next = link.next
+        link.next = None
 
 
 @cython.cclass

@@ -335,7 +335,7 @@ class Sessions(Owner):
             ahead = buy.neighbour  # before the buy is forgotten
             buy.online = online
             actions += self._lapse(buy, wall_ms)
-            for session in buy.sessions():
+            for session in buy.links():
                 actions += self._conclude(session, session.enter(kind, None, 0))
         return actions
 
@@ -346,7 +346,7 @@ class Sessions(Owner):
         self._closing = True
         actions = NOTHING
         for buy in list(self.buys.values()):
-            for session in buy.sessions():
+            for session in buy.links():
                 actions += session.enter(SHUTDOWN, None, 0)
         return actions
 
@@ -398,7 +398,7 @@ class Sessions(Owner):
         session: Session
         buy.expired = True
         actions = NOTHING
-        for session in buy.sessions():
+        for session in buy.links():
             actions += self._conclude(session, session.enter(EXPIRED, None, 0))
         if not buy.live and buy.jit_scid in self.buys:
             actions += self._retire(buy)
@@ -448,7 +448,7 @@ class Sessions(Owner):
         actions = (make(Finalize, (buy.jit_scid, session.journal("paid"), "Succeeded")),)
         if not buy.dead:
             actions += (make(RestoreFees, (buy.channel.channel_id, 0 if buy.expired else buy.valid_until_ms)),)
-        for other in buy.sessions():
+        for other in buy.links():
             actions += self._conclude(other, other.enter(PAID, None, 0))
         return actions + self._forget(buy, "Succeeded") if buy.expired else actions
 
@@ -492,7 +492,7 @@ class Sessions(Owner):
     @cython.cfunc
     def _begun(self, session: Session):
         payment_hash = session.payment_hash
-        session.buy.begin(session)
+        session.buy.append(session)
         session.begin(self.index)
         self.live += 1
         known = self.by_hash.get(payment_hash, 0)
@@ -504,7 +504,7 @@ class Sessions(Owner):
     @cython.cfunc
     def _over(self, session: Session):
         payment_hash = session.payment_hash
-        session.buy.end(session)
+        session.buy.remove(session)
         session.end()
         self.live -= 1
         left = self.by_hash.pop(payment_hash) - 1

@@ -238,7 +238,7 @@ def _sessions(core: Any, buy: Any) -> Any:
             _fields(session, *elsewhere),
             session.parts,
         )
-        for session in buy.sessions()
+        for session in buy.links()
     )
 
 
