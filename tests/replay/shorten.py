@@ -5,7 +5,9 @@
 writes `tests/data/recordings/NAME.jsonl`. Lines are kept byte for byte, so each can be found again in its original;
 nothing is added. Kept: the stdio of `l2/plugin`, the RPC calls of `l2/plugin-rpc`, and of the driver's calls those
 that moved money or show tables. Dropped: other nodes, lightningd's log and coin movements, copies of peer messages
-that came as notification, and the chain of blocks mined before the network was ready (its last block stays).
+that came as notification, and the chain of blocks mined before the network was ready (its last block stays). In i4
+and i6 a second plugin has the same name: its start is dropped, and of two calls for one HTLC the later, as hooks are
+called in order of registration.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ NAMES = (
     "i_restart",
     "i2_restart_clean_stop",
     "i3_plugin_stop",
+    "i4_plugin_deferred_hook",
     "i5_hook_dead_after_fail",
+    "i6_deferred_then_continue",
     "i7_restart_while_forwarded",
     "i8_restart_settled_while_plugin_down",
     "j_client_fails",
@@ -72,7 +76,7 @@ def shorten(lines: Iterable[str]) -> list[str]:
     old_blocks = [n for n, (_, row) in enumerate(rows[:ready]) if _is_block(row)][:-1]
     channel_tables = [call for call in calls.values() if call[:2] == ("l2/driver-rpc", "listpeerchannels")]
     old_tables = {n for n, call in calls.items() if call in channel_tables and call != channel_tables[-1]}
-    dropped = {*old_blocks, *old_tables}
+    dropped = {*old_blocks, *old_tables, *_guest(row for _, row in rows)}
     return [line for n, (line, row) in enumerate(rows) if n not in dropped and _is_wanted(row, calls.get(n))]
 
 
@@ -87,6 +91,32 @@ def _calls(rows: Iterable[dict[str, Any]]) -> dict[int, tuple[str, str, str]]:
         asked[peer, call_id] = row["msg"].get("method") or asked[peer, call_id]
         calls[number] = (peer, asked[peer, call_id], call_id)
     return calls
+
+
+def _guest(rows: Iterable[dict[str, Any]]) -> set[int]:
+    """Lines of a plugin that started while the LSP's was running."""
+    lives, starting = 0, False
+    seen: set[tuple[str, int]] = set()
+    found: set[int] = set()
+    for number, row in enumerate(rows):
+        message = row["msg"]
+        if row["peer"] != "l2/plugin":
+            continue
+        event, method = message.get("event"), message.get("method")
+        lives += (event == "plugin process start") - (event == "plugin process exit")
+        starting = lives == 2 and (starting or event == "plugin process start")
+        part = _part(message) if method == "htlc_accepted" else None
+        if starting or (lives == 2 and part in seen):
+            found.add(number)
+        if part is not None:
+            seen.add(part)
+        starting = starting and method != "init"
+    return found
+
+
+def _part(message: dict[str, Any]) -> tuple[str, int]:
+    htlc = message["params"]["htlc"]
+    return htlc["short_channel_id"], htlc["id"]
 
 
 def _is_block(row: dict[str, Any]) -> bool:

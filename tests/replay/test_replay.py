@@ -216,6 +216,25 @@ def test_a_stopped_plugin_fails_what_it_holds(replay: Replay) -> None:
     assert played.node.datastore.get(*ACTIVE, "4x4x6")["expected_payment_size"] == "20000000"
 
 
+def test_other_peoples_payments_go_on_while_a_part_is_held(replay: Replay) -> None:
+    """Recording i4. H13, C-05, P6: another plugin comes to the hook, lightningd defers it; payments of the node are let
+    go before the held part has its answer, which is the time-out's."""
+    played = replay(Script(recording="i4_plugin_deferred_hook", advance_s=COLLECT, reopened=("4x4x7",)))
+    assert_polite(played)
+    assert played.answers == {(L3, 0): TEMPORARY, (L3, 1): LET_GO, (L3, 2): LET_GO}
+    assert played.names("answer")[-1] == "cln:htlc_accepted#100"
+    assert answered_after(played, "cln:htlc_accepted#100") == ["80", "15", "109"]
+
+
+def test_a_part_that_nobody_bought_keeps_no_plugin_waiting(replay: Replay) -> None:
+    """Recording i6, sold by nobody. X-16, H13: let go at once, so lightningd has nothing to defer for the other plugin;
+    what becomes of it is nothing of ours."""
+    played = replay(Script(recording="i6_deferred_then_continue", records={"4x4x9": None}))
+    assert_polite(played)
+    assert played.answers == {(L3, 0): LET_GO, (L3, 1): LET_GO, (L3, 2): LET_GO}
+    assert {event.name for event in played.timeline if event.kind == "call"} <= LOOKS
+
+
 def test_a_part_that_cannot_pay_the_fee_is_refused_in_every_life(replay: Replay) -> None:
     """Recording i5. C-22, X-16, W11: over two starts of the plugin and one of lightningd the hook is called as before;
     the offer stands and its journal is not written."""
