@@ -234,8 +234,12 @@ async def one_coin(stage: Stage) -> None:
 @scenario(CLIENT_TRUSTS, options={"lsps2-coin-pool": "2x150000"}, wallet_sat=(1_500_000,))
 async def coin_pool(stage: Stage) -> None:
     """A sale uses a coin of the pool, with the next block another one is split off, and a second sale uses that."""
-    await stage.until(lambda: bool(stage.world.chain.mempool), "the first split")
-    stage.world.mine()
+
+    def is_split() -> bool:
+        stage.world.mine()  # a split that failed is tried again with the next block
+        return sum(row["status"] == "confirmed" for row in stage.lsp.wallet.rows()) > 1
+
+    await stage.until(is_split, "the first split")
     first, second = [await stage.sale(stage.client(name)) for name in ("alice", "bertha")]
     payer = stage.payer()
     await stage.begin()
