@@ -89,13 +89,19 @@ def service() -> list[str]:
     return [sys.executable, "-m", "lsps2fast_plugin.service"]
 
 
+BUSY_EVERY_S = 0.1
+
+
 def _compute(share: float) -> None:
-    """A Python thread that computes for `share` of every 10 ms, or all the time."""
+    """A Python thread that computes for `share` of every 100 ms, or all the time.
+
+    A burst shorter than the 5 ms after which Python lets another thread in would only delay that one by its own length.
+    """
     while True:
         begin = time.perf_counter()
-        while share >= 1 or time.perf_counter() - begin < 0.01 * share:
+        while share >= 1 or time.perf_counter() - begin < BUSY_EVERY_S * share:
             sum(range(1000))
-        time.sleep(0.01 * (1 - share))
+        time.sleep(BUSY_EVERY_S * (1 - share))
 
 
 def _run_pyln() -> None:
