@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import socket
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from lsps2fast_plugin.node import PluginFailed, RpcError, WaitTimeout, World
 from lsps2fast_plugin.node.errors import NodeDown
 from lsps2fast_plugin.node.frames import BadFrame, Splitter, parse, raw_member
+from lsps2fast_plugin.node.lightningd import Node
 from lsps2fast_plugin.node.process import Child, start_process
+from lsps2fast_plugin.node.rpcserver import RpcServer
 
 from .conftest import Strings, Wire, hearing
 
@@ -123,6 +129,28 @@ async def test_a_deaf_plugin_does_not_hold_the_node_for_ever(make_world: MakeWor
     world.lsp.plugin_patience_s = 0.3
     with pytest.raises(PluginFailed, match="getmanifest"):
         await world.__aenter__()
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_whoever_connects_as_the_node_dies_is_hung_up_on(tmp_path: Path, turns: int) -> None:
+    """P1, R5: at every turn of the loop at which a connection can be under way; else its socket stays open for ever."""
+    path = str(tmp_path / "rpc")
+    caller = socket.socket(socket.AF_UNIX)
+
+    async def die() -> None:
+        server = RpcServer(cast(Node, SimpleNamespace(name="lsp")))
+        await server.start(path)
+        caller.connect(path)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        server.stop()
+        await server.stopped()
+
+    with warnings.catch_warnings(record=True) as said, caller:
+        warnings.simplefilter("always")
+        asyncio.run(die())
+        gc.collect()
+    assert [str(warning.message) for warning in said] == []
 
 
 async def test_a_question_to_a_plugin_that_is_gone_fails_at_once(make_world: MakeWorld) -> None:

@@ -169,6 +169,7 @@ class Node(PluginOwner):
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.server.stopped()
         shutil.rmtree(self.directory.parent, ignore_errors=True)
 
     # channels

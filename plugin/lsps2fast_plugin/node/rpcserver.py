@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import frames
@@ -88,23 +90,50 @@ class Connection(asyncio.Protocol):
 
 
 class RpcServer:
-    """The listening socket of one node."""
+    """The listening socket of one node.
+
+    Not asyncio's own server: until Python 3.12 that one forgets a socket which it is accepting when it is closed.
+    """
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.peer = f"{node.name}/plugin-rpc"
         self.connections: set[Connection] = set()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._coming: dict[asyncio.Task[Any], socket.socket] = {}
 
     async def start(self, path: str) -> None:
+        Path(path).unlink(missing_ok=True)  # of a node that was killed
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.setblocking(False)
+        self._listener.bind(path)
+        self._listener.listen(100)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        caller, _ = listener.accept()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: Connection(self), path)
+        task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), caller))
+        self._coming[task] = caller
+        task.add_done_callback(self._came)
+
+    def _came(self, task: asyncio.Task[Any]) -> None:
+        caller = self._coming.pop(task)
+        if task.cancelled():
+            caller.close()
 
     def stop(self) -> None:
         """Hang up on everybody at once, as a dying lightningd does."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        for task in self._coming:
+            task.cancel()
         for connection in list(self.connections):
             connection.transport.abort()
         self.connections.clear()
+
+    async def stopped(self) -> None:
+        """Wait until those who were just coming are gone."""
+        await asyncio.gather(*self._coming, return_exceptions=True)
