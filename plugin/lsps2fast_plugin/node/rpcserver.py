@@ -103,11 +103,7 @@ class RpcServer:
         self._coming: dict[asyncio.Task[Any], socket.socket] = {}
 
     async def start(self, path: str) -> None:
-        Path(path).unlink(missing_ok=True)  # of a node that was killed
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.setblocking(False)
-        self._listener.bind(path)
-        self._listener.listen(100)
+        self._listener = _listen(Path(path))
         asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -137,3 +133,12 @@ class RpcServer:
     async def stopped(self) -> None:
         """Wait until those who were just coming are gone."""
         await asyncio.gather(*self._coming, return_exceptions=True)
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)  # of a node that was killed
+    listener = socket.socket(socket.AF_UNIX)
+    listener.setblocking(False)
+    listener.bind(str(path))
+    listener.listen(100)
+    return listener
