@@ -58,6 +58,14 @@ def test_the_page_of_options_is_up_to_date() -> None:
     assert (ROOT / "docs/reference/options.md").read_text() == reference()
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name)
+def test_no_configuration_names_a_plugin_twice(page: Path) -> None:
+    """`plugin=` and `important-plugin=` of one path end lightningd at its start ("Failed to register")."""
+    for block in re.findall(r"```ini\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        paths = re.findall(r"^(?:important-)?plugin=(.*)$", block, re.M)
+        assert len(paths) == len(set(paths)), block
+
+
 def test_links_to_files_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
