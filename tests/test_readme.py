@@ -11,6 +11,7 @@ from pyln.client import Plugin
 from lsps2fast_plugin.options import _INTS, add_options, reference
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
 NOTHING = ("none", "from the node", "off")  # how the table shows an option that is not given
 ROWS = re.findall(r"^\| (`.*?`(?:, `.*?`)*) \| (.*?) \|", README, re.M)
@@ -58,7 +59,7 @@ def test_the_page_of_options_is_up_to_date() -> None:
     assert (ROOT / "docs/reference/options.md").read_text() == reference()
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_configuration_names_a_plugin_twice(page: Path) -> None:
     """`plugin=` and `important-plugin=` of one path end lightningd at its start ("Failed to register")."""
     for block in re.findall(r"```ini\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
