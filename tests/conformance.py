@@ -26,7 +26,7 @@ there is none, the reason stands in its place. `make conformance` writes this pa
 
 """
 
-_MARK = r"[A-Z](?:-\d+|\d{1,2})\b"
+_MARK = r"[A-Z]-\d+\b"
 _MARKS = re.compile(rf"\b({_MARK})(?:(?: to | … |–|-)({_MARK}))?")
 
 
@@ -40,6 +40,14 @@ class Rule(NamedTuple):
     about: str
 
 
+class OpenPoint(NamedTuple):
+    """A question that the specification leaves open, and our answer."""
+
+    id: str
+    question: str
+    answer: str
+
+
 class Place(NamedTuple):
     """A docstring: file below the root, what it belongs to, and the IDs in it."""
 
@@ -50,22 +58,18 @@ class Place(NamedTuple):
 
 
 class Requirements(NamedTuple):
-    """data/requirements.json: titles by section, the rules in order, and all other IDs that docstrings may carry.
-
-    Facts about lightningd that were found later are in docs/host.md.
-    """
+    """data/requirements.json: titles by section, the rules in order, and the open points."""
 
     sections: dict[str, str]
     rules: list[Rule]
-    other: frozenset[str]
+    open_points: list[OpenPoint]
 
 
 def read_requirements() -> Requirements:
     """Raises KeyError or TypeError for a file that lacks something."""
     data = json.loads((TESTS / "data" / "requirements.json").read_text(encoding="utf-8"))
-    facts = re.findall(rf"^\| ({_MARK}) \|", (ROOT / "docs" / "host.md").read_text(encoding="utf-8"), re.MULTILINE)
-    other = frozenset(facts).union(*data["other"].values())
-    return Requirements(data["sections"], [Rule(**rule) for rule in data["rules"]], other)
+    rules = [Rule(**rule) for rule in data["rules"]]
+    return Requirements(data["sections"], rules, [OpenPoint(**point) for point in data["open_points"]])
 
 
 def read_reasons() -> dict[str, str]:
@@ -84,8 +88,8 @@ def ids_in(text: str) -> list[str]:
 
 def _range(first: str, last: str) -> list[str]:
     """What lies between two IDs of one kind; both of them when they are of two kinds or the wrong way round."""
-    kind, start = re.fullmatch(r"([A-Z]-?)(\d+)", first).groups()  # type: ignore[union-attr]
-    end_kind, end = re.fullmatch(r"([A-Z]-?)(\d+)", last).groups()  # type: ignore[union-attr]
+    kind, start = re.fullmatch(r"([A-Z]-)(\d+)", first).groups()  # type: ignore[union-attr]
+    end_kind, end = re.fullmatch(r"([A-Z]-)(\d+)", last).groups()  # type: ignore[union-attr]
     if kind != end_kind or int(start) > int(end):
         return [first, last]
     return [f"{kind}{number:0{len(start)}}" for number in range(int(start), int(end) + 1)]
@@ -134,13 +138,14 @@ def untested(rule: Rule, paths: list[str]) -> str:
 def faults(requirements: Requirements, places: list[Place], reasons: dict[str, str]) -> list[str]:
     """A sentence for each ID that does not exist, each rule without test or reason, each reason without need."""
     rules = {rule.id for rule in requirements.rules}
+    known = rules.union(point.id for point in requirements.open_points)
     shown = tested(places)
     missing = {rule.id: sides for rule in requirements.rules if (sides := untested(rule, shown.get(rule.id, [])))}
     found = [
         f"{place.path}, {place.name}: {mark} does not exist"
         for place in places
         for mark in place.ids
-        if mark not in rules and mark not in requirements.other
+        if mark not in known
     ]
     found += [
         f"{mark} has neither a test nor a reason for {missing[mark]}" for mark in sorted(missing.keys() - reasons)
@@ -161,6 +166,8 @@ def page(requirements: Requirements, places: list[Place], reasons: dict[str, str
                 where = [*map(_link, shown.get(rule.id, [])), *filter(None, [reasons.get(rule.id)])]
                 text += f"| {rule.id} | {rule.level} | {rule.role} | {rule.about} | {', '.join(where)} |\n"
         text += "\n"
+    text += "## Open points of the specification\n\n| ID | question | our answer |\n|---|---|---|\n"
+    text += "".join(f"| {point.id} | {point.question} | {point.answer} |\n" for point in requirements.open_points)
     return text.rstrip("\n") + "\n"
 
 
