@@ -17,13 +17,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from lsps2fast import _select
 from lsps2fast import actions as order
 from lsps2fast._table import Input
 from lsps2fast_plugin.load.calls import hook_frame
 
 HERE = Path(__file__).parent
-RUNS = {"compiled": _select.load_compiled, "interpreted": _select.load_pure}
+sys.path.append(str(HERE.parent / "tests"))
+
+from backends import load_compiled, load_pure  # noqa: E402
+
+RUNS = {"compiled": load_compiled, "interpreted": load_pure}
 SEED = 1
 HEIGHT, DELTA = 800_000, 144
 CLTV = HEIGHT + 400

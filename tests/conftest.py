@@ -8,22 +8,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from backends import RUNS, load_core
 from hypothesis import settings
 
 settings.register_profile("lsps2fast", deadline=None, max_examples=80)
 settings.load_profile("lsps2fast")
-
-RUNS = ("compiled", "pure")
-
-
-def load_core(run: str, name: str) -> ModuleType:
-    """Core module `name` in run `run`. A missing extension raises, so a test fails and never skips.
-
-    Imported here and not above, so that one broken module does not take the tests of the others with it.
-    """
-    from lsps2fast import _select
-
-    return {"compiled": _select.load_compiled, "pure": _select.load_pure}[run](name)
 
 
 @pytest.fixture(scope="session", params=RUNS)

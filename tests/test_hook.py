@@ -12,17 +12,18 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from backends import load_compiled, load_pure
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsps2fast import _hook_py, _select
+from lsps2fast import _hook_py
 from lsps2fast.errors import MalformedFrame
 
 RECORDED = (Path(__file__).parent / "data" / "hook-frames.jsonl").read_bytes().splitlines()
 CALLS = [frame for frame in RECORDED if b'"method":"htlc_accepted"' in frame]
 EVENTS = [frame for frame in RECORDED if b'"method":"forward_event"' in frame]
 OTHERS = [frame for frame in RECORDED if frame not in CALLS and frame not in EVENTS]
-RUNS = (_select.load_compiled("_hook"), _select.load_pure("_hook"))
+RUNS = (load_compiled("_hook"), load_pure("_hook"))
 FIELDS = _hook_py.Scan._fields
 U64_MAX = 2**64 - 1
 FORGED = (

@@ -10,10 +10,10 @@ from typing import Any
 
 import coincurve
 import pytest
+from backends import load_compiled, load_pure
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsps2fast import _select
 from lsps2fast.errors import MalformedTlv
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "wire-vectors.json").read_text(encoding="utf-8"))
@@ -474,7 +474,7 @@ def fields(payload: Any) -> object:
 @pytest.fixture(scope="session")
 def both() -> tuple[ModuleType, ModuleType]:
     """The compiled run and the pure one."""
-    return _select.load_compiled("_tlv"), _select.load_pure("_tlv")
+    return load_compiled("_tlv"), load_pure("_tlv")
 
 
 @given(value=U64)
@@ -543,9 +543,9 @@ def test_arbitrary_bytes_give_the_same_in_both_runs(
 
 def spoiled(hop: dict[int, bytes], spot: int, byte: int) -> str:
     """A payload with one byte replaced, as hex with its prefix."""
-    stream = bytearray(_select.load_pure("_tlv").write_stream(hop.items()))
+    stream = bytearray(load_pure("_tlv").write_stream(hop.items()))
     stream[spot % len(stream)] = byte
-    return (_select.load_pure("_tlv").encode_bigsize(len(stream)) + stream).hex()
+    return (load_pure("_tlv").encode_bigsize(len(stream)) + stream).hex()
 
 
 TEXTS = st.one_of(

@@ -17,8 +17,7 @@ from typing import Any
 from pyln.client import Plugin
 from pyln.client.plugin import Request
 
-from lsps2fast import __version__
-from lsps2fast._select import BACKEND
+from lsps2fast import BACKEND, __version__
 from lsps2fast.bolt11 import CURRENCIES
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps0 import MESSAGE_TYPE, MESSAGE_TYPE_HEX

@@ -10,12 +10,9 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from lsps2fast import _select
+from lsps2fast import _hook, _tlv
 from lsps2fast._answers import check_id
 from lsps2fast.errors import MalformedTlv
-
-_hook = _select.load("_hook")
-_tlv = _select.load("_tlv")
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MSAT = re.compile(r"(0|[1-9][0-9]{0,19})(?:msat)?")

@@ -22,7 +22,7 @@ from typing import Any
 
 from pyln.client import Plugin
 
-from lsps2fast import _select
+from lsps2fast import _hook as hook
 from lsps2fast_plugin import frames
 from lsps2fast_plugin.inbox import Ended, Inbox, LogLimit
 from lsps2fast_plugin.lane import Interest, Lane, Verdict, make_lane, make_output, why_not_in_c
@@ -30,7 +30,6 @@ from lsps2fast_plugin.pyln_side import TEMPORARY_NODE_FAILURE, PylnSide
 
 __all__ = ["Host", "Interest"]
 
-hook = _select.load("_hook")
 
 TEMPORARY_CHANNEL_FAILURE = "10070000"  # H7: the form BOLT 4 asks for
 MOST_WAITING = 10_000  # frames between lane and loop; beyond that the lane stops reading

@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
-from lsps2fast import _select
+from lsps2fast import BACKEND
+from lsps2fast import _hook as hook
 from lsps2fast.errors import MalformedFrame
-
-hook = _select.load("_hook")
 
 BLOCK = 64 * 1024  # bytes a read; larger blocks were slower
 Key = TypeVar("Key")
@@ -36,7 +35,7 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 in_c, _why = _load()
-why_not_in_c = _why if _select.BACKEND == "compiled" else "LSPS2FAST_PURE=1"  # "": it is used
+why_not_in_c = _why if BACKEND == "compiled" else "LSPS2FAST_PURE=1"  # "": it is used
 
 
 class Keys(Protocol[Key]):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from lsps2fast import __version__
-from lsps2fast._select import BACKEND
+from lsps2fast import BACKEND, __version__
 from lsps2fast._table import State
 from lsps2fast.errors import ConfigError
 from lsps2fast.lsps0 import MalformedField

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from lsps2fast import _tlv as tlv
 from lsps2fast import actions as order
-from lsps2fast._select import load
 from lsps2fast.errors import MalformedTlv
-
-tlv = load("_tlv")
 
 TEMPORARY_NODE_FAILURE = "2002"
 

@@ -12,11 +12,9 @@ from typing import Any
 from pyln.client import Plugin, RpcException
 from pyln.client.plugin import MethodType, Request
 
-from lsps2fast import _select
+from lsps2fast import _hook as hook
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError
 from lsps2fast_plugin import frames
-
-hook = _select.load("_hook")
 
 TEMPORARY_NODE_FAILURE = "2002"
 INVALID_PARAMS = -32602

@@ -17,10 +17,8 @@ from typing import Any
 
 import msgspec
 
-from lsps2fast import _select
+from lsps2fast import _hook as hook
 from lsps2fast.errors import AnswerPending, MalformedFrame, NodeError, NodeUnreachable
-
-hook = _select.load("_hook")
 
 _BLOCK = 64 * 1024  # bytes a read
 _MOST = 1 << 30  # bytes of one answer: a listdatastore of a large node is far above what a hook call may be

@@ -16,8 +16,9 @@ from typing import Any
 
 from pyln.client import Plugin
 
-from lsps2fast import __version__
-from lsps2fast._select import BACKEND, load
+from lsps2fast import BACKEND, __version__
+from lsps2fast import _tlv as tlv
+from lsps2fast._sessions import Sessions
 from lsps2fast._table import Input
 from lsps2fast.actions import TEMPORARY, Action
 from lsps2fast.actions import Terms as BuyTerms
@@ -51,9 +52,6 @@ from lsps2fast_plugin.recovery import Recovery
 from lsps2fast_plugin.rpc import Rpc
 from lsps2fast_plugin.store import Store, Stored
 from lsps2fast_plugin.talk import Talk
-
-tlv = load("_tlv")
-Sessions = load("_sessions").Sessions
 
 CLOSING = frozenset(
     {

@@ -1,3 +1,6 @@
-"""LSPS2 (bLIP-52) without a clock, a socket, a thread or dice: facts in, orders out."""
+"""LSPS2 (bLIP-52), sans-I/O: no clock, no I/O, no threads, no randomness. Facts go in, actions come out."""
+
+from lsps2fast._backend import BACKEND
 
 __version__ = "0.1.0"
+__all__ = ["BACKEND", "__version__"]

@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import re
 
-from lsps2fast._select import load
+from lsps2fast import _tlv as tlv
 from lsps2fast.errors import MalformedTlv
-
-tlv = load("_tlv")
 
 MOST_DIGITS = 2 * 65535  # of anything a Lightning message carries
 FAILURE_DIGITS = 2 * 256  # BOLT 4: failure_len and pad_len make 256 bytes

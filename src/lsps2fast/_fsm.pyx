@@ -35,11 +35,9 @@ if cython.compiled:
     from cython.cimports.lsps2fast._parts import Chain, Parts, lay, opening_fee
     from cython.cimports.lsps2fast._raw import DEAD, HELD, OUT, PAID, make
 else:
+    from lsps2fast._parts import Chain, Parts, lay, opening_fee
     from lsps2fast._raw_py import DEAD, HELD, OUT, PAID, make
-    from lsps2fast._select import load_pure
 
-    names = ("Chain", "Parts", "lay", "opening_fee")
-    Chain, Parts, lay, opening_fee = (getattr(load_pure("_parts"), name) for name in names)
     Session = None  # annotations name it before it is there
 
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late

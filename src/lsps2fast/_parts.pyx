@@ -13,10 +13,9 @@ if cython.compiled:
     from cython.cimports.lsps2fast._live import Live
     from cython.cimports.lsps2fast._raw import DEAD, HELD, OUT, Row, free_rows, make, more_rows, no_rows
 else:
+    from lsps2fast._live import Live
     from lsps2fast._raw_py import DEAD, HELD, OUT, Row, free_rows, make, more_rows, no_rows
-    from lsps2fast._select import load_pure
 
-    Live = load_pure("_live").Live
     Parts = None  # annotations name it before it is there
 
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late

@@ -31,11 +31,9 @@ if cython.compiled:
     from cython.cimports.lsps2fast._live import Live
     from cython.cimports.lsps2fast._raw import DEAD, HELD, make
 else:
+    from lsps2fast._fsm import Buy, Owner, Session
+    from lsps2fast._live import Live
     from lsps2fast._raw_py import DEAD, HELD, make
-    from lsps2fast._select import load_pure
-
-    Buy, Owner, Session = (getattr(load_pure("_fsm"), name) for name in ("Buy", "Owner", "Session"))
-    Live = load_pure("_live").Live
 
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 MAX_CLTV_AHEAD_BLOCKS = 2016  # C-04, as lightningd

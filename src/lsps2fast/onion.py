@@ -10,19 +10,14 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from coincurve import PrivateKey, PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from lsps2fast._select import load
+from lsps2fast import _tlv as tlv
 from lsps2fast.errors import MalformedOnion, MalformedTlv
-
-if TYPE_CHECKING:
-    from lsps2fast import _tlv as tlv
-else:
-    tlv = load("_tlv")
 
 PACKET_LENGTH: Final = 1366
 _POINT_AT: Final = 1

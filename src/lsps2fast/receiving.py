@@ -12,11 +12,9 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from lsps2fast._select import load
+from lsps2fast import _tlv as tlv
 from lsps2fast.errors import MalformedTlv, ProtocolBug
 from lsps2fast.lsps2 import U64_MAX, FeeParams
-
-tlv = load("_tlv")
 
 MPP_TIMEOUT: Final = "0017"
 MOST_PARTS: Final = 483  # HTLCs that one channel can carry (BOLT 2)

@@ -13,12 +13,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from lsps2fast._select import load
+from lsps2fast import _hook as hook
 from lsps2fast.errors import NodeError
 
 from .stage import HEIGHT, LSP, Json, Lightningd, Lsp
 
-hook = load("_hook")
 CLIENT = [sys.executable, "-m", "lsps2fast_plugin.client"]
 LIMIT_S = 20.0
 

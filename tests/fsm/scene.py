@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple
 
-from lsps2fast import _select
+from backends import load_compiled, load_pure
+
 from lsps2fast import actions as order
 from lsps2fast._table import Input, State
 
-RUNS = {"compiled": _select.load_compiled, "pure": _select.load_pure}
+RUNS = {"compiled": load_compiled, "pure": load_pure}
 
 PREIMAGE = b"\x07" * 32
 HASH = hashlib.sha256(PREIMAGE).digest()

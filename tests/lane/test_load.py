@@ -8,14 +8,13 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from lsps2fast import _select
+from lsps2fast import _hook as hook
 from lsps2fast_plugin.load import children, real, report
 from lsps2fast_plugin.load.calls import event_frame, hook_frame
 from lsps2fast_plugin.load.harness import Child, percentiles
 from lsps2fast_plugin.load.run import Results, ratios
 from lsps2fast_plugin.load.sales import added_s, run_beside_a_hanging_one
 
-hook = _select.load("_hook")
 LATE = {"p50_us": 100.0, "p99_us": 900.0, "p99_9_us": 1500.0}
 
 

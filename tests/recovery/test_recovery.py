@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from lsps2fast._select import load
+from lsps2fast._sessions import Sessions
 from lsps2fast.actions import Action, Broadcast, ForwardParts, Journal, RenewInputs, RestoreFees, Undo
 from lsps2fast.errors import StoreError
 from lsps2fast.offers import Buy
@@ -41,7 +41,7 @@ class House:
     """A service that has just started, and what recovery did to it."""
 
     def __init__(self, *unread: Unread, wall_ms: int = END_MS - 1) -> None:
-        self.core: Any = load("_sessions").Sessions()
+        self.core: Any = Sessions()
         self.core.block(HEIGHT)
         self.orders: list[Action] = []
         self.alarms: list[str] = []

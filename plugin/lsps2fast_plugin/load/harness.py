@@ -19,10 +19,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsps2fast import _select
+from lsps2fast._hook import FrameReader
 from lsps2fast_plugin.node.manifest import read_manifest, set_options
 
-FrameReader = _select.load("_hook").FrameReader
 WAIT_S = 30.0
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsps2fast._select import load
+from lsps2fast._hook import FrameReader
 from lsps2fast.errors import ConfigError, NodeError, NodeUnreachable
 
 POLL_S = 0.02
@@ -337,7 +337,7 @@ def _ask(path: str, method: str, params: dict[str, Any], timeout_s: float) -> An
         line.connect(path)
         request = {"jsonrpc": "2.0", "id": f"regtest:{method}#1", "method": method, "params": params}
         line.sendall(json.dumps(request).encode())
-        reader = load("_hook").FrameReader()
+        reader = FrameReader()
         frames: list[bytes] = []
         while not frames:
             data = line.recv(65536)

@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from lsps2fast._select import load
+from lsps2fast._hook import FrameReader
 from lsps2fast.errors import MalformedFrame
 
 Entry = dict[str, Any]
@@ -102,7 +102,7 @@ class Recorder:
             self.child.send_signal(number)
 
     async def _inward(self, node: asyncio.StreamReader, plugin: asyncio.StreamWriter) -> None:
-        reader = load("_hook").FrameReader()
+        reader = FrameReader()
         with contextlib.suppress(ConnectionError):
             while data := await node.read(LIMIT):
                 for frame in reader.feed(data):
@@ -116,7 +116,7 @@ class Recorder:
             plugin.close()
 
     async def _outward(self, plugin: asyncio.StreamReader) -> None:
-        reader = load("_hook").FrameReader()
+        reader = FrameReader()
         while data := await plugin.read(LIMIT):
             for frame in reader.feed(data):
                 _, method = self.take("plugin>host", "plugin", "hooks", frame)
@@ -151,7 +151,7 @@ class Recorder:
     async def _copy(
         self, direction: str, line: str, source: asyncio.StreamReader, target: asyncio.StreamWriter
     ) -> None:
-        frames = load("_hook").FrameReader()
+        frames = FrameReader()
         with contextlib.suppress(ConnectionError, MalformedFrame):
             while data := await source.read(LIMIT):
                 for frame in frames.feed(data):

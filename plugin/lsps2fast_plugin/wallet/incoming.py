@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from lsps2fast._select import load
+from lsps2fast import _tlv as tlv
 from lsps2fast.errors import Lsps2Error, MalformedTlv, NodeError, StoreError
 from lsps2fast.lsps2 import format_scid
 from lsps2fast.receiving import (
@@ -33,8 +33,6 @@ from lsps2fast_plugin.wallet.chain import Chain, Sight
 from lsps2fast_plugin.wallet.invoices import Invoices
 from lsps2fast_plugin.wallet.options import Settings
 from lsps2fast_plugin.wallet.records import Approval, Released
-
-tlv = load("_tlv")
 
 TEMPORARY_NODE_FAILURE = "2002"
 POLL_S = 5.0  # beside the notifications, while a funding is awaited
