@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BENCH ?= --quick
 PY := $(VENV)/bin/python
-SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/*.pyx plugin/lsps2fast_plugin/*.pxd) setup.py pyproject.toml
+SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/cln/*.pyx plugin/lsps2fast_plugin/cln/*.pxd) setup.py pyproject.toml
+STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
 .PHONY: help bench build compare conformance count crash demo test pure real lint types table clean
@@ -49,8 +50,9 @@ compare: $(VENV)/built ## what the embedded node says beside a real one, scenari
 lint: $(VENV)/tools ## style of the code
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-types: $(VENV)/built ## types of both wings
+types: $(VENV)/built ## types of both wings; the stubs against the compiled modules
 	@$(VENV)/bin/mypy
+	@$(PY) -m mypy.stubtest $(STUBS)
 
 table: $(VENV)/built ## the session machine: grid and diagram
 	@$(VENV)/bin/lsps2fast table

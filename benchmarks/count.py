@@ -205,8 +205,8 @@ def exact() -> dict[str, int]:
     """
     import work
 
-    from lsps2fast_plugin.load.sales import COMMITS, ServiceUnderLoad, run_sales
-    from lsps2fast_plugin.policy.rules import MODES
+    from lsps2fast_plugin.service.policy.rules import MODES
+    from lsps2fast_plugin.tools.bench.sales import COMMITS, ServiceUnderLoad, run_sales
 
     frames = b"".join(work.frames(1000)) * (SERVICE_HOOKS // 1000)
     asked, commits = [], 0

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lsps2fast_plugin.load.report import table
-from lsps2fast_plugin.load.run import machine
+from lsps2fast_plugin.tools.bench.report import table
+from lsps2fast_plugin.tools.bench.run import machine
 
 
 def seconds(row: dict[str, Any], key: str = "median") -> float:

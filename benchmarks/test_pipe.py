@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import work
 
-from lsps2fast_plugin.load import children
-from lsps2fast_plugin.load.calls import hook_frame
-from lsps2fast_plugin.load.harness import Child
-from lsps2fast_plugin.load.start import measure
+from lsps2fast_plugin.tools.bench import children
+from lsps2fast_plugin.tools.bench.calls import hook_frame
+from lsps2fast_plugin.tools.bench.harness import Child
+from lsps2fast_plugin.tools.bench.start import measure
 
 CALLS = 2_000
 ROUNDS = 9

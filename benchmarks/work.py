@@ -18,8 +18,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from lsps2fast import actions as order
-from lsps2fast._table import Input
-from lsps2fast_plugin.load.calls import hook_frame
+from lsps2fast.table import Input
+from lsps2fast_plugin.tools.bench.calls import hook_frame
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "tests"))
@@ -159,9 +159,9 @@ def frames(count: int, scid: str | None = None) -> list[bytes]:
 
 def through_lane(compiled: bool, path: str) -> int:
     """A file of frames through a lane, answers to nowhere; what was left for the loop."""
-    from lsps2fast_plugin.lane import Interest, make_lane, make_output
+    from lsps2fast_plugin.cln.reader import HtlcFilter, make_lane, make_output
 
-    interest = Interest(compiled=compiled)
+    interest = HtlcFilter(compiled=compiled)
     interest.scids.add(1 << 40 | 2 << 16 | 3)
     interest.payment_hashes.add(bytes(32))
     interest.loaded = interest.channels_loaded = True

@@ -110,13 +110,19 @@ def _places_of(path: Path) -> Iterator[Place]:
                 yield Place(path.relative_to(ROOT).as_posix(), name, ids, is_test)
 
 
+OF_BOTH = ("tests/core/", "tests/real/", "tests/tools/", "tests/test_")
+MACHINE = frozenset({"fees", "index", "losses", "orders", "properties", "start", "stories", "table", "troubles"})
+
+
 def sides(path: str) -> str:
     """Whose program the tests of a file are about: C, L or both; nobody's when it is the embedded node."""
-    if path.startswith("tests/node/"):
+    if path.startswith("tests/simnode/"):
         return ""
     if path.startswith("tests/client/"):
         return "C"
-    return "LC" if path.startswith(("tests/test_", "tests/real/", "tests/demo/")) else "L"
+    if path.startswith("tests/core/test_") and Path(path).stem.removeprefix("test_") in MACHINE:
+        return "L"
+    return "LC" if path.startswith(OF_BOTH) else "L"
 
 
 def tested(places: list[Place]) -> dict[str, list[str]]:

@@ -67,7 +67,7 @@ def test_what_is_wrong_is_said(ids: tuple[str, ...], is_test: bool, reasons: dic
     [
         ([], "LC"),
         (["tests/client/test_x.py"], "L"),
-        (["tests/service/test_x.py", "tests/node/test_x.py"], "C"),
+        (["tests/service/test_x.py", "tests/simnode/test_x.py"], "C"),
         (["tests/service/test_x.py", "tests/client/test_x.py"], ""),
         (["tests/test_x.py"], ""),
     ],

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pyln.client import Plugin
 
-from lsps2fast_plugin.options import _INTS, add_options, reference
+from lsps2fast_plugin.service.options import _INTS, add_options
+from lsps2fast_plugin.tools.options_page import reference
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -55,7 +56,7 @@ def test_the_options_table_names_real_options_and_their_defaults() -> None:
 
 
 def test_the_page_of_options_is_up_to_date() -> None:
-    """`python -m lsps2fast_plugin.options > docs/reference/options.md` writes it."""
+    """`python -m lsps2fast_plugin.tools.options_page > docs/reference/options.md` writes it."""
     assert (ROOT / "docs/reference/options.md").read_text() == reference()
 
 

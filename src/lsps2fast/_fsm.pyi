@@ -3,12 +3,12 @@ from typing import Any, Final, final
 
 from lsps2fast._live import Live
 from lsps2fast._parts import Parts
-from lsps2fast._table import CODES as CODES
-from lsps2fast._table import MASKS as MASKS
-from lsps2fast._table import RULES as RULES
 from lsps2fast.actions import TEMPORARY as TEMPORARY
 from lsps2fast.actions import UNKNOWN_NEXT_PEER as UNKNOWN_NEXT_PEER
 from lsps2fast.actions import Action, Channel, Funding, Journal, Limits, Terms
+from lsps2fast.table import CODES as CODES
+from lsps2fast.table import MASKS as MASKS
+from lsps2fast.table import RULES as RULES
 
 CLTV_MARGIN_BLOCKS: Final = 6
 MAX_SESSION_PARTS: Final = 483

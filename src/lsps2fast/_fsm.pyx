@@ -9,7 +9,6 @@ same source runs compiled and interpreted; u64 arithmetic is therefore checked b
 
 import cython
 
-from lsps2fast._table import CODES, MASKS, RULES, Input, State
 from lsps2fast.actions import (
     TEMPORARY,
     UNKNOWN_NEXT_PEER,
@@ -30,6 +29,7 @@ from lsps2fast.actions import (
     Undo,
 )
 from lsps2fast.errors import ProtocolBug
+from lsps2fast.table import CODES, MASKS, RULES, Input, State
 
 if cython.compiled:
     from cython.cimports.lsps2fast._parts import Chain, Parts, lay, opening_fee

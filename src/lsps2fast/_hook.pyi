@@ -1,10 +1,10 @@
 from collections.abc import Callable
 from typing import final
 
-from lsps2fast._answers import answer as answer
-from lsps2fast._answers import answer_fail as answer_fail
-from lsps2fast._answers import answer_final as answer_final
-from lsps2fast._answers import answer_forward as answer_forward
+from lsps2fast.hook_replies import answer as answer
+from lsps2fast.hook_replies import answer_fail as answer_fail
+from lsps2fast.hook_replies import answer_final as answer_final
+from lsps2fast.hook_replies import answer_forward as answer_forward
 
 MAX_FRAME: int
 

@@ -15,8 +15,8 @@ from cython.cimports.cpython.bytes import PyBytes_FromStringAndSize
 from cython.cimports.libc.string import memchr
 from cython.cimports.lsps2fast import _scan as c
 
-from lsps2fast._answers import answer, answer_fail, answer_final, answer_forward, check_id
 from lsps2fast.errors import MalformedFrame
+from lsps2fast.hook_replies import answer, answer_fail, answer_final, answer_forward, check_id
 
 __all__ = [
     "MAX_FRAME",

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from lsps2fast._answers import answer, answer_fail, answer_final, answer_forward, check_id
 from lsps2fast.errors import MalformedFrame
+from lsps2fast.hook_replies import answer, answer_fail, answer_final, answer_forward, check_id
 
 __all__ = [
     "MAX_FRAME",

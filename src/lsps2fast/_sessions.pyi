@@ -1,10 +1,10 @@
 from typing import Any, Final, final
 
 from lsps2fast._fsm import Buy, Owner, Session
-from lsps2fast._table import TABLE as TABLE
 from lsps2fast.actions import TEMPORARY as TEMPORARY
 from lsps2fast.actions import UNKNOWN_NEXT_PEER as UNKNOWN_NEXT_PEER
 from lsps2fast.actions import Action, Journal, Terms
+from lsps2fast.table import TABLE as TABLE
 
 CLTV_MARGIN_BLOCKS: Final = 6
 MAX_CLTV_AHEAD_BLOCKS: Final = 2016

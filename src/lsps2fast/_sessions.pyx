@@ -10,7 +10,6 @@ from hashlib import sha256
 
 import cython
 
-from lsps2fast._table import TABLE, Input, State
 from lsps2fast.actions import (
     TEMPORARY,
     UNKNOWN_NEXT_PEER,
@@ -25,6 +24,7 @@ from lsps2fast.actions import (
     RestoreFees,
 )
 from lsps2fast.errors import ProtocolBug
+from lsps2fast.table import TABLE, Input, State
 
 if cython.compiled:
     from cython.cimports.lsps2fast._fsm import Buy, Owner, Session

@@ -17,9 +17,9 @@ from typing import Any
 from crash.nursery import Nursery
 from crash.points import PLUGIN, POWER, UNCOUNTED, Death, Labels
 
-from lsps2fast_plugin.node import Node, World
-from lsps2fast_plugin.node.errors import NodeDown, RpcError
-from lsps2fast_plugin.node.party import connect
+from lsps2fast_plugin.simnode import Node, World
+from lsps2fast_plugin.simnode.errors import NodeDown, RpcError
+from lsps2fast_plugin.simnode.party import connect
 
 SERVICE, CLIENT = ["lsps2fast-service"], ["lsps2fast-client"]
 LSP_TRUSTS, CLIENT_TRUSTS = "lsp-trusts-client", "client-trusts-lsp"

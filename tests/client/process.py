@@ -18,7 +18,7 @@ from lsps2fast.errors import NodeError
 
 from .stage import HEIGHT, LSP, Json, Lightningd, Lsp
 
-CLIENT = [sys.executable, "-m", "lsps2fast_plugin.client"]
+CLIENT = [sys.executable, "-m", "lsps2fast_plugin.client.app"]
 LIMIT_S = 20.0
 
 

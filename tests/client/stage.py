@@ -18,10 +18,10 @@ from lsps2fast import _hook as hook
 from lsps2fast import _tlv as tlv
 from lsps2fast import bolt11
 from lsps2fast.errors import Lsps2Error, NodeError
-from lsps2fast.lsps2 import format_datetime, format_scid
-from lsps2fast_plugin.client import Client
-from lsps2fast_plugin.clock import Clock
-from lsps2fast_plugin.wallet.options import Settings
+from lsps2fast.lsps.lsps2 import format_datetime, format_scid
+from lsps2fast_plugin.client.app import Client
+from lsps2fast_plugin.client.options import Settings
+from lsps2fast_plugin.cln.clock import Clock
 
 NOW_MS = 1_800_000_000_000
 HEIGHT = 800

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lsps2fast import bolt11
 from lsps2fast.bolt11 import Hint, Invoice, MalformedInvoice
 from lsps2fast.errors import ProtocolBug
-from lsps2fast.lsps2 import parse_scid
+from lsps2fast.lsps.lsps2 import parse_scid
 
 DATA: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "invoices.json").read_text())
 RECORDED = [each["bolt11"] for each in DATA["recorded"]]

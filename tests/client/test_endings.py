@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lsps2fast.errors import NodeError
-from lsps2fast.lsps2 import format_datetime
+from lsps2fast.lsps.lsps2 import format_datetime
 
 from .conftest import Staging
 from .stage import JIT_SCID, LSP, NOW_MS, STRANGER, Stage, entry

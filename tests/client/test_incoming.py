@@ -7,8 +7,8 @@ import json
 import pytest
 
 from lsps2fast.errors import NodeError
-from lsps2fast_plugin.wallet.chain import Sight
-from lsps2fast_plugin.wallet.records import Distrust
+from lsps2fast_plugin.client.funding_status import FundingStatus
+from lsps2fast_plugin.client.records import Distrust
 
 from .conftest import Staging
 from .stage import (
@@ -534,7 +534,7 @@ async def test_parts_that_come_over_another_channel_while_the_funding_is_looked_
         late: list[bytes] = []
         good = stage.client.chain.lacking
 
-        async def swap(channel_id: str, depth: int) -> Sight | None:
+        async def swap(channel_id: str, depth: int) -> FundingStatus | None:
             stage.client.chain.lacking = good  # type: ignore[method-assign]
             lacking = await good(channel_id, depth)
             stage.client.incoming.channel_closes(CHANNEL)

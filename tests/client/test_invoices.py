@@ -9,7 +9,7 @@ import pytest
 
 from lsps2fast import bolt11
 from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable, StoreError
-from lsps2fast.lsps2 import format_datetime, parse_scid
+from lsps2fast.lsps.lsps2 import format_datetime, parse_scid
 
 from .conftest import Staging
 from .stage import JIT_SCID, LSP, NOW_MS, WALLET, Json, Stage, entry, failure_of, key

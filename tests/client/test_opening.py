@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsps2fast_plugin.wallet.opening import CONTINUE, Limits, Wanted, answer, reserve_msat
+from lsps2fast_plugin.client.channel_terms import CONTINUE, Limits, Wanted, answer, reserve_msat
 
 from .conftest import Staging
 from .stage import CHANNEL, LSP, OTHER_LSP, STRANGER, FakeRequest, Json, Lsp, Stage, channel_row, entry

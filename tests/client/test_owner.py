@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.client import METHODS
+from lsps2fast_plugin.client.app import METHODS
 
 from .conftest import Staging
 from .stage import LSP, STRANGER, Json, Stage, failure_of

@@ -293,7 +293,7 @@ async def test_the_executable_is_two_lines() -> None:
     """Architecture: lightningd starts plugin/lsps2fast-client."""
     path = Path(__file__).parents[2] / "plugin" / "lsps2fast-client"
     assert path.stat().st_mode & 0o111
-    assert "from lsps2fast_plugin.client import main" in path.read_text()
+    assert "from lsps2fast_plugin.client.app import main" in path.read_text()
 
 
 async def test_an_lsp_cannot_make_us_write_frames_into_lightningd() -> None:

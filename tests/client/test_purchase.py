@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from lsps2fast.errors import ConfigError, PeerError
-from lsps2fast.lsps2 import Unacceptable, format_datetime
-from lsps2fast_plugin.wallet.records import Distrust
-from lsps2fast_plugin.wallet.talk import Unavailable
+from lsps2fast.lsps.lsps2 import Unacceptable, format_datetime
+from lsps2fast_plugin.client.lsps0_client import Unavailable
+from lsps2fast_plugin.client.records import Distrust
 
 from .conftest import Staging
 from .stage import JIT_SCID, LSP, NOW_MS, OTHER_LSP, STRANGER, Json, Lsp, Stage, entry, failure_of

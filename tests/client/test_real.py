@@ -12,8 +12,8 @@ import pytest
 
 from lsps2fast import bolt11
 from lsps2fast.errors import ConfigError, NodeError
-from lsps2fast_plugin.regtest import Bill, Lightningd, Town, find_programs, until
-from lsps2fast_plugin.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
+from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, find_programs, until
+from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
 
 pytestmark = pytest.mark.real
 SIZE_MSAT = 10_000_000

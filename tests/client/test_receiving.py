@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsps2fast.errors import MalformedTlv, ProtocolBug
-from lsps2fast.lsps2 import U64_MAX, FeeParams
-from lsps2fast.receiving import (
+from lsps2fast.lsps.lsps2 import U64_MAX, FeeParams
+from lsps2fast.lsps.receiving import (
     LSP_FAULTS,
     MPP_TIMEOUT,
     Part,

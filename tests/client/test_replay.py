@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from lsps2fast.lsps2 import FeeParams
-from lsps2fast_plugin.wallet.records import Approval, Buy
+from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast_plugin.client.records import Approval, Purchase
 
 from .conftest import Staging
 from .stage import NOW_MS, FakeRequest, Json, Stage, channel_row, entry, hook, tlv
@@ -69,7 +69,7 @@ async def approve_payment(stage: Stage, first: Json, size_msat: int | None, fee_
     """The same by its first part."""
     lsp_id, payment_hash = first["peer_id"], first["htlc"]["payment_hash"]
     params = FeeParams.from_json(entry(min_fee_msat=str(fee_msat), proportional=0))
-    buy = Buy(
+    buy = Purchase(
         lsp_id=lsp_id,
         jit_scid=1,
         params=params,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lsps2fast.errors import NodeError, NodeUnreachable, PeerError
-from lsps2fast.lsps0 import ErrorName
-from lsps2fast_plugin.wallet.talk import SENTENCES, Talk, Unavailable
+from lsps2fast.lsps.lsps0 import ErrorName
+from lsps2fast_plugin.client.lsps0_client import SENTENCES, Lsps0Client, Unavailable
 
 from .conftest import Staging
 from .stage import LSP, OTHER_LSP, Json, Lsp, Stage, StillClock
@@ -55,7 +55,7 @@ async def test_a_request_is_one_object_with_four_members(staged: Staging) -> Non
 
 def test_ids_are_long_random_and_fresh() -> None:
     """T-07: at least 80 bits from the system's generator."""
-    talk = Talk(None, StillClock(), lambda text, level: None)  # type: ignore[arg-type]
+    talk = Lsps0Client(None, StillClock(), lambda text, level: None)  # type: ignore[arg-type]
     ids = {talk._token() for _ in range(10_000)}
     assert len(ids) == 10_000
     assert min(map(len, ids)) >= 20

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.node import Node, Payer, World, methods
-from lsps2fast_plugin.node.party import connect
+from lsps2fast_plugin.simnode import Node, Payer, World, methods
+from lsps2fast_plugin.simnode.party import connect
 
 pytestmark = pytest.mark.slow
-SERVICE = [sys.executable, "-m", "lsps2fast_plugin.service"]
-CLIENT = [sys.executable, "-m", "lsps2fast_plugin.client"]
+SERVICE = [sys.executable, "-m", "lsps2fast_plugin.service.app"]
+CLIENT = [sys.executable, "-m", "lsps2fast_plugin.client.app"]
 SIZE_MSAT, FEE_MSAT = 20_000_000, 1_000_000
 CLIENT_TRUSTS, LSP_TRUSTS = "client-trusts-lsp", "lsp-trusts-client"
 Json = dict[str, Any]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from lsps2fast.errors import NodeError
-from lsps2fast_plugin.lane import Verdict
-from lsps2fast_plugin.wallet.hints import rewritten
-from lsps2fast_plugin.wallet.records import Distrust
+from lsps2fast_plugin.client.records import Distrust
+from lsps2fast_plugin.client.route_hints import rewritten
+from lsps2fast_plugin.cln.reader import Verdict
 
 from .conftest import Staging
 from .stage import CHANNEL, LSP, TXID, FakeRequest, Json, Stage, channel_row

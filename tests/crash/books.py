@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from lsps2fast_plugin.node import Client
-from lsps2fast_plugin.node.channels import Channel
+from lsps2fast_plugin.simnode import Client
+from lsps2fast_plugin.simnode.channels import Channel
 
 from .stage import Sale, Stage
 

@@ -16,10 +16,10 @@ def _unwritten(stage: str) -> Callable[[], None]:
     """The machine is told that a record of this stage is stored, and it is not."""
 
     def install() -> None:
-        from lsps2fast._table import Input
-        from lsps2fast_plugin.effects import Effects
+        from lsps2fast.table import Input
+        from lsps2fast_plugin.service.executor import ActionExecutor
 
-        write = Effects._persist
+        write = ActionExecutor._persist
 
         async def persist(self: Any, action: Any) -> None:
             if action.journal.stage == stage:
@@ -27,7 +27,7 @@ def _unwritten(stage: str) -> Callable[[], None]:
             else:
                 await write(self, action)
 
-        Effects._HANDLERS[_order("Persist")] = persist
+        ActionExecutor._HANDLERS[_order("Persist")] = persist
 
     return install
 
@@ -41,31 +41,31 @@ def _order(name: str) -> type:
 
 def _flag_proves() -> None:
     """A failed sendpsbt counts as done, as if `withheld: false` proved anything, and nobody looks for its block."""
-    from lsps2fast_plugin.funding import Funder
-    from lsps2fast_plugin.lookout import Lookout
+    from lsps2fast_plugin.service.funding import Funder
+    from lsps2fast_plugin.service.missed_events import MissedEventPoller
 
     async def is_confirmed(self: Any, peer_id: str, channel_id: str) -> bool:
         return True
 
     setattr(Funder, "_is_confirmed", is_confirmed)  # noqa: B010  (mypy knows that it is a method)
-    setattr(Lookout, "funding", lambda self, peer_id, channel: None)  # noqa: B010
+    setattr(MissedEventPoller, "funding", lambda self, peer_id, channel: None)  # noqa: B010
 
 
 def _blind_close() -> None:
     """Whatever is in it, a channel that the machine gave up is closed (against K-11)."""
-    from lsps2fast_plugin import funding
+    from lsps2fast_plugin.service import funding
 
     setattr(funding, "holds_money_of_client", lambda channel: False)  # noqa: B010
 
 
 def _unrenewed() -> None:
     """Reservations are never made anew (against O-04)."""
-    from lsps2fast_plugin.effects import Effects
+    from lsps2fast_plugin.service.executor import ActionExecutor
 
     async def renew(self: Any, action: Any) -> None:
         """Nothing."""
 
-    Effects._HANDLERS[_order("RenewInputs")] = renew
+    ActionExecutor._HANDLERS[_order("RenewInputs")] = renew
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 MOST = 1 << 20  # bytes of a datagram
-PROGRAMS = {"lsps2fast-service": "lsps2fast_plugin.service", "lsps2fast-client": "lsps2fast_plugin.client"}
+PROGRAMS = {"lsps2fast-service": "lsps2fast_plugin.service.app", "lsps2fast-client": "lsps2fast_plugin.client.app"}
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where our children find this package
 
 

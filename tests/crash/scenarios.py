@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lsps2fast_plugin.coins import RESERVE_BLOCKS
-from lsps2fast_plugin.effects import LONGEST_PAUSE_MS
-from lsps2fast_plugin.node import Client
-from lsps2fast_plugin.node.channels import End, Htlc
-from lsps2fast_plugin.node.errors import RpcError
+from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
+from lsps2fast_plugin.service.executor import LONGEST_PAUSE_MS
+from lsps2fast_plugin.simnode import Client
+from lsps2fast_plugin.simnode.channels import End, Htlc
+from lsps2fast_plugin.simnode.errors import RpcError
 
 from .stage import CLIENT_TRUSTS, MODES, SIZE_MSAT, VALIDITY_S, Sale, Stage
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from lsps2fast.lsps2 import FeeParams
-from lsps2fast_plugin.node import Client, LspsError, Payer, PaymentResult, World
-from lsps2fast_plugin.node.client import ClientInvoice
-from lsps2fast_plugin.node.errors import NodeDown, NodeProblem, PluginFailed, RpcError, WaitTimeout
-from lsps2fast_plugin.node.faults import Fault
-from lsps2fast_plugin.node.party import connect
-from lsps2fast_plugin.node.payer import Payment
+from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast_plugin.simnode import Client, LspsError, Payer, PaymentResult, World
+from lsps2fast_plugin.simnode.client import ClientInvoice
+from lsps2fast_plugin.simnode.errors import NodeDown, NodeProblem, PluginFailed, RpcError, WaitTimeout
+from lsps2fast_plugin.simnode.faults import Fault
+from lsps2fast_plugin.simnode.party import connect
+from lsps2fast_plugin.simnode.payer import Payment
 
 from .mutants import VARIABLE
 from .nursery import Nursery

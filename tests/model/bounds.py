@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fsm.scene import HASH, OTHER_HASH, SIZE
+from core.scene import HASH, OTHER_HASH, SIZE
 
 from .brain import Part
 from .world import Rules

@@ -1,8 +1,8 @@
 """Both runs of the real machine, and the real recovery, as a function from (state, input) to (state, orders).
 
 A state of the machine is what its fields say; each is kept once, with the shortest list of inputs that led there, and
-is made anew from that list when an input has not been tried in it before. Recovery is `lsps2fast_plugin.recovery`
-itself, on a service that only notes what it is told.
+is made anew from that list when an input has not been tried in it before. Recovery is
+`lsps2fast_plugin.service.recovery` itself, on a service that only notes what it is told.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from fsm.scene import CLIENT, CLTV, DELTA, HEIGHT, SCID, UPSTREAM, VALID_UNTIL_MS, WALL_MS
-from fsm.world import Twin
+from core.scene import CLIENT, CLTV, DELTA, HEIGHT, SCID, UPSTREAM, VALID_UNTIL_MS, WALL_MS
+from core.world import Twin
 
 from lsps2fast import actions as order
 from lsps2fast._raw_py import columns_watched
-from lsps2fast._table import TERMINAL, State
-from lsps2fast.lsps2 import FeeParams
-from lsps2fast.offers import Buy
-from lsps2fast_plugin.reconcile import Snapshot
-from lsps2fast_plugin.recovery import Recovery
-from lsps2fast_plugin.service import buy_terms
-from lsps2fast_plugin.store import Stored
+from lsps2fast.lsps.buys import Buy
+from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast.table import TERMINAL, State
+from lsps2fast_plugin.service.app import buy_terms
+from lsps2fast_plugin.service.reconcile import Snapshot
+from lsps2fast_plugin.service.recovery import Recovery
+from lsps2fast_plugin.service.session_store import StoredSession
 
 COLLECT_MS = 90_000
 DEADLINE = CLTV - 6
@@ -40,7 +40,7 @@ class Part(NamedTuple):
 class Start(NamedTuple):
     """Everything a start of the plugin depends on."""
 
-    stored: tuple[Stored, ...]
+    stored: tuple[StoredSession, ...]
     channels: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # channel id, its row in listpeerchannels
     rows: tuple[tuple[str, tuple[Any, ...]], ...]  # channel id, its rows in listforwards
     held: frozenset[tuple[int, int]]

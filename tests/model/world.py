@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from fsm.scene import (
+from core.scene import (
     CLIENT,
     FEE,
     HASH,
@@ -26,10 +26,10 @@ from fsm.scene import (
 )
 
 from lsps2fast import actions as order
-from lsps2fast._table import Input
 from lsps2fast.actions import Channel, Funding, Journal
-from lsps2fast_plugin.reconcile import Row
-from lsps2fast_plugin.store import FRESH, Stored
+from lsps2fast.table import Input
+from lsps2fast_plugin.service.reconcile import Row
+from lsps2fast_plugin.service.session_store import FRESH, StoredSession
 
 from .brain import COLLECT_MS, DEADLINE, Brain, Orders, Part, Start, a_buy
 
@@ -281,7 +281,7 @@ class Game:
             return
         channel = todo.action.journal.channel
         if channel is not None and any(_sends(other, channel.channel_id) for other in world.todo):
-            return  # `Effects._finalize` waits: until it is sent only the active record knows of the channel
+            return  # `ActionExecutor._finalize` waits: until it is sent only the active record knows of the channel
         final = (todo.action.outcome, todo.action.journal)
         if world.final is not None and world.final[0] != final[0]:
             raise Broken(f"the final record says {world.final[0]} and is to say {final[0]}")
@@ -364,7 +364,7 @@ class Game:
         return self._coin(world._replace(channels=channels), channel.coin, "spent")
 
     def _do_Undo(self, world: World, todo: Todo) -> Iterator[Move]:
-        """As `Effects._undo` and `Funder.close` do it: lightningd has the last word on what is dropped (K-11)."""
+        """As `ActionExecutor._undo` and `Funder.close` do it: lightningd has the last word on what is gone (K-11)."""
         action = todo.action
         if todo.step == 0:
             yield from self._drop(world, todo)
@@ -422,9 +422,9 @@ class Game:
         return _dead(world, "power")._replace(parts=parts, online=False)
 
     def _start(self, world: World) -> World:
-        stored = [] if world.final is None else [Stored(self.buy, world.final[1], world.final[0], 0)]
+        stored = [] if world.final is None else [StoredSession(self.buy, world.final[1], world.final[0], 0)]
         if world.record is not None:
-            stored.append(Stored(self.buy, world.record, None))
+            stored.append(StoredSession(self.buy, world.record, None))
         forgets = self.rules.mutant == "recovery sees no parts"
         start = Start(
             tuple(stored),

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.stage import Stage
 
-from lsps2fast_plugin.regtest import Bill, Lightningd, Town
+from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town
 
 from .evidence import tidy
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from lsps2fast.errors import ConfigError
-from lsps2fast_plugin.regtest import Lightningd, Programs, Town, find_programs
-from lsps2fast_plugin.regtest.processes import Child
-from lsps2fast_plugin.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
+from lsps2fast_plugin.tools.regtest import Lightningd, Programs, Town, find_programs
+from lsps2fast_plugin.tools.regtest.processes import Child
+from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
 
 from .evidence import Evidence, tidy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from lsps2fast_plugin.regtest import Town, until
+from lsps2fast_plugin.tools.regtest import Town, until
 
 Json = dict[str, Any]
 REDACTED = "00"

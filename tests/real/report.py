@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lsps2fast.errors import ConfigError
-from lsps2fast_plugin.regtest import Town, find_programs
-from lsps2fast_plugin.regtest.town import CLIENT_TRUSTS
+from lsps2fast_plugin.tools.regtest import Town, find_programs
+from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
 
 from .benches import Real
 from .scenarios import SCENARIOS, Scenario

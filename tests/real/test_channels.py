@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lsps2fast_plugin.regtest import Town
+from lsps2fast_plugin.tools.regtest import Town
 
 from .evidence import Evidence
 

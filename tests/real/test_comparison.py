@@ -1,6 +1,6 @@
 """The embedded node is held to the truth: one list of scenarios, run on both, and what the plugin saw and did compared.
 
-With LSPS2FAST_RECORD=1 the real runs are written to tests/data/real, where `tests/node/test_truth.py` compares the
+With LSPS2FAST_RECORD=1 the real runs are written to tests/data/real, where `tests/simnode/test_truth.py` compares the
 embedded node with them on machines without lightningd.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from service.stage import Stage
 
-from lsps2fast_plugin.regtest import Town
+from lsps2fast_plugin.tools.regtest import Town
 
 from .benches import Embedded, Real
 from .scenarios import SCENARIOS, Scenario

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from lsps2fast.errors import NodeError
-from lsps2fast_plugin.regtest import Bill, Town, until
+from lsps2fast_plugin.tools.regtest import Bill, Town, until
 
 from .conftest import retire
 from .evidence import tidy

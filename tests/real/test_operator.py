@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lsps2fast.errors import NodeError
-from lsps2fast.lsps2 import FeeParams, parse_datetime
-from lsps2fast_plugin.regtest import Bill, Lightningd, Town, until
+from lsps2fast.lsps.lsps2 import FeeParams, parse_datetime
+from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
 
 from .evidence import Evidence, tidy
 

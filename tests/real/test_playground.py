@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from lsps2fast_plugin.regtest import Programs, until
+from lsps2fast_plugin.tools.regtest import Programs, until
 
-COMMAND = [sys.executable, "-m", "lsps2fast_plugin.cli", "regtest"]
+COMMAND = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "regtest"]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lsps2fast_plugin.regtest import Bill, Town
+from lsps2fast_plugin.tools.regtest import Bill, Town
 
 from .evidence import Evidence
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lsps2fast_plugin.load.real import NO_PLUGIN, OUR_HOST, PYLN, SERVICE, RealBench
-from lsps2fast_plugin.regtest import Programs
+from lsps2fast_plugin.tools.bench.real import NO_PLUGIN, OUR_HOST, PYLN, SERVICE, RealBench
+from lsps2fast_plugin.tools.regtest import Programs
 
 
 def test_payments_do_not_wait_for_a_method_that_blocks(programs: Programs) -> None:

@@ -32,7 +32,7 @@ from replay.player import play
 
 pytestmark = pytest.mark.slow
 
-SERVICE = (sys.executable, "-m", "lsps2fast_plugin.service")
+SERVICE = (sys.executable, "-m", "lsps2fast_plugin.service.app")
 L3, L4 = "103x1x0", "110x1x0"  # incoming channels of both payers
 LET_GO = {"result": "continue"}
 TEMPORARY = {"result": "fail", "failure_message": "10070000"}

@@ -6,7 +6,7 @@ plugin was never stopped. Outside of a pytest session nothing is kept, and every
 
 from __future__ import annotations
 
-from lsps2fast_plugin.node import World
+from lsps2fast_plugin.simnode import World
 
 STORIES = 12  # then the channels that earlier stories have left begin to cost
 LOG_LINES = 100  # the plugin cuts a flood of them, and stories look at what it says

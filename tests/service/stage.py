@@ -13,14 +13,14 @@ from collections import Counter
 from types import TracebackType
 from typing import Any
 
-from lsps2fast.lsps2 import FeeParams
-from lsps2fast_plugin.node import Client, Node, Payer, PaymentResult, World, tlv
-from lsps2fast_plugin.node.answers import read_answer
-from lsps2fast_plugin.node.client import ClientInvoice
+from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast_plugin.simnode import Client, Node, Payer, PaymentResult, World, tlv
+from lsps2fast_plugin.simnode.answers import read_answer
+from lsps2fast_plugin.simnode.client import ClientInvoice
 
 from .houses import HOUSES, WEALTH_SAT
 
-COMMAND = [sys.executable, "-m", "lsps2fast_plugin.service"]
+COMMAND = [sys.executable, "-m", "lsps2fast_plugin.service.app"]
 LSP_TRUSTS = "lsp-trusts-client"
 CLIENT_TRUSTS = "client-trusts-lsp"
 SESSIONS = ("lsps", "lsps2", "sessions")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.node import Payer, tlv
-from lsps2fast_plugin.node.client import ClientInvoice
+from lsps2fast_plugin.simnode import Payer, tlv
+from lsps2fast_plugin.simnode.client import ClientInvoice
 
 from .stage import NODE_FAILURE, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 

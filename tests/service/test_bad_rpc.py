@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.node import frames
-from lsps2fast_plugin.node.rpcserver import Connection
+from lsps2fast_plugin.simnode import frames
+from lsps2fast_plugin.simnode.rpcserver import Connection
 
 from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SESSIONS, SIZE_MSAT, TEMPORARY, Stage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from lsps2fast_plugin.store import OLD_ROOT, ROOT
+from lsps2fast_plugin.service.session_store import OLD_ROOT, ROOT
 
 from .stage import SIZE_MSAT, Stage
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.channel_types import OurNode, offers
-from lsps2fast_plugin.node.channels import Feerates
-from lsps2fast_plugin.node.party import INIT_FEATURES
+from lsps2fast_plugin.cln.channel_types import OurNode, offers
+from lsps2fast_plugin.simnode.channels import Feerates
+from lsps2fast_plugin.simnode.party import INIT_FEATURES
 
 from .stage import FEE_MSAT, Stage
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsps2fast_plugin.coinpool import COIN_WEIGHT, SPLIT_WEIGHT, PoolSize, Split, plan
-from lsps2fast_plugin.coins import TAPROOT_WEIGHT, Coin, Survey
-from lsps2fast_plugin.node import PluginFailed, RpcError
-from lsps2fast_plugin.node.chain import Chain
+from lsps2fast_plugin.service.coin_pool import COIN_WEIGHT, SPLIT_WEIGHT, PoolSize, Split, plan
+from lsps2fast_plugin.service.coins import TAPROOT_WEIGHT, Coin, Survey
+from lsps2fast_plugin.simnode import PluginFailed, RpcError
+from lsps2fast_plugin.simnode.chain import Chain
 
 from .stage import CLIENT_TRUSTS, SIZE_MSAT, Stage
 

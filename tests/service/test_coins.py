@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from lsps2fast_plugin.coins import TAPROOT_WEIGHT
-from lsps2fast_plugin.funding import OUTPUT_WEIGHT
-from lsps2fast_plugin.node import LspsError, psbt
-from lsps2fast_plugin.node.wallet import CHANGE_MIN_SAT
+from lsps2fast_plugin.service.coins import TAPROOT_WEIGHT
+from lsps2fast_plugin.service.funding import OUTPUT_WEIGHT
+from lsps2fast_plugin.simnode import LspsError, psbt
+from lsps2fast_plugin.simnode.wallet import CHANGE_MIN_SAT
 
 from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 

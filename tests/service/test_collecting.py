@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.node import Payer
-from lsps2fast_plugin.node.client import ClientInvoice
+from lsps2fast_plugin.simnode import Payer
+from lsps2fast_plugin.simnode.client import ClientInvoice
 
 from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from lsps2fast_plugin.coins import RESERVE_BLOCKS
-from lsps2fast_plugin.node import Client, Payer
-from lsps2fast_plugin.node.client import ClientInvoice
-from lsps2fast_plugin.node.payer import Payment
-from lsps2fast_plugin.store import ROOT, VERSION
+from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
+from lsps2fast_plugin.service.session_store import ROOT, VERSION
+from lsps2fast_plugin.simnode import Client, Payer
+from lsps2fast_plugin.simnode.client import ClientInvoice
+from lsps2fast_plugin.simnode.payer import Payment
 
 from .stage import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from lsps2fast_plugin.node.client import ClientInvoice
+from lsps2fast_plugin.simnode.client import ClientInvoice
 
 from .stage import FEE_MSAT, SIZE_MSAT, TEMPORARY, Stage
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lsps2fast_plugin.load.flood import SIZE_MSAT, Heard, Wallet, crowd_frames, custommsg_frame, run_flood, text
+from lsps2fast_plugin.tools.bench.flood import SIZE_MSAT, Heard, Wallet, crowd_frames, custommsg_frame, run_flood, text
 
 OFFERS = {f"0{number}": {"promise": f"{number}"} for number in range(10)}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lsps2fast_plugin.node import tlv
-from lsps2fast_plugin.node.channels import Htlc
+from lsps2fast_plugin.simnode import tlv
+from lsps2fast_plugin.simnode.channels import Htlc
 
 from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.coins import RESERVE_BLOCKS
-from lsps2fast_plugin.effects import LONGEST_PAUSE_MS
-from lsps2fast_plugin.node import Client, Payer
-from lsps2fast_plugin.node.client import ClientInvoice
-from lsps2fast_plugin.node.payer import Payment
+from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
+from lsps2fast_plugin.service.executor import LONGEST_PAUSE_MS
+from lsps2fast_plugin.simnode import Client, Payer
+from lsps2fast_plugin.simnode.client import ClientInvoice
+from lsps2fast_plugin.simnode.payer import Payment
 
 from .stage import CLIENT_TRUSTS, SIZE_MSAT, UNKNOWN, Stage
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from lsps2fast_plugin.node.client import ClientInvoice
-from lsps2fast_plugin.node.payer import Payer, Payment
+from lsps2fast_plugin.simnode.client import ClientInvoice
+from lsps2fast_plugin.simnode.payer import Payer, Payment
 
 from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsps2fast_plugin.node import LspsError
+from lsps2fast_plugin.simnode import LspsError
 
 from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 

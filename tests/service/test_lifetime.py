@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from lsps2fast.lsps0 import FEATURE_BIT
-from lsps2fast_plugin.node import RpcError, World
+from lsps2fast.lsps.lsps0 import FEATURE_BIT
+from lsps2fast_plugin.simnode import RpcError, World
 
 from .stage import COMMAND, Stage
 
 ANNOUNCED = [
     sys.executable,
     "-c",
-    "import sys; from lsps2fast_plugin.service import main_announced as m; sys.exit(m())",
+    "import sys; from lsps2fast_plugin.service.app import main_announced as m; sys.exit(m())",
 ]
 LIFETIME = 3
 

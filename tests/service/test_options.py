@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.node import LspsError, PluginFailed, RpcError
+from lsps2fast_plugin.simnode import LspsError, PluginFailed, RpcError
 
 from .stage import COMMAND, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.node import openings
+from lsps2fast_plugin.simnode import openings
 
 from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, UNKNOWN, Stage
 

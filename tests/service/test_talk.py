@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.node import Client, LspsError
+from lsps2fast_plugin.simnode import Client, LspsError
 
 from .stage import FEE_MSAT, SIZE_MSAT, Stage
 

@@ -1,0 +1,1 @@
+"""The wallet: buys JIT channels and receives over them. `app` wires it."""

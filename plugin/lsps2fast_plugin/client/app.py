@@ -1,0 +1,411 @@
+"""lsps2fast-client: the wallet. Wires lightningd's hooks, notifications and methods to the modules beside it.
+
+Everything runs on the host's one loop. Decisions about money are made in `lsps2fast.lsps.receiving` and in the
+other modules; this file says who hears what, and what happens at start, at each deadline and at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from pyln.client import Plugin
+from pyln.client.plugin import Request
+
+from lsps2fast import BACKEND, __version__
+from lsps2fast.bolt11 import CURRENCIES
+from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, StoreError
+from lsps2fast.lsps.lsps0 import MESSAGE_TYPE, MESSAGE_TYPE_HEX
+from lsps2fast.lsps.receiving import carries_fee
+from lsps2fast_plugin.client import channel_terms
+from lsps2fast_plugin.client.channel_watch import Watch
+from lsps2fast_plugin.client.funding_status import Chain
+from lsps2fast_plugin.client.incoming_payments import Incoming
+from lsps2fast_plugin.client.invoices import Invoices
+from lsps2fast_plugin.client.lsps0_client import Lsps0Client
+from lsps2fast_plugin.client.methods import Methods
+from lsps2fast_plugin.client.openchannel_hook import OpenChannelHook
+from lsps2fast_plugin.client.options import Settings, add_options, read_settings
+from lsps2fast_plugin.client.purchase import LspBuyer
+from lsps2fast_plugin.client.reconnect import Reconnect
+from lsps2fast_plugin.client.records import Approval, Lapse
+from lsps2fast_plugin.client.status import Reports, status
+from lsps2fast_plugin.client.store import WalletRecords
+from lsps2fast_plugin.client.unfunded_guard import ApprovedPayments, UnfundedChannelGuard
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.host import Host, HtlcFilter
+from lsps2fast_plugin.cln.rpc import Rpc
+
+POLL_S = 30.0  # between two looks at fundings that are owed, beside each block
+RETRY_S = 1.0
+Json = dict[str, Any]
+
+METHODS = {  # RPC name: coroutine of Methods
+    "lsps-listprotocols": "list_protocols",
+    "lsps-lsps2-getinfo": "get_info",
+    "lsps-lsps2-buy": "buy",
+    "lsps-lsps2-approve": "approve",
+    "lsps-lsps2-invoice": "invoice",
+    "lsps2-compare": "compare",
+    "lsps2-trust": "trust",
+}
+
+
+class Client:
+    """One wallet plugin process."""
+
+    def __init__(self) -> None:
+        self.plugin = Plugin(autopatch=False, dynamic=True)
+        self.clock = Clock()
+        self.interest = HtlcFilter(final_hops=True)
+        self.awaited = ApprovedPayments(self.interest)
+        self.host = Host(self.plugin, self.interest, self._on_htlc)
+        self.reports = Reports(self.clock)
+        self.settings: Settings | None = None
+        self._ready = asyncio.Event()
+        self._rearm = asyncio.Event()
+        add_options(self.plugin)
+        self.plugin.init()(self._init)
+        self.plugin.add_hook("openchannel", self._on_openchannel, background=True)
+        self.plugin.add_hook("rpc_command", self._on_rpc_command, background=True, filters=["invoice"])
+        self.host.hook("custommsg", self._on_custommsg, filters=[MESSAGE_TYPE])
+        for topic, handler in (
+            ("connect", self._on_connect),
+            ("disconnect", self._on_disconnect),
+            ("block_added", self._on_block),
+            ("channel_state_changed", self._on_channel_state),
+            ("invoice_payment", self._on_invoice_payment),
+        ):
+            self.host.subscribe(topic, handler)
+        self.host.on_shutdown(self._shutdown)
+        for rpc_name, name in METHODS.items():
+            self.host.method(rpc_name, self._late(name))
+        self.host.method("lsps2-status", self._status)
+        if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
+            self.host.method("lsps2-dev-advance", self._advance)
+
+    def _late(self, name: str) -> Callable[..., Coroutine[Any, Any, Json]]:
+        """A method that waits until the records are read; with the parameters and the help of the real one."""
+        real = getattr(Methods, name)
+
+        async def run(*args: Any, **kwargs: Any) -> Json:
+            await self._ready.wait()
+            result: Json = await getattr(self.methods, name)(*args, **kwargs)
+            return result
+
+        signature = inspect.signature(real)
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=list(signature.parameters.values())[1:]
+        )
+        run.__doc__ = inspect.getdoc(real)
+        return run
+
+    # Start ---------------------------------------------------------------------------------------
+
+    def _init(self, options: Json, configuration: Json, **_: Any) -> Json | None:
+        """Answer at once (rule 15); the records are read in the background."""
+        try:
+            self.settings = read_settings(self.plugin)
+            currency = CURRENCIES.get(configuration["network"])
+            if currency is None:
+                raise ConfigError(f"invoices for the network {configuration['network']} cannot be written")
+        except ConfigError as error:
+            return {"disable": str(error)}
+        path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
+        self._build(self.settings, Rpc(path, lambda text: self.host.log(text, "warn")), currency)
+        self.host.spawn(self._start())
+        return None
+
+    def _build(self, settings: Settings, rpc: Rpc, currency: str) -> None:
+        say = self.host.log
+        self.rpc = rpc
+        self.currency = currency
+        self.book = WalletRecords(rpc, say, self.awaited.hashes, lambda: self.watch.guard())
+        self.talk = Lsps0Client(rpc, self.clock, say)
+        self.chain = Chain(rpc)
+        self.invoices = Invoices(rpc)
+        self.market = LspBuyer(rpc, self.talk, self.book, self.clock, settings, say)
+        self.watch = Watch(
+            rpc=rpc,
+            book=self.book,
+            chain=self.chain,
+            clock=self.clock,
+            settings=settings,
+            report=self._report,
+            say=say,
+            closing=lambda channel_id: self.incoming.channel_closes(channel_id),
+            guarding=self.awaited.set_guard,
+        )
+        self.guard = UnfundedChannelGuard(self.host, self.chain, self.watch, self._report, say)
+        self.incoming = Incoming(
+            host=self.host,
+            book=self.book,
+            chain=self.chain,
+            invoices=self.invoices,
+            clock=self.clock,
+            settings=settings,
+            report=self._report,
+            say=say,
+            changed=self._rearm.set,
+            claimed=self.watch.claimed,
+        )
+        self.reconnect = Reconnect(
+            rpc, self.clock, self.host.spawn, lambda lsp_id: lsp_id in self.book.lsps(), self._address_of, say
+        )
+
+    async def _start(self) -> None:
+        """Read the records, look at the node, then let in the HTLCs that waited (W11)."""
+        assert self.settings is not None
+        info = await self._until("getinfo")
+        self.chain.block(info["blockheight"])
+        configs = (await self._until("listconfigs"))["configs"]
+        mainnet = info.get("network") == "bitcoin"
+        final_cltv_blocks = configs.get("cltv-final", {}).get("value_int", 18 if mainnet else 10)
+        to_self_delay_blocks = configs.get("watchtime-blocks", {}).get("value_int", 144 if mainnet else 6)
+        self.incoming.final_cltv_blocks = final_cltv_blocks
+        self.market.our_to_self_delay_blocks = to_self_delay_blocks
+        self.door = OpenChannelHook(
+            book=self.book,
+            watch=self.watch,
+            clock=self.clock,
+            limits=channel_terms.Limits(to_self_delay_blocks, self.settings.zero_reserve),
+            spawn=self.host.spawn,
+            report=self._report,
+            say=self.host.log,
+        )
+        self.methods = Methods(
+            market=self.market,
+            book=self.book,
+            invoices=self.invoices,
+            clock=self.clock,
+            settings=self.settings,
+            changed=self._rearm.set,
+            currency=self.currency,
+            final_cltv_blocks=final_cltv_blocks,
+        )
+        await self._load()
+        await self._guarded(self.watch.find())
+        self.host.interest_loaded()
+        self._ready.set()
+        self.host.log(
+            f"lsps2fast-client {__version__} ({BACKEND} core) is ready: {len(self.book.approvals)} payments awaited",
+            "info",
+        )
+        self.host.spawn(self._watch_time())
+        await self._look_all()
+        peers = await self._until("listpeers")
+        connected = {peer["id"] for peer in peers["peers"] if peer.get("connected")}
+        for lsp_id in self.book.lsps() - connected:
+            self.reconnect.lost(lsp_id)
+
+    async def _until(self, method: str) -> Json:
+        """Ask until lightningd answers: without it nothing can begin."""
+        while True:
+            try:
+                return await self.rpc.call(method)
+            except NodeError as error:
+                self.host.log(f"{method}: {error}; trying again", "warn")
+            await self.clock.turned(RETRY_S)
+
+    async def _load(self) -> None:
+        """All records; then those whose payment was made, or whose invoice never came to be, while we were away."""
+        while True:
+            try:
+                await self.book.load()
+                break
+            except StoreError as error:
+                self.host.log(f"the records cannot be read ({error}); trying again", "error")
+            await self.clock.turned(RETRY_S)
+        for approval in list(self.book.approvals.values()):
+            await self._guarded(self._check_loaded(approval))
+
+    async def _check_loaded(self, approval: Approval) -> None:
+        row = await self.invoices.by_hash(approval.payment_hash)
+        if row is not None and row["status"] == "paid":
+            await self._settle(approval)
+        elif row is None and approval.label is not None:
+            self.host.log(f"the invoice {approval.label!r} was never made; its purchase is forgotten", "info")
+            await self._end(approval)
+
+    # HTLCs and channels ----------------------------------------------------------------------------
+
+    def _on_htlc(self, scan: Any) -> None:
+        if scan.next_scid >= 0 or scan.forward_to is not None:
+            self.host.let_go(scan.id_raw)
+        elif scan.payment_hash in self.book.approvals:
+            self.incoming.take(scan)
+        elif carries_fee(scan):
+            self.incoming.refuse_fee(scan)
+        elif self.awaited.guard:
+            self.host.spawn(self.guard.take(scan))
+        else:
+            self.host.let_go(scan.id_raw)
+
+    def _on_openchannel(self, request: Request, openchannel: Json, **_: Any) -> None:
+        """Answered from memory where that can be; before the records are read it waits for them (W11)."""
+        if self._ready.is_set():
+            self.door.knock(request, openchannel)
+        else:
+            self.host.spawn(self._knock_later(request, openchannel))
+
+    async def _knock_later(self, request: Request, openchannel: Json) -> None:
+        await self._ready.wait()
+        self.door.knock(request, openchannel)
+
+    def _on_rpc_command(self, request: Request, rpc_command: Json, **_: Any) -> None:
+        if self.awaited.guard:
+            self.host.spawn(self.guard.invoice(request, rpc_command))
+        else:
+            request.set_result({"result": "continue"})
+
+    def _on_channel_state(self, channel_state_changed: Json, **_: Any) -> None:
+        if self.settings is None:
+            return
+        self.incoming.look()
+        self.host.spawn(self._guarded(self.watch.changed(channel_state_changed)))
+
+    # Facts of the node -----------------------------------------------------------------------------
+
+    def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> Json:
+        """Answered at once (T-37). Nothing of a peer is awaited before the start is over."""
+        if payload.startswith(MESSAGE_TYPE_HEX) and self.settings is not None:
+            self.talk.receive(peer_id, bytes.fromhex(payload[len(MESSAGE_TYPE_HEX) :]))
+        return {"result": "continue"}
+
+    def _on_connect(self, connect: Json, **_: Any) -> None:
+        if self.settings is not None:
+            self.talk.connected(connect["id"])
+            self.reconnect.back(connect["id"])
+
+    def _on_disconnect(self, disconnect: Json, **_: Any) -> None:
+        if self.settings is not None:
+            self.talk.disconnected(disconnect["id"])
+            self.watch.disconnected(disconnect["id"])
+            if self._ready.is_set():
+                self.door.disconnected(disconnect["id"])
+            self.reconnect.lost(disconnect["id"])
+
+    def _on_block(self, block_added: Json, **_: Any) -> None:
+        if self.settings is None:
+            return
+        self.chain.block(block_added["height"])
+        self.incoming.block()
+        if self.book.channels or self.watch.given_up:
+            self.host.spawn(self._look_all())
+
+    def _on_invoice_payment(self, invoice_payment: Json, **_: Any) -> None:
+        if self.settings is None:
+            return
+        digest = hashlib.sha256(bytes.fromhex(invoice_payment["preimage"])).digest()
+        approval = self.book.approvals.get(digest)
+        if approval is not None and not approval.served:
+            self.host.spawn(self._guarded(self._settle(approval)))
+
+    def _address_of(self, lsp_id: str) -> str | None:
+        return next((each.address for each in self.book.of_lsp(lsp_id) if each.address), None)
+
+    # Endings ---------------------------------------------------------------------------------------
+
+    async def _settle(self, approval: Approval) -> None:
+        """Paid: from now on the funding is owed, and no further fee (I-33). Or StoreError: the next start does it."""
+        await self.watch.settled(approval)
+        await self.book.settle(approval)
+        self.incoming.settled(approval.payment_hash)
+        self._rearm.set()
+
+    async def _end(self, approval: Approval) -> None:
+        """Not paid in time, or not payable."""
+        self.watch.over(approval)
+        await self.book.drop(approval)
+        self.incoming.forget(approval.payment_hash)
+
+    async def _sweep(self) -> None:
+        """End what the LSPs' offers or the invoices no longer cover (I-33)."""
+        wall_ms = self.clock.wall_ms()
+        for buy in [each for each in self.book.buys.values() if each.ends_ms <= wall_ms]:
+            await self._guarded(self.book.drop_buy(buy))
+        for approval in [each for each in self.book.approvals.values() if each.ends_ms <= wall_ms]:
+            if not self.incoming.holds(approval.payment_hash):
+                await self._guarded(self._sweep_one(approval))
+
+    async def _sweep_one(self, approval: Approval) -> None:
+        row = await self.invoices.by_hash(approval.payment_hash) if approval.released and not approval.served else None
+        if row is not None and row["status"] == "paid":
+            await self._settle(approval)
+        if not approval.served:
+            await self.book.lapse(Lapse(approval.buy.lsp_id, approval.ends_ms))
+        await self._end(approval)
+
+    async def _look_all(self) -> None:
+        await self._guarded(self.watch.look_all())
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work whose failure is said and mended later: at the next block, deadline or start."""
+        try:
+            await work
+        except Lsps2Error as error:
+            self.host.log(f"put off: {error}", "warn")
+
+    async def _watch_time(self) -> None:
+        """Do what is due at its moment; sleeps until the next one."""
+        while True:
+            self._rearm.clear()
+            self.incoming.tick()
+            await self._sweep()
+            if self.watch.owed:
+                await self._look_all()
+            timeout_s = self._next_s()
+            waiters = {asyncio.ensure_future(self.clock.turned(timeout_s)), asyncio.ensure_future(self._rearm.wait())}
+            _, rest = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in rest:
+                waiter.cancel()
+
+    def _next_s(self) -> float | None:
+        waits_ms: list[float] = []
+        if (due_ms := self.incoming.next_due_ms()) is not None:
+            waits_ms.append(due_ms - self.clock.now_ms())
+        held = [each for each in self.book.approvals.values() if not self.incoming.holds(each.payment_hash)]
+        ends = [each.ends_ms for each in self.book.buys.values()] + [each.ends_ms for each in held]
+        waits_ms += [end_ms - self.clock.wall_ms() for end_ms in ends]
+        if self.watch.owed:
+            waits_ms.append(POLL_S * 1000)
+        return max(min(waits_ms), 0) / 1000 if waits_ms else None
+
+    # For the owner ---------------------------------------------------------------------------------
+
+    def _report(self, lsp_id: str, sentence: str) -> None:
+        self.reports.add(lsp_id, sentence)
+        self.host.log(f"LSP {lsp_id}: {sentence}", "warn")
+
+    async def _status(self) -> Json:
+        """Purchases, payments awaited, channels, those given up, LSPs trusted or not, and why something was refused."""
+        await self._ready.wait()
+        assert self.settings is not None
+        given_up = self.watch.given_up.values()
+        return status(self.book, self.incoming, self.talk, self.settings, self.reports, given_up)
+
+    async def _advance(self, seconds: float) -> Json:
+        """For tests: turn the clock forward."""
+        self.clock.advance(float(seconds))
+        return {"now_ms": self.clock.now_ms()}
+
+    async def _shutdown(self) -> None:
+        if self.settings is None:
+            return
+        self.incoming.stop()
+        await self.rpc.close()
+
+
+def main() -> int:
+    """Entry point: runs until lightningd ends us."""
+    client = Client()
+    return asyncio.run(client.host.run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""What lightningd and its chain backend say about a channel and its funding (I-30, T46).
+
+lightningd shows plugins neither the funding script nor the mempool, so an unconfirmed funding is judged by its
+outpoint: it must exist, have the channel's amount and be a P2WSH. Once confirmed lightningd, which knows the script,
+gives the channel its real scid.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Any, NamedTuple
+
+from lsps2fast.lsps.lsps0 import MalformedField
+from lsps2fast.lsps.lsps2 import parse_scid
+from lsps2fast_plugin.client.records import JitChannel
+from lsps2fast_plugin.cln.rpc import Rpc
+
+_P2WSH = re.compile(r"0020[0-9a-f]{64}")
+_AMOUNT = re.compile(r"([0-9]+)(msat|sat|)")
+
+
+class FundingStatus(enum.Enum):
+    """Where a funding transaction was seen."""
+
+    NOWHERE = "not seen"
+    MEMPOOL = "in the mempool"
+    CONFIRMED = "confirmed"
+    SHALLOW = "not deep enough in the chain"
+    WRONG = "not the output that was agreed"
+
+
+class Funding(NamedTuple):
+    """How far a funding has come; `depth` is its confirmations."""
+
+    sight: FundingStatus
+    depth: int
+
+
+def amount_sat(value: object) -> int | None:
+    """Satoshi of an amount as lightningd writes it for `getutxout` ("200000sat", also a number), else None."""
+    if type(value) is int:
+        return value
+    match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return None
+    return int(match[1]) // 1000 if match[2] == "msat" else int(match[1])
+
+
+def scid_or_none(text: object) -> int | None:
+    """The number of an scid, or None when there is none."""
+    try:
+        return parse_scid(text)
+    except MalformedField:
+        return None
+
+
+class Chain:
+    """Asks lightningd; keeps which channel goes by which name."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+        self._names: dict[int, str] = {}
+        self.height = 0
+
+    def block(self, height: int) -> None:
+        """A block came; after a restart old ones come again (host contract R2)."""
+        self.height = max(self.height, height)
+
+    async def rows(self, **which: str) -> list[dict[str, Any]]:
+        """Entries of listpeerchannels, by `id` or `channel_id`. Or NodeError."""
+        rows: list[dict[str, Any]] = (await self._rpc.call("listpeerchannels", dict(which)))["channels"]
+        for row in rows:
+            for text in (row.get("short_channel_id"), row.get("alias", {}).get("local")):
+                scid = scid_or_none(text)
+                if scid is not None and "channel_id" in row:
+                    self._names[scid] = row["channel_id"]
+        return rows
+
+    async def row(self, channel_id: str) -> dict[str, Any] | None:
+        """One channel, None when lightningd no longer knows it. Or NodeError."""
+        rows = await self.rows()
+        return next((row for row in rows if row.get("channel_id") == channel_id), None)
+
+    async def channel_of(self, scid: int) -> str | None:
+        """The channel that goes by this scid or local alias, None when there is none. Or NodeError."""
+        if scid not in self._names:
+            await self.rows()
+        return self._names.get(scid)
+
+    async def funding(self, channel: JitChannel, row: dict[str, Any] | None) -> Funding:
+        """How far the funding of a channel has come. Or NodeError: unknown."""
+        depth = self._depth(row)
+        answer = await self._rpc.call("getutxout", {"txid": channel.funding_txid, "vout": channel.funding_outnum})
+        script = answer.get("script")
+        if script is None:  # not there, or spent; only lightningd's own word tells the two apart
+            return Funding(FundingStatus.CONFIRMED, depth) if depth else Funding(FundingStatus.NOWHERE, 0)
+        right = amount_sat(answer.get("amount")) == channel.capacity_msat // 1000
+        if not right or not isinstance(script, str) or _P2WSH.fullmatch(script) is None:
+            return Funding(FundingStatus.WRONG, depth)
+        return Funding(FundingStatus.CONFIRMED, depth) if depth else Funding(FundingStatus.MEMPOOL, 0)
+
+    async def lacking(self, channel_id: str, depth: int) -> FundingStatus | None:
+        """What the funding of a channel lacks to be this deep (0: in sight), None for nothing. Or NodeError."""
+        row = await self.row(channel_id)
+        if row is None:
+            return FundingStatus.NOWHERE
+        funding = await self.funding(JitChannel.from_row(row), row)
+        if funding.depth >= depth and funding.sight in (FundingStatus.MEMPOOL, FundingStatus.CONFIRMED):
+            return None
+        return FundingStatus.SHALLOW if funding.sight is FundingStatus.CONFIRMED else funding.sight
+
+    def _depth(self, row: dict[str, Any] | None) -> int:
+        scid = scid_or_none((row or {}).get("short_channel_id"))
+        return 0 if scid is None else max(self.height - (scid >> 40) + 1, 1)

@@ -1,0 +1,456 @@
+"""HTLCs of approved payments: from the hook call to its one answer (I-20 … I-32).
+
+`lsps2fast.lsps.receiving` judges the parts. Here they are kept as open hook calls, the LSP's fee of each is stored
+before anything else happens to it, and nothing is released to lightningd before the set is complete, the funding is as
+safe as the owner asked, the invoice is the one that was agreed to, and the release itself is stored (K-23).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, NamedTuple, Protocol
+
+from lsps2fast import _tlv as tlv
+from lsps2fast.errors import Lsps2Error, MalformedTlv, NodeError, StoreError
+from lsps2fast.lsps.lsps2 import format_scid
+from lsps2fast.lsps.receiving import (
+    LSP_FAULTS,
+    MPP_TIMEOUT,
+    Claim,
+    Key,
+    Part,
+    Reason,
+    Receipt,
+    carries_fee,
+    details_failure,
+    read_part,
+)
+from lsps2fast_plugin.client.funding_status import Chain, FundingStatus
+from lsps2fast_plugin.client.invoices import Invoices
+from lsps2fast_plugin.client.options import Settings
+from lsps2fast_plugin.client.records import Approval, Released
+from lsps2fast_plugin.client.store import WalletRecords
+from lsps2fast_plugin.cln.clock import Clock
+
+TEMPORARY_NODE_FAILURE = "2002"
+POLL_S = 5.0  # beside the notifications, while a funding is awaited
+
+
+class Host(Protocol):
+    """What is used of the host."""
+
+    def final(self, id_raw: bytes, payload_hex: str, invoice_msat: int | None = None) -> None:
+        """Answer `continue` with another payload."""
+
+    def fail(self, id_raw: bytes, failure_hex: str) -> None:
+        """Answer `fail`."""
+
+    def let_go(self, id_raw: bytes) -> None:
+        """Answer `continue`."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> Any:
+        """Run by itself."""
+
+
+class Call(NamedTuple):
+    """One hook call that waits for its answer."""
+
+    id_raw: bytes
+    payload_hex: str
+    amount_msat: int
+
+
+class Ground(NamedTuple):
+    """Whether a payment may be released: `why` not, and over which channels (None: over any)."""
+
+    why: str | None
+    channels: frozenset[str] | None = None
+
+
+class Payment:
+    """What is held of one approved payment."""
+
+    def __init__(self, approval: Approval, collect_ms: int) -> None:
+        self.approval = approval
+        self.receipt = Receipt(approval.terms, collect_ms)
+        self.calls: dict[Key, list[Call]] = {}
+        self.lock = asyncio.Lock()  # parts are taken one after the other
+        self.releasing = False
+        self.awaits: FundingStatus | None = None  # while the release waits: how far the funding has come
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """The channels its parts came through."""
+        return frozenset(channel_id for channel_id, _ in self.receipt.parts)
+
+    def stands_on(self, ground: Ground) -> bool:
+        """Whether this was found out about all channels that its parts now lie in."""
+        return ground.channels is None or self.channels <= ground.channels
+
+    def take_calls(self, keys: Iterable[Key]) -> list[Call]:
+        """The calls of these parts, which the caller now answers."""
+        return [call for key in keys for call in self.calls.pop(key, ())]
+
+    def discard(self, id_raw: bytes) -> None:
+        """This call has been answered for a reason of its own; its part no longer counts."""
+        for key, calls in list(self.calls.items()):
+            if any(call.id_raw == id_raw for call in calls):
+                self.calls[key] = [call for call in calls if call.id_raw != id_raw]
+                self.receipt.drop([key])
+
+
+class Incoming:
+    """All payments with parts held."""
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        book: WalletRecords,
+        chain: Chain,
+        invoices: Invoices,
+        clock: Clock,
+        settings: Settings,
+        report: Callable[[str, str], None],
+        say: Callable[[str, str], None],
+        changed: Callable[[], None],
+        claimed: Callable[[Approval, set[str]], Coroutine[Any, Any, None]],
+    ) -> None:
+        """`report(lsp_id, sentence)` tells the owner why something was refused; `changed()` that the next time-out
+        may have moved; `claimed(approval, channel_ids)` runs when a payment is about to be released.
+        """
+        self._host = host
+        self._book = book
+        self._chain = chain
+        self._invoices = invoices
+        self._clock = clock
+        self._settings = settings
+        self._report = report
+        self._say = say
+        self._changed = changed
+        self._claimed = claimed
+        self._payments: dict[bytes, Payment] = {}
+        self._news = asyncio.Event()
+        self.final_cltv_blocks = 0
+
+    # ---- from the host
+
+    def take(self, scan: Any) -> None:
+        """A part of an approved payment, which ends here; answered now or later, once."""
+        approval = self._book.approvals[scan.payment_hash]
+        payment = self._payments.get(approval.payment_hash)
+        if payment is None or payment.approval is not approval:
+            payment = self._payments[approval.payment_hash] = Payment(approval, self._settings.hold_ms)
+        self._host.spawn(self._answer(payment, scan))
+
+    def refuse_fee(self, scan: Any) -> None:
+        """A part with an opening fee for a payment that buys no channel (I-22); a replay has lost its TLV (I-32)."""
+        self._report(
+            scan.peer_id or "",
+            f"payment {scan.payment_hash.hex()}: refused a part of {scan.amount_msat} msat: {Reason.FEE_NEVER_AGREED};"
+            " nothing of it was claimed",
+        )
+        self._host.fail(scan.id_raw, self._details(scan.amount_msat))
+
+    def holds(self, payment_hash: bytes) -> bool:
+        """Whether parts of this payment are held."""
+        payment = self._payments.get(payment_hash)
+        return payment is not None and bool(payment.receipt.parts or payment.lock.locked())
+
+    def held_parts(self) -> int:
+        """Parts held of all payments."""
+        return sum(len(payment.receipt.parts) for payment in self._payments.values())
+
+    def settled(self, payment_hash: bytes) -> None:
+        """The invoice is paid: what came on top of it goes back (I-22)."""
+        payment = self._payments.get(payment_hash)
+        if payment is not None and payment.receipt.parts:
+            self._fail_set(payment, None, "the invoice is paid already")
+
+    def forget(self, payment_hash: bytes) -> None:
+        """The approval is gone."""
+        self._payments.pop(payment_hash, None)
+
+    # ---- time, blocks, channels
+
+    def next_due_ms(self) -> int | None:
+        """When `tick` has something to do, by the monotonic clock."""
+        due = [p.receipt.due_ms for p in self._payments.values() if p.receipt.due_ms is not None and not p.releasing]
+        return min((each for each in due if each is not None), default=None)
+
+    def tick(self) -> None:
+        """Fail sets that did not become complete in time (I-27)."""
+        for payment in list(self._payments.values()):
+            due_ms = payment.receipt.due_ms
+            if due_ms is not None and due_ms <= self._clock.now_ms() and not payment.releasing:
+                self._fail_set(payment, MPP_TIMEOUT, "the rest of the payment did not come in time")
+
+    def block(self) -> None:
+        """Fail sets that come too near their expiry (K-06), and look at fundings again."""
+        for payment in list(self._payments.values()):
+            if payment.receipt.too_late(self._chain.height, self.final_cltv_blocks):
+                failure = None if payment.releasing else MPP_TIMEOUT
+                sight = payment.awaits
+                waited = "" if sight is None else f"the funding transaction is {sight.value}, and "
+                self._fail_set(payment, failure, f"{waited}its HTLCs would soon expire")
+        self.look()
+
+    def look(self) -> None:
+        """Something about a channel may have changed."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def channel_closes(self, channel_id: str) -> None:
+        """Parts in a channel that is closing are failed; the payer may try again."""
+        for payment in list(self._payments.values()):
+            keys = [key for key in payment.receipt.parts if key[0] == channel_id]
+            if keys:
+                self._report(payment.approval.buy.lsp_id, f"{_what(payment)} failed: its channel is being closed")
+                self._fail(payment, keys, TEMPORARY_NODE_FAILURE)
+
+    def stop(self) -> None:
+        """The plugin ends: whoever paid may try again.
+
+        What we know of the parts stays in their record: when lightningd itself stops it ignores these answers and
+        asks again at its next start, without the TLVs (host contract W12, I-32).
+        """
+        for payment in list(self._payments.values()):
+            for call in payment.take_calls(list(payment.calls)):
+                self._host.fail(call.id_raw, TEMPORARY_NODE_FAILURE)
+
+    # ---- one part
+
+    async def _answer(self, payment: Payment, scan: Any) -> None:
+        """Take a part; whatever goes wrong, its call is answered (K-20)."""
+        try:
+            async with payment.lock:
+                await self._take(payment, scan)
+        except Lsps2Error as error:
+            self._say(f"{_what(payment)}: a part is failed for now: {error}", "error")
+        except Exception:  # an HTLC without an answer blocks its channel
+            self._say(f"{_what(payment)}: a part is failed because of a bug\n{traceback.format_exc()}", "error")
+        else:
+            return
+        payment.discard(scan.id_raw)
+        self._host.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
+
+    async def _take(self, payment: Payment, scan: Any) -> None:
+        approval = payment.approval
+        if approval.served:
+            self._late(payment, scan)
+            return
+        key = await self._key(scan)
+        call = Call(scan.id_raw, scan.payload_hex, scan.amount_msat)
+        if approval.released is not None and key in approval.released.amounts_msat:
+            self._release_one(call, key, approval.released)  # K-07: asked again, the same answer
+            return
+        try:
+            part = read_part(scan, key, approval.fees_msat.get(key))
+        except MalformedTlv as error:
+            self._say(f"{_what(payment)}: a part is malformed: {error}", "warn")
+            self._host.fail(scan.id_raw, self._details(scan.amount_msat))
+            return
+        reason = payment.receipt.check(part)
+        if reason is not None:
+            self._refuse(payment, part, call, reason)
+            return
+        await self._remember_fee(approval, part)
+        if approval.served or self._book.approvals.get(approval.payment_hash) is not approval:
+            self._host.fail(scan.id_raw, self._details(scan.amount_msat))
+            return
+        payment.receipt.hold(part, self._clock.now_ms())
+        payment.calls.setdefault(key, []).append(call)
+        self._changed()
+        if payment.receipt.complete and not payment.releasing:
+            payment.releasing = True
+            self._host.spawn(self._release(payment))
+
+    async def _key(self, scan: Any) -> Key:
+        """A part's lasting name: a scid changes when its channel confirms (host contract H3)."""
+        channel_id = await self._chain.channel_of(scan.in_scid)
+        return (channel_id or format_scid(scan.in_scid), scan.htlc_id)
+
+    async def _remember_fee(self, approval: Approval, part: Part) -> None:
+        """lightningd does not keep the TLV over a restart, so we do, before anything else (I-32)."""
+        if not part.extra_fee_msat or part.key in approval.fees_msat:
+            return
+        approval.fees_msat[part.key] = part.extra_fee_msat
+        try:
+            await self._book.save(approval)
+        except StoreError:
+            approval.fees_msat.pop(part.key, None)
+            raise
+
+    def _late(self, payment: Payment, scan: Any) -> None:
+        """The payment is made. lightningd refuses more of it; a second fee we refuse ourselves (I-22)."""
+        if not carries_fee(scan):
+            self._host.let_go(scan.id_raw)
+            return
+        self._report(payment.approval.buy.lsp_id, f"{_what(payment)}: refused a part: {Reason.FEE_UNEXPECTED}")
+        self._host.fail(scan.id_raw, self._details(scan.amount_msat))
+
+    def _refuse(self, payment: Payment, part: Part, call: Call, reason: Reason) -> None:
+        """Fail a part that breaks the agreement, and with it the set when only the LSP can have done that."""
+        buy = payment.approval.buy
+        self._report(
+            buy.lsp_id,
+            f"{_what(payment)}: refused a part of {part.onion_msat} msat ({part.htlc_msat} arrived,"
+            f" {part.extra_fee_msat} are called fee, {buy.opening_fee_msat} were agreed for all parts): {reason};"
+            " nothing of it was claimed",
+        )
+        self._host.fail(call.id_raw, self._details(call.amount_msat))
+        if reason in LSP_FAULTS:
+            self._fail(payment, list(payment.receipt.parts), None)
+
+    # ---- the whole
+
+    async def _release(self, payment: Payment) -> None:
+        """Claim a complete payment, or fail it."""
+        try:
+            while payment.receipt.complete:
+                ground = await self._ground(payment)
+                async with payment.lock:
+                    if not payment.stands_on(ground):
+                        continue  # parts over other channels came while we looked
+                    if payment.receipt.complete:
+                        await self._claim(payment, ground.why)
+                    break
+        except Lsps2Error as error:
+            self._say(f"{_what(payment)} is failed for now: {error}", "error")
+            self._fail(payment, list(payment.receipt.parts), TEMPORARY_NODE_FAILURE)
+        except Exception:  # held HTLCs must not wait for their expiry
+            self._say(f"{_what(payment)} is failed because of a bug\n{traceback.format_exc()}", "error")
+            self._fail(payment, list(payment.receipt.parts), TEMPORARY_NODE_FAILURE)
+        finally:
+            payment.releasing = False
+            self._changed()
+
+    async def _claim(self, payment: Payment, why: str | None) -> None:
+        approval, receipt = payment.approval, payment.receipt
+        row = await self._invoices.by_hash(approval.payment_hash)
+        why = why or wrong_invoice(row, approval.buy.payment_size_msat)
+        if why is not None:
+            self._fail_set(payment, None, why)
+            return
+        if not receipt.complete:
+            return  # failed while we asked
+        claims = receipt.claims()
+        total_msat = claims[0].total_msat
+        invoice_msat = total_msat if (row or {}).get("amount_msat") is not None else None
+        await self._claimed(approval, set(payment.channels))
+        before = approval.released
+        approval.released = Released(total_msat, invoice_msat, {claim.key: claim.amount_msat for claim in claims})
+        try:
+            await self._book.save(approval)
+        except StoreError:
+            approval.released = before
+            raise
+        if receipt.complete and receipt.claims() == claims:
+            self._release_all(payment, claims, approval.released)
+
+    def _release_all(self, payment: Payment, claims: tuple[Claim, ...], released: Released) -> None:
+        for claim in claims:
+            for call in payment.take_calls((claim.key,)):
+                self._release_one(call, claim.key, released)
+        payment.receipt.drop([claim.key for claim in claims])
+        self._say(f"{_what(payment)}: {len(claims)} parts, {released.total_msat} msat are claimed", "info")
+
+    def _release_one(self, call: Call, key: Key, released: Released) -> None:
+        """lightningd then checks what remains: secret, expiry, and that its own set is complete (I-28)."""
+        try:
+            payload = tlv.final_payload(call.payload_hex, released.amounts_msat[key], released.total_msat)
+        except MalformedTlv as error:
+            self._say(f"a part of a complete payment cannot be rewritten: {error}", "error")
+            self._host.fail(call.id_raw, self._details(call.amount_msat))
+            return
+        self._host.final(call.id_raw, payload, released.invoice_msat)
+
+    async def _ground(self, payment: Payment) -> Ground:
+        """Whether the preimage may be given away; waits for a funding where that helps (I-29, I-30)."""
+        buy = payment.approval.buy
+        distrust = self._book.distrusted.get(buy.lsp_id)
+        if buy.client_trusts_lsp:
+            if distrust is not None:
+                return Ground(f"this LSP wants to be trusted and broke its word before: {distrust.why}")
+            return Ground(None if buy.consent else "this LSP wants to be trusted, which its owner did not allow")
+        if distrust is None and self._settings.trusts(buy.lsp_id):
+            return Ground(None)
+        while channels := payment.channels:
+            missing = payment.awaits = await self._lacking(channels)
+            if missing is None:
+                return Ground(None, channels)
+            if missing is FundingStatus.WRONG:
+                return Ground(f"the funding transaction is {missing.value}")
+            await self._wait()
+        return Ground(None, frozenset())
+
+    async def _lacking(self, channels: frozenset[str]) -> FundingStatus | None:
+        """What is still missing of these fundings; an error of the node is no answer (K-13)."""
+        for channel_id in channels:
+            try:
+                lacking = await self._chain.lacking(channel_id, self._settings.funding_depth)
+            except (NodeError, KeyError) as error:
+                self._say(f"the funding of channel {channel_id} cannot be looked at: {error!r}", "warn")
+                return FundingStatus.NOWHERE
+            if lacking is not None:
+                return lacking
+        return None
+
+    async def _wait(self) -> None:
+        """Until news, or a while."""
+        news = asyncio.ensure_future(self._news.wait())
+        turned = asyncio.ensure_future(self._clock.turned(POLL_S))
+        await asyncio.wait((news, turned), return_when=asyncio.FIRST_COMPLETED)
+        news.cancel()
+        turned.cancel()
+
+    # ---- failing
+
+    def _fail_set(self, payment: Payment, failure: str | None, why: str) -> None:
+        """Fail everything held of a payment and say why; `failure` None: incorrect_or_unknown_payment_details."""
+        receipt = payment.receipt
+        self._report(
+            payment.approval.buy.lsp_id,
+            f"{_what(payment)}: its {len(receipt.parts)} parts of {receipt.received_msat} msat go back to the payer:"
+            f" {why}; nothing of it was claimed",
+        )
+        self._fail(payment, list(receipt.parts), failure)
+
+    def _fail(self, payment: Payment, keys: list[Key], failure: str | None) -> None:
+        for call in payment.take_calls(keys):
+            self._host.fail(call.id_raw, failure or self._details(call.amount_msat))
+        payment.receipt.drop(keys)
+        self._changed()
+        fees = payment.approval.fees_msat
+        if any(fees.pop(key, None) is not None for key in list(keys)):
+            self._host.spawn(self._save(payment.approval))
+
+    async def _save(self, approval: Approval) -> None:
+        try:
+            await self._book.save(approval)
+        except StoreError as error:  # it only says more than is true: fees of parts that are gone
+            self._say(f"an approval could not be written: {error}", "warn")
+
+    def _details(self, htlc_msat: int) -> str:
+        return details_failure(htlc_msat, self._chain.height)
+
+
+def wrong_invoice(row: dict[str, Any] | None, payment_size_msat: int | None) -> str | None:
+    """Why this invoice must not be settled with what was agreed, or None.
+
+    We tell lightningd what sum to expect, so it can no longer see that an invoice asks for more than was bought.
+    """
+    if row is None:
+        return "there is no invoice for it"
+    if row["status"] != "unpaid":
+        return f"its invoice is {row['status']}"
+    asked_msat = row.get("amount_msat")
+    if asked_msat is not None and (payment_size_msat is None or asked_msat > payment_size_msat):
+        return f"its invoice asks for {asked_msat} msat, but the channel was bought for {payment_size_msat or 'any'}"
+    return None
+
+
+def _what(payment: Payment) -> str:
+    return f"payment {payment.approval.payment_hash.hex()}"

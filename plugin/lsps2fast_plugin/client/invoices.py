@@ -1,0 +1,137 @@
+"""The invoice that makes a payer find the JIT channel: composed here, signed and kept by lightningd (I-01 … I-09).
+
+One invoice for the full amount, never deleted and made again (I-08); what the LSP takes is settled part by part in the
+htlc_accepted hook. lightningd gets the finished words through `createinvoice`, which works without developer mode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+from lsps2fast import bolt11
+from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, NodeUnreachable
+from lsps2fast_plugin.client import params
+from lsps2fast_plugin.client.records import Purchase
+from lsps2fast_plugin.cln.rpc import Rpc
+
+CLTV_SLACK_BLOCKS = 2  # I-04: blocks that may come between paying and receiving
+END_MARGIN_MS = 10_000  # I-02: the invoice ends this much before the LSP's offer
+LEAST_LIFE_S = 60
+LONGEST_LIFE_S = 7 * 86_400
+DUPLICATE_LABEL = 900
+
+
+class Request(NamedTuple):
+    """What the owner wants on the invoice. `expiry_s` None: as long as the offer lives."""
+
+    description: str
+    label: str
+    expiry_s: int | None
+
+
+class Draft(NamedTuple):
+    """An invoice before lightningd has it, good until `expires_s` (UTC). Only lightningd gets the preimage (K-28)."""
+
+    text: str
+    preimage: bytes
+    payment_hash: bytes
+    payment_secret: bytes
+    expires_s: int
+
+
+def check_request(description: object, label: object, expiry: object) -> Request:
+    """What the owner typed. Raises ConfigError."""
+    if not isinstance(description, str) or not params.is_unicode(description) or _is_long(description):
+        raise ConfigError(f"description must be a text of at most {bolt11.DESCRIPTION_MAX_BYTES} bytes")
+    if not isinstance(label, str | int) or isinstance(label, bool) or not params.is_unicode(str(label)) or label == "":
+        raise ConfigError("label must be a text or a number that no other invoice has")
+    if expiry is None:
+        return Request(description, str(label), None)
+    expiry_s = params.whole(expiry)
+    if expiry_s is None:
+        raise ConfigError("expiry must be a whole number of seconds")
+    if expiry_s < LEAST_LIFE_S:
+        raise ConfigError(f"expiry must be at least {LEAST_LIFE_S} seconds")
+    return Request(description, str(label), expiry_s)
+
+
+def _is_long(description: str) -> bool:
+    return len(description.encode()) > bolt11.DESCRIPTION_MAX_BYTES
+
+
+def life_s(ends_ms: int, timestamp_s: int, wanted_s: int | None) -> int:
+    """How long the invoice is good, in seconds from its timestamp (I-02). Raises Lsps2Error when that is too short."""
+    left_s = (ends_ms - END_MARGIN_MS) // 1000 - timestamp_s
+    if left_s < LEAST_LIFE_S:
+        raise Lsps2Error(f"the LSP's offer ends in {left_s} s, too soon for an invoice; fetch its menu again")
+    return min(left_s, LONGEST_LIFE_S if wanted_s is None else wanted_s)
+
+
+def compose(
+    buy: Purchase,
+    request: Request,
+    *,
+    currency: str,
+    final_cltv_blocks: int,
+    wait_blocks: int,
+    wall_ms: int,
+    preimage: bytes,
+) -> Draft:
+    """The words of the invoice. `wait_blocks`: confirmations we mean to wait for before giving the preimage (I-04)."""
+    timestamp_s = wall_ms // 1000
+    payment_hash = hashlib.sha256(preimage).digest()
+    payment_secret = bolt11.payment_secret_for(preimage)
+    fixed = buy.payment_size_msat is not None
+    hint = bolt11.Hint(bytes.fromhex(buy.lsp_id), buy.jit_scid, 0, 0, buy.cltv_expiry_delta_blocks)
+    invoice = bolt11.Invoice(
+        currency=currency,
+        amount_msat=buy.payment_size_msat,
+        timestamp_s=timestamp_s,
+        payment_hash=payment_hash,
+        payment_secret=payment_secret,
+        description=request.description,
+        expiry_s=life_s(buy.ends_ms, timestamp_s, request.expiry_s),
+        min_final_cltv_blocks=final_cltv_blocks + CLTV_SLACK_BLOCKS + wait_blocks,
+        features=bolt11.FIXED_FEATURES if fixed else bolt11.VARIABLE_FEATURES,
+        hints=((hint,),),
+    )
+    return Draft(bolt11.encode(invoice), preimage, payment_hash, payment_secret, timestamp_s + invoice.expiry_s)
+
+
+class Invoices:
+    """lightningd's invoices, as far as JIT payments need them."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+
+    async def by_hash(self, payment_hash: bytes) -> dict[str, Any] | None:
+        """The invoice with this payment hash, None when there is none. Or NodeError."""
+        rows = (await self._rpc.call("listinvoices", {"payment_hash": payment_hash.hex()}))["invoices"]
+        return rows[0] if rows else None
+
+    async def check_label(self, label: str) -> None:
+        """Raises NodeError 900 when the label is taken: better now than after a purchase."""
+        if (await self._rpc.call("listinvoices", {"label": label}))["invoices"]:
+            raise NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{label}'")
+
+    async def create(self, draft: Draft, label: str) -> dict[str, Any]:
+        """Have lightningd sign and keep it; its row. Or NodeError: then it does not exist."""
+        params = {"invstring": draft.text, "label": label, "preimage": draft.preimage.hex()}
+        try:
+            row = await self._rpc.call("createinvoice", params)
+        except NodeUnreachable:
+            found = await self.by_hash(draft.payment_hash)  # it may have been made all the same
+            if found is None:
+                raise
+            row = found
+        _check_signed(draft, row)
+        return row
+
+
+def _check_signed(draft: Draft, row: dict[str, Any]) -> None:
+    """What lightningd made says what we meant, and somebody signed it. Raises Lsps2Error."""
+    meant = bolt11.decode(draft.text, signed=False)
+    made = bolt11.decode(row["bolt11"])
+    if made._replace(payee=None) != meant:
+        raise Lsps2Error(f"lightningd made another invoice than it was given: {row['bolt11']}")

@@ -1,0 +1,166 @@
+"""LSPS0 requests to LSPs: ids nobody can guess, answers only from the peer that was asked, and an end to waiting.
+
+What an LSP sends can be late, double, foreign, rubbish or nothing; none of it reaches a caller but one well-formed
+answer to his own request (T-08, T-09, T-24 … T-29).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable, PeerError
+from lsps2fast.lsps.lsps0 import (
+    MAX_PAYLOAD,
+    MESSAGE_TYPE_HEX,
+    REQUEST_TIMEOUT_MS,
+    Dropped,
+    ErrorName,
+    OpenRequests,
+    RemoteError,
+    Reply,
+    encode_request,
+)
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.rpc import Rpc
+
+# What an LSP's error code means to the owner of this wallet (I-34); its own text goes to the debug log only (T-21).
+SENTENCES: Final[dict[ErrorName, str]] = {
+    "client_rejected": "the LSP does not want to serve this node",
+    "unrecognized_or_stale_token": "the LSP does not know this token, or it has expired; ask the LSP for a new one",
+    "invalid_opening_fee_params": "the LSP no longer stands by this offer; fetch its menu again",
+    "payment_size_too_small": "the amount is too small for the LSP; ask for more",
+    "payment_size_too_large": "the amount is too large for the LSP; ask for less, or try later",
+    "method_not_found": "the peer does not sell JIT channels (LSPS2)",
+    "invalid_params": "the LSP did not understand the request",
+    "parse_error": "the LSP could not read the request",
+    "invalid_request": "the LSP did not understand the request",
+    "internal_error": "the LSP has a problem of its own; try again later",
+    "unrecognized": "the LSP answered with an error nobody knows",
+}
+
+
+MOST_LOGGED = 10  # messages of one peer that are ignored, a connection
+
+
+class Unavailable(Lsps2Error):
+    """The LSP cannot be asked now, or did not answer: temporary, nothing was agreed."""
+
+
+def lsp_error(method: str, error: RemoteError) -> PeerError:
+    """The error of a failed command: our own words, the LSP's code (T-22)."""
+    return PeerError(error.code, f"{method}: {SENTENCES[error.name]} ({error.name})", {"name": error.name})
+
+
+class Lsps0Client:
+    """Requests in flight to all LSPs."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        clock: Clock,
+        say: Callable[[str, str], None],
+        token: Callable[[], str] = lambda: secrets.token_hex(16),
+        timeout_ms: int = REQUEST_TIMEOUT_MS,
+    ) -> None:
+        """`token` makes request ids: 128 bits of the system's generator; what it raises fails the call (T-07)."""
+        self._rpc = rpc
+        self._clock = clock
+        self._say = say
+        self._token = token
+        self._timeout_ms = timeout_ms
+        self._open = OpenRequests(timeout_ms)
+        self._answers: dict[tuple[str, str], asyncio.Future[Reply]] = {}
+        self._dropped: dict[str, int] = {}  # messages of connected peers that were nobody's answer
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def muted(self, peer_id: str) -> bool:
+        """Whether this peer sent rubbish and is left alone until it reconnects (T-24)."""
+        return self._open.is_muted(peer_id)
+
+    async def call(self, peer_id: str, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """The result of one request.
+
+        Raises PeerError with the LSP's code, or Unavailable: not connected, muted, no answer in time (T-09).
+        """
+        if self.muted(peer_id):
+            raise Unavailable(f"{peer_id} sent something that is no LSPS message; it is left alone until it reconnects")
+        request_id = self._token()
+        payload = encode_request(request_id, method, params)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._open.open(peer_id, request_id, self._clock.now_ms())
+        self._answers[peer_id, request_id] = future
+        try:
+            await self._send(peer_id, method, payload)
+            reply = await self._await(peer_id, method, future)
+        finally:
+            self._open.close(peer_id, request_id)
+            del self._answers[peer_id, request_id]
+            if future.done() and not future.cancelled():
+                future.exception()  # taken note of, also when sending failed first
+        if reply.error is not None:
+            self._say(f"{peer_id} refused {method}: {reply.error.code} {reply.error.message}", "debug")
+            raise lsp_error(method, reply.error)
+        return reply.result or {}
+
+    async def _send(self, peer_id: str, method: str, payload: bytes) -> None:
+        """MAX_PAYLOAD was checked when it was encoded: one byte more would end lightningd (host contract L4)."""
+        assert len(payload) <= MAX_PAYLOAD
+        message = MESSAGE_TYPE_HEX + payload.hex()
+        try:
+            await self._rpc.call("sendcustommsg", {"node_id": peer_id, "msg": message})
+        except NodeUnreachable as error:
+            raise Unavailable(f"{method} could not be sent: {error}") from error
+        except NodeError as error:  # "No such peer": it went away since we looked (T-38)
+            raise Unavailable(f"{method} could not be sent, {peer_id} is not connected: {error.message}") from error
+
+    async def _await(self, peer_id: str, method: str, future: asyncio.Future[Reply]) -> Reply:
+        timer = asyncio.ensure_future(self._clock.sleep_until(self._clock.now_ms() + self._timeout_ms))
+        both: tuple[asyncio.Future[Any], ...] = (future, timer)
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+        if not future.done():
+            raise Unavailable(f"{peer_id} did not answer {method} within {self._timeout_ms // 1000} s; try again later")
+        return future.result()
+
+    def receive(self, peer_id: str, payload: bytes) -> None:
+        """A message of type 37913. Requests are the service's business and left alone (T-39)."""
+        if self.muted(peer_id):
+            return
+        got = self._open.receive(peer_id, payload)
+        if isinstance(got, Dropped):
+            self._drop(peer_id, got)
+        elif got is not None:
+            future = self._answers.get((peer_id, got.id or ""))
+            if future is not None and not future.done():
+                future.set_result(got)
+
+    def _drop(self, peer_id: str, got: Dropped) -> None:
+        """Ignored and logged (T-24, T-26), but a peer cannot fill the log."""
+        count = self._dropped[peer_id] = self._dropped.get(peer_id, 0) + 1
+        if got.muted or count <= MOST_LOGGED:
+            self._say(f"message of {peer_id} ignored: {got.why}", "warn" if got.muted else "info")
+        if got.muted:
+            self._end_all(peer_id, f"{peer_id} sent something that is no LSPS message")
+
+    def connected(self, peer_id: str) -> None:
+        """A new connection: what it did in the last one is forgiven (T-24)."""
+        self._open.unmute(peer_id)
+        self._dropped.pop(peer_id, None)
+
+    def disconnected(self, peer_id: str) -> None:
+        """Nobody is left to answer."""
+        self._open.unmute(peer_id)
+        self._dropped.pop(peer_id, None)
+        self._end_all(peer_id, f"{peer_id} disconnected before it answered")
+
+    def _end_all(self, peer_id: str, why: str) -> None:
+        for (asked_id, _), future in list(self._answers.items()):
+            if asked_id == peer_id and not future.done():
+                future.set_exception(Unavailable(why))

@@ -1,0 +1,281 @@
+"""The RPC methods: CLN's five with their parameters and results, and three of ours.
+
+Parameters stand in the order in which CLN's built-in client takes them by position; what is ours comes after.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from lsps2fast import bolt11
+from lsps2fast.errors import ConfigError, Lsps2Error
+from lsps2fast.lsps.lsps2 import FeeParams, format_scid
+from lsps2fast_plugin.client import params
+from lsps2fast_plugin.client.invoices import (
+    END_MARGIN_MS,
+    LEAST_LIFE_S,
+    Draft,
+    Invoices,
+    Request,
+    check_request,
+    compose,
+)
+from lsps2fast_plugin.client.lsps0_client import Unavailable
+from lsps2fast_plugin.client.options import Settings
+from lsps2fast_plugin.client.purchase import Limits, LspBuyer, Wish
+from lsps2fast_plugin.client.records import Approval, Purchase
+from lsps2fast_plugin.client.store import WalletRecords
+from lsps2fast_plugin.cln.clock import Clock
+
+Json = dict[str, Any]
+
+
+class Methods:
+    """One coroutine for each method; each may raise ConfigError or any other Lsps2Error."""
+
+    def __init__(
+        self,
+        *,
+        market: LspBuyer,
+        book: WalletRecords,
+        invoices: Invoices,
+        clock: Clock,
+        settings: Settings,
+        changed: Callable[[], None],
+        currency: str,
+        final_cltv_blocks: int,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._market = market
+        self._book = book
+        self._invoices = invoices
+        self._clock = clock
+        self._settings = settings
+        self._changed = changed
+        self._currency = currency
+        self._final_cltv_blocks = final_cltv_blocks
+        self._random_bytes = random_bytes
+
+    async def list_protocols(self, lsp_id: Any) -> Json:
+        """What a peer speaks: {"protocols": [2]} for one that sells JIT channels."""
+        return {"protocols": list(await self._market.protocols(params.node_id(lsp_id)))}
+
+    async def get_info(self, lsp_id: Any, token: Any = None) -> Json:
+        """The menu of an LSP, as it sent it."""
+        menu = await self._market.menu(params.node_id(lsp_id), params.text(token, "token"))
+        return {"opening_fee_params_menu": [entry.to_json() for entry in menu]}
+
+    def _wish(
+        self,
+        lsp_id: str,
+        payment_msat: int | None,
+        *,
+        largest: Any = None,
+        max_fee_msat: Any = None,
+        max_fee_ppm: Any = None,
+        trusts: Any = None,
+        needed_ms: int = 0,
+    ) -> Wish:
+        limits = self._limits(max_fee_msat, max_fee_ppm)
+        consent = self._market.consents(lsp_id, params.flag(trusts, "client_trusts_lsp"))
+        largest_msat = params.optional_msat(largest, "max_payment_msat")
+        return Wish(payment_msat, largest_msat, limits, consent, needed_ms)
+
+    def _limits(self, max_fee_msat: Any, max_fee_ppm: Any) -> Limits:
+        return self._market.limits(
+            params.optional_msat(max_fee_msat, "max_fee_msat"), params.ppm(max_fee_ppm, "max_fee_ppm")
+        )
+
+    async def buy(
+        self,
+        lsp_id: Any,
+        payment_size_msat: Any = None,
+        opening_fee_params: Any = None,
+        client_trusts_lsp: Any = None,
+        max_fee_msat: Any = None,
+        max_fee_ppm: Any = None,
+    ) -> Json:
+        """Buy one entry of a menu."""
+        lsp = params.node_id(lsp_id)
+        size_msat = params.optional_msat(payment_size_msat, "payment_size_msat")
+        entry = params.fee_params(_given(opening_fee_params, "opening_fee_params"))
+        wish = self._wish(lsp, size_msat, max_fee_msat=max_fee_msat, max_fee_ppm=max_fee_ppm, trusts=client_trusts_lsp)
+        buy = await self._market.buy(lsp, self._market.choose([entry], wish), wish)
+        await self._book.add_buy(buy)
+        self._changed()
+        return {
+            "jit_channel_scid": format_scid(buy.jit_scid),
+            "lsp_cltv_expiry_delta": buy.cltv_expiry_delta_blocks,
+            "client_trusts_lsp": buy.client_trusts_lsp,
+        }
+
+    async def approve(
+        self,
+        lsp_id: Any,
+        jit_channel_scid: Any,
+        payment_hash: Any,
+        client_trusts_lsp: Any = None,
+        opening_fee_params: Any = None,
+        payment_size_msat: Any = None,
+    ) -> Json:
+        """Let a payment cost the opening fee of a buy, and its LSP open the channel for it."""
+        lsp, scid = params.node_id(lsp_id), params.scid(jit_channel_scid, "jit_channel_scid")
+        digest = params.payment_hash(payment_hash)
+        trusts = params.flag(client_trusts_lsp, "client_trusts_lsp")
+        if digest in self._book.approvals:
+            raise ConfigError("this payment hash is approved already")
+        bought = self._book.buys.get(f"{lsp}/{format_scid(scid)}")
+        if bought is None:
+            entry = params.fee_params(_given(opening_fee_params, "opening_fee_params", _NO_BUY))
+            bought = self._foreign_buy(lsp, scid, entry, params.optional_msat(payment_size_msat, "payment_size_msat"))
+            bought.client_trusts_lsp = trusts or False
+        if trusts is not None:
+            bought.consent = self._market.consents(lsp, trusts)
+        if bought.ends_ms <= self._clock.wall_ms():
+            raise ConfigError(f"the LSP's offer ended at {bought.params.raw['valid_until']}")
+        row = await self._invoices.by_hash(digest)
+        secret = bolt11.decode(row["bolt11"]).payment_secret if row and "bolt11" in row else None
+        expires_ms = row["expires_at"] * 1000 if row and "expires_at" in row else None
+        approval = Approval(bought, digest, secret, None, await self._address(lsp), expires_ms)
+        if approval.ends_ms <= self._clock.wall_ms():
+            raise ConfigError("the invoice with this payment hash has expired")
+        await self._book.approve(approval)
+        await self._book.drop_buy(bought)
+        self._changed()
+        return {}
+
+    async def _address(self, lsp_id: str) -> str | None:
+        """Where it can be dialled again; an approval is good without."""
+        try:
+            return await self._market.reach(lsp_id)
+        except Unavailable:
+            return None
+
+    def _foreign_buy(self, lsp_id: str, scid: int, entry: FeeParams, size_msat: int | None) -> Purchase:
+        """A buy made by other software: its terms are checked as if we bought it now."""
+        wish = self._wish(lsp_id, size_msat)
+        choice = self._market.choose([entry], wish)
+        return Purchase(
+            lsp_id=lsp_id,
+            jit_scid=scid,
+            params=entry,
+            payment_size_msat=size_msat,
+            cltv_expiry_delta_blocks=0,
+            client_trusts_lsp=False,
+            opening_fee_msat=choice.opening_fee_msat,
+            largest_payment_msat=choice.largest_payment_msat,
+            max_fee_msat=wish.limits.max_fee_msat,
+            max_fee_ppm=wish.limits.max_fee_ppm,
+            consent=wish.consent,
+            created_ms=self._clock.wall_ms(),
+        )
+
+    async def invoice(
+        self,
+        lsp_id: Any,
+        token: Any = None,
+        amount_msat: Any = None,
+        description: Any = None,
+        label: Any = None,
+        max_fee_msat: Any = None,
+        max_fee_ppm: Any = None,
+        client_trusts_lsp: Any = None,
+        expiry: Any = None,
+        max_payment_msat: Any = None,
+    ) -> Json:
+        """Buy a JIT channel and return the invoice whose payment opens it (I-01)."""
+        lsp = params.node_id(lsp_id)
+        payment_msat = params.payment_msat(_given(amount_msat, "amount_msat"))
+        request = check_request(_given(description, "description"), _given(label, "label"), expiry)
+        wish = self._wish(
+            lsp,
+            payment_msat,
+            largest=max_payment_msat,
+            max_fee_msat=max_fee_msat,
+            max_fee_ppm=max_fee_ppm,
+            trusts=client_trusts_lsp,
+            needed_ms=(request.expiry_s or LEAST_LIFE_S) * 1000 + END_MARGIN_MS,
+        )
+        await self._invoices.check_label(request.label)
+        address = await self._market.reach(lsp)
+        buy = await self._market.purchase(lsp, params.text(token, "token"), wish)
+        draft = self._draft(buy, request)
+        expires_ms = draft.expires_s * 1000
+        approval = Approval(buy, draft.payment_hash, draft.payment_secret, request.label, address, expires_ms)
+        await self._book.approve(approval)
+        self._changed()
+        try:
+            row = await self._invoices.create(draft, request.label)
+        except Lsps2Error:
+            await self._book.drop(approval)
+            raise
+        return _invoice_result(row, approval)
+
+    def _draft(self, buy: Purchase, request: Request) -> Draft:
+        return compose(
+            buy,
+            request,
+            currency=self._currency,
+            final_cltv_blocks=self._final_cltv_blocks,
+            wait_blocks=self._wait_blocks(buy),
+            wall_ms=self._clock.wall_ms(),
+            preimage=self._random_bytes(32),
+        )
+
+    def _wait_blocks(self, buy: Purchase) -> int:
+        """Confirmations that will be waited for while the payer's HTLCs are held (I-04, I-30)."""
+        trusted = self._settings.trusts(buy.lsp_id) and buy.lsp_id not in self._book.distrusted
+        return 0 if buy.client_trusts_lsp or trusted else self._settings.funding_depth
+
+    async def compare(
+        self,
+        amount_msat: Any,
+        lsp_ids: Any = None,
+        token: Any = None,
+        max_fee_msat: Any = None,
+        max_fee_ppm: Any = None,
+        max_payment_msat: Any = None,
+    ) -> Json:
+        """What several LSPs would take for an amount, cheapest first; by default all connected ones that sell."""
+        payment_msat = params.payment_msat(amount_msat)
+        wish = self._wish(
+            "", payment_msat, largest=max_payment_msat, max_fee_msat=max_fee_msat, max_fee_ppm=max_fee_ppm
+        )
+        asked = await self._market.sellers() if lsp_ids is None else params.node_ids(lsp_ids)
+        if not asked:
+            raise ConfigError("no connected peer announces that it sells channels; name some with lsp_ids")
+        return await self._market.compare(asked, params.text(token, "token"), wish)
+
+    async def trust(self, lsp_id: Any) -> Json:
+        """Forgive an LSP that broke its word; the options say again how far it is trusted."""
+        lsp = params.node_id(lsp_id)
+        return {"lsp_id": lsp, "was_distrusted": await self._book.forgive(lsp)}
+
+
+_NO_BUY = "no buy with this scid is known; give the opening_fee_params (and payment_size_msat) it was bought with"
+
+
+def _given(value: Any, name: str, hint: str = "") -> Any:
+    if value is None:
+        raise ConfigError(hint or f"missing required parameter: {name}")
+    return value
+
+
+def _invoice_result(row: Json, approval: Approval) -> Json:
+    """CLN's members, then ours."""
+    buy = approval.buy
+    secret = approval.payment_secret
+    return {
+        "bolt11": row["bolt11"],
+        "payment_hash": row["payment_hash"],
+        "payment_secret": None if secret is None else secret.hex(),
+        "expires_at": row["expires_at"],
+        "created_index": row.get("created_index", 0),
+        "lsp_id": buy.lsp_id,
+        "jit_channel_scid": format_scid(buy.jit_scid),
+        "opening_fee_msat": buy.opening_fee_msat,
+        "largest_payment_msat": buy.largest_payment_msat,
+        "client_trusts_lsp": buy.client_trusts_lsp,
+    }

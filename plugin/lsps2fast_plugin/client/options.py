@@ -1,0 +1,95 @@
+"""The client's options: what the owner allows an LSP to take, to open and to be trusted with."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pyln.client import Plugin
+
+from lsps2fast.errors import ConfigError
+from lsps2fast.lsps.lsps0 import MalformedField
+from lsps2fast.lsps.lsps2 import parse_node_id
+
+ANY_LSP = "any"
+
+
+class Settings(NamedTuple):
+    """Options, checked."""
+
+    max_fee_msat: int
+    max_fee_ppm: int
+    funding_depth: int
+    hold_ms: int
+    funding_timeout_ms: int
+    zero_reserve: bool
+    trusted: frozenset[str]
+
+    def trusts(self, lsp_id: str) -> bool:
+        """Whether the owner named this LSP as one whose word is enough."""
+        return lsp_id in self.trusted or ANY_LSP in self.trusted
+
+
+_INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
+    "lsps2-max-fee-msat": (100_000_000, 0, 2**63 - 1, "largest opening fee that is paid for a channel"),
+    "lsps2-max-fee-ppm": (500_000, 0, 10**6, "largest opening fee in parts per million of the payment"),
+    "lsps2-funding-depth": (
+        1,
+        0,
+        144,
+        "confirmations of the funding before an LSP that is not trusted gets the preimage; 0: seen in the mempool",
+    ),
+    "lsps2-hold-timeout": (90, 60, 600, "seconds to hold the parts of a payment until all have come"),
+    "lsps2-funding-timeout": (600, 10, 86_400, "seconds after which a funding that was paid for must be in sight"),
+}
+
+
+def add_options(plugin: Plugin) -> None:
+    """Declare every option in the manifest."""
+    plugin.add_flag_option("experimental-lsps-client", "accepted for compatibility; loading this plugin enables it")
+    plugin.add_flag_option(
+        "experimental-lsps-client-zero-reserve", "let an LSP keep no reserve in a JIT channel it opens to us"
+    )
+    plugin.add_option(
+        "lsps2-trusted-lsp",
+        None,
+        f"node id of an LSP trusted to broadcast a funding after it has the preimage, or '{ANY_LSP}'; may be repeated",
+        multi=True,
+    )
+    for name, (default, least, most, meaning) in _INTS.items():
+        plugin.add_option(name, default, f"{meaning} ({least} to {most})", opt_type="int")
+
+
+def _int(value: Any, name: str) -> int:
+    _, least, most, _ = _INTS[name]
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name}={value!r} is no whole number; give one from {least} to {most}") from None
+    if not least <= number <= most:
+        raise ConfigError(f"{name}={number} is out of range; give a number from {least} to {most}")
+    return number
+
+
+def _trusted(value: Any) -> frozenset[str]:
+    given = value if isinstance(value, list) else [] if value is None else [value]
+    ids = set()
+    for text in given:
+        try:
+            ids.add(ANY_LSP if text == ANY_LSP else parse_node_id(text).hex())
+        except MalformedField:
+            raise ConfigError(f"lsps2-trusted-lsp={text!r} is no node id; give 66 hex digits or '{ANY_LSP}'") from None
+    return frozenset(ids)
+
+
+def read_settings(plugin: Plugin) -> Settings:
+    """All options as given. Raises ConfigError with the sentence that lightningd shows."""
+    number = {name: _int(plugin.get_option(name), name) for name in _INTS}
+    return Settings(
+        max_fee_msat=number["lsps2-max-fee-msat"],
+        max_fee_ppm=number["lsps2-max-fee-ppm"],
+        funding_depth=number["lsps2-funding-depth"],
+        hold_ms=number["lsps2-hold-timeout"] * 1000,
+        funding_timeout_ms=number["lsps2-funding-timeout"] * 1000,
+        zero_reserve=bool(plugin.get_option("experimental-lsps-client-zero-reserve")),
+        trusted=_trusted(plugin.get_option("lsps2-trusted-lsp")),
+    )

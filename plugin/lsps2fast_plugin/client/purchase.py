@@ -1,0 +1,243 @@
+"""From an LSP's menu to a purchase: what is asked, what is refused, what is agreed (G-…, B-… for the client).
+
+Nothing is bought that costs more than the owner allows, ends too soon, asks for more trust than he gave, or comes from
+an answer that breaks the rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from lsps2fast.errors import Lsps2Error, NodeError, PeerError
+from lsps2fast.lsps.lsps0 import FEATURE_BIT, LIST_PROTOCOLS, MalformedField, parse_protocols
+from lsps2fast.lsps.lsps2 import (
+    BUY,
+    GET_INFO,
+    VALIDITY_MARGIN_MS,
+    Choice,
+    FeeParams,
+    Unacceptable,
+    buy_params,
+    check_menu_order,
+    choose_entry,
+    get_info_params,
+    parse_buy_result,
+    validate_menu,
+)
+from lsps2fast_plugin.client.lsps0_client import Lsps0Client, Unavailable
+from lsps2fast_plugin.client.options import Settings
+from lsps2fast_plugin.client.records import Purchase
+from lsps2fast_plugin.client.store import WalletRecords
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.rpc import Rpc
+
+INVALID_FEE_PARAMS = 201
+Json = dict[str, Any]
+Answer = TypeVar("Answer")
+
+
+class Limits(NamedTuple):
+    """What the owner pays at most, for this call."""
+
+    max_fee_msat: int
+    max_fee_ppm: int
+
+    def at(self, payment_msat: int) -> int:
+        """The largest fee for a payment."""
+        return min(self.max_fee_msat, payment_msat * self.max_fee_ppm // 1_000_000)
+
+
+class Wish(NamedTuple):
+    """What is to be bought. `payment_msat` None: any amount, up to `largest_msat` if given. `needed_ms`: how long the
+    offer must still be good, beyond the usual margin.
+    """
+
+    payment_msat: int | None
+    largest_msat: int | None
+    limits: Limits
+    consent: bool
+    needed_ms: int
+
+
+def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_blocks: int) -> Choice:
+    """The cheapest entry that fits and costs no more than the owner allows (G-13, G-15). Raises Unacceptable."""
+    limits, payment_msat = wish.limits, wish.payment_msat
+    if not menu:
+        raise Unacceptable("the LSP sells no channels now: its menu is empty")
+    # Below a share of the payment that every payment exceeds, no amount helps.
+    entries = [entry for entry in menu if entry.proportional <= limits.max_fee_ppm]
+    if not entries:
+        raise Unacceptable(f"every offer costs more than the limit of {limits.max_fee_ppm} ppm")
+    choice = choose_entry(
+        entries,
+        now_ms=wall_ms,
+        our_to_self_delay_blocks=our_to_self_delay_blocks,
+        payment_size_msat=payment_msat,
+        largest_payment_msat=wish.largest_msat,
+        max_fee_msat=limits.max_fee_msat if payment_msat is None else limits.at(payment_msat),
+        needed_ms=VALIDITY_MARGIN_MS + wish.needed_ms,
+    )
+    if choice.opening_fee_msat > limits.at(choice.largest_payment_msat):
+        raise Unacceptable(
+            f"the fee of {choice.opening_fee_msat} msat for {choice.largest_payment_msat} msat is above the limit of"
+            f" {limits.max_fee_ppm} ppm"
+        )
+    return choice
+
+
+class LspBuyer:
+    """Talks to LSPs about JIT channels."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        talk: Lsps0Client,
+        book: WalletRecords,
+        clock: Clock,
+        settings: Settings,
+        say: Callable[[str, str], None],
+    ) -> None:
+        self._rpc = rpc
+        self._talk = talk
+        self._book = book
+        self._clock = clock
+        self._settings = settings
+        self._say = say
+        self.our_to_self_delay_blocks = 0
+
+    def limits(self, max_fee_msat: int | None, max_fee_ppm: int | None) -> Limits:
+        """The owner's limits, tightened for one call; a call cannot widen them."""
+        ours = Limits(self._settings.max_fee_msat, self._settings.max_fee_ppm)
+        return Limits(
+            ours.max_fee_msat if max_fee_msat is None else min(ours.max_fee_msat, max_fee_msat),
+            ours.max_fee_ppm if max_fee_ppm is None else min(ours.max_fee_ppm, max_fee_ppm),
+        )
+
+    def consents(self, lsp_id: str, asked: bool | None) -> bool:
+        """Whether this LSP may hold back the funding until it has the preimage (B-16); never if it broke its word."""
+        if lsp_id in self._book.distrusted:
+            return False
+        return self._settings.trusts(lsp_id) if asked is None else asked
+
+    async def reach(self, lsp_id: str) -> str | None:
+        """Make sure that it is connected; its address as lightningd has it. Raises Unavailable."""
+        peers = (await self._rpc.call("listpeers", {"id": lsp_id}))["peers"]
+        if not peers or not peers[0].get("connected"):
+            try:
+                await self._rpc.call("connect", {"id": lsp_id})
+            except NodeError as error:
+                raise Unavailable(
+                    f"Not connected to peer {lsp_id}, and it cannot be reached: {error.message};"
+                    " connect to it first, with its address"
+                ) from error
+            peers = (await self._rpc.call("listpeers", {"id": lsp_id}))["peers"]
+        addresses = peers[0].get("netaddr") if peers else None
+        return str(addresses[0]) if addresses else None
+
+    async def protocols(self, lsp_id: str) -> tuple[int, ...]:
+        """What a peer speaks (T-34, T-35). Raises PeerError, Unavailable, Unacceptable."""
+        await self.reach(lsp_id)
+        return self._read(LIST_PROTOCOLS, await self._talk.call(lsp_id, LIST_PROTOCOLS, {}), parse_protocols)
+
+    async def menu(self, lsp_id: str, token: str | None) -> list[FeeParams]:
+        """Everything an LSP offers; all of it or nothing (G-11). Raises PeerError, Unavailable, Unacceptable."""
+        await self.reach(lsp_id)
+        result = await self._talk.call(lsp_id, GET_INFO, get_info_params(token))
+        menu = self._read(GET_INFO, result, validate_menu)
+        if not check_menu_order(menu):
+            self._say(f"{lsp_id} offers a menu out of order; the cheapest entry is chosen by its fee", "warn")  # G-14
+        return menu
+
+    @staticmethod
+    def _read(method: str, result: Json, read: Callable[[object], Answer]) -> Answer:
+        try:
+            return read(result)
+        except MalformedField as error:
+            raise Unacceptable(f"the LSP's answer to {method} breaks the rules: {error}") from error
+
+    def choose(self, menu: list[FeeParams], wish: Wish) -> Choice:
+        """See `choose`, for this node now."""
+        return choose(menu, wish, self._clock.wall_ms(), self.our_to_self_delay_blocks)
+
+    async def buy(self, lsp_id: str, choice: Choice, wish: Wish) -> Purchase:
+        """Buy one entry. Raises PeerError, Unavailable, Unacceptable (B-16)."""
+        await self.reach(lsp_id)
+        result = await self._talk.call(lsp_id, BUY, buy_params(choice.entry, wish.payment_msat))
+        got = self._read(BUY, result, lambda answer: parse_buy_result(answer, allow_client_trusts_lsp=True))
+        if got.client_trusts_lsp and not wish.consent:
+            raise Unacceptable(self._why_not_trusted(lsp_id))
+        return Purchase(
+            lsp_id=lsp_id,
+            jit_scid=got.jit_scid,
+            params=choice.entry,
+            payment_size_msat=wish.payment_msat,
+            cltv_expiry_delta_blocks=got.cltv_expiry_delta_blocks,
+            client_trusts_lsp=got.client_trusts_lsp,
+            opening_fee_msat=choice.opening_fee_msat,
+            largest_payment_msat=choice.largest_payment_msat,
+            max_fee_msat=wish.limits.max_fee_msat,
+            max_fee_ppm=wish.limits.max_fee_ppm,
+            consent=wish.consent,
+            created_ms=self._clock.wall_ms(),
+        )
+
+    def _why_not_trusted(self, lsp_id: str) -> str:
+        distrust = self._book.distrusted.get(lsp_id)
+        if distrust is not None:
+            return f"the LSP asks to be trusted and broke its word before ({distrust.why}); lsps2-trust forgives it"
+        return (
+            "the LSP asks to be trusted until it broadcasts the funding transaction; allow it with"
+            " client_trusts_lsp=true, or for good with the option lsps2-trusted-lsp"
+        )
+
+    async def purchase(self, lsp_id: str, token: str | None, wish: Wish) -> Purchase:
+        """Menu, choice, buy; once more with a new menu when the offer has just gone (I-34)."""
+        choice = self.choose(await self.menu(lsp_id, token), wish)
+        try:
+            return await self.buy(lsp_id, choice, wish)
+        except PeerError as error:
+            if error.code != INVALID_FEE_PARAMS:
+                raise
+            self._say(f"{lsp_id} no longer stands by its offer; asking for a new menu", "info")
+        choice = self.choose(await self.menu(lsp_id, token), wish)
+        return await self.buy(lsp_id, choice, wish)
+
+    async def sellers(self) -> list[str]:
+        """Connected peers that say they sell (feature bit 729, which is no duty: T-33)."""
+        peers = (await self._rpc.call("listpeers", {}))["peers"]
+        return [peer["id"] for peer in peers if peer.get("connected") and _sells(peer.get("features", ""))]
+
+    async def compare(self, lsp_ids: list[str], token: str | None, wish: Wish) -> Json:
+        """What each LSP would take, cheapest first; and why the others are out."""
+        answers = await asyncio.gather(*(self._quote(lsp_id, token, wish) for lsp_id in lsp_ids))
+        offers = [answer for answer in answers if "why" not in answer]
+        offers.sort(key=lambda offer: (offer["opening_fee_msat"], offer["lsp_id"]))
+        return {"offers": offers, "refused": [answer for answer in answers if "why" in answer]}
+
+    async def _quote(self, lsp_id: str, token: str | None, wish: Wish) -> Json:
+        try:
+            choice = self.choose(await self.menu(lsp_id, token), wish)
+        except PeerError as error:
+            return {"lsp_id": lsp_id, "why": error.message, "code": error.code}
+        except Lsps2Error as error:
+            return {"lsp_id": lsp_id, "why": str(error)}
+        payment_msat = choice.largest_payment_msat
+        return {
+            "lsp_id": lsp_id,
+            "opening_fee_msat": choice.opening_fee_msat,
+            "payment_msat": payment_msat,
+            "receive_msat": payment_msat - choice.opening_fee_msat,
+            "valid_until": choice.entry.raw["valid_until"],
+            "broke_its_word": lsp_id in self._book.distrusted,
+            "opening_fee_params": choice.entry.to_json(),
+        }
+
+
+def _sells(features: str) -> bool:
+    try:
+        bits = int(features or "0", 16)
+    except ValueError:
+        return False
+    return bool(bits >> FEATURE_BIT & 1 or bits >> (FEATURE_BIT - 1) & 1)

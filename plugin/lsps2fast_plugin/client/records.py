@@ -1,0 +1,275 @@
+"""What the wallet remembers: buys, approvals, channels; and how each reads and writes its JSON (K-24).
+
+Amounts are decimal strings, `opening_fee_params` keeps the LSP's own texts (B-03), unknown members are ignored. No
+preimage is ever stored or shown (K-28): lightningd has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lsps2fast.lsps.lsps2 import FeeParams, format_scid, parse_blocks, parse_bool, parse_msat, parse_node_id, parse_scid
+from lsps2fast.lsps.receiving import Key, Terms
+
+VERSION = 1
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Purchase:
+    """A jit scid bought from an LSP, and what its owner agreed to.
+
+    `opening_fee_msat` is the fee at `largest_payment_msat`, which in fixed mode is the payment. `consent`: the owner
+    allows client-trusts-LSP for this buy.
+    """
+
+    lsp_id: str
+    jit_scid: int
+    params: FeeParams
+    payment_size_msat: int | None
+    cltv_expiry_delta_blocks: int
+    client_trusts_lsp: bool
+    opening_fee_msat: int
+    largest_payment_msat: int
+    max_fee_msat: int
+    max_fee_ppm: int
+    consent: bool
+    created_ms: int
+
+    @property
+    def name(self) -> str:
+        """Unique among buys; a scid alone is not: each LSP makes up its own."""
+        return f"{self.lsp_id}/{format_scid(self.jit_scid)}"
+
+    @property
+    def ends_ms(self) -> int:
+        """When the LSP stops serving it (UTC ms)."""
+        return self.params.valid_until_ms
+
+    def least_receive_msat(self) -> int:
+        """What must at least fit into the channel for us: the payment, or the smallest one, less its fee (I-14)."""
+        payment_msat = self.payment_size_msat
+        if payment_msat is None:
+            payment_msat = self.params.min_payment_size_msat
+        return max(payment_msat - (self.params.fee_msat(payment_msat) or 0), 0)
+
+    def to_json(self) -> Json:
+        record: Json = {
+            "version": VERSION,
+            "lsp_id": self.lsp_id,
+            "jit_channel_scid": format_scid(self.jit_scid),
+            "opening_fee_params": self.params.to_json(),
+            "lsp_cltv_expiry_delta": self.cltv_expiry_delta_blocks,
+            "client_trusts_lsp": self.client_trusts_lsp,
+            "opening_fee_msat": str(self.opening_fee_msat),
+            "largest_payment_msat": str(self.largest_payment_msat),
+            "max_fee_msat": str(self.max_fee_msat),
+            "max_fee_ppm": self.max_fee_ppm,
+            "consent": self.consent,
+            "created_ms": self.created_ms,
+        }
+        if self.payment_size_msat is not None:
+            record["payment_size_msat"] = str(self.payment_size_msat)
+        return record
+
+    @classmethod
+    def from_json(cls, record: Json) -> Purchase:
+        """Raises KeyError, TypeError, ValueError, AttributeError or Lsps2Error for what it cannot be."""
+        if record["version"] != VERSION:
+            raise ValueError(f"version {record['version']} is not {VERSION}")
+        size = record.get("payment_size_msat")
+        return cls(
+            lsp_id=parse_node_id(record["lsp_id"]).hex(),
+            jit_scid=parse_scid(record["jit_channel_scid"]),
+            params=FeeParams.from_json(record["opening_fee_params"]),
+            payment_size_msat=None if size is None else parse_msat(size),
+            cltv_expiry_delta_blocks=parse_blocks(record["lsp_cltv_expiry_delta"]),
+            client_trusts_lsp=parse_bool(record["client_trusts_lsp"]),
+            opening_fee_msat=parse_msat(record["opening_fee_msat"]),
+            largest_payment_msat=parse_msat(record["largest_payment_msat"]),
+            max_fee_msat=parse_msat(record["max_fee_msat"]),
+            max_fee_ppm=int(record["max_fee_ppm"]),
+            consent=parse_bool(record["consent"]),
+            created_ms=int(record["created_ms"]),
+        )
+
+
+@dataclass(slots=True)
+class Released:
+    """Parts that lightningd was told to take: amounts by part, and what it was told of the whole (I-28, K-07)."""
+
+    total_msat: int
+    invoice_msat: int | None
+    amounts_msat: dict[Key, int]
+
+    def to_json(self) -> Json:
+        return {
+            "total_msat": str(self.total_msat),
+            "invoice_msat": None if self.invoice_msat is None else str(self.invoice_msat),
+            "parts": [[channel, number, str(amount)] for (channel, number), amount in self.amounts_msat.items()],
+        }
+
+    @classmethod
+    def from_json(cls, record: Json) -> Released:
+        invoice = record["invoice_msat"]
+        parts = {(str(channel), int(number)): parse_msat(amount) for channel, number, amount in record["parts"]}
+        return cls(parse_msat(record["total_msat"]), None if invoice is None else parse_msat(invoice), parts)
+
+
+@dataclass(slots=True)
+class Approval:
+    """A payment that may cost an opening fee, by payment hash (I-10).
+
+    `label` is that of the invoice when we made it, `expires_ms` (UTC) when the invoice ends, if known. `fees_msat` are
+    the extra fees of parts that were seen, because lightningd forgets them (I-32). `served` once the invoice is paid.
+    """
+
+    buy: Purchase
+    payment_hash: bytes
+    payment_secret: bytes | None
+    label: str | None
+    address: str | None
+    expires_ms: int | None = None
+    fees_msat: dict[Key, int] = field(default_factory=dict)
+    released: Released | None = None
+    served: bool = False
+
+    @property
+    def ends_ms(self) -> int:
+        """When nothing more can come of it (UTC ms): the LSP's offer or the invoice is over (I-33)."""
+        return self.buy.ends_ms if self.expires_ms is None else min(self.buy.ends_ms, self.expires_ms)
+
+    @property
+    def terms(self) -> Terms:
+        buy = self.buy
+        return Terms(
+            lsp_id=buy.lsp_id,
+            params=buy.params,
+            payment_size_msat=buy.payment_size_msat,
+            largest_payment_msat=buy.largest_payment_msat,
+            max_fee_msat=buy.max_fee_msat,
+            max_fee_ppm=buy.max_fee_ppm,
+            payment_secret=self.payment_secret,
+        )
+
+    def to_json(self) -> Json:
+        return self.buy.to_json() | {
+            "payment_secret": None if self.payment_secret is None else self.payment_secret.hex(),
+            "label": self.label,
+            "address": self.address,
+            "expires_ms": self.expires_ms,
+            "fees": [[channel, number, str(fee)] for (channel, number), fee in self.fees_msat.items()],
+            "released": None if self.released is None else self.released.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, payment_hash: bytes, record: Json) -> Approval:
+        """Raises like Buy.from_json."""
+        secret, released = record.get("payment_secret"), record.get("released")
+        fees, expires_ms = record.get("fees", ()), record.get("expires_ms")
+        return cls(
+            buy=Purchase.from_json(record),
+            payment_hash=payment_hash,
+            payment_secret=None if secret is None else bytes.fromhex(secret),
+            label=record.get("label"),
+            address=record.get("address"),
+            expires_ms=None if expires_ms is None else int(expires_ms),
+            fees_msat={(str(channel), int(number)): parse_msat(fee) for channel, number, fee in fees},
+            released=None if released is None else Released.from_json(released),
+        )
+
+
+@dataclass(slots=True)
+class JitChannel:
+    """A channel an LSP opened to us for an approval. `paid_ms` (UTC) once we claimed money in it.
+
+    `state` is lightningd's word for it, not stored. `missing`: it was paid for and its funding did not appear in time.
+    """
+
+    channel_id: str
+    lsp_id: str
+    funding_txid: str
+    funding_outnum: int
+    capacity_msat: int
+    payment_hash: bytes | None = None
+    paid_ms: int | None = None
+    missing: bool = False
+    state: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """In normal operation, as far as we know."""
+        return self.state in ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
+
+    def to_json(self) -> Json:
+        return {
+            "version": VERSION,
+            "lsp_id": self.lsp_id,
+            "funding_txid": self.funding_txid,
+            "funding_outnum": self.funding_outnum,
+            "capacity_msat": str(self.capacity_msat),
+            "payment_hash": None if self.payment_hash is None else self.payment_hash.hex(),
+            "paid_ms": self.paid_ms,
+            "missing": self.missing,
+        }
+
+    @classmethod
+    def from_json(cls, channel_id: str, record: Json) -> JitChannel:
+        """Raises like Buy.from_json."""
+        if record["version"] != VERSION:
+            raise ValueError(f"version {record['version']} is not {VERSION}")
+        payment_hash, paid_ms = record.get("payment_hash"), record.get("paid_ms")
+        return cls(
+            channel_id=channel_id,
+            lsp_id=parse_node_id(record["lsp_id"]).hex(),
+            funding_txid=str(record["funding_txid"]),
+            funding_outnum=int(record["funding_outnum"]),
+            capacity_msat=parse_msat(record["capacity_msat"]),
+            payment_hash=None if payment_hash is None else bytes.fromhex(payment_hash),
+            paid_ms=None if paid_ms is None else int(paid_ms),
+            missing=bool(record.get("missing", False)),
+        )
+
+    @classmethod
+    def from_row(cls, row: Json) -> JitChannel:
+        """From an entry of listpeerchannels."""
+        return cls(
+            channel_id=row["channel_id"],
+            lsp_id=row["peer_id"],
+            funding_txid=row["funding_txid"],
+            funding_outnum=row["funding_outnum"],
+            capacity_msat=row["total_msat"],
+            state=row["state"],
+        )
+
+
+@dataclass(slots=True)
+class Distrust:
+    """An LSP that broke its word."""
+
+    lsp_id: str
+    why: str
+    since_ms: int
+
+    def to_json(self) -> Json:
+        return {"version": VERSION, "why": self.why, "since_ms": self.since_ms}
+
+    @classmethod
+    def from_json(cls, lsp_id: str, record: Json) -> Distrust:
+        return cls(parse_node_id(lsp_id).hex(), str(record["why"]), int(record["since_ms"]))
+
+
+@dataclass(slots=True)
+class Lapse:
+    """An LSP's last purchase that ended unpaid, so that a channel which comes too late can be explained."""
+
+    lsp_id: str
+    ended_ms: int
+
+    def to_json(self) -> Json:
+        return {"version": VERSION, "ended_ms": self.ended_ms}
+
+    @classmethod
+    def from_json(cls, lsp_id: str, record: Json) -> Lapse:
+        return cls(parse_node_id(lsp_id).hex(), int(record["ended_ms"]))

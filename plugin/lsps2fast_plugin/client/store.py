@@ -1,0 +1,203 @@
+"""All records of the wallet: the authority in memory, and a copy of each in lightningd's datastore.
+
+Buys lie under ["lsps","client",<LSP/jit scid>] and approvals under ["lsps","invoice",<payment hash>], where CLN's
+built-in client keeps its own; they go when they are done. Channels that are still owed their funding, LSPs that broke
+their word and the end of the last purchase nobody paid lie under ["lsps2fast","client",…]. A write either happened or
+raises StoreError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+
+from lsps2fast.errors import Lsps2Error, NodeError, StoreError
+from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Json, Lapse, Purchase
+from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
+from lsps2fast_plugin.cln.reader import Keys
+from lsps2fast_plugin.cln.rpc import Rpc
+
+BUYS = ("lsps", "client")
+APPROVALS = ("lsps", "invoice")
+CHANNELS = ("lsps2fast", "client", "channel")
+DISTRUSTED = ("lsps2fast", "client", "distrust")
+LAPSED = ("lsps2fast", "client", "lapsed")
+TRIES = 3
+PAUSE_S = 0.2
+
+Record = TypeVar("Record")
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, Lsps2Error)
+
+
+class WalletRecords:
+    """Buys by name, approvals by payment hash, channels by channel id, distrusted LSPs and lapses by node id."""
+
+    def __init__(
+        self, rpc: Rpc, say: Callable[[str, str], None], hashes: Keys[bytes], changed: Callable[[], None]
+    ) -> None:
+        """`hashes` is kept equal to the payment hashes of all approvals: what the host must hand over. `changed()`:
+        there are other channels than before, or other LSPs that broke their word.
+        """
+        self._rpc = rpc
+        self._say = say
+        self._hashes = hashes
+        self._changed = changed
+        self._locks: dict[tuple[str, ...], asyncio.Lock] = {}
+        self.buys: dict[str, Purchase] = {}
+        self.approvals: dict[bytes, Approval] = {}
+        self.channels: dict[str, JitChannel] = {}
+        self.distrusted: dict[str, Distrust] = {}
+        self.lapsed: dict[str, Lapse] = {}
+
+    async def load(self) -> None:
+        """Read everything. What cannot be read is reported, kept and left alone (K-08). Or StoreError."""
+        for buy in await self._all(BUYS, lambda _, record: Purchase.from_json(record)):
+            self.buys[buy.name] = buy
+        for approval in await self._all(APPROVALS, lambda name, record: Approval.from_json(_hash(name), record)):
+            self.approvals[approval.payment_hash] = approval
+            self._hashes.add(approval.payment_hash)
+        for channel in await self._all(CHANNELS, JitChannel.from_json):
+            self.channels[channel.channel_id] = channel
+        for distrust in await self._all(DISTRUSTED, Distrust.from_json):
+            self.distrusted[distrust.lsp_id] = distrust
+        for lapse in await self._all(LAPSED, Lapse.from_json):
+            self.lapsed[lapse.lsp_id] = lapse
+        self._changed()
+
+    async def _all(self, folder: tuple[str, ...], read: Callable[[str, Json], Record]) -> list[Record]:
+        """Every readable record right under this folder."""
+        found = []
+        for row in (await self._call("listdatastore", {"key": list(folder)}))["datastore"]:
+            if "hex" not in row or len(row["key"]) != len(folder) + 1:
+                continue  # a folder (contract D4)
+            try:
+                record = msgspec.json.decode(bytes.fromhex(row["hex"]))
+                if "version" not in record:
+                    raise ValueError("made by CLN's built-in client, which notes no fee; make a new invoice")
+                found.append(read(row["key"][-1], record))
+            except _UNREADABLE as error:
+                self._say(f"record {row['key']} is not used: {type(error).__name__}: {error}; it is left alone", "warn")
+        return found
+
+    # ---- asking
+
+    def of_lsp(self, lsp_id: str) -> Iterator[Approval]:
+        """Approvals with this LSP that are not paid yet."""
+        return (each for each in self.approvals.values() if each.buy.lsp_id == lsp_id and not each.served)
+
+    def lsps(self) -> set[str]:
+        """LSPs of which a channel is awaited."""
+        return {each.buy.lsp_id for each in self.approvals.values() if not each.served}
+
+    # ---- writing
+
+    async def add_buy(self, buy: Purchase) -> None:
+        """Keep a buy until it is approved or ends."""
+        await self._write((*BUYS, buy.name), buy.to_json)
+        self.buys[buy.name] = buy
+
+    async def drop_buy(self, buy: Purchase) -> None:
+        """The buy is approved, or over."""
+        if self.buys.pop(buy.name, None) is not None:
+            await self._delete((*BUYS, buy.name))
+
+    async def approve(self, approval: Approval) -> None:
+        """Make a payment payable; durable before anything else knows of it (I-01)."""
+        if self.lapsed.pop(approval.buy.lsp_id, None) is not None:
+            await self._delete((*LAPSED, approval.buy.lsp_id))
+        await self._write(_approval_key(approval), approval.to_json)
+        self.approvals[approval.payment_hash] = approval
+        self._hashes.add(approval.payment_hash)
+
+    async def save(self, approval: Approval) -> None:
+        """Write what has changed in an approval; tries a few times, because a payment waits for it. Or StoreError."""
+        if approval.served or self.approvals.get(approval.payment_hash) is not approval:
+            return  # over in the meantime: its record must not come back
+        for left in reversed(range(TRIES)):
+            try:
+                await self._write(_approval_key(approval), approval.to_json)
+                return
+            except StoreError as error:
+                if not left:
+                    raise
+                self._say(f"an approval could not be written ({error}); {left} tries left", "warn")
+            await asyncio.sleep(PAUSE_S)
+
+    async def settle(self, approval: Approval) -> None:
+        """The payment is made: its record goes; in memory it stays, so that late parts are known (I-22)."""
+        approval.served = True
+        await self._delete(_approval_key(approval))
+
+    async def drop(self, approval: Approval) -> None:
+        """Nothing more can come of it (I-33)."""
+        self._hashes.discard(approval.payment_hash)
+        if self.approvals.pop(approval.payment_hash, None) is not None and not approval.served:
+            await self._delete(_approval_key(approval))
+
+    async def lapse(self, lapse: Lapse) -> None:
+        """Remember that a purchase ended unpaid; one an LSP, until the next purchase there."""
+        await self._write((*LAPSED, lapse.lsp_id), lapse.to_json)
+        self.lapsed[lapse.lsp_id] = lapse
+
+    async def put_channel(self, channel: JitChannel) -> None:
+        """Keep or update a channel."""
+        self.channels[channel.channel_id] = channel
+        self._changed()
+        await self._write((*CHANNELS, channel.channel_id), channel.to_json)
+
+    async def drop_channel(self, channel_id: str) -> None:
+        """The channel needs no watching any more."""
+        if self.channels.pop(channel_id, None) is not None:
+            self._changed()
+            await self._delete((*CHANNELS, channel_id))
+
+    async def distrust(self, distrust: Distrust) -> None:
+        """Remember that an LSP broke its word."""
+        self.distrusted[distrust.lsp_id] = distrust
+        self._changed()
+        await self._write((*DISTRUSTED, distrust.lsp_id), distrust.to_json)
+
+    async def forgive(self, lsp_id: str) -> bool:
+        """Trust an LSP again, as far as the options say; whether it was distrusted."""
+        if self.distrusted.pop(lsp_id, None) is None:
+            return False
+        self._changed()
+        await self._delete((*DISTRUSTED, lsp_id))
+        return True
+
+    async def _write(self, key: tuple[str, ...], record: Callable[[], Json]) -> None:
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            # hex, not string: lightningd refuses strings with \u escapes (contract D3)
+            value = msgspec.json.encode(record()).hex()
+            await self._call("datastore", {"key": list(key), "hex": value, "mode": "create-or-replace"})
+
+    async def _delete(self, key: tuple[str, ...]) -> None:
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            try:
+                await self._call("deldatastore", {"key": list(key)})
+            except StoreError as error:
+                if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
+                    raise
+        if not lock.locked():
+            self._locks.pop(key, None)
+
+    async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._rpc.call(method, params)
+        except NodeError as error:
+            raise StoreError(str(error)) from error
+
+
+def _approval_key(approval: Approval) -> tuple[str, ...]:
+    return (*APPROVALS, approval.payment_hash.hex())
+
+
+def _hash(text: str) -> bytes:
+    payment_hash = bytes.fromhex(text)
+    if len(payment_hash) != 32:
+        raise ValueError("its key is no payment hash")
+    return payment_hash

@@ -1,0 +1,457 @@
+# The lane's work in C: read a block, cut frames by structure, answer what is foreign, keep the rest for the loop.
+# No function here knows Python; all run without the GIL, in the lane's thread unless said otherwise.
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcpy, memmove
+
+from lsps2fast cimport _scan as c
+from lsps2fast_plugin.cln._keyset cimport (
+    FOREIGN,
+    Sets,
+    has,
+    judge,
+    pthread_cond_broadcast,
+    pthread_cond_t,
+    pthread_cond_wait,
+    pthread_mutex_lock,
+    pthread_mutex_t,
+    pthread_mutex_unlock,
+    u64,
+)
+
+cdef extern from "<unistd.h>" nogil:
+    Py_ssize_t os_read "read"(int fd, void* buffer, size_t size)
+    Py_ssize_t os_write "write"(int fd, const void* buffer, size_t size)
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int os_poll "poll"(pollfd* fds, unsigned long count, int timeout_ms)
+    int POLLIN
+    int POLLOUT
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+    #include <signal.h>
+    #define LSPS2FAST_NUDGE SIGURG  /* ignored by default, so a stray one harms nobody */
+    static void lsps2fast_nudged(int number) { (void)number; }
+    /* Let the signal end a blocking read of this thread with EINTR, instead of a poll before every read. */
+    static void lsps2fast_be_nudged(void) {
+        struct sigaction act;
+        sigset_t set;
+        memset(&act, 0, sizeof act);
+        act.sa_handler = lsps2fast_nudged;
+        sigemptyset(&act.sa_mask);
+        sigaction(LSPS2FAST_NUDGE, &act, NULL);
+        sigemptyset(&set);
+        sigaddset(&set, LSPS2FAST_NUDGE);
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    }
+    static void lsps2fast_nudge(pthread_t thread) { pthread_kill(thread, LSPS2FAST_NUDGE); }
+    """
+    ctypedef struct pthread_t:
+        pass
+    pthread_t pthread_self() nogil
+    void be_nudged "lsps2fast_be_nudged"() nogil
+    void nudge "lsps2fast_nudge"(pthread_t thread) nogil
+
+cdef enum:
+    BLOCK = 65536  # bytes a read; larger blocks were slower
+    MOST_FRAME = 16777216  # bytes, as _hook.MAX_FRAME
+    MOST_QUEUED = 1048576  # bytes between lane and loop; beyond that the lane stops reading
+
+cdef enum End:  # why the lane stopped
+    GOING_ON
+    STREAM_END
+    STOPPED
+    READ_FAILED
+    NO_MEMORY
+    NO_OBJECT  # the stream makes no sense
+    WRONG_BRACKET
+    LONG_FRAME
+
+
+# ---- stdout: whole frames, one writer at a time
+
+cdef struct Pipe:
+    pthread_mutex_t mutex
+    int fd
+    bint mute
+
+
+cdef inline int pipe_write(Pipe* pipe, const unsigned char* data, size_t size) noexcept nogil:
+    """Write whole frames, from any thread; 0, or the errno that ended all writing. Blocks while the pipe is full (W10)."""
+    cdef pollfd wait
+    cdef Py_ssize_t done
+    cdef int failed = 0
+    pthread_mutex_lock(&pipe.mutex)
+    while size > 0 and not pipe.mute:
+        done = os_write(pipe.fd, data, size)
+        if done >= 0:
+            data += done
+            size -= done
+        elif errno == EAGAIN:
+            wait.fd = pipe.fd
+            wait.events = POLLOUT
+            os_poll(&wait, 1, -1)
+        elif errno != EINTR:
+            failed = errno
+            pipe.mute = True  # half a frame may be out: nothing may follow it
+    pthread_mutex_unlock(&pipe.mutex)
+    return failed
+
+
+# ---- frames on their way to the loop
+
+cdef struct Node:  # the frame's bytes stand behind it
+    Node* next
+    size_t size
+
+cdef struct Queue:
+    pthread_mutex_t mutex
+    pthread_cond_t change
+    Node* head
+    Node* tail
+    size_t bytes
+    int end  # GOING_ON while frames may come
+    bint closed
+
+
+cdef inline void chain_free(Node* node) noexcept nogil:
+    cdef Node* after
+    while node != NULL:
+        after = node.next
+        free(node)
+        node = after
+
+
+cdef inline void queue_put(Queue* queue, Node* head, Node* tail, size_t bytes) noexcept nogil:
+    """Append a chain; waits while the queue is full. Once it is closed nobody wants frames."""
+    pthread_mutex_lock(&queue.mutex)
+    while queue.bytes >= MOST_QUEUED and not queue.closed:
+        pthread_cond_wait(&queue.change, &queue.mutex)
+    if queue.closed:
+        pthread_mutex_unlock(&queue.mutex)
+        chain_free(head)
+        return
+    if queue.tail == NULL:
+        queue.head = head
+    else:
+        queue.tail.next = head
+    queue.tail = tail
+    queue.bytes += bytes
+    pthread_cond_broadcast(&queue.change)
+    pthread_mutex_unlock(&queue.mutex)
+
+
+cdef inline void queue_end(Queue* queue, int end) noexcept nogil:
+    pthread_mutex_lock(&queue.mutex)
+    queue.end = end
+    pthread_cond_broadcast(&queue.change)
+    pthread_mutex_unlock(&queue.mutex)
+
+
+cdef inline void queue_close(Queue* queue) noexcept nogil:
+    """Let the lane go, whatever it brings. From any thread."""
+    pthread_mutex_lock(&queue.mutex)
+    queue.closed = True
+    pthread_cond_broadcast(&queue.change)
+    pthread_mutex_unlock(&queue.mutex)
+
+
+cdef inline Node* queue_take(Queue* queue, int* end) noexcept nogil:
+    """Everything queued, waiting for it; NULL behind the last frame, with why it was the last in `end`."""
+    cdef Node* head
+    pthread_mutex_lock(&queue.mutex)
+    while queue.head == NULL and queue.end == GOING_ON:
+        pthread_cond_wait(&queue.change, &queue.mutex)
+    head = queue.head
+    end[0] = queue.end
+    queue.head = NULL
+    queue.tail = NULL
+    queue.bytes = 0
+    pthread_cond_broadcast(&queue.change)
+    pthread_mutex_unlock(&queue.mutex)
+    return head
+
+
+# ---- stdin
+
+cdef struct Stream:
+    int fd
+    pthread_mutex_t gate  # of the next three
+    pthread_t thread  # the one in run()
+    bint running
+    bint stop
+    Sets* sets
+    Pipe* out
+    Queue* queue
+    unsigned char* text  # room for `room` bytes and a zero behind the last one read
+    Py_ssize_t room
+    Py_ssize_t end  # bytes in text
+    Py_ssize_t at  # looked at up to here
+    Py_ssize_t begin  # of the frame that is not complete, when place.depth > 0
+    c.Place place
+    u64 passed  # bytes of the stream before text
+    u64 lost_at
+    unsigned char* answers
+    Py_ssize_t answers_size
+    Node* head  # of the frames of this batch for the loop
+    Node* tail
+    size_t bytes
+    u64 answered
+    u64 dropped
+    u64 handed
+    int failed  # errno of reading
+    int out_failed  # errno of writing
+
+
+cdef inline bint stream_open(Stream* s) noexcept nogil:
+    s.room = 2 * BLOCK
+    s.text = <unsigned char*> malloc(s.room + 1)
+    s.answers = <unsigned char*> malloc(s.room + 1)
+    return s.text != NULL and s.answers != NULL
+
+
+cdef inline void stream_close(Stream* s) noexcept nogil:
+    free(s.text)
+    free(s.answers)
+    chain_free(s.head)
+    s.text = NULL
+    s.answers = NULL
+    s.head = NULL
+
+
+cdef inline bint resize(Stream* s, Py_ssize_t room) noexcept nogil:
+    cdef unsigned char* text = <unsigned char*> realloc(s.text, room + 1)
+    if text == NULL:
+        return False
+    s.text = text
+    text = <unsigned char*> realloc(s.answers, room + 1)
+    if text == NULL:
+        return False
+    s.answers = text
+    s.room = room
+    return True
+
+
+cdef inline bint make_room(Stream* s) noexcept nogil:
+    """Room for one more block behind what is not complete yet. False when there is no memory."""
+    cdef Py_ssize_t keep = s.begin if s.place.depth > 0 else s.at
+    if keep > 0:
+        memmove(s.text, s.text + keep, s.end - keep)
+        s.passed += keep
+        s.end -= keep
+        s.at -= keep
+        s.begin = 0
+    if s.room - s.end < BLOCK:
+        return resize(s, 2 * s.room)
+    if s.room > 8 * BLOCK and s.end < BLOCK:
+        return resize(s, 2 * BLOCK)
+    return True
+
+
+cdef inline bint asked_to_stop(Stream* s) noexcept nogil:
+    cdef bint stop
+    pthread_mutex_lock(&s.gate)
+    stop = s.stop
+    pthread_mutex_unlock(&s.gate)
+    return stop
+
+
+cdef inline bint stop_reading(Stream* s) noexcept nogil:
+    """From any thread: ask for the end; whether run() is still to be nudged again, as a nudge right before a read is lost."""
+    cdef bint running
+    pthread_mutex_lock(&s.gate)
+    s.stop = True
+    running = s.running
+    if running:
+        nudge(s.thread)
+    pthread_mutex_unlock(&s.gate)
+    return running
+
+
+cdef inline void run_or_not(Stream* s, bint running) noexcept nogil:
+    pthread_mutex_lock(&s.gate)
+    s.running = running
+    s.thread = pthread_self()
+    pthread_mutex_unlock(&s.gate)
+
+
+cdef inline End fill(Stream* s) noexcept nogil:
+    """Wait for bytes and read them."""
+    cdef pollfd wait
+    cdef Py_ssize_t size
+    if not make_room(s):
+        return NO_MEMORY
+    while not asked_to_stop(s):
+        size = os_read(s.fd, s.text + s.end, BLOCK)
+        if size > 0:
+            s.end += size
+            s.text[s.end] = 0
+            return GOING_ON
+        if size == 0:
+            return STREAM_END
+        if errno == EAGAIN:
+            wait.fd = s.fd
+            wait.events = POLLIN
+            os_poll(&wait, 1, -1)
+        elif errno != EINTR:
+            s.failed = errno
+            return READ_FAILED
+    return STOPPED
+
+
+cdef inline bint hand_over(Stream* s, const unsigned char* frame, Py_ssize_t size) noexcept nogil:
+    """Keep a frame for the loop. False when there is no memory."""
+    cdef Node* node = <Node*> malloc(sizeof(Node) + size)
+    if node == NULL:
+        return False
+    node.next = NULL
+    node.size = size
+    memcpy(node + 1, frame, size)
+    if s.tail == NULL:
+        s.head = node
+    else:
+        s.tail.next = node
+    s.tail = node
+    s.bytes += sizeof(Node) + size
+    s.handed += 1
+    return True
+
+
+cdef inline bint is_foreign(Stream* s, c.Walk* call) noexcept nogil:
+    cdef u64 channel[4]
+    cdef u64 payment_hash[4]
+    cdef bint known_channel = call.seen & c.FORWARD_TO != 0
+    if known_channel and s.sets.channels.count > 0:  # an empty set looks at no key
+        c.unhex(call.text + call.forward_to.at, 64, <unsigned char*> channel)
+    if s.sets.hashes.count > 0:
+        c.unhex(call.text + call.payment_hash.at, 64, <unsigned char*> payment_hash)
+    return FOREIGN == judge(
+        s.sets,
+        &call.next_scid if call.seen & c.NEXT_SCID else NULL,
+        channel if known_channel else NULL,
+        payment_hash,
+        call.seen & c.EXTRA != 0,
+    )
+
+
+cdef inline void let_go(Stream* s, c.Walk* call) noexcept nogil:
+    """Answer `continue`. Always shorter than the call it answers, so there is room."""
+    cdef unsigned char* to = s.answers + s.answers_size
+    memcpy(to, b'{"jsonrpc":"2.0","id":', 22)
+    memcpy(to + 22, call.text + call.id.at, call.id.size)
+    memcpy(to + 22 + call.id.size, b',"result":{"result":"continue"}}\n\n', 34)
+    s.answers_size += 56 + call.id.size
+    s.answered += 1
+
+
+cdef inline bint is_unwanted_event(Stream* s, c.Walk* event) noexcept nogil:
+    """Whether a forward_event belongs to no payment of interest (W15)."""
+    cdef u64 payment_hash[4]
+    if not c.forward_event(event):
+        return False
+    c.unhex(event.text + event.payment_hash.at, 64, <unsigned char*> payment_hash)
+    return s.sets.loaded and not s.sets.every_payment and not has(&s.sets.hashes, payment_hash)
+
+
+cdef inline bint sort_call(Stream* s, c.Walk* call, Py_ssize_t size) noexcept nogil:
+    if is_foreign(s, call):
+        let_go(s, call)
+        return True
+    return hand_over(s, call.text, size)
+
+
+cdef inline bint sort_frame(Stream* s, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    """Answer, drop or keep one whole frame that was found by structure. False when there is no memory."""
+    cdef c.Walk walk
+    cdef unsigned char behind = s.text[end]
+    cdef bint good = True
+    s.text[end] = 0  # the reader stops there
+    c.start(&walk, s.text + begin, end - begin)
+    if c.call(&walk, False):
+        good = sort_call(s, &walk, end - begin)
+    else:
+        c.start(&walk, s.text + begin, end - begin)
+        if is_unwanted_event(s, &walk):
+            s.dropped += 1
+        else:
+            good = hand_over(s, s.text + begin, end - begin)
+    s.text[end] = behind
+    return good
+
+
+cdef inline bint usual_call(Stream* s, c.Walk* walk) noexcept nogil:
+    """Whether lightningd's own wording of a call starts at `at` and is there to its end, which is then walk.at.
+
+    Its structure is in the wording, so no other pass has to find the end. What has a backslash is left to that pass.
+    """
+    c.start(walk, s.text + s.at, s.end - s.at)
+    return c.short_call(walk, False) and memchr(walk.text, b"\\", walk.at) == NULL
+
+
+cdef inline End cut(Stream* s) noexcept nogil:
+    """Go through what was read. The caller holds the mutex of the sets."""
+    cdef c.Walk walk
+    while s.at < s.end:
+        if s.place.depth == 0:
+            if c.is_space(s.text[s.at]):
+                s.at += 1
+                continue
+            if s.text[s.at] != b"{":
+                s.lost_at = s.passed + s.at
+                return NO_OBJECT
+            s.begin = s.at
+            if usual_call(s, &walk):
+                s.at += walk.at
+                if not sort_call(s, &walk, walk.at):
+                    return NO_MEMORY
+                continue
+            s.at += 1
+            s.place.depth = 1
+            s.place.mode = c.BETWEEN
+        s.at = c.advance(s.text, s.at, s.end, &s.place)
+        if s.at - s.begin > MOST_FRAME:
+            s.lost_at = s.passed + s.begin
+            return LONG_FRAME
+        if s.place.depth > 0:
+            return GOING_ON
+        if s.text[s.at - 1] != b"}":
+            s.lost_at = s.passed + s.at - 1
+            return WRONG_BRACKET
+        if not sort_frame(s, s.begin, s.at):
+            return NO_MEMORY
+    return GOING_ON
+
+
+cdef inline void flush(Stream* s) noexcept nogil:
+    """One write for all answers of a batch, then the rest to the loop."""
+    if s.answers_size > 0:
+        s.out_failed = pipe_write(s.out, s.answers, s.answers_size)
+        s.answers_size = 0
+    if s.head != NULL:
+        queue_put(s.queue, s.head, s.tail, s.bytes)
+        s.head = NULL
+        s.tail = NULL
+        s.bytes = 0
+
+
+cdef inline End run(Stream* s) noexcept nogil:
+    """Read until the end, or until stdout broke (`out_failed`), which the caller reports before going on."""
+    cdef End end = GOING_ON
+    be_nudged()
+    run_or_not(s, True)
+    while end == GOING_ON and s.out_failed == 0:
+        end = fill(s)
+        if end == GOING_ON:
+            pthread_mutex_lock(&s.sets.mutex)
+            end = cut(s)
+            pthread_mutex_unlock(&s.sets.mutex)
+            flush(s)
+    run_or_not(s, False)
+    return end

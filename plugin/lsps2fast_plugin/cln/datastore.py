@@ -1,0 +1,75 @@
+"""Small records beside the journal of sales: uses of tokens, what peers did, whether selling is paused.
+
+A write either happened or raises StoreError. Writes of one key keep their order. What a record says belongs to its
+owner; this file only moves JSON in and out of lightningd's datastore.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from lsps2fast.errors import NodeError, StoreError
+
+NO_SUCH_KEY = 1200  # deldatastore, contract D2
+Key = tuple[str, ...]
+
+
+class Caller(Protocol):
+    """The part of `rpc.Rpc` that is needed."""
+
+    async def call(
+        self, method: str, params: dict[str, Any] | None = None, timeout_s: float | None = 60.0
+    ) -> dict[str, Any]:
+        """The result, or NodeError."""
+
+
+class DatastoreRecords:
+    """JSON values under datastore keys."""
+
+    def __init__(self, rpc: Caller) -> None:
+        self._rpc = rpc
+        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()  # while somebody holds or waits
+        self.commits = 0
+
+    async def read(self, root: Sequence[str]) -> list[tuple[Key, Any]]:
+        """Every (key, value) right under `root`; None for a value that is no JSON. Or StoreError."""
+        answer = await self._call("listdatastore", {"key": list(root)})
+        return [(tuple(row["key"]), _decode(row["hex"])) for row in answer["datastore"] if "hex" in row]
+
+    async def write(self, key: Key, value_now: Callable[[], Any]) -> None:
+        """Write what `value_now()` says when this key's turn has come; None deletes the record. Or StoreError."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            value = value_now()
+            if value is None:
+                await self._delete(key)
+            else:
+                # hex, not string: lightningd refuses strings with \u escapes (contract D3)
+                params = {"key": list(key), "hex": msgspec.json.encode(value).hex(), "mode": "create-or-replace"}
+                await self._call("datastore", params)
+            self.commits += 1
+
+    async def _delete(self, key: Key) -> None:
+        try:
+            await self._call("deldatastore", {"key": list(key)})
+        except StoreError as error:
+            if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
+                raise
+
+    async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._rpc.call(method, params)
+        except NodeError as error:
+            raise StoreError(str(error)) from error
+
+
+def _decode(text: str) -> Any:
+    try:
+        return msgspec.json.decode(bytes.fromhex(text))
+    except ValueError:
+        return None

@@ -1,0 +1,252 @@
+"""Everything rare, through pyln-client by public means only (W13): methods, other hooks, notifications."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import inspect
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from pyln.client import Plugin, RpcException
+from pyln.client.plugin import MethodType, Request
+
+from lsps2fast import _hook as hook
+from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError
+from lsps2fast_plugin.cln import lenient_json
+
+TEMPORARY_NODE_FAILURE = "2002"
+INVALID_PARAMS = -32602
+METHOD_NOT_FOUND = -32601
+INTERNAL_ERROR = -32603
+
+# The answers that harm least when a hook of ours breaks. An error or null would abort lightningd (H9).
+FALLBACKS = {
+    "htlc_accepted": {"result": "fail", "failure_message": TEMPORARY_NODE_FAILURE},
+    "openchannel": {"result": "reject", "error_message": "internal error of the plugin"},
+    "openchannel2": {"result": "reject", "error_message": "internal error of the plugin"},
+}
+CONTINUE = {"result": "continue"}
+
+Params = dict[str, Any]
+
+
+class _OneFrame:
+    """What `Plugin.run` reads: a stream that ends after one frame."""
+
+    def __init__(self, frame: bytes) -> None:
+        self.buffer = (frame,)
+
+
+class _Out:
+    """What pyln-client writes to: whole frames, into the lock of stdout."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.buffer = self
+        self.write = write
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+class PylnAdapter(abc.ABC):
+    """What a plugin registers, and the dispatch of single frames to it."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self.plugin = plugin
+        self._signatures: dict[str, inspect.Signature] = {}
+        self._hooks: dict[str, Callable[..., Params]] = {}
+        plugin.stdout = _Out(self.write)
+        # lightningd sends htlc_accepted only to those who ask for it; the lane takes every call before pyln would.
+        plugin.add_hook("htlc_accepted", _never, background=True)
+
+    @abc.abstractmethod
+    def write(self, whole_frames: bytes) -> None:
+        """Write whole frames to lightningd; from any thread."""
+
+    @abc.abstractmethod
+    def log(self, text: str, level: str = "info") -> None:
+        """Log through lightningd; from any thread."""
+
+    @abc.abstractmethod
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine on the loop, by itself."""
+
+    # ---- what the owner registers, before run()
+
+    def method(self, name: str, work: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        """An RPC method. The coroutine runs on the loop; its parameters make the usage, its docstring the help.
+
+        It may raise RpcException (code kept) or an error of lsps2fast; anything else is logged and becomes -32603.
+        """
+
+        def begin(request: Request, *args: Any, **kwargs: Any) -> None:
+            self.spawn(self._work(name, request, work(*args, **kwargs)))
+
+        signature = inspect.signature(work)
+        self._signatures[name] = signature
+        ours = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        # `request` first: pyln-client would put it in the place of the first optional parameter that is left out.
+        begin.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[ours, *signature.parameters.values()]
+        )
+        begin.__doc__ = inspect.getdoc(work) or ""
+        self.plugin.add_method(name, begin, background=True, description=begin.__doc__)
+
+    def hook(self, name: str, decide: Callable[..., Params], filters: list[int] | list[str] | None = None) -> None:
+        """A hook answered at once: `decide(**params)` returns the result.
+
+        When it raises, or returns what lightningd would abort on, the hook is answered `continue` (openchannel:
+        `reject`) and the error is logged. Does not go through pyln-client, which takes ten times as long: whoever is
+        connected decides how often we are asked about his messages.
+        """
+
+        def call(**params: Any) -> Params:
+            try:
+                result = decide(**params)
+                if result == CONTINUE:
+                    return CONTINUE
+                if not isinstance(result, dict) or not isinstance(result.get("result"), str):
+                    raise ValueError(f"not an answer to a hook: {result!r:.200}")
+                hook.answer(b"0", lenient_json.for_pyln(result).strip())
+            except Exception:  # an unanswered or wrongly answered hook harms the whole node (H9)
+                fallback = FALLBACKS.get(name, CONTINUE)
+                self.log(f"hook {name} failed, answered {fallback}\n{traceback.format_exc()}", "error")
+                return fallback
+            return result
+
+        self._hooks[name] = call
+        self.plugin.add_hook(name, _never, filters=filters)
+
+    def slow_hook(
+        self,
+        name: str,
+        decide: Callable[..., Coroutine[Any, Any, Params]],
+        filters: list[int] | list[str] | None = None,
+    ) -> None:
+        """A hook whose answer must be asked for: the coroutine runs on the loop and returns the result.
+
+        When it raises, is cancelled, or returns what is no JSON object, the hook is answered as in `hook`.
+        """
+
+        def begin(request: Request, **params: Any) -> None:
+            self.spawn(self._decide(name, request, decide(**params)))
+
+        self.plugin.add_hook(name, begin, background=True, filters=filters)
+
+    async def _decide(self, name: str, request: Request, decision: Awaitable[Params]) -> None:
+        result = FALLBACKS.get(name, CONTINUE)
+        try:
+            decided = await decision
+            hook.answer(b"0", lenient_json.for_pyln(decided).strip())
+            result = decided
+        except asyncio.CancelledError:  # we are stopping: lightningd goes on without us
+            self.log(f"hook {name} is answered {result}: the plugin is stopping", "debug")
+        except Exception:
+            self.log(f"hook {name} failed, answered {result}\n{traceback.format_exc()}", "error")
+        request.set_result(result)
+
+    def subscribe(self, topic: str, take: Callable[..., None]) -> None:
+        """A notification: `take(**params)` on the loop; what it raises is logged."""
+
+        def call(**params: Any) -> None:
+            try:
+                take(**params)
+            except Exception:  # one bad notification must not stop the others
+                self.log(f"notification {topic} failed\n{traceback.format_exc()}", "error")
+
+        self.plugin.add_subscription(topic, call)
+
+    def send(self, method: str, params: Params) -> None:
+        """Notify lightningd. TypeError for what JSON cannot hold."""
+        self.plugin.notify(method, params)
+
+    # ---- frames
+
+    def _dispatch(self, frame: bytes, method: str, id_raw: bytes | None) -> None:
+        try:
+            call = lenient_json.parse(frame)
+        except (ValueError, RecursionError) as error:
+            self._refuse(method, id_raw, INVALID_PARAMS, f"cannot be read: {error}")
+            return
+        known = self.plugin.subscriptions if id_raw is None else self.plugin.methods
+        if method not in known:
+            self._refuse(method, id_raw, METHOD_NOT_FOUND, "is not known here")
+        elif not isinstance(call.get("params"), dict | list):
+            self._refuse(method, id_raw, INVALID_PARAMS, "has no parameters")
+        elif id_raw is not None and method in self._hooks:
+            self._decide_now(method, id_raw, call["params"])
+        elif id_raw is not None and not lenient_json.survives_pyln(call, id_raw):
+            self._refuse(method, id_raw, INVALID_PARAMS, "has an id that would not come back as it came")
+        elif (wrong := self._wrong_parameters(method, call["params"])) is not None:
+            self._refuse(method, id_raw, INVALID_PARAMS, wrong)
+        else:
+            self._run_pyln(call, method)
+
+    def _decide_now(self, method: str, id_raw: bytes, params: Params | list[Any]) -> None:
+        """Answer a hook that is decided at once; lightningd names its parameters, a list has nothing for us."""
+        result = self._hooks[method](**(params if isinstance(params, dict) else {}))
+        try:
+            quick = hook.answer_continue(id_raw) if result == CONTINUE else None
+            self.write(quick or hook.answer(id_raw, lenient_json.for_pyln(result).strip()))
+        except ValueError as error:
+            self.log(f"{method!r:.100} cannot be answered: {error}", "error")
+
+    def _wrong_parameters(self, method: str, params: Params | list[Any]) -> str | None:
+        """Why a method of ours cannot take these; pyln-client would answer with a traceback."""
+        signature = self._signatures.get(method)
+        try:
+            if signature is not None and isinstance(params, dict):
+                signature.bind(**params)
+            elif signature is not None:
+                signature.bind(*params)
+        except TypeError as error:
+            return str(error)
+        return None
+
+    def _run_pyln(self, call: Params, method: str) -> None:
+        self.plugin.stdin = _OneFrame(lenient_json.for_pyln(call))
+        try:
+            self.plugin.run()
+        except Exception:  # pyln answers for its handlers; what still comes out must not stop the next frame
+            self.log(f"{method} failed in pyln-client\n{traceback.format_exc()}", "error")
+
+    def _refuse(self, method: str, id_raw: bytes | None, code: int, why: str) -> None:
+        """Answer what cannot be dispatched: a hook harmlessly, a method with an error, a notification not at all."""
+        self.log(f"{method!r:.100} {why}", "debug" if id_raw is None else "warn")
+        if id_raw is None:
+            return
+        known = self.plugin.methods.get(method)
+        try:
+            if known is not None and known.mtype is MethodType.HOOK:
+                result = lenient_json.for_pyln(FALLBACKS.get(method, CONTINUE)).strip()
+                self.write(hook.answer(id_raw, result))
+            else:
+                self.write(lenient_json.error_frame(id_raw, code, f"{method} {why}"))
+        except ValueError as error:
+            self.log(f"{method!r:.100} cannot even be refused: {error}", "error")
+
+    async def _work(self, name: str, request: Request, work: Awaitable[Any]) -> None:
+        """Run a method of ours and answer it."""
+        try:
+            request.set_result(await work)
+            return
+        except asyncio.CancelledError:
+            refusal = RpcException(f"{name}: the plugin is stopping", INTERNAL_ERROR)
+        except RpcException as error:
+            refusal = error
+        except (PeerError, NodeError) as error:
+            refusal = RpcException(str(error), error.code or INTERNAL_ERROR)
+        except ConfigError as error:
+            refusal = RpcException(str(error), INVALID_PARAMS)
+        except Lsps2Error as error:
+            refusal = RpcException(str(error), INTERNAL_ERROR)
+        except Exception as error:  # also a result that is no JSON: the caller must hear something
+            self.log(f"method {name} failed\n{traceback.format_exc()}", "error")
+            refusal = RpcException(f"{name}: internal error, see the log: {error!r}", INTERNAL_ERROR)
+        request.set_exception(refusal)
+
+
+def _never(**_: Any) -> None:
+    raise AssertionError("an htlc_accepted call reached pyln-client")

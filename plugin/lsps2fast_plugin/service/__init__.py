@@ -1,0 +1,1 @@
+"""The LSP: sells JIT channels, opens them, forwards, broadcasts. `app` wires it."""

@@ -1,0 +1,538 @@
+"""lsps2fast-service: the LSP. Wires the host, the talk with clients, the session machine and its effects together.
+
+Everything here runs on the host's one loop. Facts of the node become inputs of the machine; what it orders goes to
+`ActionExecutor`. No rule about money is decided in this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from pyln.client import Plugin
+
+from lsps2fast import BACKEND, __version__
+from lsps2fast import _tlv as tlv
+from lsps2fast._sessions import Sessions
+from lsps2fast.actions import TEMPORARY, Action
+from lsps2fast.actions import Terms as BuyTerms
+from lsps2fast.errors import ConfigError, Lsps2Error, MalformedTlv, ProtocolBug
+from lsps2fast.lsps.buys import Buy, BuyRegistry
+from lsps2fast.lsps.lsps0 import FEATURE_BITS_HEX, MESSAGE_TYPE, MalformedField
+from lsps2fast.lsps.lsps2 import format_scid, parse_scid
+from lsps2fast.lsps.promise import Keyring
+from lsps2fast.table import Input
+from lsps2fast_plugin.cln.channel_types import OurNode
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.host import Host, HtlcFilter
+from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.cln.scid_aliases import ScidAliases
+from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.coin_pool import CoinPool, PoolSize
+from lsps2fast_plugin.service.coins import Coins, LowWater
+from lsps2fast_plugin.service.events import TOPIC, SessionEvents
+from lsps2fast_plugin.service.executor import ActionExecutor
+from lsps2fast_plugin.service.funding import Funder
+from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
+from lsps2fast_plugin.service.leases import ChannelLeaseGuard
+from lsps2fast_plugin.service.liquidity import NodeLiquidity
+from lsps2fast_plugin.service.lsps0_server import Lsps0Server
+from lsps2fast_plugin.service.metrics import MeteredRpc, Metrics
+from lsps2fast_plugin.service.missed_events import MissedEventPoller
+from lsps2fast_plugin.service.negotiation import Negotiator, NodeTerms
+from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
+from lsps2fast_plugin.service.options import Settings, add_options, read_settings
+from lsps2fast_plugin.service.reconcile import Reconciler, names_of
+from lsps2fast_plugin.service.recovery import Recovery
+from lsps2fast_plugin.service.sales_policy import Desk
+from lsps2fast_plugin.service.session_store import SessionStore, StoredSession
+
+CLOSING = frozenset(
+    {
+        "CHANNELD_SHUTTING_DOWN",
+        "CLOSINGD_SIGEXCHANGE",
+        "CLOSINGD_COMPLETE",
+        "AWAITING_UNILATERAL",
+        "FUNDING_SPEND_SEEN",
+        "ONCHAIN",
+        "CLOSED",
+    }
+)
+LOOK_EVERY_S = 5.0
+DAY_S = 86_400.0
+
+
+def buy_terms(buy: Buy) -> BuyTerms:
+    """The agreed terms as the machine needs them."""
+    params = buy.params
+    return BuyTerms(
+        payment_size_msat=buy.payment_size_msat,
+        min_fee_msat=params.min_fee_msat,
+        proportional=params.proportional,
+        min_payment_size_msat=params.min_payment_size_msat,
+        max_payment_size_msat=params.max_payment_size_msat,
+        max_client_to_self_delay_blocks=params.max_client_to_self_delay_blocks,
+        cltv_expiry_delta_blocks=buy.cltv_expiry_delta_blocks,
+        valid_until_ms=params.valid_until_ms,
+        client_trusts_lsp=buy.client_trusts_lsp,
+    )
+
+
+class Service:
+    """One LSP plugin process."""
+
+    def __init__(self, announce: bool = False) -> None:
+        """`announce`: set feature bit 729. lightningd takes it only from a plugin it starts itself (M6)."""
+        bits = FEATURE_BITS_HEX if announce else None
+        self.plugin = Plugin(autopatch=False, dynamic=not announce, init_features=bits, node_features=bits)
+        self.clock = Clock()
+        self.interest = HtlcFilter()
+        self.host = Host(self.plugin, self.interest, self._on_htlc)
+        self.parts = HeldHtlcs(self.host, self.host.log)
+        self.settings: Settings | None = None
+        self.metrics: Metrics | None = None
+        self.talk = Lsps0Server(self.host)
+        self.set_aside: set[int] = set()  # scids of records that cannot be taken up
+        self.names = ScidAliases()
+        self._early_facts: list[Callable[[], None]] | None = []  # what lightningd told before the journal was read
+        self._rearm = asyncio.Event()
+        self._due: tuple[int | None, int | None] | None = None  # what `_watch_time` waits for
+        add_options(self.plugin)
+        self.plugin.add_notification_topic(TOPIC)
+        self.plugin.init()(self._init)
+        self.host.hook("custommsg", self.talk.on_custommsg, filters=[MESSAGE_TYPE])
+        self.host.slow_hook("rpc_command", self._on_rpc_command, filters=["close"])
+        for topic, handler in (
+            ("connect", self._on_connect),
+            ("disconnect", self._on_disconnect),
+            ("block_added", self._on_block),
+            ("channel_state_changed", self._on_channel_state),
+            ("forward_event", self._on_forward_event),
+            ("onionmessage_forward_fail", self._on_onion_message_lost),
+        ):
+            self.host.subscribe(topic, self._once_started(handler))
+        self.host.on_shutdown(self._shutdown)
+        add_methods(self)
+
+    def _once_started(self, take: Callable[..., None]) -> Callable[..., None]:
+        """What lightningd tells between our first look at its tables and the last session made live is not lost."""
+
+        def call(**params: Any) -> None:
+            if self._early_facts is None:
+                take(**params)
+            else:
+                self._early_facts.append(lambda: take(**params))
+
+        return call
+
+    # Start ---------------------------------------------------------------------------------------
+
+    def _init(self, options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> dict[str, Any] | None:
+        """Answer at once (rule 15); the journal is read in the background."""
+        path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
+        try:
+            settings = read_settings(self.plugin)
+            self._build(settings, self._connection(settings, path))
+        except ConfigError as error:
+            return {"disable": str(error)}
+        self.settings = settings
+        self.reconciler = Reconciler(self.rpc, replays=configuration["startup"])
+        self.host.spawn(self._start())
+        return None
+
+    def _connection(self, settings: Settings, path: str) -> Rpc:
+        """To lightningd; timed when somebody wants to know."""
+        if settings.metrics_listen is None:
+            return Rpc(path)
+        self.metrics = Metrics(lambda: stats_of(self), self.host.log)
+        return MeteredRpc(path, self.metrics.rpc_seconds)
+
+    def _build(self, settings: Settings, rpc: Rpc) -> None:
+        self.rpc = rpc
+        self.notebook = DatastoreRecords(rpc)
+        self.desk = Desk(settings, rpc, self.notebook, self.clock, self.host.log)
+        self.exposure = CapitalAtRisk(self.desk.policy, self.notebook, self.clock, self.host.spawn, self.host.log)
+        self.sessions = Sessions(
+            collect_ms=settings.collect_ms, max_parts=settings.max_parts, hashes=self.interest.payment_hashes
+        )
+        self.offers = BuyRegistry(settings.limits)
+        self.store = SessionStore(
+            rpc, lambda text: self.host.log(text, "error"), lambda what, work: self.effects.insist(what, work)
+        )
+        self.our_node = OurNode()
+        low_water = LowWater(settings.coin_low_water_sat, lambda text: self.effects.alarm(text))
+        self.coins = Coins(rpc, lambda: self.sessions.height, low_water)
+        self.view = NodeLiquidity(rpc, self.coins, self.clock.now_ms, self.our_node)
+        self.pool = None if settings.coin_pool is None else self._pool(settings.coin_pool)
+        self.afterwards = ChannelLeaseGuard(
+            rpc=rpc,
+            store=self.store,
+            clock=self.clock,
+            height=lambda: self.sessions.height,
+            guard=settings.close_guard,
+            keep_ms=settings.keep_records_ms,
+            say=self.host.log,
+        )
+        self.books = SessionEvents(
+            host=self.host,
+            sessions=self.sessions,
+            offers=self.offers,
+            desk=self.desk,
+            exposure=self.exposure,
+            afterwards=self.afterwards,
+        )
+        funder = Funder(rpc, self.coins, self.desk.zero_reserve, self.our_node)
+        self.effects = ActionExecutor(
+            funder=funder,
+            store=self.store,
+            answers=self.parts,
+            clock=self.clock,
+            buy_of=self.offers.get,
+            feed=self.feed,
+            withheld=self.set_withheld,
+            forgotten=self._forgotten,
+            owned=self._owned,
+            may_open=self.exposure.may_open,
+            sent=lambda peer_id, channel: self.lookout.funding(peer_id, channel),
+            say=self.host.log,
+        )
+        self.lookout = MissedEventPoller(
+            funder=funder,
+            waiting=self._waiting,
+            snapshot=lambda records: self.reconciler.snapshot(records),
+            told=lambda part, settled: self.carry_out(self.sessions.told(*part, settled)),
+            closed=self._channel_closed,
+            say=self.host.log,
+            alarm=self.effects.alarm,
+        )
+
+    def _pool(self, size: PoolSize) -> CoinPool:
+        async def feerate_perkw() -> int:
+            return (await self.view.feerates()).opening_perkw
+
+        return CoinPool(
+            rpc=self.rpc,
+            coins=self.coins,
+            size=size,
+            feerate_perkw=feerate_perkw,
+            keep_sat=lambda: self.desk.policy.rules.capacity.keep_onchain_sat,
+            say=self.host.log,
+            alarm=lambda text: self.effects.alarm(text),
+        )
+
+    def _fill_pool(self) -> None:
+        if self.pool is not None:
+            self.host.spawn(self.pool.look())
+
+    def _waiting(self) -> dict[tuple[int, bytes], StoredSession]:
+        """Sessions with parts at their client, as records."""
+        found = {}
+        for jit_scid, core in self.sessions.buys.items():
+            session, buy = core.holder, self.offers.get(jit_scid)
+            if session is not None and session.out and buy is not None:
+                found[jit_scid, session.payment_hash] = StoredSession(buy, session.journal("forwards"), None)
+        return found
+
+    async def _start(self) -> None:
+        """Read the journal, look at the node, then let the parts in that waited (W11)."""
+        assert self.settings is not None
+        await self._guard_withheld()
+        if self.metrics is not None and self.settings.metrics_listen is not None:
+            await self.metrics.listen(*self.settings.metrics_listen)
+        info = await self._until("getinfo", {})
+        self.sessions.block(info["blockheight"])
+        configs = (await self._until("listconfigs", {})).get("configs", {})
+        self.our_node.learn(info, configs)
+        # lightningd enforces its own cltv-delta when forwarding; ours is never below it (B-12)
+        delta = max(self.settings.cltv_delta_blocks, configs.get("cltv-delta", {}).get("value_int", 0))
+        recovery = Recovery(self)
+        stored = await recovery.load(delta)
+        snapshot = await recovery.look(stored)
+        await recovery.remember(stored)
+        peers = await self._until("listpeers", {})
+        derived = await self._until("makesecret", {"string": "lsps2fast promise"})
+        keyring = self.desk.keyring(self.settings, bytes.fromhex(derived["secret"]))
+        for peer in peers["peers"]:
+            if peer["connected"]:
+                self.carry_out(self.sessions.peer(peer["id"], True, self.clock.wall_ms()))
+        self.names = snapshot.names
+        recovery.revive_all(stored, snapshot)
+        self._take_early_facts()
+        self.host.interest_loaded()
+        self._sell(self.settings, keyring, delta)
+        self.host.spawn(self._watch_time())
+        self.host.spawn(self._watch_policy())
+        self.host.spawn(self._tidy_daily(delta))
+        self._fill_pool()
+        self.host.log(
+            f"lsps2fast-service {__version__} ({BACKEND} core) sells JIT channels: {len(self.offers)} buys live", "info"
+        )
+
+    def _take_early_facts(self) -> None:
+        facts, self._early_facts = self._early_facts or [], None
+        for fact in facts:
+            try:
+                fact()
+            except Exception:  # as with every notification: one that cannot be taken stops no other
+                self.host.log(f"a notification failed\n{traceback.format_exc()}", "error")
+
+    async def _guard_withheld(self) -> None:
+        """Know every withheld channel first: forwards into others need not wait for the journal (rule 7, W11)."""
+        for channel in (await self._until("listpeerchannels", {}))["channels"]:
+            if channel.get("funding", {}).get("withheld"):
+                self.set_withheld(channel["channel_id"], True)
+        self.host.channels_loaded()
+
+    def _sell(self, settings: Settings, keyring: Keyring, delta: int) -> None:
+        """Answer clients from now on, those who came early first."""
+        negotiator = Negotiator(
+            node=self.view,
+            live=self.books,
+            offers=self.offers,
+            promises=keyring,
+            desk=self.desk,
+            terms=NodeTerms(delta, settings.max_parts),
+            clock=self.clock,
+            random64=lambda: secrets.randbits(64),
+            accept=self._accept,
+            say=self.host.log,
+        )
+        self.talk.begin(self.rpc, negotiator)
+
+    async def _until(self, method: str, params: dict[str, Any]) -> Any:
+        """Ask until lightningd answers: nothing can be sold before."""
+        while True:
+            try:
+                return await self.rpc.call(method, params)
+            except Lsps2Error as error:
+                self.host.log(f"{method}: {error}; trying again", "warn")
+            await self.clock.turned(1.0)
+
+    # Buys ----------------------------------------------------------------------------------------
+
+    def go_live(self, buy: Buy) -> Any:
+        if self.offers.get(buy.jit_scid) is None:
+            self.offers.restore(buy)
+        core = self.sessions.add_buy(buy.jit_scid, buy.peer_id, buy_terms(buy))
+        self.interest.scids.add(buy.jit_scid)
+        self._rearm.set()
+        return core
+
+    async def _accept(self, buy: Buy) -> None:
+        await self.store.add(buy)
+        self.go_live(buy)
+        self.host.log(f"sold {format_scid(buy.jit_scid)} to {buy.peer_id}", "debug")
+
+    def _forgotten(self, jit_scid: int) -> None:
+        self.interest.scids.discard(jit_scid)
+        self.offers.remove(jit_scid)
+
+    def set_withheld(self, channel_id: str, yes: bool) -> None:
+        (self.interest.channel_ids.add if yes else self.interest.channel_ids.discard)(channel_id)
+
+    def _owned(self, channel_id: str) -> bool:
+        buys = self.sessions.buys.values()
+        held = (s.channel for buy in buys for s in buy.sets.values())
+        return any(c is not None and c.channel_id == channel_id for c in (*(buy.channel for buy in buys), *held))
+
+    # The machine ---------------------------------------------------------------------------------
+
+    def carry_out(self, actions: tuple[Action, ...]) -> None:
+        """Have these orders carried out, once those who keep books have heard of them."""
+        self.books.take(actions)
+        self.effects.carry_out(actions)
+        if self.sessions.next_due() != self._due:
+            self._rearm.set()
+
+    def feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
+        try:
+            self.carry_out(self.sessions.take(jit_scid, payment_hash, kind, fact))
+        except ProtocolBug as error:
+            self.effects.alarm(f"session {format_scid(jit_scid)}: {error}")
+
+    async def _watch_time(self) -> None:
+        """Feed every time-out at its moment; sleeps until the next one."""
+        while True:
+            self._rearm.clear()
+            self.carry_out(self.sessions.tick(self.clock.now_ms(), self.clock.wall_ms()))
+            self._rearm.clear()
+            due_ms, expiry_ms = self._due = self.sessions.next_due()
+            waits = [] if due_ms is None else [due_ms - self.clock.now_ms()]
+            waits += [] if expiry_ms is None else [expiry_ms - self.clock.wall_ms()]
+            timeout_s = max(min(waits), 0) / 1000 if waits else None
+            waiters = {asyncio.ensure_future(self.clock.turned(timeout_s)), asyncio.ensure_future(self._rearm.wait())}
+            _, rest = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in rest:
+                waiter.cancel()
+
+    async def _watch_policy(self) -> None:
+        """Take over a changed policy file; write what could not be written before."""
+        while True:
+            await self.clock.turned(LOOK_EVERY_S)
+            self.desk.look()
+            self.exposure.save()
+
+    async def _tidy_daily(self, delta: int) -> None:
+        while True:
+            await self.afterwards.prune(delta)
+            await self.clock.sleep_until(self.clock.now_ms() + round(DAY_S * 1000))
+
+    # HTLCs ---------------------------------------------------------------------------------------
+
+    def _on_htlc(self, call: Any) -> None:
+        """A part for a jit scid, or a forward that lightningd would push into a withheld channel."""
+        if call.next_scid in self.set_aside:
+            self.host.fail(call.id_raw, TEMPORARY)
+            return
+        if call.next_scid not in self.interest.scids:
+            if call.forward_to in self.interest.channel_ids:
+                self.host.fail(call.id_raw, TEMPORARY)  # rule 7
+            else:
+                self.host.let_go(call.id_raw)
+            return
+        try:
+            payload = tlv.read_payload(call.payload_hex)
+        except MalformedTlv as error:
+            self.host.log(f"part {format_scid(call.in_scid)}/{call.htlc_id} has a broken payload: {error}", "warn")
+            self.host.fail(call.id_raw, TEMPORARY)
+            return
+        value_msat, outgoing = payload.amt_to_forward_msat, payload.outgoing_cltv_value
+        if payload.blinded or value_msat is None or outgoing is None:  # C-25
+            why = "is inside a blinded path" if payload.blinded else "names no amount or no expiry"
+            self.host.log(f"part {format_scid(call.in_scid)}/{call.htlc_id} {why}: no fee can be taken from it", "warn")
+            self.host.fail(call.id_raw, TEMPORARY)
+            return
+        key = self.names.key(call.in_scid, call.htlc_id, self.sessions.index)
+        if not self._has_room(call, key):
+            self.host.fail(call.id_raw, TEMPORARY)
+            return
+        actions = self.sessions.part(
+            call.next_scid,
+            call.payment_hash,
+            *key,
+            call.amount_msat,
+            value_msat,
+            call.cltv_expiry,
+            outgoing,
+            self.clock.now_ms(),
+            self.clock.wall_ms(),
+        )
+        self.parts.hold(key, call)
+        self.carry_out(actions)
+
+    def _has_room(self, call: Any, key: tuple[int, int]) -> bool:
+        """Whether this part may be held beside the others; one that is known or goes straight out needs no room."""
+        core = self.sessions.buys.get(call.next_scid)
+        if core is None or core.paid or key in self.sessions.index:
+            return True
+        return self.desk.gate.part(len(self.parts), self.parts.held_msat, call.amount_msat)
+
+    def _on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
+        status, preimage = forward_event["status"], forward_event.get("preimage")
+        if status == "offered" or (status == "settled") != (preimage is not None):
+            return  # a settlement without its preimage proves nothing (rule 16)
+        in_scid, htlc_id = parse_scid(forward_event["in_channel"]), forward_event["in_htlc_id"]
+        payment_hash = bytes.fromhex(forward_event["payment_hash"])
+        end = payment_hash, None if preimage is None else bytes.fromhex(preimage)
+        key = self.names.key(in_scid, htlc_id, self.sessions.index)
+        if key in self.sessions.index or payment_hash not in self.sessions.by_hash:
+            self.carry_out(self.sessions.resolved(*key, *end))
+        else:
+            self.host.spawn(self._resolve_renamed(in_scid, htlc_id, *end))
+
+    async def _resolve_renamed(self, in_scid: int, htlc_id: int, payment_hash: bytes, preimage: bytes | None) -> None:
+        """A part of ours under a name we do not know: its channel may have been confirmed since it came (H3)."""
+        rows = await self._until("listpeerchannels", {"short_channel_id": format_scid(in_scid)})
+        for channel in rows["channels"]:
+            self.names.learn(names_of(channel))
+        key = self.names.key(in_scid, htlc_id, self.sessions.index)
+        self.carry_out(self.sessions.resolved(*key, payment_hash, preimage))
+
+    # Facts of the node -----------------------------------------------------------------------------
+
+    def _on_connect(self, connect: dict[str, Any], **_: Any) -> None:
+        self._peer(connect["id"], True)
+
+    def _on_disconnect(self, disconnect: dict[str, Any], **_: Any) -> None:
+        self._peer(disconnect["id"], False)
+
+    def _peer(self, peer_id: str, online: bool) -> None:
+        if self.settings is not None:
+            self.effects.watch.all_changed()
+            self.carry_out(self.sessions.peer(peer_id, online, self.clock.wall_ms()))
+
+    def _on_block(self, block_added: dict[str, Any], **_: Any) -> None:
+        if self.settings is not None:
+            self.carry_out(self.sessions.block(block_added["height"]))
+            self.host.spawn(self.lookout.block(block_added["height"]))
+            self._fill_pool()
+
+    def _on_channel_state(self, channel_state_changed: dict[str, Any], **_: Any) -> None:
+        if self.settings is None:
+            return
+        channel_id = channel_state_changed["channel_id"]
+        self.effects.watch.changed(channel_id)
+        if channel_state_changed["new_state"] not in CLOSING:
+            return
+        self.exposure.channel_closed(channel_id)
+        self.afterwards.closed(channel_id)
+        self._channel_closed(channel_id)
+
+    def _channel_closed(self, channel_id: str) -> None:
+        """Tell the sessions that go over it."""
+        for buy in list(self.sessions.buys.values()):
+            for session in list(buy.sets.values()):
+                if session.channel is not None and session.channel.channel_id == channel_id:
+                    self.feed(buy.jit_scid, session.payment_hash, Input.CLOSED, None)
+
+    def _on_onion_message_lost(self, onionmessage_forward_fail: dict[str, Any], **_: Any) -> None:
+        """A-04: lightningd maps scids of onion messages itself and knows no jit scid; an operator should see it."""
+        text = str(onionmessage_forward_fail.get("next_short_channel_id_dir", "")).partition("/")[0]
+        if self.settings is not None and text and _scid(text) in self.interest.scids:
+            self.host.log(f"an onion message for jit scid {text} was lost: lightningd cannot forward it", "info")
+
+    async def _on_rpc_command(self, rpc_command: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Somebody wants to close a channel (A-06)."""
+        if self.settings is None:
+            return {"result": "continue"}
+        return await self.afterwards.judge(rpc_command)
+
+    # End -----------------------------------------------------------------------------------------
+
+    async def _shutdown(self) -> None:
+        if self.settings is None:
+            return
+        self.effects.stop()
+        self.effects.carry_out(self.sessions.shutdown())
+        if self.metrics is not None:
+            await self.metrics.close()
+        await self.rpc.close()
+
+
+def _scid(text: str) -> int:
+    try:
+        return parse_scid(text)
+    except MalformedField:
+        return -1
+
+
+def main(announce: bool = False) -> int:
+    """Entry point: runs until lightningd ends us."""
+    service = Service(announce)
+    code: int = asyncio.run(service.host.run())
+    return code
+
+
+def main_announced() -> int:
+    """Entry point of `lsps2fast-service-announced`: sets feature bit 729, so lightningd must start it itself."""
+    return main(announce=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

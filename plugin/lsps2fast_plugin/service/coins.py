@@ -1,0 +1,322 @@
+"""Which coins of the wallet pay for which channel, so that no two openings share one and none is ever lost.
+
+lightningd's own choice (`fundpsbt`) reserves before anybody has written down what for: a crash right then leaves coins
+reserved that no record names. So the order here is: choose among what `listfunds` shows, promise the coins to one jit
+scid in memory, journal them with the intent, and only then reserve them in lightningd, exclusively (K-02, rule 2).
+
+A reservation has no owner in lightningd. Ours lasts longer than what anybody else asks for by default, and the journal
+says until when: what ends earlier was reserved by somebody else and is not ours to give back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from lsps2fast.actions import Funding
+from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
+from lsps2fast_plugin.cln.late_replies import Late
+from lsps2fast_plugin.cln.rpc import Rpc
+
+RESERVE_BLOCKS: Final = 144  # twice lightningd's default (O1), to tell ours apart
+HEIGHT_SLACK_BLOCKS: Final = 24  # lightningd's height runs backwards after its start (R2)
+ALREADY_SPENT: Final = "already spent"  # of reserveinputs
+RELEASE_BLOCKS: Final = 1_000_000  # O-04: cover every extension of the reservation
+TRIES: Final = 4  # for somebody else may take a coin between our choice and our reservation
+INVALID_PARAMS: Final = -32602  # of utxopsbt: reserved, spent, unknown; of reserveinputs: reserved, spent (O1)
+# What spending a coin weighs, as lightningd reckons it, by the length of its script.
+TAPROOT_WEIGHT, SEGWIT_WEIGHT, WRAPPED_WEIGHT = 230, 271, 363
+WRAPPED_SCRIPT, SEGWIT_SCRIPT = 23, 22  # bytes; what is longer and no taproot cannot weigh more than WRAPPED_WEIGHT
+TAPROOT_PREFIX: Final = "5120"
+# To whom coins are promised that are no jit scid's: the split of `coinpool`, and records that cannot be read.
+POOL: Final = -1
+UNREAD: Final = -2
+SYNC_WARNINGS: Final = ("warning_bitcoind_sync", "warning_lightningd_sync")  # of getinfo
+
+
+class NotEnoughCoins(Lsps2Error):
+    """What is free does not pay for this channel; `syncing`: lightningd may not know all its coins yet (R5)."""
+
+    def __init__(self, text: str, syncing: bool) -> None:
+        super().__init__(text)
+        self.syncing = syncing
+
+
+class CoinTaken(Lsps2Error):
+    """Somebody else has reserved or spent a coin that we had chosen."""
+
+
+class Coin(NamedTuple):
+    """One output of the wallet that can be spent. `point` is "txid:vout"."""
+
+    point: str
+    amount_sat: int
+    weight: int  # of the input that spends it
+
+
+class Need(NamedTuple):
+    """What is to be paid: one output, and the fee of `weight` (that of the transaction without its inputs) with it.
+
+    `anchors`: it is for a channel of that type, and lightningd keeps its emergency reserve beside it (O18).
+    """
+
+    amount_sat: int
+    weight: int
+    feerate_perkw: int
+    anchors: bool = False
+
+
+class Survey(NamedTuple):
+    """What the wallet holds at one moment, in sat."""
+
+    free: tuple[Coin, ...]  # confirmed, not reserved, not promised
+    promised_sat: int  # to openings of ours, not reserved yet
+    unconfirmed: tuple[Coin, ...]  # change and deposits without a block: not used (see `Coins`)
+    reserved_sat: int
+
+    @property
+    def free_sat(self) -> int:
+        """Sum of what can be spent now."""
+        return sum(coin.amount_sat for coin in self.free)
+
+    @property
+    def unconfirmed_sat(self) -> int:
+        """Sum of what waits for a block."""
+        return sum(coin.amount_sat for coin in self.unconfirmed)
+
+
+def opening_feerate(perkw: Mapping[str, Any]) -> int:
+    """What funding transactions pay, from the `perkw` of `feerates`; without an estimate the least that is accepted."""
+    return int(perkw.get("opening") or perkw["min_acceptable"])
+
+
+def select(coins: Sequence[Coin], need: Need) -> tuple[Coin, ...] | None:
+    """Coins that pay the need, their own inputs included; None when all together do not reach.
+
+    The rule: as few as possible; the largest ones, but for the last the smallest that suffices. Fees are rounded down
+    over the whole transaction, as lightningd does.
+    """
+    # In thousandths of a sat, so that nothing is rounded before the end; sums over 0 pay for themselves.
+    worth = sorted(((coin.amount_sat * 1000 - need.feerate_perkw * coin.weight, coin) for coin in coins), reverse=True)
+    worth = [entry for entry in worth if entry[0] > 0]
+    missing = need.amount_sat * 1000 + need.feerate_perkw * need.weight - 999
+    for place, (value, _) in enumerate(worth):
+        if value >= missing:
+            last = next(coin for each, coin in reversed(worth[place:]) if each >= missing)
+            return (*(coin for _, coin in worth[:place]), last)
+        missing -= value
+    return None
+
+
+def _weight(row: dict[str, Any]) -> int:
+    script: str = row["scriptpubkey"]
+    if script.startswith(TAPROOT_PREFIX):
+        return TAPROOT_WEIGHT
+    return SEGWIT_WEIGHT if len(script) == 2 * SEGWIT_SCRIPT else WRAPPED_WEIGHT
+
+
+def _point(row: dict[str, Any]) -> str:
+    return f"{row['txid']}:{row['output']}"
+
+
+class LowWater:
+    """Tells the operator once that free coins run out, and again only after there were enough meanwhile."""
+
+    def __init__(self, mark_sat: int, alarm: Callable[[str], None]) -> None:
+        """`mark_sat` 0: never."""
+        self._mark_sat = mark_sat
+        self._alarm = alarm
+        self._is_low = False
+        self.free_sat: int | None = None  # at the last look
+
+    def __call__(self, free_sat: int) -> None:
+        """So much is free now."""
+        was_low, self._is_low, self.free_sat = self._is_low, free_sat < self._mark_sat, free_sat
+        if self._is_low and not was_low:
+            self._alarm(f"free coins for JIT channels run out: {free_sat} sat, less than {self._mark_sat} sat")
+
+
+class Coins:
+    """The wallet's coins, as far as channels are paid with them.
+
+    Only confirmed coins are used: a funding that spends unconfirmed change becomes worthless when its parent is
+    replaced, and a client may have been paid over it already. Change of our own fundings counts again with its block.
+    """
+
+    def __init__(self, rpc: Rpc, height: Callable[[], int], low_water: LowWater) -> None:
+        """`height()`: the highest block known. `low_water` hears of what is free at every look."""
+        self._rpc = rpc
+        self._height = height
+        self.low_water = low_water
+        self._promised: dict[str, int] = {}  # coin: jit scid
+        self._standing: dict[int, Funding] = {}  # reservations by jit scid, from reserve() on
+        self._lost: dict[int, int] = {}  # jit scid: how often somebody else took what was promised to it
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """The wallet's outputs, as lightningd tells them. Or NodeError."""
+        rows: list[dict[str, Any]] = (await self._rpc.call("listfunds", {}))["outputs"]
+        return rows
+
+    async def survey(self) -> Survey:
+        """Ask lightningd. Or NodeError."""
+        return self._sort(await self.rows())
+
+    def _sort(self, rows: Iterable[dict[str, Any]]) -> Survey:
+        free: list[Coin] = []
+        unconfirmed: list[Coin] = []
+        promised_sat = reserved_sat = 0
+        height = self._height()
+        for row in rows:
+            coin = Coin(_point(row), row["amount_msat"] // 1000, _weight(row))
+            if row["reserved"]:
+                reserved_sat += coin.amount_sat
+            elif row["status"] != "confirmed" or row.get("spendable_at", 0) > height:
+                unconfirmed.append(coin)
+            elif coin.point in self._promised:
+                promised_sat += coin.amount_sat
+            else:
+                free.append(coin)
+        found = Survey(tuple(free), promised_sat, tuple(unconfirmed), reserved_sat)
+        self.low_water(found.free_sat)
+        return found
+
+    async def choose(self, jit_scid: int, need: Need, rows: list[dict[str, Any]] | None = None) -> Funding:
+        """Choose coins and promise them to this scid; lightningd reserves nothing yet. NotEnoughCoins or NodeError.
+
+        `rows`: what it has just told of its coins. One that was taken since is refused by it, and then it is asked.
+        """
+        for left in reversed(range(TRIES)):
+            inputs = tuple(coin.point for coin in await self._select(need, rows))
+            rows = None
+            # Nobody else of us runs between the choice and the promise, and so chooses these meanwhile.
+            self._promised.update(dict.fromkeys(inputs, jit_scid))
+            try:
+                psbt = await self._build(inputs, need)
+            except BaseException as error:
+                self._break_promises(jit_scid)
+                if not _is_taken(error) or not left:
+                    raise
+            else:
+                return Funding(psbt, inputs, self._height() + RESERVE_BLOCKS, need.amount_sat)
+        raise AssertionError("the last try raises")
+
+    async def _select(self, need: Need, rows: list[dict[str, Any]] | None) -> tuple[Coin, ...]:
+        found = self._sort(await self.rows() if rows is None else rows)
+        if (chosen := select(found.free, need)) is not None:
+            return chosen
+        syncing = await self.is_syncing()
+        if not syncing:  # it may have been, a question ago: look once more before the payment fails for it
+            found = await self.survey()
+            chosen = select(found.free, need)
+        if chosen is None:
+            raise NotEnoughCoins(_lack(found, need), syncing)
+        return chosen
+
+    async def _build(self, inputs: Sequence[str], need: Need) -> str:
+        """The PSBT that spends these coins, its change added; the channel's output is added later."""
+        answer = await self._rpc.call(
+            "utxopsbt",
+            {
+                "satoshi": need.amount_sat,
+                "feerate": f"{need.feerate_perkw}perkw",
+                "startweight": need.weight,
+                "utxos": list(inputs),
+                "reserve": 0,
+                "excess_as_change": True,
+                "opening_anchor_channel": need.anchors,
+            },
+        )
+        psbt: str = answer["psbt"]
+        return psbt
+
+    async def is_syncing(self) -> bool:
+        """Whether lightningd has not seen all blocks yet, as right after its start."""
+        info = await self._rpc.call("getinfo", {})
+        return any(warning in info for warning in SYNC_WARNINGS)
+
+    async def reserve(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
+        """Reserve the coins of a journalled intent. Or NodeError.
+
+        Raises CoinTaken, the coins no longer promised, when somebody was quicker; after `TRIES` times that is an error.
+        `late` is called when a call that was given up has been carried out after all (see `Rpc.call`).
+        """
+        params = {"psbt": funding.psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
+        try:
+            try:
+                await self._rpc.call("reserveinputs", params, late=late)
+            except NodeUnreachable:
+                await self._rpc.call("reserveinputs", params, late=late)
+        except NodeError as error:
+            if not _is_taken(error):
+                raise
+            if not await self._are_ours(funding):  # else by our own call, whose answer was lost (K-13)
+                self._break_promises(jit_scid)
+                lost = self._lost[jit_scid] = self._lost.get(jit_scid, 0) + 1
+                if lost >= TRIES:
+                    raise
+                raise CoinTaken(error.message) from error
+        self._standing[jit_scid] = funding
+
+    async def renew(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
+        """Reserve the coins for longer, known as ours; spent ones need it no more. Or NodeError."""
+        self._standing[jit_scid] = funding
+        params = {"psbt": funding.psbt, "exclusive": False, "reserve": RESERVE_BLOCKS}
+        try:
+            await self._rpc.call("reserveinputs", params, late=late)
+        except NodeError as error:
+            if ALREADY_SPENT not in error.message:
+                raise
+
+    async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
+        """Give back what was reserved for this scid; what was not, or is somebody else's, stays as it is (A2)."""
+        self._standing.pop(jit_scid, None)
+        others = [point for point in funding.inputs if self._promised.get(point, jit_scid) != jit_scid]
+        if not others and await self._are_ours(funding):
+            params = {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS}
+            await self._rpc.call("unreserveinputs", params, late=late)
+
+    def standing(self, funding: Funding) -> dict[int, Funding]:
+        """By jit scid: the reservations that stand now on any of these coins."""
+        coins = set(funding.inputs)
+        return {scid: other for scid, other in self._standing.items() if coins.intersection(other.inputs)}
+
+    def is_promised(self, funding: Funding) -> bool:
+        """Whether any of these coins is promised to somebody."""
+        return any(point in self._promised for point in funding.inputs)
+
+    async def _are_ours(self, funding: Funding) -> bool:
+        """Whether these coins are reserved, and by us: `reserveinputs` takes all or none."""
+        least = funding.reserved_to_block - HEIGHT_SLACK_BLOCKS
+        rows = (await self._rpc.call("listfunds", {}))["outputs"]
+        until = {_point(row): row["reserved_to_block"] for row in rows if row["reserved"]}
+        return bool(funding.inputs) and all(until.get(point, 0) >= least for point in funding.inputs)
+
+    def promise(self, jit_scid: int, inputs: Iterable[str]) -> None:
+        """After a start: these coins stand in this scid's record. Who comes first keeps them."""
+        for point in inputs:
+            self._promised.setdefault(point, jit_scid)
+
+    def has_promises(self, jit_scid: int) -> bool:
+        """Whether any coin is promised to this scid."""
+        return jit_scid in self._promised.values()
+
+    def forget(self, jit_scid: int) -> None:
+        """The coins of this scid are spent or given back."""
+        self._break_promises(jit_scid)
+        self._lost.pop(jit_scid, None)
+
+    def _break_promises(self, jit_scid: int) -> None:
+        self._standing.pop(jit_scid, None)
+        self._promised = {point: owner for point, owner in self._promised.items() if owner != jit_scid}
+
+
+def _is_taken(error: BaseException) -> bool:
+    return isinstance(error, NodeError) and error.code == INVALID_PARAMS
+
+
+def _lack(found: Survey, need: Need) -> str:
+    return (
+        f"{need.amount_sat} sat and a fee at {need.feerate_perkw} perkw cannot be paid with {found.free_sat} sat in "
+        f"{len(found.free)} free coins; {found.promised_sat} sat are promised to other openings, {found.reserved_sat} "
+        f"sat reserved, {found.unconfirmed_sat} sat wait for a block"
+    )

@@ -1,0 +1,112 @@
+"""Hears of every change of a session and of every order, and tells those who keep books about it.
+
+Lightningd's subscribers get a notification, the trust ledger its facts, the offers and tokens what is used and what is
+not. Answers in return what a negotiation must know of the payments under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from lsps2fast.actions import FAILURE_NAMES, Action, Broadcast, FailParts, ForgetBuy
+from lsps2fast.lsps.buys import BuyRegistry
+from lsps2fast.lsps.lsps2 import format_scid
+from lsps2fast.table import State
+from lsps2fast_plugin.cln.host import Host
+from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.leases import ChannelLeaseGuard
+from lsps2fast_plugin.service.negotiation import token_of_buy
+from lsps2fast_plugin.service.sales_policy import Desk
+
+TOPIC: Final = "lsps2_session"  # our notification: a session has changed its state
+UNUSED: Final = ("Timeout", "Abandoned")  # outcomes of a buy that brought nobody a channel
+
+
+class SessionEvents:
+    """Between the sessions and everybody else."""
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        sessions: Any,
+        offers: BuyRegistry,
+        desk: Desk,
+        exposure: CapitalAtRisk,
+        afterwards: ChannelLeaseGuard,
+    ) -> None:
+        """`sessions`: the core's `Sessions`."""
+        self._host = host
+        self._sessions = sessions
+        self._offers = offers
+        self._desk = desk
+        self._exposure = exposure
+        self._afterwards = afterwards
+        self._opening: set[int] = set()  # jit scids whose channel is being made
+        self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
+        self.ends = dict.fromkeys(("SUCCEEDED", "FAILED", "ABANDONED"), 0)  # of payments, since the start
+
+    def take(self, actions: Iterable[Action]) -> None:
+        """Sessions may have changed, and these orders are about to be carried out."""
+        for jit_scid, payment_hash, old, new in self._sessions.take_changes():
+            self._changed(jit_scid, payment_hash, None if old is None else State(old), State(new))
+        for action in actions:
+            match action:
+                case FailParts():
+                    self.failed_parts[FAILURE_NAMES.get(action.failure[:4], "other")] += len(action.parts)
+                case Broadcast():
+                    self._funding_ordered(action)
+                case ForgetBuy() if action.outcome in UNUSED:
+                    self._unused(action.jit_scid)
+
+    def _changed(self, jit_scid: int, payment_hash: bytes, old: State | None, new: State) -> None:
+        change = {
+            "jit_channel_scid": format_scid(jit_scid),
+            "payment_hash": payment_hash.hex(),
+            "old_state": None if old is None else old.name,
+            "new_state": new.name,
+        }
+        self._host.send(TOPIC, {TOPIC: change})
+        (self._opening.add if new == State.OPENING else self._opening.discard)(jit_scid)
+        if new.name in self.ends:
+            self.ends[new.name] += 1
+        buy, core = self._offers.get(jit_scid), self._sessions.buys.get(jit_scid)
+        if buy is None:
+            return
+        self._exposure.session_changed(buy, old, new)
+        if new == State.SUCCEEDED and core is not None and core.channel is not None:
+            self._afterwards.owe(core.channel.channel_id, buy)
+
+    def _funding_ordered(self, action: Broadcast) -> None:
+        """No way back: the buy has its channel."""
+        self._offers.mark_used(action.jit_scid)
+        buy = self._offers.get(action.jit_scid)
+        if buy is not None:
+            self._exposure.sent(buy, action.channel.channel_id)
+
+    def _unused(self, jit_scid: int) -> None:
+        buy = self._offers.get(jit_scid)
+        token = None if buy is None else token_of_buy(buy)
+        if token is not None:
+            self._host.spawn(self._desk.give_back(token))
+
+    # What a negotiation asks -----------------------------------------------------------------------
+
+    def is_online(self, peer_id: str) -> bool:
+        """Whether this client is connected."""
+        online: bool = self._sessions.is_online(peer_id)
+        return online
+
+    def committed_sat(self) -> int:
+        """What payments that open a channel now will still reserve of the wallet."""
+        total = 0
+        for jit_scid in self._opening:
+            buy, core = self._offers.get(jit_scid), self._sessions.buys.get(jit_scid)
+            if buy is not None and core is not None and core.holder is not None and core.holder.funding is None:
+                total += buy.capacity_sat
+        return total
+
+    def at_risk_msat(self) -> int:
+        """Capital that is on chain unpaid, or about to be."""
+        return self._exposure.at_risk_msat()

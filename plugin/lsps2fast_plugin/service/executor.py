@@ -1,0 +1,550 @@
+"""Carries out what the session machine orders, and tells it what came of it.
+
+Answers to hooks are given at once, everything that asks lightningd runs as a task of its own; its result comes back as
+an input through `feed`. A failed journal write or clean-up is tried again with growing pauses: giving up is the
+machine's decision, made by its own deadlines. Nothing here decides about money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, ClassVar, Protocol
+from weakref import WeakValueDictionary
+
+from lsps2fast import actions as order
+from lsps2fast.errors import NodeError, NodeUnreachable, StoreError
+from lsps2fast.lsps.buys import Buy
+from lsps2fast.table import Input
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.late_replies import Late, LateReplyGuard
+from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
+from lsps2fast_plugin.service.funding import ChannelGone, Funder, OwedToClient, RefusedByClient
+from lsps2fast_plugin.service.session_store import SessionStore
+
+RETURN_TIMEOUT_MS = 60_000  # for a client to come back after our restart
+SYNC_TIMEOUT_MS, SYNC_PAUSE_S = 60_000, 0.5
+READY_TIMEOUT_MS = 120_000  # O-13, K-22
+POLL_MS = 5_000  # K-17: beside the notifications
+FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 500, 60_000
+STORE_TRIES = 4  # then UNSTORED: the parts are failed rather than held on hope
+ALARM_AFTER = 3  # failures of a clean-up or broadcast: then the operator hears of it, and each time they have doubled
+
+Feed = Callable[[int, bytes, Input, object], None]
+
+
+class Answers(Protocol):
+    """Where held hook calls are answered."""
+
+    def forward(self, parts: Iterable[order.Forward], channel_id: str) -> None:
+        """Let these parts go out into the channel."""
+
+    def fail(self, keys: Iterable[tuple[int, int]], failure: str) -> None:
+        """Fail these parts."""
+
+
+class Watch:
+    """Lets one waiting effect know that something about its channel has changed."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._events: dict[str, asyncio.Event] = {}
+
+    def changed(self, channel_id: str) -> None:
+        """A notification named this channel."""
+        if event := self._events.get(channel_id):
+            event.set()
+
+    def all_changed(self) -> None:
+        """A peer came or went: whoever waits should look again."""
+        for event in self._events.values():
+            event.set()
+
+    def look(self, channel_id: str) -> None:
+        """Somebody is about to ask lightningd: a change from now on ends his next `wait` at once."""
+        self._events.setdefault(channel_id, asyncio.Event()).clear()
+
+    async def wait(self, channel_id: str, timeout_s: float) -> None:
+        """Return at the first change since `look`, after the time-out, or when the clock is turned."""
+        event = self._events.setdefault(channel_id, asyncio.Event())
+        waiters = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._clock.turned(timeout_s))}
+        try:
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+
+    def forget(self, channel_id: str) -> None:
+        """Nobody waits any more."""
+        self._events.pop(channel_id, None)
+
+
+class ActionExecutor:
+    """Executor of actions."""
+
+    def __init__(
+        self,
+        *,
+        funder: Funder,
+        store: SessionStore,
+        answers: Answers,
+        clock: Clock,
+        buy_of: Callable[[int], Buy | None],
+        feed: Feed,
+        withheld: Callable[[str, bool], None],
+        forgotten: Callable[[int], None],
+        owned: Callable[[str], bool],
+        may_open: Callable[[Buy], bool],
+        sent: Callable[[str, order.Channel], None],
+        say: Callable[[str, str], None],
+    ) -> None:
+        """`withheld(channel_id, yes)` keeps other forwards out of a channel (rule 7); `owned(channel_id)` says whether
+        a session or buy knows it; `may_open(buy)` says whether one more channel may be made for it now;
+        `sent(peer_id, channel)` hears of each funding that bitcoind has; `say(text, level)` is the log.
+        """
+        self._funder = funder
+        self._store = store
+        self._answers = answers
+        self._clock = clock
+        self._buy_of = buy_of
+        self._feed = feed
+        self._withheld = withheld
+        self._forgotten = forgotten
+        self._owned = owned
+        self._may_open = may_open
+        self._sent = sent
+        self._say = say
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
+        self._sending: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # Broadcast by channel
+        self._renewing: WeakValueDictionary[int, asyncio.Task[None]] = WeakValueDictionary()  # RenewInputs by scid
+        self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody holds or waits
+        self._newest: dict[int | str, int] = {}  # number of the last order: a jit scid's record, a channel's fees
+        self._orders = itertools.count(1)
+        self._last = LateReplyGuard(self.insist)
+        self.watch = Watch(clock)
+        self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (R4)
+        self.alarms = 0
+
+    def carry_out(self, actions: Iterable[order.Action]) -> None:
+        """Carry out these orders; those that take time go on in the background."""
+        actions = tuple(actions)
+        fees = next((action for action in actions if isinstance(action, order.RestoreFees)), None)
+        for action in actions:
+            match action:
+                case order.ForwardParts() if action.channel_id in self.unready:
+                    self._spawn(self._forward_later(action), action)
+                case order.ForwardParts():
+                    self._answers.forward(action.parts, action.channel_id)
+                case order.FailParts():
+                    self._answers.fail(action.parts, action.failure)
+                case order.Alarm():
+                    self.alarm(action.text)
+                case order.ForgetBuy():
+                    self._forgotten(action.jit_scid)
+                    self._spawn(self._forget(action), action)
+                case order.Finalize():
+                    self._spawn(self._finalize(action, fees), action)
+                case order.RestoreFees() if any(isinstance(other, order.Finalize) for other in actions):
+                    self._stop_waiting(action.channel_id)  # the rest with its Finalize: then the record goes
+                case order.RestoreFees():
+                    self._stop_waiting(action.channel_id)
+                    self._spawn(self._restore_fees(action, self._supersede(action.channel_id)), action)
+                case order.Broadcast():
+                    task = self._spawn(self._broadcast(action), action)
+                    self._sending[action.channel.channel_id] = task
+                case order.AwaitReady():
+                    self._stop_waiting(action.channel_id)
+                    self._supersede(action.channel_id)
+                    self._waiting[action.channel_id] = self._spawn(self._await_ready(action), action)
+                case _:
+                    self._spawn(self._HANDLERS[type(action)](self, action), action)
+
+    def alarm(self, text: str) -> None:
+        """Tell the operator."""
+        self.alarms += 1
+        self._say(f"ALARM: {text}", "warn")
+
+    async def idle(self) -> None:
+        """Return when no effect is under way."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End every effect where it stands; the journal tells the next start what was going on."""
+        for task in self._tasks:
+            task.cancel()
+
+    def insist(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
+        """Have something done that must be done in the end, in the background."""
+        self._keep(self._until_done(what, work))
+
+    # Running -------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None], action: order.Action) -> asyncio.Task[None]:
+        task = self._keep(self._guarded(work, action))
+        task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
+        return task
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: Coroutine[Any, Any, None], action: order.Action) -> None:
+        """A step that breaks in a way nobody foresaw must still have an outcome: the one that ends it safely."""
+        try:
+            await work
+        except Exception:
+            self.alarm(f"{type(action).__name__} broke\n{traceback.format_exc()}")
+            match action:
+                case order.ReserveCoins() | order.OpenChannel():
+                    self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+                case order.AwaitReady():
+                    self._feed(action.jit_scid, action.payment_hash, Input.UNREADY, None)
+                case order.Persist():
+                    self._feed(action.jit_scid, action.payment_hash, Input.UNSTORED, None)
+
+    async def _until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Try until it works, with growing pauses, over any error of the node (rule 8, rule 9)."""
+        pause_ms, failures, alarm_at = FIRST_PAUSE_MS, 0, ALARM_AFTER
+        while True:
+            try:
+                return await work()
+            except Exception as error:  # whatever it was, the money still waits for this step
+                failures += 1
+                self._say(f"{what} failed ({type(error).__name__}: {error}); next try in {pause_ms / 1000:g} s", "warn")
+                if failures == alarm_at:
+                    alarm_at *= 2
+                    self.alarm(f"{what} has failed {failures} times: {error}")
+            await self._clock.sleep_until(self._clock.now_ms() + pause_ms)
+            pause_ms = min(2 * pause_ms, LONGEST_PAUSE_MS)
+
+    def _buy(self, jit_scid: int) -> Buy:
+        buy = self._buy_of(jit_scid)
+        if buy is None:
+            raise StoreError(f"no buy for jit scid {jit_scid}")
+        return buy
+
+    # One coroutine for each order -------------------------------------------------------------------
+
+    def _supersede(self, key: int | str) -> Callable[[], bool]:
+        """From here on this order counts; the function says whether it still does. An older one is never retried."""
+        mine = self._newest[key] = next(self._orders)
+        return lambda: self._newest.get(key) == mine
+
+    async def _persist(self, action: order.Persist) -> None:
+        self._supersede(action.jit_scid)
+        pause_ms = FIRST_PAUSE_MS
+        for left in reversed(range(STORE_TRIES)):
+            try:
+                await self._store.put(action.jit_scid, action.journal)
+            except StoreError as error:
+                self.alarm(f"the journal cannot be written ({error}); {left} tries left before the payment is failed")
+                if not left:
+                    break
+                await self._clock.sleep_until(self._clock.now_ms() + pause_ms)
+                pause_ms *= 2
+            else:
+                self._feed(action.jit_scid, action.payment_hash, Input.STORED, None)
+                return
+        self._feed(action.jit_scid, action.payment_hash, Input.UNSTORED, None)
+
+    async def _reserve(self, action: order.ReserveCoins) -> None:
+        buy = self._buy(action.jit_scid)
+        if not self._may_open(buy):
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            return
+        await self._choose(action, lambda: self._funder.choose(buy, action.sum_forward_msat, action.parts))
+
+    async def _choose(
+        self, action: order.ReserveCoins | order.OpenChannel, choice: Callable[[], Awaitable[order.Funding]]
+    ) -> None:
+        """Feed the coins that are chosen, or that there are none."""
+        try:
+            funding = await self._when_synced(choice)
+        except (NodeError, NotEnoughCoins) as error:
+            self.alarm(f"no coins for a JIT channel to {self._buy(action.jit_scid).peer_id}: {error}")
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            return
+        self._feed(action.jit_scid, action.payment_hash, Input.RESERVED, funding)
+
+    async def _when_synced(self, choice: Callable[[], Awaitable[order.Funding]]) -> order.Funding:
+        """After its start lightningd knows its coins only once it has caught up with the chain (R5)."""
+        deadline_ms = self._clock.now_ms() + SYNC_TIMEOUT_MS
+        while True:
+            try:
+                return await choice()
+            except NotEnoughCoins as error:
+                if not error.syncing or self._clock.now_ms() >= deadline_ms:
+                    raise
+            await self._clock.turned(SYNC_PAUSE_S)
+
+    async def _open(self, action: order.OpenChannel) -> None:
+        try:
+            # Only now: the record names these coins.
+            late = partial(self._reserved_late, action.jit_scid, action.funding)
+            await self._funder.reserve(action.jit_scid, action.funding, late)
+        except CoinTaken as error:
+            self._say(f"choosing other coins: {error}", "info")
+            await self._choose(action, lambda: self._funder.choose_again(action.jit_scid, action.funding))
+            return
+        except NodeError as error:
+            self._say(f"coins cannot be reserved: {error}", "warn")
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            return
+        buy = self._buy(action.jit_scid)
+        peer_id, look = buy.peer_id, not buy.client_trusts_lsp
+        async with self._alone_with(peer_id):
+            try:
+                late = partial(self._clear_late, peer_id)
+                channel = await self._funder.open(peer_id, action.funding, late, look=look)
+            except RefusedByClient as error:
+                self._say(f"{peer_id} refused the channel: {error}", "info")
+                self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
+            except NodeError as error:
+                self._say(f"opening a channel to {peer_id} failed: {error}", "warn")
+                self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            else:
+                self._withheld(channel.channel_id, True)
+                self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, channel)
+
+    def _reserved_late(self, jit_scid: int, funding: order.Funding) -> None:
+        """A reservation that was given up was made after all: whoever ended the open meanwhile did not find it."""
+        if not self._funder.is_promised(funding):
+            what = "releasing coins that were reserved late"
+            self.insist(what, lambda: self._funder.release(jit_scid, funding))
+
+    def _released_late(self, funding: order.Funding) -> None:
+        """A release that was given up was made after all, perhaps behind the reservation of who has the coins now."""
+        for holder, theirs in self._funder.standing(funding).items():
+            renewal = order.RenewInputs(holder, b"", theirs)
+            self._spawn(self._renew(renewal), renewal)
+
+    def _alone_with(self, peer_id: str) -> asyncio.Lock:
+        """One open or undo at a time with a peer (O-19): both speak of "the" open of the peer, whosever it is."""
+        return self._peers.setdefault(peer_id, asyncio.Lock())
+
+    async def _await_ready(self, action: order.AwaitReady) -> None:
+        peer_id = self._buy(action.jit_scid).peer_id
+        deadline_ms = self._clock.now_ms() + READY_TIMEOUT_MS
+        kind, fact = Input.UNREADY, None
+        zero = False
+        while self._clock.now_ms() < deadline_ms:
+            self.watch.look(action.channel_id)
+            try:
+                looking = self._funder.limits(peer_id, action.channel_id)
+                if zero:
+                    limits = await looking
+                else:  # both at once: neither needs the other's answer (P17)
+                    limits, _ = await asyncio.gather(looking, self._zero_fees(action.channel_id))
+                    zero = True
+                if limits is not None:
+                    kind, fact = Input.READY, limits
+                    break
+            except ChannelGone as error:
+                self._say(str(error), "warn")
+                kind = Input.CLOSED
+                break
+            except NodeError as error:  # one error is not an outcome (rule 10)
+                self._say(f"waiting for channel {action.channel_id}: {error}", "warn")
+            left_ms = deadline_ms - self._clock.now_ms()
+            await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
+        self.watch.forget(action.channel_id)
+        self._waiting.pop(action.channel_id, None)
+        self._feed(action.jit_scid, action.payment_hash, kind, fact)
+
+    def _stop_waiting(self, channel_id: str) -> None:
+        """What an earlier payment waited for on this channel is no news for a later one."""
+        if waiting := self._waiting.pop(channel_id, None):
+            waiting.cancel()
+
+    async def _forward_later(self, action: order.ForwardParts) -> None:
+        """After a start: wait for the client, for lightningd fails what comes before it is back (R4, H10)."""
+        peer_id = self._buy(action.jit_scid).peer_id
+        deadline_ms = self._clock.now_ms() + RETURN_TIMEOUT_MS
+        while self._clock.now_ms() < deadline_ms:
+            self.watch.look(action.channel_id)
+            try:
+                if await self._funder.limits(peer_id, action.channel_id) is not None:
+                    self.unready.discard(action.channel_id)
+                    break
+            except ChannelGone:
+                break
+            except NodeError as error:
+                self._say(f"waiting for {peer_id}: {error}", "warn")
+            left_ms = deadline_ms - self._clock.now_ms()
+            await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
+        # Also when it did not come back: lightningd then fails the part and says so, which the machine must hear (F2).
+        self._answers.forward(action.parts, action.channel_id)
+
+    async def _broadcast(self, action: order.Broadcast) -> None:
+        peer_id = self._buy(action.jit_scid).peer_id
+        what = f"sending the funding {action.channel.funding_txid} of channel {action.channel.channel_id}"
+        txid = await self._until_done(what, lambda: self._funder.send(peer_id, action.channel))
+        self._funder.forget(action.jit_scid)
+        self._withheld(action.channel.channel_id, False)
+        self._sent(peer_id, action.channel)
+        self._say(f"funding {txid} of channel {action.channel.channel_id} is on its way to the chain", "info")
+        self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)
+
+    async def _undo(self, action: order.Undo) -> None:
+        peer_id = self._buy(action.jit_scid).peer_id
+        if action.channel is not None:
+            self._stop_waiting(action.channel.channel_id)
+            self._newest.pop(action.channel.channel_id, None)
+            self.watch.forget(action.channel.channel_id)
+        kept = await self._until_done(f"cancelling the open to {peer_id}", lambda: self._drop(peer_id, action))
+        if kept is not None:
+            self._funder.forget(action.jit_scid)
+            self._withheld(kept.channel_id, False)
+            self._sent(peer_id, kept)
+            self._feed(action.jit_scid, action.payment_hash, Input.SENT, kept)
+            return
+        if action.funding is not None:
+            self._stop_renewing(action.jit_scid)
+            late = partial(self._released_late, action.funding)
+            release = partial(self._funder.release, action.jit_scid, action.funding, late)
+            await self._until_done(f"releasing the coins of {peer_id}", release)
+        self._funder.forget(action.jit_scid)
+        if action.channel is not None:
+            self._withheld(action.channel.channel_id, False)
+        self._feed(action.jit_scid, action.payment_hash, Input.UNDONE, None)
+
+    async def _drop(self, peer_id: str, action: order.Undo) -> order.Channel | None:
+        """Cancel what is half made; close what was made, also by a call whose answer never came.
+
+        A channel that turns out to be owed to the client is put on chain instead, and returned (K-11).
+        """
+        try:
+            if action.channel is not None:
+                await self._funder.close(peer_id, action.channel.channel_id)
+            else:
+                await self._clear(peer_id)
+        except OwedToClient as owed:
+            self.alarm(str(owed))
+            return await self._funder.send_as_found(peer_id, owed.found)
+        return None
+
+    async def _clear(self, peer_id: str) -> None:
+        """Cancel what is half made with this peer, and close the withheld channels that nobody knows of."""
+        async with self._alone_with(peer_id):
+            await self._funder.cancel(peer_id)
+            for channel in await self._funder.withheld(peer_id):
+                if not self._owned(channel["channel_id"]):
+                    await self._funder.close(peer_id, channel["channel_id"])
+
+    def _clear_late(self, peer_id: str) -> None:
+        """A step of an open that was given up has been carried out after all."""
+        self.insist(f"clearing away what a late open to {peer_id} made", lambda: self._clear(peer_id))
+
+    async def _renew(self, action: order.RenewInputs) -> None:
+        self._stop_renewing(action.jit_scid)
+        this = asyncio.current_task()
+        assert this is not None
+        self._renewing[action.jit_scid] = this
+        late = partial(self._reserved_late, action.jit_scid, action.funding)
+        renew = partial(self._funder.renew, action.jit_scid, action.funding, late)
+        await self._until_done("renewing a reservation", renew)
+
+    def _stop_renewing(self, jit_scid: int) -> None:
+        """What could not be renewed yet is given up, or renewed anew: a late try would reserve for nobody."""
+        if renewing := self._renewing.pop(jit_scid, None):
+            renewing.cancel()
+
+    async def _connect(self, action: order.ConnectPeer) -> None:
+        try:
+            await self._funder.connect(action.peer_id)
+        except NodeError as error:
+            self._say(f"{action.peer_id} is not connected and cannot be reached: {error}", "info")
+
+    async def _finalize(self, action: order.Finalize, fees: order.RestoreFees | None) -> None:
+        """Final record, routing fees, then the active record goes: a crash between finds it and does the rest."""
+        self._supersede(action.jit_scid)
+        sending = None if action.journal.channel is None else self._sending.get(action.journal.channel.channel_id)
+        if sending is not None:
+            await asyncio.wait([sending])  # until it is sent only the active record knows of the channel (rule 9)
+        await self._until_done(
+            "writing the final record",
+            lambda: self._store.finalize(action.jit_scid, action.journal, action.outcome, self._clock.wall_ms()),
+        )
+        if fees is None and action.outcome == "Failed" and action.journal.channel is not None:
+            fees = order.RestoreFees(action.journal.channel.channel_id)  # public and unpaid: a look at the end
+        await self._end_record(action.jit_scid, fees)
+
+    async def _end_record(self, jit_scid: int, fees: order.RestoreFees | None, again: bool = False) -> None:
+        if fees is not None:
+            await self._restore_fees(fees, self._supersede(fees.channel_id), again)
+        await self._until_done("deleting the active record", lambda: self._store.forget(jit_scid))
+        self._newest.pop(jit_scid, None)
+
+    def finish(self, jit_scid: int, fees: order.RestoreFees | None) -> None:
+        """After a start: the final record is there; do what should have followed it (K-15)."""
+        forgotten = order.ForgetBuy(jit_scid, "Succeeded")
+        self._spawn(self._end_record(jit_scid, fees, again=True), forgotten)
+
+    def keep_alias(self, fees: order.RestoreFees) -> None:
+        """After a start: lightningd has forgotten which rate forwards over the jit scid were promised (A-03)."""
+        self._spawn(self._restore_fees(fees, self._supersede(fees.channel_id), again=True), fees)
+
+    async def _reset(self, action: order.Reset) -> None:
+        counts = self._supersede(action.jit_scid)
+
+        async def put() -> None:
+            if counts():  # else the next payment has journalled its own record since
+                await self._store.put(action.jit_scid, action.journal)
+
+        await self._until_done("resetting a record", put)
+
+    async def _forget(self, action: order.ForgetBuy) -> None:
+        if action.outcome == "Timeout" and self._store.knows(action.jit_scid):
+            await self._until_done("deleting a record", lambda: self._store.forget(action.jit_scid))
+            self._newest.pop(action.jit_scid, None)
+
+    async def _zero_fees(self, channel_id: str) -> None:
+        async def work(late: Late) -> None:
+            await self._funder.zero_fees(channel_id, late)
+
+        await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
+
+    async def _restore_fees(self, action: order.RestoreFees, counts: Callable[[], bool], again: bool = False) -> None:
+        """The operator's fees. `again`: it may have been done before, and then zero would not be the rate before."""
+        what, attempts = f"restoring the routing fees of {action.channel_id}", itertools.count(1 if again else 0)
+
+        async def restore() -> None:
+            fees, zero_first = await self._funder.own_fees(), next(attempts) > 0
+            grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
+            if not counts():
+                return  # the next payment waits for this channel and wants it at zero
+
+            async def work(late: Late) -> None:
+                if zero_first and grace_s:
+                    await self._funder.zero_fees(action.channel_id, late)
+                await self._funder.set_fees(action.channel_id, fees, grace_s, late)
+
+            try:
+                await self._last.ask(action.channel_id, what, work)
+            except NodeUnreachable:
+                raise
+            except NodeError:
+                if await self._funder.is_open(action.channel_id):
+                    raise
+                # closed meanwhile: nothing is left to charge for
+
+        await self._until_done(what, restore)
+        if counts():
+            del self._newest[action.channel_id]
+
+    _HANDLERS: ClassVar[dict[type, Callable[[Any, Any], Coroutine[Any, Any, None]]]] = {
+        order.Persist: _persist,
+        order.ReserveCoins: _reserve,
+        order.OpenChannel: _open,
+        order.Undo: _undo,
+        order.RenewInputs: _renew,
+        order.ConnectPeer: _connect,
+        order.Reset: _reset,
+    }

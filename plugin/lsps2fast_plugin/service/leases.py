@@ -1,0 +1,205 @@
+"""After the sale: how long a paid channel must stay open, and how long its record is kept.
+
+The final record of a sale is the durable form of that duty (channel id, min_lifetime, paid): it is never deleted while
+the duty lasts (A-06). lightningd asks before it carries out a `close` (hook `rpc_command`); an early one is refused, or
+only reported, as the operator chose. Whoever means it says `force_lease_closed=true`, lightningd's own word for closing
+a channel whose room was sold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple, Protocol
+
+from lsps2fast.errors import NodeError, StoreError
+from lsps2fast.lsps.buys import Buy
+from lsps2fast.lsps.lsps0 import MalformedField
+from lsps2fast.lsps.lsps2 import format_scid, parse_scid
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.datastore import Caller
+from lsps2fast_plugin.service.session_store import SessionStore, StoredSession
+
+CONTINUE: Final = {"result": "continue"}
+FORCE: Final = "force_lease_closed"
+FORCE_PLACE: Final = 5  # among the positional parameters of `close`
+PATIENCE_S: Final = 5.0  # a node that does not answer us must not keep its operator from closing
+TRUTHS: Final = (True, "true", "1", 1)
+
+
+class Duty(NamedTuple):
+    """A channel that was paid for."""
+
+    jit_scid: int
+    peer_id: str
+    min_lifetime_blocks: int
+
+
+class Sold(NamedTuple):
+    """What `close` would end."""
+
+    channel_id: str
+    duty: Duty
+    confirmations: int
+
+
+class Records(Protocol):
+    """The part of `SessionStore` that is needed."""
+
+    async def finished(self, default_delta_blocks: int) -> list[StoredSession]:
+        """Every final record."""
+
+    async def drop_final(self, jit_scid: int) -> None:
+        """Delete a final record."""
+
+
+class ChannelLeaseGuard:
+    """What is owed to clients who have paid."""
+
+    def __init__(
+        self,
+        *,
+        rpc: Caller,
+        store: SessionStore | Records,
+        clock: Clock,
+        height: Callable[[], int],
+        guard: str,
+        keep_ms: int,
+        say: Callable[[str, str], None],
+    ) -> None:
+        """`guard`: refuse, warn or off. `keep_ms`: how long a record is kept after its end (A-09)."""
+        self._rpc = rpc
+        self._store = store
+        self._clock = clock
+        self._height = height
+        self._guard = guard
+        self._keep_ms = keep_ms
+        self._say = say
+        self._duties: dict[str, Duty] = {}
+        self.refused = 0
+
+    def __len__(self) -> int:
+        return len(self._duties)
+
+    # What is owed ---------------------------------------------------------------------------------
+
+    def owe(self, channel_id: str, buy: Buy) -> None:
+        """The opening fee of this channel was paid (A-05)."""
+        if buy.params.min_lifetime_blocks > 0:
+            self._duties[channel_id] = Duty(buy.jit_scid, buy.peer_id, buy.params.min_lifetime_blocks)
+
+    def load(self, stored: Iterable[StoredSession], open_channels: Iterable[str]) -> None:
+        """The duties of earlier runs, for channels that are still there."""
+        alive = set(open_channels)
+        for record in stored:
+            channel = record.journal.channel
+            if record.outcome == "Succeeded" and channel is not None and channel.channel_id in alive:
+                self.owe(channel.channel_id, record.buy)
+
+    def closed(self, channel_id: str) -> None:
+        """The channel is closing: nothing can be kept open any more."""
+        self._duties.pop(channel_id, None)
+
+    # The hook -------------------------------------------------------------------------------------
+
+    async def judge(self, rpc_command: dict[str, Any]) -> dict[str, Any]:
+        """The answer to lightningd before it runs a `close`."""
+        if self._guard == "off" or not self._duties:
+            return CONTINUE
+        which, forced = _asked(rpc_command.get("params"))
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                early = await self._too_early(which)
+        except (NodeError, TimeoutError) as error:
+            self._say(f"close of {which}: the node does not say which channel that is ({error}); let through", "warn")
+            return CONTINUE
+        if not early:
+            return CONTINUE
+        text = "; ".join(_sentence(sold) for sold in early)
+        if forced or self._guard == "warn":
+            self._say(f"closing early: {text}", "warn")
+            return CONTINUE
+        self.refused += 1
+        self._say(f"close refused: {text}", "info")
+        return {"return": {"error": {"code": -1, "message": f"{text}. To close it all the same add {FORCE}=true"}}}
+
+    async def _too_early(self, which: str) -> list[Sold]:
+        found: list[Sold] = []
+        for channel in (await self._rpc.call("listpeerchannels", {}))["channels"]:
+            duty = self._duties.get(channel.get("channel_id", ""))
+            if duty is not None and which in _names(channel):
+                confirmations = _confirmations(channel, self._height())
+                if confirmations < duty.min_lifetime_blocks:
+                    found.append(Sold(channel["channel_id"], duty, confirmations))
+        return found
+
+    # Records --------------------------------------------------------------------------------------
+
+    async def prune(self, default_delta_blocks: int) -> int:
+        """Delete what ended long ago and binds nobody any more; how many records went (A-09)."""
+        try:
+            return await self._prune(default_delta_blocks)
+        except (NodeError, StoreError) as error:
+            self._say(f"old records could not be looked through, tomorrow again: {error}", "warn")
+            return 0
+
+    async def _prune(self, default_delta_blocks: int) -> int:
+        before_ms = self._clock.wall_ms() - self._keep_ms
+        old = [
+            record
+            for record in await self._store.finished(default_delta_blocks)
+            if record.finalized_ms is not None
+            and max(record.finalized_ms, record.buy.params.valid_until_ms) < before_ms
+        ]
+        if not old:
+            return 0
+        channels = (await self._rpc.call("listpeerchannels", {}))["channels"]
+        ages = {c["channel_id"]: _confirmations(c, self._height()) for c in channels if "channel_id" in c}
+        gone = [record for record in old if not _binds(record, ages)]
+        for record in gone:
+            await self._store.drop_final(record.buy.jit_scid)
+            if record.journal.channel is not None:
+                self._duties.pop(record.journal.channel.channel_id, None)
+        if gone:
+            self._say(f"{len(gone)} records of sales that ended long ago are deleted", "info")
+        return len(gone)
+
+
+def _binds(record: StoredSession, ages: dict[str, int]) -> bool:
+    """Whether this record is the memory of a duty that lasts: its channel is open, paid and young."""
+    channel = record.journal.channel
+    if record.outcome != "Succeeded" or channel is None or channel.channel_id not in ages:
+        return False
+    return ages[channel.channel_id] < record.buy.params.min_lifetime_blocks
+
+
+def _asked(params: Any) -> tuple[str, bool]:
+    """Which channel or peer a `close` names, and whether it is meant in any case."""
+    if isinstance(params, dict):
+        return str(params.get("id", "")).lower(), params.get(FORCE) in TRUTHS
+    given = params if isinstance(params, list) else []
+    forced = len(given) > FORCE_PLACE and given[FORCE_PLACE] in TRUTHS
+    return (str(given[0]).lower() if given else ""), forced
+
+
+def _names(channel: dict[str, Any]) -> set[str]:
+    """Everything by which `close` may mean this channel."""
+    alias = channel.get("alias", {})
+    names = (channel.get("peer_id"), channel.get("channel_id"), channel.get("short_channel_id"), alias.get("local"))
+    return {name for name in names if isinstance(name, str)}
+
+
+def _confirmations(channel: dict[str, Any], height: int) -> int:
+    """Of the funding; 0 while it has no scid of its own. A splice begins anew, which keeps the channel longer."""
+    try:
+        block = parse_scid(channel.get("short_channel_id")) >> 40
+    except MalformedField:
+        return 0
+    return max(height - block + 1, 0)
+
+
+def _sentence(sold: Sold) -> str:
+    return (
+        f"channel {sold.channel_id} was sold to {sold.duty.peer_id} (jit scid {format_scid(sold.duty.jit_scid)})"
+        f" to stay open for {sold.duty.min_lifetime_blocks} confirmations and has {sold.confirmations}"
+    )

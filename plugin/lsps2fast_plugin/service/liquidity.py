@@ -1,0 +1,95 @@
+"""What a buy must know of the node: its channels' names, what it can receive and fund, what a block costs now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from lsps2fast.errors import MalformedTlv, NodeError
+from lsps2fast.lsps.lsps0 import MalformedField
+from lsps2fast.lsps.lsps2 import parse_scid
+from lsps2fast_plugin.cln.channel_types import OurNode
+from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.service.coins import Coins, opening_feerate
+
+FEERATE_FRESH_MS: Final = 10_000  # a crowd asking for menus costs no more than one question in this time
+FEERATE_USABLE_MS: Final = 600_000  # when lightningd does not answer, the last one is good for so long
+
+
+def _scid(text: object) -> int | None:
+    try:
+        return parse_scid(text)
+    except (MalformedField, MalformedTlv):
+        return None
+
+
+class Feerates(NamedTuple):
+    """Sat per 1000 weight."""
+
+    opening_perkw: int
+    commitment_perkw: int  # of a channel without anchors, soon after it was opened
+    anchors_perkw: int | None = None  # the same with anchors, None when we make no such channels
+
+
+class Liquidity(NamedTuple):
+    """What the node has at this moment."""
+
+    incoming_liquidity_msat: int | None  # of public channels (B-08), None when there are none
+    confirmed_sat: int  # confirmed outputs that nothing has reserved, and no opening was promised
+    feerates: Feerates
+
+
+class NodeLiquidity:
+    """Asks lightningd; keeps only the names of its channels and the feerate between two questions."""
+
+    def __init__(self, rpc: Rpc, coins: Coins, now_ms: Callable[[], int], node: OurNode) -> None:
+        """`now_ms` is the monotonic clock."""
+        self._rpc = rpc
+        self._coins = coins
+        self._node = node
+        self._now_ms = now_ms
+        self._scids: set[int] = set()
+        self._feerates: Feerates | None = None
+        self._asked_ms = 0
+        self._asking = asyncio.Lock()
+
+    def scid_taken(self, scid: int) -> bool:
+        """Whether a channel of ours had this scid or alias when last asked (B-11)."""
+        return scid in self._scids
+
+    async def refresh(self) -> list[dict[str, Any]]:
+        """All channels; remembers every name they go by. Or NodeError."""
+        channels: list[dict[str, Any]] = (await self._rpc.call("listpeerchannels", {}))["channels"]
+        names: set[int] = set()
+        for channel in channels:
+            alias = channel.get("alias", {})
+            for text in (channel.get("short_channel_id"), alias.get("local"), alias.get("remote")):
+                if (scid := _scid(text)) is not None:
+                    names.add(scid)
+        self._scids = names
+        return channels
+
+    async def purse(self) -> Liquidity:
+        """What can come in and what can be spent. Or NodeError."""
+        channels = await self.refresh()
+        public = [c for c in channels if c["state"] == "CHANNELD_NORMAL" and not c.get("private", False)]
+        incoming = sum(channel["receivable_msat"] for channel in public) if public else None
+        coins = await self._coins.survey()
+        return Liquidity(incoming, coins.free_sat, await self.feerates())
+
+    async def feerates(self) -> Feerates:
+        """What lightningd would pay now, a few seconds old at most while it answers. Or NodeError."""
+        async with self._asking:
+            age_ms = self._now_ms() - self._asked_ms
+            if self._feerates is not None and age_ms < FEERATE_FRESH_MS:
+                return self._feerates
+            try:
+                perkw = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
+            except NodeError:
+                if self._feerates is None or age_ms >= FEERATE_USABLE_MS:
+                    raise
+                return self._feerates
+            self._feerates = Feerates(opening_feerate(perkw), *self._node.commitment_rates(perkw))
+            self._asked_ms = self._now_ms()
+            return self._feerates

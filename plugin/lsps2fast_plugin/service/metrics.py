@@ -1,0 +1,173 @@
+"""A page for Prometheus: what the service counts, and how long lightningd takes to answer it.
+
+Needs prometheus-client (the extra `metrics`). Served on the plugin's own loop, on the address the operator gave, by
+default nowhere. It only reads counters that exist anyway; labels come from fixed sets, so no peer can make it grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from lsps2fast.errors import ConfigError, NodeError
+from lsps2fast_plugin.cln.rpc import Rpc
+
+if TYPE_CHECKING:
+    from prometheus_client import Histogram
+    from prometheus_client.metrics_core import Metric
+
+MOST_READERS: Final = 16
+MOST_REQUEST_BYTES: Final = 8_192
+PATIENCE_S: Final = 5.0
+# A journal write is about 1 ms, a channel negotiation up to seconds, the bound of a call is a minute.
+BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+
+GAUGES: Final = {  # key of `lsps2-stats`: meaning
+    "live_buys": "Jit scids that are live: unused offers, payments under way, aliases",
+    "live_sessions": "Payments under way",
+    "held_parts": "HTLCs held now",
+    "held_msat": "Sum of the HTLCs held now",
+    "withheld_channels": "Channels whose funding is kept back",
+    "at_risk_msat": "Capital in channels that are open and unpaid, or about to be",
+    "free_coins_sat": "Confirmed coins of the wallet that nothing has reserved, at the last look",
+    "pool_coins": "Free coins of at least the size in lsps2-coin-pool, at the last look",
+    "channels_to_keep_open": "Paid channels whose min_lifetime may still run",
+    "paused": "1 while selling is paused",
+}
+COUNTERS: Final = {
+    "menus": "Menus sent",
+    "buys": "Offers sold",
+    "journal_commits": "Writes to the datastore",
+    "alarms": "Alarms raised",
+    "coin_splits": "Coins split to fill lsps2-coin-pool",
+    "closes_refused": "Attempts to close a channel before its min_lifetime that were refused",
+}
+LABELLED: Final = {  # key: label and meaning
+    "payments": ("outcome", "Payments that came to an end"),
+    "failed_parts": ("failure", "HTLCs that were held and failed, by what the payer was told"),
+    "refusals": ("reason", "Requests, parts and policies refused"),
+}
+
+
+class Metrics:
+    """The registry, and the server of the page."""
+
+    def __init__(self, stats: Callable[[], dict[str, Any]], say: Callable[[str, str], None]) -> None:
+        """`stats()` is the answer of `lsps2-stats`. Raises ConfigError without prometheus-client."""
+        try:
+            from prometheus_client import CollectorRegistry, Histogram
+        except ImportError:
+            raise ConfigError(
+                "lsps2-metrics-listen needs prometheus-client: pip install 'lsps2fast[metrics]', or leave it out"
+            ) from None
+        self._stats = stats
+        self._say = say
+        self._readers = 0
+        self._server: asyncio.Server | None = None
+        self.registry = CollectorRegistry()
+        self.rpc_seconds: Histogram = Histogram(
+            "lsps2_rpc_seconds",
+            "Time lightningd took to answer a call of ours",
+            ["method", "outcome"],
+            buckets=BUCKETS_S,
+            registry=self.registry,
+        )
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry asks for: the counters of the service as they are now."""
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+
+        stats = self._stats()
+        yield InfoMetricFamily("lsps2", "This program", {"version": stats["version"], "core": stats["core"]})
+        for key, meaning in GAUGES.items():
+            if stats[key] is not None:
+                yield GaugeMetricFamily(f"lsps2_{key}", meaning, value=float(stats[key]))
+        for key, meaning in COUNTERS.items():
+            yield CounterMetricFamily(f"lsps2_{key}", meaning, value=float(stats[key]))
+        for key, (label, meaning) in LABELLED.items():
+            family = CounterMetricFamily(f"lsps2_{key}", meaning, labels=[label])
+            for name, count in stats[key].items():
+                family.add_metric([name], float(count))
+            yield family
+
+    def describe(self) -> list[Metric]:
+        """Nothing is known before the service runs."""
+        return []
+
+    # The page -------------------------------------------------------------------------------------
+
+    async def listen(self, host: str, port: int) -> None:
+        """Serve from now on. An address that cannot be had is told, and selling goes on."""
+        try:
+            self._server = await asyncio.start_server(self._serve, host, port, limit=MOST_REQUEST_BYTES)
+        except OSError as error:
+            self._say(f"lsps2-metrics-listen={host}:{port} cannot be served: {error}", "error")
+            return
+        self._say(f"metrics are at http://{host}:{port}/metrics", "info")
+
+    async def close(self) -> None:
+        """Serve no more."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._readers += 1
+        try:
+            if self._readers <= MOST_READERS:
+                async with asyncio.timeout(PATIENCE_S):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    writer.write(self._answer(head))
+                    await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # whoever does not talk HTTP gets no answer; nothing of ours depends on it
+        finally:
+            self._readers -= 1
+            writer.close()
+
+    def _answer(self, head: bytes) -> bytes:
+        """One whole response to a request's head."""
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+        method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0]
+        if method not in (b"GET", b"HEAD"):
+            return _response("405 Method Not Allowed", "text/plain", b"only GET\n")
+        if path not in (b"/metrics", b"/"):
+            return _response("404 Not Found", "text/plain", b"the page is /metrics\n")
+        body = generate_latest(self.registry)
+        return _response("200 OK", CONTENT_TYPE_LATEST, body, with_body=method == b"GET")
+
+
+def _response(status: str, kind: str, body: bytes, with_body: bool = True) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + (body if with_body else b"")
+
+
+class MeteredRpc(Rpc):
+    """An `Rpc` whose calls are timed. The methods are our own, a fixed set."""
+
+    def __init__(self, path: str, seconds: Histogram) -> None:
+        super().__init__(path)
+        self._seconds = seconds
+
+    async def call(
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        timeout_s: float | None = 60.0,
+        late: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """As `Rpc.call`."""
+        outcome, began = "error", time.perf_counter()
+        try:
+            answer = await super().call(method, params, timeout_s, late)
+            outcome = "ok"
+        except NodeError as error:
+            outcome = "unreachable" if error.code == 0 else "error"
+            raise
+        finally:
+            self._seconds.labels(method, outcome).observe(time.perf_counter() - began)
+        return answer

@@ -1,0 +1,139 @@
+"""Looks for what lightningd may never tell: a funding that no block took, a part whose end was announced to nobody.
+
+bitcoind forgets transactions, a notification can be lost. So what is waited for is looked at as blocks come: fundings
+every few blocks until one has them, parts after 1, 2, 4, 8 … blocks. The questions are about our own channels only and
+come one after the other, however many there are. What is found goes the way of the notification that did not come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lsps2fast.actions import Channel
+from lsps2fast.errors import Lsps2Error
+from lsps2fast_plugin.service.funding import Funder, is_withheld
+from lsps2fast_plugin.service.reconcile import SETTLED, Snapshot, is_alive, resolved_rows
+from lsps2fast_plugin.service.session_store import StoredSession
+
+FUNDING_EVERY_BLOCKS: Final = 6
+ALARM_AFTER_BLOCKS: Final = 144
+MOST_BLOCKS: Final = 2016  # bitcoind itself keeps a transaction for two weeks
+SessionKey = tuple[int, bytes]  # jit scid, payment hash
+
+
+@dataclass
+class _Funding:
+    peer_id: str
+    channel: Channel
+    since: int
+    due: int
+    alarmed: bool = False
+
+
+@dataclass
+class _Parts:
+    due: int
+    pause_blocks: int = 1
+
+
+class MissedEventPoller:
+    """Everything that is waited for, and when it is looked at next. Heights are those of the node."""
+
+    def __init__(
+        self,
+        *,
+        funder: Funder,
+        waiting: Callable[[], dict[SessionKey, StoredSession]],
+        snapshot: Callable[[Iterable[StoredSession]], Awaitable[Snapshot]],
+        told: Callable[[tuple[int, int], bool], None],
+        closed: Callable[[str], None],
+        say: Callable[[str, str], None],
+        alarm: Callable[[str], None],
+    ) -> None:
+        """`waiting()`: sessions with parts at their client, as records that say where the parts went;
+        `snapshot(records)`: as of `Reconciler`; `told(part, settled)` and `closed(channel_id)` take what was found.
+        """
+        self._funder = funder
+        self._waiting = waiting
+        self._snapshot = snapshot
+        self._told = told
+        self._closed = closed
+        self._say = say
+        self._alarm = alarm
+        self._height = 0
+        self._fundings: dict[str, _Funding] = {}
+        self._parts: dict[SessionKey, _Parts] = {}
+        self._looking = asyncio.Lock()
+
+    def __len__(self) -> int:
+        """Fundings without a block."""
+        return len(self._fundings)
+
+    def funding(self, peer_id: str, channel: Channel) -> None:
+        """This funding was sent; see to it until a block has it."""
+        self._fundings[channel.channel_id] = _Funding(peer_id, channel, self._height, self._height + 1)
+
+    def load(self, stored: Iterable[StoredSession], channels: Iterable[dict[str, Any]], height: int) -> None:
+        """After a start: fundings of finished sales that no block has."""
+        self._height = max(self._height, height)
+        open_now = {row["channel_id"]: row for row in channels if "channel_id" in row}
+        for record in stored:
+            channel = record.journal.channel
+            row = None if channel is None or record.outcome is None else open_now.get(channel.channel_id)
+            if channel is not None and row is not None and not is_withheld(row) and "short_channel_id" not in row:
+                self.funding(record.buy.peer_id, channel)
+
+    async def block(self, height: int) -> None:
+        """A block has come: look at what is due. Old heights are nothing new (R2)."""
+        if height <= self._height:
+            return
+        self._height = height
+        async with self._looking:
+            for funding in [each for each in self._fundings.values() if each.due <= self._height]:
+                await self._look_at_funding(funding)
+            await self._look_at_parts()
+
+    async def _look_at_funding(self, funding: _Funding) -> None:
+        channel_id, age = funding.channel.channel_id, self._height - funding.since
+        funding.due = self._height + FUNDING_EVERY_BLOCKS
+        try:
+            found = await self._funder.find(funding.peer_id, channel_id)
+            if found is None or "short_channel_id" in found or age > MOST_BLOCKS:
+                self._fundings.pop(channel_id, None)
+            else:
+                await self._funder.send(funding.peer_id, funding.channel)
+        except Lsps2Error as error:
+            self._say(f"sending the funding of channel {channel_id} again: {error}", "warn")
+        if age >= ALARM_AFTER_BLOCKS and channel_id in self._fundings and not funding.alarmed:
+            funding.alarmed = True
+            self._alarm(f"funding {funding.channel.funding_txid} of channel {channel_id} is in no block after {age}")
+
+    async def _look_at_parts(self) -> None:
+        waiting = self._waiting()
+        self._parts = {key: self._parts.get(key) or _Parts(self._height + 1) for key in waiting}
+        due = {key: record for key, record in waiting.items() if self._parts[key].due <= self._height}
+        if not due:
+            return
+        for key in due:
+            parts = self._parts[key]
+            parts.pause_blocks *= 2
+            parts.due = self._height + parts.pause_blocks
+        try:
+            snapshot = await self._snapshot(due.values())
+        except Lsps2Error as error:
+            self._say(f"looking what became of parts: {error}", "warn")
+            return
+        for record in due.values():
+            self._judge(record, snapshot)
+
+    def _judge(self, record: StoredSession, snapshot: Snapshot) -> None:
+        """Tell what the tables say and no notification said; what was paid comes first: it decides (K-11)."""
+        ends = resolved_rows(record.journal, snapshot)
+        for part in sorted(ends, key=lambda part: ends[part] != SETTLED):
+            self._told(part, ends[part] == SETTLED)
+        channel = record.journal.channel
+        if channel is not None and not is_alive(snapshot.channels.get(channel.channel_id)):
+            self._closed(channel.channel_id)  # the session may have another by now

@@ -1,0 +1,229 @@
+"""The service's options: names as CLN has them where it has one, each checked with a reason a person can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pyln.client import Plugin
+
+from lsps2fast.errors import ConfigError
+from lsps2fast.lsps.buys import BuyQuota
+from lsps2fast.lsps.lsps2 import why_unsound
+from lsps2fast.lsps.promise import key_from_hex
+from lsps2fast_plugin.service.coin_pool import PoolSize
+from lsps2fast_plugin.service.policy.external import Use
+from lsps2fast_plugin.service.policy.limits import LIMIT_OPTIONS, GateLimits
+from lsps2fast_plugin.service.policy.policy import DEFAULT_LINE, FeeLine, Rules, rules_from_options
+from lsps2fast_plugin.service.policy.rules import MAX_VALIDITY_S, MIN_VALIDITY_S, MODES, Floor, TrustRule
+
+GUARDS = ("refuse", "warn", "off")
+LOOPBACK = "127.0.0.1"
+DAY_MS = 86_400_000
+MOST_POOL_COINS = 50  # in one transaction
+POOL_COIN_SAT = (10_000, 10**10)
+
+
+class Settings(NamedTuple):
+    """Options, checked."""
+
+    promise_secret: str | None
+    retired_secrets: tuple[str, ...]
+    collect_ms: int
+    max_parts: int
+    zero_reserve: bool
+    cltv_delta_blocks: int
+    limits: BuyQuota
+    gate: GateLimits
+    rules: Rules  # in force when there is no policy file
+    policy_file: str | None
+    policy_plugin: Use
+    close_guard: str
+    keep_records_ms: int
+    coin_low_water_sat: int
+    coin_pool: PoolSize | None
+    metrics_listen: tuple[str, int] | None
+
+
+_INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
+    "dev-lsps2-collect-timeout": (90, 1, 3_600, "seconds to hold parts until a payment is complete (bLIP-52 wants 90)"),
+    "lsps2-max-parts": (30, 1, 483, "parts of one payment that are accepted"),
+    "lsps2-cltv-delta": (144, 6, 2_016, "cltv delta promised to clients; never below the node's own"),
+    "lsps2-channel-headroom-sat": (100_000, 0, 10**12, "inbound capacity beyond the first payment"),
+    "lsps2-max-channel-sat": (16_777_215, 1_000, 10**12, "largest channel that is opened"),
+    "lsps2-max-buys-per-peer": (10, 1, 10**6, "unused buys that one peer may hold"),
+    "lsps2-max-buys": (10_000, 1, 10**7, "unused buys in all"),
+    "lsps2-min-fee-msat": (DEFAULT_LINE.min_fee_msat, 0, 10**15, "smallest opening fee"),
+    "lsps2-fee-ppm": (DEFAULT_LINE.proportional, 0, 10**6, "opening fee in parts per million of the payment"),
+    "lsps2-fee-floor": (
+        Floor().factor_percent,
+        0,
+        10_000,
+        "no opening fee below so many percent of what miners are expected to take",
+    ),
+    "lsps2-offer-validity": (DEFAULT_LINE.validity_s, MIN_VALIDITY_S, MAX_VALIDITY_S, "seconds an offer stays valid"),
+    "lsps2-min-lifetime": (DEFAULT_LINE.min_lifetime_blocks, 0, 10**6, "blocks that a paid channel is kept open"),
+    "lsps2-max-to-self-delay": (DEFAULT_LINE.max_client_to_self_delay_blocks, 1, 65_535, "largest to_self_delay"),
+    "lsps2-min-payment-msat": (DEFAULT_LINE.min_payment_size_msat, 1, 10**15, "smallest payment that is sold"),
+    "lsps2-max-payment-msat": (DEFAULT_LINE.max_payment_size_msat, 1, 10**15, "largest payment that is sold"),
+    "lsps2-capital-budget-sat": (
+        TrustRule().capital_budget_sat,
+        0,
+        10**12,
+        "the most that may lie in channels that are open and unpaid",
+    ),
+    "lsps2-coin-low-water-sat": (
+        250_000,
+        0,
+        10**12,
+        "an alarm when free, confirmed coins of the wallet fall below this; 0: none",
+    ),
+    "lsps2-keep-records": (30, 1, 36_500, "days that the record of a finished sale is kept"),
+    **LIMIT_OPTIONS,
+}
+
+
+def add_options(plugin: Plugin) -> None:
+    """Declare every option in the manifest."""
+    plugin.add_flag_option("experimental-lsps2-service", "accepted for compatibility; loading this plugin enables it")
+    plugin.add_option(
+        "experimental-lsps2-promise-secret", None, "key of our promises, 64 hex digits; by default made from the node's"
+    )
+    plugin.add_option(
+        "lsps2-retired-promise-secret",
+        None,
+        "a key that was the promise secret before: offers made with it stay good until they end",
+        multi=True,
+    )
+    plugin.add_flag_option("experimental-lsps2-zero-reserve", "open channels without a reserve on our side")
+    plugin.add_option("lsps2-trust-mode", MODES[0], f"who trusts whom: {' or '.join(MODES)}")
+    plugin.add_option("lsps2-policy-file", None, "a TOML file with fee lines, tokens, trust and peers")
+    plugin.add_option(
+        "lsps2-policy-plugin",
+        Use.AUTO.value,
+        f"whether a policy plugin is asked: {', '.join(use.value for use in Use)}",
+    )
+    plugin.add_option(
+        "lsps2-close-guard", GUARDS[0], f"what to do with a `close` before min_lifetime is over: {', '.join(GUARDS)}"
+    )
+    plugin.add_option(
+        "lsps2-coin-pool",
+        None,
+        "so many coins of so many sat are split off ahead of openings, as in 10x250000: each as large as a usual "
+        "channel and its mining fee; by default nothing is split",
+    )
+    plugin.add_option("lsps2-metrics-listen", None, "host:port of a page for Prometheus; by default there is none")
+    for name, (default, least, most, meaning) in _INTS.items():
+        plugin.add_option(name, default, f"{meaning} ({least} to {most})", opt_type="int")
+
+
+def _int(value: Any, name: str) -> int:
+    _, least, most, _ = _INTS[name]
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name}={value!r} is no whole number; give one from {least} to {most}") from None
+    if not least <= number <= most:
+        raise ConfigError(f"{name}={number} is out of range; give a number from {least} to {most}")
+    return number
+
+
+def _choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is unknown; give {' or '.join(choices)}")
+    return str(value)
+
+
+def _secret(value: Any, name: str = "experimental-lsps2-promise-secret") -> str:
+    try:
+        key_from_hex(str(value))
+    except ConfigError:  # never shows what was given (P-05)
+        raise ConfigError(f"{name} must be 64 hex digits (32 bytes)") from None
+    return str(value)
+
+
+def _retired(value: Any) -> tuple[str, ...]:
+    given = [] if value is None else value if isinstance(value, list) else [value]
+    return tuple(_secret(each, "lsps2-retired-promise-secret") for each in given)
+
+
+def _address(value: Any) -> tuple[str, int] | None:
+    """host:port, [v6]:port, or a port alone, which then is on the loopback."""
+    if value is None:
+        return None
+    host, _, port = str(value).rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65_535:
+        raise ConfigError(f"lsps2-metrics-listen={value!r} names no port; give host:port such as {LOOPBACK}:9750")
+    return host or LOOPBACK, int(port)
+
+
+def _pool(value: Any) -> PoolSize | None:
+    """NUMBERxSAT."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,15})", str(value))
+    if found is None:
+        raise ConfigError(
+            f"lsps2-coin-pool={value!r} is no pool; give NUMBERxSAT, such as 10x250000 for ten coins of 250,000 sat, "
+            "or leave it out"
+        )
+    size = PoolSize(int(found[1]), int(found[2]))
+    least_sat, most_sat = POOL_COIN_SAT
+    if not 1 <= size.coins <= MOST_POOL_COINS:
+        raise ConfigError(f"lsps2-coin-pool={value} asks for {size.coins} coins; give 1 to {MOST_POOL_COINS}")
+    if not least_sat <= size.each_sat <= most_sat:
+        raise ConfigError(
+            f"lsps2-coin-pool={value} asks for coins of {size.each_sat} sat; give {least_sat} to {most_sat} sat each"
+        )
+    return size
+
+
+def _rules(number: dict[str, int], client_trusts_lsp: bool) -> Rules:
+    line = FeeLine(
+        min_fee_msat=number["lsps2-min-fee-msat"],
+        proportional=number["lsps2-fee-ppm"],
+        validity_s=number["lsps2-offer-validity"],
+        min_lifetime_blocks=number["lsps2-min-lifetime"],
+        max_client_to_self_delay_blocks=number["lsps2-max-to-self-delay"],
+        min_payment_size_msat=number["lsps2-min-payment-msat"],
+        max_payment_size_msat=number["lsps2-max-payment-msat"],
+    )
+    if reason := why_unsound(line.params(0)):
+        raise ConfigError(f"lsps2-min-payment-msat, lsps2-max-payment-msat and lsps2-min-fee-msat: {reason}")
+    return rules_from_options(
+        (line,),
+        client_trusts_lsp,
+        number["lsps2-channel-headroom-sat"],
+        number["lsps2-max-channel-sat"],
+        floor_percent=number["lsps2-fee-floor"],
+        capital_budget_sat=number["lsps2-capital-budget-sat"],
+    )
+
+
+def read_settings(plugin: Plugin) -> Settings:
+    """All options as given. Raises ConfigError with the sentence that lightningd shows."""
+    get: Callable[[str], Any] = plugin.get_option
+    number = {name: _int(get(name), name) for name in _INTS}
+    secret = get("experimental-lsps2-promise-secret")
+    path = get("lsps2-policy-file")
+    uses = tuple(use.value for use in Use)
+    return Settings(
+        promise_secret=None if secret is None else _secret(secret),
+        retired_secrets=_retired(get("lsps2-retired-promise-secret")),
+        collect_ms=number["dev-lsps2-collect-timeout"] * 1000,
+        max_parts=number["lsps2-max-parts"],
+        zero_reserve=bool(get("experimental-lsps2-zero-reserve")),
+        cltv_delta_blocks=number["lsps2-cltv-delta"],
+        limits=BuyQuota(number["lsps2-max-buys-per-peer"], number["lsps2-max-buys"]),
+        gate=GateLimits(*(number[name] for name in LIMIT_OPTIONS)),
+        rules=_rules(number, _choice(get("lsps2-trust-mode"), "lsps2-trust-mode", MODES) == MODES[1]),
+        policy_file=None if path is None else str(path),
+        policy_plugin=Use(_choice(get("lsps2-policy-plugin"), "lsps2-policy-plugin", uses)),
+        close_guard=_choice(get("lsps2-close-guard"), "lsps2-close-guard", GUARDS),
+        keep_records_ms=number["lsps2-keep-records"] * DAY_MS,
+        coin_low_water_sat=number["lsps2-coin-low-water-sat"],
+        coin_pool=_pool(get("lsps2-coin-pool")),
+        metrics_listen=_address(get("lsps2-metrics-listen")),
+    )

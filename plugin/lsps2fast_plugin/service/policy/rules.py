@@ -1,0 +1,164 @@
+"""The operator's rules as plain values: what is sold, to whom, who trusts whom, how large a channel is.
+
+Wherever they come from (options, policy file), they are checked before they become one of these; nothing here reads
+files, keeps state or knows the time. Amounts are msat or sat as the name says, feerates sat per 1000 weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from lsps2fast.lsps.buys import Lack
+from lsps2fast.lsps.lsps2 import FeeParams
+
+MIN_VALIDITY_S: Final = 600  # G-06
+MAX_VALIDITY_S: Final = 10**8
+MAX_ENTRIES: Final = 50  # of one menu: an entry takes up to 500 bytes of a message that holds 65,533 (T-30)
+MODES: Final = ("lsp-trusts-client", "client-trusts-lsp")
+
+
+class FeeLine(NamedTuple):
+    """One entry of the menu before it is dated and promised."""
+
+    min_fee_msat: int
+    proportional: int
+    validity_s: int
+    min_lifetime_blocks: int
+    max_client_to_self_delay_blocks: int
+    min_payment_size_msat: int
+    max_payment_size_msat: int
+
+    @classmethod
+    def of(cls, params: FeeParams, wall_ms: int) -> FeeLine:
+        """The line that makes such an offer now."""
+        return cls(
+            min_fee_msat=params.min_fee_msat,
+            proportional=params.proportional,
+            validity_s=(params.valid_until_ms - wall_ms) // 1000,
+            min_lifetime_blocks=params.min_lifetime_blocks,
+            max_client_to_self_delay_blocks=params.max_client_to_self_delay_blocks,
+            min_payment_size_msat=params.min_payment_size_msat,
+            max_payment_size_msat=params.max_payment_size_msat,
+        )
+
+    def params(self, wall_ms: int) -> FeeParams:
+        """This line as an offer made now, not yet promised."""
+        return FeeParams.build(
+            min_fee_msat=self.min_fee_msat,
+            proportional=self.proportional,
+            valid_until_ms=wall_ms + self.validity_s * 1000,
+            min_lifetime_blocks=self.min_lifetime_blocks,
+            max_client_to_self_delay_blocks=self.max_client_to_self_delay_blocks,
+            min_payment_size_msat=self.min_payment_size_msat,
+            max_payment_size_msat=self.max_payment_size_msat,
+        )
+
+
+DEFAULT_LINE: Final = FeeLine(
+    min_fee_msat=1_000_000,
+    proportional=10_000,
+    validity_s=3_600,
+    min_lifetime_blocks=1_008,
+    max_client_to_self_delay_blocks=2_016,
+    min_payment_size_msat=1_500_000,
+    max_payment_size_msat=4_000_000_000,
+)
+
+
+class NamedLine(NamedTuple):
+    """A fee line and what the operator knows it by, such as "fee_line 2, band 1"."""
+
+    name: str
+    line: FeeLine
+
+
+class Floor(NamedTuple):
+    """No opening fee is below what the miners are expected to take for opening and closing, times a factor.
+
+    250 vbytes: one input, funding output and change. 200 vbytes: a mutual close to two outputs, rounded up.
+    """
+
+    open_vbytes: int = 250
+    close_vbytes: int = 200
+    factor_percent: int = 100
+
+    def cost_msat(self, feerate_perkw: int) -> int:
+        """The least opening fee at this feerate, rounded up; vbytes are 4 weight, so sat per 1000 weight are msat."""
+        weight = 4 * (self.open_vbytes + self.close_vbytes)
+        return -(-weight * feerate_perkw * self.factor_percent // 100)
+
+
+class CapacityRule(NamedTuple):
+    """How large a channel is made for a payment that needs at least so much."""
+
+    headroom_sat: int = 100_000
+    factor_percent: int = 100
+    min_sat: int = 50_000
+    max_sat: int = 16_777_215
+    keep_onchain_sat: int = 25_000  # lightningd's own reserve for emergencies has the same size
+
+    def capacity_sat(self, least_sat: int) -> int | Lack:
+        """The size for a channel that must hold `least_sat` (O-03); `Lack.SIZE` when that is above the largest."""
+        if least_sat > self.max_sat:
+            return Lack.SIZE
+        wanted_sat = -(-least_sat * self.factor_percent // 100) + self.headroom_sat
+        return min(max(wanted_sat, least_sat, self.min_sat), self.max_sat)
+
+
+class TrustRule(NamedTuple):
+    """Who trusts whom (B-15), and what makes us stop trusting."""
+
+    client_trusts_lsp: bool = False
+    client_trusts_above_sat: int | None = None
+    capital_budget_sat: int = 10_000_000
+    unpaid_limit: int = 1
+    heal_days: int = 30
+    probe_limit: int = 3
+    probe_heal_hours: int = 24
+
+
+class Token(NamedTuple):
+    """What the holder of a token gets. The token itself is not kept, only its `promise.token_hash` (K-28)."""
+
+    hash: bytes
+    label: str
+    lines: tuple[NamedLine, ...] | None = None  # None: the common lines
+    discount_percent: int = 0
+    max_uses: int | None = None
+    expires_ms: int | None = None
+    revoked: bool = False
+    client_trusts_lsp: bool | None = None  # None: as for everybody
+
+
+class Rules(NamedTuple):
+    """One complete policy. `source` names where it came from."""
+
+    source: str
+    lines: tuple[NamedLine, ...]
+    floor: Floor = Floor()
+    capacity: CapacityRule = CapacityRule()
+    trust: TrustRule = TrustRule()
+    tokens: Mapping[bytes, Token] = MappingProxyType({})
+    allow: frozenset[str] | None = None  # None: everybody
+    deny: frozenset[str] = frozenset()
+    zero_reserve: frozenset[str] = frozenset()  # O-18: peers whose channels we hold no reserve in
+
+
+def rules_from_options(
+    menu: tuple[FeeLine, ...],
+    client_trusts_lsp: bool,
+    headroom_sat: int,
+    max_sat: int,
+    floor_percent: int = Floor().factor_percent,
+    capital_budget_sat: int = TrustRule().capital_budget_sat,
+) -> Rules:
+    """The policy of an operator who gave options and no file."""
+    return Rules(
+        source="options",
+        lines=tuple(NamedLine(f"fee_line {number}", line) for number, line in enumerate(menu, 1)),
+        floor=Floor(factor_percent=floor_percent),
+        capacity=CapacityRule(headroom_sat=headroom_sat, min_sat=0, max_sat=max_sat),
+        trust=TrustRule(client_trusts_lsp=client_trusts_lsp, capital_budget_sat=capital_budget_sat),
+    )

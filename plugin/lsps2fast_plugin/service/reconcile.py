@@ -1,0 +1,220 @@
+"""After a start: the journal against the node. Yields the same inputs and orders as live operation.
+
+The journal says what was promised, lightningd says what is; where they differ lightningd is right about channels,
+forwards and coins (K-09). `Snapshot` is what lightningd says, asked once; `judge` turns one record and the snapshot
+into a `Verdict` without touching anything, so that every row of the table can be tested by itself; `Reconciler` asks
+and carries it out. What lightningd's tables hide is in the host contract: no payment hash on forwards (F5), rows under
+the alias for ever (F6), `offered` for ever after a close (A3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from lsps2fast import actions as order
+from lsps2fast.actions import Channel, Forward, Journal
+from lsps2fast.lsps.lsps2 import parse_scid
+from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.cln.scid_aliases import ScidAliases
+from lsps2fast_plugin.service.funding import OPENING, USABLE, is_withheld
+from lsps2fast_plugin.service.session_store import StoredSession
+
+SETTLED, LOST, OPEN = "settled", "lost", "open"
+FAILED_ROWS = ("failed", "local_failed")
+PartKey = tuple[int, int]
+
+
+class Row(NamedTuple):
+    """One row of listforwards into a channel of ours."""
+
+    key: PartKey
+    status: str
+    in_msat: int
+    out_msat: int
+
+
+@dataclass
+class Snapshot:
+    """What lightningd says."""
+
+    channels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)  # by channel id
+    held: set[PartKey] = field(default_factory=set)  # incoming HTLCs that nobody has answered yet
+    names: ScidAliases = field(default_factory=ScidAliases)
+    replays: bool = True  # lightningd has just started: calls it holds come again (R1)
+
+    def same(self, key: PartKey) -> PartKey:
+        """The part's name with its incoming channel under the one name used for comparing."""
+        return self.names.one(key[0]), key[1]
+
+
+class Verdict(NamedTuple):
+    """What became of one record.
+
+    `journal` is the record, completed by what was found; `sent` whether its funding is surely on chain; `public`
+    whether it may be, so that it must get there; `ended` how each part ended, where it did; `gone` whether the channel
+    is closed or closing; `free` whether it charges no routing fee.
+    """
+
+    journal: Journal
+    sent: bool
+    public: bool
+    ended: dict[PartKey, str]
+    gone: bool
+    free: bool
+
+
+def is_alive(channel: Mapping[str, Any] | None) -> bool:
+    """Usable or about to be (K-13)."""
+    return channel is not None and channel["state"] in (*USABLE, *OPENING)
+
+
+def names_of(channel: Mapping[str, Any]) -> list[int]:
+    """Every scid an HTLC or forward on this channel may carry (H3, F6)."""
+    alias = channel.get("alias", {})
+    texts = (channel.get("short_channel_id"), alias.get("local"))
+    return [parse_scid(text) for text in texts if text]
+
+
+def judge(record: StoredSession, snapshot: Snapshot, owned: Container[str]) -> Verdict:
+    """One row of K-09. A withheld channel to this client that is not `owned` by a record may be this one's."""
+    journal = record.journal
+    channel = None if journal.channel is None else snapshot.channels.get(journal.channel.channel_id)
+    if journal.channel is None and journal.stage == "intent":
+        orphan = _orphan(record.buy.peer_id, snapshot, owned)
+        if orphan is not None:  # the crash fell between fundchannel_complete and the next write
+            channel = orphan
+            journal = journal._replace(channel=Channel(orphan["channel_id"], "", orphan.get("funding_txid", "")))
+    journal = _as_gone_out(_with_rows(journal, snapshot), snapshot)
+    alive = is_alive(channel)
+    # lightningd clears `withheld` before it asks bitcoind: only a confirmation is proof.
+    public = channel is not None and not is_withheld(channel)
+    sent = public and channel is not None and "short_channel_id" in channel
+    ended = {(part.in_scid, part.htlc_id): _end_of(part, journal, snapshot, alive) for part in journal.forwards}
+    gone = journal.channel is not None and not alive
+    free = (
+        alive
+        and channel is not None
+        and channel.get("fee_base_msat") == 0 == channel.get("fee_proportional_millionths")
+    )
+    return Verdict(journal, sent, public, ended, gone, free)
+
+
+def _orphan(peer_id: str, snapshot: Snapshot, owned: Container[str]) -> dict[str, Any] | None:
+    """A withheld channel of ours to this peer that no record names."""
+    for channel_id, channel in snapshot.channels.items():
+        ours = channel["peer_id"] == peer_id and channel.get("opener") == "local" and is_withheld(channel)
+        if ours and channel_id not in owned:
+            return channel
+    return None
+
+
+def _with_rows(journal: Journal, snapshot: Snapshot) -> Journal:
+    """Records of the built-in plugin name no parts: they are what lightningd forwarded into the channel."""
+    if journal.forwards or journal.channel is None or journal.stage != "forwards":
+        return journal
+    rows = snapshot.rows.get(journal.channel.channel_id, ())
+    forwards = tuple(Forward(*row.key, row.out_msat, max(row.in_msat - row.out_msat, 0)) for row in rows)
+    return journal._replace(forwards=forwards, opening_fee_msat=sum(part.extra_fee_msat for part in forwards))
+
+
+def _as_gone_out(journal: Journal, snapshot: Snapshot) -> Journal:
+    """The record of a channel says where its parts will go (P16); they went if lightningd has a row for one of them."""
+    if journal.stage != "channel" or not journal.forwards:
+        return journal
+    keys = (snapshot.same((part.in_scid, part.htlc_id)) for part in journal.forwards)
+    return journal if any(_row_of(key, journal, snapshot) for key in keys) else journal._replace(forwards=())
+
+
+def _end_of(part: Forward, journal: Journal, snapshot: Snapshot, alive: bool) -> str:
+    """How one forwarded part ended, or that it is still open."""
+    key = snapshot.same((part.in_scid, part.htlc_id))
+    row = _row_of(key, journal, snapshot)
+    if row is None:
+        # lightningd never took our answer. It asks again after its own start, and only then (H12, R1).
+        return OPEN if alive and snapshot.replays and key in snapshot.held else LOST
+    if row.status == "settled":
+        return SETTLED
+    if row.status in FAILED_ROWS:
+        return LOST
+    return OPEN if alive else LOST  # A3: a row of a closed channel says `offered` for ever
+
+
+def _row_of(key: PartKey, journal: Journal, snapshot: Snapshot) -> Row | None:
+    channel_id = "" if journal.channel is None else journal.channel.channel_id
+    return next((row for row in snapshot.rows.get(channel_id, ()) if snapshot.same(row.key) == key), None)
+
+
+def resolved_rows(journal: Journal, snapshot: Snapshot) -> dict[PartKey, str]:
+    """Which of these parts lightningd says have ended; the others may be anywhere. For a look while all runs."""
+    ended = {}
+    for part in journal.forwards:
+        row = _row_of(snapshot.same((part.in_scid, part.htlc_id)), journal, snapshot)
+        if row is not None and row.status != "offered":
+            ended[part.in_scid, part.htlc_id] = SETTLED if row.status == "settled" else LOST
+    return ended
+
+
+class Reconciler:
+    """Asks lightningd and says what each record has come to."""
+
+    def __init__(self, rpc: Rpc, replays: bool) -> None:
+        """`replays`: lightningd itself has just started, so held calls come again."""
+        self._rpc = rpc
+        self._replays = replays
+
+    async def snapshot(self, records: Iterable[StoredSession]) -> Snapshot:
+        """Everything that judging these records needs; nothing is asked when nothing is to be judged. Or NodeError."""
+        wanted = [record for record in records if record.outcome is None and record.journal.stage != "buy"]
+        snapshot = Snapshot(replays=self._replays)
+        if not wanted:
+            return snapshot
+        for channel in (await self._rpc.call("listpeerchannels", {}))["channels"]:
+            if "channel_id" not in channel:
+                continue
+            snapshot.channels[channel["channel_id"]] = channel
+            names = names_of(channel)
+            snapshot.names.learn(names)
+            for htlc in channel.get("htlcs", ()):
+                if htlc["direction"] == "in" and "REMOVE" not in htlc["state"] and names:
+                    snapshot.held.add((snapshot.names.one(names[0]), htlc["id"]))
+        ids = {record.journal.channel.channel_id for record in wanted if record.journal.channel is not None}
+        places = dict(snapshot.channels)
+        if ids - places.keys():
+            for channel in (await self._rpc.call("listclosedchannels", {}))["closedchannels"]:
+                places.setdefault(channel["channel_id"], channel)
+        for channel_id in sorted(ids):
+            snapshot.rows[channel_id] = await self._rows(places[channel_id]) if channel_id in places else []
+        return snapshot
+
+    async def _rows(self, channel: Mapping[str, Any]) -> list[Row]:
+        """Forwards into this channel, under each of its names (F6)."""
+        rows: dict[PartKey, Row] = {}
+        for name in names_of(channel):
+            text = f"{name >> 40}x{name >> 16 & 0xFFFFFF}x{name & 0xFFFF}"
+            for row in (await self._rpc.call("listforwards", {"out_channel": text}))["forwards"]:
+                key = (parse_scid(row["in_channel"]), row["in_htlc_id"])
+                rows[key] = Row(key, row["status"], row["in_msat"], row.get("out_msat", 0))
+        return list(rows.values())
+
+
+def first_orders(verdict: Verdict, jit_scid: int, state: str | None) -> tuple[order.Action, ...]:
+    """What is owed at once to a record whose session was restored in `state` (see `Sessions.restore`; None: none)."""
+    journal, channel = verdict.journal, verdict.journal.channel
+    payment_hash = journal.payment_hash or b""
+    if state == "ABORTING":
+        return (order.Undo(jit_scid, payment_hash, channel, journal.funding),)
+    orders: list[order.Action] = []
+    if channel is None:
+        return ()
+    needed = not verdict.sent and (not verdict.gone or state == "BROADCASTING")  # what is gone has freed its coins
+    if state is not None and journal.funding is not None and needed:
+        # Its 72 blocks may be over, or be over with the next block (T8).
+        orders.append(order.RenewInputs(jit_scid, payment_hash, journal.funding))
+    if not verdict.sent and (verdict.public or state == "BROADCASTING"):
+        orders.append(order.Broadcast(jit_scid, payment_hash, channel))
+    if state is None and verdict.public and verdict.free:
+        orders.append(order.RestoreFees(channel.channel_id))  # rule 13: no payment is under way on it
+    return tuple(orders)

@@ -1,0 +1,179 @@
+"""After a start: every journalled buy becomes live again, and each payment goes on where it stood.
+
+What became of a payment is judged in `reconcile`; here the verdicts are carried into the running service.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+
+from lsps2fast.actions import RestoreFees
+from lsps2fast.errors import Lsps2Error, StoreError
+from lsps2fast.lsps.lsps2 import format_scid
+from lsps2fast.table import Input, State
+from lsps2fast_plugin.service.coins import UNREAD
+from lsps2fast_plugin.service.funding import is_withheld
+from lsps2fast_plugin.service.negotiation import token_of_buy
+from lsps2fast_plugin.service.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
+from lsps2fast_plugin.service.session_store import StoredSession
+
+if TYPE_CHECKING:
+    from lsps2fast_plugin.service.app import Service
+
+
+class Recovery:
+    """Brings one service back to where its journal and its node say it was."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._say = service.host.log
+        self._finished: set[int] = set()
+        self._owned: set[str] = set()  # channels that some record names
+
+    async def load(self, delta: int) -> list[StoredSession]:
+        """Every record of the journal; asks until lightningd gives them."""
+        while True:
+            try:
+                return await self._service.store.load(delta)
+            except StoreError as error:
+                self._say(f"the journal cannot be read ({error}); trying again", "error")
+            await self._service.clock.turned(1.0)
+
+    async def remember(self, stored: list[StoredSession]) -> None:
+        """What the policy knows of tokens and peers, and which duties of earlier runs last; asks until it is told."""
+        service = self._service
+        while True:
+            try:
+                await service.desk.load()
+                await service.exposure.load()
+                channels = await service.view.refresh()
+                break
+            except Lsps2Error as error:
+                self._say(f"what peers did before cannot be read ({error}); trying again", "error")
+            await service.clock.turned(1.0)
+        ids = {channel["channel_id"] for channel in channels if "channel_id" in channel}
+        service.exposure.reconcile(stored, ids)
+        service.afterwards.load(stored, ids)
+        service.lookout.load(stored, channels, service.sessions.height)
+
+    async def look(self, stored: list[StoredSession]) -> Snapshot:
+        """What lightningd says of the channels in the journal; asks until it answers."""
+        while True:
+            try:
+                return await self._service.reconciler.snapshot(stored)
+            except Lsps2Error as error:
+                self._say(f"the node cannot be asked what became of our channels ({error}); trying again", "warn")
+            await self._service.clock.turned(1.0)
+
+    def revive_all(self, stored: list[StoredSession], snapshot: Snapshot) -> None:
+        """Make every journalled buy live again, and go on where its payment stood. Each record by itself (K-08)."""
+        self._finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
+        self._owned = {record.journal.channel.channel_id for record in stored if record.journal.channel is not None}
+        self._owned |= {channel_id for channel_id in snapshot.channels if self._spoken_for(channel_id, snapshot)}
+        self._promise_coins(stored)
+        for record in stored:
+            try:
+                self._revive(record, snapshot)
+            except Exception:  # whatever is wrong with one record must not keep the others from going on
+                self._service.store.keep(record.buy.jit_scid)
+                self._set_aside(record.buy.jit_scid)
+                what = f"record {format_scid(record.buy.jit_scid)} cannot be taken up; it is kept and its parts fail"
+                self._service.effects.alarm(f"{what}\n{traceback.format_exc()}")
+        for unread in self._service.store.unread:
+            if unread.jit_scid is not None:
+                self._set_aside(unread.jit_scid)
+        self._tell_strays(snapshot)
+
+    def _promise_coins(self, stored: list[StoredSession]) -> None:
+        """Nobody else gets what a record names; where two name a coin, the one with a channel spends it.
+
+        Nobody renews what a record that cannot be read had reserved: its coins must not be spent by us at least.
+        """
+        live = [record for record in stored if record.outcome is None]
+        for record in sorted(live, key=lambda record: record.journal.channel is None):
+            if record.journal.funding is not None:
+                self._service.coins.promise(record.buy.jit_scid, record.journal.funding.inputs)
+        for unread in self._service.store.unread:
+            owner = UNREAD if unread.jit_scid is None else unread.jit_scid
+            self._service.coins.promise(owner, unread.outpoints())
+
+    def _spoken_for(self, channel_id: str, snapshot: Snapshot) -> bool:
+        """A record we cannot read may own this channel: it names the channel, or its peer."""
+        unread = self._service.store.unread_names
+        return unread(channel_id) or unread(snapshot.channels[channel_id]["peer_id"])
+
+    def _set_aside(self, jit_scid: int) -> None:
+        """No payment may go on over this scid, and none is told that the scid does not exist (rule 6)."""
+        self._service.set_aside.add(jit_scid)
+        self._service.interest.scids.add(jit_scid)
+
+    def _tell_strays(self, snapshot: Snapshot) -> None:
+        """Withheld channels that nobody speaks for are not ours to close; somebody must know of them."""
+        for channel_id, channel in snapshot.channels.items():
+            if is_withheld(channel) and channel.get("opener") == "local" and channel_id not in self._owned:
+                self._service.effects.alarm(f"withheld channel {channel_id} to {channel['peer_id']} is in no record")
+
+    def _revive(self, record: StoredSession, snapshot: Snapshot) -> None:
+        service, buy, journal = self._service, record.buy, record.journal
+        if record.outcome is not None:
+            self._revive_alias(record)
+        elif buy.jit_scid in self._finished:  # K-15: a crash fell between the final record and the deletion
+            fees = None
+            if journal.channel is not None:
+                fees = RestoreFees(journal.channel.channel_id, buy.params.valid_until_ms)
+            service.effects.finish(buy.jit_scid, fees)
+        elif journal.stage != "buy":
+            verdict = judge(record, snapshot, self._owned)
+            if verdict.journal.channel is not None:
+                self._owned.add(verdict.journal.channel.channel_id)
+            self._revive_session(record, verdict)
+        elif buy.params.valid_until_ms > service.clock.wall_ms():
+            service.go_live(buy).attempts = journal.attempts
+        else:
+            service.host.spawn(self._drop(record))
+
+    def _revive_alias(self, record: StoredSession) -> None:
+        """A-03: the jit scid of a channel that was paid forwards until valid_until, at the promised rate of zero."""
+        lives = record.buy.params.valid_until_ms > self._service.clock.wall_ms()
+        if record.outcome != "Succeeded" or record.journal.channel is None or not lives:
+            return
+        core = self._service.go_live(record.buy)
+        core.paid, core.channel = True, record.journal.channel
+        self._service.offers.mark_used(record.buy.jit_scid)
+        self._service.effects.unready.add(record.journal.channel.channel_id)
+        self._service.effects.keep_alias(
+            RestoreFees(record.journal.channel.channel_id, record.buy.params.valid_until_ms)
+        )
+
+    def _revive_session(self, record: StoredSession, verdict: Verdict) -> None:
+        jit_scid, channel = record.buy.jit_scid, verdict.journal.channel
+        service = self._service
+        core = service.go_live(record.buy)
+        session = service.sessions.restore(jit_scid, verdict.journal, verdict.sent, verdict.public)
+        state = None if session is None else State(session.state).name
+        if channel is not None:
+            service.effects.unready.add(channel.channel_id)
+            service.set_withheld(channel.channel_id, not verdict.sent and not verdict.gone)
+            if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
+                service.offers.mark_used(jit_scid)
+                service.exposure.sent(record.buy, channel.channel_id)
+        self._say(f"{format_scid(jit_scid)} goes on in {state or 'no session'}", "info")
+        service.carry_out(first_orders(verdict, jit_scid, state))
+        if session is None:
+            core.dead = verdict.gone
+            return
+        for how in (SETTLED, LOST):  # what was paid comes first: it decides (K-11)
+            for key in [key for key, end in verdict.ended.items() if end == how]:
+                service.carry_out(service.sessions.told(*key, how == SETTLED))
+        if verdict.gone and session.payment_hash in core.sets:
+            service.feed(jit_scid, session.payment_hash, Input.CLOSED, None)
+
+    async def _drop(self, record: StoredSession) -> None:
+        """A buy that lapsed, unused, while we were away."""
+        try:
+            await self._service.store.forget(record.buy.jit_scid)
+        except StoreError as error:  # the next start finds it again
+            self._say(f"record {format_scid(record.buy.jit_scid)} cannot be deleted: {error}", "warn")
+            return
+        await self._service.desk.give_back(token_of_buy(record.buy))

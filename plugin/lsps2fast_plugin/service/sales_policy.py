@@ -1,0 +1,133 @@
+"""The operator's side of every sale: the policy in force, its file, its plugin, tokens used, the pause switch.
+
+Built from the options before the node is asked anything; `load` brings in what the datastore remembers. The talk with
+clients is `negotiation`'s, what becomes of sold channels `exposure`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from lsps2fast.errors import PeerError, StoreError
+from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast.lsps.promise import Keyring, key_from_hex
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.datastore import Caller, DatastoreRecords
+from lsps2fast_plugin.service.options import Settings
+from lsps2fast_plugin.service.policy.external import ExternalPolicy
+from lsps2fast_plugin.service.policy.limits import Gate, Refusals
+from lsps2fast_plugin.service.policy.policy import Policy
+from lsps2fast_plugin.service.policy.rules import Token
+from lsps2fast_plugin.service.policy.tokens import ROOT as TOKENS
+from lsps2fast_plugin.service.policy.tokens import Record, TokenUses
+from lsps2fast_plugin.service.policy.trust import TrustLedger
+from lsps2fast_plugin.service.policy.watch import PolicyFile
+
+PAUSED: Final = ("lsps", "lsps2", "selling", "paused")
+RETIRED_FOR_MS: Final = 86_400_000  # at least so long the offers of an earlier key are honoured
+
+
+class Desk:
+    """One service's policy and what belongs to it."""
+
+    def __init__(
+        self, settings: Settings, rpc: Caller, notebook: DatastoreRecords, clock: Clock, say: Callable[[str, str], None]
+    ) -> None:
+        """Raises ConfigError for a policy file that cannot be used."""
+        self._notebook = notebook
+        self._clock = clock
+        self._say = say
+        self.refusals = Refusals()
+        self.file = None
+        rules = settings.rules
+        if settings.policy_file is not None:
+            self.file = PolicyFile(settings.policy_file, say, self.refusals)
+            rules = self.file.load(clock.wall_ms())
+        self.policy = Policy(rules, say=say, refusals=self.refusals, uses=TokenUses(), ledger=TrustLedger(rules.trust))
+        self.gate = Gate(settings.gate, self.refusals)
+        self.external = ExternalPolicy(
+            rpc, now_ms=clock.now_ms, say=say, refusals=self.refusals, use=settings.policy_plugin
+        )
+        self._zero_reserve = settings.zero_reserve
+        self.paused = False
+        self.menus = self.buys = 0  # sent and sold since the start
+
+    async def load(self) -> None:
+        """Uses of tokens and the pause switch, as they were before the start. Or StoreError."""
+        for complaint in self.policy.uses.load(await self._notebook.read(TOKENS)):
+            self._say(complaint, "error")
+        self.paused = bool(await self._notebook.read(PAUSED))
+
+    async def pause(self, yes: bool) -> None:
+        """Sell nothing from now on, or sell again; also after a restart. StoreError: it stays as it was."""
+        await self._notebook.write(PAUSED, lambda: {"since_ms": self._clock.wall_ms()} if yes else None)
+        self.paused = yes
+
+    def keyring(self, settings: Settings, derived: bytes) -> Keyring:
+        """The key of our promises, and those before it for as long as offers made with them may live (P-05).
+
+        `derived` is made from the node's own secret; it is the key when none is configured, and was it before one was.
+        """
+        retired = [key_from_hex(secret) for secret in settings.retired_secrets]
+        current = derived
+        if settings.promise_secret is not None:
+            current = key_from_hex(settings.promise_secret)
+            retired.append(derived)
+        rules = self.policy.rules
+        lines = [*rules.lines, *(line for token in rules.tokens.values() for line in token.lines or ())]
+        longest_ms = 1000 * max(named.line.validity_s for named in lines)
+        last_ms = self._clock.wall_ms() + max(longest_ms, RETIRED_FOR_MS)
+        return Keyring(current, [(key, last_ms) for key in retired])
+
+    def look(self) -> None:
+        """Take over a changed policy file, if there is one."""
+        rules = None if self.file is None else self.file.poll(self._clock.wall_ms())
+        if rules is not None:
+            self.policy.replace(rules)
+
+    async def quote(
+        self, peer_id: str, token: str | None, feerate_perkw: int, payment_size_msat: int | None
+    ) -> dict[str, Any]:
+        """What this client would be offered now and why; a policy plugin is asked as it would be for him."""
+        wall_ms = self._clock.wall_ms()
+        theirs: list[FeeParams] | PeerError | None
+        try:
+            theirs = await self.external.menu(token, wall_ms)
+        except PeerError as error:
+            theirs = error
+        answer = self.policy.explain(peer_id, token, wall_ms, feerate_perkw, payment_size_msat, theirs)
+        answer["paused"] = self.paused
+        if self.file is not None and self.file.refused is not None:
+            answer["policy_file_refused"] = self.file.refused
+        return answer
+
+    def zero_reserve(self, peer_id: str) -> bool:
+        """Whether we hold no reserve in channels to this client (O-18): the option, or the policy for him."""
+        return self._zero_reserve or peer_id in self.policy.rules.zero_reserve
+
+    # Tokens ----------------------------------------------------------------------------------------
+
+    async def take_token(self, token: Token) -> None:
+        """Count one buy under this token before it is stored. StoreError: it was not counted."""
+        record = self.policy.uses.take(token)
+        if record is None:
+            return
+        try:
+            await self._write(record, token.hash)
+        except BaseException:
+            self.policy.uses.give_back(token.hash)
+            raise
+
+    async def give_back(self, token_hash: bytes | None) -> None:
+        """A buy under this token was not stored, or ended unused."""
+        record = None if token_hash is None else self.policy.uses.give_back(token_hash)
+        if record is None or token_hash is None:
+            return
+        try:
+            await self._write(record, token_hash)
+        except StoreError as error:  # one use too few remains until the next buy under it writes the number again
+            self._say(f"a use of a token could not be given back in the journal: {error}", "warn")
+
+    async def _write(self, record: Record, token_hash: bytes) -> None:
+        await self._notebook.write(record.key, lambda: self.policy.uses.record(token_hash).value)

@@ -1,0 +1,377 @@
+"""The journal in lightningd's datastore: what was promised, and how far each payment has come.
+
+One record a jit scid, under ["lsps","lsps2","sessions","active"|"finalized",<jit scid>], as CLN's built-in plugin keeps
+them; our own facts stand beside its fields under "lsps2fast", which it ignores, so an operator can switch either way.
+A write either happened or raises StoreError. What cannot be read is kept, reported and left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+
+from lsps2fast.actions import Channel, Forward, Funding, Journal
+from lsps2fast.errors import Lsps2Error, NodeError, StoreError
+from lsps2fast.lsps.buys import Buy
+from lsps2fast.lsps.lsps2 import FeeParams, format_datetime, format_scid, parse_datetime, parse_msat, parse_scid
+from lsps2fast_plugin.cln.channel_types import PLAIN
+from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
+from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
+from lsps2fast_plugin.cln.rpc import Rpc
+
+ROOT = ("lsps", "lsps2", "sessions")
+OLD_ROOT = ("lsps", "lsps2")  # the built-in plugin of v26.06 keeps a buy right here, until it is paid
+VERSION = 2  # from 2 on a record of stage "channel" may name forwards; all else reads as 1
+VERSIONS = (1, VERSION)
+AT_ONCE = 500  # records read in one go
+FRESH = Journal("buy", None, 0, 0, None, None, (), None)
+OUTPOINT = re.compile(rb"[0-9a-f]{64}:\d+")
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+HtlcId = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _FundingFacts(msgspec.Struct):
+    """`funding` among our own facts."""
+
+    psbt: str
+    inputs: tuple[str, ...]
+    reserved_to_block: Count
+    capacity_sat: str
+    channel_type: tuple[int, ...] = PLAIN
+
+
+class _OurFacts(msgspec.Struct):
+    """What stands under "lsps2fast"; the defaults are what a record of the built-in plugin leaves unsaid."""
+
+    version: int = VERSION
+    stage: Literal["buy", "intent", "channel", "forwards", "paid"] | None = None
+    attempts: Count = 0
+    cltv_expiry_delta: Count | None = None
+    client_trusts_lsp: bool = True  # it always withholds
+    opening_fee_msat: str = "0"
+    funding: _FundingFacts | None = None
+    forwards: tuple[tuple[str, HtlcId, str, str], ...] = ()
+
+
+class StoredSession(NamedTuple):
+    """One record that could be read: the buy, how far it came, and for a finished one how it ended."""
+
+    buy: Buy
+    journal: Journal
+    outcome: str | None
+    finalized_ms: int | None = None  # UTC
+
+
+class Unread(NamedTuple):
+    """A record that is not understood. It may be of a newer version: what it names is not ours to touch."""
+
+    jit_scid: int | None
+    raw: bytes
+
+    def outpoints(self) -> list[str]:
+        """The coins it speaks of, as far as that can be seen."""
+        return [point.decode() for point in OUTPOINT.findall(self.raw)]
+
+
+def record_of(buy: Buy, journal: Journal) -> dict[str, Any]:
+    """The whole JSON value of one jit scid; amounts are decimal strings (K-24)."""
+    funding, channel = journal.funding, journal.channel
+    record: dict[str, Any] = {
+        "peer_id": buy.peer_id,
+        "opening_fee_params": buy.params.to_json(),
+        "channel_capacity_msat": str(buy.capacity_sat * 1000),
+        "created_at": format_datetime(buy.created_at_ms),
+    }
+    if buy.payment_size_msat is not None:
+        record["expected_payment_size"] = str(buy.payment_size_msat)
+    if journal.payment_hash is not None:
+        record["payment_hash"] = journal.payment_hash.hex()
+    if channel is not None:
+        record["channel_id"] = channel.channel_id
+        record["funding_psbt"] = channel.signed_psbt
+        record["funding_txid"] = channel.funding_txid
+    if journal.preimage is not None:
+        record["preimage"] = journal.preimage.hex()
+    record["lsps2fast"] = {
+        "version": VERSION,
+        "stage": journal.stage,
+        "attempts": journal.attempts,
+        "cltv_expiry_delta": buy.cltv_expiry_delta_blocks,
+        "client_trusts_lsp": buy.client_trusts_lsp,
+        "opening_fee_msat": str(journal.opening_fee_msat),
+        "funding": None
+        if funding is None
+        else {
+            "psbt": funding.psbt,
+            "inputs": list(funding.inputs),
+            "reserved_to_block": funding.reserved_to_block,
+            "capacity_sat": str(funding.capacity_sat),
+            "channel_type": list(funding.channel_type),
+        },
+        "forwards": [
+            [format_scid(part.in_scid), part.htlc_id, str(part.forward_msat), str(part.extra_fee_msat)]
+            for part in journal.forwards
+        ],
+    }
+    return record
+
+
+def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> StoredSession:
+    """The opposite of `record_of`; raises KeyError, TypeError, ValueError or Lsps2Error for what it cannot be."""
+    facts = record.get("lsps2fast") or {}
+    if facts.get("version", VERSION) not in VERSIONS:
+        raise ValueError(f"version {facts['version']} is not one of this program")
+    ours = msgspec.convert(facts, _OurFacts)
+    size = record.get("expected_payment_size")
+    created = record.get("created_at", 0)  # v26.06 does not say
+    buy = Buy(
+        jit_scid=jit_scid,
+        peer_id=_hex(record["peer_id"], 33),
+        params=FeeParams.from_json(record["opening_fee_params"]),
+        payment_size_msat=None if size is None else parse_msat(str(size)),
+        cltv_expiry_delta_blocks=default_delta_blocks if ours.cltv_expiry_delta is None else ours.cltv_expiry_delta,
+        client_trusts_lsp=ours.client_trusts_lsp,
+        created_at_ms=parse_datetime(created) if isinstance(created, str) else int(created) * 1000,
+        capacity_sat=parse_msat(str(record.get("channel_capacity_msat", "0"))) // 1000,
+    )
+    return StoredSession(buy, _read_journal(record, ours), record.get("outcome"), _read_end(record.get("finalized_at")))
+
+
+def _hex(text: str, size_bytes: int) -> str:
+    """The text, when it is so many bytes in hex; else TypeError or ValueError."""
+    if len(bytes.fromhex(text)) != size_bytes or len(text) != 2 * size_bytes:
+        raise ValueError(f"{text!r} is not {size_bytes} bytes in hex")
+    return text
+
+
+def _read_end(value: Any) -> int | None:
+    """When a record was finalized: our own text, or the seconds of the built-in plugin."""
+    if value is None:
+        return None
+    return parse_datetime(value) if isinstance(value, str) else int(value) * 1000
+
+
+def _unread(name: str, value_hex: str) -> Unread:
+    try:
+        raw = bytes.fromhex(value_hex)
+    except ValueError:
+        raw = b""
+    try:
+        return Unread(parse_scid(name), raw)
+    except Lsps2Error:
+        return Unread(None, raw)
+
+
+def _read_journal(record: dict[str, Any], ours: _OurFacts) -> Journal:
+    channel_id, payment_hash, preimage = (record.get(name) for name in ("channel_id", "payment_hash", "preimage"))
+    channel = None
+    if channel_id is not None:
+        psbt, txid = record.get("funding_psbt") or "", record.get("funding_txid") or ""
+        channel = Channel(_hex(channel_id, 32), psbt, txid)
+    journal = Journal(
+        stage=ours.stage or ("buy" if channel is None else "forwards"),
+        payment_hash=None if payment_hash is None else bytes.fromhex(_hex(payment_hash, 32)),
+        attempts=ours.attempts,
+        opening_fee_msat=parse_msat(ours.opening_fee_msat),
+        funding=None if ours.funding is None else _read_funding(ours.funding),
+        channel=channel,
+        forwards=tuple(
+            Forward(parse_scid(scid), htlc_id, parse_msat(forward), parse_msat(fee))
+            for scid, htlc_id, forward, fee in ours.forwards
+        ),
+        preimage=None if preimage is None else bytes.fromhex(_hex(preimage, 32)),
+    )
+    _check(journal)
+    return journal
+
+
+def _read_funding(facts: _FundingFacts) -> Funding:
+    capacity_sat = parse_msat(facts.capacity_sat)
+    return Funding(facts.psbt, facts.inputs, facts.reserved_to_block, capacity_sat, facts.channel_type)
+
+
+def _check(journal: Journal) -> None:
+    """ValueError for what no run has written: acting on it would be a guess about somebody's money."""
+    for wrong, sentence in (
+        (journal.stage == "intent" and None in (journal.payment_hash, journal.funding), "an intent without its facts"),
+        (journal.stage == "forwards" and journal.payment_hash is None, "forwards of no payment"),
+        (journal.forwards and journal.channel is None, "forwards into no channel"),
+        (journal.preimage is not None and journal.channel is None, "paid, and no channel"),
+        (
+            journal.preimage is not None and hashlib.sha256(journal.preimage).digest() != journal.payment_hash,
+            "a preimage of another payment",
+        ),
+    ):
+        if wrong:
+            raise ValueError(sentence)
+
+
+class SessionStore:
+    """Reads all records once, then writes whole ones; writes for one jit scid keep their order."""
+
+    def __init__(self, rpc: Rpc, report: Callable[[str], None], insist: Insist) -> None:
+        """`report` gets one sentence for each record that cannot be read; `insist` as in `LateReplyGuard`."""
+        self._rpc = rpc
+        self._report = report
+        self._insist = insist
+        self._last = LateReplyGuard(insist)
+        self._buys: dict[int, Buy] = {}
+        self._old: set[int] = set()  # buys that also have a record of the built-in plugin of v26.06
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._kept: set[tuple[str, ...]] = set()  # keys that nothing may be written to
+        self.unread: list[Unread] = []
+        self.commits = 0
+
+    async def load(self, default_delta_blocks: int) -> list[StoredSession]:
+        """All records, active and finalized. What is not understood is reported, put in `unread`, left alone (K-08)."""
+        found: list[StoredSession] = []
+        self.unread, self._kept = [], set()
+        for folder in ("active", "finalized"):
+            answer = await self._call("listdatastore", {"key": [*ROOT, folder]})
+            for number, entry in enumerate(answer["datastore"], 1):
+                if number % AT_ONCE == 0:
+                    await asyncio.sleep(0)  # a long journal must not keep lightningd's other questions waiting
+                stored = self._decode(entry, default_delta_blocks)
+                if stored is None:
+                    continue
+                if (stored.outcome is None) != (folder == "active"):
+                    self._set_aside(entry, "it lies in the wrong folder")
+                    continue
+                found.append(stored)
+                if folder == "active":
+                    self._buys[stored.buy.jit_scid] = stored.buy
+        return found + await self._load_old(default_delta_blocks)
+
+    async def _load_old(self, default_delta_blocks: int) -> list[StoredSession]:
+        """Buys that the built-in plugin of v26.06 sold. They stay where they are until they are paid or over."""
+        found: list[StoredSession] = []
+        for entry in (await self._call("listdatastore", {"key": [*OLD_ROOT]}))["datastore"]:
+            stored = self._decode(entry, default_delta_blocks)
+            if stored is None:
+                continue
+            self._old.add(stored.buy.jit_scid)
+            if stored.buy.jit_scid not in self._buys:
+                self._buys[stored.buy.jit_scid] = stored.buy
+                found.append(stored)
+        return found
+
+    async def finished(self, default_delta_blocks: int) -> list[StoredSession]:
+        """All final records. Raises StoreError."""
+        answer = await self._call("listdatastore", {"key": [*ROOT, "finalized"]})
+        known = [entry for entry in answer["datastore"] if tuple(entry["key"]) not in self._kept]
+        found = [self._decode(entry, default_delta_blocks) for entry in known]
+        return [stored for stored in found if stored is not None and stored.outcome is not None]
+
+    async def drop_final(self, jit_scid: int) -> None:
+        """Delete a final record that binds nobody any more (A-09). Raises StoreError."""
+        await self._delete("finalized", jit_scid)
+
+    def _decode(self, entry: dict[str, Any], default_delta_blocks: int) -> StoredSession | None:
+        key = entry["key"]
+        if "hex" not in entry:
+            return None  # a folder (contract D4)
+        try:
+            record = msgspec.json.decode(bytes.fromhex(entry["hex"]))
+            return _read(parse_scid(key[-1]), record, default_delta_blocks)
+        except (KeyError, TypeError, ValueError, AttributeError, Lsps2Error) as error:
+            self._set_aside(entry, f"{type(error).__name__}: {error}")
+            return None
+
+    def _set_aside(self, entry: dict[str, Any], why: str) -> None:
+        self._report(f"journal record {entry['key']} cannot be read ({why}); kept, not used")
+        self.unread.append(_unread(entry["key"][-1], entry["hex"]))
+        self._kept.add(tuple(entry["key"]))
+
+    def keep(self, jit_scid: int) -> None:
+        """This record is not understood after all: whatever is ordered from now on, it stays as it is."""
+        self._kept.add((*ROOT, "active", format_scid(jit_scid)))
+        self._buys.pop(jit_scid, None)
+
+    def unread_names(self, hex_id: str) -> bool:
+        """Whether a record that is not understood speaks of this channel or peer."""
+        return any(hex_id.encode() in record.raw for record in self.unread)
+
+    async def add(self, buy: Buy) -> None:
+        """Journal a new buy: one commit (B-10). Raises StoreError; the buy is then not sold, and leaves no record."""
+        self._buys[buy.jit_scid] = buy
+        try:
+            await self._write("active", buy, record_of(buy, FRESH))
+        except StoreError:
+            # A write may have happened whatever was answered (K-13); nobody was told of this buy.
+            self._insist(f"deleting unsold buy {format_scid(buy.jit_scid)}", lambda: self.forget(buy.jit_scid))
+            raise
+
+    async def put(self, jit_scid: int, journal: Journal) -> None:
+        """Journal how far the payment on this scid has come: one commit. Raises StoreError."""
+        buy = self._buys[jit_scid]
+        await self._write("active", buy, record_of(buy, journal))
+
+    async def finalize(self, jit_scid: int, journal: Journal, outcome: str, wall_ms: int) -> None:
+        """Write the final record: one commit, repeatable; `forget` then ends the active one (K-15). Or StoreError."""
+        buy = self._buys[jit_scid]
+        record = record_of(buy, journal) | {"outcome": outcome, "finalized_at": format_datetime(wall_ms)}
+        await self._write("finalized", buy, record)
+
+    async def forget(self, jit_scid: int) -> None:
+        """Delete the active record: one commit, repeatable. Raises StoreError."""
+        await self._delete("active", jit_scid)
+        self._buys.pop(jit_scid, None)
+
+    def knows(self, jit_scid: int) -> bool:
+        """Whether an active record exists."""
+        return jit_scid in self._buys
+
+    async def _write(self, folder: str, buy: Buy, record: dict[str, Any]) -> None:
+        # hex, not string: lightningd refuses strings with \u escapes (contract D3)
+        value = msgspec.json.encode(record).hex()
+        key = [*ROOT, folder, format_scid(buy.jit_scid)]
+        params = {"key": key, "hex": value, "mode": "create-or-replace"}
+        async with self._lock(buy.jit_scid):
+            await self._set(key, "datastore", params)
+        self.commits += 1
+
+    async def _delete(self, folder: str, jit_scid: int) -> None:
+        lock = self._lock(jit_scid)
+        async with lock:
+            await self._remove([*ROOT, folder, format_scid(jit_scid)])
+            if jit_scid in self._old:
+                await self._remove([*OLD_ROOT, format_scid(jit_scid)])
+                self._old.discard(jit_scid)
+        if not lock.locked():
+            self._locks.pop(jit_scid, None)
+
+    async def _remove(self, key: list[str]) -> None:
+        """Delete one record; none there is fine."""
+        try:
+            await self._set(key, "deldatastore", {"key": key})
+        except StoreError as error:
+            if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
+                raise
+        self.commits += 1
+
+    async def _set(self, key: list[str], method: str, params: dict[str, Any]) -> None:
+        """Write or delete one key; an older write that comes late does not undo it. Raises StoreError."""
+        if tuple(key) in self._kept:
+            raise StoreError(f"journal record {key} is not understood and stays as it is (K-08)")
+
+        async def call(late: Late) -> None:
+            await self._rpc.call(method, params, late=late)
+
+        try:
+            await self._last.ask(tuple(key), f"{method} of {key[-1]}", call)
+        except NodeError as error:
+            raise StoreError(str(error)) from error
+
+    def _lock(self, jit_scid: int) -> asyncio.Lock:
+        return self._locks.setdefault(jit_scid, asyncio.Lock())
+
+    async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._rpc.call(method, params)
+        except NodeError as error:
+            raise StoreError(str(error)) from error

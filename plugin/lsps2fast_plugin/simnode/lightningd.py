@@ -1,0 +1,353 @@
+"""One simulated lightningd: its life, its plugins, its notifications. What it stores outlives its process.
+
+States: `new`, `running`, `stopped` (stop), `killed` (SIGKILL), `crashed` (abort, H9). `start()` leads back to
+`running` from any of them and replays what a real node replays (R1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import methods, methods_money, methods_node  # noqa: F401  (the last two register themselves)
+from .channels import End, Feerates, Htlc
+from .closing import close_late
+from .datastore import Datastore
+from .errors import METHOD_NOT_FOUND, NodeDown, PluginFailed, RpcError
+from .faults import Faults
+from .htlcs import Htlcs
+from .invoices import Invoices
+from .openings import Openings
+from .parts import Forward
+from .party import OpenAnswer, OpenRequest, Party, connect, disconnect
+from .plugins import FIRST_ID, PluginOwner
+from .process import Plugin, rpc_outcome
+from .psbt import Tx
+from .rpcserver import RpcServer
+
+if TYPE_CHECKING:
+    from .world import World
+
+ROLLBACK_BLOCKS = 30  # R2: the tip a starting node thinks it has
+Outcome = tuple[Any, RpcError | None]
+
+
+class Node(PluginOwner):
+    """See the package docstring for how a test uses it."""
+
+    def __init__(self, world: World, name: str, directory: Path, *, fee_base_msat: int, fee_ppm: int) -> None:
+        super().__init__(world, name)
+        self.fee_base_msat = fee_base_msat
+        self.fee_ppm = fee_ppm
+        self.cltv_delta = 6
+        self.cltv_final = 10
+        self.htlc_minimum_msat = 0
+        self.to_self_delay = 6
+        self.feerates = Feerates()
+        self.directory = directory / "regtest"
+        self.directory.mkdir(parents=True)
+        self.lightning_dir = str(self.directory)
+        self.rpc_path = str(self.directory / "lightning-rpc")
+        self.online = False
+        self.height = self.chain.height
+        self.generation = 0  # grows with every start: answers of a former life are void
+        self.datastore = Datastore()
+        self.faults = Faults()
+        self.syncing = False  # as right after a start, when the latest blocks have not been read again (R2)
+        self.htlcs = Htlcs(self)
+        self.invoices = Invoices(self)
+        self.openings = Openings(self)
+        self.server = RpcServer(self)
+        self.waiters: list[methods.Waiter] = []
+        self.closed: list[dict[str, Any]] = []
+        self.htlc_log: list[tuple[Htlc, str]] = []  # in order of creation, with direction
+        self.reconnect: list[Party] = []
+        self.developer = True
+
+    # life
+
+    async def start(self) -> None:
+        """Start or restart: plugins, `init`, replays in one burst, old blocks, peers (R1, R2)."""
+        if self.state == "running":
+            raise NodeDown(f"{self.name} runs already")
+        self.generation += 1
+        self._id = FIRST_ID
+        former = self.generation > 1
+        self.state, self.online, self.crash_log = "running", True, ""
+        await self.server.start(self.rpc_path)
+        if former:
+            self.height = max(0, self.height - ROLLBACK_BLOCKS)
+        for end in self.ends:
+            end.old_fees = None  # kept in memory only (A7)
+        self.plugins = [Plugin(self, argv, options, env) for argv, options, env in self.plugin_plans]
+        if self.plugins:
+            self.plugins[0].options |= self.saved_config
+        try:
+            for plugin in self.plugins:
+                await plugin.launch()
+            await asyncio.gather(*(plugin.handshake(startup=True) for plugin in self.plugins))
+        except PluginFailed:
+            if self.state == "running":
+                self._die("stopped", "")
+            raise
+        self._running()
+        if former:
+            self._replay()
+        self._catch_up()
+        waiting, self.reconnect = self.reconnect, []
+        for peer in waiting:
+            connect(peer, self)
+
+    def _replay(self) -> None:
+        parts = self.htlcs.unanswered()
+        self.rng.shuffle(parts)
+        for htlc in parts:
+            self.warn(f"chan#{self.ends.index(htlc.taker) + 1}", f"Replaying old unprocessed HTLC #{htlc.id}")
+        for htlc in parts:
+            self.htlcs.take_up(htlc)
+
+    def _catch_up(self) -> None:
+        for height in range(self.height + 1, self.chain.height + 1):
+            self.block_mined(height, self.chain.hash_of(height))
+
+    async def stop(self) -> None:
+        """`lightning-cli stop`: answers no longer count, parts stay held, the plugin gets shutdown (W12, R5)."""
+        self._running()
+        plugins = [plugin for plugin in self.plugins if plugin.alive]
+        self.warn("lightningd", "JSON-RPC shutdown")
+        for plugin in plugins:
+            if "shutdown" in plugin.manifest.subscriptions:
+                plugin.notify("shutdown", {})
+        self.generation += 1
+        await asyncio.sleep(0)
+        for plugin in plugins:
+            if "shutdown" not in plugin.manifest.subscriptions:
+                plugin.kill()
+        await asyncio.gather(*(plugin.end(self.shutdown_grace_s) for plugin in plugins))
+        self._die("stopped", "")
+
+    def sigkill(self) -> None:
+        """SIGKILL of lightningd: the plugin sees EOF, everything stored stays as it is (R5)."""
+        self._running()
+        self.transcript.mark("driver", f"SIGKILL of {self.name} lightningd")
+        self._die("killed", "")
+
+    def crash(self, reason: str) -> None:
+        """lightningd aborts (H9); `crash_log` says why."""
+        if self.state == "running":
+            self.transcript.mark("driver", f"{self.name} lightningd aborts", reason=reason)
+            self._die("crashed", reason)
+
+    def _die(self, state: str, reason: str) -> None:
+        self.state, self.online, self.crash_log = state, False, reason
+        self.generation += 1
+        self.reconnect += [peer for peer in self.links.values() if peer.redials(self)]
+        for plugin in self.plugins:
+            plugin.close_pipes()
+        self.server.stop()
+        self.htlcs.held.clear()
+        self.invoices.forget_sets()
+        self.openings.forget()
+        self.waiters.clear()
+        for end in self.ends:
+            end.channel.forget_tlvs(self)
+        for peer in list(self.links.values()):
+            disconnect(self, peer)
+        for task in list(self._tasks):
+            if task.get_name().startswith("rpc"):
+                task.cancel()
+
+    async def dispose(self) -> None:
+        """Leave nothing behind: processes, tasks, socket, directory."""
+        if self.state == "running":
+            self._die("stopped", "")
+        for plugin in self.processes:
+            plugin.close_pipes()
+            await plugin.end(self.world.exit_grace_s)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.server.stopped()
+        shutil.rmtree(self.directory.parent, ignore_errors=True)
+
+    # channels
+
+    def forward_event(self, row: Forward) -> None:
+        self.notify("forward_event", row.event())
+        kind = "updated" if row.updated_index else "created"
+        methods.wake(self, "forwards", kind, row.updated_index or row.created_index, row)
+
+    def end_by_id(self, channel_id: str) -> End | None:
+        for end in self.ends:
+            if end.channel.channel_id == channel_id and not end.forgotten:
+                return end
+        return None
+
+    def end_by_scid(self, scid: str) -> End | None:
+        for end in self.ends:
+            if scid in end.names() and not end.forgotten:
+                return end
+        return None
+
+    def end_defaults(self, end: End) -> None:
+        """Our policy on a new end."""
+        end.fee_base_msat, end.fee_ppm = self.fee_base_msat, self.fee_ppm
+        end.cltv_delta = self.cltv_delta
+
+    # Party
+
+    def init_features(self) -> str:
+        return self.feature_set()["init"]
+
+    def peer_connected(self, peer: Party, direction: str) -> None:
+        port = 30000 + self.rng.randrange(30000)
+        address = {"type": "ipv4", "address": "127.0.0.1", "port": port}
+        self.notify("connect", {"id": peer.node_id, "direction": direction, "address": address})
+        shown = {"id": peer.node_id, "direction": direction, "addr": f"127.0.0.1:{port}"}
+        for plugin in self.hook_chain("peer_connected"):
+            plugin.request("peer_connected", {"peer": {**shown, "features": peer.init_features()}}, _ignore)
+
+    def peer_disconnected(self, peer: Party) -> None:
+        self.openings.peer_lost(peer)
+        self.notify("disconnect", {"id": peer.node_id})
+
+    def custommsg_arrived(self, peer: Party, data: bytes) -> None:
+        if int.from_bytes(data[:2], "big") % 2 == 0 and not self._even_allowed(data):
+            disconnect(self, peer)  # L3
+            return
+        body = {"peer_id": peer.node_id, "payload": data.hex()}
+        self.notify("custommsg", body)
+        hooked = {"payload": data.hex(), "peer_id": peer.node_id}
+        for plugin in self.hook_chain("custommsg"):
+            wanted = plugin.manifest.hooks["custommsg"]
+            if wanted is None or int.from_bytes(data[:2], "big") in wanted:
+                plugin.request("custommsg", hooked, self._check_custommsg)
+
+    def _even_allowed(self, data: bytes) -> bool:
+        kind = int.from_bytes(data[:2], "big")
+        return any(kind in plugin.manifest.custommessages for plugin in self.plugins)
+
+    def _check_custommsg(self, answer: dict[str, Any] | None) -> None:
+        if answer is None or (answer.get("result") or {}).get("result") == "continue":
+            return
+        self.crash(f"Plugin returned an invalid response to the custommsg hook: {answer}")
+
+    async def open_requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
+        return await self.openings.requested(opener, request)
+
+    def funding_refused(self, opener: Party, tx: Tx) -> str | None:
+        return None
+
+    def channel_created(self, end: End) -> None:
+        self.openings.created(end)
+
+    def channel_changed(self, end: End, old_state: str | None, cause: str, message: str | None) -> None:
+        body: dict[str, Any] = {"peer_id": end.peer.node_id, "channel_id": end.channel.channel_id}
+        if end.scid is not None:
+            body["short_channel_id"] = end.scid
+        body["timestamp"] = self.clock.iso()
+        if old_state is not None:
+            body["old_state"] = old_state
+        body |= {"new_state": end.state, "cause": cause}
+        if message is not None:
+            body["message"] = message
+        self.notify("channel_state_changed", body)
+
+    def block_mined(self, height: int, block_hash: str) -> None:
+        if self.state != "running":
+            return
+        self.height = height
+        self.openings.confirm(height)
+        self.notify("block_added", {"hash": block_hash, "height": height})
+        close_late(self, height)
+
+    def htlc_committed(self, htlc: Htlc) -> None:
+        self.htlcs.committed(htlc)
+
+    def htlc_arrived(self, htlc: Htlc) -> None:
+        self.htlcs.arrived(htlc)
+
+    def htlc_resolved(self, htlc: Htlc) -> None:
+        self.htlcs.out_resolved(htlc)
+
+    # RPC
+
+    def run_method(self, name: str, params: Any, frame: bytes, caller_id: str) -> Outcome | asyncio.Future[Outcome]:
+        """Carry out a call: at once, or a future when it takes time. Plugins that watch this command come first."""
+        watchers = [plugin for plugin in self.hook_chain("rpc_command") if plugin.watches(name)]
+        if watchers:
+            return self.spawn(self._hooked_method(watchers, name, params, frame, caller_id), name=f"hooked {name}")
+        return self._run_method(name, params, frame, caller_id)
+
+    async def _hooked_method(
+        self, watchers: list[Plugin], name: str, params: Any, frame: bytes, caller_id: str
+    ) -> Outcome:
+        """The `rpc_command` hook: each watcher lets the call go on or answers it; a dead one lets it go on."""
+        command = {"rpc_command": {"id": caller_id, "method": name, "params": params}}
+        for plugin in watchers:
+            answer = await self._ask_hook(plugin, "rpc_command", command, caller_id)
+            verdict: dict[str, Any] = {"result": "continue"} if answer is None else answer.get("result") or {}
+            if verdict.get("result") == "continue":
+                continue
+            if "return" not in verdict:
+                return None, RpcError(-1, f"Bad response to 'rpc_command' hook: {answer}")
+            return rpc_outcome(verdict["return"], name)
+        outcome = self._run_method(name, params, frame, caller_id)
+        return await outcome if isinstance(outcome, asyncio.Future) else outcome
+
+    async def _ask_hook(self, plugin: Plugin, hook: str, params: Any, caller_id: str) -> dict[str, Any] | None:
+        """The whole answer; None when the plugin is gone."""
+        future: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+
+        def done(answer: dict[str, Any] | None) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        plugin.request(hook, params, done, caller_id)
+        return await future
+
+    def _run_method(self, name: str, params: Any, frame: bytes, caller_id: str) -> Outcome | asyncio.Future[Outcome]:
+        entry = methods.TABLE.get(name)
+        if entry is not None:
+            return methods.refuse_escapes(name, frame) or methods.run(self, entry, params)
+        for plugin in self.plugins:
+            if plugin.registered and name in plugin.manifest.methods:
+                return self._ask_plugin(plugin, name, methods.raw_params(frame, params), caller_id)
+        return None, RpcError(METHOD_NOT_FOUND, f"Unknown command '{name}'")
+
+    def _ask_plugin(self, plugin: Plugin, name: str, params: bytes, caller_id: str) -> asyncio.Future[Outcome]:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(answer: dict[str, Any] | None) -> None:
+            if not future.done():
+                future.set_result(rpc_outcome(answer, name))
+
+        plugin.request(name, params, done, caller_id)
+        return future
+
+    async def finish_method(self, name: str, params: Any, frame: bytes, caller_id: str) -> Outcome:
+        outcome = self.run_method(name, params, frame, caller_id)
+        return await outcome if isinstance(outcome, asyncio.Future) else outcome
+
+    async def call(self, name: str, params: Any = None, timeout_s: float = 30.0) -> Any:
+        """A call by the user (lightning-cli): lightningd's methods and the plugins'. Raises RpcError."""
+        self._running()
+        self.world.driver_calls += 1
+        call_id = f"driver:{name}#{self.world.driver_calls}"
+        params = {} if params is None else params
+        peer = f"{self.name}/driver-rpc"
+        self.transcript.add("rpc>host", peer, {"jsonrpc": "2.0", "id": call_id, "method": name, "params": params})
+        work = self.finish_method(name, params, b"", call_id)
+        result, error = await self.world.bounded(work, timeout_s, f"{name} of {self.name}")
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": call_id}
+        answer |= {"error": error.to_json()} if error is not None else {"result": result}
+        self.transcript.add("host>rpc", peer, answer)
+        if error is not None:
+            raise error
+        return result
+
+
+def _ignore(answer: dict[str, Any] | None) -> None:
+    """For hooks whose answer changes nothing here."""

@@ -1,0 +1,1 @@
+"""For people: command line, demos, benchmarks, nodes on regtest. Imports everything, nothing imports it."""

@@ -1,0 +1,136 @@
+"""`lsps2fast …`: the demo on the embedded node, the table of the session machine, load on the plugin."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lsps2fast import __version__, table
+from lsps2fast.errors import ConfigError
+
+
+def _table_command(args: argparse.Namespace) -> int:
+    sys.stdout.write(table.markdown() if args.markdown else f"{table.GRID.strip()}\n\n{table.mermaid()}")
+    return 0
+
+
+def _demo_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools.demo import (
+        evil,  # the embedded node is not needed by the other commands
+        sales,
+    )
+
+    if args.evil_lsp is not None:
+        return evil.run(seed=args.seed, as_json=args.json, mode=args.mode, vice=args.evil_lsp)
+    return sales.run(seed=args.seed, as_json=args.json, mode=args.mode or sales.CLIENT_TRUSTS)
+
+
+def _regtest_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools.regtest.playground import run
+
+    return run(args.action, mode=args.mode, as_json=args.json, directory=args.dir)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"  {text}\n")
+
+
+def _flood_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools.bench import flood
+
+    result = flood.run_flood(args.seed, args.per_second, args.seconds, _say)
+    sys.stdout.write(flood.as_json(result) if args.json else flood.text(result))
+    return 0
+
+
+def _real_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools.bench import real
+
+    rounds, payments = (2, 20) if args.quick else (9, 40)
+    try:
+        results = real.RealBench(rounds, payments, _say).run()
+    except ConfigError as error:
+        sys.stderr.write(f"lsps2fast bench: {error}\n")
+        return 2
+    sys.stdout.write(real.as_json(results) if args.json else real.text(results))
+    return 0
+
+
+def _bench_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools.bench import (
+        report,  # neither compiler nor embedded node is needed by the other commands
+    )
+    from lsps2fast_plugin.tools.bench.run import FULL, QUICK, Bench
+
+    if args.flood:
+        return _flood_command(args)
+    if args.real:
+        return _real_command(args)
+    results = Bench(QUICK if args.quick else FULL, args.seed, _say).run()
+    sys.stdout.write(report.as_json(results) if args.json else report.text(results))
+    if args.plot is not None:
+        Path(args.plot).write_text(report.svg(results), encoding="utf-8")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lsps2fast", description="JIT channels (LSPS2, bLIP-52) for Core Lightning.")
+    parser.add_argument("--version", action="version", version=f"lsps2fast {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="sell JIT channels on the embedded node and prove the sums")
+    demo.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
+    demo.add_argument("--seed", type=int, default=1, help="makes every run of the same seed the same (default 1)")
+    demo.add_argument(
+        "--mode",
+        choices=("client-trusts-lsp", "lsp-trusts-client"),
+        help="who trusts whom until the payment is settled (default: client-trusts-lsp; withhold: lsp-trusts-client)",
+    )
+    demo.add_argument(
+        "--evil-lsp",
+        choices=("skim", "withhold", "resize", "late"),
+        help="instead: an LSP that takes 1 msat too much, never sends the funding, opens too small a channel, or opens"
+        " it when its offer is over; and a client that refuses",
+    )
+    demo.set_defaults(run=_demo_command)
+
+    regtest = commands.add_parser("regtest", help="the same on real nodes: bitcoind and lightningd on loopback")
+    regtest.add_argument("action", choices=("up", "demo", "down"), help="start a playground, play a sale, end it")
+    regtest.add_argument("--dir", type=Path, default=None, help="where (default: a directory of yours in /tmp)")
+    regtest.add_argument("--json", action="store_true", help="demo: print the result for programs, nothing else")
+    regtest.add_argument(
+        "--mode",
+        choices=("client-trusts-lsp", "lsp-trusts-client"),
+        default="client-trusts-lsp",
+        help="who trusts whom until the payment is settled (default: client-trusts-lsp)",
+    )
+    regtest.set_defaults(run=_regtest_command)
+
+    bench = commands.add_parser("bench", help="load the plugin as lightningd does, beside pyln-client and plain C")
+    bench.add_argument("--quick", action="store_true", help="under a minute; with --real two or three")
+    bench.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
+    bench.add_argument("--plot", metavar="FILE", help="draw latency and growth as SVG")
+    bench.add_argument("--flood", action="store_true", help="a crowd of peers with LSPS2 requests instead")
+    bench.add_argument("--real", action="store_true", help="instead: payments through a real lightningd (on PATH)")
+    bench.add_argument("--per-second", type=float, default=10_000, help="messages of the crowd (default 10,000)")
+    bench.add_argument("--seconds", type=float, default=10, help="how long the crowd keeps on (default 10)")
+    bench.add_argument("--seed", type=int, default=1, help="of the made-up HTLCs (default 1)")
+    bench.set_defaults(run=_bench_command)
+
+    table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
+    table.add_argument("--markdown", action="store_true", help="as the page in docs/reference")
+    table.set_defaults(run=_table_command)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code says whether all was well."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.run
+    return command(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

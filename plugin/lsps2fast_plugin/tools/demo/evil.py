@@ -1,0 +1,317 @@
+"""`lsps2fast demo --evil-lsp VICE`: an LSP that cheats, a client that refuses, and the proof that nobody paid for it.
+
+The LSP is the real service with one vice (`evil_lsp`), the client the real one without any help.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.simnode import Node, PaymentResult
+from lsps2fast_plugin.simnode.payer import Payment
+from lsps2fast_plugin.tools.demo.evil_lsp import WAITING
+from lsps2fast_plugin.tools.demo.sales import (
+    CLIENT_TRUSTS,
+    LSP_TRUSTS,
+    Bill,
+    Stage,
+    balanced,
+    failing,
+    new_world,
+    quiet,
+)
+from lsps2fast_plugin.tools.demo.screen import Screen
+from lsps2fast_plugin.tools.demo.timeline import Entry
+from lsps2fast_plugin.tools.demo.transcript_report import (
+    ClaimRow,
+    PartRow,
+    Sale,
+    accepted,
+    collect,
+    collect_claims,
+    first,
+)
+
+SIZE_MSAT, FEE_MSAT, PARTS = 10_000_000, 1_000_000, 5
+OFFER_S = 3_600  # how long the service's offers are good, by default
+MOST_BLOCKS = 12
+ENDS = ("FAILED", "ABANDONED", "SUCCEEDED")
+
+
+@dataclass
+class Refusal:
+    """What the LSP tried and what came of it."""
+
+    vice: str
+    what: str
+    payment_hash: str
+    sentence: str = ""
+    payer_failures: list[str] = field(default_factory=list)
+    parts: list[PartRow] = field(default_factory=list)
+    claims: list[ClaimRow] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    books_msat: dict[str, int] = field(default_factory=dict)
+    checks: dict[str, bool] = field(default_factory=dict)
+
+
+class Cheat:
+    """One payment to a wallet whose LSP cheats."""
+
+    def __init__(self, stage: Stage, wallet: Node, bill: Bill) -> None:
+        self.stage = stage
+        self.world = stage.world
+        self.wallet = wallet
+        self.bill = bill
+        self.mark = len(self.world.transcript.entries)
+        self.lapsed_at = -1  # place in the transcript where the client had given the approval up
+
+    async def status(self) -> dict[str, Any]:
+        """The client's `lsps2-status`."""
+        told: dict[str, Any] = await self.wallet.call("lsps2-status")
+        return told
+
+    async def until(self, condition: Callable[[dict[str, Any]], object], what: str) -> None:
+        """Ask the client until the condition holds of what it tells. Raises WaitTimeout."""
+
+        async def poll() -> None:
+            while not condition(await self.status()):
+                continue
+
+        await self.world.bounded(poll(), None, what)
+
+    def seen_by_wallet(self) -> list[Entry]:
+        """What went over the wallet's pipes since the invoice was made."""
+        return self.stage.seen(self.wallet.name, self.mark)
+
+    def calls(self, name: str, direction: str, method: str) -> list[Entry]:
+        """The calls of one method on this node's pipes or socket."""
+        seen = self.stage.seen(name, self.mark)
+        return [e for e in seen if e["dir"] == direction and e["msg"].get("method") == method]
+
+    # What happens while the payment is under way
+
+    async def wait(self, payment: Payment) -> None:
+        """Nothing: the client answers by itself."""
+
+    async def mine(self, payment: Payment) -> None:
+        """Blocks come; the client holds the parts as long as it can and the funding is not among the transactions."""
+        await self.until(lambda told: told["held_parts"] == PARTS or payment.done, "the client holding every part")
+        for _ in range(MOST_BLOCKS):
+            held = (await self.status())["held_parts"]
+            if not held:
+                return
+            self.stage.say("clock", f"a block is mined, without the funding; the client holds {held} parts")
+            looks = self._looks()
+            self.world.mine()
+            seen = functools.partial(self._has_looked, looks)
+            await self.until(seen, "the client looking for the funding")
+
+    def _looks(self) -> int:
+        """How often the client has asked for the funding output."""
+        return len(self.calls(self.wallet.name, "rpc>host", "getutxout"))
+
+    def _has_looked(self, before: int, told: dict[str, Any]) -> bool:
+        return not told["held_parts"] or self._looks() > before
+
+    async def lapse(self, payment: Payment) -> None:
+        """The offer ends, for the client first: an LSP's clock that is late is the LSP's affair."""
+        await self.world.until(lambda: payment.done or self._is_waiting(), "the service waiting for its offer to end")
+        if payment.done:
+            return
+        self.stage.say("clock", f"{OFFER_S} s pass, and with them the offer")
+        self.world.clock.advance(OFFER_S)
+        await self.wallet.call("lsps2-dev-advance", {"seconds": OFFER_S})
+        await self.until(lambda told: not told["approvals"], "the client's approval being over")
+        self.lapsed_at = len(self.world.transcript.entries)
+        await self.world.lsp.call("lsps2-dev-advance", {"seconds": OFFER_S + 60})
+
+    def _is_waiting(self) -> bool:
+        return any(each["msg"]["params"]["message"] == WAITING for each in self.calls("lsp", "plugin>host", "log"))
+
+    # What proves that the LSP did what its vice is
+
+    def skimmed(self, claims: list[ClaimRow]) -> dict[str, bool]:
+        """Each part came with less than its fee accounts for."""
+        short = bool(claims) and all(row.amount_msat + row.fee_msat == row.sent_msat - 1 for row in claims)
+        return {"the LSP did send every part 1 msat short of its word": short}
+
+    def withheld(self, claims: list[ClaimRow]) -> dict[str, bool]:
+        """Everything but the transaction."""
+        ours = [end.channel.funding_txid for end in self.wallet.ends]
+        unseen = bool(ours) and not any(txid in self.world.chain.transactions for txid in ours)
+        calls = self.calls(self.wallet.name, "host>plugin", "htlc_accepted")
+        left = [call["msg"]["params"]["htlc"]["cltv_expiry"] - self.world.chain.height for call in calls]
+        return {
+            "the LSP did forward all parts and keep the funding to itself": unseen and len(claims) == PARTS,
+            f"the parts were failed {min(left, default=0)} blocks before they would have expired": min(left, default=0)
+            > 0,
+        }
+
+    def resized(self, claims: list[ClaimRow]) -> dict[str, bool]:
+        """A channel that the payment does not fit into."""
+        asked = [call["msg"]["params"]["openchannel"]["funding_msat"] for call in self._openings()]
+        return {
+            f"the LSP did offer a channel of {max(asked, default=0):,} msat for {SIZE_MSAT - FEE_MSAT:,} msat": bool(
+                asked
+            )
+            and max(asked) < SIZE_MSAT - FEE_MSAT,
+            "the client accepted no channel": accepted(self.seen_by_wallet()) == 0,
+        }
+
+    def came_late(self, claims: list[ClaimRow]) -> dict[str, bool]:
+        """The open was asked for when the client's approval was over, and not before."""
+        entries = self.stage.seen(self.wallet.name, self.lapsed_at) if self.lapsed_at >= 0 else []
+        after = first(entries, "host>plugin", "openchannel") >= 0
+        return {
+            "the LSP did ask for the channel after the approval had lapsed": after and len(self._openings()) == 1,
+            "the client accepted no channel": accepted(self.seen_by_wallet()) == 0,
+        }
+
+    def _openings(self) -> list[Entry]:
+        return self.calls(self.wallet.name, "host>plugin", "openchannel")
+
+
+class Vice(NamedTuple):
+    """A way to cheat. `reason` are words the client's sentence must hold."""
+
+    what: str
+    reason: str
+    mode: str
+    meanwhile: Callable[[Cheat, Payment], Awaitable[None]]
+    proof: Callable[[Cheat, list[ClaimRow]], dict[str, bool]]
+
+
+VICES = {
+    "skim": Vice(
+        "forwards 1 msat less than it says",
+        "amount and extra_fee together are not what the payer sent",
+        CLIENT_TRUSTS,
+        Cheat.wait,
+        Cheat.skimmed,
+    ),
+    "withhold": Vice(
+        "promises the funding before the payment and never sends it",
+        "the funding transaction is not seen",
+        LSP_TRUSTS,
+        Cheat.mine,
+        Cheat.withheld,
+    ),
+    "resize": Vice(
+        "opens a channel smaller than agreed", "too small to receive", CLIENT_TRUSTS, Cheat.wait, Cheat.resized
+    ),
+    "late": Vice(
+        "opens the channel when its offer is over",
+        "what it was bought for ended",
+        CLIENT_TRUSTS,
+        Cheat.lapse,
+        Cheat.came_late,
+    ),
+}
+
+
+async def play(stage: Stage, name: str) -> Refusal:
+    """One payment, and what everybody has afterwards."""
+    vice, world = VICES[name], stage.world
+    stage.screen.chapter(f"An LSP that {vice.what}")
+    wallet = await stage.wallet("alice")
+    world.open_books()
+    begin, mark = time.monotonic(), len(world.transcript.entries)
+    bill = await stage.bill(wallet, SIZE_MSAT)
+    cheat = Cheat(stage, wallet, bill)
+    refusal = Refusal(name, vice.what, bill["payment_hash"])
+    result = PaymentResult(())
+    with failing(refusal.checks):
+        payment = stage.send(bill, [SIZE_MSAT // PARTS] * PARTS)
+        await vice.meanwhile(cheat, payment)
+        result = await payment
+        await world.until(lambda: stage.sessions(bill["payment_hash"])[-1] in ENDS, "end of the session")
+    reports = [each["report"] for each in (await cheat.status())["reports"]]
+    refusal.sentence = next((report for report in reports if vice.reason in report), "")
+    refusal.payer_failures = [message or "a preimage" for message in result.raw_messages]
+    refusal.seconds = round(time.monotonic() - begin, 3)
+    _collect(refusal, stage, mark)
+    refusal.checks |= vice.proof(cheat, refusal.claims)
+    refusal.checks |= _prove(refusal, cheat, result)
+    return refusal
+
+
+def _collect(refusal: Refusal, stage: Stage, mark: int) -> None:
+    sale = Sale(refusal.what, "", refusal.payment_hash, FEE_MSAT)
+    collect(sale, stage.seen("lsp", mark))
+    refusal.parts, refusal.states = sale.parts, sale.states
+    refusal.claims = collect_claims(stage.seen("alice", mark), refusal.payment_hash)
+    refusal.books_msat = {who: change for who, change in stage.world.books().items() if change}
+
+
+def _prove(refusal: Refusal, cheat: Cheat, result: PaymentResult) -> dict[str, bool]:
+    """What must hold whatever the LSP did."""
+    invoice = cheat.wallet.invoices.by_hash[bytes.fromhex(refusal.payment_hash)]
+    told = json.dumps(cheat.stage.seen("lsp", 0))
+    books = refusal.books_msat
+    return {
+        "the client says why it refused": bool(refusal.sentence),
+        f"all {PARTS} parts came back to the payer, who lost nothing": len(result.parts) == PARTS
+        and not any(part.code == 0 for part in result.parts)
+        and "payer" not in books,
+        "the wallet lost nothing": "alice" not in books,
+        "the LSP gained nothing": books.get("lsp", 0) <= 0,
+        "the invoice is not paid, no part of it was claimed": invoice.status == "unpaid"
+        and not any(row.outcome == "taken" for row in refusal.claims),
+        "the preimage never left the wallet's node": result.preimage is None and invoice.preimage.hex() not in told,
+        "every hook call of both plugins got exactly one answer": bool(refusal.parts)
+        and {row.answers for row in refusal.parts} | {row.answers for row in refusal.claims} == {1},
+        "what all own adds up (nothing made, nothing lost)": balanced(cheat.world),
+    }
+
+
+async def _run(seed: int, screen: Screen, name: str, mode: str, service: list[str]) -> Refusal:
+    async with new_world(seed, mode, service) as world:
+        with quiet(world):
+            return await play(Stage(world, screen, mode), name)
+
+
+def run(*, seed: int, as_json: bool, mode: str | None, vice: str) -> int:
+    """Let the LSP cheat and show what came of it; 0 when every check held, 1 otherwise, 2 for an impossible wish."""
+    try:
+        mode = checked_mode(vice, mode)
+    except ConfigError as error:
+        sys.stderr.write(f"lsps2fast demo: {error}\n")
+        return 2
+    screen = Screen(silent=as_json)
+    screen.title("lsps2fast demo", f"embedded node, seed {seed}, {mode}, an LSP that {VICES[vice].what}")
+    try:
+        refusal = asyncio.run(_run(seed, screen, vice, mode, service_with(vice)))
+    except KeyboardInterrupt:
+        return 130
+    well = all(refusal.checks.values())
+    if as_json:
+        report = {"ok": well, "seed": seed, "mode": mode, "evil_lsp": vice, "refusal": asdict(refusal)}
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    else:
+        screen.refusal(refusal)
+        screen.verdict(well, len(refusal.checks))
+    return 0 if well else 1
+
+
+def service_with(vice: str) -> list[str]:
+    """The command of an LSP with this vice."""
+    return [sys.executable, "-m", "lsps2fast_plugin.tools.demo.evil_lsp", vice]
+
+
+def checked_mode(vice: str, mode: str | None) -> str:
+    """The trust mode to play in. Raises ConfigError where the vice would break no promise."""
+    if vice == "withhold" and mode == CLIENT_TRUSTS:
+        raise ConfigError(
+            f"withhold breaks a promise that is made only in {LSP_TRUSTS} mode; in {CLIENT_TRUSTS} mode the wallet's"
+            " owner has agreed to be paid before the funding is sent: leave out --mode"
+        )
+    return mode or VICES[vice].mode

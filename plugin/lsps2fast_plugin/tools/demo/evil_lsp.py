@@ -1,0 +1,79 @@
+"""An LSP with one vice, for `lsps2fast demo --evil-lsp`: `python -m lsps2fast_plugin.tools.demo.evil_lsp VICE`.
+
+It is the real service but for the one step it cheats in, so what the wallet meets is exactly an LSP that would know
+better. No option, entry point or other module of the service leads here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+from lsps2fast import actions as order
+from lsps2fast_plugin.cln.late_replies import Late
+from lsps2fast_plugin.service import app
+from lsps2fast_plugin.service.executor import ActionExecutor
+from lsps2fast_plugin.service.funding import Funder
+from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
+
+SKIMMED_MSAT = 1
+SHRUNK_TO = 1 / 20  # of the channel that the payment needs
+LATE_MS = 1_000
+WAITING = "keeps the channel back until its offer is over"
+
+
+class SkimmingParts(HeldHtlcs):
+    """Forwards less than its extra_fee accounts for."""
+
+    def forward(self, parts: Iterable[order.Forward], channel_id: str) -> None:
+        skimmed = [part._replace(forward_msat=part.forward_msat - SKIMMED_MSAT) for part in parts]
+        super().forward(skimmed, channel_id)
+
+
+class WithholdingFunder(Funder):
+    """Says that the funding is sent, and keeps it."""
+
+    async def send(self, peer_id: str, channel: order.Channel) -> str:
+        return channel.funding_txid
+
+
+class ResizingFunder(Funder):
+    """Opens a channel too small for the payment it was sold for."""
+
+    async def open(
+        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
+    ) -> order.Channel:
+        shrunk = funding._replace(capacity_sat=int(funding.capacity_sat * SHRUNK_TO))
+        return await super().open(peer_id, shrunk, late, look=look)
+
+
+class LateEffects(ActionExecutor):
+    """Opens the channel only when its own offer is over."""
+
+    async def _open_late(self, action: order.OpenChannel) -> None:
+        left_ms = self._buy(action.jit_scid).params.valid_until_ms - self._clock.wall_ms()
+        self._say(WAITING, "warn")
+        await self._clock.sleep_until(self._clock.now_ms() + left_ms + LATE_MS)
+        await self._open(action)
+
+    _HANDLERS = {**ActionExecutor._HANDLERS, order.OpenChannel: _open_late}  # noqa: RUF012  (as in the base)
+
+
+VICES: Final[dict[str, type]] = {
+    "skim": SkimmingParts,
+    "withhold": WithholdingFunder,
+    "resize": ResizingFunder,
+    "late": LateEffects,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Put the vice in the place of the part of the service it corrupts, and run."""
+    vice = VICES[arguments[0]]
+    setattr(app, vice.__mro__[1].__name__, vice)
+    return app.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

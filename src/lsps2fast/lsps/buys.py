@@ -1,0 +1,335 @@
+"""Buys and what bounds them: which jit scids are live, which requests are refused, how fast a peer may ask.
+
+Every number a peer can drive up has its limit here. Time, random numbers and facts about the node come in as
+arguments; journalling a buy, and all that happens once a payment arrives, is done elsewhere. Requirement ids such as
+B-06 are those of the specification digest.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+import msgspec
+
+from lsps2fast.errors import ConfigError, ProtocolBug
+from lsps2fast.lsps.lsps0 import client_rejected
+from lsps2fast.lsps.lsps2 import BuyAsk, FeeParams, invalid_fee_params, too_large, too_small
+
+# Block heights of our scids. No chain gets there soon: main net needs 170 years for the first, test net 3 has passed
+# 4.5 million. lnd keeps heights from 16,000,000 for the aliases of its own channels. Six million heights times 2^40 are
+# 2^62.5 scids, more than the 60 bits we ask for: nobody guesses a live one (B-11, K-27).
+SCID_FIRST_BLOCK: Final = 10_000_000
+SCID_END_BLOCK: Final = 16_000_000
+_SCID_DRAWS: Final = 1000  # 36 of 100 draws fit: without a broken generator the 1000th is never reached
+
+
+def new_scid(random64: Callable[[], int], taken: Callable[[int], bool]) -> int:
+    """A fresh jit scid (B-11, B-13).
+
+    `random64` gives 64 bits from the operating system's CSPRNG; `taken` is true for every scid and alias of the node's
+    channels and for every live buy. Raises ProtocolBug when the generator yields nothing usable.
+    """
+    for _ in range(_SCID_DRAWS):
+        scid = random64()
+        if SCID_FIRST_BLOCK <= scid >> 40 < SCID_END_BLOCK and not taken(scid):
+            return scid
+    raise ProtocolBug(f"no usable scid in {_SCID_DRAWS} draws: the random numbers are not random")
+
+
+class Buy(msgspec.Struct, frozen=True):
+    """An accepted offer: whoever pays to `jit_scid` pays `peer_id` over a channel still to be opened."""
+
+    jit_scid: int
+    peer_id: str
+    params: FeeParams
+    payment_size_msat: int | None
+    cltv_expiry_delta_blocks: int
+    client_trusts_lsp: bool
+    created_at_ms: int
+    capacity_sat: int
+
+
+class Lack(Enum):
+    """Why no channel can be provided: only a payment of this `SIZE` is beyond us, or any (`FUNDS`)."""
+
+    SIZE = auto()
+    FUNDS = auto()
+
+
+class BuyQuota(NamedTuple):
+    """How many unused buys may be open: by one peer, and in all (B-14)."""
+
+    buys_per_peer: int = 10
+    buys_total: int = 10_000
+
+
+# --- Validation of a buy (B-06) ---------------------------------------------------------------------------------------
+
+
+def check_terms(ask: BuyAsk, now_ms: int, proves: Callable[[FeeParams], bool], floor_msat: int) -> None:
+    """Steps 3 to 9 of B-06, which need nothing from the node. Raises PeerError 201, 202 or 203.
+
+    `proves` tells whether the promise is ours for this client; `floor_msat` is the smallest HTLC we may forward (H-03).
+    """
+    if not proves(ask.params) or ask.params.valid_until_ms <= now_ms:
+        raise invalid_fee_params()
+    if ask.payment_size_msat is not None:
+        _check_size(ask.params, ask.payment_size_msat, floor_msat)
+
+
+def _check_size(params: FeeParams, size_msat: int, floor_msat: int) -> None:
+    if size_msat < params.min_payment_size_msat:
+        raise too_small()
+    if size_msat > params.max_payment_size_msat:
+        raise too_large()
+    fee_msat = params.fee_msat(size_msat)
+    if fee_msat is None:
+        raise too_large()
+    if size_msat - fee_msat < max(floor_msat, 1):  # a fee at or above the size leaves less than any floor
+        raise too_small()
+
+
+def check_liquidity(ask: BuyAsk, incoming_liquidity_msat: int | None) -> None:
+    """Step 10 of B-06: can such a payment reach us at all? Raises PeerError 203.
+
+    `incoming_liquidity_msat` is what our public channels can receive (B-08), None when that is unknown.
+    """
+    size_msat = ask.payment_size_msat
+    if size_msat is not None and incoming_liquidity_msat is not None and size_msat > incoming_liquidity_msat:
+        raise too_large()
+
+
+def check_supply(ask: BuyAsk, provided: int | Lack) -> int:
+    """Step 11 of B-06: the capacity in sat that policy and funds provide. Raises PeerError 203 or 1 for a lack."""
+    if isinstance(provided, int):
+        return provided
+    if provided is Lack.SIZE and ask.payment_size_msat is not None:
+        raise too_large()
+    raise client_rejected("no channel available at this time")
+
+
+# --- The book of buys -------------------------------------------------------------------------------------------------
+
+
+class BuyRegistry:
+    """Live buys by jit scid and by peer.
+
+    A buy is *open* until a payment used it (`mark_used`); only open ones count against the limits. When a buy ends is
+    decided where its payments are (`Sessions`), then `remove` takes it out. Every operation takes constant time.
+    """
+
+    def __init__(self, limits: BuyQuota | None = None) -> None:
+        self._limits = limits or BuyQuota()
+        self._buys: dict[int, Buy] = {}
+        self._by_peer: dict[str, set[int]] = {}
+        self._open: dict[str, set[int]] = {}
+        self._open_total = 0
+
+    def __len__(self) -> int:
+        return len(self._buys)
+
+    def __contains__(self, jit_scid: int) -> bool:
+        return jit_scid in self._buys
+
+    def __iter__(self) -> Iterator[Buy]:
+        return iter(self._buys.values())
+
+    def get(self, jit_scid: int) -> Buy | None:
+        """The buy of a live jit scid."""
+        return self._buys.get(jit_scid)
+
+    def of_peer(self, peer_id: str) -> list[Buy]:
+        """All live buys of one peer, oldest first."""
+        buys = [self._buys[scid] for scid in self._by_peer.get(peer_id, ())]
+        return sorted(buys, key=lambda buy: (buy.created_at_ms, buy.jit_scid))
+
+    def open_count(self, peer_id: str | None = None) -> int:
+        """Unused buys of one peer, or of all."""
+        return self._open_total if peer_id is None else len(self._open.get(peer_id, ()))
+
+    def check_room(self, peer_id: str) -> None:
+        """Raise PeerError 1 when this peer may not open another buy (B-06 step 2, B-14).
+
+        The last fifth of all places is for peers that hold none: a crowd that fills its quota locks nobody out.
+        """
+        mine = self.open_count(peer_id)
+        crowded = self._open_total >= self._limits.buys_total * 4 // 5
+        if mine >= self._limits.buys_per_peer:
+            raise client_rejected("too many open buys of yours, use or let expire one of them")
+        if self._open_total >= self._limits.buys_total or (crowded and mine > 0):
+            raise client_rejected("too many open buys at this node, try again later")
+
+    def check_buy(
+        self,
+        ask: BuyAsk,
+        peer_id: str,
+        now_ms: int,
+        *,
+        served: bool,
+        proves: Callable[[FeeParams], bool],
+        floor_msat: int,
+        incoming_liquidity_msat: int | None,
+        provide: Callable[[FeeParams, int | None], int | Lack],
+    ) -> int:
+        """Steps 2 to 11 of B-06, first hit wins: the capacity in sat, or PeerError 1, 201, 202 or 203.
+
+        A caller that must ask the node for liquidity and funds does the cheap steps first: `served`, `check_room`,
+        `check_terms`, then the questions, then `check_liquidity` and `check_supply`. `add` looks at the limits again.
+        """
+        if not served:
+            raise client_rejected("this node does not serve you")
+        self.check_room(peer_id)
+        check_terms(ask, now_ms, proves, floor_msat)
+        check_liquidity(ask, incoming_liquidity_msat)
+        return check_supply(ask, provide(ask.params, ask.payment_size_msat))
+
+    def add(self, buy: Buy) -> None:
+        """Enter a new buy, which reserves its place and its scid while the journal is written; on failure `remove` it.
+
+        Raises PeerError 1 when the limits are reached by now, ProtocolBug for a scid in use.
+        """
+        self.check_room(buy.peer_id)
+        self.restore(buy)
+
+    def restore(self, buy: Buy) -> None:
+        """Enter a buy from the journal: limits do not apply to what was sold. ProtocolBug for a scid in use."""
+        scid = buy.jit_scid
+        if scid in self._buys:
+            raise ProtocolBug(f"jit scid {scid} is in use")
+        self._buys[scid] = buy
+        self._by_peer.setdefault(buy.peer_id, set()).add(scid)
+        self._open.setdefault(buy.peer_id, set()).add(scid)
+        self._open_total += 1
+
+    def mark_used(self, jit_scid: int) -> None:
+        """The buy got its channel: it no longer counts against the limits, its scid stays until the end."""
+        buy = self._buys.get(jit_scid)
+        if buy is not None and _discard(self._open, buy.peer_id, jit_scid):
+            self._open_total -= 1
+
+    def remove(self, jit_scid: int) -> Buy | None:
+        """Take a buy out; None when it is not live."""
+        buy = self._buys.get(jit_scid)
+        if buy is None:
+            return None
+        self.mark_used(jit_scid)
+        del self._buys[jit_scid]
+        _discard(self._by_peer, buy.peer_id, jit_scid)
+        return buy
+
+
+def _discard(sets: dict[str, set[int]], peer_id: str, scid: int) -> bool:
+    """Remove `scid` from the peer's set, and the set with its last one. False when it was not there."""
+    scids = sets.get(peer_id)
+    if scids is None or scid not in scids:
+        return False
+    scids.remove(scid)
+    if not scids:
+        del sets[peer_id]
+    return True
+
+
+# --- Rates ------------------------------------------------------------------------------------------------------------
+
+
+class TokenBucket:
+    """At most `burst` at once and `rate_per_s` in the long run. `now_ms` is a monotonic clock (K-25)."""
+
+    __slots__ = ("_full_at_us", "_slack_us", "_step_us")
+
+    def __init__(self, rate_per_s: float, burst: int) -> None:
+        """Raises ConfigError unless both are positive."""
+        if not 0 < rate_per_s <= 1_000_000 or burst < 1:
+            raise ConfigError("a rate must be above 0 (and at most a million per second), its burst at least 1")
+        self._step_us = max(1, round(1_000_000 / rate_per_s))
+        self._slack_us = self._step_us * (burst - 1)
+        self._full_at_us = 0  # one number is enough: when the bucket will be full again
+
+    def take(self, now_ms: int) -> bool:
+        """True when one more is allowed now; it then counts. A refusal costs nothing."""
+        now_us = now_ms * 1000
+        base_us = max(self._full_at_us, now_us)
+        if base_us - now_us > self._slack_us:
+            return False
+        self._full_at_us = base_us + self._step_us
+        return True
+
+    def is_full(self, now_ms: int) -> bool:
+        """True when it is as good as a new one and may be forgotten."""
+        return self._full_at_us <= now_ms * 1000
+
+
+class PeerBuckets:
+    """One TokenBucket for each peer, in bounded memory.
+
+    A bucket that is full again is forgotten. Above `max_peers` the one unused for longest goes although its peer then
+    starts afresh: whoever has that many node ids is stopped by a TokenBucket over all, not here.
+    """
+
+    def __init__(self, rate_per_s: float, burst: int, max_peers: int = 10_000) -> None:
+        """Raises ConfigError unless all are positive."""
+        TokenBucket(rate_per_s, burst)
+        if max_peers < 1:
+            raise ConfigError("at least one peer must be remembered")
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._max_peers = max_peers
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # least recently used first
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, peer_id: str, now_ms: int) -> bool:
+        """True when this peer may do one more now."""
+        bucket = self._buckets.pop(peer_id, None) or TokenBucket(self._rate_per_s, self._burst)
+        self._buckets[peer_id] = bucket
+        allowed = bucket.take(now_ms)
+        self._evict(now_ms)
+        return allowed
+
+    def _evict(self, now_ms: int) -> None:
+        """At most two leave for each one that may have come."""
+        for _ in range(2):
+            oldest = next(iter(self._buckets.values()))
+            if len(self._buckets) <= self._max_peers and not oldest.is_full(now_ms):
+                return
+            self._buckets.popitem(last=False)
+
+
+def parse_error_buckets() -> PeerBuckets:
+    """How often a peer is told that it sent rubbish: ten times a minute (T-12)."""
+    return PeerBuckets(rate_per_s=10 / 60, burst=10)
+
+
+class InFlight:
+    """How many requests are being worked on, for each peer and in all (T-36)."""
+
+    def __init__(self, per_peer: int = 10, total: int = 1000) -> None:
+        self._per_peer = per_peer
+        self._total = total
+        self._counts: dict[str, int] = {}
+        self._sum = 0
+
+    def __len__(self) -> int:
+        return self._sum
+
+    def enter(self, peer_id: str) -> bool:
+        """True when work may begin; `leave` is then owed."""
+        count = self._counts.get(peer_id, 0)
+        if count >= self._per_peer or self._sum >= self._total:
+            return False
+        self._counts[peer_id] = count + 1
+        self._sum += 1
+        return True
+
+    def leave(self, peer_id: str) -> None:
+        """The work is done. Raises ProtocolBug without an `enter`."""
+        count = self._counts.pop(peer_id, 0)
+        if count == 0:
+            raise ProtocolBug("left more often than entered")
+        if count > 1:
+            self._counts[peer_id] = count - 1
+        self._sum -= 1

@@ -1,0 +1,439 @@
+"""What goes wrong on the way to a channel, as sentences: refusals, misfits, deadlines, an offer that ends."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from core.scene import (
+    CHANNEL,
+    CLTV,
+    FEE,
+    FUNDING,
+    HASH,
+    HEIGHT,
+    LIMITS,
+    OTHER_HASH,
+    PUBLIC,
+    SCID,
+    SIZE,
+    UPSTREAM,
+    WALL_MS,
+    Scene,
+    both_modes,
+    failed,
+    kinds,
+)
+from lsps2fast import actions as order
+from lsps2fast.actions import TEMPORARY, UNKNOWN_NEXT_PEER
+from lsps2fast.table import Input, State
+
+Play = partial[Scene]
+UNDO_FUNDING = order.Undo(SCID, HASH, None, FUNDING)
+OTHERS = FUNDING._replace(psbt="other coins", inputs=("cc" * 32 + ":7",))
+UNDO_CHANNEL = order.Undo(SCID, HASH, CHANNEL, FUNDING)
+
+
+# The open is refused ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("word", "failure"), [("rejected", UNKNOWN_NEXT_PEER), ("refused", TEMPORARY)])
+def test_a_refused_open_fails_all_parts_at_once_and_the_offer_stays(scene: Play, word: str, failure: str) -> None:
+    """O-08, O-09, O-20, T4, T27: the client's refusal is permanent, our own trouble is not; both can be tried again."""
+    play = scene()
+    play.part(400_000)
+    play.part(600_000)
+    play.walk("reserved stored")
+    assert play.walk(word) == (failed([0, 1], failure), UNDO_FUNDING)
+    assert play.part() == (failed([2]),)  # the lock is held until the coins are free
+    assert kinds(play.walk("undone")) == ["Reset"]
+    assert play.state is State.FAILED
+    play.forward()
+
+
+def test_other_coins_are_journalled_before_the_open_goes_on(scene: Play) -> None:
+    """K-02, C-16: somebody took a chosen coin; the record names the new ones first, and it stays one attempt."""
+    play = scene()
+    play.part()
+    play.walk("reserved stored")
+    (persist,) = play.tell(Input.RESERVED, OTHERS)
+    assert isinstance(persist, order.Persist)
+    assert (persist.journal.stage, persist.journal.funding, persist.journal.attempts) == ("intent", OTHERS, 1)
+    assert play.walk("stored") == (order.OpenChannel(SCID, HASH, OTHERS),)
+    assert play.walk("refused")[-1] == order.Undo(SCID, HASH, None, OTHERS)
+
+
+def test_other_coins_for_a_payment_given_up_are_given_back(scene: Play) -> None:
+    """K-19, rule 9: chosen when nobody wanted them any more."""
+    play = scene()
+    play.part()
+    play.walk("reserved stored deadline")
+    assert play.tell(Input.RESERVED, OTHERS) == (order.Undo(SCID, HASH, None, OTHERS),)
+
+
+def test_no_coins_is_no_attempt_and_leaves_nothing_to_undo(scene: Play) -> None:
+    """O-09, T27, C-16: empty the wallet as often as you like, then fund it and the payment goes through."""
+    play = scene()
+    for number in range(7):
+        assert kinds(play.part()) == ["ReserveCoins"]
+        assert play.walk("refused") == (failed([number]),)
+    assert play.buy.attempts == 0
+    play.forward()
+
+
+def test_after_five_opened_channels_the_offer_is_used_up(scene: Play) -> None:
+    """C-16, C-26: a client that rejects, or fails its parts, does not cost us opens without end."""
+    play = scene()
+    for _ in range(5):
+        play.walk("part reserved stored rejected undone")
+    assert play.part() == (failed([5], UNKNOWN_NEXT_PEER),)
+    assert play.of(order.Reset)[-1].journal.attempts == 5
+
+
+def test_a_set_that_was_collecting_when_the_offer_was_used_up_is_refused(scene: Play) -> None:
+    """C-16: for good, when it is complete."""
+    play = scene(limits={"max_attempts": 1})
+    play.part(400_000, payment_hash=OTHER_HASH)
+    play.walk("part reserved stored rejected undone")
+    assert play.part(600_000, payment_hash=OTHER_HASH) == (failed([0, 2], UNKNOWN_NEXT_PEER),)
+
+
+def test_a_channel_opened_by_the_last_attempt_can_still_be_paid_for(scene: Play) -> None:
+    """C-16 limits opening; over the channel that exists nothing more is opened (O-13)."""
+    play = scene(**PUBLIC, limits={"max_attempts": 1})
+    play.walk("part reserved stored funded stored unready")
+    assert kinds(play.part()) == ["Broadcast", "AwaitReady"]
+
+
+# The channel does not fit -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "failure"),
+    [
+        ({"to_self_delay_blocks": 2017}, UNKNOWN_NEXT_PEER),
+        ({"htlc_minimum_msat": SIZE - FEE + 1}, TEMPORARY),
+        ({"spendable_msat": SIZE - FEE - 1}, TEMPORARY),
+        ({"max_in_flight_msat": SIZE - FEE - 1}, TEMPORARY),
+    ],
+)
+@pytest.mark.parametrize("early", [True, False], ids=["known at the open", "known when usable"])
+def test_a_channel_that_does_not_fit_is_dropped(scene: Play, early: bool, limits: dict[str, int], failure: str) -> None:
+    """O-05, O-06, T21: nothing was forwarded, nothing is public."""
+    play = scene()
+    misfit = LIMITS._replace(**limits)
+    channel = CHANNEL._replace(limits=misfit if early else None)
+    play.walk("part reserved stored")
+    orders = play.tell(Input.FUNDED, channel) + play.tell(Input.READY, misfit)
+    assert orders[-2:] == (failed([0], failure), UNDO_CHANNEL)
+    assert play.state is State.ABORTING
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"to_self_delay_blocks": 2016},
+        {"htlc_minimum_msat": SIZE - FEE},
+        {"spendable_msat": SIZE - FEE},
+        {"max_in_flight_msat": SIZE - FEE},
+    ],
+)
+@pytest.mark.parametrize("terms", both_modes())
+def test_a_channel_that_just_fits_is_used(scene: Play, terms: dict[str, Any], limits: dict[str, int]) -> None:
+    """O-05, O-06: the limits themselves are allowed."""
+    play = scene(**terms)
+    assert play.forward(limits=LIMITS._replace(**limits)).parts[0].forward_msat == SIZE - FEE
+
+
+@pytest.mark.parametrize("limits", [{"to_self_delay_blocks": 2017}, {"htlc_minimum_msat": SIZE}])
+def test_a_misfit_known_at_the_open_is_never_broadcast(scene: Play, limits: dict[str, int]) -> None:
+    """O-01, O-05, O-06: in the careful client's mode the checks come before the funding is sent."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored")
+    play.tell(Input.FUNDED, CHANNEL._replace(limits=LIMITS._replace(**limits)))
+    assert play.of(order.Broadcast) == []
+    assert play.of(order.Undo) == [UNDO_CHANNEL]
+
+
+def test_a_misfit_found_too_late_leaves_the_public_channel_alone(scene: Play) -> None:
+    """O-05, O-13: it is on chain; the parts fail, nothing is undone."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored funded stored sent")
+    assert play.walk("slow")[0] == failed([0], UNKNOWN_NEXT_PEER)
+    assert play.state is State.FAILED
+    assert play.of(order.Undo) == []
+
+
+PICKY = LIMITS._replace(htlc_minimum_msat=1_000)
+
+
+@pytest.mark.parametrize(
+    ("terms", "early", "road"),
+    [
+        ({}, PICKY, "picky stored"),
+        ({}, None, "picky stored"),
+        (PUBLIC, PICKY, "stored sent picky"),
+        (PUBLIC, LIMITS, "stored sent picky stored"),
+        (PUBLIC, None, "stored sent picky stored"),
+    ],
+    ids=["trust, at the open", "trust, when usable", "public, at the open", "public, otherwise", "public, when usable"],
+)
+def test_a_strangers_crumbs_do_not_end_a_payment_that_is_complete_without_them(
+    scene: Play, terms: dict[str, Any], early: order.Limits | None, road: str
+) -> None:
+    """T26, T19, O-06: too small for the client's minimum, they fail alone; so do the crumbs that come later."""
+    play = scene(**terms)
+    for value in (1, 600_000, 400_000, 1_000, 999):
+        play.part(value)
+    play.walk("reserved stored")
+    play.tell(Input.FUNDED, CHANNEL._replace(limits=early))
+    play.walk(road)
+    (forwards,) = play.of(order.ForwardParts)
+    assert forwards.parts == (
+        order.Forward(UPSTREAM, 1, 600_000 - FEE, FEE),
+        order.Forward(UPSTREAM, 2, 400_000, 0),
+        order.Forward(UPSTREAM, 3, 1_000, 0),
+    )
+    assert play.of(order.FailParts) == [failed([4, 0])]
+    assert kinds(play.part(1_000)) == ["Persist"]
+    assert play.part(999) == (failed([6], "100b00000000000003e70000"),)
+
+
+@pytest.mark.parametrize("limit", ["spendable_msat", "max_in_flight_msat"])
+def test_a_strangers_whale_does_not_end_a_payment_that_is_complete_without_it(scene: Play, limit: str) -> None:
+    """T26, T21, O-06: what the channel cannot carry on top fails alone."""
+    play = scene()
+    play.part()
+    play.part(50_000)
+    play.part(90_000_000)
+    play.part(60_000)
+    play.walk("reserved stored funded")
+    shed, _ = play.tell(Input.READY, LIMITS._replace(**{limit: SIZE - FEE + 50_000}))
+    assert shed == failed([3, 2])
+    (forwards,) = play.walk("stored")
+    assert [part.forward_msat for part in forwards.parts] == [SIZE - FEE, 50_000]
+
+
+def test_a_surplus_that_carries_the_fee_is_not_shed(scene: Play) -> None:
+    """H-05, T26: a payment smaller than its own fee is not complete without what comes on top."""
+    play = scene(payment_size_msat=5_000)
+    play.part(4_000)
+    play.part(FEE)
+    play.walk("reserved stored funded")
+    assert play.tell(Input.READY, LIMITS._replace(spendable_msat=500)) == (failed([0, 1]), UNDO_CHANNEL)
+
+
+def test_the_clients_minimum_is_known_from_the_first_channel_on(scene: Play) -> None:
+    """O-06, H-03, T19, C-04: parts below it are refused on arrival, alone, and nothing is opened for them."""
+    play = scene()
+    play.part(999_500)
+    play.part(500)
+    play.walk("reserved stored funded")
+    orders = play.tell(Input.READY, LIMITS._replace(htlc_minimum_msat=1_000))
+    assert orders == (failed([0, 1]), UNDO_CHANNEL)
+    play.walk("undone")
+    assert play.part(999) == (failed([2], "100b00000000000003e70000"),)
+    assert play.part(1_000) == ()
+
+
+def test_channel_ready_of_a_withheld_channel_never_comes(scene: Play) -> None:
+    """O-13, K-22: it is dropped, the offer stays."""
+    play = scene()
+    play.walk("part reserved stored funded")
+    assert play.walk("unready") == (failed([0]), UNDO_CHANNEL)
+    assert kinds(play.walk("undone")) == ["Reset"]
+    assert play.buy.channel is None
+
+
+def test_channel_ready_of_a_public_channel_never_comes(scene: Play) -> None:
+    """O-13, X-14, K-22: it is kept for the next payment, its fee unpaid."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored funded stored sent")
+    assert kinds(play.walk("unready")) == ["FailParts", "RestoreFees", "Reset"]
+    assert play.of(order.Undo) == []
+    assert play.buy.channel == CHANNEL
+
+
+# Deadlines --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("road", "orders"),
+    [
+        ("part", []),
+        ("part reserved", []),
+        ("part reserved stored", []),
+        ("part reserved stored funded", ["Undo"]),
+        ("part reserved stored funded ready", []),
+    ],
+)
+def test_parts_near_their_expiry_are_failed_whatever_is_under_way(scene: Play, road: str, orders: list[str]) -> None:
+    """K-06, T28, rule 5: failing late would cost the channel upstream."""
+    play = scene()
+    play.walk(road)
+    assert "FailParts" not in kinds(play.block(CLTV - 7))
+    actions = play.block(CLTV - 6)
+    assert actions[0] == failed([0])
+    assert kinds(actions[1:]) == orders
+    assert play.state is State.ABORTING
+
+
+def test_a_forwarded_part_is_not_failed_near_its_expiry(scene: Play) -> None:
+    """T28, rule 5: the client can still claim it; lightningd watches the two sides."""
+    play = scene()
+    play.forward()
+    play.block(CLTV - 6)
+    play.block(CLTV + 1)
+    assert play.of(order.FailParts) == []
+    assert kinds(play.walk("settled")) == ["Broadcast"]
+
+
+def test_the_earliest_expiry_counts_also_when_it_comes_late(scene: Play) -> None:
+    """K-06: m is the smallest expiry of the held parts."""
+    play = scene()
+    play.part(400_000)
+    play.part(300_000, cltv=CLTV - 50)
+    assert play.block(CLTV - 57) == ()
+    assert play.block(CLTV - 56) == (failed([0, 1]),)
+
+
+@pytest.mark.parametrize("road", ["", " settled"])
+def test_a_late_part_whose_record_takes_too_long_is_failed_in_time(scene: Play, road: str) -> None:
+    """K-06, rule 5: a hanging journal does not hold a part into its expiry; the others stay out."""
+    play = scene()
+    play.forward()
+    play.walk(road)
+    play.part(50_000, cltv=CLTV + 10)
+    play.block(CLTV)
+    assert play.block(CLTV + 3) == ()
+    assert play.block(CLTV + 4) == (failed([1]),)
+    assert play.walk("stored") == ()
+
+
+@pytest.mark.parametrize(
+    ("road", "late", "undo"),
+    [
+        ("part", ("reserved",), UNDO_FUNDING),
+        ("part reserved", ("stored",), UNDO_FUNDING),
+        ("part reserved", ("unstored",), UNDO_FUNDING),
+        ("part reserved stored", ("funded",), UNDO_CHANNEL),
+        ("part reserved stored", ("refused",), UNDO_FUNDING),
+        ("part reserved stored funded ready", ("stored",), UNDO_CHANNEL),
+        ("part reserved stored funded ready", ("unstored",), UNDO_CHANNEL),
+    ],
+)
+def test_a_result_after_the_deadline_is_undone(scene: Play, road: str, late: tuple[str], undo: order.Undo) -> None:
+    """K-19, K-04, T5: no orphan channel, no coins left reserved; no new session meets what comes of the old one."""
+    play = scene()
+    play.walk(road)
+    play.walk("deadline")
+    assert play.part(cltv=CLTV + 200, htlc_id=50) == (failed([50]),)
+    assert play.walk(*late) == (undo,)
+    assert play.buy.holder is play.session
+    assert kinds(play.walk("undone")) == ["Reset"]
+    assert play.buy.holder is None
+
+
+def test_no_coins_after_the_deadline_is_the_end(scene: Play) -> None:
+    """K-19: nothing was made, nothing is undone."""
+    play = scene()
+    play.walk("part deadline")
+    assert play.walk("refused") == ()
+    assert play.state is State.FAILED
+
+
+def test_a_public_channel_survives_a_deadline_while_its_forwards_are_journalled(scene: Play) -> None:
+    """O-13, K-06: the lock is held until the journal has answered, so that its answer reaches nobody else."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored funded stored sent ready")
+    assert play.walk("deadline") == (failed([0]),)
+    assert play.state is State.ABORTING
+    fees, reset = play.walk("stored")
+    assert (fees, reset.journal.channel) == (order.RestoreFees(CHANNEL.channel_id), CHANNEL)
+    assert play.of(order.Undo) == []
+
+
+def test_heights_running_backwards_do_no_harm(scene: Play) -> None:
+    """R2: lightningd rolls back at its start; the highest height counts."""
+    play = scene()
+    play.walk("half")
+    play.block(HEIGHT + 300)
+    for height in range(HEIGHT - 30, HEIGHT + 300, 30):
+        assert play.block(height) == ()
+    assert play.core.height == HEIGHT + 300
+    assert play.part(500_000, cltv=HEIGHT + 100) == (failed([1], "100e0000"),)
+
+
+# The offer ends ---------------------------------------------------------------------------------------
+
+
+def test_an_incomplete_payment_fails_for_good_when_the_offer_ends(scene: Play) -> None:
+    """C-07, T24, X-06: at valid_until itself, with the permanent code; the record goes."""
+    play = scene(valid_until_ms=WALL_MS + 10_000)
+    play.walk("half")
+    assert play.wait(9_999) == ()
+    assert play.wait(1) == (failed([0], UNKNOWN_NEXT_PEER), order.ForgetBuy(SCID, "Timeout"))
+    assert play.part() == (failed([1], UNKNOWN_NEXT_PEER),)
+
+
+def test_the_part_that_completes_a_payment_too_late_does_not_open_a_channel(scene: Play) -> None:
+    """C-08, T24: one millisecond is too late, also when the clock was not fed in between."""
+    play = scene(valid_until_ms=WALL_MS + 10_000)
+    play.part(400_000)
+    play.wall_ms += 10_000
+    assert play.part(600_000) == (
+        failed([0], UNKNOWN_NEXT_PEER),
+        order.ForgetBuy(SCID, "Timeout"),
+        failed([1], UNKNOWN_NEXT_PEER),
+    )
+
+
+@pytest.mark.parametrize(
+    ("terms", "road"),
+    [
+        ({}, "reserved stored funded ready stored settled sent settled2"),
+        (PUBLIC, "reserved stored funded stored sent ready stored settled settled2"),
+    ],
+)
+def test_an_offer_that_ends_does_not_disturb_a_payment_under_way(scene: Play, terms: dict[str, Any], road: str) -> None:
+    """C-12, K-16, T24: a late part still joins it; another payment gets the permanent code."""
+    play = scene(**terms)
+    play.part()
+    assert play.walk("expired") == ()
+    assert play.part(50_000) == ()
+    assert play.part(payment_hash=OTHER_HASH) == (failed([2], UNKNOWN_NEXT_PEER),)
+    assert kinds(play.walk(road)) == ["Finalize", "RestoreFees", "ForgetBuy"]
+    assert play.of(order.RestoreFees) == [order.RestoreFees(CHANNEL.channel_id, 0)]
+    assert play.core.buys == {}
+
+
+@pytest.mark.parametrize(
+    ("terms", "road", "outcome"),
+    [
+        ({}, "reserved stored rejected undone", "Failed"),
+        ({}, "reserved stored funded unready undone", "Abandoned"),
+        (PUBLIC, "reserved stored funded stored unready", "Failed"),
+        ({}, "reserved stored funded ready stored settled sent", "Succeeded"),
+    ],
+)
+def test_a_payment_that_ends_after_its_offer_takes_the_buy_with_it(
+    scene: Play, terms: dict[str, Any], road: str, outcome: str
+) -> None:
+    """K-15, K-16: one final record, then nothing is left."""
+    play = scene(**terms)
+    play.walk("part expired " + road)
+    assert [final.outcome for final in play.of(order.Finalize)] == [outcome]
+    assert play.orders[-1] == order.ForgetBuy(SCID, outcome)
+    assert play.core.buys == {}
+    assert play.of(order.Reset) == []
+
+
+def test_a_public_channel_nobody_paid_for_ends_as_failed(scene: Play) -> None:
+    """O-13, A-07."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored funded stored unready")
+    final, forget = play.walk("expired")
+    assert (final.journal.stage, final.journal.channel.channel_id, final.outcome) == ("channel", "c" * 64, "Failed")
+    assert forget == order.ForgetBuy(SCID, "Failed")

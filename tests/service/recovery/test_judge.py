@@ -1,0 +1,206 @@
+"""What `reconcile.judge` makes of one record and what lightningd says: each row of K-09, and the host's traps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lsps2fast import actions as order
+from lsps2fast.actions import Channel, Forward, Funding, Journal
+from lsps2fast.lsps.buys import Buy
+from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast_plugin.service.reconcile import LOST, OPEN, SETTLED, Row, Snapshot, first_orders, judge, resolved_rows
+from lsps2fast_plugin.service.session_store import StoredSession
+
+CLIENT, STRANGER = "02" + "11" * 32, "02" + "22" * 32
+JIT, ALIAS, REAL = 0x0C3500_000001_0001, 5 << 40 | 1, 6 << 40 | 1  # ALIAS and REAL are one incoming channel
+ID, OTHER_ID = "cc" * 32, "dd" * 32
+CHANNEL = Channel(ID, "signed", "ee" * 32)
+FUNDING = Funding("psbt", ("aa" * 32 + ":0",), 181, 100_000)
+TERMS = {
+    "min_fee_msat": "1000",
+    "proportional": 0,
+    "valid_until": "2035-01-01T00:00:00.000Z",
+    "min_lifetime": 1000,
+    "max_client_to_self_delay": 2016,
+    "min_payment_size_msat": "1",
+    "max_payment_size_msat": "1000000000",
+    "promise": "p",
+}
+PARTS = (Forward(ALIAS, 0, 400, 100), Forward(ALIAS, 1, 500, 0))
+KEYS = ((ALIAS, 0), (ALIAS, 1))
+
+
+def record(stage: str, channel: Channel | None = None, forwards: tuple[Forward, ...] = ()) -> StoredSession:
+    """A record at this stage."""
+    buy = Buy(JIT, CLIENT, FeeParams.from_json(TERMS), 1000, 144, True, 0, 100_000)
+    return StoredSession(buy, Journal(stage, b"\x07" * 32, 1, 100, FUNDING, channel, forwards, None), None)
+
+
+def channel(channel_id: str = ID, **facts: Any) -> dict[str, Any]:
+    """A row of listpeerchannels."""
+    row = {"channel_id": channel_id, "peer_id": CLIENT, "opener": "local", "state": "CHANNELD_NORMAL"}
+    return {**row, "funding": {"withheld": True}, "funding_txid": "ee" * 32, **facts}
+
+
+def snapshot(*channels: dict[str, Any], rows: tuple[Row, ...] = (), **more: Any) -> Snapshot:
+    """What lightningd says; `rows` are of the channel ID."""
+    said = Snapshot(channels={row["channel_id"]: row for row in channels}, rows={ID: list(rows)}, **more)
+    said.names.learn((REAL, ALIAS))
+    return said
+
+
+def row(htlc_id: int, status: str, name: int = ALIAS) -> Row:
+    """A row of listforwards."""
+    return Row((name, htlc_id), status, 500, 400)
+
+
+def test_an_intent_without_a_channel_is_undone() -> None:
+    """K-09 row 1."""
+    verdict = judge(record("intent"), snapshot(), set())
+    assert (verdict.journal.channel, verdict.sent, verdict.public, verdict.gone) == (None, False, False, False)
+    assert first_orders(verdict, JIT, "ABORTING") == (order.Undo(JIT, b"\x07" * 32, None, FUNDING),)
+
+
+def test_a_withheld_channel_nobody_names_is_the_intent_s() -> None:
+    """T6, K-02: the crash fell between fundchannel_complete and the next write."""
+    verdict = judge(record("intent"), snapshot(channel()), set())
+    assert verdict.journal.channel is not None
+    assert verdict.journal.channel.channel_id == ID
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        channel(peer_id=STRANGER),
+        channel(opener="remote"),
+        channel(funding={"withheld": False}),
+    ],
+    ids=["of another peer", "opened by the peer", "public"],
+)
+def test_other_channels_are_not_taken_for_it(other: dict[str, Any]) -> None:
+    """K-11: nothing of others is touched."""
+    assert judge(record("intent"), snapshot(other), set()).journal.channel is None
+
+
+def test_a_channel_that_a_record_owns_is_not_taken_for_it() -> None:
+    """K-09: two half-made opens to one client."""
+    assert judge(record("intent"), snapshot(channel()), {ID}).journal.channel is None
+
+
+def test_an_unknown_channel_is_gone_and_its_parts_are_lost() -> None:
+    """K-09 row 2, A3: a row says `offered` for ever after a close."""
+    verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(rows=(row(0, "offered"),)), {ID})
+    assert (verdict.gone, verdict.ended) == (True, dict.fromkeys(KEYS, LOST))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "ends"),
+    [
+        (("settled", "failed"), (SETTLED, LOST)),
+        (("offered", "local_failed"), (OPEN, LOST)),
+        (("offered", "settled"), (OPEN, SETTLED)),
+    ],
+)
+def test_the_table_says_how_parts_ended(statuses: tuple[str, str], ends: tuple[str, str]) -> None:
+    """K-09 rows 4 to 6, F4."""
+    rows = tuple(row(number, status) for number, status in enumerate(statuses))
+    verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(channel(), rows=rows), {ID})
+    assert verdict.ended == dict(zip(KEYS, ends, strict=True))
+
+
+@pytest.mark.parametrize("name", [ALIAS, REAL])
+def test_rows_are_found_under_each_name_of_the_incoming_channel(name: int) -> None:
+    """H3, F6: the part came under the alias, the row may carry the real scid."""
+    rows = (row(0, "settled", name), row(1, "settled", name))
+    verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(channel(), rows=rows), {ID})
+    assert set(verdict.ended.values()) == {SETTLED}
+
+
+@pytest.mark.parametrize(("replays", "end"), [(True, OPEN), (False, LOST)])
+def test_a_part_that_is_still_held_comes_again_only_with_lightningd(replays: bool, end: str) -> None:
+    """H12, R1: after a start of the plugin alone lightningd has let it go already."""
+    said = snapshot(channel(), held={(REAL, 0), (REAL, 1)}, replays=replays)
+    assert set(judge(record("forwards", CHANNEL, PARTS), said, {ID}).ended.values()) == {end}
+
+
+@pytest.mark.parametrize("state", ["CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE", "CHANNELD_AWAITING_LOCKIN"])
+def test_these_states_are_alive(state: str) -> None:
+    """K-13, T9."""
+    assert not judge(record("forwards", CHANNEL, PARTS), snapshot(channel(state=state)), {ID}).gone
+
+
+@pytest.mark.parametrize(
+    ("facts", "public", "sent"),
+    [
+        ({}, False, False),
+        ({"funding": {"withheld": False}}, True, False),
+        ({"funding": {"withheld": False}, "short_channel_id": "7x1x0"}, True, True),
+    ],
+    ids=["withheld", "no longer withheld", "confirmed"],
+)
+def test_only_a_confirmation_proves_that_the_funding_is_out(facts: dict[str, Any], public: bool, sent: bool) -> None:
+    """Rule 8: lightningd clears `withheld` before it asks bitcoind."""
+    verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(channel(**facts)), {ID})
+    assert (verdict.public, verdict.sent) == (public, sent)
+    broadcasts = [step for step in first_orders(verdict, JIT, None) if isinstance(step, order.Broadcast)]
+    assert len(broadcasts) == int(public and not sent)
+
+
+RENEWAL = order.RenewInputs(JIT, b"\x07" * 32, FUNDING)
+RESTORED = order.RestoreFees(ID)
+PUBLIC: dict[str, Any] = {"funding": {"withheld": False}}
+FREE: dict[str, Any] = {"fee_base_msat": 0, "fee_proportional_millionths": 0}
+
+
+def test_coins_of_a_withheld_channel_are_reserved_anew_at_once() -> None:
+    """O-04, T8, rule 7: their 72 blocks may be over with the next block, or already."""
+    verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(channel(**FREE)), {ID})
+    assert first_orders(verdict, JIT, "AWAITING_SETTLEMENT") == (RENEWAL,)
+
+
+@pytest.mark.parametrize(
+    ("facts", "state", "owed"),
+    [
+        (PUBLIC | FREE, None, True),
+        (PUBLIC | {"fee_base_msat": 1, "fee_proportional_millionths": 0}, None, False),
+        (PUBLIC | FREE, "AWAITING_SETTLEMENT", False),
+        (FREE, None, False),
+    ],
+    ids=["public and unpaid", "it charges already", "a payment is under way", "withheld"],
+)
+def test_a_public_channel_that_nobody_pays_for_gets_its_fees_back(
+    facts: dict[str, Any], state: str | None, owed: bool
+) -> None:
+    """Rule 13, O-13: we died between the zero and the rest."""
+    verdict = judge(record("channel", CHANNEL), snapshot(channel(**facts)), {ID})
+    assert (RESTORED in first_orders(verdict, JIT, state)) is owed
+
+
+def test_what_a_channels_record_only_planned_is_forgotten() -> None:
+    """P16, K-09: no part of it is in lightningd's table, so none went out: the channel can be undone, or waits."""
+    verdict = judge(record("channel", CHANNEL, PARTS), snapshot(channel(), held={KEYS[0]}), {ID})
+    assert (verdict.journal.forwards, verdict.ended) == ((), {})
+
+
+@pytest.mark.parametrize("name", [ALIAS, REAL])
+def test_parts_of_a_channels_record_went_out_if_one_is_known(name: int) -> None:
+    """P16, K-09, H3: then the record stands for all of them, and each is judged."""
+    said = snapshot(channel(**PUBLIC), rows=(row(0, "settled", name),))
+    verdict = judge(record("channel", CHANNEL, PARTS), said, {ID})
+    assert verdict.journal.forwards == PARTS
+    assert verdict.ended == {KEYS[0]: SETTLED, KEYS[1]: LOST}
+
+
+def test_the_parts_of_a_built_in_record_are_what_was_forwarded() -> None:
+    """Architecture 5: it names none."""
+    verdict = judge(record("forwards", CHANNEL), snapshot(channel(), rows=(row(0, "offered"),)), {ID})
+    assert verdict.journal.forwards == (Forward(ALIAS, 0, 400, 100),)
+
+
+def test_a_look_while_all_runs_says_nothing_of_parts_without_a_row() -> None:
+    """A part may be on its way into the table."""
+    journal = record("forwards", CHANNEL, PARTS).journal
+    said = snapshot(channel(), rows=(row(1, "settled"),))
+    assert resolved_rows(journal, said) == {(ALIAS, 1): SETTLED}

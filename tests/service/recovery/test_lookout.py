@@ -1,0 +1,186 @@
+"""What nobody tells is looked for: fundings without a block, parts whose end was announced to nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, cast
+
+import pytest
+
+from lsps2fast.actions import Channel
+from lsps2fast.errors import NodeError
+from lsps2fast_plugin.service.funding import Funder
+from lsps2fast_plugin.service.missed_events import (
+    ALARM_AFTER_BLOCKS,
+    FUNDING_EVERY_BLOCKS,
+    MOST_BLOCKS,
+    MissedEventPoller,
+    SessionKey,
+)
+from lsps2fast_plugin.service.reconcile import Snapshot
+from lsps2fast_plugin.service.session_store import StoredSession
+
+from .test_judge import ALIAS, CHANNEL, CLIENT, ID, JIT, PARTS, channel, record, row, snapshot
+
+KEY: SessionKey = (JIT, b"\x07" * 32)
+UNCONFIRMED = channel(funding={"withheld": False})
+CONFIRMED = channel(funding={"withheld": False}, short_channel_id="7x1x0")
+
+
+class Node:
+    """What the lookout asks and tells."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] | None = UNCONFIRMED
+        self.error: NodeError | None = None
+        self.said = snapshot(channel())
+        self.sent: list[int] = []  # heights at which the funding was sent again
+        self.asked: list[int] = []  # heights at which the tables were read
+        self.alarms: list[str] = []
+        self.told: list[tuple[tuple[int, int], bool]] = []
+        self.closed: list[str] = []  # channel ids
+        self.waiting: dict[SessionKey, StoredSession] = {}
+        self.height = 100
+        self.lookout = MissedEventPoller(
+            funder=cast(Funder, self),
+            waiting=lambda: self.waiting,
+            snapshot=self.snapshot,
+            told=lambda part, settled: self.told.append((part, settled)),
+            closed=self.closed.append,
+            say=lambda text, level: None,
+            alarm=self.alarms.append,
+        )
+        self.lookout.load([], [], self.height)
+
+    async def find(self, peer_id: str, channel_id: str) -> dict[str, Any] | None:
+        """As `Funder.find`."""
+        return self.found
+
+    async def send(self, peer_id: str, channel: Channel) -> str:
+        """As `Funder.send`."""
+        self.sent.append(self.height)
+        if self.error is not None:
+            raise self.error
+        return channel.funding_txid
+
+    async def snapshot(self, records: Iterable[StoredSession]) -> Snapshot:
+        """As `Reconciler.snapshot`."""
+        self.asked.append(self.height)
+        if self.error is not None:
+            raise self.error
+        return self.said
+
+    def mine(self, blocks: int) -> None:
+        """Blocks come, one after the other."""
+
+        async def each() -> None:
+            for _ in range(blocks):
+                self.height += 1
+                await self.lookout.block(self.height)
+
+        asyncio.run(each())
+
+
+def test_a_funding_is_sent_again_until_a_block_has_it() -> None:
+    """Rule 8: bitcoind may have forgotten it; then it is out of mind."""
+    node = Node()
+    node.lookout.funding(CLIENT, CHANNEL)
+    node.mine(FUNDING_EVERY_BLOCKS + 1)
+    assert node.sent == [101, 101 + FUNDING_EVERY_BLOCKS]
+    node.found = CONFIRMED
+    node.mine(2 * FUNDING_EVERY_BLOCKS)
+    assert (len(node.sent), len(node.lookout)) == (2, 0)
+
+
+def test_a_funding_without_a_block_alarms_once_and_is_given_up_in_the_end() -> None:
+    """Rules 8, 14: the operator hears of it; what bitcoind itself would drop is not looked at for ever."""
+    node = Node()
+    node.lookout.funding(CLIENT, CHANNEL)
+    node.mine(ALARM_AFTER_BLOCKS - FUNDING_EVERY_BLOCKS)
+    assert node.alarms == []
+    node.mine(MOST_BLOCKS)
+    assert len(node.alarms) == 1
+    assert len(node.lookout) == 0
+
+
+def test_an_error_ends_no_watch() -> None:
+    """Rule 10."""
+    node = Node()
+    node.lookout.funding(CLIENT, CHANNEL)
+    node.error = NodeError("sendpsbt", -1, "bitcoind is away")
+    node.mine(FUNDING_EVERY_BLOCKS + 1)
+    assert (len(node.sent), len(node.lookout)) == (2, 1)
+
+
+def test_a_channel_that_is_gone_needs_no_funding() -> None:
+    """lightningd has forgotten it."""
+    node = Node()
+    node.found = None
+    node.lookout.funding(CLIENT, CHANNEL)
+    node.mine(1)
+    assert (node.sent, len(node.lookout)) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome", "watched"),
+    [(UNCONFIRMED, "Succeeded", 1), (CONFIRMED, "Succeeded", 0), (channel(), "Failed", 0), (UNCONFIRMED, None, 0)],
+    ids=["no block yet", "confirmed", "withheld", "not over: its session sends it"],
+)
+def test_a_start_finds_the_fundings_of_finished_sales(found: dict[str, Any], outcome: str | None, watched: int) -> None:
+    """Rule 8: over restarts."""
+    node = Node()
+    stored = record("paid", CHANNEL)._replace(outcome=outcome)
+    node.lookout.load([stored], [found, {"peer_id": CLIENT}], 100)
+    assert len(node.lookout) == watched
+
+
+def test_parts_are_looked_at_ever_more_rarely() -> None:
+    """Bounded: after 1, 2, 4, 8 blocks more; nothing is asked when nothing waits; old heights are no news (R2)."""
+    node = Node()
+    node.mine(3)
+    assert node.asked == []
+    node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
+    node.mine(40)
+    first = node.asked[0]
+    assert [height - first for height in node.asked] == [0, 2, 6, 14, 30]
+    node.height = 50
+    node.mine(20)
+    assert len(node.asked) == 5
+
+
+def test_what_was_paid_is_told_before_what_was_lost() -> None:
+    """F4, K-11, rule 12: by incoming channel and id."""
+    node = Node()
+    node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
+    node.said = snapshot(channel(), rows=(row(0, "failed"), row(1, "settled")))
+    node.mine(2)
+    assert node.told == [((ALIAS, 1), True), ((ALIAS, 0), False)]
+    assert node.closed == []
+
+
+def test_parts_that_are_still_out_are_left_alone() -> None:
+    """Rule 10: a row that says offered, or none yet."""
+    node = Node()
+    node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
+    node.said = snapshot(channel(), rows=(row(0, "offered"),))
+    node.mine(2)
+    assert (node.told, node.closed) == ([], [])
+
+
+def test_a_channel_that_closed_unheard_is_told() -> None:
+    """A3: what its parts come to is the machine's to say."""
+    node = Node()
+    node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
+    node.said = snapshot(channel(ID, state="ONCHAIN"))
+    node.mine(2)
+    assert node.closed == [ID]
+
+
+def test_a_node_that_does_not_answer_is_asked_again() -> None:
+    """Rule 10."""
+    node = Node()
+    node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
+    node.error = NodeError("listforwards", -1, "busy")
+    node.mine(5)
+    assert (len(node.asked), node.told) == (2, [])

@@ -1,0 +1,198 @@
+"""Records that no run of this program has written: kept, reported, skipped; nothing they name is touched (K-08)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from lsps2fast.actions import Journal
+from lsps2fast.errors import NodeError, StoreError
+from lsps2fast.lsps.lsps2 import format_scid
+from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
+from lsps2fast_plugin.service.session_store import (
+    FRESH,
+    OLD_ROOT,
+    ROOT,
+    VERSION,
+    SessionStore,
+    StoredSession,
+    record_of,
+)
+
+from .test_judge import CHANNEL, FUNDING, JIT, PARTS, record
+
+OTHER = JIT + 1
+PREIMAGE = b"\x05" * 32
+HASH = hashlib.sha256(PREIMAGE).digest()
+INTENT = record("intent")
+FORWARDS = record("forwards", CHANNEL, PARTS)
+OUTPOINT = FUNDING.inputs[0]
+Json = dict[str, Any]
+
+
+class Datastore:
+    """lightningd's, as far as a journal needs it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, ...], str] = {}  # hex
+
+    async def call(self, method: str, params: Json, timeout_s: float | None = None, late: Any = None) -> Json:
+        key = tuple(params["key"])
+        if method == "listdatastore":
+            found = sorted(row for row in self.rows if row[: len(key)] == key and len(row) == len(key) + 1)
+            return {"datastore": [{"key": list(row), "hex": self.rows[row]} for row in found]}
+        if method == "datastore":
+            self.rows[key] = params["hex"]
+        elif self.rows.pop(key, None) is None:
+            raise NodeError(method, NO_SUCH_KEY, "Key does not exist")
+        return {}
+
+
+class Journalled:
+    """A store over a datastore with one good record, and what it reports."""
+
+    def __init__(self) -> None:
+        self.data = Datastore()
+        self.reports: list[str] = []
+        self.insisted: list[str] = []
+        self.store = SessionStore(self.data, self.reports.append, lambda what, work: self.insisted.append(what))  # type: ignore[arg-type]
+        self.put("active", OTHER, record_of(INTENT.buy, FRESH))
+
+    def put(self, folder: str, jit_scid: int, value: Any) -> tuple[str, ...]:
+        """A record; its key."""
+        key = (*ROOT, folder, format_scid(jit_scid))
+        self.data.rows[key] = (value if isinstance(value, bytes) else json.dumps(value).encode()).hex()
+        return key
+
+    def load(self) -> list[StoredSession]:
+        return asyncio.run(self.store.load(144))
+
+
+def spoilt(stored: StoredSession, **members: Any) -> Json:
+    """Its record with other members."""
+    return record_of(stored.buy, stored.journal) | members
+
+
+def odd(stored: StoredSession, **facts: Any) -> Json:
+    """Its record with other facts of our own."""
+    whole = record_of(stored.buy, stored.journal)
+    return whole | {"lsps2fast": whole["lsps2fast"] | facts}
+
+
+BROKEN: dict[str, Any] = {
+    "no JSON": b"{",
+    "no UTF-8": b"\xff\xfe",
+    "empty": b"",
+    "no object": b"[]",
+    "our facts are no object": spoilt(INTENT, lsps2fast=[1]),
+    "no peer": {name: value for name, value in spoilt(INTENT).items() if name != "peer_id"},
+    "a peer that is none": spoilt(INTENT, peer_id="02ab"),
+    "no terms": spoilt(INTENT, opening_fee_params=None),
+    "a payment hash that is none": spoilt(INTENT, payment_hash="07"),
+    "a channel that is none": spoilt(FORWARDS, channel_id="cc"),
+    "a newer version": odd(INTENT, version=VERSION + 1),
+    "an unknown stage": odd(INTENT, stage="spliced"),
+    "attempts that are no number": odd(INTENT, attempts="1"),
+    "coins without a name": odd(INTENT, funding={"psbt": "p"}),
+    "an intent without coins": odd(INTENT, funding=None),
+    "an intent for no payment": spoilt(INTENT, payment_hash=None),
+    "parts without a channel": spoilt(FORWARDS, channel_id=None),
+    "parts of no payment": spoilt(FORWARDS, payment_hash=None),
+    "a part without its id": odd(FORWARDS, forwards=[["1x1x1", None, "1", "0"]]),
+    "a part with a negative id": odd(FORWARDS, forwards=[["1x1x1", -1, "1", "0"]]),
+    "a preimage of another payment": spoilt(FORWARDS, preimage="05" * 32),
+    "a final record among the active ones": spoilt(FORWARDS, outcome="Failed"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_record_that_is_not_understood_is_reported_and_the_others_are_read(what: str) -> None:
+    """K-08, issue 4: an operator hears of it once, by its key."""
+    place = Journalled()
+    key = place.put("active", JIT, BROKEN[what])
+    assert [stored.buy.jit_scid for stored in place.load()] == [OTHER]
+    assert [unread.jit_scid for unread in place.store.unread] == [JIT]
+    assert len(place.reports) == 1
+    assert key[-1] in place.reports[0]
+
+
+@pytest.mark.parametrize("what", ["no JSON", "a newer version", "a final record among the active ones"])
+def test_a_record_that_is_not_understood_stays_as_it_is(what: str) -> None:
+    """K-08: whoever orders what, nothing is written over it and nothing deletes it."""
+    place = Journalled()
+    key = place.put("active", JIT, BROKEN[what])
+    before = place.data.rows[key]
+    place.load()
+    with pytest.raises(StoreError, match="stays as it is"):
+        asyncio.run(place.store.forget(JIT))
+    with pytest.raises(StoreError, match="stays as it is"):
+        asyncio.run(place.store.add(FORWARDS.buy))
+    assert place.data.rows[key] == before
+
+
+def test_a_record_that_was_read_and_cannot_be_taken_up_stays_as_it_is() -> None:
+    """K-08: recovery keeps it; its offer that ends later deletes nothing."""
+    place = Journalled()
+    place.load()
+    place.store.keep(OTHER)
+    assert not place.store.knows(OTHER)
+    with pytest.raises(StoreError, match="stays as it is"):
+        asyncio.run(place.store.forget(OTHER))
+    assert len(place.data.rows) == 1
+
+
+def test_a_final_record_that_is_not_understood_is_told_once_and_never_pruned() -> None:
+    """K-08, A-09, rule 14: the daily look over finished sales passes it by."""
+    place = Journalled()
+    key = place.put("finalized", JIT, b"{")
+    place.load()
+    assert [asyncio.run(place.store.finished(144)) for _ in range(3)] == [[], [], []]
+    assert (len(place.reports), len(place.store.unread)) == (1, 1)
+    with pytest.raises(StoreError, match="stays as it is"):
+        asyncio.run(place.store.drop_final(JIT))
+    assert key in place.data.rows
+
+
+@pytest.mark.parametrize("name", ["promise-secret", "1x2", "1x2x3x4"])
+def test_a_key_that_is_no_scid_is_somebody_else_s(name: str) -> None:
+    """K-08: named in the report, and no scid is set aside for it."""
+    place = Journalled()
+    place.data.rows[*OLD_ROOT, name] = b"{}".hex()
+    place.load()
+    assert [unread.jit_scid for unread in place.store.unread] == [None]
+    assert name in place.reports[0]
+
+
+def test_what_a_record_that_is_not_understood_speaks_of_can_be_asked() -> None:
+    """K-08, K-11: its channel, its peer and its coins, whatever a newer version calls them."""
+    place = Journalled()
+    place.put("active", JIT, odd(FORWARDS, version=VERSION + 1))
+    place.load()
+    spoken_of = [place.store.unread_names(name) for name in (CHANNEL.channel_id, FORWARDS.buy.peer_id, "ab" * 32)]
+    assert spoken_of == [True, True, False]
+    assert place.store.unread[0].outpoints() == [OUTPOINT]
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        FRESH,
+        INTENT.journal,
+        record("channel", CHANNEL).journal,
+        Journal("channel", None, 2, 0, None, CHANNEL, (), None),
+        FORWARDS.journal,
+        Journal("paid", HASH, 1, 100, FUNDING, CHANNEL, PARTS, PREIMAGE),
+    ],
+    ids=lambda journal: f"{journal.stage} {'paid' if journal.preimage else ''}",
+)
+def test_what_is_written_is_read_again(journal: Journal) -> None:
+    """Rule 11, K-24: every stage, every member."""
+    place = Journalled()
+    place.put("active", JIT, record_of(INTENT.buy, journal))
+    (found,) = [stored for stored in place.load() if stored.buy.jit_scid == JIT]
+    assert found == StoredSession(INTENT.buy, journal, None)
+    assert place.reports == []

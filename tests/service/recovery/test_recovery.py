@@ -1,0 +1,305 @@
+"""What `Recovery` makes of a journal in the running service: who is live, who is set aside, what is owed, what stays.
+
+The session machine is the real one; the rest of the service is what these tests look at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from lsps2fast._sessions import Sessions
+from lsps2fast.actions import Action, Broadcast, ForwardParts, Journal, RenewInputs, RestoreFees, Undo
+from lsps2fast.errors import StoreError
+from lsps2fast.lsps.buys import Buy
+from lsps2fast_plugin.service.app import buy_terms
+from lsps2fast_plugin.service.coins import POOL, UNREAD
+from lsps2fast_plugin.service.reconcile import Snapshot
+from lsps2fast_plugin.service.recovery import Recovery
+from lsps2fast_plugin.service.session_store import FRESH, StoredSession, Unread
+
+from .test_judge import CHANNEL, CLIENT, FUNDING, ID, JIT, KEYS, OTHER_ID, PARTS, channel, record, row, snapshot
+
+BUY = record("buy").buy
+END_MS = BUY.params.valid_until_ms
+HASH = b"\x07" * 32
+COIN = FUNDING.inputs[0]
+HEIGHT = 100
+
+
+def buy_of(jit_scid: int) -> Buy:
+    """The same buy under another scid."""
+    return replace(BUY, jit_scid=jit_scid)
+
+
+class House:
+    """A service that has just started, and what recovery did to it."""
+
+    def __init__(self, *unread: Unread, wall_ms: int = END_MS - 1) -> None:
+        self.core: Any = Sessions()
+        self.core.block(HEIGHT)
+        self.orders: list[Action] = []
+        self.alarms: list[str] = []
+        self.log: list[str] = []
+        self.promised: dict[str, int] = {}
+        self.finished: list[tuple[int, RestoreFees | None]] = []
+        self.aliases: list[RestoreFees] = []
+        self.forgotten: list[int] = []
+        self.kept: list[int] = []
+        self.used: set[int] = set()
+        self.withheld: dict[str, bool] = {}
+        self.tokens: list[Any] = []
+        self.journal_fails = False
+        self.work: list[Coroutine[Any, Any, None]] = []
+        self.service: Any = SimpleNamespace(
+            host=SimpleNamespace(log=lambda text, level: self.log.append(text), spawn=self.work.append),
+            store=SimpleNamespace(
+                unread=unread,
+                unread_names=lambda name: any(name.encode() in each.raw for each in unread),
+                keep=self.kept.append,
+                forget=self._forget,
+            ),
+            effects=SimpleNamespace(
+                alarm=self.alarms.append,
+                unready=set(),
+                finish=lambda jit_scid, fees: self.finished.append((jit_scid, fees)),
+                keep_alias=self.aliases.append,
+            ),
+            coins=SimpleNamespace(promise=self._promise),
+            offers=SimpleNamespace(mark_used=self.used.add),
+            exposure=SimpleNamespace(sent=lambda buy, channel_id: None),
+            desk=SimpleNamespace(give_back=self._give_back),
+            interest=SimpleNamespace(scids=set()),
+            clock=SimpleNamespace(wall_ms=lambda: wall_ms),
+            sessions=self.core,
+            set_aside=set(),
+            set_withheld=self.withheld.__setitem__,
+            go_live=self._go_live,
+            carry_out=self.orders.extend,
+            feed=lambda *given: self.orders.extend(self.core.take(*given)),
+        )
+
+    def _promise(self, jit_scid: int, inputs: Any) -> None:
+        for point in inputs:
+            self.promised.setdefault(point, jit_scid)
+
+    def _go_live(self, buy: Buy) -> Any:
+        return self.core.add_buy(buy.jit_scid, buy.peer_id, buy_terms(buy))
+
+    async def _forget(self, jit_scid: int) -> None:
+        if self.journal_fails:
+            raise StoreError("disk is full")
+        self.forgotten.append(jit_scid)
+
+    async def _give_back(self, token: Any) -> None:
+        self.tokens.append(token)
+
+    def revive(self, *stored: StoredSession, said: Snapshot | None = None) -> None:
+        """Recovery, and what it left to do in the background."""
+        Recovery(self.service).revive_all(list(stored), said or snapshot())
+        for work in self.work:
+            asyncio.run(work)  # type: ignore[arg-type]
+
+    def kinds(self) -> list[str]:
+        """The orders by name."""
+        return [type(order).__name__ for order in self.orders]
+
+
+# Records that are not understood --------------------------------------------------------------------------------
+
+
+def unread(*names: str, jit_scid: int | None = JIT) -> Unread:
+    """A record of a newer version that speaks of these."""
+    return Unread(jit_scid, " ".join(names).encode())
+
+
+def test_parts_of_a_record_that_is_not_understood_fail_for_now() -> None:
+    """K-08, rule 6: its scid is known, so that nobody is told that it does not exist, and nothing is sold on it."""
+    house = House(unread(), unread("promise-secret", jit_scid=None))
+    house.revive()
+    assert house.service.set_aside == house.service.interest.scids == {JIT}
+    assert house.core.buys == {}
+
+
+def test_coins_of_a_record_that_is_not_understood_pay_for_nothing_else() -> None:
+    """K-08, O-04, T8: nobody renews their reservation, and its channel may have been paid for."""
+    house = House(unread(f'"{COIN}"'), unread(f'["{"bb" * 32}:1"]', jit_scid=None))
+    house.revive(record("intent"))
+    assert set(house.promised) == {COIN, "bb" * 32 + ":1"}
+    assert house.promised["bb" * 32 + ":1"] == UNREAD != POOL  # else no coin would ever be split
+
+
+@pytest.mark.parametrize("name", [ID, CLIENT], ids=["the channel", "the peer"])
+def test_a_channel_that_such_a_record_may_own_is_not_taken_for_an_orphan(name: str) -> None:
+    """K-08, K-11: an intent of the same client does not close it, and nobody is alarmed."""
+    house = House(unread(name, jit_scid=JIT + 1))
+    house.revive(record("intent"), said=snapshot(channel()))
+    assert house.orders == [Undo(JIT, HASH, None, FUNDING)]
+    assert house.alarms == []
+
+
+def test_a_record_that_breaks_recovery_stays_and_the_others_go_on() -> None:
+    """K-08: two records of one scid are a bug of ours; the second is kept, its parts fail, the third is live."""
+    house = House()
+    house.revive(
+        StoredSession(BUY, FRESH, None), StoredSession(BUY, FRESH, None), StoredSession(buy_of(JIT + 1), FRESH, None)
+    )
+    assert (house.kept, house.service.set_aside) == ([JIT], {JIT})
+    assert "is kept and its parts fail" in house.alarms[0]
+    assert JIT + 1 in house.core.buys
+
+
+# Orphans --------------------------------------------------------------------------------------------------------
+
+
+def test_a_withheld_channel_that_nobody_names_is_taken_up_by_the_intent() -> None:
+    """T6, K-02: the crash fell between fundchannel_complete and the next write; it is closed, its coins released."""
+    house = House()
+    house.revive(record("intent"), said=snapshot(channel()))
+    (undo,) = house.orders
+    assert isinstance(undo, Undo)
+    assert undo.channel is not None
+    assert (undo.channel.channel_id, undo.funding) == (ID, FUNDING)
+    assert house.withheld == {ID: True}
+
+
+def test_two_intents_of_one_client_do_not_take_up_the_same_channel() -> None:
+    """K-09, rule 2: one channel, one of them closes it; each releases its own coins."""
+    second = StoredSession(buy_of(JIT + 1), record("intent").journal, None)
+    house = House()
+    house.revive(record("intent"), second, said=snapshot(channel()))
+    undone = [order.channel for order in house.orders if isinstance(order, Undo)]
+    assert [found is None for found in undone] == [False, True]
+
+
+def test_coins_that_were_reserved_for_no_channel_are_released() -> None:
+    """Rule 9, K-02: the crash fell after reserveinputs."""
+    house = House()
+    house.revive(record("intent"))
+    assert house.orders == [Undo(JIT, HASH, None, FUNDING)]
+    assert house.promised == {COIN: JIT}
+
+
+def test_a_withheld_channel_that_no_record_explains_is_told_and_left() -> None:
+    """K-11: it may be somebody else's; ours to close is only what we know we made."""
+    house = House()
+    house.revive(StoredSession(BUY, FRESH, None), said=snapshot(channel(OTHER_ID), channel(opener="remote")))
+    assert house.orders == []
+    assert [OTHER_ID in alarm for alarm in house.alarms] == [True]
+
+
+# Payments -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order_of_rows", [(0, 1), (1, 0)])
+def test_what_was_paid_is_told_before_what_was_lost(order_of_rows: tuple[int, int]) -> None:
+    """K-11, rule 8: one part settled, one failed while we were away; the funding is owed, whatever comes first."""
+    rows = tuple(row(each, ("settled", "failed")[place]) for place, each in enumerate(order_of_rows))
+    house = House()
+    house.revive(record("forwards", CHANNEL, PARTS), said=snapshot(channel(), rows=rows))
+    assert house.kinds() == ["RenewInputs", "Broadcast"]
+
+
+def test_a_payment_whose_channel_closed_while_we_were_away_is_not_waited_for() -> None:
+    """A3: lightningd's rows say `offered` for ever; the coins are released and the offer stands."""
+    house = House()
+    said = snapshot(rows=(row(0, "offered"), row(1, "offered")))
+    house.revive(record("forwards", CHANNEL, PARTS), said=said)
+    assert house.kinds()[-1] == "Undo"
+    assert house.withheld == {ID: False}
+    assert house.core.live == 1  # until the undo is done
+
+
+def test_parts_that_lightningd_asks_about_again_wait_for_their_client() -> None:
+    """R1, R4, H10, H16: the replayed calls come in one burst before any peer is back; both get their stored answer."""
+    house = House()
+    said = snapshot(channel(), held=set(KEYS))
+    said.held = {said.same(key) for key in KEYS}
+    house.revive(record("forwards", CHANNEL, PARTS), said=said)
+    assert house.orders == [RenewInputs(JIT, HASH, FUNDING)]
+    assert house.service.effects.unready == {ID}
+    again = [
+        house.core.part(JIT, HASH, *key, 500, 500, HEIGHT + 300, HEIGHT + 100, 0, 0)[0].parts[0]
+        for key in reversed(KEYS)
+    ]
+    assert again == list(reversed(PARTS))
+
+
+def test_blocks_that_lightningd_reads_again_change_nothing() -> None:
+    """R2: heights run backwards after its start; a deadline neither moves nor comes twice."""
+    house = House()
+    house.revive(
+        record("forwards", CHANNEL, PARTS), said=snapshot(channel(), rows=(row(0, "offered"), row(1, "offered")))
+    )
+    house.orders.clear()
+    near_its_end = FUNDING.reserved_to_block - 10
+    first = house.core.block(near_its_end)
+    assert [type(order) for order in first] == [RenewInputs]
+    assert [house.core.block(height) for height in range(near_its_end - 30, near_its_end + 1)] == [()] * 31
+
+
+def test_a_public_channel_that_was_paid_is_sent_again() -> None:
+    """Rule 8: no longer withheld, in no block; only a confirmation would prove it."""
+    house = House()
+    rows = (row(0, "settled"), row(1, "settled"))
+    said = snapshot(channel(funding={"withheld": False}), rows=rows)
+    house.revive(record("forwards", CHANNEL, PARTS), said=said)
+    assert Broadcast(JIT, HASH, CHANNEL) in house.orders
+    assert house.used == {JIT}
+
+
+# Offers ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_unpaid_offer_is_live_again_with_its_attempts() -> None:
+    """K-09 row 1, C-16."""
+    house = House()
+    house.revive(StoredSession(BUY, FRESH._replace(attempts=3), None))
+    assert house.core.buys[JIT].attempts == 3
+
+
+def test_an_offer_that_lapsed_meanwhile_is_dropped_with_its_record() -> None:
+    """B-14, K-09: nothing is live, the record goes."""
+    house = House(wall_ms=END_MS)
+    house.revive(StoredSession(BUY, FRESH, None))
+    assert (house.core.buys, house.forgotten) == ({}, [JIT])
+
+
+def test_a_lapsed_record_that_cannot_be_deleted_is_left_for_the_next_start() -> None:
+    """Rule 10: said, not insisted on."""
+    house = House(wall_ms=END_MS)
+    house.journal_fails = True
+    house.revive(StoredSession(BUY, FRESH, None))
+    assert (house.forgotten, house.tokens) == ([], [])
+    assert "disk is full" in house.log[0]
+
+
+PAID = Journal("paid", HASH, 1, 100, FUNDING, CHANNEL, PARTS, None)
+
+
+def test_a_crash_between_the_final_record_and_the_deletion_does_what_is_left() -> None:
+    """K-15: routing fees, then the active record; the payment is not begun again."""
+    house = House()
+    house.revive(StoredSession(BUY, PAID, None), StoredSession(BUY, PAID, "Succeeded"), said=snapshot(channel()))
+    assert house.finished == [(JIT, RestoreFees(ID, END_MS))]
+    assert house.core.buys[JIT].paid
+    assert house.orders == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "wall_ms", "lives"),
+    [("Succeeded", END_MS - 1, True), ("Succeeded", END_MS, False), ("Failed", END_MS - 1, False)],
+)
+def test_the_scid_of_a_paid_channel_is_its_alias_until_the_offer_ends(outcome: str, wall_ms: int, lives: bool) -> None:
+    """A-03: over a restart, at the promised rate of zero; no second channel is opened on it."""
+    house = House(wall_ms=wall_ms)
+    house.revive(StoredSession(BUY, PAID, outcome), said=snapshot(channel()))
+    assert house.aliases == [RestoreFees(ID, END_MS)] * lives
+    parts = [house.core.part(JIT, b"\x08" * 32, 9, 9, 500, 500, HEIGHT + 300, HEIGHT + 100, 0, 0) for _ in range(lives)]
+    assert [type(orders[0]) for orders in parts] == [ForwardParts] * lives
+    assert (JIT in house.core.buys) is lives

@@ -1,0 +1,147 @@
+"""The load generator: its calls are lightningd's, its harness counts right, its report can be read."""
+
+from __future__ import annotations
+
+import json
+import random
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from lsps2fast import _hook as hook
+from lsps2fast_plugin.tools.bench import children, real, report
+from lsps2fast_plugin.tools.bench.calls import event_frame, hook_frame
+from lsps2fast_plugin.tools.bench.harness import Child, percentiles
+from lsps2fast_plugin.tools.bench.run import Results, ratios
+from lsps2fast_plugin.tools.bench.sales import added_s, run_beside_a_hanging_one
+
+LATE = {"p50_us": 100.0, "p99_us": 900.0, "p99_9_us": 1500.0}
+
+
+def test_made_up_calls_are_in_the_usual_shape() -> None:
+    """P5: the strict reader knows them, so the lane answers them itself; the same seed makes the same ones."""
+    frame = hook_frame(random.Random(1), 7)
+    found = hook.scan(frame.strip())
+    assert found.id_raw == b'"cln:htlc_accepted#7"'
+    assert found.forward_to is not None
+    assert hook.event_hash(event_frame(random.Random(1), 1).strip()) is not None
+    assert frame == hook_frame(random.Random(1), 7)
+
+
+def test_percentiles_of_a_hundred() -> None:
+    """The figures of every table."""
+    assert percentiles([float(n) for n in range(101)]) == {"p50_us": 50.0, "p99_us": 99.0, "p99_9_us": 99.0}
+
+
+def test_the_others_stand_still_while_one_is_measured() -> None:
+    """P4: a thread of one program that computes takes no CPU from the one under load, and goes on behind it."""
+    busy, other = Child(children.ours("python", 1.0)), Child(children.ours("python"))
+    try:
+        with other.alone([busy, other]):
+            before_s = busy.cpu_s()
+            other.offer([hook_frame(random.Random(1), 1)], 500, 0.1)
+            assert busy.cpu_s() - before_s < 0.01
+        before_s = busy.cpu_s()
+        busy.offer([hook_frame(random.Random(1), 1)], 500, 0.1)
+        assert busy.cpu_s() - before_s > 0.02
+    finally:
+        busy.close()
+        other.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lane", ["c", "python"])
+def test_every_call_offered_is_answered(lane: str) -> None:
+    """P6's ground: nothing is lost at a rate, or as fast as it goes, also while a method blocks the loop."""
+    frames = [hook_frame(random.Random(n), n) for n in range(50)]
+    call = b'{"jsonrpc":"2.0","id":"b","method":"block","params":{"seconds":0.01}}\n\n'
+    child = Child(children.ours(lane))
+    try:
+        assert len(child.offer(frames, 500, 0.2, call, 0.1)) == 100
+        assert child.saturate(b"".join(frames) * 4, 200).cpu_us > 0
+        assert child.rss_kb() > 0
+    finally:
+        child.close()
+
+
+def test_figures_from_a_real_lightningd_become_ratios() -> None:
+    """P2, P21: what is divided by what."""
+    late = {name: {"p50": p50, "p99": 3 * p50} for name, p50 in (("no plugin", 10.0), ("service", 11.0))}
+    late |= {"our host": {"p50": 10.2, "p99": 30.0}, "pyln-client": {"p50": 60.0, "p99": 90.0}}
+    cpu_us = {"service": 20.0, "pyln-client": 500.0}
+    found = real.RealResults({"cpu": "x", "cores": 2, "load": "1"}, "v0", 1, late, late, cpu_us)
+    found.ratios = real.ratios(found)
+    assert list(found.ratios.values()) == [25.0, 1.02, 6.0, 1.1, 1.1]
+    assert "our host, 0.5 of 0.6 s blocked" in real.text(found)
+    assert json.loads(real.as_json(found))["cpu_us"] == cpu_us
+
+
+def test_the_report_can_be_read_by_people_programs_and_browsers() -> None:
+    """Issue 7: table, --json, --plot."""
+    machine = {"cpu": "x & y", "cores": 2, "load": "1", "system": "s", "python": "3", "lsps2fast": "0"}
+    rates = {1000: LATE, 10_000: LATE}
+    results = Results(
+        machine,
+        latency={"service": rates},
+        at_rate_cpu_us={"service": {1000: 1.0, 10_000: 2.0}},
+        growth=[{"live": live, "cpu_us": 1.0, "rss_kb": 4096} for live in (1, 100_000)],
+        sales=[{"sessions": 10, "parts": 10, "seconds": 1.0, "payer_waits_s": 0.5, "rpc_calls": 1, "commits": 60}],
+    )
+    assert "100,000" in report.text(results)
+    assert json.loads(report.as_json(results))["machine"] == machine
+    drawing = ET.fromstring(report.svg(results))
+    assert drawing.tag.endswith("svg")
+    assert [len(lines) for _, lines in report.charts(results)] == [2, 1, 2]
+    assert len(list(drawing.iter("{http://www.w3.org/2000/svg}polyline"))) == 5
+
+
+def test_ratios_are_held_against_their_bounds() -> None:
+    """P1, P2, P7, P16, P18, P19: which side is good is part of the target."""
+    results = Results(
+        {},
+        saturation={
+            "C ceiling": {"cpu_us": 1.0, "per_s": 500.0},
+            "service": {"cpu_us": 1.2, "per_s": 400.0},
+            "pyln-client": {"cpu_us": 48.0, "per_s": 10.0},
+        },
+        sales=[{"sessions": 10, "parts": 10, "commits": 60}],
+        start={"stored": 1000, "init_s": 0.5, "live_s": 30.0},
+        beside={"paid": 8, "others": 9},
+        growth=[{"live": 1, "cpu_us": 1.0}, {"live": 1000, "cpu_us": 1.1}],
+    )
+    found = {(row["target"], row["what"].split(",")[0].split(" until")[0]): row for row in ratios(results)}
+    assert {key: (row["value"], row["met"]) for key, row in found.items()} == {
+        ("P1s", "CPU a hook"): (1.2, True),
+        ("P2", "CPU a hook: pyln-client ÷ ours"): (40.0, False),
+        ("P6", "RPC calls for 0 foreign hooks"): (0, True),
+        ("P7", "saturation: ours ÷ pyln-client"): (40.0, True),
+        ("P16", "commits a session"): (6.0, False),
+        ("P18", "s"): (30.0, False),
+        ("P19", "sales paid beside a hanging one ÷ all of them"): (0.889, False),
+        ("flat", "CPU a hook"): (1.1, True),
+    }
+
+
+def test_time_up_to_what_lightningd_says_is_its_own() -> None:
+    """P17: the arithmetic, on a story of one part before the stretch and one that begins it."""
+
+    def entry(at_s: float, direction: str, **message: object) -> dict[str, object]:
+        return {"t": at_s, "dir": direction, "msg": message}
+
+    story = [
+        entry(0.0, "host>plugin", method="htlc_accepted", id="a"),
+        entry(5.0, "host>plugin", method="htlc_accepted", id="b"),
+        entry(5.25, "rpc>host", method="fundpsbt", id=1),
+        entry(7.0, "host>rpc", id=1, result={}),
+        entry(7.5, "plugin>host", id="a", result={}),
+        entry(7.75, "plugin>host", id="b", result={}),
+        entry(9.0, "plugin>host", method="log"),
+    ]
+    assert added_s(story) == 1.0
+
+
+@pytest.mark.slow
+def test_a_sale_that_hangs_holds_up_no_other() -> None:
+    """P19, on a few sales."""
+    found = run_beside_a_hanging_one(1, 4, 2)
+    assert (found["hangs"], found["others"], found["paid"]) == (True, 3, 3)

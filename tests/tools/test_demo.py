@@ -1,0 +1,221 @@
+"""`lsps2fast demo`: what it shows, and that it cannot be made to say "well" when something is not (issues 2 and 5)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import lsps2fast_plugin
+from lsps2fast_plugin.service import app
+from lsps2fast_plugin.simnode import World
+from lsps2fast_plugin.tools import cli
+from lsps2fast_plugin.tools.demo import evil, evil_lsp, sales, screen
+
+pytestmark = pytest.mark.slow
+
+MODES = (sales.CLIENT_TRUSTS, sales.LSP_TRUSTS)
+BY_CHANCE = ("seconds", "jit_channel_scid", "payment_hash", "sentence")  # scids and preimages are nobody's to foretell
+CHEATS = [(vice, mode) for vice in evil_lsp.VICES for mode in MODES if (vice, mode) != ("withhold", MODES[0])]
+Json = dict[str, Any]
+
+
+def play(*arguments: str) -> tuple[int, Json]:
+    """Exit code and report of `lsps2fast demo --json …`."""
+    written = io.StringIO()
+    with contextlib.redirect_stdout(written):
+        code = cli.main(["demo", "--json", *arguments])
+    told: Json = json.loads(written.getvalue())
+    return code, told
+
+
+played = functools.cache(play)  # for tests that look at one run from several sides
+
+
+def figures(report: Any) -> Any:
+    """A report without what may differ between two runs of one seed."""
+    if isinstance(report, dict):
+        return {name: figures(value) for name, value in report.items() if name not in BY_CHANCE}
+    return [figures(each) for each in report] if isinstance(report, list | tuple) else report
+
+
+def wrong(report: Json) -> set[str]:
+    """The checks that do not hold."""
+    found = [*report.get("sales", []), *([report["refusal"]] if "refusal" in report else [])]
+    return {text for each in found for text, holds in each["checks"].items() if not holds}
+
+
+# The sales
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_three_sales_between_two_plugins(mode: str) -> None:
+    """Issue 2.8, issue 5.6: every figure, from both plugins' pipes."""
+    code, report = played("--mode", mode)
+    assert (code, report["ok"], report["mode"], wrong(report)) == (0, True, mode, set())
+    assert list(report) == ["ok", "seed", "mode", "sales"]
+    assert [sale["opening_fee_msat"] for sale in report["sales"]] == [1_000_000] * 3
+    assert [len(sale["parts"]) for sale in report["sales"]] == [5, 1, 6]
+    assert [len(sale["claims"]) for sale in report["sales"]] == [5, 1, 4]
+    assert {part["outcome"] for part in report["sales"][2]["parts"]} == {"failed 1007", "forwarded"}
+    for sale, wallet, got_msat in zip(
+        report["sales"], ("alice", "bertha", "carol"), (9_000_000, 6_654_321, 19_000_000), strict=True
+    ):
+        assert sale["books_msat"][wallet] == sum(claim["amount_msat"] for claim in sale["claims"]) == got_msat
+        assert sale["states"][-1] == "SUCCEEDED"
+        assert len(sale["checks"]) >= 16
+
+
+def test_a_seed_makes_a_run_again() -> None:
+    """Issue 2.7: figures, states and transactions."""
+    arguments = ("--mode", sales.CLIENT_TRUSTS)
+    assert figures(play(*arguments)) == figures(played(*arguments))
+
+
+def test_the_story_tells_service_and_client_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """Issue 5.6: one line a step, who did it in front; plain where there is no terminal."""
+    assert cli.main(["demo"]) == 0
+    text = capsys.readouterr().out
+    for step in (
+        r"owner +wants an invoice over 10,000,000 msat",
+        r"client +asks lsps2\.buy",
+        r"service +sells jit channel \d+x\d+x\d+",
+        r"client +composes the invoice",
+        r"service +proposes a zero-conf channel of [\d,]+ sat",
+        r"client +accepts the zero-conf channel of [\d,]+ sat",
+        r"service +forwards part 103x1x0/0, 1,000,000 msat taken",
+        r"client +accepts htlc 0: 1,000,000 msat \+ 1,000,000 msat opening fee, of 2,000,000 msat sent",
+        r"clock +90 s pass",
+        r"All \d+ checks hold\.",
+    ):
+        assert re.search(step, text), step
+    assert "WRONG" not in text
+
+
+# The LSP that cheats
+
+
+@pytest.mark.parametrize(("vice", "mode"), CHEATS)
+def test_the_client_refuses_and_nobody_pays(vice: str, mode: str) -> None:
+    """Issue 5.6, T37, T46, I-11, I-14, I-23, I-30: money back, no preimage, and a sentence that says why."""
+    code, report = played("--evil-lsp", vice, "--mode", mode)
+    assert (code, report["ok"], report["evil_lsp"], wrong(report)) == (0, True, vice, set())
+    refusal = report["refusal"]
+    assert evil_lsp.VICES[vice].reason in refusal["sentence"]
+    assert len(refusal["payer_failures"]) == len(refusal["parts"]) == 5
+    assert "a preimage" not in refusal["payer_failures"]
+    assert not {"payer", "alice"} & set(refusal["books_msat"])
+    assert all(claim["outcome"] == "failed 400f" for claim in refusal["claims"])
+    assert len(refusal["checks"]) >= 9
+
+
+@pytest.mark.parametrize("vice", evil_lsp.VICES)
+def test_a_cheat_of_one_seed_happens_again(vice: str) -> None:
+    """Issue 2.7; and each vice has a mode of its own when none is given."""
+    assert figures(play("--evil-lsp", vice)) == figures(played("--evil-lsp", vice, "--mode", evil_lsp.VICES[vice].mode))
+
+
+def test_withholding_is_no_vice_where_it_was_agreed(capsys: pytest.CaptureFixture[str]) -> None:
+    """B-16: in client-trusts-LSP mode the owner has consented to it."""
+    assert cli.main(["demo", "--evil-lsp", "withhold", "--mode", sales.CLIENT_TRUSTS]) == 2
+    assert "leave out --mode" in capsys.readouterr().err
+
+
+def test_only_known_vices_are_played(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo", "--evil-lsp", "greed"])
+    assert ended.value.code == 2
+    assert "greed" in capsys.readouterr().err
+
+
+def test_a_cheat_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same words with rich: tables, and the client's sentence."""
+    drawn = io.StringIO()
+    monkeypatch.setattr(
+        screen, "_rich_console", lambda: Console(file=drawn, force_terminal=True, width=160, color_system=None)
+    )
+    assert cli.main(["demo", "--evil-lsp", "skim"]) == 0
+    text = drawn.getvalue()
+    assert "sum of forwarded" in text
+    assert "client   says: payment" in text
+    assert re.search(r"All \d+ checks hold\.", text)
+
+
+# What is off is said
+
+
+@pytest.mark.parametrize(
+    ("vice", "mode", "said"),
+    [
+        ("skim", sales.CLIENT_TRUSTS, "the payment is made, not failed with 400f"),
+        ("resize", sales.LSP_TRUSTS, "the payment is made, not failed with 400a"),
+        ("withhold", sales.CLIENT_TRUSTS, "its funding is in a block"),
+        ("withhold", sales.LSP_TRUSTS, "the client kept the preimage until the funding was in a block"),
+    ],
+)
+def test_a_sale_by_a_cheat_is_no_success(monkeypatch: pytest.MonkeyPatch, vice: str, mode: str, said: str) -> None:
+    """Issue 2.8: exit code 1 if anything is off, and the check that does not hold."""
+    monkeypatch.setattr(sales, "SERVICE", evil_lsp.service_with(vice))
+    monkeypatch.setattr(sales, "World", functools.partial(World, timeout_s=3.0))
+    code, report = play("--mode", mode)
+    assert (code, report["ok"], len(report["sales"])) == (1, False, 1)
+    assert any(said in text for text in wrong(report))
+
+
+@pytest.mark.parametrize("vice", evil_lsp.VICES)
+def test_an_honest_lsp_is_not_taken_for_a_cheat(monkeypatch: pytest.MonkeyPatch, vice: str) -> None:
+    """The proofs of a refusal prove something: with nothing to refuse they fail."""
+    monkeypatch.setattr(evil, "service_with", lambda _: sales.SERVICE)
+    code, report = play("--evil-lsp", vice)
+    assert (code, report["ok"], report["refusal"]["sentence"]) == (1, False, "")
+    assert {"the client says why it refused", "the preimage never left the wallet's node"} <= wrong(report)
+    assert any("the LSP did" in text for text in wrong(report))
+
+
+CARELESS = """
+from lsps2fast_plugin.client import app, channel_terms
+channel_terms.refusal = lambda *_: None
+app.main()
+"""
+
+
+def test_a_careless_client_is_found_out(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for the client: one that takes any channel; in plain text."""
+    monkeypatch.setattr(sales, "CLIENT", [sys.executable, "-c", CARELESS])
+    monkeypatch.setattr(sales, "World", functools.partial(World, timeout_s=3.0))
+    assert cli.main(["demo", "--evil-lsp", "resize"]) == 1
+    text = capsys.readouterr().out
+    assert re.search(r"^WRONG +the client accepted no channel$", text, re.M)
+    assert "Something is off" in text
+
+
+# The vices stay where they are
+
+
+def test_the_service_does_not_know_its_vices() -> None:
+    """Issue 5.6: nothing but the demo starts them, and no part of the service names them."""
+    root = Path(lsps2fast_plugin.__file__).parent
+    named = {path.name for path in root.rglob("*.py") if re.search(r"\bevil\b(?!-)", path.read_text())}
+    assert named == {"cli.py", "evil.py", "evil_lsp.py"}
+    assert "evil" not in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("vice", evil_lsp.VICES)
+def test_a_vice_is_one_part_of_the_service_replaced(monkeypatch: pytest.MonkeyPatch, vice: str) -> None:
+    """Each corrupts one class that the service uses under that name, and nothing else."""
+    before = {name: getattr(app, name) for name in ("ActionExecutor", "Funder", "HeldHtlcs")}
+    for name, honest in before.items():
+        monkeypatch.setattr(app, name, honest)  # so that it is put back
+    monkeypatch.setattr(app, "main", lambda: 0)
+    assert evil_lsp.main([vice]) == 0
+    changed = {name for name, honest in before.items() if getattr(app, name) is not honest}
+    (name,) = changed
+    assert issubclass(getattr(app, name), before[name])
