@@ -151,10 +151,10 @@ def test_tasks_and_methods_under_way_end_with_the_plugin(open_desk: Callable[...
 PROGRAM = """
 import asyncio, os, subprocess, sys
 from pyln.client import Plugin
-from lsps2fast_plugin.cln.host import Host, Interest
+from lsps2fast_plugin.cln.host import Host, HtlcFilter
 
 plugin = Plugin(autopatch=False)
-interest = Interest()
+interest = HtlcFilter()
 host = Host(plugin, interest, lambda scan: host.log("held"))
 
 async def noise():

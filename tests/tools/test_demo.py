@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 MODES = (sales.CLIENT_TRUSTS, sales.LSP_TRUSTS)
 BY_CHANCE = ("seconds", "jit_channel_scid", "payment_hash", "sentence")  # scids and preimages are nobody's to foretell
-CHEATS = [(vice, mode) for vice in evil_lsp.VICES for mode in MODES if (vice, mode) != ("withhold", MODES[0])]
+CHEATS = [(vice, mode) for vice in evil.VICES for mode in MODES if (vice, mode) != ("withhold", MODES[0])]
 Json = dict[str, Any]
 
 
@@ -109,7 +109,7 @@ def test_the_client_refuses_and_nobody_pays(vice: str, mode: str) -> None:
     code, report = played("--evil-lsp", vice, "--mode", mode)
     assert (code, report["ok"], report["evil_lsp"], wrong(report)) == (0, True, vice, set())
     refusal = report["refusal"]
-    assert evil_lsp.VICES[vice].reason in refusal["sentence"]
+    assert evil.VICES[vice].reason in refusal["sentence"]
     assert len(refusal["payer_failures"]) == len(refusal["parts"]) == 5
     assert "a preimage" not in refusal["payer_failures"]
     assert not {"payer", "alice"} & set(refusal["books_msat"])
@@ -117,10 +117,10 @@ def test_the_client_refuses_and_nobody_pays(vice: str, mode: str) -> None:
     assert len(refusal["checks"]) >= 9
 
 
-@pytest.mark.parametrize("vice", evil_lsp.VICES)
+@pytest.mark.parametrize("vice", evil.VICES)
 def test_a_cheat_of_one_seed_happens_again(vice: str) -> None:
     """Issue 2.7; and each vice has a mode of its own when none is given."""
-    assert figures(play("--evil-lsp", vice)) == figures(played("--evil-lsp", vice, "--mode", evil_lsp.VICES[vice].mode))
+    assert figures(play("--evil-lsp", vice)) == figures(played("--evil-lsp", vice, "--mode", evil.VICES[vice].mode))
 
 
 def test_withholding_is_no_vice_where_it_was_agreed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,14 +163,14 @@ def test_a_cheat_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_sale_by_a_cheat_is_no_success(monkeypatch: pytest.MonkeyPatch, vice: str, mode: str, said: str) -> None:
     """Issue 2.8: exit code 1 if anything is off, and the check that does not hold."""
-    monkeypatch.setattr(sales, "SERVICE", evil_lsp.service_with(vice))
+    monkeypatch.setattr(sales, "SERVICE", evil.service_with(vice))
     monkeypatch.setattr(sales, "World", functools.partial(World, timeout_s=3.0))
     code, report = play("--mode", mode)
     assert (code, report["ok"], len(report["sales"])) == (1, False, 1)
     assert any(said in text for text in wrong(report))
 
 
-@pytest.mark.parametrize("vice", evil_lsp.VICES)
+@pytest.mark.parametrize("vice", evil.VICES)
 def test_an_honest_lsp_is_not_taken_for_a_cheat(monkeypatch: pytest.MonkeyPatch, vice: str) -> None:
     """The proofs of a refusal prove something: with nothing to refuse they fail."""
     monkeypatch.setattr(evil, "service_with", lambda _: sales.SERVICE)
@@ -203,8 +203,8 @@ def test_a_careless_client_is_found_out(capsys: pytest.CaptureFixture[str], monk
 def test_the_service_does_not_know_its_vices() -> None:
     """Issue 5.6: nothing but the demo starts them, and no part of the service names them."""
     root = Path(lsps2fast_plugin.__file__).parent
-    named = {path.name for path in root.rglob("*.py") if re.search(r"\bevil\b(?!-)", path.read_text())}
-    assert named == {"cli.py", "evil.py", "evil_lsp.py"}
+    named = {path for path in root.rglob("*.py") if re.search(r"\bevil(_lsp)?\b(?!-)", path.read_text())}
+    assert {path.relative_to(root).parts[0] for path in named} == {"tools"}
     assert "evil" not in (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 

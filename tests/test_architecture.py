@@ -1,0 +1,172 @@
+"""The rooms of the house: which module may import which, read from the sources with `ast`, `.pyx` included."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import lsps2fast
+import lsps2fast_plugin
+
+ROOTS = {"lsps2fast": Path(lsps2fast.__file__).parent, "lsps2fast_plugin": Path(lsps2fast_plugin.__file__).parent}
+PAGES = Path(__file__).parents[1]
+IMPURE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "threading", "time", "pyln"}
+SWITCH = "lsps2fast._backend"  # the one module of the core that looks at the environment
+LSPS = "lsps2fast.lsps"
+CODECS = {"lsps2fast." + name for name in ("_tlv", "onion", "bolt11", "_hook", "_hook_py", "hook_replies")}
+MACHINE = {"lsps2fast." + name for name in ("_fsm", "_live", "_parts", "_raw_py", "_sessions", "actions", "table")}
+ROOMS = ("cln", "service", "client", "simnode", "tools")
+MAY = {"cln": "", "service": "cln", "client": "cln", "simnode": "", "tools": "cln service client simnode"}
+
+
+class Arrow(NamedTuple):
+    """`importer` needs `imported`; `late`: not when it is imported, only for types or inside a function."""
+
+    importer: str
+    imported: str
+    late: bool
+
+    def __str__(self) -> str:
+        return f"{self.importer} imports {self.imported}"
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of both packages by its dotted name."""
+    found = {}
+    for package, root in ROOTS.items():
+        for path in [*root.rglob("*.py"), *root.rglob("*.pyx")]:
+            parts = (package, *path.relative_to(root).with_suffix("").parts)
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(tree: ast.AST, package: str, late: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the dotted names that a module in `package` imports, each with whether it does so late."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *filter(None, [node.module])])
+            yield from ((f"{origin}.{alias.name}", late) for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            yield from imports(node, package, late=True)
+        else:
+            yield from imports(node, package, late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def arrows_of(module: str, source: str) -> list[Arrow]:
+    """Return the arrows that start at a module."""
+    is_package = module in MODULES and MODULES[module].name == "__init__.py"
+    package = module if is_package else module.rpartition(".")[0]
+    return [Arrow(module, module_of(name), late) for name, late in imports(ast.parse(source), package)]
+
+
+def module_of(name: str) -> str:
+    """Return the module of ours that an imported name is or is in, or else its first part."""
+    name = name.removeprefix("cython.cimports.")
+    while name not in MODULES and "." in name:
+        name = name.rpartition(".")[0]
+    return name
+
+
+ARROWS = [arrow for name, path in MODULES.items() for arrow in arrows_of(name, path.read_text(encoding="utf-8"))]
+
+
+def is_in(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def room(module: str) -> str | None:
+    """Return the room of the plugin that a module is in."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "lsps2fast_plugin" and len(parts) > 1 else None
+
+
+def why_not(arrow: Arrow) -> str | None:
+    """Return the rule that an arrow breaks, None for one that is allowed."""
+    start, end, _ = arrow
+    here, there = room(start), room(end)
+    if is_in(start, "lsps2fast"):
+        if end.split(".")[0] in IMPURE and start != SWITCH:
+            return "the core has no clock, no I/O, no threads, no randomness"
+        if is_in(end, "lsps2fast_plugin"):
+            return "the core knows no plugin"
+        if start in MACHINE and (is_in(end, LSPS) or end in CODECS):
+            return "the session machine needs neither messages nor codecs"
+        return "a codec needs no messages" if start in CODECS and is_in(end, LSPS) else None
+    if here is None:
+        return "the package itself imports nothing" if there else None
+    if here == "simnode" and is_in(end, "lsps2fast") and end != "lsps2fast.onion":
+        return "the embedded node has codecs of its own"
+    if there not in (None, here, *MAY[here].split()):
+        return f"{here}/ may import {MAY[here] or 'no other room'}"
+    return None
+
+
+def broken(arrows: list[Arrow]) -> list[str]:
+    return [f"{arrow}: {why}" for arrow in arrows if (why := why_not(arrow))]
+
+
+def test_every_arrow_is_allowed() -> None:
+    """Architecture §2: core, cln, service, client, simnode, tools."""
+    assert broken(ARROWS) == []
+
+
+def test_every_module_is_in_a_room_and_was_read() -> None:
+    """A new folder needs a line in `MAY`; extensions are read, too."""
+    assert {room(name) for name in MODULES if is_in(name, "lsps2fast_plugin")} == {None, *ROOMS}
+    assert {"lsps2fast._fsm", "lsps2fast._sessions", "lsps2fast_plugin.cln._reader"} <= MODULES.keys()
+    assert {arrow.importer for arrow in ARROWS} >= MACHINE - {"lsps2fast._raw_py", "lsps2fast.actions"}
+
+
+def test_nothing_is_imported_in_a_circle() -> None:
+    """At run time; imports for types only and inside functions do not count."""
+    order = graphlib.TopologicalSorter[str]()
+    for arrow in ARROWS:
+        if arrow.imported in MODULES and not arrow.late and arrow.imported != arrow.importer:
+            order.add(arrow.importer, arrow.imported)
+    order.prepare()
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "rule"),
+    [
+        ("lsps2fast._fsm", "import time", "the core has no clock, no I/O, no threads, no randomness"),
+        ("lsps2fast.lsps.buys", "from os import urandom", "the core has no clock, no I/O, no threads, no randomness"),
+        ("lsps2fast.lsps.buys", "from lsps2fast_plugin.cln import clock", "the core knows no plugin"),
+        ("lsps2fast._sessions", "from lsps2fast.lsps.lsps2 import BUY", "the session machine needs neither messages"),
+        ("lsps2fast._fsm", "from cython.cimports.lsps2fast._tlv import x", "the session machine needs neither"),
+        ("lsps2fast._tlv", "def f():\n    from lsps2fast.lsps import lsps0", "a codec needs no messages"),
+        ("lsps2fast_plugin.cln.rpc", "from lsps2fast_plugin.service.coins import Coins", "cln/ may import no other"),
+        ("lsps2fast_plugin.service.app", "import lsps2fast_plugin.client.app", "service/ may import cln"),
+        ("lsps2fast_plugin.client.app", "from lsps2fast_plugin.service import coins", "client/ may import cln"),
+        ("lsps2fast_plugin.simnode.htlcs", "from lsps2fast_plugin.cln.rpc import Rpc", "simnode/ may import no other"),
+        ("lsps2fast_plugin.simnode.htlcs", "from lsps2fast import bolt11", "the embedded node has codecs of its own"),
+        ("lsps2fast_plugin.service.app", "from lsps2fast_plugin.tools import cli", "service/ may import cln"),
+    ],
+)
+def test_a_planted_import_is_found(module: str, line: str, rule: str) -> None:
+    """The rules are rules: each kind of forbidden arrow is told."""
+    (said,) = broken(arrows_of(module, line))
+    assert rule in said
+
+
+def test_pages_import_what_exists() -> None:
+    """README and docs: every name that their Python imports from us is there."""
+    pages = [PAGES / "README.md", *(PAGES / "docs").rglob("*.md")]
+    code = [block for page in pages for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)]
+    names = {name for block in code for name, _ in imports(ast.parse(block), "") if is_in(name, "lsps2fast")}
+    assert names
+    for name in names:
+        pkgutil.resolve_name(name)
