@@ -46,7 +46,7 @@ sys.path.insert(0, str(HERE))
 Run = Callable[[int], None]  # so many repetitions, with calls that were prepared before
 
 
-def _lane(inside: Any) -> Run:
+def _lane(inside: Any, watched: tuple[str, ...] = ()) -> Run:
     import work
 
     files = {}
@@ -56,7 +56,7 @@ def _lane(inside: Any) -> Run:
         files[count].flush()
 
     def run(count: int) -> None:
-        assert work.through_lane(True, files[count].name) == 0
+        assert work.through_lane(True, files[count].name, watched) == 0
 
     return run
 
@@ -121,6 +121,7 @@ def _story(inside: Any, parts: int = 10, by_call: bool = True) -> Run:
 
 CASES: dict[str, Callable[[Any], Run]] = {
     "foreign hook through the lane": _lane,
+    "foreign hook through the lane, another peer watched": partial(_lane, watched=("02" + "5a" * 32,)),
     "scan of a JIT call": _scan,
     "payload with a smaller amount": _payload,
     "empty call": _empty,

@@ -157,13 +157,15 @@ def frames(count: int, scid: str | None = None) -> list[bytes]:
     return [hook_frame(dice, n, scid) for n in range(count)]
 
 
-def through_lane(compiled: bool, path: str) -> int:
-    """A file of frames through a lane, answers to nowhere; what was left for the loop."""
+def through_lane(compiled: bool, path: str, watched: tuple[str, ...] = ()) -> int:
+    """A file of frames through a lane, answers to nowhere; what was left for the loop. `watched`: peers."""
     from lsps2fast_plugin.cln.reader import HtlcFilter, make_lane, make_output
 
     interest = HtlcFilter(compiled=compiled)
     interest.scids.add(1 << 40 | 2 << 16 | 3)
     interest.payment_hashes.add(bytes(32))
+    for peer in watched:
+        interest.peers.add(peer)
     interest.loaded = interest.channels_loaded = True
     handed: list[bytes] = []
     ends: list[str | None] = []

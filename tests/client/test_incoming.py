@@ -142,9 +142,9 @@ async def test_what_is_not_ours_is_let_go(staged: Staging) -> None:
     """I-20: forwards, and payments nobody approved."""
     async with staged() as stage:
         invoice = await ready(stage)
-        onward = stage.part(invoice, 1_000, next_scid=5)
-        known = stage.part(invoice, 1_000, forward_to=CHANNEL)
-        foreign = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32, in_scid=5)
+        onward = stage.part(invoice, 1_000, next_scid=5, peer_id=STRANGER)
+        known = stage.part(invoice, 1_000, forward_to=CHANNEL, peer_id=STRANGER)
+        foreign = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32, in_scid=5, peer_id=STRANGER)
         await stage.calm()
         assert [stage.answer(part) for part in (onward, known, foreign)] == [{"result": "continue"}] * 3
 
@@ -369,7 +369,8 @@ async def test_a_fee_for_a_payment_without_an_approval_is_refused(staged: Stagin
     """I-22, I-26: never claimed, said why; what carries no fee stays lightningd's business."""
     async with staged() as stage:
         invoice = await stage.invoice()
-        stage.client.awaited.set_guard(guard)
+        stage.client.awaited.watch({LSP} if guard else set())
+        stage.node.channels.append(channel_row(short_channel_id="700x1x1"))
         other = {"payment_hash": b"\x01" * 32}
         with_fee = stage.part(invoice, 1_000_000, 1, **other)
         broken = stage.part(invoice, 1_000_000, extra_tlvs="fe0001000101ff", **other)

@@ -12,7 +12,7 @@ from lsps2fast import bolt11
 from lsps2fast.errors import NodeError
 
 from .process import Process, World, running
-from .stage import CHANNEL, CHANNEL_SCID, JIT_SCID, LSP, Json, channel_row, entry, payload, tlv
+from .stage import CHANNEL, CHANNEL_SCID, JIT_SCID, LSP, STRANGER, Json, channel_row, entry, payload, tlv
 
 pytestmark = pytest.mark.slow
 FEE = 1_000_000
@@ -180,7 +180,8 @@ async def test_hooks_that_come_before_init_is_answered_wait() -> None:
     async with running(world, begin=False) as process:
         await process.ask("getmanifest", {})
         early = process.request("htlc_accepted", htlc(process, invoice, 20_000_000, FEE))
-        foreign = process.request("htlc_accepted", htlc(process, None, 5_000, short_channel_id="7x7x7"))
+        foreign = htlc(process, None, 5_000, short_channel_id="7x7x7") | {"peer_id": STRANGER}
+        foreign = process.request("htlc_accepted", foreign)
         await process.ask("init", process.init_params(False, {}))
         assert (await process.reply(early))["result"]["invoice_msat"] == 19_000_000
         assert (await process.reply(foreign))["result"] == CONTINUE

@@ -13,7 +13,7 @@ from lsps2fast_plugin.client.route_hints import rewritten
 from lsps2fast_plugin.cln.reader import Verdict
 
 from .conftest import Staging
-from .stage import CHANNEL, LSP, TXID, FakeRequest, Json, Stage, channel_row
+from .stage import CHANNEL, LSP, OTHER_LSP, TXID, FakeRequest, Json, Stage, channel_row
 
 ALIAS = channel_row()["alias"]["local"]
 FEE = 1_000_000
@@ -176,9 +176,10 @@ async def test_payments_over_the_missing_channel_are_refused_and_others_let_go(s
         over = stage.part(invoice, 1_000, **foreign)
         beside = stage.part(invoice, 1_000, in_scid=7 << 40 | 7 << 16 | 7, **foreign)
         onward = stage.part(invoice, 1_000, next_scid=9, **foreign)
+        away = stage.part(invoice, 1_000, next_scid=9, in_scid=7 << 40 | 7 << 16 | 7, **foreign)
         await stage.calm()
-        assert stage.answer(over) == {"result": "fail", "failure": "2002"}
-        assert [stage.answer(part) for part in (beside, onward)] == [{"result": "continue"}] * 2
+        assert [stage.answer(part) for part in (over, onward)] == [{"result": "fail", "failure": "2002"}] * 2
+        assert [stage.answer(part) for part in (beside, away)] == [{"result": "continue"}] * 2
         assert "never funded" in stage.reports()
 
 
@@ -262,19 +263,21 @@ async def test_without_a_missing_channel_foreign_payments_never_reach_us(staged:
         judge = stage.client.interest.judge
         assert judge(-1, None, b"\x01" * 32, False) is Verdict.FOREIGN
         assert judge(-1, None, next(iter(stage.client.awaited.hashes)), False) is Verdict.OURS
-        stage.client.awaited.set_guard(True)
-        assert judge(-1, None, b"\x01" * 32, False) is Verdict.OURS
+        stage.client.awaited.watch({LSP})
+        assert judge(-1, None, b"\x01" * 32, False, LSP) is Verdict.OURS
+        assert judge(5, CHANNEL, b"\x01" * 32, False, LSP) is Verdict.OURS
+        assert judge(5, CHANNEL, b"\x01" * 32, False, OTHER_LSP) is Verdict.FOREIGN
 
 
-async def test_a_payment_whose_channel_cannot_be_looked_up_is_let_go(staged: Staging) -> None:
-    """Rule 10: lightningd's own checks still hold."""
+async def test_a_payment_whose_channel_cannot_be_looked_up_is_failed(staged: Staging) -> None:
+    """Rule 27: unknown is not sound; the payer may try again."""
     async with staged() as stage:
         invoice = await paid(stage)
         await stage.pass_time(601)
         stage.node.faults["listpeerchannels"] = [NodeError("listpeerchannels", -1, "x")]
         part = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32, in_scid=5)
         await stage.calm()
-        assert stage.answer(part) == {"result": "continue"}
+        assert stage.answer(part) == {"result": "fail", "failure": "2002"}
 
 
 GOOD = channel_row(channel_id="ef" * 32, alias={"local": "7x7x7", "remote": "8x8x8"})

@@ -116,8 +116,13 @@ def pieces(stream: bytes, seed: int) -> list[bytes]:
 
 def read_all(compiled: bool, switches: dict[str, bool], stream: bytes, seed: int) -> Outcome:
     """Feed a stream in pieces, one at a time."""
+    return read_with(interest_of(compiled, switches), stream, seed)
+
+
+def read_with(interest: HtlcFilter, stream: bytes, seed: int) -> Outcome:
+    """The same for any sets."""
     fd, feed = os.pipe()
-    reading = Reading(interest_of(compiled, switches), fd)
+    reading = Reading(interest, fd)
     for piece in pieces(stream, seed):
         os.write(feed, piece)
     os.close(feed)
@@ -179,6 +184,53 @@ def test_c_and_python_judge_alike(
 
 LOADED = {name: name == "loaded" for name in ("final_hops", "channels_loaded", "loaded", "every_payment")}
 FOREIGN = {**LOADED, "scid": False, "channel": False, "hash": False}
+
+
+PEER = "02" + "ab" * 32
+ALIKE = "03" + "cd" * 28 + "ab" * 4  # ends like PEER, so only a look at all of it tells them apart
+
+
+@pytest.mark.parametrize("compact", [True, False], ids=["lightningd's wording", "another wording"])
+@pytest.mark.parametrize("onward", [True, False], ids=["a forward", "a payment"])
+@pytest.mark.parametrize("watched", [(), (PEER,), (ALIKE,), (PEER, ALIKE)], ids=len)
+@pytest.mark.parametrize("peer", [PEER, ALIKE, "02" + "11" * 32, PEER[:-1], PEER + "0", None], ids=str)
+def test_all_that_a_watched_peer_sends_is_handed_on(
+    peer: str | None, watched: tuple[str, ...], onward: bool, compact: bool
+) -> None:
+    """Rule 27, W0: by its peer, whatever name its channel has by now; others are answered as before."""
+    call = next(json.loads(each) for each in CALLS if (b'"forward_to"' in each) == onward)
+    call["params"].pop("peer_id", None)
+    call["params"]["htlc"].pop("extra_tlvs", None)
+    if peer is not None:
+        call["params"] = {"peer_id": peer, **call["params"]}
+    frame = json.dumps(call, separators=(",", ":") if compact else None).encode()
+    seen = bool(watched) and (peer not in (PEER, ALIKE, "02" + "11" * 32) or peer in watched)
+    interest = interest_of(True, {**FOREIGN, "final_hops": True})
+    for each in (*watched, "02" + "ee" * 32):
+        interest.peers.add(each)
+    interest.peers.discard("02" + "ee" * 32)
+    assert set(interest.peers) == set(watched)
+    outcome = read_with(interest, frame, 0)
+    assert outcome.frames == [frame] * seen
+    assert (outcome.answers == b"") == seen
+    forward_to = call["params"].get("forward_to")
+    judged = interest.judge(-1, forward_to, b"\x01" * 32, False, peer)
+    assert (judged is Verdict.OURS) == seen
+
+
+def test_the_interpreted_lane_hands_all_on_while_a_peer_is_watched() -> None:
+    """Rule 27: it does not read who sent an HTLC; the loop does."""
+    interest = interest_of(False, {**FOREIGN, "final_hops": True})
+    assert read_with(interest, CALLS[0], 0).frames == []
+    interest.peers.add(PEER)
+    assert read_with(interest, CALLS[0], 0).frames == [CALLS[0]]
+
+
+@pytest.mark.parametrize("bad", ["02" + "AB" * 32, "ab" * 32, "zz" * 33, ""])
+def test_only_a_node_id_can_be_watched(bad: str) -> None:
+    """A key that never matches would let everything through."""
+    with pytest.raises(ValueError, match=r"not|hexadecimal"):
+        HtlcFilter(compiled=True).peers.add(bad)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

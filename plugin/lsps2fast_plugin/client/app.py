@@ -139,7 +139,7 @@ class Client:
             report=self._report,
             say=say,
             closing=lambda channel_id: self.incoming.channel_closes(channel_id),
-            guarding=self.awaited.set_guard,
+            guarding=self.awaited.watch,
         )
         self.guard = UnfundedChannelGuard(self.host, self.chain, self.watch, self._report, say)
         self.incoming = Incoming(
@@ -235,13 +235,12 @@ class Client:
     # HTLCs and channels ----------------------------------------------------------------------------
 
     def _on_htlc(self, scan: Any) -> None:
-        if scan.next_scid >= 0 or scan.forward_to is not None:
-            self.host.let_go(scan.id_raw)
-        elif scan.payment_hash in self.book.approvals:
+        onward = scan.next_scid >= 0 or scan.forward_to is not None
+        if not onward and scan.payment_hash in self.book.approvals:
             self.incoming.take(scan)
-        elif carries_fee(scan):
+        elif not onward and carries_fee(scan):
             self.incoming.refuse_fee(scan)
-        elif self.awaited.guard:
+        elif self.interest.watches(scan.peer_id):
             self.host.spawn(self.guard.take(scan))
         else:
             self.host.let_go(scan.id_raw)

@@ -60,10 +60,10 @@ class Watch:
         report: Callable[[str, str], None],
         say: Callable[[str, str], None],
         closing: Callable[[str], None],
-        guarding: Callable[[bool], None],
+        guarding: Callable[[set[str]], None],
     ) -> None:
-        """`closing(channel_id)`: parts in it must be failed. `guarding(yes)`: whether any channel is not safe to be
-        paid over.
+        """`closing(channel_id)`: parts in it must be failed. `guarding(peers)`: those with a channel that is
+        not safe to be paid over.
         """
         self._rpc = rpc
         self._book = book
@@ -197,8 +197,8 @@ class Watch:
         return [channel for channel in self._book.channels.values() if channel.paid_ms is not None]
 
     def guard(self) -> None:
-        """Tell whether any channel is not safe to be paid over, as far as is known without asking."""
-        self._guarding(any(not self._is_safe(channel) for channel in self._book.channels.values()))
+        """Tell whose channels are not safe to be paid over, as far as is known without asking."""
+        self._guarding({channel.lsp_id for channel in self._book.channels.values() if not self._is_safe(channel)})
 
     def _is_safe(self, channel: JitChannel) -> bool:
         if channel.missing:

@@ -1,6 +1,7 @@
-"""While a channel's funding is not what its owner asks for, nothing but its purchase is received over it (T46).
+"""Nothing but its purchase comes in over a channel whose funding is not what its owner asks for (rule 27, T46, W0).
 
-Otherwise an LSP could open a JIT channel, never fund it, and take whatever else is paid to the wallet over it.
+Otherwise an LSP could open a JIT channel, never fund it, and take whatever else is paid to the wallet over it; or route
+through the wallet, in over that channel and out over a real one, for which no payment to the wallet is needed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from pyln.client.plugin import Request
 
 from lsps2fast.errors import NodeError
+from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.client import route_hints
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain
@@ -22,7 +24,7 @@ Json = dict[str, Any]
 
 
 class ApprovedPayments:
-    """The payments the host must hand over: those approved; with `guard` every payment."""
+    """What the host must hand over: payments that are approved, and all that comes from peers with such a channel."""
 
     def __init__(self, interest: HtlcFilter) -> None:
         self._interest = interest
@@ -30,12 +32,15 @@ class ApprovedPayments:
 
     @property
     def guard(self) -> bool:
-        """Every payment is looked at."""
-        return self._interest.every_payment
-
-    def set_guard(self, missing: bool) -> None:
         """Whether there is any such channel."""
-        self._interest.every_payment = missing
+        return len(self._interest.peers) > 0
+
+    def watch(self, peers: set[str]) -> None:
+        """Hand over all HTLCs of these peers, and of these only."""
+        for peer_id in set(self._interest.peers) - peers:
+            self._interest.peers.discard(peer_id)
+        for peer_id in peers:
+            self._interest.peers.add(peer_id)
 
 
 class UnfundedChannelGuard:
@@ -56,29 +61,29 @@ class UnfundedChannelGuard:
         self._say = say
 
     async def take(self, scan: Any) -> None:
-        """A payment to us: failed if it comes over a channel without good funding, else let go."""
-        try:
-            channel_id = await self._chain.channel_of(scan.in_scid)
-        except NodeError as error:
-            self._say(f"an HTLC is let go, its channel cannot be looked at: {error}", "warn")
-            self._host.let_go(scan.id_raw)
-            return
-        why = await self._why_not(channel_id)
+        """An HTLC to us or through us: failed if it comes over a channel without good funding, else let go."""
+        why = await self._why_not(scan.in_scid)
         if why is None:
             self._host.let_go(scan.id_raw)
             return
-        self._report(scan.peer_id or "", f"refused {scan.amount_msat} msat over channel {channel_id}: {why}")
+        onward = scan.next_scid >= 0 or scan.forward_to is not None
+        what = "to be forwarded " if onward else ""
+        self._report(scan.peer_id or "", f"refused {scan.amount_msat} msat {what}{why}")
         self._host.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
 
-    async def _why_not(self, channel_id: str | None) -> str | None:
-        """Why nothing may be received over a channel, or None. Whatever goes wrong, the HTLC is answered (K-20)."""
+    async def _why_not(self, scid: int) -> str | None:
+        """Why nothing may come in over a channel, or None. Whatever goes wrong, the HTLC is answered (K-20)."""
         try:
-            return await self._watch.unsafe(channel_id)
+            channel_id = await self._chain.channel_of(scid)
+            if channel_id is None:
+                return f"over a channel that lightningd does not list: {format_scid(scid)}"
+            why = await self._watch.unsafe(channel_id)
+            return None if why is None else f"over channel {channel_id}: {why}"
         except NodeError as error:
-            return f"its funding cannot be looked at: {error}"
+            return f"over {format_scid(scid)}: its funding cannot be looked at: {error}"
         except Exception:
-            self._say(f"a payment is failed because of a bug\n{traceback.format_exc()}", "error")
-            return "a bug"
+            self._say(f"an HTLC is failed because of a bug\n{traceback.format_exc()}", "error")
+            return f"over {format_scid(scid)}: a bug"
 
     async def invoice(self, request: Request, command: Json) -> None:
         """The owner's `invoice` command, rewritten so that it does not offer such a channel."""

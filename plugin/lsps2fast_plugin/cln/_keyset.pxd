@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 ctypedef unsigned long long u64
+ctypedef const unsigned char* p_text
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
@@ -22,6 +23,8 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     LEAST_SLOTS = 64
+    PEER_SIZE = 66  # hex digits of a node id
+    PEER_WORDS = 9
 
 cdef struct Table:
     u64* keys  # `words` of them a slot
@@ -178,21 +181,45 @@ cdef struct Sets:  # what lane.Interest says, in C
     Table scids
     Table channels
     Table hashes
+    Table peers  # node ids as text, filled up with zeros
+    u64 peer_marks  # which `mark` values the peers have
     bint final_hops
     bint channels_loaded
     bint loaded
     bint every_payment
 
 
+cdef inline u64 mark(const unsigned char* peer) noexcept nogil:
+    """One bit for the last digits of a node id: almost every peer that is not in the set is told from it by this."""
+    cdef u64 tail
+    memcpy(&tail, peer + PEER_SIZE - 8, 8)
+    return <u64> 1 << (tail * 0x9E3779B97F4A7C15ULL >> 58)
+
+
+cdef inline bint is_watched(Sets* sets, const unsigned char* peer, Py_ssize_t size) noexcept nogil:
+    """Whether everything that comes from this peer is to be seen. NULL, or no node id: nobody knows whose it is."""
+    cdef u64 key[PEER_WORDS]
+    if sets.peers.count == 0:
+        return False
+    if peer == NULL or size != PEER_SIZE:
+        return True
+    if not sets.peer_marks & mark(peer):
+        return False
+    key[PEER_WORDS - 1] = 0
+    memcpy(key, peer, PEER_SIZE)
+    return has(&sets.peers, key)
+
+
 cdef inline Verdict judge(
-    Sets* sets, const u64* scid, const u64* channel, const u64* payment_hash, bint has_extra
+    Sets* sets, const u64* scid, const u64* channel, const u64* payment_hash, bint has_extra, bint watched
 ) noexcept nogil:
     """As lane.Interest.judge; NULL for what the call does not name. The caller holds the mutex."""
     cdef bint listed, ends_here = scid == NULL and channel == NULL
     if ends_here and not sets.final_hops:
         return FOREIGN
     listed = (
-        (ends_here and has_extra)
+        watched
+        or (ends_here and has_extra)
         or (scid != NULL and has(&sets.scids, scid))
         or (channel != NULL and has(&sets.channels, channel))
         or sets.every_payment

@@ -4,6 +4,7 @@ from typing import Any, final
 SCID: int
 CHANNEL_ID: int
 PAYMENT_HASH: int
+PEER_ID: int
 
 @final
 class Sets:

@@ -23,9 +23,9 @@ from cython.cimports.lsps2fast_plugin.cln import _stream as c
 
 from lsps2fast.errors import MalformedFrame
 
-__all__ = ["CHANNEL_ID", "PAYMENT_HASH", "SCID", "HookReader", "Keys", "Output", "Sets"]
+__all__ = ["CHANNEL_ID", "PAYMENT_HASH", "PEER_ID", "SCID", "HookReader", "Keys", "Output", "Sets"]
 
-SCID, CHANNEL_ID, PAYMENT_HASH = range(3)
+SCID, CHANNEL_ID, PAYMENT_HASH, PEER_ID = range(4)
 MOST_AT_ONCE = 256  # frames handed on in one call
 
 
@@ -45,6 +45,7 @@ class Sets:
             k.table_open(cython.address(self._c.scids), 1, secret[0], secret[1])
             and k.table_open(cython.address(self._c.channels), 4, secret[0], secret[1])
             and k.table_open(cython.address(self._c.hashes), 4, secret[0], secret[1])
+            and k.table_open(cython.address(self._c.peers), k.PEER_WORDS, secret[0], secret[1])
         ):
             raise MemoryError
 
@@ -52,6 +53,7 @@ class Sets:
         k.table_close(cython.address(self._c.scids))
         k.table_close(cython.address(self._c.channels))
         k.table_close(cython.address(self._c.hashes))
+        k.table_close(cython.address(self._c.peers))
         k.pthread_mutex_destroy(cython.address(self._c.mutex))
 
     def switch(self, *, final_hops: bool, channels_loaded: bool, loaded: bool, every_payment: bool) -> None:
@@ -67,7 +69,7 @@ class Sets:
 @cython.final
 @cython.cclass
 class Keys:
-    """One of the sets of `Sets`: numbers of 64 bits, channel ids as 64 lower-case hex digits, or 32 bytes.
+    """One of the sets of `Sets`: numbers of 64 bits, channel ids (64) or node ids (66 hex digits), or 32 bytes.
 
     Adding anything else raises ValueError or OverflowError; `in` and `discard` are silent about it, as a set is.
     """
@@ -81,6 +83,8 @@ class Keys:
         self._kind = kind
         if kind == 0:
             self._table = cython.address(sets._c.scids)
+        elif kind == 3:
+            self._table = cython.address(sets._c.peers)
         else:
             self._table = cython.address(sets._c.channels) if kind == 1 else cython.address(sets._c.hashes)
 
@@ -91,39 +95,58 @@ class Keys:
         if self._kind == 0:
             key[0] = item
             return
-        if self._kind == 1:
+        if self._kind == 2:
+            raw = item
+        else:
             raw = bytes.fromhex(item)
             if raw.hex() != item:
                 raise ValueError(f"not lower-case hex: {item!r}")
-        else:
-            raw = item
-        if raw is None or len(raw) != 32:
-            raise ValueError(f"not 32 bytes: {item!r}")
-        memcpy(key, cython.cast(cython.p_const_char, raw), 32)
+        size: cython.size_t = 33 if self._kind == 3 else 32
+        if raw is None or len(raw) != size:
+            raise ValueError(f"not {size} bytes: {item!r}")
+        if self._kind == 3:  # the lane compares the text, and so need not read it
+            raw = item.encode()
+            size = k.PEER_SIZE
+            key[k.PEER_WORDS - 1] = 0
+        memcpy(key, cython.cast(cython.p_const_char, raw), size)
 
     def add(self, item: object) -> None:
         """Take a key in. MemoryError when there is none left: then it is not in."""
-        key = cython.declare(cython.ulonglong[4])
+        key = cython.declare(cython.ulonglong[9])
         self._read(item, key)
         k.pthread_mutex_lock(cython.address(self._sets._c.mutex))
         good: cython.bint = k.put(self._table, key)
+        if self._kind == 3:
+            self._mark_all()
         k.pthread_mutex_unlock(cython.address(self._sets._c.mutex))
         if not good:
             raise MemoryError
 
     def discard(self, item: object) -> None:
         """Take a key out, if it is there."""
-        key = cython.declare(cython.ulonglong[4])
+        key = cython.declare(cython.ulonglong[9])
         try:
             self._read(item, key)
         except (ValueError, TypeError, OverflowError):
             return
         k.pthread_mutex_lock(cython.address(self._sets._c.mutex))
         k.drop(self._table, key)
+        if self._kind == 3:
+            self._mark_all()
         k.pthread_mutex_unlock(cython.address(self._sets._c.mutex))
 
+    @cython.cfunc
+    def _mark_all(self):
+        """Set the marks of all peers anew. The caller holds the mutex."""
+        slot: cython.size_t
+        marks: cython.ulonglong = 0
+        for slot in range(self._table.mask + 1):
+            if self._table.used[slot]:
+                marks |= k.mark(cython.cast(k.p_text, self._table.keys + k.PEER_WORDS * slot))
+        self._sets._c.peer_marks = marks
+
     def __contains__(self, item: object) -> bool:
-        key = cython.declare(cython.ulonglong[4])
+        key = cython.declare(cython.ulonglong[9])
         try:
             self._read(item, key)
         except (ValueError, TypeError, OverflowError):
@@ -153,8 +176,9 @@ class Keys:
             if self._kind == 0:
                 found.append(self._table.keys[slot])
                 continue
-            raw = PyBytes_FromStringAndSize(cython.cast(cython.p_const_char, self._table.keys + 4 * slot), 32)
-            found.append(raw.hex() if self._kind == 1 else raw)
+            place = cython.cast(cython.p_const_char, self._table.keys + self._table.words * slot)
+            raw = PyBytes_FromStringAndSize(place, k.PEER_SIZE if self._kind == 3 else 32)
+            found.append(raw.decode() if self._kind == 3 else raw.hex() if self._kind == 1 else raw)
         return found
 
 

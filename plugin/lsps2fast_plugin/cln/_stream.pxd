@@ -10,6 +10,7 @@ from lsps2fast_plugin.cln._keyset cimport (
     FOREIGN,
     Sets,
     has,
+    is_watched,
     judge,
     pthread_cond_broadcast,
     pthread_cond_t,
@@ -338,6 +339,7 @@ cdef inline bint is_foreign(Stream* s, c.Walk* call) noexcept nogil:
         channel if known_channel else NULL,
         payment_hash,
         call.seen & c.EXTRA != 0,
+        is_watched(s.sets, call.text + call.peer_id.at if call.seen & c.PEER_ID else NULL, call.peer_id.size),
     )
 
 

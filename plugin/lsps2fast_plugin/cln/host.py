@@ -232,7 +232,7 @@ class Host(PylnAdapter):
 
     def _judge(self, scan: Any) -> None:
         has_extra = scan.extra_tlvs is not None
-        verdict = self.interest.judge(scan.next_scid, scan.forward_to, scan.payment_hash, has_extra)
+        verdict = self.interest.judge(scan.next_scid, scan.forward_to, scan.payment_hash, has_extra, scan.peer_id)
         if verdict is Verdict.FOREIGN:
             self.let_go(scan.id_raw)
         elif self._ending:

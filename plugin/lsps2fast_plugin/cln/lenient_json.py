@@ -25,6 +25,7 @@ class Hop(NamedTuple):
     forward_to: str | None
     payment_hash: bytes
     has_extra: bool
+    peer_id: str | None = None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,6 +113,7 @@ def hop_of(call: dict[str, Any]) -> Hop:
         forward_to=None if forward_to is None else _hash(forward_to),
         payment_hash=bytes.fromhex(_hash(htlc.get("payment_hash"))),
         has_extra=htlc.get("extra_tlvs") is not None,
+        peer_id=_string_or_none(params.get("peer_id")),
     )
 
 

@@ -23,6 +23,7 @@ from lsps2fast import _hook as hook
 from lsps2fast.errors import MalformedFrame
 
 BLOCK = 64 * 1024  # bytes a read; larger blocks were slower
+NODE_ID_DIGITS = 66
 Key = TypeVar("Key")
 
 
@@ -68,6 +69,8 @@ class HtlcFilter:
     scids           next hops that are ours (64-bit numbers)
     channel_ids     channels no forward may enter unseen, lower-case hex (withheld ones, money rule 7)
     payment_hashes  payments to be seen wherever they go, 32 bytes; also the forward_events wanted
+    peers           node ids of peers whose HTLCs are all to be seen, wherever they go (money rule 27): a channel has
+                    several names, which change, its peer has one
     every_payment   as if payment_hashes held all there are
     channels_loaded the channel_ids are complete; until then a forward into a known channel waits, too
     loaded          all is complete; until then only what cannot be ours is foreign (W11)
@@ -82,6 +85,7 @@ class HtlcFilter:
         "channel_ids",
         "final_hops",
         "payment_hashes",
+        "peers",
         "scids",
         "sets",
     )
@@ -96,6 +100,7 @@ class HtlcFilter:
         self.scids: Keys[int] = set()
         self.channel_ids: Keys[str] = set()
         self.payment_hashes: Keys[bytes] = set()
+        self.peers: Keys[str] = set()
         if compiled is None:
             compiled = not why_not_in_c
         if compiled:
@@ -108,6 +113,7 @@ class HtlcFilter:
         self.scids = in_c.Keys(self.sets, in_c.SCID)
         self.channel_ids = in_c.Keys(self.sets, in_c.CHANNEL_ID)
         self.payment_hashes = in_c.Keys(self.sets, in_c.PAYMENT_HASH)
+        self.peers = in_c.Keys(self.sets, in_c.PEER_ID)
         self._switch()
 
     def _switch(self) -> None:
@@ -153,16 +159,22 @@ class HtlcFilter:
         """Whether this payment is to be seen."""
         return self._every_payment or payment_hash in self.payment_hashes
 
-    def judge(self, scid: int, forward_to: str | None, payment_hash: bytes, has_extra: bool) -> Verdict:
+    def watches(self, peer_id: str | None) -> bool:
+        """Whether all that comes from this peer is to be seen; None: nobody knows whose HTLC it is."""
+        return len(self.peers) > 0 and (peer_id is None or len(peer_id) != NODE_ID_DIGITS or peer_id in self.peers)
+
+    def judge(
+        self, scid: int, forward_to: str | None, payment_hash: bytes, has_extra: bool, peer_id: str | None = None
+    ) -> Verdict:
         """Whose HTLC goes to `scid` (-1: none), into the channel `forward_to` (None: lightningd knows none).
 
-        `has_extra`: its call has `extra_tlvs`.
+        `has_extra`: its call has `extra_tlvs`. `peer_id`: who sent it, None when that is not known here.
         """
         ends_here = scid < 0 and forward_to is None
         if ends_here and not self.final_hops:
             return Verdict.FOREIGN
         listed = scid in self.scids or forward_to in self.channel_ids or self.wants(payment_hash)
-        listed = listed or (ends_here and has_extra)
+        listed = listed or (ends_here and has_extra) or self.watches(peer_id)
         if self._loaded:
             return Verdict.OURS if listed else Verdict.FOREIGN
         if forward_to is not None and self._channels_loaded and not listed:
@@ -317,6 +329,7 @@ class PythonReader:
                 frames.feed(b"")
 
     def _is_foreign(self, id_raw: bytes, *hop: Any) -> bool:
+        """While any peer is watched all goes to the loop, which knows who sent it."""
         if self._interest.judge(*hop) is not Verdict.FOREIGN:
             return False
         self._answers.append(hook.answer_continue(id_raw))
