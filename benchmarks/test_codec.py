@@ -77,7 +77,7 @@ def test_tlv(benchmark: Any, records: str, run: str) -> None:
 @pytest.mark.benchmark(group="all answers of a session, in one buffer")
 @pytest.mark.parametrize("parts", [10, 483])
 def test_release(benchmark: Any, parts: int) -> None:
-    """H15: payload, fee and frame of each part, checked as before every write (rule 1)."""
+    """cln:H15: payload, fee and frame of each part, checked as before every write (rule:1)."""
     core = work.core("compiled")
     benchmark.extra_info["per"] = parts
     calls = [b'"cln:htlc_accepted#%d"' % number for number in range(parts)]

@@ -32,7 +32,7 @@ EXPECTED = {
 
 @pytest.mark.slow
 def test_a_misspelt_method_and_a_wrong_argument_of_the_core_are_errors(tmp_path: Path) -> None:
-    """Issue 11.1: what the plugin asks of the compiled core is checked like any other call."""
+    """What the plugin asks of the compiled core is checked like any other call."""
     wrong = tmp_path / "wrong.py"
     wrong.write_text(WRONG)
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(wrong)]

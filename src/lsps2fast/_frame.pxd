@@ -1,4 +1,4 @@
-# The end of a frame, found by structure from a known start (W9). Inlined by `_hook.pyx` and the lane.
+# The end of a frame, found by structure from a known start (cln:W9). Inlined by `_hook.pyx` and the lane.
 
 from libc.string cimport memchr
 

@@ -138,7 +138,7 @@ class Buy(Chain):
 
     @cython.cfunc
     def used_up(self, max_attempts: cython.int) -> cython.bint:
-        """Whether no channel may be opened for this buy any more: one has died (rule 2), or C-16."""
+        """Whether no channel may be opened for this buy any more: one has died (rule:2), or C-16."""
         return self.dead or (self.channel is None and self.attempts >= max_attempts)
 
     @cython.cfunc
@@ -336,7 +336,7 @@ class Session(Parts):
 
     @cython.cfunc
     def _join(self) -> tuple:
-        """A part of this payment while its channel is being made (C-18); too many fail alone (T26)."""
+        """A part of this payment while its channel is being made (C-18); too many fail alone (trap:26)."""
         value_msat: cython.ulonglong = self.rows[self.count].value_msat
         if not self.buy.fixed or self.count >= self.owner.max_parts or value_msat > U64_MAX - self.sum_msat:
             return self._reject()  # C-24, C-10
@@ -376,7 +376,7 @@ class Session(Parts):
         return self._give_up(UNKNOWN_NEXT_PEER if arg else TEMPORARY)  # O-08, O-09
 
     def _unstore(self, arg):
-        """The record could not be written: nothing irreversible happens (rule 11, K-23)."""
+        """The record could not be written: nothing irreversible happens (rule:11, K-23)."""
         self._done(STORING_INTENT | STORING_CHANNEL | STORING_FORWARDS)
         return self._give_up(TEMPORARY)
 
@@ -431,7 +431,7 @@ class Session(Parts):
 
     @cython.cfunc
     def _shed(self, most_msat: cython.ulonglong) -> tuple:
-        """Fail alone, last one first, what does not fit and what the payment is complete without (T26)."""
+        """Fail alone, last one first, what does not fit and what the payment is complete without (trap:26)."""
         number: cython.int
         value: cython.ulonglong
         need: cython.ulonglong = max(self.buy.size_msat, self.fee_msat + 1)
@@ -447,7 +447,7 @@ class Session(Parts):
 
     @cython.cfunc
     def _note(self) -> tuple:
-        """Journal where each part goes before it goes (rule 2, H-16); one write at a time."""
+        """Journal where each part goes before it goes (rule:2, H-16); one write at a time."""
         if self.under_way != IDLE:
             return NOTHING
         self.under_way = STORING_FORWARDS
@@ -471,22 +471,22 @@ class Session(Parts):
         return self._give_up(TEMPORARY)
 
     def _guard(self, arg):
-        """A part comes near its expiry (K-06, rule 5); otherwise the height is only about a reservation."""
+        """A part comes near its expiry (K-06, rule:5); otherwise the height is only about a reservation."""
         if arg + CLTV_MARGIN_BLOCKS < self.min_cltv:
             return self._tend(arg)
         return self._give_up(TEMPORARY)
 
     def _leave(self, arg):
-        """The plugin ends: answer politely, journal and channel stay for the next start (W12)."""
+        """The plugin ends: answer politely, journal and channel stay for the next start (cln:W12)."""
         failed = self._answer_held(TEMPORARY)
         if self.state < FORWARDED:
             self.state = FAILED if self.state == COLLECTING or self.committed else ABORTING
         return failed
 
     def _gone(self, arg):
-        """lightningd says the channel is gone: what is held fails, coins are released (T5, A3)."""
+        """lightningd says the channel is gone: what is held fails, coins are released (trap:5, cln:A3)."""
         if self.committed:
-            self.buy.dead = True  # rule 2: there will not be a second one
+            self.buy.dead = True  # rule:2: there will not be a second one
         if self.state == WAITING or not self.committed:
             return self._give_up(TEMPORARY)
         failed = self._answer_held(TEMPORARY)
@@ -513,7 +513,7 @@ class Session(Parts):
         return self._note()
 
     def _unsaid(self, arg):
-        """Late parts could not be journalled: they fail, the others go on (rule 11)."""
+        """Late parts could not be journalled: they fail, the others go on (rule:11)."""
         self._done(STORING_FORWARDS)
         failed = self._answer_held(TEMPORARY)
         return failed + self._finish() if self.state == BROADCASTING else failed
@@ -560,7 +560,7 @@ class Session(Parts):
         return NOTHING
 
     def _tend(self, arg):
-        """Fail late parts whose record takes too long (K-06); renew a reservation before it runs out (O-04, rule 7)."""
+        """Fail late parts whose record takes too long (K-06); renew a reservation before it runs out (O-04, rule:7)."""
         failed = self._answer_held(TEMPORARY, arg + CLTV_MARGIN_BLOCKS)
         if self.funding is None or self.sent or arg < self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS:
             return failed
@@ -643,7 +643,7 @@ class Session(Parts):
 
     @cython.cfunc
     def _write_off(self):
-        """The channel is closed: no event comes for the parts that were in it (A3)."""
+        """The channel is closed: no event comes for the parts that were in it (cln:A3)."""
         self.move(self.count, OUT, DEAD)
         self.forwards = None
         self.out = 0

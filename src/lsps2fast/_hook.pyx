@@ -3,7 +3,7 @@
 
 Buffers in, buffers out; this module knows no file descriptor and no lock. The end of a frame is found by structure
 from a known start, the way lightningd's own tokenizer (jsmn, strict) reads: a caller of our methods can put raw line
-feeds into a string and quotes into a number, and lightningd passes both on as they are (host contract W9). Nothing
+feeds into a string and quotes into a number, and lightningd passes both on as they are (cln:W9). Nothing
 here searches for a line feed, and a stream that stops making sense is never picked up again.
 
 The reading is in `_scan.pxd` and what it imports, in C; here is what Python sees of it. `_hook_py.py` is the
@@ -158,7 +158,7 @@ class Scan:
     """What an htlc_accepted call says. Numbers that are absent read -1, texts that are absent None.
 
     `id_raw` is the JSON token as received; `next_scid` and `in_scid` are 64-bit numbers; `payment_hash` 32 bytes;
-    `payload_hex` still has its length prefix (H1); amounts in msat, cltv in blocks.
+    `payload_hex` still has its length prefix (cln:H1); amounts in msat, cltv in blocks.
     """
 
     id_raw = cython.declare(bytes, visibility="readonly")

@@ -402,7 +402,7 @@ class Scan(NamedTuple):
     """What an htlc_accepted call says. Numbers that are absent read -1, texts that are absent None.
 
     `id_raw` is the JSON token as received; `next_scid` and `in_scid` are 64-bit numbers; `payment_hash` 32 bytes;
-    `payload_hex` still has its length prefix (H1); amounts in msat, cltv in blocks.
+    `payload_hex` still has its length prefix (cln:H1); amounts in msat, cltv in blocks.
     """
 
     id_raw: bytes

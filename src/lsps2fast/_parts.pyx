@@ -212,7 +212,7 @@ class Parts:
 
     @cython.cfunc
     def key(self, number: cython.int) -> tuple:
-        """What lightningd calls it (C-03, rule 3)."""
+        """What lightningd calls it (C-03, rule:3)."""
         return (self.rows[number].in_scid, self.rows[number].htlc_id)
 
     @cython.cfunc

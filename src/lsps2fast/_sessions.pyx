@@ -167,7 +167,7 @@ class Sessions(Owner):
         if place >= 0:
             return self._again(place, jit_scid, payment_hash)
         if self._closing:
-            return (FailParts(((in_scid, htlc_id),), TEMPORARY),)  # rule 17: nobody would be there to answer it later
+            return (FailParts(((in_scid, htlc_id),), TEMPORARY),)  # rule:17: nobody would be there to answer it later
         buy: Buy = self.buys.get(jit_scid)
         if buy is None:
             return (FailParts(((in_scid, htlc_id),), UNKNOWN_NEXT_PEER),)  # C-12: it lapsed on the way here
@@ -258,7 +258,7 @@ class Sessions(Owner):
     def resolved(
         self, in_scid: cython.ulonglong, htlc_id: cython.ulonglong, payment_hash: bytes, preimage: object = None
     ) -> tuple:
-        """A forwarded part was fulfilled (`preimage`) or failed (None). Matched by part and hash (K-18, rule 12)."""
+        """A forwarded part was fulfilled (`preimage`) or failed (None). Matched by part and hash (K-18, rule:12)."""
         place: cython.longlong = self.index.find(in_scid, htlc_id)
         if place < 0:
             return NOTHING
@@ -269,11 +269,11 @@ class Sessions(Owner):
         if preimage is None:
             return self._conclude(session, session.enter(LOST, None, number))
         if preimage != session.preimage and sha256(preimage).digest() != payment_hash:
-            return (Alarm(f"a preimage that does not fit {payment_hash.hex()} was reported and ignored"),)  # rule 16
+            return (Alarm(f"a preimage that does not fit {payment_hash.hex()} was reported and ignored"),)  # rule:16
         return self._conclude(session, session.enter(SETTLED, preimage, number))
 
     def told(self, in_scid, htlc_id, settled):
-        """lightningd's own tables, which hold no preimage, say how a forwarded part ended (after a start, F5)."""
+        """lightningd's own tables, which hold no preimage, say how a forwarded part ended (after a start, cln:F5)."""
         place: cython.longlong = self.index.find(in_scid, htlc_id)
         if place < 0:
             return NOTHING
@@ -284,7 +284,7 @@ class Sessions(Owner):
 
     @cython.ccall
     def block(self, height: cython.ulonglong) -> tuple:
-        """A block at `height`; heights may run backwards after a start (R2), the highest counts."""
+        """A block at `height`; heights may run backwards after a start (cln:R2), the highest counts."""
         if height <= self.height:
             return NOTHING
         self.height = height
@@ -338,7 +338,7 @@ class Sessions(Owner):
         return actions
 
     def shutdown(self):
-        """The plugin ends: every held part gets its answer, and so does every later one (rule 17)."""
+        """The plugin ends: every held part gets its answer, and so does every later one (rule:17)."""
         buy: Buy
         session: Session
         self._closing = True
@@ -466,7 +466,7 @@ class Sessions(Owner):
         stage = "buy" if buy.channel is None else "channel"
         journal = Journal(stage, None, buy.attempts, 0, None, buy.channel, (), None)
         if buy.channel is not None and not session.sent:
-            journal = session.journal(stage)  # if we crash before it is sent it can still be undone (rule 9)
+            journal = session.journal(stage)  # if we crash before it is sent it can still be undone (rule:9)
         return (*actions, Reset(buy.jit_scid, journal))
 
     # What is kept of sessions ----------------------------------------------------------------------

@@ -328,7 +328,7 @@ def _note(payload: HopPayload, kind: cython.ulonglong, value: bytes, number: obj
 
 
 def read_payload(payload_hex: str, prefixed: bool = True) -> HopPayload:
-    """What the hop payload says; `prefixed`: it starts with its BigSize length, as in the hook's request (H1)."""
+    """What the hop payload says; `prefixed`: it starts with its BigSize length, as in the hook's request (cln:H1)."""
     reader: _Reader = _hop_reader(payload_hex, prefixed)
     payload: HopPayload = HopPayload.__new__(HopPayload)
     payload.blinded = False
@@ -345,7 +345,7 @@ def read_payload(payload_hex: str, prefixed: bool = True) -> HopPayload:
 def forward_payload(payload_hex: str, amount_msat: int) -> str:
     """The hop payload with amt_to_forward := `amount_msat`, every other record as it was (H-12, H-13).
 
-    In: hex with the length prefix, as the hook's request has it. Out: hex without, as the answer needs it (H1).
+    In: hex with the length prefix, as the hook's request has it. Out: hex without, as the answer needs it (cln:H1).
     """
     amount: str = _digits(amount_msat, "amount")
     reader: _Reader = _hop_reader(payload_hex, True)

@@ -50,7 +50,7 @@ class Part(NamedTuple):
 
     @property
     def key(self) -> tuple[int, int]:
-        """What lightningd calls it: incoming channel and number, nothing less (C-03, rule 3)."""
+        """What lightningd calls it: incoming channel and number, nothing less (C-03, rule:3)."""
         return self.in_scid, self.htlc_id
 
 
@@ -155,7 +155,7 @@ class AwaitReady(NamedTuple):
 
 
 class Broadcast(NamedTuple):
-    """Put the funding on chain and try until it is in the mempool or confirmed: `SENT`. Idempotent (rule 8)."""
+    """Put the funding on chain and try until it is in the mempool or confirmed: `SENT`. Idempotent (rule:8)."""
 
     jit_scid: int
     payment_hash: bytes
@@ -188,7 +188,7 @@ class Undo(NamedTuple):
 
 
 class RenewInputs(NamedTuple):
-    """Extend the reservation of a withheld channel's coins (O-04, T8)."""
+    """Extend the reservation of a withheld channel's coins (O-04, trap:8)."""
 
     jit_scid: int
     payment_hash: bytes
@@ -210,7 +210,7 @@ class Finalize(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """The attempt is over and the offer stands: the active record becomes that of a plain buy again (rule 6)."""
+    """The attempt is over and the offer stands: the active record becomes that of a plain buy again (rule:6)."""
 
     jit_scid: int
     journal: Journal
@@ -224,7 +224,7 @@ class ForgetBuy(NamedTuple):
 
 
 class RestoreFees(NamedTuple):
-    """The session is over: give the channel the operator's routing fees (rule 13).
+    """The session is over: give the channel the operator's routing fees (rule:13).
 
     Until `zero_until_ms` (UTC) forwards over the jit scid still come with a fee of zero (A-03) and must pass: that is
     `enforcedelay` of setchannel. 0: nobody was promised anything.

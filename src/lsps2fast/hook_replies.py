@@ -1,6 +1,6 @@
-"""Answers to an htlc_accepted call, as whole frames, checked before anybody can write them (money rule 1).
+"""Answers to an htlc_accepted call, as whole frames, checked before anybody can write them (rule:1).
 
-A wrong answer aborts lightningd, and again at each start, because the HTLC is replayed (host contract H9). So each
+A wrong answer aborts lightningd, and again at each start, because the HTLC is replayed (cln:H9). So each
 builder checks everything it is given and raises ValueError instead. One file for both runs of `_hook`; only
 `answer_continue`, which every foreign HTLC of the node takes, is written in C there.
 """
@@ -21,7 +21,9 @@ _ID = re.compile(rb'"[^"\\\x00-\x1f\x7f]*"|-?(?:0|[1-9][0-9]*)')
 
 
 def check_id(id_raw: bytes) -> None:
-    """ValueError unless the token can be echoed: a string without escapes or control characters, or an integer (W9)."""
+    """ValueError unless the token can be echoed: a string without escapes or control characters, or an integer
+    (cln:W9).
+    """
     id_raw.decode()  # UnicodeDecodeError is a ValueError
     if not _ID.fullmatch(id_raw):
         raise ValueError(f"not an id that can be echoed: {id_raw!r:.100}")
@@ -66,7 +68,7 @@ def answer_fail(id_raw: bytes, failure_hex: str) -> bytes:
 
 
 def answer_forward(id_raw: bytes, payload_hex: str, channel_id: str, extra_tlvs_hex: str) -> bytes:
-    """A whole frame that sends the HTLC into `channel_id` with another onion payload (H5).
+    """A whole frame that sends the HTLC into `channel_id` with another onion payload (cln:H5).
 
     `payload_hex` has no length prefix; `extra_tlvs_hex` is the whole TLV stream of the new update_add_htlc, "" for
     none. ValueError when lightningd would abort on it.
@@ -79,7 +81,7 @@ def answer_forward(id_raw: bytes, payload_hex: str, channel_id: str, extra_tlvs_
 
 
 def answer_final(id_raw: bytes, payload_hex: str, invoice_msat: int | None) -> bytes:
-    """A whole frame that accepts the HTLC here with another onion payload, and the amount its invoice counts (C2).
+    """A whole frame that accepts the HTLC here with another onion payload, and the amount its invoice counts (cln:C2).
 
     `payload_hex` has no length prefix; `invoice_msat` is left out when None. ValueError when it cannot be right.
     """

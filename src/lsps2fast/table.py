@@ -29,7 +29,7 @@ class State(IntEnum):
     BROADCASTING = 4  # a preimage was seen: the funding is owed to the chain (K-12)
     ABORTING = 5  # parts are answered; the open is being undone, the lock stays (K-19)
     SUCCEEDED = 6
-    FAILED = 7  # over, nothing to undo; the offer may live on (rule 6)
+    FAILED = 7  # over, nothing to undo; the offer may live on (rule:6)
     ABANDONED = 8  # over, a channel or coins were given back
 
 
@@ -54,7 +54,7 @@ class Input(IntEnum):
     LOST = 15  # a forwarded part failed (the part)
     CLOSED = 16  # lightningd says positively that the channel is gone (K-13)
     UNDONE = 17  # the open was undone
-    SHUTDOWN = 18  # the plugin is about to end (W12)
+    SHUTDOWN = 18  # the plugin is about to end (cln:W12)
     PAID = 19  # another payment has paid for this jit scid's channel; from `Sessions`, never from the driver
 
 

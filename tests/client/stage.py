@@ -547,7 +547,7 @@ async def failure_of(work: Coroutine[Any, Any, Any]) -> Lsps2Error | None:
 
 
 def payload(onion_msat: int, cltv_expiry: int, secret: bytes, total_msat: int) -> str:
-    """A final hop's payload as the hook shows it, length first (H1)."""
+    """A final hop's payload as the hook shows it, length first (cln:H1)."""
     records = [
         (2, tlv.encode_tu(onion_msat)),
         (4, tlv.encode_tu(cltv_expiry, 4)),

@@ -50,7 +50,7 @@ def test_an_invoice_of_lightningd_is_read_and_written_again_to_the_word(text: st
 
 @pytest.mark.parametrize("made", DATA["recorded"], ids=lambda made: made["from"])
 def test_what_lightningd_says_of_an_invoice_is_in_it(made: dict[str, Any]) -> None:
-    """Contract C6, against the rows of `invoice` and `createinvoice`."""
+    """cln:C6, against the rows of `invoice` and `createinvoice`."""
     invoice = bolt11.decode(made["bolt11"])
     assert invoice.payment_hash.hex() == made["payment_hash"]
     assert made["payment_secret"] in (None, invoice.payment_secret.hex())
@@ -156,7 +156,7 @@ def test_a_description_must_be_text() -> None:
 
 
 def test_a_signature_of_nobody_is_refused_unless_nobody_asks() -> None:
-    """C6: what we hand to lightningd is not signed."""
+    """cln:C6: what we hand to lightningd is not signed."""
     text = bolt11.encode(PLAIN)
     with pytest.raises(MalformedInvoice, match="fits no key"):
         bolt11.decode(text)

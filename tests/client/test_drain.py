@@ -1,4 +1,4 @@
-"""Money rule 27, W0: an LSP routes through the wallet, in over a channel it never funds and out over a real one."""
+"""rule:27, wallet:W0: an LSP routes through the wallet, in over a channel it never funds and out over a real one."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def town(opened: Opening, mode: str, **options: Any) -> AsyncIterator[Drai
 
 
 async def test_w0_nothing_is_forwarded_in_over_a_channel_without_funding(opened: Opening) -> None:
-    """W0, rule 27: default settings, while the purchase's own parts are held; the owner hears why."""
+    """wallet:W0, rule:27: default settings, while the purchase's own parts are held; the owner hears why."""
     async with town(opened, LSP_TRUSTS) as drain:
         invoice = await drain.pair.invoice()
         payment = drain.pair.payer.pay(invoice["bolt11"], [12_000_000, 8_000_000], final_delta=13)
@@ -85,7 +85,7 @@ async def test_w0_nothing_is_forwarded_in_over_a_channel_without_funding(opened:
 
 
 async def test_w0_nor_after_the_alarm(opened: Opening) -> None:
-    """W0: the purchase was paid on trust, nothing was funded, the LSP is distrusted; over restarts, too."""
+    """wallet:W0: the purchase was paid on trust, nothing was funded, the LSP is distrusted; over restarts, too."""
     async with town(opened, CLIENT_TRUSTS) as drain:
         invoice = await drain.pair.invoice(client_trusts_lsp=True)
         assert (await drain.pair.payer.pay(invoice["bolt11"], [12_000_000, 8_000_000], final_delta=13)).codes == [0, 0]
@@ -105,7 +105,7 @@ async def test_w0_nor_after_the_alarm(opened: Opening) -> None:
 
 
 async def test_w0_over_a_real_channel_forwards_go_on(opened: Opening) -> None:
-    """W0: also over another channel of the very LSP, while the one it sells has no funding."""
+    """wallet:W0: also over another channel of the very LSP, while the one it sells has no funding."""
     async with town(opened, LSP_TRUSTS) as drain:
         good = drain.pair.world.add_channel(drain.pair.world.lsp, drain.pair.wallet, 1_000_000).other
         drain.others.append(good)

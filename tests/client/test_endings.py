@@ -199,7 +199,7 @@ async def test_records_tolerate_what_they_do_not_know(staged: Staging) -> None:
 
 @pytest.mark.parametrize("method", ["getinfo", "listconfigs", "listdatastore", "listpeers"])
 async def test_a_slow_node_at_the_start_is_asked_again(staged: Staging, method: str) -> None:
-    """Rule 10, K-08: nothing is lost because one call failed."""
+    """rule:10, K-08: nothing is lost because one call failed."""
     stage = Stage()
     stage.node.faults[method] = [NodeError(method, -28, "warming up")] * 3
     await stage.start()
@@ -288,7 +288,7 @@ async def test_dialling_ends_with_the_purchase(staged: Staging) -> None:
 
 
 async def test_after_a_restart_the_lsp_is_dialled_at_once(staged: Staging) -> None:
-    """I-19, contract R6: a wallet without a channel does not reconnect by itself."""
+    """I-19, cln:R6: a wallet without a channel does not reconnect by itself."""
     async with staged() as stage:
         await stage.invoice()
         stage.node.peers.clear()
@@ -304,7 +304,7 @@ async def test_after_a_restart_the_lsp_is_dialled_at_once(staged: Staging) -> No
     [(0, "awaited"), (1, "receiving"), (2, "released"), (3, "paid")],
 )
 async def test_status_says_how_far_a_payment_is(staged: Staging, steps: int, state: str) -> None:
-    """Issue 5: lsps2-status."""
+    """lsps2-status."""
     async with staged(trusted=frozenset({LSP})) as stage:
         invoice = await stage.invoice()
         await stage.channel()
@@ -323,7 +323,7 @@ async def test_status_says_how_far_a_payment_is(staged: Staging, steps: int, sta
 
 
 async def test_status_says_whom_not_to_trust_and_what_was_refused(staged: Staging) -> None:
-    """Issue 5: LSPs trusted or not; refusals as sentences."""
+    """LSPs trusted or not; refusals as sentences."""
     async with staged() as stage:
         invoice = await stage.invoice()
         stage.part(invoice, 20_000_000, FEE, htlc_msat=5)
@@ -337,7 +337,7 @@ async def test_status_says_whom_not_to_trust_and_what_was_refused(staged: Stagin
 
 
 async def test_reports_are_bounded(staged: Staging) -> None:
-    """Money rule 14."""
+    """rule:14."""
     async with staged() as stage:
         for _ in range(300):
             stage.client._report(LSP, "x")

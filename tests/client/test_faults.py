@@ -16,7 +16,7 @@ from .stage import CHANNEL, FEE, Json, Stage, channel_row, claimed, entry, ready
 
 
 async def test_one_failed_write_is_tried_again(staged: Staging) -> None:
-    """T32, rule 11."""
+    """trap:32, rule:11."""
     async with staged() as stage:
         invoice = await ready(stage)
         stage.node.faults["datastore"] = [NodeError("datastore", -1, "busy")]
@@ -28,7 +28,7 @@ async def test_one_failed_write_is_tried_again(staged: Staging) -> None:
 
 @pytest.mark.parametrize("good_writes", [0, 1, 2])
 async def test_what_cannot_be_stored_is_not_claimed(staged: Staging, good_writes: int) -> None:
-    """K-23, rule 11: a temporary failure; nothing is held without its record."""
+    """K-23, rule:11: a temporary failure; nothing is held without its record."""
     async with staged() as stage:
         invoice = await ready(stage)
         stage.node.faults["datastore"] = [NodeError("datastore", -1, "disk full")] * 20
@@ -129,7 +129,7 @@ async def test_a_part_that_fails_while_the_release_is_stored_stops_the_release(s
 
 
 async def test_going_away_gives_everything_back(staged: Staging) -> None:
-    """Rule 17, W12: temporary, so that the payer may try again."""
+    """rule:17, cln:W12: temporary, so that the payer may try again."""
     async with staged() as stage:
         invoice = await ready(stage)
         part = stage.part(invoice, 10_000_000, FEE)
@@ -154,7 +154,9 @@ steps = st.one_of(
 @settings(max_examples=40)
 @given(st.lists(steps, max_size=12), st.booleans())
 def test_whatever_comes_every_call_gets_one_answer_and_no_claim_is_short(story: list[Any], trust: bool) -> None:
-    """K-20, K-21, I-31, T37: fuzzed hooks in any order with restarts; FakeHost refuses second and invalid answers."""
+    """K-20, K-21, I-31, trap:37: fuzzed hooks in any order with restarts; FakeHost refuses second and invalid
+    answers.
+    """
     asyncio.run(asyncio.wait_for(_play(story, trust), STORY_LIMIT_S))
 
 

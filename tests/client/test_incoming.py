@@ -42,7 +42,7 @@ async def test_a_set_is_held_until_it_is_complete_and_then_claimed_whole(staged:
 
 
 async def test_a_variable_payment_is_claimed_without_touching_the_invoice(staged: Staging) -> None:
-    """I-25, I-28: invoice_msat only where the invoice has an amount (contract N)."""
+    """I-25, I-28: invoice_msat only where the invoice has an amount (cln:C2)."""
     async with staged() as stage:
         invoice = await ready(stage, "any")
         part = stage.part(invoice, 5_000_000, FEE)
@@ -86,7 +86,7 @@ async def test_an_overpaid_set_is_claimed_whole(staged: Staging) -> None:
     ids=str,
 )
 async def test_a_part_that_breaks_the_agreement_is_failed_and_reported(staged: Staging, fields: Json, why: str) -> None:
-    """I-20, I-21, I-26, T37: 400f with amount and height; never claimed."""
+    """I-20, I-21, I-26, trap:37: 400f with amount and height; never claimed."""
     async with staged() as stage:
         invoice = await ready(stage)
         part = stage.part(invoice, 20_000_000, FEE, **fields)
@@ -97,7 +97,7 @@ async def test_a_part_that_breaks_the_agreement_is_failed_and_reported(staged: S
 
 
 async def test_one_msat_too_much_ends_the_payment(staged: Staging) -> None:
-    """I-23, T37: spread over the parts; what is held goes back at once."""
+    """I-23, trap:37: spread over the parts; what is held goes back at once."""
     async with staged() as stage:
         invoice = await ready(stage)
         parts = [stage.part(invoice, 10_000_000, 500_000), stage.part(invoice, 10_000_000, 500_001)]
@@ -168,7 +168,7 @@ async def test_a_set_that_stays_incomplete_times_out(staged: Staging) -> None:
 
 
 async def test_a_set_that_would_expire_is_failed_in_time(staged: Staging) -> None:
-    """K-06, T28: before lightningd would refuse it (cltv-final 10)."""
+    """K-06, trap:28: before lightningd would refuse it (cltv-final 10)."""
     async with staged() as stage:
         invoice = await ready(stage)
         part = stage.part(invoice, 10_000_000, FEE, cltv_expiry=stage.height + 12)
@@ -179,7 +179,7 @@ async def test_a_set_that_would_expire_is_failed_in_time(staged: Staging) -> Non
 
 
 async def test_a_block_between_invoice_and_payment_does_no_harm(staged: Staging) -> None:
-    """I-04, T38."""
+    """I-04, trap:38."""
     async with staged() as stage:
         invoice = await ready(stage)
         expiry = stage.height + 12
@@ -190,7 +190,7 @@ async def test_a_block_between_invoice_and_payment_does_no_harm(staged: Staging)
 
 
 async def test_old_blocks_after_a_restart_are_not_believed(staged: Staging) -> None:
-    """Contract R2: the height never falls."""
+    """cln:R2: the height never falls."""
     async with staged() as stage:
         invoice = await ready(stage)
         await stage.block(5)
@@ -201,7 +201,7 @@ async def test_old_blocks_after_a_restart_are_not_believed(staged: Staging) -> N
 
 
 async def test_two_payments_at_one_lsp_are_kept_apart(staged: Staging) -> None:
-    """I-10, T36: fees and sums by payment hash."""
+    """I-10, trap:36: fees and sums by payment hash."""
     async with staged() as stage:
         one = await ready(stage)
         two = await stage.invoice(30_000_000, client_trusts_lsp=True)
@@ -285,7 +285,7 @@ async def test_held_parts_survive_a_restart_without_their_tlvs(staged: Staging) 
 
 
 async def test_a_stop_of_the_node_forgets_nothing(staged: Staging) -> None:
-    """W12, I-32: our last answers are ignored, and the same parts come again without their TLVs."""
+    """cln:W12, I-32: our last answers are ignored, and the same parts come again without their TLVs."""
     async with staged() as stage:
         invoice = await ready(stage)
         stage.part(invoice, 10_000_000, FEE, htlc_id=0)
@@ -300,7 +300,7 @@ async def test_a_stop_of_the_node_forgets_nothing(staged: Staging) -> None:
 
 
 async def test_a_channel_that_got_its_real_scid_keeps_its_fees(staged: Staging) -> None:
-    """I-32 with host contract H3: the replay carries the new name."""
+    """I-32 with cln:H3: the replay carries the new name."""
     async with staged() as stage:
         invoice = await ready(stage)
         stage.part(invoice, 10_000_000, FEE, htlc_id=0)
@@ -338,7 +338,7 @@ async def test_a_payment_that_lightningd_did_not_settle_can_be_made_again(staged
 
 
 async def test_fees_of_failed_parts_are_forgotten(staged: Staging) -> None:
-    """Money rule 14: nothing grows; and a replay of a failed part fails again."""
+    """rule:14: nothing grows; and a replay of a failed part fails again."""
     async with staged() as stage:
         invoice = await ready(stage)
         stage.part(invoice, 10_000_000, FEE, htlc_id=0)
@@ -461,7 +461,7 @@ async def test_an_lsp_that_is_trusted_by_name_need_not_confirm(staged: Staging) 
 
 @pytest.mark.parametrize(("sat", "script"), [(199_999, "0020" + "5a" * 32), (200_000, "0014" + "5a" * 20)])
 async def test_a_wrong_funding_output_ends_the_payment(staged: Staging, sat: int, script: str) -> None:
-    """I-30, T46: amount or script."""
+    """I-30, trap:46: amount or script."""
     async with staged() as stage:
         invoice = await stage.invoice()
         await stage.channel()
@@ -488,7 +488,7 @@ async def test_an_lsp_that_never_broadcasts_gets_no_preimage(staged: Staging) ->
 
 
 async def test_an_error_of_the_node_is_no_answer_of_the_chain(staged: Staging) -> None:
-    """K-13, rule 10: asked again."""
+    """K-13, rule:10: asked again."""
     async with staged() as stage:
         stage.node.faults["getutxout"] = [NodeError("getutxout", -1, "bitcoind is away")]
         _, part = await waiting(stage)
@@ -554,7 +554,7 @@ async def test_parts_that_come_over_another_channel_while_the_funding_is_looked_
 
 
 async def test_a_channel_that_closes_gives_its_parts_back(staged: Staging) -> None:
-    """A4: an LSP that gives up with parts on the way; the payer may try again."""
+    """cln:A4: an LSP that gives up with parts on the way; the payer may try again."""
     async with staged() as stage:
         _, part = await waiting(stage)
         await stage.state(CHANNEL, "CHANNELD_SHUTTING_DOWN")
@@ -562,7 +562,7 @@ async def test_a_channel_that_closes_gives_its_parts_back(staged: Staging) -> No
 
 
 async def test_an_lsp_that_broke_its_word_since_is_not_trusted_with_an_old_purchase(staged: Staging) -> None:
-    """T46, I-29: consent was given before; the preimage is not."""
+    """trap:46, I-29: consent was given before; the preimage is not."""
     async with staged() as stage:
         invoice = await ready(stage)
         await stage.client.book.distrust(Distrust(LSP, "withheld", NOW_MS))

@@ -59,7 +59,7 @@ async def test_a_variable_invoice_forbids_many_parts(staged: Staging) -> None:
 async def test_blocks_that_will_be_waited_for_are_in_the_invoice(
     staged: Staging, trust: bool, depth: int, trusted: bool, blocks: int
 ) -> None:
-    """I-04, T38: normal + 2, and the confirmations we mean to wait for."""
+    """I-04, trap:38: normal + 2, and the confirmations we mean to wait for."""
     async with staged(funding_depth=depth, trusted=frozenset({LSP} if trusted else ())) as stage:
         stage.lsp.trust = trust
         made = await stage.invoice(client_trusts_lsp=trust)
@@ -127,7 +127,7 @@ async def test_the_result_has_clns_members_and_ours(staged: Staging) -> None:
 
 
 async def test_one_invoice_for_the_full_amount_is_kept(staged: Staging) -> None:
-    """I-08: never deleted, never made again with less; C6: only createinvoice."""
+    """I-08: never deleted, never made again with less; cln:C6: only createinvoice."""
     async with staged() as stage:
         await stage.invoice()
         (row,) = stage.node.invoices.values()
@@ -171,7 +171,7 @@ async def test_a_refused_invoice_leaves_no_approval(staged: Staging) -> None:
 
 
 async def test_an_approval_that_cannot_be_stored_leaves_no_invoice(staged: Staging) -> None:
-    """I-01, rule 11."""
+    """I-01, rule:11."""
     async with staged() as stage:
         stage.node.faults["datastore"] = [NodeError("datastore", -1, "disk full")]
         with pytest.raises(StoreError):

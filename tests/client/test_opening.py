@@ -33,7 +33,7 @@ def test_without_a_purchase_an_opening_is_none_of_our_business() -> None:
 
 
 def test_an_agreed_opening_is_zero_conf() -> None:
-    """I-15, C1."""
+    """I-15, cln:C1."""
     assert answer(request(), [wanted()], [], LIMITS) == (ACCEPT, None)
 
 
@@ -111,7 +111,7 @@ def test_our_to_self_delay_must_be_within_the_agreement(agreed: int, result: str
 def test_each_channel_needs_a_purchase_of_its_own(
     needs: list[int], in_use: list[int], funding_msat: int, accepted: bool
 ) -> None:
-    """I-10, I-16, T36: several purchases at one LSP, in any order; not one channel more."""
+    """I-10, I-16, trap:36: several purchases at one LSP, in any order; not one channel more."""
     got, _ = answer(
         request(funding_msat=funding_msat, channel_reserve_msat=0), [wanted(each) for each in needs], in_use, LIMITS
     )
@@ -125,7 +125,7 @@ sizes = st.integers(1_000_000, 50_000_000)
 def test_what_is_accepted_can_be_shared_out_and_nothing_else(
     needs: list[int], in_use: list[int], funding_msat: int
 ) -> None:
-    """T36, against trying every way to give channels to purchases."""
+    """trap:36, against trying every way to give channels to purchases."""
     from itertools import permutations
 
     got, _ = answer(
@@ -188,7 +188,7 @@ async def test_an_ordinary_channel_after_an_approval_has_ended_is_none_of_our_bu
 
 
 async def test_an_approval_that_was_served_opens_nothing(staged: Staging) -> None:
-    """I-11, I-16, T36: used once."""
+    """I-11, I-16, trap:36: used once."""
     async with staged(trusted=frozenset({LSP})) as stage:
         invoice = await stage.invoice()
         await stage.channel()
@@ -199,7 +199,7 @@ async def test_an_approval_that_was_served_opens_nothing(staged: Staging) -> Non
 
 
 async def test_a_second_zero_conf_channel_for_one_purchase_is_refused(staged: Staging) -> None:
-    """I-16, T36."""
+    """I-16, trap:36."""
     async with staged() as stage:
         await stage.invoice()
         await stage.channel()
@@ -208,7 +208,7 @@ async def test_a_second_zero_conf_channel_for_one_purchase_is_refused(staged: St
 
 
 async def test_two_purchases_at_one_lsp_take_two_channels_and_no_third(staged: Staging) -> None:
-    """T36."""
+    """trap:36."""
     async with staged() as stage:
         await stage.invoice()
         await stage.invoice()
@@ -234,7 +234,7 @@ async def test_a_channel_that_is_coming_counts_already(staged: Staging) -> None:
 
 
 async def test_an_opening_that_a_lost_link_interrupted_may_be_made_again(staged: Staging) -> None:
-    """O-16, T4: the LSP may have forgotten a channel that was never ready."""
+    """O-16, trap:4: the LSP may have forgotten a channel that was never ready."""
     async with staged() as stage:
         await stage.invoice()
         await stage.opening()
@@ -272,7 +272,7 @@ async def test_an_lsp_that_opens_again_sooner_than_we_learn_of_its_giving_up_is_
 
 
 async def test_a_channel_of_before_that_stays_in_use_is_refused_a_second_after_five_seconds(staged: Staging) -> None:
-    """I-16, T36: not sooner, not later, said once."""
+    """I-16, trap:36: not sooner, not later, said once."""
     async with staged() as stage:
         await stage.invoice()
         await stage.channel()
@@ -389,7 +389,7 @@ async def test_a_channel_that_came_while_the_plugin_was_away_counts(staged: Stag
 
 
 async def test_an_opening_before_the_records_are_read_waits(staged: Staging) -> None:
-    """W11: hooks may come before init is answered; the answer is right, not quick."""
+    """cln:W11: hooks may come before init is answered; the answer is right, not quick."""
     async with staged() as stage:
         await stage.invoice()
         await stage.stop()

@@ -40,7 +40,7 @@ def is_part(shown: Any, real: Any) -> bool:
 
 
 async def test_the_readmes_commands_print_what_it_shows(staged: Staging) -> None:
-    """Issue 5: one after the other on a stage."""
+    """One after the other on a stage."""
     assert [method for method, _, _ in SHOWN] == ["lsps2-compare", "lsps-lsps2-invoice", "lsps2-status"]
     async with staged() as stage:
         stage.node.peers[LSP]["features"] = "02" + "00" * 91
@@ -89,7 +89,7 @@ def buy_of(stage: Stage, entry: Any) -> Coroutine[Any, Any, Json]:
 async def test_a_wrong_parameter_is_named_and_the_right_one_described(
     staged: Staging, call: Any, sentence: str
 ) -> None:
-    """Issue 5: nothing was asked of the LSP, or nothing came of it."""
+    """Nothing was asked of the LSP, or nothing came of it."""
     async with staged() as stage:
         error = await failure_of(call(stage))
         assert sentence in str(error)

@@ -74,7 +74,9 @@ async def bought(process: Process, **more: Any) -> Json:
 
 
 async def test_the_manifest_is_what_lightningd_takes() -> None:
-    """M1, M3, M6, T-33: hooks with the filters they may have, dynamic, no feature bit; CLN's method names."""
+    """cln:M1, cln:M3, cln:M6, T-33: hooks with the filters they may have, dynamic, no feature bit; CLN's method
+    names.
+    """
     async with running(begin=False) as process:
         manifest = await process.begin()
         methods = {method["name"]: method["usage"] for method in manifest["rpcmethods"]}
@@ -112,7 +114,7 @@ async def test_the_manifest_is_what_lightningd_takes() -> None:
     ids=str,
 )
 async def test_a_wrong_option_disables_the_plugin_with_a_sentence(options: Json, why: str) -> None:
-    """M5: lightningd shows it to the operator."""
+    """cln:M5: lightningd shows it to the operator."""
     async with running(begin=False) as process:
         await process.ask("getmanifest", {})
         answer = await process.ask("init", process.init_params(True, options))
@@ -120,7 +122,7 @@ async def test_a_wrong_option_disables_the_plugin_with_a_sentence(options: Json,
 
 
 async def test_options_of_every_kind_are_taken() -> None:
-    """M7: typed values as lightningd gives them."""
+    """cln:M7: typed values as lightningd gives them."""
     options = {"lsps2-max-fee-msat": 5, "lsps2-trusted-lsp": [LSP, "any"], "experimental-lsps-client": True}
     async with running(**options) as process:
         with pytest.raises(NodeError, match="limit of 5 msat"):
@@ -128,7 +130,7 @@ async def test_options_of_every_kind_are_taken() -> None:
 
 
 async def test_foreign_htlcs_are_answered_without_asking_anybody() -> None:
-    """Issue 5, W2: forwards and payments to others, by the lane, while a method of ours waits for an LSP."""
+    """cln:W2: forwards and payments to others, by the lane, while a method of ours waits for an LSP."""
     async with running() as process:
         process.world.lsps[LSP].silent = True
         slow = process.request("lsps-lsps2-getinfo", {"lsp_id": LSP})
@@ -161,7 +163,7 @@ async def test_a_payment_from_the_menu_to_the_preimage() -> None:
 
 
 async def test_a_skimming_lsp_gets_nothing_over_the_pipe() -> None:
-    """T37, and the sentence a demo shows."""
+    """trap:37, and the sentence a demo shows."""
     async with running() as process:
         invoice = await bought(process)
         call = process.request("htlc_accepted", htlc(process, invoice, 20_000_000, FEE + 1))
@@ -173,7 +175,7 @@ async def test_a_skimming_lsp_gets_nothing_over_the_pipe() -> None:
 
 
 async def test_hooks_that_come_before_init_is_answered_wait() -> None:
-    """W11: a dynamic start; the HTLC of an approved payment is not let go."""
+    """cln:W11: a dynamic start; the HTLC of an approved payment is not let go."""
     world = World()
     async with running(world) as process:
         invoice = await bought(process)
@@ -189,7 +191,7 @@ async def test_hooks_that_come_before_init_is_answered_wait() -> None:
 
 @pytest.mark.parametrize("polite", [True, False])
 async def test_held_parts_survive_the_process(polite: bool) -> None:
-    """I-32, K-07, W12: stop and kill -9; what the plugin answers last is ignored, the replay has no TLV."""
+    """I-32, K-07, cln:W12: stop and kill -9; what the plugin answers last is ignored, the replay has no TLV."""
     world = World()
     async with running(world) as process:
         invoice = await bought(process)
@@ -208,7 +210,7 @@ async def test_held_parts_survive_the_process(polite: bool) -> None:
 
 @pytest.mark.parametrize("how", ["shutdown", "terminate", "eof"])
 async def test_the_end_is_polite(how: str) -> None:
-    """W5, W12, rule 17: held parts are failed for now, exit code 0."""
+    """cln:W5, cln:W12, rule:17: held parts are failed for now, exit code 0."""
     async with running() as process:
         invoice = await bought(process)
         call = process.request("htlc_accepted", htlc(process, invoice, 10_000_000, FEE))
@@ -281,7 +283,7 @@ async def test_clns_parameters_work_by_position() -> None:
 
 
 async def test_odd_hook_calls_get_the_harmless_answer() -> None:
-    """K-20, H9: whatever lightningd might send one day."""
+    """K-20, cln:H9: whatever lightningd might send one day."""
     async with running() as process:
         assert await process.ask("rpc_command", {"rpc_command": {"method": "invoice", "params": {}}}) == CONTINUE
         await bought(process)
@@ -298,7 +300,7 @@ async def test_the_executable_is_two_lines() -> None:
 
 
 async def test_an_lsp_cannot_make_us_write_frames_into_lightningd() -> None:
-    """W9 for the wallet: newlines in what an LSP sends stay inside strings."""
+    """cln:W9 for the wallet: newlines in what an LSP sends stay inside strings."""
     async with running() as process:
         evil = "x\n\n" + json.dumps({"jsonrpc": "2.0", "id": "cln:getmanifest#19", "result": {}})
         process.world.lsps[LSP].entries = [entry(promise=evil)]

@@ -229,7 +229,8 @@ async def test_a_buy_result_of_a_wrong_shape_is_refused(staged: Staging, result:
     async with staged() as stage:
         good = {"jit_channel_scid": JIT_SCID, "lsp_cltv_expiry_delta": 144, "client_trusts_lsp": False}
         answer = {} if not result else good | result
-        stage.lsp.result = lambda request: answer if request["method"] == "lsps2.buy" else stage.lsp.menu()  # type: ignore[method-assign]
+        # type: ignore[method-assign]
+        stage.lsp.result = lambda request: answer if request["method"] == "lsps2.buy" else stage.lsp.menu()
         with pytest.raises(Unacceptable):
             await stage.invoice()
         assert not stage.node.datastore
@@ -258,7 +259,7 @@ async def test_the_owner_can_name_lsps_to_trust(staged: Staging, trusted: set[st
 
 
 async def test_an_lsp_that_broke_its_word_gets_no_trust_again(staged: Staging) -> None:
-    """T46: whatever is asked for, until the owner forgives."""
+    """trap:46: whatever is asked for, until the owner forgives."""
     async with staged(trusted=frozenset({LSP})) as stage:
         stage.lsp.trust = True
         await stage.client.book.distrust(Distrust(LSP, "withheld", NOW_MS))
@@ -338,7 +339,7 @@ async def test_an_offer_that_is_over_is_not_approved(staged: Staging) -> None:
 
 
 async def test_compare_puts_the_cheapest_first_and_says_why_others_are_out(staged: Staging) -> None:
-    """Issue 5: lsps2-compare."""
+    """lsps2-compare."""
     async with staged() as stage:
         stage.lsps[OTHER_LSP] = Lsp(OTHER_LSP, min_fee_msat="500000")
         stage.lsps[STRANGER] = Lsp(STRANGER)

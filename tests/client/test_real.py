@@ -114,7 +114,7 @@ def test_held_parts_survive_the_death_of_the_wallets_node(open_town: Callable[[s
 
 
 def test_the_invoice_is_what_a_stock_decoder_reads(open_town: Callable[[str], Town]) -> None:
-    """C6, I-02 to I-07: by lightningd's own `decode`, at another node."""
+    """cln:C6, I-02 to I-07: by lightningd's own `decode`, at another node."""
     town = open_town(CLIENT_TRUSTS)
     wallet = untrusting(town, "reader")
     bill = town.bill(wallet, SIZE_MSAT, client_trusts_lsp=True)
@@ -144,7 +144,7 @@ def test_consent_is_needed_and_enough(open_town: Callable[[str], Town]) -> None:
 
 
 def test_an_lsp_that_gives_up_is_forgiven_and_cleaned_up_after(open_town: Callable[[str], Town]) -> None:
-    """A4, O-16: a probe makes it open and close a withheld channel; the invoice is paid all the same afterwards."""
+    """cln:A4, O-16: a probe makes it open and close a withheld channel; the invoice is paid all the same afterwards."""
     town = open_town(CLIENT_TRUSTS)
     wallet = untrusting(town, "probed")
     bill = town.bill(wallet, SIZE_MSAT, client_trusts_lsp=True)
@@ -175,7 +175,7 @@ def test_a_wallet_back_from_the_dead_takes_the_next_channel_at_once(open_town: C
 
 
 def test_a_stock_node_lists_what_was_given_up_and_the_status_says_what_it_is(open_town: Callable[[str], Town]) -> None:
-    """A4: nothing can be forgotten without developer mode; lightningd offers it in no invoice."""
+    """cln:A4: nothing can be forgotten without developer mode; lightningd offers it in no invoice."""
     town = open_town(CLIENT_TRUSTS)
     wallet = untrusting(town, "stock", stock=True)
     town.bill(wallet, SIZE_MSAT, client_trusts_lsp=True)
@@ -202,7 +202,7 @@ def withheld(town: Town, wallet: Lightningd) -> str:
 
 
 def test_an_lsp_that_keeps_the_funding_back_is_found_out(open_town: Callable[[str], Town]) -> None:
-    """T46: it took the preimage and never broadcast: warned, distrusted, not offered, nothing more received."""
+    """trap:46: it took the preimage and never broadcast: warned, distrusted, not offered, nothing more received."""
     town = open_town(CLIENT_TRUSTS)
     wallet = untrusting(town, "robbed")
     bill = town.bill(wallet, SIZE_MSAT, client_trusts_lsp=True)

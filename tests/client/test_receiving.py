@@ -162,7 +162,7 @@ def test_the_order_of_the_parts_does_not_matter(order: tuple[int, ...]) -> None:
 
 
 def test_a_part_asked_about_again_is_the_same_part() -> None:
-    """Money rule 3, K-07: counted once."""
+    """rule:3, K-07: counted once."""
     receipt = Receipt(terms(), 90_000)
     for _ in range(3):
         assert take(receipt, part(500_000, 10_000)) is None
@@ -187,7 +187,7 @@ def test_an_overpaying_payer_is_waited_for() -> None:
 
 
 def test_the_number_of_parts_is_bounded() -> None:
-    """Money rule 14: an LSP cannot grow our memory."""
+    """rule:14: an LSP cannot grow our memory."""
     receipt = Receipt(terms(1_000_000, params={"proportional": 0}), 90_000)
     for number in range(483):
         assert take(receipt, part(1, number=number)) is None
@@ -409,7 +409,7 @@ amounts = st.integers(1, 400_000)
 
 @given(st.lists(amounts, min_size=1, max_size=6), st.data())
 def test_a_claim_never_brings_less_than_agreed(sent: list[int], data: st.DataObject) -> None:
-    """Money rule 4, T37: whatever an LSP takes, in whatever order: what is claimed is at least size less fee, and the
+    """rule:4, trap:37: whatever an LSP takes, in whatever order: what is claimed is at least size less fee, and the
     fees of the claimed parts are at most the agreed fee; one msat more and nothing is claimed.
     """
     size_msat = sum(sent)
@@ -431,7 +431,7 @@ def test_a_claim_never_brings_less_than_agreed(sent: list[int], data: st.DataObj
 def test_one_msat_too_much_spread_over_the_parts_is_never_claimed(
     count: int, victim: int, size_msat: int, data: st.DataObject
 ) -> None:
-    """T37: the fee is exact, then one part takes one msat more."""
+    """trap:37: the fee is exact, then one part takes one msat more."""
     agreed = terms(size_msat * count, params={"min_fee_msat": "0", "max_payment_size_msat": str(U64_MAX)})
     fee_msat = agreed.params.fee_msat(size_msat * count) or 0
     shares = [fee_msat // count + (1 if place < fee_msat % count else 0) for place in range(count)]
@@ -448,7 +448,7 @@ def test_one_msat_too_much_spread_over_the_parts_is_never_claimed(
 
 @given(st.integers(100_000, 40_000_000), st.integers(-3, 3))
 def test_the_fee_of_a_variable_payment_is_bounded_to_the_msat(payment_msat: int, more_msat: int) -> None:
-    """I-25, T37."""
+    """I-25, trap:37."""
     agreed = terms(None)
     fee_msat = agreed.params.fee_msat(payment_msat) or 0
     receipt = Receipt(agreed, 90_000)

@@ -113,7 +113,7 @@ async def whole_day(stage: Stage, name: str) -> Day:
 
 
 def test_every_recording_with_a_wallet_is_here() -> None:
-    """Issue 5: 36 recordings, two of them of a node without one."""
+    """36 recordings, two of them of a node without one."""
     assert len(DAYS) == 34
     assert not WITHOUT_A_WALLET & DAYS.keys()
     assert {**HOOKS, **MORE}.keys() <= DAYS.keys()
@@ -146,7 +146,7 @@ async def test_the_recorded_day_without_a_purchase_is_let_go(staged: Staging) ->
 
 
 async def test_the_recorded_channels_that_were_given_up_are_cleaned_up_after(staged: Staging) -> None:
-    """A4, O-16: k_abandon opens three for one purchase and gives each up; every one is let in, none is kept."""
+    """cln:A4, O-16: k_abandon opens three for one purchase and gives each up; every one is let in, none is kept."""
     async with staged() as stage:
         stage.node.developer = True
         day = await whole_day(stage, "k_abandon")

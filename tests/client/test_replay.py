@@ -102,7 +102,7 @@ def sent(stage: Stage, call: Json) -> bytes:
 
 @pytest.mark.parametrize("name", sorted(HOOKS))
 async def test_the_recorded_opening_is_accepted_as_it_was(staged: Staging, name: str) -> None:
-    """C1: {"result": "continue", "mindepth": 0}."""
+    """cln:C1: {"result": "continue", "mindepth": 0}."""
     (opening,) = calls(name, "openchannel")
     async with staged() as stage:
         await approve(stage, name, None, 1)
@@ -123,7 +123,7 @@ async def test_the_recorded_opening_is_accepted_as_it_was(staged: Staging, name:
 async def test_recorded_parts_get_the_recorded_answers(
     staged: Staging, name: str, size_msat: int | None, fee_msat: int, order: int
 ) -> None:
-    """C2, I-28: payload and invoice_msat byte for byte; a real lightningd settled on them."""
+    """cln:C2, I-28: payload and invoice_msat byte for byte; a real lightningd settled on them."""
     recorded = calls(name, "htlc_accepted")[::order]
     async with staged() as stage:
         stage.client.chain.block(109)
@@ -139,7 +139,7 @@ async def test_recorded_parts_get_the_recorded_answers(
 async def test_the_same_parts_are_refused_for_a_fee_one_msat_lower(
     staged: Staging, name: str, size_msat: int, fee_msat: int
 ) -> None:
-    """T37: the recorded LSP took 12 000 000 msat over two of five parts."""
+    """trap:37: the recorded LSP took 12 000 000 msat over two of five parts."""
     async with staged() as stage:
         await approve(stage, name, size_msat, fee_msat)
         for each in calls(name, "htlc_accepted"):
@@ -152,7 +152,7 @@ async def test_the_same_parts_are_refused_for_a_fee_one_msat_lower(
 
 
 async def test_a_recorded_set_whose_second_part_never_comes_times_out_here(staged: Staging) -> None:
-    """j_client_fails, group 4: lightningd would hold it for 70 s from our answer (C4); we hold it and fail all."""
+    """j_client_fails, group 4: lightningd would hold it for 70 s from our answer (cln:C4); we hold it and fail all."""
     lonely = calls("j_client_fails", "htlc_accepted")[-1]
     async with staged() as stage:
         await approve(stage, "j_client_fails", 20_000_000, 2_000_000)
@@ -176,7 +176,7 @@ async def test_recorded_pairs_that_were_failed_or_not_rewritten_are_claimed_here
 
 
 def test_every_recording_in_which_a_wallet_was_asked_is_here() -> None:
-    """Issue 5: each of these is replayed below."""
+    """Each of these is replayed below."""
     held_or_let_go = {"d_ordinary_forward", "k2_close_with_htlcs", "p_zero_fee_part_and_lsp_fees"}
     asked = {name for name in MORE if calls(name, "htlc_accepted")}
     assert asked == {name for name, _ in CLAIMED} | held_or_let_go
@@ -187,7 +187,7 @@ def test_every_recording_in_which_a_wallet_was_asked_is_here() -> None:
 async def test_every_other_recorded_opening_is_accepted_unless_it_is_announced_or_pushes(
     staged: Staging, name: str, odd: bool
 ) -> None:
-    """C1, I-12, I-14: what real nodes asked for breaks no other limit; d and g have announced ones, g a push."""
+    """cln:C1, I-12, I-14: what real nodes asked for breaks no other limit; d and g have announced ones, g a push."""
     openings = [each["call"]["params"]["openchannel"] for each in calls(name, "openchannel")]
     for request in [each for each in openings if bool(each["channel_flags"] & 1 or each["push_msat"]) == odd]:
         part = {"peer_id": request["id"], "onion": {"payment_secret": "00" * 32}}
@@ -214,7 +214,7 @@ async def fed(stage: Stage, parts: list[Json]) -> list[Json]:
 async def test_every_other_recorded_payment_is_claimed_with_the_recorded_payload(
     staged: Staging, name: str, place: int
 ) -> None:
-    """C2, I-28: byte for byte; the prototype lowered its invoice where we answer `invoice_msat` (I-08)."""
+    """cln:C2, I-28: byte for byte; the prototype lowered its invoice where we answer `invoice_msat` (I-08)."""
     parts = payment(name, place)
     async with staged() as stage:
         answers = await fed(stage, parts)
@@ -229,7 +229,7 @@ async def test_the_recorded_set_that_was_closed_on_is_claimed_at_once(staged: St
 
 
 async def test_the_recorded_half_of_a_set_is_held_and_times_out(staged: Staging) -> None:
-    """p_zero_fee_part_and_lsp_fees: the other part was lost at the LSP (H6)."""
+    """p_zero_fee_part_and_lsp_fees: the other part was lost at the LSP (cln:H6)."""
     async with staged() as stage:
         assert await fed(stage, payment("p_zero_fee_part_and_lsp_fees", 0)) == [{}]
         await stage.pass_time(91)

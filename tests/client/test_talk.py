@@ -146,7 +146,7 @@ async def test_a_new_connection_alone_forgives(staged: Staging) -> None:
 
 
 async def test_a_peer_cannot_fill_the_log(staged: Staging) -> None:
-    """Money rule 14: what is ignored is logged ten times a connection, rubbish once."""
+    """rule:14: what is ignored is logged ten times a connection, rubbish once."""
     async with staged() as stage:
         for _ in range(50):
             stage.message(LSP, b'{"jsonrpc":"2.0","id":"nobody","result":{}}')

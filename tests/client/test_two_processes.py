@@ -125,7 +125,9 @@ async def test_a_wallet_that_died_with_parts_in_its_hands_is_paid(opened: Openin
 
 
 async def test_an_lsp_that_keeps_the_funding_back(opened: Opening) -> None:
-    """T46: it has the preimage and cannot, or will not, broadcast: an alarm after ten minutes, and no more trust."""
+    """trap:46: it has the preimage and cannot, or will not, broadcast: an alarm after ten minutes, and no more
+    trust.
+    """
     async with opened(CLIENT_TRUSTS) as pair:
         pair.world.lsp.faults.fail("sendpsbt", times=1000)
         invoice = await pair.invoice(client_trusts_lsp=True)

@@ -34,7 +34,7 @@ async def paid(stage: Stage) -> Json:
 
 
 async def test_a_funding_that_appears_in_time_ends_the_watch(staged: Staging) -> None:
-    """I-33, T46: in the mempool it is still watched, confirmed it is done; the datastore is empty then."""
+    """I-33, trap:46: in the mempool it is still watched, confirmed it is done; the datastore is empty then."""
     async with staged() as stage:
         await paid(stage)
         assert stage.keys == {CHANNEL}
@@ -61,7 +61,7 @@ async def test_a_funding_that_is_confirmed_already_is_not_watched(staged: Stagin
 
 
 async def test_a_funding_that_does_not_appear_raises_the_alarm_once(staged: Staging) -> None:
-    """T46: warned, distrusted, no longer offered; all of it durable."""
+    """trap:46: warned, distrusted, no longer offered; all of it durable."""
     async with staged() as stage:
         await paid(stage)
         await stage.pass_time(599)
@@ -81,7 +81,7 @@ async def test_a_funding_that_does_not_appear_raises_the_alarm_once(staged: Stag
 
 @pytest.mark.parametrize(("sat", "script"), [(200_001, "0020" + "5a" * 32), (200_000, "5120" + "5a" * 32)])
 async def test_a_funding_that_is_not_what_was_agreed_raises_the_alarm(staged: Staging, sat: int, script: str) -> None:
-    """T46: wrong amount or script is detected, also when it is broadcast."""
+    """trap:46: wrong amount or script is detected, also when it is broadcast."""
     async with staged() as stage:
         await paid(stage)
         stage.fund(sat, script)
@@ -91,7 +91,7 @@ async def test_a_funding_that_is_not_what_was_agreed_raises_the_alarm(staged: St
 
 
 async def test_a_funding_that_comes_late_lifts_the_guard_but_not_the_distrust(staged: Staging) -> None:
-    """T46: the channel is good after all; the LSP's word was not."""
+    """trap:46: the channel is good after all; the LSP's word was not."""
     async with staged() as stage:
         await paid(stage)
         await stage.pass_time(601)
@@ -124,7 +124,7 @@ async def test_a_channel_closed_in_the_ordinary_way_is_not_missing(staged: Stagi
 
 
 async def test_a_channel_that_vanished_without_funding_is_missing(staged: Staging) -> None:
-    """T46: what lightningd forgot was never there; the distrust stays when the watch ends."""
+    """trap:46: what lightningd forgot was never there; the distrust stays when the watch ends."""
     async with staged() as stage:
         await paid(stage)
         stage.node.channels.clear()
@@ -135,7 +135,7 @@ async def test_a_channel_that_vanished_without_funding_is_missing(staged: Stagin
 
 
 async def test_a_payment_settled_while_we_were_away_is_watched_from_the_start(staged: Staging) -> None:
-    """F4: notifications are not repeated; the tables tell."""
+    """cln:F4: notifications are not repeated; the tables tell."""
     async with staged() as stage:
         stage.lsp.trust = True
         invoice = await stage.invoice(client_trusts_lsp=True)
@@ -149,7 +149,7 @@ async def test_a_payment_settled_while_we_were_away_is_watched_from_the_start(st
 
 
 async def test_a_store_that_fails_at_the_payment_is_made_good_at_the_next_start(staged: Staging) -> None:
-    """K-08, rule 11."""
+    """K-08, rule:11."""
     async with staged() as stage:
         stage.lsp.trust = True
         invoice = await stage.invoice(client_trusts_lsp=True)
@@ -167,7 +167,7 @@ async def test_a_store_that_fails_at_the_payment_is_made_good_at_the_next_start(
 
 
 async def test_payments_over_the_missing_channel_are_refused_and_others_let_go(staged: Staging) -> None:
-    """T46: what comes over it would be lost; everything else of the node goes on."""
+    """trap:46: what comes over it would be lost; everything else of the node goes on."""
     async with staged() as stage:
         invoice = await paid(stage)
         await stage.pass_time(601)
@@ -184,7 +184,7 @@ async def test_payments_over_the_missing_channel_are_refused_and_others_let_go(s
 
 
 async def test_nothing_but_its_purchase_is_received_over_a_channel_whose_funding_is_not_there(staged: Staging) -> None:
-    """T46, I-30: an LSP that opens, never funds, and forwards what else is paid to the wallet."""
+    """trap:46, I-30: an LSP that opens, never funds, and forwards what else is paid to the wallet."""
     async with staged() as stage:
         invoice = await stage.invoice()
         await stage.channel()
@@ -205,7 +205,7 @@ async def test_nothing_but_its_purchase_is_received_over_a_channel_whose_funding
 
 
 async def test_after_a_purchase_on_trust_it_is_enough_to_see_the_funding(staged: Staging) -> None:
-    """T46: the consent was to the purchase; seconds later the LSP has broadcast."""
+    """trap:46: the consent was to the purchase; seconds later the LSP has broadcast."""
     async with staged() as stage:
         invoice = await paid(stage)
         early = stage.part(invoice, 1_000, payment_hash=b"\x01" * 32)
@@ -254,7 +254,7 @@ async def test_a_bug_of_the_guard_costs_a_temporary_failure(staged: Staging) -> 
 
 
 async def test_without_a_missing_channel_foreign_payments_never_reach_us(staged: Staging) -> None:
-    """Issue 5: foreign HTLCs as quick as in the service."""
+    """Foreign HTLCs as quick as in the service."""
     async with staged() as stage:
         await paid(stage)
         stage.fund()
@@ -270,7 +270,7 @@ async def test_without_a_missing_channel_foreign_payments_never_reach_us(staged:
 
 
 async def test_a_payment_whose_channel_cannot_be_looked_up_is_failed(staged: Staging) -> None:
-    """Rule 27: unknown is not sound; the payer may try again."""
+    """rule:27: unknown is not sound; the payer may try again."""
     async with staged() as stage:
         invoice = await paid(stage)
         await stage.pass_time(601)
@@ -302,7 +302,7 @@ PUBLIC = channel_row(channel_id="12" * 32, private=False, short_channel_id="5x5x
     ids=str,
 )
 def test_the_owners_own_invoices_do_not_offer_it(params: Any, rows: list[Json], exposed: Any) -> None:
-    """T46: `invoice` with exposeprivatechannels as the caller wished, less the missing channel."""
+    """trap:46: `invoice` with exposeprivatechannels as the caller wished, less the missing channel."""
     got = rewritten(params, rows, {CHANNEL})
     assert (got or {}).get("exposeprivatechannels") == exposed
     assert got is None or got["label"] == "l"
@@ -315,7 +315,7 @@ def test_what_an_invoice_offers_goes_by_its_alias() -> None:
 
 
 async def test_the_invoice_command_is_rewritten_only_while_a_funding_is_missing(staged: Staging) -> None:
-    """T46: rpc_command, filtered to `invoice`; not in sight, in the mempool, gone again for too long."""
+    """trap:46: rpc_command, filtered to `invoice`; not in sight, in the mempool, gone again for too long."""
     async with staged() as stage:
         await paid(stage)
         command = {"id": 1, "method": "invoice", "params": {"label": "l"}}
@@ -361,7 +361,7 @@ async def given_up(stage: Stage, state: str, **fields: Any) -> None:
 
 @pytest.mark.parametrize("state", ["CLOSINGD_COMPLETE", "CHANNELD_SHUTTING_DOWN", "AWAITING_UNILATERAL"])
 async def test_a_channel_the_lsp_gave_up_is_cleaned_away(staged: Staging, state: str) -> None:
-    """A4: our side does not learn; with developer mode it goes, the approval stays usable (O-16)."""
+    """cln:A4: our side does not learn; with developer mode it goes, the approval stays usable (O-16)."""
     async with staged() as stage:
         stage.node.developer = True
         await given_up(stage, state)
@@ -385,7 +385,7 @@ async def test_two_looks_at_once_forget_a_channel_once(staged: Staging) -> None:
 
 
 async def test_without_developer_mode_the_rest_is_lightningds(staged: Staging) -> None:
-    """A4: said once; nothing of ours is kept."""
+    """cln:A4: said once; nothing of ours is kept."""
     async with staged() as stage:
         await given_up(stage, "CLOSINGD_COMPLETE")
         assert "stays listed until lightningd forgets it" in stage.host.said("info")
@@ -396,7 +396,7 @@ async def test_without_developer_mode_the_rest_is_lightningds(staged: Staging) -
 async def test_the_owner_reads_what_a_channel_is_that_the_lsp_gave_up(
     staged: Staging, passed_s: int, lives: int
 ) -> None:
-    """A4: in words, as long as lightningd lists it, over restart and end of the purchase; no invoice offers it."""
+    """cln:A4: in words, as long as lightningd lists it, over restart and end of the purchase; no invoice offers it."""
     async with staged() as stage:
         await given_up(stage, "CLOSINGD_COMPLETE")
         await stage.pass_time(passed_s)
@@ -417,7 +417,7 @@ async def test_the_owner_reads_what_a_channel_is_that_the_lsp_gave_up(
     ids=str,
 )
 async def test_other_channels_are_not_called_given_up(staged: Staging, fields: Json) -> None:
-    """A4: in use, our own, with money of ours in it, on chain."""
+    """cln:A4: in use, our own, with money of ours in it, on chain."""
     async with staged() as stage:
         stage.node.channels.append(channel_row(**{"state": "CLOSINGD_COMPLETE", **fields}))
         await stage.restart()
@@ -425,7 +425,7 @@ async def test_other_channels_are_not_called_given_up(staged: Staging, fields: J
 
 
 async def test_a_closed_channel_whose_funding_is_in_sight_is_not_called_given_up(staged: Staging) -> None:
-    """A4: it was broadcast after all."""
+    """cln:A4: it was broadcast after all."""
     async with staged() as stage:
         stage.fund()
         stage.node.channels.append(channel_row(state="CLOSINGD_COMPLETE"))
@@ -434,7 +434,7 @@ async def test_a_closed_channel_whose_funding_is_in_sight_is_not_called_given_up
 
 
 async def test_what_lightningd_has_forgotten_is_no_longer_said_to_be_given_up(staged: Staging) -> None:
-    """A4: 2016 blocks later; until then its state is the one lightningd shows."""
+    """cln:A4: 2016 blocks later; until then its state is the one lightningd shows."""
     async with staged() as stage:
         await given_up(stage, "CLOSINGD_COMPLETE")
         stage.node.channels[0]["state"] = "AWAITING_UNILATERAL"
@@ -449,7 +449,7 @@ async def test_what_lightningd_has_forgotten_is_no_longer_said_to_be_given_up(st
     "fields", [{"max_to_us_msat": 1}, {"short_channel_id": "801x1x1"}], ids=["money was in it", "it is on chain"]
 )
 async def test_a_channel_with_a_stake_is_never_forgotten(staged: Staging, fields: Json) -> None:
-    """A4, K-11 for the wallet."""
+    """cln:A4, K-11 for the wallet."""
     async with staged() as stage:
         stage.node.developer = True
         await given_up(stage, "CLOSINGD_COMPLETE", **fields)
@@ -458,7 +458,7 @@ async def test_a_channel_with_a_stake_is_never_forgotten(staged: Staging, fields
 
 
 async def test_a_channel_whose_funding_is_in_sight_is_never_forgotten(staged: Staging) -> None:
-    """A4: it was broadcast after all."""
+    """cln:A4: it was broadcast after all."""
     async with staged() as stage:
         stage.node.developer = True
         stage.fund()
@@ -490,7 +490,7 @@ async def test_an_unpaid_channel_that_confirmed_is_an_ordinary_one(staged: Stagi
 
 
 async def test_what_is_watched_names_its_outpoint(staged: Staging) -> None:
-    """T46: it can be checked by hand."""
+    """trap:46: it can be checked by hand."""
     async with staged() as stage:
         await paid(stage)
         status = await stage.client._status()

@@ -1,4 +1,4 @@
-"""Exactly one good answer, whatever comes in and whatever our own code does (money rule 1)."""
+"""Exactly one good answer, whatever comes in and whatever our own code does (rule:1)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .desk import (
 
 
 def test_a_second_answer_is_refused(desk: Desk) -> None:
-    """Money rule 1."""
+    """rule:1."""
     desk.send(htlc("a"))
     desk.htlc()
     desk.on_loop(desk.host.let_go, b'"a"')
@@ -47,7 +47,7 @@ BAD_ANSWERS: dict[str, tuple[str, tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize(("how", "parts"), BAD_ANSWERS.values(), ids=BAD_ANSWERS)
 def test_an_answer_that_would_abort_lightningd_becomes_a_failure(desk: Desk, how: str, parts: tuple[Any, ...]) -> None:
-    """H9, T12, money rule 1: checked before it is written, and the HTLC is answered all the same."""
+    """cln:H9, trap:12, rule:1: checked before it is written, and the HTLC is answered all the same."""
     desk.send(htlc("a"))
     desk.htlc()
     desk.on_loop(getattr(desk.host, how), b'"a"', *parts)
@@ -56,7 +56,7 @@ def test_an_answer_that_would_abort_lightningd_becomes_a_failure(desk: Desk, how
 
 
 def test_a_handler_that_raises_fails_the_htlc(open_desk: Callable[..., Desk]) -> None:
-    """T12: with the traceback in the log."""
+    """trap:12: with the traceback in the log."""
 
     def broken(desk: Desk, scan: Any) -> None:
         raise KeyError("our bug")
@@ -70,7 +70,7 @@ def test_a_handler_that_raises_fails_the_htlc(open_desk: Callable[..., Desk]) ->
 
 
 def test_a_handler_that_raises_behind_its_answer_answers_once(open_desk: Callable[..., Desk]) -> None:
-    """Money rule 1."""
+    """rule:1."""
 
     def broken(desk: Desk, scan: Any) -> None:
         desk.host.let_go(scan.id_raw)
@@ -86,7 +86,7 @@ def test_a_handler_that_raises_behind_its_answer_answers_once(open_desk: Callabl
 def test_a_bug_in_the_host_stops_neither_the_answer_nor_the_next_frame(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T12: our own code is the last thing to trust."""
+    """trap:12: our own code is the last thing to trust."""
 
     def broken(call: Any) -> Any:
         raise TypeError("our bug")
@@ -100,7 +100,7 @@ def test_a_bug_in_the_host_stops_neither_the_answer_nor_the_next_frame(
 
 
 def test_a_call_that_comes_twice_gets_one_answer(desk: Desk) -> None:
-    """Money rule 1: an id stands for one call."""
+    """rule:1: an id stands for one call."""
     desk.send(htlc("a"), htlc("a"))
     desk.htlc()
     desk.log_with("came twice")
@@ -126,7 +126,7 @@ UNDERSTOOD = {
 
 @pytest.mark.parametrize("odd", UNDERSTOOD.values(), ids=UNDERSTOOD)
 def test_an_odd_call_is_read_leniently(desk: Desk, odd: bytes) -> None:
-    """T12: what any reader of JSON would understand is understood."""
+    """trap:12: what any reader of JSON would understand is understood."""
     desk.send(odd)
     scan = desk.htlc()
     assert (scan.next_scid, scan.amount_msat, scan.id_raw) == (JIT_SCID, 10_000_000, b'"a"')
@@ -152,7 +152,7 @@ ODD = {
 
 @pytest.mark.parametrize(("odd", "result"), ODD.values(), ids=ODD)
 def test_a_call_that_cannot_be_understood_gets_one_safe_answer(desk: Desk, odd: bytes, result: Any) -> None:
-    """T12: let go when it is surely not ours, else failed temporarily; one line in the log."""
+    """trap:12: let go when it is surely not ours, else failed temporarily; one line in the log."""
     desk.send(odd, htlc("next", FORWARD))
     assert desk.result("a") == result
     assert desk.result("next") == CONTINUE
@@ -161,7 +161,7 @@ def test_a_call_that_cannot_be_understood_gets_one_safe_answer(desk: Desk, odd: 
 
 
 def test_an_id_that_cannot_be_echoed_is_not_answered(desk: Desk) -> None:
-    """W9: lightningd makes none; somebody else's must not spoil the stream."""
+    """cln:W9: lightningd makes none; somebody else's must not spoil the stream."""
     desk.send(altered('"a"', '"a\\"b"'), htlc("next", FORWARD))
     assert desk.result("next") == CONTINUE
     desk.log_with("cannot be answered")

@@ -1,4 +1,4 @@
-"""The polite end (W12) and the impolite one."""
+"""The polite end (cln:W12) and the impolite one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENDS: dict[str, Callable[[Desk], int]] = {
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_held_parts_are_failed_temporarily_at_the_end(desk: Desk, end: Callable[[Desk], int]) -> None:
-    """W12, T50, rule 17: fifty parts, all with the code that lets the payer try again."""
+    """cln:W12, trap:50, rule:17: fifty parts, all with the code that lets the payer try again."""
     ids = [f"part {n}" for n in range(50)]
     desk.send(*(htlc(call_id, id=n) for n, call_id in enumerate(ids)))
     for _ in ids:
@@ -46,7 +46,7 @@ def test_held_parts_are_failed_temporarily_at_the_end(desk: Desk, end: Callable[
 
 
 def test_parts_that_wait_for_the_scids_are_failed_at_the_end(open_desk: Callable[..., Desk]) -> None:
-    """W11, W12."""
+    """cln:W11, cln:W12."""
     desk = open_desk()
     desk.send(htlc("a"), SHUTDOWN)
     assert desk.rest() == 0
@@ -54,7 +54,7 @@ def test_parts_that_wait_for_the_scids_are_failed_at_the_end(open_desk: Callable
 
 
 def test_the_owner_may_answer_while_saying_goodbye(open_desk: Callable[..., Desk]) -> None:
-    """W12: callbacks run before; one that raises or hangs does not keep the rest from its end."""
+    """cln:W12: callbacks run before; one that raises or hangs does not keep the rest from its end."""
 
     def prepare(desk: Desk) -> None:
         async def last_words() -> None:
@@ -78,7 +78,7 @@ def test_the_owner_may_answer_while_saying_goodbye(open_desk: Callable[..., Desk
 
 
 def test_a_goodbye_that_hangs_is_left_behind(open_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
-    """W5: lightningd waits 30 s for us, not for ever."""
+    """cln:W5: lightningd waits 30 s for us, not for ever."""
     monkeypatch.setattr("lsps2fast_plugin.cln.host.SHUTDOWN_S", 0.01)
 
     def prepare(desk: Desk) -> None:
@@ -97,7 +97,7 @@ def test_a_goodbye_that_hangs_is_left_behind(open_desk: Callable[..., Desk], mon
 
 
 def test_parts_that_come_while_ending_are_failed_at_once(open_desk: Callable[..., Desk]) -> None:
-    """W12: nobody will look at them any more."""
+    """cln:W12: nobody will look at them any more."""
     go = threading.Event()
 
     def prepare(desk: Desk) -> None:
@@ -117,7 +117,7 @@ def test_parts_that_come_while_ending_are_failed_at_once(open_desk: Callable[...
 
 @pytest.mark.parametrize("nonsense", [b"not JSON at all\n\n", b"\x00", b"}", b"[1]\n\n"])
 def test_a_stream_without_sense_ends_the_plugin(desk: Desk, nonsense: bytes) -> None:
-    """W9, rule 16: no resynchronising; held parts are failed, what came whole before is answered, exit code 1."""
+    """cln:W9, rule:16: no resynchronising; held parts are failed, what came whole before is answered, exit code 1."""
     desk.send(htlc("a"))
     desk.htlc()
     desk.send(htlc("whole", FORWARD), nonsense, htlc("behind", FORWARD))
@@ -204,7 +204,7 @@ def hear(child: subprocess.Popen[bytes], done: Callable[[dict[str, Any]], bool])
 
 @pytest.mark.slow
 def test_sigterm_fails_held_parts(process: subprocess.Popen[bytes]) -> None:
-    """W12, T13: plugin stop and systemd alike."""
+    """cln:W12, trap:13: plugin stop and systemd alike."""
     tell(process, MANIFEST, INIT, htlc("a"), htlc("b"))
     hear(process, lambda frame: frame.get("params", {}).get("message") == "held")
     hear(process, lambda frame: frame.get("params", {}).get("message") == "held")
@@ -216,7 +216,7 @@ def test_sigterm_fails_held_parts(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.slow
 def test_stray_prints_and_children_do_not_reach_lightningd(process: subprocess.Popen[bytes]) -> None:
-    """W10: stdout holds frames and nothing else; a child cannot eat lightningd's messages either."""
+    """cln:W10: stdout holds frames and nothing else; a child cannot eat lightningd's messages either."""
     tell(process, MANIFEST, INIT, {"jsonrpc": "2.0", "id": "n", "method": "noise", "params": {}}, htlc("a", FORWARD))
     assert hear(process, lambda frame: frame.get("id") == "n")["result"] == {}
     tell(process, ping("gone"))
@@ -228,7 +228,7 @@ def test_stray_prints_and_children_do_not_reach_lightningd(process: subprocess.P
 
 @pytest.mark.slow
 def test_outside_lightningd_it_says_how_to_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """W13: a person who starts the file by hand reads the options and methods."""
+    """cln:W13: a person who starts the file by hand reads the options and methods."""
     monkeypatch.delenv("LIGHTNINGD_PLUGIN", raising=False)
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True)
     assert "lightning-cli plugin start" in done.stdout

@@ -24,7 +24,7 @@ from .desk import (
 
 
 def test_manifest_and_init_are_pyln_s_own(open_desk: Callable[..., Desk]) -> None:
-    """M1, W13: options, methods with usage and help, hooks and subscriptions."""
+    """cln:M1, cln:W13: options, methods with usage and help, hooks and subscriptions."""
 
     async def quote(amount_msat: int, note: str = "", *, fast: bool = False) -> dict[str, Any]:
         """What it costs."""
@@ -58,7 +58,7 @@ def test_manifest_and_init_are_pyln_s_own(open_desk: Callable[..., Desk]) -> Non
 
 
 def test_a_foreign_htlc_goes_its_way(desk: Desk) -> None:
-    """Money rule 1, H2: a forward to a known channel, an unknown scid and a payment that ends here."""
+    """rule:1, cln:H2: a forward to a known channel, an unknown scid and a payment that ends here."""
     other = json.loads(json.dumps(JIT).replace('"1x2x3"', '"1x2x4"'))
     desk.send(htlc("a", FORWARD), htlc("b", FINAL), htlc("c", other))
     assert [desk.result(call_id) for call_id in "abc"] == [CONTINUE] * 3
@@ -66,7 +66,7 @@ def test_a_foreign_htlc_goes_its_way(desk: Desk) -> None:
 
 
 def test_a_jit_part_is_held_until_its_owner_answers(desk: Desk) -> None:
-    """W2, H5, H7: any order, any time."""
+    """cln:W2, cln:H5, cln:H7: any order, any time."""
     desk.send(*(htlc(call_id) for call_id in "abcd"), htlc("foreign", FORWARD), ping("p"))
     scans = [desk.htlc() for _ in "abcd"]
     assert [scan.id_raw for scan in scans] == [b'"a"', b'"b"', b'"c"', b'"d"']
@@ -84,7 +84,7 @@ def test_a_jit_part_is_held_until_its_owner_answers(desk: Desk) -> None:
 
 
 def test_the_owner_sees_what_the_call_says(desk: Desk) -> None:
-    """H2, H3."""
+    """cln:H2, cln:H3."""
     desk.send(htlc("a", id=5))
     scan = desk.htlc()
     assert (scan.next_scid, scan.htlc_id, scan.amount_msat) == (JIT_SCID, 5, 10_000_000)
@@ -93,14 +93,14 @@ def test_the_owner_sees_what_the_call_says(desk: Desk) -> None:
 
 
 def test_a_forward_into_a_withheld_channel_is_handed_over(desk: Desk) -> None:
-    """Money rule 7, H15."""
+    """rule:7, cln:H15."""
     desk.on_loop(desk.interest.channel_ids.add, FORWARD["params"]["forward_to"])
     desk.send(htlc("a", FORWARD))
     assert desk.htlc().forward_to == FORWARD["params"]["forward_to"]
 
 
 def test_a_client_sees_the_final_hops_it_expects(open_desk: Callable[..., Desk]) -> None:
-    """C2: by payment hash; every other one goes its way."""
+    """cln:C2: by payment hash; every other one goes its way."""
     desk = open_desk(final_hops=True)
     desk.on_loop(desk.interest.payment_hashes.add, bytes.fromhex(FINAL["params"]["htlc"]["payment_hash"]))
     desk.load()
@@ -123,7 +123,7 @@ def test_a_client_sees_final_hops_with_tlvs_of_their_own(open_desk: Callable[...
 
 
 def test_what_may_be_ours_waits_in_order_until_the_scids_are_known(open_desk: Callable[..., Desk]) -> None:
-    """W11, T49, rule 15: parts come before init is answered."""
+    """cln:W11, trap:49, rule:15: parts come before init is answered."""
     desk = open_desk()
     foreign = json.loads(json.dumps(JIT).replace('"1x2x3"', '"1x2x4"'))
     desk.send(htlc("a"), htlc("x", foreign), htlc("b"), htlc("end", FINAL), htlc("f", FORWARD), INIT)
@@ -141,7 +141,7 @@ def test_what_may_be_ours_waits_in_order_until_the_scids_are_known(open_desk: Ca
 
 
 def test_a_forward_waits_until_the_withheld_channels_are_known(open_desk: Callable[..., Desk]) -> None:
-    """Money rule 7: before that nobody can tell whether the channel may be entered."""
+    """rule:7: before that nobody can tell whether the channel may be entered."""
     desk = open_desk()
     desk.send(htlc("a", FORWARD), ping("p"))
     desk.answer("p")
@@ -156,7 +156,7 @@ def test_a_forward_waits_until_the_withheld_channels_are_known(open_desk: Callab
 
 
 def test_a_client_s_final_hop_waits_for_its_payment_hashes(open_desk: Callable[..., Desk]) -> None:
-    """W11."""
+    """cln:W11."""
     desk = open_desk(final_hops=True)
     desk.send(htlc("a", FINAL), ping("p"))
     desk.answer("p")

@@ -72,7 +72,7 @@ def test_a_method_called_by_position_may_leave_out_what_is_optional(open_desk: C
 
 
 def test_unknown_methods_and_notifications_stop_nothing(desk: Desk) -> None:
-    """W13: stock pyln-client dies of them."""
+    """cln:W13: stock pyln-client dies of them."""
     desk.send({"jsonrpc": "2.0", "id": "u", "method": "unknown", "params": {}})
     desk.send({"jsonrpc": "2.0", "method": "unknown", "params": {}})
     desk.send({"jsonrpc": "2.0", "id": "n", "method": "ping"}, {"jsonrpc": "2.0", "id": "m"}, b"{}", ping("p"))
@@ -92,7 +92,7 @@ HOOK_FAILURES: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("broken", HOOK_FAILURES.values(), ids=HOOK_FAILURES)
 def test_a_hook_that_breaks_is_answered_harmlessly(open_desk: Callable[..., Desk], broken: Callable[..., Any]) -> None:
-    """W8, H9: an error or null as answer aborts lightningd; also where pyln-client has no fallback."""
+    """cln:W8, cln:H9: an error or null as answer aborts lightningd; also where pyln-client has no fallback."""
 
     def prepare(desk: Desk) -> None:
         for name in ("custommsg", "openchannel", "onion_message_recv"):
@@ -107,7 +107,7 @@ def test_a_hook_that_breaks_is_answered_harmlessly(open_desk: Callable[..., Desk
 
 
 def test_a_hook_that_cannot_be_read_is_answered_harmlessly(open_desk: Callable[..., Desk]) -> None:
-    """H9: words that are no JSON come from lightningd only by somebody else's doing."""
+    """cln:H9: words that are no JSON come from lightningd only by somebody else's doing."""
     desk = open_desk(prepare=lambda desk: desk.host.hook("custommsg", lambda **_: CONTINUE))
     desk.send(b'{"jsonrpc":"2.0","id":"c","method":"custommsg","params":{"x":nonsense}}', ping("p"))
     assert desk.result("c") == CONTINUE
@@ -116,7 +116,7 @@ def test_a_hook_that_cannot_be_read_is_answered_harmlessly(open_desk: Callable[.
 
 
 def test_notifications_reach_their_subscribers(open_desk: Callable[..., Desk]) -> None:
-    """W3: under their own name; one that raises does not stop the next."""
+    """cln:W3: under their own name; one that raises does not stop the next."""
     seen: queue.Queue[Any] = queue.Queue()
 
     def block(block_added: Any, **_: Any) -> None:
@@ -131,7 +131,7 @@ def test_notifications_reach_their_subscribers(open_desk: Callable[..., Desk]) -
 
 
 def test_only_forward_events_somebody_waits_for_come_through(open_desk: Callable[..., Desk]) -> None:
-    """W15: the others are dropped unseen; before the payments are known none is."""
+    """cln:W15: the others are dropped unseen; before the payments are known none is."""
     seen: queue.Queue[Any] = queue.Queue()
 
     def settled(forward_event: Any, **_: Any) -> None:

@@ -151,7 +151,7 @@ STREAMS = st.lists(edits(SHORT + RECORDED), min_size=1, max_size=6).map(b"\n\n".
 @settings(max_examples=250)
 @given(switches=SWITCHES, stream=STREAMS, seed=st.integers(0, 1000))
 def test_both_lanes_agree_to_the_byte(switches: dict[str, bool], stream: bytes, seed: int) -> None:
-    """Issue 7, W9, W11, W15, H15: same answers, same frames to the loop, same end, whatever comes."""
+    """cln:W9, cln:W11, cln:W15, cln:H15: same answers, same frames to the loop, same end, whatever comes."""
     assert read_all(True, switches, stream, seed) == read_all(False, switches, stream, seed)
 
 
@@ -166,7 +166,7 @@ def test_both_lanes_agree_to_the_byte(switches: dict[str, bool], stream: bytes, 
 def test_c_and_python_judge_alike(
     switches: dict[str, bool], scid: int, forward_to: str | None, payment_hash: bytes, extra_tlvs: str | None
 ) -> None:
-    """W11, H15, I-22: the switch and set combinations that the recorded calls do not reach."""
+    """cln:W11, cln:H15, I-22: the switch and set combinations that the recorded calls do not reach."""
     call = json.loads(SHORT[0])
     call["params"]["htlc"]["payment_hash"] = payment_hash.hex()
     call["params"]["onion"].pop("short_channel_id")
@@ -197,7 +197,7 @@ ALIKE = "03" + "cd" * 28 + "ab" * 4  # ends like PEER, so only a look at all of 
 def test_all_that_a_watched_peer_sends_is_handed_on(
     peer: str | None, watched: tuple[str, ...], onward: bool, compact: bool
 ) -> None:
-    """Rule 27, W0: by its peer, whatever name its channel has by now; others are answered as before."""
+    """rule:27, wallet:W0: by its peer, whatever name its channel has by now; others are answered as before."""
     call = next(json.loads(each) for each in CALLS if (b'"forward_to"' in each) == onward)
     call["params"].pop("peer_id", None)
     call["params"]["htlc"].pop("extra_tlvs", None)
@@ -219,7 +219,7 @@ def test_all_that_a_watched_peer_sends_is_handed_on(
 
 
 def test_the_interpreted_lane_hands_all_on_while_a_peer_is_watched() -> None:
-    """Rule 27: it does not read who sent an HTLC; the loop does."""
+    """rule:27: it does not read who sent an HTLC; the loop does."""
     interest = interest_of(False, {**FOREIGN, "final_hops": True})
     assert read_with(interest, CALLS[0], 0).frames == []
     interest.peers.add(PEER)
@@ -261,7 +261,7 @@ def test_only_a_wallet_sees_final_hops_with_tlvs_of_their_own(compiled: bool, fi
     ids=["list", "bracket", "nonsense", "long", "backslashes", "white space", "no separators", "deep"],
 )
 def test_odd_streams_end_alike(compiled: bool, stream: bytes) -> None:
-    """W9: also across many blocks, with a buffer that has to grow."""
+    """cln:W9: also across many blocks, with a buffer that has to grow."""
     fd, feed = os.pipe()
     reading = Reading(interest_of(compiled, FOREIGN), fd)
     sender = pour(feed, stream)
@@ -290,7 +290,7 @@ def pour(feed: int, stream: bytes) -> threading.Thread:
 
 
 def test_a_frame_above_the_bound_ends_the_stream() -> None:
-    """Rule 14: 16 MiB, then no more."""
+    """rule:14: 16 MiB, then no more."""
     fd, feed = os.pipe()
     reading = Reading(interest_of(True, FOREIGN), fd)
     sender = pour(feed, b'{"a":"' + b"x" * (16 << 20) + b'"}')
@@ -311,7 +311,7 @@ def _socketpair() -> tuple[int, int]:
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("make", [_pipe, _socketpair])
 def test_stdin_may_be_a_pipe_or_a_socket(compiled: bool, make: Callable[[], tuple[int, int]]) -> None:
-    """Issue 7."""
+    """The reader takes both, compiled and in Python."""
     fd, feed = make()
     reading = Reading(interest_of(compiled, FOREIGN), fd)
     os.write(feed, CALLS[2] + b"\n\n" + RECORDED[-1])
@@ -323,7 +323,7 @@ def test_stdin_may_be_a_pipe_or_a_socket(compiled: bool, make: Callable[[], tupl
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_stdin_may_be_a_file(compiled: bool, tmp_path: Path) -> None:
-    """Issue 7: a recording is replayed."""
+    """A recording is replayed."""
     path = tmp_path / "frames"
     path.write_bytes(b"\n\n".join(RECORDED))
     with path.open("rb") as file:
@@ -333,7 +333,7 @@ def test_stdin_may_be_a_file(compiled: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_stop_ends_the_lane_while_stdin_is_quiet(compiled: bool) -> None:
-    """W12: a clean end, told once; the descriptors are left to their owner."""
+    """cln:W12: a clean end, told once; the descriptors are left to their owner."""
     fd, feed = os.pipe()
     reading = Reading(interest_of(compiled, FOREIGN), fd)
     os.write(feed, CALLS[2])
@@ -346,7 +346,7 @@ def test_stop_ends_the_lane_while_stdin_is_quiet(compiled: bool) -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_signal_in_the_middle_of_a_read_loses_nothing(compiled: bool) -> None:
-    """Issue 7: EINTR is retried; SIGURG is what stop() ends a read with, and anybody may send one."""
+    """EINTR is retried; SIGURG is what stop() ends a read with, and anybody may send one."""
     fd, feed = os.pipe()
     reading = Reading(interest_of(compiled, FOREIGN), fd)
     half = len(CALLS[2]) // 2
@@ -365,7 +365,7 @@ def test_a_signal_in_the_middle_of_a_read_loses_nothing(compiled: bool) -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_set_update_counts_once_the_call_returns(compiled: bool) -> None:
-    """Issue 7: the payer may pay the moment the buy is answered."""
+    """The payer may pay the moment the buy is answered."""
     fd, feed = os.pipe()
     interest = interest_of(compiled, FOREIGN)
     reading = Reading(interest, fd)
@@ -384,7 +384,7 @@ def test_a_set_update_counts_once_the_call_returns(compiled: bool) -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_broken_stdout_is_told_once_and_reading_goes_on(compiled: bool) -> None:
-    """W10: nothing may follow half a frame; what is read still reaches the loop."""
+    """cln:W10: nothing may follow half a frame; what is read still reaches the loop."""
     fd, feed = os.pipe()
     reading = Reading(interest_of(compiled, FOREIGN), fd)
     os.close(reading.fd_out)
@@ -438,7 +438,7 @@ def test_foreign_htlcs_pass_while_python_computes() -> None:
 
 
 def test_frames_for_the_loop_are_bounded() -> None:
-    """Rule 14: a loop that does not take them stops the reading, and gets all of them later."""
+    """rule:14: a loop that does not take them stops the reading, and gets all of them later."""
     fd, feed = os.pipe()
     go = threading.Event()
     frames: list[bytes] = []

@@ -132,7 +132,7 @@ async def failure(call: Awaitable[Any]) -> NodeError:
 
 
 def test_a_call_is_one_json_rpc_request_with_its_result(play: Play) -> None:
-    """W1, D3: text goes out as UTF-8, without \\u escapes."""
+    """cln:W1, cln:D3: text goes out as UTF-8, without \\u escapes."""
 
     async def story(node: Node) -> None:
         call = asyncio.create_task(node.rpc.call("datastore", {"string": "käse"}))
@@ -151,7 +151,7 @@ def test_a_call_is_one_json_rpc_request_with_its_result(play: Play) -> None:
 
 
 def test_text_goes_out_without_escapes(play: Play) -> None:
-    """D3: lightningd refuses \\u in a string."""
+    """cln:D3: lightningd refuses \\u in a string."""
 
     async def story(node: Node) -> None:
         call = asyncio.create_task(node.rpc.call("datastore", {"string": "käse €"}))
@@ -165,7 +165,7 @@ def test_text_goes_out_without_escapes(play: Play) -> None:
 
 
 def test_many_calls_are_in_flight_and_answered_in_any_order(play: Play) -> None:
-    """P1: one connection, each answer to its caller."""
+    """cln:P1: one connection, each answer to its caller."""
 
     async def story(node: Node) -> None:
         calls = [asyncio.create_task(node.rpc.call("getinfo", {"n": n})) for n in range(50)]
@@ -181,7 +181,7 @@ def test_many_calls_are_in_flight_and_answered_in_any_order(play: Play) -> None:
 
 
 def test_both_sides_may_write_at_once(play: Play) -> None:
-    """P1: 500 × 1.5 kB from each side while lightningd only writes: nobody stands still."""
+    """cln:P1: 500 × 1.5 kB from each side while lightningd only writes: nobody stands still."""
 
     async def story(node: Node) -> None:
         text = "x" * 1500
@@ -239,7 +239,7 @@ def test_who_gave_a_call_up_hears_when_no_answer_can_come(play: Play) -> None:
 
 
 def test_a_large_request_and_a_large_answer_pass(play: Play) -> None:
-    """D4: a value of a megabyte, and what listdatastore says of many; more than a hook call may have."""
+    """cln:D4: a value of a megabyte, and what listdatastore says of many; more than a hook call may have."""
 
     async def story(node: Node) -> None:
         call = asyncio.create_task(node.rpc.call("datastore", {"hex": "00" * 1_000_000}))
@@ -261,7 +261,7 @@ ERRORS: dict[str, tuple[Any, tuple[int, str, Any]]] = {
 
 @pytest.mark.parametrize(("error", "expected"), ERRORS.values(), ids=ERRORS)
 def test_an_error_carries_code_message_and_data(play: Play, error: Any, expected: tuple[int, str, Any]) -> None:
-    """O9, D2: the codes decide what the caller does."""
+    """cln:O9, cln:D2: the codes decide what the caller does."""
 
     async def story(node: Node) -> None:
         call = asyncio.create_task(node.rpc.call("fundpsbt"))
@@ -287,7 +287,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("part", BROKEN.values(), ids=BROKEN)
 def test_a_broken_answer_is_no_outcome(play: Play, part: bytes) -> None:
-    """Money rule 10: whether the call took effect is unknown."""
+    """rule:10: whether the call took effect is unknown."""
 
     async def story(node: Node) -> None:
         call = asyncio.create_task(node.rpc.call("sendpsbt"))
@@ -313,7 +313,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 def test_garbage_between_answers_is_said_and_ignored(play: Play, garbage: bytes) -> None:
-    """T12: the calls in flight are not touched."""
+    """trap:12: the calls in flight are not touched."""
 
     async def story(node: Node) -> None:
         call = asyncio.create_task(node.rpc.call("getinfo"))
@@ -329,7 +329,7 @@ def test_garbage_between_answers_is_said_and_ignored(play: Play, garbage: bytes)
 
 
 def test_raw_control_characters_in_a_result_are_read(play: Play) -> None:
-    """W9: another plugin's result comes through as that plugin wrote it; its line feeds end no frame."""
+    """cln:W9: another plugin's result comes through as that plugin wrote it; its line feeds end no frame."""
 
     async def story(node: Node) -> None:
         call = asyncio.create_task(node.rpc.call("theirs"))
@@ -344,7 +344,7 @@ def test_raw_control_characters_in_a_result_are_read(play: Play) -> None:
 
 
 def test_a_call_that_takes_too_long_has_an_unknown_outcome(play: Play) -> None:
-    """Money rule 10, K-13; its late answer harms nobody."""
+    """rule:10, K-13; its late answer harms nobody."""
 
     async def story(node: Node) -> None:
         late = await failure(node.rpc.call("fundchannel_start", {}, 0.01))
@@ -361,7 +361,7 @@ def test_a_call_that_takes_too_long_has_an_unknown_outcome(play: Play) -> None:
 
 
 def test_a_slow_call_holds_up_no_other(play: Play) -> None:
-    """P1: `wait` may take days."""
+    """cln:P1: `wait` may take days."""
 
     async def story(node: Node) -> None:
         slow = asyncio.create_task(node.rpc.call("wait", timeout_s=None))
@@ -378,7 +378,7 @@ def test_a_slow_call_holds_up_no_other(play: Play) -> None:
 
 @pytest.mark.parametrize("half", [b"", b'{"jsonrpc":"2.0","id":"lsps2fast:sendpsbt#1","resu'])
 def test_calls_in_flight_when_the_socket_dies_have_an_unknown_outcome(play: Play, half: bytes) -> None:
-    """Money rule 10, K-13: also in the middle of an answer; the next call connects again."""
+    """rule:10, K-13: also in the middle of an answer; the next call connects again."""
 
     async def story(node: Node) -> None:
         calls = [asyncio.create_task(node.rpc.call("sendpsbt")) for _ in range(3)]
@@ -397,7 +397,7 @@ def test_calls_in_flight_when_the_socket_dies_have_an_unknown_outcome(play: Play
 
 
 def test_a_stream_without_sense_ends_the_connection(play: Play) -> None:
-    """W9: never resynchronised; the next call has a new one."""
+    """cln:W9: never resynchronised; the next call has a new one."""
 
     async def story(node: Node) -> None:
         call = asyncio.create_task(node.rpc.call("getinfo"))
@@ -415,7 +415,7 @@ def test_a_stream_without_sense_ends_the_connection(play: Play) -> None:
 
 
 def test_no_socket_is_unreachable_until_there_is_one(tmp_path: Path) -> None:
-    """Money rule 10."""
+    """rule:10."""
 
     async def main() -> None:
         node = Node(tmp_path / "rpc")
@@ -431,7 +431,7 @@ def test_no_socket_is_unreachable_until_there_is_one(tmp_path: Path) -> None:
 
 
 def test_close_ends_what_is_in_flight(play: Play) -> None:
-    """Rule 17: and hangs up."""
+    """rule:17: and hangs up."""
 
     async def story(node: Node) -> None:
         call = asyncio.create_task(node.rpc.call("wait"))
@@ -446,7 +446,7 @@ def test_close_ends_what_is_in_flight(play: Play) -> None:
 
 
 def test_a_call_that_is_given_up_leaves_nothing_behind(play: Play) -> None:
-    """Rule 14: and the connection goes on."""
+    """rule:14: and the connection goes on."""
 
     async def story(node: Node) -> None:
         given_up = asyncio.create_task(node.rpc.call("wait"))

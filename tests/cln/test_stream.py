@@ -30,7 +30,9 @@ LOG_LINE = json.dumps({"jsonrpc": "2.0", "method": "log", "params": {"message": 
 
 
 def test_parameters_cannot_forge_frames(open_desk: Callable[..., Desk]) -> None:
-    """W9, T48, rule 16: raw line feeds in a parameter of a method; the plugin goes on, the text arrives as it was."""
+    """cln:W9, trap:48, rule:16: raw line feeds in a parameter of a method; the plugin goes on, the text arrives as it
+    was.
+    """
     seen: queue.Queue[Any] = queue.Queue()
 
     async def echo(text: str) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def test_parameters_cannot_forge_frames(open_desk: Callable[..., Desk]) -> None:
 
 
 def test_an_id_that_pyln_would_change_is_refused_by_us(desk: Desk) -> None:
-    """W9: the answer carries the id as it came, or lightningd takes the plugin for broken."""
+    """cln:W9: the answer carries the id as it came, or lightningd takes the plugin for broken."""
     desk.send(b'{"jsonrpc":"2.0","id":-0,"method":"ping","params":{}}')
     desk.send('{"jsonrpc":"2.0","id":"käse","method":"ping","params":{}}'.encode())
     desk.send(b'{"jsonrpc":"2.0","id":"a\\u0062","method":"ping","params":{}}', ping("p"))
@@ -67,7 +69,7 @@ def test_an_id_that_pyln_would_change_is_refused_by_us(desk: Desk) -> None:
 
 
 def test_frames_in_one_write_and_frames_in_pieces(desk: Desk) -> None:
-    """W9: the pipe keeps no message boundaries."""
+    """cln:W9: the pipe keeps no message boundaries."""
     desk.send(htlc("a", FORWARD), htlc("b", FORWARD))
     whole = json.dumps(htlc("c", FORWARD)).encode() + b"\n\n"
     desk.send(whole[:1])
@@ -78,7 +80,7 @@ def test_frames_in_one_write_and_frames_in_pieces(desk: Desk) -> None:
 
 
 def test_notifications_of_ours_and_logs_are_whole_frames(desk: Desk) -> None:
-    """W10: from any thread, between answers."""
+    """cln:W10: from any thread, between answers."""
     desk.on_loop(desk.host.send, "lsps2_event", {"a": "käse\n\n"})
     desk.host.log("two\nlines", "debug")
     desk.log_with("lines")
@@ -102,7 +104,7 @@ def test_a_flood_of_log_lines_is_cut_and_said(open_desk: Callable[..., Desk]) ->
 def test_the_lane_waits_while_the_loop_is_behind(
     open_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rule 14: frames between lane and loop are bounded; the loop gets all of them, in order."""
+    """rule:14: frames between lane and loop are bounded; the loop gets all of them, in order."""
     monkeypatch.setattr("lsps2fast_plugin.cln.host.MOST_WAITING", 50)
     go = threading.Event()
     heights: queue.Queue[int] = queue.Queue()
@@ -136,7 +138,7 @@ def test_foreign_htlcs_do_not_wait_for_the_loop(desk: Desk) -> None:
 
 @pytest.mark.slow
 def test_full_pipes_lose_and_mix_nothing(desk: Desk) -> None:
-    """W10: lightningd stands still until neither side can write; then everything comes, whole."""
+    """cln:W10: lightningd stands still until neither side can write; then everything comes, whole."""
     os.set_blocking(desk.stdin, False)
     raw = b"".join(json.dumps(htlc(f"h{n}", FORWARD)).encode() + b"\n\n" for n in range(3000))
     logger = threading.Thread(target=lambda: [desk.host.write(LOG_LINE) for _ in range(1000)])

@@ -149,7 +149,7 @@ def test_sizes_are_judged_in_the_order_of_the_table(changes: dict[str, int], siz
 
 
 def test_a_later_step_is_not_even_asked() -> None:
-    """B-06, T31: no promise is computed for whom we do not serve, no funds are counted for a bad promise."""
+    """B-06, trap:31: no promise is computed for whom we do not serve, no funds are counted for a bad promise."""
     asked: list[str] = []
 
     def proves(_: FeeParams) -> bool:
@@ -221,7 +221,7 @@ def test_a_peer_has_so_many_open_buys_and_no_more() -> None:
 
 
 def test_a_crowd_cannot_lock_out_who_holds_nothing() -> None:
-    """B-14, T31, money rule 14: the last fifth of all places goes to peers without an open buy."""
+    """B-14, trap:31, rule:14: the last fifth of all places goes to peers without an open buy."""
     book = BuyRegistry(BuyQuota(buys_per_peer=10, buys_total=100))
     for scid in range(80):
         book.add(buy(scid, f"crowd{scid // 10}"))
@@ -246,7 +246,7 @@ def test_a_sold_buy_is_restored_whatever_the_limits() -> None:
 
 @pytest.mark.parametrize("enter", [BuyRegistry.add, BuyRegistry.restore])
 def test_a_scid_is_never_taken_over(enter: Callable[[BuyRegistry, Buy], None]) -> None:
-    """B-11, C-02, rule 2."""
+    """B-11, C-02, rule:2."""
     book = BuyRegistry()
     enter(book, buy(7))
     with pytest.raises(ProtocolBug):
@@ -287,7 +287,7 @@ def test_a_used_buy_keeps_its_scid_and_frees_its_place() -> None:
 
 
 def test_nothing_remains_of_what_is_gone() -> None:
-    """B-14, T31: bounded memory under buys that come and go."""
+    """B-14, trap:31: bounded memory under buys that come and go."""
     book = BuyRegistry()
     for scid in range(5000):
         book.add(buy(scid, f"peer{scid % 7}"))
@@ -367,7 +367,7 @@ def test_a_scid_is_never_at_a_height_that_can_exist(unfit: int) -> None:
 
 
 def test_a_clash_is_drawn_again() -> None:
-    """B-11, T30: with a live scid, an alias or another offer."""
+    """B-11, trap:30: with a live scid, an alias or another offer."""
     book = BuyRegistry()
     book.add(buy(FIRST))
     taken = {FIRST + 1}
@@ -381,7 +381,7 @@ def test_a_broken_generator_is_noticed() -> None:
 
 
 def test_scids_have_more_than_60_bits() -> None:
-    """T30, B-11, B-13: as a count, and as a distribution over every bit and the height."""
+    """trap:30, B-11, B-13: as a count, and as a distribution over every bit and the height."""
     assert math.log2(END - FIRST) > 62
     source = random.Random(7)
     found = [new_scid(lambda: source.getrandbits(64), lambda _: False) for _ in range(2000)]
@@ -396,7 +396,7 @@ def test_scids_have_more_than_60_bits() -> None:
 
 
 def test_a_bucket_allows_its_burst_then_its_rate() -> None:
-    """Issue 3.7: 2 per second, 3 at once."""
+    """2 per second, 3 at once."""
     bucket = TokenBucket(2, 3)
     assert [bucket.take(10_000) for _ in range(5)] == [True, True, True, False, False]
     assert [bucket.take(now_ms) for now_ms in (10_499, 10_500, 10_500, 11_000)] == [False, True, False, True]
@@ -409,7 +409,7 @@ def test_a_bucket_allows_its_burst_then_its_rate() -> None:
     st.lists(st.integers(0, 300), min_size=1, max_size=60),
 )
 def test_no_sequence_gets_more_than_burst_plus_rate(rate_per_s: float, burst: int, steps_ms: list[int]) -> None:
-    """Issue 3.7: in every window, whatever the timing."""
+    """In every window, whatever the timing."""
     bucket = TokenBucket(rate_per_s, burst)
     now_ms, taken = 5, []
     for step_ms in steps_ms:
@@ -421,7 +421,7 @@ def test_no_sequence_gets_more_than_burst_plus_rate(rate_per_s: float, burst: in
 
 @given(st.floats(0.01, 1000), st.integers(1, 20))
 def test_a_patient_peer_is_never_refused(rate_per_s: float, burst: int) -> None:
-    """Issue 3.7."""
+    """At its rate, from the first request on."""
     bucket = TokenBucket(rate_per_s, burst)
     step_ms = math.ceil(1000 / rate_per_s)
     assert all(bucket.take(n * step_ms) for n in range(50))
@@ -429,7 +429,7 @@ def test_a_patient_peer_is_never_refused(rate_per_s: float, burst: int) -> None:
 
 @pytest.mark.parametrize(("rate_per_s", "burst"), [(0, 1), (-1, 1), (1, 0), (math.inf, 1), (math.nan, 1), (2e6, 1)])
 def test_a_rate_that_cannot_work_is_refused(rate_per_s: float, burst: int) -> None:
-    """Issue 3.7: at the start, not at the first request."""
+    """At the start, not at the first request."""
     with pytest.raises(ConfigError):
         TokenBucket(rate_per_s, burst)
     with pytest.raises(ConfigError):
@@ -437,7 +437,7 @@ def test_a_rate_that_cannot_work_is_refused(rate_per_s: float, burst: int) -> No
 
 
 def test_at_least_one_peer_is_remembered() -> None:
-    """Issue 3.7."""
+    """A memory of none is refused; of one, the older peer makes way."""
     with pytest.raises(ConfigError):
         PeerBuckets(1, 1, max_peers=0)
     only_one = PeerBuckets(1, 1, max_peers=1)
@@ -445,14 +445,14 @@ def test_at_least_one_peer_is_remembered() -> None:
 
 
 def test_peers_do_not_share_a_bucket() -> None:
-    """T-29, T31: one noisy peer costs another nothing."""
+    """T-29, trap:31: one noisy peer costs another nothing."""
     buckets = PeerBuckets(1, 2)
     assert [buckets.take("noisy", 0) for _ in range(4)] == [True, True, False, False]
     assert [buckets.take("honest", 0) for _ in range(2)] == [True, True]
 
 
 def test_idle_peers_are_forgotten() -> None:
-    """T31: memory is that of the peers of the last moments."""
+    """trap:31: memory is that of the peers of the last moments."""
     buckets = PeerBuckets(1, 2)
     for number in range(1000):
         buckets.take(f"peer{number}", number * 100)
@@ -465,7 +465,7 @@ def test_idle_peers_are_forgotten() -> None:
 
 
 def test_memory_stays_bounded_when_nobody_is_idle() -> None:
-    """T31: the peer unused for longest goes first; the one that hammers is not forgotten."""
+    """trap:31: the peer unused for longest goes first; the one that hammers is not forgotten."""
     buckets = PeerBuckets(0.001, 1, max_peers=100)
     assert buckets.take("hammer", 0)
     outcomes = [(buckets.take(f"peer{number}", 0), buckets.take("hammer", 0)) for number in range(1000)]
@@ -509,7 +509,7 @@ def test_leaving_without_entering_is_a_bug_of_ours(peer_id: str) -> None:
 
 @pytest.mark.slow
 def test_a_flood_from_a_thousand_peers_leaves_room_for_an_honest_one() -> None:
-    """T31: 10,000 buys a second for 10 s from 1,000 peers: memory and commits are bounded, a newcomer is served."""
+    """trap:31: 10,000 buys a second for 10 s from 1,000 peers: memory and commits are bounded, a newcomer is served."""
     rates, overall, book = PeerBuckets(1, 5), TokenBucket(900, 900), BuyRegistry()
 
     def commits(peer_id: str, now_ms: int) -> int:

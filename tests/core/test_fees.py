@@ -37,14 +37,14 @@ def _ints(texts: list[str | None]) -> list[int]:
 
 @pytest.mark.parametrize("row", _rows("opening_fee"))
 def test_the_opening_fee_is_that_of_the_vectors(machine: Machine, row: Row) -> None:
-    """F-01, F-02, F-03, Z-01, T18: all 28 rows, by the code samples, not the prose; None where 64 bits are left."""
+    """F-01, F-02, F-03, Z-01, trap:18: all 28 rows, by the code samples, not the prose; None where 64 bits are left."""
     fee = machine.parts.opening_fee(int(row["payment_size_msat"]), int(row["min_fee_msat"]), int(row["proportional"]))
     assert fee == {"overflow": None}.get(row["result"], int(row.get("opening_fee_msat", 0)))
 
 
 @pytest.mark.parametrize("row", [row for row in _rows("opening_fee", result="ok") if "u64 max is" not in row.id])
 def test_a_payment_is_charged_the_fee_of_its_size(scene: Play, row: Row) -> None:
-    """F-04, T17: whatever is paid on top; here all that 64 bits can hold."""
+    """F-04, trap:17: whatever is paid on top; here all that 64 bits can hold."""
     play = scene(
         payment_size_msat=int(row["payment_size_msat"]),
         min_fee_msat=int(row["min_fee_msat"]),
@@ -68,7 +68,7 @@ def test_a_fee_beyond_64_bits_fails_the_payment_at_once(scene: Play, row: Row) -
 
 @pytest.mark.parametrize("row", _rows("fee_allocation", result="ok"))
 def test_the_fee_is_laid_on_the_parts_as_in_the_vectors(machine: Machine, row: Row) -> None:
-    """H-02 to H-07, rule 4."""
+    """H-02 to H-07, rule:4."""
     values, fee = _ints(row["parts_msat"]), int(row["opening_fee_msat"])
     taken = machine.parts.allocate(values, int(row["htlc_minimum_msat"]), fee)
     assert taken == _ints(row["extra_fee_msat"])
@@ -147,7 +147,7 @@ def test_a_sum_beyond_64_bits_fails_the_set(scene: Play, row: Row) -> None:
 
 @pytest.mark.parametrize("row", _rows("fee_allocation", reason="sum_overflow"))
 def test_a_part_that_takes_a_complete_payment_beyond_64_bits_fails_alone(scene: Play, row: Row) -> None:
-    """H-07, T26: it is not allowed to end what is complete without it."""
+    """H-07, trap:26: it is not allowed to end what is complete without it."""
     play = _pay(scene, row)
     assert play.orders[-1] == failed([1])
     assert play.state is State.OPENING
@@ -253,7 +253,7 @@ def test_expiries_at_the_edges_are_judged(scene: Play, cltv: int, outgoing: int,
 
 @pytest.mark.parametrize(("cltv", "failure"), [(800_006, "100e0000"), (800_007, None)])
 def test_a_part_within_the_safety_margin_is_not_held(scene: Play, cltv: int, failure: str | None) -> None:
-    """K-06, C-04, rule 5: with a delta small enough to let it through (regtest: 6)."""
+    """K-06, C-04, rule:5: with a delta small enough to let it through (regtest: 6)."""
     play = scene(payment_size_msat=U64_MAX, cltv_expiry_delta_blocks=5)
     actions = play.part(1_000, cltv=cltv, outgoing=800_001)
     assert actions == {None: ()}.get(failure, (failed([0], str(failure)),))
@@ -261,7 +261,7 @@ def test_a_part_within_the_safety_margin_is_not_held(scene: Play, cltv: int, fai
 
 @pytest.mark.parametrize("row", _rows("held_htlc_deadline"))
 def test_held_parts_fail_in_time_as_in_the_vectors(machine: Machine, row: Row) -> None:
-    """K-06, T28, rule 5."""
+    """K-06, trap:28, rule:5."""
     core = machine.sessions.Sessions()
     core.block(50)
     scene = Scene(machine, cltv_expiry_delta_blocks=10)
@@ -290,7 +290,7 @@ def _oracle_fee(size: int, min_fee: int, proportional: int) -> int | None:
 @example(size=U64_MAX // 10**7, min_fee=0, proportional=10**7)  # the product just fits, the rounding too
 @example(size=U64_MAX, min_fee=U64_MAX, proportional=0)
 def test_the_opening_fee_never_wraps(machine: Machine, size: int, min_fee: int, proportional: int) -> None:
-    """T18, F-02, F-03: against unbounded integers, at every edge."""
+    """trap:18, F-02, F-03: against unbounded integers, at every edge."""
     assert machine.parts.opening_fee(size, min_fee, proportional) == _oracle_fee(size, min_fee, proportional)
 
 
@@ -299,7 +299,7 @@ def test_the_opening_fee_never_wraps(machine: Machine, size: int, min_fee: int, 
 @example(values=[2**63, 2**63 - 1], floor=1, fee=U64_MAX - 2)
 @example(values=[2**63, 2**63], floor=1, fee=1)
 def test_a_fee_is_laid_whole_or_not_at_all(machine: Machine, values: list[int], floor: int, fee: int) -> None:
-    """T18, H-04 to H-07, rule 4: whole exactly when the parts above the floor carry it, first parts first."""
+    """trap:18, H-04 to H-07, rule:4: whole exactly when the parts above the floor carry it, first parts first."""
     lowest = max(1, floor)
     room = [value - lowest for value in values]
     possible = all(free >= 0 for free in room) and sum(values) <= U64_MAX and sum(room) >= fee
@@ -321,7 +321,7 @@ def test_a_fee_is_laid_whole_or_not_at_all(machine: Machine, values: list[int], 
 def test_no_msat_is_lost_or_made_between_payer_client_and_us(
     scene: Play, values: list[int], short: int, min_fee: int, proportional: int, floor: int, over: int
 ) -> None:
-    """H-06, H-14, F-05, rule 4: for every split nothing goes out or everything, less the opening fee to the msat.
+    """H-06, H-14, F-05, rule:4: for every split nothing goes out or everything, less the opening fee to the msat.
 
     Never more than came in: a part that brings less than its onion names fails.
     """

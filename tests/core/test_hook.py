@@ -103,14 +103,14 @@ places = st.lists(st.integers(0, 5000), max_size=12)
 
 @given(st.lists(st.sampled_from(RECORDED + SHORT), max_size=6), st.sampled_from([b"\n\n", b"", b" \t\r\n"]), places)
 def test_frames_come_out_whole_wherever_the_stream_is_cut(frames: list[bytes], between: bytes, cuts: list[int]) -> None:
-    """W9: the end of a frame is its closing brace, whatever stands between frames."""
+    """cln:W9: the end of a frame is its closing brace, whatever stands between frames."""
     stream = between + between.join(frames) + between
     results = [feed_all(run.FrameReader(), cut(stream, cuts)) for run in RUNS]
     assert results == [(frames, "fine")] * 2
 
 
 def test_a_frame_may_be_split_at_any_byte(hook: ModuleType) -> None:
-    """W9."""
+    """cln:W9."""
     frame = b'{"a":"x\\"{\\\\","b":[1,{"c":"}"}],"d":12}'
     stream = frame + b"\n\n" + frame
     whole = [feed_all(hook.FrameReader(), [stream[:at], stream[at:]]) for at in range(len(stream))]
@@ -118,7 +118,7 @@ def test_a_frame_may_be_split_at_any_byte(hook: ModuleType) -> None:
 
 
 def test_bytes_may_come_one_by_one(hook: ModuleType) -> None:
-    """W9."""
+    """cln:W9."""
     stream = RECORDED[0] + b"\n\n" + RECORDED[-1]
     assert feed_all(hook.FrameReader(), [bytes([byte]) for byte in stream])[0] == [RECORDED[0], RECORDED[-1]]
 
@@ -136,7 +136,9 @@ SMUGGLED = {
 
 @pytest.mark.parametrize("attack", SMUGGLED.values(), ids=SMUGGLED)
 def test_parameters_of_a_caller_forge_no_frame(hook: ModuleType, attack: bytes) -> None:
-    """W9, T48, rule 16: lightningd passes these on as they are; for its tokenizer (jsmn, strict) each is one value."""
+    """cln:W9, trap:48, rule:16: lightningd passes these on as they are; for its tokenizer (jsmn, strict) each is one
+    value.
+    """
     frame = attack.replace(b"%b", FORGED.replace(b'"', b'\\"'))
     stream = frame + b"\n\n" + RECORDED[-1] + b"\n\n"
     splits = [feed_all(hook.FrameReader(), [stream[:at], stream[at:]]) for at in range(len(stream))]
@@ -156,7 +158,7 @@ NONSENSE = {
 @pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE)
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_a_stream_without_sense_is_given_up_behind_its_last_frame(hook: ModuleType, nonsense: bytes, size: int) -> None:
-    """W9: never resynchronised; what came whole before is still answered."""
+    """cln:W9: never resynchronised; what came whole before is still answered."""
     stream = RECORDED[-1] + b"\n\n" + nonsense + RECORDED[-1]
     reader = hook.FrameReader()
     frames, end = feed_all(reader, [stream[at : at + size] for at in range(0, len(stream), size)])
@@ -169,7 +171,7 @@ def test_a_stream_without_sense_is_given_up_behind_its_last_frame(hook: ModuleTy
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_a_frame_above_the_bound_is_given_up(hook: ModuleType, size: int) -> None:
-    """Rule 14: nothing grows without bound, however the bytes arrive."""
+    """rule:14: nothing grows without bound, however the bytes arrive."""
     stream = b"{}" + b'{"a":"' + b"x" * 100 + b'"}'
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
     assert feed_all(hook.FrameReader(107), pieces)[1].startswith("a frame above 107 bytes")
@@ -187,7 +189,7 @@ def test_pending_counts_the_unfinished_frame(hook: ModuleType) -> None:
 
 @pytest.mark.parametrize("filling", [b"\\\\", b'\\"', b"[", b"x", b'"",'])
 def test_time_is_linear_in_the_bytes(hook: ModuleType, filling: bytes) -> None:
-    """T12: two million bytes in small pieces are through in a moment; anything quadratic would take minutes."""
+    """trap:12: two million bytes in small pieces are through in a moment; anything quadratic would take minutes."""
     body = filling * (1_000_000 // len(filling))
     opening = {b"[": b'{"a":', b'"",': b'{"a":['}.get(filling, b'{"a":"')
     reader = hook.FrameReader()
@@ -213,7 +215,7 @@ def test_both_readers_agree_on_any_bytes_and_any_cuts(stream: bytes, cuts: list[
 
 @pytest.mark.parametrize("frame", CALLS, ids=range(len(CALLS)))
 def test_recorded_calls_read_as_json_reads_them(hook: ModuleType, frame: bytes) -> None:
-    """H1, H2: every call lightningd was seen to make is in the usual shape."""
+    """cln:H1, cln:H2: every call lightningd was seen to make is in the usual shape."""
     assert fields(hook.scan(frame)) == by_json(frame)
     assert hook.next_hop(frame) == (*by_json(frame)[:4], b'"extra_tlvs":' in frame)
     assert hook.event_hash(frame) is None
@@ -221,7 +223,7 @@ def test_recorded_calls_read_as_json_reads_them(hook: ModuleType, frame: bytes) 
 
 @pytest.mark.parametrize("frame", OTHERS + EVENTS, ids=range(len(OTHERS + EVENTS)))
 def test_other_frames_are_no_calls(hook: ModuleType, frame: bytes) -> None:
-    """W3."""
+    """cln:W3."""
     assert hook.scan(frame) is None
     assert hook.next_hop(frame) is None
 
@@ -337,7 +339,7 @@ UNUSUAL: dict[str, Callable[[Any], bytes]] = {
 
 @pytest.mark.parametrize("unusual", UNUSUAL.values(), ids=UNUSUAL)
 def test_whatever_is_unusual_is_left_to_the_lenient_reader(hook: ModuleType, unusual: Callable[[Any], bytes]) -> None:
-    """Rule 16: the strict reader never guesses."""
+    """rule:16: the strict reader never guesses."""
     frame = unusual(json.loads(CALLS[0]))
     assert hook.scan(frame) is None
     assert [run.next_hop(frame) for run in RUNS] in ([None, None], [RUNS[0].next_hop(frame)] * 2)
@@ -366,7 +368,7 @@ USUAL: dict[str, Callable[[Any], bytes]] = {
 
 @pytest.mark.parametrize("usual", USUAL.values(), ids=USUAL)
 def test_what_may_be_missing_or_new_is_no_obstacle(hook: ModuleType, usual: Callable[[Any], bytes]) -> None:
-    """H2: fields come and go with the kind of HTLC and the release of lightningd."""
+    """cln:H2: fields come and go with the kind of HTLC and the release of lightningd."""
     frame = usual(json.loads(CALLS[0]))
     assert fields(hook.scan(frame)) == by_json(frame)
 
@@ -396,7 +398,7 @@ def edited(frame: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
 
 @given(st.sampled_from(SHORT), edits)
 def test_a_spoilt_frame_is_read_right_or_not_at_all(frame: bytes, changes: list[tuple[float, int, bytes]]) -> None:
-    """T12: what scan returns, a JSON reader finds too; and both runs say the same."""
+    """trap:12: what scan returns, a JSON reader finds too; and both runs say the same."""
     spoilt = edited(frame, changes)
     compiled, pure = (fields(run.scan(spoilt)) for run in RUNS)
     assert compiled == pure
@@ -412,7 +414,7 @@ TRIPLE = st.builds(lambda *numbers: b'"%s"' % b"x".join(numbers), NUMBER, NUMBER
 
 @given(st.sampled_from(CALLS), st.sampled_from([rb'":(\d+)', rb':("\d+x\d+x\d+")']), st.integers(0, 9), NUMBER, TRIPLE)
 def test_numbers_of_any_width_read_alike(frame: bytes, kind: bytes, which: int, number: bytes, triple: bytes) -> None:
-    """H9's ground: eight digits are looked at in one go, so every width is tried, and what is no number."""
+    """cln:H9's ground: eight digits are looked at in one go, so every width is tried, and what is no number."""
     found = list(re.finditer(kind, frame))
     begin, end = found[which % len(found)].span(1)
     other = frame[:begin] + (triple if frame[begin:end].startswith(b'"') else number) + frame[end:]
@@ -437,7 +439,7 @@ def test_only_hex_digits_make_a_hash(hook: ModuleType, which: int, at: int) -> N
 
 @pytest.mark.parametrize("at", [0, 7, 8, 20])
 def test_only_printable_bytes_make_an_id(hook: ModuleType, at: int) -> None:
-    """W9, H9: what is echoed is printable ASCII without quote and backslash; every byte."""
+    """cln:W9, cln:H9: what is echoed is printable ASCII without quote and backslash; every byte."""
     begin = CALLS[0].index(b"cln:htlc_accepted#103") + at
     others = [CALLS[0][:begin] + bytes([byte]) + CALLS[0][begin + 1 :] for byte in range(256)]
     found = {byte for byte, other in enumerate(others) if hook.next_hop(other)}
@@ -446,7 +448,7 @@ def test_only_printable_bytes_make_an_id(hook: ModuleType, at: int) -> None:
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_no_frame(data: bytes) -> None:
-    """T12: and nothing but None comes of them."""
+    """trap:12: and nothing but None comes of them."""
     results = {(run.scan(data), run.next_hop(data), run.event_hash(data)) for run in RUNS}
     assert results == {(None, None, None)}
     assert RUNS[0].method_of(data) == RUNS[1].method_of(data)
@@ -466,7 +468,7 @@ def test_a_scan_can_be_made_by_hand(hook: ModuleType) -> None:
 
 @pytest.mark.parametrize("frame", EVENTS, ids=range(len(EVENTS)))
 def test_a_forward_event_is_known_by_its_payment_hash(hook: ModuleType, frame: bytes) -> None:
-    """W15."""
+    """cln:W15."""
     assert hook.event_hash(frame) == bytes.fromhex(json.loads(frame)["params"]["forward_event"]["payment_hash"])
 
 
@@ -483,7 +485,7 @@ NO_EVENT = {
 
 @pytest.mark.parametrize("odd", NO_EVENT.values(), ids=NO_EVENT)
 def test_an_odd_forward_event_is_left_to_the_loop(hook: ModuleType, odd: Callable[[Any], bytes]) -> None:
-    """W15: dropped is only what is certainly nobody's."""
+    """cln:W15: dropped is only what is certainly nobody's."""
     assert hook.event_hash(odd(json.loads(EVENTS[0]))) is None
 
 
@@ -510,13 +512,13 @@ METHODS = {
 
 @pytest.mark.parametrize("frame", METHODS, ids=range(len(METHODS)))
 def test_method_and_id_are_the_outermost_ones(hook: ModuleType, frame: bytes) -> None:
-    """W1, W9: an id is echoed as it came, so it is taken as it came."""
+    """cln:W1, cln:W9: an id is echoed as it came, so it is taken as it came."""
     assert hook.method_of(frame) == METHODS[frame]
 
 
 @pytest.mark.parametrize("frame", RECORDED, ids=range(len(RECORDED)))
 def test_method_and_id_of_recorded_frames(hook: ModuleType, frame: bytes) -> None:
-    """W1, W3."""
+    """cln:W1, cln:W3."""
     call = json.loads(frame)
     token = json.dumps(call["id"]).encode() if "id" in call else None
     assert hook.method_of(frame) == (call["method"], token)
@@ -530,7 +532,7 @@ FEE = "fe00010001080000000000000001"
 
 
 def test_answers_are_whole_frames_with_the_id_as_it_came(hook: ModuleType) -> None:
-    """H5, H7, C2, W1."""
+    """cln:H5, cln:H7, cln:C2, cln:W1."""
     answers = {
         hook.answer_continue(b'"x#1"'): {"result": "continue"},
         hook.answer_fail(b'"x#1"', "10070000"): {"result": "fail", "failure_message": "10070000"},
@@ -552,7 +554,7 @@ def test_answers_are_whole_frames_with_the_id_as_it_came(hook: ModuleType) -> No
 
 @pytest.mark.parametrize("token", [b'"cln:htlc_accepted#1"', b'""', b"0", b"-5", b'"\xc3\xa9"', b'"a/b:c#9 {}[],"'])
 def test_an_id_is_echoed_as_raw_bytes(hook: ModuleType, token: bytes) -> None:
-    """W1, W9."""
+    """cln:W1, cln:W9."""
     assert hook.answer_continue(token).startswith(b'{"jsonrpc":"2.0","id":' + token + b',"result":')
     assert hook.answer_fail(token, "2002").startswith(b'{"jsonrpc":"2.0","id":' + token + b',"result":')
 
@@ -562,7 +564,7 @@ BAD_IDS = [b"", b"x", b'"', b'"a', b'a"', b'"a"b"', b'"a\\"b"', b'"\n"', b'"\x7f
 
 @pytest.mark.parametrize("token", [*BAD_IDS, b'"a" ', b'"\xff"', b'"a"\n\n{"id":"b"'])
 def test_an_id_that_could_spoil_the_frame_is_refused(hook: ModuleType, token: bytes) -> None:
-    """W9: refuse ids with a backslash."""
+    """cln:W9: refuse ids with a backslash."""
     for build in (hook.answer_continue, lambda raw: hook.answer_fail(raw, "2002"), lambda raw: hook.answer(raw, b"{}")):
         with pytest.raises(ValueError, match=r"id|utf-8"):
             build(token)
@@ -611,13 +613,13 @@ BAD_ANSWERS: dict[str, tuple[str, tuple[Any, ...]]] = {
 def test_an_answer_that_could_abort_lightningd_is_never_built(
     hook: ModuleType, build: str, parts: tuple[Any, ...]
 ) -> None:
-    """H9, T12, rule 1."""
+    """cln:H9, trap:12, rule:1."""
     with pytest.raises(ValueError, match=r".+"):
         getattr(hook, build)(b'"x"', *parts)
 
 
 def test_a_blinded_path_in_the_extra_records_is_known_to_lightningd(hook: ModuleType) -> None:
-    """H9: the only even type lightningd takes is 0."""
+    """cln:H9: the only even type lightningd takes is 0."""
     assert b"0021" in hook.answer_forward(b'"x"', PAYLOAD, CHANNEL, "0021" + "02" * 33)
 
 
@@ -626,7 +628,7 @@ hexish = st.text('0123456789abcdefABxyz "\\\n', max_size=80)
 
 @given(hexish, st.one_of(st.just(CHANNEL), hexish), st.one_of(st.just(FEE), hexish))
 def test_any_parts_give_a_well_formed_frame_or_an_error(payload: str, channel: str, extra: str) -> None:
-    """T12: both runs."""
+    """trap:12: both runs."""
 
     def attempt(run: ModuleType) -> bytes | None:
         try:

@@ -32,7 +32,7 @@ def _busy(machine: Machine) -> tuple[Any, dict[tuple[int, int], tuple[int, int]]
 
 
 def test_every_part_that_is_held_is_found_and_no_other(machine: Machine) -> None:
-    """C-03, rule 3: over 3,000 parts of sessions that begin and end, at the edges of 64 bits."""
+    """C-03, rule:3: over 3,000 parts of sessions that begin and end, at the edges of 64 bits."""
     core, there = _busy(machine)
     assert len(there) > 150
     assert sorted(core.index) == sorted(there)

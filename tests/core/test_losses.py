@@ -44,7 +44,7 @@ UNDO_CHANNEL = order.Undo(SCID, HASH, CHANNEL, FUNDING)
 
 
 def test_the_31st_part_fails_the_set_and_the_offer_survives(scene: Play) -> None:
-    """C-10, T26, C-09: with the temporary code; the payer can come back with fewer parts."""
+    """C-10, trap:26, C-09: with the temporary code; the payer can come back with fewer parts."""
     play = scene()
     for _ in range(30):
         assert play.part(1_000) == ()
@@ -53,7 +53,7 @@ def test_the_31st_part_fails_the_set_and_the_offer_survives(scene: Play) -> None
 
 
 def test_too_many_parts_while_opening_fail_alone(scene: Play) -> None:
-    """C-10, C-18, T26: a stranger with the invoice does not end a payment that is complete."""
+    """C-10, C-18, trap:26: a stranger with the invoice does not end a payment that is complete."""
     play = scene()
     play.part()
     for _ in range(29):
@@ -63,7 +63,7 @@ def test_too_many_parts_while_opening_fail_alone(scene: Play) -> None:
 
 
 def test_late_parts_do_not_grow_a_session_without_end(scene: Play) -> None:
-    """C-10, rule 14: 483 in its whole life, what one channel can hold."""
+    """C-10, rule:14: 483 in its whole life, what one channel can hold."""
     play = scene()
     play.forward()
     for _ in range(482):
@@ -97,7 +97,7 @@ def test_another_part_of_a_payment_without_size_fails_alone(scene: Play, road: s
 
 
 def test_a_first_part_that_cannot_pay_the_fee_does_not_use_up_the_offer(scene: Play) -> None:
-    """C-24, C-22, T26."""
+    """C-24, C-22, trap:26."""
     play = scene(**VARIABLE)
     assert play.part(FEE) == (failed([0], UNKNOWN_NEXT_PEER),)
     assert kinds(play.part()) == ["ReserveCoins"]
@@ -111,7 +111,7 @@ def test_a_part_worth_nothing_is_refused(scene: Play) -> None:
 
 
 def test_a_part_under_another_scid_or_hash_than_before_is_a_bug(scene: Play) -> None:
-    """Rule 3: one HTLC is one part of one payment; the caller must not guess."""
+    """rule:3: one HTLC is one part of one payment; the caller must not guess."""
     play = scene()
     play.part(500_000, htlc_id=3)
     with pytest.raises(ProtocolBug, match="another jit scid or payment hash"):
@@ -135,7 +135,7 @@ def test_a_part_under_another_scid_or_hash_than_before_is_a_bug(scene: Play) -> 
 def test_without_the_journal_nothing_irreversible_happens(
     scene: Play, terms: dict[str, Any], road: str, undo: list[order.Undo]
 ) -> None:
-    """Rule 11, K-23, T32: the parts fail for now, what was made is undone, and the next try works."""
+    """rule:11, K-23, trap:32: the parts fail for now, what was made is undone, and the next try works."""
     play = scene(**terms)
     play.walk(road)
     sent_before = len(play.of(order.Broadcast))
@@ -149,7 +149,7 @@ def test_without_the_journal_nothing_irreversible_happens(
 
 
 def test_a_withheld_channel_closes_with_parts_in_it(scene: Play) -> None:
-    """A3, K-13: no event comes for them; coins are released, the offer stays."""
+    """cln:A3, K-13: no event comes for them; coins are released, the offer stays."""
     play = scene()
     play.forward(600_000, 400_000)
     assert play.walk("closed") == (UNDO_CHANNEL,)
@@ -160,7 +160,7 @@ def test_a_withheld_channel_closes_with_parts_in_it(scene: Play) -> None:
 
 
 def test_a_preimage_after_giving_up_is_broadcast(scene: Play) -> None:
-    """K-11, rule 8: the client has paid for its channel, whatever we thought before."""
+    """K-11, rule:8: the client has paid for its channel, whatever we thought before."""
     play = scene()
     play.forward(600_000, 400_000)
     play.walk("closed")
@@ -218,7 +218,7 @@ def test_a_part_reported_lost_and_then_paid_counts_as_paid(scene: Play) -> None:
 
 
 def test_a_channel_that_closes_before_its_funding_was_sent_raises_an_alarm(scene: Play) -> None:
-    """Rule 8, A3: parts that get no event any more do not keep the session open."""
+    """rule:8, cln:A3: parts that get no event any more do not keep the session open."""
     play = scene()
     play.forward(600_000, 400_000)
     play.walk("settled")
@@ -231,7 +231,7 @@ def test_a_channel_that_closes_before_its_funding_was_sent_raises_an_alarm(scene
 
 
 def test_a_closed_channel_takes_no_late_parts(scene: Play) -> None:
-    """A3, rule 2: they would get the permanent code from lightningd."""
+    """cln:A3, rule:2: they would get the permanent code from lightningd."""
     play = scene(**PUBLIC)
     play.forward(600_000, 400_000)
     play.walk("late closed")
@@ -240,7 +240,7 @@ def test_a_closed_channel_takes_no_late_parts(scene: Play) -> None:
 
 
 def test_a_dead_public_channel_is_never_followed_by_a_second_one(scene: Play) -> None:
-    """Rule 2, K-02, K-03."""
+    """rule:2, K-02, K-03."""
     play = scene(**PUBLIC)
     play.walk("part reserved stored funded stored sent")
     assert play.walk("closed")[0] == failed([0])
@@ -249,7 +249,7 @@ def test_a_dead_public_channel_is_never_followed_by_a_second_one(scene: Play) ->
 
 
 def test_a_set_that_waits_while_a_closing_channel_is_paid_is_refused_for_good(scene: Play) -> None:
-    """A-03, rule 2: there is nothing it could be forwarded over, and there will not be."""
+    """A-03, rule:2: there is nothing it could be forwarded over, and there will not be."""
     play = scene(**PUBLIC)
     play.part(300_000, payment_hash=OTHER_HASH)
     play.forward()
@@ -258,7 +258,7 @@ def test_a_set_that_waits_while_a_closing_channel_is_paid_is_refused_for_good(sc
 
 
 def test_parts_in_a_public_channel_that_closes_are_resolved_on_chain(scene: Play) -> None:
-    """A3, K-10: lightningd goes on telling what becomes of them."""
+    """cln:A3, K-10: lightningd goes on telling what becomes of them."""
     play = scene(**PUBLIC)
     play.forward(600_000, 400_000)
     assert play.walk("closed") == ()
@@ -268,7 +268,7 @@ def test_parts_in_a_public_channel_that_closes_are_resolved_on_chain(scene: Play
 
 
 def test_the_same_payment_opens_a_second_channel_only_after_the_first_is_undone(scene: Play) -> None:
-    """K-02, K-03, rule 2: until then its parts fail for now."""
+    """K-02, K-03, rule:2: until then its parts fail for now."""
     play = scene()
     play.walk("part reserved stored funded unready")
     assert play.part() == (failed([1]),)
@@ -284,7 +284,7 @@ def test_the_same_payment_opens_a_second_channel_only_after_the_first_is_undone(
 
 @pytest.mark.parametrize("road", ["", "ready stored", "ready stored settled"])
 def test_the_reservation_is_renewed_as_long_as_the_funding_is_withheld(scene: Play, road: str) -> None:
-    """O-04, T8, rule 7: long before the 72 blocks are over, again and again."""
+    """O-04, trap:8, rule:7: long before the 72 blocks are over, again and again."""
     play = scene()
     play.walk("part reserved stored funded " + road)
     assert play.block(HEIGHT + 59) == ()
@@ -322,7 +322,9 @@ def test_the_reservation_is_not_renewed_once_the_funding_is_sent(scene: Play) ->
 def test_before_the_plugin_ends_every_held_part_fails_for_now(
     scene: Play, road: str, parts: list[int], state: State
 ) -> None:
-    """Rule 17, W12, T50: forwarded ones stay, the journal and the channel too; what comes later fails at once."""
+    """rule:17, cln:W12, trap:50: forwarded ones stay, the journal and the channel too; what comes later fails at
+    once.
+    """
     play = scene()
     play.walk(road)
     failures = (failed(parts),) if parts else ()
@@ -336,7 +338,7 @@ def test_before_the_plugin_ends_every_held_part_fails_for_now(
 
 
 def test_many_short_payments_leave_nothing_behind(scene: Play) -> None:
-    """Rule 14: the queues for time and height do not keep what has ended, however far its height is."""
+    """rule:14: the queues for time and height do not keep what has ended, however far its height is."""
     play = scene(**VARIABLE)
     for number in range(20_000):
         play.core.part(SCID, HASH, UPSTREAM, number, FEE, FEE, CLTV, CLTV - 144, play.now_ms, play.wall_ms)
@@ -347,7 +349,7 @@ def test_many_short_payments_leave_nothing_behind(scene: Play) -> None:
 
 
 def test_many_short_payments_do_not_make_a_waiting_one_forgotten(scene: Play) -> None:
-    """C-05, K-06, rule 14: cleaning up keeps its time-out and its deadline."""
+    """C-05, K-06, rule:14: cleaning up keeps its time-out and its deadline."""
     play = scene(**VARIABLE)
     for number, payment_hash in enumerate((HASH, OTHER_HASH)):
         play.core.add_buy(OTHER_SCID + number, OTHER_CLIENT, TERMS)
@@ -396,13 +398,13 @@ def test_an_offer_is_not_taken_from_a_payment_under_way_nor_from_a_client_that_p
 
 @pytest.mark.parametrize("kind", [Input.RESERVED, Input.FUNDED, Input.REFUSED])
 def test_something_made_for_no_payment_is_a_bug(scene: Play, kind: Input) -> None:
-    """K-19, rule 9: coins or a channel that nobody asked for must be heard of."""
+    """K-19, rule:9: coins or a channel that nobody asked for must be heard of."""
     with pytest.raises(ProtocolBug, match="for no session"):
         scene().tell(kind)
 
 
 def test_a_live_scid_is_not_sold_twice(scene: Play) -> None:
-    """B-11, rule 3."""
+    """B-11, rule:3."""
     with pytest.raises(ProtocolBug, match="live already"):
         scene().core.add_buy(SCID, "02" + "33" * 32, TERMS)
 

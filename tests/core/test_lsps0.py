@@ -118,7 +118,7 @@ def test_every_example_is_read_as_the_object_it_is(vector: dict[str, Any]) -> No
     ],
 )
 def test_bad_json_is_refused_with_the_byte_where_it_went_wrong(payload: bytes, offset: int) -> None:
-    """T-02, T-03, T-04, T33."""
+    """T-02, T-03, T-04, trap:33."""
     with pytest.raises(MalformedFrame) as caught:
         lsps0.parse_json(payload)
     assert caught.value.offset == offset
@@ -153,7 +153,7 @@ def test_bad_json_is_refused_with_the_byte_where_it_went_wrong(payload: bytes, o
     ids=lambda payload: payload[:24].decode(),
 )
 def test_json_that_python_would_let_pass_is_refused(payload: bytes) -> None:
-    """T-02, T-04, T33: constants, bombs, duplicates, half surrogates, scalars, more than a peer message."""
+    """T-02, T-04, trap:33: constants, bombs, duplicates, half surrogates, scalars, more than a peer message."""
     with pytest.raises(MalformedFrame):
         lsps0.parse_json(payload)
 
@@ -177,7 +177,7 @@ def test_any_legal_escape_and_blank_is_read(text: str, value: dict[str, Any]) ->
 
 @given(st.binary(max_size=200) | near_requests)
 def test_any_bytes_are_an_object_or_malformed(payload: bytes) -> None:
-    """T-02, T33: nothing but MalformedFrame leaves the reader."""
+    """T-02, trap:33: nothing but MalformedFrame leaves the reader."""
     with contextlib.suppress(MalformedFrame):
         assert type(lsps0.parse_json(payload)) is dict
 
@@ -206,7 +206,7 @@ def test_the_service_answers_each_input_as_the_vectors_say(vector: dict[str, Any
 
 @given(st.binary(max_size=200) | near_requests)
 def test_any_message_gets_silence_or_one_valid_answer(payload: bytes) -> None:
-    """T-10, T-11, T-12, T-20, T33: silence, PeerError or Request, and nothing else."""
+    """T-10, T-11, T-12, T-20, trap:33: silence, PeerError or Request, and nothing else."""
     got = serve(payload)
     assert got is None or check_answer(got)
 
@@ -455,7 +455,7 @@ def test_what_is_neither_response_nor_notification_is_malformed(payload: bytes) 
 
 @given(st.binary(max_size=200) | near_requests)
 def test_nothing_a_peer_sends_makes_the_client_raise(payload: bytes) -> None:
-    """T-24, T33."""
+    """T-24, trap:33."""
     requests = lsps0.OpenRequests()
     requests.open("lsp", "a1", 0)
     assert isinstance(requests.receive("lsp", payload), lsps0.Reply | lsps0.Dropped | None)

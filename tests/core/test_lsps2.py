@@ -71,7 +71,7 @@ def oracle_fee_msat(payment_size_msat: int, min_fee_msat: int, proportional: int
 
 @pytest.mark.parametrize("row", WIRE["opening_fee"], ids=lambda row: row["name"])
 def test_the_opening_fee_is_that_of_the_vectors(row: dict[str, str]) -> None:
-    """F-01, F-02, F-03, Z-01, T18: V:opening_fee, by the code samples and not by the prose."""
+    """F-01, F-02, F-03, Z-01, trap:18: V:opening_fee, by the code samples and not by the prose."""
     arguments = [int(row[name]) for name in ("payment_size_msat", "min_fee_msat", "proportional")]
     got = lsps2.opening_fee_msat(*arguments)
     assert got == {"ok": int(row.get("opening_fee_msat", 0)), "overflow": None}[row["result"]]
@@ -85,7 +85,7 @@ def test_the_opening_fee_is_that_of_the_vectors(row: dict[str, str]) -> None:
 @example(U64_MAX - 999_998, 0, 1)
 @example(2**32, 0, 2**32)
 def test_the_opening_fee_agrees_with_exact_fractions(payment_msat: int, min_fee_msat: int, ppm: int) -> None:
-    """F-01 … F-03, F-05, T18, money rule 4: never a float, never negative, never a wrapped number."""
+    """F-01 … F-03, F-05, trap:18, rule:4: never a float, never negative, never a wrapped number."""
     got = lsps2.opening_fee_msat(payment_msat, min_fee_msat, ppm)
     assert got == oracle_fee_msat(payment_msat, min_fee_msat, ppm)
     assert type(got) in (int, type(None))
@@ -93,7 +93,7 @@ def test_the_opening_fee_agrees_with_exact_fractions(payment_msat: int, min_fee_
 
 @given(st.integers(1, U64_MAX), st.integers(-2, 2), st.integers(-2, 2))
 def test_the_fee_is_exact_around_every_overflow(ppm: int, around_product: int, around_sum: int) -> None:
-    """F-02, F-03, T18: payments next to the edges of the product and of the sum, for any ppm."""
+    """F-02, F-03, trap:18: payments next to the edges of the product and of the sum, for any ppm."""
     edges = (2**64 // ppm + around_product, (2**64 - 999_999) // ppm + around_sum)
     payments = [min(max(edge, 0), U64_MAX) for edge in edges]
     got = [lsps2.opening_fee_msat(payment, 0, ppm) for payment in payments]
@@ -105,7 +105,7 @@ EDGES = [0, 1, 2, 999_999, 10**6, 10**6 + 1, 2**32 - 1, 2**32, 2**63, U64_MAX - 
 
 @pytest.mark.parametrize(("payment_msat", "ppm"), list(itertools.product(EDGES, EDGES)))
 def test_the_fee_is_exact_at_all_pairs_of_edges(payment_msat: int, ppm: int) -> None:
-    """F-02, F-03, T18."""
+    """F-02, F-03, trap:18."""
     assert lsps2.opening_fee_msat(payment_msat, 7, ppm) == oracle_fee_msat(payment_msat, 7, ppm)
 
 
@@ -389,7 +389,7 @@ def test_a_size_of_null_is_no_size() -> None:
     )
 )
 def test_params_of_any_shape_are_read_or_refused(params: object) -> None:
-    """T-14 … T-17, T33: a value or PeerError, never anything else."""
+    """T-14 … T-17, trap:33: a value or PeerError, never anything else."""
     readers = (lsps2.parse_buy, lsps2.parse_get_info, lsps0.parse_list_protocols)
     assert {code_of(read, params) for read in readers} <= {None, -32602, 201}
 

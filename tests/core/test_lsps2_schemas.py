@@ -146,7 +146,7 @@ def test_no_other_datetime_is_read(value: object) -> None:
 
 
 def test_a_year_before_1970_is_long_ago() -> None:
-    """S-06, T33: 1969 is no crash, just over."""
+    """S-06, trap:33: 1969 is no crash, just over."""
     assert lsps2.parse_datetime("1969-12-31T23:59:59.999Z") == -1
     assert lsps2.parse_datetime("0001-01-01T00:00:00Z") == -62_135_596_800_000
 

@@ -216,7 +216,7 @@ def test_failure_longer_than_its_length_field_is_not_built() -> None:
 
 @pytest.mark.parametrize("row", VECTORS["failure_messages"]["vectors"], ids=lambda row: row["name"])
 def test_every_failure_message_comes_back_from_every_hop(row: dict[str, Any]) -> None:
-    """T23, V:failure_messages: index and bytes."""
+    """trap:23, V:failure_messages: index and bytes."""
     failure = bytes.fromhex(row["hex"])
     for index in range(5):
         assert onion.unwrap_failure(SHARED, failure_from(index, failure, SHARED)) == (index, failure)
@@ -247,7 +247,7 @@ def test_every_route_is_peeled_to_its_end(
 @settings(max_examples=40)
 @given(packet=st.binary(min_size=1365, max_size=1365).map(lambda rest: b"\x00" + rest))
 def test_arbitrary_packet_is_refused_and_nothing_else(packet: bytes) -> None:
-    """T12: MalformedOnion is the only exception."""
+    """trap:12: MalformedOnion is the only exception."""
     with pytest.raises(MalformedOnion):
         onion.peel(NODE_KEYS[0], packet, PAYMENT_HASH)
 

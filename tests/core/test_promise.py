@@ -1,4 +1,6 @@
-"""Promises: nobody else makes one, nobody else uses one, and not one bit of the terms can change. Section (e), T29."""
+"""Promises: nobody else makes one, nobody else uses one, and not one bit of the terms can change. Section (e),
+trap:29.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,7 @@ def test_promises_are_those_of_the_vectors(case: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", sorted(CHANGED.values()))
 @pytest.mark.parametrize("step", [1, -1])
 def test_one_step_in_one_field_is_refused(token: bytes | None, name: str, step: int) -> None:
-    """P-01, T29: each of the seven terms."""
+    """P-01, trap:29: each of the seven terms."""
     good = promised(token)
     bad = params_of(**{name: TERMS[name] + step}).with_promise(good.promise)
     assert promise.verify([KEY], PEER, good)
@@ -101,7 +103,7 @@ def test_the_vectors_change_the_field_they_name(case: dict[str, str], name: str)
 
 @given(terms, tokens, st.data())
 def test_one_bit_in_any_term_is_refused(values: dict[str, Any], token: bytes | None, data: st.DataObject) -> None:
-    """P-01, T29."""
+    """P-01, trap:29."""
     name = data.draw(st.sampled_from(sorted(values)))
     bit = data.draw(st.integers(0, 31))
     good = FeeParams.build(**values)
@@ -113,7 +115,7 @@ def test_one_bit_in_any_term_is_refused(values: dict[str, Any], token: bytes | N
 
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_one_bit_in_the_promise_is_refused(token: bytes | None) -> None:
-    """P-01, T29: every bit of every character, the token's part included."""
+    """P-01, trap:29: every bit of every character, the token's part included."""
     good = promised(token)
     spoilt = [
         good.promise[:at] + chr(ord(good.promise[at]) ^ 1 << bit) + good.promise[at + 1 :]
@@ -125,14 +127,14 @@ def test_one_bit_in_the_promise_is_refused(token: bytes | None) -> None:
 
 @pytest.mark.parametrize("bit", range(33 * 8))
 def test_one_bit_in_the_node_id_is_refused(bit: int) -> None:
-    """P-03, T29: another client cannot use the offer."""
+    """P-03, trap:29: another client cannot use the offer."""
     other = (int.from_bytes(PEER, "big") ^ 1 << bit).to_bytes(33, "big")
     assert not promise.verify([KEY], other, promised())
 
 
 @given(st.text(max_size=200) | st.text("0123456789abcdef", min_size=64, max_size=64))
 def test_no_text_is_a_promise_by_chance(text: str) -> None:
-    """P-01, T33: any text, non-ASCII included, is refused without an error."""
+    """P-01, trap:33: any text, non-ASCII included, is refused without an error."""
     assert not promise.verify([KEY], PEER, params_of().with_promise(text))
 
 
@@ -172,7 +174,7 @@ def test_no_two_offers_share_a_canonical_form(
 
 
 def test_a_token_is_bound_to_the_offer() -> None:
-    """T29, P-06: the buy does not name the token, the promise does."""
+    """trap:29, P-06: the buy does not name the token, the promise does."""
     other = promise.token_hash("OTHER")
     good = promised(TOKEN)
     swapped = good.with_promise(good.promise[:64] + other.hex())
@@ -198,7 +200,7 @@ def test_two_texts_of_one_instant_are_one_promise() -> None:
 
 
 def test_terms_without_a_form_are_refused_not_fatal() -> None:
-    """T33: a client sends the year 1969."""
+    """trap:33: a client sends the year 1969."""
     early = FeeParams.from_json({**promised().to_json(), "valid_until": "1969-12-31T23:59:59.999Z"})
     assert not promise.verify([KEY], PEER, early)
     with pytest.raises(ProtocolBug, match="canonical form"):
@@ -227,7 +229,7 @@ def test_any_of_several_keys_verifies() -> None:
 
 
 def test_rotation_keeps_old_offers_and_stops_new_ones_under_the_old_key() -> None:
-    """P-05, T29: a retired key is good up to the last valid_until it issued, not a millisecond more."""
+    """P-05, trap:29: a retired key is good up to the last valid_until it issued, not a millisecond more."""
     last_ms = TERMS["valid_until_ms"]
     ring = promise.Keyring(OTHER_KEY, [(KEY, last_ms)])
     assert ring.verify(PEER, promised())

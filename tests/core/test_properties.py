@@ -50,7 +50,9 @@ class Stories(RuleBasedStateMachine):
         return [key for key, htlc in self.world.htlcs.items() if htlc.status == "held"]
 
     def _out(self) -> list[Any]:
-        """Forwarded parts that an event can still come for: not those in a withheld channel that was closed (A3)."""
+        """Forwarded parts that an event can still come for: not those in a withheld channel that was closed
+        (cln:A3).
+        """
         offers = self.world.offers
         return [
             key

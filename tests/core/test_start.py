@@ -87,7 +87,9 @@ def test_a_buy_without_a_payment_that_ended_meanwhile_is_dropped(scene: Play) ->
 def test_a_payment_that_was_forwarding_nothing_yet_is_undone(
     scene: Play, journal: order.Journal, terms: dict[str, Any]
 ) -> None:
-    """K-09 rows 1 and 3, T6: the caller undoes; until then parts that come again fail for now, then they are served."""
+    """K-09 rows 1 and 3, trap:6: the caller undoes; until then parts that come again fail for now, then they are
+    served.
+    """
     play = _restored(scene, journal, **terms)
     assert play.state is State.ABORTING
     assert (play.session.funding, play.session.channel) == (FUNDING, journal.channel)
@@ -98,14 +100,14 @@ def test_a_payment_that_was_forwarding_nothing_yet_is_undone(
 
 
 def test_a_public_channel_that_nothing_went_through_waits_for_the_next_payment(scene: Play) -> None:
-    """K-09, O-13: it must not be closed, and a second one must not be opened (rule 2)."""
+    """K-09, O-13: it must not be closed, and a second one must not be opened (rule:2)."""
     play = _restored(scene, OPENED, sent=True, **PUBLIC)
     assert play.session is None
     assert kinds(play.part()) == ["Broadcast", "AwaitReady"]
 
 
 def test_a_channel_that_may_be_public_is_kept_although_nobody_has_seen_it(scene: Play) -> None:
-    """K-09, rule 8, rule 2: its funding was ordered before the crash; the next payment orders it again."""
+    """K-09, rule:8, rule:2: its funding was ordered before the crash; the next payment orders it again."""
     play = _restored(scene, OPENED, public=True, **PUBLIC)
     assert play.session is None
     assert kinds(play.part()) == ["Broadcast", "AwaitReady"]
@@ -121,7 +123,7 @@ def test_a_payment_whose_channel_may_be_public_is_not_undone(scene: Play) -> Non
 
 
 def test_a_payment_whose_channel_may_be_public_is_broadcast_when_it_settles(scene: Play) -> None:
-    """Rule 8: not seen is not sent."""
+    """rule:8: not seen is not sent."""
     play = _restored(scene, FORWARDS, public=True)
     assert play.walk("settled") == (order.Broadcast(SCID, HASH, CHANNEL),)
 
@@ -143,14 +145,14 @@ def test_a_payment_whose_channel_is_unknown_to_the_node_is_abandoned(scene: Play
 
 
 def test_a_payment_whose_forwards_all_failed_is_undone(scene: Play) -> None:
-    """K-09 row 4, T10: only when the last one failed."""
+    """K-09 row 4, trap:10: only when the last one failed."""
     play = _restored(scene, FORWARDS)
     assert play.walk("lost") == ()
     assert play.walk("lost2") == (order.Undo(SCID, HASH, CHANNEL, FUNDING),)
 
 
 def test_a_payment_with_forwards_under_way_is_joined_again(scene: Play) -> None:
-    """K-09 row 5, T10, K-10: three parts out, one fails, two settle: broadcast."""
+    """K-09 row 5, trap:10, K-10: three parts out, one fails, two settle: broadcast."""
     third = order.Forward(UPSTREAM, 2, 50_000, 0)
     play = _restored(scene, FORWARDS._replace(forwards=(*FORWARDS.forwards, third)))
     assert play.state is State.AWAITING_SETTLEMENT
@@ -162,7 +164,7 @@ def test_a_payment_with_forwards_under_way_is_joined_again(scene: Play) -> None:
 
 
 def test_a_payment_that_settled_while_we_were_away_is_broadcast(scene: Play) -> None:
-    """K-09 row 6, K-12, rule 8: the tables of lightningd have no preimage (F5); the fact is enough."""
+    """K-09 row 6, K-12, rule:8: the tables of lightningd have no preimage (cln:F5); the fact is enough."""
     play = _restored(scene, FORWARDS)
     assert play.core.told(UPSTREAM, 1, False) == ()
     assert play.core.told(UPSTREAM, 0, True) == (order.Broadcast(SCID, HASH, CHANNEL),)
@@ -170,7 +172,7 @@ def test_a_payment_that_settled_while_we_were_away_is_broadcast(scene: Play) -> 
 
 
 def test_a_payment_that_settled_and_was_sent_ends_with_its_last_part(scene: Play) -> None:
-    """K-09 row 6, O6: nothing is broadcast twice."""
+    """K-09 row 6, cln:O6: nothing is broadcast twice."""
     play = _restored(scene, FORWARDS, sent=True)
     assert play.walk("settled") == ()
     assert kinds(play.walk("settled2")) == ["Finalize", "RestoreFees"]
@@ -178,7 +180,7 @@ def test_a_payment_that_settled_and_was_sent_ends_with_its_last_part(scene: Play
 
 
 def test_a_record_with_a_preimage_is_owed_its_broadcast(scene: Play) -> None:
-    """K-12, rule 8, K-11: the built-in plugin writes one; whatever else it says, nothing is undone."""
+    """K-12, rule:8, K-11: the built-in plugin writes one; whatever else it says, nothing is undone."""
     play = _restored(scene, FORWARDS._replace(forwards=(), preimage=PREIMAGE))
     assert play.state is State.BROADCASTING
     assert kinds(play.walk("sent")) == ["Finalize", "RestoreFees"]
@@ -189,7 +191,7 @@ def test_a_record_with_a_preimage_is_owed_its_broadcast(scene: Play) -> None:
 
 
 def test_a_forwarded_part_that_is_replayed_gets_its_stored_answer(scene: Play) -> None:
-    """H-16, K-07, rule 2: crashed between the record and the answers."""
+    """H-16, K-07, rule:2: crashed between the record and the answers."""
     play = _restored(scene, FORWARDS)
     assert play.part(600_000, htlc_id=0) == (order.ForwardParts(SCID, HASH, CHANNEL.channel_id, FORWARDS.forwards[:1]),)
     assert play.core.index[UPSTREAM, 0].status == 1
@@ -220,7 +222,7 @@ def test_a_careful_clients_channel_is_public_whatever_the_mempool_says(scene: Pl
 
 
 def test_a_careful_clients_payment_is_broadcast_again_if_the_mempool_forgot_it(scene: Play) -> None:
-    """Rule 8: idempotent, until it is seen."""
+    """rule:8: idempotent, until it is seen."""
     play = _restored(scene, FORWARDS, **PUBLIC)
     assert play.walk("settled") == (order.Broadcast(SCID, HASH, CHANNEL),)
     play.walk("settled2")
@@ -237,7 +239,7 @@ def test_the_funding_seen_after_the_start_is_remembered(scene: Play) -> None:
 
 @pytest.mark.parametrize("height", [HEIGHT + 1, HEIGHT + 61, HEIGHT + 100])
 def test_the_reservation_goes_on_being_renewed(machine: Machine, height: int) -> None:
-    """O-04, T8: also one that came near its end while we were away."""
+    """O-04, trap:8: also one that came near its end while we were away."""
     core = machine.sessions.Sessions()
     core.block(height)
     core.add_buy(SCID, CLIENT, TERMS)
@@ -248,7 +250,7 @@ def test_the_reservation_goes_on_being_renewed(machine: Machine, height: int) ->
 
 
 def test_the_lock_is_held_by_the_restored_payment(scene: Play) -> None:
-    """C-14, rule 2: another hash does not open a second channel."""
+    """C-14, rule:2: another hash does not open a second channel."""
     play = _restored(scene, FORWARDS)
     assert play.part(payment_hash=OTHER_HASH) == (failed([10]),)
 
@@ -263,7 +265,7 @@ def test_an_offer_that_ended_meanwhile_ends_with_its_payment(scene: Play) -> Non
 
 
 def test_a_paid_buy_is_an_alias_again(scene: Play) -> None:
-    """A-03, T25: as the service sets it from the final record."""
+    """A-03, trap:25: as the service sets it from the final record."""
     play = scene()
     play.buy.paid, play.buy.channel = True, CHANNEL
     assert kinds(play.part(SIZE)) == ["ForwardParts"]
@@ -271,7 +273,7 @@ def test_a_paid_buy_is_an_alias_again(scene: Play) -> None:
 
 
 def test_a_buy_is_restored_once(scene: Play) -> None:
-    """Rule 2: the second record of one scid would be a second payment with the lock."""
+    """rule:2: the second record of one scid would be a second payment with the lock."""
     play = _restored(scene, FORWARDS)
     with pytest.raises(ProtocolBug, match="under way"):
         play.core.restore(SCID, FORWARDS, False)

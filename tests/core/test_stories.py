@@ -44,7 +44,7 @@ Play = partial[Scene]
 
 
 def test_a_trusting_client_gets_its_channel_and_the_funding_waits_for_the_preimage(scene: Play) -> None:
-    """O-11, K-02, K-23, rules 2 and 8: intent, channel, forwards, preimage, broadcast, in this order."""
+    """O-11, K-02, K-23, rule:2 and rule:8: intent, channel, forwards, preimage, broadcast, in this order."""
     play = scene()
     assert kinds(play.part()) == ["ReserveCoins"]
     (intent,) = play.walk("reserved")
@@ -79,7 +79,7 @@ def test_a_careful_client_sees_the_funding_on_chain_before_anything_is_forwarded
 
 @pytest.mark.parametrize("last", [("sent", "ready"), ("ready", "sent")], ids=" ".join)
 def test_what_is_known_at_the_open_is_journalled_with_the_channel(scene: Play, last: tuple[str, str]) -> None:
-    """P16, rule 2, O-10: one record names channel and forwards before the funding is sent; they go out after it is."""
+    """P16, rule:2, O-10: one record names channel and forwards before the funding is sent; they go out after it is."""
     play = scene(**PUBLIC)
     play.walk("part reserved stored")
     record, _ = play.walk("known")
@@ -97,7 +97,7 @@ def test_what_is_known_at_the_open_is_journalled_with_the_channel(scene: Play, l
     "when", ["known late stored sent ready", "known stored late sent ready", "known stored sent late ready"]
 )
 def test_a_part_that_comes_meanwhile_is_journalled_with_the_others(scene: Play, when: str) -> None:
-    """P16, C-18, rule 2: the channel's record does not name it, so nothing goes out on that record."""
+    """P16, C-18, rule:2: the channel's record does not name it, so nothing goes out on that record."""
     play = scene(**PUBLIC)
     play.walk("part reserved stored")
     (record,) = play.walk(when)
@@ -124,7 +124,9 @@ def test_a_channel_that_allows_something_else_in_the_end_is_journalled_anew(scen
 
 
 def test_a_settlement_told_after_the_shutdown_is_taken(scene: Play) -> None:
-    """W12, rule 17, K-11: the set that waited on the same scid was failed by the shutdown and asks for nothing more."""
+    """cln:W12, rule:17, K-11: the set that waited on the same scid was failed by the shutdown and asks for nothing
+    more.
+    """
     play = scene(**PUBLIC)
     play.walk("other part reserved stored known stored sent ready")
     assert [State(session.state) for session in play.buy.sets.values()] == [State.COLLECTING, State.AWAITING_SETTLEMENT]
@@ -133,7 +135,7 @@ def test_a_settlement_told_after_the_shutdown_is_taken(scene: Play) -> None:
 
 
 def test_channel_ready_may_come_before_the_channel_is_journalled(scene: Play) -> None:
-    """O-10, rule 2: the client was faster than our datastore; nothing goes out before both are told."""
+    """O-10, rule:2: the client was faster than our datastore; nothing goes out before both are told."""
     play = scene(**PUBLIC)
     play.walk("part reserved stored funded")
     assert play.walk("ready") == ()
@@ -168,7 +170,7 @@ def test_without_a_size_the_first_part_alone_decides(scene: Play, terms: dict[st
 
 
 def test_two_parts_with_the_same_id_on_two_channels_are_two_parts(scene: Play) -> None:
-    """C-03, K-01, rule 3: ids count per channel."""
+    """C-03, K-01, rule:3: ids count per channel."""
     play = scene()
     play.part(400_000, htlc_id=0)
     assert kinds(play.part(600_000, htlc_id=0, in_scid=OTHER_UPSTREAM)) == ["ReserveCoins"]
@@ -186,7 +188,7 @@ def test_what_the_payer_adds_for_routing_stays_ours(scene: Play) -> None:
 
 
 def test_the_fee_of_an_overpaid_payment_is_that_of_its_size(scene: Play) -> None:
-    """T17, F-04, H-06: the surplus is the client's."""
+    """trap:17, F-04, H-06: the surplus is the client's."""
     play = scene(proportional=20_000)
     forwards = play.forward(700_000, 800_000).parts
     assert [part.extra_fee_msat for part in forwards] == [20_000, 0]
@@ -209,7 +211,7 @@ def test_a_part_that_comes_while_the_channel_is_made_goes_with_the_others(scene:
 
 
 def test_a_part_that_comes_while_the_forwards_are_journalled_is_journalled_next(scene: Play) -> None:
-    """C-18, H-16, rule 2: it was in no record, so it waits for its own."""
+    """C-18, H-16, rule:2: it was in no record, so it waits for its own."""
     play = scene()
     play.walk("part reserved stored funded ready")
     assert play.part(50_000) == ()
@@ -221,7 +223,7 @@ def test_a_part_that_comes_while_the_forwards_are_journalled_is_journalled_next(
 
 
 def test_a_part_after_forwarding_follows_in_full(scene: Play) -> None:
-    """C-18, F-05: no fee, no TLV, but journalled first (H-16, rule 2)."""
+    """C-18, F-05: no fee, no TLV, but journalled first (H-16, rule:2)."""
     play = scene()
     play.forward()
     (record,) = play.part(50_000)
@@ -246,7 +248,7 @@ def test_a_late_part_keeps_the_session_open_until_it_is_resolved(scene: Play) ->
 
 
 def test_a_late_part_that_cannot_be_journalled_fails_alone(scene: Play) -> None:
-    """Rule 11, K-23: the payment itself goes on."""
+    """rule:11, K-23: the payment itself goes on."""
     play = scene()
     play.forward()
     play.walk("late")
@@ -255,7 +257,7 @@ def test_a_late_part_that_cannot_be_journalled_fails_alone(scene: Play) -> None:
 
 
 def test_after_success_the_scid_is_an_alias_without_fee_until_the_offer_ends(scene: Play) -> None:
-    """A-03, A-08, T25, rule 6: nothing more is taken or owed; then it is unknown."""
+    """A-03, A-08, trap:25, rule:6: nothing more is taken or owed; then it is unknown."""
     play = scene()
     play.forward()
     play.walk("settled sent")
@@ -299,7 +301,7 @@ def test_a_set_that_waits_while_another_pays_leaves_without_a_second_fee(scene: 
 
 @pytest.mark.parametrize("terms", both_modes())
 def test_one_part_of_three_fails_and_the_session_goes_on(scene: Play, terms: dict[str, Any]) -> None:
-    """K-10, rule 10, T10."""
+    """K-10, rule:10, trap:10."""
     play = scene(**terms)
     play.forward(400_000, 300_000, 300_000)
     assert play.resolved(2) == ()
@@ -326,7 +328,7 @@ def test_one_part_paid_and_one_lost_in_either_order_is_broadcast(
 
 
 def test_the_fee_of_a_lost_part_is_carried_by_a_later_one(scene: Play) -> None:
-    """H-17, rule 4: the client's loss is not ours, and never more than the opening fee is taken."""
+    """H-17, rule:4: the client's loss is not ours, and never more than the opening fee is taken."""
     play = scene()
     play.forward(600_000, 400_000)
     play.resolved(0)
@@ -355,7 +357,7 @@ def test_a_later_part_too_small_for_the_whole_fee_carries_what_it_can(scene: Pla
 
 
 def test_a_payment_that_timed_out_is_paid_on_the_second_try(scene: Play) -> None:
-    """C-06, T2, C-05, rule 6: 90 s from the first part, the temporary code, the offer stays."""
+    """C-06, trap:2, C-05, rule:6: 90 s from the first part, the temporary code, the offer stays."""
     play = scene()
     play.part(400_000)
     play.wait(60_000)
@@ -367,7 +369,7 @@ def test_a_payment_that_timed_out_is_paid_on_the_second_try(scene: Play) -> None
 
 
 def test_a_probe_costs_nothing_on_chain_and_the_payment_after_it_is_paid(scene: Play) -> None:
-    """T3, C-26, K-11: the client does not know the hash; the withheld channel is dropped, the offer stays."""
+    """trap:3, C-26, K-11: the client does not know the hash; the withheld channel is dropped, the offer stays."""
     play = scene()
     play.part(payment_hash=OTHER_HASH)
     for kind, fact in (
@@ -414,7 +416,7 @@ def test_a_public_channel_is_not_used_for_the_payment_before_its_funding_was_see
 
 
 def test_the_funding_of_a_given_up_payment_may_be_seen_later(scene: Play) -> None:
-    """O-13, rule 10: SENT after the session is over is no bug of the driver, nor while the next set collects."""
+    """O-13, rule:10: SENT after the session is over is no bug of the driver, nor while the next set collects."""
     play = scene(**PUBLIC)
     play.walk("part reserved stored funded stored unready")
     assert play.tell(Input.SENT) == ()
@@ -515,7 +517,7 @@ def test_another_part_while_the_client_is_away_does_not_join_a_payment_without_s
 
 
 def test_two_payments_complete_on_one_scid_and_one_channel_is_opened(scene: Play) -> None:
-    """C-14, T16, K-02, rule 2: the second one fails for now."""
+    """C-14, trap:16, K-02, rule:2: the second one fails for now."""
     play = scene()
     play.part(400_000)
     play.part(400_000, payment_hash=OTHER_HASH)
@@ -535,7 +537,7 @@ def test_two_payments_wait_for_one_client_and_one_channel_is_opened(scene: Play)
 
 
 def test_the_same_hash_on_two_scids_is_two_payments(scene: Play) -> None:
-    """C-02, C-15, T16: each must reach its own size, and settling one does not settle the other."""
+    """C-02, C-15, trap:16: each must reach its own size, and settling one does not settle the other."""
     play = scene()
     play.core.add_buy(OTHER_SCID, OTHER_CLIENT, TERMS)
     play.core.peer(OTHER_CLIENT, True)
@@ -552,7 +554,7 @@ def test_the_same_hash_on_two_scids_is_two_payments(scene: Play) -> None:
 
 
 def test_the_same_hash_is_paid_twice(scene: Play) -> None:
-    """T16, A-03: the second time is a plain forward over the channel."""
+    """trap:16, A-03: the second time is a plain forward over the channel."""
     play = scene()
     play.forward()
     play.walk("settled sent")
@@ -574,7 +576,7 @@ def test_more_than_three_sets_do_not_collect_at_once(scene: Play) -> None:
 
 
 def test_a_part_delivered_twice_counts_once(scene: Play) -> None:
-    """T14, K-07, rule 3."""
+    """trap:14, K-07, rule:3."""
     play = scene()
     play.part(500_000, htlc_id=4)
     assert play.part(500_000, htlc_id=4) == ()
@@ -600,7 +602,7 @@ def test_a_lost_part_delivered_again_fails_again(scene: Play) -> None:
 
 
 def test_the_preimage_of_another_payment_settles_nothing(scene: Play) -> None:
-    """K-18, rule 12: another hash on this part, this hash on another part."""
+    """K-18, rule:12: another hash on this part, this hash on another part."""
     play = scene()
     play.forward()
     assert play.resolved(0, OTHER_PREIMAGE, payment_hash=OTHER_HASH) == ()
@@ -611,7 +613,7 @@ def test_the_preimage_of_another_payment_settles_nothing(scene: Play) -> None:
 
 
 def test_a_settlement_told_twice_counts_once(scene: Play) -> None:
-    """K-18, rule 12: the other part is still out."""
+    """K-18, rule:12: the other part is still out."""
     play = scene()
     play.forward(600_000, 400_000)
     play.walk("settled settled sent settled")
@@ -620,7 +622,7 @@ def test_a_settlement_told_twice_counts_once(scene: Play) -> None:
 
 
 def test_a_preimage_that_does_not_fit_is_ignored_and_reported(scene: Play) -> None:
-    """Rule 16: nobody makes us put coins on chain with a forged event."""
+    """rule:16: nobody makes us put coins on chain with a forged event."""
     play = scene()
     play.forward()
     (alarm,) = play.resolved(0, OTHER_PREIMAGE)

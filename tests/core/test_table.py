@@ -217,7 +217,7 @@ STEPS = [
 
 @pytest.mark.parametrize(("road", "kind"), STEPS)
 def test_the_result_of_a_step_that_is_not_under_way_is_refused(machine: Machine, road: str, kind: Input) -> None:
-    """Rule 11: a stray STORED must not pass for the one an irreversible order waits for."""
+    """rule:11: a stray STORED must not pass for the one an irreversible order waits for."""
     scene = Scene(machine)
     scene.walk(road)
     fact = _fact(scene, kind)

@@ -223,7 +223,7 @@ def test_error_names_the_byte_where_the_stream_breaks(
 
 @pytest.mark.parametrize("row", PAYLOADS["published"] + PAYLOADS["computed"], ids=lambda row: row["name"])
 def test_hop_payload_vector_is_read(tlv: ModuleType, row: dict[str, Any]) -> None:
-    """V:onion_payloads, H1."""
+    """V:onion_payloads, cln:H1."""
     payload = tlv.read_payload(row["hex_with_length_prefix"])
     decoded = row["decoded"]
     scid, secret = payload.short_channel_id, payload.payment_secret
@@ -270,7 +270,7 @@ def test_prefix_is_never_guessed(tlv: ModuleType) -> None:
 
 @pytest.mark.parametrize("text", ["", "00", "0", "0g", "zz", "14 02", "1402030f42400403", "é0", "\ud800", "0" * 41])
 def test_text_that_is_no_payload_is_refused(tlv: ModuleType, text: str) -> None:
-    """T12: odd length, no hex, white space, not ASCII, reserved lengths (BOLT 4)."""
+    """trap:12: odd length, no hex, white space, not ASCII, reserved lengths (BOLT 4)."""
     for read in (
         lambda: tlv.read_payload(text),
         lambda: tlv.forward_payload(text, 1),
@@ -528,7 +528,7 @@ def test_final_leaves_every_other_record_as_it_was(
 def test_arbitrary_bytes_give_the_same_in_both_runs(
     both: tuple[ModuleType, ModuleType], data: bytes, offset: int, width: int
 ) -> None:
-    """T12, T33: a value or MalformedTlv, and both runs agree on which, why and where."""
+    """trap:12, trap:33: a value or MalformedTlv, and both runs agree on which, why and where."""
     compiled, pure = both
     calls = [
         ("decode_bigsize", (data, offset)),
@@ -561,7 +561,7 @@ TEXTS = st.one_of(
 def test_arbitrary_text_gives_the_same_in_both_runs(
     both: tuple[ModuleType, ModuleType], text: str, amount: int, prefixed: bool
 ) -> None:
-    """T12, T33: a value or MalformedTlv, and both runs agree on which, why and where."""
+    """trap:12, trap:33: a value or MalformedTlv, and both runs agree on which, why and where."""
     compiled, pure = both
     for name, args in [
         ("forward_payload", (text, amount)),

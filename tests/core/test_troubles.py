@@ -41,7 +41,9 @@ UNDO_CHANNEL = order.Undo(SCID, HASH, CHANNEL, FUNDING)
 
 @pytest.mark.parametrize(("word", "failure"), [("rejected", UNKNOWN_NEXT_PEER), ("refused", TEMPORARY)])
 def test_a_refused_open_fails_all_parts_at_once_and_the_offer_stays(scene: Play, word: str, failure: str) -> None:
-    """O-08, O-09, O-20, T4, T27: the client's refusal is permanent, our own trouble is not; both can be tried again."""
+    """O-08, O-09, O-20, trap:4, trap:27: the client's refusal is permanent, our own trouble is not; both can be tried
+    again.
+    """
     play = scene()
     play.part(400_000)
     play.part(600_000)
@@ -66,7 +68,7 @@ def test_other_coins_are_journalled_before_the_open_goes_on(scene: Play) -> None
 
 
 def test_other_coins_for_a_payment_given_up_are_given_back(scene: Play) -> None:
-    """K-19, rule 9: chosen when nobody wanted them any more."""
+    """K-19, rule:9: chosen when nobody wanted them any more."""
     play = scene()
     play.part()
     play.walk("reserved stored deadline")
@@ -74,7 +76,7 @@ def test_other_coins_for_a_payment_given_up_are_given_back(scene: Play) -> None:
 
 
 def test_no_coins_is_no_attempt_and_leaves_nothing_to_undo(scene: Play) -> None:
-    """O-09, T27, C-16: empty the wallet as often as you like, then fund it and the payment goes through."""
+    """O-09, trap:27, C-16: empty the wallet as often as you like, then fund it and the payment goes through."""
     play = scene()
     for number in range(7):
         assert kinds(play.part()) == ["ReserveCoins"]
@@ -121,7 +123,7 @@ def test_a_channel_opened_by_the_last_attempt_can_still_be_paid_for(scene: Play)
 )
 @pytest.mark.parametrize("early", [True, False], ids=["known at the open", "known when usable"])
 def test_a_channel_that_does_not_fit_is_dropped(scene: Play, early: bool, limits: dict[str, int], failure: str) -> None:
-    """O-05, O-06, T21: nothing was forwarded, nothing is public."""
+    """O-05, O-06, trap:21: nothing was forwarded, nothing is public."""
     play = scene()
     misfit = LIMITS._replace(**limits)
     channel = CHANNEL._replace(limits=misfit if early else None)
@@ -183,7 +185,7 @@ PICKY = LIMITS._replace(htlc_minimum_msat=1_000)
 def test_a_strangers_crumbs_do_not_end_a_payment_that_is_complete_without_them(
     scene: Play, terms: dict[str, Any], early: order.Limits | None, road: str
 ) -> None:
-    """T26, T19, O-06: too small for the client's minimum, they fail alone; so do the crumbs that come later."""
+    """trap:26, trap:19, O-06: too small for the client's minimum, they fail alone; so do the crumbs that come later."""
     play = scene(**terms)
     for value in (1, 600_000, 400_000, 1_000, 999):
         play.part(value)
@@ -203,7 +205,7 @@ def test_a_strangers_crumbs_do_not_end_a_payment_that_is_complete_without_them(
 
 @pytest.mark.parametrize("limit", ["spendable_msat", "max_in_flight_msat"])
 def test_a_strangers_whale_does_not_end_a_payment_that_is_complete_without_it(scene: Play, limit: str) -> None:
-    """T26, T21, O-06: what the channel cannot carry on top fails alone."""
+    """trap:26, trap:21, O-06: what the channel cannot carry on top fails alone."""
     play = scene()
     play.part()
     play.part(50_000)
@@ -217,7 +219,7 @@ def test_a_strangers_whale_does_not_end_a_payment_that_is_complete_without_it(sc
 
 
 def test_a_surplus_that_carries_the_fee_is_not_shed(scene: Play) -> None:
-    """H-05, T26: a payment smaller than its own fee is not complete without what comes on top."""
+    """H-05, trap:26: a payment smaller than its own fee is not complete without what comes on top."""
     play = scene(payment_size_msat=5_000)
     play.part(4_000)
     play.part(FEE)
@@ -226,7 +228,7 @@ def test_a_surplus_that_carries_the_fee_is_not_shed(scene: Play) -> None:
 
 
 def test_the_clients_minimum_is_known_from_the_first_channel_on(scene: Play) -> None:
-    """O-06, H-03, T19, C-04: parts below it are refused on arrival, alone, and nothing is opened for them."""
+    """O-06, H-03, trap:19, C-04: parts below it are refused on arrival, alone, and nothing is opened for them."""
     play = scene()
     play.part(999_500)
     play.part(500)
@@ -270,7 +272,7 @@ def test_channel_ready_of_a_public_channel_never_comes(scene: Play) -> None:
     ],
 )
 def test_parts_near_their_expiry_are_failed_whatever_is_under_way(scene: Play, road: str, orders: list[str]) -> None:
-    """K-06, T28, rule 5: failing late would cost the channel upstream."""
+    """K-06, trap:28, rule:5: failing late would cost the channel upstream."""
     play = scene()
     play.walk(road)
     assert "FailParts" not in kinds(play.block(CLTV - 7))
@@ -281,7 +283,7 @@ def test_parts_near_their_expiry_are_failed_whatever_is_under_way(scene: Play, r
 
 
 def test_a_forwarded_part_is_not_failed_near_its_expiry(scene: Play) -> None:
-    """T28, rule 5: the client can still claim it; lightningd watches the two sides."""
+    """trap:28, rule:5: the client can still claim it; lightningd watches the two sides."""
     play = scene()
     play.forward()
     play.block(CLTV - 6)
@@ -301,7 +303,7 @@ def test_the_earliest_expiry_counts_also_when_it_comes_late(scene: Play) -> None
 
 @pytest.mark.parametrize("road", ["", " settled"])
 def test_a_late_part_whose_record_takes_too_long_is_failed_in_time(scene: Play, road: str) -> None:
-    """K-06, rule 5: a hanging journal does not hold a part into its expiry; the others stay out."""
+    """K-06, rule:5: a hanging journal does not hold a part into its expiry; the others stay out."""
     play = scene()
     play.forward()
     play.walk(road)
@@ -325,7 +327,7 @@ def test_a_late_part_whose_record_takes_too_long_is_failed_in_time(scene: Play, 
     ],
 )
 def test_a_result_after_the_deadline_is_undone(scene: Play, road: str, late: tuple[str], undo: order.Undo) -> None:
-    """K-19, K-04, T5: no orphan channel, no coins left reserved; no new session meets what comes of the old one."""
+    """K-19, K-04, trap:5: no orphan channel, no coins left reserved; no new session meets what comes of the old one."""
     play = scene()
     play.walk(road)
     play.walk("deadline")
@@ -356,7 +358,7 @@ def test_a_public_channel_survives_a_deadline_while_its_forwards_are_journalled(
 
 
 def test_heights_running_backwards_do_no_harm(scene: Play) -> None:
-    """R2: lightningd rolls back at its start; the highest height counts."""
+    """cln:R2: lightningd rolls back at its start; the highest height counts."""
     play = scene()
     play.walk("half")
     play.block(HEIGHT + 300)
@@ -370,7 +372,7 @@ def test_heights_running_backwards_do_no_harm(scene: Play) -> None:
 
 
 def test_an_incomplete_payment_fails_for_good_when_the_offer_ends(scene: Play) -> None:
-    """C-07, T24, X-06: at valid_until itself, with the permanent code; the record goes."""
+    """C-07, trap:24, X-06: at valid_until itself, with the permanent code; the record goes."""
     play = scene(valid_until_ms=WALL_MS + 10_000)
     play.walk("half")
     assert play.wait(9_999) == ()
@@ -379,7 +381,7 @@ def test_an_incomplete_payment_fails_for_good_when_the_offer_ends(scene: Play) -
 
 
 def test_the_part_that_completes_a_payment_too_late_does_not_open_a_channel(scene: Play) -> None:
-    """C-08, T24: one millisecond is too late, also when the clock was not fed in between."""
+    """C-08, trap:24: one millisecond is too late, also when the clock was not fed in between."""
     play = scene(valid_until_ms=WALL_MS + 10_000)
     play.part(400_000)
     play.wall_ms += 10_000
@@ -398,7 +400,7 @@ def test_the_part_that_completes_a_payment_too_late_does_not_open_a_channel(scen
     ],
 )
 def test_an_offer_that_ends_does_not_disturb_a_payment_under_way(scene: Play, terms: dict[str, Any], road: str) -> None:
-    """C-12, K-16, T24: a late part still joins it; another payment gets the permanent code."""
+    """C-12, K-16, trap:24: a late part still joins it; another payment gets the permanent code."""
     play = scene(**terms)
     play.part()
     assert play.walk("expired") == ()

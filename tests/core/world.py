@@ -189,7 +189,7 @@ class World:
             if offer.final:
                 assert part.extra_fee_msat == 0, "an alias takes no fee (A-03)"
             else:
-                assert part in offer.record.forwards, "not in the journal (rule 2)"
+                assert part in offer.record.forwards, "not in the journal (rule:2)"
                 assert offer.record.channel is not None
                 assert offer.record.channel.channel_id == action.channel_id
                 offer.run.append(key)
@@ -201,7 +201,7 @@ class World:
             assert public or BUYS[action.jit_scid][1].client_trusts_lsp, "O-10"
 
     def _check_fee(self, scid: int, offer: Offer) -> None:
-        """Rule 4: never more than the opening fee, and all of it while no part was lost."""
+        """rule:4: never more than the opening fee, and all of it while no part was lost."""
         parts = [self.htlcs[key] for key in offer.run]
         taken = sum(htlc.fee_msat for htlc in parts if htlc.status in ("out", "paid"))
         fee = self.opening_fee(scid, parts[0].value_msat)
@@ -218,14 +218,14 @@ class World:
 
     def _on_OpenChannel(self, action: order.OpenChannel) -> None:
         offer = self.offers[action.jit_scid]
-        assert (offer.record.stage, offer.record.payment_hash) == ("intent", action.payment_hash), "rule 2"
+        assert (offer.record.stage, offer.record.payment_hash) == ("intent", action.payment_hash), "rule:2"
         assert offer.record.funding == action.funding
-        assert all(state == "undone" for state in offer.channels.values()), "a second channel (rule 2)"
+        assert all(state == "undone" for state in offer.channels.values()), "a second channel (rule:2)"
         assert not [a for a in self._pending(action.jit_scid) if isinstance(a, (order.OpenChannel, order.Undo))]
 
     def _on_Broadcast(self, action: order.Broadcast) -> None:
         offer = self.offers[action.jit_scid]
-        assert offer.record.channel == action.channel, "broadcast before it was journalled (rule 2)"
+        assert offer.record.channel == action.channel, "broadcast before it was journalled (rule:2)"
         assert offer.preimage_seen or not BUYS[action.jit_scid][1].client_trusts_lsp, "O-11"
         state = offer.channels[action.channel.channel_id]
         assert state != "undone", "broadcast of a channel that was undone"
@@ -250,7 +250,7 @@ class World:
         paid = [self.htlcs[key] for key in offer.run if self.htlcs[key].status == "paid"]
         if action.outcome == "Succeeded":
             assert paid, "success without a payment"
-            assert set(offer.channels.values()) - {"undone"} == {"sent"}, "rule 8: broadcast is owed"
+            assert set(offer.channels.values()) - {"undone"} == {"sent"}, "rule:8: broadcast is owed"
             self._check_fee(action.jit_scid, offer)
         else:
             assert not offer.preimage_seen
@@ -368,7 +368,8 @@ class World:
         if session is None:
             return
         if State(session.state) is State.ABORTING:
-            self.carry_out((order.Undo(scid, record.payment_hash, record.channel, record.funding),))  # type: ignore[arg-type]
+            # type: ignore[arg-type]
+            self.carry_out((order.Undo(scid, record.payment_hash, record.channel, record.funding),))
         if State(session.state) is State.BROADCASTING:
             self.carry_out((order.Broadcast(scid, record.payment_hash, record.channel),))  # type: ignore[arg-type]
         for part in record.forwards:
@@ -400,7 +401,7 @@ class World:
             assert len(working) <= 1, "two payments hold the lock (C-14)"
             assert all(session is buy.holder for session in working)
             alive = [state for state in self.offers[scid].channels.values() if state != "undone"]
-            assert len(alive) <= 1, "two channels (rule 2)"
+            assert len(alive) <= 1, "two channels (rule:2)"
             assert len([a for a in self._pending(scid) if isinstance(a, order.OpenChannel)]) <= 1
         for key, part in self.twin.core.index.items():
             assert part.status != 0 or self.htlcs[key].cltv - 6 > self.height, "held within the margin (K-06)"

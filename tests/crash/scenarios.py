@@ -217,7 +217,7 @@ async def no_coins(stage: Stage) -> None:
 
 @scenario(wallet_sat=(400_000,))
 async def one_coin(stage: Stage) -> None:
-    """One coin for two sales at once: never both, and the change pays for the other one later (T35)."""
+    """One coin for two sales at once: never both, and the change pays for the other one later (trap:35)."""
     sales = []
     for name in ("alice", "bertha"):
         sales.append(await stage.sale(stage.client(name)))
@@ -306,7 +306,7 @@ async def _held(stage: Stage, client: Client, sale: Sale, amounts: list[int]) ->
 
 @scenario()
 async def settle_while_down(stage: Stage) -> None:
-    """The client has all parts and fulfils them, if it can while the LSP is away (F4)."""
+    """The client has all parts and fulfils them, if it can while the LSP is away (cln:F4)."""
     client = stage.client(on_part="hold")
     stage.payer()
     sale = await stage.sale(client)
@@ -326,7 +326,7 @@ async def settle_while_down(stage: Stage) -> None:
 
 @scenario()
 async def settle_late(stage: Stage) -> None:
-    """The client holds for 80 blocks: the coins must stay reserved, and others buy meanwhile (T8, O-04)."""
+    """The client holds for 80 blocks: the coins must stay reserved, and others buy meanwhile (trap:8, O-04)."""
     client, other = stage.client(on_part="hold"), stage.client("bertha")
     payer = stage.payer()
     sale, second = await stage.sale(client), await stage.sale(other)
@@ -387,7 +387,7 @@ async def fail_late(stage: Stage) -> None:
 
 @scenario(CLIENT_TRUSTS)
 async def operator_closes(stage: Stage) -> None:
-    """The operator closes the channel while parts are with the client (A3); the payer tries again."""
+    """The operator closes the channel while parts are with the client (cln:A3); the payer tries again."""
     client = stage.client(on_part="hold")
     payer = stage.payer()
     sale = await stage.sale(client)
@@ -414,7 +414,7 @@ async def _try(stage: Stage, method: str, params: dict[str, Any]) -> None:
 
 @scenario(options={"lsps2-cltv-delta": 6})
 async def deadline(stage: Stage) -> None:
-    """Blocks come while the channel is not ready: the part must fail in time (K-06, T5)."""
+    """Blocks come while the channel is not ready: the part must fail in time (K-06, trap:5)."""
     client, payer = stage.client(send_ready=False), stage.payer()
     sale = await stage.sale(client)
     await stage.begin()
@@ -443,7 +443,7 @@ async def offer_lapses(stage: Stage) -> None:
 
 @scenario()
 async def upstream_confirms(stage: Stage) -> None:
-    """The payer's channel is unconfirmed when the parts come and gets its real scid while they are out (H3)."""
+    """The payer's channel is unconfirmed when the parts come and gets its real scid while they are out (cln:H3)."""
     client = stage.client(on_part="hold")
     payer = stage.payer()
     _unconfirm(payer.ends[0])
@@ -469,7 +469,7 @@ def _unconfirm(end: End) -> None:
 
 @scenario()
 async def funding_forgotten(stage: Stage) -> None:
-    """bitcoind drops the funding from its mempool after the sale (rule 8): blocks come without it."""
+    """bitcoind drops the funding from its mempool after the sale (rule:8): blocks come without it."""
     client, payer = stage.client(), stage.payer()
     sale = await stage.sale(client)
     await stage.begin()
@@ -484,7 +484,7 @@ async def funding_forgotten(stage: Stage) -> None:
 
 @scenario()
 async def events_lost(stage: Stage) -> None:
-    """No forward_event says how the parts ended: the tables do, a block or two later (F4)."""
+    """No forward_event says how the parts ended: the tables do, a block or two later (cln:F4)."""
     client = stage.client(on_part="hold")
     payer = stage.payer()
     sale = await stage.sale(client)
@@ -509,7 +509,7 @@ async def events_lost(stage: Stage) -> None:
 @scenario(CLIENT_TRUSTS, fee_base_msat=0, fee_ppm=0)
 async def stranger(stage: Stage) -> None:
     """The client has an older channel, and somebody pays over it while the JIT channel is withheld: lightningd would
-    steer that into the bigger one (H15, T45). Then the client fails the JIT payment."""
+    steer that into the bigger one (cln:H15, trap:45). Then the client fails the JIT payment."""
     client = stage.client(on_part="hold")
     stage.payer()
     friend = stage.payer("friend")

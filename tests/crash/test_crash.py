@@ -46,7 +46,7 @@ async def test_every_scenario_ends_well_undisturbed() -> None:
 @pytest.mark.parametrize("kind", [PLUGIN, POWER])
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_sale_survives_a_death_at_each_of_these_points(mode: str, kind: str) -> None:
-    """K-02, K-07, K-09, rules 2, 8, 9, 11."""
+    """K-02, K-07, K-09, rule:2, rule:8, rule:9, 11."""
     cases = [Case("mpp", mode, (Death(kind, point),)) for point in POINTS]
     outcomes = await _run(cases)
     assert _bad(outcomes) == {}
@@ -69,7 +69,7 @@ TROUBLES = (
 
 
 async def test_these_troubles_are_over() -> None:
-    """K-13, rules 9, 10, 13, A-03."""
+    """K-13, rule:9, rule:10, rule:13, A-03."""
     outcomes = await _run([parse_case(name, 1) for name in TROUBLES])
     assert _bad(outcomes) == {}
     assert all(outcome.hit for outcome in outcomes)

@@ -13,7 +13,9 @@ from .world import Rules
 
 @pytest.mark.parametrize("name", SMALL)
 def test_no_step_and_no_death_breaks_a_rule(name: str) -> None:
-    """Money rules 1, 2, 4, 8 and 9, K-02, K-09, K-11, K-15: a crash at any step, then the real recovery."""
+    """rule:1, rule:2, rule:4, rule:8 and rule:9, K-02, K-09, K-11, K-15: a crash at any step, then the real
+    recovery.
+    """
     found = search(SMALL[name])
     print(found)
     assert not found.broken, str(found)
@@ -45,7 +47,7 @@ MUTANTS = (
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: f"{each.what} {each.client_trusts_lsp}")
 def test_a_missing_safeguard_is_found(mutant: Mutant) -> None:
-    """K-02, rule 2, rule 11: an order before its record, a recovery that forgets; the steps can be read."""
+    """K-02, rule:2, rule:11: an order before its record, a recovery that forgets; the steps can be read."""
     found = search(Rules(PAYMENTS["one part"], mutant.client_trusts_lsp, mishaps=0, mutant=mutant.what))
     assert mutant.broken in found.broken
     assert found.steps[0] == "part 0 arrives"

@@ -83,7 +83,7 @@ class World(NamedTuple):
     todo: tuple[Todo, ...] = ()
     notes: tuple[tuple[int, bool], ...] = ()  # forward_events on their way: part, settled
     online: bool = True
-    unready: bool = False  # after a start of lightningd nothing goes out before the client is back (R4)
+    unready: bool = False  # after a start of lightningd nothing goes out before the client is back (cln:R4)
     expired: bool = False
     late: bool = False
     crashes: int = 0
@@ -241,7 +241,7 @@ class Game:
 
     def _answer(self, world: World, place: int, piece: Piece) -> World:
         if world.parts[place].status != "held":
-            raise Broken(f"part {place} is answered while it is {world.parts[place].status} (rule 1)")
+            raise Broken(f"part {place} is answered while it is {world.parts[place].status} (rule:1)")
         return self._piece(world, place, piece)
 
     # Orders that take time -------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ class Game:
 
     def _open(self, world: World, coin: int) -> tuple[World, Channel]:
         if world.channels:
-            raise Broken("a second channel (rule 2)")
+            raise Broken("a second channel (rule:2)")
         if world.coins[coin] != "ours":
             raise Broken("a channel is made of a coin that is not reserved")
         name = f"{world.made + 1:064x}"
@@ -394,7 +394,7 @@ class Game:
         yield "there is no channel to close", _next(world, todo)
 
     def _close(self, world: World, channel: Chan) -> World:
-        """A withheld channel that is closed frees its coins (A2)."""
+        """A withheld channel that is closed frees its coins (cln:A2)."""
         if channel.paid:
             raise Broken("a channel with the client's money is closed (K-11)")
         channels = tuple(each for each in world.channels if each != channel)
@@ -412,12 +412,12 @@ class Game:
         return world if world.dead else world._replace(notes=tuple(sorted((*world.notes, (place, settled)))))
 
     def _plugin_dies(self, world: World) -> World:
-        """What it held lightningd lets go, and there is nobody behind the scid (H12)."""
+        """What it held lightningd lets go, and there is nobody behind the scid (cln:H12)."""
         parts = tuple(Piece("failed") if piece.status == "held" else piece for piece in world.parts)
         return _dead(world, "plugin")._replace(parts=parts)
 
     def _power_fails(self, world: World) -> World:
-        """What was held, or had not reached the client, comes again (R1)."""
+        """What was held, or had not reached the client, comes again (cln:R1)."""
         parts = tuple(Piece("replay") if piece.status in ("held", "going") else piece for piece in world.parts)
         return _dead(world, "power")._replace(parts=parts, online=False)
 
@@ -471,9 +471,9 @@ class Game:
             return  # an alias of the channel by now (A-03)
         record = world.record
         if record is None or record.channel is None or record.channel.channel_id != channel_id:
-            raise Broken("a part is forwarded into a channel that is not in the journal (rule 2)")
+            raise Broken("a part is forwarded into a channel that is not in the journal (rule:2)")
         if part not in record.forwards and not (record.stage == "channel" and record.payment_hash is None):
-            raise Broken("a part is forwarded that is not in the journal (rule 2)")
+            raise Broken("a part is forwarded that is not in the journal (rule:2)")
 
     def check_end(self, world: World) -> None:
         """Nothing more happens by itself: everybody must have what is theirs, and nothing may be left."""
@@ -483,16 +483,16 @@ class Game:
         _demand(not open_, f"a part is {open_} for ever")
         _demand(not world.todo, f"{[type(todo.action).__name__ for todo in world.todo]} wait for ever")
         _demand(self.brain.mind(world.brain).live == 0, "a payment is under way for ever")
-        _demand("ours" not in world.coins, "a coin stays reserved (rule 9)")
-        _demand(not any(channel.withheld for channel in world.channels), "a channel stays withheld (rule 9)")
-        _demand(len(world.channels) <= 1, "two channels for one scid (rule 2)")
+        _demand("ours" not in world.coins, "a coin stays reserved (rule:9)")
+        _demand(not any(channel.withheld for channel in world.channels), "a channel stays withheld (rule:9)")
+        _demand(len(world.channels) <= 1, "two channels for one scid (rule:2)")
         settled = [piece for piece in world.parts if piece.status == "settled"]
         fee_msat = sum(piece.fee_msat for piece in settled)
         if settled:
-            _demand(bool(world.channels), "the client was paid and has no channel on chain (rule 8)")
+            _demand(bool(world.channels), "the client was paid and has no channel on chain (rule:8)")
             _demand(world.final is not None and world.final[0] == "Succeeded", "paid, and the final record lacks that")
-            _demand(fee_msat <= FEE, "more than the opening fee was taken (rule 4)")
-            _demand("lost" in statuses or fee_msat == FEE, "less than the opening fee was taken (rule 4)")
+            _demand(fee_msat <= FEE, "more than the opening fee was taken (rule:4)")
+            _demand("lost" in statuses or fee_msat == FEE, "less than the opening fee was taken (rule:4)")
         if world.record is not None:
             _demand(world.record.stage in ("buy", "channel"), f"the record stays at {world.record.stage}")
             _demand(world.final is None, "the active record stays beside the final one (K-15)")

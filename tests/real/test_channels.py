@@ -18,7 +18,7 @@ NAMES = itertools.count(1)
 
 @pytest.mark.parametrize("size_msat", [2_500_000, 10_000_000, 1_000_000_000])
 def test_a_zero_conf_private_channel_with_an_alias_that_carries_the_payment(town: Town, size_msat: int) -> None:
-    """O-01 … O-03, O8: type, privacy, aliases; the capacity arithmetic holds in practice for thirty parts."""
+    """O-01 … O-03, cln:O8: type, privacy, aliases; the capacity arithmetic holds in practice for thirty parts."""
     wallet = town.wallet(f"c{next(NAMES)}")
     bill, evidence = town.bill(wallet, size_msat), Evidence(town)
     parts = [size_msat // 30] * 29
@@ -64,7 +64,7 @@ def tight_town(open_town: Callable[..., Town]) -> Town:
 
 @pytest.mark.parametrize("lacks", [None, "-23"], ids=["anchors", "no anchors"])
 def test_the_smallest_channel_carries_thirty_parts(tight_town: Town, lacks: str | None) -> None:
-    """O-03, O11: reserve, commitment fee and spike buffer are all there is, and no part is dust."""
+    """O-03, cln:O11: reserve, commitment fee and spike buffer are all there is, and no part is dust."""
     town = tight_town
     wallet = town.wallet(f"c{next(NAMES)}", {"dev-force-features": lacks, "ignore-fee-limits": "true"})
     bill, evidence = town.bill(wallet, BIG_MSAT), Evidence(town)

@@ -1,6 +1,6 @@
 """The plugin or its lightningd dies at a bad moment and comes back: one channel, books balanced, nothing left over.
 
-The recorder kills at a frame, so every moment is exact. What must hold afterwards (architecture, rules 2, 8, 9): the
+The recorder kills at a frame, so every moment is exact. What must hold afterwards (rule:2, rule:8, rule:9): the
 payer has paid once or not at all, the wallet owns in a channel whose funding is on chain what the payer lost less the
 opening fee, and no coin or channel of the LSP stays behind.
 """
@@ -81,7 +81,7 @@ def reconnected(town: Town, bill: Bill) -> None:
 @pytest.mark.parametrize("victim", ["plugin", "node"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_whoever_dies_the_books_balance(own_town: Town, moment: str, victim: str) -> None:
-    """T6, T13, K-07 … K-12: killed at an exact frame, started again, paid once, nothing left behind."""
+    """trap:6, trap:13, K-07 … K-12: killed at an exact frame, started again, paid once, nothing left behind."""
     town = own_town
     wallet = town.wallet(f"k{next(NAMES)}")
     bill = town.bill(wallet, SIZE_MSAT)

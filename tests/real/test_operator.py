@@ -44,7 +44,7 @@ def restart_service(town: Town) -> None:
 
 
 def test_plugin_stop_fails_held_parts_temporarily(town: Town) -> None:
-    """T50, W12: `plugin stop` with parts held; started again it knows the offer, and the retry is paid."""
+    """trap:50, cln:W12: `plugin stop` with parts held; started again it knows the offer, and the retry is paid."""
     bill = fresh(town)
     amounts = [100_000] * 20
     sent = town.send_parts(bill, amounts, total_msat=SIZE_MSAT)
@@ -58,7 +58,7 @@ def test_plugin_stop_fails_held_parts_temporarily(town: Town) -> None:
 
 
 def test_fifty_sessions_at_once(found_town: Callable[..., Town]) -> None:
-    """T35, O-19: five wallets, ten purchases each, all paid in two parts at the same time, books to the msat."""
+    """trap:35, O-19: five wallets, ten purchases each, all paid in two parts at the same time, books to the msat."""
     town = found_town(coins_sat=(200_000,) * 60)
     wallets = [town.wallet(f"f{number}") for number in range(5)]
     bills = [town.bill(wallet, SIZE_MSAT) for _ in range(10) for wallet in wallets]
@@ -82,7 +82,7 @@ def test_fifty_sessions_at_once(found_town: Callable[..., Town]) -> None:
 
 
 def test_a_large_coin_is_split_into_a_pool(found_town: Callable[..., Town]) -> None:
-    """Issue 4, coins: `multiwithdraw` splits one coin; with its block three wallets are paid at once."""
+    """`multiwithdraw` splits one coin; with its block three wallets are paid at once."""
     town = found_town(coins_sat=(2_000_000,), service_options={"lsps2-coin-pool": "3x200000"})
 
     def filled(splits: int) -> None:
@@ -150,7 +150,7 @@ def test_a_buy_sold_by_the_built_in_plugin_is_honoured(town: Town) -> None:
 
 
 def test_a_payment_the_built_in_plugin_was_at_is_brought_to_its_end(town: Town) -> None:
-    """K-09, rule 8: parts settled while nobody looked, record of the built-in plugin: the funding is broadcast."""
+    """K-09, rule:8: parts settled while nobody looked, record of the built-in plugin: the funding is broadcast."""
     bill = fresh(town)
     town.trip(town.lsp, "plugin>host", "htlc_accepted", "after", "plugin")
     sent = town.send_parts(bill, [SIZE_MSAT])

@@ -64,7 +64,7 @@ def wealth(town: Town, bill: Bill) -> dict[str, int]:
 
 @pytest.mark.parametrize("parts", [1, 2, 5, 30])
 def test_a_fixed_invoice_in_so_many_parts_over_two_channels(each_town: Town, parts: int) -> None:
-    """T1, H-03, F-01: default routing fees, every split; fees add up to the opening fee, books to the msat."""
+    """trap:1, H-03, F-01: default routing fees, every split; fees add up to the opening fee, books to the msat."""
     bill, evidence = fresh(each_town), Evidence(each_town)
     before = wealth(each_town, bill)
     result = each_town.pay(bill, split(SIZE_MSAT, parts))
@@ -86,7 +86,7 @@ def test_an_invoice_without_an_amount(each_town: Town) -> None:
 
 @pytest.mark.parametrize("command", ["pay", "xpay"])
 def test_a_stock_payer_finds_the_jit_channel(each_town: Town, command: str) -> None:
-    """I-03, H8: lightningd's own payment commands read our invoice and pay it."""
+    """I-03, cln:H8: lightningd's own payment commands read our invoice and pay it."""
     bill, evidence = fresh(each_town), Evidence(each_town)
     name = {"pay": "bolt11", "xpay": "invstring"}[command]
     before = wealth(each_town, bill)
@@ -135,7 +135,7 @@ def test_a_wallet_that_trusts_nobody_waits_for_a_block(lsp_trusts_town: Town) ->
 
 
 def test_what_was_paid_for_is_an_ordinary_channel_afterwards(town: Town) -> None:
-    """A-01, A-02, rule 13: both directions work, at the operator's fees, and an invoice names the channel's alias."""
+    """A-01, A-02, rule:13: both directions work, at the operator's fees, and an invoice names the channel's alias."""
     bill = fresh(town)
     assert town.pay(bill, [SIZE_MSAT]).paid
     town.over(bill)
@@ -153,7 +153,9 @@ def test_what_was_paid_for_is_an_ordinary_channel_afterwards(town: Town) -> None
 
 
 def test_the_jit_scid_still_forwards_after_a_restart_of_lightningd(found_town: Callable[..., Town]) -> None:
-    """A-03, A7, T25: the rate of zero that forwards were promised is not kept by lightningd; we set it again."""
+    """A-03, cln:A7, trap:25: the rate of zero that forwards were promised is not kept by lightningd; we set it
+    again.
+    """
     town = found_town()
     bill = fresh(town)
     assert town.pay(bill, [SIZE_MSAT]).paid

@@ -32,7 +32,9 @@ def paid_at_last(town: Town, bill: Bill, parts: int = 2) -> None:
 
 
 def test_a_probe_costs_nothing_and_the_payment_works(each_town: Town) -> None:
-    """T3, C-26: a payment with a hash nobody knows opens, is refused by the wallet, and leaves no trace on chain."""
+    """trap:3, C-26: a payment with a hash nobody knows opens, is refused by the wallet, and leaves no trace on
+    chain.
+    """
     bill, evidence = fresh(each_town), Evidence(each_town)
     probe = f"{next(NAMES):064x}"
     result = each_town.pay(bill, [SIZE_MSAT], payment_hash=probe)
@@ -45,7 +47,7 @@ def test_a_probe_costs_nothing_and_the_payment_works(each_town: Town) -> None:
 
 
 def test_parts_that_wait_in_vain_go_back_and_the_retry_is_paid(town: Town) -> None:
-    """T2, C-20: after 90 s the held parts fail temporarily; the offer is still good."""
+    """trap:2, C-20: after 90 s the held parts fail temporarily; the offer is still good."""
     bill = fresh(town)
     amounts = [2_000_000, 3_000_000]
     sent = town.send_parts(bill, amounts, total_msat=SIZE_MSAT)
@@ -56,7 +58,7 @@ def test_parts_that_wait_in_vain_go_back_and_the_retry_is_paid(town: Town) -> No
 
 
 def test_a_wallet_that_was_away_is_served_when_it_is_back(town: Town) -> None:
-    """T4, C-08: complete parts wait for the wallet, which dials the LSP by itself."""
+    """trap:4, C-08: complete parts wait for the wallet, which dials the LSP by itself."""
     bill = fresh(town)
     bill.wallet.stop()
     until(lambda: not town.connected(town.lsp, bill.wallet), "the wallet's leave")
@@ -89,7 +91,7 @@ def script(directory: Path, name: str, text: str) -> str:
 
 
 def test_a_refused_open_frees_the_coins_and_the_retry_is_paid(town: Town) -> None:
-    """T27, O-08: the wallet says no once."""
+    """trap:27, O-08: the wallet says no once."""
     bill = fresh(town)
     refuser = script(bill.wallet.directory, "refuser", REFUSER)
     bill.wallet.call("plugin", {"subcommand": "start", "plugin": refuser})
@@ -110,7 +112,7 @@ def test_without_coins_the_parts_go_back_at_once(town: Town) -> None:
 
 
 def test_held_parts_go_back_before_they_expire(town: Town) -> None:
-    """K-06, H14: blocks come while one part waits; the payer's channel lives."""
+    """K-06, cln:H14: blocks come while one part waits; the payer's channel lives."""
     bill = fresh(town)
     amounts = [SIZE_MSAT // 2]
     sent = town.send_parts(bill, amounts, total_msat=SIZE_MSAT, spare_blocks=0)
@@ -125,7 +127,9 @@ def test_held_parts_go_back_before_they_expire(town: Town) -> None:
 
 
 def test_a_part_the_channel_cannot_take_fails_and_so_does_the_rest_in_the_end(town: Town) -> None:
-    """K-10, T10: the wallet takes two HTLCs at once; the third fails alone, the others wait for it, then go back."""
+    """K-10, trap:10: the wallet takes two HTLCs at once; the third fails alone, the others wait for it, then go
+    back.
+    """
     wallet = town.wallet(f"t{next(NAMES)}", {"max-concurrent-htlcs": 2})
     bill, evidence = town.bill(wallet, SIZE_MSAT), Evidence(town)
     amounts = [4_000_000, 3_000_000, 3_000_000]
@@ -188,7 +192,7 @@ def back(town: Town, bill: Bill) -> None:
 
 
 def test_a_payer_may_overpay(town: Town) -> None:
-    """T17: fee from the agreed size; what came on top is the wallet's."""
+    """trap:17: fee from the agreed size; what came on top is the wallet's."""
     bill, evidence = fresh(town), Evidence(town)
     amounts = [6_000_000, 6_000_000]
     assert town.pay(bill, amounts).failures == ["", ""]
@@ -216,7 +220,7 @@ def shop(client_trusts_town: Town) -> Lightningd:
 
 
 def test_ordinary_forwards_go_on_while_a_session_runs(town: Town, shop: Lightningd) -> None:
-    """Rule 1: HTLCs that are none of ours pass while parts are held, with the operator's fee."""
+    """rule:1: HTLCs that are none of ours pass while parts are held, with the operator's fee."""
     bill, evidence = fresh(town), Evidence(town)
     sent = town.send_parts(bill, [4_000_000], total_msat=SIZE_MSAT)
     town.held(1)
@@ -233,7 +237,7 @@ def test_ordinary_forwards_go_on_while_a_session_runs(town: Town, shop: Lightnin
 
 
 def test_a_jit_scid_nobody_bought_is_unknown(town: Town) -> None:
-    """C-01, H10: not ours, so lightningd answers: unknown_next_peer."""
+    """C-01, cln:H10: not ours, so lightningd answers: unknown_next_peer."""
     bill = fresh(town)
     stranger = bill.__class__(**{**bill.__dict__, "jit_scid": format_scid((700_000 << 40) | (5 << 16) | 1)})
     assert [part.error["failcode"] for part in town.pay(stranger, [SIZE_MSAT]).parts] == [0x400A]

@@ -1,4 +1,4 @@
-"""lightningd's datastore in memory, with its modes, generations and error codes (host contract D1 to D4)."""
+"""lightningd's datastore in memory, with its modes, generations and error codes (cln:D1 to cln:D4)."""
 
 from __future__ import annotations
 

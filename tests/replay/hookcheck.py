@@ -1,4 +1,4 @@
-"""What lightningd aborts on in an answer to `htlc_accepted` (host contract H9)."""
+"""What lightningd aborts on in an answer to `htlc_accepted` (cln:H9)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from replay.datastore import Datastore, RpcError
 from replay.recording import Answer, Recording
 
 FEATURE_NAMES = {12: "static_remotekey/even", 22: "anchors/even", 46: "scid_alias/even", 50: "zeroconf/even"}
-CLOSING = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE", "CLOSINGD_COMPLETE", "CLOSED")  # A1, client online
+CLOSING = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE", "CLOSINGD_COMPLETE", "CLOSED")  # cln:A1, client online
 Json = dict[str, Any]
 
 
@@ -153,7 +153,7 @@ class Node:
         return {"txs": [], "txids": [], "type": "mutual"}
 
     def channel_changed(self, channel_id: str, state: str) -> None:
-        """A channel of ours is in a new state; a withheld one frees its coins when it is gone (A2)."""
+        """A channel of ours is in a new state; a withheld one frees its coins when it is gone (cln:A2)."""
         channel = self.channels.get(channel_id)
         if channel is None:
             return
@@ -177,7 +177,7 @@ class Node:
             channel.scid = channel.scid if channel.withheld else next(filter(None, scids), None)
 
     def restarted(self, height: int) -> None:
-        """lightningd itself was started again: nobody is connected yet and the tip is rolled back (R1, R2)."""
+        """lightningd itself was started again: nobody is connected yet and the tip is rolled back (cln:R1, cln:R2)."""
         self.connected.clear()
         self._opening.clear()
         self.height = height

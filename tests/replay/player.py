@@ -90,7 +90,7 @@ class _Player:
             raise self._stuck(f"the plugin disabled itself: {result['disable']}")
 
     async def _until_it_sells(self) -> None:
-        """Recordings begin seconds after a first start. (After a restart parts come at once, R1, and must wait.)"""
+        """Recordings begin seconds after a first start. (After a restart parts come at once, cln:R1, and must wait.)"""
         wanted = len(self._node.datastore.list({"key": list(ACTIVE)})["datastore"])
         deadline = asyncio.get_running_loop().time() + self._script.patience_s
         while STATS in self._plugin.methods and await self._live_buys() < wanted:
@@ -103,7 +103,7 @@ class _Player:
         return int(answer["result"]["live_buys"]) if "result" in answer else -1
 
     def _take_tables(self, life: Life) -> None:
-        """What happened while the plugin was away shows in the first table taken afterwards (F4)."""
+        """What happened while the plugin was away shows in the first table taken afterwards (cln:F4)."""
         for row in life.forwards or ():
             part = row["in_channel"], row["in_htlc_id"]
             self._node.forwards[part] = _as_forwarded(row, self._played.answers[part])

@@ -62,14 +62,14 @@ class PluginProcess:
         self._filters = {hook["name"]: hook.get("filters") for hook in manifest["hooks"]}
 
     def wants_hook(self, name: str, message_type: int | None) -> bool:
-        """Whether lightningd would call this hook, for custommsg with this message type (M3)."""
+        """Whether lightningd would call this hook, for custommsg with this message type (cln:M3)."""
         if name not in self._filters:
             return False
         wanted = self._filters[name]
         return wanted is None or message_type in {int(kind) for kind in wanted}
 
     def write(self, message: Json) -> None:
-        """One frame (W1)."""
+        """One frame (cln:W1)."""
         stdin = self._running.stdin
         assert stdin is not None
         stdin.write(json.dumps(message).encode() + b"\n\n")
@@ -120,7 +120,7 @@ class PluginProcess:
 
 
 def init_options(manifest: Json, wanted: Json) -> Json:
-    """`options` of init: defaults as lightningd types them (M7), then what is configured and exists."""
+    """`options` of init: defaults as lightningd types them (cln:M7), then what is configured and exists."""
     convert: dict[str, Callable[[Any], Any]] = {"int": int, "bool": lambda value: str(value).lower() == "true"}
     defaults = {
         option["name"]: convert.get(option["type"], lambda value: value)(option["default"])

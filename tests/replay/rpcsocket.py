@@ -1,4 +1,4 @@
-"""lightningd's RPC socket: requests in any number and framing, each answered at once (host contract P1)."""
+"""lightningd's RPC socket: requests in any number and framing, each answered at once (cln:P1)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class RpcSocket:
         self._record("call", method, params)
         try:
             if method == "datastore" and "string" in params and UNICODE_ESCAPE.search(raw):
-                raise RpcError(-32602, "string: should be a string (without \\u)")  # D3
+                raise RpcError(-32602, "string: should be a string (without \\u)")  # cln:D3
             result = self._node.answer(method, params)
         except RpcError as error:
             self._record("refusal", method, params | {"code": error.code})

@@ -26,7 +26,7 @@ def play_tiny(name: str, results: list[dict], directory: Path, patience_s: float
 
 @pytest.mark.slow
 def test_a_polite_plugin_has_no_faults(tmp_path: Path) -> None:
-    """One answer a hook, exit code 0 after `shutdown` (W5)."""
+    """One answer a hook, exit code 0 after `shutdown` (cln:W5)."""
     played = play_tiny("d_ordinary_forward", [LET_GO], tmp_path)
     assert played.faults == []
     assert played.exit_codes == [0]
@@ -53,7 +53,7 @@ def test_the_node_answers_calls_and_refuses_unknown_ones(tmp_path: Path) -> None
     ],
 )
 def test_an_answer_that_would_harm_lightningd_is_a_fault(results: list[dict], fault: str, tmp_path: Path) -> None:
-    """H9: lightningd aborts on a malformed answer; rule 1: exactly one answer."""
+    """cln:H9: lightningd aborts on a malformed answer; rule:1: exactly one answer."""
     played = play_tiny("t_block_deadline", results, tmp_path)
     assert len(played.faults) == 1
     assert all(fault in text for text in played.faults)
@@ -61,7 +61,7 @@ def test_an_answer_that_would_harm_lightningd_is_a_fault(results: list[dict], fa
 
 @pytest.mark.slow
 def test_a_hook_without_an_answer_stops_the_replay(tmp_path: Path) -> None:
-    """W2: a hook may stay open for ever, so the replay itself must give up and say what it waited for."""
+    """cln:W2: a hook may stay open for ever, so the replay itself must give up and say what it waited for."""
     with pytest.raises(ReplayStuck, match=r"waited 0\.5 s for answers to every hook"):
         play_tiny("t_block_deadline", [], tmp_path, patience_s=0.5)
 
@@ -80,7 +80,7 @@ def test_a_hook_without_an_answer_stops_the_replay(tmp_path: Path) -> None:
     ],
 )
 def test_what_kills_lightningd_is_recognised(result: dict) -> None:
-    """H9: each of these ended in an abort, or has the shape of one that did."""
+    """cln:H9: each of these ended in an abort, or has the shape of one that did."""
     assert hookcheck.fatal({"id": "x", "result": result}) is not None
 
 
@@ -94,7 +94,7 @@ def test_what_kills_lightningd_is_recognised(result: dict) -> None:
     ],
 )
 def test_what_lightningd_survives_is_let_through(result: dict) -> None:
-    """H5, H7, H9: an empty failure_message is odd, but no crash."""
+    """cln:H5, cln:H7, cln:H9: an empty failure_message is odd, but no crash."""
     assert hookcheck.fatal({"id": "x", "result": result}) is None
 
 
@@ -115,14 +115,14 @@ def test_a_cut_string_is_restored_to_its_length() -> None:
 
 
 def test_only_the_amount_of_a_payload_changes() -> None:
-    """H-13: other records byte-identical, amount without leading zeros; H1: no prefix in the answer."""
+    """H-13: other records byte-identical, amount without leading zeros; cln:H1: no prefix in the answer."""
     recorded = "12020398968004017906080000010000010001"
     assert tlv.with_amount(recorded, 9_000_000) == "0203895440" + "040179" + "06080000010000010001"
     assert tlv.with_amount(recorded, 1) == "020101" + "040179" + "06080000010000010001"
 
 
 def test_the_datastore_refuses_what_lightningd_refuses() -> None:
-    """D2: must-create on an existing key, must-replace and delete on a missing one, a stale generation."""
+    """cln:D2: must-create on an existing key, must-replace and delete on a missing one, a stale generation."""
     store = Datastore()
     store.put(("a", "b"), {})
     calls = [

@@ -103,7 +103,7 @@ def test_five_parts_in_quick_succession(replay: Replay) -> None:
 
 
 def test_five_parts_whatever_the_client_answers_with(replay: Replay) -> None:
-    """Recording b3. The client's invoice_msat (C2) makes no difference for the LSP: H-04, H-06."""
+    """Recording b3. The client's invoice_msat (cln:C2) makes no difference for the LSP: H-04, H-06."""
     parts = (
         (L3, 1, 1, 9_999_999),
         (L3, 4, 7_999_999, 2_000_001),
@@ -116,7 +116,7 @@ def test_five_parts_whatever_the_client_answers_with(replay: Replay) -> None:
 
 
 def test_parts_of_two_channels_with_the_same_htlc_id(replay: Replay) -> None:
-    """Recording c. C-03, H3, money rule 3: both parts are HTLC 0 of their channel."""
+    """Recording c. C-03, cln:H3, rule:3: both parts are HTLC 0 of their channel."""
     parts = ((L3, 0, 3_000_000, 2_000_000), (L4, 0, 5_000_000, 0))
     played = replay(Script(recording="c_two_upstream", finalized=("9x9x9",)))
     assert_sold(played, Sale(jit_scid="9x9x9", channel="d2661551", parts=parts))
@@ -166,7 +166,7 @@ def test_each_refusal_has_its_code(replay: Replay) -> None:
 
 
 def test_an_unknown_scid_is_left_to_lightningd(replay: Replay) -> None:
-    """Recording f. C-01, H10: not a jit scid of ours, so a bare continue, whatever lightningd then does."""
+    """Recording f. C-01, cln:H10: not a jit scid of ours, so a bare continue, whatever lightningd then does."""
     played = replay(Script(recording="f_unknown_next_peer", records={"7x7x8": None, "7x7x9": None}))
     assert_polite(played)
     assert played.answers == {(L3, 0): LET_GO, (L3, 1): LET_GO, (L3, 2): LET_GO}
@@ -183,7 +183,7 @@ def test_a_client_that_rejects_and_one_that_is_away(replay: Replay) -> None:
 
 
 def test_an_empty_wallet_fails_temporarily(replay: Replay) -> None:
-    """Recording h. O-09, O-20, rule 6: our own trouble is retryable, nothing stays reserved, the offer stands."""
+    """Recording h. O-09, O-20, rule:6: our own trouble is retryable, nothing stays reserved, the offer stands."""
     played = replay(Script(recording="h_no_funds", reopened=("8x1x1",)))
     assert_polite(played)
     assert played.answers == {(L3, 0): TEMPORARY}
@@ -192,15 +192,17 @@ def test_an_empty_wallet_fails_temporarily(replay: Replay) -> None:
 
 
 def test_parts_held_at_a_crash_are_replayed_and_paid(replay: Replay) -> None:
-    """Recording i. K-07, R1, R2, R5, T14: three held parts come again after the restart, a fourth completes them."""
+    """Recording i. K-07, cln:R1, cln:R2, cln:R5, trap:14: three held parts come again after the restart, a fourth
+    completes them.
+    """
     parts = ((L3, 1, 3_000_000, 2_000_000), (L4, 0, 5_000_000, 0), (L3, 0, 5_000_000, 0), (L3, 2, 5_000_000, 0))
     played = replay(Script(recording="i_restart", finalized=("4x4x4",)))
     assert_sold(played, Sale(jit_scid="4x4x4", channel="989eee18", parts=parts))
 
 
 def test_parts_held_at_a_stop_are_replayed_and_paid(replay: Replay) -> None:
-    """Recording i2. W12, rule 17: failed temporarily on the way out; R5: replayed. C-13: opened once the client is
-    there, which is kept away in the first life as the prototype's `hold` did."""
+    """Recording i2. cln:W12, rule:17: failed temporarily on the way out; cln:R5: replayed. C-13: opened once the client
+    is there, which is kept away in the first life as the prototype's `hold` did."""
     parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
     played = replay(Script(recording="i2_restart_clean_stop", away=frozenset({0}), finalized=("4x4x5",)))
     sale = Sale(jit_scid="4x4x5", channel="04189fdc", parts=parts)
@@ -209,7 +211,9 @@ def test_parts_held_at_a_stop_are_replayed_and_paid(replay: Replay) -> None:
 
 
 def test_a_stopped_plugin_fails_what_it_holds(replay: Replay) -> None:
-    """Recording i3. W12, rule 17, T50: 10070000 before it ends, on `plugin stop` and at the end of its input."""
+    """Recording i3. cln:W12, rule:17, trap:50: 10070000 before it ends, on `plugin stop` and at the end of its
+    input.
+    """
     played = replay(Script(recording="i3_plugin_stop", held_at_end=True))
     assert_polite(played)
     assert played.answers == {(L3, 0): TEMPORARY, (L3, 1): TEMPORARY}
@@ -217,8 +221,8 @@ def test_a_stopped_plugin_fails_what_it_holds(replay: Replay) -> None:
 
 
 def test_other_peoples_payments_go_on_while_a_part_is_held(replay: Replay) -> None:
-    """Recording i4. H13, C-05, P6: another plugin comes to the hook, lightningd defers it; payments of the node are let
-    go before the held part has its answer, which is the time-out's."""
+    """Recording i4. cln:H13, C-05, P6: another plugin comes to the hook, lightningd defers it; payments of the node are
+    let go before the held part has its answer, which is the time-out's."""
     played = replay(Script(recording="i4_plugin_deferred_hook", advance_s=COLLECT, reopened=("4x4x7",)))
     assert_polite(played)
     assert played.answers == {(L3, 0): TEMPORARY, (L3, 1): LET_GO, (L3, 2): LET_GO}
@@ -227,8 +231,8 @@ def test_other_peoples_payments_go_on_while_a_part_is_held(replay: Replay) -> No
 
 
 def test_a_part_that_nobody_bought_keeps_no_plugin_waiting(replay: Replay) -> None:
-    """Recording i6, sold by nobody. X-16, H13: let go at once, so lightningd has nothing to defer for the other plugin;
-    what becomes of it is nothing of ours."""
+    """Recording i6, sold by nobody. X-16, cln:H13: let go at once, so lightningd has nothing to defer for the other
+    plugin; what becomes of it is nothing of ours."""
     played = replay(Script(recording="i6_deferred_then_continue", records={"4x4x9": None}))
     assert_polite(played)
     assert played.answers == {(L3, 0): LET_GO, (L3, 1): LET_GO, (L3, 2): LET_GO}
@@ -236,8 +240,8 @@ def test_a_part_that_nobody_bought_keeps_no_plugin_waiting(replay: Replay) -> No
 
 
 def test_a_part_that_cannot_pay_the_fee_is_refused_in_every_life(replay: Replay) -> None:
-    """Recording i5. C-22, X-16, W11: over two starts of the plugin and one of lightningd the hook is called as before;
-    the offer stands and its journal is not written."""
+    """Recording i5. C-22, X-16, cln:W11: over two starts of the plugin and one of lightningd the hook is called as
+    before; the offer stands and its journal is not written."""
     answered = frozenset(f"cln:htlc_accepted#{number}" for number in (99, 105, 109, 84))
     played = replay(Script(recording="i5_hook_dead_after_fail", first=answered, reopened=("4x4x8",)))
     assert_polite(played)
@@ -247,21 +251,21 @@ def test_a_part_that_cannot_pay_the_fee_is_refused_in_every_life(replay: Replay)
 
 
 def test_a_settle_after_a_crash_is_broadcast(replay: Replay) -> None:
-    """Recording i7. K-09, K-12, R3: forwarded before the crash, settled after it."""
+    """Recording i7. K-09, K-12, cln:R3: forwarded before the crash, settled after it."""
     parts = ((L3, 0, 9_000_000, 1_000_000), (L3, 1, 10_000_000, 0))
     played = replay(Script(recording="i7_restart_while_forwarded", finalized=("4x5x5",)))
     assert_sold(played, Sale(jit_scid="4x5x5", channel="3c9039fd", parts=parts))
 
 
 def test_a_settle_nobody_told_us_of_is_broadcast(replay: Replay) -> None:
-    """Recording i8. F4, K-09: both forwards settled while the plugin was stopped; only the tables show it."""
+    """Recording i8. cln:F4, K-09: both forwards settled while the plugin was stopped; only the tables show it."""
     parts = ((L3, 0, 9_000_000, 1_000_000), (L3, 1, 10_000_000, 0))
     played = replay(Script(recording="i8_restart_settled_while_plugin_down", finalized=("4x5x6",)))
     assert_sold(played, Sale(jit_scid="4x5x6", channel="85aaffa3", parts=parts), UNSEEN_SETTLE)
 
 
 def test_a_channel_whose_parts_all_failed_is_given_back(replay: Replay) -> None:
-    """Recording j. K-10, K-14, C-28, rule 9: closed, coins free, never broadcast; rule 6: the offer stands."""
+    """Recording j. K-10, K-14, C-28, rule:9: closed, coins free, never broadcast; rule:6: the offer stands."""
     parts = ((L3, 1, 8_000_000, 2_000_000), (L3, 0, 10_000_000, 0))
     script = Script(recording="j_client_fails", stop_before="cln:htlc_accepted#112", reopened=("3x3x3",))
     played = replay(script)
@@ -275,15 +279,15 @@ def test_a_channel_whose_parts_all_failed_is_given_back(replay: Replay) -> None:
 
 @pytest.mark.parametrize("recording", ["k_abandon", "o1_reserve_expiry"])
 def test_withheld_channels_that_the_operator_made_by_hand_are_left_alone(replay: Replay, recording: str) -> None:
-    """Recordings k and o1. K-11, A1, O1, rule 9: opened, cancelled, closed, 73 blocks over their reservation: none of
-    it is ours to undo, to renew or to send."""
+    """Recordings k and o1. K-11, cln:A1, cln:O1, rule:9: opened, cancelled, closed, 73 blocks over their reservation:
+    none of it is ours to undo, to renew or to send."""
     played = replay(Script(recording=recording))
     assert_polite(played)
     assert {event.name for event in played.timeline if event.kind == "call"} <= LOOKS
 
 
 def test_a_channel_closed_with_parts_in_flight_is_not_paid_for(replay: Replay) -> None:
-    """Recording k2. A3, K-13, K-14: the operator closed it, lightningd failed the parts and tells nobody."""
+    """Recording k2. cln:A3, K-13, K-14: the operator closed it, lightningd failed the parts and tells nobody."""
     parts = ((L3, 0, 9_000_000, 1_000_000), (L3, 1, 10_000_000, 0))
     played = replay(Script(recording="k2_close_with_htlcs", reopened=("2x2x3",)))
     sale = Sale(jit_scid="2x2x3", channel="feed8cb4", parts=parts)
@@ -294,7 +298,7 @@ def test_a_channel_closed_with_parts_in_flight_is_not_paid_for(replay: Replay) -
 
 
 def test_a_client_that_need_not_trust_sees_the_funding_first(replay: Replay) -> None:
-    """Recording l. O-10, O-12: broadcast before the first answer; O7: the settled event names the
+    """Recording l. O-10, O-12: broadcast before the first answer; cln:O7: the settled event names the
     confirmed scid."""
     sold = {"lsps2fast": {"version": 1, "client_trusts_lsp": False}}
     parts = ((L3, 0, 9_000_000, 1_000_000),)
@@ -319,15 +323,15 @@ def test_messages_of_a_peer_are_answered_one_by_one(replay: Replay) -> None:
 
 
 def test_two_parts_of_a_payment_that_was_watched(replay: Replay) -> None:
-    """Recording n. As b with two parts; F6: the rows of both forwards keep the alias."""
+    """Recording n. As b with two parts; cln:F6: the rows of both forwards keep the alias."""
     parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
     played = replay(Script(recording="n_wait", finalized=("1x3x5",)))
     assert_sold(played, Sale(jit_scid="1x3x5", channel="457f4c1b", parts=parts))
 
 
 def test_one_part_lost_at_once_and_one_later(replay: Replay) -> None:
-    """Recording p. The LSP charges 1000 msat + 10 ppm: fees are put to 0 first (H6, O-17, rule 13). Both parts fail
-    all the same, one locally: K-10, not over before the second; then given back (rule 9), the offer stands."""
+    """Recording p. The LSP charges 1000 msat + 10 ppm: fees are put to 0 first (cln:H6, O-17, rule:13). Both parts fail
+    all the same, one locally: K-10, not over before the second; then given back (rule:9), the offer stands."""
     parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
     played = replay(Script(recording="p_zero_fee_part_and_lsp_fees", fees=(1000, 10), reopened=("1x4x4",)))
     sale = Sale(jit_scid="1x4x4", channel="534472eb", parts=parts)
@@ -339,7 +343,9 @@ def test_one_part_lost_at_once_and_one_later(replay: Replay) -> None:
 
 
 def test_an_lsp_that_charges_for_routing_sells_too(replay: Replay) -> None:
-    """Recording p2. H6, O-17, A-02, rule 13: 0/0 before the answers, the operator's 1000 + 10 ppm after the settle."""
+    """Recording p2. cln:H6, O-17, A-02, rule:13: 0/0 before the answers, the operator's 1000 + 10 ppm after the
+    settle.
+    """
     parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
     script = Script(recording="p2_setchannel_zero_fee", fees=(1000, 10), finalized=("1x4x5",), called={"setchannel": 2})
     played = replay(script)
@@ -351,14 +357,14 @@ def test_an_lsp_that_charges_for_routing_sells_too(replay: Replay) -> None:
 
 
 def test_a_client_without_developer_mode(replay: Replay) -> None:
-    """Recording r. How the client made its invoice (C6) is nothing to the LSP: as n."""
+    """Recording r. How the client made its invoice (cln:C6) is nothing to the LSP: as n."""
     parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
     played = replay(Script(recording="r_client_without_developer", finalized=("1x8x8",)))
     assert_sold(played, Sale(jit_scid="1x8x8", channel="a12f0648", parts=parts))
 
 
 def test_two_sales_to_one_client_one_after_the_other(replay: Replay) -> None:
-    """Recording s. xpay and pay as payers; B-13, rule 2: two jit scids, two channels, each funded once."""
+    """Recording s. xpay and pay as payers; B-13, rule:2: two jit scids, two channels, each funded once."""
     first = Sale(jit_scid="1x7x0", channel="c8cdbb0e", parts=((L3, 0, 19_000_000, 1_000_000),))
     second = Sale(jit_scid="1x7x1", channel="e7cf83a7", parts=((L3, 1, 19_000_000, 1_000_000),), number=1)
     played = replay(Script(recording="s_xpay_and_pay", finalized=("1x7x0", "1x7x1")))
@@ -374,7 +380,7 @@ def test_a_channel_that_gets_ready_while_we_look_is_noticed(replay: Replay) -> N
 
 
 def test_a_part_near_its_expiry_is_failed_in_time(replay: Replay) -> None:
-    """Recording t. K-06, C-27, H14, T28: expires at 169, so at height 163 and not before."""
+    """Recording t. K-06, C-27, cln:H14, trap:28: expires at 169, so at height 163 and not before."""
     played = replay(Script(recording="t_block_deadline", patient_at_block=163, reopened=("4x6x6",)))
     assert_polite(played)
     assert played.answers == {(L3, 0): TEMPORARY}

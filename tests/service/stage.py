@@ -376,7 +376,7 @@ class Stage:
         return future
 
     def valid(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """The result of a hook answer, once it is certain that lightningd would not die of it (H9)."""
+        """The result of a hook answer, once it is certain that lightningd would not die of it (cln:H9)."""
         read_answer(answer)
         result: dict[str, Any] = answer["result"]
         return result

@@ -36,7 +36,7 @@ def _expect(stage: Stage, call_id: str) -> asyncio.Future[dict[str, Any]]:
     ],
 )
 async def test_a_hook_call_that_is_no_json_is_failed_and_the_plugin_goes_on(rubbish: bytes) -> None:
-    """T12, K-20, rule 1: one valid answer, one log line, and a sale afterwards."""
+    """trap:12, K-20, rule:1: one valid answer, one log line, and a sale afterwards."""
     async with Stage() as stage:
         answer = _expect(stage, "x")
         await stage.raw(rubbish + b"\n\n")
@@ -65,7 +65,7 @@ async def test_a_hook_call_that_is_no_json_is_failed_and_the_plugin_goes_on(rubb
     ],
 )
 async def test_a_message_that_makes_no_sense_is_one_entry_in_the_log(rubbish: bytes, line: str) -> None:
-    """Rule 16, W13: one clear line (and the place where it broke); it changes nothing, and the plugin goes on."""
+    """rule:16, cln:W13: one clear line (and the place where it broke); it changes nothing, and the plugin goes on."""
     async with Stage() as stage:
         before = len(stage.log_lines(""))
         await stage.raw(rubbish + b"\n\n")
@@ -78,7 +78,7 @@ async def test_a_message_that_makes_no_sense_is_one_entry_in_the_log(rubbish: by
 
 
 async def test_a_forward_event_of_nobodys_payment_is_not_even_read() -> None:
-    """W15: dropped before Python sees it, however odd; no line in the log."""
+    """cln:W15: dropped before Python sees it, however odd; no line in the log."""
     async with Stage() as stage:
         before = len(stage.log_lines(""))
         foreign = {"payment_hash": "ab" * 32, "status": "settled", "in_channel": 7}
@@ -88,7 +88,7 @@ async def test_a_forward_event_of_nobodys_payment_is_not_even_read() -> None:
 
 
 async def test_two_objects_in_one_frame_are_two_calls() -> None:
-    """W9: what ends a frame is its structure; without any white space between them both are answered, in order."""
+    """cln:W9: what ends a frame is its structure; without any white space between them both are answered, in order."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -105,7 +105,7 @@ async def test_two_objects_in_one_frame_are_two_calls() -> None:
 
 
 async def test_a_frame_may_be_split_at_any_byte() -> None:
-    """W9, W10: for every cut two calls, a foreign one and one of ours, each answered once."""
+    """cln:W9, cln:W10: for every cut two calls, a foreign one and one of ours, each answered once."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -128,7 +128,7 @@ async def test_a_frame_may_be_split_at_any_byte() -> None:
 
 
 async def test_a_frame_in_single_bytes_is_a_frame() -> None:
-    """W9: one byte at a time."""
+    """cln:W9: one byte at a time."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         call = stage.part_call(await stage.invoice(client), payer)
@@ -161,7 +161,9 @@ def _forgeries(stage: Stage, invoice: Any, payer: Any) -> list[str]:
 @pytest.mark.parametrize("wrap", ['{"jit_channel_scid":\n\n%s\n\n}', "[\n\n%s\n\n]", '{"seconds":0,"x":[\n\n%s\n\n]}'])
 @pytest.mark.parametrize("method", ["lsps2-getsession", "lsps2-listsessions"])
 async def test_a_frame_forged_inside_a_parameter_is_a_parameter(wrap: str, method: str) -> None:
-    """W9, T48, rule 16: settled events, hook calls and shutdowns sent as parameters through the node do nothing."""
+    """cln:W9, trap:48, rule:16: settled events, hook calls and shutdowns sent as parameters through the node do
+    nothing.
+    """
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -186,7 +188,7 @@ async def test_a_frame_forged_inside_a_parameter_is_a_parameter(wrap: str, metho
 
 
 async def test_raw_line_breaks_inside_a_string_do_not_end_a_frame() -> None:
-    """W9: lightningd passes control characters on; the string is a string."""
+    """cln:W9: lightningd passes control characters on; the string is a string."""
     async with Stage() as stage:
         reader, writer = await asyncio.open_unix_connection(stage.lsp.rpc_path)
         call = '{"jsonrpc":"2.0","id":"x","method":"lsps2-getsession","params":{"jit_channel_scid":"1x1\n\n{}}\n\n"}}'
@@ -198,7 +200,9 @@ async def test_raw_line_breaks_inside_a_string_do_not_end_a_frame() -> None:
 
 
 async def test_a_stream_that_is_no_frame_ends_the_plugin_and_never_resynchronises() -> None:
-    """W9, W12, rule 17: bytes between frames; what is held fails temporarily, the process ends with 1 and says why."""
+    """cln:W9, cln:W12, rule:17: bytes between frames; what is held fails temporarily, the process ends with 1 and says
+    why.
+    """
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)

@@ -75,7 +75,7 @@ async def _calls(stage: Stage, size_msat: int | None = SIZE_MSAT) -> Calls:
     ],
 )
 async def test_a_missing_field_matters_only_if_it_is_needed(place: str, name: str, result: dict[str, str]) -> None:
-    """T12, H9, rule 1: exactly one valid answer; a call that cannot be read is one line in the log."""
+    """trap:12, cln:H9, rule:1: exactly one valid answer; a call that cannot be read is one line in the log."""
     async with Stage() as stage:
         calls = await _calls(stage)
         got, said = await calls.ask((place, name, ABSENT))
@@ -98,7 +98,7 @@ async def test_a_missing_field_matters_only_if_it_is_needed(place: str, name: st
     ],
 )
 async def test_a_needed_field_of_a_wrong_type_fails_the_part(place: str, name: str) -> None:
-    """T12, rule 1: null, bool, float, text, negative, array: one answer and one line each, then a sale."""
+    """trap:12, rule:1: null, bool, float, text, negative, array: one answer and one line each, then a sale."""
     async with Stage() as stage:
         calls = await _calls(stage)
         for odd in ODD:
@@ -109,7 +109,7 @@ async def test_a_needed_field_of_a_wrong_type_fails_the_part(place: str, name: s
 
 
 async def test_an_outgoing_scid_of_a_wrong_type_is_never_let_go() -> None:
-    """T12, C-17: `continue` would fail it for good; only null means that there is none."""
+    """trap:12, C-17: `continue` would fail it for good; only null means that there is none."""
     async with Stage() as stage:
         calls = await _calls(stage)
         for odd in (True, 1.5, 17, "x", "1x2", "1x2x3x4", "1x1x70000", "-1x1x1", [], {}, ""):
@@ -122,7 +122,7 @@ async def test_an_outgoing_scid_of_a_wrong_type_is_never_let_go() -> None:
 
 @pytest.mark.parametrize("value", [f"{SIZE_MSAT - 1}msat", str(SIZE_MSAT - 1)])
 async def test_amounts_in_the_form_of_older_nodes_are_understood(value: str) -> None:
-    """W4: lightningd writes numbers now; texts are no reason to fail a payment."""
+    """cln:W4: lightningd writes numbers now; texts are no reason to fail a payment."""
     async with Stage() as stage:
         calls = await _calls(stage)
         assert await calls.ask(("htlc", "amount_msat", value)) == (LOW, [])
@@ -130,7 +130,7 @@ async def test_amounts_in_the_form_of_older_nodes_are_understood(value: str) -> 
 
 @pytest.mark.parametrize("field", ["id", "amount_msat", "cltv_expiry"])
 async def test_a_number_beyond_64_bits_fails_the_part(field: str) -> None:
-    """T12, H-07: never wrapped, never cut."""
+    """trap:12, H-07: never wrapped, never cut."""
     async with Stage() as stage:
         calls = await _calls(stage)
         for odd in (U64_MAX + 1, 10**30, -1, -(2**63), f"{U64_MAX + 1}msat"):
@@ -154,7 +154,7 @@ async def test_the_largest_numbers_are_numbers() -> None:
 
 @pytest.mark.parametrize("size_msat", [SIZE_MSAT, None])
 async def test_an_amount_that_no_node_can_hold_fails_temporarily(size_msat: int | None) -> None:
-    """H-07, rule 14: 2^63 and 2^64-1 msat, alone and together, open nothing and use nothing up; the payment is paid."""
+    """H-07, rule:14: 2^63 and 2^64-1 msat, alone and together, open nothing and use nothing up; the payment is paid."""
     async with Stage() as stage:
         calls = await _calls(stage, size_msat)
         for value_msat in (2**63, U64_MAX, 2**63):
@@ -187,7 +187,7 @@ async def test_a_fee_beyond_64_bits_fails_for_good_in_variable_mode() -> None:
     ],
 )
 async def test_hex_that_is_none_fails_the_part(place: str, name: str, texts: tuple[str, ...], result: Any) -> None:
-    """T12: odd length, other letters, blanks; one answer, one line each."""
+    """trap:12: odd length, other letters, blanks; one answer, one line each."""
     async with Stage() as stage:
         calls = await _calls(stage)
         for text in texts:
@@ -207,7 +207,7 @@ async def test_tlvs_of_the_incoming_htlc_are_not_ours_to_judge() -> None:
 
 
 async def test_an_onion_payload_that_is_no_tlv_stream_fails_temporarily() -> None:
-    """T12, H-12, H-11: every way to break it; the warning names the part and the place."""
+    """trap:12, H-12, H-11: every way to break it; the warning names the part and the place."""
     good = tlv.hop_payload(SIZE_MSAT, 121, "1x1x1")
     broken = {
         "empty": b"",
@@ -243,7 +243,7 @@ async def test_an_onion_payload_that_is_no_tlv_stream_fails_temporarily() -> Non
     ids=["no amount", "no expiry", "no record at all", "encrypted_recipient_data", "path key"],
 )
 async def test_a_payload_whose_amount_cannot_be_changed_fails_temporarily_and_the_log_says_why(payload: bytes) -> None:
-    """C-25, T12: nothing to reduce, or inside a blinded path; one answer, one line."""
+    """C-25, trap:12: nothing to reduce, or inside a blinded path; one answer, one line."""
     async with Stage() as stage:
         calls = await _calls(stage)
         got, said = await calls.ask(("onion", "payload", tlv.prefixed(payload).hex()))
@@ -253,7 +253,7 @@ async def test_a_payload_whose_amount_cannot_be_changed_fails_temporarily_and_th
 
 
 async def test_an_unknown_scid_is_lightningds_business() -> None:
-    """C-01, H10: `continue`, no line in the log, one HTLC at a time and many."""
+    """C-01, cln:H10: `continue`, no line in the log, one HTLC at a time and many."""
     async with Stage() as stage:
         calls = await _calls(stage)
         for scid in ("1x1x1", "0x0x0", "16777215x16777215x65535"):
@@ -276,7 +276,9 @@ async def test_records_that_are_not_ours_travel_on_untouched() -> None:
 
 
 async def test_calls_spoilt_at_random_get_valid_answers() -> None:
-    """T12: 300 calls, each with one to three values replaced or removed anywhere; lightningd would survive them all."""
+    """trap:12: 300 calls, each with one to three values replaced or removed anywhere; lightningd would survive them
+    all.
+    """
     rng = random.Random(2)
     junk: list[Any] = [*ODD, {}, 0, 2**64, 10**40, "ff", "1x1x1", "\n\n{}", "é\u2028", {"a": [1]}, ABSENT]
     async with Stage(fresh=True) as stage:

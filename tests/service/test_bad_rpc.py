@@ -69,7 +69,7 @@ STEPS = [
 async def test_the_socket_closes_in_the_middle_of_an_answer(
     monkeypatch: pytest.MonkeyPatch, mode: str, method: str, nth: int, paid: bool
 ) -> None:
-    """K-13, rule 9, rule 10: one answer for each part, no orphan, no coin kept; what can go on goes on, then a sale."""
+    """K-13, rule:9, rule:10: one answer for each part, no orphan, no coin kept; what can go on goes on, then a sale."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -105,7 +105,7 @@ async def test_the_socket_closes_while_a_client_buys(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("method", ["getinfo", "listconfigs", "listdatastore", "listpeers", "makesecret"])
 async def test_the_socket_closes_during_the_start(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    """Rule 15, K-08: asked again until lightningd answers; then it sells."""
+    """rule:15, K-08: asked again until lightningd answers; then it sells."""
     stage = Stage(ready=False)
     cut = Cut(stage, monkeypatch, method)
     async with stage:
@@ -121,7 +121,7 @@ async def test_the_socket_closes_during_the_start(monkeypatch: pytest.MonkeyPatc
     "method", ["utxopsbt", "reserveinputs", "fundchannel_complete", "datastore", "sendpsbt", "listpeerchannels"]
 )
 async def test_an_answer_that_comes_twice_counts_once(mode: str, method: str) -> None:
-    """P1: the second is a line in the log."""
+    """cln:P1: the second is a line in the log."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -131,7 +131,7 @@ async def test_an_answer_that_comes_twice_counts_once(mode: str, method: str) ->
 
 
 async def test_lightningd_out_of_reach_for_a_while() -> None:
-    """Rule 10: the socket is gone while parts are with the client; it comes back; the funding is sent."""
+    """rule:10: the socket is gone while parts are with the client; it comes back; the funding is sent."""
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)

@@ -69,7 +69,7 @@ def test_a_feature_is_offered_by_either_of_its_bits() -> None:
 def test_commitments_cost_what_lightningd_raises_them_to(
     perkw: dict[str, Any], configs: dict[str, Any], plain: int, anchors: int
 ) -> None:
-    """O-03, O11: the higher of the opening and the closing rate, commit-feerate-offset on top, never below 253."""
+    """O-03, cln:O11: the higher of the opening and the closing rate, commit-feerate-offset on top, never below 253."""
     node = OurNode()
     node.learn({"our_features": {"init": STOCK}}, configs)
     assert tuple(node.commitment_rates({"min_acceptable": 253} | perkw)) == (plain, anchors)
@@ -113,7 +113,9 @@ async def test_a_sale_over_the_best_channel_both_can_have(
 @pytest.mark.parametrize("lacks", [(), (23,)])
 @pytest.mark.parametrize("feerates", [Feerates(), FLOOR, STEEP], ids=["steady", "floor", "steep"])
 async def test_the_smallest_channel_carries_thirty_parts(lacks: tuple[int, ...], feerates: Feerates) -> None:
-    """O-03, O11: no room beyond the payment, no part is dust, and the fee rate rises before the first one goes out."""
+    """O-03, cln:O11: no room beyond the payment, no part is dust, and the fee rate rises before the first one goes
+    out.
+    """
     async with Stage(options=TIGHT, wallet_sat=(2_000_000,) * 2) as stage:
         stage.lsp.feerates = feerates
         client, payer = await lacking(stage, lacks), stage.payer()

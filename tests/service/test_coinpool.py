@@ -51,7 +51,7 @@ def survey(free: tuple[int, ...], unconfirmed: tuple[int, ...] = ()) -> Survey:
 def test_a_split_fills_the_pool_and_wins_coins(
     free: tuple[int, ...], unconfirmed: tuple[int, ...], pieces: int
 ) -> None:
-    """Issue 4, coins: from the largest free coin; not before half the pool is used."""
+    """From the largest free coin; not before half the pool is used."""
     found = plan(survey(free, unconfirmed), SIZE, 253, KEEP_SAT)
     assert (0 if found is None else found.pieces) == pieces
     assert found is None or found.coin.amount_sat == max(free)
@@ -66,7 +66,7 @@ def test_a_split_fills_the_pool_and_wins_coins(
 def test_a_split_pays_its_fee_and_leaves_the_reserve(
     free: list[int], unconfirmed: list[int], feerate: int, keep_sat: int
 ) -> None:
-    """O18: what is to be kept stays in the change; there are more usable coins afterwards than before."""
+    """cln:O18: what is to be kept stays in the change; there are more usable coins afterwards than before."""
     found = plan(survey(tuple(free), tuple(unconfirmed)), SIZE, feerate, keep_sat)
     if found is not None:
         weight = SPLIT_WEIGHT + TAPROOT_WEIGHT + COIN_WEIGHT * (found.pieces + 1)
@@ -93,7 +93,7 @@ async def filled(stage: Stage, splits: int) -> None:
 
 
 async def test_a_large_coin_is_split_once_and_several_channels_are_sold_at_once() -> None:
-    """Issue 4, coins: without the pool the second of these would wait for the change of the first."""
+    """Without the pool the second of these would wait for the change of the first."""
     async with Stage(options=POOL, wallet_sat=(3_000_000,)) as stage:
         await filled(stage, 1)
         assert len(stage.calls("multiwithdraw")) == 1
@@ -150,7 +150,7 @@ async def test_a_split_that_may_still_come_keeps_its_coin_from_everybody() -> No
 
 
 async def test_a_split_that_fails_is_tried_with_the_next_block_and_told() -> None:
-    """Rule 9: nothing stays promised; the operator hears of it the third time."""
+    """rule:9: nothing stays promised; the operator hears of it the third time."""
     async with Stage(options=POOL, wallet_sat=(3_000_000,), ready=False) as stage:
         stage.lsp.faults.fail("multiwithdraw", times=3)
         await stage.selling()
@@ -206,7 +206,7 @@ async def test_nothing_is_split_unless_it_is_asked_for() -> None:
     ],
 )
 async def test_a_pool_that_cannot_be_is_refused_with_a_remedy(value: str, remedy: str) -> None:
-    """M5: the sentence says what to give."""
+    """cln:M5: the sentence says what to give."""
     with pytest.raises(PluginFailed) as failed:
         async with Stage(options={"lsps2-coin-pool": value}, ready=False):
             raise AssertionError("the plugin started")

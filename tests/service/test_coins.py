@@ -42,7 +42,7 @@ async def test_the_sums_of_a_funding_are_exact(mode: str, size_msat: int) -> Non
 
 
 async def test_two_channels_opened_at_once_share_no_coin(mode: str) -> None:
-    """Rule 2, K-02: each of two coins pays for one of two channels."""
+    """rule:2, K-02: each of two coins pays for one of two channels."""
     async with Stage(mode, wallet_sat=(COIN_SAT,) * 2) as stage:
         invoices = [await stage.invoice(stage.client(name)) for name in ("alice", "bertha")]
         payer = stage.payer()
@@ -57,7 +57,8 @@ async def test_two_channels_opened_at_once_share_no_coin(mode: str) -> None:
 
 
 async def test_the_second_of_two_channels_waits_for_change(mode: str) -> None:
-    """O-09, T27: one coin, two payments: one is paid, one fails at once and temporarily; change counts with its block.
+    """O-09, trap:27: one coin, two payments: one is paid, one fails at once and temporarily; change counts with its
+    block.
 
     Unconfirmed change is not spent, and the log says where the money is.
     """
@@ -114,7 +115,7 @@ async def test_a_coin_taken_between_the_choice_and_the_reservation_is_replaced(m
 
 
 async def test_without_another_coin_the_payment_fails_and_the_other_keeps_its_reservation(mode: str) -> None:
-    """Rule 9, O-09: nothing of ours to release; afterwards the offer is paid."""
+    """rule:9, O-09: nothing of ours to release; afterwards the offer is paid."""
     async with Stage(mode, wallet_sat=(COIN_SAT,)) as stage:
         invoice, payer = await stage.invoice(stage.client()), stage.payer()
         writing = stage.lsp.faults.late("datastore")
@@ -153,7 +154,7 @@ async def test_what_somebody_else_reserved_while_we_were_dead_stays_reserved() -
 
 
 async def test_coins_that_run_out_are_told_once() -> None:
-    """Issue 4, coins: one alarm when the mark is passed, none at each further look; `lsps2-stats` says what is left."""
+    """One alarm when the mark is passed, none at each further look; `lsps2-stats` says what is left."""
     options = {"lsps2-coin-low-water-sat": 700_000}
     async with Stage(CLIENT_TRUSTS, wallet_sat=(COIN_SAT,) * 2, options=options) as stage:
         client, payer = stage.client(), stage.payer()
@@ -169,7 +170,7 @@ async def test_coins_that_run_out_are_told_once() -> None:
 
 
 async def test_the_final_record_waits_until_the_funding_is_sent() -> None:
-    """Rule 9, O-13: found by the model. The offer is over, the channel never got ready, bitcoind is away all the while.
+    """rule:9, O-13: found by the model. The offer is over, the channel never got ready, bitcoind is away all the while.
 
     Had the plugin died with the final record written, no record would have told of the withheld channel and its coin.
     """

@@ -16,7 +16,7 @@ HALF_MSAT = SIZE_MSAT // 2
 
 
 async def test_after_a_collect_timeout_the_payer_tries_again_and_pays() -> None:
-    """T2, C-06, C-16, rule 6: the parts fail temporarily, the offer stays, the set starts afresh."""
+    """trap:2, C-06, C-16, rule:6: the parts fail temporarily, the offer stays, the set starts afresh."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer(channels=2)
         invoice = await stage.invoice(client)
@@ -46,7 +46,7 @@ async def test_the_collect_timeout_counts_from_the_first_part() -> None:
 
 
 async def test_a_probe_costs_a_trusted_lsp_nothing_and_the_payment_after_it_is_paid() -> None:
-    """T3, C-26, K-11: the withheld channel of a probe is dropped, its coins are free, nothing was sent."""
+    """trap:3, C-26, K-11: the withheld channel of a probe is dropped, its coins are free, nothing was sent."""
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -61,7 +61,9 @@ async def test_a_probe_costs_a_trusted_lsp_nothing_and_the_payment_after_it_is_p
 
 
 async def test_a_probe_leaves_a_public_channel_that_the_payment_after_it_pays_for() -> None:
-    """T3, O-13, X-13: where the LSP trusts, the probe's channel stays; the next payment uses it and carries the fee."""
+    """trap:3, O-13, X-13: where the LSP trusts, the probe's channel stays; the next payment uses it and carries the
+    fee.
+    """
     async with Stage(LSP_TRUSTS) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -76,7 +78,7 @@ async def test_a_probe_leaves_a_public_channel_that_the_payment_after_it_pays_fo
 
 
 async def test_an_unfinished_probe_does_not_block_a_payment() -> None:
-    """T3: parts of a random hash are being held while the real payment comes, is paid and ends."""
+    """trap:3: parts of a random hash are being held while the real payment comes, is paid and ends."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -90,7 +92,7 @@ async def test_an_unfinished_probe_does_not_block_a_payment() -> None:
 
 
 async def test_the_same_htlc_delivered_twice_counts_once() -> None:
-    """T14, K-07, rule 3: half the payment, delivered three times, opens nothing; every call gets the one answer."""
+    """trap:14, K-07, rule:3: half the payment, delivered three times, opens nothing; every call gets the one answer."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -108,7 +110,7 @@ async def test_the_same_htlc_delivered_twice_counts_once() -> None:
 
 
 async def test_a_forwarded_htlc_delivered_again_gets_its_stored_answer() -> None:
-    """T14, H-16, K-07: the same amount, TLVs and channel."""
+    """trap:14, H-16, K-07: the same amount, TLVs and channel."""
     async with Stage() as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -122,7 +124,7 @@ async def test_a_forwarded_htlc_delivered_again_gets_its_stored_answer() -> None
 
 
 async def test_one_hash_on_two_scids_of_two_clients_is_two_payments() -> None:
-    """T16, C-02, C-15: half on each scid is not a whole; a whole on its own scid is paid, the other stays held."""
+    """trap:16, C-02, C-15: half on each scid is not a whole; a whole on its own scid is paid, the other stays held."""
     async with Stage() as stage:
         alice, mallory, payer = stage.client("alice"), stage.client("mallory"), stage.payer()
         invoice = await stage.invoice(alice)
@@ -142,7 +144,7 @@ async def test_one_hash_on_two_scids_of_two_clients_is_two_payments() -> None:
 
 
 async def test_two_hashes_complete_on_one_scid_and_one_channel_is_opened() -> None:
-    """T16, C-14, rule 2: the first takes the lock, the second fails temporarily and may come again afterwards."""
+    """trap:16, C-14, rule:2: the first takes the lock, the second fails temporarily and may come again afterwards."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer(channels=2)
         invoice = await stage.invoice(client)
@@ -161,7 +163,7 @@ async def test_two_hashes_complete_on_one_scid_and_one_channel_is_opened() -> No
 
 
 async def test_the_same_hash_paid_twice_opens_one_channel() -> None:
-    """T16, K-03: a second whole payment of the same hash follows the first through the same channel."""
+    """trap:16, K-03: a second whole payment of the same hash follows the first through the same channel."""
     async with Stage() as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -179,7 +181,7 @@ async def test_the_same_hash_paid_twice_opens_one_channel() -> None:
 
 @pytest.mark.parametrize(("parts", "received_msat"), [([12_345_678], 11_345_678), ([4_000_000] * 3, 11_000_000)])
 async def test_an_overpayment_pays_the_fee_of_the_agreed_size(parts: list[int], received_msat: int) -> None:
-    """T17, H-06, rule 4: the fee comes from payment_size_msat, the surplus goes to the client."""
+    """trap:17, H-06, rule:4: the fee comes from payment_size_msat, the surplus goes to the client."""
     async with Stage() as stage:
         invoice = await stage.invoice(stage.client())
         await stage.paid(stage.payer(), invoice, parts)
@@ -203,7 +205,7 @@ async def test_what_a_payer_adds_for_the_hop_stays_with_the_lsp() -> None:
 
 
 async def test_held_parts_fail_for_good_the_moment_the_offer_ends() -> None:
-    """T24, C-07, rule 5: long before the 90 s are over, with unknown_next_peer."""
+    """trap:24, C-07, rule:5: long before the 90 s are over, with unknown_next_peer."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -216,7 +218,7 @@ async def test_held_parts_fail_for_good_the_moment_the_offer_ends() -> None:
 
 
 async def test_a_sum_reached_after_the_offer_ended_opens_nothing() -> None:
-    """T24, C-12: the last part comes too late; it fails for good like the others."""
+    """trap:24, C-12: the last part comes too late; it fails for good like the others."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -231,7 +233,7 @@ async def test_a_sum_reached_after_the_offer_ended_opens_nothing() -> None:
 
 
 async def test_a_client_that_comes_back_after_the_offer_ended_gets_no_channel() -> None:
-    """T24, C-07, C-08: the sum was there, the client was not; at valid_until the parts fail for good."""
+    """trap:24, C-07, C-08: the sum was there, the client was not; at valid_until the parts fail for good."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -247,7 +249,7 @@ async def test_a_client_that_comes_back_after_the_offer_ended_gets_no_channel() 
 
 
 async def test_the_end_of_the_offer_does_not_touch_a_payment_under_way(mode: str) -> None:
-    """T24, C-12, K-16: a late part after valid_until is forwarded, the session ends well, the buy then is gone."""
+    """trap:24, C-12, K-16: a late part after valid_until is forwarded, the session ends well, the buy then is gone."""
     async with Stage(mode) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -308,7 +310,9 @@ def _dust(payer: Payer, invoice: ClientInvoice) -> Any:
 async def test_a_stranger_who_knows_the_invoice_cannot_use_it_up(
     send: Callable[[Payer, ClientInvoice], Any], size_msat: int | None, answers: list[str]
 ) -> None:
-    """T26, C-04, C-10, C-24, C-25, rule 6: bad HTLCs fail alone, open nothing, and the payment that follows is paid."""
+    """trap:26, C-04, C-10, C-24, C-25, rule:6: bad HTLCs fail alone, open nothing, and the payment that follows is
+    paid.
+    """
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client, size_msat)
@@ -344,7 +348,7 @@ async def test_a_blinded_part_never_goes_out_as_if_its_fee_had_been_taken() -> N
 
 
 async def test_more_than_three_payments_at_once_on_one_scid_are_turned_away() -> None:
-    """C-10, rule 14: a fourth set fails temporarily; the third can still complete."""
+    """C-10, rule:14: a fourth set fails temporarily; the third can still complete."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)

@@ -69,7 +69,9 @@ async def _cut_off_before_the_answers(stage: Stage) -> tuple[Client, ClientInvoi
 
 
 async def test_parts_that_come_again_wait_until_their_client_is_back() -> None:
-    """R1, R4, H10: lightningd asks again before any peer is there, and fails what goes to one who is not."""
+    """cln:R1, cln:R4, cln:H10: lightningd asks again before any peer is there, and fails what goes to one who is
+    not.
+    """
     async with Stage(CLIENT_TRUSTS) as stage:
         client, invoice, payment = await _cut_off_before_the_answers(stage)
         await stage.world.advance(50)
@@ -81,7 +83,7 @@ async def test_parts_that_come_again_wait_until_their_client_is_back() -> None:
 
 
 async def test_parts_whose_client_stays_away_fail_for_now_and_the_channel_goes() -> None:
-    """R4, F2, rule 9: the wait is bounded; the coins are free, and the payer comes again later."""
+    """cln:R4, cln:F2, rule:9: the wait is bounded; the coins are free, and the payer comes again later."""
     async with Stage(CLIENT_TRUSTS) as stage:
         client, invoice, payment = await _cut_off_before_the_answers(stage)
         await stage.world.advance(61)
@@ -94,9 +96,9 @@ async def test_parts_whose_client_stays_away_fail_for_now_and_the_channel_goes()
 
 
 async def test_a_reservation_is_renewed_over_a_restart_in_its_last_block() -> None:
-    """O-04, T8, rule 7: none was renewed until then; lightningd lets them lapse with their block.
+    """O-04, trap:8, rule:7: none was renewed until then; lightningd lets them lapse with their block.
 
-    Its tip is rolled back at the start (R2), so the height alone does not say that it is urgent.
+    Its tip is rolled back at the start (cln:R2), so the height alone does not say that it is urgent.
     """
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()

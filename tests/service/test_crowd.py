@@ -13,7 +13,9 @@ SESSIONS, PARTS = 20, 10
 
 
 async def test_twenty_sessions_at_once_with_one_open_hanging(mode: str) -> None:
-    """P19 in small, H15, K-22: part k of every payment before part k+1 of any; none waits for the one that hangs."""
+    """P19 in small, cln:H15, K-22: part k of every payment before part k+1 of any; none waits for the one that
+    hangs.
+    """
     async with Stage(mode, wallet_sat=(200_000,) * (SESSIONS + 2), seed=19) as stage:
         payer = stage.payer(channels=4, capacity_sat=100_000_000)
         clients = [stage.client(f"client {number}") for number in range(SESSIONS)]
@@ -66,7 +68,7 @@ async def test_ordinary_traffic_is_untouched_while_sessions_run(mode: str) -> No
 
 
 async def test_many_attempts_on_one_scid_leave_one_channel() -> None:
-    """Rule 2, C-14: three payments complete on one scid in the same moment; one opens, all are paid in the end."""
+    """rule:2, C-14: three payments complete on one scid in the same moment; one opens, all are paid in the end."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer(channels=3)
         invoice = await stage.invoice(client)

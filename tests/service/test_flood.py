@@ -13,7 +13,9 @@ OFFERS = {f"0{number}": {"promise": f"{number}"} for number in range(10)}
 
 @pytest.mark.slow
 def test_the_service_bounds_its_work_and_serves_the_wallets_in_a_crowd() -> None:
-    """T31, T-36, B-14, rule 14: 30 peers, far above their rates: few answers and commits, ten wallets get channels."""
+    """trap:31, T-36, B-14, rule:14: 30 peers, far above their rates: few answers and commits, ten wallets get
+    channels.
+    """
     said: list[str] = []
     flood = run_flood(seed=1, per_s=4_000, seconds=1.0, say=said.append, peers=30)
     assert flood.wallets_served == flood.wallets == 10
@@ -60,7 +62,7 @@ def test_a_wallet_of_the_flood_asks_again_until_it_is_served() -> None:
 
 
 def test_a_message_of_a_peer_is_called_as_lightningd_does() -> None:
-    """Contract W1: a string id, one frame; the payload begins with its type (T-01)."""
+    """cln:W1: a string id, one frame; the payload begins with its type (T-01)."""
     call = json.loads(custommsg_frame("02", b"{}", 7))
     assert call["id"] == "cln:custommsg#7"
     assert call["params"] == {"peer_id": "02", "payload": "94197b7d"}

@@ -38,7 +38,7 @@ async def test_expiries_travel_on_unchanged() -> None:
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_errors_while_waiting_for_ready_are_not_an_outcome(mode: str, times: int) -> None:
-    """T9, K-13, rule 10: listpeerchannels fails, the session waits on and is paid."""
+    """trap:9, K-13, rule:10: listpeerchannels fails, the session waits on and is paid."""
     async with Stage(mode) as stage:
         client, payer = stage.client(send_ready=False), stage.payer()
         invoice = await stage.invoice(client)
@@ -55,7 +55,7 @@ async def test_errors_while_waiting_for_ready_are_not_an_outcome(mode: str, time
 
 
 async def test_a_setchannel_that_fails_once_is_tried_again(mode: str) -> None:
-    """Rule 10, rule 13: no part goes out before the fees are zero."""
+    """rule:10, rule:13: no part goes out before the fees are zero."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -70,7 +70,7 @@ async def test_a_setchannel_that_fails_once_is_tried_again(mode: str) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_splice_while_parts_are_out_does_not_abandon_them(mode: str, when: str) -> None:
-    """T9, K-13: CHANNELD_AWAITING_SPLICE is a state like NORMAL."""
+    """trap:9, K-13: CHANNELD_AWAITING_SPLICE is a state like NORMAL."""
     async with Stage(mode) as stage:
         client, payer = stage.client(on_part="hold", send_ready=False), stage.payer()
         invoice = await stage.invoice(client)
@@ -94,7 +94,7 @@ async def test_a_splice_while_parts_are_out_does_not_abandon_them(mode: str, whe
 
 
 async def test_a_client_that_goes_away_with_the_parts_comes_back_and_claims_them(mode: str) -> None:
-    """K-13, rule 10: a disconnect after forwarding is no outcome; the preimage that comes later counts."""
+    """K-13, rule:10: a disconnect after forwarding is no outcome; the preimage that comes later counts."""
     async with Stage(mode) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -113,7 +113,9 @@ async def test_a_client_that_goes_away_with_the_parts_comes_back_and_claims_them
 
 
 async def test_no_part_is_held_within_the_margin_of_its_expiry() -> None:
-    """T28, K-06, C-11, rule 5: held one block before the margin, failed at it, and no channel is closed by force."""
+    """trap:28, K-06, C-11, rule:5: held one block before the margin, failed at it, and no channel is closed by
+    force.
+    """
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -141,7 +143,7 @@ async def test_the_earliest_part_decides_for_its_set() -> None:
 
 
 async def test_a_late_preimage_is_still_passed_upstream_and_the_coins_are_still_ours(mode: str) -> None:
-    """T28, T8, O-04, rule 5, rule 7: 150 blocks with the client; inputs renewed, then paid and sent."""
+    """trap:28, trap:8, O-04, rule:5, rule:7: 150 blocks with the client; inputs renewed, then paid and sent."""
     async with Stage(mode) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -159,7 +161,7 @@ async def test_a_late_preimage_is_still_passed_upstream_and_the_coins_are_still_
 
 
 async def test_a_reservation_that_could_not_be_renewed_at_once_is_renewed_later() -> None:
-    """O-04, rule 7: reserveinputs fails twice; nobody else gets the coins."""
+    """O-04, rule:7: reserveinputs fails twice; nobody else gets the coins."""
     async with Stage() as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -181,7 +183,7 @@ async def test_a_reservation_that_could_not_be_renewed_at_once_is_renewed_later(
 
 
 async def test_the_same_hash_settled_over_another_channel_is_not_a_settlement() -> None:
-    """K-18, T43, rule 12: the client claims the hash over its old channel; the JIT parts fail; nothing is sent."""
+    """K-18, trap:43, rule:12: the client claims the hash over its old channel; the JIT parts fail; nothing is sent."""
 
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(), stage.payer(channels=2)
@@ -225,7 +227,7 @@ async def test_one_part_paid_and_one_failed_is_a_payment_in_either_order(mode: s
 
 
 async def test_a_client_that_fails_all_parts_of_a_trusted_session_loses_the_channel() -> None:
-    """K-11, K-14, rule 9: only after the last part; the offer stays and a retry is paid."""
+    """K-11, K-14, rule:9: only after the last part; the offer stays and a retry is paid."""
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -267,7 +269,7 @@ async def test_a_part_that_fails_while_others_live_may_be_sent_again_with_its_fe
 
 
 async def test_an_ordinary_forward_steered_into_a_withheld_channel_is_failed() -> None:
-    """T45, H15, rule 7: lightningd chose the JIT channel for the old one's scid; after the session it may."""
+    """trap:45, cln:H15, rule:7: lightningd chose the JIT channel for the old one's scid; after the session it may."""
     async with Stage(CLIENT_TRUSTS, fee_base_msat=0, fee_ppm=0) as stage:
         client, payer = stage.client(), stage.payer(channels=2)
         stage.world.add_channel(stage.lsp, client, 60_000)
@@ -293,7 +295,7 @@ def _hold_on_all_but(client: object, old: object) -> object:
 
 
 async def test_a_channel_that_is_already_ours_may_be_steered_into() -> None:
-    """Rule 7 forbids nothing else: the JIT channel of a finished session serves ordinary forwards."""
+    """rule:7 forbids nothing else: the JIT channel of a finished session serves ordinary forwards."""
     async with Stage(LSP_TRUSTS, fee_base_msat=0, fee_ppm=0) as stage:
         client, payer = stage.client(), stage.payer()
         stage.world.add_channel(stage.lsp, client, 60_000)
@@ -306,7 +308,9 @@ async def test_a_channel_that_is_already_ours_may_be_steered_into() -> None:
 
 
 async def test_a_funding_that_cannot_be_sent_is_tried_until_it_is_accepted() -> None:
-    """T7, K-12, rule 8: sendpsbt fails three times after the preimage; an alarm is raised, the session does not end."""
+    """trap:7, K-12, rule:8: sendpsbt fails three times after the preimage; an alarm is raised, the session does not
+    end.
+    """
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -324,7 +328,7 @@ async def test_a_funding_that_cannot_be_sent_is_tried_until_it_is_accepted() -> 
 
 
 async def test_a_funding_sent_by_a_call_that_got_no_answer_is_not_sent_again() -> None:
-    """K-12, O6, K-13: lightningd says the channel is no longer withheld, and that is enough."""
+    """K-12, cln:O6, K-13: lightningd says the channel is no longer withheld, and that is enough."""
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)

@@ -52,7 +52,7 @@ async def _second_attempt(stage: Stage, client: Client, payer: Payer, invoice: C
 
 @pytest.mark.parametrize("method", ["unreserveinputs", "fundchannel_cancel"])
 async def test_a_late_clean_up_of_the_first_attempt_leaves_the_second_its_coin(method: str) -> None:
-    """K-13, rule 2, rule 7: carried out when the same coin pays for the next channel, which is withheld and used."""
+    """K-13, rule:2, rule:7: carried out when the same coin pays for the next channel, which is withheld and used."""
     async with Stage(CLIENT_TRUSTS, **ONE_COIN) as stage:
         client, payer, invoice, stuck = await _refused_once(stage, method)
         payment = await _second_attempt(stage, client, payer, invoice)
@@ -67,7 +67,7 @@ async def test_a_late_clean_up_of_the_first_attempt_leaves_the_second_its_coin(m
 
 
 async def test_a_renewal_that_could_not_be_made_is_not_made_after_the_release() -> None:
-    """O-04, rule 9: refused until the payment had failed and its coins were free; tried later it would keep them."""
+    """O-04, rule:9: refused until the payment had failed and its coins were free; tried later it would keep them."""
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -87,7 +87,7 @@ async def test_a_renewal_that_could_not_be_made_is_not_made_after_the_release() 
 
 
 async def test_a_renewal_that_finds_nobody_is_tried_again_with_pauses() -> None:
-    """O-04, rule 10: lightningd takes no calls for a while; each try is told once, and after it the coins are ours."""
+    """O-04, rule:10: lightningd takes no calls for a while; each try is told once, and after it the coins are ours."""
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)

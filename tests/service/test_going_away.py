@@ -14,7 +14,7 @@ from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Sta
 HALF_MSAT = SIZE_MSAT // 2
 Way = Callable[[Stage], Awaitable[None]]
 Story = Callable[[Stage, Payer, ClientInvoice], Awaitable[Payment]]
-WAYS = [(Stage.stop, TEMPORARY), (Stage.kill, UNKNOWN)]  # W12, H12
+WAYS = [(Stage.stop, TEMPORARY), (Stage.kill, UNKNOWN)]  # cln:W12, cln:H12
 
 
 async def _collecting(stage: Stage, payer: Payer, invoice: ClientInvoice) -> Payment:
@@ -65,7 +65,9 @@ async def _awaiting_ready(stage: Stage, payer: Payer, invoice: ClientInvoice) ->
     ],
 )
 async def test_going_away_with_held_parts_and_coming_back(mode: str, story: Story, leave: Way, answer: str) -> None:
-    """K-21, T13, W12, H12, rules 9, 17: the node lives; stop fails the parts for now; back, all is tidy and sold."""
+    """K-21, trap:13, cln:W12, cln:H12, rule:9, rule:17: the node lives; stop fails the parts for now; back, all is tidy
+    and sold.
+    """
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -87,7 +89,7 @@ async def test_going_away_with_held_parts_and_coming_back(mode: str, story: Stor
 async def test_coins_chosen_or_reserved_by_a_call_whose_answer_was_lost_are_free(
     leave: Way, answer: str, method: str
 ) -> None:
-    """T13, K-02, rule 9: gone before the intent names them, before they are reserved, right after."""
+    """trap:13, K-02, rule:9: gone before the intent names them, before they are reserved, right after."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -105,7 +107,7 @@ async def test_coins_chosen_or_reserved_by_a_call_whose_answer_was_lost_are_free
 @pytest.mark.parametrize("leave", [Stage.stop, Stage.kill])
 @pytest.mark.parametrize("claimed", ["while away", "afterwards"])
 async def test_going_away_with_parts_at_the_client(mode: str, leave: Way, claimed: str) -> None:
-    """T13, F4, R3, rule 8: the client claims without us; the funding is sent all the same."""
+    """trap:13, cln:F4, cln:R3, rule:8: the client claims without us; the funding is sent all the same."""
     async with Stage(mode) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -124,7 +126,7 @@ async def test_going_away_with_parts_at_the_client(mode: str, leave: Way, claime
 
 @pytest.mark.parametrize("leave", [Stage.stop, Stage.kill])
 async def test_going_away_while_the_funding_is_owed(leave: Way) -> None:
-    """T13, T7, K-12: paid, not yet sent; sent after the start."""
+    """trap:13, trap:7, K-12: paid, not yet sent; sent after the start."""
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -140,7 +142,7 @@ async def test_going_away_while_the_funding_is_owed(leave: Way) -> None:
 
 
 async def test_fifty_held_parts_all_fail_with_the_temporary_code_on_stop() -> None:
-    """T50, W12, rule 17: no held part is left to lightningd, which would fail it for good."""
+    """trap:50, cln:W12, rule:17: no held part is left to lightningd, which would fail it for good."""
     async with Stage(options={"lsps2-max-parts": 100}) as stage:
         client, payer = stage.client(), stage.payer(channels=2)
         invoice = await stage.invoice(client)
@@ -152,7 +154,9 @@ async def test_fifty_held_parts_all_fail_with_the_temporary_code_on_stop() -> No
 
 
 async def test_parts_that_arrive_before_init_is_answered_wait_and_are_paid(mode: str) -> None:
-    """T49, W11, rule 15: `plugin start` with a slow journal; parts, forwards and own invoices come meanwhile."""
+    """trap:49, cln:W11, rule:15: `plugin start` with a slow journal; parts, forwards and own invoices come
+    meanwhile.
+    """
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer(channels=2)
         stage.world.add_channel(stage.lsp, payer, 1_000_000)
@@ -171,7 +175,7 @@ async def test_parts_that_arrive_before_init_is_answered_wait_and_are_paid(mode:
 
 
 async def test_a_part_that_arrives_between_stop_and_end_is_failed_temporarily() -> None:
-    """Rule 17, K-05: whatever comes while the plugin says good-bye gets the same answer."""
+    """rule:17, K-05: whatever comes while the plugin says good-bye gets the same answer."""
     async with Stage(LSP_TRUSTS) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)

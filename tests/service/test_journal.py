@@ -14,7 +14,7 @@ PAUSES_S = (0.5, 1, 2)
 
 
 async def test_a_buy_that_cannot_be_stored_is_not_sold() -> None:
-    """B-10, rule 11: -32603 to the client, no live scid, one line in the log; the next buy is sold."""
+    """B-10, rule:11: -32603 to the client, no live scid, one line in the log; the next buy is sold."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         offer = await stage.offer(client)
@@ -60,7 +60,7 @@ async def test_a_scid_that_was_sold_works_after_the_plugin_was_killed(mode: str)
 
 @pytest.mark.parametrize(("mode", "nth"), [(mode, nth + 1) for mode in WRITES for nth in range(len(WRITES[mode]))])
 async def test_a_write_that_fails_once_costs_nothing(mode: str, nth: int) -> None:
-    """T32, K-23: tried again; nothing went ahead of it; paid."""
+    """trap:32, K-23: tried again; nothing went ahead of it; paid."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -77,7 +77,7 @@ async def test_a_write_that_fails_once_costs_nothing(mode: str, nth: int) -> Non
 
 @pytest.mark.parametrize(("mode", "nth"), [(mode, nth + 1) for mode in WRITES for nth in range(len(WRITES[mode]))])
 async def test_a_write_that_keeps_failing_fails_the_payment_and_leaves_the_offer(mode: str, nth: int) -> None:
-    """T32, K-23, rule 11: temporary, no forward, nothing on chain too early, an alarm; then a retry is paid."""
+    """trap:32, K-23, rule:11: temporary, no forward, nothing on chain too early, an alarm; then a retry is paid."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -100,7 +100,7 @@ async def test_a_write_that_keeps_failing_fails_the_payment_and_leaves_the_offer
 @pytest.mark.parametrize("method", ["datastore", "deldatastore"])
 @pytest.mark.parametrize("times", [1, 5])
 async def test_the_final_record_is_written_however_long_it_takes(mode: str, method: str, times: int) -> None:
-    """T32, K-15: the payment is done; the record follows when the journal works again."""
+    """trap:32, K-15: the payment is done; the record follows when the journal works again."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -116,7 +116,7 @@ async def test_the_final_record_is_written_however_long_it_takes(mode: str, meth
 
 
 async def test_a_late_part_that_cannot_be_journalled_fails_and_the_others_go_on() -> None:
-    """T32, C-18, rule 11: only the late part; the payment is settled."""
+    """trap:32, C-18, rule:11: only the late part; the payment is settled."""
     async with Stage() as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)

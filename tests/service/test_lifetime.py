@@ -53,7 +53,7 @@ async def test_an_operator_who_means_it_closes_early(mode: str) -> None:
 async def test_the_feature_bit_is_set_when_the_node_starts_the_announced_service(
     argv: list[str], announced: bool
 ) -> None:
-    """T-33, M6: in init and node_announcement; the plain service, which can be restarted, sets none."""
+    """T-33, cln:M6: in init and node_announcement; the plain service, which can be restarted, sets none."""
     async with World(seed=3, plugin=argv) as world:
         features = (await world.lsp.call("getinfo"))["our_features"]
         assert [bool(int(features[where], 16) >> FEATURE_BIT & 1) for where in ("init", "node")] == [announced] * 2

@@ -16,7 +16,7 @@ GUARD_BLOCKS = 12 + 144 - 6  # from the payment to K-06
 
 @pytest.mark.parametrize("step", ["open", "funding", "ready"])
 async def test_a_client_that_vanishes_during_the_open_comes_back_and_is_paid(mode: str, step: str) -> None:
-    """T4, O-07, C-16: the parts fail temporarily (waiting for ready: when that time is over); the retry is paid."""
+    """trap:4, O-07, C-16: the parts fail temporarily (waiting for ready: when that time is over); the retry is paid."""
     async with Stage(mode) as stage:
         client, payer = stage.client(vanish_at=step), stage.payer()
         invoice = await stage.invoice(client)
@@ -34,7 +34,7 @@ async def test_a_client_that_vanishes_during_the_open_comes_back_and_is_paid(mod
 
 
 async def test_a_disconnect_shorter_than_the_wait_for_ready_costs_nothing(mode: str) -> None:
-    """O-13, R4: the client is back before the time is over; the same parts are paid over the same channel."""
+    """O-13, cln:R4: the client is back before the time is over; the same parts are paid over the same channel."""
     async with Stage(mode) as stage:
         client, payer = stage.client(vanish_at="ready"), stage.payer()
         invoice = await stage.invoice(client)
@@ -92,7 +92,9 @@ def _fault(method: str, code: int, message: str) -> Callable[[Stage, Any], None]
 async def test_a_failed_open_fails_the_parts_at_once_and_leaves_the_offer(
     cause: Callable[[Stage, Any], None], answer: str
 ) -> None:
-    """T27, O-08, O-09, O-15, O-20, O-21, K-26: the client's no is permanent, our trouble is not; a retry is paid."""
+    """trap:27, O-08, O-09, O-15, O-20, O-21, K-26: the client's no is permanent, our trouble is not; a retry is
+    paid.
+    """
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -139,7 +141,7 @@ async def test_a_client_that_always_refuses_is_not_asked_for_ever() -> None:
     "method", ["utxopsbt", "reserveinputs", "fundchannel_start", "signpsbt", "fundchannel_complete"]
 )
 async def test_the_deadline_hits_while_the_channel_opens(mode: str, method: str) -> None:
-    """T5, K-19, K-06: the parts fail in time, what the open still makes is undone: no orphan, coins free."""
+    """trap:5, K-19, K-06: the parts fail in time, what the open still makes is undone: no orphan, coins free."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -159,7 +161,9 @@ async def test_the_deadline_hits_while_the_channel_opens(mode: str, method: str)
 
 
 async def test_the_channel_becomes_ready_after_its_parts_were_given_up(mode: str) -> None:
-    """T5: channel_ready one moment after the deadline. Withheld: closed; public: kept for the next payment (O-13)."""
+    """trap:5: channel_ready one moment after the deadline. Withheld: closed; public: kept for the next payment
+    (O-13).
+    """
     async with Stage(mode) as stage:
         client, payer = stage.client(send_ready=False), stage.payer()
         invoice = await stage.invoice(client)
@@ -196,7 +200,9 @@ async def test_an_answer_that_never_comes_ends_with_the_deadline_and_leaves_no_o
 
 
 async def test_a_flood_of_parts_during_the_open_hurts_only_itself(mode: str) -> None:
-    """T26, C-10, C-18: beyond the limit each new part fails alone, temporarily; the payment that is opening is paid."""
+    """trap:26, C-10, C-18: beyond the limit each new part fails alone, temporarily; the payment that is opening is
+    paid.
+    """
     async with Stage(mode, options={"lsps2-max-parts": 4}) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -215,7 +221,7 @@ async def test_a_flood_of_parts_during_the_open_hurts_only_itself(mode: str) -> 
 
 
 async def test_a_client_with_a_large_minimum_gets_no_part_below_it(mode: str) -> None:
-    """T19, H-02, H-03: ten small parts, htlc_minimum_msat 900,000: the fee is spread so that each stays above."""
+    """trap:19, H-02, H-03: ten small parts, htlc_minimum_msat 900,000: the fee is spread so that each stays above."""
     async with Stage(mode) as stage:
         client, payer = stage.client(htlc_minimum_msat=900_000), stage.payer()
         invoice = await stage.invoice(client)
@@ -225,7 +231,9 @@ async def test_a_client_with_a_large_minimum_gets_no_part_below_it(mode: str) ->
 
 
 async def test_parts_too_small_for_the_clients_minimum_fail_before_anything_is_public(mode: str) -> None:
-    """T19, O-06, H-05: the fee cannot be taken; the channel is dropped; from then on small parts fail on arrival."""
+    """trap:19, O-06, H-05: the fee cannot be taken; the channel is dropped; from then on small parts fail on
+    arrival.
+    """
     async with Stage(mode) as stage:
         client, payer = stage.client(htlc_minimum_msat=900_001), stage.payer()
         invoice = await stage.invoice(client)
@@ -239,7 +247,7 @@ async def test_parts_too_small_for_the_clients_minimum_fail_before_anything_is_p
 
 
 async def test_a_client_that_takes_little_in_flight_is_found_out_before_anything_is_public(mode: str) -> None:
-    """T21, O-06: it takes less in flight than must be forwarded: dropped, temporary; exactly enough is paid."""
+    """trap:21, O-06: it takes less in flight than must be forwarded: dropped, temporary; exactly enough is paid."""
     async with Stage(mode) as stage:
         client, payer = stage.client(max_in_flight_msat=SIZE_MSAT - FEE_MSAT - 1), stage.payer()
         invoice = await stage.invoice(client)
@@ -333,7 +341,9 @@ async def test_two_buys_of_one_client_paid_at_once_open_one_after_the_other(mode
 
 
 async def test_eight_clients_open_at_once_from_three_coins(mode: str) -> None:
-    """T35: no coin in two fundings; who finds none is told so at once, temporarily, and is served when there is one."""
+    """trap:35: no coin in two fundings; who finds none is told so at once, temporarily, and is served when there is
+    one.
+    """
     async with Stage(mode, wallet_sat=(400_000,) * 3) as stage:
         payer = stage.payer(channels=2)
         clients = [stage.client(f"client {number}") for number in range(8)]

@@ -38,7 +38,7 @@ SECRET = "5e" * 32
     ],
 )
 async def test_a_bad_value_disables_the_plugin_with_a_reason(options: dict[str, Any], reason: str) -> None:
-    """M5: lightningd shows "disabled itself at init:" and a sentence that names the option and what it may be."""
+    """cln:M5: lightningd shows "disabled itself at init:" and a sentence that names the option and what it may be."""
     stage = Stage(options=options, ready=False)
     with pytest.raises(PluginFailed) as failed:
         async with stage:
@@ -62,7 +62,9 @@ async def test_a_bad_secret_is_not_shown_to_anybody(secret: str) -> None:
 
 
 async def test_a_plugin_that_disabled_itself_leaves_the_node_alone() -> None:
-    """M5, W11: `plugin start` fails with -3 and the reason; parts for a jit scid then are lightningd's business."""
+    """cln:M5, cln:W11: `plugin start` fails with -3 and the reason; parts for a jit scid then are lightningd's
+    business.
+    """
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -116,7 +118,7 @@ async def test_a_channel_without_reserve_is_for_the_peers_that_the_policy_names(
 
 
 async def test_a_promise_secret_outlives_the_process_and_a_new_one_voids_its_offers() -> None:
-    """P-03, P-05, T29: an offer made before a restart is good after it; under another secret it is not."""
+    """P-03, P-05, trap:29: an offer made before a restart is good after it; under another secret it is not."""
     async with Stage(options={"experimental-lsps2-promise-secret": SECRET}) as stage:
         client = stage.client()
         offer = await stage.offer(client)

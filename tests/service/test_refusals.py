@@ -1,4 +1,6 @@
-"""Every refusal, to the byte (T23, C-19). The table of codes is also held at the end of every story (`Stage.tidy`)."""
+"""Every refusal, to the byte (trap:23, C-19). The table of codes is also held at the end of every story
+(`Stage.tidy`).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ Story = Callable[[Stage, Payer, ClientInvoice], Awaitable[Any]]
     ],
 )
 async def test_a_part_that_lightningd_would_refuse_is_refused_on_arrival(how: dict[str, Any], answer: str) -> None:
-    """T23, C-04: alone, before it is counted, with the bytes of BOLT 4."""
+    """trap:23, C-04: alone, before it is counted, with the bytes of BOLT 4."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -126,7 +128,7 @@ async def _self_delay(stage: Stage, payer: Payer, invoice: ClientInvoice) -> Any
     ],
 )
 async def test_a_payment_that_cannot_be_served_gets_the_code_of_its_cause(mode: str, story: Story, answer: str) -> None:
-    """T23, C-19: temporary where a retry can help, unknown_next_peer only where bLIP-52 asks for it."""
+    """trap:23, C-19: temporary where a retry can help, unknown_next_peer only where bLIP-52 asks for it."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         result = await story(stage, payer, await stage.invoice(client))
@@ -134,7 +136,7 @@ async def test_a_payment_that_cannot_be_served_gets_the_code_of_its_cause(mode: 
 
 
 async def test_a_transient_error_of_the_journal_is_temporary() -> None:
-    """T23: never unknown_next_peer for a trouble of our own."""
+    """trap:23: never unknown_next_peer for a trouble of our own."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
@@ -149,7 +151,7 @@ async def test_a_transient_error_of_the_journal_is_temporary() -> None:
 
 
 async def test_a_call_that_nobody_can_read_gets_the_code_of_last_resort() -> None:
-    """T23, C-19: temporary_node_failure, only from the handler of what must not happen."""
+    """trap:23, C-19: temporary_node_failure, only from the handler of what must not happen."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)

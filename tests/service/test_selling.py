@@ -15,7 +15,9 @@ COMMITS = ("datastore", "deldatastore", "fundchannel_start", "sendpsbt", "forwar
 
 @pytest.mark.parametrize(("base_msat", "ppm"), [(0, 0), (1, 10), (1000, 10)])
 async def test_five_parts_settle_on_a_node_that_charges_for_routing(mode: str, base_msat: int, ppm: int) -> None:
-    """T1, rule 13: only one part carries the opening fee, the others go through although the node has routing fees."""
+    """trap:1, rule:13: only one part carries the opening fee, the others go through although the node has routing
+    fees.
+    """
     async with Stage(mode, fee_base_msat=base_msat, fee_ppm=ppm) as stage:
         invoice = await stage.sale(stage.client(), stage.payer(channels=2))
         extra = sorted(result["extra_tlvs"] for result in stage.htlc_results(invoice.payment_hash))
@@ -102,7 +104,7 @@ async def test_foreign_htlcs_cost_no_call_and_no_commit() -> None:
 
 
 async def test_routing_fees_are_zero_during_a_session_and_the_nodes_own_afterwards(mode: str) -> None:
-    """Rule 13, O-17, A-02."""
+    """rule:13, O-17, A-02."""
     async with Stage(mode, fee_base_msat=1234, fee_ppm=56) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
@@ -118,7 +120,9 @@ async def test_routing_fees_are_zero_during_a_session_and_the_nodes_own_afterwar
 
 
 async def test_after_success_the_jit_scid_is_an_alias_until_valid_until(mode: str) -> None:
-    """T25, A-03, A-02: a second payment passes with no further fee, although the node charges; then it is unknown."""
+    """trap:25, A-03, A-02: a second payment passes with no further fee, although the node charges; then it is
+    unknown.
+    """
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.sale(client, payer)
@@ -155,7 +159,9 @@ async def test_the_channels_own_alias_may_be_the_jit_scid_or_not(monkeypatch: py
 
 
 async def test_a_restart_of_lightningd_leaves_the_alias_as_it_was(mode: str) -> None:
-    """A-03, A7: lightningd forgets the rate of zero that was promised; the next start sets it again, fees after it."""
+    """A-03, cln:A7: lightningd forgets the rate of zero that was promised; the next start sets it again, fees after
+    it.
+    """
     async with Stage(mode, fresh=True) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.sale(client, payer)
@@ -202,7 +208,7 @@ async def test_a_part_that_comes_after_the_others_went_out_is_forwarded_in_full(
 
 
 async def test_a_surplus_part_that_comes_while_the_channel_opens_shares_its_way(mode: str) -> None:
-    """C-18, T17: a third part joins during the opening; the fee stays, the surplus is the client's."""
+    """C-18, trap:17: a third part joins during the opening; the fee stays, the surplus is the client's."""
     async with Stage(mode) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)

@@ -6,7 +6,7 @@ from .stage import FEE_MSAT, SIZE_MSAT, TEMPORARY, Stage
 
 
 async def test_parts_wait_while_the_node_catches_up_with_the_chain() -> None:
-    """R5, rule 10: held over a restart, the payment is not failed because its coins are not known yet."""
+    """cln:R5, rule:10: held over a restart, the payment is not failed because its coins are not known yet."""
     async with Stage(fresh=True) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)

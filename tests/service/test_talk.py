@@ -66,7 +66,7 @@ async def test_a_response_is_not_for_the_service(message: dict[str, Any]) -> Non
 
 
 async def test_messages_of_other_types_do_not_reach_us() -> None:
-    """T-37, M4: only 37913 is ours."""
+    """T-37, cln:M4: only 37913 is ours."""
     async with Stage() as stage:
         client = stage.client()
         client.send_raw(_request("lsps2.get_info", {}), message_type=37_915)
@@ -112,7 +112,7 @@ async def test_two_clients_buy_and_each_scid_leads_to_its_own() -> None:
 
 
 async def test_an_offer_made_to_one_client_is_worth_nothing_to_another() -> None:
-    """B-05, P-03, T29: the promise is bound to the peer."""
+    """B-05, P-03, trap:29: the promise is bound to the peer."""
     async with Stage() as stage:
         offer = await stage.offer(stage.client("alice"))
         with pytest.raises(LspsError) as refused:
@@ -132,7 +132,7 @@ async def test_the_same_offer_may_be_bought_twice() -> None:
 
 
 async def test_sold_channels_do_not_count_as_unused_buys() -> None:
-    """B-14, rule 14: the limit is on buys that wait; a client that uses each of them is served on."""
+    """B-14, rule:14: the limit is on buys that wait; a client that uses each of them is served on."""
     async with Stage(options={"lsps2-max-buys-per-peer": 2}) as stage:
         client, payer = stage.client(), stage.payer()
         for _ in range(3):
@@ -140,7 +140,7 @@ async def test_sold_channels_do_not_count_as_unused_buys() -> None:
 
 
 async def test_unused_buys_are_limited_and_free_again_when_they_expire() -> None:
-    """B-14, rule 14: code 1 above the limit; nothing stored for it."""
+    """B-14, rule:14: code 1 above the limit; nothing stored for it."""
     async with Stage(options={"lsps2-max-buys-per-peer": 2}) as stage:
         client = stage.client()
         for _ in range(2):
@@ -170,7 +170,7 @@ async def test_a_slow_answer_to_one_client_delays_no_other() -> None:
 
 
 async def test_eleven_requests_at_once_are_ten_and_a_refusal() -> None:
-    """T-36, rule 14: the eleventh of one peer gets -32603; others are served."""
+    """T-36, rule:14: the eleventh of one peer gets -32603; others are served."""
     async with Stage(options={"lsps2-max-buys-per-peer": 100}) as stage:
         alice, bob = stage.client("alice"), stage.client("bob")
         offer = await stage.offer(alice)
@@ -211,7 +211,7 @@ async def _replies(stage: Stage, client: Client) -> list[Any]:
 
 
 async def test_rubbish_gets_an_error_or_silence_and_changes_nothing() -> None:
-    """T33, T-11, T-12, rule 16: at most one reply each, ten a minute, nothing stored, and then a sale."""
+    """trap:33, T-11, T-12, rule:16: at most one reply each, ten a minute, nothing stored, and then a sale."""
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         for message in RUBBISH:
@@ -238,7 +238,7 @@ async def test_rubbish_gets_an_error_or_silence_and_changes_nothing() -> None:
     ],
 )
 async def test_a_buy_with_odd_parameters_is_refused_and_nothing_is_stored(change: dict[str, Any], code: int) -> None:
-    """B-01, B-06, T33: the code of bLIP-52 or -32602; the next buy is sold."""
+    """B-01, B-06, trap:33: the code of bLIP-52 or -32602; the next buy is sold."""
     async with Stage() as stage:
         client = stage.client()
         ask = {"opening_fee_params": await stage.offer(client), "payment_size_msat": str(SIZE_MSAT)} | change
@@ -262,7 +262,7 @@ async def test_a_buy_with_odd_parameters_is_refused_and_nothing_is_stored(change
     ],
 )
 async def test_an_offer_that_was_changed_is_refused(change: dict[str, Any]) -> None:
-    """T29, X-04, P-03: 201 whatever was touched."""
+    """trap:29, X-04, P-03: 201 whatever was touched."""
     async with Stage() as stage:
         client = stage.client()
         offer = await stage.offer(client) | change
@@ -273,7 +273,7 @@ async def test_an_offer_that_was_changed_is_refused(change: dict[str, Any]) -> N
 
 
 async def test_requests_that_come_while_the_journal_is_read_are_answered_afterwards() -> None:
-    """Rule 15, T-37: the hook at once, the answer when we can give one."""
+    """rule:15, T-37: the hook at once, the answer when we can give one."""
     stage = Stage(ready=False)
     slow = stage.lsp.faults.late("listdatastore")
     async with stage:

@@ -79,7 +79,7 @@ class Strings:
         return await self.node.world.bounded(enough(), None, f"{count} times {method}")
 
     async def events(self, name: str, count: int = 0) -> list[dict[str, Any]]:
-        """Bodies of notifications (they sit under their own name, W3)."""
+        """Bodies of notifications (they sit under their own name, cln:W3)."""
         return [params[name] for params in await self.seen(name, count)]
 
 

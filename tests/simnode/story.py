@@ -52,7 +52,7 @@ async def row_of(node: Node, channel_id: str) -> dict[str, Any]:
 
 
 def forward(call: dict[str, Any], channel_id: str, fee_msat: int = 0) -> dict[str, Any]:
-    """The result that forwards a held part with `fee_msat` taken from it (H5)."""
+    """The result that forwards a held part with `fee_msat` taken from it (cln:H5)."""
     records = tlv.read_records(tlv.unprefixed(bytes.fromhex(call["params"]["onion"]["payload"])))
     records[2] = tlv.tu(tlv.read_tu(records[2]) - fee_msat)
     extra = {tlv.EXTRA_FEE: fee_msat.to_bytes(8, "big")} if fee_msat else {}
@@ -65,7 +65,7 @@ def forward(call: dict[str, Any], channel_id: str, fee_msat: int = 0) -> dict[st
 
 
 def part_of(call: dict[str, Any]) -> tuple[str, int]:
-    """What names a part (H3)."""
+    """What names a part (cln:H3)."""
     htlc = call["params"]["htlc"]
     return htlc["short_channel_id"], htlc["id"]
 

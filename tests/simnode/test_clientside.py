@@ -1,4 +1,4 @@
-"""A full node in the wallet's place: openchannel, final hops, invoices (contract C)."""
+"""A full node in the wallet's place: openchannel, final hops, invoices (facts cln:C)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def invoice(world: World, wallet: Node, amount_msat: Any, **more: Any) -> 
 
 
 def rewritten(call: dict[str, Any], total_msat: int) -> dict[str, Any]:
-    """C2: type 2 is what came, type 8 the secret and the new total."""
+    """cln:C2: type 2 is what came, type 8 the secret and the new total."""
     records = tlv.read_records(tlv.unprefixed(bytes.fromhex(call["params"]["onion"]["payload"])))
     records[2] = tlv.tu(call["params"]["htlc"]["amount_msat"])
     records[8] = records[8][:32] + tlv.tu(total_msat)
@@ -63,7 +63,7 @@ async def forwarded(world: World, text: str, amounts: list[int], fee_msat: int, 
 
 
 async def test_openchannel_is_asked_as_recorded(make_world: MakeWorld) -> None:
-    """C1: names, order, values of a_single_var."""
+    """cln:C1: names, order, values of a_single_var."""
     real = {
         "push_msat": 0,
         "dust_limit_msat": 546_000,
@@ -92,7 +92,7 @@ async def test_openchannel_is_asked_as_recorded(make_world: MakeWorld) -> None:
     ],
 )
 async def test_openchannel_may_refuse(make_world: MakeWorld, answer: dict[str, str], text: str) -> None:
-    """C1, O9: reject, and continue without mindepth 0."""
+    """cln:C1, cln:O9: reject, and continue without mindepth 0."""
     async with two_nodes(make_world, {"openchannel": answer}) as (world, wallet):
         with pytest.raises(RpcError, match=text):
             await open_channel(world.lsp, wallet)
@@ -100,7 +100,9 @@ async def test_openchannel_may_refuse(make_world: MakeWorld, answer: dict[str, s
 
 @pytest.mark.parametrize("way", ["reduced invoice", "invoice_msat"])
 async def test_both_ways_to_make_the_invoice_match(make_world: MakeWorld, way: str) -> None:
-    """C2, C5: two parts, fee of 1000000 on the first, both settled; invoice_payment once, with the sum received."""
+    """cln:C2, cln:C5: two parts, fee of 1000000 on the first, both settled; invoice_payment once, with the sum
+    received.
+    """
     async with two_nodes(make_world, ZEROCONF) as (world, wallet):
         full = await invoice(world, wallet, 20_000_000)
         extra: dict[str, dict[str, Any]] = {"reduced invoice": {}, "invoice_msat": {"invoice_msat": 19_000_000}}
@@ -123,7 +125,7 @@ async def test_both_ways_to_make_the_invoice_match(make_world: MakeWorld, way: s
 
 
 async def test_the_wallets_hook_is_asked_as_recorded(make_world: MakeWorld) -> None:
-    """C2, H2: the final hop with extra_tlvs, the alias as channel (a_single_var, l1)."""
+    """cln:C2, cln:H2: the final hop with extra_tlvs, the alias as channel (a_single_var, l1)."""
     async with two_nodes(make_world, ZEROCONF) as (world, wallet):
         made = await invoice(world, wallet, "any")
         await forwarded(world, made["bolt11"], [10_000_000], 1_000_000, wallet)
@@ -145,7 +147,7 @@ async def test_the_wallets_hook_is_asked_as_recorded(make_world: MakeWorld) -> N
 
 
 async def test_parts_not_rewritten_fail_and_the_rest_waits_70_seconds(make_world: MakeWorld) -> None:
-    """C3, C4: final_incorrect_htlc_amount at once, mpp_timeout after 70 s (j_client_fails, group 2)."""
+    """cln:C3, cln:C4: final_incorrect_htlc_amount at once, mpp_timeout after 70 s (j_client_fails, group 2)."""
     async with two_nodes(make_world, {**ZEROCONF, "htlc_accepted": {"result": "continue"}}) as (world, wallet):
         made = await invoice(world, wallet, 20_000_000)
         payment = await forwarded(world, made["bolt11"], [10_000_000, 10_000_000], 2_000_000, wallet)
@@ -159,7 +161,7 @@ async def test_parts_not_rewritten_fail_and_the_rest_waits_70_seconds(make_world
 
 
 async def test_invoice_payment_may_reject(make_world: MakeWorld) -> None:
-    """C5: all parts fail with unknown details; 203, from the payee."""
+    """cln:C5: all parts fail with unknown details; 203, from the payee."""
     hooks = {**ZEROCONF, "htlc_accepted": {"result": "continue"}, "invoice_payment": {"result": "reject"}}
     async with two_nodes(make_world, hooks) as (world, wallet):
         made = await invoice(world, wallet, 2_000_000)
@@ -169,7 +171,9 @@ async def test_invoice_payment_may_reject(make_world: MakeWorld) -> None:
 
 
 async def test_invoices_with_hints(make_world: MakeWorld) -> None:
-    """C6: dev-routes needs a developer; exposeprivatechannels finds nothing; createinvoice signs what it is given."""
+    """cln:C6: dev-routes needs a developer; exposeprivatechannels finds nothing; createinvoice signs what it is
+    given.
+    """
     async with two_nodes(make_world, ZEROCONF) as (world, wallet):
         wallet.developer = False
         with pytest.raises(RpcError, match="dev-routes requires --developer"):

@@ -1,4 +1,4 @@
-"""Abandoning a withheld channel, closing a public one (contract A)."""
+"""Abandoning a withheld channel, closing a public one (facts cln:A)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def _step(event: dict[str, Any]) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(("online", "kind", "channel"), [(True, "mutual", 1), (False, "unilateral", 3)])
 async def test_a_withheld_channel_vanishes(make_world: MakeWorld, online: bool, kind: str, channel: int) -> None:
-    """A1, A2, A4, A5: answer, states, closed row, freed inputs, as k_abandon; the client's end does not learn."""
+    """cln:A1, cln:A2, cln:A4, cln:A5: answer, states, closed row, freed inputs, as k_abandon; the client's end does not
+    learn.
+    """
     closed = next(
         answer["result"] for request, answer in recorded_calls("k_abandon") if request["method"] == "listclosedchannels"
     )
@@ -57,7 +59,7 @@ async def test_a_withheld_channel_vanishes(make_world: MakeWorld, online: bool, 
 
 
 async def test_a_client_that_was_away_learns_at_its_return(make_world: MakeWorld) -> None:
-    """A4 ends there: lightningd v26.06 answers the reestablishment with an error, and the client's end fails."""
+    """cln:A4 ends there: lightningd v26.06 answers the reestablishment with an error, and the client's end fails."""
     async with make_world() as world:
         client = world.client()
         opened = await open_channel(world.lsp, client)
@@ -70,7 +72,7 @@ async def test_a_client_that_was_away_learns_at_its_return(make_world: MakeWorld
 
 
 async def test_the_time_out_of_a_close_is_simulated_time(make_world: MakeWorld) -> None:
-    """A1: 1.0 s for an absent client, on the world's clock."""
+    """cln:A1: 1.0 s for an absent client, on the world's clock."""
     async with make_world() as world:
         client = world.client()
         opened = await open_channel(world.lsp, client)
@@ -81,7 +83,7 @@ async def test_the_time_out_of_a_close_is_simulated_time(make_world: MakeWorld) 
 
 
 async def test_closing_with_htlcs_leaves_rows_offered(make_world: MakeWorld) -> None:
-    """A3: 4008 upstream, no event, `offered` for good (k2_close_with_htlcs)."""
+    """cln:A3: 4008 upstream, no event, `offered` for good (k2_close_with_htlcs)."""
     async with make_world(hearing("forward_event")) as world:
         lsp, client, payer, strings = world.lsp, world.client(on_part="hold"), world.payer(), Strings(world.lsp)
         payment = payer.pay(client.invoice(2_000_000, scid="1x1x1"), [1_000_000, 1_000_000])

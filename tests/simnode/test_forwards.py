@@ -1,4 +1,4 @@
-"""forward_event, the tables, spendable_msat (contract F, O3)."""
+"""forward_event, the tables, spendable_msat (contract F, cln:O3)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def one_forward(world: World, on_part: str) -> Any:
 async def test_events_have_the_recorded_fields(
     make_world: MakeWorld, on_part: str, statuses: list[str], name: str
 ) -> None:
-    """F1: created_index or updated_index, resolved_time, preimage only when settled."""
+    """cln:F1: created_index or updated_index, resolved_time, preimage only when settled."""
     async with make_world(hearing("forward_event")) as world:
         payment = await one_forward(world, on_part)
         await payment
@@ -53,7 +53,7 @@ async def test_events_have_the_recorded_fields(
 
 
 async def test_the_event_comes_before_the_upstream_removal_is_done(make_world: MakeWorld) -> None:
-    """F3: at the settled event the incoming HTLC is still there."""
+    """cln:F3: at the settled event the incoming HTLC is still there."""
     async with make_world(hearing("forward_event")) as world:
         live: list[int] = []
         world.transcript.listeners.append(lambda entry: live.extend(_live_in(world, entry)))
@@ -68,7 +68,7 @@ def _live_in(world: World, entry: dict[str, Any]) -> list[int]:
 
 
 async def test_the_tables_have_the_recorded_columns(make_world: MakeWorld) -> None:
-    """F5: listforwards has no hash and no preimage; listhtlcs has the hash and keeps finished ones."""
+    """cln:F5: listforwards has no hash and no preimage; listhtlcs has the hash and keeps finished ones."""
     async with make_world() as world:
         await (await one_forward(world, "settle"))
         await world.until(lambda: not world.lsp.ends[0].other.live)
@@ -85,7 +85,7 @@ async def test_the_tables_have_the_recorded_columns(make_world: MakeWorld) -> No
 
 
 async def test_rows_keep_the_alias_and_events_take_the_new_name(make_world: MakeWorld) -> None:
-    """F6, O5, O7: a confirmation between offered and settled."""
+    """cln:F6, cln:O5, cln:O7: a confirmation between offered and settled."""
     async with make_world(hearing("forward_event")) as world:
         client, payer, strings = world.client(on_part="hold"), world.payer(), Strings(world.lsp)
         payment = payer.pay(invoice_with_fee(client, 10_000_000))
@@ -109,7 +109,7 @@ async def test_rows_keep_the_alias_and_events_take_the_new_name(make_world: Make
 
 
 async def test_wait_tells_of_forwards(make_world: MakeWorld) -> None:
-    """F7: 0 gives the present index; a wait for the next one is answered when it comes, as recorded in n_wait."""
+    """cln:F7: 0 gives the present index; a wait for the next one is answered when it comes, as recorded in n_wait."""
     async with make_world() as world, Wire(world.lsp) as wire:
         wire.ask(1, "wait", {"subsystem": "forwards", "indexname": "updated", "nextvalue": 0})
         assert (await wire.next())["result"] == {"subsystem": "forwards", "updated": 0}
@@ -125,7 +125,7 @@ async def test_wait_tells_of_forwards(make_world: MakeWorld) -> None:
 
 
 async def test_listforwards_pages(make_world: MakeWorld) -> None:
-    """F5, F7: status, index, start, limit."""
+    """cln:F5, cln:F7: status, index, start, limit."""
     async with make_world({"hooks": {"htlc_accepted": {"result": "continue"}}}) as world:
         payer, client = world.payer(), world.client()
         for _ in range(3):
@@ -138,7 +138,7 @@ async def test_listforwards_pages(make_world: MakeWorld) -> None:
 
 @pytest.mark.parametrize(("perkw", "marginal"), [(2500, 4887), (2505, 4896), (253, 506), (45_000, 49_500)])
 def test_the_spike_buffer_fits_the_recordings(perkw: int, marginal: int) -> None:
-    """O3: the rate behind every recorded spendable_msat."""
+    """cln:O3: the rate behind every recorded spendable_msat."""
     assert marginal_feerate(perkw) == marginal
 
 
@@ -152,7 +152,7 @@ SPENDABLE = [
 
 @pytest.mark.parametrize(("out", "spendable"), SPENDABLE)
 async def test_spendable_is_as_recorded(make_world: MakeWorld, out: list[int], spendable: int) -> None:
-    """O3: no anchors, 2500 perkw, reserve 1 %, spike buffer, weight per HTLC, trimmed HTLCs without one."""
+    """cln:O3: no anchors, 2500 perkw, reserve 1 %, spike buffer, weight per HTLC, trimmed HTLCs without one."""
     async with make_world() as world:
         client, payer, strings = world.client(on_part="hold"), world.payer(), Strings(world.lsp)
         payment = payer.pay(client.invoice(1, scid="1x1x1"), out or [1])
@@ -168,7 +168,7 @@ async def test_spendable_is_as_recorded(make_world: MakeWorld, out: list[int], s
 
 
 async def test_receivable_of_an_anchor_channel_is_as_recorded(make_world: MakeWorld) -> None:
-    """O3: the payer's channel, with anchors: 982166000 empty, 927943000 with five HTLCs of 10000000 in."""
+    """cln:O3: the payer's channel, with anchors: 982166000 empty, 927943000 with five HTLCs of 10000000 in."""
     async with make_world() as world:
         payer = world.payer()
         rows = (await world.lsp.call("listpeerchannels"))["channels"]

@@ -1,4 +1,4 @@
-"""The hook htlc_accepted: what it asks, what its answers do (contract H)."""
+"""The hook htlc_accepted: what it asks, what its answers do (facts cln:H)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def recorded_hooks(name: str) -> list[dict[str, Any]]:
 
 
 async def test_a_jit_part_is_asked_about_as_recorded(make_world: MakeWorld) -> None:
-    """H1, H2: names, order and types of a_single_var; the payload has its length in front, forward_to is absent."""
+    """cln:H1, cln:H2: names, order and types of a_single_var; the payload has its length in front, forward_to is
+    absent.
+    """
     (real,) = recorded_hooks("a_single_var")
     async with make_world() as world:
         client, payer, strings = world.client(), world.payer(), Strings(world.lsp)
@@ -43,7 +45,7 @@ async def test_a_jit_part_is_asked_about_as_recorded(make_world: MakeWorld) -> N
 
 
 async def test_a_known_next_channel_is_named_and_a_final_hop_has_a_secret(make_world: MakeWorld) -> None:
-    """H2: shapes of d_ordinary_forward, whose last call is a payment to the LSP."""
+    """cln:H2: shapes of d_ordinary_forward, whose last call is a payment to the LSP."""
     forwards = recorded_hooks("d_ordinary_forward")
     async with make_world() as world:
         dave, payer, strings = world.client("dave"), world.payer(), Strings(world.lsp)
@@ -60,7 +62,7 @@ async def test_a_known_next_channel_is_named_and_a_final_hop_has_a_secret(make_w
 
 
 async def test_two_channels_count_their_htlcs_each(make_world: MakeWorld) -> None:
-    """H3: both parts have id 0; the channel is the other half of the name (c_two_upstream)."""
+    """cln:H3: both parts have id 0; the channel is the other half of the name (c_two_upstream)."""
     async with make_world() as world:
         payer, strings = world.payer(channels=2), Strings(world.lsp)
         payer.pay(world.client().invoice(2_000, scid="1x1x1"), [1_000, 1_000])
@@ -69,7 +71,7 @@ async def test_two_channels_count_their_htlcs_each(make_world: MakeWorld) -> Non
 
 
 async def test_incoming_tlvs_are_shown(make_world: MakeWorld) -> None:
-    """H2: extra_tlvs only if the HTLC had some."""
+    """cln:H2: extra_tlvs only if the HTLC had some."""
     async with make_world() as world:
         payer, strings = world.payer(), Strings(world.lsp)
         payer.pay(world.client().invoice(1_000, scid="1x1x1"), extra_tlvs=bytes.fromhex("fd010301aa"))
@@ -78,7 +80,7 @@ async def test_incoming_tlvs_are_shown(make_world: MakeWorld) -> None:
 
 
 async def test_two_parts_are_forwarded_with_the_fee_on_the_first(make_world: MakeWorld) -> None:
-    """H5, C2, money rules 4 and 13: the client sees extra_fee, checks, settles; the books balance to the msat."""
+    """cln:H5, cln:C2, rule:4 and rule:13: the client sees extra_fee, checks, settles; the books balance to the msat."""
     async with make_world(hearing("forward_event")) as world:
         client, payer, strings = world.client(), world.payer(channels=2), Strings(world.lsp)
         world.open_books()
@@ -100,7 +102,7 @@ async def test_two_parts_are_forwarded_with_the_fee_on_the_first(make_world: Mak
     ("fee_msat", "code"), [([0, 1_000_000], "100c00000000009896800000"), ([1_000_000, 1_000_000], "")]
 )
 async def test_routing_fees_are_taken_from_each_part(make_world: MakeWorld, fee_msat: list[int], code: str) -> None:
-    """H6: 1000 msat + 10 ppm; a part without opening fee fails with fee_insufficient (p_zero_fee_part)."""
+    """cln:H6: 1000 msat + 10 ppm; a part without opening fee fails with fee_insufficient (p_zero_fee_part)."""
     async with make_world(hearing("forward_event"), fee_base_msat=1000, fee_ppm=10) as world:
         client, payer, strings = world.client(on_part="hold"), world.payer(), Strings(world.lsp)
         payment = payer.pay(invoice_with_fee(client), [10_000_000, 10_000_000])
@@ -117,7 +119,7 @@ async def test_routing_fees_are_taken_from_each_part(make_world: MakeWorld, fee_
 
 
 async def test_setchannel_cures_the_zero_fee_part(make_world: MakeWorld) -> None:
-    """H6: feebase=0 feeppm=0 on the new channel (p2_setchannel_zero_fee), with the recorded answer."""
+    """cln:H6: feebase=0 feeppm=0 on the new channel (p2_setchannel_zero_fee), with the recorded answer."""
     async with make_world(fee_base_msat=1000, fee_ppm=10) as world:
         client, payer, strings = world.client(), world.payer(), Strings(world.lsp)
         payment = payer.pay(invoice_with_fee(client, fee_msat=0), [10_000_000, 10_000_000])
@@ -136,7 +138,7 @@ async def test_setchannel_cures_the_zero_fee_part(make_world: MakeWorld) -> None
 
 
 async def test_old_fees_stay_good_for_the_enforce_delay(make_world: MakeWorld) -> None:
-    """H6, section N: raised rates bind after ten minutes."""
+    """cln:H6, section N: raised rates bind after ten minutes."""
     async with make_world({"hooks": {"htlc_accepted": {"result": "continue"}}}) as world:
         dave, payer = world.client("dave"), world.payer()
         end = world.add_channel(world.lsp, dave)
@@ -164,7 +166,7 @@ CODES = [
 async def test_the_failure_message_reaches_the_payer_verbatim(
     make_world: MakeWorld, message: str, code: int, failcode: int, name: str | None, sphinx: bool
 ) -> None:
-    """H7, F2: the table, over real onions and plain ones; and no forward_event, no row."""
+    """cln:H7, cln:F2: the table, over real onions and plain ones; and no forward_event, no row."""
     plan = hearing("forward_event", hooks={"htlc_accepted": {"result": "fail", "failure_message": message}})
     async with make_world(plan, sphinx=sphinx) as world:
         result = await world.payer().pay(world.client().invoice(1_000, scid="1x1x1"))
@@ -193,7 +195,7 @@ def fatal_answers() -> list[tuple[Any, int | None, str]]:
 async def test_what_kills_lightningd_kills_the_node(
     make_world: MakeWorld, answer: Any, exit_code: int | None, log: str
 ) -> None:
-    """H9: each recorded answer, with the recorded words; the HTLC is there again after a start."""
+    """cln:H9: each recorded answer, with the recorded words; the HTLC is there again after a start."""
     async with make_world() as world:
         strings, payer = Strings(world.lsp), world.payer()
         payment = payer.pay(world.client().invoice(1_000, scid="1x1x1"))
@@ -213,14 +215,14 @@ async def test_what_kills_lightningd_kills_the_node(
     ],
 )
 async def test_what_does_not_kill_reaches_the_payer(make_world: MakeWorld, answer: Any, raw: str, code: int) -> None:
-    """H9: q_fatal's harmless answers."""
+    """cln:H9: q_fatal's harmless answers."""
     async with make_world({"hooks": {"htlc_accepted": answer}}) as world:
         result = await world.payer().pay(world.client().invoice(1_000, scid="1x1x1"))
         assert (result.raw_messages, result.codes) == ([raw], [code])
 
 
 async def test_a_jsonrpc_error_is_fatal_and_replays_are_a_crash_loop(make_world: MakeWorld) -> None:
-    """H9: the same answer kills the node again after each start; another one ends the loop."""
+    """cln:H9: the same answer kills the node again after each start; another one ends the loop."""
     async with make_world() as world:
         strings, payer = Strings(world.lsp), world.payer()
         payment = payer.pay(world.client().invoice(1_000, scid="1x1x1"))
@@ -235,7 +237,7 @@ async def test_a_jsonrpc_error_is_fatal_and_replays_are_a_crash_loop(make_world:
 
 
 async def test_a_right_preimage_resolves(make_world: MakeWorld) -> None:
-    """H9: resolve with the key pays without forwarding."""
+    """cln:H9: resolve with the key pays without forwarding."""
     async with make_world() as world:
         client, strings = world.client(), Strings(world.lsp)
         invoice = client.invoice(1_000, scid="1x1x1")
@@ -247,7 +249,7 @@ async def test_a_right_preimage_resolves(make_world: MakeWorld) -> None:
 
 @pytest.mark.parametrize("answer", [{"result": "continue"}, {"result": "continue", "forward_to": "ab" * 32}])
 async def test_continue_to_nowhere_is_unknown_next_peer(make_world: MakeWorld, answer: Any) -> None:
-    """H10, F1: an scid or a channel nobody knows; local_failed as recorded in f_unknown_next_peer."""
+    """cln:H10, cln:F1: an scid or a channel nobody knows; local_failed as recorded in f_unknown_next_peer."""
     real = next(
         entry["msg"]["params"]["forward_event"]
         for entry in recording("f_unknown_next_peer")
@@ -263,7 +265,7 @@ async def test_continue_to_nowhere_is_unknown_next_peer(make_world: MakeWorld, a
 
 
 async def test_forward_to_an_absent_client_fails_temporarily(make_world: MakeWorld) -> None:
-    """H10, R4: i9; the event names the channel by its alias."""
+    """cln:H10, cln:R4: i9; the event names the channel by its alias."""
     async with make_world(hearing("forward_event")) as world:
         client, payer, strings = world.client(), world.payer(), Strings(world.lsp)
         payment = payer.pay(invoice_with_fee(client, 10_000_000))
@@ -277,7 +279,7 @@ async def test_forward_to_an_absent_client_fails_temporarily(make_world: MakeWor
 
 
 async def test_each_jit_part_is_logged_as_unusual(make_world: MakeWorld) -> None:
-    """H11: a subscriber to warning reads `No peer channel with scid=`."""
+    """cln:H11: a subscriber to warning reads `No peer channel with scid=`."""
     async with make_world(hearing("warning")) as world:
         world.payer().pay(world.client().invoice(1_000, scid="1x1x1"))
         (warning,) = await Strings(world.lsp).events("warning", 1)
@@ -286,7 +288,7 @@ async def test_each_jit_part_is_logged_as_unusual(make_world: MakeWorld) -> None
 
 
 async def test_a_late_plugin_gets_later_calls_only(make_world: MakeWorld) -> None:
-    """H12, H13: no replay when a plugin is started again, but new parts reach it."""
+    """cln:H12, cln:H13: no replay when a plugin is started again, but new parts reach it."""
     async with make_world() as world:
         client, payer = world.client(), world.payer()
         first = payer.pay(client.invoice(1_000, scid="1x1x1"))
@@ -301,7 +303,7 @@ async def test_a_late_plugin_gets_later_calls_only(make_world: MakeWorld) -> Non
 
 
 async def test_the_payer_closes_when_a_part_is_held_too_long(make_world: MakeWorld) -> None:
-    """H14: expiry 169, closed by force at 170, the hook call still open (t_block_deadline)."""
+    """cln:H14: expiry 169, closed by force at 170, the hook call still open (t_block_deadline)."""
     async with make_world(hearing("channel_state_changed")) as world:
         payer, strings = world.payer(), Strings(world.lsp)
         payer.pay(world.client().invoice(1_000, scid="1x1x1"))
@@ -315,7 +317,7 @@ async def test_the_payer_closes_when_a_part_is_held_too_long(make_world: MakeWor
 
 
 async def test_an_ordinary_forward_may_be_steered_into_another_channel(make_world: MakeWorld) -> None:
-    """H15: the larger channel of the same peer with equal fees is chosen before the hook, withheld or not."""
+    """cln:H15: the larger channel of the same peer with equal fees is chosen before the hook, withheld or not."""
     async with make_world(fee_base_msat=0, fee_ppm=0) as world:
         dave, payer, strings = world.client("dave"), world.payer(), Strings(world.lsp)
         small = world.add_channel(world.lsp, dave, 100_000)
@@ -327,7 +329,7 @@ async def test_an_ordinary_forward_may_be_steered_into_another_channel(make_worl
 
 
 async def test_other_fees_keep_a_forward_where_it_was_sent(make_world: MakeWorld) -> None:
-    """H15: channels with other fees are not taken."""
+    """cln:H15: channels with other fees are not taken."""
     async with make_world() as world:
         dave, payer, strings = world.client("dave"), world.payer(), Strings(world.lsp)
         small = world.add_channel(world.lsp, dave, 100_000)
@@ -369,7 +371,7 @@ async def test_the_usual_checks_follow_the_hook(make_world: MakeWorld, changes: 
 async def test_the_limits_of_the_client_bind_the_forward(
     make_world: MakeWorld, behaviour: dict[str, int], answers: list[str]
 ) -> None:
-    """H6, O-06, K-10: htlc_minimum, max_accepted_htlcs, value in flight."""
+    """cln:H6, O-06, K-10: htlc_minimum, max_accepted_htlcs, value in flight."""
     async with make_world() as world:
         client, payer, strings = world.client(on_part="hold", **behaviour), world.payer(), Strings(world.lsp)
         payment = payer.pay(client.invoice(12_000_000, scid="1x1x1"), [4_000_000] * 3)

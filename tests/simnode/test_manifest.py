@@ -1,4 +1,4 @@
-"""getmanifest, options, init (contract M)."""
+"""getmanifest, options, init (facts cln:M)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ REFUSED = [
 async def test_what_lightningd_refuses_to_start(
     make_world: MakeWorld, manifest: dict[str, Any], options: dict[str, Any], init: Any
 ) -> None:
-    """M3, M5, M6: code -3 and one of the recorded texts; the child is gone, the node lives."""
+    """cln:M3, cln:M5, cln:M6: code -3 and one of the recorded texts; the child is gone, the node lives."""
     async with make_world() as world:
         await world.lsp.stop_plugin()
         with pytest.raises(RpcError) as refused:
@@ -62,21 +62,21 @@ async def test_what_lightningd_refuses_to_start(
 
 
 async def test_options_are_typed_in_init(make_world: MakeWorld) -> None:
-    """M7: int, bool and concealed text are there in clear, an ungiven flag and a value-less text are not."""
+    """cln:M7: int, bool and concealed text are there in clear, an ungiven flag and a value-less text are not."""
     async with make_world({"manifest": {"options": OPTIONS}}, options={"my-int": "9"}) as world:
         (init,) = await Strings(world.lsp).seen("init")
         assert init["options"] == {"my-int": 9, "my-bool": False, "my-secret": "hush"}
 
 
 async def test_a_given_flag_is_true(make_world: MakeWorld) -> None:
-    """M7."""
+    """cln:M7."""
     async with make_world({"manifest": {"options": OPTIONS}}, options={"my-flag": True, "my-text": "x"}) as world:
         (init,) = await Strings(world.lsp).seen("init")
         assert (init["options"]["my-flag"], init["options"]["my-text"]) == (True, "x")
 
 
 async def test_an_unknown_option_stops_the_start(make_world: MakeWorld) -> None:
-    """M7: lightningd would not come up."""
+    """cln:M7: lightningd would not come up."""
     world = make_world(options={"no-such-option": 1})
     with pytest.raises(PluginFailed, match="no-such-option"):
         await world.__aenter__()
@@ -84,7 +84,7 @@ async def test_an_unknown_option_stops_the_start(make_world: MakeWorld) -> None:
 
 
 async def test_setconfig_sends_text_and_outlives_a_restart(make_world: MakeWorld) -> None:
-    """M7: val is a string; without transient the value is there at the next start."""
+    """cln:M7: val is a string; without transient the value is there at the next start."""
     async with make_world({"manifest": {"options": OPTIONS}}) as world:
         answer = await world.lsp.call("setconfig", {"config": "my-int", "val": 11})
         assert answer["config"]["value_int"] == 11
@@ -100,7 +100,7 @@ async def test_setconfig_sends_text_and_outlives_a_restart(make_world: MakeWorld
 
 
 async def test_setconfig_refuses_what_is_not_dynamic(make_world: MakeWorld) -> None:
-    """M7."""
+    """cln:M7."""
     async with make_world({"manifest": {"options": OPTIONS}}) as world:
         with pytest.raises(RpcError, match="not dynamic"):
             await world.lsp.call("setconfig", {"config": "my-text", "val": "y"})
@@ -108,7 +108,7 @@ async def test_setconfig_refuses_what_is_not_dynamic(make_world: MakeWorld) -> N
 
 @pytest.mark.parametrize(("filters", "heard"), [([37913], 1), (["37913"], 1), ([], 0), ([37915], 0), (None, 1)])
 async def test_custommsg_filters(make_world: MakeWorld, filters: Any, heard: int) -> None:
-    """M3: a filter of numbers or number texts; empty means never; none means all."""
+    """cln:M3: a filter of numbers or number texts; empty means never; none means all."""
     hook = {"name": "custommsg"} | ({} if filters is None else {"filters": filters})
     plan = {"manifest": {"hooks": [hook]}, "hooks": {"custommsg": {"result": "continue"}}}
     async with make_world(plan) as world:
@@ -121,7 +121,7 @@ async def test_custommsg_filters(make_world: MakeWorld, filters: Any, heard: int
 
 
 async def test_a_subscription_to_custommsg_hears_everything(make_world: MakeWorld) -> None:
-    """M4: the filter of the hook does not hold for the notification of the same name."""
+    """cln:M4: the filter of the hook does not hold for the notification of the same name."""
     plan = {"manifest": {"subscriptions": ["custommsg"], "hooks": []}}
     async with make_world(plan) as world:
         world.client().send_raw(b"\x01", 7)
@@ -130,7 +130,7 @@ async def test_a_subscription_to_custommsg_hears_everything(make_world: MakeWorl
 
 
 async def test_feature_bits_of_a_static_plugin_are_shown_to_peers(make_world: MakeWorld) -> None:
-    """M6: bit 729."""
+    """cln:M6: bit 729."""
     plan = {"manifest": {"dynamic": False, "featurebits": FEATURES}}
     async with make_world(plan) as world:
         assert int(world.lsp.init_features(), 16) >> 729 & 1
@@ -139,7 +139,7 @@ async def test_feature_bits_of_a_static_plugin_are_shown_to_peers(make_world: Ma
 
 
 async def test_an_even_message_needs_leave(make_world: MakeWorld) -> None:
-    """M8, L3: an even type drops the connection unless the manifest allows it."""
+    """cln:M8, cln:L3: an even type drops the connection unless the manifest allows it."""
     async with make_world({"manifest": {"custommessages": [37914]}}) as world:
         alice, bob = world.client("alice"), world.client("bob")
         alice.send_raw(b"", 37914)

@@ -1,4 +1,4 @@
-"""Custom messages and the datastore (contract L, D)."""
+"""Custom messages and the datastore (facts cln:L and cln:D)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LISTEN = {
 
 
 async def test_messages_go_both_ways(make_world: MakeWorld) -> None:
-    """L1: type included in the hook, peer_id second; sendcustommsg's status."""
+    """cln:L1: type included in the hook, peer_id second; sendcustommsg's status."""
     async with make_world(LISTEN) as world:
         client, strings = world.client(), Strings(world.lsp)
         asked = world.background(client.request("lsps0.list_protocols"))
@@ -62,7 +62,7 @@ async def test_an_error_of_the_lsp_is_raised(make_world: MakeWorld) -> None:
     ],
 )
 async def test_refusals_of_sendcustommsg(make_world: MakeWorld, peer: str | None, msg: str, text: str) -> None:
-    """L2: both -32600, with the recorded beginnings."""
+    """cln:L2: both -32600, with the recorded beginnings."""
     async with make_world() as world:
         client = world.client()
         with pytest.raises(RpcError) as refused:
@@ -73,7 +73,7 @@ async def test_refusals_of_sendcustommsg(make_world: MakeWorld, peer: str | None
 
 @pytest.mark.parametrize(("size", "state"), [(65_535, "running"), (65_536, "crashed")])
 async def test_a_message_too_long_kills_the_sender(make_world: MakeWorld, size: int, state: str) -> None:
-    """L4: 65 535 bytes pass, type included; one more and lightningd exits."""
+    """cln:L4: 65 535 bytes pass, type included; one more and lightningd exits."""
     async with make_world() as world:
         client = world.client()
         message = {"node_id": client.node_id, "msg": "9419" + "20" * (size - 2)}
@@ -84,13 +84,13 @@ async def test_a_message_too_long_kills_the_sender(make_world: MakeWorld, size: 
 
 
 async def test_the_datastore_answers_as_recorded(make_world: MakeWorld) -> None:
-    """D1-D4: every call of o_datastore over the socket, answer by answer."""
+    """cln:D1 to cln:D4: every call of o_datastore over the socket, answer by answer."""
     calls = recorded_calls("o_datastore", "l2/driver-rpc")
     calls = [call for call in calls if call[0]["params"] != {} and "characters in all" not in str(call)]
     assert len(calls) > 35
     async with make_world() as world, Wire(world.lsp) as wire:
         for request, answer in calls:
-            # a string with an escape was sent as one: only that makes D3 appear
+            # a string with an escape was sent as one: only that makes cln:D3 appear
             wire.send(json.dumps(request, ensure_ascii=_escaped(answer)).encode())
             mine = await wire.next()
             assert mine == answer, request
@@ -101,7 +101,7 @@ def _escaped(answer: dict[str, object]) -> bool:
 
 
 async def test_large_values_and_long_keys(make_world: MakeWorld) -> None:
-    """D4: 1 MB and 5000 characters."""
+    """cln:D4: 1 MB and 5000 characters."""
     async with make_world() as world:
         row = await world.lsp.call("datastore", {"key": ["t", "k" * 5000], "string": "x" * 1_000_000})
         assert len(row["hex"]) == 2_000_000

@@ -1,4 +1,4 @@
-"""The RPC sequence of a JIT open, its errors, the wallet behind it (contract O)."""
+"""The RPC sequence of a JIT open, its errors, the wallet behind it (facts cln:O)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def code_and_text(work: Any) -> tuple[int, str]:
 
 
 async def test_the_sequence_answers_as_recorded(make_world: MakeWorld) -> None:
-    """O, A5: shapes of every answer in a_single_var; numbers of fundpsbt to the satoshi."""
+    """O, cln:A5: shapes of every answer in a_single_var; numbers of fundpsbt to the satoshi."""
     async with make_world() as world:
         client = world.client()
         lsp = world.lsp
@@ -52,7 +52,7 @@ async def test_the_sequence_answers_as_recorded(make_world: MakeWorld) -> None:
 
 
 async def test_the_client_learns_first_and_the_answer_precedes_our_notification(make_world: MakeWorld) -> None:
-    """O4, A5: order of a_single_var at 3.467 to 3.482; no channel_opened on the funder."""
+    """cln:O4, cln:A5: order of a_single_var at 3.467 to 3.482; no channel_opened on the funder."""
     real = [
         entry["msg"]["params"]["channel_state_changed"]
         for entry in recording("a_single_var")
@@ -78,7 +78,7 @@ async def test_the_client_learns_first_and_the_answer_precedes_our_notification(
 
 
 async def test_a_withheld_channel_keeps_its_psbt(make_world: MakeWorld) -> None:
-    """O2: withheld and psbt (version 2) until sendpsbt; rows as recorded before, after, confirmed."""
+    """cln:O2: withheld and psbt (version 2) until sendpsbt; rows as recorded before, after, confirmed."""
     real = [answer["result"]["channels"][0] for answer in answers_of("a_single_var", "listpeerchannels")]
     async with make_world() as world:
         opened = await open_channel(world.lsp, world.client())
@@ -97,7 +97,7 @@ async def test_a_withheld_channel_keeps_its_psbt(make_world: MakeWorld) -> None:
 
 
 async def test_reservations_end_after_72_blocks(make_world: MakeWorld) -> None:
-    """O1: then signpsbt refuses, fundpsbt hands the input out again, reserveinputs mends it (o1_reserve_expiry)."""
+    """cln:O1: then signpsbt refuses, fundpsbt hands the input out again, reserveinputs mends it (o1_reserve_expiry)."""
     (real,) = [answer["result"] for answer in answers_of("o1_reserve_expiry", "reserveinputs", "l2/driver-rpc")]
     async with make_world(wallet_sat=(1_000_000,)) as world:
         lsp = world.lsp
@@ -139,7 +139,7 @@ async def test_extended_reservations_add_up(make_world: MakeWorld) -> None:
     [((), 200_000), ((150_000,), 200_000), ((250_000, 150_000), 900_000)],
 )
 async def test_want_of_money_is_301_to_the_satoshi(make_world: MakeWorld, outputs: tuple[int, ...], ask: int) -> None:
-    """O9: the recorded texts of h_no_funds."""
+    """cln:O9: the recorded texts of h_no_funds."""
     texts = [
         answer["error"]["message"]
         for request, answer in recorded_calls("h_no_funds")
@@ -153,7 +153,7 @@ async def test_want_of_money_is_301_to_the_satoshi(make_world: MakeWorld, output
 
 
 async def test_unconfirmed_and_reserved_outputs_are_not_seen(make_world: MakeWorld) -> None:
-    """O9: not even with minconf=0."""
+    """cln:O9: not even with minconf=0."""
     async with make_world(wallet_sat=(300_000,)) as world:
         lsp = world.lsp
         world.chain.grant(300_000, lsp.wallet.new_script(), confirmed=False)
@@ -166,7 +166,7 @@ async def test_unconfirmed_and_reserved_outputs_are_not_seen(make_world: MakeWor
 
 
 async def test_a_second_broadcast(make_world: MakeWorld) -> None:
-    """O6: harmless in the mempool, -1 with bitcoind's words after confirmation."""
+    """cln:O6: harmless in the mempool, -1 with bitcoind's words after confirmation."""
     async with make_world() as world:
         opened = await open_channel(world.lsp, world.client())
         signed = (await world.lsp.call("signpsbt", {"psbt": opened.psbt}))["signed_psbt"]
@@ -182,14 +182,14 @@ async def test_a_second_broadcast(make_world: MakeWorld) -> None:
     [([12], [12, 46, 50]), ([12, 46, 50], [12, 46, 50]), ([50, 22, 12, 46], [12, 22, 46, 50])],
 )
 async def test_channel_types(make_world: MakeWorld, given: list[int], bits: list[int]) -> None:
-    """O8: announce=false with mindepth=0 brings 46 and 50; anchors in any order."""
+    """cln:O8: announce=false with mindepth=0 brings 46 and 50; anchors in any order."""
     async with make_world() as world:
         started, _ = await fund(world.lsp, world.client(), channel_type=given)
         assert started["channel_type"]["bits"] == bits
 
 
 async def test_errors_of_an_open(make_world: MakeWorld) -> None:
-    """O9, O10: the table, with the texts of g_open_rejected."""
+    """cln:O9, cln:O10: the table, with the texts of g_open_rejected."""
     texts = {answer["error"]["message"] for _, answer in recorded_calls("g_open_rejected") if "error" in answer}
     async with make_world() as world:
         lsp, client = world.lsp, world.client()
@@ -229,7 +229,7 @@ def _node_of(text: str) -> str:
 
 
 async def test_the_output_must_be_of_the_size_announced(make_world: MakeWorld) -> None:
-    """O9: 309 with both sums."""
+    """cln:O9: 309 with both sums."""
     async with make_world() as world:
         client = world.client()
         started, text = await fund(world.lsp, client)
@@ -248,7 +248,7 @@ async def test_the_output_must_be_of_the_size_announced(make_world: MakeWorld) -
     ],
 )
 async def test_a_client_that_refuses(make_world: MakeWorld, behaviour: dict[str, Any], text: str) -> None:
-    """O9: -1 `They sent ERROR channel …`; nothing stays behind, a second start works."""
+    """cln:O9: -1 `They sent ERROR channel …`; nothing stays behind, a second start works."""
     async with make_world() as world:
         client = world.client(**behaviour)
         code, said = await code_and_text(fund(world.lsp, client))
@@ -283,7 +283,7 @@ async def test_channel_ready_held_back(make_world: MakeWorld) -> None:
 
 
 async def test_a_zero_reserve_frees_the_reserve(make_world: MakeWorld) -> None:
-    """O8, O3: reserve:0 is what the client must keep; the client's own wish is what we must keep."""
+    """cln:O8, cln:O3: reserve:0 is what the client must keep; the client's own wish is what we must keep."""
     async with make_world() as world:
         client = world.client(reserve_sat=0)
         opened = await open_channel(world.lsp, client, reserve=0)

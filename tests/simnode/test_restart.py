@@ -1,4 +1,4 @@
-"""Stop, kill, restart, replays (contract R)."""
+"""Stop, kill, restart, replays (facts cln:R)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ async def stop(node: Node) -> None:
 async def test_held_parts_are_replayed_in_one_burst_before_peers_connect(
     make_world: MakeWorld, end: Callable[[Node], object]
 ) -> None:
-    """R1, R2, R5: three of four parts over two channels; relative expiry wrong, old heights, then peers (i_restart)."""
+    """cln:R1, cln:R2, cln:R5: three of four parts over two channels; relative expiry wrong, old heights, then peers
+    (i_restart).
+    """
     async with make_world(hearing("block_added", "connect", "shutdown")) as world:
         lsp, client, payer, strings = world.lsp, world.client(), world.payer(channels=2), Strings(world.lsp)
         invoice = invoice_with_fee(client)
@@ -60,7 +62,7 @@ async def test_held_parts_are_replayed_in_one_burst_before_peers_connect(
 
 
 async def test_replays_come_after_init_at_daemon_start(make_world: MakeWorld) -> None:
-    """R1, W11: the node waits for init, however long that takes."""
+    """cln:R1, cln:W11: the node waits for init, however long that takes."""
     async with make_world() as world:
         strings = Strings(world.lsp)
         world.payer().pay(world.client().invoice(1_000, scid="1x1x1"))
@@ -78,7 +80,7 @@ async def test_replays_come_after_init_at_daemon_start(make_world: MakeWorld) ->
 
 
 async def test_parts_that_were_forwarded_are_not_replayed(make_world: MakeWorld) -> None:
-    """R3: they settle after the reconnect, with an event (i7_restart_while_forwarded)."""
+    """cln:R3: they settle after the reconnect, with an event (i7_restart_while_forwarded)."""
     async with make_world(hearing("forward_event")) as world:
         lsp, client, payer, strings = world.lsp, world.client(on_part="hold"), world.payer(), Strings(world.lsp)
         payment = payer.pay(invoice_with_fee(client, 10_000_000))
@@ -99,7 +101,7 @@ async def test_parts_that_were_forwarded_are_not_replayed(make_world: MakeWorld)
 
 
 async def test_a_settle_while_the_plugin_is_down_is_only_in_the_tables(make_world: MakeWorld) -> None:
-    """F4: i8; no event is replayed."""
+    """cln:F4: i8; no event is replayed."""
     async with make_world(hearing("forward_event")) as world:
         lsp, client, payer, strings = world.lsp, world.client(on_part="hold"), world.payer(), Strings(world.lsp)
         payment = payer.pay(invoice_with_fee(client, 10_000_000))
@@ -118,7 +120,9 @@ async def test_a_settle_while_the_plugin_is_down_is_only_in_the_tables(make_worl
 
 
 async def test_a_channel_without_link_is_not_reestablished(make_world: MakeWorld) -> None:
-    """R1, R4, R6: CHANNELD_NORMAL says nothing about the link; a client without a channel does not come back."""
+    """cln:R1, cln:R4, cln:R6: CHANNELD_NORMAL says nothing about the link; a client without a channel does not come
+    back.
+    """
     async with make_world() as world:
         lsp, alice, bob = world.lsp, world.client("alice"), world.client("bob")
         opened = await open_channel(lsp, alice)
@@ -134,7 +138,7 @@ async def test_a_channel_without_link_is_not_reestablished(make_world: MakeWorld
 
 
 async def test_an_answer_after_stop_does_not_count(make_world: MakeWorld) -> None:
-    """W12: on stop answers are ignored and parts replay at the next start."""
+    """cln:W12: on stop answers are ignored and parts replay at the next start."""
     plan = hearing("shutdown", going={"result": "fail", "failure_message": "2002"})
     async with make_world(plan) as world:
         strings = Strings(world.lsp)
@@ -149,7 +153,7 @@ async def test_an_answer_after_stop_does_not_count(make_world: MakeWorld) -> Non
 
 
 async def test_a_restart_drops_openings_and_keeps_reservations(make_world: MakeWorld) -> None:
-    """O1, R: what is stored stays, what is in memory goes."""
+    """cln:O1, R: what is stored stays, what is in memory goes."""
     async with make_world() as world:
         lsp, client = world.lsp, world.client()
         start = {"id": client.node_id, "amount": 200_000, "mindepth": 0, "announce": False}

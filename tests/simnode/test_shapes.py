@@ -23,7 +23,7 @@ FAIL = {"result": "fail", "failure_message": "2002"}
 
 
 async def test_a_channel_whose_peer_is_away(make_world: MakeWorld) -> None:
-    """H10, R4: the row of i9, member by member: no reestablished, no remote update, no owner."""
+    """cln:H10, cln:R4: the row of i9, member by member: no reestablished, no remote update, no owner."""
     rows = [
         answer["result"]["channels"]
         for _, answer in recorded_calls("i9_continue_before_client_back")
@@ -53,7 +53,7 @@ async def test_listfunds(make_world: MakeWorld) -> None:
 
 @pytest.mark.parametrize("topic", ["block_added", "plugin_started", "connect", "disconnect", "shutdown", "warning"])
 async def test_notifications(make_world: MakeWorld, topic: str) -> None:
-    """W3, W4: method and params only, the payload under its own name, as recorded."""
+    """cln:W3, cln:W4: method and params only, the payload under its own name, as recorded."""
     entries = recording("i9_continue_before_client_back")
     real = [entry["msg"] for entry in entries if entry["msg"].get("method") == topic]
     async with make_world(hearing(topic)) as world:
@@ -67,7 +67,7 @@ async def test_notifications(make_world: MakeWorld, topic: str) -> None:
 
 
 async def test_plugin_list_and_stop_by_rpc(make_world: MakeWorld) -> None:
-    """M5: `plugin list`, `plugin stop`, `plugin start` over RPC."""
+    """cln:M5: `plugin list`, `plugin stop`, `plugin start` over RPC."""
     async with make_world() as world, Wire(world.lsp) as wire:
         wire.ask(1, "plugin", {"subcommand": "list"})
         (row,) = (await wire.next())["result"]["plugins"]
@@ -86,7 +86,7 @@ async def test_a_node_without_plugin_does_the_usual(make_world: MakeWorld) -> No
 
 
 async def test_two_plugins_are_asked_in_turn(make_world: MakeWorld) -> None:
-    """H13: the second in the chain sees what the first left; a fail ends the chain."""
+    """cln:H13: the second in the chain sees what the first left; a fail ends the chain."""
     async with make_world({"hooks": {"htlc_accepted": {"result": "continue", "payload": "0201050401ff"}}}) as world:
         plan = {"manifest": {"rpcmethods": []}, "hooks": {"htlc_accepted": FAIL}}
         await world.lsp.start_plugin(PUPPET, env={"PUPPET": json.dumps(plan)})
@@ -110,7 +110,9 @@ async def test_a_line_that_is_cut(make_world: MakeWorld) -> None:
 
 @pytest.mark.slow
 async def test_stock_pyln_client_runs_on_it(make_world: MakeWorld) -> None:
-    """W7, W8: options, a method with an RPC call inside, a background hook, a handler that raises becomes 2002."""
+    """cln:W7, cln:W8: options, a method with an RPC call inside, a background hook, a handler that raises becomes
+    2002.
+    """
     plugin = [sys.executable, str(HERE / "plugins" / "stock.py")]
     async with make_world(plugin=plugin, options={"stock-word": "hello"}) as world:
         answer = await world.lsp.call("stock-info")

@@ -1,4 +1,4 @@
-"""The pipes between the node and a plugin, and the RPC socket (contract W, P, shutdown)."""
+"""The pipes between the node and a plugin, and the RPC socket (facts cln:W and cln:P, shutdown)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MakeWorld = Callable[..., World]
 
 
 async def test_the_first_two_requests_are_getmanifest_and_init(make_world: MakeWorld) -> None:
-    """W1, M2: order, ids, and what init says."""
+    """cln:W1, cln:M2: order, ids, and what init says."""
     async with make_world() as world:
         first, second = world.transcript.select("host>plugin")[:2]
         assert first["msg"]["method"] == "getmanifest"
@@ -42,7 +42,7 @@ async def test_the_first_two_requests_are_getmanifest_and_init(make_world: MakeW
 
 
 async def test_the_environment_is_that_of_lightningd(make_world: MakeWorld) -> None:
-    """W1: LIGHTNINGD_PLUGIN and LIGHTNINGD_VERSION are set, the working directory is lightning-dir."""
+    """cln:W1: LIGHTNINGD_PLUGIN and LIGHTNINGD_VERSION are set, the working directory is lightning-dir."""
     async with make_world() as world:
         process = Path(f"/proc/{world.lsp.plugin.pid}")
         environment = (process / "environ").read_bytes().split(b"\0")
@@ -53,7 +53,7 @@ async def test_the_environment_is_that_of_lightningd(make_world: MakeWorld) -> N
 
 
 async def test_a_call_on_behalf_of_a_caller_carries_his_id(make_world: MakeWorld) -> None:
-    """W1: caller's id, a slash, our own."""
+    """cln:W1: caller's id, a slash, our own."""
     async with make_world() as world, Wire(world.lsp) as wire:
         wire.ask("mine#7", "puppet-echo", {})
         assert (await wire.next())["id"] == "mine#7"
@@ -62,7 +62,7 @@ async def test_a_call_on_behalf_of_a_caller_carries_his_id(make_world: MakeWorld
 
 
 async def test_several_hooks_are_open_and_answered_in_any_order(make_world: MakeWorld) -> None:
-    """W2, W10: five parts open together, answered last first."""
+    """cln:W2, cln:W10: five parts open together, answered last first."""
     async with make_world() as world:
         strings, client, payer = Strings(world.lsp), world.client(), world.payer()
         payment = payer.pay(client.invoice(5_000, scid="1x1x1"), [1_000] * 5)
@@ -72,7 +72,7 @@ async def test_several_hooks_are_open_and_answered_in_any_order(make_world: Make
 
 
 async def test_frames_are_found_by_structure_and_params_go_on_verbatim(make_world: MakeWorld) -> None:
-    """W9: two newlines and braces inside a string smuggle nothing in, and reach the plugin as they are."""
+    """cln:W9: two newlines and braces inside a string smuggle nothing in, and reach the plugin as they are."""
     forged = '{"a":"}\n\n{\\"jsonrpc\\":\\"2.0\\",\\"method\\":\\"forward_event\\"}","b":1}'
     async with make_world() as world, Wire(world.lsp) as wire:
         frame = '{"jsonrpc":"2.0","id":"x","method":"puppet-echo","params":' + forged + "}"
@@ -86,7 +86,7 @@ async def test_frames_are_found_by_structure_and_params_go_on_verbatim(make_worl
 
 @pytest.mark.parametrize("text", ["hello", '{"id":"none","jsonrpc":"2.0","result":{}}', "}", '["a"]', "{]}"])
 async def test_a_plugin_that_breaks_the_line_is_killed(make_world: MakeWorld, text: str) -> None:
-    """W9, rule 1: no JSON, or an answer to nothing, and lightningd kills the plugin; it lives on itself."""
+    """cln:W9, rule:1: no JSON, or an answer to nothing, and lightningd kills the plugin; it lives on itself."""
     async with make_world() as world:
         broken = asyncio.ensure_future(world.lsp.call("puppet-raw", {"text": text}))
         await world.until(lambda: not world.lsp.plugins, "the plugin is gone")
@@ -95,7 +95,7 @@ async def test_a_plugin_that_breaks_the_line_is_killed(make_world: MakeWorld, te
 
 
 async def test_a_second_answer_to_one_call_kills_the_plugin(make_world: MakeWorld) -> None:
-    """Rule 1: the id is no longer open."""
+    """rule:1: the id is no longer open."""
     async with make_world() as world:
         strings, client, payer = Strings(world.lsp), world.client(), world.payer()
         payer.pay(client.invoice(1_000, scid="1x1x1"))
@@ -109,7 +109,7 @@ async def test_a_second_answer_to_one_call_kills_the_plugin(make_world: MakeWorl
 
 
 async def test_init_may_call_the_node_before_it_is_answered(make_world: MakeWorld) -> None:
-    """M2: the socket is open while init is."""
+    """cln:M2: the socket is open while init is."""
     world = make_world({"init_hold": True})
     async with asyncio.timeout(20):
         starting = asyncio.ensure_future(world.__aenter__())
@@ -124,7 +124,7 @@ async def test_init_may_call_the_node_before_it_is_answered(make_world: MakeWorl
 
 @pytest.mark.slow
 async def test_a_deaf_plugin_does_not_hold_the_node_for_ever(make_world: MakeWorld) -> None:
-    """W6: the handshake is bounded."""
+    """cln:W6: the handshake is bounded."""
     world = make_world({"deaf": True})
     world.lsp.plugin_patience_s = 0.3
     with pytest.raises(PluginFailed, match="getmanifest"):
@@ -133,7 +133,9 @@ async def test_a_deaf_plugin_does_not_hold_the_node_for_ever(make_world: MakeWor
 
 @pytest.mark.parametrize("turns", range(6))
 def test_whoever_connects_as_the_node_dies_is_hung_up_on(tmp_path: Path, turns: int) -> None:
-    """P1, R5: at every turn of the loop at which a connection can be under way; else its socket stays open for ever."""
+    """P1, cln:R5: at every turn of the loop at which a connection can be under way; else its socket stays open for
+    ever.
+    """
     path = str(tmp_path / "rpc")
     caller = socket.socket(socket.AF_UNIX)
 
@@ -154,7 +156,7 @@ def test_whoever_connects_as_the_node_dies_is_hung_up_on(tmp_path: Path, turns: 
 
 
 async def test_a_question_to_a_plugin_that_is_gone_fails_at_once(make_world: MakeWorld) -> None:
-    """W6, H12: nobody waits for the patience to end when the process has."""
+    """cln:W6, cln:H12: nobody waits for the patience to end when the process has."""
     async with make_world() as world:
         plugin = world.lsp.plugin
         await world.lsp.kill_plugin()
@@ -163,7 +165,7 @@ async def test_a_question_to_a_plugin_that_is_gone_fails_at_once(make_world: Mak
 
 
 async def test_a_process_that_ends_while_it_starts_is_no_plugin(make_world: MakeWorld) -> None:
-    """M5: its end came before anybody read its pipe, and `plugin start` says so at once."""
+    """cln:M5: its end came before anybody read its pipe, and `plugin start` says so at once."""
     async with make_world() as world:
 
         async def start_and_bury(*given: Any) -> Child:
@@ -178,7 +180,7 @@ async def test_a_process_that_ends_while_it_starts_is_no_plugin(make_world: Make
 
 
 async def test_hooks_arrive_before_init_is_answered_on_a_dynamic_start(make_world: MakeWorld) -> None:
-    """W11, M2: startup is false, and a part comes before init's answer."""
+    """cln:W11, cln:M2: startup is false, and a part comes before init's answer."""
     async with make_world() as world:
         argv, plan = world.lsp.plugin.argv, json.dumps({"init_hold": True})
         await world.lsp.stop_plugin()
@@ -197,7 +199,7 @@ async def test_hooks_arrive_before_init_is_answered_on_a_dynamic_start(make_worl
 
 
 async def test_answers_on_the_way_out_count(make_world: MakeWorld) -> None:
-    """W5, W12: a subscriber to shutdown answers its open hooks while it goes."""
+    """cln:W5, cln:W12: a subscriber to shutdown answers its open hooks while it goes."""
     plan = hearing("shutdown", going={"result": "fail", "failure_message": "10070000"})
     async with make_world(plan) as world:
         payment = world.payer().pay(world.client().invoice(3_000, scid="1x1x1"), [1_000] * 3)
@@ -210,7 +212,7 @@ async def test_answers_on_the_way_out_count(make_world: MakeWorld) -> None:
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_a_plugin_gone_turns_held_parts_into_unknown_next_peer(make_world: MakeWorld, how: str) -> None:
-    """H12, W12: silent plugins leave 400a behind, by plugin stop and by kill -9; the node lives on."""
+    """cln:H12, cln:W12: silent plugins leave 400a behind, by plugin stop and by kill -9; the node lives on."""
     async with make_world() as world:
         payment = world.payer().pay(world.client().invoice(2_000, scid="1x1x1"), [1_000] * 2)
         await Strings(world.lsp).opened(2)
@@ -221,7 +223,7 @@ async def test_a_plugin_gone_turns_held_parts_into_unknown_next_peer(make_world:
 
 @pytest.mark.slow
 async def test_a_plugin_that_lingers_is_killed_after_its_grace(make_world: MakeWorld) -> None:
-    """W5: lightningd waits, then kills."""
+    """cln:W5: lightningd waits, then kills."""
     async with make_world(hearing("shutdown", linger=True)) as world:
         world.lsp.shutdown_grace_s = 0.2
         plugin = world.lsp.plugin
@@ -230,7 +232,7 @@ async def test_a_plugin_that_lingers_is_killed_after_its_grace(make_world: MakeW
 
 
 async def test_a_killed_node_is_an_end_of_file_for_the_plugin(make_world: MakeWorld) -> None:
-    """W5: SIGKILL of lightningd shows as EOF on stdin and a dead socket, nothing else."""
+    """cln:W5: SIGKILL of lightningd shows as EOF on stdin and a dead socket, nothing else."""
     async with make_world(hearing("shutdown")) as world:
         plugin = world.lsp.plugin
         world.lsp.sigkill()
@@ -252,7 +254,7 @@ async def test_requests_on_one_connection_overtake_each_other(make_world: MakeWo
 
 @pytest.mark.slow
 async def test_full_pipes_lose_nothing(make_world: MakeWorld) -> None:
-    """W10: lightningd reads nothing while a megabyte of answers waits; then all are there."""
+    """cln:W10: lightningd reads nothing while a megabyte of answers waits; then all are there."""
     async with make_world() as world, Wire(world.lsp) as wire:
         world.lsp.plugin.listen(False)
         for number in range(300):
@@ -271,7 +273,7 @@ async def test_an_error_of_a_wait_shows_what_was_said(make_world: MakeWorld) -> 
 
 
 def test_the_splitter_takes_any_cut() -> None:
-    """W9: one byte at a time gives the same frames as all at once."""
+    """cln:W9: one byte at a time gives the same frames as all at once."""
     data = b'{"a":"\\"}{"}\n\n {"b":[{"c":"]"}]}{}\n'
     whole = Splitter().feed(data)
     slow = Splitter()
@@ -281,13 +283,13 @@ def test_the_splitter_takes_any_cut() -> None:
 
 @pytest.mark.parametrize("data", [b"x{}", b"]", b"[]", b'{} "a" {}', b"{}1"])
 def test_the_splitter_refuses_what_is_no_object(data: bytes) -> None:
-    """W9: never resynchronise."""
+    """cln:W9: never resynchronise."""
     with pytest.raises(BadFrame):
         Splitter().feed(data)
 
 
 def test_raw_members_are_found_at_the_top_only() -> None:
-    """W9: `params` inside a string or deeper down is another one."""
+    """cln:W9: `params` inside a string or deeper down is another one."""
     frame = b'{"id":"\\"params\\":1","x":{"params":2},"params": {"a" : "b\n"} ,"method":"m"}'
     assert raw_member(frame, "params") == b'{"a" : "b\n"}'
     assert raw_member(frame, "nothing") is None

@@ -77,7 +77,7 @@ async def test_the_client_checks_extra_fee(make_world: MakeWorld, extra: str, ob
 
 
 async def test_a_client_waits_for_the_whole_set(make_world: MakeWorld) -> None:
-    """C4, I-27: a part that waits alone ends with mpp_timeout after 70 s."""
+    """cln:C4, I-27: a part that waits alone ends with mpp_timeout after 70 s."""
     async with make_world() as world:
         client, payer, strings = world.client(), world.payer(), Strings(world.lsp)
         invoice = invoice_with_fee(client)

@@ -77,7 +77,7 @@ def test_figures_from_a_real_lightningd_become_ratios() -> None:
 
 
 def test_the_report_can_be_read_by_people_programs_and_browsers() -> None:
-    """Issue 7: table, --json, --plot."""
+    """Table, --json, --plot."""
     machine = {"cpu": "x & y", "cores": 2, "load": "1", "system": "s", "python": "3", "lsps2fast": "0"}
     rates = {1000: LATE, 10_000: LATE}
     results = Results(

@@ -58,7 +58,7 @@ def wrong(report: Json) -> set[str]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_three_sales_between_two_plugins(mode: str) -> None:
-    """Issue 2.8, issue 5.6: every figure, from both plugins' pipes."""
+    """Every figure, from both plugins' pipes."""
     code, report = played("--mode", mode)
     assert (code, report["ok"], report["mode"], wrong(report)) == (0, True, mode, set())
     assert list(report) == ["ok", "seed", "mode", "sales"]
@@ -75,13 +75,13 @@ def test_three_sales_between_two_plugins(mode: str) -> None:
 
 
 def test_a_seed_makes_a_run_again() -> None:
-    """Issue 2.7: figures, states and transactions."""
+    """Figures, states and transactions."""
     arguments = ("--mode", sales.CLIENT_TRUSTS)
     assert figures(play(*arguments)) == figures(played(*arguments))
 
 
 def test_the_story_tells_service_and_client_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    """Issue 5.6: one line a step, who did it in front; plain where there is no terminal."""
+    """One line a step, who did it in front; plain where there is no terminal."""
     assert cli.main(["demo"]) == 0
     text = capsys.readouterr().out
     for step in (
@@ -105,7 +105,7 @@ def test_the_story_tells_service_and_client_apart(capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize(("vice", "mode"), CHEATS)
 def test_the_client_refuses_and_nobody_pays(vice: str, mode: str) -> None:
-    """Issue 5.6, T37, T46, I-11, I-14, I-23, I-30: money back, no preimage, and a sentence that says why."""
+    """trap:37, trap:46, I-11, I-14, I-23, I-30: money back, no preimage, and a sentence that says why."""
     code, report = played("--evil-lsp", vice, "--mode", mode)
     assert (code, report["ok"], report["evil_lsp"], wrong(report)) == (0, True, vice, set())
     refusal = report["refusal"]
@@ -119,7 +119,7 @@ def test_the_client_refuses_and_nobody_pays(vice: str, mode: str) -> None:
 
 @pytest.mark.parametrize("vice", evil.VICES)
 def test_a_cheat_of_one_seed_happens_again(vice: str) -> None:
-    """Issue 2.7; and each vice has a mode of its own when none is given."""
+    """Each vice has a mode of its own when none is given."""
     assert figures(play("--evil-lsp", vice)) == figures(played("--evil-lsp", vice, "--mode", evil.VICES[vice].mode))
 
 
@@ -162,7 +162,7 @@ def test_a_cheat_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_sale_by_a_cheat_is_no_success(monkeypatch: pytest.MonkeyPatch, vice: str, mode: str, said: str) -> None:
-    """Issue 2.8: exit code 1 if anything is off, and the check that does not hold."""
+    """Exit code 1 if anything is off, and the check that does not hold."""
     monkeypatch.setattr(sales, "SERVICE", evil.service_with(vice))
     monkeypatch.setattr(sales, "World", functools.partial(World, timeout_s=3.0))
     code, report = play("--mode", mode)
@@ -201,7 +201,7 @@ def test_a_careless_client_is_found_out(capsys: pytest.CaptureFixture[str], monk
 
 
 def test_the_service_does_not_know_its_vices() -> None:
-    """Issue 5.6: nothing but the demo starts them, and no part of the service names them."""
+    """Nothing but the demo starts them, and no part of the service names them."""
     root = Path(lsps2fast_plugin.__file__).parent
     named = {path for path in root.rglob("*.py") if re.search(r"\bevil(_lsp)?\b(?!-)", path.read_text())}
     assert {path.relative_to(root).parts[0] for path in named} == {"tools"}

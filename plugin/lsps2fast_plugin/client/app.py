@@ -108,7 +108,7 @@ class Client:
     # Start ---------------------------------------------------------------------------------------
 
     def _init(self, options: Json, configuration: Json, **_: Any) -> Json | None:
-        """Answer at once (rule 15); the records are read in the background."""
+        """Answer at once (rule:15); the records are read in the background."""
         try:
             self.settings = read_settings(self.plugin)
             currency = CURRENCIES.get(configuration["network"])
@@ -159,7 +159,7 @@ class Client:
         )
 
     async def _start(self) -> None:
-        """Read the records, look at the node, then let in the HTLCs that waited (W11)."""
+        """Read the records, look at the node, then let in the HTLCs that waited (cln:W11)."""
         assert self.settings is not None
         info = await self._until("getinfo")
         self.chain.block(info["blockheight"])
@@ -246,7 +246,7 @@ class Client:
             self.host.let_go(scan.id_raw)
 
     def _on_openchannel(self, request: Request, openchannel: Json, **_: Any) -> None:
-        """Answered from memory where that can be; before the records are read it waits for them (W11)."""
+        """Answered from memory where that can be; before the records are read it waits for them (cln:W11)."""
         if self._ready.is_set():
             self.door.knock(request, openchannel)
         else:

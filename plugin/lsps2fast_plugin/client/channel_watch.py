@@ -1,9 +1,9 @@
 """Channels an LSP opened for us: what they are for, whether their funding appears, and what to do when it does not.
 
 In client-trusts-LSP mode we claim before the funding is broadcast. From then on it is owed: it must come into sight
-within a time, as the right output. If not, the owner is warned and the LSP is not trusted again (T46). Until it is as
-deep as the owner asks, or in sight when he has trusted the LSP for the purchase, nothing else is received over the
-channel. Channels that an LSP gave up before anything was paid are cleaned away (A4).
+within a time, as the right output. If not, the owner is warned and the LSP is not trusted again (trap:46). Until it is
+as deep as the owner asks, or in sight when he has trusted the LSP for the purchase, nothing else is received over the
+channel. Channels that an LSP gave up before anything was paid are cleaned away (cln:A4).
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ class Watch:
     # ---- what an LSP gave up
 
     async def _look_unpaid(self, channel: JitChannel, row: Json | None) -> None:
-        """Before anything was paid: an LSP may give the channel up; our side does not learn of it (A4)."""
+        """Before anything was paid: an LSP may give the channel up; our side does not learn of it (cln:A4)."""
         if row is None:
             await self._drop(channel)
             return

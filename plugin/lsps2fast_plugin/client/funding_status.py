@@ -1,4 +1,4 @@
-"""What lightningd and its chain backend say about a channel and its funding (I-30, T46).
+"""What lightningd and its chain backend say about a channel and its funding (I-30, trap:46).
 
 lightningd shows plugins neither the funding script nor the mempool, so an unconfirmed funding is judged by its
 outpoint: it must exist, have the channel's amount and be a P2WSH. Once confirmed lightningd, which knows the script,
@@ -64,7 +64,7 @@ class Chain:
         self.height = 0
 
     def block(self, height: int) -> None:
-        """A block came; after a restart old ones come again (host contract R2)."""
+        """A block came; after a restart old ones come again (cln:R2)."""
         self.height = max(self.height, height)
 
     async def rows(self, **which: str) -> list[dict[str, Any]]:

@@ -214,7 +214,7 @@ class Incoming:
         """The plugin ends: whoever paid may try again.
 
         What we know of the parts stays in their record: when lightningd itself stops it ignores these answers and
-        asks again at its next start, without the TLVs (host contract W12, I-32).
+        asks again at its next start, without the TLVs (cln:W12, I-32).
         """
         for payment in list(self._payments.values()):
             for call in payment.take_calls(list(payment.calls)):
@@ -268,7 +268,7 @@ class Incoming:
             self._host.spawn(self._release(payment))
 
     async def _key(self, scan: Any) -> Key:
-        """A part's lasting name: a scid changes when its channel confirms (host contract H3)."""
+        """A part's lasting name: a scid changes when its channel confirms (cln:H3)."""
         channel_id = await self._chain.channel_of(scan.in_scid)
         return (channel_id or format_scid(scan.in_scid), scan.htlc_id)
 

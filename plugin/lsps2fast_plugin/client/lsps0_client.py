@@ -108,7 +108,7 @@ class Lsps0Client:
         return reply.result or {}
 
     async def _send(self, peer_id: str, method: str, payload: bytes) -> None:
-        """MAX_PAYLOAD was checked when it was encoded: one byte more would end lightningd (host contract L4)."""
+        """MAX_PAYLOAD was checked when it was encoded: one byte more would end lightningd (cln:L4)."""
         assert len(payload) <= MAX_PAYLOAD
         message = MESSAGE_TYPE_HEX + payload.hex()
         try:

@@ -1,4 +1,4 @@
-"""Keeping a channel without funding out of the invoices lightningd makes: the `invoice` command, rewritten (T46).
+"""Keeping a channel without funding out of the invoices lightningd makes: the `invoice` command, rewritten (trap:46).
 
 lightningd offers private channels by itself and cannot be told to leave one out; its `exposeprivatechannels` can.
 """

@@ -72,7 +72,7 @@ class WalletRecords:
         found = []
         for row in (await self._call("listdatastore", {"key": list(folder)}))["datastore"]:
             if "hex" not in row or len(row["key"]) != len(folder) + 1:
-                continue  # a folder (contract D4)
+                continue  # a folder (cln:D4)
             try:
                 record = msgspec.json.decode(bytes.fromhex(row["hex"]))
                 if "version" not in record:
@@ -170,7 +170,7 @@ class WalletRecords:
 
     async def _write(self, key: tuple[str, ...], record: Callable[[], Json]) -> None:
         async with self._locks.setdefault(key, asyncio.Lock()):
-            # hex, not string: lightningd refuses strings with \u escapes (contract D3)
+            # hex, not string: lightningd refuses strings with \u escapes (cln:D3)
             value = msgspec.json.encode(record()).hex()
             await self._call("datastore", {"key": list(key), "hex": value, "mode": "create-or-replace"})
 

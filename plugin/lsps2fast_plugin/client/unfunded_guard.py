@@ -1,4 +1,5 @@
-"""Nothing but its purchase comes in over a channel whose funding is not what its owner asks for (rule 27, T46, W0).
+"""Nothing but its purchase comes in over a channel whose funding is not what its owner asks for (rule:27, trap:46,
+wallet:W0).
 
 Otherwise an LSP could open a JIT channel, never fund it, and take whatever else is paid to the wallet over it; or route
 through the wallet, in over that channel and out over a real one, for which no payment to the wallet is needed.

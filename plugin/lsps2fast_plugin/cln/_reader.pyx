@@ -200,7 +200,7 @@ class Output:
         k.pthread_mutex_destroy(cython.address(self._c.mutex))
 
     def write(self, whole_frames: bytes) -> None:
-        """Write whole frames; blocks while the pipe is full (W10)."""
+        """Write whole frames; blocks while the pipe is full (cln:W10)."""
         data: cython.p_const_uchar = whole_frames
         size: cython.size_t = len(whole_frames)
         failed: cython.int

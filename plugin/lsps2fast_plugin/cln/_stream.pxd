@@ -85,7 +85,9 @@ cdef struct Pipe:
 
 
 cdef inline int pipe_write(Pipe* pipe, const unsigned char* data, size_t size) noexcept nogil:
-    """Write whole frames, from any thread; 0, or the errno that ended all writing. Blocks while the pipe is full (W10)."""
+    """Write whole frames, from any thread; 0, or the errno that ended all writing. Blocks while the pipe is full
+    (cln:W10).
+    """
     cdef pollfd wait
     cdef Py_ssize_t done
     cdef int failed = 0
@@ -265,7 +267,9 @@ cdef inline bint asked_to_stop(Stream* s) noexcept nogil:
 
 
 cdef inline bint stop_reading(Stream* s) noexcept nogil:
-    """From any thread: ask for the end; whether run() is still to be nudged again, as a nudge right before a read is lost."""
+    """From any thread: ask for the end; whether run() is still to be nudged again, as a nudge right before a read is
+    lost.
+    """
     cdef bint running
     pthread_mutex_lock(&s.gate)
     s.stop = True
@@ -354,7 +358,7 @@ cdef inline void let_go(Stream* s, c.Walk* call) noexcept nogil:
 
 
 cdef inline bint is_unwanted_event(Stream* s, c.Walk* event) noexcept nogil:
-    """Whether a forward_event belongs to no payment of interest (W15)."""
+    """Whether a forward_event belongs to no payment of interest (cln:W15)."""
     cdef u64 payment_hash[4]
     if not c.forward_event(event):
         return False

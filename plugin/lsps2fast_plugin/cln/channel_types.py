@@ -51,8 +51,8 @@ class OurNode:
     def commitment_rates(self, perkw: Mapping[str, Any]) -> CommitmentRates:
         """From the `perkw` of `feerates`.
 
-        Without anchors lightningd proposes a channel at the `opening` rate and raises it at once (host fact O11); what
-        it raises to, with and without anchors, is its rate for closing and a little on top.
+        Without anchors lightningd proposes a channel at the `opening` rate and raises it at once (host fact cln:O11);
+        what it raises to, with and without anchors, is its rate for closing and a little on top.
         """
         plain = (perkw.get("opening"), perkw.get("unilateral_close"), perkw["min_acceptable"])
         plain_perkw = self._raised(*plain)

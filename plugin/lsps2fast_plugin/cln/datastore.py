@@ -15,7 +15,7 @@ import msgspec
 
 from lsps2fast.errors import NodeError, StoreError
 
-NO_SUCH_KEY = 1200  # deldatastore, contract D2
+NO_SUCH_KEY = 1200  # deldatastore, cln:D2
 Key = tuple[str, ...]
 
 
@@ -49,7 +49,7 @@ class DatastoreRecords:
             if value is None:
                 await self._delete(key)
             else:
-                # hex, not string: lightningd refuses strings with \u escapes (contract D3)
+                # hex, not string: lightningd refuses strings with \u escapes (cln:D3)
                 params = {"key": list(key), "hex": msgspec.json.encode(value).hex(), "mode": "create-or-replace"}
                 await self._call("datastore", params)
             self.commits += 1

@@ -3,7 +3,7 @@
 Built on pyln-client's `Plugin`, which keeps options, manifest, methods and the dispatch of everything rare (pyln_side);
 its reading loop is replaced by the lane (lane.py) and its output goes through the lane's lock as
 whole frames. What is decided about an HTLC belongs to `on_htlc`; that each HTLC gets exactly one well-formed answer,
-whatever happens, belongs here (money rule 1), and so does failing the held ones on the way out (rule 17).
+whatever happens, belongs here (rule:1), and so does failing the held ones on the way out (rule:17).
 
 One asyncio loop owns everything but the lane. Only `log`, `answers` and writes may come from another thread.
 """
@@ -31,10 +31,10 @@ from lsps2fast_plugin.cln.reader import HookReader, HtlcFilter, Verdict, make_la
 __all__ = ["Host", "HtlcFilter"]
 
 
-TEMPORARY_CHANNEL_FAILURE = "10070000"  # H7: the form BOLT 4 asks for
+TEMPORARY_CHANNEL_FAILURE = "10070000"  # cln:H7: the form BOLT 4 asks for
 MOST_WAITING = 10_000  # frames between lane and loop; beyond that the lane stops reading
 FRAMES_A_TURN = 100  # frames handled before other tasks of the loop get their turn
-SHUTDOWN_S = 5.0  # for all on_shutdown callbacks; lightningd waits 30 s (W5)
+SHUTDOWN_S = 5.0  # for all on_shutdown callbacks; lightningd waits 30 s (cln:W5)
 
 
 class Host(PylnAdapter):
@@ -86,7 +86,7 @@ class Host(PylnAdapter):
     async def run(self) -> int:
         """Serve lightningd until `shutdown`, SIGTERM or the end of stdin; the exit code.
 
-        On the way out every HTLC that has no answer is failed with 10070000 (W12). 1 when the stream made no sense.
+        On the way out every HTLC that has no answer is failed with 10070000 (cln:W12). 1 when the stream made no sense.
         """
         if os.environ.get("LIGHTNINGD_PLUGIN") != "1":
             self.plugin.run()  # prints the usage
@@ -127,17 +127,17 @@ class Host(PylnAdapter):
         self._judge_waiting()
 
     def interest_loaded(self) -> None:
-        """`interest` is complete: HTLCs that waited are judged, in the order they came (W11)."""
+        """`interest` is complete: HTLCs that waited are judged, in the order they came (cln:W11)."""
         self.interest.channels_loaded = True
         self.interest.loaded = True
         self._judge_waiting()
 
     def forward(self, id_raw: bytes, payload_hex: str, channel_id: str, extra_tlvs_hex: str) -> None:
-        """Answer `continue` into a channel with another payload (H5); see `hook.answer_forward`."""
+        """Answer `continue` into a channel with another payload (cln:H5); see `hook.answer_forward`."""
         self._answer(id_raw, hook.answer_forward, payload_hex, channel_id, extra_tlvs_hex)
 
     def final(self, id_raw: bytes, payload_hex: str, invoice_msat: int | None = None) -> None:
-        """Answer `continue` here with another payload (C2); see `hook.answer_final`."""
+        """Answer `continue` here with another payload (cln:C2); see `hook.answer_final`."""
         self._answer(id_raw, hook.answer_final, payload_hex, invoice_msat)
 
     def fail(self, id_raw: bytes, failure_hex: str) -> None:
@@ -161,7 +161,9 @@ class Host(PylnAdapter):
             self.write(lenient_json.notification("log", {"level": level, "message": line}))
 
     def write(self, whole_frames: bytes) -> None:
-        """Write whole frames to lightningd; from any thread. Blocks while the pipe is full, which is enough (W10)."""
+        """Write whole frames to lightningd; from any thread. Blocks while the pipe is full, which is enough
+        (cln:W10).
+        """
         self._out.write(whole_frames)
 
     def _on_broken_stdout(self, error: OSError) -> None:

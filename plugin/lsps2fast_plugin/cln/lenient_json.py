@@ -45,7 +45,9 @@ def parse(frame: bytes, *, unique: bool = False) -> dict[str, Any]:
 
 
 def for_pyln(call: dict[str, Any]) -> bytes:
-    """The object as pyln-client wants it: one line, control characters escaped, so that no string can end it (W9)."""
+    """The object as pyln-client wants it: one line, control characters escaped, so that no string can end it
+    (cln:W9).
+    """
     return json.dumps(call).encode() + b"\n\n"
 
 

@@ -1,4 +1,4 @@
-"""Everything rare, through pyln-client by public means only (W13): methods, other hooks, notifications."""
+"""Everything rare, through pyln-client by public means only (cln:W13): methods, other hooks, notifications."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INVALID_PARAMS = -32602
 METHOD_NOT_FOUND = -32601
 INTERNAL_ERROR = -32603
 
-# The answers that harm least when a hook of ours breaks. An error or null would abort lightningd (H9).
+# The answers that harm least when a hook of ours breaks. An error or null would abort lightningd (cln:H9).
 FALLBACKS = {
     "htlc_accepted": {"result": "fail", "failure_message": TEMPORARY_NODE_FAILURE},
     "openchannel": {"result": "reject", "error_message": "internal error of the plugin"},
@@ -110,7 +110,7 @@ class PylnAdapter(abc.ABC):
                 if not isinstance(result, dict) or not isinstance(result.get("result"), str):
                     raise ValueError(f"not an answer to a hook: {result!r:.200}")
                 hook.answer(b"0", lenient_json.for_pyln(result).strip())
-            except Exception:  # an unanswered or wrongly answered hook harms the whole node (H9)
+            except Exception:  # an unanswered or wrongly answered hook harms the whole node (cln:H9)
                 fallback = FALLBACKS.get(name, CONTINUE)
                 self.log(f"hook {name} failed, answered {fallback}\n{traceback.format_exc()}", "error")
                 return fallback

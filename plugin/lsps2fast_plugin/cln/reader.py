@@ -1,7 +1,7 @@
 """The lane: the thread that owns stdin, so that no forward of the node waits for what the loop is doing.
 
-It cuts frames, answers every HTLC that cannot be ours at once, drops forward_events nobody here waits for (W15), and
-hands on all else in order. It knows nothing of sessions, only the sets in `HtlcFilter`, which the loop changes.
+It cuts frames, answers every HTLC that cannot be ours at once, drops forward_events nobody here waits for (cln:W15),
+and hands on all else in order. It knows nothing of sessions, only the sets in `HtlcFilter`, which the loop changes.
 
 There are two: `_lane.pyx` reads and answers without the GIL; `PythonReader`, below, serves where there is no C. An
 `HtlcFilter` says which one its host gets, because the sets must lie where that lane can look: `make_lane`.
@@ -67,13 +67,13 @@ class HtlcFilter:
     """What concerns this plugin. The owner fills the sets, on the loop; a change counts once the call returns.
 
     scids           next hops that are ours (64-bit numbers)
-    channel_ids     channels no forward may enter unseen, lower-case hex (withheld ones, money rule 7)
+    channel_ids     channels no forward may enter unseen, lower-case hex (withheld ones, rule:7)
     payment_hashes  payments to be seen wherever they go, 32 bytes; also the forward_events wanted
-    peers           node ids of peers whose HTLCs are all to be seen, wherever they go (money rule 27): a channel has
+    peers           node ids of peers whose HTLCs are all to be seen, wherever they go (rule:27): a channel has
                     several names, which change, its peer has one
     every_payment   as if payment_hashes held all there are
     channels_loaded the channel_ids are complete; until then a forward into a known channel waits, too
-    loaded          all is complete; until then only what cannot be ours is foreign (W11)
+    loaded          all is complete; until then only what cannot be ours is foreign (cln:W11)
     final_hops      the client's: an HTLC that ends here is looked up by payment hash, and is ours if its message had
                     extra TLVs: a fee may be in them (I-22). Else it is foreign
     """
@@ -221,7 +221,7 @@ class PythonOutput:
         self._mute = False
 
     def write(self, whole_frames: bytes) -> None:
-        """Write whole frames; blocks while the pipe is full, which is enough (W10)."""
+        """Write whole frames; blocks while the pipe is full, which is enough (cln:W10)."""
         try:
             with self._lock:
                 self._write_all(whole_frames)
@@ -336,7 +336,7 @@ class PythonReader:
         return True
 
     def _is_unwanted(self, frame: bytes) -> bool:
-        """Whether it is a forward_event that nobody here waits for (W15)."""
+        """Whether it is a forward_event that nobody here waits for (cln:W15)."""
         event = hook.event_hash(frame) if self._interest.loaded else None
         return event is not None and not self._interest.wants(event)
 

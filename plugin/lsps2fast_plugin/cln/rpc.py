@@ -1,7 +1,7 @@
 """One kept connection to lightningd's RPC socket, many calls in flight.
 
 lightningd takes any number of requests before it answers the first and answers each when it is done, so a slow call
-holds up nobody (host contract P1). A connection is one `_Link`: a task reads for as long as it lives, whatever is
+holds up nobody (cln:P1). A connection is one `_Link`: a task reads for as long as it lives, whatever is
 being written, because both sides stand still when neither reads. When a link dies, its open calls end with
 NodeUnreachable (whether they took effect is unknown) and the next call makes a new one. What the calls mean belongs
 to the callers.
@@ -157,7 +157,7 @@ class Rpc:
         is called once it has come, or cannot come any more because the connection has ended.
         """
         call_id = f"lsps2fast:{method}#{next(self._numbers)}"
-        # msgspec writes text as UTF-8: lightningd refuses \\u escapes in some parameters (D3).
+        # msgspec writes text as UTF-8: lightningd refuses \\u escapes in some parameters (cln:D3).
         request = msgspec.json.encode({"jsonrpc": "2.0", "id": call_id, "method": method, "params": params or {}})
         link = None
         try:

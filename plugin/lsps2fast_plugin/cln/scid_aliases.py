@@ -1,4 +1,4 @@
-"""The names of incoming channels: a zero-conf one is called by its alias until it confirms, then by its scid (H3).
+"""The names of incoming channels: a zero-conf one is called by its alias until it confirms, then by its scid (cln:H3).
 
 A part keeps the name it came under. What lightningd says of it later, in an event, a table or a replay, may use the
 other one; here is who is who.

@@ -88,7 +88,7 @@ class Service:
     """One LSP plugin process."""
 
     def __init__(self, announce: bool = False) -> None:
-        """`announce`: set feature bit 729. lightningd takes it only from a plugin it starts itself (M6)."""
+        """`announce`: set feature bit 729. lightningd takes it only from a plugin it starts itself (cln:M6)."""
         bits = FEATURE_BITS_HEX if announce else None
         self.plugin = Plugin(autopatch=False, dynamic=not announce, init_features=bits, node_features=bits)
         self.clock = Clock()
@@ -134,7 +134,7 @@ class Service:
     # Start ---------------------------------------------------------------------------------------
 
     def _init(self, options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> dict[str, Any] | None:
-        """Answer at once (rule 15); the journal is read in the background."""
+        """Answer at once (rule:15); the journal is read in the background."""
         path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
         try:
             settings = read_settings(self.plugin)
@@ -240,7 +240,7 @@ class Service:
         return found
 
     async def _start(self) -> None:
-        """Read the journal, look at the node, then let the parts in that waited (W11)."""
+        """Read the journal, look at the node, then let the parts in that waited (cln:W11)."""
         assert self.settings is not None
         await self._guard_withheld()
         if self.metrics is not None and self.settings.metrics_listen is not None:
@@ -283,7 +283,7 @@ class Service:
                 self.host.log(f"a notification failed\n{traceback.format_exc()}", "error")
 
     async def _guard_withheld(self) -> None:
-        """Know every withheld channel first: forwards into others need not wait for the journal (rule 7, W11)."""
+        """Know every withheld channel first: forwards into others need not wait for the journal (rule:7, cln:W11)."""
         for channel in (await self._until("listpeerchannels", {}))["channels"]:
             if channel.get("funding", {}).get("withheld"):
                 self.set_withheld(channel["channel_id"], True)
@@ -392,7 +392,7 @@ class Service:
             return
         if call.next_scid not in self.interest.scids:
             if call.forward_to in self.interest.channel_ids:
-                self.host.fail(call.id_raw, TEMPORARY)  # rule 7
+                self.host.fail(call.id_raw, TEMPORARY)  # rule:7
             else:
                 self.host.let_go(call.id_raw)
             return
@@ -436,7 +436,7 @@ class Service:
     def _on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
         status, preimage = forward_event["status"], forward_event.get("preimage")
         if status == "offered" or (status == "settled") != (preimage is not None):
-            return  # a settlement without its preimage proves nothing (rule 16)
+            return  # a settlement without its preimage proves nothing (rule:16)
         in_scid, htlc_id = parse_scid(forward_event["in_channel"]), forward_event["in_htlc_id"]
         payment_hash = bytes.fromhex(forward_event["payment_hash"])
         end = payment_hash, None if preimage is None else bytes.fromhex(preimage)
@@ -447,7 +447,7 @@ class Service:
             self.host.spawn(self._resolve_renamed(in_scid, htlc_id, *end))
 
     async def _resolve_renamed(self, in_scid: int, htlc_id: int, payment_hash: bytes, preimage: bytes | None) -> None:
-        """A part of ours under a name we do not know: its channel may have been confirmed since it came (H3)."""
+        """A part of ours under a name we do not know: its channel may have been confirmed since it came (cln:H3)."""
         rows = await self._until("listpeerchannels", {"short_channel_id": format_scid(in_scid)})
         for channel in rows["channels"]:
             self.names.learn(names_of(channel))

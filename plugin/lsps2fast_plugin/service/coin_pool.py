@@ -108,7 +108,7 @@ class CoinPool:
             return
         found = await self._survey()
         if self._short(found) is None or await self._coins.is_syncing():
-            return  # lightningd may not know all its coins yet (R5)
+            return  # lightningd may not know all its coins yet (cln:R5)
         feerate_perkw = await self._feerate_perkw()
         if (rough := plan(found, self._size, feerate_perkw, self._keep_sat())) is None:
             return

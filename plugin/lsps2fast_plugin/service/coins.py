@@ -2,7 +2,7 @@
 
 lightningd's own choice (`fundpsbt`) reserves before anybody has written down what for: a crash right then leaves coins
 reserved that no record names. So the order here is: choose among what `listfunds` shows, promise the coins to one jit
-scid in memory, journal them with the intent, and only then reserve them in lightningd, exclusively (K-02, rule 2).
+scid in memory, journal them with the intent, and only then reserve them in lightningd, exclusively (K-02, rule:2).
 
 A reservation has no owner in lightningd. Ours lasts longer than what anybody else asks for by default, and the journal
 says until when: what ends earlier was reserved by somebody else and is not ours to give back.
@@ -18,12 +18,12 @@ from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.rpc import Rpc
 
-RESERVE_BLOCKS: Final = 144  # twice lightningd's default (O1), to tell ours apart
-HEIGHT_SLACK_BLOCKS: Final = 24  # lightningd's height runs backwards after its start (R2)
+RESERVE_BLOCKS: Final = 144  # twice lightningd's default (cln:O1), to tell ours apart
+HEIGHT_SLACK_BLOCKS: Final = 24  # lightningd's height runs backwards after its start (cln:R2)
 ALREADY_SPENT: Final = "already spent"  # of reserveinputs
 RELEASE_BLOCKS: Final = 1_000_000  # O-04: cover every extension of the reservation
 TRIES: Final = 4  # for somebody else may take a coin between our choice and our reservation
-INVALID_PARAMS: Final = -32602  # of utxopsbt: reserved, spent, unknown; of reserveinputs: reserved, spent (O1)
+INVALID_PARAMS: Final = -32602  # of utxopsbt: reserved, spent, unknown; of reserveinputs: reserved, spent (cln:O1)
 # What spending a coin weighs, as lightningd reckons it, by the length of its script.
 TAPROOT_WEIGHT, SEGWIT_WEIGHT, WRAPPED_WEIGHT = 230, 271, 363
 WRAPPED_SCRIPT, SEGWIT_SCRIPT = 23, 22  # bytes; what is longer and no taproot cannot weigh more than WRAPPED_WEIGHT
@@ -35,7 +35,7 @@ SYNC_WARNINGS: Final = ("warning_bitcoind_sync", "warning_lightningd_sync")  # o
 
 
 class NotEnoughCoins(Lsps2Error):
-    """What is free does not pay for this channel; `syncing`: lightningd may not know all its coins yet (R5)."""
+    """What is free does not pay for this channel; `syncing`: lightningd may not know all its coins yet (cln:R5)."""
 
     def __init__(self, text: str, syncing: bool) -> None:
         super().__init__(text)
@@ -57,7 +57,7 @@ class Coin(NamedTuple):
 class Need(NamedTuple):
     """What is to be paid: one output, and the fee of `weight` (that of the transaction without its inputs) with it.
 
-    `anchors`: it is for a channel of that type, and lightningd keeps its emergency reserve beside it (O18).
+    `anchors`: it is for a channel of that type, and lightningd keeps its emergency reserve beside it (cln:O18).
     """
 
     amount_sat: int
@@ -268,7 +268,7 @@ class Coins:
                 raise
 
     async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
-        """Give back what was reserved for this scid; what was not, or is somebody else's, stays as it is (A2)."""
+        """Give back what was reserved for this scid; what was not, or is somebody else's, stays as it is (cln:A2)."""
         self._standing.pop(jit_scid, None)
         others = [point for point in funding.inputs if self._promised.get(point, jit_scid) != jit_scid]
         if not others and await self._are_ours(funding):

@@ -101,7 +101,7 @@ class ActionExecutor:
         sent: Callable[[str, order.Channel], None],
         say: Callable[[str, str], None],
     ) -> None:
-        """`withheld(channel_id, yes)` keeps other forwards out of a channel (rule 7); `owned(channel_id)` says whether
+        """`withheld(channel_id, yes)` keeps other forwards out of a channel (rule:7); `owned(channel_id)` says whether
         a session or buy knows it; `may_open(buy)` says whether one more channel may be made for it now;
         `sent(peer_id, channel)` hears of each funding that bitcoind has; `say(text, level)` is the log.
         """
@@ -126,7 +126,7 @@ class ActionExecutor:
         self._orders = itertools.count(1)
         self._last = LateReplyGuard(self.insist)
         self.watch = Watch(clock)
-        self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (R4)
+        self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (cln:R4)
         self.alarms = 0
 
     def carry_out(self, actions: Iterable[order.Action]) -> None:
@@ -210,7 +210,7 @@ class ActionExecutor:
                     self._feed(action.jit_scid, action.payment_hash, Input.UNSTORED, None)
 
     async def _until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Try until it works, with growing pauses, over any error of the node (rule 8, rule 9)."""
+        """Try until it works, with growing pauses, over any error of the node (rule:8, rule:9)."""
         pause_ms, failures, alarm_at = FIRST_PAUSE_MS, 0, ALARM_AFTER
         while True:
             try:
@@ -274,7 +274,7 @@ class ActionExecutor:
         self._feed(action.jit_scid, action.payment_hash, Input.RESERVED, funding)
 
     async def _when_synced(self, choice: Callable[[], Awaitable[order.Funding]]) -> order.Funding:
-        """After its start lightningd knows its coins only once it has caught up with the chain (R5)."""
+        """After its start lightningd knows its coins only once it has caught up with the chain (cln:R5)."""
         deadline_ms = self._clock.now_ms() + SYNC_TIMEOUT_MS
         while True:
             try:
@@ -350,7 +350,7 @@ class ActionExecutor:
                 self._say(str(error), "warn")
                 kind = Input.CLOSED
                 break
-            except NodeError as error:  # one error is not an outcome (rule 10)
+            except NodeError as error:  # one error is not an outcome (rule:10)
                 self._say(f"waiting for channel {action.channel_id}: {error}", "warn")
             left_ms = deadline_ms - self._clock.now_ms()
             await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
@@ -364,7 +364,7 @@ class ActionExecutor:
             waiting.cancel()
 
     async def _forward_later(self, action: order.ForwardParts) -> None:
-        """After a start: wait for the client, for lightningd fails what comes before it is back (R4, H10)."""
+        """After a start: wait for the client, for lightningd fails what comes before it is back (cln:R4, cln:H10)."""
         peer_id = self._buy(action.jit_scid).peer_id
         deadline_ms = self._clock.now_ms() + RETURN_TIMEOUT_MS
         while self._clock.now_ms() < deadline_ms:
@@ -379,7 +379,8 @@ class ActionExecutor:
                 self._say(f"waiting for {peer_id}: {error}", "warn")
             left_ms = deadline_ms - self._clock.now_ms()
             await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
-        # Also when it did not come back: lightningd then fails the part and says so, which the machine must hear (F2).
+        # Also when it did not come back: lightningd then fails the part and says so, which the machine must hear
+        # (cln:F2).
         self._answers.forward(action.parts, action.channel_id)
 
     async def _broadcast(self, action: order.Broadcast) -> None:
@@ -467,7 +468,7 @@ class ActionExecutor:
         self._supersede(action.jit_scid)
         sending = None if action.journal.channel is None else self._sending.get(action.journal.channel.channel_id)
         if sending is not None:
-            await asyncio.wait([sending])  # until it is sent only the active record knows of the channel (rule 9)
+            await asyncio.wait([sending])  # until it is sent only the active record knows of the channel (rule:9)
         await self._until_done(
             "writing the final record",
             lambda: self._store.finalize(action.jit_scid, action.journal, action.outcome, self._clock.wall_ms()),

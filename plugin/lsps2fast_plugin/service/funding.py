@@ -26,10 +26,10 @@ DEFAULT_FEE_BASE_MSAT, DEFAULT_FEE_PPM = 1000, 10  # lightningd's own
 USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
 OPENING = ("OPENINGD", "CHANNELD_AWAITING_LOCKIN")
 HALF_CLOSED = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")  # lightningd died in the middle of our close
-NOT_RESERVED = "is not reserved"  # of signpsbt and sendpsbt (O1)
+NOT_RESERVED = "is not reserved"  # of signpsbt and sendpsbt (cln:O1)
 NOT_SIGNED = "PSBT not finalizeable"
 KNOWN_TO_BITCOIND = ("already in utxo set", "already in block chain", "txn-already-in-mempool", "txn-already-known")
-NOT_OPENING = (306, 307)  # unknown peer, nothing to cancel (contract O9)
+NOT_OPENING = (306, 307)  # unknown peer, nothing to cancel (cln:O9)
 
 
 class RefusedByClient(Lsps2Error):
@@ -132,7 +132,7 @@ class Funder:
         await self._coins.renew(jit_scid, funding, late)
 
     async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
-        """Give the coins back; free already is fine (contract A2). Or NodeError."""
+        """Give the coins back; free already is fine (cln:A2). Or NodeError."""
         await self._coins.release(jit_scid, funding, late)
 
     def standing(self, funding: Funding) -> dict[int, Funding]:
@@ -224,7 +224,7 @@ class Funder:
         return _limits(channel)
 
     async def zero_fees(self, channel_id: str, late: Late | None = None) -> None:
-        """No routing fee on this channel from now on (rule 13)."""
+        """No routing fee on this channel from now on (rule:13)."""
         params = {"id": channel_id, "feebase": 0, "feeppm": 0, "enforcedelay": 0}
         await self._rpc.call("setchannel", params, late=late)
 
@@ -253,7 +253,7 @@ class Funder:
         """Put the funding on chain; the txid. Idempotent; NodeError as long as bitcoind does not have it.
 
         lightningd clears `withheld` before it asks bitcoind, and never asks again for a zero-conf channel. So that flag
-        proves nothing: only a good answer does, bitcoind's word that it has it already (O6), or a confirmation.
+        proves nothing: only a good answer does, bitcoind's word that it has it already (cln:O6), or a confirmation.
         """
         try:
             return await self._send(channel.signed_psbt)
@@ -267,7 +267,7 @@ class Funder:
         try:
             answer = await self._rpc.call("sendpsbt", {"psbt": psbt})
         except NodeError as error:
-            if NOT_RESERVED in error.message:  # T8
+            if NOT_RESERVED in error.message:  # trap:8
                 again = {"psbt": psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
                 await self._rpc.call("reserveinputs", again)
             elif NOT_SIGNED in error.message:  # the built-in plugin journals what it has not signed yet
@@ -297,7 +297,7 @@ class Funder:
                 raise
 
     async def close(self, peer_id: str, channel_id: str) -> None:
-        """Drop a withheld channel (contract A1); one that is gone already is fine.
+        """Drop a withheld channel (cln:A1); one that is gone already is fine.
 
         Whatever the journal says, lightningd has the last word on what may not be dropped (K-11): MustNotClose when its
         HTLCs are not resolved, OwedToClient when money has moved or its funding may be on its way. Or NodeError.

@@ -87,7 +87,7 @@ class MissedEventPoller:
                 self.funding(record.buy.peer_id, channel)
 
     async def block(self, height: int) -> None:
-        """A block has come: look at what is due. Old heights are nothing new (R2)."""
+        """A block has come: look at what is due. Old heights are nothing new (cln:R2)."""
         if height <= self._height:
             return
         self._height = height

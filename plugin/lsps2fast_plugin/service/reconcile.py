@@ -3,8 +3,8 @@
 The journal says what was promised, lightningd says what is; where they differ lightningd is right about channels,
 forwards and coins (K-09). `Snapshot` is what lightningd says, asked once; `judge` turns one record and the snapshot
 into a `Verdict` without touching anything, so that every row of the table can be tested by itself; `Reconciler` asks
-and carries it out. What lightningd's tables hide is in the host contract: no payment hash on forwards (F5), rows under
-the alias for ever (F6), `offered` for ever after a close (A3).
+and carries it out. What lightningd's tables hide is in the host contract: no payment hash on forwards (cln:F5), rows
+under the alias for ever (cln:F6), `offered` for ever after a close (cln:A3).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Snapshot:
     rows: dict[str, list[Row]] = field(default_factory=dict)  # by channel id
     held: set[PartKey] = field(default_factory=set)  # incoming HTLCs that nobody has answered yet
     names: ScidAliases = field(default_factory=ScidAliases)
-    replays: bool = True  # lightningd has just started: calls it holds come again (R1)
+    replays: bool = True  # lightningd has just started: calls it holds come again (cln:R1)
 
     def same(self, key: PartKey) -> PartKey:
         """The part's name with its incoming channel under the one name used for comparing."""
@@ -72,7 +72,7 @@ def is_alive(channel: Mapping[str, Any] | None) -> bool:
 
 
 def names_of(channel: Mapping[str, Any]) -> list[int]:
-    """Every scid an HTLC or forward on this channel may carry (H3, F6)."""
+    """Every scid an HTLC or forward on this channel may carry (cln:H3, cln:F6)."""
     alias = channel.get("alias", {})
     texts = (channel.get("short_channel_id"), alias.get("local"))
     return [parse_scid(text) for text in texts if text]
@@ -133,13 +133,13 @@ def _end_of(part: Forward, journal: Journal, snapshot: Snapshot, alive: bool) ->
     key = snapshot.same((part.in_scid, part.htlc_id))
     row = _row_of(key, journal, snapshot)
     if row is None:
-        # lightningd never took our answer. It asks again after its own start, and only then (H12, R1).
+        # lightningd never took our answer. It asks again after its own start, and only then (cln:H12, cln:R1).
         return OPEN if alive and snapshot.replays and key in snapshot.held else LOST
     if row.status == "settled":
         return SETTLED
     if row.status in FAILED_ROWS:
         return LOST
-    return OPEN if alive else LOST  # A3: a row of a closed channel says `offered` for ever
+    return OPEN if alive else LOST  # cln:A3: a row of a closed channel says `offered` for ever
 
 
 def _row_of(key: PartKey, journal: Journal, snapshot: Snapshot) -> Row | None:
@@ -190,7 +190,7 @@ class Reconciler:
         return snapshot
 
     async def _rows(self, channel: Mapping[str, Any]) -> list[Row]:
-        """Forwards into this channel, under each of its names (F6)."""
+        """Forwards into this channel, under each of its names (cln:F6)."""
         rows: dict[PartKey, Row] = {}
         for name in names_of(channel):
             text = f"{name >> 40}x{name >> 16 & 0xFFFFFF}x{name & 0xFFFF}"
@@ -211,10 +211,10 @@ def first_orders(verdict: Verdict, jit_scid: int, state: str | None) -> tuple[or
         return ()
     needed = not verdict.sent and (not verdict.gone or state == "BROADCASTING")  # what is gone has freed its coins
     if state is not None and journal.funding is not None and needed:
-        # Its 72 blocks may be over, or be over with the next block (T8).
+        # Its 72 blocks may be over, or be over with the next block (trap:8).
         orders.append(order.RenewInputs(jit_scid, payment_hash, journal.funding))
     if not verdict.sent and (verdict.public or state == "BROADCASTING"):
         orders.append(order.Broadcast(jit_scid, payment_hash, channel))
     if state is None and verdict.public and verdict.free:
-        orders.append(order.RestoreFees(channel.channel_id))  # rule 13: no payment is under way on it
+        orders.append(order.RestoreFees(channel.channel_id))  # rule:13: no payment is under way on it
     return tuple(orders)

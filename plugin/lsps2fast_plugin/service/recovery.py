@@ -104,7 +104,7 @@ class Recovery:
         return unread(channel_id) or unread(snapshot.channels[channel_id]["peer_id"])
 
     def _set_aside(self, jit_scid: int) -> None:
-        """No payment may go on over this scid, and none is told that the scid does not exist (rule 6)."""
+        """No payment may go on over this scid, and none is told that the scid does not exist (rule:6)."""
         self._service.set_aside.add(jit_scid)
         self._service.interest.scids.add(jit_scid)
 

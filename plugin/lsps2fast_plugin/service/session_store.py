@@ -274,7 +274,7 @@ class SessionStore:
     def _decode(self, entry: dict[str, Any], default_delta_blocks: int) -> StoredSession | None:
         key = entry["key"]
         if "hex" not in entry:
-            return None  # a folder (contract D4)
+            return None  # a folder (cln:D4)
         try:
             record = msgspec.json.decode(bytes.fromhex(entry["hex"]))
             return _read(parse_scid(key[-1]), record, default_delta_blocks)
@@ -327,7 +327,7 @@ class SessionStore:
         return jit_scid in self._buys
 
     async def _write(self, folder: str, buy: Buy, record: dict[str, Any]) -> None:
-        # hex, not string: lightningd refuses strings with \u escapes (contract D3)
+        # hex, not string: lightningd refuses strings with \u escapes (cln:D3)
         value = msgspec.json.encode(record).hex()
         key = [*ROOT, folder, format_scid(buy.jit_scid)]
         params = {"key": key, "hex": value, "mode": "create-or-replace"}

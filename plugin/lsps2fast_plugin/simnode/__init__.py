@@ -28,7 +28,7 @@ Where to look:
     openings, closing, invoices, wallet, psbt, chain, datastore, onions, process, rpcserver, methods*, listings
 A second full node, for a wallet plugin: `await world.start_node("wallet", plugin=[...])`; pay it by its bolt11 text.
 Not modelled: gossip, routing, dual funding, splices, on-chain HTLC resolution, coin_movement, the 30 s to commit an
-HTLC, deferred re-registration of hooks (H13), indices of `wait` other than forwards.
+HTLC, deferred re-registration of hooks (cln:H13), indices of `wait` other than forwards.
 """
 
 from .client import Client, LspsError

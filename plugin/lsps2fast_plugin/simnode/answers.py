@@ -1,4 +1,4 @@
-"""Reading the answer to `htlc_accepted` as lightningd does: what it takes, and what it dies of (H5-H9)."""
+"""Reading the answer to `htlc_accepted` as lightningd does: what it takes, and what it dies of (cln:H5 to cln:H9)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _extra_tlvs(value: Any) -> bytes:
 
 
 def read_answer(answer: dict[str, Any]) -> Decision:
-    """`answer` is the whole JSON-RPC answer. Raises Fatal for what kills lightningd (H9)."""
+    """`answer` is the whole JSON-RPC answer. Raises Fatal for what kills lightningd (cln:H9)."""
     if "error" in answer:
         raise Fatal(f"Plugin returned error in response to htlc_accepted hook: {json.dumps(answer['error'])}")
     body = answer.get("result")

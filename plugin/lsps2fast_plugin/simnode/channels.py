@@ -46,7 +46,7 @@ class Feerates:
 
 @dataclass(slots=True, eq=False)
 class Htlc:
-    """One HTLC. `taker` is the end that received it; `(taker.scid_now(), id)` names a part (H3)."""
+    """One HTLC. `taker` is the end that received it; `(taker.scid_now(), id)` names a part (cln:H3)."""
 
     offerer: End
     id: int
@@ -120,7 +120,7 @@ class End:
         return self.channel.opener is self
 
     def scid_now(self) -> str:
-        """`scid or local alias`: the name HTLCs and forwards carry (H3, O5)."""
+        """`scid or local alias`: the name HTLCs and forwards carry (cln:H3, cln:O5)."""
         return self.scid or self.alias
 
     def names(self) -> tuple[str, ...]:
@@ -142,7 +142,7 @@ class End:
         self.max_to_us_msat = max(self.max_to_us_msat, self.to_us_msat)
 
     def accepts_fee(self, fee_msat: int, amount_msat: int, now_s: float) -> bool:
-        """H6; rates changed by setchannel stay good until their delay has passed."""
+        """cln:H6; rates changed by setchannel stay good until their delay has passed."""
         if fee_msat >= self.fee_base_msat + amount_msat * self.fee_ppm // 1_000_000:
             return True
         if self.old_fees is None or now_s >= self.old_fees[2]:
@@ -151,7 +151,7 @@ class End:
         return fee_msat >= base + amount_msat * ppm // 1_000_000
 
     def spendable_msat(self) -> int:
-        """O3: own money less reserve, HTLCs on the way and, for the opener, the commitment fee with its buffer."""
+        """cln:O3: own money less reserve, HTLCs on the way and, for the opener, the commitment fee with its buffer."""
         left = self.to_us_msat - self.pending_msat - self.reserve_sat * 1000
         if self.opener:
             left -= self.channel.commitment_reserve_sat() * 1000
@@ -186,7 +186,7 @@ class Channel:
         self.private = private
         self.zero_conf = False  # usable before it confirms, with or without the bit of that name
         self.feerate_perkw = 2500  # as proposed
-        self.raised_perkw = 2500 + FEERATE_OFFSET_PERKW  # what the first update_fee brings (O11)
+        self.raised_perkw = 2500 + FEERATE_OFFSET_PERKW  # what the first update_fee brings (cln:O11)
         self.untrimmed = 0  # live HTLCs of either side that have an output of their own
         self.ends: tuple[End, End]
         self.opener: End
@@ -210,7 +210,7 @@ class Channel:
         return 22 in self.channel_type
 
     def commitment_reserve_sat(self) -> int:
-        """Fee of a commitment with one more HTLC and a spike of the fee rate, plus anchors (O3)."""
+        """Fee of a commitment with one more HTLC and a spike of the fee rate, plus anchors (cln:O3)."""
         weight = (1124 if self.anchors else 724) + 172 * (self.untrimmed + 2)
         return weight * marginal_feerate(self.feerate_perkw) // 1000 + (ANCHORS_SAT if self.anchors else 0)
 
@@ -263,7 +263,7 @@ class Channel:
     # updates
 
     def update_fee(self) -> None:
-        """The opener brings the fee rate up to date; it does so before the first HTLC (O11)."""
+        """The opener brings the fee rate up to date; it does so before the first HTLC (cln:O11)."""
         self.feerate_perkw = self.raised_perkw
 
     def offer(

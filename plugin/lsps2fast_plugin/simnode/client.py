@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .world import World
 
 LSPS0 = 37913
-SET_TIMEOUT_S = 70.0  # C4
+SET_TIMEOUT_S = 70.0  # cln:C4
 
 
 class LspsError(NodeProblem):

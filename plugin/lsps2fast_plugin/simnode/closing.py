@@ -1,4 +1,4 @@
-"""`close` and what ends a channel (contract A1-A5): mutual, unilateral, and withheld channels that just vanish."""
+"""`close` and what ends a channel (cln:A1 to cln:A5): mutual, unilateral, and withheld channels that just vanish."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def _unilateral(node: Node, end: End) -> dict[str, Any]:
 
 
 def forget_withheld(node: Node, end: End) -> None:
-    """A channel that never was on chain is gone at once; its inputs are free (A1, A2). The peer does not learn (A4)."""
+    """A channel that never was on chain is gone at once; its inputs are free (cln:A1, cln:A2). The peer does not learn
+    (cln:A4).
+    """
     channel = end.channel
     end.closer = "local"
     node.change_state(end, "CLOSED", "unknown", None)
@@ -111,7 +113,7 @@ def _settle(end: End) -> dict[str, Any]:
 
 
 def close_late(party: Party, height: int) -> None:
-    """H14: one block after the expiry of a HTLC we offered and that is still open we close by force."""
+    """cln:H14: one block after the expiry of a HTLC we offered and that is still open we close by force."""
     for end in party.ends:
         late = [htlc for htlc in end.live.values() if height > htlc.cltv_expiry]
         if late and not end.channel.dead:
@@ -120,7 +122,7 @@ def close_late(party: Party, height: int) -> None:
 
 
 def force_close(end: End, reason: str) -> None:
-    """What a peer does whose HTLC was not resolved in time (H14)."""
+    """What a peer does whose HTLC was not resolved in time (cln:H14)."""
     for side in (end, end.other):
         cause = "local" if side is end else "onchain"
         side.owner.change_state(side, "AWAITING_UNILATERAL", cause, reason)

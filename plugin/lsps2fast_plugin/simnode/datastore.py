@@ -1,4 +1,4 @@
-"""lightningd's key-value store with its modes, generations and errors (contract D1-D4)."""
+"""lightningd's key-value store with its modes, generations and errors (cln:D1 to cln:D4)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Datastore:
         return row
 
     def under(self, key: Key) -> list[dict[str, Any]]:
-        """The key itself, or its direct children; a child that is only a folder has nothing but `key` (D4)."""
+        """The key itself, or its direct children; a child that is only a folder has nothing but `key` (cln:D4)."""
         if key in self.rows:
             return [self.row(key)]
         size = len(key) + 1

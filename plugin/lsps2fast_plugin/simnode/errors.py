@@ -1,4 +1,4 @@
-"""Errors of the embedded node. Codes of `RpcError` are lightningd's own (contract D2, L2, O9)."""
+"""Errors of the embedded node. Codes of `RpcError` are lightningd's own (cln:D2, cln:L2, cln:O9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where one JSON object ends and the next begins on a byte stream: by structure, as lightningd finds it (W9)."""
+"""Where one JSON object ends and the next begins on a byte stream: by structure, as lightningd finds it (cln:W9)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Splitter:
 
 
 def parse(frame: bytes) -> dict[str, Any]:
-    """Decode one frame; raw control characters inside strings are allowed (W9). Raises BadFrame."""
+    """Decode one frame; raw control characters inside strings are allowed (cln:W9). Raises BadFrame."""
     try:
         value = msgspec.json.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -69,7 +69,7 @@ def parse(frame: bytes) -> dict[str, Any]:
 
 
 def raw_member(frame: bytes, name: str) -> bytes | None:
-    """The bytes of a top-level member exactly as they came: what is passed on verbatim (W9)."""
+    """The bytes of a top-level member exactly as they came: what is passed on verbatim (cln:W9)."""
     depth, key, begin = 0, b"", -1
     last_string = b""
     wanted = name.encode()

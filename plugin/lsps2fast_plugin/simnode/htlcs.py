@@ -1,7 +1,7 @@
 """Incoming HTLCs of a node: the hook, what follows from its answer, forwarding, and the table of forwards.
 
 An incoming HTLC that is neither forwarded nor answered is held by nobody but the hook call; it is taken up again
-after a restart (R1) or let through when the plugin is gone (H12).
+after a restart (cln:R1) or let through when the plugin is gone (cln:H12).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Htlcs:
             part.bad = tlv.BadTlv(2, 1)
 
     def best_channel(self, part: Part) -> End | None:
-        """H15: the channel named, or one of that peer with equal fees and more spendable, withheld or not."""
+        """cln:H15: the channel named, or one of that peer with equal fees and more spendable, withheld or not."""
         if part.onion_rest is None or part.scid is None:
             return None
         named = self.node.end_by_scid(part.scid)
@@ -189,7 +189,7 @@ class Htlcs:
             self.fail(part, decision.failure_message or b"")
 
     def fail(self, part: Part, message: bytes) -> None:
-        """Fail upstream with our own message; the bytes reach the payer verbatim (H7)."""
+        """Fail upstream with our own message; the bytes reach the payer verbatim (cln:H7)."""
         self.fail_blob(part, part.htlc.onion.originate(part.shared_secret, message))
 
     def fail_blob(self, part: Part, blob: bytes) -> None:
@@ -205,7 +205,7 @@ class Htlcs:
     # forwarding
 
     def forward(self, part: Part) -> None:
-        """The checks lightningd makes after the hook (H6, H10), then update_add_htlc."""
+        """The checks lightningd makes after the hook (cln:H6, cln:H10), then update_add_htlc."""
         end = part.forward_to
         if end is None:
             self.local_fail(part, failures.UNKNOWN_NEXT_PEER)
@@ -267,7 +267,7 @@ class Htlcs:
         return None
 
     def local_fail(self, part: Part, message: bytes) -> None:
-        """A forward that never left: a row and an event `local_failed` (F1), and a failure upstream."""
+        """A forward that never left: a row and an event `local_failed` (cln:F1), and a failure upstream."""
         end = part.forward_to
         out_channel = end.scid_now() if end is not None else part.scid or "0x0x0"
         row = Forward(
@@ -293,7 +293,7 @@ class Htlcs:
             self.node.forward_event(row)
 
     def out_resolved(self, htlc: Htlc) -> None:
-        """The downstream answer: the event comes first, then the upstream HTLC is resolved (F3)."""
+        """The downstream answer: the event comes first, then the upstream HTLC is resolved (cln:F3)."""
         row = self.by_out.pop(htlc, None)
         if row is None or row.part.htlc.removing:
             return
@@ -309,7 +309,9 @@ class Htlcs:
         self.fail_blob(row.part, row.part.htlc.onion.relay(row.part.shared_secret, blob))
 
     def abandon(self, end: End) -> None:
-        """A withheld channel is closed with HTLCs on it: upstream fails with 4008, no event, rows stay offered (A3)."""
+        """A withheld channel is closed with HTLCs on it: upstream fails with 4008, no event, rows stay offered
+        (cln:A3).
+        """
         for htlc in list(end.live.values()):
             row = self.by_out.pop(htlc, None)
             if row is not None:
@@ -318,7 +320,7 @@ class Htlcs:
     # restart
 
     def unanswered(self) -> list[Htlc]:
-        """Incoming HTLCs that were neither forwarded nor resolved: what a start replays (R1, R3)."""
+        """Incoming HTLCs that were neither forwarded nor resolved: what a start replays (cln:R1, cln:R3)."""
         forwarded = {row.part.htlc for row in self.by_out.values()}
         return [
             htlc

@@ -1,4 +1,4 @@
-"""Payments to a node itself: invoices, sets of parts, the 70 s timer, the invoice_payment hook (C2-C5)."""
+"""Payments to a node itself: invoices, sets of parts, the 70 s timer, the invoice_payment hook (cln:C2 to cln:C5)."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ class Invoices:
     ) -> Invoice:
         """A new invoice; raises 900/901 as lightningd does for a used label or preimage."""
         preimage = preimage if preimage is not None else self.node.rng.randbytes(32)
-        # the secret follows from the preimage, so an invoice made anew for the same payment keeps it (C2)
+        # the secret follows from the preimage, so an invoice made anew for the same payment keeps it (cln:C2)
         secret = hashlib.sha256(self.node.private_key + b"payment secret" + preimage).digest()
         payment_hash = hashlib.sha256(preimage).digest()
         text = Bolt11(payment_hash, secret, amount_msat, description, int(self.node.clock.time()), routes=routes or [])
         return self.store(label, text, preimage)
 
     def store(self, label: str, text: Bolt11, preimage: bytes) -> Invoice:
-        """Sign and keep an invoice (createinvoice, C6)."""
+        """Sign and keep an invoice (createinvoice, cln:C6)."""
         if any(invoice.label == label for invoice in self.by_hash.values()):
             raise RpcError(900, f"Duplicate label '{label}'")
         if text.payment_hash in self.by_hash:
@@ -181,7 +181,7 @@ class Invoices:
         self._ask(invoice, received_msat, group, self.node.hook_chain("invoice_payment"))
 
     def _ask(self, invoice: Invoice, received_msat: int, group: Set, chain: list[Plugin]) -> None:
-        """invoice_payment, once per invoice after the last part (C5)."""
+        """invoice_payment, once per invoice after the last part (cln:C5)."""
         if not chain:
             self._pay(invoice, received_msat, group)
             return

@@ -1,7 +1,7 @@
 """One simulated lightningd: its life, its plugins, its notifications. What it stores outlives its process.
 
-States: `new`, `running`, `stopped` (stop), `killed` (SIGKILL), `crashed` (abort, H9). `start()` leads back to
-`running` from any of them and replays what a real node replays (R1).
+States: `new`, `running`, `stopped` (stop), `killed` (SIGKILL), `crashed` (abort, cln:H9). `start()` leads back to
+`running` from any of them and replays what a real node replays (cln:R1).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .rpcserver import RpcServer
 if TYPE_CHECKING:
     from .world import World
 
-ROLLBACK_BLOCKS = 30  # R2: the tip a starting node thinks it has
+ROLLBACK_BLOCKS = 30  # cln:R2: the tip a starting node thinks it has
 Outcome = tuple[Any, RpcError | None]
 
 
@@ -55,7 +55,7 @@ class Node(PluginOwner):
         self.generation = 0  # grows with every start: answers of a former life are void
         self.datastore = Datastore()
         self.faults = Faults()
-        self.syncing = False  # as right after a start, when the latest blocks have not been read again (R2)
+        self.syncing = False  # as right after a start, when the latest blocks have not been read again (cln:R2)
         self.htlcs = Htlcs(self)
         self.invoices = Invoices(self)
         self.openings = Openings(self)
@@ -69,7 +69,7 @@ class Node(PluginOwner):
     # life
 
     async def start(self) -> None:
-        """Start or restart: plugins, `init`, replays in one burst, old blocks, peers (R1, R2)."""
+        """Start or restart: plugins, `init`, replays in one burst, old blocks, peers (cln:R1, cln:R2)."""
         if self.state == "running":
             raise NodeDown(f"{self.name} runs already")
         self.generation += 1
@@ -80,7 +80,7 @@ class Node(PluginOwner):
         if former:
             self.height = max(0, self.height - ROLLBACK_BLOCKS)
         for end in self.ends:
-            end.old_fees = None  # kept in memory only (A7)
+            end.old_fees = None  # kept in memory only (cln:A7)
         self.plugins = [Plugin(self, argv, options, env) for argv, options, env in self.plugin_plans]
         if self.plugins:
             self.plugins[0].options |= self.saved_config
@@ -113,7 +113,9 @@ class Node(PluginOwner):
             self.block_mined(height, self.chain.hash_of(height))
 
     async def stop(self) -> None:
-        """`lightning-cli stop`: answers no longer count, parts stay held, the plugin gets shutdown (W12, R5)."""
+        """`lightning-cli stop`: answers no longer count, parts stay held, the plugin gets shutdown (cln:W12,
+        cln:R5).
+        """
         self._running()
         plugins = [plugin for plugin in self.plugins if plugin.alive]
         self.warn("lightningd", "JSON-RPC shutdown")
@@ -129,13 +131,13 @@ class Node(PluginOwner):
         self._die("stopped", "")
 
     def sigkill(self) -> None:
-        """SIGKILL of lightningd: the plugin sees EOF, everything stored stays as it is (R5)."""
+        """SIGKILL of lightningd: the plugin sees EOF, everything stored stays as it is (cln:R5)."""
         self._running()
         self.transcript.mark("driver", f"SIGKILL of {self.name} lightningd")
         self._die("killed", "")
 
     def crash(self, reason: str) -> None:
-        """lightningd aborts (H9); `crash_log` says why."""
+        """lightningd aborts (cln:H9); `crash_log` says why."""
         if self.state == "running":
             self.transcript.mark("driver", f"{self.name} lightningd aborts", reason=reason)
             self._die("crashed", reason)
@@ -215,7 +217,7 @@ class Node(PluginOwner):
 
     def custommsg_arrived(self, peer: Party, data: bytes) -> None:
         if int.from_bytes(data[:2], "big") % 2 == 0 and not self._even_allowed(data):
-            disconnect(self, peer)  # L3
+            disconnect(self, peer)  # cln:L3
             return
         body = {"peer_id": peer.node_id, "payload": data.hex()}
         self.notify("custommsg", body)

@@ -138,7 +138,7 @@ def _channel_htlc(htlc: Htlc, direction: str) -> dict[str, Any]:
 
 
 def htlc_rows(node: Node) -> list[dict[str, Any]]:
-    """listhtlcs: live channels, finished HTLCs included (F5)."""
+    """listhtlcs: live channels, finished HTLCs included (cln:F5)."""
     rows = []
     for index, (htlc, direction) in enumerate(node.htlc_log, start=1):
         end = htlc.taker if direction == "in" else htlc.offerer

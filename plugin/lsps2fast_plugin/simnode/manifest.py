@@ -1,4 +1,4 @@
-"""What a plugin's `getmanifest` answer may say, and how options become the `options` of `init` (M1-M7)."""
+"""What a plugin's `getmanifest` answer may say, and how options become the `options` of `init` (cln:M1 to cln:M7)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Manifest:
     notifications: set[str] = field(default_factory=set)
 
     def init_options(self) -> dict[str, Any]:
-        """`options` of `init`: typed; a flag that is not given and a value-less option are left out (M7)."""
+        """`options` of `init`: typed; a flag that is not given and a value-less option are left out (cln:M7)."""
         result: dict[str, Any] = {}
         for option in self.options.values():
             if option.value is None or (option.kind == "flag" and option.value is False):
@@ -86,7 +86,7 @@ class Manifest:
 
 
 def read_manifest(answer: dict[str, Any], starting_dynamically: bool) -> Manifest:
-    """Check the answer; raises PluginFailed with the text that follows the plugin's path (M5)."""
+    """Check the answer; raises PluginFailed with the text that follows the plugin's path (cln:M5)."""
     if "disable" in answer:
         raise PluginFailed(f"disabled itself: {answer['disable']}")
     manifest = Manifest(dynamic=bool(answer.get("dynamic", False)))
@@ -123,7 +123,7 @@ def _read_hooks(manifest: Manifest, hooks: list[Any]) -> None:
 
 
 def _filters(hook: str, filters: list[Any]) -> list[Any]:
-    """Names of commands, or message types; M3: ["37913"] works like [37913]."""
+    """Names of commands, or message types; cln:M3: ["37913"] works like [37913]."""
     return [str(item) if hook == "rpc_command" else int(item) for item in filters]
 
 

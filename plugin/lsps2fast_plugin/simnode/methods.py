@@ -91,13 +91,13 @@ async def _finish(result: Awaitable[Any]) -> Outcome:
 
 
 def raw_params(frame: bytes, params: Any) -> bytes:
-    """The params of a call as they came: they go to the plugin verbatim (W9)."""
+    """The params of a call as they came: they go to the plugin verbatim (cln:W9)."""
     raw = frames.raw_member(frame, "params") if frame else None
     return raw if raw is not None else json.dumps(params).encode()
 
 
 def refuse_escapes(name: str, frame: bytes) -> Outcome | None:
-    """D3: datastore takes no `string` with a \\u escape; only the raw bytes can tell."""
+    """cln:D3: datastore takes no `string` with a \\u escape; only the raw bytes can tell."""
     if name != "datastore" or b"\\u" not in frame:
         return None
     token = frames.raw_member(frames.raw_member(frame, "params") or b"", "string") or b""

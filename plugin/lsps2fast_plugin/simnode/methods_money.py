@@ -306,7 +306,7 @@ def invoice(node: Node, amount_msat: Any, label: Any, description: Any, preimage
 
 
 def _routes(node: Node, routes: Any) -> list[list[Hop]]:
-    """`dev-routes` (C6)."""
+    """`dev-routes` (cln:C6)."""
     if routes is None:
         return []
     if not node.developer:
@@ -335,7 +335,7 @@ def _bolt11(text: Any, name: str, check_signature: bool) -> bolt11.Bolt11:
 
 @method("createinvoice", "invstring label preimage")
 def createinvoice(node: Node, invstring: Any, label: Any, preimage: Any) -> Json:
-    """C6: the text need not be signed; lightningd signs anew."""
+    """cln:C6: the text need not be signed; lightningd signs anew."""
     text, key = _bolt11(invstring, "invstring", check_signature=False), hex_bytes(preimage, "preimage")
     if hashlib.sha256(key).digest() != text.payment_hash:
         raise RpcError(INVALID_PARAMS, "Incorrect preimage")

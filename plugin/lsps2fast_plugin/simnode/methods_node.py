@@ -131,7 +131,7 @@ def ping(node: Node, id: Any, **more: Any) -> Json:
 
 @method("sendcustommsg", "node_id msg")
 def sendcustommsg(node: Node, node_id: Any, msg: Any) -> Json:
-    """L1-L4; the message arrives one loop turn later."""
+    """cln:L1 to cln:L4; the message arrives one loop turn later."""
     data = hex_bytes(msg, "msg")
     kind = int.from_bytes(data[:2], "big")
     if kind in INTERNAL:
@@ -144,7 +144,7 @@ def sendcustommsg(node: Node, node_id: Any, msg: Any) -> Json:
     if peer is None:
         raise RpcError(INVALID_REQUEST, f"No such peer: {node_id}")
     if len(data) > MESSAGE_LIMIT:
-        node.crash("connectd died: message too long")  # L4: lightningd exits (1)
+        node.crash("connectd died: message too long")  # cln:L4: lightningd exits (1)
         raise RpcError(-1, "lightningd is gone")
     asyncio.get_running_loop().call_soon(_deliver, node, peer.node_id, data)
     return {"status": "Message sent to connectd for delivery"}
@@ -258,7 +258,7 @@ def listconfigs(node: Node, config: Any = None) -> Json:
 
 @method("setconfig", "config [val] [transient]")
 async def setconfig(node: Node, config: Any, val: Any = None, transient: Any = False) -> Json:
-    """M7: the plugin gets `val` as a string; an answer with an error refuses."""
+    """cln:M7: the plugin gets `val` as a string; an answer with an error refuses."""
     for plugin in node.plugins:
         option = plugin.manifest.options.get(str(config))
         if option is None:

@@ -1,4 +1,4 @@
-"""Opening and closing channels: fundchannel_*, the openchannel hook, confirmation, close (contract sections 5, 6)."""
+"""Opening and closing channels: fundchannel_*, the openchannel hook, confirmation, close (facts cln:O and cln:A)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Openings:
         push_msat: int,
         reserve_sat: int | None,
     ) -> dict[str, Any]:
-        """fundchannel_start; errors as O9."""
+        """fundchannel_start; errors as cln:O9."""
         bits = (12, 22) if channel_type is None else channel_type
         if not self.node.type_accepted(bits):
             raise RpcError(INVALID_PARAMS, "channel_type not supported")
@@ -190,7 +190,7 @@ class Openings:
             node.send_ready(end)
 
     def cancel(self, peer_id: str) -> dict[str, Any]:
-        """fundchannel_cancel (O9, O10)."""
+        """fundchannel_cancel (cln:O9, cln:O10)."""
         self._peer(peer_id)
         if self.pending.pop(peer_id, None) is None:
             text = f"No channels being opened or awaiting lock-in for peer_id {peer_id}"
@@ -208,7 +208,7 @@ class Openings:
     # fundee
 
     async def requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
-        """The openchannel hook of our plugins (C1); without one, lightningd's default: not zero-conf."""
+        """The openchannel hook of our plugins (cln:C1); without one, lightningd's default: not zero-conf."""
         mindepth, reserve_sat = 1, None
         body = {
             "id": opener.node_id,
@@ -256,7 +256,7 @@ class Openings:
     # confirmation
 
     def confirm(self, height: int) -> None:
-        """Channels whose funding is in a block get their real scid (O5); deep enough ones become usable."""
+        """Channels whose funding is in a block get their real scid (cln:O5); deep enough ones become usable."""
         chain = self.node.chain
         for end in self.node.ends:
             mined = chain.confirmed.get(end.channel.funding_txid)
@@ -267,7 +267,7 @@ class Openings:
             self.node.send_ready(end)
 
     def broadcast(self, tx: Tx) -> None:
-        """A funding transaction is out: its channel is no longer withheld (O2)."""
+        """A funding transaction is out: its channel is no longer withheld (cln:O2)."""
         for end in self.node.ends:
             if end.channel.funding_txid == tx.txid and end.opener:
                 end.channel.withheld = False

@@ -12,7 +12,7 @@ from .onions import Onion
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """One incoming HTLC and what its onion says; `forward_to` is the channel chosen before the hook (H15)."""
+    """One incoming HTLC and what its onion says; `forward_to` is the channel chosen before the hook (cln:H15)."""
 
     htlc: Htlc
     payload: bytes  # with length prefix
@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(slots=True, eq=False)
 class Forward:
-    """A row of listforwards (F1, F5)."""
+    """A row of listforwards (cln:F1, cln:F5)."""
 
     created_index: int
     part: Part
@@ -66,7 +66,7 @@ class Forward:
         return row
 
     def event(self) -> dict[str, Any]:
-        """The forward_event (F1): `updated_index` takes the place of `created_index` once resolved."""
+        """The forward_event (cln:F1): `updated_index` takes the place of `created_index` once resolved."""
         index = "updated_index" if self.updated_index else "created_index"
         row: dict[str, Any] = {
             index: self.updated_index or self.created_index,
@@ -85,7 +85,7 @@ class Forward:
         return row
 
     def out_channel_now(self) -> str:
-        """A confirmation between offered and settled changes the name in the event (O7)."""
+        """A confirmation between offered and settled changes the name in the event (cln:O7)."""
         return self.out_htlc.offerer.scid_now() if self.out_htlc is not None else self.out_channel
 
     def _amounts(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ INIT_FEATURES = 0x800898880A8A59A1
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
-    """The opener's side of `open_channel`, as the fundee's openchannel hook sees it (C1)."""
+    """The opener's side of `open_channel`, as the fundee's openchannel hook sees it (cln:C1)."""
 
     funding_sat: int
     push_msat: int
@@ -129,7 +129,7 @@ class Party:
         return known and all(self.offers(bit) for bit in bits)
 
     def redials(self, other: Party) -> bool:
-        """Whether we connect again by ourselves after the other side restarted (R6)."""
+        """Whether we connect again by ourselves after the other side restarted (cln:R6)."""
         return bool(self.ends_to(other.node_id))
 
     # doing

@@ -1,4 +1,4 @@
-"""Somebody who pays: channels to the LSP, real onions, one result per part as waitsendpay gives it (H7)."""
+"""Somebody who pays: channels to the LSP, real onions, one result per part as waitsendpay gives it (cln:H7)."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ class Payer(Party):
         return PartResult(203 if refused_for_good else 204, None, code, failed.message, failed.hop + 1)
 
     def block_mined(self, height: int, block_hash: str) -> None:
-        """H14: one block after the expiry of an HTLC that is still open the channel is closed by force."""
+        """cln:H14: one block after the expiry of an HTLC that is still open the channel is closed by force."""
         close_late(self, height)
 
 

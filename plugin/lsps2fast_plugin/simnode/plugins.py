@@ -24,8 +24,8 @@ class PluginOwner(Party):
     """The part of a node that has to do with its plugins. `logs` are (level, source, text)."""
 
     version = "v26.06.6"
-    plugin_patience_s = 60.0  # real time; lightningd waits 120 s (W6)
-    shutdown_grace_s = 30.0  # real time (W5)
+    plugin_patience_s = 60.0  # real time; lightningd waits 120 s (cln:W6)
+    shutdown_grace_s = 30.0  # real time (cln:W5)
     lightning_dir: str
 
     def __init__(self, world: World, name: str) -> None:
@@ -35,7 +35,7 @@ class PluginOwner(Party):
         self.plugins: list[Plugin] = []
         self.processes: list[Plugin] = []  # every child ever started, for the end of the world
         self.plugin_plans: list[tuple[list[str], dict[str, Any], dict[str, str]]] = []
-        self.saved_config: dict[str, Any] = {}  # config.setconfig (M7)
+        self.saved_config: dict[str, Any] = {}  # config.setconfig (cln:M7)
         self.logs: deque[tuple[str, str, str]] = deque(maxlen=5000)
         self._id = FIRST_ID
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -64,7 +64,7 @@ class PluginOwner(Party):
             self.world.problems.append(error)
 
     def next_id(self, method: str, caller_id: str = "") -> str:
-        """W1: a request on behalf of a call carries the caller's id in front."""
+        """cln:W1: a request on behalf of a call carries the caller's id in front."""
         self._id += 1
         own = f"cln:{method}#{self._id}"
         return f"{caller_id}/{own}" if caller_id else own
@@ -72,7 +72,9 @@ class PluginOwner(Party):
     async def start_plugin(
         self, argv: list[str], options: dict[str, Any] | None = None, env: dict[str, str] | None = None
     ) -> Plugin:
-        """`plugin start`: dynamic, so hooks may come before `init` is answered (W11); raises RpcError -3 (M5)."""
+        """`plugin start`: dynamic, so hooks may come before `init` is answered (cln:W11); raises RpcError -3
+        (cln:M5).
+        """
         self._running()
         plugin = Plugin(self, argv, options or {}, env or {})
         self.plugins.append(plugin)
@@ -92,7 +94,9 @@ class PluginOwner(Party):
             self.plugins.remove(plugin)
 
     async def stop_plugin(self, plugin: Plugin | None = None) -> None:
-        """`plugin stop`: shutdown if subscribed and up to 30 s, else SIGKILL; what it still answers counts (W12)."""
+        """`plugin stop`: shutdown if subscribed and up to 30 s, else SIGKILL; what it still answers counts
+        (cln:W12).
+        """
         self._running()
         plugin = plugin or self.plugin
         if not plugin.manifest.dynamic:
@@ -105,7 +109,7 @@ class PluginOwner(Party):
         await self.world.until(lambda: plugin not in self.plugins, "the plugin's pipe ends")
 
     async def kill_plugin(self, plugin: Plugin | None = None, sign: int = signal.SIGKILL) -> None:
-        """A signal to the plugin, by default kill -9; waits for its end. lightningd lives on (H12)."""
+        """A signal to the plugin, by default kill -9; waits for its end. lightningd lives on (cln:H12)."""
         plugin = plugin or self.plugin
         plugin.kill(sign)
         await self.world.until(lambda: plugin not in self.plugins, "the plugin's pipe ends")
@@ -142,7 +146,7 @@ class PluginOwner(Party):
         return [plugin for plugin in self.plugins if plugin.registered and hook in plugin.manifest.hooks]
 
     def feature_set(self) -> dict[str, str]:
-        """As recorded; bits of non-dynamic plugins are added to `init` and `node` (M6)."""
+        """As recorded; bits of non-dynamic plugins are added to `init` and `node` (cln:M6)."""
         ours = ~sum(1 << bit for bit in self.lacks)
         init, node = INIT_FEATURES & ours, 0x808898880A8A59A1 & ours
         for plugin in self.plugins:

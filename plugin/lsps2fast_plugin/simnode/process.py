@@ -1,4 +1,5 @@
-"""A plugin as a child process: started, spoken to and ended exactly as lightningd does it (W1-W6, W11, M2).
+"""A plugin as a child process: started, spoken to and ended exactly as lightningd does it (cln:W1 to cln:W6, cln:W11,
+cln:M2).
 
 It runs the real executable with its own pipes. Requests may be in flight by the hundred; each answer goes to the
 callback given with the request. What lightningd kills a plugin for, this kills it for: broken JSON, an answer to
@@ -108,7 +109,7 @@ class Plugin(asyncio.Protocol):
         await loop.connect_read_pipe(lambda: self, os.fdopen(host_in, "rb", 0))
 
     async def handshake(self, startup: bool) -> None:
-        """`getmanifest`, then `init`; hooks are live from the manifest on, so they may come before `init` (W11)."""
+        """`getmanifest`, then `init`; hooks are live from the manifest on, so they may come before `init` (cln:W11)."""
         self.started_at_daemon_start = startup
         answer = await self.ask("getmanifest", {"allow-deprecated-apis": False})
         self.manifest = read_manifest(answer, starting_dynamically=not startup)
@@ -130,7 +131,7 @@ class Plugin(asyncio.Protocol):
         self.node.plugin_ready(self)
 
     async def ask(self, method: str, params: Any) -> Any:
-        """Send and wait, bounded by the host's patience (W6); raises PluginFailed."""
+        """Send and wait, bounded by the host's patience (cln:W6); raises PluginFailed."""
         future: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
 
         def done(answer: dict[str, Any] | None) -> None:
@@ -170,7 +171,7 @@ class Plugin(asyncio.Protocol):
             reply(None)
 
     def listen(self, on: bool) -> None:
-        """`listen(False)`: lightningd does not read, the plugin's pipe fills up (W10)."""
+        """`listen(False)`: lightningd does not read, the plugin's pipe fills up (cln:W10)."""
         assert self._reader is not None
         (self._reader.resume_reading if on else self._reader.pause_reading)()
 
@@ -208,7 +209,7 @@ class Plugin(asyncio.Protocol):
     # pipes
 
     def request(self, method: str, params: Any, reply: Reply, caller_id: str = "") -> None:
-        """`params`: an object, or raw JSON bytes passed on verbatim (W9). A plugin that is gone replies None."""
+        """`params`: an object, or raw JSON bytes passed on verbatim (cln:W9). A plugin that is gone replies None."""
         if not self.alive:  # nothing will ever come to answer it
             asyncio.get_running_loop().call_soon(reply, None)
             return
@@ -225,7 +226,7 @@ class Plugin(asyncio.Protocol):
         self._send(frames.encode(message))
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
-        """The payload sits under its own name (W3)."""
+        """The payload sits under its own name (cln:W3)."""
         message = {"jsonrpc": "2.0", "method": method, "params": {method: params}}
         self.node.transcript.add("host>plugin", self.peer, message)
         self._send(frames.encode(message))

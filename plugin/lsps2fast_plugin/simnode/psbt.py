@@ -97,7 +97,7 @@ def encode(tx: Tx) -> str:
 
 
 def encode_v2(tx: Tx) -> str:
-    """PSBT version 2, base64: the form in which `listpeerchannels` shows a withheld funding (O2)."""
+    """PSBT version 2, base64: the form in which `listpeerchannels` shows a withheld funding (cln:O2)."""
     head = _pair(b"\x02", b"\x02\0\0\0") + _pair(b"\x03", tx.locktime.to_bytes(4, "little"))
     head += _pair(b"\x04", varint(len(tx.inputs))) + _pair(b"\x05", varint(len(tx.outputs)))
     data = MAGIC + head + _pair(b"\x06", b"\x03") + _pair(b"\xfb", b"\x02\0\0\0") + b"\0"

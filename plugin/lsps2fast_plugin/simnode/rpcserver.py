@@ -1,4 +1,4 @@
-"""The `lightning-rpc` unix socket: many requests in flight per connection, answered when done (P1)."""
+"""The `lightning-rpc` unix socket: many requests in flight per connection, answered when done (cln:P1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The on-chain wallet: outputs, reservations that end with blocks, coin selection (contract O1, O9, section 5)."""
+"""The on-chain wallet: outputs, reservations that end with blocks, coin selection (cln:O1, cln:O9)."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Wallet:
         return rows
 
     def unreserve(self, tx: Tx, blocks: int) -> list[dict[str, Any]]:
-        """Take `blocks` off each reservation; a row only for what was reserved (O9: none is no error)."""
+        """Take `blocks` off each reservation; a row only for what was reserved (cln:O9: none is no error)."""
         rows = []
         for txid, vout in tx.inputs:
             if not self.is_reserved((txid, vout)):
@@ -153,12 +153,12 @@ class Wallet:
         return rows
 
     def release(self, tx: Tx) -> None:
-        """Drop the whole reservation, as closing a withheld channel does (A2)."""
+        """Drop the whole reservation, as closing a withheld channel does (cln:A2)."""
         for point in tx.inputs:
             self.reserved.pop(point, None)
 
     def check_reserved(self, tx: Tx) -> None:
-        """signpsbt and sendpsbt take no input of ours that is not reserved (O1); spent ones pass (O6)."""
+        """signpsbt and sendpsbt take no input of ours that is not reserved (cln:O1); spent ones pass (cln:O6)."""
         ours = self.outputs()
         for point in tx.inputs:
             if point in ours and not self.is_reserved(point):
@@ -171,7 +171,7 @@ class Wallet:
         return tx.sign(self.secret)
 
     def send(self, tx: Tx) -> dict[str, Any]:
-        """Broadcast; raises -1 with bitcoind's words (O6)."""
+        """Broadcast; raises -1 with bitcoind's words (cln:O6)."""
         raw = tx.serialize().hex()
         try:
             txid = self.chain.submit(tx)
@@ -181,7 +181,9 @@ class Wallet:
         return {"tx": raw, "txid": txid}
 
     def rows(self, syncing: bool = False) -> list[dict[str, Any]]:
-        """`outputs` of listfunds. `syncing`: after a start, when the latest blocks have not been read again (R2)."""
+        """`outputs` of listfunds. `syncing`: after a start, when the latest blocks have not been read again
+        (cln:R2).
+        """
         rows = []
         for (txid, vout), output in self.outputs().items():
             row: dict[str, Any] = {

@@ -20,7 +20,7 @@ MPP_TIMEOUT: Final = "0017"
 MOST_PARTS: Final = 483  # HTLCs that one channel can carry (BOLT 2)
 DEADLINE_BLOCKS: Final = 6  # K-06
 
-Key = tuple[str, int]  # (channel_id, htlc id): a scid changes when its channel confirms (host contract H3)
+Key = tuple[str, int]  # (channel_id, htlc id): a scid changes when its channel confirms (cln:H3)
 
 
 class Reason(StrEnum):

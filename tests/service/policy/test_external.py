@@ -244,7 +244,7 @@ def test_an_error_sells_nothing(ask: Callable[[World], object], answer: NodeErro
 
 @pytest.mark.parametrize("ask", [World.menu, World.capacity])
 def test_a_plugin_that_never_answers_holds_nobody_up(ask: Callable[[World], object]) -> None:
-    """Issue 3 point 4: slow answers are bounded, also when the connection's own time-out fails."""
+    """Slow answers are bounded, also when the connection's own time-out fails."""
     world = World(menu_of(TERMS), timeout_s=0.01)
     world.silent = asyncio.Event()
     assert world.refused(lambda: ask(world)) == -32603
@@ -252,7 +252,7 @@ def test_a_plugin_that_never_answers_holds_nobody_up(ask: Callable[[World], obje
 
 
 def test_a_slow_plugin_cannot_make_us_hoard_calls() -> None:
-    """Rule 14: beyond a number of open questions the answer is -32603 at once."""
+    """rule:14: beyond a number of open questions the answer is -32603 at once."""
     world = World(menu_of(TERMS), max_calls=2)
     world.menu()
 
@@ -299,7 +299,7 @@ def test_without_a_plugin_our_own_policy_answers(ask: Callable[[World], object])
 
 @pytest.mark.parametrize("answers", [{}, menu_of(TERMS)])
 def test_a_crowd_that_comes_first_asks_once_whether_there_is_a_plugin(answers: dict[str, Answer]) -> None:
-    """Rule 14: nobody is turned away for a question that is being answered already."""
+    """rule:14: nobody is turned away for a question that is being answered already."""
     world = World(answers, max_calls=50)
 
     async def crowd() -> list[Any]:

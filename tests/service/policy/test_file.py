@@ -55,12 +55,12 @@ def test_the_example_of_the_page_is_a_policy() -> None:
 
 @pytest.mark.parametrize("key", sorted(MEANING))
 def test_the_page_shows_every_key(key: str) -> None:
-    """Issue 3 point 4: an operator needs no code to know what can be written."""
+    """An operator needs no code to know what can be written."""
     assert re.search(rf"\b{key}\b", example())
 
 
 def test_every_key_of_every_table_has_a_meaning() -> None:
-    """Issue 3 point 4: an error about any key can say what it is for."""
+    """An error about any key can say what it is for."""
     shapes = [value for name, value in vars(policy_file).items() if name.endswith("Table")]
     keys = {key for shape in shapes for key in shape.__struct_fields__}
     assert len(shapes) == 7
@@ -68,7 +68,7 @@ def test_every_key_of_every_table_has_a_meaning() -> None:
 
 
 def test_the_smallest_file_takes_our_defaults() -> None:
-    """Issue 3 point 4: two keys are enough to sell."""
+    """Two keys are enough to sell."""
     made = parse_rules(MINIMAL, "policy.toml")
     assert made.lines[0].line == DEFAULT_LINE._replace(min_fee_msat=2_000_000)
     assert made == Rules("policy.toml", made.lines, tokens={})
@@ -123,7 +123,7 @@ def test_the_smallest_file_takes_our_defaults() -> None:
     ],
 )
 def test_a_bad_file_is_refused_with_line_and_reason(added: str, line: int, words: str) -> None:
-    """Issue 3 point 4, G-06, G-07, G-08, S-03: nothing is guessed; K-28: no token is shown."""
+    """G-06, G-07, G-08, S-03: nothing is guessed; K-28: no token is shown."""
     number, sentence = refused(MINIMAL + added)
     assert (number, words in sentence) == (line, True), sentence
     assert "s3cret" not in sentence
@@ -187,7 +187,7 @@ def test_a_fee_that_leaves_64_bits_is_refused() -> None:
 def test_the_line_of_a_value_is_found_in_all_forms_of_toml(
     text: str, path: tuple[str | int, ...], line: int, ending: str
 ) -> None:
-    """Issue 3 point 4: strings over several lines, dotted keys, inline tables and comments do not mislead us."""
+    """Strings over several lines, dotted keys, inline tables and comments do not mislead us."""
     assert Source(text.replace("\n", ending), "x").line_of(path) == line
 
 
@@ -222,7 +222,7 @@ LINES = st.one_of(HEADERS, NEAR, st.tuples(KEYS, VALUES).map(" = ".join), st.tex
 
 @given(st.one_of(st.text(), st.lists(LINES, max_size=14).map("\n".join)), st.booleans())
 def test_any_text_is_a_policy_or_refused_with_a_line(text: str, begun: bool) -> None:
-    """Issue 3 point 4: nothing but Rules or ConfigError comes out, and the line exists."""
+    """Nothing but Rules or ConfigError comes out, and the line exists."""
     whole = MINIMAL * begun + text
     lines, complaint = outcome(whole)
     match = COMPLAINT.match(complaint)
@@ -232,7 +232,7 @@ def test_any_text_is_a_policy_or_refused_with_a_line(text: str, begun: bool) -> 
 
 @given(st.integers(0, 10**9), st.integers(0, 100_000), st.integers(0, 100_000), st.integers(0, 10_000))
 def test_the_floor_covers_the_mining_cost_to_the_msat(perkw: int, opens: int, closes: int, percent: int) -> None:
-    """Issue 3 point 4: exact, rounded up, in integers."""
+    """Exact, rounded up, in integers."""
     cost_msat = Floor(opens, closes, percent).cost_msat(perkw)
     exact = 4 * (opens + closes) * perkw * percent  # hundredths of a msat
     assert exact <= 100 * cost_msat < exact + 100

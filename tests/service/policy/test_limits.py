@@ -24,13 +24,13 @@ def gate(**changes: int) -> tuple[Gate, Refusals]:
 
 
 def test_every_limit_is_an_option_with_the_same_default() -> None:
-    """Issue 3 point 7: each limit an option with a sane default."""
+    """Each limit an option with a sane default."""
     assert [default for default, *_ in LIMIT_OPTIONS.values()] == list(GateLimits())
     assert all(least <= default <= most and meaning for default, least, most, meaning in LIMIT_OPTIONS.values())
 
 
 def test_every_refusal_has_a_counter_from_the_start() -> None:
-    """Issue 3 point 7: each refusal counted, under names that no peer can add to."""
+    """Each refusal counted, under names that no peer can add to."""
     refusals = Refusals()
     refusals.count(Refusal.RATE_PEER, 3)
     assert refusals.as_dict() == {name.value: 3 * (name is Refusal.RATE_PEER) for name in Refusal}
@@ -47,7 +47,7 @@ def test_an_ordinary_client_never_notices_the_gate() -> None:
 
 @pytest.mark.parametrize(("is_buy", "allowed"), [(False, (60, 120)), (True, (12, 24))])
 def test_one_peer_gets_its_rate_and_few_answers_beyond(is_buy: bool, allowed: tuple[int, int]) -> None:
-    """T-12 in spirit, issue 3 point 7: a refusal costs an RPC call, so most refusals are silent."""
+    """T-12 in spirit: a refusal costs an RPC call, so most refusals are silent."""
     made, refusals = gate()
     answers = [made.request("flood", is_buy, now_ms) for now_ms in range(0, 60_000, 10)]
     assert allowed[0] <= answers.count(Admit.YES) <= allowed[1]
@@ -58,7 +58,7 @@ def test_one_peer_gets_its_rate_and_few_answers_beyond(is_buy: bool, allowed: tu
 @pytest.mark.parametrize(("is_buy", "visit"), [(False, 3), (True, 1)])
 @pytest.mark.slow
 def test_a_crowd_does_not_lock_an_honest_peer_out(is_buy: bool, visit: int) -> None:
-    """Issue 3 point 7: 10,000 requests a second from 1,000 peers for 10 s; work is bounded, a visitor is served.
+    """10,000 requests a second from 1,000 peers for 10 s; work is bounded, a visitor is served.
 
     A visit of a wallet: the protocols, the menu and perhaps once more, then one buy.
     """
@@ -78,7 +78,7 @@ def test_a_crowd_does_not_lock_an_honest_peer_out(is_buy: bool, visit: int) -> N
 
 
 def test_large_messages_are_read_seldom_and_small_ones_always() -> None:
-    """T-36, rule 14: ten at once, ten a minute from one peer, twenty a second from all; an honest request is small."""
+    """T-36, rule:14: ten at once, ten a minute from one peer, twenty a second from all; an honest request is small."""
     made, refusals = gate()
     read = [made.message("flood", LARGE_BYTES + 1, now_ms) for now_ms in range(0, 60_000, 10)]
     assert read[:11] == [True] * 10 + [False]
@@ -102,7 +102,7 @@ def test_large_messages_are_read_seldom_and_small_ones_always() -> None:
 def test_held_parts_and_their_sum_are_bounded(
     held_parts: int, held_msat: int, amount_msat: int, allowed: bool, counted: set[str]
 ) -> None:
-    """Issue 3 point 7: held parts and sats at risk."""
+    """Held parts and sats at risk."""
     made, refusals = gate(held_parts=10, held_sat=5)
     assert made.part(held_parts, held_msat, amount_msat) is allowed
     assert {name for name, count in refusals.as_dict().items() if count} == counted

@@ -94,7 +94,7 @@ def test_the_least_channel_is_enough_for_both_types(plain: int, anchors: int, de
 def test_what_cannot_be_kept_is_refused_at_the_buy(
     ask: BuyAsk, facts: Facts, rule: CapacityRule, outcome: int, counted: set[str]
 ) -> None:
-    """B-06 steps 10 and 11, B-08, O-03, issue 3 point 3: 203 where a smaller payment would do, else 1."""
+    """B-06 steps 10 and 11, B-08, O-03: 203 where a smaller payment would do, else 1."""
     assert judged(ask, facts, rule) == (outcome, counted)
 
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_kept_is_refused_at_the_buy(
 def test_what_is_granted_is_enough_and_affordable(
     size_msat: int | None, confirmed_sat: int, committed_sat: int, perkw: int, rule: CapacityRule
 ) -> None:
-    """O-03, issue 3 point 3: never below the least, above the largest, or above what can be spent."""
+    """O-03: never below the least, above the largest, or above what can be spent."""
     facts = RICH._replace(
         confirmed_sat=confirmed_sat,
         committed_sat=committed_sat,

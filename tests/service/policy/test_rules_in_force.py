@@ -51,7 +51,7 @@ def test_the_options_alone_make_a_policy() -> None:
 
 
 def test_memory_that_was_loaded_is_used_also_when_it_is_empty() -> None:
-    """Issue 3 point 5: the caller keeps the ledger to tell it facts and to journal it."""
+    """The caller keeps the ledger to tell it facts and to journal it."""
     ledger, uses = TrustLedger(TrustRule()), TokenUses()
     made = Policy(rules(), say=Log(), ledger=ledger, uses=uses)
     assert made.ledger is ledger
@@ -70,7 +70,7 @@ def test_memory_that_was_loaded_is_used_also_when_it_is_empty() -> None:
     ],
 )
 def test_peers_are_served_as_the_lists_say(changes: dict[str, frozenset[str]], served: set[str], why: set[str]) -> None:
-    """G-10, S-10, issue 3 point 4: allow and deny; each refusal is counted."""
+    """G-10, S-10: allow and deny; each refusal is counted."""
     made = policy(rules()._replace(**changes))  # type: ignore[arg-type]
     assert {peer for peer in (ALICE, BOB) if made.is_served(peer, WALL_MS)} == served
     assert counted(made) == why
@@ -142,7 +142,7 @@ def test_an_offer_ends_with_its_token(after: Rules, code: int | None) -> None:
 
 
 def test_the_last_use_is_sold_once() -> None:
-    """Issue 3 point 4: quota."""
+    """Quota."""
     made = policy(rules(tokens=(SPRING,)))
     made.uses.take(made.token("spring", WALL_MS))
     assert code_of(lambda: made.token("spring", WALL_MS)) == 200
@@ -162,7 +162,7 @@ def test_a_token_has_lines_of_its_own_or_a_discount() -> None:
 
 
 def test_a_discount_does_not_undercut_the_miners() -> None:
-    """Issue 3 point 4: the fee always covers the expected mining cost."""
+    """The fee always covers the expected mining cost."""
     made = policy(rules(tokens=(token(discount_percent=100),)))
     menu = made.menu(ALICE, made.token("spring", WALL_MS), WALL_MS, PERKW)
     assert [each.min_fee_msat for each in menu] == [4_500_000]
@@ -193,7 +193,7 @@ def test_an_empty_menu_is_legal_and_counted() -> None:
 
 
 def test_new_rules_are_in_force_at_once() -> None:
-    """Issue 3 point 4: price, lists and trust change together; memory stays."""
+    """Price, lists and trust change together; memory stays."""
     made = policy(rules())
     made.ledger.probed(ALICE, WALL_MS)
     made.replace(rules(line(9_000_000), trust=TrustRule(client_trusts_lsp=True, probe_limit=1)))
@@ -271,14 +271,14 @@ def test_the_mode_of_a_buy(
     at_risk_sat: int,
     mode: bool,
 ) -> None:
-    """B-15, issue 3 point 5: default, token, amount at risk; safe for debtors and above the budget, whoever asks."""
+    """B-15: default, token, amount at risk; safe for debtors and above the budget, whoever asks."""
     made = policy(rules(trust=rule))
     before(made)
     assert made.trust_mode(ALICE, given, amount_sat * SAT, at_risk_sat * SAT, WALL_MS) is mode
 
 
 def test_a_debtor_is_trusted_again_when_it_healed() -> None:
-    """Issue 3 point 5: healing over time."""
+    """Healing over time."""
     made = policy(rules())
     owing(made)
     modes = [made.trust_mode(ALICE, None, 1, 0, WALL_MS + days * DAY_MS) for days in (0, 29, 30)]
@@ -286,7 +286,7 @@ def test_a_debtor_is_trusted_again_when_it_healed() -> None:
 
 
 def test_the_budget_holds_when_buys_sold_earlier_are_used() -> None:
-    """Issue 3 point 5, O-12: a mode that was told cannot change, so opening waits; withheld channels risk nothing."""
+    """O-12: a mode that was told cannot change, so opening waits; withheld channels risk nothing."""
     made = policy(rules(trust=TrustRule(capital_budget_sat=1_000)))
     assert made.may_open(False, 400 * SAT, 600 * SAT)
     assert counted(made) == set()
@@ -299,7 +299,7 @@ def test_the_budget_holds_when_buys_sold_earlier_are_used() -> None:
 
 
 def test_a_quote_shows_the_price_and_every_rule_that_made_it() -> None:
-    """Issue 3 point 4: `lsps2-quote` shows what a client would be offered and why; plain JSON, nothing changed."""
+    """`lsps2-quote` shows what a client would be offered and why; plain JSON, nothing changed."""
     spring = token(discount_percent=50, max_uses=7)
     made = policy(rules(line(2_000_000), line(20_000_000, 20), tokens=(spring,)))
     quote = made.explain(ALICE, "spring", WALL_MS, PERKW, 100_000_000)
@@ -345,7 +345,7 @@ def test_a_quote_without_a_size_shows_the_lines_alone() -> None:
 def test_a_quote_tells_the_operator_why_a_client_is_refused(
     changes: dict[str, frozenset[str]], text: str | None, code: int, why: str
 ) -> None:
-    """Issue 3 point 4: the client learns a code, the operator the reason; K-28: not the token."""
+    """The client learns a code, the operator the reason; K-28: not the token."""
     made = policy(rules(tokens=(token(max_uses=0),))._replace(**changes))  # type: ignore[arg-type]
     quote = made.explain(ALICE, text, WALL_MS, PERKW)
     assert quote["menu"] == []
@@ -355,7 +355,7 @@ def test_a_quote_tells_the_operator_why_a_client_is_refused(
 
 
 def test_a_quote_explains_the_safe_mode() -> None:
-    """Issue 3 point 5: an operator sees why a client is no longer trusted."""
+    """An operator sees why a client is no longer trusted."""
     made = policy(rules())
     owing(made)
     trust = made.explain(ALICE, None, WALL_MS, PERKW, 5_000_000)["trust"]

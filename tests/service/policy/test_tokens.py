@@ -25,7 +25,7 @@ def stored(disk: dict[tuple[str, ...], str]) -> TokenUses:
 
 
 class Seller(RuleBasedStateMachine):
-    """Issue 3 point 4: a token's quota is never exceeded over restarts.
+    """A token's quota is never exceeded over restarts.
 
     The service journals uses before buys, and may crash, or fail to write, at every step.
     """

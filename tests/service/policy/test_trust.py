@@ -32,7 +32,7 @@ def reloaded(ledger: TrustLedger) -> TrustLedger:
 
 
 def test_an_open_channel_is_capital_at_risk_until_it_is_paid(ledger: TrustLedger) -> None:
-    """Issue 3 point 5: the budget counts channels that are opened and unpaid, each once."""
+    """The budget counts channels that are opened and unpaid, each once."""
     ledger.opened(ALICE, 1, 5_000, WALL_MS)
     ledger.opened(ALICE, 1, 5_000, WALL_MS)
     ledger.opened(BOB, 2, 7_000, WALL_MS)
@@ -47,7 +47,7 @@ def test_an_open_channel_is_capital_at_risk_until_it_is_paid(ledger: TrustLedger
 
 
 def test_a_peer_who_let_a_channel_go_unpaid_is_a_suspect(ledger: TrustLedger) -> None:
-    """Issue 3 point 5, B-15: automatically switched to the safe mode; told twice it counts once."""
+    """B-15: automatically switched to the safe mode; told twice it counts once."""
     ledger.opened(ALICE, 1, 5_000, WALL_MS)
     assert ledger.awaiting(ALICE) == 1
     ledger.let_go(ALICE, 1, WALL_MS)
@@ -68,7 +68,7 @@ def test_a_debt_that_is_paid_late_is_forgiven_at_once(ledger: TrustLedger) -> No
 
 
 def test_a_closed_debt_heals_with_time_and_a_standing_one_does_not(ledger: TrustLedger) -> None:
-    """Issue 3 point 5: healing over time."""
+    """Healing over time."""
     for peer_id in (ALICE, BOB):
         ledger.opened(peer_id, 1, 5_000, WALL_MS)
         ledger.let_go(peer_id, 1, WALL_MS)
@@ -98,7 +98,7 @@ def test_a_clock_that_goes_back_heals_nothing(ledger: TrustLedger) -> None:
 
 
 def test_new_limits_judge_old_deeds(ledger: TrustLedger) -> None:
-    """Issue 3 point 4: a reload needs no restart here either."""
+    """A reload needs no restart here either."""
     ledger.probed(ALICE, WALL_MS)
     ledger.rule = RULE._replace(probe_limit=1)
     assert ledger.is_prober(ALICE, WALL_MS)
@@ -118,7 +118,7 @@ EVENTS = st.lists(
 @given(EVENTS)
 @settings(max_examples=60)
 def test_a_restart_changes_nothing(events: list[tuple[str, str, int, int]]) -> None:
-    """Issue 3 point 5, K-24: the journal carries everything, and the sum at risk is that of the open channels."""
+    """K-24: the journal carries everything, and the sum at risk is that of the open channels."""
     ledger = TrustLedger(RULE)
     wall_ms = WALL_MS
     open_: dict[tuple[str, int], int] = {}
@@ -141,7 +141,7 @@ def test_a_restart_changes_nothing(events: list[tuple[str, str, int, int]]) -> N
 
 
 def test_changes_name_each_peer_once_and_come_back_when_they_were_not_written(ledger: TrustLedger) -> None:
-    """Rule 11: stored means stored."""
+    """rule:11: stored means stored."""
     ledger.probed(ALICE, WALL_MS)
     ledger.opened(ALICE, 1, 5_000, WALL_MS)
     first = ledger.changes()
@@ -162,7 +162,7 @@ def node_id(number: int) -> str:
 
 
 def test_memory_ends_at_the_bound_but_never_forgets_an_open_channel() -> None:
-    """Rule 14: many node ids are cheap, channels are not."""
+    """rule:14: many node ids are cheap, channels are not."""
     ledger = TrustLedger(RULE, max_peers=20)
     ledger.opened(ALICE, 1, 5_000, WALL_MS)
     for number in range(500):
@@ -175,7 +175,7 @@ def test_memory_ends_at_the_bound_but_never_forgets_an_open_channel() -> None:
 
 
 def test_who_has_healed_is_forgotten_on_disk_too(ledger: TrustLedger) -> None:
-    """Rule 14: the datastore does not grow for ever."""
+    """rule:14: the datastore does not grow for ever."""
     ledger.probed(ALICE, WALL_MS)
     ledger.changes()
     ledger.probed(BOB, WALL_MS + DAY_MS)

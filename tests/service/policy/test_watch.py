@@ -50,7 +50,7 @@ def watched(tmp_path: Path) -> Watched:
 
 
 def test_a_file_that_did_not_change_is_not_read_again(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Issue 3 point 4: polling is one look at the folder."""
+    """Polling is one look at the folder."""
     read: list[object] = []
     monkeypatch.setattr("builtins.open", read.append)
     assert watched.min_fee_msat() is None
@@ -59,7 +59,7 @@ def test_a_file_that_did_not_change_is_not_read_again(watched: Watched, monkeypa
 
 
 def test_a_change_is_in_force_without_a_restart(watched: Watched) -> None:
-    """Issue 3 point 4: reloaded on change, and said so."""
+    """Reloaded on change, and said so."""
     watched.write(DEARER)
     assert watched.min_fee_msat() == 3_000_000
     assert watched.min_fee_msat() is None
@@ -76,7 +76,7 @@ def test_a_change_is_in_force_without_a_restart(watched: Watched) -> None:
     ],
 )
 def test_a_bad_change_is_refused_once_and_the_old_policy_stays(watched: Watched, text: str | bytes, words: str) -> None:
-    """Issue 3 point 4: a bad file refused with line and reason, the refusal reported and counted once."""
+    """A bad file refused with line and reason, the refusal reported and counted once."""
     watched.write(text)
     assert [watched.min_fee_msat() for _ in range(3)] == [None] * 3
     assert watched.log.levels() == ["warn"]
@@ -86,7 +86,7 @@ def test_a_bad_change_is_refused_once_and_the_old_policy_stays(watched: Watched,
 
 
 def test_a_file_that_grows_while_it_is_read_is_refused(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rule 14: what is read has a bound, whatever the file's size was a moment ago."""
+    """rule:14: what is read has a bound, whatever the file's size was a moment ago."""
     watched.write(MINIMAL + "#" * MAX_FILE_BYTES)
     monkeypatch.setattr(policy_watch, "_signature", lambda path: policy_watch.Signature(0, 1, 1))
     assert watched.min_fee_msat() is None
@@ -94,7 +94,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused(watched: Watched, monkeyp
 
 
 def test_a_mended_file_is_taken_also_when_it_is_the_old_one(watched: Watched) -> None:
-    """Issue 3 point 4: after a refusal the next good version counts, and the complaint is gone."""
+    """After a refusal the next good version counts, and the complaint is gone."""
     watched.write("nonsense")
     assert watched.min_fee_msat() is None
     watched.write(MINIMAL)
@@ -103,7 +103,7 @@ def test_a_mended_file_is_taken_also_when_it_is_the_old_one(watched: Watched) ->
 
 
 def test_a_file_that_vanished_is_told_once_and_welcome_back(watched: Watched) -> None:
-    """Issue 3 point 4: an editor, or a mount that went away, ends no sale."""
+    """An editor, or a mount that went away, ends no sale."""
     kept = watched.path.rename(watched.path.with_suffix(".kept"))
     assert [watched.min_fee_msat() for _ in range(3)] == [None] * 3
     kept.rename(watched.path)
@@ -139,7 +139,7 @@ def test_a_start_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_start_with_a_bad_file_is_refused_with_its_line(tmp_path: Path) -> None:
-    """Issue 3 point 4: the same sentence at the start as at a reload."""
+    """The same sentence at the start as at a reload."""
     path = tmp_path / "policy.toml"
     path.write_text(MINIMAL + "x = 1")
     with pytest.raises(ConfigError, match=r"policy\.toml, line 4: fee_line 1, x: unknown key"):

@@ -64,7 +64,7 @@ def test_an_intent_without_a_channel_is_undone() -> None:
 
 
 def test_a_withheld_channel_nobody_names_is_the_intent_s() -> None:
-    """T6, K-02: the crash fell between fundchannel_complete and the next write."""
+    """trap:6, K-02: the crash fell between fundchannel_complete and the next write."""
     verdict = judge(record("intent"), snapshot(channel()), set())
     assert verdict.journal.channel is not None
     assert verdict.journal.channel.channel_id == ID
@@ -90,7 +90,7 @@ def test_a_channel_that_a_record_owns_is_not_taken_for_it() -> None:
 
 
 def test_an_unknown_channel_is_gone_and_its_parts_are_lost() -> None:
-    """K-09 row 2, A3: a row says `offered` for ever after a close."""
+    """K-09 row 2, cln:A3: a row says `offered` for ever after a close."""
     verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(rows=(row(0, "offered"),)), {ID})
     assert (verdict.gone, verdict.ended) == (True, dict.fromkeys(KEYS, LOST))
 
@@ -104,7 +104,7 @@ def test_an_unknown_channel_is_gone_and_its_parts_are_lost() -> None:
     ],
 )
 def test_the_table_says_how_parts_ended(statuses: tuple[str, str], ends: tuple[str, str]) -> None:
-    """K-09 rows 4 to 6, F4."""
+    """K-09 rows 4 to 6, cln:F4."""
     rows = tuple(row(number, status) for number, status in enumerate(statuses))
     verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(channel(), rows=rows), {ID})
     assert verdict.ended == dict(zip(KEYS, ends, strict=True))
@@ -112,7 +112,7 @@ def test_the_table_says_how_parts_ended(statuses: tuple[str, str], ends: tuple[s
 
 @pytest.mark.parametrize("name", [ALIAS, REAL])
 def test_rows_are_found_under_each_name_of_the_incoming_channel(name: int) -> None:
-    """H3, F6: the part came under the alias, the row may carry the real scid."""
+    """cln:H3, cln:F6: the part came under the alias, the row may carry the real scid."""
     rows = (row(0, "settled", name), row(1, "settled", name))
     verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(channel(), rows=rows), {ID})
     assert set(verdict.ended.values()) == {SETTLED}
@@ -120,14 +120,14 @@ def test_rows_are_found_under_each_name_of_the_incoming_channel(name: int) -> No
 
 @pytest.mark.parametrize(("replays", "end"), [(True, OPEN), (False, LOST)])
 def test_a_part_that_is_still_held_comes_again_only_with_lightningd(replays: bool, end: str) -> None:
-    """H12, R1: after a start of the plugin alone lightningd has let it go already."""
+    """cln:H12, cln:R1: after a start of the plugin alone lightningd has let it go already."""
     said = snapshot(channel(), held={(REAL, 0), (REAL, 1)}, replays=replays)
     assert set(judge(record("forwards", CHANNEL, PARTS), said, {ID}).ended.values()) == {end}
 
 
 @pytest.mark.parametrize("state", ["CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE", "CHANNELD_AWAITING_LOCKIN"])
 def test_these_states_are_alive(state: str) -> None:
-    """K-13, T9."""
+    """K-13, trap:9."""
     assert not judge(record("forwards", CHANNEL, PARTS), snapshot(channel(state=state)), {ID}).gone
 
 
@@ -141,7 +141,7 @@ def test_these_states_are_alive(state: str) -> None:
     ids=["withheld", "no longer withheld", "confirmed"],
 )
 def test_only_a_confirmation_proves_that_the_funding_is_out(facts: dict[str, Any], public: bool, sent: bool) -> None:
-    """Rule 8: lightningd clears `withheld` before it asks bitcoind."""
+    """rule:8: lightningd clears `withheld` before it asks bitcoind."""
     verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(channel(**facts)), {ID})
     assert (verdict.public, verdict.sent) == (public, sent)
     broadcasts = [step for step in first_orders(verdict, JIT, None) if isinstance(step, order.Broadcast)]
@@ -155,7 +155,7 @@ FREE: dict[str, Any] = {"fee_base_msat": 0, "fee_proportional_millionths": 0}
 
 
 def test_coins_of_a_withheld_channel_are_reserved_anew_at_once() -> None:
-    """O-04, T8, rule 7: their 72 blocks may be over with the next block, or already."""
+    """O-04, trap:8, rule:7: their 72 blocks may be over with the next block, or already."""
     verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(channel(**FREE)), {ID})
     assert first_orders(verdict, JIT, "AWAITING_SETTLEMENT") == (RENEWAL,)
 
@@ -173,7 +173,7 @@ def test_coins_of_a_withheld_channel_are_reserved_anew_at_once() -> None:
 def test_a_public_channel_that_nobody_pays_for_gets_its_fees_back(
     facts: dict[str, Any], state: str | None, owed: bool
 ) -> None:
-    """Rule 13, O-13: we died between the zero and the rest."""
+    """rule:13, O-13: we died between the zero and the rest."""
     verdict = judge(record("channel", CHANNEL), snapshot(channel(**facts)), {ID})
     assert (RESTORED in first_orders(verdict, JIT, state)) is owed
 
@@ -186,7 +186,7 @@ def test_what_a_channels_record_only_planned_is_forgotten() -> None:
 
 @pytest.mark.parametrize("name", [ALIAS, REAL])
 def test_parts_of_a_channels_record_went_out_if_one_is_known(name: int) -> None:
-    """P16, K-09, H3: then the record stands for all of them, and each is judged."""
+    """P16, K-09, cln:H3: then the record stands for all of them, and each is judged."""
     said = snapshot(channel(**PUBLIC), rows=(row(0, "settled", name),))
     verdict = judge(record("channel", CHANNEL, PARTS), said, {ID})
     assert verdict.journal.forwards == PARTS

@@ -100,7 +100,7 @@ def test_a_late_call_that_is_still_the_newest_is_left_alone() -> None:
 
 
 def test_what_is_answered_is_forgotten() -> None:
-    """Rule 14: calls that get their answer leave nothing in memory, refused ones neither."""
+    """rule:14: calls that get their answer leave nothing in memory, refused ones neither."""
 
     async def refuse(late: Late) -> None:
         raise NodeError("set", -1, "no")

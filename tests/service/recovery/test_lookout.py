@@ -83,7 +83,7 @@ class Node:
 
 
 def test_a_funding_is_sent_again_until_a_block_has_it() -> None:
-    """Rule 8: bitcoind may have forgotten it; then it is out of mind."""
+    """rule:8: bitcoind may have forgotten it; then it is out of mind."""
     node = Node()
     node.lookout.funding(CLIENT, CHANNEL)
     node.mine(FUNDING_EVERY_BLOCKS + 1)
@@ -94,7 +94,7 @@ def test_a_funding_is_sent_again_until_a_block_has_it() -> None:
 
 
 def test_a_funding_without_a_block_alarms_once_and_is_given_up_in_the_end() -> None:
-    """Rules 8, 14: the operator hears of it; what bitcoind itself would drop is not looked at for ever."""
+    """rule:8, rule:14: the operator hears of it; what bitcoind itself would drop is not looked at for ever."""
     node = Node()
     node.lookout.funding(CLIENT, CHANNEL)
     node.mine(ALARM_AFTER_BLOCKS - FUNDING_EVERY_BLOCKS)
@@ -105,7 +105,7 @@ def test_a_funding_without_a_block_alarms_once_and_is_given_up_in_the_end() -> N
 
 
 def test_an_error_ends_no_watch() -> None:
-    """Rule 10."""
+    """rule:10."""
     node = Node()
     node.lookout.funding(CLIENT, CHANNEL)
     node.error = NodeError("sendpsbt", -1, "bitcoind is away")
@@ -128,7 +128,7 @@ def test_a_channel_that_is_gone_needs_no_funding() -> None:
     ids=["no block yet", "confirmed", "withheld", "not over: its session sends it"],
 )
 def test_a_start_finds_the_fundings_of_finished_sales(found: dict[str, Any], outcome: str | None, watched: int) -> None:
-    """Rule 8: over restarts."""
+    """rule:8: over restarts."""
     node = Node()
     stored = record("paid", CHANNEL)._replace(outcome=outcome)
     node.lookout.load([stored], [found, {"peer_id": CLIENT}], 100)
@@ -136,7 +136,7 @@ def test_a_start_finds_the_fundings_of_finished_sales(found: dict[str, Any], out
 
 
 def test_parts_are_looked_at_ever_more_rarely() -> None:
-    """Bounded: after 1, 2, 4, 8 blocks more; nothing is asked when nothing waits; old heights are no news (R2)."""
+    """Bounded: after 1, 2, 4, 8 blocks more; nothing is asked when nothing waits; old heights are no news (cln:R2)."""
     node = Node()
     node.mine(3)
     assert node.asked == []
@@ -150,7 +150,7 @@ def test_parts_are_looked_at_ever_more_rarely() -> None:
 
 
 def test_what_was_paid_is_told_before_what_was_lost() -> None:
-    """F4, K-11, rule 12: by incoming channel and id."""
+    """cln:F4, K-11, rule:12: by incoming channel and id."""
     node = Node()
     node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
     node.said = snapshot(channel(), rows=(row(0, "failed"), row(1, "settled")))
@@ -160,7 +160,7 @@ def test_what_was_paid_is_told_before_what_was_lost() -> None:
 
 
 def test_parts_that_are_still_out_are_left_alone() -> None:
-    """Rule 10: a row that says offered, or none yet."""
+    """rule:10: a row that says offered, or none yet."""
     node = Node()
     node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
     node.said = snapshot(channel(), rows=(row(0, "offered"),))
@@ -169,7 +169,7 @@ def test_parts_that_are_still_out_are_left_alone() -> None:
 
 
 def test_a_channel_that_closed_unheard_is_told() -> None:
-    """A3: what its parts come to is the machine's to say."""
+    """cln:A3: what its parts come to is the machine's to say."""
     node = Node()
     node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
     node.said = snapshot(channel(ID, state="ONCHAIN"))
@@ -178,7 +178,7 @@ def test_a_channel_that_closed_unheard_is_told() -> None:
 
 
 def test_a_node_that_does_not_answer_is_asked_again() -> None:
-    """Rule 10."""
+    """rule:10."""
     node = Node()
     node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
     node.error = NodeError("listforwards", -1, "busy")

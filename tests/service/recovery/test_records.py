@@ -59,7 +59,8 @@ class Journalled:
         self.data = Datastore()
         self.reports: list[str] = []
         self.insisted: list[str] = []
-        self.store = SessionStore(self.data, self.reports.append, lambda what, work: self.insisted.append(what))  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        self.store = SessionStore(self.data, self.reports.append, lambda what, work: self.insisted.append(what))
         self.put("active", OTHER, record_of(INTENT.buy, FRESH))
 
     def put(self, folder: str, jit_scid: int, value: Any) -> tuple[str, ...]:
@@ -111,7 +112,7 @@ BROKEN: dict[str, Any] = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_record_that_is_not_understood_is_reported_and_the_others_are_read(what: str) -> None:
-    """K-08, issue 4: an operator hears of it once, by its key."""
+    """K-08: an operator hears of it once, by its key."""
     place = Journalled()
     key = place.put("active", JIT, BROKEN[what])
     assert [stored.buy.jit_scid for stored in place.load()] == [OTHER]
@@ -146,7 +147,7 @@ def test_a_record_that_was_read_and_cannot_be_taken_up_stays_as_it_is() -> None:
 
 
 def test_a_final_record_that_is_not_understood_is_told_once_and_never_pruned() -> None:
-    """K-08, A-09, rule 14: the daily look over finished sales passes it by."""
+    """K-08, A-09, rule:14: the daily look over finished sales passes it by."""
     place = Journalled()
     key = place.put("finalized", JIT, b"{")
     place.load()
@@ -190,7 +191,7 @@ def test_what_a_record_that_is_not_understood_speaks_of_can_be_asked() -> None:
     ids=lambda journal: f"{journal.stage} {'paid' if journal.preimage else ''}",
 )
 def test_what_is_written_is_read_again(journal: Journal) -> None:
-    """Rule 11, K-24: every stage, every member."""
+    """rule:11, K-24: every stage, every member."""
     place = Journalled()
     place.put("active", JIT, record_of(INTENT.buy, journal))
     (found,) = [stored for stored in place.load() if stored.buy.jit_scid == JIT]

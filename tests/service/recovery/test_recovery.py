@@ -119,7 +119,7 @@ def unread(*names: str, jit_scid: int | None = JIT) -> Unread:
 
 
 def test_parts_of_a_record_that_is_not_understood_fail_for_now() -> None:
-    """K-08, rule 6: its scid is known, so that nobody is told that it does not exist, and nothing is sold on it."""
+    """K-08, rule:6: its scid is known, so that nobody is told that it does not exist, and nothing is sold on it."""
     house = House(unread(), unread("promise-secret", jit_scid=None))
     house.revive()
     assert house.service.set_aside == house.service.interest.scids == {JIT}
@@ -127,7 +127,7 @@ def test_parts_of_a_record_that_is_not_understood_fail_for_now() -> None:
 
 
 def test_coins_of_a_record_that_is_not_understood_pay_for_nothing_else() -> None:
-    """K-08, O-04, T8: nobody renews their reservation, and its channel may have been paid for."""
+    """K-08, O-04, trap:8: nobody renews their reservation, and its channel may have been paid for."""
     house = House(unread(f'"{COIN}"'), unread(f'["{"bb" * 32}:1"]', jit_scid=None))
     house.revive(record("intent"))
     assert set(house.promised) == {COIN, "bb" * 32 + ":1"}
@@ -158,7 +158,9 @@ def test_a_record_that_breaks_recovery_stays_and_the_others_go_on() -> None:
 
 
 def test_a_withheld_channel_that_nobody_names_is_taken_up_by_the_intent() -> None:
-    """T6, K-02: the crash fell between fundchannel_complete and the next write; it is closed, its coins released."""
+    """trap:6, K-02: the crash fell between fundchannel_complete and the next write; it is closed, its coins
+    released.
+    """
     house = House()
     house.revive(record("intent"), said=snapshot(channel()))
     (undo,) = house.orders
@@ -169,7 +171,7 @@ def test_a_withheld_channel_that_nobody_names_is_taken_up_by_the_intent() -> Non
 
 
 def test_two_intents_of_one_client_do_not_take_up_the_same_channel() -> None:
-    """K-09, rule 2: one channel, one of them closes it; each releases its own coins."""
+    """K-09, rule:2: one channel, one of them closes it; each releases its own coins."""
     second = StoredSession(buy_of(JIT + 1), record("intent").journal, None)
     house = House()
     house.revive(record("intent"), second, said=snapshot(channel()))
@@ -178,7 +180,7 @@ def test_two_intents_of_one_client_do_not_take_up_the_same_channel() -> None:
 
 
 def test_coins_that_were_reserved_for_no_channel_are_released() -> None:
-    """Rule 9, K-02: the crash fell after reserveinputs."""
+    """rule:9, K-02: the crash fell after reserveinputs."""
     house = House()
     house.revive(record("intent"))
     assert house.orders == [Undo(JIT, HASH, None, FUNDING)]
@@ -198,7 +200,7 @@ def test_a_withheld_channel_that_no_record_explains_is_told_and_left() -> None:
 
 @pytest.mark.parametrize("order_of_rows", [(0, 1), (1, 0)])
 def test_what_was_paid_is_told_before_what_was_lost(order_of_rows: tuple[int, int]) -> None:
-    """K-11, rule 8: one part settled, one failed while we were away; the funding is owed, whatever comes first."""
+    """K-11, rule:8: one part settled, one failed while we were away; the funding is owed, whatever comes first."""
     rows = tuple(row(each, ("settled", "failed")[place]) for place, each in enumerate(order_of_rows))
     house = House()
     house.revive(record("forwards", CHANNEL, PARTS), said=snapshot(channel(), rows=rows))
@@ -206,7 +208,7 @@ def test_what_was_paid_is_told_before_what_was_lost(order_of_rows: tuple[int, in
 
 
 def test_a_payment_whose_channel_closed_while_we_were_away_is_not_waited_for() -> None:
-    """A3: lightningd's rows say `offered` for ever; the coins are released and the offer stands."""
+    """cln:A3: lightningd's rows say `offered` for ever; the coins are released and the offer stands."""
     house = House()
     said = snapshot(rows=(row(0, "offered"), row(1, "offered")))
     house.revive(record("forwards", CHANNEL, PARTS), said=said)
@@ -216,7 +218,9 @@ def test_a_payment_whose_channel_closed_while_we_were_away_is_not_waited_for() -
 
 
 def test_parts_that_lightningd_asks_about_again_wait_for_their_client() -> None:
-    """R1, R4, H10, H16: the replayed calls come in one burst before any peer is back; both get their stored answer."""
+    """cln:R1, cln:R4, cln:H10, cln:H16: the replayed calls come in one burst before any peer is back; both get their
+    stored answer.
+    """
     house = House()
     said = snapshot(channel(), held=set(KEYS))
     said.held = {said.same(key) for key in KEYS}
@@ -231,7 +235,7 @@ def test_parts_that_lightningd_asks_about_again_wait_for_their_client() -> None:
 
 
 def test_blocks_that_lightningd_reads_again_change_nothing() -> None:
-    """R2: heights run backwards after its start; a deadline neither moves nor comes twice."""
+    """cln:R2: heights run backwards after its start; a deadline neither moves nor comes twice."""
     house = House()
     house.revive(
         record("forwards", CHANNEL, PARTS), said=snapshot(channel(), rows=(row(0, "offered"), row(1, "offered")))
@@ -244,7 +248,7 @@ def test_blocks_that_lightningd_reads_again_change_nothing() -> None:
 
 
 def test_a_public_channel_that_was_paid_is_sent_again() -> None:
-    """Rule 8: no longer withheld, in no block; only a confirmation would prove it."""
+    """rule:8: no longer withheld, in no block; only a confirmation would prove it."""
     house = House()
     rows = (row(0, "settled"), row(1, "settled"))
     said = snapshot(channel(funding={"withheld": False}), rows=rows)
@@ -271,7 +275,7 @@ def test_an_offer_that_lapsed_meanwhile_is_dropped_with_its_record() -> None:
 
 
 def test_a_lapsed_record_that_cannot_be_deleted_is_left_for_the_next_start() -> None:
-    """Rule 10: said, not insisted on."""
+    """rule:10: said, not insisted on."""
     house = House(wall_ms=END_MS)
     house.journal_fails = True
     house.revive(StoredSession(BUY, FRESH, None))

@@ -210,7 +210,7 @@ async def test_old_records_go_except_those_that_bind_us() -> None:
 
 
 async def test_pruning_waits_for_a_node_that_answers() -> None:
-    """A-09, rule 10: one error is not an outcome."""
+    """A-09, rule:10: one error is not an outcome."""
     house = House(HEIGHT, "refuse", final(1))
     house.clock.wall += 100 * DAY_MS
     house.error = NodeError("listpeerchannels", -1, "busy")

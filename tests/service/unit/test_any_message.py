@@ -131,7 +131,7 @@ def check_answer(reply: bytes, request_id: object) -> Json:
 @given(st.lists(BYTES, min_size=1, max_size=8))
 @settings(max_examples=150)
 def test_any_bytes_get_silence_or_one_answer(messages: list[bytes]) -> None:
-    """T-02, T-03, T-04, T-11, T33: nothing raises, nothing is sold, nothing is remembered."""
+    """T-02, T-03, T-04, T-11, trap:33: nothing raises, nothing is sold, nothing is remembered."""
 
     async def story() -> None:
         shop = Shop()

@@ -200,7 +200,7 @@ async def _choices_at_once_share_no_coin() -> None:
 
 
 def test_choices_at_once_share_no_coin() -> None:
-    """Rule 2, K-02: also while the reservations are under way; who comes last is told what is missing."""
+    """rule:2, K-02: also while the reservations are under way; who comes last is told what is missing."""
     asyncio.run(_choices_at_once_share_no_coin())
 
 
@@ -211,7 +211,7 @@ async def _a_coin_taken_during_the_choice() -> None:
 
 
 def test_a_coin_that_somebody_takes_during_the_choice_is_not_insisted_on() -> None:
-    """O1: `utxopsbt` refuses it; the next one is taken."""
+    """cln:O1: `utxopsbt` refuses it; the next one is taken."""
     asyncio.run(_a_coin_taken_during_the_choice())
 
 
@@ -228,7 +228,7 @@ async def _a_coin_taken_before_the_reservation() -> None:
 
 
 def test_a_coin_that_somebody_took_is_never_given_back_by_us() -> None:
-    """K-13, rule 9: reservations have no owner; ours are known by how long they last."""
+    """K-13, rule:9: reservations have no owner; ours are known by how long they last."""
     asyncio.run(_a_coin_taken_before_the_reservation())
 
 
@@ -246,7 +246,7 @@ async def _losing_again_and_again() -> None:
 
 
 def test_who_always_loses_gives_up() -> None:
-    """P16, rule 14: each choice costs a commit, so there is a last one."""
+    """P16, rule:14: each choice costs a commit, so there is a last one."""
     asyncio.run(_losing_again_and_again())
 
 
@@ -262,7 +262,7 @@ async def _lost_answer(hooks: str) -> None:
 
 @pytest.mark.parametrize("hooks", ["before", "after"])
 def test_a_reservation_whose_answer_is_lost_is_asked_for_again(hooks: str) -> None:
-    """K-13, rule 10: carried out or not, the coins are ours once, and free afterwards."""
+    """K-13, rule:10: carried out or not, the coins are ours once, and free afterwards."""
     asyncio.run(_lost_answer(hooks))
 
 
@@ -293,7 +293,7 @@ async def _records_after_a_start() -> None:
 
 
 def test_coins_that_records_name_are_promised_after_a_start() -> None:
-    """Rule 7: a reservation may have run out while we were away; who comes first keeps the coin."""
+    """rule:7: a reservation may have run out while we were away; who comes first keeps the coin."""
     asyncio.run(_records_after_a_start())
 
 
@@ -327,7 +327,7 @@ def test_each_kind_of_coin_has_its_weight(kind: str) -> None:
 
 @pytest.mark.parametrize("syncing", [True, False])
 def test_want_of_coins_says_whether_it_is_worth_waiting(syncing: bool) -> None:
-    """R5, O-09: and what is where."""
+    """cln:R5, O-09: and what is where."""
     wallet, coins, _ = make(50_000, 7_000, 8_000)
     wallet.taken(wallet.points[1])
     wallet.facts[wallet.points[2]] = {"status": "unconfirmed"}
@@ -340,7 +340,7 @@ def test_want_of_coins_says_whether_it_is_worth_waiting(syncing: bool) -> None:
 
 
 def test_an_error_leaves_nothing_promised() -> None:
-    """Rule 9."""
+    """rule:9."""
     wallet, coins, _ = make(50_000)
     wallet.before["utxopsbt"] = [lost]
     with pytest.raises(NodeUnreachable):
@@ -349,7 +349,7 @@ def test_an_error_leaves_nothing_promised() -> None:
 
 
 def test_low_water_is_told_once_for_each_fall() -> None:
-    """Issue 4, coins: not at every look."""
+    """A further look at the same level says nothing."""
     alarms: list[str] = []
     water = LowWater(1_000, alarms.append)
     for free_sat in (5_000, 999, 500, 0, 1_000, 2_000, 999):

@@ -90,7 +90,7 @@ def record(each: Buy, outcome: str | None = None) -> StoredSession:
 
 
 async def test_a_budget_is_kept_between_the_answer_and_the_chain() -> None:
-    """Issue 3 point 5: no gap: what may be opened counts at once, also before it is on chain."""
+    """No gap: what may be opened counts at once, also before it is on chain."""
     books = Books()
     assert [books.exposure.may_open(buy(scid)) for scid in (1, 2, 3)] == [True, True, False]
     assert books.exposure.at_risk_msat() == 200_000_000
@@ -132,7 +132,7 @@ async def test_an_honest_sale_costs_no_commit() -> None:
 
 
 async def test_a_debt_is_journalled_and_forgiven_when_it_is_paid() -> None:
-    """O-13, issue 3 point 5: the fee stays owed by the next payment on the scid."""
+    """O-13: the fee stays owed by the next payment on the scid."""
     books = Books()
     books.open(buy())
     books.fail(buy(), State.AWAITING_CHANNEL_READY)
@@ -198,7 +198,7 @@ async def test_a_restart_finds_the_debts_and_the_channels_they_lie_in() -> None:
 
 
 async def test_a_record_that_cannot_be_written_is_written_later() -> None:
-    """Rule 11: told to the operator, tried again with the next look."""
+    """rule:11: told to the operator, tried again with the next look."""
     books = Books()
     books.fail(buy())
     books.datastore.broken = True
@@ -211,7 +211,7 @@ async def test_a_record_that_cannot_be_written_is_written_later() -> None:
 
 
 async def test_a_healed_peer_leaves_the_disk() -> None:
-    """Rule 14: the datastore does not grow for ever."""
+    """rule:14: the datastore does not grow for ever."""
     books = Books()
     books.fail(buy())
     await books.settle()

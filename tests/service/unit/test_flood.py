@@ -29,7 +29,7 @@ def crowd() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["menus", "buys", "strangers' offers", "rubbish"])
 async def test_ten_thousand_requests_a_second_bound_work_memory_and_commits(kind: str) -> None:
-    """T31, T-36, B-14, issue 3 point 7: memory and commits are bounded, an honest peer is still served."""
+    """trap:31, T-36, B-14: memory and commits are bounded, an honest peer is still served."""
     shop = Shop()
     peers = crowd()
     stolen = (await shop.menu(ALICE))[0]
@@ -68,7 +68,7 @@ async def test_ten_thousand_requests_a_second_bound_work_memory_and_commits(kind
 
 @pytest.mark.slow
 async def test_a_million_node_ids_cannot_fill_the_memory() -> None:
-    """T31, rule 14: what is remembered of a peer is remembered for a bounded number of peers."""
+    """trap:31, rule:14: what is remembered of a peer is remembered for a bounded number of peers."""
     shop = Shop()
     request = lsps0.encode_request("x", GET_INFO, {})
     for number in range(30_000):

@@ -53,7 +53,7 @@ async def fetch(port: int, request: bytes = b"GET /metrics HTTP/1.1\r\nHost: x\r
 
 
 async def test_the_page_shows_every_counter() -> None:
-    """Issue 3: session, offer, refusal, commit and alarm counters, with what they mean."""
+    """Session, offer, refusal, commit and alarm counters, with what they mean."""
     async with page() as (_, port):
         head, _, body = (await fetch(port)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain")
@@ -100,7 +100,7 @@ async def test_who_does_not_talk_http_gets_nothing(junk: bytes, monkeypatch: pyt
 
 
 async def test_readers_beyond_the_bound_are_turned_away() -> None:
-    """Rule 14."""
+    """rule:14."""
     async with page() as (_, port):
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MOST_READERS)]
         with contextlib.suppress(ConnectionError):

@@ -160,7 +160,7 @@ async def test_only_so_many_requests_of_a_peer_are_worked_on_at_once(options: di
 
 
 async def test_what_is_large_is_not_even_read_when_it_comes_often() -> None:
-    """T-36, T-30, rule 14: silence, counted; what is small is answered all the same."""
+    """T-36, T-30, rule:14: silence, counted; what is small is answered all the same."""
     shop = Shop()
     large = lsps0.encode_request("x" * 60_000, GET_INFO, {})
     answers = [await shop.send(ALICE, large) for _ in range(12)]
@@ -305,7 +305,7 @@ async def test_no_term_of_an_offer_can_be_changed(key: str, value: Any, size_msa
 
 
 async def test_an_offer_is_good_for_the_client_it_was_made_to() -> None:
-    """P-03, T29, B-05: another peer that sends the very same bytes gets 201."""
+    """P-03, trap:29, B-05: another peer that sends the very same bytes gets 201."""
     shop = Shop()
     offer = (await shop.menu(ALICE))[0]
     assert await shop.code(offer, peer_id=BOB) == 201
@@ -418,7 +418,7 @@ async def test_the_limit_holds_for_buys_that_race() -> None:
 
 
 async def test_a_client_that_is_gone_before_it_is_sold_anything_is_refused() -> None:
-    """Issue 3 point 3: client connected."""
+    """Client connected."""
     shop = Shop()
     offer = (await shop.menu())[0]
     shop.offline = {ALICE}

@@ -79,7 +79,7 @@ async def test_a_token_opens_its_own_menu_and_an_unknown_one_none(file: Path) ->
 
 
 async def test_a_quota_is_never_exceeded(file: Path) -> None:
-    """Issue 3 point 4: two uses, whatever was offered before; 200 for new menus, 201 for old offers."""
+    """Two uses, whatever was offered before; 200 for new menus, 201 for old offers."""
     shop = Shop(lsps2_policy_file=str(file))
     (offer,) = await shop.menu(token="spring")
     codes = await asyncio.gather(*(shop.code(offer) for _ in range(5)))
@@ -90,7 +90,7 @@ async def test_a_quota_is_never_exceeded(file: Path) -> None:
 
 
 async def test_a_quota_survives_a_restart(file: Path) -> None:
-    """Issue 3 point 4, K-24: the number is on disk before the buy is."""
+    """K-24: the number is on disk before the buy is."""
     shop = Shop(lsps2_policy_file=str(file))
     (offer,) = await shop.menu(token="spring")
     assert [await shop.code(offer), await shop.code(offer)] == [None, None]
@@ -100,7 +100,7 @@ async def test_a_quota_survives_a_restart(file: Path) -> None:
 
 
 async def test_a_buy_that_is_not_stored_gives_its_use_back(file: Path) -> None:
-    """Issue 3 point 4, T-18: no lasting effect of a request that failed."""
+    """T-18: no lasting effect of a request that failed."""
     shop = Shop(lsps2_policy_file=str(file))
     (offer,) = await shop.menu(token="spring")
     shop.store_error = StoreError("disk full")
@@ -110,7 +110,7 @@ async def test_a_buy_that_is_not_stored_gives_its_use_back(file: Path) -> None:
 
 
 async def test_a_use_that_cannot_be_written_sells_nothing(file: Path) -> None:
-    """Rule 11: stored means stored; and it is not counted in memory either."""
+    """rule:11: stored means stored; and it is not counted in memory either."""
     shop = Shop(lsps2_policy_file=str(file))
     (offer,) = await shop.menu(token="spring")
     shop.datastore.broken = True
@@ -121,7 +121,7 @@ async def test_a_use_that_cannot_be_written_sells_nothing(file: Path) -> None:
 
 
 async def test_an_offer_ends_with_its_token(file: Path) -> None:
-    """Issue 3 point 4: revocation reaches the offers that were made, a raised price does not."""
+    """Revocation reaches the offers that were made, a raised price does not."""
     shop = Shop(lsps2_policy_file=str(file))
     (spring,) = await shop.menu(token="spring")
     (common,) = await shop.menu()
@@ -134,7 +134,7 @@ async def test_an_offer_ends_with_its_token(file: Path) -> None:
 
 
 async def test_an_offer_made_for_a_token_is_worth_nothing_without_it(file: Path) -> None:
-    """P-01, T29: the token's hash is part of what is promised."""
+    """P-01, trap:29: the token's hash is part of what is promised."""
     shop = Shop(lsps2_policy_file=str(file))
     (offer,) = await shop.menu(token="spring")
     assert await shop.code(offer | {"promise": offer["promise"][:64]}) == 201
@@ -146,7 +146,7 @@ async def test_an_offer_made_for_a_token_is_worth_nothing_without_it(file: Path)
 
 
 async def test_a_bad_file_changes_nothing_and_is_told_with_its_line(file: Path) -> None:
-    """Issue 3 point 4: the old policy stays, the log names line and remedy."""
+    """The old policy stays, the log names line and remedy."""
     shop = Shop(lsps2_policy_file=str(file))
     rewrite(file, POLICY.replace("proportional_ppm = 10_000", "proportional_pm = 10_000"))
     shop.desk.look()
@@ -159,7 +159,7 @@ async def test_a_bad_file_changes_nothing_and_is_told_with_its_line(file: Path) 
 
 
 def test_a_service_without_a_usable_file_does_not_start(tmp_path: Path) -> None:
-    """Issue 3 point 4: at the start there is no old policy."""
+    """At the start there is no old policy."""
     with pytest.raises(Exception, match=r"lsps2-policy-file cannot be read: .*no-such-file"):
         Shop(lsps2_policy_file=str(tmp_path / "no-such-file"))
 
@@ -195,7 +195,7 @@ async def test_who_is_denied_hears_code_1_for_everything(file: Path) -> None:
 
 
 async def test_each_buy_has_the_mode_its_policy_gives_it(file: Path) -> None:
-    """B-15, issue 3 point 5: default, by token, by amount; the flag in the answer is the one that is stored."""
+    """B-15: default, by token, by amount; the flag in the answer is the one that is stored."""
     text = POLICY + "[trust]\nclient_trusts_above_sat = 250_000\n"
     rewrite(file, text)
     shop = Shop(lsps2_policy_file=str(file))
@@ -207,7 +207,7 @@ async def test_each_buy_has_the_mode_its_policy_gives_it(file: Path) -> None:
 
 
 async def test_a_spent_budget_makes_every_buy_safe_for_us() -> None:
-    """B-15, issue 3 point 5: when the capital at risk passes the budget; back again when it is free."""
+    """B-15: when the capital at risk passes the budget; back again when it is free."""
     shop = Shop(lsps2_capital_budget_sat=200_000)
     (offer,) = await shop.menu()
     flags = []
@@ -218,7 +218,7 @@ async def test_a_spent_budget_makes_every_buy_safe_for_us() -> None:
 
 
 async def test_who_let_a_channel_go_unpaid_must_trust_us_until_it_has_healed() -> None:
-    """B-15, issue 3 point 5: at once, for this peer only, for thirty days after the debt was closed."""
+    """B-15: at once, for this peer only, for thirty days after the debt was closed."""
     shop = Shop()
     ledger = shop.desk.policy.ledger
     ledger.opened(ALICE, 1, 10**8, WALL_MS)
@@ -272,7 +272,7 @@ def with_plugin(menu: Any, capacity: Any, **options: Any) -> Shop:
 
 
 async def test_a_policy_plugin_sets_menu_and_capacity() -> None:
-    """Issue 3 point 4, S-05: its menu is signed and sold like our own, written in our form of time."""
+    """S-05: its menu is signed and sold like our own, written in our form of time."""
     shop = with_plugin({"policy_opening_fee_params_menu": [TERMS]}, {"channel_capacity_msat": "345678901"})
     (offer,) = await shop.menu()
     assert (offer["min_fee_msat"], offer["valid_until"]) == ("777000", "2030-03-18T00:00:00.000Z")
@@ -281,7 +281,7 @@ async def test_a_policy_plugin_sets_menu_and_capacity() -> None:
 
 
 async def test_a_quote_shows_what_a_policy_plugin_offers() -> None:
-    """Issue 3 point 4: a quote of our own lines would be what no client gets."""
+    """A quote of our own lines would be what no client gets."""
     shop = with_plugin({"policy_opening_fee_params_menu": [TERMS]}, {}, lsps2_fee_floor=100)
     quote = await shop.desk.quote(ALICE, "a token of the plugin's", 10_000, SIZE_MSAT)
     assert (quote["policy"], quote["served"], "refused" in quote) == (GET_POLICY, True, False)
@@ -300,7 +300,7 @@ async def test_a_quote_shows_what_a_policy_plugin_offers() -> None:
     ],
 )
 async def test_a_quote_says_that_a_policy_plugin_sells_nothing(answer: Any, code: int) -> None:
-    """Issue 3 point 4: and with which code; without a plugin our own lines are quoted."""
+    """And says the code; without a plugin our own lines are quoted."""
     quote = await with_plugin(answer, {}).desk.quote(ALICE, None, 253, None)
     assert (quote["menu"], quote["refused"]["code"]) == ([], code)
     ours = await Shop().desk.quote(ALICE, None, 253, None)
@@ -320,14 +320,14 @@ async def test_what_a_policy_plugin_wants_must_be_affordable() -> None:
 
 @pytest.mark.parametrize("trouble", [NodeError(GET_POLICY, -1, "boom"), {}, {"policy_opening_fee_params_menu": [{}]}])
 async def test_a_broken_policy_plugin_sells_nothing(trouble: Any) -> None:
-    """Issue 3 point 4: slow or broken answers are bounded; prices nobody chose would be worse."""
+    """Slow or broken answers are bounded; prices nobody chose would be worse."""
     shop = with_plugin(trouble, trouble)
     assert (await shop.ask(ALICE, "lsps2.get_info"))["error"] == {"code": -32603, "message": "Internal error"}
     assert shop.sold == []
 
 
 async def test_a_policy_plugin_may_be_required_or_ignored() -> None:
-    """Issue 3 point 4: `required` sells nothing without one, `off` never asks."""
+    """`required` sells nothing without one, `off` never asks."""
     required = Shop(lsps2_policy_plugin="required")
     assert (await required.ask(ALICE, "lsps2.get_info"))["error"]["code"] == -32603
     off = with_plugin({"policy_opening_fee_params_menu": []}, {}, lsps2_policy_plugin="off")
@@ -336,7 +336,7 @@ async def test_a_policy_plugin_may_be_required_or_ignored() -> None:
 
 
 async def test_the_floor_follows_the_feerate() -> None:
-    """Issue 3 point 4: opening and closing are paid for at today's rate, also when yesterday's offer was cheaper."""
+    """Opening and closing are paid for at today's rate, also when yesterday's offer was cheaper."""
     shop = Shop(lsps2_fee_floor=100)
     (cheap,) = await shop.menu()
     shop.purse_now = shop.purse_now._replace(feerates=Feerates(10_000, 10_000))

@@ -33,7 +33,7 @@ class Host:
 
 
 async def test_what_comes_before_the_service_sells_is_answered_then_and_bounded(monkeypatch: Any) -> None:
-    """W11, T-37, rule 14: the hook goes on at once; what there was no room for is counted."""
+    """cln:W11, T-37, rule:14: the hook goes on at once; what there was no room for is counted."""
     monkeypatch.setattr(lsps0_server, "MOST_EARLY", 3)
     host, shop, node = Host(), Shop(), Datastore()
     sent: list[dict[str, Any]] = []

@@ -1,0 +1,41 @@
+"""Every ID that code, tests or docs cite can be looked up: it has its row in a page."""
+
+from __future__ import annotations
+
+import pytest
+from ids import PAGES, bare, faults, prose, rows
+
+KNOWN = {source: rows(source) for source in PAGES}
+
+
+def test_every_cited_id_has_its_row_in_a_page() -> None:
+    """Comments and docstrings of all code, and all pages. The page to add a row to is in the sentence."""
+    assert faults(list(prose()), KNOWN) == []
+
+
+@pytest.mark.parametrize("source", PAGES.keys() - {"speed"})
+def test_no_id_has_two_rows(source: str) -> None:
+    assert len(KNOWN[source]) > 10
+    assert len(set(KNOWN[source])) == len(KNOWN[source])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("(cln:%s99, rule:1)", "x: cln:%s99 has no row in docs/reference/lightningd-contract.md"),
+        ("rule:9%s", "x: rule:9%s has no row in docs/explanation/architecture.md"),
+        ("see C%s-99", None),
+        ("C-9%s", "x: specification:C-9%s has no row in docs/conformance.md"),
+        ("P9%s", "x: speed:P9%s has no row in docs/performance.md"),
+        ("as %s9 says", "x: %s9 does not say whose it is"),
+    ],
+)
+def test_a_planted_id_is_found(text: str, said: str | None) -> None:
+    """Written in two pieces, so that this file cites none of them."""
+    piece = "9" if "9%s" in text else "H"
+    assert faults([("x", text % piece)], KNOWN) == ([] if said is None else [said % piece])
+
+
+@pytest.mark.parametrize("text", ["P2WSH", "SHA256", "BOLT 11", "v26.06", "noqa: B010", "U64", "T-01", "`W9`", "x86"])
+def test_what_is_no_id_is_left_alone(text: str) -> None:
+    assert bare(text) == []
