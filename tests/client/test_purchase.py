@@ -229,8 +229,7 @@ async def test_a_buy_result_of_a_wrong_shape_is_refused(staged: Staging, result:
     async with staged() as stage:
         good = {"jit_channel_scid": JIT_SCID, "lsp_cltv_expiry_delta": 144, "client_trusts_lsp": False}
         answer = {} if not result else good | result
-        # type: ignore[method-assign]
-        stage.lsp.result = lambda request: answer if request["method"] == "lsps2.buy" else stage.lsp.menu()
+        stage.lsp.result = lambda request: answer if request["method"] == "lsps2.buy" else stage.lsp.menu()  # type: ignore[method-assign]
         with pytest.raises(Unacceptable):
             await stage.invoice()
         assert not stage.node.datastore

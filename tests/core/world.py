@@ -368,8 +368,7 @@ class World:
         if session is None:
             return
         if State(session.state) is State.ABORTING:
-            # type: ignore[arg-type]
-            self.carry_out((order.Undo(scid, record.payment_hash, record.channel, record.funding),))
+            self.carry_out((order.Undo(scid, record.payment_hash, record.channel, record.funding),))  # type: ignore[arg-type]
         if State(session.state) is State.BROADCASTING:
             self.carry_out((order.Broadcast(scid, record.payment_hash, record.channel),))  # type: ignore[arg-type]
         for part in record.forwards:

@@ -22,7 +22,7 @@ LEAST_PERKW: Final = 253  # lightningd keeps its spike buffer for this rate, how
 
 
 def offers(features_hex: str, bit: int) -> bool:
-    """Whether this even bit or its odd neighbour is set. ValueError for what is no hex."""
+    """Return whether this even bit or its odd neighbour is set. ValueError for what is no hex."""
     return bool(int(features_hex or "0", 16) >> bit & 3)
 
 
@@ -39,7 +39,7 @@ class OurNode:
         self.feerate_offset_perkw = configs.get("commit-feerate-offset", {}).get("value_int", FEERATE_OFFSET_PERKW)
 
     def channel_type(self, their_features: str | None) -> tuple[int, ...]:
-        """The bits to ask a peer for; `their_features` of its `init` as hex, None when they are not known.
+        """Return the bits to ask a peer for; `their_features` of its `init` as hex, None when they are not known.
 
         option_scid_alias is no question: bLIP-52 demands it. Zero-conf works without its bit (O-02).
         """
@@ -71,7 +71,7 @@ class CommitmentRates(NamedTuple):
     anchors_perkw: int | None
 
     def of(self, channel_type: tuple[int, ...]) -> int:
-        """The rate of a channel of this type."""
+        """Return the rate of a channel of this type."""
         if ANCHORS in channel_type and self.anchors_perkw is not None:
             return self.anchors_perkw
         return self.plain_perkw

@@ -25,7 +25,7 @@ class Caller(Protocol):
     async def call(
         self, method: str, params: dict[str, Any] | None = None, timeout_s: float | None = 60.0
     ) -> dict[str, Any]:
-        """The result, or NodeError."""
+        """Return the result. Raises NodeError."""
 
 
 class DatastoreRecords:
@@ -37,12 +37,12 @@ class DatastoreRecords:
         self.commits = 0
 
     async def read(self, root: Sequence[str]) -> list[tuple[Key, Any]]:
-        """Every (key, value) right under `root`; None for a value that is no JSON. Or StoreError."""
+        """Return every (key, value) right under `root`; None for a value that is no JSON. Raises StoreError."""
         answer = await self._call("listdatastore", {"key": list(root)})
         return [(tuple(row["key"]), _decode(row["hex"])) for row in answer["datastore"] if "hex" in row]
 
     async def write(self, key: Key, value_now: Callable[[], Any]) -> None:
-        """Write what `value_now()` says when this key's turn has come; None deletes the record. Or StoreError."""
+        """Write what `value_now()` says when this key's turn has come; None deletes the record. Raises StoreError."""
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             value = value_now()

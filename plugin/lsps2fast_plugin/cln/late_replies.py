@@ -39,7 +39,10 @@ class LateReplyGuard:
         return len(self._matters)
 
     async def ask(self, key: Hashable, what: str, work: Work) -> Any:
-        """The result of `work(late)`, which calls lightningd once and gives it `late`. Raises what `work` raises."""
+        """Return the result of `work(late)`, which calls lightningd once and gives it `late`.
+
+        Raises what `work` raises.
+        """
         matter = self._matters.setdefault(key, _Matter(work))
         matter.newest = work
         matter.number += 1

@@ -36,7 +36,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse(frame: bytes, *, unique: bool = False) -> dict[str, Any]:
-    """The object in a frame. ValueError when it is none, or has a key twice where that matters (`unique`)."""
+    """Return the object in a frame. ValueError when it is none, or has a key twice where that matters (`unique`)."""
     hook = _unique if unique else None
     value = json.loads(frame.decode(errors="replace"), strict=False, object_pairs_hook=hook)
     if not isinstance(value, dict):
@@ -45,26 +45,28 @@ def parse(frame: bytes, *, unique: bool = False) -> dict[str, Any]:
 
 
 def for_pyln(call: dict[str, Any]) -> bytes:
-    """The object as pyln-client wants it: one line, control characters escaped, so that no string can end it
+    """Return the object as pyln-client wants it: one line, control characters escaped, so that no string can end it
     (cln:W9).
     """
     return json.dumps(call).encode() + b"\n\n"
 
 
 def survives_pyln(call: dict[str, Any], id_raw: bytes) -> bool:
-    """Whether pyln-client, which reads the id and writes it again, will echo the very bytes lightningd waits for."""
+    """Return whether pyln-client, which reads the id and writes it again,
+    will echo the very bytes lightningd waits for.
+    """
     return json.dumps(call.get("id"), ensure_ascii=False).encode(errors="replace") == id_raw
 
 
 def error_frame(id_raw: bytes, code: int, message: str) -> bytes:
-    """A whole frame that refuses a method call. ValueError for an id that cannot be echoed."""
+    """Return a whole frame that refuses a method call. ValueError for an id that cannot be echoed."""
     check_id(id_raw)
     error = json.dumps({"code": code, "message": message}).encode()
     return b'{"jsonrpc":"2.0","id":' + id_raw + b',"error":' + error + b"}\n\n"
 
 
 def notification(method: str, params: dict[str, Any]) -> bytes:
-    """A whole frame that notifies lightningd."""
+    """Return a whole frame that notifies lightningd."""
     body = json.dumps({"jsonrpc": "2.0", "method": method, "params": params}, ensure_ascii=False)
     return body.encode(errors="replace") + b"\n\n"
 
@@ -93,7 +95,7 @@ def _hash(value: Any) -> str:
 
 
 def _number(value: Any) -> int:
-    """A 64-bit number, also as text and with the unit lightningd once wrote."""
+    """Return a 64-bit number, also as text and with the unit lightningd once wrote."""
     match = _MSAT.fullmatch(str(value)) if isinstance(value, int | str) and not isinstance(value, bool) else None
     if match is None or int(match.group(1)) > _tlv.U64_MAX:
         raise ValueError(f"not a 64-bit number: {value!r:.100}")
@@ -105,7 +107,7 @@ def _number_or_none(value: Any) -> int:
 
 
 def hop_of(call: dict[str, Any]) -> Hop:
-    """Where an htlc_accepted call wants to go. ValueError when that cannot be told for sure."""
+    """Return where an htlc_accepted call wants to go. ValueError when that cannot be told for sure."""
     params = _object(call.get("params"))
     onion, htlc = _object(params.get("onion")), _object(params.get("htlc"))
     scid = _string_or_none(onion.get("short_channel_id"))
@@ -127,7 +129,10 @@ def _scid(text: Any) -> int:
 
 
 def scan(call: dict[str, Any], id_raw: bytes) -> Any:
-    """The `Scan` of an htlc_accepted call that the strict reader left. ValueError when a field it needs is missing."""
+    """Return the `Scan` of an htlc_accepted call that the strict reader left.
+
+    ValueError when a field it needs is missing.
+    """
     hop = hop_of(call)
     params = call["params"]
     onion, htlc = params["onion"], params["htlc"]

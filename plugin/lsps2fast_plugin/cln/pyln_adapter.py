@@ -194,7 +194,7 @@ class PylnAdapter(abc.ABC):
             self.log(f"{method!r:.100} cannot be answered: {error}", "error")
 
     def _wrong_parameters(self, method: str, params: Params | list[Any]) -> str | None:
-        """Why a method of ours cannot take these; pyln-client would answer with a traceback."""
+        """Return why a method of ours cannot take these; pyln-client would answer with a traceback."""
         signature = self._signatures.get(method)
         try:
             if signature is not None and isinstance(params, dict):

@@ -28,7 +28,7 @@ Key = TypeVar("Key")
 
 
 def _load() -> tuple[ModuleType | None, str]:
-    """The lane in C, or why there is none."""
+    """Return the lane in C, or why there is none."""
     try:
         return importlib.import_module("lsps2fast_plugin.cln._reader"), ""
     except ImportError as error:
@@ -156,11 +156,11 @@ class HtlcFilter:
         self._switch()
 
     def wants(self, payment_hash: bytes) -> bool:
-        """Whether this payment is to be seen."""
+        """Return whether this payment is to be seen."""
         return self._every_payment or payment_hash in self.payment_hashes
 
     def watches(self, peer_id: str | None) -> bool:
-        """Whether all that comes from this peer is to be seen; None: nobody knows whose HTLC it is."""
+        """Return whether all that comes from this peer is to be seen; None: nobody knows whose HTLC it is."""
         return len(self.peers) > 0 and (peer_id is None or len(peer_id) != NODE_ID_DIGITS or peer_id in self.peers)
 
     def judge(
@@ -336,7 +336,7 @@ class PythonReader:
         return True
 
     def _is_unwanted(self, frame: bytes) -> bool:
-        """Whether it is a forward_event that nobody here waits for (cln:W15)."""
+        """Return whether it is a forward_event that nobody here waits for (cln:W15)."""
         event = hook.event_hash(frame) if self._interest.loaded else None
         return event is not None and not self._interest.wants(event)
 
@@ -353,7 +353,7 @@ class PythonReader:
 
 
 def make_output(interest: HtlcFilter, fd: int, on_broken: Callable[[OSError], None]) -> Output:
-    """The stdout that the lane of `interest` can share."""
+    """Return the stdout that the lane of `interest` can share."""
     if interest.sets is None:
         return PythonOutput(fd, on_broken)
     assert in_c is not None
@@ -368,7 +368,7 @@ def make_lane(
     on_frames: Callable[[list[bytes]], None],
     on_end: Callable[[str | None], None],
 ) -> HookReader:
-    """The lane for `interest`; the arguments are those of `PythonReader`, `out` is from `make_output`."""
+    """Return the lane for `interest`; the arguments are those of `PythonReader`, `out` is from `make_output`."""
     if interest.sets is None:
         return PythonReader(fd, interest, out, on_frames, on_end)
     assert in_c is not None

@@ -25,7 +25,10 @@ _MOST = 1 << 30  # bytes of one answer: a listdatastore of a large node is far a
 
 
 def _decode(frame: bytes) -> Any:
-    """The JSON value of a frame. ValueError when it is none; plugins can put raw control characters into results."""
+    """Return the JSON value of a frame.
+
+    ValueError when it is none; plugins can put raw control characters into results.
+    """
     try:
         return msgspec.json.decode(frame)
     except msgspec.DecodeError:
@@ -33,7 +36,7 @@ def _decode(frame: bytes) -> Any:
 
 
 def _outcome(method: str, answer: dict[str, Any]) -> dict[str, Any] | NodeError:
-    """The result in an answer, or the error it stands for."""
+    """Return the result in an answer, or the error it stands for."""
     error = answer.get("error")
     if error is not None:
         if not isinstance(error, dict) or not isinstance(error.get("code"), int):
@@ -150,7 +153,7 @@ class Rpc:
         timeout_s: float | None = 60.0,
         late: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
-        """The result of one call; `timeout_s` None waits for ever.
+        """Return the result of one call; `timeout_s` None waits for ever.
 
         Raises NodeError when lightningd says no, NodeUnreachable when no answer came: the caller must then find out
         whether the call took effect. AnswerPending: it may still come. Then, and when the caller was cancelled, `late`

@@ -27,11 +27,11 @@ class ScidAliases:
         return self._groups.get(name, (name,))[0]
 
     def known(self, name: int) -> bool:
-        """Whether this name was learned."""
+        """Return whether this name was learned."""
         return name in self._groups
 
     def key(self, name: int, htlc_id: int, parts: Container[PartKey]) -> PartKey:
-        """The key under which `parts` has this HTLC; the one given if it has none."""
+        """Return the key under which `parts` has this HTLC; the one given if it has none."""
         for other in self._groups.get(name, ()):
             if (other, htlc_id) in parts:
                 return other, htlc_id

@@ -31,7 +31,7 @@ class Hop:
 
 @dataclass(slots=True)
 class Bolt11:
-    """What an invoice says; `amount_msat` None means "any"."""
+    """The fields of an invoice; `amount_msat` None means "any"."""
 
     payment_hash: bytes
     payment_secret: bytes
@@ -45,7 +45,7 @@ class Bolt11:
     routes: list[list[Hop]] = field(default_factory=list)
 
     def sign(self, private_key: bytes) -> str:
-        """The invoice text, signed by the payee."""
+        """Return the invoice text, signed by the payee."""
         prefix = PREFIX + _amount_text(self.amount_msat)
         words = _number(self.created_at, 7) + self._fields()
         key = PrivateKey(private_key)

@@ -1,4 +1,4 @@
-"""The block chain: unspent outputs, a mempool, and blocks that come when somebody mines them."""
+"""The block chain: unspent outputs, a mempool, and blocks that come when they are mined."""
 
 from __future__ import annotations
 

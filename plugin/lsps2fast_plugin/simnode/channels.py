@@ -1,8 +1,9 @@
 """Channels between two parties of the world, and the HTLCs on them.
 
 One `Channel` is the shared truth; each `End` is one node's view of it (names, fees, state, books). Updates go
-through `Channel.post()`: in order, one loop turn later, and only while the channel is reestablished. What is not
-delivered waits, over disconnections and restarts of either side, as retransmission after `channel_reestablish` does.
+through `Channel.post()`: in order, one loop turn later, and only while the channel is reestablished. Messages that are
+not delivered waits, over disconnections and restarts of either side, as retransmission after `channel_reestablish`
+does.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ FEERATE_OFFSET_PERKW = 5  # what lightningd adds as the opener, commit-feerate-o
 
 @dataclass
 class Feerates:
-    """What a node thinks blocks cost, in sat per 1000 weight, as far as its channels depend on it."""
+    """Fee rates as a node estimates them, in sat per 1000 weight, as far as its channels depend on them."""
 
     opening: int = 2500
     unilateral_close: int = 2500
@@ -124,7 +125,7 @@ class End:
         return self.scid or self.alias
 
     def names(self) -> tuple[str, ...]:
-        """Every scid by which a forward may ask for this channel."""
+        """Return every scid by which a forward may ask for this channel."""
         return (self.scid, self.alias) if self.scid else (self.alias,)
 
     def can_add(self) -> bool:
@@ -215,7 +216,9 @@ class Channel:
         return weight * marginal_feerate(self.feerate_perkw) // 1000 + (ANCHORS_SAT if self.anchors else 0)
 
     def has_output(self, htlc: Htlc) -> bool:
-        """Whether an HTLC is more than dust in the opener's commitment (BOLT 3); anchors: its own fee is no matter."""
+        """Return whether an HTLC is more than dust in the opener's commitment (BOLT 3); anchors:
+        its own fee is no matter.
+        """
         if self.anchors:
             return htlc.amount_msat >= DUST_SAT * 1000
         weight = HTLC_TIMEOUT_WEIGHT if htlc.offerer is self.opener else HTLC_SUCCESS_WEIGHT

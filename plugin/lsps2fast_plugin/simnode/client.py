@@ -1,6 +1,6 @@
 """A light wallet: talks LSPS0, takes channels, checks and settles parts as bLIP-52 asks a client (I-20 to I-27).
 
-What it does is set in `behaviour`; a test changes it at any time.
+Its conduct is set in `behaviour`, which a test may change at any time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Behaviour:
 
 @dataclass(eq=False)
 class ClientInvoice:
-    """What a payer needs, and what the client approved: `opening_fee_msat` may be taken from it once."""
+    """An invoice as the payer needs it; the client approved that `opening_fee_msat` is taken from it once."""
 
     payee: Party
     payment_hash: bytes
@@ -215,7 +215,7 @@ class Client(Party):
         cltv_delta: int = 48,
         preimage: bytes | None = None,
     ) -> ClientInvoice:
-        """An invoice with a route hint over `scid` (None: over our first channel); approves the fee for it."""
+        """Return an invoice with a route hint over `scid` (None: over our first channel); approves the fee for it."""
         preimage = preimage or self.rng.randbytes(32)
         payment_hash = hashlib.sha256(preimage).digest()
         secret = hashlib.sha256(self.private_key + preimage).digest()
@@ -275,7 +275,7 @@ class Client(Party):
         if extra is not None and (len(extra) != 8 or part.extra_fee_msat == 0):
             return f"malformed extra_fee {extra.hex()}"
         if extra is not None and part.htlc.offerer.owner is not self.lsp:
-            return "extra_fee from somebody else"
+            return "extra_fee from another peer"
         if part.htlc.amount_msat + part.extra_fee_msat != part.onion_msat:
             return f"{part.htlc.amount_msat} + {part.extra_fee_msat} is not {part.onion_msat}"
         return None

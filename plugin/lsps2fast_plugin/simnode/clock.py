@@ -1,4 +1,4 @@
-"""Time of the simulated world: it moves only when somebody turns it.
+"""Time of the simulated world: it moves only when it is turned.
 
 Whole microseconds inside, so that two runs with one seed give the same timestamps to the last digit.
 """

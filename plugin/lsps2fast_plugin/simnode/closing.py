@@ -19,7 +19,7 @@ CLOSED_STATES = ("CLOSINGD_COMPLETE", "AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN
 
 
 def find_end(node: Node, text: str) -> End:
-    """A channel by channel_id, scid, alias, or the id of a peer with one channel; raises as lightningd."""
+    """Return a channel by channel_id, scid, alias, or the id of a peer with one channel; raises as lightningd."""
     ends = [end for end in node.ends if not end.forgotten]
     for end in ends:
         if text == end.channel.channel_id or text in end.names():
@@ -35,7 +35,7 @@ def find_end(node: Node, text: str) -> End:
 async def close(node: Node, text: str, unilateral_timeout_s: float) -> dict[str, Any]:
     """Close by agreement when the peer is there and no HTLC is open, else alone after the time-out.
 
-    The time-out is simulated time: the node itself turns the clock by it, as nobody else would.
+    The time-out is simulated time: the node itself turns the clock by it.
     """
     end = find_end(node, text)
     if end.state in CLOSED_STATES:
@@ -97,7 +97,7 @@ def forget_withheld(node: Node, end: End) -> None:
 
 
 def _settle(end: End) -> dict[str, Any]:
-    """A closing transaction that pays both sides their balance; the opener pays the fee."""
+    """Return a closing transaction that pays both sides their balance; the opener pays the fee."""
     channel = end.channel
     channel.dead = channel.settled_on_chain = True
     fee_sat = 200
@@ -122,7 +122,7 @@ def close_late(party: Party, height: int) -> None:
 
 
 def force_close(end: End, reason: str) -> None:
-    """What a peer does whose HTLC was not resolved in time (cln:H14)."""
+    """Close the channel by force, as a peer does whose HTLC was not resolved in time (cln:H14)."""
     for side in (end, end.other):
         cause = "local" if side is end else "onchain"
         side.owner.change_state(side, "AWAITING_UNILATERAL", cause, reason)

@@ -65,7 +65,9 @@ class Datastore:
         return row
 
     def under(self, key: Key) -> list[dict[str, Any]]:
-        """The key itself, or its direct children; a child that is only a folder has nothing but `key` (cln:D4)."""
+        """Return the key itself, or its direct children; a child that is only a folder
+        has nothing but `key` (cln:D4).
+        """
         if key in self.rows:
             return [self.row(key)]
         size = len(key) + 1

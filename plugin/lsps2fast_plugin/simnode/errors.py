@@ -26,7 +26,7 @@ class RpcError(NodeProblem):
         self.data = data
 
     def to_json(self) -> dict[str, Any]:
-        """The `error` member of the answer."""
+        """Return the `error` member of the answer."""
         body: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.data is not None:
             body["data"] = self.data

@@ -69,7 +69,7 @@ def parse(frame: bytes) -> dict[str, Any]:
 
 
 def raw_member(frame: bytes, name: str) -> bytes | None:
-    """The bytes of a top-level member exactly as they came: what is passed on verbatim (cln:W9)."""
+    """Return the bytes of a top-level member exactly as they came: what is passed on verbatim (cln:W9)."""
     depth, key, begin = 0, b"", -1
     last_string = b""
     wanted = name.encode()

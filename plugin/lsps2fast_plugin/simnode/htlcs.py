@@ -1,6 +1,6 @@
 """Incoming HTLCs of a node: the hook, what follows from its answer, forwarding, and the table of forwards.
 
-An incoming HTLC that is neither forwarded nor answered is held by nobody but the hook call; it is taken up again
+An incoming HTLC that is neither forwarded nor answered is held by the hook call alone; it is taken up again
 after a restart (cln:R1) or let through when the plugin is gone (cln:H12).
 """
 
@@ -110,7 +110,7 @@ class Htlcs:
         chain[0].request("htlc_accepted", self.request(part), answered)
 
     def checked(self, answer: dict[str, Any]) -> Decision | None:
-        """The decision in an answer; None when the node died of it."""
+        """Return the decision in an answer; None when the node died of it."""
         try:
             return read_answer(answer)
         except Fatal as fatal:
@@ -241,7 +241,7 @@ class Htlcs:
         self.node.htlc_log.append((out, "out"))
 
     def refusal(self, part: Part, end: End) -> bytes | None:
-        """The failure with which lightningd turns the forward down, or None."""
+        """Return the failure with which lightningd turns the forward down, or None."""
         htlc = part.htlc
         amount_msat, cltv = part.forward_msat or 0, part.outgoing_cltv or 0
         if not end.can_add():

@@ -82,7 +82,7 @@ class Invoices:
         preimage: bytes | None = None,
         routes: list[list[Hop]] | None = None,
     ) -> Invoice:
-        """A new invoice; raises 900/901 as lightningd does for a used label or preimage."""
+        """Return a new invoice; raises 900/901 as lightningd does for a used label or preimage."""
         preimage = preimage if preimage is not None else self.node.rng.randbytes(32)
         # the secret follows from the preimage, so an invoice made anew for the same payment keeps it (cln:C2)
         secret = hashlib.sha256(self.node.private_key + b"payment secret" + preimage).digest()
@@ -212,7 +212,7 @@ class Invoices:
         self.node.notify("invoice_payment", event)
 
     def forget_sets(self) -> None:
-        """What a restart does to incomplete sets."""
+        """Forget incomplete sets, as a restart does."""
         for group in self.sets.values():
             if group.timer is not None:
                 group.timer.cancel()
@@ -220,7 +220,7 @@ class Invoices:
 
 
 def checked_msat(value: Any, name: str) -> int:
-    """An amount parameter: an integer or a text such as `1000msat`, `5sat`."""
+    """Return an amount parameter: an integer or a text such as `1000msat`, `5sat`."""
     text = str(value)
     factor = 1 if text.endswith("msat") else 1000 if text.endswith("sat") else 1
     digits = text.removesuffix("msat").removesuffix("sat")

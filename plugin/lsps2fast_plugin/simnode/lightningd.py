@@ -1,4 +1,4 @@
-"""One simulated lightningd: its life, its plugins, its notifications. What it stores outlives its process.
+"""One simulated lightningd: its life, its plugins, its notifications. Its stores outlive its process.
 
 States: `new`, `running`, `stopped` (stop), `killed` (SIGKILL), `crashed` (abort, cln:H9). `start()` leads back to
 `running` from any of them and replays what a real node replays (cln:R1).
@@ -286,7 +286,7 @@ class Node(PluginOwner):
     async def _hooked_method(
         self, watchers: list[Plugin], name: str, params: Any, frame: bytes, caller_id: str
     ) -> Outcome:
-        """The `rpc_command` hook: each watcher lets the call go on or answers it; a dead one lets it go on."""
+        """Return the `rpc_command` hook: each watcher lets the call go on or answers it; a dead one lets it go on."""
         command = {"rpc_command": {"id": caller_id, "method": name, "params": params}}
         for plugin in watchers:
             answer = await self._ask_hook(plugin, "rpc_command", command, caller_id)
@@ -300,7 +300,7 @@ class Node(PluginOwner):
         return await outcome if isinstance(outcome, asyncio.Future) else outcome
 
     async def _ask_hook(self, plugin: Plugin, hook: str, params: Any, caller_id: str) -> dict[str, Any] | None:
-        """The whole answer; None when the plugin is gone."""
+        """Return the whole answer; None when the plugin is gone."""
         future: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
 
         def done(answer: dict[str, Any] | None) -> None:
@@ -334,7 +334,7 @@ class Node(PluginOwner):
         return await outcome if isinstance(outcome, asyncio.Future) else outcome
 
     async def call(self, name: str, params: Any = None, timeout_s: float = 30.0) -> Any:
-        """A call by the user (lightning-cli): lightningd's methods and the plugins'. Raises RpcError."""
+        """Return a call by the user (lightning-cli): lightningd's methods and the plugins'. Raises RpcError."""
         self._running()
         self.world.driver_calls += 1
         call_id = f"driver:{name}#{self.world.driver_calls}"

@@ -1,4 +1,4 @@
-"""What a plugin's `getmanifest` answer may say, and how options become the `options` of `init` (cln:M1 to cln:M7)."""
+"""The members of a plugin's `getmanifest` answer, and how options become the `options` of `init` (cln:M1 to cln:M7)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Option:
     source: str = "default"
 
     def typed(self, text: Any) -> Any:
-        """The value as its type says; raises ValueError with lightningd's words."""
+        """Return the value as its type says; raises ValueError with lightningd's words."""
         if self.kind in ("string", "string-conceal"):
             return str(text)
         if self.kind == "int":

@@ -91,7 +91,7 @@ async def _finish(result: Awaitable[Any]) -> Outcome:
 
 
 def raw_params(frame: bytes, params: Any) -> bytes:
-    """The params of a call as they came: they go to the plugin verbatim (cln:W9)."""
+    """Return the params of a call as they came: they go to the plugin verbatim (cln:W9)."""
     raw = frames.raw_member(frame, "params") if frame else None
     return raw if raw is not None else json.dumps(params).encode()
 
@@ -111,7 +111,7 @@ def refuse_escapes(name: str, frame: bytes) -> Outcome | None:
 
 
 def number(value: Any, name: str, minimum: int = 0) -> int:
-    """An integer, or digits in a text."""
+    """Return an integer, or digits in a text."""
     if isinstance(value, bool) or not str(value).lstrip("-").isdigit() or int(value) < minimum:
         raise RpcError(INVALID_PARAMS, f"{name}: should be an integer: invalid token '{json.dumps(value)}'")
     return int(value)

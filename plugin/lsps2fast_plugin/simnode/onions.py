@@ -1,6 +1,6 @@
-"""What carries a payment's instructions from hop to hop: real Sphinx packets, or plain ones for load runs.
+"""Onions, which carry a payment's instructions from hop to hop: real Sphinx packets, or plain ones for load runs.
 
-Both have the same four methods, so nobody else needs to know which it is. A plain onion costs no
+Both have the same four methods, so the caller does not need to know which it is. A plain onion costs no
 cryptography: its `next_onion` is a fixed stand-in of the right length and its failures travel in clear.
 """
 
@@ -42,11 +42,11 @@ class Onion(Protocol):
     def peel(self, private_key: bytes, payment_hash: bytes) -> Peeled: ...
 
     def originate(self, shared_secret: bytes, message: bytes) -> bytes:
-        """The failure blob of the hop where it happens."""
+        """Return the failure blob of the hop where it happens."""
         ...
 
     def relay(self, shared_secret: bytes, blob: bytes) -> bytes:
-        """The same blob, one hop further back."""
+        """Return the same blob, one hop further back."""
         ...
 
     def unwrap(self, blob: bytes) -> Failed:
@@ -78,7 +78,7 @@ class Sphinx:
 
         peeled = onion.peel(private_key, self.packet, payment_hash)
         rest = None if peeled.next_packet is None else Sphinx(peeled.next_packet, self.secrets)
-        # lightningd fills next_onion for a final hop too (a_single_var, l1); nobody can use it
+        # lightningd fills next_onion for a final hop too (a_single_var, l1); it cannot be used
         packet = peeled.next_packet or b"\0" + stand_in(peeled.shared_secret, 1365)
         return Peeled(peeled.payload, rest, peeled.shared_secret, packet)
 

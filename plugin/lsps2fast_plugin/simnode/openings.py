@@ -208,7 +208,7 @@ class Openings:
     # fundee
 
     async def requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
-        """The openchannel hook of our plugins (cln:C1); without one, lightningd's default: not zero-conf."""
+        """Return the openchannel hook of our plugins (cln:C1); without one, lightningd's default: not zero-conf."""
         mindepth, reserve_sat = 1, None
         body = {
             "id": opener.node_id,
@@ -275,7 +275,7 @@ class Openings:
 
 
 def make_end(channel: Channel, owner: Party, to_us_msat: int) -> End:
-    """An end with an alias of its own, as lightningd draws it."""
+    """Return an end with an alias of its own, as lightningd draws it."""
     rng = owner.rng
     alias = f"{rng.randrange(1_000_000, 16_000_000)}x{rng.randrange(1, 1 << 24)}x{rng.randrange(1, 1 << 16)}"
     return End(channel, owner, to_us_msat, alias)

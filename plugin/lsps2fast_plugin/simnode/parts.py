@@ -66,7 +66,7 @@ class Forward:
         return row
 
     def event(self) -> dict[str, Any]:
-        """The forward_event (cln:F1): `updated_index` takes the place of `created_index` once resolved."""
+        """Return the forward_event (cln:F1): `updated_index` takes the place of `created_index` once resolved."""
         index = "updated_index" if self.updated_index else "created_index"
         row: dict[str, Any] = {
             index: self.updated_index or self.created_index,
@@ -85,7 +85,7 @@ class Forward:
         return row
 
     def out_channel_now(self) -> str:
-        """A confirmation between offered and settled changes the name in the event (cln:O7)."""
+        """Return the outgoing name; a confirmation between offered and settled changes it (cln:O7)."""
         return self.out_htlc.offerer.scid_now() if self.out_htlc is not None else self.out_channel
 
     def _amounts(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every participant of the world has: a key, a wallet, links to others, its ends of channels."""
+"""The base of every participant: a key, a wallet, links to others, its ends of channels."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ class Party:
         """A custom message, type included."""
 
     async def open_requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
-        """Somebody wants to open a channel to us."""
+        """Answer a peer that wants to open a channel to us."""
         return OpenAnswer(error="no channels wanted here")
 
     def funding_refused(self, opener: Party, tx: Tx) -> str | None:
-        """A text refuses `funding_created`; None signs."""
+        """Return why `funding_created` is refused; None signs."""
         return None
 
     def channel_created(self, end: End) -> None:
@@ -120,16 +120,16 @@ class Party:
         return f"{INIT_FEATURES & ~sum(1 << bit for bit in self.lacks):016x}"
 
     def offers(self, bit: int) -> bool:
-        """Whether this even feature bit or its odd neighbour is among our features."""
+        """Return whether this even feature bit or its odd neighbour is among our features."""
         return bool(int(self.init_features(), 16) >> bit & 3)
 
     def type_accepted(self, bits: tuple[int, ...]) -> bool:
-        """Whether we make channels of this type: a known one, of features that we offer."""
+        """Return whether we make channels of this type: a known one, of features that we offer."""
         known = set(bits) - VARIANTS in BASIC_TYPES
         return known and all(self.offers(bit) for bit in bits)
 
     def redials(self, other: Party) -> bool:
-        """Whether we connect again by ourselves after the other side restarted (cln:R6)."""
+        """Return whether we connect again by ourselves after the other side restarted (cln:R6)."""
         return bool(self.ends_to(other.node_id))
 
     # doing
@@ -160,10 +160,10 @@ class Party:
         channel.post(end.other.owner, deliver)
 
     def books_msat(self) -> int:
-        """Everything this party owns: wallet, and its side of channels.
+        """Return everything this party owns: wallet, and its side of channels.
 
         A channel whose funding is withheld counts as what it adds to the wallet that still holds the inputs: the
-        opener's claim less the capacity. A withheld channel its opener gave up is worth nothing to anybody.
+        opener's claim less the capacity. A withheld channel that its opener gave up is worth nothing.
         """
         total = self.wallet.balance_sat() * 1000
         for end in self.ends:

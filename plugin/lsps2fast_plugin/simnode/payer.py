@@ -1,4 +1,4 @@
-"""Somebody who pays: channels to the LSP, real onions, one result per part as waitsendpay gives it (cln:H7)."""
+"""The payer: channels to the LSP, real onions, one result per part as waitsendpay gives it (cln:H7)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class PaymentResult:
-    """What all parts came to; `paid` when every part was fulfilled."""
+    """Outcome of all parts; `paid` when every part was fulfilled."""
 
     parts: tuple[PartResult, ...]
 

@@ -51,7 +51,7 @@ class PluginOwner(Party):
             raise NodeDown(f"{self.name} is {self.state} {self.crash_log}")
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str = "work") -> asyncio.Task[Any]:
-        """A task that ends with the node."""
+        """Return a task that ends with the node."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -146,7 +146,7 @@ class PluginOwner(Party):
         return [plugin for plugin in self.plugins if plugin.registered and hook in plugin.manifest.hooks]
 
     def feature_set(self) -> dict[str, str]:
-        """As recorded; bits of non-dynamic plugins are added to `init` and `node` (cln:M6)."""
+        """Return the features as recorded; bits of non-dynamic plugins are added to `init` and `node` (cln:M6)."""
         ours = ~sum(1 << bit for bit in self.lacks)
         init, node = INIT_FEATURES & ours, 0x808898880A8A59A1 & ours
         for plugin in self.plugins:

@@ -2,7 +2,7 @@
 cln:M2).
 
 It runs the real executable with its own pipes. Requests may be in flight by the hundred; each answer goes to the
-callback given with the request. What lightningd kills a plugin for, this kills it for: broken JSON, an answer to
+callback given with the request. It kills a plugin for whatever lightningd kills it for: broken JSON, an answer to
 a request that is not open.
 """
 
@@ -35,7 +35,7 @@ class Child(Protocol):
 
     @property
     def stderr(self) -> asyncio.StreamReader | None:
-        """What it writes there."""
+        """Output of the plugin."""
 
     async def wait(self) -> int:
         """Wait for its end; the exit code."""
@@ -150,16 +150,16 @@ class Plugin(asyncio.Protocol):
         return answer.get("result")
 
     def watches(self, command: str) -> bool:
-        """Whether its `rpc_command` hook is to be asked about this command."""
+        """Return whether its `rpc_command` hook is to be asked about this command."""
         wanted = self.manifest.hooks["rpc_command"]
         return wanted is None or command in wanted
 
     def last_words(self) -> str:
-        """The end of its stderr, for error messages."""
+        """Return the end of its stderr, for error messages."""
         return "\n" + "\n".join(self.stderr) if self.stderr else ""
 
     def close_pipes(self) -> None:
-        """What a dying lightningd leaves: EOF on the plugin's stdin; what it still writes is not read."""
+        """Close the pipes as a dying lightningd does: EOF on the plugin's stdin; its further output is not read."""
         if self._writer is not None:
             self._flush()
             self._writer.close()
@@ -299,7 +299,7 @@ class Plugin(asyncio.Protocol):
 
 
 def rpc_outcome(answer: dict[str, Any] | None, name: str) -> tuple[Any, RpcError | None]:
-    """A plugin's answer to a method call as the caller of the method gets it."""
+    """Return a plugin's answer to a method call as the caller of the method gets it."""
     if answer is None:
         return None, RpcError(-4, f"Plugin terminated before replying to RPC call {name}.")
     if "error" in answer:

@@ -71,7 +71,9 @@ class Tx:
         return replace(self, outputs=(*self.outputs, output), witnesses=())
 
     def sign(self, tag: bytes) -> Tx:
-        """The same transaction with one stand-in signature of 64 bytes per input, derived from `tag` and txid."""
+        """Return the same transaction with one stand-in signature of 64 bytes per input,
+        derived from `tag` and txid.
+        """
         seed = tag + bytes.fromhex(self.txid)
         half = [hashlib.sha256(seed + bytes([place])).digest() for place in range(len(self.inputs))]
         return replace(self, witnesses=tuple(item + hashlib.sha256(item).digest() for item in half))

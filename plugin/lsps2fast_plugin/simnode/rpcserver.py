@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Connection(asyncio.Protocol):
-    """One client of the socket. What it sends counts as coming from this node's plugin in the transcript."""
+    """One client of the socket. Its requests count as this node's plugin's in the transcript."""
 
     def __init__(self, server: RpcServer) -> None:
         self.server = server
@@ -119,7 +119,7 @@ class RpcServer:
             caller.close()
 
     def stop(self) -> None:
-        """Hang up on everybody at once, as a dying lightningd does."""
+        """Hang up on all clients at once, as a dying lightningd does."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()

@@ -54,7 +54,7 @@ def read_tu(data: bytes) -> int:
 
 
 def read_records(data: bytes) -> dict[int, bytes]:
-    """A whole TLV stream, types strictly rising; raises BadTlv."""
+    """Return a whole TLV stream, types strictly rising; raises BadTlv."""
     records: dict[int, bytes] = {}
     at, last = 0, -1
     while at < len(data):
@@ -80,7 +80,7 @@ def prefixed(payload: bytes) -> bytes:
 
 
 def unprefixed(payload: bytes) -> bytes:
-    """A hop payload without its length; raises BadTlv when the length is not that of the rest."""
+    """Return a hop payload without its length; raises BadTlv when the length is not that of the rest."""
     try:
         size, at = read_bigsize(payload, 0)
     except ValueError:
@@ -107,7 +107,7 @@ def hop_payload(
     total_msat: int | None = None,
     more: dict[int, bytes] | None = None,
 ) -> bytes:
-    """A BOLT 4 hop payload, without length prefix; `more` adds or replaces records by type."""
+    """Return a BOLT 4 hop payload, without length prefix; `more` adds or replaces records by type."""
     records = {2: tu(forward_msat), 4: tu(outgoing_cltv_value)}
     if scid is not None:
         records[6] = scid_to_int(scid).to_bytes(8, "big")

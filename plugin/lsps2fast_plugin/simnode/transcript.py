@@ -38,7 +38,7 @@ class Transcript:
         self.add("mark", peer, {"event": event, **facts})
 
     def tail(self, lines: int = 25) -> str:
-        """The last lines, shortened: what an error message shows."""
+        """Return the last lines, shortened: what an error message shows."""
         last = list(self.entries)[-lines:]
         return "\n".join(
             f"  {entry['t']:9.3f} {entry['dir']:<11} {entry['peer']:<18} {json.dumps(entry['msg'])[:240]}"

@@ -120,7 +120,7 @@ class World:
     def add_node(
         self, name: str, *, fee_base_msat: int = 1, fee_ppm: int = 10, wallet_sat: tuple[int, ...] = ()
     ) -> Node:
-        """A full node, not started; give it plugins with `plan_plugin()` and then `await node.start()`."""
+        """Return a full node, not started; give it plugins with `plan_plugin()` and then `await node.start()`."""
         node = Node(self, name, Path(self.directory) / name, fee_base_msat=fee_base_msat, fee_ppm=fee_ppm)
         for amount_sat in wallet_sat:
             self.chain.grant(amount_sat, node.wallet.new_script())
@@ -148,7 +148,7 @@ class World:
     def client(
         self, name: str = "client", *, connected: bool = True, address_known: bool = False, **behaviour: Any
     ) -> Client:
-        """A light wallet, connected to the LSP; keywords are fields of `Behaviour`."""
+        """Return a light wallet, connected to the LSP; keywords are fields of `Behaviour`."""
         client = Client(self, name, **behaviour)
         self._welcome(client)
         if address_known:
@@ -158,7 +158,7 @@ class World:
         return client
 
     def payer(self, name: str = "payer", channels: int = 1, capacity_sat: int = 1_000_000) -> Payer:
-        """Somebody with confirmed channels to the LSP, all money on his side."""
+        """Return a payer with confirmed channels to the LSP, all money on its side."""
         payer = Payer(self, name)
         self._welcome(payer)
         connect(payer, self.lsp)
@@ -175,7 +175,7 @@ class World:
     def add_channel(
         self, opener: Party, other: Party, capacity_sat: int = 1_000_000, *, push_msat: int = 0, private: bool = False
     ) -> End:
-        """A channel that has long been there: confirmed, normal. The opener's end is returned."""
+        """Return a channel that has long been there: confirmed, normal. The opener's end is returned."""
         self._upstream_count += 1
         spot = (PLAN_HEIGHT, self._upstream_count)
         txid, vout = self.chain.grant(capacity_sat, b"\0\x20" + self._upstream_count.to_bytes(32, "big"), at=spot)
@@ -184,7 +184,7 @@ class World:
         theirs = make_end(channel, other, push_msat)
         channel.join(ours, theirs)
         for end in (ours, theirs):
-            # money from outside the world is no gain of anybody
+            # money from outside the world is no gain
             self._opening_books[end.owner.name] = self._opening_books.get(end.owner.name, 0) + end.to_us_msat
             end.reserve_sat = max(capacity_sat // 100, 546)
             end.htlc_maximum_msat = (capacity_sat - end.reserve_sat) * 1000
@@ -238,7 +238,7 @@ class World:
         await self.bounded(poll(), timeout_s, what)
 
     def background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """A task that ends with the world."""
+        """Return a task that ends with the world."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -261,7 +261,9 @@ class World:
         self._opening_books = {name: party.books_msat() for name, party in self.parties.items()}
 
     def books(self) -> dict[str, int]:
-        """What every party gained (msat) since it came or since `open_books()`; the sum is minus what miners got."""
+        """Return what every party gained (msat) since it came or since `open_books()`;
+        the sum is minus what miners got.
+        """
         return {name: party.books_msat() - self._opening_books.get(name, 0) for name, party in self.parties.items()}
 
     def check_books(self) -> None:

@@ -2,7 +2,7 @@
 
 Every number a peer can drive up has its limit here. Time, random numbers and facts about the node come in as
 arguments; journalling a buy, and all that happens once a payment arrives, is done elsewhere. Requirement ids such as
-B-06 are those of the specification digest.
+B-06 are those of docs/conformance.md.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from lsps2fast.lsps.lsps2 import BuyAsk, FeeParams, invalid_fee_params, too_larg
 
 # Block heights of our scids. No chain gets there soon: main net needs 170 years for the first, test net 3 has passed
 # 4.5 million. lnd keeps heights from 16,000,000 for the aliases of its own channels. Six million heights times 2^40 are
-# 2^62.5 scids, more than the 60 bits we ask for: nobody guesses a live one (B-11, K-27).
+# 2^62.5 scids, more than the 60 bits we ask for, so a live one cannot be guessed (B-11, K-27).
 SCID_FIRST_BLOCK: Final = 10_000_000
 SCID_END_BLOCK: Final = 16_000_000
 _SCID_DRAWS: Final = 1000  # 36 of 100 draws fit: without a broken generator the 1000th is never reached
 
 
 def new_scid(random64: Callable[[], int], taken: Callable[[int], bool]) -> int:
-    """A fresh jit scid (B-11, B-13).
+    """Return a fresh jit scid (B-11, B-13).
 
     `random64` gives 64 bits from the operating system's CSPRNG; `taken` is true for every scid and alias of the node's
     channels and for every live buy. Raises ProtocolBug when the generator yields nothing usable.
@@ -40,7 +40,7 @@ def new_scid(random64: Callable[[], int], taken: Callable[[int], bool]) -> int:
 
 
 class Buy(msgspec.Struct, frozen=True):
-    """An accepted offer: whoever pays to `jit_scid` pays `peer_id` over a channel still to be opened."""
+    """An accepted offer: payments to `jit_scid` go to `peer_id` over a channel that is still to be opened."""
 
     jit_scid: int
     peer_id: str
@@ -138,11 +138,11 @@ class BuyRegistry:
         return iter(self._buys.values())
 
     def get(self, jit_scid: int) -> Buy | None:
-        """The buy of a live jit scid."""
+        """Return the buy of a live jit scid."""
         return self._buys.get(jit_scid)
 
     def of_peer(self, peer_id: str) -> list[Buy]:
-        """All live buys of one peer, oldest first."""
+        """Return all live buys of one peer, oldest first."""
         buys = [self._buys[scid] for scid in self._by_peer.get(peer_id, ())]
         return sorted(buys, key=lambda buy: (buy.created_at_ms, buy.jit_scid))
 
@@ -153,7 +153,7 @@ class BuyRegistry:
     def check_room(self, peer_id: str) -> None:
         """Raise PeerError 1 when this peer may not open another buy (B-06 step 2, B-14).
 
-        The last fifth of all places is for peers that hold none: a crowd that fills its quota locks nobody out.
+        The last fifth of all places is for peers that hold none: a crowd that fills its quota cannot lock them out.
         """
         mine = self.open_count(peer_id)
         crowded = self._open_total >= self._limits.buys_total * 4 // 5
@@ -249,7 +249,7 @@ class TokenBucket:
         self._full_at_us = 0  # one number is enough: when the bucket will be full again
 
     def take(self, now_ms: int) -> bool:
-        """True when one more is allowed now; it then counts. A refusal costs nothing."""
+        """Return true when one more is allowed now; it then counts. A refusal costs nothing."""
         now_us = now_ms * 1000
         base_us = max(self._full_at_us, now_us)
         if base_us - now_us > self._slack_us:
@@ -258,7 +258,7 @@ class TokenBucket:
         return True
 
     def is_full(self, now_ms: int) -> bool:
-        """True when it is as good as a new one and may be forgotten."""
+        """Return true when it is as good as a new one and may be forgotten."""
         return self._full_at_us <= now_ms * 1000
 
 
@@ -266,7 +266,7 @@ class PeerBuckets:
     """One TokenBucket for each peer, in bounded memory.
 
     A bucket that is full again is forgotten. Above `max_peers` the one unused for longest goes although its peer then
-    starts afresh: whoever has that many node ids is stopped by a TokenBucket over all, not here.
+    starts afresh: an attacker with that many node ids is stopped by a TokenBucket over all, not here.
     """
 
     def __init__(self, rate_per_s: float, burst: int, max_peers: int = 10_000) -> None:
@@ -283,7 +283,7 @@ class PeerBuckets:
         return len(self._buckets)
 
     def take(self, peer_id: str, now_ms: int) -> bool:
-        """True when this peer may do one more now."""
+        """Return true when this peer may do one more now."""
         bucket = self._buckets.pop(peer_id, None) or TokenBucket(self._rate_per_s, self._burst)
         self._buckets[peer_id] = bucket
         allowed = bucket.take(now_ms)
@@ -300,7 +300,7 @@ class PeerBuckets:
 
 
 def parse_error_buckets() -> PeerBuckets:
-    """How often a peer is told that it sent rubbish: ten times a minute (T-12)."""
+    """Return how often a peer is told that it sent rubbish: ten times a minute (T-12)."""
     return PeerBuckets(rate_per_s=10 / 60, burst=10)
 
 
@@ -317,7 +317,7 @@ class InFlight:
         return self._sum
 
     def enter(self, peer_id: str) -> bool:
-        """True when work may begin; `leave` is then owed."""
+        """Return true when work may begin; `leave` is then owed."""
         count = self._counts.get(peer_id, 0)
         if count >= self._per_peer or self._sum >= self._total:
             return False

@@ -1,8 +1,8 @@
 """LSPS0 (bLIP-50): one JSON-RPC object per peer message, read strictly, written plainly, for both ends.
 
-What is no JSON object, no request or no response is decided here, with the exact error to answer. The meaning of the
-methods belongs to `lsps2`; how often a peer may ask to `offers`; sending and receiving to the plugin. Requirement ids
-such as T-04 are those of the specification digest.
+This module decides whether a payload is a JSON object, a request or a response, and which error answers it. The meaning
+of the methods belongs to `lsps2`; how often a peer may ask to `buys`; sending and receiving to the plugin. Requirement
+ids such as T-04 are those of docs/conformance.md.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no
 
 
 def parse_json(payload: bytes) -> dict[str, Any]:
-    """The one JSON object in `payload` (T-02 … T-04). Raises MalformedFrame, whatever the bytes are.
+    """Return the one JSON object in `payload` (T-02 … T-04). Raises MalformedFrame, whatever the bytes are.
 
     Refused beside bad grammar: zero bytes, anything but UTF-8, a byte order mark, duplicate names, lone surrogates,
     NaN and infinities, numbers and nesting beyond what Python reads, more bytes than a peer message has.
@@ -142,7 +142,7 @@ class Request(NamedTuple):
 
 
 def decode_request(payload: bytes) -> Request | None:
-    """The request in a peer's message; None means: stay silent.
+    """Return the request in a peer's message; None means: stay silent.
 
     Silence is for responses, else two services would answer each other's errors for ever (T-12). Raises PeerError
     -32700 for all that is neither, to be answered with id null (T-11).
@@ -170,13 +170,13 @@ def read_params(params: object, known: Collection[str]) -> dict[str, Any]:
 
 
 def encode_result(request_id: str, result: dict[str, Any]) -> bytes:
-    """The answer to a request; one that no peer message can hold becomes -32603 (T-10, T-30)."""
+    """Return the answer to a request; one that no peer message can hold becomes -32603 (T-10, T-30)."""
     payload = _encode({"jsonrpc": "2.0", "id": request_id, "result": result})
     return payload if len(payload) <= MAX_PAYLOAD else encode_error(request_id, internal_error())
 
 
 def encode_error(request_id: str | None, error: PeerError) -> bytes:
-    """The answer to a request that failed, `data` only when the error has any (T-20).
+    """Return the answer to a request that failed, `data` only when the error has any (T-20).
 
     An error too large for a peer message becomes -32603, and one whose id alone fills it -32700 with id null.
     """
@@ -197,7 +197,7 @@ def parse_list_protocols(params: object) -> None:
 
 
 def protocols_result(protocols: Sequence[int] = (2,)) -> dict[str, Any]:
-    """What a service answers to `lsps0.list_protocols` (T-34)."""
+    """Return what a service answers to `lsps0.list_protocols` (T-34)."""
     return {"protocols": list(protocols)}
 
 
@@ -238,7 +238,7 @@ _ERROR_NAMES: Final[dict[int, ErrorName]] = {
     203: "payment_size_too_large",
 }
 
-# What must not reach a log or a terminal: `<`, C0 and cln:C1 controls, the two Unicode line ends (T-21).
+# Characters that must not reach a log or a terminal: `<`, control characters of both blocks, the two Unicode line ends (T-21).
 _UNSHOWN = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), ord("<"), 0x2028, 0x2029])
 
 
@@ -266,12 +266,12 @@ class Notice(NamedTuple):
 
 
 def clean_message(text: str) -> str:
-    """An LSP's text without control characters, line ends and `<`, at most 512 characters (T-21)."""
+    """Return an LSP's text without control characters, line ends and `<`, at most 512 characters (T-21)."""
     return text[: 8 * MESSAGE_CAP].translate(_UNSHOWN)[:MESSAGE_CAP]
 
 
 def encode_request(request_id: str, method: str, params: dict[str, Any]) -> bytes:
-    """A request by name (T-05, T-06). `request_id` must be fresh and hard to guess (T-07).
+    """Return a request by name (T-05, T-06). `request_id` must be fresh and hard to guess (T-07).
 
     Raises ProtocolBug when it does not fit a peer message.
     """
@@ -282,7 +282,7 @@ def encode_request(request_id: str, method: str, params: dict[str, Any]) -> byte
 
 
 def decode_response(payload: bytes) -> Reply | Notice | None:
-    """What an LSP sent us; None is a request, which concerns the service of this node, if it has one (T-39).
+    """Return what an LSP sent us; None is a request, which concerns the service of this node, if it has one (T-39).
 
     Raises MalformedFrame for anything else: ignore it and leave the peer alone until it reconnects (T-24).
     """
@@ -315,7 +315,9 @@ def _read_error(error: object) -> RemoteError:
 
 
 def error_name(code: int, data: object = None) -> ErrorName:
-    """What an error code means; "unrecognized" when we do not know, or its promised data is missing (T-19, T-23)."""
+    """Return what an error code means; "unrecognized" when we do not know, or its promised data is missing (T-19,
+    T-23).
+    """
     name = _ERROR_NAMES.get(code)
     if name is None:
         return "internal_error" if -32099 <= code <= -32000 else "unrecognized"
@@ -327,7 +329,7 @@ def error_name(code: int, data: object = None) -> ErrorName:
 
 
 def parse_protocols(result: object) -> tuple[int, ...]:
-    """The protocols an LSP speaks: integers from 1, of any size (T-35). Raises MalformedField."""
+    """Return the protocols an LSP speaks: integers from 1, of any size (T-35). Raises MalformedField."""
     protocols = result.get("protocols") if type(result) is dict else None
     if type(protocols) is not list or not all(type(number) is int and number >= 1 for number in protocols):
         raise MalformedField("protocols", "not an array of positive integers")
@@ -357,7 +359,7 @@ class OpenRequests:
         return len(self._due_ms)
 
     def is_muted(self, peer_id: str) -> bool:
-        """True after the peer sent something that is no LSPS0 message (T-24)."""
+        """Return true after the peer sent something that is no LSPS0 message (T-24)."""
         return peer_id in self._muted
 
     def open(self, peer_id: str, request_id: str, now_ms: int) -> None:
@@ -369,7 +371,10 @@ class OpenRequests:
         self._due_ms[peer_id, request_id] = now_ms + self._timeout_ms
 
     def receive(self, peer_id: str, payload: bytes) -> Reply | Dropped | None:
-        """A message of type 37913. A Reply has an id and answers an open request; None is not ours to judge (T-39)."""
+        """Return a message of type 37913.
+
+        A Reply has an id and answers an open request; None is not ours to judge (T-39).
+        """
         try:
             message = decode_response(payload)
         except MalformedFrame as error:

@@ -2,7 +2,7 @@
 
 Bytes from a peer become exact values here, once; the rest of the code never re-checks. JSON itself, request ids and
 error objects belong to `lsps0`; whether an offer is ours to `promise`; which buys live to `offers`. Requirement ids
-such as G-07 are those of the specification digest.
+such as G-07 are those of docs/conformance.md.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _FIELD_PRIME = 2**256 - 2**32 - 977  # of secp256k1
 
 
 def parse_msat(value: object, name: str = "amount_msat") -> int:
-    """A u64 in plain decimal digits, given as a string (S-01, S-02). Raises MalformedField."""
+    """Return a u64 in plain decimal digits, given as a string (S-01, S-02). Raises MalformedField."""
     if type(value) is not str or _DECIMAL.fullmatch(value) is None or int(value) > U64_MAX:
         raise MalformedField(name, "not a u64 as a decimal string")
     return int(value)
@@ -87,14 +87,14 @@ parse_sat = parse_msat
 
 
 def parse_ppm(value: object, name: str = "proportional") -> int:
-    """A JSON integer of parts per million, 0 … 2^64-1; no float, no bool (S-03). Raises MalformedField."""
+    """Return a JSON integer of parts per million, 0 … 2^64-1; no float, no bool (S-03). Raises MalformedField."""
     if type(value) is not int or not 0 <= value <= U64_MAX:
         raise MalformedField(name, "not an integer from 0 to 2^64-1")
     return value
 
 
 def parse_blocks(value: object, name: str = "blocks", most: int = U32_MAX) -> int:
-    """A JSON integer of blocks, 0 … `most` (S-04). Raises MalformedField."""
+    """Return a JSON integer of blocks, 0 … `most` (S-04). Raises MalformedField."""
     if type(value) is not int or not 0 <= value <= most:
         raise MalformedField(name, f"not an integer from 0 to {most}")
     return value
@@ -135,7 +135,10 @@ def parse_datetime(value: object, name: str = "datetime") -> int:
 
 
 def format_datetime(unix_ms: int) -> str:
-    """The only form we write: 24 characters, three fractional digits, `Z` (S-05). ProtocolBug outside 1970 … 9999."""
+    """Return the only form we write: 24 characters, three fractional digits, `Z` (S-05).
+
+    ProtocolBug outside 1970 … 9999.
+    """
     days, rest_ms = divmod(unix_ms, _DAY_MS)
     if days < 0 or days + _EPOCH_DAY > date.max.toordinal():
         raise ProtocolBug(f"{unix_ms} ms since 1970 has no datetime with a year of four digits")
@@ -146,12 +149,12 @@ def format_datetime(unix_ms: int) -> str:
 
 
 def is_whole_ms(text: str) -> bool:
-    """True when a datetime that `parse_datetime` accepted has only zeros below the millisecond (S-07)."""
+    """Return true when a datetime that `parse_datetime` accepted has only zeros below the millisecond (S-07)."""
     return not text[23:-1].strip("0")
 
 
 def parse_scid(value: object, name: str = "scid") -> int:
-    """The u64 of `BLOCKxTXxOUT`, limits 24, 24 and 16 bits (S-08). Raises MalformedField."""
+    """Return the u64 of `BLOCKxTXxOUT`, limits 24, 24 and 16 bits (S-08). Raises MalformedField."""
     match = _SCID.fullmatch(value) if type(value) is str else None
     if match is None:
         raise MalformedField(name, "not BLOCKxTXxOUT")
@@ -169,7 +172,10 @@ def format_scid(scid: int) -> str:
 
 
 def parse_node_id(value: object, name: str = "node_id") -> bytes:
-    """The 33 bytes of a compressed point on the curve, from 66 hex digits of either case (S-09). Or MalformedField."""
+    """Return the 33 bytes of a compressed point on the curve, from 66 hex digits of either case (S-09).
+
+    Raises MalformedField.
+    """
     if type(value) is not str or _NODE_ID.fullmatch(value) is None:
         raise MalformedField(name, "not a compressed point of 66 hex digits")
     x = int(value[2:], 16)
@@ -183,7 +189,7 @@ def parse_node_id(value: object, name: str = "node_id") -> bytes:
 
 
 def opening_fee_msat(payment_size_msat: int, min_fee_msat: int, proportional: int) -> int | None:
-    """The fee for a payment, or None when a step leaves 64 bits. All arguments are u64.
+    """Return the fee for a payment, or None when a step leaves 64 bits. All arguments are u64.
 
     bLIP-52's prose prints the divisor as 10000000; its two code samples say 1000000, and so do the other
     implementations (F-01, X-01).
@@ -250,7 +256,10 @@ class FeeParams:
         max_payment_size_msat: int,
         promise: str = "",
     ) -> FeeParams:
-        """An entry of our own, written canonically. Raises MalformedField for a value that has no place on the wire."""
+        """Return an entry of our own, written canonically.
+
+        Raises MalformedField for a value that has no place on the wire.
+        """
         if proportional > U32_MAX:  # S-03: others may read only 32 bits
             raise MalformedField("proportional", "not an integer from 0 to 2^32-1")
         return cls.from_json(
@@ -267,11 +276,13 @@ class FeeParams:
         )
 
     def with_promise(self, promise: str) -> FeeParams:
-        """The same entry under another promise."""
+        """Return the same entry under another promise."""
         return FeeParams.from_json({**self.raw, "promise": promise})
 
     def to_json(self) -> dict[str, Any]:
-        """The eight keys with their original texts: what a client sends back and a journal keeps (B-03, B-10)."""
+        """Return the eight keys with their original texts: what a client sends back and a journal keeps (B-03,
+        B-10).
+        """
         return dict(self.raw)
 
     def fee_msat(self, payment_size_msat: int) -> int | None:
@@ -280,7 +291,7 @@ class FeeParams:
 
 
 def why_unsound(params: FeeParams) -> str | None:
-    """Why an LSP must not offer these limits, or None (G-08)."""
+    """Return why an LSP must not offer these limits, or None (G-08)."""
     if params.min_payment_size_msat > params.max_payment_size_msat:
         return "min_payment_size_msat is above max_payment_size_msat"
     if params.max_payment_size_msat <= params.min_fee_msat:
@@ -301,7 +312,7 @@ def _rises(lower: FeeParams, upper: FeeParams) -> bool:
 
 
 def check_menu_order(menu: Sequence[FeeParams]) -> bool:
-    """True when each entry costs more than the one before it, as G-07 has it."""
+    """Return true when each entry costs more than the one before it, as G-07 has it."""
     return all(map(_rises, menu, menu[1:]))
 
 
@@ -318,12 +329,12 @@ def order_menu(menu: Iterable[FeeParams]) -> tuple[list[FeeParams], list[FeePara
 
 
 def get_info_params(token: str | None = None) -> dict[str, Any]:
-    """What a client sends (G-02)."""
+    """Return what a client sends (G-02)."""
     return {} if token is None else {"token": token}
 
 
 def parse_get_info(params: object) -> str | None:
-    """The token of a `lsps2.get_info` request, if any. Raises PeerError -32602 (G-02, T-14 … T-16)."""
+    """Return the token of a `lsps2.get_info` request, if any. Raises PeerError -32602 (G-02, T-14 … T-16)."""
     token = read_params(params, {"token"}).get("token")
     if token is None:
         return None
@@ -334,14 +345,14 @@ def parse_get_info(params: object) -> str | None:
 
 
 def menu_result(menu: Sequence[FeeParams]) -> dict[str, Any]:
-    """What an LSP answers (G-04, G-05). Raises ProtocolBug for a menu that breaks G-07: order it first."""
+    """Return what an LSP answers (G-04, G-05). Raises ProtocolBug for a menu that breaks G-07: order it first."""
     if not check_menu_order(menu):
         raise ProtocolBug("menu entries are not in rising order")
     return {"opening_fee_params_menu": [entry.to_json() for entry in menu]}
 
 
 def validate_menu(result: object) -> list[FeeParams]:
-    """A menu as the client reads it: all of it or nothing (G-11). The promise stays opaque (G-12).
+    """Return a menu as the client reads it: all of it or nothing (G-11). The promise stays opaque (G-12).
 
     Raises MalformedField; the flow then ends. A wrong order is not an error (G-14): see `check_menu_order`.
     """
@@ -376,7 +387,7 @@ def choose_entry(
     max_fee_msat: int | None = None,
     needed_ms: int = VALIDITY_MARGIN_MS,
 ) -> Choice:
-    """The cheapest entry that fits (G-13, G-15, B-04).
+    """Return the cheapest entry that fits (G-13, G-15, B-04).
 
     `payment_size_msat` chooses fixed mode. In variable mode the fee is judged at the largest payment the invoice will
     accept: `largest_payment_msat` when the caller names one, else as much as the entry and `max_fee_msat` allow; the
@@ -410,7 +421,7 @@ def _check_terms(entry: FeeParams, needed_until_ms: int, our_to_self_delay_block
 def _largest_payment_msat(
     entry: FeeParams, payment_size_msat: int | None, largest_msat: int | None, max_fee_msat: int | None
 ) -> int:
-    """The amount at which the fee is judged; within the entry's limits, or Unacceptable."""
+    """Return the amount at which the fee is judged; within the entry's limits, or Unacceptable."""
     if payment_size_msat is not None:
         amount_msat = payment_size_msat
     elif largest_msat is not None:
@@ -425,7 +436,7 @@ def _largest_payment_msat(
 
 
 def _fee_bound_msat(entry: FeeParams, max_fee_msat: int | None) -> int:
-    """The largest payment whose proportional fee neither overflows nor exceeds the caller's limit.
+    """Return the largest payment whose proportional fee neither overflows nor exceeds the caller's limit.
 
     ceil(size * ppm / 10^6) <= limit is the same as size * ppm <= limit * 10^6.
     """
@@ -452,14 +463,14 @@ def _accepted_fee_msat(entry: FeeParams, amount_msat: int, max_fee_msat: int | N
 
 
 class BuyAsk(NamedTuple):
-    """What a client asks for; without a size the buy is variable: one HTLC of any allowed amount (B-02)."""
+    """A client's request for a channel; without a size the buy is variable: one HTLC of any allowed amount (B-02)."""
 
     params: FeeParams
     payment_size_msat: int | None
 
 
 class BuyResult(NamedTuple):
-    """What a client got (B-09)."""
+    """The answer to a buy, as the client reads it (B-09)."""
 
     jit_scid: int
     cltv_expiry_delta_blocks: int
@@ -467,7 +478,7 @@ class BuyResult(NamedTuple):
 
 
 def buy_params(entry: FeeParams, payment_size_msat: int | None = None) -> dict[str, Any]:
-    """What a client sends: the chosen entry verbatim (B-01, B-03)."""
+    """Return what a client sends: the chosen entry verbatim (B-01, B-03)."""
     params: dict[str, Any] = {"opening_fee_params": entry.to_json()}
     if payment_size_msat is not None:
         params["payment_size_msat"] = str(payment_size_msat)
@@ -494,7 +505,7 @@ def parse_buy(params: object) -> BuyAsk:
 
 
 def buy_result(jit_scid: int, cltv_expiry_delta_blocks: int, client_trusts_lsp: bool) -> dict[str, Any]:
-    """What an LSP answers (B-09). Raises ProtocolBug for a delta that BOLT 11 cannot carry (B-12)."""
+    """Return what an LSP answers (B-09). Raises ProtocolBug for a delta that BOLT 11 cannot carry (B-12)."""
     if not 0 <= cltv_expiry_delta_blocks <= U16_MAX:
         raise ProtocolBug(f"lsp_cltv_expiry_delta of {cltv_expiry_delta_blocks} blocks does not fit 16 bits")
     return {
@@ -528,7 +539,7 @@ def parse_buy_result(
 def min_capacity_sat(
     sum_forward_msat: int, parts: int, feerate_perkw: int, anchors: bool, zero_reserve: bool, dust_limit_sat: int
 ) -> int:
-    """The smallest channel through which `parts` HTLCs of `sum_forward_msat` in all can be sent (O-03).
+    """Return the smallest channel through which `parts` HTLCs of `sum_forward_msat` in all can be sent (O-03).
 
     Beside the forwards it holds our reserve of 1 %, twice the commitment fee with one HTLC more (the spike buffer of
     BOLT 2) and, with anchors, both anchor outputs.

@@ -1,6 +1,6 @@
 """Proof that an offer is ours: an HMAC over its terms and the client it was made to (bLIP-52 `promise`).
 
-Nothing is stored per offer (P-07): whoever holds a key can check what it signed. Two forms exist. The plain one is
+Nothing is stored per offer (P-07): a promise is checked with the key that signed it. Two forms exist. The plain one is
 64 hex digits. The other binds a token too, and carries the token's hash after the MAC, because `lsps2.buy` does not
 name the token: so a revoked token or a used-up quota also ends the offers made under it.
 """
@@ -28,7 +28,7 @@ _KEY = re.compile("[0-9a-fA-F]{64}")
 
 
 def key_from_hex(text: str) -> bytes:
-    """The key an operator configured. Raises ConfigError, which never repeats the text (P-05)."""
+    """Return the key an operator configured. Raises ConfigError, which never repeats the text (P-05)."""
     if _KEY.fullmatch(text) is None:
         raise ConfigError("the promise secret must be 64 hex digits (32 bytes)")
     return bytes.fromhex(text)
@@ -40,7 +40,8 @@ def token_hash(token: str) -> bytes:
 
 
 def canonical(peer_id: bytes, params: FeeParams, token: bytes | None = None) -> bytes:
-    """What is signed (P-03): version, the client's node id, seven terms in fixed width, and `token_hash` in version 2.
+    """Return what is signed (P-03): version, the client's node id, seven terms in fixed width, and `token_hash` in
+    version 2.
 
     No part has a variable length, so no two offers share these bytes. `peer_id` is the compressed key (33 bytes).
     Raises ProtocolBug for arguments that have no canonical form.
@@ -63,7 +64,7 @@ def canonical(peer_id: bytes, params: FeeParams, token: bytes | None = None) -> 
 
 
 def _has_form(params: FeeParams) -> bool:
-    """A datetime before 1970 is the only readable value that has none; the rest guards against our own mistakes."""
+    """Return the signed bytes of the terms. Raises where a value has none, such as a datetime before 1970."""
     longs = (
         params.min_fee_msat,
         params.proportional,
@@ -76,7 +77,7 @@ def _has_form(params: FeeParams) -> bool:
 
 
 def sign(key: bytes, peer_id: bytes, params: FeeParams, token: bytes | None = None) -> str:
-    """The promise for these terms: 64 hex digits, or 128 when bound to a `token_hash` (P-01 … P-03)."""
+    """Return the promise for these terms: 64 hex digits, or 128 when bound to a `token_hash` (P-01 … P-03)."""
     if len(key) != KEY_BYTES:
         raise ProtocolBug("a promise key has 32 bytes")
     mac = hmac.new(key, canonical(peer_id, params, token), hashlib.sha256).hexdigest()
@@ -84,14 +85,14 @@ def sign(key: bytes, peer_id: bytes, params: FeeParams, token: bytes | None = No
 
 
 def promised_token(params: FeeParams) -> bytes | None:
-    """The `token_hash` an offer names, None for a plain one. Believe it only after `verify`."""
+    """Return the `token_hash` an offer names, None for a plain one. Believe it only after `verify`."""
     if _PROMISE.fullmatch(params.promise) is None or len(params.promise) == 64:
         return None
     return bytes.fromhex(params.promise[64:])
 
 
 def verify(keys: Sequence[bytes], peer_id: bytes, params: FeeParams) -> bool:
-    """True when one of `keys` promised exactly these terms to this client (P-01).
+    """Return true when one of `keys` promised exactly these terms to this client (P-01).
 
     The time taken depends on the number of keys, not on the promise (P-04): all keys are tried, and texts compared,
     not numbers, so that a promise has one spelling only.
@@ -121,7 +122,7 @@ class Keyring:
             raise ConfigError("a promise key must have 32 bytes")
 
     def sign(self, peer_id: bytes, params: FeeParams, token: bytes | None = None) -> FeeParams:
-        """The entry with its promise under the current key."""
+        """Return the entry with its promise under the current key."""
         return params.with_promise(sign(self._current, peer_id, params, token))
 
     def verify(self, peer_id: bytes, params: FeeParams) -> bool:

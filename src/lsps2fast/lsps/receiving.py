@@ -1,4 +1,4 @@
-"""What a wallet checks before it claims a payment through a JIT channel (I-20 … I-28), as pure logic.
+"""The checks of a wallet before it claims a payment through a JIT channel (I-20 … I-28), as pure logic.
 
 The LSP takes its opening fee out of the parts and says in each how much (`extra_fee`). Here every part is judged when
 it comes, and the parts of one payment are kept until they are complete and consistent; only then may any be claimed.
@@ -50,7 +50,7 @@ LSP_FAULTS: Final = frozenset({Reason.AMOUNT_MISMATCH, Reason.FEE_SUM})
 
 
 class Terms(NamedTuple):
-    """What was agreed with the LSP (`params`, size), and with the wallet's owner (the rest).
+    """Terms agreed with the LSP (`params`, size) and with the wallet's owner (the rest).
 
     `payment_size_msat` None is variable mode; then `largest_payment_msat` caps the one part. `payment_secret` None:
     not known here, lightningd checks it.
@@ -65,7 +65,7 @@ class Terms(NamedTuple):
     payment_secret: bytes | None
 
     def fee_msat(self, payment_msat: int) -> int | Reason:
-        """The opening fee for a payment, or why it must not be paid."""
+        """Return the opening fee for a payment, or why it must not be paid."""
         fee_msat = self.params.fee_msat(payment_msat)
         if fee_msat is None:
             return Reason.FEE_OVERFLOW
@@ -74,7 +74,7 @@ class Terms(NamedTuple):
         return fee_msat
 
     def fee_limit_msat(self, payment_msat: int) -> int:
-        """The largest opening fee the owner accepts for a payment."""
+        """Return the largest opening fee the owner accepts for a payment."""
         return min(self.max_fee_msat, payment_msat * self.max_fee_ppm // 1_000_000)
 
 
@@ -100,7 +100,8 @@ class Claim(NamedTuple):
 
 
 def read_part(scan: Any, key: Key, remembered_fee_msat: int | None) -> Part:
-    """The part in a hook call (`_hook.Scan`). Raises MalformedTlv for a payload or TLV stream that breaks the BOLTs.
+    """Return the part in a hook call (`_hook.Scan`). Raises MalformedTlv for a payload or TLV stream that breaks the
+    BOLTs.
 
     `remembered_fee_msat` stands in for the TLV after a restart: lightningd does not keep it (I-32).
     """
@@ -121,7 +122,7 @@ def read_part(scan: Any, key: Key, remembered_fee_msat: int | None) -> Part:
 
 
 def carries_fee(scan: Any) -> bool:
-    """Whether a hook call names an opening fee; a broken TLV stream counts as one (I-22)."""
+    """Return whether a hook call names an opening fee; a broken TLV stream counts as one (I-22)."""
     try:
         return bool(tlv.read_extra_fee(scan.extra_tlvs))
     except MalformedTlv:
@@ -145,17 +146,17 @@ class Receipt:
 
     @property
     def received_msat(self) -> int:
-        """What arrived so far."""
+        """Sum of the parts that arrived so far."""
         return sum(part.htlc_msat for part in self.parts.values())
 
     @property
     def fees_msat(self) -> int:
-        """What the LSP took so far."""
+        """Sum of the fees that the LSP took so far."""
         return sum(part.extra_fee_msat for part in self.parts.values())
 
     @property
     def sent_msat(self) -> int:
-        """What the payer sent so far."""
+        """Sum of the amounts that the payer sent so far."""
         return sum(part.onion_msat or 0 for part in self.parts.values())
 
     @property
@@ -164,7 +165,7 @@ class Receipt:
         return self._first_ms + self._collect_ms if self.parts else None
 
     def check(self, part: Part) -> Reason | None:
-        """Why this part must be failed, or None. Changes nothing."""
+        """Return why this part must be failed, or None. Changes nothing."""
         if part.key in self.parts:
             return None  # lightningd asks again about a part it knows (K-07)
         onion_msat, total_msat = part.onion_msat, part.total_msat
@@ -194,7 +195,7 @@ class Receipt:
         return Reason.FEE_SUM if part.extra_fee_msat > fee_msat else None
 
     def _check_fixed(self, part: Part, onion_msat: int, total_msat: int, size_msat: int) -> Reason | None:
-        """A part of an agreed sum; the fees of all parts together are bounded (I-23)."""
+        """Return a part of an agreed sum; the fees of all parts together are bounded (I-23)."""
         fee_msat = self.terms.fee_msat(size_msat)
         if isinstance(fee_msat, Reason):
             return fee_msat
@@ -240,7 +241,7 @@ class Receipt:
         return self.fees_msat <= fee_msat and self.received_msat >= size_msat - fee_msat
 
     def claims(self) -> tuple[Claim, ...]:
-        """How to claim every part. Raises ProtocolBug unless the payment is complete."""
+        """Return how to claim every part. Raises ProtocolBug unless the payment is complete."""
         if not self.complete:
             raise ProtocolBug("a payment may be claimed only when all of it is here")
         total_msat = self.received_msat

@@ -59,8 +59,7 @@ class Journalled:
         self.data = Datastore()
         self.reports: list[str] = []
         self.insisted: list[str] = []
-        # type: ignore[arg-type]
-        self.store = SessionStore(self.data, self.reports.append, lambda what, work: self.insisted.append(what))
+        self.store = SessionStore(self.data, self.reports.append, lambda what, work: self.insisted.append(what))  # type: ignore[arg-type]
         self.put("active", OTHER, record_of(INTENT.buy, FRESH))
 
     def put(self, folder: str, jit_scid: int, value: Any) -> tuple[str, ...]:

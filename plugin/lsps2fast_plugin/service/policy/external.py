@@ -53,7 +53,7 @@ class Caller(Protocol):
     async def call(
         self, method: str, params: dict[str, Any] | None = None, timeout_s: float | None = 60.0
     ) -> dict[str, Any]:
-        """The result, or NodeError."""
+        """Return the result. Raises NodeError."""
 
 
 class _Missing(Exception):
@@ -89,7 +89,8 @@ class ExternalPolicy:
         self._warned_ms: dict[str, int] = {}  # by kind, of which there are few
 
     async def menu(self, token: str | None, wall_ms: int) -> list[FeeParams] | None:
-        """The plugin's menu in G-07 order, not yet promised; None when there is no such plugin: use our own policy.
+        """Return the plugin's menu in G-07 order, not yet promised; None when there is no such plugin: use our own
+        policy.
 
         Raises PeerError 1 when it rejects the client, 200 when it says so of the token, -32603 for any trouble with it.
         """
@@ -110,7 +111,7 @@ class ExternalPolicy:
     async def capacity_sat(
         self, params: FeeParams, payment_size_msat: int | None, jit_scid: int, least_sat: int, most_sat: int
     ) -> int | Lack | None:
-        """The channel that the plugin wants for this buy; None when it has no say in it: use our own rule.
+        """Return the channel that the plugin wants for this buy; None when it has no say in it: use our own rule.
 
         `least_sat` (O-03) and `most_sat` bound it. Raises PeerError -32603 for any trouble with the plugin.
         """
@@ -167,7 +168,7 @@ class ExternalPolicy:
             raise internal_error()
         if method in self._seen or method in self._looking:
             return await self._call(method, params, required)
-        self._looking[method] = asyncio.Event()  # a crowd that meets no plugin asks once, and nobody is turned away
+        self._looking[method] = asyncio.Event()  # a crowd that meets no plugin asks once, and no client is turned away
         try:
             return await self._call(method, params, required)
         finally:
@@ -204,7 +205,7 @@ class ExternalPolicy:
         return self._fault(method, Refusal.EXTERNAL_ERROR, f"{clean_message(error.message)} (code {error.code})")
 
     def _gone(self, method: str, required: bool) -> Exception:
-        """A method that never was is nothing to worry about; one that was, or must be, is."""
+        """Complain about a missing method if it was there before or has to be there."""
         if method in self._seen or (self._use is Use.REQUIRED and required):
             return self._fault(method, Refusal.EXTERNAL_MISSING, "the node has no such method; start the policy plugin")
         return _Missing()
@@ -233,7 +234,7 @@ class ExternalPolicy:
         return value
 
     def _usable(self, entries: list[FeeParams], wall_ms: int) -> list[FeeParams]:
-        """What of it may be sent: G-06, G-08, no overflow, then G-07."""
+        """Return the lines that may be sent: G-06, G-08, no overflow, then G-07."""
         sound: list[FeeParams] = []
         for entry in entries:
             why = _why_not(entry, wall_ms)

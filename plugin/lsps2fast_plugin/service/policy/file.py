@@ -1,4 +1,4 @@
-"""What a policy file may say: TOML in, `Rules` out, or a ConfigError that names line, key and remedy.
+"""The policy file: TOML in, `Rules` out, or a ConfigError that names line, key and remedy.
 
 Every key is declared once, in a shape below with its range and in `MEANING` with its words. docs/how-to/set-a-fee-
 policy.md shows them all.
@@ -149,7 +149,7 @@ MEANING: Final = MappingProxyType(
         "heal_days": "days after which one unpaid channel is forgiven, 1 to 3650",
         "probe_limit": "probes after which a peer is no longer served, 1 to 1000",
         "probe_heal_hours": "hours after which one probe is forgotten, 1 to 8760",
-        "allow": "a list of node ids; when given, nobody else is served",
+        "allow": "a list of node ids; when given, no other node is served",
         "deny": "a list of node ids that are not served",
         "zero_reserve": "a list of node ids; in channels to these we hold no reserve",
         "label": "the name of a token in logs and quotes, up to 64 characters",
@@ -164,7 +164,7 @@ TOP: Final = ("fee_line", "floor", "capacity", "trust", "peers", "token")
 
 
 def parse_rules(text: str, name: str) -> Rules:
-    """The policy in a TOML text; `name` is how errors call it. Raises ConfigError, always with a line."""
+    """Return the policy in a TOML text; `name` is how errors call it. Raises ConfigError, always with a line."""
     source = Source(text, name)
     source.only((), {key: MEANING[key] for key in TOP})
     lines = _fee_lines(source, ("fee_line",))
@@ -187,7 +187,7 @@ def parse_rules(text: str, name: str) -> Rules:
 
 
 def _fee_lines(source: Source, path: Path) -> tuple[NamedLine, ...] | None:
-    """The lines under one array of tables, bands apart; None when there is no such array."""
+    """Return the lines under one array of tables, bands apart; None when there is no such array."""
     paths = source.tables(path)
     if source.at(path) is None:
         return None
@@ -292,7 +292,7 @@ def _trust(source: Source) -> TrustRule:
 
 def _peers(source: Source, table: PeersTable) -> tuple[frozenset[str] | None, frozenset[str]]:
     if table.allow == []:
-        raise source.fail(("peers", "allow"), "would serve nobody; leave it out to serve everybody")
+        raise source.fail(("peers", "allow"), "would serve no client; leave it out to serve all")
     allow = None if table.allow is None else _node_ids(source, table.allow, "allow")
     deny = _node_ids(source, table.deny, "deny")
     if both := sorted(deny & (allow or frozenset())):

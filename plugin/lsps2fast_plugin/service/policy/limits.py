@@ -1,4 +1,4 @@
-"""What bounds the clients: request rates, held parts, sats at risk; and a count for every refusal.
+"""Limits for clients: request rates, held parts, sats at risk; and a count for every refusal.
 
 Nothing here grows with what peers send: counters have fixed names, rates are remembered for a bounded number of peers.
 Time comes in as monotonic milliseconds (K-25).
@@ -63,7 +63,7 @@ class Refusals:
         return self._counts[name]
 
     def as_dict(self) -> dict[str, int]:
-        """All names with their counts, zeros too: a metric that appears late is a metric nobody watches."""
+        """Return all names with their counts, zeros too: a metric that appears late is not watched."""
         return {name.value: count for name, count in self._counts.items()}
 
 
@@ -96,7 +96,7 @@ LARGE_BYTES: Final = 4_096  # of a message; a buy has about 700, and 512 more wi
 
 
 class Admit(StrEnum):
-    """What to do with a request."""
+    """The verdict on a request."""
 
     YES = "yes"
     REFUSE = "refuse"  # answer code 1
@@ -141,14 +141,17 @@ class Gate:
         self._told_total = TokenBucket(20, 20)
 
     def message(self, peer_id: str, size: int, now_ms: int) -> bool:
-        """Whether a message of so many bytes is read at all. Reading costs by the byte, and no honest one is large."""
+        """Return whether a message of so many bytes is read at all.
+
+        Reading costs by the byte, and no honest one is large.
+        """
         if size <= LARGE_BYTES or (self._large.take(peer_id, now_ms) and self._large_total.take(now_ms)):
             return True
         self._refusals.count(Refusal.LARGE_MESSAGE)
         return False
 
     def request(self, peer_id: str, is_buy: bool, now_ms: int) -> Admit:
-        """Whether a well-formed request of this peer is worked on; called once for each."""
+        """Return whether a well-formed request of this peer is worked on; called once for each."""
         why = (self._buys if is_buy else self._info).take(peer_id, now_ms)
         if why is None:
             return Admit.YES
@@ -157,7 +160,7 @@ class Gate:
         return Admit.REFUSE if told else Admit.SILENCE
 
     def part(self, held_parts: int, held_msat: int, amount_msat: int) -> bool:
-        """Whether one more HTLC may be held beside those already held; False: fail it temporarily (C-19)."""
+        """Return whether one more HTLC may be held beside those already held; False: fail it temporarily (C-19)."""
         if held_parts >= self._limits.held_parts:
             self._refusals.count(Refusal.HELD_PARTS)
             return False

@@ -32,7 +32,7 @@ class LeftOut(NamedTuple):
 
 
 class Menu(NamedTuple):
-    """What one client is offered now."""
+    """The menu of one client, as of now."""
 
     entries: tuple[Entry, ...]
     left_out: tuple[LeftOut, ...]
@@ -41,7 +41,7 @@ class Menu(NamedTuple):
 def build_menu(
     lines: Iterable[NamedLine], *, floor_msat: int, discount_percent: int = 0, left_s: int | None = None
 ) -> Menu:
-    """The lines as they may be sent (G-06 … G-08).
+    """Return the lines as they may be sent (G-06 … G-08).
 
     `floor_msat` is the least opening fee; it beats any discount. `left_s`: seconds until the client's token ends;
     no offer outlives it.

@@ -1,4 +1,4 @@
-"""What the operator sells, to whom and on what terms: the one place that is asked.
+"""The policy in force: the one place that is asked for menus, clients and terms.
 
 The rules come from options or a file and may be replaced at any time (`replace`); what happened before, uses of tokens
 and the record of peers, stays. Synchronous and without a clock: wall time, feerate and facts come in as arguments.
@@ -76,7 +76,10 @@ class Policy:
     # Who ------------------------------------------------------------------------------------------------
 
     def is_served(self, peer_id: str, wall_ms: int) -> bool:
-        """Whether this peer is served at all (B-06 step 2); a refusal is counted. Answer it with code 1 (S-10)."""
+        """Return whether this peer is served at all (B-06 step 2); a refusal is counted.
+
+        Answer it with code 1 (S-10).
+        """
         why = self._why_not_served(peer_id, wall_ms)
         if why is not None:
             self.refusals.count(why)
@@ -92,7 +95,10 @@ class Policy:
     # Tokens ---------------------------------------------------------------------------------------------
 
     def token(self, text: str, wall_ms: int) -> Token:
-        """What a token that a client presents is good for. Raises PeerError 200 (G-03), counted by its reason."""
+        """Return what a token that a client presents is good for.
+
+        Raises PeerError 200 (G-03), counted by its reason.
+        """
         token, why = self._find_token(token_hash(text), wall_ms + MIN_VALIDITY_S * 1000)
         if token is None or why is not None:
             self.refusals.count(why or Refusal.TOKEN_UNKNOWN)
@@ -100,7 +106,7 @@ class Policy:
         return token
 
     def token_of(self, promised: bytes, wall_ms: int) -> Token:
-        """The token under which an offer was promised (`promise.promised_token`, after `verify`).
+        """Return the token under which an offer was promised (`promise.promised_token`, after `verify`).
 
         Raises PeerError 201 when it was revoked, used up or removed since: the offer ends with it. One that expired
         is fine, because no offer outlives its token.
@@ -126,7 +132,7 @@ class Policy:
     # What -----------------------------------------------------------------------------------------------
 
     def menu(self, peer_id: str, token: Token | None, wall_ms: int, feerate_perkw: int) -> list[FeeLine]:
-        """What this client is offered now, in the order of G-07; empty means nothing for now (G-04).
+        """Return what this client is offered now, in the order of G-07; empty means nothing for now (G-04).
 
         Raises PeerError 1 for a peer that is not served. Lines that cannot be offered are left out, counted, and told
         to the log once.
@@ -155,7 +161,7 @@ class Policy:
         )
 
     def capacity_sat(self, least_sat: int) -> int | Lack:
-        """The channel's size when the payment needs `least_sat` (O-03): headroom, factor, least and largest."""
+        """Return the channel's size when the payment needs `least_sat` (O-03): headroom, factor, least and largest."""
         return self.rules.capacity.capacity_sat(least_sat)
 
     # Trust ----------------------------------------------------------------------------------------------
@@ -173,7 +179,10 @@ class Policy:
     def _trust(
         self, peer_id: str, token: Token | None, amount_msat: int, capital_at_risk_msat: int, wall_ms: int
     ) -> tuple[bool, str]:
-        """The mode and why. What protects us comes first, then what was agreed with the holder of a token."""
+        """Return the mode and why.
+
+        Rules that protect the LSP come first, then those agreed with the holder of a token.
+        """
         rule = self.rules.trust
         if self.ledger.is_suspect(peer_id, wall_ms):
             return True, f"{self.ledger.unpaid(peer_id, wall_ms)} channels of this peer went unpaid"
@@ -188,7 +197,7 @@ class Policy:
         return rule.client_trusts_lsp, "default"
 
     def may_open(self, client_trusts_lsp: bool, amount_msat: int, capital_at_risk_msat: int) -> bool:
-        """Whether a channel may be put on chain now; a refusal is counted, and the parts then fail temporarily.
+        """Return whether a channel may be put on chain now; a refusal is counted, and the parts then fail temporarily.
 
         The mode of a buy is fixed when it is sold, so many buys sold while there was room meet the budget here.
         """
@@ -211,7 +220,8 @@ class Policy:
         payment_size_msat: int | None = None,
         theirs: Sequence[FeeParams] | PeerError | None = None,
     ) -> dict[str, Any]:
-        """What this client would be offered and why, for `lsps2-quote`. Counts and changes nothing, raises nothing.
+        """Return what this client would be offered and why, for `lsps2-quote`. Counts and changes nothing, raises
+        nothing.
 
         `theirs`: what a policy plugin answered; lines, floor and tokens of ours then do not matter.
         """

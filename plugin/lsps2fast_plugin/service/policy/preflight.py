@@ -20,7 +20,7 @@ CHAIN_DUST_SAT: Final = 546
 
 
 class Facts(NamedTuple):
-    """What the node says now."""
+    """The node's present state, as far as a sale depends on it."""
 
     connected: bool
     incoming_liquidity_msat: int | None  # of public channels (B-08), None when that is unknown
@@ -37,7 +37,7 @@ class Facts(NamedTuple):
 
 
 def least_capacity_sat(ask: BuyAsk, facts: Facts) -> int:
-    """The smallest channel through which the payment can go on (O-03); in variable mode the smallest one sold.
+    """Return the smallest channel through which the payment can go on (O-03); in variable mode the smallest one sold.
 
     Enough for a channel with and without anchors: which it becomes is known only when it is opened.
     """
@@ -60,13 +60,13 @@ def _least_sat(size_msat: int, ask: BuyAsk, facts: Facts) -> int:
 
 
 def spendable_sat(facts: Facts) -> int:
-    """What a new channel may cost at most, its funding transaction paid."""
+    """Return what a new channel may cost at most, its funding transaction paid."""
     mining_sat = -(-4 * facts.open_vbytes * facts.feerate_perkw // 1000)
     return max(facts.confirmed_sat - facts.committed_sat - facts.keep_onchain_sat - mining_sat, 0)
 
 
 def provide(ask: BuyAsk, facts: Facts, rule: Callable[[int], int | Lack]) -> tuple[int | Lack, Refusal | None]:
-    """The capacity in sat that can be given (step 11), or what lacks and the name to count it under.
+    """Return the capacity in sat that can be given (step 11), or what lacks and the name to count it under.
 
     `rule` is the policy: least capacity in, wanted capacity out. When the funds reach for the payment but not for all
     the room that policy adds, the client gets a smaller channel rather than none.

@@ -32,7 +32,7 @@ class FeeLine(NamedTuple):
 
     @classmethod
     def of(cls, params: FeeParams, wall_ms: int) -> FeeLine:
-        """The line that makes such an offer now."""
+        """Return the line that makes such an offer now."""
         return cls(
             min_fee_msat=params.min_fee_msat,
             proportional=params.proportional,
@@ -85,7 +85,9 @@ class Floor(NamedTuple):
     factor_percent: int = 100
 
     def cost_msat(self, feerate_perkw: int) -> int:
-        """The least opening fee at this feerate, rounded up; vbytes are 4 weight, so sat per 1000 weight are msat."""
+        """Return the least opening fee at this feerate, rounded up; vbytes are 4 weight,
+        so sat per 1000 weight are msat.
+        """
         weight = 4 * (self.open_vbytes + self.close_vbytes)
         return -(-weight * feerate_perkw * self.factor_percent // 100)
 
@@ -100,7 +102,9 @@ class CapacityRule(NamedTuple):
     keep_onchain_sat: int = 25_000  # lightningd's own reserve for emergencies has the same size
 
     def capacity_sat(self, least_sat: int) -> int | Lack:
-        """The size for a channel that must hold `least_sat` (O-03); `Lack.SIZE` when that is above the largest."""
+        """Return the size for a channel that must hold `least_sat` (O-03);
+        `Lack.SIZE` when that is above the largest.
+        """
         if least_sat > self.max_sat:
             return Lack.SIZE
         wanted_sat = -(-least_sat * self.factor_percent // 100) + self.headroom_sat
@@ -108,7 +112,7 @@ class CapacityRule(NamedTuple):
 
 
 class TrustRule(NamedTuple):
-    """Who trusts whom (B-15), and what makes us stop trusting."""
+    """The trust mode (B-15) and the events that end trust."""
 
     client_trusts_lsp: bool = False
     client_trusts_above_sat: int | None = None
@@ -120,7 +124,7 @@ class TrustRule(NamedTuple):
 
 
 class Token(NamedTuple):
-    """What the holder of a token gets. The token itself is not kept, only its `promise.token_hash` (K-28)."""
+    """The terms for the holder of a token. The token itself is not kept, only its `promise.token_hash` (K-28)."""
 
     hash: bytes
     label: str
@@ -129,7 +133,7 @@ class Token(NamedTuple):
     max_uses: int | None = None
     expires_ms: int | None = None
     revoked: bool = False
-    client_trusts_lsp: bool | None = None  # None: as for everybody
+    client_trusts_lsp: bool | None = None  # None: as for all clients
 
 
 class Rules(NamedTuple):
@@ -141,7 +145,7 @@ class Rules(NamedTuple):
     capacity: CapacityRule = CapacityRule()
     trust: TrustRule = TrustRule()
     tokens: Mapping[bytes, Token] = MappingProxyType({})
-    allow: frozenset[str] | None = None  # None: everybody
+    allow: frozenset[str] | None = None  # None: all clients
     deny: frozenset[str] = frozenset()
     zero_reserve: frozenset[str] = frozenset()  # O-18: peers whose channels we hold no reserve in
 
@@ -154,7 +158,7 @@ def rules_from_options(
     floor_percent: int = Floor().factor_percent,
     capital_budget_sat: int = TrustRule().capital_budget_sat,
 ) -> Rules:
-    """The policy of an operator who gave options and no file."""
+    """Return the policy of an operator who gave options and no file."""
     return Rules(
         source="options",
         lines=tuple(NamedLine(f"fee_line {number}", line) for number, line in enumerate(menu, 1)),

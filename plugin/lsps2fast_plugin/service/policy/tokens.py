@@ -1,7 +1,7 @@
 """How often each token was used, over restarts: data to journal, never more buys than the quota.
 
 A use is a buy. It is counted before the buy is stored and given back only after the buy is gone, so a crash in between
-loses a use and never sells one too many. What a token is good for stands in the policy, not here.
+loses a use and never sells one too many. The rights of a token stand in the policy, not here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MOST_USES: Final = 2**63 - 1
 
 
 class Record(NamedTuple):
-    """What to write to the datastore: the whole value of one key; None deletes it."""
+    """A write to the datastore: the whole value of one key; None deletes it."""
 
     key: tuple[str, ...]
     value: dict[str, Any] | None
@@ -84,7 +84,10 @@ class TokenUses:
         return self.record(token.hash)
 
     def give_back(self, token_hash: bytes) -> Record | None:
-        """The buy was not stored, or ended unused. The caller then writes the record; None when nothing was counted."""
+        """Give a use back: the buy was not stored, or ended unused.
+
+        The caller then writes the record; None when nothing was counted.
+        """
         uses = self._uses.get(token_hash, 0)
         if uses == 0 or token_hash in self._broken:
             return None
@@ -92,5 +95,8 @@ class TokenUses:
         return self.record(token_hash)
 
     def record(self, token_hash: bytes) -> Record:
-        """The record as it must stand now. Writers of one token take turns and each writes what this says then."""
+        """Return the record as it must stand now.
+
+        Writers of one token take turns and each writes what this says then.
+        """
         return Record((*ROOT, token_hash.hex()), {"version": VERSION, "uses": self._uses.get(token_hash, 0)})

@@ -1,7 +1,7 @@
 """TOML text into checked tables, where every complaint names the line of the file and what to do.
 
 tomllib says where a text is no TOML, but keeps no positions of what it could read, so `Source.line_of` looks for the
-first statement after which a value exists. What the tables mean is not known here.
+first statement after which a value exists. The meaning of the tables is not known here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HIDDEN = frozenset({"token"})  # keys whose values stay out of logs (K-28)
 
 _AT_LINE = re.compile(r"at line (\d+)")
 _FIELD = re.compile(r" - at `\$\.(\w+)")
-# What can hide a bracket or a line's end from us: the four kinds of string and the comment.
+# Syntax that can hide a bracket or a line end: the four kinds of string, and comments.
 _PIECE = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}|' r"'''.*?'{3,5}|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'|" r"#[^\n]*|[\[\]{}]|\n",
     re.DOTALL,
@@ -48,7 +48,7 @@ def _statements(text: str) -> list[tuple[int, int]]:
 
 
 def _holds(document: Any, path: Path) -> bool:
-    """Whether a parsed document has a value at this path."""
+    """Return whether a parsed document has a value at this path."""
     for step in path:
         try:
             document = document[step]
@@ -66,7 +66,7 @@ def _parses(text: str) -> bool:
 
 
 def describe(path: Path) -> str:
-    """A path as an operator reads it: ("token", 1, "fee_line", 0, "label") is `token 2, fee_line 1, label`."""
+    """Return a path as an operator reads it: ("token", 1, "fee_line", 0, "label") is `token 2, fee_line 1, label`."""
     words: list[str] = []
     for step in path:
         if isinstance(step, int):
@@ -77,7 +77,7 @@ def describe(path: Path) -> str:
 
 
 def suggest(word: str, known: Mapping[str, Any]) -> str:
-    """What an unknown word may have been meant to be, or all that is known."""
+    """Return what an unknown word may have been meant to be, or all that is known."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
 
@@ -96,7 +96,7 @@ class Source:
             raise self._error(self._broken_line(error), why, "") from None
 
     def fail(self, path: Path, why: str) -> ConfigError:
-        """The error to raise for what stands at `path`."""
+        """Return the error to raise for what stands at `path`."""
         return self._error(self.line_of(path), why, describe(path))
 
     def _error(self, line: int, why: str, where: str) -> ConfigError:
@@ -113,7 +113,7 @@ class Source:
         return next((line for (line, end), start in pieces if not _parses(self._text[start:end])), 1)
 
     def line_of(self, path: Path) -> int:
-        """The line where the statement starts that first gives `path` a value; 1 when none does."""
+        """Return the line where the statement starts that first gives `path` a value; 1 when none does."""
         if not path or not _holds(self.document, path):
             return 1
         statements = _statements(self._text)
@@ -127,7 +127,7 @@ class Source:
         return statements[low][0]
 
     def at(self, path: Path) -> Any:
-        """The value at a path, None when there is none."""
+        """Return the value at a path, None when there is none."""
         value: Any = self.document
         for step in path:
             if isinstance(step, str) and step not in value:
@@ -142,7 +142,10 @@ class Source:
                 raise self.fail((*path, key), f"unknown key; {suggest(key, known)}")
 
     def table(self, path: Path, shape: type[Shape], meaning: Mapping[str, str]) -> Shape:
-        """The table at `path` as `shape`; an absent one is empty. `meaning` explains each key. Or ConfigError."""
+        """Return the table at `path` as `shape`; an absent one is empty. `meaning` explains each key.
+
+        Raises ConfigError.
+        """
         table = {} if self.at(path) is None else self.at(path)
         if not isinstance(table, dict):
             raise self.fail(path, f"must be a table; write [{path[-1]}] on a line of its own, its keys below")
@@ -154,7 +157,7 @@ class Source:
             raise self._invalid(path, str(error), table, meaning) from None
 
     def tables(self, path: Path) -> list[Path]:
-        """The paths of an array of tables, none when it is absent. Or ConfigError."""
+        """Return the paths of an array of tables, none when it is absent. Raises ConfigError."""
         value = self.at(path)
         if value is None:
             return []

@@ -1,4 +1,4 @@
-"""What peers have done with channels that were opened on trust, and with our patience (B-15, C-26).
+"""The ledger of trust: how peers treated channels that were opened on trust (B-15, C-26).
 
 Sans-IO: facts come in with the wall time, questions are answered from memory, changes come out as records to journal.
 A peer is remembered while one of its channels is open and unpaid or while it has something to heal from; nothing a
@@ -129,11 +129,11 @@ class TrustLedger:
         return 0 if peer is None else peer.probes.now(wall_ms, self._probe_heal_ms)
 
     def is_suspect(self, peer_id: str, wall_ms: int) -> bool:
-        """Whether this peer gets channels only in the safe mode."""
+        """Return whether this peer gets channels only in the safe mode."""
         return self.unpaid(peer_id, wall_ms) >= self.rule.unpaid_limit
 
     def is_prober(self, peer_id: str, wall_ms: int) -> bool:
-        """Whether this peer is not served for now."""
+        """Return whether this peer is not served for now."""
         return self.probes(peer_id, wall_ms) >= self.rule.probe_limit
 
     # Journal ------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class TrustLedger:
         return complaints
 
     def changes(self) -> list[Record]:
-        """Records to write, each peer once with its last state. What could not be written: `unsaved`."""
+        """Records to write, each peer once with its last state. Hand those that could not be written to `unsaved`."""
         changed, self._changed = self._changed, {}
         return [self._record(peer_id) for peer_id in changed]
 
@@ -215,7 +215,7 @@ def _first(peers: OrderedDict[str, _Peer], number: int) -> Iterable[tuple[str, _
 
 
 def _write(peer: _Peer) -> dict[str, Any]:
-    """The journal's form: versioned, amounts as decimal strings (K-24)."""
+    """Return the journal's form: versioned, amounts as decimal strings (K-24)."""
     return {
         "version": VERSION,
         "unpaid": [peer.unpaid.count, peer.unpaid.last_ms],
@@ -228,7 +228,7 @@ def _write(peer: _Peer) -> dict[str, Any]:
 
 
 def _read(value: Any) -> _Peer:
-    """The opposite of `_write`. Raises KeyError, TypeError, ValueError or Lsps2Error."""
+    """Return the opposite of `_write`. Raises KeyError, TypeError, ValueError or Lsps2Error."""
     if value["version"] != VERSION:
         raise ValueError(f"version {value['version']} is not {VERSION}")
     return _Peer(

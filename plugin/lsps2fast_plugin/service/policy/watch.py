@@ -1,6 +1,6 @@
 """The policy file on disk: read at the start, looked at again whenever the caller says so, never half believed.
 
-A change is taken over whole or not at all. What a file may say belongs to `file`.
+A change is taken over whole or not at all. The format belongs to `file`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SETTLED_MS: Final = 2_000  # a file younger than this may still be in the making
 
 
 class Signature(NamedTuple):
-    """What changes when a file is edited or replaced."""
+    """The stat fields that change when a file is edited or replaced."""
 
     mtime_ns: int
     size: int
@@ -59,7 +59,7 @@ class PolicyFile:
         self._data: bytes | None = None
 
     def load(self, wall_ms: int) -> Rules:
-        """The policy at the start. Raises ConfigError: without a policy nothing is sold."""
+        """Return the policy at the start. Raises ConfigError: without a policy nothing is sold."""
         try:
             data = self._read(_signature(self.path), wall_ms)
         except OSError as error:
@@ -67,7 +67,9 @@ class PolicyFile:
         return self._parse(data)
 
     def poll(self, wall_ms: int) -> Rules | None:
-        """The new policy after a change; None when nothing changed, or the change was refused and the old one stays."""
+        """Return the new policy after a change; None when nothing changed,
+        or the change was refused and the old one stays.
+        """
         try:
             signature = _signature(self.path)
             if signature == self._seen and self._settled:

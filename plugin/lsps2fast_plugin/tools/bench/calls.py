@@ -9,7 +9,7 @@ ONION_BYTES = 1366
 
 
 def hook_frame(dice: random.Random, number: int, scid: str | None = None) -> bytes:
-    """An htlc_accepted call for a forward, in lightningd's wording, about 3.4 kB."""
+    """Return an htlc_accepted call for a forward, in lightningd's wording, about 3.4 kB."""
     next_scid = scid or f"{dice.randrange(700_000, 900_000)}x{dice.randrange(3000)}x{dice.randrange(4)}"
     amount = dice.randrange(1_000_000, 100_000_000)
     params = {
@@ -38,7 +38,7 @@ def hook_frame(dice: random.Random, number: int, scid: str | None = None) -> byt
 
 
 def event_frame(dice: random.Random, number: int) -> bytes:
-    """A forward_event of another payment (cln:F1)."""
+    """Return a forward_event of another payment (cln:F1)."""
     event = {
         "created_index": number,
         "payment_hash": dice.randbytes(32).hex(),

@@ -76,7 +76,7 @@ def build_ceiling(directory: Path) -> list[str] | None:
 
 
 def ours(lane: str, busy: float = 0.0) -> list[str]:
-    """Our host with the lane in C or in Python."""
+    """Return our host with the lane in C or in Python."""
     return [sys.executable, "-m", __name__, lane, str(busy)]
 
 
@@ -86,7 +86,7 @@ def stock(busy: float = 0.0) -> list[str]:
 
 
 def service() -> list[str]:
-    """The real plugin."""
+    """Return the real plugin."""
     return [sys.executable, "-m", "lsps2fast_plugin.service.app"]
 
 

@@ -1,6 +1,6 @@
 """A crowd at the counter: 1,000 peers send LSPS2 requests as fast as asked, while a few wallets just want a channel.
 
-The crowd asks for menus and buys, half and half; every fifth buy names an offer made to somebody else. One wallet after
+The crowd asks for menus and buys, half and half; every fifth buy names an offer made to another peer. One wallet after
 another comes in, asks which protocols there are, asks for a menu, and buys. Between them pass forwards that are not
 ours. All of it goes to the real plugin process; its RPC calls are answered by an embedded node.
 """
@@ -28,7 +28,7 @@ PEERS = 1_000
 WALLETS = 10
 SIZE_MSAT = 10_000_000
 MENUS_PER_S = 400  # before the flood: the crowd gets its offers without being refused
-STRANGERS = 5  # every so many buys the offer of somebody else
+STRANGERS = 5  # one in so many buys names the offer of another peer
 AT_ONCE = 64  # frames written in one go
 PATIENCE_S = 1.0  # a wallet that is refused or hears nothing tries again
 AFTERWARDS_S = 15.0  # how long a wallet that came late may still try
@@ -39,7 +39,7 @@ NO_LATENCY = {"p50_us": 0.0, "p99_us": 0.0, "p99_9_us": 0.0}
 
 
 class Flood(NamedTuple):
-    """What came of it. `written_per_s`: what the plugin's pipe took; CPU is that of the plugin, per message."""
+    """Results. `written_per_s`: messages that the plugin's pipe took; CPU is that of the plugin, per message."""
 
     peers: int
     seconds: float
@@ -81,7 +81,7 @@ def _buy(offer: Json, request_id: str = "flood") -> bytes:
 
 
 def crowd_frames(offers: dict[str, Json], seed: int) -> list[bytes]:
-    """A menu and a buy of every peer, in any order."""
+    """Return a menu and a buy of every peer, in any order."""
     peers = list(offers)
     frames = []
     for number, peer_id in enumerate(peers):
@@ -93,7 +93,7 @@ def crowd_frames(offers: dict[str, Json], seed: int) -> list[bytes]:
 
 
 class Wallet:
-    """Somebody who wants one channel: three requests, each sent again when nothing good comes of it."""
+    """A wallet that wants one channel: three requests, each sent again when nothing good comes of it."""
 
     def __init__(self, peer_id: str, enters_s: float) -> None:
         self.peer_id = peer_id
@@ -106,7 +106,7 @@ class Wallet:
         self._offer: Json = {}
 
     def frame(self, now_s: float) -> bytes | None:
-        """What it sends now, if anything."""
+        """Return what it sends now, if anything."""
         if self.served or now_s < self._asks_at_s:
             return None
         self.requests += 1
@@ -147,7 +147,7 @@ class Ear:
             self.replies.put(Heard(params["node_id"], time.perf_counter(), reply))
 
     def heard(self) -> list[Heard]:
-        """The replies since the last call."""
+        """Return the replies since the last call."""
         found = []
         while not self.replies.empty():
             found.append(self.replies.get())
@@ -189,7 +189,7 @@ class _Pace:
             self._turn()
 
     def _is_waiting(self, over_s: float) -> bool:
-        """Whether an answer is still to come, or a wallet that has not waited long enough."""
+        """Return whether an answer is still to come, or a wallet that has not waited long enough."""
         if self._rest or self.answered < self.written:
             if over_s > WAIT_S:
                 raise TimeoutError(f"{self.answered} of {self.written} messages were answered")
@@ -227,7 +227,7 @@ class _Pace:
 
 
 def _offers(service: ServiceUnderLoad, ear: Ear, peers: list[str]) -> dict[str, Json]:
-    """The menu of every peer of the crowd, asked for slowly enough to be given. Or TimeoutError."""
+    """Return the menu of every peer of the crowd, asked for slowly enough to be given. Raises TimeoutError."""
     offers: dict[str, Json] = {}
     begin = time.perf_counter()
     for number, peer_id in enumerate(peers):

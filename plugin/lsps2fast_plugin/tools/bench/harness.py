@@ -72,7 +72,7 @@ class Child:
             rest = rest[os.write(self._in, rest) :]
 
     def hear(self) -> dict[str, Any]:
-        """The next frame."""
+        """Return the next frame."""
         while not self._frames:
             if not select.select([self._out], [], [], WAIT_S)[0]:
                 raise TimeoutError("the program says nothing")
@@ -168,7 +168,7 @@ class Child:
             os.set_blocking(self._in, True)
 
     def frames(self, timeout_s: float, *, or_writable: bool = False) -> list[bytes]:
-        """What it says within this time, as raw frames; none when only its end of the other pipe has room."""
+        """Return what it says within this time, as raw frames; none when only its end of the other pipe has room."""
         if not select.select([self._out], [self._in] if or_writable else [], [], timeout_s)[0]:
             return []
         data = os.read(self._out, 1 << 16)

@@ -1,7 +1,7 @@
 """`lsps2fast bench --real`: other people's payments through a real lightningd, with and without a plugin on its hook.
 
 A payer, a node in the middle and a payee, on loopback and regtest. The middle starts and stops the plugins while it
-runs, one at a time, so the same node and channels serve all of them in turn. What is sold here is measured here: a
+runs, one at a time, so the same node and channels serve all of them in turn. This is the promise that is measured: a
 method handler that blocks (P21), and what the plugin's process burns for each HTLC (P2).
 """
 
@@ -54,7 +54,7 @@ class RealResults:
 
 
 class Ticket(NamedTuple):
-    """What a payer needs to send one payment."""
+    """An invoice and the route to it, as a payer needs them."""
 
     payment_hash: str
     payment_secret: str
@@ -110,7 +110,7 @@ class Road(Town):
 
     @contextmanager
     def running(self, program: str) -> Iterator[int | None]:
-        """A plugin on the middle node's hook; the pid of its process."""
+        """Yield a plugin on the middle node's hook; the pid of its process."""
         if program == NO_PLUGIN:
             yield None
             return
@@ -127,7 +127,7 @@ class Road(Town):
 
 
 def child_of(node: Lightningd, command: list[str]) -> int:
-    """The pid of the child of lightningd that runs this command."""
+    """Return the pid of the child of lightningd that runs this command."""
 
     def found() -> list[int]:
         assert node.process is not None
@@ -141,7 +141,7 @@ def child_of(node: Lightningd, command: list[str]) -> int:
 
 @contextmanager
 def blocked(node: Lightningd) -> Iterator[None]:
-    """Somebody calls the method that blocks its handler `BLOCK_S` of every `BLOCK_EVERY_S`."""
+    """Call, again and again, the method that blocks its handler `BLOCK_S` of every `BLOCK_EVERY_S`."""
     over = threading.Event()
 
     def call() -> None:
@@ -168,7 +168,7 @@ class RealBench:
         self._programs = programs
 
     def run(self) -> RealResults:
-        """All cases: programs interleaved, order reversed every other round."""
+        """Return all cases: programs interleaved, order reversed every other round."""
         with (
             tempfile.TemporaryDirectory(prefix="lsps2fast-") as place,
             Road(Path(place), programs=self._programs, record=False) as road,
@@ -235,7 +235,7 @@ def _late(took_ms: list[float]) -> dict[str, float]:
 
 
 def ratios(r: RealResults) -> dict[str, float]:
-    """What the targets are about."""
+    """Return what the targets are about."""
 
     def over(table: dict[str, dict[str, float]], name: str, key: str = "p50") -> float:
         return round(table[name][key] / table[NO_PLUGIN][key], 3)

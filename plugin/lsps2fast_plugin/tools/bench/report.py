@@ -1,4 +1,4 @@
-"""What was measured, as a table, as JSON, as a picture."""
+"""Measurements as a table, as JSON, as a picture."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Line(NamedTuple):
 
 
 def charts(results: Results) -> list[tuple[str, list[Line]]]:
-    """What is drawn: title and lines; a chart without points is left out."""
+    """Return what is drawn: title and lines; a chart without points is left out."""
     late = [
         Line(name, sorted((rate, each[key]) for rate, each in rates.items()), COLOURS.get(name, "#444444"), dash)
         for name, rates in results.latency.items()
@@ -120,7 +120,7 @@ def charts(results: Results) -> list[tuple[str, list[Line]]]:
 
 
 def svg(results: Results) -> str:
-    """All charts below each other, axes logarithmic."""
+    """Return all charts below each other, axes logarithmic."""
     drawn = charts(results)
     body = "\n".join(_chart(place * HEIGHT, title, lines) for place, (title, lines) in enumerate(drawn))
     height = len(drawn) * HEIGHT + 30

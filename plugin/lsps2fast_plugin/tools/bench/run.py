@@ -92,7 +92,7 @@ class Results:
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+    """Return where the figures come from."""
     cpu = next(
         (
             line.split(":", 1)[1].strip()
@@ -125,7 +125,7 @@ class Bench:
         self.results = Results(machine())
 
     def run(self) -> Results:
-        """All cases."""
+        """Return all cases."""
         begin = time.monotonic()
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lsps2fast-bench-")))
@@ -163,7 +163,7 @@ class Bench:
         return child
 
     def _rounds(self, programs: dict[str, Child]) -> list[tuple[str, Child]]:
-        """Every program once a round; the order turns round each time."""
+        """Return every program once a round; the order turns round each time."""
         order = list(programs.items())
         return [each for turn in range(self.scale.rounds) for each in (order if turn % 2 == 0 else order[::-1])]
 
@@ -241,7 +241,7 @@ class Bench:
                 self.results.busy |= {name: medians(rounds) for name, rounds in found.items()}
 
     def _growth(self) -> None:
-        """What a foreign hook costs the real service while so many buys are live; P18 with the most of them."""
+        """Measure a foreign hook at the real service while so many buys are live; P18 with the most of them."""
         stream = b"".join(self.frames)
         for live in self.scale.live:
             self.say(f"foreign hooks while {live:,} buys are live")
@@ -267,12 +267,12 @@ class Bench:
 
 
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each figure."""
+    """Return the median of each figure."""
     return {key: round(statistics.median(each[key] for each in rounds), 1) for key in rounds[0]}
 
 
 def ratios(r: Results) -> list[dict[str, Any]]:
-    """What the targets are about; `most` or `least` says which side is good."""
+    """Return what the targets are about; `most` or `least` says which side is good."""
     rows: list[dict[str, Any]] = []
 
     def row(

@@ -54,7 +54,7 @@ class ServiceUnderLoad:
             await self._end.wait()
 
     def rpc_calls(self) -> Counter[str]:
-        """What the service has asked lightningd so far, by method."""
+        """Return what the service has asked lightningd so far, by method."""
         return Counter(entry["msg"]["method"] for entry in self._world.transcript.select("rpc>host"))
 
     def listen(self, listener: Callable[[dict[str, Any]], None]) -> None:

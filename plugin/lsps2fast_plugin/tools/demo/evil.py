@@ -1,4 +1,4 @@
-"""`lsps2fast demo --evil-lsp VICE`: an LSP that cheats, a client that refuses, and the proof that nobody paid for it.
+"""`lsps2fast demo --evil-lsp VICE`: an LSP that cheats, a client that refuses, and the proof that no money was lost.
 
 The LSP is the real service with one vice (`evil_lsp`), the client the real one without any help.
 """
@@ -48,7 +48,7 @@ ENDS = ("FAILED", "ABANDONED", "SUCCEEDED")
 
 @dataclass
 class Refusal:
-    """What the LSP tried and what came of it."""
+    """An attempt of the LSP and its outcome."""
 
     vice: str
     what: str
@@ -75,7 +75,7 @@ class Cheat:
         self.lapsed_at = -1  # place in the transcript where the client had given the approval up
 
     async def status(self) -> dict[str, Any]:
-        """The client's `lsps2-status`."""
+        """Return the client's `lsps2-status`."""
         told: dict[str, Any] = await self.wallet.call("lsps2-status")
         return told
 
@@ -89,15 +89,15 @@ class Cheat:
         await self.world.bounded(poll(), None, what)
 
     def seen_by_wallet(self) -> list[Entry]:
-        """What went over the wallet's pipes since the invoice was made."""
+        """Return what went over the wallet's pipes since the invoice was made."""
         return self.stage.seen(self.wallet.name, self.mark)
 
     def calls(self, name: str, direction: str, method: str) -> list[Entry]:
-        """The calls of one method on this node's pipes or socket."""
+        """Return the calls of one method on this node's pipes or socket."""
         seen = self.stage.seen(name, self.mark)
         return [e for e in seen if e["dir"] == direction and e["msg"].get("method") == method]
 
-    # What happens while the payment is under way
+    # While the payment is under way
 
     async def wait(self, payment: Payment) -> None:
         """Nothing: the client answers by itself."""
@@ -116,7 +116,7 @@ class Cheat:
             await self.until(seen, "the client looking for the funding")
 
     def _looks(self) -> int:
-        """How often the client has asked for the funding output."""
+        """Return how often the client has asked for the funding output."""
         return len(self.calls(self.wallet.name, "rpc>host", "getutxout"))
 
     def _has_looked(self, before: int, told: dict[str, Any]) -> bool:
@@ -137,15 +137,15 @@ class Cheat:
     def _is_waiting(self) -> bool:
         return any(each["msg"]["params"]["message"] == WAITING for each in self.calls("lsp", "plugin>host", "log"))
 
-    # What proves that the LSP did what its vice is
+    # Proof that the LSP misbehaved as its vice says
 
     def skimmed(self, claims: list[ClaimRow]) -> dict[str, bool]:
-        """Each part came with less than its fee accounts for."""
+        """Return whether each part came with less than its fee accounts for."""
         short = bool(claims) and all(row.amount_msat + row.fee_msat == row.sent_msat - 1 for row in claims)
         return {"the LSP did send every part 1 msat short of its word": short}
 
     def withheld(self, claims: list[ClaimRow]) -> dict[str, bool]:
-        """Everything but the transaction."""
+        """Return everything but the transaction."""
         ours = [end.channel.funding_txid for end in self.wallet.ends]
         unseen = bool(ours) and not any(txid in self.world.chain.transactions for txid in ours)
         calls = self.calls(self.wallet.name, "host>plugin", "htlc_accepted")
@@ -157,7 +157,7 @@ class Cheat:
         }
 
     def resized(self, claims: list[ClaimRow]) -> dict[str, bool]:
-        """A channel that the payment does not fit into."""
+        """Return a channel that the payment does not fit into."""
         asked = [call["msg"]["params"]["openchannel"]["funding_msat"] for call in self._openings()]
         return {
             f"the LSP did offer a channel of {max(asked, default=0):,} msat for {SIZE_MSAT - FEE_MSAT:,} msat": bool(
@@ -168,7 +168,7 @@ class Cheat:
         }
 
     def came_late(self, claims: list[ClaimRow]) -> dict[str, bool]:
-        """The open was asked for when the client's approval was over, and not before."""
+        """Return whether the open was asked for when the client's approval was over, and not before."""
         entries = self.stage.seen(self.wallet.name, self.lapsed_at) if self.lapsed_at >= 0 else []
         after = first(entries, "host>plugin", "openchannel") >= 0
         return {
@@ -219,7 +219,7 @@ VICES = {
 
 
 async def play(stage: Stage, name: str) -> Refusal:
-    """One payment, and what everybody has afterwards."""
+    """Make one payment and count the money of all parties afterwards."""
     vice, world = VICES[name], stage.world
     stage.screen.chapter(f"An LSP that {vice.what}")
     wallet = await stage.wallet("alice")
@@ -253,7 +253,7 @@ def _collect(refusal: Refusal, stage: Stage, mark: int) -> None:
 
 
 def _prove(refusal: Refusal, cheat: Cheat, result: PaymentResult) -> dict[str, bool]:
-    """What must hold whatever the LSP did."""
+    """Return what must hold whatever the LSP did."""
     invoice = cheat.wallet.invoices.by_hash[bytes.fromhex(refusal.payment_hash)]
     told = json.dumps(cheat.stage.seen("lsp", 0))
     books = refusal.books_msat
@@ -303,12 +303,12 @@ def run(*, seed: int, as_json: bool, mode: str | None, vice: str) -> int:
 
 
 def service_with(vice: str) -> list[str]:
-    """The command of an LSP with this vice."""
+    """Return the command of an LSP with this vice."""
     return [sys.executable, "-m", "lsps2fast_plugin.tools.demo.evil_lsp", vice]
 
 
 def checked_mode(vice: str, mode: str | None) -> str:
-    """The trust mode to play in. Raises ConfigError where the vice would break no promise."""
+    """Return the trust mode to play in. Raises ConfigError where the vice would break no promise."""
     if vice == "withhold" and mode == CLIENT_TRUSTS:
         raise ConfigError(
             f"withhold breaks a promise that is made only in {LSP_TRUSTS} mode; in {CLIENT_TRUSTS} mode the wallet's"

@@ -67,18 +67,18 @@ class Stage:
         self.screen.line(entries[-1]["t"] if entries else 0.0, who, what)
 
     def seen(self, name: str, mark: int) -> list[Entry]:
-        """What went over the pipes and sockets of this node since `mark`."""
+        """Return what went over the pipes and sockets of this node since `mark`."""
         return [entry for entry in list(self.world.transcript.entries)[mark:] if entry["peer"].startswith(f"{name}/")]
 
     # Steps of every story ------------------------------------------------------------------------------
 
     async def wallet(self, name: str) -> Node:
-        """A node without channels, the real client plugin on it."""
+        """Return a node without channels, the real client plugin on it."""
         self._timelines[name] = WalletTimeline(self.screen.line)
         return await self.world.start_node(name, CLIENT)
 
     async def bill(self, wallet: Node, size_msat: int | None) -> Bill:
-        """What `lsps-lsps2-invoice` answers: a JIT channel is bought, the invoice leads to it."""
+        """Return what `lsps-lsps2-invoice` answers: a JIT channel is bought, the invoice leads to it."""
         ask = {
             "lsp_id": self.world.lsp.node_id,
             "amount_msat": "any" if size_msat is None else size_msat,
@@ -90,7 +90,7 @@ class Stage:
         return bought
 
     def send(self, bill: Bill, amounts_msat: list[int], total_msat: int | None = None) -> Payment:
-        """The payer's parts, with the expiry the invoice asks for."""
+        """Return the payer's parts, with the expiry the invoice asks for."""
         final_delta = bolt11.decode(bill["bolt11"]).min_final_cltv
         return self.payer.pay(bill["bolt11"], amounts_msat, total_msat=total_msat, final_delta=final_delta)
 
@@ -172,7 +172,7 @@ class Stage:
         }
 
     def _prove_client(self, sale: Sale, wallet: Node, evidence: list[Entry]) -> dict[str, bool]:
-        """The same for the wallet's evidence."""
+        """Return the same for the wallet's evidence."""
         forwarded = sum(row.forward_msat for row in sale.parts if row.outcome == "forwarded")
         invoice = wallet.invoices.by_hash[bytes.fromhex(sale.payment_hash)]
         checks = {
@@ -246,7 +246,7 @@ class Stage:
 
 @contextmanager
 def failing(checks: dict[str, bool]) -> Iterator[None]:
-    """A step of the story that fails becomes a check that does not hold."""
+    """Turn a step of the story that fails into a check that does not hold."""
     try:
         yield
     except Broken as broken:
@@ -256,12 +256,12 @@ def failing(checks: dict[str, bool]) -> Iterator[None]:
 
 
 def failures(result: PaymentResult) -> str:
-    """What the payer got instead of a preimage, each once."""
+    """Return what the payer got instead of a preimage, each once."""
     return ", ".join(dict.fromkeys(message or "a preimage" for message in result.raw_messages))
 
 
 def balanced(world: World) -> bool:
-    """Whether what all own is what was issued."""
+    """Return whether what all own is what was issued."""
     try:
         world.check_books()
     except AssertionError:
@@ -279,7 +279,7 @@ def quiet(world: World) -> Iterator[None]:
 
 
 def new_world(seed: int, mode: str, service: list[str]) -> World:
-    """A chain and an LSP whose service is this command."""
+    """Return a chain and an LSP whose service is this command."""
     # No floor: the embedded node's fee rates are those of a recording, and would hide the operator's own prices.
     options = {"lsps2-trust-mode": mode, "dev-lsps2-collect-timeout": COLLECT_S, "lsps2-fee-floor": 0}
     return World(seed=seed, plugin=service, options=options, wallet_sat=(400_000,) * 8, fee_base_msat=1000, fee_ppm=10)

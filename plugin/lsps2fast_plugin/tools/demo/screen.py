@@ -86,7 +86,7 @@ class Screen:
         self._checks(sale.checks)
 
     def refusal(self, refusal: Refusal) -> None:
-        """What an LSP tried, what the client said to it, and what was proved."""
+        """Print what an LSP tried, how the client answered, and what was proved."""
         self._print(f"\n== The LSP {refusal.what}", f"\n[bold]The LSP {refusal.what}[/bold]")
         self._parts(refusal.parts)
         if refusal.claims:
@@ -95,7 +95,7 @@ class Screen:
         failures = dict.fromkeys(FAILURE_NAMES.get(message[:4], message) for message in refusal.payer_failures)
         self._print(f"payer    got {', '.join(failures)} for every part")
         changes = [f"{name} {change:+,} msat" for name, change in refusal.books_msat.items()]
-        self._print(f"books    {', '.join(changes) or 'nobody gained or lost anything'}")
+        self._print(f"books    {', '.join(changes) or 'no gain and no loss'}")
         said = shortened(refusal.sentence) or "nothing"
         self._print(f"client   says: {said}", f"client   says: [bold yellow]{_escaped(said)}[/bold yellow]")
         self._checks(refusal.checks)

@@ -1,4 +1,4 @@
-"""What happens at an LSP and at a wallet, as sentences: turns transcripts into lines a person can follow."""
+"""Transcripts of an LSP and a wallet, turned into lines that a person can follow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RPC_WORDS = {
 
 
 def msat(amount: int) -> str:
-    """An amount as people read it."""
+    """Return an amount as people read it."""
     return f"{amount:,} msat"
 
 
@@ -36,7 +36,7 @@ def shortened(text: str) -> str:
 
 
 def extra_fee_msat(extra_tlvs: str | None) -> int:
-    """The amount in record 65537, which ends the stream (0 when there is none)."""
+    """Return the amount in record 65537, which ends the stream (0 when there is none)."""
     return int(extra_tlvs[-16:], 16) if extra_tlvs else 0
 
 
@@ -132,7 +132,7 @@ class Timeline:
 
 
 class WalletTimeline:
-    """The wallet's side, in the same way. What it asks its LSP is told by the LSP's `Timeline`."""
+    """The wallet's side, in the same way. Its requests to the LSP are told by the LSP's `Timeline`."""
 
     def __init__(self, say: Say) -> None:
         self._say = say

@@ -1,4 +1,4 @@
-"""What went over the pipes of service and client, read into the rows of a report.
+"""The traffic on the pipes of service and client, read into the rows of a report.
 
 Written without the codecs of the plugins, so that these are not their own witnesses.
 """
@@ -40,7 +40,7 @@ class ClaimRow:
 
 @dataclass
 class Sale:
-    """What one payment came to."""
+    """The outcome of one payment."""
 
     title: str
     jit_channel_scid: str
@@ -58,7 +58,7 @@ class Sale:
 
 
 def agreed_fee_msat(evidence: list[Entry], size_msat: int) -> int:
-    """The opening fee for this payment, by the terms in the `lsps2.buy` that went over the wire."""
+    """Return the opening fee for this payment, by the terms in the `lsps2.buy` that went over the wire."""
     for entry in evidence:
         message = entry["msg"]
         if entry["dir"] == "host>plugin" and message.get("method") == "custommsg" and "id" in message:
@@ -69,13 +69,13 @@ def agreed_fee_msat(evidence: list[Entry], size_msat: int) -> int:
 
 
 def is_forward(entry: Entry) -> bool:
-    """Whether this is the service's answer that lets a part out."""
+    """Return whether this is the service's answer that lets a part out."""
     result = entry["msg"].get("result")
     return entry["dir"] == "plugin>host" and isinstance(result, dict) and "forward_to" in result
 
 
 def is_claim(entry: Entry) -> bool:
-    """Whether this is the client's answer that has its node claim a part."""
+    """Return whether this is the client's answer that has its node claim a part."""
     result = entry["msg"].get("result")
     return entry["dir"] == "plugin>host" and isinstance(result, dict) and "payload" in result
 
@@ -87,13 +87,13 @@ def accepted(evidence: list[Entry]) -> int:
 
 
 def first(evidence: list[Entry], direction: str, method: str) -> int:
-    """Where it was said first; -1: never."""
+    """Return where it was said first; -1: never."""
     places = [n for n, e in enumerate(evidence) if e["dir"] == direction and e["msg"].get("method") == method]
     return places[0] if places else -1
 
 
 def count(evidence: list[Entry], direction: str, method: str) -> int:
-    """How often it was said."""
+    """Return how often it was said."""
     return sum(entry["dir"] == direction and entry["msg"].get("method") == method for entry in evidence)
 
 
@@ -119,7 +119,7 @@ def collect(sale: Sale, evidence: list[Entry]) -> None:
 
 
 def collect_claims(evidence: list[Entry], payment_hash: str) -> list[ClaimRow]:
-    """What the client was asked about this payment and said, from what went over the wallet's pipes."""
+    """Return what the client was asked about this payment and said, from what went over the wallet's pipes."""
     rows: dict[str, ClaimRow] = {}
     for entry in evidence:
         message, direction = entry["msg"], entry["dir"]

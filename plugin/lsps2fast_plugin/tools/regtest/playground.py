@@ -32,11 +32,11 @@ END_S = 60.0
 
 
 class Stopped(Exception):
-    """Somebody asked us to end."""
+    """The process was asked to end (SIGTERM, SIGINT)."""
 
 
 def place() -> Path:
-    """Where this user's playground is: a directory of our own, short enough for sockets."""
+    """Return where this user's playground is: a directory of our own, short enough for sockets."""
     return Path(tempfile.gettempdir()) / f"lsps2fast-regtest-{os.getuid()}"
 
 
@@ -45,7 +45,7 @@ def place() -> Path:
 
 @contextlib.contextmanager
 def ground(directory: Path, mode: str, say: Any) -> Iterator[Town]:
-    """A town in `directory`, which is ours alone; gone afterwards, however that comes about."""
+    """Yield a town in `directory`, which is ours alone; gone afterwards, however that comes about."""
     programs = find_programs()
     try:
         directory.mkdir(mode=0o700)
@@ -81,7 +81,7 @@ def _write_state(directory: Path, children: list[Child]) -> None:
 
 
 def _is_ours(pid: int, directory: Path, word: str) -> bool:
-    """Whether this process is still the one we started: its command line says so."""
+    """Return whether this process is still the one we started: its command line says so."""
     try:
         line = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
@@ -106,7 +106,7 @@ def down(directory: Path, say: Any) -> int:
 
 
 def _clear(directory: Path, pids: dict[str, int]) -> None:
-    """What a killed `up` has left behind."""
+    """Remove the remains of an `up` that was killed."""
     for pid in reversed(pids.values()):
         with contextlib.suppress(ProcessLookupError):
             if _is_ours(pid, directory, str(directory)):

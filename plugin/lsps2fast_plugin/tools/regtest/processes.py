@@ -40,7 +40,7 @@ class Programs(NamedTuple):
 
 
 def find_programs() -> Programs:
-    """The four programs on PATH, lightningd's two also in LSPS2FAST_CLN_DIR (installed or a source tree).
+    """Return the four programs on PATH, lightningd's two also in LSPS2FAST_CLN_DIR (installed or a source tree).
 
     Raises ConfigError with everything that is missing.
     """
@@ -59,7 +59,7 @@ def find_programs() -> Programs:
 
 
 def free_port() -> int:
-    """A port nobody listens on at the moment."""
+    """Return a port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -67,7 +67,9 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = 30.0, say: Callable[[], str] = str) -> Any:
-    """The first true value of `condition()`; TimeoutError with `what` and `say()` when none comes in time."""
+    """Return the first true value of `condition()`; raises TimeoutError with `what` and
+    `say()` when none comes in time.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
@@ -105,7 +107,7 @@ class Child:
             )
 
     def tail(self, file: str = "out", lines: int = 15) -> str:
-        """The last lines it said."""
+        """Return the last lines it said."""
         path = self.directory / file
         text = path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
         return "\n".join(f"  {self.name}: {line[:300]}" for line in text)
@@ -296,7 +298,7 @@ class Lightningd(Child):
             raise NodeUnreachable(method, f"{self.name}: {error}") from error
 
     def log_text(self) -> str:
-        """What it logged since its last start."""
+        """Return what it logged since its last start."""
         with open(self.directory / "log", "rb") as file:
             file.seek(self.log_start)
             return file.read().decode(errors="replace")

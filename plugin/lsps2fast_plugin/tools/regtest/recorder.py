@@ -41,7 +41,7 @@ class Recorder:
         self._connections = 0
 
     def write(self, direction: str, peer: str, message: Any) -> None:
-        """One line of the transcript, at once on disk: somebody may be about to be killed."""
+        """Write one line of the transcript to disk at once: the process may be about to be killed."""
         entry = {"t": round(time.monotonic(), 6), "dir": direction, "peer": f"{self.name}/{peer}", "msg": message}
         self.file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         self.file.flush()
@@ -60,7 +60,7 @@ class Recorder:
     # Trips -----------------------------------------------------------------------------------------------
 
     def check(self, direction: str, method: str | None, when: str) -> None:
-        """Kill whoever the trip says, if this is the frame."""
+        """Kill the process that the trip names, if this is the frame."""
         if not os.path.exists(self.trip):
             return
         with open(self.trip, encoding="utf-8") as file:

@@ -155,7 +155,7 @@ class Town:
         node.plugins.append((str(self.launcher(node, which)), options or {}))
 
     def launcher(self, node: Lightningd, which: str) -> Path:
-        """An executable for lightningd that runs our plugin with this very interpreter."""
+        """Return an executable for lightningd that runs our plugin with this very interpreter."""
         command = [sys.executable, "-m", f"lsps2fast_plugin.{which}"]
         if self.record:
             recorder = [sys.executable, "-m", "lsps2fast_plugin.tools.regtest.recorder"]
@@ -167,7 +167,7 @@ class Town:
         return path
 
     def wallet(self, name: str, node_options: Json | None = None, **options: Any) -> Lightningd:
-        """A fresh node with our client plugin, connected to the LSP. By default it trusts every LSP."""
+        """Return a fresh node with our client plugin, connected to the LSP. By default it trusts every LSP."""
         wallet = self.node(name, node_options)
         self.add_plugin(wallet, "client", {"lsps2-trusted-lsp": "any", **options})
         wallet.start()
@@ -181,7 +181,7 @@ class Town:
         until(lambda: self.connected(other, node), f"connection of {node.name} at {other.name}")
 
     def connected(self, node: Lightningd, other: Lightningd) -> bool:
-        """Whether `node` sees `other` connected."""
+        """Return whether `node` sees `other` connected."""
         peers = node.call("listpeers", {"id": other.node_id})["peers"]
         return any(peer["connected"] for peer in peers)
 
@@ -336,7 +336,7 @@ class Town:
         return group, parts
 
     def _able(self, payer: Lightningd, amount_msat: int) -> list[str]:
-        """The payer's channels that can carry such a part, in the order of their scids."""
+        """Return the payer's channels that can carry such a part, in the order of their scids."""
         rows = self.channels(payer, self.lsp)
         able = [row["short_channel_id"] for row in rows if row["spendable_msat"] > 2 * amount_msat]
         return sorted(able)
@@ -363,14 +363,14 @@ class Town:
         sent = self.send_parts(bill, amounts_msat, **how)
         return self.result(bill, sent, amounts_msat, payer=how.get("payer"), payment_hash=how.get("payment_hash"))
 
-    # What the LSP's plugin says ----------------------------------------------------------------------
+    # The LSP's plugin ----------------------------------------------------------------------
 
     def transcript(self, node: Lightningd) -> Path:
-        """Where the recorder writes."""
+        """Return where the recorder writes."""
         return node.directory / "transcript.jsonl"
 
     def trip_file(self, node: Lightningd) -> Path:
-        """Where the recorder looks for a trip."""
+        """Return where the recorder looks for a trip."""
         return node.directory / "trip.json"
 
     def trip(self, node: Lightningd, direction: str, method: str, when: str, kill: str) -> None:
@@ -381,7 +381,7 @@ class Town:
         draft.rename(self.trip_file(node))
 
     def entries(self, node: Lightningd | None = None) -> list[Json]:
-        """Everything recorded so far; the last line may still be on its way."""
+        """Return everything recorded so far; the last line may still be on its way."""
         path = self.transcript(node or self.lsp)
         if not path.exists():
             return []
@@ -405,7 +405,7 @@ class Town:
         return {row["key"][-1]: json.loads(bytes.fromhex(row["hex"])) for row in rows}
 
     def outcome(self, bill: Bill) -> str | None:
-        """How the buy ended according to the journal; None while its active record is there."""
+        """Return how the buy ended according to the journal; None while its active record is there."""
         if bill.jit_scid in self.records("active"):
             return None
         outcome: str | None = self.records("finalized").get(bill.jit_scid, {}).get("outcome")
@@ -430,7 +430,9 @@ class Town:
     # Books -----------------------------------------------------------------------------------------
 
     def wealth_msat(self, node: Lightningd) -> int:
-        """All a node owns: coins (also those on their way) and its side of every channel whose funding was sent."""
+        """Return all a node owns: coins (also those on their way) and its side of every
+        channel whose funding was sent.
+        """
         rows = node.call("listfunds")["outputs"]
         coins = sum(int(row["amount_msat"]) for row in rows if row["status"] in ("confirmed", "unconfirmed"))
         channels = node.call("listpeerchannels")["channels"]
