@@ -238,7 +238,7 @@ _ERROR_NAMES: Final[dict[int, ErrorName]] = {
     203: "payment_size_too_large",
 }
 
-# Characters that must not reach a log or a terminal: `<`, control characters of both blocks, the two Unicode line ends (T-21).
+# Characters that must not reach a log or a terminal: `<`, both blocks of control characters, the two line ends (T-21).
 _UNSHOWN = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), ord("<"), 0x2028, 0x2029])
 
 
