@@ -21,10 +21,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 from pyln.client import Plugin
+from pyln.client.plugin import PluginLogHandler
 
 from lsps2fast import _hook as hook
 from lsps2fast_plugin.cln import lenient_json
 from lsps2fast_plugin.cln.frame_queue import Ended, FrameQueue, LogLimit
+from lsps2fast_plugin.cln.log import LightningdHandler, installed
 from lsps2fast_plugin.cln.pyln_adapter import TEMPORARY_NODE_FAILURE, PylnAdapter
 from lsps2fast_plugin.cln.reader import HookReader, HtlcFilter, Verdict, make_lane, make_output, why_not_in_c
 
@@ -99,7 +101,7 @@ class Host(PylnAdapter):
             slow = f"hooks are read in Python, not in C: {why_not_in_c}"
             self.write(lenient_json.notification("log", {"level": "warn", "message": slow}))
         try:
-            with self._sigterm():
+            with installed(LightningdHandler(self.log), instead_of=PluginLogHandler), self._sigterm():
                 lane.start()
                 await self._end.wait()
                 await self._say_goodbye()

@@ -1,0 +1,327 @@
+"""lightningd's rows as types: decoded here and nowhere else, trusted inside.
+
+Members that nobody here reads are ignored. One that is missing or of another type is NodeUnreachable with a sentence
+that names it: an answer that makes no sense is no answer, and is asked for again (rule:10).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from lsps2fast import _tlv as tlv
+from lsps2fast.errors import MalformedTlv, NodeUnreachable
+
+NORMAL: Final = frozenset({"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE"})  # K-13
+OPENING: Final = frozenset({"OPENINGD", "CHANNELD_AWAITING_LOCKIN"})
+CLOSING: Final = frozenset(
+    {
+        "CHANNELD_SHUTTING_DOWN",
+        "CLOSINGD_SIGEXCHANGE",
+        "CLOSINGD_COMPLETE",
+        "AWAITING_UNILATERAL",
+        "FUNDING_SPEND_SEEN",
+        "ONCHAIN",
+        "CLOSED",
+    }
+)
+SYNC_WARNINGS: Final = ("warning_bitcoind_sync", "warning_lightningd_sync")
+Json = dict[str, Any]
+Row = TypeVar("Row", bound="msgspec.Struct")
+
+
+class Caller(Protocol):
+    """The part of `rpc.Rpc` that is needed to ask."""
+
+    async def call(self, method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+        """Return the result. Raises NodeError."""
+
+
+class Alias(msgspec.Struct, frozen=True):
+    """Short channel ids that stand for a channel: `local` is our choice, `remote` is the peer's."""
+
+    local: str | None = None
+    remote: str | None = None
+
+
+class Funding(msgspec.Struct, frozen=True):
+    """`withheld`: lightningd was never asked to send it."""
+
+    withheld: bool = False
+    psbt: str | None = None
+
+
+class ChannelHtlc(msgspec.Struct, frozen=True):
+    """An HTLC in a channel; `direction` is "in" or "out"."""
+
+    direction: str
+    id: int
+    state: str
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether neither side has begun to remove it."""
+        return "REMOVE" not in self.state
+
+
+class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of listpeerchannels that has a funding. Delays are in blocks."""
+
+    peer_id: str
+    channel_id: str
+    state: str
+    peer_connected: bool
+    opener: str
+    funding_txid: str
+    funding_outnum: int
+    to_us_msat: int
+    total_msat: int
+    spendable_msat: int
+    receivable_msat: int
+    minimum_htlc_out_msat: int
+    their_max_htlc_value_in_flight_msat: int
+    our_to_self_delay: int
+    fee_base_msat: int
+    fee_proportional_millionths: int
+    private: bool = False
+    reestablished: bool = True
+    short_channel_id: str | None = None
+    max_to_us_msat: int | None = None
+    alias: Alias = Alias()
+    funding: Funding = Funding()
+    htlcs: tuple[ChannelHtlc, ...] = ()
+
+    @property
+    def scids(self) -> tuple[int, ...]:
+        """Return the scids by which lightningd calls this channel in hooks, events and tables (cln:H3, cln:F6).
+
+        The peer's alias is not among them: the peer chose it and could take the name of another channel.
+        """
+        return _scids(self.short_channel_id, self.alias.local)
+
+    @property
+    def scids_and_theirs(self) -> tuple[int, ...]:
+        """Return `scids` and the peer's alias, by which payers reach us: for what must differ from all of them."""
+        return _scids(self.short_channel_id, self.alias.local, self.alias.remote)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we opened it."""
+        return self.opener == "local"
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether a block has its funding: only then it has a scid that is no alias."""
+        return self.short_channel_id is not None
+
+    @property
+    def is_withheld(self) -> bool:
+        """Whether lightningd was never asked to send its funding."""
+        return self.funding.withheld
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether it is past its opening and not closing; a splice under way does not end that (K-13)."""
+        return self.state in NORMAL
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is usable, or about to be."""
+        return self.state in NORMAL or self.state in OPENING
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it is closing or closed."""
+        return self.state in CLOSING
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can carry an HTLC now: the peer is there and the channel reestablished."""
+        return self.is_normal and self.peer_connected and self.reestablished
+
+    @property
+    def charges_nothing(self) -> bool:
+        """Whether forwards into it pay no fee."""
+        return self.fee_base_msat == 0 == self.fee_proportional_millionths
+
+    def confirmations(self, height: int) -> int:
+        """Return how many blocks bury the funding; 0 without a block. A splice begins anew."""
+        if self.short_channel_id is None:
+            return 0
+        return max(height - (_scids(self.short_channel_id)[0] >> 40) + 1, 1)
+
+
+class ClosedChannel(msgspec.Struct, frozen=True):
+    """One entry of listclosedchannels."""
+
+    channel_id: str
+    short_channel_id: str | None = None
+    alias: Alias = Alias()
+
+    @property
+    def scids(self) -> tuple[int, ...]:
+        """Return the scids by which lightningd called this channel."""
+        return _scids(self.short_channel_id, self.alias.local)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether a block had its funding."""
+        return self.short_channel_id is not None
+
+
+class ForwardRow(msgspec.Struct, frozen=True):
+    """One entry of listforwards. `in_htlc_id` is missing in rows of versions long gone, `out_msat` in failed ones."""
+
+    in_channel: str
+    status: str
+    in_msat: int
+    in_htlc_id: int | None = None
+    out_msat: int = 0
+
+
+class WalletOutput(msgspec.Struct, frozen=True):
+    """One entry of `outputs` in listfunds."""
+
+    txid: str
+    output: int
+    amount_msat: int
+    scriptpubkey: str
+    status: str
+    reserved: bool
+    reserved_to_block: int = 0
+    spendable_at: int = 0
+
+    @property
+    def point(self) -> str:
+        """Return "txid:vout"."""
+        return f"{self.txid}:{self.output}"
+
+    @property
+    def amount_sat(self) -> int:
+        """Return the whole satoshis."""
+        return self.amount_msat // 1000
+
+    def is_spendable(self, height: int) -> bool:
+        """Whether it has a block, and is old enough when it is a coinbase or a timelocked output."""
+        return self.status == "confirmed" and self.spendable_at <= height
+
+
+class PeerRow(msgspec.Struct, frozen=True):
+    """One entry of listpeers; `features` (hex) is what it said when it connected."""
+
+    id: str
+    connected: bool
+    features: str | None = None
+
+
+class NodeFeatures(msgspec.Struct, frozen=True):
+    """Our own features (hex), by where they are announced."""
+
+    init: str = ""
+
+
+class NodeInfo(msgspec.Struct, frozen=True):
+    """The answer to getinfo."""
+
+    blockheight: int
+    network: str = "bitcoin"
+    our_features: NodeFeatures = NodeFeatures()
+    warning_bitcoind_sync: str | None = None
+    warning_lightningd_sync: str | None = None
+
+    @property
+    def is_syncing(self) -> bool:
+        """Whether lightningd has not seen all blocks yet, as right after its start (cln:R5)."""
+        return self.warning_bitcoind_sync is not None or self.warning_lightningd_sync is not None
+
+
+class ConfigValue(msgspec.Struct, frozen=True):
+    """One entry of listconfigs; only numbers are read."""
+
+    value_int: int | None = None
+
+
+class Configs(msgspec.Struct, frozen=True):
+    """The answer to listconfigs."""
+
+    configs: dict[str, ConfigValue] = {}
+
+    def number(self, name: str, default: int) -> int:
+        """Return an option's number; `default` when lightningd names none."""
+        value = self.configs.get(name)
+        return default if value is None or value.value_int is None else value.value_int
+
+
+def _scids(*texts: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(tlv.scid_from_str(text) for text in texts if text))
+    except MalformedTlv as error:
+        raise NodeUnreachable("listpeerchannels", f"a scid that is none: {texts}: {error}") from error
+
+
+def read(kind: type[Row], row: object, method: str) -> Row:
+    """Return a row as a type. Raises NodeUnreachable, naming what is wrong with it."""
+    try:
+        return msgspec.convert(row, kind)
+    except msgspec.ValidationError as error:
+        name = row.get("channel_id") or row.get("id") or "" if isinstance(row, dict) else ""
+        raise NodeUnreachable(method, f"an answer we cannot read: {kind.__name__} {name}: {error}") from error
+
+
+async def _rows(rpc: Caller, kind: type[Row], method: str, member: str, which: Json) -> list[Row]:
+    answer = await rpc.call(method, which)
+    rows = answer.get(member)
+    if not isinstance(rows, list):
+        raise NodeUnreachable(method, f"an answer without `{member}`")
+    return [read(kind, row, method) for row in rows]
+
+
+def peer_channels(answer: Json) -> list[PeerChannel]:
+    """Return the channels in an answer of listpeerchannels; what has no funding yet is no channel."""
+    method = "listpeerchannels"
+    rows = answer.get("channels")
+    if not isinstance(rows, list):
+        raise NodeUnreachable(method, "an answer without `channels`")
+    return [read(PeerChannel, row, method) for row in rows if isinstance(row, dict) and "funding_txid" in row]
+
+
+async def list_peer_channels(rpc: Caller, **which: str) -> list[PeerChannel]:
+    """Ask for all channels, or those of the peer `id`. Raises NodeError."""
+    return peer_channels(await rpc.call("listpeerchannels", dict(which)))
+
+
+async def find_channel(rpc: Caller, channel_id: str, **which: str) -> PeerChannel | None:
+    """Ask for one channel; None when lightningd says there is none. Raises NodeError."""
+    channels = await list_peer_channels(rpc, **which)
+    return next((channel for channel in channels if channel.channel_id == channel_id), None)
+
+
+async def list_closed_channels(rpc: Caller, **which: str) -> list[ClosedChannel]:
+    """Ask for closed channels, or those of the peer `id`. Raises NodeError."""
+    return await _rows(rpc, ClosedChannel, "listclosedchannels", "closedchannels", dict(which))
+
+
+async def list_forwards(rpc: Caller, **which: str) -> list[ForwardRow]:
+    """Ask for forwards, as into `out_channel`. Raises NodeError."""
+    return await _rows(rpc, ForwardRow, "listforwards", "forwards", dict(which))
+
+
+async def list_outputs(rpc: Caller) -> list[WalletOutput]:
+    """Ask for the wallet's outputs. Raises NodeError."""
+    return await _rows(rpc, WalletOutput, "listfunds", "outputs", {})
+
+
+async def list_peers(rpc: Caller, **which: str) -> list[PeerRow]:
+    """Ask for the peers, or the one with this `id`. Raises NodeError."""
+    return await _rows(rpc, PeerRow, "listpeers", "peers", dict(which))
+
+
+async def get_info(rpc: Caller) -> NodeInfo:
+    """Ask what the node is. Raises NodeError."""
+    return read(NodeInfo, await rpc.call("getinfo", {}), "getinfo")
+
+
+async def list_configs(rpc: Caller) -> Configs:
+    """Ask for the configuration. Raises NodeError."""
+    return read(Configs, await rpc.call("listconfigs", {}), "listconfigs")
