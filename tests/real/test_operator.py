@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,33 +102,6 @@ def test_a_large_coin_is_split_into_a_pool(found_town: Callable[..., Town]) -> N
     tidy(town)
 
 
-HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "replace-the-built-in.md"
-EXAMPLE_BIN = "/path/to/venv/bin"
-
-
-def follow(town: Town, name: str, block: int) -> Lightningd:
-    """A node configured by nothing but the lines of the how-to, its example path replaced by ours; started."""
-    node = town.node(name)
-    lines = re.findall(r"```ini\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL)[block]
-    (node.directory / "config").write_text(lines.replace(EXAMPLE_BIN, str(Path(sys.executable).parent)))
-    node.start()
-    return node
-
-
-def test_the_two_lines_of_the_how_to(client_trusts_town: Town) -> None:
-    """Drop-in, word by word: both blocks of the page start the installed plugin on a stock node."""
-    lsp = follow(client_trusts_town, "drop-in lsp", 0)
-    lsp.wait_log("sells JIT channels")
-    assert lsp.call("lsps2-listsessions") == {"sessions": []}
-    assert lsp.call("lsps2-stats")["live_sessions"] == 0
-    wallet = follow(client_trusts_town, "drop-in wallet", 1)
-    wallet.wait_log("lsps2fast-client .* is ready")
-    client_trusts_town.connect(wallet, lsp)
-    assert wallet.call("lsps-listprotocols", {"lsp_id": lsp.node_id}) == {"protocols": [2]}
-    for node in (wallet, lsp):
-        node.stop()
-
-
 def as_built_in(town: Town, jit_scid: str) -> None:
     """Leave of a record what the built-in plugin would have written."""
     record = town.records("active")[jit_scid]
@@ -184,7 +156,7 @@ def test_the_built_in_plugin_finds_what_it_needs_in_our_records(town: Town) -> N
     assert parse_datetime(final["finalized_at"]) >= parse_datetime(final["created_at"])
 
 
-BUILT_IN = """
+BUILT_IN_SERVICE = """
 from pyln.client import Plugin
 plugin = Plugin()
 plugin.add_flag_option("experimental-lsps2-service", "stands for the built-in plugin")
@@ -194,6 +166,21 @@ def on_htlc(onion, htlc, request, plugin, **kwargs):
     request.set_result({"result": "continue"})
 plugin.run()
 """
+
+BUILT_IN_CLIENT = """
+from pyln.client import Plugin
+plugin = Plugin()
+plugin.add_flag_option("experimental-lsps-client", "stands for the built-in plugin")
+@plugin.method("lsps-lsps2-getinfo")
+def getinfo(plugin, lsp_id, token=None):
+    return {}
+plugin.run()
+"""
+
+BUILT_INS = {
+    "service": ("cln-lsps-service", BUILT_IN_SERVICE),
+    "client": ("cln-lsps-client", BUILT_IN_CLIENT),
+}
 
 BYSTANDER = """
 from pyln.client import Plugin
@@ -215,7 +202,7 @@ def script(node: Lightningd, name: str, text: str) -> str:
 
 def test_the_built_in_plugin_beside_ours_is_refused_by_name(town: Town) -> None:
     """Both loaded by mistake, the second while the node runs: an error with the reason, and ours goes on selling."""
-    path = script(town.lsp, "cln-lsps-service", BUILT_IN)
+    path = script(town.lsp, "cln-lsps-service", BUILT_IN_SERVICE)
     with pytest.raises(NodeError, match='Option "experimental-lsps2-service" already registered'):
         plugin(town, "start", path)
     bill = fresh(town)
@@ -224,15 +211,29 @@ def test_the_built_in_plugin_beside_ours_is_refused_by_name(town: Town) -> None:
     town.mine()
 
 
-def test_a_node_with_both_plugins_in_its_configuration_does_not_start(client_trusts_town: Town) -> None:
-    """Both loaded by mistake at start: lightningd says which option of which plugin, and ends."""
-    town = client_trusts_town
-    node = town.node("both")
-    town.add_plugin(node, "service")
-    node.plugins.append((script(node, "cln-lsps-service", BUILT_IN), {}))
-    node.start(wait=False)
-    assert node.gone() == 1
-    assert "option name 'experimental-lsps2-service' is already taken" in node.log_text() + node.tail(lines=1000)
+def test_beside_an_enabled_built_in_plugin_ours_stands_aside_and_says_why(client_trusts_town: Town) -> None:
+    """Issue 14, point 1: nothing disables the other one; the node starts, and the log has the line to add.
+
+    Options that only ours has may stand in the configuration. Where lightningd was built without it a stand-in runs.
+    """
+    node = client_trusts_town.node(f"both {next(NAMES)}", built_ins=True)
+    (node.directory / "config").write_text("lsps2-fee-ppm=10000\nlsps2-max-fee-ppm=5000\n")
+    for which, built_in, text in (("service", *BUILT_INS["service"]), ("client", *BUILT_INS["client"])):
+        node.plugins.append((str(Path(sys.executable).parent / f"lsps2fast-{which}"), {}))
+        if not (Path(node.programs.lightningd).parent / f"../libexec/c-lightning/plugins/{built_in}").exists():
+            node.plugins.append((script(node, built_in, text), {}))
+    node.start()
+    for built_in, _ in BUILT_INS.values():
+        node.wait_log(
+            f"not started: lightningd runs its built-in {built_in}, .* add the line disable-plugin={built_in} "
+        )
+    assert not any("lsps2fast" in row["name"] for row in node.call("plugin", {"subcommand": "list"})["plugins"])
+    node.stop()
+    node.options["disable-plugin"] = [built_in for built_in, _ in BUILT_INS.values()]
+    node.start()
+    node.wait_log("sells JIT channels")
+    node.wait_log("lsps2fast-client .* is ready")
+    node.stop()
 
 
 @pytest.mark.parametrize(("before", "after"), [(["lsps2fast-service"], []), ([], ["lsps2fast-service"])])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from lsps2fast_plugin.tools.regtest import Programs, until
+
+from .test_operator import BUILT_INS
 
 COMMAND = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "regtest"]
 
@@ -72,12 +75,37 @@ def test_down_ends_it_from_elsewhere_also_after_a_crash(place: Path, crash: bool
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "end of the nodes")
 
 
-def test_the_demo_proves_its_sums_on_real_nodes(place: Path) -> None:
-    """`lsps2fast regtest demo`: three sales, every check holds, nothing is left."""
+def with_stand_ins(programs: Programs, directory: Path) -> Path:
+    """A lightningd that starts plugins with the names and options of the built-in ones, whatever it was built with."""
+    directory.mkdir()
+    flags = []
+    for built_in, text in BUILT_INS.values():
+        path = directory / built_in
+        path.write_text(f"#!{sys.executable}\n{text}")
+        path.chmod(0o700)
+        flags.append(f"--plugin={path}")
+    for name, line in (
+        ("lightningd", " ".join([programs.lightningd, *flags])),
+        ("lightning-cli", programs.lightning_cli),
+    ):
+        (directory / name).write_text(f'#!/bin/sh\nexec {line} "$@"\n')
+        (directory / name).chmod(0o700)
+    return directory
+
+
+@pytest.mark.parametrize("stand_ins", [False, True], ids=["as built", "with stand-ins"])
+def test_the_demo_proves_its_sums_on_real_nodes(place: Path, programs: Programs, stand_ins: bool) -> None:
+    """`lsps2fast regtest demo`: three sales, every check holds, nothing is left; beside built-in plugins, too.
+
+    A stand-in is enough to end a lightningd on which nothing disables it (cln:N5).
+    """
+    env = dict(os.environ)
+    if stand_ins:
+        env["LSPS2FAST_CLN_DIR"] = str(with_stand_ins(programs, place.parent / "cln"))
     command = [*COMMAND, "demo", "--json", "--dir", str(place)]
-    demo = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    demo = subprocess.run(command, capture_output=True, text=True, timeout=200, env=env)
+    assert demo.returncode == 0, demo.stderr
     report = json.loads(demo.stdout)
-    assert demo.returncode == 0
     assert report["ok"]
     assert len(report["sales"]) == 3
     assert not place.exists()

@@ -30,19 +30,21 @@ from lsps2fast_plugin.client.invoices import Invoices
 from lsps2fast_plugin.client.lsps0_client import Lsps0Client
 from lsps2fast_plugin.client.methods import Methods
 from lsps2fast_plugin.client.openchannel_hook import OpenChannelHook
-from lsps2fast_plugin.client.options import Settings, add_options, read_settings
+from lsps2fast_plugin.client.options import OWN_PREFIX, Settings, add_options, read_settings
 from lsps2fast_plugin.client.purchase import LspBuyer
 from lsps2fast_plugin.client.reconnect import Reconnect
 from lsps2fast_plugin.client.records import Approval, Lapse
 from lsps2fast_plugin.client.status import Reports, status
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.client.unfunded_guard import ApprovedPayments, UnfundedChannelGuard
+from lsps2fast_plugin.cln import built_in
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.rpc import Rpc
 
 POLL_S = 30.0  # between two looks at fundings that are owed, beside each block
 RETRY_S = 1.0
+BUILT_IN = "cln-lsps-client"  # whose place this plugin takes
 Json = dict[str, Any]
 
 METHODS = {  # RPC name: coroutine of Methods
@@ -402,6 +404,8 @@ class Client:
 
 def main() -> int:
     """Entry point: runs until lightningd ends us."""
+    if built_in.is_beside(BUILT_IN, os.getpid()):
+        return built_in.stand_aside(BUILT_IN, add_options, OWN_PREFIX)
     client = Client()
     return asyncio.run(client.host.run())
 

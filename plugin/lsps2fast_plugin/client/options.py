@@ -10,6 +10,7 @@ from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.lsps0 import MalformedField
 from lsps2fast.lsps.lsps2 import parse_node_id
 
+OWN_PREFIX = "lsps2-"  # of the options that CLN's built-in plugin does not have
 ANY_LSP = "any"
 
 

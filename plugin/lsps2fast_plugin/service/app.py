@@ -27,6 +27,7 @@ from lsps2fast.lsps.lsps0 import FEATURE_BITS_HEX, MESSAGE_TYPE, MalformedField
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
 from lsps2fast.lsps.promise import Keyring
 from lsps2fast.table import Input
+from lsps2fast_plugin.cln import built_in
 from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
@@ -47,7 +48,7 @@ from lsps2fast_plugin.service.metrics import MeteredRpc, Metrics
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
 from lsps2fast_plugin.service.negotiation import Negotiator, NodeTerms
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
-from lsps2fast_plugin.service.options import Settings, add_options, read_settings
+from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
 from lsps2fast_plugin.service.reconcile import Reconciler, names_of
 from lsps2fast_plugin.service.recovery import Recovery
 from lsps2fast_plugin.service.sales_policy import Desk
@@ -65,6 +66,7 @@ CLOSING = frozenset(
     }
 )
 LOOK_EVERY_S = 5.0
+BUILT_IN = "cln-lsps-service"  # whose place this plugin takes
 DAY_S = 86_400.0
 
 
@@ -524,6 +526,8 @@ def _scid(text: str) -> int:
 
 def main(announce: bool = False) -> int:
     """Entry point: runs until lightningd ends us."""
+    if built_in.is_beside(BUILT_IN, os.getpid()):
+        return built_in.stand_aside(BUILT_IN, add_options, OWN_PREFIX)
     service = Service(announce)
     code: int = asyncio.run(service.host.run())
     return code

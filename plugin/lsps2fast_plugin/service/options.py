@@ -18,6 +18,7 @@ from lsps2fast_plugin.service.policy.limits import LIMIT_OPTIONS, GateLimits
 from lsps2fast_plugin.service.policy.policy import DEFAULT_LINE, FeeLine, Rules, rules_from_options
 from lsps2fast_plugin.service.policy.rules import MAX_VALIDITY_S, MIN_VALIDITY_S, MODES, Floor, TrustRule
 
+OWN_PREFIX = "lsps2-"  # of the options that CLN's built-in plugin does not have
 GUARDS = ("refuse", "warn", "off")
 LOOPBACK = "127.0.0.1"
 DAY_MS = 86_400_000

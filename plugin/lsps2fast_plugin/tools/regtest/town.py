@@ -22,6 +22,7 @@ CLIENT_TRUSTS = "client-trusts-lsp"
 LSP_TRUSTS = "lsp-trusts-client"
 TEST_CLOCK = {"LSPS2FAST_TEST_CLOCK": "1"}
 NORMAL = "CHANNELD_NORMAL"
+BUILT_INS = ("cln-lsps-service", "cln-lsps-client")  # plugins that every release build of lightningd has
 BOUGHT_SAT = 3_000_000  # size of a payer's channel to the LSP
 Json = dict[str, Any]
 
@@ -144,8 +145,12 @@ class Town:
 
     # Nodes -----------------------------------------------------------------------------------------
 
-    def node(self, name: str, options: Json | None = None) -> Lightningd:
-        """Another lightningd with stock settings, not started."""
+    def node(self, name: str, options: Json | None = None, *, built_ins: bool = False) -> Lightningd:
+        """Another lightningd with stock settings, not started.
+
+        `built_ins`: leave it the plugins that ours take the place of.
+        """
+        options = ({} if built_ins else {"disable-plugin": list(BUILT_INS)}) | (options or {})
         node = Lightningd(name, self.directory / name, self.bitcoind, options, quick=self.quick)
         self.children.append(node)
         return node
@@ -156,7 +161,7 @@ class Town:
 
     def launcher(self, node: Lightningd, which: str) -> Path:
         """Return an executable for lightningd that runs our plugin with this very interpreter."""
-        command = [sys.executable, "-m", f"lsps2fast_plugin.{which}"]
+        command = [sys.executable, "-m", f"lsps2fast_plugin.{which}.app"]
         if self.record:
             recorder = [sys.executable, "-m", "lsps2fast_plugin.tools.regtest.recorder"]
             command = [*recorder, str(self.transcript(node)), str(self.trip_file(node)), node.name, "--", *command]
