@@ -23,9 +23,12 @@ class Chain:
         self.listeners: list[BlockListener] = []
         self.issued_sat = 0
         self.fees_sat = 0
+        self.reorgs: list[int] = []  # heights from which blocks were replaced
 
     def hash_of(self, height: int) -> str:
-        return hashlib.sha256(b"block %d" % height).hexdigest()
+        """Each reorg below a height gives it another hash."""
+        branch = sum(height >= first for first in self.reorgs)
+        return hashlib.sha256(b"block %d" % height + b" branch %d" % branch * bool(branch)).hexdigest()
 
     def grant(
         self, amount_sat: int, script: bytes, confirmed: bool = True, at: tuple[int, int] | None = None
@@ -63,13 +66,32 @@ class Chain:
         return txid
 
     def forget(self, txid: str) -> None:
-        """Drop a transaction from the mempool, as bitcoind does when it is full; KeyError if it is not there."""
+        """Drop a transaction and what spends it from the mempool, as bitcoind does when it is full; or KeyError."""
         tx = self.mempool.pop(txid)
+        for child in [child for child, each in self.mempool.items() if any(spot[0] == txid for spot in each.inputs)]:
+            self.forget(child)
         for outpoint in tx.inputs:
             self.unspent[outpoint] = self.transactions[outpoint[0]].outputs[outpoint[1]]
         for vout in range(len(tx.outputs)):
             del self.unspent[txid, vout]
         self.fees_sat -= tx.fee_sat
+
+    def replace(self, txid: str, script: bytes, fee_sat: int = 1_000) -> str:
+        """Another transaction takes the inputs of one in the mempool and pays them to `script`; its txid."""
+        old = self.mempool[txid]
+        self.forget(txid)
+        left_sat = sum(output.amount_sat for output in old.spent) - fee_sat
+        return self.submit(Tx(old.inputs, (Output(left_sat, script),), old.spent, self.height).sign(b"replacement"))
+
+    def unwind(self, blocks: int) -> list[str]:
+        """The last blocks never were: what they held waits in the mempool again. Its txids."""
+        self.height -= blocks
+        gone = [txid for txid, (height, _) in self.confirmed.items() if height > self.height]
+        for txid in gone:
+            del self.confirmed[txid]
+            self.mempool[txid] = self.transactions[txid]
+        self.reorgs.append(self.height + 1)
+        return gone
 
     def mine(self, blocks: int = 1) -> None:
         """The first block takes the whole mempool; each block is told to every listener."""
@@ -80,6 +102,10 @@ class Chain:
             self.mempool.clear()
             for listener in list(self.listeners):
                 listener(self.height, self.hash_of(self.height))
+
+    def knows(self, txid: str) -> bool:
+        """Whether it is in the mempool or in a block."""
+        return txid in self.mempool or txid in self.confirmed
 
     def depth(self, txid: str) -> int:
         """Confirmations; 0 when it is only in the mempool or unknown."""

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from .onions import Onion
 
 if TYPE_CHECKING:
+    from .onchain import OnChain
     from .party import Party
+    from .psbt import Tx
 
 NAMES = {
     12: "static_remotekey/even",
@@ -32,8 +34,19 @@ NORMAL = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
 U64_MAX = 2**64 - 1
 DUST_SAT = 546
 HTLC_TIMEOUT_WEIGHT, HTLC_SUCCESS_WEIGHT = 663, 703  # of the second transaction, without anchors (BOLT 3)
+DUST_BUFFER_PERKW = 2530  # added to a fee rate, or a quarter of it, before dust is counted
 ANCHORS_SAT = 660
 FEERATE_OFFSET_PERKW = 5  # what lightningd adds as the opener, commit-feerate-offset
+
+
+def type_json(bits: tuple[int, ...]) -> dict[str, Any]:
+    """A channel type as lightningd shows it."""
+    return {"bits": list(bits), "names": [NAMES[bit] for bit in bits]}
+
+
+def feature_names(bits: tuple[int, ...]) -> list[str]:
+    """`features` of a channel row."""
+    return [FEATURES[bit] for bit in (12, 22, 50, 46) if bit in bits]
 
 
 @dataclass
@@ -43,6 +56,7 @@ class Feerates:
     opening: int = 2500
     unilateral_close: int = 2500
     unilateral_anchor_close: int = 2500  # lightningd never says less than 1250
+    mutual_close: int = 253
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +77,7 @@ class Htlc:
     removing: bool = False
     removed: bool = False
     has_output: bool = False  # in the commitment
+    lost_on_chain: bool = False  # taken back by who offered it, or dust in a commitment
     in_state: str = "RCVD_ADD_ACK_REVOCATION"
     out_state: str = "SENT_ADD_HTLC"
 
@@ -95,6 +110,10 @@ class End:
     max_in_flight_msat: int = U64_MAX
     state: str = "CHANNELD_AWAITING_LOCKIN"
     scid: str | None = None
+    old_scids: list[str] = field(
+        default_factory=list
+    )  # before splices and reorgs; of a public channel they still count
+    splicing_msat: int = 0  # added by a splice that is not locked yet
     ready_sent: bool = False
     other: End = field(init=False, repr=False)
     next_htlc_id: int = 0
@@ -125,8 +144,15 @@ class End:
         return self.scid or self.alias
 
     def names(self) -> tuple[str, ...]:
-        """Return every scid by which a forward may ask for this channel."""
-        return (self.scid, self.alias) if self.scid else (self.alias,)
+        """Every scid by which a forward may ask for this channel."""
+        old = () if self.channel.private else tuple(self.old_scids)
+        return (self.scid, self.alias, *old) if self.scid else (self.alias, *old)
+
+    def rename(self, scid: str) -> None:
+        """Another real scid, because of a splice or a reorg (cln:N3)."""
+        if self.scid is not None and self.scid != scid:
+            self.old_scids.append(self.scid)
+        self.scid = scid
 
     def can_add(self) -> bool:
         return self.state in NORMAL and self.channel.reestablished and self.other.ready_sent
@@ -153,7 +179,7 @@ class End:
 
     def spendable_msat(self) -> int:
         """cln:O3: own money less reserve, HTLCs on the way and, for the opener, the commitment fee with its buffer."""
-        left = self.to_us_msat - self.pending_msat - self.reserve_sat * 1000
+        left = self.to_us_msat - self.pending_msat - self.splicing_msat - self.reserve_sat * 1000
         if self.opener:
             left -= self.channel.commitment_reserve_sat() * 1000
         ceiling = min(self.htlc_maximum_msat, U64_MAX)
@@ -196,7 +222,11 @@ class Channel:
         self.funding_psbt: str | None = None
         self.reestablished = True
         self.dead = False  # on chain or given up: no more updates
-        self.settled_on_chain = False
+        self.settled_on_chain = False  # what spends its funding is in the mempool or in a block
+        self.on_chain: OnChain | None = None
+        self.splice: Tx | None = None  # not locked yet
+        self.moved = False  # a reorg took its funding to another place
+        self.shutdown_by: End | None = None  # who asked for a close that waits for HTLCs
         self._line: deque[tuple[Party, Callable[[], None]]] = deque()
         self._pumping = False
         self._paused = False
@@ -216,13 +246,29 @@ class Channel:
         return weight * marginal_feerate(self.feerate_perkw) // 1000 + (ANCHORS_SAT if self.anchors else 0)
 
     def has_output(self, htlc: Htlc) -> bool:
-        """Return whether an HTLC is more than dust in the opener's commitment (BOLT 3); anchors:
-        its own fee is no matter.
+        """Whether an HTLC is more than dust in the opener's commitment (BOLT 3); anchors: its own fee is no matter."""
+        ours = htlc.offerer is self.opener
+        return htlc.amount_msat >= self._least_output_msat(ours, self.feerate_perkw)
+
+    def _least_output_msat(self, offered: bool, feerate_perkw: int) -> int:
+        """Of a HTLC in one side's commitment, which that side offered or not."""
+        weight = 0 if self.anchors else HTLC_TIMEOUT_WEIGHT if offered else HTLC_SUCCESS_WEIGHT
+        return (DUST_SAT + weight * feerate_perkw // 1000) * 1000
+
+    def dust_exposure_msat(self, offerer: End, amount_msat: int) -> int:
+        """The worse of both commitments with one more HTLC, at the accelerated fee rate of lightningd's channeld.
+
+        0 for a HTLC that is dust in neither: it exposes nothing.
         """
-        if self.anchors:
-            return htlc.amount_msat >= DUST_SAT * 1000
-        weight = HTLC_TIMEOUT_WEIGHT if htlc.offerer is self.opener else HTLC_SUCCESS_WEIGHT
-        return htlc.amount_msat >= (DUST_SAT + weight * self.feerate_perkw // 1000) * 1000
+        perkw = max(self.feerate_perkw * 5 // 4, self.feerate_perkw + DUST_BUFFER_PERKW)
+        if amount_msat >= max(self._least_output_msat(ours, perkw) for ours in (True, False)):
+            return 0
+        sums = []
+        for side in self.ends:
+            amounts = [(end is side, htlc.amount_msat) for end in self.ends for htlc in end.live.values()]
+            amounts.append((offerer is side, amount_msat))
+            sums.append(sum(msat for ours, msat in amounts if msat < self._least_output_msat(ours, perkw)))
+        return max(sums)
 
     def commitment_fee_sat(self) -> int:
         """Fee of the present commitment (`last_tx_fee_msat`)."""
@@ -247,7 +293,9 @@ class Channel:
             self._pump_soon()
 
     def _flows(self) -> bool:
-        return self.reestablished and not self.dead and not self._paused
+        return (
+            self.reestablished and not self.dead and not self._paused and not any(end.owner.mute for end in self.ends)
+        )
 
     def _pump_soon(self) -> None:
         if not self._pumping and self._flows() and self._line:
@@ -326,6 +374,8 @@ class Channel:
     def _finish(self, htlc: Htlc) -> None:
         htlc.in_state = "SENT_REMOVE_ACK_REVOCATION"
         htlc.taker.owner.htlc_removed(htlc)
+        if self.shutdown_by is not None:
+            self.shutdown_by.owner.shutdown_goes_on(self)
 
     def forget_tlvs(self, owner: Party) -> None:
         """lightningd stores no extra TLVs: a restart takes them off what was not sent yet and what came in (K-29)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from . import failures, tlv
 from .channels import U64_MAX, End, Htlc
 from .clock import Timer
+from .closing import CLOSED_STATES, close_from_afar
 from .errors import NodeProblem
 from .onions import Peeled
 from .party import OpenAnswer, OpenRequest, Party, connect, disconnect
 from .psbt import Tx
+from .script import TEXT, Script, send_error
 
 if TYPE_CHECKING:
     from .world import World
@@ -53,6 +56,7 @@ class Behaviour:
     reserve_sat: int | None = None
     on_part: str | Callable[[Htlc], str] = "settle"
     check_fees: bool = True
+    script: dict[str, str] = field(default_factory=dict)  # message: deed; see script.py
 
 
 @dataclass(eq=False)
@@ -67,6 +71,7 @@ class ClientInvoice:
     scid: str | None
     cltv_delta: int
     opening_fee_msat: int | Callable[[int], int] = 0
+    expires_at: float = math.inf  # of the world's clock
     paid_msat: int | None = None
     fee_taken_msat: int = 0
 
@@ -108,6 +113,7 @@ class Client(Party):
         self._gathering: dict[bytes, Gathering] = {}
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._requests = 0
+        self.script = Script(self)
 
     # link
 
@@ -123,6 +129,23 @@ class Client(Party):
         """Disconnect and refuse connections until `connect()`."""
         self.disconnect()
         self.online = False
+
+    def speak(self) -> None:
+        """End a silence of the script."""
+        self.script.speak()
+
+    def send_error(self, text: str = TEXT, end: End | None = None) -> None:
+        """`error` to the LSP: about a channel (default: the last one), or about the open under way."""
+        if end is None and self.ends and self.ends[-1].state not in CLOSED_STATES:
+            end = self.ends[-1]
+        send_error(self, end, text)
+
+    def send_shutdown(self, end: End | None = None) -> None:
+        """Ask to close a channel (default: the last one) by agreement."""
+        end = end or (self.ends[-1] if self.ends else None)
+        if end is not None:
+            theirs = end.other
+            end.channel.post(theirs.owner, lambda: close_from_afar(theirs))
 
     def peer_disconnected(self, peer: Party) -> None:
         for future in self._replies.values():
@@ -173,6 +196,9 @@ class Client(Party):
     async def open_requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
         self.opens.append(request)
         await asyncio.sleep(0)
+        if self.script.at("open_channel") == "error":
+            return OpenAnswer(error=TEXT)
+        await self.script.wait()
         how = self.behaviour
         if how.vanish_at == "open":
             self.go_offline()
@@ -187,17 +213,29 @@ class Client(Party):
             how.reserve_sat,
         )
 
-    def funding_refused(self, opener: Party, tx: Tx) -> str | None:
+    def open_accepted(self, opener: Party) -> None:
+        self.script.at("accept_channel")
+
+    async def funding_refused(self, opener: Party, tx: Tx) -> str | None:
+        if self.script.at("funding_created") == "error":
+            return TEXT
+        await self.script.wait()
         if self.behaviour.vanish_at == "funding":
             self.go_offline()
         return self.behaviour.refuse_funding
 
     def channel_created(self, end: End) -> None:
         self.ends.append(end)
+        deed = self.script.at("funding_signed", end)
         if self.behaviour.vanish_at == "ready":
             self.go_offline()
-        elif self.behaviour.send_ready:
+        elif self.behaviour.send_ready and deed not in ("error", "disconnect"):
             self.send_ready(end)
+            self.script.at("channel_ready", end)
+
+    def channel_changed(self, end: End, old_state: str | None, cause: str, message: str | None) -> None:
+        if end.state == "CHANNELD_NORMAL":
+            self.script.at("normal", end)
 
     def release_ready(self) -> None:
         """Send the channel_ready held back by `send_ready=False`."""
@@ -214,12 +252,14 @@ class Client(Party):
         opening_fee_msat: int | Callable[[int], int] = 0,
         cltv_delta: int = 48,
         preimage: bytes | None = None,
+        expiry_s: float = math.inf,
     ) -> ClientInvoice:
         """Return an invoice with a route hint over `scid` (None: over our first channel); approves the fee for it."""
         preimage = preimage or self.rng.randbytes(32)
         payment_hash = hashlib.sha256(preimage).digest()
         secret = hashlib.sha256(self.private_key + preimage).digest()
         made = ClientInvoice(self, payment_hash, secret, preimage, amount_msat, scid, cltv_delta, opening_fee_msat)
+        made.expires_at = self.clock.time() + expiry_s
         self.invoices[payment_hash] = made
         return made
 
@@ -238,6 +278,8 @@ class Client(Party):
             int.from_bytes(extra, "big") if extra is not None else 0,
         )
         self.received.append(part)
+        if self.script.at("update_add_htlc", htlc.taker) == "error":
+            return
         action = self.behaviour.on_part(htlc) if callable(self.behaviour.on_part) else self.behaviour.on_part
         if action == "vanish":
             self.go_offline()
@@ -268,6 +310,8 @@ class Client(Party):
             return "no such invoice"
         if invoice.paid_msat is not None:
             return "already paid"
+        if self.clock.time() > invoice.expires_at:
+            return "invoice is over"
         if secret != invoice.payment_secret:
             return "wrong payment_secret"
         if not self.behaviour.check_fees:
@@ -313,6 +357,7 @@ class Client(Party):
     def fulfill(self, part: Received, preimage: bytes) -> None:
         if not part.htlc.removing:
             part.htlc.channel.fulfill(part.htlc, preimage)
+            self.script.at("update_fulfill_htlc", part.htlc.taker)
 
     def fail(self, part: Received, message: bytes | None = None) -> None:
         """Fail one part; without a message with incorrect_or_unknown_payment_details (I-26)."""
@@ -320,6 +365,7 @@ class Client(Party):
             return
         text = message or failures.unknown_details(part.htlc.amount_msat, self.chain.height)
         part.htlc.channel.fail(part.htlc, part.htlc.onion.originate(part.peeled.shared_secret, text))
+        self.script.at("update_fail_htlc", part.htlc.taker)
 
     def settle_held(self) -> None:
         """Settle everything held, whatever it amounts to."""

@@ -1,20 +1,21 @@
-"""`close` and what ends a channel (cln:A1 to cln:A5): mutual, unilateral, and withheld channels that just vanish."""
+"""End channels (cln:A1 to cln:A5, cln:N1, cln:N2): by agreement, alone, by a peer's error; withheld ones vanish."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from .channels import End
+from . import onchain
+from .channels import End, type_json
 from .errors import INVALID_PARAMS, LIGHTNINGD, RpcError
-from .openings import type_json
-from .party import Party
-from .psbt import Output, Tx, decode
+from .psbt import decode
 
 if TYPE_CHECKING:
     from .lightningd import Node
+    from .party import Party
 
 USER_CLOSE = "User or plugin invoked close command"
+CANCELLED = "Cancel channel by our RPC command before funding transaction broadcast."
 CLOSED_STATES = ("CLOSINGD_COMPLETE", "AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")
 
 
@@ -43,30 +44,64 @@ async def close(node: Node, text: str, unilateral_timeout_s: float) -> dict[str,
     channel = end.channel
     node.change_state(end, "CHANNELD_SHUTTING_DOWN", "user", USER_CLOSE)
     await asyncio.sleep(0)
-    connected = channel.reestablished and end.peer.node_id in node.links
+    connected = channel.reestablished and end.peer.node_id in node.links and not end.peer.mute
     if connected:
         end.peer.change_state(end.other, "CHANNELD_SHUTTING_DOWN", "remote", "Peer closes channel")
-    busy = any(side.live for side in channel.ends)
+    busy = any(onchain.open_htlcs(end))
     if connected and not busy:
         return _mutual(node, end)
     node.clock.advance(unilateral_timeout_s)
     await asyncio.sleep(0)
+    if end.state != "CHANNELD_SHUTTING_DOWN":  # the peer ended it meanwhile
+        return {"txs": [], "txids": [], "type": "unilateral"}
     return _unilateral(node, end)
 
 
-def _mutual(node: Node, end: End) -> dict[str, Any]:
-    sides = ((end.peer, end.other, "remote"), (node, end, "user"))
+def close_from_afar(end: End) -> None:
+    """The peer of `end.owner` sends `shutdown`: the channel closes by agreement, now or when its HTLCs are gone."""
+    if end.forgotten or end.state in (*CLOSED_STATES, "CHANNELD_SHUTTING_DOWN"):
+        return
+    end.peer.change_state(end.other, "CHANNELD_SHUTTING_DOWN", "user", USER_CLOSE)
+    end.owner.change_state(end, "CHANNELD_SHUTTING_DOWN", "remote", "Peer closes channel")
+    end.channel.shutdown_by = end.other
+    finish_shutdown(end.channel.ends)
+
+
+def finish_shutdown(ends: tuple[End, End]) -> None:
+    """Go on with a `shutdown` of the peer once no HTLC is left."""
+    end = ends[0]
+    by = end.channel.shutdown_by
+    if by is None or end.channel.dead or any(onchain.open_htlcs(end)) or not end.channel.reestablished:
+        return
+    end.channel.shutdown_by = None
+    _agree(by.other, by)
+
+
+def _agree(end: End, closer: End) -> None:
+    """Both sides go to CLOSINGD_COMPLETE, and the transaction out; a withheld channel is only forgotten."""
     for state, text in (("CLOSINGD_SIGEXCHANGE", "Start closingd"), ("CLOSINGD_COMPLETE", "Closing complete")):
-        for party, side, cause in sides:
-            party.change_state(side, state, cause, text)
+        for side in (end, end.other):
+            side.owner.change_state(side, state, "user" if side is closer else "remote", text)
     if end.channel.withheld:
-        forget_withheld(node, end)
+        ours = end.channel.opener
+        local = ours is closer
+        ours.owner.withheld_closed(ours, *(("local", "user") if local else ("remote", "remote")))
+    else:
+        for side in (end, end.other):
+            side.closer = "local" if side is closer else "remote"
+        onchain.close_by_agreement(end, end.owner.close_feerate())
+
+
+def _mutual(node: Node, end: End) -> dict[str, Any]:
+    _agree(end.other, end)
+    on_chain = end.channel.on_chain
+    if on_chain is None:
         return {"txs": [], "txids": [], "type": "mutual"}
-    return {**_settle(end), "type": "mutual"}
+    return {"txs": [on_chain.tx.serialize().hex()], "txids": [on_chain.tx.txid], "type": "mutual"}
 
 
 def _unilateral(node: Node, end: End) -> dict[str, Any]:
-    if end.channel.withheld:
+    if end.channel.withheld and end.opener:
         node.warn(
             f"chan#{node.ends.index(end) + 1}",
             "Peer permanent failure in CHANNELD_SHUTTING_DOWN: Forcibly closed by `close` command timeout"
@@ -75,41 +110,66 @@ def _unilateral(node: Node, end: End) -> dict[str, Any]:
         node.htlcs.abandon(end)
         forget_withheld(node, end)
         return {"txs": [], "txids": [], "type": "unilateral"}
-    if any(side.live for side in end.channel.ends):
-        # on-chain resolution of HTLCs is outside this model; a test that gets here has lost already
-        raise RpcError(LIGHTNINGD, "embedded node: force-closing a public channel with HTLCs is not modelled")
+    end.closer = "local"
     node.change_state(end, "AWAITING_UNILATERAL", "user", "Forcibly closed by `close` command timeout")
-    return {**_settle(end), "type": "unilateral"}
+    tx = onchain.commit(end)
+    return {"txs": [tx.serialize().hex()], "txids": [tx.txid], "type": "unilateral"}
 
 
-def forget_withheld(node: Node, end: End) -> None:
-    """A channel that never was on chain is gone at once; its inputs are free (cln:A1, cln:A2). The peer does not learn
-    (cln:A4).
+def forget_withheld(node: Node, end: End, closer: str = "local", cause: str = "user") -> None:
+    """Forget a channel that never was on chain: gone at once, its inputs are free (cln:A1, cln:A2).
+
+    The peer does not learn (cln:A4).
     """
     channel = end.channel
-    end.closer = "local"
-    node.change_state(end, "CLOSED", "unknown", None)
-    end.forgotten = True
-    channel.dead = True
     if channel.funding_psbt is not None:
         node.wallet.release(decode(channel.funding_psbt))
-    node.closed.append(closed_row(end, "local", "user"))
+    _forget(node, end, closer, cause)
 
 
-def _settle(end: End) -> dict[str, Any]:
-    """Return a closing transaction that pays both sides their balance; the opener pays the fee."""
-    channel = end.channel
-    channel.dead = channel.settled_on_chain = True
-    fee_sat = 200
-    shares = {side: side.to_us_msat // 1000 - (fee_sat if side.opener else 0) for side in channel.ends}
-    outputs = tuple(
-        Output(share_sat, side.owner.wallet.new_script()) for side, share_sat in shares.items() if share_sat >= 330
-    )
-    funding = (channel.funding_txid, channel.funding_outnum)
-    spent = end.owner.chain.transactions[channel.funding_txid].outputs[channel.funding_outnum]
-    tx = Tx((funding,), outputs, (spent,), end.owner.chain.height).sign(b"closing")
-    end.owner.chain.submit(tx)
-    return {"txs": [tx.serialize().hex()], "txids": [tx.txid]}
+def _forget(node: Node, end: End, closer: str, cause: str) -> None:
+    end.closer = closer
+    node.change_state(end, "CLOSED", "unknown", None)
+    end.forgotten = True
+    end.channel.dead = True
+    node.closed.append(closed_row(end, closer, cause))
+
+
+def forget_cancelled(node: Node, end: End) -> None:
+    """Forget a channel that awaits lock-in, cancelled: its coins stay reserved, the peer hears of it (cln:N1)."""
+    _forget(node, end, "", "user")
+    if end.channel.reestablished and end.peer.node_id in node.links:
+        end.peer.error_arrived(node, end.other, CANCELLED)
+
+
+def peer_error(node: Node, end: End, text: str) -> None:
+    """`error` about a channel: withheld, it is gone as if it had never been (cln:N2); public, it goes to chain."""
+    if end.forgotten or end.state in CLOSED_STATES:
+        return
+    message = f"channeld: received ERROR channel {end.channel.channel_id}: {text}"
+    place = f"chan#{node.ends.index(end) + 1}"
+    if not end.opener and end.state == "CHANNELD_AWAITING_LOCKIN":
+        node.warn(place, f"Peer permanent failure in {end.state}: {message}, forget channel")
+        _forget(node, end, "remote", "remote")
+        return
+    node.warn(place, f"Peer permanent failure in {end.state}: {message} (reason=protocol)")
+    if end.channel.withheld and end.opener:
+        node.htlcs.abandon(end)
+        forget_withheld(node, end, "remote", "protocol")
+        return
+    end.closer = "remote"
+    node.change_state(end, "AWAITING_UNILATERAL", "protocol", message)
+    onchain.commit(end)
+
+
+def see_block(party: Party, height: int) -> None:
+    """A block: HTLCs that are overdue, transactions that end channels, channels that are long gone."""
+    close_late(party, height)
+    for end in list(party.ends):
+        if onchain.see_block(end, height):
+            party.change_state(end, "CLOSED", "unknown", None)
+            end.forgotten = True
+            party.channel_closed(end)
 
 
 def close_late(party: Party, height: int) -> None:
@@ -127,7 +187,7 @@ def force_close(end: End, reason: str) -> None:
         cause = "local" if side is end else "onchain"
         side.owner.change_state(side, "AWAITING_UNILATERAL", cause, reason)
         side.closer = "local" if side is end else "remote"
-    end.channel.dead = True
+    onchain.commit(end)
 
 
 def closed_row(end: End, closer: str, cause: str) -> dict[str, Any]:
@@ -149,9 +209,12 @@ def closed_row(end: End, closer: str, cause: str) -> dict[str, Any]:
         "funding_outnum": channel.funding_outnum,
         "leased": False,
     }
+    if not closer:
+        del row["closer"]
     if channel.funding_psbt is not None and end.opener:
-        row |= {"funding_psbt": channel.funding_psbt, "funding_withheld": channel.withheld}
+        row["funding_psbt"] = channel.funding_psbt
     row |= {
+        "funding_withheld": channel.withheld and end.opener,
         "total_msat": channel.capacity_sat * 1000,
         "final_to_us_msat": end.to_us_msat,
         "min_to_us_msat": end.min_to_us_msat,

@@ -7,11 +7,12 @@ after a restart (cln:R1) or let through when the plugin is gone (cln:H12).
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import failures, tlv
 from .answers import CONTINUE, Decision, Fatal, read_answer
-from .channels import U64_MAX, End, Htlc
+from .channels import NORMAL, U64_MAX, End, Htlc
 from .parts import Forward, Part
 
 if TYPE_CHECKING:
@@ -244,6 +245,8 @@ class Htlcs:
         """Return the failure with which lightningd turns the forward down, or None."""
         htlc = part.htlc
         amount_msat, cltv = part.forward_msat or 0, part.outgoing_cltv or 0
+        if end.state not in NORMAL or end.forgotten:
+            return failures.UNKNOWN_NEXT_PEER
         if not end.can_add():
             return failures.TEMPORARY_CHANNEL_FAILURE
         end.channel.update_fee()
@@ -261,6 +264,8 @@ class Htlcs:
         if cltv > self.node.height + MAX_BLOCKS_AHEAD:
             return failures.EXPIRY_TOO_FAR
         in_flight_msat = end.pending_msat + amount_msat
+        if end.channel.dust_exposure_msat(end, amount_msat) > self.node.max_dust_exposure_msat:
+            return failures.TEMPORARY_CHANNEL_FAILURE
         crowded = len(end.live) >= end.other.max_accepted_htlcs or in_flight_msat > end.other.max_in_flight_msat
         if crowded or amount_msat > end.spendable_msat():
             return failures.TEMPORARY_CHANNEL_FAILURE
@@ -280,6 +285,7 @@ class Htlcs:
             "local_failed",
             part.received_s,
             failcode=failures.code_of(message),
+            failure_reason="local failure" if self.node.says_failure_reason else None,
         )
         self.forwards.append(row)
         self.node.forward_event(row)
@@ -297,16 +303,36 @@ class Htlcs:
         row = self.by_out.pop(htlc, None)
         if row is None or row.part.htlc.removing:
             return
-        self.updated_count += 1
-        row.updated_index = self.updated_count
+        row = self.row_now(row)
         row.resolved_s = self.node.clock.tick()
-        row.status = "settled" if htlc.preimage is not None else "failed"
+        row.status = "settled" if htlc.preimage is not None else "local_failed" if htlc.lost_on_chain else "failed"
+        if row.status == "local_failed":
+            row.failcode = failures.code_of(failures.PERMANENT_CHANNEL_FAILURE)
+        if row.status != "settled" and self.node.says_failure_reason:
+            row.failure_reason = "remote failure" if row.status == "failed" else "channel closed on chain"
         self.node.forward_event(row)
         if htlc.preimage is not None:
             self.fulfill(row.part, htlc.preimage)
             return
+        if htlc.lost_on_chain:
+            self.fail(row.part, failures.PERMANENT_CHANNEL_FAILURE)
+            return
         blob = htlc.failure or b""
         self.fail_blob(row.part, row.part.htlc.onion.relay(row.part.shared_secret, blob))
+
+    def row_now(self, row: Forward) -> Forward:
+        """The row that says how a part ended: the old one, or a new one when its channel is called otherwise (cln:N3).
+
+        lightningd's UPDATE goes by the scid of the moment; where it finds no row, one is inserted.
+        """
+        now = row.part.end.scid_now()
+        if row.in_channel != now:
+            row = replace(row, created_index=len(self.forwards) + 1, in_channel=now)
+            self.forwards.append(row)
+            return row
+        self.updated_count += 1
+        row.updated_index = self.updated_count
+        return row
 
     def abandon(self, end: End) -> None:
         """A withheld channel is closed with HTLCs on it: upstream fails with 4008, no event, rows stay offered

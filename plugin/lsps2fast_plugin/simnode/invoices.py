@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .process import Plugin
 
 SET_TIMEOUT_S = 70.0
+EXPIRY_S = 604_800
 
 
 @dataclass(eq=False)
@@ -81,13 +82,15 @@ class Invoices:
         description: str,
         preimage: bytes | None = None,
         routes: list[list[Hop]] | None = None,
+        expiry_s: int = EXPIRY_S,
     ) -> Invoice:
         """Return a new invoice; raises 900/901 as lightningd does for a used label or preimage."""
         preimage = preimage if preimage is not None else self.node.rng.randbytes(32)
         # the secret follows from the preimage, so an invoice made anew for the same payment keeps it (cln:C2)
         secret = hashlib.sha256(self.node.private_key + b"payment secret" + preimage).digest()
         payment_hash = hashlib.sha256(preimage).digest()
-        text = Bolt11(payment_hash, secret, amount_msat, description, int(self.node.clock.time()), routes=routes or [])
+        now = int(self.node.clock.time())
+        text = Bolt11(payment_hash, secret, amount_msat, description, now, routes=routes or [], expiry_s=expiry_s)
         return self.store(label, text, preimage)
 
     def store(self, label: str, text: Bolt11, preimage: bytes) -> Invoice:
@@ -108,9 +111,16 @@ class Invoices:
             self.created,
         )
         self.by_hash[invoice.payment_hash] = invoice
+        left_s = max(0.0, invoice.expires_at - self.node.clock.time())
+        self.node.clock.call_later(left_s, lambda: self._expire(invoice))
         event: dict[str, Any] = {} if text.amount_msat is None else {"msat": text.amount_msat}
         self.node.notify("invoice_creation", {**event, "preimage": preimage.hex(), "label": label})
         return invoice
+
+    def _expire(self, invoice: Invoice) -> None:
+        """Its time is over: nothing is taken for it any more; parts that wait in a set wait on (cln:C4)."""
+        if invoice.status == "unpaid":
+            invoice.status = "expired"
 
     def delete(self, label: str, status: str) -> Invoice:
         for invoice in self.by_hash.values():
@@ -202,6 +212,9 @@ class Invoices:
         chain[0].request("invoice_payment", {"payment": payment}, answered)
 
     def _pay(self, invoice: Invoice, received_msat: int, group: Set) -> None:
+        if invoice.status != "unpaid" or self.by_hash.get(invoice.payment_hash) is not invoice:
+            self._drop(invoice.payment_hash, failures.unknown_details(received_msat, self.node.height))
+            return
         self.sets.pop(invoice.payment_hash, None)
         self.paid += 1
         invoice.status, invoice.paid_msat, invoice.paid_at = "paid", received_msat, int(self.node.clock.time())

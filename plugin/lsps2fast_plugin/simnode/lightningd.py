@@ -11,9 +11,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import methods, methods_money, methods_node  # noqa: F401  (the last two register themselves)
-from .channels import End, Feerates, Htlc
-from .closing import close_late
+from . import closing, methods, methods_money, methods_node  # noqa: F401  (the last two register themselves)
+from .channels import U64_MAX, End, Feerates, Htlc
 from .datastore import Datastore
 from .errors import METHOD_NOT_FOUND, NodeDown, PluginFailed, RpcError
 from .faults import Faults
@@ -24,7 +23,6 @@ from .parts import Forward
 from .party import OpenAnswer, OpenRequest, Party, connect, disconnect
 from .plugins import FIRST_ID, PluginOwner
 from .process import Plugin, rpc_outcome
-from .psbt import Tx
 from .rpcserver import RpcServer
 
 if TYPE_CHECKING:
@@ -44,7 +42,10 @@ class Node(PluginOwner):
         self.cltv_delta = 6
         self.cltv_final = 10
         self.htlc_minimum_msat = 0
+        self.htlc_maximum_msat = U64_MAX
+        self.max_dust_exposure_msat = 50_000_000
         self.to_self_delay = 6
+        self.emergency_sat = 25_000  # min-emergency-msat
         self.feerates = Feerates()
         self.directory = directory / "regtest"
         self.directory.mkdir(parents=True)
@@ -65,6 +66,7 @@ class Node(PluginOwner):
         self.htlc_log: list[tuple[Htlc, str]] = []  # in order of creation, with direction
         self.reconnect: list[Party] = []
         self.developer = True
+        self.says_failure_reason = False  # of a later lightningd, in forwards (cln:N9)
 
     # life
 
@@ -181,6 +183,9 @@ class Node(PluginOwner):
         kind = "updated" if row.updated_index else "created"
         methods.wake(self, "forwards", kind, row.updated_index or row.created_index, row)
 
+    def has_anchors(self) -> bool:
+        return any(end.channel.anchors and not end.forgotten for end in self.ends)
+
     def end_by_id(self, channel_id: str) -> End | None:
         for end in self.ends:
             if end.channel.channel_id == channel_id and not end.forgotten:
@@ -197,6 +202,7 @@ class Node(PluginOwner):
         """Our policy on a new end."""
         end.fee_base_msat, end.fee_ppm = self.fee_base_msat, self.fee_ppm
         end.cltv_delta = self.cltv_delta
+        end.htlc_maximum_msat = min(end.htlc_maximum_msat or U64_MAX, self.htlc_maximum_msat)
 
     # Party
 
@@ -239,8 +245,11 @@ class Node(PluginOwner):
     async def open_requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
         return await self.openings.requested(opener, request)
 
-    def funding_refused(self, opener: Party, tx: Tx) -> str | None:
-        return None
+    def error_arrived(self, peer: Party, end: End | None, text: str) -> None:
+        if end is None:
+            self.openings.peer_error(peer, text)
+        else:
+            closing.peer_error(self, end, text)
 
     def channel_created(self, end: End) -> None:
         self.openings.created(end)
@@ -263,7 +272,19 @@ class Node(PluginOwner):
         self.height = height
         self.openings.confirm(height)
         self.notify("block_added", {"hash": block_hash, "height": height})
-        close_late(self, height)
+        closing.see_block(self, height)
+
+    def channel_closed(self, end: End) -> None:
+        self.closed.append(closing.closed_row(end, end.closer, "user" if end.closer == "local" else "remote"))
+
+    def withheld_closed(self, end: End, closer: str, cause: str) -> None:
+        closing.forget_withheld(self, end, closer, cause)
+
+    def close_feerate(self) -> int:
+        return self.feerates.mutual_close
+
+    def htlc_removed(self, htlc: Htlc) -> None:
+        self.htlcs.held.pop(htlc, None)
 
     def htlc_committed(self, htlc: Htlc) -> None:
         self.htlcs.committed(htlc)
@@ -311,12 +332,28 @@ class Node(PluginOwner):
         return await future
 
     def _run_method(self, name: str, params: Any, frame: bytes, caller_id: str) -> Outcome | asyncio.Future[Outcome]:
+        if name == "check" and isinstance(params, dict):
+            return self._check(params, frame, caller_id)
         entry = methods.TABLE.get(name)
         if entry is not None:
             return methods.refuse_escapes(name, frame) or methods.run(self, entry, params)
         for plugin in self.plugins:
             if plugin.registered and name in plugin.manifest.methods:
                 return self._ask_plugin(plugin, name, methods.raw_params(frame, params), caller_id)
+        return None, RpcError(METHOD_NOT_FOUND, f"Unknown command '{name}'")
+
+    def _check(self, params: dict[str, Any], frame: bytes, caller_id: str) -> Outcome | asyncio.Future[Outcome]:
+        """`check`: parameters of our own methods, or the plugin's word if it can check (cln:N8)."""
+        name = str(params.get("command_to_check"))
+        entry = methods.TABLE.get(name)
+        if entry is not None:
+            return methods.check(entry, params)
+        for plugin in self.plugins:
+            if plugin.registered and name in plugin.manifest.methods:
+                if plugin.manifest.can_check:
+                    return self._ask_plugin(plugin, "check", methods.raw_params(frame, params), caller_id)
+                self.note(f"Plugin does not support check command for {name} (id {caller_id})")
+                return {"command_to_check": name}, None
         return None, RpcError(METHOD_NOT_FOUND, f"Unknown command '{name}'")
 
     def _ask_plugin(self, plugin: Plugin, name: str, params: bytes, caller_id: str) -> asyncio.Future[Outcome]:

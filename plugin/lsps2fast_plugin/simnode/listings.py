@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .address import script_to_address
-from .channels import End, Htlc
-from .openings import feature_names, type_json
+from .channels import End, Htlc, feature_names, type_json
 
 if TYPE_CHECKING:
     from .lightningd import Node

@@ -71,6 +71,7 @@ class Manifest:
     hooks: dict[str, list[Any] | None] = field(default_factory=dict)
     hook_order: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     dynamic: bool = True
+    can_check: bool = False
     featurebits: dict[str, str] = field(default_factory=dict)
     custommessages: list[int] = field(default_factory=list)
     notifications: set[str] = field(default_factory=set)
@@ -92,6 +93,7 @@ def read_manifest(answer: dict[str, Any], starting_dynamically: bool) -> Manifes
     manifest = Manifest(dynamic=bool(answer.get("dynamic", False)))
     if starting_dynamically and not manifest.dynamic:
         raise PluginFailed("Not a dynamic plugin")
+    manifest.can_check = bool(answer.get("cancheck", False))
     manifest.featurebits = answer.get("featurebits") or {}
     if manifest.dynamic and any(manifest.featurebits.values()):
         shown = json.dumps(manifest.featurebits)

@@ -69,6 +69,15 @@ def arguments(entry: Method, params: Any) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in named.items() if value is not None}
 
 
+def check(entry: Method, params: dict[str, Any]) -> Outcome:
+    """Whether a call would have the right parameters."""
+    try:
+        arguments(entry, {name: value for name, value in params.items() if name != "command_to_check"})
+    except RpcError as error:
+        return None, error
+    return {"command_to_check": entry.name}, None
+
+
 def run(node: Node, entry: Method, params: Any) -> Outcome | asyncio.Future[Outcome]:
     """Carry out one of lightningd's own methods."""
     try:

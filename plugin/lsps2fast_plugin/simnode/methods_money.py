@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from . import bolt11, closing, listings, psbt
+from . import bolt11, closing, listings, psbt, splices
 from .address import address_to_script
 from .bolt11 import Hop
 from .errors import INVALID_PARAMS, LIGHTNINGD, RpcError
-from .invoices import checked_msat
+from .invoices import EXPIRY_S, checked_msat
 from .methods import hex_bytes, method, node_id, number, truth
 from .openings import read_psbt
 from .psbt import Output
@@ -61,10 +61,10 @@ def newaddr(node: Node, addresstype: str = "p2tr") -> Json:
     " [opening_anchor_channel]",
 )
 def fundpsbt(node: Node, satoshi: Any, feerate: Any, startweight: Any, **more: Any) -> Json:
-    return node.wallet.fund(_need(satoshi, feerate, startweight, more))
+    return node.wallet.fund(_need(node, satoshi, feerate, startweight, more))
 
 
-def _need(satoshi: Any, feerate: Any, startweight: Any, more: Json) -> Need:
+def _need(node: Node, satoshi: Any, feerate: Any, startweight: Any, more: Json) -> Need:
     reserve = more.get("reserve", RESERVE_BLOCKS)
     return Need(
         None if satoshi == "all" else _sat(satoshi, "satoshi"),
@@ -73,6 +73,7 @@ def _need(satoshi: Any, feerate: Any, startweight: Any, more: Json) -> Need:
         number(more.get("minconf", 1), "minconf"),
         0 if reserve is False else RESERVE_BLOCKS if reserve is True else number(reserve, "reserve"),
         truth(more.get("excess_as_change", False), "excess_as_change"),
+        node.emergency_sat if truth(more.get("opening_anchor_channel", False), "") or node.has_anchors() else 0,
     )
 
 
@@ -82,7 +83,7 @@ def _need(satoshi: Any, feerate: Any, startweight: Any, more: Json) -> Need:
     " [opening_anchor_channel]",
 )
 def utxopsbt(node: Node, satoshi: Any, feerate: Any, startweight: Any, utxos: Any, **more: Any) -> Json:
-    need = _need(satoshi, feerate, startweight, more)
+    need = _need(node, satoshi, feerate, startweight, more)
     reserved_ok = truth(more.get("reservedok", False), "reservedok")
     return node.wallet.fund_from([_outpoint(text) for text in utxos], need, reserved_ok)
 
@@ -151,7 +152,7 @@ def multiwithdraw(node: Node, outputs: Any, feerate: Any = "opening", utxos: Any
     wanted = [pair for each in outputs for pair in each.items()]
     added = [Output(_sat(amount, "outputs"), address_to_script(address)) for address, amount in wanted]
     more = {"excess_as_change": True, "minconf": minconf, "reserve": RESERVE_BLOCKS}
-    need = _need(sum(out.amount_sat for out in added), feerate, SPLIT_WEIGHT + OUTPUT_WEIGHT * len(added), more)
+    need = _need(node, sum(out.amount_sat for out in added), feerate, SPLIT_WEIGHT + OUTPUT_WEIGHT * len(added), more)
     points = None if utxos is None else [_outpoint(text) for text in utxos]
     funded = node.wallet.fund(need) if points is None else node.wallet.fund_from(points, need, reserved_ok=False)
     tx = read_psbt(funded["psbt"], "psbt")
@@ -191,12 +192,12 @@ async def fundchannel_start(node: Node, id: Any, amount: Any, **more: Any) -> Js
 
 @method("fundchannel_complete", "id psbt [withhold]")
 async def fundchannel_complete(node: Node, id: Any, psbt: Any, withhold: Any = False) -> Json:
-    return node.openings.complete(node_id(id, "id"), str(psbt), truth(withhold, "withhold"))
+    return await node.openings.complete(node_id(id, "id"), str(psbt), truth(withhold, "withhold"))
 
 
 @method("fundchannel_cancel", "id")
-def fundchannel_cancel(node: Node, id: Any) -> Json:
-    return node.openings.cancel(node_id(id, "id"))
+async def fundchannel_cancel(node: Node, id: Any) -> Json:
+    return await node.openings.cancel(node_id(id, "id"))
 
 
 @method(
@@ -205,6 +206,16 @@ def fundchannel_cancel(node: Node, id: Any) -> Json:
 )
 async def close(node: Node, id: Any, unilateraltimeout: Any = 172_800, **more: Any) -> Json:
     return await closing.close(node, str(id), number(unilateraltimeout, "unilateraltimeout"))
+
+
+@method("splicein", "channel amount")
+def splicein(node: Node, channel: Any, amount: Any) -> Json:
+    """cln:N3: on a channel that has no block yet it ends in a force-close, as on a real node."""
+    end = closing.find_end(node, str(channel))
+    if node.chain.depth(end.channel.funding_txid) == 0:
+        closing.force_close(end, "Splicing an unconfirmed channel")
+        raise RpcError(LIGHTNINGD, "Channel failed, peer said: error")
+    return {"txid": splices.begin(end, _sat(amount, "amount")).txid}
 
 
 @method("dev-forget-channel", "id [short_channel_id] [channel_id] [force]")
@@ -295,7 +306,9 @@ def invoice(node: Node, amount_msat: Any, label: Any, description: Any, preimage
     key = hex_bytes(preimage, "preimage") if preimage is not None else None
     if more.get("exposeprivatechannels"):
         raise RpcError(902, "None of those hints were suitable local channels")
-    made = node.invoices.add(str(label), amount, str(description), key, _routes(node, more.get("dev_routes")))
+    expiry_s = number(more.get("expiry", EXPIRY_S), "expiry")
+    routes = _routes(node, more.get("dev_routes"))
+    made = node.invoices.add(str(label), amount, str(description), key, routes, expiry_s)
     return {
         "payment_hash": made.payment_hash.hex(),
         "expires_at": made.expires_at,

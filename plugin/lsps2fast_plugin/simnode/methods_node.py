@@ -65,7 +65,7 @@ def getinfo(node: Node) -> Json:
 def feerates(node: Node, style: Any) -> Json:
     factor = 1 if style == "perkw" else 4
     rate = 253 * factor
-    names = ("mutual_close", "penalty", "splice")
+    names = ("penalty", "splice")
     estimates = [{"blockcount": count, "feerate": rate, "smoothed_feerate": rate} for count in (2, 6, 12, 100)]
     table = {"min_acceptable": rate, "max_acceptable": 4_294_967_295, "floor": rate, "estimates": estimates}
     channels = {name: perkw * factor for name, perkw in asdict(node.feerates).items()}
@@ -244,6 +244,9 @@ def listconfigs(node: Node, config: Any = None) -> Json:
         "max-concurrent-htlcs": {"value_int": 483, "source": "default"},
         "commit-feerate-offset": {"value_int": FEERATE_OFFSET_PERKW, "source": "default"},
         "htlc-minimum-msat": {"value_msat": node.htlc_minimum_msat, "source": "default"},
+        "htlc-maximum-msat": {"value_msat": node.htlc_maximum_msat, "source": "default"},
+        "max-dust-htlc-exposure-msat": {"value_msat": node.max_dust_exposure_msat, "source": "default"},
+        "min-emergency-msat": {"value_msat": node.emergency_sat * 1000, "source": "default"},
     }
     for plugin in node.plugins:
         for option in plugin.manifest.options.values():
@@ -338,6 +341,28 @@ def help_(node: Node, command: Any = None) -> Json:
         if not rows:
             raise RpcError(-32601, f"Unknown command '{command}'")
     return {"help": rows}
+
+
+@method("graceful", "[timeout]")
+async def graceful(node: Node, **more: Any) -> Json:
+    """List what is pending after the time-out; plugins are not told (cln:N8). Without a time-out it waits for good."""
+    done: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+
+    def report() -> None:
+        heights = sorted(
+            htlc.cltv_expiry for end in node.ends for side in (end, end.other) for htlc in side.live.values()
+        )
+        row: Json = {"pending_htlc_expiries": heights} if heights else {}
+        done.set_result(row | ({"pending_peers": list(node.links)} if node.links else {}))
+
+    if "timeout" in more:
+        node.clock.call_later(number(more["timeout"], "timeout"), report)
+    return await done
+
+
+@method("check", "command_to_check")
+def check(node: Node, command_to_check: Any) -> Json:
+    return {"command_to_check": command_to_check}
 
 
 @method("stop")

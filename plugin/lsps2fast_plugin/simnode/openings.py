@@ -1,15 +1,16 @@
-"""Opening and closing channels: fundchannel_*, the openchannel hook, confirmation, close (facts cln:O and cln:A)."""
+"""Opening channels: fundchannel_*, the openchannel hook, confirmation (cln:O, cln:N1)."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import psbt
+from . import closing, psbt
 from .address import script_to_address
-from .channels import FEATURES, FEERATE_OFFSET_PERKW, NAMES, Channel, End
+from .channels import FEERATE_OFFSET_PERKW, Channel, End, type_json
 from .errors import INVALID_PARAMS, LIGHTNINGD, RpcError
 from .party import OpenAnswer, OpenRequest, Party
 from .psbt import Tx
@@ -21,7 +22,8 @@ WARNING = (
     "The funding transaction MUST NOT be broadcast until after channel establishment has been successfully"
     " completed by running `fundchannel_complete`"
 )
-UNKNOWN_PEER = 306
+UNKNOWN_PEER, NOTHING_TO_CANCEL, CANCEL_NOT_SAFE = 306, 307, 308
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -32,10 +34,8 @@ class Pending:
     request: OpenRequest
     answer: OpenAnswer
     script: bytes
-
-
-def type_json(bits: tuple[int, ...]) -> dict[str, Any]:
-    return {"bits": list(bits), "names": [NAMES[bit] for bit in bits]}
+    completing: bool = False
+    cancels: list[asyncio.Future[dict[str, Any]]] = field(default_factory=list)
 
 
 class Openings:
@@ -45,6 +45,7 @@ class Openings:
         self.node = node
         self.starting: set[str] = set()
         self.pending: dict[str, Pending] = {}
+        self._ends: dict[str, asyncio.Future[RpcError]] = {}  # of opens that wait for the peer
         self._made = 0
 
     # opener
@@ -88,11 +89,9 @@ class Openings:
         )
         self.starting.add(peer_id)
         try:
-            answer = await self._ask(peer, request)
+            answer = await self._unless_ended(peer_id, self._ask(peer, request))
         finally:
             self.starting.discard(peer_id)
-        if peer_id not in self.node.links:
-            raise RpcError(LIGHTNINGD, "Disconnected")
         if answer.error is None and 50 in bits and answer.mindepth != 0:
             answer = OpenAnswer(error="You required zeroconf, but you're not on our allowlist")
         self._made += 1
@@ -104,6 +103,7 @@ class Openings:
         digest = hashlib.sha256(self.node.private_key + b"funding %d" % self._made).digest()
         script = b"\0\x20" + digest
         self.pending[peer_id] = Pending(peer, request, answer, script)
+        asyncio.get_running_loop().call_later(0, peer.open_accepted, self.node)
         return {
             "funding_address": script_to_address(script),
             "scriptpubkey": script.hex(),
@@ -117,9 +117,44 @@ class Openings:
             return OpenAnswer(error=f"Did not support channel_type [{shown}]")
         return await peer.open_requested(self.node, request)
 
+    async def _unless_ended(self, peer_id: str, work: Coroutine[Any, Any, T]) -> T:
+        """What the peer answers; raises when the open ends first, however long the peer says nothing."""
+        over: asyncio.Future[RpcError] = asyncio.get_running_loop().create_future()
+        self._ends[peer_id] = over
+        task = asyncio.ensure_future(work)
+        either: set[asyncio.Future[Any]] = {task, over}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if over.done():
+                raise over.result()
+            return task.result()
+        finally:
+            task.cancel()
+            if self._ends.get(peer_id) is over:
+                del self._ends[peer_id]
+
     def _refused(self, text: str) -> RpcError:
-        channel_id = hashlib.sha256(b"temporary %d" % self._made + self.node.private_key).hexdigest()
-        return RpcError(LIGHTNINGD, f"They sent ERROR channel {channel_id}: You gave bad parameters: {text}")
+        return RpcError(LIGHTNINGD, f"They sent ERROR channel {self._temporary_id()}: You gave bad parameters: {text}")
+
+    def _temporary_id(self) -> str:
+        return hashlib.sha256(b"temporary %d" % self._made + self.node.private_key).hexdigest()
+
+    def _end(self, peer_id: str, error: RpcError) -> None:
+        """The open is over: a call that waits gets the error, and so do the cancels behind it (as an answer)."""
+        plan = self.pending.pop(peer_id, None)
+        for cancel in plan.cancels if plan is not None else ():
+            if not cancel.done():
+                cancel.set_result({"cancelled": error.message})
+        over = self._ends.pop(peer_id, None)
+        if over is not None and not over.done():
+            over.set_result(error)
+
+    def peer_error(self, peer: Party, text: str) -> bool:
+        """`error` from a peer while we open a channel to it; False if we do not."""
+        if peer.node_id not in self._ends and peer.node_id not in self.pending:
+            return False
+        self._end(peer.node_id, RpcError(LIGHTNINGD, f"They sent ERROR channel {self._temporary_id()}: {text}"))
+        return True
 
     def _peer(self, peer_id: str) -> Party:
         peer = self.node.links.get(peer_id)
@@ -127,13 +162,15 @@ class Openings:
             raise RpcError(UNKNOWN_PEER, "Unknown peer")
         return peer
 
-    def complete(self, peer_id: str, text: str, withhold: bool) -> dict[str, Any]:
+    async def complete(self, peer_id: str, text: str, withhold: bool) -> dict[str, Any]:
         """fundchannel_complete: the channel exists, on the other side first (a_single_var)."""
         if self.node.links.get(peer_id) is None:
             raise RpcError(UNKNOWN_PEER, "Unknown peer")
         plan = self.pending.get(peer_id)
         if plan is None:
             raise RpcError(LIGHTNINGD, "No channel funding in progress.")
+        if plan.completing:
+            raise RpcError(LIGHTNINGD, "Channel funding in progress.")
         tx = read_psbt(text, "psbt")
         outnum = next((place for place, out in enumerate(tx.outputs) if out.script == plan.script), None)
         if outnum is None:
@@ -141,16 +178,19 @@ class Openings:
         found_sat, wanted_sat = tx.outputs[outnum].amount_sat, plan.request.funding_sat
         if found_sat != wanted_sat:
             raise RpcError(309, f"Output to open channel is {found_sat}sat, should be {wanted_sat}sat")
-        del self.pending[peer_id]
-        refusal = plan.peer.funding_refused(self.node, tx)
+        plan.completing = True
+        refusal = await self._unless_ended(peer_id, plan.peer.funding_refused(self.node, tx))
         if refusal is not None:
-            raise self._refused(refusal)
-        if peer_id not in self.node.links:
-            raise RpcError(LIGHTNINGD, "Disconnected")
+            error = self._refused(refusal)
+            self._end(peer_id, error)
+            raise error
+        del self.pending[peer_id]
         ours = self._build(plan, tx, outnum, withhold)
         plan.peer.channel_created(ours.other)
         # the answer to this call goes out before our own notification (a_single_var, 3.473 and 3.474)
         asyncio.get_running_loop().call_later(0, self._opened, ours)
+        for cancel in plan.cancels:  # asked for while we waited: now they take the channel
+            asyncio.get_running_loop().call_later(0, self._cancel_late, peer_id, cancel)
         return {"channel_id": ours.channel.channel_id, "commitments_secured": True}
 
     def _build(self, plan: Pending, tx: Tx, outnum: int, withhold: bool) -> End:
@@ -182,28 +222,65 @@ class Openings:
 
     def _opened(self, end: End) -> None:
         node = self.node
-        if node.state != "running":
+        if node.state != "running" or end.forgotten:
             return
         node.channel_changed(end, None, "user", "new channel opened")
         node.warn(f"chan#{node.ends.index(end) + 1}", "Ignoring fee limits!")
         if end.channel.zero_conf:
             node.send_ready(end)
 
-    def cancel(self, peer_id: str) -> dict[str, Any]:
-        """fundchannel_cancel (cln:O9, cln:O10)."""
-        self._peer(peer_id)
-        if self.pending.pop(peer_id, None) is None:
-            text = f"No channels being opened or awaiting lock-in for peer_id {peer_id}"
-            raise RpcError(307, text)
+    async def cancel(self, peer_id: str) -> dict[str, Any]:
+        """Cancel the open under way (cln:O9, cln:O10), else the peer's first channel that awaits lock-in (cln:N1)."""
+        if self.node.links.get(peer_id) is None and not self.node.ends_to(peer_id):
+            raise RpcError(UNKNOWN_PEER, "Unknown peer")
+        if peer_id in self.starting:
+            raise RpcError(NOTHING_TO_CANCEL, "No channel funding in progress.")
+        plan = self.pending.get(peer_id)
+        if plan is None:
+            return self._cancel_channel(peer_id)
+        if plan.completing:  # openingd listens to the peer alone
+            waiting: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+            plan.cancels.append(waiting)
+            return await waiting
+        del self.pending[peer_id]
+        plan.peer.open_cancelled(self.node)
         return {"cancelled": "Channel open canceled by RPC"}
 
+    def _cancel_late(self, peer_id: str, cancel: asyncio.Future[dict[str, Any]]) -> None:
+        if cancel.done():
+            return
+        try:
+            cancel.set_result(self._cancel_channel(peer_id))
+        except RpcError as error:
+            cancel.set_exception(error)
+
+    def _cancel_channel(self, peer_id: str) -> dict[str, Any]:
+        """Cancel the first channel of the peer, no matter who asked for it, as lightningd does (cln:N1)."""
+        waiting = [end for end in self.node.ends_to(peer_id) if end.state == "CHANNELD_AWAITING_LOCKIN"]
+        if not waiting:
+            text = f"No channels being opened or awaiting lock-in for peer_id {peer_id}"
+            raise RpcError(NOTHING_TO_CANCEL, text)
+        end = waiting[0]
+        if not end.opener:
+            raise RpcError(CANCEL_NOT_SAFE, "Cannot cancel channel that was initiated by peer")
+        if self.node.chain.knows(end.channel.funding_txid):
+            why = "Has the funding transaction been broadcast? Please use `close` or `dev-fail` instead."
+            raise RpcError(CANCEL_NOT_SAFE, why)
+        closing.forget_cancelled(self.node, end)
+        return {"cancelled": "Channel open canceled by RPC(after fundchannel_complete)"}
+
     def peer_lost(self, peer: Party) -> None:
-        self.pending.pop(peer.node_id, None)
+        """The line to a peer is cut; a cancel that waits is never answered, as in lightningd."""
+        plan = self.pending.get(peer.node_id)
+        if plan is not None:
+            plan.cancels.clear()
+        self._end(peer.node_id, RpcError(LIGHTNINGD, "Disconnected"))
 
     def forget(self) -> None:
         """Openings do not survive a restart."""
         self.pending.clear()
         self.starting.clear()
+        self._ends.clear()
 
     # fundee
 
@@ -262,14 +339,14 @@ class Openings:
             mined = chain.confirmed.get(end.channel.funding_txid)
             if mined is None or mined[0] > height or end.forgotten:
                 continue
-            if end.scid is None:
-                end.scid = f"{mined[0]}x{mined[1]}x{end.channel.funding_outnum}"
+            if end.scid is None or end.channel.moved:
+                end.rename(f"{mined[0]}x{mined[1]}x{end.channel.funding_outnum}")
             self.node.send_ready(end)
 
     def broadcast(self, tx: Tx) -> None:
         """A funding transaction is out: its channel is no longer withheld (cln:O2)."""
         for end in self.node.ends:
-            if end.channel.funding_txid == tx.txid and end.opener:
+            if end.channel.funding_txid == tx.txid and end.opener and not end.forgotten:
                 end.channel.withheld = False
                 end.channel.funding_psbt = psbt.encode(tx)
 
@@ -287,7 +364,3 @@ def read_psbt(text: Any, name: str) -> Tx:
     except ValueError:
         shown = str(text)[:60]
         raise RpcError(INVALID_PARAMS, f"{name}: Expected a PSBT: invalid token '\"{shown}\"'") from None
-
-
-def feature_names(bits: tuple[int, ...]) -> list[str]:
-    return [FEATURES[bit] for bit in (12, 22, 50, 46) if bit in bits]

@@ -50,6 +50,7 @@ class Forward:
     updated_index: int = 0
     resolved_s: float | None = None
     failcode: int | None = None
+    failure_reason: str | None = None  # of a lightningd that says so (cln:N9)
 
     def row(self) -> dict[str, Any]:
         row: dict[str, Any] = {"created_index": self.created_index}
@@ -71,7 +72,7 @@ class Forward:
         row: dict[str, Any] = {
             index: self.updated_index or self.created_index,
             "payment_hash": self.part.htlc.payment_hash.hex(),
-            "in_channel": self.in_channel if not self.updated_index else self.part.end.scid_now(),
+            "in_channel": self.in_channel,
             "in_htlc_id": self.part.htlc.id,
             "out_channel": self.out_channel_now(),
             "in_msat": self.part.htlc.amount_msat,
@@ -94,6 +95,7 @@ class Forward:
         return {"out_msat": self.out_msat, "fee_msat": self.part.htlc.amount_msat - self.out_msat}
 
     def _failure(self) -> dict[str, Any]:
+        reason = {} if self.failure_reason is None else {"failure_reason": self.failure_reason}
         if self.failcode is None:
-            return {}
-        return {"failcode": self.failcode, "failreason": failures.NAMES.get(self.failcode, "UNKNOWN")}
+            return reason
+        return {"failcode": self.failcode, "failreason": failures.NAMES.get(self.failcode, "UNKNOWN")} | reason

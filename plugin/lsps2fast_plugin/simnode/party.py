@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from coincurve import PrivateKey
 
+from . import closing
 from .channels import BASIC_TYPES, U64_MAX, VARIANTS, Channel, End, Htlc
 from .psbt import Tx
 from .wallet import Wallet
@@ -68,6 +69,7 @@ class Party:
         self.links: dict[str, Party] = {}
         self.ends: list[End] = []
         self.online = True
+        self.mute = False  # connected, and never says a word
         self.lacks: set[int] = set()  # feature bits that a stock node has and we have not
         self.force_closed: list[End] = []  # channels we had to close by force
 
@@ -86,9 +88,18 @@ class Party:
         """Answer a peer that wants to open a channel to us."""
         return OpenAnswer(error="no channels wanted here")
 
-    def funding_refused(self, opener: Party, tx: Tx) -> str | None:
-        """Return why `funding_created` is refused; None signs."""
+    async def funding_refused(self, opener: Party, tx: Tx) -> str | None:
+        """A text refuses `funding_created`; None signs."""
         return None
+
+    def open_accepted(self, opener: Party) -> None:
+        """Our `accept_channel` is with the opener."""
+
+    def open_cancelled(self, opener: Party) -> None:
+        """The open was called off before `funding_created`."""
+
+    def error_arrived(self, peer: Party, end: End | None, text: str) -> None:
+        """`error` from a peer: about our `end` of a channel, or (None) about an open under way."""
 
     def channel_created(self, end: End) -> None:
         """Our end of a new channel exists, state CHANNELD_AWAITING_LOCKIN."""
@@ -100,6 +111,23 @@ class Party:
 
     def block_mined(self, height: int, block_hash: str) -> None:
         """A new block."""
+        closing.see_block(self, height)
+
+    def channel_closed(self, end: End) -> None:
+        """Deep enough in the chain to be forgotten."""
+
+    def withheld_closed(self, end: End, closer: str, cause: str) -> None:
+        """A channel we opened and never sent was closed by agreement."""
+        end.forgotten = True
+        end.channel.dead = True
+
+    def shutdown_goes_on(self, channel: Channel) -> None:
+        """A HTLC is gone from a channel that is being shut down."""
+        closing.finish_shutdown(channel.ends)
+
+    def close_feerate(self) -> int:
+        """What we propose for a closing transaction."""
+        return 253
 
     # HTLCs
 
@@ -173,7 +201,9 @@ class Party:
     @staticmethod
     def _end_worth_msat(end: End) -> int:
         channel = end.channel
-        if channel.settled_on_chain or (channel.withheld and channel.opener.forgotten):
+        if channel.settled_on_chain and channel.on_chain is not None:
+            return channel.on_chain.worth_msat(end)
+        if channel.withheld and channel.opener.forgotten:
             return 0
         if channel.withheld and end.opener:
             return end.to_us_msat - channel.capacity_sat * 1000

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from . import bolt11, failures, tlv
 from .channels import End, Htlc
 from .client import ClientInvoice
-from .closing import close_late
 from .invoices import Invoice
 from .onions import Failed, Hop, Plain, Sphinx
 from .party import Party
@@ -208,6 +207,9 @@ class Payer(Party):
             self.paid_msat += htlc.amount_msat
             part.result.set_result(PartResult(0, htlc.preimage))
             return
+        if htlc.lost_on_chain:
+            part.result.set_result(PartResult(204, None, 0x4008, failures.PERMANENT_CHANNEL_FAILURE))
+            return
         part.result.set_result(self._failure(htlc, htlc.onion.unwrap(htlc.failure or b"")))
 
     @staticmethod
@@ -218,10 +220,6 @@ class Payer(Party):
         permanent = code > 0 and bool(code & 0x4000)
         refused_for_good = permanent and _is_final(htlc, failed.hop)
         return PartResult(203 if refused_for_good else 204, None, code, failed.message, failed.hop + 1)
-
-    def block_mined(self, height: int, block_hash: str) -> None:
-        """cln:H14: one block after the expiry of an HTLC that is still open the channel is closed by force."""
-        close_late(self, height)
 
 
 def _is_final(htlc: Htlc, hop: int) -> bool:

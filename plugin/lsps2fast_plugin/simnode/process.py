@@ -221,6 +221,7 @@ class Plugin(asyncio.Protocol):
             shown = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params.decode("utf-8", "replace")}
             self.node.transcript.add("host>plugin", self.peer, shown)
             return
+        params = self.node.said(params) if method in self.manifest.hooks else params
         message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
         self.node.transcript.add("host>plugin", self.peer, message)
         self._send(frames.encode(message))

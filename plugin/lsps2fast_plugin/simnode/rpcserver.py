@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
         if error is not None:
             body["error"] = error.to_json()
         else:
-            body["result"] = result
+            body["result"] = self.node.said(result)
         self.node.transcript.add("host>rpc", self.server.peer, body)
         self.transport.write(frames.encode(body))
 

@@ -29,6 +29,7 @@ class Need:
     minconf: int
     reserve_blocks: int
     excess_as_change: bool
+    emergency_sat: int = 0  # what must be left for the anchors of channels (cln:O18)
 
 
 class Wallet:
@@ -104,22 +105,33 @@ class Wallet:
         outputs: tuple[Output, ...] = ()
         fee_all = (weight + OUTPUT_WEIGHT) * need.feerate_perkw // 1000
         change_sat = excess_sat - (fee_all - weight * need.feerate_perkw // 1000)
-        with_change = need.excess_as_change and change_sat >= CHANGE_MIN_SAT
+        wanted_sat = self._emergency_sat(chosen, need)
+        if wanted_sat > max(change_sat, 0):
+            raise RpcError(313, f"We would not have enough left for min-emergency-msat {need.emergency_sat}sat")
+        with_change = change_sat >= CHANGE_MIN_SAT and (need.excess_as_change or wanted_sat > 0)
         if with_change:
-            outputs = (Output(change_sat, self.new_script()),)
+            kept_sat = change_sat if need.excess_as_change else max(wanted_sat, CHANGE_MIN_SAT)
+            outputs, excess_sat = (Output(kept_sat, self.new_script()),), change_sat - kept_sat
             weight += OUTPUT_WEIGHT
         tx = Tx(tuple(chosen), outputs, tuple(chosen.values()), self.chain.height)
         answer: dict[str, Any] = {
             "psbt": psbt.encode(tx),
             "feerate_per_kw": need.feerate_perkw,
             "estimated_final_weight": weight,
-            "excess_msat": 0 if with_change else excess_sat * 1000,
+            "excess_msat": excess_sat * 1000,
         }
         if with_change:
             answer["change_outnum"] = 0
         if need.reserve_blocks:
             answer["reservations"] = self.reserve(tx, need.reserve_blocks, exclusive=True)
         return answer
+
+    def _emergency_sat(self, chosen: dict[Outpoint, Output], need: Need) -> int:
+        """What the change must hold, because the rest of the wallet does not."""
+        rest = (
+            output for point, output in self.outputs().items() if point not in chosen and not self.is_reserved(point)
+        )
+        return max(0, need.emergency_sat - sum(output.amount_sat for output in rest)) if need.emergency_sat else 0
 
     def reserve(self, tx: Tx, blocks: int, exclusive: bool) -> list[dict[str, Any]]:
         """Add `blocks` to each reservation, counted from now if there is none."""

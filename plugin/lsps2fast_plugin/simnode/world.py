@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from . import splices
 from .chain import Chain
 from .channels import Channel, End
 from .client import Client
@@ -204,7 +205,23 @@ class World:
         """Mine blocks; the first takes the mempool."""
         self.chain.mine(blocks)
 
+    def reorg(self, blocks: int, *, without: tuple[str, ...] = ()) -> None:
+        """The last blocks are replaced by one more, mined anew; transactions `without` are not in them nor anywhere."""
+        gone = self.chain.unwind(blocks)
+        for txid in without:
+            if txid in self.chain.mempool:
+                self.chain.forget(txid)
+        for channel in self.channels:
+            channel.moved |= channel.funding_txid in gone
+        self.chain.mine(blocks + 1)
+
+    def splice(self, end: End, add_sat: int = 0) -> None:
+        """Splice by the owner of `end`: another scid, and more room, once it is deep enough (cln:N3)."""
+        splices.begin(end, add_sat)
+
     def _block(self, height: int, block_hash: str) -> None:
+        for channel in self.channels:
+            splices.see_block(channel, height)
         for party in list(self.parties.values()):
             party.block_mined(height, block_hash)
 
@@ -256,6 +273,14 @@ class World:
 
     # books
 
+    def orphaned_sat(self) -> dict[str, int]:
+        """Fundings on chain whose opener had forgotten the channel before: money that is nobody's (rule:23, cln:N2)."""
+        return {
+            channel.funding_txid: channel.capacity_sat
+            for channel in self.channels
+            if channel.withheld and channel.opener.forgotten and self.chain.knows(channel.funding_txid)
+        }
+
     def open_books(self) -> None:
         """From now on `books()` counts changes from here."""
         self._opening_books = {name: party.books_msat() for name, party in self.parties.items()}
@@ -267,7 +292,10 @@ class World:
         return {name: party.books_msat() - self._opening_books.get(name, 0) for name, party in self.parties.items()}
 
     def check_books(self) -> None:
-        """Coins are conserved: what all own, plus fees paid to miners, is what was issued."""
+        """Coins are conserved: what all own, and fees paid to miners, is what was issued; no funding is nobody's."""
+        orphans = self.orphaned_sat()
+        if orphans:
+            raise AssertionError(f"{sum(orphans.values())} sat went into fundings that no channel owns: {orphans}")
         owned_msat = sum(party.books_msat() for party in self.parties.values())
         issued_msat = (self.chain.issued_sat - self.chain.fees_sat) * 1000
         if owned_msat != issued_msat:
