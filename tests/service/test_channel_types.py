@@ -15,7 +15,7 @@ from .stage import FEE_MSAT, Stage
 
 PLAIN, ANCHORS = [12, 46, 50], [12, 22, 46, 50]
 STOCK = f"{INIT_FEATURES:x}"
-SIZE_MSAT = 300_000_000  # thirty parts that are not dust at any fee rate used here
+SIZE_MSAT = 340_500_000  # thirty parts that are not dust at any fee rate used here
 FLOOR = Feerates(opening=253, unilateral_close=253, unilateral_anchor_close=253)
 STEEP = Feerates(opening=253, unilateral_close=12_000, unilateral_anchor_close=1_250)
 TIGHT = {"lsps2-channel-headroom-sat": 0}
