@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lsps2fast import __version__, table
@@ -68,10 +71,18 @@ def _bench_command(args: argparse.Namespace) -> int:
         return _flood_command(args)
     if args.real:
         return _real_command(args)
+    if args.plot is not None:
+        try:
+            args.plot.touch()  # a path that cannot be written is told before the run, not after it
+        except OSError as error:
+            sys.stderr.write(
+                f"lsps2fast bench: --plot {args.plot}: {error.strerror}; name a file that can be written\n"
+            )
+            return 2
     results = Bench(QUICK if args.quick else FULL, args.seed, _say).run()
     sys.stdout.write(report.as_json(results) if args.json else report.text(results))
     if args.plot is not None:
-        Path(args.plot).write_text(report.svg(results), encoding="utf-8")
+        args.plot.write_text(report.svg(results), encoding="utf-8")
     return 0
 
 
@@ -82,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="sell JIT channels on the embedded node and prove the sums")
     demo.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
-    demo.add_argument("--seed", type=int, default=1, help="makes every run of the same seed the same (default 1)")
+    demo.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        help="of amounts, parts and transactions; scids and payment hashes differ in each run (default 1)",
+    )
     demo.add_argument(
         "--mode",
         choices=("client-trusts-lsp", "lsp-trusts-client"),
@@ -111,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="load the plugin as lightningd does, beside pyln-client and plain C")
     bench.add_argument("--quick", action="store_true", help="under a minute; with --real two or three")
     bench.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
-    bench.add_argument("--plot", metavar="FILE", help="draw latency and growth as SVG")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="draw latency and growth as SVG")
     bench.add_argument("--flood", action="store_true", help="a crowd of peers with LSPS2 requests instead")
     bench.add_argument("--real", action="store_true", help="instead: payments through a real lightningd (on PATH)")
     bench.add_argument("--per-second", type=float, default=10_000, help="messages of the crowd (default 10,000)")
@@ -125,11 +141,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that folders and processes of its own are cleared away."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code says whether all was well."""
+    """Run one command and return its exit code: 0 when all was well."""
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.run
-    return command(args)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows ASCII only gets "?" for an ellipsis
+    try:
+        with _ended_by_signals():
+            code = command(args)
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader has seen enough, as in `lsps2fast demo | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":

@@ -274,7 +274,7 @@ def _prove(refusal: Refusal, cheat: Cheat, result: PaymentResult) -> dict[str, b
 
 
 async def _run(seed: int, screen: Screen, name: str, mode: str, service: list[str]) -> Refusal:
-    async with new_world(seed, mode, service) as world:
+    async with new_world(seed, mode, service, **{"lsps2-fee-floor": 0}) as world:  # FEE_MSAT, whatever blocks cost
         with quiet(world):
             return await play(Stage(world, screen, mode), name)
 

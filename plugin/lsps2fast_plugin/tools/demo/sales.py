@@ -162,6 +162,7 @@ class Stage:
             "every hook call of the service got exactly one answer": all(row.answers == 1 for row in sale.parts),
             f"fees taken add up to the opening fee of {sale.opening_fee_msat:,} msat": fee == sale.opening_fee_msat,
             f"{arrived:,} arrived = {forwarded:,} forwarded + {fee:,} fee": arrived == forwarded + fee,
+            "the fee is more than the miners of the funding got": sale.books_msat.get("lsp", 0) > 0,
             f"the payer lost {arrived:,} msat": sale.books_msat.get("payer") == -arrived,
             "what all own adds up (nothing made, nothing lost)": balanced(self.world),
             "one channel was opened": count(evidence, "rpc>host", "fundchannel_complete") == 1,
@@ -197,19 +198,19 @@ class Stage:
         """Everything, in order; what does not work ends it."""
         late = f"Two of four parts stay away for {COLLECT_S} s; the payer tries again"
         for title, name, size_msat, fixed, act in (
-            ("A fixed invoice, paid in 5 parts over 2 channels", "alice", 10_000_000, True, self._five),
-            ("An invoice without an amount, paid at once", "bertha", 7_654_321, False, self._once),
-            (late, "carol", 20_000_000, True, self._late),
+            ("A fixed invoice, paid in 5 parts over 2 channels", "alice", 100_000_000, True, self._five),
+            ("An invoice without an amount, paid at once", "bertha", 76_543_210, False, self._once),
+            (late, "carol", 200_000_000, True, self._late),
         ):
             await self.sale(title, name, size_msat, fixed, act)
             if not all(self.sales[-1].checks.values()):
                 return
 
     async def _five(self, wallet: Node, bill: Bill) -> None:
-        await self._pay(wallet, bill, [2_000_000] * 5)
+        await self._pay(wallet, bill, [20_000_000] * 5)
 
     async def _once(self, wallet: Node, bill: Bill) -> None:
-        await self._pay(wallet, bill, [7_654_321])
+        await self._pay(wallet, bill, [76_543_210])
 
     async def _pay(self, wallet: Node, bill: Bill, amounts_msat: list[int]) -> None:
         payment = self.send(bill, amounts_msat)
@@ -228,14 +229,14 @@ class Stage:
         return sum("is on its way to the chain" in note["msg"]["params"]["message"] for note in notes)
 
     async def _late(self, wallet: Node, bill: Bill) -> None:
-        first = self.send(bill, [5_000_000, 5_000_000], total_msat=20_000_000)
+        first = self.send(bill, [50_000_000, 50_000_000], total_msat=200_000_000)
         await self.world.until(lambda: self._held(bill["payment_hash"]) == 2, "two parts held")
         self.say("clock", f"{COLLECT_S} s pass")
         await self.world.advance(COLLECT_S)
         result = await first
         if result.raw_messages != ["10070000", "10070000"]:
             raise Broken(f"the held parts are failed temporarily, not with {failures(result)}")
-        await self._pay(wallet, bill, [5_000_000] * 4)
+        await self._pay(wallet, bill, [50_000_000] * 4)
 
     def _held(self, payment_hash: str) -> int:
         """Hook calls of this payment, once the service has begun to collect it."""
@@ -278,10 +279,9 @@ def quiet(world: World) -> Iterator[None]:
         world.transcript.listeners.clear()
 
 
-def new_world(seed: int, mode: str, service: list[str]) -> World:
-    """Return a chain and an LSP whose service is this command."""
-    # No floor: the embedded node's fee rates are those of a recording, and would hide the operator's own prices.
-    options = {"lsps2-trust-mode": mode, "dev-lsps2-collect-timeout": COLLECT_S, "lsps2-fee-floor": 0}
+def new_world(seed: int, mode: str, service: list[str], **further: Any) -> World:
+    """Return a chain and an LSP whose service is this command; `further` options, else its defaults."""
+    options = {"lsps2-trust-mode": mode, "dev-lsps2-collect-timeout": COLLECT_S, **further}
     return World(seed=seed, plugin=service, options=options, wallet_sat=(400_000,) * 8, fee_base_msat=1000, fee_ppm=10)
 
 

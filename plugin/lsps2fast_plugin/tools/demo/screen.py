@@ -123,10 +123,10 @@ class Screen:
 
     def _table(self, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], total: tuple[str, ...]) -> None:
         right = [name == "htlc" or name.endswith("msat") for name in columns]
-        if self._console is not None:
-            self._rich_table(columns, right, rows, total)
-            return
         widths = [max(len(cell) for cell in cells) for cells in zip(columns, total, *rows, strict=True)]
+        if self._console is not None and sum(widths) + 3 * len(widths) < self._console.width:
+            self._rich_table(columns, right, rows, total)
+            return  # on a narrow terminal rich would cut the amounts; plain lines are folded
         for row in (columns, *rows, total):
             cells = [
                 cell.rjust(width) if number else cell.ljust(width)

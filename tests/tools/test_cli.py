@@ -1,0 +1,86 @@
+"""The command line ends plainly: on a closed pipe, Ctrl-C, SIGTERM, a path that cannot be written, a plain terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lsps2fast_plugin.tools import cli
+from lsps2fast_plugin.tools.demo.screen import Screen
+from lsps2fast_plugin.tools.demo.transcript_report import PartRow
+
+DEMO = """
+import sys, tempfile
+from lsps2fast_plugin.tools import cli
+made = tempfile.mkdtemp
+tempfile.mkdtemp = lambda prefix, dir=None: made(prefix=prefix, dir=sys.argv[1])
+sys.exit(cli.main(["demo"]))
+"""
+
+
+def demo(place: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start the demo with its folders in `place`."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DEMO, str(place)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_demo_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """operator:O10: no traceback, no folder, no process."""
+    process = demo(tmp_path)
+    assert process.stdout is not None
+    assert "arrives" in next(line for line in process.stdout if "arrives" in line)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors, list(tmp_path.iterdir())) == (130, "", [])
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    """operator:O10: `lsps2fast demo | head`."""
+    with demo(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("lsps2fast demo")
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(30), list(tmp_path.iterdir())) == ("", 141, [])
+
+
+@pytest.mark.slow
+def test_a_terminal_that_knows_ascii_only_is_enough(tmp_path: Path) -> None:
+    """operator:O10."""
+    output, errors = demo(tmp_path, PYTHONIOENCODING="ascii").communicate(timeout=60)
+    assert errors == ""
+    assert "checks hold" in output
+
+
+def test_a_picture_that_cannot_be_written_is_told_before_the_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """operator:O10: not after ten minutes."""
+    assert cli.main(["bench", "--plot", str(tmp_path / "no" / "such.svg")]) == 2
+    assert "name a file that can be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [50, 60, 200])
+def test_a_narrow_terminal_cuts_no_amount(width: int) -> None:
+    """operator:O10: rich shortens cells; then the table is plain."""
+    screen, written = Screen(), io.StringIO()
+    screen._console = Console(file=written, width=width, force_terminal=True, highlight=False)
+    screen._parts([PartRow("103x1x0", 7, 123_456_789_012, 1_000_000, 123_455_789_012, "forwarded")])
+    text = written.getvalue().replace("\n", "")
+    assert "123,456,789,012" in text
+    assert "…" not in text
