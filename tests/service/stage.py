@@ -258,6 +258,12 @@ class Stage:
             seen = self._rpc_asked
             await self.fence()
 
+    async def at_rest(self) -> None:
+        """Wait until no payment is under way and the plugin asks nothing more of lightningd."""
+        await self.quiet()
+        while any(buy["payments"] for buy in (await self.lsp.call("lsps2-listsessions"))["sessions"]):
+            await self.quiet()
+
     # Buying and paying -----------------------------------------------------------------------------
 
     def client(self, name: str = "alice", **behaviour: Any) -> Client:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
 from lsps2fast_plugin.service.executor import LONGEST_PAUSE_MS
 from lsps2fast_plugin.simnode import Client, Payer
@@ -50,11 +48,10 @@ async def _second_attempt(stage: Stage, client: Client, payer: Payer, invoice: C
     return payment
 
 
-@pytest.mark.parametrize("method", ["unreserveinputs", "fundchannel_cancel"])
-async def test_a_late_clean_up_of_the_first_attempt_leaves_the_second_its_coin(method: str) -> None:
+async def test_a_late_clean_up_of_the_first_attempt_leaves_the_second_its_coin() -> None:
     """K-13, rule:2, rule:7: carried out when the same coin pays for the next channel, which is withheld and used."""
     async with Stage(CLIENT_TRUSTS, **ONE_COIN) as stage:
-        client, payer, invoice, stuck = await _refused_once(stage, method)
+        client, payer, invoice, stuck = await _refused_once(stage, "unreserveinputs")
         payment = await _second_attempt(stage, client, payer, invoice)
         (coin,) = _reserved(stage)
         stuck.release()

@@ -79,7 +79,7 @@ async def test_going_away_with_held_parts_and_coming_back(mode: str, story: Stor
         client.release_ready()
         client.behaviour.send_ready = True
         await stage.start()
-        await stage.quiet()
+        await stage.at_rest()
         await stage.paid(payer, invoice, [HALF_MSAT] * 2)
         await stage.over(invoice)
 
@@ -98,7 +98,7 @@ async def test_coins_chosen_or_reserved_by_a_call_whose_answer_was_lost_are_free
         stage.lsp.faults.clear()
         assert set((await payment).raw_messages) == {answer}
         await stage.start()
-        await stage.quiet()
+        await stage.at_rest()
         assert not any(row["reserved"] for row in stage.lsp.wallet.rows())
         await stage.paid(payer, invoice, [HALF_MSAT] * 2)
         await stage.over(invoice)

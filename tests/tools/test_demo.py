@@ -212,7 +212,7 @@ def test_the_service_does_not_know_its_vices() -> None:
 @pytest.mark.parametrize("vice", evil_lsp.VICES)
 def test_a_vice_is_one_part_of_the_service_replaced(monkeypatch: pytest.MonkeyPatch, vice: str) -> None:
     """Each corrupts one class that the service uses under that name, and nothing else."""
-    before = {name: getattr(app, name) for name in ("ActionExecutor", "Funder", "HeldHtlcs")}
+    before = {name: getattr(app, name) for name in ("ActionExecutor", "Broadcaster", "HeldHtlcs", "Opener")}
     for name, honest in before.items():
         monkeypatch.setattr(app, name, honest)  # so that it is put back
     monkeypatch.setattr(app, "main", lambda: 0)

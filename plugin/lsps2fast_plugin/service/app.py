@@ -19,7 +19,7 @@ from pyln.client import Plugin
 from lsps2fast import BACKEND, __version__
 from lsps2fast import _tlv as tlv
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import TEMPORARY, Action
+from lsps2fast.actions import TEMPORARY, Action, Channel
 from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ConfigError, Lsps2Error, MalformedTlv, ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
@@ -34,6 +34,7 @@ from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
+from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.coin_pool import CoinPool, PoolSize
 from lsps2fast_plugin.service.coins import Coins, LowWater
@@ -47,6 +48,7 @@ from lsps2fast_plugin.service.lsps0_server import Lsps0Server
 from lsps2fast_plugin.service.metrics import MeteredRpc, Metrics
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
 from lsps2fast_plugin.service.negotiation import Negotiator, NodeTerms
+from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
 from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
 from lsps2fast_plugin.service.reconcile import Reconciler, names_of
@@ -190,8 +192,11 @@ class Service:
             afterwards=self.afterwards,
         )
         funder = Funder(rpc, self.coins, self.desk.zero_reserve, self.our_node)
+        broadcaster = Broadcaster(rpc, self.coins)
         self.effects = ActionExecutor(
             funder=funder,
+            opener=Opener(rpc, self.desk.zero_reserve),
+            broadcaster=broadcaster,
             store=self.store,
             answers=self.parts,
             clock=self.clock,
@@ -202,10 +207,13 @@ class Service:
             owned=self._owned,
             may_open=self.exposure.may_open,
             sent=lambda peer_id, channel: self.lookout.funding(peer_id, channel),
+            channel_of=self._channel_of,
+            gone=self._closed,
             say=self.host.log,
         )
         self.lookout = MissedEventPoller(
             funder=funder,
+            broadcaster=broadcaster,
             waiting=self._waiting,
             snapshot=lambda records: self.reconciler.snapshot(records),
             told=lambda part, settled: self.carry_out(self.sessions.told(*part, settled)),
@@ -342,6 +350,11 @@ class Service:
         buys = self.sessions.buys.values()
         held = (s.channel for buy in buys for s in buy.sets.values())
         return any(c is not None and c.channel_id == channel_id for c in (*(buy.channel for buy in buys), *held))
+
+    def _channel_of(self, jit_scid: int) -> Channel | None:
+        """The channel of the payment under way on this scid."""
+        core = self.sessions.buys.get(jit_scid)
+        return None if core is None or core.holder is None else core.holder.channel
 
     # The machine ---------------------------------------------------------------------------------
 
@@ -482,6 +495,10 @@ class Service:
         self.effects.watch.changed(channel_id)
         if channel_state_changed["new_state"] not in CLOSING:
             return
+        self._closed(channel_id)
+
+    def _closed(self, channel_id: str) -> None:
+        """This channel is closing or gone."""
         self.exposure.channel_closed(channel_id)
         self.afterwards.closed(channel_id)
         self._channel_closed(channel_id)

@@ -280,6 +280,10 @@ class Coins:
         coins = set(funding.inputs)
         return {scid: other for scid, other in self._standing.items() if coins.intersection(other.inputs)}
 
+    def reserved_by(self, jit_scid: int) -> list[Funding]:
+        """The reservation that stands for this scid, if there is one."""
+        return [self._standing[jit_scid]] if jit_scid in self._standing else []
+
     def is_promised(self, funding: Funding) -> bool:
         """Whether any of these coins is promised to somebody."""
         return any(point in self._promised for point in funding.inputs)

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Protocol
 from weakref import WeakValueDictionary
@@ -21,8 +22,10 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Late, LateReplyGuard
+from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
-from lsps2fast_plugin.service.funding import ChannelGone, Funder, OwedToClient, RefusedByClient
+from lsps2fast_plugin.service.funding import ChannelGone, Funder, MustNotClose, OwedToClient
+from lsps2fast_plugin.service.opening import Opener, RefusedByClient
 from lsps2fast_plugin.service.session_store import SessionStore
 
 RETURN_TIMEOUT_MS = 60_000  # for a client to come back after our restart
@@ -89,6 +92,8 @@ class ActionExecutor:
         self,
         *,
         funder: Funder,
+        opener: Opener,
+        broadcaster: Broadcaster,
         store: SessionStore,
         answers: Answers,
         clock: Clock,
@@ -99,13 +104,18 @@ class ActionExecutor:
         owned: Callable[[str], bool],
         may_open: Callable[[Buy], bool],
         sent: Callable[[str, order.Channel], None],
+        channel_of: Callable[[int], order.Channel | None],
+        gone: Callable[[str], None],
         say: Callable[[str, str], None],
     ) -> None:
         """`withheld(channel_id, yes)` keeps other forwards out of a channel (rule:7); `owned(channel_id)` says whether
         a session or buy knows it; `may_open(buy)` says whether one more channel may be made for it now;
-        `sent(peer_id, channel)` hears of each funding that bitcoind has; `say(text, level)` is the log.
+        `sent(peer_id, channel)` hears of each funding that bitcoind has; `channel_of(jit_scid)` is that of the payment
+        under way; `gone(channel_id)` hears that lightningd has a channel no more; `say(text, level)` is the log.
         """
         self._funder = funder
+        self._opener = opener
+        self._broadcaster = broadcaster
         self._store = store
         self._answers = answers
         self._clock = clock
@@ -116,7 +126,10 @@ class ActionExecutor:
         self._owned = owned
         self._may_open = may_open
         self._sent = sent
+        self._channel_of = channel_of
+        self._gone = gone
         self._say = say
+        self._given_up: set[str] = set()  # channels that were gone before their funding was sent
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
         self._sending: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # Broadcast by channel
@@ -215,6 +228,8 @@ class ActionExecutor:
         while True:
             try:
                 return await work()
+            except ChannelGone:  # an answer
+                raise
             except Exception as error:  # whatever it was, the money still waits for this step
                 failures += 1
                 self._say(f"{what} failed ({type(error).__name__}: {error}); next try in {pause_ms / 1000:g} s", "warn")
@@ -301,11 +316,14 @@ class ActionExecutor:
         peer_id, look = buy.peer_id, not buy.client_trusts_lsp
         async with self._alone_with(peer_id):
             try:
-                late = partial(self._clear_late, peer_id)
-                channel = await self._funder.open(peer_id, action.funding, late, look=look)
+                late = partial(self._clear_late, peer_id, action.funding)
+                channel = await self._opener.open(peer_id, action.funding, late, look=look)
             except RefusedByClient as error:
                 self._say(f"{peer_id} refused the channel: {error}", "info")
                 self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
+            except ChannelGone as gone:
+                self._tell_given_up(peer_id, gone)
+                self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             except NodeError as error:
                 self._say(f"opening a channel to {peer_id} failed: {error}", "warn")
                 self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
@@ -384,14 +402,47 @@ class ActionExecutor:
         self._answers.forward(action.parts, action.channel_id)
 
     async def _broadcast(self, action: order.Broadcast) -> None:
-        peer_id = self._buy(action.jit_scid).peer_id
-        what = f"sending the funding {action.channel.funding_txid} of channel {action.channel.channel_id}"
-        txid = await self._until_done(what, lambda: self._funder.send(peer_id, action.channel))
+        peer_id, channel = self._buy(action.jit_scid).peer_id, action.channel
+        what = f"sending the funding {channel.funding_txid} of channel {channel.channel_id}"
+        try:
+            txid = await self._until_done(what, lambda: self._broadcaster.send(peer_id, channel))
+        except ChannelGone as gone:
+            await self._do_not_fund(peer_id, action, gone)
+            return
         self._funder.forget(action.jit_scid)
-        self._withheld(action.channel.channel_id, False)
-        self._sent(peer_id, action.channel)
-        self._say(f"funding {txid} of channel {action.channel.channel_id} is on its way to the chain", "info")
+        self._withheld(channel.channel_id, False)
+        self._sent(peer_id, channel)
+        self._say(f"funding {txid} of channel {channel.channel_id} is on its way to the chain", "info")
         self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)
+
+    async def _do_not_fund(self, peer_id: str, action: order.Broadcast, gone: ChannelGone) -> None:
+        """The client gave its channel up before its funding was sent: nothing is sent, the coins are free."""
+        channel_id = action.channel.channel_id
+        self._given_up.add(channel_id)
+        self._tell_given_up(peer_id, gone)
+        self._stop_renewing(action.jit_scid)
+        await self._drop_withheld(peer_id, channel_id)
+        for funding in self._funder.reserved_by(action.jit_scid):
+            release = partial(self._funder.release, action.jit_scid, funding, partial(self._released_late, funding))
+            await self._until_done(f"releasing the coins of {peer_id}", release)
+        self._funder.forget(action.jit_scid)
+        self._withheld(channel_id, False)
+        self._gone(channel_id)
+        self._feed(action.jit_scid, action.payment_hash, Input.CLOSED, None)
+        self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)  # a paid session waits for nothing else
+        self._gone(channel_id)  # and owes it nothing
+
+    def _tell_given_up(self, peer_id: str, what: object) -> None:
+        self.alarm(f"{peer_id} gave its channel up before the funding was sent ({what}): nothing is sent")
+
+    async def _drop_withheld(self, peer_id: str, channel_id: str) -> None:
+        """Finish the close of a channel whose client began it; gone already is fine."""
+
+        async def close() -> None:
+            with suppress(OwedToClient, MustNotClose):  # then it lives, and so does its session
+                await self._funder.close(peer_id, channel_id)
+
+        await self._until_done(f"closing channel {channel_id}", close)
 
     async def _undo(self, action: order.Undo) -> None:
         peer_id = self._buy(action.jit_scid).peer_id
@@ -399,7 +450,7 @@ class ActionExecutor:
             self._stop_waiting(action.channel.channel_id)
             self._newest.pop(action.channel.channel_id, None)
             self.watch.forget(action.channel.channel_id)
-        kept = await self._until_done(f"cancelling the open to {peer_id}", lambda: self._drop(peer_id, action))
+        kept = await self._until_done(f"undoing the open to {peer_id}", lambda: self._drop(peer_id, action))
         if kept is not None:
             self._funder.forget(action.jit_scid)
             self._withheld(kept.channel_id, False)
@@ -423,25 +474,34 @@ class ActionExecutor:
         """
         try:
             if action.channel is not None:
-                await self._funder.close(peer_id, action.channel.channel_id)
-            else:
-                await self._clear(peer_id)
+                if not await self._funder.close(peer_id, action.channel.channel_id):
+                    self._tell_given_up(peer_id, action.channel.channel_id)
+            elif action.funding is not None:
+                await self._clear(peer_id, action.funding)
         except OwedToClient as owed:
             self.alarm(str(owed))
-            return await self._funder.send_as_found(peer_id, owed.found)
+            try:
+                return await self._broadcaster.send_as_found(peer_id, owed.found)
+            except ChannelGone as gone:
+                self._tell_given_up(peer_id, gone)
         return None
 
-    async def _clear(self, peer_id: str) -> None:
-        """Cancel what is half made with this peer, and close the withheld channels that nobody knows of."""
+    async def _clear(self, peer_id: str, funding: order.Funding) -> None:
+        """End the open of this channel, and close what a call whose answer was lost has made of these coins."""
         async with self._alone_with(peer_id):
-            await self._funder.cancel(peer_id)
-            for channel in await self._funder.withheld(peer_id):
+            await self._opener.end(peer_id, funding)
+            for channel in await self._opener.made_of(peer_id, funding):
                 if not self._owned(channel["channel_id"]):
                     await self._funder.close(peer_id, channel["channel_id"])
 
-    def _clear_late(self, peer_id: str) -> None:
+    def _clear_late(self, peer_id: str, funding: order.Funding) -> None:
         """A step of an open that was given up has been carried out after all."""
-        self.insist(f"clearing away what a late open to {peer_id} made", lambda: self._clear(peer_id))
+
+        async def clear() -> None:
+            await self._clear(peer_id, funding)
+            self._released_late(funding)  # a channel that is closed frees its coins, whoever has them by now
+
+        self.insist(f"clearing away what a late open to {peer_id} made", clear)
 
     async def _renew(self, action: order.RenewInputs) -> None:
         self._stop_renewing(action.jit_scid)
@@ -449,8 +509,15 @@ class ActionExecutor:
         assert this is not None
         self._renewing[action.jit_scid] = this
         late = partial(self._reserved_late, action.jit_scid, action.funding)
-        renew = partial(self._funder.renew, action.jit_scid, action.funding, late)
-        await self._until_done("renewing a reservation", renew)
+        peer_id = self._buy(action.jit_scid).peer_id
+
+        async def renew() -> None:
+            channel = self._channel_of(action.jit_scid)
+            channel_id = None if channel is None else channel.channel_id
+            await self._broadcaster.renew(action.jit_scid, action.funding, peer_id, channel_id, late)
+
+        with suppress(ChannelGone):  # its coins are free, and who sends its funding will say so
+            await self._until_done("renewing a reservation", renew)
 
     def _stop_renewing(self, jit_scid: int) -> None:
         """What could not be renewed yet is given up, or renewed anew: a late try would reserve for nobody."""
@@ -469,13 +536,19 @@ class ActionExecutor:
         sending = None if action.journal.channel is None else self._sending.get(action.journal.channel.channel_id)
         if sending is not None:
             await asyncio.wait([sending])  # until it is sent only the active record knows of the channel (rule:9)
+        outcome = self._outcome_of(action)
         await self._until_done(
             "writing the final record",
-            lambda: self._store.finalize(action.jit_scid, action.journal, action.outcome, self._clock.wall_ms()),
+            lambda: self._store.finalize(action.jit_scid, action.journal, outcome, self._clock.wall_ms()),
         )
-        if fees is None and action.outcome == "Failed" and action.journal.channel is not None:
+        if fees is None and outcome == "Failed" and action.journal.channel is not None:
             fees = order.RestoreFees(action.journal.channel.channel_id)  # public and unpaid: a look at the end
         await self._end_record(action.jit_scid, fees)
+
+    def _outcome_of(self, action: order.Finalize) -> str:
+        """How the sale ended: a channel that its client gave up was not sold, whatever was paid for it."""
+        channel = action.journal.channel
+        return "Abandoned" if channel is not None and channel.channel_id in self._given_up else action.outcome
 
     async def _end_record(self, jit_scid: int, fees: order.RestoreFees | None, again: bool = False) -> None:
         if fees is not None:

@@ -10,30 +10,22 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lsps2fast.actions import Channel, Funding, Limits
-from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
+from lsps2fast.actions import Funding, Limits
+from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import min_capacity_sat
 from lsps2fast_plugin.cln.channel_types import ANCHORS, OurNode
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.rpc import Rpc
-from lsps2fast_plugin.service.coins import RESERVE_BLOCKS, Coins, Need, opening_feerate
+from lsps2fast_plugin.service.coins import Coins, Need, opening_feerate
 
 OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
-OPEN_TIMEOUT_S = 60.0  # K-22
+CLOSE_TIMEOUT_S = 60.0
 MOST_DELAY_S = 2**32 - 1
 DEFAULT_FEE_BASE_MSAT, DEFAULT_FEE_PPM = 1000, 10  # lightningd's own
 USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
 OPENING = ("OPENINGD", "CHANNELD_AWAITING_LOCKIN")
 HALF_CLOSED = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")  # lightningd died in the middle of our close
-NOT_RESERVED = "is not reserved"  # of signpsbt and sendpsbt (cln:O1)
-NOT_SIGNED = "PSBT not finalizeable"
-KNOWN_TO_BITCOIND = ("already in utxo set", "already in block chain", "txn-already-in-mempool", "txn-already-known")
-NOT_OPENING = (306, 307)  # unknown peer, nothing to cancel (cln:O9)
-
-
-class RefusedByClient(Lsps2Error):
-    """The client answered the open with an error message (O-08)."""
 
 
 class ChannelGone(Lsps2Error):
@@ -62,15 +54,8 @@ def holds_money_of_client(channel: Mapping[str, Any]) -> bool:
     return int(channel.get("to_us_msat", 0)) < int(channel.get("total_msat", 0))
 
 
-def funding_txid(channel_id: str, outnum: int) -> str:
-    """The funding transaction of a v1 channel id, which is txid XOR output index (BOLT 2), as people write txids."""
-    raw = bytearray.fromhex(channel_id)
-    raw[30] ^= outnum >> 8
-    raw[31] ^= outnum & 0xFF
-    return raw[::-1].hex()
-
-
-def _limits(channel: dict[str, Any]) -> Limits:
+def limits_of(channel: Mapping[str, Any]) -> Limits:
+    """Return what a row of listpeerchannels says about HTLCs that we may send."""
     return Limits(
         channel["minimum_htlc_out_msat"],
         channel["spendable_msat"],
@@ -127,10 +112,6 @@ class Funder:
         """Reserve the coins that were chosen and journalled. Raises CoinTaken or NodeError. `late`: as in `open`."""
         await self._coins.reserve(jit_scid, funding, late)
 
-    async def renew(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
-        """Reserve the coins for longer. Or NodeError."""
-        await self._coins.renew(jit_scid, funding, late)
-
     async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
         """Give the coins back; free already is fine (cln:A2). Or NodeError."""
         await self._coins.release(jit_scid, funding, late)
@@ -139,6 +120,10 @@ class Funder:
         """The reservations that stand now on any of these coins, by jit scid."""
         return self._coins.standing(funding)
 
+    def reserved_by(self, jit_scid: int) -> list[Funding]:
+        """The reservation that stands for this scid, if there is one."""
+        return self._coins.reserved_by(jit_scid)
+
     def is_promised(self, funding: Funding) -> bool:
         """Whether any of these coins is set aside for somebody."""
         return self._coins.is_promised(funding)
@@ -146,58 +131,6 @@ class Funder:
     def forget(self, jit_scid: int) -> None:
         """The coins chosen for this scid are spent or given back."""
         self._coins.forget(jit_scid)
-
-    async def open(self, peer_id: str, funding: Funding, late: Late | None = None, *, look: bool = True) -> Channel:
-        """Negotiate, sign and complete; the funding is withheld until it is sent. RefusedByClient or NodeError.
-
-        `look`: say what the channel allows, if lightningd knows (O-05), for its funding is sent before it is usable.
-        `late` is called when a step that was given up has been carried out after all (see `Rpc.call`).
-        """
-        start: dict[str, Any] = {
-            "id": peer_id,
-            "amount": funding.capacity_sat,
-            "mindepth": 0,
-            "channel_type": list(funding.channel_type),
-            "announce": False,
-        }
-        if self._zero_reserve(peer_id):
-            start["reserve"] = 0
-        try:
-            started = await self._rpc.call("fundchannel_start", start, OPEN_TIMEOUT_S, late)
-            with_output = await self._rpc.call(
-                "addpsbtoutput",
-                {
-                    "satoshi": funding.capacity_sat,
-                    "initialpsbt": funding.psbt,
-                    "destination": started["funding_address"],
-                },
-            )
-            # Signed before there is a channel: whatever can fail locally fails while it costs nothing (O-21).
-            signed = await self._rpc.call("signpsbt", {"psbt": with_output["psbt"]}, OPEN_TIMEOUT_S)
-            completed = await self._rpc.call(
-                "fundchannel_complete",
-                {"id": peer_id, "psbt": with_output["psbt"], "withhold": True},
-                OPEN_TIMEOUT_S,
-                late,
-            )
-        except NodeUnreachable:
-            raise
-        except NodeError as error:
-            if error.message.startswith("They sent "):
-                raise RefusedByClient(error.message) from error
-            raise
-        channel_id: str = completed["channel_id"]
-        txid = funding_txid(channel_id, with_output["outnum"])
-        limits = await self._first_limits(peer_id, channel_id) if look else None
-        return Channel(channel_id, signed["signed_psbt"], txid, limits)
-
-    async def _first_limits(self, peer_id: str, channel_id: str) -> Limits | None:
-        """What is known right after the open; None when lightningd does not say: it will be asked again."""
-        try:
-            channel = await self.find(peer_id, channel_id)
-        except NodeError:
-            return None
-        return None if channel is None else _limits(channel)
 
     async def find(self, peer_id: str, channel_id: str) -> dict[str, Any] | None:
         """lightningd's view of this channel, or None when it says there is none. Or NodeError."""
@@ -208,11 +141,6 @@ class Funder:
                 return found
         return None
 
-    async def withheld(self, peer_id: str) -> list[dict[str, Any]]:
-        """Channels to this peer whose funding we have not sent."""
-        answer = await self._rpc.call("listpeerchannels", {"id": peer_id})
-        return [c for c in answer["channels"] if is_withheld(c) and c.get("opener") == "local"]
-
     async def limits(self, peer_id: str, channel_id: str) -> Limits | None:
         """What the channel allows once it is usable and the client is there, None before. ChannelGone or NodeError."""
         channel = await self.find(peer_id, channel_id)
@@ -221,7 +149,7 @@ class Funder:
         usable = channel["state"] in USABLE and channel["peer_connected"] and channel.get("reestablished", True)
         if not usable:
             return None
-        return _limits(channel)
+        return limits_of(channel)
 
     async def zero_fees(self, channel_id: str, late: Late | None = None) -> None:
         """No routing fee on this channel from now on (rule:13)."""
@@ -249,55 +177,8 @@ class Funder:
         channels = (await self._rpc.call("listpeerchannels", {}))["channels"]
         return any(c.get("channel_id") == channel_id and c["state"] in (*USABLE, *OPENING) for c in channels)
 
-    async def send(self, peer_id: str, channel: Channel) -> str:
-        """Put the funding on chain; the txid. Idempotent; NodeError as long as bitcoind does not have it.
-
-        lightningd clears `withheld` before it asks bitcoind, and never asks again for a zero-conf channel. So that flag
-        proves nothing: only a good answer does, bitcoind's word that it has it already (cln:O6), or a confirmation.
-        """
-        try:
-            return await self._send(channel.signed_psbt)
-        except NodeError as error:
-            known = any(words in error.message for words in KNOWN_TO_BITCOIND)
-            if known or await self._is_confirmed(peer_id, channel.channel_id):
-                return channel.funding_txid
-            raise
-
-    async def _send(self, psbt: str) -> str:
-        try:
-            answer = await self._rpc.call("sendpsbt", {"psbt": psbt})
-        except NodeError as error:
-            if NOT_RESERVED in error.message:  # trap:8
-                again = {"psbt": psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
-                await self._rpc.call("reserveinputs", again)
-            elif NOT_SIGNED in error.message:  # the built-in plugin journals what it has not signed yet
-                psbt = (await self._rpc.call("signpsbt", {"psbt": psbt}, OPEN_TIMEOUT_S))["signed_psbt"]
-            else:
-                raise
-            answer = await self._rpc.call("sendpsbt", {"psbt": psbt})
-        txid: str = answer["txid"]
-        return txid
-
-    async def _is_confirmed(self, peer_id: str, channel_id: str) -> bool:
-        """Whether a block has its funding, also when the channel is closed since."""
-        found = await self.find(peer_id, channel_id)
-        if found is None:
-            closed = (await self._rpc.call("listclosedchannels", {"id": peer_id}))["closedchannels"]
-            found = next((row for row in closed if row["channel_id"] == channel_id), None)
-        return found is not None and "short_channel_id" in found
-
-    async def cancel(self, peer_id: str) -> None:
-        """End a half-made open; none under way is fine."""
-        try:
-            await self._rpc.call("fundchannel_cancel", {"id": peer_id})
-        except NodeUnreachable:
-            raise
-        except NodeError as error:
-            if error.code not in NOT_OPENING:
-                raise
-
-    async def close(self, peer_id: str, channel_id: str) -> None:
-        """Drop a withheld channel (cln:A1); one that is gone already is fine.
+    async def close(self, peer_id: str, channel_id: str) -> bool:
+        """Drop a withheld channel (cln:A1); False if it was gone already.
 
         Whatever the journal says, lightningd has the last word on what may not be dropped (K-11): MustNotClose when its
         HTLCs are not resolved, OwedToClient when money has moved or its funding may be on its way. Or NodeError.
@@ -305,22 +186,13 @@ class Funder:
         found = await self.find(peer_id, channel_id)
         half_closed = found is not None and found["state"] in HALF_CLOSED and is_withheld(found)
         if found is None or (found["state"] not in (*USABLE, *OPENING) and not half_closed):
-            return  # K-14: left alone
+            return False  # K-14: left alone
         if not is_withheld(found) or holds_money_of_client(found):
             raise OwedToClient(found)
         if any(htlc["direction"] == "out" for htlc in found.get("htlcs", ())):
             raise MustNotClose(f"channel {channel_id} has HTLCs that are not resolved")
-        await self._rpc.call("close", {"id": channel_id, "unilateraltimeout": 1}, OPEN_TIMEOUT_S)
-
-    async def send_as_found(self, peer_id: str, found: dict[str, Any]) -> Channel:
-        """Put a channel's funding on chain from what lightningd itself keeps of it; the channel. Or NodeError."""
-        funding = found["funding"]
-        psbt: str = funding.get("psbt", "")
-        if is_withheld(found):
-            psbt = (await self._rpc.call("signpsbt", {"psbt": psbt}, OPEN_TIMEOUT_S))["signed_psbt"]
-        channel = Channel(found["channel_id"], psbt, found["funding_txid"])
-        await self.send(peer_id, channel)
-        return channel
+        await self._rpc.call("close", {"id": channel_id, "unilateraltimeout": 1}, CLOSE_TIMEOUT_S)
+        return True
 
     async def connect(self, peer_id: str) -> None:
         """Try to reach the client at an address lightningd knows."""

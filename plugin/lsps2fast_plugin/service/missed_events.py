@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from lsps2fast.actions import Channel
 from lsps2fast.errors import Lsps2Error
-from lsps2fast_plugin.service.funding import Funder, is_withheld
+from lsps2fast_plugin.service.broadcast import Broadcaster
+from lsps2fast_plugin.service.funding import ChannelGone, Funder, is_withheld
 from lsps2fast_plugin.service.reconcile import SETTLED, Snapshot, is_alive, resolved_rows
 from lsps2fast_plugin.service.session_store import StoredSession
 
@@ -46,6 +47,7 @@ class MissedEventPoller:
         self,
         *,
         funder: Funder,
+        broadcaster: Broadcaster,
         waiting: Callable[[], dict[SessionKey, StoredSession]],
         snapshot: Callable[[Iterable[StoredSession]], Awaitable[Snapshot]],
         told: Callable[[tuple[int, int], bool], None],
@@ -57,6 +59,7 @@ class MissedEventPoller:
         `snapshot(records)`: as of `Reconciler`; `told(part, settled)` and `closed(channel_id)` take what was found.
         """
         self._funder = funder
+        self._broadcaster = broadcaster
         self._waiting = waiting
         self._snapshot = snapshot
         self._told = told
@@ -104,7 +107,10 @@ class MissedEventPoller:
             if found is None or "short_channel_id" in found or age > MOST_BLOCKS:
                 self._fundings.pop(channel_id, None)
             else:
-                await self._funder.send(funding.peer_id, funding.channel)
+                await self._broadcaster.send(funding.peer_id, funding.channel)
+        except ChannelGone as gone:
+            self._fundings.pop(channel_id, None)
+            self._alarm(f"funding {funding.channel.funding_txid} is not sent again: {gone}")
         except Lsps2Error as error:
             self._say(f"sending the funding of channel {channel_id} again: {error}", "warn")
         if age >= ALARM_AFTER_BLOCKS and channel_id in self._fundings and not funding.alarmed:

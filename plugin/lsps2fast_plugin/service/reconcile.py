@@ -209,7 +209,7 @@ def first_orders(verdict: Verdict, jit_scid: int, state: str | None) -> tuple[or
     orders: list[order.Action] = []
     if channel is None:
         return ()
-    needed = not verdict.sent and (not verdict.gone or state == "BROADCASTING")  # what is gone has freed its coins
+    needed = not verdict.sent and not verdict.gone  # what is gone has freed its coins (rule:23)
     if state is not None and journal.funding is not None and needed:
         # Its 72 blocks may be over, or be over with the next block (trap:8).
         orders.append(order.RenewInputs(jit_scid, payment_hash, journal.funding))

@@ -9,6 +9,7 @@ from .channels import End, Htlc, feature_names, type_json
 
 if TYPE_CHECKING:
     from .lightningd import Node
+    from .party import Party
 
 COUNTERS = (
     "in_payments_offered",
@@ -74,6 +75,14 @@ def channel_row(end: End) -> dict[str, Any]:
     if end.closer:
         row["closer"] = end.closer
     return row | _money(end) | _traffic(end)
+
+
+def opening_row(node: Node, peer: Party) -> dict[str, Any]:
+    """The entry of listpeerchannels for an open under way, which has no channel_id yet."""
+    amount_msat = node.openings.asked_sat[peer.node_id] * 1000
+    row: dict[str, Any] = {"peer_id": peer.node_id, "peer_connected": True, "state": "OPENINGD"}
+    row |= {"owner": "lightning_openingd", "opener": "local"}
+    return row | {"to_us_msat": amount_msat, "total_msat": amount_msat, "features": []}
 
 
 def _funding(end: End) -> dict[str, Any]:

@@ -88,7 +88,10 @@ def listpeerchannels(node: Node, id: Any = None, short_channel_id: Any = None, c
         and (short_channel_id is None or short_channel_id in end.names())
         and channel_id in (None, end.channel.channel_id)
     ]
-    return {"channels": [listings.channel_row(end) for end in ends]}
+    rows = [listings.channel_row(end) for end in ends]
+    if short_channel_id is None and channel_id is None:
+        rows += [listings.opening_row(node, peer) for peer in node.openings.under_way() if id in (None, peer.node_id)]
+    return {"channels": rows}
 
 
 @method("listclosedchannels", "[id]")

@@ -44,6 +44,7 @@ class Openings:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.starting: set[str] = set()
+        self.asked_sat: dict[str, int] = {}  # of the open under way with each peer
         self.pending: dict[str, Pending] = {}
         self._ends: dict[str, asyncio.Future[RpcError]] = {}  # of opens that wait for the peer
         self._made = 0
@@ -88,6 +89,7 @@ class Openings:
             to_self_delay=self.node.to_self_delay,
         )
         self.starting.add(peer_id)
+        self.asked_sat[peer_id] = amount_sat
         try:
             answer = await self._unless_ended(peer_id, self._ask(peer, request))
         finally:
@@ -268,6 +270,12 @@ class Openings:
             raise RpcError(CANCEL_NOT_SAFE, why)
         closing.forget_cancelled(self.node, end)
         return {"cancelled": "Channel open canceled by RPC(after fundchannel_complete)"}
+
+    def under_way(self) -> list[Party]:
+        """Peers with which an open of ours is under way."""
+        return [
+            peer for peer_id, peer in self.node.links.items() if peer_id in self.starting or peer_id in self.pending
+        ]
 
     def peer_lost(self, peer: Party) -> None:
         """The line to a peer is cut; a cancel that waits is never answered, as in lightningd."""

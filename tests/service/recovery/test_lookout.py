@@ -10,6 +10,7 @@ import pytest
 
 from lsps2fast.actions import Channel
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.missed_events import (
     ALARM_AFTER_BLOCKS,
@@ -44,6 +45,7 @@ class Node:
         self.height = 100
         self.lookout = MissedEventPoller(
             funder=cast(Funder, self),
+            broadcaster=cast(Broadcaster, self),
             waiting=lambda: self.waiting,
             snapshot=self.snapshot,
             told=lambda part, settled: self.told.append((part, settled)),

@@ -13,9 +13,10 @@ from typing import Final
 from lsps2fast import actions as order
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.service import app
+from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.executor import ActionExecutor
-from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
+from lsps2fast_plugin.service.opening import Opener
 
 SKIMMED_MSAT = 1
 SHRUNK_TO = 1 / 20  # of the channel that the payment needs
@@ -31,14 +32,14 @@ class SkimmingParts(HeldHtlcs):
         super().forward(skimmed, channel_id)
 
 
-class WithholdingFunder(Funder):
+class WithholdingBroadcaster(Broadcaster):
     """Says that the funding is sent, and keeps it."""
 
     async def send(self, peer_id: str, channel: order.Channel) -> str:
         return channel.funding_txid
 
 
-class ResizingFunder(Funder):
+class ResizingOpener(Opener):
     """Opens a channel too small for the payment it was sold for."""
 
     async def open(
@@ -62,8 +63,8 @@ class LateEffects(ActionExecutor):
 
 VICES: Final[dict[str, type]] = {
     "skim": SkimmingParts,
-    "withhold": WithholdingFunder,
-    "resize": ResizingFunder,
+    "withhold": WithholdingBroadcaster,
+    "resize": ResizingOpener,
     "late": LateEffects,
 }
 

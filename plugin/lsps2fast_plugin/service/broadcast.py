@@ -1,0 +1,177 @@
+"""Puts fundings on chain, and only those of channels that lightningd still has (rule:23).
+
+lightningd deletes a withheld channel the moment its peer sends an error or the channel is closed, and frees the coins
+of its funding (cln:N2). A funding sent after that pays an output that no channel owns. Nothing in lightningd
+prevents it: `reserveinputs`, `signpsbt` and `sendpsbt` know coins, not channels.
+
+So the order is always: the coins are reserved, *then* the channel is looked up, *then* the funding is sent, and nothing
+reserves these coins between the look and the sending. A channel that goes after the look has freed its coins, and
+`sendpsbt` refuses coins that are not reserved. `sendpsbt` is called in one place, which asks for a `ProofOfLife`; only
+`Broadcaster.look` makes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from lsps2fast.actions import Channel, Funding
+from lsps2fast.errors import NodeError
+from lsps2fast_plugin.cln.late_replies import Late
+from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.service.coins import RESERVE_BLOCKS, Coins
+from lsps2fast_plugin.service.funding import (
+    OPENING,
+    USABLE,
+    ChannelGone,
+    holds_money_of_client,
+    is_withheld,
+)
+
+NOT_RESERVED: Final = "is not reserved"  # of signpsbt and sendpsbt (cln:O1)
+NOT_SIGNED: Final = "PSBT not finalizeable"
+KNOWN_TO_BITCOIND: Final = (
+    "already in utxo set",
+    "already in block chain",
+    "txn-already-in-mempool",
+    "txn-already-known",
+)
+ROUNDS: Final = 4  # look and send; reserve again, look and send; sign, look and send; once more
+_SEAL: Final = object()
+
+
+class ProofOfLife:
+    """A moment ago lightningd had this channel. Made by `Broadcaster.look` alone."""
+
+    __slots__ = ("channel_id", "is_on_chain")
+
+    def __init__(self, seal: object, channel_id: str, is_on_chain: bool) -> None:
+        """`is_on_chain`: a block has its funding, or it was closed after that was sent: nothing is left to do."""
+        if seal is not _SEAL:
+            raise TypeError("a proof of life comes from Broadcaster.look")
+        self.channel_id = channel_id
+        self.is_on_chain = is_on_chain
+
+
+class Broadcaster:
+    """Sends fundings and keeps their coins reserved."""
+
+    def __init__(self, rpc: Rpc, coins: Coins) -> None:
+        self._rpc = rpc
+        self._coins = coins
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._reserved_again: dict[str, str] = {}  # channel id: PSBT whose coins we reserved here
+
+    def _alone(self, channel_id: str) -> asyncio.Lock:
+        """Return the lock under which coins of this channel are reserved or its funding is sent."""
+        return self._locks.setdefault(channel_id, asyncio.Lock())
+
+    async def look(self, peer_id: str, channel_id: str) -> ProofOfLife:
+        """Ask lightningd for this channel.
+
+        Raises ChannelGone if it was deleted, is unknown, or is being closed before its funding was sent and before the
+        client had money in it; NodeError if lightningd does not say.
+        """
+        rows = (await self._rpc.call("listpeerchannels", {"id": peer_id}))["channels"]
+        row = next((row for row in rows if row.get("channel_id") == channel_id), None)
+        if row is not None:
+            if is_withheld(row) and row["state"] not in (*USABLE, *OPENING) and not holds_money_of_client(row):
+                raise ChannelGone(f"channel {channel_id} is {row['state']}, its funding was not sent")
+            return ProofOfLife(_SEAL, channel_id, not is_withheld(row) and "short_channel_id" in row)
+        closed = (await self._rpc.call("listclosedchannels", {"id": peer_id}))["closedchannels"]
+        row = next((row for row in closed if row.get("channel_id") == channel_id), None)
+        if row is None:
+            raise ChannelGone(f"lightningd knows no channel {channel_id}")
+        if _was_never_sent(row):
+            raise ChannelGone(f"channel {channel_id} was deleted before its funding was sent")
+        return ProofOfLife(_SEAL, channel_id, True)
+
+    async def send(self, peer_id: str, channel: Channel) -> str:
+        """Put the funding on chain and return its txid. May be repeated.
+
+        lightningd clears `withheld` before it asks bitcoind, and never asks again for a zero-conf channel. So that flag
+        proves nothing: only a good answer does, bitcoind's word that it has it already (cln:O6), or a confirmation.
+        Raises ChannelGone if nothing may be sent any more, NodeError as long as bitcoind does not have it.
+        """
+        async with self._alone(channel.channel_id):
+            try:
+                return await self._send(peer_id, channel)
+            except ChannelGone:
+                await self._give_back(channel.channel_id)
+                raise
+
+    async def _send(self, peer_id: str, channel: Channel) -> str:
+        psbt = channel.signed_psbt
+        for left in reversed(range(ROUNDS)):
+            life = await self.look(peer_id, channel.channel_id)
+            if life.is_on_chain:
+                break
+            try:
+                return await self._put_on_chain(life, psbt)
+            except NodeError as error:
+                if any(words in error.message for words in KNOWN_TO_BITCOIND):
+                    break
+                if not left:
+                    raise
+                psbt = await self._mend(error, life, psbt)
+        return channel.funding_txid
+
+    async def _put_on_chain(self, life: ProofOfLife, psbt: str) -> str:
+        """Call `sendpsbt`. The proof must be of the look right before."""
+        if not isinstance(life, ProofOfLife):
+            raise TypeError("no funding is sent without a proof that its channel lives")
+        answer = await self._rpc.call("sendpsbt", {"psbt": psbt})
+        txid: str = answer["txid"]
+        return txid
+
+    async def _mend(self, error: NodeError, life: ProofOfLife, psbt: str) -> str:
+        """Do what `sendpsbt` says is missing and return the PSBT to send; the channel must be looked up again."""
+        try:
+            if NOT_SIGNED in error.message:  # the built-in plugin journals what it has not signed yet
+                return str((await self._rpc.call("signpsbt", {"psbt": psbt}))["signed_psbt"])
+            raise error
+        except NodeError as cause:
+            if NOT_RESERVED not in cause.message:
+                raise
+        # trap:8: their time was over, or lightningd freed them with the channel: the look that follows says which.
+        again = {"psbt": psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
+        await self._rpc.call("reserveinputs", again, late=partial(self._note_reserved, life.channel_id, psbt))
+        self._note_reserved(life.channel_id, psbt)
+        return psbt
+
+    def _note_reserved(self, channel_id: str, psbt: str) -> None:
+        self._reserved_again[channel_id] = psbt
+
+    async def _give_back(self, channel_id: str) -> None:
+        """Free coins that were reserved here for a channel that is gone. Raises NodeError."""
+        if psbt := self._reserved_again.get(channel_id):
+            await self._rpc.call("unreserveinputs", {"psbt": psbt, "reserve": RESERVE_BLOCKS})
+            del self._reserved_again[channel_id]
+
+    async def send_as_found(self, peer_id: str, found: dict[str, Any]) -> Channel:
+        """Put a channel's funding on chain from what lightningd itself keeps of it. Raises ChannelGone or NodeError."""
+        channel = Channel(found["channel_id"], found["funding"].get("psbt", ""), found["funding_txid"])
+        await self.send(peer_id, channel)
+        return channel
+
+    async def renew(
+        self, jit_scid: int, funding: Funding, peer_id: str, channel_id: str | None, late: Late | None = None
+    ) -> None:
+        """Reserve the coins of this channel, or of one that is being opened, for longer.
+
+        Raises ChannelGone or NodeError.
+        """
+        if channel_id is None:
+            await self._coins.renew(jit_scid, funding, late)
+            return
+        async with self._alone(channel_id):
+            if not (await self.look(peer_id, channel_id)).is_on_chain:
+                await self._coins.renew(jit_scid, funding, late)
+
+
+def _was_never_sent(closed: dict[str, Any]) -> bool:
+    """Whether this row of listclosedchannels is of a channel whose funding nobody sent."""
+    withheld = closed.get("funding_withheld")
+    return bool(withheld) if withheld is not None else "short_channel_id" not in closed

@@ -1,0 +1,155 @@
+"""Opens one channel at lightningd, its funding withheld, and ends an open that does not become a channel.
+
+A refused or failed `fundchannel_start` has ended the open: nothing is left to cancel. `fundchannel_cancel` without an
+open under way takes the first channel of the peer that awaits lock-in, whoever made it (cln:N1), so it is called
+only while lightningd lists an open of ours and no channel of that peer that it could take instead (rule:26). A peer
+that keeps silent inside the open is disconnected (people:S13): `openingd` listens to the peer and hears no cancel.
+
+Nothing is decided here: every function either returns what came out or raises one of the errors below, and may be
+called again. What a call that got no answer has done is found out by looking (K-13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from lsps2fast.actions import Channel, Funding, Limits
+from lsps2fast.errors import AnswerPending, Lsps2Error, NodeError, NodeUnreachable
+from lsps2fast_plugin.cln.late_replies import Late
+from lsps2fast_plugin.cln.psbt import inputs_of
+from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.service.funding import ChannelGone, is_withheld, limits_of
+
+SILENCE_S: Final = 30.0  # for one answer of the peer inside an open (K-22)
+UNDO_TIMEOUT_S: Final = 10.0  # for a call that ends an open
+CANCEL_ANSWERED: Final = (306, 307, 308)  # no such peer, nothing to cancel, not safe: asking again changes nothing
+UNCOMMITTED: Final = "OPENINGD"
+AWAITING_LOCKIN: Final = ("CHANNELD_AWAITING_LOCKIN", "DUALOPEND_AWAITING_LOCKIN")
+
+
+class RefusedByClient(Lsps2Error):
+    """The client answered the open with an error message (O-08)."""
+
+
+def funding_txid(channel_id: str, outnum: int) -> str:
+    """Return the funding txid of a v1 channel id, which is txid XOR output index (BOLT 2), as people write txids."""
+    raw = bytearray.fromhex(channel_id)
+    raw[30] ^= outnum >> 8
+    raw[31] ^= outnum & 0xFF
+    return raw[::-1].hex()
+
+
+def is_funded_by(row: Mapping[str, Any], funding: Funding) -> bool:
+    """Whether this row of listpeerchannels is a withheld channel that spends these coins, and so is ours."""
+    if not is_withheld(row) or row.get("opener") != "local":
+        return False
+    try:
+        return set(inputs_of(row["funding"].get("psbt", ""))) == set(funding.inputs)
+    except ValueError:
+        return False
+
+
+class Opener:
+    """Opens channels at one lightningd. One open at a time with a peer: the caller sees to that (O-19)."""
+
+    def __init__(self, rpc: Rpc, zero_reserve: Callable[[str], bool]) -> None:
+        """`zero_reserve(peer_id)`: ask this peer for no reserve of ours (O-18, opt-in)."""
+        self._rpc = rpc
+        self._zero_reserve = zero_reserve
+
+    async def open(self, peer_id: str, funding: Funding, late: Late | None = None, *, look: bool = True) -> Channel:
+        """Negotiate, sign and complete; the funding is withheld until it is sent.
+
+        `look`: also return what the channel allows, if lightningd knows (O-05), for its funding is sent before it is
+        usable. `late` is called when a step that was given up has been carried out after all (see `Rpc.call`).
+        Raises RefusedByClient, ChannelGone (signed by the client and gone again) or NodeError. Then no open of ours is
+        under way any more, unless lightningd answers nothing at all.
+        """
+        try:
+            channel = await self._negotiate(peer_id, funding, late)
+        except AnswerPending:  # of the two calls that wait for the peer, or of a signer that sleeps
+            await self.hang_up(peer_id)
+            raise
+        except NodeError as error:
+            if error.message.startswith("They sent "):
+                raise RefusedByClient(error.message) from error
+            await self.end(peer_id, funding)
+            raise
+        return channel._replace(limits=await self._first_limits(peer_id, channel.channel_id)) if look else channel
+
+    async def _negotiate(self, peer_id: str, funding: Funding, late: Late | None) -> Channel:
+        start: dict[str, Any] = {
+            "id": peer_id,
+            "amount": funding.capacity_sat,
+            "mindepth": 0,
+            "channel_type": list(funding.channel_type),
+            "announce": False,
+        }
+        if self._zero_reserve(peer_id):
+            start["reserve"] = 0
+        address = (await self._rpc.call("fundchannel_start", start, SILENCE_S, late))["funding_address"]
+        output = {"satoshi": funding.capacity_sat, "initialpsbt": funding.psbt, "destination": address}
+        with_output = await self._rpc.call("addpsbtoutput", output)
+        psbt = with_output["psbt"]
+        # Signed before there is a channel: whatever can fail locally fails while it costs nothing (O-21).
+        signed = await self._rpc.call("signpsbt", {"psbt": psbt})
+        complete = {"id": peer_id, "psbt": psbt, "withhold": True}
+        channel_id: str = (await self._rpc.call("fundchannel_complete", complete, SILENCE_S, late))["channel_id"]
+        return Channel(channel_id, signed["signed_psbt"], funding_txid(channel_id, with_output["outnum"]))
+
+    async def _first_limits(self, peer_id: str, channel_id: str) -> Limits | None:
+        """Return what is known right after the open; None when lightningd does not say: it will be asked again.
+
+        Raises ChannelGone when it says that there is no such channel any more (rule:23).
+        """
+        try:
+            rows = await self._rows(peer_id)
+        except NodeError:
+            return None
+        row = next((row for row in rows if row.get("channel_id") == channel_id), None)
+        if row is None:
+            raise ChannelGone(f"channel {channel_id} is gone as soon as it was signed")
+        return limits_of(row)
+
+    async def _rows(self, peer_id: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = (await self._rpc.call("listpeerchannels", {"id": peer_id}))["channels"]
+        return rows
+
+    # Ending an open --------------------------------------------------------------------------------
+
+    async def end(self, peer_id: str, funding: Funding) -> None:
+        """End the open of this channel if it is under way. Raises NodeUnreachable if lightningd does not answer."""
+        rows = await self._rows(peer_id)
+        if not any(_is_this_open(row, funding) for row in rows):
+            return
+        if any(row["state"] in AWAITING_LOCKIN for row in rows):  # a cancel that comes too late would take it (cln:N1)
+            await self.hang_up(peer_id)
+            return
+        try:
+            await self._rpc.call("fundchannel_cancel", {"id": peer_id}, UNDO_TIMEOUT_S)
+        except NodeUnreachable:
+            await self.hang_up(peer_id)
+        except NodeError as error:
+            if error.code not in CANCEL_ANSWERED:
+                await self.hang_up(peer_id)
+            elif any(_is_this_open(row, funding) for row in await self._rows(peer_id)):
+                await self.hang_up(peer_id)  # it waits for the peer's first answer: not to be cancelled yet
+
+    async def hang_up(self, peer_id: str) -> None:
+        """Disconnect the peer: that ends the open, and other channels live on. Raises NodeUnreachable."""
+        try:
+            await self._rpc.call("disconnect", {"id": peer_id, "force": True}, UNDO_TIMEOUT_S)
+        except NodeUnreachable:
+            raise
+        except NodeError:
+            pass  # it is not connected
+
+    async def made_of(self, peer_id: str, funding: Funding) -> list[dict[str, Any]]:
+        """Return withheld channels that spend these coins: a call whose answer was lost made them. Or NodeError."""
+        return [row for row in await self._rows(peer_id) if is_funded_by(row, funding)]
+
+
+def _is_this_open(row: Mapping[str, Any], funding: Funding) -> bool:
+    ours = row["state"] == UNCOMMITTED and row.get("opener") == "local"
+    return ours and row.get("total_msat") == funding.capacity_sat * 1000
