@@ -99,11 +99,11 @@ def _from_text(text: str) -> tuple[str, list[int]]:
     text = text.lower()
     at = text.rfind("1")
     if at < 1 or at + 7 > len(text):
-        raise MalformedInvoice("no bech32 separator where one must be", max(at, 0))
+        raise MalformedInvoice("the bech32 separator is missing", max(at, 0))
     words = []
     for place, char in enumerate(text[at + 1 :], at + 1):
         if char not in _REVERSE:
-            raise MalformedInvoice(f"{char!r} is no bech32 character", place)
+            raise MalformedInvoice(f"{char!r} is not a bech32 character", place)
         words.append(_REVERSE[char])
     if _checksum(text[:at], words) != 1:
         raise MalformedInvoice("wrong checksum", at)
@@ -222,7 +222,7 @@ def encode(invoice: Invoice, sign: Callable[[bytes], bytes] | None = None) -> st
 def _read_prefix(prefix: str) -> tuple[str, int | None]:
     match = _PREFIX.fullmatch(prefix)
     if match is None:
-        raise MalformedInvoice(f"{prefix!r} is no prefix of a known network with an amount", 0)
+        raise MalformedInvoice(f"{prefix!r} is not the prefix of a known network with an amount", 0)
     currency, digits, letter = match.groups()
     if digits is None:
         return currency, None

@@ -100,11 +100,11 @@ def test_what_is_no_bech32_is_refused(text: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("prefix", "why"),
     [
-        ("lnxx", "no prefix"),
-        ("lnbc2500x", "no prefix"),
-        ("lnbc01u", "no prefix"),
-        ("lnbc1.5", "no prefix"),
-        ("bc20m", "no prefix"),
+        ("lnxx", "not the prefix"),
+        ("lnbc2500x", "not the prefix"),
+        ("lnbc01u", "not the prefix"),
+        ("lnbc1.5", "not the prefix"),
+        ("bc20m", "not the prefix"),
         ("lnbc2500000001p", "below one"),
         ("lnbc0u", "out of range"),
         ("lnbc99999999999999999999", "out of range"),

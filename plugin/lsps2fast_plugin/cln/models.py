@@ -257,7 +257,7 @@ def _scids(*texts: str | None) -> tuple[int, ...]:
     try:
         return tuple(dict.fromkeys(tlv.scid_from_str(text) for text in texts if text))
     except MalformedTlv as error:
-        raise NodeUnreachable("listpeerchannels", f"a scid that is none: {texts}: {error}") from error
+        raise NodeUnreachable("listpeerchannels", f"not a scid: {texts}: {error}") from error
 
 
 def read(kind: type[Row], row: object, method: str) -> Row:

@@ -121,7 +121,7 @@ class _Link:
             return late()
         waiting = self._waiting.get(call_id)
         if waiting is None:
-            return self._say(f"an answer nobody waits for, ignored: {frame[:200]!r}")
+            return self._say(f"an unexpected answer, ignored: {frame[:200]!r}")
         method, future = waiting
         outcome = _outcome(method, answer)
         if future.done():

@@ -124,7 +124,7 @@ def _int(value: Any, name: str) -> int:
     try:
         number = int(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"{name}={value!r} is no whole number; give one from {least} to {most}") from None
+        raise ConfigError(f"{name}={value!r} is not a whole number; give one from {least} to {most}") from None
     if not least <= number <= most:
         raise ConfigError(f"{name}={number} is out of range; give a number from {least} to {most}")
     return number

@@ -36,7 +36,7 @@ def new_scid(random64: Callable[[], int], taken: Callable[[int], bool]) -> int:
         scid = random64()
         if SCID_FIRST_BLOCK <= scid >> 40 < SCID_END_BLOCK and not taken(scid):
             return scid
-    raise ProtocolBug(f"no usable scid in {_SCID_DRAWS} draws: the random numbers are not random")
+    raise ProtocolBug(f"no usable scid in {_SCID_DRAWS} draws: the random numbers repeat")
 
 
 class Buy(msgspec.Struct, frozen=True):
@@ -158,9 +158,9 @@ class BuyRegistry:
         mine = self.open_count(peer_id)
         crowded = self._open_total >= self._limits.buys_total * 4 // 5
         if mine >= self._limits.buys_per_peer:
-            raise client_rejected("too many open buys of yours, use or let expire one of them")
+            raise client_rejected("you have too many unused buys; use one, or wait until one ends")
         if self._open_total >= self._limits.buys_total or (crowded and mine > 0):
-            raise client_rejected("too many open buys at this node, try again later")
+            raise client_rejected("this node has too many unused buys; try again later")
 
     def check_buy(
         self,

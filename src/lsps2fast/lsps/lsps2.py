@@ -167,7 +167,7 @@ def parse_scid(value: object, name: str = "scid") -> int:
 def format_scid(scid: int) -> str:
     """`BLOCKxTXxOUT` of a u64. Raises ProtocolBug outside u64."""
     if not 0 <= scid <= U64_MAX:
-        raise ProtocolBug(f"{scid} is no short channel id")
+        raise ProtocolBug(f"{scid} is not a short channel id")
     return f"{scid >> 40}x{scid >> 16 & 0xFFFFFF}x{scid & 0xFFFF}"
 
 

@@ -78,12 +78,12 @@ def test_the_smallest_file_takes_our_defaults() -> None:
     ("added", "line", "words"),
     [
         ("validty_s = 3600", 4, "fee_line 1, validty_s: unknown key; did you mean validity_s?"),
-        ("validity_s = 540", 4, "540 will not do: expected int >= 600"),  # G-06: 9 minutes
+        ("validity_s = 540", 4, "540 is not allowed: expected int >= 600"),  # G-06: 9 minutes
         ("validity_s = 3600.0", 4, "got float"),
         ("validity_s = true", 4, "got bool"),
         ("validity_s = '3600'", 4, "got str"),
         ("min_payment_size_msat = -1", 4, "expected int >= 0"),
-        ("max_payment_size_msat = 99999999999999999999999999", 4, "will not do"),
+        ("max_payment_size_msat = 99999999999999999999999999", 4, "is not allowed"),
         ("max_payment_size_msat = 1_000_000", 1, "min_payment_size_msat is above max_payment_size_msat"),
         ("min_payment_size_msat = 1\nmax_payment_size_msat = 2_000_000", 1, "does not exceed min_fee_msat"),
         ("max_payment_size_msat = 10\n[[fee_line.band]]\nup_to_msat = 20", 4, "leave it out"),
@@ -114,7 +114,7 @@ def test_the_smallest_file_takes_our_defaults() -> None:
         ("[[token]]\ntoken = 's3cret'\nfee_line = []", 6, "at least one line"),
         ("[[token]]\ntoken = 's3cret'\nfee_line = [{min_fee_msat = 1}]", 6, "token 1, fee_line 1: proportional_ppm"),
         ("[token]\ntoken = 's3cret'", 4, "[[token]] with two brackets"),
-        ("min_payment_size_msat = 0x" + "f" * 5_000, 4, "this value will not do"),
+        ("min_payment_size_msat = 0x" + "f" * 5_000, 4, "this value is not allowed"),
         ("x = ", 4, "Invalid value"),
         ("min_fee_msat = 3", 4, "Cannot overwrite"),
         ("x = 'open", 4, ""),

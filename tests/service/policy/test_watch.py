@@ -70,7 +70,7 @@ def test_a_change_is_in_force_without_a_restart(watched: Watched) -> None:
     ("text", "words"),
     [
         (MINIMAL + "validty_s = 1", "line 4: fee_line 1, validty_s: unknown key; did you mean validity_s?"),
-        (MINIMAL.encode() + b"# \xff", "line 4: a byte that is no UTF-8"),
+        (MINIMAL.encode() + b"# \xff", "line 4: a byte that is not UTF-8"),
         (b"", "there is no [[fee_line]]"),
         (MINIMAL + "#" * MAX_FILE_BYTES, f"{MAX_FILE_BYTES} is the most"),
     ],
@@ -128,7 +128,7 @@ def test_a_pipe_in_place_of_the_file_does_not_stop_us(watched: Watched) -> None:
     watched.path.unlink()
     os.mkfifo(watched.path)
     assert watched.min_fee_msat() is None
-    assert "no regular file" in watched.log.text()
+    assert "not a regular file" in watched.log.text()
 
 
 @pytest.mark.parametrize("name", ["none.toml", "."])

@@ -74,7 +74,7 @@ class ExternalPolicy:
         timeout_s: float = TIMEOUT_S,
         max_calls: int = MAX_CALLS,
     ) -> None:
-        """`now_ms` is the monotonic clock; `say(text, level)` hears of every change between working and not."""
+        """`now_ms` is the monotonic clock; `say(text, level)` is told when it stops working and when it works again."""
         self._rpc = rpc
         self._now_ms = now_ms
         self._say = say

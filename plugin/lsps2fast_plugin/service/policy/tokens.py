@@ -28,7 +28,7 @@ def _read_uses(value: Any) -> int:
         raise ValueError(f"version {value.get('version') if isinstance(value, dict) else value!r} is not {VERSION}")
     uses = value["uses"]
     if type(uses) is not int or not 0 <= uses <= MOST_USES:
-        raise ValueError(f"{uses!r} is no count")
+        raise ValueError(f"{uses!r} is not a count")
     return uses
 
 

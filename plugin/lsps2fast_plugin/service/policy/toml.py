@@ -175,7 +175,7 @@ class Source:
         key = match[1]
         what = what[:1].lower() + what[1:]
         given = "this text" if key in HIDDEN else _short(table[key])
-        return self.fail((*path, key), f"{given} will not do: {what}; it is {meaning[key]}")
+        return self.fail((*path, key), f"{given} is not allowed: {what}; it is {meaning[key]}")
 
 
 def _short(value: Any) -> str:

@@ -28,10 +28,10 @@ class Signature(NamedTuple):
 
 
 def _signature(path: str) -> Signature:
-    """Raises OSError also for what is no regular file: opening a pipe would wait for ever."""
+    """Raises OSError also for what is not a regular file: opening a pipe would wait for ever."""
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(f"{path} is no regular file")
+        raise OSError(f"{path} is not a regular file")
     if found.st_size > MAX_FILE_BYTES:
         raise OSError(f"{path} has {found.st_size} bytes; {MAX_FILE_BYTES} is the most")
     return Signature(found.st_mtime_ns, found.st_size, found.st_ino)
@@ -42,14 +42,14 @@ def _decode(data: bytes, path: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}, line {line}: a byte that is no UTF-8; save the file as UTF-8") from None
+        raise ConfigError(f"{path}, line {line}: a byte that is not UTF-8; save the file as UTF-8") from None
 
 
 class PolicyFile:
     """One file. `load` it at the start, `poll` it every few seconds: the caller has the clock."""
 
     def __init__(self, path: str, say: Callable[[str, str], None], refusals: Refusals) -> None:
-        """`say(text, level)` hears of every reload and of every file that was refused."""
+        """`say(text, level)` is told of every reload and every file that was refused."""
         self.path = path
         self.refused: str | None = None  # why the file as it is now is not in force
         self._say = say
@@ -63,7 +63,7 @@ class PolicyFile:
         try:
             data = self._read(_signature(self.path), wall_ms)
         except OSError as error:
-            raise ConfigError(f"lsps2-policy-file cannot be read: {error}; mend the path or the file") from error
+            raise ConfigError(f"lsps2-policy-file cannot be read: {error}; correct the path or the file") from error
         return self._parse(data)
 
     def poll(self, wall_ms: int) -> Rules | None:
