@@ -190,7 +190,7 @@ class Party:
     def books_msat(self) -> int:
         """Return everything this party owns: wallet, and its side of channels.
 
-        A channel whose funding is withheld counts as what it adds to the wallet that still holds the inputs: the
+        A channel whose funding is not on chain counts as what it adds to the wallet that still holds the inputs: the
         opener's claim less the capacity. A withheld channel that its opener gave up is worth nothing.
         """
         total = self.wallet.balance_sat() * 1000
@@ -205,7 +205,7 @@ class Party:
             return channel.on_chain.worth_msat(end)
         if channel.withheld and channel.opener.forgotten:
             return 0
-        if channel.withheld and end.opener:
+        if end.opener and not end.owner.chain.knows(channel.funding_txid):
             return end.to_us_msat - channel.capacity_sat * 1000
         return end.to_us_msat
 
