@@ -41,7 +41,7 @@ _GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 
 
 class MalformedInvoice(Malformed):
-    """A text that is no BOLT 11 invoice; `offset` counts characters."""
+    """A text that is not a BOLT 11 invoice; `offset` counts characters."""
 
 
 class Hint(NamedTuple):
@@ -55,7 +55,7 @@ class Hint(NamedTuple):
 
 
 class Invoice(NamedTuple):
-    """What an invoice says. `amount_msat` None: any. `features` are bit numbers. `payee` only after reading."""
+    """The fields of an invoice. `amount_msat` None: any. `features` are bit numbers. `payee` only after reading."""
 
     currency: str
     amount_msat: int | None
@@ -75,7 +75,7 @@ class Invoice(NamedTuple):
 
 
 def _checksum(prefix: str, words: Iterable[int]) -> int:
-    """The polynomial of BIP 173 over the expanded prefix and the words."""
+    """Return the polynomial of BIP 173 over the expanded prefix and the words."""
     total = 1
     expanded = [ord(char) >> 5 for char in prefix] + [0] + [ord(char) & 31 for char in prefix]
     for word in (*expanded, *words):
@@ -118,7 +118,7 @@ def _number(words: Iterable[int]) -> int:
 
 
 def _number_words(number: int, least: int = 1) -> list[int]:
-    """Big-endian words, as few as hold the number but at least `least`."""
+    """Return big-endian words, as few as hold the number but at least `least`."""
     count = max(least, -(-number.bit_length() // 5))
     return [number >> 5 * place & 31 for place in range(count - 1, -1, -1)]
 
@@ -129,13 +129,13 @@ def _byte_words(data: bytes) -> list[int]:
 
 
 def _bytes(words: Sequence[int]) -> bytes:
-    """The whole bytes in the words; up to seven bits of padding are dropped."""
+    """Return the whole bytes in the words; up to seven bits of padding are dropped."""
     spare = 5 * len(words) % 8
     return (_number(words) >> spare).to_bytes(5 * len(words) // 8, "big")
 
 
 def _signed_bytes(prefix: str, words: Sequence[int]) -> bytes:
-    """What the signature covers: the prefix, then the data padded with zeroes to whole bytes."""
+    """Return what the signature covers: the prefix, then the data padded with zeroes to whole bytes."""
     bits = 5 * len(words)
     count = -(-bits // 8)
     return prefix.encode() + (_number(words) << 8 * count - bits).to_bytes(count, "big")
@@ -145,7 +145,7 @@ def _signed_bytes(prefix: str, words: Sequence[int]) -> bytes:
 
 
 def payment_secret_for(preimage: bytes) -> bytes:
-    """The only payment secret lightningd accepts for this preimage: it derives it and stores none (I-07)."""
+    """Return the only payment secret lightningd accepts for this preimage: it derives it and stores none (I-07)."""
     return hashlib.sha256(bytes([preimage[0] ^ 1]) + preimage[1:]).digest()
 
 
@@ -188,7 +188,7 @@ def _data_words(invoice: Invoice) -> list[int]:
 
 
 def _check_writable(invoice: Invoice) -> None:
-    """ProtocolBug for what no invoice can say; what a person typed is checked before it gets here."""
+    """Raise ProtocolBug for fields that no invoice can have; user input is checked before."""
     amount_msat = invoice.amount_msat
     faults = {
         "currency": invoice.currency not in CURRENCIES.values(),
@@ -205,7 +205,8 @@ def _check_writable(invoice: Invoice) -> None:
 
 
 def encode(invoice: Invoice, sign: Callable[[bytes], bytes] | None = None) -> str:
-    """The invoice as text. `sign` makes 65 bytes (R, S, recovery id) from the 32 to sign; without it they are zero.
+    """Return the invoice as text. `sign` makes 65 bytes (R, S, recovery id) from the 32 to sign; without it they are
+    zero.
 
     `payee` and `other_fields` are not written. Raises ProtocolBug for values out of range.
     """
@@ -235,7 +236,7 @@ def _read_prefix(prefix: str) -> tuple[str, int | None]:
 
 
 def _read_fields(words: Sequence[int], at: int) -> list[tuple[str, Sequence[int]]]:
-    """All tagged fields; `at` is where `words` begin in the text, for the error."""
+    """Return all tagged fields; `at` is where `words` begin in the text, for the error."""
     fields: list[tuple[str, Sequence[int]]] = []
     place = 0
     while place < len(words):
@@ -275,7 +276,7 @@ def _text(words: Sequence[int]) -> str:
 
 
 def _recover(message: bytes, signature: bytes, node_id: bytes | None) -> bytes:
-    """Who signed; with an `n` field it must have been that key."""
+    """Return who signed; with an `n` field it must have been that key."""
     try:
         key = PublicKey.from_signature_and_message(signature, message)
     except Exception as error:  # coincurve raises bare Exception and ValueError

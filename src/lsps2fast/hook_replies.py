@@ -21,7 +21,7 @@ _ID = re.compile(rb'"[^"\\\x00-\x1f\x7f]*"|-?(?:0|[1-9][0-9]*)')
 
 
 def check_id(id_raw: bytes) -> None:
-    """ValueError unless the token can be echoed: a string without escapes or control characters, or an integer
+    """Raise ValueError unless the token can be echoed: a string without escapes or control characters, or an integer
     (cln:W9).
     """
     id_raw.decode()  # UnicodeDecodeError is a ValueError
@@ -47,13 +47,16 @@ def _check_extra(extra_tlvs_hex: str) -> None:
 
 
 def whole(id_raw: bytes, result_json: bytes) -> bytes:
-    """A frame around a result that was checked. ValueError for an id that cannot be echoed."""
+    """Return a frame around a result that was checked. Raises ValueError for an id that cannot be echoed."""
     check_id(id_raw)
     return b'{"jsonrpc":"2.0","id":' + id_raw + b',"result":' + result_json + b"}\n\n"
 
 
 def answer(id_raw: bytes, result_json: bytes) -> bytes:
-    """A whole frame that answers `id_raw` with any JSON object. ValueError for anything but one object on one line."""
+    """Return a whole frame that answers `id_raw` with any JSON object.
+
+    Raises ValueError for anything but one object on one line.
+    """
     if b"\n" in result_json or b"\r" in result_json:
         raise ValueError("a result must be one line")
     if not isinstance(json.loads(result_json), dict):  # JSONDecodeError and UnicodeDecodeError are ValueErrors
@@ -62,16 +65,19 @@ def answer(id_raw: bytes, result_json: bytes) -> bytes:
 
 
 def answer_fail(id_raw: bytes, failure_hex: str) -> bytes:
-    """A whole frame that fails the HTLC with a BOLT 4 failure message (hex, 2 to 256 bytes). ValueError otherwise."""
+    """Return a whole frame that fails the HTLC with a BOLT 4 failure message (hex, 2 to 256 bytes).
+
+    Raises ValueError otherwise.
+    """
     _check_hex("failure_message", failure_hex, 4, FAILURE_DIGITS)
     return whole(id_raw, f'{{"result":"fail","failure_message":"{failure_hex}"}}'.encode())
 
 
 def answer_forward(id_raw: bytes, payload_hex: str, channel_id: str, extra_tlvs_hex: str) -> bytes:
-    """A whole frame that sends the HTLC into `channel_id` with another onion payload (cln:H5).
+    """Return a whole frame that sends the HTLC into `channel_id` with another onion payload (cln:H5).
 
     `payload_hex` has no length prefix; `extra_tlvs_hex` is the whole TLV stream of the new update_add_htlc, "" for
-    none. ValueError when lightningd would abort on it.
+    none. Raises ValueError when lightningd would abort on it.
     """
     _check_hex("payload", payload_hex, 4, MOST_DIGITS)
     _check_hex("forward_to", channel_id, 64, 64)
@@ -81,9 +87,10 @@ def answer_forward(id_raw: bytes, payload_hex: str, channel_id: str, extra_tlvs_
 
 
 def answer_final(id_raw: bytes, payload_hex: str, invoice_msat: int | None) -> bytes:
-    """A whole frame that accepts the HTLC here with another onion payload, and the amount its invoice counts (cln:C2).
+    """Return a whole frame that accepts the HTLC here with another onion payload, and the amount its invoice counts
+    (cln:C2).
 
-    `payload_hex` has no length prefix; `invoice_msat` is left out when None. ValueError when it cannot be right.
+    `payload_hex` has no length prefix; `invoice_msat` is left out when None. Raises ValueError when it cannot be right.
     """
     _check_hex("payload", payload_hex, 4, MOST_DIGITS)
     if invoice_msat is None:

@@ -31,7 +31,7 @@ _FAILURE_AND_PAD: Final = 256
 
 
 class Peeled(NamedTuple):
-    """What one hop learns: its payload with the length prefix, the packet to pass on (None at the final hop), and
+    """One hop's view: its payload with the length prefix, the packet to pass on (None at the final hop), and
     the secret it shares with the payer."""
 
     payload: bytes
@@ -46,7 +46,7 @@ def hop_payload(
     payment_secret: bytes | None = None,
     total_msat: int | None = None,
 ) -> bytes:
-    """One hop's payload with its length prefix.
+    """Return one hop's payload with its length prefix.
 
     A forwarding hop gets `short_channel_id`, the final one `payment_secret` and the payment's `total_msat` (its own
     amount when left out). Raises MalformedTlv for numbers outside u64 (the expiry: u32).
@@ -65,7 +65,7 @@ def hop_payload(
 
 
 def build(session_key: bytes, hops: Sequence[tuple[bytes, bytes]], payment_hash: bytes) -> tuple[bytes, list[bytes]]:
-    """The packet for a route, and the secret shared with each hop (for `unwrap_failure`).
+    """Return the packet for a route, and the secret shared with each hop (for `unwrap_failure`).
 
     `hops`: public key (33 bytes) and payload with its length prefix of each hop, first hop first. `session_key`: 32
     bytes, new for every packet. Raises MalformedOnion when a key is no point or the payloads do not fit.
@@ -116,7 +116,7 @@ def peel(private_key: bytes, packet: bytes, payment_hash: bytes) -> Peeled:
 
 
 def _agree(session_key: bytes, public_keys: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
-    """The point to start the packet with, and the secret shared with each hop.
+    """Return the point to start the packet with, and the secret shared with each hop.
 
     The ephemeral key is blinded from hop to hop, so that hops cannot be linked by the points they see.
     """
@@ -132,7 +132,7 @@ def _agree(session_key: bytes, public_keys: Sequence[bytes]) -> tuple[bytes, lis
 
 
 def _shared_secret(private_key: PrivateKey, point: bytes) -> bytes:
-    """SHA-256 of the ECDH point."""
+    """Return SHA-256 of the ECDH point."""
     try:
         if len(point) != _PAYLOADS_AT - _POINT_AT:  # coincurve reads the 65-byte form too
             raise ValueError(f"point of {len(point)} bytes")
@@ -142,7 +142,7 @@ def _shared_secret(private_key: PrivateKey, point: bytes) -> bytes:
 
 
 def _filler(secrets: Sequence[bytes], sizes: Sequence[int]) -> bytes:
-    """The tail that the packet of the last hop has after all hops before it shifted theirs out.
+    """Return the tail that the packet of the last hop has after all hops before it shifted theirs out.
 
     The payer must know it, because the HMACs cover it. Each hop appends as many zeros as it takes out and masks them
     with what its key stream holds beyond the payloads.
@@ -155,7 +155,7 @@ def _filler(secrets: Sequence[bytes], sizes: Sequence[int]) -> bytes:
 
 
 def _payload_end(plain: bytes) -> int:
-    """Where the payload at the start of `plain` ends, by its length prefix."""
+    """Return where the payload at the start of `plain` ends, by its length prefix."""
     try:
         length, at = tlv.decode_bigsize(plain)
     except MalformedTlv as error:
@@ -175,7 +175,9 @@ def _check_payload(payload: bytes) -> None:
 
 
 def wrap_failure(shared_secret: bytes, failure: bytes) -> bytes:
-    """The failure onion of the hop that fails: `failure` is code and data, padded so that its length says little."""
+    """Return the failure onion of the hop that fails: `failure` is code and data,
+    padded so that its length says little.
+    """
     if len(failure) > 0xFFFF:
         raise MalformedOnion(f"failure of {len(failure)} bytes", _MAC)
     pad = max(0, _FAILURE_AND_PAD - len(failure))
@@ -184,12 +186,12 @@ def wrap_failure(shared_secret: bytes, failure: bytes) -> bytes:
 
 
 def relay_failure(shared_secret: bytes, blob: bytes) -> bytes:
-    """The failure onion as the next hop towards the payer must see it: one more layer on `blob`."""
+    """Return the failure onion as the next hop towards the payer must see it: one more layer on `blob`."""
     return _mask(b"ammag", shared_secret, blob)
 
 
 def unwrap_failure(shared_secrets: Sequence[bytes], blob: bytes) -> tuple[int, bytes]:
-    """Which hop failed (index into `shared_secrets`, the payer's first hop is 0) and its failure: code and data.
+    """Return which hop failed (index into `shared_secrets`, the payer's first hop is 0) and its failure: code and data.
 
     Raises MalformedOnion when no hop of the route wrote `blob`. It stops at the hop it found and so takes longer for
     a farther one; a wallet that wants to hide its distance goes on with dummy rounds (BOLT 4 asks for 27).
@@ -203,7 +205,7 @@ def unwrap_failure(shared_secrets: Sequence[bytes], blob: bytes) -> tuple[int, b
 
 
 def _failure_in(body: bytes) -> bytes:
-    """The failure in an authenticated body: u16 length, failure, u16 length of the pad, pad."""
+    """Return the failure in an authenticated body: u16 length, failure, u16 length of the pad, pad."""
     stop = 2 + int.from_bytes(body[:2], "big")
     if stop > len(body) or len(body) < 2:
         raise MalformedOnion(f"failure of {stop - 2} bytes cut short", _MAC)
@@ -214,15 +216,15 @@ def _failure_in(body: bytes) -> bytes:
 
 
 def _key(kind: bytes, secret: bytes) -> bytes:
-    """The 32-byte key for one purpose (`rho`, `mu`, `um`, `pad`, `ammag`)."""
+    """Return the 32-byte key for one purpose (`rho`, `mu`, `um`, `pad`, `ammag`)."""
     return hmac.digest(kind, secret, "sha256")
 
 
 def _mac(kind: bytes, secret: bytes, data: bytes) -> bytes:
-    """HMAC-SHA256 of `data` under the key for `kind`."""
+    """Return HMAC-SHA256 of `data` under the key for `kind`."""
     return hmac.digest(_key(kind, secret), data, "sha256")
 
 
 def _mask(kind: bytes, secret: bytes, data: bytes) -> bytes:
-    """`data` XOR the key stream for `kind`."""
+    """Return `data` XOR the key stream for `kind`."""
     return Cipher(ChaCha20(_key(kind, secret), _NONCE), None).encryptor().update(data)

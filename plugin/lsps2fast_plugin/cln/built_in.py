@@ -26,19 +26,19 @@ class Process(NamedTuple):
     words: tuple[str, ...]
 
     def runs(self, name: str) -> bool:
-        """Whether this is the program, or the script, of that name."""
+        """Return whether this is the program, or the script, of that name."""
         return any(Path(word).name == name for word in self.words[:2])
 
 
 def is_beside(name: str, pid: int) -> bool:
-    """Whether the lightningd above process `pid` also runs a plugin called `name`."""
+    """Return whether the lightningd above process `pid` also runs a plugin called `name`."""
     processes = _from_proc() if (PROC / "self").exists() else _from_ps()
     host = _lightningd_above(processes, pid)
     return any(process.parent == host and process.runs(name) for process in processes.values())
 
 
 def _lightningd_above(processes: dict[int, Process], pid: int) -> int | None:
-    """The nearest ancestor called lightningd: there may be a launcher between; without one the parent."""
+    """Return the nearest ancestor called lightningd: there may be a launcher between; without one the parent."""
     parent = above = processes[pid].parent if pid in processes else None
     while above in processes:
         if processes[above].runs("lightningd"):

@@ -22,7 +22,7 @@ LEAST_PERKW: Final = 253  # lightningd keeps its spike buffer for this rate, how
 
 
 def offers(features_hex: str, bit: int) -> bool:
-    """Return whether this even bit or its odd neighbour is set. ValueError for what is no hex."""
+    """Return whether this even bit or its odd neighbour is set. Raises ValueError for text that is not hex."""
     return bool(int(features_hex or "0", 16) >> bit & 3)
 
 

@@ -36,7 +36,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse(frame: bytes, *, unique: bool = False) -> dict[str, Any]:
-    """Return the object in a frame. ValueError when it is none, or has a key twice where that matters (`unique`)."""
+    """Return the object in a frame.
+
+    Raises ValueError when it is none, or has a key twice where that matters (`unique`).
+    """
     hook = _unique if unique else None
     value = json.loads(frame.decode(errors="replace"), strict=False, object_pairs_hook=hook)
     if not isinstance(value, dict):
@@ -59,7 +62,7 @@ def survives_pyln(call: dict[str, Any], id_raw: bytes) -> bool:
 
 
 def error_frame(id_raw: bytes, code: int, message: str) -> bytes:
-    """Return a whole frame that refuses a method call. ValueError for an id that cannot be echoed."""
+    """Return a whole frame that refuses a method call. Raises ValueError for an id that cannot be echoed."""
     check_id(id_raw)
     error = json.dumps({"code": code, "message": message}).encode()
     return b'{"jsonrpc":"2.0","id":' + id_raw + b',"error":' + error + b"}\n\n"
@@ -107,7 +110,7 @@ def _number_or_none(value: Any) -> int:
 
 
 def hop_of(call: dict[str, Any]) -> Hop:
-    """Return where an htlc_accepted call wants to go. ValueError when that cannot be told for sure."""
+    """Return where an htlc_accepted call wants to go. Raises ValueError when that cannot be told for sure."""
     params = _object(call.get("params"))
     onion, htlc = _object(params.get("onion")), _object(params.get("htlc"))
     scid = _string_or_none(onion.get("short_channel_id"))

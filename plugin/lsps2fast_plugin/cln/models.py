@@ -203,7 +203,7 @@ class WalletOutput(msgspec.Struct, frozen=True):
         return self.amount_msat // 1000
 
     def is_spendable(self, height: int) -> bool:
-        """Whether it has a block, and is old enough when it is a coinbase or a timelocked output."""
+        """Return whether it has a block, and is old enough when it is a coinbase or a timelocked output."""
         return self.status == "confirmed" and self.spendable_at <= height
 
 

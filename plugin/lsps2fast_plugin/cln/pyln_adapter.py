@@ -159,7 +159,7 @@ class PylnAdapter(abc.ABC):
         self.plugin.add_subscription(topic, call)
 
     def send(self, method: str, params: Params) -> None:
-        """Notify lightningd. TypeError for what JSON cannot hold."""
+        """Notify lightningd. Raises TypeError for what JSON cannot hold."""
         self.plugin.notify(method, params)
 
     # ---- frames

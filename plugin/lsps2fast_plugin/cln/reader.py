@@ -91,7 +91,10 @@ class HtlcFilter:
     )
 
     def __init__(self, *, final_hops: bool = False, compiled: bool | None = None) -> None:
-        """`compiled`: for the lane in C or the one in Python; by default C where it is there. ValueError if not."""
+        """`compiled`: for the lane in C or the one in Python; by default C where it is there.
+
+        Raises ValueError if not.
+        """
         self.final_hops = final_hops
         self._channels_loaded = False
         self._loaded = False

@@ -54,6 +54,8 @@ async def retry(
 
 
 def is_doubled(count: int, first: int) -> bool:
-    """Whether `count` is `first`, or twice, four times … as many: when to say again that something goes on failing."""
+    """Return whether `count` is `first`, or twice, four times … as many:
+    when to say again that something goes on failing.
+    """
     times, rest = divmod(count, first)
     return rest == 0 and times > 0 and times & (times - 1) == 0

@@ -26,7 +26,7 @@ class Chain:
         self.reorgs: list[int] = []  # heights from which blocks were replaced
 
     def hash_of(self, height: int) -> str:
-        """Each reorg below a height gives it another hash."""
+        """Return the hash of a height; each reorg below it gives it another."""
         branch = sum(height >= first for first in self.reorgs)
         return hashlib.sha256(b"block %d" % height + b" branch %d" % branch * bool(branch)).hexdigest()
 
@@ -66,7 +66,7 @@ class Chain:
         return txid
 
     def forget(self, txid: str) -> None:
-        """Drop a transaction and what spends it from the mempool, as bitcoind does when it is full; or KeyError."""
+        """Drop a transaction and what spends it from the mempool, as bitcoind does when it is full; raises KeyError."""
         tx = self.mempool.pop(txid)
         for child in [child for child, each in self.mempool.items() if any(spot[0] == txid for spot in each.inputs)]:
             self.forget(child)
@@ -84,7 +84,7 @@ class Chain:
         return self.submit(Tx(old.inputs, (Output(left_sat, script),), old.spent, self.height).sign(b"replacement"))
 
     def unwind(self, blocks: int) -> list[str]:
-        """The last blocks never were: what they held waits in the mempool again. Its txids."""
+        """Take the last blocks back: their transactions wait in the mempool again. Return their txids."""
         self.height -= blocks
         gone = [txid for txid, (height, _) in self.confirmed.items() if height > self.height]
         for txid in gone:
@@ -104,7 +104,7 @@ class Chain:
                 listener(self.height, self.hash_of(self.height))
 
     def knows(self, txid: str) -> bool:
-        """Whether it is in the mempool or in a block."""
+        """Return whether it is in the mempool or in a block."""
         return txid in self.mempool or txid in self.confirmed
 
     def depth(self, txid: str) -> int:

@@ -40,7 +40,7 @@ FEERATE_OFFSET_PERKW = 5  # what lightningd adds as the opener, commit-feerate-o
 
 
 def type_json(bits: tuple[int, ...]) -> dict[str, Any]:
-    """A channel type as lightningd shows it."""
+    """Return a channel type as lightningd shows it."""
     return {"bits": list(bits), "names": [NAMES[bit] for bit in bits]}
 
 
@@ -144,7 +144,7 @@ class End:
         return self.scid or self.alias
 
     def names(self) -> tuple[str, ...]:
-        """Every scid by which a forward may ask for this channel."""
+        """Return every scid by which a forward may ask for this channel."""
         old = () if self.channel.private else tuple(self.old_scids)
         return (self.scid, self.alias, *old) if self.scid else (self.alias, *old)
 
@@ -246,7 +246,9 @@ class Channel:
         return weight * marginal_feerate(self.feerate_perkw) // 1000 + (ANCHORS_SAT if self.anchors else 0)
 
     def has_output(self, htlc: Htlc) -> bool:
-        """Whether an HTLC is more than dust in the opener's commitment (BOLT 3); anchors: its own fee is no matter."""
+        """Return whether an HTLC is more than dust in the opener's commitment (BOLT 3); anchors: its
+        own fee does not matter.
+        """
         ours = htlc.offerer is self.opener
         return htlc.amount_msat >= self._least_output_msat(ours, self.feerate_perkw)
 
@@ -256,7 +258,8 @@ class Channel:
         return (DUST_SAT + weight * feerate_perkw // 1000) * 1000
 
     def dust_exposure_msat(self, offerer: End, amount_msat: int) -> int:
-        """The worse of both commitments with one more HTLC, at the accelerated fee rate of lightningd's channeld.
+        """Return the worse of both commitments with one more HTLC, at the accelerated fee rate of lightningd's
+        channeld.
 
         0 for a HTLC that is dust in neither: it exposes nothing.
         """

@@ -321,7 +321,8 @@ class Htlcs:
         self.fail_blob(row.part, row.part.htlc.onion.relay(row.part.shared_secret, blob))
 
     def row_now(self, row: Forward) -> Forward:
-        """The row that says how a part ended: the old one, or a new one when its channel is called otherwise (cln:N3).
+        """Return the row that says how a part ended: the old one, or a new one when its channel is called otherwise
+        (cln:N3).
 
         lightningd's UPDATE goes by the scid of the moment; where it finds no row, one is inserted.
         """

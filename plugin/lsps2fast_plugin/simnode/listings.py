@@ -78,7 +78,7 @@ def channel_row(end: End) -> dict[str, Any]:
 
 
 def opening_row(node: Node, peer: Party) -> dict[str, Any]:
-    """The entry of listpeerchannels for an open under way, which has no channel_id yet."""
+    """Return the entry of listpeerchannels for an open under way, which has no channel_id yet."""
     amount_msat = node.openings.asked_sat[peer.node_id] * 1000
     row: dict[str, Any] = {"peer_id": peer.node_id, "peer_connected": True, "state": "OPENINGD"}
     row |= {"owner": "lightning_openingd", "opener": "local"}

@@ -70,7 +70,7 @@ def arguments(entry: Method, params: Any) -> dict[str, Any]:
 
 
 def check(entry: Method, params: dict[str, Any]) -> Outcome:
-    """Whether a call would have the right parameters."""
+    """Return whether a call would have the right parameters."""
     try:
         arguments(entry, {name: value for name, value in params.items() if name != "command_to_check"})
     except RpcError as error:

@@ -35,7 +35,7 @@ class OnChain:
         self.sweeps: dict[Htlc, Tx] = {}
 
     def published(self, chain: Chain) -> bool:
-        """Whether the chain knows it, after another attempt if need be."""
+        """Return whether the chain knows it, after another attempt if need be."""
         return _publish(chain, self.tx)
 
     def worth_msat(self, end: End) -> int:
@@ -55,14 +55,14 @@ def _publish(chain: Chain, tx: Tx) -> bool:
 
 
 def close_by_agreement(end: End, feerate_perkw: int) -> Tx:
-    """A closing transaction that pays both sides their balance; the opener pays the fee."""
+    """Return a closing transaction that pays both sides their balance; the opener pays the fee."""
     fee_sat = max(CLOSE_LEAST_SAT, CLOSE_WEIGHT * feerate_perkw // 1000)
     tx = _spend(end.channel, _shares(end.channel, fee_sat))
     return _settle(end.channel, tx, {})
 
 
 def commit(end: End) -> Tx:
-    """The commitment: balances, and one output for each HTLC that is more than dust."""
+    """Return the commitment: balances, and one output for each HTLC that is more than dust."""
     channel = end.channel
     pending = [htlc for side in channel.ends for htlc in side.live.values()]
     large = [htlc for htlc in pending if htlc.has_output]
@@ -75,7 +75,7 @@ def commit(end: End) -> Tx:
 
 
 def _shares(channel: Channel, fee_sat: int) -> list[Output]:
-    """Each side's own money; who cannot pay the fee pays what there is."""
+    """Return each side's own money; who cannot pay the fee pays what there is."""
     outputs = []
     for side in channel.ends:
         share_sat = (side.to_us_msat - side.pending_msat) // 1000 - (fee_sat if side.opener else 0)
@@ -133,7 +133,7 @@ def _claim(on_chain: OnChain, htlc: Htlc) -> None:
 
 
 def _is_over(on_chain: OnChain, htlc: Htlc, height: int, depth: int) -> bool:
-    """Whether a HTLC we offered has an end that stays; one that has expired is taken back first."""
+    """Return whether a HTLC we offered has an end that stays; one that has expired is taken back first."""
     if on_chain.outputs.get(htlc) is None:
         return depth >= REASONABLE_DEPTH
     sweep = on_chain.sweeps.get(htlc)

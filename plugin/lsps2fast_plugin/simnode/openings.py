@@ -120,7 +120,7 @@ class Openings:
         return await peer.open_requested(self.node, request)
 
     async def _unless_ended(self, peer_id: str, work: Coroutine[Any, Any, T]) -> T:
-        """What the peer answers; raises when the open ends first, however long the peer says nothing."""
+        """Return what the peer answers; raises when the open ends first, however long the peer says nothing."""
         over: asyncio.Future[RpcError] = asyncio.get_running_loop().create_future()
         self._ends[peer_id] = over
         task = asyncio.ensure_future(work)

@@ -89,7 +89,7 @@ class Party:
         return OpenAnswer(error="no channels wanted here")
 
     async def funding_refused(self, opener: Party, tx: Tx) -> str | None:
-        """A text refuses `funding_created`; None signs."""
+        """Return why `funding_created` is refused; None signs."""
         return None
 
     def open_accepted(self, opener: Party) -> None:
@@ -126,7 +126,7 @@ class Party:
         closing.finish_shutdown(channel.ends)
 
     def close_feerate(self) -> int:
-        """What we propose for a closing transaction."""
+        """Return what we propose for a closing transaction."""
         return 253
 
     # HTLCs

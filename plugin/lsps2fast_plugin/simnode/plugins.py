@@ -166,7 +166,7 @@ class PluginOwner(Party):
         }
 
     def said(self, body: Any) -> Any:
-        """What it says, with members that nobody knows if it is of that kind."""
+        """Return its text, with unknown members if it is of that kind."""
         if not self.unknown_members:
             return body
         if isinstance(body, list):

@@ -13,7 +13,7 @@ FEE_SAT = 300
 
 
 def begin(end: End, add_sat: int) -> Tx:
-    """The owner of `end` adds so much from its wallet; it pays the fee. Raises as lightningd's `splicein`."""
+    """Add so much from the wallet of the owner of `end`; it pays the fee. Raises as lightningd's `splicein`."""
     channel, owner = end.channel, end.owner
     if channel.splice is not None or end.state != "CHANNELD_NORMAL":
         raise RpcError(LIGHTNINGD, f"Channel is in state {end.state}")

@@ -127,7 +127,7 @@ class Wallet:
         return answer
 
     def _emergency_sat(self, chosen: dict[Outpoint, Output], need: Need) -> int:
-        """What the change must hold, because the rest of the wallet does not."""
+        """Return what the change must hold, because the rest of the wallet does not."""
         rest = (
             output for point, output in self.outputs().items() if point not in chosen and not self.is_reserved(point)
         )

@@ -195,7 +195,7 @@ class BuyRegistry:
         self.restore(buy)
 
     def restore(self, buy: Buy) -> None:
-        """Enter a buy from the journal: limits do not apply to what was sold. ProtocolBug for a scid in use."""
+        """Enter a buy from the journal: limits do not apply to what was sold. Raises ProtocolBug for a scid in use."""
         scid = buy.jit_scid
         if scid in self._buys:
             raise ProtocolBug(f"jit scid {scid} is in use")

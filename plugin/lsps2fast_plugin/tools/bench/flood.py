@@ -244,7 +244,7 @@ def _offers(service: ServiceUnderLoad, ear: Ear, peers: list[str]) -> dict[str, 
 
 
 def run_flood(seed: int, per_s: float, seconds: float, say: Callable[[str], None], peers: int = PEERS) -> Flood:
-    """Flood the real service for so many seconds. TimeoutError when it stops answering."""
+    """Flood the real service for so many seconds. Raises TimeoutError when it stops answering."""
     names = [f"peer{number}" for number in range(peers)] + [f"wallet{number}" for number in range(WALLETS)]
     ear = Ear()
     service = ServiceUnderLoad(seed, names, (10**9,) * 3)

@@ -105,7 +105,7 @@ class Road(Town):
         self.payer.call("sendpay", {"route": self._route, **ticket._asdict(), "amount_msat": AMOUNT_MSAT})
 
     def arrived(self, ticket: Ticket) -> None:
-        """Wait until it is paid. NodeError when it failed."""
+        """Wait until it is paid. Raises NodeError when it failed."""
         self.payer.call("waitsendpay", {"payment_hash": ticket.payment_hash, "timeout": 60})
 
     @contextmanager

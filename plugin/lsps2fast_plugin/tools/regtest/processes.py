@@ -168,7 +168,7 @@ class Bitcoind(Child):
         return True
 
     def call(self, method: str, *params: Any) -> Any:
-        """One JSON-RPC call. NodeError when bitcoind says no, OSError when it does not answer."""
+        """One JSON-RPC call. Raises NodeError when bitcoind says no, OSError when it does not answer."""
         login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
