@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.cln.channel_types import OurNode, offers
+from lsps2fast_plugin.cln.channel_types import OurNode, newer_types, offers
+from lsps2fast_plugin.service.refused_types import RefusedTypes
 from lsps2fast_plugin.simnode.channels import Feerates
 from lsps2fast_plugin.simnode.party import INIT_FEATURES
 
-from .stage import FEE_MSAT, Stage
+from .stage import FEE_MSAT, TEMPORARY, Stage
 
 PLAIN, ANCHORS = [12, 46, 50], [12, 22, 46, 50]
 STOCK = f"{INIT_FEATURES:x}"
@@ -29,21 +30,50 @@ def without(*bits: int) -> str:
 @pytest.mark.parametrize(
     ("ours", "theirs", "asked"),
     [
-        (STOCK, STOCK, ANCHORS),
-        (STOCK, without(23), PLAIN),
-        (without(23), STOCK, PLAIN),
-        (STOCK, without(51), [12, 22, 46]),
-        (STOCK, without(23, 51), [12, 46]),
-        (STOCK, f"{INIT_FEATURES & ~(1 << 23) | 1 << 22:x}", ANCHORS),
-        (STOCK, "", [12, 46]),
-        (STOCK, None, PLAIN),
+        (STOCK, STOCK, [ANCHORS, PLAIN]),
+        (STOCK, without(23), [PLAIN]),
+        (without(23), STOCK, [PLAIN]),
+        (STOCK, without(51), [[12, 22, 46], [12, 46]]),
+        (STOCK, without(23, 51), [[12, 46]]),
+        (STOCK, f"{INIT_FEATURES & ~(1 << 23) | 1 << 22:x}", [ANCHORS, PLAIN]),
+        (STOCK, f"{INIT_FEATURES | 1 << 40 | 1 << 81:x}", [ANCHORS, PLAIN]),
+        (STOCK, "", [[12, 46]]),
+        (STOCK, None, [PLAIN]),
     ],
 )
-def test_the_type_follows_what_both_nodes_offer(ours: str, theirs: str | None, asked: list[int]) -> None:
+def test_the_types_follow_what_both_nodes_offer(ours: str, theirs: str | None, asked: list[list[int]]) -> None:
     """O-02: anchors only where both have them; of a peer nobody knows anything the type that everybody has."""
     node = OurNode()
     node.learn({"our_features": {"init": ours}}, {})
-    assert list(node.channel_type(theirs)) == asked
+    assert [list(bits) for bits in node.channel_types(theirs)] == asked
+
+
+@pytest.mark.parametrize(
+    ("bits", "names"),
+    [
+        ((), []),
+        ((41,), ["zero-fee commitments"]),
+        ((40, 81), ["zero-fee commitments", "taproot"]),
+        ((181,), ["taproot (before its specification)"]),
+    ],
+)
+def test_types_of_tomorrow_have_their_names(bits: tuple[int, ...], names: list[str]) -> None:
+    """Issue 14, point 2: an operator reads why a peer that wants nothing else gets no channel."""
+    assert newer_types(f"{INIT_FEATURES | sum(1 << bit for bit in bits):x}") == names
+
+
+def test_what_a_client_has_refused_is_remembered_for_so_many() -> None:
+    """Issue 14, point 2: by client; the oldest gives way; who has refused everything begins anew."""
+    refused, types = RefusedTypes(clients=2), [(12, 22), (12,)]
+    refused.add("a", (12, 22))
+    assert (refused.left("a", types), refused.left("b", types)) == ((12,), (12, 22))
+    refused.add("b", (12,))
+    refused.add("a", (12,))
+    assert refused.left("a", types) is None
+    refused.add("c", (12,))
+    assert (refused.left("b", types), refused.left("a", types)) == ((12, 22), None)
+    refused.forget("a")
+    assert refused.left("a", types) == (12, 22)
 
 
 def test_a_feature_is_offered_by_either_of_its_bits() -> None:
@@ -138,8 +168,82 @@ async def test_a_peer_that_changed_its_mind_refuses_and_the_retry_is_paid() -> N
         await start.reached.wait()
         client.lacks.add(23)
         start.release()
-        assert (await payment).raw_messages == ["400a"]
+        assert (await payment).paid
+        await stage.over(invoice)
+        assert [call["channel_type"] for call in stage.calls("fundchannel_start")] == [ANCHORS, PLAIN]
+
+
+# A client that refuses a type ------------------------------------------------------------------------
+
+
+def asked_for(stage: Stage) -> list[list[int]]:
+    """Types of the channels proposed, in order."""
+    return [call["channel_type"] for call in stage.calls("fundchannel_start")]
+
+
+@pytest.mark.parametrize("feerates", [Feerates(), STEEP], ids=["steady", "steep"])
+async def test_a_wallet_that_refuses_anchors_is_paid_by_the_same_payment(mode: str, feerates: Feerates) -> None:
+    """Issue 14, point 2, O-08: an ldk-node without coins; its size is worked out anew, and thirty parts fit.
+
+    The next sale asks at once for what it took.
+    """
+    async with Stage(mode, options=TIGHT, wallet_sat=(2_000_000,) * 4, fresh=True) as stage:
+        stage.lsp.feerates = feerates
+        client, payer = stage.client(reject_types=frozenset({22})), stage.payer()
+        invoice = await stage.invoice(client, SIZE_MSAT)
+        await stage.paid(payer, invoice, [SIZE_MSAT // 30] * 30)
+        await stage.over(invoice)
+        assert asked_for(stage) == [ANCHORS, PLAIN]
+        (record,) = stage.records("finalized").values()
+        assert record["lsps2fast"]["attempts"] == 1
+        assert not any(row["reserved"] for row in stage.lsp.wallet.rows())
+        await stage.sale(client, payer)
+        assert asked_for(stage) == [ANCHORS, PLAIN, PLAIN]
+        stage.world.mine()
+
+
+async def test_only_a_client_that_refuses_every_type_fails_the_payment() -> None:
+    """O-08, issue 14, point 2: `unknown_next_peer` once, after both; the next payment begins with the best again."""
+    async with Stage(fresh=True) as stage:
+        client, payer = stage.client(reject_types=frozenset({12})), stage.payer()
+        invoice = await stage.invoice(client)
+        assert (await payer.pay(invoice)).raw_messages == ["400a"]
+        await stage.ended(invoice)
+        client.behaviour.reject_types = frozenset()
+        await stage.paid(payer, invoice)
+        await stage.over(invoice)
+        assert asked_for(stage) == [ANCHORS, PLAIN, ANCHORS]
+
+
+async def test_a_client_of_tomorrow_is_named_in_the_log() -> None:
+    """Issue 14, point 2: it offers types that lightningd cannot open, and refuses the others."""
+    async with Stage(fresh=True) as stage:
+        client, payer = stage.client(connected=False, reject_types=frozenset({12})), stage.payer()
+        client.extra = {41, 81}
+        client.connect()
+        invoice = await stage.invoice(client)
+        await payer.pay(invoice)
+        await stage.ended(invoice)
+        words = "no other type is left; it also offers zero-fee commitments and taproot, which lightningd cannot open"
+        assert len(stage.log_lines(words)) == 1
+
+
+@pytest.mark.parametrize(
+    ("lay", "answer"),
+    [
+        (lambda stage: stage.lsp.faults.fail("unreserveinputs", code=-1, message="busy"), TEMPORARY),
+        (lambda stage: stage.lsp.faults.fail("listpeers", nth=2, code=-1, message="busy"), TEMPORARY),
+    ],
+    ids=["the coins cannot be given back", "its features cannot be asked for"],
+)
+async def test_a_node_that_stumbles_over_the_second_type_fails_temporarily(lay: Any, answer: str) -> None:
+    """O-09: our trouble is not the client's no; nothing stays reserved, and the retry is paid."""
+    async with Stage(fresh=True) as stage:
+        client, payer = stage.client(reject_types=frozenset({22})), stage.payer()
+        invoice = await stage.invoice(client)
+        lay(stage)
+        assert (await payer.pay(invoice)).raw_messages == [answer]
         await stage.ended(invoice)
         await stage.paid(payer, invoice)
         await stage.over(invoice)
-        assert [call["channel_type"] for call in stage.calls("fundchannel_start")] == [ANCHORS, PLAIN]
+        assert not any(row["reserved"] for row in stage.lsp.wallet.rows())

@@ -28,6 +28,7 @@ async def _turn(stage: Stage, seconds: float) -> None:
 async def _refused_once(stage: Stage, hanging: str) -> tuple[Client, Payer, ClientInvoice, Any]:
     """A first attempt that the client refused, whose clean-up had to ask twice: the first call lies in lightningd."""
     client, payer = stage.client(reject_open="not now"), stage.payer()
+    client.lacks.add(23)  # there is one type to ask for
     invoice = await stage.invoice(client)
     stuck = stage.lsp.faults.hang(hanging)
     refused = payer.pay(invoice, [SIZE_MSAT])

@@ -129,7 +129,7 @@ async def test_a_client_that_always_refuses_is_not_asked_for_ever() -> None:
         for _ in range(7):
             assert (await payer.pay(invoice)).raw_messages == [UNKNOWN]
             await stage.ended(invoice)
-        assert len(client.opens) == 5
+        assert len(client.opens) == 10  # two types an attempt
         client.behaviour.reject_open = None
         await stage.sale(client, payer)
 

@@ -1,8 +1,8 @@
-"""Which type of channel a client is offered, and what the commitments of each type will cost (O-02, O-03).
+"""Which types of channel a client is offered, and what the commitments of each type will cost (O-02, O-03).
 
-Anchors where both nodes have them: such a channel can be closed at any time whatever its commitment fee, and an HTLC
-costs the commitment no second transaction's fee. static_remotekey alone for everybody else, and for a client of whom
-nothing is known: every implementation has it.
+Anchors first where both nodes have them: such a channel can be closed at any time whatever its commitment fee, and an
+HTLC costs the commitment no second transaction's fee. Then static_remotekey alone, for a client that refuses anchors (a
+wallet without coins of its own could not pay for closing), and for one of which nothing is known: most have it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ SCID_ALIAS: Final = 46
 ZERO_CONF: Final = 50
 PLAIN: Final = (STATIC_REMOTEKEY, SCID_ALIAS, ZERO_CONF)
 WITH_ANCHORS: Final = (STATIC_REMOTEKEY, ANCHORS, SCID_ALIAS, ZERO_CONF)
+NEWER: Final = {  # types by feature bit that lightningd cannot open; a peer may soon want nothing else
+    40: "zero-fee commitments",
+    80: "taproot",
+    180: "taproot (before its specification)",
+}
 FEERATE_OFFSET_PERKW: Final = 5  # lightningd's default of commit-feerate-offset
 LEAST_PERKW: Final = 253  # lightningd keeps its spike buffer for this rate, however low fees are
 
@@ -24,6 +29,16 @@ LEAST_PERKW: Final = 253  # lightningd keeps its spike buffer for this rate, how
 def offers(features_hex: str, bit: int) -> bool:
     """Return whether this even bit or its odd neighbour is set. Raises ValueError for text that is not hex."""
     return bool(int(features_hex or "0", 16) >> bit & 3)
+
+
+def newer_types(features_hex: str) -> list[str]:
+    """Return the names of types among these features that lightningd cannot open."""
+    return [name for bit, name in NEWER.items() if offers(features_hex, bit)]
+
+
+def named(channel_type: tuple[int, ...]) -> str:
+    """Return what people call this type."""
+    return "a channel with anchors" if ANCHORS in channel_type else "a channel without anchors"
 
 
 @dataclass
@@ -38,15 +53,16 @@ class OurNode:
         self.anchors = offers(info.get("our_features", {}).get("init", ""), ANCHORS)
         self.feerate_offset_perkw = configs.get("commit-feerate-offset", {}).get("value_int", FEERATE_OFFSET_PERKW)
 
-    def channel_type(self, their_features: str | None) -> tuple[int, ...]:
-        """Return the bits to ask a peer for; `their_features` of its `init` as hex, None when they are not known.
+    def channel_types(self, their_features: str | None) -> list[tuple[int, ...]]:
+        """Return the types to ask a peer for, as bits, the best first.
 
-        option_scid_alias is no question: bLIP-52 demands it. Zero-conf works without its bit (O-02).
+        `their_features` of its `init` as hex, None when they are not known. option_scid_alias is no question: bLIP-52
+        demands it. Zero-conf works without its bit (O-02).
         """
         if their_features is None:
-            return PLAIN
-        wanted = WITH_ANCHORS if self.anchors and offers(their_features, ANCHORS) else PLAIN
-        return tuple(bit for bit in wanted if bit != ZERO_CONF or offers(their_features, ZERO_CONF))
+            return [PLAIN]
+        wanted = [WITH_ANCHORS, PLAIN] if self.anchors and offers(their_features, ANCHORS) else [PLAIN]
+        return [tuple(bit for bit in bits if bit != ZERO_CONF or offers(their_features, ZERO_CONF)) for bits in wanted]
 
     def commitment_rates(self, perkw: Mapping[str, Any]) -> CommitmentRates:
         """From the `perkw` of `feerates`.

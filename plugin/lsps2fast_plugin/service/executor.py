@@ -20,6 +20,7 @@ from lsps2fast import actions as order
 from lsps2fast.errors import NodeError, NodeUnreachable, StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.table import Input
+from lsps2fast_plugin.cln.channel_types import named
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Late, LateReplyGuard
 from lsps2fast_plugin.service.broadcast import Broadcaster
@@ -130,6 +131,7 @@ class ActionExecutor:
         self._gone = gone
         self._say = say
         self._given_up: set[str] = set()  # channels that were gone before their funding was sent
+        self._needs: dict[int, order.ReserveCoins] = {}  # what the channel must carry, by jit scid
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
         self._sending: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # Broadcast by channel
@@ -157,6 +159,7 @@ class ActionExecutor:
                 case order.Alarm():
                     self.alarm(action.text)
                 case order.ForgetBuy():
+                    self._needs.pop(action.jit_scid, None)
                     self._forgotten(action.jit_scid)
                     self._spawn(self._forget(action), action)
                 case order.Finalize():
@@ -274,6 +277,7 @@ class ActionExecutor:
         if not self._may_open(buy):
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
+        self._needs[action.jit_scid] = action
         await self._choose(action, lambda: self._funder.choose(buy, action.sum_forward_msat, action.parts))
 
     async def _choose(
@@ -319,8 +323,11 @@ class ActionExecutor:
                 late = partial(self._clear_late, peer_id, action.funding)
                 channel = await self._opener.open(peer_id, action.funding, late, look=look)
             except RefusedByClient as error:
-                self._say(f"{peer_id} refused the channel: {error}", "info")
-                self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
+                if error.at_once:
+                    await self._ask_for_another_type(action, error)
+                else:
+                    self._say(f"{peer_id} refused to sign the funding: {error}", "info")
+                    self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
             except ChannelGone as gone:
                 self._tell_given_up(peer_id, gone)
                 self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
@@ -330,6 +337,27 @@ class ActionExecutor:
             else:
                 self._withheld(channel.channel_id, True)
                 self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, channel)
+
+    async def _ask_for_another_type(self, action: order.OpenChannel, error: RefusedByClient) -> None:
+        """Ask for the next type of channel in the same attempt; O-08 when the client has refused them all.
+
+        The coins go back first: a channel of another type may need others. Nothing is open, and the record names them.
+        """
+        buy, needs = self._buy(action.jit_scid), self._needs[action.jit_scid]
+        try:
+            left = await self._funder.refused(buy.peer_id, action.funding.channel_type)
+            self._say(f"{buy.peer_id} refused {named(action.funding.channel_type)} ({error}); {left.sentence}", "info")
+            if left.other:
+                late = partial(self._released_late, action.funding)
+                await self._funder.release(action.jit_scid, action.funding, late)
+        except NodeError as problem:
+            self._say(f"{buy.peer_id} refused the channel and cannot be asked for another: {problem}", "warn")
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            return
+        if left.other:
+            await self._choose(action, lambda: self._funder.choose(buy, needs.sum_forward_msat, needs.parts))
+        else:
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
 
     def _reserved_late(self, jit_scid: int, funding: order.Funding) -> None:
         """A reservation that was given up was made after all: whoever ended the open meanwhile did not find it."""

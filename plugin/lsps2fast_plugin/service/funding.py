@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from lsps2fast.actions import Funding, Limits
 from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import min_capacity_sat
-from lsps2fast_plugin.cln.channel_types import ANCHORS, OurNode
+from lsps2fast_plugin.cln.channel_types import ANCHORS, OurNode, named, newer_types
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins, Need, opening_feerate
+from lsps2fast_plugin.service.refused_types import RefusedTypes
 
 OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
 CLOSE_TIMEOUT_S = 60.0
@@ -64,6 +65,13 @@ def limits_of(channel: Mapping[str, Any]) -> Limits:
     )
 
 
+class TypesLeft(NamedTuple):
+    """Whether a client may be asked for another type of channel, and what is done about it."""
+
+    other: bool
+    sentence: str
+
+
 class Funder:
     """Opens and undoes channels at one lightningd."""
 
@@ -73,15 +81,17 @@ class Funder:
         self._coins = coins
         self._node = node
         self._zero_reserve = zero_reserve
+        self._refused = RefusedTypes()
 
     async def choose(self, buy: Buy, sum_forward_msat: int, parts: int) -> Funding:
         """Choose coins for a channel that carries these parts, at least as large as was sold; nothing is reserved yet.
 
-        Raises NotEnoughCoins or NodeError.
+        Of the types that the client may take, the best that it has not refused. Raises NotEnoughCoins or NodeError.
         """
         # One question's wait for three: nothing depends on their order (P17).
         features, perkw, rows = await asyncio.gather(self._features(buy.peer_id), self._perkw(), self._coins.rows())
-        channel_type = self._node.channel_type(features)
+        types = self._node.channel_types(features)
+        channel_type = self._refused.left(buy.peer_id, types) or types[0]
         feerate = self._node.commitment_rates(perkw).of(channel_type)
         anchors = ANCHORS in channel_type
         needed = min_capacity_sat(sum_forward_msat, parts, feerate, anchors, self._zero_reserve(buy.peer_id), 546)
@@ -89,6 +99,18 @@ class Funder:
         need = Need(capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), anchors)
         funding = await self._coins.choose(buy.jit_scid, need, rows)
         return funding._replace(channel_type=channel_type)
+
+    async def refused(self, peer_id: str, channel_type: tuple[int, ...]) -> TypesLeft:
+        """The client has refused a channel of this type: is there another to ask it for? Raises NodeError."""
+        features = await self._features(peer_id)
+        self._refused.add(peer_id, channel_type)
+        other = self._refused.left(peer_id, self._node.channel_types(features))
+        if other is not None:
+            return TypesLeft(True, f"asking for {named(other)}")
+        self._refused.forget(peer_id)
+        newer = newer_types(features or "")
+        also = f"; it also offers {' and '.join(newer)}, which lightningd cannot open" if newer else ""
+        return TypesLeft(False, f"no other type is left{also}")
 
     async def choose_again(self, jit_scid: int, funding: Funding) -> Funding:
         """Other coins for the same channel, for one of these was taken. Raises NotEnoughCoins or NodeError."""

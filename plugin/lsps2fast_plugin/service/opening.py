@@ -29,7 +29,11 @@ AWAITING_LOCKIN: Final = ("CHANNELD_AWAITING_LOCKIN", "DUALOPEND_AWAITING_LOCKIN
 
 
 class RefusedByClient(Lsps2Error):
-    """The client answered the open with an error message (O-08)."""
+    """The client answered the open with an error message (O-08); `at_once`: to the first one, which names the type."""
+
+    def __init__(self, text: str, *, at_once: bool) -> None:
+        super().__init__(text)
+        self.at_once = at_once
 
 
 def funding_txid(channel_id: str, outnum: int) -> str:
@@ -73,7 +77,7 @@ class Opener:
             raise
         except NodeError as error:
             if error.message.startswith("They sent "):
-                raise RefusedByClient(error.message) from error
+                raise RefusedByClient(error.message, at_once=error.method == "fundchannel_start") from error
             await self.end(peer_id, funding)
             raise
         return channel._replace(limits=await self._first_limits(peer_id, channel.channel_id)) if look else channel

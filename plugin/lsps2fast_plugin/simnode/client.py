@@ -45,6 +45,7 @@ class Behaviour:
     """How a client acts. `on_part`: `settle`, `fail`, `hold` or `vanish`, or a function of the HTLC giving one."""
 
     reject_open: str | None = None  # text of the error answer to open_channel
+    reject_types: frozenset[int] = frozenset()  # feature bits: channels of a type with any of them are refused
     vanish_at: str = ""  # "open", "funding" or "ready": disconnect at that step
     refuse_funding: str | None = None
     zeroconf: bool = True
@@ -203,8 +204,9 @@ class Client(Party):
         if how.vanish_at == "open":
             self.go_offline()
             return OpenAnswer(error="gone")
+        unwanted = "Channel request rejected" if how.reject_types & set(request.channel_type) else None
         return OpenAnswer(
-            how.reject_open,
+            how.reject_open or unwanted,
             0 if how.zeroconf else 1,
             how.htlc_minimum_msat,
             how.to_self_delay,

@@ -71,6 +71,7 @@ class Party:
         self.online = True
         self.mute = False  # connected, and never says a word
         self.lacks: set[int] = set()  # feature bits that a stock node has and we have not
+        self.extra: set[int] = set()  # and those that only we have
         self.force_closed: list[End] = []  # channels we had to close by force
 
     # links: overridden where a party wants to know
@@ -145,7 +146,8 @@ class Party:
 
     def init_features(self) -> str:
         """Feature bits of our `init` message, hex: those of a stock lightningd but what we `lack`."""
-        return f"{INIT_FEATURES & ~sum(1 << bit for bit in self.lacks):016x}"
+        lacks, extra = (sum(1 << bit for bit in bits) for bits in (self.lacks, self.extra))
+        return f"{INIT_FEATURES & ~lacks | extra:016x}"
 
     def offers(self, bit: int) -> bool:
         """Return whether this even feature bit or its odd neighbour is among our features."""
