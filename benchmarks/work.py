@@ -83,7 +83,7 @@ def each(call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> None
 
 
 def put_parts(sessions: Any, scid: int, payment_hash: bytes, first: int, count: int) -> None:
-    """Parts of one payment; nobody waits for what has changed."""
+    """Parts of one payment; changes are not read."""
     each(sessions.part, part_calls(scid, payment_hash, first, count))
     sessions.take_changes()
 

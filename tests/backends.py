@@ -30,7 +30,7 @@ def load_pure(name: str) -> ModuleType:
 
 @functools.cache
 def _imported(run: str) -> dict[str, ModuleType]:
-    """Import all core modules in run `run`; those of the other run stay what they are for everybody else."""
+    """Import all core modules in run `run`; those of the other run stay for all others."""
     if run == lsps2fast.BACKEND:
         return {name: importlib.import_module(name) for name in SOURCES}
     before = {name: sys.modules.pop(name) for name in SOURCES if name in sys.modules}

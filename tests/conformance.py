@@ -115,7 +115,7 @@ MACHINE = frozenset({"fees", "index", "losses", "orders", "properties", "start",
 
 
 def sides(path: str) -> str:
-    """Whose program the tests of a file are about: C, L or both; nobody's when it is the embedded node."""
+    """Whose program the tests of a file are about: C, L or both; empty for the embedded node."""
     if path.startswith("tests/simnode/"):
         return ""
     if path.startswith("tests/client/"):

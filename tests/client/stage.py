@@ -70,7 +70,7 @@ class StillClock(Clock):
 
 
 class Lsp:
-    """Somebody who sells channels. A test replaces `answer` or changes the fields to make it lie."""
+    """An LSP. A test replaces `answer` or changes the fields to make it lie."""
 
     def __init__(self, lsp_id: str, **fields: Any) -> None:
         self.id = lsp_id

@@ -48,7 +48,7 @@ async def test_nothing_is_left_after_the_offer_ended(staged: Staging) -> None:
 
 
 async def test_an_approval_does_not_outlive_its_invoice(staged: Staging) -> None:
-    """I-33: whatever the LSP says about its offer, nobody is dialled and nothing accepted for a dead invoice."""
+    """I-33: whatever the LSP says about its offer, no LSP is dialled and nothing accepted for a dead invoice."""
     async with staged() as stage:
         stage.lsp.entries = [entry(valid_until="9999-01-01T00:00:00Z")]
         await stage.invoice(expiry=120)

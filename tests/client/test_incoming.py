@@ -139,7 +139,7 @@ async def test_malformed_bytes_are_an_ordinary_failure(staged: Staging, fields: 
 
 
 async def test_what_is_not_ours_is_let_go(staged: Staging) -> None:
-    """I-20: forwards, and payments nobody approved."""
+    """I-20: forwards, and payments without an approval."""
     async with staged() as stage:
         invoice = await ready(stage)
         onward = stage.part(invoice, 1_000, next_scid=5, peer_id=STRANGER)
@@ -410,7 +410,7 @@ async def test_in_client_trusts_lsp_mode_nothing_is_waited_for(staged: Staging) 
 
 
 async def waiting(stage: Stage) -> tuple[Json, bytes]:
-    """A complete payment in LSP-trusts-client mode, from an LSP nobody trusts."""
+    """A complete payment in LSP-trusts-client mode, from an LSP that is not trusted."""
     invoice = await stage.invoice()
     await stage.channel()
     part = stage.part(invoice, 20_000_000, FEE)

@@ -227,7 +227,7 @@ async def test_the_end_is_polite(how: str) -> None:
 
 
 async def test_time_is_turned_by_tests_only() -> None:
-    """interfaces: lsps2-dev-advance; a set times out without anybody waiting for it."""
+    """interfaces: lsps2-dev-advance; a set times out without a call that waits for it."""
     async with running() as process:
         invoice = await bought(process)
         call = process.request("htlc_accepted", htlc(process, invoice, 10_000_000, FEE))

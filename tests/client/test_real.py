@@ -67,7 +67,7 @@ def state(wallet: Lightningd) -> str:
 
 
 def untrusting(town: Town, name: str, *, stock: bool = False, **more: Any) -> Lightningd:
-    """A wallet that trusts nobody; `stock`: its node is not in developer mode."""
+    """A wallet that trusts no LSP; `stock`: its node is not in developer mode."""
     wallet = town.node(name)
     wallet.quick = not stock
     town.add_plugin(wallet, "client", more)

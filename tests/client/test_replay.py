@@ -237,7 +237,7 @@ async def test_the_recorded_half_of_a_set_is_held_and_times_out(staged: Staging)
 
 
 async def test_the_recorded_ordinary_payment_is_let_go(staged: Staging) -> None:
-    """d_ordinary_forward, I-20: nobody approved it."""
+    """d_ordinary_forward, I-20: it was not approved."""
     (part,) = payment("d_ordinary_forward", 0)
     async with staged() as stage:
         id_raw = sent(stage, part["call"])

@@ -1,4 +1,4 @@
-"""LSPS0 from the wallet's side: requests that nobody can answer for another, and peers that lie."""
+"""LSPS0 from the wallet's side: requests that no other peer can answer, and peers that lie."""
 
 from __future__ import annotations
 

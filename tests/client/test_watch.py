@@ -478,7 +478,7 @@ async def test_a_channel_that_is_gone_is_forgotten_here_too(staged: Staging) -> 
 
 
 async def test_an_unpaid_channel_that_confirmed_is_an_ordinary_one(staged: Staging) -> None:
-    """I-33: LSP-trusts-client, and nobody paid: when the purchase is over nothing is kept."""
+    """I-33: LSP-trusts-client, unpaid: when the purchase is over nothing is kept."""
     async with staged() as stage:
         await stage.invoice()
         await stage.channel()

@@ -161,7 +161,7 @@ def test_a_call_that_cannot_be_understood_gets_one_safe_answer(desk: Desk, odd: 
 
 
 def test_an_id_that_cannot_be_echoed_is_not_answered(desk: Desk) -> None:
-    """cln:W9: lightningd makes none; somebody else's must not spoil the stream."""
+    """cln:W9: lightningd makes none; a caller's must not spoil the stream."""
     desk.send(altered('"a"', '"a\\"b"'), htlc("next", FORWARD))
     assert desk.result("next") == CONTINUE
     desk.log_with("cannot be answered")

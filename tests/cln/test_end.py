@@ -97,7 +97,7 @@ def test_a_goodbye_that_hangs_is_left_behind(open_desk: Callable[..., Desk], mon
 
 
 def test_parts_that_come_while_ending_are_failed_at_once(open_desk: Callable[..., Desk]) -> None:
-    """cln:W12: nobody will look at them any more."""
+    """cln:W12: they are not read any more."""
     go = threading.Event()
 
     def prepare(desk: Desk) -> None:

@@ -141,7 +141,7 @@ def test_what_may_be_ours_waits_in_order_until_the_scids_are_known(open_desk: Ca
 
 
 def test_a_forward_waits_until_the_withheld_channels_are_known(open_desk: Callable[..., Desk]) -> None:
-    """rule:7: before that nobody can tell whether the channel may be entered."""
+    """rule:7: before that it is unknown whether the channel may be entered."""
     desk = open_desk()
     desk.send(htlc("a", FORWARD), ping("p"))
     desk.answer("p")

@@ -107,7 +107,7 @@ def test_a_hook_that_breaks_is_answered_harmlessly(open_desk: Callable[..., Desk
 
 
 def test_a_hook_that_cannot_be_read_is_answered_harmlessly(open_desk: Callable[..., Desk]) -> None:
-    """cln:H9: words that are no JSON come from lightningd only by somebody else's doing."""
+    """cln:H9: words that are no JSON come from lightningd only through a caller."""
     desk = open_desk(prepare=lambda desk: desk.host.hook("custommsg", lambda **_: CONTINUE))
     desk.send(b'{"jsonrpc":"2.0","id":"c","method":"custommsg","params":{"x":nonsense}}', ping("p"))
     assert desk.result("c") == CONTINUE

@@ -346,7 +346,7 @@ def test_stop_ends_the_lane_while_stdin_is_quiet(compiled: bool) -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_signal_in_the_middle_of_a_read_loses_nothing(compiled: bool) -> None:
-    """EINTR is retried; SIGURG is what stop() ends a read with, and anybody may send one."""
+    """EINTR is retried; SIGURG is what stop() ends a read with, and any process may send one."""
     fd, feed = os.pipe()
     reading = Reading(interest_of(compiled, FOREIGN), fd)
     half = len(CALLS[2]) // 2

@@ -87,7 +87,7 @@ class Node:
         return await asyncio.wait_for(self.callers.get(), WAIT_S)
 
     async def stop(self) -> None:
-        """Hang up on everybody and listen no more."""
+        """Hang up on all clients and listen no more."""
         await self.rpc.close()
         for caller in self._open:
             await caller.close()
@@ -181,7 +181,7 @@ def test_many_calls_are_in_flight_and_answered_in_any_order(play: Play) -> None:
 
 
 def test_both_sides_may_write_at_once(play: Play) -> None:
-    """cln:P1: 500 × 1.5 kB from each side while lightningd only writes: nobody stands still."""
+    """cln:P1: 500 × 1.5 kB from each side while lightningd only writes: neither side stands still."""
 
     async def story(node: Node) -> None:
         text = "x" * 1500
@@ -344,7 +344,7 @@ def test_raw_control_characters_in_a_result_are_read(play: Play) -> None:
 
 
 def test_a_call_that_takes_too_long_has_an_unknown_outcome(play: Play) -> None:
-    """rule:10, K-13; its late answer harms nobody."""
+    """rule:10, K-13; its late answer does no harm."""
 
     async def story(node: Node) -> None:
         late = await failure(node.rpc.call("fundchannel_start", {}, 0.01))

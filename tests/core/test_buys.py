@@ -1,4 +1,4 @@
-"""Buys: validation in the order of B-06, scids nobody guesses, expiry, limits, and request rates."""
+"""Buys: validation in the order of B-06, scids that cannot be guessed, expiry, limits, and request rates."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_buys_are_found_by_scid_and_by_peer() -> None:
 
 
 def test_a_used_buy_keeps_its_scid_and_frees_its_place() -> None:
-    """B-14, A-03: the alias lives on until somebody takes it out."""
+    """B-14, A-03: the alias lives on until it is taken out."""
     book = BuyRegistry(BuyQuota(buys_per_peer=1))
     book.add(buy(1))
     book.mark_used(1)

@@ -485,7 +485,7 @@ NO_EVENT = {
 
 @pytest.mark.parametrize("odd", NO_EVENT.values(), ids=NO_EVENT)
 def test_an_odd_forward_event_is_left_to_the_loop(hook: ModuleType, odd: Callable[[Any], bytes]) -> None:
-    """cln:W15: dropped is only what is certainly nobody's."""
+    """cln:W15: only events that certainly match no session are dropped."""
     assert hook.event_hash(odd(json.loads(EVENTS[0]))) is None
 
 

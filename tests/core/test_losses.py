@@ -196,7 +196,7 @@ def test_a_rescued_payment_has_its_coins_reserved_on(scene: Play) -> None:
 
 
 def test_a_channel_that_may_not_be_undone_is_kept(scene: Play) -> None:
-    """K-11, O-13: somebody's money is in it, so the undo put it on chain: it is public, and its fee not paid."""
+    """K-11, O-13: the client's money is in it, so the undo put it on chain: it is public, and its fee not paid."""
     play = scene()
     play.forward(600_000, 400_000)
     play.resolved(0)
@@ -362,7 +362,7 @@ def test_many_short_payments_do_not_make_a_waiting_one_forgotten(scene: Play) ->
 
 
 def test_a_buy_with_a_payment_is_not_taken_away(scene: Play) -> None:
-    """C-17: its parts would have nobody to answer them."""
+    """C-17: its parts would never be answered."""
     play = scene()
     play.walk("half")
     with pytest.raises(ProtocolBug, match="under way"):
@@ -398,7 +398,7 @@ def test_an_offer_is_not_taken_from_a_payment_under_way_nor_from_a_client_that_p
 
 @pytest.mark.parametrize("kind", [Input.RESERVED, Input.FUNDED, Input.REFUSED])
 def test_something_made_for_no_payment_is_a_bug(scene: Play, kind: Input) -> None:
-    """K-19, rule:9: coins or a channel that nobody asked for must be heard of."""
+    """K-19, rule:9: coins or a channel that no session asked for must be told."""
     with pytest.raises(ProtocolBug, match="for no session"):
         scene().tell(kind)
 

@@ -1,4 +1,4 @@
-"""Promises: nobody else makes one, nobody else uses one, and not one bit of the terms can change. Section (e),
+"""Promises: only the LSP makes one, only its client uses one, and not one bit of the terms can change. Section (e),
 trap:29.
 """
 

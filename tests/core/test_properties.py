@@ -169,7 +169,7 @@ class Stories(RuleBasedStateMachine):
         self.world.check()
 
     def teardown(self) -> None:
-        """However it went: once the node has done all and the offers have ended, nothing is left, nobody waits."""
+        """However it went: once the node has done all and the offers have ended, nothing is left, nothing waits."""
         world = self.world
         for _ in range(200):
             for action in world.pending[:1]:

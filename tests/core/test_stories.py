@@ -280,7 +280,7 @@ def test_an_alias_ends_with_the_offer_even_before_the_clock_was_fed(scene: Play)
 
 
 def test_a_set_that_waits_while_another_pays_leaves_without_a_second_fee(scene: Play) -> None:
-    """A-03, C-14, F-05: its parts are plain forwards from that moment, and nobody pays twice."""
+    """A-03, C-14, F-05: its parts are plain forwards from that moment, and no fee is paid twice."""
     play = scene()
     play.part(300_000, payment_hash=OTHER_HASH)
     play.part(200_000, payment_hash=OTHER_HASH)
@@ -622,7 +622,7 @@ def test_a_settlement_told_twice_counts_once(scene: Play) -> None:
 
 
 def test_a_preimage_that_does_not_fit_is_ignored_and_reported(scene: Play) -> None:
-    """rule:16: nobody makes us put coins on chain with a forged event."""
+    """rule:16: a forged event does not put coins on chain."""
     play = scene()
     play.forward()
     (alarm,) = play.resolved(0, OTHER_PREIMAGE)

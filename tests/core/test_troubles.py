@@ -56,7 +56,7 @@ def test_a_refused_open_fails_all_parts_at_once_and_the_offer_stays(scene: Play,
 
 
 def test_other_coins_are_journalled_before_the_open_goes_on(scene: Play) -> None:
-    """K-02, C-16: somebody took a chosen coin; the record names the new ones first, and it stays one attempt."""
+    """K-02, C-16: a chosen coin was taken; the record names the new ones first, and it stays one attempt."""
     play = scene()
     play.part()
     play.walk("reserved stored")
@@ -68,7 +68,7 @@ def test_other_coins_are_journalled_before_the_open_goes_on(scene: Play) -> None
 
 
 def test_other_coins_for_a_payment_given_up_are_given_back(scene: Play) -> None:
-    """K-19, rule:9: chosen when nobody wanted them any more."""
+    """K-19, rule:9: chosen when they were no longer wanted."""
     play = scene()
     play.part()
     play.walk("reserved stored deadline")
@@ -347,7 +347,7 @@ def test_no_coins_after_the_deadline_is_the_end(scene: Play) -> None:
 
 
 def test_a_public_channel_survives_a_deadline_while_its_forwards_are_journalled(scene: Play) -> None:
-    """O-13, K-06: the lock is held until the journal has answered, so that its answer reaches nobody else."""
+    """O-13, K-06: the lock is held until the journal has answered, so that its answer reaches no other session."""
     play = scene(**PUBLIC)
     play.walk("part reserved stored funded stored sent ready")
     assert play.walk("deadline") == (failed([0]),)

@@ -40,7 +40,7 @@ def _order(name: str) -> type:
 
 
 def _flag_proves() -> None:
-    """A failed sendpsbt counts as done, as if `withheld: false` proved anything, and nobody looks for its block."""
+    """A failed sendpsbt counts as done, as if `withheld: false` proved anything, and its block is not looked for."""
     from lsps2fast_plugin.service.funding import Funder
     from lsps2fast_plugin.service.missed_events import MissedEventPoller
 

@@ -201,7 +201,7 @@ class Nursery:
                 self._early_ends[news["gone"]] = news["code"]
 
     def _gone(self) -> None:
-        """It has died: nobody waits for a birth any more."""
+        """It has died: its birth is not awaited any more."""
         asyncio.get_running_loop().remove_reader(self._channel)
         for birth in self._births.values():
             birth.set_exception(RuntimeError("the nursery is gone"))

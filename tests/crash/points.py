@@ -45,7 +45,7 @@ class Labels:
             return None
         method = message.get("method")
         if direction == "plugin>host" and method is not None:
-            return None  # log lines and our own notifications: nobody acts on them
+            return None  # log lines and our own notifications: no program acts on them
         if method is None:
             kind = "reply" if direction == "host>rpc" else "answer"
             method = self._methods.get(f"{direction[-3:]} {message.get('id')}", "?")

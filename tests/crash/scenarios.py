@@ -362,7 +362,7 @@ async def coins_about_to_lapse(stage: Stage) -> None:
         stage.world.mine()
     await stage.quiet()
     if client.held() and not any(row["reserved"] for row in stage.lsp.wallet.rows()):
-        stage.problems.append("coins of a withheld channel are anybody's")
+        stage.problems.append("coins of a withheld channel are free for any program")
     client.settle_held()
     await stage.result(payment)
     client.behaviour.on_part = "settle"
@@ -464,7 +464,8 @@ def _unconfirm(end: End) -> None:
     end.scid = end.other.scid = None
 
 
-# What nobody tells -------------------------------------------------------------------------------------------------
+# Ends that are not announced
+# -------------------------------------------------------------------------------------------------
 
 
 @scenario()
@@ -508,7 +509,7 @@ async def events_lost(stage: Stage) -> None:
 
 @scenario(CLIENT_TRUSTS, fee_base_msat=0, fee_ppm=0)
 async def stranger(stage: Stage) -> None:
-    """The client has an older channel, and somebody pays over it while the JIT channel is withheld: lightningd would
+    """The client has an older channel, and a payment goes over it while the JIT channel is withheld: lightningd would
     steer that into the bigger one (cln:H15, trap:45). Then the client fails the JIT payment."""
     client = stage.client(on_part="hold")
     stage.payer()

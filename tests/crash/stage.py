@@ -194,7 +194,7 @@ class Stage:
         self._rising = asyncio.get_running_loop().create_task(self._rise(death.kind, rising))
 
     async def _rise(self, kind: str, before: asyncio.Task[None] | None) -> None:
-        """Bring the plugin back, and with it whoever calls again."""
+        """Bring the plugin back; callers come again."""
         if before is not None:
             await asyncio.wait([before])
         if kind == STOP and self.lsp.state == "running":
@@ -237,7 +237,7 @@ class Stage:
     # Quiet and time --------------------------------------------------------------------------------
 
     async def quiet(self) -> None:
-        """Return when the plugin is up and has dealt with all it was sent, and so has everybody else."""
+        """Return when the plugin is up and and all other parties have dealt with all they were sent."""
         calm, before = 0, -1
         while calm < 3:
             while self._rising is not None and not self._rising.done():
@@ -313,7 +313,7 @@ class Stage:
         return client
 
     def payer(self, name: str = "payer", channels: int = 1) -> Payer:
-        """Somebody who pays."""
+        """The payer."""
         payer = self.world.payer(name, channels, 10_000_000)
         self.payers.append(payer)
         return payer
@@ -408,7 +408,7 @@ class Stage:
             await self.pay(payer, sale, amounts)
 
     async def finish(self) -> None:
-        """Let the world come to its end: everybody is there, blocks come, offers lapse."""
+        """Let the world come to its end: all parties are there, blocks come, offers lapse."""
         for client in self.clients:
             client.behaviour.vanish_at = ""
             if not client.online:

@@ -16,7 +16,7 @@ from crash.stage import CLIENT_TRUSTS, LSP_TRUSTS, MODES
 
 pytestmark = pytest.mark.slow
 
-# After these something must be found again: an intent, a channel nobody journalled, forwards, a settlement.
+# After these something must be found again: an intent, a channel that is in no record, forwards, a settlement.
 POINTS = (
     "1/reply datastore#1",
     "1/reply fundchannel_complete#1",

@@ -1,4 +1,4 @@
-"""The world around the machine in one immutable value, and every step that anybody can take in it.
+"""The world around the machine in one immutable value, and every step that can be taken in it.
 
 lightningd, the journal, one client, one payer and the wallet's two coins, as far as money depends on them. What an
 order does happens in steps (written, then told), so that a death fits between any two. Rules are checked at the step
@@ -130,7 +130,7 @@ class Game:
         if world.mishaps < self.rules.mishaps:
             for coin, state in enumerate(world.coins):
                 if state == "free":
-                    yield f"somebody else reserves coin {coin}", self._coin(self._mishap(world), coin, "theirs")
+                    yield f"another program reserves coin {coin}", self._coin(self._mishap(world), coin, "theirs")
 
     def progress(self, world: World) -> Iterator[Move]:
         """What happens sooner or later."""
@@ -359,7 +359,7 @@ class Game:
             raise Broken("a funding is sent whose channel is closed")
         channel = world.channels[place]
         if world.coins[channel.coin] == "theirs":
-            raise Broken("a funding is sent whose coin is somebody else's")
+            raise Broken("a funding is sent whose coin is another program's")
         channels = _put(world.channels, place, channel._replace(withheld=False))
         return self._coin(world._replace(channels=channels), channel.coin, "spent")
 
@@ -412,7 +412,7 @@ class Game:
         return world if world.dead else world._replace(notes=tuple(sorted((*world.notes, (place, settled)))))
 
     def _plugin_dies(self, world: World) -> World:
-        """What it held lightningd lets go, and there is nobody behind the scid (cln:H12)."""
+        """lightningd lets the held parts go, and no channel has the scid (cln:H12)."""
         parts = tuple(Piece("failed") if piece.status == "held" else piece for piece in world.parts)
         return _dead(world, "plugin")._replace(parts=parts)
 
@@ -476,7 +476,7 @@ class Game:
             raise Broken("a part is forwarded that is not in the journal (rule:2)")
 
     def check_end(self, world: World) -> None:
-        """Nothing more happens by itself: everybody must have what is theirs, and nothing may be left."""
+        """Nothing more happens by itself: each party has its money, and nothing is left over."""
         assert world.brain is not None
         statuses = [piece.status for piece in world.parts]
         open_ = [status for status in statuses if status not in ("failed", "lost", "settled")]

@@ -30,7 +30,7 @@ class Bench(Protocol):
         """The wallet refuses channels from now on, or no longer."""
 
     async def starve(self, yes: bool) -> None:
-        """All coins of the LSP are reserved by somebody else, or free again."""
+        """All coins of the LSP are reserved by another program, or free again."""
 
     async def plain(self) -> None:
         """From now on the wallet's node has no anchors."""

@@ -47,7 +47,7 @@ def own_town(mortal_town: Town) -> Iterator[Town]:
 
 
 def revive(town: Town, victim: str) -> None:
-    """Start again what was killed; everybody finds each other."""
+    """Start again what was killed; all nodes connect again."""
     until(lambda: not town.trip_file(town.lsp).exists(), "the kill")
     if victim == "node":
         town.lsp.gone()

@@ -25,7 +25,7 @@ OURS_BESIDE_IT = "lsps2fast"
 
 
 def fresh(town: Town) -> Bill:
-    """A bill of a wallet nobody has sold to before."""
+    """A bill of a wallet that bought nothing before."""
     return town.bill(town.wallet(f"o{next(NAMES)}"), SIZE_MSAT)
 
 
@@ -122,7 +122,9 @@ def test_a_buy_sold_by_the_built_in_plugin_is_honoured(town: Town) -> None:
 
 
 def test_a_payment_the_built_in_plugin_was_at_is_brought_to_its_end(town: Town) -> None:
-    """K-09, rule:8: parts settled while nobody looked, record of the built-in plugin: the funding is broadcast."""
+    """K-09, rule:8: parts settled while the plugin was away, record of the built-in plugin:
+    the funding is broadcast.
+    """
     bill = fresh(town)
     town.trip(town.lsp, "plugin>host", "htlc_accepted", "after", "plugin")
     sent = town.send_parts(bill, [SIZE_MSAT])

@@ -24,7 +24,7 @@ def split(total_msat: int, parts: int) -> list[int]:
 
 
 def fresh(town: Town, **options: object) -> Bill:
-    """A bill of a wallet nobody has sold to before."""
+    """A bill of a wallet that bought nothing before."""
     wallet = town.wallet(f"w{next(NAMES)}")
     return town.bill(wallet, SIZE_MSAT, **options)
 

@@ -20,7 +20,7 @@ NAMES = itertools.count(1)
 
 
 def fresh(town: Town, amount_msat: int | None = SIZE_MSAT) -> Bill:
-    """A bill of a wallet nobody has sold to before."""
+    """A bill of a wallet that bought nothing before."""
     return town.bill(town.wallet(f"t{next(NAMES)}"), amount_msat)
 
 
@@ -32,7 +32,7 @@ def paid_at_last(town: Town, bill: Bill, parts: int = 2) -> None:
 
 
 def test_a_probe_costs_nothing_and_the_payment_works(each_town: Town) -> None:
-    """trap:3, C-26: a payment with a hash nobody knows opens, is refused by the wallet, and leaves no trace on
+    """trap:3, C-26: a payment with an unknown hash opens, is refused by the wallet, and leaves no trace on
     chain.
     """
     bill, evidence = fresh(each_town), Evidence(each_town)
@@ -205,7 +205,7 @@ def test_a_payer_may_overpay(town: Town) -> None:
 
 @pytest.fixture(scope="module")
 def shop(client_trusts_town: Town) -> Lightningd:
-    """Somebody behind the LSP who is paid in the ordinary way."""
+    """A node behind the LSP that is paid in the ordinary way."""
     town = client_trusts_town
     shop = town.node("shop")
     shop.start()

@@ -1,4 +1,4 @@
-"""What a replayed sale must look like, whoever wrote the plugin."""
+"""Checks on a replayed sale, for any plugin."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ class Node:
             channel.scid = channel.scid if channel.withheld else next(filter(None, scids), None)
 
     def restarted(self, height: int) -> None:
-        """lightningd itself was started again: nobody is connected yet and the tip is rolled back (cln:R1, cln:R2)."""
+        """lightningd itself was started again: no peer is connected yet and the tip is rolled back (cln:R1, cln:R2)."""
         self.connected.clear()
         self._opening.clear()
         self.height = height

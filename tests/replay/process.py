@@ -75,7 +75,7 @@ class PluginProcess:
         stdin.write(json.dumps(message).encode() + b"\n\n")
 
     async def drain(self) -> None:
-        """Wait until the pipe takes more. Raises ConnectionError when nobody reads it any more."""
+        """Wait until the pipe takes more. Raises ConnectionError when it is not read any more."""
         stdin = self._running.stdin
         assert stdin is not None
         await stdin.drain()

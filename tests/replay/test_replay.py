@@ -231,8 +231,8 @@ def test_other_peoples_payments_go_on_while_a_part_is_held(replay: Replay) -> No
 
 
 def test_a_part_that_nobody_bought_keeps_no_plugin_waiting(replay: Replay) -> None:
-    """Recording i6, sold by nobody. X-16, cln:H13: let go at once, so lightningd has nothing to defer for the other
-    plugin; what becomes of it is nothing of ours."""
+    """Recording i6, of a scid that was not sold. X-16, cln:H13: let go at once, so lightningd has nothing to defer for
+    the other plugin; what becomes of it is nothing of ours."""
     played = replay(Script(recording="i6_deferred_then_continue", records={"4x4x9": None}))
     assert_polite(played)
     assert played.answers == {(L3, 0): LET_GO, (L3, 1): LET_GO, (L3, 2): LET_GO}
@@ -287,7 +287,7 @@ def test_withheld_channels_that_the_operator_made_by_hand_are_left_alone(replay:
 
 
 def test_a_channel_closed_with_parts_in_flight_is_not_paid_for(replay: Replay) -> None:
-    """Recording k2. cln:A3, K-13, K-14: the operator closed it, lightningd failed the parts and tells nobody."""
+    """Recording k2. cln:A3, K-13, K-14: the operator closed it, lightningd failed the parts without a notification."""
     parts = ((L3, 0, 9_000_000, 1_000_000), (L3, 1, 10_000_000, 0))
     played = replay(Script(recording="k2_close_with_htlcs", reopened=("2x2x3",)))
     sale = Sale(jit_scid="2x2x3", channel="feed8cb4", parts=parts)

@@ -32,7 +32,7 @@ class Houses:
         return self._stories.get(world, 0)
 
     async def keep(self, mode: str, world: World) -> bool:
-        """Make it new again and keep it; False when somebody else has to close it."""
+        """Make it new again and keep it; False when its owner has to close it."""
         stories = self._stories.pop(world, 0) + 1
         lines = self._lines.pop(world, 0) + len(world.transcript.select("plugin>host", method="log"))
         if not self.open or mode in self._spare or stories >= STORIES or lines >= LOG_LINES:

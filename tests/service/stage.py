@@ -271,7 +271,7 @@ class Stage:
         return self.world.client(self._own(name), **behaviour)
 
     def payer(self, name: str = "payer", channels: int = 1, capacity_sat: int = 10_000_000) -> Payer:
-        """Somebody who pays."""
+        """The payer."""
         return self.world.payer(self._own(name), channels, capacity_sat)
 
     def _own(self, name: str) -> str:
@@ -333,7 +333,7 @@ class Stage:
         return invoice
 
     async def still_sells(self, payer: Payer | None = None, name: str = "zoe") -> ClientInvoice:
-        """The proof that the plugin goes on: somebody new buys and is paid."""
+        """Prove that the plugin goes on: a new wallet buys and is paid."""
         return await self.sale(self.client(name), payer or self.payer(f"payer of {name}"), parts=2)
 
     async def over(self, invoice: ClientInvoice) -> None:
@@ -393,7 +393,7 @@ class Stage:
         pipe = plugin._writer.get_extra_info("pipe")
 
         async def read_by_the_plugin() -> None:
-            while _unread(pipe):  # noqa: ASYNC110  (a pipe tells nobody that it is empty)
+            while _unread(pipe):  # noqa: ASYNC110  (a pipe does not tell that it is empty)
                 await asyncio.sleep(0)
 
         plugin._flush()

@@ -42,7 +42,7 @@ def without(*bits: int) -> str:
     ],
 )
 def test_the_types_follow_what_both_nodes_offer(ours: str, theirs: str | None, asked: list[list[int]]) -> None:
-    """O-02: anchors only where both have them; of a peer nobody knows anything the type that everybody has."""
+    """O-02: anchors only where both have them; for an unknown peer the type that all have."""
     node = OurNode()
     node.learn({"our_features": {"init": ours}}, {})
     assert [list(bits) for bits in node.channel_types(theirs)] == asked

@@ -184,7 +184,7 @@ async def test_deaths_do_not_split_twice(kind: str) -> None:
 
 
 async def test_nothing_is_split_unless_it_is_asked_for() -> None:
-    """Off by default: an upgrade moves nobody's coins."""
+    """Off by default: an upgrade moves no coins."""
     async with Stage(CLIENT_TRUSTS, fresh=True, wallet_sat=(3_000_000,)) as stage:
         stage.world.mine()
         await stage.quiet()

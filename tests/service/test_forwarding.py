@@ -161,7 +161,7 @@ async def test_a_late_preimage_is_still_passed_upstream_and_the_coins_are_still_
 
 
 async def test_a_reservation_that_could_not_be_renewed_at_once_is_renewed_later() -> None:
-    """O-04, rule:7: reserveinputs fails twice; nobody else gets the coins."""
+    """O-04, rule:7: reserveinputs fails twice; no other buy gets the coins."""
     async with Stage() as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)

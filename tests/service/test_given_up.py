@@ -79,7 +79,7 @@ async def nothing_was_sent(stage: Stage, end: End) -> None:
         assert not any(row["reserved"] for row in stage.lsp.wallet.rows())
 
 
-# Nobody has paid yet --------------------------------------------------------------------------------
+# Not paid yet --------------------------------------------------------------------------------
 
 STEPS = [("listpeerchannels", 1), ("datastore", 1), ("setchannel", 1), ("listpeerchannels", 2), ("sendpsbt", 1)]
 

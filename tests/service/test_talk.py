@@ -1,4 +1,4 @@
-"""What clients say: replies that cannot be delivered, responses nobody wants, two clients, slow answers, rubbish."""
+"""Messages of clients: replies that cannot be delivered, stray responses, two clients, slow answers, rubbish."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ async def test_invoices_with_hints(make_world: MakeWorld) -> None:
         await wallet.call("delinvoice", {"label": "y", "status": "unpaid"})
         text = bolt11.decode(plain["bolt11"])
         text.routes = [[bolt11.Hop(world.lsp.node_id, "1x1x1", 0, 0, 48)]]
-        unsigned = text.sign(b"\1" * 32)  # somebody else's signature: lightningd signs anew
+        unsigned = text.sign(b"\1" * 32)  # another key's signature: lightningd signs anew
         made = await wallet.call("createinvoice", [unsigned, "y", preimage.hex()])
         decoded = await wallet.call("decode", [made["bolt11"]])
         assert decoded["payee"] == wallet.node_id

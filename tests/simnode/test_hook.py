@@ -249,7 +249,7 @@ async def test_a_right_preimage_resolves(make_world: MakeWorld) -> None:
 
 @pytest.mark.parametrize("answer", [{"result": "continue"}, {"result": "continue", "forward_to": "ab" * 32}])
 async def test_continue_to_nowhere_is_unknown_next_peer(make_world: MakeWorld, answer: Any) -> None:
-    """cln:H10, cln:F1: an scid or a channel nobody knows; local_failed as recorded in f_unknown_next_peer."""
+    """cln:H10, cln:F1: an unknown scid or channel; local_failed as recorded in f_unknown_next_peer."""
     real = next(
         entry["msg"]["params"]["forward_event"]
         for entry in recording("f_unknown_next_peer")

@@ -149,7 +149,7 @@ async def _interrupted(sign: signal.Signals) -> dict[str, bool]:
 
     await asyncio.wait_for(dead(), 10)
     left = {"alive": _lives(pid), "directory": Path(directory).exists()}  # noqa: ASYNC240
-    shutil.rmtree(directory, ignore_errors=True)  # after SIGKILL nobody else does
+    shutil.rmtree(directory, ignore_errors=True)  # after SIGKILL it is left behind
     return left
 
 

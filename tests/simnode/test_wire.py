@@ -156,7 +156,7 @@ def test_whoever_connects_as_the_node_dies_is_hung_up_on(tmp_path: Path, turns: 
 
 
 async def test_a_question_to_a_plugin_that_is_gone_fails_at_once(make_world: MakeWorld) -> None:
-    """cln:W6, cln:H12: nobody waits for the patience to end when the process has."""
+    """cln:W6, cln:H12: the patience is not waited for when the process has ended."""
     async with make_world() as world:
         plugin = world.lsp.plugin
         await world.lsp.kill_plugin()
@@ -165,7 +165,7 @@ async def test_a_question_to_a_plugin_that_is_gone_fails_at_once(make_world: Mak
 
 
 async def test_a_process_that_ends_while_it_starts_is_no_plugin(make_world: MakeWorld) -> None:
-    """cln:M5: its end came before anybody read its pipe, and `plugin start` says so at once."""
+    """cln:M5: its end came before its pipe was read, and `plugin start` says so at once."""
     async with make_world() as world:
 
         async def start_and_bury(*given: Any) -> Child:

@@ -259,7 +259,7 @@ def test_a_slow_plugin_cannot_make_us_hoard_calls() -> None:
     async def crowd() -> list[Any]:
         world.silent.clear()
         waiting = [asyncio.ensure_future(world.policy.menu(None, WALL_MS)) for _ in range(5)]
-        await asyncio.wait(waiting[2:])  # these end although nobody answers
+        await asyncio.wait(waiting[2:])  # these end without an answer
         world.silent.set()
         return await asyncio.gather(*waiting, return_exceptions=True)
 
@@ -299,7 +299,7 @@ def test_without_a_plugin_our_own_policy_answers(ask: Callable[[World], object])
 
 @pytest.mark.parametrize("answers", [{}, menu_of(TERMS)])
 def test_a_crowd_that_comes_first_asks_once_whether_there_is_a_plugin(answers: dict[str, Answer]) -> None:
-    """rule:14: nobody is turned away for a question that is being answered already."""
+    """rule:14: no client is turned away for a question that is being answered already."""
     world = World(answers, max_calls=50)
 
     async def crowd() -> list[Any]:

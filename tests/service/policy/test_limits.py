@@ -1,4 +1,4 @@
-"""Limits: what a crowd can cost us, and that it locks nobody out."""
+"""Limits: what a crowd can cost us, and that it cannot lock others out."""
 
 from __future__ import annotations
 

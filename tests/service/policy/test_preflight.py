@@ -62,7 +62,7 @@ def test_the_least_channel_holds_payment_reserve_and_fees() -> None:
     ("plain", "anchors", "dearer"), [(1_000, 1_000, (1_000, True)), (5_000, 1_250, (5_000, False))]
 )
 def test_the_least_channel_is_enough_for_both_types(plain: int, anchors: int, dearer: tuple[int, bool]) -> None:
-    """O-02, O-03: at the buy nobody knows what the client can do when it is paid: the dearer type counts."""
+    """O-02, O-03: at the buy the client's later features are unknown: the dearer type counts."""
     facts = RICH._replace(commitment_perkw=plain, anchors_perkw=anchors)
     assert least_capacity_sat(FIXED, facts) == min_capacity_sat(990_000_000, 10, *dearer, False, 546)
 

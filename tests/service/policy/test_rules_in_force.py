@@ -271,7 +271,7 @@ def test_the_mode_of_a_buy(
     at_risk_sat: int,
     mode: bool,
 ) -> None:
-    """B-15: default, token, amount at risk; safe for debtors and above the budget, whoever asks."""
+    """B-15: default, token, amount at risk; safe for debtors and above the budget, for every client."""
     made = policy(rules(trust=rule))
     before(made)
     assert made.trust_mode(ALICE, given, amount_sat * SAT, at_risk_sat * SAT, WALL_MS) is mode

@@ -1,4 +1,4 @@
-"""What nobody tells is looked for: fundings without a block, parts whose end was announced to nobody."""
+"""Ends without an announcement are looked for: fundings without a block, parts that ended unnoticed."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_a_record_that_is_not_understood_is_reported_and_the_others_are_read(wha
 
 @pytest.mark.parametrize("what", ["no JSON", "a newer version", "a final record among the active ones"])
 def test_a_record_that_is_not_understood_stays_as_it_is(what: str) -> None:
-    """K-08: whoever orders what, nothing is written over it and nothing deletes it."""
+    """K-08: no order writes over it or deletes it."""
     place = Journalled()
     key = place.put("active", JIT, BROKEN[what])
     before = place.data.rows[key]

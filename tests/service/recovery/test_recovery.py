@@ -119,7 +119,7 @@ def unread(*names: str, jit_scid: int | None = JIT) -> Unread:
 
 
 def test_parts_of_a_record_that_is_not_understood_fail_for_now() -> None:
-    """K-08, rule:6: its scid is known, so that nobody is told that it does not exist, and nothing is sold on it."""
+    """K-08, rule:6: its scid is known, so that no payer is told that it does not exist, and nothing is sold on it."""
     house = House(unread(), unread("promise-secret", jit_scid=None))
     house.revive()
     assert house.service.set_aside == house.service.interest.scids == {JIT}
@@ -127,7 +127,7 @@ def test_parts_of_a_record_that_is_not_understood_fail_for_now() -> None:
 
 
 def test_coins_of_a_record_that_is_not_understood_pay_for_nothing_else() -> None:
-    """K-08, O-04, trap:8: nobody renews their reservation, and its channel may have been paid for."""
+    """K-08, O-04, trap:8: their reservation is not renewed, and its channel may have been paid for."""
     house = House(unread(f'"{COIN}"'), unread(f'["{"bb" * 32}:1"]', jit_scid=None))
     house.revive(record("intent"))
     assert set(house.promised) == {COIN, "bb" * 32 + ":1"}
@@ -136,7 +136,7 @@ def test_coins_of_a_record_that_is_not_understood_pay_for_nothing_else() -> None
 
 @pytest.mark.parametrize("name", [ID, CLIENT], ids=["the channel", "the peer"])
 def test_a_channel_that_such_a_record_may_own_is_not_taken_for_an_orphan(name: str) -> None:
-    """K-08, K-11: an intent of the same client does not close it, and nobody is alarmed."""
+    """K-08, K-11: an intent of the same client does not close it, and there is no alarm."""
     house = House(unread(name, jit_scid=JIT + 1))
     house.revive(record("intent"), said=snapshot(channel()))
     assert house.orders == [Undo(JIT, HASH, None, FUNDING)]
@@ -188,7 +188,7 @@ def test_coins_that_were_reserved_for_no_channel_are_released() -> None:
 
 
 def test_a_withheld_channel_that_no_record_explains_is_told_and_left() -> None:
-    """K-11: it may be somebody else's; ours to close is only what we know we made."""
+    """K-11: it may be another tool's; ours to close is only a channel that we made."""
     house = House()
     house.revive(StoredSession(BUY, FRESH, None), said=snapshot(channel(OTHER_ID), channel(opener="remote")))
     assert house.orders == []

@@ -151,7 +151,7 @@ class Shop:
         return scid in self.aliases
 
     def is_online(self, peer_id: str) -> bool:
-        """Everybody is there who is not away."""
+        """All peers are connected but those that are away."""
         return peer_id not in self.offline
 
     def committed_sat(self) -> int:

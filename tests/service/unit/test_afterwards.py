@@ -84,7 +84,7 @@ class House:
         self.records = [record for record in self.records if record.buy.jit_scid != jit_scid]
 
     async def close(self, params: Any) -> Json:
-        """What lightningd hears when somebody calls `close` with these parameters."""
+        """Return lightningd's view of a `close` with these parameters."""
         return await self.house.judge({"id": "cli:close#1", "method": "close", "params": params})
 
 
@@ -151,7 +151,7 @@ async def test_the_guard_may_only_warn_or_be_off() -> None:
 
 
 async def test_nothing_is_asked_while_nothing_is_owed() -> None:
-    """A-07: unpaid channels, and a promise of no lifetime, bind nobody."""
+    """A-07: unpaid channels, and a promise of no lifetime, bind the LSP to nothing."""
     house = House()
     house.house.owe(CHANNEL, buy(min_lifetime_blocks=0))
     assert await house.close({"id": CHANNEL}) == CONTINUE

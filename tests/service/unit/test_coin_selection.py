@@ -152,7 +152,7 @@ class Wallet:
         return {}
 
     def taken(self, *points: str) -> None:
-        """Somebody else reserves these, as `fundpsbt` does."""
+        """Another program reserves these, as `fundpsbt` does."""
         self.reserved.update(dict.fromkeys(points, HEIGHT + DEFAULT_BLOCKS))
 
 

@@ -1,4 +1,4 @@
-"""Capital in channels that nobody has paid for: counted from when it is promised to the chain, journalled if owed."""
+"""Capital in channels that are unpaid: counted from when it is promised to the chain, journalled if owed."""
 
 from __future__ import annotations
 

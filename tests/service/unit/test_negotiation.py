@@ -443,7 +443,7 @@ async def test_a_client_that_is_gone_before_it_is_sold_anything_is_refused() -> 
 async def test_what_the_node_cannot_do_is_refused_at_the_buy(
     purse: Liquidity, committed_sat: int, size_msat: int | None, code: int | None, counted: set[str]
 ) -> None:
-    """B-06 steps 10 and 11, B-08, O-03: before anybody is paid, with a clear code, counted by its reason."""
+    """B-06 steps 10 and 11, B-08, O-03: before any payment, with a clear code, counted by its reason."""
     shop = Shop()
     offer = (await shop.menu())[0]
     shop.purse_now, shop.committed = purse, committed_sat

@@ -320,7 +320,7 @@ async def test_what_a_policy_plugin_wants_must_be_affordable() -> None:
 
 @pytest.mark.parametrize("trouble", [NodeError(GET_POLICY, -1, "boom"), {}, {"policy_opening_fee_params_menu": [{}]}])
 async def test_a_broken_policy_plugin_sells_nothing(trouble: Any) -> None:
-    """Slow or broken answers are bounded; prices nobody chose would be worse."""
+    """Slow or broken answers are bounded; prices that were not chosen would be worse."""
     shop = with_plugin(trouble, trouble)
     assert (await shop.ask(ALICE, "lsps2.get_info"))["error"] == {"code": -32603, "message": "Internal error"}
     assert shop.sold == []
