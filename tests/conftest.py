@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,9 +11,17 @@ from typing import Any
 import pytest
 from backends import RUNS, load_core
 from hypothesis import settings
+from logs import heard
 
 settings.register_profile("lsps2fast", deadline=None, max_examples=80)
 settings.load_profile("lsps2fast")
+
+
+@pytest.fixture(autouse=True)
+def log_is_heard() -> Iterator[None]:
+    """Whatever a `Log` of the test is to hear."""
+    with heard():
+        yield
 
 
 @pytest.fixture(scope="session", params=RUNS)

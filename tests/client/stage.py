@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from coincurve import PrivateKey
+from logs import Log
 
 from lsps2fast import _hook as hook
 from lsps2fast import _tlv as tlv
@@ -281,7 +282,7 @@ class FakeHost:
         self.asked: set[bytes] = set()
         self.answers: dict[bytes, Json] = {}
         self.order: list[bytes] = []
-        self.logs: list[tuple[str, str]] = []
+        self.logs = Log()
         self.tasks: set[asyncio.Task[None]] = set()
         self.loaded = False
 
@@ -309,11 +310,8 @@ class FakeHost:
     def interest_loaded(self) -> None:
         self.loaded = True
 
-    def log(self, text: str, level: str = "info") -> None:
-        self.logs.append((level, text))
-
     def said(self, level: str) -> str:
-        return "\n".join(text for each, text in self.logs if each == level)
+        return self.logs.text(level)
 
 
 class FakeRequest:

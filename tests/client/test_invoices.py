@@ -143,7 +143,7 @@ async def test_no_preimage_is_stored_or_said(staged: Staging) -> None:
         await stage.invoice()
         (preimage,) = stage.preimages.values()
         assert all(preimage.hex().encode() not in value for value in stage.node.datastore.values())
-        assert all(preimage.hex() not in text for _, text in stage.host.logs)
+        assert all(preimage.hex() not in text for text, _ in stage.host.logs)
 
 
 async def test_a_label_that_is_taken_fails_before_anything_is_bought(staged: Staging) -> None:

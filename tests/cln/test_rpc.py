@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from logs import Log
 
 from lsps2fast._hook_py import FrameReader
 from lsps2fast.errors import AnswerPending, NodeError, NodeUnreachable
@@ -68,8 +69,8 @@ class Node:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.callers: asyncio.Queue[Caller] = asyncio.Queue()
-        self.said: list[str] = []
-        self.rpc = Rpc(str(path), self.said.append)
+        self.said = Log()
+        self.rpc = Rpc(str(path))
         self._server: asyncio.Server | None = None
         self._open: list[Caller] = []
 
@@ -323,7 +324,7 @@ def test_garbage_between_answers_is_said_and_ignored(play: Play, garbage: bytes)
         await caller.result(request, {"id": "02"})
         assert await call == {"id": "02"}
         assert len(node.said) == 1
-        assert "ignored" in node.said[0]
+        assert "ignored" in node.said.text()
 
     play(story)
 
@@ -355,7 +356,7 @@ def test_a_call_that_takes_too_long_has_an_unknown_outcome(play: Play) -> None:
         call = asyncio.create_task(node.rpc.call("getinfo"))
         await caller.result(await caller.request(), {"id": "02"})
         assert await call == {"id": "02"}
-        assert "an unexpected answer" in node.said[0]
+        assert "an unexpected answer" in node.said.text()
 
     play(story)
 

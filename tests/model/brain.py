@@ -169,7 +169,7 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
         orders.append(order.ForgetBuy(SCID, "Timeout"))
 
     service: Any = SimpleNamespace(
-        host=SimpleNamespace(log=_nothing, spawn=spawn),
+        host=SimpleNamespace(spawn=spawn),
         store=SimpleNamespace(unread=(), unread_names=lambda name: False),
         effects=SimpleNamespace(
             alarm=_unexpected,

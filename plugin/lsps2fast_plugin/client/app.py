@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -41,6 +42,8 @@ from lsps2fast_plugin.cln import built_in
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.rpc import Rpc
+
+log = logging.getLogger("lsps2fast_plugin.client.app")  # also when run as __main__
 
 POLL_S = 30.0  # between two looks at fundings that are owed, beside each block
 RETRY_S = 1.0
@@ -119,19 +122,18 @@ class Client:
         except ConfigError as error:
             return {"disable": str(error)}
         path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
-        self._build(self.settings, Rpc(path, lambda text: self.host.log(text, "warn")), currency)
+        self._build(self.settings, Rpc(path), currency)
         self.host.spawn(self._start())
         return None
 
     def _build(self, settings: Settings, rpc: Rpc, currency: str) -> None:
-        say = self.host.log
         self.rpc = rpc
         self.currency = currency
-        self.book = WalletRecords(rpc, say, self.awaited.hashes, lambda: self.watch.guard())
-        self.talk = Lsps0Client(rpc, self.clock, say)
+        self.book = WalletRecords(rpc, self.awaited.hashes, lambda: self.watch.guard())
+        self.talk = Lsps0Client(rpc, self.clock)
         self.chain = Chain(rpc)
         self.invoices = Invoices(rpc)
-        self.market = LspBuyer(rpc, self.talk, self.book, self.clock, settings, say)
+        self.market = LspBuyer(rpc, self.talk, self.book, self.clock, settings)
         self.watch = Watch(
             rpc=rpc,
             book=self.book,
@@ -139,11 +141,10 @@ class Client:
             clock=self.clock,
             settings=settings,
             report=self._report,
-            say=say,
             closing=lambda channel_id: self.incoming.channel_closes(channel_id),
             guarding=self.awaited.watch,
         )
-        self.guard = UnfundedChannelGuard(self.host, self.chain, self.watch, self._report, say)
+        self.guard = UnfundedChannelGuard(self.host, self.chain, self.watch, self._report)
         self.incoming = Incoming(
             host=self.host,
             book=self.book,
@@ -152,12 +153,11 @@ class Client:
             clock=self.clock,
             settings=settings,
             report=self._report,
-            say=say,
             changed=self._rearm.set,
             claimed=self.watch.claimed,
         )
         self.reconnect = Reconnect(
-            rpc, self.clock, self.host.spawn, lambda lsp_id: lsp_id in self.book.lsps(), self._address_of, say
+            rpc, self.clock, self.host.spawn, lambda lsp_id: lsp_id in self.book.lsps(), self._address_of
         )
 
     async def _start(self) -> None:
@@ -178,7 +178,6 @@ class Client:
             limits=channel_terms.Limits(to_self_delay_blocks, self.settings.zero_reserve),
             spawn=self.host.spawn,
             report=self._report,
-            say=self.host.log,
         )
         self.methods = Methods(
             market=self.market,
@@ -194,9 +193,8 @@ class Client:
         await self._guarded(self.watch.find())
         self.host.interest_loaded()
         self._ready.set()
-        self.host.log(
-            f"lsps2fast-client {__version__} ({BACKEND} core) is ready: {len(self.book.approvals)} payments awaited",
-            "info",
+        log.info(
+            f"lsps2fast-client {__version__} ({BACKEND} core) is ready: {len(self.book.approvals)} payments awaited"
         )
         self.host.spawn(self._watch_time())
         await self._look_all()
@@ -211,7 +209,7 @@ class Client:
             try:
                 return await self.rpc.call(method)
             except NodeError as error:
-                self.host.log(f"{method}: {error}; trying again", "warn")
+                log.warning(f"{method}: {error}; trying again")
             await self.clock.turned(RETRY_S)
 
     async def _load(self) -> None:
@@ -221,7 +219,7 @@ class Client:
                 await self.book.load()
                 break
             except StoreError as error:
-                self.host.log(f"the records cannot be read ({error}); trying again", "error")
+                log.error(f"the records cannot be read ({error}); trying again")
             await self.clock.turned(RETRY_S)
         for approval in list(self.book.approvals.values()):
             await self._guarded(self._check_loaded(approval))
@@ -231,7 +229,7 @@ class Client:
         if row is not None and row["status"] == "paid":
             await self._settle(approval)
         elif row is None and approval.label is not None:
-            self.host.log(f"the invoice {approval.label!r} was never made; its purchase is forgotten", "info")
+            log.info(f"the invoice {approval.label!r} was never made; its purchase is forgotten")
             await self._end(approval)
 
     # HTLCs and channels ----------------------------------------------------------------------------
@@ -350,7 +348,7 @@ class Client:
         try:
             await work
         except Lsps2Error as error:
-            self.host.log(f"put off: {error}", "warn")
+            log.warning(f"put off: {error}")
 
     async def _watch_time(self) -> None:
         """Do what is due at its moment; sleeps until the next one."""
@@ -381,7 +379,7 @@ class Client:
 
     def _report(self, lsp_id: str, sentence: str) -> None:
         self.reports.add(lsp_id, sentence)
-        self.host.log(f"LSP {lsp_id}: {sentence}", "warn")
+        log.warning(f"LSP {lsp_id}: {sentence}")
 
     async def _status(self) -> Json:
         """Purchases, payments awaited, channels, those given up, LSPs trusted or not, and why something was refused."""

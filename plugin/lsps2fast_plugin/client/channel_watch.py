@@ -8,6 +8,7 @@ channel. Channels that an LSP gave up before anything was paid are cleaned away 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.rpc import Rpc
+
+log = logging.getLogger(__name__)
 
 CLOSING = frozenset(
     {
@@ -58,7 +61,6 @@ class Watch:
         clock: Clock,
         settings: Settings,
         report: Callable[[str, str], None],
-        say: Callable[[str, str], None],
         closing: Callable[[str], None],
         guarding: Callable[[set[str]], None],
     ) -> None:
@@ -71,7 +73,6 @@ class Watch:
         self._clock = clock
         self._settings = settings
         self._report = report
-        self._say = say
         self._closing = closing
         self._guarding = guarding
         self._expected: dict[str, Opening] = {}  # by LSP; lightningd lets it open one channel at a time
@@ -137,7 +138,7 @@ class Watch:
         try:
             row = await self._chain.row(channel_id)
         except NodeError as error:
-            self._say(f"the new channel {channel_id} cannot be looked at: {error}", "warn")
+            log.warning(f"the new channel {channel_id} cannot be looked at: {error}")
             row = None
         state = self._states.pop(channel_id)
         del self._adopting[channel_id]
@@ -148,7 +149,7 @@ class Watch:
         if state == LOCKIN:
             self._coming.add(channel_id)
         await self._book.put_channel(channel)
-        self._say(f"JIT channel {channel_id} of {channel.lsp_id}: {channel.capacity_msat} msat", "info")
+        log.info(f"JIT channel {channel_id} of {channel.lsp_id}: {channel.capacity_msat} msat")
 
     async def find(self) -> None:
         """After a start: channels that came while we were away belong to the purchases that await them (I-16).
@@ -161,7 +162,7 @@ class Watch:
                 continue
             if row["peer_id"] in awaited and row.get("private") and "short_channel_id" not in row:
                 await self._book.put_channel(JitChannel.from_row(row))
-                self._say(f"JIT channel {row['channel_id']} of {row['peer_id']} came while we were away", "info")
+                log.info(f"JIT channel {row['channel_id']} of {row['peer_id']} came while we were away")
             elif row["state"] in CLOSING and _is_empty(row):
                 channel = JitChannel.from_row(row)
                 if await self._is_nowhere(channel, row):
@@ -254,7 +255,7 @@ class Watch:
             else:
                 await self._look_unpaid(channel, row)
         except NodeError as error:
-            self._say(f"channel {channel.channel_id} cannot be looked at: {error}", "warn")
+            log.warning(f"channel {channel.channel_id} cannot be looked at: {error}")
 
     async def _look_paid(self, channel: JitChannel, row: Json | None) -> None:
         funding = await self._chain.funding(channel, row)
@@ -262,7 +263,7 @@ class Watch:
         if sight is FundingStatus.NOWHERE and row is None and await self._was_confirmed(channel):
             sight = FundingStatus.CONFIRMED
         if sight is FundingStatus.CONFIRMED:
-            self._say(f"the funding of channel {channel.channel_id} is confirmed", "info")
+            log.info(f"the funding of channel {channel.channel_id} is confirmed")
             await self._drop(channel)
         elif sight is FundingStatus.MEMPOOL:
             await self._appeared(channel)
@@ -284,7 +285,7 @@ class Watch:
         """A funding that was paid for is in the mempool: the channel is as good as its LSP, unless he lied before."""
         self._sound.add(channel.channel_id)
         if channel.missing:
-            self._say(f"the funding of channel {channel.channel_id} has come into sight after all", "info")
+            log.info(f"the funding of channel {channel.channel_id} has come into sight after all")
             channel.missing = False
             await self._book.put_channel(channel)
         self.guard()
@@ -332,16 +333,15 @@ class Watch:
         if not await self._is_nowhere(channel, row):
             self._cleaned.discard(channel.channel_id)
             return
-        self._say(f"{channel.lsp_id} gave up the unfunded channel {channel.channel_id}; cleaning up", "info")
+        log.info(f"{channel.lsp_id} gave up the unfunded channel {channel.channel_id}; cleaning up")
         if row["state"] == "CHANNELD_SHUTTING_DOWN":
             await self._try("close", {"id": channel.channel_id, "unilateraltimeout": 1})
         if await self._try("dev-forget-channel", {"id": channel.lsp_id, "channel_id": channel.channel_id}):
             await self._drop(channel)
             return
-        self._say(
+        log.info(
             f"channel {channel.channel_id} stays listed until lightningd forgets it (2016 blocks): it was never funded,"
-            " holds nothing of ours and is not offered to payers",
-            "info",
+            " holds nothing of ours and is not offered to payers"
         )
         self.given_up[channel.channel_id] = channel
         await self._drop(channel)
@@ -351,7 +351,7 @@ class Watch:
         try:
             funding = await self._chain.funding(channel, row)
         except NodeError as error:
-            self._say(f"the funding of channel {channel.channel_id} cannot be looked at: {error}", "warn")
+            log.warning(f"the funding of channel {channel.channel_id} cannot be looked at: {error}")
             return False
         return funding.sight is FundingStatus.NOWHERE
 
@@ -359,6 +359,6 @@ class Watch:
         try:
             await self._rpc.call(method, params)
         except NodeError as error:  # dev-forget-channel needs developer mode
-            self._say(f"{method} of {params}: {error.message}", "debug")
+            log.debug(f"{method} of {params}: {error.message}")
             return False
         return True

@@ -8,6 +8,7 @@ safe as the owner asked, the invoice is the one that was agreed to, and the rele
 from __future__ import annotations
 
 import asyncio
+import logging
 import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple, Protocol
@@ -33,6 +34,8 @@ from lsps2fast_plugin.client.options import Settings
 from lsps2fast_plugin.client.records import Approval, Released
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
+
+log = logging.getLogger(__name__)
 
 TEMPORARY_NODE_FAILURE = "2002"
 POLL_S = 5.0  # beside the notifications, while a funding is awaited
@@ -114,7 +117,6 @@ class Incoming:
         clock: Clock,
         settings: Settings,
         report: Callable[[str, str], None],
-        say: Callable[[str, str], None],
         changed: Callable[[], None],
         claimed: Callable[[Approval, set[str]], Coroutine[Any, Any, None]],
     ) -> None:
@@ -128,7 +130,6 @@ class Incoming:
         self._clock = clock
         self._settings = settings
         self._report = report
-        self._say = say
         self._changed = changed
         self._claimed = claimed
         self._payments: dict[bytes, Payment] = {}
@@ -228,9 +229,9 @@ class Incoming:
             async with payment.lock:
                 await self._take(payment, scan)
         except Lsps2Error as error:
-            self._say(f"{_what(payment)}: a part is failed for now: {error}", "error")
+            log.error(f"{_what(payment)}: a part is failed for now: {error}")
         except Exception:  # an HTLC without an answer blocks its channel
-            self._say(f"{_what(payment)}: a part is failed because of a bug\n{traceback.format_exc()}", "error")
+            log.error(f"{_what(payment)}: a part is failed because of a bug\n{traceback.format_exc()}")
         else:
             return
         payment.discard(scan.id_raw)
@@ -249,7 +250,7 @@ class Incoming:
         try:
             part = read_part(scan, key, approval.fees_msat.get(key))
         except MalformedTlv as error:
-            self._say(f"{_what(payment)}: a part is malformed: {error}", "warn")
+            log.warning(f"{_what(payment)}: a part is malformed: {error}")
             self._host.fail(scan.id_raw, self._details(scan.amount_msat))
             return
         reason = payment.receipt.check(part)
@@ -318,10 +319,10 @@ class Incoming:
                         await self._claim(payment, ground.why)
                     break
         except Lsps2Error as error:
-            self._say(f"{_what(payment)} is failed for now: {error}", "error")
+            log.error(f"{_what(payment)} is failed for now: {error}")
             self._fail(payment, list(payment.receipt.parts), TEMPORARY_NODE_FAILURE)
         except Exception:  # held HTLCs must not wait for their expiry
-            self._say(f"{_what(payment)} is failed because of a bug\n{traceback.format_exc()}", "error")
+            log.error(f"{_what(payment)} is failed because of a bug\n{traceback.format_exc()}")
             self._fail(payment, list(payment.receipt.parts), TEMPORARY_NODE_FAILURE)
         finally:
             payment.releasing = False
@@ -355,14 +356,14 @@ class Incoming:
             for call in payment.take_calls((claim.key,)):
                 self._release_one(call, claim.key, released)
         payment.receipt.drop([claim.key for claim in claims])
-        self._say(f"{_what(payment)}: {len(claims)} parts, {released.total_msat} msat are claimed", "info")
+        log.info(f"{_what(payment)}: {len(claims)} parts, {released.total_msat} msat are claimed")
 
     def _release_one(self, call: Call, key: Key, released: Released) -> None:
         """lightningd then checks what remains: secret, expiry, and that its own set is complete (I-28)."""
         try:
             payload = tlv.final_payload(call.payload_hex, released.amounts_msat[key], released.total_msat)
         except MalformedTlv as error:
-            self._say(f"a part of a complete payment cannot be rewritten: {error}", "error")
+            log.error(f"a part of a complete payment cannot be rewritten: {error}")
             self._host.fail(call.id_raw, self._details(call.amount_msat))
             return
         self._host.final(call.id_raw, payload, released.invoice_msat)
@@ -392,7 +393,7 @@ class Incoming:
             try:
                 lacking = await self._chain.lacking(channel_id, self._settings.funding_depth)
             except (NodeError, KeyError) as error:
-                self._say(f"the funding of channel {channel_id} cannot be looked at: {error!r}", "warn")
+                log.warning(f"the funding of channel {channel_id} cannot be looked at: {error!r}")
                 return FundingStatus.NOWHERE
             if lacking is not None:
                 return lacking
@@ -431,7 +432,7 @@ class Incoming:
         try:
             await self._book.save(approval)
         except StoreError as error:  # it only says more than is true: fees of parts that are gone
-            self._say(f"an approval could not be written: {error}", "warn")
+            log.warning(f"an approval could not be written: {error}")
 
     def _details(self, htlc_msat: int) -> str:
         return details_failure(htlc_msat, self._chain.height)

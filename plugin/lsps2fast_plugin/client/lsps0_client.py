@@ -7,6 +7,7 @@ answer to his own request (T-08, T-09, T-24 … T-29).
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable
 from typing import Any, Final
@@ -25,6 +26,8 @@ from lsps2fast.lsps.lsps0 import (
 )
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.rpc import Rpc
+
+log = logging.getLogger(__name__)
 
 # What an LSP's error code means to the owner of this wallet (I-34); its own text goes to the debug log only (T-21).
 SENTENCES: Final[dict[ErrorName, str]] = {
@@ -61,14 +64,12 @@ class Lsps0Client:
         self,
         rpc: Rpc,
         clock: Clock,
-        say: Callable[[str, str], None],
         token: Callable[[], str] = lambda: secrets.token_hex(16),
         timeout_ms: int = REQUEST_TIMEOUT_MS,
     ) -> None:
         """`token` makes request ids: 128 bits of the system's generator; what it raises fails the call (T-07)."""
         self._rpc = rpc
         self._clock = clock
-        self._say = say
         self._token = token
         self._timeout_ms = timeout_ms
         self._open = OpenRequests(timeout_ms)
@@ -103,7 +104,7 @@ class Lsps0Client:
             if future.done() and not future.cancelled():
                 future.exception()  # taken note of, also when sending failed first
         if reply.error is not None:
-            self._say(f"{peer_id} refused {method}: {reply.error.code} {reply.error.message}", "debug")
+            log.debug(f"{peer_id} refused {method}: {reply.error.code} {reply.error.message}")
             raise lsp_error(method, reply.error)
         return reply.result or {}
 
@@ -145,7 +146,7 @@ class Lsps0Client:
         """Ignored and logged (T-24, T-26), but a peer cannot fill the log."""
         count = self._dropped[peer_id] = self._dropped.get(peer_id, 0) + 1
         if got.muted or count <= MOST_LOGGED:
-            self._say(f"message of {peer_id} ignored: {got.why}", "warn" if got.muted else "info")
+            log.log(logging.WARNING if got.muted else logging.INFO, f"message of {peer_id} ignored: {got.why}")
         if got.muted:
             self._end_all(peer_id, f"{peer_id} sent something that is no LSPS message")
 

@@ -7,6 +7,7 @@ refuse then would end the payment for good, because an LSP must call our refusal
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -19,6 +20,8 @@ from lsps2fast_plugin.client import channel_terms
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
+
+log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.25
 DOUBT_MS: Final = 5_000  # an LSP waits about a minute for our answer (K-22)
@@ -42,7 +45,6 @@ class OpenChannelHook:
         limits: channel_terms.Limits,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         report: Callable[[str, str], None],
-        say: Callable[[str, str], None],
     ) -> None:
         """`report(lsp_id, sentence)` tells the owner why something was refused; `spawn` runs a coroutine by itself."""
         self._book = book
@@ -51,7 +53,6 @@ class OpenChannelHook:
         self._limits = limits
         self._spawn = spawn
         self._report = report
-        self._say = say
         self._doubted: dict[str, Request] = {}  # by LSP; lightningd lets it open one channel at a time
 
     def knock(self, request: Request, openchannel: Json) -> None:
@@ -106,7 +107,7 @@ class OpenChannelHook:
         try:
             await self._watch.look_at(lsp_id)
         except Lsps2Error as error:
-            self._say(f"put off: {error}", "warn")
+            log.warning(f"put off: {error}")
 
     def _note(self, openchannel: Json, answer: Json, why: str | None) -> None:
         lsp_id, funding_msat = openchannel["id"], openchannel["funding_msat"]
@@ -128,5 +129,5 @@ class OpenChannelHook:
             )
 
     def _bug(self) -> Json:
-        self._say(f"openchannel failed\n{traceback.format_exc()}", "error")
+        log.error(f"openchannel failed\n{traceback.format_exc()}")
         return _reject("internal error of the plugin")

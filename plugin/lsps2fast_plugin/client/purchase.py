@@ -7,6 +7,7 @@ an answer that breaks the rules.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,6 +33,8 @@ from lsps2fast_plugin.client.records import Purchase
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.rpc import Rpc
+
+log = logging.getLogger(__name__)
 
 INVALID_FEE_PARAMS = 201
 Json = dict[str, Any]
@@ -97,14 +100,12 @@ class LspBuyer:
         book: WalletRecords,
         clock: Clock,
         settings: Settings,
-        say: Callable[[str, str], None],
     ) -> None:
         self._rpc = rpc
         self._talk = talk
         self._book = book
         self._clock = clock
         self._settings = settings
-        self._say = say
         self.our_to_self_delay_blocks = 0
 
     def limits(self, max_fee_msat: int | None, max_fee_ppm: int | None) -> Limits:
@@ -147,7 +148,7 @@ class LspBuyer:
         result = await self._talk.call(lsp_id, GET_INFO, get_info_params(token))
         menu = self._read(GET_INFO, result, validate_menu)
         if not check_menu_order(menu):
-            self._say(f"{lsp_id} offers a menu out of order; the cheapest entry is chosen by its fee", "warn")  # G-14
+            log.warning(f"{lsp_id} offers a menu out of order; the cheapest entry is chosen by its fee")  # G-14
         return menu
 
     @staticmethod
@@ -200,7 +201,7 @@ class LspBuyer:
         except PeerError as error:
             if error.code != INVALID_FEE_PARAMS:
                 raise
-            self._say(f"{lsp_id} no longer stands by its offer; asking for a new menu", "info")
+            log.info(f"{lsp_id} no longer stands by its offer; asking for a new menu")
         choice = self.choose(await self.menu(lsp_id, token), wish)
         return await self.buy(lsp_id, choice, wish)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.rpc import Rpc
+
+log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 
@@ -23,14 +26,12 @@ class Reconnect:
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
         wanted: Callable[[str], bool],
         address: Callable[[str], str | None],
-        say: Callable[[str, str], None],
     ) -> None:
         self._rpc = rpc
         self._clock = clock
         self._spawn = spawn
         self._wanted = wanted
         self._address = address
-        self._say = say
         self._dialling: set[str] = set()
         self._back = asyncio.Event()
 
@@ -64,7 +65,7 @@ class Reconnect:
             try:
                 await self._rpc.call("connect", {"id": target})
             except NodeError as error:
-                self._say(f"LSP {lsp_id} cannot be reached again yet: {error.message}", "debug")
+                log.debug(f"LSP {lsp_id} cannot be reached again yet: {error.message}")
             else:
                 return True
         return False

@@ -9,6 +9,7 @@ raises StoreError.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Json
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
 from lsps2fast_plugin.cln.reader import Keys
 from lsps2fast_plugin.cln.rpc import Rpc
+
+log = logging.getLogger(__name__)
 
 BUYS = ("lsps", "client")
 APPROVALS = ("lsps", "invoice")
@@ -35,14 +38,11 @@ _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, Lsps2Error)
 class WalletRecords:
     """Buys by name, approvals by payment hash, channels by channel id, distrusted LSPs and lapses by node id."""
 
-    def __init__(
-        self, rpc: Rpc, say: Callable[[str, str], None], hashes: Keys[bytes], changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, rpc: Rpc, hashes: Keys[bytes], changed: Callable[[], None]) -> None:
         """`hashes` is kept equal to the payment hashes of all approvals: what the host must hand over. `changed()`:
         there are other channels than before, or other LSPs that broke their word.
         """
         self._rpc = rpc
-        self._say = say
         self._hashes = hashes
         self._changed = changed
         self._locks: dict[tuple[str, ...], asyncio.Lock] = {}
@@ -79,7 +79,7 @@ class WalletRecords:
                     raise ValueError("made by CLN's built-in client, which notes no fee; make a new invoice")
                 found.append(read(row["key"][-1], record))
             except _UNREADABLE as error:
-                self._say(f"record {row['key']} is not used: {type(error).__name__}: {error}; it is left alone", "warn")
+                log.warning(f"record {row['key']} is not used: {type(error).__name__}: {error}; it is left alone")
         return found
 
     # ---- asking
@@ -123,7 +123,7 @@ class WalletRecords:
             except StoreError as error:
                 if not left:
                     raise
-                self._say(f"an approval could not be written ({error}); {left} tries left", "warn")
+                log.warning(f"an approval could not be written ({error}); {left} tries left")
             await asyncio.sleep(PAUSE_S)
 
     async def settle(self, approval: Approval) -> None:

@@ -7,6 +7,7 @@ through the wallet, in over that channel and out over a real one, for which no p
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,8 @@ from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain
 from lsps2fast_plugin.client.incoming_payments import TEMPORARY_NODE_FAILURE, Host
 from lsps2fast_plugin.cln.reader import HtlcFilter
+
+log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
@@ -53,13 +56,11 @@ class UnfundedChannelGuard:
         chain: Chain,
         watch: Watch,
         report: Callable[[str, str], None],
-        say: Callable[[str, str], None],
     ) -> None:
         self._host = host
         self._chain = chain
         self._watch = watch
         self._report = report
-        self._say = say
 
     async def take(self, scan: Any) -> None:
         """An HTLC to us or through us: failed if it comes over a channel without good funding, else let go."""
@@ -83,7 +84,7 @@ class UnfundedChannelGuard:
         except NodeError as error:
             return f"over {format_scid(scid)}: its funding cannot be looked at: {error}"
         except Exception:
-            self._say(f"an HTLC is failed because of a bug\n{traceback.format_exc()}", "error")
+            log.error(f"an HTLC is failed because of a bug\n{traceback.format_exc()}")
             return f"over {format_scid(scid)}: a bug"
 
     async def invoice(self, request: Request, command: Json) -> None:
@@ -95,5 +96,5 @@ class UnfundedChannelGuard:
             if params is not None:
                 answer = {"replace": {**command, "params": params}}
         except Exception:  # the owner's command must go on
-            self._say(f"rpc_command failed\n{traceback.format_exc()}", "error")
+            log.error(f"rpc_command failed\n{traceback.format_exc()}")
         request.set_result(answer)

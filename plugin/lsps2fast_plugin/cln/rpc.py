@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ import msgspec
 from lsps2fast import _hook as hook
 from lsps2fast.errors import AnswerPending, MalformedFrame, NodeError, NodeUnreachable
 
+log = logging.getLogger(__name__)
 _BLOCK = 64 * 1024  # bytes a read
 _MOST = 1 << 30  # bytes of one answer: a listdatastore of a large node is far above what a hook call may be
 
@@ -51,12 +53,9 @@ def _outcome(method: str, answer: dict[str, Any]) -> dict[str, Any] | NodeError:
 class _Link:
     """One connection and the calls that wait on it, by id."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, log: Callable[[str], None] | None
-    ) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._log = log
         self._waiting: dict[str, tuple[str, asyncio.Future[dict[str, Any]]]] = {}
         self._given_up: dict[str, Callable[[], None]] = {}  # who wants to hear of an answer all the same
         self.alive = True
@@ -95,7 +94,7 @@ class _Link:
                     self._take(frame)
         except (MalformedFrame, OSError) as error:
             why = f"the connection broke: {error}"
-            self._say(why)
+            log.warning(why)
         finally:
             self._end(why)
 
@@ -113,34 +112,29 @@ class _Link:
         try:
             answer = _decode(frame)
         except (ValueError, RecursionError) as error:
-            return self._say(f"no JSON from lightningd, ignored: {error}: {frame[:200]!r}")
+            return log.warning(f"no JSON from lightningd, ignored: {error}: {frame[:200]!r}")
         call_id = answer.get("id")
         if not isinstance(call_id, str):
-            return self._say(f"an answer without an id of ours, ignored: {frame[:200]!r}")
+            return log.warning(f"an answer without an id of ours, ignored: {frame[:200]!r}")
         if late := self._given_up.pop(call_id, None):
             return late()
         waiting = self._waiting.get(call_id)
         if waiting is None:
-            return self._say(f"an unexpected answer, ignored: {frame[:200]!r}")
+            return log.warning(f"an unexpected answer, ignored: {frame[:200]!r}")
         method, future = waiting
         outcome = _outcome(method, answer)
         if future.done():
-            return self._say(f"a second answer to {call_id}, ignored: {frame[:200]!r}")
+            return log.warning(f"a second answer to {call_id}, ignored: {frame[:200]!r}")
         if isinstance(outcome, NodeError):
             return future.set_exception(outcome)
         return future.set_result(outcome)
 
-    def _say(self, text: str) -> None:
-        if self._log is not None:
-            self._log(text)
-
 
 class Rpc:
-    """Calls lightningd at the unix socket `path`. `log` is told about answers that make no sense."""
+    """Calls lightningd at the unix socket `path`."""
 
-    def __init__(self, path: str, log: Callable[[str], None] | None = None) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
-        self._log = log
         self._numbers = itertools.count(1)
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
@@ -196,5 +190,5 @@ class Rpc:
                     reader, writer = await asyncio.open_unix_connection(self.path)
                 except OSError as error:
                     raise NodeUnreachable(method, f"cannot connect to {self.path}: {error}") from error
-                self._link = _Link(reader, writer, self._log)
+                self._link = _Link(reader, writer)
             return self._link

@@ -7,6 +7,7 @@ Everything here runs on the host's one loop. Facts of the node become inputs of 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import sys
@@ -56,6 +57,8 @@ from lsps2fast_plugin.service.recovery import Recovery
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.session_store import SessionStore, StoredSession
 
+log = logging.getLogger("lsps2fast_plugin.service.app")  # also when run as __main__
+
 CLOSING = frozenset(
     {
         "CHANNELD_SHUTTING_DOWN",
@@ -98,7 +101,7 @@ class Service:
         self.clock = Clock()
         self.interest = HtlcFilter()
         self.host = Host(self.plugin, self.interest, self._on_htlc)
-        self.parts = HeldHtlcs(self.host, self.host.log)
+        self.parts = HeldHtlcs(self.host)
         self.settings: Settings | None = None
         self.metrics: Metrics | None = None
         self.talk = Lsps0Server(self.host)
@@ -154,21 +157,19 @@ class Service:
         """To lightningd; timed when somebody wants to know."""
         if settings.metrics_listen is None:
             return Rpc(path)
-        self.metrics = Metrics(lambda: stats_of(self), self.host.log)
+        self.metrics = Metrics(lambda: stats_of(self))
         return MeteredRpc(path, self.metrics.rpc_seconds)
 
     def _build(self, settings: Settings, rpc: Rpc) -> None:
         self.rpc = rpc
         self.notebook = DatastoreRecords(rpc)
-        self.desk = Desk(settings, rpc, self.notebook, self.clock, self.host.log)
-        self.exposure = CapitalAtRisk(self.desk.policy, self.notebook, self.clock, self.host.spawn, self.host.log)
+        self.desk = Desk(settings, rpc, self.notebook, self.clock)
+        self.exposure = CapitalAtRisk(self.desk.policy, self.notebook, self.clock, self.host.spawn)
         self.sessions = Sessions(
             collect_ms=settings.collect_ms, max_parts=settings.max_parts, hashes=self.interest.payment_hashes
         )
         self.offers = BuyRegistry(settings.limits)
-        self.store = SessionStore(
-            rpc, lambda text: self.host.log(text, "error"), lambda what, work: self.effects.insist(what, work)
-        )
+        self.store = SessionStore(rpc, lambda what, work: self.effects.insist(what, work))
         self.our_node = OurNode()
         low_water = LowWater(settings.coin_low_water_sat, lambda text: self.effects.alarm(text))
         self.coins = Coins(rpc, lambda: self.sessions.height, low_water)
@@ -181,7 +182,6 @@ class Service:
             height=lambda: self.sessions.height,
             guard=settings.close_guard,
             keep_ms=settings.keep_records_ms,
-            say=self.host.log,
         )
         self.books = SessionEvents(
             host=self.host,
@@ -209,7 +209,6 @@ class Service:
             sent=lambda peer_id, channel: self.lookout.funding(peer_id, channel),
             channel_of=self._channel_of,
             gone=self._closed,
-            say=self.host.log,
         )
         self.lookout = MissedEventPoller(
             funder=funder,
@@ -218,7 +217,6 @@ class Service:
             snapshot=lambda records: self.reconciler.snapshot(records),
             told=lambda part, settled: self.carry_out(self.sessions.told(*part, settled)),
             closed=self._channel_closed,
-            say=self.host.log,
             alarm=self.effects.alarm,
         )
 
@@ -232,7 +230,6 @@ class Service:
             size=size,
             feerate_perkw=feerate_perkw,
             keep_sat=lambda: self.desk.policy.rules.capacity.keep_onchain_sat,
-            say=self.host.log,
             alarm=lambda text: self.effects.alarm(text),
         )
 
@@ -280,9 +277,7 @@ class Service:
         self.host.spawn(self._watch_policy())
         self.host.spawn(self._tidy_daily(delta))
         self._fill_pool()
-        self.host.log(
-            f"lsps2fast-service {__version__} ({BACKEND} core) sells JIT channels: {len(self.offers)} buys live", "info"
-        )
+        log.info(f"lsps2fast-service {__version__} ({BACKEND} core) sells JIT channels: {len(self.offers)} buys live")
 
     def _take_early_facts(self) -> None:
         facts, self._early_facts = self._early_facts or [], None
@@ -290,7 +285,7 @@ class Service:
             try:
                 fact()
             except Exception:  # as with every notification: one that cannot be taken stops no other
-                self.host.log(f"a notification failed\n{traceback.format_exc()}", "error")
+                log.error(f"a notification failed\n{traceback.format_exc()}")
 
     async def _guard_withheld(self) -> None:
         """Know every withheld channel first: forwards into others need not wait for the journal (rule:7, cln:W11)."""
@@ -311,7 +306,6 @@ class Service:
             clock=self.clock,
             random64=lambda: secrets.randbits(64),
             accept=self._accept,
-            say=self.host.log,
         )
         self.talk.begin(self.rpc, negotiator)
 
@@ -321,7 +315,7 @@ class Service:
             try:
                 return await self.rpc.call(method, params)
             except Lsps2Error as error:
-                self.host.log(f"{method}: {error}; trying again", "warn")
+                log.warning(f"{method}: {error}; trying again")
             await self.clock.turned(1.0)
 
     # Buys ----------------------------------------------------------------------------------------
@@ -337,7 +331,7 @@ class Service:
     async def _accept(self, buy: Buy) -> None:
         await self.store.add(buy)
         self.go_live(buy)
-        self.host.log(f"sold {format_scid(buy.jit_scid)} to {buy.peer_id}", "debug")
+        log.debug(f"sold {format_scid(buy.jit_scid)} to {buy.peer_id}")
 
     def _forgotten(self, jit_scid: int) -> None:
         self.interest.scids.discard(jit_scid)
@@ -414,13 +408,13 @@ class Service:
         try:
             payload = tlv.read_payload(call.payload_hex)
         except MalformedTlv as error:
-            self.host.log(f"part {format_scid(call.in_scid)}/{call.htlc_id} has a broken payload: {error}", "warn")
+            log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} has a broken payload: {error}")
             self.host.fail(call.id_raw, TEMPORARY)
             return
         value_msat, outgoing = payload.amt_to_forward_msat, payload.outgoing_cltv_value
         if payload.blinded or value_msat is None or outgoing is None:  # C-25
             why = "is inside a blinded path" if payload.blinded else "names no amount or no expiry"
-            self.host.log(f"part {format_scid(call.in_scid)}/{call.htlc_id} {why}: no fee can be taken from it", "warn")
+            log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} {why}: no fee can be taken from it")
             self.host.fail(call.id_raw, TEMPORARY)
             return
         key = self.names.key(call.in_scid, call.htlc_id, self.sessions.index)
@@ -514,7 +508,7 @@ class Service:
         """A-04: lightningd maps scids of onion messages itself and knows no jit scid; an operator should see it."""
         text = str(onionmessage_forward_fail.get("next_short_channel_id_dir", "")).partition("/")[0]
         if self.settings is not None and text and _scid(text) in self.interest.scids:
-            self.host.log(f"an onion message for jit scid {text} was lost: lightningd cannot forward it", "info")
+            log.info(f"an onion message for jit scid {text} was lost: lightningd cannot forward it")
 
     async def _on_rpc_command(self, rpc_command: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Somebody wants to close a channel (A-06)."""

@@ -7,6 +7,7 @@ what must outlive the session is written: debts and probes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
@@ -19,6 +20,8 @@ from lsps2fast_plugin.service.policy.policy import Policy
 from lsps2fast_plugin.service.policy.tokens import Record
 from lsps2fast_plugin.service.policy.trust import ROOT
 from lsps2fast_plugin.service.session_store import StoredSession
+
+log = logging.getLogger(__name__)
 
 WITH_THE_CLIENT = State.AWAITING_SETTLEMENT
 NOT_PAID = (State.ABORTING, State.FAILED, State.ABANDONED)
@@ -34,14 +37,12 @@ class CapitalAtRisk:
         notebook: DatastoreRecords,
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
-        say: Callable[[str, str], None],
     ) -> None:
         self._policy = policy
         self._ledger = policy.ledger
         self._notebook = notebook
         self._clock = clock
         self._spawn = spawn
-        self._say = say
         self._opening: dict[int, int] = {}  # jit scid: msat about to be put on chain
         self._channels: dict[str, tuple[str, int]] = {}  # channel id: peer and jit scid of what is open and unpaid
         self._written: set[tuple[str, ...]] = set()
@@ -59,7 +60,7 @@ class CapitalAtRisk:
         amount_msat = buy.capacity_sat * 1000
         others_msat = self.at_risk_msat() - self._opening.get(buy.jit_scid, 0)
         if not self._policy.may_open(False, amount_msat, others_msat):
-            self._say(f"no channel for {buy.peer_id} now: capital_budget_sat is used up", "warn")
+            log.warning(f"no channel for {buy.peer_id} now: capital_budget_sat is used up")
             return False
         self._opening[buy.jit_scid] = amount_msat
         return True
@@ -102,7 +103,7 @@ class CapitalAtRisk:
         records = await self._notebook.read(ROOT)
         self._written.update(key for key, _ in records)
         for complaint in self._ledger.load(records):
-            self._say(complaint, "error")
+            log.error(complaint)
 
     def reconcile(self, stored: Iterable[StoredSession], open_channels: Collection[str]) -> None:
         """After `load`: which exposures still stand. `open_channels` are the ids that lightningd lists now."""
@@ -135,7 +136,7 @@ class CapitalAtRisk:
         except StoreError as error:  # the next change, or the next look at the clock, writes it
             self._written.add(record.key)
             self._ledger.unsaved([record])
-            self._say(f"what {record.key[-1]} did could not be journalled, will be tried again: {error}", "warn")
+            log.warning(f"what {record.key[-1]} did could not be journalled, will be tried again: {error}")
 
 
 def _is_worth_keeping(record: Record) -> bool:

@@ -10,12 +10,15 @@ seen in `listfunds`, where coins without a block count as coming. So nothing is 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from lsps2fast.errors import AnswerPending, NodeError
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import POOL, Coin, Coins, Survey
+
+log = logging.getLogger(__name__)
 
 SPLIT_WEIGHT: Final = 42  # of a transaction without inputs and outputs
 COIN_WEIGHT: Final = 172  # of a taproot output
@@ -71,7 +74,6 @@ class CoinPool:
         size: PoolSize,
         feerate_perkw: Callable[[], Awaitable[int]],
         keep_sat: Callable[[], int],
-        say: Callable[[str, str], None],
         alarm: Callable[[str], None],
     ) -> None:
         """`feerate_perkw()`: what the split pays, or NodeError; `keep_sat()`: what is never cut up."""
@@ -80,7 +82,6 @@ class CoinPool:
         self._size = size
         self._feerate_perkw = feerate_perkw
         self._keep_sat = keep_sat
-        self._say = say
         self._alarm = alarm
         self._is_looking = self._is_asked = False
         self._txid = ""  # of the last split
@@ -150,10 +151,9 @@ class CoinPool:
         self._forget()
         self._txid, self._failures = answer["txid"], 0
         self.splits += 1
-        self._say(
+        log.info(
             f"{coin.amount_sat} sat are being split into {len(addresses)} coins of {self._size.each_sat} sat for JIT "
-            f"channels, in transaction {self._txid}",
-            "info",
+            f"channels, in transaction {self._txid}"
         )
 
     def _forget(self) -> None:
@@ -165,4 +165,4 @@ class CoinPool:
         if self._failures % ALARM_AFTER == 0 and times & (times - 1) == 0:
             self._alarm(f"the pool of coins could not be filled {self._failures} times: {why}")
         else:
-            self._say(f"the pool of coins cannot be filled now ({why}); the next block looks again", "warn")
+            log.warning(f"the pool of coins cannot be filled now ({why}); the next block looks again")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -28,6 +29,8 @@ from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
 from lsps2fast_plugin.service.funding import ChannelGone, Funder, MustNotClose, OwedToClient
 from lsps2fast_plugin.service.opening import Opener, RefusedByClient
 from lsps2fast_plugin.service.session_store import SessionStore
+
+log = logging.getLogger(__name__)
 
 RETURN_TIMEOUT_MS = 60_000  # for a client to come back after our restart
 SYNC_TIMEOUT_MS, SYNC_PAUSE_S = 60_000, 0.5
@@ -107,12 +110,11 @@ class ActionExecutor:
         sent: Callable[[str, order.Channel], None],
         channel_of: Callable[[int], order.Channel | None],
         gone: Callable[[str], None],
-        say: Callable[[str, str], None],
     ) -> None:
         """`withheld(channel_id, yes)` keeps other forwards out of a channel (rule:7); `owned(channel_id)` says whether
         a session or buy knows it; `may_open(buy)` says whether one more channel may be made for it now;
         `sent(peer_id, channel)` hears of each funding that bitcoind has; `channel_of(jit_scid)` is that of the payment
-        under way; `gone(channel_id)` hears that lightningd has a channel no more; `say(text, level)` is the log.
+        under way; `gone(channel_id)` hears that lightningd has a channel no more.
         """
         self._funder = funder
         self._opener = opener
@@ -129,7 +131,6 @@ class ActionExecutor:
         self._sent = sent
         self._channel_of = channel_of
         self._gone = gone
-        self._say = say
         self._given_up: set[str] = set()  # channels that were gone before their funding was sent
         self._needs: dict[int, order.ReserveCoins] = {}  # what the channel must carry, by jit scid
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,7 +183,7 @@ class ActionExecutor:
     def alarm(self, text: str) -> None:
         """Tell the operator."""
         self.alarms += 1
-        self._say(f"ALARM: {text}", "warn")
+        log.warning(f"ALARM: {text}")
 
     async def idle(self) -> None:
         """Return when no effect is under way."""
@@ -235,7 +236,7 @@ class ActionExecutor:
                 raise
             except Exception as error:  # whatever it was, the money still waits for this step
                 failures += 1
-                self._say(f"{what} failed ({type(error).__name__}: {error}); next try in {pause_ms / 1000:g} s", "warn")
+                log.warning(f"{what} failed ({type(error).__name__}: {error}); next try in {pause_ms / 1000:g} s")
                 if failures == alarm_at:
                     alarm_at *= 2
                     self.alarm(f"{what} has failed {failures} times: {error}")
@@ -309,11 +310,11 @@ class ActionExecutor:
             late = partial(self._reserved_late, action.jit_scid, action.funding)
             await self._funder.reserve(action.jit_scid, action.funding, late)
         except CoinTaken as error:
-            self._say(f"choosing other coins: {error}", "info")
+            log.info(f"choosing other coins: {error}")
             await self._choose(action, lambda: self._funder.choose_again(action.jit_scid, action.funding))
             return
         except NodeError as error:
-            self._say(f"coins cannot be reserved: {error}", "warn")
+            log.warning(f"coins cannot be reserved: {error}")
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
         buy = self._buy(action.jit_scid)
@@ -326,13 +327,13 @@ class ActionExecutor:
                 if error.at_once:
                     await self._ask_for_another_type(action, error)
                 else:
-                    self._say(f"{peer_id} refused to sign the funding: {error}", "info")
+                    log.info(f"{peer_id} refused to sign the funding: {error}")
                     self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
             except ChannelGone as gone:
                 self._tell_given_up(peer_id, gone)
                 self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             except NodeError as error:
-                self._say(f"opening a channel to {peer_id} failed: {error}", "warn")
+                log.warning(f"opening a channel to {peer_id} failed: {error}")
                 self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             else:
                 self._withheld(channel.channel_id, True)
@@ -346,12 +347,12 @@ class ActionExecutor:
         buy, needs = self._buy(action.jit_scid), self._needs[action.jit_scid]
         try:
             left = await self._funder.refused(buy.peer_id, action.funding.channel_type)
-            self._say(f"{buy.peer_id} refused {named(action.funding.channel_type)} ({error}); {left.sentence}", "info")
+            log.info(f"{buy.peer_id} refused {named(action.funding.channel_type)} ({error}); {left.sentence}")
             if left.other:
                 late = partial(self._released_late, action.funding)
                 await self._funder.release(action.jit_scid, action.funding, late)
         except NodeError as problem:
-            self._say(f"{buy.peer_id} refused the channel and cannot be asked for another: {problem}", "warn")
+            log.warning(f"{buy.peer_id} refused the channel and cannot be asked for another: {problem}")
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
         if left.other:
@@ -393,11 +394,11 @@ class ActionExecutor:
                     kind, fact = Input.READY, limits
                     break
             except ChannelGone as error:
-                self._say(str(error), "warn")
+                log.warning(str(error))
                 kind = Input.CLOSED
                 break
             except NodeError as error:  # one error is not an outcome (rule:10)
-                self._say(f"waiting for channel {action.channel_id}: {error}", "warn")
+                log.warning(f"waiting for channel {action.channel_id}: {error}")
             left_ms = deadline_ms - self._clock.now_ms()
             await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
         self.watch.forget(action.channel_id)
@@ -422,7 +423,7 @@ class ActionExecutor:
             except ChannelGone:
                 break
             except NodeError as error:
-                self._say(f"waiting for {peer_id}: {error}", "warn")
+                log.warning(f"waiting for {peer_id}: {error}")
             left_ms = deadline_ms - self._clock.now_ms()
             await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
         # Also when it did not come back: lightningd then fails the part and says so, which the machine must hear
@@ -440,7 +441,7 @@ class ActionExecutor:
         self._funder.forget(action.jit_scid)
         self._withheld(channel.channel_id, False)
         self._sent(peer_id, channel)
-        self._say(f"funding {txid} of channel {channel.channel_id} is on its way to the chain", "info")
+        log.info(f"funding {txid} of channel {channel.channel_id} is on its way to the chain")
         self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)
 
     async def _do_not_fund(self, peer_id: str, action: order.Broadcast, gone: ChannelGone) -> None:
@@ -556,7 +557,7 @@ class ActionExecutor:
         try:
             await self._funder.connect(action.peer_id)
         except NodeError as error:
-            self._say(f"{action.peer_id} is not connected and cannot be reached: {error}", "info")
+            log.info(f"{action.peer_id} is not connected and cannot be reached: {error}")
 
     async def _finalize(self, action: order.Finalize, fees: order.RestoreFees | None) -> None:
         """Final record, routing fees, then the active record goes: a crash between finds it and does the rest."""

@@ -6,12 +6,15 @@ exactly one answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Iterable
 from typing import Protocol
 
 from lsps2fast import _tlv as tlv
 from lsps2fast import actions as order
 from lsps2fast.errors import MalformedTlv
+
+log = logging.getLogger(__name__)
 
 TEMPORARY_NODE_FAILURE = "2002"
 
@@ -37,9 +40,8 @@ class Host(Protocol):
 class HeldHtlcs:
     """Hook calls that wait for the session machine."""
 
-    def __init__(self, host: Host, say: Callable[[str, str], None]) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
-        self._say = say
         self._calls: dict[tuple[int, int], list[Call]] = {}
         self.held_msat = 0  # of all parts that wait
 
@@ -69,7 +71,7 @@ class HeldHtlcs:
         try:
             payload = tlv.forward_payload(call.payload_hex, part.forward_msat)
         except MalformedTlv as error:  # it was read on arrival, so only a bug of ours leads here
-            self._say(f"payload of part {part.in_scid}/{part.htlc_id}: {error}; failed back", "error")
+            log.error(f"payload of part {part.in_scid}/{part.htlc_id}: {error}; failed back")
             self._host.fail(call.id_raw, TEMPORARY_NODE_FAILURE)
             return
         self._host.forward(call.id_raw, payload, channel_id, tlv.extra_fee_tlvs(part.extra_fee_msat))

@@ -9,6 +9,7 @@ a channel whose room was sold.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -19,6 +20,8 @@ from lsps2fast.lsps.lsps2 import format_scid, parse_scid
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import Caller
 from lsps2fast_plugin.service.session_store import SessionStore, StoredSession
+
+log = logging.getLogger(__name__)
 
 CONTINUE: Final = {"result": "continue"}
 FORCE: Final = "force_lease_closed"
@@ -65,7 +68,6 @@ class ChannelLeaseGuard:
         height: Callable[[], int],
         guard: str,
         keep_ms: int,
-        say: Callable[[str, str], None],
     ) -> None:
         """`guard`: refuse, warn or off. `keep_ms`: how long a record is kept after its end (A-09)."""
         self._rpc = rpc
@@ -74,7 +76,6 @@ class ChannelLeaseGuard:
         self._height = height
         self._guard = guard
         self._keep_ms = keep_ms
-        self._say = say
         self._duties: dict[str, Duty] = {}
         self.refused = 0
 
@@ -111,16 +112,16 @@ class ChannelLeaseGuard:
             async with asyncio.timeout(PATIENCE_S):
                 early = await self._too_early(which)
         except (NodeError, TimeoutError) as error:
-            self._say(f"close of {which}: the node does not say which channel that is ({error}); let through", "warn")
+            log.warning(f"close of {which}: the node does not say which channel that is ({error}); let through")
             return CONTINUE
         if not early:
             return CONTINUE
         text = "; ".join(_sentence(sold) for sold in early)
         if forced or self._guard == "warn":
-            self._say(f"closing early: {text}", "warn")
+            log.warning(f"closing early: {text}")
             return CONTINUE
         self.refused += 1
-        self._say(f"close refused: {text}", "info")
+        log.info(f"close refused: {text}")
         return {"return": {"error": {"code": -1, "message": f"{text}. To close it all the same add {FORCE}=true"}}}
 
     async def _too_early(self, which: str) -> list[Sold]:
@@ -140,7 +141,7 @@ class ChannelLeaseGuard:
         try:
             return await self._prune(default_delta_blocks)
         except (NodeError, StoreError) as error:
-            self._say(f"old records could not be looked through, tomorrow again: {error}", "warn")
+            log.warning(f"old records could not be looked through, tomorrow again: {error}")
             return 0
 
     async def _prune(self, default_delta_blocks: int) -> int:
@@ -161,7 +162,7 @@ class ChannelLeaseGuard:
             if record.journal.channel is not None:
                 self._duties.pop(record.journal.channel.channel_id, None)
         if gone:
-            self._say(f"{len(gone)} records of sales that ended long ago are deleted", "info")
+            log.info(f"{len(gone)} records of sales that ended long ago are deleted")
         return len(gone)
 
 

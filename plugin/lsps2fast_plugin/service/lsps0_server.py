@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 from lsps2fast.errors import Lsps2Error
@@ -9,6 +10,8 @@ from lsps2fast.lsps.lsps0 import MESSAGE_TYPE_HEX, Request
 from lsps2fast_plugin.cln.datastore import Caller
 from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.service.negotiation import Negotiator
+
+log = logging.getLogger(__name__)
 
 MOST_EARLY: Final = 1_000  # messages kept until the journal is read
 
@@ -57,4 +60,4 @@ class Lsps0Server:
         try:
             await rpc.call("sendcustommsg", {"node_id": peer_id, "msg": MESSAGE_TYPE_HEX + reply.hex()})
         except Lsps2Error as error:  # T-32: an undelivered reply counts as delivered
-            self._host.log(f"reply to {peer_id} could not be sent: {error}", "info")
+            log.info(f"reply to {peer_id} could not be sent: {error}")

@@ -7,6 +7,7 @@ default nowhere. It only reads counters that exist anyway; labels come from fixe
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,8 @@ from lsps2fast_plugin.cln.rpc import Rpc
 if TYPE_CHECKING:
     from prometheus_client import Histogram
     from prometheus_client.metrics_core import Metric
+
+log = logging.getLogger(__name__)
 
 MOST_READERS: Final = 16
 MOST_REQUEST_BYTES: Final = 8_192
@@ -54,7 +57,7 @@ LABELLED: Final = {  # key: label and meaning
 class Metrics:
     """The registry, and the server of the page."""
 
-    def __init__(self, stats: Callable[[], dict[str, Any]], say: Callable[[str, str], None]) -> None:
+    def __init__(self, stats: Callable[[], dict[str, Any]]) -> None:
         """`stats()` is the answer of `lsps2-stats`. Raises ConfigError without prometheus-client."""
         try:
             from prometheus_client import CollectorRegistry, Histogram
@@ -63,7 +66,6 @@ class Metrics:
                 "lsps2-metrics-listen needs prometheus-client: pip install 'lsps2fast[metrics]', or leave it out"
             ) from None
         self._stats = stats
-        self._say = say
         self._readers = 0
         self._server: asyncio.Server | None = None
         self.registry = CollectorRegistry()
@@ -104,9 +106,9 @@ class Metrics:
         try:
             self._server = await asyncio.start_server(self._serve, host, port, limit=MOST_REQUEST_BYTES)
         except OSError as error:
-            self._say(f"lsps2-metrics-listen={host}:{port} cannot be served: {error}", "error")
+            log.error(f"lsps2-metrics-listen={host}:{port} cannot be served: {error}")
             return
-        self._say(f"metrics are at http://{host}:{port}/metrics", "info")
+        log.info(f"metrics are at http://{host}:{port}/metrics")
 
     async def close(self) -> None:
         """Serve no more."""

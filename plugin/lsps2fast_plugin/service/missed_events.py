@@ -8,6 +8,7 @@ come one after the other, however many there are. What is found goes the way of 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +19,8 @@ from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.funding import ChannelGone, Funder, is_withheld
 from lsps2fast_plugin.service.reconcile import SETTLED, Snapshot, is_alive, resolved_rows
 from lsps2fast_plugin.service.session_store import StoredSession
+
+log = logging.getLogger(__name__)
 
 FUNDING_EVERY_BLOCKS: Final = 6
 ALARM_AFTER_BLOCKS: Final = 144
@@ -52,7 +55,6 @@ class MissedEventPoller:
         snapshot: Callable[[Iterable[StoredSession]], Awaitable[Snapshot]],
         told: Callable[[tuple[int, int], bool], None],
         closed: Callable[[str], None],
-        say: Callable[[str, str], None],
         alarm: Callable[[str], None],
     ) -> None:
         """`waiting()`: sessions with parts at their client, as records that say where the parts went;
@@ -64,7 +66,6 @@ class MissedEventPoller:
         self._snapshot = snapshot
         self._told = told
         self._closed = closed
-        self._say = say
         self._alarm = alarm
         self._height = 0
         self._fundings: dict[str, _Funding] = {}
@@ -112,7 +113,7 @@ class MissedEventPoller:
             self._fundings.pop(channel_id, None)
             self._alarm(f"funding {funding.channel.funding_txid} is not sent again: {gone}")
         except Lsps2Error as error:
-            self._say(f"sending the funding of channel {channel_id} again: {error}", "warn")
+            log.warning(f"sending the funding of channel {channel_id} again: {error}")
         if age >= ALARM_AFTER_BLOCKS and channel_id in self._fundings and not funding.alarmed:
             funding.alarmed = True
             self._alarm(f"funding {funding.channel.funding_txid} of channel {channel_id} is in no block after {age}")
@@ -130,7 +131,7 @@ class MissedEventPoller:
         try:
             snapshot = await self._snapshot(due.values())
         except Lsps2Error as error:
-            self._say(f"looking what became of parts: {error}", "warn")
+            log.warning(f"looking what became of parts: {error}")
             return
         for record in due.values():
             self._judge(record, snapshot)

@@ -6,6 +6,7 @@ a peer sends can raise out of either, and nothing is stored before a buy is acce
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +21,8 @@ from lsps2fast_plugin.service.policy.limits import Admit, Refusal
 from lsps2fast_plugin.service.policy.preflight import EXPECTED_PARTS, Facts, least_capacity_sat, preflight
 from lsps2fast_plugin.service.policy.rules import Token
 from lsps2fast_plugin.service.sales_policy import Desk
+
+log = logging.getLogger(__name__)
 
 NOT_SERVED = "this node does not serve you"
 TOO_OFTEN = "too many requests, try again later"
@@ -75,7 +78,6 @@ class Negotiator:
         clock: Clock,
         random64: Callable[[], int],
         accept: Callable[[Buy], Awaitable[None]],
-        say: Callable[[str, str], None],
     ) -> None:
         """`accept` journals a buy and makes its scid live before the client hears of it (B-10)."""
         self._node = node
@@ -89,7 +91,6 @@ class Negotiator:
         self._clock = clock
         self._random64 = random64
         self._accept = accept
-        self._say = say
         self._in_progress = desk.gate.in_progress
         self._rubbish = parse_error_buckets()
         self._rubbish_total = TokenBucket(20, 200)  # an answer costs an RPC call, whoever it is for
@@ -112,7 +113,7 @@ class Negotiator:
             self._refusals.count(Refusal.NO_REQUEST)
             if not (self._rubbish.take(peer_id, now_ms) and self._rubbish_total.take(now_ms)):
                 return None  # T-12; and no log line either, or a peer could fill the log
-            self._say(f"{peer_id} sent something that is no LSPS request: {error}", "warn")
+            log.warning(f"{peer_id} sent something that is no LSPS request: {error}")
             return lsps0.encode_error(None, error)
         if request is None:
             return None
@@ -136,7 +137,7 @@ class Negotiator:
         except PeerError as error:
             return lsps0.encode_error(request.id, error)
         except (Lsps2Error, OSError, ValueError, KeyError, TypeError) as error:
-            self._say(f"{request.method} of {peer_id} failed: {type(error).__name__}: {error}", "error")
+            log.error(f"{request.method} of {peer_id} failed: {type(error).__name__}: {error}")
             return lsps0.encode_error(request.id, lsps0.internal_error())  # T-18
         finally:
             self._in_progress.leave(peer_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from lsps2fast.table import State
 
 if TYPE_CHECKING:
     from lsps2fast_plugin.service.app import Service
+
+log = logging.getLogger(__name__)
 
 
 def add_methods(service: Service) -> None:
@@ -66,7 +69,7 @@ class Methods:
         if service.sessions.buys[buy.jit_scid].paid:
             raise ConfigError(f"{jit_channel_scid} is paid for and stays an alias of its channel until valid_until")
         service.carry_out(service.sessions.cancel(buy.jit_scid))
-        service.host.log(f"{jit_channel_scid} of {buy.peer_id} was cancelled by the operator", "info")
+        log.info(f"{jit_channel_scid} of {buy.peer_id} was cancelled by the operator")
         return {"jit_channel_scid": jit_channel_scid, "ended": service.offers.get(buy.jit_scid) is None}
 
     async def pause(self) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class Methods:
     async def _pause(self, yes: bool) -> dict[str, Any]:
         self._ready()
         await self._service.desk.pause(yes)
-        self._service.host.log("selling is paused by the operator" if yes else "selling goes on", "info")
+        log.info("selling is paused by the operator" if yes else "selling goes on")
         return {"paused": yes, "live_buys": len(self._service.offers)}
 
     def _buy(self, jit_channel_scid: str) -> Buy:

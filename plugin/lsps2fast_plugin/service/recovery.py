@@ -5,6 +5,7 @@ What became of a payment is judged in `reconcile`; here the verdicts are carried
 
 from __future__ import annotations
 
+import logging
 import traceback
 from typing import TYPE_CHECKING
 
@@ -21,13 +22,14 @@ from lsps2fast_plugin.service.session_store import StoredSession
 if TYPE_CHECKING:
     from lsps2fast_plugin.service.app import Service
 
+log = logging.getLogger(__name__)
+
 
 class Recovery:
     """Brings one service back to where its journal and its node say it was."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._say = service.host.log
         self._finished: set[int] = set()
         self._owned: set[str] = set()  # channels that some record names
 
@@ -37,7 +39,7 @@ class Recovery:
             try:
                 return await self._service.store.load(delta)
             except StoreError as error:
-                self._say(f"the journal cannot be read ({error}); trying again", "error")
+                log.error(f"the journal cannot be read ({error}); trying again")
             await self._service.clock.turned(1.0)
 
     async def remember(self, stored: list[StoredSession]) -> None:
@@ -50,7 +52,7 @@ class Recovery:
                 channels = await service.view.refresh()
                 break
             except Lsps2Error as error:
-                self._say(f"what peers did before cannot be read ({error}); trying again", "error")
+                log.error(f"what peers did before cannot be read ({error}); trying again")
             await service.clock.turned(1.0)
         ids = {channel["channel_id"] for channel in channels if "channel_id" in channel}
         service.exposure.reconcile(stored, ids)
@@ -63,7 +65,7 @@ class Recovery:
             try:
                 return await self._service.reconciler.snapshot(stored)
             except Lsps2Error as error:
-                self._say(f"the node cannot be asked what became of our channels ({error}); trying again", "warn")
+                log.warning(f"the node cannot be asked what became of our channels ({error}); trying again")
             await self._service.clock.turned(1.0)
 
     def revive_all(self, stored: list[StoredSession], snapshot: Snapshot) -> None:
@@ -158,7 +160,7 @@ class Recovery:
             if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
                 service.offers.mark_used(jit_scid)
                 service.exposure.sent(record.buy, channel.channel_id)
-        self._say(f"{format_scid(jit_scid)} goes on in {state or 'no session'}", "info")
+        log.info(f"{format_scid(jit_scid)} goes on in {state or 'no session'}")
         service.carry_out(first_orders(verdict, jit_scid, state))
         if session is None:
             core.dead = verdict.gone
@@ -174,6 +176,6 @@ class Recovery:
         try:
             await self._service.store.forget(record.buy.jit_scid)
         except StoreError as error:  # the next start finds it again
-            self._say(f"record {format_scid(record.buy.jit_scid)} cannot be deleted: {error}", "warn")
+            log.warning(f"record {format_scid(record.buy.jit_scid)} cannot be deleted: {error}")
             return
         await self._service.desk.give_back(token_of_buy(record.buy))

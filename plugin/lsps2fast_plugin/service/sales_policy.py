@@ -6,7 +6,7 @@ clients is `negotiation`'s, what becomes of sold channels `exposure`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from typing import Any, Final
 
 from lsps2fast.errors import PeerError, StoreError
@@ -24,6 +24,8 @@ from lsps2fast_plugin.service.policy.tokens import Record, TokenUses
 from lsps2fast_plugin.service.policy.trust import TrustLedger
 from lsps2fast_plugin.service.policy.watch import PolicyFile
 
+log = logging.getLogger(__name__)
+
 PAUSED: Final = ("lsps", "lsps2", "selling", "paused")
 RETIRED_FOR_MS: Final = 86_400_000  # at least so long the offers of an earlier key are honoured
 
@@ -31,24 +33,19 @@ RETIRED_FOR_MS: Final = 86_400_000  # at least so long the offers of an earlier 
 class Desk:
     """One service's policy and what belongs to it."""
 
-    def __init__(
-        self, settings: Settings, rpc: Caller, notebook: DatastoreRecords, clock: Clock, say: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, settings: Settings, rpc: Caller, notebook: DatastoreRecords, clock: Clock) -> None:
         """Raises ConfigError for a policy file that cannot be used."""
         self._notebook = notebook
         self._clock = clock
-        self._say = say
         self.refusals = Refusals()
         self.file = None
         rules = settings.rules
         if settings.policy_file is not None:
-            self.file = PolicyFile(settings.policy_file, say, self.refusals)
+            self.file = PolicyFile(settings.policy_file, self.refusals)
             rules = self.file.load(clock.wall_ms())
-        self.policy = Policy(rules, say=say, refusals=self.refusals, uses=TokenUses(), ledger=TrustLedger(rules.trust))
+        self.policy = Policy(rules, refusals=self.refusals, uses=TokenUses(), ledger=TrustLedger(rules.trust))
         self.gate = Gate(settings.gate, self.refusals)
-        self.external = ExternalPolicy(
-            rpc, now_ms=clock.now_ms, say=say, refusals=self.refusals, use=settings.policy_plugin
-        )
+        self.external = ExternalPolicy(rpc, now_ms=clock.now_ms, refusals=self.refusals, use=settings.policy_plugin)
         self._zero_reserve = settings.zero_reserve
         self.paused = False
         self.menus = self.buys = 0  # sent and sold since the start
@@ -56,7 +53,7 @@ class Desk:
     async def load(self) -> None:
         """Uses of tokens and the pause switch, as they were before the start. Or StoreError."""
         for complaint in self.policy.uses.load(await self._notebook.read(TOKENS)):
-            self._say(complaint, "error")
+            log.error(complaint)
         self.paused = bool(await self._notebook.read(PAUSED))
 
     async def pause(self, yes: bool) -> None:
@@ -127,7 +124,7 @@ class Desk:
         try:
             await self._write(record, token_hash)
         except StoreError as error:  # one use too few remains until the next buy under it writes the number again
-            self._say(f"a use of a token could not be given back in the journal: {error}", "warn")
+            log.warning(f"a use of a token could not be given back in the journal: {error}")
 
     async def _write(self, record: Record, token_hash: bytes) -> None:
         await self._notebook.write(record.key, lambda: self.policy.uses.record(token_hash).value)

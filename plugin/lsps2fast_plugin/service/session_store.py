@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -23,6 +23,8 @@ from lsps2fast_plugin.cln.channel_types import PLAIN
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
 from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
 from lsps2fast_plugin.cln.rpc import Rpc
+
+log = logging.getLogger(__name__)
 
 ROOT = ("lsps", "lsps2", "sessions")
 OLD_ROOT = ("lsps", "lsps2")  # the built-in plugin of v26.06 keeps a buy right here, until it is paid
@@ -214,10 +216,9 @@ def _check(journal: Journal) -> None:
 class SessionStore:
     """Reads all records once, then writes whole ones; writes for one jit scid keep their order."""
 
-    def __init__(self, rpc: Rpc, report: Callable[[str], None], insist: Insist) -> None:
-        """`report` gets one sentence for each record that cannot be read; `insist` as in `LateReplyGuard`."""
+    def __init__(self, rpc: Rpc, insist: Insist) -> None:
+        """`insist` as in `LateReplyGuard`."""
         self._rpc = rpc
-        self._report = report
         self._insist = insist
         self._last = LateReplyGuard(insist)
         self._buys: dict[int, Buy] = {}
@@ -283,7 +284,7 @@ class SessionStore:
             return None
 
     def _set_aside(self, entry: dict[str, Any], why: str) -> None:
-        self._report(f"journal record {entry['key']} cannot be read ({why}); kept, not used")
+        log.error(f"journal record {entry['key']} cannot be read ({why}); kept, not used")
         self.unread.append(_unread(entry["key"][-1], entry["hex"]))
         self._kept.add(tuple(entry["key"]))
 

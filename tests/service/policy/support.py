@@ -20,21 +20,6 @@ proportional_ppm = 10_000
 """
 
 
-class Log(list[tuple[str, str]]):
-    """Collects (text, level)."""
-
-    def __call__(self, text: str, level: str) -> None:
-        self.append((text, level))
-
-    def levels(self) -> list[str]:
-        """The levels in order."""
-        return [level for _, level in self]
-
-    def text(self) -> str:
-        """All sentences."""
-        return "\n".join(text for text, _ in self)
-
-
 def line(min_fee_msat: int = 2_000_000, proportional: int = 10_000, **changes: int) -> FeeLine:
     """A fee line; the rest as given or ordinary."""
     return FeeLine(min_fee_msat, proportional, 3_600, 1_008, 2_016, 3_000_000, 4_000_000_000)._replace(**changes)

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from logs import Log
 
 from lsps2fast.errors import NodeError, NodeUnreachable, PeerError
 from lsps2fast.lsps.buys import Lack
 from lsps2fast.lsps.lsps2 import FeeParams, check_menu_order, format_datetime
 from lsps2fast_plugin.service.policy.external import BUY, GET_CAPACITY, GET_POLICY, LOOK_AGAIN_MS, ExternalPolicy, Use
 from lsps2fast_plugin.service.policy.limits import Refusals
-from service.policy.support import WALL_MS, Log, line
+from service.policy.support import WALL_MS, line
 
 TERMS = {
     "min_fee_msat": "1000",
@@ -43,7 +44,7 @@ class World:
         self.silent = asyncio.Event()
         self.silent.set()
         self.asked = asyncio.Event()
-        self.policy = ExternalPolicy(self, now_ms=lambda: self.now_ms, say=self.log, refusals=self.refusals, **changes)
+        self.policy = ExternalPolicy(self, now_ms=lambda: self.now_ms, refusals=self.refusals, **changes)
 
     async def call(
         self, method: str, params: dict[str, Any] | None = None, timeout_s: float | None = 60.0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
+from logs import Log
 
 from lsps2fast.errors import PeerError
 from lsps2fast.lsps.buys import Lack
@@ -15,14 +16,14 @@ from lsps2fast_plugin.service.policy.policy import DEFAULT_LINE, FeeLine, Policy
 from lsps2fast_plugin.service.policy.rules import CapacityRule, Floor, TrustRule
 from lsps2fast_plugin.service.policy.tokens import TokenUses
 from lsps2fast_plugin.service.policy.trust import TrustLedger
-from service.policy.support import ALICE, BOB, DAY_MS, PERKW, WALL_MS, Log, line, rules, token
+from service.policy.support import ALICE, BOB, DAY_MS, PERKW, WALL_MS, line, rules, token
 
 FREE = Floor(factor_percent=0)
 
 
-def policy(made: Rules, log: Log | None = None) -> Policy:
+def policy(made: Rules) -> Policy:
     """A policy that has seen nothing."""
-    return Policy(made, say=Log() if log is None else log)
+    return Policy(made)
 
 
 def code_of(step: Callable[[], object]) -> int | None:
@@ -53,7 +54,7 @@ def test_the_options_alone_make_a_policy() -> None:
 def test_memory_that_was_loaded_is_used_also_when_it_is_empty() -> None:
     """The caller keeps the ledger to tell it facts and to journal it."""
     ledger, uses = TrustLedger(TrustRule()), TokenUses()
-    made = Policy(rules(), say=Log(), ledger=ledger, uses=uses)
+    made = Policy(rules(), ledger=ledger, uses=uses)
     assert made.ledger is ledger
     assert made.uses is uses
 
@@ -174,7 +175,7 @@ def test_a_discount_does_not_undercut_the_miners() -> None:
 def test_a_line_left_out_is_told_once_and_counted_each_time() -> None:
     """G-07: drop offenders and log; a peer that asks a thousand times does not fill the log."""
     log = Log()
-    made = policy(rules(line(1_000, 20), line(2_000, 10), floor=FREE), log)
+    made = policy(rules(line(1_000, 20), line(2_000, 10), floor=FREE))
     menus = [made.menu(ALICE, None, WALL_MS, 253) for _ in range(1_000)]
     assert [each.min_fee_msat for each in menus[-1]] == [1_000]
     assert log.levels() == ["warn"]

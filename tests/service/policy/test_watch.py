@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from logs import Log
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.service.policy import watch as policy_watch
 from lsps2fast_plugin.service.policy.limits import Refusal, Refusals
 from lsps2fast_plugin.service.policy.watch import MAX_FILE_BYTES, SETTLED_MS, PolicyFile
-from service.policy.support import MINIMAL, Log
+from service.policy.support import MINIMAL
 
 WRITTEN_S = 1_700_000_000
 LATER_MS = WRITTEN_S * 1000 + SETTLED_MS + 1  # the file has settled
@@ -26,7 +27,7 @@ class Watched:
         self.log = Log()
         self.refusals = Refusals()
         self.write(MINIMAL)
-        self.file = PolicyFile(str(self.path), self.log, self.refusals)
+        self.file = PolicyFile(str(self.path), self.refusals)
 
     def write(self, text: str | bytes, age_s: int = 0) -> None:
         """Replace the file as editors do: a new inode."""
@@ -135,7 +136,7 @@ def test_a_pipe_in_place_of_the_file_does_not_stop_us(watched: Watched) -> None:
 def test_a_start_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
     """At the start there is no old policy to keep: the plugin must say what is wrong and not sell at other prices."""
     with pytest.raises(ConfigError, match="lsps2-policy-file cannot be read"):
-        PolicyFile(str(tmp_path / name), Log(), Refusals()).load(LATER_MS)
+        PolicyFile(str(tmp_path / name), Refusals()).load(LATER_MS)
 
 
 def test_a_start_with_a_bad_file_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -143,4 +144,4 @@ def test_a_start_with_a_bad_file_is_refused_with_its_line(tmp_path: Path) -> Non
     path = tmp_path / "policy.toml"
     path.write_text(MINIMAL + "x = 1")
     with pytest.raises(ConfigError, match=r"policy\.toml, line 4: fee_line 1, x: unknown key"):
-        PolicyFile(str(path), Log(), Refusals()).load(LATER_MS)
+        PolicyFile(str(path), Refusals()).load(LATER_MS)

@@ -50,7 +50,6 @@ class Node:
             snapshot=self.snapshot,
             told=lambda part, settled: self.told.append((part, settled)),
             closed=self.closed.append,
-            say=lambda text, level: None,
             alarm=self.alarms.append,
         )
         self.lookout.load([], [], self.height)

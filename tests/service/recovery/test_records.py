@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+from logs import Log
 
 from lsps2fast.actions import Journal
 from lsps2fast.errors import NodeError, StoreError
@@ -57,9 +58,9 @@ class Journalled:
 
     def __init__(self) -> None:
         self.data = Datastore()
-        self.reports: list[str] = []
+        self.log = Log()
         self.insisted: list[str] = []
-        self.store = SessionStore(self.data, self.reports.append, lambda what, work: self.insisted.append(what))  # type: ignore[arg-type]
+        self.store = SessionStore(self.data, lambda what, work: self.insisted.append(what))  # type: ignore[arg-type]
         self.put("active", OTHER, record_of(INTENT.buy, FRESH))
 
     def put(self, folder: str, jit_scid: int, value: Any) -> tuple[str, ...]:
@@ -116,8 +117,8 @@ def test_a_record_that_is_not_understood_is_reported_and_the_others_are_read(wha
     key = place.put("active", JIT, BROKEN[what])
     assert [stored.buy.jit_scid for stored in place.load()] == [OTHER]
     assert [unread.jit_scid for unread in place.store.unread] == [JIT]
-    assert len(place.reports) == 1
-    assert key[-1] in place.reports[0]
+    assert len(place.log) == 1
+    assert key[-1] in place.log.text()
 
 
 @pytest.mark.parametrize("what", ["no JSON", "a newer version", "a final record among the active ones"])
@@ -151,7 +152,7 @@ def test_a_final_record_that_is_not_understood_is_told_once_and_never_pruned() -
     key = place.put("finalized", JIT, b"{")
     place.load()
     assert [asyncio.run(place.store.finished(144)) for _ in range(3)] == [[], [], []]
-    assert (len(place.reports), len(place.store.unread)) == (1, 1)
+    assert (len(place.log), len(place.store.unread)) == (1, 1)
     with pytest.raises(StoreError, match="stays as it is"):
         asyncio.run(place.store.drop_final(JIT))
     assert key in place.data.rows
@@ -164,7 +165,7 @@ def test_a_key_that_is_no_scid_is_somebody_else_s(name: str) -> None:
     place.data.rows[*OLD_ROOT, name] = b"{}".hex()
     place.load()
     assert [unread.jit_scid for unread in place.store.unread] == [None]
-    assert name in place.reports[0]
+    assert name in place.log.text()
 
 
 def test_what_a_record_that_is_not_understood_speaks_of_can_be_asked() -> None:
@@ -195,4 +196,4 @@ def test_what_is_written_is_read_again(journal: Journal) -> None:
     place.put("active", JIT, record_of(INTENT.buy, journal))
     (found,) = [stored for stored in place.load() if stored.buy.jit_scid == JIT]
     assert found == StoredSession(INTENT.buy, journal, None)
-    assert place.reports == []
+    assert place.log == []

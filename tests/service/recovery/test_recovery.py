@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from logs import Log
 from msgspec.structs import replace
 
 from lsps2fast._sessions import Sessions
@@ -45,7 +46,7 @@ class House:
         self.core.block(HEIGHT)
         self.orders: list[Action] = []
         self.alarms: list[str] = []
-        self.log: list[str] = []
+        self.log = Log()
         self.promised: dict[str, int] = {}
         self.finished: list[tuple[int, RestoreFees | None]] = []
         self.aliases: list[RestoreFees] = []
@@ -57,7 +58,7 @@ class House:
         self.journal_fails = False
         self.work: list[Coroutine[Any, Any, None]] = []
         self.service: Any = SimpleNamespace(
-            host=SimpleNamespace(log=lambda text, level: self.log.append(text), spawn=self.work.append),
+            host=SimpleNamespace(spawn=self.work.append),
             store=SimpleNamespace(
                 unread=unread,
                 unread_names=lambda name: any(name.encode() in each.raw for each in unread),
@@ -280,7 +281,7 @@ def test_a_lapsed_record_that_cannot_be_deleted_is_left_for_the_next_start() -> 
     house.journal_fails = True
     house.revive(StoredSession(BUY, FRESH, None))
     assert (house.forgotten, house.tokens) == ([], [])
-    assert "disk is full" in house.log[0]
+    assert "disk is full" in house.log.text()
 
 
 PAID = Journal("paid", HASH, 1, 100, FUNDING, CHANNEL, PARTS, None)

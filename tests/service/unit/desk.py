@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from logs import Log
 from pyln.client import Plugin
 
 from lsps2fast.errors import NodeError
@@ -104,9 +105,9 @@ class Shop:
         self.settings = settings(**options)
         self.datastore = datastore or Datastore()
         self.clock = StillClock()
-        self.log: list[tuple[str, str]] = []
+        self.log = Log()
         self.notebook = DatastoreRecords(self.datastore)
-        self.desk = Desk(self.settings, self.datastore, self.notebook, self.clock, self.say)
+        self.desk = Desk(self.settings, self.datastore, self.notebook, self.clock)
         self.offers = BuyRegistry(self.settings.limits)
         self.sold: list[Buy] = []
         self.purse_now = Liquidity(10**12, 10**8, Feerates(253, 253))
@@ -128,12 +129,7 @@ class Shop:
             clock=self.clock,
             random64=lambda: self.rng.getrandbits(64),
             accept=self.accept,
-            say=self.say,
         )
-
-    def say(self, text: str, level: str) -> None:
-        """The log."""
-        self.log.append((text, level))
 
     # the node and what is under way
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from logs import Log
 
 from lsps2fast.actions import Channel, Journal
 from lsps2fast.errors import NodeError
@@ -44,7 +45,7 @@ class House:
     def __init__(self, block: int | None = HEIGHT - 99, guard: str = "refuse", *records: StoredSession) -> None:
         self.clock = StillClock()
         self.height = HEIGHT
-        self.log: list[tuple[str, str]] = []
+        self.log = Log()
         self.records = list(records)
         self.error: NodeError | None = None
         self.channels = [
@@ -64,7 +65,6 @@ class House:
             height=lambda: self.height,
             guard=guard,
             keep_ms=30 * DAY_MS,
-            say=lambda text, level: self.log.append((text, level)),
         )
 
     async def call(self, method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
@@ -142,12 +142,11 @@ async def test_other_channels_close_as_ever(params: Any) -> None:
 
 async def test_the_guard_may_only_warn_or_be_off() -> None:
     """A-06: refuse or at least warn; the operator chooses."""
-    warning, off = House(guard="warn"), House(guard="off")
-    for house in (warning, off):
+    for guard, levels, asked in (("warn", ["warn"], 1), ("off", [], 0)):
+        house = House(guard=guard)
         house.house.owe(CHANNEL, buy())
         assert await house.close({"id": CHANNEL}) == CONTINUE
-    assert [level for _, level in warning.log] == ["warn"]
-    assert (off.log, off.asked) == ([], 0)
+        assert (house.log.levels(), house.asked) == (levels, asked)
 
 
 async def test_nothing_is_asked_while_nothing_is_owed() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from logs import Log
 
 from lsps2fast.actions import Channel, Journal
 from lsps2fast.lsps.buys import Buy
@@ -42,14 +43,12 @@ class Books:
     def __init__(self, datastore: Datastore | None = None, budget_sat: int = 250_000) -> None:
         self.datastore = datastore or Datastore()
         self.clock = StillClock()
-        self.log: list[str] = []
+        self.log = Log()
         self.work: list[asyncio.Task[None]] = []
         rules = settings(lsps2_capital_budget_sat=budget_sat).rules
-        self.policy = Policy(rules, say=lambda text, level: self.log.append(text))
+        self.policy = Policy(rules)
         self.ledger = self.policy.ledger
-        self.exposure = CapitalAtRisk(
-            self.policy, DatastoreRecords(self.datastore), self.clock, self.begin, lambda text, _: self.log.append(text)
-        )
+        self.exposure = CapitalAtRisk(self.policy, DatastoreRecords(self.datastore), self.clock, self.begin)
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Carry out a write in the background."""
@@ -203,7 +202,7 @@ async def test_a_record_that_cannot_be_written_is_written_later() -> None:
     books.fail(buy())
     books.datastore.broken = True
     await books.settle()
-    assert "will be tried again" in books.log[-1]
+    assert "will be tried again" in books.log.text()
     books.datastore.broken = False
     books.exposure.save()
     await books.settle()

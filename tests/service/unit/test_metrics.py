@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from logs import Log
 from prometheus_client.parser import text_string_to_metric_families
 
 from lsps2fast.errors import ConfigError, NodeError
@@ -31,11 +32,11 @@ STATS: dict[str, Any] = {
 @contextlib.asynccontextmanager
 async def page() -> AsyncIterator[tuple[Metrics, int]]:
     """Metrics on a free port of the loopback."""
-    log: list[str] = []
-    metrics = Metrics(lambda: STATS, lambda text, _: log.append(text))
+    log = Log()
+    metrics = Metrics(lambda: STATS)
     await metrics.listen("127.0.0.1", 0)
     assert metrics._server is not None
-    assert "metrics are at" in log[0]
+    assert "metrics are at" in log.text()
     try:
         yield metrics, metrics._server.sockets[0].getsockname()[1]
     finally:
@@ -112,8 +113,8 @@ async def test_readers_beyond_the_bound_are_turned_away() -> None:
 async def test_an_address_that_is_taken_stops_nothing() -> None:
     """Selling goes on without the page, and the log says so."""
     async with page() as (_, port):
-        log: list[tuple[str, str]] = []
-        second = Metrics(lambda: STATS, lambda text, level: log.append((text, level)))
+        log = Log()
+        second = Metrics(lambda: STATS)
         await second.listen("127.0.0.1", port)
         await second.close()
     assert log[0][1] == "error"
@@ -130,7 +131,7 @@ async def test_calls_of_lightningd_are_timed_by_method_and_outcome() -> None:
             writer.write(b'{"jsonrpc":"2.0","id":"' + call_id + b'",' + answer + b"}\n\n")
         writer.close()
 
-    metrics = Metrics(lambda: STATS, lambda *_: None)
+    metrics = Metrics(lambda: STATS)
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         path = os.path.join(directory, "rpc")
         server = await asyncio.start_unix_server(serve, path)
@@ -162,7 +163,7 @@ def test_without_the_library_the_option_says_what_to_install(monkeypatch: pytest
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"pip install 'lsps2fast\[metrics\]'"):
-        Metrics(lambda: STATS, lambda *_: None)
+        Metrics(lambda: STATS)
 
 
 @pytest.mark.parametrize(

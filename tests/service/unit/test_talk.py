@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
+from logs import Log
+
 from lsps2fast.lsps import lsps0
 from lsps2fast.lsps.lsps0 import MESSAGE_TYPE_HEX
 from lsps2fast_plugin.service import lsps0_server
@@ -21,15 +23,11 @@ class Host:
 
     def __init__(self) -> None:
         self.work: list[Coroutine[Any, Any, None]] = []
-        self.logged: list[str] = []
+        self.log = Log()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Later."""
         self.work.append(work)
-
-    def log(self, text: str, level: str) -> None:
-        """The log."""
-        self.logged.append(text)
 
 
 async def test_what_comes_before_the_service_sells_is_answered_then_and_bounded(monkeypatch: Any) -> None:
@@ -47,7 +45,7 @@ async def test_what_comes_before_the_service_sells_is_answered_then_and_bounded(
         await work
     assert [params["node_id"] for params in sent] == [ALICE] * 4
     assert shop.counted() == {"too_early": 2}
-    assert host.logged == []
+    assert host.log == []
 
 
 async def test_a_message_of_another_type_is_none_of_ours() -> None:

@@ -10,6 +10,7 @@ makes us sell nothing rather than at prices its owner did not choose.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -28,6 +29,8 @@ from lsps2fast.lsps.lsps2 import (
 )
 from lsps2fast_plugin.service.policy.limits import Refusal, Refusals
 from lsps2fast_plugin.service.policy.rules import MAX_ENTRIES, MAX_VALIDITY_S, MIN_VALIDITY_S
+
+log = logging.getLogger(__name__)
 
 GET_POLICY: Final = "lsps2-policy-getpolicy"
 BUY: Final = "lsps2-policy-buy"
@@ -68,16 +71,14 @@ class ExternalPolicy:
         rpc: Caller,
         *,
         now_ms: Callable[[], int],
-        say: Callable[[str, str], None],
         refusals: Refusals,
         use: Use = Use.AUTO,
         timeout_s: float = TIMEOUT_S,
         max_calls: int = MAX_CALLS,
     ) -> None:
-        """`now_ms` is the monotonic clock; `say(text, level)` is told when it stops working and when it works again."""
+        """`now_ms` is the monotonic clock."""
         self._rpc = rpc
         self._now_ms = now_ms
-        self._say = say
         self._refusals = refusals
         self._use = use
         self._timeout_s = timeout_s
@@ -217,7 +218,7 @@ class ExternalPolicy:
         self._refusals.count(name)
         failures = self._failures[method] = self._failures.get(method, 0) + 1
         if failures & (failures - 1) == 0:
-            self._say(f"{method} failed, nothing is sold ({failures} in a row): {why}", "warn")
+            log.warning(f"{method} failed, nothing is sold ({failures} in a row): {why}")
         return internal_error()
 
     def _garbage(self, method: str, why: str) -> Exception:
@@ -225,7 +226,7 @@ class ExternalPolicy:
 
     def _works(self, method: str) -> None:
         if failures := self._failures.pop(method, 0):
-            self._say(f"{method} works again after {failures} failures", "info")
+            log.info(f"{method} works again after {failures} failures")
 
     def _flag(self, method: str, answer: dict[str, Any], name: str) -> bool:
         value = answer.get(name, False)
@@ -257,7 +258,7 @@ class ExternalPolicy:
         now_ms = self._now_ms()
         if kind not in self._warned_ms or now_ms >= self._warned_ms[kind] + LOOK_AGAIN_MS:
             self._warned_ms[kind] = now_ms
-            self._say(text, "warn")
+            log.warning(text)
 
 
 def _msat(value: Any, name: str) -> int:

@@ -6,7 +6,8 @@ and the record of peers, stays. Synchronous and without a clock: wall time, feer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 from lsps2fast.errors import PeerError
@@ -29,6 +30,8 @@ from lsps2fast_plugin.service.policy.rules import (
 )
 from lsps2fast_plugin.service.policy.tokens import TokenUses
 from lsps2fast_plugin.service.policy.trust import TrustLedger
+
+log = logging.getLogger(__name__)
 
 __all__ = ["DEFAULT_LINE", "FeeLine", "NamedLine", "Policy", "Rules", "Token", "rules_from_options"]
 
@@ -54,17 +57,15 @@ class Policy:
         self,
         rules: Rules,
         *,
-        say: Callable[[str, str], None],
         refusals: Refusals | None = None,
         uses: TokenUses | None = None,
         ledger: TrustLedger | None = None,
     ) -> None:
-        """`say(text, level)` is the log. Load `uses` and `ledger` from the journal before the first client."""
+        """Load `uses` and `ledger` from the journal before the first client."""
         self.rules = rules
         self.refusals = Refusals() if refusals is None else refusals
         self.uses = TokenUses() if uses is None else uses
         self.ledger = TrustLedger(rules.trust) if ledger is None else ledger
-        self._say = say
         self._told: set[tuple[str, str]] = set()
 
     def replace(self, rules: Rules) -> None:
@@ -144,7 +145,7 @@ class Policy:
             self.refusals.count(Refusal.LINE_LEFT_OUT)
             if (name, rule) not in self._told and len(self._told) < _MOST_TOLD:
                 self._told.add((name, rule))
-                self._say(f"{name} of {self.rules.source} is left out of menus: {why}", "warn")
+                log.warning(f"{name} of {self.rules.source} is left out of menus: {why}")
         if not menu.entries:
             self.refusals.count(Refusal.MENU_EMPTY)
         return [entry.line for entry in menu.entries]

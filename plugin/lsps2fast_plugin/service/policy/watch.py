@@ -5,15 +5,17 @@ A change is taken over whole or not at all. The format belongs to `file`.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.service.policy.file import parse_rules
 from lsps2fast_plugin.service.policy.limits import Refusal, Refusals
 from lsps2fast_plugin.service.policy.rules import Rules
+
+log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES: Final = 1 << 20
 SETTLED_MS: Final = 2_000  # a file younger than this may still be in the making, or change without a new mtime
@@ -48,11 +50,9 @@ def _decode(data: bytes, path: str) -> str:
 class PolicyFile:
     """One file. `load` it at the start, `poll` it every few seconds: the caller has the clock."""
 
-    def __init__(self, path: str, say: Callable[[str, str], None], refusals: Refusals) -> None:
-        """`say(text, level)` is told of every reload and every file that was refused."""
+    def __init__(self, path: str, refusals: Refusals) -> None:
         self.path = path
         self.refused: str | None = None  # why the file as it is now is not in force
-        self._say = say
         self._refusals = refusals
         self._seen: Signature | None = None
         self._settled = False
@@ -87,7 +87,7 @@ class PolicyFile:
             self._refuse(str(error))
             return None
         self.refused = None
-        self._say(f"policy reloaded from {self.path}", "info")
+        log.info(f"policy reloaded from {self.path}")
         return rules
 
     def _read(self, signature: Signature, wall_ms: int) -> bytes:
@@ -108,4 +108,4 @@ class PolicyFile:
         if why != self.refused:
             self.refused = why
             self._refusals.count(Refusal.POLICY_FILE)
-            self._say(f"policy file refused, the old policy stays in force: {why}", "warn")
+            log.warning(f"policy file refused, the old policy stays in force: {why}")

@@ -6,6 +6,7 @@ better. No option, entry point or other module of the service leads here.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable
 from typing import Final
@@ -17,6 +18,8 @@ from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
 from lsps2fast_plugin.service.opening import Opener
+
+log = logging.getLogger("lsps2fast_plugin.tools.demo.evil_lsp")  # also when run as __main__
 
 SKIMMED_MSAT = 1
 SHRUNK_TO = 1 / 20  # of the channel that the payment needs
@@ -54,7 +57,7 @@ class LateEffects(ActionExecutor):
 
     async def _open_late(self, action: order.OpenChannel) -> None:
         left_ms = self._buy(action.jit_scid).params.valid_until_ms - self._clock.wall_ms()
-        self._say(WAITING, "warn")
+        log.warning(WAITING)
         await self._clock.sleep_until(self._clock.now_ms() + left_ms + LATE_MS)
         await self._open(action)
 
