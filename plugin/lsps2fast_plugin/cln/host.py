@@ -21,7 +21,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 from pyln.client import Plugin
-from pyln.client.plugin import PluginLogHandler
 
 from lsps2fast import _hook as hook
 from lsps2fast_plugin.cln import lenient_json
@@ -101,7 +100,7 @@ class Host(PylnAdapter):
             slow = f"hooks are read in Python, not in C: {why_not_in_c}"
             self.write(lenient_json.notification("log", {"level": "warn", "message": slow}))
         try:
-            with installed(LightningdHandler(self.log), instead_of=PluginLogHandler), self._sigterm():
+            with installed(LightningdHandler(self.log)), self._sigterm():
                 lane.start()
                 await self._end.wait()
                 await self._say_goodbye()

@@ -39,13 +39,10 @@ def level_of(number: int) -> str:
 
 
 @contextlib.contextmanager
-def installed(handler: logging.Handler, instead_of: type[logging.Handler] | None = None) -> Iterator[None]:
-    """Have everything logged through `handler`, ours from debug on; `instead_of` handlers are out of the way."""
+def installed(handler: logging.Handler) -> Iterator[None]:
+    """Have everything logged through `handler`, ours from debug on."""
     root, ours = logging.getLogger(), logging.getLogger("lsps2fast_plugin")
-    before, level = root.handlers[:], ours.level
-    for other in before:
-        if instead_of is not None and isinstance(other, instead_of):
-            root.removeHandler(other)
+    level = ours.level
     root.addHandler(handler)
     ours.setLevel(logging.DEBUG)
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 import asyncio
 import inspect
+import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from pyln.client import Plugin, RpcException
-from pyln.client.plugin import MethodType, Request
+from pyln.client.plugin import MethodType, PluginLogHandler, Request
 
 from lsps2fast import _hook as hook
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError
@@ -58,6 +59,8 @@ class PylnAdapter(abc.ABC):
         self._signatures: dict[str, inspect.Signature] = {}
         self._hooks: dict[str, Callable[..., Params]] = {}
         plugin.stdout = _Out(self.write)
+        for handler in [each for each in logging.getLogger().handlers if isinstance(each, PluginLogHandler)]:
+            logging.getLogger().removeHandler(handler)  # ours says the same, with the levels that were meant
         # lightningd sends htlc_accepted only to those who ask for it; the lane takes every call before pyln would.
         plugin.add_hook("htlc_accepted", _never, background=True)
 
