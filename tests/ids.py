@@ -31,7 +31,7 @@ SUFFIXES = (".py", ".pyx", ".pxd", ".pyi")
 _SOURCED = re.compile(r"\b(cln|rule|trap|people|wallet|operator):([A-Z]?\d{1,3})\b")
 _SPECIFIED = re.compile(r"(?<![\w{}:-])([ABCFGHIKOPSTXZ]-\d\d)(?!\w)")
 _SPEED = re.compile(r"(?<![\w:./#`'-])(P\d{1,2})(?!\w|-\d|\.\d)")
-_BARE = re.compile(r"(?<![\w:./#`'-])([WMHCOAFRLDBNTS][1-9]\d?)(?!\w|-\d|\.\d)|\b([Rr]ules? \d+)")
+_BARE = re.compile(r"(?<![\w:./#`'-])([WMHCOAFRLDBNTS][1-9]\d?|[SW]0)(?!\w|-\d|\.\d)|\b([Rr]ules? \d+|[Ii]ssues? \d+)")
 
 
 class Citation(NamedTuple):
@@ -43,7 +43,7 @@ class Citation(NamedTuple):
 
 
 def rows(source: str) -> list[str]:
-    """The IDs at the start of a table row on a source's page, in order."""
+    """Return the IDs at the start of a table row on a source's page, in order."""
     text = (ROOT / PAGES[source]).read_text(encoding="utf-8")
     if source == "specification":
         return re.findall(r"^\| ([A-Z]-\d\d) \|", text, re.MULTILINE)
@@ -53,7 +53,7 @@ def rows(source: str) -> list[str]:
 
 
 def cited(place: str, text: str) -> Iterator[Citation]:
-    """Every ID in a piece of prose."""
+    """Yield every ID in a piece of prose."""
     for source, number in _SOURCED.findall(text):
         yield Citation(place, source, number)
     for number in _SPECIFIED.findall(text):
@@ -63,12 +63,12 @@ def cited(place: str, text: str) -> Iterator[Citation]:
 
 
 def bare(text: str) -> list[str]:
-    """IDs without their source: each could be of two schemes."""
+    """Return IDs without their source, and numbers of a tracker that a reader of the repository does not have."""
     return [found[0] or found[1] for found in _BARE.findall(text)]
 
 
 def prose() -> Iterator[tuple[str, str]]:
-    """Place and text of each comment and docstring of the code and each line of the pages, code blocks left out."""
+    """Yield place and text of each comment and docstring of the code and each line of the pages, code blocks left out."""
     for folder in CODE:
         for path in sorted((ROOT / folder).rglob("*.py*")):
             if path.suffix in SUFFIXES:
@@ -91,7 +91,7 @@ def _of_code(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def faults(pieces: list[tuple[str, str]], known: dict[str, list[str]]) -> list[str]:
-    """A sentence for each ID without a row and for each without a source."""
+    """Return a sentence for each ID without a row and for each without a source."""
     found = [
         f"{place}: {source}:{id_} has no row in {PAGES[source]}"
         for piece in pieces

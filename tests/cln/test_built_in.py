@@ -1,4 +1,4 @@
-"""A plugin finds out whether lightningd runs the built-in one whose place it takes (issue 14, point 1)."""
+"""A plugin finds out whether lightningd runs the built-in one whose place it takes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def asked_below_lightningd(directory: Path, other: str | None, launcher: bool = 
 
 @pytest.mark.parametrize("launcher", [False, True], ids=["started by lightningd", "by a script of the operator"])
 def test_the_other_one_is_noticed_among_lightningds_plugins(tmp_path: Path, launcher: bool) -> None:
-    """Issue 14, point 1: by its file name, also when a script of the operator starts ours."""
+    """By its file name, also when a script of the operator starts ours."""
     assert asked_below_lightningd(tmp_path, "cln-other", launcher) == "True"
 
 

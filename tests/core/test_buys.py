@@ -376,7 +376,7 @@ def test_a_clash_is_drawn_again() -> None:
 
 def test_a_broken_generator_is_noticed() -> None:
     """B-11: the loop ends."""
-    with pytest.raises(ProtocolBug, match="not random"):
+    with pytest.raises(ProtocolBug, match="repeat"):
         new_scid(lambda: FIRST, lambda _: True)
 
 

@@ -214,7 +214,7 @@ def test_the_built_in_plugin_beside_ours_is_refused_by_name(town: Town) -> None:
 
 
 def test_beside_an_enabled_built_in_plugin_ours_stands_aside_and_says_why(client_trusts_town: Town) -> None:
-    """Issue 14, point 1: nothing disables the other one; the node starts, and the log has the line to add.
+    """Nothing disables the other one; the node starts, and the log has the line to add.
 
     Options that only ours has may stand in the configuration. Where lightningd was built without it a stand-in runs.
     """

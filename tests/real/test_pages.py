@@ -59,7 +59,7 @@ def test_the_pages_have_something_to_try() -> None:
 
 @pytest.mark.parametrize(("page", "text"), CONFIGURATIONS)
 def test_a_printed_configuration_starts_a_stock_node(client_trusts_town: Town, page: Path, text: str) -> None:
-    """Issue 14, point 1: nothing but the printed lines, on a lightningd with whatever plugins it was built with."""
+    """Nothing but the printed lines, on a lightningd with whatever plugins it was built with."""
     node = client_trusts_town.node(f"page {next(NAMES)}", built_ins=True)
     configure(node, page, text)
     node.start()
@@ -128,7 +128,7 @@ class Shell:
 
 @pytest.mark.parametrize("page", [page for page, commands in COMMANDS.items() if commands], ids=lambda page: page.name)
 def test_printed_commands_work(client_trusts_town: Town, page: Path) -> None:
-    """Issue 14, point 1: every `$ lightning-cli …` of a page, in its order, on nodes with the page's configuration."""
+    """Every `$ lightning-cli …` of a page, in its order, on nodes with the page's configuration."""
     shell = Shell(client_trusts_town, page)
     key = ["lsps", "client", shell.lsp.node_id]  # what the built-in wallet leaves behind
     shell.wallet.call("datastore", {"key": key, "string": "{}"})

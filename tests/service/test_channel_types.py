@@ -58,12 +58,12 @@ def test_the_types_follow_what_both_nodes_offer(ours: str, theirs: str | None, a
     ],
 )
 def test_types_of_tomorrow_have_their_names(bits: tuple[int, ...], names: list[str]) -> None:
-    """Issue 14, point 2: an operator reads why a peer that wants nothing else gets no channel."""
+    """An operator reads why a peer that wants nothing else gets no channel."""
     assert newer_types(f"{INIT_FEATURES | sum(1 << bit for bit in bits):x}") == names
 
 
 def test_what_a_client_has_refused_is_remembered_for_so_many() -> None:
-    """Issue 14, point 2: by client; the oldest gives way; who has refused everything begins anew."""
+    """By client; the oldest gives way; who has refused everything begins anew."""
     refused, types = RefusedTypes(clients=2), [(12, 22), (12,)]
     refused.add("a", (12, 22))
     assert (refused.left("a", types), refused.left("b", types)) == ((12,), (12, 22))
@@ -183,7 +183,7 @@ def asked_for(stage: Stage) -> list[list[int]]:
 
 @pytest.mark.parametrize("feerates", [Feerates(), STEEP], ids=["steady", "steep"])
 async def test_a_wallet_that_refuses_anchors_is_paid_by_the_same_payment(mode: str, feerates: Feerates) -> None:
-    """Issue 14, point 2, O-08: an ldk-node without coins; its size is worked out anew, and thirty parts fit.
+    """O-08: an ldk-node without coins; its size is worked out anew, and thirty parts fit.
 
     The next sale asks at once for what it took.
     """
@@ -203,7 +203,7 @@ async def test_a_wallet_that_refuses_anchors_is_paid_by_the_same_payment(mode: s
 
 
 async def test_only_a_client_that_refuses_every_type_fails_the_payment() -> None:
-    """O-08, issue 14, point 2: `unknown_next_peer` once, after both; the next payment begins with the best again."""
+    """O-08: `unknown_next_peer` once, after both; the next payment begins with the best again."""
     async with Stage(fresh=True) as stage:
         client, payer = stage.client(reject_types=frozenset({12})), stage.payer()
         invoice = await stage.invoice(client)
@@ -216,7 +216,7 @@ async def test_only_a_client_that_refuses_every_type_fails_the_payment() -> None
 
 
 async def test_a_client_of_tomorrow_is_named_in_the_log() -> None:
-    """Issue 14, point 2: it offers types that lightningd cannot open, and refuses the others."""
+    """It offers types that lightningd cannot open, and refuses the others."""
     async with Stage(fresh=True) as stage:
         client, payer = stage.client(connected=False, reject_types=frozenset({12})), stage.payer()
         client.extra = {41, 81}

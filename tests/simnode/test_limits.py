@@ -1,4 +1,6 @@
-"""Limits that bite after an open, the wallet's reserve, what later releases say (S14, S15, S19, cln:O18, cln:N9)."""
+"""Limits that bite after an open, the wallet's reserve, what later releases say (people:S14, people:S15, people:S19,
+cln:O18, cln:N9).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ async def forwarded(world: World, amounts: list[int], **more: Any) -> list[str]:
 
 
 async def test_htlc_maximum_msat_refuses_after_the_open(make_world: MakeWorld) -> None:
-    """S14: the node's option, shown by listconfigs and in the channel's row."""
+    """people:S14: the node's option, shown by listconfigs and in the channel's row."""
     async with make_world() as world:
         world.lsp.htlc_maximum_msat = 10_000_000
         assert await forwarded(world, [10_000_000, 10_000_001]) == ["", "10070000"]
@@ -43,7 +45,7 @@ async def test_htlc_maximum_msat_refuses_after_the_open(make_world: MakeWorld) -
 
 
 async def test_cltv_delta_is_what_the_node_says_now(make_world: MakeWorld) -> None:
-    """S15: raised after the sale, parts with the old delta fail with 100d."""
+    """people:S15: raised after the sale, parts with the old delta fail with 100d."""
     async with make_world() as world:
         world.lsp.cltv_delta = 49
         (message,) = await forwarded(world, [10_000_000], cltv_delta=48)
@@ -51,7 +53,9 @@ async def test_cltv_delta_is_what_the_node_says_now(make_world: MakeWorld) -> No
 
 
 async def test_dust_exposure_refuses_what_is_too_much(make_world: MakeWorld) -> None:
-    """S19: 30 x 2,000 sat without anchors at 258 perkw: 25 fit into 50,000 sat at lightningd's accelerated rate."""
+    """people:S19: 30 x 2,000 sat without anchors at 258 perkw:
+    25 fit into 50,000 sat at lightningd's accelerated rate.
+    """
     async with make_world() as world:
         world.lsp.feerates = Feerates(opening=253, unilateral_close=253, unilateral_anchor_close=253)
         messages = await forwarded(world, [2_000_000] * 30)
@@ -91,7 +95,7 @@ async def test_the_emergency_reserve_stays_for_anchors(make_world: MakeWorld) ->
 
 
 async def test_invoices_expire_on_the_world_s_clock(make_world: MakeWorld) -> None:
-    """W4: expired in the list; a part for it is refused with 400f, also one of a set that was waiting."""
+    """wallet:W4: expired in the list; a part for it is refused with 400f, also one of a set that was waiting."""
     async with make_world() as world:
         payer = world.payer()
         ask = {"amount_msat": 2_000_000, "description": "d"}
@@ -113,7 +117,7 @@ async def test_invoices_expire_on_the_world_s_clock(make_world: MakeWorld) -> No
 
 
 async def test_a_light_wallet_takes_nothing_for_an_invoice_that_is_over(make_world: MakeWorld) -> None:
-    """W4: the objection of a client, in words."""
+    """wallet:W4: the objection of a client, in words."""
     async with make_world() as world:
         payer, client, strings = world.payer(), world.client(), Strings(world.lsp)
         invoice = client.invoice(1_000_000, scid="1x1x1", expiry_s=60)

@@ -1,4 +1,6 @@
-"""Peers that err, vanish or fall silent in an open, and what lightningd makes of it (cln:N1, cln:N2, S0, S13)."""
+"""Peers that err, vanish or fall silent in an open, and what lightningd makes of it (cln:N1, cln:N2, people:S0,
+people:S13).
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ async def awaiting(world: World, client: Any) -> tuple[End, str]:
 
 
 async def test_a_cancel_without_an_open_takes_the_first_channel_that_awaits_lockin(make_world: MakeWorld) -> None:
-    """cln:N1, S8: both nodes forget it, and its coins stay reserved."""
+    """cln:N1, people:S8: both nodes forget it, and its coins stay reserved."""
     async with make_world(hearing("channel_state_changed")) as world:
         client = world.client()
         end, _ = await awaiting(world, client)
@@ -56,7 +58,9 @@ async def test_a_cancel_beside_a_broadcast_channel_is_not_safe(make_world: MakeW
 
 
 async def test_an_error_deletes_a_withheld_channel_and_its_funding_can_still_be_lost(make_world: MakeWorld) -> None:
-    """cln:N2, S0, rule:23: coins are free; sendpsbt alone refuses; reserve, sign, send lose them, and books say so."""
+    """cln:N2, people:S0, rule:23: coins are free; sendpsbt alone refuses; reserve, sign, send lose them,
+    and books say so.
+    """
     async with make_world(hearing("channel_state_changed")) as world:
         world.client("other")
         client, lsp = world.client(), world.lsp
@@ -95,7 +99,7 @@ async def test_an_error_with_parts_on_a_withheld_channel_fails_them_upstream(mak
 
 
 async def test_what_is_fulfilled_before_an_error_counts(make_world: MakeWorld) -> None:
-    """S7: fulfil and error in one burst: the payer has paid, the channel with the client's money is gone."""
+    """people:S7: fulfil and error in one burst: the payer has paid, the channel with the client's money is gone."""
     async with make_world() as world:
         lsp, payer, strings = world.lsp, world.payer(), Strings(world.lsp)
         client = world.client(script={"update_fulfill_htlc": "error"}, check_fees=False)
@@ -113,7 +117,9 @@ async def test_what_is_fulfilled_before_an_error_counts(make_world: MakeWorld) -
 
 @pytest.mark.parametrize("ending", ["disconnect", "speak"])
 async def test_a_silent_peer_hangs_the_open_and_the_cancel_behind_it(make_world: MakeWorld, ending: str) -> None:
-    """S13: complete and cancel wait for the peer alone; a cut line ends the open, and never answers the cancel."""
+    """people:S13: complete and cancel wait for the peer alone; a cut line ends the open,
+    and never answers the cancel.
+    """
     async with make_world() as world:
         lsp, client = world.lsp, world.client(script={"funding_created": "silent"})
         _, psbt = await fund(lsp, client)
@@ -140,7 +146,7 @@ async def test_a_silent_peer_hangs_the_open_and_the_cancel_behind_it(make_world:
 
 @pytest.mark.parametrize("message", ["open_channel", "accept_channel", "funding_created"])
 async def test_an_error_inside_an_open_ends_it(make_world: MakeWorld, message: str) -> None:
-    """S0: before the channel exists nothing is left of it; the next open goes through."""
+    """people:S0: before the channel exists nothing is left of it; the next open goes through."""
     async with make_world() as world:
         lsp, client = world.lsp, world.client(script={message: "error"})
 

@@ -1,4 +1,6 @@
-"""Channels that end on chain: balances, HTLCs in the commitment, states, and when upstream hears (cln:H14, S6, S18)."""
+"""Channels that end on chain: balances, HTLCs in the commitment, states, and when upstream hears (cln:H14, people:S6,
+people:S18).
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ async def mine_until(world: World, condition: Callable[[], object], most: int = 
 
 
 async def test_a_htlc_nobody_claims_comes_back_after_its_expiry(make_world: MakeWorld) -> None:
-    """cln:H14, S18: error on a public channel; the HTLC is taken back on chain, upstream fails three blocks later."""
+    """cln:H14, people:S18: error on a public channel; the HTLC is taken back on chain,
+    upstream fails three blocks later.
+    """
     async with make_world(hearing("forward_event")) as world:
         payment, client, _ = await held_part(world)
         client.send_error()
@@ -73,7 +77,7 @@ async def test_a_preimage_claims_on_chain_and_upstream_is_paid(make_world: MakeW
 
 
 async def test_dust_in_a_commitment_is_lost_to_fees(make_world: MakeWorld) -> None:
-    """S19: a HTLC without an output fails upstream once the commitment is three blocks deep."""
+    """people:S19: a HTLC without an output fails upstream once the commitment is three blocks deep."""
     async with make_world() as world:
         payment, client, _ = await held_part(world, 400_000)
         client.send_error()
@@ -84,7 +88,9 @@ async def test_dust_in_a_commitment_is_lost_to_fees(make_world: MakeWorld) -> No
 
 @pytest.mark.parametrize("how", ["mutual", "unilateral"])
 async def test_states_until_a_closed_channel_is_forgotten(make_world: MakeWorld, how: str) -> None:
-    """S6: the money of a close is back when a block has it; after 100 blocks the channel is only in the closed ones."""
+    """people:S6: the money of a close is back when a block has it;
+    after 100 blocks the channel is only in the closed ones.
+    """
     async with make_world(hearing("channel_state_changed")) as world:
         lsp, client = world.lsp, world.client()
         opened = await open_channel(lsp, client)
@@ -124,7 +130,7 @@ async def test_a_commitment_waits_for_its_funding(make_world: MakeWorld) -> None
 
 
 async def test_a_withheld_channel_cannot_be_closed_by_the_client_alone(make_world: MakeWorld) -> None:
-    """W0: a wallet that force-closes a channel without a funding has nothing on chain."""
+    """wallet:W0: a wallet that force-closes a channel without a funding has nothing on chain."""
     async with make_world() as world:
         client = world.client(on_part="hold")
         await open_channel(world.lsp, client)

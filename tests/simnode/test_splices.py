@@ -1,4 +1,6 @@
-"""Channels that are called otherwise: splices and reorgs, and the rows of parts that were under way (cln:N3, S9)."""
+"""Channels that are called otherwise: splices and reorgs, and the rows of parts that were under way (cln:N3,
+people:S9).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ async def part_at_client(world: World) -> Any:
 
 @pytest.mark.parametrize("then", ["settled", "failed"])
 async def test_a_part_of_a_spliced_channel_ends_in_a_new_row(make_world: MakeWorld, then: str) -> None:
-    """cln:N3, S9: the old row says offered for good, the new one has the scid of the moment and no updated_index."""
+    """cln:N3, people:S9: the old row says offered for good, the new one has the scid of
+    the moment and no updated_index.
+    """
     async with make_world(hearing("forward_event")) as world:
         payment, payer, client = await part_at_client(world)
         old = payer.ends[0].scid
@@ -93,7 +97,7 @@ async def test_splicein_on_an_unconfirmed_channel_closes_it_by_force(make_world:
 
 
 async def test_a_reorg_takes_a_channel_to_another_scid(make_world: MakeWorld) -> None:
-    """trap:46, W3: the funding is in no block for a while, then in another; block heights go back and on."""
+    """trap:46, wallet:W3: the funding is in no block for a while, then in another; block heights go back and on."""
     async with make_world(hearing("block_added")) as world:
         client = world.client()
         opened = await open_channel(world.lsp, client)
@@ -118,7 +122,7 @@ async def test_a_reorg_takes_a_channel_to_another_scid(make_world: MakeWorld) ->
 
 
 async def test_a_funding_can_be_replaced(make_world: MakeWorld) -> None:
-    """W3: its inputs go elsewhere, and getutxout knows it no more."""
+    """wallet:W3: its inputs go elsewhere, and getutxout knows it no more."""
     async with make_world() as world:
         client = world.client()
         opened = await open_channel(world.lsp, client)
