@@ -68,7 +68,7 @@ def bare(text: str) -> list[str]:
 
 
 def prose() -> Iterator[tuple[str, str]]:
-    """Yield place and text of each comment and docstring of the code and each line of the pages, code blocks left out."""
+    """Yield place and text of each comment, docstring and line of a page; code blocks are left out."""
     for folder in CODE:
         for path in sorted((ROOT / folder).rglob("*.py*")):
             if path.suffix in SUFFIXES:
