@@ -238,6 +238,39 @@ def test_beside_an_enabled_built_in_plugin_ours_stands_aside_and_says_why(client
     node.stop()
 
 
+@pytest.mark.parametrize("command", ["close", "splicein", "splice_init", "dev-splice"])
+def test_nothing_of_the_operator_breaks_a_channel_before_its_first_block(each_town: Town, command: str) -> None:
+    """cln:N3: paid and in no block yet, `close` and every way to splice are refused; the channel lives."""
+    town, bill = each_town, fresh(each_town)
+    assert town.pay(bill, [SIZE_MSAT]).paid
+    town.over(bill)
+    (row,) = town.channels(town.lsp, bill.wallet)
+    channel_id = row["channel_id"]
+    ask: dict[str, dict[str, object]] = {
+        "close": {"id": bill.wallet.node_id},
+        "splicein": {"channel": channel_id, "amount": 10_000},
+        "splice_init": {"channel_id": channel_id, "relative_amount": 10_000},
+        "dev-splice": {"script_or_json": f"wallet -> 10000; 10000 -> {channel_id}"},
+    }
+    with pytest.raises(NodeError, match="its funding is in no block yet"):
+        town.lsp.call(command, ask[command])
+    assert town.channels(town.lsp, bill.wallet)[0]["state"] == "CHANNELD_NORMAL"
+    town.mine()
+
+
+def test_graceful_and_stop_end_the_sales_first(client_trusts_town: Town) -> None:
+    """cln:N8: lightningd tells plugins nothing, so ours hears of both commands before they are carried out."""
+    node = client_trusts_town.node(f"graceful {next(NAMES)}")
+    client_trusts_town.add_plugin(node, "service")
+    for command in ("graceful", "stop"):
+        node.start()
+        node.wait_log("sells JIT channels")
+        assert not node.call("lsps2-stats")["paused"]
+        node.call(command, {"timeout": 1} if command == "graceful" else None)
+        node.wait_log(f"`{command}` was called: nothing is sold until")
+        node.stop()
+
+
 @pytest.mark.parametrize(("before", "after"), [(["lsps2fast-service"], []), ([], ["lsps2fast-service"])])
 def test_another_plugin_on_htlc_accepted(town: Town, before: list[str], after: list[str]) -> None:
     """One that lets HTLCs go on, before or after ours in the chain, changes nothing."""

@@ -56,6 +56,7 @@ from lsps2fast_plugin.service.reconcile import Reconciler, names_of
 from lsps2fast_plugin.service.recovery import Recovery
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.session_store import SessionStore, StoredSession
+from lsps2fast_plugin.service.unfinished_guard import GUARDED, UnfinishedChannelGuard
 
 log = logging.getLogger("lsps2fast_plugin.service.app")  # also when run as __main__
 
@@ -71,6 +72,7 @@ CLOSING = frozenset(
     }
 )
 LOOK_EVERY_S = 5.0
+ENDINGS = ("graceful", "stop")
 BUILT_IN = "cln-lsps-service"  # whose place this plugin takes
 DAY_S = 86_400.0
 
@@ -114,7 +116,7 @@ class Service:
         self.plugin.add_notification_topic(TOPIC)
         self.plugin.init()(self._init)
         self.host.hook("custommsg", self.talk.on_custommsg, filters=[MESSAGE_TYPE])
-        self.host.slow_hook("rpc_command", self._on_rpc_command, filters=["close"])
+        self.host.slow_hook("rpc_command", self._on_rpc_command, filters=[*GUARDED, *ENDINGS])
         for topic, handler in (
             ("connect", self._on_connect),
             ("disconnect", self._on_disconnect),
@@ -183,6 +185,7 @@ class Service:
             guard=settings.close_guard,
             keep_ms=settings.keep_records_ms,
         )
+        self.unfinished = UnfinishedChannelGuard(rpc=rpc, sold=self._sold_channels, guard=settings.close_guard)
         self.books = SessionEvents(
             host=self.host,
             sessions=self.sessions,
@@ -344,6 +347,15 @@ class Service:
         buys = self.sessions.buys.values()
         held = (s.channel for buy in buys for s in buy.sets.values())
         return any(c is not None and c.channel_id == channel_id for c in (*(buy.channel for buy in buys), *held))
+
+    def _sold_channels(self) -> dict[str, str]:
+        """Every channel of a payment under way or of a buy that lives, and those that were paid, with its jit scid."""
+        found = self.afterwards.sold()
+        for buy in self.sessions.buys.values():
+            for channel in (buy.channel, *(session.channel for session in buy.sets.values())):
+                if channel is not None:
+                    found[channel.channel_id] = format_scid(buy.jit_scid)
+        return found
 
     def _channel_of(self, jit_scid: int) -> Channel | None:
         """The channel of the payment under way on this scid."""
@@ -511,10 +523,22 @@ class Service:
             log.info(f"an onion message for jit scid {text} was lost: lightningd cannot forward it")
 
     async def _on_rpc_command(self, rpc_command: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Somebody wants to close a channel (A-06)."""
+        """A channel is to be closed or spliced (A-06, cln:N3), or the node is to end."""
         if self.settings is None:
             return {"result": "continue"}
+        if rpc_command["method"] in ENDINGS:
+            self._sell_no_more(rpc_command["method"])
+            return {"result": "continue"}
+        refusal = await self.unfinished.judge(rpc_command)
+        if refusal is not None or rpc_command["method"] != "close":
+            return refusal or {"result": "continue"}
         return await self.afterwards.judge(rpc_command)
+
+    def _sell_no_more(self, method: str) -> None:
+        """lightningd waits for HTLCs or ends, and tells plugins nothing else (cln:N8)."""
+        if not self.desk.paused:
+            self.desk.paused = True
+            log.info(f"`{method}` was called: nothing is sold until `lsps2-resume` or the next start")
 
     # End -----------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from lsps2fast.errors import NodeError, StoreError
@@ -97,6 +97,10 @@ class ChannelLeaseGuard:
             if record.outcome == "Succeeded" and channel is not None and channel.channel_id in alive:
                 self.owe(channel.channel_id, record.buy)
 
+    def sold(self) -> dict[str, str]:
+        """Return every channel that something is owed for, with its jit scid."""
+        return {channel_id: format_scid(duty.jit_scid) for channel_id, duty in self._duties.items()}
+
     def closed(self, channel_id: str) -> None:
         """The channel is closing: nothing can be kept open any more."""
         self._duties.pop(channel_id, None)
@@ -107,7 +111,7 @@ class ChannelLeaseGuard:
         """The answer to lightningd before it runs a `close`."""
         if self._guard == "off" or not self._duties:
             return CONTINUE
-        which, forced = _asked(rpc_command.get("params"))
+        which, forced = asked_to_close(rpc_command.get("params"))
         try:
             async with asyncio.timeout(PATIENCE_S):
                 early = await self._too_early(which)
@@ -128,7 +132,7 @@ class ChannelLeaseGuard:
         found: list[Sold] = []
         for channel in (await self._rpc.call("listpeerchannels", {}))["channels"]:
             duty = self._duties.get(channel.get("channel_id", ""))
-            if duty is not None and which in _names(channel):
+            if duty is not None and which in names_of(channel):
                 confirmations = _confirmations(channel, self._height())
                 if confirmations < duty.min_lifetime_blocks:
                     found.append(Sold(channel["channel_id"], duty, confirmations))
@@ -174,7 +178,7 @@ def _binds(record: StoredSession, ages: dict[str, int]) -> bool:
     return ages[channel.channel_id] < record.buy.params.min_lifetime_blocks
 
 
-def _asked(params: Any) -> tuple[str, bool]:
+def asked_to_close(params: Any) -> tuple[str, bool]:
     """Which channel or peer a `close` names, and whether it is meant in any case."""
     if isinstance(params, dict):
         return str(params.get("id", "")).lower(), params.get(FORCE) in TRUTHS
@@ -183,7 +187,7 @@ def _asked(params: Any) -> tuple[str, bool]:
     return (str(given[0]).lower() if given else ""), forced
 
 
-def _names(channel: dict[str, Any]) -> set[str]:
+def names_of(channel: Mapping[str, Any]) -> set[str]:
     """Everything by which `close` may mean this channel."""
     alias = channel.get("alias", {})
     names = (channel.get("peer_id"), channel.get("channel_id"), channel.get("short_channel_id"), alias.get("local"))

@@ -1,0 +1,75 @@
+"""Keeps commands of the operator from breaking a sale under way: closes and splices of a channel that is not confirmed.
+
+A JIT channel is used before its funding is in a block, and while its funding is withheld lightningd would not even send
+it. `close` then takes the channel from under a payment, and a splice makes lightningd close it by force (cln:N3). So
+lightningd asks before it carries them out (hook `rpc_command`), and what can wait is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from lsps2fast.errors import NodeError
+from lsps2fast_plugin.cln.datastore import Caller
+from lsps2fast_plugin.service.leases import FORCE, PATIENCE_S, asked_to_close, names_of
+
+log = logging.getLogger(__name__)
+
+SPLICES: Final = ("splicein", "spliceout", "splice_init", "dev-splice")
+GUARDED: Final = ("close", *SPLICES)
+OWN_CALLS: Final = "lsps2fast:"  # how the ids of this plugin's calls begin: it closes what it gives up
+WILDCARD: Final = "*"  # of the language of splices: every channel
+
+
+class UnfinishedChannelGuard:
+    """Answers lightningd for channels whose funding is not confirmed."""
+
+    def __init__(self, *, rpc: Caller, sold: Callable[[], Mapping[str, str]], guard: str) -> None:
+        """`sold()`: every JIT channel that may be unconfirmed, with its jit scid. `guard`: refuse, warn or off."""
+        self._rpc = rpc
+        self._sold = sold
+        self._guard = guard
+        self.refused = 0
+
+    async def judge(self, rpc_command: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the refusal of a command that would break a sale; None lets it go on."""
+        sold = self._sold()
+        if self._guard == "off" or not sold or str(rpc_command.get("id")).strip('"').startswith(OWN_CALLS):
+            return None
+        method, params = str(rpc_command["method"]), rpc_command.get("params")
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                rows = (await self._rpc.call("listpeerchannels", {}))["channels"]
+        except (NodeError, TimeoutError) as error:
+            log.warning(f"{method}: the node does not list its channels ({error}); let through")
+            return None
+        for row in rows:
+            jit_scid = sold.get(row.get("channel_id", ""))
+            if jit_scid is not None and "short_channel_id" not in row and _means(method, params, row):
+                return self._refuse(method, params, row, jit_scid)
+        return None
+
+    def _refuse(self, method: str, params: Any, row: Mapping[str, Any], jit_scid: str) -> dict[str, Any] | None:
+        withheld = row.get("funding", {}).get("withheld")
+        how_far = "its funding is not sent yet" if withheld else "its funding is in no block yet"
+        text = f"channel {row['channel_id']} was sold as {jit_scid} and {how_far}"
+        forced = method == "close" and asked_to_close(params)[1]
+        if forced or self._guard == "warn":
+            log.warning(f"{method} breaks a sale: {text}")
+            return None
+        self.refused += 1
+        log.info(f"{method} refused: {text}")
+        harm = f"to close it all the same add {FORCE}=true" if method == "close" else "a splice would force-close it"
+        return {"return": {"error": {"code": -1, "message": f"{text}; try again after the next blocks ({harm})"}}}
+
+
+def _means(method: str, params: Any, row: Mapping[str, Any]) -> bool:
+    """Whether this command names the channel. A splice may name several, in a script of its own."""
+    if method == "close":
+        return asked_to_close(params)[0] in names_of(row)
+    text = json.dumps(params).lower()
+    return WILDCARD in text or any(name in text for name in names_of(row))

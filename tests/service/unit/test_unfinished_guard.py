@@ -1,0 +1,116 @@
+"""Commands of the operator that would break a sale under way are refused with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from logs import Log
+
+from lsps2fast.errors import NodeError
+from lsps2fast_plugin.service.unfinished_guard import GUARDED, SPLICES, UnfinishedChannelGuard
+
+from .desk import ALICE, BOB, Json
+
+CHANNEL = "ab" * 32
+OTHER = "cd" * 32
+NAMES = [ALICE, CHANNEL, CHANNEL.upper(), "12x34x56"]
+
+
+class Node:
+    """A node with an unconfirmed JIT channel to Alice and somebody's channel to Bob."""
+
+    def __init__(self, guard: str = "refuse", *, withheld: bool = False, sold: bool = True) -> None:
+        self.error: NodeError | None = None
+        self.log = Log()
+        self.asked = 0
+        self.jit: Json = {
+            "peer_id": ALICE,
+            "channel_id": CHANNEL,
+            "alias": {"local": "12x34x56"},
+            "funding": {"withheld": withheld},
+        }
+        self.guard = UnfinishedChannelGuard(
+            rpc=self,
+            sold=lambda: {CHANNEL: "7x7x7"} if sold else {},
+            guard=guard,
+        )
+
+    async def call(self, method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+        """The node."""
+        assert method == "listpeerchannels"
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return {"channels": [{"peer_id": BOB, "channel_id": OTHER}, self.jit]}
+
+    async def hears(self, method: str, params: Any, call_id: Any = "cli:x#1") -> str | None:
+        """Return the error that the caller gets; None: lightningd carries the command out."""
+        answer = await self.guard.judge({"id": call_id, "method": method, "params": params})
+        return None if answer is None else str(answer["return"]["error"]["message"])
+
+
+@pytest.mark.parametrize("withheld", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", GUARDED)
+async def test_what_would_break_a_sale_is_refused_by_every_name(method: str, name: str, withheld: bool) -> None:
+    """cln:N3, rule:7: a withheld channel and an unconfirmed one, parameters by name and by place."""
+    node = Node(withheld=withheld)
+    key = {"close": "id", "splice_init": "channel_id", "dev-splice": "script_or_json"}.get(method, "channel")
+    for params in ({key: name, "amount": 1000}, [name, 1000]):
+        words = await node.hears(method, params)
+        assert words is not None
+        assert ("not sent yet" if withheld else "in no block yet") in words
+        assert ("force_lease_closed=true" if method == "close" else "force-close") in words
+    assert node.guard.refused == 2
+
+
+@pytest.mark.parametrize("method", GUARDED)
+async def test_a_confirmed_channel_and_other_channels_are_not_guarded(method: str) -> None:
+    """Only what may break: a channel of somebody else, and ours once it is in a block."""
+    node = Node()
+    assert await node.hears(method, [BOB, 1000]) is None
+    assert await node.hears(method, [OTHER, 1000]) is None
+    node.jit["short_channel_id"] = "900x1x0"
+    assert await node.hears(method, [CHANNEL, 1000]) is None
+    assert node.log == []
+
+
+@pytest.mark.parametrize(
+    "script", ["wallet -> 10%; 10% -> *:?", {"channels": [CHANNEL]}, f"wallet -> 5000 -> {CHANNEL}"]
+)
+async def test_a_script_that_means_the_channel_is_found_out(script: Any) -> None:
+    """A splice names channels in a language of its own; one for every channel means this one, too."""
+    assert await Node().hears("dev-splice", {"script_or_json": script}) is not None
+
+
+async def test_our_own_close_of_what_is_given_up_goes_through_without_a_question() -> None:
+    """An undo closes a withheld channel: the guard must not stop it (rule:9)."""
+    node = Node(withheld=True)
+    assert await node.hears("close", {"id": CHANNEL}, "lsps2fast:close#7") is None
+    assert await node.hears("close", {"id": CHANNEL}, '"lsps2fast:close#7"') is None
+    assert node.asked == 0
+
+
+async def test_who_means_it_closes_all_the_same() -> None:
+    """`force_lease_closed`, or an operator who only wants to be told, or nothing at all."""
+    assert await Node().hears("close", {"id": CHANNEL, "force_lease_closed": True}) is None
+    for method in SPLICES:
+        assert await Node().hears(method, [CHANNEL, "force_lease_closed"]) is not None
+    warned = Node("warn")
+    assert await warned.hears("splicein", [CHANNEL]) is None
+    assert warned.log.levels() == ["warn"]
+    off = Node("off")
+    assert await off.hears("splicein", [CHANNEL]) is None
+    assert (off.log, off.asked) == ([], 0)
+
+
+async def test_a_node_that_does_not_answer_does_not_keep_its_operator_waiting() -> None:
+    """Let through with a warning; and nothing is asked while nothing was sold."""
+    node = Node()
+    node.error = NodeError("listpeerchannels", -1, "busy")
+    assert await node.hears("close", [CHANNEL]) is None
+    assert node.log.levels() == ["warn"]
+    nothing = Node(sold=False)
+    assert await nothing.hears("close", [CHANNEL]) is None
+    assert nothing.asked == 0
