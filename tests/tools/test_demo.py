@@ -59,7 +59,7 @@ def wrong(report: Json) -> set[str]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_three_sales_between_two_plugins(mode: str) -> None:
-    """Every figure, from both plugins' pipes."""
+    """operator:O6: every figure, from both plugins' pipes; the LSP gains on each sale."""
     code, report = played("--mode", mode)
     assert (code, report["ok"], report["mode"], wrong(report)) == (0, True, mode, set())
     assert list(report) == ["ok", "seed", "mode", "sales"]
