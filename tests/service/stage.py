@@ -260,8 +260,10 @@ class Stage:
 
     async def at_rest(self) -> None:
         """Wait until no payment is under way and the plugin asks nothing more of lightningd."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
         await self.quiet()
         while any(buy["payments"] for buy in (await self.lsp.call("lsps2-listsessions"))["sessions"]):
+            assert asyncio.get_running_loop().time() < deadline, f"a payment never ends\n{self.story()}"
             await self.quiet()
 
     # Buying and paying -----------------------------------------------------------------------------
