@@ -37,7 +37,7 @@ from lsps2fast_plugin.tools.demo.transcript_report import (
     accepted,
     collect,
     collect_claims,
-    first,
+    count,
 )
 
 SIZE_MSAT, FEE_MSAT, PARTS = 10_000_000, 1_000_000, 5
@@ -170,9 +170,9 @@ class Cheat:
     def came_late(self, claims: list[ClaimRow]) -> dict[str, bool]:
         """Return whether the open was asked for when the client's approval was over, and not before."""
         entries = self.stage.seen(self.wallet.name, self.lapsed_at) if self.lapsed_at >= 0 else []
-        after = first(entries, "host>plugin", "openchannel") >= 0
+        after = count(entries, "host>plugin", "openchannel")  # once for each type of channel that it tries
         return {
-            "the LSP did ask for the channel after the approval had lapsed": after and len(self._openings()) == 1,
+            "the LSP did ask for the channel after the approval had lapsed": 0 < after == len(self._openings()),
             "the client accepted no channel": accepted(self.seen_by_wallet()) == 0,
         }
 
