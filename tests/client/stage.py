@@ -257,7 +257,8 @@ class Lightningd:
         return row
 
     def do_listpeerchannels(self, params: Json) -> Json:
-        return {"channels": [dict(row) for row in self.channels]}
+        wanted = params.get("id")
+        return {"channels": [dict(row) for row in self.channels if wanted in (None, row["peer_id"])]}
 
     def do_listclosedchannels(self, params: Json) -> Json:
         return {"closedchannels": self.closed}
@@ -440,7 +441,8 @@ class Stage:
     async def channel(self, **fields: Any) -> Json:
         """An accepted channel comes into normal operation; its row."""
         row = channel_row(**fields)
-        assert (await self.opening(id=row["peer_id"], funding_msat=row["total_msat"])).get("mindepth") == 0
+        asked = {"funding_msat": row["total_msat"], "channel_reserve_msat": row["total_msat"] // 100}
+        assert (await self.opening(id=row["peer_id"], **asked)).get("mindepth") == 0
         self.node.channels.append(row)
         await self.state(row["channel_id"], "CHANNELD_AWAITING_LOCKIN", None, row["peer_id"])
         await self.state(row["channel_id"], "CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN", row["peer_id"])

@@ -10,15 +10,17 @@ from .deaths import CLIENT_TRUSTS, LSP_TRUSTS, Case, Outcome, run
 
 pytestmark = pytest.mark.slow
 
-# The approval is stored, the invoice is made, the channel said yes to, the channel there, the fee of a part stored,
-# the release stored, the release answered, the payment known, the record of it going.
+# The approval is stored, the invoice is made, the opening stored, the channel said yes to, the channel there, what for
+# is stored, the fee of a part stored, the release stored and answered, the payment known, the record of it going.
 POINTS = (
     "reply datastore#1",
     "reply createinvoice#1",
+    "reply datastore#2",
     "answer openchannel#1",
     "note channel_state_changed#1",
     "reply datastore#3",
     "reply datastore#5",
+    "reply datastore#6",
     "answer htlc_accepted#1",
     "note invoice_payment#1",
     "rpc deldatastore#1",

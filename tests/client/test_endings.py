@@ -26,6 +26,7 @@ async def test_nothing_is_left_after_success_but_the_watch(staged: Staging) -> N
         stage.part(invoice, 20_000_000, FEE)
         await stage.calm()
         await stage.paid(invoice)
+        await stage.block(6)
         assert not stage.node.datastore
         assert (await stage.client._status())["approvals"][0]["state"] == "paid"
         await stage.pass_time(3_600)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsps2fast_plugin.client.channel_terms import CONTINUE, Limits, Wanted, answer, reserve_msat
+from lsps2fast_plugin.client.channel_terms import CONTINUE, Decision, Limits, Wanted, decide, reserve_msat
 
 from .conftest import Staging
 from .stage import CHANNEL, LSP, OTHER_LSP, STRANGER, FakeRequest, Json, Lsp, Stage, channel_row, entry
@@ -23,56 +23,88 @@ def request(**fields: Any) -> Json:
     return Stage.open_request(None, **fields)  # type: ignore[arg-type]
 
 
-def wanted(receive_msat: int = 19_000_000, delay: int = 2016) -> Wanted:
-    return Wanted(receive_msat, delay)
+def wanted(receive_msat: int = 19_000_000, delay: int = 2016, free: bool = True) -> Wanted:
+    return Wanted(receive_msat, delay, free)
 
 
 def test_without_a_purchase_an_opening_is_none_of_our_business() -> None:
     """I-11: left to the node's own policy."""
-    assert answer(request(), [], [], LIMITS) == (CONTINUE, None)
+    assert decide(request(), [], LIMITS) == Decision(CONTINUE)
 
 
 def test_an_agreed_opening_is_zero_conf() -> None:
     """I-15, cln:C1."""
-    assert answer(request(), [wanted()], [], LIMITS) == (ACCEPT, None)
+    assert decide(request(), [wanted()], LIMITS) == Decision(ACCEPT, None, 0)
 
 
 def test_an_opening_without_option_zeroconf_is_accepted_all_the_same() -> None:
     """I-15, O-02: bit 50 is not required by bLIP-52."""
     kind = {"bits": [12, 22, 46], "names": []}
-    assert answer(request(channel_type=kind), [wanted()], [], LIMITS) == (ACCEPT, None)
+    assert decide(request(channel_type=kind), [wanted()], LIMITS) == Decision(ACCEPT, None, 0)
+
+
+@pytest.mark.parametrize("bits", [[12], [12, 22], [12, 50], [12, 22, 50]])
+def test_w16_an_opening_without_option_scid_alias_in_its_type_is_accepted_and_said(bits: list[int]) -> None:
+    """wallet:W16, trap:57: LDK never sets it; the wallet's invoices use an alias all the same."""
+    got = decide(request(channel_type={"bits": bits, "names": []}), [wanted()], LIMITS)
+    assert got.answer == ACCEPT
+    assert got.tolerated == ("option_scid_alias is not in its type",)
+
+
+@pytest.mark.parametrize("sat", [20_000, 30_000, 45_000, 99_000])
+def test_w16_the_reserve_that_ldk_asks_for_in_small_channels_is_accepted(sat: int) -> None:
+    """wallet:W16: 1,000 sat, or 1 %; its dust limit is 354 sat. Above that nobody needs more."""
+    fields = {"funding_msat": sat * 1000, "dust_limit_msat": 354_000}
+    least = [wanted(19_000_000)]
+    assert decide(request(**fields, channel_reserve_msat=1_000_000), least, LIMITS).answer == ACCEPT
+    assert decide(request(**fields, channel_reserve_msat=1_546_001), least, LIMITS).answer["result"] == "reject"
 
 
 @pytest.mark.parametrize(("zero_reserve", "reserve"), [(False, None), (True, 0)])
 def test_zero_reserve_is_answered_only_when_opted_in(zero_reserve: bool, reserve: int | None) -> None:
     """I-18, O-18."""
-    got, _ = answer(request(), [wanted()], [], Limits(144, zero_reserve))
+    got = decide(request(), [wanted()], Limits(144, zero_reserve)).answer
     assert got.get("reserve") == reserve
 
 
-@pytest.mark.parametrize(
-    ("wrong", "why"),
-    [
-        ({"channel_flags": 1}, "announced"),
-        ({"channel_flags": 3}, "announced"),
-        ({"channel_type": {"bits": [12, 22], "names": []}}, "scid_alias"),
-        ({"channel_type": {"bits": [12, 50], "names": []}}, "scid_alias"),
-        ({"push_msat": 1}, "push_msat"),
-        ({"funding_msat": 19_000_000, "channel_reserve_msat": 0}, "too small"),
-        ({"funding_msat": 19_545_999, "channel_reserve_msat": 0}, "too small"),
-        ({"channel_reserve_msat": 2_546_001}, "channel_reserve_msat"),
-        ({"channel_reserve_msat": 200_000_000}, "channel_reserve_msat"),
-        ({"dust_limit_msat": 1_638_001}, "dust_limit_msat"),
-        ({"dust_limit_msat": 100_000_000, "channel_reserve_msat": 100_000_000}, "dust_limit_msat"),
-    ],
-    ids=str,
-)
+WRONG: list[tuple[Json, str]] = [
+    ({"channel_flags": 1}, "announced"),
+    ({"channel_flags": 3}, "announced"),
+    ({"push_msat": 1}, "push_msat"),
+    ({"funding_msat": 19_000_000, "channel_reserve_msat": 0}, "too small"),
+    ({"funding_msat": 19_545_999, "channel_reserve_msat": 0}, "too small"),
+    ({"channel_reserve_msat": 2_546_001}, "channel_reserve_msat"),
+    ({"channel_reserve_msat": 200_000_000}, "channel_reserve_msat"),
+    ({"dust_limit_msat": 1_638_001}, "dust_limit_msat"),
+    ({"dust_limit_msat": 100_000_000, "channel_reserve_msat": 100_000_000}, "dust_limit_msat"),
+    ({"to_self_delay": 2017}, "to_self_delay 2017 is above our limit of 2016"),
+    ({"to_self_delay": 65535}, "to_self_delay"),
+    ({"max_accepted_htlcs": 1}, "max_accepted_htlcs 1 is below 2"),
+    ({"max_accepted_htlcs": 0}, "max_accepted_htlcs"),
+    ({"htlc_minimum_msat": 190_000_000}, "htlc_minimum_msat 190000000 is above our limit of 1000000"),
+    ({"htlc_minimum_msat": 1_000_001}, "htlc_minimum_msat"),
+    ({"max_htlc_value_in_flight_msat": 19_999_999}, "below a tenth of the channel"),
+    ({"max_htlc_value_in_flight_msat": 1}, "below a tenth of the channel"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "why"), WRONG, ids=str)
 def test_an_opening_that_was_not_agreed_is_rejected_with_a_reason(wrong: Json, why: str) -> None:
-    """I-12, I-14: announced, no alias, pushed money, too small, a reserve above 1 % and dust, a fortune of dust."""
-    got, reason = answer(request(**wrong), [wanted()], [], LIMITS)
-    assert got["result"] == "reject"
-    assert why in got["error_message"]
-    assert why in (reason or "")
+    """I-12, I-14, wallet:W15: unsafe or useless: announced, money pushed, too small, a large reserve, dust, delay."""
+    got = decide(request(**wrong), [wanted()], LIMITS)
+    assert got.answer["result"] == "reject"
+    assert why in got.answer["error_message"]
+    assert why in (got.why or "")
+    assert got.purchase is None
+
+
+@pytest.mark.parametrize(("wrong", "why"), WRONG, ids=str)
+def test_w15_what_cannot_be_a_jit_channel_and_need_not_be_used_at_once_is_the_nodes_own_business(
+    wrong: Json, why: str
+) -> None:
+    """wallet:W15: an LSP's other openings are neither refused nor made zero-conf while a purchase waits."""
+    asked = {"channel_type": {"bits": [12, 22], "names": []}, **wrong}
+    assert decide(request(**asked), [wanted()], LIMITS) == Decision(CONTINUE)
 
 
 @pytest.mark.parametrize(
@@ -81,63 +113,73 @@ def test_an_opening_that_was_not_agreed_is_rejected_with_a_reason(wrong: Json, w
         {"funding_msat": 19_546_000, "channel_reserve_msat": 195_460},
         {"channel_reserve_msat": 2_546_000},
         {"channel_flags": 2},
+        {"to_self_delay": 2016},
+        {"max_accepted_htlcs": 2},
+        {"htlc_minimum_msat": 1_000_000},
+        {"max_htlc_value_in_flight_msat": 20_000_000},
     ],
     ids=str,
 )
 def test_the_limits_themselves_are_accepted(right: Json) -> None:
-    """I-14: payment less fee, and the reserve we ask of the LSP, to the msat."""
-    assert answer(request(**right), [wanted()], [], LIMITS)[0] == ACCEPT
+    """I-14, wallet:W15: payment less fee, and the reserve we ask of the LSP, to the msat."""
+    assert decide(request(**right), [wanted()], LIMITS).answer == ACCEPT
+
+
+def test_w15_the_owner_sets_the_limits() -> None:
+    """wallet:W15: each is an option."""
+    asked = request(to_self_delay=720, max_accepted_htlcs=5, htlc_minimum_msat=1_000)
+    assert decide(asked, [wanted()], LIMITS).answer == ACCEPT
+    for limits in (
+        LIMITS._replace(max_to_self_delay_blocks=719),
+        LIMITS._replace(least_htlcs=6),
+        LIMITS._replace(max_htlc_minimum_msat=999),
+    ):
+        assert decide(asked, [wanted()], limits).answer["result"] == "reject"
 
 
 @pytest.mark.parametrize(("agreed", "result"), [(143, "reject"), (144, "continue")])
 def test_our_to_self_delay_must_be_within_the_agreement(agreed: int, result: str) -> None:
     """I-13, O-05."""
-    assert answer(request(), [wanted(delay=agreed)], [], LIMITS)[0]["result"] == result
+    assert decide(request(), [wanted(delay=agreed)], LIMITS).answer["result"] == result
 
 
 @pytest.mark.parametrize(
-    ("needs", "in_use", "funding_msat", "accepted"),
+    ("purchases", "funding_msat", "chosen"),
     [
-        ([19_000_000], [], 20_000_000, True),
-        ([19_000_000], [20_000_000], 20_000_000, False),
-        ([19_000_000, 19_000_000], [20_000_000], 20_000_000, True),
-        ([19_000_000, 19_000_000], [20_000_000, 20_000_000], 20_000_000, False),
-        ([10_000_000, 90_000_000], [100_000_000], 20_000_000, True),
-        ([10_000_000, 90_000_000], [20_000_000], 100_000_000, True),
-        ([10_000_000, 90_000_000], [20_000_000], 30_000_000, False),
-        ([10_000_000, 10_000_000], [20_000_000], 9_000_000, False),
+        ([(19_000_000, True)], 20_000_000, 0),
+        ([(19_000_000, False)], 20_000_000, None),
+        ([(19_000_000, False), (19_000_000, True)], 20_000_000, 1),
+        ([(10_000_000, True), (90_000_000, True)], 20_000_000, 0),
+        ([(10_000_000, True), (90_000_000, True)], 100_000_000, 1),
+        ([(10_000_000, False), (90_000_000, True)], 30_000_000, None),
+        ([(10_000_000, True), (19_000_000, True), (15_000_000, True)], 20_000_000, 1),
     ],
 )
 def test_each_channel_needs_a_purchase_of_its_own(
-    needs: list[int], in_use: list[int], funding_msat: int, accepted: bool
+    purchases: list[tuple[int, bool]], funding_msat: int, chosen: int | None
 ) -> None:
-    """I-10, I-16, trap:36: several purchases at one LSP, in any order; not one channel more."""
-    got, _ = answer(
-        request(funding_msat=funding_msat, channel_reserve_msat=0), [wanted(each) for each in needs], in_use, LIMITS
-    )
-    assert (got == ACCEPT) == accepted
+    """I-10, I-16, trap:36, wallet:W1: the one that fills it best among those that have none; not one channel more."""
+    asked = request(funding_msat=funding_msat, channel_reserve_msat=0)
+    got = decide(asked, [wanted(size_msat, free=free) for size_msat, free in purchases], LIMITS)
+    assert got.purchase == chosen
+    assert (got.answer == ACCEPT) == (chosen is not None)
 
 
-sizes = st.integers(1_000_000, 50_000_000)
+sizes = st.tuples(st.integers(1_000_000, 50_000_000), st.booleans())
 
 
-@given(st.lists(sizes, max_size=4), st.lists(sizes, max_size=3), sizes)
-def test_what_is_accepted_can_be_shared_out_and_nothing_else(
-    needs: list[int], in_use: list[int], funding_msat: int
+@given(st.lists(sizes, max_size=4), st.integers(1_000_000, 50_000_000))
+def test_what_is_accepted_is_for_a_purchase_that_fits_and_has_none(
+    purchases: list[tuple[int, bool]], funding_msat: int
 ) -> None:
-    """trap:36, against trying every way to give channels to purchases."""
-    from itertools import permutations
-
-    got, _ = answer(
-        request(funding_msat=funding_msat, channel_reserve_msat=0), [wanted(each) for each in needs], in_use, LIMITS
-    )
-    channels = [*in_use, funding_msat]
-    possible = any(
-        all(need + reserve_msat(size, LIMITS) <= size for need, size in zip(order, channels, strict=False))
-        for order in permutations(needs, len(channels))
-    )
-    assert (got == ACCEPT) == possible
-    assert (got == CONTINUE) == (not needs)
+    """trap:36, wallet:W1: any sizes."""
+    asked = request(funding_msat=funding_msat, channel_reserve_msat=0)
+    got = decide(asked, [wanted(size_msat, free=free) for size_msat, free in purchases], LIMITS)
+    fitting = [size for size, free in purchases if free and size + reserve_msat(funding_msat, LIMITS) <= funding_msat]
+    assert (got.answer == ACCEPT) == bool(fitting)
+    assert (got.answer == CONTINUE) == (not purchases)
+    if got.purchase is not None:
+        assert purchases[got.purchase] == (max(fitting), True)
 
 
 # --- In the plugin ----------------------------------------------------------------------------------------------------
@@ -156,6 +198,7 @@ async def test_the_channel_is_ready_at_once_and_the_preimage_waits_for_what_is_m
         invoice = await stage.invoice(client_trusts_lsp=flag)
         assert await stage.opening(channel_type={"bits": bits, "names": []}) == ACCEPT
         stage.node.channels.append(channel_row())
+        await stage.state(CHANNEL, "CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN")
         part = stage.part(invoice, 20_000_000, 1_000_000)
         await stage.calm()
         assert (stage.answer(part) is not None) == claimed_at_once
@@ -226,10 +269,8 @@ async def test_a_channel_that_is_coming_counts_already(staged: Staging) -> None:
         event = {"peer_id": LSP, "channel_id": CHANNEL, "new_state": "CHANNELD_AWAITING_LOCKIN", "cause": "remote"}
         stage.client._on_channel_state(event)
         await asyncio.sleep(0)
-        assert stage.client.watch._adopting
         assert (await stage.opening())["result"] == "reject"
         await stage.calm()
-        assert not stage.client.watch._adopting
         assert (await stage.opening())["result"] == "reject"
 
 
@@ -299,7 +340,7 @@ async def test_an_opening_whose_link_breaks_while_we_look_is_over(staged: Stagin
         row["state"] = "AWAITING_UNILATERAL"
         await stage.pass_time(1)
         assert again.result == {"result": "reject", "error_message": "the connection was lost"}
-        assert not stage.client.watch._expected
+        assert next(iter(stage.client.book.approvals.values())).channel_id == CHANNEL
 
 
 async def test_a_bug_while_we_look_again_costs_a_refusal(staged: Staging) -> None:
@@ -373,7 +414,8 @@ async def test_the_count_survives_a_restart(staged: Staging) -> None:
         ({"opener": "local"}, "continue"),
         ({"private": False}, "continue"),
         ({"peer_id": STRANGER}, "continue"),
-        ({"short_channel_id": "700x1x1"}, "continue"),
+        ({"total_msat": 200_000_001}, "continue"),
+        ({"short_channel_id": "801x1x1"}, "reject"),
         ({"state": "CHANNELD_AWAITING_LOCKIN"}, "continue"),
     ],
     ids=str,
@@ -414,6 +456,7 @@ async def test_any_opening_gets_one_valid_answer(staged: Staging, broken: Json) 
         early = FakeRequest()
         asked = {**stage.open_request(), **broken} if broken else {}
         stage.client._on_openchannel(early, asked)  # type: ignore[arg-type]
+        await stage.calm()
         assert early.result is not None
         assert early.result["result"] in ("continue", "reject")
         assert "mindepth" not in early.result

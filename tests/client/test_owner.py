@@ -24,7 +24,7 @@ SHOWN = re.findall(r"^\$ lightning-cli (lsps\S+)(.*)\n(\{.*\})$", SECTION, re.M)
 def names(command: str) -> Json:
     """The parameters of a command, with the LSP of the stage."""
     given = dict(word.split("=", 1) for word in shlex.split(command))
-    return given | ({"lsp_id": LSP} if "lsp_id" in given else {})
+    return given | {key: here for key, here in (("lsp_id", LSP), ("lsp_ids", [LSP])) if key in given}
 
 
 def is_part(shown: Any, real: Any) -> bool:

@@ -109,8 +109,8 @@ def test_every_client_vector(vectors: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"peer_id": STRANGER}, Reason.NOT_FROM_LSP),
-        ({"peer_id": None}, Reason.NOT_FROM_LSP),
+        ({"peer_id": STRANGER, "extra_fee_msat": 1, "htlc_msat": 999_999}, Reason.NOT_FROM_LSP),
+        ({"peer_id": None, "extra_fee_msat": 1, "htlc_msat": 999_999}, Reason.NOT_FROM_LSP),
         ({"payment_secret": None}, Reason.NO_SECRET),
         ({"total_msat": None}, Reason.NO_SECRET),
         ({"onion_msat": None}, Reason.NO_SECRET),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lsps2fast.errors import PeerError
+from lsps2fast_plugin.client.channel_terms import is_zero_conf
 
 from .conftest import Staging
 from .stage import LSP, FakeRequest, Json, Lsp, Stage, channel_row, tlv
@@ -39,6 +40,7 @@ class Day:
         self.messages: list[Json] = []
         self.asked: set[bytes] = set()
         self._size_msat = 0
+        self._zero_conf = True
         self._names = list(dict.fromkeys(part["htlc"]["short_channel_id"] for part in self.parts))
 
     @property
@@ -76,6 +78,7 @@ class Day:
 
     async def openchannel(self, told: Json) -> None:
         self._size_msat = told["openchannel"]["funding_msat"]
+        self._zero_conf = is_zero_conf(told["openchannel"])
         request = FakeRequest()
         self.stage.client._on_openchannel(request, **told)  # type: ignore[arg-type]
         await self.stage.pass_time(6)
@@ -88,6 +91,8 @@ class Day:
         new = channel_row(channel_id=change["channel_id"], peer_id=change["peer_id"], total_msat=self._size_msat)
         row = known.get(change["channel_id"]) or {**new, "alias": alias}
         row["state"] = change["new_state"]
+        if not self._zero_conf and row["state"] == "CHANNELD_NORMAL":
+            row["short_channel_id"] = alias["local"]  # an ordinary channel is used when it is confirmed
         rows[:] = [*(each for each in rows if each is not row), row]
         self.stage.client._on_channel_state(**told)
 

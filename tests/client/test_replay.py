@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from lsps2fast.lsps.lsps2 import FeeParams
-from lsps2fast_plugin.client.records import Approval, Purchase
+from lsps2fast_plugin.client.records import Approval, Opening, Purchase
 
 from .conftest import Staging
-from .stage import NOW_MS, FakeRequest, Json, Stage, channel_row, entry, hook, tlv
+from .stage import CHANNEL, NOW_MS, FakeRequest, Json, Stage, channel_row, entry, hook, tlv
 
 DATA = Path(__file__).parent / "data"
 HOOKS: dict[str, list[Json]] = json.loads((DATA / "hooks.json").read_text())
@@ -60,12 +60,16 @@ def scan(call: Json) -> Any:
     return read
 
 
-async def approve(stage: Stage, name: str, size_msat: int | None, fee_msat: int) -> Json:
+async def approve(stage: Stage, name: str, size_msat: int | None, fee_msat: int, *, opened: bool = True) -> Json:
     """The purchase behind a recording: its LSP, payment hash, amount and fee; the invoice and channel as they were."""
-    return await approve_payment(stage, calls(name, "htlc_accepted")[0]["call"]["params"], size_msat, fee_msat)
+    return await approve_payment(
+        stage, calls(name, "htlc_accepted")[0]["call"]["params"], size_msat, fee_msat, opened=opened
+    )
 
 
-async def approve_payment(stage: Stage, first: Json, size_msat: int | None, fee_msat: int) -> Json:
+async def approve_payment(
+    stage: Stage, first: Json, size_msat: int | None, fee_msat: int, *, opened: bool = True
+) -> Json:
     """The same by its first part."""
     lsp_id, payment_hash = first["peer_id"], first["htlc"]["payment_hash"]
     params = FeeParams.from_json(entry(min_fee_msat=str(fee_msat), proportional=0))
@@ -84,10 +88,13 @@ async def approve_payment(stage: Stage, first: Json, size_msat: int | None, fee_
         created_ms=NOW_MS,
     )
     secret = bytes.fromhex(first["onion"]["payment_secret"])
-    await stage.client.book.approve(Approval(buy, bytes.fromhex(payment_hash), secret, payment_hash, None))
+    opening = Opening(200_000_000, NOW_MS, channel_id=CHANNEL) if opened else None
+    approval = Approval(buy, bytes.fromhex(payment_hash), secret, payment_hash, None, opening=opening)
+    await stage.client.book.approve(approval)
     row: Json = {"label": payment_hash, "payment_hash": payment_hash, "status": "unpaid"}
     stage.node.invoices[payment_hash] = row | ({} if size_msat is None else {"amount_msat": size_msat})
-    stage.node.channels.append(channel_row(peer_id=lsp_id, alias={"local": first["htlc"]["short_channel_id"]}))
+    if opened:
+        stage.node.channels.append(channel_row(peer_id=lsp_id, alias={"local": first["htlc"]["short_channel_id"]}))
     return first
 
 
@@ -105,9 +112,10 @@ async def test_the_recorded_opening_is_accepted_as_it_was(staged: Staging, name:
     """cln:C1: {"result": "continue", "mindepth": 0}."""
     (opening,) = calls(name, "openchannel")
     async with staged() as stage:
-        await approve(stage, name, None, 1)
+        await approve(stage, name, None, 1, opened=False)
         request = FakeRequest()
         stage.client._on_openchannel(request, opening["call"]["params"]["openchannel"])  # type: ignore[arg-type]
+        await stage.calm()
         assert request.result == opening["answer"]
 
 
@@ -193,9 +201,10 @@ async def test_every_other_recorded_opening_is_accepted_unless_it_is_announced_o
         part = {"peer_id": request["id"], "onion": {"payment_secret": "00" * 32}}
         part["htlc"] = {"payment_hash": "11" * 32, "short_channel_id": "1x1x1"}
         async with staged() as stage:
-            await approve_payment(stage, part, None, 1)
+            await approve_payment(stage, part, None, 1, opened=False)
             answered = FakeRequest()
             stage.client._on_openchannel(answered, request)  # type: ignore[arg-type]
+            await stage.calm()
             assert answered.result is not None
             assert (answered.result == ACCEPT) == (not odd)
 

@@ -94,8 +94,10 @@ async def test_a_sale_on_trust(opened: Opening) -> None:
         await pair.world.until(lambda: pair.world.chain.mempool, "the broadcast")
         pair.world.mine()
         pair.world.mine()
-        await pair.until(lambda status: not status["channels"], "the end of the watch")
-        assert not pair.wallet.datastore.rows
+        await pair.until(lambda status: not status["channels"], "the confirmation")
+        for _ in range(6):
+            pair.world.mine()
+        await pair.world.until(lambda: not pair.wallet.datastore.rows, "the end of the watch")
         assert pair.world.books()["wallet"] == SIZE_MSAT - FEE_MSAT
 
 

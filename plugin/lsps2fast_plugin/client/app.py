@@ -24,6 +24,7 @@ from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps.lsps0 import MESSAGE_TYPE, MESSAGE_TYPE_HEX
 from lsps2fast.lsps.receiving import carries_fee
 from lsps2fast_plugin.client import channel_terms
+from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain
 from lsps2fast_plugin.client.incoming_payments import Incoming
@@ -134,15 +135,25 @@ class Client:
         self.chain = Chain(rpc)
         self.invoices = Invoices(rpc)
         self.market = LspBuyer(rpc, self.talk, self.book, self.clock, settings)
+        limits = channel_terms.Limits(
+            our_to_self_delay_blocks=0,  # asked for at the start
+            zero_reserve=settings.zero_reserve,
+            max_to_self_delay_blocks=settings.max_to_self_delay_blocks,
+            least_htlcs=settings.least_htlcs,
+            max_htlc_minimum_msat=settings.max_htlc_minimum_msat,
+        )
+        self.bindings = ChannelBindings(self.book, self.clock, limits)
         self.watch = Watch(
             rpc=rpc,
             book=self.book,
             chain=self.chain,
+            bindings=self.bindings,
             clock=self.clock,
             settings=settings,
             report=self._report,
             closing=lambda channel_id: self.incoming.channel_closes(channel_id),
             guarding=self.awaited.watch,
+            happened=lambda step, channel: None,
         )
         self.guard = UnfundedChannelGuard(self.host, self.chain, self.watch, self._report)
         self.incoming = Incoming(
@@ -154,7 +165,8 @@ class Client:
             settings=settings,
             report=self._report,
             changed=self._rearm.set,
-            claimed=self.watch.claimed,
+            bindings=self.bindings,
+            watch=self.watch,
         )
         self.reconnect = Reconnect(
             rpc, self.clock, self.host.spawn, lambda lsp_id: lsp_id in self.book.lsps(), self._address_of
@@ -171,11 +183,13 @@ class Client:
         to_self_delay_blocks = configs.get("watchtime-blocks", {}).get("value_int", 144 if mainnet else 6)
         self.incoming.final_cltv_blocks = final_cltv_blocks
         self.market.our_to_self_delay_blocks = to_self_delay_blocks
+        self.bindings.limits = self.bindings.limits._replace(our_to_self_delay_blocks=to_self_delay_blocks)
         self.door = OpenChannelHook(
             book=self.book,
+            bindings=self.bindings,
+            chain=self.chain,
             watch=self.watch,
             clock=self.clock,
-            limits=channel_terms.Limits(to_self_delay_blocks, self.settings.zero_reserve),
             spawn=self.host.spawn,
             report=self._report,
         )
@@ -190,14 +204,13 @@ class Client:
             final_cltv_blocks=final_cltv_blocks,
         )
         await self._load()
-        await self._guarded(self.watch.find())
+        await self._find()
         self.host.interest_loaded()
         self._ready.set()
         log.info(
             f"lsps2fast-client {__version__} ({BACKEND} core) is ready: {len(self.book.approvals)} payments awaited"
         )
         self.host.spawn(self._watch_time())
-        await self._look_all()
         peers = await self._until("listpeers")
         connected = {peer["id"] for peer in peers["peers"] if peer.get("connected")}
         for lsp_id in self.book.lsps() - connected:
@@ -224,6 +237,16 @@ class Client:
         for approval in list(self.book.approvals.values()):
             await self._guarded(self._check_loaded(approval))
 
+    async def _find(self) -> None:
+        """Look at every channel: until then no HTLC comes in, as any of them may be the one without a funding."""
+        while True:
+            try:
+                await self.watch.find()
+                return
+            except Lsps2Error as error:
+                log.warning(f"the channels cannot be looked at ({error}); trying again")
+            await self.clock.turned(RETRY_S)
+
     async def _check_loaded(self, approval: Approval) -> None:
         row = await self.invoices.by_hash(approval.payment_hash)
         if row is not None and row["status"] == "paid":
@@ -240,7 +263,7 @@ class Client:
             self.incoming.take(scan)
         elif not onward and carries_fee(scan):
             self.incoming.refuse_fee(scan)
-        elif self.interest.watches(scan.peer_id):
+        elif self.interest.watches(scan.peer_id) and not self.guard.passes(scan):
             self.host.spawn(self.guard.take(scan))
         else:
             self.host.let_go(scan.id_raw)
@@ -266,7 +289,11 @@ class Client:
         if self.settings is None:
             return
         self.incoming.look()
-        self.host.spawn(self._guarded(self.watch.changed(channel_state_changed)))
+        self.host.spawn(self._guarded(self._channel_changed(channel_state_changed)))
+
+    async def _channel_changed(self, event: Json) -> None:
+        await self._ready.wait()  # the records say what a channel is for
+        await self.watch.changed(event)
 
     # Facts of the node -----------------------------------------------------------------------------
 
@@ -284,7 +311,7 @@ class Client:
     def _on_disconnect(self, disconnect: Json, **_: Any) -> None:
         if self.settings is not None:
             self.talk.disconnected(disconnect["id"])
-            self.watch.disconnected(disconnect["id"])
+            self.bindings.disconnected(disconnect["id"])
             if self._ready.is_set():
                 self.door.disconnected(disconnect["id"])
             self.reconnect.lost(disconnect["id"])
@@ -293,6 +320,7 @@ class Client:
         if self.settings is None:
             return
         self.chain.block(block_added["height"])
+        self.watch.block()
         self.incoming.block()
         if self.book.channels or self.watch.given_up:
             self.host.spawn(self._look_all())
@@ -319,7 +347,6 @@ class Client:
 
     async def _end(self, approval: Approval) -> None:
         """Not paid in time, or not payable."""
-        self.watch.over(approval)
         await self.book.drop(approval)
         self.incoming.forget(approval.payment_hash)
 

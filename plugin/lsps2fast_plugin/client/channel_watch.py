@@ -1,52 +1,39 @@
-"""Channels an LSP opened for us: what they are for, whether their funding appears, and what to do when it does not.
+"""Channels that peers opened to us, until their funding is settled in the chain (rule:27, trap:46, wallet:W3).
 
-In client-trusts-LSP mode we claim before the funding is broadcast. From then on it is owed: it must come into sight
-within a time, as the right output. If not, the owner is warned and the LSP is not trusted again (trap:46). Until it is
-as deep as the owner asks, or in sight when he has trusted the LSP for the purchase, nothing else is received over the
-channel. Channels that an LSP gave up before anything was paid are cleaned away (cln:A4).
+A channel is sound when lightningd, which knows the funding script, has given it its scid and it is as deep as the owner
+asks; or when the owner trusts its LSP by name. Over any other nothing comes in but the payment it was bought with.
+What was sound is looked at again with every block, for as long as a block may be reorganised away.
+
+Once we have claimed money over a channel its funding is owed: it must come into sight within a time, as the right
+output, and into a block within a number of blocks. If not, the owner is warned and the LSP is not trusted again.
+Channels that an LSP gave up before anything was paid are cleaned away (cln:A4).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final
 
-from lsps2fast.errors import NodeError
-from lsps2fast_plugin.client.funding_status import Chain, FundingStatus
+from lsps2fast.errors import NodeError, StoreError
+from lsps2fast_plugin.client.bindings import ChannelBindings, is_alive
+from lsps2fast_plugin.client.funding_status import Chain, Funding, FundingStatus
 from lsps2fast_plugin.client.options import Settings
-from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel
+from lsps2fast_plugin.client.records import CLOSING, Approval, Distrust, JitChannel
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.rpc import Rpc
 
+SETTLED_BLOCKS: Final = 6  # so deep nobody expects a reorganisation to reach
 log = logging.getLogger(__name__)
 
-CLOSING = frozenset(
-    {
-        "CHANNELD_SHUTTING_DOWN",
-        "CLOSINGD_SIGEXCHANGE",
-        "CLOSINGD_COMPLETE",
-        "AWAITING_UNILATERAL",
-        "FUNDING_SPEND_SEEN",
-        "ONCHAIN",
-        "CLOSED",
-    }
-)
-LOCKIN = "CHANNELD_AWAITING_LOCKIN"
 Json = dict[str, Any]
 
 
 def _is_empty(row: Json) -> bool:
     """Whether nothing of ours ever was in a channel that is not on chain."""
     return row.get("max_to_us_msat", row.get("to_us_msat", 0)) == 0 and not row.get("short_channel_id")
-
-
-class Opening(NamedTuple):
-    """An opening that was accepted, or the channel it became, before it is in the book."""
-
-    lsp_id: str
-    capacity_msat: int
 
 
 class Watch:
@@ -58,176 +45,162 @@ class Watch:
         rpc: Rpc,
         book: WalletRecords,
         chain: Chain,
+        bindings: ChannelBindings,
         clock: Clock,
         settings: Settings,
         report: Callable[[str, str], None],
         closing: Callable[[str], None],
         guarding: Callable[[set[str]], None],
+        happened: Callable[[str, JitChannel], None],
     ) -> None:
-        """`closing(channel_id)`: parts in it must be failed. `guarding(peers)`: those with a channel that is
-        not safe to be paid over.
+        """`closing(channel_id)`: parts in it must be failed. `guarding(peers)`: those with a channel that is not sound.
+        `happened(step, channel)`: "opened", "seen", "confirmed" or "missing", each time it comes to be so.
         """
         self._rpc = rpc
         self._book = book
         self._chain = chain
+        self._bindings = bindings
         self._clock = clock
         self._settings = settings
         self._report = report
         self._closing = closing
         self._guarding = guarding
-        self._expected: dict[str, Opening] = {}  # by LSP; lightningd lets it open one channel at a time
-        self._adopting: dict[str, Opening] = {}
-        self._states: dict[str, str] = {}  # of channels being adopted
-        self._coming: set[str] = set()  # channels that will be in normal operation unless the link breaks first
-        self._sound: set[str] = set()  # channels whose funding was seen as the owner wants it
+        self._happened = happened
+        self._sound: set[str] = set()  # channels whose funding was found as the owner wants it, and not lost since
+        self._ordinary: set[str] = set()  # channels that were looked at and need no watching
         self._cleaned: set[str] = set()
+        self._surveying = asyncio.Lock()
         self.given_up: dict[str, JitChannel] = {}  # what lightningd goes on listing, closed and never funded
 
-    # ---- openings
-
-    def expect(self, lsp_id: str, capacity_msat: int) -> None:
-        """An opening of this LSP was accepted: the next new channel from it is a JIT channel."""
-        self._expected[lsp_id] = Opening(lsp_id, capacity_msat)
-
-    def in_use_msat(self, lsp_id: str) -> list[int]:
-        """Sizes of the LSP's JIT channels that serve purchases not paid yet, or are about to (I-16)."""
-        live = {approval.payment_hash for approval in self._book.of_lsp(lsp_id)}
-        adopting = [opening.capacity_msat for opening in self._adopting.values() if opening.lsp_id == lsp_id]
-        return adopting + [
-            channel.capacity_msat
-            for channel in self._book.channels.values()
-            if channel.lsp_id == lsp_id
-            and (channel.usable or channel.channel_id in self._coming)
-            and (channel.payment_hash is None or channel.payment_hash in live)
-        ]
-
-    def disconnected(self, lsp_id: str) -> None:
-        """A channel that was not ready yet may be forgotten on the other side: the LSP may open it again (O-16)."""
-        self._expected.pop(lsp_id, None)
-        self._coming -= {each.channel_id for each in self._book.channels.values() if each.lsp_id == lsp_id}
-
-    def over(self, approval: Approval) -> None:
-        """A purchase ended unpaid: the channel that was opened for it no longer counts for others."""
-        fitting = [
-            channel
-            for channel in self._book.channels.values()
-            if channel.lsp_id == approval.buy.lsp_id and channel.payment_hash is None and channel.usable
-        ]
-        if fitting:
-            min(fitting, key=lambda channel: channel.capacity_msat).payment_hash = approval.payment_hash
+    # ---- channels that are new to us
 
     async def changed(self, event: Json) -> None:
-        """channel_state_changed. Or StoreError."""
-        channel_id, state = event["channel_id"], event["new_state"]
-        channel = self._book.channels.get(channel_id)
-        if channel_id in self._adopting:
-            self._states[channel_id] = state
-        elif channel is not None:
-            channel.state = state
-            self._coming.discard(channel_id)
-            if state in CLOSING:
-                self._closing(channel_id)
-                await self.look(channel)
-        elif event["peer_id"] in self._expected and "old_state" not in event:
-            self._adopting[channel_id] = self._expected.pop(event["peer_id"])
-            self._states[channel_id] = state
-            await self._adopt(channel_id)
-
-    async def _adopt(self, channel_id: str) -> None:
-        """The channel we awaited is there; its state may change while we look."""
-        try:
-            row = await self._chain.row(channel_id)
-        except NodeError as error:
-            log.warning(f"the new channel {channel_id} cannot be looked at: {error}")
-            row = None
-        state = self._states.pop(channel_id)
-        del self._adopting[channel_id]
-        if row is None:
+        """channel_state_changed. Or NodeError, StoreError."""
+        channel = self._book.channels.get(event["channel_id"])
+        if channel is None:
+            await self.survey(id=event["peer_id"])
             return
+        channel.state = event["new_state"]
+        if channel.state in CLOSING:
+            self._closing(channel.channel_id)
+        await self.look(channel)
+
+    async def survey(self, **which: str) -> None:
+        """Take note of every channel that was opened to us and is not confirmed. Or NodeError, StoreError."""
+        async with self._surveying:
+            for row in await self._chain.rows(**which):
+                if row["channel_id"] in self._book.channels or row["channel_id"] in self._ordinary:
+                    continue
+                unbound = self._bindings.meant_for(row) is None
+                if row.get("opener") != "remote" or ("short_channel_id" in row and unbound):
+                    self._ordinary.add(row["channel_id"])
+                elif is_alive(row):
+                    await self._adopt(row)
+
+    async def _adopt(self, row: Json) -> None:
         channel = JitChannel.from_row(row)
-        channel.state = state
-        if state == LOCKIN:
-            self._coming.add(channel_id)
+        await self._bindings.adopt(channel, row)
         await self._book.put_channel(channel)
-        log.info(f"JIT channel {channel_id} of {channel.lsp_id}: {channel.capacity_msat} msat")
+        what = "not confirmed" if channel.payment_hash is None else "a JIT channel"
+        log.info(f"channel {channel.channel_id} of {channel.lsp_id}: {channel.capacity_msat} msat, {what}")
+        self._happened("opened", channel)
 
     async def find(self) -> None:
-        """After a start: channels that came while we were away belong to the purchases that await them (I-16).
-
-        And those that were given up are known again. Or NodeError, StoreError.
-        """
-        awaited = self._book.lsps()
-        for row in await self._chain.rows():
-            if row.get("opener") != "remote" or row.get("channel_id") in self._book.channels:
-                continue
-            if row["peer_id"] in awaited and row.get("private") and "short_channel_id" not in row:
-                await self._book.put_channel(JitChannel.from_row(row))
-                log.info(f"JIT channel {row['channel_id']} of {row['peer_id']} came while we were away")
-            elif row["state"] in CLOSING and _is_empty(row):
+        """After a start: what came while we were away, and what was given up. Or NodeError, StoreError."""
+        rows = await self._chain.rows()
+        await self._bindings.mend_old(rows)
+        await self.survey()
+        for row in rows:
+            lost = row["channel_id"] not in self._book.channels and row.get("opener") == "remote"
+            if lost and row["state"] in CLOSING and _is_empty(row):
                 channel = JitChannel.from_row(row)
                 if await self._is_nowhere(channel, row):
                     self.given_up[channel.channel_id] = channel
+        await self.look_all()
 
     # ---- payments
 
-    async def claimed(self, approval: Approval, channel_ids: set[str]) -> None:
-        """A payment is about to be claimed through these channels: remember which, before it happens. Or StoreError."""
-        for channel_id in sorted(channel_ids):
-            channel = self._book.channels.get(channel_id)
-            if channel is None:
-                row = await self._chain.row(channel_id)
-                if row is None or "short_channel_id" in row:
-                    continue  # long confirmed: nothing is owed
-                channel = JitChannel.from_row(row)
-            channel.payment_hash = approval.payment_hash
-            await self._book.put_channel(channel)
-
     async def settled(self, approval: Approval) -> None:
-        """The payment is made: from now on the funding is owed. Or StoreError."""
+        """The payment is made: the fundings of the channels it came over are owed from now on. Or StoreError."""
+        over = {channel_id for channel_id, _ in approval.released.amounts_msat} if approval.released else set()
         for channel in list(self._book.channels.values()):
-            if channel.payment_hash == approval.payment_hash and channel.paid_ms is None:
+            if channel.channel_id in over and channel.paid_ms is None:
                 channel.paid_ms = self._clock.wall_ms()
                 await self._book.put_channel(channel)
                 await self.look(channel)
 
-    # ---- looking
+    # ---- what may come in
 
     @property
     def owed(self) -> list[JitChannel]:
         """Channels that were paid for and whose funding is not confirmed."""
-        return [channel for channel in self._book.channels.values() if channel.paid_ms is not None]
+        return [each for each in self._book.channels.values() if each.paid_ms is not None and not self.is_sound(each)]
+
+    def is_sound(self, channel: JitChannel) -> bool:
+        """Whether its funding is as the owner wants it, as far as is known without asking."""
+        return channel.channel_id in self._sound
 
     def guard(self) -> None:
-        """Tell whose channels are not safe to be paid over, as far as is known without asking."""
-        self._guarding({channel.lsp_id for channel in self._book.channels.values() if not self._is_safe(channel)})
+        """Tell who has, or is about to have, channels over which nothing may come in."""
+        opening = self._bindings.opening()
+        unsafe = {channel.lsp_id for channel in self._book.channels.values() if not self._is_safe(channel)}
+        self._guarding(unsafe | {lsp_id for lsp_id in opening if not self._trusts(lsp_id)})
 
     def _is_safe(self, channel: JitChannel) -> bool:
         if channel.missing:
             return False
-        return channel.channel_id in self._sound or self._trusts(channel.lsp_id)
+        return self.is_sound(channel) or self._trusts(channel.lsp_id)
 
     def _trusts(self, lsp_id: str) -> bool:
         return self._settings.trusts(lsp_id) and lsp_id not in self._book.distrusted
 
-    async def unsafe(self, channel_id: str | None) -> str | None:
-        """Why nothing may be received over a channel but its purchase, or None. Or NodeError."""
+    @property
+    def _depth_blocks(self) -> int:
+        """How deep a funding must be for all but its purchase: only lightningd knows its script (wallet:W2)."""
+        return max(self._settings.funding_depth, 1)
+
+    def is_surely_safe(self, channel_id: str | None) -> bool:
+        """Whether an HTLC may come in over this channel, without asking; None is a channel of an unknown name."""
         channel = self._book.channels.get(channel_id or "")
-        if channel is None or self._is_safe(channel):
+        return channel_id in self._ordinary if channel is None else self._is_safe(channel)
+
+    async def unsafe(self, channel_id: str) -> str | None:
+        """Why nothing may come in over a channel but its purchase, or None. Or NodeError, StoreError."""
+        if channel_id not in self._book.channels and channel_id not in self._ordinary:
+            await self.survey()
+        if self.is_surely_safe(channel_id):
             return None
+        channel = self._book.channels.get(channel_id)
+        if channel is None:
+            return "lightningd does not list it as one in use"
         if channel.missing:
             return "it was never funded"
-        # Paid for means trusted for this purchase, or deep enough then: to see it is enough now.
-        depth = 0 if channel.paid_ms is not None else self._settings.funding_depth
-        lacking = await self._chain.lacking(channel.channel_id, depth)
-        if lacking is not None:
-            return f"its funding transaction is {lacking.value}"
-        self._sound.add(channel.channel_id)
-        self.guard()
-        return None
+        funding = await self._funding(channel, await self._chain.row(channel_id))
+        await self._note(channel, funding)
+        lacking = funding.lacks(self._depth_blocks)
+        return None if lacking is None else f"its funding transaction is {lacking.value}"
+
+    async def lacking(self, channel_id: str) -> FundingStatus | None:
+        """What keeps a payment from being claimed over the channel it was bought with. Or NodeError, StoreError."""
+        row = await self._chain.row(channel_id)
+        if row is None:
+            return FundingStatus.NOWHERE
+        channel = self._book.channels.get(channel_id) or JitChannel.from_row(row)
+        funding = await self._funding(channel, row)
+        await self._note(channel, funding)
+        return funding.lacks(self._settings.funding_depth)
 
     async def all_unsafe(self) -> set[str]:
-        """The channels over which nothing may be received. Or NodeError."""
+        """The channels over which nothing may be received. Or NodeError, StoreError."""
         return {channel_id for channel_id in list(self._book.channels) if await self.unsafe(channel_id) is not None}
+
+    # ---- looking
+
+    def block(self) -> None:
+        """A block came: what it may have undone is looked at before it counts again."""
+        if self._sound:
+            self._sound.clear()
+            self.guard()
 
     async def look_all(self) -> None:
         """Look at every channel. Or NodeError, StoreError."""
@@ -248,50 +221,100 @@ class Watch:
         """Look at one channel; an error of the node is no answer (K-13). Or StoreError."""
         try:
             row = await self._chain.row(channel.channel_id)
+            if row is None and channel.paid_ms is None:
+                await self._drop(channel)
+                return
             if row is not None:
                 channel.state = row["state"]
-            if channel.paid_ms is not None:
-                await self._look_paid(channel, row)
-            else:
-                await self._look_unpaid(channel, row)
+            funding = await self._funding(channel, row)
+            await self._note(channel, funding)
+            if row is not None and funding.depth >= max(self._depth_blocks, SETTLED_BLOCKS) and self.is_sound(channel):
+                await self._drop(channel)
+                self._ordinary.add(channel.channel_id)
+            elif channel.paid_ms is not None:
+                await self._look_paid(channel, row, funding)
+            elif row is not None and row["state"] in CLOSING and channel.channel_id not in self._cleaned:
+                await self._clean(channel, row)
         except NodeError as error:
             log.warning(f"channel {channel.channel_id} cannot be looked at: {error}")
 
-    async def _look_paid(self, channel: JitChannel, row: Json | None) -> None:
-        funding = await self._chain.funding(channel, row)
-        sight = funding.sight
-        if sight is FundingStatus.NOWHERE and row is None and await self._was_confirmed(channel):
-            sight = FundingStatus.CONFIRMED
-        if sight is FundingStatus.CONFIRMED:
+    async def _funding(self, channel: JitChannel, row: Json | None) -> Funding:
+        """As it stands now; by the outpoint that lightningd names, which a splice changes. Or NodeError."""
+        if row is not None and row["funding_txid"] != channel.funding_txid:
+            channel.funding_txid, channel.funding_outnum = row["funding_txid"], row["funding_outnum"]
+            channel.capacity_msat, channel.seen_height = row["total_msat"], None
+        return await self._chain.funding(channel, row)
+
+    async def _note(self, channel: JitChannel, funding: Funding) -> None:
+        """Remember how far it has come, and tell of it."""
+        known = self._book.channels.get(channel.channel_id) is channel
+        if funding.lacks(self._depth_blocks) is None:
+            self._sound.add(channel.channel_id)
+        else:
+            self._sound.discard(channel.channel_id)
+        if funding.there and funding.sight is not FundingStatus.WRONG:
+            first, channel.seen_ms = channel.seen_height is None, self._clock.wall_ms()
+            channel.seen_height = self._chain.height if first else channel.seen_height
+            if known and first:
+                await self._keep(channel)
+                self._happened("seen", channel)
+        if known and channel.confirmed != self.is_sound(channel):
+            channel.confirmed = not channel.confirmed
+            self._tell_depth(channel, funding)
+            await self._keep(channel)
+        self.guard()
+
+    async def _keep(self, channel: JitChannel) -> None:
+        """Write down what can be found out again; a payment does not wait for it."""
+        try:
+            await self._book.put_channel(channel)
+        except StoreError as error:
+            log.warning(f"channel {channel.channel_id} could not be written ({error}); it is looked at again")
+
+    def _tell_depth(self, channel: JitChannel, funding: Funding) -> None:
+        if channel.confirmed:
             log.info(f"the funding of channel {channel.channel_id} is confirmed")
+            if channel.missing:
+                log.info(f"the funding of channel {channel.channel_id} has come into sight after all")
+                channel.missing = False
+            self._happened("confirmed", channel)
+            return
+        what = f"the funding of channel {channel.channel_id} was confirmed and is now {funding.sight.value}"
+        self._report(channel.lsp_id, f"{what}; nothing comes in over it until it is confirmed again")
+
+    async def _look_paid(self, channel: JitChannel, row: Json | None, funding: Funding) -> None:
+        """A funding that is owed: every state but confirmed has an end."""
+        if self.is_sound(channel):
+            return
+        sight = funding.sight
+        if row is None and await self._was_confirmed(channel):
             await self._drop(channel)
-        elif sight is FundingStatus.MEMPOOL:
-            await self._appeared(channel)
+        elif row is None and channel.missing:
+            await self._drop(channel)  # lightningd forgot it; the distrust stays
         elif sight is FundingStatus.WRONG:
             await self._broken(channel, "its funding transaction is not the output that was agreed")
-        elif sight is FundingStatus.NOWHERE and channel.missing and row is None:
-            await self._drop(channel)  # lightningd forgot it; the distrust stays
+        elif row is not None and row["state"] in CLOSING and not funding.depth:
+            await self._broken(channel, "it was closed before its funding was confirmed")
         elif sight is FundingStatus.NOWHERE and self._too_long(channel):
             seconds = self._settings.funding_timeout_ms // 1000
-            await self._broken(channel, f"its funding transaction was not seen within {seconds} s after we paid")
+            what = "was not seen within" if channel.seen_height is None else "has gone, and not come back within"
+            await self._broken(channel, f"its funding transaction {what} {seconds} s after we paid")
+        elif sight is FundingStatus.MEMPOOL and self._too_many_blocks(channel):
+            blocks = self._settings.confirm_timeout_blocks
+            await self._broken(channel, f"its funding transaction was seen, but not confirmed within {blocks} blocks")
 
     async def _drop(self, channel: JitChannel) -> None:
         """It needs no watching any more."""
         self._sound.discard(channel.channel_id)
-        self._coming.discard(channel.channel_id)
         await self._book.drop_channel(channel.channel_id)
 
-    async def _appeared(self, channel: JitChannel) -> None:
-        """A funding that was paid for is in the mempool: the channel is as good as its LSP, unless he lied before."""
-        self._sound.add(channel.channel_id)
-        if channel.missing:
-            log.info(f"the funding of channel {channel.channel_id} has come into sight after all")
-            channel.missing = False
-            await self._book.put_channel(channel)
-        self.guard()
-
     def _too_long(self, channel: JitChannel) -> bool:
-        return self._clock.wall_ms() - (channel.paid_ms or 0) >= self._settings.funding_timeout_ms
+        since_ms = max(channel.paid_ms or 0, channel.seen_ms or 0)
+        return self._clock.wall_ms() - since_ms >= self._settings.funding_timeout_ms
+
+    def _too_many_blocks(self, channel: JitChannel) -> bool:
+        since = self._chain.height if channel.seen_height is None else channel.seen_height
+        return self._chain.height - since >= self._settings.confirm_timeout_blocks
 
     async def _broken(self, channel: JitChannel, why: str) -> None:
         """The LSP has our payment and we have no channel: warn once, trust it no more, receive nothing more there."""
@@ -304,6 +327,7 @@ class Watch:
         )
         distrust = Distrust(channel.lsp_id, f"channel {channel.channel_id}: {why}", self._clock.wall_ms())
         channel.missing = True
+        self._happened("missing", channel)
         await self._book.distrust(distrust)
         await self._book.put_channel(channel)
 
@@ -314,18 +338,8 @@ class Watch:
 
     # ---- what an LSP gave up
 
-    async def _look_unpaid(self, channel: JitChannel, row: Json | None) -> None:
-        """Before anything was paid: an LSP may give the channel up; our side does not learn of it (cln:A4)."""
-        if row is None:
-            await self._drop(channel)
-            return
-        served = channel.payment_hash is None or channel.payment_hash not in self._book.approvals
-        if row.get("short_channel_id") and served and channel.lsp_id not in self._book.lsps():
-            await self._drop(channel)  # an ordinary channel now
-        elif row["state"] in CLOSING and channel.channel_id not in self._cleaned:
-            await self._clean(channel, row)
-
     async def _clean(self, channel: JitChannel, row: Json) -> None:
+        """Before anything was paid an LSP may give the channel up; our side does not learn of it (cln:A4)."""
         if not _is_empty(row):
             return  # lightningd's business
         # Marked before we ask: two looks at once would forget it twice, and lightningd dies of the second.

@@ -17,6 +17,7 @@ from lsps2fast_plugin.client.records import JitChannel
 from lsps2fast_plugin.cln.rpc import Rpc
 
 _P2WSH = re.compile(r"0020[0-9a-f]{64}")
+SPLICING = "CHANNELD_AWAITING_SPLICE"
 _AMOUNT = re.compile(r"([0-9]+)(msat|sat|)")
 
 
@@ -31,10 +32,17 @@ class FundingStatus(enum.Enum):
 
 
 class Funding(NamedTuple):
-    """How far a funding has come; `depth` is its confirmations."""
+    """How far a funding has come; `depth` is its confirmations, `there` whether our backend shows the output now."""
 
     sight: FundingStatus
     depth: int
+    there: bool = True
+
+    def lacks(self, depth: int) -> FundingStatus | None:
+        """What it lacks to be this deep (0: in sight), None for nothing."""
+        if self.depth >= depth and self.sight in (FundingStatus.MEMPOOL, FundingStatus.CONFIRMED):
+            return None
+        return FundingStatus.SHALLOW if self.sight is FundingStatus.CONFIRMED else self.sight
 
 
 def amount_sat(value: object) -> int | None:
@@ -71,7 +79,8 @@ class Chain:
         """Entries of listpeerchannels, by `id` or `channel_id`. Or NodeError."""
         rows: list[dict[str, Any]] = (await self._rpc.call("listpeerchannels", dict(which)))["channels"]
         for row in rows:
-            for text in (row.get("short_channel_id"), row.get("alias", {}).get("local")):
+            alias = row.get("alias", {})
+            for text in (row.get("short_channel_id"), alias.get("local"), alias.get("remote")):
                 scid = scid_or_none(text)
                 if scid is not None and "channel_id" in row:
                     self._names[scid] = row["channel_id"]
@@ -83,32 +92,32 @@ class Chain:
         return next((row for row in rows if row.get("channel_id") == channel_id), None)
 
     async def channel_of(self, scid: int) -> str | None:
-        """The channel that goes by this scid or local alias, None when there is none. Or NodeError."""
+        """The channel that goes, or ever went, by this scid or alias; None when there is none. Or NodeError."""
         if scid not in self._names:
             await self.rows()
         return self._names.get(scid)
 
+    def name_of(self, scid: int) -> str | None:
+        """The channel of this name, without asking; None when it was not heard of yet."""
+        return self._names.get(scid)
+
     async def funding(self, channel: JitChannel, row: dict[str, Any] | None) -> Funding:
-        """How far the funding of a channel has come. Or NodeError: unknown."""
+        """How far the funding of a channel has come. Or NodeError: unknown.
+
+        An output that is not there may be spent: lightningd's word tells the two apart, unless we have seen the output
+        before. Then it went, by a block that was reorganised away or a transaction that took its place (wallet:W3).
+        """
         depth = self._depth(row)
         answer = await self._rpc.call("getutxout", {"txid": channel.funding_txid, "vout": channel.funding_outnum})
         script = answer.get("script")
-        if script is None:  # not there, or spent; only lightningd's own word tells the two apart
-            return Funding(FundingStatus.CONFIRMED, depth) if depth else Funding(FundingStatus.NOWHERE, 0)
+        spliced = row is not None and row.get("state") == SPLICING
+        if script is None:
+            known = depth > 0 and (channel.seen_height is None or spliced)
+            return Funding(FundingStatus.CONFIRMED if known else FundingStatus.NOWHERE, depth if known else 0, False)
         right = amount_sat(answer.get("amount")) == channel.capacity_msat // 1000
         if not right or not isinstance(script, str) or _P2WSH.fullmatch(script) is None:
             return Funding(FundingStatus.WRONG, depth)
         return Funding(FundingStatus.CONFIRMED, depth) if depth else Funding(FundingStatus.MEMPOOL, 0)
-
-    async def lacking(self, channel_id: str, depth: int) -> FundingStatus | None:
-        """What the funding of a channel lacks to be this deep (0: in sight), None for nothing. Or NodeError."""
-        row = await self.row(channel_id)
-        if row is None:
-            return FundingStatus.NOWHERE
-        funding = await self.funding(JitChannel.from_row(row), row)
-        if funding.depth >= depth and funding.sight in (FundingStatus.MEMPOOL, FundingStatus.CONFIRMED):
-            return None
-        return FundingStatus.SHALLOW if funding.sight is FundingStatus.CONFIRMED else funding.sight
 
     def _depth(self, row: dict[str, Any] | None) -> int:
         scid = scid_or_none((row or {}).get("short_channel_id"))

@@ -17,7 +17,6 @@ from lsps2fast import _tlv as tlv
 from lsps2fast.errors import Lsps2Error, MalformedTlv, NodeError, StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.lsps.receiving import (
-    LSP_FAULTS,
     MPP_TIMEOUT,
     Claim,
     Key,
@@ -28,10 +27,12 @@ from lsps2fast.lsps.receiving import (
     details_failure,
     read_part,
 )
+from lsps2fast_plugin.client.bindings import ChannelBindings
+from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain, FundingStatus
 from lsps2fast_plugin.client.invoices import Invoices
 from lsps2fast_plugin.client.options import Settings
-from lsps2fast_plugin.client.records import Approval, Released
+from lsps2fast_plugin.client.records import Approval, Distrust, Released
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
 
@@ -118,10 +119,11 @@ class Incoming:
         settings: Settings,
         report: Callable[[str, str], None],
         changed: Callable[[], None],
-        claimed: Callable[[Approval, set[str]], Coroutine[Any, Any, None]],
+        bindings: ChannelBindings,
+        watch: Watch,
     ) -> None:
         """`report(lsp_id, sentence)` tells the owner why something was refused; `changed()` that the next time-out
-        may have moved; `claimed(approval, channel_ids)` runs when a payment is about to be released.
+        may have moved.
         """
         self._host = host
         self._book = book
@@ -131,7 +133,8 @@ class Incoming:
         self._settings = settings
         self._report = report
         self._changed = changed
-        self._claimed = claimed
+        self._bindings = bindings
+        self._watch = watch
         self._payments: dict[bytes, Payment] = {}
         self._news = asyncio.Event()
         self.final_cltv_blocks = 0
@@ -192,10 +195,9 @@ class Incoming:
         """Fail sets that come too near their expiry (K-06), and look at fundings again."""
         for payment in list(self._payments.values()):
             if payment.receipt.too_late(self._chain.height, self.final_cltv_blocks):
-                failure = None if payment.releasing else MPP_TIMEOUT
                 sight = payment.awaits
                 waited = "" if sight is None else f"the funding transaction is {sight.value}, and "
-                self._fail_set(payment, failure, f"{waited}its HTLCs would soon expire")
+                self._fail_set(payment, MPP_TIMEOUT, f"{waited}its HTLCs would soon expire")
         self.look()
 
     def look(self) -> None:
@@ -253,9 +255,13 @@ class Incoming:
             log.warning(f"{_what(payment)}: a part is malformed: {error}")
             self._host.fail(scan.id_raw, self._details(scan.amount_msat))
             return
-        reason = payment.receipt.check(part)
+        reason = await self._check(payment, part)
         if reason is not None:
-            self._refuse(payment, part, call, reason)
+            await self._refuse(payment, part, call, reason)
+            return
+        if key[0] != approval.channel_id and (why := await self._watch.unsafe(key[0])) is not None:
+            self._report(part.peer_id or "", f"{_what(payment)}: refused a part over channel {key[0]}: {why}")
+            self._host.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
             return
         await self._remember_fee(approval, part)
         if approval.served or self._book.approvals.get(approval.payment_hash) is not approval:
@@ -267,6 +273,16 @@ class Incoming:
         if payment.receipt.complete and not payment.releasing:
             payment.releasing = True
             self._host.spawn(self._release(payment))
+
+    async def _check(self, payment: Payment, part: Part) -> Reason | None:
+        """Judge a part; a fee only over the channel that was opened for this purchase (rule:27)."""
+        approval = payment.approval
+        if part.extra_fee_msat and part.peer_id == approval.buy.lsp_id and part.key[0] != approval.channel_id:
+            if part.key[0] not in self._book.channels:
+                await self._watch.survey(id=approval.buy.lsp_id)
+            await self._bindings.settle_on(approval, part.key[0])
+        payment.receipt.fee_channel = approval.channel_id or ""
+        return payment.receipt.check(part)
 
     async def _key(self, scan: Any) -> Key:
         """A part's lasting name: a scid changes when its channel confirms (cln:H3)."""
@@ -292,7 +308,7 @@ class Incoming:
         self._report(payment.approval.buy.lsp_id, f"{_what(payment)}: refused a part: {Reason.FEE_UNEXPECTED}")
         self._host.fail(scan.id_raw, self._details(scan.amount_msat))
 
-    def _refuse(self, payment: Payment, part: Part, call: Call, reason: Reason) -> None:
+    async def _refuse(self, payment: Payment, part: Part, call: Call, reason: Reason) -> None:
         """Fail a part that breaks the agreement, and with it the set when only the LSP can have done that."""
         buy = payment.approval.buy
         self._report(
@@ -302,8 +318,11 @@ class Incoming:
             " nothing of it was claimed",
         )
         self._host.fail(call.id_raw, self._details(call.amount_msat))
-        if reason in LSP_FAULTS:
+        if payment.receipt.ends_set(part, reason):
             self._fail(payment, list(payment.receipt.parts), None)
+        if reason is Reason.FEE_ELSEWHERE and buy.lsp_id not in self._book.distrusted:
+            why = f"it took a fee for payment {payment.approval.payment_hash.hex()} without opening a channel for it"
+            await self._book.distrust(Distrust(buy.lsp_id, why, self._clock.wall_ms()))
 
     # ---- the whole
 
@@ -340,7 +359,6 @@ class Incoming:
         claims = receipt.claims()
         total_msat = claims[0].total_msat
         invoice_msat = total_msat if (row or {}).get("amount_msat") is not None else None
-        await self._claimed(approval, set(payment.channels))
         before = approval.released
         approval.released = Released(total_msat, invoice_msat, {claim.key: claim.amount_msat for claim in claims})
         try:
@@ -372,14 +390,13 @@ class Incoming:
         """Whether the preimage may be given away; waits for a funding where that helps (I-29, I-30)."""
         buy = payment.approval.buy
         distrust = self._book.distrusted.get(buy.lsp_id)
-        if buy.client_trusts_lsp:
-            if distrust is not None:
-                return Ground(f"this LSP wants to be trusted and broke its word before: {distrust.why}")
-            return Ground(None if buy.consent else "this LSP wants to be trusted, which its owner did not allow")
-        if distrust is None and self._settings.trusts(buy.lsp_id):
-            return Ground(None)
+        if buy.client_trusts_lsp and distrust is not None:
+            return Ground(f"this LSP wants to be trusted and broke its word before: {distrust.why}")
+        if buy.client_trusts_lsp and not buy.consent:
+            return Ground("this LSP wants to be trusted, which its owner did not allow")
+        on_trust = buy.client_trusts_lsp or (distrust is None and self._settings.trusts(buy.lsp_id))
         while channels := payment.channels:
-            missing = payment.awaits = await self._lacking(channels)
+            missing = payment.awaits = await self._lacking(payment.approval, channels, on_trust)
             if missing is None:
                 return Ground(None, channels)
             if missing is FundingStatus.WRONG:
@@ -387,11 +404,19 @@ class Incoming:
             await self._wait()
         return Ground(None, frozenset())
 
-    async def _lacking(self, channels: frozenset[str]) -> FundingStatus | None:
-        """What is still missing of these fundings; an error of the node is no answer (K-13)."""
+    async def _lacking(self, approval: Approval, channels: frozenset[str], on_trust: bool) -> FundingStatus | None:
+        """What is still missing of these fundings; an error of the node is no answer (K-13).
+
+        Trust for this purchase is trust in its own channel; any other that parts came over must be sound.
+        """
         for channel_id in channels:
+            lacking: FundingStatus | None = None
             try:
-                lacking = await self._chain.lacking(channel_id, self._settings.funding_depth)
+                if channel_id != approval.channel_id:
+                    unsafe = await self._watch.unsafe(channel_id)
+                    lacking = None if unsafe is None else FundingStatus.NOWHERE
+                elif not on_trust:
+                    lacking = await self._watch.lacking(channel_id)
             except (NodeError, KeyError) as error:
                 log.warning(f"the funding of channel {channel_id} cannot be looked at: {error!r}")
                 return FundingStatus.NOWHERE

@@ -14,16 +14,20 @@ from typing import Any, Final
 
 from pyln.client.plugin import Request
 
-from lsps2fast.errors import Lsps2Error
+from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps.lsps2 import format_datetime
 from lsps2fast_plugin.client import channel_terms
+from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.channel_watch import Watch
+from lsps2fast_plugin.client.funding_status import Chain
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.25
+MOST_TOLERATED: Final = 100
+TEMPORARY: Final = "the wallet's node is busy, try again"
 DOUBT_MS: Final = 5_000  # an LSP waits about a minute for our answer (K-22)
 
 Json = dict[str, Any]
@@ -40,51 +44,44 @@ class OpenChannelHook:
         self,
         *,
         book: WalletRecords,
+        bindings: ChannelBindings,
+        chain: Chain,
         watch: Watch,
         clock: Clock,
-        limits: channel_terms.Limits,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         report: Callable[[str, str], None],
     ) -> None:
         """`report(lsp_id, sentence)` tells the owner why something was refused; `spawn` runs a coroutine by itself."""
         self._book = book
+        self._bindings = bindings
+        self._chain = chain
         self._watch = watch
         self._clock = clock
-        self._limits = limits
         self._spawn = spawn
         self._report = report
-        self._doubted: dict[str, Request] = {}  # by LSP; lightningd lets it open one channel at a time
+        self._asked: dict[str, Request] = {}  # by LSP; lightningd lets it open one channel at a time
+        self._tolerated: set[tuple[str, str]] = set()
 
     def knock(self, request: Request, openchannel: Json) -> None:
         """Answer the hook, now or within five seconds."""
         try:
-            answer, why = self._judge(openchannel)
-            if why == channel_terms.TAKEN:
-                self._doubted[openchannel["id"]] = request
-                self._spawn(self._look_again(request, openchannel))
+            lsp_id = openchannel["id"]
+            if any(each.ends_ms > self._clock.wall_ms() for each in self._book.of_lsp(lsp_id)):
+                self._asked[lsp_id] = request
+                self._spawn(self._answer(request, openchannel))
                 return
-            self._note(openchannel, answer, why)
+            if channel_terms.is_zero_conf(openchannel):
+                self._note_late(lsp_id, openchannel["funding_msat"])
+            answer = channel_terms.CONTINUE
         except Exception:  # any other answer would end lightningd, none would leave the LSP hanging (K-20)
             answer = self._bug()
         request.set_result(answer)
 
     def disconnected(self, lsp_id: str) -> None:
         """Its opening is over, whatever we would have answered."""
-        self._doubted.pop(lsp_id, None)
+        self._asked.pop(lsp_id, None)
 
-    def _judge(self, openchannel: Json) -> tuple[Json, str | None]:
-        lsp_id, wall_ms = openchannel["id"], self._clock.wall_ms()
-        wanted = [
-            channel_terms.Wanted(each.buy.least_receive_msat(), each.buy.params.max_client_to_self_delay_blocks)
-            for each in self._book.of_lsp(lsp_id)
-            if each.ends_ms > wall_ms
-        ]
-        if not wanted and channel_terms.is_zero_conf(openchannel):
-            self._note_late(lsp_id, openchannel["funding_msat"])
-        return channel_terms.answer(openchannel, wanted, self._watch.in_use_msat(lsp_id), self._limits)
-
-    async def _look_again(self, request: Request, openchannel: Json) -> None:
-        """Until lightningd knows that the channel of before is gone, for a while."""
+    async def _answer(self, request: Request, openchannel: Json) -> None:
         try:
             answer = await self._settled(request, openchannel)
         except Exception:  # as above
@@ -92,29 +89,49 @@ class OpenChannelHook:
         request.set_result(answer)
 
     async def _settled(self, request: Request, openchannel: Json) -> Json:
+        """Look until it is known that the purchase has no channel in use, for a while."""
         lsp_id, until_ms = openchannel["id"], self._clock.now_ms() + DOUBT_MS
-        while self._doubted.get(lsp_id) is request:
-            await self._look(lsp_id)
-            answer, why = self._judge(openchannel)
-            if why != channel_terms.TAKEN or self._clock.now_ms() >= until_ms:
-                del self._doubted[lsp_id]
-                self._note(openchannel, answer, why)
+        while self._asked.get(lsp_id) is request:
+            why: str | None = None
+            try:
+                rows = await self._chain.rows(id=lsp_id)
+                decision, approval = self._bindings.decide(openchannel, rows)
+                why = decision.why
+                if approval is not None and await self._bindings.accept(approval, openchannel, rows):
+                    self._watch.guard()
+                    self._note_tolerated(lsp_id, decision.tolerated)
+                    return decision.answer
+                if approval is None and why != channel_terms.TAKEN:
+                    self._note_refused(openchannel, why)
+                    return decision.answer
+                answer = decision.answer
+            except (NodeError, StoreError) as error:
+                why = f"it cannot be noted what it is for: {error}"
+                answer = _reject(f"no JIT channel now: {TEMPORARY}")
+            if self._clock.now_ms() >= until_ms:
+                self._note_refused(openchannel, why)
                 return answer
-            await self._clock.turned(LOOK_S)
+            await self._watch_again(lsp_id)
         return _reject("the connection was lost")
 
-    async def _look(self, lsp_id: str) -> None:
+    async def _watch_again(self, lsp_id: str) -> None:
+        """Until lightningd knows that the channel of before is gone."""
+        await self._clock.turned(LOOK_S)
         try:
             await self._watch.look_at(lsp_id)
         except Lsps2Error as error:
             log.warning(f"put off: {error}")
 
-    def _note(self, openchannel: Json, answer: Json, why: str | None) -> None:
-        lsp_id, funding_msat = openchannel["id"], openchannel["funding_msat"]
+    def _note_refused(self, openchannel: Json, why: str | None) -> None:
         if why is not None:
-            self._report(lsp_id, f"refused a channel of {funding_msat} msat: {why}")
-        elif "mindepth" in answer:
-            self._watch.expect(lsp_id, funding_msat)
+            self._report(openchannel["id"], f"refused a channel of {openchannel['funding_msat']} msat: {why}")
+
+    def _note_tolerated(self, lsp_id: str, tolerated: tuple[str, ...]) -> None:
+        """What its software does differently is said once (wallet:W16)."""
+        for what in tolerated:
+            if (lsp_id, what) not in self._tolerated and len(self._tolerated) < MOST_TOLERATED:
+                self._tolerated.add((lsp_id, what))
+                log.info(f"a channel of LSP {lsp_id} was accepted although {what}")
 
     def _note_late(self, lsp_id: str, funding_msat: int) -> None:
         """Without an approval lightningd refuses a zero-conf channel; the owner hears what it was for (I-11)."""

@@ -24,6 +24,10 @@ class Settings(NamedTuple):
     funding_timeout_ms: int
     zero_reserve: bool
     trusted: frozenset[str]
+    confirm_timeout_blocks: int = 144
+    max_to_self_delay_blocks: int = 2016
+    least_htlcs: int = 2
+    max_htlc_minimum_msat: int = 1_000_000
 
     def trusts(self, lsp_id: str) -> bool:
         """Whether the owner named this LSP as one whose word is enough."""
@@ -41,6 +45,20 @@ _INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
     ),
     "lsps2-hold-timeout": (90, 60, 600, "seconds to hold the parts of a payment until all have come"),
     "lsps2-funding-timeout": (600, 10, 86_400, "seconds after which a funding that was paid for must be in sight"),
+    "lsps2-confirm-timeout": (
+        144,
+        6,
+        2016,
+        "blocks after which a funding that was paid for and seen must be confirmed",
+    ),
+    "lsps2-max-to-self-delay": (2016, 1, 2016, "largest delay in blocks that an LSP may impose on us in a JIT channel"),
+    "lsps2-min-htlcs": (2, 1, 483, "HTLCs that an LSP must let us have on the way in a JIT channel at least"),
+    "lsps2-max-htlc-minimum-msat": (
+        1_000_000,
+        0,
+        2**63 - 1,
+        "largest htlc_minimum_msat that an LSP may ask for in a JIT channel: less than it cannot be sent",
+    ),
 }
 
 
@@ -93,4 +111,8 @@ def read_settings(plugin: Plugin) -> Settings:
         funding_timeout_ms=number["lsps2-funding-timeout"] * 1000,
         zero_reserve=bool(plugin.get_option("experimental-lsps-client-zero-reserve")),
         trusted=_trusted(plugin.get_option("lsps2-trusted-lsp")),
+        confirm_timeout_blocks=number["lsps2-confirm-timeout"],
+        max_to_self_delay_blocks=number["lsps2-max-to-self-delay"],
+        least_htlcs=number["lsps2-min-htlcs"],
+        max_htlc_minimum_msat=number["lsps2-max-htlc-minimum-msat"],
     )

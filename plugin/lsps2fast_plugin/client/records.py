@@ -13,6 +13,19 @@ from lsps2fast.lsps.lsps2 import FeeParams, format_scid, parse_blocks, parse_boo
 from lsps2fast.lsps.receiving import Key, Terms
 
 VERSION = 1
+OPENED_MS = 90_000  # how long a channel that was accepted in time is waited for at least, as for the parts of a payment
+USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
+CLOSING = frozenset(
+    {
+        "CHANNELD_SHUTTING_DOWN",
+        "CLOSINGD_SIGEXCHANGE",
+        "CLOSINGD_COMPLETE",
+        "AWAITING_UNILATERAL",
+        "FUNDING_SPEND_SEEN",
+        "ONCHAIN",
+        "CLOSED",
+    }
+)
 Json = dict[str, Any]
 
 
@@ -118,11 +131,44 @@ class Released:
 
 
 @dataclass(slots=True)
+class Opening:
+    """The opening that was accepted for a purchase, written before it is accepted (rule:27), and what became of it.
+
+    lightningd names no channel in its hook. The new one is the LSP's channel of this size that is not among `others`,
+    those it had with us before; `channel_id` once it was seen.
+    """
+
+    capacity_msat: int
+    accepted_ms: int
+    others: frozenset[str] = frozenset()
+    channel_id: str | None = None
+
+    def to_json(self) -> Json:
+        return {
+            "capacity_msat": str(self.capacity_msat),
+            "accepted_ms": self.accepted_ms,
+            "others": sorted(self.others),
+            "channel_id": self.channel_id,
+        }
+
+    @classmethod
+    def from_json(cls, record: Json) -> Opening:
+        others, channel_id = record["others"], record.get("channel_id")
+        return cls(
+            capacity_msat=parse_msat(record["capacity_msat"]),
+            accepted_ms=int(record["accepted_ms"]),
+            others=frozenset(str(each) for each in others),
+            channel_id=None if channel_id is None else str(channel_id),
+        )
+
+
+@dataclass(slots=True)
 class Approval:
     """A payment that may cost an opening fee, by payment hash (I-10).
 
     `label` is that of the invoice when we made it, `expires_ms` (UTC) when the invoice ends, if known. `fees_msat` are
-    the extra fees of parts that were seen, because lightningd forgets them (I-32). `served` once the invoice is paid.
+    the extra fees of parts that were seen, because lightningd forgets them (I-32). `opening`: the channel that was
+    opened for it, the only one over which its fee may be taken. `served` once the invoice is paid.
     """
 
     buy: Purchase
@@ -134,11 +180,22 @@ class Approval:
     fees_msat: dict[Key, int] = field(default_factory=dict)
     released: Released | None = None
     served: bool = False
+    opening: Opening | None = None
+    old: bool = False  # written by a version that did not note openings
 
     @property
     def ends_ms(self) -> int:
-        """When nothing more can come of it (UTC ms): the LSP's offer or the invoice is over (I-33)."""
-        return self.buy.ends_ms if self.expires_ms is None else min(self.buy.ends_ms, self.expires_ms)
+        """When nothing more can come of it (UTC ms): the LSP's offer or the invoice is over (I-33).
+
+        A channel that was accepted in time is waited for a little longer: its payment is on the way (trap:55).
+        """
+        ends_ms = self.buy.ends_ms if self.expires_ms is None else min(self.buy.ends_ms, self.expires_ms)
+        return ends_ms if self.opening is None else max(ends_ms, self.opening.accepted_ms + OPENED_MS)
+
+    @property
+    def channel_id(self) -> str | None:
+        """The channel that was opened for it, once there is one."""
+        return None if self.opening is None else self.opening.channel_id
 
     @property
     def terms(self) -> Terms:
@@ -161,6 +218,7 @@ class Approval:
             "expires_ms": self.expires_ms,
             "fees": [[channel, number, str(fee)] for (channel, number), fee in self.fees_msat.items()],
             "released": None if self.released is None else self.released.to_json(),
+            "opening": None if self.opening is None else self.opening.to_json(),
         }
 
     @classmethod
@@ -168,6 +226,7 @@ class Approval:
         """Raises like Buy.from_json."""
         secret, released = record.get("payment_secret"), record.get("released")
         fees, expires_ms = record.get("fees", ()), record.get("expires_ms")
+        opening = record.get("opening")
         return cls(
             buy=Purchase.from_json(record),
             payment_hash=payment_hash,
@@ -177,14 +236,19 @@ class Approval:
             expires_ms=None if expires_ms is None else int(expires_ms),
             fees_msat={(str(channel), int(number)): parse_msat(fee) for channel, number, fee in fees},
             released=None if released is None else Released.from_json(released),
+            opening=None if opening is None else Opening.from_json(opening),
+            old="opening" not in record,
         )
 
 
 @dataclass(slots=True)
 class JitChannel:
-    """A channel an LSP opened to us for an approval. `paid_ms` (UTC) once we claimed money in it.
+    """A channel that a peer opened to us and whose funding is not settled in the chain yet.
 
-    `state` is lightningd's word for it, not stored. `missing`: it was paid for and its funding did not appear in time.
+    `payment_hash`: the purchase it was opened for, None for none. `paid_ms` (UTC) once we claimed money in it. `state`
+    is lightningd's word for it, not stored. `seen_height`: the height at which its funding was first seen, `seen_ms`
+    when it was last, `confirmed` while lightningd knows it deep enough in the chain. `missing`: it was paid for and
+    its funding did not come, or not as agreed.
     """
 
     channel_id: str
@@ -196,11 +260,15 @@ class JitChannel:
     paid_ms: int | None = None
     missing: bool = False
     state: str = ""
+    seen_height: int | None = None
+    seen_ms: int | None = None
+    confirmed: bool = False
+    unbound: bool = False  # written by a version that did not note what it was opened for
 
     @property
     def usable(self) -> bool:
         """In normal operation, as far as we know."""
-        return self.state in ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
+        return self.state in USABLE
 
     def to_json(self) -> Json:
         return {
@@ -212,6 +280,9 @@ class JitChannel:
             "payment_hash": None if self.payment_hash is None else self.payment_hash.hex(),
             "paid_ms": self.paid_ms,
             "missing": self.missing,
+            "seen_height": self.seen_height,
+            "seen_ms": self.seen_ms,
+            "confirmed": self.confirmed,
         }
 
     @classmethod
@@ -220,6 +291,7 @@ class JitChannel:
         if record["version"] != VERSION:
             raise ValueError(f"version {record['version']} is not {VERSION}")
         payment_hash, paid_ms = record.get("payment_hash"), record.get("paid_ms")
+        seen_height, seen_ms = record.get("seen_height"), record.get("seen_ms")
         return cls(
             channel_id=channel_id,
             lsp_id=parse_node_id(record["lsp_id"]).hex(),
@@ -229,6 +301,10 @@ class JitChannel:
             payment_hash=None if payment_hash is None else bytes.fromhex(payment_hash),
             paid_ms=None if paid_ms is None else int(paid_ms),
             missing=bool(record.get("missing", False)),
+            seen_height=None if seen_height is None else int(seen_height),
+            seen_ms=None if seen_ms is None else int(seen_ms),
+            confirmed=bool(record.get("confirmed", False)),
+            unbound=payment_hash is None and "confirmed" not in record,
         )
 
     @classmethod

@@ -102,7 +102,7 @@ def status(
     return {
         "buys": [_buy(buy) for buy in book.buys.values()],
         "approvals": [_approval(each, incoming.holds(each.payment_hash)) for each in approvals],
-        "channels": [_channel(channel) for channel in book.channels.values()],
+        "channels": [_channel(channel) for channel in book.channels.values() if not channel.confirmed],
         "given_up": [_given_up(channel) for channel in given_up],
         "lsps": lsps,
         "held_parts": incoming.held_parts(),

@@ -88,6 +88,10 @@ class WalletRecords:
         """Approvals with this LSP that are not paid yet."""
         return (each for each in self.approvals.values() if each.buy.lsp_id == lsp_id and not each.served)
 
+    def is_open(self, approval: Approval) -> bool:
+        """Whether it still may be paid."""
+        return not approval.served and self.approvals.get(approval.payment_hash) is approval
+
     def lsps(self) -> set[str]:
         """LSPs of which a channel is awaited."""
         return {each.buy.lsp_id for each in self.approvals.values() if not each.served}
@@ -143,9 +147,11 @@ class WalletRecords:
         self.lapsed[lapse.lsp_id] = lapse
 
     async def put_channel(self, channel: JitChannel) -> None:
-        """Keep or update a channel."""
+        """Keep or update a channel. One not bought is found again after a restart: peers cannot make us write."""
         self.channels[channel.channel_id] = channel
         self._changed()
+        if channel.payment_hash is None and channel.paid_ms is None:
+            return
         await self._write((*CHANNELS, channel.channel_id), channel.to_json)
 
     async def drop_channel(self, channel_id: str) -> None:

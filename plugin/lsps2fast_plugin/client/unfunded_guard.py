@@ -14,7 +14,7 @@ from typing import Any
 
 from pyln.client.plugin import Request
 
-from lsps2fast.errors import NodeError
+from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.client import route_hints
 from lsps2fast_plugin.client.channel_watch import Watch
@@ -62,6 +62,10 @@ class UnfundedChannelGuard:
         self._watch = watch
         self._report = report
 
+    def passes(self, scan: Any) -> bool:
+        """Whether it may go on, as far as is known without asking lightningd."""
+        return self._watch.is_surely_safe(self._chain.name_of(scan.in_scid))
+
     async def take(self, scan: Any) -> None:
         """An HTLC to us or through us: failed if it comes over a channel without good funding, else let go."""
         why = await self._why_not(scan.in_scid)
@@ -81,7 +85,7 @@ class UnfundedChannelGuard:
                 return f"over a channel that lightningd does not list: {format_scid(scid)}"
             why = await self._watch.unsafe(channel_id)
             return None if why is None else f"over channel {channel_id}: {why}"
-        except NodeError as error:
+        except Lsps2Error as error:
             return f"over {format_scid(scid)}: its funding cannot be looked at: {error}"
         except Exception:
             log.error(f"an HTLC is failed because of a bug\n{traceback.format_exc()}")

@@ -26,7 +26,8 @@ Key = tuple[str, int]  # (channel_id, htlc id): a scid changes when its channel 
 class Reason(StrEnum):
     """Why a part is refused; the text goes to the log and to `lsps2-status`."""
 
-    NOT_FROM_LSP = "it did not come from the LSP that sold the channel"
+    NOT_FROM_LSP = "it carries an opening fee, but did not come from the LSP that sold the channel"
+    FEE_ELSEWHERE = "it carries an opening fee, but did not come over the channel that was opened for it"
     NO_SECRET = "it is no ordinary payment to an invoice of ours"
     WRONG_SECRET = "its payment secret is not the invoice's"
     AMOUNT_MISMATCH = "amount and extra_fee together are not what the payer sent"
@@ -137,9 +138,14 @@ def details_failure(htlc_msat: int, height: int) -> str:
 class Receipt:
     """The parts of one payment that are held, none of them claimed."""
 
-    def __init__(self, terms: Terms, collect_ms: int) -> None:
-        """`collect_ms`: how long parts are held, from the first one, until all have come (I-27)."""
+    def __init__(self, terms: Terms, collect_ms: int, fee_channel: str | None = None) -> None:
+        """`collect_ms`: how long parts are held, from the first one, until all have come (I-27).
+
+        `fee_channel`: the channel that was opened for this purchase, the only one over which a fee may be taken (rule
+        27); "" while there is none, None when the caller sees to that himself.
+        """
         self.terms = terms
+        self.fee_channel = fee_channel
         self._collect_ms = collect_ms
         self._first_ms = 0
         self.parts: dict[Key, Part] = {}
@@ -169,14 +175,16 @@ class Receipt:
         if part.key in self.parts:
             return None  # lightningd asks again about a part it knows (K-07)
         onion_msat, total_msat = part.onion_msat, part.total_msat
-        if part.peer_id != self.terms.lsp_id:
-            return Reason.NOT_FROM_LSP
         if part.payment_secret is None or onion_msat is None or total_msat is None:
             return Reason.NO_SECRET
         if self.terms.payment_secret not in (None, part.payment_secret):
             return Reason.WRONG_SECRET
+        if part.extra_fee_msat and part.peer_id != self.terms.lsp_id:
+            return Reason.NOT_FROM_LSP
         if part.htlc_msat + part.extra_fee_msat != onion_msat:
             return Reason.AMOUNT_MISMATCH
+        if part.extra_fee_msat and self.fee_channel not in (None, part.key[0]):
+            return Reason.FEE_ELSEWHERE
         if self.terms.payment_size_msat is None:
             return self._check_variable(part, onion_msat, total_msat)
         return self._check_fixed(part, onion_msat, total_msat, self.terms.payment_size_msat)
@@ -211,6 +219,10 @@ class Receipt:
         if self.sent_msat + onion_msat > U64_MAX:
             return Reason.SUM_OVERFLOW
         return Reason.FEE_SUM if self.fees_msat + part.extra_fee_msat > fee_msat else None
+
+    def ends_set(self, part: Part, reason: Reason) -> bool:
+        """Whether all parts must be failed with this one: only the LSP can have done that, not a stranger (K-27)."""
+        return reason in LSP_FAULTS and part.peer_id == self.terms.lsp_id
 
     def hold(self, part: Part, now_ms: int) -> None:
         """Keep a part that `check` passed; the first one starts the time-out."""

@@ -1,0 +1,199 @@
+"""Which channel was opened for which purchase: a fee buys a channel, one fee each (rule:27, I-16, I-22).
+
+The purchase is chosen when the LSP asks to open, and written before we say yes. Which of lightningd's channels it
+became is found afterwards, at once or after a restart: the one of that size that was not there before. An LSP with
+several open purchases may have meant another one of them; the first part that carries a fee tells, and as long as no
+fee was taken over either channel the two are exchanged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from lsps2fast_plugin.client import channel_terms
+from lsps2fast_plugin.client.channel_terms import Decision, Limits, Wanted
+from lsps2fast_plugin.client.records import CLOSING, USABLE, Approval, JitChannel, Opening
+from lsps2fast_plugin.client.store import WalletRecords
+from lsps2fast_plugin.cln.clock import Clock
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+
+def is_alive(row: Json) -> bool:
+    """Whether a channel is, or may still come, in normal operation."""
+    return row["state"] not in CLOSING
+
+
+class ChannelBindings:
+    """Gives channels to purchases."""
+
+    def __init__(self, book: WalletRecords, clock: Clock, limits: Limits) -> None:
+        self._book = book
+        self._clock = clock
+        self.limits = limits
+        self._exchanging = asyncio.Lock()
+        self._linked: set[bytes] = set()  # purchases whose opening was accepted on a link that still stands
+
+    # ---- before a channel
+
+    def decide(self, openchannel: Json, rows: list[Json]) -> tuple[Decision, Approval | None]:
+        """Judge an opening; `rows` are the LSP's channels now. With it the purchase it is for."""
+        waiting = self._waiting(openchannel["id"])
+        wanted = [
+            Wanted(
+                each.buy.least_receive_msat(),
+                each.buy.params.max_client_to_self_delay_blocks,
+                self._channel_in_use(each, rows) is None,
+            )
+            for each in waiting
+        ]
+        decision = channel_terms.decide(openchannel, wanted, self.limits)
+        return decision, None if decision.purchase is None else waiting[decision.purchase]
+
+    def _waiting(self, lsp_id: str) -> list[Approval]:
+        wall_ms = self._clock.wall_ms()
+        return [each for each in self._book.of_lsp(lsp_id) if each.ends_ms > wall_ms]
+
+    def _channel_in_use(self, approval: Approval, rows: list[Json]) -> str | None:
+        """The channel that this purchase has already: one at a time, whatever broke since (I-16).
+
+        One that was not ready when the link broke may be forgotten on the other side: it does not count (O-16).
+        """
+        opening = approval.opening
+        if opening is None:
+            return None
+        for row in rows:
+            known = row["channel_id"] == opening.channel_id
+            counts = row["state"] in USABLE or (is_alive(row) and approval.payment_hash in self._linked)
+            if counts and (known or (opening.channel_id is None and self._became(approval.buy.lsp_id, opening, row))):
+                return str(row["channel_id"])
+        return None
+
+    def disconnected(self, lsp_id: str) -> None:
+        """The link to this LSP broke."""
+        self._linked -= {each.payment_hash for each in self._book.of_lsp(lsp_id)}
+
+    def _became(self, lsp_id: str, opening: Opening, row: Json) -> bool:
+        return (
+            row["peer_id"] == lsp_id
+            and row.get("opener") == "remote"
+            and row.get("private", True)
+            and row.get("total_msat") == opening.capacity_msat
+            and row["channel_id"] not in opening.others
+            and self.purchase_of(row["channel_id"]) is None
+        )
+
+    async def accept(self, approval: Approval, openchannel: Json, rows: Iterable[Json]) -> bool:
+        """Write that this opening is for this purchase; False when that ended meanwhile. Or StoreError."""
+        before = approval.opening
+        others = frozenset(row["channel_id"] for row in rows)
+        approval.opening = Opening(openchannel["funding_msat"], self._clock.wall_ms(), others)
+        try:
+            await self._book.save(approval)
+        except Exception:
+            approval.opening = before
+            raise
+        self._linked.add(approval.payment_hash)
+        return self._book.is_open(approval)
+
+    # ---- a channel is there
+
+    def opening(self) -> set[str]:
+        """LSPs that may have a channel with us by now which we have not seen yet."""
+        return {
+            each.buy.lsp_id
+            for each in self._book.approvals.values()
+            if each.opening is not None and each.opening.channel_id is None
+        }
+
+    def purchase_of(self, channel_id: str) -> Approval | None:
+        """The purchase that a channel was opened for, paid or not."""
+        return next((each for each in self._book.approvals.values() if each.channel_id == channel_id), None)
+
+    async def adopt(self, channel: JitChannel, row: Json) -> None:
+        """Find the purchase of a channel that is new to us. Or StoreError."""
+        owner = self.meant_for(row)
+        if owner is None or owner.opening is None:
+            return
+        channel.payment_hash = owner.payment_hash
+        if owner.opening.channel_id is None:
+            owner.opening.channel_id = channel.channel_id
+            await self._book.save(owner)
+
+    def meant_for(self, row: Json) -> Approval | None:
+        """The purchase that this channel was, or seems to have been, opened for."""
+        waiting = (
+            each
+            for each in self._book.of_lsp(row["peer_id"])
+            if each.opening is not None
+            and each.opening.channel_id is None
+            and self._became(each.buy.lsp_id, each.opening, row)
+        )
+        return self.purchase_of(row["channel_id"]) or next(waiting, None)
+
+    # ---- a fee is claimed over a channel
+
+    async def settle_on(self, approval: Approval, channel_id: str) -> bool:
+        """Whether the fee of a purchase may be taken over this channel. Or StoreError.
+
+        When the channel was accepted for another purchase that nobody paid yet, the LSP meant this one: exchange.
+        """
+        async with self._exchanging:
+            return approval.channel_id == channel_id or await self._exchange(approval, channel_id)
+
+    async def _exchange(self, approval: Approval, channel_id: str) -> bool:
+        other = self.purchase_of(channel_id)
+        if other is None or not self._may_exchange(approval, other, channel_id):
+            return False
+        ours, theirs = approval.opening, other.opening
+        # A crash in between may leave a purchase without a channel, never a channel for two.
+        other.opening = None
+        await self._book.save(other)
+        approval.opening = theirs
+        await self._book.save(approval)
+        other.opening = ours
+        if ours is not None:
+            await self._book.save(other)
+        for each in (approval, other):
+            if each.channel_id in self._book.channels:
+                channel = self._book.channels[each.channel_id or ""]
+                channel.payment_hash = each.payment_hash
+                await self._book.put_channel(channel)
+        log.info(f"channel {channel_id} is for payment {approval.payment_hash.hex()}: its fee came first")
+        return True
+
+    def _may_exchange(self, approval: Approval, other: Approval, channel_id: str) -> bool:
+        if other.buy.lsp_id != approval.buy.lsp_id or other.served or other.released is not None:
+            return False
+        if approval.released is not None or channel_id not in self._book.channels:
+            return False
+        if other.fees_msat or approval.fees_msat:
+            return False  # a fee of either is held over its channel
+        return self._fits(approval, other.opening) and (approval.opening is None or self._fits(other, approval.opening))
+
+    def _fits(self, approval: Approval, opening: Opening | None) -> bool:
+        wanted = Wanted(approval.buy.least_receive_msat(), approval.buy.params.max_client_to_self_delay_blocks)
+        return opening is not None and channel_terms.fits(wanted, opening.capacity_msat, self.limits)
+
+    # ---- records of versions that did not write it
+
+    async def mend_old(self, rows: list[Json]) -> None:
+        """Give the channels that an older version accepted to the purchases they were for. Or StoreError."""
+        for row in rows:
+            channel = self._book.channels.get(row["channel_id"])
+            if channel is None or not channel.unbound:
+                continue
+            channel.unbound = False
+            for approval in self._book.of_lsp(channel.lsp_id):
+                opening = Opening(channel.capacity_msat, self._clock.wall_ms(), channel_id=channel.channel_id)
+                if approval.opening is None and approval.old and self._fits(approval, opening) and is_alive(row):
+                    approval.opening = opening
+                    channel.payment_hash = approval.payment_hash
+                    await self._book.save(approval)
+                    break
+            await self._book.put_channel(channel)

@@ -1,0 +1,380 @@
+"""A fee buys a channel: one fee, one channel, one purchase each (rule:27, I-16, I-20, I-22, wallet:W1)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lsps2fast.errors import NodeError
+
+from .conftest import Staging
+from .stage import (
+    CHANNEL,
+    FEE,
+    LSP,
+    OTHER_LSP,
+    STRANGER,
+    FakeRequest,
+    Json,
+    Stage,
+    channel_row,
+    claimed,
+    details,
+    ready,
+    tlv,
+)
+
+SECOND = "ef" * 32
+OVER_SECOND = {"in_scid": tlv.scid_from_str("7x7x7")}
+OVER_OLD = {"in_scid": tlv.scid_from_str("500x1x1")}
+REFUSED = {"result": "fail", "failure": "2002"}
+
+
+async def second(stage: Stage, **fields: Any) -> Json:
+    """Another channel of the LSP's, by the name 7x7x7."""
+    return await stage.channel(channel_id=SECOND, alias={"local": "7x7x7"}, funding_txid="12" * 32, **fields)
+
+
+def approval(stage: Stage, invoice: Json) -> Any:
+    return stage.client.book.approvals[bytes.fromhex(invoice["payment_hash"])]
+
+
+async def served(stage: Stage, **wish: Any) -> Json:
+    """A purchase that was paid with its channel, confirmed."""
+    invoice = await ready(stage, **wish)
+    stage.fund()
+    stage.confirm(height=stage.height)
+    stage.part(invoice, 20_000_000, FEE)
+    await stage.calm()
+    await stage.paid(invoice)
+    return invoice
+
+
+async def funded(stage: Stage) -> Json:
+    """An invoice in LSP-trusts-client mode, and its channel, confirmed."""
+    invoice = await stage.invoice()
+    await stage.channel()
+    stage.fund()
+    stage.confirm(height=stage.height)
+    return invoice
+
+
+async def another(stage: Stage, **wish: Any) -> Json:
+    stage.lsp.scid = "29452x4815x1"
+    return await stage.invoice(client_trusts_lsp=True, **wish)
+
+
+@pytest.mark.parametrize("trust", [True, False])
+async def test_w1_a_fee_over_an_old_channel_is_refused_and_the_lsp_has_broken_its_word(
+    staged: Staging, trust: bool
+) -> None:
+    """wallet:W1, I-20: nothing was opened; the ordinary, confirmed channel is not what the fee is for. Both modes."""
+    async with staged() as stage:
+        stage.lsp.trust = trust
+        stage.node.channels.append(channel_row(short_channel_id="500x1x1"))
+        await stage.restart()
+        invoice = await stage.invoice(client_trusts_lsp=trust or None)
+        part = stage.part(invoice, 20_000_000, FEE, **OVER_OLD)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+        assert "did not come over the channel that was opened for it" in stage.reports()
+        (lsp,) = (await stage.client._status())["lsps"]
+        assert "without opening a channel for it" in lsp["broke_its_word"]
+        await stage.restart()
+        assert LSP in stage.client.book.distrusted
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize("deep", [0, 6], ids=["watched", "no longer watched"])
+async def test_w1_one_channel_does_not_earn_two_fees(staged: Staging, restarts: int, deep: int) -> None:
+    """wallet:W1, I-22: the second purchase's fee over the first one's channel, while it is watched and long after."""
+    async with staged() as stage:
+        await served(stage)
+        await stage.block(deep)
+        for _ in range(restarts):
+            await stage.restart()
+        invoice = await another(stage)
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+        assert LSP in stage.client.book.distrusted
+
+
+async def test_w1_nor_while_the_first_purchase_is_being_paid(staged: Staging) -> None:
+    """wallet:W1: two at once over one channel; one is claimed, the other is not."""
+    async with staged() as stage:
+        one = await funded(stage)
+        two = await stage.invoice()
+        parts = [stage.part(one, 20_000_000, FEE), stage.part(two, 20_000_000, FEE)]
+        await stage.calm()
+        answers = [stage.answer(part) for part in parts]
+        assert sorted(answer["result"] for answer in answers if answer) == ["continue", "fail"]
+        assert details(19_000_000, stage) in answers
+
+
+async def test_w1_a_channel_that_was_not_opened_for_a_purchase_earns_no_fee(staged: Staging) -> None:
+    """wallet:W1: an unconfirmed channel that came without our yes, by whatever way."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        invoice = await stage.invoice(client_trusts_lsp=True)
+        stage.node.channels.append(channel_row())
+        await stage.state(CHANNEL, "CHANNELD_AWAITING_LOCKIN", None)
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+async def test_w1_two_purchases_at_once_get_a_channel_each_whichever_the_lsp_meant(
+    staged: Staging, restarts: int
+) -> None:
+    """wallet:W1, trap:36: lightningd does not say what an opening is for; the first fee does."""
+    async with staged() as stage:
+        one = await ready(stage)
+        two = await another(stage)
+        await second(stage)
+        assert approval(stage, one).channel_id == CHANNEL
+        for _ in range(restarts):
+            await stage.restart()
+        parts = [stage.part(two, 20_000_000, FEE), stage.part(one, 20_000_000, FEE, **OVER_SECOND)]
+        await stage.calm()
+        assert [claimed(stage.answer(part))[0] for part in parts] == [19_000_000, 19_000_000]
+        assert [approval(stage, each).channel_id for each in (one, two)] == [SECOND, CHANNEL]
+        assert stage.reports() == ""
+
+
+async def test_w1_an_lsp_may_open_for_the_later_purchase_first(staged: Staging) -> None:
+    """wallet:W1, trap:36: the earlier one is left without a channel, and gets its own."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        one = await stage.invoice(client_trusts_lsp=True)
+        two = await another(stage)
+        await stage.channel()
+        part = stage.part(two, 20_000_000, FEE)
+        await stage.calm()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+        await second(stage)
+        part = stage.part(one, 20_000_000, FEE, **OVER_SECOND)
+        await stage.calm()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+async def test_w1_a_channel_is_not_exchanged_once_its_fee_is_held(staged: Staging) -> None:
+    """wallet:W1: half of the first payment is there, with its fee, over the only channel."""
+    async with staged() as stage:
+        one = await funded(stage)
+        two = await stage.invoice()
+        held = stage.part(one, 12_000_000, FEE)
+        await stage.calm()
+        late = stage.part(two, 20_000_000, FEE)
+        await stage.calm()
+        assert stage.answer(held) is None
+        assert stage.answer(late) == details(19_000_000, stage)
+        rest = stage.part(one, 8_000_000)
+        await stage.calm()
+        assert [claimed(stage.answer(part))[1] for part in (held, rest)] == [19_000_000] * 2
+
+
+async def test_w1_a_channel_is_not_exchanged_for_one_that_does_not_fit(staged: Staging) -> None:
+    """wallet:W1, I-14: the small purchase's channel cannot hold the large payment."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        await stage.invoice(20_000_000, client_trusts_lsp=True)
+        large = await another(stage, amount_msat=150_000_000)
+        await stage.channel(total_msat=25_000_000)
+        part = stage.part(large, 150_000_000, 1_500_000)
+        await stage.calm()
+        assert stage.answer(part) == details(148_500_000, stage)
+
+
+@pytest.mark.parametrize("good_writes", [0, 1, 2])
+async def test_w1_an_exchange_that_cannot_be_stored_does_not_happen(staged: Staging, good_writes: int) -> None:
+    """wallet:W1, rule:11: whatever is left on disk, no two purchases have one channel."""
+    async with staged() as stage:
+        one = await ready(stage)
+        two = await another(stage)
+        await second(stage)
+        good, left = stage.node.do_datastore, [good_writes]
+
+        def failing(params: Json) -> Json:
+            if left[0] == 0:
+                raise NodeError("datastore", -1, "disk full")
+            left[0] -= 1
+            return good(params)
+
+        stage.node.do_datastore = failing  # type: ignore[method-assign]
+        part = stage.part(two, 20_000_000, FEE)
+        while stage.answer(part) is None:
+            await stage.calm()
+        assert stage.answer(part) == REFUSED
+        stage.node.do_datastore = good  # type: ignore[method-assign]
+        await stage.restart()
+        channels = [approval(stage, each).channel_id for each in (one, two)]
+        assert len({each for each in channels if each}) == len([each for each in channels if each])
+
+
+async def test_w1_what_an_opening_is_for_is_written_before_it_is_accepted(staged: Staging) -> None:
+    """wallet:W1, rule:27, K-23: no record, no channel."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        stage.node.faults["datastore"] = [NodeError("datastore", -1, "disk full")] * 1000
+        assert (await stage.opening())["result"] == "reject"
+        assert "cannot be noted what it is for" in stage.reports()
+        stage.node.faults.clear()
+        assert (await stage.opening())["mindepth"] == 0
+        await stage.restart()
+        assert approval(stage, invoice).opening.capacity_msat == 200_000_000
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["unconfirmed", "confirmed meanwhile"])
+async def test_w1_the_channel_is_found_again_after_a_restart(staged: Staging, later: bool) -> None:
+    """wallet:W1: killed between the yes and the channel; others of the LSP were there before, or are not ours."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        stage.node.channels.append(channel_row(channel_id="0a" * 32, short_channel_id="500x1x1"))
+        stage.node.channels.append(channel_row(channel_id="0b" * 32, alias={"local": "9x9x9"}))
+        invoice = await stage.invoice(client_trusts_lsp=True)
+        assert (await stage.opening())["mindepth"] == 0
+        stage.node.channels.append(channel_row(channel_id="0c" * 32, total_msat=300_000_000, alias={"local": "8x8x8"}))
+        stage.node.channels.append(channel_row())
+        if later:
+            stage.confirm()
+        await stage.restart()
+        assert approval(stage, invoice).channel_id == CHANNEL
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+async def test_w6_after_a_restart_the_next_purchase_gets_its_channel(staged: Staging) -> None:
+    """wallet:W6: an ordinary channel that confirmed, and one whose purchase lapsed, are nobody's channel."""
+    async with staged() as stage:
+        await stage.invoice(expiry=600)
+        await stage.channel()
+        stage.node.channels.append(channel_row(channel_id="0a" * 32, alias={"local": "9x9x9"}))
+        await stage.state("0a" * 32, "CHANNELD_AWAITING_LOCKIN", None)
+        await stage.pass_time(700)
+        await stage.restart()
+        stage.node.channels[1]["short_channel_id"] = "801x1x1"
+        await stage.state("0a" * 32, "CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN")
+        stage.lsp.scid = "29452x4815x1"
+        await stage.invoice()
+        assert (await stage.opening())["mindepth"] == 0
+        assert "refused a channel" not in stage.reports()
+
+
+@pytest.mark.parametrize("between", ["disconnect", "restart", "both"])
+async def test_w6_one_channel_a_purchase_whatever_breaks_in_between(staged: Staging, between: str) -> None:
+    """I-16, wallet:W6: the channel in normal operation counts, also when we had not yet seen it."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.opening()
+        stage.node.channels.append(channel_row())
+        if between != "restart":
+            stage.disconnect(LSP)
+        if between != "disconnect":
+            await stage.restart()
+        stage.connect(LSP)
+        assert (await stage.opening())["result"] == "reject"
+
+
+@pytest.mark.parametrize("others", [OTHER_LSP, STRANGER])
+async def test_w8_a_payment_without_a_fee_may_come_any_other_way(staged: Staging, others: str) -> None:
+    """wallet:W8, I-20: a wallet with public channels; in full, over another peer's channel, the LSP never used."""
+    async with staged() as stage:
+        stage.node.channels.append(channel_row(peer_id=others, channel_id=SECOND, short_channel_id="600x1x1"))
+        invoice = await stage.invoice()
+        over = {"in_scid": tlv.scid_from_str("600x1x1"), "peer_id": others}
+        parts = [stage.part(invoice, 15_000_000, **over), stage.part(invoice, 5_000_000, **over)]
+        await stage.calm()
+        assert [claimed(stage.answer(part)) for part in parts] == [
+            (15_000_000, 20_000_000, 20_000_000),
+            (5_000_000, 20_000_000, 20_000_000),
+        ]
+
+
+async def test_w8_some_parts_may_come_another_way(staged: Staging) -> None:
+    """wallet:W8: the fee over the channel that was bought, the rest over a sound one."""
+    async with staged() as stage:
+        stage.node.channels.append(channel_row(peer_id=STRANGER, channel_id=SECOND, short_channel_id="600x1x1"))
+        invoice = await ready(stage)
+        here = stage.part(invoice, 15_000_000, FEE)
+        there = stage.part(invoice, 5_000_000, in_scid=tlv.scid_from_str("600x1x1"), peer_id=STRANGER)
+        await stage.calm()
+        assert [claimed(stage.answer(part))[1] for part in (here, there)] == [19_000_000] * 2
+
+
+async def test_w8_but_not_over_a_channel_without_funding(staged: Staging) -> None:
+    """wallet:W8, rule:27: trust for one purchase is trust in its channel, not in the LSP's others."""
+    async with staged() as stage:
+        one = await ready(stage)
+        await another(stage)
+        await second(stage)
+        here, there = stage.part(one, 15_000_000, FEE), stage.part(one, 5_000_000, **OVER_SECOND)
+        await stage.calm()
+        assert stage.answer(here) is None
+        assert stage.answer(there) == REFUSED
+        assert f"refused a part over channel {SECOND}: its funding transaction is not seen" in stage.reports()
+
+
+@pytest.mark.parametrize("fields", [{"htlc_msat": 4_999_999}, {"total_msat": 19_000_000}], ids=str)
+async def test_w8_a_strangers_wrong_part_does_not_end_the_payment(staged: Staging, fields: Json) -> None:
+    """K-27, wallet:W8: he knows the invoice; what only an LSP can do he is not believed to have done."""
+    async with staged() as stage:
+        stage.node.channels.append(channel_row(peer_id=STRANGER, channel_id=SECOND, short_channel_id="600x1x1"))
+        invoice = await ready(stage)
+        good = stage.part(invoice, 15_000_000, FEE)
+        await stage.calm()
+        bad = stage.part(invoice, 5_000_000, in_scid=tlv.scid_from_str("600x1x1"), peer_id=STRANGER, **fields)
+        await stage.calm()
+        assert stage.answer(bad)["result"] == "fail"  # type: ignore[index]
+        assert stage.answer(good) is None
+        rest = stage.part(invoice, 5_000_000)
+        await stage.calm()
+        assert [claimed(stage.answer(part))[1] for part in (good, rest)] == [19_000_000] * 2
+
+
+async def test_a_stranger_cannot_claim_a_fee(staged: Staging) -> None:
+    """I-20, rule:22: another peer's extra_fee is refused, and is not the LSP's deed."""
+    async with staged() as stage:
+        stage.node.channels.append(channel_row(peer_id=STRANGER, channel_id=SECOND, short_channel_id="600x1x1"))
+        invoice = await ready(stage)
+        part = stage.part(invoice, 20_000_000, FEE, in_scid=tlv.scid_from_str("600x1x1"), peer_id=STRANGER)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+        assert LSP not in stage.client.book.distrusted
+
+
+async def test_records_of_a_version_that_noted_no_openings_are_mended(staged: Staging) -> None:
+    """K-24: a channel it accepted goes to the purchase that it fits, and still earns its fee once."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        for name, value in list(stage.node.datastore.items()):
+            record = value.replace(b'"opening":{', b'"once":{') if name[1] == "invoice" else value
+            if name[2:3] == ("channel",):
+                old = json.loads(value)
+                record = json.dumps(
+                    {key: old[key] for key in old if key not in ("confirmed", "seen_height", "seen_ms")}
+                    | {"payment_hash": None}
+                ).encode()
+            stage.node.datastore[name] = record
+        await stage.restart()
+        assert approval(stage, invoice).channel_id == CHANNEL
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+async def test_an_opening_for_a_purchase_that_ends_meanwhile_is_refused(staged: Staging) -> None:
+    """K-20, I-33: cancelled while it is being written down."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        request = FakeRequest()
+        stage.client._on_openchannel(request, stage.open_request())  # type: ignore[arg-type]
+        await stage.client.book.drop(approval(stage, invoice))
+        await stage.calm()
+        while request.result is None:
+            await stage.pass_time(1)
+        assert "mindepth" not in request.result
