@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rows
+from rows import peer_channel
 
 from lsps2fast.errors import NodeUnreachable
 from lsps2fast_plugin.cln import models
@@ -23,24 +25,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "getinfo": models.get_info,
     "listconfigs": models.list_configs,
 }
-ROW = {
-    "peer_id": "02" + "11" * 32,
-    "channel_id": "cc" * 32,
-    "state": "CHANNELD_NORMAL",
-    "peer_connected": True,
-    "opener": "local",
-    "funding_txid": "dd" * 32,
-    "funding_outnum": 0,
-    "to_us_msat": 5,
-    "total_msat": 9,
-    "spendable_msat": 4,
-    "receivable_msat": 3,
-    "minimum_htlc_out_msat": 0,
-    "their_max_htlc_value_in_flight_msat": 9,
-    "our_to_self_delay": 144,
-    "fee_base_msat": 0,
-    "fee_proportional_millionths": 0,
-}
+ROW = rows.CHANNEL
 SCID, LOCAL, REMOTE = "103x1x0", "16000000x1x1", "16000000x2x2"
 NUMBERS = (103 << 40 | 1 << 16, 16_000_000 << 40 | 1 << 16 | 1, 16_000_000 << 40 | 2 << 16 | 2)
 
@@ -69,11 +54,6 @@ def recorded() -> Iterator[tuple[str, dict[str, Any]]]:
                 asked[key] = message["method"]
             elif entry["dir"] == "host>rpc" and asked.get(key) in READERS and "result" in message:
                 yield asked[key], message["result"]
-
-
-def channel(**members: Any) -> models.PeerChannel:
-    (read,) = models.peer_channels({"channels": [ROW | members]})
-    return read
 
 
 def test_every_recorded_answer_is_read() -> None:
@@ -110,20 +90,20 @@ def test_what_is_of_another_type_is_named(answer: dict[str, Any], said: str) -> 
 def test_a_channel_is_called_by_its_scid_and_our_alias() -> None:
     """cln:H3, cln:F6, rule:25: not by the alias the peer chose, which could be the name of another channel."""
     alias = {"local": LOCAL, "remote": REMOTE}
-    assert channel().scids == ()
-    assert channel(alias=alias).scids == NUMBERS[1:2]
-    assert channel(alias=alias, short_channel_id=SCID).scids == NUMBERS[:2]
-    assert channel(alias=alias, short_channel_id=SCID).scids_and_theirs == NUMBERS
-    assert channel(alias={"local": SCID}, short_channel_id=SCID).scids == NUMBERS[:1]
+    assert peer_channel().scids == ()
+    assert peer_channel(alias=alias).scids == NUMBERS[1:2]
+    assert peer_channel(alias=alias, short_channel_id=SCID).scids == NUMBERS[:2]
+    assert peer_channel(alias=alias, short_channel_id=SCID).scids_and_theirs == NUMBERS
+    assert peer_channel(alias={"local": SCID}, short_channel_id=SCID).scids == NUMBERS[:1]
     with pytest.raises(NodeUnreachable, match="not a scid"):
-        _ = channel(alias={"local": "1x2"}).scids
+        _ = peer_channel(alias={"local": "1x2"}).scids
 
 
 def test_confirmations_count_from_the_block_of_the_scid() -> None:
     """A-05, I-30: one as soon as there is a scid, whatever height we know."""
-    confirmed = channel(short_channel_id=SCID)
+    confirmed = peer_channel(short_channel_id=SCID)
     assert [confirmed.confirmations(height) for height in (0, 103, 104, 110)] == [1, 1, 2, 8]
-    assert (channel().confirmations(110), channel().is_confirmed, confirmed.is_confirmed) == (0, False, True)
+    assert (peer_channel().confirmations(110), peer_channel().is_confirmed, confirmed.is_confirmed) == (0, False, True)
 
 
 @pytest.mark.parametrize(
@@ -140,10 +120,10 @@ def test_confirmations_count_from_the_block_of_the_scid() -> None:
 )
 def test_states_mean_one_thing_everywhere(state: str, alive: bool, normal: bool, closing: bool) -> None:
     """K-13: a splice under way is no end."""
-    read = channel(state=state)
+    read = peer_channel(state=state)
     assert (read.is_alive, read.is_normal, read.is_closing, read.is_ready) == (alive, normal, closing, normal)
-    assert not channel(state=state, peer_connected=False).is_ready
-    assert not channel(state=state, reestablished=False).is_ready
+    assert not peer_channel(state=state, peer_connected=False).is_ready
+    assert not peer_channel(state=state, reestablished=False).is_ready
 
 
 def test_an_htlc_that_is_being_removed_is_not_pending() -> None:
@@ -152,7 +132,7 @@ def test_an_htlc_that_is_being_removed_is_not_pending() -> None:
         {"direction": "in", "id": n, "state": state}
         for n, state in enumerate(("RCVD_ADD_ACK_REVOCATION", "SENT_REMOVE_HTLC"))
     ]
-    assert [htlc.is_pending for htlc in channel(htlcs=htlcs).htlcs] == [True, False]
+    assert [htlc.is_pending for htlc in peer_channel(htlcs=htlcs).htlcs] == [True, False]
 
 
 def test_a_coinbase_is_spendable_when_it_is_old_enough() -> None:

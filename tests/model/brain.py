@@ -19,6 +19,7 @@ from lsps2fast._raw_py import columns_watched
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast.table import TERMINAL, State
+from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.app import buy_terms
 from lsps2fast_plugin.service.reconcile import Snapshot
 from lsps2fast_plugin.service.recovery import Recovery
@@ -41,7 +42,7 @@ class Start(NamedTuple):
     """Everything a start of the plugin depends on."""
 
     stored: tuple[StoredSession, ...]
-    channels: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # channel id, its row in listpeerchannels
+    channels: tuple[tuple[str, PeerChannel], ...]  # channel id, its row in listpeerchannels
     rows: tuple[tuple[str, tuple[Any, ...]], ...]  # channel id, its rows in listforwards
     held: frozenset[tuple[int, int]]
     replays: bool
@@ -190,7 +191,7 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
         feed=feed,
     )
     snapshot = Snapshot(
-        channels={channel_id: dict(row) for channel_id, row in start.channels},
+        channels=dict(start.channels),
         rows={channel_id: list(rows) for channel_id, rows in start.rows},
         held=set(start.held),
         replays=start.replays,

@@ -7,6 +7,7 @@ that could break them (`Broken`), and at every end: where nothing more happens b
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -24,10 +25,12 @@ from core.scene import (
     VALID_UNTIL_MS,
     WALL_MS,
 )
+from rows import peer_channel
 
 from lsps2fast import actions as order
 from lsps2fast.actions import Channel, Funding, Journal
 from lsps2fast.table import Input
+from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.reconcile import Row
 from lsps2fast_plugin.service.session_store import FRESH, StoredSession
 
@@ -538,26 +541,16 @@ def _place(world: World, channel_id: str) -> int | None:
     return next((place for place, each in enumerate(world.channels) if each.channel_id == channel_id), None)
 
 
-def _row(channel: Chan) -> tuple[tuple[str, Any], ...]:
+@functools.cache
+def _row(channel: Chan) -> PeerChannel:
     """As listpeerchannels has it, as far as recovery reads it."""
-    row: dict[str, Any] = {
-        "channel_id": channel.channel_id,
-        "peer_id": CLIENT,
-        "opener": "local",
-        "state": "CHANNELD_NORMAL" if channel.usable else "CHANNELD_AWAITING_LOCKIN",
-        "funding_txid": "dd" * 32,
-        "fee_base_msat": 0,
-        "fee_proportional_millionths": 0,
-    }
-    if channel.confirmed:
-        row["short_channel_id"] = "1x1x1"
-    return (*row.items(), ("funding", _Withheld(channel.withheld)))
-
-
-class _Withheld(NamedTuple):
-    """`funding` of a row: what `is_withheld` asks it."""
-
-    withheld: bool
-
-    def get(self, name: str) -> bool:
-        return self.withheld
+    return peer_channel(
+        channel_id=channel.channel_id,
+        peer_id=CLIENT,
+        state="CHANNELD_NORMAL" if channel.usable else "CHANNELD_AWAITING_LOCKIN",
+        funding_txid="dd" * 32,
+        fee_base_msat=0,
+        fee_proportional_millionths=0,
+        short_channel_id="1x1x1" if channel.confirmed else None,
+        funding={"withheld": channel.withheld},
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lsps2fast_plugin.cln.channel_types import OurNode, newer_types, offers
+from lsps2fast_plugin.cln.models import Configs, ConfigValue, NodeFeatures, NodeInfo
 from lsps2fast_plugin.service.refused_types import RefusedTypes
 from lsps2fast_plugin.simnode.channels import Feerates
 from lsps2fast_plugin.simnode.party import INIT_FEATURES
@@ -44,7 +45,7 @@ def without(*bits: int) -> str:
 def test_the_types_follow_what_both_nodes_offer(ours: str, theirs: str | None, asked: list[list[int]]) -> None:
     """O-02: anchors only where both have them; for an unknown peer the type that all have."""
     node = OurNode()
-    node.learn({"our_features": {"init": ours}}, {})
+    node.learn(NodeInfo(0, our_features=NodeFeatures(ours)), Configs())
     assert [list(bits) for bits in node.channel_types(theirs)] == asked
 
 
@@ -93,15 +94,17 @@ def test_a_feature_is_offered_by_either_of_its_bits() -> None:
         ({"opening": 253, "unilateral_close": 253, "unilateral_anchor_close": 1250}, {}, 258, 1255),
         ({"opening": 100, "unilateral_close": 110, "unilateral_anchor_close": 120, "min_acceptable": 90}, {}, 258, 258),
         ({"opening": 9_000, "unilateral_close": 4_000, "unilateral_anchor_close": 2_000}, {}, 9_005, 2_005),
-        ({"unilateral_close": 4_000}, {"commit-feerate-offset": {"value_int": 100}}, 4_100, 4_200),
+        ({"unilateral_close": 4_000}, {"commit-feerate-offset": 100}, 4_100, 4_200),
     ],
 )
 def test_commitments_cost_what_lightningd_raises_them_to(
-    perkw: dict[str, Any], configs: dict[str, Any], plain: int, anchors: int
+    perkw: dict[str, Any], configs: dict[str, int], plain: int, anchors: int
 ) -> None:
     """O-03, cln:O11: the higher of the opening and the closing rate, commit-feerate-offset on top, never below 253."""
     node = OurNode()
-    node.learn({"our_features": {"init": STOCK}}, configs)
+    node.learn(
+        NodeInfo(0, our_features=NodeFeatures(STOCK)), Configs({name: ConfigValue(n) for name, n in configs.items()})
+    )
     assert tuple(node.commitment_rates({"min_acceptable": 253} | perkw)) == (plain, anchors)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from lsps2fast_plugin.cln.models import Configs, NodeInfo
+
 STATIC_REMOTEKEY: Final = 12
 ANCHORS: Final = 22  # with HTLC transactions that pay no fee of their own
 SCID_ALIAS: Final = 46
@@ -48,10 +50,10 @@ class OurNode:
     anchors: bool = False
     feerate_offset_perkw: int = FEERATE_OFFSET_PERKW
 
-    def learn(self, info: Mapping[str, Any], configs: Mapping[str, Any]) -> None:
-        """From `getinfo` and the `configs` of `listconfigs`."""
-        self.anchors = offers(info.get("our_features", {}).get("init", ""), ANCHORS)
-        self.feerate_offset_perkw = configs.get("commit-feerate-offset", {}).get("value_int", FEERATE_OFFSET_PERKW)
+    def learn(self, info: NodeInfo, configs: Configs) -> None:
+        """Take what lightningd says of itself."""
+        self.anchors = offers(info.our_features.init, ANCHORS)
+        self.feerate_offset_perkw = configs.number("commit-feerate-offset", FEERATE_OFFSET_PERKW)
 
     def channel_types(self, their_features: str | None) -> list[tuple[int, ...]]:
         """Return the types to ask a peer for, as bits, the best first.

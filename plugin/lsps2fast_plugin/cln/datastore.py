@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from lsps2fast.errors import NodeError, StoreError
+from lsps2fast_plugin.cln.models import Caller
 
 NO_SUCH_KEY = 1200  # deldatastore, cln:D2
 Key = tuple[str, ...]
-
-
-class Caller(Protocol):
-    """The part of `rpc.Rpc` that is needed."""
-
-    async def call(
-        self, method: str, params: dict[str, Any] | None = None, timeout_s: float | None = 60.0
-    ) -> dict[str, Any]:
-        """Return the result. Raises NodeError."""
 
 
 class DatastoreRecords:

@@ -26,7 +26,6 @@ CLOSING: Final = frozenset(
         "CLOSED",
     }
 )
-SYNC_WARNINGS: Final = ("warning_bitcoind_sync", "warning_lightningd_sync")
 Json = dict[str, Any]
 Row = TypeVar("Row", bound="msgspec.Struct")
 
@@ -152,12 +151,27 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
         return max(height - (_scids(self.short_channel_id)[0] >> 40) + 1, 1)
 
 
+class OpenAttempt(msgspec.Struct, frozen=True):
+    """One entry of listpeerchannels that is being negotiated and has no funding yet."""
+
+    peer_id: str
+    state: str
+    opener: str
+    total_msat: int | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we open it."""
+        return self.opener == "local"
+
+
 class ClosedChannel(msgspec.Struct, frozen=True):
     """One entry of listclosedchannels."""
 
     channel_id: str
     short_channel_id: str | None = None
     alias: Alias = Alias()
+    funding_withheld: bool | None = None
 
     @property
     def scids(self) -> tuple[int, ...]:
@@ -279,11 +293,19 @@ async def _rows(rpc: Caller, kind: type[Row], method: str, member: str, which: J
 
 def peer_channels(answer: Json) -> list[PeerChannel]:
     """Return the channels in an answer of listpeerchannels; what has no funding yet is no channel."""
-    method = "listpeerchannels"
+    return [read(PeerChannel, row, "listpeerchannels") for row in _channel_rows(answer) if "funding_txid" in row]
+
+
+def open_attempts(answer: Json) -> list[OpenAttempt]:
+    """Return what is being opened, from an answer of listpeerchannels."""
+    return [read(OpenAttempt, row, "listpeerchannels") for row in _channel_rows(answer) if "funding_txid" not in row]
+
+
+def _channel_rows(answer: Json) -> list[Json]:
     rows = answer.get("channels")
-    if not isinstance(rows, list):
-        raise NodeUnreachable(method, "an answer without `channels`")
-    return [read(PeerChannel, row, method) for row in rows if isinstance(row, dict) and "funding_txid" in row]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise NodeUnreachable("listpeerchannels", "an answer without `channels`")
+    return rows
 
 
 async def list_peer_channels(rpc: Caller, **which: str) -> list[PeerChannel]:
@@ -294,6 +316,12 @@ async def list_peer_channels(rpc: Caller, **which: str) -> list[PeerChannel]:
 async def find_channel(rpc: Caller, channel_id: str, **which: str) -> PeerChannel | None:
     """Ask for one channel; None when lightningd says there is none. Raises NodeError."""
     channels = await list_peer_channels(rpc, **which)
+    return next((channel for channel in channels if channel.channel_id == channel_id), None)
+
+
+async def find_closed_channel(rpc: Caller, channel_id: str, **which: str) -> ClosedChannel | None:
+    """Ask for one closed channel; None when lightningd knows none. Raises NodeError."""
+    channels = await list_closed_channels(rpc, **which)
     return next((channel for channel in channels if channel.channel_id == channel_id), None)
 
 

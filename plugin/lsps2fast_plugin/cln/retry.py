@@ -28,13 +28,14 @@ async def retry(
     *,
     errors: Errors = Lsps2Error,
     tries: int | None = None,
+    longest_ms: int = LONGEST_PAUSE_MS,
     alarm: Callable[[str], None] | None = None,
     alarm_after: int = ALARM_AFTER,
 ) -> Result:
     """Return what `work()` returns, once it raises none of `errors`; after `tries` failures raise the last one.
 
-    `what` names it in the log, as in "reading the journal". `alarm` hears of it after `alarm_after` failures, and each
-    time they have doubled.
+    `what` names it in the log, as in "reading the journal". No pause is longer than `longest_ms`. `alarm`
+    hears of it after `alarm_after` failures, and each time they have doubled.
     """
     pause_ms, failures = FIRST_PAUSE_MS, 0
     while True:
@@ -50,7 +51,7 @@ async def retry(
             if last:
                 raise
         await clock.sleep_until(clock.now_ms() + pause_ms)
-        pause_ms = min(2 * pause_ms, LONGEST_PAUSE_MS)
+        pause_ms = min(2 * pause_ms, longest_ms)
 
 
 def is_doubled(count: int, first: int) -> bool:

@@ -12,8 +12,8 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from pyln.client import Plugin
 
@@ -22,7 +22,7 @@ from lsps2fast import _tlv as tlv
 from lsps2fast._sessions import Sessions
 from lsps2fast.actions import TEMPORARY, Action, Channel
 from lsps2fast.actions import Terms as BuyTerms
-from lsps2fast.errors import ConfigError, Lsps2Error, MalformedTlv, ProtocolBug
+from lsps2fast.errors import ConfigError, MalformedTlv, ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
 from lsps2fast.lsps.lsps0 import FEATURE_BITS_HEX, MESSAGE_TYPE, MalformedField
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
@@ -33,6 +33,8 @@ from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
+from lsps2fast_plugin.cln.models import CLOSING, get_info, list_configs, list_peer_channels, list_peers
+from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.broadcast import Broadcaster
@@ -52,7 +54,7 @@ from lsps2fast_plugin.service.negotiation import Negotiator, NodeTerms
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
 from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
-from lsps2fast_plugin.service.reconcile import Reconciler, names_of
+from lsps2fast_plugin.service.reconcile import Reconciler
 from lsps2fast_plugin.service.recovery import Recovery
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.session_store import SessionStore, StoredSession
@@ -60,19 +62,10 @@ from lsps2fast_plugin.service.unfinished_guard import GUARDED, UnfinishedChannel
 
 log = logging.getLogger("lsps2fast_plugin.service.app")  # also when run as __main__
 
-CLOSING = frozenset(
-    {
-        "CHANNELD_SHUTTING_DOWN",
-        "CLOSINGD_SIGEXCHANGE",
-        "CLOSINGD_COMPLETE",
-        "AWAITING_UNILATERAL",
-        "FUNDING_SPEND_SEEN",
-        "ONCHAIN",
-        "CLOSED",
-    }
-)
+Answer = TypeVar("Answer")
 LOOK_EVERY_S = 5.0
 ENDINGS = ("graceful", "stop")
+START_PAUSE_MS = 5_000  # the longest between two questions that the start waits for
 BUILT_IN = "cln-lsps-service"  # whose place this plugin takes
 DAY_S = 86_400.0
 
@@ -255,22 +248,23 @@ class Service:
         await self._guard_withheld()
         if self.metrics is not None and self.settings.metrics_listen is not None:
             await self.metrics.listen(*self.settings.metrics_listen)
-        info = await self._until("getinfo", {})
-        self.sessions.block(info["blockheight"])
-        configs = (await self._until("listconfigs", {})).get("configs", {})
+        info = await self.until_told("getinfo", lambda: get_info(self.rpc))
+        self.sessions.block(info.blockheight)
+        configs = await self.until_told("listconfigs", lambda: list_configs(self.rpc))
         self.our_node.learn(info, configs)
         # lightningd enforces its own cltv-delta when forwarding; ours is never below it (B-12)
-        delta = max(self.settings.cltv_delta_blocks, configs.get("cltv-delta", {}).get("value_int", 0))
+        delta = max(self.settings.cltv_delta_blocks, configs.number("cltv-delta", 0))
         recovery = Recovery(self)
         stored = await recovery.load(delta)
         snapshot = await recovery.look(stored)
         await recovery.remember(stored)
-        peers = await self._until("listpeers", {})
-        derived = await self._until("makesecret", {"string": "lsps2fast promise"})
+        peers = await self.until_told("listpeers", lambda: list_peers(self.rpc))
+        secret_of = {"string": "lsps2fast promise"}
+        derived = await self.until_told("makesecret", lambda: self.rpc.call("makesecret", secret_of))
         keyring = self.desk.keyring(self.settings, bytes.fromhex(derived["secret"]))
-        for peer in peers["peers"]:
-            if peer["connected"]:
-                self.carry_out(self.sessions.peer(peer["id"], True, self.clock.wall_ms()))
+        for peer in peers:
+            if peer.connected:
+                self.carry_out(self.sessions.peer(peer.id, True, self.clock.wall_ms()))
         self.names = snapshot.names
         recovery.revive_all(stored, snapshot)
         self._take_early_facts()
@@ -292,9 +286,9 @@ class Service:
 
     async def _guard_withheld(self) -> None:
         """Know every withheld channel first: forwards into others need not wait for the journal (rule:7, cln:W11)."""
-        for channel in (await self._until("listpeerchannels", {}))["channels"]:
-            if channel.get("funding", {}).get("withheld"):
-                self.set_withheld(channel["channel_id"], True)
+        for channel in await self.until_told("listpeerchannels", lambda: list_peer_channels(self.rpc)):
+            if channel.is_withheld:
+                self.set_withheld(channel.channel_id, True)
         self.host.channels_loaded()
 
     def _sell(self, settings: Settings, keyring: Keyring, delta: int) -> None:
@@ -312,14 +306,9 @@ class Service:
         )
         self.talk.begin(self.rpc, negotiator)
 
-    async def _until(self, method: str, params: dict[str, Any]) -> Any:
+    async def until_told(self, what: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Ask until lightningd answers: nothing can be sold before."""
-        while True:
-            try:
-                return await self.rpc.call(method, params)
-            except Lsps2Error as error:
-                log.warning(f"{method}: {error}; trying again")
-            await self.clock.turned(1.0)
+        return await retry(what, ask, self.clock, longest_ms=START_PAUSE_MS)
 
     # Buys ----------------------------------------------------------------------------------------
 
@@ -469,9 +458,9 @@ class Service:
 
     async def _resolve_renamed(self, in_scid: int, htlc_id: int, payment_hash: bytes, preimage: bytes | None) -> None:
         """A part of ours under a name we do not know: its channel may have been confirmed since it came (cln:H3)."""
-        rows = await self._until("listpeerchannels", {"short_channel_id": format_scid(in_scid)})
-        for channel in rows["channels"]:
-            self.names.learn(names_of(channel))
+        which = {"short_channel_id": format_scid(in_scid)}
+        for channel in await self.until_told("listpeerchannels", lambda: list_peer_channels(self.rpc, **which)):
+            self.names.learn(channel.scids)
         key = self.names.key(in_scid, htlc_id, self.sessions.index)
         self.carry_out(self.sessions.resolved(*key, payment_hash, preimage))
 

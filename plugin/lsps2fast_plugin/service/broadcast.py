@@ -14,21 +14,16 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any, Final
+from typing import Final
 from weakref import WeakValueDictionary
 
 from lsps2fast.actions import Channel, Funding
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.late_replies import Late
+from lsps2fast_plugin.cln.models import ClosedChannel, PeerChannel, find_channel, find_closed_channel
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS, Coins
-from lsps2fast_plugin.service.funding import (
-    OPENING,
-    USABLE,
-    ChannelGone,
-    holds_money_of_client,
-    is_withheld,
-)
+from lsps2fast_plugin.service.funding import ChannelGone, holds_money_of_client
 
 NOT_RESERVED: Final = "is not reserved"  # of signpsbt and sendpsbt (cln:O1)
 NOT_SIGNED: Final = "PSBT not finalizeable"
@@ -74,17 +69,15 @@ class Broadcaster:
         Raises ChannelGone if it was deleted, is unknown, or is being closed before its funding was sent and before the
         client had money in it; NodeError if lightningd does not say.
         """
-        rows = (await self._rpc.call("listpeerchannels", {"id": peer_id}))["channels"]
-        row = next((row for row in rows if row.get("channel_id") == channel_id), None)
-        if row is not None:
-            if is_withheld(row) and row["state"] not in (*USABLE, *OPENING) and not holds_money_of_client(row):
-                raise ChannelGone(f"channel {channel_id} is {row['state']}, its funding was not sent")
-            return ProofOfLife(_SEAL, channel_id, not is_withheld(row) and "short_channel_id" in row)
-        closed = (await self._rpc.call("listclosedchannels", {"id": peer_id}))["closedchannels"]
-        row = next((row for row in closed if row.get("channel_id") == channel_id), None)
-        if row is None:
+        channel = await find_channel(self._rpc, channel_id, id=peer_id)
+        if channel is not None:
+            if channel.is_withheld and not channel.is_alive and not holds_money_of_client(channel):
+                raise ChannelGone(f"channel {channel_id} is {channel.state}, its funding was not sent")
+            return ProofOfLife(_SEAL, channel_id, not channel.is_withheld and channel.is_confirmed)
+        closed = await find_closed_channel(self._rpc, channel_id, id=peer_id)
+        if closed is None:
             raise ChannelGone(f"lightningd knows no channel {channel_id}")
-        if _was_never_sent(row):
+        if _was_never_sent(closed):
             raise ChannelGone(f"channel {channel_id} was deleted before its funding was sent")
         return ProofOfLife(_SEAL, channel_id, True)
 
@@ -150,9 +143,9 @@ class Broadcaster:
             await self._rpc.call("unreserveinputs", {"psbt": psbt, "reserve": RESERVE_BLOCKS})
             del self._reserved_again[channel_id]
 
-    async def send_as_found(self, peer_id: str, found: dict[str, Any]) -> Channel:
+    async def send_as_found(self, peer_id: str, found: PeerChannel) -> Channel:
         """Put a channel's funding on chain from what lightningd itself keeps of it. Raises ChannelGone or NodeError."""
-        channel = Channel(found["channel_id"], found["funding"].get("psbt", ""), found["funding_txid"])
+        channel = Channel(found.channel_id, found.funding.psbt or "", found.funding_txid)
         await self.send(peer_id, channel)
         return channel
 
@@ -171,7 +164,7 @@ class Broadcaster:
                 await self._coins.renew(jit_scid, funding, late)
 
 
-def _was_never_sent(closed: dict[str, Any]) -> bool:
-    """Whether this row of listclosedchannels is of a channel whose funding nobody sent."""
-    withheld = closed.get("funding_withheld")
-    return bool(withheld) if withheld is not None else "short_channel_id" not in closed
+def _was_never_sent(closed: ClosedChannel) -> bool:
+    """Whether the funding of a closed channel was not sent by anyone."""
+    withheld = closed.funding_withheld
+    return not closed.is_confirmed if withheld is None else withheld

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from lsps2fast.actions import Funding
 from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.late_replies import Late
+from lsps2fast_plugin.cln.models import WalletOutput, get_info, list_outputs
 from lsps2fast_plugin.cln.rpc import Rpc
 
 RESERVE_BLOCKS: Final = 144  # twice lightningd's default (cln:O1), to tell ours apart
@@ -31,7 +32,6 @@ TAPROOT_PREFIX: Final = "5120"
 # To whom coins are promised that are no jit scid's: the split of `coinpool`, and records that cannot be read.
 POOL: Final = -1
 UNREAD: Final = -2
-SYNC_WARNINGS: Final = ("warning_bitcoind_sync", "warning_lightningd_sync")  # of getinfo
 
 
 class NotEnoughCoins(Lsps2Error):
@@ -108,15 +108,10 @@ def select(coins: Sequence[Coin], need: Need) -> tuple[Coin, ...] | None:
     return None
 
 
-def _weight(row: dict[str, Any]) -> int:
-    script: str = row["scriptpubkey"]
+def _weight(script: str) -> int:
     if script.startswith(TAPROOT_PREFIX):
         return TAPROOT_WEIGHT
     return SEGWIT_WEIGHT if len(script) == 2 * SEGWIT_SCRIPT else WRAPPED_WEIGHT
-
-
-def _point(row: dict[str, Any]) -> str:
-    return f"{row['txid']}:{row['output']}"
 
 
 class LowWater:
@@ -152,25 +147,24 @@ class Coins:
         self._standing: dict[int, Funding] = {}  # reservations by jit scid, from reserve() on
         self._lost: dict[int, int] = {}  # jit scid: how often somebody else took what was promised to it
 
-    async def rows(self) -> list[dict[str, Any]]:
+    async def rows(self) -> list[WalletOutput]:
         """The wallet's outputs, as lightningd tells them. Or NodeError."""
-        rows: list[dict[str, Any]] = (await self._rpc.call("listfunds", {}))["outputs"]
-        return rows
+        return await list_outputs(self._rpc)
 
     async def survey(self) -> Survey:
         """Ask lightningd. Or NodeError."""
         return self._sort(await self.rows())
 
-    def _sort(self, rows: Iterable[dict[str, Any]]) -> Survey:
+    def _sort(self, rows: Iterable[WalletOutput]) -> Survey:
         free: list[Coin] = []
         unconfirmed: list[Coin] = []
         promised_sat = reserved_sat = 0
         height = self._height()
         for row in rows:
-            coin = Coin(_point(row), row["amount_msat"] // 1000, _weight(row))
-            if row["reserved"]:
+            coin = Coin(row.point, row.amount_sat, _weight(row.scriptpubkey))
+            if row.reserved:
                 reserved_sat += coin.amount_sat
-            elif row["status"] != "confirmed" or row.get("spendable_at", 0) > height:
+            elif not row.is_spendable(height):
                 unconfirmed.append(coin)
             elif coin.point in self._promised:
                 promised_sat += coin.amount_sat
@@ -180,7 +174,7 @@ class Coins:
         self.low_water(found.free_sat)
         return found
 
-    async def choose(self, jit_scid: int, need: Need, rows: list[dict[str, Any]] | None = None) -> Funding:
+    async def choose(self, jit_scid: int, need: Need, rows: list[WalletOutput] | None = None) -> Funding:
         """Choose coins and promise them to this scid; lightningd reserves nothing yet. NotEnoughCoins or NodeError.
 
         `rows`: what it has just told of its coins. One that was taken since is refused by it, and then it is asked.
@@ -200,7 +194,7 @@ class Coins:
                 return Funding(psbt, inputs, self._height() + RESERVE_BLOCKS, need.amount_sat)
         raise AssertionError("the last try raises")
 
-    async def _select(self, need: Need, rows: list[dict[str, Any]] | None) -> tuple[Coin, ...]:
+    async def _select(self, need: Need, rows: list[WalletOutput] | None) -> tuple[Coin, ...]:
         found = self._sort(await self.rows() if rows is None else rows)
         if (chosen := select(found.free, need)) is not None:
             return chosen
@@ -231,8 +225,7 @@ class Coins:
 
     async def is_syncing(self) -> bool:
         """Whether lightningd has not seen all blocks yet, as right after its start."""
-        info = await self._rpc.call("getinfo", {})
-        return any(warning in info for warning in SYNC_WARNINGS)
+        return (await get_info(self._rpc)).is_syncing
 
     async def reserve(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
         """Reserve the coins of a journalled intent. Or NodeError.
@@ -291,8 +284,7 @@ class Coins:
     async def _are_ours(self, funding: Funding) -> bool:
         """Whether these coins are reserved, and by us: `reserveinputs` takes all or none."""
         least = funding.reserved_to_block - HEIGHT_SLACK_BLOCKS
-        rows = (await self._rpc.call("listfunds", {}))["outputs"]
-        until = {_point(row): row["reserved_to_block"] for row in rows if row["reserved"]}
+        until = {row.point: row.reserved_to_block for row in await self.rows() if row.reserved}
         return bool(funding.inputs) and all(until.get(point, 0) >= least for point in funding.inputs)
 
     def promise(self, jit_scid: int, inputs: Iterable[str]) -> None:

@@ -520,8 +520,8 @@ class ActionExecutor:
         async with self._alone_with(peer_id):
             await self._opener.end(peer_id, funding)
             for channel in await self._opener.made_of(peer_id, funding):
-                if not self._owned(channel["channel_id"]):
-                    await self._funder.close(peer_id, channel["channel_id"])
+                if not self._owned(channel.channel_id):
+                    await self._funder.close(peer_id, channel.channel_id)
 
     def _clear_late(self, peer_id: str, funding: order.Funding) -> None:
         """A step of an open that was given up has been carried out after all."""

@@ -7,7 +7,7 @@ called again. What a call that got no answer has done is found out by looking (K
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lsps2fast.actions import Funding, Limits
@@ -16,6 +16,7 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import min_capacity_sat
 from lsps2fast_plugin.cln.channel_types import ANCHORS, OurNode, named, newer_types
 from lsps2fast_plugin.cln.late_replies import Late
+from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_configs, list_peers
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins, Need, opening_feerate
 from lsps2fast_plugin.service.refused_types import RefusedTypes
@@ -24,8 +25,6 @@ OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
 CLOSE_TIMEOUT_S = 60.0
 MOST_DELAY_S = 2**32 - 1
 DEFAULT_FEE_BASE_MSAT, DEFAULT_FEE_PPM = 1000, 10  # lightningd's own
-USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")  # K-13
-OPENING = ("OPENINGD", "CHANNELD_AWAITING_LOCKIN")
 HALF_CLOSED = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")  # lightningd died in the middle of our close
 
 
@@ -40,28 +39,23 @@ class MustNotClose(Lsps2Error):
 class OwedToClient(Lsps2Error):
     """The channel that was to be dropped holds money of the client, or is public by now; `found` is its row."""
 
-    def __init__(self, found: dict[str, Any]) -> None:
-        super().__init__(f"channel {found['channel_id']} may not be dropped: money has moved in it, or it is public")
+    def __init__(self, found: PeerChannel) -> None:
+        super().__init__(f"channel {found.channel_id} may not be dropped: money has moved in it, or it is public")
         self.found = found
 
 
-def is_withheld(channel: Mapping[str, Any]) -> bool:
-    """lightningd was never asked to send its funding."""
-    return bool(channel.get("funding", {}).get("withheld"))
-
-
-def holds_money_of_client(channel: Mapping[str, Any]) -> bool:
+def holds_money_of_client(channel: PeerChannel) -> bool:
     """Something was paid through it: we hold less than the whole."""
-    return int(channel.get("to_us_msat", 0)) < int(channel.get("total_msat", 0))
+    return channel.to_us_msat < channel.total_msat
 
 
-def limits_of(channel: Mapping[str, Any]) -> Limits:
-    """Return what a row of listpeerchannels says about HTLCs that we may send."""
+def limits_of(channel: PeerChannel) -> Limits:
+    """Return what a channel says about HTLCs that we may send."""
     return Limits(
-        channel["minimum_htlc_out_msat"],
-        channel["spendable_msat"],
-        channel["their_max_htlc_value_in_flight_msat"],
-        channel["our_to_self_delay"],
+        channel.minimum_htlc_out_msat,
+        channel.spendable_msat,
+        channel.their_max_htlc_value_in_flight_msat,
+        channel.our_to_self_delay,
     )
 
 
@@ -126,9 +120,8 @@ class Funder:
 
     async def _features(self, peer_id: str) -> str | None:
         """What the client said it can do when it connected; None when lightningd does not say. Or NodeError."""
-        peers = (await self._rpc.call("listpeers", {"id": peer_id}))["peers"]
-        features: str | None = peers[0].get("features") if peers else None
-        return features
+        peers = await list_peers(self._rpc, id=peer_id)
+        return peers[0].features if peers else None
 
     async def reserve(self, jit_scid: int, funding: Funding, late: Late) -> None:
         """Reserve the coins that were chosen and journalled. Raises CoinTaken or NodeError. `late`: as in `open`."""
@@ -154,24 +147,16 @@ class Funder:
         """The coins chosen for this scid are spent or given back."""
         self._coins.forget(jit_scid)
 
-    async def find(self, peer_id: str, channel_id: str) -> dict[str, Any] | None:
+    async def find(self, peer_id: str, channel_id: str) -> PeerChannel | None:
         """lightningd's view of this channel, or None when it says there is none. Or NodeError."""
-        answer = await self._rpc.call("listpeerchannels", {"id": peer_id})
-        for channel in answer["channels"]:
-            if channel.get("channel_id") == channel_id:
-                found: dict[str, Any] = channel
-                return found
-        return None
+        return await find_channel(self._rpc, channel_id, id=peer_id)
 
     async def limits(self, peer_id: str, channel_id: str) -> Limits | None:
         """What the channel allows once it is usable and the client is there, None before. ChannelGone or NodeError."""
         channel = await self.find(peer_id, channel_id)
-        if channel is None or channel["state"] not in (*USABLE, *OPENING):
-            raise ChannelGone(f"channel {channel_id} is {'gone' if channel is None else channel['state']}")
-        usable = channel["state"] in USABLE and channel["peer_connected"] and channel.get("reestablished", True)
-        if not usable:
-            return None
-        return limits_of(channel)
+        if channel is None or not channel.is_alive:
+            raise ChannelGone(f"channel {channel_id} is {'gone' if channel is None else channel.state}")
+        return limits_of(channel) if channel.is_ready else None
 
     async def zero_fees(self, channel_id: str, late: Late | None = None) -> None:
         """No routing fee on this channel from now on (rule:13)."""
@@ -180,10 +165,10 @@ class Funder:
 
     async def own_fees(self) -> dict[str, int]:
         """The operator's configured routing fees, as `setchannel` takes them. Or NodeError."""
-        configs = (await self._rpc.call("listconfigs", {})).get("configs", {})
+        configs = await list_configs(self._rpc)
         return {
-            "feebase": configs.get("fee-base", {}).get("value_int", DEFAULT_FEE_BASE_MSAT),
-            "feeppm": configs.get("fee-per-satoshi", {}).get("value_int", DEFAULT_FEE_PPM),
+            "feebase": configs.number("fee-base", DEFAULT_FEE_BASE_MSAT),
+            "feeppm": configs.number("fee-per-satoshi", DEFAULT_FEE_PPM),
         }
 
     async def set_fees(self, channel_id: str, fees: dict[str, int], grace_s: int, late: Late | None = None) -> None:
@@ -196,8 +181,8 @@ class Funder:
 
     async def is_open(self, channel_id: str) -> bool:
         """Whether a channel of this id can carry anything now or soon. Or NodeError."""
-        channels = (await self._rpc.call("listpeerchannels", {}))["channels"]
-        return any(c.get("channel_id") == channel_id and c["state"] in (*USABLE, *OPENING) for c in channels)
+        channel = await find_channel(self._rpc, channel_id)
+        return channel is not None and channel.is_alive
 
     async def close(self, peer_id: str, channel_id: str) -> bool:
         """Drop a withheld channel (cln:A1); False if it was gone already.
@@ -206,12 +191,11 @@ class Funder:
         HTLCs are not resolved, OwedToClient when money has moved or its funding may be on its way. Or NodeError.
         """
         found = await self.find(peer_id, channel_id)
-        half_closed = found is not None and found["state"] in HALF_CLOSED and is_withheld(found)
-        if found is None or (found["state"] not in (*USABLE, *OPENING) and not half_closed):
+        if found is None or not (found.is_alive or (found.state in HALF_CLOSED and found.is_withheld)):
             return False  # K-14: left alone
-        if not is_withheld(found) or holds_money_of_client(found):
+        if not found.is_withheld or holds_money_of_client(found):
             raise OwedToClient(found)
-        if any(htlc["direction"] == "out" for htlc in found.get("htlcs", ())):
+        if any(htlc.direction == "out" for htlc in found.htlcs):
             raise MustNotClose(f"channel {channel_id} has HTLCs that are not resolved")
         await self._rpc.call("close", {"id": channel_id, "unilateraltimeout": 1}, CLOSE_TIMEOUT_S)
         return True

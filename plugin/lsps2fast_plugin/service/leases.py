@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.buys import Buy
-from lsps2fast.lsps.lsps0 import MalformedField
-from lsps2fast.lsps.lsps2 import format_scid, parse_scid
+from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.datastore import Caller
+from lsps2fast_plugin.cln.models import Caller, PeerChannel, list_peer_channels
 from lsps2fast_plugin.service.session_store import SessionStore, StoredSession
 
 log = logging.getLogger(__name__)
@@ -130,12 +129,12 @@ class ChannelLeaseGuard:
 
     async def _too_early(self, which: str) -> list[Sold]:
         found: list[Sold] = []
-        for channel in (await self._rpc.call("listpeerchannels", {}))["channels"]:
-            duty = self._duties.get(channel.get("channel_id", ""))
+        for channel in await list_peer_channels(self._rpc):
+            duty = self._duties.get(channel.channel_id)
             if duty is not None and which in names_of(channel):
-                confirmations = _confirmations(channel, self._height())
+                confirmations = channel.confirmations(self._height())
                 if confirmations < duty.min_lifetime_blocks:
-                    found.append(Sold(channel["channel_id"], duty, confirmations))
+                    found.append(Sold(channel.channel_id, duty, confirmations))
         return found
 
     # Records --------------------------------------------------------------------------------------
@@ -158,8 +157,8 @@ class ChannelLeaseGuard:
         ]
         if not old:
             return 0
-        channels = (await self._rpc.call("listpeerchannels", {}))["channels"]
-        ages = {c["channel_id"]: _confirmations(c, self._height()) for c in channels if "channel_id" in c}
+        channels = await list_peer_channels(self._rpc)
+        ages = {channel.channel_id: channel.confirmations(self._height()) for channel in channels}
         gone = [record for record in old if not _binds(record, ages)]
         for record in gone:
             await self._store.drop_final(record.buy.jit_scid)
@@ -187,20 +186,9 @@ def asked_to_close(params: Any) -> tuple[str, bool]:
     return (str(given[0]).lower() if given else ""), forced
 
 
-def names_of(channel: Mapping[str, Any]) -> set[str]:
+def names_of(channel: PeerChannel) -> set[str]:
     """Everything by which `close` may mean this channel."""
-    alias = channel.get("alias", {})
-    names = (channel.get("peer_id"), channel.get("channel_id"), channel.get("short_channel_id"), alias.get("local"))
-    return {name for name in names if isinstance(name, str)}
-
-
-def _confirmations(channel: dict[str, Any], height: int) -> int:
-    """Of the funding; 0 while it has no scid of its own. A splice begins anew, which keeps the channel longer."""
-    try:
-        block = parse_scid(channel.get("short_channel_id")) >> 40
-    except MalformedField:
-        return 0
-    return max(height - block + 1, 0)
+    return {channel.peer_id, channel.channel_id, *map(format_scid, channel.scids)}
 
 
 def _sentence(sold: Sold) -> str:

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from lsps2fast.errors import MalformedTlv, NodeError
-from lsps2fast.lsps.lsps0 import MalformedField
-from lsps2fast.lsps.lsps2 import parse_scid
+from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.channel_types import OurNode
+from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins, opening_feerate
 
 FEERATE_FRESH_MS: Final = 10_000  # a crowd asking for menus costs no more than one question in this time
 FEERATE_USABLE_MS: Final = 600_000  # when lightningd does not answer, the last one is good for so long
-
-
-def _scid(text: object) -> int | None:
-    try:
-        return parse_scid(text)
-    except (MalformedField, MalformedTlv):
-        return None
 
 
 class Feerates(NamedTuple):
@@ -58,23 +50,17 @@ class NodeLiquidity:
         """Whether a channel of ours had this scid or alias when last asked (B-11)."""
         return scid in self._scids
 
-    async def refresh(self) -> list[dict[str, Any]]:
+    async def refresh(self) -> list[PeerChannel]:
         """All channels; remembers every name they go by. Or NodeError."""
-        channels: list[dict[str, Any]] = (await self._rpc.call("listpeerchannels", {}))["channels"]
-        names: set[int] = set()
-        for channel in channels:
-            alias = channel.get("alias", {})
-            for text in (channel.get("short_channel_id"), alias.get("local"), alias.get("remote")):
-                if (scid := _scid(text)) is not None:
-                    names.add(scid)
-        self._scids = names
+        channels = await list_peer_channels(self._rpc)
+        self._scids = {scid for channel in channels for scid in channel.scids_and_theirs}
         return channels
 
     async def purse(self) -> Liquidity:
         """What can come in and what can be spent. Or NodeError."""
         channels = await self.refresh()
-        public = [c for c in channels if c["state"] == "CHANNELD_NORMAL" and not c.get("private", False)]
-        incoming = sum(channel["receivable_msat"] for channel in public) if public else None
+        public = [channel for channel in channels if channel.is_normal and not channel.private]
+        incoming = sum(channel.receivable_msat for channel in public) if public else None
         coins = await self._coins.survey()
         return Liquidity(incoming, coins.free_sat, await self.feerates())
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.lsps0 import MESSAGE_TYPE_HEX, Request
-from lsps2fast_plugin.cln.datastore import Caller
 from lsps2fast_plugin.cln.host import Host
+from lsps2fast_plugin.cln.models import Caller
 from lsps2fast_plugin.service.negotiation import Negotiator
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from lsps2fast.actions import Channel
 from lsps2fast.errors import Lsps2Error
+from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.broadcast import Broadcaster
-from lsps2fast_plugin.service.funding import ChannelGone, Funder, is_withheld
-from lsps2fast_plugin.service.reconcile import SETTLED, Snapshot, is_alive, resolved_rows
+from lsps2fast_plugin.service.funding import ChannelGone, Funder
+from lsps2fast_plugin.service.reconcile import SETTLED, Snapshot, resolved_rows
 from lsps2fast_plugin.service.session_store import StoredSession
 
 log = logging.getLogger(__name__)
@@ -80,14 +81,14 @@ class MissedEventPoller:
         """This funding was sent; see to it until a block has it."""
         self._fundings[channel.channel_id] = _Funding(peer_id, channel, self._height, self._height + 1)
 
-    def load(self, stored: Iterable[StoredSession], channels: Iterable[dict[str, Any]], height: int) -> None:
+    def load(self, stored: Iterable[StoredSession], channels: Iterable[PeerChannel], height: int) -> None:
         """After a start: fundings of finished sales that no block has."""
         self._height = max(self._height, height)
-        open_now = {row["channel_id"]: row for row in channels if "channel_id" in row}
+        open_now = {row.channel_id: row for row in channels}
         for record in stored:
             channel = record.journal.channel
             row = None if channel is None or record.outcome is None else open_now.get(channel.channel_id)
-            if channel is not None and row is not None and not is_withheld(row) and "short_channel_id" not in row:
+            if channel is not None and row is not None and not row.is_withheld and not row.is_confirmed:
                 self.funding(record.buy.peer_id, channel)
 
     async def block(self, height: int) -> None:
@@ -105,7 +106,7 @@ class MissedEventPoller:
         funding.due = self._height + FUNDING_EVERY_BLOCKS
         try:
             found = await self._funder.find(funding.peer_id, channel_id)
-            if found is None or "short_channel_id" in found or age > MOST_BLOCKS:
+            if found is None or found.is_confirmed or age > MOST_BLOCKS:
                 self._fundings.pop(channel_id, None)
             else:
                 await self._broadcaster.send(funding.peer_id, funding.channel)
@@ -142,5 +143,5 @@ class MissedEventPoller:
         for part in sorted(ends, key=lambda part: ends[part] != SETTLED):
             self._told(part, ends[part] == SETTLED)
         channel = record.journal.channel
-        if channel is not None and not is_alive(snapshot.channels.get(channel.channel_id)):
+        if channel is not None and not snapshot.is_alive(channel.channel_id):
             self._closed(channel.channel_id)  # the session may have another by now

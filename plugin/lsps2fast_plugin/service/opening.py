@@ -11,15 +11,23 @@ called again. What a call that got no answer has done is found out by looking (K
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from lsps2fast.actions import Channel, Funding, Limits
 from lsps2fast.errors import AnswerPending, Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.late_replies import Late
+from lsps2fast_plugin.cln.models import (
+    OpenAttempt,
+    PeerChannel,
+    find_channel,
+    list_peer_channels,
+    open_attempts,
+    peer_channels,
+)
 from lsps2fast_plugin.cln.psbt import inputs_of
 from lsps2fast_plugin.cln.rpc import Rpc
-from lsps2fast_plugin.service.funding import ChannelGone, is_withheld, limits_of
+from lsps2fast_plugin.service.funding import ChannelGone, limits_of
 
 SILENCE_S: Final = 30.0  # for one answer of the peer inside an open (K-22)
 UNDO_TIMEOUT_S: Final = 10.0  # for a call that ends an open
@@ -44,12 +52,12 @@ def funding_txid(channel_id: str, outnum: int) -> str:
     return raw[::-1].hex()
 
 
-def is_funded_by(row: Mapping[str, Any], funding: Funding) -> bool:
-    """Whether this row of listpeerchannels is a withheld channel that spends these coins, and so is ours."""
-    if not is_withheld(row) or row.get("opener") != "local":
+def is_funded_by(channel: PeerChannel, funding: Funding) -> bool:
+    """Whether this is a withheld channel that spends these coins, and so is ours."""
+    if not channel.is_withheld or not channel.is_ours:
         return False
     try:
-        return set(inputs_of(row["funding"].get("psbt", ""))) == set(funding.inputs)
+        return set(inputs_of(channel.funding.psbt or "")) == set(funding.inputs)
     except ValueError:
         return False
 
@@ -108,26 +116,23 @@ class Opener:
         Raises ChannelGone when it says that there is no such channel any more (rule:23).
         """
         try:
-            rows = await self._rows(peer_id)
+            channel = await find_channel(self._rpc, channel_id, id=peer_id)
         except NodeError:
             return None
-        row = next((row for row in rows if row.get("channel_id") == channel_id), None)
-        if row is None:
+        if channel is None:
             raise ChannelGone(f"channel {channel_id} is gone as soon as it was signed")
-        return limits_of(row)
-
-    async def _rows(self, peer_id: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = (await self._rpc.call("listpeerchannels", {"id": peer_id}))["channels"]
-        return rows
+        return limits_of(channel)
 
     # Ending an open --------------------------------------------------------------------------------
 
     async def end(self, peer_id: str, funding: Funding) -> None:
         """End the open of this channel if it is under way. Raises NodeUnreachable if lightningd does not answer."""
-        rows = await self._rows(peer_id)
-        if not any(_is_this_open(row, funding) for row in rows):
+        answer = await self._rpc.call("listpeerchannels", {"id": peer_id})
+        if not any(_is_this_open(attempt, funding) for attempt in open_attempts(answer)):
             return
-        if any(row["state"] in AWAITING_LOCKIN for row in rows):  # a cancel that comes too late would take it (cln:N1)
+        if any(
+            channel.state in AWAITING_LOCKIN for channel in peer_channels(answer)
+        ):  # a cancel that comes too late would take it (cln:N1)
             await self.hang_up(peer_id)
             return
         try:
@@ -137,7 +142,9 @@ class Opener:
         except NodeError as error:
             if error.code not in CANCEL_ANSWERED:
                 await self.hang_up(peer_id)
-            elif any(_is_this_open(row, funding) for row in await self._rows(peer_id)):
+                return
+            answer = await self._rpc.call("listpeerchannels", {"id": peer_id})
+            if any(_is_this_open(attempt, funding) for attempt in open_attempts(answer)):
                 await self.hang_up(peer_id)  # it waits for the peer's first answer: not to be cancelled yet
 
     async def hang_up(self, peer_id: str) -> None:
@@ -149,11 +156,12 @@ class Opener:
         except NodeError:
             pass  # it is not connected
 
-    async def made_of(self, peer_id: str, funding: Funding) -> list[dict[str, Any]]:
+    async def made_of(self, peer_id: str, funding: Funding) -> list[PeerChannel]:
         """Return withheld channels that spend these coins: a call whose answer was lost made them. Or NodeError."""
-        return [row for row in await self._rows(peer_id) if is_funded_by(row, funding)]
+        channels = await list_peer_channels(self._rpc, id=peer_id)
+        return [channel for channel in channels if is_funded_by(channel, funding)]
 
 
-def _is_this_open(row: Mapping[str, Any], funding: Funding) -> bool:
-    ours = row["state"] == UNCOMMITTED and row.get("opener") == "local"
-    return ours and row.get("total_msat") == funding.capacity_sat * 1000
+def _is_this_open(attempt: OpenAttempt, funding: Funding) -> bool:
+    ours = attempt.state == UNCOMMITTED and attempt.is_ours
+    return ours and attempt.total_msat == funding.capacity_sat * 1000

@@ -9,16 +9,22 @@ under the alias for ever (cln:F6), `offered` for ever after a close (cln:A3).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lsps2fast import actions as order
 from lsps2fast.actions import Channel, Forward, Journal
-from lsps2fast.lsps.lsps2 import parse_scid
+from lsps2fast.lsps.lsps2 import format_scid, parse_scid
+from lsps2fast_plugin.cln.models import (
+    ClosedChannel,
+    PeerChannel,
+    list_closed_channels,
+    list_forwards,
+    list_peer_channels,
+)
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
-from lsps2fast_plugin.service.funding import OPENING, USABLE, is_withheld
 from lsps2fast_plugin.service.session_store import StoredSession
 
 SETTLED, LOST, OPEN = "settled", "lost", "open"
@@ -39,7 +45,7 @@ class Row(NamedTuple):
 class Snapshot:
     """What lightningd says."""
 
-    channels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    channels: dict[str, PeerChannel] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)  # by channel id
     held: set[PartKey] = field(default_factory=set)  # incoming HTLCs that nobody has answered yet
     names: ScidAliases = field(default_factory=ScidAliases)
@@ -48,6 +54,11 @@ class Snapshot:
     def same(self, key: PartKey) -> PartKey:
         """The part's name with its incoming channel under the one name used for comparing."""
         return self.names.one(key[0]), key[1]
+
+    def is_alive(self, channel_id: str) -> bool:
+        """Whether this channel is there, and usable or about to be (K-13)."""
+        channel = self.channels.get(channel_id)
+        return channel is not None and channel.is_alive
 
 
 class Verdict(NamedTuple):
@@ -66,18 +77,6 @@ class Verdict(NamedTuple):
     free: bool
 
 
-def is_alive(channel: Mapping[str, Any] | None) -> bool:
-    """Usable or about to be (K-13)."""
-    return channel is not None and channel["state"] in (*USABLE, *OPENING)
-
-
-def names_of(channel: Mapping[str, Any]) -> list[int]:
-    """Every scid an HTLC or forward on this channel may carry (cln:H3, cln:F6)."""
-    alias = channel.get("alias", {})
-    texts = (channel.get("short_channel_id"), alias.get("local"))
-    return [parse_scid(text) for text in texts if text]
-
-
 def judge(record: StoredSession, snapshot: Snapshot, owned: Container[str]) -> Verdict:
     """One row of K-09. A withheld channel to this client that is not `owned` by a record may be this one's."""
     journal = record.journal
@@ -86,26 +85,22 @@ def judge(record: StoredSession, snapshot: Snapshot, owned: Container[str]) -> V
         orphan = _orphan(record.buy.peer_id, snapshot, owned)
         if orphan is not None:  # the crash fell between fundchannel_complete and the next write
             channel = orphan
-            journal = journal._replace(channel=Channel(orphan["channel_id"], "", orphan.get("funding_txid", "")))
+            journal = journal._replace(channel=Channel(orphan.channel_id, "", orphan.funding_txid))
     journal = _as_gone_out(_with_rows(journal, snapshot), snapshot)
-    alive = is_alive(channel)
+    alive = channel is not None and channel.is_alive
     # lightningd clears `withheld` before it asks bitcoind: only a confirmation is proof.
-    public = channel is not None and not is_withheld(channel)
-    sent = public and channel is not None and "short_channel_id" in channel
+    public = channel is not None and not channel.is_withheld
+    sent = public and channel is not None and channel.is_confirmed
     ended = {(part.in_scid, part.htlc_id): _end_of(part, journal, snapshot, alive) for part in journal.forwards}
     gone = journal.channel is not None and not alive
-    free = (
-        alive
-        and channel is not None
-        and channel.get("fee_base_msat") == 0 == channel.get("fee_proportional_millionths")
-    )
+    free = channel is not None and channel.is_alive and channel.charges_nothing
     return Verdict(journal, sent, public, ended, gone, free)
 
 
-def _orphan(peer_id: str, snapshot: Snapshot, owned: Container[str]) -> dict[str, Any] | None:
+def _orphan(peer_id: str, snapshot: Snapshot, owned: Container[str]) -> PeerChannel | None:
     """A withheld channel of ours to this peer that no record names."""
     for channel_id, channel in snapshot.channels.items():
-        ours = channel["peer_id"] == peer_id and channel.get("opener") == "local" and is_withheld(channel)
+        ours = channel.peer_id == peer_id and channel.is_ours and channel.is_withheld
         if ours and channel_id not in owned:
             return channel
     return None
@@ -171,32 +166,29 @@ class Reconciler:
         snapshot = Snapshot(replays=self._replays)
         if not wanted:
             return snapshot
-        for channel in (await self._rpc.call("listpeerchannels", {}))["channels"]:
-            if "channel_id" not in channel:
-                continue
-            snapshot.channels[channel["channel_id"]] = channel
-            names = names_of(channel)
-            snapshot.names.learn(names)
-            for htlc in channel.get("htlcs", ()):
-                if htlc["direction"] == "in" and "REMOVE" not in htlc["state"] and names:
-                    snapshot.held.add((snapshot.names.one(names[0]), htlc["id"]))
+        for channel in await list_peer_channels(self._rpc):
+            snapshot.channels[channel.channel_id] = channel
+            snapshot.names.learn(channel.scids)
+            for htlc in channel.htlcs if channel.scids else ():
+                if htlc.direction == "in" and htlc.is_pending:
+                    snapshot.held.add((snapshot.names.one(channel.scids[0]), htlc.id))
         ids = {record.journal.channel.channel_id for record in wanted if record.journal.channel is not None}
-        places = dict(snapshot.channels)
+        places: dict[str, PeerChannel | ClosedChannel] = dict(snapshot.channels)
         if ids - places.keys():
-            for channel in (await self._rpc.call("listclosedchannels", {}))["closedchannels"]:
-                places.setdefault(channel["channel_id"], channel)
+            for closed in await list_closed_channels(self._rpc):
+                places.setdefault(closed.channel_id, closed)
         for channel_id in sorted(ids):
             snapshot.rows[channel_id] = await self._rows(places[channel_id]) if channel_id in places else []
         return snapshot
 
-    async def _rows(self, channel: Mapping[str, Any]) -> list[Row]:
+    async def _rows(self, channel: PeerChannel | ClosedChannel) -> list[Row]:
         """Forwards into this channel, under each of its names (cln:F6)."""
         rows: dict[PartKey, Row] = {}
-        for name in names_of(channel):
-            text = f"{name >> 40}x{name >> 16 & 0xFFFFFF}x{name & 0xFFFF}"
-            for row in (await self._rpc.call("listforwards", {"out_channel": text}))["forwards"]:
-                key = (parse_scid(row["in_channel"]), row["in_htlc_id"])
-                rows[key] = Row(key, row["status"], row["in_msat"], row.get("out_msat", 0))
+        for scid in channel.scids:
+            for row in await list_forwards(self._rpc, out_channel=format_scid(scid)):
+                if row.in_htlc_id is not None:  # of a version long gone, and so not ours
+                    key = (parse_scid(row.in_channel), row.in_htlc_id)
+                    rows[key] = Row(key, row.status, row.in_msat, row.out_msat)
         return list(rows.values())
 
 

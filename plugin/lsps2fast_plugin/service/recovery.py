@@ -10,11 +10,10 @@ import traceback
 from typing import TYPE_CHECKING
 
 from lsps2fast.actions import RestoreFees
-from lsps2fast.errors import Lsps2Error, StoreError
+from lsps2fast.errors import StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import Input, State
 from lsps2fast_plugin.service.coins import UNREAD
-from lsps2fast_plugin.service.funding import is_withheld
 from lsps2fast_plugin.service.negotiation import token_of_buy
 from lsps2fast_plugin.service.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
 from lsps2fast_plugin.service.session_store import StoredSession
@@ -35,38 +34,23 @@ class Recovery:
 
     async def load(self, delta: int) -> list[StoredSession]:
         """Every record of the journal; asks until lightningd gives them."""
-        while True:
-            try:
-                return await self._service.store.load(delta)
-            except StoreError as error:
-                log.error(f"the journal cannot be read ({error}); trying again")
-            await self._service.clock.turned(1.0)
+        return await self._service.until_told("reading the journal", lambda: self._service.store.load(delta))
 
     async def remember(self, stored: list[StoredSession]) -> None:
         """What the policy knows of tokens and peers, and which duties of earlier runs last; asks until it is told."""
         service = self._service
-        while True:
-            try:
-                await service.desk.load()
-                await service.exposure.load()
-                channels = await service.view.refresh()
-                break
-            except Lsps2Error as error:
-                log.error(f"what peers did before cannot be read ({error}); trying again")
-            await service.clock.turned(1.0)
-        ids = {channel["channel_id"] for channel in channels if "channel_id" in channel}
+        await service.until_told("reading what was sold with tokens", service.desk.load)
+        await service.until_told("reading what peers did before", service.exposure.load)
+        channels = await service.until_told("looking at the channels", service.view.refresh)
+        ids = {channel.channel_id for channel in channels}
         service.exposure.reconcile(stored, ids)
         service.afterwards.load(stored, ids)
         service.lookout.load(stored, channels, service.sessions.height)
 
     async def look(self, stored: list[StoredSession]) -> Snapshot:
         """What lightningd says of the channels in the journal; asks until it answers."""
-        while True:
-            try:
-                return await self._service.reconciler.snapshot(stored)
-            except Lsps2Error as error:
-                log.warning(f"the node cannot be asked what became of our channels ({error}); trying again")
-            await self._service.clock.turned(1.0)
+        ask = self._service.reconciler.snapshot
+        return await self._service.until_told("looking what became of our channels", lambda: ask(stored))
 
     def revive_all(self, stored: list[StoredSession], snapshot: Snapshot) -> None:
         """Make every journalled buy live again, and go on where its payment stood. Each record by itself (K-08)."""
@@ -103,7 +87,7 @@ class Recovery:
     def _spoken_for(self, channel_id: str, snapshot: Snapshot) -> bool:
         """A record we cannot read may own this channel: it names the channel, or its peer."""
         unread = self._service.store.unread_names
-        return unread(channel_id) or unread(snapshot.channels[channel_id]["peer_id"])
+        return unread(channel_id) or unread(snapshot.channels[channel_id].peer_id)
 
     def _set_aside(self, jit_scid: int) -> None:
         """No payment may go on over this scid, and none is told that the scid does not exist (rule:6)."""
@@ -113,8 +97,8 @@ class Recovery:
     def _tell_strays(self, snapshot: Snapshot) -> None:
         """Withheld channels that nobody speaks for are not ours to close; somebody must know of them."""
         for channel_id, channel in snapshot.channels.items():
-            if is_withheld(channel) and channel.get("opener") == "local" and channel_id not in self._owned:
-                self._service.effects.alarm(f"withheld channel {channel_id} to {channel['peer_id']} is in no record")
+            if channel.is_withheld and channel.is_ours and channel_id not in self._owned:
+                self._service.effects.alarm(f"withheld channel {channel_id} to {channel.peer_id} is in no record")
 
     def _revive(self, record: StoredSession, snapshot: Snapshot) -> None:
         service, buy, journal = self._service, record.buy, record.journal

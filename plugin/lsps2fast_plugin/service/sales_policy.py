@@ -13,7 +13,8 @@ from lsps2fast.errors import PeerError, StoreError
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast.lsps.promise import Keyring, key_from_hex
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.datastore import Caller, DatastoreRecords
+from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.models import Caller
 from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.policy.external import ExternalPolicy
 from lsps2fast_plugin.service.policy.limits import Gate, Refusals

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from lsps2fast.errors import NodeError
-from lsps2fast_plugin.cln.datastore import Caller
+from lsps2fast_plugin.cln.models import Caller, PeerChannel, list_peer_channels
 from lsps2fast_plugin.service.leases import FORCE, PATIENCE_S, asked_to_close, names_of
 
 log = logging.getLogger(__name__)
@@ -43,20 +43,19 @@ class UnfinishedChannelGuard:
         method, params = str(rpc_command["method"]), rpc_command.get("params")
         try:
             async with asyncio.timeout(PATIENCE_S):
-                rows = (await self._rpc.call("listpeerchannels", {}))["channels"]
+                channels = await list_peer_channels(self._rpc)
         except (NodeError, TimeoutError) as error:
             log.warning(f"{method}: the node does not list its channels ({error}); let through")
             return None
-        for row in rows:
-            jit_scid = sold.get(row.get("channel_id", ""))
-            if jit_scid is not None and "short_channel_id" not in row and _means(method, params, row):
-                return self._refuse(method, params, row, jit_scid)
+        for channel in channels:
+            jit_scid = sold.get(channel.channel_id)
+            if jit_scid is not None and not channel.is_confirmed and _means(method, params, channel):
+                return self._refuse(method, params, channel, jit_scid)
         return None
 
-    def _refuse(self, method: str, params: Any, row: Mapping[str, Any], jit_scid: str) -> dict[str, Any] | None:
-        withheld = row.get("funding", {}).get("withheld")
-        how_far = "its funding is not sent yet" if withheld else "its funding is in no block yet"
-        text = f"channel {row['channel_id']} was sold as {jit_scid} and {how_far}"
+    def _refuse(self, method: str, params: Any, channel: PeerChannel, jit_scid: str) -> dict[str, Any] | None:
+        how_far = "its funding is not sent yet" if channel.is_withheld else "its funding is in no block yet"
+        text = f"channel {channel.channel_id} was sold as {jit_scid} and {how_far}"
         forced = method == "close" and asked_to_close(params)[1]
         if forced or self._guard == "warn":
             log.warning(f"{method} breaks a sale: {text}")
@@ -67,9 +66,9 @@ class UnfinishedChannelGuard:
         return {"return": {"error": {"code": -1, "message": f"{text}; try again after the next blocks ({harm})"}}}
 
 
-def _means(method: str, params: Any, row: Mapping[str, Any]) -> bool:
+def _means(method: str, params: Any, channel: PeerChannel) -> bool:
     """Whether this command names the channel. A splice may name several, in a script of its own."""
     if method == "close":
-        return asked_to_close(params)[0] in names_of(row)
+        return asked_to_close(params)[0] in names_of(channel)
     text = json.dumps(params).lower()
-    return WILDCARD in text or any(name in text for name in names_of(row))
+    return WILDCARD in text or any(name in text for name in names_of(channel))

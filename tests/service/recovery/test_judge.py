@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from rows import peer_channel
 
 from lsps2fast import actions as order
 from lsps2fast.actions import Channel, Forward, Funding, Journal
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.reconcile import LOST, OPEN, SETTLED, Row, Snapshot, first_orders, judge, resolved_rows
 from lsps2fast_plugin.service.session_store import StoredSession
 
@@ -38,15 +40,14 @@ def record(stage: str, channel: Channel | None = None, forwards: tuple[Forward, 
     return StoredSession(buy, Journal(stage, b"\x07" * 32, 1, 100, FUNDING, channel, forwards, None), None)
 
 
-def channel(channel_id: str = ID, **facts: Any) -> dict[str, Any]:
-    """A row of listpeerchannels."""
-    row = {"channel_id": channel_id, "peer_id": CLIENT, "opener": "local", "state": "CHANNELD_NORMAL"}
-    return {**row, "funding": {"withheld": True}, "funding_txid": "ee" * 32, **facts}
+def channel(channel_id: str = ID, **facts: Any) -> PeerChannel:
+    """A row of listpeerchannels: withheld unless said."""
+    return peer_channel(**{"channel_id": channel_id, "funding": {"withheld": True}, **facts})
 
 
-def snapshot(*channels: dict[str, Any], rows: tuple[Row, ...] = (), **more: Any) -> Snapshot:
+def snapshot(*channels: PeerChannel, rows: tuple[Row, ...] = (), **more: Any) -> Snapshot:
     """What lightningd says; `rows` are of the channel ID."""
-    said = Snapshot(channels={row["channel_id"]: row for row in channels}, rows={ID: list(rows)}, **more)
+    said = Snapshot(channels={row.channel_id: row for row in channels}, rows={ID: list(rows)}, **more)
     said.names.learn((REAL, ALIAS))
     return said
 
@@ -79,7 +80,7 @@ def test_a_withheld_channel_nobody_names_is_the_intent_s() -> None:
     ],
     ids=["of another peer", "opened by the peer", "public"],
 )
-def test_other_channels_are_not_taken_for_it(other: dict[str, Any]) -> None:
+def test_other_channels_are_not_taken_for_it(other: PeerChannel) -> None:
     """K-11: nothing of others is touched."""
     assert judge(record("intent"), snapshot(other), set()).journal.channel is None
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from lsps2fast.actions import Channel
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.missed_events import (
@@ -33,7 +34,7 @@ class Node:
     """What the lookout asks and tells."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Any] | None = UNCONFIRMED
+        self.found: PeerChannel | None = UNCONFIRMED
         self.error: NodeError | None = None
         self.said = snapshot(channel())
         self.sent: list[int] = []  # heights at which the funding was sent again
@@ -54,7 +55,7 @@ class Node:
         )
         self.lookout.load([], [], self.height)
 
-    async def find(self, peer_id: str, channel_id: str) -> dict[str, Any] | None:
+    async def find(self, peer_id: str, channel_id: str) -> PeerChannel | None:
         """As `Funder.find`."""
         return self.found
 
@@ -128,11 +129,11 @@ def test_a_channel_that_is_gone_needs_no_funding() -> None:
     [(UNCONFIRMED, "Succeeded", 1), (CONFIRMED, "Succeeded", 0), (channel(), "Failed", 0), (UNCONFIRMED, None, 0)],
     ids=["no block yet", "confirmed", "withheld", "not over: its session sends it"],
 )
-def test_a_start_finds_the_fundings_of_finished_sales(found: dict[str, Any], outcome: str | None, watched: int) -> None:
+def test_a_start_finds_the_fundings_of_finished_sales(found: PeerChannel, outcome: str | None, watched: int) -> None:
     """rule:8: over restarts."""
     node = Node()
     stored = record("paid", CHANNEL)._replace(outcome=outcome)
-    node.lookout.load([stored], [found, {"peer_id": CLIENT}], 100)
+    node.lookout.load([stored], [found], 100)
     assert len(node.lookout) == watched
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from logs import Log
+from rows import CHANNEL as CHANNEL_ROW
 
 from lsps2fast.actions import Channel, Journal
 from lsps2fast.errors import NodeError
@@ -49,13 +50,14 @@ class House:
         self.records = list(records)
         self.error: NodeError | None = None
         self.channels = [
-            {
+            CHANNEL_ROW
+            | {
                 "peer_id": ALICE,
                 "channel_id": CHANNEL,
                 "alias": {"local": "12x34x56", "remote": "9x9x9"},
                 **({} if block is None else {"short_channel_id": f"{block}x1x0"}),
             },
-            {"peer_id": BOB, "channel_id": "cd" * 32, "short_channel_id": "1x1x1"},
+            CHANNEL_ROW | {"peer_id": BOB, "channel_id": "cd" * 32, "short_channel_id": "1x1x1"},
         ]
         self.asked = 0
         self.house = ChannelLeaseGuard(

@@ -119,7 +119,7 @@ class Wallet:
         return result
 
     def _getinfo(self, params: Json) -> Json:
-        return {"warning_lightningd_sync": "loading"} if self.syncing else {}
+        return {"blockheight": HEIGHT} | ({"warning_lightningd_sync": "loading"} if self.syncing else {})
 
     def _listfunds(self, params: Json) -> Json:
         return {"outputs": [self._row(point, amount) for point, amount in self.amounts.items()]}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from logs import Log
+from rows import CHANNEL as CHANNEL_ROW
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.service.unfinished_guard import GUARDED, SPLICES, UnfinishedChannelGuard
@@ -24,7 +25,7 @@ class Node:
         self.error: NodeError | None = None
         self.log = Log()
         self.asked = 0
-        self.jit: Json = {
+        self.jit: Json = CHANNEL_ROW | {
             "peer_id": ALICE,
             "channel_id": CHANNEL,
             "alias": {"local": "12x34x56"},
@@ -42,7 +43,7 @@ class Node:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return {"channels": [{"peer_id": BOB, "channel_id": OTHER}, self.jit]}
+        return {"channels": [CHANNEL_ROW | {"peer_id": BOB, "channel_id": OTHER}, self.jit]}
 
     async def hears(self, method: str, params: Any, call_id: Any = "cli:x#1") -> str | None:
         """Return the error that the caller gets; None: lightningd carries the command out."""
