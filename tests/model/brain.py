@@ -180,7 +180,7 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
         ),
         coins=SimpleNamespace(promise=_nothing),
         offers=SimpleNamespace(mark_used=_nothing),
-        exposure=SimpleNamespace(sent=_nothing),
+        exposure=SimpleNamespace(revive=lambda *_, **__: None),
         interest=SimpleNamespace(scids=set()),
         clock=SimpleNamespace(wall_ms=lambda: wall_ms),
         sessions=core,

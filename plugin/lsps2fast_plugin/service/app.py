@@ -20,7 +20,7 @@ from pyln.client import Plugin
 from lsps2fast import BACKEND, __version__
 from lsps2fast import _tlv as tlv
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import TEMPORARY, Action, Channel
+from lsps2fast.actions import TEMPORARY, Action, Channel, FailParts
 from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ConfigError, MalformedTlv, ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
@@ -50,19 +50,22 @@ from lsps2fast_plugin.service.liquidity import NodeLiquidity
 from lsps2fast_plugin.service.lsps0_server import Lsps0Server
 from lsps2fast_plugin.service.metrics import MeteredRpc, Metrics
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
-from lsps2fast_plugin.service.negotiation import Negotiator, NodeTerms
+from lsps2fast_plugin.service.negotiation import Negotiator
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
 from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
+from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.reconcile import Reconciler
 from lsps2fast_plugin.service.recovery import Recovery
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.session_store import SessionStore, StoredSession
+from lsps2fast_plugin.service.supply import NodeTerms, Supply
 from lsps2fast_plugin.service.unfinished_guard import GUARDED, UnfinishedChannelGuard
 
 log = logging.getLogger("lsps2fast_plugin.service.app")  # also when run as __main__
 
 Answer = TypeVar("Answer")
+EXPIRY_TOO_FAR = "0015"
 LOOK_EVERY_S = 5.0
 ENDINGS = ("graceful", "stop")
 START_PAUSE_MS = 5_000  # the longest between two questions that the start waits for
@@ -102,6 +105,7 @@ class Service:
         self.talk = Lsps0Server(self.host)
         self.set_aside: set[int] = set()  # scids of records that cannot be taken up
         self.names = ScidAliases()
+        self.withheld: set[str] = set()  # channels whose funding is kept back
         self._early_facts: list[Callable[[], None]] | None = []  # what lightningd told before the journal was read
         self._rearm = asyncio.Event()
         self._due: tuple[int | None, int | None] | None = None  # what `_watch_time` waits for
@@ -159,7 +163,6 @@ class Service:
         self.rpc = rpc
         self.notebook = DatastoreRecords(rpc)
         self.desk = Desk(settings, rpc, self.notebook, self.clock)
-        self.exposure = CapitalAtRisk(self.desk.policy, self.notebook, self.clock, self.host.spawn)
         self.sessions = Sessions(
             collect_ms=settings.collect_ms, max_parts=settings.max_parts, hashes=self.interest.payment_hashes
         )
@@ -169,6 +172,16 @@ class Service:
         low_water = LowWater(settings.coin_low_water_sat, lambda text: self.effects.alarm(text))
         self.coins = Coins(rpc, lambda: self.sessions.height, low_water)
         self.view = NodeLiquidity(rpc, self.coins, self.clock.now_ms, self.our_node)
+        self.exposure = CapitalAtRisk(
+            self.desk.policy,
+            self.notebook,
+            self.clock,
+            self.host.spawn,
+            feerate_perkw=self._feerate_perkw,
+            free_sat=lambda: low_water.free_sat,
+            fee_msat=self._fee_msat,
+            guard=self._guard,
+        )
         self.pool = None if settings.coin_pool is None else self._pool(settings.coin_pool)
         self.afterwards = ChannelLeaseGuard(
             rpc=rpc,
@@ -186,8 +199,16 @@ class Service:
             desk=self.desk,
             exposure=self.exposure,
             afterwards=self.afterwards,
+            coins_moved=self.view.changed,
         )
-        funder = Funder(rpc, self.coins, self.desk.zero_reserve, self.our_node)
+        self.supply = Supply(self.view, self.books, self.desk, settings.max_parts)
+        funder = Funder(
+            rpc,
+            self.coins,
+            self.desk.zero_reserve,
+            self.our_node,
+            largest_sat=lambda: self.desk.policy.rules.capacity.max_sat,
+        )
         broadcaster = Broadcaster(rpc, self.coins)
         self.effects = ActionExecutor(
             funder=funder,
@@ -201,7 +222,7 @@ class Service:
             withheld=self.set_withheld,
             forgotten=self._forgotten,
             owned=self._owned,
-            may_open=self.exposure.may_open,
+            capital=self.exposure,
             sent=lambda peer_id, channel: self.lookout.funding(peer_id, channel),
             channel_of=self._channel_of,
             gone=self._closed,
@@ -216,15 +237,20 @@ class Service:
             alarm=self.effects.alarm,
         )
 
-    def _pool(self, size: PoolSize) -> CoinPool:
-        async def feerate_perkw() -> int:
-            return (await self.view.feerates()).opening_perkw
+    async def _feerate_perkw(self) -> int:
+        return (await self.view.feerates()).opening_perkw
 
+    def _fee_msat(self, jit_scid: int) -> int:
+        """The opening fee that the payment under way brings."""
+        core = self.sessions.buys.get(jit_scid)
+        return 0 if core is None or core.holder is None else int(core.holder.fee_msat)
+
+    def _pool(self, size: PoolSize) -> CoinPool:
         return CoinPool(
             rpc=self.rpc,
             coins=self.coins,
             size=size,
-            feerate_perkw=feerate_perkw,
+            feerate_perkw=self._feerate_perkw,
             keep_sat=lambda: self.desk.policy.rules.capacity.keep_onchain_sat,
             alarm=lambda text: self.effects.alarm(text),
         )
@@ -294,12 +320,12 @@ class Service:
     def _sell(self, settings: Settings, keyring: Keyring, delta: int) -> None:
         """Answer clients from now on, those who came early first."""
         negotiator = Negotiator(
-            node=self.view,
-            live=self.books,
+            supply=self.supply,
+            scid_taken=self.view.scid_taken,
             offers=self.offers,
             promises=keyring,
             desk=self.desk,
-            terms=NodeTerms(delta, settings.max_parts),
+            terms=NodeTerms(delta),
             clock=self.clock,
             random64=lambda: secrets.randbits(64),
             accept=self._accept,
@@ -330,7 +356,13 @@ class Service:
         self.offers.remove(jit_scid)
 
     def set_withheld(self, channel_id: str, yes: bool) -> None:
-        (self.interest.channel_ids.add if yes else self.interest.channel_ids.discard)(channel_id)
+        (self.withheld.add if yes else self.withheld.discard)(channel_id)
+        self._guard(channel_id)
+
+    def _guard(self, channel_id: str) -> None:
+        """A channel that is withheld or not paid for carries nothing but its payment (rule:7, rule:21)."""
+        shut = channel_id in self.withheld or self.exposure.is_unpaid(channel_id)
+        (self.interest.channel_ids.add if shut else self.interest.channel_ids.discard)(channel_id)
 
     def _owned(self, channel_id: str) -> bool:
         buys = self.sessions.buys.values()
@@ -386,7 +418,7 @@ class Service:
         while True:
             await self.clock.turned(LOOK_EVERY_S)
             self.desk.look()
-            self.exposure.save()
+            await self.exposure.look()
 
     async def _tidy_daily(self, delta: int) -> None:
         while True:
@@ -419,8 +451,10 @@ class Service:
             self.host.fail(call.id_raw, TEMPORARY)
             return
         key = self.names.key(call.in_scid, call.htlc_id, self.sessions.index)
-        if not self._has_room(call, key):
-            self.host.fail(call.id_raw, TEMPORARY)
+        refusal = self._refusal(call, key, outgoing)
+        if refusal is not None:
+            self.parts.hold(key, call)
+            self.carry_out((FailParts((key,), refusal),))
             return
         actions = self.sessions.part(
             call.next_scid,
@@ -436,12 +470,16 @@ class Service:
         self.parts.hold(key, call)
         self.carry_out(actions)
 
-    def _has_room(self, call: Any, key: tuple[int, int]) -> bool:
-        """Whether this part may be held beside the others; one that is known or goes straight out needs no room."""
+    def _refusal(self, call: Any, key: tuple[int, int], outgoing_cltv: int) -> str | None:
+        """Why this part may not be held beside the others; one that is known or goes straight out is no burden."""
         core = self.sessions.buys.get(call.next_scid)
         if core is None or core.paid or key in self.sessions.index:
-            return True
-        return self.desk.gate.part(len(self.parts), self.parts.held_msat, call.amount_msat)
+            return None
+        assert self.settings is not None
+        if outgoing_cltv - self.sessions.height > self.settings.max_hold_blocks:
+            self.desk.refusals.count(Refusal.HOLD_TOO_LONG)
+            return EXPIRY_TOO_FAR  # rule:18: so long the client could bind our coins
+        return None if self.desk.gate.part(len(self.parts), self.parts.held_msat, call.amount_msat) else TEMPORARY
 
     def _on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
         status, preimage = forward_event["status"], forward_event.get("preimage")
@@ -450,6 +488,8 @@ class Service:
         in_scid, htlc_id = parse_scid(forward_event["in_channel"]), forward_event["in_htlc_id"]
         payment_hash = bytes.fromhex(forward_event["payment_hash"])
         end = payment_hash, None if preimage is None else bytes.fromhex(preimage)
+        if payment_hash in self.sessions.by_hash:
+            self.exposure.part_failed(payment_hash, forward_event)
         key = self.names.key(in_scid, htlc_id, self.sessions.index)
         if key in self.sessions.index or payment_hash not in self.sessions.by_hash:
             self.carry_out(self.sessions.resolved(*key, *end))
@@ -490,11 +530,11 @@ class Service:
         self.effects.watch.changed(channel_id)
         if channel_state_changed["new_state"] not in CLOSING:
             return
-        self._closed(channel_id)
+        self._closed(channel_id, channel_state_changed["new_state"], channel_state_changed.get("cause", ""))
 
-    def _closed(self, channel_id: str) -> None:
-        """This channel is closing or gone."""
-        self.exposure.channel_closed(channel_id)
+    def _closed(self, channel_id: str, state: str = "CLOSED", cause: str = "") -> None:
+        """Tell all who are concerned that this channel is closing or gone."""
+        self.exposure.channel_state(channel_id, state, cause)
         self.afterwards.closed(channel_id)
         self._channel_closed(channel_id)
 

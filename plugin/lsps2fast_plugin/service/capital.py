@@ -1,35 +1,47 @@
-"""Channels that are put on chain before they are paid for: how many sats may lie there, and what became of each.
+"""What we put into channels that are not paid for: whether one more may be opened now, and what became of each.
 
-The rules are `policy`'s, the memory of peers is its `TrustLedger`; here is what live sessions tell it, and what of that
-is journalled. A channel under way stands in its own session's record, so an honest peer costs no commit here; only
-what must outlive the session is written: debts and probes.
+The rules are `policy.budgets`, the memory of peers is `policy.trust`; here is what live sessions and the node tell
+them, and what of that is journalled. A channel under way stands in its own session's record, so an honest peer costs no
+commit here; only what must outlive the session is written: unpaid channels, doubts, mining fees that were burnt.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final
 
-from lsps2fast.errors import StoreError
-from lsps2fast.lsps.buys import Buy
+from lsps2fast.actions import Funding, Journal
+from lsps2fast.errors import NodeError, StoreError
+from lsps2fast.lsps.buys import Buy, TokenBucket
+from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import State
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.models import PeerChannel
+from lsps2fast_plugin.service.executor import Watch
+from lsps2fast_plugin.service.policy.budgets import No, Opening
+from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.policy import Policy
+from lsps2fast_plugin.service.policy.stakes import Fault, Stake
 from lsps2fast_plugin.service.policy.tokens import Record
 from lsps2fast_plugin.service.policy.trust import ROOT
 from lsps2fast_plugin.service.session_store import StoredSession
 
 log = logging.getLogger(__name__)
 
-WITH_THE_CLIENT = State.AWAITING_SETTLEMENT
-NOT_PAID = (State.ABORTING, State.FAILED, State.ABANDONED)
-OVER = (State.FAILED, State.ABANDONED)
+WITH_THE_CLIENT: Final = State.AWAITING_SETTLEMENT
+NOT_PAID: Final = (State.ABORTING, State.FAILED, State.ABANDONED)
+OVER: Final = (State.FAILED, State.ABANDONED)
+BACK: Final = ("FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")  # a block has the close, or nothing was ever on chain
+ON_TRUST_AT_ONCE: Final = 2  # channels of one client that are on chain while their first payment is under way
+TURN_MS: Final = 30_000  # so long one more waits for those
+ANY: Final = ""  # key of `Watch`: those who wait are few, and each looks again at any change
+BURNT: Final = ("lsps", "lsps2", "selling", "burnt")
 
 
 class CapitalAtRisk:
-    """Feeds the trust ledger; answers whether one more channel may be put on chain."""
+    """Feeds the ledger; answers whether one more channel may be opened."""
 
     def __init__(
         self,
@@ -37,64 +49,214 @@ class CapitalAtRisk:
         notebook: DatastoreRecords,
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
+        *,
+        feerate_perkw: Callable[[], Awaitable[int]],
+        free_sat: Callable[[], int | None],
+        fee_msat: Callable[[int], int],
+        guard: Callable[[str], None],
     ) -> None:
+        """`feerate_perkw()` is that of funding transactions, `free_sat()` our free coins at the last look,
+        `fee_msat(jit_scid)` the opening fee of the payment under way; `guard(channel_id)` hears when
+        `is_unpaid` has changed.
+        """
         self._policy = policy
+        self._budgets = policy.budgets
         self._ledger = policy.ledger
+        self._stakes = policy.ledger.stakes
         self._notebook = notebook
         self._clock = clock
         self._spawn = spawn
-        self._opening: dict[int, int] = {}  # jit scid: msat about to be put on chain
-        self._channels: dict[str, tuple[str, int]] = {}  # channel id: peer and jit scid of what is open and unpaid
+        self._feerate_perkw = feerate_perkw
+        self._free_sat = free_sat
+        self._fee_msat = fee_msat
+        self._guard = guard
+        self._turns: dict[str, set[int]] = {}  # jit scids by client: opening on trust, their coins not chosen yet
+        self._doubted: set[bytes] = set()  # payments of which a part failed behind us
+        self._faults: dict[int, Fault] = {}  # by jit scid: of the payment that is being given up
+        self._binding: dict[Refusal, int] = {}  # limits that refuse, and the room that was asked for last
+        self._told = TokenBucket(1, 10)
+        self._changed = Watch(clock)
         self._written: set[tuple[str, ...]] = set()
 
     # Questions ------------------------------------------------------------------------------------
 
     def at_risk_msat(self) -> int:
-        """Capital that is on chain unpaid, or about to be."""
-        return self._ledger.at_risk_msat() + sum(self._opening.values())
+        """What lies in channels that are not paid for, in both trust modes."""
+        return self._stakes.msat(on_trust=True) + self._stakes.msat(on_trust=False)
 
-    def may_open(self, buy: Buy) -> bool:
-        """Whether the channel of this buy may be opened now; if so its capital counts from here on."""
+    async def turn(self, buy: Buy) -> bool:
+        """Whether a channel for this buy may be thought of now (rule:19): before coins are chosen.
+
+        On trust a client has few channels under way at once: one more waits until their payments have come to an end,
+        and is judged by what is known then.
+        """
         if buy.client_trusts_lsp:
             return True
-        amount_msat = buy.capacity_sat * 1000
-        others_msat = self.at_risk_msat() - self._opening.get(buy.jit_scid, 0)
-        if not self._policy.may_open(False, amount_msat, others_msat):
-            log.warning(f"no channel for {buy.peer_id} now: capital_budget_sat is used up")
-            return False
-        self._opening[buy.jit_scid] = amount_msat
+        deadline_ms = self._clock.now_ms() + TURN_MS
+        while True:
+            self._changed.look(ANY)
+            no = self._budgets.why_not_on_trust(buy.peer_id, self._clock.wall_ms())
+            turns = self._turns.get(buy.peer_id, set()) - {buy.jit_scid}
+            under_way = len(turns) + self._ledger.under_way(buy.peer_id, but=buy.jit_scid)
+            if no is None and under_way < ON_TRUST_AT_ONCE:
+                break
+            left_ms = deadline_ms - self._clock.now_ms()
+            if no is None and left_ms <= 0:
+                no = No(Refusal.PEER_UNPAID, f"{under_way} channels of {buy.peer_id} wait for their first payment")
+            if no is not None:
+                self._refuse(buy, no)
+                return False
+            await self._changed.wait(ANY, left_ms / 1000)
+        self._turns.setdefault(buy.peer_id, set()).add(buy.jit_scid)
         return True
+
+    async def may_open(self, buy: Buy, funding: Funding) -> bool:
+        """Whether this very channel may be opened now; if so it counts from here on (rule:18).
+
+        It takes the place of another that was thought of for the same payment: other coins, another type.
+        """
+        try:
+            feerate_perkw = await self._feerate_perkw()
+        except NodeError as error:
+            log.warning(f"no channel for {buy.peer_id} now: lightningd knows no feerate ({error})")
+            self._leave_turn(buy)
+            return False
+        free_sat, wall_ms = self._free_sat() or 0, self._clock.wall_ms()
+        on_trust = not buy.client_trusts_lsp
+        fee_msat = self._fee_msat(buy.jit_scid)
+        before = self._stakes.now(buy.jit_scid)
+        if before is not None and not before.sent:
+            self._stakes.take(before)
+        opening = Opening(buy.peer_id, on_trust, funding.capacity_sat, fee_msat, feerate_perkw, free_sat)
+        no = self._budgets.why_not_open(opening, wall_ms)
+        if no is None:
+            mining_msat = self._policy.rules.floor.mining_msat(feerate_perkw)
+            amount_msat = funding.capacity_sat * 1000
+            self._ledger.reserved(buy.peer_id, buy.jit_scid, amount_msat, on_trust, mining_msat, wall_ms)
+        else:
+            self._refuse(buy, no)
+        self._leave_turn(buy)
+        return no is None
+
+    def too_large(self, buy: Buy, why: str) -> None:
+        """The payment needs a channel that no rule allows (rule:18)."""
+        self._refuse(buy, No(Refusal.CHANNEL_TOO_LARGE, why))
+
+    def is_unpaid(self, channel_id: str) -> bool:
+        """Whether this channel is on chain, or on its way there, and not paid for (rule:21)."""
+        stake = self._stakes.of_channel(channel_id)
+        return stake is not None and stake.sent
+
+    def _refuse(self, buy: Buy, no: No) -> None:
+        self._policy.refusals.count(no.reason)
+        if no.reason in self._limits() and no.reason not in self._binding:
+            log.warning(f"{no.reason.value} binds from now on: {no.why}; lsps2-stats shows all limits")
+        self._binding[no.reason] = no.needed_msat
+        if self._told.take(self._clock.now_ms()):
+            log.info(f"no channel for {format_scid(buy.jit_scid)} of {buy.peer_id} now: {no.why}")
+
+    def _leave_turn(self, buy: Buy) -> None:
+        turns = self._turns.get(buy.peer_id, set())
+        turns.discard(buy.jit_scid)
+        if not turns:
+            self._turns.pop(buy.peer_id, None)
+        self._changed.changed(ANY)
 
     # Facts ----------------------------------------------------------------------------------------
 
     def sent(self, buy: Buy, channel_id: str) -> None:
         """The funding is ordered on chain; may be repeated."""
-        amount_msat = self._opening.pop(buy.jit_scid, buy.capacity_sat * 1000)
-        if not buy.client_trusts_lsp:
-            self._channels[channel_id] = (buy.peer_id, buy.jit_scid)
-            self._ledger.opened(buy.peer_id, buy.jit_scid, amount_msat, self._clock.wall_ms())
-            self.save()
-
-    def session_changed(self, buy: Buy, old: State | None, new: State) -> None:
-        """A payment on this buy has changed its state."""
-        wall_ms = self._clock.wall_ms()
-        if old == WITH_THE_CLIENT and new in NOT_PAID:
-            self._ledger.probed(buy.peer_id, wall_ms)  # C-26
-        if new == State.SUCCEEDED:
-            self._ledger.paid(buy.peer_id, buy.jit_scid, wall_ms)
-            paid = (buy.peer_id, buy.jit_scid)
-            self._channels = {channel_id: who for channel_id, who in self._channels.items() if who != paid}
-        elif new in OVER and old != State.COLLECTING:
-            self._opening.pop(buy.jit_scid, None)
-            self._ledger.let_go(buy.peer_id, buy.jit_scid, wall_ms)  # only if it was put on chain
+        self._ledger.sent(buy.peer_id, buy.jit_scid, channel_id, buy.capacity_sat * 1000, self._clock.wall_ms())
+        self._guard(channel_id)
         self.save()
 
-    def channel_closed(self, channel_id: str) -> None:
-        """This channel is gone or on its way: its capital comes back."""
-        exposed = self._channels.pop(channel_id, None)
-        if exposed is not None:
-            self._ledger.closed(*exposed, self._clock.wall_ms())
-            self.save()
+    def part_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
+        """A forwarded part came back failed. What our own node refused is nobody's deed (rule:22)."""
+        reason = str(event.get("failure_reason") or "").lower()
+        if event["status"] == "failed" and (not reason or "unknown_payment_details" in reason):
+            self._doubted.add(payment_hash)
+
+    def session_changed(self, buy: Buy, payment_hash: bytes, old: State | None, new: State) -> None:
+        """A payment on this buy has changed its state."""
+        wall_ms = self._clock.wall_ms()
+        if old == WITH_THE_CLIENT and new in NOT_PAID and payment_hash in self._doubted:
+            self._ledger.probed(buy.peer_id, buy.jit_scid, wall_ms)  # C-26
+            self._faults[buy.jit_scid] = Fault.DOUBT
+        if old == State.COLLECTING and new == State.AWAITING_CHANNEL_READY:
+            self._ledger.again(buy.jit_scid)  # O-13: over the channel that is there
+        if new == State.SUCCEEDED:
+            stake = self._stakes.now(buy.jit_scid)
+            self._ledger.paid(buy.peer_id, buy.jit_scid, wall_ms)
+            if stake is not None and stake.channel_id is not None:
+                self._guard(stake.channel_id)
+        elif new in OVER and old != State.COLLECTING:
+            fault = self._faults.pop(buy.jit_scid, Fault.NONE)
+            self._ledger.let_go(buy.peer_id, buy.jit_scid, wall_ms, fault)
+        if new == State.SUCCEEDED or new in OVER:
+            self._doubted.discard(payment_hash)
+            self._leave_turn(buy)
+        self.save()
+
+    def buy_ended(self, jit_scid: int) -> None:
+        """This jit scid is no more; a channel that nobody paid for stays a stake."""
+        self._ledger.buy_ended(jit_scid)
+        self._faults.pop(jit_scid, None)
+
+    def channel_state(self, channel_id: str, state: str, cause: str) -> None:
+        """A channel is closing or gone. Its capital is back once a block has the close."""
+        stake = self._stakes.of_channel(channel_id)
+        if stake is None:
+            return
+        if state in BACK:
+            self._ledger.back(stake, self._clock.wall_ms())
+            self._guard(channel_id)
+        else:
+            self._ledger.closing(channel_id, cause == "remote", self._clock.wall_ms())
+        self._changed.changed(ANY)
+        self.save()
+
+    async def look(self) -> None:
+        """Every few seconds: what could not be written, limits that have room again, what mining may cost."""
+        self.save()
+        for reason, use in self._limits().items():
+            if reason in self._binding and use.limit - use.used >= self._binding[reason]:
+                del self._binding[reason]
+                log.info(f"{reason.value} has room again")
+        unpriced = [stake for stake in self._stakes if stake.on_trust and not stake.mining_msat]
+        if unpriced:  # of an earlier run, under way
+            try:
+                mining_msat = self._policy.rules.floor.mining_msat(await self._feerate_perkw())
+            except NodeError:
+                return
+            for stake in unpriced:
+                stake.mining_msat = mining_msat
+
+    # For the operator -----------------------------------------------------------------------------
+
+    def _limits(self) -> Mapping[Refusal, Any]:
+        return self._budgets.uses(self._free_sat() or 0, self._clock.wall_ms())
+
+    def limits(self) -> dict[str, dict[str, Any]]:
+        """Each limit with what is used of it, in msat, and whether it refuses now."""
+        return {
+            reason.value: {"used_msat": use.used, "limit_msat": use.limit, "binds": reason in self._binding}
+            for reason, use in self._limits().items()
+        }
+
+    def unpaid_channels(self) -> list[dict[str, Any]]:
+        """Every channel with money of ours in it that nobody has paid for, until the money is back."""
+        return [_describe(stake) for stake in self._stakes if stake.sent]
+
+    def overdue(self) -> list[Stake]:
+        """Channels on chain that no payment is under way for."""
+        return [stake for stake in self._stakes if stake.sent and stake.over]
+
+    def forgive(self, peer_id: str) -> dict[str, int]:
+        """Hold nothing against this peer any more; what was held is told."""
+        told = self._ledger.forgive(peer_id, self._clock.wall_ms())
+        self._changed.changed(ANY)
+        self.save()
+        return told
 
     # Journal --------------------------------------------------------------------------------------
 
@@ -104,31 +266,62 @@ class CapitalAtRisk:
         self._written.update(key for key, _ in records)
         for complaint in self._ledger.load(records):
             log.error(complaint)
+        for _, value in await self._notebook.read(BURNT):
+            try:
+                self._stakes.burnt.read(value)
+            except (KeyError, TypeError, ValueError) as error:
+                log.error(f"journal record {list(BURNT)} cannot be read ({error}); counted from nothing")
 
-    def reconcile(self, stored: Iterable[StoredSession], open_channels: Collection[str]) -> None:
-        """After `load`: which exposures still stand. `open_channels` are the ids that lightningd lists now."""
-        ids = {
-            record.buy.jit_scid: record.journal.channel.channel_id
-            for record in stored
-            if record.journal.channel is not None
-        }
-        for peer_id, jit_scid in self._ledger.exposures():
-            channel_id = ids.get(jit_scid)
-            if channel_id in open_channels and channel_id is not None:
-                self._channels[channel_id] = (peer_id, jit_scid)
+    def reconcile(self, stored: Iterable[StoredSession], channels: Iterable[PeerChannel]) -> None:
+        """After `load`: which stakes still stand. `channels` are what lightningd lists now."""
+        standing = {channel.channel_id: channel for channel in channels if channel.state not in BACK}
+        records = {record.buy.jit_scid: record for record in stored}
+        for stake in list(self._stakes):
+            record = records.get(stake.jit_scid)
+            if stake.channel_id is None and record is not None and record.journal.channel is not None:
+                self._stakes.name(stake, record.journal.channel.channel_id)
+            if stake.channel_id not in standing:
+                self._ledger.back(stake, self._clock.wall_ms())
             else:
-                self._ledger.closed(peer_id, jit_scid, self._clock.wall_ms())
+                self._guard(stake.channel_id)
+        for record in records.values():
+            channel = record.journal.channel
+            row = None if channel is None else standing.get(channel.channel_id)
+            if record.outcome not in (None, "Succeeded") and row is not None:
+                self.revive(record.buy, record.journal, public=not row.is_withheld)
         self.save()
+
+    def revive(self, buy: Buy, journal: Journal, *, public: bool, under_way: bool = False) -> None:
+        """After a start: what the record of this buy says of coins."""
+        if journal.funding is None and journal.channel is None:
+            return
+        capacity_sat = buy.capacity_sat if journal.funding is None else journal.funding.capacity_sat
+        wall_ms = self._clock.wall_ms()
+        if journal.channel is not None and public:
+            stake = self._stakes.of_channel(journal.channel.channel_id)
+            if stake is None:
+                arguments = (buy.peer_id, buy.jit_scid, journal.channel.channel_id, capacity_sat * 1000)
+                stake = self._ledger.sent(*arguments, wall_ms)
+            if under_way:
+                stake.ended_ms = None
+            elif not stake.over:
+                self._ledger.let_go(buy.peer_id, buy.jit_scid, wall_ms, Fault.NONE)
+            self._guard(journal.channel.channel_id)
+        elif under_way:
+            on_trust = not buy.client_trusts_lsp
+            self._ledger.reserved(buy.peer_id, buy.jit_scid, capacity_sat * 1000, on_trust, 0, wall_ms)
 
     def save(self) -> None:
         """Write what has changed and must outlive its session, in the background."""
         for record in self._ledger.changes():
-            if _is_worth_keeping(record):
+            if record.value is not None:
                 self._written.add(record.key)
                 self._spawn(self._write(record))
             elif record.key in self._written:
                 self._written.discard(record.key)
-                self._spawn(self._write(Record(record.key, None)))
+                self._spawn(self._write(record))
+        if self._stakes.burnt.changed:
+            self._spawn(self._write_burnt())
 
     async def _write(self, record: Record) -> None:
         try:
@@ -138,10 +331,22 @@ class CapitalAtRisk:
             self._ledger.unsaved([record])
             log.warning(f"what {record.key[-1]} did could not be journalled, will be tried again: {error}")
 
+    async def _write_burnt(self) -> None:
+        try:
+            await self._notebook.write(BURNT, self._stakes.burnt.write)
+        except StoreError as error:
+            self._stakes.burnt.changed = True
+            log.warning(f"burnt mining fees could not be journalled, will be tried again: {error}")
 
-def _is_worth_keeping(record: Record) -> bool:
-    """False for a peer of whom only live sessions tell."""
-    value = record.value
-    if value is None:
-        return False
-    return value["unpaid"][0] > 0 or value["probes"][0] > 0 or any(defaulted for *_, defaulted in value["open"])
+
+def _describe(stake: Stake) -> dict[str, Any]:
+    return {
+        "peer_id": stake.peer_id,
+        "channel_id": stake.channel_id,
+        "jit_channel_scid": format_scid(stake.jit_scid),
+        "amount_msat": stake.amount_msat,
+        "mining_msat": stake.mining_msat,
+        "since_ms": stake.since_ms,
+        "payment_under_way": not stake.over,
+        "fault": stake.fault.value,
+    }

@@ -6,7 +6,7 @@ not. Answers in return what a negotiation must know of the payments under way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from lsps2fast.actions import FAILURE_NAMES, Action, Broadcast, FailParts, ForgetBuy
@@ -35,14 +35,16 @@ class SessionEvents:
         desk: Desk,
         exposure: CapitalAtRisk,
         afterwards: ChannelLeaseGuard,
+        coins_moved: Callable[[], None],
     ) -> None:
-        """`sessions`: the core's `Sessions`."""
+        """`sessions`: the core's `Sessions`. `coins_moved()`: what is free may have changed by our own doing."""
         self._host = host
         self._sessions = sessions
         self._offers = offers
         self._desk = desk
         self._exposure = exposure
         self._afterwards = afterwards
+        self._coins_moved = coins_moved
         self._opening: set[int] = set()  # jit scids whose channel is being made
         self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
         self.ends = dict.fromkeys(("SUCCEEDED", "FAILED", "ABANDONED"), 0)  # of payments, since the start
@@ -57,8 +59,10 @@ class SessionEvents:
                     self.failed_parts[FAILURE_NAMES.get(action.failure[:4], "other")] += len(action.parts)
                 case Broadcast():
                     self._funding_ordered(action)
-                case ForgetBuy() if action.outcome in UNUSED:
-                    self._unused(action.jit_scid)
+                case ForgetBuy():
+                    self._exposure.buy_ended(action.jit_scid)
+                    if action.outcome in UNUSED:
+                        self._unused(action.jit_scid)
 
     def _changed(self, jit_scid: int, payment_hash: bytes, old: State | None, new: State) -> None:
         change = {
@@ -68,13 +72,14 @@ class SessionEvents:
             "new_state": new.name,
         }
         self._host.send(TOPIC, {TOPIC: change})
+        self._coins_moved()
         (self._opening.add if new == State.OPENING else self._opening.discard)(jit_scid)
         if new.name in self.ends:
             self.ends[new.name] += 1
         buy, core = self._offers.get(jit_scid), self._sessions.buys.get(jit_scid)
         if buy is None:
             return
-        self._exposure.session_changed(buy, old, new)
+        self._exposure.session_changed(buy, payment_hash, old, new)
         if new == State.SUCCEEDED and core is not None and core.channel is not None:
             self._afterwards.owe(core.channel.channel_id, buy)
 
@@ -104,9 +109,5 @@ class SessionEvents:
         for jit_scid in self._opening:
             buy, core = self._offers.get(jit_scid), self._sessions.buys.get(jit_scid)
             if buy is not None and core is not None and core.holder is not None and core.holder.funding is None:
-                total += buy.capacity_sat
+                total += max(buy.capacity_sat, -(-core.holder.sum_msat // 1000))
         return total
-
-    def at_risk_msat(self) -> int:
-        """Capital that is on chain unpaid, or about to be."""
-        return self._exposure.at_risk_msat()

@@ -26,7 +26,7 @@ from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Late, LateReplyGuard
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
-from lsps2fast_plugin.service.funding import ChannelGone, Funder, MustNotClose, OwedToClient
+from lsps2fast_plugin.service.funding import ChannelGone, ChannelTooLarge, Funder, MustNotClose, OwedToClient
 from lsps2fast_plugin.service.opening import Opener, RefusedByClient
 from lsps2fast_plugin.service.session_store import SessionStore
 
@@ -51,6 +51,19 @@ class Answers(Protocol):
 
     def fail(self, keys: Iterable[tuple[int, int]], failure: str) -> None:
         """Fail these parts."""
+
+
+class Capital(Protocol):
+    """Who judges what may be put into a channel, when the money moves (rule:18, rule:19)."""
+
+    async def turn(self, buy: Buy) -> bool:
+        """Whether a channel for this buy may be thought of now."""
+
+    async def may_open(self, buy: Buy, funding: order.Funding) -> bool:
+        """Whether this very channel may be opened now; if so it counts from here on."""
+
+    def too_large(self, buy: Buy, why: str) -> None:
+        """The payment needs a channel that no rule allows."""
 
 
 class Watch:
@@ -106,13 +119,13 @@ class ActionExecutor:
         withheld: Callable[[str, bool], None],
         forgotten: Callable[[int], None],
         owned: Callable[[str], bool],
-        may_open: Callable[[Buy], bool],
+        capital: Capital,
         sent: Callable[[str, order.Channel], None],
         channel_of: Callable[[int], order.Channel | None],
         gone: Callable[[str], None],
     ) -> None:
         """`withheld(channel_id, yes)` keeps other forwards out of a channel (rule:7); `owned(channel_id)` says whether
-        a session or buy knows it; `may_open(buy)` says whether one more channel may be made for it now;
+        a session or buy knows it; `capital` is asked before each open;
         `sent(peer_id, channel)` hears of each funding that bitcoind has; `channel_of(jit_scid)` is that of the payment
         under way; `gone(channel_id)` hears that lightningd has a channel no more.
         """
@@ -127,7 +140,7 @@ class ActionExecutor:
         self._withheld = withheld
         self._forgotten = forgotten
         self._owned = owned
-        self._may_open = may_open
+        self._capital = capital
         self._sent = sent
         self._channel_of = channel_of
         self._gone = gone
@@ -275,7 +288,7 @@ class ActionExecutor:
 
     async def _reserve(self, action: order.ReserveCoins) -> None:
         buy = self._buy(action.jit_scid)
-        if not self._may_open(buy):
+        if not await self._capital.turn(buy):
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
         self._needs[action.jit_scid] = action
@@ -285,10 +298,19 @@ class ActionExecutor:
         self, action: order.ReserveCoins | order.OpenChannel, choice: Callable[[], Awaitable[order.Funding]]
     ) -> None:
         """Feed the coins that are chosen, or that there are none."""
+        buy = self._buy(action.jit_scid)
         try:
             funding = await self._when_synced(choice)
+        except ChannelTooLarge as error:
+            self._capital.too_large(buy, str(error))
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            return
         except (NodeError, NotEnoughCoins) as error:
-            self.alarm(f"no coins for a JIT channel to {self._buy(action.jit_scid).peer_id}: {error}")
+            self.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            return
+        if not await self._capital.may_open(buy, funding):
+            self._funder.forget(action.jit_scid)
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             return
         self._feed(action.jit_scid, action.payment_hash, Input.RESERVED, funding)

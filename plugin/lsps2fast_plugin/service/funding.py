@@ -24,12 +24,17 @@ from lsps2fast_plugin.service.refused_types import RefusedTypes
 OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
 CLOSE_TIMEOUT_S = 60.0
 MOST_DELAY_S = 2**32 - 1
+NO_BOUND_SAT = 10**12
 DEFAULT_FEE_BASE_MSAT, DEFAULT_FEE_PPM = 1000, 10  # lightningd's own
 HALF_CLOSED = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")  # lightningd died in the middle of our close
 
 
 class ChannelGone(Lsps2Error):
     """lightningd says positively that the channel is closing or gone."""
+
+
+class ChannelTooLarge(Lsps2Error):
+    """The sum that arrived needs a larger channel than any that is opened (rule:18)."""
 
 
 class MustNotClose(Lsps2Error):
@@ -69,18 +74,30 @@ class TypesLeft(NamedTuple):
 class Funder:
     """Opens and undoes channels at one lightningd."""
 
-    def __init__(self, rpc: Rpc, coins: Coins, zero_reserve: Callable[[str], bool], node: OurNode) -> None:
-        """`zero_reserve(peer_id)`: ask him for no reserve of ours (O-18, opt-in); `node` may learn later what it is."""
+    def __init__(
+        self,
+        rpc: Rpc,
+        coins: Coins,
+        zero_reserve: Callable[[str], bool],
+        node: OurNode,
+        largest_sat: Callable[[], int] = lambda: NO_BOUND_SAT,
+    ) -> None:
+        """`zero_reserve(peer_id)`: ask him for no reserve of ours (O-18, opt-in); `node` may learn later what it is.
+
+        `largest_sat()`: no channel is larger, whatever was paid.
+        """
         self._rpc = rpc
         self._coins = coins
         self._node = node
         self._zero_reserve = zero_reserve
+        self._largest_sat = largest_sat
         self._refused = RefusedTypes()
 
     async def choose(self, buy: Buy, sum_forward_msat: int, parts: int) -> Funding:
         """Choose coins for a channel that carries these parts, at least as large as was sold; nothing is reserved yet.
 
-        Of the types that the client may take, the best that it has not refused. Raises NotEnoughCoins or NodeError.
+        Of the types that the client may take, the best that it has not refused. Raises ChannelTooLarge, NotEnoughCoins
+        or NodeError.
         """
         # One question's wait for three: nothing depends on their order (P17).
         features, perkw, rows = await asyncio.gather(self._features(buy.peer_id), self._perkw(), self._coins.rows())
@@ -90,6 +107,8 @@ class Funder:
         anchors = ANCHORS in channel_type
         needed = min_capacity_sat(sum_forward_msat, parts, feerate, anchors, self._zero_reserve(buy.peer_id), 546)
         capacity_sat = max(needed, buy.capacity_sat)
+        if capacity_sat > (most_sat := self._largest_sat()):
+            raise ChannelTooLarge(f"the payment needs a channel of {capacity_sat} sat, {most_sat} sat is the largest")
         need = Need(capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), anchors)
         funding = await self._coins.choose(buy.jit_scid, need, rows)
         return funding._replace(channel_type=channel_type)

@@ -12,6 +12,7 @@ from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins, opening_feerate
 
+LIQUIDITY_FRESH_MS: Final = 5_000  # for menus; what we do ourselves is never missed
 FEERATE_FRESH_MS: Final = 10_000  # a crowd asking for menus costs no more than one question in this time
 FEERATE_USABLE_MS: Final = 600_000  # when lightningd does not answer, the last one is good for so long
 
@@ -45,6 +46,10 @@ class NodeLiquidity:
         self._feerates: Feerates | None = None
         self._asked_ms = 0
         self._asking = asyncio.Lock()
+        self._surveying = asyncio.Lock()
+        self._recent: Liquidity | None = None
+        self._recent_ms = 0
+        self._changes = 0
 
     def scid_taken(self, scid: int) -> bool:
         """Whether a channel of ours had this scid or alias when last asked (B-11)."""
@@ -56,13 +61,30 @@ class NodeLiquidity:
         self._scids = {scid for channel in channels for scid in channel.scids_and_theirs}
         return channels
 
+    def changed(self) -> None:
+        """We have reserved, spent or got back coins: what was asked before counts no more."""
+        self._recent = None
+        self._changes += 1
+
+    async def recent(self) -> Liquidity:
+        """As `purse`, a few seconds old at most: a crowd asking for menus costs no more. Or NodeError."""
+        async with self._surveying:
+            found = self._recent
+            if found is None or self._now_ms() - self._recent_ms >= LIQUIDITY_FRESH_MS:
+                found = await self.purse()
+            return found
+
     async def purse(self) -> Liquidity:
         """What can come in and what can be spent. Or NodeError."""
+        asked_ms, changes = self._now_ms(), self._changes
         channels = await self.refresh()
         public = [channel for channel in channels if channel.is_normal and not channel.private]
         incoming = sum(channel.receivable_msat for channel in public) if public else None
         coins = await self._coins.survey()
-        return Liquidity(incoming, coins.free_sat, await self.feerates())
+        found = Liquidity(incoming, coins.free_sat, await self.feerates())
+        if changes == self._changes:
+            self._recent, self._recent_ms = found, asked_ms
+        return found
 
     async def feerates(self) -> Feerates:
         """What lightningd would pay now, a few seconds old at most while it answers. Or NodeError."""

@@ -8,59 +8,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from lsps2fast.errors import Lsps2Error, PeerError
 from lsps2fast.lsps import lsps0, lsps2
-from lsps2fast.lsps.buys import Buy, BuyRegistry, Lack, TokenBucket, check_terms, new_scid, parse_error_buckets
+from lsps2fast.lsps.buys import (
+    Buy,
+    BuyRegistry,
+    Lack,
+    TokenBucket,
+    check_supply,
+    check_terms,
+    new_scid,
+    parse_error_buckets,
+)
 from lsps2fast.lsps.lsps2 import BuyAsk, FeeParams
 from lsps2fast.lsps.promise import Keyring, promised_token
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.service.liquidity import Feerates, Liquidity
 from lsps2fast_plugin.service.policy.limits import Admit, Refusal
-from lsps2fast_plugin.service.policy.preflight import EXPECTED_PARTS, Facts, least_capacity_sat, preflight
+from lsps2fast_plugin.service.policy.preflight import Facts, least_capacity_sat, preflight
 from lsps2fast_plugin.service.policy.rules import Token
 from lsps2fast_plugin.service.sales_policy import Desk
+from lsps2fast_plugin.service.supply import NodeTerms, Supply
 
 log = logging.getLogger(__name__)
 
 NOT_SERVED = "this node does not serve you"
 TOO_OFTEN = "too many requests, try again later"
 NOT_NOW = "this node sells no channels at the moment"
-
-
-class Node(Protocol):
-    """The questions a negotiation asks of the node."""
-
-    async def purse(self) -> Liquidity:
-        """What can come in and what can be spent, or NodeError."""
-
-    async def feerates(self) -> Feerates:
-        """What lightningd would pay for its transactions now, or NodeError."""
-
-    def scid_taken(self, scid: int) -> bool:
-        """Whether a channel of ours has this scid or alias."""
-
-
-class Live(Protocol):
-    """What a negotiation must know of what is under way."""
-
-    def is_online(self, peer_id: str) -> bool:
-        """Whether this client is connected."""
-
-    def committed_sat(self) -> int:
-        """What payments under way will still reserve of the wallet."""
-
-    def at_risk_msat(self) -> int:
-        """Capital that is on chain unpaid, or about to be."""
-
-
-class NodeTerms(NamedTuple):
-    """What the node imposes on every buy."""
-
-    cltv_expiry_delta_blocks: int
-    max_parts: int = EXPECTED_PARTS
-    floor_msat: int = 1  # H-03: the expectation before there is a channel
+_WRONG_TERMS = {202: Refusal.PAYMENT_TOO_SMALL, 203: Refusal.PAYMENT_TOO_LARGE}
 
 
 class Negotiator:
@@ -69,8 +45,8 @@ class Negotiator:
     def __init__(
         self,
         *,
-        node: Node,
-        live: Live,
+        supply: Supply,
+        scid_taken: Callable[[int], bool],
         offers: BuyRegistry,
         promises: Keyring,
         desk: Desk,
@@ -79,9 +55,12 @@ class Negotiator:
         random64: Callable[[], int],
         accept: Callable[[Buy], Awaitable[None]],
     ) -> None:
-        """`accept` journals a buy and makes its scid live before the client hears of it (B-10)."""
-        self._node = node
-        self._live = live
+        """`scid_taken(scid)`: a channel of ours has this scid or alias.
+
+        `accept` journals a buy and makes its scid live before the client hears of it (B-10).
+        """
+        self._scid_taken = scid_taken
+        self._supply = supply
         self._offers = offers
         self._promises = promises
         self._desk = desk
@@ -135,6 +114,7 @@ class Negotiator:
         try:
             return lsps0.encode_result(request.id, await self._run(peer_id, request))
         except PeerError as error:
+            self._desk.errors[error.code] = self._desk.errors.get(error.code, 0) + 1
             return lsps0.encode_error(request.id, error)
         except (Lsps2Error, OSError, ValueError, KeyError, TypeError) as error:
             log.error(f"{request.method} of {peer_id} failed: {type(error).__name__}: {error}")
@@ -157,15 +137,16 @@ class Negotiator:
     async def _get_info(self, peer_id: str, params: object) -> dict[str, Any]:
         text = lsps2.parse_get_info(params)
         wall_ms = self._clock.wall_ms()
-        if not self._policy.is_served(peer_id, wall_ms):
+        if not self._policy.is_served(peer_id):
             raise lsps0.client_rejected(NOT_SERVED)
         theirs = await self._desk.external.menu(text, wall_ms)
         if theirs is not None:
-            return self._signed(peer_id, theirs, None)
+            facts = await self._supply.facts(peer_id, fresh=False)
+            return self._signed(peer_id, self._policy.cap(theirs, peer_id, self._clock.wall_ms(), facts), None)
         token = None if text is None else self._policy.token(text, wall_ms)
-        feerate_perkw = (await self._node.feerates()).opening_perkw
+        facts = await self._supply.facts(peer_id, fresh=False)
         wall_ms = self._clock.wall_ms()
-        lines = self._policy.menu(peer_id, token, wall_ms, feerate_perkw)
+        lines = self._policy.menu(peer_id, token, wall_ms, facts)
         return self._signed(peer_id, [line.params(wall_ms) for line in lines], token)
 
     def _signed(self, peer_id: str, entries: list[FeeParams], token: Token | None) -> dict[str, Any]:
@@ -183,16 +164,17 @@ class Negotiator:
         """Steps of B-06, the cheap ones first; then one commit."""
         ask = lsps2.parse_buy(params)
         self._check_welcome(peer_id)
-        check_terms(ask, self._clock.wall_ms(), self._proof(peer_id), self._terms.floor_msat)
-        facts = await self._facts(peer_id)
-        capacity_sat = preflight(ask, facts, self._policy.capacity_sat, self._refusals)
+        token = self._check_terms(peer_id, ask)
+        facts = await self._supply.facts(peer_id, fresh=True)
+        facts = self._policy.within_budgets(facts, peer_id, token, self._clock.wall_ms())
+        capacity_sat = preflight(ask, facts, self._policy.rules.capacity, self._refusals)
         jit_scid = new_scid(self._random64, self._taken)
         capacity_sat = await self._as_the_plugin_wants(ask, jit_scid, facts, capacity_sat)
         wall_ms = self._clock.wall_ms()
         if ask.params.valid_until_ms <= wall_ms:  # it lapsed while we asked
             raise lsps2.invalid_fee_params()
         token = self._token_of(ask.params)  # others may have used it up meanwhile
-        trusts = self._policy.trust_mode(peer_id, token, capacity_sat * 1000, self._live.at_risk_msat(), wall_ms)
+        trusts = self._policy.trust_of(ask, peer_id, token, capacity_sat, facts, wall_ms)
         buy = Buy(
             jit_scid=jit_scid,
             peer_id=peer_id,
@@ -209,7 +191,7 @@ class Negotiator:
 
     def _check_welcome(self, peer_id: str) -> None:
         """Step 2 of B-06. Raises PeerError 1."""
-        if not self._policy.is_served(peer_id, self._clock.wall_ms()):
+        if not self._policy.is_served(peer_id):
             raise lsps0.client_rejected(NOT_SERVED)
         if self._desk.paused:
             self._refusals.count(Refusal.PAUSED)
@@ -228,23 +210,6 @@ class Negotiator:
         promised = promised_token(params)
         return None if promised is None else self._policy.token_of(promised, self._clock.wall_ms())
 
-    async def _facts(self, peer_id: str) -> Facts:
-        purse = await self._node.purse()
-        rules = self._policy.rules
-        return Facts(
-            connected=self._live.is_online(peer_id),
-            incoming_liquidity_msat=purse.incoming_liquidity_msat,
-            confirmed_sat=purse.confirmed_sat,
-            committed_sat=self._live.committed_sat(),
-            keep_onchain_sat=rules.capacity.keep_onchain_sat,
-            feerate_perkw=purse.feerates.opening_perkw,
-            commitment_perkw=purse.feerates.commitment_perkw,
-            anchors_perkw=purse.feerates.anchors_perkw,
-            open_vbytes=rules.floor.open_vbytes,
-            zero_reserve=self._desk.zero_reserve(peer_id),
-            max_parts=self._terms.max_parts,
-        )
-
     async def _as_the_plugin_wants(self, ask: BuyAsk, jit_scid: int, facts: Facts, capacity_sat: int) -> int:
         """The capacity that the operator's policy plugin names, within what can be funded; else our own."""
         least_sat = least_capacity_sat(ask, facts)
@@ -254,8 +219,10 @@ class Negotiator:
         )
         if wanted is None:
             return capacity_sat
-        named: int | Lack = wanted
-        return preflight(ask, facts, lambda _: named, self._refusals)
+        if isinstance(wanted, Lack):
+            return check_supply(ask, wanted)
+        named = self._policy.rules.capacity._replace(headroom_sat=max(wanted - least_sat, 0), factor_percent=100)
+        return preflight(ask, facts, named, self._refusals)
 
     async def _store(self, buy: Buy, token: Token | None) -> None:
         """Reserve the place, count the token, write the buy; undo it all when it cannot be stored (T-18)."""
@@ -276,19 +243,30 @@ class Negotiator:
             await self._desk.give_back(None if token is None else token.hash)
             raise
 
-    def _proof(self, peer_id: str) -> Callable[[FeeParams], bool]:
-        """Step 3 of B-06: our promise to this client, under a token that still stands. May raise PeerError 201."""
+    def _check_terms(self, peer_id: str, ask: BuyAsk) -> Token | None:
+        """Steps 3 to 9 of B-06, each refusal counted once; the token it was promised under. Raises PeerError."""
+        token: Token | None = None
+        known_why = False
 
         def proves(params: FeeParams) -> bool:
-            promised = self._promises.verify(bytes.fromhex(peer_id), params)
-            if promised:
-                self._token_of(params)
-            return promised
+            nonlocal token, known_why
+            if not self._promises.verify(bytes.fromhex(peer_id), params):
+                return False
+            known_why = True  # a token that is no more counts under its own name
+            token = self._token_of(params)
+            known_why = False
+            return True
 
-        return proves
+        try:
+            check_terms(ask, self._clock.wall_ms(), proves, self._terms.floor_msat)
+        except PeerError as error:
+            if not known_why:
+                self._refusals.count(_WRONG_TERMS.get(error.code, Refusal.OFFER_INVALID))
+            raise
+        return token
 
     def _taken(self, scid: int) -> bool:
-        return scid in self._offers or self._node.scid_taken(scid)
+        return scid in self._offers or self._scid_taken(scid)
 
 
 def token_of_buy(buy: Buy) -> bytes | None:

@@ -27,6 +27,7 @@ def add_methods(service: Service) -> None:
     service.host.method("lsps2-stats", methods.stats)
     service.host.method("lsps2-quote", methods.quote)
     service.host.method("lsps2-cancel", methods.cancel)
+    service.host.method("lsps2-forgive", methods.forgive)
     service.host.method("lsps2-pause", methods.pause)
     service.host.method("lsps2-resume", methods.resume)
     if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
@@ -40,9 +41,12 @@ class Methods:
         self._service = service
 
     async def list_sessions(self) -> dict[str, Any]:
-        """Every live buy with its payment attempts."""
+        """Every live buy with its payment attempts, and every channel with our money in it that is not paid for."""
         self._ready()
-        return {"sessions": [self._describe(buy) for buy in self._service.offers]}
+        return {
+            "sessions": [self._describe(buy) for buy in self._service.offers],
+            "unpaid_channels": self._service.exposure.unpaid_channels(),
+        }
 
     async def get_session(self, jit_channel_scid: str) -> dict[str, Any]:
         """One live buy with its payment attempts."""
@@ -56,11 +60,22 @@ class Methods:
         service = self._service
         try:
             client = "" if peer_id is None else parse_node_id(peer_id, "peer_id").hex()
-            size_msat = None if payment_size_msat is None else parse_msat(_digits(payment_size_msat))
+            size_msat = None if payment_size_msat is None else _size(payment_size_msat)
         except MalformedField as error:
-            raise ConfigError(f"{error.name}: {error}") from error
-        feerate_perkw = (await service.view.feerates()).opening_perkw
-        return await service.desk.quote(client, token, feerate_perkw, size_msat)
+            raise ConfigError(str(error)) from error
+        facts = await service.supply.facts(client, fresh=True)
+        return await service.desk.quote(client, token, facts, size_msat)
+
+    async def forgive(self, peer_id: str) -> dict[str, Any]:
+        """Hold nothing against this client any more: unpaid channels and failed payments of its past."""
+        self._ready()
+        try:
+            client = parse_node_id(peer_id, "peer_id").hex()
+        except MalformedField as error:
+            raise ConfigError(str(error)) from error
+        forgiven = self._service.exposure.forgive(client)
+        self._service.host.log(f"{client} was forgiven by the operator: {forgiven}", "info")
+        return {"peer_id": client, "forgiven": forgiven}
 
     async def cancel(self, jit_channel_scid: str) -> dict[str, Any]:
         """Take an unpaid offer back: parts it holds fail, later ones find no channel. A channel being made goes on."""
@@ -89,9 +104,9 @@ class Methods:
     def _buy(self, jit_channel_scid: str) -> Buy:
         self._ready()
         try:
-            buy = self._service.offers.get(parse_scid(jit_channel_scid))
+            buy = self._service.offers.get(parse_scid(jit_channel_scid, "jit_channel_scid"))
         except MalformedField as error:
-            raise ConfigError(f"jit_channel_scid: {error}") from error
+            raise ConfigError(str(error)) from error
         if buy is None:
             raise ConfigError(f"no live buy has the jit scid {jit_channel_scid}; lsps2-listsessions shows all")
         return buy
@@ -136,6 +151,10 @@ class Methods:
         }
 
 
+def _size(value: int | str) -> int:
+    return parse_msat(_digits(value), "payment_size_msat")
+
+
 def _digits(value: int | str) -> str:
     """An amount as people give it on a command line: a number, or its digits."""
     return str(value) if type(value) is int else str(value).removesuffix("msat")
@@ -152,7 +171,8 @@ def stats_of(service: Service) -> dict[str, Any]:
         "buys": service.desk.buys,
         "held_parts": len(service.parts),
         "held_msat": service.parts.held_msat,
-        "withheld_channels": len(service.interest.channel_ids),
+        "withheld_channels": len(service.withheld),
+        "unpaid_channels": len(service.exposure.unpaid_channels()),
         "at_risk_msat": service.exposure.at_risk_msat(),
         "free_coins_sat": service.coins.low_water.free_sat,
         "pool_coins": None if service.pool is None else service.pool.ready,
@@ -162,6 +182,8 @@ def stats_of(service: Service) -> dict[str, Any]:
         "payments": {name.lower(): count for name, count in service.books.ends.items()},
         "failed_parts": dict(service.books.failed_parts),
         "refusals": service.desk.refusals.as_dict(),
+        "errors_sent": {str(code): count for code, count in sorted(service.desk.errors.items())},
+        "limits": service.exposure.limits(),
         "paused": service.desk.paused,
         "policy": service.desk.policy.rules.source,
         "journal_commits": service.store.commits + service.notebook.commits,

@@ -16,12 +16,20 @@ from lsps2fast_plugin.service.coin_pool import PoolSize
 from lsps2fast_plugin.service.policy.external import Use
 from lsps2fast_plugin.service.policy.limits import LIMIT_OPTIONS, GateLimits
 from lsps2fast_plugin.service.policy.policy import DEFAULT_LINE, FeeLine, Rules, rules_from_options
-from lsps2fast_plugin.service.policy.rules import MAX_VALIDITY_S, MIN_VALIDITY_S, MODES, Floor, TrustRule
+from lsps2fast_plugin.service.policy.rules import (
+    MAX_VALIDITY_S,
+    MIN_VALIDITY_S,
+    MODES,
+    CapacityRule,
+    Floor,
+    TrustRule,
+)
 
 OWN_PREFIX = "lsps2-"  # of the options that CLN's built-in plugin does not have
 GUARDS = ("refuse", "warn", "off")
 LOOPBACK = "127.0.0.1"
 DAY_MS = 86_400_000
+MAX_HOLD_BLOCKS = 2_016  # as far as lightningd goes itself
 MOST_POOL_COINS = 50  # in one transaction
 POOL_COIN_SAT = (10_000, 10**10)
 
@@ -35,6 +43,7 @@ class Settings(NamedTuple):
     max_parts: int
     zero_reserve: bool
     cltv_delta_blocks: int
+    max_hold_blocks: int
     limits: BuyQuota
     gate: GateLimits
     rules: Rules  # in force when there is no policy file
@@ -52,7 +61,8 @@ _INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
     "lsps2-max-parts": (30, 1, 483, "parts of one payment that are accepted"),
     "lsps2-cltv-delta": (144, 6, 2_016, "cltv delta promised to clients; never below the node's own"),
     "lsps2-channel-headroom-sat": (100_000, 0, 10**12, "inbound capacity beyond the first payment"),
-    "lsps2-max-channel-sat": (16_777_215, 1_000, 10**12, "largest channel that is opened"),
+    "lsps2-min-channel-sat": (20_000, 0, 10**12, "smallest channel that is opened; many wallets take none below"),
+    "lsps2-max-channel-sat": (CapacityRule().max_sat, 1_000, 10**12, "largest channel that is opened"),
     "lsps2-max-buys-per-peer": (10, 1, 10**6, "unused buys that one peer may hold"),
     "lsps2-max-buys": (10_000, 1, 10**7, "unused buys in all"),
     "lsps2-min-fee-msat": (DEFAULT_LINE.min_fee_msat, 0, 10**15, "smallest opening fee"),
@@ -72,7 +82,43 @@ _INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
         TrustRule().capital_budget_sat,
         0,
         10**12,
-        "the most that may lie in channels that are open and unpaid",
+        "the most that may lie on chain in channels that are not paid for, or on its way there",
+    ),
+    "lsps2-withheld-budget-sat": (
+        0,
+        0,
+        10**12,
+        "the most that may be reserved for channels that are withheld; 0: as much as lsps2-capital-budget-sat",
+    ),
+    "lsps2-mining-budget-sat": (
+        TrustRule().mining_budget_sat,
+        0,
+        10**12,
+        "the most that may be burnt in 24 hours on mining for channels that nobody pays for",
+    ),
+    "lsps2-client-share": (
+        TrustRule().client_share_percent,
+        1,
+        100,
+        "percent of the coins that one client may hold in unpaid channels, its first one aside",
+    ),
+    "lsps2-max-loss-sat": (
+        Floor().max_loss_sat,
+        0,
+        10**12,
+        "no channel is opened while mining costs so much more than its opening fee brings",
+    ),
+    "lsps2-close-unpaid": (
+        TrustRule().close_unpaid_hours,
+        0,
+        87_600,
+        "hours after the end of its offer until a channel that nobody paid for is closed; 0: never",
+    ),
+    "lsps2-max-hold-blocks": (
+        MAX_HOLD_BLOCKS,
+        42,
+        2_016,
+        "the farthest expiry, in blocks ahead, of a part that buys a channel: so long its client may hold it",
     ),
     "lsps2-coin-low-water-sat": (
         250_000,
@@ -195,11 +241,20 @@ def _rules(number: dict[str, int], client_trusts_lsp: bool) -> Rules:
         raise ConfigError(f"lsps2-min-payment-msat, lsps2-max-payment-msat and lsps2-min-fee-msat: {reason}")
     return rules_from_options(
         (line,),
-        client_trusts_lsp,
-        number["lsps2-channel-headroom-sat"],
-        number["lsps2-max-channel-sat"],
-        floor_percent=number["lsps2-fee-floor"],
-        capital_budget_sat=number["lsps2-capital-budget-sat"],
+        floor=Floor(factor_percent=number["lsps2-fee-floor"], max_loss_sat=number["lsps2-max-loss-sat"]),
+        capacity=CapacityRule(
+            headroom_sat=number["lsps2-channel-headroom-sat"],
+            min_sat=min(number["lsps2-min-channel-sat"], number["lsps2-max-channel-sat"]),
+            max_sat=number["lsps2-max-channel-sat"],
+        ),
+        trust=TrustRule(
+            client_trusts_lsp=client_trusts_lsp,
+            capital_budget_sat=number["lsps2-capital-budget-sat"],
+            withheld_budget_sat=number["lsps2-withheld-budget-sat"] or None,
+            mining_budget_sat=number["lsps2-mining-budget-sat"],
+            client_share_percent=number["lsps2-client-share"],
+            close_unpaid_hours=number["lsps2-close-unpaid"],
+        ),
     )
 
 
@@ -217,6 +272,7 @@ def read_settings(plugin: Plugin) -> Settings:
         max_parts=number["lsps2-max-parts"],
         zero_reserve=bool(get("experimental-lsps2-zero-reserve")),
         cltv_delta_blocks=number["lsps2-cltv-delta"],
+        max_hold_blocks=number["lsps2-max-hold-blocks"],
         limits=BuyQuota(number["lsps2-max-buys-per-peer"], number["lsps2-max-buys"]),
         gate=GateLimits(*(number[name] for name in LIMIT_OPTIONS)),
         rules=_rules(number, _choice(get("lsps2-trust-mode"), "lsps2-trust-mode", MODES) == MODES[1]),

@@ -43,7 +43,7 @@ class Recovery:
         await service.until_told("reading what peers did before", service.exposure.load)
         channels = await service.until_told("looking at the channels", service.view.refresh)
         ids = {channel.channel_id for channel in channels}
-        service.exposure.reconcile(stored, ids)
+        service.exposure.reconcile(stored, channels)
         service.afterwards.load(stored, ids)
         service.lookout.load(stored, channels, service.sessions.height)
 
@@ -143,7 +143,9 @@ class Recovery:
             service.set_withheld(channel.channel_id, not verdict.sent and not verdict.gone)
             if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
                 service.offers.mark_used(jit_scid)
-                service.exposure.sent(record.buy, channel.channel_id)
+        if not verdict.gone:
+            paying, public = session is not None, verdict.sent or verdict.public
+            service.exposure.revive(record.buy, verdict.journal, public=public, under_way=paying)
         log.info(f"{format_scid(jit_scid)} goes on in {state or 'no session'}")
         service.carry_out(first_orders(verdict, jit_scid, state))
         if session is None:

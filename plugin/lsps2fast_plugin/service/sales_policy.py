@@ -19,6 +19,7 @@ from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.policy.external import ExternalPolicy
 from lsps2fast_plugin.service.policy.limits import Gate, Refusals
 from lsps2fast_plugin.service.policy.policy import Policy
+from lsps2fast_plugin.service.policy.preflight import Facts
 from lsps2fast_plugin.service.policy.rules import Token
 from lsps2fast_plugin.service.policy.tokens import ROOT as TOKENS
 from lsps2fast_plugin.service.policy.tokens import Record, TokenUses
@@ -50,6 +51,7 @@ class Desk:
         self._zero_reserve = settings.zero_reserve
         self.paused = False
         self.menus = self.buys = 0  # sent and sold since the start
+        self.errors: dict[int, int] = {}  # answers with an error, by the code we gave
 
     async def load(self) -> None:
         """Uses of tokens and the pause switch, as they were before the start. Or StoreError."""
@@ -85,7 +87,7 @@ class Desk:
             self.policy.replace(rules)
 
     async def quote(
-        self, peer_id: str, token: str | None, feerate_perkw: int, payment_size_msat: int | None
+        self, peer_id: str, token: str | None, facts: Facts, payment_size_msat: int | None
     ) -> dict[str, Any]:
         """What this client would be offered now and why; a policy plugin is asked as it would be for him."""
         wall_ms = self._clock.wall_ms()
@@ -94,7 +96,7 @@ class Desk:
             theirs = await self.external.menu(token, wall_ms)
         except PeerError as error:
             theirs = error
-        answer = self.policy.explain(peer_id, token, wall_ms, feerate_perkw, payment_size_msat, theirs)
+        answer = self.policy.explain(peer_id, token, wall_ms, facts, payment_size_msat, theirs)
         answer["paused"] = self.paused
         if self.file is not None and self.file.refused is not None:
             answer["policy_file_refused"] = self.file.refused

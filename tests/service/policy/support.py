@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lsps2fast.lsps.promise import token_hash
+from lsps2fast_plugin.service.policy.preflight import Facts
 from lsps2fast_plugin.service.policy.rules import FeeLine, NamedLine, Rules, Token
 
 WALL_MS = 1_900_000_000_000
@@ -39,3 +40,18 @@ def rules(*lines: FeeLine, tokens: tuple[Token, ...] = (), **changes: Any) -> Ru
     """A policy with these lines, or one ordinary line."""
     made = Rules("test", named(*(lines or (line(),))), tokens={each.hash: each for each in tokens})
     return made._replace(**changes)
+
+
+def facts(feerate_perkw: int = 253, **changes: Any) -> Facts:
+    """A node that has everything, at this feerate."""
+    rich = Facts(
+        connected=True,
+        incoming_liquidity_msat=None,
+        confirmed_sat=10**9,
+        committed_sat=0,
+        keep_onchain_sat=25_000,
+        feerate_perkw=feerate_perkw,
+        commitment_perkw=feerate_perkw,
+        open_vbytes=250,
+    )
+    return rich._replace(**changes)

@@ -12,7 +12,15 @@ from lsps2fast.errors import PeerError
 from lsps2fast.lsps.buys import Lack
 from lsps2fast.lsps.lsps2 import BuyAsk, min_capacity_sat
 from lsps2fast_plugin.service.policy.limits import Refusals
-from lsps2fast_plugin.service.policy.preflight import Facts, least_capacity_sat, preflight, provide, spendable_sat
+from lsps2fast_plugin.service.policy.preflight import (
+    STEP_MSAT,
+    Facts,
+    largest_payment_msat,
+    least_capacity_sat,
+    preflight,
+    provide,
+    spendable_sat,
+)
 from lsps2fast_plugin.service.policy.rules import CapacityRule
 from service.policy.support import WALL_MS, line
 
@@ -44,7 +52,7 @@ def judged(ask: BuyAsk, facts: Facts, rule: CapacityRule = RULE) -> tuple[int, s
     """The capacity, or minus the code; and what was counted."""
     refusals = Refusals()
     try:
-        outcome = preflight(ask, facts, rule.capacity_sat, refusals)
+        outcome = preflight(ask, facts, rule, refusals)
     except PeerError as error:
         outcome = -error.code
     return outcome, {name for name, count in refusals.as_dict().items() if count}
@@ -86,15 +94,21 @@ def test_the_least_channel_is_enough_for_both_types(plain: int, anchors: int, de
         (FIXED, funds(LEAST_SAT - 1), RULE, -203, {"onchain_funds"}),
         (FIXED, funds(LEAST_SAT, committed_sat=1), RULE, -203, {"onchain_funds"}),
         (FIXED, funds(LEAST_VARIABLE_SAT - 1), RULE, -1, {"onchain_funds"}),
-        (VARIABLE, funds(LEAST_VARIABLE_SAT), RULE, LEAST_VARIABLE_SAT, set()),
-        (VARIABLE, funds(LEAST_VARIABLE_SAT - 1), RULE, -1, {"onchain_funds"}),
+        (VARIABLE, funds(RULE.min_sat), RULE, RULE.min_sat, set()),
+        (VARIABLE, funds(RULE.min_sat - 1), RULE, -1, {"onchain_funds"}),
+        (FIXED, funds(RULE.min_sat - 1), RULE, -1, {"onchain_funds"}),
+        (FIXED, funds(RULE.min_sat), RULE, -203, {"onchain_funds"}),
+        (VARIABLE, RICH, RULE._replace(headroom_sat=0), RULE.min_sat, set()),
+        (FIXED, RICH._replace(budget_sat=LEAST_SAT), RULE, LEAST_SAT, set()),
+        (FIXED, RICH._replace(budget_sat=LEAST_SAT - 1), RULE, -203, {"capital_budget"}),
+        (FIXED, RICH._replace(budget_sat=-1), RULE, -1, {"capital_budget"}),
         (FIXED, RICH._replace(confirmed_sat=0), RULE, -1, {"onchain_funds"}),
     ],
 )
 def test_what_cannot_be_kept_is_refused_at_the_buy(
     ask: BuyAsk, facts: Facts, rule: CapacityRule, outcome: int, counted: set[str]
 ) -> None:
-    """B-06 steps 10 and 11, B-08, O-03: 203 where a smaller payment would do, else 1."""
+    """B-06 steps 10 and 11, B-08, O-03, people:L5, people:L6: 203 where less would do, else 1; never below min_sat."""
     assert judged(ask, facts, rule) == (outcome, counted)
 
 
@@ -110,7 +124,7 @@ def test_what_cannot_be_kept_is_refused_at_the_buy(
 def test_what_is_granted_is_enough_and_affordable(
     size_msat: int | None, confirmed_sat: int, committed_sat: int, perkw: int, rule: CapacityRule
 ) -> None:
-    """O-03: never below the least, above the largest, or above what can be spent."""
+    """O-03, people:L5, people:L6: never below the smallest, above the largest, or above what can be spent."""
     facts = RICH._replace(
         confirmed_sat=confirmed_sat,
         committed_sat=committed_sat,
@@ -119,8 +133,57 @@ def test_what_is_granted_is_enough_and_affordable(
         anchors_perkw=max(perkw, 1250),
     )
     ask = BuyAsk(PARAMS, size_msat)
-    capacity, why = provide(ask, facts, rule.capacity_sat)
-    least_sat = least_capacity_sat(ask, facts)
+    capacity, why = provide(ask, facts, rule)
+    least_sat = rule.floor_sat(least_capacity_sat(ask, facts))
     reach_sat = min(spendable_sat(facts), rule.max_sat)
     assert isinstance(capacity, Lack) == (why is not None) == (least_sat > reach_sat)
     assert isinstance(capacity, Lack) or least_sat <= capacity <= reach_sat
+
+
+@given(
+    st.integers(0, 5 * 10**6),
+    st.none() | st.integers(0, 5 * 10**9),
+    st.integers(0, 5 * 10**6),
+    st.builds(
+        CapacityRule, st.integers(0, 10**6), st.integers(100, 500), st.integers(0, 10**5), st.integers(10**5, 10**7)
+    ),
+)
+def test_what_is_offered_can_be_bought(
+    confirmed_sat: int, liquidity_msat: int | None, budget_sat: int, rule: CapacityRule
+) -> None:
+    """people:L8, operator:O4: the largest payment of a menu is sold, one a step larger is not."""
+    facts = RICH._replace(confirmed_sat=confirmed_sat, incoming_liquidity_msat=liquidity_msat, budget_sat=budget_sat)
+    largest_msat, why = largest_payment_msat(PARAMS, facts, rule)
+    refusals = Refusals()
+
+    def sold(size_msat: int) -> bool:
+        try:
+            preflight(BuyAsk(PARAMS, size_msat), facts, rule, refusals)
+        except PeerError:
+            return False
+        return True
+
+    if largest_msat is None:
+        assert why
+        assert not sold(PARAMS.min_payment_size_msat)
+        return
+    assert PARAMS.min_payment_size_msat <= largest_msat <= PARAMS.max_payment_size_msat
+    assert sold(largest_msat)
+    assert bool(why) == (largest_msat < PARAMS.max_payment_size_msat)
+    assert not why or not sold(largest_msat + STEP_MSAT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"confirmed_sat": 700_000}, "onchain_funds"),
+        ({"budget_sat": 700_000}, "capital_budget"),
+        ({"incoming_liquidity_msat": 700_000_000}, "inbound_liquidity"),
+    ],
+)
+def test_a_menu_says_what_bounds_it(changes: dict[str, int], why: str) -> None:
+    """people:L8: coins, budgets, inbound liquidity; the operator reads which."""
+    largest_msat, bound = largest_payment_msat(PARAMS, RICH._replace(**changes), RULE)
+    assert largest_msat is not None
+    assert 600_000_000 < largest_msat <= 700_000_000
+    assert bound == why

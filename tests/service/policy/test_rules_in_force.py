@@ -14,9 +14,10 @@ from lsps2fast.lsps.buys import Lack
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.policy import DEFAULT_LINE, FeeLine, Policy, Rules, Token, rules_from_options
 from lsps2fast_plugin.service.policy.rules import CapacityRule, Floor, TrustRule
+from lsps2fast_plugin.service.policy.stakes import Stake
 from lsps2fast_plugin.service.policy.tokens import TokenUses
 from lsps2fast_plugin.service.policy.trust import TrustLedger
-from service.policy.support import ALICE, BOB, DAY_MS, PERKW, WALL_MS, line, rules, token
+from service.policy.support import ALICE, BOB, DAY_MS, PERKW, WALL_MS, facts, line, rules, token
 
 FREE = Floor(factor_percent=0)
 
@@ -42,13 +43,20 @@ def counted(made: Policy) -> set[str]:
 
 def test_the_options_alone_make_a_policy() -> None:
     """Drop-in: no file is needed, and the floor holds all the same."""
-    made = policy(rules_from_options((DEFAULT_LINE,), True, 70_000, 1_000_000))
-    assert made.menu(ALICE, None, WALL_MS, 253) == [DEFAULT_LINE]
-    assert made.menu(ALICE, None, WALL_MS, PERKW) == [
+    made = policy(
+        rules_from_options(
+            (DEFAULT_LINE,),
+            floor=Floor(),
+            capacity=CapacityRule(headroom_sat=70_000, max_sat=10_000_000),
+            trust=TrustRule(client_trusts_lsp=True),
+        )
+    )
+    assert made.menu(ALICE, None, WALL_MS, facts(253)) == [DEFAULT_LINE]
+    assert made.menu(ALICE, None, WALL_MS, facts(PERKW)) == [
         DEFAULT_LINE._replace(min_fee_msat=4_500_000, min_payment_size_msat=4_500_001)
     ]
     assert made.trust_mode(ALICE, None, 1, 0, WALL_MS)
-    assert made.capacity_sat(30_000) == 100_000
+    assert made.rules.capacity.capacity_sat(30_000) == 100_000
 
 
 def test_memory_that_was_loaded_is_used_also_when_it_is_empty() -> None:
@@ -73,20 +81,21 @@ def test_memory_that_was_loaded_is_used_also_when_it_is_empty() -> None:
 def test_peers_are_served_as_the_lists_say(changes: dict[str, frozenset[str]], served: set[str], why: set[str]) -> None:
     """G-10, S-10: allow and deny; each refusal is counted."""
     made = policy(rules()._replace(**changes))  # type: ignore[arg-type]
-    assert {peer for peer in (ALICE, BOB) if made.is_served(peer, WALL_MS)} == served
+    assert {peer for peer in (ALICE, BOB) if made.is_served(peer)} == served
     assert counted(made) == why
-    codes = {peer: code_of(partial(made.menu, peer, None, WALL_MS, 253)) for peer in (ALICE, BOB)}
+    codes = {peer: code_of(partial(made.menu, peer, None, WALL_MS, facts(253))) for peer in (ALICE, BOB)}
     assert codes == {peer: None if peer in served else 1 for peer in (ALICE, BOB)}
 
 
-def test_a_prober_is_not_served_until_it_healed() -> None:
-    """C-26: code 1, for a while."""
+def test_a_prober_is_served_in_the_safe_mode_until_it_healed() -> None:
+    """C-26, people:L1, rule:22: what a stranger can cause is bounded in its effect and in time."""
     made = policy(rules())
-    for _ in range(3):
-        made.ledger.probed(ALICE, WALL_MS)
-    assert code_of(lambda: made.menu(ALICE, None, WALL_MS, 253)) == 1
-    assert made.is_served(BOB, WALL_MS)
-    assert made.is_served(ALICE, WALL_MS + DAY_MS)
+    for scid in (1, 2, 3):
+        made.ledger.probed(ALICE, scid, WALL_MS)
+    assert made.menu(ALICE, None, WALL_MS, facts(253)) != []
+    assert made.trust_mode(ALICE, None, 1, 0, WALL_MS)
+    assert not made.trust_mode(BOB, None, 1, 0, WALL_MS)
+    assert not made.trust_mode(ALICE, None, 1, 0, WALL_MS + DAY_MS)
     assert counted(made) == {"peer_probed"}
 
 
@@ -120,7 +129,7 @@ def test_a_token_is_never_ignored_where_there_are_none() -> None:
 def test_a_token_in_its_last_ten_minutes_is_good_and_cut() -> None:
     """G-03, G-06: the offer ends with the token."""
     made = policy(rules(tokens=(token(expires_ms=WALL_MS + 600_000),), floor=FREE))
-    menu = made.menu(ALICE, made.token("spring", WALL_MS), WALL_MS, 253)
+    menu = made.menu(ALICE, made.token("spring", WALL_MS), WALL_MS, facts(253))
     assert [each.validity_s for each in menu] == [600]
 
 
@@ -156,7 +165,7 @@ def test_a_token_has_lines_of_its_own_or_a_discount() -> None:
     half = token("half", discount_percent=50)
     made = policy(rules(line(2_000_001, 10_001), tokens=(own, half), floor=FREE))
     prices = [
-        [(each.min_fee_msat, each.proportional) for each in made.menu(ALICE, given, WALL_MS, 253)]
+        [(each.min_fee_msat, each.proportional) for each in made.menu(ALICE, given, WALL_MS, facts(253))]
         for given in (None, made.token("own", WALL_MS), made.token("half", WALL_MS))
     ]
     assert prices == [[(2_000_001, 10_001)], [(500_000, 4_000)], [(1_000_001, 5_001)]]
@@ -165,7 +174,7 @@ def test_a_token_has_lines_of_its_own_or_a_discount() -> None:
 def test_a_discount_does_not_undercut_the_miners() -> None:
     """The fee always covers the expected mining cost."""
     made = policy(rules(tokens=(token(discount_percent=100),)))
-    menu = made.menu(ALICE, made.token("spring", WALL_MS), WALL_MS, PERKW)
+    menu = made.menu(ALICE, made.token("spring", WALL_MS), WALL_MS, facts(PERKW))
     assert [each.min_fee_msat for each in menu] == [4_500_000]
 
 
@@ -176,31 +185,32 @@ def test_a_line_left_out_is_told_once_and_counted_each_time() -> None:
     """G-07: drop offenders and log; a peer that asks a thousand times does not fill the log."""
     log = Log()
     made = policy(rules(line(1_000, 20), line(2_000, 10), floor=FREE))
-    menus = [made.menu(ALICE, None, WALL_MS, 253) for _ in range(1_000)]
+    menus = [made.menu(ALICE, None, WALL_MS, facts(253)) for _ in range(1_000)]
     assert [each.min_fee_msat for each in menus[-1]] == [1_000]
     assert log.levels() == ["warn"]
     assert "fee_line 2 of test is left out of menus" in log.text()
     assert made.refusals[Refusal.LINE_LEFT_OUT] == 1_000
     made.replace(made.rules)
-    made.menu(ALICE, None, WALL_MS, 253)
+    made.menu(ALICE, None, WALL_MS, facts(253))
     assert log.levels() == ["warn", "warn"]
 
 
 def test_an_empty_menu_is_legal_and_counted() -> None:
     """G-04: no JIT channels for now, because miners ask more than any payment brings."""
     made = policy(rules(line(max_payment_size_msat=4_000_000)))
-    assert made.menu(ALICE, None, WALL_MS, PERKW) == []
+    assert made.menu(ALICE, None, WALL_MS, facts(PERKW)) == []
     assert counted(made) == {"line_left_out", "menu_empty"}
 
 
 def test_new_rules_are_in_force_at_once() -> None:
     """Price, lists and trust change together; memory stays."""
     made = policy(rules())
-    made.ledger.probed(ALICE, WALL_MS)
-    made.replace(rules(line(9_000_000), trust=TrustRule(client_trusts_lsp=True, probe_limit=1)))
-    assert [each.min_fee_msat for each in made.menu(BOB, None, WALL_MS, 253)] == [9_000_000]
+    made.ledger.probed(ALICE, 1, WALL_MS)
+    made.replace(rules(line(9_000_000), deny=frozenset({ALICE}), trust=TrustRule(client_trusts_lsp=True)))
+    assert [each.min_fee_msat for each in made.menu(BOB, None, WALL_MS, facts(253))] == [9_000_000]
     assert made.trust_mode(BOB, None, 1, 0, WALL_MS)
-    assert not made.is_served(ALICE, WALL_MS)
+    assert made.ledger.probes(ALICE, WALL_MS) == 1
+    assert not made.is_served(ALICE)
 
 
 # --- Capacity -------------------------------------------------------------------------------------------------------
@@ -220,7 +230,7 @@ def test_new_rules_are_in_force_at_once() -> None:
 )
 def test_the_channel_is_as_large_as_the_rule_says(rule: CapacityRule, least_sat: int, capacity: int | Lack) -> None:
     """O-03: policy may choose more than the least, never less; headroom shrinks before a payment is refused."""
-    assert policy(rules(capacity=rule)).capacity_sat(least_sat) == capacity
+    assert rule.capacity_sat(least_sat) == capacity
 
 
 # --- Trust ----------------------------------------------------------------------------------------------------------
@@ -228,14 +238,22 @@ def test_the_channel_is_as_large_as_the_rule_says(rule: CapacityRule, least_sat:
 SAT = 1_000
 
 
+def at_risk(made: Policy, peer_id: str, sat: int, *, on_trust: bool = True) -> Stake:
+    """So much lies in a channel of this peer that is not paid for."""
+    return made.ledger.reserved(peer_id, 1, sat * SAT, on_trust, 0, WALL_MS)
+
+
 def owing(made: Policy) -> None:
-    made.ledger.opened(ALICE, 1, 1 * SAT, WALL_MS)
+    """ALICE left a channel unpaid that is closed now."""
+    stake = at_risk(made, ALICE, 1)
+    made.ledger.sent(ALICE, 1, "cc" * 32, 1 * SAT, WALL_MS)
     made.ledger.let_go(ALICE, 1, WALL_MS)
-    made.ledger.closed(ALICE, 1, WALL_MS)
+    made.ledger.back(stake, WALL_MS)
 
 
 def waiting(made: Policy) -> None:
-    made.ledger.opened(ALICE, 1, 1 * SAT, WALL_MS)
+    """A channel of ALICE waits for its first payment."""
+    at_risk(made, ALICE, 1)
 
 
 def nothing(made: Policy) -> None:
@@ -275,7 +293,9 @@ def test_the_mode_of_a_buy(
     """B-15: default, token, amount at risk; safe for debtors and above the budget, for every client."""
     made = policy(rules(trust=rule))
     before(made)
-    assert made.trust_mode(ALICE, given, amount_sat * SAT, at_risk_sat * SAT, WALL_MS) is mode
+    if at_risk_sat:
+        at_risk(made, BOB, at_risk_sat)
+    assert made.trust_mode(ALICE, given, amount_sat * SAT, 0, WALL_MS) is mode
 
 
 def test_a_debtor_is_trusted_again_when_it_healed() -> None:
@@ -286,16 +306,6 @@ def test_a_debtor_is_trusted_again_when_it_healed() -> None:
     assert modes == [True, True, False]
 
 
-def test_the_budget_holds_when_buys_sold_earlier_are_used() -> None:
-    """O-12: a mode that was told cannot change, so opening waits; withheld channels risk nothing."""
-    made = policy(rules(trust=TrustRule(capital_budget_sat=1_000)))
-    assert made.may_open(False, 400 * SAT, 600 * SAT)
-    assert counted(made) == set()
-    assert not made.may_open(False, 400 * SAT, 601 * SAT)
-    assert made.may_open(True, 400 * SAT, 601 * SAT)
-    assert counted(made) == {"capital_budget"}
-
-
 # --- Quote ----------------------------------------------------------------------------------------------------------
 
 
@@ -303,7 +313,7 @@ def test_a_quote_shows_the_price_and_every_rule_that_made_it() -> None:
     """`lsps2-quote` shows what a client would be offered and why; plain JSON, nothing changed."""
     spring = token(discount_percent=50, max_uses=7)
     made = policy(rules(line(2_000_000), line(20_000_000, 20), tokens=(spring,)))
-    quote = made.explain(ALICE, "spring", WALL_MS, PERKW, 100_000_000)
+    quote = made.explain(ALICE, "spring", WALL_MS, facts(PERKW), 100_000_000)
     assert json.loads(json.dumps(quote)) == quote
     assert quote["served"] is True
     assert quote["mining_cost_msat"] == 4_500_000
@@ -324,12 +334,12 @@ def test_a_quote_shows_the_price_and_every_rule_that_made_it() -> None:
 @pytest.mark.parametrize(("size_msat", "fits"), [(4_500_001, True), (4_500_000, False), (4_000_000_001, False)])
 def test_a_quote_says_whether_the_payment_fits(size_msat: int, fits: bool) -> None:
     """B-06 steps 5 to 8, before any client asks."""
-    assert policy(rules()).explain(ALICE, None, WALL_MS, PERKW, size_msat)["menu"][0]["fits"] is fits
+    assert policy(rules()).explain(ALICE, None, WALL_MS, facts(PERKW), size_msat)["menu"][0]["fits"] is fits
 
 
 def test_a_quote_without_a_size_shows_the_lines_alone() -> None:
     """Variable mode has no size."""
-    menu = policy(rules()).explain(ALICE, None, WALL_MS, 253)["menu"]
+    menu = policy(rules()).explain(ALICE, None, WALL_MS, facts(253))["menu"]
     assert menu == [{"name": "fee_line 1", **line()._asdict(), "rules": []}]
     assert isinstance(line(), FeeLine)
 
@@ -348,7 +358,7 @@ def test_a_quote_tells_the_operator_why_a_client_is_refused(
 ) -> None:
     """The client learns a code, the operator the reason; K-28: not the token."""
     made = policy(rules(tokens=(token(max_uses=0),))._replace(**changes))  # type: ignore[arg-type]
-    quote = made.explain(ALICE, text, WALL_MS, PERKW)
+    quote = made.explain(ALICE, text, WALL_MS, facts(PERKW))
     assert quote["menu"] == []
     assert quote["refused"]["code"] == code
     assert why in quote["refused"]["why"]
@@ -359,6 +369,6 @@ def test_a_quote_explains_the_safe_mode() -> None:
     """An operator sees why a client is no longer trusted."""
     made = policy(rules())
     owing(made)
-    trust = made.explain(ALICE, None, WALL_MS, PERKW, 5_000_000)["trust"]
+    trust = made.explain(ALICE, None, WALL_MS, facts(PERKW), 5_000_000)["trust"]
     assert trust["mode"] == "client-trusts-lsp"
     assert trust["why"] == "1 channels of this peer went unpaid"

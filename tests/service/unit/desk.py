@@ -20,9 +20,10 @@ from lsps2fast.lsps.promise import Keyring
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.service.liquidity import Feerates, Liquidity
-from lsps2fast_plugin.service.negotiation import Negotiator, NodeTerms
+from lsps2fast_plugin.service.negotiation import Negotiator
 from lsps2fast_plugin.service.options import Settings, add_options, read_settings
 from lsps2fast_plugin.service.sales_policy import Desk
+from lsps2fast_plugin.service.supply import NodeTerms, Supply
 
 Json = dict[str, Any]
 ALICE = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
@@ -114,18 +115,17 @@ class Shop:
         self.aliases: set[int] = set()
         self.offline: set[str] = set()
         self.committed = 0
-        self.at_risk = 0
         self.store_error: Exception | None = None
         self.before_purse: Callable[[], None] = lambda: None
         self.rng = random.Random(seed)
         self._ids = itertools.count(1)
         self.negotiator = Negotiator(
-            node=self,
-            live=self,
+            supply=Supply(self, self, self.desk, self.settings.max_parts),
+            scid_taken=self.scid_taken,
             offers=self.offers,
             promises=Keyring(key),
             desk=self.desk,
-            terms=NodeTerms(144, self.settings.max_parts),
+            terms=NodeTerms(144),
             clock=self.clock,
             random64=lambda: self.rng.getrandbits(64),
             accept=self.accept,
@@ -138,9 +138,9 @@ class Shop:
         self.before_purse()
         return self.purse_now
 
-    async def feerates(self) -> Feerates:
-        """What it would pay."""
-        return self.purse_now.feerates
+    async def recent(self) -> Liquidity:
+        """What it had a moment ago."""
+        return self.purse_now
 
     def scid_taken(self, scid: int) -> bool:
         """Whether a channel has this name."""
@@ -153,10 +153,6 @@ class Shop:
     def committed_sat(self) -> int:
         """Promised to openings."""
         return self.committed
-
-    def at_risk_msat(self) -> int:
-        """On chain and unpaid."""
-        return self.at_risk
 
     async def accept(self, buy: Buy) -> None:
         """The journal."""

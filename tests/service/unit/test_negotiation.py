@@ -217,7 +217,7 @@ async def test_every_menu_rises_whatever_the_floor_does_to_it() -> None:
     lines = tuple(line._replace(line=line.line._replace(min_fee_msat=fee, proportional=ppm)) for fee, ppm in prices)
     shop.desk.policy.replace(shop.desk.policy.rules._replace(lines=lines))
     for perkw in (253, 400, 1_000, 2_500, 100_000):
-        shop.purse_now = Liquidity(None, 0, Feerates(perkw, perkw))
+        shop.purse_now = Liquidity(None, 10**8, Feerates(perkw, perkw))
         menu = [FeeParams.from_json(entry) for entry in await shop.menu()]
         assert menu
         assert check_menu_order(menu)
@@ -255,10 +255,10 @@ async def test_a_node_that_does_not_answer_offers_nothing() -> None:
     """T-18: without a feerate there is no price; nothing of the reason reaches the client."""
     shop = Shop()
 
-    async def unknown() -> Feerates:
+    async def unknown() -> Liquidity:
         raise NodeError("feerates", -1, "bitcoind is away")
 
-    shop.feerates = unknown  # type: ignore[method-assign]
+    shop.recent = unknown  # type: ignore[method-assign]
     assert (await shop.ask(ALICE, GET_INFO))["error"] == error(-32603, "Internal error")
     assert "bitcoind is away" in shop.log[0][0]
 

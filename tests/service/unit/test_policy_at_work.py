@@ -13,6 +13,7 @@ from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.promise import token_hash
 from lsps2fast_plugin.service.liquidity import Feerates, Liquidity
 from lsps2fast_plugin.service.policy.external import BUY, GET_POLICY
+from service.policy.support import facts
 
 from .desk import ALICE, BOB, SIZE_MSAT, WALL_MS, Datastore, Json, Shop
 
@@ -207,13 +208,15 @@ async def test_each_buy_has_the_mode_its_policy_gives_it(file: Path) -> None:
 
 
 async def test_a_spent_budget_makes_every_buy_safe_for_us() -> None:
-    """B-15: when the capital at risk passes the budget; back again when it is free."""
+    """B-15, rule:18: when the capital at risk passes the budget; back again when it is free."""
     shop = Shop(lsps2_capital_budget_sat=200_000)
     (offer,) = await shop.menu()
-    flags = []
-    for at_risk_sat in (0, 150_000, 0):
-        shop.at_risk = at_risk_sat * 1000
-        flags.append((await shop.buy(offer))["result"]["client_trusts_lsp"])
+    ledger = shop.desk.policy.ledger
+    flags = [(await shop.buy(offer))["result"]["client_trusts_lsp"]]
+    stake = ledger.reserved(BOB, 1, 150_000_000, True, 0, WALL_MS)
+    flags.append((await shop.buy(offer))["result"]["client_trusts_lsp"])
+    ledger.back(stake, WALL_MS)
+    flags.append((await shop.buy(offer))["result"]["client_trusts_lsp"])
     assert flags == [False, True, False]
 
 
@@ -221,9 +224,9 @@ async def test_who_let_a_channel_go_unpaid_must_trust_us_until_it_has_healed() -
     """B-15: at once, for this peer only, for thirty days after the debt was closed."""
     shop = Shop()
     ledger = shop.desk.policy.ledger
-    ledger.opened(ALICE, 1, 10**8, WALL_MS)
+    stake = ledger.sent(ALICE, 1, "cc" * 32, 10**8, WALL_MS)
     ledger.let_go(ALICE, 1, WALL_MS)
-    ledger.closed(ALICE, 1, WALL_MS)
+    ledger.back(stake, WALL_MS)
     flags = {}
     for day in (0, 29, 30):
         shop.clock.wall = WALL_MS + day * 86_400_000
@@ -235,13 +238,13 @@ async def test_who_let_a_channel_go_unpaid_must_trust_us_until_it_has_healed() -
     }
 
 
-async def test_a_prober_is_not_served() -> None:
-    """C-26: three payments that a client let fail after a channel was made for it."""
+async def test_a_prober_is_served_in_the_safe_mode() -> None:
+    """C-26, people:L1: three sales whose payments failed after a channel was made; whoever did that, it is served."""
     shop = Shop()
     (offer,) = await shop.menu()
-    for _ in range(3):
-        shop.desk.policy.ledger.probed(ALICE, WALL_MS)
-    assert await shop.code(offer) == 1
+    for scid in (1, 2, 3):
+        shop.desk.policy.ledger.probed(ALICE, scid, WALL_MS)
+    assert (await shop.buy(offer))["result"]["client_trusts_lsp"] is True
     assert shop.counted() == {"peer_probed": 1}
 
 
@@ -283,7 +286,7 @@ async def test_a_policy_plugin_sets_menu_and_capacity() -> None:
 async def test_a_quote_shows_what_a_policy_plugin_offers() -> None:
     """A quote of our own lines would be what no client gets."""
     shop = with_plugin({"policy_opening_fee_params_menu": [TERMS]}, {}, lsps2_fee_floor=100)
-    quote = await shop.desk.quote(ALICE, "a token of the plugin's", 10_000, SIZE_MSAT)
+    quote = await shop.desk.quote(ALICE, "a token of the plugin's", facts(10_000), SIZE_MSAT)
     assert (quote["policy"], quote["served"], "refused" in quote) == (GET_POLICY, True, False)
     assert [(entry["name"], entry["opening_fee_msat"], entry["fits"]) for entry in quote["menu"]] == [
         ("entry 1", 777_000, True)
@@ -300,10 +303,10 @@ async def test_a_quote_shows_what_a_policy_plugin_offers() -> None:
     ],
 )
 async def test_a_quote_says_that_a_policy_plugin_sells_nothing(answer: Any, code: int) -> None:
-    """And says the code; without a plugin our own lines are quoted."""
-    quote = await with_plugin(answer, {}).desk.quote(ALICE, None, 253, None)
+    """: and with which code; without a plugin our own lines are quoted."""
+    quote = await with_plugin(answer, {}).desk.quote(ALICE, None, facts(253), None)
     assert (quote["menu"], quote["refused"]["code"]) == ([], code)
-    ours = await Shop().desk.quote(ALICE, None, 253, None)
+    ours = await Shop().desk.quote(ALICE, None, facts(253), None)
     assert (ours["policy"], len(ours["menu"]), ours["paused"]) == ("options", 1, False)
 
 

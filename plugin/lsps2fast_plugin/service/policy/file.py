@@ -73,6 +73,7 @@ class FloorTable(msgspec.Struct, frozen=True, kw_only=True):
     open_vbytes: Annotated[int, Meta(ge=0, le=100_000)] = Floor().open_vbytes
     close_vbytes: Annotated[int, Meta(ge=0, le=100_000)] = Floor().close_vbytes
     factor_percent: Annotated[int, Meta(ge=0, le=10_000)] = Floor().factor_percent
+    max_loss_sat: Sat = Floor().max_loss_sat
 
 
 class CapacityTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +96,10 @@ class TrustTable(msgspec.Struct, frozen=True, kw_only=True):
     heal_days: Annotated[int, Meta(ge=1, le=3_650)] = TrustRule().heal_days
     probe_limit: Annotated[int, Meta(ge=1, le=1_000)] = TrustRule().probe_limit
     probe_heal_hours: Annotated[int, Meta(ge=1, le=8_760)] = TrustRule().probe_heal_hours
+    withheld_budget_sat: Sat | None = None
+    mining_budget_sat: Sat = TrustRule().mining_budget_sat
+    client_share_percent: Annotated[int, Meta(ge=1, le=100)] = TrustRule().client_share_percent
+    close_unpaid_hours: Annotated[int, Meta(ge=0, le=87_600)] = TrustRule().close_unpaid_hours
 
 
 class PeersTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,10 +149,15 @@ MEANING: Final = MappingProxyType(
         "keep_onchain_sat": "on-chain funds that are never spent on JIT channels, 0 to 10^12 sat",
         "default": f"who trusts whom: {' or '.join(MODES)}",
         "client_trusts_above_sat": "channels larger than this are client-trusts-lsp, 0 to 10^12 sat",
-        "capital_budget_sat": "the most that may lie in opened but unpaid channels, 0 to 10^12 sat",
+        "max_loss_sat": "how far mining may cost more than the fee when a channel is opened, 0 to 10^12 sat",
+        "capital_budget_sat": "the most that may lie on chain in unpaid channels, 0 to 10^12 sat",
+        "withheld_budget_sat": "the most that may be reserved for withheld channels, 0 to 10^12 sat",
+        "mining_budget_sat": "the most that may be burnt on unpaid channels in 24 hours, 0 to 10^12 sat",
+        "client_share_percent": "of the coins, in unpaid channels of one client, 1 to 100 percent",
+        "close_unpaid_hours": "hours after its offer until an unpaid channel is closed, 0 to 87600 (0: never)",
         "unpaid_limit": "unpaid channels after which a peer is no longer trusted, 1 to 1000",
         "heal_days": "days after which one unpaid channel is forgiven, 1 to 3650",
-        "probe_limit": "probes after which a peer is no longer served, 1 to 1000",
+        "probe_limit": "sales a peer let fail after which it must trust us, 1 to 1000",
         "probe_heal_hours": "hours after which one probe is forgotten, 1 to 8760",
         "allow": "a list of node ids; when given, no other node is served",
         "deny": "a list of node ids that are not served",
@@ -176,7 +186,7 @@ def parse_rules(text: str, name: str) -> Rules:
     return Rules(
         source=name,
         lines=lines,
-        floor=Floor(floor.open_vbytes, floor.close_vbytes, floor.factor_percent),
+        floor=Floor(floor.open_vbytes, floor.close_vbytes, floor.factor_percent, floor.max_loss_sat),
         capacity=_capacity(source),
         trust=_trust(source),
         tokens=MappingProxyType(_tokens(source)),
@@ -287,6 +297,10 @@ def _trust(source: Source) -> TrustRule:
         heal_days=table.heal_days,
         probe_limit=table.probe_limit,
         probe_heal_hours=table.probe_heal_hours,
+        withheld_budget_sat=table.withheld_budget_sat,
+        mining_budget_sat=table.mining_budget_sat,
+        client_share_percent=table.client_share_percent,
+        close_unpaid_hours=table.close_unpaid_hours,
     )
 
 

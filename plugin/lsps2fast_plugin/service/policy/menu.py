@@ -5,7 +5,7 @@ Pure arithmetic, with a sentence for each rule that changed or removed a line: t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from lsps2fast_plugin.service.policy.rules import MIN_VALIDITY_S, FeeLine, NamedLine
@@ -31,6 +31,10 @@ class LeftOut(NamedTuple):
     why: str
 
 
+# The largest payment of a line that can be served now, None for none, and what bounds it.
+Largest = Callable[[FeeLine], tuple[int | None, str]]
+
+
 class Menu(NamedTuple):
     """The menu of one client, as of now."""
 
@@ -39,7 +43,11 @@ class Menu(NamedTuple):
 
 
 def build_menu(
-    lines: Iterable[NamedLine], *, floor_msat: int, discount_percent: int = 0, left_s: int | None = None
+    lines: Iterable[NamedLine],
+    *,
+    floor_msat: int,
+    discount_percent: int = 0,
+    left_s: int | None = None,
 ) -> Menu:
     """Return the lines as they may be sent (G-06 … G-08).
 
@@ -124,3 +132,21 @@ def _fitted(entry: Entry, left_s: int | None) -> Entry | LeftOut:
             min_payment_size_msat=line.min_fee_msat + 1,
         )
     return entry
+
+
+def capped(entry: Entry, largest: Largest) -> Entry | LeftOut:
+    """The entry with no larger payment than can be served now (people:L8)."""
+    line = entry.line
+    most_msat, why = largest(line)
+    if most_msat is None:
+        return LeftOut(
+            entry.name,
+            f"cannot be opened now ({why})",
+            f"not even its smallest payment of {line.min_payment_size_msat} msat can be served now: {why}",
+        )
+    if most_msat == line.max_payment_size_msat:
+        return entry
+    return entry.changed(
+        f"max_payment_size_msat {line.max_payment_size_msat} lowered to what can be opened now: {why}",
+        max_payment_size_msat=most_msat,
+    )

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from lsps2fast.errors import PeerError
-from lsps2fast.lsps.buys import Lack
 from lsps2fast.lsps.lsps0 import client_rejected
-from lsps2fast.lsps.lsps2 import FeeParams, invalid_fee_params, opening_fee_msat, stale_token
+from lsps2fast.lsps.lsps2 import BuyAsk, FeeParams, invalid_fee_params, opening_fee_msat, stale_token
 from lsps2fast.lsps.promise import token_hash
+from lsps2fast_plugin.service.policy.budgets import Budgets
 from lsps2fast_plugin.service.policy.external import GET_POLICY
 from lsps2fast_plugin.service.policy.limits import Refusal, Refusals
-from lsps2fast_plugin.service.policy.menu import Entry, Menu, build_menu
+from lsps2fast_plugin.service.policy.menu import Entry, LeftOut, Menu, build_menu, capped
+from lsps2fast_plugin.service.policy.preflight import Facts, largest_payment_msat, least_capacity_sat, provide
 from lsps2fast_plugin.service.policy.rules import (
     DEFAULT_LINE,
     MIN_VALIDITY_S,
@@ -46,7 +47,6 @@ _TOKEN_WHY = {
 _PEER_WHY = {
     Refusal.PEER_DENIED: "the peer is on the deny list",
     Refusal.PEER_NOT_ALLOWED: "the peer is not on the allow list",
-    Refusal.PEER_PROBED: "the peer let too many payments fail after a channel was opened for it",
 }
 
 
@@ -66,32 +66,30 @@ class Policy:
         self.refusals = Refusals() if refusals is None else refusals
         self.uses = TokenUses() if uses is None else uses
         self.ledger = TrustLedger(rules.trust) if ledger is None else ledger
+        self.budgets = Budgets(rules, self.ledger)
         self._told: set[tuple[str, str]] = set()
 
     def replace(self, rules: Rules) -> None:
         """New rules from now on. Offers made under the old ones stay good, unless their token is gone."""
-        self.rules = rules
+        self.rules = self.budgets.rules = rules
         self.ledger.rule = rules.trust
         self._told.clear()
 
     # Who ------------------------------------------------------------------------------------------------
 
-    def is_served(self, peer_id: str, wall_ms: int) -> bool:
-        """Return whether this peer is served at all (B-06 step 2); a refusal is counted.
-
-        Answer it with code 1 (S-10).
-        """
-        why = self._why_not_served(peer_id, wall_ms)
+    def is_served(self, peer_id: str) -> bool:
+        """Whether this peer is served at all (B-06 step 2); a refusal is counted. Answer it with code 1 (S-10)."""
+        why = self._why_not_served(peer_id)
         if why is not None:
             self.refusals.count(why)
         return why is None
 
-    def _why_not_served(self, peer_id: str, wall_ms: int) -> Refusal | None:
+    def _why_not_served(self, peer_id: str) -> Refusal | None:
         if peer_id in self.rules.deny:
             return Refusal.PEER_DENIED
         if self.rules.allow is not None and peer_id not in self.rules.allow:
             return Refusal.PEER_NOT_ALLOWED
-        return Refusal.PEER_PROBED if self.ledger.is_prober(peer_id, wall_ms) else None
+        return None
 
     # Tokens ---------------------------------------------------------------------------------------------
 
@@ -132,83 +130,106 @@ class Policy:
 
     # What -----------------------------------------------------------------------------------------------
 
-    def menu(self, peer_id: str, token: Token | None, wall_ms: int, feerate_perkw: int) -> list[FeeLine]:
-        """Return what this client is offered now, in the order of G-07; empty means nothing for now (G-04).
+    def menu(self, peer_id: str, token: Token | None, wall_ms: int, facts: Facts) -> list[FeeLine]:
+        """What this client is offered now, in the order of G-07; empty means nothing for now (G-04).
 
         Raises PeerError 1 for a peer that is not served. Lines that cannot be offered are left out, counted, and told
         to the log once.
         """
-        if not self.is_served(peer_id, wall_ms):
+        if not self.is_served(peer_id):
             raise client_rejected("this node does not serve you")
-        menu = self._menu(token, wall_ms, feerate_perkw)
-        for name, rule, why in menu.left_out:
-            self.refusals.count(Refusal.LINE_LEFT_OUT)
-            if (name, rule) not in self._told and len(self._told) < _MOST_TOLD:
-                self._told.add((name, rule))
-                log.warning(f"{name} of {self.rules.source} is left out of menus: {why}")
+        menu = self._menu(peer_id, token, wall_ms, facts)
+        self._tell(menu.left_out)
         if not menu.entries:
             self.refusals.count(Refusal.MENU_EMPTY)
         return [entry.line for entry in menu.entries]
 
-    def _menu(self, token: Token | None, wall_ms: int, feerate_perkw: int) -> Menu:
-        floor_msat = self.rules.floor.cost_msat(feerate_perkw)
-        if token is None:
-            return build_menu(self.rules.lines, floor_msat=floor_msat)
-        return build_menu(
-            self.rules.lines if token.lines is None else token.lines,
-            floor_msat=floor_msat,
-            discount_percent=token.discount_percent,
-            left_s=None if token.expires_ms is None else max((token.expires_ms - wall_ms) // 1000, 0),
-        )
+    def cap(self, theirs: Sequence[FeeParams], peer_id: str, wall_ms: int, facts: Facts) -> list[FeeParams]:
+        """The menu of a policy plugin, no offer above what can be opened now (people:L8)."""
+        menu = self._capped(_menu_of(theirs, wall_ms), peer_id, None, wall_ms, facts)
+        self._tell(menu.left_out)
+        kept = {entry.name: entry.line for entry in menu.entries}
+        named = ((f"entry {number}", params) for number, params in enumerate(theirs, 1))
+        return [_with_largest(params, kept[name].max_payment_size_msat) for name, params in named if name in kept]
 
-    def capacity_sat(self, least_sat: int) -> int | Lack:
-        """Return the channel's size when the payment needs `least_sat` (O-03): headroom, factor, least and largest."""
-        return self.rules.capacity.capacity_sat(least_sat)
+    def _tell(self, left_out: Sequence[LeftOut]) -> None:
+        for name, rule, why in left_out:
+            self.refusals.count(Refusal.LINE_LEFT_OUT)
+            if (name, rule) not in self._told and len(self._told) < _MOST_TOLD:
+                self._told.add((name, rule))
+                log.warning(f"{name} of {self.rules.source} is left out of menus: {why}")
+
+    def _menu(self, peer_id: str, token: Token | None, wall_ms: int, facts: Facts) -> Menu:
+        floor_msat = self.rules.floor.cost_msat(facts.feerate_perkw)
+        if token is None:
+            menu = build_menu(self.rules.lines, floor_msat=floor_msat)
+        else:
+            menu = build_menu(
+                self.rules.lines if token.lines is None else token.lines,
+                floor_msat=floor_msat,
+                discount_percent=token.discount_percent,
+                left_s=None if token.expires_ms is None else max((token.expires_ms - wall_ms) // 1000, 0),
+            )
+        return self._capped(menu, peer_id, token, wall_ms, facts)
+
+    def _capped(self, menu: Menu, peer_id: str, token: Token | None, wall_ms: int, facts: Facts) -> Menu:
+        facts = self.within_budgets(facts, peer_id, token, wall_ms)
+
+        def largest(line: FeeLine) -> tuple[int | None, str]:
+            return largest_payment_msat(line.params(wall_ms), facts, self.rules.capacity)
+
+        fitted = [capped(entry, largest) for entry in menu.entries]
+        gone = tuple(entry for entry in fitted if isinstance(entry, LeftOut))
+        return Menu(tuple(entry for entry in fitted if isinstance(entry, Entry)), (*menu.left_out, *gone))
 
     # Trust ----------------------------------------------------------------------------------------------
 
-    def trust_mode(
-        self, peer_id: str, token: Token | None, amount_msat: int, capital_at_risk_msat: int, wall_ms: int
-    ) -> bool:
+    def trust_mode(self, peer_id: str, token: Token | None, amount_msat: int, mining_msat: int, wall_ms: int) -> bool:
         """`client_trusts_lsp` for a new buy of this peer (B-15). True is the safe mode: funding is withheld.
 
-        `amount_msat` is the capacity of the channel to be, `capital_at_risk_msat` what lies in channels that are open
-        and unpaid (`ledger.at_risk_msat`), plus what the caller wants to count with it.
+        `amount_msat` is the largest channel it may become, `mining_msat` what that costs if nobody pays for it.
         """
-        return self._trust(peer_id, token, amount_msat, capital_at_risk_msat, wall_ms)[0]
+        mode, why = self._trust(peer_id, token, amount_msat, mining_msat, wall_ms)
+        if mode and why.startswith("payments for"):
+            self.refusals.count(Refusal.PEER_PROBED)
+        return mode
 
     def _trust(
-        self, peer_id: str, token: Token | None, amount_msat: int, capital_at_risk_msat: int, wall_ms: int
+        self, peer_id: str, token: Token | None, amount_msat: int, mining_msat: int, wall_ms: int
     ) -> tuple[bool, str]:
         """Return the mode and why.
 
         Rules that protect the LSP come first, then those agreed with the holder of a token.
         """
         rule = self.rules.trust
-        if self.ledger.is_suspect(peer_id, wall_ms):
-            return True, f"{self.ledger.unpaid(peer_id, wall_ms)} channels of this peer went unpaid"
-        if self.ledger.awaiting(peer_id):
-            return True, "an open channel of this peer is not yet paid for"
-        if not self._within_budget(amount_msat, capital_at_risk_msat):
+        if (why := self.ledger.why_not_trusted(peer_id, wall_ms)) is not None:
+            return True, why
+        if amount_msat > self.budgets.on_trust_room_msat():
             return True, f"capital_budget_sat {rule.capital_budget_sat} would be exceeded"
+        if mining_msat > self.budgets.mining_room_msat(wall_ms):
+            return True, f"mining_budget_sat {rule.mining_budget_sat} would be exceeded"
         if token is not None and token.client_trusts_lsp is not None:
             return token.client_trusts_lsp, f"trust of {token.label}"
         if rule.client_trusts_above_sat is not None and amount_msat > rule.client_trusts_above_sat * 1000:
             return True, f"larger than client_trusts_above_sat {rule.client_trusts_above_sat}"
         return rule.client_trusts_lsp, "default"
 
-    def may_open(self, client_trusts_lsp: bool, amount_msat: int, capital_at_risk_msat: int) -> bool:
-        """Return whether a channel may be put on chain now; a refusal is counted, and the parts then fail temporarily.
+    def within_budgets(self, facts: Facts, peer_id: str, token: Token | None, wall_ms: int) -> Facts:
+        """The facts with the largest channel that the budgets allow to this client, in whichever mode it is sold."""
+        mining_msat = self.rules.floor.mining_msat(facts.feerate_perkw)
+        safe_only, _ = self._trust(peer_id, token, 0, mining_msat, wall_ms)
+        return facts._replace(budget_sat=self.budgets.room_msat(peer_id, facts.confirmed_sat, safe_only) // 1000)
 
-        The mode of a buy is fixed when it is sold, so many buys sold while there was room meet the budget here.
-        """
-        if client_trusts_lsp or self._within_budget(amount_msat, capital_at_risk_msat):
-            return True
-        self.refusals.count(Refusal.CAPITAL_BUDGET)
-        return False
-
-    def _within_budget(self, amount_msat: int, capital_at_risk_msat: int) -> bool:
-        return capital_at_risk_msat + amount_msat <= self.rules.trust.capital_budget_sat * 1000
+    def trust_of(
+        self, ask: BuyAsk, peer_id: str, token: Token | None, capacity_sat: int, facts: Facts, wall_ms: int
+    ) -> bool:
+        """`trust_mode` of a buy: in variable mode judged by the largest channel that its payment may ask for."""
+        most_sat = capacity_sat
+        if ask.payment_size_msat is None:
+            largest = BuyAsk(ask.params, ask.params.max_payment_size_msat)
+            most_sat = max(capacity_sat, min(least_capacity_sat(largest, facts), self.rules.capacity.max_sat))
+        mining_msat = self.rules.floor.mining_msat(facts.feerate_perkw)
+        return self.trust_mode(peer_id, token, most_sat * 1000, mining_msat, wall_ms)
 
     # For the operator -----------------------------------------------------------------------------------
 
@@ -217,7 +238,7 @@ class Policy:
         peer_id: str,
         token_text: str | None,
         wall_ms: int,
-        feerate_perkw: int,
+        facts: Facts,
         payment_size_msat: int | None = None,
         theirs: Sequence[FeeParams] | PeerError | None = None,
     ) -> dict[str, Any]:
@@ -229,14 +250,14 @@ class Policy:
         token, token_why = (None, None)
         if token_text is not None and theirs is None:
             token, token_why = self._find_token(token_hash(token_text), wall_ms + MIN_VALIDITY_S * 1000)
-        peer_why = self._why_not_served(peer_id, wall_ms)
+        peer_why = self._why_not_served(peer_id)
         answer: dict[str, Any] = {
             "policy": self.rules.source if theirs is None else GET_POLICY,
             "peer_id": peer_id,
             "served": peer_why is None,
-            "feerate_perkw": feerate_perkw,
-            "mining_cost_msat": self.rules.floor.cost_msat(feerate_perkw),
-            "trust": self._explain_trust(peer_id, token, payment_size_msat, wall_ms),
+            "feerate_perkw": facts.feerate_perkw,
+            "mining_cost_msat": self.rules.floor.cost_msat(facts.feerate_perkw),
+            "trust": self._explain_trust(peer_id, token, payment_size_msat, facts, wall_ms),
             "menu": [],
             "left_out": [],
         }
@@ -248,24 +269,48 @@ class Policy:
             return answer | _refusal(stale_token(), _TOKEN_WHY[token_why])
         if isinstance(theirs, PeerError):
             return answer | _refusal(theirs, f"{GET_POLICY} says so, or did not answer well: see the log")
-        menu = self._menu(token, wall_ms, feerate_perkw) if theirs is None else _menu_of(theirs, wall_ms)
-        answer["menu"] = [_describe(entry, payment_size_msat) for entry in menu.entries]
+        if theirs is None:
+            menu = self._menu(peer_id, token, wall_ms, facts)
+        else:
+            menu = self._capped(_menu_of(theirs, wall_ms), peer_id, None, wall_ms, facts)
+        facts = self.within_budgets(facts, peer_id, token, wall_ms)
+        answer["menu"] = [self._describe(entry, payment_size_msat, facts, wall_ms) for entry in menu.entries]
         answer["left_out"] = [{"name": gone.name, "why": gone.why} for gone in menu.left_out]
         return answer
 
+    def _describe(self, entry: Entry, payment_size_msat: int | None, facts: Facts, wall_ms: int) -> dict[str, Any]:
+        """One entry; with the fee of a payment, and whether a buy for it would be sold now."""
+        line = entry.line
+        described: dict[str, Any] = {"name": entry.name, **line._asdict(), "rules": list(entry.rules)}
+        if payment_size_msat is None:
+            return described
+        in_range = line.min_payment_size_msat <= payment_size_msat <= line.max_payment_size_msat
+        fee_msat = opening_fee_msat(payment_size_msat, line.min_fee_msat, line.proportional)
+        fits = in_range and fee_msat is not None and fee_msat < payment_size_msat
+        capacity, why = provide(BuyAsk(line.params(wall_ms), payment_size_msat), facts, self.rules.capacity)
+        described["fits"] = fits and isinstance(capacity, int)
+        described["opening_fee_msat"] = fee_msat
+        if fits and isinstance(capacity, int):
+            described["channel_capacity_sat"] = capacity
+        elif fits and why is not None:
+            described["why_not"] = why.value
+        return described
+
     def _explain_trust(
-        self, peer_id: str, token: Token | None, payment_size_msat: int | None, wall_ms: int
+        self, peer_id: str, token: Token | None, payment_size_msat: int | None, facts: Facts, wall_ms: int
     ) -> dict[str, Any]:
-        at_risk_msat = self.ledger.at_risk_msat()
-        capacity = self.capacity_sat(-(-(payment_size_msat or 0) // 1000))
+        stakes, mining_msat = self.ledger.stakes, self.rules.floor.mining_msat(facts.feerate_perkw)
+        capacity = self.rules.capacity.capacity_sat(-(-(payment_size_msat or 0) // 1000))
         amount_msat = 1000 * (capacity if isinstance(capacity, int) else self.rules.capacity.max_sat)
-        mode, why = self._trust(peer_id, token, amount_msat, at_risk_msat, wall_ms)
+        mode, why = self._trust(peer_id, token, amount_msat, mining_msat, wall_ms)
         return {
             "mode": MODES[mode],
             "why": why,
             "unpaid_channels": self.ledger.unpaid(peer_id, wall_ms),
             "probes": self.ledger.probes(peer_id, wall_ms),
-            "capital_at_risk_msat": at_risk_msat,
+            "reasons": self.ledger.reasons(peer_id),
+            "at_risk_of_peer_msat": stakes.of_peer_msat(peer_id),
+            "capital_at_risk_msat": stakes.msat(on_trust=True) + stakes.msat(on_trust=False),
         }
 
 
@@ -278,13 +323,8 @@ def _menu_of(theirs: Sequence[FeeParams], wall_ms: int) -> Menu:
     return Menu(tuple(Entry(f"entry {number}", line) for number, line in enumerate(lines, 1)), ())
 
 
-def _describe(entry: Entry, payment_size_msat: int | None) -> dict[str, Any]:
-    line = entry.line
-    described: dict[str, Any] = {"name": entry.name, **line._asdict(), "rules": list(entry.rules)}
-    if payment_size_msat is None:
-        return described
-    fits = line.min_payment_size_msat <= payment_size_msat <= line.max_payment_size_msat
-    fee_msat = opening_fee_msat(payment_size_msat, line.min_fee_msat, line.proportional)
-    described["fits"] = fits and fee_msat is not None and fee_msat < payment_size_msat
-    described["opening_fee_msat"] = fee_msat
-    return described
+def _with_largest(params: FeeParams, most_msat: int) -> FeeParams:
+    """The same terms with another largest payment, not yet promised."""
+    if most_msat == params.max_payment_size_msat:
+        return params
+    return FeeParams.from_json({**params.raw, "max_payment_size_msat": str(most_msat)})

@@ -1,22 +1,24 @@
-"""Can this buy be kept? Judged before it is sold, from facts about the node, so that no payment fails for it later.
+"""Can this be opened now? Asked by menus, quotes, buys and openings alike, so that what is offered can be kept.
 
 Steps 10 and 11 of B-06 as arithmetic: inbound liquidity, the channel's size with its reserve and commitment fee (O-03),
-on-chain funds and what is already spoken for. Asking the node is the caller's part.
+on-chain funds, what is already spoken for, and what the budgets still allow. Asking the node is the caller's part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from lsps2fast.errors import PeerError
 from lsps2fast.lsps.buys import Lack, check_liquidity, check_supply
 from lsps2fast.lsps.lsps0 import client_rejected
-from lsps2fast.lsps.lsps2 import BuyAsk, min_capacity_sat
+from lsps2fast.lsps.lsps2 import BuyAsk, FeeParams, min_capacity_sat
 from lsps2fast_plugin.service.policy.limits import Refusal, Refusals
+from lsps2fast_plugin.service.policy.rules import CapacityRule
 
 EXPECTED_PARTS: Final = 10  # a payer may split; each part costs commitment weight (O-03)
 CHAIN_DUST_SAT: Final = 546
+STEP_MSAT: Final = 1_000_000  # of a largest payment that our means set: what we have is nobody's business to the sat
+NO_BOUND_SAT: Final = 10**12
 
 
 class Facts(NamedTuple):
@@ -34,6 +36,7 @@ class Facts(NamedTuple):
     zero_reserve: bool = False
     max_parts: int = EXPECTED_PARTS
     dust_limit_sat: int = CHAIN_DUST_SAT
+    budget_sat: int = NO_BOUND_SAT  # the largest channel of this client that the budgets allow
 
 
 def least_capacity_sat(ask: BuyAsk, facts: Facts) -> int:
@@ -41,15 +44,15 @@ def least_capacity_sat(ask: BuyAsk, facts: Facts) -> int:
 
     Enough for a channel with and without anchors: which it becomes is known only when it is opened.
     """
-    return _least_sat(_size_msat(ask), ask, facts)
+    return _least_sat(_size_msat(ask), ask.params, facts)
 
 
 def _size_msat(ask: BuyAsk) -> int:
     return ask.params.min_payment_size_msat if ask.payment_size_msat is None else ask.payment_size_msat
 
 
-def _least_sat(size_msat: int, ask: BuyAsk, facts: Facts) -> int:
-    forward_msat = max(size_msat - (ask.params.fee_msat(size_msat) or 0), 0)
+def _least_sat(size_msat: int, params: FeeParams, facts: Facts) -> int:
+    forward_msat = max(size_msat - (params.fee_msat(size_msat) or 0), 0)
     parts = min(facts.max_parts, EXPECTED_PARTS)
 
     def least_sat(feerate_perkw: int, anchors: bool) -> int:
@@ -65,24 +68,58 @@ def spendable_sat(facts: Facts) -> int:
     return max(facts.confirmed_sat - facts.committed_sat - facts.keep_onchain_sat - mining_sat, 0)
 
 
-def provide(ask: BuyAsk, facts: Facts, rule: Callable[[int], int | Lack]) -> tuple[int | Lack, Refusal | None]:
-    """Return the capacity in sat that can be given (step 11), or what lacks and the name to count it under.
+def _room(facts: Facts) -> tuple[int, Refusal]:
+    """The largest channel that our means allow, and what sets that bound."""
+    funds_sat = spendable_sat(facts)
+    if facts.budget_sat < funds_sat:
+        return max(facts.budget_sat, 0), Refusal.CAPITAL_BUDGET
+    return funds_sat, Refusal.ONCHAIN_FUNDS
 
-    `rule` is the policy: least capacity in, wanted capacity out. When the funds reach for the payment but not for all
-    the room that policy adds, the client gets a smaller channel rather than none.
+
+def provide(ask: BuyAsk, facts: Facts, rule: CapacityRule) -> tuple[int | Lack, Refusal | None]:
+    """The capacity in sat that can be given (step 11), or what lacks and the name to count it under.
+
+    When our means reach for the payment but not for all the room that policy adds, the client gets a smaller channel
+    rather than none, though never one below the smallest.
     """
     least_sat = least_capacity_sat(ask, facts)
-    wanted = rule(least_sat)
+    wanted = rule.capacity_sat(least_sat)
     if isinstance(wanted, Lack):
         return wanted, Refusal.CHANNEL_TOO_LARGE
-    funds_sat = spendable_sat(facts)
-    if funds_sat >= least_sat:
-        return min(wanted, funds_sat), None
-    smaller_would_do = _least_sat(ask.params.min_payment_size_msat, ask, facts) <= funds_sat
-    return Lack.SIZE if smaller_would_do else Lack.FUNDS, Refusal.ONCHAIN_FUNDS
+    room_sat, bound = _room(facts)
+    if room_sat >= rule.floor_sat(least_sat):
+        return min(wanted, room_sat), None
+    smallest_sat = rule.floor_sat(_least_sat(ask.params.min_payment_size_msat, ask.params, facts))
+    return Lack.SIZE if smallest_sat <= room_sat else Lack.FUNDS, bound
 
 
-def preflight(ask: BuyAsk, facts: Facts, rule: Callable[[int], int | Lack], refusals: Refusals) -> int:
+def largest_payment_msat(params: FeeParams, facts: Facts, rule: CapacityRule) -> tuple[int | None, str]:
+    """The largest payment of this offer that could be served now, None when there is none; and what bounds it."""
+    room_sat, bound = _room(facts)
+    top_msat, why = params.max_payment_size_msat, ""
+    if facts.incoming_liquidity_msat is not None and facts.incoming_liquidity_msat < top_msat:
+        top_msat, why = facts.incoming_liquidity_msat, Refusal.INBOUND_LIQUIDITY.value
+    most_sat = min(room_sat, rule.max_sat)
+
+    def fits(size_msat: int) -> bool:
+        return rule.floor_sat(_least_sat(size_msat, params, facts)) <= most_sat
+
+    low_msat = params.min_payment_size_msat
+    if top_msat < low_msat:
+        return None, why
+    if not fits(top_msat):
+        why = Refusal.CHANNEL_TOO_LARGE.value if rule.max_sat < room_sat else bound.value
+        if not fits(low_msat):
+            return None, why
+        while top_msat - low_msat > 1:
+            middle_msat = (low_msat + top_msat) // 2
+            low_msat, top_msat = (middle_msat, top_msat) if fits(middle_msat) else (low_msat, middle_msat)
+        top_msat = low_msat
+    rounded_msat = top_msat - top_msat % STEP_MSAT if why else top_msat
+    return max(rounded_msat, params.min_payment_size_msat), why
+
+
+def preflight(ask: BuyAsk, facts: Facts, rule: CapacityRule, refusals: Refusals) -> int:
     """Steps 10 and 11 of B-06: the capacity in sat. Raises PeerError 1 or 203, counted by its reason."""
     if not facts.connected:
         refusals.count(Refusal.NOT_CONNECTED)

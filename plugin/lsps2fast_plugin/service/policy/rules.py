@@ -83,13 +83,19 @@ class Floor(NamedTuple):
     open_vbytes: int = 250
     close_vbytes: int = 200
     factor_percent: int = 100
+    max_loss_sat: int = 10_000  # people:S12: how far the miners' price may pass the fee when the channel is opened
+
+    def mining_msat(self, feerate_perkw: int) -> int:
+        """What opening and closing cost at this feerate; vbytes are 4 weight, so sat per 1000 weight are msat."""
+        return 4 * (self.open_vbytes + self.close_vbytes) * feerate_perkw
 
     def cost_msat(self, feerate_perkw: int) -> int:
-        """Return the least opening fee at this feerate, rounded up; vbytes are 4 weight,
-        so sat per 1000 weight are msat.
-        """
-        weight = 4 * (self.open_vbytes + self.close_vbytes)
-        return -(-weight * feerate_perkw * self.factor_percent // 100)
+        """The least opening fee at this feerate, rounded up."""
+        return -(-self.mining_msat(feerate_perkw) * self.factor_percent // 100)
+
+    def loss_msat(self, feerate_perkw: int, fee_msat: int) -> int:
+        """By how much mining costs more than this opening fee; 0 when it does not."""
+        return max(self.mining_msat(feerate_perkw) - fee_msat, 0)
 
 
 class CapacityRule(NamedTuple):
@@ -101,6 +107,10 @@ class CapacityRule(NamedTuple):
     max_sat: int = 16_777_215
     keep_onchain_sat: int = 25_000  # lightningd's own reserve for emergencies has the same size
 
+    def floor_sat(self, least_sat: int) -> int:
+        """The smallest channel that is opened where the payment needs `least_sat`: what moves it later stays above."""
+        return max(least_sat, min(self.min_sat, self.max_sat))
+
     def capacity_sat(self, least_sat: int) -> int | Lack:
         """Return the size for a channel that must hold `least_sat` (O-03);
         `Lack.SIZE` when that is above the largest.
@@ -108,19 +118,34 @@ class CapacityRule(NamedTuple):
         if least_sat > self.max_sat:
             return Lack.SIZE
         wanted_sat = -(-least_sat * self.factor_percent // 100) + self.headroom_sat
-        return min(max(wanted_sat, least_sat, self.min_sat), self.max_sat)
+        return min(max(wanted_sat, self.floor_sat(least_sat)), self.max_sat)
 
 
 class TrustRule(NamedTuple):
-    """The trust mode (B-15) and the events that end trust."""
+    """Who trusts whom (B-15), what makes us stop trusting, and what may be put in before anything is paid (rule:18)."""
 
     client_trusts_lsp: bool = False
     client_trusts_above_sat: int | None = None
-    capital_budget_sat: int = 10_000_000
+    capital_budget_sat: int = 10_000_000  # on chain and unpaid
     unpaid_limit: int = 1
     heal_days: int = 30
     probe_limit: int = 3
     probe_heal_hours: int = 24
+    withheld_budget_sat: int | None = None  # reserved for channels that are withheld; None: as the one above
+    mining_budget_sat: int = 100_000  # burnt in 24 hours on channels that nobody paid for
+    client_share_percent: int = 50  # of our coins, in channels of one client that are not paid for
+    close_unpaid_hours: int = 0  # A-07: an unpaid channel is closed so long after its offer has ended; 0: never
+
+    @property
+    def most_on_trust_msat(self) -> int:
+        """The most that may lie in channels that go on chain before they are paid for."""
+        return self.capital_budget_sat * 1000
+
+    @property
+    def most_withheld_msat(self) -> int:
+        """The most that may be reserved for channels that are withheld: also where nothing is done on trust."""
+        own = self.withheld_budget_sat
+        return 1000 * (own if own is not None else self.capital_budget_sat or TrustRule().capital_budget_sat)
 
 
 class Token(NamedTuple):
@@ -150,19 +175,7 @@ class Rules(NamedTuple):
     zero_reserve: frozenset[str] = frozenset()  # O-18: peers whose channels we hold no reserve in
 
 
-def rules_from_options(
-    menu: tuple[FeeLine, ...],
-    client_trusts_lsp: bool,
-    headroom_sat: int,
-    max_sat: int,
-    floor_percent: int = Floor().factor_percent,
-    capital_budget_sat: int = TrustRule().capital_budget_sat,
-) -> Rules:
-    """Return the policy of an operator who gave options and no file."""
-    return Rules(
-        source="options",
-        lines=tuple(NamedLine(f"fee_line {number}", line) for number, line in enumerate(menu, 1)),
-        floor=Floor(factor_percent=floor_percent),
-        capacity=CapacityRule(headroom_sat=headroom_sat, min_sat=0, max_sat=max_sat),
-        trust=TrustRule(client_trusts_lsp=client_trusts_lsp, capital_budget_sat=capital_budget_sat),
-    )
+def rules_from_options(menu: tuple[FeeLine, ...], *, floor: Floor, capacity: CapacityRule, trust: TrustRule) -> Rules:
+    """The policy of an operator who gave options and no file."""
+    lines = tuple(NamedLine(f"fee_line {number}", line) for number, line in enumerate(menu, 1))
+    return Rules(source="options", lines=lines, floor=floor, capacity=capacity, trust=trust)

@@ -1,8 +1,9 @@
-"""The ledger of trust: how peers treated channels that were opened on trust (B-15, C-26).
+"""What peers have done with channels that were opened on trust, and with our patience (B-15, C-26, rule:22).
 
 Sans-IO: facts come in with the wall time, questions are answered from memory, changes come out as records to journal.
-A peer is remembered while one of its channels is open and unpaid or while it has something to heal from; nothing a
-peer does for free makes the memory grow beyond `max_peers`.
+Only a client's own deeds are held against it; where a payer may have done it the doubt is counted once a buy, heals
+within hours, and a paid sale clears it. What lies in unpaid channels is in `stakes`. Nothing a peer does for free makes
+the memory grow beyond `max_peers`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lsps2fast.errors import Lsps2Error
-from lsps2fast.lsps.lsps2 import format_scid, parse_msat, parse_node_id, parse_scid
+from lsps2fast.lsps.lsps2 import format_datetime, format_scid, parse_msat, parse_node_id, parse_scid
 from lsps2fast_plugin.service.policy.rules import TrustRule
+from lsps2fast_plugin.service.policy.stakes import DAY_MS, HOUR_MS, Fault, Stake, Stakes
 from lsps2fast_plugin.service.policy.tokens import Record
 
 ROOT: Final = ("lsps", "lsps2", "trust")
 VERSION: Final = 1
-DAY_MS: Final = 86_400_000
-HOUR_MS: Final = 3_600_000
 MAX_PEERS: Final = 10_000
+MOST_EVENTS: Final = 8  # remembered of one peer, to be shown
+SENTENCES: Final = {
+    "probe": "a payment for this buy failed behind us after a channel was made",
+    "unpaid": "its channel was left unpaid by the client itself",
+    "underpaid": "the client took parts of a payment and failed those that carried the rest of the fee",
+}
 
 
 @dataclass(slots=True)
@@ -40,19 +46,13 @@ class _Tally:
 
 
 @dataclass(slots=True)
-class _Exposure:
-    """A channel that is open and not yet paid for. `defaulted`: its client had its chance and let it pass."""
-
-    amount_msat: int
-    since_ms: int
-    defaulted: bool = False
-
-
-@dataclass(slots=True)
 class _Peer:
     unpaid: _Tally = field(default_factory=_Tally)
     probes: _Tally = field(default_factory=_Tally)
-    open: dict[int, _Exposure] = field(default_factory=dict)
+    events: list[tuple[int, str, int]] = field(default_factory=list)  # when, which of `SENTENCES`, jit scid
+
+    def saw(self, wall_ms: int, what: str, jit_scid: int) -> None:
+        self.events = [*self.events[1 - MOST_EVENTS :], (wall_ms, what, jit_scid)]
 
 
 class TrustLedger:
@@ -60,9 +60,10 @@ class TrustLedger:
 
     def __init__(self, rule: TrustRule, max_peers: int = MAX_PEERS) -> None:
         self.rule = rule  # a reload of the policy may replace it
+        self.stakes = Stakes()
         self._max_peers = max_peers
         self._peers: OrderedDict[str, _Peer] = OrderedDict()  # least recently heard of first
-        self._at_risk_msat = 0
+        self._probed: set[int] = set()  # live buys that count as a probe
         self._changed: dict[str, None] = {}
 
     def __len__(self) -> int:
@@ -70,71 +71,148 @@ class TrustLedger:
 
     # Facts, each with the wall time; those about a channel may be repeated, as a restart does -----------------------
 
-    def opened(self, peer_id: str, jit_scid: int, amount_msat: int, wall_ms: int) -> None:
-        """A channel of this capacity was put on chain before it was paid for."""
-        peer = self._touch(peer_id, wall_ms)
-        if jit_scid not in peer.open:
-            peer.open[jit_scid] = _Exposure(amount_msat, wall_ms)
-            self._at_risk_msat += amount_msat
+    def reserved(
+        self, peer_id: str, jit_scid: int, amount_msat: int, on_trust: bool, mining_msat: int, wall_ms: int
+    ) -> Stake:
+        """Coins are set aside for a channel; from here on they count."""
+        self._touch(peer_id, wall_ms)
+        return self.stakes.put(Stake(peer_id, jit_scid, amount_msat, wall_ms, on_trust, mining_msat))
+
+    def sent(self, peer_id: str, jit_scid: int, channel_id: str, amount_msat: int, wall_ms: int) -> Stake:
+        """Its funding is ordered on chain, so it is on trust from here on, whatever was agreed."""
+        stake = self.stakes.now(jit_scid) or self.reserved(peer_id, jit_scid, amount_msat, True, 0, wall_ms)
+        stake.sent = stake.on_trust = True
+        self.stakes.name(stake, channel_id)
+        self._changed[peer_id] = None
+        return stake
+
+    def again(self, jit_scid: int) -> None:
+        """Another payment is under way for the channel of this buy."""
+        if (stake := self.stakes.now(jit_scid)) is not None:
+            stake.ended_ms = None
 
     def paid(self, peer_id: str, jit_scid: int, wall_ms: int) -> None:
-        """The opening fee of this channel arrived; one that had been given up is forgiven."""
-        exposure = self._close(peer_id, jit_scid, wall_ms)
-        if exposure is not None and exposure.defaulted:
-            self._peers[peer_id].unpaid.add(wall_ms, self._heal_ms, -1)
-
-    def let_go(self, peer_id: str, jit_scid: int, wall_ms: int) -> None:
-        """The client did not claim the payment that should have paid for this open channel (X-13): counts once."""
+        """The opening fee came: its channel is no stake any more, what led up to it is forgotten (rule:22)."""
+        self._probed.discard(jit_scid)
         peer = self._peers.get(peer_id)
-        exposure = None if peer is None else peer.open.get(jit_scid)
-        if peer is not None and exposure is not None and not exposure.defaulted:
-            exposure.defaulted = True
-            peer.unpaid.add(wall_ms, self._heal_ms)
+        stake = self.stakes.now(jit_scid)
+        if stake is not None:
+            self.stakes.take(stake)
+        if peer is not None:
+            if stake is not None and stake.fault is Fault.CLIENT:
+                peer.unpaid.add(wall_ms, self._heal_ms, -1)
+            peer.probes = _Tally()
+            peer.events = [event for event in peer.events if event[1] != "probe" and event[2] != jit_scid]
             self._touch(peer_id, wall_ms)
 
-    def closed(self, peer_id: str, jit_scid: int, wall_ms: int) -> None:
-        """The channel is gone and its capital free again; what the peer did is not forgotten."""
-        self._close(peer_id, jit_scid, wall_ms)
+    def let_go(self, peer_id: str, jit_scid: int, wall_ms: int, fault: Fault = Fault.CLIENT) -> None:
+        """The payment that should have paid for this channel is over, unpaid (X-13). On chain it stays a stake."""
+        stake = self.stakes.now(jit_scid)
+        if stake is None:
+            return
+        if not stake.sent:
+            self.stakes.take(stake)
+            return
+        stake.ended_ms = wall_ms
+        if fault is Fault.CLIENT and stake.fault is not Fault.CLIENT:
+            self.blame(peer_id, jit_scid, "unpaid", wall_ms)
+        if stake.fault is Fault.NONE or fault is Fault.CLIENT:
+            stake.fault = fault
+        self._touch(peer_id, wall_ms)
 
-    def probed(self, peer_id: str, wall_ms: int) -> None:
-        """The client failed the parts of a payment as unknown after we had opened a channel for it (C-26)."""
-        self._touch(peer_id, wall_ms).probes.add(wall_ms, self._probe_heal_ms)
+    def underpaid(self, peer_id: str, jit_scid: int, wall_ms: int) -> None:
+        """The client took parts and failed others, so that less than the fee came: its own deed (rule:20)."""
+        stake = self.stakes.now(jit_scid)
+        if stake is None or stake.fault is not Fault.CLIENT:
+            self.blame(peer_id, jit_scid, "underpaid", wall_ms)
+        if stake is not None:
+            stake.fault, stake.ended_ms = Fault.CLIENT, wall_ms
+
+    def blame(self, peer_id: str, jit_scid: int, what: str, wall_ms: int) -> None:
+        """The client's own deed; `what` is one of `SENTENCES`."""
+        peer = self._touch(peer_id, wall_ms)
+        peer.unpaid.add(wall_ms, self._heal_ms)
+        peer.saw(wall_ms, what, jit_scid)
+
+    def closing(self, channel_id: str, by_client: bool, wall_ms: int) -> None:
+        """The channel of a stake is being closed; its coins are not back yet."""
+        stake = self.stakes.of_channel(channel_id)
+        if stake is not None and by_client and stake.fault is not Fault.CLIENT:
+            stake.fault, stake.ended_ms = Fault.CLIENT, stake.ended_ms or wall_ms
+            self.blame(stake.peer_id, stake.jit_scid, "unpaid", wall_ms)
+
+    def back(self, stake: Stake, wall_ms: int) -> None:
+        """Its coins are ours again; mining fees are not, and what the peer did is not forgotten."""
+        self.stakes.take(stake)
+        if stake.sent and stake.on_trust:
+            self.stakes.burnt.add(stake.since_ms, stake.mining_msat, wall_ms)
+        self._touch(stake.peer_id, wall_ms)
+
+    def probed(self, peer_id: str, jit_scid: int, wall_ms: int) -> None:
+        """A payment failed behind us after a channel was made for this buy (C-26): counts once a buy."""
+        if jit_scid not in self._probed:
+            self._probed.add(jit_scid)
+            peer = self._touch(peer_id, wall_ms)
+            peer.probes.add(wall_ms, self._probe_heal_ms)
+            peer.saw(wall_ms, "probe", jit_scid)
+
+    def buy_ended(self, jit_scid: int) -> None:
+        """This jit scid is no more."""
+        self._probed.discard(jit_scid)
+
+    def forgive(self, peer_id: str, wall_ms: int) -> dict[str, int]:
+        """The operator says that nothing is held against this peer any more; what was, is told."""
+        told = {"unpaid_channels": self.unpaid(peer_id, wall_ms), "probes": self.probes(peer_id, wall_ms)}
+        if peer_id in self._peers:
+            self._peers[peer_id] = _Peer()
+            self._touch(peer_id, wall_ms)
+        for stake in self.stakes.of_peer(peer_id):
+            stake.fault = Fault.NONE
+            if stake.over:
+                stake.ended_ms = 0
+        return told
 
     # Questions ----------------------------------------------------------------------------------------------------
 
-    def at_risk_msat(self) -> int:
-        """Capital in channels that are open and unpaid."""
-        return self._at_risk_msat
-
-    def exposures(self) -> list[tuple[str, int]]:
-        """Peer and jit scid of every channel that is open and unpaid."""
-        return [(peer_id, jit_scid) for peer_id, peer in self._peers.items() for jit_scid in peer.open]
-
     def unpaid(self, peer_id: str, wall_ms: int) -> int:
-        """Unpaid channels of this peer that are not yet forgiven. A debt that still stands does not heal."""
+        """Channels this peer left unpaid by its own deed, not yet forgiven. A debt that still stands does not heal."""
         peer = self._peers.get(peer_id)
-        if peer is None:
-            return 0
-        standing = sum(exposure.defaulted for exposure in peer.open.values())
-        return max(peer.unpaid.now(wall_ms, self._heal_ms), standing)
+        standing = sum(stake.fault is Fault.CLIENT for stake in self.stakes.of_peer(peer_id))
+        return max(0 if peer is None else peer.unpaid.now(wall_ms, self._heal_ms), standing)
 
-    def awaiting(self, peer_id: str) -> int:
-        """Channels of this peer that are open and unpaid, given up or not."""
-        peer = self._peers.get(peer_id)
-        return 0 if peer is None else len(peer.open)
+    def unsettled(self, peer_id: str, wall_ms: int) -> int:
+        """Its channels on chain that a payment should have paid for lately, whoever made it fail."""
+        return sum(
+            stake.sent and stake.ended_ms is not None and wall_ms - stake.ended_ms < self._probe_heal_ms
+            for stake in self.stakes.of_peer(peer_id)
+        )
+
+    def under_way(self, peer_id: str, *, but: int | None = None) -> int:
+        """Its channels on trust that a payment is under way for, that of the jit scid `but` aside."""
+        return sum(
+            stake.on_trust and not stake.over and stake.jit_scid != but for stake in self.stakes.of_peer(peer_id)
+        )
 
     def probes(self, peer_id: str, wall_ms: int) -> int:
         """Probes by this peer that are not yet forgotten."""
         peer = self._peers.get(peer_id)
         return 0 if peer is None else peer.probes.now(wall_ms, self._probe_heal_ms)
 
-    def is_suspect(self, peer_id: str, wall_ms: int) -> bool:
-        """Return whether this peer gets channels only in the safe mode."""
-        return self.unpaid(peer_id, wall_ms) >= self.rule.unpaid_limit
+    def why_not_trusted(self, peer_id: str, wall_ms: int) -> str | None:
+        """Why this peer gets channels only in the safe mode, if it does."""
+        if (unpaid := self.unpaid(peer_id, wall_ms)) >= self.rule.unpaid_limit:
+            return f"{unpaid} channels of this peer went unpaid"
+        if (probes := self.probes(peer_id, wall_ms)) >= self.rule.probe_limit:
+            return f"payments for {probes} sales to this peer failed after a channel was made"
+        if self.unsettled(peer_id, wall_ms) or self.under_way(peer_id):
+            return "an open channel of this peer is not yet paid for"
+        return None
 
-    def is_prober(self, peer_id: str, wall_ms: int) -> bool:
-        """Return whether this peer is not served for now."""
-        return self.probes(peer_id, wall_ms) >= self.rule.probe_limit
+    def reasons(self, peer_id: str) -> list[str]:
+        """What this peer's standing rests on, a sentence each, oldest first."""
+        peer = self._peers.get(peer_id)
+        events = [] if peer is None else peer.events
+        return [f"{format_datetime(ms)}, {format_scid(scid)}: {SENTENCES[what]}" for ms, what, scid in events]
 
     # Journal ------------------------------------------------------------------------------------------------------
 
@@ -144,12 +222,13 @@ class TrustLedger:
         for key, value in records:
             try:
                 parse_node_id(key[-1])
-                peer = _read(value)
-            except (KeyError, TypeError, ValueError, IndexError, Lsps2Error) as error:
+                peer, stakes = _read(key[-1], value)
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError, Lsps2Error) as error:
                 complaints.append(f"journal record {list(key)} cannot be read ({error}); kept, not used")
                 continue
             self._peers[key[-1]] = peer
-            self._at_risk_msat += sum(exposure.amount_msat for exposure in peer.open.values())
+            for stake in stakes:
+                self.stakes.put(stake)
         return complaints
 
     def changes(self) -> list[Record]:
@@ -162,8 +241,12 @@ class TrustLedger:
         self._changed.update(dict.fromkeys(record.key[-1] for record in records))
 
     def _record(self, peer_id: str) -> Record:
+        """None for a peer of whom only live sessions tell: an honest one costs no write."""
         peer = self._peers.get(peer_id)
-        return Record((*ROOT, peer_id), None if peer is None else _write(peer))
+        stakes = [stake for stake in self.stakes.of_peer(peer_id) if stake.sent and stake.over]
+        if peer is None or not (stakes or peer.unpaid.count or peer.probes.count):
+            return Record((*ROOT, peer_id), None)
+        return Record((*ROOT, peer_id), _write(peer, stakes))
 
     # Inside -------------------------------------------------------------------------------------------------------
 
@@ -182,24 +265,16 @@ class TrustLedger:
         self._forget(wall_ms, keep=peer_id)
         return peer
 
-    def _close(self, peer_id: str, jit_scid: int, wall_ms: int) -> _Exposure | None:
-        peer = self._peers.get(peer_id)
-        exposure = None if peer is None else peer.open.pop(jit_scid, None)
-        if exposure is not None:
-            self._at_risk_msat -= exposure.amount_msat
-            self._touch(peer_id, wall_ms)
-        return exposure
-
     def _forget(self, wall_ms: int, keep: str) -> None:
         """Drop the longest unheard of who are healed, at most two for each one that may have come.
 
-        Above the bound also one who is not healed goes; a peer with an open unpaid channel never does, and each of
-        those has cost it a channel.
+        Above the bound also one who is not healed goes; a peer with a stake never does, and each of those has cost it
+        a payment.
         """
         gone = 0
-        for peer_id, peer in list(_first(self._peers, 8)):
+        for peer_id in list(_first(self._peers, 8)):
             crowded = len(self._peers) > self._max_peers
-            if peer.open:
+            if self.stakes.of_peer(peer_id):
                 self._peers.move_to_end(peer_id)
             elif peer_id != keep and gone < 2 and (crowded or self._is_healed(peer_id, wall_ms)):
                 del self._peers[peer_id]
@@ -210,35 +285,53 @@ class TrustLedger:
         return not self.unpaid(peer_id, wall_ms) and not self.probes(peer_id, wall_ms)
 
 
-def _first(peers: OrderedDict[str, _Peer], number: int) -> Iterable[tuple[str, _Peer]]:
-    return (pair for pair, _ in zip(peers.items(), range(number), strict=False))
+def _first(peers: OrderedDict[str, _Peer], number: int) -> Iterable[str]:
+    return (peer_id for peer_id, _ in zip(peers, range(number), strict=False))
 
 
-def _write(peer: _Peer) -> dict[str, Any]:
-    """Return the journal's form: versioned, amounts as decimal strings (K-24)."""
+def _write(peer: _Peer, stakes: Iterable[Stake]) -> dict[str, Any]:
+    """The journal's form: versioned, amounts as decimal strings (K-24)."""
     return {
         "version": VERSION,
         "unpaid": [peer.unpaid.count, peer.unpaid.last_ms],
         "probes": [peer.probes.count, peer.probes.last_ms],
         "open": [
-            [format_scid(scid), str(exposure.amount_msat), exposure.since_ms, exposure.defaulted]
-            for scid, exposure in peer.open.items()
+            [format_scid(stake.jit_scid), str(stake.amount_msat), stake.since_ms, stake.fault is Fault.CLIENT]
+            for stake in stakes
         ],
+        "channels": [
+            {
+                "channel_id": stake.channel_id,
+                "mining_msat": str(stake.mining_msat),
+                "fault": stake.fault.value,
+                "ended_ms": stake.ended_ms,
+            }
+            for stake in stakes
+        ],
+        "events": [[wall_ms, what, format_scid(jit_scid)] for wall_ms, what, jit_scid in peer.events],
     }
 
 
-def _read(value: Any) -> _Peer:
-    """Return the opposite of `_write`. Raises KeyError, TypeError, ValueError or Lsps2Error."""
+def _read(peer_id: str, value: Any) -> tuple[_Peer, list[Stake]]:
+    """The opposite of `_write`. Raises KeyError, TypeError, ValueError, AttributeError or Lsps2Error."""
     if value["version"] != VERSION:
         raise ValueError(f"version {value['version']} is not {VERSION}")
-    return _Peer(
+    events = [(_whole(ms), what, parse_scid(scid)) for ms, what, scid in value.get("events", ())]
+    peer = _Peer(
         unpaid=_read_tally(value["unpaid"]),
         probes=_read_tally(value["probes"]),
-        open={
-            parse_scid(scid): _Exposure(parse_msat(amount), _whole(since), bool(defaulted))
-            for scid, amount, since, defaulted in value["open"]
-        },
+        events=[event for event in events if event[1] in SENTENCES],
     )
+    more = value.get("channels") or [{}] * len(value["open"])  # records of earlier versions say less
+    stakes = []
+    for (scid, amount, since_ms, defaulted), facts in zip(value["open"], more, strict=True):
+        stake = Stake(peer_id, parse_scid(scid), parse_msat(amount), _whole(since_ms), on_trust=True, sent=True)
+        stake.mining_msat = parse_msat(facts.get("mining_msat", "0"))
+        stake.channel_id = facts.get("channel_id")
+        stake.fault = Fault(facts.get("fault", Fault.CLIENT if defaulted else Fault.NONE))
+        stake.ended_ms = _whole(facts.get("ended_ms", since_ms))
+        stakes.append(stake)
+    return peer, stakes
 
 
 def _read_tally(value: Any) -> _Tally:

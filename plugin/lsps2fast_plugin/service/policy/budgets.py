@@ -1,0 +1,141 @@
+"""What may be put in before anything is paid (rule:18), asked again right before a channel is opened (rule:19).
+
+Every limit counts what is really put in: the channel that is opened, not the one that was promised. A refusal here is
+our own trouble: temporary for the payer, and the offer stays.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lsps2fast_plugin.service.policy.limits import Refusal
+from lsps2fast_plugin.service.policy.rules import Rules
+from lsps2fast_plugin.service.policy.trust import TrustLedger
+
+
+class Opening(NamedTuple):
+    """One channel that is about to be opened, as it will really be."""
+
+    peer_id: str
+    on_trust: bool  # on chain before it is paid for
+    capacity_sat: int
+    fee_msat: int
+    feerate_perkw: int
+    free_sat: int  # coins of ours that are free, those for this channel among them
+
+
+class No(NamedTuple):
+    """Why it is not opened now: the name to count it under, a sentence, and the room that would be needed."""
+
+    reason: Refusal
+    why: str
+    needed_msat: int = 0
+
+
+class Use(NamedTuple):
+    """How much of one limit is used."""
+
+    used: int
+    limit: int
+
+
+class Budgets:
+    """The limits in force, and what the ledger says of their use."""
+
+    def __init__(self, rules: Rules, ledger: TrustLedger) -> None:
+        self.rules = rules  # a reload of the policy replaces them
+        self._ledger = ledger
+        self._stakes = ledger.stakes
+
+    # Room -----------------------------------------------------------------------------------------
+
+    def on_trust_room_msat(self) -> int:
+        """What more may lie in channels that go on chain before they are paid for."""
+        return self.rules.trust.most_on_trust_msat - self._stakes.msat(on_trust=True)
+
+    def withheld_room_msat(self) -> int:
+        """What more may be reserved for channels that are withheld."""
+        return self.rules.trust.most_withheld_msat - self._stakes.msat(on_trust=False)
+
+    def mining_room_msat(self, wall_ms: int) -> int:
+        """What more may be spent on mining today without being paid for."""
+        return self.rules.trust.mining_budget_sat * 1000 - self._stakes.mining_msat(wall_ms)
+
+    def share_msat(self, free_sat: int) -> int:
+        """The most that one client may hold in channels that are not paid for."""
+        coins_msat = free_sat * 1000 + self._stakes.msat(on_trust=True) + self._stakes.msat(on_trust=False)
+        return coins_msat * self.rules.trust.client_share_percent // 100
+
+    def room_msat(self, peer_id: str, free_sat: int, safe_only: bool) -> int:
+        """The largest channel of this client that they all allow now. Its first one is free of the share."""
+        room_msat = self.withheld_room_msat()
+        if not safe_only:
+            room_msat = max(room_msat, self.on_trust_room_msat())
+        if held_msat := self._stakes.of_peer_msat(peer_id):
+            room_msat = min(room_msat, self.share_msat(free_sat) - held_msat)
+        return room_msat
+
+    # Right before a channel is opened -------------------------------------------------------------
+
+    def why_not_on_trust(self, peer_id: str, wall_ms: int) -> No | None:
+        """Why this peer gets no channel on trust now, whatever it was sold before."""
+        unpaid = max(self._ledger.unpaid(peer_id, wall_ms), self._ledger.unsettled(peer_id, wall_ms))
+        if unpaid >= self.rules.trust.unpaid_limit:
+            return No(Refusal.PEER_UNPAID, f"{unpaid} channels of {peer_id} are not paid for")
+        return None
+
+    def why_not_open(self, opening: Opening, wall_ms: int) -> No | None:
+        """Why this channel is not opened now."""
+        return self._size(opening) or self._loss(opening) or self._share(opening) or self._pot(opening, wall_ms)
+
+    def _size(self, opening: Opening) -> No | None:
+        most_sat = self.rules.capacity.max_sat
+        if opening.capacity_sat <= most_sat:
+            return None
+        text = f"a channel of {opening.capacity_sat} sat is larger than the largest, {most_sat} sat"
+        return No(Refusal.CHANNEL_TOO_LARGE, text)
+
+    def _loss(self, opening: Opening) -> No | None:
+        """people:S12: an offer is no option on the miners' price."""
+        loss_msat = self.rules.floor.loss_msat(opening.feerate_perkw, opening.fee_msat)
+        most_sat = self.rules.floor.max_loss_sat
+        if loss_msat <= most_sat * 1000:
+            return None
+        text = f"mining would cost {loss_msat // 1000} sat more than the opening fee brings, {most_sat} sat are allowed"
+        return No(Refusal.SOLD_AT_A_LOSS, text, loss_msat)
+
+    def _share(self, opening: Opening) -> No | None:
+        held_msat = self._stakes.of_peer_msat(opening.peer_id)
+        needed_msat = held_msat + opening.capacity_sat * 1000
+        if not held_msat or needed_msat <= self.share_msat(opening.free_sat):
+            return None
+        percent = self.rules.trust.client_share_percent
+        return No(Refusal.CLIENT_SHARE, f"{opening.peer_id} would hold more than {percent} % of our coins", needed_msat)
+
+    def _pot(self, opening: Opening, wall_ms: int) -> No | None:
+        rule, amount_msat = self.rules.trust, opening.capacity_sat * 1000
+        if not opening.on_trust:
+            if amount_msat <= self.withheld_room_msat():
+                return None
+            text = f"the {rule.most_withheld_msat // 1000} sat for channels that are withheld are used up"
+            return No(Refusal.WITHHELD_BUDGET, text, amount_msat)
+        if amount_msat > self.on_trust_room_msat():
+            text = f"the {rule.capital_budget_sat} sat for channels that are not paid for are used up"
+            return No(Refusal.CAPITAL_BUDGET, text, amount_msat)
+        mining_msat = self.rules.floor.mining_msat(opening.feerate_perkw)
+        if mining_msat > self.mining_room_msat(wall_ms):
+            text = f"the {rule.mining_budget_sat} sat that may be burnt on mining in a day are used up"
+            return No(Refusal.MINING_BUDGET, text, mining_msat)
+        return self.why_not_on_trust(opening.peer_id, wall_ms)
+
+    # For the operator -----------------------------------------------------------------------------
+
+    def uses(self, free_sat: int, wall_ms: int) -> dict[Refusal, Use]:
+        """Each limit with what is used of it, in msat."""
+        rule, stakes = self.rules.trust, self._stakes
+        return {
+            Refusal.CAPITAL_BUDGET: Use(stakes.msat(on_trust=True), rule.most_on_trust_msat),
+            Refusal.WITHHELD_BUDGET: Use(stakes.msat(on_trust=False), rule.most_withheld_msat),
+            Refusal.MINING_BUDGET: Use(stakes.mining_msat(wall_ms), rule.mining_budget_sat * 1000),
+            Refusal.CLIENT_SHARE: Use(stakes.largest_of_a_peer_msat(), self.share_msat(free_sat)),
+        }

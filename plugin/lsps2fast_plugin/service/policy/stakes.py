@@ -1,0 +1,156 @@
+"""What lies in channels that nobody has paid for yet: sats by pot and by client, and mining fees that were burnt.
+
+Sans-IO. A stake counts from the moment its coins are reserved until they are back or the opening fee has come
+(rule:18), whatever was promised at the buy. Two pots: channels that are on chain, or go there, before they are paid
+for, and channels that are withheld. The miners' part of a stake that came to nothing counts for a day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
+
+
+class Fault(StrEnum):
+    """What is known of why a channel went unpaid (rule:22)."""
+
+    NONE = "none"  # our own node's doing, or nothing is known
+    DOUBT = "doubt"  # a payment failed behind us: its client's doing, or that of a payer with a hash of his own
+    CLIENT = "client"  # its client's own deed
+
+
+@dataclass(slots=True, eq=False)
+class Stake:
+    """One channel that is not paid for. It is `over` once no payment for it is under way."""
+
+    peer_id: str
+    jit_scid: int
+    amount_msat: int
+    since_ms: int
+    on_trust: bool  # on chain before it is paid for, or on its way there
+    mining_msat: int = 0  # of its opening and its close
+    sent: bool = False
+    channel_id: str | None = None
+    fault: Fault = Fault.NONE
+    ended_ms: int | None = None  # when the last payment for it failed
+
+    @property
+    def over(self) -> bool:
+        """Whether no payment for it is under way."""
+        return self.ended_ms is not None
+
+
+class Burnt:
+    """Mining fees of stakes that came to nothing, by the hour in which they were put in; older than a day is gone."""
+
+    def __init__(self) -> None:
+        self._hours: dict[int, int] = {}
+        self.changed = False
+
+    def add(self, since_ms: int, mining_msat: int, wall_ms: int) -> None:
+        """A stake of `since_ms` is lost."""
+        if mining_msat and wall_ms - since_ms < DAY_MS:
+            hour = since_ms // HOUR_MS
+            self._hours[hour] = self._hours.get(hour, 0) + mining_msat
+            self.changed = True
+        self._hours = {hour: msat for hour, msat in self._hours.items() if (wall_ms // HOUR_MS) - hour <= 24}
+
+    def msat(self, wall_ms: int) -> int:
+        """Burnt within the last day, rounded up to whole hours."""
+        now = wall_ms // HOUR_MS
+        return sum(msat for hour, msat in self._hours.items() if now - hour <= 24)
+
+    def write(self) -> dict[str, object]:
+        """The journal's form (K-24)."""
+        self.changed = False
+        return {"version": 1, "hours": [[hour, str(msat)] for hour, msat in sorted(self._hours.items())]}
+
+    def read(self, value: dict[str, object]) -> None:
+        """The opposite of `write`. Raises KeyError, TypeError or ValueError."""
+        if value["version"] != 1:
+            raise ValueError(f"version {value['version']} is not 1")
+        hours = value["hours"]
+        if not isinstance(hours, list):
+            raise TypeError("hours is no list")
+        self._hours = {int(hour): int(msat) for hour, msat in hours}
+
+
+class Stakes:
+    """All stakes. A jit scid has one that counts now; channels it had before stay until their coins are back."""
+
+    def __init__(self) -> None:
+        self._now: dict[int, Stake] = {}
+        self._by_peer: dict[str, list[Stake]] = {}
+        self._by_channel: dict[str, Stake] = {}
+        self.burnt = Burnt()
+
+    def __iter__(self) -> Iterator[Stake]:
+        return (stake for stakes in self._by_peer.values() for stake in stakes)
+
+    def of_peer(self, peer_id: str) -> list[Stake]:
+        """Those of one client, oldest first."""
+        return list(self._by_peer.get(peer_id, ()))
+
+    def now(self, jit_scid: int) -> Stake | None:
+        """The stake that a payment on this jit scid would pay for."""
+        return self._now.get(jit_scid)
+
+    def of_channel(self, channel_id: str) -> Stake | None:
+        """The stake in this channel."""
+        return self._by_channel.get(channel_id)
+
+    def put(self, stake: Stake) -> Stake:
+        """Coins are reserved. What the jit scid has now is replaced unless it is on chain: then both count."""
+        before = self._now.get(stake.jit_scid)
+        if before is not None and not before.sent:
+            self.take(before)
+        self._now[stake.jit_scid] = stake
+        self._by_peer.setdefault(stake.peer_id, []).append(stake)
+        if stake.channel_id is not None:
+            self._by_channel[stake.channel_id] = stake
+        return stake
+
+    def name(self, stake: Stake, channel_id: str) -> None:
+        """This is the channel the coins went into."""
+        stake.channel_id = channel_id
+        self._by_channel[channel_id] = stake
+
+    def take(self, stake: Stake) -> None:
+        """It counts no more."""
+        if self._now.get(stake.jit_scid) is stake:
+            del self._now[stake.jit_scid]
+        mine = self._by_peer.get(stake.peer_id, [])
+        if stake in mine:
+            mine.remove(stake)
+        if not mine:
+            self._by_peer.pop(stake.peer_id, None)
+        if stake.channel_id is not None and self._by_channel.get(stake.channel_id) is stake:
+            del self._by_channel[stake.channel_id]
+
+    # Sums -----------------------------------------------------------------------------------------
+
+    def msat(self, *, on_trust: bool) -> int:
+        """What lies in one of the two pots."""
+        return _sum(stake for stake in self if stake.on_trust == on_trust)
+
+    def of_peer_msat(self, peer_id: str) -> int:
+        """What lies in channels of one client, in both pots."""
+        return _sum(self._by_peer.get(peer_id, ()))
+
+    def largest_of_a_peer_msat(self) -> int:
+        """The most that one client holds now."""
+        return max(map(_sum, self._by_peer.values()), default=0)
+
+    def mining_msat(self, wall_ms: int) -> int:
+        """Mining fees put in within the last day that nobody has paid for."""
+        young = (stake.mining_msat for stake in self if stake.on_trust and wall_ms - stake.since_ms < DAY_MS)
+        return sum(young) + self.burnt.msat(wall_ms)
+
+
+def _sum(stakes: Iterable[Stake]) -> int:
+    return sum(stake.amount_msat for stake in stakes)

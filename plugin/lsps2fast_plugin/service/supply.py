@@ -1,0 +1,64 @@
+"""Gather the facts on which menus, quotes and buys are judged, so that all of them ask the same (people:L8)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from lsps2fast_plugin.service.liquidity import Liquidity
+from lsps2fast_plugin.service.policy.preflight import Facts
+from lsps2fast_plugin.service.sales_policy import Desk
+
+
+class Node(Protocol):
+    """The questions a negotiation asks of the node."""
+
+    async def purse(self) -> Liquidity:
+        """What can come in and what can be spent at this moment, or NodeError."""
+
+    async def recent(self) -> Liquidity:
+        """The same, a few seconds old at most and nothing of ours missed. Or NodeError."""
+
+
+class Live(Protocol):
+    """What a negotiation must know of what is under way."""
+
+    def is_online(self, peer_id: str) -> bool:
+        """Whether this client is connected."""
+
+    def committed_sat(self) -> int:
+        """What payments under way will still reserve of the wallet."""
+
+
+class NodeTerms(NamedTuple):
+    """What the node imposes on every buy."""
+
+    cltv_expiry_delta_blocks: int
+    floor_msat: int = 1  # H-03: the expectation before there is a channel
+
+
+class Supply:
+    """What this node could provide."""
+
+    def __init__(self, node: Node, live: Live, desk: Desk, max_parts: int) -> None:
+        self._node = node
+        self._live = live
+        self._desk = desk
+        self._max_parts = max_parts
+
+    async def facts(self, peer_id: str, *, fresh: bool) -> Facts:
+        """For one client; `fresh` where something is sold, else what was asked lately will do. Or NodeError."""
+        purse = await (self._node.purse() if fresh else self._node.recent())
+        rules = self._desk.policy.rules
+        return Facts(
+            connected=self._live.is_online(peer_id),
+            incoming_liquidity_msat=purse.incoming_liquidity_msat,
+            confirmed_sat=purse.confirmed_sat,
+            committed_sat=self._live.committed_sat(),
+            keep_onchain_sat=rules.capacity.keep_onchain_sat,
+            feerate_perkw=purse.feerates.opening_perkw,
+            commitment_perkw=purse.feerates.commitment_perkw,
+            anchors_perkw=purse.feerates.anchors_perkw,
+            open_vbytes=rules.floor.open_vbytes,
+            zero_reserve=self._desk.zero_reserve(peer_id),
+            max_parts=self._max_parts,
+        )

@@ -1,0 +1,429 @@
+"""Capital in channels that nobody has paid for: counted from the reservation, asked before each open, journalled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from rows import peer_channel
+
+from lsps2fast.actions import Channel, Funding, Journal
+from lsps2fast.errors import NodeError
+from lsps2fast.lsps.buys import Buy
+from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast.table import State
+from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.service.capital import BURNT, CapitalAtRisk
+from lsps2fast_plugin.service.options import DEFAULT_LINE
+from lsps2fast_plugin.service.policy.policy import Policy
+from lsps2fast_plugin.service.session_store import StoredSession
+
+from .desk import ALICE, BOB, WALL_MS, Datastore, StillClock, settings
+
+PARAMS: FeeParams = DEFAULT_LINE.params(WALL_MS)
+CAPACITY_SAT = 100_000
+HASH = bytes(32)
+OPENING, READY, WITH_CLIENT = State.OPENING, State.AWAITING_CHANNEL_READY, State.AWAITING_SETTLEMENT
+FAILED_BY_CLIENT = {"status": "failed"}
+FAILED_BY_US = {"status": "local_failed", "failcode": 4103}
+
+
+def buy(jit_scid: int = 1, peer_id: str = ALICE, client_trusts_lsp: bool = False) -> Buy:
+    """A buy of a channel of 100,000 sat."""
+    return Buy(jit_scid, peer_id, PARAMS, 10**7, 144, client_trusts_lsp, WALL_MS, CAPACITY_SAT)
+
+
+def channel_of(jit_scid: int) -> str:
+    """The id of its channel."""
+    return f"{jit_scid:064x}"
+
+
+def funding(sat: int = CAPACITY_SAT) -> Funding:
+    """Coins chosen for a channel."""
+    return Funding("psbt", ("aa:0",), 200, sat)
+
+
+class Books:
+    """Capital with a policy and a datastore of its own; writes are over when `settle` returns."""
+
+    def __init__(self, datastore: Datastore | None = None, **options: Any) -> None:
+        self.datastore = datastore or Datastore()
+        self.clock = StillClock()
+        self.work: list[asyncio.Task[None]] = []
+        self.perkw = 253
+        self.guarded: list[str] = []
+        self.options = options
+        rules = settings(**({"lsps2_capital_budget_sat": 250_000} | options)).rules
+        self.policy = Policy(rules)
+        self.ledger = self.policy.ledger
+        self.capital = CapitalAtRisk(
+            self.policy,
+            DatastoreRecords(self.datastore),
+            self.clock,
+            self.begin,
+            feerate_perkw=self.feerate_perkw,
+            free_sat=lambda: 10**9,
+            fee_msat=lambda _: 1_000_000,
+            guard=self.guarded.append,
+        )
+
+    async def feerate_perkw(self) -> int:
+        """What lightningd says; an error when a test wants one."""
+        if not self.perkw:
+            raise NodeError("feerates", -1, "bitcoind is away")
+        return self.perkw
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Carry out a write in the background."""
+        self.work.append(asyncio.ensure_future(work))
+
+    async def settle(self) -> None:
+        """Everything that was to be written is."""
+        work, self.work = self.work, []
+        await asyncio.gather(*work)
+
+    async def may_open(self, each: Buy, sat: int = CAPACITY_SAT) -> bool:
+        """Both questions that are asked before an open."""
+        return await self.capital.turn(each) and await self.capital.may_open(each, funding(sat))
+
+    async def open(self, *buys: Buy) -> None:
+        """Channels of these buys are on chain."""
+        for each in buys:
+            assert await self.may_open(each)
+            self.changed(each, State.COLLECTING, OPENING)
+            self.capital.sent(each, channel_of(each.jit_scid))
+
+    def changed(self, each: Buy, old: State, new: State) -> None:
+        """Its payment changes its state."""
+        self.capital.session_changed(each, HASH, old, new)
+
+    def fail(self, each: Buy, event: dict[str, Any] = FAILED_BY_CLIENT) -> None:
+        """The payment on this buy ends unpaid after its parts went out."""
+        self.capital.part_failed(HASH, event)
+        self.changed(each, WITH_CLIENT, State.FAILED)
+
+    def refused(self) -> dict[str, int]:
+        """Refusals that were counted."""
+        return {name: count for name, count in self.policy.refusals.as_dict().items() if count}
+
+    def records(self) -> dict[str, Any]:
+        """What is on disk, by the last part of the key."""
+        return {key[-1]: json.loads(bytes.fromhex(value)) for key, value in self.datastore.rows.items()}
+
+    async def restarted(self, stored: list[StoredSession], *channels: str, state: str = "CHANNELD_NORMAL") -> Books:
+        """The next run on the same datastore; lightningd lists these channels."""
+        again = Books(self.datastore, **self.options)
+        await again.capital.load()
+        again.capital.reconcile(stored, [peer_channel(channel_id=each, state=state) for each in channels])
+        return again
+
+
+def record(each: Buy, outcome: str | None = None) -> StoredSession:
+    """What the journal says of this buy."""
+    journal = Journal("channel", None, 1, 0, None, Channel(channel_of(each.jit_scid), "", ""), (), None)
+    return StoredSession(each, journal, outcome)
+
+
+# --- Before each open -------------------------------------------------------------------------------------------------
+
+
+async def test_no_gap_between_the_answer_and_the_chain() -> None:
+    """people:S4, rule:18: what may be opened counts at once, as it is, not as it was sold; what failed is free."""
+    books = Books()
+    buys = [buy(1, ALICE), buy(2, BOB), buy(3, BOB)]
+    assert await books.may_open(buys[0], 150_000)
+    assert await books.may_open(buys[1], 100_000)
+    assert not await books.may_open(buys[2], 1_000)
+    assert books.capital.at_risk_msat() == 250_000_000
+    assert books.refused() == {"capital_budget": 1}
+    books.changed(buys[0], OPENING, State.ABORTING)
+    assert books.capital.at_risk_msat() == 250_000_000  # its coins are not back yet
+    books.changed(buys[0], State.ABORTING, State.FAILED)
+    assert await books.may_open(buys[2], 1_000)
+
+
+@pytest.mark.parametrize("trusts", [True, False])
+async def test_both_modes_count_what_is_reserved(trusts: bool) -> None:
+    """people:S11, rule:18: coins of a withheld channel are bound for as long as the client holds its parts."""
+    books = Books()
+    buys = [buy(scid, peer_id, trusts) for scid, peer_id in ((1, ALICE), (2, BOB), (3, ALICE))]
+    assert [await books.may_open(each) for each in buys] == [True, True, False]
+    assert books.capital.at_risk_msat() == 200_000_000
+    assert books.refused() == {"withheld_budget" if trusts else "capital_budget": 1}
+
+
+async def test_a_set_that_never_opened_frees_nothing_of_another() -> None:
+    """C-14: several payments may collect on one scid; only the one that opens has capital."""
+    books = Books()
+    assert await books.may_open(buy(1))
+    books.changed(buy(1), State.COLLECTING, State.FAILED)
+    assert books.capital.at_risk_msat() == 100_000_000
+
+
+async def test_ten_buys_sold_before_the_first_payment_are_judged_when_they_are_paid() -> None:
+    """people:S4, rule:19: after one channel went unpaid no other is opened on trust; the refusals are temporary."""
+    books = Books(lsps2_capital_budget_sat=10_000_000)
+    buys = [buy(scid) for scid in range(1, 11)]
+    await books.open(buys[0])
+    books.fail(buys[0])
+    assert [await books.may_open(each) for each in buys[1:]] == [False] * 9
+    assert books.refused() == {"peer_unpaid": 9}
+    books.changed(buys[0], WITH_CLIENT, State.SUCCEEDED)  # it is paid in the end
+    assert await books.may_open(buys[1])
+
+
+async def test_ten_buys_paid_at_once_wait_for_one_another() -> None:
+    """people:S4, rule:19: two channels of one client are under way on trust, the rest goes by what became of them."""
+    books = Books(lsps2_capital_budget_sat=10_000_000)
+    buys = [buy(scid) for scid in range(1, 11)]
+    asked = [asyncio.ensure_future(books.may_open(each)) for each in buys]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [task.done() for task in asked] == [True] * 2 + [False] * 8
+    for each in buys[:2]:
+        books.capital.sent(each, channel_of(each.jit_scid))
+        books.fail(each)
+    assert await asyncio.gather(*asked) == [True] * 2 + [False] * 8
+    assert books.capital.at_risk_msat() == 200_000_000
+
+
+async def test_an_honest_client_paid_ten_times_at_once_gets_all_its_channels() -> None:
+    """rule:19, trap:35: who waits for its turn is served once the others are paid."""
+    books = Books(lsps2_capital_budget_sat=10_000_000)
+    buys = [buy(scid) for scid in range(1, 11)]
+    asked = {each.jit_scid: asyncio.ensure_future(books.may_open(each)) for each in buys}
+    for each in buys:
+        assert await asked[each.jit_scid]
+        books.capital.sent(each, channel_of(each.jit_scid))
+        books.changed(each, WITH_CLIENT, State.SUCCEEDED)
+    assert books.capital.at_risk_msat() == 0
+
+
+async def test_a_feerate_that_nobody_knows_opens_nothing() -> None:
+    """people:S12, O-09: what mining costs must be known before it is spent; the next payment is served."""
+    books = Books()
+    books.perkw = 0
+    assert not await books.may_open(buy())
+    assert books.capital.at_risk_msat() == 0
+    books.perkw = 253
+    assert await books.may_open(buy())
+
+
+async def test_a_limit_that_binds_is_told_once_and_again_when_it_has_room(caplog: pytest.LogCaptureFixture) -> None:
+    """rule:18: the log says when a limit begins to bind and when it stops; `lsps2-stats` shows each."""
+    caplog.set_level("INFO")
+    books = Books()
+    await books.open(buy(1), buy(2, BOB))
+    books.fail(buy(1))
+    for _ in range(5):
+        assert not await books.may_open(buy(3, BOB))
+    told = [text for text in caplog.messages if "binds from now on" in text]
+    assert len(told) == 1
+    assert "capital_budget" in told[0]
+    assert books.capital.limits()["capital_budget"] == {
+        "used_msat": 200_000_000,
+        "limit_msat": 250_000_000,
+        "binds": True,
+    }
+    await books.capital.look()
+    assert "has room again" not in caplog.messages[-1]
+    books.capital.channel_state(channel_of(1), "ONCHAIN", "remote")
+    await books.capital.look()
+    assert caplog.messages[-1] == "capital_budget has room again"
+    assert not books.capital.limits()["capital_budget"]["binds"]
+
+
+# --- What becomes of it -----------------------------------------------------------------------------------------------
+
+
+async def test_an_honest_sale_costs_no_commit() -> None:
+    """P16: the session's own record tells of its channel; only debts, doubts and burnt fees are written."""
+    books = Books()
+    await books.open(buy())
+    assert books.capital.at_risk_msat() == 100_000_000
+    books.changed(buy(), WITH_CLIENT, State.SUCCEEDED)
+    await books.settle()
+    assert books.capital.at_risk_msat() == 0
+    assert books.datastore.commits == 0
+
+
+async def test_an_unpaid_channel_is_guarded_until_it_is_paid() -> None:
+    """people:S5, rule:21: the filter hears of it when it goes on chain and when its fee has come."""
+    books = Books()
+    await books.open(buy())
+    assert books.guarded == [channel_of(1)]
+    assert books.capital.is_unpaid(channel_of(1))
+    books.fail(buy())
+    assert books.capital.is_unpaid(channel_of(1))
+    books.changed(buy(), WITH_CLIENT, State.SUCCEEDED)
+    assert not books.capital.is_unpaid(channel_of(1))
+    assert books.guarded == [channel_of(1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("event", "probes"),
+    [
+        (FAILED_BY_CLIENT, 1),
+        (FAILED_BY_US, 0),
+        (FAILED_BY_CLIENT | {"failure_reason": "WIRE_INCORRECT_OR_UNKNOWN_PAYMENT_DETAILS"}, 1),
+        (FAILED_BY_CLIENT | {"failure_reason": "WIRE_TEMPORARY_NODE_FAILURE"}, 0),
+        (FAILED_BY_CLIENT | {"failure_reason": "WIRE_MPP_TIMEOUT"}, 0),
+    ],
+)
+@pytest.mark.parametrize("new", [State.ABORTING, State.FAILED])
+async def test_standing_goes_by_evidence(event: dict[str, Any], probes: int, new: State) -> None:
+    """people:L2, C-26, rule:22: what our node refused, or what no prober causes, is nobody's probe; in either mode."""
+    for trusts in (True, False):
+        books = Books()
+        books.capital.part_failed(HASH, event)
+        books.changed(buy(client_trusts_lsp=trusts), WITH_CLIENT, new)
+        assert books.ledger.probes(ALICE, WALL_MS) == probes
+        assert books.ledger.unpaid(ALICE, WALL_MS) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (State.AWAITING_SETTLEMENT, State.BROADCASTING),
+        (State.COLLECTING, State.FAILED),
+        (State.OPENING, State.ABORTING),
+        (State.AWAITING_CHANNEL_READY, State.FAILED),
+        (State.ABORTING, State.ABANDONED),
+    ],
+)
+async def test_only_a_payment_that_failed_behind_us_is_a_doubt(old: State, new: State) -> None:
+    """C-26: after its parts went out; nothing else is one."""
+    books = Books()
+    books.capital.part_failed(HASH, FAILED_BY_CLIENT)
+    books.changed(buy(), old, new)
+    assert books.ledger.probes(ALICE, WALL_MS) == 0
+
+
+async def test_a_close_is_back_only_with_its_block() -> None:
+    """people:S6, rule:18: until then the capital counts; what was burnt counts on, and the client did it itself."""
+    books = Books()
+    await books.open(buy())
+    books.fail(buy())
+    for state in ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE", "CLOSINGD_COMPLETE", "AWAITING_UNILATERAL"):
+        books.capital.channel_state(channel_of(1), state, "remote")
+        assert books.capital.at_risk_msat() == 100_000_000
+    books.capital.channel_state(channel_of(1), "FUNDING_SPEND_SEEN", "onchain")
+    books.capital.channel_state(channel_of(1), "ONCHAIN", "onchain")
+    books.capital.channel_state(channel_of(9), "ONCHAIN", "remote")
+    assert books.capital.at_risk_msat() == 0
+    assert books.ledger.unpaid(ALICE, WALL_MS) == 1
+    assert books.capital.limits()["mining_budget"]["used_msat"] == 1_800 * 253
+    await books.settle()
+    again = await books.restarted([])
+    assert again.capital.limits()["mining_budget"]["used_msat"] == 1_800 * 253
+    assert again.ledger.unpaid(ALICE, WALL_MS) == 1
+
+
+async def test_money_in_an_unpaid_channel_is_listed_until_it_is_back() -> None:
+    """people:S17: also after its offer has lapsed, with what is known of why."""
+    books = Books()
+    await books.open(buy())
+    books.fail(buy())
+    books.capital.buy_ended(1)
+    (listed,) = books.capital.unpaid_channels()
+    assert listed["channel_id"] == channel_of(1)
+    assert listed["amount_msat"] == 100_000_000
+    assert listed["payment_under_way"] is False
+    assert listed["fault"] == "doubt"
+    assert [stake.jit_scid for stake in books.capital.overdue()] == [1]
+    books.capital.channel_state(channel_of(1), "ONCHAIN", "user")
+    assert books.capital.unpaid_channels() == []
+
+
+# --- Restarts ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_restart_finds_the_unpaid_channels() -> None:
+    """K-24, K-09, rule:18: a stake stands while its channel does, whether its buy is live or ended; guarded again."""
+    books = Books()
+    await books.open(buy(1), buy(2, BOB))
+    books.fail(buy(1))
+    books.fail(buy(2, BOB))
+    await books.settle()
+    again = await books.restarted([record(buy(1)), record(buy(2, BOB), "Failed")], channel_of(1), channel_of(2))
+    assert again.capital.at_risk_msat() == 200_000_000
+    assert set(again.guarded) == {channel_of(1), channel_of(2)}
+    assert again.ledger.unsettled(ALICE, WALL_MS) == 1
+    closing = await books.restarted([record(buy(1))], channel_of(1), channel_of(2), state="CLOSINGD_COMPLETE")
+    assert closing.capital.at_risk_msat() == 200_000_000
+    later = await books.restarted([record(buy(1))], channel_of(1), state="ONCHAIN")
+    assert later.capital.at_risk_msat() == 0
+    assert later.capital.limits()["mining_budget"]["used_msat"] == 2 * 1_800 * 253
+
+
+async def test_an_unpaid_channel_whose_note_was_never_written_is_found_in_the_final_record() -> None:
+    """rule:18, rule:11: the crash fell between the end of the sale and our note of it."""
+    again = await Books().restarted([record(buy(1), "Failed"), record(buy(2), "Succeeded")], *map(channel_of, (1, 2)))
+    assert again.capital.at_risk_msat() == 100_000_000
+    assert again.capital.is_unpaid(channel_of(1))
+
+
+@pytest.mark.parametrize("trusts", [True, False])
+async def test_sessions_that_go_on_count_again(trusts: bool) -> None:
+    """rule:18: over restarts, with the capacity that was reserved; mining fees are priced with the next look."""
+    books = Books()
+    each = buy(client_trusts_lsp=trusts)
+    journal = Journal("intent", HASH, 1, 0, funding(123_456), None, (), None)
+    books.capital.revive(each, journal, public=False, under_way=True)
+    assert books.capital.at_risk_msat() == 123_456_000
+    await books.capital.look()
+    assert books.capital.limits()["mining_budget"]["used_msat"] == (0 if trusts else 1_800 * 253)
+    books.changed(each, State.ABORTING, State.FAILED)
+    assert books.capital.at_risk_msat() == 0
+    books.capital.revive(each, journal._replace(funding=None), public=False)
+    assert books.capital.at_risk_msat() == 0
+
+
+async def test_a_public_channel_that_waits_for_the_next_payment_is_revived_as_unpaid() -> None:
+    """O-13, people:S5: guarded, counted, and no reason to trust; its payment pays for it."""
+    books = Books()
+    books.capital.revive(buy(), record(buy()).journal, public=True)
+    assert books.capital.is_unpaid(channel_of(1))
+    assert books.ledger.unsettled(ALICE, WALL_MS) == 1
+    books.changed(buy(), State.COLLECTING, READY)
+    assert books.ledger.unsettled(ALICE, WALL_MS) == 0
+    books.changed(buy(), WITH_CLIENT, State.SUCCEEDED)
+    assert not books.capital.is_unpaid(channel_of(1))
+
+
+async def test_a_record_that_cannot_be_written_is_written_later(caplog: pytest.LogCaptureFixture) -> None:
+    """rule:11: told to the operator, tried again with the next look; burnt fees, too."""
+    books = Books()
+    await books.open(buy())
+    books.fail(buy())
+    books.datastore.broken = True
+    books.capital.channel_state(channel_of(1), "ONCHAIN", "remote")
+    await books.settle()
+    assert sum("will be tried again" in text for text in caplog.messages) == 3
+    books.datastore.broken = False
+    await books.capital.look()
+    await books.settle()
+    assert books.records()[ALICE]["probes"][0] == 1
+    assert books.records()[BURNT[-1]]["hours"]
+
+
+async def test_a_broken_note_of_burnt_fees_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """K-08: and nothing else is lost by it."""
+    books = Books()
+    books.datastore.rows[BURNT] = json.dumps({"version": 2}).encode().hex()
+    await books.restarted([])
+    assert any("cannot be read" in text for text in caplog.messages)
+
+
+async def test_a_healed_peer_leaves_the_disk() -> None:
+    """rule:14: the datastore does not grow for ever."""
+    books = Books()
+    for each in (buy(), buy(2, BOB)):
+        books.capital.part_failed(HASH, FAILED_BY_CLIENT)
+        books.changed(each, WITH_CLIENT, State.FAILED)
+        await books.settle()
+        books.clock.pass_ms(3 * 86_400_000)
+    assert set(books.records()) == {BOB}
