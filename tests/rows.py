@@ -12,6 +12,7 @@ CHANNEL: dict[str, Any] = {
     "state": "CHANNELD_NORMAL",
     "peer_connected": True,
     "opener": "local",
+    "private": True,
     "funding_txid": "ee" * 32,
     "funding_outnum": 0,
     "to_us_msat": 100_000_000,

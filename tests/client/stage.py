@@ -14,6 +14,7 @@ from typing import Any
 
 from coincurve import PrivateKey
 from logs import Log
+from rows import CHANNEL as CHANNEL_ROW
 
 from lsps2fast import _hook as hook
 from lsps2fast import _tlv as tlv
@@ -128,21 +129,25 @@ def entry(**fields: Any) -> Json:
 
 def channel_row(**fields: Any) -> Json:
     """An entry of listpeerchannels: an unconfirmed JIT channel of 200 000 sat."""
-    return {
-        "peer_id": LSP,
-        "peer_connected": True,
-        "reestablished": True,
-        "state": "CHANNELD_NORMAL",
-        "channel_id": CHANNEL,
-        "funding_txid": TXID,
-        "funding_outnum": 1,
-        "private": True,
-        "opener": "remote",
-        "alias": {"local": CHANNEL_SCID, "remote": "4529781x3648663x14848"},
-        "total_msat": 200_000_000,
-        "to_us_msat": 0,
-        "max_to_us_msat": 0,
-    } | fields
+    return (
+        CHANNEL_ROW
+        | {
+            "peer_id": LSP,
+            "peer_connected": True,
+            "reestablished": True,
+            "state": "CHANNELD_NORMAL",
+            "channel_id": CHANNEL,
+            "funding_txid": TXID,
+            "funding_outnum": 1,
+            "private": True,
+            "opener": "remote",
+            "alias": {"local": CHANNEL_SCID, "remote": "4529781x3648663x14848"},
+            "total_msat": 200_000_000,
+            "to_us_msat": 0,
+            "max_to_us_msat": 0,
+        }
+        | fields
+    )
 
 
 class Lightningd:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from lsps2fast._tlv import scid_from_str
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.records import Distrust
 from lsps2fast_plugin.client.route_hints import rewritten
+from lsps2fast_plugin.cln.models import peer_channels
 from lsps2fast_plugin.cln.reader import Verdict
 
 from .conftest import Staging
@@ -333,7 +335,7 @@ PUBLIC = channel_row(channel_id="12" * 32, private=False, short_channel_id="5x5x
 )
 def test_the_owners_own_invoices_do_not_offer_it(params: Any, rows: list[Json], exposed: Any) -> None:
     """trap:46: `invoice` with exposeprivatechannels as the caller wished, less the missing channel."""
-    got = rewritten(params, rows, {CHANNEL})
+    got = rewritten(params, peer_channels({"channels": rows}), {CHANNEL})
     assert (got or {}).get("exposeprivatechannels") == exposed
     assert got is None or got["label"] == "l"
 
@@ -341,7 +343,11 @@ def test_the_owners_own_invoices_do_not_offer_it(params: Any, rows: list[Json], 
 def test_what_an_invoice_offers_goes_by_its_alias() -> None:
     """A-01: never the real scid, never the jit scid, also when the channel has confirmed."""
     rows = [BAD, GOOD | {"short_channel_id": "700x1x1"}]
-    assert rewritten({"label": "l"}, rows, {CHANNEL}) == {"label": "l", "exposeprivatechannels": ["7x7x7"]}
+    asked = rewritten({"label": "l"}, peer_channels({"channels": rows}), {CHANNEL})
+    assert asked == {
+        "label": "l",
+        "exposeprivatechannels": ["7x7x7"],
+    }
 
 
 async def test_the_invoice_command_is_rewritten_only_while_a_funding_is_missing(staged: Staging) -> None:
@@ -528,3 +534,11 @@ async def test_what_is_watched_names_its_outpoint(staged: Staging) -> None:
         status = await stage.client._status()
         assert status["channels"][0]["funding_txid"] == TXID
         assert status["channels"][0]["funding"] == "owed"
+
+
+async def test_a_peer_cannot_take_the_name_of_another_channel(staged: Staging) -> None:
+    """rule:25, cln:H3: lightningd never calls a channel by the alias its peer chose, so neither do we."""
+    async with staged() as stage:
+        alias = {"local": "9x9x9", "remote": BAD["alias"]["local"]}
+        stage.node.channels += [channel_row(), channel_row(channel_id="ef" * 32, peer_id=LSP, alias=alias)]
+        assert await stage.client.chain.channel_of(scid_from_str(BAD["alias"]["local"])) == CHANNEL

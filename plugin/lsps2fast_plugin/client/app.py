@@ -12,15 +12,15 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from pyln.client import Plugin
 from pyln.client.plugin import Request
 
 from lsps2fast import BACKEND, __version__
 from lsps2fast.bolt11 import CURRENCIES
-from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, StoreError
+from lsps2fast.errors import ConfigError, Lsps2Error
 from lsps2fast.lsps.lsps0 import MESSAGE_TYPE, MESSAGE_TYPE_HEX
 from lsps2fast.lsps.receiving import carries_fee
 from lsps2fast_plugin.client import channel_terms
@@ -42,12 +42,15 @@ from lsps2fast_plugin.client.unfunded_guard import ApprovedPayments, UnfundedCha
 from lsps2fast_plugin.cln import built_in
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
+from lsps2fast_plugin.cln.models import get_info, list_configs, list_peers
+from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
 
 log = logging.getLogger("lsps2fast_plugin.client.app")  # also when run as __main__
 
 POLL_S = 30.0  # between two looks at fundings that are owed, beside each block
-RETRY_S = 1.0
+START_PAUSE_MS = 5_000  # the longest between two questions that the start waits for
+Answer = TypeVar("Answer")
 BUILT_IN = "cln-lsps-client"  # whose place this plugin takes
 Json = dict[str, Any]
 
@@ -175,12 +178,12 @@ class Client:
     async def _start(self) -> None:
         """Read the records, look at the node, then let in the HTLCs that waited (cln:W11)."""
         assert self.settings is not None
-        info = await self._until("getinfo")
-        self.chain.block(info["blockheight"])
-        configs = (await self._until("listconfigs"))["configs"]
-        mainnet = info.get("network") == "bitcoin"
-        final_cltv_blocks = configs.get("cltv-final", {}).get("value_int", 18 if mainnet else 10)
-        to_self_delay_blocks = configs.get("watchtime-blocks", {}).get("value_int", 144 if mainnet else 6)
+        info = await self._until_told("getinfo", lambda: get_info(self.rpc))
+        self.chain.block(info.blockheight)
+        configs = await self._until_told("listconfigs", lambda: list_configs(self.rpc))
+        mainnet = info.network == "bitcoin"
+        final_cltv_blocks = configs.number("cltv-final", 18 if mainnet else 10)
+        to_self_delay_blocks = configs.number("watchtime-blocks", 144 if mainnet else 6)
         self.incoming.final_cltv_blocks = final_cltv_blocks
         self.market.our_to_self_delay_blocks = to_self_delay_blocks
         self.bindings.limits = self.bindings.limits._replace(our_to_self_delay_blocks=to_self_delay_blocks)
@@ -204,48 +207,28 @@ class Client:
             final_cltv_blocks=final_cltv_blocks,
         )
         await self._load()
-        await self._find()
+        # Until then no HTLC comes in: any channel may be the one without a funding.
+        await self._until_told("looking at the channels", self.watch.find)
         self.host.interest_loaded()
         self._ready.set()
         log.info(
             f"lsps2fast-client {__version__} ({BACKEND} core) is ready: {len(self.book.approvals)} payments awaited"
         )
         self.host.spawn(self._watch_time())
-        peers = await self._until("listpeers")
-        connected = {peer["id"] for peer in peers["peers"] if peer.get("connected")}
+        peers = await self._until_told("listpeers", lambda: list_peers(self.rpc))
+        connected = {peer.id for peer in peers if peer.connected}
         for lsp_id in self.book.lsps() - connected:
             self.reconnect.lost(lsp_id)
 
-    async def _until(self, method: str) -> Json:
+    async def _until_told(self, what: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Ask until lightningd answers: without it nothing can begin."""
-        while True:
-            try:
-                return await self.rpc.call(method)
-            except NodeError as error:
-                log.warning(f"{method}: {error}; trying again")
-            await self.clock.turned(RETRY_S)
+        return await retry(what, ask, self.clock, longest_ms=START_PAUSE_MS)
 
     async def _load(self) -> None:
         """All records; then those whose payment was made, or whose invoice never came to be, while we were away."""
-        while True:
-            try:
-                await self.book.load()
-                break
-            except StoreError as error:
-                log.error(f"the records cannot be read ({error}); trying again")
-            await self.clock.turned(RETRY_S)
+        await self._until_told("reading the records", self.book.load)
         for approval in list(self.book.approvals.values()):
             await self._guarded(self._check_loaded(approval))
-
-    async def _find(self) -> None:
-        """Look at every channel: until then no HTLC comes in, as any of them may be the one without a funding."""
-        while True:
-            try:
-                await self.watch.find()
-                return
-            except Lsps2Error as error:
-                log.warning(f"the channels cannot be looked at ({error}); trying again")
-            await self.clock.turned(RETRY_S)
 
     async def _check_loaded(self, approval: Approval) -> None:
         row = await self.invoices.by_hash(approval.payment_hash)

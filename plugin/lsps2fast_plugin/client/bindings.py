@@ -15,18 +15,14 @@ from typing import Any
 
 from lsps2fast_plugin.client import channel_terms
 from lsps2fast_plugin.client.channel_terms import Decision, Limits, Wanted
-from lsps2fast_plugin.client.records import CLOSING, USABLE, Approval, JitChannel, Opening
+from lsps2fast_plugin.client.records import Approval, JitChannel, Opening
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.models import PeerChannel
 
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
-
-
-def is_alive(row: Json) -> bool:
-    """Whether a channel is, or may still come, in normal operation."""
-    return row["state"] not in CLOSING
 
 
 class ChannelBindings:
@@ -41,7 +37,7 @@ class ChannelBindings:
 
     # ---- before a channel
 
-    def decide(self, openchannel: Json, rows: list[Json]) -> tuple[Decision, Approval | None]:
+    def decide(self, openchannel: Json, rows: list[PeerChannel]) -> tuple[Decision, Approval | None]:
         """Judge an opening; `rows` are the LSP's channels now. With it the purchase it is for."""
         waiting = self._waiting(openchannel["id"])
         wanted = [
@@ -59,7 +55,7 @@ class ChannelBindings:
         wall_ms = self._clock.wall_ms()
         return [each for each in self._book.of_lsp(lsp_id) if each.ends_ms > wall_ms]
 
-    def _channel_in_use(self, approval: Approval, rows: list[Json]) -> str | None:
+    def _channel_in_use(self, approval: Approval, rows: list[PeerChannel]) -> str | None:
         """The channel that this purchase has already: one at a time, whatever broke since (I-16).
 
         One that was not ready when the link broke may be forgotten on the other side: it does not count (O-16).
@@ -68,30 +64,30 @@ class ChannelBindings:
         if opening is None:
             return None
         for row in rows:
-            known = row["channel_id"] == opening.channel_id
-            counts = row["state"] in USABLE or (is_alive(row) and approval.payment_hash in self._linked)
+            known = row.channel_id == opening.channel_id
+            counts = row.is_normal or (not row.is_closing and approval.payment_hash in self._linked)
             if counts and (known or (opening.channel_id is None and self._became(approval.buy.lsp_id, opening, row))):
-                return str(row["channel_id"])
+                return row.channel_id
         return None
 
     def disconnected(self, lsp_id: str) -> None:
         """The link to this LSP broke."""
         self._linked -= {each.payment_hash for each in self._book.of_lsp(lsp_id)}
 
-    def _became(self, lsp_id: str, opening: Opening, row: Json) -> bool:
+    def _became(self, lsp_id: str, opening: Opening, row: PeerChannel) -> bool:
         return (
-            row["peer_id"] == lsp_id
-            and row.get("opener") == "remote"
-            and row.get("private", True)
-            and row.get("total_msat") == opening.capacity_msat
-            and row["channel_id"] not in opening.others
-            and self.purchase_of(row["channel_id"]) is None
+            row.peer_id == lsp_id
+            and not row.is_ours
+            and row.private
+            and row.total_msat == opening.capacity_msat
+            and row.channel_id not in opening.others
+            and self.purchase_of(row.channel_id) is None
         )
 
-    async def accept(self, approval: Approval, openchannel: Json, rows: Iterable[Json]) -> bool:
+    async def accept(self, approval: Approval, openchannel: Json, rows: Iterable[PeerChannel]) -> bool:
         """Write that this opening is for this purchase; False when that ended meanwhile. Or StoreError."""
         before = approval.opening
-        others = frozenset(row["channel_id"] for row in rows)
+        others = frozenset(row.channel_id for row in rows)
         approval.opening = Opening(openchannel["funding_msat"], self._clock.wall_ms(), others)
         try:
             await self._book.save(approval)
@@ -115,7 +111,7 @@ class ChannelBindings:
         """The purchase that a channel was opened for, paid or not."""
         return next((each for each in self._book.approvals.values() if each.channel_id == channel_id), None)
 
-    async def adopt(self, channel: JitChannel, row: Json) -> None:
+    async def adopt(self, channel: JitChannel, row: PeerChannel) -> None:
         """Find the purchase of a channel that is new to us. Or StoreError."""
         owner = self.meant_for(row)
         if owner is None or owner.opening is None:
@@ -125,16 +121,16 @@ class ChannelBindings:
             owner.opening.channel_id = channel.channel_id
             await self._book.save(owner)
 
-    def meant_for(self, row: Json) -> Approval | None:
+    def meant_for(self, row: PeerChannel) -> Approval | None:
         """The purchase that this channel was, or seems to have been, opened for."""
         waiting = (
             each
-            for each in self._book.of_lsp(row["peer_id"])
+            for each in self._book.of_lsp(row.peer_id)
             if each.opening is not None
             and each.opening.channel_id is None
             and self._became(each.buy.lsp_id, each.opening, row)
         )
-        return self.purchase_of(row["channel_id"]) or next(waiting, None)
+        return self.purchase_of(row.channel_id) or next(waiting, None)
 
     # ---- a fee is claimed over a channel
 
@@ -182,16 +178,16 @@ class ChannelBindings:
 
     # ---- records of versions that did not write it
 
-    async def mend_old(self, rows: list[Json]) -> None:
+    async def mend_old(self, rows: list[PeerChannel]) -> None:
         """Give the channels that an older version accepted to the purchases they were for. Or StoreError."""
         for row in rows:
-            channel = self._book.channels.get(row["channel_id"])
+            channel = self._book.channels.get(row.channel_id)
             if channel is None or not channel.unbound:
                 continue
             channel.unbound = False
             for approval in self._book.of_lsp(channel.lsp_id):
                 opening = Opening(channel.capacity_msat, self._clock.wall_ms(), channel_id=channel.channel_id)
-                if approval.opening is None and approval.old and self._fits(approval, opening) and is_alive(row):
+                if approval.opening is None and approval.old and self._fits(approval, opening) and not row.is_closing:
                     approval.opening = opening
                     channel.payment_hash = approval.payment_hash
                     await self._book.save(approval)

@@ -17,12 +17,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from lsps2fast.errors import NodeError, StoreError
-from lsps2fast_plugin.client.bindings import ChannelBindings, is_alive
+from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.funding_status import Chain, Funding, FundingStatus
 from lsps2fast_plugin.client.options import Settings
-from lsps2fast_plugin.client.records import CLOSING, Approval, Distrust, JitChannel
+from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.models import CLOSING, PeerChannel, find_closed_channel
 from lsps2fast_plugin.cln.rpc import Rpc
 
 SETTLED_BLOCKS: Final = 6  # so deep nobody expects a reorganisation to reach
@@ -31,9 +32,9 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 
-def _is_empty(row: Json) -> bool:
+def _is_empty(row: PeerChannel) -> bool:
     """Whether nothing of ours ever was in a channel that is not on chain."""
-    return row.get("max_to_us_msat", row.get("to_us_msat", 0)) == 0 and not row.get("short_channel_id")
+    return row.most_to_us_msat == 0 and not row.is_confirmed
 
 
 class Watch:
@@ -89,15 +90,15 @@ class Watch:
         """Take note of every channel that was opened to us and is not confirmed. Or NodeError, StoreError."""
         async with self._surveying:
             for row in await self._chain.rows(**which):
-                if row["channel_id"] in self._book.channels or row["channel_id"] in self._ordinary:
+                if row.channel_id in self._book.channels or row.channel_id in self._ordinary:
                     continue
                 unbound = self._bindings.meant_for(row) is None
-                if row.get("opener") != "remote" or ("short_channel_id" in row and unbound):
-                    self._ordinary.add(row["channel_id"])
-                elif is_alive(row):
+                if row.is_ours or (row.is_confirmed and unbound):
+                    self._ordinary.add(row.channel_id)
+                elif not row.is_closing:
                     await self._adopt(row)
 
-    async def _adopt(self, row: Json) -> None:
+    async def _adopt(self, row: PeerChannel) -> None:
         channel = JitChannel.from_row(row)
         await self._bindings.adopt(channel, row)
         await self._book.put_channel(channel)
@@ -111,8 +112,8 @@ class Watch:
         await self._bindings.mend_old(rows)
         await self.survey()
         for row in rows:
-            lost = row["channel_id"] not in self._book.channels and row.get("opener") == "remote"
-            if lost and row["state"] in CLOSING and _is_empty(row):
+            lost = row.channel_id not in self._book.channels and not row.is_ours
+            if lost and row.is_closing and _is_empty(row):
                 channel = JitChannel.from_row(row)
                 if await self._is_nowhere(channel, row):
                     self.given_up[channel.channel_id] = channel
@@ -207,7 +208,7 @@ class Watch:
         for channel in list(self._book.channels.values()):
             await self.look(channel)
         if self.given_up:
-            listed = {row.get("channel_id"): row["state"] for row in await self._chain.rows()}
+            listed = {row.channel_id: row.state for row in await self._chain.rows()}
             self.given_up = {name: channel for name, channel in self.given_up.items() if name in listed}
             for name, channel in self.given_up.items():
                 channel.state = listed[name]
@@ -225,7 +226,7 @@ class Watch:
                 await self._drop(channel)
                 return
             if row is not None:
-                channel.state = row["state"]
+                channel.state = row.state
             funding = await self._funding(channel, row)
             await self._note(channel, funding)
             if row is not None and funding.depth >= max(self._depth_blocks, SETTLED_BLOCKS) and self.is_sound(channel):
@@ -233,16 +234,16 @@ class Watch:
                 self._ordinary.add(channel.channel_id)
             elif channel.paid_ms is not None:
                 await self._look_paid(channel, row, funding)
-            elif row is not None and row["state"] in CLOSING and channel.channel_id not in self._cleaned:
+            elif row is not None and row.is_closing and channel.channel_id not in self._cleaned:
                 await self._clean(channel, row)
         except NodeError as error:
             log.warning(f"channel {channel.channel_id} cannot be looked at: {error}")
 
-    async def _funding(self, channel: JitChannel, row: Json | None) -> Funding:
+    async def _funding(self, channel: JitChannel, row: PeerChannel | None) -> Funding:
         """As it stands now; by the outpoint that lightningd names, which a splice changes. Or NodeError."""
-        if row is not None and row["funding_txid"] != channel.funding_txid:
-            channel.funding_txid, channel.funding_outnum = row["funding_txid"], row["funding_outnum"]
-            channel.capacity_msat, channel.seen_height = row["total_msat"], None
+        if row is not None and row.funding_txid != channel.funding_txid:
+            channel.funding_txid, channel.funding_outnum = row.funding_txid, row.funding_outnum
+            channel.capacity_msat, channel.seen_height = row.total_msat, None
         return await self._chain.funding(channel, row)
 
     async def _note(self, channel: JitChannel, funding: Funding) -> None:
@@ -282,7 +283,7 @@ class Watch:
         what = f"the funding of channel {channel.channel_id} was confirmed and is now {funding.sight.value}"
         self._report(channel.lsp_id, f"{what}; nothing comes in over it until it is confirmed again")
 
-    async def _look_paid(self, channel: JitChannel, row: Json | None, funding: Funding) -> None:
+    async def _look_paid(self, channel: JitChannel, row: PeerChannel | None, funding: Funding) -> None:
         """A funding that is owed: every state but confirmed has an end."""
         if self.is_sound(channel):
             return
@@ -293,7 +294,7 @@ class Watch:
             await self._drop(channel)  # lightningd forgot it; the distrust stays
         elif sight is FundingStatus.WRONG:
             await self._broken(channel, "its funding transaction is not the output that was agreed")
-        elif row is not None and row["state"] in CLOSING and not funding.depth:
+        elif row is not None and row.is_closing and not funding.depth:
             await self._broken(channel, "it was closed before its funding was confirmed")
         elif sight is FundingStatus.NOWHERE and self._too_long(channel):
             seconds = self._settings.funding_timeout_ms // 1000
@@ -333,12 +334,12 @@ class Watch:
 
     async def _was_confirmed(self, channel: JitChannel) -> bool:
         """Whether a channel that is gone had its funding in the chain: then it was closed in the ordinary way."""
-        closed = (await self._rpc.call("listclosedchannels", {"id": channel.lsp_id}))["closedchannels"]
-        return any(row.get("channel_id") == channel.channel_id and row.get("short_channel_id") for row in closed)
+        closed = await find_closed_channel(self._rpc, channel.channel_id, id=channel.lsp_id)
+        return closed is not None and closed.is_confirmed
 
     # ---- what an LSP gave up
 
-    async def _clean(self, channel: JitChannel, row: Json) -> None:
+    async def _clean(self, channel: JitChannel, row: PeerChannel) -> None:
         """Before anything was paid an LSP may give the channel up; our side does not learn of it (cln:A4)."""
         if not _is_empty(row):
             return  # lightningd's business
@@ -348,7 +349,7 @@ class Watch:
             self._cleaned.discard(channel.channel_id)
             return
         log.info(f"{channel.lsp_id} gave up the unfunded channel {channel.channel_id}; cleaning up")
-        if row["state"] == "CHANNELD_SHUTTING_DOWN":
+        if row.state == "CHANNELD_SHUTTING_DOWN":
             await self._try("close", {"id": channel.channel_id, "unilateraltimeout": 1})
         if await self._try("dev-forget-channel", {"id": channel.lsp_id, "channel_id": channel.channel_id}):
             await self._drop(channel)
@@ -360,7 +361,7 @@ class Watch:
         self.given_up[channel.channel_id] = channel
         await self._drop(channel)
 
-    async def _is_nowhere(self, channel: JitChannel, row: Json) -> bool:
+    async def _is_nowhere(self, channel: JitChannel, row: PeerChannel) -> bool:
         """Whether neither chain nor mempool knows the funding; an error of the node is no answer (K-13)."""
         try:
             funding = await self._chain.funding(channel, row)

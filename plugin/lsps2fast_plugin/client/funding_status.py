@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lsps2fast.lsps.lsps0 import MalformedField
-from lsps2fast.lsps.lsps2 import parse_scid
 from lsps2fast_plugin.client.records import JitChannel
+from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 
 _P2WSH = re.compile(r"0020[0-9a-f]{64}")
@@ -55,14 +54,6 @@ def amount_sat(value: object) -> int | None:
     return int(match[1]) // 1000 if match[2] == "msat" else int(match[1])
 
 
-def scid_or_none(text: object) -> int | None:
-    """The number of an scid, or None when there is none."""
-    try:
-        return parse_scid(text)
-    except MalformedField:
-        return None
-
-
 class Chain:
     """Asks lightningd; keeps which channel goes by which name."""
 
@@ -75,21 +66,16 @@ class Chain:
         """A block came; after a restart old ones come again (cln:R2)."""
         self.height = max(self.height, height)
 
-    async def rows(self, **which: str) -> list[dict[str, Any]]:
-        """Entries of listpeerchannels, by `id` or `channel_id`. Or NodeError."""
-        rows: list[dict[str, Any]] = (await self._rpc.call("listpeerchannels", dict(which)))["channels"]
+    async def rows(self, **which: str) -> list[PeerChannel]:
+        """All channels, or those of the peer `id`. Or NodeError."""
+        rows = await list_peer_channels(self._rpc, **which)
         for row in rows:
-            alias = row.get("alias", {})
-            for text in (row.get("short_channel_id"), alias.get("local"), alias.get("remote")):
-                scid = scid_or_none(text)
-                if scid is not None and "channel_id" in row:
-                    self._names[scid] = row["channel_id"]
+            self._names.update(dict.fromkeys(row.scids, row.channel_id))
         return rows
 
-    async def row(self, channel_id: str) -> dict[str, Any] | None:
+    async def row(self, channel_id: str) -> PeerChannel | None:
         """One channel, None when lightningd no longer knows it. Or NodeError."""
-        rows = await self.rows()
-        return next((row for row in rows if row.get("channel_id") == channel_id), None)
+        return next((row for row in await self.rows() if row.channel_id == channel_id), None)
 
     async def channel_of(self, scid: int) -> str | None:
         """The channel that goes, or ever went, by this scid or alias; None when there is none. Or NodeError."""
@@ -101,16 +87,16 @@ class Chain:
         """The channel of this name, without asking; None when it was not heard of yet."""
         return self._names.get(scid)
 
-    async def funding(self, channel: JitChannel, row: dict[str, Any] | None) -> Funding:
+    async def funding(self, channel: JitChannel, row: PeerChannel | None) -> Funding:
         """How far the funding of a channel has come. Or NodeError: unknown.
 
         An output that is not there may be spent: lightningd's word tells the two apart, unless we have seen the output
         before. Then it went, by a block that was reorganised away or a transaction that took its place (wallet:W3).
         """
-        depth = self._depth(row)
+        depth = 0 if row is None else row.confirmations(self.height)
         answer = await self._rpc.call("getutxout", {"txid": channel.funding_txid, "vout": channel.funding_outnum})
         script = answer.get("script")
-        spliced = row is not None and row.get("state") == SPLICING
+        spliced = row is not None and row.state == SPLICING
         if script is None:
             known = depth > 0 and (channel.seen_height is None or spliced)
             return Funding(FundingStatus.CONFIRMED if known else FundingStatus.NOWHERE, depth if known else 0, False)
@@ -118,7 +104,3 @@ class Chain:
         if not right or not isinstance(script, str) or _P2WSH.fullmatch(script) is None:
             return Funding(FundingStatus.WRONG, depth)
         return Funding(FundingStatus.CONFIRMED, depth) if depth else Funding(FundingStatus.MEMPOOL, 0)
-
-    def _depth(self, row: dict[str, Any] | None) -> int:
-        scid = scid_or_none((row or {}).get("short_channel_id"))
-        return 0 if scid is None else max(self.height - (scid >> 40) + 1, 1)

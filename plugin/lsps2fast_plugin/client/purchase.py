@@ -32,6 +32,7 @@ from lsps2fast_plugin.client.options import Settings
 from lsps2fast_plugin.client.records import Purchase
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.models import list_peers
 from lsps2fast_plugin.cln.rpc import Rpc
 
 log = logging.getLogger(__name__)
@@ -124,8 +125,8 @@ class LspBuyer:
 
     async def reach(self, lsp_id: str) -> str | None:
         """Make sure that it is connected; its address as lightningd has it. Raises Unavailable."""
-        peers = (await self._rpc.call("listpeers", {"id": lsp_id}))["peers"]
-        if not peers or not peers[0].get("connected"):
+        peers = await list_peers(self._rpc, id=lsp_id)
+        if not peers or not peers[0].connected:
             try:
                 await self._rpc.call("connect", {"id": lsp_id})
             except NodeError as error:
@@ -133,9 +134,8 @@ class LspBuyer:
                     f"Not connected to peer {lsp_id}, and it cannot be reached: {error.message};"
                     " connect to it first, with its address"
                 ) from error
-            peers = (await self._rpc.call("listpeers", {"id": lsp_id}))["peers"]
-        addresses = peers[0].get("netaddr") if peers else None
-        return str(addresses[0]) if addresses else None
+            peers = await list_peers(self._rpc, id=lsp_id)
+        return peers[0].netaddr[0] if peers and peers[0].netaddr else None
 
     async def protocols(self, lsp_id: str) -> tuple[int, ...]:
         """What a peer speaks (T-34, T-35). Raises PeerError, Unavailable, Unacceptable."""
@@ -207,8 +207,8 @@ class LspBuyer:
 
     async def sellers(self) -> list[str]:
         """Connected peers that say they sell (feature bit 729, which is no duty: T-33)."""
-        peers = (await self._rpc.call("listpeers", {}))["peers"]
-        return [peer["id"] for peer in peers if peer.get("connected") and _sells(peer.get("features", ""))]
+        peers = await list_peers(self._rpc)
+        return [peer.id for peer in peers if peer.connected and _sells(peer.features or "")]
 
     async def compare(self, lsp_ids: list[str], token: str | None, wish: Wish) -> Json:
         """What each LSP would take, cheapest first; and why the others are out."""

@@ -11,21 +11,10 @@ from typing import Any
 
 from lsps2fast.lsps.lsps2 import FeeParams, format_scid, parse_blocks, parse_bool, parse_msat, parse_node_id, parse_scid
 from lsps2fast.lsps.receiving import Key, Terms
+from lsps2fast_plugin.cln.models import NORMAL, PeerChannel
 
 VERSION = 1
 OPENED_MS = 90_000  # how long a channel that was accepted in time is waited for at least, as for the parts of a payment
-USABLE = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
-CLOSING = frozenset(
-    {
-        "CHANNELD_SHUTTING_DOWN",
-        "CLOSINGD_SIGEXCHANGE",
-        "CLOSINGD_COMPLETE",
-        "AWAITING_UNILATERAL",
-        "FUNDING_SPEND_SEEN",
-        "ONCHAIN",
-        "CLOSED",
-    }
-)
 Json = dict[str, Any]
 
 
@@ -268,7 +257,7 @@ class JitChannel:
     @property
     def usable(self) -> bool:
         """In normal operation, as far as we know."""
-        return self.state in USABLE
+        return self.state in NORMAL
 
     def to_json(self) -> Json:
         return {
@@ -308,15 +297,15 @@ class JitChannel:
         )
 
     @classmethod
-    def from_row(cls, row: Json) -> JitChannel:
+    def from_row(cls, row: PeerChannel) -> JitChannel:
         """From an entry of listpeerchannels."""
         return cls(
-            channel_id=row["channel_id"],
-            lsp_id=row["peer_id"],
-            funding_txid=row["funding_txid"],
-            funding_outnum=row["funding_outnum"],
-            capacity_msat=row["total_msat"],
-            state=row["state"],
+            channel_id=row.channel_id,
+            lsp_id=row.peer_id,
+            funding_txid=row.funding_txid,
+            funding_outnum=row.funding_outnum,
+            capacity_msat=row.total_msat,
+            state=row.state,
         )
 
 

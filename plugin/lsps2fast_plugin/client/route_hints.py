@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from lsps2fast.lsps.lsps2 import format_scid
+from lsps2fast_plugin.cln.models import PeerChannel
+
 NAMES: Final = (
     "amount_msat",
     "label",
@@ -18,16 +21,10 @@ NAMES: Final = (
     "cltv",
     "deschashonly",
 )
-NORMAL: Final = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
 Json = dict[str, Any]
 
 
-def _names_of(row: Json) -> set[str]:
-    names = {row.get("short_channel_id"), row.get("alias", {}).get("local"), row.get("alias", {}).get("remote")}
-    return {name for name in names if isinstance(name, str)}
-
-
-def rewritten(params: Json | list[Any], rows: list[Json], missing: set[str]) -> Json | None:
+def rewritten(params: Json | list[Any], rows: list[PeerChannel], missing: set[str]) -> Json | None:
     """The parameters of `invoice` that offer none of the channels in `missing`; None to leave them as they are.
 
     `rows` are those of listpeerchannels. Without a wish of the caller lightningd offers private channels only when
@@ -35,16 +32,16 @@ def rewritten(params: Json | list[Any], rows: list[Json], missing: set[str]) -> 
     """
     given = dict(zip(NAMES, params, strict=False)) if isinstance(params, list) else dict(params)
     wish = given.get("exposeprivatechannels")
-    normal = [row for row in rows if row.get("state") in NORMAL]
-    bad = {name for row in rows if row.get("channel_id") in missing for name in _names_of(row)}
+    normal = [row for row in rows if row.is_normal]
+    bad = {format_scid(scid) for row in rows if row.channel_id in missing for scid in row.scids_and_theirs}
     if wish is False or wish == "false":
         return None
     if isinstance(wish, list | str) and wish != "true":
         asked = wish if isinstance(wish, list) else [wish]
         good = [name for name in asked if name not in bad]
         return None if len(good) == len(asked) else given | {"exposeprivatechannels": good or False}
-    if wish is None and any(not row.get("private", False) for row in normal):
+    if wish is None and any(not row.private for row in normal):
         return None
-    private = [row for row in normal if row.get("private") and row.get("channel_id") not in missing]
-    offered = [row["alias"]["local"] for row in private if row.get("alias", {}).get("local")]
+    private = [row for row in normal if row.private and row.channel_id not in missing]
+    offered = [row.alias.local for row in private if row.alias.local]
     return given | {"exposeprivatechannels": offered or False}

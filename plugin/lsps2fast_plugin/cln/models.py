@@ -83,7 +83,7 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
     our_to_self_delay: int
     fee_base_msat: int
     fee_proportional_millionths: int
-    private: bool = False
+    private: bool
     reestablished: bool = True
     short_channel_id: str | None = None
     max_to_us_msat: int | None = None
@@ -138,6 +138,11 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
     def is_ready(self) -> bool:
         """Whether it can carry an HTLC now: the peer is there and the channel reestablished."""
         return self.is_normal and self.peer_connected and self.reestablished
+
+    @property
+    def most_to_us_msat(self) -> int:
+        """Return the most that ever was ours in it."""
+        return self.to_us_msat if self.max_to_us_msat is None else self.max_to_us_msat
 
     @property
     def charges_nothing(self) -> bool:
@@ -227,6 +232,7 @@ class PeerRow(msgspec.Struct, frozen=True):
     id: str
     connected: bool
     features: str | None = None
+    netaddr: tuple[str, ...] = ()
 
 
 class NodeFeatures(msgspec.Struct, frozen=True):
