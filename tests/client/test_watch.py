@@ -445,7 +445,8 @@ async def test_the_owner_reads_what_a_channel_is_that_the_lsp_gave_up(
         assert (dead["channel_id"], dead["lsp_id"], dead["state"]) == (CHANNEL, LSP, "CLOSINGD_COMPLETE")
         assert "there is nothing to do: lightningd forgets it 2016 blocks" in dead["note"]
         assert channels == []
-        offered = rewritten({"label": "l"}, [*stage.node.channels, GOOD], await stage.client.watch.all_unsafe())
+        rows = peer_channels({"channels": [*stage.node.channels, GOOD]})
+        offered = rewritten({"label": "l"}, rows, await stage.client.watch.all_unsafe())
         assert offered == {"label": "l", "exposeprivatechannels": [GOOD["alias"]["local"]]}
 
 
