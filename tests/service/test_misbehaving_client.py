@@ -56,7 +56,7 @@ async def all_is_well(stage: Stage, client: Client, payment: Payment) -> None:
 @pytest.mark.parametrize("deed", DEEDS)
 @pytest.mark.parametrize("message", MESSAGES[:6])
 async def test_misbehaving_at_a_message_of_the_open(mode: str, message: str, deed: str) -> None:
-    """people:S0, people:S8, people:S13, T52, O-07, O-20, rule:9, rule:23: each message, each deed, both modes."""
+    """people:S0, people:S8, people:S13, trap:52, O-07, O-20, rule:9, rule:23: each message, each deed, both modes."""
     async with Stage(mode, fresh=True) as stage:
         client, payer = stage.client(), stage.payer()
         client.behaviour.script = {message: deed}

@@ -101,7 +101,7 @@ def _is_silent(stage: Stage, client: Client) -> str:
 async def test_an_open_that_fails_beside_another_channel_of_the_peer(
     beside: Callable[[Stage, Client], Awaitable[tuple[End, str]]], spoil: Spoil
 ) -> None:
-    """people:S8, T54, cln:N1, O-20: the other channel lives on and can be funded; our coins are free."""
+    """people:S8, trap:54, cln:N1, O-20: the other channel lives on and can be funded; our coins are free."""
     async with Stage(CLIENT_TRUSTS, fresh=True) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
