@@ -7,7 +7,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_p
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help bench build compare conformance count crash demo test pure real lint types table clean
+.PHONY: help bench build compare conformance count crash demo test quick pure real lint types table clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ demo: $(VENV)/built ## both plugins on embedded nodes: sell JIT channels and pro
 
 test: $(VENV)/built ## all tests; the core compiled and interpreted
 	@$(PY) -m pytest -q
+
+quick: $(VENV)/built ## tests for the edit loop: no processes, nothing slow
+	@$(PY) -m pytest -q -m "not slow and not process" --hypothesis-profile=quick
 
 crash: $(VENV)/built ## kill the plugin and the node at every point of a sale and count the money
 	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m client.deaths

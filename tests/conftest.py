@@ -1,8 +1,11 @@
-"""What every test file shares: the core in both runs, the wire vectors, hypothesis' profile, loud skips."""
+"""What every test file shares: coroutines as tests, the log, the core in both runs, who may start processes."""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +17,60 @@ from hypothesis import settings
 from logs import heard
 
 settings.register_profile("lsps2fast", deadline=None, max_examples=80)
+settings.register_profile("quick", deadline=None, max_examples=10)
 settings.load_profile("lsps2fast")
+
+HERE = Path(__file__).parent
+LIMIT_S = 40.0  # of a coroutine; another with the mark `within`
+PROCESSES = (  # folders and files whose tests start processes; `make quick` leaves them out
+    "crash",
+    "model",
+    "real",
+    "replay",
+    "simnode",
+    "tools",
+    *(f"client/test_{name}.py" for name in ("deaths", "drain", "process", "real", "two_processes")),
+    *(f"cln/test_{name}.py" for name in ("built_in", "end")),
+    "core/test_no_cython.py",
+    "test_types.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts processes."""
+    for item in items:
+        path = item.path.relative_to(HERE) if HERE in item.path.parents else item.path
+        is_story = path.parent == Path("service")
+        if is_story or any(path.is_relative_to(place) for place in PROCESSES):
+            item.add_marker(pytest.mark.process)
+
+
+@pytest.fixture(autouse=True)
+def no_process_without_the_mark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep `make quick` quick: a test that starts a process says so."""
+    if request.node.get_closest_marker("process") is None:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise AssertionError("this test starts a process: name it in PROCESSES of tests/conftest.py")
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine within a limit: on the loop of its fixture `runner`, else on one of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    work = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
+    within = pyfuncitem.get_closest_marker("within")
+    limited = asyncio.wait_for(work, within.args[0] if within else LIMIT_S)
+    runner: asyncio.Runner | None = pyfuncitem.funcargs.get("runner")
+    if runner is None:
+        asyncio.run(limited)
+    else:
+        runner.run(limited)
+    return True
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +101,7 @@ def hook(request: pytest.FixtureRequest) -> ModuleType:
 @pytest.fixture(scope="session")
 def vectors() -> dict[str, Any]:
     """tests/data/wire-vectors.json; 64-bit numbers are decimal strings in it."""
-    with (Path(__file__).parent / "data" / "wire-vectors.json").open(encoding="utf-8") as file:
+    with (HERE / "data" / "wire-vectors.json").open(encoding="utf-8") as file:
         loaded: dict[str, Any] = json.load(file)
     return loaded
 

@@ -14,7 +14,7 @@ from crash.points import PLUGIN, POWER, Death
 from crash.scenarios import SCENARIOS
 from crash.stage import CLIENT_TRUSTS, LSP_TRUSTS, MODES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.within(300)]  # many cases in a row
 
 # After these something must be found again: an intent, a channel that is in no record, forwards, a settlement.
 POINTS = (

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from .houses import HOUSES
 from .stage import CLIENT_TRUSTS, LSP_TRUSTS
 
-STORY_LIMIT_S = 15.0
-RUNNER = pytest.StashKey[asyncio.Runner]()
 
-
-@pytest.fixture(scope="session", autouse=True)
-def loop(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture(scope="session")
+def stories() -> Iterator[asyncio.Runner]:
     """One loop for all stories, so that a world can outlive its own."""
     with asyncio.Runner() as runner:
-        request.config.stash[RUNNER] = runner
         HOUSES.open = True
-        yield
+        yield runner
         runner.run(HOUSES.close())
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """A test that is a coroutine runs on our loop, within a limit."""
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+@pytest.fixture(autouse=True)
+def runner(request: pytest.FixtureRequest) -> asyncio.Runner | None:
+    """The loop of the stories; tests in the folders below have loops of their own."""
+    if request.path.parent != Path(__file__).parent:
         return None
-    names = pyfuncitem._fixtureinfo.argnames
-    work = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
-    pyfuncitem.config.stash[RUNNER].run(asyncio.wait_for(work, STORY_LIMIT_S))
-    return True
+    shared: asyncio.Runner = request.getfixturevalue("stories")
+    return shared
 
 
 @pytest.fixture(params=[LSP_TRUSTS, CLIENT_TRUSTS])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import sys
 from collections.abc import Callable
@@ -17,18 +16,6 @@ from lsps2fast_plugin.simnode.frames import Splitter, parse
 
 HERE = Path(__file__).parent
 PUPPET = [sys.executable, str(HERE / "plugins" / "puppet.py")]
-STORY_LIMIT_S = 40.0
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """A test that is a coroutine runs on a loop of its own, within a limit."""
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    names = pyfuncitem._fixtureinfo.argnames
-    work = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
-    asyncio.run(asyncio.wait_for(work, STORY_LIMIT_S))
-    return True
 
 
 class Strings:
