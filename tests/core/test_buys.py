@@ -19,11 +19,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from lsps2fast.errors import ConfigError, PeerError, ProtocolBug
 from lsps2fast.lsps import buys
 from lsps2fast.lsps.buys import Buy, BuyQuota, BuyRegistry, InFlight, Lack, PeerBuckets, TokenBucket, new_scid
+from lsps2fast.lsps.lsps0 import INTERNAL_ERROR
 from lsps2fast.lsps.lsps2 import U64_MAX, BuyAsk, FeeParams
 
 WIRE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "wire-vectors.json").read_text("utf-8"))
 NOW_MS = 1_000_000
 VALID_UNTIL_MS = 2_000_000
+LATER = INTERNAL_ERROR  # what passes by itself is not code 1
 
 
 def terms(**changes: int) -> FeeParams:
@@ -115,7 +117,7 @@ def test_a_buy_is_judged_as_in_the_vectors(row: dict[str, Any]) -> None:
 
 # From the last step to the first, each fault on top of all later ones: the code must be that of the earliest.
 FAULTS: list[tuple[str, dict[str, Any], int]] = [
-    ("11 no channel", {"provide": lambda _, __: Lack.FUNDS}, 1),
+    ("11 no channel", {"provide": lambda _, __: Lack.FUNDS}, LATER),
     ("10 no inbound liquidity", {"incoming_liquidity_msat": 49_999_999}, 203),
     ("9 nothing above the floor", {"floor_msat": 49_500_001}, 202),
     ("4 expired", {"now_ms": VALID_UNTIL_MS}, 201),
@@ -170,7 +172,12 @@ def test_a_later_step_is_not_even_asked() -> None:
 
 @pytest.mark.parametrize(
     ("lack", "size_msat", "code"),
-    [(Lack.SIZE, 50_000_000, 203), (Lack.FUNDS, 50_000_000, 1), (Lack.SIZE, None, 1), (Lack.FUNDS, None, 1)],
+    [
+        (Lack.SIZE, 50_000_000, 203),
+        (Lack.FUNDS, 50_000_000, LATER),
+        (Lack.SIZE, None, LATER),
+        (Lack.FUNDS, None, LATER),
+    ],
 )
 def test_a_missing_channel_is_the_sizes_fault_only_when_there_is_one(
     lack: Lack, size_msat: int | None, code: int
@@ -206,14 +213,14 @@ def test_a_peer_has_so_many_open_buys_and_no_more() -> None:
     book = BuyRegistry()
     for scid in range(10):
         book.add(buy(scid, valid_until_ms=VALID_UNTIL_MS + scid))
-    assert code_of(lambda: book.add(buy(10))) == 1
-    assert code_of(lambda: check(ask_of(terms()), book)) == 1
+    assert code_of(lambda: book.add(buy(10))) == LATER
+    assert code_of(lambda: check(ask_of(terms()), book)) == LATER
     assert code_of(lambda: book.add(buy(11, "bob"))) is None
     book.mark_used(0)
     book.mark_used(0)
     assert book.open_count("alice") == 9
     book.add(buy(10))
-    assert code_of(lambda: book.check_room("alice")) == 1
+    assert code_of(lambda: book.check_room("alice")) == LATER
     for scid in (0, 10, 5):
         book.remove(scid)
     assert book.open_count("alice") == 8
@@ -225,13 +232,13 @@ def test_a_crowd_cannot_lock_out_who_holds_nothing() -> None:
     book = BuyRegistry(BuyQuota(buys_per_peer=10, buys_total=100))
     for scid in range(80):
         book.add(buy(scid, f"crowd{scid // 10}"))
-    assert code_of(lambda: book.check_room("crowd0")) == 1
+    assert code_of(lambda: book.check_room("crowd0")) == LATER
     book.remove(79)
     book.add(buy(79, "crowd7"))
     for scid in range(80, 100):
         book.add(buy(scid, f"honest{scid}"))
-        assert code_of(partial(book.check_room, f"honest{scid}")) == 1
-    assert code_of(lambda: book.check_room("late")) == 1
+        assert code_of(partial(book.check_room, f"honest{scid}")) == LATER
+    assert code_of(lambda: book.check_room("late")) == LATER
     assert len(book) == 100
 
 
@@ -241,7 +248,7 @@ def test_a_sold_buy_is_restored_whatever_the_limits() -> None:
     for scid in range(5):
         book.restore(buy(scid))
     assert len(book) == 5
-    assert code_of(lambda: book.add(buy(5))) == 1
+    assert code_of(lambda: book.add(buy(5))) == LATER
 
 
 @pytest.mark.parametrize("enter", [BuyRegistry.add, BuyRegistry.restore])
@@ -314,7 +321,7 @@ class Book(RuleBasedStateMachine):
         entry = buy(self.next_scid, peer_id)
         mine, total = self.unused(peer_id), self.unused()
         room = mine < 3 and total < 8 and (total < 6 or mine == 0)
-        refused = code_of(lambda: self.book.add(entry)) == 1
+        refused = code_of(lambda: self.book.add(entry)) == LATER
         assert refused != room
         self.model |= {False: {self.next_scid: (entry, False)}, True: {}}[refused]
         self.next_scid += 1
@@ -514,7 +521,7 @@ def test_a_flood_from_a_thousand_peers_leaves_room_for_an_honest_one() -> None:
 
     def commits(peer_id: str, now_ms: int) -> int:
         allowed = rates.take(peer_id, now_ms) and overall.take(now_ms)
-        if not allowed or code_of(lambda: book.check_room(peer_id)) == 1:
+        if not allowed or code_of(lambda: book.check_room(peer_id)) == LATER:
             return 0
         book.add(buy(len(book) + 1, peer_id, valid_until_ms=600_000))
         return 1

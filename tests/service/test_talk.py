@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lsps2fast.lsps.lsps0 import INTERNAL_ERROR
 from lsps2fast_plugin.simnode import Client, LspsError
 
 from .stage import FEE_MSAT, SIZE_MSAT, Stage
@@ -147,7 +148,7 @@ async def test_unused_buys_are_limited_and_free_again_when_they_expire() -> None
             await stage.buy(client)
         with pytest.raises(LspsError) as refused:
             await stage.buy(client)
-        assert refused.value.code == 1
+        assert refused.value.code == INTERNAL_ERROR
         assert len(stage.records("active")) == 2
         await stage.buy(stage.client("bob"))
         await stage.world.advance(3600)

@@ -98,7 +98,7 @@ class Negotiator:
             return None
         admitted = self._desk.gate.request(peer_id, request.method == lsps2.BUY, now_ms)
         if admitted is not Admit.YES:
-            rejected = lsps0.encode_error(request.id, lsps0.client_rejected(TOO_OFTEN))
+            rejected = lsps0.encode_error(request.id, lsps0.try_later(TOO_OFTEN))
             return rejected if admitted is Admit.REFUSE else None
         return request
 
@@ -190,12 +190,12 @@ class Negotiator:
         return lsps2.buy_result(buy.jit_scid, buy.cltv_expiry_delta_blocks, buy.client_trusts_lsp)
 
     def _check_welcome(self, peer_id: str) -> None:
-        """Step 2 of B-06. Raises PeerError 1."""
+        """Step 2 of B-06. Raises PeerError 1, or -32603 for what passes."""
         if not self._policy.is_served(peer_id):
             raise lsps0.client_rejected(NOT_SERVED)
         if self._desk.paused:
             self._refusals.count(Refusal.PAUSED)
-            raise lsps0.client_rejected(NOT_NOW)
+            raise lsps0.try_later(NOT_NOW)
         self._check_room(peer_id)
 
     def _check_room(self, peer_id: str) -> None:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from lsps2fast.errors import ConfigError, ProtocolBug
-from lsps2fast.lsps.lsps0 import client_rejected
+from lsps2fast.lsps.lsps0 import client_rejected, try_later
 from lsps2fast.lsps.lsps2 import BuyAsk, FeeParams, invalid_fee_params, too_large, too_small
 
 # Block heights of our scids. No chain gets there soon: main net needs 170 years for the first, test net 3 has passed
@@ -103,12 +103,12 @@ def check_liquidity(ask: BuyAsk, incoming_liquidity_msat: int | None) -> None:
 
 
 def check_supply(ask: BuyAsk, provided: int | Lack) -> int:
-    """Step 11 of B-06: the capacity in sat that policy and funds provide. Raises PeerError 203 or 1 for a lack."""
+    """Step 11 of B-06: the capacity in sat that policy and funds provide. Raises PeerError 203 or -32603 for a lack."""
     if isinstance(provided, int):
         return provided
     if provided is Lack.SIZE and ask.payment_size_msat is not None:
         raise too_large()
-    raise client_rejected("no channel available at this time")
+    raise try_later("no channel available at this time")
 
 
 # --- The book of buys -------------------------------------------------------------------------------------------------
@@ -151,16 +151,16 @@ class BuyRegistry:
         return self._open_total if peer_id is None else len(self._open.get(peer_id, ()))
 
     def check_room(self, peer_id: str) -> None:
-        """Raise PeerError 1 when this peer may not open another buy (B-06 step 2, B-14).
+        """Raise PeerError -32603 when this peer may not open another buy (B-06 step 2, B-14).
 
         The last fifth of all places is for peers that hold none: a crowd that fills its quota cannot lock them out.
         """
         mine = self.open_count(peer_id)
         crowded = self._open_total >= self._limits.buys_total * 4 // 5
         if mine >= self._limits.buys_per_peer:
-            raise client_rejected("you have too many unused buys; use one, or wait until one ends")
+            raise try_later("you have too many unused buys; use one, or wait until one ends")
         if self._open_total >= self._limits.buys_total or (crowded and mine > 0):
-            raise client_rejected("this node has too many unused buys; try again later")
+            raise try_later("this node has too many unused buys; try again later")
 
     def check_buy(
         self,
@@ -174,7 +174,7 @@ class BuyRegistry:
         incoming_liquidity_msat: int | None,
         provide: Callable[[FeeParams, int | None], int | Lack],
     ) -> int:
-        """Steps 2 to 11 of B-06, first hit wins: the capacity in sat, or PeerError 1, 201, 202 or 203.
+        """Steps 2 to 11 of B-06, first hit wins: the capacity in sat, or PeerError 1, 201, 202, 203 or -32603.
 
         A caller that must ask the node for liquidity and funds does the cheap steps first: `served`, `check_room`,
         `check_terms`, then the questions, then `check_liquidity` and `check_supply`. `add` looks at the limits again.
@@ -189,7 +189,7 @@ class BuyRegistry:
     def add(self, buy: Buy) -> None:
         """Enter a new buy, which reserves its place and its scid while the journal is written; on failure `remove` it.
 
-        Raises PeerError 1 when the limits are reached by now, ProtocolBug for a scid in use.
+        Raises PeerError -32603 when the limits are reached by now, ProtocolBug for a scid in use.
         """
         self.check_room(buy.peer_id)
         self.restore(buy)

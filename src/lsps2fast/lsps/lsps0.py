@@ -69,6 +69,14 @@ def internal_error() -> PeerError:
     return PeerError(INTERNAL_ERROR, "Internal error")
 
 
+def try_later(text: str) -> PeerError:
+    """-32603, for what passes by itself: no coins, a limit, a pause. `text` is for people.
+
+    Without `data`, which LDK reads only when it is a string; code 1 would mean "never" to a wallet.
+    """
+    return PeerError(INTERNAL_ERROR, text)
+
+
 def client_rejected(text: str = "Client rejected") -> PeerError:
     """1: we do not serve this client, now or ever; `text` is for people (S-10)."""
     return PeerError(CLIENT_REJECTED, "Client rejected", {"message": text})

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lsps2fast.errors import PeerError
 from lsps2fast.lsps.buys import Lack
+from lsps2fast.lsps.lsps0 import INTERNAL_ERROR
 from lsps2fast.lsps.lsps2 import BuyAsk, min_capacity_sat
 from lsps2fast_plugin.service.policy.limits import Refusals
 from lsps2fast_plugin.service.policy.preflight import (
@@ -80,29 +81,29 @@ def test_the_least_channel_is_enough_for_both_types(plain: int, anchors: int, de
     [
         (FIXED, RICH, RULE, LEAST_SAT + 100_000, set()),
         (VARIABLE, RICH, RULE, LEAST_VARIABLE_SAT + 100_000, set()),
-        (FIXED, RICH._replace(connected=False), RULE, -1, {"not_connected"}),
+        (FIXED, RICH._replace(connected=False), RULE, -INTERNAL_ERROR, {"not_connected"}),
         (FIXED, RICH._replace(incoming_liquidity_msat=1_000_000_000), RULE, LEAST_SAT + 100_000, set()),
         (FIXED, RICH._replace(incoming_liquidity_msat=999_999_999), RULE, -203, {"inbound_liquidity"}),
         (FIXED, RICH._replace(incoming_liquidity_msat=None), RULE, LEAST_SAT + 100_000, set()),
         (VARIABLE, RICH._replace(incoming_liquidity_msat=0), RULE, LEAST_VARIABLE_SAT + 100_000, set()),
         (FIXED, RICH, RULE._replace(max_sat=LEAST_SAT), LEAST_SAT, set()),
         (FIXED, RICH, RULE._replace(max_sat=LEAST_SAT - 1), -203, {"channel_too_large"}),
-        (VARIABLE, RICH, RULE._replace(max_sat=1_000), -1, {"channel_too_large"}),
+        (VARIABLE, RICH, RULE._replace(max_sat=1_000), -INTERNAL_ERROR, {"channel_too_large"}),
         (FIXED, funds(LEAST_SAT + 100_000), RULE, LEAST_SAT + 100_000, set()),
         (FIXED, funds(LEAST_SAT + 99_999), RULE, LEAST_SAT + 99_999, set()),
         (FIXED, funds(LEAST_SAT), RULE, LEAST_SAT, set()),
         (FIXED, funds(LEAST_SAT - 1), RULE, -203, {"onchain_funds"}),
         (FIXED, funds(LEAST_SAT, committed_sat=1), RULE, -203, {"onchain_funds"}),
-        (FIXED, funds(LEAST_VARIABLE_SAT - 1), RULE, -1, {"onchain_funds"}),
+        (FIXED, funds(LEAST_VARIABLE_SAT - 1), RULE, -INTERNAL_ERROR, {"onchain_funds"}),
         (VARIABLE, funds(RULE.min_sat), RULE, RULE.min_sat, set()),
-        (VARIABLE, funds(RULE.min_sat - 1), RULE, -1, {"onchain_funds"}),
-        (FIXED, funds(RULE.min_sat - 1), RULE, -1, {"onchain_funds"}),
+        (VARIABLE, funds(RULE.min_sat - 1), RULE, -INTERNAL_ERROR, {"onchain_funds"}),
+        (FIXED, funds(RULE.min_sat - 1), RULE, -INTERNAL_ERROR, {"onchain_funds"}),
         (FIXED, funds(RULE.min_sat), RULE, -203, {"onchain_funds"}),
         (VARIABLE, RICH, RULE._replace(headroom_sat=0), RULE.min_sat, set()),
         (FIXED, RICH._replace(budget_sat=LEAST_SAT), RULE, LEAST_SAT, set()),
         (FIXED, RICH._replace(budget_sat=LEAST_SAT - 1), RULE, -203, {"capital_budget"}),
-        (FIXED, RICH._replace(budget_sat=-1), RULE, -1, {"capital_budget"}),
-        (FIXED, RICH._replace(confirmed_sat=0), RULE, -1, {"onchain_funds"}),
+        (FIXED, RICH._replace(budget_sat=-1), RULE, -INTERNAL_ERROR, {"capital_budget"}),
+        (FIXED, RICH._replace(confirmed_sat=0), RULE, -INTERNAL_ERROR, {"onchain_funds"}),
     ],
 )
 def test_what_cannot_be_kept_is_refused_at_the_buy(

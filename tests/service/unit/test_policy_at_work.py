@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lsps2fast.errors import NodeError, StoreError
+from lsps2fast.lsps.lsps0 import INTERNAL_ERROR
 from lsps2fast.lsps.promise import token_hash
 from lsps2fast_plugin.service.liquidity import Feerates, Liquidity
 from lsps2fast_plugin.service.policy.external import BUY, GET_POLICY
@@ -171,7 +172,7 @@ async def test_a_paused_service_offers_nothing_and_keeps_its_manners() -> None:
     (offer,) = await shop.menu()
     await shop.desk.pause(True)
     assert await shop.menu() == []
-    assert await shop.code(offer) == 1
+    assert await shop.code(offer) == INTERNAL_ERROR
     assert (await shop.ask(ALICE, "lsps2.get_info", {"token": "x"}))["error"]["code"] == 200
     again = Shop(datastore=shop.datastore)
     await again.desk.load()

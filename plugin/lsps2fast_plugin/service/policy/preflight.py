@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from lsps2fast.errors import PeerError
 from lsps2fast.lsps.buys import Lack, check_liquidity, check_supply
-from lsps2fast.lsps.lsps0 import client_rejected
+from lsps2fast.lsps.lsps0 import try_later
 from lsps2fast.lsps.lsps2 import BuyAsk, FeeParams, min_capacity_sat
 from lsps2fast_plugin.service.policy.limits import Refusal, Refusals
 from lsps2fast_plugin.service.policy.rules import CapacityRule
@@ -120,10 +120,10 @@ def largest_payment_msat(params: FeeParams, facts: Facts, rule: CapacityRule) ->
 
 
 def preflight(ask: BuyAsk, facts: Facts, rule: CapacityRule, refusals: Refusals) -> int:
-    """Steps 10 and 11 of B-06: the capacity in sat. Raises PeerError 1 or 203, counted by its reason."""
+    """Steps 10 and 11 of B-06: the capacity in sat. Raises PeerError -32603 or 203, counted by its reason."""
     if not facts.connected:
         refusals.count(Refusal.NOT_CONNECTED)
-        raise client_rejected("you are not connected to this node")
+        raise try_later("you are not connected to this node")
     try:
         check_liquidity(ask, facts.incoming_liquidity_msat)
     except PeerError:
