@@ -87,6 +87,7 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
     reestablished: bool = True
     short_channel_id: str | None = None
     max_to_us_msat: int | None = None
+    maximum_htlc_out_msat: int | None = None
     alias: Alias = Alias()
     funding: Funding = Funding()
     htlcs: tuple[ChannelHtlc, ...] = ()
@@ -257,9 +258,10 @@ class NodeInfo(msgspec.Struct, frozen=True):
 
 
 class ConfigValue(msgspec.Struct, frozen=True):
-    """One entry of listconfigs; only numbers are read."""
+    """One entry of listconfigs; only numbers and amounts are read."""
 
     value_int: int | None = None
+    value_msat: int | None = None
 
 
 class Configs(msgspec.Struct, frozen=True):
@@ -271,6 +273,11 @@ class Configs(msgspec.Struct, frozen=True):
         """Return an option's number; `default` when lightningd names none."""
         value = self.configs.get(name)
         return default if value is None or value.value_int is None else value.value_int
+
+    def msat(self, name: str, default: int) -> int:
+        """Return an option's amount; `default` when lightningd names none."""
+        value = self.configs.get(name)
+        return default if value is None or value.value_msat is None else value.value_msat
 
 
 def _scids(*texts: str | None) -> tuple[int, ...]:

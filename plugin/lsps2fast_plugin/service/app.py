@@ -19,6 +19,7 @@ from pyln.client import Plugin
 
 from lsps2fast import BACKEND, __version__
 from lsps2fast import _tlv as tlv
+from lsps2fast._parts import allocate
 from lsps2fast._sessions import Sessions
 from lsps2fast.actions import TEMPORARY, Action, Channel, FailParts
 from lsps2fast.actions import Terms as BuyTerms
@@ -43,6 +44,7 @@ from lsps2fast_plugin.service.coin_pool import CoinPool, PoolSize
 from lsps2fast_plugin.service.coins import Coins, LowWater
 from lsps2fast_plugin.service.events import TOPIC, SessionEvents
 from lsps2fast_plugin.service.executor import ActionExecutor
+from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
@@ -169,6 +171,7 @@ class Service:
         self.offers = BuyRegistry(settings.limits)
         self.store = SessionStore(rpc, lambda what, work: self.effects.insist(what, work))
         self.our_node = OurNode()
+        self.forward_limits = ForwardLimits()
         low_water = LowWater(settings.coin_low_water_sat, lambda text: self.effects.alarm(text))
         self.coins = Coins(rpc, lambda: self.sessions.height, low_water)
         self.view = NodeLiquidity(rpc, self.coins, self.clock.now_ms, self.our_node)
@@ -208,6 +211,7 @@ class Service:
             self.desk.zero_reserve,
             self.our_node,
             largest_sat=lambda: self.desk.policy.rules.capacity.max_sat,
+            unforwardable=self._unforwardable,
         )
         broadcaster = Broadcaster(rpc, self.coins)
         self.effects = ActionExecutor(
@@ -245,6 +249,16 @@ class Service:
         core = self.sessions.buys.get(jit_scid)
         return 0 if core is None or core.holder is None else int(core.holder.fee_msat)
 
+    def _unforwardable(self, jit_scid: int, channel_type: tuple[int, ...], feerate_perkw: int) -> str | None:
+        """Say why lightningd would not forward the payment under way on this scid, or return None."""
+        core = self.sessions.buys.get(jit_scid)
+        if core is None or core.holder is None:
+            return None
+        values_msat = [part.value_msat for part in core.holder.parts if part.status == 0]  # those that are held
+        fees_msat = allocate(values_msat, core.floor_msat, core.holder.fee_msat) or [0] * len(values_msat)
+        out_msats = [value - fee for value, fee in zip(values_msat, fees_msat, strict=True)]
+        return self.forward_limits.set_refusal(out_msats, channel_type, feerate_perkw)
+
     def _pool(self, size: PoolSize) -> CoinPool:
         return CoinPool(
             rpc=self.rpc,
@@ -278,6 +292,7 @@ class Service:
         self.sessions.block(info.blockheight)
         configs = await self.until_told("listconfigs", lambda: list_configs(self.rpc))
         self.our_node.learn(info, configs)
+        self.forward_limits.learn(configs)
         # lightningd enforces its own cltv-delta when forwarding; ours is never below it (B-12)
         delta = max(self.settings.cltv_delta_blocks, configs.number("cltv-delta", 0))
         recovery = Recovery(self)
@@ -451,6 +466,11 @@ class Service:
             self.host.fail(call.id_raw, TEMPORARY)
             return
         key = self.names.key(call.in_scid, call.htlc_id, self.sessions.index)
+        too_few = self.forward_limits.part_refusal(call.cltv_expiry, outgoing)
+        if too_few is not None and key not in self.sessions.index:
+            log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} is not taken: {too_few}")
+            self.host.fail(call.id_raw, TEMPORARY)
+            return
         refusal = self._refusal(call, key, outgoing)
         if refusal is not None:
             self.parts.hold(key, call)

@@ -26,7 +26,14 @@ from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Late, LateReplyGuard
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
-from lsps2fast_plugin.service.funding import ChannelGone, ChannelTooLarge, Funder, MustNotClose, OwedToClient
+from lsps2fast_plugin.service.funding import (
+    ChannelGone,
+    ChannelTooLarge,
+    Funder,
+    MustNotClose,
+    NotForwardable,
+    OwedToClient,
+)
 from lsps2fast_plugin.service.opening import Opener, RefusedByClient
 from lsps2fast_plugin.service.session_store import SessionStore
 
@@ -301,6 +308,10 @@ class ActionExecutor:
         buy = self._buy(action.jit_scid)
         try:
             funding = await self._when_synced(choice)
+        except NotForwardable as error:
+            log.warning(f"no channel is made for {buy.peer_id}: lightningd would not forward its payment, for {error}")
+            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            return
         except ChannelTooLarge as error:
             self._capital.too_large(buy, str(error))
             self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)

@@ -37,6 +37,10 @@ class ChannelTooLarge(Lsps2Error):
     """The sum that arrived needs a larger channel than any that is opened (rule:18)."""
 
 
+class NotForwardable(Lsps2Error):
+    """lightningd would not forward these parts, whatever channel is made for them."""
+
+
 class MustNotClose(Lsps2Error):
     """The channel has HTLCs that may still be paid (K-11)."""
 
@@ -56,9 +60,12 @@ def holds_money_of_client(channel: PeerChannel) -> bool:
 
 def limits_of(channel: PeerChannel) -> Limits:
     """Return what a channel says about HTLCs that we may send."""
+    spendable_msat = channel.spendable_msat
+    if spendable_msat == channel.maximum_htlc_out_msat:  # that of the largest HTLC, not of several together
+        spendable_msat = channel.to_us_msat
     return Limits(
         channel.minimum_htlc_out_msat,
-        channel.spendable_msat,
+        spendable_msat,
         channel.their_max_htlc_value_in_flight_msat,
         channel.our_to_self_delay,
     )
@@ -81,29 +88,34 @@ class Funder:
         zero_reserve: Callable[[str], bool],
         node: OurNode,
         largest_sat: Callable[[], int] = lambda: NO_BOUND_SAT,
+        unforwardable: Callable[[int, tuple[int, ...], int], str | None] = lambda *_: None,
     ) -> None:
         """`zero_reserve(peer_id)`: ask him for no reserve of ours (O-18, opt-in); `node` may learn later what it is.
 
-        `largest_sat()`: no channel is larger, whatever was paid.
+        `largest_sat()`: no channel is larger, whatever was paid. `unforwardable(jit_scid, channel_type, feerate_perkw)`
+        says why lightningd would not forward the parts of the payment under way into such a channel.
         """
         self._rpc = rpc
         self._coins = coins
         self._node = node
         self._zero_reserve = zero_reserve
         self._largest_sat = largest_sat
+        self._unforwardable = unforwardable
         self._refused = RefusedTypes()
 
     async def choose(self, buy: Buy, sum_forward_msat: int, parts: int) -> Funding:
         """Choose coins for a channel that carries these parts, at least as large as was sold; nothing is reserved yet.
 
-        Of the types that the client may take, the best that it has not refused. Raises ChannelTooLarge, NotEnoughCoins
-        or NodeError.
+        Of the types that the client may take, the best that it has not refused. Raises NotForwardable, ChannelTooLarge,
+        NotEnoughCoins or NodeError.
         """
         # One question's wait for three: nothing depends on their order (P17).
         features, perkw, rows = await asyncio.gather(self._features(buy.peer_id), self._perkw(), self._coins.rows())
         types = self._node.channel_types(features)
         channel_type = self._refused.left(buy.peer_id, types) or types[0]
         feerate = self._node.commitment_rates(perkw).of(channel_type)
+        if (why := self._unforwardable(buy.jit_scid, channel_type, feerate)) is not None:
+            raise NotForwardable(why)
         anchors = ANCHORS in channel_type
         needed = min_capacity_sat(sum_forward_msat, parts, feerate, anchors, self._zero_reserve(buy.peer_id), 546)
         capacity_sat = max(needed, buy.capacity_sat)

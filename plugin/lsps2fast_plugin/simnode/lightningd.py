@@ -44,6 +44,7 @@ class Node(PluginOwner):
         self.htlc_minimum_msat = 0
         self.htlc_maximum_msat = U64_MAX
         self.max_dust_exposure_msat = 50_000_000
+        self.max_concurrent_htlcs = 483
         self.to_self_delay = 6
         self.emergency_sat = 25_000  # min-emergency-msat
         self.feerates = Feerates()

@@ -244,7 +244,7 @@ def listconfigs(node: Node, config: Any = None) -> Json:
         "cltv-delta": {"value_int": node.cltv_delta, "source": "default"},
         "cltv-final": {"value_int": node.cltv_final, "source": "default"},
         "watchtime-blocks": {"value_int": node.to_self_delay, "source": "default"},
-        "max-concurrent-htlcs": {"value_int": 483, "source": "default"},
+        "max-concurrent-htlcs": {"value_int": node.max_concurrent_htlcs, "source": "default"},
         "commit-feerate-offset": {"value_int": FEERATE_OFFSET_PERKW, "source": "default"},
         "htlc-minimum-msat": {"value_msat": node.htlc_minimum_msat, "source": "default"},
         "htlc-maximum-msat": {"value_msat": node.htlc_maximum_msat, "source": "default"},
