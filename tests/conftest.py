@@ -32,6 +32,7 @@ PROCESSES = (  # folders and files whose tests start processes; `make quick` lea
     *(f"client/test_{name}.py" for name in ("deaths", "drain", "process", "real", "two_processes")),
     *(f"cln/test_{name}.py" for name in ("built_in", "end")),
     "core/test_no_cython.py",
+    "service/recovery/test_start.py",
     "test_types.py",
 )
 

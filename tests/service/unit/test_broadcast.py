@@ -142,7 +142,7 @@ def test_known_to_bitcoind_is_sent(words: str) -> None:
 @pytest.mark.parametrize("state", ["CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE", "CLOSINGD_COMPLETE"])
 @pytest.mark.parametrize("paid", [True, False])
 def test_a_withheld_channel_that_closes_is_funded_only_for_money_of_the_client(state: str, paid: bool) -> None:
-    """T52, K-12: else its close gives our coins back by itself."""
+    """trap:52, K-12: else its close gives our coins back by itself."""
     node = Node(ALIVE | {"state": state, "to_us_msat": 9 if paid else 10})
     if paid:
         assert node.send() == TXID
