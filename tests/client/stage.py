@@ -261,6 +261,15 @@ class Lightningd:
         self.stage.preimages[meant.payment_hash] = preimage
         return row
 
+    def do_makesecret(self, params: Json) -> Json:
+        return {"secret": hashlib.sha256(b"hsm" + params["string"].encode()).hexdigest()}
+
+    def do_delinvoice(self, params: Json) -> Json:
+        row = self.invoices.get(params["label"])
+        if row is None or row["status"] != params["status"]:
+            raise NodeError("delinvoice", 905, "Unknown invoice")
+        return self.invoices.pop(params["label"])
+
     def do_listpeerchannels(self, params: Json) -> Json:
         wanted = params.get("id")
         return {"channels": [dict(row) for row in self.channels if wanted in (None, row["peer_id"])]}

@@ -232,6 +232,8 @@ class Client:
 
     async def _check_loaded(self, approval: Approval) -> None:
         row = await self.invoices.by_hash(approval.payment_hash)
+        if row is None and approval.renewed is not None and approval.nonce is not None:
+            row = await self.invoices.renew({"label": approval.label}, approval.renewed, approval.nonce)
         if row is not None and row["status"] == "paid":
             await self._settle(approval)
         elif row is None and approval.label is not None:

@@ -30,7 +30,7 @@ from lsps2fast.lsps.receiving import (
 from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain, FundingStatus
-from lsps2fast_plugin.client.invoices import Invoices
+from lsps2fast_plugin.client.invoices import Invoices, renewed
 from lsps2fast_plugin.client.options import Settings
 from lsps2fast_plugin.client.records import Approval, Distrust, Released
 from lsps2fast_plugin.client.store import WalletRecords
@@ -350,9 +350,12 @@ class Incoming:
     async def _claim(self, payment: Payment, why: str | None) -> None:
         approval, receipt = payment.approval, payment.receipt
         row = await self._invoices.by_hash(approval.payment_hash)
+        if why is None and row is not None and row["status"] == "expired" and approval.nonce is not None:
+            row = await self._renew(approval, row, approval.nonce)
         why = why or wrong_invoice(row, approval.buy.payment_size_msat)
         if why is not None:
-            self._fail_set(payment, None, why)
+            expired = row is not None and row["status"] == "expired"
+            self._fail_set(payment, MPP_TIMEOUT if expired else None, why)
             return
         if not receipt.complete:
             return  # failed while we asked
@@ -360,7 +363,9 @@ class Incoming:
         total_msat = claims[0].total_msat
         invoice_msat = total_msat if (row or {}).get("amount_msat") is not None else None
         before = approval.released
-        approval.released = Released(total_msat, invoice_msat, {claim.key: claim.amount_msat for claim in claims})
+        approval.released = Released(
+            total_msat, invoice_msat, {claim.key: claim.amount_msat for claim in claims}, self._clock.wall_ms()
+        )
         try:
             await self._book.save(approval)
         except StoreError:
@@ -368,6 +373,13 @@ class Incoming:
             raise
         if receipt.complete and receipt.claims() == claims:
             self._release_all(payment, claims, approval.released)
+
+    async def _renew(self, approval: Approval, row: dict[str, Any], nonce: str) -> dict[str, Any]:
+        """The payment came in time, its funding is sound: it must not fail for its invoice's end (wallet:W4)."""
+        approval.renewed = renewed(row, self._clock.wall_ms())
+        await self._book.save(approval)
+        log.info(f"the invoice {row['label']!r} ended while its payment waited for the funding; it is renewed")
+        return await self._invoices.renew(row, approval.renewed, nonce)
 
     def _release_all(self, payment: Payment, claims: tuple[Claim, ...], released: Released) -> None:
         for claim in claims:

@@ -6,6 +6,7 @@ htlc_accepted hook. lightningd gets the finished words through `createinvoice`, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ CLTV_SLACK_BLOCKS = 2  # I-04: blocks that may come between paying and receiving
 END_MARGIN_MS = 10_000  # I-02: the invoice ends this much before the LSP's offer
 LEAST_LIFE_S = 60
 LONGEST_LIFE_S = 7 * 86_400
+RENEWED_S = 3_600  # an invoice that expired while its payment waited is good for so long again
 DUPLICATE_LABEL = 900
 
 
@@ -115,6 +117,20 @@ class Invoices:
         if (await self._rpc.call("listinvoices", {"label": label}))["invoices"]:
             raise NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{label}'")
 
+    async def preimage(self, nonce: str) -> bytes:
+        """The preimage that belongs to a nonce: only this node can make it, at any time. Or NodeError."""
+        secret = (await self._rpc.call("makesecret", {"string": f"lsps2fast preimage {nonce}"}))["secret"]
+        return bytes.fromhex(secret)
+
+    async def renew(self, row: dict[str, Any], text: str, nonce: str) -> dict[str, Any]:
+        """Put `text`, the same invoice with a later end, in the place of one that expired; its row. Or NodeError.
+
+        A payment that came in time and waits for its funding is claimed with it; lightningd takes none that is expired.
+        """
+        with contextlib.suppress(NodeError):  # it went in an earlier try
+            await self._rpc.call("delinvoice", {"label": row["label"], "status": "expired"})
+        return await self.create(_draft_of(text, await self.preimage(nonce)), row["label"])
+
     async def create(self, draft: Draft, label: str) -> dict[str, Any]:
         """Have lightningd sign and keep it; its row. Or NodeError: then it does not exist."""
         params = {"invstring": draft.text, "label": label, "preimage": draft.preimage.hex()}
@@ -127,6 +143,17 @@ class Invoices:
             row = found
         _check_signed(draft, row)
         return row
+
+
+def renewed(row: dict[str, Any], wall_ms: int) -> str:
+    """The words of an invoice that says the same and ends later."""
+    invoice = bolt11.decode(row["bolt11"])
+    return bolt11.encode(invoice._replace(payee=None, timestamp_s=wall_ms // 1000, expiry_s=RENEWED_S))
+
+
+def _draft_of(text: str, preimage: bytes) -> Draft:
+    meant = bolt11.decode(text, signed=False)
+    return Draft(text, preimage, meant.payment_hash, meant.payment_secret, meant.timestamp_s + meant.expiry_s)
 
 
 def _check_signed(draft: Draft, row: dict[str, Any]) -> None:

@@ -201,9 +201,12 @@ class Methods:
         await self._invoices.check_label(request.label)
         address = await self._market.reach(lsp)
         buy = await self._market.purchase(lsp, params.text(token, "token"), wish)
-        draft = self._draft(buy, request)
+        nonce = self._random_bytes(16).hex()
+        draft = self._draft(buy, request, await self._invoices.preimage(nonce))
         expires_ms = draft.expires_s * 1000
-        approval = Approval(buy, draft.payment_hash, draft.payment_secret, request.label, address, expires_ms)
+        approval = Approval(
+            buy, draft.payment_hash, draft.payment_secret, request.label, address, expires_ms, nonce=nonce
+        )
         await self._book.approve(approval)
         self._changed()
         try:
@@ -213,7 +216,7 @@ class Methods:
             raise
         return _invoice_result(row, approval)
 
-    def _draft(self, buy: Purchase, request: Request) -> Draft:
+    def _draft(self, buy: Purchase, request: Request, preimage: bytes) -> Draft:
         return compose(
             buy,
             request,
@@ -221,7 +224,7 @@ class Methods:
             final_cltv_blocks=self._final_cltv_blocks,
             wait_blocks=self._wait_blocks(buy),
             wall_ms=self._clock.wall_ms(),
-            preimage=self._random_bytes(32),
+            preimage=preimage,
         )
 
     def _wait_blocks(self, buy: Purchase) -> int:

@@ -104,11 +104,13 @@ class Released:
     total_msat: int
     invoice_msat: int | None
     amounts_msat: dict[Key, int]
+    at_ms: int = 0
 
     def to_json(self) -> Json:
         return {
             "total_msat": str(self.total_msat),
             "invoice_msat": None if self.invoice_msat is None else str(self.invoice_msat),
+            "at_ms": self.at_ms,
             "parts": [[channel, number, str(amount)] for (channel, number), amount in self.amounts_msat.items()],
         }
 
@@ -116,7 +118,12 @@ class Released:
     def from_json(cls, record: Json) -> Released:
         invoice = record["invoice_msat"]
         parts = {(str(channel), int(number)): parse_msat(amount) for channel, number, amount in record["parts"]}
-        return cls(parse_msat(record["total_msat"]), None if invoice is None else parse_msat(invoice), parts)
+        return cls(
+            parse_msat(record["total_msat"]),
+            None if invoice is None else parse_msat(invoice),
+            parts,
+            int(record.get("at_ms", 0)),
+        )
 
 
 @dataclass(slots=True)
@@ -170,6 +177,8 @@ class Approval:
     released: Released | None = None
     served: bool = False
     opening: Opening | None = None
+    nonce: str | None = None  # lightningd makes the preimage of an invoice of ours from it, whenever it is asked
+    renewed: str | None = None  # the words of an invoice that takes the place of the one that expired
     old: bool = False  # written by a version that did not note openings
 
     @property
@@ -179,6 +188,8 @@ class Approval:
         A channel that was accepted in time is waited for a little longer: its payment is on the way (trap:55).
         """
         ends_ms = self.buy.ends_ms if self.expires_ms is None else min(self.buy.ends_ms, self.expires_ms)
+        if self.released is not None:
+            ends_ms = max(ends_ms, self.released.at_ms + OPENED_MS)  # lightningd is about to take it
         return ends_ms if self.opening is None else max(ends_ms, self.opening.accepted_ms + OPENED_MS)
 
     @property
@@ -208,6 +219,8 @@ class Approval:
             "fees": [[channel, number, str(fee)] for (channel, number), fee in self.fees_msat.items()],
             "released": None if self.released is None else self.released.to_json(),
             "opening": None if self.opening is None else self.opening.to_json(),
+            "nonce": self.nonce,
+            "renewed": self.renewed,
         }
 
     @classmethod
@@ -226,6 +239,8 @@ class Approval:
             fees_msat={(str(channel), int(number)): parse_msat(fee) for channel, number, fee in fees},
             released=None if released is None else Released.from_json(released),
             opening=None if opening is None else Opening.from_json(opening),
+            nonce=record.get("nonce"),
+            renewed=record.get("renewed"),
             old="opening" not in record,
         )
 
