@@ -51,6 +51,7 @@ log = logging.getLogger("lsps2fast_plugin.client.app")  # also when run as __mai
 POLL_S = 30.0  # between two looks at fundings that are owed, beside each block
 START_PAUSE_MS = 5_000  # the longest between two questions that the start waits for
 Answer = TypeVar("Answer")
+MOST_PAUSE_MS = 60_000
 BUILT_IN = "cln-lsps-client"  # whose place this plugin takes
 Json = dict[str, Any]
 
@@ -76,6 +77,8 @@ class Client:
         self.host = Host(self.plugin, self.interest, self._on_htlc)
         self.reports = Reports(self.clock)
         self.settings: Settings | None = None
+        self._put_off = 0  # works that failed and are to be done later
+        self._sweep_at_ms = self._sweep_pause_ms = 0  # growing pauses while they do (wallet:W9)
         self._ready = asyncio.Event()
         self._rearm = asyncio.Event()
         add_options(self.plugin)
@@ -91,6 +94,7 @@ class Client:
             ("invoice_payment", self._on_invoice_payment),
         ):
             self.host.subscribe(topic, handler)
+        self.host.ignore_messages(lambda peer_id: self.settings is None or self.talk.unawaited(peer_id))
         self.host.on_shutdown(self._shutdown)
         for rpc_name, name in METHODS.items():
             self.host.method(rpc_name, self._late(name))
@@ -338,11 +342,19 @@ class Client:
     async def _sweep(self) -> None:
         """End what the LSPs' offers or the invoices no longer cover (I-33)."""
         wall_ms = self.clock.wall_ms()
+        if self.clock.now_ms() < self._sweep_at_ms:
+            return
+        failed = self._put_off
         for buy in [each for each in self.book.buys.values() if each.ends_ms <= wall_ms]:
             await self._guarded(self.book.drop_buy(buy))
         for approval in [each for each in self.book.approvals.values() if each.ends_ms <= wall_ms]:
             if not self.incoming.holds(approval.payment_hash):
                 await self._guarded(self._sweep_one(approval))
+        if self._put_off == failed:
+            self._sweep_pause_ms = 0
+            return
+        self._sweep_pause_ms = min(max(2 * self._sweep_pause_ms, 1_000), MOST_PAUSE_MS)
+        self._sweep_at_ms = self.clock.now_ms() + self._sweep_pause_ms
 
     async def _sweep_one(self, approval: Approval) -> None:
         row = await self.invoices.by_hash(approval.payment_hash) if approval.released and not approval.served else None
@@ -360,6 +372,7 @@ class Client:
         try:
             await work
         except Lsps2Error as error:
+            self._put_off += 1
             log.warning(f"put off: {error}")
 
     async def _watch_time(self) -> None:
@@ -382,7 +395,8 @@ class Client:
             waits_ms.append(due_ms - self.clock.now_ms())
         held = [each for each in self.book.approvals.values() if not self.incoming.holds(each.payment_hash)]
         ends = [each.ends_ms for each in self.book.buys.values()] + [each.ends_ms for each in held]
-        waits_ms += [end_ms - self.clock.wall_ms() for end_ms in ends]
+        not_before_ms = self._sweep_at_ms - self.clock.now_ms()
+        waits_ms += [max(end_ms - self.clock.wall_ms(), not_before_ms) for end_ms in ends]
         if self.watch.owed:
             waits_ms.append(POLL_S * 1000)
         return max(min(waits_ms), 0) / 1000 if waits_ms else None

@@ -74,6 +74,7 @@ class Lsps0Client:
         self._timeout_ms = timeout_ms
         self._open = OpenRequests(timeout_ms)
         self._answers: dict[tuple[str, str], asyncio.Future[Reply]] = {}
+        self._asked: dict[str, int] = {}  # requests in flight, by peer
         self._dropped: dict[str, int] = {}  # messages of connected peers that were nobody's answer
 
     def __len__(self) -> int:
@@ -94,12 +95,16 @@ class Lsps0Client:
         payload = encode_request(request_id, method, params)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open.open(peer_id, request_id, self._clock.now_ms())
+        self._asked[peer_id] = self._asked.get(peer_id, 0) + 1
         self._answers[peer_id, request_id] = future
         try:
             await self._send(peer_id, method, payload)
             reply = await self._await(peer_id, method, future)
         finally:
             self._open.close(peer_id, request_id)
+            self._asked[peer_id] -= 1
+            if not self._asked[peer_id]:
+                del self._asked[peer_id]
             del self._answers[peer_id, request_id]
             if future.done() and not future.cancelled():
                 future.exception()  # taken note of, also when sending failed first
@@ -129,6 +134,15 @@ class Lsps0Client:
         if not future.done():
             raise Unavailable(f"{peer_id} did not answer {method} within {self._timeout_ms // 1000} s; try again later")
         return future.result()
+
+    def unawaited(self, peer_id: str) -> bool:
+        """Count a message of a peer that was asked nothing, or is muted: it need not be read (wallet:W5)."""
+        if self._asked.get(peer_id) and not self.muted(peer_id):
+            return False
+        count = self._dropped[peer_id] = self._dropped.get(peer_id, 0) + 1
+        if count == MOST_LOGGED:
+            log.info(f"messages of {peer_id} that nobody waits for are not read; the next ones are not logged")
+        return True
 
     def receive(self, peer_id: str, payload: bytes) -> None:
         """A message of type 37913. Requests are the service's business and left alone (T-39)."""

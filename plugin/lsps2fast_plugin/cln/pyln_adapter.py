@@ -6,6 +6,7 @@ import abc
 import asyncio
 import inspect
 import logging
+import re
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -29,6 +30,7 @@ FALLBACKS = {
     "openchannel2": {"result": "reject", "error_message": "internal error of the plugin"},
 }
 CONTINUE = {"result": "continue"}
+_PEER = re.compile(rb'"peer_id":\s?"([0-9a-f]{66})"')
 
 Params = dict[str, Any]
 
@@ -58,6 +60,7 @@ class PylnAdapter(abc.ABC):
         self.plugin = plugin
         self._signatures: dict[str, inspect.Signature] = {}
         self._hooks: dict[str, Callable[..., Params]] = {}
+        self._unawaited: Callable[[str], bool] = _nobody
         plugin.stdout = _Out(self.write)
         for handler in [each for each in logging.getLogger().handlers if isinstance(each, PluginLogHandler)]:
             logging.getLogger().removeHandler(handler)  # ours says the same, with the levels that were meant
@@ -77,6 +80,10 @@ class PylnAdapter(abc.ABC):
         """Run a coroutine on the loop, by itself."""
 
     # ---- what the owner registers, before run()
+
+    def ignore_messages(self, unawaited: Callable[[str], bool]) -> None:
+        """Let messages of peers go unread for which `unawaited(peer_id)` says so: a peer decides how many we get."""
+        self._unawaited = unawaited
 
     def method(self, name: str, work: Callable[..., Coroutine[Any, Any, Any]]) -> None:
         """An RPC method. The coroutine runs on the loop; its parameters make the usage, its docstring the help.
@@ -167,7 +174,17 @@ class PylnAdapter(abc.ABC):
 
     # ---- frames
 
+    def _lets_go(self, frame: bytes, id_raw: bytes) -> bool:
+        """Answer a peer's message that nobody waits for, without reading it."""
+        found = _PEER.search(frame, max(len(frame) - 200, 0)) or _PEER.search(frame[:400])
+        if found is None or not self._unawaited(found[1].decode()):
+            return False
+        self.write(hook.answer_continue(id_raw))
+        return True
+
     def _dispatch(self, frame: bytes, method: str, id_raw: bytes | None) -> None:
+        if method == "custommsg" and id_raw is not None and self._lets_go(frame, id_raw):
+            return
         try:
             call = lenient_json.parse(frame)
         except (ValueError, RecursionError) as error:
@@ -249,6 +266,10 @@ class PylnAdapter(abc.ABC):
             self.log(f"method {name} failed\n{traceback.format_exc()}", "error")
             refusal = RpcException(f"{name}: internal error, see the log: {error!r}", INTERNAL_ERROR)
         request.set_exception(refusal)
+
+
+def _nobody(_: str) -> bool:
+    return False
 
 
 def _never(**_: Any) -> None:
