@@ -299,6 +299,7 @@ class FakeHost:
         self.order: list[bytes] = []
         self.logs = Log()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.sent: list[tuple[str, Json]] = []
         self.loaded = False
 
     def _answer(self, id_raw: bytes, **answer: Any) -> None:
@@ -321,6 +322,9 @@ class FakeHost:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         return task
+
+    def send(self, method: str, params: Json) -> None:
+        self.sent.append((method, params))
 
     def interest_loaded(self) -> None:
         self.loaded = True
@@ -543,9 +547,17 @@ class Stage:
     # looking
 
     @property
+    def working(self) -> dict[tuple[str, ...], bytes]:
+        """What lies in the datastore, but for the history, which stays."""
+        kept = ("purchase", "reports")
+        return {
+            name: value for name, value in self.node.datastore.items() if name[2:3] not in [(each,) for each in kept]
+        }
+
+    @property
     def keys(self) -> set[str]:
-        """What lies in the datastore, by the last part of its key."""
-        return {name[-1] for name in self.node.datastore}
+        """The same by the last part of its key."""
+        return {name[-1] for name in self.working}
 
     def reports(self) -> str:
         return "\n".join(each["report"] for each in self.client.reports.kept)

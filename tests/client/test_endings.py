@@ -27,7 +27,7 @@ async def test_nothing_is_left_after_success_but_the_watch(staged: Staging) -> N
         await stage.calm()
         await stage.paid(invoice)
         await stage.block(6)
-        assert not stage.node.datastore
+        assert not stage.working
         assert (await stage.client._status())["approvals"][0]["state"] == "paid"
         await stage.pass_time(3_600)
         assert not stage.client.book.approvals
@@ -45,7 +45,7 @@ async def test_nothing_is_left_after_the_offer_ended(staged: Staging) -> None:
         await stage.pass_time(2)
         assert not stage.client.awaited.hashes
         await stage.pass_time(10)
-        assert set(stage.node.datastore) == {("lsps2fast", "client", "lapsed", LSP)}
+        assert set(stage.working) == {("lsps2fast", "client", "lapsed", LSP)}
 
 
 async def test_an_approval_does_not_outlive_its_invoice(staged: Staging) -> None:
@@ -73,7 +73,7 @@ async def test_what_ended_unpaid_is_remembered_over_a_restart_until_the_next_pur
         stage.lsp.entries = [entry(valid_until="2030-01-01T00:00:00Z")]
         await stage.invoice()
         assert not stage.client.book.lapsed
-        assert [key for key in stage.node.datastore if key[:2] != ("lsps", "invoice")] == []
+        assert [key for key in stage.working if key[:2] != ("lsps", "invoice")] == []
 
 
 async def test_parts_held_at_the_end_of_the_offer_are_not_forgotten(staged: Staging) -> None:
@@ -340,5 +340,5 @@ async def test_reports_are_bounded(staged: Staging) -> None:
     """rule:14."""
     async with staged() as stage:
         for _ in range(300):
-            stage.client._report(LSP, "x")
+            stage.client._report(LSP, f"x{stage.client.reports._number}")
         assert len(stage.client.reports.kept) == 100

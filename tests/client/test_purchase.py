@@ -80,7 +80,7 @@ async def test_a_menu_with_anything_wrong_is_refused_whole(staged: Staging, menu
         with pytest.raises(Unacceptable, match="breaks the rules"):
             await stage.invoice()
         assert not asked(stage, "lsps2.buy")
-        assert not stage.node.datastore
+        assert not stage.working
 
 
 async def test_a_promise_is_opaque_and_512_bytes_long_at_most(staged: Staging) -> None:
@@ -232,7 +232,7 @@ async def test_a_buy_result_of_a_wrong_shape_is_refused(staged: Staging, result:
         stage.lsp.result = lambda request: answer if request["method"] == "lsps2.buy" else stage.lsp.menu()  # type: ignore[method-assign]
         with pytest.raises(Unacceptable):
             await stage.invoice()
-        assert not stage.node.datastore
+        assert not stage.working
         assert not stage.node.invoices
 
 
@@ -290,7 +290,7 @@ async def test_other_refusals_are_final_and_leave_nothing(staged: Staging, code:
         with pytest.raises(PeerError) as failed:
             await stage.invoice()
         assert failed.value.code == code
-        assert not stage.node.datastore
+        assert not stage.working
 
 
 async def test_an_lsp_that_is_not_connected_is_dialled(staged: Staging) -> None:

@@ -147,7 +147,7 @@ async def test_the_recorded_day_without_a_purchase_is_let_go(staged: Staging) ->
         assert day.openings == [{"result": "continue"}]
         assert list(stage.host.answers.values()) == [{"result": "continue"}]
         assert stage.reports() == ""
-        assert stage.node.datastore == {}
+        assert stage.working == {}
 
 
 async def test_the_recorded_channels_that_were_given_up_are_cleaned_up_after(staged: Staging) -> None:

@@ -48,7 +48,7 @@ async def test_a_funding_that_appears_in_time_ends_the_watch(staged: Staging) ->
         assert (await stage.client._status())["channels"] == []
         assert not stage.client.awaited.guard
         await stage.block(5)
-        assert not stage.node.datastore
+        assert not stage.working
         assert not stage.client.reports.kept
 
 
@@ -64,7 +64,7 @@ async def test_a_funding_that_is_confirmed_already_is_not_watched(staged: Stagin
         await stage.paid(invoice)
         assert not stage.client.watch.owed
         await stage.block(5)
-        assert not stage.node.datastore
+        assert not stage.working
 
 
 async def test_a_funding_that_does_not_appear_raises_the_alarm_once(staged: Staging) -> None:
@@ -110,7 +110,7 @@ async def test_a_funding_that_comes_late_lifts_the_guard_but_not_the_distrust(st
         assert not stage.client.awaited.guard
         assert "after all" in stage.host.said("info")
         await stage.block(5)
-        assert set(stage.node.datastore) == {DISTRUSTED}
+        assert set(stage.working) == {DISTRUSTED}
 
 
 async def test_an_error_of_the_backend_is_not_a_missing_funding(staged: Staging) -> None:
@@ -129,7 +129,7 @@ async def test_a_channel_closed_in_the_ordinary_way_is_not_missing(staged: Stagi
         stage.node.closed.append({"channel_id": CHANNEL, "short_channel_id": "801x1x1"})
         stage.node.channels.clear()
         await stage.pass_time(2_000)
-        assert not stage.node.datastore
+        assert not stage.working
 
 
 async def test_a_channel_that_vanished_without_funding_is_missing(staged: Staging) -> None:
@@ -139,7 +139,7 @@ async def test_a_channel_that_vanished_without_funding_is_missing(staged: Stagin
         stage.node.channels.clear()
         await stage.pass_time(601)
         await stage.pass_time(31)
-        assert set(stage.node.datastore) == {DISTRUSTED}
+        assert set(stage.working) == {DISTRUSTED}
         assert not stage.client.awaited.guard
 
 

@@ -27,6 +27,7 @@ from lsps2fast_plugin.client import channel_terms
 from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain
+from lsps2fast_plugin.client.history import STEPS, History, topic_of
 from lsps2fast_plugin.client.incoming_payments import Incoming
 from lsps2fast_plugin.client.invoices import Invoices
 from lsps2fast_plugin.client.lsps0_client import Lsps0Client
@@ -34,13 +35,16 @@ from lsps2fast_plugin.client.methods import Methods
 from lsps2fast_plugin.client.openchannel_hook import OpenChannelHook
 from lsps2fast_plugin.client.options import OWN_PREFIX, Settings, add_options, read_settings
 from lsps2fast_plugin.client.purchase import LspBuyer
+from lsps2fast_plugin.client.purchase_methods import PurchaseMethods
 from lsps2fast_plugin.client.reconnect import Reconnect
-from lsps2fast_plugin.client.records import Approval, Lapse
-from lsps2fast_plugin.client.status import Reports, status
+from lsps2fast_plugin.client.records import CLOSING, Approval, Distrust, JitChannel, Lapse
+from lsps2fast_plugin.client.reports import Reports
+from lsps2fast_plugin.client.status import status
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.client.unfunded_guard import ApprovedPayments, UnfundedChannelGuard
 from lsps2fast_plugin.cln import built_in
 from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.models import get_info, list_configs, list_peers
 from lsps2fast_plugin.cln.retry import retry
@@ -63,6 +67,11 @@ METHODS = {  # RPC name: coroutine of Methods
     "lsps-lsps2-invoice": "invoice",
     "lsps2-compare": "compare",
     "lsps2-trust": "trust",
+}
+PURCHASE_METHODS = {  # RPC name: coroutine of PurchaseMethods
+    "lsps2-listpurchases": "list_purchases",
+    "lsps2-purchase": "purchase",
+    "lsps2-cancel-purchase": "cancel_purchase",
 }
 
 
@@ -96,19 +105,23 @@ class Client:
             self.host.subscribe(topic, handler)
         self.host.ignore_messages(lambda peer_id: self.settings is None or self.talk.unawaited(peer_id))
         self.host.on_shutdown(self._shutdown)
+        for step in STEPS:
+            self.plugin.add_notification_topic(topic_of(step))
         for rpc_name, name in METHODS.items():
-            self.host.method(rpc_name, self._late(name))
+            self.host.method(rpc_name, self._late(Methods, "methods", name))
+        for rpc_name, name in PURCHASE_METHODS.items():
+            self.host.method(rpc_name, self._late(PurchaseMethods, "purchase_methods", name))
         self.host.method("lsps2-status", self._status)
         if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
             self.host.method("lsps2-dev-advance", self._advance)
 
-    def _late(self, name: str) -> Callable[..., Coroutine[Any, Any, Json]]:
+    def _late(self, owner: type, attribute: str, name: str) -> Callable[..., Coroutine[Any, Any, Json]]:
         """A method that waits until the records are read; with the parameters and the help of the real one."""
-        real = getattr(Methods, name)
+        real = getattr(owner, name)
 
         async def run(*args: Any, **kwargs: Any) -> Json:
             await self._ready.wait()
-            result: Json = await getattr(self.methods, name)(*args, **kwargs)
+            result: Json = await getattr(getattr(self, attribute), name)(*args, **kwargs)
             return result
 
         signature = inspect.signature(real)
@@ -149,6 +162,8 @@ class Client:
             least_htlcs=settings.least_htlcs,
             max_htlc_minimum_msat=settings.max_htlc_minimum_msat,
         )
+        self.history = History(DatastoreRecords(rpc), self.clock, self._notify, self.host.spawn)
+        self.reports.keep_in(DatastoreRecords(rpc), self.host.spawn)
         self.bindings = ChannelBindings(self.book, self.clock, limits)
         self.watch = Watch(
             rpc=rpc,
@@ -160,7 +175,7 @@ class Client:
             report=self._report,
             closing=lambda channel_id: self.incoming.channel_closes(channel_id),
             guarding=self.awaited.watch,
-            happened=lambda step, channel: None,
+            happened=self._happened,
         )
         self.guard = UnfundedChannelGuard(self.host, self.chain, self.watch, self._report)
         self.incoming = Incoming(
@@ -174,7 +189,9 @@ class Client:
             changed=self._rearm.set,
             bindings=self.bindings,
             watch=self.watch,
+            history=self.history,
         )
+        self.bindings.moved = self.history.opened
         self.reconnect = Reconnect(
             rpc, self.clock, self.host.spawn, lambda lsp_id: lsp_id in self.book.lsps(), self._address_of
         )
@@ -199,10 +216,12 @@ class Client:
             clock=self.clock,
             spawn=self.host.spawn,
             report=self._report,
+            end_deleted=self._end_deleted,
         )
         self.methods = Methods(
             market=self.market,
             book=self.book,
+            history=self.history,
             invoices=self.invoices,
             clock=self.clock,
             settings=self.settings,
@@ -210,6 +229,7 @@ class Client:
             currency=self.currency,
             final_cltv_blocks=final_cltv_blocks,
         )
+        self.purchase_methods = PurchaseMethods(self.history, self.book, self.incoming, self.invoices, self._end)
         await self._load()
         # Until then no HTLC comes in: any channel may be the one without a funding.
         await self._until_told("looking at the channels", self.watch.find)
@@ -231,7 +251,11 @@ class Client:
     async def _load(self) -> None:
         """All records; then those whose payment was made, or whose invoice never came to be, while we were away."""
         await self._until_told("reading the records", self.book.load)
+        await self._until_told("reading the history", self.history.load)
+        await self._until_told("reading the reports", self.reports.load)
         for approval in list(self.book.approvals.values()):
+            if approval.payment_hash.hex() not in self.history.purchases:  # of a version without history
+                self.history.bought(approval)
             await self._guarded(self._check_loaded(approval))
 
     async def _check_loaded(self, approval: Approval) -> None:
@@ -242,7 +266,7 @@ class Client:
             await self._settle(approval)
         elif row is None and approval.label is not None:
             log.info(f"the invoice {approval.label!r} was never made; its purchase is forgotten")
-            await self._end(approval)
+            await self._end(approval, "never_made")
 
     # HTLCs and channels ----------------------------------------------------------------------------
 
@@ -282,7 +306,17 @@ class Client:
 
     async def _channel_changed(self, event: Json) -> None:
         await self._ready.wait()  # the records say what a channel is for
+        if event["new_state"] in CLOSING:
+            await self._channel_closes(event)
         await self.watch.changed(event)
+
+    async def _channel_closes(self, event: Json) -> None:
+        """An LSP that was paid for a lifetime and closes before its end has broken its word (A-05)."""
+        channel_id, lsp_id = event["channel_id"], event["peer_id"]
+        why = self.history.closed(channel_id, event["new_state"], event["cause"], self.chain.height)
+        if why is not None:
+            self._report(lsp_id, f"{why}; the LSP is not trusted any more")
+            await self.book.distrust(Distrust(lsp_id, why, self.clock.wall_ms()))
 
     # Facts of the node -----------------------------------------------------------------------------
 
@@ -309,6 +343,7 @@ class Client:
         if self.settings is None:
             return
         self.chain.block(block_added["height"])
+        self.reports.write()
         self.watch.block()
         self.incoming.block()
         if self.book.channels or self.watch.given_up:
@@ -331,13 +366,22 @@ class Client:
         """Paid: from now on the funding is owed, and no further fee (I-33). Or StoreError: the next start does it."""
         await self.watch.settled(approval)
         await self.book.settle(approval)
+        self.history.ended(approval.payment_hash, "paid")
         self.incoming.settled(approval.payment_hash)
         self._rearm.set()
 
-    async def _end(self, approval: Approval) -> None:
-        """Not paid in time, or not payable."""
+    async def _end(self, approval: Approval, state: str = "expired", why: str | None = None) -> None:
+        """End a purchase: paid some time ago, not paid in time, or not payable."""
         await self.book.drop(approval)
         self.incoming.forget(approval.payment_hash)
+        self.history.ended(approval.payment_hash, state, why)
+
+    async def _end_deleted(self, lsp_id: str) -> None:
+        """End purchases at an LSP whose invoice the owner has deleted. Or NodeError, StoreError."""
+        for approval in [each for each in self.book.of_lsp(lsp_id) if each.label is not None]:
+            held = self.incoming.holds(approval.payment_hash) or approval.renewed is not None
+            if not held and await self.invoices.by_hash(approval.payment_hash) is None:
+                await self._end(approval, "cancelled", "its invoice was deleted")
 
     async def _sweep(self) -> None:
         """End what the LSPs' offers or the invoices no longer cover (I-33)."""
@@ -403,6 +447,15 @@ class Client:
 
     # For the owner ---------------------------------------------------------------------------------
 
+    def _happened(self, step: str, channel: JitChannel) -> None:
+        if step == "opened":
+            self.history.opened(channel)
+        else:
+            self.history.funding(step, channel, self.chain.height)
+
+    def _notify(self, topic: str, fields: Json) -> None:
+        self.host.send(topic, fields)
+
     def _report(self, lsp_id: str, sentence: str) -> None:
         self.reports.add(lsp_id, sentence)
         log.warning(f"LSP {lsp_id}: {sentence}")
@@ -423,6 +476,7 @@ class Client:
         if self.settings is None:
             return
         self.incoming.stop()
+        self.reports.write(at_once=True)
         await self.rpc.close()
 
 

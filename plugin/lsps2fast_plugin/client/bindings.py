@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lsps2fast_plugin.client import channel_terms
@@ -33,6 +33,7 @@ class ChannelBindings:
         self._clock = clock
         self.limits = limits
         self._exchanging = asyncio.Lock()
+        self.moved: Callable[[JitChannel], None] = lambda channel: None  # a channel is for another purchase than before
         self._linked: set[bytes] = set()  # purchases whose opening was accepted on a link that still stands
 
     # ---- before a channel
@@ -160,6 +161,7 @@ class ChannelBindings:
                 channel = self._book.channels[each.channel_id or ""]
                 channel.payment_hash = each.payment_hash
                 await self._book.put_channel(channel)
+                self.moved(channel)
         log.info(f"channel {channel_id} is for payment {approval.payment_hash.hex()}: its fee came first")
         return True
 

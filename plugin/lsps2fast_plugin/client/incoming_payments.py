@@ -30,6 +30,7 @@ from lsps2fast.lsps.receiving import (
 from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain, FundingStatus
+from lsps2fast_plugin.client.history import History
 from lsps2fast_plugin.client.invoices import Invoices, renewed
 from lsps2fast_plugin.client.options import Settings
 from lsps2fast_plugin.client.records import Approval, Distrust, Released
@@ -121,6 +122,7 @@ class Incoming:
         changed: Callable[[], None],
         bindings: ChannelBindings,
         watch: Watch,
+        history: History,
     ) -> None:
         """`report(lsp_id, sentence)` tells the owner why something was refused; `changed()` that the next time-out
         may have moved.
@@ -135,6 +137,7 @@ class Incoming:
         self._changed = changed
         self._bindings = bindings
         self._watch = watch
+        self._history = history
         self._payments: dict[bytes, Payment] = {}
         self._news = asyncio.Event()
         self.final_cltv_blocks = 0
@@ -172,6 +175,18 @@ class Incoming:
         payment = self._payments.get(payment_hash)
         if payment is not None and payment.receipt.parts:
             self._fail_set(payment, None, "the invoice is paid already")
+
+    async def give_back(self, approval: Approval, why: str) -> bool:
+        """Fail what is held of a payment; False when it is being claimed."""
+        payment = self._payments.get(approval.payment_hash)
+        if payment is None:
+            return approval.released is None
+        async with payment.lock:
+            if approval.released is not None:
+                return False
+            if payment.receipt.parts:
+                self._fail_set(payment, TEMPORARY_NODE_FAILURE, why)
+        return True
 
     def forget(self, payment_hash: bytes) -> None:
         """The approval is gone."""
@@ -269,6 +284,7 @@ class Incoming:
             return
         payment.receipt.hold(part, self._clock.now_ms())
         payment.calls.setdefault(key, []).append(call)
+        self._history.held(approval.payment_hash)
         self._changed()
         if payment.receipt.complete and not payment.releasing:
             payment.releasing = True
@@ -382,6 +398,7 @@ class Incoming:
         return await self._invoices.renew(row, approval.renewed, nonce)
 
     def _release_all(self, payment: Payment, claims: tuple[Claim, ...], released: Released) -> None:
+        self._history.claimed(payment.approval.payment_hash, released.total_msat, payment.receipt.fees_msat)
         for claim in claims:
             for call in payment.take_calls((claim.key,)):
                 self._release_one(call, claim.key, released)
@@ -454,12 +471,16 @@ class Incoming:
             f"{_what(payment)}: its {len(receipt.parts)} parts of {receipt.received_msat} msat go back to the payer:"
             f" {why}; nothing of it was claimed",
         )
-        self._fail(payment, list(receipt.parts), failure)
+        self._fail(payment, list(receipt.parts), failure, why)
 
-    def _fail(self, payment: Payment, keys: list[Key], failure: str | None) -> None:
+    def _fail(
+        self, payment: Payment, keys: list[Key], failure: str | None, why: str = "its parts went back to the payer"
+    ) -> None:
         for call in payment.take_calls(keys):
             self._host.fail(call.id_raw, failure or self._details(call.amount_msat))
         payment.receipt.drop(keys)
+        if not payment.receipt.parts:
+            self._history.given_back(payment.approval.payment_hash, why)
         self._changed()
         fees = payment.approval.fees_msat
         if any(fees.pop(key, None) is not None for key in list(keys)):

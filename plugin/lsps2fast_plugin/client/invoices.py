@@ -117,6 +117,10 @@ class Invoices:
         if (await self._rpc.call("listinvoices", {"label": label}))["invoices"]:
             raise NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{label}'")
 
+    async def delete(self, label: str, status: str) -> None:
+        """Delete the invoice with this label while it has this status. Or NodeError."""
+        await self._rpc.call("delinvoice", {"label": label, "status": status})
+
     async def preimage(self, nonce: str) -> bytes:
         """The preimage that belongs to a nonce: only this node can make it, at any time. Or NodeError."""
         secret = (await self._rpc.call("makesecret", {"string": f"lsps2fast preimage {nonce}"}))["secret"]

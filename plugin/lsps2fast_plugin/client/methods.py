@@ -13,6 +13,7 @@ from lsps2fast import bolt11
 from lsps2fast.errors import ConfigError, Lsps2Error
 from lsps2fast.lsps.lsps2 import FeeParams, format_scid
 from lsps2fast_plugin.client import params
+from lsps2fast_plugin.client.history import History
 from lsps2fast_plugin.client.invoices import (
     END_MARGIN_MS,
     LEAST_LIFE_S,
@@ -40,6 +41,7 @@ class Methods:
         *,
         market: LspBuyer,
         book: WalletRecords,
+        history: History,
         invoices: Invoices,
         clock: Clock,
         settings: Settings,
@@ -50,6 +52,7 @@ class Methods:
     ) -> None:
         self._market = market
         self._book = book
+        self._history = history
         self._invoices = invoices
         self._clock = clock
         self._settings = settings
@@ -142,6 +145,7 @@ class Methods:
         if approval.ends_ms <= self._clock.wall_ms():
             raise ConfigError("the invoice with this payment hash has expired")
         await self._book.approve(approval)
+        self._history.bought(approval)
         await self._book.drop_buy(bought)
         self._changed()
         return {}
@@ -214,6 +218,7 @@ class Methods:
         except Lsps2Error:
             await self._book.drop(approval)
             raise
+        self._history.bought(approval)
         return _invoice_result(row, approval)
 
     def _draft(self, buy: Purchase, request: Request, preimage: bytes) -> Draft:

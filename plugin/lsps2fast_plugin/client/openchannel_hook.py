@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from pyln.client.plugin import Request
@@ -50,8 +50,12 @@ class OpenChannelHook:
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         report: Callable[[str, str], None],
+        end_deleted: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`report(lsp_id, sentence)` tells the owner why something was refused; `spawn` runs a coroutine by itself."""
+        """`report(lsp_id, sentence)` tells the owner why something was refused; `spawn` runs a coroutine by itself.
+        `end_deleted(lsp_id)` ends purchases whose invoice the owner has deleted.
+        """
+        self._end_deleted = end_deleted
         self._book = book
         self._bindings = bindings
         self._chain = chain
@@ -95,6 +99,7 @@ class OpenChannelHook:
             why: str | None = None
             try:
                 rows = await self._chain.rows(id=lsp_id)
+                await self._end_deleted(lsp_id)
                 decision, approval = self._bindings.decide(openchannel, rows)
                 why = decision.why
                 if approval is not None and await self._bindings.accept(approval, openchannel, rows):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,27 +10,14 @@ from lsps2fast_plugin.client.incoming_payments import Incoming
 from lsps2fast_plugin.client.lsps0_client import Lsps0Client
 from lsps2fast_plugin.client.options import Settings
 from lsps2fast_plugin.client.records import Approval, JitChannel, Purchase
+from lsps2fast_plugin.client.reports import Reports
 from lsps2fast_plugin.client.store import WalletRecords
-from lsps2fast_plugin.cln.clock import Clock
 
-MOST_REPORTS = 100
 GIVEN_UP = (
     "the LSP gave this channel up and never funded it; nothing of yours is in it, no invoice offers it, and there is"
     " nothing to do: lightningd forgets it 2016 blocks (two weeks) after it was opened"
 )
 Json = dict[str, Any]
-
-
-class Reports:
-    """The last refusals and warnings, newest last."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.kept: deque[Json] = deque(maxlen=MOST_REPORTS)
-
-    def add(self, lsp_id: str, sentence: str) -> None:
-        """Keep one."""
-        self.kept.append({"time": format_datetime(self._clock.wall_ms()), "lsp_id": lsp_id, "report": sentence})
 
 
 def _buy(buy: Purchase) -> Json:
@@ -107,5 +93,5 @@ def status(
         "lsps": lsps,
         "held_parts": incoming.held_parts(),
         "open_requests": len(talk),
-        "reports": list(reports.kept),
+        "reports": reports.kept,
     }

@@ -1,0 +1,234 @@
+"""What became of each purchase: a durable record, and a notification for each step (wallet:W13).
+
+The records under ["lsps2fast","client","purchase",<payment hash>] stay when a purchase is over. No money depends on
+them: what does is in `store`. A write that fails is tried again with growing pauses, and made good at the next step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from lsps2fast.errors import StoreError
+from lsps2fast.lsps.lsps2 import format_datetime, format_scid
+from lsps2fast_plugin.client.records import VERSION, Approval, JitChannel
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.datastore import DatastoreRecords
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+FOLDER: Final = ("lsps2fast", "client", "purchase")
+STEPS: Final = {
+    "bought": "a channel was bought and its invoice made",
+    "channel_opened": "the LSP opened the channel",
+    "parts_held": "the first part of the payment is held",
+    "claimed": "the payment is complete and was claimed",
+    "funding_seen": "the funding transaction was seen",
+    "funding_confirmed": "the funding transaction is as deep in the chain as `lsps2-funding-depth` says",
+    "funding_missing": "the funding transaction that was paid for did not come, or not as agreed",
+    "ended": "nothing more can come of it: paid, expired, cancelled or never made",
+}
+STATES: Final = ("awaited", "receiving", "claimed", "paid", "expired", "cancelled", "never_made")
+OVER: Final = STATES[3:]
+MOST_PAUSE_S: Final = 60.0
+
+
+def topic_of(step: str) -> str:
+    """The name of the notification for a step."""
+    return f"lsps2_purchase_{step}"
+
+
+class History:
+    """All purchases that were ever made, oldest first."""
+
+    def __init__(
+        self,
+        records: DatastoreRecords,
+        clock: Clock,
+        notify: Callable[[str, Json], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        """`notify(topic, fields)` tells lightningd's subscribers; `spawn` runs a coroutine by itself."""
+        self._records = records
+        self._clock = clock
+        self._notify = notify
+        self._spawn = spawn
+        self._writing: set[str] = set()
+        self.purchases: dict[str, Json] = {}
+
+    async def load(self) -> None:
+        """Read all records; one that cannot be read is left alone. Or StoreError."""
+        found = [value for _, value in await self._records.read(FOLDER) if _is_record(value)]
+        for record in sorted(found, key=lambda each: (each["created_ms"], each["payment_hash"])):
+            amounts = {key: int(value) for key, value in record.items() if key.endswith("_msat") and value is not None}
+            self.purchases[record["payment_hash"]] = record | amounts
+
+    # ---- what happens
+
+    def bought(self, approval: Approval) -> None:
+        """A purchase begins."""
+        buy, payment_hash = approval.buy, approval.payment_hash.hex()
+        self.purchases[payment_hash] = {
+            "version": VERSION,
+            "payment_hash": payment_hash,
+            "label": approval.label,
+            "lsp_id": buy.lsp_id,
+            "jit_channel_scid": format_scid(buy.jit_scid),
+            "client_trusts_lsp": buy.client_trusts_lsp,
+            "payment_size_msat": buy.payment_size_msat,
+            "opening_fee_msat": buy.opening_fee_msat,
+            "opening_fee_params": buy.params.to_json(),
+            "created_ms": self._clock.wall_ms(),
+            "state": "awaited",
+            "reason": None,
+            "fee_taken_msat": None,
+            "received_msat": None,
+            "channel_id": None,
+            "funding_txid": None,
+            "funding_outnum": None,
+            "capacity_msat": None,
+            "funding": "none",
+            "confirmed_height": None,
+            "times": {},
+        }
+        self._step(payment_hash, "bought")
+
+    def opened(self, channel: JitChannel) -> None:
+        """The channel of a purchase is there; a later one takes its place."""
+        facts = {
+            "channel_id": channel.channel_id,
+            "funding_txid": channel.funding_txid,
+            "funding_outnum": channel.funding_outnum,
+            "capacity_msat": channel.capacity_msat,
+            "funding": "opened",
+        }
+        if channel.payment_hash is not None:
+            self._note(channel.payment_hash.hex(), "channel_opened", facts)
+
+    def funding(self, step: str, channel: JitChannel, height: int) -> None:
+        """The funding of a purchase's channel was "seen", is "confirmed" or "missing"."""
+        record = self.of_channel(channel.channel_id)
+        if record is not None:
+            facts = {"funding": step} | ({"confirmed_height": height} if step == "confirmed" else {})
+            self._note(record["payment_hash"], f"funding_{step}", facts)
+
+    def held(self, payment_hash: bytes) -> None:
+        """A part of the payment is held."""
+        if self.purchases.get(payment_hash.hex(), {}).get("state") == "awaited":
+            self._note(payment_hash.hex(), "parts_held", {"state": "receiving"})
+
+    def given_back(self, payment_hash: bytes, why: str) -> None:
+        """No part is held any more; the payer may try again."""
+        record = self.purchases.get(payment_hash.hex())
+        if record is not None and record["state"] in ("receiving", "claimed"):
+            self._note(payment_hash.hex(), None, {"state": "awaited", "reason": why})
+
+    def claimed(self, payment_hash: bytes, received_msat: int, fee_msat: int) -> None:
+        """The payment was released to lightningd."""
+        facts = {"state": "claimed", "received_msat": received_msat, "fee_taken_msat": fee_msat, "reason": None}
+        self._note(payment_hash.hex(), "claimed", facts)
+
+    def ended(self, payment_hash: bytes, state: str, why: str | None = None) -> None:
+        """Nothing more can come of it."""
+        record = self.purchases.get(payment_hash.hex())
+        if record is not None and record["state"] not in OVER:
+            self._note(payment_hash.hex(), "ended", {"state": state, "reason": why or record["reason"]})
+
+    def closed(self, channel_id: str, state: str, cause: str, height: int) -> str | None:
+        """A channel is being closed: why that breaks what was paid for, or None (A-05)."""
+        record = self.of_channel(channel_id)
+        if record is None or record["state"] != "paid" or record["funding"] == "closed":
+            return None
+        confirmed = record["confirmed_height"]
+        depth = 0 if confirmed is None else height - confirmed + 1
+        self._note(record["payment_hash"], None, {"funding": "closed"})
+        lifetime = record["opening_fee_params"]["min_lifetime"]
+        if cause != "remote" or state != "CHANNELD_SHUTTING_DOWN" or depth >= lifetime:
+            return None
+        return f"channel {channel_id} is closed by the LSP after {depth} blocks; it was paid to stay for {lifetime}"
+
+    # ---- asking
+
+    def of_channel(self, channel_id: str) -> Json | None:
+        """The purchase that a channel was opened for, the latest."""
+        of_it = (each for each in reversed(self.purchases.values()) if each["channel_id"] == channel_id)
+        return next(of_it, None)
+
+    def find(self, state: str | None = None, label: str | None = None, payment_hash: str | None = None) -> list[Json]:
+        """Those that match, oldest first."""
+        return [
+            each
+            for each in self.purchases.values()
+            if state in (None, each["state"])
+            and label in (None, each["label"])
+            and payment_hash in (None, each["payment_hash"])
+        ]
+
+    # ---- keeping
+
+    def _note(self, payment_hash: str, step: str | None, facts: Json) -> None:
+        record = self.purchases.get(payment_hash)
+        if record is None:
+            return
+        record.update(facts)
+        if step is None:
+            self._keep(payment_hash)
+        else:
+            self._step(payment_hash, step)
+
+    def _step(self, payment_hash: str, step: str) -> None:
+        record = self.purchases[payment_hash]
+        record["times"][step] = self._clock.wall_ms()
+        self._notify(topic_of(step), {topic_of(step): shown(record) | {"step": step}})
+        self._keep(payment_hash)
+
+    def _keep(self, payment_hash: str) -> None:
+        if payment_hash not in self._writing:
+            self._writing.add(payment_hash)
+            self._spawn(self._write(payment_hash))
+
+    async def _write(self, payment_hash: str) -> None:
+        """Write a record as it is by then; until it is written."""
+        pause_s = 1.0
+        while True:
+            self._writing.discard(payment_hash)
+            try:
+                await self._records.write((*FOLDER, payment_hash), lambda: _stored(self.purchases[payment_hash]))
+                return
+            except StoreError as error:
+                log.warning(f"the record of purchase {payment_hash} could not be written ({error}); trying again")
+            self._writing.add(payment_hash)
+            await self._clock.sleep_until(self._clock.now_ms() + round(pause_s * 1000))
+            pause_s = min(2 * pause_s, MOST_PAUSE_S)
+
+
+def _is_record(value: Any) -> bool:
+    known = isinstance(value, dict) and value.get("version") == VERSION and value.get("state") in STATES
+    return known and isinstance(value.get("payment_hash"), str) and isinstance(value.get("created_ms"), int)
+
+
+def _stored(record: Json) -> Json:
+    """Amounts as decimal strings (K-24)."""
+    return {key: str(each) if key.endswith("_msat") and each is not None else each for key, each in record.items()}
+
+
+def shown(record: Json) -> Json:
+    """A record as methods and notifications show it."""
+    times = {step: format_datetime(at_ms) for step, at_ms in record["times"].items()}
+    hidden = ("version", "created_ms", "confirmed_height", "times")
+    created = {"created_at": format_datetime(record["created_ms"])}
+    return {key: value for key, value in record.items() if key not in hidden} | created | {"times": times}
+
+
+def page(purchases: Iterable[Json], start: int, limit: int) -> Json:
+    """One page of a list: entries from `start` on, and where the next page begins (None: there is none)."""
+    rows = list(purchases)
+    part = rows[start : start + limit]
+    after = start + len(part)
+    return {
+        "purchases": [shown(each) for each in part],
+        "total": len(rows),
+        "next": after if after < len(rows) else None,
+    }
