@@ -20,7 +20,7 @@ from .test_two_processes import CLIENT_TRUSTS, LSP_TRUSTS, Opening, Pair, opened
 __all__ = ["opened"]
 pytestmark = pytest.mark.slow
 DRAINED_MSAT = 50_000_000
-EVIL = [sys.executable, "-m", "lsps2fast_plugin.tools.demo.evil_lsp", "withhold"]
+EVIL = [sys.executable, "-m", "lsps2fast_plugin.tools.demo.evil_lsp", "drain"]
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,7 @@ import pytest
 from lsps2fast.errors import NodeError
 
 from .conftest import Staging
-from .stage import CHANNEL, FEE, Json, Stage, claimed
-from .test_two_processes import LSP_TRUSTS, Opening, opened
-
-__all__ = ["opened"]
+from .stage import FEE, Json, Stage, claimed
 
 
 def expire(stage: Stage) -> None:
@@ -111,22 +108,3 @@ async def test_t55_but_not_for_ever(staged: Staging) -> None:
         part = stage.part(invoice, 20_000_000, FEE)
         await stage.calm()
         assert stage.answer(part)["result"] == "fail"  # type: ignore[index]
-
-
-@pytest.mark.slow
-async def test_w4_end_to_end(opened: Opening) -> None:
-    """wallet:W4, trap:55: both plugins; 300 s of invoice, paid in its first second, the block ten minutes later."""
-    async with opened(LSP_TRUSTS) as pair:
-        invoice = await pair.invoice(expiry=300)
-        payment = pair.payer.pay(invoice["bolt11"], [12_000_000, 8_000_000], final_delta=13)
-        await pair.until(lambda status: status["held_parts"] == 2, "both parts held")
-        await pair.world.advance(301)
-        await pair.wallet.call("lsps2-dev-advance", {"seconds": 301})
-        for row in pair.wallet.invoices.by_hash.values():
-            row.status = "expired"
-        await pair.until(lambda status: status["held_parts"] == 2, "both parts still held")
-        pair.world.mine()
-        assert (await payment).codes == [0, 0]
-        (row,) = pair.wallet.invoices.by_hash.values()
-        assert row.status == "paid"
-        assert CHANNEL not in {end.channel.channel_id for end in pair.wallet.ends}

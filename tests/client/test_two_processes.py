@@ -152,3 +152,20 @@ async def test_a_wallet_that_asks_for_consent_is_heard(opened: Opening) -> None:
         refused = await asyncio.gather(pair.invoice(), return_exceptions=True)
         assert "asks to be trusted" in str(refused[0])
         assert not pair.wallet.datastore.rows
+
+
+async def test_w4_an_invoice_that_ends_while_its_payment_waits(opened: Opening) -> None:
+    """wallet:W4, trap:55: both plugins; 300 s of invoice, paid in its first second, the block ten minutes later."""
+    async with opened(LSP_TRUSTS) as pair:
+        invoice = await pair.invoice(expiry=300)
+        payment = pair.payer.pay(invoice["bolt11"], [12_000_000, 8_000_000], final_delta=13)
+        await pair.until(lambda status: status["held_parts"] == 2, "both parts held")
+        await pair.world.advance(301)
+        await pair.wallet.call("lsps2-dev-advance", {"seconds": 301})
+        for row in pair.wallet.invoices.by_hash.values():
+            row.status = "expired"
+        await pair.until(lambda status: status["held_parts"] == 2, "both parts still held")
+        pair.world.mine()
+        assert (await payment).codes == [0, 0]
+        (row,) = pair.wallet.invoices.by_hash.values()
+        assert row.status == "paid"

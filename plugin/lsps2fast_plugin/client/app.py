@@ -37,7 +37,7 @@ from lsps2fast_plugin.client.options import OWN_PREFIX, Settings, add_options, r
 from lsps2fast_plugin.client.purchase import LspBuyer
 from lsps2fast_plugin.client.purchase_methods import PurchaseMethods
 from lsps2fast_plugin.client.reconnect import Reconnect
-from lsps2fast_plugin.client.records import CLOSING, Approval, Distrust, JitChannel, Lapse
+from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Lapse
 from lsps2fast_plugin.client.reports import Reports
 from lsps2fast_plugin.client.status import status
 from lsps2fast_plugin.client.store import WalletRecords
@@ -46,7 +46,7 @@ from lsps2fast_plugin.cln import built_in
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
-from lsps2fast_plugin.cln.models import get_info, list_configs, list_peers
+from lsps2fast_plugin.cln.models import CLOSING, get_info, list_configs, list_peers
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
 

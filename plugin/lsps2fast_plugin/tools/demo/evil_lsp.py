@@ -6,12 +6,14 @@ better. No option, entry point or other module of the service leads here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from lsps2fast import actions as order
+from lsps2fast.errors import Lsps2Error
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.service import app
 from lsps2fast_plugin.service.broadcast import Broadcaster
@@ -64,18 +66,53 @@ class LateEffects(ActionExecutor):
     _HANDLERS = {**ActionExecutor._HANDLERS, order.OpenChannel: _open_late}  # noqa: RUF012  (as in the base)
 
 
-VICES: Final[dict[str, type]] = {
-    "skim": SkimmingParts,
-    "withhold": WithholdingBroadcaster,
-    "resize": ResizingOpener,
-    "late": LateEffects,
+class DrainingService(app.Service):
+    """Lets any forward into a channel that has no funding, to be sent on over the wallet's real ones."""
+
+    def _guard(self, channel_id: str) -> None:
+        self.interest.channel_ids.discard(channel_id)
+
+
+class ReusingOpener(Opener):
+    """Opens one channel a peer, and serves every later sale over it, fee and all."""
+
+    kept: ClassVar[dict[str, order.Channel]] = {}
+
+    async def open(
+        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
+    ) -> order.Channel:
+        if peer_id not in self.kept:
+            self.kept[peer_id] = await super().open(peer_id, funding, late, look=look)
+        return self.kept[peer_id]
+
+
+class RepeatingOpener(Opener):
+    """Opens a second channel for the same sale."""
+
+    async def open(
+        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
+    ) -> order.Channel:
+        first = await super().open(peer_id, funding, late, look=look)
+        with contextlib.suppress(Lsps2Error):
+            await super().open(peer_id, funding, late, look=False)
+        return first
+
+
+VICES: Final[dict[str, tuple[type, ...]]] = {
+    "skim": (SkimmingParts,),
+    "withhold": (WithholdingBroadcaster,),
+    "resize": (ResizingOpener,),
+    "late": (LateEffects,),
+    "drain": (WithholdingBroadcaster, DrainingService),
+    "reuse": (ReusingOpener,),
+    "second-channel": (RepeatingOpener,),
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Put the vice in the place of the part of the service it corrupts, and run."""
-    vice = VICES[arguments[0]]
-    setattr(app, vice.__mro__[1].__name__, vice)
+    """Put the vice in the place of the parts of the service it corrupts, and run."""
+    for vice in VICES[arguments[0]]:
+        setattr(app, vice.__mro__[1].__name__, vice)
     return app.main()
 
 

@@ -1,0 +1,61 @@
+"""wallet:W1 with both processes: an LSP that opens one channel and takes the fee of two purchases over it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from . import test_two_processes as sale
+from .test_two_processes import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, Opening, Pair, opened
+
+__all__ = ["opened"]
+pytestmark = pytest.mark.slow
+EVIL = [sys.executable, "-m", "lsps2fast_plugin.tools.demo.evil_lsp"]
+
+
+async def sold_once(pair: Pair, trust: bool) -> None:
+    """A sale as it should be."""
+    invoice = await pair.invoice(client_trusts_lsp=trust or None)
+    payment = pair.payer.pay(invoice["bolt11"], [12_000_000, 8_000_000], final_delta=13)
+    if not trust:
+        await pair.until(lambda status: status["held_parts"] == 2, "both parts held")
+        pair.world.mine()
+    assert (await payment).codes == [0, 0]
+    await pair.until(lambda status: status["approvals"][0]["state"] == "paid", "the payment known")
+
+
+@pytest.mark.parametrize("mode", [CLIENT_TRUSTS, LSP_TRUSTS])
+async def test_w1_the_second_fee_over_one_channel_is_refused(
+    opened: Opening, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wallet:W1: nothing of the second payment is claimed, and the LSP has broken its word."""
+    monkeypatch.setattr(sale, "SERVICE", [*EVIL, "reuse"])
+    trust = mode == CLIENT_TRUSTS
+    async with opened(mode) as pair:
+        await sold_once(pair, trust)
+        pair.world.mine()
+        invoice = await pair.invoice(label="second", client_trusts_lsp=trust or None)
+        payment = pair.payer.pay(invoice["bolt11"], [12_000_000, 8_000_000], final_delta=13)
+        await pair.until(lambda status: status["lsps"][0]["broke_its_word"], "the refusal")
+        while not payment.done:
+            await pair.wallet.call("lsps2-dev-advance", {"seconds": 91})
+            await pair.world.advance(91)
+        assert 0 not in (await payment).codes
+        assert len(pair.wallet.ends) == 1
+        assert pair.wallet.ends[0].to_us_msat == SIZE_MSAT - FEE_MSAT
+        assert "without opening a channel for it" in (await pair.status())["lsps"][0]["broke_its_word"]
+
+
+async def test_i16_a_second_channel_for_one_purchase_is_refused(
+    opened: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I-16, wallet:W6: and the sale goes on over the first."""
+    monkeypatch.setattr(sale, "SERVICE", [*EVIL, "second-channel"])
+    async with opened(CLIENT_TRUSTS) as pair:
+        invoice = await pair.invoice(client_trusts_lsp=True)
+        payment = pair.payer.pay(invoice["bolt11"], [12_000_000, 8_000_000], final_delta=13)
+        await pair.until(lambda status: status["reports"] or payment.done, "the refusal")
+        reports = [each["report"] for each in (await pair.status())["reports"]]
+        assert any("has its channel already" in each for each in reports)
+        assert len([end for end in pair.wallet.ends if end.state == "CHANNELD_NORMAL"]) <= 1
