@@ -1,4 +1,4 @@
-"""The README's words hold: its commands exist, its options have the defaults it names, its Python runs."""
+"""The pages' words hold: the README's commands exist, its options have the defaults it names, its Python runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lsps2fast_plugin.service.options import _INTS, add_options
 from lsps2fast_plugin.tools.options_page import reference
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
 NOTHING = ("none", "from the node", "off")  # how the table shows an option that is not given
 ROWS = re.findall(r"^\| (`.*?`(?:, `.*?`)*) \| (.*?) \|", README, re.M)
@@ -34,10 +34,14 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
-def test_every_make_verb_in_the_readme_exists_and_is_described() -> None:
-    verbs = re.findall(r"^make (\w+)$", "\n".join(blocks("bash")), re.M)
-    assert verbs == ["demo", "test"]
-    assert all(re.search(rf"^{verb}:.*## ", MAKEFILE, re.M) for verb in verbs)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_verb_on_a_page_exists_and_is_described(page: Path) -> None:
+    for verb in re.findall(r"`make ([a-z]+)\b[^`\n]*`", page.read_text(encoding="utf-8")):
+        assert re.search(rf"^{verb}:.*## ", MAKEFILE, re.M), verb
+
+
+def test_two_commands_are_enough_to_begin() -> None:
+    assert re.findall(r"^make (\w+)$", "\n".join(blocks("bash")), re.M) == ["demo", "test"]
 
 
 @pytest.mark.parametrize("code", blocks("python"))
