@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import closing, methods, methods_money, methods_node  # noqa: F401  (the last two register themselves)
+from . import closing, methods, methods_invoices, methods_money, methods_node  # noqa: F401  (they register themselves)
 from .channels import U64_MAX, End, Feerates, Htlc
 from .datastore import Datastore
 from .errors import METHOD_NOT_FOUND, NodeDown, PluginFailed, RpcError
