@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -75,6 +76,29 @@ def test_the_owner_may_answer_while_saying_goodbye(open_desk: Callable[..., Desk
     assert desk.result("a")["forward_to"] == CHANNEL
     assert desk.result("b") == TEMPORARY
     desk.log_with("OSError: no journal")
+
+
+def test_a_late_line_of_log_does_not_go_to_stderr(open_desk: Callable[..., Desk]) -> None:
+    """trap:50: the handler stays until tasks are cancelled; without it logging's last resort is stderr."""
+
+    def prepare(desk: Desk) -> None:
+        async def stubborn() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                logging.getLogger("lsps2fast_plugin.cln.rpc").warning("an answer that came too late")
+
+        async def begin() -> None:
+            desk.host.spawn(stubborn())
+            await asyncio.sleep(0)
+
+        desk.host.on_shutdown(begin)
+
+    desk = open_desk(prepare=prepare)
+    desk.load()
+    desk.send(SHUTDOWN)
+    assert desk.rest() == 0
+    desk.log_with("an answer that came too late")
 
 
 def test_a_goodbye_that_hangs_is_left_behind(open_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,12 @@
 python -m crash                                  all families, a sample of about 300 cases of each
 python -m crash --all                            every case there is
 python -m crash --scenario mpp --mode lsp-trusts-client
+python -m crash --family clients                 clients that misbehave at each message of an open
+python -m crash --recoveries 20000               fresh samples, seed after seed, until so many recoveries were tried
 python -m crash --replay "mpp client-trusts-lsp plugin@1/reply datastore#3" [--seed 1]
+
+The seed draws the samples and every number in a story. Without --seed it follows from the version, so each release
+tries others; it is printed. A violation is printed with the line that plays it again; the run goes on and ends with 1.
 """
 
 from __future__ import annotations
@@ -11,102 +16,134 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
 import sys
 import time
+import zlib
 from collections.abc import Iterable
 
+import lsps2fast
+
 from . import plan
-from .machine import Case, Outcome, run
+from .case import MODES, Case
+from .machine import Outcome, run
 from .nursery import Nursery
-from .points import DEATHS, Death
+from .points import DEATHS
 from .scenarios import SCENARIOS
-from .stage import MODES, TROUBLES, Trouble
 from .worker import Workers
 
 MOST = 300  # cases of a family, unless --all
+MOST_OF_A_SEED = 120  # of a family, when seeds follow each other
 LINES = 150  # of the transcript, when a case is replayed
+EACH_S = 10.0  # a line of progress where there is no terminal
 
 
 class Progress:
-    """One line that is rewritten on a terminal, one line a family where there is none."""
+    """One line that is rewritten on a terminal; elsewhere one a family and one every few seconds."""
 
     def __init__(self) -> None:
         self._live = sys.stdout.isatty()
-        self.tried = 0
+        self.tried = self.missed = self.recoveries = 0
         self.bad: list[Outcome] = []
-        self._begin = time.monotonic()
+        self._begin = self._said = time.monotonic()
 
     def family(self, name: str, count: int) -> None:
-        """A family of cases begins."""
+        """Begin a family of cases."""
         self._name, self._count, self._done = name, count, 0
         if not self._live:
             print(f"{name}: {count} cases", flush=True)
 
     def take(self, outcome: Outcome) -> None:
-        """One case is over."""
+        """Count one case that is over; a violation is printed at once."""
         self.tried += 1
         self._done += 1
+        self.missed += not outcome.hit
+        self.recoveries += outcome.recoveries
         if outcome.violations:
             self.bad.append(outcome)
-            print(f"{chr(13) if self._live else ''}{outcome.case}")
+            print(f"{chr(13) if self._live else ''}VIOLATION {outcome.case}")
             for violation in outcome.violations:
-                print(f"    {violation}", flush=True)
+                print(f"    {violation}")
+            print(f'    again: python -m crash --seed {outcome.case.seed} --replay "{outcome.case}"', flush=True)
+        now = time.monotonic()
         if self._live:
-            line = f"{self._name}: {self._done}/{self._count}, {len(self.bad)} violations"
-            print(f"\r{line:<60}", end="", flush=True)
+            print(f"\r{self._line():<78}", end="", flush=True)
+        elif now - self._said > EACH_S:
+            self._said = now
+            print(f"    {self._line()}", flush=True)
+
+    def _line(self) -> str:
+        seconds = time.monotonic() - self._begin
+        bad = f"{len(self.bad)} violations, {self.recoveries} recoveries, {seconds:.0f} s"
+        return f"{self._name[:34]}: {self._done}/{self._count}, {bad}"
 
     def report(self) -> int:
-        """The last line; the exit code."""
+        """Print the last lines; return the exit code."""
         seconds = time.monotonic() - self._begin
         print(
-            f"{chr(13) if self._live else ''}{self.tried} cases tried, {len(self.bad)} with violations, {seconds:.0f} s"
+            f"{chr(13) if self._live else ''}{self.tried} cases tried, {self.recoveries} recoveries,"
+            f" {len(self.bad)} with violations, {self.missed} did not come to their point, {seconds:.0f} s"
         )
+        for outcome in self.bad:
+            print(f'    python -m crash --seed {outcome.case.seed} --replay "{outcome.case}"')
         return 1 if self.bad else 0
 
 
-async def _family(workers: Workers, progress: Progress, name: str, cases: Iterable[Case]) -> list[Outcome]:
-    cases = list(cases)
-    progress.family(name, len(cases))
-    outcomes = []
-    async for outcome in workers.run(cases):
-        progress.take(outcome)
-        outcomes.append(outcome)
-    return outcomes
+class Campaign:
+    """Families of cases, for one seed or for many."""
+
+    def __init__(self, args: argparse.Namespace, workers: Workers, progress: Progress) -> None:
+        self.names: list[str] = args.scenario or list(SCENARIOS)
+        self.modes: list[str] = args.mode or list(MODES)
+        self.families: list[str] = args.family or list(plan.FAMILIES)
+        self.most = sys.maxsize if args.all else MOST_OF_A_SEED if args.recoveries else MOST
+        self._workers, self._progress = workers, progress
+
+    async def seed(self, seed: int) -> None:
+        """Try a sample of each family."""
+        dry = await self._family(f"undisturbed, seed {seed}", plan.dry_cases(self.names, self.modes, seed))
+        if "deaths" in self.families:
+            for kind in (*plan.KILLS, *plan.STOPS):
+                await self._some(DEATHS[kind], [case for each in dry for case in plan.deaths(each, (kind,))], seed)
+        if "troubles" in self.families:
+            await self._some("one RPC call in trouble", [case for each in dry for case in plan.troubles(each)], seed)
+        if "clients" in self.families:
+            cases = plan.clients(self.names, self.modes, seed)
+            await self._some("the client does something", cases, seed)
+            await self._some("the client does something, then a death", plan.clients_and_deaths(cases), seed)
+        if "recovery" in self.families:
+            await self._recovery(dry, seed)
+        if "chains" in self.families:
+            count = MOST if self.most == sys.maxsize else 2 * self.most
+            await self._family("several harms in one story", plan.chains(dry, count, seed))
+
+    async def _recovery(self, dry: list[Outcome], seed: int) -> None:
+        firsts = plan.sample([case for each in dry for case in plan.milestones(each)], self.most, seed)
+        begun = await self._family("deaths with something to recover", firsts[: max(self.most // 4, 1)])
+        cases = [case for each in begun for case in (*plan.again(each), *plan.recovery_troubles(each))]
+        await self._some("a second death, or trouble, while recovering", cases, seed)
+
+    async def _some(self, name: str, cases: list[Case], seed: int) -> None:
+        await self._family(name, plan.sample(cases, self.most, seed))
+
+    async def _family(self, name: str, cases: Iterable[Case]) -> list[Outcome]:
+        cases = list(cases)
+        self._progress.family(name, len(cases))
+        outcomes = []
+        async for outcome in self._workers.run(cases):
+            self._progress.take(outcome)
+            outcomes.append(outcome)
+        return outcomes
 
 
-async def _everything(names: list[str], modes: list[str], families: list[str], seed: int, most: int, jobs: int) -> int:
+async def _campaign(args: argparse.Namespace) -> int:
     progress = Progress()
-
-    def some(cases: list[Case]) -> list[Case]:
-        return plan.sample(cases, most, seed)
-
-    async with Workers(jobs) as workers:
-        dry = await _family(workers, progress, "undisturbed", plan.dry_cases(names, modes, seed))
-        for kind in (*plan.KILLS, *plan.STOPS):
-            if "deaths" in families:
-                cases = [case for outcome in dry for case in plan.deaths(outcome, (kind,))]
-                await _family(workers, progress, DEATHS[kind], some(cases))
-        if "troubles" in families:
-            cases = [case for outcome in dry for case in plan.troubles(outcome)]
-            await _family(workers, progress, "one RPC call in trouble", some(cases))
-        if "recovery" in families:
-            firsts = some([case for outcome in dry for case in plan.milestones(outcome)])[: most // 4]
-            begun = await _family(workers, progress, "deaths with something to recover", firsts)
-            cases = [case for outcome in begun for case in (*plan.again(outcome), *plan.recovery_troubles(outcome))]
-            await _family(workers, progress, "a second death, or trouble, while recovering", some(cases))
+    async with Workers(args.jobs) as workers:
+        campaign, seed = Campaign(args, workers, progress), args.seed
+        await campaign.seed(seed)
+        while progress.recoveries < args.recoveries:
+            seed += 1
+            await campaign.seed(seed)
     return progress.report()
-
-
-def parse_case(text: str, seed: int) -> Case:
-    """The opposite of str(Case). ValueError for what it cannot be."""
-    scenario, mode, *rest = text.split(" ", 2)
-    harms = re.findall(r"\S+@.*?(?= \S+@|$)", rest[0]) if rest else []
-    deaths = tuple(Death.parse(harm) for harm in harms if harm.partition("@")[0] in DEATHS)
-    troubles = [Trouble.parse(harm) for harm in harms if harm.partition("@")[0] in TROUBLES]
-    if scenario not in SCENARIOS or mode not in MODES or len(deaths) + len(troubles) != len(harms):
-        raise ValueError(f"{text!r} names no case")
-    return Case(scenario, mode, deaths, troubles[0] if troubles else None, seed)
 
 
 async def _replay(case: Case) -> int:
@@ -119,22 +156,34 @@ async def _replay(case: Case) -> int:
     return 1 if outcome.violations else 0
 
 
+def seed_of_version() -> int:
+    """Return the seed of this release: other samples with each."""
+    return zlib.crc32(lsps2fast.__version__.encode()) % 1_000_000
+
+
 def main() -> int:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(prog="crash", description="kill the plugin at every point and count the money")
     parser.add_argument("--scenario", action="append", choices=sorted(SCENARIOS), help="only this one; repeatable")
     parser.add_argument("--mode", action="append", choices=MODES)
     parser.add_argument("--family", action="append", choices=plan.FAMILIES)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--seed", type=int, default=None, help="default: from the version")
+    parser.add_argument("--jobs", type=int, default=2 * min(2, os.cpu_count() or 1))
     parser.add_argument("--all", action="store_true", help="every case, not a sample of the large families")
+    parser.add_argument("--recoveries", type=int, default=0, metavar="N", help="seed after seed, until N were tried")
     parser.add_argument("--replay", metavar="CASE", help="one case by its name, with the end of its transcript")
     args = parser.parse_args()
     if args.replay:
-        return asyncio.run(_replay(parse_case(args.replay, args.seed)))
-    names, modes = args.scenario or list(SCENARIOS), args.mode or list(MODES)
-    families, most = args.family or list(plan.FAMILIES), sys.maxsize if args.all else MOST
-    return asyncio.run(_everything(names, modes, families, args.seed, most, args.jobs))
+        try:
+            case = Case.parse(args.replay, 1 if args.seed is None else args.seed)
+        except ValueError as wrong:
+            parser.error(str(wrong))
+        if case.scenario not in SCENARIOS:
+            parser.error(f"{case.scenario!r} is no story: give one of {', '.join(sorted(SCENARIOS))}")
+        return asyncio.run(_replay(case))
+    args.seed = seed_of_version() if args.seed is None else args.seed
+    print(f"seed {args.seed} (lsps2fast {lsps2fast.__version__}; --seed tries others)", flush=True)
+    return asyncio.run(_campaign(args))
 
 
 if __name__ == "__main__":

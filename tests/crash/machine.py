@@ -1,4 +1,4 @@
-"""Runs one scenario with one death or one trouble, and says what was wrong at the end."""
+"""Runs one case and says what was wrong at the end."""
 
 from __future__ import annotations
 
@@ -8,28 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .books import violations
+from .case import Case
 from .nursery import Nursery
-from .points import UNCOUNTED, Death
+from .points import UNCOUNTED
 from .scenarios import SCENARIOS
-from .stage import LIMIT_S, Stage, Stuck, Trouble
+from .stage import LIMIT_S, Stage, Stuck
 
 WIDTH = 300  # of a line of the transcript
-
-
-@dataclass(frozen=True)
-class Case:
-    """One run; str() names it for a replay."""
-
-    scenario: str
-    mode: str
-    deaths: tuple[Death, ...] = ()
-    trouble: Trouble | None = None
-    seed: int = 1
-    mutant: str = ""
-
-    def __str__(self) -> str:
-        harm = [*map(str, self.deaths), *([str(self.trouble)] if self.trouble else [])]
-        return f"{self.scenario} {self.mode} {' '.join(harm)}".strip()
 
 
 @dataclass(frozen=True)
@@ -41,6 +26,7 @@ class Outcome:
     hit: bool
     violations: tuple[str, ...]
     tail: str = ""
+    recoveries: int = 0  # starts after a death
 
 
 async def run(nursery: Nursery, case: Case, tail: int = 0) -> Outcome:
@@ -52,6 +38,7 @@ async def run(nursery: Nursery, case: Case, tail: int = 0) -> Outcome:
         case.seed,
         deaths=case.deaths,
         trouble=case.trouble,
+        misdeed=case.misdeed,
         mutant=case.mutant,
         options=plan.options,
         **plan.world,
@@ -62,7 +49,7 @@ async def run(nursery: Nursery, case: Case, tail: int = 0) -> Outcome:
     except Exception as error:  # whatever the world died of is a finding
         found = [f"{type(error).__name__}: {error}"]
     shown = _story(stage, tail) if tail else ""
-    return Outcome(case, tuple(stage.points), stage.hit, tuple(found), shown)
+    return Outcome(case, tuple(stage.points), stage.hit, tuple(found), shown, stage.died)
 
 
 async def _play(stage: Stage, play: Any) -> list[str]:

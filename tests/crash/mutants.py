@@ -6,6 +6,7 @@ that nothing but these tests sets.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -40,15 +41,50 @@ def _order(name: str) -> type:
 
 
 def _flag_proves() -> None:
-    """A failed sendpsbt counts as done, as if `withheld: false` proved anything, and its block is not looked for."""
-    from lsps2fast_plugin.service.funding import Funder
+    """Any error of sendpsbt counts as bitcoind's word that it has the funding, and its block is not looked for."""
+    from lsps2fast_plugin.service import broadcast
     from lsps2fast_plugin.service.missed_events import MissedEventPoller
 
-    async def is_confirmed(self: Any, peer_id: str, channel_id: str) -> bool:
-        return True
-
-    setattr(Funder, "_is_confirmed", is_confirmed)  # noqa: B010  (mypy knows that it is a method)
+    setattr(broadcast, "KNOWN_TO_BITCOIND", ("",))  # noqa: B010  (mypy knows that it is final)
     setattr(MissedEventPoller, "funding", lambda self, peer_id, channel: None)  # noqa: B010
+
+
+def _unseen() -> None:
+    """A funding is sent without a look whether its channel lives (against rule:23)."""
+    from lsps2fast_plugin.service import broadcast
+
+    async def look(self: Any, peer_id: str, channel_id: str) -> broadcast.ProofOfLife:
+        return broadcast.ProofOfLife(broadcast._SEAL, channel_id, False)
+
+    setattr(broadcast.Broadcaster, "look", look)  # noqa: B010
+
+
+def _cancels_blindly() -> None:
+    """An open that failed is cancelled without a look at what that would take (against rule:26)."""
+    from lsps2fast.errors import NodeError
+    from lsps2fast_plugin.service.opening import Opener, RefusedByClient
+
+    negotiate = Opener._negotiate
+
+    async def cancel(self: Any, peer_id: str, funding: Any, late: Any) -> Any:
+        try:
+            return await negotiate(self, peer_id, funding, late)
+        except (RefusedByClient, NodeError):
+            with contextlib.suppress(NodeError):
+                await self._rpc.call("fundchannel_cancel", {"id": peer_id}, 10.0)
+            raise
+
+    setattr(Opener, "_negotiate", cancel)  # noqa: B010
+
+
+def _never_hangs_up() -> None:
+    """An open with a silent client is cancelled, which waits for that client, and not cut off (against people:S13)."""
+    from lsps2fast_plugin.service.opening import Opener
+
+    async def hang_up(self: Any, peer_id: str) -> None:
+        await self._rpc.call("fundchannel_cancel", {"id": peer_id}, 10.0)
+
+    setattr(Opener, "hang_up", hang_up)  # noqa: B010
 
 
 def _blind_close() -> None:
@@ -73,6 +109,9 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "channel-unwritten": _unwritten("channel"),
     "forwards-unwritten": _unwritten("forwards"),
     "flag-proves": _flag_proves,
+    "unseen": _unseen,
+    "cancels-blindly": _cancels_blindly,
+    "never-hangs-up": _never_hangs_up,
     "blind-close": _blind_close,
     "unrenewed": _unrenewed,
 }

@@ -16,7 +16,8 @@ from lsps2fast_plugin.simnode import Client
 from lsps2fast_plugin.simnode.channels import End, Htlc
 from lsps2fast_plugin.simnode.errors import RpcError
 
-from .stage import CLIENT_TRUSTS, MODES, SIZE_MSAT, VALIDITY_S, Sale, Stage
+from .case import CLIENT_TRUSTS, MODES
+from .stage import PATIENCE_TURNS, SIZE_MSAT, VALIDITY_S, Sale, Stage
 
 Play = Callable[[Stage], Awaitable[None]]
 THIRDS = [3_000_000, 3_000_000, 4_000_000]
@@ -172,6 +173,25 @@ async def vanish_at_funding(stage: Stage) -> None:
 async def vanish_at_ready(stage: Stage) -> None:
     """The client has signed and is gone before channel_ready (O-13)."""
     await _vanishing(stage, "ready")
+
+
+@scenario()
+async def silent_inside_the_open(stage: Stage) -> None:
+    """The client stays connected and never signs (S13): the part is answered and the coins are back all the same."""
+    client, payer = stage.client(), stage.payer()
+    client.behaviour.script = {"funding_created": "silent"}
+    sale = await stage.sale(client)
+    await stage.begin()
+    payment = await stage.send(payer, sale, [SIZE_MSAT])
+    for _ in range(2 * PATIENCE_TURNS):
+        await stage.quiet()
+        if payment.done and not any(row["reserved"] for row in stage.lsp.wallet.rows()):
+            break
+        await stage.turn()
+    else:
+        stage.problems.append("a part or a coin waits for a silent client")
+    await stage.result(payment)
+    await stage.pay_unpaid(payer, sale)
 
 
 @scenario()
@@ -396,7 +416,8 @@ async def operator_closes(stage: Stage) -> None:
     await stage.quiet()
     for end in client.ends:
         if client.held() and end.channel.withheld and not end.channel.dead:
-            await _try(stage, "close", {"id": end.channel.channel_id, "unilateraltimeout": 1})
+            insist = {"unilateraltimeout": 1, "force_lease_closed": True}  # or the plugin refuses to let it go
+            await _try(stage, "close", {"id": end.channel.channel_id, **insist})
     await stage.result(payment)
     client.behaviour.on_part = "settle"
     await stage.pay_unpaid(payer, sale)
@@ -505,6 +526,32 @@ async def events_lost(stage: Stage) -> None:
 
 
 # Others on the node ------------------------------------------------------------------------------------------------
+
+
+@scenario()
+async def another_tool(stage: Stage) -> None:
+    """Another tool has negotiated a channel with the client and keeps its PSBT; the client refuses our open (S8).
+
+    That channel is not ours to cancel: its funding, sent later, must still be the funding of a channel.
+    """
+    client, payer = stage.client(send_ready=False), stage.payer()
+    start = {"id": client.node_id, "amount": 50_000, "announce": False, "mindepth": 0, "channel_type": [12, 22]}
+    begun = await stage.lsp.call("fundchannel_start", start)
+    coins = {"satoshi": 50_000, "feerate": "normal", "startweight": 1000, "excess_as_change": True, "reserve": 1000}
+    funded = await stage.lsp.call("fundpsbt", coins)
+    output = {"satoshi": 50_000, "initialpsbt": funded["psbt"], "destination": begun["funding_address"]}
+    psbt = (await stage.lsp.call("addpsbtoutput", output))["psbt"]
+    done = await stage.lsp.call("fundchannel_complete", {"id": client.node_id, "psbt": psbt, "withhold": True})
+    stage.foreign.add(done["channel_id"])
+    client.behaviour.send_ready, client.behaviour.reject_open = True, "not now"
+    sale = await stage.sale(client)
+    await stage.begin()
+    await stage.pay(payer, sale, tries=1)
+    client.behaviour.reject_open = None
+    await stage.pay_unpaid(payer, sale)
+    await stage.quiet()
+    signed = await stage.lsp.call("signpsbt", {"psbt": psbt})
+    await stage.lsp.call("sendpsbt", {"psbt": signed["signed_psbt"]})
 
 
 @scenario(CLIENT_TRUSTS, fee_base_msat=0, fee_ppm=0)

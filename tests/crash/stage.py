@@ -14,26 +14,29 @@ from types import TracebackType
 from typing import Any
 
 from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast_plugin.service.missed_events import FUNDING_EVERY_BLOCKS
 from lsps2fast_plugin.simnode import Client, LspsError, Payer, PaymentResult, World
+from lsps2fast_plugin.simnode.channels import Channel
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.errors import NodeDown, NodeProblem, PluginFailed, RpcError, WaitTimeout
 from lsps2fast_plugin.simnode.faults import Fault
 from lsps2fast_plugin.simnode.party import connect
 from lsps2fast_plugin.simnode.payer import Payment
 
+from .case import Misdeed, Trouble
 from .mutants import VARIABLE
 from .nursery import Nursery
 from .points import PLUGIN, PLUGIN_STOP, POWER, STOP, Death, Labels
 
 ARGV = ["lsps2fast-service"]
-LSP_TRUSTS, CLIENT_TRUSTS = "lsp-trusts-client", "client-trusts-lsp"
-MODES = (CLIENT_TRUSTS, LSP_TRUSTS)
 VALIDITY_S = 3_600
 SIZE_MSAT = 10_000_000
 MOST_TURNS = 60  # of the clock, before a step is given up
 TURN_S = 15.0
+PATIENCE_TURNS = 12  # after which a client that fell silent or went away is back
 PAUSES_S = (5, 5, 30, 60, 60)  # between a payer's tries
 LIMIT_S = 30.0  # real time of one run
+BLOCKS_AT_ONCE, MOST_BLOCKS = 5, 250  # at the end, for HTLCs on chain
 NOT_READY = -32602  # of lsps2-stats while the journal is being read
 
 
@@ -54,46 +57,6 @@ class Sale:
     sent: list[Payment] = field(default_factory=list)
 
 
-@dataclass
-class Trouble:
-    """A fault on one RPC call: `fail`, `lost` (done, answered with an error), `hang`, `late`, `twice`."""
-
-    kind: str
-    method: str
-    nth: int
-    after: int = 0  # lives of the plugin before it is laid
-
-    def lay(self, world: World) -> Fault:
-        """Put it in the way."""
-        faults = world.lsp.faults
-        match self.kind:
-            case "fail":
-                return faults.fail(self.method, nth=self.nth)
-            case "lost":
-                return faults.fail(self.method, nth=self.nth, after=True)
-            case "hang":
-                return faults.hang(self.method, nth=self.nth)
-            case "late":
-                return faults.late(self.method, nth=self.nth)
-            case "twice":
-                return faults.twice(self.method, nth=self.nth)
-        raise ValueError(f"{self.kind!r} is no trouble")
-
-    def __str__(self) -> str:
-        return f"{self.kind}@{self.after + 1}/{self.method}#{self.nth}"
-
-    @classmethod
-    def parse(cls, text: str) -> Trouble:
-        """The opposite of str(); raises ValueError."""
-        kind, _, rest = text.partition("@")
-        life, _, call = rest.partition("/")
-        method, _, nth = call.partition("#")
-        return cls(kind, method, int(nth), int(life) - 1)
-
-
-TROUBLES = ("fail", "lost", "hang", "late", "twice")
-
-
 class Stage:
     """`async with Stage(nursery, mode, ...) as stage: await scenario(stage)`."""
 
@@ -105,6 +68,7 @@ class Stage:
         *,
         deaths: tuple[Death, ...] = (),
         trouble: Trouble | None = None,
+        misdeed: Misdeed | None = None,
         mutant: str = "",
         options: dict[str, Any] | None = None,
         **world: Any,
@@ -128,10 +92,12 @@ class Stage:
         self.clients: list[Client] = []
         self.points: list[str] = []  # every point seen since begin(), in order
         self.problems: list[str] = []
+        self.foreign: set[str] = set()  # channels that another tool made
         self.while_down: Callable[[], Awaitable[None]] | None = None
         self.deaths_left = list(deaths)
         self.died = 0
         self.forgetful = any(death.kind in (POWER, STOP) for death in deaths)  # lightningd keeps no extra TLVs (K-29)
+        self.misdeed = misdeed
         self._trouble = trouble
         self._fault: Fault | None = None
         self._fault_turned = False
@@ -139,6 +105,7 @@ class Stage:
         self._begun = False
         self._lives = True  # between a death and the next start lightningd may still speak to the dead process
         self._seen = 0
+        self._of_life = self._of_deed = 0  # points since the last start, since the client's deed
         self._turned_s = 0.0
         self._rising: asyncio.Task[None] | None = None
 
@@ -164,16 +131,30 @@ class Stage:
         message = entry["msg"]
         if entry["peer"] == self._peer and message.get("event") == "plugin process start":
             self._lives = True
+            self._of_life = 0
             self._labels.begin()
         label = self._labels.of(entry)
         if label is not None or message.get("method") in ("log", "lsps2_session"):
             self._seen += 1
         if label is None or not self._begun or not self._lives:
             return
+        self._of_life += 1
+        self._of_deed += self.is_done
         name = f"{self.died + 1}/{label}"
         self.points.append(name)
-        if self.deaths_left and self.deaths_left[0].point == name:
+        names = (name, f"{self.died + 1}/+{self._of_life}", f"deed/+{self._of_deed}")
+        if self.deaths_left and self.deaths_left[0].point in names:
             self._die(self.deaths_left.pop(0))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the client has done its deed."""
+        return any(client.script.done for client in self.clients)
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether a client renounced its channel: what it loses thereby is its own affair."""
+        return self.is_done and self.misdeed is not None and self.misdeed.gives_up
 
     async def begin(self) -> None:
         """Points count from here."""
@@ -232,7 +213,9 @@ class Stage:
     @property
     def hit(self) -> bool:
         """Whether everything that was to go wrong has."""
-        return not self.deaths_left and (self._trouble is None or (self._fault is not None and self._fault.hits > 0))
+        deed = self.misdeed is None or self.is_done
+        fault = self._trouble is None or (self._fault is not None and self._fault.hits > 0)
+        return not self.deaths_left and deed and fault
 
     # Quiet and time --------------------------------------------------------------------------------
 
@@ -291,7 +274,9 @@ class Stage:
 
     async def until(self, condition: Callable[[], object], what: str, turns: bool = True) -> bool:
         """Wait for it, turning the clock when nothing else moves. Raises Stuck; False if `turns` is."""
-        for _ in range(MOST_TURNS):
+        for turn in range(MOST_TURNS):
+            if turn == PATIENCE_TURNS:
+                self.mend()
             if condition():
                 return True
             await self.quiet()
@@ -301,6 +286,8 @@ class Stage:
                 continue
             if not turns:
                 return False
+            if self.open_on_chain():
+                self.world.mine(BLOCKS_AT_ONCE)
             await self.turn()
         raise Stuck(what)
 
@@ -308,9 +295,20 @@ class Stage:
 
     def client(self, name: str = "alice", **behaviour: Any) -> Client:
         """A wallet connected to the LSP, which calls again when the LSP was away."""
+        if self.misdeed is not None and not self.clients:
+            behaviour["script"] = {self.misdeed.message: self.misdeed.deed}
         client = self.world.client(name, **behaviour)
         self.clients.append(client)
         return client
+
+    def mend(self) -> None:
+        """Clients that did something speak again and call the LSP, as people do when a payment failed."""
+        for client in self.clients:
+            if client.script.done:
+                client.speak()
+                client.release_ready()
+            if client.script.done or client.online:  # the LSP may have hung up on it
+                client.connect()
 
     def payer(self, name: str = "payer", channels: int = 1) -> Payer:
         """The payer."""
@@ -394,6 +392,7 @@ class Stage:
     async def pay(self, payer: Payer, sale: Sale, amounts: list[int] | None = None, tries: int = len(PAUSES_S)) -> bool:
         """Pay it; the payer tries again when it was refused, in the end after longer than an RPC call may take."""
         for pause_s in PAUSES_S[:tries]:
+            self.mend()
             (result,) = await self.result(await self.send(payer, sale, amounts or [SIZE_MSAT]))
             if result.paid:
                 return True
@@ -408,11 +407,12 @@ class Stage:
             await self.pay(payer, sale, amounts)
 
     async def finish(self) -> None:
-        """Let the world come to its end: all parties are there, blocks come, offers lapse."""
+        """Let the world come to its end: everybody is there, blocks come, offers lapse."""
         for client in self.clients:
             client.behaviour.vanish_at = ""
             if not client.online:
                 client.connect()
+        self.mend()
         await self.quiet()
         self.world.mine()
         await self.until(lambda: True, "the end")
@@ -424,3 +424,30 @@ class Stage:
         await self.quiet()
         self.world.mine()
         await self.quiet()
+        await self._last_blocks()
+
+    async def _last_blocks(self) -> None:
+        """Blocks until every funding that was sent has one and every HTLC on chain has ended, within bounds.
+
+        A funding that bitcoind dropped is sent again every few blocks only, counted from the answer to the last time.
+        """
+        for _ in range(FUNDING_EVERY_BLOCKS + 2):
+            if not self.unconfirmed():
+                break
+            self.world.mine()
+            await self.quiet()
+        for _ in range(MOST_BLOCKS // BLOCKS_AT_ONCE):
+            if not self.open_on_chain():
+                break
+            self.world.mine(BLOCKS_AT_ONCE)
+            await self.quiet()
+
+    def unconfirmed(self) -> list[Channel]:
+        """Channels that live, whose funding was sent and is in no block."""
+        sent = [channel for channel in self.world.channels if not channel.withheld and not channel.dead]
+        return [channel for channel in sent if self.world.chain.depth(channel.funding_txid) == 0]
+
+    def open_on_chain(self) -> list[Channel]:
+        """Channels that went to chain with HTLCs that have no end yet."""
+        closed = [channel for channel in self.world.channels if channel.on_chain is not None]
+        return [channel for channel in closed if any(end.live for end in channel.ends)]

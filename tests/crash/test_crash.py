@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from crash.__main__ import parse_case
-from crash.machine import Case, Outcome, run
+from crash.__main__ import seed_of_version
+from crash.case import CLIENT_TRUSTS, LSP_TRUSTS, MODES, Case, Misdeed, Trouble
+from crash.machine import Outcome, run
 from crash.nursery import Nursery
-from crash.plan import dry_cases
+from crash.plan import chains, dry_cases, misdeeds
 from crash.points import PLUGIN, POWER, Death
 from crash.scenarios import SCENARIOS
-from crash.stage import CLIENT_TRUSTS, LSP_TRUSTS, MODES
 
 pytestmark = [pytest.mark.slow, pytest.mark.within(300)]  # many cases in a row
 
@@ -70,9 +70,49 @@ TROUBLES = (
 
 async def test_these_troubles_are_over() -> None:
     """K-13, rule:9, rule:10, rule:13, A-03."""
-    outcomes = await _run([parse_case(name, 1) for name in TROUBLES])
+    outcomes = await _run([Case.parse(name, 1) for name in TROUBLES])
     assert _bad(outcomes) == {}
     assert all(outcome.hit for outcome in outcomes)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_client_may_do_anything_at_each_message(mode: str) -> None:
+    """people:S0, people:S7, people:S13, rule:23: no sat into nothing, no coin reserved, every part answered."""
+    cases = [Case("single", mode, misdeed=deed) for deed in misdeeds() if deed.deed in ("error", "close", "silent")]
+    outcomes = await _run(cases)
+    assert _bad(outcomes) == {}
+    assert [
+        str(outcome.case) for outcome in outcomes if not outcome.hit and "update_fail" not in str(outcome.case)
+    ] == []
+
+
+# The deed, and a death one or two messages later: what was found must be found again, what is gone stays gone.
+MISDEEDS = (
+    "single client-trusts-lsp client@update_fulfill_htlc/error plugin@deed/+1",
+    "single client-trusts-lsp client@update_fulfill_htlc/error power@deed/+2",
+    "mpp client-trusts-lsp client@update_add_htlc/error power@deed/+1",
+    "mpp lsp-trusts-client client@funding_signed/error plugin@deed/+1",
+    "mpp lsp-trusts-client client@funding_signed/error power@deed/+3",
+    "two-clients lsp-trusts-client client@update_add_htlc/close plugin@deed/+2",
+    "late-part client-trusts-lsp client@funding_created/silent plugin@deed/+1",
+    "failed-part lsp-trusts-client client@update_fail_htlc/disconnect power@deed/+1",
+)
+
+
+async def test_a_client_misbehaves_and_then_the_plugin_dies() -> None:
+    """people:S20, rule:23, K-07."""
+    outcomes = await _run([Case.parse(name, 1) for name in MISDEEDS])
+    assert _bad(outcomes) == {}
+    assert all(outcome.hit for outcome in outcomes)
+
+
+async def test_a_story_survives_several_harms_in_a_row() -> None:
+    """K-07, K-09: five deaths, a client, a call without an answer: drawn, but the same for one seed."""
+    async with Nursery() as nursery:
+        dry = [await run(nursery, case) for case in dry_cases(("single", "mpp", "two-clients"), MODES, seed=1)]
+        outcomes = [await run(nursery, case) for case in chains(dry, 12, seed=1)]
+    assert _bad(outcomes) == {}
+    assert sum(outcome.recoveries for outcome in outcomes) > 20
 
 
 # What is broken, where, and the story that must notice.
@@ -80,9 +120,12 @@ NOTICED = {
     "intent-unwritten": Case("single", CLIENT_TRUSTS, (Death(PLUGIN, "1/reply fundchannel_complete#1"),)),
     "channel-unwritten": Case("single", LSP_TRUSTS, (Death(PLUGIN, "1/reply sendpsbt#1"),)),
     "forwards-unwritten": Case("settle-while-down", CLIENT_TRUSTS, (Death(PLUGIN, "1/note forward_event#3"),)),
-    "flag-proves": parse_case("single client-trusts-lsp fail@1/sendpsbt#1", 1),
+    "flag-proves": Case.parse("single client-trusts-lsp fail@1/sendpsbt#1", 1),
     "blind-close": Case("stranger", CLIENT_TRUSTS, (Death(PLUGIN, "1/note forward_event#1"),)),
     "unrenewed": Case("coins-about-to-lapse", CLIENT_TRUSTS, (Death(PLUGIN, "1/note block_added#1"),)),
+    "unseen": Case.parse("single client-trusts-lsp client@update_fulfill_htlc/error", 1),
+    "cancels-blindly": Case("another-tool", CLIENT_TRUSTS),
+    "never-hangs-up": Case("silent-inside-the-open", LSP_TRUSTS),
 }
 
 
@@ -105,4 +148,28 @@ async def test_what_is_said_to_a_dead_process_belongs_to_no_life() -> None:
 def test_a_case_is_found_by_its_name() -> None:
     """A failing point can be replayed."""
     case = Case("mpp", LSP_TRUSTS, (Death(PLUGIN, "1/reply datastore#3"), Death(POWER, "2/rpc listforwards#1")), seed=4)
-    assert parse_case(str(case), 4) == case
+    assert Case.parse(str(case), 4) == case
+    case = replace(case, misdeed=Misdeed("update_add_htlc#2", "error"), trouble=Trouble("late", "sendpsbt", 1, 2))
+    assert Case.parse(str(case), 4) == case
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mpp nobody", "the second word is client-trusts-lsp or lsp-trusts-client"),
+        ("mpp lsp-trusts-client client@funding_signed/sing", "DEED one of error, close"),
+        ("mpp lsp-trusts-client client@hello/error", "give client@MESSAGE/DEED"),
+        ("mpp lsp-trusts-client loud@1/sendpsbt#1", "KIND one of fail, lost"),
+    ],
+)
+def test_a_name_that_is_none_says_what_to_write(text: str, says: str) -> None:
+    """A mistyped case is no case that passes."""
+    with pytest.raises(ValueError, match=says):
+        Case.parse(text, 1)
+
+
+def test_the_seed_follows_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each release tries other samples by default."""
+    before = seed_of_version()
+    monkeypatch.setattr("lsps2fast.__version__", "9.9.9")
+    assert seed_of_version() != before

@@ -7,46 +7,22 @@ import json
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
-from .machine import Case, Outcome, run
+from .case import Case
+from .machine import Outcome, run
 from .nursery import Nursery, environment
-from .points import Death
-from .stage import Trouble
 
 LINE = 1 << 24
-
-
-def encode(case: Case) -> dict[str, Any]:
-    """A case as JSON."""
-    return {
-        "scenario": case.scenario,
-        "mode": case.mode,
-        "deaths": [str(death) for death in case.deaths],
-        "trouble": None if case.trouble is None else str(case.trouble),
-        "seed": case.seed,
-        "mutant": case.mutant,
-    }
-
-
-def decode(data: dict[str, Any]) -> Case:
-    """The opposite of `encode`."""
-    return Case(
-        data["scenario"],
-        data["mode"],
-        tuple(Death.parse(text) for text in data["deaths"]),
-        None if data["trouble"] is None else Trouble.parse(data["trouble"]),
-        data["seed"],
-        data["mutant"],
-    )
 
 
 async def _serve() -> None:
     async with Nursery() as nursery:
         while line := await asyncio.to_thread(sys.stdin.readline):
-            outcome = await run(nursery, decode(json.loads(line)))
-            answer = {"points": outcome.points, "hit": outcome.hit, "violations": outcome.violations}
+            order = json.loads(line)
+            outcome = await run(nursery, replace(Case.parse(order["case"], order["seed"]), mutant=order["mutant"]))
+            answer = [outcome.points, outcome.hit, outcome.violations, "", outcome.recoveries]
             sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()
 
@@ -58,12 +34,13 @@ class _Worker:
         self._process, self._stdin, self._stdout = process, process.stdin, process.stdout
 
     async def run(self, case: Case) -> Outcome:
-        self._stdin.write(json.dumps(encode(case)).encode() + b"\n")
+        order = {"case": str(case), "seed": case.seed, "mutant": case.mutant}
+        self._stdin.write(json.dumps(order).encode() + b"\n")
         line = await self._stdout.readline()
         if not line:
             raise RuntimeError(f"the worker died of {case}")
-        answer = json.loads(line)
-        return Outcome(case, tuple(answer["points"]), answer["hit"], tuple(answer["violations"]))
+        points, hit, violations, tail, recoveries = json.loads(line)
+        return Outcome(case, tuple(points), hit, tuple(violations), tail, recoveries)
 
     async def end(self) -> None:
         self._stdin.close()

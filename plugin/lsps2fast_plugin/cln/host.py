@@ -99,20 +99,21 @@ class Host(PylnAdapter):
         if self.interest.sets is None and why_not_in_c:
             slow = f"hooks are read in Python, not in C: {why_not_in_c}"
             self.write(lenient_json.notification("log", {"level": "warn", "message": slow}))
-        try:
-            with installed(LightningdHandler(self.log)), self._sigterm():
-                lane.start()
-                await self._end.wait()
-                await self._say_goodbye()
-        finally:
-            self._ending = True
-            self._fail_open()
-            await self._stop_tasks()
-            self._drain_all()
-            self._fail_open()
-            self._out.mute()
-            self._inbox.close()
-            lane.stop()
+        with installed(LightningdHandler(self.log)):  # to the last: else a late line goes to stderr
+            try:
+                with self._sigterm():
+                    lane.start()
+                    await self._end.wait()
+                    await self._say_goodbye()
+            finally:
+                self._ending = True
+                self._fail_open()
+                await self._stop_tasks()
+                self._drain_all()
+                self._fail_open()
+                self._out.mute()
+                self._inbox.close()
+                lane.stop()
         return self._exit_code
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -242,7 +242,8 @@ class Client(Party):
     def release_ready(self) -> None:
         """Send the channel_ready held back by `send_ready=False`."""
         for end in self.ends:
-            self.send_ready(end)
+            if not end.channel.dead:
+                self.send_ready(end)
 
     # payments
 
@@ -301,6 +302,7 @@ class Client(Party):
         if group.timer is None:
             key = part.htlc.payment_hash
             group.timer = self.clock.call_later(SET_TIMEOUT_S, lambda: self._time_out(key))
+        group.parts = [each for each in group.parts if not each.htlc.channel.dead]  # of a channel that failed meanwhile
         group.parts.append(part)
         self._complete(group, invoice)
 
