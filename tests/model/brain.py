@@ -185,7 +185,7 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
         clock=SimpleNamespace(wall_ms=lambda: wall_ms),
         sessions=core,
         set_aside=set(),
-        set_withheld=_nothing,
+        shut=SimpleNamespace(withhold=_nothing),
         go_live=go_live,
         carry_out=orders.extend,
         feed=feed,

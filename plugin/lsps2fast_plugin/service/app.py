@@ -61,6 +61,7 @@ from lsps2fast_plugin.service.reconcile import Reconciler
 from lsps2fast_plugin.service.recovery import Recovery
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.session_store import SessionStore, StoredSession
+from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.supply import NodeTerms, Supply
 from lsps2fast_plugin.service.unfinished_guard import GUARDED, UnfinishedChannelGuard
 
@@ -68,6 +69,7 @@ log = logging.getLogger("lsps2fast_plugin.service.app")  # also when run as __ma
 
 Answer = TypeVar("Answer")
 EXPIRY_TOO_FAR = "0015"
+NODE_FAILURE = "2002"
 LOOK_EVERY_S = 5.0
 ENDINGS = ("graceful", "stop")
 START_PAUSE_MS = 5_000  # the longest between two questions that the start waits for
@@ -107,7 +109,6 @@ class Service:
         self.talk = Lsps0Server(self.host)
         self.set_aside: set[int] = set()  # scids of records that cannot be taken up
         self.names = ScidAliases()
-        self.withheld: set[str] = set()  # channels whose funding is kept back
         self._early_facts: list[Callable[[], None]] | None = []  # what lightningd told before the journal was read
         self._rearm = asyncio.Event()
         self._due: tuple[int | None, int | None] | None = None  # what `_watch_time` waits for
@@ -181,9 +182,13 @@ class Service:
             self.clock,
             self.host.spawn,
             feerate_perkw=self._feerate_perkw,
+            last_perkw=lambda: funder.last_perkw,
             free_sat=lambda: low_water.free_sat,
             fee_msat=self._fee_msat,
-            guard=self._guard,
+            guard=lambda channel_id, peer_id: self.shut.look(channel_id, peer_id),
+        )
+        self.shut = ShutChannels(
+            self.interest, self.exposure.is_unpaid, lambda peer_id: list_peer_channels(rpc, id=peer_id)
         )
         self.pool = None if settings.coin_pool is None else self._pool(settings.coin_pool)
         self.afterwards = ChannelLeaseGuard(
@@ -223,7 +228,7 @@ class Service:
             clock=self.clock,
             buy_of=self.offers.get,
             feed=self.feed,
-            withheld=self.set_withheld,
+            withheld=self.shut.withhold,
             forgotten=self._forgotten,
             owned=self._owned,
             capital=self.exposure,
@@ -329,7 +334,7 @@ class Service:
         """Know every withheld channel first: forwards into others need not wait for the journal (rule:7, cln:W11)."""
         for channel in await self.until_told("listpeerchannels", lambda: list_peer_channels(self.rpc)):
             if channel.is_withheld:
-                self.set_withheld(channel.channel_id, True)
+                self.shut.withhold(channel.channel_id, True, channel.peer_id)
         self.host.channels_loaded()
 
     def _sell(self, settings: Settings, keyring: Keyring, delta: int) -> None:
@@ -369,15 +374,6 @@ class Service:
     def _forgotten(self, jit_scid: int) -> None:
         self.interest.scids.discard(jit_scid)
         self.offers.remove(jit_scid)
-
-    def set_withheld(self, channel_id: str, yes: bool) -> None:
-        (self.withheld.add if yes else self.withheld.discard)(channel_id)
-        self._guard(channel_id)
-
-    def _guard(self, channel_id: str) -> None:
-        """A channel that is withheld or not paid for carries nothing but its payment (rule:7, rule:21)."""
-        shut = channel_id in self.withheld or self.exposure.is_unpaid(channel_id)
-        (self.interest.channel_ids.add if shut else self.interest.channel_ids.discard)(channel_id)
 
     def _owned(self, channel_id: str) -> bool:
         buys = self.sessions.buys.values()
@@ -444,6 +440,25 @@ class Service:
 
     def _on_htlc(self, call: Any) -> None:
         """A part for a jit scid, or a forward that lightningd would push into a withheld channel."""
+        if self.shut.watches(call.peer_id):
+            self.host.spawn(self._look_up(call))
+        else:
+            self._take_htlc(call)
+
+    async def _look_up(self, call: Any) -> None:
+        """Something comes from a peer that has a channel which carries nothing but its payment (rule:21)."""
+        why = await self.shut.why_not_in(call.peer_id, call.in_scid)
+        if why is not None:
+            log.info(f"{call.amount_msat} msat refused {why}")
+            self.host.fail(call.id_raw, TEMPORARY)
+            return
+        try:
+            self._take_htlc(call)
+        except Exception:  # as where the call would have been taken at once: it must be answered (K-20)
+            log.error(f"an HTLC is failed because of a bug\n{traceback.format_exc()}")
+            self.host.fail(call.id_raw, NODE_FAILURE)
+
+    def _take_htlc(self, call: Any) -> None:
         if call.next_scid in self.set_aside:
             self.host.fail(call.id_raw, TEMPORARY)
             return

@@ -51,12 +51,14 @@ class CapitalAtRisk:
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
         *,
         feerate_perkw: Callable[[], Awaitable[int]],
+        last_perkw: Callable[[], int | None] = lambda: None,
         free_sat: Callable[[], int | None],
         fee_msat: Callable[[int], int],
-        guard: Callable[[str], None],
+        guard: Callable[[str, str], None],
     ) -> None:
-        """`feerate_perkw()` is that of funding transactions, `free_sat()` our free coins at the last look,
-        `fee_msat(jit_scid)` the opening fee of the payment under way; `guard(channel_id)` hears when
+        """`feerate_perkw()` is that of funding transactions, `last_perkw()` the one that coins were just chosen for,
+        `free_sat()` our free coins at the last look,
+        `fee_msat(jit_scid)` the opening fee of the payment under way; `guard(channel_id, peer_id)` hears when
         `is_unpaid` has changed.
         """
         self._policy = policy
@@ -67,6 +69,7 @@ class CapitalAtRisk:
         self._clock = clock
         self._spawn = spawn
         self._feerate_perkw = feerate_perkw
+        self._last_perkw = last_perkw
         self._free_sat = free_sat
         self._fee_msat = fee_msat
         self._guard = guard
@@ -116,7 +119,7 @@ class CapitalAtRisk:
         It takes the place of another that was thought of for the same payment: other coins, another type.
         """
         try:
-            feerate_perkw = await self._feerate_perkw()
+            feerate_perkw = self._last_perkw() or await self._feerate_perkw()
         except NodeError as error:
             log.warning(f"no channel for {buy.peer_id} now: lightningd knows no feerate ({error})")
             self._leave_turn(buy)
@@ -167,7 +170,7 @@ class CapitalAtRisk:
     def sent(self, buy: Buy, channel_id: str) -> None:
         """The funding is ordered on chain; may be repeated."""
         self._ledger.sent(buy.peer_id, buy.jit_scid, channel_id, buy.capacity_sat * 1000, self._clock.wall_ms())
-        self._guard(channel_id)
+        self._guard(channel_id, buy.peer_id)
         self.save()
 
     def part_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
@@ -188,7 +191,7 @@ class CapitalAtRisk:
             stake = self._stakes.now(buy.jit_scid)
             self._ledger.paid(buy.peer_id, buy.jit_scid, wall_ms)
             if stake is not None and stake.channel_id is not None:
-                self._guard(stake.channel_id)
+                self._guard(stake.channel_id, stake.peer_id)
         elif new in OVER and old != State.COLLECTING:
             fault = self._faults.pop(buy.jit_scid, Fault.NONE)
             self._ledger.let_go(buy.peer_id, buy.jit_scid, wall_ms, fault)
@@ -209,7 +212,7 @@ class CapitalAtRisk:
             return
         if state in BACK:
             self._ledger.back(stake, self._clock.wall_ms())
-            self._guard(channel_id)
+            self._guard(channel_id, stake.peer_id)
         else:
             self._ledger.closing(channel_id, cause == "remote", self._clock.wall_ms())
         self._changed.changed(ANY)
@@ -283,7 +286,7 @@ class CapitalAtRisk:
             if stake.channel_id not in standing:
                 self._ledger.back(stake, self._clock.wall_ms())
             else:
-                self._guard(stake.channel_id)
+                self._guard(stake.channel_id, stake.peer_id)
         for record in records.values():
             channel = record.journal.channel
             row = None if channel is None else standing.get(channel.channel_id)
@@ -306,7 +309,7 @@ class CapitalAtRisk:
                 stake.ended_ms = None
             elif not stake.over:
                 self._ledger.let_go(buy.peer_id, buy.jit_scid, wall_ms, Fault.NONE)
-            self._guard(journal.channel.channel_id)
+            self._guard(journal.channel.channel_id, buy.peer_id)
         elif under_way:
             on_trust = not buy.client_trusts_lsp
             self._ledger.reserved(buy.peer_id, buy.jit_scid, capacity_sat * 1000, on_trust, 0, wall_ms)

@@ -123,7 +123,7 @@ class ActionExecutor:
         clock: Clock,
         buy_of: Callable[[int], Buy | None],
         feed: Feed,
-        withheld: Callable[[str, bool], None],
+        withheld: Callable[[str, bool, str], None],
         forgotten: Callable[[int], None],
         owned: Callable[[str], bool],
         capital: Capital,
@@ -131,8 +131,8 @@ class ActionExecutor:
         channel_of: Callable[[int], order.Channel | None],
         gone: Callable[[str], None],
     ) -> None:
-        """`withheld(channel_id, yes)` keeps other forwards out of a channel (rule:7); `owned(channel_id)` says whether
-        a session or buy knows it; `capital` is asked before each open;
+        """`withheld(channel_id, yes, peer_id)` keeps other forwards out of a channel (rule:7); `owned(channel_id)` says
+        whether a session or buy knows it; `capital` is asked before each open;
         `sent(peer_id, channel)` hears of each funding that bitcoind has; `channel_of(jit_scid)` is that of the payment
         under way; `gone(channel_id)` hears that lightningd has a channel no more.
         """
@@ -369,7 +369,7 @@ class ActionExecutor:
                 log.warning(f"opening a channel to {peer_id} failed: {error}")
                 self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
             else:
-                self._withheld(channel.channel_id, True)
+                self._withheld(channel.channel_id, True, peer_id)
                 self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, channel)
 
     async def _ask_for_another_type(self, action: order.OpenChannel, error: RefusedByClient) -> None:
@@ -472,7 +472,7 @@ class ActionExecutor:
             await self._do_not_fund(peer_id, action, gone)
             return
         self._funder.forget(action.jit_scid)
-        self._withheld(channel.channel_id, False)
+        self._withheld(channel.channel_id, False, peer_id)
         self._sent(peer_id, channel)
         log.info(f"funding {txid} of channel {channel.channel_id} is on its way to the chain")
         self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)
@@ -488,7 +488,7 @@ class ActionExecutor:
             release = partial(self._funder.release, action.jit_scid, funding, partial(self._released_late, funding))
             await self._until_done(f"releasing the coins of {peer_id}", release)
         self._funder.forget(action.jit_scid)
-        self._withheld(channel_id, False)
+        self._withheld(channel_id, False, peer_id)
         self._gone(channel_id)
         self._feed(action.jit_scid, action.payment_hash, Input.CLOSED, None)
         self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)  # a paid session waits for nothing else
@@ -515,7 +515,7 @@ class ActionExecutor:
         kept = await self._until_done(f"undoing the open to {peer_id}", lambda: self._drop(peer_id, action))
         if kept is not None:
             self._funder.forget(action.jit_scid)
-            self._withheld(kept.channel_id, False)
+            self._withheld(kept.channel_id, False, peer_id)
             self._sent(peer_id, kept)
             self._feed(action.jit_scid, action.payment_hash, Input.SENT, kept)
             return
@@ -526,7 +526,7 @@ class ActionExecutor:
             await self._until_done(f"releasing the coins of {peer_id}", release)
         self._funder.forget(action.jit_scid)
         if action.channel is not None:
-            self._withheld(action.channel.channel_id, False)
+            self._withheld(action.channel.channel_id, False, peer_id)
         self._feed(action.jit_scid, action.payment_hash, Input.UNDONE, None)
 
     async def _drop(self, peer_id: str, action: order.Undo) -> order.Channel | None:

@@ -101,6 +101,7 @@ class Funder:
         self._zero_reserve = zero_reserve
         self._largest_sat = largest_sat
         self._unforwardable = unforwardable
+        self.last_perkw: int | None = None  # what a funding transaction pays, as of the last choice of coins
         self._refused = RefusedTypes()
 
     async def choose(self, buy: Buy, sum_forward_msat: int, parts: int) -> Funding:
@@ -147,6 +148,7 @@ class Funder:
     async def _perkw(self) -> dict[str, Any]:
         """lightningd's feerates. Or NodeError."""
         perkw: dict[str, Any] = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
+        self.last_perkw = opening_feerate(perkw)
         return perkw
 
     async def _features(self, peer_id: str) -> str | None:

@@ -171,7 +171,7 @@ def stats_of(service: Service) -> dict[str, Any]:
         "buys": service.desk.buys,
         "held_parts": len(service.parts),
         "held_msat": service.parts.held_msat,
-        "withheld_channels": len(service.withheld),
+        "withheld_channels": len(service.shut.withheld),
         "unpaid_channels": len(service.exposure.unpaid_channels()),
         "at_risk_msat": service.exposure.at_risk_msat(),
         "free_coins_sat": service.coins.low_water.free_sat,

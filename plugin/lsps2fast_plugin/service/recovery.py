@@ -140,7 +140,7 @@ class Recovery:
         state = None if session is None else State(session.state).name
         if channel is not None:
             service.effects.unready.add(channel.channel_id)
-            service.set_withheld(channel.channel_id, not verdict.sent and not verdict.gone)
+            service.shut.withhold(channel.channel_id, not verdict.sent and not verdict.gone, record.buy.peer_id)
             if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
                 service.offers.mark_used(jit_scid)
         if not verdict.gone:

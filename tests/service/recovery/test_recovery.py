@@ -79,7 +79,7 @@ class House:
             clock=SimpleNamespace(wall_ms=lambda: wall_ms),
             sessions=self.core,
             set_aside=set(),
-            set_withheld=self.withheld.__setitem__,
+            shut=SimpleNamespace(withhold=lambda channel_id, yes, _: self.withheld.__setitem__(channel_id, yes)),
             go_live=self._go_live,
             carry_out=self.orders.extend,
             feed=lambda *given: self.orders.extend(self.core.take(*given)),

@@ -67,7 +67,7 @@ class Books:
             feerate_perkw=self.feerate_perkw,
             free_sat=lambda: 10**9,
             fee_msat=lambda _: 1_000_000,
-            guard=self.guarded.append,
+            guard=lambda channel_id, _: self.guarded.append(channel_id),
         )
 
     async def feerate_perkw(self) -> int:

@@ -160,7 +160,7 @@ class Policy:
                 log.warning(f"{name} of {self.rules.source} is left out of menus: {why}")
 
     def _menu(self, peer_id: str, token: Token | None, wall_ms: int, facts: Facts) -> Menu:
-        floor_msat = self.rules.floor.cost_msat(facts.feerate_perkw)
+        floor_msat = self.rules.floor.least_fee_msat(facts.feerate_perkw)
         if token is None:
             menu = build_menu(self.rules.lines, floor_msat=floor_msat)
         else:

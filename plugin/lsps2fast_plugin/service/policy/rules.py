@@ -93,6 +93,10 @@ class Floor(NamedTuple):
         """The least opening fee at this feerate, rounded up."""
         return -(-self.mining_msat(feerate_perkw) * self.factor_percent // 100)
 
+    def least_fee_msat(self, feerate_perkw: int) -> int:
+        """Return the least opening fee that is offered: the floor, and what would be opened at this feerate."""
+        return max(self.cost_msat(feerate_perkw), self.mining_msat(feerate_perkw) - self.max_loss_sat * 1000)
+
     def loss_msat(self, feerate_perkw: int, fee_msat: int) -> int:
         """By how much mining costs more than this opening fee; 0 when it does not."""
         return max(self.mining_msat(feerate_perkw) - fee_msat, 0)

@@ -1,0 +1,424 @@
+"""People against the LSP's money and its clients' liveness: each row, through the real plugin process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import pytest
+
+from lsps2fast_plugin.simnode import Client, Payer
+from lsps2fast_plugin.simnode.client import ClientInvoice, LspsError
+
+from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
+
+COINS = (1_000_000,) * 8
+CHANNEL_SAT = 130_000  # about what a payment of 10,000 sat gets, headroom included
+
+
+async def failed_payment(stage: Stage, client: Client, payer: Payer) -> ClientInvoice:
+    """A sale whose payment the client fails after its channel was made."""
+    invoice = await stage.invoice(client)
+    assert (await payer.pay(invoice, [SIZE_MSAT])).raw_messages != [""]
+    await stage.quiet()
+    return invoice
+
+
+def opened_sat(stage: Stage) -> list[int]:
+    """The channels that were asked for, in order."""
+    return [int(call["amount"]) for call in stage.calls("fundchannel_start")]
+
+
+async def refused(stage: Stage) -> dict[str, int]:
+    """What was refused so far."""
+    return {name: count for name, count in (await stage.stats())["refusals"].items() if count}
+
+
+# --- What is put in ---------------------------------------------------------------------------------------------------
+
+
+async def test_no_overpayment_opens_a_channel_above_the_largest(mode: str) -> None:
+    """people:S1, rule:18: 1,500 sat are sold, 20,000,000 are sent in one part, then the right sum."""
+    options = {"lsps2-max-channel-sat": 500_000}
+    async with Stage(mode, wallet_sat=(30_000_000,), options=options) as stage:
+        client, payer = stage.client(), stage.payer(capacity_sat=60_000_000)
+        invoice = await stage.invoice(client, 1_500_000)
+        result = await payer.pay(invoice, [20_000_000_000])
+        assert result.raw_messages == [TEMPORARY]
+        assert all(sat <= 500_000 for sat in opened_sat(stage))
+        await stage.paid(payer, invoice, [1_500_000])
+        await stage.over(invoice)
+        stage.world.mine()
+
+
+@pytest.mark.parametrize("size_msat", [SIZE_MSAT, None])
+async def test_the_budget_holds_for_what_is_opened(size_msat: int | None) -> None:
+    """people:S1, people:S2, rule:18: fixed and variable buys of wallets that refuse, 400,000 sat each time."""
+    options = {"lsps2-capital-budget-sat": 500_000, "lsps2-withheld-budget-sat": 300_000}
+    async with Stage(LSP_TRUSTS, wallet_sat=COINS, options=options) as stage:
+        payer = stage.payer(channels=2)
+        for number in range(4):
+            client = stage.client(f"taker {number}", on_part="fail")
+            invoice = await stage.invoice(client, size_msat)
+            await payer.pay(invoice, [400_000_000])
+            await stage.quiet()
+            limits = (await stage.stats())["limits"]
+            assert limits["capital_budget"]["used_msat"] <= 500_000_000
+            assert limits["withheld_budget"]["used_msat"] <= 300_000_000
+        public = sum(end.channel.capacity_sat for end in stage.lsp.ends if end.opener and not end.channel.withheld)
+        assert 0 < public <= 500_000
+        assert (await stage.stats())["at_risk_msat"] == public * 1000
+        stage.world.mine()
+
+
+async def test_coins_of_withheld_channels_count_while_the_client_holds() -> None:
+    """people:S11, rule:18: two channels fit into the budget; the third payment fails temporarily, its offer stays."""
+    options = {"lsps2-capital-budget-sat": 2 * CHANNEL_SAT}
+    async with Stage(CLIENT_TRUSTS, wallet_sat=COINS, options=options) as stage:
+        client, payer = stage.client(on_part="hold"), stage.payer(channels=3)
+        invoices = [await stage.invoice(client) for _ in range(3)]
+        payments = []
+        for number, invoice in enumerate(invoices[:2], 1):
+            payments.append(payer.pay(invoice, [SIZE_MSAT], final_delta=1_800))
+            await stage.until(lambda number=number: len(client.held()) == number, "the part at the client")
+        assert (await payer.pay(invoices[2], [SIZE_MSAT])).raw_messages == [TEMPORARY]
+        stats = await stage.stats()
+        reserved = sum(end.channel.capacity_sat for end in stage.lsp.ends if end.opener) * 1000
+        assert stats["at_risk_msat"] == stats["limits"]["withheld_budget"]["used_msat"] == reserved
+        assert stats["limits"]["withheld_budget"]["binds"] is True
+        assert stats["refusals"]["withheld_budget"] == 1
+        client.settle_held()
+        assert [(await payment).paid for payment in payments] == [True, True]
+        client.behaviour.on_part = "settle"
+        await stage.paid(payer, invoices[2], [SIZE_MSAT])
+        for invoice in invoices:
+            await stage.over(invoice)
+        assert (await stage.stats())["at_risk_msat"] == 0
+        stage.world.mine()
+
+
+async def test_a_part_that_would_bind_coins_for_weeks_can_be_refused() -> None:
+    """people:S11, rule:18: the operator bounds how long a client may hold."""
+    async with Stage(CLIENT_TRUSTS, options={"lsps2-max-hold-blocks": 720}) as stage:
+        client, payer = stage.client(), stage.payer()
+        invoice = await stage.invoice(client)
+        assert (await payer.pay(invoice, [SIZE_MSAT], final_delta=721)).raw_messages == ["0015"]
+        assert (await refused(stage))["hold_too_long"] == 1
+        await stage.paid(payer, invoice, [SIZE_MSAT], final_delta=720)
+        await stage.over(invoice)
+        stage.world.mine()
+
+
+async def test_a_client_holds_at_most_its_share_of_the_coins() -> None:
+    """people:S11, rule:24: the second channel of one client must leave others their half."""
+    async with Stage(CLIENT_TRUSTS, wallet_sat=(130_000,) * 3) as stage:
+        client, payer = stage.client(on_part="hold"), stage.payer(channels=2)
+        invoices = [await stage.invoice(client) for _ in range(2)]
+        payment = payer.pay(invoices[0], [SIZE_MSAT])
+        await stage.until(lambda: len(client.held()) == 1, "the part at the client")
+        assert (await payer.pay(invoices[1], [SIZE_MSAT])).raw_messages == [TEMPORARY]
+        assert (await refused(stage))["client_share"] == 1
+        await stage.still_sells()
+        client.settle_held()
+        await payment
+        await stage.over(invoices[0])
+        stage.world.mine()
+
+
+async def test_closes_give_no_capital_back_before_their_block_and_no_mining_fee_ever() -> None:
+    """people:S6, rule:18: identities that take a channel, do not pay and close."""
+    options = {"lsps2-capital-budget-sat": 2 * CHANNEL_SAT, "lsps2-mining-budget-sat": 14_000}
+    async with Stage(LSP_TRUSTS, wallet_sat=COINS, options=options) as stage:
+        payer = stage.payer(channels=3)
+        for number in range(6):
+            client = stage.client(f"taker {number}", on_part="fail")
+            await failed_payment(stage, client, payer)
+            for end in [end for end in client.ends if not end.other.forgotten]:
+                await stage.lsp.call(
+                    "close", {"id": end.channel.channel_id, "unilateraltimeout": 1, "force_lease_closed": True}
+                )
+            await stage.quiet()
+        sent = len(stage.calls("sendpsbt"))
+        assert sent == 2
+        assert (await stage.stats())["at_risk_msat"] > 0
+        stage.world.mine()
+        await stage.quiet()
+        stats = await stage.stats()
+        assert stats["at_risk_msat"] == 0
+        assert stats["limits"]["mining_budget"]["used_msat"] == sent * 1_800 * stage.lsp.feerates.opening
+        late = stage.client("late", on_part="fail")
+        invoice = await stage.invoice(late)
+        await payer.pay(invoice, [SIZE_MSAT])
+        bought = await stage.buy(stage.client("later"))
+        assert bought["client_trusts_lsp"] is True  # 4,500 sat a channel: the fourth would pass 14,000
+        assert (await stage.stats())["limits"]["mining_budget"]["used_msat"] == 3 * 4_500_000
+        stage.world.mine()
+
+
+def raise_feerates(stage: Stage, times: int) -> None:
+    """A block costs so many times as much from now on."""
+    rates = stage.lsp.feerates
+    dear = {field.name: getattr(rates, field.name) for field in dataclasses.fields(rates)}
+    dear = {name: rate * times if isinstance(rate, int) else rate for name, rate in dear.items()}
+    stage.lsp.feerates = dataclasses.replace(rates, **dear)
+
+
+@pytest.mark.parametrize(("times", "served"), [(3, True), (4, False), (40, False)])
+async def test_an_offer_is_no_option_on_the_miners_price(mode: str, times: int, served: bool) -> None:
+    """people:S12, O-09: beyond 10,000 sat of loss it is our own trouble; the offer stays, and the operator hears."""
+    options = {"lsps2-fee-floor": 100, "lsps2-offer-validity": 86_400}
+    async with Stage(mode, options=options) as stage:
+        client, payer = stage.client(), stage.payer()
+        invoice = await stage.invoice(client)
+        cheap = stage.lsp.feerates
+        raise_feerates(stage, times)
+        await stage.world.advance(60)
+        result = await payer.pay(invoice, [SIZE_MSAT])
+        assert result.raw_messages == ([""] if served else [TEMPORARY])
+        assert (await refused(stage)).get("sold_at_a_loss", 0) == (not served)
+        if not served:
+            stage.lsp.feerates = cheap
+            await stage.world.advance(60)
+            await stage.paid(payer, invoice, [SIZE_MSAT])
+        await stage.over(invoice)
+        stage.world.mine()
+
+
+# --- Judged when the money moves --------------------------------------------------------------------------------------
+
+
+async def test_ten_buys_sold_before_the_first_payment_bring_one_channel() -> None:
+    """people:S4, rule:19: temporary for the payer, counted, and the offers live on."""
+    async with Stage(LSP_TRUSTS, wallet_sat=COINS) as stage:
+        client, payer = stage.client(on_part="fail"), stage.payer(channels=2)
+        invoices = [await stage.invoice(client) for _ in range(10)]
+        results = [await payer.pay(invoice, [SIZE_MSAT]) for invoice in invoices]
+        await stage.quiet()
+        assert len(stage.calls("sendpsbt")) == 1
+        assert [result.raw_messages for result in results[1:]] == [[TEMPORARY]] * 9
+        assert (await refused(stage))["peer_unpaid"] == 9
+        client.behaviour.on_part = "settle"
+        await stage.paid(payer, invoices[0], [SIZE_MSAT])
+        await stage.over(invoices[0])
+        await stage.paid(payer, invoices[1], [SIZE_MSAT])
+        await stage.over(invoices[1])
+        assert (await stage.stats())["at_risk_msat"] == 0
+        stage.world.mine()
+
+
+async def test_ten_buys_paid_at_once_and_failed_bring_two_channels() -> None:
+    """people:S4, rule:19: also where nothing is known yet when they are asked for."""
+    async with Stage(LSP_TRUSTS, wallet_sat=COINS) as stage:
+        client, payer = stage.client(on_part="fail"), stage.payer(channels=3)
+        invoices = [await stage.invoice(client) for _ in range(10)]
+        payments = [payer.pay(invoice, [SIZE_MSAT]) for invoice in invoices]
+        for payment in payments:
+            assert not (await payment).paid
+        await stage.quiet()
+        assert 1 <= len(stage.calls("sendpsbt")) <= 2
+        stage.world.mine()
+
+
+# --- An unpaid channel ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("then", ["nothing", "restart", "power", "a block"])
+async def test_an_unpaid_channel_on_chain_carries_nothing_but_its_payment(then: str) -> None:
+    """people:S5, rule:21: not by its alias, not by its scid, not after a restart; its payment opens it for all."""
+    async with Stage(LSP_TRUSTS) as stage:
+        client, payer = stage.client(on_part="fail"), stage.payer(channels=2)
+        invoice = await failed_payment(stage, client, payer)
+        client.behaviour.on_part = "settle"
+        end = client.ends[0].other
+        if then == "a block":
+            stage.world.mine()
+        elif then != "nothing":
+            await stage.restart(power=then == "power")
+        for name in sorted({end.scid_now(), end.alias}):
+            other = client.invoice(1_000_000, name)
+            result = await payer.pay(other, [1_000_000], overpay_msat=10_000)
+            assert result.raw_messages == [TEMPORARY]
+            assert not other.paid_msat
+        await stage.paid(payer, invoice, [SIZE_MSAT])
+        await stage.over(invoice)
+        other = client.invoice(1_000_000, end.scid_now())
+        assert (await payer.pay(other, [1_000_000], overpay_msat=10_000)).paid
+        stage.world.mine()
+
+
+async def test_an_unpaid_channel_is_listed_until_its_money_is_back() -> None:
+    """people:S17: also after its offer has lapsed and after a restart."""
+    async with Stage(LSP_TRUSTS) as stage:
+        client, payer = stage.client(on_part="fail"), stage.payer()
+        await failed_payment(stage, client, payer)
+        stage.world.mine()
+        await stage.world.advance(4_000)
+        await stage.quiet()
+        channel_id = client.ends[0].channel.channel_id
+        for _ in range(2):
+            listed = await stage.lsp.call("lsps2-listsessions")
+            assert listed["sessions"] == []
+            assert [row["channel_id"] for row in listed["unpaid_channels"]] == [channel_id]
+            assert (await stage.stats())["unpaid_channels"] == 1
+            await stage.restart()
+        await stage.lsp.call("close", {"id": channel_id, "unilateraltimeout": 1, "force_lease_closed": True})
+        stage.world.mine()
+        await stage.quiet()
+        assert (await stage.lsp.call("lsps2-listsessions"))["unpaid_channels"] == []
+        assert (await stage.stats())["at_risk_msat"] == 0
+
+
+# --- Standing ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stranger_with_an_invoice_ends_nobodys_service(mode: str) -> None:
+    """people:L1, rule:22, C-26: three payments with hashes of its own; served at once, in full within a day."""
+    async with Stage(mode, wallet_sat=COINS) as stage:
+        victim, stranger = stage.client("victim"), stage.payer("stranger", channels=3)
+        invoice = await stage.invoice(victim)
+        for _ in range(3):
+            fake = victim.invoice(SIZE_MSAT, invoice.scid, preimage=os.urandom(32), cltv_delta=144)
+            del victim.invoices[fake.payment_hash]
+            await stranger.pay(fake, [SIZE_MSAT])
+            await stage.quiet()
+        quote = await stage.lsp.call("lsps2-quote", {"peer_id": victim.node_id})
+        assert quote["served"] is True
+        assert quote["trust"]["probes"] == 1
+        assert "failed behind us" in quote["trust"]["reasons"][0]
+        await stage.buy(victim)
+        await stage.world.advance(86_400)
+        assert (await stage.buy(victim))["client_trusts_lsp"] is (mode == CLIENT_TRUSTS)
+        stage.world.mine()
+
+
+async def test_a_paid_sale_clears_what_led_up_to_it(mode: str) -> None:
+    """people:L1, rule:22: the honest payment comes after the stranger's; nothing is left of it."""
+    async with Stage(mode, wallet_sat=COINS) as stage:
+        victim, stranger = stage.client("victim"), stage.payer("stranger", channels=2)
+        invoice = await stage.invoice(victim)
+        fake = victim.invoice(SIZE_MSAT, invoice.scid, preimage=os.urandom(32), cltv_delta=144)
+        del victim.invoices[fake.payment_hash]
+        await stranger.pay(fake, [SIZE_MSAT])
+        await stage.quiet()
+        await stage.paid(stage.payer(), invoice, [SIZE_MSAT])
+        await stage.over(invoice)
+        trust = (await stage.lsp.call("lsps2-quote", {"peer_id": victim.node_id}))["trust"]
+        assert (trust["probes"], trust["unpaid_channels"], trust["reasons"]) == (0, 0, [])
+        assert (await stage.buy(victim))["client_trusts_lsp"] is (mode == CLIENT_TRUSTS)
+        stage.world.mine()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_our_own_nodes_failures_are_nobodys_probes(mode: str, restarted: bool) -> None:
+    """people:L2, rule:22: three payments that lightningd itself refuses; also over a restart."""
+    async with Stage(mode, wallet_sat=COINS) as stage:
+        client, payer = stage.client(), stage.payer(channels=2)
+        client.behaviour.max_accepted_htlcs = 0
+        for _ in range(3):
+            await stage.world.advance(30)
+            await failed_payment(stage, client, payer)
+        if restarted:
+            await stage.restart()
+        trust = (await stage.lsp.call("lsps2-quote", {"peer_id": client.node_id}))["trust"]
+        assert (trust["probes"], trust["unpaid_channels"]) == (0, 0)
+        await stage.buy(client)
+        stage.world.mine()
+
+
+async def test_a_client_that_closes_its_unpaid_channel_is_remembered_and_can_be_forgiven() -> None:
+    """rule:22, people:S6: its own deed, with its reason, over a restart, until `lsps2-forgive`."""
+    async with Stage(LSP_TRUSTS, wallet_sat=COINS) as stage:
+        client, payer = stage.client(on_part="fail"), stage.payer()
+        await failed_payment(stage, client, payer)
+        end = client.ends[0].other
+        stage.lsp.change_state(end, "CHANNELD_SHUTTING_DOWN", "remote", "Peer closes channel")
+        await stage.quiet()
+        await stage.restart()
+        trust = (await stage.lsp.call("lsps2-quote", {"peer_id": client.node_id}))["trust"]
+        assert trust["unpaid_channels"] == 1
+        assert any("left unpaid by the client itself" in reason for reason in trust["reasons"])
+        with pytest.raises(Exception, match="peer_id"):
+            await stage.lsp.call("lsps2-forgive", {"peer_id": "nobody"})
+        answer = await stage.lsp.call("lsps2-forgive", {"peer_id": client.node_id})
+        assert answer["forgiven"]["unpaid_channels"] == 1
+        trust = (await stage.lsp.call("lsps2-quote", {"peer_id": client.node_id}))["trust"]
+        assert (trust["mode"], trust["unpaid_channels"], trust["reasons"]) == (LSP_TRUSTS, 0, [])
+        stage.leaves = ("channel",)
+
+
+# --- Channel sizes and one preflight ----------------------------------------------------------------------------------
+
+
+async def test_a_wallet_that_takes_no_small_channel_is_served() -> None:
+    """people:L5: no headroom, 2,000 sat, and a wallet that wants 20,000 sat at least."""
+    async with Stage(LSP_TRUSTS, options={"lsps2-channel-headroom-sat": 0}) as stage:
+        client, payer = stage.client(), stage.payer()
+        await stage.sale(client, payer, 2_000_000, parts=1)
+        assert opened_sat(stage) == [20_000]
+
+
+async def test_few_coins_make_no_channel_below_the_smallest() -> None:
+    """people:L6: a sale that would need a smaller one is not made."""
+    async with Stage(LSP_TRUSTS, wallet_sat=(75_000,), options={"lsps2-min-channel-sat": 60_000}) as stage:
+        client = stage.client()
+        menu = (await client.request("lsps2.get_info"))["opening_fee_params_menu"]
+        assert menu == []
+        quote = await stage.lsp.call("lsps2-quote", {"peer_id": client.node_id, "payment_size_msat": 2_000_000})
+        assert "onchain_funds" in quote["left_out"][0]["why"]
+        assert stage.calls("fundchannel_start") == []
+
+
+async def test_what_the_menu_offers_is_sold_and_opened() -> None:
+    """people:L8, operator:O4: 700,000 sat of coins; the largest payment of the menu is paid, one above it is 203."""
+    async with Stage(LSP_TRUSTS, wallet_sat=(700_000,)) as stage:
+        client, payer = stage.client(), stage.payer()
+        offer = await stage.offer(client)
+        largest_msat = int(offer["max_payment_size_msat"])
+        assert 600_000_000 < largest_msat < 700_000_000
+        asked: dict[str, Any] = {"peer_id": client.node_id, "payment_size_msat": largest_msat}
+        (line,) = (await stage.lsp.call("lsps2-quote", asked))["menu"]
+        assert line["fits"] is True
+        asked["payment_size_msat"] = largest_msat + 1_000_000
+        (line,) = (await stage.lsp.call("lsps2-quote", asked))["menu"]
+        assert line["fits"] is False
+        with pytest.raises(LspsError) as error:
+            await client.request(
+                "lsps2.buy", {"opening_fee_params": offer, "payment_size_msat": str(largest_msat + 1_000_000)}
+            )
+        assert error.value.code == 203
+        assert (await stage.stats())["errors_sent"] == {"203": 1}
+        invoice = await stage.invoice(client, None)
+        assert (await payer.pay(invoice, [2_000_000_000])).raw_messages == [UNKNOWN]  # C-23
+        result = await payer.pay(invoice, [largest_msat])
+        assert result.paid
+        await stage.over(invoice)
+        assert stage.log_lines("ALARM: no coins") == []
+        stage.world.mine()
+
+
+async def test_what_was_refused_is_counted_by_its_reason() -> None:
+    """operator:O5: 201, 202 and 203 by terms, each under its own name and code."""
+    async with Stage(LSP_TRUSTS) as stage:
+        client = stage.client()
+        offer = await stage.offer(client)
+        for size_msat, terms in ((1, {}), (10**13, {}), (SIZE_MSAT, {"min_fee_msat": "1"})):
+            ask = {"opening_fee_params": offer | terms, "payment_size_msat": str(size_msat)}
+            with pytest.raises(LspsError):
+                await client.request("lsps2.buy", ask)
+        counts = await refused(stage)
+        assert counts == {"payment_too_small": 1, "payment_too_large": 1, "offer_invalid": 1}
+        assert (await stage.stats())["errors_sent"] == {"201": 1, "202": 1, "203": 1}
+
+
+async def test_an_amount_that_is_none_gets_one_sentence() -> None:
+    """operator:O9: the parameter is named once."""
+    async with Stage(LSP_TRUSTS) as stage:
+        with pytest.raises(Exception, match="payment_size_msat") as error:
+            await stage.lsp.call("lsps2-quote", {"payment_size_msat": "1sat"})
+        assert str(error.value).count("payment_size_msat") == 1
+
+
+def test_the_fee_of_these_stories_is_the_default() -> None:
+    """people:S12: 1,000 sat, which the bounds above are worked out for."""
+    assert FEE_MSAT == 1_000_000
