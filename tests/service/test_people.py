@@ -422,3 +422,30 @@ async def test_an_amount_that_is_none_gets_one_sentence() -> None:
 def test_the_fee_of_these_stories_is_the_default() -> None:
     """people:S12: 1,000 sat, which the bounds above are worked out for."""
     assert FEE_MSAT == 1_000_000
+
+
+async def test_nothing_comes_in_over_an_unpaid_channel_either() -> None:
+    """people:S5, rule:21: under none of its names, nor under one that lightningd does not list; others go on."""
+    async with Stage(LSP_TRUSTS) as stage:
+        client, payer = stage.client(on_part="fail"), stage.payer()
+        invoice = await failed_payment(stage, client, payer)
+        end, out = client.ends[0].other, payer.channels[0].other
+
+        async def answer(sender: Client | Payer, in_scid: str, htlc_id: int) -> Any:
+            params = stage.part_call(invoice, payer, htlc_id=htlc_id)
+            params["peer_id"] = sender.node_id
+            params["htlc"]["short_channel_id"] = in_scid
+            params["onion"]["short_channel_id"] = out.scid_now()
+            params["forward_to"] = out.channel.channel_id
+            return stage.valid(await stage.hook_call(params))
+
+        for number, name in enumerate((end.alias, "1x1x1")):
+            result = await answer(client, name, 9_000 + number)
+            assert result == {"result": "fail", "failure_message": TEMPORARY}
+        assert await answer(payer, out.scid_now(), 9_010) == {"result": "continue"}
+        stage.world.mine()
+        assert (await answer(client, end.scid_now(), 9_011))["result"] == "fail"
+        client.behaviour.on_part = "settle"
+        await stage.paid(payer, invoice, [SIZE_MSAT])
+        await stage.over(invoice)
+        assert await answer(client, end.scid_now(), 9_012) == {"result": "continue"}
