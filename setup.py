@@ -5,7 +5,7 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-CORE = ("_fsm", "_hook", "_live", "_parts", "_sessions", "_tlv")
+CORE = ("_fsm", "_hook", "_parts", "_sessions", "_tlv")
 READER = "plugin/lsps2fast_plugin/cln/_reader.pyx"
 SOURCES = [*(f"src/lsps2fast/{name}.pyx" for name in CORE), READER]
 

@@ -21,7 +21,7 @@ IMPURE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "threadi
 SWITCH = "lsps2fast._backend"  # the one module of the core that looks at the environment
 LSPS = "lsps2fast.lsps"
 CODECS = {"lsps2fast." + name for name in ("_tlv", "onion", "bolt11", "_hook", "_hook_py", "hook_replies")}
-MACHINE = {"lsps2fast." + name for name in ("_fsm", "_live", "_parts", "_raw_py", "_sessions", "actions", "table")}
+MACHINE = {"lsps2fast." + name for name in ("_fsm", "_parts", "_sessions", "actions", "table")}
 ROOMS = ("cln", "service", "client", "simnode", "tools")
 MAY = {"cln": "", "service": "cln", "client": "cln", "simnode": "", "tools": "cln service client simnode"}
 
@@ -127,7 +127,7 @@ def test_every_module_is_in_a_room_and_was_read() -> None:
     """A new folder needs a line in `MAY`; extensions are read, too."""
     assert {room(name) for name in MODULES if is_in(name, "lsps2fast_plugin")} == {None, *ROOMS}
     assert {"lsps2fast._fsm", "lsps2fast._sessions", "lsps2fast_plugin.cln._reader"} <= MODULES.keys()
-    assert {arrow.importer for arrow in ARROWS} >= MACHINE - {"lsps2fast._raw_py", "lsps2fast.actions"}
+    assert {arrow.importer for arrow in ARROWS} >= MACHINE - {"lsps2fast.actions"}
 
 
 def test_nothing_is_imported_in_a_circle() -> None:

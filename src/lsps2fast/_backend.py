@@ -21,7 +21,6 @@ _HERE: Final = Path(__file__).parent
 SOURCES: Final = {
     "lsps2fast._fsm": "_fsm.pyx",
     "lsps2fast._hook": "_hook_py.py",
-    "lsps2fast._live": "_live.pyx",
     "lsps2fast._parts": "_parts.pyx",
     "lsps2fast._sessions": "_sessions.pyx",
     "lsps2fast._tlv": "_tlv.pyx",

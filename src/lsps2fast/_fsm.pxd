@@ -1,52 +1,75 @@
 # C types of the machine's classes, for `_fsm.pyx` and `_sessions.pyx`; what the fields mean stands there.
 
-from lsps2fast._live cimport Live
-from lsps2fast._parts cimport Chain, Parts
+from lsps2fast._parts cimport IncomingHtlc
 
-cdef class Owner:
-    cdef readonly Live index
-    cdef readonly int max_parts
-    cdef readonly int max_attempts
-
-    cdef changed(self, Session session, int before)
-
-cdef class Buy(Chain):
-    cdef readonly object jit_scid
+cdef class Client:
     cdef readonly str peer_id
+    cdef readonly bint online
+    cdef readonly dict buys
+    cdef readonly int held_parts
+    cdef readonly unsigned long long held_msat
+
+cdef class JitChannel:
+    cdef readonly object jit_scid
+    cdef readonly object terms
+    cdef readonly Client client
     cdef readonly bint fixed
     cdef readonly bint client_trusts_lsp
-    cdef unsigned long long size_msat
-    cdef unsigned long long min_fee_msat
-    cdef unsigned long long proportional
-    cdef unsigned long long min_size_msat
-    cdef unsigned long long max_size_msat
-    cdef unsigned long long max_delay_blocks
+    cdef readonly unsigned long long size_msat
+    cdef readonly unsigned long long most_msat
     cdef unsigned long long delta_blocks
     cdef unsigned long long valid_until_ms
+    cdef readonly dict sets
     cdef readonly Session holder
-    cdef Buy neighbour
-    cdef bint online
     cdef public object channel
+    cdef public dict closing
+    cdef public object closed
     cdef public unsigned long long floor_msat
+    cdef public unsigned long long owed_msat
+    cdef public unsigned long long fee_paid_msat
+    cdef public bint took_whole
     cdef public bint paid
     cdef public bint dead
     cdef public bint expired
     cdef public int attempts
+    cdef readonly int held_parts
+    cdef readonly unsigned long long held_msat
+    cdef dict oversized
 
-    cdef bint used_up(self, int max_attempts)
-    cdef Session find(self, bytes payment_hash)
+    cdef bint used_up(self, int max_attempts) noexcept
 
-cdef class Session(Parts):
-    cdef Owner owner
-    cdef readonly Buy buy
+cdef class Registry:
+    cdef readonly dict index
+    cdef readonly unsigned long long now_ms
+    cdef readonly int max_parts
+    cdef readonly int max_attempts
+    cdef readonly int held_parts
+    cdef readonly unsigned long long held_msat
+    cdef dict _at_height
+    cdef list _heights
+
+    cdef hold(self, JitChannel buy, IncomingHtlc part)
+    cdef let_go(self, JitChannel buy, IncomingHtlc part, int status)
+    cdef watch(self, Session session, unsigned long long height)
+    cdef watch_no_more(self, Session session)
+    cdef changed(self, Session session, int before)
+    cdef wait_for_client(self, Session session)
+    cdef make_room(self, Session session, JitChannel buy, IncomingHtlc newcomer)
+
+cdef class Session:
+    cdef Registry registry
+    cdef readonly JitChannel buy
     cdef readonly bytes payment_hash
-    cdef Session sooner
-    cdef Session later
-    cdef unsigned long long due_ms
+    cdef readonly list parts
+    cdef readonly int held
+    cdef readonly unsigned long long sum_msat
+    cdef readonly unsigned long long floor_msat
+    cdef readonly unsigned long long due_ms
+    cdef unsigned long long watched
     cdef readonly int state
+    cdef readonly int step
     cdef readonly unsigned long long fee_msat
-    cdef readonly int under_way
-    cdef readonly int covered
+    cdef readonly int recorded
     cdef tuple forwards
     cdef readonly object funding
     cdef readonly object channel
@@ -54,37 +77,40 @@ cdef class Session(Parts):
     cdef readonly object preimage
     cdef readonly bint committed
     cdef readonly bint sent
-    cdef readonly int out
-    cdef readonly int settled
+    cdef readonly bint gone
+    cdef readonly bint never_sent
+    cdef readonly bint claimed
+    cdef readonly bint reused
+    cdef readonly int in_flight
+    cdef readonly int fulfilled
 
-    cdef start(self, Owner owner, Buy buy, bytes payment_hash)
-    cpdef tuple apply(self, int kind, object arg=*, int number=*)
-    cdef tuple enter(self, int kind, object arg, int number)
-    cdef unsigned int next_height(self) except? 0xFFFFFFFF
-    cdef _hold(self)
-    cdef tuple _gather(self)
-    cdef tuple _join(self)
+    cpdef tuple apply(self, int kind, object arg=*)
+    cdef unsigned long long next_height(self) except? 0
+    cdef unsigned long long earliest(self) except? 0
+    cdef unsigned long long fee_paid(self) except? 0
+    cdef unsigned long long taken_msat(self) except? 0
+    cdef revive(self, object record, bint sent, bint public)
+    cdef _hold(self, IncomingHtlc part)
+    cdef _let_go(self, IncomingHtlc part, int status)
     cdef int _done(self, int steps) except? -1
+    cdef tuple _complete(self)
+    cdef _refusal(self)
+    cdef bint refuses(self, unsigned long long value) except? -1
+    cdef tuple _begin(self)
+    cdef tuple _fail_for_its_size(self, IncomingHtlc part)
+    cdef tuple _proceed(self)
+    cdef _fit(self, limits)
     cdef tuple _shed(self, unsigned long long most_msat)
     cdef tuple _note(self)
     cdef tuple _release(self)
-    cdef tuple _late(self)
-    cdef tuple _settle(self, int number, object preimage)
-    cdef tuple _lose(self, int number)
+    cdef tuple _outgoing(self, int until, bint only_held)
     cdef tuple _finish(self)
-    cdef tuple _reject(self)
-    cdef tuple _rescue(self, int number, object preimage)
-    cdef _write_off(self)
-    cdef tuple _complete(self)
-    cdef _refusal(self)
-    cdef tuple _begin(self)
-    cdef tuple _proceed(self)
-    cdef _fit(self, limits)
     cdef tuple _fail(self, object failure)
     cdef tuple _give_up(self, object failure)
-    cdef tuple _unmake(self)
-    cdef tuple _answer_held(self, object failure, unsigned int cltv=*)
-    cdef _persist(self, stage)
-    cdef _broadcast(self)
+    cdef tuple _undo_or_wait(self)
+    cdef tuple _answer_held(self, object failure, unsigned long long cltv=*)
+    cdef tuple _broadcast_again(self)
+    cdef _write_off(self)
+    cdef _persist(self, str stage)
     cdef _watch_reservation(self)
-    cpdef tuple journal(self, str stage)
+    cpdef object record(self, str stage)

@@ -1,13 +1,49 @@
-# cython: language_level=3, binding=False
-"""The session machine: what each input does to a session.
+# cython: language_level=3, binding=True
+"""The session machine: what each input does to one payment attempt on a buy.
 
-Facts go in as plain numbers and the NamedTuples of `actions`; orders come out as a tuple of actions. There is no
-clock, no node and no chance in here. `_table.GRID` is the theory; each rule named there is one small method of
-`Session`. Its parts, and the sums over them, are in `_parts.pyx`. C types of the attributes stand in `_fsm.pxd`. The
-same source runs compiled and interpreted; u64 arithmetic is therefore checked before it happens.
+Facts go in, a tuple of actions comes out (`actions.py`). There is no clock, no node and no chance in here.
+
+How it works
+------------
+A buy is an accepted offer with its jit scid (`JitChannel`). HTLCs that name the scid are grouped by payment hash; each
+group is a `Session`. What an input does to a session stands in `table.GRID`, one cell for each pair of input and state;
+each rule named there is one method of `Session`, `_gather` for `gather`. `apply` looks the cell up, runs the rule and
+refuses a change of state that the cell does not name. So the grid is the whole machine, and the methods are its words.
+
+The life of a session:
+
+    COLLECTING
+        Parts are held until they add up to what was bought and the client is connected (C-05 to C-08). Nothing is made
+        yet: whatever fails here, `_fail` answers the parts and the buy stands (rule:6).
+    OPENING
+        The session holds its buy's lock (`buy.holder`): coins, the intent, the channel, one `step` after the other. The
+        result of each is awaited before the next; what cannot be taken back is written down first (rule:11).
+    AWAITING_CHANNEL_READY
+        Both sides have signed. Where the LSP trusts the client the record is written, then the funding is ordered on
+        chain (`committed`), then known to be there (`sent`); only then do parts go out (O-10).
+    AWAITING_SETTLEMENT
+        Parts are with the client, each with its share of the fee (H-04). A late part is written down and follows. Where
+        the client trusts the LSP the funding is still withheld.
+    BROADCASTING
+        A preimage was seen: the funding is owed to the chain (rule:8). Ends when that is out and no part is open,
+        SUCCEEDED when the fee came, UNDERPAID when the client took parts that carried less (rule:20).
+    ABORTING
+        Parts are answered. Ends when a step that was under way, a broadcast or an undo has answered.
+
+Four facts say what may still be done with the money in the channel. `committed`: its funding was ordered to be sent, so
+it may be out and nothing is undone. `sent`: it is out. `gone`: lightningd says that the channel is closed or closing.
+`never_sent`: the executor of `Broadcast`, which looks before it sends, has found it gone and sends nothing: such a
+channel is not funded, whatever has happened (rule:23), and its coins come back by an `Undo`. Until that executor has
+answered a committed session waits.
+
+Words: a part is *held* until it is answered, *in flight* while it is with the client, *recorded* when its forward
+stands in the last record. `_give_up` ends a session that has made something, `_fail` one that has not.
 """
 
+import heapq
+
 import cython
+from msgspec.structs import replace
 
 from lsps2fast.actions import (
     TEMPORARY,
@@ -16,27 +52,26 @@ from lsps2fast.actions import (
     AwaitReady,
     Broadcast,
     Channel,
+    CloseChannel,
     ConnectPeer,
     FailParts,
     ForwardParts,
     Funding,
-    Journal,
     OpenChannel,
+    PartStatus,
     Persist,
     RenewInputs,
     ReserveCoins,
-    Terms,
+    SessionRecord,
     Undo,
 )
 from lsps2fast.errors import ProtocolBug
 from lsps2fast.table import CODES, MASKS, RULES, Input, State
 
 if cython.compiled:
-    from cython.cimports.lsps2fast._parts import Chain, Parts, lay, opening_fee
-    from cython.cimports.lsps2fast._raw import DEAD, HELD, OUT, PAID, make
+    from cython.cimports.lsps2fast._parts import IncomingHtlc, carried, fee_fits, lay_fee, less, opening_fee, smallest
 else:
-    from lsps2fast._parts import Chain, Parts, lay, opening_fee
-    from lsps2fast._raw_py import DEAD, HELD, OUT, PAID, make
+    from lsps2fast._parts import IncomingHtlc, carried, fee_fits, lay_fee, less, opening_fee, smallest
 
     Session = None  # annotations name it before it is there
 
@@ -44,217 +79,374 @@ CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 MAX_SESSION_PARTS = 483  # C-10: over its whole life, late ones included
 RENEW_MARGIN_BLOCKS = 12  # O-04: renew long before the 72 blocks of fundpsbt are over
 RENEW_BLOCKS = 72
+FEW_HEIGHTS = 64
+MOST_OVERSIZED = 8  # sets of one buy that are remembered as failed for their size
 NOTHING = cython.declare(tuple, ())
-U64_MAX = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
-NEVER = cython.declare(cython.uint, 0xFFFF_FFFF)  # a height
+MOST_MSAT = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
+MARGIN = cython.declare(cython.ulonglong, CLTV_MARGIN_BLOCKS)
+NEVER = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)  # a height
 
-WIDTH = cython.declare(cython.int, len(Input))
-STATES = cython.declare(cython.int, len(State))
-PART = cython.declare(cython.int, int(Input.PART))
+HELD = cython.declare(cython.int, int(PartStatus.HELD))
+FORWARDED = cython.declare(cython.int, int(PartStatus.FORWARDED))
+FULFILLED = cython.declare(cython.int, int(PartStatus.FULFILLED))
+LOST = cython.declare(cython.int, int(PartStatus.FAILED))
+
 COLLECTING = cython.declare(cython.int, int(State.COLLECTING))
 OPENING = cython.declare(cython.int, int(State.OPENING))
 WAITING = cython.declare(cython.int, int(State.AWAITING_CHANNEL_READY))
-FORWARDED = cython.declare(cython.int, int(State.AWAITING_SETTLEMENT))
+WITH_CLIENT = cython.declare(cython.int, int(State.AWAITING_SETTLEMENT))
 BROADCASTING = cython.declare(cython.int, int(State.BROADCASTING))
 ABORTING = cython.declare(cython.int, int(State.ABORTING))
 SUCCEEDED = cython.declare(cython.int, int(State.SUCCEEDED))
 FAILED = cython.declare(cython.int, int(State.FAILED))
 ABANDONED = cython.declare(cython.int, int(State.ABANDONED))
+UNDERPAID = cython.declare(cython.int, int(State.UNDERPAID))
 
-# What effect is under way for a session, as far as a clean-up must wait for it. Bits: a rule says which it expects.
+# The step under way, whose result must come before anything is undone. Bits: a rule says which ones it expects.
 IDLE = cython.declare(cython.int, 1)
-RESERVING = cython.declare(cython.int, 2)
+CHOOSING = cython.declare(cython.int, 2)
 STORING_INTENT = cython.declare(cython.int, 4)
 AT_OPEN = cython.declare(cython.int, 8)
 STORING_CHANNEL = cython.declare(cython.int, 16)
 STORING_FORWARDS = cython.declare(cython.int, 32)
-STEPS = ("nothing", "reserving", "writing the intent", "opening", "writing the channel", "writing the forwards")
+UNDOING = cython.declare(cython.int, 64)
+STEPS = (
+    "no step",
+    "choosing coins",
+    "writing the intent",
+    "opening",
+    "writing the channel",
+    "writing the forwards",
+    "undoing",
+)
 
 # The table packed for C: a byte a cell (the rule), a byte a cell and state (whether it may lead there).
+_WIDTH = cython.declare(cython.int, len(Input))
+_STATES = cython.declare(cython.int, len(State))
 _CODES = cython.declare(bytes, CODES)
 _ALLOWED = cython.declare(bytes, bytes(mask >> state & 1 for mask in MASKS for state in range(len(State))))
 _BUG = cython.declare(cython.int, RULES.index("bug"))
 _SKIP = cython.declare(cython.int, RULES.index("skip"))
-# Rules about one part are called with its number, the others by HANDLERS.
-_GATHER = cython.declare(cython.int, RULES.index("gather"))
-_JOIN = cython.declare(cython.int, RULES.index("join"))
-_LATE = cython.declare(cython.int, RULES.index("late"))
-_REJECT = cython.declare(cython.int, RULES.index("reject"))
-_SETTLE = cython.declare(cython.int, RULES.index("settle"))
-_LOSE = cython.declare(cython.int, RULES.index("lose"))
-_RESCUE = cython.declare(cython.int, RULES.index("rescue"))
-
-
-@cython.cclass
-class Owner:
-    """What a session knows of the `Sessions` it belongs to."""
-
-    @cython.cfunc
-    def changed(self, session: Session, before: cython.int):
-        """It has left the state `before`."""
+_HANDLERS = cython.declare(tuple, ())
 
 
 @cython.final
 @cython.cclass
-class Buy(Chain):
-    """An accepted offer: one jit scid, the sets collecting on it, and the channel it has bought, if any."""
+class Client:
+    """A peer that bought: its buys, whether it is connected, and what is held for it (rule:24)."""
 
-    def __init__(self, jit_scid, peer_id, terms):
-        """`terms`: `actions.Terms`."""
-        self.jit_scid = jit_scid
+    def __init__(self, peer_id: str):
         self.peer_id = peer_id
+        self.online = False
+        self.buys = {}  # jit scid -> JitChannel
+        self.held_parts = 0
+        self.held_msat = 0
+
+
+@cython.final
+@cython.cclass
+class JitChannel:
+    """JitChannel(jit_scid, client, terms, most_msat)
+--
+
+    An accepted offer: one jit scid, the sessions on it, and the channel it has bought, if any.
+
+    `owed_msat` is what is still to pay for the channel, once that is known; `closing` the channels of this buy, by id,
+    whose money is not back yet; `dead` says that no channel will ever be reached over this scid again.
+    """  # fmt: skip
+
+    def __init__(self, jit_scid, client: Client, terms, most_msat: cython.ulonglong):
+        """`terms`: `actions.Terms`; `most_msat`: the largest sum that is accepted (rule:18)."""
+        self.jit_scid = jit_scid
+        self.client = client
+        self.terms = terms
         self.fixed = terms.payment_size_msat is not None
         self.size_msat = terms.payment_size_msat if self.fixed else 0
-        self.min_fee_msat = terms.min_fee_msat
-        self.proportional = terms.proportional
-        self.min_size_msat = terms.min_payment_size_msat
-        self.max_size_msat = terms.max_payment_size_msat
-        self.max_delay_blocks = terms.max_client_to_self_delay_blocks
+        self.most_msat = most_msat
         self.delta_blocks = terms.cltv_expiry_delta_blocks
         self.valid_until_ms = terms.valid_until_ms
         self.client_trusts_lsp = terms.client_trusts_lsp
-        self.first, self.live = None, 0  # of its live sessions
-        self.neighbour = None  # the next buy of this client
-        self.holder = None
-        self.online = False  # whether the client is connected, as far as we were told
+        self.sets = {}  # payment hash -> Session
+        self.holder = None  # the session that makes or uses the channel (C-14)
         self.channel = None
+        self.closing = {}
+        self.closed = None  # the last one whose money came back
         self.floor_msat = 1
+        self.owed_msat = self.fee_paid_msat = 0
+        self.took_whole = False  # the parts taken by the client of its last underpaid payment were all that was bought
         self.paid = self.dead = self.expired = False
         self.attempts = 0
+        self.held_parts = 0
+        self.held_msat = 0
+        self.oversized = {}  # payment hash -> (until when, largest part) of a set that was failed for its size (C-10)
 
     @property
-    def terms(self):
-        """What was agreed, as `actions.Terms`."""
-        payment_size_msat = self.size_msat if self.fixed else None
-        sizes = (self.min_size_msat, self.max_size_msat)
-        blocks = (self.max_delay_blocks, self.delta_blocks)
-        fees = (self.min_fee_msat, self.proportional)
-        return Terms(payment_size_msat, *fees, *sizes, *blocks, self.valid_until_ms, self.client_trusts_lsp)
-
-    @property
-    def sets(self):
-        """Payment hash -> session, a copy."""
-        return {session.payment_hash: session for session in self.links()}
+    def peer_id(self):
+        """The client's node id."""
+        return self.client.peer_id
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def used_up(self, max_attempts: cython.int) -> cython.bint:
-        """Whether no channel may be opened for this buy any more: one has died (rule:2), or C-16."""
+        """Whether no channel may be opened for this buy any more (C-16), and there is none."""
         return self.dead or (self.channel is None and self.attempts >= max_attempts)
 
+
+@cython.cclass
+class Registry:
+    """What the sessions of a node share: where each part is, what is held in all, and the heights they wait for."""
+
     @cython.cfunc
-    def find(self, payment_hash: bytes) -> Session:
-        """The session of this payment, or None. They are few: a loop is shorter than a look-up."""
-        session: Session = self.first
-        while session is not None and session.payment_hash != payment_hash:
-            session = session.next
-        return session
+    def hold(self, buy: JitChannel, part: IncomingHtlc):
+        """Count a part that is held from now on."""
+        client: Client = buy.client
+        msat: cython.ulonglong = part.amount_msat
+        self.index[part.key] = part
+        self.held_parts += 1
+        self.held_msat += msat
+        client.held_parts += 1
+        client.held_msat += msat
+        buy.held_parts += 1
+        buy.held_msat += msat
+
+    @cython.cfunc
+    def let_go(self, buy: JitChannel, part: IncomingHtlc, status: cython.int):
+        """A held part gets another status."""
+        client: Client = buy.client
+        msat: cython.ulonglong = part.amount_msat
+        part.status = status
+        self.held_parts -= 1
+        self.held_msat -= msat
+        client.held_parts -= 1
+        client.held_msat -= msat
+        buy.held_parts -= 1
+        buy.held_msat -= msat
+
+    @cython.cfunc
+    def watch(self, session: Session, height: cython.ulonglong):
+        """Tell this session BLOCK at `height`; NEVER: at none."""
+        if height == session.watched:
+            return
+        self.watch_no_more(session)
+        if height == NEVER:
+            return
+        there = self._at_height.get(height)
+        if there is None:
+            there = self._at_height[height] = {}
+            heapq.heappush(self._heights, height)
+        there[session] = None
+        session.watched = height
+
+    @cython.cfunc
+    def watch_no_more(self, session: Session):
+        """It waits for no height."""
+        if session.watched == NEVER:
+            return
+        there = self._at_height[session.watched]
+        del there[session]
+        if not there:
+            del self._at_height[session.watched]
+            if len(self._heights) > 2 * len(self._at_height) + FEW_HEIGHTS:  # most of them are of nobody any more
+                self._heights = list(self._at_height)
+                heapq.heapify(self._heights)
+        session.watched = NEVER
+
+    @cython.cfunc
+    def changed(self, session: Session, before: cython.int):
+        """A session has left the state `before`."""
+
+    @cython.cfunc
+    def wait_for_client(self, session: Session):
+        """This set is complete and its client away: it waits longer (C-13)."""
+
+    @cython.cfunc
+    def make_room(self, session: Session, buy: JitChannel, newcomer: IncomingHtlc):
+        """Return what is ordered to make room for one more held part, None where there is none (rule:24)."""
 
 
 @cython.final
 @cython.cclass
-class Session(Parts):
-    """One payment attempt: the parts with one payment hash on one jit scid."""
+class Session:
+    """Session(registry, buy, payment_hash)
+--
 
-    def __init__(self, owner: Owner, buy: Buy, payment_hash: bytes):
-        self.start(owner, buy, payment_hash)
+    One payment attempt: the parts with one payment hash on one jit scid.
 
-    @cython.cfunc
-    def start(self, owner: Owner, buy: Buy, payment_hash: bytes):
-        """What `__init__` does; from C there is no call of Python in it."""
-        self.clear()
-        self.floor_msat = max(1, buy.floor_msat)  # H-03
-        self.owner = owner
+    `sum_msat` is the value of the parts that were held together, `fee_msat` the opening fee that they are to bring.
+    """  # fmt: skip
+
+    def __init__(self, registry: Registry, buy: JitChannel, payment_hash: bytes):
+        self.registry = registry
         self.buy = buy
         self.payment_hash = payment_hash
-        self.next = None  # of its buy
-        self.sooner = None  # in the queue of those that collect
-        self.later = None
+        self.parts = []  # in order of arrival
+        self.held = 0  # how many of them are held
+        self.sum_msat = 0  # of those that were held together when it began
+        self.floor_msat = max(1, buy.floor_msat)  # no part goes out with less (H-03)
         self.due_ms = 0
+        self.watched = NEVER
         self.state = COLLECTING
+        self.step = IDLE
         self.fee_msat = 0
-        self.under_way = IDLE
-        self.covered = 0  # the first ones stand in the last record that was written or is being written
+        self.recorded = 0  # so many of the first parts stand in the last record, written or being written
         self.forwards = None  # of the last record, while nothing has changed since
-        self.funding = None  # actions.Funding once coins are reserved
+        self.funding = None  # actions.Funding once coins are chosen
         self.channel = None  # actions.Channel once signed by both sides
-        self.limits = None  # actions.Limits once usable
+        self.limits = None  # actions.ChannelLimits once usable
         self.preimage = None
-        self.committed = False  # its funding was ordered on chain: no way back
+        self.committed = False  # its funding was ordered on chain
         self.sent = False  # lightningd has it in the mempool or a block
-        self.out = 0  # forwarded parts not resolved yet
-        self.settled = 0
+        self.gone = False  # lightningd says that the channel is closed, closing or no more
+        self.never_sent = False  # the executor has looked: it is no more, and its funding was not sent
+        self.claimed = False  # the client has money in the channel
+        self.reused = False  # the channel was public before this payment (O-13)
+        self.in_flight = 0
+        self.fulfilled = 0
 
     # The engine ----------------------------------------------------------------------------------
 
     @cython.ccall
-    def apply(self, kind: cython.int, arg: object = None, number: cython.int = 0) -> tuple:
-        """Take one input; return the orders, in sequence. Raises ProtocolBug where the grid says `bug`.
+    def apply(self, kind: cython.int, arg: object = None) -> tuple:
+        """Take one input, `arg` its fact; return the actions, in sequence.
 
-        `number`: of the part that SETTLED (`arg`: its preimage) or LOST is about.
+        Raises ProtocolBug where the grid says so.
         """
-        return self.enter(kind, arg, number)
-
-    def offer(self, in_scid, htlc_id, value_msat, cltv_expiry):
-        """PART, for who has a session in hand; `Sessions.part` is the way in."""
-        self.knock(in_scid, htlc_id, value_msat, cltv_expiry)
-        return self.enter(PART, None, self.count)
-
-    @cython.cfunc
-    def enter(self, kind: cython.int, arg: object, number: cython.int) -> tuple:
-        """`apply`, in C."""
-        if kind < 0 or kind >= WIDTH:
+        if kind < 0 or kind >= _WIDTH:
             raise ProtocolBug(f"no such input: {kind}")
         before: cython.int = self.state
-        cell: cython.int = before * WIDTH + kind
+        cell: cython.int = before * _WIDTH + kind
         code: cython.int = _CODES[cell]
         if code == _SKIP:
             return NOTHING
         if code == _BUG:
             raise ProtocolBug(f"{Input(kind).name} cannot come in {State(before).name}")
-        if code == _GATHER:
-            actions = self._gather()
-        elif code == _JOIN:
-            actions = self._join()
-        elif code == _LATE:
-            actions = self._late()
-        elif code == _REJECT:
-            actions = self._reject()
-        elif code == _SETTLE:
-            actions = self._settle(number, arg)
-        elif code == _LOSE:
-            actions = self._lose(number)
-        elif code == _RESCUE:
-            actions = self._rescue(number, arg)
-        else:
-            actions = HANDLERS[code](self, arg)
-        if not _ALLOWED[cell * STATES + self.state]:
+        actions = _HANDLERS[code](self, arg)
+        if not _ALLOWED[cell * _STATES + self.state]:
             raise ProtocolBug(f"{RULES[code]} may not lead from {State(before).name} to {State(self.state).name}")
         if self.state != before:
-            self.owner.changed(self, before)
+            self.registry.changed(self, before)
         return actions
+
+    @cython.cfunc
+    def _hold(self, part: IncomingHtlc):
+        """The part is one of ours from now on."""
+        part.session = self
+        self.parts.append(part)
+        self.held += 1
+        self.forwards = None
+        self.registry.hold(self.buy, part)
+        height: cython.ulonglong = less(part.cltv_expiry, MARGIN)
+        if height < self.watched:
+            self.registry.watch(self, height)
+
+    @cython.cfunc
+    def _let_go(self, part: IncomingHtlc, status: cython.int):
+        """A held part is answered."""
+        self.held -= 1
+        self.registry.let_go(self.buy, part, status)
+
+    @cython.cfunc
+    def revive(self, record, sent: cython.bint, public: cython.bint):
+        """After a start: be what `record` tells of (see `Sessions.restore`)."""
+        part: IncomingHtlc
+        self.funding = record.funding
+        self.channel = record.channel
+        self.fee_msat = record.opening_fee_msat
+        self.preimage = record.preimage
+        self.claimed = record.preimage is not None
+        self.sent = sent
+        # Where the client does not trust us nothing was forwarded before its funding was ordered on chain (O-10).
+        self.committed = public or self.claimed or (bool(record.forwards) and not self.buy.client_trusts_lsp)
+        self.state = WITH_CLIENT if record.forwards else ABORTING
+        if self.claimed:
+            self.state = BROADCASTING
+        if self.state == ABORTING:
+            self.step = UNDOING
+        for forward in record.forwards:
+            value = forward.out_msat + forward.extra_fee_msat
+            part = IncomingHtlc(
+                jit_scid=self.buy.jit_scid, payment_hash=self.payment_hash, in_scid=forward.in_scid,
+                htlc_id=forward.htlc_id, amount_msat=value, amt_to_forward_msat=value, cltv_expiry=0,
+                outgoing_cltv_value=0, in_channel=forward.in_channel,
+            )  # fmt: skip
+            part.extra_fee_msat = forward.extra_fee_msat
+            part.status = FORWARDED
+            part.session = self
+            self.parts.append(part)
+            self.sum_msat += value
+            self.registry.index[part.key] = part
+        self.recorded = self.in_flight = len(self.parts)
+        self._watch_reservation()
 
     # Collecting ----------------------------------------------------------------------------------
 
-    @cython.cfunc
-    def _hold(self):
-        self.forwards = None
-        self.hold()
+    def _gather(self, part: IncomingHtlc):
+        buy: JitChannel = self.buy
+        value: cython.ulonglong = part.amt_to_forward_msat
+        gives_way = NOTHING
+        if not buy.fixed and self.held:
+            return self._reject(part)  # C-24: the first one alone decides, also while the client is away
+        if buy.fixed and (value > less(buy.most_msat, self.sum_msat) or self.held >= self.registry.max_parts):
+            over_msat = less(value, less(buy.most_msat, self.sum_msat))
+            smaller = smallest(self.parts, part, [], self.held + 1 - self.registry.max_parts, over_msat)
+            if smaller is None and self.held >= self.registry.max_parts and self._cannot_add_up(value):
+                return self._fail_for_its_size(part)
+            if smaller is None or value > buy.most_msat:
+                return self._reject(part)  # rule:18, C-10
+            gives_way = NOTHING
+            for other in smaller:
+                gives_way += self._give_way(other)
+            self.state = COLLECTING
+        room = self.registry.make_room(self, buy, part)
+        if room is None:
+            return gives_way + self._reject(part)
+        self._hold(part)
+        self.sum_msat += value
+        if room or gives_way:
+            gives_way += room
+        if buy.fixed and self.sum_msat < buy.size_msat:
+            return gives_way
+        actions = self._complete()
+        return gives_way + actions if gives_way else actions
+
+    def _cannot_add_up(self, value: cython.ulonglong) -> cython.bint:
+        """Whether a full set of parts like the largest would still be too little."""
+        part: IncomingHtlc
+        most: cython.ulonglong = value
+        for part in self.parts:
+            most = max(most, part.amt_to_forward_msat)
+        return most <= (self.buy.size_msat - 1) // self.registry.max_parts
 
     @cython.cfunc
-    def _gather(self) -> tuple:
-        buy: Buy = self.buy
-        value_msat: cython.ulonglong = self.rows[self.count].value_msat
-        if not buy.fixed and self.count:
-            return self._reject()  # C-24: the first one alone decides, also while the client is away
-        self._hold()
-        if value_msat > U64_MAX - self.sum_msat:
-            return self._fail(TEMPORARY)  # H-07: a sum beyond u64 fails the set
-        self.sum_msat += value_msat
-        if self.count > self.owner.max_parts:
-            return self._fail(TEMPORARY)  # C-10: the payer can come back with fewer parts
-        if buy.fixed and self.sum_msat < buy.size_msat:
-            return NOTHING
-        return self._complete()
+    def _fail_for_its_size(self, part: IncomingHtlc) -> tuple:
+        """C-10: the payer can come back with fewer parts.
+
+        What is still on its way fails, too, and starts no new set.
+        """
+        other: IncomingHtlc
+        buy: JitChannel = self.buy
+        most: cython.ulonglong = part.amt_to_forward_msat
+        for other in self.parts:
+            most = max(most, other.amt_to_forward_msat)
+        buy.oversized.pop(self.payment_hash, None)
+        buy.oversized[self.payment_hash] = (self.due_ms, most)
+        if len(buy.oversized) > MOST_OVERSIZED:
+            del buy.oversized[next(iter(buy.oversized))]
+        self.state = FAILED
+        part.status = LOST
+        keys = [other.key for other in self.parts]
+        self._answer_held(TEMPORARY)
+        return (FailParts((*keys, part.key), TEMPORARY),)
+
+    def _give_way(self, part: IncomingHtlc):
+        """A larger part needs the place of this one (rule:24)."""
+        self._let_go(part, LOST)
+        self.parts.remove(part)
+        del self.registry.index[part.key]
+        self.sum_msat = less(self.sum_msat, part.amt_to_forward_msat)
+        if not self.held:
+            self.state = FAILED
+        return (FailParts((part.key,), TEMPORARY),)
 
     @cython.cfunc
     def _complete(self) -> tuple:
@@ -262,120 +454,137 @@ class Session(Parts):
         refusal = self._refusal()
         if refusal is not None:
             return self._fail(refusal)
-        if not self.buy.online:
-            return (ConnectPeer(self.buy.peer_id),)  # C-13
+        if not self.buy.client.online:
+            self.registry.wait_for_client(self)
+            return (ConnectPeer(self.buy.client.peer_id),)  # C-13
         return self._begin()
 
     @cython.cfunc
     def _refusal(self):
-        """The failure this complete set must get, or None. Sets the opening fee."""
-        buy = self.buy
+        """Return the failure this complete set must get, or None. Sets the opening fee."""
+        buy: JitChannel = self.buy
+        terms = buy.terms
         base: cython.ulonglong = buy.size_msat if buy.fixed else self.sum_msat  # F-04
-        found = opening_fee(base, buy.min_fee_msat, buy.proportional)
+        found = opening_fee(base, terms.min_fee_msat, terms.proportional)
         if found is None:
             return UNKNOWN_NEXT_PEER  # F-03
-        fee: cython.ulonglong = found
-        if not buy.fixed and not buy.min_size_msat <= base <= buy.max_size_msat:
+        fee: cython.ulonglong = buy.owed_msat if buy.owed_msat else found  # a part of it may have come before (rule:20)
+        if not buy.fixed and not terms.min_payment_size_msat <= base <= buy.most_msat:
             return UNKNOWN_NEXT_PEER  # C-23
         if not buy.fixed and (fee > base or base - fee < self.floor_msat):
             return UNKNOWN_NEXT_PEER  # C-22
-        if buy.used_up(self.owner.max_attempts):
+        if buy.used_up(self.registry.max_attempts):
             return UNKNOWN_NEXT_PEER  # C-16
         self.fee_msat = fee
-        if not self.carries(fee):
+        if not fee_fits(self.parts, self.floor_msat, fee):
             return TEMPORARY  # H-05, C-10
         if buy.holder is not None:
             return TEMPORARY  # C-14: one channel a scid
         return None
 
     @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def refuses(self, value: cython.ulonglong) -> cython.bint:
+        """Whether a first part of this value must fail for good: it alone decides where no size was bought (C-20)."""
+        self.sum_msat = value
+        refusal = self._refusal()
+        self.sum_msat = 0
+        return refusal == UNKNOWN_NEXT_PEER
+
+    @cython.cfunc
     def _begin(self) -> tuple:
-        buy = self.buy
+        buy: JitChannel = self.buy
         buy.holder = self
         if buy.channel is None:
             self.state = OPENING
-            self.under_way = RESERVING
-            return (make(ReserveCoins, (buy.jit_scid, self.payment_hash, self.sum_msat - self.fee_msat, self.count)),)
+            self.step = CHOOSING
+            return (ReserveCoins(buy.jit_scid, self.payment_hash, less(self.sum_msat, self.fee_msat), self.held),)
         self.state = WAITING  # O-13: opened and put on chain before, its fee not paid yet
         self.channel = buy.channel
-        self.committed = True
+        self.committed = self.reused = True
         ready = AwaitReady(buy.jit_scid, self.payment_hash, self.channel.channel_id)
-        return self._broadcast(), ready  # idempotent; was it ever seen? (O-10)
+        return (*self._broadcast_again(), ready)  # idempotent; was it ever seen? (O-10)
 
     def _resume(self, arg):
-        if not self.count or (self.buy.fixed and self.sum_msat < self.buy.size_msat):
+        if not self.held or (self.buy.fixed and self.sum_msat < self.buy.size_msat):
             return NOTHING
         return self._complete()
 
     def _time_out(self, arg):
-        return self._fail(TEMPORARY)  # C-06: the offer stays
+        return self._fail(TEMPORARY)  # C-06, C-13: the buy stays
 
     def _lapse(self, arg):
         return self._fail(UNKNOWN_NEXT_PEER)  # C-07
 
-    def _alias(self, arg):
+    def _become_alias(self, arg):
         """Another payment has paid for the channel: these parts are plain forwards now (A-03)."""
         if self.buy.dead:
             return self._fail(UNKNOWN_NEXT_PEER)
         self.state = SUCCEEDED
         self.channel = self.buy.channel
-        self.covered = self.count
+        self.recorded = len(self.parts)
         return self._release()
 
     # Opening -------------------------------------------------------------------------------------
 
     @cython.cfunc
-    @cython.exceptval(-1)
+    @cython.exceptval(-1, check=True)
     def _done(self, steps: cython.int) -> cython.int:
-        """One of these steps is done: which one. Raises ProtocolBug if none of them was under way."""
-        step: cython.int = self.under_way
+        """One of these steps is done; return which. Raises ProtocolBug if none of them was under way."""
+        step: cython.int = self.step
         if not step & steps:
             raise ProtocolBug(f"the result of a step that is not under way: {STEPS[int(step).bit_length() - 1]} is")
-        self.under_way = IDLE
+        self.step = IDLE
         return step
 
-    @cython.cfunc
-    def _join(self) -> tuple:
-        """A part of this payment while its channel is being made (C-18); too many fail alone (trap:26)."""
-        value_msat: cython.ulonglong = self.rows[self.count].value_msat
-        if not self.buy.fixed or self.count >= self.owner.max_parts or value_msat > U64_MAX - self.sum_msat:
-            return self._reject()  # C-24, C-10
-        self._hold()
-        self.sum_msat += value_msat
-        return NOTHING
+    def _join(self, part: IncomingHtlc):
+        """A part of this payment while its channel is being made (C-18); too many, or too much,
+        fail alone (trap:26).
+        """
+        buy: JitChannel = self.buy
+        value: cython.ulonglong = part.amt_to_forward_msat
+        if not buy.fixed or self.held >= self.registry.max_parts or value > less(buy.most_msat, self.sum_msat):
+            return self._reject(part)  # C-24, C-10, rule:18
+        room = self.registry.make_room(self, buy, part)
+        if room is None:
+            return self._reject(part)
+        self._hold(part)
+        self.sum_msat += value
+        return room
 
-    def _intend(self, arg):
-        if self._done(RESERVING | AT_OPEN) == RESERVING:  # AT_OPEN: other coins, for somebody took one of the first
+    def _intend(self, funding):
+        if self._done(CHOOSING | AT_OPEN) == CHOOSING:  # AT_OPEN: other coins, one of the first was taken
             self.buy.attempts += 1  # C-16: counted from here; having no coins is our trouble alone (O-09)
-        self.funding = arg
-        self.under_way = STORING_INTENT
+        self.funding = funding
+        self.step = STORING_INTENT
         return (self._persist("intent"),)
 
     def _open(self, arg):
         self._done(STORING_INTENT)
-        self.under_way = AT_OPEN
-        return (make(OpenChannel, (self.buy.jit_scid, self.payment_hash, self.funding)),)
+        self.step = AT_OPEN
+        return (OpenChannel(self.buy.jit_scid, self.payment_hash, self.funding),)
 
-    def _await(self, arg):
+    def _await_ready(self, opened):
         self._done(AT_OPEN)
-        self.channel = arg if arg.limits is None else arg._replace(limits=None)
+        self.channel = opened.channel
         self.state = WAITING
         self._watch_reservation()
-        misfit, shed = (None, NOTHING) if arg.limits is None else self._fit(arg.limits)
+        misfit, shed = (None, NOTHING) if opened.limits is None else self._fit(opened.limits)
         if misfit is not None:
             return shed + self._give_up(misfit)  # O-05, O-06: while nothing is public yet
-        ready = make(AwaitReady, (self.buy.jit_scid, self.payment_hash, arg.channel_id))
+        ready = AwaitReady(self.buy.jit_scid, self.payment_hash, self.channel.channel_id)
         if self.buy.client_trusts_lsp:
             return (*shed, ready) if shed else (ready,)
-        self.under_way = STORING_CHANNEL  # the next step puts it on chain: journal first
-        self.covered = 0 if arg.limits is None else self.count  # P16: where each part goes stands in that record, too
+        self.step = STORING_CHANNEL  # the next step puts it on chain: journal first
+        # P16: that record says where each part goes, too
+        self.recorded = 0 if opened.limits is None else len(self.parts)
         return (*shed, self._persist("channel"), ready)
 
-    def _refuse(self, arg):
-        self._done(RESERVING | AT_OPEN)
-        return self._give_up(UNKNOWN_NEXT_PEER if arg else TEMPORARY)  # O-08, O-09
+    def _open_failed(self, by_client):
+        self._done(CHOOSING | AT_OPEN)
+        return self._give_up(UNKNOWN_NEXT_PEER if by_client else TEMPORARY)  # O-08, O-09
 
-    def _unstore(self, arg):
+    def _store_failed(self, arg):
         """The record could not be written: nothing irreversible happens (rule:11, K-23)."""
         self._done(STORING_INTENT | STORING_CHANNEL | STORING_FORWARDS)
         return self._give_up(TEMPORARY)
@@ -385,17 +594,17 @@ class Session(Parts):
     def _stored(self, arg):
         if self._done(STORING_CHANNEL | STORING_FORWARDS) == STORING_CHANNEL:
             self.committed = True
-            return (self._broadcast(),)
+            return self._broadcast_again()
         actions = self._release()
         return actions + self._finish() if self.state == BROADCASTING else actions
 
-    def _ready(self, arg):
-        self.limits = arg
+    def _ready(self, limits):
+        self.limits = limits
         return self._proceed()
 
-    def _sent(self, arg):
+    def _broadcast(self, arg):
         if not self.committed:
-            raise ProtocolBug("SENT for a funding that was not ordered to be sent")
+            raise ProtocolBug("FUNDING_BROADCAST for a funding that was not ordered to be sent")
         self.sent = True
         if self.state == WAITING:
             return self._proceed()
@@ -403,219 +612,293 @@ class Session(Parts):
 
     @cython.cfunc
     def _proceed(self) -> tuple:
-        """Allocate and journal the forwards once the channel is usable and, where promised, on its way (O-10)."""
-        if self.limits is None or self.under_way != IDLE or not (self.buy.client_trusts_lsp or self.sent):
+        """Lay the fee and journal the forwards once the channel is usable and, where promised, on its way (O-10)."""
+        if self.limits is None or self.step != IDLE or not (self.buy.client_trusts_lsp or self.sent):
             return NOTHING
         told = self.forwards  # as the channel's record has them; None when something has changed since
         misfit, shed = self._fit(self.limits)
-        if misfit is None and told is not None and told == self.outgoing(self.count, False):
+        if misfit is None and told is not None and told == self._outgoing(len(self.parts), False):
             self.forwards = told
             return self._release()
-        return shed + (self._note() if misfit is None else self._give_up(misfit))
+        if misfit is None:
+            return shed + self._note()
+        given_up = shed + self._give_up(misfit)
+        if self.reused:  # it will never carry this payment, and it is not paid for: another may (A-07, people:L9)
+            given_up += (CloseChannel(self.buy.jit_scid, self.channel.channel_id),)
+        return given_up
 
     @cython.cfunc
     def _fit(self, limits):
         """Lay the fee on the parts as this channel allows (H-04): the failure all get where it does not, or None.
 
-        Beside it the orders for parts that fail alone.
+        Beside it the actions for parts that fail alone.
         """
-        if limits.to_self_delay_blocks > self.buy.max_delay_blocks:
+        if limits.to_self_delay_blocks > self.buy.terms.max_client_to_self_delay_blocks:
             return UNKNOWN_NEXT_PEER, NOTHING  # O-05
         self.floor_msat = self.buy.floor_msat = max(1, limits.htlc_minimum_msat)  # from now on on arrival (C-04)
         most: cython.ulonglong = min(limits.spendable_msat, limits.max_in_flight_msat)
         shed = self._shed(most)
         self.forwards = None
-        if not lay(self.rows, self.count, self.floor_msat, self.fee_msat) or self.sum_msat - self.fee_msat > most:
+        if not lay_fee(self.parts, self.floor_msat, self.fee_msat) or less(self.sum_msat, self.fee_msat) > most:
             return TEMPORARY, shed  # O-06
         return None, shed
 
     @cython.cfunc
     def _shed(self, most_msat: cython.ulonglong) -> tuple:
         """Fail alone, last one first, what does not fit and what the payment is complete without (trap:26)."""
-        number: cython.int
-        value: cython.ulonglong
-        need: cython.ulonglong = max(self.buy.size_msat, self.fee_msat + 1)
+        part: IncomingHtlc
+        unfit: cython.bint
+        need: cython.ulonglong = max(self.buy.size_msat, self.fee_msat + 1 if self.fee_msat < MOST_MSAT else MOST_MSAT)
         keys = []
-        for number in range(self.count - 1, -1, -1):
-            value = self.rows[number].value_msat
-            unfit: cython.bint = value < self.floor_msat or self.sum_msat - self.fee_msat > most_msat
-            if unfit and self.rows[number].status == HELD and self.sum_msat - value >= need:
-                self.rows[number].status = DEAD
-                self.sum_msat -= value
-                keys.append(self.key(number))
+        for part in reversed(self.parts):
+            unfit = part.amt_to_forward_msat < self.floor_msat or less(self.sum_msat, self.fee_msat) > most_msat
+            if unfit and part.status == HELD and less(self.sum_msat, part.amt_to_forward_msat) >= need:
+                self._let_go(part, LOST)
+                self.sum_msat -= part.amt_to_forward_msat
+                keys.append(part.key)
         return (FailParts(tuple(keys), TEMPORARY),) if keys else NOTHING
 
     @cython.cfunc
     def _note(self) -> tuple:
         """Journal where each part goes before it goes (rule:2, H-16); one write at a time."""
-        if self.under_way != IDLE:
+        if self.step != IDLE:
             return NOTHING
-        self.under_way = STORING_FORWARDS
-        self.covered = self.count
+        self.step = STORING_FORWARDS
+        self.recorded = len(self.parts)
         return (self._persist("forwards"),)
 
     @cython.cfunc
     def _release(self) -> tuple:
         """Every held part in the record goes out together (H-15); one that came during the write is written next."""
+        part: IncomingHtlc
+        number: cython.int
         if self.state == WAITING:
-            self.state = FORWARDED
+            self.state = WITH_CLIENT
         forwards = self.forwards  # those of the record: the same, unless some went out before
-        if forwards is None or self.out or self.settled:
-            forwards = self.outgoing(self.covered, True)
-        self.out += self.move(self.covered, HELD, OUT)
-        out = make(ForwardParts, (self.buy.jit_scid, self.payment_hash, self.channel.channel_id, forwards))
+        if forwards is None or self.in_flight or self.fulfilled:
+            forwards = self._outgoing(self.recorded, True)
+        for number in range(self.recorded):
+            part = self.parts[number]
+            if part.status == HELD:
+                self._let_go(part, FORWARDED)
+                self.in_flight += 1
+        out = ForwardParts(self.buy.jit_scid, self.payment_hash, self.channel.channel_id, forwards)
         actions = (out,) if forwards else NOTHING
-        return actions + self._note() if self.count > self.covered else actions
+        return actions + self._note() if len(self.parts) > self.recorded else actions
 
-    def _unready(self, arg):
+    @cython.cfunc
+    def _outgoing(self, until: cython.int, only_held: cython.bint) -> tuple:
+        """Return `Forward` of the first `until` parts that are held, or of all that have not failed."""
+        part: IncomingHtlc
+        number: cython.int
+        found = []
+        for number in range(until):
+            part = self.parts[number]
+            if part.status == HELD or (not only_held and part.status != LOST):
+                found.append(part.forward())
+        return tuple(found)
+
+    def _ready_timeout(self, arg):
         return self._give_up(TEMPORARY)
 
-    def _guard(self, arg):
+    def _guard(self, height):
         """A part comes near its expiry (K-06, rule:5); otherwise the height is only about a reservation."""
-        if arg + CLTV_MARGIN_BLOCKS < self.min_cltv:
-            return self._tend(arg)
+        if height + MARGIN < self.earliest():
+            return self._on_block(height)
         return self._give_up(TEMPORARY)
 
-    def _leave(self, arg):
+    def _shut_down(self, arg):
         """The plugin ends: answer politely, journal and channel stay for the next start (cln:W12)."""
         failed = self._answer_held(TEMPORARY)
-        if self.state < FORWARDED:
+        if self.state < WITH_CLIENT:
             self.state = FAILED if self.state == COLLECTING or self.committed else ABORTING
         return failed
 
-    def _gone(self, arg):
-        """lightningd says the channel is gone: what is held fails, coins are released (trap:5, cln:A3)."""
-        if self.committed:
-            self.buy.dead = True  # rule:2: there will not be a second one
-        if self.state == WAITING or not self.committed:
-            return self._give_up(TEMPORARY)
+    def _channel_closed(self, never_sent):
+        """lightningd says that the channel is gone (rule:23): what is held fails, and nothing more is put into it.
+
+        `never_sent`: the executor of `Broadcast` has looked, and its funding is not and will not be sent.
+        """
+        known: cython.bint = self.gone
+        self.gone = True
+        self.never_sent = self.never_sent or bool(never_sent)
         failed = self._answer_held(TEMPORARY)
-        if self.state == FORWARDED:
-            return failed  # on chain now: lightningd resolves each part and tells us
+        if self.sent:  # it was ours, and its close brings our coins back
+            if self.state == WAITING:
+                self.state = FAILED
+            elif self.state == BROADCASTING:
+                self._write_off()
+                return failed + self._finish()
+            return failed  # parts that are out: lightningd resolves each on chain and tells us
+        name = "a channel that is being opened" if self.channel is None else f"channel {self.channel.channel_id}"
+        if self.committed and not self.never_sent:  # the Broadcast under way will tell
+            if self.state == WAITING:
+                self.state = ABORTING
+            if known:
+                return failed
+            return (*failed, Alarm(f"{name} was closed; whether its funding was sent is being looked up"))
+        self.committed = False
         self._write_off()
-        if self.sent:
-            return failed + self._finish()
-        alarm = f"channel {self.channel.channel_id} closed before its funding was sent; still trying"
-        return (*failed, Alarm(alarm))
+        if self.state == ABORTING and self.step != IDLE:
+            return failed
+        alarm = Alarm(f"{name} was given up before its funding was sent: nothing is sent, its coins are released")
+        return (*failed, alarm, *self._undo_or_wait())
 
     # Forwarded and after --------------------------------------------------------------------------
 
-    @cython.cfunc
-    def _late(self) -> tuple:
-        """A part after the others went out: journalled, then out, with what fee a failed part left (C-18, H-17)."""
-        at: cython.int = self.count
-        value_msat: cython.ulonglong = self.rows[at].value_msat
-        alone: cython.bint = not self.buy.fixed or self.buy.dead  # C-24
-        if alone or value_msat < self.floor_msat or at >= MAX_SESSION_PARTS:
-            return self._reject()
-        self.rows[at].taken_msat = min(self.fee_msat - self.carried(), value_msat - self.floor_msat)
-        self._hold()
-        return self._note()
+    def _late(self, part: IncomingHtlc):
+        """A part after the others went out: journalled, then out, with what fee is still owed (C-18, H-17)."""
+        other: IncomingHtlc
+        buy: JitChannel = self.buy
+        value: cython.ulonglong = part.amt_to_forward_msat
+        alive: cython.ulonglong = 0
+        for other in self.parts:
+            if other.status != LOST:
+                alive += min(other.amt_to_forward_msat, MOST_MSAT - alive)
+        alone: cython.bint = not buy.fixed or buy.dead or self.gone  # C-24
+        if (
+            alone
+            or value < self.floor_msat
+            or len(self.parts) >= MAX_SESSION_PARTS
+            or value > less(buy.most_msat, alive)
+        ):
+            return self._reject(part)
+        room = self.registry.make_room(self, buy, part)
+        if room is None:
+            return self._reject(part)
+        part.extra_fee_msat = min(less(self.fee_msat, carried(self.parts, -1)), value - self.floor_msat)
+        self._hold(part)
+        return room + self._note()
 
-    def _unsaid(self, arg):
+    def _late_store_failed(self, arg):
         """Late parts could not be journalled: they fail, the others go on (rule:11)."""
         self._done(STORING_FORWARDS)
         failed = self._answer_held(TEMPORARY)
         return failed + self._finish() if self.state == BROADCASTING else failed
 
-    @cython.cfunc
-    def _settle(self, number: cython.int, preimage: object) -> tuple:
-        status: cython.int = self.rows[number].status
-        if status == OUT:
-            self.out -= 1
-        elif status == DEAD:  # a preimage counts even for a part that was reported lost before (K-11)
+    def _claim(self, arg):
+        """The client fulfilled a part: from here on the channel is owed to it (rule:8)."""
+        part: IncomingHtlc = arg[0]
+        if part.status == FORWARDED:
+            self.in_flight -= 1
+        elif part.status == LOST:  # a preimage counts even for a part that was reported lost before (K-11)
             self.forwards = None
         else:
             return NOTHING
-        self.rows[number].status = PAID
-        self.settled += 1
-        self.preimage = preimage
+        part.status = FULFILLED
+        self.fulfilled += 1
+        self.claimed = True
+        if arg[1] is not None:
+            self.preimage = arg[1]
         if self.state == BROADCASTING:
             return self._finish()
         self.state = BROADCASTING
         self.committed = True
         if self.sent:
             return self._finish()
-        return (self._broadcast(),)
+        return self._broadcast_again()
 
-    @cython.cfunc
-    def _lose(self, number: cython.int) -> tuple:
+    def _lose(self, part: IncomingHtlc):
         """Only this part is lost (K-10); the session ends when none is left that could still be paid."""
-        if self.rows[number].status != OUT:
+        if part.status != FORWARDED:
             return NOTHING
-        self.rows[number].status = DEAD
+        part.status = LOST
         self.forwards = None
-        self.out -= 1
+        self.in_flight -= 1
         if self.state == BROADCASTING:
             return self._finish()
-        if self.out:
+        if self.in_flight:
             return NOTHING
         return self._give_up(TEMPORARY)
 
     @cython.cfunc
     def _finish(self) -> tuple:
-        """Paid, on chain, and no part open any more: over."""
-        if self.sent and not self.out and self.under_way == IDLE:
-            self.state = SUCCEEDED
+        """Claimed, on chain, and no part open any more: over. Paid if the fee came (rule:20)."""
+        if self.sent and not self.in_flight and self.step == IDLE:
+            self.state = SUCCEEDED if self.fee_paid() >= self.fee_msat else UNDERPAID
         return NOTHING
 
-    def _tend(self, arg):
-        """Fail late parts whose record takes too long (K-06); renew a reservation before it runs out (O-04, rule:7)."""
-        failed = self._answer_held(TEMPORARY, arg + CLTV_MARGIN_BLOCKS)
-        if self.funding is None or self.sent or arg < self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS:
-            return failed
-        self.funding = self.funding._replace(reserved_to_block=arg + RENEW_BLOCKS)
+    def _money_seen(self, arg):
+        """The client has money in the withheld channel, whatever is known of its parts (rule:25): put it on chain."""
+        if self.sent or self.channel is None or self.never_sent:
+            return NOTHING
+        if self.state == ABORTING:
+            self._write_off()
+        return (
+            Alarm(f"channel {self.channel.channel_id} holds money of the client, and no part is known as paid"),
+            *self._owe_broadcast(),
+        )
+
+    def _owe_broadcast(self):
+        """The funding is owed to the chain from now on; an undo that is under way decides nothing any more."""
+        self.claimed = self.committed = True
+        self.state = BROADCASTING
+        if self.step == UNDOING:
+            self.step = IDLE
         self._watch_reservation()
+        return self._broadcast_again()
+
+    def _on_block(self, height):
+        """Fail late parts whose record takes too long (K-06); renew a reservation before it runs out (O-04, rule:7)."""
+        failed = self._answer_held(TEMPORARY, height + MARGIN)
+        if self.funding is None or self.sent or height < self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS:
+            return failed
+        self.funding = replace(self.funding, reserved_to_block=height + RENEW_BLOCKS)
         return (*failed, RenewInputs(self.buy.jit_scid, self.payment_hash, self.funding))
 
     # Ending --------------------------------------------------------------------------------------
 
-    @cython.cfunc
-    def _reject(self) -> tuple:
-        """The part at the door is not let in; what is written of the others still holds."""
-        return (FailParts((self.key(self.count),), TEMPORARY),)
+    def _reject(self, part: IncomingHtlc):
+        """The newcomer is not let in; what is written of the others still holds."""
+        part.status = LOST
+        return (FailParts((part.key,), TEMPORARY),)
 
-    def _tidy(self, arg):
+    def _undo_late_result(self, arg):
         """The result of a step that was under way when the session was given up: undo what it made (K-19)."""
-        self._done(RESERVING | STORING_INTENT | AT_OPEN | STORING_CHANNEL | STORING_FORWARDS)
+        self._done(CHOOSING | STORING_INTENT | AT_OPEN | STORING_CHANNEL | STORING_FORWARDS)
         if isinstance(arg, Funding):
             self.funding = arg
-        if isinstance(arg, Channel):
-            self.channel = arg._replace(limits=None)
-        return self._unmake()
+        elif arg is not None and not isinstance(arg, bool):
+            self.channel = arg.channel
+        return self._undo_or_wait()
 
     def _undone(self, arg):
-        self._done(IDLE)
+        self._done(UNDOING)
         self.state = FAILED if self.channel is None else ABANDONED
         return NOTHING
 
-    def _keep(self, arg):
+    def _already_broadcast(self, channel):
         """The funding is on its way. With a channel: the undo found money of the client in it and sent it (K-11)."""
-        self.sent = True
-        if arg is not None:
-            self._done(IDLE)
+        if isinstance(channel, Channel):
+            self._done(UNDOING)
             self.committed = True
-            self.channel = arg
+            self.channel = channel
+        elif not self.committed:
+            raise ProtocolBug("FUNDING_BROADCAST for a funding that was not ordered to be sent")
+        self.sent = True
+        if self.step == IDLE:
             self.state = FAILED  # public, and its fee not paid (O-13)
         return NOTHING
 
-    @cython.cfunc
-    def _rescue(self, number: cython.int, preimage: object) -> tuple:
-        """A preimage after we gave up: the client is owed its channel whatever else (K-11)."""
-        if self.channel is None:
+    def _claim_after_abort(self, arg):
+        """A preimage after we gave up: the client is owed its channel, if there is one (K-11, rule:23)."""
+        part: IncomingHtlc = arg[0]
+        if self.channel is None or part.status == FULFILLED:
             return NOTHING
+        part.status = FULFILLED
+        self.fulfilled += 1
+        self.claimed = True
+        if arg[1] is not None:
+            self.preimage = arg[1]
         self._write_off()
+        what = f"a part of {self.payment_hash.hex()} was paid after its channel was given up"
+        if self.never_sent:
+            return (Alarm(f"{what}; lightningd has no such channel any more, so nothing is sent"),)
         self.buy.dead = True  # closed, or about to be: nothing more goes through it
-        self.rows[number].status = PAID
-        self.preimage = preimage
-        self.settled += 1
-        self.committed = True
-        self.state = BROADCASTING
-        self._watch_reservation()
-        return (
-            Alarm(f"a part of {self.payment_hash.hex()} was paid after its channel was given up: broadcasting"),
-            self._broadcast(),
-        )
+        if self.sent:
+            self.state = BROADCASTING
+            return (Alarm(f"{what}: it is on chain"), *self._finish())
+        return (Alarm(f"{what}: broadcasting"), *self._owe_broadcast())
 
     @cython.cfunc
     def _fail(self, failure: object) -> tuple:
@@ -627,72 +910,135 @@ class Session(Parts):
     def _give_up(self, failure: object) -> tuple:
         """End a session in any state before a preimage: answer what is held, then undo what was made."""
         failed = self._answer_held(failure)
-        if self.under_way == IDLE:
-            return failed + self._unmake()
-        self.state = ABORTING  # the result of that step comes; `tidy` goes on from there
-        return failed
+        return failed + self._undo_or_wait()
 
     @cython.cfunc
-    def _unmake(self) -> tuple:
-        """Give back what was made. A public channel stays, its fee unpaid (O-13)."""
-        if self.committed or (self.funding is None and self.channel is None):
+    def _undo_or_wait(self) -> tuple:
+        """Give back what was made, once no result is awaited any more.
+
+        A public channel stays, its fee unpaid (O-13).
+        """
+        self.state = ABORTING
+        if self.step != IDLE:
+            return NOTHING  # its result comes; `undo_late_result` goes on from there
+        if self.sent or (self.funding is None and self.channel is None):
             self.state = FAILED
             return NOTHING
-        self.state = ABORTING
+        if self.committed:
+            return NOTHING  # the broadcast under way will tell: FUNDING_BROADCAST or CLOSED
+        self.step = UNDOING
         return (Undo(self.buy.jit_scid, self.payment_hash, self.channel, self.funding),)
 
     @cython.cfunc
     def _write_off(self):
         """The channel is closed: no event comes for the parts that were in it (cln:A3)."""
-        self.move(self.count, OUT, DEAD)
+        part: IncomingHtlc
+        for part in self.parts:
+            if part.status == FORWARDED:
+                part.status = LOST
         self.forwards = None
-        self.out = 0
+        self.in_flight = 0
 
     @cython.cfunc
-    def _answer_held(self, failure: object, cltv: cython.uint = NEVER) -> tuple:
+    def _answer_held(self, failure: object, cltv: cython.ulonglong = NEVER) -> tuple:
         """Fail the held parts that expire at `cltv` or before."""
-        keys = self.take_held(cltv)
+        part: IncomingHtlc
+        if not self.held:
+            return NOTHING
+        keys = []
+        for part in self.parts:
+            if part.status == HELD and part.cltv_expiry <= cltv:
+                self._let_go(part, LOST)
+                keys.append(part.key)
         if not keys:
             return NOTHING
         self.forwards = None
-        return (FailParts(keys, failure),)
+        return (FailParts(tuple(keys), failure),)
 
     @cython.cfunc
-    def _broadcast(self):
-        return make(Broadcast, (self.buy.jit_scid, self.payment_hash, self.channel))
+    def _broadcast_again(self) -> tuple:
+        return (Broadcast(self.buy.jit_scid, self.payment_hash, self.channel),)
 
     @cython.cfunc
-    def _persist(self, stage):
-        return make(Persist, (self.buy.jit_scid, self.payment_hash, self.journal(stage)))
+    def _persist(self, stage: str):
+        return Persist(self.buy.jit_scid, self.payment_hash, self.record(stage))
+
+    # Heights and records -------------------------------------------------------------------------
 
     @cython.cfunc
-    def _watch_reservation(self):
-        if self.funding is not None:
-            self.index.watch(self.slot, max(0, self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS))
+    @cython.exceptval(0, check=True)
+    def earliest(self) -> cython.ulonglong:
+        """Return the earliest expiry of the parts that are still held, NEVER if there is none."""
+        part: IncomingHtlc
+        earliest: cython.ulonglong = NEVER
+        if self.held:
+            for part in self.parts:
+                if part.status == HELD:
+                    earliest = min(earliest, part.cltv_expiry)
+        return earliest
 
     @cython.cfunc
-    @cython.exceptval(0xFFFF_FFFF)
-    def next_height(self) -> cython.uint:
-        """The height at which this session has something to do, NEVER if there is none (K-06, O-04)."""
+    @cython.exceptval(0, check=True)
+    def next_height(self) -> cython.ulonglong:
+        """Return the height at which this session has something to do, NEVER if there is none (K-06, O-04)."""
+        height: cython.ulonglong = self.earliest()
         if self.state >= ABORTING:
             return NEVER
-        expiry: cython.uint = self.earliest()
-        height: cython.uint = expiry - CLTV_MARGIN_BLOCKS if CLTV_MARGIN_BLOCKS < expiry < NEVER else NEVER
+        if height != NEVER:
+            height = less(height, MARGIN)
         if self.funding is not None and not self.sent:
             height = min(height, max(0, self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS))
         return height
 
+    @cython.cfunc
+    def _watch_reservation(self):
+        self.registry.watch(self, self.next_height())
+
+    @cython.cfunc
+    @cython.exceptval(0, check=True)
+    def fee_paid(self) -> cython.ulonglong:
+        """Return what the parts that the client took have carried (rule:20)."""
+        return carried(self.parts, FULFILLED)
+
+    @cython.cfunc
+    @cython.exceptval(0, check=True)
+    def taken_msat(self) -> cython.ulonglong:
+        """Return the value of the parts that the client took."""
+        part: IncomingHtlc
+        taken: cython.ulonglong = 0
+        for part in self.parts:
+            if part.status == FULFILLED:
+                taken += min(part.amt_to_forward_msat, MOST_MSAT - taken)
+        return taken
+
+    @property
+    def fee_paid_msat(self):
+        """What this payment has brought of the opening fee so far."""
+        return self.fee_paid()
+
     @cython.ccall
-    def journal(self, stage: str) -> tuple:
-        """This session as its record must have it at `stage` (see `actions.Journal`)."""
+    def record(self, stage: str) -> object:
+        """Return this session as its record must have it at `stage` (see `actions.SessionRecord`)."""
         forwards = NOTHING
-        if stage in ("forwards", "paid") or (self.state == WAITING and self.covered):
+        if stage in ("forwards", "paid") or (self.state == WAITING and self.recorded):
             if self.forwards is None:
-                self.forwards = self.outgoing(self.count, False)
+                self.forwards = self._outgoing(len(self.parts), False)
             forwards = self.forwards
-        attempts, fee, funding, channel = self.buy.attempts, self.fee_msat, self.funding, self.channel
-        return make(Journal, (stage, self.payment_hash, attempts, fee, funding, channel, forwards, self.preimage))
+        buy: JitChannel = self.buy
+        paid: cython.ulonglong = buy.fee_paid_msat
+        if stage == "paid":
+            paid += min(self.fee_paid(), MOST_MSAT - paid)
+        return SessionRecord(
+            stage,
+            self.payment_hash,
+            buy.attempts,
+            self.fee_msat,
+            self.funding,
+            self.channel,
+            forwards,
+            self.preimage,
+            paid,
+        )
 
 
-ONE_PART = ("gather", "join", "late", "reject", "settle", "lose", "rescue")
-HANDLERS = tuple(None if name in ("bug", "skip", *ONE_PART) else getattr(Session, f"_{name}") for name in RULES)
+_HANDLERS = tuple([None if name in ("bug", "skip") else getattr(Session, f"_{name}") for name in RULES])

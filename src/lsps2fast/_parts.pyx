@@ -1,36 +1,82 @@
-# cython: language_level=3, binding=False
-"""The parts of one payment in packed rows, what is kept running over them, and the fee laid on them.
+# cython: language_level=3, binding=True
+"""One part of a payment, and what is reckoned over several: the opening fee, its shares, which parts give way.
 
-Nothing here decides anything: the rules are in `_fsm.pyx`. Sums are checked before they are made: no u64 wraps.
+Nothing here decides anything: the rules are in `_fsm.pyx`. Amounts are u64; sums, products and differences are checked
+before they are made, so that the compiled and the interpreted run never differ.
 """
 
 import cython
 
-from lsps2fast.actions import Forward, Part
-from lsps2fast.errors import ProtocolBug
+from lsps2fast.actions import Forward, PartStatus
 
-if cython.compiled:
-    from cython.cimports.lsps2fast._live import Live
-    from cython.cimports.lsps2fast._raw import DEAD, HELD, OUT, Row, free_rows, make, more_rows, no_rows
-else:
-    from lsps2fast._live import Live
-    from lsps2fast._raw_py import DEAD, HELD, OUT, Row, free_rows, make, more_rows, no_rows
-
-    Parts = None  # annotations name it before it is there
-
-CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
-MARGIN = cython.declare(cython.uint, CLTV_MARGIN_BLOCKS)
+HELD = cython.declare(cython.int, int(PartStatus.HELD))
+FAILED = cython.declare(cython.int, int(PartStatus.FAILED))
 MOST_MSAT = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
-NEVER = cython.declare(cython.uint, 0xFFFF_FFFF)  # a height
-FIRST_ROOM = cython.declare(cython.int, 4)  # rows of a new session
-MOST_ROWS = cython.declare(cython.int, 1023)  # what a place in `Live` can name
+
+
+@cython.final
+@cython.cclass
+class IncomingHtlc:
+    """IncomingHtlc(*, jit_scid, payment_hash, in_scid, htlc_id, amount_msat, amt_to_forward_msat, cltv_expiry, outgoing_cltv_value, in_channel='')
+--
+
+    One HTLC that names a jit scid as its next hop: the input of `Sessions.part`, and from then on the part it became.
+
+    `amount_msat` and `cltv_expiry` are the HTLC's own, `amt_to_forward_msat` and `outgoing_cltv_value` the onion's.
+    `in_channel` is the id of the channel it came over, which no splice changes (rule:25); where it is not known
+    `in_scid` takes its place in `key`. `status` (a `PartStatus`) and `extra_fee_msat`, what is taken from it, are the
+    machine's.
+    """  # fmt: skip  # noqa: E501
+
+    def __init__(
+        self,
+        *,
+        jit_scid: object,
+        payment_hash: bytes,
+        in_scid: cython.ulonglong,
+        htlc_id: cython.ulonglong,
+        amount_msat: cython.ulonglong,
+        amt_to_forward_msat: cython.ulonglong,
+        cltv_expiry: cython.ulonglong,
+        outgoing_cltv_value: cython.ulonglong,
+        in_channel: str = "",
+    ):
+        self.jit_scid = jit_scid
+        self.payment_hash = payment_hash
+        self.in_scid = in_scid
+        self.htlc_id = htlc_id
+        self.amount_msat = amount_msat
+        self.amt_to_forward_msat = amt_to_forward_msat
+        self.cltv_expiry = cltv_expiry
+        self.outgoing_cltv_value = outgoing_cltv_value
+        self.in_channel = in_channel
+        self.key = (in_channel, htlc_id) if in_channel else (in_scid, htlc_id)
+        self.status = HELD
+        self.extra_fee_msat = 0
+        self.session = None  # the `Session` it belongs to while that lives
+
+    def __repr__(self):
+        return f"IncomingHtlc({self.key}, {self.amt_to_forward_msat} msat, {PartStatus(self.status).name})"
+
+    @cython.cfunc
+    def forward(self) -> object:
+        """Return it as it goes out, as `actions.Forward`."""
+        out_msat = less(self.amt_to_forward_msat, self.extra_fee_msat)
+        return Forward(self.in_scid, self.htlc_id, out_msat, self.extra_fee_msat, self.in_channel)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def less(amount: cython.ulonglong, by: cython.ulonglong) -> cython.ulonglong:
+    """Return the difference, 0 where it would be negative."""
+    return amount - by if amount > by else 0
 
 
 @cython.ccall
 def opening_fee(
     payment_size_msat: cython.ulonglong, min_fee_msat: cython.ulonglong, proportional: cython.ulonglong
 ) -> object:
-    """The opening fee in msat, or None when the computation leaves u64 (F-01 to F-03)."""
+    """Return the opening fee in msat, or None when the computation leaves u64 (F-01 to F-03)."""
     if proportional != 0 and payment_size_msat > MOST_MSAT // proportional:
         return None
     product: cython.ulonglong = payment_size_msat * proportional
@@ -40,264 +86,133 @@ def opening_fee(
 
 
 @cython.cfunc
-@cython.exceptval(check=False)
-def lay(
-    rows: cython.pointer(Row), count: cython.int, floor_msat: cython.ulonglong, fee_msat: cython.ulonglong
-) -> cython.bint:
-    """Lay the fee on the held ones of these parts, in order (H-04). False when it cannot be laid: see `allocate`."""
-    number: cython.int
+@cython.exceptval(-1)
+def fee_fits(parts: list, floor_msat: cython.ulonglong, fee_msat: cython.ulonglong) -> cython.bint:
+    """Whether the held ones of these parts can bear this fee.
+
+    None may lie below the floor (C-04), the sum must stay in u64 (H-07), and what is above the floor must suffice
+    (H-05).
+    """
+    part: IncomingHtlc
     value: cython.ulonglong
-    share: cython.ulonglong
-    room: cython.ulonglong = MOST_MSAT  # of the sum
-    rest: cython.ulonglong = fee_msat
-    for number in range(count):
-        if rows[number].status == HELD:
-            value = rows[number].value_msat
-            if value < floor_msat or value > room:
+    room: cython.ulonglong = 0  # above the floor
+    left: cython.ulonglong = MOST_MSAT  # of u64
+    for part in parts:
+        if part.status == HELD:
+            value = part.amt_to_forward_msat
+            if value < floor_msat or value > left:
                 return False
-            room -= value
-            share = min(rest, value - floor_msat)
-            rest -= share
-            rows[number].taken_msat = share
-    return rest == 0
+            left -= value
+            room += value - floor_msat
+    return fee_msat <= room
+
+
+@cython.cfunc
+@cython.exceptval(-1)
+def lay_fee(parts: list, floor_msat: cython.ulonglong, fee_msat: cython.ulonglong) -> cython.bint:
+    """Lay the fee on the held ones of these parts, each its share (H-04). False, and nothing laid, where it does not
+    fit.
+
+    A share is in proportion to the part's value, rounded down, and leaves it at least the floor; what remains goes to
+    the first parts that have room. So every subset of the parts pays its share, and all of them the fee to the msat.
+    """
+    part: IncomingHtlc
+    share: cython.ulonglong
+    more: cython.ulonglong
+    total: cython.ulonglong = 0
+    rest: cython.ulonglong = fee_msat
+    if not fee_fits(parts, floor_msat, fee_msat):
+        return False
+    for part in parts:
+        if part.status == HELD:
+            total += part.amt_to_forward_msat
+    for part in parts:
+        if part.status == HELD:
+            share = _share(fee_msat, part.amt_to_forward_msat, total)
+            part.extra_fee_msat = min(share, part.amt_to_forward_msat - floor_msat)
+            rest -= part.extra_fee_msat
+    for part in parts:
+        if rest == 0:
+            break
+        if part.status == HELD:
+            more = min(rest, part.amt_to_forward_msat - floor_msat - part.extra_fee_msat)
+            part.extra_fee_msat += more
+            rest -= more
+    return True
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _share(fee_msat: cython.ulonglong, value: cython.ulonglong, total: cython.ulonglong) -> cython.ulonglong:
+    """Return floor(fee * value / total) for 0 < value <= total; by Python's integers where the product leaves u64."""
+    if fee_msat <= MOST_MSAT // value:
+        return fee_msat * value // total
+    fee: object = fee_msat
+    return fee * value // total
 
 
 def allocate(values_msat, floor_msat, fee_msat):
-    """Lay `fee_msat` on parts worth `values_msat`, in order; the list of what is taken from each (H-04).
+    """Lay `fee_msat` on parts worth `values_msat`; return what is taken from each (H-04), or None where it does not
+    fit.
 
-    None when it cannot be taken: a part lies below the floor (never below 1 msat, H-03), the sum leaves u64 (H-07)
-    or the parts above the floor do not carry the fee (H-05). The taken sum is the fee to the msat (H-06).
+    The floor is never below 1 msat (H-03). The sum taken is the fee to the msat (H-06).
     """
-    number: cython.int
-    parts: Parts = Parts()
-    for value in values_msat:
-        number = parts.count
-        parts.knock(0, number, value, 0)
-        parts.count += 1
-    if not lay(parts.rows, parts.count, max(1, floor_msat), fee_msat):
-        return None
-    return [parts.rows[number].taken_msat for number in range(parts.count)]
-
-
-@cython.cclass
-class Chain:
-    """Sets of parts in order of arrival, each naming the `next`: `first`, and how many (`live`)."""
-
-    def __init__(self):
-        self.first, self.live = None, 0
-
-    @cython.cfunc
-    def links(self) -> list:
-        """All of them, a copy: inputs end sessions."""
-        link: Parts = self.first
-        found = []
-        while link is not None:
-            found.append(link)
-            link = link.next
-        return found
-
-    @cython.cfunc
-    def append(self, link: Parts):
-        """Put one at the end."""
-        last: Parts = self.first
-        self.live += 1
-        if last is None:
-            self.first = link
-            return
-        while last.next is not None:
-            last = last.next
-        last.next = link
-
-    @cython.cfunc
-    def remove(self, link: Parts):
-        """Take one out; it must be there."""
-        before: Parts = self.first
-        self.live -= 1
-        if before is link:
-            self.first = link.next
-        else:
-            while before.next is not link:
-                before = before.next
-            before.next = link.next
-        link.next = None
-
-
-@cython.cclass
-class Parts:
-    """The parts of one payment, in order of arrival. `rows[count]` is the one at the door."""
-
-    def __init__(self):
-        self.clear()
-
-    @cython.cfunc
-    def clear(self):
-        """None yet."""
-        self.index = None  # where all parts are found, once the session is live
-        self.rows = no_rows()
-        self.room = 0
-        self.count = 0
-        self.slot = -1  # in the index
-        self.small = 0  # parts below the floor, kept running
-        self.sum_msat = 0  # of the values, kept running by the rules
-        self.min_cltv = NEVER  # earliest expiry, kept running
-        self.floor_msat = 1  # no part goes out with less (H-03)
-
-    def __dealloc__(self):
-        free_rows(self.rows)
-
-    @cython.cfunc
-    def begin(self, index: Live):
-        """The session is live: its parts are found from now on."""
-        self.index = index
-        self.slot = index.enter(self, self.rows)
-
-    @cython.cfunc
-    def end(self):
-        """It is over: they are found no more, but can still be looked at."""
-        self.index.leave(self.slot, self.count)
-        self.slot = -1
-
-    @cython.cfunc
-    def knock(
-        self,
-        in_scid: cython.ulonglong,
-        htlc_id: cython.ulonglong,
-        value_msat: cython.ulonglong,
-        cltv_expiry: cython.ulonglong,
-    ):
-        """A part is at the door. It counts as one of ours only once it is held."""
-        at: cython.int = self.count
-        if at == self.room:
-            if at >= MOST_ROWS:
-                raise ProtocolBug(f"more than {MOST_ROWS} parts")
-            self.room = min(at + max(2, at // 4), MOST_ROWS) if at else FIRST_ROOM
-            self.rows = more_rows(self.rows, self.room)
-            if self.slot >= 0:
-                self.index.moved(self.slot, self.rows)
-        self.rows[at].in_scid = in_scid
-        self.rows[at].htlc_id = htlc_id
-        self.rows[at].value_msat = value_msat
-        self.rows[at].taken_msat = 0
-        self.rows[at].cltv_expiry = min(cltv_expiry, NEVER)
-        self.rows[at].status = HELD
-
-    @cython.cfunc
-    def hold(self):
-        """The part at the door is one of ours from now on."""
-        at: cython.int = self.count
-        cltv: cython.uint = self.rows[at].cltv_expiry
-        self.count += 1
-        self.index.add(self.slot, at)
-        self.index.watch(self.slot, cltv - MARGIN if cltv > MARGIN else 0)
-        if cltv < self.min_cltv:
-            self.min_cltv = cltv
-        if self.rows[at].value_msat < self.floor_msat:
-            self.small += 1
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def revive(self, forward: object) -> cython.int:
-        """After a start: a part that went out before (`actions.Forward`). 0."""
-        at: cython.int = self.count
-        value: cython.ulonglong = forward.forward_msat + forward.extra_fee_msat
-        self.knock(forward.in_scid, forward.htlc_id, value, 0)
-        self.rows[at].taken_msat = forward.extra_fee_msat
-        self.rows[at].status = OUT
-        self.count += 1
-        self.sum_msat += value
-        self.index.add(self.slot, at)
-        return 0
-
-    # One part ------------------------------------------------------------------------------------
-
-    @cython.cfunc
-    def key(self, number: cython.int) -> tuple:
-        """What lightningd calls it (C-03, rule:3)."""
-        return (self.rows[number].in_scid, self.rows[number].htlc_id)
-
-    @cython.cfunc
-    def forward(self, number: cython.int) -> object:
-        """It as it goes out."""
-        taken: cython.ulonglong = self.rows[number].taken_msat
-        value: cython.ulonglong = self.rows[number].value_msat
-        return make(Forward, (self.rows[number].in_scid, self.rows[number].htlc_id, value - taken, taken))
-
-    def part(self, number: cython.int):
-        """It as `actions.Part`."""
-        return Part(
-            self.rows[number].in_scid,
-            self.rows[number].htlc_id,
-            self.rows[number].value_msat,
-            self.rows[number].cltv_expiry,
-            self.rows[number].taken_msat,
-            self.rows[number].status,
+    parts = [
+        IncomingHtlc(
+            jit_scid=0, payment_hash=b"", in_scid=0, htlc_id=number, amount_msat=value, amt_to_forward_msat=value,
+            cltv_expiry=0, outgoing_cltv_value=0,
         )
+        for number, value in enumerate(values_msat)
+    ]  # fmt: skip
+    if not lay_fee(parts, max(1, floor_msat), fee_msat):
+        return None
+    return [part.extra_fee_msat for part in parts]
 
-    # All parts -----------------------------------------------------------------------------------
 
-    @property
-    def parts(self):
-        """All of them, as `actions.Part`."""
-        return tuple([self.part(number) for number in range(self.count)])
+@cython.cfunc
+@cython.exceptval(0, check=True)
+def carried(parts: list, status: cython.int) -> cython.ulonglong:
+    """Return the fee taken from the parts of this status; of any but FAILED for -1."""
+    part: IncomingHtlc
+    taken: cython.ulonglong = 0
+    for part in parts:
+        if part.status == status or (status < 0 and part.status != FAILED):
+            taken += min(part.extra_fee_msat, MOST_MSAT - taken)
+    return taken
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def carries(self, fee_msat: cython.ulonglong) -> cython.bint:
-        """Whether `lay` would lay this fee while all are held: without looking at each (H-05)."""
-        count: cython.ulonglong = self.count
-        return self.small == 0 and self.sum_msat - count * self.floor_msat >= fee_msat
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def earliest(self) -> cython.uint:
-        """The earliest expiry of those that are still held."""
-        number: cython.int
-        earliest: cython.uint = NEVER
-        for number in range(self.count):
-            if self.rows[number].status == HELD:
-                earliest = min(earliest, self.rows[number].cltv_expiry)
-        return earliest
+@cython.cfunc
+def smallest(
+    parts: list,
+    newcomer: IncomingHtlc,
+    besides: list,
+    over_parts: cython.longlong,
+    over_msat: cython.ulonglong,
+) -> list:
+    """Return the held parts, the smallest first, that give way to `newcomer` (rule:24); None where it is no larger.
 
-    @cython.cfunc
-    def outgoing(self, until: cython.int, only_held: cython.bint) -> tuple:
-        """`Forward` of those before number `until` that are held, or of all that are not dead."""
-        number: cython.int
-        found = []
-        for number in range(until):
-            if self.rows[number].status == HELD or (not only_held and self.rows[number].status != DEAD):
-                found.append(self.forward(number))
-        return tuple(found)
+    So many that `over_parts` and `over_msat` (of `amt_to_forward_msat`) are gone. Parts in `besides` are left out.
+    """
+    part: IncomingHtlc
+    value: cython.ulonglong = newcomer.amt_to_forward_msat
+    least: IncomingHtlc = None
+    smaller = []
+    for part in parts:
+        if part.status == HELD and part.amt_to_forward_msat < value and part not in besides:
+            smaller.append(part)
+            if least is None or part.amt_to_forward_msat < least.amt_to_forward_msat:
+                least = part
+    if least is not None and over_parts <= 1 and over_msat <= least.amt_to_forward_msat:
+        return [least]
+    chosen = []
+    for part in sorted(smaller, key=_size):
+        if over_parts <= 0 and over_msat == 0:
+            break
+        chosen.append(part)
+        over_parts -= 1
+        over_msat = less(over_msat, part.amt_to_forward_msat)
+    return None if over_parts > 0 or over_msat > 0 else chosen
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def move(self, until: cython.int, status: cython.int, to: cython.int) -> cython.int:
-        """Those before number `until` that have this status get another: so many."""
-        number: cython.int
-        moved: cython.int = 0
-        for number in range(until):
-            if self.rows[number].status == status:
-                self.rows[number].status = to
-                moved += 1
-        return moved
 
-    @cython.cfunc
-    def take_held(self, cltv: cython.uint) -> tuple:
-        """The keys of the held ones that expire at `cltv` or before; they are dead now."""
-        number: cython.int
-        keys = []
-        for number in range(self.count):
-            if self.rows[number].status == HELD and self.rows[number].cltv_expiry <= cltv:
-                self.rows[number].status = DEAD
-                keys.append(self.key(number))
-        return tuple(keys)
-
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def carried(self) -> cython.ulonglong:
-        """What is taken, in sum, from those that are not dead."""
-        number: cython.int
-        taken: cython.ulonglong = 0
-        for number in range(self.count):
-            if self.rows[number].status != DEAD:
-                taken += self.rows[number].taken_msat
-        return taken
+def _size(part: IncomingHtlc):
+    return part.amt_to_forward_msat

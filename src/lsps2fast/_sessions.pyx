@@ -1,488 +1,710 @@
-# cython: language_level=3, binding=False
-"""All buys and sessions of a node: routes each input to its session in O(1) and keeps what falls due.
+# cython: language_level=3, binding=True
+"""All buys and sessions of a node: routes each input to its session in O(1), keeps what falls due, shares the pots.
 
-The rules of one session are in `_fsm.pyx`; here is which session a part belongs to, when a buy lives and ends, and
-which time-out comes next. Numbers for time and height come in; nothing is looked up.
+The rules of one session are in `_fsm.pyx`; here is which session a part belongs to, when a buy lives and ends, which
+time-out comes next, and how much may be held for whom (rule:24). Numbers for time and height come in; nothing is looked
+up.
 """
 
 import heapq
+from collections import OrderedDict
 from hashlib import sha256
 
 import cython
 
 from lsps2fast.actions import (
+    ABANDONED,
+    FAILED,
+    FORFEITED,
+    SUCCEEDED,
     TEMPORARY,
+    TIMEOUT,
+    UNDERPAID,
     UNKNOWN_NEXT_PEER,
+    UNPAID,
     Alarm,
     FailParts,
     Finalize,
     ForgetBuy,
     Forward,
     ForwardParts,
-    Journal,
+    PartStatus,
     Reset,
     RestoreFees,
+    SessionRecord,
 )
 from lsps2fast.errors import ProtocolBug
 from lsps2fast.table import TABLE, Input, State
 
 if cython.compiled:
-    from cython.cimports.lsps2fast._fsm import Buy, Owner, Session
-    from cython.cimports.lsps2fast._live import Live
-    from cython.cimports.lsps2fast._raw import DEAD, HELD, make
+    from cython.cimports.lsps2fast._fsm import Client, JitChannel, Registry, Session
+    from cython.cimports.lsps2fast._parts import IncomingHtlc, less, smallest
 else:
-    from lsps2fast._fsm import Buy, Owner, Session
-    from lsps2fast._live import Live
-    from lsps2fast._raw_py import DEAD, HELD, make
+    from lsps2fast._fsm import Client, JitChannel, Registry, Session
+    from lsps2fast._parts import IncomingHtlc, less, smallest
 
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 MAX_CLTV_AHEAD_BLOCKS = 2016  # C-04, as lightningd
 NOTHING = cython.declare(tuple, ())
 KEPT_CHANGES = 10_000
-MOST_PARTS = 1000  # of a payment
+MOST_PARTS = 10_000  # of a payment
 SCID_BITS = cython.declare(object, 64)  # objects: what is shifted has more bits than C
 SCID_MASK = cython.declare(object, 0xFFFF_FFFF_FFFF_FFFF)
+MOST_MSAT = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
+NEVER = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)  # a height
+MARGIN = cython.declare(cython.ulonglong, CLTV_MARGIN_BLOCKS)
+MILLION = cython.declare(object, 1_000_000)
+POTS = cython.declare(tuple, (0, 1, 2))  # what is held for a buy, for its client, for all
 
-MARGIN = cython.declare(cython.uint, CLTV_MARGIN_BLOCKS)
-AHEAD = cython.declare(cython.uint, MAX_CLTV_AHEAD_BLOCKS)
-LAST_HEIGHT = cython.declare(cython.uint, 0xFFFF_FFFE)
+HELD = cython.declare(cython.int, int(PartStatus.HELD))
+LOST = cython.declare(cython.int, int(PartStatus.FAILED))
 PART = cython.declare(cython.int, int(Input.PART))
-COLLECTING = cython.declare(cython.int, int(State.COLLECTING))
 BLOCK = cython.declare(cython.int, int(Input.BLOCK))
-DUE = cython.declare(cython.int, int(Input.DUE))
-EXPIRED = cython.declare(cython.int, int(Input.EXPIRED))
-PAID = cython.declare(cython.int, int(Input.PAID))
+COLLECT_TIMEOUT = cython.declare(cython.int, int(Input.COLLECT_TIMEOUT))
+OFFER_EXPIRED = cython.declare(cython.int, int(Input.OFFER_EXPIRED))
+SCID_SETTLED = cython.declare(cython.int, int(Input.SCID_SETTLED))
 SHUTDOWN = cython.declare(cython.int, int(Input.SHUTDOWN))
-SETTLED = cython.declare(cython.int, int(Input.SETTLED))
-LOST = cython.declare(cython.int, int(Input.LOST))
-FORWARDED = cython.declare(cython.int, int(State.AWAITING_SETTLEMENT))
-BROADCASTING = cython.declare(cython.int, int(State.BROADCASTING))
-ABORTING = cython.declare(cython.int, int(State.ABORTING))
-SUCCEEDED = cython.declare(cython.int, int(State.SUCCEEDED))
-ABANDONED = cython.declare(cython.int, int(State.ABANDONED))
+CLOSED = cython.declare(cython.int, int(Input.CLOSED))
+GAVE_WAY = cython.declare(cython.int, int(Input.GAVE_WAY))
+MONEY_SEEN = cython.declare(cython.int, int(Input.MONEY_SEEN))
+PART_FULFILLED = cython.declare(cython.int, int(Input.PART_FULFILLED))
+PART_FAILED = cython.declare(cython.int, int(Input.PART_FAILED))
+S_COLLECTING = cython.declare(cython.int, int(State.COLLECTING))
+S_ABORTING = cython.declare(cython.int, int(State.ABORTING))
+S_SUCCEEDED = cython.declare(cython.int, int(State.SUCCEEDED))
+S_ABANDONED = cython.declare(cython.int, int(State.ABANDONED))
+S_UNDERPAID = cython.declare(cython.int, int(State.UNDERPAID))
 
 
 @cython.final
 @cython.cclass
-class Sessions(Owner):
-    """All buys and sessions of a node: routes each input to its session and keeps what falls due."""
+class Sessions(Registry):
+    """Sessions(*, collect_ms=90000, offline_ms=600000, max_parts=30, max_sets=3, max_attempts=5, overpay_ppm=1000000, min_part_msat=1, min_final_expiry_blocks=7, max_hold_blocks=2016, max_held_parts=2000, max_held_parts_per_peer=200, max_held_parts_per_buy=60, max_held_msat=1000000000000, max_held_msat_per_peer=250000000000, hashes=None)
+--
 
-    def __init__(self, collect_ms=90_000, max_parts=30, max_sets=3, max_attempts=5, hashes=None):
-        """`collect_ms`: C-05; `max_parts`, `max_sets`: C-10; `max_attempts` to open per buy: C-16.
+    All buys and sessions of a node: the way in of every input.
 
-        `hashes`, a set or what has its `add` and `discard`, is kept equal to the payment hashes of live sessions.
-        Raises ValueError for more parts than a session may ever have.
-        """
+    Every method returns a tuple of actions, to be carried out in order.
+
+    Of one payment: `collect_ms` its parts may take (C-05), `offline_ms` it waits for its client once it is complete
+    (C-13), `max_parts` and at most `max_sets` of them on one buy (C-10), `max_attempts` to open a channel for a buy
+    (C-16); `overpay_ppm` of what was bought may be paid beyond it, and never more than the offer's largest payment
+    (H-06, rule:18). Of one part: `min_part_msat` at the least (rule:24), `min_final_expiry_blocks` left on the outgoing
+    side (C-04, people:S18), at most `max_hold_blocks` of them (people:S11). Of all that is held (rule:24): parts and msat in all, for
+    one client and for one buy; where a pot is full the smallest part gives way to a larger one. A pot is never smaller
+    than one payment.
+
+    `hashes`, a set or what has its `add` and `discard`, is kept equal to the payment hashes of live sessions. Raises
+    ValueError for more parts than a session may ever have.
+    """  # fmt: skip  # noqa: E501
+
+    def __init__(
+        self,
+        *,
+        collect_ms=90_000,
+        offline_ms=600_000,
+        max_parts=30,
+        max_sets=3,
+        max_attempts=5,
+        overpay_ppm=1_000_000,
+        min_part_msat=1,
+        min_final_expiry_blocks=7,
+        max_hold_blocks=MAX_CLTV_AHEAD_BLOCKS,
+        max_held_parts=2_000,
+        max_held_parts_per_peer=200,
+        max_held_parts_per_buy=60,
+        max_held_msat=1_000_000_000_000,
+        max_held_msat_per_peer=250_000_000_000,
+        hashes=None,
+    ):
         if not 0 < max_parts <= MOST_PARTS:
             raise ValueError(f"max_parts must be 1 to {MOST_PARTS}: {max_parts}")
-        self.index = Live()  # (in_scid, htlc_id) -> Part, every live part
-        self.buys = {}
+        self.index = {}  # key -> IncomingHtlc, every part of a live session
+        self.now_ms = 0  # as last told
+        self.held_parts = 0
+        self.held_msat = 0
+        self._at_height = {}  # height -> the sessions that wait for it
+        self._heights = []  # a heap of those heights
+        self.buys = {}  # jit scid -> JitChannel
         self.height = 0
         self.collect_ms = collect_ms
+        self.offline_ms = max(offline_ms, collect_ms)
         self.max_parts = max_parts
         self.max_sets = max_sets
         self.max_attempts = max_attempts
+        self.overpay_ppm = overpay_ppm
+        self.min_part_msat = min_part_msat
+        self.min_final_expiry_blocks = max(1, min_final_expiry_blocks)
+        self.max_hold_blocks = min(max_hold_blocks, MAX_CLTV_AHEAD_BLOCKS)
+        self.max_held_parts_per_buy = max(max_held_parts_per_buy, max_parts)
+        self.max_held_parts_per_peer = max(max_held_parts_per_peer, max_parts)
+        self.max_held_parts = max(max_held_parts, max_parts)
+        self.max_held_msat_per_peer = max_held_msat_per_peer
+        self.max_held_msat = max_held_msat
         self.live = 0
         self.by_hash = {}  # payment hash -> number of live sessions
         self.hashes = hashes
+        self.refused = {}  # why -> how many parts were refused for a limit of ours
         self._changes = []
-        self._online = set()
-        self._by_peer = {}  # client -> the first of its buys, which are in a chain
+        self._clients = {}  # node id -> Client: who is connected or has a buy
         self._expiry = []  # valid_until and scid of each buy in one number, the next one first
-        self._first_due = None  # the sessions that collect, in a chain: one constant, so first in is first due
-        self._last_due = None
+        self._collecting = OrderedDict()  # sessions; one constant, so first in is first due
+        self._complete = OrderedDict()  # those of them that wait for their client: another constant
         self._closing = False
 
     # Buys ----------------------------------------------------------------------------------------
 
     @cython.ccall
-    def add_buy(self, jit_scid: object, peer_id: str, terms: object, attempts: cython.int = 0) -> Buy:
-        """Make a jit scid live. `terms`: see `Buy`. Raises ProtocolBug if it is live already."""
+    def add_buy(self, jit_scid: object, peer_id: str, terms: object, attempts: cython.int = 0) -> JitChannel:
+        """Make a jit scid live. `terms`: `actions.Terms`. Raises ProtocolBug if it is live already."""
         if jit_scid in self.buys:
             raise ProtocolBug(f"jit scid {jit_scid} is live already")
-        buy = Buy(jit_scid, peer_id, terms)
+        most: object = terms.max_payment_size_msat
+        if terms.payment_size_msat is not None:  # rule:18: what was bought, and so much more
+            size: object = terms.payment_size_msat
+            most = max(size, min(most, size + size * int(self.overpay_ppm) // MILLION))
+        client = self._client(peer_id)
+        buy = JitChannel(jit_scid, client, terms, min(most, int(MOST_MSAT)))
         buy.attempts = attempts
-        buy.online = peer_id in self._online
-        self.buys[jit_scid] = buy
-        last: Buy = self._by_peer.setdefault(peer_id, buy)
-        while last.neighbour is not None:
-            last = last.neighbour
-        if last is not buy:
-            last.neighbour = buy
+        self.buys[jit_scid] = client.buys[jit_scid] = buy
         heapq.heappush(self._expiry, terms.valid_until_ms << SCID_BITS | jit_scid)
         return buy
 
     def forget_buy(self, jit_scid):
         """Take a buy out of the live set. Raises ProtocolBug if there is none, or if it has a session."""
-        buy: Buy = self.buys.get(jit_scid)
-        if buy is None or buy.live:
+        buy: JitChannel = self.buys.get(jit_scid)
+        if buy is None or buy.sets:
             raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'has a payment under way'}")
         del self.buys[jit_scid]
-        before: Buy = self._by_peer[buy.peer_id]
-        if before is not buy:
-            while before.neighbour is not buy:
-                before = before.neighbour
-            before.neighbour = buy.neighbour
-        elif buy.neighbour is not None:
-            self._by_peer[buy.peer_id] = buy.neighbour
-        else:
-            del self._by_peer[buy.peer_id]
-        buy.neighbour = None
+        del buy.client.buys[jit_scid]
+        if not buy.client.buys and not buy.client.online:
+            del self._clients[buy.client.peer_id]
 
     def cancel(self, jit_scid):
-        """The operator takes an offer back: as if its valid_until had come. A payment being served goes on (K-16).
+        """Take a buy back for the operator, as if its valid_until had come. A payment being served goes on (K-16).
 
         Raises ProtocolBug if the buy is not live, or paid: the alias was promised until valid_until (A-03).
         """
-        buy: Buy = self.buys.get(jit_scid)
+        buy: JitChannel = self.buys.get(jit_scid)
         if buy is None or buy.paid:
             raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'is an alias of its channel'}")
         return self._lapse(buy, buy.valid_until_ms)
 
     def is_online(self, peer_id):
-        """Whether this client is connected, as far as we were told."""
-        return peer_id in self._online
+        """Return whether this client is connected, as far as we were told."""
+        client: Client = self._clients.get(peer_id)
+        return client is not None and client.online
 
-    # Inputs --------------------------------------------------------------------------------------
+    @cython.cfunc
+    def _client(self, peer_id: str) -> Client:
+        client: Client = self._clients.get(peer_id)
+        if client is None:
+            client = self._clients[peer_id] = Client(peer_id)
+        return client
+
+    # Parts ---------------------------------------------------------------------------------------
 
     @cython.ccall
-    def part(
-        self,
-        jit_scid: object,
-        payment_hash: bytes,
-        in_scid: cython.ulonglong,
-        htlc_id: cython.ulonglong,
-        amount_msat: cython.ulonglong,
-        value_msat: cython.ulonglong,
-        cltv_expiry: cython.ulonglong,
-        outgoing_cltv: cython.ulonglong,
-        now_ms: cython.ulonglong,
-        wall_ms: cython.ulonglong,
-    ) -> tuple:
-        """A part for a jit scid: () when it is held, else the orders.
+    def part(self, htlc: IncomingHtlc, now_ms: cython.ulonglong, wall_ms: cython.ulonglong) -> tuple:
+        """Handle an HTLC for a jit scid. Return the actions to carry out; an empty tuple means: hold it.
 
-        `amount_msat` came in, `value_msat` is the onion's amt_to_forward (H-01); `now_ms` is monotonic, `wall_ms` UTC.
+        `now_ms` is monotonic, `wall_ms` UTC (K-25).
         """
-        place: cython.longlong = self.index.find(in_scid, htlc_id)
-        if place >= 0:
-            return self._again(place, jit_scid, payment_hash)
+        known = self.index.get(htlc.key)
+        if known is None and htlc.in_channel:
+            known = self.index.get((htlc.in_scid, htlc.htlc_id))  # from a record that did not know its channel's id
+        if known is not None:
+            return self._again(known, htlc)
         if self._closing:
-            return (FailParts(((in_scid, htlc_id),), TEMPORARY),)  # rule:17: nobody would be there to answer it later
-        buy: Buy = self.buys.get(jit_scid)
+            return self._refuse(htlc, TEMPORARY, "")  # rule:17: it would never be answered later
+        buy: JitChannel = self.buys.get(htlc.jit_scid)
         if buy is None:
-            return (FailParts(((in_scid, htlc_id),), UNKNOWN_NEXT_PEER),)  # C-12: it lapsed on the way here
+            return self._refuse(htlc, UNKNOWN_NEXT_PEER, "")  # C-12: it lapsed on the way here
+        if now_ms > self.now_ms:
+            self.now_ms = now_ms
         lapsed = self._lapse(buy, wall_ms) if wall_ms >= buy.valid_until_ms else NOTHING
-        session: Session = buy.find(payment_hash)
-        failure = self._misfit(buy, amount_msat, value_msat, cltv_expiry, outgoing_cltv)
-        if failure is None and session is None:
-            failure = self._no_new_set(buy)
+        failure = self._misfit(buy, htlc)
         if failure is not None:
-            return (*lapsed, FailParts(((in_scid, htlc_id),), failure))
+            return lapsed + self._refuse(htlc, failure, "")
+        session: Session = buy.sets.get(htlc.payment_hash)
         if session is None:
-            if buy.paid:  # A-03: an alias of the channel now
-                forward = make(Forward, (in_scid, htlc_id, value_msat, 0))
-                return (ForwardParts(jit_scid, payment_hash, buy.channel.channel_id, (forward,)),)
-            session = self._new_session(buy, payment_hash, now_ms)
-        session.knock(in_scid, htlc_id, value_msat, cltv_expiry)
-        actions = self._conclude(session, session.enter(PART, None, session.count))
+            return lapsed + self._first(buy, htlc)
+        actions = self._conclude(session, session.apply(PART, htlc))
         return lapsed + actions if lapsed else actions
 
     @cython.cfunc
-    def _misfit(
-        self,
-        buy: Buy,
-        amount: cython.ulonglong,
-        value: cython.ulonglong,
-        cltv: cython.ulonglong,
-        outgoing: cython.ulonglong,
-    ) -> str:
-        """The failure of a part that lightningd would refuse only after the channel is paid for (C-04), or None."""
-        if value < buy.floor_msat or value == 0:
+    def _misfit(self, buy: JitChannel, htlc: IncomingHtlc) -> str:
+        """Return the failure of a part that lightningd or the client would refuse once a channel is made (C-04), or
+        None.
+
+        Over the alias of a paid channel nothing is made, and only what lightningd itself asks counts.
+        """
+        value: cython.ulonglong = htlc.amt_to_forward_msat
+        outgoing: cython.ulonglong = htlc.outgoing_cltv_value
+        cltv: cython.ulonglong = htlc.cltv_expiry
+        least: cython.ulonglong = 1 if buy.paid else self.min_final_expiry_blocks
+        most: cython.ulonglong = MAX_CLTV_AHEAD_BLOCKS if buy.paid else self.max_hold_blocks
+        if value < buy.floor_msat or value == 0 or (value < self.min_part_msat and not buy.paid):
             return f"100b{value:016x}0000"
-        if amount < value:
-            return f"100c{amount:016x}0000"
+        if htlc.amount_msat < value:
+            return f"100c{htlc.amount_msat:016x}0000"  # trap:51
         if cltv <= buy.delta_blocks or cltv - buy.delta_blocks < outgoing:
             return f"100d{cltv & 0xFFFFFFFF:08x}0000"
-        if outgoing <= self.height or cltv <= self.height + MARGIN:
+        if less(outgoing, self.height) < least or less(cltv, self.height) <= MARGIN:
             return "100e0000"
-        if outgoing - self.height > AHEAD:
+        if less(outgoing, self.height) > most:
             return "0015"
         return None
 
     @cython.cfunc
-    def _no_new_set(self, buy: Buy) -> str:
-        """The failure of a part that would start a set where none may start, or None."""
+    def _first(self, buy: JitChannel, htlc: IncomingHtlc) -> tuple:
+        """Begin a set with this part, or refuse it."""
+        other: Session
+        least: Session = None
         if buy.expired or buy.used_up(self.max_attempts):
-            return UNKNOWN_NEXT_PEER  # C-12, C-16
-        if buy.paid:
-            return None
+            return self._refuse(htlc, UNKNOWN_NEXT_PEER, "")  # C-12, C-16
+        if buy.paid:  # A-03: an alias of the channel now
+            forward = Forward(htlc.in_scid, htlc.htlc_id, htlc.amt_to_forward_msat, 0, htlc.in_channel)
+            return (ForwardParts(buy.jit_scid, htlc.payment_hash, buy.channel.channel_id, (forward,)),)
         if buy.holder is not None:
-            return TEMPORARY  # C-14
-        limit: cython.int = self.max_sets if buy.fixed else 1  # C-10, C-24
-        return TEMPORARY if buy.live >= limit else None
-
-    @cython.cfunc
-    def _new_session(self, buy: Buy, payment_hash: bytes, now_ms: cython.ulonglong) -> Session:
-        session: Session = Session.__new__(Session)
-        session.start(self, buy, payment_hash)
+            return self._refuse(htlc, TEMPORARY, "")  # C-14
+        if buy.fixed and htlc.amt_to_forward_msat > buy.most_msat:
+            return self._refuse(htlc, TEMPORARY, "above what was bought")  # rule:18
+        if htlc.payment_hash in buy.oversized:
+            until_ms, most = buy.oversized[htlc.payment_hash]
+            if self.now_ms < until_ms and htlc.amt_to_forward_msat <= most:
+                return self._refuse(htlc, TEMPORARY, "of a set with too many parts")  # C-10, people:L7
+        gives_way = NOTHING
+        if len(buy.sets) >= (self.max_sets if buy.fixed else 1):  # C-10, C-24
+            for other in buy.sets.values():
+                if least is None or other.sum_msat < least.sum_msat:
+                    least = other
+            if not buy.fixed or least.sum_msat >= htlc.amt_to_forward_msat:
+                return self._refuse(htlc, TEMPORARY, "too many sets")
+        session: Session = Session(self, buy, htlc.payment_hash)
+        if not buy.fixed and session.refuses(htlc.amt_to_forward_msat):
+            return self._refuse(htlc, UNKNOWN_NEXT_PEER, "")  # C-21 to C-23
+        room = self.make_room(session, buy, htlc)
+        if room is None:
+            return self._refuse(htlc, TEMPORARY, "no room")
+        if least is not None and least.state == S_COLLECTING:
+            gives_way = self._conclude(least, least.apply(COLLECT_TIMEOUT))
+        session.due_ms = self.now_ms + self.collect_ms
+        self._collecting[session] = None
         self._begun(session)
-        self._wait(session, now_ms + self.collect_ms)
-        return session
+        actions = self._conclude(session, session.apply(PART, htlc))
+        return room + gives_way + actions if room or gives_way else actions
 
     @cython.cfunc
-    def _again(self, place: cython.longlong, jit_scid: object, payment_hash: bytes) -> tuple:
+    def _refuse(self, htlc: IncomingHtlc, failure: str, why: str) -> tuple:
+        if why:
+            self.refused[why] = self.refused.get(why, 0) + 1
+        return (FailParts((htlc.key,), failure),)
+
+    @cython.cfunc
+    def _again(self, part: IncomingHtlc, htlc: IncomingHtlc) -> tuple:
         """The same HTLC once more (K-07): held stays held, forwarded gets its stored answer (H-16)."""
-        session: Session = self.index.session(place)
-        number: cython.int = self.index.number(place)
-        status: cython.int = session.rows[number].status
-        if session.buy.jit_scid != jit_scid or session.payment_hash != payment_hash:
-            raise ProtocolBug(f"part {session.key(number)} came back under another jit scid or payment hash")
-        if status == HELD:
+        if part.jit_scid != htlc.jit_scid or part.payment_hash != htlc.payment_hash:
+            raise ProtocolBug(f"part {part.key} came back under another jit scid or payment hash")
+        if part.status == HELD:
             return NOTHING
-        if status == DEAD:
-            return (FailParts((session.key(number),), TEMPORARY),)
-        return (ForwardParts(jit_scid, payment_hash, session.channel.channel_id, (session.forward(number),)),)
+        if part.status == LOST:
+            return (FailParts((htlc.key,), TEMPORARY),)
+        session: Session = part.session
+        forward = part.forward()
+        if htlc.key != part.key:
+            forward = Forward(htlc.in_scid, htlc.htlc_id, forward.out_msat, forward.extra_fee_msat, htlc.in_channel)
+        return (ForwardParts(part.jit_scid, part.payment_hash, session.channel.channel_id, (forward,)),)
+
+    # Shares of the pot (rule:24) -------------------------------------------------------------------
+
+    @cython.cfunc
+    def make_room(self, session: Session, buy: JitChannel, newcomer: IncomingHtlc):
+        """Return what is ordered so that `newcomer` can be held, None where larger parts fill a pot.
+
+        A part counts in three pots, each inside the next: its buy's, its client's, the node's. In one that is full the
+        smallest parts that still collect give way, if they are smaller. `session` is the newcomer's own.
+        """
+        part: IncomingHtlc
+        other: Session
+        pot: cython.int
+        over_parts: cython.longlong
+        over_msat: cython.ulonglong
+        client: Client = buy.client
+        msat: cython.ulonglong = newcomer.amount_msat
+        if (
+            buy.held_parts < self.max_held_parts_per_buy
+            and client.held_parts < self.max_held_parts_per_peer
+            and self.held_parts < self.max_held_parts
+            and msat <= less(self.max_held_msat_per_peer, client.held_msat)
+            and msat <= less(self.max_held_msat, self.held_msat)
+        ):
+            return NOTHING
+        chosen = []
+        for pot in POTS:
+            if pot == 0:
+                over_parts, over_msat = buy.held_parts + 1 - self.max_held_parts_per_buy, 0
+            elif pot == 1:
+                over_parts = client.held_parts + 1 - self.max_held_parts_per_peer
+                over_msat = less(msat, less(self.max_held_msat_per_peer, client.held_msat))
+            else:
+                over_parts = self.held_parts + 1 - self.max_held_parts
+                over_msat = less(msat, less(self.max_held_msat, self.held_msat))
+            over_parts -= len(chosen)
+            for part in chosen:
+                over_msat = less(over_msat, part.amount_msat)
+            if over_parts <= 0 and over_msat == 0:
+                continue
+            more = smallest(self._evictable(pot, buy, session), newcomer, chosen, over_parts, over_msat)
+            if more is None:
+                return None
+            chosen += more
+        actions = NOTHING
+        for part in chosen:
+            self.refused["gave way"] = self.refused.get("gave way", 0) + 1
+            other = part.session
+            actions += self._conclude(other, other.apply(GAVE_WAY, part))
+        return actions
+
+    @cython.cfunc
+    def _evictable(self, pot: cython.int, buy: JitChannel, besides: Session) -> list:
+        """Return the parts in this pot that may give way: those of sets that still collect."""
+        session: Session
+        sessions = [*self._collecting, *self._complete]
+        if pot == 0:
+            sessions = list(buy.sets.values())
+        elif pot == 1:
+            sessions = [session for bought in buy.client.buys.values() for session in bought.sets.values()]
+        parts = []
+        for session in sessions:
+            if session is not besides and session.state == S_COLLECTING:
+                parts += session.parts
+        return parts
+
+    # Inputs --------------------------------------------------------------------------------------
 
     @cython.ccall
-    def take(self, jit_scid: object, payment_hash: bytes, kind: cython.int, arg: object = None) -> tuple:
-        """The result of an order. Raises ProtocolBug if it cannot come, to this session or to one that is over."""
-        buy: Buy = self.buys.get(jit_scid)
-        session: Session = None if buy is None else buy.find(payment_hash)
+    def handle(self, jit_scid: object, payment_hash: bytes, kind: cython.int, arg: object = None) -> tuple:
+        """Take the result of an action.
+
+        Raises ProtocolBug if it cannot come, to this session or to one that is over.
+        """
+        buy: JitChannel = self.buys.get(jit_scid)
+        session: Session = None if buy is None else buy.sets.get(payment_hash)
         if session is None:
             if TABLE[State.FAILED, Input(kind)].rule == "bug":
                 raise ProtocolBug(f"{Input(kind).name} for no session: {jit_scid} {payment_hash.hex()}")
-            return NOTHING  # an order may outlive its session: SENT after UNREADY
-        return self._conclude(session, session.enter(kind, arg, 0))
+            return NOTHING  # an action may outlive its session: FUNDING_BROADCAST after READY_TIMEOUT
+        return self._conclude(session, session.apply(kind, arg))
 
     @cython.ccall
-    def resolved(
-        self, in_scid: cython.ulonglong, htlc_id: cython.ulonglong, payment_hash: bytes, preimage: object = None
-    ) -> tuple:
+    def resolved(self, key: tuple, payment_hash: bytes, preimage: object = None) -> tuple:
         """A forwarded part was fulfilled (`preimage`) or failed (None). Matched by part and hash (K-18, rule:12)."""
-        place: cython.longlong = self.index.find(in_scid, htlc_id)
-        if place < 0:
+        part: IncomingHtlc = self.index.get(key)
+        if part is None or part.payment_hash != payment_hash:
             return NOTHING
-        session: Session = self.index.session(place)
-        number: cython.int = self.index.number(place)
-        if session.payment_hash != payment_hash:
-            return NOTHING
+        session: Session = part.session
         if preimage is None:
-            return self._conclude(session, session.enter(LOST, None, number))
+            return self._conclude(session, session.apply(PART_FAILED, part))
         if preimage != session.preimage and sha256(preimage).digest() != payment_hash:
             return (Alarm(f"a preimage that does not fit {payment_hash.hex()} was reported and ignored"),)  # rule:16
-        return self._conclude(session, session.enter(SETTLED, preimage, number))
+        return self._conclude(session, session.apply(PART_FULFILLED, (part, preimage)))
 
-    def told(self, in_scid, htlc_id, settled):
-        """lightningd's own tables, which hold no preimage, say how a forwarded part ended (after a start, cln:F5)."""
-        place: cython.longlong = self.index.find(in_scid, htlc_id)
-        if place < 0:
+    def resolve_from_tables(self, key, fulfilled):
+        """lightningd's tables, which hold no preimage, say how a forwarded part ended (after a start, cln:F5).
+
+        A part that is in no table and no channel any more has ended, too (people:S9): `fulfilled` False, unless the
+        client is known to hold its money.
+        """
+        part: IncomingHtlc = self.index.get(key)
+        if part is None:
             return NOTHING
-        session: Session = self.index.session(place)
-        number: cython.int = self.index.number(place)
-        kind: cython.int = SETTLED if settled else LOST
-        return self._conclude(session, session.enter(kind, session.preimage, number))
+        session: Session = part.session
+        arg: object = (part, session.preimage) if fulfilled else part
+        return self._conclude(session, session.apply(PART_FULFILLED if fulfilled else PART_FAILED, arg))
+
+    def channel_closed(self, channel_id, never_sent=False):
+        """lightningd says positively that this channel is closed, closing or forgotten (K-13, rule:23).
+
+        `never_sent`: its funding was not sent, and will not be. Its buy may open another (people:L9).
+        """
+        buy: JitChannel
+        session: Session
+        actions = NOTHING
+        for buy in list(self.buys.values()):
+            for session in list(buy.sets.values()):
+                if session.channel is not None and session.channel.channel_id == channel_id:
+                    actions += self._conclude(session, session.apply(CLOSED, never_sent))
+            if buy.channel is None or buy.channel.channel_id != channel_id or buy.jit_scid not in self.buys:
+                continue
+            if buy.paid:
+                buy.dead = True  # A-03 has come to its end
+            else:
+                buy.closing[channel_id] = buy.channel
+                buy.channel = None
+        return actions
+
+    def money_back(self, channel_id):
+        """A block has the close of this channel, or it is forgotten: what we put into it is ours again (people:S17)."""
+        buy: JitChannel
+        actions = self.channel_closed(channel_id)
+        for buy in list(self.buys.values()):
+            closed = buy.closing.pop(channel_id, None)
+            if closed is not None:
+                buy.closed = closed
+                actions += self._retire(buy) if buy.expired and not buy.sets else NOTHING
+        return actions
+
+    def money_seen(self, channel_id):
+        """lightningd shows money of the client in this channel (rule:25): its funding is owed,
+        whatever the tables say.
+        """
+        buy: JitChannel
+        session: Session
+        actions = NOTHING
+        for buy in list(self.buys.values()):
+            session = buy.holder
+            if session is not None and session.channel is not None and session.channel.channel_id == channel_id:
+                actions += self._conclude(session, session.apply(MONEY_SEEN))
+        return actions
 
     @cython.ccall
     def block(self, height: cython.ulonglong) -> tuple:
         """A block at `height`; heights may run backwards after a start (cln:R2), the highest counts."""
+        session: Session
+        actions = NOTHING
         if height <= self.height:
             return NOTHING
         self.height = height
-        session: Session
-        actions = NOTHING
-        for session in self.index.due(min(height, LAST_HEIGHT)):
-            if session.state < ABORTING:
-                actions += self._conclude(session, session.enter(BLOCK, height, 0))
-            if session.slot >= 0:
-                self.index.rewatch(session.slot, session.next_height())
+        while self._heights and self._heights[0] <= height:
+            there = self._at_height.pop(heapq.heappop(self._heights), None)
+            if there is None:
+                continue
+            for session in there:
+                session.watched = NEVER
+            for session in there:
+                if session.state < S_ABORTING:
+                    actions += self._conclude(session, session.apply(BLOCK, height))
+                if session.state < S_ABORTING:
+                    self.watch(session, session.next_height())
         return actions
 
     def tick(self, now_ms, wall_ms):
-        """Time has passed: monotonic and UTC milliseconds (K-25). Feeds every collect time-out and expiry."""
+        """Time has passed: monotonic and UTC milliseconds (K-25). Feeds every time-out and expiry."""
         session: Session
         actions = NOTHING
+        if now_ms > self.now_ms:
+            self.now_ms = now_ms
         while self._expiry and self._expiry[0] >> SCID_BITS <= wall_ms:  # before time-outs: 400a wins (C-07)
             buy = self.buys.get(heapq.heappop(self._expiry) & SCID_MASK)
             if buy is not None:
                 actions += self._lapse(buy, wall_ms)
-        while self._first_due is not None and self._first_due.due_ms <= now_ms:
-            session = self._first_due
-            actions += self._conclude(session, session.enter(DUE, None, 0))
+        for queue in (self._collecting, self._complete):
+            while queue:
+                session = next(iter(queue))
+                if session.due_ms > now_ms:
+                    break
+                actions += self._conclude(session, session.apply(COLLECT_TIMEOUT))
         return actions
 
     def next_due(self):
-        """(monotonic ms, UTC ms) of the next thing that falls due; None where there is nothing."""
-        return (
-            None if self._first_due is None else self._first_due.due_ms,
-            self._expiry[0] >> SCID_BITS if self._expiry else None,
-        )
+        """Return (monotonic ms, UTC ms) of the next thing that falls due; None where there is nothing."""
+        dues = [next(iter(queue)).due_ms for queue in (self._collecting, self._complete) if queue]
+        return min(dues, default=None), self._expiry[0] >> SCID_BITS if self._expiry else None
 
     def peer(self, peer_id, online, wall_ms=0):
-        """The client has connected or is gone. `wall_ms`, UTC: what has lapsed by now is not opened any more (C-08)."""
-        buy: Buy
+        """The client has connected or is gone. `wall_ms`, UTC: what has lapsed is not opened any more (C-08)."""
+        buy: JitChannel
         session: Session
+        client: Client = self._client(peer_id)
+        client.online = online
         kind: cython.int = Input.ONLINE if online else Input.OFFLINE
-        if online:
-            self._online.add(peer_id)
-        else:
-            self._online.discard(peer_id)
         actions = NOTHING
-        ahead: Buy = self._by_peer.get(peer_id)
-        while ahead is not None:
-            buy = ahead
-            ahead = buy.neighbour  # before the buy is forgotten
-            buy.online = online
+        for buy in list(client.buys.values()):
             actions += self._lapse(buy, wall_ms)
-            for session in buy.links():
-                actions += self._conclude(session, session.enter(kind, None, 0))
+            for session in list(buy.sets.values()):
+                actions += self._conclude(session, session.apply(kind))
+        if not client.buys and not client.online:
+            self._clients.pop(peer_id, None)
         return actions
 
     def shutdown(self):
         """The plugin ends: every held part gets its answer, and so does every later one (rule:17)."""
-        buy: Buy
+        buy: JitChannel
         session: Session
         self._closing = True
         actions = NOTHING
         for buy in list(self.buys.values()):
-            for session in buy.links():
-                actions += session.enter(SHUTDOWN, None, 0)
+            for session in list(buy.sets.values()):
+                actions += session.apply(SHUTDOWN)
         return actions
 
-    def restore(self, jit_scid, journal, sent, public=False):
-        """After a start: rebuild the session that `journal` tells of.
+    def restore(self, jit_scid, record, sent, public=False):
+        """After a start: rebuild the session that `record` tells of; return it, or None where no payment was under way.
 
         `sent`: its funding is surely on chain; `public`: it may be, so that nothing may be undone and a `Broadcast` is
-        owed. The state says what else (K-09): AWAITING_SETTLEMENT what became of each part (`SETTLED`, `LOST`, or its
-        hook call again), BROADCASTING a `Broadcast`, ABORTING an `Undo`. None: no payment was under way; a channel
-        that is public and unpaid waits for the next one (O-13). Raises ProtocolBug if the buy is not live or has a
-        payment under way.
+        owed. The state says what else (K-09): AWAITING_SETTLEMENT what became of each part (`resolve_from_tables`, or
+        its hook call again), BROADCASTING a `Broadcast`, ABORTING an `Undo`; a `Broadcast` wherever it is `committed`
+        and not `sent`. Without a session a channel that is public and unpaid waits for the next payment (O-13). Raises
+        ProtocolBug if the buy is not live or has a payment under way.
         """
-        buy: Buy = self.buys.get(jit_scid)
+        buy: JitChannel = self.buys.get(jit_scid)
         if buy is None or buy.holder is not None:
             raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'has a payment under way'}")
-        buy.attempts = max(buy.attempts, journal.attempts)
+        buy.attempts = max(buy.attempts, record.attempts)
+        buy.fee_paid_msat = record.fee_paid_msat
         public = public or sent
-        unpaid = journal.channel is not None and public
-        if journal.preimage is None and not journal.forwards and (unpaid or journal.payment_hash is None):
-            buy.channel = journal.channel
+        unpaid = record.channel is not None and public
+        if record.preimage is None and not record.forwards and (unpaid or record.payment_hash is None):
+            buy.channel = record.channel
+            buy.owed_msat = record.opening_fee_msat if record.fee_paid_msat else 0
             return None
-        session: Session = Session(self, buy, journal.payment_hash)
+        session: Session = Session(self, buy, record.payment_hash)
         buy.holder = session
-        session.funding = journal.funding
-        session.channel = journal.channel
-        session.fee_msat = journal.opening_fee_msat
-        session.sent = sent
-        session.preimage = journal.preimage
-        # Where the client does not trust us nothing was forwarded before its funding was ordered on chain (O-10).
-        before = bool(journal.forwards) and not buy.client_trusts_lsp
-        session.committed = public or before or journal.preimage is not None
-        session.state = FORWARDED if journal.forwards else ABORTING
-        if journal.preimage is not None:
-            session.state = BROADCASTING
         self._begun(session)
-        for forward in journal.forwards:
-            session.revive(forward)
-        session.covered = session.out = session.count
-        session._watch_reservation()
+        session.revive(record, sent, public)
         return session
 
     # Ending --------------------------------------------------------------------------------------
 
     @cython.cfunc
-    def _lapse(self, buy: Buy, wall_ms: cython.ulonglong) -> tuple:
-        """Once valid_until has passed: sets in Collecting fail, the buy ends unless a channel is under way (K-16)."""
+    def _lapse(self, buy: JitChannel, wall_ms: cython.ulonglong) -> tuple:
+        """Once valid_until has passed: sets in COLLECTING fail, the buy ends unless a channel is under way (K-16)."""
+        session: Session
         if buy.expired or wall_ms < buy.valid_until_ms:
             return NOTHING
-        session: Session
-        buy.expired = True
         actions = NOTHING
-        for session in buy.links():
-            actions += self._conclude(session, session.enter(EXPIRED, None, 0))
-        if not buy.live and buy.jit_scid in self.buys:
-            actions += self._retire(buy)
-        return actions
+        for session in list(buy.sets.values()):
+            actions += self._conclude(session, session.apply(OFFER_EXPIRED))
+        buy.expired = True
+        return actions if buy.sets else actions + self._retire(buy)
 
     @cython.cfunc
-    def _retire(self, buy: Buy) -> tuple:
-        """A buy without a session ends at valid_until."""
+    def _retire(self, buy: JitChannel) -> tuple:
+        """A buy without a session ends at valid_until; one whose channel is not paid for
+        when its money is back (people:S17).
+        """
         if buy.paid:
-            return self._forget(buy, "Succeeded")
-        if buy.channel is None:
-            return self._forget(buy, "Timeout")
-        final = Journal("channel", None, buy.attempts, 0, None, buy.channel, (), None)
-        return (Finalize(buy.jit_scid, final, "Failed"), *self._forget(buy, "Failed"))  # O-13: public, never paid
+            return self._forget(buy, SUCCEEDED)
+        if buy.channel is not None:
+            text = f"the offer of {_name(buy.jit_scid)} has lapsed; its channel {buy.channel.channel_id} stays on chain"
+            return (Alarm(f"{text}, {'paid in part' if buy.fee_paid_msat else 'unpaid'}, until it is closed"),)
+        if buy.closing:
+            return NOTHING
+        if buy.closed is None:
+            return self._forget(buy, TIMEOUT)
+        outcome = UNDERPAID if buy.fee_paid_msat else UNPAID
+        return (Finalize(buy.jit_scid, self._waiting(buy, buy.closed), outcome), *self._forget(buy, outcome))
 
     @cython.cfunc
-    def _forget(self, buy: Buy, outcome: str) -> tuple:
+    def _waiting(self, buy: JitChannel, channel: object) -> object:
+        """Return the record of a buy without a payment under way, and with this channel, if any."""
+        stage = "buy" if channel is None else "channel"
+        return SessionRecord(
+            stage, None, buy.attempts, buy.owed_msat, None, channel, NOTHING, None, buy.fee_paid_msat
+        )  # fmt: skip
+
+    @cython.cfunc
+    def _forget(self, buy: JitChannel, outcome: str) -> tuple:
         self.forget_buy(buy.jit_scid)
         return (ForgetBuy(buy.jit_scid, outcome),)
 
     @cython.cfunc
     def _conclude(self, session: Session, actions: tuple) -> tuple:
         """If the session is over: forget its parts, free the lock, and say what becomes of the buy."""
-        if session.state < SUCCEEDED:
+        if session.state < S_SUCCEEDED:
             return actions
         return actions + self._end(session)
 
     @cython.cfunc
     def _end(self, session: Session) -> tuple:
-        buy: Buy = session.buy
-        if session.slot < 0:  # K-04: it has ended before
+        buy: JitChannel = session.buy
+        if buy.sets.get(session.payment_hash) is not session:  # K-04: it has ended before
             return NOTHING
         self._over(session)
         if buy.holder is session:
             buy.holder = None
-            return self._succeed(buy, session) if session.state == SUCCEEDED else self._free(buy, session)
-        if buy.expired and not buy.live:
-            return self._retire(buy)
-        return NOTHING
+            if session.state == S_SUCCEEDED:
+                return self._succeed(buy, session)
+            return self._free(buy, session)
+        return self._retire(buy) if buy.expired and not buy.sets else NOTHING
 
     @cython.cfunc
-    def _succeed(self, buy: Buy, session: Session) -> tuple:
+    def _succeed(self, buy: JitChannel, session: Session) -> tuple:
         """Paid: the jit scid is an alias of the channel until valid_until, also for sets that wait (A-03)."""
         other: Session
+        record = session.record("paid")
         buy.paid = True
+        buy.dead = buy.dead or session.gone
         buy.channel = session.channel
-        actions = (make(Finalize, (buy.jit_scid, session.journal("paid"), "Succeeded")),)
+        buy.fee_paid_msat = record.fee_paid_msat
+        buy.owed_msat = 0
+        actions = (Finalize(buy.jit_scid, record, SUCCEEDED),)
         if not buy.dead:
-            actions += (make(RestoreFees, (buy.channel.channel_id, 0 if buy.expired else buy.valid_until_ms)),)
-        for other in buy.links():
-            actions += self._conclude(other, other.enter(PAID, None, 0))
-        return actions + self._forget(buy, "Succeeded") if buy.expired else actions
+            actions += (RestoreFees(buy.channel.channel_id, 0 if buy.expired else buy.valid_until_ms),)
+        for other in list(buy.sets.values()):
+            actions += self._conclude(other, other.apply(SCID_SETTLED))
+        return actions + self._forget(buy, SUCCEEDED) if buy.expired else actions
 
     @cython.cfunc
-    def _free(self, buy: Buy, session: Session) -> tuple:
-        """Not paid: the lock is free again, the record that of a plain buy."""
+    def _free(self, buy: JitChannel, session: Session) -> tuple:
+        """Not paid, or not in full: the lock is free again, the record that of a buy without a payment."""
+        outcome = ABANDONED if session.state == S_ABANDONED else FAILED
         actions = NOTHING
-        if session.committed and session.channel is not None:
-            buy.channel = session.channel  # O-13: public, unpaid; the next payment on this scid pays for it
-            actions = NOTHING if buy.dead else (RestoreFees(buy.channel.channel_id),)
-        if buy.expired:
-            outcome = "Abandoned" if session.state == ABANDONED else "Failed"
-            final = Finalize(buy.jit_scid, session.journal("forwards"), outcome)
-            return (*actions, final, *self._forget(buy, outcome))
-        if session.funding is None and session.channel is None:
-            return NOTHING  # nothing was journalled
-        stage = "buy" if buy.channel is None else "channel"
-        journal = Journal(stage, None, buy.attempts, 0, None, buy.channel, (), None)
-        if buy.channel is not None and not session.sent:
-            journal = session.journal(stage)  # if we crash before it is sent it can still be undone (rule:9)
-        return (*actions, Reset(buy.jit_scid, journal))
+        if session.claimed and not session.sent:  # rule:23: the client gave up the channel that it was paid in
+            buy.dead = True
+            final = Finalize(buy.jit_scid, session.record("paid"), FORFEITED)
+            return (final, *self._forget_or_wait(buy, FORFEITED))
+        if session.state == S_UNDERPAID:  # rule:20: the rest is owed, by the next payment on this scid
+            outcome = UNDERPAID
+            buy.fee_paid_msat += min(session.fee_paid(), MOST_MSAT - buy.fee_paid_msat)
+            buy.owed_msat = less(session.fee_msat, session.fee_paid())
+            buy.took_whole = session.taken_msat() >= buy.size_msat  # else the client took what was no whole payment
+        if session.sent and session.gone:
+            buy.closing[session.channel.channel_id] = session.channel
+            buy.channel = None
+        elif session.sent:  # O-13: public; the next payment on this scid pays for it
+            buy.channel = session.channel
+            actions = (RestoreFees(buy.channel.channel_id),)
+        if buy.expired and buy.channel is None and not buy.closing:
+            final = Finalize(buy.jit_scid, session.record("forwards"), outcome)
+            return (*actions, final, *self._forget_or_wait(buy, outcome))
+        if session.funding is not None or session.channel is not None:  # else nothing was journalled
+            actions += (Reset(buy.jit_scid, self._waiting(buy, session.channel if session.sent else None), outcome),)
+        return actions + self._retire(buy) if buy.expired and not buy.sets else actions
+
+    @cython.cfunc
+    def _forget_or_wait(self, buy: JitChannel, outcome: str) -> tuple:
+        """The buy is over; sets that still collect on it fail."""
+        session: Session
+        actions = NOTHING
+        for session in list(buy.sets.values()):
+            actions += self._conclude(session, session.apply(OFFER_EXPIRED))
+        return actions + self._forget(buy, outcome)
 
     # What is kept of sessions ----------------------------------------------------------------------
 
     @cython.cfunc
     def changed(self, session: Session, before: cython.int):
         """A session has left the state `before` (-1: it begins)."""
-        if before == COLLECTING:
-            self._wait_no_more(session)
+        if before == S_COLLECTING:
+            self._collecting.pop(session, None)
+            self._complete.pop(session, None)
         old = None if before < 0 else before
         self._changes.append((session.buy.jit_scid, session.payment_hash, old, session.state))
         if len(self._changes) > KEPT_CHANGES:
-            del self._changes[: KEPT_CHANGES // 2]  # nobody wants to know
+            del self._changes[: KEPT_CHANGES // 2]  # they are of no interest to anybody
+
+    @cython.cfunc
+    def wait_for_client(self, session: Session):
+        """This set is complete and its client away: its time-out is `offline_ms` from now (C-13)."""
+        if session in self._collecting:
+            del self._collecting[session]
+            session.due_ms = self.now_ms + self.offline_ms
+            self._complete[session] = None
 
     def take_changes(self):
-        """Every (jit scid, payment hash, old state or None, new state) since the last time, the first ones first."""
+        """Return every (jit scid, payment hash, old state or None, new state) since the last time, in order."""
         changes = self._changes
         self._changes = []
         return changes
@@ -490,8 +712,7 @@ class Sessions(Owner):
     @cython.cfunc
     def _begun(self, session: Session):
         payment_hash = session.payment_hash
-        session.buy.append(session)
-        session.begin(self.index)
+        session.buy.sets[payment_hash] = session
         self.live += 1
         known = self.by_hash.get(payment_hash, 0)
         if not known and self.hashes is not None:
@@ -501,9 +722,13 @@ class Sessions(Owner):
 
     @cython.cfunc
     def _over(self, session: Session):
+        part: IncomingHtlc
         payment_hash = session.payment_hash
-        session.buy.remove(session)
-        session.end()
+        del session.buy.sets[payment_hash]
+        for part in session.parts:
+            del self.index[part.key]
+            part.session = None
+        self.watch_no_more(session)
         self.live -= 1
         left = self.by_hash.pop(payment_hash) - 1
         if left:
@@ -511,26 +736,7 @@ class Sessions(Owner):
         elif self.hashes is not None:
             self.hashes.discard(payment_hash)
 
-    @cython.cfunc
-    def _wait(self, session: Session, due_ms: cython.ulonglong):
-        """The collect time-out begins."""
-        session.due_ms = due_ms
-        session.sooner = self._last_due
-        if self._last_due is None:
-            self._first_due = session
-        else:
-            self._last_due.later = session
-        self._last_due = session
 
-    @cython.cfunc
-    def _wait_no_more(self, session: Session):
-        """It collects no more."""
-        if session.sooner is not None:
-            session.sooner.later = session.later
-        elif self._first_due is session:
-            self._first_due = session.later
-        if session.later is not None:
-            session.later.sooner = session.sooner
-        elif self._last_due is session:
-            self._last_due = session.sooner
-        session.sooner = session.later = None
+def _name(jit_scid):
+    """Return the scid as people write it."""
+    return f"{jit_scid >> 40}x{jit_scid >> 16 & 0xFFFFFF}x{jit_scid & 0xFFFF}"

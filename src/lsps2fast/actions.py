@@ -1,16 +1,23 @@
-"""What the session machine orders: plain data, carried out by somebody who may touch the world.
+"""What the session machine is told and what it orders: plain data, each kind a type of its own.
 
-Every order that cannot be taken back is only given after the machine was told `STORED`, so whoever carries them
-out needs no order of its own among them. `jit_scid` and `payment_hash` name the session to which the result is fed.
+Two values are equal only if they are of one kind. An action that cannot be taken back is given only after the machine
+was told `STORED`, so whatever carries them out needs no order of its own among them. `jit_scid` and `payment_hash`
+name the session to which the result is fed.
+
+An amount bears one name on its whole way: `amount_msat` was delivered to us, `amt_to_forward_msat` is what the onion
+asks (H-01), `extra_fee_msat` what we take, `out_msat` what is sent on: `amt_to_forward_msat - extra_fee_msat`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from enum import IntEnum
+from typing import Final
 
-TEMPORARY = "10070000"  # temporary_channel_failure, u16 length 0 of channel_update (BOLT 4; C-19)
-UNKNOWN_NEXT_PEER = "400a"  # permanent (C-19): only where bLIP-52 demands it
-FAILURE_NAMES = {  # by the code a failure message begins with: all that are ever sent, by an LSP or a wallet
+import msgspec
+
+TEMPORARY: Final = "10070000"  # temporary_channel_failure, u16 length 0 of channel_update (BOLT 4; C-19)
+UNKNOWN_NEXT_PEER: Final = "400a"  # permanent (C-19): only where bLIP-52 demands it
+FAILURE_NAMES: Final = {  # by the code a failure message begins with: all that are ever sent, by an LSP or a wallet
     "0015": "expiry_too_far",
     "0017": "mpp_timeout",
     "1007": "temporary_channel_failure",
@@ -23,8 +30,38 @@ FAILURE_NAMES = {  # by the code a failure message begins with: all that are eve
     "400f": "incorrect_or_unknown_payment_details",
 }
 
+SUCCEEDED: Final = "Succeeded"  # the whole opening fee came
+UNDERPAID: Final = "Underpaid"  # the client took parts that carried less than the fee; the rest is owed (rule:20)
+FORFEITED: Final = "Forfeited"  # the client was paid and gave its channel up before the funding was sent (rule:23)
+UNPAID: Final = "Unpaid"  # a channel went on chain and no payment came; its money is back (people:S17)
+ABANDONED: Final = "Abandoned"  # a channel or coins were given back
+FAILED: Final = "Failed"
+TIMEOUT: Final = "Timeout"  # nothing came before `valid_until`
+OUTCOMES: Final = (SUCCEEDED, UNDERPAID, FORFEITED, UNPAID, ABANDONED, FAILED, TIMEOUT)
 
-class Terms(NamedTuple):
+ChannelKey = int | str
+PartKey = tuple[ChannelKey, int]
+"""What a part is called from its arrival on: incoming channel (its id where known, else its scid) and HTLC id."""
+
+
+class PartStatus(IntEnum):
+    """What has become of one part."""
+
+    HELD = 0
+    FORWARDED = 1
+    FULFILLED = 2
+    FAILED = 3  # we refused it, or it came back
+
+
+class Fact(msgspec.Struct, frozen=True, gc=False):
+    """What the machine is told."""
+
+
+class Action(msgspec.Struct, frozen=True, gc=False):
+    """What the machine orders."""
+
+
+class Terms(Fact, frozen=True, gc=False):
     """What was agreed in a buy, as far as a payment must know it. `payment_size_msat` None: variable mode (B-02)."""
 
     payment_size_msat: int | None
@@ -38,33 +75,26 @@ class Terms(NamedTuple):
     client_trusts_lsp: bool
 
 
-class Part(NamedTuple):
-    """One HTLC of a payment as its session has it; `status` 0: held, 1: forwarded, 2: paid, 3: failed or lost."""
+class Forward(Fact, frozen=True, gc=False):
+    """One part on its way out: `out_msat` to the client, `extra_fee_msat` kept (0: no TLV, H-09).
+
+    `in_scid` is the name its channel had when it came; `in_channel`, the channel's id, never changes ("": not known).
+    """
 
     in_scid: int
     htlc_id: int
-    value_msat: int
-    cltv_expiry: int
-    taken_msat: int
-    status: int
+    out_msat: int
+    extra_fee_msat: int
+    in_channel: str = ""
 
     @property
-    def key(self) -> tuple[int, int]:
-        """What lightningd calls it: incoming channel and number, nothing less (C-03, rule:3)."""
-        return self.in_scid, self.htlc_id
+    def key(self) -> PartKey:
+        """The part's name, as `IncomingHtlc.key` (C-03, rule:3, rule:25)."""
+        return self.in_channel or self.in_scid, self.htlc_id
 
 
-class Forward(NamedTuple):
-    """One part on its way out: `forward_msat` to the client, `extra_fee_msat` kept (0: no TLV, H-09)."""
-
-    in_scid: int
-    htlc_id: int
-    forward_msat: int
-    extra_fee_msat: int
-
-
-class Funding(NamedTuple):
-    """Coins set aside for one channel (fact of `RESERVED`). `inputs` are "txid:vout".
+class Funding(Fact, frozen=True, gc=False):
+    """Coins set aside for one channel (fact of `COINS_CHOSEN`). `inputs` are "txid:vout".
 
     The node reserves them only once the intent that names them is stored, and then at least to `reserved_to_block`.
     `channel_type`: the feature bits to ask for, for which the capacity was worked out (O-02).
@@ -77,7 +107,7 @@ class Funding(NamedTuple):
     channel_type: tuple[int, ...] = (12, 46, 50)
 
 
-class Limits(NamedTuple):
+class ChannelLimits(Fact, frozen=True, gc=False):
     """What the client's side of the channel allows (fact of `READY`)."""
 
     htlc_minimum_msat: int
@@ -86,23 +116,31 @@ class Limits(NamedTuple):
     to_self_delay_blocks: int
 
 
-class Channel(NamedTuple):
-    """A channel that both sides have signed (fact of `FUNDED`); `signed_psbt` needs only to be sent (O-21).
-
-    `limits`, only in the fact: what is known right after the open, so that a channel which does not fit (O-05, O-06) is
-    dropped before it is public. Records never hold it.
-    """
+class Channel(Fact, frozen=True, gc=False):
+    """A channel that both sides have signed; `signed_psbt` needs only to be sent (O-21)."""
 
     channel_id: str
     signed_psbt: str
     funding_txid: str
-    limits: Limits | None = None
 
 
-class Journal(NamedTuple):
+class Opened(Fact, frozen=True, gc=False):
+    """A channel was made (fact of `FUNDED`).
+
+    `limits` are what is known right after the open, so that a channel which does not fit (O-05, O-06) is dropped before
+    it is public; None: not looked at yet.
+    """
+
+    channel: Channel
+    limits: ChannelLimits | None = None
+
+
+class SessionRecord(Fact, frozen=True, gc=False):
     """What must survive a crash of one session. The store writes it beside the facts of the buy.
 
     At stage "channel" `forwards` say where each part will go once the funding is sent, if that was known (P16).
+    `opening_fee_msat` is what this payment is to bring, or what is still owed where none is under way; `fee_paid_msat`
+    is what has come for this jit scid so far.
     """
 
     stage: str  # "buy" (no session), "intent", "channel", "forwards", "paid"
@@ -113,32 +151,33 @@ class Journal(NamedTuple):
     channel: Channel | None
     forwards: tuple[Forward, ...]
     preimage: bytes | None
+    fee_paid_msat: int = 0
 
 
-class Persist(NamedTuple):
-    """Write the record, then answer `STORED` or, when it cannot be written, `UNSTORED`."""
+class Persist(Action, frozen=True, gc=False):
+    """Write the record, then answer `STORED` or, when it cannot be written, `STORE_FAILED`."""
 
     jit_scid: int
     payment_hash: bytes
-    journal: Journal
+    record: SessionRecord
 
 
-class ReserveCoins(NamedTuple):
-    """Set wallet coins aside for a channel that can carry these parts: `RESERVED(Funding)` or `REFUSED`.
+class ReserveCoins(Action, frozen=True, gc=False):
+    """Choose wallet coins for a channel that can carry `out_msat` in so many parts: `COINS_CHOSEN` or `OPEN_FAILED`.
 
     Nothing outlives a crash of this step (K-02).
     """
 
     jit_scid: int
     payment_hash: bytes
-    sum_forward_msat: int
+    out_msat: int
     parts: int
 
 
-class OpenChannel(NamedTuple):
-    """Reserve the coins, open and sign, funding not yet sent: `FUNDED(Channel)` or `REFUSED(by_client)`.
+class OpenChannel(Action, frozen=True, gc=False):
+    """Reserve the coins, open and sign, funding not yet sent: `FUNDED(Opened)` or `OPEN_FAILED(by_client)`.
 
-    `RESERVED(Funding)` once more: somebody else has taken a coin, these were chosen instead and are to be journalled.
+    `COINS_CHOSEN(Funding)` once more: a coin was taken meanwhile, these were chosen instead and are to be journalled.
     """
 
     jit_scid: int
@@ -146,23 +185,30 @@ class OpenChannel(NamedTuple):
     funding: Funding
 
 
-class AwaitReady(NamedTuple):
-    """Set routing fees to zero and wait: `READY(Limits)`, `UNREADY` or `CLOSED`. An `Undo` ends the watch."""
+class AwaitReady(Action, frozen=True, gc=False):
+    """Set routing fees to zero and wait: `READY(ChannelLimits)`, `READY_TIMEOUT` or `CLOSED`.
+
+    An `Undo` ends the watch.
+    """
 
     jit_scid: int
     payment_hash: bytes
     channel_id: str
 
 
-class Broadcast(NamedTuple):
-    """Put the funding on chain and try until it is in the mempool or confirmed: `SENT`. Idempotent (rule:8)."""
+class Broadcast(Action, frozen=True, gc=False):
+    """Put the funding on chain, idempotent (rule:8): `FUNDING_BROADCAST`, or `CLOSED(True)` (rule:23).
+
+    Look the channel up before each try. Where lightningd has given it up before its funding was sent, send nothing and
+    answer `CLOSED` with `never_sent` True. Otherwise try until the transaction is in the mempool or confirmed.
+    """
 
     jit_scid: int
     payment_hash: bytes
     channel: Channel
 
 
-class ForwardParts(NamedTuple):
+class ForwardParts(Action, frozen=True, gc=False):
     """Answer the held hook calls of these parts with `continue` into this channel, all together (H-15)."""
 
     jit_scid: int
@@ -171,14 +217,14 @@ class ForwardParts(NamedTuple):
     parts: tuple[Forward, ...]
 
 
-class FailParts(NamedTuple):
-    """Answer the held hook calls of these parts, each (in_scid, htlc_id), with this failure message (hex)."""
+class FailParts(Action, frozen=True, gc=False):
+    """Answer the held hook calls of these parts with this failure message (hex)."""
 
-    parts: tuple[tuple[int, int], ...]
+    parts: tuple[PartKey, ...]
     failure: str
 
 
-class Undo(NamedTuple):
+class Undo(Action, frozen=True, gc=False):
     """Cancel a half-made open, close the channel if there is one, release the coins: `UNDONE`. Repeatable (O-20)."""
 
     jit_scid: int
@@ -187,7 +233,7 @@ class Undo(NamedTuple):
     funding: Funding | None
 
 
-class RenewInputs(NamedTuple):
+class RenewInputs(Action, frozen=True, gc=False):
     """Extend the reservation of a withheld channel's coins (O-04, trap:8)."""
 
     jit_scid: int
@@ -195,65 +241,60 @@ class RenewInputs(NamedTuple):
     funding: Funding
 
 
-class ConnectPeer(NamedTuple):
+class CloseChannel(Action, frozen=True, gc=False):
+    """Close an unpaid public channel that cannot carry its payment (A-07, people:L9); try until it is closing.
+
+    lightningd's word that it is closing (`Sessions.channel_closed`) lets the buy open another.
+    """
+
+    jit_scid: int
+    channel_id: str
+
+
+class ConnectPeer(Action, frozen=True, gc=False):
     """Try to reach the client; it decides nothing if that fails (C-13)."""
 
     peer_id: str
 
 
-class Finalize(NamedTuple):
-    """The session is over: write the final record, then delete the active one (K-15). `outcome` as CLN names it."""
+class Finalize(Action, frozen=True, gc=False):
+    """The buy is over: write the final record, then delete the active one (K-15). `outcome`: one of OUTCOMES."""
 
     jit_scid: int
-    journal: Journal
+    record: SessionRecord
     outcome: str
 
 
-class Reset(NamedTuple):
-    """The attempt is over and the offer stands: the active record becomes that of a plain buy again (rule:6)."""
+class Reset(Action, frozen=True, gc=False):
+    """A payment is over and the buy stands: the active record becomes that of a buy without a payment (rule:6).
+
+    `outcome` says how the payment ended; after `Underpaid` the record names what is still owed.
+    """
 
     jit_scid: int
-    journal: Journal
+    record: SessionRecord
+    outcome: str = FAILED
 
 
-class ForgetBuy(NamedTuple):
-    """This jit scid is no longer ours: take it from the live set and the journal. `outcome` as CLN names it."""
+class ForgetBuy(Action, frozen=True, gc=False):
+    """This jit scid is no longer ours: take it from the live set and the journal. `outcome`: one of OUTCOMES."""
 
     jit_scid: int
     outcome: str
 
 
-class RestoreFees(NamedTuple):
+class RestoreFees(Action, frozen=True, gc=False):
     """The session is over: give the channel the operator's routing fees (rule:13).
 
     Until `zero_until_ms` (UTC) forwards over the jit scid still come with a fee of zero (A-03) and must pass: that is
-    `enforcedelay` of setchannel. 0: nobody was promised anything.
+    `enforcedelay` of setchannel. 0: nothing was promised.
     """
 
     channel_id: str
     zero_until_ms: int = 0
 
 
-class Alarm(NamedTuple):
+class Alarm(Action, frozen=True, gc=False):
     """Something an operator must know, in one sentence."""
 
     text: str
-
-
-Action = (
-    Persist
-    | ReserveCoins
-    | OpenChannel
-    | AwaitReady
-    | Broadcast
-    | ForwardParts
-    | FailParts
-    | Undo
-    | RenewInputs
-    | ConnectPeer
-    | Finalize
-    | Reset
-    | ForgetBuy
-    | RestoreFees
-    | Alarm
-)

@@ -1,6 +1,7 @@
 """The session machine as a table one can read: every (input, state) cell is filled.
 
-One session is one payment attempt on a buy. A cell says what an input does in a state:
+One session is one payment attempt on a buy. The last column, T, stands for every state in which it is over. A cell says
+what an input does in a state:
 
     bug        our driver must never ask this: `ProtocolBug`
     skip       legal but without effect
@@ -28,62 +29,68 @@ class State(IntEnum):
     AWAITING_SETTLEMENT = 3  # parts are with the client
     BROADCASTING = 4  # a preimage was seen: the funding is owed to the chain (K-12)
     ABORTING = 5  # parts are answered; the open is being undone, the lock stays (K-19)
-    SUCCEEDED = 6
-    FAILED = 7  # over, nothing to undo; the offer may live on (rule:6)
+    SUCCEEDED = 6  # the opening fee came
+    FAILED = 7  # over, nothing to undo; the buy may live on (rule:6)
     ABANDONED = 8  # over, a channel or coins were given back
+    UNDERPAID = 9  # over, the client took parts that carried less than the fee; the rest is owed (rule:20)
 
 
 class Input(IntEnum):
-    """Facts the machine is told."""
+    """What happened. The fact that comes with an input stands in brackets."""
 
-    PART = 0  # a part arrived and passed C-04
-    DUE = 1  # the collect time-out of the set
-    EXPIRED = 2  # valid_until has passed
-    BLOCK = 3  # a height was reached at which this session asked to be told
+    PART = 0  # a part arrived and passed C-04 (IncomingHtlc)
+    COLLECT_TIMEOUT = 1  # the set has waited long enough
+    OFFER_EXPIRED = 2  # valid_until has passed
+    BLOCK = 3  # a height was reached at which this session asked to be told (int)
     ONLINE = 4  # the client is connected
     OFFLINE = 5  # the client is gone
-    RESERVED = 6  # coins are reserved (Funding)
+    COINS_CHOSEN = 6  # coins for the channel are chosen (Funding)
     STORED = 7  # the journal has what was asked
-    UNSTORED = 8  # the journal could not be written
-    FUNDED = 9  # channel signed by both sides (Channel)
-    REFUSED = 10  # the open failed; argument: True if the client answered with an error (O-08)
-    READY = 11  # channel_ready sent and received (Limits)
-    UNREADY = 12  # channel_ready did not come in time (O-13)
-    SENT = 13  # the funding is in the mempool or confirmed
-    SETTLED = 14  # the client fulfilled a part (the part; its preimage was checked)
-    LOST = 15  # a forwarded part failed (the part)
-    CLOSED = 16  # lightningd says positively that the channel is gone (K-13)
+    STORE_FAILED = 8  # the journal could not be written
+    FUNDED = 9  # both sides have signed the channel (Opened)
+    OPEN_FAILED = 10  # the open failed (bool: True if the client answered with an error, O-08)
+    READY = 11  # channel_ready sent and received (ChannelLimits)
+    READY_TIMEOUT = 12  # channel_ready did not come in time (O-13)
+    FUNDING_BROADCAST = 13  # the funding is in the mempool or confirmed (Channel, where an undo found it owed: K-11)
+    PART_FULFILLED = 14  # the client fulfilled a part (IncomingHtlc, preimage or None)
+    PART_FAILED = 15  # a forwarded part failed (IncomingHtlc)
+    CLOSED = 16  # lightningd says positively that the channel is gone (bool: True if its funding is never sent)
     UNDONE = 17  # the open was undone
     SHUTDOWN = 18  # the plugin is about to end (cln:W12)
-    PAID = 19  # another payment has paid for this jit scid's channel (A-03); from `Sessions`, never from the driver
+    SCID_SETTLED = 19  # another payment has paid for this jit scid's channel (A-03); only from `Sessions`
+    GAVE_WAY = 20  # a held part must give way to a larger one (IncomingHtlc; rule:24); only from `Sessions`
+    MONEY_SEEN = 21  # the channel holds money of the client, whatever is known of its parts (rule:25)
 
 
-LETTERS = dict(zip("COWFBDSXA", State, strict=True))
-TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.ABANDONED})
+LETTERS = dict(zip("COWFBDSXAU", State, strict=True))
+TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.ABANDONED, State.UNDERPAID})
+COLUMNS = {letter: (state,) for letter, state in LETTERS.items() if state not in TERMINAL} | {"T": tuple(TERMINAL)}
 
 GRID = """
-          C            O          W            F           B          D          S       X       A
-PART      gather?OWX   join       join         late        late       reject     reject  reject  reject
-DUE       time_out>X   skip       skip         skip        skip       skip       skip    skip    skip
-EXPIRED   lapse>X      skip       skip         skip        skip       skip       skip    skip    skip
-BLOCK     guard?X      guard?D    guard?DX     tend        tend       skip       skip    skip    skip
-ONLINE    resume?OWX   skip       skip         skip        skip       skip       skip    skip    skip
-OFFLINE   skip         skip       skip         skip        skip       skip       skip    skip    skip
-RESERVED  bug          intend     bug          bug         bug        tidy       bug     bug     bug
-STORED    bug          open       stored?F     stored      stored?S   tidy?X     skip    skip    skip
-UNSTORED  bug          unstore>D  unstore>DX   unsaid      unsaid?S   tidy?X     skip    skip    skip
-FUNDED    bug          await>WD   bug          bug         bug        tidy       bug     bug     bug
-REFUSED   bug          refuse>DX  bug          bug         bug        tidy?X     bug     bug     bug
-READY     skip         bug        ready?FDX    skip        skip       skip       skip    skip    skip
-UNREADY   skip         bug        unready>DX   skip        skip       skip       skip    skip    skip
-SENT      skip         bug        sent?FX      sent        sent?S     keep?X     skip    skip    skip
-SETTLED   bug          bug        bug          settle?BS   settle?S   rescue?B   skip    skip    skip
-LOST      bug          bug        bug          lose?DX     lose?S     skip       skip    skip    skip
-CLOSED    skip         skip       gone>DX      gone?D      gone?S     skip       skip    skip    skip
-UNDONE    bug          bug        bug          bug         skip       undone>XA  skip    skip    skip
-SHUTDOWN  leave>X      leave>D    leave>DX     leave       leave      skip       skip    skip    skip
-PAID      alias>SX     bug        bug          bug         bug        bug        bug     skip    bug
-"""
+                  C               O                W                 F                 B                    D                   T
+PART              gather?OWX      join             join              late              late                 reject              reject
+COLLECT_TIMEOUT   time_out>X      skip             skip              skip              skip                 skip                skip
+OFFER_EXPIRED     lapse>X         skip             skip              skip              skip                 skip                skip
+BLOCK             guard?X         guard?D          guard?DX          on_block          on_block             skip                skip
+ONLINE            resume?OWX      skip             skip              skip              skip                 skip                skip
+OFFLINE           skip            skip             skip              skip              skip                 skip                skip
+COINS_CHOSEN      bug             intend           bug               bug               bug                  undo_late_result    bug
+STORED            bug             open             stored?F          stored            stored?SU            undo_late_result?X  skip
+STORE_FAILED      bug             store_failed>D   store_failed>DX   late_store_failed late_store_failed?SU undo_late_result?X  skip
+FUNDED            bug             await_ready>WD   bug               bug               bug                  undo_late_result    bug
+OPEN_FAILED       bug             open_failed>DX   bug               bug               bug                  undo_late_result?X  bug
+READY             skip            bug              ready?FDX         skip              skip                 skip                skip
+READY_TIMEOUT     skip            bug              ready_timeout>DX  skip              skip                 skip                skip
+FUNDING_BROADCAST skip            bug              broadcast?FX      broadcast         broadcast?SU         already_broadcast?X skip
+PART_FULFILLED    bug             bug              bug               claim?BSU         claim?SU             claim_after_abort?B skip
+PART_FAILED       bug             bug              bug               lose?DX           lose?SU              skip                skip
+CLOSED            skip            channel_closed>D channel_closed>DX channel_closed?D  channel_closed?DSU   channel_closed      skip
+UNDONE            bug             bug              bug               bug               skip                 undone>XA           skip
+SHUTDOWN          shut_down>X     shut_down>D      shut_down>DX      shut_down         shut_down            skip                skip
+SCID_SETTLED      become_alias>SX bug              bug               bug               bug                  bug                 skip
+GAVE_WAY          give_way?X      bug              bug               bug               bug                  bug                 bug
+MONEY_SEEN        skip            skip             skip              money_seen?B      skip                 money_seen?B        skip
+"""  # noqa: E501
 
 
 class Cell(NamedTuple):
@@ -108,17 +115,18 @@ def _cell(state: State, text: str) -> Cell:
 def parse(grid: str = GRID) -> dict[tuple[State, Input], Cell]:
     """Read a grid. Raises ProtocolBug if a row, a column or a cell is missing or doubled."""
     head, *rows = [line.split() for line in grid.strip().splitlines()]
-    if head != list(LETTERS):
-        raise ProtocolBug(f"the grid's columns are {head}, not {list(LETTERS)}")
+    if head != list(COLUMNS):
+        raise ProtocolBug(f"the grid's columns are {head}, not {list(COLUMNS)}")
     if [row[0] for row in rows] != [kind.name for kind in Input]:
         raise ProtocolBug("the grid's rows are not the inputs, in order")
     for row in rows:
-        if len(row) != len(State) + 1:
-            raise ProtocolBug(f"row {row[0]} has {len(row) - 1} cells, not {len(State)}")
+        if len(row) != len(COLUMNS) + 1:
+            raise ProtocolBug(f"row {row[0]} has {len(row) - 1} cells, not {len(COLUMNS)}")
     return {
         (state, kind): _cell(state, text)
         for kind, row in zip(Input, rows, strict=True)
-        for state, text in zip(State, row[1:], strict=True)
+        for states, text in zip(COLUMNS.values(), row[1:], strict=True)
+        for state in sorted(states)
     }
 
 

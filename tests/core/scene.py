@@ -6,6 +6,7 @@ import hashlib
 from typing import Any, NamedTuple
 
 from backends import load_compiled, load_pure
+from msgspec.structs import replace
 
 from lsps2fast import actions as order
 from lsps2fast.table import Input, State
@@ -31,7 +32,7 @@ VALID_UNTIL_MS = WALL_MS + 3_600_000
 FUNDING = order.Funding("psbt", ("aa" * 32 + ":0",), HEIGHT + 72, 100_000)
 CHANNEL = order.Channel("cc" * 32, "signed", "dd" * 32)
 SECOND_CHANNEL = order.Channel("ce" * 32, "signed too", "de" * 32)
-LIMITS = order.Limits(1, 90_000_000, 90_000_000, 144)
+LIMITS = order.ChannelLimits(1, 90_000_000, 90_000_000, 144)
 U64_MAX = 2**64 - 1
 
 TERMS = order.Terms(
@@ -59,6 +60,32 @@ class Machine(NamedTuple):
     fsm: Any
     sessions: Any
 
+    def htlc(
+        self,
+        scid: int,
+        payment_hash: bytes,
+        key: tuple[int, int],
+        value_msat: int,
+        cltv: int,
+        *,
+        delta: int = DELTA,
+        amount_msat: int | None = None,
+        outgoing: int | None = None,
+        in_channel: str = "",
+    ) -> Any:
+        """Return one `IncomingHtlc`; its amount and outgoing expiry are what the value and `delta` say unless given."""
+        return self.parts.IncomingHtlc(
+            jit_scid=scid,
+            payment_hash=payment_hash,
+            in_scid=key[0],
+            htlc_id=key[1],
+            amount_msat=value_msat if amount_msat is None else amount_msat,
+            amt_to_forward_msat=value_msat,
+            cltv_expiry=cltv,
+            outgoing_cltv_value=cltv - delta if outgoing is None else outgoing,
+            in_channel=in_channel,
+        )
+
     @classmethod
     def load(cls, name: str) -> Machine:
         """`name`: a key of RUNS."""
@@ -69,10 +96,11 @@ class Scene:
     """A machine whose clock, chain and node are the test's hands."""
 
     def __init__(self, machine: Machine, *, online: bool = True, limits: dict[str, int] | None = None, **terms: Any):
-        """`terms` replace those of TERMS; `limits` are the keywords of `Sessions`."""
-        self.core = machine.sessions.Sessions(**(limits or {}))
+        """`terms` replace those of TERMS; `limits` are keywords of `Sessions`; sums are not limited but by them."""
+        unlimited = {"max_held_msat": U64_MAX, "max_held_msat_per_peer": U64_MAX}
+        self.core = machine.sessions.Sessions(**(unlimited | (limits or {})))
         self.machine = machine
-        self.terms = TERMS._replace(**terms)
+        self.terms = replace(TERMS, **terms)
         self.now_ms, self.wall_ms = 5_000, WALL_MS
         self.orders: list[order.Action] = []
         self.count = self.served = 0
@@ -95,56 +123,49 @@ class Scene:
         htlc_id: int | None = None,
         amount_msat: int | None = None,
         outgoing: int | None = None,
+        in_channel: str = "",
     ) -> Orders:
         """A part comes in; its htlc id is the next one unless given."""
         if htlc_id is None:
             htlc_id, self.count = self.count, self.count + 1
-        actions = self.core.part(
-            scid,
-            payment_hash,
-            in_scid,
-            htlc_id,
-            value_msat if amount_msat is None else amount_msat,
-            value_msat,
-            cltv,
-            cltv - DELTA if outgoing is None else outgoing,
-            self.now_ms,
-            self.wall_ms,
-        )
+        facts: dict[str, Any] = {"amount_msat": amount_msat, "outgoing": outgoing, "in_channel": in_channel}
+        htlc = self.machine.htlc(scid, payment_hash, (in_scid, htlc_id), value_msat, cltv, **facts)
+        actions = self.core.part(htlc, self.now_ms, self.wall_ms)
         buy = self.core.buys.get(scid)
         if buy is not None and scid == SCID and payment_hash == HASH:
             self.session = buy.sets.get(HASH, self.session)
-        return self._note(actions)
+        return self.note(actions)
 
     def tell(self, kind: Input, fact: Any = None, *, payment_hash: bytes = HASH, scid: int = SCID) -> Orders:
         """The result of an order."""
-        return self._note(self.core.take(scid, payment_hash, kind, fact))
+        return self.note(self.core.handle(scid, payment_hash, kind, fact))
 
     def resolved(
         self, htlc_id: int, preimage: bytes | None = None, *, payment_hash: bytes = HASH, in_scid: int = UPSTREAM
     ) -> Orders:
         """What became of a forwarded part: paid with its preimage, or lost."""
-        return self._note(self.core.resolved(in_scid, htlc_id, payment_hash, preimage))
+        return self.note(self.core.resolved((in_scid, htlc_id), payment_hash, preimage))
 
     def block(self, height: int) -> Orders:
         """A block."""
-        return self._note(self.core.block(height))
+        return self.note(self.core.block(height))
 
     def wait(self, ms: int) -> Orders:
         """Both clocks go on."""
         self.now_ms += ms
         self.wall_ms += ms
-        return self._note(self.core.tick(self.now_ms, self.wall_ms))
+        return self.note(self.core.tick(self.now_ms, self.wall_ms))
 
     def peer(self, online: bool) -> Orders:
         """The client comes or goes."""
-        return self._note(self.core.peer(CLIENT, online, self.wall_ms))
+        return self.note(self.core.peer(CLIENT, online, self.wall_ms))
 
     def shutdown(self) -> Orders:
         """The plugin is about to end."""
-        return self._note(self.core.shutdown())
+        return self.note(self.core.shutdown())
 
-    def _note(self, actions: Orders) -> Orders:
+    def note(self, actions: Orders) -> Orders:
+        """Keep what was ordered."""
         self.orders += actions
         return actions
 
@@ -157,7 +178,7 @@ class Scene:
             actions = WORDS[word](self)
         return actions
 
-    def forward(self, *values_msat: int, limits: order.Limits = LIMITS) -> order.ForwardParts:
+    def forward(self, *values_msat: int, limits: order.ChannelLimits = LIMITS) -> order.ForwardParts:
         """From these parts to their forwarding, along the road of this trust mode."""
         for value in values_msat or (SIZE,):
             self.part(value)
@@ -167,14 +188,14 @@ class Scene:
         assert isinstance(forwards, order.ForwardParts)
         return forwards
 
-    def serve(self, limits: order.Limits = LIMITS) -> None:
+    def serve(self, limits: order.ChannelLimits = LIMITS) -> None:
         """Let everything succeed that is ordered, in order, until nothing more is; parts that went out stay out."""
         answers: dict[type, tuple[Input, Any]] = {
-            order.ReserveCoins: (Input.RESERVED, FUNDING),
+            order.ReserveCoins: (Input.COINS_CHOSEN, FUNDING),
             order.Persist: (Input.STORED, None),
-            order.OpenChannel: (Input.FUNDED, CHANNEL),
+            order.OpenChannel: (Input.FUNDED, order.Opened(CHANNEL)),
             order.AwaitReady: (Input.READY, limits),
-            order.Broadcast: (Input.SENT, None),
+            order.Broadcast: (Input.FUNDING_BROADCAST, None),
             order.Undo: (Input.UNDONE, None),
         }
         while self.served < len(self.orders):
@@ -204,26 +225,28 @@ WORDS: dict[str, Any] = {
     "expired": lambda s: s.wait(3_600_000),
     "deadline": lambda s: s.block(CLTV - 6),
     "old": lambda s: s.block(FUNDING.reserved_to_block - 12),
-    "reserved": lambda s: s.tell(Input.RESERVED, FUNDING),
+    "reserved": lambda s: s.tell(Input.COINS_CHOSEN, FUNDING),
     "stored": lambda s: s.tell(Input.STORED),
-    "unstored": lambda s: s.tell(Input.UNSTORED),
-    "funded": lambda s: s.tell(Input.FUNDED, CHANNEL),
-    "known": lambda s: s.tell(Input.FUNDED, CHANNEL._replace(limits=LIMITS)),
-    "misfunded": lambda s: s.tell(Input.FUNDED, CHANNEL._replace(limits=LIMITS._replace(to_self_delay_blocks=9999))),
-    "refused": lambda s: s.tell(Input.REFUSED, False),
-    "rejected": lambda s: s.tell(Input.REFUSED, True),
+    "unstored": lambda s: s.tell(Input.STORE_FAILED),
+    "funded": lambda s: s.tell(Input.FUNDED, order.Opened(CHANNEL)),
+    "known": lambda s: s.tell(Input.FUNDED, order.Opened(CHANNEL, LIMITS)),
+    "misfunded": lambda s: s.tell(Input.FUNDED, order.Opened(CHANNEL, replace(LIMITS, to_self_delay_blocks=9999))),
+    "refused": lambda s: s.tell(Input.OPEN_FAILED, False),
+    "rejected": lambda s: s.tell(Input.OPEN_FAILED, True),
     "ready": lambda s: s.tell(Input.READY, LIMITS),
-    "picky": lambda s: s.tell(Input.READY, LIMITS._replace(htlc_minimum_msat=1_000)),
-    "slow": lambda s: s.tell(Input.READY, LIMITS._replace(to_self_delay_blocks=9999)),
-    "unready": lambda s: s.tell(Input.UNREADY),
-    "sent": lambda s: s.tell(Input.SENT),
+    "picky": lambda s: s.tell(Input.READY, replace(LIMITS, htlc_minimum_msat=1_000)),
+    "slow": lambda s: s.tell(Input.READY, replace(LIMITS, to_self_delay_blocks=9999)),
+    "unready": lambda s: s.tell(Input.READY_TIMEOUT),
+    "sent": lambda s: s.tell(Input.FUNDING_BROADCAST),
     "settled": lambda s: s.resolved(0, PREIMAGE),
     "settled2": lambda s: s.resolved(1, PREIMAGE),
     "lost": lambda s: s.resolved(0),
     "lost2": lambda s: s.resolved(1),
     "closed": lambda s: s.tell(Input.CLOSED),
+    "vanished": lambda s: s.tell(Input.CLOSED, True),
+    "money": lambda s: s.note(s.core.money_seen(CHANNEL.channel_id)),
     "undone": lambda s: s.tell(Input.UNDONE),
-    "kept": lambda s: s.tell(Input.SENT, CHANNEL),
+    "kept": lambda s: s.tell(Input.FUNDING_BROADCAST, CHANNEL),
     "shutdown": lambda s: s.shutdown(),
 }
 

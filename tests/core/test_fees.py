@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from core.scene import HASH, LIMITS, SCID, U64_MAX, UPSTREAM, VARIABLE, Machine, Scene, both_modes, failed, kinds
 from lsps2fast import actions as order
@@ -19,7 +20,7 @@ from lsps2fast.table import Input, State
 Play = partial[Scene]
 Row = dict[str, Any]
 WIRE = json.loads((Path(__file__).parents[1] / "data" / "wire-vectors.json").read_text("utf-8"))
-WIDE = LIMITS._replace(spendable_msat=U64_MAX, max_in_flight_msat=U64_MAX)
+WIDE = replace(LIMITS, spendable_msat=U64_MAX, max_in_flight_msat=U64_MAX)
 
 
 def _rows(key: str, **wanted: Any) -> list[Any]:
@@ -32,6 +33,14 @@ def _ints(texts: list[str | None]) -> list[int]:
     return [int(text or 0) for text in texts]
 
 
+def _oracle_shares(values: list[int], floor: int, fee: int) -> list[int]:
+    """H-04 in unbounded integers: in proportion, rounded down; the rest to the first ones with room."""
+    shares = [min(fee * value // sum(values), value - floor) for value in values]
+    for number, value in enumerate(values):
+        shares[number] += min(fee - sum(shares), value - floor - shares[number])
+    return shares
+
+
 # The opening fee --------------------------------------------------------------------------------------
 
 
@@ -42,16 +51,23 @@ def test_the_opening_fee_is_that_of_the_vectors(machine: Machine, row: Row) -> N
     assert fee == {"overflow": None}.get(row["result"], int(row.get("opening_fee_msat", 0)))
 
 
-@pytest.mark.parametrize("row", [row for row in _rows("opening_fee", result="ok") if "u64 max is" not in row.id])
+SOLD = [
+    row for row in _rows("opening_fee", result="ok") if "u64 max is" not in row.id and "zero everything" not in row.id
+]
+
+
+@pytest.mark.parametrize("row", SOLD)
 def test_a_payment_is_charged_the_fee_of_its_size(scene: Play, row: Row) -> None:
     """F-04, trap:17: whatever is paid on top; here all that 64 bits can hold."""
     play = scene(
         payment_size_msat=int(row["payment_size_msat"]),
         min_fee_msat=int(row["min_fee_msat"]),
         proportional=int(row["proportional"]),
+        limits={"overpay_ppm": U64_MAX},
     )
-    fee = int(row["opening_fee_msat"])
-    assert play.part(U64_MAX) == (order.ReserveCoins(SCID, HASH, U64_MAX - fee, 1),)
+    fee, most = int(row["opening_fee_msat"]), play.buy.most_msat
+    assert most >= int(row["payment_size_msat"])
+    assert play.part(most) == (order.ReserveCoins(SCID, HASH, most - fee, 1),)
     assert play.session.fee_msat == fee
 
 
@@ -68,11 +84,13 @@ def test_a_fee_beyond_64_bits_fails_the_payment_at_once(scene: Play, row: Row) -
 
 @pytest.mark.parametrize("row", _rows("fee_allocation", result="ok"))
 def test_the_fee_is_laid_on_the_parts_as_in_the_vectors(machine: Machine, row: Row) -> None:
-    """H-02 to H-07, rule:4."""
+    """H-02 to H-07, rule:4: inputs and sums are the vectors', each share that of the oracle."""
     values, fee = _ints(row["parts_msat"]), int(row["opening_fee_msat"])
-    taken = machine.parts.allocate(values, int(row["htlc_minimum_msat"]), fee)
-    assert taken == _ints(row["extra_fee_msat"])
-    assert [value - share for value, share in zip(values, taken, strict=True)] == _ints(row["forward_msat"])
+    floor = int(row["htlc_minimum_msat"])
+    taken = machine.parts.allocate(values, floor, fee)
+    assert taken == _oracle_shares(values, max(1, floor), fee)
+    assert sum(taken) == int(row["sum_extra_fee_msat"])
+    assert sum(values) - sum(taken) == int(row["sum_forward_msat"])
 
 
 FAILING = ["fee_not_deductible", "part_below_floor", "sum_overflow"]
@@ -92,6 +110,7 @@ def _pay(scene: Play, row: Row, **terms: Any) -> Scene:
             "payment_size_msat": int(row["payment_size_msat"]),
             "min_fee_msat": int(row["opening_fee_msat"]),
             "proportional": 0,
+            "limits": {"overpay_ppm": U64_MAX},
         }
         | terms
     )
@@ -105,14 +124,14 @@ def _pay(scene: Play, row: Row, **terms: Any) -> Scene:
 def test_a_payment_goes_out_as_in_the_vectors(scene: Play, row: Row, terms: dict[str, Any]) -> None:
     """H-04 to H-09, H-21: amounts and extra fees of every part, which say what was taken; not one msat lost or made."""
     play = _pay(scene, row, **terms)
-    play.serve(WIDE._replace(htlc_minimum_msat=int(row["htlc_minimum_msat"])))
+    play.serve(replace(WIDE, htlc_minimum_msat=int(row["htlc_minimum_msat"])))
     (forwards,) = play.of(order.ForwardParts)
-    assert [part.forward_msat for part in forwards.parts] == _ints(row["forward_msat"])
-    assert [part.extra_fee_msat for part in forwards.parts] == _ints(row["extra_fee_msat"])
+    values, fee = _ints(row["parts_msat"]), int(row["opening_fee_msat"])
+    taken = _oracle_shares(values, max(1, int(row["htlc_minimum_msat"])), fee)
+    assert [part.extra_fee_msat for part in forwards.parts] == taken
+    assert [part.out_msat + part.extra_fee_msat for part in forwards.parts] == values
     assert sum(part.extra_fee_msat for part in forwards.parts) == int(row["sum_extra_fee_msat"])
-    assert sum(part.forward_msat for part in forwards.parts) == int(row["sum_forward_msat"])
-    taken = [value - part.forward_msat for value, part in zip(_ints(row["parts_msat"]), forwards.parts, strict=True)]
-    assert taken == _ints(row["extra_fee_msat"])
+    assert sum(part.out_msat for part in forwards.parts) == int(row["sum_forward_msat"])
 
 
 @pytest.mark.parametrize("row", _rows("fee_allocation", reason="fee_not_deductible"))
@@ -136,13 +155,13 @@ def test_a_part_below_the_floor_fails_alone_and_the_rest_goes_on(scene: Play, ro
 
 
 @pytest.mark.parametrize("row", _rows("fee_allocation", reason="sum_overflow"))
-def test_a_sum_beyond_64_bits_fails_the_set(scene: Play, row: Row) -> None:
-    """H-07: while it collects; the offer stays."""
+def test_a_part_that_takes_a_sum_beyond_64_bits_fails_alone(scene: Play, row: Row) -> None:
+    """H-07, rule:18: while it collects; the others stay."""
     play = scene(payment_size_msat=U64_MAX, min_fee_msat=int(row["opening_fee_msat"]))
     first, second = _ints(row["parts_msat"])
     assert play.part(first) == ()
-    assert play.part(second) == (failed([0, 1]),)
-    assert kinds(play.part(U64_MAX)) == ["ReserveCoins"]
+    assert play.part(second) == (failed([1]),)
+    assert kinds(play.part(U64_MAX - first)) == ["ReserveCoins"]
 
 
 @pytest.mark.parametrize("row", _rows("fee_allocation", reason="sum_overflow"))
@@ -182,7 +201,7 @@ def test_a_payment_without_size_is_funded_as_in_the_vectors(scene: Play, row: Ro
     """C-20 to C-23, H-19, F-04."""
     play = _variable(scene, row)
     play.walk("reserved stored funded")
-    play.tell(Input.READY, WIDE._replace(htlc_minimum_msat=int(row["htlc_minimum_msat"])))
+    play.tell(Input.READY, replace(WIDE, htlc_minimum_msat=int(row["htlc_minimum_msat"])))
     (forwards,) = play.walk("stored")
     part = order.Forward(UPSTREAM, 0, int(row["forward_msat"]), int(row["opening_fee_msat"]))
     assert forwards.parts == (part,)
@@ -206,7 +225,7 @@ def test_a_payment_without_size_is_refused_as_in_the_vectors(scene: Play, row: R
 
 
 def _arrive(machine: Machine, row: Row, floor_msat: int = 1, **terms: Any) -> tuple[order.Action, ...]:
-    play = Scene(machine, payment_size_msat=U64_MAX, **terms)
+    play = Scene(machine, payment_size_msat=U64_MAX, limits={"min_final_expiry_blocks": 1}, **terms)
     play.buy.floor_msat = floor_msat
     play.core.block(row.get("block_height", 0))
     return play.part(
@@ -254,7 +273,7 @@ def test_expiries_at_the_edges_are_judged(scene: Play, cltv: int, outgoing: int,
 @pytest.mark.parametrize(("cltv", "failure"), [(800_006, "100e0000"), (800_007, None)])
 def test_a_part_within_the_safety_margin_is_not_held(scene: Play, cltv: int, failure: str | None) -> None:
     """K-06, C-04, rule:5: with a delta small enough to let it through (regtest: 6)."""
-    play = scene(payment_size_msat=U64_MAX, cltv_expiry_delta_blocks=5)
+    play = scene(payment_size_msat=U64_MAX, cltv_expiry_delta_blocks=5, limits={"min_final_expiry_blocks": 1})
     actions = play.part(1_000, cltv=cltv, outgoing=800_001)
     assert actions == {None: ()}.get(failure, (failed([0], str(failure)),))
 
@@ -267,7 +286,10 @@ def test_held_parts_fail_in_time_as_in_the_vectors(machine: Machine, row: Row) -
     scene = Scene(machine, cltv_expiry_delta_blocks=10)
     core.add_buy(SCID, "02" * 33, scene.terms)
     assert row["safety_buffer"] == machine.fsm.CLTV_MARGIN_BLOCKS
-    assert core.part(SCID, HASH, UPSTREAM, 0, 1_000, 1_000, row["min_cltv_expiry"], 90, 0, scene.wall_ms) == ()
+    assert (
+        core.part(machine.htlc(SCID, HASH, (UPSTREAM, 0), 1_000, row["min_cltv_expiry"], outgoing=90), 0, scene.wall_ms)
+        == ()
+    )
     assert core.block(row["block_height"]) == {False: ()}.get(row["fail_now"], (failed([0], TEMPORARY),))
 
 
@@ -303,10 +325,35 @@ def test_a_fee_is_laid_whole_or_not_at_all(machine: Machine, values: list[int], 
     lowest = max(1, floor)
     room = [value - lowest for value in values]
     possible = all(free >= 0 for free in room) and sum(values) <= U64_MAX and sum(room) >= fee
-    before = [sum(room[:number]) for number in range(len(values))]
-    whole = [min(free, fee - min(fee, used)) for free, used in zip(room, before, strict=True)]
-    assert machine.parts.allocate(values, floor, fee) == {True: whole, False: None}[possible]
-    assert sum(whole) == fee or not possible
+    assert machine.parts.allocate(values, floor, fee) == (_oracle_shares(values, lowest, fee) if possible else None)
+
+
+@QUICK
+@given(
+    values=st.lists(st.one_of(st.integers(1, 5_000), st.integers(1, 2**59)), min_size=1, max_size=12),
+    fee=st.one_of(st.integers(0, 5_000), st.integers(0, 2**60)),
+    floor=st.integers(0, 2_000),
+    taken=st.sets(st.integers(0, 11)),
+)
+@example(values=[1_001, 999_000], fee=10_000, floor=1, taken={1})  # people:S3: fee + 1 msat and the rest
+def test_every_subset_of_the_parts_pays_its_share(
+    machine: Machine, values: list[int], fee: int, floor: int, taken: set[int]
+) -> None:
+    """rule:20, people:S3, H-04, H-06: whichever parts a client takes, it pays for them, to the msat each rounds off."""
+    shares = machine.parts.allocate(values, floor, fee)
+    if shares is None:
+        return
+    assert sum(shares) == fee
+    lowest = max(1, floor)
+    bound = [
+        number for number in range(len(values)) if shares[number] == values[number] - lowest
+    ]  # nothing more to take
+    chosen = [number for number in taken if number < len(values)]
+    for number in chosen:
+        assert number in bound or shares[number] >= fee * values[number] // sum(values)
+    if not set(chosen) & set(bound):
+        due = fee * sum(values[number] for number in chosen) // sum(values)
+        assert sum(shares[number] for number in chosen) >= due - len(chosen)
 
 
 @QUICK
@@ -329,14 +376,14 @@ def test_no_msat_is_lost_or_made_between_payer_client_and_us(
     play = scene(payment_size_msat=size, min_fee_msat=min_fee, proportional=proportional)
     for value in values:
         play.part(value, amount_msat=max(value + over, 0))
-    play.serve(WIDE._replace(htlc_minimum_msat=floor))
+    play.serve(replace(WIDE, htlc_minimum_msat=floor))
     out = {part.htlc_id: part for forwards in play.of(order.ForwardParts) for part in forwards.parts}
     back = [htlc_id for refused in play.of(order.FailParts) for _, htlc_id in refused.parts]
     held = [htlc_id for (_, htlc_id), part in play.core.index.items() if part.status == 0]
     assert sorted([*out, *back, *held]) == list(range(len(values)))
-    assert {number: part.forward_msat + part.extra_fee_msat for number, part in out.items()} == {
+    assert {number: part.out_msat + part.extra_fee_msat for number, part in out.items()} == {
         number: values[number] for number in out
     }
-    assert all(part.forward_msat >= max(1, floor) for part in out.values())
-    assert all(part.forward_msat <= values[number] + over for number, part in out.items())
+    assert all(part.out_msat >= max(1, floor) for part in out.values())
+    assert all(part.out_msat <= values[number] + over for number, part in out.items())
     assert not out or sum(part.extra_fee_msat for part in out.values()) == _oracle_fee(size, min_fee, proportional)

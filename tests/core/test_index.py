@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.scene import CLIENT, CLTV, DELTA, HEIGHT, SIZE, TERMS, U64_MAX, UPSTREAM, WALL_MS, Machine
+from core.scene import CLIENT, CLTV, HEIGHT, SIZE, TERMS, U64_MAX, UPSTREAM, WALL_MS, Machine
 from lsps2fast.actions import FailParts
 
 BUYS = 40
@@ -24,7 +24,7 @@ def _busy(machine: Machine) -> tuple[Any, dict[tuple[int, int], tuple[int, int]]
         key = dice.choice((UPSTREAM, UPSTREAM + 1, 0, U64_MAX)), dice.choice((step, U64_MAX - step))
         cltv = HEIGHT + 300 + dice.randrange(100)
         there[key] = (scid, value)
-        actions = core.part(scid, scid.to_bytes(32, "big"), *key, value, value, cltv, cltv - DELTA, step * 100, WALL_MS)
+        actions = core.part(machine.htlc(scid, scid.to_bytes(32, "big"), key, value, cltv), step * 100, WALL_MS)
         for failed in (*actions, *core.tick(step * 100, WALL_MS)):
             for part in failed.parts:
                 del there[part]
@@ -37,7 +37,9 @@ def test_every_part_that_is_held_is_found_and_no_other(machine: Machine) -> None
     assert len(there) > 150
     assert sorted(core.index) == sorted(there)
     assert len(core.index) == len(there)
-    assert {key: part.value_msat for key, part in core.index.items()} == {key: v for key, (_, v) in there.items()}
+    assert {key: part.amt_to_forward_msat for key, part in core.index.items()} == {
+        key: v for key, (_, v) in there.items()
+    }
     assert all(key in core.index for key in there)
     assert (UPSTREAM, 10**9) not in core.index
     assert core.index.get((UPSTREAM, 10**9)) is None
@@ -49,7 +51,7 @@ def test_a_part_is_known_again_wherever_it_moved(machine: Machine) -> None:
     """K-07: the same HTLC once more stays held, also after its session got more room and others ended."""
     core, there = _busy(machine)
     for key, (scid, value) in there.items():
-        assert core.part(scid, scid.to_bytes(32, "big"), *key, value, value, CLTV, CLTV - DELTA, 0, WALL_MS) == ()
+        assert core.part(machine.htlc(scid, scid.to_bytes(32, "big"), key, value, CLTV), 0, WALL_MS) == ()
     assert len(core.index) == len(there)
 
 
@@ -66,14 +68,14 @@ def test_each_session_is_told_of_its_own_height_only(machine: Machine) -> None:
 
 
 def test_among_thousands_of_sessions_a_block_finds_each_one_that_is_due(machine: Machine) -> None:
-    """K-06, P15: the column of heights is swept piece by piece; what stands at the edge of a piece counts, too."""
-    core, edges = machine.sessions.Sessions(), (0, 1023, 1024, 2047, 2048, 2099)
+    """K-06, P15: those of one height together, and no other."""
+    core, edges = machine.sessions.Sessions(max_held_parts=5_000), (0, 1023, 1024, 2047, 2048, 2099)
     core.block(HEIGHT)
     for slot in range(2100):
         core.add_buy(slot + 1, CLIENT + str(slot), TERMS)
         cltv = CLTV - 50 + edges.index(slot) if slot in edges else CLTV
-        facts = (SIZE // 2, SIZE // 2, cltv, cltv - DELTA, 0, WALL_MS)
-        assert core.part(slot + 1, slot.to_bytes(32, "big"), UPSTREAM, slot, *facts) == ()
+        htlc = machine.htlc(slot + 1, slot.to_bytes(32, "big"), (UPSTREAM, slot), SIZE // 2, cltv)
+        assert core.part(htlc, 0, WALL_MS) == ()
     assert core.block(CLTV - 57) == ()
     failed = [core.block(CLTV - 56 + number) for number in range(len(edges))]
     assert [orders[0].parts for orders in failed] == [((UPSTREAM, slot),) for slot in edges]
@@ -84,6 +86,6 @@ def test_among_thousands_of_sessions_a_block_finds_each_one_that_is_due(machine:
 def test_more_parts_than_a_session_may_have_are_refused_when_the_machine_is_made(machine: Machine) -> None:
     """C-10: the limit is the operator's, its bound ours."""
     with pytest.raises(ValueError, match="max_parts"):
-        machine.sessions.Sessions(max_parts=1001)
-    core = machine.sessions.Sessions(max_parts=1000)
+        machine.sessions.Sessions(max_parts=10_001)
+    core = machine.sessions.Sessions(max_parts=10_000)
     assert core.add_buy(1, CLIENT, TERMS).terms == TERMS

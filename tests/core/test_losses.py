@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from core.scene import (
     CHANNEL,
@@ -152,7 +153,8 @@ def test_a_withheld_channel_closes_with_parts_in_it(scene: Play) -> None:
     """cln:A3, K-13: no event comes for them; coins are released, the offer stays."""
     play = scene()
     play.forward(600_000, 400_000)
-    assert play.walk("closed") == (UNDO_CHANNEL,)
+    alarm, undo = play.walk("closed")
+    assert (undo, "nothing is sent" in alarm.text) == (UNDO_CHANNEL, True)
     play.walk("undone")
     assert play.state is State.ABANDONED
     assert (list(play.core.index), play.core.live) == ([], 0)
@@ -169,8 +171,8 @@ def test_a_preimage_after_giving_up_is_broadcast(scene: Play) -> None:
     assert HASH.hex() in alarm.text
     assert play.walk("undone") == ()
     assert play.resolved(1) == ()
-    assert kinds(play.walk("sent")) == ["Finalize"]
-    assert play.state is State.SUCCEEDED
+    assert kinds(play.walk("sent")) == ["Reset"]
+    assert play.state is State.UNDERPAID  # 6,000 of 10,000 msat
     assert play.part() == (failed([2], UNKNOWN_NEXT_PEER),)  # nothing goes into a closed channel
 
 
@@ -180,7 +182,7 @@ def test_a_rescued_payment_settles_its_other_part_too(scene: Play) -> None:
     play.forward(600_000, 400_000)
     play.walk("closed settled")
     assert play.resolved(1, PREIMAGE) == ()
-    assert (play.session.out, play.session.settled) == (0, 2)
+    assert (play.session.in_flight, play.session.fulfilled) == (0, 2)
     play.walk("sent")
     assert play.state is State.SUCCEEDED
 
@@ -204,7 +206,7 @@ def test_a_channel_that_may_not_be_undone_is_kept(scene: Play) -> None:
     fees, reset = play.walk("kept")
     assert play.state is State.FAILED
     assert fees == order.RestoreFees(CHANNEL.channel_id)
-    assert (reset.journal.stage, reset.journal.channel, reset.journal.funding) == ("channel", CHANNEL, None)
+    assert (reset.record.stage, reset.record.channel, reset.record.funding) == ("channel", CHANNEL, None)
     assert kinds(play.part()) == ["Broadcast", "AwaitReady"]
 
 
@@ -214,7 +216,7 @@ def test_a_part_reported_lost_and_then_paid_counts_as_paid(scene: Play) -> None:
     play.forward(600_000, 400_000)
     play.resolved(0)
     assert kinds(play.resolved(0, PREIMAGE)) == ["Broadcast"]
-    assert (play.session.out, play.session.settled) == (1, 1)
+    assert (play.session.in_flight, play.session.fulfilled) == (1, 1)
 
 
 def test_a_channel_that_closes_before_its_funding_was_sent_raises_an_alarm(scene: Play) -> None:
@@ -225,7 +227,7 @@ def test_a_channel_that_closes_before_its_funding_was_sent_raises_an_alarm(scene
     (alarm,) = play.walk("closed")
     assert CHANNEL.channel_id in alarm.text
     assert play.resolved(1, PREIMAGE) == ()
-    assert play.session.out == 0
+    assert play.session.in_flight == 0
     play.walk("sent")
     assert play.state is State.SUCCEEDED
 
@@ -239,13 +241,16 @@ def test_a_closed_channel_takes_no_late_parts(scene: Play) -> None:
     assert play.part(50_000) == (failed([3]),)
 
 
-def test_a_dead_public_channel_is_never_followed_by_a_second_one(scene: Play) -> None:
-    """rule:2, K-02, K-03."""
-    play = scene(**PUBLIC)
-    play.walk("part reserved stored funded stored sent")
-    assert play.walk("closed")[0] == failed([0])
-    assert play.part() == (failed([1], UNKNOWN_NEXT_PEER),)
-    assert len(play.of(order.OpenChannel)) == 1
+def test_a_dead_public_channel_is_followed_by_a_second_one_within_limits(scene: Play) -> None:
+    """people:L9, rule:2, C-16: one at a time, and never more than `max_attempts`."""
+    play = scene(**PUBLIC, limits={"max_attempts": 2})
+    for number in range(2):
+        assert kinds(play.part()) == ["ReserveCoins"]
+        play.walk("reserved stored funded stored sent")
+        assert play.walk("closed")[0] == failed([number])
+        assert (play.buy.channel, list(play.buy.closing)) == (None, [CHANNEL.channel_id])
+    assert play.part() == (failed([2], UNKNOWN_NEXT_PEER),)
+    assert len(play.of(order.OpenChannel)) == 2
 
 
 def test_a_set_that_waits_while_a_closing_channel_is_paid_is_refused_for_good(scene: Play) -> None:
@@ -263,8 +268,9 @@ def test_parts_in_a_public_channel_that_closes_are_resolved_on_chain(scene: Play
     play.forward(600_000, 400_000)
     assert play.walk("closed") == ()
     play.resolved(0)
-    assert kinds(play.resolved(1, PREIMAGE)) == ["Finalize"]
-    assert play.part() == (failed([2], UNKNOWN_NEXT_PEER),)
+    (reset,) = play.resolved(1, PREIMAGE)
+    assert (reset.outcome, reset.record.fee_paid_msat, reset.record.opening_fee_msat) == ("Underpaid", 4_000, 6_000)
+    assert list(play.buy.closing) == [CHANNEL.channel_id]
 
 
 def test_the_same_payment_opens_a_second_channel_only_after_the_first_is_undone(scene: Play) -> None:
@@ -274,7 +280,7 @@ def test_the_same_payment_opens_a_second_channel_only_after_the_first_is_undone(
     assert play.part() == (failed([1]),)
     assert play.of(order.OpenChannel) == [order.OpenChannel(SCID, HASH, FUNDING)]
     play.walk("undone part reserved stored")
-    play.tell(Input.FUNDED, SECOND_CHANNEL)
+    play.tell(Input.FUNDED, order.Opened(SECOND_CHANNEL))
     play.walk("ready stored")
     assert play.of(order.ForwardParts)[0].channel_id == SECOND_CHANNEL.channel_id
 
@@ -290,7 +296,7 @@ def test_the_reservation_is_renewed_as_long_as_the_funding_is_withheld(scene: Pl
     assert play.block(HEIGHT + 59) == ()
     for start in (HEIGHT + 60, HEIGHT + 120, HEIGHT + 180):
         (renew,) = play.block(start)
-        assert renew == order.RenewInputs(SCID, HASH, FUNDING._replace(reserved_to_block=start + 72))
+        assert renew == order.RenewInputs(SCID, HASH, replace(FUNDING, reserved_to_block=start + 72))
         assert play.block(start + 59) == ()
 
 
@@ -341,7 +347,7 @@ def test_many_short_payments_leave_nothing_behind(scene: Play) -> None:
     """rule:14: the queues for time and height do not keep what has ended, however far its height is."""
     play = scene(**VARIABLE)
     for number in range(20_000):
-        play.core.part(SCID, HASH, UPSTREAM, number, FEE, FEE, CLTV, CLTV - 144, play.now_ms, play.wall_ms)
+        play.core.part(play.machine.htlc(SCID, HASH, (UPSTREAM, number), FEE, CLTV), play.now_ms, play.wall_ms)
     assert (play.core.live, list(play.core.index), play.core.by_hash) == (0, [], {})
     gc.collect()
     session = play.machine.fsm.Session
@@ -355,7 +361,7 @@ def test_many_short_payments_do_not_make_a_waiting_one_forgotten(scene: Play) ->
         play.core.add_buy(OTHER_SCID + number, OTHER_CLIENT, TERMS)
         play.part(1_000, scid=OTHER_SCID + number, payment_hash=payment_hash, cltv=CLTV + 100 * number)
     for number in range(3_000):
-        play.core.part(SCID, HASH, OTHER_UPSTREAM, number, FEE, FEE, CLTV, CLTV - 144, play.now_ms, play.wall_ms)
+        play.core.part(play.machine.htlc(SCID, HASH, (OTHER_UPSTREAM, number), FEE, CLTV), play.now_ms, play.wall_ms)
     assert play.walk("deadline") == (failed([0]),)
     assert play.core.next_due()[0] == play.now_ms + 90_000
     assert play.walk("due") == (failed([1]),)
@@ -396,7 +402,7 @@ def test_an_offer_is_not_taken_from_a_payment_under_way_nor_from_a_client_that_p
         play.core.cancel(SCID)
 
 
-@pytest.mark.parametrize("kind", [Input.RESERVED, Input.FUNDED, Input.REFUSED])
+@pytest.mark.parametrize("kind", [Input.COINS_CHOSEN, Input.FUNDED, Input.OPEN_FAILED])
 def test_something_made_for_no_payment_is_a_bug(scene: Play, kind: Input) -> None:
     """K-19, rule:9: coins or a channel that no session asked for must be told."""
     with pytest.raises(ProtocolBug, match="for no session"):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from core.scene import HEIGHT, LIMITS, SIZE
 from core.world import BUYS, PREIMAGES, Offer, World
@@ -20,10 +21,10 @@ LIMIT_SETS = st.sampled_from(
     [
         LIMITS,
         LIMITS,
-        LIMITS._replace(htlc_minimum_msat=1_000),
-        LIMITS._replace(htlc_minimum_msat=SIZE // 2),
-        LIMITS._replace(spendable_msat=SIZE),
-        LIMITS._replace(to_self_delay_blocks=9_999),
+        replace(LIMITS, htlc_minimum_msat=1_000),
+        replace(LIMITS, htlc_minimum_msat=SIZE // 2),
+        replace(LIMITS, spendable_msat=SIZE),
+        replace(LIMITS, to_self_delay_blocks=9_999),
     ]
 )
 MOSTLY = st.sampled_from([True] * 5 + [False])
@@ -83,7 +84,7 @@ class Stories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.pending)
     @rule(which=ANY, well=MOSTLY, limits=LIMIT_SETS, by_client=st.booleans())
-    def the_node_answers(self, which: int, well: bool, limits: order.Limits, by_client: bool) -> None:
+    def the_node_answers(self, which: int, well: bool, limits: order.ChannelLimits, by_client: bool) -> None:
         pending = self.world.pending
         self.world.answer(pending[which % len(pending)], well, limits, by_client)
 
@@ -186,6 +187,11 @@ class Stories(RuleBasedStateMachine):
         for _ in range(50):
             for action in world.pending[:1]:
                 world.answer(action, True, LIMITS)
+        for scid, channel_id in self._channels():  # unpaid ones stay until their money is back (people:S17)
+            world.close(scid, channel_id)
+        for offer in world.offers.values():
+            for channel_id in offer.channels:
+                world.tell("money_back", channel_id)
         assert self._held() == []
         core = world.twin.core
         assert (list(core.index), core.by_hash, core.live, core.buys) == ([], {}, 0, {})

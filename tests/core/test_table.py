@@ -8,9 +8,23 @@ from typing import Any
 
 import pytest
 
-from core.scene import CHANNEL, CLTV, FUNDING, HASH, LIMITS, OTHER_PREIMAGE, PREIMAGE, PUBLIC, SIZE, Machine, Scene
+from core.scene import (
+    CHANNEL,
+    CLTV,
+    FUNDING,
+    HASH,
+    LIMITS,
+    OTHER_PREIMAGE,
+    PREIMAGE,
+    PUBLIC,
+    SCID,
+    SIZE,
+    Machine,
+    Scene,
+)
 from core.scene import OTHER_HASH as OTHER
 from lsps2fast import table
+from lsps2fast.actions import Opened
 from lsps2fast.errors import ProtocolBug
 from lsps2fast.table import CODES, GRID, MASKS, RULES, TABLE, TERMINAL, Input, State
 
@@ -28,27 +42,33 @@ ROAD = {
     State.SUCCEEDED: "part reserved stored funded ready stored settled sent",
     State.FAILED: "half due",
     State.ABANDONED: "part reserved stored funded unready undone",
+    State.UNDERPAID: "half half reserved stored funded ready stored settled lost2 sent",
 }
 STEP_ROAD = {
     (State.OPENING, Input.STORED): "part reserved",
-    (State.OPENING, Input.UNSTORED): "part reserved",
+    (State.OPENING, Input.STORE_FAILED): "part reserved",
     (State.OPENING, Input.FUNDED): "part reserved stored",
     (State.AWAITING_CHANNEL_READY, Input.STORED): "part reserved stored funded ready",
-    (State.AWAITING_CHANNEL_READY, Input.UNSTORED): "part reserved stored funded ready",
+    (State.AWAITING_CHANNEL_READY, Input.STORE_FAILED): "part reserved stored funded ready",
     (State.AWAITING_SETTLEMENT, Input.STORED): "part reserved stored funded ready stored late",
-    (State.AWAITING_SETTLEMENT, Input.UNSTORED): "part reserved stored funded ready stored late",
+    (State.AWAITING_SETTLEMENT, Input.STORE_FAILED): "part reserved stored funded ready stored late",
     (State.BROADCASTING, Input.STORED): "part reserved stored funded ready stored settled late",
-    (State.BROADCASTING, Input.UNSTORED): "part reserved stored funded ready stored settled late",
-    (State.AWAITING_CHANNEL_READY, Input.SENT): "part reserved stored funded stored",
-    (State.AWAITING_SETTLEMENT, Input.SENT): "part reserved stored funded stored sent ready stored",
-    (State.BROADCASTING, Input.SENT): "half half reserved stored funded stored sent ready stored settled",
-    (State.SUCCEEDED, Input.SENT): "part reserved stored funded stored sent ready stored settled",
-    (State.ABANDONED, Input.SENT): "part reserved stored funded unstored undone",
-    (State.ABORTING, Input.RESERVED): "part deadline",
+    (State.BROADCASTING, Input.STORE_FAILED): "part reserved stored funded ready stored settled late",
+    (State.AWAITING_CHANNEL_READY, Input.FUNDING_BROADCAST): "part reserved stored funded stored",
+    (State.AWAITING_SETTLEMENT, Input.FUNDING_BROADCAST): "part reserved stored funded stored sent ready stored",
+    (State.BROADCASTING, Input.FUNDING_BROADCAST): "half half reserved stored funded stored sent ready stored settled",
+    (State.SUCCEEDED, Input.FUNDING_BROADCAST): "part reserved stored funded stored sent ready stored settled",
+    (State.ABANDONED, Input.FUNDING_BROADCAST): "part reserved stored funded unstored undone",
+    (
+        State.UNDERPAID,
+        Input.FUNDING_BROADCAST,
+    ): "half half reserved stored funded stored sent ready stored settled lost2",
+    (State.ABORTING, Input.FUNDING_BROADCAST): "part reserved stored funded stored unready",
+    (State.ABORTING, Input.COINS_CHOSEN): "part deadline",
     (State.ABORTING, Input.STORED): "part reserved deadline",
-    (State.ABORTING, Input.UNSTORED): "part reserved deadline",
+    (State.ABORTING, Input.STORE_FAILED): "part reserved deadline",
     (State.ABORTING, Input.FUNDED): "part reserved stored deadline",
-    (State.ABORTING, Input.REFUSED): "part reserved stored deadline",
+    (State.ABORTING, Input.OPEN_FAILED): "part reserved stored deadline",
 }
 OUT = "part reserved stored funded ready stored"
 TWO_OUT = "half half reserved stored funded ready stored"
@@ -60,7 +80,7 @@ CHOICES = [
     ("trust", "half", "half", Input.PART, State.OPENING),
     ("trust", "", "half", Input.PART, State.COLLECTING),
     ("public", "part reserved stored funded stored sent unready", "part", Input.PART, State.AWAITING_CHANNEL_READY),
-    ("trust", "half", "whale", Input.PART, State.FAILED),
+    ("trust", "half exhausted", "half", Input.PART, State.FAILED),
     ("trust", "away half", "online", Input.ONLINE, State.COLLECTING),
     ("trust", "away half half", "online", Input.ONLINE, State.OPENING),
     ("public", "part reserved stored funded stored sent unready away part", "online", Input.ONLINE,
@@ -72,92 +92,110 @@ CHOICES = [
     ("trust", "part", "deadline", Input.BLOCK, State.ABORTING),
     ("trust", "part reserved stored funded", "old", Input.BLOCK, State.AWAITING_CHANNEL_READY),
     ("trust", "part reserved stored funded", "deadline", Input.BLOCK, State.ABORTING),
-    ("public", "part reserved stored funded stored", "deadline", Input.BLOCK, State.FAILED),
+    ("public", "part reserved stored funded stored sent", "deadline", Input.BLOCK, State.FAILED),
     ("public", "part reserved stored funded", "stored", Input.STORED, State.AWAITING_CHANNEL_READY),
     ("trust", "part reserved stored funded ready", "stored", Input.STORED, State.AWAITING_SETTLEMENT),
     ("trust", TWO_OUT + " settled late closed", "stored", Input.STORED, State.BROADCASTING),
-    ("public", PUBLIC_TWO_OUT + " settled late closed", "stored", Input.STORED, State.SUCCEEDED),
+    ("trust", OUT + " settled late sent closed", "stored", Input.STORED, State.SUCCEEDED),
+    ("public", PUBLIC_TWO_OUT + " settled late closed", "stored", Input.STORED, State.UNDERPAID),
     ("trust", "part reserved deadline", "stored", Input.STORED, State.ABORTING),
     ("public", "part reserved stored funded stored sent ready deadline", "stored", Input.STORED, State.FAILED),
-    ("trust", "part reserved stored funded ready", "unstored", Input.UNSTORED, State.ABORTING),
-    ("public", "part reserved stored funded stored sent ready", "unstored", Input.UNSTORED, State.FAILED),
-    ("trust", OUT + " settled late", "unstored", Input.UNSTORED, State.BROADCASTING),
-    ("trust", OUT + " settled late sent", "unstored", Input.UNSTORED, State.SUCCEEDED),
-    ("trust", "part reserved deadline", "unstored", Input.UNSTORED, State.ABORTING),
-    ("public", "part reserved stored funded stored sent ready deadline", "unstored", Input.UNSTORED, State.FAILED),
+    ("trust", "part reserved stored funded ready", "unstored", Input.STORE_FAILED, State.ABORTING),
+    ("public", "part reserved stored funded stored sent ready", "unstored", Input.STORE_FAILED, State.FAILED),
+    ("trust", OUT + " settled late", "unstored", Input.STORE_FAILED, State.BROADCASTING),
+    ("trust", OUT + " settled late sent", "unstored", Input.STORE_FAILED, State.SUCCEEDED),
+    ("trust", TWO_OUT + " settled late lost2 sent", "unstored", Input.STORE_FAILED, State.UNDERPAID),
+    ("trust", "part reserved deadline", "unstored", Input.STORE_FAILED, State.ABORTING),
+    ("public", "part reserved stored funded stored sent ready deadline", "unstored", Input.STORE_FAILED, State.FAILED),
     ("trust", "part reserved stored", "funded", Input.FUNDED, State.AWAITING_CHANNEL_READY),
     ("trust", "part reserved stored", "misfunded", Input.FUNDED, State.ABORTING),
-    ("trust", "part reserved stored", "refused", Input.REFUSED, State.ABORTING),
-    ("trust", "part", "refused", Input.REFUSED, State.FAILED),
-    ("trust", "part reserved stored deadline", "refused", Input.REFUSED, State.ABORTING),
-    ("trust", "part deadline", "refused", Input.REFUSED, State.FAILED),
+    ("trust", "part reserved stored", "refused", Input.OPEN_FAILED, State.ABORTING),
+    ("trust", "part", "refused", Input.OPEN_FAILED, State.FAILED),
+    ("trust", "part reserved stored deadline", "refused", Input.OPEN_FAILED, State.ABORTING),
+    ("trust", "part deadline", "refused", Input.OPEN_FAILED, State.FAILED),
     ("trust", "part reserved stored funded", "ready", Input.READY, State.AWAITING_CHANNEL_READY),
     ("public", "part reserved stored known stored sent", "ready", Input.READY, State.AWAITING_SETTLEMENT),
     ("trust", "part reserved stored funded", "slow", Input.READY, State.ABORTING),
     ("public", "part reserved stored funded stored sent", "slow", Input.READY, State.FAILED),
-    ("trust", "part reserved stored funded", "unready", Input.UNREADY, State.ABORTING),
-    ("public", "part reserved stored funded stored", "unready", Input.UNREADY, State.FAILED),
-    ("public", "part reserved stored funded stored", "sent", Input.SENT, State.AWAITING_CHANNEL_READY),
-    ("public", "part reserved stored known stored ready", "sent", Input.SENT, State.AWAITING_SETTLEMENT),
-    ("public", "part reserved stored funded stored slow", "sent", Input.SENT, State.FAILED),
-    ("trust", TWO_OUT + " settled", "sent", Input.SENT, State.BROADCASTING),
-    ("trust", OUT + " settled", "sent", Input.SENT, State.SUCCEEDED),
-    ("trust", OUT, "settled", Input.SETTLED, State.BROADCASTING),
-    ("public", PUBLIC_OUT, "settled", Input.SETTLED, State.SUCCEEDED),
-    ("trust", OUT + " late", "settled2", Input.SETTLED, State.AWAITING_SETTLEMENT),
-    ("trust", TWO_OUT + " settled", "settled2", Input.SETTLED, State.BROADCASTING),
-    ("trust", TWO_OUT + " settled sent", "settled2", Input.SETTLED, State.SUCCEEDED),
-    ("trust", OUT + " closed", "settled", Input.SETTLED, State.BROADCASTING),
-    ("trust", "part reserved unstored", "settled", Input.SETTLED, State.ABORTING),
-    ("trust", TWO_OUT, "lost", Input.LOST, State.AWAITING_SETTLEMENT),
-    ("trust", OUT, "lost", Input.LOST, State.ABORTING),
-    ("public", PUBLIC_OUT, "lost", Input.LOST, State.FAILED),
-    ("trust", TWO_OUT + " settled", "lost2", Input.LOST, State.BROADCASTING),
-    ("trust", TWO_OUT + " settled sent", "lost2", Input.LOST, State.SUCCEEDED),
+    ("trust", "part reserved stored funded", "unready", Input.READY_TIMEOUT, State.ABORTING),
+    ("public", "part reserved stored funded stored sent", "unready", Input.READY_TIMEOUT, State.FAILED),
+    ("public", "part reserved stored funded stored", "sent", Input.FUNDING_BROADCAST, State.AWAITING_CHANNEL_READY),
+    ("public", "part reserved stored known stored ready", "sent", Input.FUNDING_BROADCAST, State.AWAITING_SETTLEMENT),
+    ("public", "part reserved stored funded stored slow", "sent", Input.FUNDING_BROADCAST, State.FAILED),
+    ("trust", TWO_OUT + " settled", "sent", Input.FUNDING_BROADCAST, State.BROADCASTING),
+    ("trust", OUT + " settled", "sent", Input.FUNDING_BROADCAST, State.SUCCEEDED),
+    ("trust", TWO_OUT + " settled lost2", "sent", Input.FUNDING_BROADCAST, State.UNDERPAID),
+    ("trust", OUT, "settled", Input.PART_FULFILLED, State.BROADCASTING),
+    ("public", PUBLIC_OUT, "settled", Input.PART_FULFILLED, State.SUCCEEDED),
+    ("public", PUBLIC_TWO_OUT + " lost2", "settled", Input.PART_FULFILLED, State.UNDERPAID),
+    ("trust", OUT + " late", "settled2", Input.PART_FULFILLED, State.AWAITING_SETTLEMENT),
+    ("trust", TWO_OUT + " settled", "settled2", Input.PART_FULFILLED, State.BROADCASTING),
+    ("trust", TWO_OUT + " settled sent", "settled2", Input.PART_FULFILLED, State.SUCCEEDED),
+    ("trust", "half half half reserved stored funded ready stored lost settled2 sent", "settled3", Input.PART_FULFILLED,
+     State.UNDERPAID),
+    ("trust", OUT + " closed", "settled", Input.PART_FULFILLED, State.BROADCASTING),
+    ("trust", "part reserved unstored", "settled", Input.PART_FULFILLED, State.ABORTING),
+    ("trust", TWO_OUT, "lost", Input.PART_FAILED, State.AWAITING_SETTLEMENT),
+    ("trust", OUT, "lost", Input.PART_FAILED, State.ABORTING),
+    ("public", PUBLIC_OUT, "lost", Input.PART_FAILED, State.FAILED),
+    ("trust", TWO_OUT + " settled", "lost2", Input.PART_FAILED, State.BROADCASTING),
+    ("trust", OUT + " settled late stored sent", "lost2", Input.PART_FAILED, State.SUCCEEDED),
+    ("trust", TWO_OUT + " settled sent", "lost2", Input.PART_FAILED, State.UNDERPAID),
     ("trust", "part reserved stored funded", "closed", Input.CLOSED, State.ABORTING),
-    ("public", "part reserved stored funded stored", "closed", Input.CLOSED, State.FAILED),
+    ("public", "part reserved stored funded stored sent", "closed", Input.CLOSED, State.FAILED),
     ("public", PUBLIC_OUT, "closed", Input.CLOSED, State.AWAITING_SETTLEMENT),
     ("trust", OUT, "closed", Input.CLOSED, State.ABORTING),
     ("trust", OUT + " settled", "closed", Input.CLOSED, State.BROADCASTING),
-    ("trust", TWO_OUT + " settled sent", "closed", Input.CLOSED, State.SUCCEEDED),
+    ("trust", OUT + " settled late stored sent", "closed", Input.CLOSED, State.SUCCEEDED),
+    ("trust", TWO_OUT + " settled sent", "closed", Input.CLOSED, State.UNDERPAID),
+    ("trust", OUT + " settled", "vanished", Input.CLOSED, State.ABORTING),
     ("trust", "part reserved unstored", "undone", Input.UNDONE, State.FAILED),
-    ("trust", "part reserved stored funded unready", "kept", Input.SENT, State.FAILED),
-    ("trust", "part reserved stored funded unready", "sent", Input.SENT, State.ABORTING),
+    ("trust", "part reserved stored funded unready", "kept", Input.FUNDING_BROADCAST, State.FAILED),
+    ("public", "part reserved stored funded stored sent ready unready", "sent", Input.FUNDING_BROADCAST,
+     State.ABORTING),
     ("trust", "part reserved stored funded unready", "undone", Input.UNDONE, State.ABANDONED),
     ("trust", "part reserved stored funded", "shutdown", Input.SHUTDOWN, State.ABORTING),
     ("public", "part reserved stored funded stored", "shutdown", Input.SHUTDOWN, State.FAILED),
-    ("public", "half other2 reserved2 stored2 funded2 stored2 sent2 ready2 stored2", "settled_other", Input.PAID,
-     State.SUCCEEDED),
+    ("public", "half other2 reserved2 stored2 funded2 stored2 sent2 ready2 stored2", "settled_other",
+     Input.SCID_SETTLED, State.SUCCEEDED),
     ("public", "half other2 reserved2 stored2 funded2 stored2 sent2 ready2 stored2 closed2", "settled_other",
-     Input.PAID, State.FAILED),
+     Input.SCID_SETTLED, State.FAILED),
+    ("trust", "half crumb", "swap", Input.GAVE_WAY, State.COLLECTING),
+    ("trust", "crumb", "swap", Input.GAVE_WAY, State.FAILED),
+    ("trust", OUT, "money", Input.MONEY_SEEN, State.BROADCASTING),
+    ("public", PUBLIC_OUT, "money", Input.MONEY_SEEN, State.AWAITING_SETTLEMENT),
+    ("trust", OUT + " lost", "money", Input.MONEY_SEEN, State.BROADCASTING),
+    ("trust", OUT + " settled vanished", "money", Input.MONEY_SEEN, State.ABORTING),
 ]  # fmt: skip
 
 
 def _fact(scene: Scene, kind: Input) -> Any:
     facts: dict[Input, Callable[[], Any]] = {
         Input.BLOCK: lambda: CLTV - 6,
-        Input.RESERVED: lambda: FUNDING,
-        Input.FUNDED: lambda: CHANNEL,
-        Input.REFUSED: lambda: False,
+        Input.COINS_CHOSEN: lambda: FUNDING,
+        Input.FUNDED: lambda: Opened(CHANNEL),
+        Input.OPEN_FAILED: lambda: False,
         Input.READY: lambda: LIMITS,
-        Input.SETTLED: lambda: PREIMAGE,
-        Input.PAID: lambda: setattr(scene.buy, "channel", CHANNEL),
+        Input.PART: lambda: scene.machine.htlc(SCID, HASH, (1, 99), SIZE, CLTV),
+        Input.PART_FULFILLED: lambda: (scene.session.parts[0], PREIMAGE),
+        Input.PART_FAILED: lambda: scene.session.parts[0],
+        Input.GAVE_WAY: lambda: scene.session.parts[0],
+        Input.SCID_SETTLED: lambda: setattr(scene.buy, "channel", CHANNEL),
     }
     return facts.get(kind, lambda: None)()
 
 
 def _apply(scene: Scene, kind: Input, fact: Any) -> Any:
     """Tell the session itself; a part that comes is a new one, what became of a part is about the first."""
-    ways = {Input.PART: lambda: scene.session.offer(1, 99, SIZE, CLTV)}
-    return ways.get(kind, lambda: scene.session.apply(kind, fact, 0))()
+    return scene.session.apply(kind, fact)
 
 
 def _snapshot(session: Any) -> tuple[Any, ...]:
     names = (
-        "state sum_msat min_cltv fee_msat floor_msat under_way covered funding channel limits preimage committed sent "
-        "out settled"
+        "state sum_msat fee_msat floor_msat step recorded funding channel limits preimage committed sent gone "
+        "never_sent claimed in_flight fulfilled held"
     )
-    parts = [(part.key, part.status, part.taken_msat) for part in session.parts]
+    parts = [(part.key, part.status, part.extra_fee_msat) for part in session.parts]
     buy = session.buy
     return (
         *(getattr(session, name) for name in names.split()), parts, list(buy.sets), buy.holder is session, buy.channel,
@@ -174,7 +212,7 @@ SKIPS = [cell for cell in CELLS if TABLE[cell].rule == "skip"]
 @pytest.mark.parametrize(("state", "kind"), LEGAL, ids=lambda value: value.name)
 def test_a_legal_input_leads_to_a_state_that_its_cell_names(machine: Machine, state: State, kind: Input) -> None:
     """C-28: what the grid says is what happens."""
-    scene = Scene(machine, **(PUBLIC if kind is Input.SENT else {}))
+    scene = Scene(machine, **(PUBLIC if kind is Input.FUNDING_BROADCAST else {}))
     scene.walk(STEP_ROAD.get((state, kind), ROAD[state]))
     assert scene.state is state
     _apply(scene, kind, _fact(scene, kind))
@@ -205,14 +243,27 @@ def test_a_skipped_input_has_no_effect(machine: Machine, state: State, kind: Inp
 
 
 STEPS = [
-    ("part", Input.STORED), ("part", Input.UNSTORED), ("part", Input.FUNDED), ("part reserved", Input.RESERVED),
-    ("part reserved", Input.REFUSED), ("part reserved stored", Input.STORED), ("part reserved stored", Input.UNSTORED),
-    ("part reserved stored funded", Input.STORED), ("part reserved stored funded", Input.UNSTORED),
-    (OUT, Input.STORED), (OUT, Input.UNSTORED), (OUT + " settled", Input.STORED), (OUT + " settled", Input.UNSTORED),
-    ("part reserved unstored", Input.RESERVED), ("part reserved unstored", Input.FUNDED),
-    ("part reserved unstored", Input.REFUSED), ("part reserved unstored", Input.STORED),
-    ("part reserved deadline", Input.UNDONE), (OUT, Input.SENT), ("part reserved stored funded", Input.SENT),
-]  # fmt: skip
+    ("part", Input.STORED),
+    ("part", Input.STORE_FAILED),
+    ("part", Input.FUNDED),
+    ("part reserved", Input.COINS_CHOSEN),
+    ("part reserved", Input.OPEN_FAILED),
+    ("part reserved stored", Input.STORED),
+    ("part reserved stored", Input.STORE_FAILED),
+    ("part reserved stored funded", Input.STORED),
+    ("part reserved stored funded", Input.STORE_FAILED),
+    (OUT, Input.STORED),
+    (OUT, Input.STORE_FAILED),
+    (OUT + " settled", Input.STORED),
+    (OUT + " settled", Input.STORE_FAILED),
+    ("part reserved unstored", Input.COINS_CHOSEN),
+    ("part reserved unstored", Input.FUNDED),
+    ("part reserved unstored", Input.OPEN_FAILED),
+    ("part reserved unstored", Input.STORED),
+    ("part reserved deadline", Input.UNDONE),
+    (OUT, Input.FUNDING_BROADCAST),
+    ("part reserved stored funded", Input.FUNDING_BROADCAST),
+]
 
 
 @pytest.mark.parametrize(("road", "kind"), STEPS)
@@ -228,13 +279,15 @@ def test_the_result_of_a_step_that_is_not_under_way_is_refused(machine: Machine,
 
 
 MORE_WORDS: dict[str, Callable[[Scene], Any]] = {
-    "whale": lambda s: s.part(2**64 - 1),
+    "crumb": lambda s: s.part(1),
+    "swap": lambda s: s.session.apply(Input.GAVE_WAY, s.session.parts[-1]),
+    "settled3": lambda s: s.resolved(2, PREIMAGE),
     "exhausted": lambda s: setattr(s.buy, "attempts", 5),
     "other2": lambda s: s.part(SIZE, payment_hash=OTHER, htlc_id=50),
-    "reserved2": lambda s: s.tell(Input.RESERVED, FUNDING, payment_hash=OTHER),
+    "reserved2": lambda s: s.tell(Input.COINS_CHOSEN, FUNDING, payment_hash=OTHER),
     "stored2": lambda s: s.tell(Input.STORED, payment_hash=OTHER),
-    "funded2": lambda s: s.tell(Input.FUNDED, CHANNEL, payment_hash=OTHER),
-    "sent2": lambda s: s.tell(Input.SENT, payment_hash=OTHER),
+    "funded2": lambda s: s.tell(Input.FUNDED, Opened(CHANNEL), payment_hash=OTHER),
+    "sent2": lambda s: s.tell(Input.FUNDING_BROADCAST, payment_hash=OTHER),
     "ready2": lambda s: s.tell(Input.READY, LIMITS, payment_hash=OTHER),
     "closed2": lambda s: s.tell(Input.CLOSED, payment_hash=OTHER),
     "settled_other": lambda s: s.resolved(50, OTHER_PREIMAGE, payment_hash=OTHER),
@@ -304,14 +357,12 @@ def test_masks_and_codes_say_what_the_table_says() -> None:
 
 def test_every_rule_of_the_grid_has_a_handler(machine: Machine) -> None:
     """A name without a method would only fail when its cell is met."""
-    inline = {"bug", "skip", *machine.fsm.ONE_PART}
-    assert {rule for rule, method in zip(RULES, machine.fsm.HANDLERS, strict=True) if method is None} == inline
-    assert set(RULES) > inline
+    assert [rule for rule in RULES if not callable(getattr(machine.fsm.Session, f"_{rule}", None))] == ["bug", "skip"]
 
 
 def test_terminal_states_have_no_way_out() -> None:
     """C-28: terminal stays terminal."""
-    assert {State.SUCCEEDED, State.FAILED, State.ABANDONED} == TERMINAL
+    assert {State.SUCCEEDED, State.FAILED, State.ABANDONED, State.UNDERPAID} == TERMINAL
     leaving = {(state, kind) for (state, kind), cell in TABLE.items() if state in TERMINAL and cell.targets != {state}}
     assert leaving == set()
 
@@ -321,8 +372,8 @@ def _lines() -> list[str]:
 
 
 BROKEN = {
-    "a column is missing": ["C O W F B D S X", *_lines()[1:]],
-    "columns are swapped": ["O C W F B D S X A", *_lines()[1:]],
+    "a column is missing": ["C O W F B D", *_lines()[1:]],
+    "columns are swapped": ["O C W F B D T", *_lines()[1:]],
     "a row is missing": _lines()[:-1],
     "a row is doubled": [*_lines(), _lines()[-1]],
     "rows are swapped": [_lines()[0], _lines()[2], _lines()[1], *_lines()[3:]],

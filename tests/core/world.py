@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from core.scene import (
     CHANNEL,
     CLIENT,
@@ -32,12 +34,12 @@ from lsps2fast.table import TERMINAL, Input, State
 PREIMAGES = {HASH: PREIMAGE, OTHER_HASH: OTHER_PREIMAGE}
 BUYS = {  # jit scid -> client, terms
     11: (CLIENT, TERMS),
-    12: (CLIENT, TERMS._replace(client_trusts_lsp=False)),
-    13: (OTHER_CLIENT, TERMS._replace(payment_size_msat=None, proportional=20_000)),
-    14: (OTHER_CLIENT, TERMS._replace(payment_size_msat=None, client_trusts_lsp=False)),
+    12: (CLIENT, replace(TERMS, client_trusts_lsp=False)),
+    13: (OTHER_CLIENT, replace(TERMS, payment_size_msat=None, proportional=20_000)),
+    14: (OTHER_CLIENT, replace(TERMS, payment_size_msat=None, client_trusts_lsp=False)),
 }
 ANSWERED = (order.ReserveCoins, order.Persist, order.OpenChannel, order.AwaitReady, order.Broadcast, order.Undo)
-FRESH = order.Journal("buy", None, 0, 0, None, None, (), None)
+FRESH = order.SessionRecord("buy", None, 0, 0, None, None, (), None)
 FAILURE = re.compile(r"400a|10070000|100[bc][0-9a-f]{16}0000|100d[0-9a-f]{8}0000|100e0000|0015")  # C-19
 Key = tuple[int, int]
 
@@ -47,7 +49,8 @@ class Twin:
 
     def __init__(self) -> None:
         limits = {"max_parts": 5, "max_attempts": 4}
-        self.cores = [Machine.load(name).sessions.Sessions(**limits) for name in ("compiled", "pure")]
+        self.machines = [Machine.load(name) for name in ("compiled", "pure")]
+        self.cores = [machine.sessions.Sessions(**limits) for machine in self.machines]
 
     @property
     def core(self) -> Any:
@@ -56,7 +59,12 @@ class Twin:
 
     def ask(self, method: str, *args: Any) -> Any:
         """Call this method in both runs; what they return or raise must be the same."""
-        first, second = (self._ask(core, method, args) for core in self.cores)
+        if method == "part":
+            (*facts, now_ms, wall_ms) = args
+            asked = [(machine.htlc(*facts), now_ms, wall_ms) for machine in self.machines]
+        else:
+            asked = [args, args]
+        first, second = (self._ask(core, method, each) for core, each in zip(self.cores, asked, strict=True))
         assert first == second, f"{method}{args}: compiled {first}, interpreted {second}"
         assert self._dump(self.cores[0]) == self._dump(self.cores[1])
         error, value = first
@@ -75,18 +83,25 @@ class Twin:
     @staticmethod
     def _dump(core: Any) -> Any:
         return (
-            core.live, core.height, sorted(core.index), len(core.index), core.next_due(), core.by_hash,
-            core.take_changes(),
+            core.live, core.height, sorted(core.index), core.next_due(), core.by_hash, core.take_changes(),
+            core.refused, core.held_parts, core.held_msat,
             [
-                (scid, buy.paid, buy.dead, buy.expired, buy.attempts, buy.floor_msat, buy.channel, [
-                    (key, s.state, s.sum_msat, s.fee_msat, s.min_cltv, s.out, s.settled, s.under_way, s.covered,
-                     s.committed, s.sent, s.funding, s.channel, s.limits, s.preimage, s is buy.holder,
-                     [(p.key, p.status, p.taken_msat, p.value_msat) for p in s.parts])
+                (scid, buy.paid, buy.dead, buy.expired, buy.attempts, buy.floor_msat, buy.channel, buy.closing,
+                 buy.closed, buy.owed_msat, buy.fee_paid_msat, buy.held_parts, buy.held_msat,
+                 buy.client.held_parts, buy.client.held_msat, buy.client.online, [
+                    (key, s.state, s.sum_msat, s.fee_msat, s.fee_paid_msat, s.held, s.in_flight, s.fulfilled, s.step,
+                     s.recorded, s.committed, s.sent, s.gone, s.never_sent, s.claimed, s.reused, s.due_ms, s.floor_msat,
+                     s.funding, s.channel, s.limits, s.preimage, s is buy.holder,
+                     [(p.key, p.status, p.extra_fee_msat, p.amt_to_forward_msat) for p in s.parts])
                     for key, s in buy.sets.items()
                 ])
                 for scid, buy in core.buys.items()
             ],
         )  # fmt: skip
+
+
+def _session(action: Any) -> tuple[int, bytes]:
+    return action.jit_scid, action.payment_hash
 
 
 @dataclass
@@ -106,12 +121,15 @@ class Htlc:
 class Offer:
     """What the world remembers of one jit scid."""
 
-    record: order.Journal = FRESH  # as the journal has it
+    record: order.SessionRecord = FRESH  # as the journal has it
     final: bool = False  # paid, the record is final
     gone: bool = False  # forgotten
     run: list[Key] = field(default_factory=list)  # parts forwarded in this payment
     preimage_seen: bool = False  # in this payment
-    channels: dict[str, str] = field(default_factory=dict)  # id -> withheld, ordered (to be sent), sent, undone
+    channels: dict[str, str] = field(
+        default_factory=dict
+    )  # id -> withheld, ordered (to be sent), sent, forgotten, undone
+    owed_msat: int = 0  # of the fee, after the client took parts that carried less
     undoing: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
 
@@ -142,7 +160,7 @@ class World:
 
     def take(self, action: Any, kind: Input, fact: Any = None) -> None:
         """Feed the result of an order."""
-        self.tell("take", action.jit_scid, action.payment_hash, kind, fact)
+        self.tell("handle", action.jit_scid, action.payment_hash, kind, fact)
 
     def part(self, scid: int, payment_hash: bytes, value_msat: int, cltv: int) -> None:
         """A new part comes in."""
@@ -155,8 +173,7 @@ class World:
         """lightningd asks about this part, perhaps again."""
         htlc = self.htlcs[key]
         self.tell(
-            "part", htlc.scid, htlc.payment_hash, *key, htlc.value_msat, htlc.value_msat, htlc.cltv, htlc.cltv - 144,
-            self.now_ms, self.wall_ms,
+            "part", htlc.scid, htlc.payment_hash, key, htlc.value_msat, htlc.cltv, self.now_ms, self.wall_ms,
         )  # fmt: skip
 
     # Orders --------------------------------------------------------------------------------------
@@ -182,8 +199,8 @@ class World:
             key = (part.in_scid, part.htlc_id)
             htlc = self.htlcs[key]
             assert htlc.status == "held", f"{key} is answered twice"
-            assert part.forward_msat + part.extra_fee_msat == htlc.value_msat
-            assert part.forward_msat > 0
+            assert part.out_msat + part.extra_fee_msat == htlc.value_msat
+            assert part.out_msat > 0
             assert (htlc.scid, htlc.payment_hash) == (action.jit_scid, action.payment_hash)
             htlc.status, htlc.fee_msat, htlc.channel_id = "out", part.extra_fee_msat, action.channel_id
             if offer.final:
@@ -204,7 +221,7 @@ class World:
         """rule:4: never more than the opening fee, and all of it while no part was lost."""
         parts = [self.htlcs[key] for key in offer.run]
         taken = sum(htlc.fee_msat for htlc in parts if htlc.status in ("out", "paid"))
-        fee = self.opening_fee(scid, parts[0].value_msat)
+        fee = offer.owed_msat or self.opening_fee(scid, parts[0].value_msat)
         assert taken <= fee, "more than the opening fee (F-05)"
         if all(htlc.status in ("out", "paid") for htlc in parts):
             assert taken == fee, "less than the opening fee (H-06)"
@@ -220,29 +237,31 @@ class World:
         offer = self.offers[action.jit_scid]
         assert (offer.record.stage, offer.record.payment_hash) == ("intent", action.payment_hash), "rule:2"
         assert offer.record.funding == action.funding
-        assert all(state == "undone" for state in offer.channels.values()), "a second channel (rule:2)"
+        standing = [name for name, state in offer.channels.items() if state != "undone" and name not in offer.closed]
+        assert not standing, "a second channel beside one that stands (rule:2)"
         assert not [a for a in self._pending(action.jit_scid) if isinstance(a, (order.OpenChannel, order.Undo))]
 
     def _on_Broadcast(self, action: order.Broadcast) -> None:
         offer = self.offers[action.jit_scid]
         assert offer.record.channel == action.channel, "broadcast before it was journalled (rule:2)"
-        assert offer.preimage_seen or not BUYS[action.jit_scid][1].client_trusts_lsp, "O-11"
         state = offer.channels[action.channel.channel_id]
+        assert offer.preimage_seen or state == "sent" or not BUYS[action.jit_scid][1].client_trusts_lsp, "O-11"
         assert state != "undone", "broadcast of a channel that was undone"
         offer.channels[action.channel.channel_id] = {"withheld": "ordered"}.get(state, state)
 
     def _on_Undo(self, action: order.Undo) -> None:
         offer = self.offers[action.jit_scid]
-        assert not offer.preimage_seen, "K-11: undone after a preimage"
+        state = None if action.channel is None else offer.channels[action.channel.channel_id]
+        assert not offer.preimage_seen or state == "forgotten", "K-11: undone after a preimage"
         if action.channel is not None:
             channel_id = action.channel.channel_id
-            assert offer.channels[channel_id] == "withheld", f"undo of a channel that is {offer.channels[channel_id]}"
+            assert state in ("withheld", "forgotten"), f"undo of a channel that is {state}"
             out = [htlc for htlc in self.htlcs.values() if htlc.channel_id == channel_id and htlc.status == "out"]
             assert channel_id in offer.closed or not out, "K-11: closed with parts in it"
             offer.undoing.add(channel_id)
         self.pending = [
             a for a in self.pending
-            if not (isinstance(a, order.AwaitReady) and (a.jit_scid, a.payment_hash) == action[:2])
+            if not (isinstance(a, order.AwaitReady) and _session(a) == _session(action))
         ]  # fmt: skip
 
     def _on_Finalize(self, action: order.Finalize) -> None:
@@ -251,16 +270,27 @@ class World:
         if action.outcome == "Succeeded":
             assert paid, "success without a payment"
             assert set(offer.channels.values()) - {"undone"} == {"sent"}, "rule:8: broadcast is owed"
-            self._check_fee(action.jit_scid, offer)
+            fee = offer.owed_msat or self.opening_fee(action.jit_scid, self.htlcs[offer.run[0]].value_msat)
+            assert sum(htlc.fee_msat for htlc in paid) == fee, "rule:20: success without the fee"
+        elif action.outcome == "Forfeited":
+            assert offer.preimage_seen
+            assert set(offer.channels.values()) <= {"undone", "sent"}, "rule:23: its coins are not back"
         else:
             assert not offer.preimage_seen
-        self._over(action.jit_scid, action.journal, final=action.outcome == "Succeeded")
+        self._over(action.jit_scid, action.record, final=action.outcome == "Succeeded")
 
     def _on_Reset(self, action: order.Reset) -> None:
-        assert not self.offers[action.jit_scid].preimage_seen
-        self._over(action.jit_scid, action.journal, final=False)
+        offer = self.offers[action.jit_scid]
+        assert (action.outcome == "Underpaid") == offer.preimage_seen
+        if offer.preimage_seen:
+            came = sum(self.htlcs[key].fee_msat for key in offer.run if self.htlcs[key].status == "paid")
+            fee = offer.owed_msat or self.opening_fee(action.jit_scid, self.htlcs[offer.run[0]].value_msat)
+            assert came < fee, "rule:20: the fee came"
+            assert action.record.opening_fee_msat == fee - came
+            offer.owed_msat = fee - came
+        self._over(action.jit_scid, action.record, final=False)
 
-    def _over(self, scid: int, journal: order.Journal, final: bool) -> None:
+    def _over(self, scid: int, journal: order.SessionRecord, final: bool) -> None:
         offer = self.offers[scid]
         offer.record, offer.final, offer.run, offer.preimage_seen = journal, final, [], False
 
@@ -274,43 +304,50 @@ class World:
     def _pending(self, scid: int) -> list[Any]:
         return [action for action in self.pending if action.jit_scid == scid]
 
-    def answer(self, action: Any, well: bool, limits: order.Limits, by_client: bool = False) -> None:
+    def answer(self, action: Any, well: bool, limits: order.ChannelLimits, by_client: bool = False) -> None:
         """The node has done this, or could not. `by_client`: its refusal, or it told its limits with the open."""
         self.pending.remove(action)
         offer = self.offers[action.jit_scid]
         match action, well:
             case order.ReserveCoins(), True:
-                self.take(action, Input.RESERVED, FUNDING._replace(reserved_to_block=self.height + 72))
+                self.take(action, Input.COINS_CHOSEN, replace(FUNDING, reserved_to_block=self.height + 72))
             case order.ReserveCoins(), False:
-                self.take(action, Input.REFUSED, False)
+                self.take(action, Input.OPEN_FAILED, False)
             case order.Persist(), True:
-                offer.record = action.journal
+                offer.record = action.record
                 self.take(action, Input.STORED)
             case order.Persist(), False:
-                self.take(action, Input.UNSTORED)
+                self.take(action, Input.STORE_FAILED)
             case order.OpenChannel(), True:
                 self.serial += 1
-                known = limits if by_client else None
-                channel = CHANNEL._replace(channel_id=f"{self.serial:064x}", limits=known)
+                channel = replace(CHANNEL, channel_id=f"{self.serial:064x}")
                 offer.channels[channel.channel_id] = "withheld"
-                self.take(action, Input.FUNDED, channel)
+                self.take(action, Input.FUNDED, order.Opened(channel, limits if by_client else None))
             case order.OpenChannel(), False:
-                self.take(action, Input.REFUSED, by_client)
+                self.take(action, Input.OPEN_FAILED, by_client)
             case order.AwaitReady(), True:
                 self.take(action, Input.READY, limits)
             case order.AwaitReady(), False:
-                self.take(action, Input.UNREADY)
+                self.take(action, Input.READY_TIMEOUT)
+            case order.Broadcast(), True if self._is_forgotten(offer, action.channel.channel_id):
+                offer.channels[action.channel.channel_id] = "forgotten"
+                self.take(action, Input.CLOSED, True)
             case order.Broadcast(), True:
                 self._sent(offer, action.channel.channel_id)
-                self.take(action, Input.SENT)
+                self.take(action, Input.FUNDING_BROADCAST)
             case order.Undo(), True:
                 for channel_id, state in offer.channels.items():
-                    if state == "withheld":
+                    if state in ("withheld", "forgotten"):
                         offer.channels[channel_id] = "undone"
                 offer.undoing.clear()
                 self.take(action, Input.UNDONE)
             case _:
                 self.pending.append(action)  # tried again later: a broadcast, a clean-up
+
+    @staticmethod
+    def _is_forgotten(offer: Offer, channel_id: str) -> bool:
+        """lightningd deletes a channel that closes before its funding was sent (cln:N2)."""
+        return channel_id in offer.closed and offer.channels[channel_id] in ("ordered", "forgotten")
 
     @staticmethod
     def _sent(offer: Offer, channel_id: str) -> None:
@@ -325,15 +362,12 @@ class World:
         htlc.status = "paid" if paid else "lost"
         if key in offer.run:
             offer.preimage_seen |= paid
-        self.tell("resolved", *key, htlc.payment_hash, preimage if paid else None)
+        self.tell("resolved", key, htlc.payment_hash, preimage if paid else None)
 
     def close(self, scid: int, channel_id: str) -> None:
         """lightningd says that a channel is gone."""
-        offer = self.offers[scid]
-        offer.closed.add(channel_id)
-        for payment_hash, session in list(self.twin.core.buys[scid].sets.items()):
-            if session.channel is not None and session.channel.channel_id == channel_id:
-                self.tell("take", scid, payment_hash, Input.CLOSED, None)
+        self.offers[scid].closed.add(channel_id)
+        self.tell("channel_closed", channel_id)
 
     # Crash and start -----------------------------------------------------------------------------
 
@@ -341,7 +375,7 @@ class World:
         """The process dies; what was being written is on disk or not. Then a start, and the facts in any order."""
         for action in self.pending:
             if isinstance(action, order.Persist) and written:
-                self.offers[action.jit_scid].record = action.journal
+                self.offers[action.jit_scid].record = action.record
         self.pending, self.ended, self.twin = [], [], Twin()
         for offer in self.offers.values():
             offer.undoing.clear()
@@ -378,7 +412,7 @@ class World:
 
     def _tell_what_became_of(self, key: Key) -> None:
         for settled in {"paid": [True], "lost": [False], "failed": [False]}.get(self.htlcs[key].status, []):
-            self.tell("told", *key, settled)
+            self.tell("resolve_from_tables", key, settled)
 
     def lost_calls(self) -> list[Key]:
         """Held parts that the machine does not know: lightningd asks about them again after its start."""
@@ -399,7 +433,8 @@ class World:
             working = [s for s in buy.sets.values() if State(s.state) is not State.COLLECTING]
             assert len(working) <= 1, "two payments hold the lock (C-14)"
             assert all(session is buy.holder for session in working)
-            alive = [state for state in self.offers[scid].channels.values() if state != "undone"]
+            offer = self.offers[scid]
+            alive = [name for name, state in offer.channels.items() if state != "undone" and name not in offer.closed]
             assert len(alive) <= 1, "two channels (rule:2)"
             assert len([a for a in self._pending(scid) if isinstance(a, order.OpenChannel)]) <= 1
         for key, part in self.twin.core.index.items():

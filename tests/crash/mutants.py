@@ -23,7 +23,7 @@ def _unwritten(stage: str) -> Callable[[], None]:
         write = ActionExecutor._persist
 
         async def persist(self: Any, action: Any) -> None:
-            if action.journal.stage == stage:
+            if action.record.stage == stage:
                 self._feed(action.jit_scid, action.payment_hash, Input.STORED, None)
             else:
                 await write(self, action)

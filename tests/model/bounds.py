@@ -24,7 +24,7 @@ def _both(payment: str, crashes: int, mishaps: int) -> dict[str, Rules]:
     }
 
 
-SMALL = _both("one part", 1, 0) | _both("two parts", 0, 0) | _both("two hashes", 0, 0)
+SMALL = _both("one part", 1, 0) | _both("one part", 0, 1) | _both("two parts", 0, 0) | _both("two hashes", 0, 0)
 LARGE = (
     _both("one part", 2, 0)
     | _both("one part", 1, 1)

@@ -7,7 +7,6 @@ is made anew from that list when an input has not been tried in it before. Recov
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,7 +14,6 @@ from core.scene import CLIENT, CLTV, DELTA, HEIGHT, SCID, UPSTREAM, VALID_UNTIL_
 from core.world import Twin
 
 from lsps2fast import actions as order
-from lsps2fast._raw_py import columns_watched
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast.table import TERMINAL, State
@@ -81,7 +79,7 @@ class Watched(Twin):
 
     def _dump(self, core: Any) -> Any:  # type: ignore[override]
         dump = Twin._dump(core)
-        for scid, payment_hash, before, after in dump[6]:
+        for scid, payment_hash, before, after in dump[5]:
             assert before is None or before not in TERMINAL, f"{scid} {payment_hash.hex()}: {before} to {after}"
         return dump
 
@@ -136,9 +134,7 @@ class Brain:
         if kind == "part":
             place, expired = facts
             part, wall_ms = self.parts[place], VALID_UNTIL_MS if expired else WALL_MS
-            value = part.value_msat
-            call = (SCID, part.payment_hash, UPSTREAM, place, value, value, CLTV, CLTV - DELTA, 0, wall_ms)
-            orders = twin.ask("part", *call)
+            orders = twin.ask("part", SCID, part.payment_hash, (UPSTREAM, place), part.value_msat, CLTV, 0, wall_ms)
         else:
             orders = twin.ask(kind, *facts)
         return orders
@@ -163,7 +159,7 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
         return core.add_buy(buy.jit_scid, buy.peer_id, buy_terms(buy))
 
     def feed(jit_scid: int, payment_hash: bytes, kind: Any, fact: object) -> None:
-        orders.extend(core.take(jit_scid, payment_hash, kind, fact))
+        orders.extend(core.handle(jit_scid, payment_hash, kind, fact))
 
     def spawn(work: Any) -> None:
         work.close()  # it only deletes the record of a buy that lapsed
@@ -210,46 +206,40 @@ def _unexpected(text: str) -> None:
 
 def fingerprint(core: Any) -> Any:
     """All that the interpreted machine knows, but what cannot matter any more."""
-    in_chains = ("holder", "first", "neighbour")
-    order_of_slots = tuple(None if session is None else session.payment_hash for session in core.index.sessions)
     return (
         core.height,
         core._closing,
-        frozenset(core._online),
-        order_of_slots,
-        tuple(core.index.free),
+        core.held_parts,
+        frozenset(peer_id for peer_id, client in core._clients.items() if client.online),
         tuple(sorted(core._expiry)),
-        tuple(_collecting(core._first_due)),
-        tuple((scid, _fields(buy, *in_chains), _sessions(core, buy)) for scid, buy in core.buys.items()),
+        tuple((session.payment_hash, session.due_ms) for session in (*core._collecting, *core._complete)),
+        tuple((scid, _fields(buy, "client", "holder", "sets"), _sessions(buy)) for scid, buy in core.buys.items()),
     )
 
 
-def _collecting(session: Any) -> Iterator[Any]:
-    while session is not None:
-        yield session.payment_hash, session.due_ms
-        session = session.later
-
-
-def _sessions(core: Any, buy: Any) -> Any:
-    elsewhere = ("owner", "buy", "index", "rows", "room", "slot", "next", "sooner", "later")
+def _sessions(buy: Any) -> Any:
     return tuple(
         (
             session is buy.holder,
-            columns_watched(core.index.columns, session.slot),
-            _fields(session, *elsewhere),
-            session.parts,
+            _fields(session, "registry", "buy", "parts"),
+            tuple(_fields(part, "session") for part in session.parts),
         )
-        for session in buy.links()
+        for session in buy.sets.values()
     )
 
 
 def _fields(thing: Any, *without: str) -> Any:
-    return tuple((name, value) for name, value in sorted(vars(thing).items()) if name not in without)
+    return tuple((name, _plain(value)) for name, value in sorted(vars(thing).items()) if name not in without)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value.items()) if isinstance(value, dict) else value
 
 
 def _mind(core: Any) -> Mind:
     sessions = [session for buy in core.buys.values() for session in buy.sets.values()]
     channels = [each.channel for each in (*core.buys.values(), *sessions) if each.channel is not None]
+    channels += [channel for buy in core.buys.values() for channel in buy.closing.values()]
     return Mind(
         any(session.state == State.COLLECTING for session in sessions),
         core.live,

@@ -28,7 +28,7 @@ from core.scene import (
 from rows import peer_channel
 
 from lsps2fast import actions as order
-from lsps2fast.actions import Channel, Funding, Journal
+from lsps2fast.actions import Channel, Funding, Opened, SessionRecord
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.reconcile import Row
@@ -77,8 +77,8 @@ class World(NamedTuple):
 
     brain: int | None  # state of the machine; None: the plugin is dead
     dead: str = ""  # "plugin", or "power": lightningd, too
-    record: Journal | None = FRESH
-    final: tuple[str, Journal] | None = None
+    record: SessionRecord | None = FRESH
+    final: tuple[str, SessionRecord] | None = None
     parts: tuple[Piece, ...] = ()
     channels: tuple[Chan, ...] = ()
     made: int = 0  # channels so far
@@ -90,7 +90,8 @@ class World(NamedTuple):
     expired: bool = False
     late: bool = False
     crashes: int = 0
-    mishaps: int = 0  # writes that fail, coins that others take, answers that are lost
+    mishaps: int = 0  # writes that fail, coins that others take, answers that are lost, channels that are given up
+    given_up: bool = False  # a channel with the client's money in it was given up
 
 
 class Rules(NamedTuple):
@@ -131,9 +132,27 @@ class Game:
             yield "the plugin dies", self._plugin_dies(world)
             yield "lightningd dies, and the plugin with it", self._power_fails(world)
         if world.mishaps < self.rules.mishaps:
+            yield from self._give_up(world)
             for coin, state in enumerate(world.coins):
                 if state == "free":
                     yield f"another program reserves coin {coin}", self._coin(self._mishap(world), coin, "theirs")
+
+    def _give_up(self, world: World) -> Iterator[Move]:
+        """The client sends an error: lightningd forgets an unfunded channel, frees its coins (cln:N2)."""
+        for channel in world.channels:
+            if not channel.withheld or world.dead == "power" or not world.online:
+                continue
+            forgotten = self._mishap(world)
+            for place, piece in enumerate(world.parts):
+                if piece.status in ("going", "out"):
+                    forgotten = self._note(self._piece(forgotten, place, piece._replace(status="lost")), place, False)
+            channels = tuple(each for each in forgotten.channels if each != channel)
+            forgotten = self._coin(forgotten._replace(channels=channels), channel.coin, "free")
+            forgotten = forgotten._replace(given_up=forgotten.given_up or channel.paid)
+            yield "the client gives its channel up", forgotten
+            if not world.notes:  # lightningd tells one thing after the other
+                told = self._ask(forgotten, "channel_closed", channel.channel_id)
+                yield "the client gives its channel up, and lightningd says so", told
 
     def progress(self, world: World) -> Iterator[Move]:
         """What happens sooner or later."""
@@ -188,7 +207,7 @@ class Game:
     def _tell(self, world: World, todo: Todo, kind: Input, fact: Any = None) -> World:
         """The result of an order; it is done."""
         action = todo.action
-        return self._ask(_without(world, todo), "take", SCID, action.payment_hash, kind, fact)
+        return self._ask(_without(world, todo), "handle", SCID, action.payment_hash, kind, fact)
 
     def _time(self, world: World, before: World) -> World:
         return self._ask(world, "tick", 0, _wall(world)) if not before.dead else world
@@ -203,7 +222,7 @@ class Game:
         notes = list(world.notes)
         notes.remove(note)
         preimage = PREIMAGES[payment_hash] if settled else None
-        return self._ask(world._replace(notes=tuple(notes)), "resolved", UPSTREAM, place, payment_hash, preimage)
+        return self._ask(world._replace(notes=tuple(notes)), "resolved", (UPSTREAM, place), payment_hash, preimage)
 
     def _carry_out(self, world: World, orders: Orders) -> World:
         for action in orders:
@@ -234,7 +253,8 @@ class Game:
     def _forward(self, world: World, action: order.ForwardParts) -> World:
         alive = any(channel.channel_id == action.channel_id for channel in world.channels)
         for part in action.parts:
-            self._check_forward(world, action.channel_id, part)
+            if alive:
+                self._check_forward(world, action.channel_id, part)
             if alive and world.online:
                 world = self._answer(world, part.htlc_id, Piece("going", part.extra_fee_msat))
             else:  # lightningd takes the answer, and fails the part
@@ -260,20 +280,20 @@ class Game:
     def _do_Persist(self, world: World, todo: Todo) -> Iterator[Move]:
         action = todo.action
         if todo.step == 1:
-            yield f"the {action.journal.stage} is stored", self._tell(world, todo, Input.STORED)
+            yield f"the {action.record.stage} is stored", self._tell(world, todo, Input.STORED)
             return
-        if self.rules.mutant == f"unwritten {action.journal.stage}":
-            yield f"the {action.journal.stage} is said to be stored", self._tell(world, todo, Input.STORED)
+        if self.rules.mutant == f"unwritten {action.record.stage}":
+            yield f"the {action.record.stage} is said to be stored", self._tell(world, todo, Input.STORED)
             return
-        yield f"the {action.journal.stage} is written", _next(world._replace(record=action.journal), todo)
+        yield f"the {action.record.stage} is written", _next(world._replace(record=action.record), todo)
         if world.mishaps < self.rules.mishaps:
             broken = self._mishap(world)
-            yield f"the {action.journal.stage} cannot be written", self._tell(broken, todo, Input.UNSTORED)
-            broken = broken._replace(record=action.journal)
-            yield f"the {action.journal.stage} is written, no answer comes", self._tell(broken, todo, Input.UNSTORED)
+            yield f"the {action.record.stage} cannot be written", self._tell(broken, todo, Input.STORE_FAILED)
+            broken = broken._replace(record=action.record)
+            yield f"the {action.record.stage} is written, no answer comes", self._tell(broken, todo, Input.STORE_FAILED)
 
     def _do_Reset(self, world: World, todo: Todo) -> Iterator[Move]:
-        yield "the record is that of a plain buy again", _without(world._replace(record=todo.action.journal), todo)
+        yield "the record is that of a plain buy again", _without(world._replace(record=todo.action.record), todo)
 
     def _do_ForgetBuy(self, world: World, todo: Todo) -> Iterator[Move]:
         yield "the active record is deleted", _without(world._replace(record=None), todo)
@@ -282,10 +302,10 @@ class Game:
         if todo.step == 1:
             yield "the active record is deleted", _without(world._replace(record=None), todo)
             return
-        channel = todo.action.journal.channel
+        channel = todo.action.record.channel
         if channel is not None and any(_sends(other, channel.channel_id) for other in world.todo):
             return  # `ActionExecutor._finalize` waits: until it is sent only the active record knows of the channel
-        final = (todo.action.outcome, todo.action.journal)
+        final = (todo.action.outcome, todo.action.record)
         if world.final is not None and world.final[0] != final[0]:
             raise Broken(f"the final record says {world.final[0]} and is to say {final[0]}")
         yield f"the final record is written: {final[0]}", _next(world._replace(final=final), todo)
@@ -296,29 +316,29 @@ class Game:
     def _choose(self, world: World, todo: Todo) -> Move:
         coin = world.coins.index("free") if "free" in world.coins else None
         if coin is None:
-            return "no coin is free", self._tell(world, todo, Input.REFUSED, False)
+            return "no coin is free", self._tell(world, todo, Input.OPEN_FAILED, False)
         funding = Funding(f"psbt {coin}", (f"{coin}",), 10_000_000, 100_000)
         if self.rules.mutant == "reserved before the intent":
             world = self._coin(world, coin, "ours")
-        return f"coin {coin} is chosen", self._tell(world, todo, Input.RESERVED, funding)
+        return f"coin {coin} is chosen", self._tell(world, todo, Input.COINS_CHOSEN, funding)
 
     def _do_OpenChannel(self, world: World, todo: Todo) -> Iterator[Move]:
         coin = int(todo.action.funding.inputs[0])
         if todo.step == 0:
             yield from self._reserve(world, todo, coin)
         elif todo.step == 1:
-            yield "the open fails", self._tell(world, todo, Input.REFUSED, False)
+            yield "the open fails", self._tell(world, todo, Input.OPEN_FAILED, False)
             if world.online:
-                yield "the client refuses the open", self._tell(world, todo, Input.REFUSED, True)
+                yield "the client refuses the open", self._tell(world, todo, Input.OPEN_FAILED, True)
                 opened, channel = self._open(world, coin)
                 yield "both have signed", _next(opened, todo, channel)
                 if world.mishaps < self.rules.mishaps:
                     lost = self._mishap(opened)
-                    yield "both have signed, no answer comes", self._tell(lost, todo, Input.REFUSED, False)
+                    yield "both have signed, no answer comes", self._tell(lost, todo, Input.OPEN_FAILED, False)
         else:
-            yield "the channel is told", self._tell(world, todo, Input.FUNDED, todo.result)
+            yield "the channel is told", self._tell(world, todo, Input.FUNDED, Opened(todo.result))
             if not self.rules.client_trusts_lsp:  # then its record names the forwards, too
-                known = todo.result._replace(limits=LIMITS)
+                known = Opened(todo.result, LIMITS)
                 yield "the channel is told, and what it allows", self._tell(world, todo, Input.FUNDED, known)
 
     def _reserve(self, world: World, todo: Todo, coin: int) -> Iterator[Move]:
@@ -344,17 +364,19 @@ class Game:
         if place is None:
             yield "the channel is found gone", self._tell(world, todo, Input.CLOSED)
             return
-        yield "the channel does not get ready", self._tell(world, todo, Input.UNREADY)
+        yield "the channel does not get ready", self._tell(world, todo, Input.READY_TIMEOUT)
         if world.online:
             channels = _put(world.channels, place, world.channels[place]._replace(usable=True))
             yield "the channel is ready", self._tell(world._replace(channels=channels), todo, Input.READY, LIMITS)
 
     def _do_Broadcast(self, world: World, todo: Todo) -> Iterator[Move]:
         channel = todo.action.channel
-        if todo.step == 0:
+        if todo.step == 0 and _place(world, channel.channel_id) is None:
+            yield "the channel is found to be given up", self._tell(world, todo, Input.CLOSED, True)
+        elif todo.step == 0:
             yield "the funding is sent", _next(self._send(world, channel.channel_id), todo)
         else:
-            yield "the funding is told to be out", self._tell(world, todo, Input.SENT)
+            yield "the funding is told to be out", self._tell(world, todo, Input.FUNDING_BROADCAST)
 
     def _send(self, world: World, channel_id: str) -> World:
         place = _place(world, channel_id)
@@ -377,7 +399,7 @@ class Game:
                 world = self._coin(world, coin, "free")
             yield "the coins are released", _next(world, todo)
         elif isinstance(todo.result, Channel):
-            yield "the channel is told to be kept", self._tell(world, todo, Input.SENT, todo.result)
+            yield "the channel is told to be kept", self._tell(world, todo, Input.FUNDING_BROADCAST, todo.result)
         else:
             yield "it is told that all is undone", self._tell(world, todo, Input.UNDONE)
 
@@ -491,11 +513,21 @@ class Game:
         _demand(len(world.channels) <= 1, "two channels for one scid (rule:2)")
         settled = [piece for piece in world.parts if piece.status == "settled"]
         fee_msat = sum(piece.fee_msat for piece in settled)
-        if settled:
+        outcome = None if world.final is None else world.final[0]
+        if settled and world.given_up:
+            _demand(not world.channels, "a channel was funded after the client had given it up (rule:23)")
+            _demand(outcome == "Forfeited", f"the client gave its channel up, and the final record says {outcome}")
+        elif settled:
             _demand(bool(world.channels), "the client was paid and has no channel on chain (rule:8)")
-            _demand(world.final is not None and world.final[0] == "Succeeded", "paid, and the final record lacks that")
             _demand(fee_msat <= FEE, "more than the opening fee was taken (rule:4)")
             _demand("lost" in statuses or fee_msat == FEE, "less than the opening fee was taken (rule:4)")
+            if fee_msat == FEE:
+                _demand(outcome == "Succeeded", "paid, and the final record lacks that")
+            else:  # rule:20
+                _demand(world.record is not None, "paid in part, and no record says so")
+                record = world.record or FRESH
+                known = (record.stage, record.fee_paid_msat, record.opening_fee_msat)
+                _demand(known == ("channel", fee_msat, FEE - fee_msat), f"paid in part, and the record says {known}")
         if world.record is not None:
             _demand(world.record.stage in ("buy", "channel"), f"the record stays at {world.record.stage}")
             _demand(world.final is None, "the active record stays beside the final one (K-15)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from lsps2fast_plugin.simnode import World
 
 STORIES = 12  # then the channels that earlier stories have left begin to cost
+LOOKS = 50  # at the buys that are still live
 LOG_LINES = 100  # the plugin cuts a flood of them, and stories look at what it says
 WEALTH_SAT = (400_000,) * 6  # coins a story finds in the LSP's wallet
 _PAST_EVERY_OFFER_S = 4_000
@@ -38,22 +39,28 @@ class Houses:
         if not self.open or mode in self._spare or stories >= STORIES or lines >= LOG_LINES:
             return False
         self._stories[world], self._lines[world] = stories, lines
-        await self._renew(world)
+        if not await self._renew(world):
+            return False
         self._spare[mode] = world
         return True
 
-    async def _renew(self, world: World) -> None:
+    async def _renew(self, world: World) -> bool:
+        """False where a buy lives on: an unpaid channel whose money is not back (people:S17)."""
         lsp = world.lsp
         lsp.faults.clear()
         await world.advance(_PAST_EVERY_OFFER_S)
-        while (await lsp.call("lsps2-stats"))["live_buys"]:  # a bounded wait: the story has its limit
-            pass
+        for _ in range(LOOKS):
+            if not (await lsp.call("lsps2-stats"))["live_buys"]:
+                break
+        else:
+            return False
         world.mine()
         free = sum(not row["reserved"] for row in lsp.wallet.rows() if row["amount_msat"] >= WEALTH_SAT[0] * 1000)
         for amount_sat in WEALTH_SAT[free:]:
             world.chain.grant(amount_sat, lsp.wallet.new_script())
         lsp.datastore.rows.clear()
         world.transcript.entries.clear()
+        return True
 
     async def close(self) -> None:
         """End them all."""

@@ -343,6 +343,15 @@ class Stage:
         await self.state(invoice, "SUCCEEDED")
         await self.until(lambda: self.outcome(invoice.scid) == "Succeeded", "the final record")
 
+    async def underpaid(self, invoice: ClientInvoice) -> None:
+        """Wait until the client has taken parts that carried less than the fee, and the record says what is owed."""
+        await self.state(invoice, "UNDERPAID")
+        await self.quiet()
+        facts = self.records("active")[invoice.scid]["lsps2fast"]
+        assert facts["stage"] == "channel"
+        assert int(facts["fee_paid_msat"]) + int(facts["opening_fee_msat"]) == FEE_MSAT
+        assert int(facts["opening_fee_msat"]) > 0
+
     def repeat(self, invoice: ClientInvoice, place: int = 0) -> asyncio.Future[dict[str, Any]]:
         """Deliver one hook call of this payment again, under a new id; a future with its answer."""
         calls = [

@@ -86,7 +86,7 @@ async def test_what_is_promised_to_an_opening_is_not_sold_again() -> None:
         assert not any(row["reserved"] for row in stage.lsp.wallet.rows())
         with pytest.raises(LspsError) as refused:
             await other.request("lsps2.buy", {"opening_fee_params": offer, "payment_size_msat": str(SIZE_MSAT)})
-        assert refused.value.code == REJECTED
+        assert refused.value.code == -32603
         assert (await stage.stats())["refusals"]["onchain_funds"] == 1
         writing.release()
         assert (await payment).paid
@@ -183,11 +183,19 @@ async def test_the_final_record_waits_until_the_funding_is_sent() -> None:
         await stage.quiet()
         await stage.world.advance(3_600)
         assert (await payment).raw_messages == [TEMPORARY]
-        await stage.ended(invoice)
         await stage.quiet()
+        assert stage.states(invoice)[-1] == "ABORTING"  # until the broadcast has answered
         assert stage.records("finalized") == {}
         assert str(invoice.scid) in stage.records("active")
         stage.lsp.faults.clear()
         await stage.world.advance(60)
-        await stage.until(lambda: stage.outcome(invoice.scid) == "Failed", "the final record")
+        await stage.state(invoice, "FAILED")
+        await stage.quiet()
         assert not client.ends[0].channel.withheld
+        assert stage.records("finalized") == {}  # people:S17: it stays until its money is back
+        stage.world.mine()
+        await stage.quiet()
+        close = {"id": client.ends[0].channel.channel_id, "unilateraltimeout": 1, "force_lease_closed": True}
+        await stage.lsp.call("close", close)
+        stage.world.mine()
+        await stage.until(lambda: stage.outcome(invoice.scid) == "Unpaid", "the final record")

@@ -170,7 +170,7 @@ async def _at_the_client(stage: Stage) -> tuple[ClientInvoice, Any, End]:
 
 @pytest.mark.parametrize(("method", "nth"), [("listpeerchannels", 1), ("sendpsbt", 1)])
 async def test_fulfilled_then_error_before_the_funding_is_sent(method: str, nth: int) -> None:
-    """people:S7, cln:N2, rule:23: nothing is sent into an output that no channel owns; Abandoned, not Succeeded."""
+    """people:S7, cln:N2, rule:23: nothing is sent into an output that no channel owns; Forfeited, not Succeeded."""
     async with Stage(CLIENT_TRUSTS, fresh=True) as stage:
         invoice, payment, end = await _at_the_client(stage)
         trap = Trap(stage, method, nth, give_up)
@@ -180,7 +180,7 @@ async def test_fulfilled_then_error_before_the_funding_is_sent(method: str, nth:
         assert (await payment).paid
         await stage.until(lambda: stage.outcome(invoice.scid) is not None, "the final record")
         assert trap.sprung
-        assert stage.outcome(invoice.scid) == "Abandoned"
+        assert stage.outcome(invoice.scid) == "Forfeited"
         await nothing_was_sent(stage, end)
         await stage.still_sells()
 
@@ -197,7 +197,7 @@ async def test_fulfilled_then_error_while_bitcoind_is_away() -> None:
         stage.lsp.faults.clear()
         await stage.world.advance(120)
         await stage.until(lambda: stage.outcome(invoice.scid) is not None, "the final record")
-        assert stage.outcome(invoice.scid) == "Abandoned"
+        assert stage.outcome(invoice.scid) == "Forfeited"
         await nothing_was_sent(stage, end)
 
 
@@ -222,7 +222,7 @@ async def test_fulfilled_then_error_while_we_are_away(leave: Any) -> None:
             give_up(stage, end)
             await stage.start()
         await stage.until(lambda: stage.outcome(invoice.scid) is not None, "the final record")
-        assert stage.outcome(invoice.scid) == "Abandoned"
+        assert stage.outcome(invoice.scid) == "Forfeited"
         await nothing_was_sent(stage, end)
         await stage.still_sells()
 

@@ -28,6 +28,7 @@ Story = Callable[[Stage, Payer, ClientInvoice], Awaitable[Any]]
         ({"cltv_delta": DELTA_BLOCKS - 1}, "100d{expiry:08x}0000"),
         ({"cltv_delta": 0}, "100d{expiry:08x}0000"),
         ({"final_delta": 0}, "100e0000"),
+        ({"final_delta": 6}, "100e0000"),  # people:S18: nearer than any client would take it
         ({"final_delta": 2017}, "0015"),
         # the first matching code in numeric order (BOLT 4): below the onion's amount and too soon, late and too far
         ({"overpay_msat": -1, "final_delta": 0}, "100c00000000009896" + "7f0000"),
@@ -48,7 +49,7 @@ async def test_a_part_that_lightningd_would_refuse_is_refused_on_arrival(how: di
         assert after == before | {(name := FAILURE_NAMES[answer[:4]]): before[name] + 1}
 
 
-@pytest.mark.parametrize("how", [{"final_delta": 1}, {"final_delta": 2016}, {"cltv_delta": DELTA_BLOCKS}])
+@pytest.mark.parametrize("how", [{"final_delta": 7}, {"final_delta": 2016}, {"cltv_delta": DELTA_BLOCKS}])
 async def test_a_part_at_the_very_edge_is_accepted(how: dict[str, Any]) -> None:
     """C-04: the other side of each boundary."""
     async with Stage() as stage:

@@ -7,6 +7,7 @@ other one; here is who is who.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from typing import Any
 
 PartKey = tuple[int, int]
 
@@ -30,7 +31,7 @@ class ScidAliases:
         """Return whether this name was learned."""
         return name in self._groups
 
-    def key(self, name: int, htlc_id: int, parts: Container[PartKey]) -> PartKey:
+    def key(self, name: int, htlc_id: int, parts: Container[Any]) -> PartKey:
         """Return the key under which `parts` has this HTLC; the one given if it has none."""
         for other in self._groups.get(name, ()):
             if (other, htlc_id) in parts:

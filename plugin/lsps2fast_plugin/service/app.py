@@ -19,9 +19,9 @@ from pyln.client import Plugin
 
 from lsps2fast import BACKEND, __version__
 from lsps2fast import _tlv as tlv
-from lsps2fast._parts import allocate
+from lsps2fast._parts import IncomingHtlc, allocate
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import TEMPORARY, Action, Channel, FailParts
+from lsps2fast.actions import TEMPORARY, Action, Channel, FailParts, PartKey, PartStatus
 from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ConfigError, MalformedTlv, ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
@@ -39,7 +39,7 @@ from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.broadcast import Broadcaster
-from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.capital import BACK, CapitalAtRisk
 from lsps2fast_plugin.service.coin_pool import CoinPool, PoolSize
 from lsps2fast_plugin.service.coins import Coins, LowWater
 from lsps2fast_plugin.service.events import TOPIC, SessionEvents
@@ -167,7 +167,11 @@ class Service:
         self.notebook = DatastoreRecords(rpc)
         self.desk = Desk(settings, rpc, self.notebook, self.clock)
         self.sessions = Sessions(
-            collect_ms=settings.collect_ms, max_parts=settings.max_parts, hashes=self.interest.payment_hashes
+            collect_ms=settings.collect_ms,
+            max_parts=settings.max_parts,
+            max_held_parts=settings.gate.held_parts,
+            max_held_msat=settings.gate.held_sat * 1000,
+            hashes=self.interest.payment_hashes,
         )
         self.offers = BuyRegistry(settings.limits)
         self.store = SessionStore(rpc, lambda what, work: self.effects.insist(what, work))
@@ -234,14 +238,14 @@ class Service:
             capital=self.exposure,
             sent=lambda peer_id, channel: self.lookout.funding(peer_id, channel),
             channel_of=self._channel_of,
-            gone=self._closed,
+            gone=self._never_funded,
         )
         self.lookout = MissedEventPoller(
             funder=funder,
             broadcaster=broadcaster,
             waiting=self._waiting,
             snapshot=lambda records: self.reconciler.snapshot(records),
-            told=lambda part, settled: self.carry_out(self.sessions.told(*part, settled)),
+            told=lambda part, settled: self.carry_out(self.sessions.resolve_from_tables(part, settled)),
             closed=self._channel_closed,
             alarm=self.effects.alarm,
         )
@@ -259,7 +263,9 @@ class Service:
         core = self.sessions.buys.get(jit_scid)
         if core is None or core.holder is None:
             return None
-        values_msat = [part.value_msat for part in core.holder.parts if part.status == 0]  # those that are held
+        values_msat = [
+            part.amt_to_forward_msat for part in core.holder.parts if part.status == PartStatus.HELD
+        ]  # those that are held
         fees_msat = allocate(values_msat, core.floor_msat, core.holder.fee_msat) or [0] * len(values_msat)
         out_msats = [value - fee for value, fee in zip(values_msat, fees_msat, strict=True)]
         return self.forward_limits.set_refusal(out_msats, channel_type, feerate_perkw)
@@ -283,8 +289,8 @@ class Service:
         found = {}
         for jit_scid, core in self.sessions.buys.items():
             session, buy = core.holder, self.offers.get(jit_scid)
-            if session is not None and session.out and buy is not None:
-                found[jit_scid, session.payment_hash] = StoredSession(buy, session.journal("forwards"), None)
+            if session is not None and session.in_flight and buy is not None:
+                found[jit_scid, session.payment_hash] = StoredSession(buy, session.record("forwards"), None)
         return found
 
     async def _start(self) -> None:
@@ -378,7 +384,10 @@ class Service:
     def _owned(self, channel_id: str) -> bool:
         buys = self.sessions.buys.values()
         held = (s.channel for buy in buys for s in buy.sets.values())
-        return any(c is not None and c.channel_id == channel_id for c in (*(buy.channel for buy in buys), *held))
+        known = (*(buy.channel for buy in buys), *held)
+        return any(c is not None and c.channel_id == channel_id for c in known) or any(
+            channel_id in buy.closing for buy in buys
+        )
 
     def _sold_channels(self) -> dict[str, str]:
         """Every channel of a payment under way or of a buy that lives, and those that were paid, with its jit scid."""
@@ -405,7 +414,7 @@ class Service:
 
     def feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
         try:
-            self.carry_out(self.sessions.take(jit_scid, payment_hash, kind, fact))
+            self.carry_out(self.sessions.handle(jit_scid, payment_hash, kind, fact))
         except ProtocolBug as error:
             self.effects.alarm(f"session {format_scid(jit_scid)}: {error}")
 
@@ -474,47 +483,53 @@ class Service:
             log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} has a broken payload: {error}")
             self.host.fail(call.id_raw, TEMPORARY)
             return
-        value_msat, outgoing = payload.amt_to_forward_msat, payload.outgoing_cltv_value
-        if payload.blinded or value_msat is None or outgoing is None:  # C-25
+        amt_to_forward_msat, outgoing_cltv_value = payload.amt_to_forward_msat, payload.outgoing_cltv_value
+        if payload.blinded or amt_to_forward_msat is None or outgoing_cltv_value is None:  # C-25
             why = "is inside a blinded path" if payload.blinded else "names no amount or no expiry"
             log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} {why}: no fee can be taken from it")
             self.host.fail(call.id_raw, TEMPORARY)
             return
-        key = self.names.key(call.in_scid, call.htlc_id, self.sessions.index)
-        too_few = self.forward_limits.part_refusal(call.cltv_expiry, outgoing)
-        if too_few is not None and key not in self.sessions.index:
+        in_scid, htlc_id = self.names.key(call.in_scid, call.htlc_id, self.sessions.index)
+        htlc = IncomingHtlc(
+            jit_scid=call.next_scid,
+            payment_hash=call.payment_hash,
+            in_scid=in_scid,
+            htlc_id=htlc_id,
+            amount_msat=call.amount_msat,
+            amt_to_forward_msat=amt_to_forward_msat,
+            cltv_expiry=call.cltv_expiry,
+            outgoing_cltv_value=outgoing_cltv_value,
+        )
+        too_few = self.forward_limits.part_refusal(call.cltv_expiry, outgoing_cltv_value)
+        jit = self.sessions.buys.get(call.next_scid)
+        agreed = jit is not None and call.cltv_expiry >= outgoing_cltv_value + jit.terms.cltv_expiry_delta_blocks
+        if too_few is not None and agreed and htlc.key not in self.sessions.index:  # else the core says so (C-04)
             log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} is not taken: {too_few}")
             self.host.fail(call.id_raw, TEMPORARY)
             return
-        refusal = self._refusal(call, key, outgoing)
+        refusal = self._refusal(call, htlc.key, outgoing_cltv_value)
         if refusal is not None:
-            self.parts.hold(key, call)
-            self.carry_out((FailParts((key,), refusal),))
+            self.parts.hold(htlc.key, call)
+            self.carry_out((FailParts((htlc.key,), refusal),))
             return
-        actions = self.sessions.part(
-            call.next_scid,
-            call.payment_hash,
-            *key,
-            call.amount_msat,
-            value_msat,
-            call.cltv_expiry,
-            outgoing,
-            self.clock.now_ms(),
-            self.clock.wall_ms(),
-        )
-        self.parts.hold(key, call)
+        actions = self.sessions.part(htlc, self.clock.now_ms(), self.clock.wall_ms())
+        self.parts.hold(htlc.key, call)
         self.carry_out(actions)
 
-    def _refusal(self, call: Any, key: tuple[int, int], outgoing_cltv: int) -> str | None:
-        """Why this part may not be held beside the others; one that is known or goes straight out is no burden."""
-        core = self.sessions.buys.get(call.next_scid)
-        if core is None or core.paid or key in self.sessions.index:
+    def _refusal(self, call: Any, key: PartKey, outgoing_cltv_value: int) -> str | None:
+        """Why this part may not be held. What is held for a payment the core bounds itself (rule:24)."""
+        jit = self.sessions.buys.get(call.next_scid)
+        if jit is None or key in self.sessions.index:
             return None
+        if jit.paid:  # people:S16: over the alias a part waits only while its channel is not back
+            waits = jit.channel is not None and jit.channel.channel_id in self.effects.unready
+            room = not waits or self.desk.gate.part(len(self.parts), self.parts.held_msat, call.amount_msat)
+            return None if room else TEMPORARY
         assert self.settings is not None
-        if outgoing_cltv - self.sessions.height > self.settings.max_hold_blocks:
+        if outgoing_cltv_value - self.sessions.height > self.settings.max_hold_blocks:
             self.desk.refusals.count(Refusal.HOLD_TOO_LONG)
             return EXPIRY_TOO_FAR  # rule:18: so long the client could bind our coins
-        return None if self.desk.gate.part(len(self.parts), self.parts.held_msat, call.amount_msat) else TEMPORARY
+        return None
 
     def _on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
         status, preimage = forward_event["status"], forward_event.get("preimage")
@@ -527,7 +542,7 @@ class Service:
             self.exposure.part_failed(payment_hash, forward_event)
         key = self.names.key(in_scid, htlc_id, self.sessions.index)
         if key in self.sessions.index or payment_hash not in self.sessions.by_hash:
-            self.carry_out(self.sessions.resolved(*key, *end))
+            self.carry_out(self.sessions.resolved(key, *end))
         else:
             self.host.spawn(self._resolve_renamed(in_scid, htlc_id, *end))
 
@@ -537,7 +552,7 @@ class Service:
         for channel in await self.until_told("listpeerchannels", lambda: list_peer_channels(self.rpc, **which)):
             self.names.learn(channel.scids)
         key = self.names.key(in_scid, htlc_id, self.sessions.index)
-        self.carry_out(self.sessions.resolved(*key, payment_hash, preimage))
+        self.carry_out(self.sessions.resolved(key, payment_hash, preimage))
 
     # Facts of the node -----------------------------------------------------------------------------
 
@@ -566,6 +581,8 @@ class Service:
         if channel_state_changed["new_state"] not in CLOSING:
             return
         self._closed(channel_id, channel_state_changed["new_state"], channel_state_changed.get("cause", ""))
+        if channel_state_changed["new_state"] in BACK:
+            self.carry_out(self.sessions.money_back(channel_id))
 
     def _closed(self, channel_id: str, state: str = "CLOSED", cause: str = "") -> None:
         """Tell all who are concerned that this channel is closing or gone."""
@@ -573,12 +590,14 @@ class Service:
         self.afterwards.closed(channel_id)
         self._channel_closed(channel_id)
 
+    def _never_funded(self, channel_id: str) -> None:
+        """This channel is gone, and nothing was put into it."""
+        self._closed(channel_id)
+        self.carry_out(self.sessions.money_back(channel_id))
+
     def _channel_closed(self, channel_id: str) -> None:
-        """Tell the sessions that go over it."""
-        for buy in list(self.sessions.buys.values()):
-            for session in list(buy.sets.values()):
-                if session.channel is not None and session.channel.channel_id == channel_id:
-                    self.feed(buy.jit_scid, session.payment_hash, Input.CLOSED, None)
+        """Tell the sessions and buys that it belongs to."""
+        self.carry_out(self.sessions.channel_closed(channel_id))
 
     def _on_onion_message_lost(self, onionmessage_forward_fail: dict[str, Any], **_: Any) -> None:
         """A-04: lightningd maps scids of onion messages itself and knows no jit scid; an operator should see it."""

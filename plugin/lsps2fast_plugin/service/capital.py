@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
-from lsps2fast.actions import Funding, Journal
+from lsps2fast.actions import Funding, SessionRecord
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.buys import Buy, TokenBucket
 from lsps2fast.lsps.lsps2 import format_scid
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 WITH_THE_CLIENT: Final = State.AWAITING_SETTLEMENT
 NOT_PAID: Final = (State.ABORTING, State.FAILED, State.ABANDONED)
-OVER: Final = (State.FAILED, State.ABANDONED)
+OVER: Final = (State.FAILED, State.ABANDONED, State.UNDERPAID)
 BACK: Final = ("FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")  # a block has the close, or nothing was ever on chain
 ON_TRUST_AT_ONCE: Final = 2  # channels of one client that are on chain while their first payment is under way
 TURN_MS: Final = 30_000  # so long one more waits for those
@@ -179,8 +179,14 @@ class CapitalAtRisk:
         if event["status"] == "failed" and (not reason or "unknown_payment_details" in reason):
             self._doubted.add(payment_hash)
 
-    def session_changed(self, buy: Buy, payment_hash: bytes, old: State | None, new: State) -> None:
-        """A payment on this buy has changed its state."""
+    def session_changed(
+        self, buy: Buy, payment_hash: bytes, old: State | None, new: State, took_whole: bool = False
+    ) -> None:
+        """A payment on this buy has changed its state.
+
+        `took_whole`: what the client took of one that is underpaid was a whole payment, so that the parts which failed
+        may be those of a stranger (rule:22).
+        """
         wall_ms = self._clock.wall_ms()
         if old == WITH_THE_CLIENT and new in NOT_PAID and payment_hash in self._doubted:
             self._ledger.probed(buy.peer_id, buy.jit_scid, wall_ms)  # C-26
@@ -194,6 +200,8 @@ class CapitalAtRisk:
                 self._guard(stake.channel_id, stake.peer_id)
         elif new in OVER and old != State.COLLECTING:
             fault = self._faults.pop(buy.jit_scid, Fault.NONE)
+            if new == State.UNDERPAID:  # rule:20: it took parts that carried less than the fee
+                fault = Fault.DOUBT if took_whole else Fault.CLIENT
             self._ledger.let_go(buy.peer_id, buy.jit_scid, wall_ms, fault)
         if new == State.SUCCEEDED or new in OVER:
             self._doubted.discard(payment_hash)
@@ -261,7 +269,7 @@ class CapitalAtRisk:
         self.save()
         return told
 
-    # Journal --------------------------------------------------------------------------------------
+    # SessionRecord --------------------------------------------------------------------------------------
 
     async def load(self) -> None:
         """What peers did before the start. Or StoreError."""
@@ -294,7 +302,7 @@ class CapitalAtRisk:
                 self.revive(record.buy, record.journal, public=not row.is_withheld)
         self.save()
 
-    def revive(self, buy: Buy, journal: Journal, *, public: bool, under_way: bool = False) -> None:
+    def revive(self, buy: Buy, journal: SessionRecord, *, public: bool, under_way: bool = False) -> None:
         """After a start: what the record of this buy says of coins."""
         if journal.funding is None and journal.channel is None:
             return

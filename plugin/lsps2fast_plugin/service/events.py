@@ -47,7 +47,7 @@ class SessionEvents:
         self._coins_moved = coins_moved
         self._opening: set[int] = set()  # jit scids whose channel is being made
         self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
-        self.ends = dict.fromkeys(("SUCCEEDED", "FAILED", "ABANDONED"), 0)  # of payments, since the start
+        self.ends = dict.fromkeys(("SUCCEEDED", "FAILED", "ABANDONED", "UNDERPAID"), 0)  # of payments, since the start
 
     def take(self, actions: Iterable[Action]) -> None:
         """Sessions may have changed, and these orders are about to be carried out."""
@@ -79,7 +79,7 @@ class SessionEvents:
         buy, core = self._offers.get(jit_scid), self._sessions.buys.get(jit_scid)
         if buy is None:
             return
-        self._exposure.session_changed(buy, payment_hash, old, new)
+        self._exposure.session_changed(buy, payment_hash, old, new, core is not None and core.took_whole)
         if new == State.SUCCEEDED and core is not None and core.channel is not None:
             self._afterwards.owe(core.channel.channel_id, buy)
 

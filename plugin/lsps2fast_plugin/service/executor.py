@@ -56,7 +56,7 @@ class Answers(Protocol):
     def forward(self, parts: Iterable[order.Forward], channel_id: str) -> None:
         """Let these parts go out into the channel."""
 
-    def fail(self, keys: Iterable[tuple[int, int]], failure: str) -> None:
+    def fail(self, keys: Iterable[order.PartKey], failure: str) -> None:
         """Fail these parts."""
 
 
@@ -151,7 +151,6 @@ class ActionExecutor:
         self._sent = sent
         self._channel_of = channel_of
         self._gone = gone
-        self._given_up: set[str] = set()  # channels that were gone before their funding was sent
         self._needs: dict[int, order.ReserveCoins] = {}  # what the channel must carry, by jit scid
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
@@ -240,11 +239,11 @@ class ActionExecutor:
             self.alarm(f"{type(action).__name__} broke\n{traceback.format_exc()}")
             match action:
                 case order.ReserveCoins() | order.OpenChannel():
-                    self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+                    self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
                 case order.AwaitReady():
-                    self._feed(action.jit_scid, action.payment_hash, Input.UNREADY, None)
+                    self._feed(action.jit_scid, action.payment_hash, Input.READY_TIMEOUT, None)
                 case order.Persist():
-                    self._feed(action.jit_scid, action.payment_hash, Input.UNSTORED, None)
+                    self._feed(action.jit_scid, action.payment_hash, Input.STORE_FAILED, None)
 
     async def _until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """Try until it works, with growing pauses, over any error of the node (rule:8, rule:9)."""
@@ -281,7 +280,7 @@ class ActionExecutor:
         pause_ms = FIRST_PAUSE_MS
         for left in reversed(range(STORE_TRIES)):
             try:
-                await self._store.put(action.jit_scid, action.journal)
+                await self._store.put(action.jit_scid, action.record)
             except StoreError as error:
                 self.alarm(f"the journal cannot be written ({error}); {left} tries left before the payment is failed")
                 if not left:
@@ -291,15 +290,15 @@ class ActionExecutor:
             else:
                 self._feed(action.jit_scid, action.payment_hash, Input.STORED, None)
                 return
-        self._feed(action.jit_scid, action.payment_hash, Input.UNSTORED, None)
+        self._feed(action.jit_scid, action.payment_hash, Input.STORE_FAILED, None)
 
     async def _reserve(self, action: order.ReserveCoins) -> None:
         buy = self._buy(action.jit_scid)
         if not await self._capital.turn(buy):
-            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
             return
         self._needs[action.jit_scid] = action
-        await self._choose(action, lambda: self._funder.choose(buy, action.sum_forward_msat, action.parts))
+        await self._choose(action, lambda: self._funder.choose(buy, action.out_msat, action.parts))
 
     async def _choose(
         self, action: order.ReserveCoins | order.OpenChannel, choice: Callable[[], Awaitable[order.Funding]]
@@ -310,21 +309,21 @@ class ActionExecutor:
             funding = await self._when_synced(choice)
         except NotForwardable as error:
             log.warning(f"no channel is made for {buy.peer_id}: lightningd would not forward its payment, for {error}")
-            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
             return
         except ChannelTooLarge as error:
             self._capital.too_large(buy, str(error))
-            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
             return
         except (NodeError, NotEnoughCoins) as error:
             self.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
-            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
             return
         if not await self._capital.may_open(buy, funding):
             self._funder.forget(action.jit_scid)
-            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
             return
-        self._feed(action.jit_scid, action.payment_hash, Input.RESERVED, funding)
+        self._feed(action.jit_scid, action.payment_hash, Input.COINS_CHOSEN, funding)
 
     async def _when_synced(self, choice: Callable[[], Awaitable[order.Funding]]) -> order.Funding:
         """After its start lightningd knows its coins only once it has caught up with the chain (cln:R5)."""
@@ -348,29 +347,29 @@ class ActionExecutor:
             return
         except NodeError as error:
             log.warning(f"coins cannot be reserved: {error}")
-            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
             return
         buy = self._buy(action.jit_scid)
         peer_id, look = buy.peer_id, not buy.client_trusts_lsp
         async with self._alone_with(peer_id):
             try:
                 late = partial(self._clear_late, peer_id, action.funding)
-                channel = await self._opener.open(peer_id, action.funding, late, look=look)
+                opened = await self._opener.open(peer_id, action.funding, late, look=look)
             except RefusedByClient as error:
                 if error.at_once:
                     await self._ask_for_another_type(action, error)
                 else:
                     log.info(f"{peer_id} refused to sign the funding: {error}")
-                    self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
+                    self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, True)
             except ChannelGone as gone:
                 self._tell_given_up(peer_id, gone)
-                self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+                self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
             except NodeError as error:
                 log.warning(f"opening a channel to {peer_id} failed: {error}")
-                self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+                self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
             else:
-                self._withheld(channel.channel_id, True, peer_id)
-                self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, channel)
+                self._withheld(opened.channel.channel_id, True, peer_id)
+                self._feed(action.jit_scid, action.payment_hash, Input.FUNDED, opened)
 
     async def _ask_for_another_type(self, action: order.OpenChannel, error: RefusedByClient) -> None:
         """Ask for the next type of channel in the same attempt; O-08 when the client has refused them all.
@@ -386,12 +385,12 @@ class ActionExecutor:
                 await self._funder.release(action.jit_scid, action.funding, late)
         except NodeError as problem:
             log.warning(f"{buy.peer_id} refused the channel and cannot be asked for another: {problem}")
-            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, False)
+            self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
             return
         if left.other:
-            await self._choose(action, lambda: self._funder.choose(buy, needs.sum_forward_msat, needs.parts))
+            await self._choose(action, lambda: self._funder.choose(buy, needs.out_msat, needs.parts))
         else:
-            self._feed(action.jit_scid, action.payment_hash, Input.REFUSED, True)
+            self._feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, True)
 
     def _reserved_late(self, jit_scid: int, funding: order.Funding) -> None:
         """A reservation that was given up was made after all: whoever ended the open meanwhile did not find it."""
@@ -412,7 +411,7 @@ class ActionExecutor:
     async def _await_ready(self, action: order.AwaitReady) -> None:
         peer_id = self._buy(action.jit_scid).peer_id
         deadline_ms = self._clock.now_ms() + READY_TIMEOUT_MS
-        kind, fact = Input.UNREADY, None
+        kind, fact = Input.READY_TIMEOUT, None
         zero = False
         while self._clock.now_ms() < deadline_ms:
             self.watch.look(action.channel_id)
@@ -475,12 +474,14 @@ class ActionExecutor:
         self._withheld(channel.channel_id, False, peer_id)
         self._sent(peer_id, channel)
         log.info(f"funding {txid} of channel {channel.channel_id} is on its way to the chain")
-        self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)
+        self._feed(action.jit_scid, action.payment_hash, Input.FUNDING_BROADCAST, None)
 
     async def _do_not_fund(self, peer_id: str, action: order.Broadcast, gone: ChannelGone) -> None:
-        """The client gave its channel up before its funding was sent: nothing is sent, the coins are free."""
+        """The client gave its channel up before its funding was sent: nothing is sent, the coins are free.
+
+        The session undoes what else there is; where there is none this is all.
+        """
         channel_id = action.channel.channel_id
-        self._given_up.add(channel_id)
         self._tell_given_up(peer_id, gone)
         self._stop_renewing(action.jit_scid)
         await self._drop_withheld(peer_id, channel_id)
@@ -489,10 +490,8 @@ class ActionExecutor:
             await self._until_done(f"releasing the coins of {peer_id}", release)
         self._funder.forget(action.jit_scid)
         self._withheld(channel_id, False, peer_id)
+        self._feed(action.jit_scid, action.payment_hash, Input.CLOSED, True)
         self._gone(channel_id)
-        self._feed(action.jit_scid, action.payment_hash, Input.CLOSED, None)
-        self._feed(action.jit_scid, action.payment_hash, Input.SENT, None)  # a paid session waits for nothing else
-        self._gone(channel_id)  # and owes it nothing
 
     def _tell_given_up(self, peer_id: str, what: object) -> None:
         self.alarm(f"{peer_id} gave its channel up before the funding was sent ({what}): nothing is sent")
@@ -517,7 +516,7 @@ class ActionExecutor:
             self._funder.forget(action.jit_scid)
             self._withheld(kept.channel_id, False, peer_id)
             self._sent(peer_id, kept)
-            self._feed(action.jit_scid, action.payment_hash, Input.SENT, kept)
+            self._feed(action.jit_scid, action.payment_hash, Input.FUNDING_BROADCAST, kept)
             return
         if action.funding is not None:
             self._stop_renewing(action.jit_scid)
@@ -586,6 +585,11 @@ class ActionExecutor:
         if renewing := self._renewing.pop(jit_scid, None):
             renewing.cancel()
 
+    async def _close_channel(self, action: order.CloseChannel) -> None:
+        peer_id = self._buy(action.jit_scid).peer_id
+        what = f"closing unpaid channel {action.channel_id}, which cannot carry its payment"
+        await self._until_done(what, lambda: self._funder.close_unpaid(peer_id, action.channel_id))
+
     async def _connect(self, action: order.ConnectPeer) -> None:
         try:
             await self._funder.connect(action.peer_id)
@@ -595,22 +599,16 @@ class ActionExecutor:
     async def _finalize(self, action: order.Finalize, fees: order.RestoreFees | None) -> None:
         """Final record, routing fees, then the active record goes: a crash between finds it and does the rest."""
         self._supersede(action.jit_scid)
-        sending = None if action.journal.channel is None else self._sending.get(action.journal.channel.channel_id)
+        sending = None if action.record.channel is None else self._sending.get(action.record.channel.channel_id)
         if sending is not None:
             await asyncio.wait([sending])  # until it is sent only the active record knows of the channel (rule:9)
-        outcome = self._outcome_of(action)
         await self._until_done(
             "writing the final record",
-            lambda: self._store.finalize(action.jit_scid, action.journal, outcome, self._clock.wall_ms()),
+            lambda: self._store.finalize(action.jit_scid, action.record, action.outcome, self._clock.wall_ms()),
         )
-        if fees is None and outcome == "Failed" and action.journal.channel is not None:
-            fees = order.RestoreFees(action.journal.channel.channel_id)  # public and unpaid: a look at the end
+        if fees is None and action.outcome == order.FAILED and action.record.channel is not None:
+            fees = order.RestoreFees(action.record.channel.channel_id)  # public and unpaid: a look at the end
         await self._end_record(action.jit_scid, fees)
-
-    def _outcome_of(self, action: order.Finalize) -> str:
-        """How the sale ended: a channel that its client gave up was not sold, whatever was paid for it."""
-        channel = action.journal.channel
-        return "Abandoned" if channel is not None and channel.channel_id in self._given_up else action.outcome
 
     async def _end_record(self, jit_scid: int, fees: order.RestoreFees | None, again: bool = False) -> None:
         if fees is not None:
@@ -632,7 +630,7 @@ class ActionExecutor:
 
         async def put() -> None:
             if counts():  # else the next payment has journalled its own record since
-                await self._store.put(action.jit_scid, action.journal)
+                await self._store.put(action.jit_scid, action.record)
 
         await self._until_done("resetting a record", put)
 
@@ -682,5 +680,6 @@ class ActionExecutor:
         order.Undo: _undo,
         order.RenewInputs: _renew,
         order.ConnectPeer: _connect,
+        order.CloseChannel: _close_channel,
         order.Reset: _reset,
     }

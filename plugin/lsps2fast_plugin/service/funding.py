@@ -10,7 +10,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lsps2fast.actions import Funding, Limits
+from msgspec.structs import replace
+
+from lsps2fast.actions import ChannelLimits, Funding
 from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import min_capacity_sat
@@ -58,12 +60,12 @@ def holds_money_of_client(channel: PeerChannel) -> bool:
     return channel.to_us_msat < channel.total_msat
 
 
-def limits_of(channel: PeerChannel) -> Limits:
+def limits_of(channel: PeerChannel) -> ChannelLimits:
     """Return what a channel says about HTLCs that we may send."""
     spendable_msat = channel.spendable_msat
     if spendable_msat == channel.maximum_htlc_out_msat:  # that of the largest HTLC, not of several together
         spendable_msat = channel.to_us_msat
-    return Limits(
+    return ChannelLimits(
         channel.minimum_htlc_out_msat,
         spendable_msat,
         channel.their_max_htlc_value_in_flight_msat,
@@ -104,7 +106,7 @@ class Funder:
         self.last_perkw: int | None = None  # what a funding transaction pays, as of the last choice of coins
         self._refused = RefusedTypes()
 
-    async def choose(self, buy: Buy, sum_forward_msat: int, parts: int) -> Funding:
+    async def choose(self, buy: Buy, out_msat: int, parts: int) -> Funding:
         """Choose coins for a channel that carries these parts, at least as large as was sold; nothing is reserved yet.
 
         Of the types that the client may take, the best that it has not refused. Raises NotForwardable, ChannelTooLarge,
@@ -118,13 +120,13 @@ class Funder:
         if (why := self._unforwardable(buy.jit_scid, channel_type, feerate)) is not None:
             raise NotForwardable(why)
         anchors = ANCHORS in channel_type
-        needed = min_capacity_sat(sum_forward_msat, parts, feerate, anchors, self._zero_reserve(buy.peer_id), 546)
+        needed = min_capacity_sat(out_msat, parts, feerate, anchors, self._zero_reserve(buy.peer_id), 546)
         capacity_sat = max(needed, buy.capacity_sat)
         if capacity_sat > (most_sat := self._largest_sat()):
             raise ChannelTooLarge(f"the payment needs a channel of {capacity_sat} sat, {most_sat} sat is the largest")
         need = Need(capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), anchors)
         funding = await self._coins.choose(buy.jit_scid, need, rows)
-        return funding._replace(channel_type=channel_type)
+        return replace(funding, channel_type=channel_type)
 
     async def refused(self, peer_id: str, channel_type: tuple[int, ...]) -> TypesLeft:
         """The client has refused a channel of this type: is there another to ask it for? Raises NodeError."""
@@ -143,7 +145,7 @@ class Funder:
         perkw = await self._perkw()
         need = Need(funding.capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), ANCHORS in funding.channel_type)
         other = await self._coins.choose(jit_scid, need)
-        return other._replace(channel_type=funding.channel_type)
+        return replace(other, channel_type=funding.channel_type)
 
     async def _perkw(self) -> dict[str, Any]:
         """lightningd's feerates. Or NodeError."""
@@ -184,7 +186,7 @@ class Funder:
         """lightningd's view of this channel, or None when it says there is none. Or NodeError."""
         return await find_channel(self._rpc, channel_id, id=peer_id)
 
-    async def limits(self, peer_id: str, channel_id: str) -> Limits | None:
+    async def limits(self, peer_id: str, channel_id: str) -> ChannelLimits | None:
         """What the channel allows once it is usable and the client is there, None before. ChannelGone or NodeError."""
         channel = await self.find(peer_id, channel_id)
         if channel is None or not channel.is_alive:
@@ -232,6 +234,15 @@ class Funder:
             raise MustNotClose(f"channel {channel_id} has HTLCs that are not resolved")
         await self._rpc.call("close", {"id": channel_id, "unilateraltimeout": 1}, CLOSE_TIMEOUT_S)
         return True
+
+    async def close_unpaid(self, peer_id: str, channel_id: str) -> None:
+        """Close a public channel that was never paid for (A-07); one that is closing or gone is left alone.
+
+        Raises NodeError.
+        """
+        found = await self.find(peer_id, channel_id)
+        if found is not None and found.is_alive:
+            await self._rpc.call("close", {"id": channel_id, "unilateraltimeout": 1}, CLOSE_TIMEOUT_S)
 
     async def connect(self, peer_id: str) -> None:
         """Try to reach the client at an address lightningd knows."""

@@ -42,20 +42,20 @@ class HeldHtlcs:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._calls: dict[tuple[int, int], list[Call]] = {}
+        self._calls: dict[order.PartKey, list[Call]] = {}
         self.held_msat = 0  # of all parts that wait
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    def hold(self, key: tuple[int, int], call: Call) -> None:
+    def hold(self, key: order.PartKey, call: Call) -> None:
         """Keep this call until its part, which the machine knows under this key, is forwarded or failed."""
         calls = self._calls.setdefault(key, [])
         if not calls:
             self.held_msat += call.amount_msat
         calls.append(call)
 
-    def _take(self, key: tuple[int, int]) -> list[Call]:
+    def _take(self, key: order.PartKey) -> list[Call]:
         calls = self._calls.pop(key, [])
         if calls:
             self.held_msat -= calls[0].amount_msat
@@ -64,19 +64,19 @@ class HeldHtlcs:
     def forward(self, parts: Iterable[order.Forward], channel_id: str) -> None:
         """Answer every call of these parts with `continue`, amount and extra_fee as ordered (H-08 to H-13)."""
         for part in parts:
-            for call in self._take((part.in_scid, part.htlc_id)):
+            for call in self._take(part.key):
                 self._forward_one(call, part, channel_id)
 
     def _forward_one(self, call: Call, part: order.Forward, channel_id: str) -> None:
         try:
-            payload = tlv.forward_payload(call.payload_hex, part.forward_msat)
+            payload = tlv.forward_payload(call.payload_hex, part.out_msat)
         except MalformedTlv as error:  # it was read on arrival, so only a bug of ours leads here
             log.error(f"payload of part {part.in_scid}/{part.htlc_id}: {error}; failed back")
             self._host.fail(call.id_raw, TEMPORARY_NODE_FAILURE)
             return
         self._host.forward(call.id_raw, payload, channel_id, tlv.extra_fee_tlvs(part.extra_fee_msat))
 
-    def fail(self, keys: Iterable[tuple[int, int]], failure: str) -> None:
+    def fail(self, keys: Iterable[order.PartKey], failure: str) -> None:
         """Answer every call of these parts with this failure."""
         for key in keys:
             for call in self._take(key):

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from lsps2fast.actions import Channel
+from lsps2fast.actions import Channel, PartKey
 from lsps2fast.errors import Lsps2Error
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.broadcast import Broadcaster
@@ -54,7 +54,7 @@ class MissedEventPoller:
         broadcaster: Broadcaster,
         waiting: Callable[[], dict[SessionKey, StoredSession]],
         snapshot: Callable[[Iterable[StoredSession]], Awaitable[Snapshot]],
-        told: Callable[[tuple[int, int], bool], None],
+        told: Callable[[PartKey, bool], None],
         closed: Callable[[str], None],
         alarm: Callable[[str], None],
     ) -> None:

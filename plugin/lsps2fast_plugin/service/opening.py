@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from lsps2fast.actions import Channel, Funding, Limits
+from lsps2fast.actions import Channel, ChannelLimits, Funding, Opened
 from lsps2fast.errors import AnswerPending, Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import (
@@ -70,7 +70,7 @@ class Opener:
         self._rpc = rpc
         self._zero_reserve = zero_reserve
 
-    async def open(self, peer_id: str, funding: Funding, late: Late | None = None, *, look: bool = True) -> Channel:
+    async def open(self, peer_id: str, funding: Funding, late: Late | None = None, *, look: bool = True) -> Opened:
         """Negotiate, sign and complete; the funding is withheld until it is sent.
 
         `look`: also return what the channel allows, if lightningd knows (O-05), for its funding is sent before it is
@@ -88,7 +88,7 @@ class Opener:
                 raise RefusedByClient(error.message, at_once=error.method == "fundchannel_start") from error
             await self.end(peer_id, funding)
             raise
-        return channel._replace(limits=await self._first_limits(peer_id, channel.channel_id)) if look else channel
+        return Opened(channel, await self._first_limits(peer_id, channel.channel_id) if look else None)
 
     async def _negotiate(self, peer_id: str, funding: Funding, late: Late | None) -> Channel:
         start: dict[str, Any] = {
@@ -110,7 +110,7 @@ class Opener:
         channel_id: str = (await self._rpc.call("fundchannel_complete", complete, SILENCE_S, late))["channel_id"]
         return Channel(channel_id, signed["signed_psbt"], funding_txid(channel_id, with_output["outnum"]))
 
-    async def _first_limits(self, peer_id: str, channel_id: str) -> Limits | None:
+    async def _first_limits(self, peer_id: str, channel_id: str) -> ChannelLimits | None:
         """Return what is known right after the open; None when lightningd does not say: it will be asked again.
 
         Raises ChannelGone when it says that there is no such channel any more (rule:23).

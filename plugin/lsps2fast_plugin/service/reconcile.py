@@ -13,8 +13,10 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from lsps2fast import actions as order
-from lsps2fast.actions import Channel, Forward, Journal
+from lsps2fast.actions import Channel, Forward, PartKey, SessionRecord
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
 from lsps2fast_plugin.cln.models import (
     ClosedChannel,
@@ -29,13 +31,13 @@ from lsps2fast_plugin.service.session_store import StoredSession
 
 SETTLED, LOST, OPEN = "settled", "lost", "open"
 FAILED_ROWS = ("failed", "local_failed")
-PartKey = tuple[int, int]
+RowKey = tuple[int, int]  # incoming channel as lightningd called it then, htlc id
 
 
 class Row(NamedTuple):
     """One row of listforwards into a channel of ours."""
 
-    key: PartKey
+    key: RowKey
     status: str
     in_msat: int
     out_msat: int
@@ -47,11 +49,11 @@ class Snapshot:
 
     channels: dict[str, PeerChannel] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)  # by channel id
-    held: set[PartKey] = field(default_factory=set)  # incoming HTLCs that nobody has answered yet
+    held: set[RowKey] = field(default_factory=set)  # incoming HTLCs that nobody has answered yet
     names: ScidAliases = field(default_factory=ScidAliases)
     replays: bool = True  # lightningd has just started: calls it holds come again (cln:R1)
 
-    def same(self, key: PartKey) -> PartKey:
+    def same(self, key: RowKey) -> RowKey:
         """The part's name with its incoming channel under the one name used for comparing."""
         return self.names.one(key[0]), key[1]
 
@@ -69,7 +71,7 @@ class Verdict(NamedTuple):
     is closed or closing; `free` whether it charges no routing fee.
     """
 
-    journal: Journal
+    journal: SessionRecord
     sent: bool
     public: bool
     ended: dict[PartKey, str]
@@ -85,13 +87,13 @@ def judge(record: StoredSession, snapshot: Snapshot, owned: Container[str]) -> V
         orphan = _orphan(record.buy.peer_id, snapshot, owned)
         if orphan is not None:  # the crash fell between fundchannel_complete and the next write
             channel = orphan
-            journal = journal._replace(channel=Channel(orphan.channel_id, "", orphan.funding_txid))
+            journal = replace(journal, channel=Channel(orphan.channel_id, "", orphan.funding_txid))
     journal = _as_gone_out(_with_rows(journal, snapshot), snapshot)
     alive = channel is not None and channel.is_alive
     # lightningd clears `withheld` before it asks bitcoind: only a confirmation is proof.
     public = channel is not None and not channel.is_withheld
     sent = public and channel is not None and channel.is_confirmed
-    ended = {(part.in_scid, part.htlc_id): _end_of(part, journal, snapshot, alive) for part in journal.forwards}
+    ended = {part.key: _end_of(part, journal, snapshot, alive) for part in journal.forwards}
     gone = journal.channel is not None and not alive
     free = channel is not None and channel.is_alive and channel.charges_nothing
     return Verdict(journal, sent, public, ended, gone, free)
@@ -106,24 +108,25 @@ def _orphan(peer_id: str, snapshot: Snapshot, owned: Container[str]) -> PeerChan
     return None
 
 
-def _with_rows(journal: Journal, snapshot: Snapshot) -> Journal:
+def _with_rows(journal: SessionRecord, snapshot: Snapshot) -> SessionRecord:
     """Records of the built-in plugin name no parts: they are what lightningd forwarded into the channel."""
     if journal.forwards or journal.channel is None or journal.stage != "forwards":
         return journal
     rows = snapshot.rows.get(journal.channel.channel_id, ())
     forwards = tuple(Forward(*row.key, row.out_msat, max(row.in_msat - row.out_msat, 0)) for row in rows)
-    return journal._replace(forwards=forwards, opening_fee_msat=sum(part.extra_fee_msat for part in forwards))
+    fees = (part.extra_fee_msat for part, row in zip(forwards, rows, strict=True) if row.status not in FAILED_ROWS)
+    return replace(journal, forwards=forwards, opening_fee_msat=sum(fees))
 
 
-def _as_gone_out(journal: Journal, snapshot: Snapshot) -> Journal:
+def _as_gone_out(journal: SessionRecord, snapshot: Snapshot) -> SessionRecord:
     """The record of a channel says where its parts will go (P16); they went if lightningd has a row for one of them."""
     if journal.stage != "channel" or not journal.forwards:
         return journal
     keys = (snapshot.same((part.in_scid, part.htlc_id)) for part in journal.forwards)
-    return journal if any(_row_of(key, journal, snapshot) for key in keys) else journal._replace(forwards=())
+    return journal if any(_row_of(key, journal, snapshot) for key in keys) else replace(journal, forwards=())
 
 
-def _end_of(part: Forward, journal: Journal, snapshot: Snapshot, alive: bool) -> str:
+def _end_of(part: Forward, journal: SessionRecord, snapshot: Snapshot, alive: bool) -> str:
     """How one forwarded part ended, or that it is still open."""
     key = snapshot.same((part.in_scid, part.htlc_id))
     row = _row_of(key, journal, snapshot)
@@ -137,18 +140,18 @@ def _end_of(part: Forward, journal: Journal, snapshot: Snapshot, alive: bool) ->
     return OPEN if alive else LOST  # cln:A3: a row of a closed channel says `offered` for ever
 
 
-def _row_of(key: PartKey, journal: Journal, snapshot: Snapshot) -> Row | None:
+def _row_of(key: RowKey, journal: SessionRecord, snapshot: Snapshot) -> Row | None:
     channel_id = "" if journal.channel is None else journal.channel.channel_id
     return next((row for row in snapshot.rows.get(channel_id, ()) if snapshot.same(row.key) == key), None)
 
 
-def resolved_rows(journal: Journal, snapshot: Snapshot) -> dict[PartKey, str]:
+def resolved_rows(journal: SessionRecord, snapshot: Snapshot) -> dict[PartKey, str]:
     """Which of these parts lightningd says have ended; the others may be anywhere. For a look while all runs."""
     ended = {}
     for part in journal.forwards:
         row = _row_of(snapshot.same((part.in_scid, part.htlc_id)), journal, snapshot)
         if row is not None and row.status != "offered":
-            ended[part.in_scid, part.htlc_id] = SETTLED if row.status == "settled" else LOST
+            ended[part.key] = SETTLED if row.status == "settled" else LOST
     return ended
 
 
@@ -183,7 +186,7 @@ class Reconciler:
 
     async def _rows(self, channel: PeerChannel | ClosedChannel) -> list[Row]:
         """Forwards into this channel, under each of its names (cln:F6)."""
-        rows: dict[PartKey, Row] = {}
+        rows: dict[RowKey, Row] = {}
         for scid in channel.scids:
             for row in await list_forwards(self._rpc, out_channel=format_scid(scid)):
                 if row.in_htlc_id is not None:  # of a version long gone, and so not ours
@@ -192,8 +195,13 @@ class Reconciler:
         return list(rows.values())
 
 
-def first_orders(verdict: Verdict, jit_scid: int, state: str | None) -> tuple[order.Action, ...]:
-    """What is owed at once to a record whose session was restored in `state` (see `Sessions.restore`; None: none)."""
+def first_orders(
+    verdict: Verdict, jit_scid: int, state: str | None, committed: bool = False
+) -> tuple[order.Action, ...]:
+    """Return what is owed at once to a record whose session was restored in `state` (`Sessions.restore`; None: none).
+
+    `committed`: of the session.
+    """
     journal, channel = verdict.journal, verdict.journal.channel
     payment_hash = journal.payment_hash or b""
     if state == "ABORTING":
@@ -205,7 +213,7 @@ def first_orders(verdict: Verdict, jit_scid: int, state: str | None) -> tuple[or
     if state is not None and journal.funding is not None and needed:
         # Its 72 blocks may be over, or be over with the next block (trap:8).
         orders.append(order.RenewInputs(jit_scid, payment_hash, journal.funding))
-    if not verdict.sent and (verdict.public or state == "BROADCASTING"):
+    if not verdict.sent and (verdict.public or committed or state == "BROADCASTING"):
         orders.append(order.Broadcast(jit_scid, payment_hash, channel))
     if state is None and verdict.public and verdict.free:
         orders.append(order.RestoreFees(channel.channel_id))  # rule:13: no payment is under way on it

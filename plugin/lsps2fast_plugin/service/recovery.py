@@ -13,6 +13,7 @@ from lsps2fast.actions import RestoreFees
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import Input, State
+from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.coins import UNREAD
 from lsps2fast_plugin.service.negotiation import token_of_buy
 from lsps2fast_plugin.service.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
@@ -113,7 +114,7 @@ class Recovery:
             verdict = judge(record, snapshot, self._owned)
             if verdict.journal.channel is not None:
                 self._owned.add(verdict.journal.channel.channel_id)
-            self._revive_session(record, verdict)
+            self._revive_session(record, verdict, snapshot)
         elif buy.params.valid_until_ms > service.clock.wall_ms():
             service.go_live(buy).attempts = journal.attempts
         else:
@@ -132,7 +133,7 @@ class Recovery:
             RestoreFees(record.journal.channel.channel_id, record.buy.params.valid_until_ms)
         )
 
-    def _revive_session(self, record: StoredSession, verdict: Verdict) -> None:
+    def _revive_session(self, record: StoredSession, verdict: Verdict, snapshot: Snapshot) -> None:
         jit_scid, channel = record.buy.jit_scid, verdict.journal.channel
         service = self._service
         core = service.go_live(record.buy)
@@ -147,15 +148,19 @@ class Recovery:
             paying, public = session is not None, verdict.sent or verdict.public
             service.exposure.revive(record.buy, verdict.journal, public=public, under_way=paying)
         log.info(f"{format_scid(jit_scid)} goes on in {state or 'no session'}")
-        service.carry_out(first_orders(verdict, jit_scid, state))
+        service.carry_out(first_orders(verdict, jit_scid, state, session is not None and session.committed))
         if session is None:
-            core.dead = verdict.gone
+            if verdict.gone and channel is not None:
+                row = snapshot.channels.get(channel.channel_id)
+                back = row is None or row.state in BACK
+                ended = service.sessions.money_back if back else service.sessions.channel_closed
+                service.carry_out(ended(channel.channel_id))
             return
         for how in (SETTLED, LOST):  # what was paid comes first: it decides (K-11)
             for key in [key for key, end in verdict.ended.items() if end == how]:
-                service.carry_out(service.sessions.told(*key, how == SETTLED))
+                service.carry_out(service.sessions.resolve_from_tables(key, how == SETTLED))
         if verdict.gone and session.payment_hash in core.sets:
-            service.feed(jit_scid, session.payment_hash, Input.CLOSED, None)
+            service.feed(jit_scid, session.payment_hash, Input.CLOSED, False)
 
     async def _drop(self, record: StoredSession) -> None:
         """A buy that lapsed, unused, while we were away."""

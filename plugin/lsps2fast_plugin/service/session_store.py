@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from lsps2fast.actions import Channel, Forward, Funding, Journal
+from lsps2fast.actions import Channel, Forward, Funding, SessionRecord
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams, format_datetime, format_scid, parse_datetime, parse_msat, parse_scid
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 ROOT = ("lsps", "lsps2", "sessions")
 OLD_ROOT = ("lsps", "lsps2")  # the built-in plugin of v26.06 keeps a buy right here, until it is paid
-VERSION = 2  # from 2 on a record of stage "channel" may name forwards; all else reads as 1
-VERSIONS = (1, VERSION)
+VERSION = 3  # from 2 on a record of stage "channel" may name forwards, from 3 on a forward the id of its channel
+VERSIONS = (1, 2, VERSION)
 AT_ONCE = 500  # records read in one go
-FRESH = Journal("buy", None, 0, 0, None, None, (), None)
+FRESH = SessionRecord("buy", None, 0, 0, None, None, (), None)
 OUTPOINT = re.compile(rb"[0-9a-f]{64}:\d+")
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 HtlcId = Annotated[int, msgspec.Meta(ge=0)]
@@ -47,6 +47,16 @@ class _FundingFacts(msgspec.Struct):
     channel_type: tuple[int, ...] = PLAIN
 
 
+class _ForwardFacts(msgspec.Struct, array_like=True):
+    """One of `forwards` among our own facts: a list. From version 3 on it ends with the incoming channel's id."""
+
+    in_scid: str
+    htlc_id: HtlcId
+    out_msat: str
+    extra_fee_msat: str
+    in_channel: str = ""
+
+
 class _OurFacts(msgspec.Struct):
     """What stands under "lsps2fast"; the defaults are what a record of the built-in plugin leaves unsaid."""
 
@@ -56,15 +66,16 @@ class _OurFacts(msgspec.Struct):
     cltv_expiry_delta: Count | None = None
     client_trusts_lsp: bool = True  # it always withholds
     opening_fee_msat: str = "0"
+    fee_paid_msat: str = "0"
     funding: _FundingFacts | None = None
-    forwards: tuple[tuple[str, HtlcId, str, str], ...] = ()
+    forwards: tuple[_ForwardFacts, ...] = ()
 
 
 class StoredSession(NamedTuple):
     """One record that could be read: the buy, how far it came, and for a finished one how it ended."""
 
     buy: Buy
-    journal: Journal
+    journal: SessionRecord
     outcome: str | None
     finalized_ms: int | None = None  # UTC
 
@@ -80,7 +91,7 @@ class Unread(NamedTuple):
         return [point.decode() for point in OUTPOINT.findall(self.raw)]
 
 
-def record_of(buy: Buy, journal: Journal) -> dict[str, Any]:
+def record_of(buy: Buy, journal: SessionRecord) -> dict[str, Any]:
     """The whole JSON value of one jit scid; amounts are decimal strings (K-24)."""
     funding, channel = journal.funding, journal.channel
     record: dict[str, Any] = {
@@ -106,6 +117,7 @@ def record_of(buy: Buy, journal: Journal) -> dict[str, Any]:
         "cltv_expiry_delta": buy.cltv_expiry_delta_blocks,
         "client_trusts_lsp": buy.client_trusts_lsp,
         "opening_fee_msat": str(journal.opening_fee_msat),
+        "fee_paid_msat": str(journal.fee_paid_msat),
         "funding": None
         if funding is None
         else {
@@ -116,7 +128,8 @@ def record_of(buy: Buy, journal: Journal) -> dict[str, Any]:
             "channel_type": list(funding.channel_type),
         },
         "forwards": [
-            [format_scid(part.in_scid), part.htlc_id, str(part.forward_msat), str(part.extra_fee_msat)]
+            [format_scid(part.in_scid), part.htlc_id, str(part.out_msat), str(part.extra_fee_msat)]
+            + ([part.in_channel] if part.in_channel else [])
             for part in journal.forwards
         ],
     }
@@ -169,13 +182,13 @@ def _unread(name: str, value_hex: str) -> Unread:
         return Unread(None, raw)
 
 
-def _read_journal(record: dict[str, Any], ours: _OurFacts) -> Journal:
+def _read_journal(record: dict[str, Any], ours: _OurFacts) -> SessionRecord:
     channel_id, payment_hash, preimage = (record.get(name) for name in ("channel_id", "payment_hash", "preimage"))
     channel = None
     if channel_id is not None:
         psbt, txid = record.get("funding_psbt") or "", record.get("funding_txid") or ""
         channel = Channel(_hex(channel_id, 32), psbt, txid)
-    journal = Journal(
+    journal = SessionRecord(
         stage=ours.stage or ("buy" if channel is None else "forwards"),
         payment_hash=None if payment_hash is None else bytes.fromhex(_hex(payment_hash, 32)),
         attempts=ours.attempts,
@@ -183,10 +196,17 @@ def _read_journal(record: dict[str, Any], ours: _OurFacts) -> Journal:
         funding=None if ours.funding is None else _read_funding(ours.funding),
         channel=channel,
         forwards=tuple(
-            Forward(parse_scid(scid), htlc_id, parse_msat(forward), parse_msat(fee))
-            for scid, htlc_id, forward, fee in ours.forwards
+            Forward(
+                parse_scid(part.in_scid),
+                part.htlc_id,
+                parse_msat(part.out_msat),
+                parse_msat(part.extra_fee_msat),
+                part.in_channel,
+            )
+            for part in ours.forwards
         ),
         preimage=None if preimage is None else bytes.fromhex(_hex(preimage, 32)),
+        fee_paid_msat=parse_msat(ours.fee_paid_msat),
     )
     _check(journal)
     return journal
@@ -197,7 +217,7 @@ def _read_funding(facts: _FundingFacts) -> Funding:
     return Funding(facts.psbt, facts.inputs, facts.reserved_to_block, capacity_sat, facts.channel_type)
 
 
-def _check(journal: Journal) -> None:
+def _check(journal: SessionRecord) -> None:
     """ValueError for what no run has written: acting on it would be a guess about somebody's money."""
     for wrong, sentence in (
         (journal.stage == "intent" and None in (journal.payment_hash, journal.funding), "an intent without its facts"),
@@ -307,12 +327,12 @@ class SessionStore:
             self._insist(f"deleting unsold buy {format_scid(buy.jit_scid)}", lambda: self.forget(buy.jit_scid))
             raise
 
-    async def put(self, jit_scid: int, journal: Journal) -> None:
+    async def put(self, jit_scid: int, journal: SessionRecord) -> None:
         """Journal how far the payment on this scid has come: one commit. Raises StoreError."""
         buy = self._buys[jit_scid]
         await self._write("active", buy, record_of(buy, journal))
 
-    async def finalize(self, jit_scid: int, journal: Journal, outcome: str, wall_ms: int) -> None:
+    async def finalize(self, jit_scid: int, journal: SessionRecord, outcome: str, wall_ms: int) -> None:
         """Write the final record: one commit, repeatable; `forget` then ends the active one (K-15). Or StoreError."""
         buy = self._buys[jit_scid]
         record = record_of(buy, journal) | {"outcome": outcome, "finalized_at": format_datetime(wall_ms)}

@@ -8,7 +8,7 @@ import pytest
 from rows import peer_channel
 
 from lsps2fast import actions as order
-from lsps2fast.actions import Channel, Forward, Funding, Journal
+from lsps2fast.actions import Channel, Forward, Funding, SessionRecord
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.cln.models import PeerChannel
@@ -37,7 +37,7 @@ KEYS = ((ALIAS, 0), (ALIAS, 1))
 def record(stage: str, channel: Channel | None = None, forwards: tuple[Forward, ...] = ()) -> StoredSession:
     """A record at this stage."""
     buy = Buy(JIT, CLIENT, FeeParams.from_json(TERMS), 1000, 144, True, 0, 100_000)
-    return StoredSession(buy, Journal(stage, b"\x07" * 32, 1, 100, FUNDING, channel, forwards, None), None)
+    return StoredSession(buy, SessionRecord(stage, b"\x07" * 32, 1, 100, FUNDING, channel, forwards, None), None)
 
 
 def channel(channel_id: str = ID, **facts: Any) -> PeerChannel:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from logs import Log
 
-from lsps2fast.actions import Journal
+from lsps2fast.actions import SessionRecord
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
@@ -184,13 +184,13 @@ def test_what_a_record_that_is_not_understood_speaks_of_can_be_asked() -> None:
         FRESH,
         INTENT.journal,
         record("channel", CHANNEL).journal,
-        Journal("channel", None, 2, 0, None, CHANNEL, (), None),
+        SessionRecord("channel", None, 2, 0, None, CHANNEL, (), None),
         FORWARDS.journal,
-        Journal("paid", HASH, 1, 100, FUNDING, CHANNEL, PARTS, PREIMAGE),
+        SessionRecord("paid", HASH, 1, 100, FUNDING, CHANNEL, PARTS, PREIMAGE),
     ],
     ids=lambda journal: f"{journal.stage} {'paid' if journal.preimage else ''}",
 )
-def test_what_is_written_is_read_again(journal: Journal) -> None:
+def test_what_is_written_is_read_again(journal: SessionRecord) -> None:
     """rule:11, K-24: every stage, every member."""
     place = Journalled()
     place.put("active", JIT, record_of(INTENT.buy, journal))

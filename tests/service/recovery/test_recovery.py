@@ -14,8 +14,9 @@ import pytest
 from logs import Log
 from msgspec.structs import replace
 
+from lsps2fast._parts import IncomingHtlc
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import Action, Broadcast, ForwardParts, Journal, RenewInputs, RestoreFees, Undo
+from lsps2fast.actions import Action, Broadcast, ForwardParts, RenewInputs, RestoreFees, SessionRecord, Undo
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast_plugin.service.app import buy_terms
@@ -36,6 +37,19 @@ HEIGHT = 100
 def buy_of(jit_scid: int) -> Buy:
     """The same buy under another scid."""
     return replace(BUY, jit_scid=jit_scid)
+
+
+def _part(key: tuple[int, int], payment_hash: bytes) -> IncomingHtlc:
+    return IncomingHtlc(
+        jit_scid=JIT,
+        payment_hash=payment_hash,
+        in_scid=key[0],
+        htlc_id=key[1],
+        amount_msat=500,
+        amt_to_forward_msat=500,
+        cltv_expiry=HEIGHT + 300,
+        outgoing_cltv_value=HEIGHT + 100,
+    )
 
 
 class House:
@@ -82,7 +96,7 @@ class House:
             shut=SimpleNamespace(withhold=lambda channel_id, yes, _: self.withheld.__setitem__(channel_id, yes)),
             go_live=self._go_live,
             carry_out=self.orders.extend,
-            feed=lambda *given: self.orders.extend(self.core.take(*given)),
+            feed=lambda *given: self.orders.extend(self.core.handle(*given)),
         )
 
     def _promise(self, jit_scid: int, inputs: Any) -> None:
@@ -228,10 +242,7 @@ def test_parts_that_lightningd_asks_about_again_wait_for_their_client() -> None:
     house.revive(record("forwards", CHANNEL, PARTS), said=said)
     assert house.orders == [RenewInputs(JIT, HASH, FUNDING)]
     assert house.service.effects.unready == {ID}
-    again = [
-        house.core.part(JIT, HASH, *key, 500, 500, HEIGHT + 300, HEIGHT + 100, 0, 0)[0].parts[0]
-        for key in reversed(KEYS)
-    ]
+    again = [house.core.part(_part(key, HASH), 0, 0)[0].parts[0] for key in reversed(KEYS)]
     assert again == list(reversed(PARTS))
 
 
@@ -264,7 +275,7 @@ def test_a_public_channel_that_was_paid_is_sent_again() -> None:
 def test_an_unpaid_offer_is_live_again_with_its_attempts() -> None:
     """K-09 row 1, C-16."""
     house = House()
-    house.revive(StoredSession(BUY, FRESH._replace(attempts=3), None))
+    house.revive(StoredSession(BUY, replace(FRESH, attempts=3), None))
     assert house.core.buys[JIT].attempts == 3
 
 
@@ -284,7 +295,7 @@ def test_a_lapsed_record_that_cannot_be_deleted_is_left_for_the_next_start() -> 
     assert "disk is full" in house.log.text()
 
 
-PAID = Journal("paid", HASH, 1, 100, FUNDING, CHANNEL, PARTS, None)
+PAID = SessionRecord("paid", HASH, 1, 100, FUNDING, CHANNEL, PARTS, None)
 
 
 def test_a_crash_between_the_final_record_and_the_deletion_does_what_is_left() -> None:
@@ -305,6 +316,6 @@ def test_the_scid_of_a_paid_channel_is_its_alias_until_the_offer_ends(outcome: s
     house = House(wall_ms=wall_ms)
     house.revive(StoredSession(BUY, PAID, outcome), said=snapshot(channel()))
     assert house.aliases == [RestoreFees(ID, END_MS)] * lives
-    parts = [house.core.part(JIT, b"\x08" * 32, 9, 9, 500, 500, HEIGHT + 300, HEIGHT + 100, 0, 0) for _ in range(lives)]
+    parts = [house.core.part(_part((9, 9), b"\x08" * 32), 0, 0) for _ in range(lives)]
     assert [type(orders[0]) for orders in parts] == [ForwardParts] * lives
     assert (JIT in house.core.buys) is lives

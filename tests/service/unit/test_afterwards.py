@@ -9,7 +9,7 @@ import pytest
 from logs import Log
 from rows import CHANNEL as CHANNEL_ROW
 
-from lsps2fast.actions import Channel, Journal
+from lsps2fast.actions import Channel, SessionRecord
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
@@ -37,7 +37,7 @@ def final(
 ) -> StoredSession:
     """A final record."""
     channel = None if channel_id is None else Channel(channel_id, "", "")
-    return StoredSession(buy(jit_scid), Journal("paid", None, 1, 0, None, channel, (), None), outcome, ended_ms)
+    return StoredSession(buy(jit_scid), SessionRecord("paid", None, 1, 0, None, channel, (), None), outcome, ended_ms)
 
 
 class House:

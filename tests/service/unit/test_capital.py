@@ -8,9 +8,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rows import peer_channel
 
-from lsps2fast.actions import Channel, Funding, Journal
+from lsps2fast.actions import Channel, Funding, SessionRecord
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
@@ -123,7 +124,7 @@ class Books:
 
 def record(each: Buy, outcome: str | None = None) -> StoredSession:
     """What the journal says of this buy."""
-    journal = Journal("channel", None, 1, 0, None, Channel(channel_of(each.jit_scid), "", ""), (), None)
+    journal = SessionRecord("channel", None, 1, 0, None, Channel(channel_of(each.jit_scid), "", ""), (), None)
     return StoredSession(each, journal, outcome)
 
 
@@ -371,14 +372,14 @@ async def test_sessions_that_go_on_count_again(trusts: bool) -> None:
     """rule:18: over restarts, with the capacity that was reserved; mining fees are priced with the next look."""
     books = Books()
     each = buy(client_trusts_lsp=trusts)
-    journal = Journal("intent", HASH, 1, 0, funding(123_456), None, (), None)
+    journal = SessionRecord("intent", HASH, 1, 0, funding(123_456), None, (), None)
     books.capital.revive(each, journal, public=False, under_way=True)
     assert books.capital.at_risk_msat() == 123_456_000
     await books.capital.look()
     assert books.capital.limits()["mining_budget"]["used_msat"] == (0 if trusts else 1_800 * 253)
     books.changed(each, State.ABORTING, State.FAILED)
     assert books.capital.at_risk_msat() == 0
-    books.capital.revive(each, journal._replace(funding=None), public=False)
+    books.capital.revive(each, replace(journal, funding=None), public=False)
     assert books.capital.at_risk_msat() == 0
 
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
+from msgspec.structs import replace
+
 from lsps2fast import actions as order
 from lsps2fast.errors import Lsps2Error
 from lsps2fast_plugin.cln.late_replies import Late
@@ -33,7 +35,7 @@ class SkimmingParts(HeldHtlcs):
     """Forwards less than its extra_fee accounts for."""
 
     def forward(self, parts: Iterable[order.Forward], channel_id: str) -> None:
-        skimmed = [part._replace(forward_msat=part.forward_msat - SKIMMED_MSAT) for part in parts]
+        skimmed = [replace(part, out_msat=part.out_msat - SKIMMED_MSAT) for part in parts]
         super().forward(skimmed, channel_id)
 
 
@@ -49,8 +51,8 @@ class ResizingOpener(Opener):
 
     async def open(
         self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
-    ) -> order.Channel:
-        shrunk = funding._replace(capacity_sat=int(funding.capacity_sat * SHRUNK_TO))
+    ) -> order.Opened:
+        shrunk = replace(funding, capacity_sat=int(funding.capacity_sat * SHRUNK_TO))
         return await super().open(peer_id, shrunk, late, look=look)
 
 
@@ -76,11 +78,11 @@ class DrainingService(app.Service):
 class ReusingOpener(Opener):
     """Opens one channel a peer, and serves every later sale over it, fee and all."""
 
-    kept: ClassVar[dict[str, order.Channel]] = {}
+    kept: ClassVar[dict[str, order.Opened]] = {}
 
     async def open(
         self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
-    ) -> order.Channel:
+    ) -> order.Opened:
         if peer_id not in self.kept:
             self.kept[peer_id] = await super().open(peer_id, funding, late, look=look)
         return self.kept[peer_id]
@@ -91,7 +93,7 @@ class RepeatingOpener(Opener):
 
     async def open(
         self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
-    ) -> order.Channel:
+    ) -> order.Opened:
         first = await super().open(peer_id, funding, late, look=look)
         with contextlib.suppress(Lsps2Error):
             await super().open(peer_id, funding, late, look=False)
