@@ -1,0 +1,410 @@
+"""What payers, clients and strangers do on purpose, one sale at a time: rule:18 to rule:26 in the core, in both runs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from core.scene import (
+    CHANNEL,
+    CLIENT,
+    CLTV,
+    DELTA,
+    FEE,
+    FUNDING,
+    HASH,
+    HEIGHT,
+    LIMITS,
+    OTHER_HASH,
+    PREIMAGE,
+    PUBLIC,
+    SCID,
+    SECOND_CHANNEL,
+    SIZE,
+    TERMS,
+    UPSTREAM,
+    VARIABLE,
+    WALL_MS,
+    Machine,
+    Scene,
+    both_modes,
+    failed,
+    kinds,
+)
+from lsps2fast import actions as order
+from lsps2fast.actions import TEMPORARY, UNKNOWN_NEXT_PEER
+from lsps2fast.table import Input, State
+
+Play = partial[Scene]
+STRANGER = 800_000  # incoming channels from here on are a stranger's
+
+# The fee (rule:20) ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terms", both_modes())
+def test_a_client_that_takes_only_the_part_without_the_fee_has_not_paid(scene: Play, terms: dict[str, Any]) -> None:
+    """people:S3, rule:20: fee + 1 msat and the rest; the first is failed, the second taken: its share came, no more."""
+    play = scene(**terms)
+    play.forward(FEE + 1, SIZE - FEE - 1)
+    play.resolved(0)
+    play.resolved(1, PREIMAGE)
+    play.walk("sent") if terms == {} else None
+    share = FEE * (SIZE - FEE - 1) // SIZE
+    reset = play.of(order.Reset)[-1]
+    assert play.state is State.UNDERPAID
+    assert (reset.outcome, reset.record.stage, reset.record.channel) == ("Underpaid", "channel", CHANNEL)
+    assert reset.record.fee_paid_msat in (share, share + 1)
+    assert reset.record.opening_fee_msat == FEE - reset.record.fee_paid_msat
+    assert play.of(order.Finalize) == []
+    assert [fees.zero_until_ms for fees in play.of(order.RestoreFees)] == [0]  # no alias at a fee of zero (A-03)
+    assert not play.buy.paid
+
+
+def test_what_is_owed_is_taken_from_the_next_payment(scene: Play) -> None:
+    """rule:20, O-13: over the same channel; then the promises hold, and the final record says what came in all."""
+    play = scene()
+    play.forward(SIZE // 4, SIZE * 3 // 4)
+    play.walk("lost settled2 sent")
+    assert play.buy.owed_msat == FEE // 4
+    play.part()
+    play.walk("sent ready")
+    (forwards,) = play.walk("stored")
+    assert [part.extra_fee_msat for part in forwards.parts] == [FEE // 4]
+    final, fees = play.resolved(2, PREIMAGE)
+    assert (final.outcome, final.record.fee_paid_msat, play.buy.owed_msat) == ("Succeeded", FEE, 0)
+    assert fees.zero_until_ms == TERMS.valid_until_ms
+
+
+def test_what_is_owed_is_known_after_a_start(scene: Play) -> None:
+    """rule:20, K-09: the record of a buy that was paid in part."""
+    play = scene()
+    play.forward(SIZE // 4, SIZE * 3 // 4)
+    play.walk("lost settled2 sent")
+    again = scene()
+    assert again.core.restore(SCID, play.of(order.Reset)[-1].record, True) is None
+    assert (again.buy.owed_msat, again.buy.fee_paid_msat) == (FEE // 4, FEE * 3 // 4)
+
+
+def test_a_client_that_took_the_whole_payment_is_told_from_one_that_did_not(scene: Play) -> None:
+    """rule:22: a stranger's crumb that fails leaves a rest of the fee, and the client took all that was bought."""
+    play = scene()
+    play.part(1_000, in_scid=STRANGER, htlc_id=7)
+    play.part()
+    play.walk("reserved stored funded ready stored")
+    play.resolved(7, in_scid=STRANGER)
+    play.resolved(0, PREIMAGE)
+    play.walk("sent")
+    assert (play.state, play.buy.took_whole) == (State.UNDERPAID, True)
+    other = scene()
+    other.forward(400_000, 600_000)
+    other.walk("lost settled2 sent")
+    assert (other.state, other.buy.took_whole) == (State.UNDERPAID, False)
+
+
+def test_a_part_that_is_paid_after_it_was_lost_does_not_make_the_next_one_negative(scene: Play) -> None:
+    """people:S10, H-06: the fee was taken once more by a late part; then nothing more is taken, nothing wraps."""
+    play = scene()
+    play.forward(500_000, 500_000)
+    play.resolved(0)
+    play.part(300_000)
+    play.walk("stored")
+    play.resolved(0, PREIMAGE)
+    play.part(300_000)
+    (late,) = play.walk("stored")
+    assert late.parts == (order.Forward(UPSTREAM, 3, 300_000, 0),)
+
+
+# Limits on what is put in (rule:18) ----------------------------------------------------------------------------
+
+
+def test_a_payment_far_above_what_was_bought_opens_nothing(scene: Play) -> None:
+    """people:S1, rule:18, H-06: twice the size is the most, exactly; one msat more fails alone, for now."""
+    play = scene()
+    assert play.part(2 * SIZE + 1) == (failed([0]),)
+    assert play.core.live == 0
+    assert play.part(2 * SIZE) == (order.ReserveCoins(SCID, HASH, 2 * SIZE - FEE, 1),)
+
+
+def test_a_sum_never_passes_the_largest_payment_of_the_offer(scene: Play) -> None:
+    """people:S1, rule:18: however it comes, while it collects, while the channel is made, and after."""
+    play = scene(max_payment_size_msat=SIZE + 50_000)
+    play.part(SIZE - 1)
+    assert play.part(50_002) == (failed([1]),)
+    assert kinds(play.part(50_001)) == ["ReserveCoins"]
+    assert play.part(1) == (failed([3]),)
+    play.walk("reserved stored funded ready stored")
+    assert play.part(1) == (failed([4]),)
+
+
+def test_without_a_size_the_largest_payment_is_the_most(scene: Play) -> None:
+    """people:S2, C-23, rule:18."""
+    play = scene(**VARIABLE, max_payment_size_msat=SIZE)
+    assert play.part(SIZE + 1) == (failed([0], UNKNOWN_NEXT_PEER),)
+    assert kinds(play.part(SIZE)) == ["ReserveCoins"]
+
+
+def test_a_crumb_does_not_push_a_real_part_out_of_a_full_sum(scene: Play) -> None:
+    """people:L3, rule:18, rule:24: where nothing may be paid on top, the stranger's msat gives way."""
+    play = scene(max_payment_size_msat=SIZE)
+    assert play.part(1, in_scid=STRANGER, htlc_id=0) == ()
+    gives_way, reserve = play.part(SIZE)
+    assert gives_way == order.FailParts(((STRANGER, 0),), TEMPORARY)
+    assert reserve == order.ReserveCoins(SCID, HASH, SIZE - FEE, 1)
+
+
+@pytest.mark.parametrize(("ahead", "failure"), [(6, "100e0000"), (7, None), (1_000, None), (1_001, "0015")])
+def test_an_expiry_too_near_or_too_far_is_refused_before_anything_is_opened(
+    scene: Play, ahead: int, failure: str | None
+) -> None:
+    """people:S18, people:S11, C-04: nearer than a client takes it, or longer than our coins may be bound."""
+    play = scene(limits={"max_hold_blocks": 1_000})
+    actions = play.part(cltv=HEIGHT + ahead + DELTA, outgoing=HEIGHT + ahead)
+    assert (actions == (failed([0], failure),)) if failure else (kinds(actions) == ["ReserveCoins"])
+
+
+@pytest.mark.parametrize(
+    "road", ["", "part reserved stored funded ready stored", "part reserved stored funded ready stored settled sent"]
+)
+def test_an_onion_that_asks_for_more_than_was_delivered_is_refused(scene: Play, road: str) -> None:
+    """trap:51: on a first part, a late part and over the alias."""
+    play = scene()
+    play.walk(road)
+    play.count = 50
+    assert play.part(SIZE, amount_msat=SIZE - 1) == (failed([50], f"100c{SIZE - 1:016x}0000"),)
+
+
+# Shares of the pot (rule:24) -------------------------------------------------------------------------------------
+
+
+def test_thirty_crumbs_do_not_keep_the_real_part_out(scene: Play) -> None:
+    """people:L3, rule:24: with the invoice's own hash; the smallest gives way."""
+    play = scene()
+    for number in range(30):
+        assert play.part(1, in_scid=STRANGER + number) == ()
+    gives_way, reserve = play.part()
+    assert gives_way == order.FailParts(((STRANGER, 0),), TEMPORARY)
+    assert isinstance(reserve, order.ReserveCoins)
+
+
+def test_a_crumb_too_many_fails_alone_beside_a_real_part(scene: Play) -> None:
+    """people:L3, rule:24: it does not end a payment of which a real part is there."""
+    play = scene()
+    play.part(SIZE // 2)
+    for _ in range(29):
+        play.part(1)
+    assert play.part(1) == (failed([30]),)
+    assert kinds(play.part(SIZE // 2)) == ["FailParts", "ReserveCoins"]
+
+
+def test_what_is_left_of_a_payment_with_too_many_parts_fails_with_it(scene: Play) -> None:
+    """people:L7, C-10: sixty at once: none starts a set that would spoil the next try, which has larger parts."""
+    play = scene()
+    for _ in range(30):
+        assert play.part(SIZE // 60) == ()
+    assert play.part(SIZE // 60) == (failed(list(range(31))),)
+    for number in range(31, 60):
+        assert play.part(SIZE // 60) == (failed([number]),)
+    assert play.core.live == 0
+    assert len(play.forward(SIZE // 2, SIZE // 2).parts) == 2
+
+
+def test_stragglers_are_welcome_again_after_the_collect_time_out(scene: Play) -> None:
+    """people:L7, C-06: the memory ends with the time that the set would have had."""
+    play = scene()
+    for _ in range(31):
+        play.part(SIZE // 60)
+    play.wait(90_000)
+    assert play.part(SIZE // 60) == ()
+
+
+def _node(machine: Machine, **limits: int) -> Any:
+    core = machine.sessions.Sessions(**limits)
+    core.block(HEIGHT)
+    return core
+
+
+def _sell(core: Any, scid: int, peer_id: str) -> None:
+    core.add_buy(scid, peer_id, TERMS)
+    core.peer(peer_id, True)
+
+
+def _send(machine: Machine, core: Any, scid: int, payment_hash: bytes, key: tuple[int, int], value: int) -> Any:
+    return core.part(machine.htlc(scid, payment_hash, key, value, CLTV), 0, WALL_MS)
+
+
+def test_crumbs_on_a_hundred_scids_keep_no_real_payment_from_its_sale(machine: Machine) -> None:
+    """people:L4, rule:24: a hundred buys of as many identities, all they may hold; each honest sale goes through."""
+    core = _node(machine, max_held_parts=500)
+    sent = 0
+    for scid in range(100):
+        _sell(core, scid, f"{scid:066x}")
+        for number in range(90):
+            payment_hash = bytes([scid, number // 30]) * 16
+            _send(machine, core, scid, payment_hash, (STRANGER + number, sent), 1)
+            sent += 1
+    assert core.held_parts == 500
+    for scid in range(1_000, 1_020):
+        _sell(core, scid, f"{scid:066x}")
+        for number in range(10):
+            actions = _send(machine, core, scid, HASH, (UPSTREAM + scid, number), SIZE // 10)
+            assert all(key[0] >= STRANGER for action in actions[:-1] for key in action.parts)
+        assert isinstance(actions[-1], order.ReserveCoins)
+    assert core.held_parts <= 500
+
+
+@pytest.mark.parametrize(
+    ("limits", "honest"),
+    [
+        ({"max_held_parts_per_buy": 30}, SCID),
+        ({"max_held_parts_per_peer": 30}, SCID + 1),
+        ({"max_held_parts": 30}, SCID + 2),
+    ],
+)
+def test_in_each_pot_the_smallest_gives_way_and_an_equal_one_does_not(
+    machine: Machine, limits: dict[str, int], honest: int
+) -> None:
+    """rule:24: of a buy, a client, the node; a set that is left empty ends."""
+    core = _node(machine, **limits)
+    _sell(core, SCID, CLIENT)
+    _sell(core, SCID + 1, CLIENT)
+    _sell(core, SCID + 2, "02" + "33" * 32)
+    for number in range(30):
+        assert _send(machine, core, SCID, HASH if number else OTHER_HASH, (UPSTREAM, number), 10 + number) == ()
+    assert _send(machine, core, honest, b"\x09" * 32, (UPSTREAM, 50), 10) == (failed([50]),)
+    assert _send(machine, core, honest, b"\x09" * 32, (UPSTREAM, 51), 11) == (failed([0]),)
+    assert OTHER_HASH not in core.buys[SCID].sets
+    assert (core.held_parts, (UPSTREAM, 51) in core.index, (UPSTREAM, 0) in core.index) == (30, True, False)
+
+
+def test_a_pot_of_msat_has_shares_too(machine: Machine) -> None:
+    """rule:24: small parts give way until a larger one fits; one that could not fit anyway moves nothing."""
+    core = _node(machine, max_held_msat=SIZE)
+    _sell(core, SCID, CLIENT)
+    _sell(core, SCID + 1, "02" + "33" * 32)
+    for number in range(10):
+        assert _send(machine, core, SCID, HASH, (UPSTREAM, number), SIZE // 20) == ()
+    assert _send(machine, core, SCID + 1, HASH, (UPSTREAM, 20), SIZE + 1) == (failed([20]),)
+    assert core.held_msat == SIZE // 2
+    actions = _send(machine, core, SCID + 1, HASH, (UPSTREAM, 21), SIZE * 3 // 5)
+    assert [key[1] for action in actions for key in action.parts] == [0, 1]
+    assert core.held_msat == SIZE
+
+
+def test_a_set_of_crumbs_gives_way_to_a_real_payment(scene: Play) -> None:
+    """rule:24, C-10: three hashes of a stranger do not keep the fourth, the invoice's, away."""
+    play = scene()
+    for number in range(3):
+        assert play.part(1, payment_hash=bytes([number]) * 32, in_scid=STRANGER + number) == ()
+    gives_way, reserve = play.part()
+    assert gives_way == order.FailParts(((STRANGER, 0),), TEMPORARY)
+    assert isinstance(reserve, order.ReserveCoins)
+
+
+# Never fund what is not ours (rule:23) ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limits", [None, LIMITS])
+def test_a_channel_that_is_gone_before_its_funding_was_sent_is_not_funded(scene: Play, limits: Any) -> None:
+    """people:S0, rule:23: the executor looks and sends nothing; parts fail for now, coins come back, the buy stays."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored")
+    play.tell(Input.FUNDED, order.Opened(CHANNEL, limits))
+    assert kinds(play.walk("stored")) == ["Broadcast"]
+    refused, alarm, undo = play.walk("vanished")
+    assert (refused, undo) == (failed([0]), order.Undo(SCID, HASH, CHANNEL, FUNDING))
+    assert "nothing is sent" in alarm.text
+    (reset,) = play.walk("undone")
+    assert (play.state, reset.outcome, play.buy.channel) == (State.ABANDONED, "Abandoned", None)
+    assert kinds(play.part()) == ["ReserveCoins"]
+
+
+def test_whether_it_was_sent_is_the_executors_to_say(scene: Play) -> None:
+    """people:S0, rule:23: lightningd tells of the close first; until it is known nothing is undone or opened."""
+    for answer, end in (("vanished undone", State.ABANDONED), ("sent", State.FAILED)):
+        play = scene(**PUBLIC)
+        play.walk("part reserved stored funded stored")
+        assert kinds(play.walk("closed")) == ["FailParts", "Alarm"]
+        assert play.state is State.ABORTING
+        assert play.part() == (failed([1]),)
+        play.walk(answer)
+        assert play.state is end
+
+
+@pytest.mark.parametrize("road", ["", "reserved", "reserved stored"])
+def test_a_close_counts_while_the_channel_is_being_opened(scene: Play, road: str) -> None:
+    """people:S0, rule:23, K-19: what the step under way makes is undone."""
+    play = scene(**PUBLIC)
+    play.walk("part " + road)
+    assert kinds(play.walk("closed")) == ["FailParts", "Alarm"]
+    assert play.state is State.ABORTING
+    play.walk({"": "reserved", "reserved": "stored", "reserved stored": "funded"}[road])
+    assert kinds((play.orders[-1],)) == ["Undo"]
+
+
+def test_a_client_that_was_paid_and_gave_its_channel_up_gets_no_funding(scene: Play) -> None:
+    """people:S7, people:S20, rule:23, K-12: claimed and errored in one burst: nothing is sent, the record says so."""
+    play = scene()
+    play.walk("part reserved stored funded ready stored")
+    assert kinds(play.walk("settled")) == ["Broadcast"]
+    alarm, undo = play.walk("vanished")
+    assert ("nothing is sent" in alarm.text, kinds((undo,))) == (True, ["Undo"])
+    final, forget = play.walk("undone")
+    assert (final.outcome, final.record.preimage, forget.outcome) == ("Forfeited", PREIMAGE, "Forfeited")
+    assert play.state is not State.SUCCEEDED
+    assert play.core.buys == {}
+
+
+def test_a_channel_that_holds_the_clients_money_is_put_on_chain_whatever_the_tables_say(scene: Play) -> None:
+    """people:S9, rule:25: no event named the part, its scid has changed; the balance of the channel is enough."""
+    play = scene()
+    play.walk("part reserved stored funded ready stored")
+    alarm, broadcast = play.walk("money")
+    assert (kinds((alarm,)), broadcast) == (["Alarm"], order.Broadcast(SCID, HASH, CHANNEL))
+    play.walk("sent")
+    assert play.state is State.BROADCASTING
+    final, _ = play.core.resolve_from_tables((UPSTREAM, 0), True)
+    assert final.outcome == "Succeeded"
+
+
+def test_a_part_is_the_same_under_every_name_of_its_channel(scene: Play) -> None:
+    """people:S9, rule:25: known by the channel's id from its arrival on; a record without it knows its scid."""
+    play = scene()
+    play.part(SIZE // 2, in_channel="ab" * 32, in_scid=1, htlc_id=5)
+    assert play.part(SIZE // 2, in_channel="ab" * 32, in_scid=2, htlc_id=5) == ()  # once more, its scid has changed
+    assert play.session.sum_msat == SIZE // 2
+    play.part(SIZE // 2)
+    play.walk("reserved stored funded ready")
+    record = play.of(order.Persist)[-1].record
+    assert [(part.key, part.in_scid) for part in record.forwards] == [(("ab" * 32, 5), 1), ((UPSTREAM, 0), UPSTREAM)]
+    old = replace(record, forwards=tuple(replace(part, in_channel="") for part in record.forwards))
+    again = scene()
+    again.core.restore(SCID, old, False)
+    (answer,) = again.part(SIZE // 2, in_channel="ab" * 32, in_scid=1, htlc_id=5)
+    assert answer.parts[0].key == ("ab" * 32, 5)
+    assert again.core.index[1, 5].status == 1
+
+
+def test_a_channel_that_cannot_carry_its_payment_is_closed_and_followed_by_another(scene: Play) -> None:
+    """people:L9, A-07: unpaid and too small: temporary, closed, then another one is opened, one at a time."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored funded stored sent unready part sent")
+    actions = play.tell(Input.READY, replace(LIMITS, spendable_msat=SIZE // 2))
+    assert actions[0] == failed([1])
+    assert order.CloseChannel(SCID, CHANNEL.channel_id) in actions
+    play.note(play.core.channel_closed(CHANNEL.channel_id))
+    assert kinds(play.part()) == ["ReserveCoins"]
+    play.walk("reserved stored")
+    play.tell(Input.FUNDED, order.Opened(SECOND_CHANNEL))
+    assert list(play.buy.closing) == [CHANNEL.channel_id]
+
+
+def test_the_alias_of_a_paid_channel_ends_with_it(scene: Play) -> None:
+    """people:L9, A-03: 400a, never 1007 for ever."""
+    play = scene()
+    play.walk("part reserved stored funded ready stored settled sent")
+    assert kinds(play.part(5_000, payment_hash=OTHER_HASH)) == ["ForwardParts"]
+    play.core.channel_closed(CHANNEL.channel_id)
+    assert play.part(5_000, payment_hash=OTHER_HASH) == (failed([2], UNKNOWN_NEXT_PEER),)
