@@ -177,7 +177,9 @@ async def vanish_at_ready(stage: Stage) -> None:
 
 @scenario()
 async def silent_inside_the_open(stage: Stage) -> None:
-    """The client stays connected and never signs (S13): the part is answered and the coins are back all the same."""
+    """The client stays connected and never signs (people:S13):
+    the part is answered and the coins are back all the same.
+    """
     client, payer = stage.client(), stage.payer()
     client.behaviour.script = {"funding_created": "silent"}
     sale = await stage.sale(client)
@@ -530,7 +532,8 @@ async def events_lost(stage: Stage) -> None:
 
 @scenario()
 async def another_tool(stage: Stage) -> None:
-    """Another tool has negotiated a channel with the client and keeps its PSBT; the client refuses our open (S8).
+    """Another tool has negotiated a channel with the client and keeps its PSBT; the client refuses our open
+    (people:S8).
 
     That channel is not ours to cancel: its funding, sent later, must still be the funding of a channel.
     """
