@@ -26,6 +26,7 @@ CLIENT_TRUSTS = "client-trusts-lsp"
 SESSIONS = ("lsps", "lsps2", "sessions")
 MEMORY = tuple(("lsps", "lsps2", name) for name in ("trust", "tokens", "selling"))  # what the policy remembers
 TEMPORARY = "10070000"
+OFFER_S = 3_600  # shorter than by default
 UNKNOWN = "400a"
 NODE_FAILURE = "2002"
 FEE_MSAT = 1_000_000  # of the default menu for every size used here
@@ -62,7 +63,8 @@ class Stage:
         self._plain = not (options or world or fresh) and ready
         world = {"seed": 7, "fee_base_msat": 1000, "fee_ppm": 10, "wallet_sat": WEALTH_SAT} | world
         self.mode = mode
-        options = {"lsps2-trust-mode": mode, "lsps2-fee-floor": 0} | (options or {})
+        plain = {"lsps2-trust-mode": mode, "lsps2-fee-floor": 0, "lsps2-offer-validity": OFFER_S}
+        options = plain | (options or {})
         found = HOUSES.take(mode) if self._plain else None
         self._moved_in = found is not None
         self.world = found or World(plugin=COMMAND, options=options, **world)

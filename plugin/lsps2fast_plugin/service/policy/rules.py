@@ -59,7 +59,7 @@ class FeeLine(NamedTuple):
 DEFAULT_LINE: Final = FeeLine(
     min_fee_msat=1_000_000,
     proportional=10_000,
-    validity_s=3_600,
+    validity_s=86_400,  # as LDK: an invoice of a day is not cut short
     min_lifetime_blocks=1_008,
     max_client_to_self_delay_blocks=2_016,
     min_payment_size_msat=1_500_000,

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.service.policy.rules import DEFAULT_LINE
 from lsps2fast_plugin.simnode import Node, PaymentResult
 from lsps2fast_plugin.simnode.payer import Payment
 from lsps2fast_plugin.tools.demo.evil_lsp import WAITING
@@ -41,7 +42,7 @@ from lsps2fast_plugin.tools.demo.transcript_report import (
 )
 
 SIZE_MSAT, FEE_MSAT, PARTS = 10_000_000, 1_000_000, 5
-OFFER_S = 3_600  # how long the service's offers are good, by default
+OFFER_S = DEFAULT_LINE.validity_s
 MOST_BLOCKS = 12
 ENDS = ("FAILED", "ABANDONED", "SUCCEEDED")
 
