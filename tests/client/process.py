@@ -109,7 +109,7 @@ class Process:
         """The result; a JSON-RPC error is raised as NodeError."""
         answer = await self.reply(self.request(method, params))
         if "error" in answer:
-            raise NodeError(method, answer["error"]["code"], answer["error"]["message"])
+            raise NodeError(method, answer["error"]["code"], answer["error"]["message"], answer["error"].get("data"))
         return answer["result"]
 
     def notify(self, topic: str, body: Json) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from lsps2fast import bolt11
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.client.rpc_errors import REFUSED
 
 from .process import Process, World, running
 from .stage import CHANNEL, CHANNEL_SCID, JIT_SCID, LSP, STRANGER, Json, channel_row, entry, payload, tlv
@@ -240,14 +241,15 @@ async def test_time_is_turned_by_tests_only() -> None:
 
 
 async def test_errors_carry_the_lsps_code() -> None:
-    """T-22: a failed command, not a result that looks like an error."""
+    """T-22, wallet:W10: a failed command, not a result that looks like an error; the LSP's code is data."""
     async with running() as process:
         process.world.lsps[LSP].errors["lsps2.get_info"] = [{"code": 200, "message": "x"}]
         with pytest.raises(NodeError, match="unrecognized_or_stale_token") as failed:
             await process.ask("lsps-lsps2-getinfo", [LSP, "coupon"])
-        assert failed.value.code == 200
+        assert (failed.value.code, failed.value.data) == (REFUSED.number, {"lsp_code": 200, "lsp_error": NAME_200})
 
 
+NAME_200 = "unrecognized_or_stale_token"
 WRONG: list[tuple[str, Any]] = [
     ("lsps-lsps2-invoice", {}),
     ("lsps-lsps2-invoice", {"lsp_id": LSP}),

@@ -39,6 +39,7 @@ from lsps2fast_plugin.client.purchase_methods import PurchaseMethods
 from lsps2fast_plugin.client.reconnect import Reconnect
 from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Lapse
 from lsps2fast_plugin.client.reports import Reports
+from lsps2fast_plugin.client.rpc_errors import answered
 from lsps2fast_plugin.client.status import status
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.client.unfunded_guard import ApprovedPayments, UnfundedChannelGuard
@@ -121,7 +122,7 @@ class Client:
 
         async def run(*args: Any, **kwargs: Any) -> Json:
             await self._ready.wait()
-            result: Json = await getattr(getattr(self, attribute), name)(*args, **kwargs)
+            result: Json = await answered(getattr(getattr(self, attribute), name)(*args, **kwargs))
             return result
 
         signature = inspect.signature(real)

@@ -25,12 +25,13 @@ from lsps2fast_plugin.client.invoices import (
 )
 from lsps2fast_plugin.client.lsps0_client import Unavailable
 from lsps2fast_plugin.client.options import Settings
-from lsps2fast_plugin.client.purchase import Limits, LspBuyer, Wish
+from lsps2fast_plugin.client.purchase import Limits, LspBuyer, Wish, within
 from lsps2fast_plugin.client.records import Approval, Purchase
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
 
 Json = dict[str, Any]
+INVOICE_TIMEOUT_S, COMPARE_TIMEOUT_S = 120, 15
 
 
 class Methods:
@@ -80,11 +81,15 @@ class Methods:
         max_fee_ppm: Any = None,
         trusts: Any = None,
         needed_ms: int = 0,
+        quoted_fee_msat: Any = None,
+        quoted: Any = None,
     ) -> Wish:
         limits = self._limits(max_fee_msat, max_fee_ppm)
         consent = self._market.consents(lsp_id, params.flag(trusts, "client_trusts_lsp"))
         largest_msat = params.optional_msat(largest, "max_payment_msat")
-        return Wish(payment_msat, largest_msat, limits, consent, needed_ms)
+        fee_msat = params.optional_msat(quoted_fee_msat, "opening_fee_msat")
+        offer = None if quoted is None else params.fee_params(quoted)
+        return Wish(payment_msat, largest_msat, limits, consent, needed_ms, fee_msat, offer)
 
     def _limits(self, max_fee_msat: Any, max_fee_ppm: Any) -> Limits:
         return self._market.limits(
@@ -188,9 +193,16 @@ class Methods:
         client_trusts_lsp: Any = None,
         expiry: Any = None,
         max_payment_msat: Any = None,
+        opening_fee_msat: Any = None,
+        opening_fee_params: Any = None,
+        timeout_s: Any = None,
     ) -> Json:
-        """Buy a JIT channel and return the invoice whose payment opens it (I-01)."""
-        lsp = params.node_id(lsp_id)
+        """Buy a JIT channel and return the invoice whose payment opens it (I-01).
+
+        `opening_fee_msat` or `opening_fee_params`: the fee or the offer that was quoted; that or nothing is bought.
+        """
+        lsp, at = params.peer(lsp_id)
+        longest_s = params.seconds(timeout_s, "timeout_s", INVOICE_TIMEOUT_S)
         payment_msat = params.payment_msat(_given(amount_msat, "amount_msat"))
         request = check_request(_given(description, "description"), _given(label, "label"), expiry)
         wish = self._wish(
@@ -201,10 +213,13 @@ class Methods:
             max_fee_ppm=max_fee_ppm,
             trusts=client_trusts_lsp,
             needed_ms=(request.expiry_s or LEAST_LIFE_S) * 1000 + END_MARGIN_MS,
+            quoted_fee_msat=opening_fee_msat,
+            quoted=opening_fee_params,
         )
         await self._invoices.check_label(request.label)
-        address = await self._market.reach(lsp)
-        buy = await self._market.purchase(lsp, params.text(token, "token"), wish)
+        address = await self._market.reach(lsp, at)
+        purchase = self._market.purchase(lsp, params.text(token, "token"), wish)
+        buy = await within(self._clock, longest_s, purchase, f"{lsp} did not sell a channel")
         nonce = self._random_bytes(16).hex()
         draft = self._draft(buy, request, await self._invoices.preimage(nonce))
         expires_ms = draft.expires_s * 1000
@@ -245,6 +260,7 @@ class Methods:
         max_fee_msat: Any = None,
         max_fee_ppm: Any = None,
         max_payment_msat: Any = None,
+        timeout_s: Any = None,
     ) -> Json:
         """What several LSPs would take for an amount, cheapest first; by default all connected ones that sell."""
         payment_msat = params.payment_msat(amount_msat)
@@ -254,7 +270,8 @@ class Methods:
         asked = await self._market.sellers() if lsp_ids is None else params.node_ids(lsp_ids)
         if not asked:
             raise ConfigError("no connected peer announces that it sells channels; name some with lsp_ids")
-        return await self._market.compare(asked, params.text(token, "token"), wish)
+        longest_s = params.seconds(timeout_s, "timeout_s", COMPARE_TIMEOUT_S)
+        return await self._market.compare(asked, params.text(token, "token"), wish, longest_s)
 
     async def trust(self, lsp_id: Any) -> Json:
         """Forgive an LSP that broke its word; the options say again how far it is trusted."""
@@ -284,6 +301,9 @@ def _invoice_result(row: Json, approval: Approval) -> Json:
         "lsp_id": buy.lsp_id,
         "jit_channel_scid": format_scid(buy.jit_scid),
         "opening_fee_msat": buy.opening_fee_msat,
+        "smallest_payment_msat": buy.smallest_payment_msat,
         "largest_payment_msat": buy.largest_payment_msat,
+        "min_fee_msat": buy.params.min_fee_msat,
+        "proportional": buy.params.proportional,
         "client_trusts_lsp": buy.client_trusts_lsp,
     }

@@ -11,6 +11,7 @@ from lsps2fast.lsps.lsps2 import U64_MAX, FeeParams, parse_node_id, parse_scid
 
 _AMOUNT = re.compile(r"([0-9]{1,20})(msat|sat|)")
 _BTC = re.compile(r"([0-9]{1,8})\.([0-9]{1,11})btc")
+_ADDRESS = re.compile(r"[\w.:\[\]-]{1,255}")
 _WHOLE = re.compile(r"[0-9]{1,20}")
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _MOST_BYTES = 60_000  # of a text that an LSP is sent: the whole message has 65,533 (T-30)
@@ -35,6 +36,22 @@ def node_id(value: Any, name: str = "lsp_id") -> str:
         return parse_node_id(value, name).hex()
     except MalformedField as error:
         raise ConfigError(str(error)) from None
+
+
+def peer(value: Any, name: str = "lsp_id") -> tuple[str, str | None]:
+    """A node id, and its address when it is given as id@host:port. Raises ConfigError."""
+    lsp_id, _, address = value.partition("@") if isinstance(value, str) else (value, "", "")
+    if address and _ADDRESS.fullmatch(address) is None:
+        raise ConfigError(f"{name}={shown(value)} has no address behind the @; give host or host:port")
+    return node_id(lsp_id, name), address or None
+
+
+def seconds(value: Any, name: str, default: int) -> int:
+    """A time-out, 1 to 600 s. Raises ConfigError."""
+    number = default if value is None else whole(value)
+    if number is None or not 1 <= number <= 600:
+        raise ConfigError(f"{name}={shown(value)} is out of range; give seconds from 1 to 600")
+    return number
 
 
 def node_ids(value: Any, name: str = "lsp_ids") -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
 from lsps2fast.errors import Lsps2Error, NodeError, PeerError
@@ -55,7 +55,8 @@ class Limits(NamedTuple):
 
 class Wish(NamedTuple):
     """What is to be bought. `payment_msat` None: any amount, up to `largest_msat` if given. `needed_ms`: how long the
-    offer must still be good, beyond the usual margin.
+    offer must still be good, beyond the usual margin. `quoted_fee_msat`, `quoted`: the fee, or the very offer, that the
+    caller was shown before, and gets or nothing (wallet:W17).
     """
 
     payment_msat: int | None
@@ -63,6 +64,8 @@ class Wish(NamedTuple):
     limits: Limits
     consent: bool
     needed_ms: int
+    quoted_fee_msat: int | None = None
+    quoted: FeeParams | None = None
 
 
 def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_blocks: int) -> Choice:
@@ -70,6 +73,10 @@ def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_bl
     limits, payment_msat = wish.limits, wish.payment_msat
     if not menu:
         raise Unacceptable("the LSP sells no channels now: its menu is empty")
+    if wish.quoted is not None:
+        menu = [entry for entry in menu if entry.to_json() == wish.quoted.to_json()]
+        if not menu:
+            raise Unacceptable("the LSP no longer makes the offer that was quoted; ask for its menu again")
     # Below a share of the payment that every payment exceeds, no amount helps.
     entries = [entry for entry in menu if entry.proportional <= limits.max_fee_ppm]
     if not entries:
@@ -88,7 +95,42 @@ def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_bl
             f"the fee of {choice.opening_fee_msat} msat for {choice.largest_payment_msat} msat is above the limit of"
             f" {limits.max_fee_ppm} ppm"
         )
+    if wish.quoted_fee_msat is not None and choice.opening_fee_msat > wish.quoted_fee_msat:
+        raise Unacceptable(
+            f"the fee is {choice.opening_fee_msat} msat now, {wish.quoted_fee_msat} were quoted; ask for its menu again"
+        )
     return choice
+
+
+def smallest_payment_msat(entry: FeeParams, largest_msat: int, limits: Limits) -> int:
+    """The smallest payment that menu and owner's limits agree on, at most `largest_msat` (wallet:W12).
+
+    Below it the LSP's least fee is more than the owner's share of the payment; from it on all amounts are agreed.
+    """
+    spare_ppm = max(limits.max_fee_ppm - entry.proportional, 1)  # the fee is rounded up, the limit down
+    low, high = min(max(entry.min_payment_size_msat, -(-1_000_000 // spare_ppm)), largest_msat), largest_msat
+    while low < high:
+        middle = (low + high) // 2
+        fee_msat = entry.fee_msat(middle)
+        if fee_msat is not None and fee_msat < middle and fee_msat <= limits.at(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+async def within(clock: Clock, timeout_s: int, work: Coroutine[Any, Any, Answer], what: str) -> Answer:
+    """Return what `work` returns, or raise Unavailable after a time (wallet:W14)."""
+    task = asyncio.ensure_future(work)
+    timer = asyncio.ensure_future(clock.sleep_until(clock.now_ms() + timeout_s * 1000))
+    try:
+        await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+    finally:
+        timer.cancel()
+        task.cancel()
+    raise Unavailable(f"{what} within {timeout_s} s")
 
 
 class LspBuyer:
@@ -123,12 +165,12 @@ class LspBuyer:
             return False
         return self._settings.trusts(lsp_id) if asked is None else asked
 
-    async def reach(self, lsp_id: str) -> str | None:
+    async def reach(self, lsp_id: str, address: str | None = None) -> str | None:
         """Make sure that it is connected; its address as lightningd has it. Raises Unavailable."""
         peers = await list_peers(self._rpc, id=lsp_id)
         if not peers or not peers[0].connected:
             try:
-                await self._rpc.call("connect", {"id": lsp_id})
+                await self._rpc.call("connect", {"id": lsp_id if address is None else f"{lsp_id}@{address}"})
             except NodeError as error:
                 raise Unavailable(
                     f"Not connected to peer {lsp_id}, and it cannot be reached: {error.message};"
@@ -167,6 +209,8 @@ class LspBuyer:
         await self.reach(lsp_id)
         result = await self._talk.call(lsp_id, BUY, buy_params(choice.entry, wish.payment_msat))
         got = self._read(BUY, result, lambda answer: parse_buy_result(answer, allow_client_trusts_lsp=True))
+        if got.jit_scid == 0 or got.cltv_expiry_delta_blocks == 0:  # wallet:W15
+            raise Unacceptable("the LSP's answer to the buy names a channel or a delay that no payer can use")
         if got.client_trusts_lsp and not wish.consent:
             raise Unacceptable(self._why_not_trusted(lsp_id))
         return Purchase(
@@ -178,6 +222,7 @@ class LspBuyer:
             client_trusts_lsp=got.client_trusts_lsp,
             opening_fee_msat=choice.opening_fee_msat,
             largest_payment_msat=choice.largest_payment_msat,
+            smallest_payment_msat=smallest_payment_msat(choice.entry, choice.largest_payment_msat, wish.limits),
             max_fee_msat=wish.limits.max_fee_msat,
             max_fee_ppm=wish.limits.max_fee_ppm,
             consent=wish.consent,
@@ -210,29 +255,40 @@ class LspBuyer:
         peers = await list_peers(self._rpc)
         return [peer.id for peer in peers if peer.connected and _sells(peer.features or "")]
 
-    async def compare(self, lsp_ids: list[str], token: str | None, wish: Wish) -> Json:
-        """What each LSP would take, cheapest first; and why the others are out."""
-        answers = await asyncio.gather(*(self._quote(lsp_id, token, wish) for lsp_id in lsp_ids))
-        offers = [answer for answer in answers if "why" not in answer]
-        offers.sort(key=lambda offer: (offer["opening_fee_msat"], offer["lsp_id"]))
-        return {"offers": offers, "refused": [answer for answer in answers if "why" in answer]}
+    async def compare(self, lsp_ids: list[str], token: str | None, wish: Wish, timeout_s: int) -> Json:
+        """What each LSP would take for one and the same amount, cheapest first; and why the others are out."""
+        answers = await asyncio.gather(*(self._quote(lsp_id, token, wish, timeout_s) for lsp_id in lsp_ids))
+        choices = {lsp_id: each for lsp_id, each in zip(lsp_ids, answers, strict=True) if isinstance(each, Choice)}
+        payment_msat = min((each.largest_payment_msat for each in choices.values()), default=0)
+        payment_msat = max((payment_msat, *(each.entry.min_payment_size_msat for each in choices.values())))
+        offers = [self._offer(lsp_id, choice, payment_msat, wish.limits) for lsp_id, choice in choices.items()]
+        offers.sort(key=lambda offer: (offer["opening_fee_msat"], -offer["min_lifetime"], offer["lsp_id"]))
+        return {"offers": offers, "refused": [each for each in answers if not isinstance(each, Choice)]}
 
-    async def _quote(self, lsp_id: str, token: str | None, wish: Wish) -> Json:
+    async def _quote(self, lsp_id: str, token: str | None, wish: Wish, timeout_s: int) -> Choice | Json:
         try:
-            choice = self.choose(await self.menu(lsp_id, token), wish)
+            menu = await within(self._clock, timeout_s, self.menu(lsp_id, token), f"{lsp_id} did not answer")
+            return self.choose(menu, wish)
         except PeerError as error:
             return {"lsp_id": lsp_id, "why": error.message, "code": error.code}
         except Lsps2Error as error:
             return {"lsp_id": lsp_id, "why": str(error)}
-        payment_msat = choice.largest_payment_msat
+
+    def _offer(self, lsp_id: str, choice: Choice, payment_msat: int, limits: Limits) -> Json:
+        entry = choice.entry
+        fee_msat = entry.fee_msat(payment_msat) or 0
         return {
             "lsp_id": lsp_id,
-            "opening_fee_msat": choice.opening_fee_msat,
+            "opening_fee_msat": fee_msat,
             "payment_msat": payment_msat,
-            "receive_msat": payment_msat - choice.opening_fee_msat,
-            "valid_until": choice.entry.raw["valid_until"],
+            "receive_msat": payment_msat - fee_msat,
+            "valid_until": entry.raw["valid_until"],
+            "min_lifetime": entry.to_json()["min_lifetime"],
+            "smallest_payment_msat": smallest_payment_msat(entry, choice.largest_payment_msat, limits),
+            "largest_payment_msat": choice.largest_payment_msat,
+            "trusted": lsp_id not in self._book.distrusted and self._settings.trusts(lsp_id),
             "broke_its_word": lsp_id in self._book.distrusted,
-            "opening_fee_params": choice.entry.to_json(),
+            "opening_fee_params": entry.to_json(),
         }
 
 

@@ -38,6 +38,7 @@ class Purchase:
     max_fee_ppm: int
     consent: bool
     created_ms: int
+    smallest_payment_msat: int = 0
 
     @property
     def name(self) -> str:
@@ -53,7 +54,7 @@ class Purchase:
         """What must at least fit into the channel for us: the payment, or the smallest one, less its fee (I-14)."""
         payment_msat = self.payment_size_msat
         if payment_msat is None:
-            payment_msat = self.params.min_payment_size_msat
+            payment_msat = max(self.params.min_payment_size_msat, self.smallest_payment_msat)
         return max(payment_msat - (self.params.fee_msat(payment_msat) or 0), 0)
 
     def to_json(self) -> Json:
@@ -66,6 +67,7 @@ class Purchase:
             "client_trusts_lsp": self.client_trusts_lsp,
             "opening_fee_msat": str(self.opening_fee_msat),
             "largest_payment_msat": str(self.largest_payment_msat),
+            "smallest_payment_msat": str(self.smallest_payment_msat),
             "max_fee_msat": str(self.max_fee_msat),
             "max_fee_ppm": self.max_fee_ppm,
             "consent": self.consent,
@@ -94,6 +96,7 @@ class Purchase:
             max_fee_ppm=int(record["max_fee_ppm"]),
             consent=parse_bool(record["consent"]),
             created_ms=int(record["created_ms"]),
+            smallest_payment_msat=parse_msat(record.get("smallest_payment_msat", "0")),
         )
 
 

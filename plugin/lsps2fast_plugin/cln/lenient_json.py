@@ -68,6 +68,13 @@ def error_frame(id_raw: bytes, code: int, message: str) -> bytes:
     return b'{"jsonrpc":"2.0","id":' + id_raw + b',"error":' + error + b"}\n\n"
 
 
+def refusal(request_id: Any, code: int, message: str, data: dict[str, Any] | None) -> bytes:
+    """Return a whole frame that refuses a method call whose id pyln-client has read."""
+    error = {"code": code, "message": message} | ({} if data is None else {"data": data})
+    body = json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}, ensure_ascii=False)
+    return body.encode(errors="replace") + b"\n\n"
+
+
 def notification(method: str, params: dict[str, Any]) -> bytes:
     """Return a whole frame that notifies lightningd."""
     body = json.dumps({"jsonrpc": "2.0", "method": method, "params": params}, ensure_ascii=False)

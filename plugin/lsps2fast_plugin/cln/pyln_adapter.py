@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from pyln.client import Plugin, RpcException
-from pyln.client.plugin import MethodType, PluginLogHandler, Request
+from pyln.client.plugin import MethodType, PluginLogHandler, Request, RequestState
 
 from lsps2fast import _hook as hook
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError
@@ -33,6 +33,15 @@ CONTINUE = {"result": "continue"}
 _PEER = re.compile(rb'"peer_id":\s?"([0-9a-f]{66})"')
 
 Params = dict[str, Any]
+
+
+class MethodError(Exception):
+    """What a method of ours answers: a code, a sentence, and data for a program; no traceback."""
+
+    def __init__(self, message: str, code: int, data: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data
 
 
 class _OneFrame:
@@ -254,6 +263,10 @@ class PylnAdapter(abc.ABC):
             return
         except asyncio.CancelledError:
             refusal = RpcException(f"{name}: the plugin is stopping", INTERNAL_ERROR)
+        except MethodError as error:
+            request.state = RequestState.FAILED
+            self.write(lenient_json.refusal(request.id, error.code, str(error), error.data))
+            return
         except RpcException as error:
             refusal = error
         except (PeerError, NodeError) as error:
