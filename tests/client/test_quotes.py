@@ -83,16 +83,16 @@ async def test_w17_the_fee_that_was_quoted_or_nothing(staged: Staging) -> None:
     async with staged() as stage:
         (offer,) = (await stage.client.methods.compare(20_000_000, [LSP]))["offers"]
         stage.lsp.entries = [entry(min_fee_msat="10000000")]
-        for quoted in (
-            {"opening_fee_msat": offer["opening_fee_msat"]},
-            {"opening_fee_params": offer["opening_fee_params"]},
-        ):
-            error = await failure_of(stage.invoice(**quoted))
-            assert "quoted" in str(error)
+        error = await failure_of(stage.invoice(opening_fee_msat=offer["opening_fee_msat"]))
+        assert "the fee is 10000000 msat now, 1000000 were quoted" in str(error)
         assert "lsps2.buy" not in [each["method"] for each in stage.lsp.asked]
-        stage.lsp.entries = [entry(min_fee_msat="10"), entry()]
         made = await stage.invoice(opening_fee_params=offer["opening_fee_params"])
         assert made["opening_fee_msat"] == FEE
+        assert stage.lsp.asked[-1]["params"]["opening_fee_params"] == offer["opening_fee_params"]
+        stage.lsp.errors = {"lsps2.buy": [{"code": 201, "message": "x"}]}
+        error = await failure_of(stage.invoice(opening_fee_params=offer["opening_fee_params"]))
+        assert "no longer stands by this offer" in str(error)
+        stage.lsp.entries = [entry(min_fee_msat="10"), entry()]
         made = await stage.invoice(opening_fee_msat=FEE)
         assert made["opening_fee_msat"] < FEE
 

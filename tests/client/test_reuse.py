@@ -1,8 +1,10 @@
-"""wallet:W1 with both processes: an LSP that opens one channel and takes the fee of two purchases over it."""
+"""Both processes: LSPs that take a fee twice (wallet:W1) or open twice, and the program of the how-to."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +61,21 @@ async def test_i16_a_second_channel_for_one_purchase_is_refused(
         reports = [each["report"] for each in (await pair.status())["reports"]]
         assert any("has its channel already" in each for each in reports)
         assert len([end for end in pair.wallet.ends if end.state == "CHANNELD_NORMAL"]) <= 1
+
+
+async def test_the_wallet_of_the_how_to_is_paid(opened: Opening, tmp_path: Path) -> None:
+    """docs/how-to/jit-receive-in-your-wallet.md: the program as it stands there, beside real processes."""
+    page = (Path(__file__).parents[2] / "docs/how-to/jit-receive-in-your-wallet.md").read_text()
+    program = tmp_path / "wallet.py"
+    program.write_text(page.split("```python\n")[1].split("```")[0])
+    async with opened(CLIENT_TRUSTS) as pair:
+        arguments = (pair.wallet.rpc_path, pair.world.lsp.node_id, str(SIZE_MSAT), "how-to", "trust")
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, str(program), *arguments, stdout=asyncio.subprocess.PIPE
+        )
+        assert child.stdout is not None
+        assert (await child.stdout.readline()).startswith(b"fee: 1000000 msat, the channel stays")
+        bolt11 = (await child.stdout.readline()).removeprefix(b"invoice: ").strip().decode()
+        assert (await pair.payer.pay(bolt11, [12_000_000, 8_000_000], final_delta=13)).codes == [0, 0]
+        assert await child.stdout.readline() == b"state: paid\n"
+        assert await child.wait() == 0

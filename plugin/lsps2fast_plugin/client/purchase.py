@@ -73,10 +73,6 @@ def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_bl
     limits, payment_msat = wish.limits, wish.payment_msat
     if not menu:
         raise Unacceptable("the LSP sells no channels now: its menu is empty")
-    if wish.quoted is not None:
-        menu = [entry for entry in menu if entry.to_json() == wish.quoted.to_json()]
-        if not menu:
-            raise Unacceptable("the LSP no longer makes the offer that was quoted; ask for its menu again")
     # Below a share of the payment that every payment exceeds, no amount helps.
     entries = [entry for entry in menu if entry.proportional <= limits.max_fee_ppm]
     if not entries:
@@ -240,6 +236,8 @@ class LspBuyer:
 
     async def purchase(self, lsp_id: str, token: str | None, wish: Wish) -> Purchase:
         """Menu, choice, buy; once more with a new menu when the offer has just gone (I-34)."""
+        if wish.quoted is not None:
+            return await self.buy(lsp_id, self.choose([wish.quoted], wish), wish)
         choice = self.choose(await self.menu(lsp_id, token), wish)
         try:
             return await self.buy(lsp_id, choice, wish)
