@@ -48,6 +48,7 @@ LOOKS = {
     "feerates",
 }
 COLLECT = (80, 15)  # seconds: still inside the 90 s of C-05, then past them
+AWAY = (590, 15)  # seconds: inside what a complete set waits for its client (C-13), then past it
 Replay = Callable[[Script], Played]
 
 
@@ -77,13 +78,13 @@ def test_one_part_of_any_amount_is_sold_a_channel(replay: Replay) -> None:
 
 
 def test_five_parts_pay_one_fee(replay: Replay) -> None:
-    """Recording b. Fixed mode, H-04: the first parts to arrive pay until they are down to the floor of 1 msat."""
+    """Recording b. Fixed mode, H-04: each part pays its share, what remains falls to the first."""
     parts = (
-        (L3, 1, 1, 9_999_999),
-        (L3, 4, 7_999_999, 2_000_001),
-        (L3, 3, 10_000_000, 0),
-        (L3, 0, 10_000_000, 0),
-        (L3, 2, 10_000_000, 0),
+        (L3, 1, 7_600_000, 2_400_000),
+        (L3, 4, 7_600_000, 2_400_000),
+        (L3, 3, 7_600_000, 2_400_000),
+        (L3, 0, 7_600_000, 2_400_000),
+        (L3, 2, 7_600_000, 2_400_000),
     )
     played = replay(Script(recording="b_mpp5", finalized=("1x2x3",)))
     assert_sold(played, Sale(jit_scid="1x2x3", channel="af34d6c7", parts=parts))
@@ -92,11 +93,11 @@ def test_five_parts_pay_one_fee(replay: Replay) -> None:
 def test_five_parts_in_quick_succession(replay: Replay) -> None:
     """Recording b2. As b, nothing between the steps; H-09: parts without fee carry no extra_fee."""
     parts = (
-        (L3, 1, 1, 9_999_999),
-        (L3, 3, 7_999_999, 2_000_001),
-        (L3, 4, 10_000_000, 0),
-        (L3, 0, 10_000_000, 0),
-        (L3, 2, 10_000_000, 0),
+        (L3, 1, 7_600_000, 2_400_000),
+        (L3, 3, 7_600_000, 2_400_000),
+        (L3, 4, 7_600_000, 2_400_000),
+        (L3, 0, 7_600_000, 2_400_000),
+        (L3, 2, 7_600_000, 2_400_000),
     )
     played = replay(Script(recording="b2_mpp5_fast", finalized=("1x2x3",)))
     assert_sold(played, Sale(jit_scid="1x2x3", channel="4832ff21", parts=parts))
@@ -105,11 +106,11 @@ def test_five_parts_in_quick_succession(replay: Replay) -> None:
 def test_five_parts_whatever_the_client_answers_with(replay: Replay) -> None:
     """Recording b3. The client's invoice_msat (cln:C2) makes no difference for the LSP: H-04, H-06."""
     parts = (
-        (L3, 1, 1, 9_999_999),
-        (L3, 4, 7_999_999, 2_000_001),
-        (L3, 2, 10_000_000, 0),
-        (L3, 0, 10_000_000, 0),
-        (L3, 3, 10_000_000, 0),
+        (L3, 1, 7_600_000, 2_400_000),
+        (L3, 4, 7_600_000, 2_400_000),
+        (L3, 2, 7_600_000, 2_400_000),
+        (L3, 0, 7_600_000, 2_400_000),
+        (L3, 3, 7_600_000, 2_400_000),
     )
     played = replay(Script(recording="b3_mpp5_invoice_msat", finalized=("1x2x3",)))
     assert_sold(played, Sale(jit_scid="1x2x3", channel="10c643e9", parts=parts))
@@ -117,7 +118,7 @@ def test_five_parts_whatever_the_client_answers_with(replay: Replay) -> None:
 
 def test_parts_of_two_channels_with_the_same_htlc_id(replay: Replay) -> None:
     """Recording c. C-03, cln:H3, rule:3: both parts are HTLC 0 of their channel."""
-    parts = ((L3, 0, 3_000_000, 2_000_000), (L4, 0, 5_000_000, 0))
+    parts = ((L3, 0, 4_000_000, 1_000_000), (L4, 0, 4_000_000, 1_000_000))
     played = replay(Script(recording="c_two_upstream", finalized=("9x9x9",)))
     assert_sold(played, Sale(jit_scid="9x9x9", channel="d2661551", parts=parts))
 
@@ -175,7 +176,7 @@ def test_an_unknown_scid_is_left_to_lightningd(replay: Replay) -> None:
 def test_a_client_that_rejects_and_one_that_is_away(replay: Replay) -> None:
     """Recording g. O-08: an `error` from the client is 400a; C-13: an absent client is waited for, then 10070000."""
     rejected = frozenset({"cln:htlc_accepted#99"})
-    played = replay(Script(recording="g_open_rejected", first=rejected, advance_s=COLLECT, reopened=("8x1x1", "8x9x9")))
+    played = replay(Script(recording="g_open_rejected", first=rejected, advance_s=AWAY, reopened=("8x1x1", "8x9x9")))
     assert_polite(played)
     assert played.answers == {(L3, 0): UNKNOWN, (L3, 1): TEMPORARY}
     assert len(calls(played, "fundchannel_start")) == 1
@@ -195,7 +196,12 @@ def test_parts_held_at_a_crash_are_replayed_and_paid(replay: Replay) -> None:
     """Recording i. K-07, cln:R1, cln:R2, cln:R5, trap:14: three held parts come again after the restart, a fourth
     completes them.
     """
-    parts = ((L3, 1, 3_000_000, 2_000_000), (L4, 0, 5_000_000, 0), (L3, 0, 5_000_000, 0), (L3, 2, 5_000_000, 0))
+    parts = (
+        (L3, 1, 4_500_000, 500_000),
+        (L4, 0, 4_500_000, 500_000),
+        (L3, 0, 4_500_000, 500_000),
+        (L3, 2, 4_500_000, 500_000),
+    )
     played = replay(Script(recording="i_restart", finalized=("4x4x4",)))
     assert_sold(played, Sale(jit_scid="4x4x4", channel="989eee18", parts=parts))
 
@@ -203,7 +209,7 @@ def test_parts_held_at_a_crash_are_replayed_and_paid(replay: Replay) -> None:
 def test_parts_held_at_a_stop_are_replayed_and_paid(replay: Replay) -> None:
     """Recording i2. cln:W12, rule:17: failed temporarily on the way out; cln:R5: replayed. C-13: opened once the client
     is there, which is kept away in the first life as the prototype's `hold` did."""
-    parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
+    parts = ((L3, 1, 9_500_000, 500_000), (L3, 0, 9_500_000, 500_000))
     played = replay(Script(recording="i2_restart_clean_stop", away=frozenset({0}), finalized=("4x4x5",)))
     sale = Sale(jit_scid="4x4x5", channel="04189fdc", parts=parts)
     assert_sold(played, sale)
@@ -252,21 +258,21 @@ def test_a_part_that_cannot_pay_the_fee_is_refused_in_every_life(replay: Replay)
 
 def test_a_settle_after_a_crash_is_broadcast(replay: Replay) -> None:
     """Recording i7. K-09, K-12, cln:R3: forwarded before the crash, settled after it."""
-    parts = ((L3, 0, 9_000_000, 1_000_000), (L3, 1, 10_000_000, 0))
+    parts = ((L3, 0, 9_500_000, 500_000), (L3, 1, 9_500_000, 500_000))
     played = replay(Script(recording="i7_restart_while_forwarded", finalized=("4x5x5",)))
     assert_sold(played, Sale(jit_scid="4x5x5", channel="3c9039fd", parts=parts))
 
 
 def test_a_settle_nobody_told_us_of_is_broadcast(replay: Replay) -> None:
     """Recording i8. cln:F4, K-09: both forwards settled while the plugin was stopped; only the tables show it."""
-    parts = ((L3, 0, 9_000_000, 1_000_000), (L3, 1, 10_000_000, 0))
+    parts = ((L3, 0, 9_500_000, 500_000), (L3, 1, 9_500_000, 500_000))
     played = replay(Script(recording="i8_restart_settled_while_plugin_down", finalized=("4x5x6",)))
     assert_sold(played, Sale(jit_scid="4x5x6", channel="85aaffa3", parts=parts), UNSEEN_SETTLE)
 
 
 def test_a_channel_whose_parts_all_failed_is_given_back(replay: Replay) -> None:
     """Recording j. K-10, K-14, C-28, rule:9: closed, coins free, never broadcast; rule:6: the offer stands."""
-    parts = ((L3, 1, 8_000_000, 2_000_000), (L3, 0, 10_000_000, 0))
+    parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 9_000_000, 1_000_000))
     script = Script(recording="j_client_fails", stop_before="cln:htlc_accepted#112", reopened=("3x3x3",))
     played = replay(script)
     sale = Sale(jit_scid="3x3x3", channel="f849fe02", parts=parts)
@@ -288,7 +294,7 @@ def test_withheld_channels_that_the_operator_made_by_hand_are_left_alone(replay:
 
 def test_a_channel_closed_with_parts_in_flight_is_not_paid_for(replay: Replay) -> None:
     """Recording k2. cln:A3, K-13, K-14: the operator closed it, lightningd failed the parts without a notification."""
-    parts = ((L3, 0, 9_000_000, 1_000_000), (L3, 1, 10_000_000, 0))
+    parts = ((L3, 0, 9_500_000, 500_000), (L3, 1, 9_500_000, 500_000))
     played = replay(Script(recording="k2_close_with_htlcs", reopened=("2x2x3",)))
     sale = Sale(jit_scid="2x2x3", channel="feed8cb4", parts=parts)
     assert_polite(played)
@@ -324,7 +330,7 @@ def test_messages_of_a_peer_are_answered_one_by_one(replay: Replay) -> None:
 
 def test_two_parts_of_a_payment_that_was_watched(replay: Replay) -> None:
     """Recording n. As b with two parts; cln:F6: the rows of both forwards keep the alias."""
-    parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
+    parts = ((L3, 1, 9_500_000, 500_000), (L3, 0, 9_500_000, 500_000))
     played = replay(Script(recording="n_wait", finalized=("1x3x5",)))
     assert_sold(played, Sale(jit_scid="1x3x5", channel="457f4c1b", parts=parts))
 
@@ -332,7 +338,7 @@ def test_two_parts_of_a_payment_that_was_watched(replay: Replay) -> None:
 def test_one_part_lost_at_once_and_one_later(replay: Replay) -> None:
     """Recording p. The LSP charges 1000 msat + 10 ppm: fees are put to 0 first (cln:H6, O-17, rule:13). Both parts fail
     all the same, one locally: K-10, not over before the second; then given back (rule:9), the offer stands."""
-    parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
+    parts = ((L3, 1, 9_500_000, 500_000), (L3, 0, 9_500_000, 500_000))
     played = replay(Script(recording="p_zero_fee_part_and_lsp_fees", fees=(1000, 10), reopened=("1x4x4",)))
     sale = Sale(jit_scid="1x4x4", channel="534472eb", parts=parts)
     assert_polite(played)
@@ -346,7 +352,7 @@ def test_an_lsp_that_charges_for_routing_sells_too(replay: Replay) -> None:
     """Recording p2. cln:H6, O-17, A-02, rule:13: 0/0 before the answers, the operator's 1000 + 10 ppm after the
     settle.
     """
-    parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
+    parts = ((L3, 1, 9_500_000, 500_000), (L3, 0, 9_500_000, 500_000))
     script = Script(recording="p2_setchannel_zero_fee", fees=(1000, 10), finalized=("1x4x5",), called={"setchannel": 2})
     played = replay(script)
     sale = Sale(jit_scid="1x4x5", channel="e4e251d0", parts=parts)
@@ -358,7 +364,7 @@ def test_an_lsp_that_charges_for_routing_sells_too(replay: Replay) -> None:
 
 def test_a_client_without_developer_mode(replay: Replay) -> None:
     """Recording r. How the client made its invoice (cln:C6) is nothing to the LSP: as n."""
-    parts = ((L3, 1, 9_000_000, 1_000_000), (L3, 0, 10_000_000, 0))
+    parts = ((L3, 1, 9_500_000, 500_000), (L3, 0, 9_500_000, 500_000))
     played = replay(Script(recording="r_client_without_developer", finalized=("1x8x8",)))
     assert_sold(played, Sale(jit_scid="1x8x8", channel="a12f0648", parts=parts))
 
