@@ -7,7 +7,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_p
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help bench build compare conformance count crash demo test quick pure real lint types table clean
+.PHONY: help api bench build compare conformance count crash demo test quick pure real lint types table clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ quick: $(VENV)/built ## tests for the edit loop: no processes, nothing slow
 
 crash: $(VENV)/built ## kill the plugin and the node at every point of a sale and count the money
 	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m client.deaths
+
+api: $(VENV)/built ## write docs/reference/python-api.md from the public API
+	@$(PY) tests/python_api.py
 
 conformance: $(VENV)/tools ## write docs/conformance.md from the docstrings of the tests
 	@$(PY) tests/conformance.py

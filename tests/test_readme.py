@@ -1,4 +1,4 @@
-"""The pages' words hold: the README's commands exist, its options have the defaults it names, its Python runs."""
+"""The pages' words hold: the README's commands exist, its options have the defaults it names."""
 
 from __future__ import annotations
 
@@ -42,11 +42,6 @@ def test_every_make_verb_on_a_page_exists_and_is_described(page: Path) -> None:
 
 def test_two_commands_are_enough_to_begin() -> None:
     assert re.findall(r"^make (\w+)$", "\n".join(blocks("bash")), re.M) == ["demo", "test"]
-
-
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_in_the_readme_runs(code: str) -> None:
-    exec(compile(code, "README.md", "exec"), {})
 
 
 def test_the_options_table_has_the_numbers_that_the_plugin_has() -> None:
