@@ -1,4 +1,4 @@
-"""Deliberate acts of payers, clients and strangers, one sale at a time: rule:18 to rule:26 in the core, in both runs."""
+"""Deliberate acts of payers, clients and strangers, one sale each: rule:18 to rule:26 in the core, in both runs."""
 
 from __future__ import annotations
 
