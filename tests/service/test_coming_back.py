@@ -118,3 +118,26 @@ async def test_a_reservation_is_renewed_over_a_restart_in_its_last_block() -> No
         client.settle_held()
         assert (await payment).paid
         await stage.over(invoice)
+
+
+async def test_a_crowd_over_a_paid_scid_waits_within_the_limits_and_asks_once() -> None:
+    """people:S16, rule:24: the client is away after a restart; as many parts wait as may, one task looks for it."""
+    limit, sent = 20, 35
+    async with Stage(CLIENT_TRUSTS, options={"lsps2-max-held-parts": limit, "lsps2-max-parts": limit}) as stage:
+        client, payer = stage.client(), stage.payer(channels=2)
+        invoice = await stage.sale(client, payer)
+        await stage.restart()
+        client.go_offline()
+        asked = len(stage.calls("listpeerchannels"))
+        other = client.invoice(sent * 1_000_000, invoice.scid, cltv_delta=144)
+        payment = payer.pay(other, [1_000_000] * sent)
+        await stage.until(lambda: len(stage.lsp.htlcs.held) == limit, "as many wait as may")
+        for _ in range(4):
+            await stage.world.advance(5)
+            await stage.quiet()
+        assert len(stage.calls("listpeerchannels")) <= asked + 8
+        client.connect()
+        await stage.until(lambda: not stage.lsp.htlcs.held, "the others go out")
+        await stage.world.advance(71)  # the client has less than the whole
+        assert (await payment).raw_messages.count(TEMPORARY) == sent - limit
+        stage.leaves = ("payment",)

@@ -57,6 +57,7 @@ class ChannelHtlc(msgspec.Struct, frozen=True):
     direction: str
     id: int
     state: str
+    payment_hash: str = ""
 
     @property
     def is_pending(self) -> bool:

@@ -47,6 +47,7 @@ from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
+from lsps2fast_plugin.service.incoming_names import IncomingNames
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.liquidity import NodeLiquidity
 from lsps2fast_plugin.service.lsps0_server import Lsps0Server
@@ -109,6 +110,7 @@ class Service:
         self.talk = Lsps0Server(self.host)
         self.set_aside: set[int] = set()  # scids of records that cannot be taken up
         self.names = ScidAliases()
+        self.incoming = IncomingNames(self.names, self.host.spawn, lambda call: self.host.fail(call.id_raw, TEMPORARY))
         self._early_facts: list[Callable[[], None]] | None = []  # what lightningd told before the journal was read
         self._rearm = asyncio.Event()
         self._due: tuple[int | None, int | None] | None = None  # what `_watch_time` waits for
@@ -151,7 +153,7 @@ class Service:
         except ConfigError as error:
             return {"disable": str(error)}
         self.settings = settings
-        self.reconciler = Reconciler(self.rpc, replays=configuration["startup"])
+        self.reconciler = Reconciler(self.rpc, configuration["startup"], self.names)
         self.host.spawn(self._start())
         return None
 
@@ -247,6 +249,7 @@ class Service:
             snapshot=lambda records: self.reconciler.snapshot(records),
             told=lambda part, settled: self.carry_out(self.sessions.resolve_from_tables(part, settled)),
             closed=self._channel_closed,
+            money_seen=lambda channel_id: self.carry_out(self.sessions.money_seen(channel_id)),
             alarm=self.effects.alarm,
         )
 
@@ -317,7 +320,6 @@ class Service:
         for peer in peers:
             if peer.connected:
                 self.carry_out(self.sessions.peer(peer.id, True, self.clock.wall_ms()))
-        self.names = snapshot.names
         recovery.revive_all(stored, snapshot)
         self._take_early_facts()
         self.host.interest_loaded()
@@ -339,6 +341,7 @@ class Service:
     async def _guard_withheld(self) -> None:
         """Know every withheld channel first: forwards into others need not wait for the journal (rule:7, cln:W11)."""
         for channel in await self.until_told("listpeerchannels", lambda: list_peer_channels(self.rpc)):
+            self.names.learn(channel.channel_id, channel.scids)
             if channel.is_withheld:
                 self.shut.withhold(channel.channel_id, True, channel.peer_id)
         self.host.channels_loaded()
@@ -489,16 +492,21 @@ class Service:
             log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} {why}: no fee can be taken from it")
             self.host.fail(call.id_raw, TEMPORARY)
             return
-        in_scid, htlc_id = self.names.key(call.in_scid, call.htlc_id, self.sessions.index)
+        self.incoming.once_known(self.rpc, call, lambda: self._take(call, amt_to_forward_msat, outgoing_cltv_value))
+
+    def _take(self, call: Any, amt_to_forward_msat: int, outgoing_cltv_value: int) -> None:
+        """Let a part in, known by the id of its channel where that is known (rule:25)."""
+        channel, htlc_id = self.names.key(call.in_scid, call.htlc_id, self.sessions.index)
         htlc = IncomingHtlc(
             jit_scid=call.next_scid,
             payment_hash=call.payment_hash,
-            in_scid=in_scid,
+            in_scid=channel if isinstance(channel, int) else call.in_scid,
             htlc_id=htlc_id,
             amount_msat=call.amount_msat,
             amt_to_forward_msat=amt_to_forward_msat,
             cltv_expiry=call.cltv_expiry,
             outgoing_cltv_value=outgoing_cltv_value,
+            in_channel=channel if isinstance(channel, str) else "",
         )
         too_few = self.forward_limits.part_refusal(call.cltv_expiry, outgoing_cltv_value)
         jit = self.sessions.buys.get(call.next_scid)
@@ -550,7 +558,7 @@ class Service:
         """A part of ours under a name we do not know: its channel may have been confirmed since it came (cln:H3)."""
         which = {"short_channel_id": format_scid(in_scid)}
         for channel in await self.until_told("listpeerchannels", lambda: list_peer_channels(self.rpc, **which)):
-            self.names.learn(channel.scids)
+            self.names.learn(channel.channel_id, channel.scids)
         key = self.names.key(in_scid, htlc_id, self.sessions.index)
         self.carry_out(self.sessions.resolved(key, payment_hash, preimage))
 
@@ -629,6 +637,7 @@ class Service:
         if self.settings is None:
             return
         self.effects.stop()
+        self.incoming.give_up()
         self.effects.carry_out(self.sessions.shutdown())
         if self.metrics is not None:
             await self.metrics.close()

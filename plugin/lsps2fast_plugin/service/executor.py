@@ -152,6 +152,7 @@ class ActionExecutor:
         self._channel_of = channel_of
         self._gone = gone
         self._needs: dict[int, order.ReserveCoins] = {}  # what the channel must carry, by jit scid
+        self._returning: dict[str, list[order.ForwardParts]] = {}  # by channel: parts that wait for its client
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
         self._sending: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # Broadcast by channel
@@ -171,7 +172,7 @@ class ActionExecutor:
         for action in actions:
             match action:
                 case order.ForwardParts() if action.channel_id in self.unready:
-                    self._spawn(self._forward_later(action), action)
+                    self._forward_once_back(action)
                 case order.ForwardParts():
                     self._answers.forward(action.parts, action.channel_id)
                 case order.FailParts():
@@ -442,7 +443,14 @@ class ActionExecutor:
         if waiting := self._waiting.pop(channel_id, None):
             waiting.cancel()
 
-    async def _forward_later(self, action: order.ForwardParts) -> None:
+    def _forward_once_back(self, action: order.ForwardParts) -> None:
+        """Let these parts wait for their client; however many do, one task looks for it (people:S16)."""
+        waiting = self._returning.setdefault(action.channel_id, [])
+        waiting.append(action)
+        if len(waiting) == 1:
+            self._spawn(self._await_return(action), action)
+
+    async def _await_return(self, action: order.ForwardParts) -> None:
         """After a start: wait for the client, for lightningd fails what comes before it is back (cln:R4, cln:H10)."""
         peer_id = self._buy(action.jit_scid).peer_id
         deadline_ms = self._clock.now_ms() + RETURN_TIMEOUT_MS
@@ -460,7 +468,8 @@ class ActionExecutor:
             await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
         # Also when it did not come back: lightningd then fails the part and says so, which the machine must hear
         # (cln:F2).
-        self._answers.forward(action.parts, action.channel_id)
+        for each in self._returning.pop(action.channel_id, ()):
+            self._answers.forward(each.parts, each.channel_id)
 
     async def _broadcast(self, action: order.Broadcast) -> None:
         peer_id, channel = self._buy(action.jit_scid).peer_id, action.channel

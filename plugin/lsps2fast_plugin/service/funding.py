@@ -55,9 +55,14 @@ class OwedToClient(Lsps2Error):
         self.found = found
 
 
+def money_of_client_msat(channel: PeerChannel) -> int:
+    """Return what was paid through it: how much less than the whole we hold."""
+    return channel.total_msat - channel.to_us_msat
+
+
 def holds_money_of_client(channel: PeerChannel) -> bool:
-    """Something was paid through it: we hold less than the whole."""
-    return channel.to_us_msat < channel.total_msat
+    """Return whether something was paid through it."""
+    return money_of_client_msat(channel) > 0
 
 
 def limits_of(channel: PeerChannel) -> ChannelLimits:

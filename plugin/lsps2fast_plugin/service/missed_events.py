@@ -17,7 +17,7 @@ from lsps2fast.actions import Channel, PartKey
 from lsps2fast.errors import Lsps2Error
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.broadcast import Broadcaster
-from lsps2fast_plugin.service.funding import ChannelGone, Funder
+from lsps2fast_plugin.service.funding import ChannelGone, Funder, holds_money_of_client
 from lsps2fast_plugin.service.reconcile import SETTLED, Snapshot, resolved_rows
 from lsps2fast_plugin.service.session_store import StoredSession
 
@@ -56,10 +56,12 @@ class MissedEventPoller:
         snapshot: Callable[[Iterable[StoredSession]], Awaitable[Snapshot]],
         told: Callable[[PartKey, bool], None],
         closed: Callable[[str], None],
+        money_seen: Callable[[str], None],
         alarm: Callable[[str], None],
     ) -> None:
         """`waiting()`: sessions with parts at their client, as records that say where the parts went;
-        `snapshot(records)`: as of `Reconciler`; `told(part, settled)` and `closed(channel_id)` take what was found.
+        `snapshot(records)`: as of `Reconciler`; `told(part, settled)`, `closed(channel_id)`
+        and `money_seen(channel_id)` (the client holds money in a withheld channel) take what was found.
         """
         self._funder = funder
         self._broadcaster = broadcaster
@@ -67,6 +69,7 @@ class MissedEventPoller:
         self._snapshot = snapshot
         self._told = told
         self._closed = closed
+        self._money_seen = money_seen
         self._alarm = alarm
         self._height = 0
         self._fundings: dict[str, _Funding] = {}
@@ -143,5 +146,8 @@ class MissedEventPoller:
         for part in sorted(ends, key=lambda part: ends[part] != SETTLED):
             self._told(part, ends[part] == SETTLED)
         channel = record.journal.channel
+        row = None if channel is None else snapshot.channels.get(channel.channel_id)
         if channel is not None and not snapshot.is_alive(channel.channel_id):
             self._closed(channel.channel_id)  # the session may have another by now
+        elif row is not None and row.is_withheld and holds_money_of_client(row):
+            self._money_seen(row.channel_id)  # whatever the tables say (rule:25)

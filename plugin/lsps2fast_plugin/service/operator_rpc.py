@@ -169,7 +169,7 @@ def stats_of(service: Service) -> dict[str, Any]:
         "live_sessions": service.sessions.live,
         "menus": service.desk.menus,
         "buys": service.desk.buys,
-        "held_parts": len(service.parts),
+        "held_parts": len(service.parts) + len(service.incoming),
         "held_msat": service.parts.held_msat,
         "withheld_channels": len(service.shut.withheld),
         "unpaid_channels": len(service.exposure.unpaid_channels()),

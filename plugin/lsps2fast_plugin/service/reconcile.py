@@ -27,10 +27,14 @@ from lsps2fast_plugin.cln.models import (
 )
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
+from lsps2fast_plugin.service.funding import money_of_client_msat
+from lsps2fast_plugin.service.opening import is_funded_by
 from lsps2fast_plugin.service.session_store import StoredSession
 
 SETTLED, LOST, OPEN = "settled", "lost", "open"
+OVER = "over"  # lightningd has it no more, and no row says how it ended
 FAILED_ROWS = ("failed", "local_failed")
+FINAL_ROWS = ("settled", *FAILED_ROWS)
 RowKey = tuple[int, int]  # incoming channel as lightningd called it then, htlc id
 
 
@@ -49,12 +53,13 @@ class Snapshot:
 
     channels: dict[str, PeerChannel] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)  # by channel id
-    held: set[RowKey] = field(default_factory=set)  # incoming HTLCs that nobody has answered yet
+    held: set[PartKey] = field(default_factory=set)  # incoming HTLCs that nobody has answered yet
+    incoming: set[PartKey] | None = None  # all that are still in their channel, answered or not; None: not known
     names: ScidAliases = field(default_factory=ScidAliases)
     replays: bool = True  # lightningd has just started: calls it holds come again (cln:R1)
 
-    def same(self, key: RowKey) -> RowKey:
-        """The part's name with its incoming channel under the one name used for comparing."""
+    def same(self, key: PartKey) -> PartKey:
+        """Return the key with the incoming channel as it is compared: by its id where that is known (rule:25)."""
         return self.names.one(key[0]), key[1]
 
     def is_alive(self, channel_id: str) -> bool:
@@ -84,7 +89,7 @@ def judge(record: StoredSession, snapshot: Snapshot, owned: Container[str]) -> V
     journal = record.journal
     channel = None if journal.channel is None else snapshot.channels.get(journal.channel.channel_id)
     if journal.channel is None and journal.stage == "intent":
-        orphan = _orphan(record.buy.peer_id, snapshot, owned)
+        orphan = _orphan(record, snapshot, owned)
         if orphan is not None:  # the crash fell between fundchannel_complete and the next write
             channel = orphan
             journal = replace(journal, channel=Channel(orphan.channel_id, "", orphan.funding_txid))
@@ -93,17 +98,20 @@ def judge(record: StoredSession, snapshot: Snapshot, owned: Container[str]) -> V
     # lightningd clears `withheld` before it asks bitcoind: only a confirmation is proof.
     public = channel is not None and not channel.is_withheld
     sent = public and channel is not None and channel.is_confirmed
-    ended = {part.key: _end_of(part, journal, snapshot, alive) for part in journal.forwards}
+    ended = _ends(journal, snapshot, alive)
     gone = journal.channel is not None and not alive
     free = channel is not None and channel.is_alive and channel.charges_nothing
     return Verdict(journal, sent, public, ended, gone, free)
 
 
-def _orphan(peer_id: str, snapshot: Snapshot, owned: Container[str]) -> PeerChannel | None:
-    """A withheld channel of ours to this peer that no record names."""
+def _orphan(record: StoredSession, snapshot: Snapshot, owned: Container[str]) -> PeerChannel | None:
+    """Return a withheld channel to this client that no record names and that spends the coins of this one (rule:26)."""
+    funding = record.journal.funding
     for channel_id, channel in snapshot.channels.items():
-        ours = channel.peer_id == peer_id and channel.is_ours and channel.is_withheld
-        if ours and channel_id not in owned:
+        ours = channel.peer_id == record.buy.peer_id and channel.is_ours and channel.is_withheld
+        if not ours or channel_id in owned or funding is None:
+            continue
+        if channel.funding.psbt is None or is_funded_by(channel, funding):
             return channel
     return None
 
@@ -122,59 +130,104 @@ def _as_gone_out(journal: SessionRecord, snapshot: Snapshot) -> SessionRecord:
     """The record of a channel says where its parts will go (P16); they went if lightningd has a row for one of them."""
     if journal.stage != "channel" or not journal.forwards:
         return journal
-    keys = (snapshot.same((part.in_scid, part.htlc_id)) for part in journal.forwards)
-    return journal if any(_row_of(key, journal, snapshot) for key in keys) else replace(journal, forwards=())
+    gone_out = any(_row_of(part, journal, snapshot) for part in journal.forwards)
+    return journal if gone_out else replace(journal, forwards=())
+
+
+def _ends(journal: SessionRecord, snapshot: Snapshot, alive: bool) -> dict[PartKey, str]:
+    """Return how each forwarded part ended, or that it is still open."""
+    ends = {part.key: _end_of(part, journal, snapshot, alive) for part in journal.forwards}
+    channel = _channel_of(journal, snapshot)
+    return _judged_by_money(journal, ends, 0 if channel is None else money_of_client_msat(channel))
+
+
+def _judged_by_money(journal: SessionRecord, ends: dict[PartKey, str], money_msat: int) -> dict[PartKey, str]:
+    """Decide about parts that are OVER: paid, as far as the client holds money that no other part explains."""
+    left_msat = money_msat - sum(part.out_msat for part in journal.forwards if ends[part.key] == SETTLED)
+    judged = dict(ends)
+    for part in journal.forwards:
+        if ends[part.key] == OVER:
+            paid = part.out_msat <= left_msat
+            judged[part.key] = SETTLED if paid else LOST
+            left_msat -= part.out_msat if paid else 0
+    return judged
 
 
 def _end_of(part: Forward, journal: SessionRecord, snapshot: Snapshot, alive: bool) -> str:
-    """How one forwarded part ended, or that it is still open."""
-    key = snapshot.same((part.in_scid, part.htlc_id))
-    row = _row_of(key, journal, snapshot)
-    if row is None:
-        # lightningd never took our answer. It asks again after its own start, and only then (cln:H12, cln:R1).
-        return OPEN if alive and snapshot.replays and key in snapshot.held else LOST
-    if row.status == "settled":
+    row = _row_of(part, journal, snapshot)
+    if row is not None and row.status == "settled":
         return SETTLED
-    if row.status in FAILED_ROWS:
+    if row is not None and row.status in FAILED_ROWS:
         return LOST
-    return OPEN if alive else LOST  # cln:A3: a row of a closed channel says `offered` for ever
+    if not alive:
+        return LOST  # cln:A3: a row of a closed channel says `offered` for ever
+    if row is not None:
+        return OVER if _is_over(part, journal, snapshot) else OPEN
+    # lightningd never took our answer. It asks again after its own start, and only then (cln:H12, cln:R1).
+    return OPEN if snapshot.replays and snapshot.same(part.key) in snapshot.held else LOST
 
 
-def _row_of(key: RowKey, journal: SessionRecord, snapshot: Snapshot) -> Row | None:
+def _channel_of(journal: SessionRecord, snapshot: Snapshot) -> PeerChannel | None:
+    return None if journal.channel is None else snapshot.channels.get(journal.channel.channel_id)
+
+
+def _is_over(part: Forward, journal: SessionRecord, snapshot: Snapshot) -> bool:
+    """Return whether this part is in no channel any more: neither where it came from nor where it went (rule:25).
+
+    A row that says `offered` may be one that lightningd can no longer find, for it looks for it by scid (cln:N3).
+    """
+    channel = _channel_of(journal, snapshot)
+    if channel is None or snapshot.incoming is None or snapshot.same(part.key) in snapshot.incoming:
+        return False
+    payment_hash = "" if journal.payment_hash is None else journal.payment_hash.hex()
+    return not any(htlc.direction == "out" and htlc.payment_hash in ("", payment_hash) for htlc in channel.htlcs)
+
+
+def _row_of(part: Forward, journal: SessionRecord, snapshot: Snapshot) -> Row | None:
+    """Return the row that says most of this part: a rename leaves one `offered` behind and makes another (cln:N3)."""
     channel_id = "" if journal.channel is None else journal.channel.channel_id
-    return next((row for row in snapshot.rows.get(channel_id, ()) if snapshot.same(row.key) == key), None)
+    key, name = snapshot.same(part.key), (part.in_scid, part.htlc_id)
+    found = [row for row in snapshot.rows.get(channel_id, ()) if row.key == name or snapshot.same(row.key) == key]
+    return min(found, key=lambda row: (*FINAL_ROWS, row.status).index(row.status), default=None)
 
 
 def resolved_rows(journal: SessionRecord, snapshot: Snapshot) -> dict[PartKey, str]:
-    """Which of these parts lightningd says have ended; the others may be anywhere. For a look while all runs."""
-    ended = {}
+    """Return the parts that have ended, while all runs. The others may be anywhere."""
+    channel = _channel_of(journal, snapshot)
+    alive = channel is not None and channel.is_alive
+    ends = _ends(journal, snapshot, alive)
+    found = {}
     for part in journal.forwards:
-        row = _row_of(snapshot.same((part.in_scid, part.htlc_id)), journal, snapshot)
-        if row is not None and row.status != "offered":
-            ended[part.key] = SETTLED if row.status == "settled" else LOST
-    return ended
+        row = _row_of(part, journal, snapshot)
+        if row is not None and ends[part.key] != OPEN and (alive or row.status != "offered"):
+            found[part.key] = ends[part.key]
+    return found
 
 
 class Reconciler:
     """Asks lightningd and says what each record has come to."""
 
-    def __init__(self, rpc: Rpc, replays: bool) -> None:
-        """`replays`: lightningd itself has just started, so held calls come again."""
+    def __init__(self, rpc: Rpc, replays: bool, names: ScidAliases | None = None) -> None:
+        """`replays`: lightningd itself has just started, so held calls come again; `names` are kept up to date."""
         self._rpc = rpc
         self._replays = replays
+        self._names = ScidAliases() if names is None else names
 
     async def snapshot(self, records: Iterable[StoredSession]) -> Snapshot:
         """Everything that judging these records needs; nothing is asked when nothing is to be judged. Or NodeError."""
         wanted = [record for record in records if record.outcome is None and record.journal.stage != "buy"]
-        snapshot = Snapshot(replays=self._replays)
+        snapshot = Snapshot(replays=self._replays, names=self._names)
         if not wanted:
             return snapshot
+        present: set[PartKey] = set()
         for channel in await list_peer_channels(self._rpc):
             snapshot.channels[channel.channel_id] = channel
-            snapshot.names.learn(channel.scids)
-            for htlc in channel.htlcs if channel.scids else ():
-                if htlc.direction == "in" and htlc.is_pending:
-                    snapshot.held.add((snapshot.names.one(channel.scids[0]), htlc.id))
+            snapshot.names.learn(channel.channel_id, channel.scids)
+            incoming = [htlc for htlc in channel.htlcs if htlc.direction == "in"]
+            present.update((channel.channel_id, htlc.id) for htlc in incoming)
+            snapshot.held.update((channel.channel_id, htlc.id) for htlc in incoming if htlc.is_pending)
+        snapshot.incoming = present
+        await self._learn_old_names(wanted)
         ids = {record.journal.channel.channel_id for record in wanted if record.journal.channel is not None}
         places: dict[str, PeerChannel | ClosedChannel] = dict(snapshot.channels)
         if ids - places.keys():
@@ -183,6 +236,14 @@ class Reconciler:
         for channel_id in sorted(ids):
             snapshot.rows[channel_id] = await self._rows(places[channel_id]) if channel_id in places else []
         return snapshot
+
+    async def _learn_old_names(self, records: Iterable[StoredSession]) -> None:
+        """Ask for the channels of parts whose record names only a scid that no listing shows any more (cln:N3)."""
+        parts = (part for record in records for part in record.journal.forwards)
+        unknown = {part.in_scid for part in parts if not part.in_channel and not self._names.channel_id(part.in_scid)}
+        for scid in sorted(unknown):
+            for channel in await list_peer_channels(self._rpc, short_channel_id=format_scid(scid)):
+                self._names.learn(channel.channel_id, (scid, *channel.scids))
 
     async def _rows(self, channel: PeerChannel | ClosedChannel) -> list[Row]:
         """Forwards into this channel, under each of its names (cln:F6)."""

@@ -15,6 +15,7 @@ from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import Input, State
 from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.coins import UNREAD
+from lsps2fast_plugin.service.funding import holds_money_of_client
 from lsps2fast_plugin.service.negotiation import token_of_buy
 from lsps2fast_plugin.service.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
 from lsps2fast_plugin.service.session_store import StoredSession
@@ -159,6 +160,9 @@ class Recovery:
         for how in (SETTLED, LOST):  # what was paid comes first: it decides (K-11)
             for key in [key for key, end in verdict.ended.items() if end == how]:
                 service.carry_out(service.sessions.resolve_from_tables(key, how == SETTLED))
+        row = None if channel is None else snapshot.channels.get(channel.channel_id)
+        if row is not None and row.is_withheld and holds_money_of_client(row):
+            service.carry_out(service.sessions.money_seen(row.channel_id))  # whatever the tables say (rule:25)
         if verdict.gone and session.payment_hash in core.sets:
             service.feed(jit_scid, session.payment_hash, Input.CLOSED, False)
 

@@ -17,7 +17,7 @@ from lsps2fast_plugin.service.session_store import StoredSession
 
 CLIENT, STRANGER = "02" + "11" * 32, "02" + "22" * 32
 JIT, ALIAS, REAL = 0x0C3500_000001_0001, 5 << 40 | 1, 6 << 40 | 1  # ALIAS and REAL are one incoming channel
-ID, OTHER_ID = "cc" * 32, "dd" * 32
+ID, OTHER_ID, IN_ID = "cc" * 32, "dd" * 32, "ab" * 32
 CHANNEL = Channel(ID, "signed", "ee" * 32)
 FUNDING = Funding("psbt", ("aa" * 32 + ":0",), 181, 100_000)
 TERMS = {
@@ -32,6 +32,7 @@ TERMS = {
 }
 PARTS = (Forward(ALIAS, 0, 400, 100), Forward(ALIAS, 1, 500, 0))
 KEYS = ((ALIAS, 0), (ALIAS, 1))
+HELD = ((IN_ID, 0), (IN_ID, 1))  # the same, by the id of their channel
 
 
 def record(stage: str, channel: Channel | None = None, forwards: tuple[Forward, ...] = ()) -> StoredSession:
@@ -48,7 +49,7 @@ def channel(channel_id: str = ID, **facts: Any) -> PeerChannel:
 def snapshot(*channels: PeerChannel, rows: tuple[Row, ...] = (), **more: Any) -> Snapshot:
     """What lightningd says; `rows` are of the channel ID."""
     said = Snapshot(channels={row.channel_id: row for row in channels}, rows={ID: list(rows)}, **more)
-    said.names.learn((REAL, ALIAS))
+    said.names.learn(IN_ID, (REAL, ALIAS))
     return said
 
 
@@ -122,8 +123,41 @@ def test_rows_are_found_under_each_name_of_the_incoming_channel(name: int) -> No
 @pytest.mark.parametrize(("replays", "end"), [(True, OPEN), (False, LOST)])
 def test_a_part_that_is_still_held_comes_again_only_with_lightningd(replays: bool, end: str) -> None:
     """cln:H12, cln:R1: after a start of the plugin alone lightningd has let it go already."""
-    said = snapshot(channel(), held={(REAL, 0), (REAL, 1)}, replays=replays)
+    said = snapshot(channel(), held=set(HELD), replays=replays)
     assert set(judge(record("forwards", CHANNEL, PARTS), said, {ID}).ended.values()) == {end}
+
+
+@pytest.mark.parametrize(
+    ("to_us_msat", "ends"),
+    [(1_000, (LOST, LOST)), (600, (SETTLED, LOST)), (500, (LOST, SETTLED)), (100, (SETTLED,) * 2)],
+)
+def test_parts_in_no_channel_any_more_have_ended_as_the_money_says(to_us_msat: int, ends: tuple[str, str]) -> None:
+    """people:S9, rule:25, cln:N3: their rows say `offered` for good; 400 and 500 msat went to the client."""
+    facts = {"to_us_msat": to_us_msat, "total_msat": 1_000}
+    rows = (row(0, "offered"), row(1, "offered"))
+    said = snapshot(channel(**facts), rows=rows, incoming=set())
+    judged = judge(record("forwards", CHANNEL, PARTS), said, {ID}).ended
+    if to_us_msat == 500:  # either part may be the one of 400, and it is looked for first
+        assert sorted(judged.values()) == sorted(ends)
+    else:
+        assert judged == dict(zip(KEYS, ends, strict=True))
+
+
+@pytest.mark.parametrize("where", ["in", "out"])
+def test_parts_that_are_still_in_a_channel_are_open(where: str) -> None:
+    """rule:10, rule:25: in the one they came from, or in the one they went to."""
+    htlc = {"direction": "out", "id": 7, "state": "SENT_ADD_ACK_REVOCATION", "payment_hash": "07" * 32}
+    row_of_channel = channel(htlcs=[htlc] if where == "out" else [])
+    incoming = set() if where == "out" else set(HELD)
+    said = snapshot(row_of_channel, rows=(row(0, "offered"), row(1, "offered")), incoming=incoming)
+    assert set(judge(record("forwards", CHANNEL, PARTS), said, {ID}).ended.values()) == {OPEN}
+
+
+def test_of_two_rows_of_a_part_the_one_that_says_more_counts() -> None:
+    """cln:N3: the first row stays `offered` under the old name, another is made under the new one."""
+    rows = (row(0, "offered"), row(0, "settled", REAL), row(1, "failed", REAL), row(1, "offered"))
+    verdict = judge(record("forwards", CHANNEL, PARTS), snapshot(channel(), rows=rows), {ID})
+    assert verdict.ended == dict(zip(KEYS, (SETTLED, LOST), strict=True))
 
 
 @pytest.mark.parametrize("state", ["CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE", "CHANNELD_AWAITING_LOCKIN"])
@@ -181,7 +215,7 @@ def test_a_public_channel_that_nobody_pays_for_gets_its_fees_back(
 
 def test_what_a_channels_record_only_planned_is_forgotten() -> None:
     """P16, K-09: no part of it is in lightningd's table, so none went out: the channel can be undone, or waits."""
-    verdict = judge(record("channel", CHANNEL, PARTS), snapshot(channel(), held={KEYS[0]}), {ID})
+    verdict = judge(record("channel", CHANNEL, PARTS), snapshot(channel(), held={HELD[0]}), {ID})
     assert (verdict.journal.forwards, verdict.ended) == ((), {})
 
 

@@ -42,6 +42,7 @@ class Node:
         self.alarms: list[str] = []
         self.told: list[tuple[tuple[int, int], bool]] = []
         self.closed: list[str] = []  # channel ids
+        self.money: list[str] = []  # channel ids
         self.waiting: dict[SessionKey, StoredSession] = {}
         self.height = 100
         self.lookout = MissedEventPoller(
@@ -51,6 +52,7 @@ class Node:
             snapshot=self.snapshot,
             told=lambda part, settled: self.told.append((part, settled)),
             closed=self.closed.append,
+            money_seen=self.money.append,
             alarm=self.alarms.append,
         )
         self.lookout.load([], [], self.height)

@@ -25,7 +25,7 @@ from lsps2fast_plugin.service.reconcile import Snapshot
 from lsps2fast_plugin.service.recovery import Recovery
 from lsps2fast_plugin.service.session_store import FRESH, StoredSession, Unread
 
-from .test_judge import CHANNEL, CLIENT, FUNDING, ID, JIT, KEYS, OTHER_ID, PARTS, channel, record, row, snapshot
+from .test_judge import CHANNEL, CLIENT, FUNDING, HELD, ID, JIT, KEYS, OTHER_ID, PARTS, channel, record, row, snapshot
 
 BUY = record("buy").buy
 END_MS = BUY.params.valid_until_ms
@@ -237,7 +237,7 @@ def test_parts_that_lightningd_asks_about_again_wait_for_their_client() -> None:
     stored answer.
     """
     house = House()
-    said = snapshot(channel(), held=set(KEYS))
+    said = snapshot(channel(), held=set(HELD))
     said.held = {said.same(key) for key in KEYS}
     house.revive(record("forwards", CHANNEL, PARTS), said=said)
     assert house.orders == [RenewInputs(JIT, HASH, FUNDING)]

@@ -1,0 +1,66 @@
+"""Finds out over which channel a part came before the part is let in: its key is the channel's id (rule:25).
+
+Nearly always that is known. A channel made since we last looked is asked for once, however many parts come over it;
+they wait for the answer, and when lightningd gives none they are known by the scid they came with.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from lsps2fast.errors import Lsps2Error
+from lsps2fast_plugin.cln.models import Caller, list_peer_channels
+from lsps2fast_plugin.cln.scid_aliases import ScidAliases
+
+log = logging.getLogger(__name__)
+
+
+class IncomingNames:
+    """Parts that wait for the name of their channel."""
+
+    def __init__(
+        self, names: ScidAliases, spawn: Callable[[Coroutine[Any, Any, None]], Any], fail: Callable[[Any], None]
+    ) -> None:
+        """`fail(call)` answers a hook call that cannot be taken."""
+        self._names = names
+        self._spawn = spawn
+        self._fail = fail
+        self._waiting: list[tuple[Any, Callable[[], None]]] = []
+        self._is_asking = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def once_known(self, rpc: Caller, call: Any, take: Callable[[], None]) -> None:
+        """Call `take()` when the channel of this hook call is known: at once, or after one question."""
+        if self._names.channel_id(call.in_scid):
+            take()
+            return
+        self._waiting.append((call, take))
+        if not self._is_asking:
+            self._is_asking = True
+            self._spawn(self._ask(rpc))
+
+    async def _ask(self, rpc: Caller) -> None:
+        try:
+            for channel in await list_peer_channels(rpc):
+                self._names.learn(channel.channel_id, channel.scids)
+        except Lsps2Error as error:
+            log.warning(f"over which channel parts came cannot be asked ({error}); they are known by its scid")
+        self._is_asking = False
+        waiting, self._waiting = self._waiting, []
+        for call, take in waiting:
+            try:
+                take()
+            except Exception:  # as in the hook itself: one that cannot be taken stops no other
+                log.error(f"a part could not be taken\n{traceback.format_exc()}")
+                self._fail(call)
+
+    def give_up(self) -> None:
+        """Answer those that still wait: the plugin is about to end (rule:17)."""
+        waiting, self._waiting = self._waiting, []
+        for call, _ in waiting:
+            self._fail(call)
