@@ -12,7 +12,6 @@ import pytest
 from lsps2fast_plugin.simnode import Node, tlv
 from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.party import connect
-from lsps2fast_plugin.simnode.payer import Payment
 
 from . import test_two_processes as sale
 from .test_two_processes import CLIENT_TRUSTS, LSP_TRUSTS, Opening, Pair, opened
@@ -54,10 +53,8 @@ class Drain:
             (bytes.fromhex(pair.wallet.node_id), out),
             (bytes.fromhex(self.bob.node_id), last),
         ]
-        payment = Payment(pair.payer, bytes.fromhex(target["payment_hash"]))
-        end = pair.payer.ends[0]
-        payment.parts.append(pair.payer._send(payment, end, sent_msat + 2_000, height + 176, hops, b""))
-        result = await payment
+        payment_hash = bytes.fromhex(target["payment_hash"])
+        result = await pair.payer.send_along(payment_hash, hops, sent_msat + 2_000, height + 176)
         return [part.failcodename if part.code else None for part in result.parts]
 
 

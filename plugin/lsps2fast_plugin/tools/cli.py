@@ -106,9 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--evil-lsp",
-        choices=("skim", "withhold", "resize", "late"),
-        help="instead: an LSP that takes 1 msat too much, never sends the funding, opens too small a channel, or opens"
-        " it when its offer is over; and a client that refuses",
+        choices=("skim", "withhold", "resize", "late", "drain", "reuse"),
+        help="instead: an LSP that takes 1 msat too much, never sends the funding, opens too small a channel, opens it"
+        " when its offer is over, drains the wallet, or takes two fees for one channel; and a client that refuses",
     )
     demo.set_defaults(run=_demo_command)
 

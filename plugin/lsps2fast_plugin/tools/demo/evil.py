@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.service.policy.rules import DEFAULT_LINE
-from lsps2fast_plugin.simnode import Node, PaymentResult
+from lsps2fast_plugin.simnode import Node, PaymentResult, tlv
+from lsps2fast_plugin.simnode.channels import End
+from lsps2fast_plugin.simnode.party import connect
 from lsps2fast_plugin.simnode.payer import Payment
 from lsps2fast_plugin.tools.demo.evil_lsp import WAITING
 from lsps2fast_plugin.tools.demo.sales import (
     CLIENT_TRUSTS,
     LSP_TRUSTS,
-    Bill,
     Stage,
     balanced,
     failing,
@@ -44,6 +45,8 @@ from lsps2fast_plugin.tools.demo.transcript_report import (
 SIZE_MSAT, FEE_MSAT, PARTS = 10_000_000, 1_000_000, 5
 OFFER_S = DEFAULT_LINE.validity_s
 MOST_BLOCKS = 12
+DRAINABLE_SAT, DRAINED_MSAT, ROUTING_FEE_MSAT = 1_000_000, 50_000_000, 2_000
+HOLD_S, MOST_LOOKS = 91, 1_000
 ENDS = ("FAILED", "ABANDONED", "SUCCEEDED")
 
 
@@ -67,11 +70,13 @@ class Refusal:
 class Cheat:
     """One payment to a wallet whose LSP cheats."""
 
-    def __init__(self, stage: Stage, wallet: Node, bill: Bill) -> None:
+    def __init__(self, stage: Stage, wallet: Node) -> None:
         self.stage = stage
         self.world = stage.world
         self.wallet = wallet
-        self.bill = bill
+        self.real: End | None = None
+        self.bob: Node
+        self.drained: PaymentResult | None = None
         self.mark = len(self.world.transcript.entries)
         self.lapsed_at = -1  # place in the transcript where the client had given the approval up
 
@@ -138,7 +143,76 @@ class Cheat:
     def _is_waiting(self) -> bool:
         return any(each["msg"]["params"]["message"] == WAITING for each in self.calls("lsp", "plugin>host", "log"))
 
+    async def drain(self, payment: Payment) -> None:
+        """Route through the wallet while it holds the parts; then mine blocks that do not hold the funding."""
+        await self.until(lambda told: told["held_parts"] == PARTS or payment.done, "the client holding every part")
+        if not payment.done:
+            self.drained = await self._route()
+        await self.mine(payment)
+
+    async def _route(self) -> PaymentResult:
+        height, real = self.world.chain.height, self.real
+        jit = next(end for end in self.wallet.ends if end is not real)
+        assert real is not None
+        target = await self.bob.call("invoice", {"amount_msat": DRAINED_MSAT, "label": "drain", "description": "drain"})
+        secret, sent_msat = bytes.fromhex(target["payment_secret"]), DRAINED_MSAT + ROUTING_FEE_MSAT
+        last = tlv.hop_payload(DRAINED_MSAT, height + 12, payment_secret=secret, total_msat=DRAINED_MSAT)
+        hops = [
+            (bytes.fromhex(self.world.lsp.node_id), tlv.hop_payload(sent_msat, height + 32, jit.other.scid_now())),
+            (bytes.fromhex(self.wallet.node_id), tlv.hop_payload(DRAINED_MSAT, height + 12, real.scid_now())),
+            (bytes.fromhex(self.bob.node_id), last),
+        ]
+        payment_hash = bytes.fromhex(target["payment_hash"])
+        return await self.stage.payer.send_along(payment_hash, hops, sent_msat + ROUTING_FEE_MSAT, height + 176)
+
+    async def give_up(self, payment: Payment) -> None:
+        """Let time pass until the parts without a fee, which wait for the refused one, have gone back."""
+        for _ in range(MOST_LOOKS):
+            told = await self.status()
+            if payment.done:
+                return
+            if any(lsp["broke_its_word"] for lsp in told["lsps"]):
+                self.world.clock.advance(HOLD_S)
+                await self.wallet.call("lsps2-dev-advance", {"seconds": HOLD_S})
+        self.world.mine()  # an honest LSP's parts wait for a block
+
+    # Before the payment
+
+    async def befriend(self) -> None:
+        """Give the wallet a real channel with Bob, all of it on its own side."""
+        self.bob = self.world.add_node("bob")
+        await self.bob.start()
+        connect(self.wallet, self.bob)
+        self.real = self.world.add_channel(self.wallet, self.bob, DRAINABLE_SAT)
+
+    async def sell_once(self) -> None:
+        """Sell a channel as it should be."""
+        bill = await self.stage.bill(self.wallet, SIZE_MSAT)
+        payment = self.stage.send(bill, [SIZE_MSAT])
+        await self.until(lambda told: told["held_parts"] == 1 or payment.done, "the client holding the part")
+        self.world.mine()
+        await self.until(lambda told: told["approvals"][0]["state"] == "paid", "the first payment known")
+        await self.world.until(lambda: self.stage.sessions(bill["payment_hash"])[-1] in ENDS, "its end at the LSP")
+
     # Proof that the LSP misbehaved as its vice says
+
+    def drained_nothing(self, claims: list[ClaimRow]) -> dict[str, bool]:
+        """Check that a forward came in over the channel without funding, and went no further."""
+        tried = [part.code for part in self.drained.parts] if self.drained is not None else []
+        return {
+            "the LSP did route through the wallet, which forwarded nothing": bool(tried) and 0 not in tried,
+            "the wallet's real channel has every msat it had": self.real is not None
+            and self.real.to_us_msat == DRAINABLE_SAT * 1000,
+            **self.withheld(claims),
+        }
+
+    def reused(self, claims: list[ClaimRow]) -> dict[str, bool]:
+        """Check that the fee of a second sale came, and no second channel."""
+        fees_msat = sum(row.fee_msat for row in claims)
+        return {
+            f"the LSP did take a fee of {fees_msat:,} msat again, over the channel of its first sale": fees_msat > 0
+            and len(self.wallet.ends) == 1,
+        }
 
     def skimmed(self, claims: list[ClaimRow]) -> dict[str, bool]:
         """Return whether each part came with less than its fee accounts for."""
@@ -147,7 +221,7 @@ class Cheat:
 
     def withheld(self, claims: list[ClaimRow]) -> dict[str, bool]:
         """Return everything but the transaction."""
-        ours = [end.channel.funding_txid for end in self.wallet.ends]
+        ours = [end.channel.funding_txid for end in self.wallet.ends if end is not self.real]
         unseen = bool(ours) and not any(txid in self.world.chain.transactions for txid in ours)
         calls = self.calls(self.wallet.name, "host>plugin", "htlc_accepted")
         left = [call["msg"]["params"]["htlc"]["cltv_expiry"] - self.world.chain.height for call in calls]
@@ -189,6 +263,7 @@ class Vice(NamedTuple):
     mode: str
     meanwhile: Callable[[Cheat, Payment], Awaitable[None]]
     proof: Callable[[Cheat, list[ClaimRow]], dict[str, bool]]
+    before: Callable[[Cheat], Awaitable[None]] | None = None
 
 
 VICES = {
@@ -216,6 +291,22 @@ VICES = {
         Cheat.lapse,
         Cheat.came_late,
     ),
+    "drain": Vice(
+        "routes through the wallet, in over a channel it never funds and out over a real one",
+        "to be forwarded over channel",
+        LSP_TRUSTS,
+        Cheat.drain,
+        Cheat.drained_nothing,
+        Cheat.befriend,
+    ),
+    "reuse": Vice(
+        "takes the fee of a second sale over the channel of the first",
+        "did not come over the channel that was opened for it",
+        LSP_TRUSTS,
+        Cheat.give_up,
+        Cheat.reused,
+        Cheat.sell_once,
+    ),
 }
 
 
@@ -224,10 +315,13 @@ async def play(stage: Stage, name: str) -> Refusal:
     vice, world = VICES[name], stage.world
     stage.screen.chapter(f"An LSP that {vice.what}")
     wallet = await stage.wallet("alice")
+    cheat = Cheat(stage, wallet)
+    if vice.before is not None:
+        await vice.before(cheat)
     world.open_books()
     begin, mark = time.monotonic(), len(world.transcript.entries)
     bill = await stage.bill(wallet, SIZE_MSAT)
-    cheat = Cheat(stage, wallet, bill)
+    cheat.mark = len(world.transcript.entries)
     refusal = Refusal(name, vice.what, bill["payment_hash"])
     result = PaymentResult(())
     with failing(refusal.checks):
@@ -310,9 +404,9 @@ def service_with(vice: str) -> list[str]:
 
 def checked_mode(vice: str, mode: str | None) -> str:
     """Return the trust mode to play in. Raises ConfigError where the vice would break no promise."""
-    if vice == "withhold" and mode == CLIENT_TRUSTS:
+    if vice in ("withhold", "drain") and mode == CLIENT_TRUSTS:
         raise ConfigError(
-            f"withhold breaks a promise that is made only in {LSP_TRUSTS} mode; in {CLIENT_TRUSTS} mode the wallet's"
+            f"{vice} breaks a promise that is made only in {LSP_TRUSTS} mode; in {CLIENT_TRUSTS} mode the wallet's"
             " owner has agreed to be paid before the funding is sent: leave out --mode"
         )
     return mode or VICES[vice].mode

@@ -22,6 +22,7 @@ from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
 from lsps2fast_plugin.service.opening import Opener
+from lsps2fast_plugin.service.shut_channels import ShutChannels
 
 log = logging.getLogger("lsps2fast_plugin.tools.demo.evil_lsp")  # also when run as __main__
 
@@ -68,11 +69,11 @@ class LateEffects(ActionExecutor):
     _HANDLERS = {**ActionExecutor._HANDLERS, order.OpenChannel: _open_late}  # noqa: RUF012  (as in the base)
 
 
-class DrainingService(app.Service):
+class OpenChannels(ShutChannels):
     """Lets any forward into a channel that has no funding, to be sent on over the wallet's real ones."""
 
-    def _guard(self, channel_id: str) -> None:
-        self.interest.channel_ids.discard(channel_id)
+    def look(self, channel_id: str, peer_id: str) -> None:
+        """Shut nothing."""
 
 
 class ReusingOpener(Opener):
@@ -105,7 +106,7 @@ VICES: Final[dict[str, tuple[type, ...]]] = {
     "withhold": (WithholdingBroadcaster,),
     "resize": (ResizingOpener,),
     "late": (LateEffects,),
-    "drain": (WithholdingBroadcaster, DrainingService),
+    "drain": (WithholdingBroadcaster, OpenChannels),
     "reuse": (ReusingOpener,),
     "second-channel": (RepeatingOpener,),
 }

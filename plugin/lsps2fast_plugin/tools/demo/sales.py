@@ -84,7 +84,7 @@ class Stage:
             "lsp_id": self.world.lsp.node_id,
             "amount_msat": "any" if size_msat is None else size_msat,
             "description": "a demonstration",
-            "label": f"{wallet.name}-1",
+            "label": f"{wallet.name}-{len(wallet.invoices.by_hash) + 1}",
             "client_trusts_lsp": self.mode == CLIENT_TRUSTS,
         }
         bought: Bill = await wallet.call("lsps-lsps2-invoice", ask)
