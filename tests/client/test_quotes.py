@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from typing import Any
 
@@ -151,6 +152,34 @@ async def test_w15_an_answer_that_no_payer_can_use_is_refused(staged: Staging, s
         stage.lsp.scid, stage.lsp.delta = scid, delta
         assert "that no payer can use" in str(await failure_of(stage.invoice()))
         assert not stage.node.invoices
+
+
+async def test_a_lifetime_can_be_asked_for(staged: Staging) -> None:
+    """Wishes as parameters: the cheapest of those that keep the channel long enough, or a sentence."""
+    async with staged() as stage:
+        stage.lsp.entries = [entry(min_fee_msat="10"), entry(min_lifetime=4032)]
+        assert (await stage.invoice(min_lifetime=4032))["opening_fee_msat"] == FEE
+        got = await stage.client.methods.compare(20_000_000, [LSP], min_lifetime=5000)
+        assert got["refused"][0]["why"] == "no offer keeps the channel for 5000 blocks"
+
+
+async def test_trap_58_a_preimage_of_the_callers_own(staged: Staging) -> None:
+    """trap:58: swaps; bad ones are refused without being repeated (K-28)."""
+    async with staged() as stage:
+        made = await stage.invoice(preimage="5a" * 32)
+        assert made["payment_hash"] == hashlib.sha256(b"\x5a" * 32).hexdigest()
+        error = await failure_of(stage.invoice(preimage="5a" * 31))
+        assert str(error) == "preimage must be 64 hex digits"
+
+
+async def test_one_label_twice_at_once_buys_once(staged: Staging) -> None:
+    """A double click: the second is a duplicate before anything is bought."""
+    async with staged() as stage:
+        calls = (stage.invoice(label="same") for _ in range(3))
+        made = await asyncio.gather(*calls, return_exceptions=True)
+        assert [getattr(each, "code", None) for each in made] == [None, 900, 900]
+        assert [each["method"] for each in stage.lsp.asked].count("lsps2.buy") == 1
+        assert len(stage.client.book.approvals) == 1
 
 
 async def test_an_lsp_never_met_is_dialled_at_the_address_given(staged: Staging) -> None:

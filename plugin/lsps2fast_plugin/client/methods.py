@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from lsps2fast import bolt11
-from lsps2fast.errors import ConfigError, Lsps2Error
+from lsps2fast.errors import ConfigError, Lsps2Error, NodeError
 from lsps2fast.lsps.lsps2 import FeeParams, format_scid
 from lsps2fast_plugin.client import params
 from lsps2fast_plugin.client.history import History
 from lsps2fast_plugin.client.invoices import (
+    DUPLICATE_LABEL,
     END_MARGIN_MS,
     LEAST_LIFE_S,
     Draft,
@@ -54,6 +55,7 @@ class Methods:
         self._market = market
         self._book = book
         self._history = history
+        self._making: set[str] = set()  # labels of invoices that are being made
         self._invoices = invoices
         self._clock = clock
         self._settings = settings
@@ -83,13 +85,15 @@ class Methods:
         needed_ms: int = 0,
         quoted_fee_msat: Any = None,
         quoted: Any = None,
+        min_lifetime: Any = None,
     ) -> Wish:
         limits = self._limits(max_fee_msat, max_fee_ppm)
         consent = self._market.consents(lsp_id, params.flag(trusts, "client_trusts_lsp"))
         largest_msat = params.optional_msat(largest, "max_payment_msat")
         fee_msat = params.optional_msat(quoted_fee_msat, "opening_fee_msat")
         offer = None if quoted is None else params.fee_params(quoted)
-        return Wish(payment_msat, largest_msat, limits, consent, needed_ms, fee_msat, offer)
+        lifetime_blocks = params.blocks(min_lifetime, "min_lifetime")
+        return Wish(payment_msat, largest_msat, limits, consent, needed_ms, fee_msat, offer, lifetime_blocks)
 
     def _limits(self, max_fee_msat: Any, max_fee_ppm: Any) -> Limits:
         return self._market.limits(
@@ -196,32 +200,56 @@ class Methods:
         opening_fee_msat: Any = None,
         opening_fee_params: Any = None,
         timeout_s: Any = None,
+        min_lifetime: Any = None,
+        preimage: Any = None,
     ) -> Json:
         """Buy a JIT channel and return the invoice whose payment opens it (I-01).
 
         `opening_fee_msat` or `opening_fee_params`: the fee or the offer that was quoted; that or nothing is bought.
         """
+        name = str(label)
+        if name in self._making:
+            raise NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{name}': it is being made")
+        self._making.add(name)
+        try:
+            return await self._invoice(
+                lsp_id,
+                token,
+                amount_msat,
+                check_request(_given(description, "description"), _given(label, "label"), expiry),
+                params.seconds(timeout_s, "timeout_s", INVOICE_TIMEOUT_S),
+                params.preimage(preimage),
+                largest=max_payment_msat,
+                max_fee_msat=max_fee_msat,
+                max_fee_ppm=max_fee_ppm,
+                trusts=client_trusts_lsp,
+                quoted_fee_msat=opening_fee_msat,
+                quoted=opening_fee_params,
+                min_lifetime=min_lifetime,
+            )
+        finally:
+            self._making.discard(name)
+
+    async def _invoice(
+        self,
+        lsp_id: Any,
+        token: Any,
+        amount_msat: Any,
+        request: Request,
+        longest_s: int,
+        own_preimage: bytes | None,
+        **wishes: Any,
+    ) -> Json:
         lsp, at = params.peer(lsp_id)
-        longest_s = params.seconds(timeout_s, "timeout_s", INVOICE_TIMEOUT_S)
         payment_msat = params.payment_msat(_given(amount_msat, "amount_msat"))
-        request = check_request(_given(description, "description"), _given(label, "label"), expiry)
-        wish = self._wish(
-            lsp,
-            payment_msat,
-            largest=max_payment_msat,
-            max_fee_msat=max_fee_msat,
-            max_fee_ppm=max_fee_ppm,
-            trusts=client_trusts_lsp,
-            needed_ms=(request.expiry_s or LEAST_LIFE_S) * 1000 + END_MARGIN_MS,
-            quoted_fee_msat=opening_fee_msat,
-            quoted=opening_fee_params,
-        )
+        needed_ms = (request.expiry_s or LEAST_LIFE_S) * 1000 + END_MARGIN_MS
+        wish = self._wish(lsp, payment_msat, needed_ms=needed_ms, **wishes)
         await self._invoices.check_label(request.label)
         address = await self._market.reach(lsp, at)
         purchase = self._market.purchase(lsp, params.text(token, "token"), wish)
         buy = await within(self._clock, longest_s, purchase, f"{lsp} did not sell a channel")
-        nonce = self._random_bytes(16).hex()
-        draft = self._draft(buy, request, await self._invoices.preimage(nonce))
+        nonce = None if own_preimage is not None else self._random_bytes(16).hex()
+        draft = self._draft(buy, request, own_preimage or await self._invoices.preimage(nonce or ""))
         expires_ms = draft.expires_s * 1000
         approval = Approval(
             buy, draft.payment_hash, draft.payment_secret, request.label, address, expires_ms, nonce=nonce
@@ -261,11 +289,17 @@ class Methods:
         max_fee_ppm: Any = None,
         max_payment_msat: Any = None,
         timeout_s: Any = None,
+        min_lifetime: Any = None,
     ) -> Json:
         """What several LSPs would take for an amount, cheapest first; by default all connected ones that sell."""
         payment_msat = params.payment_msat(amount_msat)
         wish = self._wish(
-            "", payment_msat, largest=max_payment_msat, max_fee_msat=max_fee_msat, max_fee_ppm=max_fee_ppm
+            "",
+            payment_msat,
+            largest=max_payment_msat,
+            max_fee_msat=max_fee_msat,
+            max_fee_ppm=max_fee_ppm,
+            min_lifetime=min_lifetime,
         )
         asked = await self._market.sellers() if lsp_ids is None else params.node_ids(lsp_ids)
         if not asked:

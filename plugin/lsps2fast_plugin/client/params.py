@@ -46,6 +46,23 @@ def peer(value: Any, name: str = "lsp_id") -> tuple[str, str | None]:
     return node_id(lsp_id, name), address or None
 
 
+def blocks(value: Any, name: str) -> int:
+    """A number of blocks, 0 when left out. Raises ConfigError."""
+    number = 0 if value is None else whole(value)
+    if number is None or number >= 2**32:
+        raise ConfigError(f"{name}={shown(value)} must be a number of blocks")
+    return number
+
+
+def preimage(value: Any) -> bytes | None:
+    """32 bytes in hex, None when left out. Raises ConfigError, which does not repeat it."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or _HASH.fullmatch(value) is None:
+        raise ConfigError("preimage must be 64 hex digits")
+    return bytes.fromhex(value)
+
+
 def seconds(value: Any, name: str, default: int) -> int:
     """A time-out, 1 to 600 s. Raises ConfigError."""
     number = default if value is None else whole(value)

@@ -66,6 +66,7 @@ class Wish(NamedTuple):
     needed_ms: int
     quoted_fee_msat: int | None = None
     quoted: FeeParams | None = None
+    min_lifetime_blocks: int = 0
 
 
 def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_blocks: int) -> Choice:
@@ -73,6 +74,9 @@ def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_bl
     limits, payment_msat = wish.limits, wish.payment_msat
     if not menu:
         raise Unacceptable("the LSP sells no channels now: its menu is empty")
+    menu = [entry for entry in menu if entry.min_lifetime_blocks >= wish.min_lifetime_blocks]
+    if not menu:
+        raise Unacceptable(f"no offer keeps the channel for {wish.min_lifetime_blocks} blocks")
     # Below a share of the payment that every payment exceeds, no amount helps.
     entries = [entry for entry in menu if entry.proportional <= limits.max_fee_ppm]
     if not entries:

@@ -46,6 +46,8 @@ PARAMETERS: Final = {
     "max_payment_msat": 'for "any": the largest payment you will take, at which the fee is judged',
     "lsp_ids": "a list of node ids; default: all connected peers that announce that they sell",
     "timeout_s": "seconds to wait, 1 to 600; `lsps2-compare` 15 for each LSP, an invoice 120 in all",
+    "min_lifetime": "blocks that the LSP must promise to keep the channel",
+    "preimage": "64 hex digits of your own, instead of one that this node makes; such an invoice cannot be renewed",
     "state": f"one of {', '.join(STATES)}",
     "start": "number of the first entry, from 0: the `next` of the page before",
     "limit": "entries a page, 1 to 1000, default 100",
