@@ -366,13 +366,14 @@ async def test_a_purchase_that_ended_takes_its_channel_out_of_the_count(staged: 
 
 
 async def test_the_size_follows_the_purchase(staged: Staging) -> None:
-    """I-14: fixed: payment less fee; variable: the smallest payment less its fee."""
+    """I-14, wallet:W12: fixed: payment less fee; variable: the smallest payment that will be taken, less its fee."""
     async with staged() as stage:
         await stage.invoice(100_000_000)
         assert (await stage.opening(funding_msat=99_000_000, channel_reserve_msat=0))["result"] == "reject"
         assert "too small to receive 99000000 msat" in stage.reports()
         await stage.invoice("any")
-        assert await stage.opening(funding_msat=1_100_000, channel_reserve_msat=0) == ACCEPT
+        assert (await stage.opening(funding_msat=1_500_000, channel_reserve_msat=0))["result"] == "reject"
+        assert await stage.opening(funding_msat=1_600_000, channel_reserve_msat=0) == ACCEPT
 
 
 async def test_each_lsp_has_its_own_count(staged: Staging) -> None:

@@ -161,6 +161,37 @@ async def test_w0_an_unconfirmed_channel_that_nobody_bought_carries_nothing_eith
         assert await tried(stage, invoice) == [GONE_ON] * 3
 
 
+async def test_w0_an_ordinary_channel_is_as_deep_as_the_owner_asks_too(staged: Staging) -> None:
+    """rule:27: it came from whom it may; found at the start with a single confirmation where three are asked."""
+    async with staged(funding_depth=3) as stage:
+        invoice = await stage.invoice()
+        stage.node.channels.append(channel_row(short_channel_id=f"{stage.height}x1x1"))
+        stage.fund()
+        await stage.restart()
+        assert await tried(stage, invoice) == [REFUSED] * 3
+        await stage.block(2)
+        assert await tried(stage, invoice) == [GONE_ON] * 3
+
+
+async def test_w0_it_is_watched_while_it_is_written_down(staged: Staging) -> None:
+    """rule:27: an HTLC between finding a channel and noting what it is for."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.opening()
+        stage.node.channels.append(channel_row())
+        good, watched = stage.node.do_datastore, []
+
+        def looking(params: Json) -> Json:
+            stage.client.watch.guard()
+            watched.append(stage.client.awaited.guard)
+            return good(params)
+
+        stage.node.do_datastore = looking  # type: ignore[method-assign]
+        await stage.state(CHANNEL, "CHANNELD_AWAITING_LOCKIN", None)
+        assert watched
+        assert all(watched)
+
+
 async def test_w0_our_own_channels_are_sound(staged: Staging) -> None:
     """rule:27: what we funded ourselves, however young, is not watched."""
     async with staged() as stage:

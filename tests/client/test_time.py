@@ -97,6 +97,17 @@ async def test_t55_a_channel_that_was_accepted_in_time_is_waited_for(staged: Sta
         assert claimed(stage.answer(part)) == (19_000_000, 19_000_000, 19_000_000)
 
 
+async def test_t55_an_lsp_that_opens_again_and_again_gains_no_time(staged: Staging) -> None:
+    """trap:55: 90 s after the end it is over, whatever was accepted meanwhile."""
+    async with staged() as stage:
+        await stage.invoice(expiry=60)
+        await stage.pass_time(58)
+        for second in range(0, 180, 30):
+            answer = await stage.opening()
+            assert ("mindepth" in answer) == (second < 92), second
+            await stage.pass_time(30)
+
+
 async def test_t55_but_not_for_ever(staged: Staging) -> None:
     """trap:55, I-33: 90 s after the yes; an opening after the end is none of ours."""
     async with staged() as stage:

@@ -87,19 +87,22 @@ class Watch:
         await self.look(channel)
 
     async def survey(self, **which: str) -> None:
-        """Take note of every channel that was opened to us and is not confirmed. Or NodeError, StoreError."""
+        """Take note of every channel that was opened to us and is not deep in the chain. Or NodeError, StoreError."""
         async with self._surveying:
             for row in await self._chain.rows(**which):
                 if row.channel_id in self._book.channels or row.channel_id in self._ordinary:
                     continue
                 unbound = self._bindings.meant_for(row) is None
-                if row.is_ours or (row.is_confirmed and unbound):
+                deep = row.confirmations(self._chain.height) >= self._depth_blocks
+                if row.is_ours or (deep and unbound):
                     self._ordinary.add(row.channel_id)
                 elif not row.is_closing:
                     await self._adopt(row)
 
     async def _adopt(self, row: PeerChannel) -> None:
         channel = JitChannel.from_row(row)
+        self._book.channels[channel.channel_id] = channel  # from now on, not only when it is written
+        self.guard()
         await self._bindings.adopt(channel, row)
         await self._book.put_channel(channel)
         what = "not confirmed" if channel.payment_hash is None else "a JIT channel"

@@ -193,7 +193,9 @@ class Approval:
         ends_ms = self.buy.ends_ms if self.expires_ms is None else min(self.buy.ends_ms, self.expires_ms)
         if self.released is not None:
             ends_ms = max(ends_ms, self.released.at_ms + OPENED_MS)  # lightningd is about to take it
-        return ends_ms if self.opening is None else max(ends_ms, self.opening.accepted_ms + OPENED_MS)
+        if self.opening is None:
+            return ends_ms
+        return max(ends_ms, min(self.opening.accepted_ms, ends_ms) + OPENED_MS)  # however often it is opened
 
     @property
     def channel_id(self) -> str | None:
