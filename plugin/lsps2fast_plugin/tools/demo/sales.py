@@ -143,7 +143,7 @@ class Stage:
         world = self.world
         await world.until(lambda: "SUCCEEDED" in self.sessions(sale.payment_hash), "end of the session")
         await world.until(lambda: self._journalled(sale.jit_channel_scid), "final record in the journal")
-        world.mine()
+        world.mine(6)  # so deep the wallet ceases to watch its funding
         await world.until(lambda: not owed(wallet), "the client's records to be cleared")
 
     def _journalled(self, scid: str) -> bool:
