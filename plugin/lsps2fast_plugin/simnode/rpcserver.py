@@ -23,6 +23,7 @@ class Connection(asyncio.Protocol):
         self.node = server.node
         self.splitter = frames.Splitter()
         self.transport: asyncio.Transport
+        self._lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -31,6 +32,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
+        self._lost.set()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -63,13 +65,22 @@ class Connection(asyncio.Protocol):
 
     async def _faulty(self, fault: Fault, method: str, params: Any, frame: bytes, request_id: Any) -> None:
         outcome: tuple[Any, RpcError | None] = (None, fault.error)
+        generation = self.node.generation
         if fault.carry_out:
             outcome = await self.node.finish_method(method, params, frame, str(request_id))
         if fault.hang_up:
             self.transport.abort()
             return
         if fault.wait:
-            await fault.released.wait()
+            # lightningd works off what it has read: at the latest when the caller is gone, unless it died itself
+            waits = [asyncio.ensure_future(event.wait()) for event in (fault.released, self._lost)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in waits:
+                    each.cancel()
+        if self.node.generation != generation:
+            return
         if fault.error is not None:
             outcome = (None, fault.error)
         elif not fault.carry_out:
