@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from crash.__main__ import seed_of_version
 from crash.nursery import Nursery
 from crash.points import PLUGIN, POWER, UNCOUNTED, Death, Labels
 
@@ -39,6 +40,7 @@ class Case:
 
     mode: str
     death: Death | None = None
+    seed: int = 3
 
     def __str__(self) -> str:
         return f"{self.mode} {self.death or ''}".strip()
@@ -60,7 +62,7 @@ class Story:
     def __init__(self, nursery: Nursery, case: Case) -> None:
         self.case = case
         options = {"lsps2-trust-mode": case.mode, "lsps2-fee-floor": 0}
-        self.world = World(seed=3, plugin=SERVICE, options=options, sphinx=False)
+        self.world = World(seed=case.seed, plugin=SERVICE, options=options, sphinx=False)
         self.world.start_process = nursery.start
         self.wallet: Node = self.world.add_node("wallet")
         self.wallet.plan_plugin(CLIENT, {}, self.world.env)
@@ -243,22 +245,27 @@ async def main() -> int:
     """Every message of both modes with both deaths, or one case again."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--replay", nargs=2, metavar=("MODE", "DEATH"))
+    parser.add_argument("--seed", type=int, default=seed_of_version(), help="default: from the version")
     given = parser.parse_args()
+    print(f"seed {given.seed}", flush=True)
     bad = missed = 0
     async with Nursery() as nursery:
         if given.replay:
-            outcome = await run(nursery, Case(given.replay[0], Death.parse(given.replay[1])), tail=250)
+            case = Case(given.replay[0], Death.parse(given.replay[1]), given.seed)
+            outcome = await run(nursery, case, tail=250)
             print(*outcome.violations, sep="\n")
             return len(outcome.violations)
         for mode in MODES:
-            points = (await run(nursery, Case(mode))).points
+            points = (await run(nursery, Case(mode, seed=given.seed))).points
             for kind in KINDS:
                 for point in points:
-                    outcome = await run(nursery, Case(mode, Death(kind, point)))
+                    outcome = await run(nursery, Case(mode, Death(kind, point), given.seed))
                     missed += not outcome.died  # a look more or less at the chain, as the moments fell
                     if outcome.violations:
                         bad += 1
-                        print(outcome.case, *outcome.violations, sep="\n    ", flush=True)
+                        print(outcome.case, *outcome.violations, sep="\n    ")
+                        again = f'{mode} "{outcome.case.death}"'
+                        print(f"    again: python -m client.deaths --seed {given.seed} --replay {again}", flush=True)
             print(f"{mode}: {len(points)} messages, {len(KINDS)} deaths each", flush=True)
     print(f"{bad} violations; {missed} messages did not come again")
     return min(bad, 1)
