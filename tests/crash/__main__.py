@@ -20,6 +20,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 import lsps2fast
 
@@ -32,7 +33,7 @@ from .scenarios import SCENARIOS
 from .worker import Workers
 
 MOST = 300  # cases of a family, unless --all
-MOST_OF_A_SEED = 120  # of a family, when seeds follow each other
+MOST_OF_A_SEED, CHAINS_OF_A_SEED = 40, 600  # of a family, when seeds follow each other: chains recover most
 LINES = 150  # of the transcript, when a case is replayed
 EACH_S = 10.0  # a line of progress where there is no terminal
 
@@ -96,11 +97,15 @@ class Campaign:
         self.modes: list[str] = args.mode or list(MODES)
         self.families: list[str] = args.family or list(plan.FAMILIES)
         self.most = sys.maxsize if args.all else MOST_OF_A_SEED if args.recoveries else MOST
+        self.chains = CHAINS_OF_A_SEED if args.recoveries else MOST
         self._workers, self._progress = workers, progress
+        self._dry: list[Outcome] = []
 
     async def seed(self, seed: int) -> None:
-        """Try a sample of each family."""
-        dry = await self._family(f"undisturbed, seed {seed}", plan.dry_cases(self.names, self.modes, seed))
+        """Try a sample of each family; the points are those of the first seed."""
+        if not self._dry:
+            self._dry = await self._family("undisturbed", plan.dry_cases(self.names, self.modes, seed))
+        dry = [replace(each, case=replace(each.case, seed=seed)) for each in self._dry]
         if "deaths" in self.families:
             for kind in (*plan.KILLS, *plan.STOPS):
                 await self._some(DEATHS[kind], [case for each in dry for case in plan.deaths(each, (kind,))], seed)
@@ -113,8 +118,7 @@ class Campaign:
         if "recovery" in self.families:
             await self._recovery(dry, seed)
         if "chains" in self.families:
-            count = MOST if self.most == sys.maxsize else 2 * self.most
-            await self._family("several harms in one story", plan.chains(dry, count, seed))
+            await self._family(f"several harms in one story, seed {seed}", plan.chains(dry, self.chains, seed))
 
     async def _recovery(self, dry: list[Outcome], seed: int) -> None:
         firsts = plan.sample([case for each in dry for case in plan.milestones(each)], self.most, seed)

@@ -74,6 +74,7 @@ def _money(stage: Stage) -> Iterator[str]:
     if books[stage.lsp.name] < -stage.world.chain.fees_sat * 1000:
         yield f"the LSP lost {-books[stage.lsp.name]} msat, miners took {stage.world.chain.fees_sat} sat"
     lost = sum(-books[payer.name] for payer in stage.payers)
+    lost -= stage.payers_spent_msat
     if lost != sum(_paid_msat(sale) for sale in stage.sales):
         yield f"payers lost {lost} msat for receipts of {sum(_paid_msat(sale) for sale in stage.sales)}"
     for sale in stage.sales:

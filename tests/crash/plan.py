@@ -30,7 +30,7 @@ KILLS = (PLUGIN, POWER)
 MISBEHAVING = ("single", "mpp", "two-clients", "late-part", "two-buys-of-one-client", "failed-part")
 BEFORE_CHANNEL = ("open_channel", "accept_channel", "funding_created")
 AFTER_DEED = 12  # points behind the client's deed at which the plugin dies
-LONGEST_CHAIN, MEAN_LIFE = 5, 15.0  # deaths of a chain; points a life lasts, on average
+SHORTEST_CHAIN, LONGEST_CHAIN, MEAN_LIFE = 2, 8, 15.0  # deaths of a chain; points a life lasts, on average
 
 
 def dry_cases(names: Iterable[str], modes: Iterable[str], seed: int) -> list[Case]:
@@ -103,7 +103,7 @@ def chains(dry: Sequence[Outcome], count: int, seed: int) -> list[Case]:
 
 
 def _chain(dice: random.Random, dry: Outcome) -> Case:
-    kinds = dice.choices((*KILLS, *STOPS), (5, 5, 1, 1), k=dice.randint(2, LONGEST_CHAIN))
+    kinds = dice.choices((*KILLS, *STOPS), (5, 5, 1, 1), k=dice.randint(SHORTEST_CHAIN, LONGEST_CHAIN))
     misdeed = dice.choice(misdeeds()) if dry.case.scenario in MISBEHAVING and dice.random() < 0.4 else None
     first = "deed/+1" if misdeed is not None and dice.random() < 0.5 else dice.choice(dry.points)
     lives = [1 + int(dice.expovariate(1 / MEAN_LIFE)) for _ in kinds[1:]]

@@ -92,6 +92,7 @@ class Stage:
         self.clients: list[Client] = []
         self.points: list[str] = []  # every point seen since begin(), in order
         self.problems: list[str] = []
+        self.payers_spent_msat = 0  # on something else than invoices
         self.foreign: set[str] = set()  # channels that another tool made
         self.while_down: Callable[[], Awaitable[None]] | None = None
         self.deaths_left = list(deaths)

@@ -120,7 +120,7 @@ class _Link:
             return late()
         waiting = self._waiting.get(call_id)
         if waiting is None:
-            return log.warning(f"an unexpected answer, ignored: {frame[:200]!r}")
+            return log.info(f"an unexpected answer, ignored: {frame[:200]!r}")  # mostly of a call that was given up
         method, future = waiting
         outcome = _outcome(method, answer)
         if future.done():
