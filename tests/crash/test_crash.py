@@ -96,6 +96,8 @@ MISDEEDS = (
     "two-clients lsp-trusts-client client@update_add_htlc/close plugin@deed/+2",
     "late-part client-trusts-lsp client@funding_created/silent plugin@deed/+1",
     "failed-part lsp-trusts-client client@update_fail_htlc/disconnect power@deed/+1",
+    # deleted between the start's first look and the end of the start: its entry among the withheld stayed (rule:14)
+    *3 * ("two-buys-of-one-client client-trusts-lsp client@normal/error power@deed/+1",),
 )
 
 

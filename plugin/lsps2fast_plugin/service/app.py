@@ -595,6 +595,8 @@ class Service:
     def _closed(self, channel_id: str, state: str = "CLOSED", cause: str = "") -> None:
         """Tell all who are concerned that this channel is closing or gone."""
         self.exposure.channel_state(channel_id, state, cause)
+        if state == "CLOSED":
+            self.shut.gone(channel_id)
         self.afterwards.closed(channel_id)
         self._channel_closed(channel_id)
 

@@ -36,6 +36,10 @@ class ShutChannels:
         (self.withheld.add if yes else self.withheld.discard)(channel_id)
         self.look(channel_id, peer_id)
 
+    def gone(self, channel_id: str) -> None:
+        """Take note that lightningd has deleted this channel: an entry for it would stay for good (rule:14)."""
+        self.withhold(channel_id, False, self._peers.get(channel_id, ""))
+
     def look(self, channel_id: str, peer_id: str) -> None:
         """Shut this channel, or open it, as its state is now."""
         if channel_id in self.withheld or self._is_unpaid(channel_id):
