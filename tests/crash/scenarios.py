@@ -15,6 +15,7 @@ from lsps2fast_plugin.service.executor import LONGEST_PAUSE_MS
 from lsps2fast_plugin.simnode import Client
 from lsps2fast_plugin.simnode.channels import End, Htlc
 from lsps2fast_plugin.simnode.errors import RpcError
+from lsps2fast_plugin.simnode.splices import FEE_SAT, LOCK_DEPTH
 
 from .case import CLIENT_TRUSTS, MODES
 from .stage import PATIENCE_TURNS, SIZE_MSAT, VALIDITY_S, Sale, Stage
@@ -474,6 +475,28 @@ async def upstream_confirms(stage: Stage) -> None:
     await stage.begin()
     payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
     stage.world.mine()
+    await stage.quiet()
+    if len(client.held()) == 2:
+        client.settle_held()
+    await stage.result(payment)
+    client.behaviour.on_part = "settle"
+    await stage.pay_unpaid(payer, sale)
+
+
+@scenario()
+async def upstream_splices(stage: Stage) -> None:
+    """The payer's channel gets another scid while its parts are with the client (S9): nobody shows the old one."""
+    client = stage.client(on_part="hold")
+    payer = stage.payer()
+    stage.world.chain.grant(50_000, payer.wallet.new_script())
+    sale = await stage.sale(client)
+    stage.world.open_books()
+    await stage.begin()
+    payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
+    stage.world.splice(payer.ends[0])
+    stage.payers_spent_msat = FEE_SAT * 1000
+    for _ in range(LOCK_DEPTH):
+        stage.world.mine()
     await stage.quiet()
     if len(client.held()) == 2:
         client.settle_held()
