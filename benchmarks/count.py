@@ -87,9 +87,18 @@ def _payload(inside: Any) -> Run:
 def _part(inside: Any, live: int = LIVE) -> Run:
     import work
 
-    sessions = work.live(work.core("compiled"), live)
+    core = work.core("compiled")
+    sessions = work.live(core, live)
     hashes = [(n % live + 1).to_bytes(32, "big") for n in range(ALL)]
-    return _each(sessions.part, [work.part_calls(n % live + 1, hashes[n], n + 1, 1)[0] for n in range(ALL)])
+    return _each(sessions.part, [work.part_calls(core, n % live + 1, hashes[n], n + 1, 1)[0] for n in range(ALL)])
+
+
+def _htlc(inside: Any) -> Run:
+    import work
+
+    facts = {"jit_scid": 1 << 60, "payment_hash": bytes(32), "in_scid": 1 << 61, "amount_msat": 10**8}
+    onion = {"htlc_id": 1_000, "amt_to_forward_msat": 10**8, "cltv_expiry": 800_400, "outgoing_cltv_value": 800_256}
+    return _each(partial(work.core("compiled").parts.IncomingHtlc, **facts, **onion), [()] * ALL)
 
 
 def _part_inside(inside: Any) -> Run:
@@ -125,6 +134,7 @@ CASES: dict[str, Callable[[Any], Run]] = {
     "scan of a JIT call": _scan,
     "payload with a smaller amount": _payload,
     "empty call": _empty,
+    "an incoming HTLC, made": _htlc,
     "part of a live session": _part,
     "part of a live session, inside C": _part_inside,
     "part of one of 1,000 sessions": partial(_part, live=1_000),

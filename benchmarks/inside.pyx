@@ -2,8 +2,7 @@
 """The core from inside C: what `test_core.py` times without a call from Python for each step; and its yardstick."""
 
 import cython
-from cython.cimports.lsps2fast._fsm import Session
-from cython.cimports.lsps2fast._parts import Parts, lay
+from cython.cimports.lsps2fast._parts import IncomingHtlc, lay_fee
 from cython.cimports.lsps2fast._sessions import Sessions
 
 EXPECTED = cython.declare(cython.ulonglong, 100_000)
@@ -21,85 +20,55 @@ def mark():
     """For `count.py`: callgrind dumps its counters when it gets here."""
 
 
+def _htlc(scid: object, payment_hash: bytes, in_scid: object, number: object, cltv: object, outgoing: object):
+    return IncomingHtlc(
+        jit_scid=scid, payment_hash=payment_hash, in_scid=in_scid, htlc_id=number, amount_msat=EXPECTED,
+        amt_to_forward_msat=EXPECTED, cltv_expiry=cltv, outgoing_cltv_value=outgoing,
+    )  # fmt: skip
+
+
 def more_parts(
-    sessions: Sessions, scid: object, payment_hash: bytes, in_scid: cython.ulonglong, first: cython.int,
-    count: cython.int, cltv: cython.ulonglong, outgoing: cython.ulonglong, wall_ms: cython.ulonglong,
+    sessions: Sessions, scid: object, payment_hash: bytes, in_scid: object, first: cython.int, count: cython.int,
+    cltv: object, outgoing: object, wall_ms: cython.ulonglong,
 ):  # fmt: skip
-    """So many parts of one payment, numbered from `first`."""
+    """So many parts of one payment, numbered from `first`, each made here."""
     n: cython.int
     for n in range(first, first + count):
-        sessions.part(scid, payment_hash, in_scid, n, EXPECTED, EXPECTED, cltv, outgoing, 5_000, wall_ms)
+        sessions.part(_htlc(scid, payment_hash, in_scid, n, cltv, outgoing), 5_000, wall_ms)
 
 
 def story(sessions: Sessions, calls: object):
-    """One whole session (`work.Calls`)."""
+    """One whole session (`work.Calls`), its parts made here."""
     number: cython.int
     scid = calls.scid
     payment_hash: bytes = calls.payment_hash
     preimage: bytes = calls.preimage
-    in_scid: cython.ulonglong = scid
-    parts: list = calls.parts
-    cltv: cython.ulonglong = parts[0][6]
-    outgoing: cython.ulonglong = parts[0][7]
-    wall_ms: cython.ulonglong = parts[0][9]
-    for number in range(len(parts)):
-        sessions.part(scid, payment_hash, in_scid, number, EXPECTED, EXPECTED, cltv, outgoing, 5_000, wall_ms)
+    first: IncomingHtlc = calls.parts[0][0]
+    wall_ms: cython.ulonglong = calls.parts[0][2]
+    for number in range(len(calls.parts)):
+        part = _htlc(scid, payment_hash, scid, number, first.cltv_expiry, first.outgoing_cltv_value)
+        sessions.part(part, 5_000, wall_ms)
     for _, _, kind, fact in calls.steps:
-        sessions.take(scid, payment_hash, kind, fact)
-    sessions.resolved(in_scid, 0, payment_hash, preimage)
-    sessions.take(scid, payment_hash, calls.sent, None)
-    for number in range(1, len(parts)):
-        sessions.resolved(in_scid, number, payment_hash, preimage)
+        sessions.handle(scid, payment_hash, kind, fact)
+    sessions.resolved((scid, 0), payment_hash, preimage)
+    sessions.handle(scid, payment_hash, calls.sent, None)
+    for number in range(1, len(calls.parts)):
+        sessions.resolved((scid, number), payment_hash, preimage)
 
 
 @cython.cclass
 class Fee:
     """Parts on which a fee can be laid, over and over."""
 
-    parts: Parts
+    parts: list
 
     def __init__(self, count: cython.int):
-        n: cython.int
-        self.parts = Parts()
-        for n in range(count):
-            self.parts.knock(1, n, EXPECTED, 0)
-            self.parts.count += 1
+        self.parts = [_htlc(0, b"", 1, n, 0, 0) for n in range(count)]
 
     def lay(self, times: cython.int, fee_msat: cython.ulonglong):
         """Whether it was laid, so many times."""
         laid: cython.bint = True
         n: cython.int
         for n in range(times):
-            laid = laid and lay(self.parts.rows, self.parts.count, 1, fee_msat + n % 2)
+            laid = laid and lay_fee(self.parts, 1, fee_msat + n % 2)
         return laid
-
-
-@cython.cclass
-class Timers:
-    """The timers of live sessions: the time-out of each set and the height of its earliest part."""
-
-    sessions: Sessions
-    live: list
-
-    def __init__(self, sessions: Sessions):
-        self.sessions = sessions
-        self.live = [session for buy in sessions.buys.values() for session in buy.sets.values()]
-
-    def add(self):
-        """A time-out for each session."""
-        session: Session
-        for session in self.live:
-            self.sessions._wait(session, 95_000)
-
-    def cancel(self):
-        """No time-out for any, in the order in which they began."""
-        session: Session
-        for session in self.live:
-            self.sessions._wait_no_more(session)
-
-    def watch(self):
-        """An earlier height for each session."""
-        session: Session
-        for session in self.live:
-            self.sessions.index.rewatch(session.slot, 900_000)
-            self.sessions.index.watch(session.slot, 800_394)

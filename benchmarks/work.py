@@ -35,7 +35,7 @@ FEE_MSAT = 10_000
 WALL_MS = 1_800_000_000_000
 FUNDING = order.Funding("psbt", ("aa" * 32 + ":0",), HEIGHT + 72, 100_000)
 CHANNEL = order.Channel("cc" * 32, "signed", "dd" * 32)
-LIMITS = order.Limits(1, 9_000_000_000, 9_000_000_000, 144)
+LIMITS = order.ChannelLimits(1, 9_000_000_000, 9_000_000_000, 144)
 PART_MSAT = 100_000
 PAYLOAD = "12020398968004017906080000010000020003"
 FINAL_PAYLOAD = "2d0203989680040179" + "0823" + "ab" * 32 + "989680"
@@ -45,6 +45,7 @@ class Core(NamedTuple):
     """The core in one run."""
 
     fsm: ModuleType
+    parts: ModuleType
     sessions: ModuleType
     tlv: ModuleType
     hook: ModuleType
@@ -52,7 +53,7 @@ class Core(NamedTuple):
 
 def core(run: str) -> Core:
     """`run`: "compiled" or "interpreted"."""
-    return Core(*(RUNS[run](name) for name in ("_fsm", "_sessions", "_tlv", "_hook")))
+    return Core(*(RUNS[run](name) for name in ("_fsm", "_parts", "_sessions", "_tlv", "_hook")))
 
 
 def terms(size_msat: int) -> order.Terms:
@@ -62,7 +63,10 @@ def terms(size_msat: int) -> order.Terms:
 
 def machine(c: Core, buys: int, parts: int, max_parts: int = 500) -> Any:
     """A machine with so many buys of `parts` parts; scids 1, 2, …; each client of its own, all online."""
-    sessions = c.sessions.Sessions(max_parts=max_parts)
+    most = 2**62
+    pots = ("max_held_parts", "max_held_parts_per_peer", "max_held_parts_per_buy")
+    msat = {"max_held_msat": most, "max_held_msat_per_peer": most}
+    sessions = c.sessions.Sessions(max_parts=max_parts, **dict.fromkeys(pots, 10**9), **msat)
     sessions.block(HEIGHT)
     for scid in range(1, buys + 1):
         peer = f"{scid:066x}"
@@ -71,10 +75,23 @@ def machine(c: Core, buys: int, parts: int, max_parts: int = 500) -> Any:
     return sessions
 
 
-def part_calls(scid: int, payment_hash: bytes, first: int, count: int) -> list[tuple[Any, ...]]:
+def htlc(c: Core, scid: int, payment_hash: bytes, in_scid: int, number: int) -> Any:
+    """One part of a payment."""
+    return c.parts.IncomingHtlc(
+        jit_scid=scid,
+        payment_hash=payment_hash,
+        in_scid=in_scid,
+        htlc_id=number,
+        amount_msat=PART_MSAT,
+        amt_to_forward_msat=PART_MSAT,
+        cltv_expiry=CLTV,
+        outgoing_cltv_value=CLTV - DELTA,
+    )
+
+
+def part_calls(c: Core, scid: int, payment_hash: bytes, first: int, count: int) -> list[tuple[Any, ...]]:
     """The arguments of `Sessions.part` for parts of one payment."""
-    facts = (PART_MSAT, PART_MSAT, CLTV, CLTV - DELTA, 5_000, WALL_MS)
-    return [(scid, payment_hash, scid, n, *facts) for n in range(first, first + count)]
+    return [(htlc(c, scid, payment_hash, scid, n), 5_000, WALL_MS) for n in range(first, first + count)]
 
 
 def each(call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> None:
@@ -82,9 +99,9 @@ def each(call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> None
     deque(itertools.starmap(call, arguments), maxlen=0)
 
 
-def put_parts(sessions: Any, scid: int, payment_hash: bytes, first: int, count: int) -> None:
+def put_parts(c: Core, sessions: Any, scid: int, payment_hash: bytes, first: int, count: int) -> None:
     """Parts of one payment; changes are not read."""
-    each(sessions.part, part_calls(scid, payment_hash, first, count))
+    each(sessions.part, part_calls(c, scid, payment_hash, first, count))
     sessions.take_changes()
 
 
@@ -92,7 +109,7 @@ def live(c: Core, count: int) -> Any:
     """A machine with so many live sessions, each with one part of ten thousand."""
     sessions = machine(c, count, 10_000)
     for scid in range(1, count + 1):
-        put_parts(sessions, scid, scid.to_bytes(32, "big"), 0, 1)
+        put_parts(c, sessions, scid, scid.to_bytes(32, "big"), 0, 1)
     return sessions
 
 
@@ -103,34 +120,39 @@ class Calls(NamedTuple):
     payment_hash: bytes
     preimage: bytes
     parts: list[tuple[Any, ...]]
-    steps: list[tuple[Any, ...]]  # of `Sessions.take`
+    steps: list[tuple[Any, ...]]  # of `Sessions.handle`
     sent: int
     resolved: list[tuple[Any, ...]]
 
 
-def calls_of(scid: int, parts: int) -> Calls:
+def calls_of(c: Core, scid: int, parts: int) -> Calls:
     """The session of the buy `scid` of `stories`."""
     preimage = scid.to_bytes(32, "big")
     payment_hash = hashlib.sha256(preimage).digest()
-    facts = ((Input.RESERVED, FUNDING), (Input.STORED, None), (Input.FUNDED, CHANNEL), (Input.READY, LIMITS))
+    facts = (
+        (Input.COINS_CHOSEN, FUNDING),
+        (Input.STORED, None),
+        (Input.FUNDED, order.Opened(CHANNEL)),
+        (Input.READY, LIMITS),
+    )
     steps = [(scid, payment_hash, int(kind), fact) for kind, fact in (*facts, (Input.STORED, None))]
-    resolved = [(scid, n, payment_hash, preimage) for n in range(parts)]
-    arrivals = part_calls(scid, payment_hash, 0, parts)
-    return Calls(scid, payment_hash, preimage, arrivals, steps, int(Input.SENT), resolved)
+    resolved = [((scid, n), payment_hash, preimage) for n in range(parts)]
+    arrivals = part_calls(c, scid, payment_hash, 0, parts)
+    return Calls(scid, payment_hash, preimage, arrivals, steps, int(Input.FUNDING_BROADCAST), resolved)
 
 
 def story(sessions: Any, calls: Calls) -> None:
     """One whole session by calls from Python: parts, funding, forward, settle, broadcast."""
     each(sessions.part, calls.parts)
-    each(sessions.take, calls.steps)
+    each(sessions.handle, calls.steps)
     sessions.resolved(*calls.resolved[0])
-    sessions.take(calls.scid, calls.payment_hash, calls.sent)
+    sessions.handle(calls.scid, calls.payment_hash, calls.sent)
     each(sessions.resolved, calls.resolved[1:])
 
 
 def stories(c: Core, count: int, parts: int) -> tuple[Any, list[Calls]]:
     """A machine, and the calls of so many whole sessions."""
-    return machine(c, count, parts), [calls_of(scid, parts) for scid in range(1, count + 1)]
+    return machine(c, count, parts), [calls_of(c, scid, parts) for scid in range(1, count + 1)]
 
 
 def compile_inside(directory: Path) -> ModuleType:
