@@ -8,6 +8,7 @@ import pytest
 
 from lsps2fast_plugin.service.opening import SILENCE_S
 from lsps2fast_plugin.simnode import Client
+from lsps2fast_plugin.simnode.client import SET_TIMEOUT_S
 from lsps2fast_plugin.simnode.payer import Payment
 from lsps2fast_plugin.simnode.script import DEEDS, MESSAGES
 
@@ -97,4 +98,11 @@ async def test_misbehaving_when_the_parts_have_come(message: str, deed: str) -> 
         payment = payer.pay(invoice, [SIZE_MSAT // 2] * 2)
         await stage.until(lambda: client.script.done, "the deed")
         await stage.quiet()
+        await be_good(client)
+        for _ in range(PATIENCE_TURNS):  # a set that is not whole is given up, then its channel can be dropped
+            listed = (await stage.lsp.call("lsps2-listsessions"))["sessions"]
+            if payment.done and not any(buy["payments"] for buy in listed):
+                break
+            await stage.world.advance(SET_TIMEOUT_S)
+            await stage.quiet()
         await all_is_well(stage, client, payment)
