@@ -186,6 +186,25 @@ async def test_an_offer_is_no_option_on_the_miners_price(mode: str, times: int, 
         stage.world.mine()
 
 
+async def test_open_offers_that_would_be_sold_at_a_loss_are_counted_and_told_once() -> None:
+    """people:S12: with the block after the feerate rose; nothing is left of it when it falls."""
+    options = {"lsps2-fee-floor": 100, "lsps2-offer-validity": 86_400}
+    async with Stage(LSP_TRUSTS, options=options) as stage:
+        client = stage.client()
+        for _ in range(3):
+            await stage.invoice(client)
+        cheap = stage.lsp.feerates
+        for times, count in ((1, 0), (4, 3), (1, 0)):
+            stage.lsp.feerates = cheap
+            raise_feerates(stage, times)
+            await stage.world.advance(60)
+            stage.world.mine(2)
+            await stage.quiet()
+            stats = await stage.stats()
+            assert (stats["offers_at_a_loss"], stats["offers_at_a_loss_msat"]) == (count, count * 13_500_000)
+        assert len(stage.log_lines("3 open offers would be sold at a loss of 40500 sat")) == 1
+
+
 # --- Judged when the money moves --------------------------------------------------------------------------------------
 
 
@@ -268,6 +287,25 @@ async def test_an_unpaid_channel_is_listed_until_its_money_is_back() -> None:
         await stage.quiet()
         assert (await stage.lsp.call("lsps2-listsessions"))["unpaid_channels"] == []
         assert (await stage.stats())["at_risk_msat"] == 0
+
+
+@pytest.mark.parametrize("hours", [0, 2])
+async def test_an_unpaid_channel_is_closed_when_the_operator_says_so(hours: int) -> None:
+    """A-07, people:L9: after its offer, so long after its last payment; its coins are back with the block."""
+    async with Stage(LSP_TRUSTS, options={"lsps2-close-unpaid": hours}) as stage:
+        client, payer = stage.client(on_part="fail"), stage.payer()
+        await failed_payment(stage, client, payer)
+        end = client.ends[0].other
+        for seconds, closed in ((0, False), (3_700, False), (3_600, bool(hours))):
+            await stage.world.advance(seconds)
+            stage.world.mine()
+            await stage.quiet()
+            assert bool(stage.calls("close")) is closed
+        stage.world.mine()
+        await stage.quiet()
+        stats = await stage.stats()
+        assert (stats["at_risk_msat"] == 0) is bool(hours)
+        assert (end.state in ("ONCHAIN", "CLOSED")) is bool(hours)
 
 
 # --- Standing ---------------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ from lsps2fast_plugin.service.negotiation import Negotiator
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
 from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
+from lsps2fast_plugin.service.oversight import Oversight
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.reconcile import Reconciler
 from lsps2fast_plugin.service.recovery import Recovery
@@ -196,6 +197,16 @@ class Service:
         self.shut = ShutChannels(
             self.interest, self.exposure.is_unpaid, lambda peer_id: list_peer_channels(rpc, id=peer_id)
         )
+        self.oversight = Oversight(
+            policy=self.desk.policy,
+            capital=self.exposure,
+            clock=self.clock,
+            rpc=rpc,
+            unused=self._unused,
+            is_live=lambda jit_scid: jit_scid in self.offers,
+            channels=lambda: list_peer_channels(rpc),
+            feerate_perkw=self._feerate_perkw,
+        )
         self.pool = None if settings.coin_pool is None else self._pool(settings.coin_pool)
         self.afterwards = ChannelLeaseGuard(
             rpc=rpc,
@@ -252,6 +263,11 @@ class Service:
             money_seen=lambda channel_id: self.carry_out(self.sessions.money_seen(channel_id)),
             alarm=self.effects.alarm,
         )
+
+    def _unused(self) -> list[Buy]:
+        """Offers that have no channel yet."""
+        cores = ((buy, self.sessions.buys.get(buy.jit_scid)) for buy in self.offers)
+        return [buy for buy, core in cores if core is not None and core.channel is None and core.holder is None]
 
     async def _feerate_perkw(self) -> int:
         return (await self.view.feerates()).opening_perkw
@@ -579,6 +595,7 @@ class Service:
         if self.settings is not None:
             self.carry_out(self.sessions.block(block_added["height"]))
             self.host.spawn(self.lookout.block(block_added["height"]))
+            self.host.spawn(self.oversight.block())
             self._fill_pool()
 
     def _on_channel_state(self, channel_state_changed: dict[str, Any], **_: Any) -> None:

@@ -34,6 +34,9 @@ GAUGES: Final = {  # key of `lsps2-stats`: meaning
     "held_msat": "Sum of the HTLCs held now",
     "withheld_channels": "Channels whose funding is kept back",
     "at_risk_msat": "Capital in channels that are open and unpaid, or about to be",
+    "unpaid_channels": "Channels with money of ours in them that nobody has paid for",
+    "offers_at_a_loss": "Open offers whose channel would cost more than their fee brings now",
+    "offers_at_a_loss_msat": "What those would lose",
     "free_coins_sat": "Confirmed coins of the wallet that nothing has reserved, at the last look",
     "pool_coins": "Free coins of at least the size in lsps2-coin-pool, at the last look",
     "channels_to_keep_open": "Paid channels whose min_lifetime may still run",
@@ -50,6 +53,7 @@ COUNTERS: Final = {
 LABELLED: Final = {  # key: label and meaning
     "payments": ("outcome", "Payments that came to an end"),
     "failed_parts": ("failure", "HTLCs that were held and failed, by what the payer was told"),
+    "errors_sent": ("code", "Answers to clients with an error, by its code"),
     "refusals": ("reason", "Requests, parts and policies refused"),
 }
 
@@ -94,6 +98,11 @@ class Metrics:
             for name, count in stats[key].items():
                 family.add_metric([name], float(count))
             yield family
+        for part, meaning in (("used_msat", "What is used of each limit"), ("limit_msat", "Each limit")):
+            limits = GaugeMetricFamily(f"lsps2_{part}", meaning, labels=["limit"])
+            for name, use in stats["limits"].items():
+                limits.add_metric([name], float(use[part]))
+            yield limits
 
     def describe(self) -> list[Metric]:
         """Nothing is known before the service runs."""

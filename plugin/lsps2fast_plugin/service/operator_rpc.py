@@ -181,6 +181,8 @@ def stats_of(service: Service) -> dict[str, Any]:
         "closes_refused": service.afterwards.refused,
         "payments": {name.lower(): count for name, count in service.books.ends.items()},
         "failed_parts": dict(service.books.failed_parts),
+        "offers_at_a_loss": service.oversight.at_a_loss.offers,
+        "offers_at_a_loss_msat": service.oversight.at_a_loss.msat,
         "refusals": service.desk.refusals.as_dict(),
         "errors_sent": {str(code): count for code, count in sorted(service.desk.errors.items())},
         "limits": service.exposure.limits(),

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from lsps2fast.errors import ConfigError, ProtocolBug
-from lsps2fast.lsps.lsps0 import client_rejected, try_later
+from lsps2fast.lsps.lsps0 import try_later
 from lsps2fast.lsps.lsps2 import BuyAsk, FeeParams, invalid_fee_params, too_large, too_small
 
 # Block heights of our scids. No chain gets there soon: main net needs 170 years for the first, test net 3 has passed
@@ -161,30 +161,6 @@ class BuyRegistry:
             raise try_later("you have too many unused buys; use one, or wait until one ends")
         if self._open_total >= self._limits.buys_total or (crowded and mine > 0):
             raise try_later("this node has too many unused buys; try again later")
-
-    def check_buy(
-        self,
-        ask: BuyAsk,
-        peer_id: str,
-        now_ms: int,
-        *,
-        served: bool,
-        proves: Callable[[FeeParams], bool],
-        floor_msat: int,
-        incoming_liquidity_msat: int | None,
-        provide: Callable[[FeeParams, int | None], int | Lack],
-    ) -> int:
-        """Steps 2 to 11 of B-06, first hit wins: the capacity in sat, or PeerError 1, 201, 202, 203 or -32603.
-
-        A caller that must ask the node for liquidity and funds does the cheap steps first: `served`, `check_room`,
-        `check_terms`, then the questions, then `check_liquidity` and `check_supply`. `add` looks at the limits again.
-        """
-        if not served:
-            raise client_rejected("this node does not serve you")
-        self.check_room(peer_id)
-        check_terms(ask, now_ms, proves, floor_msat)
-        check_liquidity(ask, incoming_liquidity_msat)
-        return check_supply(ask, provide(ask.params, ask.payment_size_msat))
 
     def add(self, buy: Buy) -> None:
         """Enter a new buy, which reserves its place and its scid while the journal is written; on failure `remove` it.

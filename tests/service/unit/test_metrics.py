@@ -25,6 +25,8 @@ STATS: dict[str, Any] = {
     "payments": {"succeeded": 7, "failed": 0},
     "failed_parts": {"mpp_timeout": 0, "unknown_next_peer": 5},
     "refusals": {"rate_peer": 3, "paused": 0},
+    "errors_sent": {"203": 2},
+    "limits": {"capital_budget": {"used_msat": 250, "limit_msat": 1_000, "binds": False}},
     **{key: number for number, key in enumerate([*GAUGES, *COUNTERS], 1)},
 }
 
@@ -67,6 +69,8 @@ async def test_the_page_shows_every_counter() -> None:
     assert all(samples[f"lsps2_{key}_total",] == STATS[key] for key in COUNTERS)
     for key in LABELLED:
         assert {name: samples[f"lsps2_{key}_total", name] for name in STATS[key]} == STATS[key]
+    assert samples["lsps2_used_msat", "capital_budget"] == 250
+    assert samples["lsps2_limit_msat", "capital_budget"] == 1_000
     assert ("lsps2_info", "pure", "1.2.3") in samples or ("lsps2_info", "1.2.3", "pure") in samples
 
 

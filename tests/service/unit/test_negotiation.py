@@ -11,10 +11,12 @@ import pytest
 
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps import lsps0
+from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps0 import INTERNAL_ERROR, MAX_PAYLOAD
 from lsps2fast.lsps.lsps2 import BUY, GET_INFO, FeeParams, check_menu_order, format_datetime, parse_datetime
 from lsps2fast.lsps.promise import Keyring
 from lsps2fast_plugin.service.liquidity import Feerates, Liquidity
+from lsps2fast_plugin.service.options import DEFAULT_LINE
 
 from .desk import ALICE, BOB, KEY, SIZE_MSAT, WALL_MS, Json, Shop
 
@@ -264,6 +266,47 @@ async def test_a_node_that_does_not_answer_offers_nothing() -> None:
 
 
 # --- lsps2.buy --------------------------------------------------------------------------------------------------------
+
+
+FAULTS: list[tuple[str, int]] = [  # from the last step to the first, each on top of all later ones
+    ("11 no coins", INTERNAL_ERROR),
+    ("10 no inbound liquidity", 203),
+    ("5 below the smallest payment", 202),
+    ("4 expired", 201),
+    ("3 not our promise", 201),
+    ("2 too many open buys", INTERNAL_ERROR),
+    ("2 not served", 1),
+    ("1 no such parameter", -32602),
+]
+
+
+@pytest.mark.parametrize("count", range(1, len(FAULTS) + 1), ids=lambda count: FAULTS[count - 1][0])
+async def test_the_first_fault_in_the_order_of_the_table_decides(count: int) -> None:
+    """B-06: the order that clients meet; trap:31: what a later step would ask is not asked."""
+    shop = Shop(lsps2_max_buys_per_peer=1)
+    offer = (await shop.menu())[0]
+    asked: list[str] = []
+    shop.before_purse = lambda: asked.append("node")
+    size_msat = SIZE_MSAT
+    if count >= 1:
+        shop.purse_now = shop.purse_now._replace(confirmed_sat=0)
+    if count >= 2:
+        shop.purse_now = shop.purse_now._replace(incoming_liquidity_msat=0)
+    if count >= 3:
+        size_msat = 1
+    if count >= 4:
+        shop.clock.pass_ms(10**9)
+    if count >= 5:
+        offer = offer | {"min_fee_msat": "1"}
+    if count >= 6:
+        shop.offers.restore(Buy(1, ALICE, DEFAULT_LINE.params(WALL_MS), None, 144, False, WALL_MS, 1))
+    if count >= 7:
+        shop.desk.policy.replace(shop.desk.policy.rules._replace(deny=frozenset({ALICE})))
+    extra = {"what": 1} if count >= 8 else {}
+    ask = {"opening_fee_params": offer, "payment_size_msat": str(size_msat)} | extra
+    assert (await shop.ask(ALICE, BUY, ask))["error"]["code"] == FAULTS[count - 1][1]
+    assert asked == (["node"] if count < 3 else [])
+    assert shop.sold == []
 
 
 async def test_a_buy_is_stored_before_it_is_answered_with_all_that_was_agreed() -> None:
