@@ -292,7 +292,7 @@ async def test_an_unpaid_channel_is_listed_until_its_money_is_back() -> None:
 @pytest.mark.parametrize("hours", [0, 2])
 async def test_an_unpaid_channel_is_closed_when_the_operator_says_so(hours: int) -> None:
     """A-07, people:L9: after its offer, so long after its last payment; its coins are back with the block."""
-    async with Stage(LSP_TRUSTS, options={"lsps2-close-unpaid": hours}) as stage:
+    async with Stage(LSP_TRUSTS, options={"lsps2-close-unpaid": hours, "lsps2-offer-validity": 3_600}) as stage:
         client, payer = stage.client(on_part="fail"), stage.payer()
         await failed_payment(stage, client, payer)
         end = client.ends[0].other

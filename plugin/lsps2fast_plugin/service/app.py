@@ -249,7 +249,7 @@ class Service:
             forgotten=self._forgotten,
             owned=self._owned,
             capital=self.exposure,
-            sent=lambda peer_id, channel: self.lookout.funding(peer_id, channel),
+            sent=self._funding_sent,
             channel_of=self._channel_of,
             gone=self._never_funded,
         )
@@ -263,6 +263,11 @@ class Service:
             money_seen=lambda channel_id: self.carry_out(self.sessions.money_seen(channel_id)),
             alarm=self.effects.alarm,
         )
+
+    def _funding_sent(self, peer_id: str, channel: Channel) -> None:
+        """Take note that bitcoind has this funding."""
+        self.lookout.funding(peer_id, channel)
+        self.exposure.mined(channel.channel_id)
 
     def _unused(self) -> list[Buy]:
         """Offers that have no channel yet."""
@@ -338,6 +343,7 @@ class Service:
                 self.carry_out(self.sessions.peer(peer.id, True, self.clock.wall_ms()))
         recovery.revive_all(stored, snapshot)
         self._take_early_facts()
+        self.shut.known()
         self.host.interest_loaded()
         self._sell(self.settings, keyring, delta)
         self.host.spawn(self._watch_time())
@@ -355,11 +361,16 @@ class Service:
                 log.error(f"a notification failed\n{traceback.format_exc()}")
 
     async def _guard_withheld(self) -> None:
-        """Know every withheld channel first: forwards into others need not wait for the journal (rule:7, cln:W11)."""
+        """Know every withheld channel first: forwards into others need not wait for the journal (rule:7, cln:W11).
+
+        But those into channels that may have been sold do: only the journal says what is paid for (rule:21).
+        """
         for channel in await self.until_told("listpeerchannels", lambda: list_peer_channels(self.rpc)):
             self.names.learn(channel.channel_id, channel.scids)
             if channel.is_withheld:
                 self.shut.withhold(channel.channel_id, True, channel.peer_id)
+            elif channel.is_ours and channel.private:
+                self.shut.wait_for(channel.channel_id, channel.peer_id)
         self.host.channels_loaded()
 
     def _sell(self, settings: Settings, keyring: Keyring, delta: int) -> None:

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 WITH_THE_CLIENT: Final = State.AWAITING_SETTLEMENT
 NOT_PAID: Final = (State.ABORTING, State.FAILED, State.ABANDONED)
 OVER: Final = (State.FAILED, State.ABANDONED, State.UNDERPAID)
-BACK: Final = ("FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")  # a block has the close, or nothing was ever on chain
+SPENT: Final = ("FUNDING_SPEND_SEEN", "ONCHAIN")
+BACK: Final = (*SPENT, "CLOSED")  # a block has the close, or nothing was ever on chain
 ON_TRUST_AT_ONCE: Final = 2  # channels of one client that are on chain while their first payment is under way
 TURN_MS: Final = 30_000  # so long one more waits for those
 ANY: Final = ""  # key of `Watch`: those who wait are few, and each looks again at any change
@@ -173,6 +174,11 @@ class CapitalAtRisk:
         self._guard(channel_id, buy.peer_id)
         self.save()
 
+    def mined(self, channel_id: str) -> None:
+        """Take note that bitcoind has the funding."""
+        if (stake := self._stakes.of_channel(channel_id)) is not None:
+            stake.mined = True
+
     def part_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
         """A forwarded part came back failed. What our own node refused is nobody's deed (rule:22)."""
         reason = str(event.get("failure_reason") or "").lower()
@@ -219,6 +225,8 @@ class CapitalAtRisk:
         if stake is None:
             return
         if state in BACK:
+            if state in SPENT and not stake.closing:  # its commitment came out of the blue: not by our doing
+                self._ledger.closing(channel_id, True, self._clock.wall_ms())
             self._ledger.back(stake, self._clock.wall_ms())
             self._guard(channel_id, stake.peer_id)
         else:
@@ -313,6 +321,7 @@ class CapitalAtRisk:
             if stake is None:
                 arguments = (buy.peer_id, buy.jit_scid, journal.channel.channel_id, capacity_sat * 1000)
                 stake = self._ledger.sent(*arguments, wall_ms)
+            stake.mined = True
             if under_way:
                 stake.ended_ms = None
             elif not stake.over:

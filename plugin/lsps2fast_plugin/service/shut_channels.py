@@ -29,6 +29,7 @@ class ShutChannels:
         self._is_unpaid = is_unpaid
         self._channels_of = channels_of
         self._peers: dict[str, str] = {}  # of each channel that is shut
+        self._unknown: dict[str, str] = {}  # of each channel that may be shut, until the journal has been read
         self.withheld: set[str] = set()  # channels whose funding is kept back
 
     def withhold(self, channel_id: str, yes: bool, peer_id: str) -> None:
@@ -39,6 +40,18 @@ class ShutChannels:
     def gone(self, channel_id: str) -> None:
         """Take note that lightningd has deleted this channel: an entry for it would stay for good (rule:14)."""
         self.withhold(channel_id, False, self._peers.get(channel_id, ""))
+
+    def wait_for(self, channel_id: str, peer_id: str) -> None:
+        """Let nothing through before it is known whether this channel is paid for; `look` then decides."""
+        self._interest.channel_ids.add(channel_id)
+        self._interest.peers.add(peer_id)
+        self._unknown[channel_id] = peer_id
+
+    def known(self) -> None:
+        """Decide about all that waited: the journal has been read."""
+        for channel_id, peer_id in self._unknown.items():
+            self.look(channel_id, peer_id)
+        self._unknown.clear()
 
     def look(self, channel_id: str, peer_id: str) -> None:
         """Shut this channel, or open it, as its state is now."""

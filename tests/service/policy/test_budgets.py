@@ -82,6 +82,7 @@ def test_mining_fees_that_nobody_paid_for_have_a_budget_a_day() -> None:
     assert why(limits, on_trust=False) is None
     for scid in (1, 2):
         stake = limits._ledger.sent(BOB, scid, f"{scid:064x}", 1, WALL_MS)
+        stake.mined = True
         limits._ledger.let_go(BOB, scid, WALL_MS)
         limits._ledger.back(stake, WALL_MS + 1)
     assert why(limits) == "mining_budget"

@@ -26,7 +26,7 @@ def ledger() -> TrustLedger:
 def opened(ledger: TrustLedger, peer_id: str, scid: int, msat: int = 5_000, wall_ms: int = WALL_MS) -> None:
     """A channel of this buy is on chain, not paid for yet."""
     ledger.reserved(peer_id, scid, msat, True, 100, wall_ms)
-    ledger.sent(peer_id, scid, f"{scid:064x}", msat, wall_ms)
+    ledger.sent(peer_id, scid, f"{scid:064x}", msat, wall_ms).mined = True
 
 
 def closed(ledger: TrustLedger, scid: int, wall_ms: int = WALL_MS) -> None:
@@ -105,8 +105,11 @@ def test_mining_fees_count_for_a_day_unless_the_channel_is_paid(ledger: TrustLed
     assert ledger.stakes.mining_msat(WALL_MS + 26 * HOUR_MS) == 0
 
 
-def test_a_reservation_that_was_undone_burns_nothing(ledger: TrustLedger) -> None:
-    """people:S6: nothing was on chain."""
+def test_what_never_reached_the_chain_burns_nothing(ledger: TrustLedger) -> None:
+    """people:S0, people:S6: an open that was undone, and a channel given up before its funding was sent."""
+    stake = ledger.sent(BOB, 2, "cc" * 32, 5_000, WALL_MS)
+    stake.mining_msat = 100
+    ledger.back(stake, WALL_MS)
     ledger.reserved(ALICE, 1, 5_000, True, 100, WALL_MS)
     ledger.let_go(ALICE, 1, WALL_MS)
     assert ledger.stakes.mining_msat(WALL_MS) == 0

@@ -96,6 +96,7 @@ class Books:
             assert await self.may_open(each)
             self.changed(each, State.COLLECTING, OPENING)
             self.capital.sent(each, channel_of(each.jit_scid))
+            self.capital.mined(channel_of(each.jit_scid))
 
     def changed(self, each: Buy, old: State, new: State) -> None:
         """Its payment changes its state."""
@@ -321,6 +322,19 @@ async def test_a_close_is_back_only_with_its_block() -> None:
     again = await books.restarted([])
     assert again.capital.limits()["mining_budget"]["used_msat"] == 1_800 * 253
     assert again.ledger.unpaid(ALICE, WALL_MS) == 1
+
+
+@pytest.mark.parametrize(("first", "unpaid"), [(None, 1), (("CHANNELD_SHUTTING_DOWN", "user"), 0)])
+async def test_a_commitment_out_of_the_blue_is_the_clients(first: tuple[str, str] | None, unpaid: int) -> None:
+    """rule:22, people:S6: it closes an unpaid channel alone; what we close ourselves is not its deed."""
+    books = Books()
+    await books.open(buy())
+    books.fail(buy())
+    if first is not None:
+        books.capital.channel_state(channel_of(1), *first)
+    books.capital.channel_state(channel_of(1), "FUNDING_SPEND_SEEN", "onchain")
+    assert books.ledger.unpaid(ALICE, WALL_MS) == unpaid
+    assert books.capital.at_risk_msat() == 0
 
 
 async def test_money_in_an_unpaid_channel_is_listed_until_it_is_back() -> None:

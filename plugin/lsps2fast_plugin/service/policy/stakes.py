@@ -34,7 +34,9 @@ class Stake:
     since_ms: int
     on_trust: bool  # on chain before it is paid for, or on its way there
     mining_msat: int = 0  # of its opening and its close
-    sent: bool = False
+    sent: bool = False  # its funding was ordered on chain
+    closing: bool = False  # somebody has begun to close it
+    mined: bool = False  # and bitcoind has it: the miners' part cannot come back
     channel_id: str | None = None
     fault: Fault = Fault.NONE
     ended_ms: int | None = None  # when the last payment for it failed

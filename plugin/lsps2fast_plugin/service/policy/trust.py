@@ -137,6 +137,8 @@ class TrustLedger:
     def closing(self, channel_id: str, by_client: bool, wall_ms: int) -> None:
         """The channel of a stake is being closed; its coins are not back yet."""
         stake = self.stakes.of_channel(channel_id)
+        if stake is not None:
+            stake.closing = True
         if stake is not None and by_client and stake.fault is not Fault.CLIENT:
             stake.fault, stake.ended_ms = Fault.CLIENT, stake.ended_ms or wall_ms
             self.blame(stake.peer_id, stake.jit_scid, "unpaid", wall_ms)
@@ -144,7 +146,7 @@ class TrustLedger:
     def back(self, stake: Stake, wall_ms: int) -> None:
         """Its coins are ours again; mining fees are not, and what the peer did is not forgotten."""
         self.stakes.take(stake)
-        if stake.sent and stake.on_trust:
+        if stake.mined:
             self.stakes.burnt.add(stake.since_ms, stake.mining_msat, wall_ms)
         self._touch(stake.peer_id, wall_ms)
 
@@ -326,6 +328,7 @@ def _read(peer_id: str, value: Any) -> tuple[_Peer, list[Stake]]:
     stakes = []
     for (scid, amount, since_ms, defaulted), facts in zip(value["open"], more, strict=True):
         stake = Stake(peer_id, parse_scid(scid), parse_msat(amount), _whole(since_ms), on_trust=True, sent=True)
+        stake.mined = True
         stake.mining_msat = parse_msat(facts.get("mining_msat", "0"))
         stake.channel_id = facts.get("channel_id")
         stake.fault = Fault(facts.get("fault", Fault.CLIENT if defaulted else Fault.NONE))
