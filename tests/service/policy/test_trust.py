@@ -79,6 +79,7 @@ def test_a_second_channel_of_a_buy_counts_beside_the_first_one(ledger: TrustLedg
     opened(ledger, ALICE, 1)
     ledger.let_go(ALICE, 1, WALL_MS, Fault.DOUBT)
     ledger.reserved(ALICE, 1, 6_000, True, 0, WALL_MS)
+    ledger.sent(ALICE, 1, f"{1:064x}", 5_000, WALL_MS)  # the first one once more, as a restart orders it
     assert at_risk(ledger.stakes) == 11_000
     ledger.paid(ALICE, 1, WALL_MS)
     assert at_risk(ledger.stakes) == 5_000

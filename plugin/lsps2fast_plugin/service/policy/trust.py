@@ -80,7 +80,11 @@ class TrustLedger:
 
     def sent(self, peer_id: str, jit_scid: int, channel_id: str, amount_msat: int, wall_ms: int) -> Stake:
         """Its funding is ordered on chain, so it is on trust from here on, whatever was agreed."""
-        stake = self.stakes.now(jit_scid) or self.reserved(peer_id, jit_scid, amount_msat, True, 0, wall_ms)
+        stake, now = self.stakes.of_channel(channel_id), self.stakes.now(jit_scid)
+        if stake is None and now is not None and now.channel_id is None:
+            stake = now
+        if stake is None:
+            stake = self.reserved(peer_id, jit_scid, amount_msat, True, 0, wall_ms)
         stake.sent = stake.on_trust = True
         self.stakes.name(stake, channel_id)
         self._changed[peer_id] = None
