@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from lsps2fast._parts import opening_fee
 from lsps2fast.errors import Lsps2Error, PeerError, ProtocolBug
 from lsps2fast.lsps.lsps0 import MalformedField, invalid_params, read_params
 
@@ -194,10 +195,7 @@ def opening_fee_msat(payment_size_msat: int, min_fee_msat: int, proportional: in
     bLIP-52's prose prints the divisor as 10000000; its two code samples say 1000000, and so do the other
     implementations (F-01, X-01).
     """
-    product = payment_size_msat * proportional
-    if product + 999_999 > U64_MAX:  # covers the product alone too: the addend is positive
-        return None
-    return max((product + 999_999) // 1_000_000, min_fee_msat)
+    return opening_fee(payment_size_msat, min_fee_msat, proportional)
 
 
 # --- opening_fee_params -----------------------------------------------------------------------------------------------
