@@ -52,16 +52,16 @@ async def test_no_overpayment_opens_a_channel_above_the_largest(mode: str) -> No
         stage.world.mine()
 
 
-@pytest.mark.parametrize("size_msat", [SIZE_MSAT, None])
-async def test_the_budget_holds_for_what_is_opened(size_msat: int | None) -> None:
-    """people:S1, people:S2, rule:18: fixed and variable buys of wallets that refuse, 400,000 sat each time."""
+@pytest.mark.parametrize(("size_msat", "paid_msat"), [(160_000_000, 300_000_000), (None, 400_000_000)])
+async def test_the_budget_holds_for_what_is_opened(size_msat: int | None, paid_msat: int) -> None:
+    """people:S1, people:S2, rule:18: fixed and variable buys of wallets that refuse, paid as far as it goes."""
     options = {"lsps2-capital-budget-sat": 500_000, "lsps2-withheld-budget-sat": 300_000}
     async with Stage(LSP_TRUSTS, wallet_sat=COINS, options=options) as stage:
         payer = stage.payer(channels=2)
         for number in range(4):
             client = stage.client(f"taker {number}", on_part="fail")
             invoice = await stage.invoice(client, size_msat)
-            await payer.pay(invoice, [400_000_000])
+            await payer.pay(invoice, [paid_msat])
             await stage.quiet()
             limits = (await stage.stats())["limits"]
             assert limits["capital_budget"]["used_msat"] <= 500_000_000
@@ -384,6 +384,35 @@ async def test_a_client_that_closes_its_unpaid_channel_is_remembered_and_can_be_
         trust = (await stage.lsp.call("lsps2-quote", {"peer_id": client.node_id}))["trust"]
         assert (trust["mode"], trust["unpaid_channels"], trust["reasons"]) == (LSP_TRUSTS, 0, [])
         stage.leaves = ("channel",)
+
+
+@pytest.mark.parametrize("mode", [LSP_TRUSTS, CLIENT_TRUSTS])
+async def test_a_client_that_takes_parts_without_the_whole_fee_has_paid_what_came(mode: str) -> None:
+    """people:S3, rule:20: outcome, counters, log, standing and guard go by the fee that came; the rest pays for it."""
+    async with Stage(mode, wallet_sat=COINS) as stage:
+        client, payer = stage.client(on_part="hold"), stage.payer(channels=2)
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [SIZE_MSAT // 2] * 2)
+        await stage.until(lambda: len(client.held()) == 2, "both parts at the client")
+        first, second = client.held()
+        client.fail(first)
+        client.fulfill(second, invoice.preimage)
+        await payment
+        await stage.quiet()
+        assert stage.states(invoice)[-1] == "UNDERPAID"
+        stats = await stage.stats()
+        assert stats["payments"]["underpaid"] == 1
+        assert stats["payments"]["succeeded"] == stats["channels_to_keep_open"] == 0
+        assert stats["at_risk_msat"] > 0
+        quote = await stage.lsp.call("lsps2-quote", {"peer_id": client.node_id})
+        assert quote["trust"]["mode"] == CLIENT_TRUSTS
+        assert quote["trust"]["unpaid_channels"] == 1
+        end = client.ends[0].other
+        other = client.invoice(1_000_000, end.scid_now())
+        client.behaviour.on_part = "settle"
+        assert (await payer.pay(other, [1_000_000], overpay_msat=10_000)).raw_messages == [TEMPORARY]
+        stage.world.mine()
+        stage.leaves = ("active", "record", "channel", "no")
 
 
 # --- Channel sizes and one preflight ----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from lsps2fast import BACKEND, __version__
 from lsps2fast import _tlv as tlv
 from lsps2fast._parts import IncomingHtlc, allocate
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import TEMPORARY, Action, Channel, FailParts, PartKey, PartStatus
+from lsps2fast.actions import TEMPORARY, Action, Channel, FailParts, PartKey
 from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ConfigError, MalformedTlv, ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
@@ -172,6 +172,13 @@ class Service:
         self.sessions = Sessions(
             collect_ms=settings.collect_ms,
             max_parts=settings.max_parts,
+            offline_ms=settings.offline_ms,
+            overpay_ppm=settings.max_overpay_ppm,
+            min_part_msat=settings.min_part_msat,
+            min_final_expiry_blocks=settings.min_expiry_blocks,
+            max_held_parts_per_buy=settings.held_parts_per_buy,
+            max_held_parts_per_peer=settings.held_parts_per_peer,
+            max_held_msat_per_peer=settings.held_msat_per_peer,
             max_held_parts=settings.gate.held_parts,
             max_held_msat=settings.gate.held_sat * 1000,
             hashes=self.interest.payment_hashes,
@@ -203,7 +210,7 @@ class Service:
             clock=self.clock,
             rpc=rpc,
             unused=self._unused,
-            is_live=lambda jit_scid: jit_scid in self.offers,
+            is_live=self._is_live,
             channels=lambda: list_peer_channels(rpc),
             feerate_perkw=self._feerate_perkw,
         )
@@ -268,6 +275,11 @@ class Service:
         """Take note that bitcoind has this funding."""
         self.lookout.funding(peer_id, channel)
         self.exposure.mined(channel.channel_id)
+
+    def _is_live(self, jit_scid: int) -> bool:
+        """Whether the channel of this offer can still be paid for."""
+        buy = self.offers.get(jit_scid)
+        return buy is not None and buy.params.valid_until_ms > self.clock.wall_ms()
 
     def _unused(self) -> list[Buy]:
         """Offers that have no channel yet."""

@@ -6,10 +6,11 @@ not. Answers in return what a negotiation must know of the payments under way.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from lsps2fast.actions import FAILURE_NAMES, Action, Broadcast, FailParts, ForgetBuy
+from lsps2fast.actions import FAILURE_NAMES, Action, Broadcast, FailParts, Finalize, ForgetBuy
 from lsps2fast.lsps.buys import BuyRegistry
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import State
@@ -18,6 +19,8 @@ from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.negotiation import token_of_buy
 from lsps2fast_plugin.service.sales_policy import Desk
+
+log = logging.getLogger(__name__)
 
 TOPIC: Final = "lsps2_session"  # our notification: a session has changed its state
 UNUSED: Final = ("Timeout", "Abandoned")  # outcomes of a buy that brought nobody a channel
@@ -47,6 +50,7 @@ class SessionEvents:
         self._coins_moved = coins_moved
         self._opening: set[int] = set()  # jit scids whose channel is being made
         self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
+        self.fees_earned_msat = 0  # opening fees that came, since the start
         self.ends = dict.fromkeys(("SUCCEEDED", "FAILED", "ABANDONED", "UNDERPAID"), 0)  # of payments, since the start
 
     def take(self, actions: Iterable[Action]) -> None:
@@ -59,6 +63,8 @@ class SessionEvents:
                     self.failed_parts[FAILURE_NAMES.get(action.failure[:4], "other")] += len(action.parts)
                 case Broadcast():
                     self._funding_ordered(action)
+                case Finalize():
+                    self._over(action)
                 case ForgetBuy():
                     self._exposure.buy_ended(action.jit_scid)
                     if action.outcome in UNUSED:
@@ -89,6 +95,18 @@ class SessionEvents:
         buy = self._offers.get(action.jit_scid)
         if buy is not None:
             self._exposure.sent(buy, action.channel.channel_id)
+
+    def _over(self, action: Finalize) -> None:
+        """Count and tell what came of a sale: the fee that was paid, not the one that was agreed (rule:20)."""
+        owed_msat, came_msat = action.record.opening_fee_msat, action.record.fee_paid_msat
+        self.fees_earned_msat += came_msat
+        buy = self._offers.get(action.jit_scid)
+        peer_id = "a client" if buy is None else buy.peer_id
+        if action.record.channel is not None:
+            log.info(
+                f"the sale {format_scid(action.jit_scid)} to {peer_id} ended: {action.outcome}; {came_msat} msat of an"
+                f" opening fee of {owed_msat} msat came"
+            )
 
     def _unused(self, jit_scid: int) -> None:
         buy = self._offers.get(jit_scid)

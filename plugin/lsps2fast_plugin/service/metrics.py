@@ -45,6 +45,7 @@ GAUGES: Final = {  # key of `lsps2-stats`: meaning
 COUNTERS: Final = {
     "menus": "Menus sent",
     "buys": "Offers sold",
+    "fees_earned_msat": "Opening fees that came, of sales that are over",
     "journal_commits": "Writes to the datastore",
     "alarms": "Alarms raised",
     "coin_splits": "Coins split to fill lsps2-coin-pool",

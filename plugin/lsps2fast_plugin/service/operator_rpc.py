@@ -184,6 +184,7 @@ def stats_of(service: Service) -> dict[str, Any]:
         "offers_at_a_loss": service.oversight.at_a_loss.offers,
         "offers_at_a_loss_msat": service.oversight.at_a_loss.msat,
         "refusals": service.desk.refusals.as_dict(),
+        "fees_earned_msat": service.books.fees_earned_msat,
         "errors_sent": {str(code): count for code, count in sorted(service.desk.errors.items())},
         "limits": service.exposure.limits(),
         "held_parts_limit": 0 if service.settings is None else service.settings.gate.held_parts,

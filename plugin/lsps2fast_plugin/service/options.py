@@ -43,7 +43,14 @@ class Settings(NamedTuple):
     max_parts: int
     zero_reserve: bool
     cltv_delta_blocks: int
+    offline_ms: int
+    max_overpay_ppm: int
+    min_part_msat: int
+    min_expiry_blocks: int
     max_hold_blocks: int
+    held_parts_per_buy: int
+    held_parts_per_peer: int
+    held_msat_per_peer: int
     limits: BuyQuota
     gate: GateLimits
     rules: Rules  # in force when there is no policy file
@@ -59,6 +66,18 @@ class Settings(NamedTuple):
 _INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
     "dev-lsps2-collect-timeout": (90, 1, 3_600, "seconds to hold parts until a payment is complete (bLIP-52 wants 90)"),
     "lsps2-max-parts": (30, 1, 483, "parts of one payment that are accepted"),
+    "lsps2-offline-wait": (600, 60, 86_400, "seconds that a complete payment is held for a client that is away"),
+    "lsps2-max-overpay-percent": (
+        100,
+        0,
+        10_000,
+        "how much more than was bought may be paid; parts beyond fail",
+    ),
+    "lsps2-min-part-msat": (1, 1, 10**12, "smallest part of a payment that buys a channel"),
+    "lsps2-min-expiry-blocks": (7, 1, 1_008, "nearest expiry, in blocks ahead, of a part that buys a channel"),
+    "lsps2-max-held-parts-per-buy": (60, 1, 10**6, "HTLCs that are held at one time for one offer"),
+    "lsps2-max-held-parts-per-peer": (200, 1, 10**6, "HTLCs that are held at one time for one client"),
+    "lsps2-max-held-sat-per-peer": (250_000_000, 1, 10**15, "satoshis in HTLCs that are held for one client"),
     "lsps2-cltv-delta": (144, 6, 2_016, "cltv delta promised to clients; never below the node's own"),
     "lsps2-channel-headroom-sat": (100_000, 0, 10**12, "inbound capacity beyond the first payment"),
     "lsps2-min-channel-sat": (20_000, 0, 10**12, "smallest channel that is opened; many wallets take none below"),
@@ -272,7 +291,14 @@ def read_settings(plugin: Plugin) -> Settings:
         max_parts=number["lsps2-max-parts"],
         zero_reserve=bool(get("experimental-lsps2-zero-reserve")),
         cltv_delta_blocks=number["lsps2-cltv-delta"],
+        offline_ms=number["lsps2-offline-wait"] * 1000,
+        max_overpay_ppm=number["lsps2-max-overpay-percent"] * 10_000,
+        min_part_msat=number["lsps2-min-part-msat"],
+        min_expiry_blocks=number["lsps2-min-expiry-blocks"],
         max_hold_blocks=number["lsps2-max-hold-blocks"],
+        held_parts_per_buy=number["lsps2-max-held-parts-per-buy"],
+        held_parts_per_peer=number["lsps2-max-held-parts-per-peer"],
+        held_msat_per_peer=number["lsps2-max-held-sat-per-peer"] * 1000,
         limits=BuyQuota(number["lsps2-max-buys-per-peer"], number["lsps2-max-buys"]),
         gate=GateLimits(*(number[name] for name in LIMIT_OPTIONS)),
         rules=_rules(number, _choice(get("lsps2-trust-mode"), "lsps2-trust-mode", MODES) == MODES[1]),
