@@ -21,7 +21,7 @@ from lsps2fast import BACKEND, __version__
 from lsps2fast import _tlv as tlv
 from lsps2fast._parts import IncomingHtlc, allocate
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import TEMPORARY, Action, Channel, FailParts, PartKey
+from lsps2fast.actions import TEMPORARY, Action, Channel, FailParts, PartKey, PartStatus
 from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ConfigError, MalformedTlv, ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
