@@ -400,7 +400,7 @@ async def test_an_offer_that_lapses_while_the_node_is_asked_is_not_sold() -> Non
     """B-06, C-08 in spirit: the last look at the clock is right before the buy is stored."""
     shop = Shop()
     offer = (await shop.menu())[0]
-    shop.before_purse = lambda: shop.clock.pass_ms(3_600_000)
+    shop.before_purse = lambda: shop.clock.pass_ms(86_400_000)
     assert await shop.code(offer) == 201
     assert shop.sold == []
 
