@@ -23,7 +23,7 @@ bint = double = float = size_t = Py_ssize_t = void = p_char = p_uchar = _Type()
 
 
 def pointer(_: Any) -> _Type:
-    """A pointer's type."""
+    """Return a pointer's type."""
     return _Type()
 
 
@@ -40,10 +40,10 @@ boundscheck = wraparound = cdivision = freelist = locals = exceptval = returns =
 
 
 def declare(_: Any = None, value: Any = None, **__: Any) -> Any:
-    """The value of a module-level constant; a C attribute has none until the code sets it."""
+    """Return the value of a module-level constant; a C attribute has none until the code sets it."""
     return value
 
 
 def cast(_: Any, value: Any, **__: Any) -> Any:
-    """The value, unchanged."""
+    """Return the value, unchanged."""
     return value

@@ -117,7 +117,7 @@ class Client:
             self.host.method("lsps2-dev-advance", self._advance)
 
     def _late(self, owner: type, attribute: str, name: str) -> Callable[..., Coroutine[Any, Any, Json]]:
-        """A method that waits until the records are read; with the parameters and the help of the real one."""
+        """Return a method that waits until the records are read; with the parameters and the help of the real one."""
         real = getattr(owner, name)
 
         async def run(*args: Any, **kwargs: Any) -> Json:
@@ -364,7 +364,10 @@ class Client:
     # Endings ---------------------------------------------------------------------------------------
 
     async def _settle(self, approval: Approval) -> None:
-        """Paid: from now on the funding is owed, and no further fee (I-33). Or StoreError: the next start does it."""
+        """Paid: from now on the funding is owed, and no further fee (I-33).
+
+        Raises StoreError: the next start does it.
+        """
         await self.watch.settled(approval)
         await self.book.settle(approval)
         self.history.ended(approval.payment_hash, "paid")
@@ -378,7 +381,7 @@ class Client:
         self.history.ended(approval.payment_hash, state, why)
 
     async def _end_deleted(self, lsp_id: str) -> None:
-        """End purchases at an LSP whose invoice the owner has deleted. Or NodeError, StoreError."""
+        """End purchases at an LSP whose invoice the owner has deleted. Raises NodeError, StoreError."""
         for approval in [each for each in self.book.of_lsp(lsp_id) if each.label is not None]:
             held = self.incoming.holds(approval.payment_hash) or approval.renewed is not None
             if not held and await self.invoices.by_hash(approval.payment_hash) is None:

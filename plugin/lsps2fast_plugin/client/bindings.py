@@ -57,7 +57,7 @@ class ChannelBindings:
         return [each for each in self._book.of_lsp(lsp_id) if each.ends_ms > wall_ms]
 
     def _channel_in_use(self, approval: Approval, rows: list[PeerChannel]) -> str | None:
-        """The channel that this purchase has already: one at a time, whatever broke since (I-16).
+        """Return the channel that this purchase has already: one at a time, whatever broke since (I-16).
 
         One that was not ready when the link broke may be forgotten on the other side: it does not count (O-16).
         """
@@ -86,7 +86,7 @@ class ChannelBindings:
         )
 
     async def accept(self, approval: Approval, openchannel: Json, rows: Iterable[PeerChannel]) -> bool:
-        """Write that this opening is for this purchase; False when that ended meanwhile. Or StoreError."""
+        """Write that this opening is for this purchase; False when that ended meanwhile. Raises StoreError."""
         before = approval.opening
         others = frozenset(row.channel_id for row in rows)
         approval.opening = Opening(openchannel["funding_msat"], self._clock.wall_ms(), others)
@@ -109,11 +109,11 @@ class ChannelBindings:
         }
 
     def purchase_of(self, channel_id: str) -> Approval | None:
-        """The purchase that a channel was opened for, paid or not."""
+        """Return the purchase that a channel was opened for, paid or not."""
         return next((each for each in self._book.approvals.values() if each.channel_id == channel_id), None)
 
     async def adopt(self, channel: JitChannel, row: PeerChannel) -> None:
-        """Find the purchase of a channel that is new to us. Or StoreError."""
+        """Find the purchase of a channel that is new to us. Raises StoreError."""
         owner = self.meant_for(row)
         if owner is None or owner.opening is None:
             return
@@ -123,7 +123,7 @@ class ChannelBindings:
             await self._book.save(owner)
 
     def meant_for(self, row: PeerChannel) -> Approval | None:
-        """The purchase that this channel was, or seems to have been, opened for."""
+        """Return the purchase that this channel was, or seems to have been, opened for."""
         waiting = (
             each
             for each in self._book.of_lsp(row.peer_id)
@@ -136,7 +136,7 @@ class ChannelBindings:
     # ---- a fee is claimed over a channel
 
     async def settle_on(self, approval: Approval, channel_id: str) -> bool:
-        """Whether the fee of a purchase may be taken over this channel. Or StoreError.
+        """Return whether the fee of a purchase may be taken over this channel. Raises StoreError.
 
         When the channel was accepted for another purchase that nobody paid yet, the LSP meant this one: exchange.
         """
@@ -181,7 +181,7 @@ class ChannelBindings:
     # ---- records of versions that did not write it
 
     async def mend_old(self, rows: list[PeerChannel]) -> None:
-        """Give the channels that an older version accepted to the purchases they were for. Or StoreError."""
+        """Give the channels that an older version accepted to the purchases they were for. Raises StoreError."""
         for row in rows:
             channel = self._book.channels.get(row.channel_id)
             if channel is None or not channel.unbound:

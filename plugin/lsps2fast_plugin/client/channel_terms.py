@@ -54,17 +54,17 @@ class Decision(NamedTuple):
 
 
 def reserve_msat(funding_msat: int, limits: Limits) -> int:
-    """What lightningd makes the LSP keep on its side: 1 %, at least dust."""
+    """Return what lightningd makes the LSP keep on its side: 1 %, at least dust."""
     return 0 if limits.zero_reserve else max(funding_msat // 100, DUST_MSAT)
 
 
 def fits(wanted: Wanted, funding_msat: int, limits: Limits) -> bool:
-    """Whether what a purchase brings us fits into a channel of this size."""
+    """Return whether what a purchase brings us fits into a channel of this size."""
     return wanted.receive_msat + reserve_msat(funding_msat, limits) <= funding_msat
 
 
 def is_zero_conf(request: Json) -> bool:
-    """Whether the channel is meant to be used before its funding confirms, as every JIT channel is."""
+    """Return whether the channel is meant to be used before its funding confirms, as every JIT channel is."""
     return ZERO_CONF in _bits(request)
 
 
@@ -73,7 +73,7 @@ def _bits(request: Json) -> tuple[int, ...]:
 
 
 def best(request: Json, wanted: Sequence[Wanted], limits: Limits) -> int | None:
-    """Which purchase without a channel this one is for: the largest that fits. None: none."""
+    """Return which purchase without a channel this one is for: the largest that fits. None: none."""
     free = [
         index
         for index, each in enumerate(wanted)
@@ -87,7 +87,7 @@ def _agreed(wanted: Wanted, limits: Limits) -> bool:
 
 
 def refusal(request: Json, wanted: Sequence[Wanted], limits: Limits) -> str | None:
-    """Why this opening is no JIT channel we agreed to, or None."""
+    """Return why this opening is no JIT channel we agreed to, or None."""
     funding_msat = request["funding_msat"]
     agreed = [each for each in wanted if _agreed(each, limits)]
     if request["channel_flags"] & ANNOUNCE:
@@ -105,7 +105,7 @@ def refusal(request: Json, wanted: Sequence[Wanted], limits: Limits) -> str | No
 
 
 def _unsafe(request: Json, limits: Limits) -> str | None:
-    """What would cost us money when the channel is closed."""
+    """Return what would cost us money when the channel is closed."""
     dust_msat, asked_msat = request["dust_limit_msat"], request["channel_reserve_msat"]
     most_msat = max(request["funding_msat"] // 100, LEAST_RESERVE_MSAT) + max(dust_msat, DUST_MSAT)
     if dust_msat > MOST_DUST_MSAT:
@@ -120,7 +120,7 @@ def _unsafe(request: Json, limits: Limits) -> str | None:
 
 
 def _useless(request: Json, limits: Limits) -> str | None:
-    """What would keep us from spending what we receive."""
+    """Return what would keep us from spending what we receive."""
     minimum_msat, htlcs = request.get("htlc_minimum_msat", 0), request.get("max_accepted_htlcs", 483)
     in_flight_msat = request.get("max_htlc_value_in_flight_msat", 2**64 - 1)
     if htlcs < limits.least_htlcs:
@@ -133,7 +133,7 @@ def _useless(request: Json, limits: Limits) -> str | None:
 
 
 def _tolerated(request: Json) -> tuple[str, ...]:
-    """What is not as bLIP-52 has it, and harmless."""
+    """Return what is not as bLIP-52 has it, and harmless."""
     found = []
     if SCID_ALIAS not in request["channel_type"]["bits"]:
         found.append("option_scid_alias is not in its type")

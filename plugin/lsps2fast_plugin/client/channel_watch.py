@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 
 def _is_empty(row: PeerChannel) -> bool:
-    """Whether nothing of ours ever was in a channel that is not on chain."""
+    """Return whether nothing of ours ever was in a channel that is not on chain."""
     return row.most_to_us_msat == 0 and not row.is_confirmed
 
 
@@ -76,7 +76,7 @@ class Watch:
     # ---- channels that are new to us
 
     async def changed(self, event: Json) -> None:
-        """channel_state_changed. Or NodeError, StoreError."""
+        """channel_state_changed. Raises NodeError, StoreError."""
         channel = self._book.channels.get(event["channel_id"])
         if channel is None:
             await self.survey(id=event["peer_id"])
@@ -87,7 +87,10 @@ class Watch:
         await self.look(channel)
 
     async def survey(self, **which: str) -> None:
-        """Take note of every channel that was opened to us and is not deep in the chain. Or NodeError, StoreError."""
+        """Take note of every channel that was opened to us and is not deep in the chain.
+
+        Raises NodeError, StoreError.
+        """
         async with self._surveying:
             for row in await self._chain.rows(**which):
                 if row.channel_id in self._book.channels or row.channel_id in self._ordinary:
@@ -110,7 +113,7 @@ class Watch:
         self._happened("opened", channel)
 
     async def find(self) -> None:
-        """After a start: what came while we were away, and what was given up. Or NodeError, StoreError."""
+        """After a start: what came while we were away, and what was given up. Raises NodeError, StoreError."""
         rows = await self._chain.rows()
         await self._bindings.mend_old(rows)
         await self.survey()
@@ -125,7 +128,7 @@ class Watch:
     # ---- payments
 
     async def settled(self, approval: Approval) -> None:
-        """The payment is made: the fundings of the channels it came over are owed from now on. Or StoreError."""
+        """The payment is made: the fundings of the channels it came over are owed from now on. Raises StoreError."""
         over = {channel_id for channel_id, _ in approval.released.amounts_msat} if approval.released else set()
         for channel in list(self._book.channels.values()):
             if channel.channel_id in over and channel.paid_ms is None:
@@ -141,7 +144,7 @@ class Watch:
         return [each for each in self._book.channels.values() if each.paid_ms is not None and not self.is_sound(each)]
 
     def is_sound(self, channel: JitChannel) -> bool:
-        """Whether its funding is as the owner wants it, as far as is known without asking."""
+        """Return whether its funding is as the owner wants it, as far as is known without asking."""
         return channel.channel_id in self._sound
 
     def guard(self) -> None:
@@ -164,12 +167,14 @@ class Watch:
         return max(self._settings.funding_depth, 1)
 
     def is_surely_safe(self, channel_id: str | None) -> bool:
-        """Whether an HTLC may come in over this channel, without asking; None is a channel of an unknown name."""
+        """Return whether an HTLC may come in over this channel, without asking;
+        None is a channel of an unknown name.
+        """
         channel = self._book.channels.get(channel_id or "")
         return channel_id in self._ordinary if channel is None else self._is_safe(channel)
 
     async def unsafe(self, channel_id: str) -> str | None:
-        """Why nothing may come in over a channel but its purchase, or None. Or NodeError, StoreError."""
+        """Return why nothing may come in over a channel but its purchase, or None. Raises NodeError, StoreError."""
         if channel_id not in self._book.channels and channel_id not in self._ordinary:
             await self.survey()
         if self.is_surely_safe(channel_id):
@@ -185,7 +190,10 @@ class Watch:
         return None if lacking is None else f"its funding transaction is {lacking.value}"
 
     async def lacking(self, channel_id: str) -> FundingStatus | None:
-        """What keeps a payment from being claimed over the channel it was bought with. Or NodeError, StoreError."""
+        """Return what keeps a payment from being claimed over the channel it was bought with.
+
+        Raises NodeError, StoreError.
+        """
         row = await self._chain.row(channel_id)
         if row is None:
             return FundingStatus.NOWHERE
@@ -195,7 +203,7 @@ class Watch:
         return funding.lacks(self._settings.funding_depth)
 
     async def all_unsafe(self) -> set[str]:
-        """The channels over which nothing may be received. Or NodeError, StoreError."""
+        """Return the channels over which nothing may be received. Raises NodeError, StoreError."""
         return {channel_id for channel_id in list(self._book.channels) if await self.unsafe(channel_id) is not None}
 
     # ---- looking
@@ -207,7 +215,7 @@ class Watch:
             self.guard()
 
     async def look_all(self) -> None:
-        """Look at every channel. Or NodeError, StoreError."""
+        """Look at every channel. Raises NodeError, StoreError."""
         for channel in list(self._book.channels.values()):
             await self.look(channel)
         if self.given_up:
@@ -217,12 +225,12 @@ class Watch:
                 channel.state = listed[name]
 
     async def look_at(self, lsp_id: str) -> None:
-        """Look at every channel of an LSP. Or StoreError."""
+        """Look at every channel of an LSP. Raises StoreError."""
         for channel in [each for each in self._book.channels.values() if each.lsp_id == lsp_id]:
             await self.look(channel)
 
     async def look(self, channel: JitChannel) -> None:
-        """Look at one channel; an error of the node is no answer (K-13). Or StoreError."""
+        """Look at one channel; an error of the node is no answer (K-13). Raises StoreError."""
         try:
             row = await self._chain.row(channel.channel_id)
             if row is None and channel.paid_ms is None:
@@ -243,7 +251,7 @@ class Watch:
             log.warning(f"channel {channel.channel_id} cannot be looked at: {error}")
 
     async def _funding(self, channel: JitChannel, row: PeerChannel | None) -> Funding:
-        """As it stands now; by the outpoint that lightningd names, which a splice changes. Or NodeError."""
+        """As it stands now; by the outpoint that lightningd names, which a splice changes. Raises NodeError."""
         if row is not None and row.funding_txid != channel.funding_txid:
             channel.funding_txid, channel.funding_outnum = row.funding_txid, row.funding_outnum
             channel.capacity_msat, channel.seen_height = row.total_msat, None
@@ -336,7 +344,9 @@ class Watch:
         await self._book.put_channel(channel)
 
     async def _was_confirmed(self, channel: JitChannel) -> bool:
-        """Whether a channel that is gone had its funding in the chain: then it was closed in the ordinary way."""
+        """Return whether a channel that is gone had its funding in the chain:
+        then it was closed in the ordinary way.
+        """
         closed = await find_closed_channel(self._rpc, channel.channel_id, id=channel.lsp_id)
         return closed is not None and closed.is_confirmed
 
@@ -365,7 +375,7 @@ class Watch:
         await self._drop(channel)
 
     async def _is_nowhere(self, channel: JitChannel, row: PeerChannel) -> bool:
-        """Whether neither chain nor mempool knows the funding; an error of the node is no answer (K-13)."""
+        """Return whether neither chain nor mempool knows the funding; an error of the node is no answer (K-13)."""
         try:
             funding = await self._chain.funding(channel, row)
         except NodeError as error:

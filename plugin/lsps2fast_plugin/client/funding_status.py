@@ -38,7 +38,7 @@ class Funding(NamedTuple):
     there: bool = True
 
     def lacks(self, depth: int) -> FundingStatus | None:
-        """What it lacks to be this deep (0: in sight), None for nothing."""
+        """Return what it lacks to be this deep (0: in sight), None for nothing."""
         if self.depth >= depth and self.sight in (FundingStatus.MEMPOOL, FundingStatus.CONFIRMED):
             return None
         return FundingStatus.SHALLOW if self.sight is FundingStatus.CONFIRMED else self.sight
@@ -67,28 +67,31 @@ class Chain:
         self.height = max(self.height, height)
 
     async def rows(self, **which: str) -> list[PeerChannel]:
-        """All channels, or those of the peer `id`. Or NodeError."""
+        """Return all channels, or those of the peer `id`. Raises NodeError."""
         rows = await list_peer_channels(self._rpc, **which)
         for row in rows:
             self._names.update(dict.fromkeys(row.scids, row.channel_id))
         return rows
 
     async def row(self, channel_id: str) -> PeerChannel | None:
-        """One channel, None when lightningd no longer knows it. Or NodeError."""
+        """One channel, None when lightningd no longer knows it. Raises NodeError."""
         return next((row for row in await self.rows() if row.channel_id == channel_id), None)
 
     async def channel_of(self, scid: int) -> str | None:
-        """The channel that goes, or ever went, by this scid or alias; None when there is none. Or NodeError."""
+        """Return the channel that goes, or ever went, by this scid or alias; None when there is none.
+
+        Raises NodeError.
+        """
         if scid not in self._names:
             await self.rows()
         return self._names.get(scid)
 
     def name_of(self, scid: int) -> str | None:
-        """The channel of this name, without asking; None when it was not heard of yet."""
+        """Return the channel of this name, without asking; None when it was not heard of yet."""
         return self._names.get(scid)
 
     async def funding(self, channel: JitChannel, row: PeerChannel | None) -> Funding:
-        """How far the funding of a channel has come. Or NodeError: unknown.
+        """Return how far the funding of a channel has come. Raises NodeError: unknown.
 
         An output that is not there may be spent: lightningd's word tells the two apart, unless we have seen the output
         before. Then it went, by a block that was reorganised away or a transaction that took its place (wallet:W3).

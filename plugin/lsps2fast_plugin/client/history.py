@@ -36,7 +36,7 @@ MOST_PAUSE_S: Final = 60.0
 
 
 def topic_of(step: str) -> str:
-    """The name of the notification for a step."""
+    """Return the name of the notification for a step."""
     return f"lsps2_purchase_{step}"
 
 
@@ -59,7 +59,7 @@ class History:
         self.purchases: dict[str, Json] = {}
 
     async def load(self) -> None:
-        """Read all records; one that cannot be read is left alone. Or StoreError."""
+        """Read all records; one that cannot be read is left alone. Raises StoreError."""
         found = [value for _, value in await self._records.read(FOLDER) if _is_record(value)]
         for record in sorted(found, key=lambda each: (each["created_ms"], each["payment_hash"])):
             amounts = {key: int(value) for key, value in record.items() if key.endswith("_msat") and value is not None}
@@ -152,12 +152,12 @@ class History:
     # ---- asking
 
     def of_channel(self, channel_id: str) -> Json | None:
-        """The purchase that a channel was opened for, the latest."""
+        """Return the purchase that a channel was opened for, the latest."""
         of_it = (each for each in reversed(self.purchases.values()) if each["channel_id"] == channel_id)
         return next(of_it, None)
 
     def find(self, state: str | None = None, label: str | None = None, payment_hash: str | None = None) -> list[Json]:
-        """Those that match, oldest first."""
+        """Return those that match, oldest first."""
         return [
             each
             for each in self.purchases.values()
@@ -215,7 +215,7 @@ def _stored(record: Json) -> Json:
 
 
 def shown(record: Json) -> Json:
-    """A record as methods and notifications show it."""
+    """Return a record as methods and notifications show it."""
     times = {step: format_datetime(at_ms) for step, at_ms in record["times"].items()}
     hidden = ("version", "created_ms", "confirmed_height", "times")
     created = {"created_at": format_datetime(record["created_ms"])}

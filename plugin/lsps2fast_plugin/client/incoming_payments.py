@@ -91,11 +91,11 @@ class Payment:
         return frozenset(channel_id for channel_id, _ in self.receipt.parts)
 
     def stands_on(self, ground: Ground) -> bool:
-        """Whether this was found out about all channels that its parts now lie in."""
+        """Return whether this was found out about all channels that its parts now lie in."""
         return ground.channels is None or self.channels <= ground.channels
 
     def take_calls(self, keys: Iterable[Key]) -> list[Call]:
-        """The calls of these parts, which the caller now answers."""
+        """Return the calls of these parts, which the caller now answers."""
         return [call for key in keys for call in self.calls.pop(key, ())]
 
     def discard(self, id_raw: bytes) -> None:
@@ -162,7 +162,7 @@ class Incoming:
         self._host.fail(scan.id_raw, self._details(scan.amount_msat))
 
     def holds(self, payment_hash: bytes) -> bool:
-        """Whether parts of this payment are held."""
+        """Return whether parts of this payment are held."""
         payment = self._payments.get(payment_hash)
         return payment is not None and bool(payment.receipt.parts or payment.lock.locked())
 
@@ -195,7 +195,7 @@ class Incoming:
     # ---- time, blocks, channels
 
     def next_due_ms(self) -> int | None:
-        """When `tick` has something to do, by the monotonic clock."""
+        """Return when `tick` has something to do, by the monotonic clock."""
         due = [p.receipt.due_ms for p in self._payments.values() if p.receipt.due_ms is not None and not p.releasing]
         return min((each for each in due if each is not None), default=None)
 
@@ -301,7 +301,7 @@ class Incoming:
         return payment.receipt.check(part)
 
     async def _key(self, scan: Any) -> Key:
-        """A part's lasting name: a scid changes when its channel confirms (cln:H3)."""
+        """Return a part's lasting name: a scid changes when its channel confirms (cln:H3)."""
         channel_id = await self._chain.channel_of(scan.in_scid)
         return (channel_id or format_scid(scan.in_scid), scan.htlc_id)
 
@@ -416,7 +416,7 @@ class Incoming:
         self._host.final(call.id_raw, payload, released.invoice_msat)
 
     async def _ground(self, payment: Payment) -> Ground:
-        """Whether the preimage may be given away; waits for a funding where that helps (I-29, I-30)."""
+        """Return whether the preimage may be given away; waits for a funding where that helps (I-29, I-30)."""
         buy = payment.approval.buy
         distrust = self._book.distrusted.get(buy.lsp_id)
         if buy.client_trusts_lsp and distrust is not None:
@@ -434,7 +434,7 @@ class Incoming:
         return Ground(None, frozenset())
 
     async def _lacking(self, approval: Approval, channels: frozenset[str], on_trust: bool) -> FundingStatus | None:
-        """What is still missing of these fundings; an error of the node is no answer (K-13).
+        """Return what is still missing of these fundings; an error of the node is no answer (K-13).
 
         Trust for this purchase is trust in its own channel; any other that parts came over must be sound.
         """
@@ -497,7 +497,7 @@ class Incoming:
 
 
 def wrong_invoice(row: dict[str, Any] | None, payment_size_msat: int | None) -> str | None:
-    """Why this invoice must not be settled with what was agreed, or None.
+    """Return why this invoice must not be settled with what was agreed, or None.
 
     We tell lightningd what sum to expect, so it can no longer see that an invoice asks for more than was bought.
     """

@@ -43,7 +43,7 @@ class Draft(NamedTuple):
 
 
 def check_request(description: object, label: object, expiry: object) -> Request:
-    """What the owner typed. Raises ConfigError."""
+    """Return what the owner typed. Raises ConfigError."""
     if not isinstance(description, str) or not params.is_unicode(description) or _is_long(description):
         raise ConfigError(f"description must be a text of at most {bolt11.DESCRIPTION_MAX_BYTES} bytes")
     if not isinstance(label, str | int) or isinstance(label, bool) or not params.is_unicode(str(label)) or label == "":
@@ -63,7 +63,10 @@ def _is_long(description: str) -> bool:
 
 
 def life_s(ends_ms: int, timestamp_s: int, wanted_s: int | None) -> int:
-    """How long the invoice is good, in seconds from its timestamp (I-02). Raises Lsps2Error when that is too short."""
+    """Return how long the invoice is good, in seconds from its timestamp (I-02).
+
+    Raises Lsps2Error when that is too short.
+    """
     left_s = (ends_ms - END_MARGIN_MS) // 1000 - timestamp_s
     if left_s < LEAST_LIFE_S:
         raise Lsps2Error(f"the LSP's offer ends in {left_s} s, too soon for an invoice; fetch its menu again")
@@ -80,7 +83,10 @@ def compose(
     wall_ms: int,
     preimage: bytes,
 ) -> Draft:
-    """The words of the invoice. `wait_blocks`: confirmations we mean to wait for before giving the preimage (I-04)."""
+    """Return the words of the invoice.
+
+    `wait_blocks`: confirmations we mean to wait for before giving the preimage (I-04).
+    """
     timestamp_s = wall_ms // 1000
     payment_hash = hashlib.sha256(preimage).digest()
     payment_secret = bolt11.payment_secret_for(preimage)
@@ -108,7 +114,7 @@ class Invoices:
         self._rpc = rpc
 
     async def by_hash(self, payment_hash: bytes) -> dict[str, Any] | None:
-        """The invoice with this payment hash, None when there is none. Or NodeError."""
+        """Return the invoice with this payment hash, None when there is none. Raises NodeError."""
         rows = (await self._rpc.call("listinvoices", {"payment_hash": payment_hash.hex()}))["invoices"]
         return rows[0] if rows else None
 
@@ -118,16 +124,16 @@ class Invoices:
             raise NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{label}'")
 
     async def delete(self, label: str, status: str) -> None:
-        """Delete the invoice with this label while it has this status. Or NodeError."""
+        """Delete the invoice with this label while it has this status. Raises NodeError."""
         await self._rpc.call("delinvoice", {"label": label, "status": status})
 
     async def preimage(self, nonce: str) -> bytes:
-        """The preimage that belongs to a nonce: only this node can make it, at any time. Or NodeError."""
+        """Return the preimage that belongs to a nonce: only this node can make it, at any time. Raises NodeError."""
         secret = (await self._rpc.call("makesecret", {"string": f"lsps2fast preimage {nonce}"}))["secret"]
         return bytes.fromhex(secret)
 
     async def renew(self, row: dict[str, Any], text: str, nonce: str) -> dict[str, Any]:
-        """Put `text`, the same invoice with a later end, in the place of one that expired; its row. Or NodeError.
+        """Put `text`, the same invoice with a later end, in the place of one that expired; its row. Raises NodeError.
 
         A payment that came in time and waits for its funding is claimed with it; lightningd takes none that is expired.
         """
@@ -136,7 +142,7 @@ class Invoices:
         return await self.create(_draft_of(text, await self.preimage(nonce)), row["label"])
 
     async def create(self, draft: Draft, label: str) -> dict[str, Any]:
-        """Have lightningd sign and keep it; its row. Or NodeError: then it does not exist."""
+        """Have lightningd sign and keep it; its row. Raises NodeError: then it does not exist."""
         params = {"invstring": draft.text, "label": label, "preimage": draft.preimage.hex()}
         try:
             row = await self._rpc.call("createinvoice", params)
@@ -150,7 +156,7 @@ class Invoices:
 
 
 def renewed(row: dict[str, Any], wall_ms: int) -> str:
-    """The words of an invoice that says the same and ends later."""
+    """Return the words of an invoice that says the same and ends later."""
     invoice = bolt11.decode(row["bolt11"])
     return bolt11.encode(invoice._replace(payee=None, timestamp_s=wall_ms // 1000, expiry_s=RENEWED_S))
 

@@ -53,7 +53,7 @@ class Unavailable(Lsps2Error):
 
 
 def lsp_error(method: str, error: RemoteError) -> PeerError:
-    """The error of a failed command: our own words, the LSP's code (T-22)."""
+    """Return the error of a failed command: our own words, the LSP's code (T-22)."""
     return PeerError(error.code, f"{method}: {SENTENCES[error.name]} ({error.name})", {"name": error.name})
 
 
@@ -81,11 +81,11 @@ class Lsps0Client:
         return len(self._open)
 
     def muted(self, peer_id: str) -> bool:
-        """Whether this peer sent rubbish and is left alone until it reconnects (T-24)."""
+        """Return whether this peer sent rubbish and is left alone until it reconnects (T-24)."""
         return self._open.is_muted(peer_id)
 
     async def call(self, peer_id: str, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """The result of one request.
+        """Return the result of one request.
 
         Raises PeerError with the LSP's code, or Unavailable: not connected, muted, no answer in time (T-09).
         """

@@ -65,11 +65,11 @@ class Methods:
         self._random_bytes = random_bytes
 
     async def list_protocols(self, lsp_id: Any) -> Json:
-        """What a peer speaks: {"protocols": [2]} for one that sells JIT channels."""
+        """Return what a peer speaks: {"protocols": [2]} for one that sells JIT channels."""
         return {"protocols": list(await self._market.protocols(params.node_id(lsp_id)))}
 
     async def get_info(self, lsp_id: Any, token: Any = None) -> Json:
-        """The menu of an LSP, as it sent it."""
+        """Return the menu of an LSP, as it sent it."""
         menu = await self._market.menu(params.node_id(lsp_id), params.text(token, "token"))
         return {"opening_fee_params_menu": [entry.to_json() for entry in menu]}
 
@@ -160,14 +160,14 @@ class Methods:
         return {}
 
     async def _address(self, lsp_id: str) -> str | None:
-        """Where it can be dialled again; an approval is good without."""
+        """Return where it can be dialled again; an approval is good without."""
         try:
             return await self._market.reach(lsp_id)
         except Unavailable:
             return None
 
     def _foreign_buy(self, lsp_id: str, scid: int, entry: FeeParams, size_msat: int | None) -> Purchase:
-        """A buy made by other software: its terms are checked as if we bought it now."""
+        """Return a buy made by other software: its terms are checked as if we bought it now."""
         wish = self._wish(lsp_id, size_msat)
         choice = self._market.choose([entry], wish)
         return Purchase(
@@ -291,7 +291,9 @@ class Methods:
         timeout_s: Any = None,
         min_lifetime: Any = None,
     ) -> Json:
-        """What several LSPs would take for an amount, cheapest first; by default all connected ones that sell."""
+        """Return what several LSPs would take for an amount, cheapest first;
+        by default all connected ones that sell.
+        """
         payment_msat = params.payment_msat(amount_msat)
         wish = self._wish(
             "",

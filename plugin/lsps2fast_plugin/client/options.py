@@ -30,7 +30,7 @@ class Settings(NamedTuple):
     max_htlc_minimum_msat: int = 1_000_000
 
     def trusts(self, lsp_id: str) -> bool:
-        """Whether the owner named this LSP as one whose word is enough."""
+        """Return whether the owner named this LSP as one whose word is enough."""
         return lsp_id in self.trusted or ANY_LSP in self.trusted
 
 
@@ -101,7 +101,7 @@ def _trusted(value: Any) -> frozenset[str]:
 
 
 def read_settings(plugin: Plugin) -> Settings:
-    """All options as given. Raises ConfigError with the sentence that lightningd shows."""
+    """Return all options as given. Raises ConfigError with the sentence that lightningd shows."""
     number = {name: _int(plugin.get_option(name), name) for name in _INTS}
     return Settings(
         max_fee_msat=number["lsps2-max-fee-msat"],

@@ -19,19 +19,19 @@ _MOST_SHOWN = 60
 
 
 def shown(value: Any) -> str:
-    """A value as an error repeats it: not more of it than helps."""
+    """Return a value as an error repeats it: not more of it than helps."""
     text = repr(value)
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
 
 
 def whole(value: Any) -> int | None:
-    """A number from 0 on, also as text; None for everything else."""
+    """Return a number from 0 on, also as text; None for everything else."""
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     return int(text) if _WHOLE.fullmatch(text) else None
 
 
 def node_id(value: Any, name: str = "lsp_id") -> str:
-    """A node id in lower case. Raises ConfigError."""
+    """Return a node id in lower case. Raises ConfigError."""
     try:
         return parse_node_id(value, name).hex()
     except MalformedField as error:
@@ -39,7 +39,7 @@ def node_id(value: Any, name: str = "lsp_id") -> str:
 
 
 def peer(value: Any, name: str = "lsp_id") -> tuple[str, str | None]:
-    """A node id, and its address when it is given as id@host:port. Raises ConfigError."""
+    """Return a node id, and its address when it is given as id@host:port. Raises ConfigError."""
     lsp_id, _, address = value.partition("@") if isinstance(value, str) else (value, "", "")
     if address and _ADDRESS.fullmatch(address) is None:
         raise ConfigError(f"{name}={shown(value)} has no address behind the @; give host or host:port")
@@ -47,7 +47,7 @@ def peer(value: Any, name: str = "lsp_id") -> tuple[str, str | None]:
 
 
 def blocks(value: Any, name: str) -> int:
-    """A number of blocks, 0 when left out. Raises ConfigError."""
+    """Return a number of blocks, 0 when left out. Raises ConfigError."""
     number = 0 if value is None else whole(value)
     if number is None or number >= 2**32:
         raise ConfigError(f"{name}={shown(value)} must be a number of blocks")
@@ -64,7 +64,7 @@ def preimage(value: Any) -> bytes | None:
 
 
 def seconds(value: Any, name: str, default: int) -> int:
-    """A time-out, 1 to 600 s. Raises ConfigError."""
+    """Return a time-out, 1 to 600 s. Raises ConfigError."""
     number = default if value is None else whole(value)
     if number is None or not 1 <= number <= 600:
         raise ConfigError(f"{name}={shown(value)} is out of range; give seconds from 1 to 600")
@@ -72,7 +72,7 @@ def seconds(value: Any, name: str, default: int) -> int:
 
 
 def node_ids(value: Any, name: str = "lsp_ids") -> list[str]:
-    """A list of node ids, each once; also one alone, or several in one text with commas."""
+    """Return a list of node ids, each once; also one alone, or several in one text with commas."""
     given = value.split(",") if isinstance(value, str) else value
     if not isinstance(given, list) or not given:
         raise ConfigError(f"{name} must be a list of node ids")
@@ -80,7 +80,7 @@ def node_ids(value: Any, name: str = "lsp_ids") -> list[str]:
 
 
 def msat(value: Any, name: str) -> int:
-    """An amount: a number of msat, "…msat", "…sat" or "0.…btc" as lightningd takes them. Raises ConfigError."""
+    """Return an amount: a number of msat, "…msat", "…sat" or "0.…btc" as lightningd takes them. Raises ConfigError."""
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     amount = -1
     if match := _AMOUNT.fullmatch(text):
@@ -93,12 +93,12 @@ def msat(value: Any, name: str) -> int:
 
 
 def optional_msat(value: Any, name: str) -> int | None:
-    """An amount, or None when it was left out."""
+    """Return an amount, or None when it was left out."""
     return None if value is None else msat(value, name)
 
 
 def payment_msat(value: Any, name: str = "amount_msat") -> int | None:
-    """A payment's amount, None for "any". Raises ConfigError also for 0 and when it was left out."""
+    """Return a payment's amount, None for "any". Raises ConfigError also for 0 and when it was left out."""
     if value == "any":
         return None
     amount = msat(value, name)
@@ -126,7 +126,7 @@ def flag(value: Any, name: str) -> bool | None:
 
 
 def text(value: Any, name: str) -> str | None:
-    """A text, None when left out. Raises ConfigError."""
+    """Return a text, None when left out. Raises ConfigError."""
     if value is None:
         return None
     if not isinstance(value, str) or not is_unicode(value):
@@ -137,12 +137,12 @@ def text(value: Any, name: str) -> str | None:
 
 
 def is_unicode(value: str) -> bool:
-    """Whether a text can be written as UTF-8: JSON escapes may name half a character."""
+    """Return whether a text can be written as UTF-8: JSON escapes may name half a character."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def scid(value: Any, name: str) -> int:
-    """A short channel id. Raises ConfigError."""
+    """Return a short channel id. Raises ConfigError."""
     try:
         return parse_scid(value, name)
     except MalformedField as error:

@@ -49,7 +49,7 @@ class Limits(NamedTuple):
     max_fee_ppm: int
 
     def at(self, payment_msat: int) -> int:
-        """The largest fee for a payment."""
+        """Return the largest fee for a payment."""
         return min(self.max_fee_msat, payment_msat * self.max_fee_ppm // 1_000_000)
 
 
@@ -70,7 +70,7 @@ class Wish(NamedTuple):
 
 
 def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_blocks: int) -> Choice:
-    """The cheapest entry that fits and costs no more than the owner allows (G-13, G-15). Raises Unacceptable."""
+    """Return the cheapest entry that fits and costs no more than the owner allows (G-13, G-15). Raises Unacceptable."""
     limits, payment_msat = wish.limits, wish.payment_msat
     if not menu:
         raise Unacceptable("the LSP sells no channels now: its menu is empty")
@@ -103,7 +103,7 @@ def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_bl
 
 
 def smallest_payment_msat(entry: FeeParams, largest_msat: int, limits: Limits) -> int:
-    """The smallest payment that menu and owner's limits agree on, at most `largest_msat` (wallet:W12).
+    """Return the smallest payment that menu and owner's limits agree on, at most `largest_msat` (wallet:W12).
 
     Below it the LSP's least fee is more than the owner's share of the payment; from it on all amounts are agreed.
     """
@@ -152,7 +152,7 @@ class LspBuyer:
         self.our_to_self_delay_blocks = 0
 
     def limits(self, max_fee_msat: int | None, max_fee_ppm: int | None) -> Limits:
-        """The owner's limits, tightened for one call; a call cannot widen them."""
+        """Return the owner's limits, tightened for one call; a call cannot widen them."""
         ours = Limits(self._settings.max_fee_msat, self._settings.max_fee_ppm)
         return Limits(
             ours.max_fee_msat if max_fee_msat is None else min(ours.max_fee_msat, max_fee_msat),
@@ -160,7 +160,9 @@ class LspBuyer:
         )
 
     def consents(self, lsp_id: str, asked: bool | None) -> bool:
-        """Whether this LSP may hold back the funding until it has the preimage (B-16); never if it broke its word."""
+        """Return whether this LSP may hold back the funding until it has the preimage (B-16);
+        never if it broke its word.
+        """
         if lsp_id in self._book.distrusted:
             return False
         return self._settings.trusts(lsp_id) if asked is None else asked
@@ -180,12 +182,12 @@ class LspBuyer:
         return peers[0].netaddr[0] if peers and peers[0].netaddr else None
 
     async def protocols(self, lsp_id: str) -> tuple[int, ...]:
-        """What a peer speaks (T-34, T-35). Raises PeerError, Unavailable, Unacceptable."""
+        """Return what a peer speaks (T-34, T-35). Raises PeerError, Unavailable, Unacceptable."""
         await self.reach(lsp_id)
         return self._read(LIST_PROTOCOLS, await self._talk.call(lsp_id, LIST_PROTOCOLS, {}), parse_protocols)
 
     async def menu(self, lsp_id: str, token: str | None) -> list[FeeParams]:
-        """Everything an LSP offers; all of it or nothing (G-11). Raises PeerError, Unavailable, Unacceptable."""
+        """Return everything an LSP offers; all of it or nothing (G-11). Raises PeerError, Unavailable, Unacceptable."""
         await self.reach(lsp_id)
         result = await self._talk.call(lsp_id, GET_INFO, get_info_params(token))
         menu = self._read(GET_INFO, result, validate_menu)
@@ -258,7 +260,7 @@ class LspBuyer:
         return [peer.id for peer in peers if peer.connected and _sells(peer.features or "")]
 
     async def compare(self, lsp_ids: list[str], token: str | None, wish: Wish, timeout_s: int) -> Json:
-        """What each LSP would take for one and the same amount, cheapest first; and why the others are out."""
+        """Return what each LSP would take for one and the same amount, cheapest first; and why the others are out."""
         answers = await asyncio.gather(*(self._quote(lsp_id, token, wish, timeout_s) for lsp_id in lsp_ids))
         choices = {lsp_id: each for lsp_id, each in zip(lsp_ids, answers, strict=True) if isinstance(each, Choice)}
         payment_msat = min((each.largest_payment_msat for each in choices.values()), default=0)

@@ -38,7 +38,7 @@ class PurchaseMethods:
     async def list_purchases(
         self, state: Any = None, label: Any = None, payment_hash: Any = None, start: Any = None, limit: Any = None
     ) -> Json:
-        """Every purchase that was made, oldest first, a page at a time."""
+        """Return every purchase that was made, oldest first, a page at a time."""
         if state is not None and state not in STATES:
             raise ConfigError(f"state={params.shown(state)} is none; give one of {', '.join(STATES)}")
         return page(

@@ -51,7 +51,9 @@ class Purchase:
         return self.params.valid_until_ms
 
     def least_receive_msat(self) -> int:
-        """What must at least fit into the channel for us: the payment, or the smallest one, less its fee (I-14)."""
+        """Return what must at least fit into the channel for us: the payment, or the smallest one,
+        less its fee (I-14).
+        """
         payment_msat = self.payment_size_msat
         if payment_msat is None:
             payment_msat = max(self.params.min_payment_size_msat, self.smallest_payment_msat)

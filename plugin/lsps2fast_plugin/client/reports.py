@@ -42,7 +42,7 @@ class Reports:
         self._records, self._spawn = records, spawn
 
     async def load(self) -> None:
-        """Read those of before. Or StoreError."""
+        """Read those of before. Raises StoreError."""
         assert self._records is not None
         for _, value in await self._records.read(KEY):
             for report in value if isinstance(value, list) else ():

@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 
 def rewritten(params: Json | list[Any], rows: list[PeerChannel], missing: set[str]) -> Json | None:
-    """The parameters of `invoice` that offer none of the channels in `missing`; None to leave them as they are.
+    """Return the parameters of `invoice` that offer none of the channels in `missing`; None to leave them as they are.
 
     `rows` are those of listpeerchannels. Without a wish of the caller lightningd offers private channels only when
     there are no public ones.

@@ -37,7 +37,7 @@ CODES: Final = (INVALID_PARAMS, DUPLICATE, REFUSED, UNAVAILABLE, UNACCEPTABLE, N
 
 
 def answer(error: Lsps2Error) -> MethodError:
-    """What a method answers for one of our errors."""
+    """Return what a method answers for one of our errors."""
     match error:
         case ConfigError():
             return MethodError(str(error), INVALID_PARAMS.number)
@@ -58,7 +58,7 @@ def answer(error: Lsps2Error) -> MethodError:
 
 
 def _fitting(code: int) -> int | None:
-    """An LSP's code, when any program can read it: JSON knows no bound, others do."""
+    """Return an LSP's code, when any program can read it: JSON knows no bound, others do."""
     return code if -(2**31) <= code < 2**31 else None
 
 

@@ -53,7 +53,7 @@ class WalletRecords:
         self.lapsed: dict[str, Lapse] = {}
 
     async def load(self) -> None:
-        """Read everything. What cannot be read is reported, kept and left alone (K-08). Or StoreError."""
+        """Read everything. What cannot be read is reported, kept and left alone (K-08). Raises StoreError."""
         for buy in await self._all(BUYS, lambda _, record: Purchase.from_json(record)):
             self.buys[buy.name] = buy
         for approval in await self._all(APPROVALS, lambda name, record: Approval.from_json(_hash(name), record)):
@@ -68,7 +68,7 @@ class WalletRecords:
         self._changed()
 
     async def _all(self, folder: tuple[str, ...], read: Callable[[str, Json], Record]) -> list[Record]:
-        """Every readable record right under this folder."""
+        """Return every readable record right under this folder."""
         found = []
         for row in (await self._call("listdatastore", {"key": list(folder)}))["datastore"]:
             if "hex" not in row or len(row["key"]) != len(folder) + 1:
@@ -89,7 +89,7 @@ class WalletRecords:
         return (each for each in self.approvals.values() if each.buy.lsp_id == lsp_id and not each.served)
 
     def is_open(self, approval: Approval) -> bool:
-        """Whether it still may be paid."""
+        """Return whether it still may be paid."""
         return not approval.served and self.approvals.get(approval.payment_hash) is approval
 
     def lsps(self) -> set[str]:
@@ -117,7 +117,10 @@ class WalletRecords:
         self._hashes.add(approval.payment_hash)
 
     async def save(self, approval: Approval) -> None:
-        """Write what has changed in an approval; tries a few times, because a payment waits for it. Or StoreError."""
+        """Write what has changed in an approval; tries a few times, because a payment waits for it.
+
+        Raises StoreError.
+        """
         if approval.served or self.approvals.get(approval.payment_hash) is not approval:
             return  # over in the meantime: its record must not come back
         for left in reversed(range(TRIES)):

@@ -63,7 +63,7 @@ class UnfundedChannelGuard:
         self._report = report
 
     def passes(self, scan: Any) -> bool:
-        """Whether it may go on, as far as is known without asking lightningd."""
+        """Return whether it may go on, as far as is known without asking lightningd."""
         return self._watch.is_surely_safe(self._chain.name_of(scan.in_scid))
 
     async def take(self, scan: Any) -> None:
@@ -78,7 +78,7 @@ class UnfundedChannelGuard:
         self._host.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
 
     async def _why_not(self, scid: int) -> str | None:
-        """Why nothing may come in over a channel, or None. Whatever goes wrong, the HTLC is answered (K-20)."""
+        """Return why nothing may come in over a channel, or None. Whatever goes wrong, the HTLC is answered (K-20)."""
         try:
             channel_id = await self._chain.channel_of(scid)
             if channel_id is None:

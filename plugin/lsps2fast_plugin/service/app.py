@@ -80,7 +80,7 @@ DAY_S = 86_400.0
 
 
 def buy_terms(buy: Buy) -> BuyTerms:
-    """The agreed terms as the machine needs them."""
+    """Return the agreed terms as the machine needs them."""
     params = buy.params
     return BuyTerms(
         payment_size_msat=buy.payment_size_msat,
@@ -133,7 +133,9 @@ class Service:
         add_methods(self)
 
     def _once_started(self, take: Callable[..., None]) -> Callable[..., None]:
-        """What lightningd tells between our first look at its tables and the last session made live is not lost."""
+        """What lightningd tells between our first look at its tables and the last
+        session made live is not lost.
+        """
 
         def call(**params: Any) -> None:
             if self._early_facts is None:
@@ -290,7 +292,7 @@ class Service:
         return (await self.view.feerates()).opening_perkw
 
     def _fee_msat(self, jit_scid: int) -> int:
-        """The opening fee that the payment under way brings."""
+        """Return the opening fee that the payment under way brings."""
         core = self.sessions.buys.get(jit_scid)
         return 0 if core is None or core.holder is None else int(core.holder.fee_msat)
 
@@ -432,7 +434,9 @@ class Service:
         )
 
     def _sold_channels(self) -> dict[str, str]:
-        """Every channel of a payment under way or of a buy that lives, and those that were paid, with its jit scid."""
+        """Return every channel of a payment under way or of a buy that lives, and those that were paid,
+        with its jit scid.
+        """
         found = self.afterwards.sold()
         for buy in self.sessions.buys.values():
             for channel in (buy.channel, *(session.channel for session in buy.sets.values())):
@@ -441,7 +445,7 @@ class Service:
         return found
 
     def _channel_of(self, jit_scid: int) -> Channel | None:
-        """The channel of the payment under way on this scid."""
+        """Return the channel of the payment under way on this scid."""
         core = self.sessions.buys.get(jit_scid)
         return None if core is None or core.holder is None else core.holder.channel
 
@@ -564,7 +568,7 @@ class Service:
         self.carry_out(actions)
 
     def _refusal(self, call: Any, key: PartKey, outgoing_cltv_value: int) -> str | None:
-        """Why this part may not be held. What is held for a payment the core bounds itself (rule:24)."""
+        """Return why this part may not be held. What is held for a payment the core bounds itself (rule:24)."""
         jit = self.sessions.buys.get(call.next_scid)
         if jit is None or key in self.sessions.index:
             return None

@@ -165,6 +165,6 @@ class Broadcaster:
 
 
 def _was_never_sent(closed: ClosedChannel) -> bool:
-    """Whether the funding of a closed channel was not sent by anyone."""
+    """Return whether the funding of a closed channel was not sent by anyone."""
     withheld = closed.funding_withheld
     return not closed.is_confirmed if withheld is None else withheld

@@ -85,11 +85,11 @@ class CapitalAtRisk:
     # Questions ------------------------------------------------------------------------------------
 
     def at_risk_msat(self) -> int:
-        """What lies in channels that are not paid for, in both trust modes."""
+        """Return what lies in channels that are not paid for, in both trust modes."""
         return self._stakes.msat(on_trust=True) + self._stakes.msat(on_trust=False)
 
     async def turn(self, buy: Buy) -> bool:
-        """Whether a channel for this buy may be thought of now (rule:19): before coins are chosen.
+        """Return whether a channel for this buy may be thought of now (rule:19): before coins are chosen.
 
         On trust a client has few channels under way at once: one more waits until their payments have come to an end,
         and is judged by what is known then.
@@ -115,7 +115,7 @@ class CapitalAtRisk:
         return True
 
     async def may_open(self, buy: Buy, funding: Funding) -> bool:
-        """Whether this very channel may be opened now; if so it counts from here on (rule:18).
+        """Return whether this very channel may be opened now; if so it counts from here on (rule:18).
 
         It takes the place of another that was thought of for the same payment: other coins, another type.
         """
@@ -147,7 +147,7 @@ class CapitalAtRisk:
         self._refuse(buy, No(Refusal.CHANNEL_TOO_LARGE, why))
 
     def is_unpaid(self, channel_id: str) -> bool:
-        """Whether this channel is on chain, or on its way there, and not paid for (rule:21)."""
+        """Return whether this channel is on chain, or on its way there, and not paid for (rule:21)."""
         stake = self._stakes.of_channel(channel_id)
         return stake is not None and stake.sent
 
@@ -256,14 +256,14 @@ class CapitalAtRisk:
         return self._budgets.uses(self._free_sat() or 0, self._clock.wall_ms())
 
     def limits(self) -> dict[str, dict[str, Any]]:
-        """Each limit with what is used of it, in msat, and whether it refuses now."""
+        """Return each limit with what is used of it, in msat, and whether it refuses now."""
         return {
             reason.value: {"used_msat": use.used, "limit_msat": use.limit, "binds": reason in self._binding}
             for reason, use in self._limits().items()
         }
 
     def unpaid_channels(self) -> list[dict[str, Any]]:
-        """Every channel with money of ours in it that nobody has paid for, until the money is back."""
+        """Return every channel with money of ours in it that nobody has paid for, until the money is back."""
         return [_describe(stake) for stake in self._stakes if stake.sent]
 
     def overdue(self) -> list[Stake]:
@@ -280,7 +280,7 @@ class CapitalAtRisk:
     # SessionRecord --------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """What peers did before the start. Or StoreError."""
+        """What peers did before the start. Raises StoreError."""
         records = await self._notebook.read(ROOT)
         self._written.update(key for key, _ in records)
         for complaint in self._ledger.load(records):

@@ -40,13 +40,14 @@ class Split(NamedTuple):
 
 
 def supply(found: Survey, size: PoolSize) -> int:
-    """How many coins stand ready or wait for a block that are large enough, the largest free one not counted."""
+    """Return how many coins stand ready or wait for a block that are large enough, the largest free one not counted."""
     enough = [coin for coin in (*found.free, *found.unconfirmed) if coin.amount_sat >= size.each_sat]
     return len(enough) - any(coin.amount_sat >= size.each_sat for coin in found.free)
 
 
 def plan(found: Survey, size: PoolSize, feerate_perkw: int, keep_sat: int) -> Split | None:
-    """The split to make now, or None: nothing is split before half the pool is used, or when it would gain no coin.
+    """Return the split to make now, or None: nothing is split before half the pool is used, or when it would gain no
+    coin.
 
     The largest free coin is what is split; `keep_sat` of it stay whole, as change.
     """
@@ -125,7 +126,7 @@ class CoinPool:
         return found
 
     def _short(self, found: Survey) -> Split | None:
-        """What would be split if it cost nothing; None while the last split waits for its block."""
+        """Return what would be split if it cost nothing; None while the last split waits for its block."""
         if any(coin.point.startswith(f"{self._txid}:") for coin in found.unconfirmed):
             return None
         return plan(found, self._size, 0, self._keep_sat())

@@ -86,7 +86,9 @@ class Survey(NamedTuple):
 
 
 def opening_feerate(perkw: Mapping[str, Any]) -> int:
-    """What funding transactions pay, from the `perkw` of `feerates`; without an estimate the least that is accepted."""
+    """Return what funding transactions pay, from the `perkw` of `feerates`;
+    without an estimate the least that is accepted.
+    """
     return int(perkw.get("opening") or perkw["min_acceptable"])
 
 
@@ -148,11 +150,11 @@ class Coins:
         self._lost: dict[int, int] = {}  # jit scid: how often somebody else took what was promised to it
 
     async def rows(self) -> list[WalletOutput]:
-        """The wallet's outputs, as lightningd tells them. Or NodeError."""
+        """Return the wallet's outputs, as lightningd tells them. Raises NodeError."""
         return await list_outputs(self._rpc)
 
     async def survey(self) -> Survey:
-        """Ask lightningd. Or NodeError."""
+        """Ask lightningd. Raises NodeError."""
         return self._sort(await self.rows())
 
     def _sort(self, rows: Iterable[WalletOutput]) -> Survey:
@@ -207,7 +209,7 @@ class Coins:
         return chosen
 
     async def _build(self, inputs: Sequence[str], need: Need) -> str:
-        """The PSBT that spends these coins, its change added; the channel's output is added later."""
+        """Return the PSBT that spends these coins, its change added; the channel's output is added later."""
         answer = await self._rpc.call(
             "utxopsbt",
             {
@@ -224,11 +226,11 @@ class Coins:
         return psbt
 
     async def is_syncing(self) -> bool:
-        """Whether lightningd has not seen all blocks yet, as right after its start."""
+        """Return whether lightningd has not seen all blocks yet, as right after its start."""
         return (await get_info(self._rpc)).is_syncing
 
     async def reserve(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
-        """Reserve the coins of a journalled intent. Or NodeError.
+        """Reserve the coins of a journalled intent. Raises NodeError.
 
         Raises CoinTaken, the coins no longer promised, when somebody was quicker; after `TRIES` times that is an error.
         `late` is called when a call that was given up has been carried out after all (see `Rpc.call`).
@@ -251,7 +253,7 @@ class Coins:
         self._standing[jit_scid] = funding
 
     async def renew(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
-        """Reserve the coins for longer, known as ours; spent ones need it no more. Or NodeError."""
+        """Reserve the coins for longer, known as ours; spent ones need it no more. Raises NodeError."""
         self._standing[jit_scid] = funding
         params = {"psbt": funding.psbt, "exclusive": False, "reserve": RESERVE_BLOCKS}
         try:
@@ -274,15 +276,15 @@ class Coins:
         return {scid: other for scid, other in self._standing.items() if coins.intersection(other.inputs)}
 
     def reserved_by(self, jit_scid: int) -> list[Funding]:
-        """The reservation that stands for this scid, if there is one."""
+        """Return the reservation that stands for this scid, if there is one."""
         return [self._standing[jit_scid]] if jit_scid in self._standing else []
 
     def is_promised(self, funding: Funding) -> bool:
-        """Whether any of these coins is promised to somebody."""
+        """Return whether any of these coins is promised to somebody."""
         return any(point in self._promised for point in funding.inputs)
 
     async def _are_ours(self, funding: Funding) -> bool:
-        """Whether these coins are reserved, and by us: `reserveinputs` takes all or none."""
+        """Return whether these coins are reserved, and by us: `reserveinputs` takes all or none."""
         least = funding.reserved_to_block - HEIGHT_SLACK_BLOCKS
         until = {row.point: row.reserved_to_block for row in await self.rows() if row.reserved}
         return bool(funding.inputs) and all(until.get(point, 0) >= least for point in funding.inputs)
@@ -293,7 +295,7 @@ class Coins:
             self._promised.setdefault(point, jit_scid)
 
     def has_promises(self, jit_scid: int) -> bool:
-        """Whether any coin is promised to this scid."""
+        """Return whether any coin is promised to this scid."""
         return jit_scid in self._promised.values()
 
     def forget(self, jit_scid: int) -> None:

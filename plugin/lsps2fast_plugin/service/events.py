@@ -117,12 +117,12 @@ class SessionEvents:
     # What a negotiation asks -----------------------------------------------------------------------
 
     def is_online(self, peer_id: str) -> bool:
-        """Whether this client is connected."""
+        """Return whether this client is connected."""
         online: bool = self._sessions.is_online(peer_id)
         return online
 
     def committed_sat(self) -> int:
-        """What payments that open a channel now will still reserve of the wallet."""
+        """Return what payments that open a channel now will still reserve of the wallet."""
         total = 0
         for jit_scid in self._opening:
             buy, core = self._offers.get(jit_scid), self._sessions.buys.get(jit_scid)

@@ -64,10 +64,10 @@ class Capital(Protocol):
     """Who judges what may be put into a channel, when the money moves (rule:18, rule:19)."""
 
     async def turn(self, buy: Buy) -> bool:
-        """Whether a channel for this buy may be thought of now."""
+        """Return whether a channel for this buy may be thought of now."""
 
     async def may_open(self, buy: Buy, funding: order.Funding) -> bool:
-        """Whether this very channel may be opened now; if so it counts from here on."""
+        """Return whether this very channel may be opened now; if so it counts from here on."""
 
     def too_large(self, buy: Buy, why: str) -> None:
         """The payment needs a channel that no rule allows."""

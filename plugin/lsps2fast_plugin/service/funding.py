@@ -153,13 +153,16 @@ class Funder:
         return replace(other, channel_type=funding.channel_type)
 
     async def _perkw(self) -> dict[str, Any]:
-        """lightningd's feerates. Or NodeError."""
+        """lightningd's feerates. Raises NodeError."""
         perkw: dict[str, Any] = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
         self.last_perkw = opening_feerate(perkw)
         return perkw
 
     async def _features(self, peer_id: str) -> str | None:
-        """What the client said it can do when it connected; None when lightningd does not say. Or NodeError."""
+        """Return what the client said it can do when it connected; None when lightningd does not say.
+
+        Raises NodeError.
+        """
         peers = await list_peers(self._rpc, id=peer_id)
         return peers[0].features if peers else None
 
@@ -168,19 +171,19 @@ class Funder:
         await self._coins.reserve(jit_scid, funding, late)
 
     async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
-        """Give the coins back; free already is fine (cln:A2). Or NodeError."""
+        """Give the coins back; free already is fine (cln:A2). Raises NodeError."""
         await self._coins.release(jit_scid, funding, late)
 
     def standing(self, funding: Funding) -> dict[int, Funding]:
-        """The reservations that stand now on any of these coins, by jit scid."""
+        """Return the reservations that stand now on any of these coins, by jit scid."""
         return self._coins.standing(funding)
 
     def reserved_by(self, jit_scid: int) -> list[Funding]:
-        """The reservation that stands for this scid, if there is one."""
+        """Return the reservation that stands for this scid, if there is one."""
         return self._coins.reserved_by(jit_scid)
 
     def is_promised(self, funding: Funding) -> bool:
-        """Whether any of these coins is set aside for somebody."""
+        """Return whether any of these coins is set aside for somebody."""
         return self._coins.is_promised(funding)
 
     def forget(self, jit_scid: int) -> None:
@@ -188,11 +191,14 @@ class Funder:
         self._coins.forget(jit_scid)
 
     async def find(self, peer_id: str, channel_id: str) -> PeerChannel | None:
-        """lightningd's view of this channel, or None when it says there is none. Or NodeError."""
+        """lightningd's view of this channel, or None when it says there is none. Raises NodeError."""
         return await find_channel(self._rpc, channel_id, id=peer_id)
 
     async def limits(self, peer_id: str, channel_id: str) -> ChannelLimits | None:
-        """What the channel allows once it is usable and the client is there, None before. ChannelGone or NodeError."""
+        """Return what the channel allows once it is usable and the client is there, None before.
+
+        ChannelGone or NodeError.
+        """
         channel = await self.find(peer_id, channel_id)
         if channel is None or not channel.is_alive:
             raise ChannelGone(f"channel {channel_id} is {'gone' if channel is None else channel.state}")
@@ -204,7 +210,7 @@ class Funder:
         await self._rpc.call("setchannel", params, late=late)
 
     async def own_fees(self) -> dict[str, int]:
-        """The operator's configured routing fees, as `setchannel` takes them. Or NodeError."""
+        """Return the operator's configured routing fees, as `setchannel` takes them. Raises NodeError."""
         configs = await list_configs(self._rpc)
         return {
             "feebase": configs.number("fee-base", DEFAULT_FEE_BASE_MSAT),
@@ -220,7 +226,7 @@ class Funder:
         await self._rpc.call("setchannel", params, late=late)
 
     async def is_open(self, channel_id: str) -> bool:
-        """Whether a channel of this id can carry anything now or soon. Or NodeError."""
+        """Return whether a channel of this id can carry anything now or soon. Raises NodeError."""
         channel = await find_channel(self._rpc, channel_id)
         return channel is not None and channel.is_alive
 
@@ -228,7 +234,7 @@ class Funder:
         """Drop a withheld channel (cln:A1); False if it was gone already.
 
         Whatever the journal says, lightningd has the last word on what may not be dropped (K-11): MustNotClose when its
-        HTLCs are not resolved, OwedToClient when money has moved or its funding may be on its way. Or NodeError.
+        HTLCs are not resolved, OwedToClient when money has moved or its funding may be on its way. Raises NodeError.
         """
         found = await self.find(peer_id, channel_id)
         if found is None or not (found.is_alive or (found.state in HALF_CLOSED and found.is_withheld)):

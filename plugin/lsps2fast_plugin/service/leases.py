@@ -49,7 +49,7 @@ class Records(Protocol):
     """The part of `SessionStore` that is needed."""
 
     async def finished(self, default_delta_blocks: int) -> list[StoredSession]:
-        """Every final record."""
+        """Return every final record."""
 
     async def drop_final(self, jit_scid: int) -> None:
         """Delete a final record."""
@@ -107,7 +107,7 @@ class ChannelLeaseGuard:
     # The hook -------------------------------------------------------------------------------------
 
     async def judge(self, rpc_command: dict[str, Any]) -> dict[str, Any]:
-        """The answer to lightningd before it runs a `close`."""
+        """Return the answer to lightningd before it runs a `close`."""
         if self._guard == "off" or not self._duties:
             return CONTINUE
         which, forced = asked_to_close(rpc_command.get("params"))
@@ -170,7 +170,7 @@ class ChannelLeaseGuard:
 
 
 def _binds(record: StoredSession, ages: dict[str, int]) -> bool:
-    """Whether this record is the memory of a duty that lasts: its channel is open, paid and young."""
+    """Return whether this record is the memory of a duty that lasts: its channel is open, paid and young."""
     channel = record.journal.channel
     if record.outcome != "Succeeded" or channel is None or channel.channel_id not in ages:
         return False
@@ -178,7 +178,7 @@ def _binds(record: StoredSession, ages: dict[str, int]) -> bool:
 
 
 def asked_to_close(params: Any) -> tuple[str, bool]:
-    """Which channel or peer a `close` names, and whether it is meant in any case."""
+    """Return which channel or peer a `close` names, and whether it is meant in any case."""
     if isinstance(params, dict):
         return str(params.get("id", "")).lower(), params.get(FORCE) in TRUTHS
     given = params if isinstance(params, list) else []
@@ -187,7 +187,7 @@ def asked_to_close(params: Any) -> tuple[str, bool]:
 
 
 def names_of(channel: PeerChannel) -> set[str]:
-    """Everything by which `close` may mean this channel."""
+    """Return everything by which `close` may mean this channel."""
     return {channel.peer_id, channel.channel_id, *map(format_scid, channel.scids)}
 
 

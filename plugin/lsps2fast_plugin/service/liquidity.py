@@ -52,11 +52,11 @@ class NodeLiquidity:
         self._changes = 0
 
     def scid_taken(self, scid: int) -> bool:
-        """Whether a channel of ours had this scid or alias when last asked (B-11)."""
+        """Return whether a channel of ours had this scid or alias when last asked (B-11)."""
         return scid in self._scids
 
     async def refresh(self) -> list[PeerChannel]:
-        """All channels; remembers every name they go by. Or NodeError."""
+        """Return all channels; remembers every name they go by. Raises NodeError."""
         channels = await list_peer_channels(self._rpc)
         self._scids = {scid for channel in channels for scid in channel.scids_and_theirs}
         return channels
@@ -67,7 +67,7 @@ class NodeLiquidity:
         self._changes += 1
 
     async def recent(self) -> Liquidity:
-        """As `purse`, a few seconds old at most: a crowd asking for menus costs no more. Or NodeError."""
+        """As `purse`, a few seconds old at most: a crowd asking for menus costs no more. Raises NodeError."""
         async with self._surveying:
             found = self._recent
             if found is None or self._now_ms() - self._recent_ms >= LIQUIDITY_FRESH_MS:
@@ -75,7 +75,7 @@ class NodeLiquidity:
             return found
 
     async def purse(self) -> Liquidity:
-        """What can come in and what can be spent. Or NodeError."""
+        """Return what can come in and what can be spent. Raises NodeError."""
         asked_ms, changes = self._now_ms(), self._changes
         channels = await self.refresh()
         public = [channel for channel in channels if channel.is_normal and not channel.private]
@@ -87,7 +87,7 @@ class NodeLiquidity:
         return found
 
     async def feerates(self) -> Feerates:
-        """What lightningd would pay now, a few seconds old at most while it answers. Or NodeError."""
+        """Return what lightningd would pay now, a few seconds old at most while it answers. Raises NodeError."""
         async with self._asking:
             age_ms = self._now_ms() - self._asked_ms
             if self._feerates is not None and age_ms < FEERATE_FRESH_MS:

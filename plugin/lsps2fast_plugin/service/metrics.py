@@ -84,7 +84,7 @@ class Metrics:
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """What the registry asks for: the counters of the service as they are now."""
+        """Yield what the registry asks for: the counters of the service as they are now."""
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
         stats = self._stats()

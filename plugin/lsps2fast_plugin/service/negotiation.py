@@ -82,7 +82,7 @@ class Negotiator:
     # Which messages are worked on -----------------------------------------------------------------
 
     def admit(self, peer_id: str, payload: bytes) -> lsps0.Request | bytes | None:
-        """A request to `work` on, an answer to send at once, or None for silence."""
+        """Return a request to `work` on, an answer to send at once, or None for silence."""
         now_ms = self._clock.now_ms()
         if not self._desk.gate.message(peer_id, len(payload), now_ms):
             return None
@@ -107,7 +107,7 @@ class Negotiator:
         self._refusals.count(Refusal.TOO_EARLY, count)
 
     async def work(self, peer_id: str, request: lsps0.Request) -> bytes:
-        """The answer to an admitted request."""
+        """Return the answer to an admitted request."""
         if not self._in_progress.enter(peer_id):
             self._refusals.count(Refusal.IN_PROGRESS)
             return lsps0.encode_error(request.id, lsps0.internal_error())  # T-36
@@ -206,12 +206,12 @@ class Negotiator:
             raise
 
     def _token_of(self, params: FeeParams) -> Token | None:
-        """The token under which this offer was promised. Raises PeerError 201 when that is over."""
+        """Return the token under which this offer was promised. Raises PeerError 201 when that is over."""
         promised = promised_token(params)
         return None if promised is None else self._policy.token_of(promised, self._clock.wall_ms())
 
     async def _as_the_plugin_wants(self, ask: BuyAsk, jit_scid: int, facts: Facts, capacity_sat: int) -> int:
-        """The capacity that the operator's policy plugin names, within what can be funded; else our own."""
+        """Return the capacity that the operator's policy plugin names, within what can be funded; else our own."""
         least_sat = least_capacity_sat(ask, facts)
         most_sat = self._policy.rules.capacity.max_sat
         wanted = await self._desk.external.capacity_sat(
@@ -270,5 +270,5 @@ class Negotiator:
 
 
 def token_of_buy(buy: Buy) -> bytes | None:
-    """The hash of the token that this buy has used, if any."""
+    """Return the hash of the token that this buy has used, if any."""
     return promised_token(buy.params)

@@ -53,7 +53,7 @@ def funding_txid(channel_id: str, outnum: int) -> str:
 
 
 def is_funded_by(channel: PeerChannel, funding: Funding) -> bool:
-    """Whether this is a withheld channel that spends these coins, and so is ours."""
+    """Return whether this is a withheld channel that spends these coins, and so is ours."""
     if not channel.is_withheld or not channel.is_ours:
         return False
     try:
@@ -157,7 +157,7 @@ class Opener:
             pass  # it is not connected
 
     async def made_of(self, peer_id: str, funding: Funding) -> list[PeerChannel]:
-        """Return withheld channels that spend these coins: a call whose answer was lost made them. Or NodeError."""
+        """Return withheld channels that spend these coins: a call whose answer was lost made them. Raises NodeError."""
         channels = await list_peer_channels(self._rpc, id=peer_id)
         return [channel for channel in channels if is_funded_by(channel, funding)]
 

@@ -41,7 +41,9 @@ class Methods:
         self._service = service
 
     async def list_sessions(self) -> dict[str, Any]:
-        """Every live buy with its payment attempts, and every channel with our money in it that is not paid for."""
+        """Return every live buy with its payment attempts, and every channel with our
+        money in it that is not paid for.
+        """
         self._ready()
         return {
             "sessions": [self._describe(buy) for buy in self._service.offers],
@@ -55,7 +57,7 @@ class Methods:
     async def quote(
         self, peer_id: str | None = None, token: str | None = None, payment_size_msat: int | str | None = None
     ) -> dict[str, Any]:
-        """What a client would be offered now, and why; without a peer_id what anybody would. Changes nothing."""
+        """Return what a client would be offered now, and why; without a peer_id what anybody would. Changes nothing."""
         self._ready()
         service = self._service
         try:
@@ -156,12 +158,12 @@ def _size(value: int | str) -> int:
 
 
 def _digits(value: int | str) -> str:
-    """An amount as people give it on a command line: a number, or its digits."""
+    """Return an amount as people give it on a command line: a number, or its digits."""
     return str(value) if type(value) is int else str(value).removesuffix("msat")
 
 
 def stats_of(service: Service) -> dict[str, Any]:
-    """The answer of `lsps2-stats`, and what the page for Prometheus is made of."""
+    """Return the answer of `lsps2-stats`, and what the page for Prometheus is made of."""
     return {
         "version": __version__,
         "core": BACKEND,

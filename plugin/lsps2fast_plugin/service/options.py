@@ -278,7 +278,7 @@ def _rules(number: dict[str, int], client_trusts_lsp: bool) -> Rules:
 
 
 def read_settings(plugin: Plugin) -> Settings:
-    """All options as given. Raises ConfigError with the sentence that lightningd shows."""
+    """Return all options as given. Raises ConfigError with the sentence that lightningd shows."""
     get: Callable[[str], Any] = plugin.get_option
     number = {name: _int(get(name), name) for name in _INTS}
     secret = get("experimental-lsps2-promise-secret")

@@ -63,7 +63,7 @@ class Snapshot:
         return self.names.one(key[0]), key[1]
 
     def is_alive(self, channel_id: str) -> bool:
-        """Whether this channel is there, and usable or about to be (K-13)."""
+        """Return whether this channel is there, and usable or about to be (K-13)."""
         channel = self.channels.get(channel_id)
         return channel is not None and channel.is_alive
 
@@ -127,7 +127,9 @@ def _with_rows(journal: SessionRecord, snapshot: Snapshot) -> SessionRecord:
 
 
 def _as_gone_out(journal: SessionRecord, snapshot: Snapshot) -> SessionRecord:
-    """The record of a channel says where its parts will go (P16); they went if lightningd has a row for one of them."""
+    """The record of a channel says where its parts will go (P16);
+    they went if lightningd has a row for one of them.
+    """
     if journal.stage != "channel" or not journal.forwards:
         return journal
     gone_out = any(_row_of(part, journal, snapshot) for part in journal.forwards)
@@ -214,7 +216,10 @@ class Reconciler:
         self._names = ScidAliases() if names is None else names
 
     async def snapshot(self, records: Iterable[StoredSession]) -> Snapshot:
-        """Everything that judging these records needs; nothing is asked when nothing is to be judged. Or NodeError."""
+        """Return everything that judging these records needs; nothing is asked when nothing is to be judged.
+
+        Raises NodeError.
+        """
         wanted = [record for record in records if record.outcome is None and record.journal.stage != "buy"]
         snapshot = Snapshot(replays=self._replays, names=self._names)
         if not wanted:

@@ -35,7 +35,7 @@ class Recovery:
         self._owned: set[str] = set()  # channels that some record names
 
     async def load(self, delta: int) -> list[StoredSession]:
-        """Every record of the journal; asks until lightningd gives them."""
+        """Return every record of the journal; asks until lightningd gives them."""
         return await self._service.until_told("reading the journal", lambda: self._service.store.load(delta))
 
     async def remember(self, stored: list[StoredSession]) -> None:
@@ -50,7 +50,7 @@ class Recovery:
         service.lookout.load(stored, channels, service.sessions.height)
 
     async def look(self, stored: list[StoredSession]) -> Snapshot:
-        """What lightningd says of the channels in the journal; asks until it answers."""
+        """Return what lightningd says of the channels in the journal; asks until it answers."""
         ask = self._service.reconciler.snapshot
         return await self._service.until_told("looking what became of our channels", lambda: ask(stored))
 

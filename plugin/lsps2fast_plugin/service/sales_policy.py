@@ -54,7 +54,7 @@ class Desk:
         self.errors: dict[int, int] = {}  # answers with an error, by the code we gave
 
     async def load(self) -> None:
-        """Uses of tokens and the pause switch, as they were before the start. Or StoreError."""
+        """Uses of tokens and the pause switch, as they were before the start. Raises StoreError."""
         for complaint in self.policy.uses.load(await self._notebook.read(TOKENS)):
             log.error(complaint)
         self.paused = bool(await self._notebook.read(PAUSED))
@@ -65,7 +65,7 @@ class Desk:
         self.paused = yes
 
     def keyring(self, settings: Settings, derived: bytes) -> Keyring:
-        """The key of our promises, and those before it for as long as offers made with them may live (P-05).
+        """Return the key of our promises, and those before it for as long as offers made with them may live (P-05).
 
         `derived` is made from the node's own secret; it is the key when none is configured, and was it before one was.
         """
@@ -89,7 +89,7 @@ class Desk:
     async def quote(
         self, peer_id: str, token: str | None, facts: Facts, payment_size_msat: int | None
     ) -> dict[str, Any]:
-        """What this client would be offered now and why; a policy plugin is asked as it would be for him."""
+        """Return what this client would be offered now and why; a policy plugin is asked as it would be for him."""
         wall_ms = self._clock.wall_ms()
         theirs: list[FeeParams] | PeerError | None
         try:
@@ -103,7 +103,7 @@ class Desk:
         return answer
 
     def zero_reserve(self, peer_id: str) -> bool:
-        """Whether we hold no reserve in channels to this client (O-18): the option, or the policy for him."""
+        """Return whether we hold no reserve in channels to this client (O-18): the option, or the policy for him."""
         return self._zero_reserve or peer_id in self.policy.rules.zero_reserve
 
     # Tokens ----------------------------------------------------------------------------------------

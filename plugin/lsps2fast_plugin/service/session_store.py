@@ -87,12 +87,12 @@ class Unread(NamedTuple):
     raw: bytes
 
     def outpoints(self) -> list[str]:
-        """The coins it speaks of, as far as that can be seen."""
+        """Return the coins it speaks of, as far as that can be seen."""
         return [point.decode() for point in OUTPOINT.findall(self.raw)]
 
 
 def record_of(buy: Buy, journal: SessionRecord) -> dict[str, Any]:
-    """The whole JSON value of one jit scid; amounts are decimal strings (K-24)."""
+    """Return the whole JSON value of one jit scid; amounts are decimal strings (K-24)."""
     funding, channel = journal.funding, journal.channel
     record: dict[str, Any] = {
         "peer_id": buy.peer_id,
@@ -137,7 +137,9 @@ def record_of(buy: Buy, journal: SessionRecord) -> dict[str, Any]:
 
 
 def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> StoredSession:
-    """The opposite of `record_of`; raises KeyError, TypeError, ValueError or Lsps2Error for what it cannot be."""
+    """Return the opposite of `record_of`; raises KeyError, TypeError,
+    ValueError or Lsps2Error for what it cannot be.
+    """
     facts = record.get("lsps2fast") or {}
     if facts.get("version", VERSION) not in VERSIONS:
         raise ValueError(f"version {facts['version']} is not one of this program")
@@ -158,14 +160,14 @@ def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> S
 
 
 def _hex(text: str, size_bytes: int) -> str:
-    """The text, when it is so many bytes in hex; else TypeError or ValueError."""
+    """Return the text, when it is so many bytes in hex; else TypeError or ValueError."""
     if len(bytes.fromhex(text)) != size_bytes or len(text) != 2 * size_bytes:
         raise ValueError(f"{text!r} is not {size_bytes} bytes in hex")
     return text
 
 
 def _read_end(value: Any) -> int | None:
-    """When a record was finalized: our own text, or the seconds of the built-in plugin."""
+    """Return when a record was finalized: our own text, or the seconds of the built-in plugin."""
     if value is None:
         return None
     return parse_datetime(value) if isinstance(value, str) else int(value) * 1000
@@ -218,7 +220,7 @@ def _read_funding(facts: _FundingFacts) -> Funding:
 
 
 def _check(journal: SessionRecord) -> None:
-    """ValueError for what no run has written: acting on it would be a guess about somebody's money."""
+    """Raise ValueError for what no run has written: acting on it would be a guess about somebody's money."""
     for wrong, sentence in (
         (journal.stage == "intent" and None in (journal.payment_hash, journal.funding), "an intent without its facts"),
         (journal.stage == "forwards" and journal.payment_hash is None, "forwards of no payment"),
@@ -249,7 +251,10 @@ class SessionStore:
         self.commits = 0
 
     async def load(self, default_delta_blocks: int) -> list[StoredSession]:
-        """All records, active and finalized. What is not understood is reported, put in `unread`, left alone (K-08)."""
+        """Return all records, active and finalized.
+
+        What is not understood is reported, put in `unread`, left alone (K-08).
+        """
         found: list[StoredSession] = []
         self.unread, self._kept = [], set()
         for folder in ("active", "finalized"):
@@ -282,7 +287,7 @@ class SessionStore:
         return found
 
     async def finished(self, default_delta_blocks: int) -> list[StoredSession]:
-        """All final records. Raises StoreError."""
+        """Return all final records. Raises StoreError."""
         answer = await self._call("listdatastore", {"key": [*ROOT, "finalized"]})
         known = [entry for entry in answer["datastore"] if tuple(entry["key"]) not in self._kept]
         found = [self._decode(entry, default_delta_blocks) for entry in known]
@@ -314,7 +319,7 @@ class SessionStore:
         self._buys.pop(jit_scid, None)
 
     def unread_names(self, hex_id: str) -> bool:
-        """Whether a record that is not understood speaks of this channel or peer."""
+        """Return whether a record that is not understood speaks of this channel or peer."""
         return any(hex_id.encode() in record.raw for record in self.unread)
 
     async def add(self, buy: Buy) -> None:
@@ -333,7 +338,10 @@ class SessionStore:
         await self._write("active", buy, record_of(buy, journal))
 
     async def finalize(self, jit_scid: int, journal: SessionRecord, outcome: str, wall_ms: int) -> None:
-        """Write the final record: one commit, repeatable; `forget` then ends the active one (K-15). Or StoreError."""
+        """Write the final record: one commit, repeatable; `forget` then ends the active one (K-15).
+
+        Raises StoreError.
+        """
         buy = self._buys[jit_scid]
         record = record_of(buy, journal) | {"outcome": outcome, "finalized_at": format_datetime(wall_ms)}
         await self._write("finalized", buy, record)
@@ -344,7 +352,7 @@ class SessionStore:
         self._buys.pop(jit_scid, None)
 
     def knows(self, jit_scid: int) -> bool:
-        """Whether an active record exists."""
+        """Return whether an active record exists."""
         return jit_scid in self._buys
 
     async def _write(self, folder: str, buy: Buy, record: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ class ShutChannels:
             self._interest.peers.discard(was)
 
     def watches(self, peer_id: str | None) -> bool:
-        """Whether what this peer sends must be looked up."""
+        """Return whether what this peer sends must be looked up."""
         return self._interest.watches(peer_id)
 
     async def why_not_in(self, peer_id: str | None, in_scid: int) -> str | None:

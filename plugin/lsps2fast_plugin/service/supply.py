@@ -13,20 +13,20 @@ class Node(Protocol):
     """The questions a negotiation asks of the node."""
 
     async def purse(self) -> Liquidity:
-        """What can come in and what can be spent at this moment, or NodeError."""
+        """Return what can come in and what can be spent at this moment, or NodeError."""
 
     async def recent(self) -> Liquidity:
-        """The same, a few seconds old at most and nothing of ours missed. Or NodeError."""
+        """Return the same, a few seconds old at most and nothing of ours missed. Raises NodeError."""
 
 
 class Live(Protocol):
     """What a negotiation must know of what is under way."""
 
     def is_online(self, peer_id: str) -> bool:
-        """Whether this client is connected."""
+        """Return whether this client is connected."""
 
     def committed_sat(self) -> int:
-        """What payments under way will still reserve of the wallet."""
+        """Return what payments under way will still reserve of the wallet."""
 
 
 class NodeTerms(NamedTuple):
@@ -46,7 +46,7 @@ class Supply:
         self._max_parts = max_parts
 
     async def facts(self, peer_id: str, *, fresh: bool) -> Facts:
-        """For one client; `fresh` where something is sold, else what was asked lately will do. Or NodeError."""
+        """For one client; `fresh` where something is sold, else what was asked lately will do. Raises NodeError."""
         purse = await (self._node.purse() if fresh else self._node.recent())
         rules = self._desk.policy.rules
         return Facts(

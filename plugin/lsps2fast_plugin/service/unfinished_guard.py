@@ -67,7 +67,7 @@ class UnfinishedChannelGuard:
 
 
 def _means(method: str, params: Any, channel: PeerChannel) -> bool:
-    """Whether this command names the channel. A splice may name several, in a script of its own."""
+    """Return whether this command names the channel. A splice may name several, in a script of its own."""
     if method == "close":
         return asked_to_close(params)[0] in names_of(channel)
     text = json.dumps(params).lower()

@@ -221,7 +221,9 @@ class Receipt:
         return Reason.FEE_SUM if self.fees_msat + part.extra_fee_msat > fee_msat else None
 
     def ends_set(self, part: Part, reason: Reason) -> bool:
-        """Whether all parts must be failed with this one: only the LSP can have done that, not a stranger (K-27)."""
+        """Return whether all parts must be failed with this one: only the LSP can have done that,
+        not a stranger (K-27).
+        """
         return reason in LSP_FAULTS and part.peer_id == self.terms.lsp_id
 
     def hold(self, part: Part, now_ms: int) -> None:

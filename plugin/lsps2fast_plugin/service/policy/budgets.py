@@ -50,24 +50,24 @@ class Budgets:
     # Room -----------------------------------------------------------------------------------------
 
     def on_trust_room_msat(self) -> int:
-        """What more may lie in channels that go on chain before they are paid for."""
+        """Return what more may lie in channels that go on chain before they are paid for."""
         return self.rules.trust.most_on_trust_msat - self._stakes.msat(on_trust=True)
 
     def withheld_room_msat(self) -> int:
-        """What more may be reserved for channels that are withheld."""
+        """Return what more may be reserved for channels that are withheld."""
         return self.rules.trust.most_withheld_msat - self._stakes.msat(on_trust=False)
 
     def mining_room_msat(self, wall_ms: int) -> int:
-        """What more may be spent on mining today without being paid for."""
+        """Return what more may be spent on mining today without being paid for."""
         return self.rules.trust.mining_budget_sat * 1000 - self._stakes.mining_msat(wall_ms)
 
     def share_msat(self, free_sat: int) -> int:
-        """The most that one client may hold in channels that are not paid for."""
+        """Return the most that one client may hold in channels that are not paid for."""
         coins_msat = free_sat * 1000 + self._stakes.msat(on_trust=True) + self._stakes.msat(on_trust=False)
         return coins_msat * self.rules.trust.client_share_percent // 100
 
     def room_msat(self, peer_id: str, free_sat: int, safe_only: bool) -> int:
-        """The largest channel of this client that they all allow now. Its first one is free of the share."""
+        """Return the largest channel of this client that they all allow now. Its first one is free of the share."""
         room_msat = self.withheld_room_msat()
         if not safe_only:
             room_msat = max(room_msat, self.on_trust_room_msat())
@@ -78,14 +78,14 @@ class Budgets:
     # Right before a channel is opened -------------------------------------------------------------
 
     def why_not_on_trust(self, peer_id: str, wall_ms: int) -> No | None:
-        """Why this peer gets no channel on trust now, whatever it was sold before."""
+        """Return why this peer gets no channel on trust now, whatever it was sold before."""
         unpaid = max(self._ledger.unpaid(peer_id, wall_ms), self._ledger.unsettled(peer_id, wall_ms))
         if unpaid >= self.rules.trust.unpaid_limit:
             return No(Refusal.PEER_UNPAID, f"{unpaid} channels of {peer_id} are not paid for")
         return None
 
     def why_not_open(self, opening: Opening, wall_ms: int) -> No | None:
-        """Why this channel is not opened now."""
+        """Return why this channel is not opened now."""
         return self._size(opening) or self._loss(opening) or self._share(opening) or self._pot(opening, wall_ms)
 
     def _size(self, opening: Opening) -> No | None:
@@ -131,7 +131,7 @@ class Budgets:
     # For the operator -----------------------------------------------------------------------------
 
     def uses(self, free_sat: int, wall_ms: int) -> dict[Refusal, Use]:
-        """Each limit with what is used of it, in msat."""
+        """Return each limit with what is used of it, in msat."""
         rule, stakes = self.rules.trust, self._stakes
         return {
             Refusal.CAPITAL_BUDGET: Use(stakes.msat(on_trust=True), rule.most_on_trust_msat),

@@ -135,7 +135,7 @@ def _fitted(entry: Entry, left_s: int | None) -> Entry | LeftOut:
 
 
 def capped(entry: Entry, largest: Largest) -> Entry | LeftOut:
-    """The entry with no larger payment than can be served now (people:L8)."""
+    """Return the entry with no larger payment than can be served now (people:L8)."""
     line = entry.line
     most_msat, why = largest(line)
     if most_msat is None:

@@ -78,7 +78,10 @@ class Policy:
     # Who ------------------------------------------------------------------------------------------------
 
     def is_served(self, peer_id: str) -> bool:
-        """Whether this peer is served at all (B-06 step 2); a refusal is counted. Answer it with code 1 (S-10)."""
+        """Return whether this peer is served at all (B-06 step 2); a refusal is counted.
+
+        Answer it with code 1 (S-10).
+        """
         why = self._why_not_served(peer_id)
         if why is not None:
             self.refusals.count(why)
@@ -131,7 +134,7 @@ class Policy:
     # What -----------------------------------------------------------------------------------------------
 
     def menu(self, peer_id: str, token: Token | None, wall_ms: int, facts: Facts) -> list[FeeLine]:
-        """What this client is offered now, in the order of G-07; empty means nothing for now (G-04).
+        """Return what this client is offered now, in the order of G-07; empty means nothing for now (G-04).
 
         Raises PeerError 1 for a peer that is not served. Lines that cannot be offered are left out, counted, and told
         to the log once.
@@ -145,7 +148,7 @@ class Policy:
         return [entry.line for entry in menu.entries]
 
     def cap(self, theirs: Sequence[FeeParams], peer_id: str, wall_ms: int, facts: Facts) -> list[FeeParams]:
-        """The menu of a policy plugin, no offer above what can be opened now (people:L8)."""
+        """Return the menu of a policy plugin, no offer above what can be opened now (people:L8)."""
         menu = self._capped(_menu_of(theirs, wall_ms), peer_id, None, wall_ms, facts)
         self._tell(menu.left_out)
         kept = {entry.name: entry.line for entry in menu.entries}
@@ -215,7 +218,9 @@ class Policy:
         return rule.client_trusts_lsp, "default"
 
     def within_budgets(self, facts: Facts, peer_id: str, token: Token | None, wall_ms: int) -> Facts:
-        """The facts with the largest channel that the budgets allow to this client, in whichever mode it is sold."""
+        """Return the facts with the largest channel that the budgets allow to this client,
+        in whichever mode it is sold.
+        """
         mining_msat = self.rules.floor.mining_msat(facts.feerate_perkw)
         safe_only, _ = self._trust(peer_id, token, 0, mining_msat, wall_ms)
         return facts._replace(budget_sat=self.budgets.room_msat(peer_id, facts.confirmed_sat, safe_only) // 1000)
@@ -324,7 +329,7 @@ def _menu_of(theirs: Sequence[FeeParams], wall_ms: int) -> Menu:
 
 
 def _with_largest(params: FeeParams, most_msat: int) -> FeeParams:
-    """The same terms with another largest payment, not yet promised."""
+    """Return the same terms with another largest payment, not yet promised."""
     if most_msat == params.max_payment_size_msat:
         return params
     return FeeParams.from_json({**params.raw, "max_payment_size_msat": str(most_msat)})

@@ -69,7 +69,7 @@ def spendable_sat(facts: Facts) -> int:
 
 
 def _room(facts: Facts) -> tuple[int, Refusal]:
-    """The largest channel that our means allow, and what sets that bound."""
+    """Return the largest channel that our means allow, and what sets that bound."""
     funds_sat = spendable_sat(facts)
     if facts.budget_sat < funds_sat:
         return max(facts.budget_sat, 0), Refusal.CAPITAL_BUDGET
@@ -77,7 +77,7 @@ def _room(facts: Facts) -> tuple[int, Refusal]:
 
 
 def provide(ask: BuyAsk, facts: Facts, rule: CapacityRule) -> tuple[int | Lack, Refusal | None]:
-    """The capacity in sat that can be given (step 11), or what lacks and the name to count it under.
+    """Return the capacity in sat that can be given (step 11), or what lacks and the name to count it under.
 
     When our means reach for the payment but not for all the room that policy adds, the client gets a smaller channel
     rather than none, though never one below the smallest.
@@ -94,7 +94,9 @@ def provide(ask: BuyAsk, facts: Facts, rule: CapacityRule) -> tuple[int | Lack, 
 
 
 def largest_payment_msat(params: FeeParams, facts: Facts, rule: CapacityRule) -> tuple[int | None, str]:
-    """The largest payment of this offer that could be served now, None when there is none; and what bounds it."""
+    """Return the largest payment of this offer that could be served now, None when there is none;
+    and what bounds it.
+    """
     room_sat, bound = _room(facts)
     top_msat, why = params.max_payment_size_msat, ""
     if facts.incoming_liquidity_msat is not None and facts.incoming_liquidity_msat < top_msat:

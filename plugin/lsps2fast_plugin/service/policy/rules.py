@@ -86,11 +86,13 @@ class Floor(NamedTuple):
     max_loss_sat: int = 10_000  # people:S12: how far the miners' price may pass the fee when the channel is opened
 
     def mining_msat(self, feerate_perkw: int) -> int:
-        """What opening and closing cost at this feerate; vbytes are 4 weight, so sat per 1000 weight are msat."""
+        """Return what opening and closing cost at this feerate; vbytes are 4 weight,
+        so sat per 1000 weight are msat.
+        """
         return 4 * (self.open_vbytes + self.close_vbytes) * feerate_perkw
 
     def cost_msat(self, feerate_perkw: int) -> int:
-        """The least opening fee at this feerate, rounded up."""
+        """Return the least opening fee at this feerate, rounded up."""
         return -(-self.mining_msat(feerate_perkw) * self.factor_percent // 100)
 
     def least_fee_msat(self, feerate_perkw: int) -> int:
@@ -112,7 +114,9 @@ class CapacityRule(NamedTuple):
     keep_onchain_sat: int = 25_000  # lightningd's own reserve for emergencies has the same size
 
     def floor_sat(self, least_sat: int) -> int:
-        """The smallest channel that is opened where the payment needs `least_sat`: what moves it later stays above."""
+        """Return the smallest channel that is opened where the payment needs `least_sat`:
+        what moves it later stays above.
+        """
         return max(least_sat, min(self.min_sat, self.max_sat))
 
     def capacity_sat(self, least_sat: int) -> int | Lack:
@@ -180,6 +184,6 @@ class Rules(NamedTuple):
 
 
 def rules_from_options(menu: tuple[FeeLine, ...], *, floor: Floor, capacity: CapacityRule, trust: TrustRule) -> Rules:
-    """The policy of an operator who gave options and no file."""
+    """Return the policy of an operator who gave options and no file."""
     lines = tuple(NamedLine(f"fee_line {number}", line) for number, line in enumerate(menu, 1))
     return Rules(source="options", lines=lines, floor=floor, capacity=capacity, trust=trust)

@@ -68,7 +68,7 @@ class Burnt:
         return sum(msat for hour, msat in self._hours.items() if now - hour <= 24)
 
     def write(self) -> dict[str, object]:
-        """The journal's form (K-24)."""
+        """Return the journal's form (K-24)."""
         self.changed = False
         return {"version": 1, "hours": [[hour, str(msat)] for hour, msat in sorted(self._hours.items())]}
 
@@ -95,15 +95,15 @@ class Stakes:
         return (stake for stakes in self._by_peer.values() for stake in stakes)
 
     def of_peer(self, peer_id: str) -> list[Stake]:
-        """Those of one client, oldest first."""
+        """Return those of one client, oldest first."""
         return list(self._by_peer.get(peer_id, ()))
 
     def now(self, jit_scid: int) -> Stake | None:
-        """The stake that a payment on this jit scid would pay for."""
+        """Return the stake that a payment on this jit scid would pay for."""
         return self._now.get(jit_scid)
 
     def of_channel(self, channel_id: str) -> Stake | None:
-        """The stake in this channel."""
+        """Return the stake in this channel."""
         return self._by_channel.get(channel_id)
 
     def put(self, stake: Stake) -> Stake:
@@ -137,15 +137,15 @@ class Stakes:
     # Sums -----------------------------------------------------------------------------------------
 
     def msat(self, *, on_trust: bool) -> int:
-        """What lies in one of the two pots."""
+        """Return what lies in one of the two pots."""
         return _sum(stake for stake in self if stake.on_trust == on_trust)
 
     def of_peer_msat(self, peer_id: str) -> int:
-        """What lies in channels of one client, in both pots."""
+        """Return what lies in channels of one client, in both pots."""
         return _sum(self._by_peer.get(peer_id, ()))
 
     def largest_of_a_peer_msat(self) -> int:
-        """The most that one client holds now."""
+        """Return the most that one client holds now."""
         return max(map(_sum, self._by_peer.values()), default=0)
 
     def mining_msat(self, wall_ms: int) -> int:

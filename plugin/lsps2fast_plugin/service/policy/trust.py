@@ -194,7 +194,7 @@ class TrustLedger:
         )
 
     def under_way(self, peer_id: str, *, but: int | None = None) -> int:
-        """Its channels on trust that a payment is under way for, that of the jit scid `but` aside."""
+        """Return its channels on trust that a payment is under way for, that of the jit scid `but` aside."""
         return sum(
             stake.on_trust and not stake.over and stake.jit_scid != but for stake in self.stakes.of_peer(peer_id)
         )
@@ -205,7 +205,7 @@ class TrustLedger:
         return 0 if peer is None else peer.probes.now(wall_ms, self._probe_heal_ms)
 
     def why_not_trusted(self, peer_id: str, wall_ms: int) -> str | None:
-        """Why this peer gets channels only in the safe mode, if it does."""
+        """Return why this peer gets channels only in the safe mode, if it does."""
         if (unpaid := self.unpaid(peer_id, wall_ms)) >= self.rule.unpaid_limit:
             return f"{unpaid} channels of this peer went unpaid"
         if (probes := self.probes(peer_id, wall_ms)) >= self.rule.probe_limit:
@@ -215,7 +215,7 @@ class TrustLedger:
         return None
 
     def reasons(self, peer_id: str) -> list[str]:
-        """What this peer's standing rests on, a sentence each, oldest first."""
+        """Return what this peer's standing rests on, a sentence each, oldest first."""
         peer = self._peers.get(peer_id)
         events = [] if peer is None else peer.events
         return [f"{format_datetime(ms)}, {format_scid(scid)}: {SENTENCES[what]}" for ms, what, scid in events]
@@ -296,7 +296,7 @@ def _first(peers: OrderedDict[str, _Peer], number: int) -> Iterable[str]:
 
 
 def _write(peer: _Peer, stakes: Iterable[Stake]) -> dict[str, Any]:
-    """The journal's form: versioned, amounts as decimal strings (K-24)."""
+    """Return the journal's form: versioned, amounts as decimal strings (K-24)."""
     return {
         "version": VERSION,
         "unpaid": [peer.unpaid.count, peer.unpaid.last_ms],
@@ -319,7 +319,7 @@ def _write(peer: _Peer, stakes: Iterable[Stake]) -> dict[str, Any]:
 
 
 def _read(peer_id: str, value: Any) -> tuple[_Peer, list[Stake]]:
-    """The opposite of `_write`. Raises KeyError, TypeError, ValueError, AttributeError or Lsps2Error."""
+    """Return the opposite of `_write`. Raises KeyError, TypeError, ValueError, AttributeError or Lsps2Error."""
     if value["version"] != VERSION:
         raise ValueError(f"version {value['version']} is not {VERSION}")
     events = [(_whole(ms), what, parse_scid(scid)) for ms, what, scid in value.get("events", ())]
