@@ -157,7 +157,9 @@ def records(stage: Stage, folder: str) -> dict[str, dict[str, object]]:
 
 
 def owing(stage: Stage) -> set[str]:
-    """Return jit scids whose channel lives on chain and owes its fee or a part of it: listed till it closes (S17)."""
+    """Return jit scids whose channel lives on chain and owes its fee or a part of it:
+    listed till it closes (people:S17).
+    """
     live = {channel.channel_id for channel in stage.world.channels if not channel.withheld and not channel.dead}
     whole = {
         sale.invoice.scid for sale in stage.sales if sale.invoice.paid_msat is not None and not sale.may_be_partial

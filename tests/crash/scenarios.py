@@ -485,7 +485,9 @@ async def upstream_confirms(stage: Stage) -> None:
 
 @scenario()
 async def upstream_splices(stage: Stage) -> None:
-    """The payer's channel gets another scid while its parts are with the client (S9): nobody shows the old one."""
+    """The payer's channel gets another scid while its parts are with the client (people:S9):
+    nobody shows the old one.
+    """
     client = stage.client(on_part="hold")
     payer = stage.payer()
     stage.world.chain.grant(50_000, payer.wallet.new_script())
