@@ -14,6 +14,7 @@ from lsps2fast_plugin.simnode.channels import End
 from .stage import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 OTHER_SAT = 200_000
+PATIENCE_TURNS = 40
 Spoil = Callable[[Stage, Client], Any]
 
 
@@ -178,13 +179,17 @@ async def test_coins_come_back_though_the_call_that_ends_the_open_hangs(hanging:
             _signer_fails(stage, client)
         stuck = stage.lsp.faults.hang(hanging)
         payment = payer.pay(invoice, [SIZE_MSAT])
-        for _ in range(8):
-            await stage.fence()
+        await stage.until(lambda: client.script.done or stuck.reached.is_set(), "the open hangs")
+        for _ in range(PATIENCE_TURNS):
+            for _ in range(3):
+                await stage.fence()
+            if payment.done and not any(row["reserved"] for row in stage.lsp.wallet.rows()):
+                break
             await stage.lsp.call("lsps2-dev-advance", {"seconds": UNDO_TIMEOUT_S, "calls": True})
         assert stuck.reached.is_set()
-        await stage.until(lambda: payment.done, "an answer")
+        assert payment.done
         assert (await payment).raw_messages == [TEMPORARY]
-        await stage.until(lambda: not any(row["reserved"] for row in stage.lsp.wallet.rows()), "the coins are free")
+        assert not any(row["reserved"] for row in stage.lsp.wallet.rows())
         stage.lsp.faults.clear()
         stage.forget_calls()  # lightningd never answers a cancel of an open that waits for its peer
         client.speak()
