@@ -7,7 +7,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_p
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help api bench build compare conformance count crash demo test quick pure real lint types table clean
+.PHONY: help api bench build compare conformance count crash demo test quick interop pure real lint types table clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ pure: $(VENV)/built ## the whole suite with the core interpreted
 
 real: $(VENV)/built ## the scenarios on real bitcoind and lightningd (on PATH, or LSPS2FAST_CLN_DIR)
 	@$(PY) -m pytest -q -m real tests
+
+interop: $(VENV)/built ## our plugins beside ldk-node, lnd and lightningd's own (found, or built: minutes, once)
+	@$(PY) -m pytest -q -m interop tests/interop
 
 compare: $(VENV)/built ## what the embedded node says beside a real one, scenario by scenario
 	@cd tests && ../$(PY) -m real.report

@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 LIMIT_S = 40.0  # of a coroutine; another with the mark `within`
 PROCESSES = (  # folders and files whose tests start processes; `make quick` leaves them out
     "crash",
+    "interop",
     "model",
     "real",
     "replay",

@@ -1,0 +1,163 @@
+"""What people do to an LSP on real nodes: clients that err at the wrong moment, opens of other tools, lying onions."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import Any
+
+import pytest
+
+from lsps2fast_plugin.simnode import tlv
+from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
+
+from .benches import REFUSER
+from .conftest import LSP_TRUSTS
+from .evidence import Evidence, tidy
+from .test_kills import revive
+
+SIZE_MSAT = 10_000_000
+NORMAL = "CHANNELD_NORMAL"
+NAMES = itertools.count(1)
+EVADER = f"""#!{sys.executable}
+import threading
+from pyln.client import Plugin
+plugin = Plugin()
+@plugin.subscribe("channel_opened")
+def opened(channel_opened, plugin, **kwargs):
+    threading.Timer(DELAY, lambda: plugin.rpc.call("dev-fail", {{"id": channel_opened["id"]}})).start()
+plugin.run()
+"""
+
+
+def fresh(town: Town) -> Bill:
+    """A bill of a wallet that has bought nothing before."""
+    return town.bill(town.wallet(f"p{next(NAMES)}"), SIZE_MSAT)
+
+
+def script(node: Lightningd, name: str, text: str) -> str:
+    """Write an executable plugin."""
+    path = node.directory / name
+    path.write_text(text)
+    path.chmod(0o700)
+    return str(path)
+
+
+def owned(town: Town, bill: Bill) -> None:
+    """rule:23: every funding that was sent belongs to a channel that lightningd still has, or closed with our claim."""
+    rows = town.lsp.call("listpeerchannels", {"id": bill.wallet.node_id})["channels"]
+    closed = town.lsp.call("listclosedchannels", {"id": bill.wallet.node_id})["closedchannels"]
+    kept = {row["funding_txid"] for row in rows if not row.get("funding", {}).get("withheld")}
+    kept |= {row["funding_txid"] for row in closed if not row.get("funding_withheld")}
+    sent = set(town.bitcoind.call("getrawmempool"))
+    ours = {row["funding_txid"] for row in [*rows, *closed]}
+    assert sent & ours <= kept
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.008, 0.013, 0.05])
+def test_a_client_that_errs_after_it_signed_costs_no_coin(lsp_trusts_town: Town, delay_s: float) -> None:
+    """people:S0: it signs the funding, then sends `error`, before, at and after our broadcast; the payer may retry."""
+    town = lsp_trusts_town
+    assert town.mode == LSP_TRUSTS
+    bill = fresh(town)
+    path = script(bill.wallet, "evader", EVADER.replace("DELAY", str(delay_s)))
+    bill.wallet.call("plugin", {"subcommand": "start", "plugin": path})
+    before = town.wealth_msat(town.lsp)
+    assert not town.pay(bill, [SIZE_MSAT]).paid
+    owned(town, bill)
+    until(lambda: not town.stats()["held_parts"], "no held part")
+    town.mine()
+    owned(town, bill)
+    lost_msat = before - town.wealth_msat(town.lsp)
+    in_closing = sum(
+        row["to_us_msat"] for row in town.lsp.call("listpeerchannels")["channels"] if row["state"] != "CHANNELD_NORMAL"
+    )
+    assert lost_msat - in_closing < 20_000_000, "more than mining fees"
+    bill.wallet.stop()
+
+
+def test_a_refused_open_leaves_the_channel_of_another_tool_alone(town: Town) -> None:
+    """people:S8, rule:26, cln:N1: `fundchannel_cancel` would take that one; our coins come back all the same."""
+    bill, evidence = fresh(town), Evidence(town)
+    coin = {"satoshi": 200_000, "feerate": "normal", "startweight": 1000, "excess_as_change": True}
+    psbt = town.lsp.call("fundpsbt", coin)["psbt"]
+    start = town.lsp.call("fundchannel_start", {"id": bill.wallet.node_id, "amount": 200_000, "announce": False})
+    output = {"satoshi": 200_000, "initialpsbt": psbt, "destination": start["funding_address"]}
+    ready = town.lsp.call("addpsbtoutput", output)["psbt"]
+    theirs = town.lsp.call("fundchannel_complete", {"id": bill.wallet.node_id, "psbt": ready})["channel_id"]
+    path = script(bill.wallet, "refuser", REFUSER)
+    bill.wallet.call("plugin", {"subcommand": "start", "plugin": path})
+    assert town.pay(bill, [SIZE_MSAT]).failures == ["400a"]
+    rows = town.channels(town.lsp, bill.wallet)
+    assert [(row["channel_id"], row["state"]) for row in rows] == [(theirs, "CHANNELD_AWAITING_LOCKIN")]
+    assert evidence.calls("fundchannel_cancel") == []
+    town.lsp.call("fundchannel_cancel", {"id": bill.wallet.node_id})
+    town.lsp.call("unreserveinputs", {"psbt": psbt})
+    tidy(town)
+
+
+def send_lie(town: Town, bill: Bill, delivered_msat: int, said_msat: int, part: int) -> None:
+    """Send an HTLC whose onion tells the LSP to forward more than it brings."""
+    final = bill.final_blocks + 2 + town.bitcoind.height
+    payload = tlv.prefixed(tlv.hop_payload(said_msat, final, bill.jit_scid)).hex()
+    hops = [{"pubkey": node.node_id, "payload": payload} for node in (town.lsp, bill.wallet)]
+    onion = town.payer.call("createonion", {"hops": hops, "assocdata": bill.payment_hash})
+    first = {"id": town.lsp.node_id, "amount_msat": delivered_msat, "delay": bill.final_blocks + 2 + bill.delta_blocks}
+    town.payer.call(
+        "sendonion",
+        {
+            "onion": onion["onion"],
+            "first_hop": first,
+            "payment_hash": bill.payment_hash,
+            "shared_secrets": onion["shared_secrets"],
+            "partid": part,
+            "groupid": 77,
+        },
+    )
+
+
+def failure(town: Town, bill: Bill, part: int) -> Any:
+    """How that part ended."""
+    return town.result(bill, (77, range(part, part + 1)), [SIZE_MSAT]).failures[0]
+
+
+@pytest.mark.parametrize("delivered_msat", [1, 1_000_000, SIZE_MSAT - 1])
+def test_an_onion_that_says_more_than_it_brings_opens_nothing(town: Town, delivered_msat: int) -> None:
+    """trap:51: refused as too little fee (100c) before any channel exists; the honest payment is then paid."""
+    bill, evidence = fresh(town), Evidence(town)
+    send_lie(town, bill, delivered_msat, SIZE_MSAT, 1)
+    assert failure(town, bill, 1).startswith("100c")
+    assert evidence.calls("fundchannel_start") == []
+    assert town.pay(bill, [SIZE_MSAT]).paid
+    town.over(bill)
+    town.mine()
+
+
+def test_an_onion_that_lies_over_the_alias_is_refused(town: Town) -> None:
+    """trap:51: after the sale, over the jit scid that is now the channel's alias."""
+    bill = fresh(town)
+    assert town.pay(bill, [SIZE_MSAT]).paid
+    town.over(bill)
+    town.mine()
+    later = town.further_bill(bill, 1_000_000)
+    send_lie(town, later, 500_000, 1_000_000, 2)
+    assert failure(town, later, 2) != ""
+    assert bill.wallet.call("listinvoices", {"label": later.label})["invoices"][0]["status"] == "unpaid"
+
+
+def test_a_client_that_takes_its_money_and_errs_while_the_plugin_is_down_gave_its_channel_up(town: Town) -> None:
+    """people:S7, people:S20, cln:N2: lightningd deletes the withheld channel; its funding is never sent."""
+    bill, evidence = fresh(town), Evidence(town)
+    town.trip(town.lsp, "plugin>host", "htlc_accepted", "after", "plugin")
+    sent = town.send_parts(bill, [SIZE_MSAT])
+    assert town.result(bill, sent, [SIZE_MSAT]).paid
+    bill.wallet.call("dev-fail", {"id": town.lsp.node_id})
+    bill.wallet.call("disconnect", {"id": town.lsp.node_id, "force": True})
+    town.connect(bill.wallet, town.lsp)  # it says once more what it thinks of this channel
+    until(lambda: not any(row["state"] == NORMAL for row in town.channels(town.lsp, bill.wallet)), "the channel gone")
+    revive(town, "plugin")
+    town.over(bill, "Forfeited")
+    assert town.bitcoind.call("getrawmempool") == []
+    assert evidence.calls("sendpsbt") == []
+    assert not any(coin["reserved"] for coin in town.lsp.call("listfunds")["outputs"])
+    tidy(town)
