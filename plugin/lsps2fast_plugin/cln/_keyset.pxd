@@ -211,15 +211,14 @@ cdef inline bint is_watched(Sets* sets, const unsigned char* peer, Py_ssize_t si
 
 
 cdef inline Verdict judge(
-    Sets* sets, const u64* scid, const u64* channel, const u64* payment_hash, bint has_extra, bint watched
+    Sets* sets, const u64* scid, const u64* channel, const u64* payment_hash, bint has_extra
 ) noexcept nogil:
     """As lane.Interest.judge; NULL for what the call does not name. The caller holds the mutex."""
     cdef bint listed, ends_here = scid == NULL and channel == NULL
     if ends_here and not sets.final_hops:
         return FOREIGN
     listed = (
-        watched
-        or (ends_here and has_extra)
+        (ends_here and has_extra)
         or (scid != NULL and has(&sets.scids, scid))
         or (channel != NULL and has(&sets.channels, channel))
         or sets.every_payment

@@ -329,10 +329,19 @@ cdef inline bint hand_over(Stream* s, const unsigned char* frame, Py_ssize_t siz
     return True
 
 
+cdef inline bint is_from_watched(Stream* s, c.Walk* call) noexcept nogil:
+    """Whether it comes from a peer that is watched, and could be of interest here at all."""
+    if not call.seen & (c.NEXT_SCID | c.FORWARD_TO) and not s.sets.final_hops:
+        return False
+    return is_watched(s.sets, call.text + call.peer_id.at if call.seen & c.PEER_ID else NULL, call.peer_id.size)
+
+
 cdef inline bint is_foreign(Stream* s, c.Walk* call) noexcept nogil:
     cdef u64 channel[4]
     cdef u64 payment_hash[4]
     cdef bint known_channel = call.seen & c.FORWARD_TO != 0
+    if s.sets.peers.count > 0 and is_from_watched(s, call):
+        return False
     if known_channel and s.sets.channels.count > 0:  # an empty set looks at no key
         c.unhex(call.text + call.forward_to.at, 64, <unsigned char*> channel)
     if s.sets.hashes.count > 0:
@@ -343,7 +352,6 @@ cdef inline bint is_foreign(Stream* s, c.Walk* call) noexcept nogil:
         channel if known_channel else NULL,
         payment_hash,
         call.seen & c.EXTRA != 0,
-        is_watched(s.sets, call.text + call.peer_id.at if call.seen & c.PEER_ID else NULL, call.peer_id.size),
     )
 
 
