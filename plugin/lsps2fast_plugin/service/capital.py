@@ -19,7 +19,7 @@ from lsps2fast.table import State
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.models import PeerChannel
-from lsps2fast_plugin.service.executor import Watch
+from lsps2fast_plugin.service.channel_changes import Watch
 from lsps2fast_plugin.service.policy.budgets import No, Opening
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.policy import Policy

@@ -25,6 +25,7 @@ from lsps2fast_plugin.cln.channel_types import named
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Late, LateReplyGuard
 from lsps2fast_plugin.service.broadcast import Broadcaster
+from lsps2fast_plugin.service.channel_changes import Watch
 from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
 from lsps2fast_plugin.service.funding import (
     ChannelGone,
@@ -71,42 +72,6 @@ class Capital(Protocol):
 
     def too_large(self, buy: Buy, why: str) -> None:
         """The payment needs a channel that no rule allows."""
-
-
-class Watch:
-    """Lets one waiting effect know that something about its channel has changed."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._events: dict[str, asyncio.Event] = {}
-
-    def changed(self, channel_id: str) -> None:
-        """A notification named this channel."""
-        if event := self._events.get(channel_id):
-            event.set()
-
-    def all_changed(self) -> None:
-        """A peer came or went: whoever waits should look again."""
-        for event in self._events.values():
-            event.set()
-
-    def look(self, channel_id: str) -> None:
-        """Somebody is about to ask lightningd: a change from now on ends his next `wait` at once."""
-        self._events.setdefault(channel_id, asyncio.Event()).clear()
-
-    async def wait(self, channel_id: str, timeout_s: float) -> None:
-        """Return at the first change since `look`, after the time-out, or when the clock is turned."""
-        event = self._events.setdefault(channel_id, asyncio.Event())
-        waiters = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._clock.turned(timeout_s))}
-        try:
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiter in waiters:
-                waiter.cancel()
-
-    def forget(self, channel_id: str) -> None:
-        """Nobody waits any more."""
-        self._events.pop(channel_id, None)
 
 
 class ActionExecutor:
