@@ -414,6 +414,7 @@ print(longest)
 
 
 @pytest.mark.slow
+@pytest.mark.process
 def test_foreign_htlcs_pass_while_python_computes() -> None:
     """P4: the GIL is held for long in one go; the answers come meanwhile."""
     fd, feed = os.pipe()
