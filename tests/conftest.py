@@ -53,7 +53,9 @@ def no_process_without_the_mark(request: pytest.FixtureRequest, monkeypatch: pyt
     if request.node.get_closest_marker("process") is None:
 
         def refuse(*_: object, **__: object) -> None:
-            raise AssertionError("this test starts a process: name it in PROCESSES of tests/conftest.py")
+            raise AssertionError(
+                "this test starts a process: mark it, or name its file in PROCESSES of tests/conftest.py"
+            )
 
         monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 

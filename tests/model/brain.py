@@ -18,7 +18,7 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast.table import TERMINAL, State
 from lsps2fast_plugin.cln.models import PeerChannel
-from lsps2fast_plugin.service.app import buy_terms
+from lsps2fast_plugin.service.driver import buy_terms
 from lsps2fast_plugin.service.reconcile import Snapshot
 from lsps2fast_plugin.service.recovery import Recovery
 from lsps2fast_plugin.service.session_store import StoredSession
@@ -180,11 +180,13 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
         interest=SimpleNamespace(scids=set()),
         clock=SimpleNamespace(wall_ms=lambda: wall_ms),
         sessions=core,
-        set_aside=set(),
         shut=SimpleNamespace(withhold=_nothing),
-        go_live=go_live,
-        carry_out=orders.extend,
-        feed=feed,
+        driver=SimpleNamespace(
+            set_aside=set(),
+            go_live=go_live,
+            carry_out=orders.extend,
+            feed=feed,
+        ),
     )
     snapshot = Snapshot(
         channels=dict(start.channels),

@@ -12,8 +12,8 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from pyln.client import Plugin
 from pyln.client.plugin import Request
@@ -48,14 +48,12 @@ from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.models import CLOSING, get_info, list_configs, list_peers
-from lsps2fast_plugin.cln.retry import retry
+from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
 
 log = logging.getLogger("lsps2fast_plugin.client.app")  # also when run as __main__
 
 POLL_S = 30.0  # between two looks at fundings that are owed, beside each block
-START_PAUSE_MS = 5_000  # the longest between two questions that the start waits for
-Answer = TypeVar("Answer")
 MOST_PAUSE_MS = 60_000
 BUILT_IN = "cln-lsps-client"  # whose place this plugin takes
 Json = dict[str, Any]
@@ -200,9 +198,9 @@ class Client:
     async def _start(self) -> None:
         """Read the records, look at the node, then let in the HTLCs that waited (cln:W11)."""
         assert self.settings is not None
-        info = await self._until_told("getinfo", lambda: get_info(self.rpc))
+        info = await until_answered("getinfo", lambda: get_info(self.rpc), self.clock)
         self.chain.block(info.blockheight)
-        configs = await self._until_told("listconfigs", lambda: list_configs(self.rpc))
+        configs = await until_answered("listconfigs", lambda: list_configs(self.rpc), self.clock)
         mainnet = info.network == "bitcoin"
         final_cltv_blocks = configs.number("cltv-final", 18 if mainnet else 10)
         to_self_delay_blocks = configs.number("watchtime-blocks", 144 if mainnet else 6)
@@ -233,27 +231,23 @@ class Client:
         self.purchase_methods = PurchaseMethods(self.history, self.book, self.incoming, self.invoices, self._end)
         await self._load()
         # Until then no HTLC comes in: any channel may be the one without a funding.
-        await self._until_told("looking at the channels", self.watch.find)
+        await until_answered("looking at the channels", self.watch.find, self.clock)
         self.host.interest_loaded()
         self._ready.set()
         log.info(
             f"lsps2fast-client {__version__} ({BACKEND} core) is ready: {len(self.book.approvals)} payments awaited"
         )
         self.host.spawn(self._watch_time())
-        peers = await self._until_told("listpeers", lambda: list_peers(self.rpc))
+        peers = await until_answered("listpeers", lambda: list_peers(self.rpc), self.clock)
         connected = {peer.id for peer in peers if peer.connected}
         for lsp_id in self.book.lsps() - connected:
             self.reconnect.lost(lsp_id)
 
-    async def _until_told(self, what: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Ask until lightningd answers: without it nothing can begin."""
-        return await retry(what, ask, self.clock, longest_ms=START_PAUSE_MS)
-
     async def _load(self) -> None:
         """All records; then those whose payment was made, or whose invoice never came to be, while we were away."""
-        await self._until_told("reading the records", self.book.load)
-        await self._until_told("reading the history", self.history.load)
-        await self._until_told("reading the reports", self.reports.load)
+        await until_answered("reading the records", self.book.load, self.clock)
+        await until_answered("reading the history", self.history.load, self.clock)
+        await until_answered("reading the reports", self.reports.load, self.clock)
         for approval in list(self.book.approvals.values()):
             if approval.payment_hash.hex() not in self.history.purchases:  # of a version without history
                 self.history.bought(approval)

@@ -15,6 +15,7 @@ from lsps2fast_plugin.cln.clock import Clock
 FIRST_PAUSE_MS: Final = 500
 LONGEST_PAUSE_MS: Final = 60_000
 ALARM_AFTER: Final = 3
+START_PAUSE_MS: Final = 5_000  # the longest between two questions that a start waits for
 
 Result = TypeVar("Result")
 Errors = type[Exception] | tuple[type[Exception], ...]
@@ -52,6 +53,11 @@ async def retry(
                 raise
         await clock.sleep_until(clock.now_ms() + pause_ms)
         pause_ms = min(2 * pause_ms, longest_ms)
+
+
+async def until_answered(what: str, ask: Callable[[], Awaitable[Result]], clock: Clock) -> Result:
+    """Ask lightningd until it answers: for a start, which cannot go on without."""
+    return await retry(what, ask, clock, longest_ms=START_PAUSE_MS)
 
 
 def is_doubled(count: int, first: int) -> bool:

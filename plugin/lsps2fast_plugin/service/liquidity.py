@@ -86,6 +86,10 @@ class NodeLiquidity:
             self._recent, self._recent_ms = found, asked_ms
         return found
 
+    async def opening_perkw(self) -> int:
+        """What a funding pays now, in sat per 1000 weight. Or NodeError."""
+        return (await self.feerates()).opening_perkw
+
     async def feerates(self) -> Feerates:
         """Return what lightningd would pay now, a few seconds old at most while it answers. Raises NodeError."""
         async with self._asking:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from lsps2fast import BACKEND, __version__
 from lsps2fast.errors import ConfigError
@@ -12,42 +13,46 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps0 import MalformedField
 from lsps2fast.lsps.lsps2 import format_scid, parse_msat, parse_node_id, parse_scid
 from lsps2fast.table import State
-
-if TYPE_CHECKING:
-    from lsps2fast_plugin.service.app import Service
+from lsps2fast_plugin.cln.host import Host
+from lsps2fast_plugin.service.parts import ServiceParts
 
 log = logging.getLogger(__name__)
 
 
-def add_methods(service: Service) -> None:
-    """Register them with the host."""
-    methods = Methods(service)
-    service.host.method("lsps2-listsessions", methods.list_sessions)
-    service.host.method("lsps2-getsession", methods.get_session)
-    service.host.method("lsps2-stats", methods.stats)
-    service.host.method("lsps2-quote", methods.quote)
-    service.host.method("lsps2-cancel", methods.cancel)
-    service.host.method("lsps2-forgive", methods.forgive)
-    service.host.method("lsps2-pause", methods.pause)
-    service.host.method("lsps2-resume", methods.resume)
+def add_methods(host: Host, parts: Callable[[], ServiceParts | None]) -> None:
+    """Register them with the host; `parts()` is None before `init`."""
+    methods = Methods(parts)
+    host.method("lsps2-listsessions", methods.list_sessions)
+    host.method("lsps2-getsession", methods.get_session)
+    host.method("lsps2-stats", methods.stats)
+    host.method("lsps2-quote", methods.quote)
+    host.method("lsps2-cancel", methods.cancel)
+    host.method("lsps2-forgive", methods.forgive)
+    host.method("lsps2-pause", methods.pause)
+    host.method("lsps2-resume", methods.resume)
     if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
-        service.host.method("lsps2-dev-advance", methods.advance)
+        host.method("lsps2-dev-advance", methods.advance)
 
 
 class Methods:
     """The methods of one service."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, parts: Callable[[], ServiceParts | None]) -> None:
+        self._built = parts
+
+    @property
+    def _parts(self) -> ServiceParts:
+        parts = self._built()
+        if parts is None:
+            raise ConfigError("lightningd has not started this plugin yet; ask again in a moment")
+        return parts
 
     async def list_sessions(self) -> dict[str, Any]:
-        """Return every live buy with its payment attempts, and every channel with our
-        money in it that is not paid for.
-        """
+        """Every live buy with its payment attempts, and every channel with our money in it that is not paid for."""
         self._ready()
         return {
-            "sessions": [self._describe(buy) for buy in self._service.offers],
-            "unpaid_channels": self._service.exposure.unpaid_channels(),
+            "sessions": [self._describe(buy) for buy in self._parts.offers],
+            "unpaid_channels": self._parts.exposure.unpaid_channels(),
         }
 
     async def get_session(self, jit_channel_scid: str) -> dict[str, Any]:
@@ -57,16 +62,16 @@ class Methods:
     async def quote(
         self, peer_id: str | None = None, token: str | None = None, payment_size_msat: int | str | None = None
     ) -> dict[str, Any]:
-        """Return what a client would be offered now, and why; without a peer_id what anybody would. Changes nothing."""
+        """What a client would be offered now, and why; without a peer_id what anybody would. Changes nothing."""
         self._ready()
-        service = self._service
+        parts = self._parts
         try:
             client = "" if peer_id is None else parse_node_id(peer_id, "peer_id").hex()
             size_msat = None if payment_size_msat is None else _size(payment_size_msat)
         except MalformedField as error:
             raise ConfigError(str(error)) from error
-        facts = await service.supply.facts(client, fresh=True)
-        return await service.desk.quote(client, token, facts, size_msat)
+        facts = await parts.supply.facts(client, fresh=True)
+        return await parts.desk.quote(client, token, facts, size_msat)
 
     async def forgive(self, peer_id: str) -> dict[str, Any]:
         """Hold nothing against this client any more: unpaid channels and failed payments of its past."""
@@ -75,19 +80,19 @@ class Methods:
             client = parse_node_id(peer_id, "peer_id").hex()
         except MalformedField as error:
             raise ConfigError(str(error)) from error
-        forgiven = self._service.exposure.forgive(client)
-        self._service.host.log(f"{client} was forgiven by the operator: {forgiven}", "info")
+        forgiven = self._parts.exposure.forgive(client)
+        log.info(f"{client} was forgiven by the operator: {forgiven}")
         return {"peer_id": client, "forgiven": forgiven}
 
     async def cancel(self, jit_channel_scid: str) -> dict[str, Any]:
         """Take an unpaid offer back: parts it holds fail, later ones find no channel. A channel being made goes on."""
         buy = self._buy(jit_channel_scid)
-        service = self._service
-        if service.sessions.buys[buy.jit_scid].paid:
+        parts = self._parts
+        if parts.sessions.buys[buy.jit_scid].paid:
             raise ConfigError(f"{jit_channel_scid} is paid for and stays an alias of its channel until valid_until")
-        service.carry_out(service.sessions.cancel(buy.jit_scid))
+        parts.driver.carry_out(parts.sessions.cancel(buy.jit_scid))
         log.info(f"{jit_channel_scid} of {buy.peer_id} was cancelled by the operator")
-        return {"jit_channel_scid": jit_channel_scid, "ended": service.offers.get(buy.jit_scid) is None}
+        return {"jit_channel_scid": jit_channel_scid, "ended": parts.offers.get(buy.jit_scid) is None}
 
     async def pause(self) -> dict[str, Any]:
         """Sell nothing from now on, also after a restart: menus are empty, buys refused. What is sold is honoured."""
@@ -99,14 +104,14 @@ class Methods:
 
     async def _pause(self, yes: bool) -> dict[str, Any]:
         self._ready()
-        await self._service.desk.pause(yes)
+        await self._parts.desk.pause(yes)
         log.info("selling is paused by the operator" if yes else "selling goes on")
-        return {"paused": yes, "live_buys": len(self._service.offers)}
+        return {"paused": yes, "live_buys": len(self._parts.offers)}
 
     def _buy(self, jit_channel_scid: str) -> Buy:
         self._ready()
         try:
-            buy = self._service.offers.get(parse_scid(jit_channel_scid, "jit_channel_scid"))
+            buy = self._parts.offers.get(parse_scid(jit_channel_scid, "jit_channel_scid"))
         except MalformedField as error:
             raise ConfigError(str(error)) from error
         if buy is None:
@@ -116,21 +121,21 @@ class Methods:
     async def stats(self) -> dict[str, Any]:
         """Counters since the start."""
         self._ready()
-        return stats_of(self._service)
+        return stats_of(self._parts)
 
     async def advance(self, seconds: float, calls: bool = False) -> dict[str, Any]:
         """For tests: turn the clock forward; with `calls` also for RPC calls that wait for their answer."""
-        self._service.clock.advance(float(seconds))
+        self._parts.clock.advance(float(seconds))
         if calls:
-            self._service.rpc.turned(float(seconds))
-        return {"now_ms": self._service.clock.now_ms()}
+            self._parts.rpc.turned(float(seconds))
+        return {"now_ms": self._parts.clock.now_ms()}
 
     def _ready(self) -> None:
-        if not self._service.interest.loaded:
+        if not self._parts.interest.loaded:
             raise ConfigError("the journal is still being read; ask again in a moment")
 
     def _describe(self, buy: Buy) -> dict[str, Any]:
-        core = self._service.sessions.buys[buy.jit_scid]
+        core = self._parts.sessions.buys[buy.jit_scid]
         return {
             "jit_channel_scid": format_scid(buy.jit_scid),
             "peer_id": buy.peer_id,
@@ -158,42 +163,42 @@ def _size(value: int | str) -> int:
 
 
 def _digits(value: int | str) -> str:
-    """Return an amount as people give it on a command line: a number, or its digits."""
+    """An amount as people give it on a command line: a number, or its digits."""
     return str(value) if type(value) is int else str(value).removesuffix("msat")
 
 
-def stats_of(service: Service) -> dict[str, Any]:
-    """Return the answer of `lsps2-stats`, and what the page for Prometheus is made of."""
+def stats_of(parts: ServiceParts) -> dict[str, Any]:
+    """The answer of `lsps2-stats`, and what the page for Prometheus is made of."""
     return {
         "version": __version__,
         "core": BACKEND,
-        "live_buys": len(service.offers),
-        "live_sessions": service.sessions.live,
-        "menus": service.desk.menus,
-        "buys": service.desk.buys,
-        "held_parts": len(service.parts) + len(service.incoming),
-        "held_msat": service.parts.held_msat,
-        "withheld_channels": len(service.shut.withheld),
-        "unpaid_channels": len(service.exposure.unpaid_channels()),
-        "at_risk_msat": service.exposure.at_risk_msat(),
-        "free_coins_sat": service.coins.low_water.free_sat,
-        "pool_coins": None if service.pool is None else service.pool.ready,
-        "coin_splits": 0 if service.pool is None else service.pool.splits,
-        "channels_to_keep_open": len(service.afterwards),
-        "closes_refused": service.afterwards.refused,
-        "payments": {name.lower(): count for name, count in service.books.ends.items()},
-        "failed_parts": dict(service.books.failed_parts),
-        "offers_at_a_loss": service.oversight.at_a_loss.offers,
-        "offers_at_a_loss_msat": service.oversight.at_a_loss.msat,
-        "refusals": service.desk.refusals.as_dict(),
-        "fees_earned_msat": service.books.fees_earned_msat,
-        "errors_sent": {str(code): count for code, count in sorted(service.desk.errors.items())},
-        "limits": service.exposure.limits(),
-        "held_parts_limit": 0 if service.settings is None else service.settings.gate.held_parts,
-        "held_msat_limit": 0 if service.settings is None else service.settings.gate.held_sat * 1000,
-        "hold_blocks_limit": 0 if service.settings is None else service.settings.max_hold_blocks,
-        "paused": service.desk.paused,
-        "policy": service.desk.policy.rules.source,
-        "journal_commits": service.store.commits + service.notebook.commits,
-        "alarms": service.effects.alarms,
+        "live_buys": len(parts.offers),
+        "live_sessions": parts.sessions.live,
+        "menus": parts.desk.menus,
+        "buys": parts.desk.buys,
+        "held_parts": len(parts.held) + len(parts.incoming),
+        "held_msat": parts.held.held_msat,
+        "withheld_channels": len(parts.shut.withheld),
+        "unpaid_channels": len(parts.exposure.unpaid_channels()),
+        "at_risk_msat": parts.exposure.at_risk_msat(),
+        "free_coins_sat": parts.coins.low_water.free_sat,
+        "pool_coins": None if parts.pool is None else parts.pool.ready,
+        "coin_splits": 0 if parts.pool is None else parts.pool.splits,
+        "channels_to_keep_open": len(parts.afterwards),
+        "closes_refused": parts.afterwards.refused,
+        "payments": {name.lower(): count for name, count in parts.books.ends.items()},
+        "failed_parts": dict(parts.books.failed_parts),
+        "offers_at_a_loss": parts.oversight.at_a_loss.offers,
+        "offers_at_a_loss_msat": parts.oversight.at_a_loss.msat,
+        "refusals": parts.desk.refusals.as_dict(),
+        "fees_earned_msat": parts.books.fees_earned_msat,
+        "errors_sent": {str(code): count for code, count in sorted(parts.desk.errors.items())},
+        "limits": parts.exposure.limits(),
+        "held_parts_limit": parts.settings.gate.held_parts,
+        "held_msat_limit": parts.settings.gate.held_sat * 1000,
+        "hold_blocks_limit": parts.settings.max_hold_blocks,
+        "paused": parts.desk.paused,
+        "policy": parts.desk.policy.rules.source,
+        "journal_commits": parts.store.commits + parts.notebook.commits,
+        "alarms": parts.effects.alarms,
     }

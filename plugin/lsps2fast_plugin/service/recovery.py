@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import logging
 import traceback
-from typing import TYPE_CHECKING
 
 from lsps2fast.actions import RestoreFees
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import Input, State
+from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.coins import UNREAD
 from lsps2fast_plugin.service.funding import holds_money_of_client
 from lsps2fast_plugin.service.negotiation import token_of_buy
+from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
 from lsps2fast_plugin.service.session_store import StoredSession
-
-if TYPE_CHECKING:
-    from lsps2fast_plugin.service.app import Service
 
 log = logging.getLogger(__name__)
 
@@ -29,30 +27,30 @@ log = logging.getLogger(__name__)
 class Recovery:
     """Brings one service back to where its journal and its node say it was."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, parts: ServiceParts) -> None:
+        self._parts = parts
         self._finished: set[int] = set()
         self._owned: set[str] = set()  # channels that some record names
 
     async def load(self, delta: int) -> list[StoredSession]:
-        """Return every record of the journal; asks until lightningd gives them."""
-        return await self._service.until_told("reading the journal", lambda: self._service.store.load(delta))
+        """Every record of the journal; asks until lightningd gives them."""
+        return await until_answered("reading the journal", lambda: self._parts.store.load(delta), self._parts.clock)
 
     async def remember(self, stored: list[StoredSession]) -> None:
         """What the policy knows of tokens and peers, and which duties of earlier runs last; asks until it is told."""
-        service = self._service
-        await service.until_told("reading what was sold with tokens", service.desk.load)
-        await service.until_told("reading what peers did before", service.exposure.load)
-        channels = await service.until_told("looking at the channels", service.view.refresh)
+        parts = self._parts
+        await until_answered("reading what was sold with tokens", parts.desk.load, self._parts.clock)
+        await until_answered("reading what peers did before", parts.exposure.load, self._parts.clock)
+        channels = await until_answered("looking at the channels", parts.view.refresh, self._parts.clock)
         ids = {channel.channel_id for channel in channels}
-        service.exposure.reconcile(stored, channels)
-        service.afterwards.load(stored, ids)
-        service.lookout.load(stored, channels, service.sessions.height)
+        parts.exposure.reconcile(stored, channels)
+        parts.afterwards.load(stored, ids)
+        parts.lookout.load(stored, channels, parts.sessions.height)
 
     async def look(self, stored: list[StoredSession]) -> Snapshot:
-        """Return what lightningd says of the channels in the journal; asks until it answers."""
-        ask = self._service.reconciler.snapshot
-        return await self._service.until_told("looking what became of our channels", lambda: ask(stored))
+        """What lightningd says of the channels in the journal; asks until it answers."""
+        ask = self._parts.reconciler.snapshot
+        return await until_answered("looking what became of our channels", lambda: ask(stored), self._parts.clock)
 
     def revive_all(self, stored: list[StoredSession], snapshot: Snapshot) -> None:
         """Make every journalled buy live again, and go on where its payment stood. Each record by itself (K-08)."""
@@ -64,11 +62,11 @@ class Recovery:
             try:
                 self._revive(record, snapshot)
             except Exception:  # whatever is wrong with one record must not keep the others from going on
-                self._service.store.keep(record.buy.jit_scid)
+                self._parts.store.keep(record.buy.jit_scid)
                 self._set_aside(record.buy.jit_scid)
                 what = f"record {format_scid(record.buy.jit_scid)} cannot be taken up; it is kept and its parts fail"
-                self._service.effects.alarm(f"{what}\n{traceback.format_exc()}")
-        for unread in self._service.store.unread:
+                self._parts.effects.alarm(f"{what}\n{traceback.format_exc()}")
+        for unread in self._parts.store.unread:
             if unread.jit_scid is not None:
                 self._set_aside(unread.jit_scid)
         self._tell_strays(snapshot)
@@ -81,96 +79,94 @@ class Recovery:
         live = [record for record in stored if record.outcome is None]
         for record in sorted(live, key=lambda record: record.journal.channel is None):
             if record.journal.funding is not None:
-                self._service.coins.promise(record.buy.jit_scid, record.journal.funding.inputs)
-        for unread in self._service.store.unread:
+                self._parts.coins.promise(record.buy.jit_scid, record.journal.funding.inputs)
+        for unread in self._parts.store.unread:
             owner = UNREAD if unread.jit_scid is None else unread.jit_scid
-            self._service.coins.promise(owner, unread.outpoints())
+            self._parts.coins.promise(owner, unread.outpoints())
 
     def _spoken_for(self, channel_id: str, snapshot: Snapshot) -> bool:
         """A record we cannot read may own this channel: it names the channel, or its peer."""
-        unread = self._service.store.unread_names
+        unread = self._parts.store.unread_names
         return unread(channel_id) or unread(snapshot.channels[channel_id].peer_id)
 
     def _set_aside(self, jit_scid: int) -> None:
         """No payment may go on over this scid, and none is told that the scid does not exist (rule:6)."""
-        self._service.set_aside.add(jit_scid)
-        self._service.interest.scids.add(jit_scid)
+        self._parts.driver.set_aside.add(jit_scid)
+        self._parts.interest.scids.add(jit_scid)
 
     def _tell_strays(self, snapshot: Snapshot) -> None:
         """Withheld channels that nobody speaks for are not ours to close; somebody must know of them."""
         for channel_id, channel in snapshot.channels.items():
             if channel.is_withheld and channel.is_ours and channel_id not in self._owned:
-                self._service.effects.alarm(f"withheld channel {channel_id} to {channel.peer_id} is in no record")
+                self._parts.effects.alarm(f"withheld channel {channel_id} to {channel.peer_id} is in no record")
 
     def _revive(self, record: StoredSession, snapshot: Snapshot) -> None:
-        service, buy, journal = self._service, record.buy, record.journal
+        parts, buy, journal = self._parts, record.buy, record.journal
         if record.outcome is not None:
             self._revive_alias(record)
         elif buy.jit_scid in self._finished:  # K-15: a crash fell between the final record and the deletion
             fees = None
             if journal.channel is not None:
                 fees = RestoreFees(journal.channel.channel_id, buy.params.valid_until_ms)
-            service.effects.finish(buy.jit_scid, fees)
+            parts.effects.finish(buy.jit_scid, fees)
         elif journal.stage != "buy":
             verdict = judge(record, snapshot, self._owned)
             if verdict.journal.channel is not None:
                 self._owned.add(verdict.journal.channel.channel_id)
             self._revive_session(record, verdict, snapshot)
-        elif buy.params.valid_until_ms > service.clock.wall_ms():
-            service.go_live(buy).attempts = journal.attempts
+        elif buy.params.valid_until_ms > parts.clock.wall_ms():
+            parts.driver.go_live(buy).attempts = journal.attempts
         else:
-            service.host.spawn(self._drop(record))
+            parts.host.spawn(self._drop(record))
 
     def _revive_alias(self, record: StoredSession) -> None:
         """A-03: the jit scid of a channel that was paid forwards until valid_until, at the promised rate of zero."""
-        lives = record.buy.params.valid_until_ms > self._service.clock.wall_ms()
+        lives = record.buy.params.valid_until_ms > self._parts.clock.wall_ms()
         if record.outcome != "Succeeded" or record.journal.channel is None or not lives:
             return
-        core = self._service.go_live(record.buy)
+        core = self._parts.driver.go_live(record.buy)
         core.paid, core.channel = True, record.journal.channel
-        self._service.offers.mark_used(record.buy.jit_scid)
-        self._service.effects.unready.add(record.journal.channel.channel_id)
-        self._service.effects.keep_alias(
-            RestoreFees(record.journal.channel.channel_id, record.buy.params.valid_until_ms)
-        )
+        self._parts.offers.mark_used(record.buy.jit_scid)
+        self._parts.effects.unready.add(record.journal.channel.channel_id)
+        self._parts.effects.keep_alias(RestoreFees(record.journal.channel.channel_id, record.buy.params.valid_until_ms))
 
     def _revive_session(self, record: StoredSession, verdict: Verdict, snapshot: Snapshot) -> None:
         jit_scid, channel = record.buy.jit_scid, verdict.journal.channel
-        service = self._service
-        core = service.go_live(record.buy)
-        session = service.sessions.restore(jit_scid, verdict.journal, verdict.sent, verdict.public)
+        parts = self._parts
+        core = parts.driver.go_live(record.buy)
+        session = parts.sessions.restore(jit_scid, verdict.journal, verdict.sent, verdict.public)
         state = None if session is None else State(session.state).name
         if channel is not None:
-            service.effects.unready.add(channel.channel_id)
-            service.shut.withhold(channel.channel_id, not verdict.sent and not verdict.gone, record.buy.peer_id)
+            parts.effects.unready.add(channel.channel_id)
+            parts.shut.withhold(channel.channel_id, not verdict.sent and not verdict.gone, record.buy.peer_id)
             if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
-                service.offers.mark_used(jit_scid)
+                parts.offers.mark_used(jit_scid)
         if not verdict.gone:
             paying, public = session is not None, verdict.sent or verdict.public
-            service.exposure.revive(record.buy, verdict.journal, public=public, under_way=paying)
+            parts.exposure.revive(record.buy, verdict.journal, public=public, under_way=paying)
         log.info(f"{format_scid(jit_scid)} goes on in {state or 'no session'}")
-        service.carry_out(first_orders(verdict, jit_scid, state, session is not None and session.committed))
+        parts.driver.carry_out(first_orders(verdict, jit_scid, state, session is not None and session.committed))
         if session is None:
             if verdict.gone and channel is not None:
                 row = snapshot.channels.get(channel.channel_id)
                 back = row is None or row.state in BACK
-                ended = service.sessions.money_back if back else service.sessions.channel_closed
-                service.carry_out(ended(channel.channel_id))
+                ended = parts.sessions.money_back if back else parts.sessions.channel_closed
+                parts.driver.carry_out(ended(channel.channel_id))
             return
         for how in (SETTLED, LOST):  # what was paid comes first: it decides (K-11)
             for key in [key for key, end in verdict.ended.items() if end == how]:
-                service.carry_out(service.sessions.resolve_from_tables(key, how == SETTLED))
+                parts.driver.carry_out(parts.sessions.resolve_from_tables(key, how == SETTLED))
         row = None if channel is None else snapshot.channels.get(channel.channel_id)
         if row is not None and row.is_withheld and holds_money_of_client(row):
-            service.carry_out(service.sessions.money_seen(row.channel_id))  # whatever the tables say (rule:25)
+            parts.driver.carry_out(parts.sessions.money_seen(row.channel_id))  # whatever the tables say (rule:25)
         if verdict.gone and session.payment_hash in core.sets:
-            service.feed(jit_scid, session.payment_hash, Input.CLOSED, False)
+            parts.driver.feed(jit_scid, session.payment_hash, Input.CLOSED, False)
 
     async def _drop(self, record: StoredSession) -> None:
         """A buy that lapsed, unused, while we were away."""
         try:
-            await self._service.store.forget(record.buy.jit_scid)
+            await self._parts.store.forget(record.buy.jit_scid)
         except StoreError as error:  # the next start finds it again
             log.warning(f"record {format_scid(record.buy.jit_scid)} cannot be deleted: {error}")
             return
-        await self._service.desk.give_back(token_of_buy(record.buy))
+        await self._parts.desk.give_back(token_of_buy(record.buy))

@@ -19,8 +19,8 @@ from lsps2fast._sessions import Sessions
 from lsps2fast.actions import Action, Broadcast, ForwardParts, RenewInputs, RestoreFees, SessionRecord, Undo
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.buys import Buy
-from lsps2fast_plugin.service.app import buy_terms
 from lsps2fast_plugin.service.coins import POOL, UNREAD
+from lsps2fast_plugin.service.driver import buy_terms
 from lsps2fast_plugin.service.reconcile import Snapshot
 from lsps2fast_plugin.service.recovery import Recovery
 from lsps2fast_plugin.service.session_store import FRESH, StoredSession, Unread
@@ -92,11 +92,13 @@ class House:
             interest=SimpleNamespace(scids=set()),
             clock=SimpleNamespace(wall_ms=lambda: wall_ms),
             sessions=self.core,
-            set_aside=set(),
             shut=SimpleNamespace(withhold=lambda channel_id, yes, _: self.withheld.__setitem__(channel_id, yes)),
-            go_live=self._go_live,
-            carry_out=self.orders.extend,
-            feed=lambda *given: self.orders.extend(self.core.handle(*given)),
+            driver=SimpleNamespace(
+                set_aside=set(),
+                go_live=self._go_live,
+                carry_out=self.orders.extend,
+                feed=lambda *given: self.orders.extend(self.core.handle(*given)),
+            ),
         )
 
     def _promise(self, jit_scid: int, inputs: Any) -> None:
@@ -137,7 +139,7 @@ def test_parts_of_a_record_that_is_not_understood_fail_for_now() -> None:
     """K-08, rule:6: its scid is known, so that no payer is told that it does not exist, and nothing is sold on it."""
     house = House(unread(), unread("promise-secret", jit_scid=None))
     house.revive()
-    assert house.service.set_aside == house.service.interest.scids == {JIT}
+    assert house.service.driver.set_aside == house.service.interest.scids == {JIT}
     assert house.core.buys == {}
 
 
@@ -164,7 +166,7 @@ def test_a_record_that_breaks_recovery_stays_and_the_others_go_on() -> None:
     house.revive(
         StoredSession(BUY, FRESH, None), StoredSession(BUY, FRESH, None), StoredSession(buy_of(JIT + 1), FRESH, None)
     )
-    assert (house.kept, house.service.set_aside) == ([JIT], {JIT})
+    assert (house.kept, house.service.driver.set_aside) == ([JIT], {JIT})
     assert "is kept and its parts fail" in house.alarms[0]
     assert JIT + 1 in house.core.buys
 

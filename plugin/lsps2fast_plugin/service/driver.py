@@ -1,0 +1,238 @@
+"""Feeds the session machine, and has its orders carried out.
+
+Every fact about a sale comes in here, whoever heard of it; the machine answers with orders, which go to those who keep
+books and then to the executor. Here is also which scids and channels are ours at this moment. No rule about money is
+decided in this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from lsps2fast._parts import allocate
+from lsps2fast._sessions import Sessions
+from lsps2fast.actions import Action, Channel, PartKey, PartStatus
+from lsps2fast.actions import Terms as BuyTerms
+from lsps2fast.errors import ProtocolBug
+from lsps2fast.lsps.buys import Buy, BuyRegistry
+from lsps2fast.lsps.lsps2 import format_scid
+from lsps2fast.table import Input
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.host import HtlcFilter
+from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.events import SessionEvents
+from lsps2fast_plugin.service.executor import ActionExecutor
+from lsps2fast_plugin.service.forward_limits import ForwardLimits
+from lsps2fast_plugin.service.leases import ChannelLeaseGuard
+from lsps2fast_plugin.service.missed_events import MissedEventPoller
+from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.shut_channels import ShutChannels
+
+
+def buy_terms(buy: Buy) -> BuyTerms:
+    """The agreed terms as the machine needs them."""
+    params = buy.params
+    return BuyTerms(
+        payment_size_msat=buy.payment_size_msat,
+        min_fee_msat=params.min_fee_msat,
+        proportional=params.proportional,
+        min_payment_size_msat=params.min_payment_size_msat,
+        max_payment_size_msat=params.max_payment_size_msat,
+        max_client_to_self_delay_blocks=params.max_client_to_self_delay_blocks,
+        cltv_expiry_delta_blocks=buy.cltv_expiry_delta_blocks,
+        valid_until_ms=params.valid_until_ms,
+        client_trusts_lsp=buy.client_trusts_lsp,
+    )
+
+
+class SessionDriver:
+    """The machine of one service. `attach` it before the first fact."""
+
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        offers: BuyRegistry,
+        interest: HtlcFilter,
+        clock: Clock,
+        forward_limits: ForwardLimits,
+    ) -> None:
+        self.sessions = sessions
+        self.offers = offers
+        self.interest = interest
+        self.clock = clock
+        self.forward_limits = forward_limits
+        self.set_aside: set[int] = set()  # scids of records that cannot be taken up
+        self._rearm = asyncio.Event()
+        self._due: tuple[int | None, int | None] | None = None  # what `run` waits for
+
+    def attach(
+        self,
+        *,
+        books: SessionEvents,
+        executor: ActionExecutor,
+        capital: CapitalAtRisk,
+        leases: ChannelLeaseGuard,
+        shut: ShutChannels,
+        lookout: MissedEventPoller,
+    ) -> None:
+        """Say who hears of orders, who carries them out, and who knows what is unpaid and what was paid."""
+        self.books = books
+        self.effects = executor
+        self.exposure = capital
+        self.leases = leases
+        self.shut = shut
+        self.lookout = lookout
+
+    def height(self) -> int:
+        """The highest block known."""
+        return int(self.sessions.height)
+
+    def alarm(self, text: str) -> None:
+        """Tell the operator."""
+        self.effects.alarm(text)
+
+    def insist(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
+        """Have something done that must be done in the end."""
+        self.effects.insist(what, work)
+
+    # Facts and orders ----------------------------------------------------------------------------
+
+    def carry_out(self, actions: tuple[Action, ...]) -> None:
+        """Have these orders carried out, once those who keep books have heard of them."""
+        self.books.take(actions)
+        self.effects.carry_out(actions)
+        if self.sessions.next_due() != self._due:
+            self._rearm.set()
+
+    def feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
+        """Give one session a fact."""
+        try:
+            self.carry_out(self.sessions.handle(jit_scid, payment_hash, kind, fact))
+        except ProtocolBug as error:
+            self.effects.alarm(f"session {format_scid(jit_scid)}: {error}")
+
+    def told(self, part: PartKey, settled: bool) -> None:
+        """Take note how a part ended, as lightningd's tables have it."""
+        self.carry_out(self.sessions.resolve_from_tables(part, settled))
+
+    def closed(self, channel_id: str, state: str = "CLOSED", cause: str = "") -> None:
+        """Tell all who are concerned that this channel is closing or gone."""
+        self.exposure.channel_state(channel_id, state, cause)
+        if state == "CLOSED":
+            self.shut.gone(channel_id)
+        self.leases.closed(channel_id)
+        self.channel_closed(channel_id)
+
+    def never_funded(self, channel_id: str) -> None:
+        """This channel is gone, and nothing was put into it."""
+        self.closed(channel_id)
+        self.money_back(channel_id)
+
+    def funding_sent(self, peer_id: str, channel: Channel) -> None:
+        """Take note that bitcoind has this funding."""
+        self.lookout.funding(peer_id, channel)
+        self.exposure.mined(channel.channel_id)
+
+    def money_seen(self, channel_id: str) -> None:
+        """The client holds money in this channel, whatever the tables say."""
+        self.carry_out(self.sessions.money_seen(channel_id))
+
+    def money_back(self, channel_id: str) -> None:
+        """Nothing of ours is in this channel any more."""
+        self.carry_out(self.sessions.money_back(channel_id))
+
+    def channel_closed(self, channel_id: str) -> None:
+        """Tell the sessions and buys that it belongs to."""
+        self.carry_out(self.sessions.channel_closed(channel_id))
+
+    async def run(self) -> None:
+        """Feed every time-out at its moment; sleeps until the next one."""
+        while True:
+            self._rearm.clear()
+            self.carry_out(self.sessions.tick(self.clock.now_ms(), self.clock.wall_ms()))
+            self._rearm.clear()
+            due_ms, expiry_ms = self._due = self.sessions.next_due()
+            waits = [] if due_ms is None else [due_ms - self.clock.now_ms()]
+            waits += [] if expiry_ms is None else [expiry_ms - self.clock.wall_ms()]
+            timeout_s = max(min(waits), 0) / 1000 if waits else None
+            waiters = {asyncio.ensure_future(self.clock.turned(timeout_s)), asyncio.ensure_future(self._rearm.wait())}
+            _, rest = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in rest:
+                waiter.cancel()
+
+    # What is ours --------------------------------------------------------------------------------
+
+    def go_live(self, buy: Buy) -> Any:
+        """Parts of this buy are ours from now on; the machine's buy."""
+        if self.offers.get(buy.jit_scid) is None:
+            self.offers.restore(buy)
+        core = self.sessions.add_buy(buy.jit_scid, buy.peer_id, buy_terms(buy))
+        self.interest.scids.add(buy.jit_scid)
+        self._rearm.set()
+        return core
+
+    def forget(self, jit_scid: int) -> None:
+        """The buy has ended."""
+        self.interest.scids.discard(jit_scid)
+        self.offers.remove(jit_scid)
+
+    def is_live(self, jit_scid: int) -> bool:
+        """Whether the channel of this offer can still be paid for."""
+        buy = self.offers.get(jit_scid)
+        return buy is not None and buy.params.valid_until_ms > self.clock.wall_ms()
+
+    def unused(self) -> list[Buy]:
+        """Offers that have no channel yet."""
+        cores = ((buy, self.sessions.buys.get(buy.jit_scid)) for buy in self.offers)
+        return [buy for buy, core in cores if core is not None and core.channel is None and core.holder is None]
+
+    def owns(self, channel_id: str) -> bool:
+        """Whether a payment under way or a buy has this channel."""
+        buys = self.sessions.buys.values()
+        held = (s.channel for buy in buys for s in buy.sets.values())
+        known = (*(buy.channel for buy in buys), *held)
+        return any(c is not None and c.channel_id == channel_id for c in known) or any(
+            channel_id in buy.closing for buy in buys
+        )
+
+    def sold(self) -> dict[str, str]:
+        """Every channel of a payment under way or of a buy that lives, and those that were paid, with its jit scid."""
+        found = self.leases.sold()
+        for buy in self.sessions.buys.values():
+            for channel in (buy.channel, *(session.channel for session in buy.sets.values())):
+                if channel is not None:
+                    found[channel.channel_id] = format_scid(buy.jit_scid)
+        return found
+
+    def channel_of(self, jit_scid: int) -> Channel | None:
+        """The channel of the payment under way on this scid."""
+        core = self.sessions.buys.get(jit_scid)
+        return None if core is None or core.holder is None else core.holder.channel
+
+    def fee_msat(self, jit_scid: int) -> int:
+        """The opening fee that the payment under way brings."""
+        core = self.sessions.buys.get(jit_scid)
+        return 0 if core is None or core.holder is None else int(core.holder.fee_msat)
+
+    def waiting(self) -> dict[tuple[int, bytes], StoredSession]:
+        """Sessions with parts at their client, as records."""
+        found = {}
+        for jit_scid, core in self.sessions.buys.items():
+            session, buy = core.holder, self.offers.get(jit_scid)
+            if session is not None and session.in_flight and buy is not None:
+                found[jit_scid, session.payment_hash] = StoredSession(buy, session.record("forwards"), None)
+        return found
+
+    def unforwardable(self, jit_scid: int, channel_type: tuple[int, ...], feerate_perkw: int) -> str | None:
+        """Say why lightningd would not forward the payment under way on this scid, or return None."""
+        core = self.sessions.buys.get(jit_scid)
+        if core is None or core.holder is None:
+            return None
+        held = [part for part in core.holder.parts if part.status == PartStatus.HELD]
+        values_msat = [part.amt_to_forward_msat for part in held]
+        fees_msat = allocate(values_msat, core.floor_msat, core.holder.fee_msat) or [0] * len(values_msat)
+        out_msats = [value - fee for value, fee in zip(values_msat, fees_msat, strict=True)]
+        return self.forward_limits.set_refusal(out_msats, channel_type, feerate_perkw)

@@ -1,0 +1,156 @@
+"""Parts of payments: from lightningd's hook to the session machine, and what lightningd says of how they ended."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from functools import partial
+from typing import Any
+
+from lsps2fast import _tlv as tlv
+from lsps2fast._parts import IncomingHtlc
+from lsps2fast.actions import TEMPORARY, FailParts, PartKey
+from lsps2fast.errors import MalformedTlv
+from lsps2fast.lsps.lsps2 import format_scid, parse_scid
+from lsps2fast_plugin.cln.models import list_peer_channels
+from lsps2fast_plugin.cln.retry import until_answered
+from lsps2fast_plugin.service.parts import ServiceParts
+from lsps2fast_plugin.service.policy.limits import Refusal
+
+log = logging.getLogger(__name__)
+
+EXPIRY_TOO_FAR = "0015"
+NODE_FAILURE = "2002"
+
+
+class HtlcIntake:
+    """Takes each HTLC that concerns us."""
+
+    def __init__(self, parts: ServiceParts) -> None:
+        self.names = parts.names
+        self._incoming = parts.incoming
+        self._host = parts.host
+        self._held = parts.held
+        self._driver = parts.driver
+        self._desk = parts.desk
+        self._capital = parts.exposure
+        self._clock = parts.clock
+        self._rpc = parts.rpc
+        self._shut = parts.shut
+        self._forward_limits = parts.forward_limits
+        self._max_hold_blocks = parts.settings.max_hold_blocks
+
+    def on_htlc(self, call: Any) -> None:
+        """A part for a jit scid, or a forward that lightningd would push into a withheld channel."""
+        if self._shut.watches(call.peer_id):
+            self._host.spawn(self._look_up(call))
+        else:
+            self._take(call)
+
+    async def _look_up(self, call: Any) -> None:
+        """Something comes from a peer that has a channel which carries nothing but its payment (rule:21)."""
+        why = await self._shut.why_not_in(call.peer_id, call.in_scid)
+        if why is not None:
+            log.info(f"{call.amount_msat} msat refused {why}")
+            self._host.fail(call.id_raw, TEMPORARY)
+            return
+        try:
+            self._take(call)
+        except Exception:  # as where the call would have been taken at once: it must be answered (K-20)
+            log.error(f"an HTLC is failed because of a bug\n{traceback.format_exc()}")
+            self._host.fail(call.id_raw, NODE_FAILURE)
+
+    def _take(self, call: Any) -> None:
+        if call.next_scid in self._driver.set_aside:
+            self._host.fail(call.id_raw, TEMPORARY)
+            return
+        if call.next_scid not in self._driver.interest.scids:
+            if call.forward_to in self._driver.interest.channel_ids:
+                self._host.fail(call.id_raw, TEMPORARY)  # rule:7
+            else:
+                self._host.let_go(call.id_raw)
+            return
+        try:
+            payload = tlv.read_payload(call.payload_hex)
+        except MalformedTlv as error:
+            log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} has a broken payload: {error}")
+            self._host.fail(call.id_raw, TEMPORARY)
+            return
+        amt_to_forward_msat, outgoing_cltv_value = payload.amt_to_forward_msat, payload.outgoing_cltv_value
+        if payload.blinded or amt_to_forward_msat is None or outgoing_cltv_value is None:  # C-25
+            why = "is inside a blinded path" if payload.blinded else "names no amount or no expiry"
+            log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} {why}: no fee can be taken from it")
+            self._host.fail(call.id_raw, TEMPORARY)
+            return
+        part = partial(self._take_part, call, amt_to_forward_msat, outgoing_cltv_value)
+        self._incoming.once_known(self._rpc, call, part)
+
+    def _take_part(self, call: Any, amt_to_forward_msat: int, outgoing_cltv_value: int) -> None:
+        """Let a part in, known by the id of its channel where that is known (rule:25)."""
+        sessions = self._driver.sessions
+        channel, htlc_id = self.names.key(call.in_scid, call.htlc_id, sessions.index)
+        htlc = IncomingHtlc(
+            jit_scid=call.next_scid,
+            payment_hash=call.payment_hash,
+            in_scid=channel if isinstance(channel, int) else call.in_scid,
+            htlc_id=htlc_id,
+            amount_msat=call.amount_msat,
+            amt_to_forward_msat=amt_to_forward_msat,
+            cltv_expiry=call.cltv_expiry,
+            outgoing_cltv_value=outgoing_cltv_value,
+            in_channel=channel if isinstance(channel, str) else "",
+        )
+        too_few = self._forward_limits.part_refusal(call.cltv_expiry, outgoing_cltv_value)
+        jit = sessions.buys.get(call.next_scid)
+        agreed = jit is not None and call.cltv_expiry >= outgoing_cltv_value + jit.terms.cltv_expiry_delta_blocks
+        if too_few is not None and agreed and htlc.key not in sessions.index:  # else the core says so (C-04)
+            log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} is not taken: {too_few}")
+            self._host.fail(call.id_raw, TEMPORARY)
+            return
+        refusal = self._refusal(call, htlc.key, outgoing_cltv_value)
+        if refusal is not None:
+            self._held.hold(htlc.key, call)
+            self._driver.carry_out((FailParts((htlc.key,), refusal),))
+            return
+        actions = sessions.part(htlc, self._clock.now_ms(), self._clock.wall_ms())
+        self._held.hold(htlc.key, call)
+        self._driver.carry_out(actions)
+
+    def _refusal(self, call: Any, key: PartKey, outgoing_cltv_value: int) -> str | None:
+        """Why this part may not be held. What is held for a payment the core bounds itself (rule:24)."""
+        jit = self._driver.sessions.buys.get(call.next_scid)
+        if jit is None or key in self._driver.sessions.index:
+            return None
+        if jit.paid:  # people:S16: over the alias a part waits only while its channel is not back
+            waits = jit.channel is not None and jit.channel.channel_id in self._driver.effects.unready
+            room = not waits or self._desk.gate.part(len(self._held), self._held.held_msat, call.amount_msat)
+            return None if room else TEMPORARY
+        if outgoing_cltv_value - self._driver.sessions.height > self._max_hold_blocks:
+            self._desk.refusals.count(Refusal.HOLD_TOO_LONG)
+            return EXPIRY_TOO_FAR  # rule:18: so long the client could bind our coins
+        return None
+
+    def on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
+        """A forward ended, ours or another one."""
+        status, preimage = forward_event["status"], forward_event.get("preimage")
+        if status == "offered" or (status == "settled") != (preimage is not None):
+            return  # a settlement without its preimage proves nothing (rule:16)
+        in_scid, htlc_id = parse_scid(forward_event["in_channel"]), forward_event["in_htlc_id"]
+        payment_hash = bytes.fromhex(forward_event["payment_hash"])
+        end = payment_hash, None if preimage is None else bytes.fromhex(preimage)
+        if payment_hash in self._driver.sessions.by_hash:
+            self._capital.part_failed(payment_hash, forward_event)
+        key = self.names.key(in_scid, htlc_id, self._driver.sessions.index)
+        if key in self._driver.sessions.index or payment_hash not in self._driver.sessions.by_hash:
+            self._driver.carry_out(self._driver.sessions.resolved(key, *end))
+        else:
+            self._host.spawn(self._resolve_renamed(in_scid, htlc_id, *end))
+
+    async def _resolve_renamed(self, in_scid: int, htlc_id: int, payment_hash: bytes, preimage: bytes | None) -> None:
+        """A part of ours under a name we do not know: its channel may have been confirmed since it came (cln:H3)."""
+        which = {"short_channel_id": format_scid(in_scid)}
+        ask = partial(list_peer_channels, self._rpc, **which)
+        for channel in await until_answered("listpeerchannels", ask, self._clock):
+            self.names.learn(channel.channel_id, channel.scids)
+        key = self.names.key(in_scid, htlc_id, self._driver.sessions.index)
+        self._driver.carry_out(self._driver.sessions.resolved(key, payment_hash, preimage))

@@ -1,0 +1,69 @@
+"""What a running service is made of: built once by `app`, used by recovery, intake and the operator's methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lsps2fast._sessions import Sessions
+from lsps2fast.lsps.buys import BuyRegistry
+from lsps2fast_plugin.cln.channel_types import OurNode
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.host import Host, HtlcFilter
+from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.cln.scid_aliases import ScidAliases
+from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.coin_pool import CoinPool
+from lsps2fast_plugin.service.coins import Coins
+from lsps2fast_plugin.service.driver import SessionDriver
+from lsps2fast_plugin.service.events import SessionEvents
+from lsps2fast_plugin.service.executor import ActionExecutor
+from lsps2fast_plugin.service.forward_limits import ForwardLimits
+from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
+from lsps2fast_plugin.service.incoming_names import IncomingNames
+from lsps2fast_plugin.service.leases import ChannelLeaseGuard
+from lsps2fast_plugin.service.liquidity import NodeLiquidity
+from lsps2fast_plugin.service.missed_events import MissedEventPoller
+from lsps2fast_plugin.service.options import Settings
+from lsps2fast_plugin.service.oversight import Oversight
+from lsps2fast_plugin.service.reconcile import Reconciler
+from lsps2fast_plugin.service.sales_policy import Desk
+from lsps2fast_plugin.service.session_store import SessionStore
+from lsps2fast_plugin.service.shut_channels import ShutChannels
+from lsps2fast_plugin.service.supply import Supply
+from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceParts:
+    """The parts, by the names that all modules use."""
+
+    host: Host
+    clock: Clock
+    settings: Settings
+    rpc: Rpc
+    interest: HtlcFilter
+    held: HeldHtlcs
+    notebook: DatastoreRecords
+    desk: Desk
+    offers: BuyRegistry
+    sessions: Sessions
+    driver: SessionDriver
+    store: SessionStore
+    reconciler: Reconciler
+    names: ScidAliases
+    incoming: IncomingNames
+    our_node: OurNode
+    forward_limits: ForwardLimits
+    coins: Coins
+    pool: CoinPool | None
+    view: NodeLiquidity
+    supply: Supply
+    exposure: CapitalAtRisk
+    shut: ShutChannels
+    oversight: Oversight
+    afterwards: ChannelLeaseGuard
+    unfinished: UnfinishedChannelGuard
+    books: SessionEvents
+    effects: ActionExecutor
+    lookout: MissedEventPoller
