@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from lsps2fast.errors import ConfigError
@@ -34,7 +34,7 @@ from lsps2fast_plugin.tools.demo.screen import Screen
 from lsps2fast_plugin.tools.demo.timeline import Entry
 from lsps2fast_plugin.tools.demo.transcript_report import (
     ClaimRow,
-    PartRow,
+    Refusal,
     Sale,
     accepted,
     collect,
@@ -48,23 +48,6 @@ MOST_BLOCKS = 12
 DRAINABLE_SAT, DRAINED_MSAT, ROUTING_FEE_MSAT = 1_000_000, 50_000_000, 2_000
 HOLD_S, MOST_LOOKS = 91, 1_000
 ENDS = ("FAILED", "ABANDONED", "SUCCEEDED")
-
-
-@dataclass
-class Refusal:
-    """An attempt of the LSP and its outcome."""
-
-    vice: str
-    what: str
-    payment_hash: str
-    sentence: str = ""
-    payer_failures: list[str] = field(default_factory=list)
-    parts: list[PartRow] = field(default_factory=list)
-    claims: list[ClaimRow] = field(default_factory=list)
-    states: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    books_msat: dict[str, int] = field(default_factory=dict)
-    checks: dict[str, bool] = field(default_factory=dict)
 
 
 class Cheat:

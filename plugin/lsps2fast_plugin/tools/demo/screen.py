@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lsps2fast.actions import FAILURE_NAMES
 from lsps2fast_plugin.tools.demo.timeline import shortened
-
-if TYPE_CHECKING:
-    from lsps2fast_plugin.tools.demo.evil import Refusal
-    from lsps2fast_plugin.tools.demo.transcript_report import ClaimRow, PartRow, Sale
+from lsps2fast_plugin.tools.demo.transcript_report import ClaimRow, PartRow, Refusal, Sale
 
 COLOURS = {
     "payer": "cyan",

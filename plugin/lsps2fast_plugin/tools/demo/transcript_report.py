@@ -57,6 +57,23 @@ class Sale:
     checks: dict[str, bool] = field(default_factory=dict)
 
 
+@dataclass
+class Refusal:
+    """An attempt of the LSP and its outcome."""
+
+    vice: str
+    what: str
+    payment_hash: str
+    sentence: str = ""
+    payer_failures: list[str] = field(default_factory=list)
+    parts: list[PartRow] = field(default_factory=list)
+    claims: list[ClaimRow] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    books_msat: dict[str, int] = field(default_factory=dict)
+    checks: dict[str, bool] = field(default_factory=dict)
+
+
 def agreed_fee_msat(evidence: list[Entry], size_msat: int) -> int:
     """Return the opening fee for this payment, by the terms in the `lsps2.buy` that went over the wire."""
     for entry in evidence:
