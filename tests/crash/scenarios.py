@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lsps2fast_plugin.cln.retry import LONGEST_PAUSE_MS
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
-from lsps2fast_plugin.service.executor import LONGEST_PAUSE_MS
 from lsps2fast_plugin.simnode import Client
 from lsps2fast_plugin.simnode.channels import End, Htlc
 from lsps2fast_plugin.simnode.errors import RpcError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lsps2fast_plugin.cln.retry import LONGEST_PAUSE_MS
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
-from lsps2fast_plugin.service.executor import LONGEST_PAUSE_MS
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.payer import Payment

@@ -91,7 +91,7 @@ async def test_a_write_that_keeps_failing_fails_the_payment_and_leaves_the_offer
         await stage.ended(invoice)
         assert "forward" not in stage.order()
         assert stage.calls("sendpsbt") == []
-        assert stage.log_lines("ALARM: the journal cannot be written.*disk is full")
+        assert stage.log_lines("ALARM: writing the journal has failed.*disk is full")
         await stage.paid(payer, invoice, [HALF_MSAT] * 2)
         await stage.over(invoice)
         assert invoice.fee_taken_msat == FEE_MSAT

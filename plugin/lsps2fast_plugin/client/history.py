@@ -15,6 +15,7 @@ from lsps2fast.lsps.lsps2 import format_datetime, format_scid
 from lsps2fast_plugin.client.records import VERSION, Approval, JitChannel
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.retry import retry
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ STEPS: Final = {
 }
 STATES: Final = ("awaited", "receiving", "claimed", "paid", "expired", "cancelled", "never_made")
 OVER: Final = STATES[3:]
-MOST_PAUSE_S: Final = 60.0
 
 
 def topic_of(step: str) -> str:
@@ -191,17 +191,16 @@ class History:
 
     async def _write(self, payment_hash: str) -> None:
         """Write a record as it is by then; until it is written."""
-        pause_s = 1.0
-        while True:
+
+        async def write() -> None:
             self._writing.discard(payment_hash)
             try:
                 await self._records.write((*FOLDER, payment_hash), lambda: _stored(self.purchases[payment_hash]))
-                return
-            except StoreError as error:
-                log.warning(f"the record of purchase {payment_hash} could not be written ({error}); trying again")
-            self._writing.add(payment_hash)
-            await self._clock.sleep_until(self._clock.now_ms() + round(pause_s * 1000))
-            pause_s = min(2 * pause_s, MOST_PAUSE_S)
+            except StoreError:
+                self._writing.add(payment_hash)
+                raise
+
+        await retry(f"writing the record of purchase {payment_hash}", write, self._clock, errors=StoreError)
 
 
 def _is_record(value: Any) -> bool:

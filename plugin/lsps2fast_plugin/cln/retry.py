@@ -28,12 +28,15 @@ async def retry(
     clock: Clock,
     *,
     errors: Errors = Lsps2Error,
+    final: Errors = (),
     tries: int | None = None,
     longest_ms: int = LONGEST_PAUSE_MS,
     alarm: Callable[[str], None] | None = None,
     alarm_after: int = ALARM_AFTER,
 ) -> Result:
     """Return what `work()` returns, once it raises none of `errors`; after `tries` failures raise the last one.
+
+    An error of `final` is an answer, and raised at once.
 
     `what` names it in the log, as in "reading the journal". No pause is longer than `longest_ms`. `alarm`
     hears of it after `alarm_after` failures, and each time they have doubled.
@@ -42,6 +45,8 @@ async def retry(
     while True:
         try:
             return await work()
+        except final:
+            raise
         except errors as error:
             failures += 1
             last = failures == tries

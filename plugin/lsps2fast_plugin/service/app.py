@@ -222,15 +222,10 @@ class Service:
             store=store,
             answers=held,
             clock=clock,
-            buy_of=offers.get,
-            feed=driver.feed,
+            driver=driver,
             withheld=shut.withhold,
-            forgotten=driver.forget,
-            owned=driver.owns,
             capital=exposure,
             sent=driver.funding_sent,
-            channel_of=driver.channel_of,
-            gone=driver.never_funded,
         )
         driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)
         pool = settings.coin_pool and CoinPool(

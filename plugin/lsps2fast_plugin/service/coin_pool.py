@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from lsps2fast.errors import AnswerPending, NodeError
+from lsps2fast_plugin.cln.retry import ALARM_AFTER, is_doubled
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import POOL, Coin, Coins, Survey
 
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 
 SPLIT_WEIGHT: Final = 42  # of a transaction without inputs and outputs
 COIN_WEIGHT: Final = 172  # of a taproot output
-ALARM_AFTER: Final = 3  # failures in a row, and each time they have doubled
 
 
 class PoolSize(NamedTuple):
@@ -162,8 +162,7 @@ class CoinPool:
 
     def _failed(self, why: str) -> None:
         self._failures += 1
-        times = self._failures // ALARM_AFTER
-        if self._failures % ALARM_AFTER == 0 and times & (times - 1) == 0:
+        if is_doubled(self._failures, ALARM_AFTER):
             self._alarm(f"the pool of coins could not be filled {self._failures} times: {why}")
         else:
             log.warning(f"the pool of coins cannot be filled now ({why}); the next block looks again")

@@ -189,6 +189,10 @@ class SessionDriver:
         cores = ((buy, self.sessions.buys.get(buy.jit_scid)) for buy in self.offers)
         return [buy for buy, core in cores if core is not None and core.channel is None and core.holder is None]
 
+    def buy_of(self, jit_scid: int) -> Buy | None:
+        """The buy of a live jit scid."""
+        return self.offers.get(jit_scid)
+
     def owns(self, channel_id: str) -> bool:
         """Whether a payment under way or a buy has this channel."""
         buys = self.sessions.buys.values()

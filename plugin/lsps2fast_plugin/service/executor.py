@@ -24,6 +24,7 @@ from lsps2fast.table import Input
 from lsps2fast_plugin.cln.channel_types import named
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Late, LateReplyGuard
+from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.channel_changes import Watch
 from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
@@ -44,11 +45,7 @@ RETURN_TIMEOUT_MS = 60_000  # for a client to come back after our restart
 SYNC_TIMEOUT_MS, SYNC_PAUSE_S = 60_000, 0.5
 READY_TIMEOUT_MS = 120_000  # O-13, K-22
 POLL_MS = 5_000  # K-17: beside the notifications
-FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 500, 60_000
 STORE_TRIES = 4  # then UNSTORED: the parts are failed rather than held on hope
-ALARM_AFTER = 3  # failures of a clean-up or broadcast: then the operator hears of it, and each time they have doubled
-
-Feed = Callable[[int, bytes, Input, object], None]
 
 
 class Answers(Protocol):
@@ -74,6 +71,28 @@ class Capital(Protocol):
         """The payment needs a channel that no rule allows."""
 
 
+class Driver(Protocol):
+    """The session machine of the service, as far as it is told and asked here."""
+
+    def buy_of(self, jit_scid: int) -> Buy | None:
+        """Return the buy of a live jit scid."""
+
+    def feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
+        """Give one session a fact."""
+
+    def forget(self, jit_scid: int) -> None:
+        """Take note that a buy has ended."""
+
+    def owns(self, channel_id: str) -> bool:
+        """Whether a payment under way or a buy has this channel."""
+
+    def channel_of(self, jit_scid: int) -> order.Channel | None:
+        """Return the channel of the payment under way on this scid."""
+
+    def never_funded(self, channel_id: str) -> None:
+        """Take note that lightningd has a channel no more, and that nothing was put into it."""
+
+
 class ActionExecutor:
     """Executor of actions."""
 
@@ -86,20 +105,13 @@ class ActionExecutor:
         store: SessionStore,
         answers: Answers,
         clock: Clock,
-        buy_of: Callable[[int], Buy | None],
-        feed: Feed,
+        driver: Driver,
         withheld: Callable[[str, bool, str], None],
-        forgotten: Callable[[int], None],
-        owned: Callable[[str], bool],
         capital: Capital,
         sent: Callable[[str, order.Channel], None],
-        channel_of: Callable[[int], order.Channel | None],
-        gone: Callable[[str], None],
     ) -> None:
-        """`withheld(channel_id, yes, peer_id)` keeps other forwards out of a channel (rule:7); `owned(channel_id)` says
-        whether a session or buy knows it; `capital` is asked before each open;
-        `sent(peer_id, channel)` hears of each funding that bitcoind has; `channel_of(jit_scid)` is that of the payment
-        under way; `gone(channel_id)` hears that lightningd has a channel no more.
+        """`withheld(channel_id, yes, peer_id)` keeps other forwards out of a channel (rule:7); `capital` is asked
+        before each open; `sent(peer_id, channel)` hears of each funding that bitcoind has.
         """
         self._funder = funder
         self._opener = opener
@@ -107,15 +119,11 @@ class ActionExecutor:
         self._store = store
         self._answers = answers
         self._clock = clock
-        self._buy_of = buy_of
-        self._feed = feed
+        self._driver = driver
+        self._feed = driver.feed
         self._withheld = withheld
-        self._forgotten = forgotten
-        self._owned = owned
         self._capital = capital
         self._sent = sent
-        self._channel_of = channel_of
-        self._gone = gone
         self._needs: dict[int, order.ReserveCoins] = {}  # what the channel must carry, by jit scid
         self._returning: dict[str, list[order.ForwardParts]] = {}  # by channel: parts that wait for its client
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,7 +154,7 @@ class ActionExecutor:
                     self.alarm(action.text)
                 case order.ForgetBuy():
                     self._needs.pop(action.jit_scid, None)
-                    self._forgotten(action.jit_scid)
+                    self._driver.forget(action.jit_scid)
                     self._spawn(self._forget(action), action)
                 case order.Finalize():
                     self._spawn(self._finalize(action, fees), action)
@@ -212,24 +220,11 @@ class ActionExecutor:
                     self._feed(action.jit_scid, action.payment_hash, Input.STORE_FAILED, None)
 
     async def _until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Try until it works, with growing pauses, over any error of the node (rule:8, rule:9)."""
-        pause_ms, failures, alarm_at = FIRST_PAUSE_MS, 0, ALARM_AFTER
-        while True:
-            try:
-                return await work()
-            except ChannelGone:  # an answer
-                raise
-            except Exception as error:  # whatever it was, the money still waits for this step
-                failures += 1
-                log.warning(f"{what} failed ({type(error).__name__}: {error}); next try in {pause_ms / 1000:g} s")
-                if failures == alarm_at:
-                    alarm_at *= 2
-                    self.alarm(f"{what} has failed {failures} times: {error}")
-            await self._clock.sleep_until(self._clock.now_ms() + pause_ms)
-            pause_ms = min(2 * pause_ms, LONGEST_PAUSE_MS)
+        """Try until it works, over any error: whatever it was, the money still waits for this step (rule:8, rule:9)."""
+        return await retry(what, work, self._clock, errors=Exception, final=ChannelGone, alarm=self.alarm)
 
     def _buy(self, jit_scid: int) -> Buy:
-        buy = self._buy_of(jit_scid)
+        buy = self._driver.buy_of(jit_scid)
         if buy is None:
             raise StoreError(f"no buy for jit scid {jit_scid}")
         return buy
@@ -243,20 +238,21 @@ class ActionExecutor:
 
     async def _persist(self, action: order.Persist) -> None:
         self._supersede(action.jit_scid)
-        pause_ms = FIRST_PAUSE_MS
-        for left in reversed(range(STORE_TRIES)):
-            try:
-                await self._store.put(action.jit_scid, action.record)
-            except StoreError as error:
-                self.alarm(f"the journal cannot be written ({error}); {left} tries left before the payment is failed")
-                if not left:
-                    break
-                await self._clock.sleep_until(self._clock.now_ms() + pause_ms)
-                pause_ms *= 2
-            else:
-                self._feed(action.jit_scid, action.payment_hash, Input.STORED, None)
-                return
-        self._feed(action.jit_scid, action.payment_hash, Input.STORE_FAILED, None)
+        put = partial(self._store.put, action.jit_scid, action.record)
+        try:
+            await retry(
+                "writing the journal",
+                put,
+                self._clock,
+                errors=StoreError,
+                tries=STORE_TRIES,
+                alarm=self.alarm,
+                alarm_after=1,
+            )
+        except StoreError:
+            self._feed(action.jit_scid, action.payment_hash, Input.STORE_FAILED, None)
+        else:
+            self._feed(action.jit_scid, action.payment_hash, Input.STORED, None)
 
     async def _reserve(self, action: order.ReserveCoins) -> None:
         buy = self._buy(action.jit_scid)
@@ -465,7 +461,7 @@ class ActionExecutor:
         self._funder.forget(action.jit_scid)
         self._withheld(channel_id, False, peer_id)
         self._feed(action.jit_scid, action.payment_hash, Input.CLOSED, True)
-        self._gone(channel_id)
+        self._driver.never_funded(channel_id)
 
     def _tell_given_up(self, peer_id: str, what: object) -> None:
         self.alarm(f"{peer_id} gave its channel up before the funding was sent ({what}): nothing is sent")
@@ -526,7 +522,7 @@ class ActionExecutor:
         async with self._alone_with(peer_id):
             await self._opener.end(peer_id, funding)
             for channel in await self._opener.made_of(peer_id, funding):
-                if not self._owned(channel.channel_id):
+                if not self._driver.owns(channel.channel_id):
                     await self._funder.close(peer_id, channel.channel_id)
 
     def _clear_late(self, peer_id: str, funding: order.Funding) -> None:
@@ -547,7 +543,7 @@ class ActionExecutor:
         peer_id = self._buy(action.jit_scid).peer_id
 
         async def renew() -> None:
-            channel = self._channel_of(action.jit_scid)
+            channel = self._driver.channel_of(action.jit_scid)
             channel_id = None if channel is None else channel.channel_id
             await self._broadcaster.renew(action.jit_scid, action.funding, peer_id, channel_id, late)
 
