@@ -15,13 +15,11 @@ COMMITS = ("datastore", "deldatastore", "fundchannel_start", "sendpsbt", "forwar
 
 @pytest.mark.parametrize(("base_msat", "ppm"), [(0, 0), (1, 10), (1000, 10)])
 async def test_five_parts_settle_on_a_node_that_charges_for_routing(mode: str, base_msat: int, ppm: int) -> None:
-    """trap:1, rule:13: only one part carries the opening fee, the others go through although the node has routing
-    fees.
-    """
+    """trap:1, rule:13, rule:20: each part carries its share of the opening fee, and no routing fee beside it."""
     async with Stage(mode, fee_base_msat=base_msat, fee_ppm=ppm) as stage:
         invoice = await stage.sale(stage.client(), stage.payer(channels=2))
-        extra = sorted(result["extra_tlvs"] for result in stage.htlc_results(invoice.payment_hash))
-        assert extra == ["", "", "", "", f"fe0001000108{FEE_MSAT:016x}"]
+        extra = [result["extra_tlvs"] for result in stage.htlc_results(invoice.payment_hash)]
+        assert extra == [f"fe0001000108{FEE_MSAT // 5:016x}"] * 5
         assert sum(part.htlc.amount_msat for part in invoice.payee.received) == SIZE_MSAT - FEE_MSAT
 
 
