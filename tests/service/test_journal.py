@@ -169,5 +169,7 @@ async def test_the_final_record_tells_what_an_operator_needs(mode: str) -> None:
         assert record["channel_id"] == end.channel.channel_id
         assert record["funding_txid"] == end.channel.funding_txid
         forwards = record["lsps2fast"]["forwards"]
-        assert sum(int(fee) for *_, fee in forwards) == int(record["lsps2fast"]["opening_fee_msat"]) == FEE_MSAT
-        assert sum(int(sent) for _, _, sent, _ in forwards) == SIZE_MSAT - FEE_MSAT
+        assert sum(int(fee) for _, _, _, fee, _ in forwards) == int(record["lsps2fast"]["opening_fee_msat"]) == FEE_MSAT
+        assert record["lsps2fast"]["fee_paid_msat"] == str(FEE_MSAT)  # rule:20: what came
+        assert sum(int(out) for _, _, out, _, _ in forwards) == SIZE_MSAT - FEE_MSAT
+        assert all(len(bytes.fromhex(channel)) == 32 for *_, channel in forwards)  # rule:25
