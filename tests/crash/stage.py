@@ -96,6 +96,7 @@ class Stage:
         self.foreign: set[str] = set()  # channels that another tool made
         self.while_down: Callable[[], Awaitable[None]] | None = None
         self.deaths_left = list(deaths)
+        self._harms = max(0, len(deaths) + (trouble is not None) + (misdeed is not None) - 1)  # more tries to pay
         self.died = 0
         self.forgetful = any(death.kind in (POWER, STOP) for death in deaths)  # lightningd keeps no extra TLVs (K-29)
         self.misdeed = misdeed
@@ -151,6 +152,11 @@ class Stage:
     def is_done(self) -> bool:
         """Whether the client has done its deed."""
         return any(client.script.done for client in self.clients)
+
+    @property
+    def undeletable(self) -> bool:
+        """Whether the one call in trouble deletes a record."""
+        return self._trouble is not None and self._trouble.method == "deldatastore"
 
     @property
     def gave_up(self) -> bool:
@@ -392,7 +398,8 @@ class Stage:
 
     async def pay(self, payer: Payer, sale: Sale, amounts: list[int] | None = None, tries: int = len(PAUSES_S)) -> bool:
         """Pay it; the payer tries again when it was refused, in the end after longer than an RPC call may take."""
-        for pause_s in PAUSES_S[:tries]:
+        again = (PAUSES_S[-1],) * self._harms if tries == len(PAUSES_S) else ()
+        for pause_s in (*PAUSES_S[:tries], *again):
             self.mend()
             (result,) = await self.result(await self.send(payer, sale, amounts or [SIZE_MSAT]))
             if result.paid:
