@@ -18,12 +18,11 @@ from typing import Any, ClassVar, Protocol
 from weakref import WeakValueDictionary
 
 from lsps2fast import actions as order
-from lsps2fast.errors import NodeError, NodeUnreachable, StoreError
+from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.channel_types import named
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.late_replies import Late, LateReplyGuard
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.channel_changes import Watch
@@ -37,6 +36,7 @@ from lsps2fast_plugin.service.funding import (
     OwedToClient,
 )
 from lsps2fast_plugin.service.opening import Opener, RefusedByClient
+from lsps2fast_plugin.service.routing_fees import RoutingFees
 from lsps2fast_plugin.service.session_store import SessionStore
 
 log = logging.getLogger(__name__)
@@ -131,9 +131,9 @@ class ActionExecutor:
         self._sending: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # Broadcast by channel
         self._renewing: WeakValueDictionary[int, asyncio.Task[None]] = WeakValueDictionary()  # RenewInputs by scid
         self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody holds or waits
-        self._newest: dict[int | str, int] = {}  # number of the last order: a jit scid's record, a channel's fees
+        self._newest: dict[int, int] = {}  # number of the last order about the record of a jit scid
         self._orders = itertools.count(1)
-        self._last = LateReplyGuard(self.insist)
+        self._fees = RoutingFees(funder, clock, self.insist, self._until_done)
         self.watch = Watch(clock)
         self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (cln:R4)
         self.alarms = 0
@@ -162,13 +162,13 @@ class ActionExecutor:
                     self._stop_waiting(action.channel_id)  # the rest with its Finalize: then the record goes
                 case order.RestoreFees():
                     self._stop_waiting(action.channel_id)
-                    self._spawn(self._restore_fees(action, self._supersede(action.channel_id)), action)
+                    self._spawn(self._fees.restore(action), action)
                 case order.Broadcast():
                     task = self._spawn(self._broadcast(action), action)
                     self._sending[action.channel.channel_id] = task
                 case order.AwaitReady():
                     self._stop_waiting(action.channel_id)
-                    self._supersede(action.channel_id)
+                    self._fees.supersede(action.channel_id)
                     self._waiting[action.channel_id] = self._spawn(self._await_ready(action), action)
                 case _:
                     self._spawn(self._HANDLERS[type(action)](self, action), action)
@@ -231,10 +231,10 @@ class ActionExecutor:
 
     # One coroutine for each order -------------------------------------------------------------------
 
-    def _supersede(self, key: int | str) -> Callable[[], bool]:
+    def _supersede(self, jit_scid: int) -> Callable[[], bool]:
         """From here on this order counts; the function says whether it still does. An older one is never retried."""
-        mine = self._newest[key] = next(self._orders)
-        return lambda: self._newest.get(key) == mine
+        mine = self._newest[jit_scid] = next(self._orders)
+        return lambda: self._newest.get(jit_scid) == mine
 
     async def _persist(self, action: order.Persist) -> None:
         self._supersede(action.jit_scid)
@@ -382,7 +382,7 @@ class ActionExecutor:
                 if zero:
                     limits = await looking
                 else:  # both at once: neither needs the other's answer (P17)
-                    limits, _ = await asyncio.gather(looking, self._zero_fees(action.channel_id))
+                    limits, _ = await asyncio.gather(looking, self._fees.zero(action.channel_id))
                     zero = True
                 if limits is not None:
                     kind, fact = Input.READY, limits
@@ -479,7 +479,7 @@ class ActionExecutor:
         peer_id = self._buy(action.jit_scid).peer_id
         if action.channel is not None:
             self._stop_waiting(action.channel.channel_id)
-            self._newest.pop(action.channel.channel_id, None)
+            self._fees.drop(action.channel.channel_id)
             self.watch.forget(action.channel.channel_id)
         kept = await self._until_done(f"undoing the open to {peer_id}", lambda: self._drop(peer_id, action))
         if kept is not None:
@@ -582,7 +582,7 @@ class ActionExecutor:
 
     async def _end_record(self, jit_scid: int, fees: order.RestoreFees | None, again: bool = False) -> None:
         if fees is not None:
-            await self._restore_fees(fees, self._supersede(fees.channel_id), again)
+            await self._fees.restore(fees, again=again)
         await self._until_done("deleting the active record", lambda: self._store.forget(jit_scid))
         self._newest.pop(jit_scid, None)
 
@@ -593,7 +593,7 @@ class ActionExecutor:
 
     def keep_alias(self, fees: order.RestoreFees) -> None:
         """After a start: lightningd has forgotten which rate forwards over the jit scid were promised (A-03)."""
-        self._spawn(self._restore_fees(fees, self._supersede(fees.channel_id), again=True), fees)
+        self._spawn(self._fees.restore(fees, again=True), fees)
 
     async def _reset(self, action: order.Reset) -> None:
         counts = self._supersede(action.jit_scid)
@@ -608,40 +608,6 @@ class ActionExecutor:
         if action.outcome == "Timeout" and self._store.knows(action.jit_scid):
             await self._until_done("deleting a record", lambda: self._store.forget(action.jit_scid))
             self._newest.pop(action.jit_scid, None)
-
-    async def _zero_fees(self, channel_id: str) -> None:
-        async def work(late: Late) -> None:
-            await self._funder.zero_fees(channel_id, late)
-
-        await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
-
-    async def _restore_fees(self, action: order.RestoreFees, counts: Callable[[], bool], again: bool = False) -> None:
-        """The operator's fees. `again`: it may have been done before, and then zero would not be the rate before."""
-        what, attempts = f"restoring the routing fees of {action.channel_id}", itertools.count(1 if again else 0)
-
-        async def restore() -> None:
-            fees, zero_first = await self._funder.own_fees(), next(attempts) > 0
-            grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
-            if not counts():
-                return  # the next payment waits for this channel and wants it at zero
-
-            async def work(late: Late) -> None:
-                if zero_first and grace_s:
-                    await self._funder.zero_fees(action.channel_id, late)
-                await self._funder.set_fees(action.channel_id, fees, grace_s, late)
-
-            try:
-                await self._last.ask(action.channel_id, what, work)
-            except NodeUnreachable:
-                raise
-            except NodeError:
-                if await self._funder.is_open(action.channel_id):
-                    raise
-                # closed meanwhile: nothing is left to charge for
-
-        await self._until_done(what, restore)
-        if counts():
-            del self._newest[action.channel_id]
 
     _HANDLERS: ClassVar[dict[type, Callable[[Any, Any], Coroutine[Any, Any, None]]]] = {
         order.Persist: _persist,

@@ -1,0 +1,83 @@
+"""The routing fees of JIT channels: none while a payment needs that, then the operator's (rule:13, A-02, A-03).
+
+lightningd lets forwards pass at the rate *before* the last `setchannel` for a while, and the jit scid was promised at
+zero. So giving fees back twice is not giving them back once: a repetition goes through zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from lsps2fast.actions import RestoreFees
+from lsps2fast.errors import NodeError, NodeUnreachable
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
+from lsps2fast_plugin.service.funding import Funder
+
+UntilDone = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+class RoutingFees:
+    """Sets fees, one last word for each channel: an older order is never repeated over a newer one."""
+
+    def __init__(self, funder: Funder, clock: Clock, insist: Insist, until_done: UntilDone) -> None:
+        """`insist` as in `LateReplyGuard`; `until_done(what, work)` tries until it works."""
+        self._funder = funder
+        self._clock = clock
+        self._until_done = until_done
+        self._last = LateReplyGuard(insist)
+        self._newest: dict[str, int] = {}  # number of the last order, by channel
+        self._orders = itertools.count(1)
+
+    def supersede(self, channel_id: str) -> Callable[[], bool]:
+        """Make older orders about this channel void. The function says whether this one still counts."""
+        mine = self._newest[channel_id] = next(self._orders)
+        return lambda: self._newest.get(channel_id) == mine
+
+    def drop(self, channel_id: str) -> None:
+        """Forget this channel; what was ordered for it does not count any more."""
+        self._newest.pop(channel_id, None)
+
+    async def zero(self, channel_id: str) -> None:
+        """Take no routing fee on this channel. Raises NodeError."""
+
+        async def work(late: Late) -> None:
+            await self._funder.zero_fees(channel_id, late)
+
+        await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
+
+    def restore(self, action: RestoreFees, *, again: bool = False) -> Coroutine[Any, Any, None]:
+        """Give the channel the operator's fees; older orders are void from now on.
+
+        `again`: it may have been done before, and then zero would not be the rate before.
+        """
+        return self._restore(action, self.supersede(action.channel_id), again)
+
+    async def _restore(self, action: RestoreFees, counts: Callable[[], bool], again: bool) -> None:
+        what, attempts = f"restoring the routing fees of {action.channel_id}", itertools.count(1 if again else 0)
+
+        async def restore() -> None:
+            fees, zero_first = await self._funder.own_fees(), next(attempts) > 0
+            grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
+            if not counts():
+                return  # the next payment waits for this channel and wants it at zero
+
+            async def work(late: Late) -> None:
+                if zero_first and grace_s:
+                    await self._funder.zero_fees(action.channel_id, late)
+                await self._funder.set_fees(action.channel_id, fees, grace_s, late)
+
+            try:
+                await self._last.ask(action.channel_id, what, work)
+            except NodeUnreachable:
+                raise
+            except NodeError:
+                if await self._funder.is_open(action.channel_id):
+                    raise
+                # closed meanwhile: nothing is left to charge for
+
+        await self._until_done(what, restore)
+        if counts():
+            del self._newest[action.channel_id]
