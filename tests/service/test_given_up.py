@@ -127,9 +127,9 @@ async def test_signed_then_error_while_everything_dies(method: str) -> None:
         payment = payer.pay(invoice, [SIZE_MSAT])
         await stuck.reached.wait()
         end = client.ends[0].other
-        await stage.kill()
         give_up(stage, end)
-        stage.lsp.faults.clear()  # `sendpsbt` is carried out after all, and finds coins that are not reserved
+        await stage.kill()  # `sendpsbt` is carried out after all, and finds coins that are not reserved
+        stage.lsp.faults.clear()
         await payment
         await stage.start()
         await stage.at_rest()
