@@ -195,11 +195,11 @@ async def test_old_records_go_except_those_that_bind_us() -> None:
         young,
         gone,
         final(3, "Failed"),
-        final(4, ended_ms=WALL_MS + DAY_MS),
+        final(4, ended_ms=WALL_MS + 2 * DAY_MS),
         final(5, ended_ms=None),
         final(6, channel_id=other),
     )
-    house.clock.wall = WALL_MS + 30 * DAY_MS + 3_600_000
+    house.clock.wall = WALL_MS + 31 * DAY_MS  # offers are valid for a day
     assert await house.house.prune(144) == 0
     house.clock.wall += 1
     assert await house.house.prune(144) == 3
