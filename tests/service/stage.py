@@ -238,6 +238,8 @@ class Stage:
         """Wait until so many hook calls are open at the node and the plugin has seen them all."""
         await self.until(lambda: len(self.lsp.htlcs.held) == count, f"{count} held parts")
         assert (await self.stats())["held_parts"] == count
+        for _ in range(4):  # a part over a channel not heard of yet counts while lightningd is asked for its name
+            await self.fence()
 
     async def state(self, invoice: ClientInvoice, state: str) -> None:
         """Wait until a session of this payment has reached a state."""
