@@ -52,6 +52,20 @@ async def test_a_funding_that_appears_in_time_ends_the_watch(staged: Staging) ->
         assert not stage.client.reports.kept
 
 
+async def test_a_channel_that_blocks_in_one_breath_settle_stays_dropped(staged: Staging) -> None:
+    """wallet:W3, I-33: looks of six blocks go side by side; an earlier one does not bring the record back."""
+    async with staged() as stage:
+        await paid(stage)
+        stage.fund()
+        stage.confirm(height=stage.height + 1)
+        for _ in range(6):
+            stage.height += 1
+            stage.client._on_block({"hash": "00", "height": stage.height})
+        await stage.calm(200)
+        assert WATCHED not in stage.node.datastore
+        assert not stage.client.book.channels
+
+
 async def test_a_funding_that_is_confirmed_already_is_not_watched(staged: Staging) -> None:
     """A-08: LSP-trusts-client mode ends with the payment."""
     async with staged() as stage:

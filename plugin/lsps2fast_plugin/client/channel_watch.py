@@ -67,6 +67,7 @@ class Watch:
         self._closing = closing
         self._guarding = guarding
         self._happened = happened
+        self._blocks = 0  # that came: a look that began before the last of them says nothing of it
         self._sound: set[str] = set()  # channels whose funding was found as the owner wants it, and not lost since
         self._ordinary: set[str] = set()  # channels that were looked at and need no watching
         self._cleaned: set[str] = set()
@@ -133,7 +134,7 @@ class Watch:
         for channel in list(self._book.channels.values()):
             if channel.channel_id in over and channel.paid_ms is None:
                 channel.paid_ms = self._clock.wall_ms()
-                await self._book.put_channel(channel)
+                await self._book.save_channel(channel)
                 await self.look(channel)
 
     # ---- what may come in
@@ -210,6 +211,7 @@ class Watch:
 
     def block(self) -> None:
         """A block came: what it may have undone is looked at before it counts again."""
+        self._blocks += 1
         if self._sound:
             self._sound.clear()
             self.guard()
@@ -231,6 +233,7 @@ class Watch:
 
     async def look(self, channel: JitChannel) -> None:
         """Look at one channel; an error of the node is no answer (K-13). Raises StoreError."""
+        blocks = self._blocks
         try:
             row = await self._chain.row(channel.channel_id)
             if row is None and channel.paid_ms is None:
@@ -239,6 +242,8 @@ class Watch:
             if row is not None:
                 channel.state = row.state
             funding = await self._funding(channel, row)
+            if blocks != self._blocks:
+                return  # the block that came meanwhile has a look of its own
             await self._note(channel, funding)
             if row is not None and funding.depth >= max(self._depth_blocks, SETTLED_BLOCKS) and self.is_sound(channel):
                 await self._drop(channel)
@@ -260,7 +265,8 @@ class Watch:
     async def _note(self, channel: JitChannel, funding: Funding) -> None:
         """Remember how far it has come, and tell of it."""
         known = self._book.channels.get(channel.channel_id) is channel
-        if funding.lacks(self._depth_blocks) is None:
+        sound = funding.lacks(self._depth_blocks) is None
+        if sound:
             self._sound.add(channel.channel_id)
         else:
             self._sound.discard(channel.channel_id)
@@ -270,8 +276,8 @@ class Watch:
             if known and first:
                 await self._keep(channel)
                 self._happened("seen", channel)
-        if known and channel.confirmed != self.is_sound(channel):
-            channel.confirmed = not channel.confirmed
+        if known and channel.confirmed != sound:
+            channel.confirmed = sound
             self._tell_depth(channel, funding)
             await self._keep(channel)
         self.guard()
@@ -279,7 +285,7 @@ class Watch:
     async def _keep(self, channel: JitChannel) -> None:
         """Write down what can be found out again; a payment does not wait for it."""
         try:
-            await self._book.put_channel(channel)
+            await self._book.save_channel(channel)
         except StoreError as error:
             log.warning(f"channel {channel.channel_id} could not be written ({error}); it is looked at again")
 
@@ -341,7 +347,7 @@ class Watch:
         channel.missing = True
         self._happened("missing", channel)
         await self._book.distrust(distrust)
-        await self._book.put_channel(channel)
+        await self._book.save_channel(channel)
 
     async def _was_confirmed(self, channel: JitChannel) -> bool:
         """Return whether a channel that is gone had its funding in the chain:

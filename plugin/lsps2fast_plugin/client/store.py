@@ -157,6 +157,11 @@ class WalletRecords:
             return
         await self._write((*CHANNELS, channel.channel_id), channel.to_json)
 
+    async def save_channel(self, channel: JitChannel) -> None:
+        """Write what has changed in a channel, unless it was dropped meanwhile: its record must not come back."""
+        if self.channels.get(channel.channel_id) is channel:
+            await self.put_channel(channel)
+
     async def drop_channel(self, channel_id: str) -> None:
         """The channel needs no watching any more."""
         if self.channels.pop(channel_id, None) is not None:
