@@ -109,7 +109,7 @@ class _Player:
             self._node.forwards[part] = _as_forwarded(row, self._played.answers[part])
 
     async def _wind_up(self) -> None:
-        for seconds in (0, *self._script.advance_s):
+        for seconds in (0, 0, 0, 0, *self._script.advance_s):  # a part waits while lightningd is asked for its channel
             await self._barrier(seconds)
         if not self._script.held_at_end:
             await self._until(lambda: not self._open, "answers to every hook")
