@@ -6,6 +6,7 @@ have moved: a sale that is never paid is a violation, too.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from lsps2fast_plugin.cln.retry import LONGEST_PAUSE_MS
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
 from lsps2fast_plugin.simnode import Client
 from lsps2fast_plugin.simnode.channels import End, Htlc
-from lsps2fast_plugin.simnode.errors import RpcError
+from lsps2fast_plugin.simnode.errors import NodeDown, RpcError
 from lsps2fast_plugin.simnode.splices import FEE_SAT, LOCK_DEPTH
 
 from .case import CLIENT_TRUSTS, MODES
@@ -417,7 +418,8 @@ async def operator_closes(stage: Stage) -> None:
     await stage.begin()
     payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
     await stage.quiet()
-    for end in client.ends:
+    for end in [*client.ends, *client.ends]:  # the operator asks again if the node died meanwhile
+        await stage.quiet()
         if client.held() and end.channel.withheld and not end.channel.dead:
             insist = {"unilateraltimeout": 1, "force_lease_closed": True}  # or the plugin refuses to let it go
             await _try(stage, "close", {"id": end.channel.channel_id, **insist})
@@ -429,8 +431,13 @@ async def operator_closes(stage: Stage) -> None:
 async def _try(stage: Stage, method: str, params: dict[str, Any]) -> None:
     try:
         await stage.lsp.call(method, params)
-    except RpcError as error:
+    except (RpcError, NodeDown) as error:
         stage.world.transcript.mark("test", f"{method} failed: {error}")
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise  # we are to end, not the call
+        stage.world.transcript.mark("test", f"lightningd died in {method}")
 
 
 # Time --------------------------------------------------------------------------------------------------------------

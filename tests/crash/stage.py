@@ -407,6 +407,8 @@ class Stage:
             while await self._tend():
                 await self.quiet()
             await self.turn(pause_s)
+            if pause_s == PAUSES_S[-1]:  # the coins of a funding that went out late are good with the next block
+                self.world.mine()
         return False
 
     async def pay_unpaid(self, payer: Payer, sale: Sale, amounts: list[int] | None = None) -> None:
