@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import logging
 import os
+import random
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -44,6 +45,7 @@ from lsps2fast_plugin.client.status import status
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.client.unfunded_guard import ApprovedPayments, UnfundedChannelGuard
 from lsps2fast_plugin.cln import built_in
+from lsps2fast_plugin.cln.chance import chance
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
@@ -77,12 +79,20 @@ PURCHASE_METHODS = {  # RPC name: coroutine of PurchaseMethods
 class Client:
     """One wallet plugin process."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        dice: random.Random | None = None,
+        make_host: Callable[..., Host] = Host,
+    ) -> None:
+        """Time, chance and standard streams are the process's own; a simulation brings others."""
         self.plugin = Plugin(autopatch=False, dynamic=True)
-        self.clock = Clock()
+        self.clock = clock or Clock()
+        self._dice = dice or chance()
         self.interest = HtlcFilter(final_hops=True)
         self.awaited = ApprovedPayments(self.interest)
-        self.host = Host(self.plugin, self.interest, self._on_htlc)
+        self.host = make_host(self.plugin, self.interest, self._on_htlc)
         self.reports = Reports(self.clock)
         self.settings: Settings | None = None
         self._put_off = 0  # works that failed and are to be done later
@@ -150,7 +160,7 @@ class Client:
         self.rpc = rpc
         self.currency = currency
         self.book = WalletRecords(rpc, self.awaited.hashes, lambda: self.watch.guard())
-        self.talk = Lsps0Client(rpc, self.clock)
+        self.talk = Lsps0Client(rpc, self.clock, lambda: self._dice.randbytes(16).hex())
         self.chain = Chain(rpc)
         self.invoices = Invoices(rpc)
         self.market = LspBuyer(rpc, self.talk, self.book, self.clock, settings)
@@ -227,6 +237,7 @@ class Client:
             changed=self._rearm.set,
             currency=self.currency,
             final_cltv_blocks=final_cltv_blocks,
+            random_bytes=self._dice.randbytes,
         )
         self.purchase_methods = PurchaseMethods(self.history, self.book, self.incoming, self.invoices, self._end)
         await self._load()

@@ -27,7 +27,7 @@ from lsps2fast_plugin.cln import lenient_json
 from lsps2fast_plugin.cln.frame_queue import Ended, FrameQueue, LogLimit
 from lsps2fast_plugin.cln.log import LightningdHandler, installed
 from lsps2fast_plugin.cln.pyln_adapter import TEMPORARY_NODE_FAILURE, PylnAdapter
-from lsps2fast_plugin.cln.reader import HookReader, HtlcFilter, Verdict, make_lane, make_output, why_not_in_c
+from lsps2fast_plugin.cln.reader import HookReader, HtlcFilter, Output, Verdict, make_lane, make_output, why_not_in_c
 
 __all__ = ["Host", "HtlcFilter"]
 
@@ -56,12 +56,13 @@ class Host(PylnAdapter):
         fd_out: int = 1,
         now: Callable[[], float] = time.monotonic,
         lane: Callable[..., HookReader] = make_lane,
+        output: Callable[..., Output] = make_output,
     ) -> None:
         self.interest = interest
         self._on_htlc = on_htlc
         self._fd_in = fd_in
         self._fd_out = fd_out
-        self._out = make_output(interest, fd_out, self._on_broken_stdout)
+        self._out = output(interest, fd_out, self._on_broken_stdout)
         self._make_lane = lane
         self._limit = LogLimit(now)
         self._inbox = FrameQueue(MOST_WAITING, self._wake)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
+import random
 import sys
 import traceback
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from lsps2fast.lsps.lsps0 import FEATURE_BITS_HEX, MESSAGE_TYPE, MalformedField
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
 from lsps2fast.lsps.promise import Keyring
 from lsps2fast_plugin.cln import built_in
+from lsps2fast_plugin.cln.chance import chance
 from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
@@ -77,13 +78,24 @@ DAY_S = 86_400.0
 class Service:
     """One LSP plugin process: hears lightningd, starts, ends. `parts` is there from `init` on."""
 
-    def __init__(self, announce: bool = False) -> None:
-        """`announce`: set feature bit 729. lightningd takes it only from a plugin it starts itself (cln:M6)."""
+    def __init__(
+        self,
+        announce: bool = False,
+        *,
+        clock: Clock | None = None,
+        dice: random.Random | None = None,
+        make_host: Callable[..., Host] = Host,
+    ) -> None:
+        """`announce`: set feature bit 729. lightningd takes it only from a plugin it starts itself (cln:M6).
+
+        Time, chance and standard streams are the process's own; a simulation brings others.
+        """
         bits = FEATURE_BITS_HEX if announce else None
         self.plugin = Plugin(autopatch=False, dynamic=not announce, init_features=bits, node_features=bits)
-        self.clock = Clock()
+        self.clock = clock or Clock()
+        self._dice = dice or chance()
         self.interest = HtlcFilter()
-        self.host = Host(self.plugin, self.interest, lambda call: self.intake.on_htlc(call))
+        self.host = make_host(self.plugin, self.interest, lambda call: self.intake.on_htlc(call))
         self.parts: ServiceParts | None = None
         self.metrics: Metrics | None = None
         self.talk = Lsps0Server(self.host)
@@ -350,7 +362,7 @@ class Service:
             desk=parts.desk,
             terms=NodeTerms(delta),
             clock=self.clock,
-            random64=lambda: secrets.randbits(64),
+            random64=lambda: self._dice.getrandbits(64),
             accept=accept,
         )
         self.talk.begin(parts.rpc, negotiator)
