@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -100,7 +101,7 @@ class Host(PylnAdapter):
         if self.interest.sets is None and why_not_in_c:
             slow = f"hooks are read in Python, not in C: {why_not_in_c}"
             self.write(lenient_json.notification("log", {"level": "warn", "message": slow}))
-        with installed(LightningdHandler(self.log)):  # to the last: else a late line goes to stderr
+        with installed(self._log_handler()):  # to the last: else a late line goes to stderr
             try:
                 with self._sigterm():
                     lane.start()
@@ -116,6 +117,10 @@ class Host(PylnAdapter):
                 self._inbox.close()
                 lane.stop()
         return self._exit_code
+
+    def _log_handler(self) -> logging.Handler:
+        """Return what carries our log to lightningd."""
+        return LightningdHandler(self.log)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine on the loop, by itself; what it raises is logged. It is cancelled at the end."""

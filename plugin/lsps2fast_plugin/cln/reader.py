@@ -258,11 +258,58 @@ class PythonOutput:
             self._mute = True
 
 
-class PythonReader:
-    """Reads `fd` until its end.
+class FrameSorter:
+    """What a lane does with the bytes it reads, in Python: answers what is foreign, drops, hands on.
 
-    Answers go to `out`; `on_frames` takes frames in order and may block, which stops the reading; `on_end` is
-    told once, behind the last frame: None at the end of the stream, else why nothing more can be read.
+    Answers go to `out`; `on_frames` takes frames in order and may block.
+    """
+
+    def __init__(self, interest: HtlcFilter, out: Output, on_frames: Callable[[list[bytes]], None]) -> None:
+        self._interest = interest
+        self._out = out
+        self._on_frames = on_frames
+        self._answers: list[bytes] = []
+        self._frames = hook.FrameReader(on_call=self._is_foreign)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream. Raises MalformedFrame when nothing more can be read."""
+        try:
+            rest = self._frames.feed(data)
+        finally:
+            self._answer()
+        self._hand_on(rest)
+        if self._frames.lost:
+            self._frames.feed(b"")
+
+    def _is_foreign(self, id_raw: bytes, *hop: Any) -> bool:
+        """While any peer is watched all goes to the loop, which knows who sent it."""
+        if self._interest.judge(*hop) is not Verdict.FOREIGN:
+            return False
+        self._answers.append(hook.answer_continue(id_raw))
+        return True
+
+    def _is_unwanted(self, frame: bytes) -> bool:
+        """Return whether it is a forward_event that nobody here waits for (cln:W15)."""
+        event = hook.event_hash(frame) if self._interest.loaded else None
+        return event is not None and not self._interest.wants(event)
+
+    def _answer(self) -> None:
+        """Answers go out before anything of the same block reaches the loop."""
+        answers, self._answers = self._answers, []
+        if answers:
+            self._out.write(b"".join(answers))
+
+    def _hand_on(self, frames: list[bytes]) -> None:
+        rest = [frame for frame in frames if not self._is_unwanted(frame)]
+        if rest:
+            self._on_frames(rest)
+
+
+class PythonReader:
+    """Reads `fd` until its end, in a thread.
+
+    `on_frames` may block, which stops the reading; `on_end` is told once, behind the last frame: None at the end of the
+    stream, else why nothing more can be read.
     """
 
     def __init__(
@@ -274,11 +321,8 @@ class PythonReader:
         on_end: Callable[[str | None], None],
     ) -> None:
         self._fd = fd
-        self._interest = interest
-        self._out = out
-        self._on_frames = on_frames
+        self._sorter = FrameSorter(interest, out, on_frames)
         self._on_end = on_end
-        self._answers: list[bytes] = []
         self._stopped, self._stop = os.pipe()
         self._poll = select.poll()
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
@@ -319,40 +363,10 @@ class PythonReader:
         return b"" if any(fd == self._stopped for fd, _ in ready) else os.read(self._fd, BLOCK)
 
     def _read(self) -> None:
-        frames = hook.FrameReader(on_call=self._is_foreign)
         self._poll.register(self._fd, select.POLLIN)
         self._poll.register(self._stopped, select.POLLIN)
         while data := self._next():
-            try:
-                rest = frames.feed(data)
-            finally:
-                self._answer()
-            self._hand_on(rest)
-            if frames.lost:
-                frames.feed(b"")
-
-    def _is_foreign(self, id_raw: bytes, *hop: Any) -> bool:
-        """While any peer is watched all goes to the loop, which knows who sent it."""
-        if self._interest.judge(*hop) is not Verdict.FOREIGN:
-            return False
-        self._answers.append(hook.answer_continue(id_raw))
-        return True
-
-    def _is_unwanted(self, frame: bytes) -> bool:
-        """Return whether it is a forward_event that nobody here waits for (cln:W15)."""
-        event = hook.event_hash(frame) if self._interest.loaded else None
-        return event is not None and not self._interest.wants(event)
-
-    def _answer(self) -> None:
-        """Answers go out before anything of the same block reaches the loop."""
-        answers, self._answers = self._answers, []
-        if answers:
-            self._out.write(b"".join(answers))
-
-    def _hand_on(self, frames: list[bytes]) -> None:
-        rest = [frame for frame in frames if not self._is_unwanted(frame)]
-        if rest:
-            self._on_frames(rest)
+            self._sorter.feed(data)
 
 
 def make_output(interest: HtlcFilter, fd: int, on_broken: Callable[[OSError], None]) -> Output:

@@ -5,6 +5,7 @@ Whole microseconds inside, so that two runs with one seed give the same timestam
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -55,6 +56,11 @@ class Clock:
         timer = Timer(self.now_us + round(delay_s * 1_000_000), self._order, action)
         heapq.heappush(self._timers, timer)
         return timer
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let so much time go by; here it is turned at once."""
+        self.advance(seconds)
+        await asyncio.sleep(0)
 
     def advance(self, seconds: float) -> None:
         """Turn the clock; timers planned meanwhile fire too if they are due before the end."""

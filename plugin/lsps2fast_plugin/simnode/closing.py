@@ -50,8 +50,7 @@ async def close(node: Node, text: str, unilateral_timeout_s: float) -> dict[str,
     busy = any(onchain.open_htlcs(end))
     if connected and not busy:
         return _mutual(node, end)
-    node.clock.advance(unilateral_timeout_s)
-    await asyncio.sleep(0)
+    await node.clock.pass_time(unilateral_timeout_s)
     if end.state != "CHANNELD_SHUTTING_DOWN":  # the peer ended it meanwhile
         return {"txs": [], "txids": [], "type": "unilateral"}
     return _unilateral(node, end)

@@ -23,7 +23,6 @@ from .parts import Forward
 from .party import OpenAnswer, OpenRequest, Party, connect, disconnect
 from .plugins import FIRST_ID, PluginOwner
 from .process import Plugin, rpc_outcome
-from .rpcserver import RpcServer
 
 if TYPE_CHECKING:
     from .world import World
@@ -61,7 +60,7 @@ class Node(PluginOwner):
         self.htlcs = Htlcs(self)
         self.invoices = Invoices(self)
         self.openings = Openings(self)
-        self.server = RpcServer(self)
+        self.server = world.server_kind(self)
         self.waiters: list[methods.Waiter] = []
         self.closed: list[dict[str, Any]] = []
         self.htlc_log: list[tuple[Htlc, str]] = []  # in order of creation, with direction
@@ -84,7 +83,7 @@ class Node(PluginOwner):
             self.height = max(0, self.height - ROLLBACK_BLOCKS)
         for end in self.ends:
             end.old_fees = None  # kept in memory only (cln:A7)
-        self.plugins = [Plugin(self, argv, options, env) for argv, options, env in self.plugin_plans]
+        self.plugins = [self.world.plugin_kind(self, argv, options, env) for argv, options, env in self.plugin_plans]
         if self.plugins:
             self.plugins[0].options |= self.saved_config
         try:

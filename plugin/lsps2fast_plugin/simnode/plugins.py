@@ -78,7 +78,7 @@ class PluginOwner(Party):
         (cln:M5).
         """
         self._running()
-        plugin = Plugin(self, argv, options or {}, env or {})
+        plugin = self.world.plugin_kind(self, argv, options or {}, env or {})
         self.plugins.append(plugin)
         try:
             await plugin.launch()

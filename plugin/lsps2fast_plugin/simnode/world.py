@@ -23,7 +23,8 @@ from .lightningd import Node
 from .openings import make_end
 from .party import Party, connect
 from .payer import Payer
-from .process import StartProcess, start_process
+from .process import Plugin, StartProcess, start_process
+from .rpcserver import RpcServer
 from .transcript import Transcript
 
 T = TypeVar("T")
@@ -40,7 +41,13 @@ atexit.register(_sweep)  # for an interpreter that ends inside a world
 
 
 class World:
-    """See the package docstring. All waits are bounded by `timeout_s` of real time."""
+    """See the package docstring. All waits are bounded by `timeout_s` of real time.
+
+    A subclass may let plugins, sockets and time be of other kinds.
+    """
+
+    plugin_kind: type[Plugin] = Plugin
+    server_kind: type[RpcServer] = RpcServer
 
     def __init__(
         self,
@@ -61,7 +68,7 @@ class World:
     ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.clock = Clock()
+        self.clock = self.make_clock()
         self.chain = Chain(height)
         self.transcript = Transcript(transcript_limit)
         self.sphinx = sphinx
@@ -85,6 +92,10 @@ class World:
         self.chain.listeners.append(self._block)
         if plugin is not None:
             self.lsp.plan_plugin(plugin, options, self.env)
+
+    def make_clock(self) -> Clock:
+        """Return the clock of this world."""
+        return Clock()
 
     async def __aenter__(self) -> World:
         try:
