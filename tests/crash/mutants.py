@@ -19,26 +19,19 @@ def _unwritten(stage: str) -> Callable[[], None]:
 
     def install() -> None:
         from lsps2fast.table import Input
-        from lsps2fast_plugin.service.executor import ActionExecutor
+        from lsps2fast_plugin.service.record_orders import RecordOrders
 
-        write = ActionExecutor._persist
+        write = RecordOrders.persist
 
         async def persist(self: Any, action: Any) -> None:
             if action.record.stage == stage:
-                self._feed(action.jit_scid, action.payment_hash, Input.STORED, None)
+                self._tasks.feed(action.jit_scid, action.payment_hash, Input.STORED, None)
             else:
                 await write(self, action)
 
-        ActionExecutor._HANDLERS[_order("Persist")] = persist
+        setattr(RecordOrders, "persist", persist)  # noqa: B010
 
     return install
-
-
-def _order(name: str) -> type:
-    from lsps2fast import actions
-
-    kind: type = getattr(actions, name)
-    return kind
 
 
 def _flag_proves() -> None:
@@ -98,12 +91,12 @@ def _blind_close() -> None:
 
 def _unrenewed() -> None:
     """Reservations are never made anew (against O-04)."""
-    from lsps2fast_plugin.service.executor import ActionExecutor
+    from lsps2fast_plugin.service.reservations import Reservations
 
     async def renew(self: Any, action: Any) -> None:
         """Nothing."""
 
-    ActionExecutor._HANDLERS[_order("RenewInputs")] = renew
+    setattr(Reservations, "renew", renew)  # noqa: B010
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

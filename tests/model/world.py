@@ -304,7 +304,7 @@ class Game:
             return
         channel = todo.action.record.channel
         if channel is not None and any(_sends(other, channel.channel_id) for other in world.todo):
-            return  # `ActionExecutor._finalize` waits: until it is sent only the active record knows of the channel
+            return  # `RecordOrders.finalize` waits: until it is sent only the active record knows of the channel
         final = (todo.action.outcome, todo.action.record)
         if world.final is not None and world.final[0] != final[0]:
             raise Broken(f"the final record says {world.final[0]} and is to say {final[0]}")
@@ -389,7 +389,7 @@ class Game:
         return self._coin(world._replace(channels=channels), channel.coin, "spent")
 
     def _do_Undo(self, world: World, todo: Todo) -> Iterator[Move]:
-        """As `ActionExecutor._undo` and `Funder.close` do it: lightningd has the last word on what is gone (K-11)."""
+        """As `FundingOrders.undo` and `Funder.close` do it: lightningd has the last word on what is gone (K-11)."""
         action = todo.action
         if todo.step == 0:
             yield from self._drop(world, todo)

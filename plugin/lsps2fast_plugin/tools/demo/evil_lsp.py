@@ -10,12 +10,13 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterable
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from msgspec.structs import replace
 
 from lsps2fast import actions as order
 from lsps2fast.errors import Lsps2Error
+from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.service import app
 from lsps2fast_plugin.service.broadcast import Broadcaster
@@ -60,13 +61,16 @@ class ResizingOpener(Opener):
 class LateEffects(ActionExecutor):
     """Opens the channel only when its own offer is over."""
 
+    def __init__(self, *, clock: Clock, **parts: Any) -> None:
+        super().__init__(clock=clock, **parts)
+        self._clock = clock
+        self._handlers[order.OpenChannel] = self._open_late
+
     async def _open_late(self, action: order.OpenChannel) -> None:
-        left_ms = self._buy(action.jit_scid).params.valid_until_ms - self._clock.wall_ms()
+        left_ms = self._tasks.buy(action.jit_scid).params.valid_until_ms - self._clock.wall_ms()
         log.warning(WAITING)
         await self._clock.sleep_until(self._clock.now_ms() + left_ms + LATE_MS)
-        await self._open(action)
-
-    _HANDLERS = {**ActionExecutor._HANDLERS, order.OpenChannel: _open_late}  # noqa: RUF012  (as in the base)
+        await self._opening.open(action)
 
 
 class OpenChannels(ShutChannels):

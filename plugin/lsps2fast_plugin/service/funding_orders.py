@@ -1,0 +1,145 @@
+"""Orders about a channel that is open: send its funding, close it, or undo it and free its coins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from lsps2fast import actions as order
+from lsps2fast.errors import NodeError
+from lsps2fast.table import Input
+from lsps2fast_plugin.service.broadcast import Broadcaster
+from lsps2fast_plugin.service.funding import ChannelGone, Funder, MustNotClose, OwedToClient
+from lsps2fast_plugin.service.opening_orders import OpeningOrders, Withhold
+from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
+from lsps2fast_plugin.service.reservations import Reservations
+from lsps2fast_plugin.service.routing_fees import RoutingFees
+from lsps2fast_plugin.service.waiting_orders import WaitingOrders
+
+log = logging.getLogger(__name__)
+Sent = Callable[[str, order.Channel], None]
+
+
+class FundingOrders:
+    """Puts channels on chain, or takes them back."""
+
+    def __init__(
+        self,
+        *,
+        tasks: OrderTasks,
+        funder: Funder,
+        broadcaster: Broadcaster,
+        opening: OpeningOrders,
+        waiting: WaitingOrders,
+        reservations: Reservations,
+        fees: RoutingFees,
+        driver: Driver,
+        withheld: Withhold,
+        sent: Sent,
+    ) -> None:
+        """`withheld` as in `OpeningOrders`; `sent(peer_id, channel)` hears of each funding that bitcoind has."""
+        self._tasks = tasks
+        self._funder = funder
+        self._broadcaster = broadcaster
+        self._opening = opening
+        self._waiting = waiting
+        self._reservations = reservations
+        self._fees = fees
+        self._driver = driver
+        self._withheld = withheld
+        self._sent = sent
+
+    async def broadcast(self, action: order.Broadcast) -> None:
+        """Send the funding until bitcoind has it (rule:8)."""
+        peer_id, channel = self._tasks.buy(action.jit_scid).peer_id, action.channel
+        what = f"sending the funding {channel.funding_txid} of channel {channel.channel_id}"
+        try:
+            txid = await self._tasks.until_done(what, lambda: self._broadcaster.send(peer_id, channel))
+        except ChannelGone as gone:
+            await self._do_not_fund(peer_id, action, gone)
+            return
+        self._funder.forget(action.jit_scid)
+        self._withheld(channel.channel_id, False, peer_id)
+        self._sent(peer_id, channel)
+        log.info(f"funding {txid} of channel {channel.channel_id} is on its way to the chain")
+        self._tasks.feed(action.jit_scid, action.payment_hash, Input.FUNDING_BROADCAST, None)
+
+    async def undo(self, action: order.Undo) -> None:
+        """End an attempt: its channel or open, then its reservation."""
+        peer_id = self._tasks.buy(action.jit_scid).peer_id
+        if action.channel is not None:
+            self._waiting.stop(action.channel.channel_id)
+            self._fees.drop(action.channel.channel_id)
+            self._waiting.watch.forget(action.channel.channel_id)
+        kept = await self._tasks.until_done(f"undoing the open to {peer_id}", lambda: self._drop(peer_id, action))
+        if kept is not None:
+            self._funder.forget(action.jit_scid)
+            self._withheld(kept.channel_id, False, peer_id)
+            self._sent(peer_id, kept)
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.FUNDING_BROADCAST, kept)
+            return
+        if action.funding is not None:
+            self._reservations.stop_renewing(action.jit_scid)
+            await self._reservations.release_surely(action.jit_scid, action.funding, peer_id)
+        self._funder.forget(action.jit_scid)
+        if action.channel is not None:
+            self._withheld(action.channel.channel_id, False, peer_id)
+        self._tasks.feed(action.jit_scid, action.payment_hash, Input.UNDONE, None)
+
+    async def close_channel(self, action: order.CloseChannel) -> None:
+        """Close a channel that cannot carry its payment."""
+        peer_id = self._tasks.buy(action.jit_scid).peer_id
+        what = f"closing unpaid channel {action.channel_id}, which cannot carry its payment"
+        await self._tasks.until_done(what, lambda: self._funder.close_unpaid(peer_id, action.channel_id))
+
+    async def connect(self, action: order.ConnectPeer) -> None:
+        """Reach for a client that is away; once."""
+        try:
+            await self._funder.connect(action.peer_id)
+        except NodeError as error:
+            log.info(f"{action.peer_id} is not connected and cannot be reached: {error}")
+
+    async def _do_not_fund(self, peer_id: str, action: order.Broadcast, gone: ChannelGone) -> None:
+        """The client gave its channel up before its funding was sent: nothing is sent, the coins are free.
+
+        The session undoes what else there is; where there is none this is all.
+        """
+        channel_id = action.channel.channel_id
+        self._tasks.tell_given_up(peer_id, gone)
+        self._reservations.stop_renewing(action.jit_scid)
+        await self._drop_withheld(peer_id, channel_id)
+        for funding in self._funder.reserved_by(action.jit_scid):
+            await self._reservations.release_surely(action.jit_scid, funding, peer_id)
+        self._funder.forget(action.jit_scid)
+        self._withheld(channel_id, False, peer_id)
+        self._tasks.feed(action.jit_scid, action.payment_hash, Input.CLOSED, True)
+        self._driver.never_funded(channel_id)
+
+    async def _drop_withheld(self, peer_id: str, channel_id: str) -> None:
+        """Finish the close of a channel whose client began it; gone already is fine."""
+
+        async def close() -> None:
+            with suppress(OwedToClient, MustNotClose):  # then it lives, and so does its session
+                await self._funder.close(peer_id, channel_id)
+
+        await self._tasks.until_done(f"closing channel {channel_id}", close)
+
+    async def _drop(self, peer_id: str, action: order.Undo) -> order.Channel | None:
+        """Cancel what is half made; close what was made, also by a call whose answer never came.
+
+        A channel that turns out to be owed to the client is put on chain instead, and returned (K-11).
+        """
+        try:
+            if action.channel is not None:
+                if not await self._funder.close(peer_id, action.channel.channel_id):
+                    self._tasks.tell_given_up(peer_id, action.channel.channel_id)
+            elif action.funding is not None:
+                await self._opening.clear(peer_id, action.funding)
+        except OwedToClient as owed:
+            self._tasks.alarm(str(owed))
+            try:
+                return await self._broadcaster.send_as_found(peer_id, owed.found)
+            except ChannelGone as gone:
+                self._tasks.tell_given_up(peer_id, gone)
+        return None

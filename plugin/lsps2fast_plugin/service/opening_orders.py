@@ -1,0 +1,201 @@
+"""Orders that open a channel: choose coins, reserve them, open; the result is fed to the machine.
+
+No order decides about money: `Capital` is asked, and what lightningd or the client refuses is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, Protocol
+from weakref import WeakValueDictionary
+
+from lsps2fast import actions as order
+from lsps2fast.errors import NodeError
+from lsps2fast.lsps.buys import Buy
+from lsps2fast.table import Input
+from lsps2fast_plugin.cln.channel_types import named
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
+from lsps2fast_plugin.service.funding import ChannelGone, ChannelTooLarge, Funder, NotForwardable
+from lsps2fast_plugin.service.opening import Opener, RefusedByClient
+from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
+from lsps2fast_plugin.service.reservations import Reservations
+
+log = logging.getLogger(__name__)
+
+SYNC_TIMEOUT_MS: Final = 60_000
+SYNC_PAUSE_S: Final = 0.5
+Withhold = Callable[[str, bool, str], None]
+
+
+class Capital(Protocol):
+    """Who judges what may be put into a channel, when the money moves (rule:18, rule:19)."""
+
+    async def turn(self, buy: Buy) -> bool:
+        """Return whether a channel for this buy may be thought of now."""
+
+    async def may_open(self, buy: Buy, funding: order.Funding) -> bool:
+        """Return whether this very channel may be opened now; if so it counts from here on."""
+
+    def too_large(self, buy: Buy, why: str) -> None:
+        """The payment needs a channel that no rule allows."""
+
+
+class OpeningOrders:
+    """Opens channels, one at a time with a peer."""
+
+    def __init__(
+        self,
+        *,
+        tasks: OrderTasks,
+        funder: Funder,
+        opener: Opener,
+        reservations: Reservations,
+        clock: Clock,
+        driver: Driver,
+        capital: Capital,
+        withheld: Withhold,
+    ) -> None:
+        """`withheld(channel_id, yes, peer_id)` keeps other forwards out of a channel (rule:7); `capital` is asked
+        before each open.
+        """
+        self._tasks = tasks
+        self._funder = funder
+        self._opener = opener
+        self._reservations = reservations
+        self._clock = clock
+        self._driver = driver
+        self._capital = capital
+        self._withheld = withheld
+        self._needs: dict[int, order.ReserveCoins] = {}  # what the channel must carry, by jit scid
+        self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while an open holds or awaits it
+
+    async def reserve(self, action: order.ReserveCoins) -> None:
+        """Choose coins for a channel; they are reserved once the record names them."""
+        buy = self._tasks.buy(action.jit_scid)
+        if not await self._capital.turn(buy):
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            return
+        self._needs[action.jit_scid] = action
+        await self._choose(action, lambda: self._funder.choose(buy, action.out_msat, action.parts))
+
+    async def open(self, action: order.OpenChannel) -> None:
+        """Reserve the coins that the record names, and open the channel."""
+        try:
+            # Only now: the record names these coins.
+            late = partial(self._reservations.reserved_late, action.jit_scid, action.funding)
+            await self._funder.reserve(action.jit_scid, action.funding, late)
+        except CoinTaken as error:
+            log.info(f"choosing other coins: {error}")
+            await self._choose(action, lambda: self._funder.choose_again(action.jit_scid, action.funding))
+            return
+        except NodeError as error:
+            log.warning(f"coins cannot be reserved: {error}")
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            return
+        buy = self._tasks.buy(action.jit_scid)
+        peer_id, look = buy.peer_id, not buy.client_trusts_lsp
+        async with self._alone_with(peer_id):
+            try:
+                late = partial(self._clear_late, peer_id, action.funding)
+                opened = await self._opener.open(peer_id, action.funding, late, look=look)
+            except RefusedByClient as error:
+                if error.at_once:
+                    await self._ask_for_another_type(action, error)
+                else:
+                    log.info(f"{peer_id} refused to sign the funding: {error}")
+                    self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, True)
+            except ChannelGone as gone:
+                self._tasks.tell_given_up(peer_id, gone)
+                self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            except NodeError as error:
+                log.warning(f"opening a channel to {peer_id} failed: {error}")
+                self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            else:
+                self._withheld(opened.channel.channel_id, True, peer_id)
+                self._tasks.feed(action.jit_scid, action.payment_hash, Input.FUNDED, opened)
+
+    def forget(self, jit_scid: int) -> None:
+        """The buy has ended."""
+        self._needs.pop(jit_scid, None)
+
+    async def clear(self, peer_id: str, funding: order.Funding) -> None:
+        """End the open of this channel, and close what a call whose answer was lost has made of these coins."""
+        async with self._alone_with(peer_id):
+            await self._opener.end(peer_id, funding)
+            for channel in await self._opener.made_of(peer_id, funding):
+                if not self._driver.owns(channel.channel_id):
+                    await self._funder.close(peer_id, channel.channel_id)
+
+    async def _choose(
+        self, action: order.ReserveCoins | order.OpenChannel, choice: Callable[[], Awaitable[order.Funding]]
+    ) -> None:
+        """Feed the coins that are chosen, or that there are none."""
+        buy = self._tasks.buy(action.jit_scid)
+        try:
+            funding = await self._when_synced(choice)
+        except NotForwardable as error:
+            log.warning(f"no channel is made for {buy.peer_id}: lightningd would not forward its payment, for {error}")
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            return
+        except ChannelTooLarge as error:
+            self._capital.too_large(buy, str(error))
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            return
+        except (NodeError, NotEnoughCoins) as error:
+            self._tasks.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            return
+        if not await self._capital.may_open(buy, funding):
+            self._funder.forget(action.jit_scid)
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            return
+        self._tasks.feed(action.jit_scid, action.payment_hash, Input.COINS_CHOSEN, funding)
+
+    async def _when_synced(self, choice: Callable[[], Awaitable[order.Funding]]) -> order.Funding:
+        """After its start lightningd knows its coins only once it has caught up with the chain (cln:R5)."""
+        deadline_ms = self._clock.now_ms() + SYNC_TIMEOUT_MS
+        while True:
+            try:
+                return await choice()
+            except NotEnoughCoins as error:
+                if not error.syncing or self._clock.now_ms() >= deadline_ms:
+                    raise
+            await self._clock.turned(SYNC_PAUSE_S)
+
+    async def _ask_for_another_type(self, action: order.OpenChannel, error: RefusedByClient) -> None:
+        """Ask for the next type of channel in the same attempt; O-08 when the client has refused them all.
+
+        The coins go back first: a channel of another type may need others. Nothing is open, and the record names them.
+        """
+        buy, needs = self._tasks.buy(action.jit_scid), self._needs[action.jit_scid]
+        try:
+            left = await self._funder.refused(buy.peer_id, action.funding.channel_type)
+            log.info(f"{buy.peer_id} refused {named(action.funding.channel_type)} ({error}); {left.sentence}")
+            if left.other:
+                await self._reservations.release(action.jit_scid, action.funding)
+        except NodeError as problem:
+            log.warning(f"{buy.peer_id} refused the channel and cannot be asked for another: {problem}")
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            return
+        if left.other:
+            await self._choose(action, lambda: self._funder.choose(buy, needs.out_msat, needs.parts))
+        else:
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, True)
+
+    def _alone_with(self, peer_id: str) -> asyncio.Lock:
+        """Allow one open or undo at a time with a peer (O-19): lightningd's calls mean "the" open of a peer."""
+        return self._peers.setdefault(peer_id, asyncio.Lock())
+
+    def _clear_late(self, peer_id: str, funding: order.Funding) -> None:
+        """Clear away what a step of an open made after it was given up."""
+
+        async def clear() -> None:
+            await self.clear(peer_id, funding)
+            # A channel that is closed frees its coins, even if another attempt has reserved them by now.
+            self._reservations.released_late(funding)
+
+        self._tasks.insist(f"clearing away what a late open to {peer_id} made", clear)

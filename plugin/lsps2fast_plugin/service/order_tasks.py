@@ -1,0 +1,116 @@
+"""The tasks that carry out orders, and who hears what came of them.
+
+Each order that takes time runs as a task of its own; its result goes back to the machine through `feed`. A failed
+clean-up is tried again with growing pauses: giving up is the machine's decision, made by its own deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+from lsps2fast import actions as order
+from lsps2fast.errors import StoreError
+from lsps2fast.lsps.buys import Buy
+from lsps2fast.table import Input
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.retry import retry
+from lsps2fast_plugin.service.funding import ChannelGone
+
+log = logging.getLogger(__name__)
+
+
+class Driver(Protocol):
+    """The session machine of the service, as far as it is told and asked here."""
+
+    def buy_of(self, jit_scid: int) -> Buy | None:
+        """Return the buy of a live jit scid."""
+
+    def feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
+        """Give one session a fact."""
+
+    def forget(self, jit_scid: int) -> None:
+        """Take note that a buy has ended."""
+
+    def owns(self, channel_id: str) -> bool:
+        """Whether a payment under way or a buy has this channel."""
+
+    def channel_of(self, jit_scid: int) -> order.Channel | None:
+        """Return the channel of the payment under way on this scid."""
+
+    def never_funded(self, channel_id: str) -> None:
+        """Take note that lightningd has a channel no more, and that nothing was put into it."""
+
+
+class OrderTasks:
+    """Runs orders in the background."""
+
+    def __init__(self, clock: Clock, driver: Driver) -> None:
+        self.feed = driver.feed
+        self.alarms = 0
+        self._clock = clock
+        self._driver = driver
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def alarm(self, text: str) -> None:
+        """Tell the operator."""
+        self.alarms += 1
+        log.warning(f"ALARM: {text}")
+
+    def tell_given_up(self, peer_id: str, what: object) -> None:
+        """Tell the operator that a client gave up its channel, and that nothing is lost."""
+        self.alarm(f"{peer_id} gave its channel up before the funding was sent ({what}): nothing is sent")
+
+    async def idle(self) -> None:
+        """Return when no effect is under way."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End every effect where it stands; the journal tells the next start what was going on."""
+        for task in self._tasks:
+            task.cancel()
+
+    def insist(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
+        """Have something done that must be done in the end, in the background."""
+        self._keep(self.until_done(what, work))
+
+    def spawn(self, work: Coroutine[Any, Any, None], action: order.Action) -> asyncio.Task[None]:
+        """Begin to carry out an order; if that breaks, the session gets the outcome that ends it safely."""
+        task = self._keep(self._guarded(work, action))
+        task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
+        return task
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: Coroutine[Any, Any, None], action: order.Action) -> None:
+        """Turn an error that no step expects into the outcome that ends the session safely."""
+        try:
+            await work
+        except Exception:
+            self.alarm(f"{type(action).__name__} broke\n{traceback.format_exc()}")
+            match action:
+                case order.ReserveCoins() | order.OpenChannel():
+                    self.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+                case order.AwaitReady():
+                    self.feed(action.jit_scid, action.payment_hash, Input.READY_TIMEOUT, None)
+                case order.Persist():
+                    self.feed(action.jit_scid, action.payment_hash, Input.STORE_FAILED, None)
+
+    async def until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Try until it works, over any error: the money waits for this step (rule:8, rule:9). Raises ChannelGone."""
+        return await retry(what, work, self._clock, errors=Exception, final=ChannelGone, alarm=self.alarm)
+
+    def buy(self, jit_scid: int) -> Buy:
+        """Return the buy that an order is about. Raises StoreError."""
+        buy = self._driver.buy_of(jit_scid)
+        if buy is None:
+            raise StoreError(f"no buy for jit scid {jit_scid}")
+        return buy

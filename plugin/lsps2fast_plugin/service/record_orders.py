@@ -1,0 +1,103 @@
+"""Orders about the record of a payment: written, made final, reset, deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+from weakref import WeakValueDictionary
+
+from lsps2fast import actions as order
+from lsps2fast.errors import StoreError
+from lsps2fast.table import Input
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.retry import retry
+from lsps2fast_plugin.service.order_tasks import OrderTasks
+from lsps2fast_plugin.service.routing_fees import RoutingFees
+from lsps2fast_plugin.service.session_store import SessionStore
+
+STORE_TRIES: Final = 4  # then STORE_FAILED: the parts are failed rather than held on hope
+
+
+class RecordOrders:
+    """Carries out orders about records; an older order about a record is never repeated over a newer one."""
+
+    def __init__(self, tasks: OrderTasks, store: SessionStore, clock: Clock, fees: RoutingFees) -> None:
+        self._tasks = tasks
+        self._store = store
+        self._clock = clock
+        self._fees = fees
+        self._newest: dict[int, int] = {}  # number of the last order about the record of a jit scid
+        self._orders = itertools.count(1)
+        self.sending: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # Broadcast by channel
+
+    async def persist(self, action: order.Persist) -> None:
+        """Write a record; the machine hears whether that worked (rule:11)."""
+        self._supersede(action.jit_scid)
+        put = partial(self._store.put, action.jit_scid, action.record)
+        try:
+            await retry(
+                "writing the journal",
+                put,
+                self._clock,
+                errors=StoreError,
+                tries=STORE_TRIES,
+                alarm=self._tasks.alarm,
+                alarm_after=1,
+            )
+        except StoreError:
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.STORE_FAILED, None)
+        else:
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.STORED, None)
+
+    async def finalize(self, action: order.Finalize, fees: order.RestoreFees | None) -> None:
+        """Final record, routing fees, then the active record goes: a crash between finds it and does the rest."""
+        self._supersede(action.jit_scid)
+        sending = None if action.record.channel is None else self.sending.get(action.record.channel.channel_id)
+        if sending is not None:
+            await asyncio.wait([sending])  # until it is sent only the active record knows of the channel (rule:9)
+        await self._tasks.until_done(
+            "writing the final record",
+            lambda: self._store.finalize(action.jit_scid, action.record, action.outcome, self._clock.wall_ms()),
+        )
+        if fees is None and action.outcome == order.FAILED and action.record.channel is not None:
+            fees = order.RestoreFees(action.record.channel.channel_id)  # public and unpaid: a look at the end
+        await self._end_record(action.jit_scid, fees)
+
+    async def reset(self, action: order.Reset) -> None:
+        """Write that nothing is under way any more."""
+        counts = self._supersede(action.jit_scid)
+
+        async def put() -> None:
+            if counts():  # else the next payment has journalled its own record since
+                await self._store.put(action.jit_scid, action.record)
+
+        await self._tasks.until_done("resetting a record", put)
+
+    async def forget(self, action: order.ForgetBuy) -> None:
+        """Delete the record of an offer that lapsed; others end with their final record."""
+        if action.outcome == "Timeout" and self._store.knows(action.jit_scid):
+            await self._tasks.until_done("deleting a record", lambda: self._store.forget(action.jit_scid))
+            self._newest.pop(action.jit_scid, None)
+
+    def finish(self, jit_scid: int, fees: order.RestoreFees | None) -> None:
+        """After a start: the final record is there; do what should have followed it (K-15)."""
+        forgotten = order.ForgetBuy(jit_scid, "Succeeded")
+        self._tasks.spawn(self._end_record(jit_scid, fees, again=True), forgotten)
+
+    def keep_alias(self, fees: order.RestoreFees) -> None:
+        """After a start: lightningd has forgotten which rate forwards over the jit scid were promised (A-03)."""
+        self._tasks.spawn(self._fees.restore(fees, again=True), fees)
+
+    async def _end_record(self, jit_scid: int, fees: order.RestoreFees | None, again: bool = False) -> None:
+        if fees is not None:
+            await self._fees.restore(fees, again=again)
+        await self._tasks.until_done("deleting the active record", lambda: self._store.forget(jit_scid))
+        self._newest.pop(jit_scid, None)
+
+    def _supersede(self, jit_scid: int) -> Callable[[], bool]:
+        """From here on this order counts; the function says whether it still does. An older one is never retried."""
+        mine = self._newest[jit_scid] = next(self._orders)
+        return lambda: self._newest.get(jit_scid) == mine

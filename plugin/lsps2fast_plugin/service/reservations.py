@@ -1,0 +1,66 @@
+"""Reservations of coins: renewed while they are needed, mended when a call that was given up takes effect late."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from weakref import WeakValueDictionary
+
+from lsps2fast import actions as order
+from lsps2fast_plugin.service.broadcast import Broadcaster
+from lsps2fast_plugin.service.funding import ChannelGone, Funder
+from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
+
+
+class Reservations:
+    """Keeps and frees the coins of attempts."""
+
+    def __init__(self, tasks: OrderTasks, funder: Funder, broadcaster: Broadcaster, driver: Driver) -> None:
+        self._tasks = tasks
+        self._funder = funder
+        self._broadcaster = broadcaster
+        self._driver = driver
+        self._renewing: WeakValueDictionary[int, asyncio.Task[None]] = WeakValueDictionary()  # RenewInputs by scid
+
+    async def renew(self, action: order.RenewInputs) -> None:
+        """Reserve these coins for longer, unless their channel is gone (O-04)."""
+        self.stop_renewing(action.jit_scid)
+        this = asyncio.current_task()
+        assert this is not None
+        self._renewing[action.jit_scid] = this
+        late = partial(self.reserved_late, action.jit_scid, action.funding)
+        peer_id = self._tasks.buy(action.jit_scid).peer_id
+
+        async def renew() -> None:
+            channel = self._driver.channel_of(action.jit_scid)
+            channel_id = None if channel is None else channel.channel_id
+            await self._broadcaster.renew(action.jit_scid, action.funding, peer_id, channel_id, late)
+
+        with suppress(ChannelGone):  # its coins are free, and who sends its funding will say so
+            await self._tasks.until_done("renewing a reservation", renew)
+
+    def stop_renewing(self, jit_scid: int) -> None:
+        """Give up a renewal that has not worked yet: the coins are freed, or renewed anew."""
+        if renewing := self._renewing.pop(jit_scid, None):
+            renewing.cancel()
+
+    async def release(self, jit_scid: int, funding: order.Funding) -> None:
+        """Free these coins. Raises NodeError."""
+        await self._funder.release(jit_scid, funding, partial(self.released_late, funding))
+
+    async def release_surely(self, jit_scid: int, funding: order.Funding, peer_id: str) -> None:
+        """Free these coins; tried until it works."""
+        await self._tasks.until_done(f"releasing the coins of {peer_id}", partial(self.release, jit_scid, funding))
+
+    def reserved_late(self, jit_scid: int, funding: order.Funding) -> None:
+        """Free coins that lightningd reserved after the call was given up, if no attempt has them any more."""
+        if not self._funder.is_promised(funding):
+            what = "releasing coins that were reserved late"
+            self._tasks.insist(what, lambda: self._funder.release(jit_scid, funding))
+
+    def released_late(self, funding: order.Funding) -> None:
+        """Reserve coins again that lightningd freed after the call was given up, if another attempt has them by now."""
+        for holder, theirs in self._funder.standing(funding).items():
+            renewal = order.RenewInputs(holder, b"", theirs)
+            self._tasks.spawn(self.renew(renewal), renewal)

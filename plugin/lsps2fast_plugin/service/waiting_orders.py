@@ -1,0 +1,119 @@
+"""Waiting for a channel: until it can carry its payment, and after a start until its client is back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from lsps2fast import actions as order
+from lsps2fast.errors import NodeError
+from lsps2fast.table import Input
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.service.channel_changes import Watch
+from lsps2fast_plugin.service.funding import ChannelGone, Funder
+from lsps2fast_plugin.service.order_tasks import OrderTasks
+from lsps2fast_plugin.service.routing_fees import RoutingFees
+
+log = logging.getLogger(__name__)
+
+RETURN_TIMEOUT_MS: Final = 60_000  # for a client to come back after our restart
+READY_TIMEOUT_MS: Final = 120_000  # O-13, K-22
+POLL_MS: Final = 5_000  # K-17: beside the notifications
+
+
+class Answers(Protocol):
+    """Where held hook calls are answered."""
+
+    def forward(self, parts: Iterable[order.Forward], channel_id: str) -> None:
+        """Let these parts go out into the channel."""
+
+    def fail(self, keys: Iterable[order.PartKey], failure: str) -> None:
+        """Fail these parts."""
+
+
+class WaitingOrders:
+    """Waits for channels and lets parts go once they are ready."""
+
+    def __init__(self, tasks: OrderTasks, funder: Funder, fees: RoutingFees, answers: Answers, clock: Clock) -> None:
+        self._tasks = tasks
+        self._funder = funder
+        self._fees = fees
+        self._answers = answers
+        self._clock = clock
+        self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
+        self._returning: dict[str, list[order.ForwardParts]] = {}  # by channel: parts that wait for its client
+        self.watch = Watch(clock)
+        self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (cln:R4)
+
+    def forward(self, action: order.ForwardParts) -> None:
+        """Let parts go out, at once where the channel is ready; all that wait share one task (people:S16)."""
+        if action.channel_id not in self.unready:
+            self._answers.forward(action.parts, action.channel_id)
+            return
+        waiting = self._returning.setdefault(action.channel_id, [])
+        waiting.append(action)
+        if len(waiting) == 1:
+            self._tasks.spawn(self._await_return(action), action)
+
+    def await_ready(self, action: order.AwaitReady) -> None:
+        """Wait until a channel is ready; the machine hears when, or that it took too long."""
+        self.stop(action.channel_id)
+        self._fees.supersede(action.channel_id)
+        self._waiting[action.channel_id] = self._tasks.spawn(self._await_ready(action), action)
+
+    def stop(self, channel_id: str) -> None:
+        """Stop waiting for a channel: what an earlier payment waited for is no news for a later one."""
+        if waiting := self._waiting.pop(channel_id, None):
+            waiting.cancel()
+
+    async def _await_ready(self, action: order.AwaitReady) -> None:
+        peer_id = self._tasks.buy(action.jit_scid).peer_id
+        deadline_ms = self._clock.now_ms() + READY_TIMEOUT_MS
+        kind, fact = Input.READY_TIMEOUT, None
+        zero = False
+        while self._clock.now_ms() < deadline_ms:
+            self.watch.look(action.channel_id)
+            try:
+                looking = self._funder.limits(peer_id, action.channel_id)
+                if zero:
+                    limits = await looking
+                else:  # both at once: neither needs the other's answer (P17)
+                    limits, _ = await asyncio.gather(looking, self._fees.zero(action.channel_id))
+                    zero = True
+                if limits is not None:
+                    kind, fact = Input.READY, limits
+                    break
+            except ChannelGone as error:
+                log.warning(str(error))
+                kind = Input.CLOSED
+                break
+            except NodeError as error:  # one error is not an outcome (rule:10)
+                log.warning(f"waiting for channel {action.channel_id}: {error}")
+            left_ms = deadline_ms - self._clock.now_ms()
+            await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
+        self.watch.forget(action.channel_id)
+        self._waiting.pop(action.channel_id, None)
+        self._tasks.feed(action.jit_scid, action.payment_hash, kind, fact)
+
+    async def _await_return(self, action: order.ForwardParts) -> None:
+        """After a start: wait for the client, for lightningd fails what comes before it is back (cln:R4, cln:H10)."""
+        peer_id = self._tasks.buy(action.jit_scid).peer_id
+        deadline_ms = self._clock.now_ms() + RETURN_TIMEOUT_MS
+        while self._clock.now_ms() < deadline_ms:
+            self.watch.look(action.channel_id)
+            try:
+                if await self._funder.limits(peer_id, action.channel_id) is not None:
+                    self.unready.discard(action.channel_id)
+                    break
+            except ChannelGone:
+                break
+            except NodeError as error:
+                log.warning(f"waiting for {peer_id}: {error}")
+            left_ms = deadline_ms - self._clock.now_ms()
+            await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
+        # Also when it did not come back: lightningd then fails the part and says so, which the machine must hear
+        # (cln:F2).
+        for each in self._returning.pop(action.channel_id, ()):
+            self._answers.forward(each.parts, each.channel_id)
