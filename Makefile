@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BENCH ?= --quick
 PY := $(VENV)/bin/python
-SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd plugin/lsps2fast_plugin/cln/*.pyx plugin/lsps2fast_plugin/cln/*.pxd) setup.py pyproject.toml
+SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h plugin/lsps2fast_plugin/cln/*.pyx plugin/lsps2fast_plugin/cln/*.pxd) setup.py pyproject.toml
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help

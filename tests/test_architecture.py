@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from Cython.Build.Dependencies import create_dependency_tree
+from Cython.Compiler.Main import CompilationOptions, Context
 
 import lsps2fast
 import lsps2fast_plugin
@@ -20,7 +22,7 @@ PAGES = Path(__file__).parents[1]
 IMPURE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "threading", "time", "pyln"}
 SWITCH = "lsps2fast._backend"  # the one module of the core that looks at the environment
 LSPS = "lsps2fast.lsps"
-CODECS = {"lsps2fast." + name for name in ("_tlv", "onion", "bolt11", "_hook", "_hook_py", "hook_replies")}
+CODECS = {"lsps2fast." + name for name in ("_tlv", "onion", "bolt11", "_hook", "_hook_py", "_scan", "hook_replies")}
 MACHINE = {"lsps2fast." + name for name in ("_fsm", "_parts", "_sessions", "actions", "table")}
 ROOMS = ("cln", "service", "client", "simnode", "tools")
 MAY = {"cln": "", "service": "cln", "client": "cln", "simnode": "", "tools": "cln service client simnode"}
@@ -41,7 +43,7 @@ def modules() -> dict[str, Path]:
     """Return every module of both packages by its dotted name."""
     found = {}
     for package, root in ROOTS.items():
-        for path in [*root.rglob("*.py"), *root.rglob("*.pyx")]:
+        for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".pxd", ".pyx")):
             parts = (package, *path.relative_to(root).with_suffix("").parts)
             found[".".join(parts).removesuffix(".__init__")] = path
     return found
@@ -65,11 +67,20 @@ def imports(tree: ast.AST, package: str, late: bool = False) -> Iterator[tuple[s
             yield from imports(node, package, late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
+def parse(source: str) -> ast.AST:
+    """Return the tree of a module; of one in Cython's own syntax the imports alone."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        found = re.findall(r"^from [\w.]+ c?import (?:\([^)]*\)|[^(\n]*)|^c?import .*", source, re.M)
+        return ast.parse(re.sub(r"\bcimport\b", "import", "\n".join(found)))
+
+
 def arrows_of(module: str, source: str) -> list[Arrow]:
     """Return the arrows that start at a module."""
     is_package = module in MODULES and MODULES[module].name == "__init__.py"
     package = module if is_package else module.rpartition(".")[0]
-    return [Arrow(module, module_of(name), late) for name, late in imports(ast.parse(source), package)]
+    return [Arrow(module, module_of(name), late) for name, late in imports(parse(source), package)]
 
 
 def module_of(name: str) -> str:
@@ -127,6 +138,7 @@ def test_every_module_is_in_a_room_and_was_read() -> None:
     """A new folder needs a line in `MAY`; extensions are read, too."""
     assert {room(name) for name in MODULES if is_in(name, "lsps2fast_plugin")} == {None, *ROOMS}
     assert {"lsps2fast._fsm", "lsps2fast._sessions", "lsps2fast_plugin.cln._reader"} <= MODULES.keys()
+    assert Arrow("lsps2fast_plugin.cln._stream", "lsps2fast._scan", False) in ARROWS
     assert {arrow.importer for arrow in ARROWS} >= MACHINE - {"lsps2fast.actions"}
 
 
@@ -157,6 +169,7 @@ def test_outside_the_embedded_node_not_even_types_go_in_a_circle() -> None:
         ("lsps2fast.lsps.buys", "from lsps2fast_plugin.cln import clock", "the core knows no plugin"),
         ("lsps2fast._sessions", "from lsps2fast.lsps.lsps2 import BUY", "the session machine needs neither messages"),
         ("lsps2fast._fsm", "from cython.cimports.lsps2fast._tlv import x", "the session machine needs neither"),
+        ("lsps2fast._fsm", "from lsps2fast cimport _scan\ncdef int x = 1", "the session machine needs neither"),
         ("lsps2fast._tlv", "def f():\n    from lsps2fast.lsps import lsps0", "a codec needs no messages"),
         ("lsps2fast_plugin.cln.rpc", "from lsps2fast_plugin.service.coins import Coins", "cln/ may import no other"),
         ("lsps2fast_plugin.service.app", "import lsps2fast_plugin.client.app", "service/ may import cln"),
@@ -170,6 +183,27 @@ def test_a_planted_import_is_found(module: str, line: str, rule: str) -> None:
     """The rules are rules: each kind of forbidden arrow is told."""
     (said,) = broken(arrows_of(module, line))
     assert rule in said
+
+
+HEADERS = {name: path.with_suffix(".pxd") for name, path in MODULES.items() if path.with_suffix(".pxd").exists()}
+
+
+def headers(module: str) -> set[Path]:
+    """Return the headers that a module in Cython needs, each itself or through another."""
+    found, more = set[str](), {module}
+    while more:
+        found |= more
+        more = {arrow.imported for arrow in ARROWS if arrow.importer in found and arrow.imported in HEADERS} - found
+    return {HEADERS[name] for name in found & HEADERS.keys()}
+
+
+def test_cython_sees_every_header() -> None:
+    """A build makes anew what a changed header is in: no cimport has a form that Cython's dependency tree overlooks."""
+    options = CompilationOptions(include_path=[str(root.parent) for root in ROOTS.values()])
+    tree = create_dependency_tree(Context.from_options(options), quiet=True)
+    for name, path in MODULES.items():
+        if path.suffix == ".pyx":
+            assert headers(name) <= {Path(file).absolute() for file in tree.all_dependencies(str(path))}
 
 
 def test_pages_import_what_exists() -> None:

@@ -6,14 +6,16 @@ from a known start, the way lightningd's own tokenizer (jsmn, strict) reads: a c
 feeds into a string and quotes into a number, and lightningd passes both on as they are (cln:W9). Nothing
 here searches for a line feed, and a stream that stops making sense is never picked up again.
 
-The reading is in `_scan.pxd` and what it imports, in C; here is what Python sees of it. `_hook_py.py` is the
+The reading is in `_scan.pyx`, in C; here is what Python sees of it. `_hook_py.py` is the
 interpreted twin with the same names; a differential test holds the two equal.
 """
 
 import cython
+import cython.cimports.lsps2fast._scan as c
+import cython.cimports.lsps2fast._walk as t
 from cython.cimports.cpython.bytes import PyBytes_FromStringAndSize
 from cython.cimports.libc.string import memchr
-from cython.cimports.lsps2fast import _scan as c
+from cython.cimports.lsps2fast._bytes import unhex
 
 from lsps2fast.errors import MalformedFrame
 from lsps2fast.hook_replies import answer, answer_fail, answer_final, answer_forward, check_id
@@ -88,13 +90,13 @@ class FrameReader:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _cut(self, data: bytes, frames: list) -> cython.void:
-        text: c.Text = data
+        text: t.Text = data
         end: cython.Py_ssize_t = len(data)
         at: cython.Py_ssize_t = 0
         start: cython.Py_ssize_t = 0
         while at < end:
             if self._place.depth == 0:
-                if c.is_space(text[at]):
+                if t.is_space(text[at]):
                     at += 1
                     continue
                 if text[at] != b"{":
@@ -138,16 +140,28 @@ class FrameReader:
 
 
 @cython.cfunc
-def _bytes(w: cython.pointer[c.Walk], span: c.Span) -> bytes:
+def _text(w: cython.pointer[t.Walk], span: t.Span) -> bytes:
     return PyBytes_FromStringAndSize(cython.cast(cython.p_const_char, w.text + span.at), span.size)
 
 
 @cython.cfunc
-def _hash(w: cython.pointer[c.Walk]) -> bytes:
+def _hash(w: cython.pointer[t.Walk]) -> bytes:
     """The payment hash as 32 bytes."""
     out = cython.declare(cython.uchar[32])
-    c.unhex(w.text + w.payment_hash.at, 64, out)
+    unhex(w.text + w.payment_hash.at, 64, out)
     return PyBytes_FromStringAndSize(cython.cast(cython.p_const_char, out), 32)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _all_ascii(w: cython.pointer[t.Walk]) -> cython.bint:
+    """Whether the texts of a call are ASCII; reading lets other bytes pass."""
+    return (
+        t.is_ascii(w, w.payload)
+        and (not w.seen & t.PEER_ID or t.is_ascii(w, w.peer_id))
+        and (not w.seen & t.SECRET or t.is_ascii(w, w.secret))
+        and (not w.seen & t.EXTRA or t.is_ascii(w, w.extra))
+    )
 
 
 @cython.final
@@ -212,36 +226,36 @@ class Scan:
         self._seen = 0
         if next_scid != -1:
             self._next_scid = next_scid
-            self._seen |= c.NEXT_SCID
+            self._seen |= t.NEXT_SCID
         if forward_msat != -1:
             self._forward_msat = forward_msat
-            self._seen |= c.FORWARD_MSAT
+            self._seen |= t.FORWARD_MSAT
         if outgoing_cltv_value != -1:
             self._outgoing_cltv_value = outgoing_cltv_value
-            self._seen |= c.OUTGOING_CLTV
+            self._seen |= t.OUTGOING_CLTV
         if total_msat != -1:
             self._total_msat = total_msat
-            self._seen |= c.TOTAL_MSAT
+            self._seen |= t.TOTAL_MSAT
 
     @property
     def next_scid(self) -> int:
         """The short channel id the onion names, -1 when it names none."""
-        return self._next_scid if self._seen & c.NEXT_SCID else -1
+        return self._next_scid if self._seen & t.NEXT_SCID else -1
 
     @property
     def forward_msat(self) -> int:
         """The amount the onion asks to forward, -1 when lightningd could not read it."""
-        return self._forward_msat if self._seen & c.FORWARD_MSAT else -1
+        return self._forward_msat if self._seen & t.FORWARD_MSAT else -1
 
     @property
     def outgoing_cltv_value(self) -> int:
         """The expiry the onion asks for, -1 when lightningd could not read it."""
-        return self._outgoing_cltv_value if self._seen & c.OUTGOING_CLTV else -1
+        return self._outgoing_cltv_value if self._seen & t.OUTGOING_CLTV else -1
 
     @property
     def total_msat(self) -> int:
         """The payment's total at a final hop, else -1."""
-        return self._total_msat if self._seen & c.TOTAL_MSAT else -1
+        return self._total_msat if self._seen & t.TOTAL_MSAT else -1
 
     def __repr__(self) -> str:
         return f"<Scan {self.id_raw!r} part {self.in_scid}/{self.htlc_id} {self.amount_msat} msat to {self.next_scid}>"
@@ -253,24 +267,24 @@ def scan(frame: bytes) -> Scan | None:
     None is no verdict: duplicate keys, escapes, other types, an unusual id, a missing field or bytes behind the
     object only mean that a lenient reader must look. What is returned is what any JSON reader would find.
     """
-    w = cython.declare(c.Walk)
+    w = cython.declare(t.Walk)
     result: Scan
-    c.start(cython.address(w), frame, len(frame))
-    if not c.call(cython.address(w), True):
+    t.start(cython.address(w), frame, len(frame))
+    if not c.call(cython.address(w)):
         return None
-    if not c.all_ascii(cython.address(w)):
+    if not _all_ascii(cython.address(w)):
         return None
     result = Scan.__new__(Scan)
-    result.payload_hex = c.ascii(cython.address(w), w.payload)
-    if w.seen & c.PEER_ID:
-        result.peer_id = c.ascii(cython.address(w), w.peer_id)
-    if w.seen & c.SECRET:
-        result.payment_secret = c.ascii(cython.address(w), w.secret)
-    if w.seen & c.EXTRA:
-        result.extra_tlvs = c.ascii(cython.address(w), w.extra)
-    if w.seen & c.FORWARD_TO:
-        result.forward_to = c.ascii(cython.address(w), w.forward_to)
-    result.id_raw = _bytes(cython.address(w), w.id)
+    result.payload_hex = t.ascii(cython.address(w), w.payload)
+    if w.seen & t.PEER_ID:
+        result.peer_id = t.ascii(cython.address(w), w.peer_id)
+    if w.seen & t.SECRET:
+        result.payment_secret = t.ascii(cython.address(w), w.secret)
+    if w.seen & t.EXTRA:
+        result.extra_tlvs = t.ascii(cython.address(w), w.extra)
+    if w.seen & t.FORWARD_TO:
+        result.forward_to = t.ascii(cython.address(w), w.forward_to)
+    result.id_raw = _text(cython.address(w), w.id)
     result.payment_hash = _hash(cython.address(w))
     result.in_scid = w.in_scid
     result.htlc_id = w.htlc_id
@@ -289,16 +303,16 @@ def next_hop(frame: bytes) -> tuple[bytes, int, str | None, bytes, bool] | None:
 
     None under the same conditions as `scan`, except that the texts it leaves aside may be other than ASCII.
     """
-    w = cython.declare(c.Walk)
-    c.start(cython.address(w), frame, len(frame))
-    if not c.call(cython.address(w), False):
+    w = cython.declare(t.Walk)
+    t.start(cython.address(w), frame, len(frame))
+    if not c.call_way(cython.address(w)):
         return None
     return (
-        _bytes(cython.address(w), w.id),
-        w.next_scid if w.seen & c.NEXT_SCID else -1,
-        c.ascii(cython.address(w), w.forward_to) if w.seen & c.FORWARD_TO else None,
+        _text(cython.address(w), w.id),
+        w.next_scid if w.seen & t.NEXT_SCID else -1,
+        t.ascii(cython.address(w), w.forward_to) if w.seen & t.FORWARD_TO else None,
         _hash(cython.address(w)),
-        w.seen & c.EXTRA != 0,
+        w.seen & t.EXTRA != 0,
     )
 
 
@@ -307,8 +321,8 @@ def next_hop(frame: bytes) -> tuple[bytes, int, str | None, bytes, bool] | None:
 
 def event_hash(frame: bytes) -> bytes | None:
     """The payment hash (32 bytes) of a forward_event notification in the usual shape, None for everything else."""
-    w = cython.declare(c.Walk)
-    c.start(cython.address(w), frame, len(frame))
+    w = cython.declare(t.Walk)
+    t.start(cython.address(w), frame, len(frame))
     return _hash(cython.address(w)) if c.forward_event(cython.address(w)) else None
 
 
@@ -318,16 +332,16 @@ def method_of(frame: bytes) -> tuple[str | None, bytes | None]:
     (None, None) when the frame is no object or has one of them twice; the method is None when it is no plain
     string; the id is the raw token, None when there is none or it is a list or object.
     """
-    w = cython.declare(c.Walk)
+    w = cython.declare(t.Walk)
     method: object = None
-    c.start(cython.address(w), frame, len(frame))
+    t.start(cython.address(w), frame, len(frame))
     if not c.top(cython.address(w)):
         return None, None
-    if w.seen & c.METHOD and w.method.size >= 2:
-        token = _bytes(cython.address(w), w.method)
+    if w.seen & t.METHOD and w.method.size >= 2:
+        token = _text(cython.address(w), w.method)
         if token[:1] == b'"' and b"\\" not in token:
             method = token[1 : len(token) - 1].decode(errors="replace")
-    return method, _bytes(cython.address(w), w.id) if w.seen & c.ID and w.id.size > 0 else None
+    return method, _text(cython.address(w), w.id) if w.seen & t.ID and w.id.size > 0 else None
 
 
 # ---- the answer every foreign HTLC takes; the others are in _answers
@@ -335,8 +349,8 @@ def method_of(frame: bytes) -> tuple[str | None, bytes | None]:
 
 def answer_continue(id_raw: bytes) -> bytes:
     """A whole frame that lets the HTLC go its way. ValueError for an id that cannot be echoed."""
-    w = cython.declare(c.Walk)
-    c.start(cython.address(w), id_raw, len(id_raw))
-    if not c.request_id(cython.address(w)) or w.at != w.end or memchr(w.text, b"\\", w.end) != cython.NULL:
+    w = cython.declare(t.Walk)
+    t.start(cython.address(w), id_raw, len(id_raw))
+    if not t.request_id(cython.address(w)) or w.at != w.end or memchr(w.text, b"\\", w.end) != cython.NULL:
         check_id(id_raw)  # it knows more kinds and says what is wrong
     return b'{"jsonrpc":"2.0","id":' + id_raw + b',"result":{"result":"continue"}}\n\n'

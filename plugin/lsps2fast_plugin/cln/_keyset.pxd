@@ -1,5 +1,6 @@
 # Sets of fixed-size keys, looked up by the lane without the GIL while the loop changes them. Peers choose the keys
-# (payment hashes, channel ids), so the hash is keyed: SipHash-1-3. Open addressing, at most half full.
+# (payment hashes, channel ids), so the hash is keyed: SipHash-1-3. Open addressing, at most half full. Its bodies stand
+# here as the C half of `_reader.pyx`, the one module that needs them: the two are too long for one file.
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset

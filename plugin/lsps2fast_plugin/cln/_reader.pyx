@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The lane in C: a thread that reads stdin without the GIL, so that no forward of the node waits for Python.
 
-What it does with a block of bytes is in `_stream.pxd`, the sets it looks things up in are in `_keyed.pxd`; here is
+What it does with a block of bytes is in `_stream.pxd`, the sets it looks things up in are in `_keyset.pxd`; here is
 what Python sees of both. It decides as `lane.PythonReader` does, which a differential test holds.
 
 Frames that are not answered go to the loop through a second thread, which waits for them without the GIL and takes it
@@ -15,11 +15,11 @@ import threading
 import time
 
 import cython
+import cython.cimports.lsps2fast_plugin.cln._keyset as k
+import cython.cimports.lsps2fast_plugin.cln._stream as c
 from cython.cimports.cpython.bytes import PyBytes_FromStringAndSize
 from cython.cimports.libc.stdlib import free
 from cython.cimports.libc.string import memcpy
-from cython.cimports.lsps2fast_plugin.cln import _keyset as k
-from cython.cimports.lsps2fast_plugin.cln import _stream as c
 
 from lsps2fast.errors import MalformedFrame
 

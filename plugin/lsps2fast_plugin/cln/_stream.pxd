@@ -1,11 +1,14 @@
 # The lane's work in C: read a block, cut frames by structure, answer what is foreign, keep the rest for the loop.
-# No function here knows Python; all run without the GIL, in the lane's thread unless said otherwise.
+# No function here knows Python; all run without the GIL, in the lane's thread unless said otherwise. The bodies stand here
+# as the C half of `_reader.pyx`, the one module that needs them: the two are too long for one file.
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove
 
-from lsps2fast cimport _scan as c
+cimport lsps2fast._scan as c
+cimport lsps2fast._walk as t
+from lsps2fast._bytes cimport unhex
 from lsps2fast_plugin.cln._keyset cimport (
     FOREIGN,
     Sets,
@@ -329,33 +332,33 @@ cdef inline bint hand_over(Stream* s, const unsigned char* frame, Py_ssize_t siz
     return True
 
 
-cdef inline bint is_from_watched(Stream* s, c.Walk* call) noexcept nogil:
+cdef inline bint is_from_watched(Stream* s, t.Walk* call) noexcept nogil:
     """Whether it comes from a peer that is watched, and could be of interest here at all."""
-    if not call.seen & (c.NEXT_SCID | c.FORWARD_TO) and not s.sets.final_hops:
+    if not call.seen & (t.NEXT_SCID | t.FORWARD_TO) and not s.sets.final_hops:
         return False
-    return is_watched(s.sets, call.text + call.peer_id.at if call.seen & c.PEER_ID else NULL, call.peer_id.size)
+    return is_watched(s.sets, call.text + call.peer_id.at if call.seen & t.PEER_ID else NULL, call.peer_id.size)
 
 
-cdef inline bint is_foreign(Stream* s, c.Walk* call) noexcept nogil:
+cdef inline bint is_foreign(Stream* s, t.Walk* call) noexcept nogil:
     cdef u64 channel[4]
     cdef u64 payment_hash[4]
-    cdef bint known_channel = call.seen & c.FORWARD_TO != 0
+    cdef bint known_channel = call.seen & t.FORWARD_TO != 0
     if s.sets.peers.count > 0 and is_from_watched(s, call):
         return False
     if known_channel and s.sets.channels.count > 0:  # an empty set looks at no key
-        c.unhex(call.text + call.forward_to.at, 64, <unsigned char*> channel)
+        unhex(call.text + call.forward_to.at, 64, <unsigned char*> channel)
     if s.sets.hashes.count > 0:
-        c.unhex(call.text + call.payment_hash.at, 64, <unsigned char*> payment_hash)
+        unhex(call.text + call.payment_hash.at, 64, <unsigned char*> payment_hash)
     return FOREIGN == judge(
         s.sets,
-        &call.next_scid if call.seen & c.NEXT_SCID else NULL,
+        &call.next_scid if call.seen & t.NEXT_SCID else NULL,
         channel if known_channel else NULL,
         payment_hash,
-        call.seen & c.EXTRA != 0,
+        call.seen & t.EXTRA != 0,
     )
 
 
-cdef inline void let_go(Stream* s, c.Walk* call) noexcept nogil:
+cdef inline void let_go(Stream* s, t.Walk* call) noexcept nogil:
     """Answer `continue`. Always shorter than the call it answers, so there is room."""
     cdef unsigned char* to = s.answers + s.answers_size
     memcpy(to, b'{"jsonrpc":"2.0","id":', 22)
@@ -365,16 +368,16 @@ cdef inline void let_go(Stream* s, c.Walk* call) noexcept nogil:
     s.answered += 1
 
 
-cdef inline bint is_unwanted_event(Stream* s, c.Walk* event) noexcept nogil:
+cdef inline bint is_unwanted_event(Stream* s, t.Walk* event) noexcept nogil:
     """Whether a forward_event belongs to no payment of interest (cln:W15)."""
     cdef u64 payment_hash[4]
     if not c.forward_event(event):
         return False
-    c.unhex(event.text + event.payment_hash.at, 64, <unsigned char*> payment_hash)
+    unhex(event.text + event.payment_hash.at, 64, <unsigned char*> payment_hash)
     return s.sets.loaded and not s.sets.every_payment and not has(&s.sets.hashes, payment_hash)
 
 
-cdef inline bint sort_call(Stream* s, c.Walk* call, Py_ssize_t size) noexcept nogil:
+cdef inline bint sort_call(Stream* s, t.Walk* call, Py_ssize_t size) noexcept nogil:
     if is_foreign(s, call):
         let_go(s, call)
         return True
@@ -383,15 +386,15 @@ cdef inline bint sort_call(Stream* s, c.Walk* call, Py_ssize_t size) noexcept no
 
 cdef inline bint sort_frame(Stream* s, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     """Answer, drop or keep one whole frame that was found by structure. False when there is no memory."""
-    cdef c.Walk walk
+    cdef t.Walk walk
     cdef unsigned char behind = s.text[end]
     cdef bint good = True
     s.text[end] = 0  # the reader stops there
-    c.start(&walk, s.text + begin, end - begin)
-    if c.call(&walk, False):
+    t.start(&walk, s.text + begin, end - begin)
+    if c.call_way(&walk):
         good = sort_call(s, &walk, end - begin)
     else:
-        c.start(&walk, s.text + begin, end - begin)
+        t.start(&walk, s.text + begin, end - begin)
         if is_unwanted_event(s, &walk):
             s.dropped += 1
         else:
@@ -400,28 +403,20 @@ cdef inline bint sort_frame(Stream* s, Py_ssize_t begin, Py_ssize_t end) noexcep
     return good
 
 
-cdef inline bint usual_call(Stream* s, c.Walk* walk) noexcept nogil:
-    """Whether lightningd's own wording of a call starts at `at` and is there to its end, which is then walk.at.
-
-    Its structure is in the wording, so no other pass has to find the end. What has a backslash is left to that pass.
-    """
-    c.start(walk, s.text + s.at, s.end - s.at)
-    return c.short_call(walk, False) and memchr(walk.text, b"\\", walk.at) == NULL
-
-
 cdef inline End cut(Stream* s) noexcept nogil:
     """Go through what was read. The caller holds the mutex of the sets."""
-    cdef c.Walk walk
+    cdef t.Walk walk
     while s.at < s.end:
         if s.place.depth == 0:
-            if c.is_space(s.text[s.at]):
+            if t.is_space(s.text[s.at]):
                 s.at += 1
                 continue
             if s.text[s.at] != b"{":
                 s.lost_at = s.passed + s.at
                 return NO_OBJECT
             s.begin = s.at
-            if usual_call(s, &walk):
+            t.start(&walk, s.text + s.at, s.end - s.at)
+            if c.usual_call(&walk):
                 s.at += walk.at
                 if not sort_call(s, &walk, walk.at):
                     return NO_MEMORY
