@@ -79,6 +79,7 @@ cdef class Session:
     cdef readonly bint sent
     cdef readonly bint gone
     cdef readonly bint never_sent
+    cdef readonly bint money_back
     cdef readonly bint claimed
     cdef readonly bint reused
     cdef readonly int in_flight

@@ -298,6 +298,7 @@ class Session:
         self.sent = False  # lightningd has it in the mempool or a block
         self.gone = False  # lightningd says that the channel is closed, closing or no more
         self.never_sent = False  # the executor has looked: it is no more, and its funding was not sent
+        self.money_back = False  # gone, and a block has its close
         self.claimed = False  # the client has money in the channel
         self.reused = False  # the channel was public before this payment (O-13)
         self.in_flight = 0

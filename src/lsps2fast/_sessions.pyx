@@ -445,8 +445,16 @@ class Sessions(Registry):
         return actions
 
     def money_back(self, channel_id):
-        """A block has the close of this channel, or it is forgotten: what we put into it is ours again (people:S17)."""
+        """A block has the close of this channel, or it is forgotten: what we put into it is ours again (people:S17).
+
+        It is told once, and a payment that is under way over the channel may end after it.
+        """
         buy: JitChannel
+        session: Session
+        for buy in self.buys.values():
+            for session in buy.sets.values():
+                if session.channel is not None and session.channel.channel_id == channel_id:
+                    session.money_back = True
         actions = self.channel_closed(channel_id)
         for buy in list(self.buys.values()):
             closed = buy.closing.pop(channel_id, None)
@@ -661,8 +669,13 @@ class Sessions(Registry):
             buy.owed_msat = less(session.fee_msat, session.fee_paid())
             buy.took_whole = session.taken_msat() >= buy.size_msat  # else the client took what was no whole payment
         if session.sent and session.gone:
-            buy.closing[session.channel.channel_id] = session.channel
             buy.channel = None
+            if session.money_back:
+                buy.closed = session.channel
+                if buy.expired and not buy.closing:
+                    return self._retire(buy)
+            else:
+                buy.closing[session.channel.channel_id] = session.channel
         elif session.sent:  # O-13: public; the next payment on this scid pays for it
             buy.channel = session.channel
             actions = (RestoreFees(buy.channel.channel_id),)

@@ -147,6 +147,19 @@ class Stories(RuleBasedStateMachine):
         for channel in channels[which % len(channels) :][:really]:
             self.world.close(*channel)
 
+    @rule(which=ANY)
+    def a_block_has_a_close(self, which: int) -> None:
+        """It is told once, whatever is under way (people:S17)."""
+        closed = [
+            (offer, channel_id)
+            for offer in self.world.offers.values()
+            for channel_id in sorted(offer.closed - offer.back)
+            if not offer.gone
+        ]
+        for offer, channel_id in closed[which % (len(closed) or 1) :][:1]:
+            offer.back.add(channel_id)
+            self.world.tell("money_back", channel_id)
+
     def _channels(self) -> list[tuple[int, str]]:
         return [
             (scid, channel_id)
@@ -190,7 +203,7 @@ class Stories(RuleBasedStateMachine):
         for scid, channel_id in self._channels():  # unpaid ones stay until their money is back (people:S17)
             world.close(scid, channel_id)
         for offer in world.offers.values():
-            for channel_id in offer.channels:
+            for channel_id in offer.channels.keys() - offer.back:
                 world.tell("money_back", channel_id)
         assert self._held() == []
         core = world.twin.core

@@ -193,7 +193,7 @@ def _apply(scene: Scene, kind: Input, fact: Any) -> Any:
 def _snapshot(session: Any) -> tuple[Any, ...]:
     names = (
         "state sum_msat fee_msat floor_msat step recorded funding channel limits preimage committed sent gone "
-        "never_sent claimed in_flight fulfilled held"
+        "never_sent money_back claimed in_flight fulfilled held"
     )
     parts = [(part.key, part.status, part.extra_fee_msat) for part in session.parts]
     buy = session.buy

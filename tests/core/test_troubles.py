@@ -17,6 +17,7 @@ from core.scene import (
     HEIGHT,
     LIMITS,
     OTHER_HASH,
+    PREIMAGE,
     PUBLIC,
     SCID,
     SIZE,
@@ -448,3 +449,34 @@ def test_a_public_channel_nobody_paid_for_stays_until_its_money_is_back(scene: P
     assert (final.record.stage, final.record.channel.channel_id, final.outcome) == ("channel", "c" * 64, "Unpaid")
     assert forget == order.ForgetBuy(SCID, "Unpaid")
     assert play.core.buys == {}
+
+
+@pytest.mark.parametrize("told", ["closed, then in a block", "in a block"])
+@pytest.mark.parametrize("road", ["lost expired", "expired lost"])
+@pytest.mark.parametrize(("parts", "outcome"), [((SIZE,), "Unpaid"), ((SIZE // 2, SIZE // 2), "Underpaid")])
+def test_money_that_is_back_before_the_payment_has_ended_is_not_waited_for(
+    scene: Play, told: str, road: str, parts: tuple[int, ...], outcome: str
+) -> None:
+    """people:S17, rule:9: that a block has the close is told once, while parts are resolved on chain (cln:A3)."""
+    play = scene(**PUBLIC)
+    play.forward(*parts)
+    if told != "in a block":
+        play.note(play.core.channel_closed(CHANNEL.channel_id))
+    play.note(play.core.money_back(CHANNEL.channel_id))
+    for htlc_id in range(1, len(parts)):
+        play.resolved(htlc_id, PREIMAGE)
+    play.walk(road)
+    assert play.orders[-2].record.channel.channel_id == CHANNEL.channel_id
+    assert [final.outcome for final in play.of(order.Finalize)] == [outcome]
+    assert play.orders[-1] == order.ForgetBuy(SCID, outcome)
+    assert play.core.buys == {}
+
+
+def test_money_that_is_back_before_the_payment_has_ended_lets_the_buy_open_another(scene: Play) -> None:
+    """people:L9, people:S17."""
+    play = scene(**PUBLIC)
+    play.forward()
+    play.note(play.core.money_back(CHANNEL.channel_id))
+    play.walk("lost")
+    assert (play.buy.channel, play.buy.closing, play.buy.closed) == (None, {}, CHANNEL)
+    assert kinds(play.part()) == ["ReserveCoins"]

@@ -90,8 +90,8 @@ class Twin:
                  buy.closed, buy.owed_msat, buy.fee_paid_msat, buy.held_parts, buy.held_msat,
                  buy.client.held_parts, buy.client.held_msat, buy.client.online, [
                     (key, s.state, s.sum_msat, s.fee_msat, s.fee_paid_msat, s.held, s.in_flight, s.fulfilled, s.step,
-                     s.recorded, s.committed, s.sent, s.gone, s.never_sent, s.claimed, s.reused, s.due_ms, s.floor_msat,
-                     s.funding, s.channel, s.limits, s.preimage, s is buy.holder,
+                     s.recorded, s.committed, s.sent, s.gone, s.never_sent, s.money_back, s.claimed, s.reused,
+                     s.due_ms, s.floor_msat, s.funding, s.channel, s.limits, s.preimage, s is buy.holder,
                      [(p.key, p.status, p.extra_fee_msat, p.amt_to_forward_msat) for p in s.parts])
                     for key, s in buy.sets.items()
                 ])
@@ -132,6 +132,7 @@ class Offer:
     owed_msat: int = 0  # of the fee, after the client took parts that carried less
     undoing: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
+    back: set[str] = field(default_factory=set)  # closed, and the close in a block
 
 
 class World:
@@ -399,16 +400,20 @@ class World:
         sent = channel_id is not None and offer.channels[channel_id] == "sent"
         self.twin.ask("restore", scid, record, sent)
         session = self.twin.core.buys[scid].holder
-        if session is None:
-            return
+        if session is not None:
+            self._go_on(scid, record, session)
+        if channel_id is not None and channel_id in offer.closed:
+            self.close(scid, channel_id)
+        if channel_id is not None and channel_id in offer.back:
+            self.tell("money_back", channel_id)
+
+    def _go_on(self, scid: int, record: order.SessionRecord, session: Any) -> None:
         if State(session.state) is State.ABORTING:
             self.carry_out((order.Undo(scid, record.payment_hash, record.channel, record.funding),))  # type: ignore[arg-type]
         if State(session.state) is State.BROADCASTING:
             self.carry_out((order.Broadcast(scid, record.payment_hash, record.channel),))  # type: ignore[arg-type]
         for part in record.forwards:
             self._tell_what_became_of((part.in_scid, part.htlc_id))
-        if channel_id in offer.closed:
-            self.close(scid, channel_id)
 
     def _tell_what_became_of(self, key: Key) -> None:
         for settled in {"paid": [True], "lost": [False], "failed": [False]}.get(self.htlcs[key].status, []):

@@ -11,7 +11,8 @@ import traceback
 from lsps2fast.actions import RestoreFees
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.lsps2 import format_scid
-from lsps2fast.table import Input, State
+from lsps2fast.table import State
+from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.coins import UNREAD
@@ -133,7 +134,7 @@ class Recovery:
     def _revive_session(self, record: StoredSession, verdict: Verdict, snapshot: Snapshot) -> None:
         jit_scid, channel = record.buy.jit_scid, verdict.journal.channel
         parts = self._parts
-        core = parts.driver.go_live(record.buy)
+        parts.driver.go_live(record.buy)
         session = parts.sessions.restore(jit_scid, verdict.journal, verdict.sent, verdict.public)
         state = None if session is None else State(session.state).name
         if channel is not None:
@@ -146,21 +147,22 @@ class Recovery:
             parts.exposure.revive(record.buy, verdict.journal, public=public, under_way=paying)
         log.info(f"{format_scid(jit_scid)} goes on in {state or 'no session'}")
         parts.driver.carry_out(first_orders(verdict, jit_scid, state, session is not None and session.committed))
-        if session is None:
-            if verdict.gone and channel is not None:
-                row = snapshot.channels.get(channel.channel_id)
-                back = row is None or row.state in BACK
-                ended = parts.sessions.money_back if back else parts.sessions.channel_closed
-                parts.driver.carry_out(ended(channel.channel_id))
-            return
+        row = None if channel is None else snapshot.channels.get(channel.channel_id)
+        if session is not None:
+            self._tell_ends(verdict, row)
+        if verdict.gone and channel is not None:  # told once, perhaps while we were away
+            back = row is None or row.state in BACK
+            ended = parts.sessions.money_back if back else parts.sessions.channel_closed
+            parts.driver.carry_out(ended(channel.channel_id))
+
+    def _tell_ends(self, verdict: Verdict, row: PeerChannel | None) -> None:
+        """Say how each part ended, where it did, and what the client holds in its channel, `row`."""
+        parts = self._parts
         for how in (SETTLED, LOST):  # what was paid comes first: it decides (K-11)
             for key in [key for key, end in verdict.ended.items() if end == how]:
                 parts.driver.carry_out(parts.sessions.resolve_from_tables(key, how == SETTLED))
-        row = None if channel is None else snapshot.channels.get(channel.channel_id)
         if row is not None and row.is_withheld and holds_money_of_client(row):
             parts.driver.carry_out(parts.sessions.money_seen(row.channel_id))  # whatever the tables say (rule:25)
-        if verdict.gone and session.payment_hash in core.sets:
-            parts.driver.feed(jit_scid, session.payment_hash, Input.CLOSED, False)
 
     async def _drop(self, record: StoredSession) -> None:
         """A buy that lapsed, unused, while we were away."""

@@ -19,6 +19,7 @@ from lsps2fast._sessions import Sessions
 from lsps2fast.actions import Action, Broadcast, ForwardParts, RenewInputs, RestoreFees, SessionRecord, Undo
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.buys import Buy
+from lsps2fast.table import Input
 from lsps2fast_plugin.service.coins import POOL, UNREAD
 from lsps2fast_plugin.service.driver import buy_terms
 from lsps2fast_plugin.service.reconcile import Snapshot
@@ -321,3 +322,35 @@ def test_the_scid_of_a_paid_channel_is_its_alias_until_the_offer_ends(outcome: s
     parts = [house.core.part(_part((9, 9), b"\x08" * 32), 0, 0) for _ in range(lives)]
     assert [type(orders[0]) for orders in parts] == [ForwardParts] * lives
     assert (JIT in house.core.buys) is lives
+
+
+# Channels that went while we were away --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["in a block", "forgotten"])
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_a_public_channel_that_went_while_we_were_away_ends_with_its_offer(confirmed: bool, listed: bool) -> None:
+    """people:S17, K-09, rule:9: nothing will be told of its close any more, and its record must not stay for ever."""
+    house = House()
+    facts = {"state": "ONCHAIN", "funding": {"withheld": False}, "short_channel_id": "100x1x0" if confirmed else None}
+    stored = record("forwards", CHANNEL, PARTS)
+    stored = stored._replace(buy=replace(stored.buy, client_trusts_lsp=False))
+    house.revive(stored, said=snapshot(*([channel(**facts)] if listed else [])))
+    for asked in [each for each in house.orders if isinstance(each, Broadcast)]:  # found in listclosedchannels
+        house.orders += house.core.handle(JIT, asked.payment_hash, Input.FUNDING_BROADCAST, None)
+    for asked in [each for each in house.orders if isinstance(each, Undo)]:
+        house.orders += house.core.handle(JIT, asked.payment_hash, Input.UNDONE, None)
+    house.orders += house.core.tick(0, END_MS)
+    assert house.core.buys == {}
+    assert house.kinds()[-2:] == ["Finalize", "ForgetBuy"]
+
+
+def test_a_public_channel_that_closes_while_we_were_away_is_waited_for() -> None:
+    """people:S17: its money is not back before a block has the close."""
+    house = House()
+    said = snapshot(channel(state="CLOSINGD_COMPLETE", funding={"withheld": False}, short_channel_id="100x1x0"))
+    house.revive(record("forwards", CHANNEL, PARTS), said=said)
+    house.core.tick(0, END_MS)
+    assert list(house.core.buys) == [JIT]
+    house.orders += house.core.money_back(ID)
+    assert house.core.buys == {}
