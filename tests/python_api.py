@@ -85,8 +85,13 @@ def _names_of(module: ModuleType) -> list[str]:
     stub = _stub(module.__name__)
     if stub:
         return [name for name in stub if not name.startswith("_") and not isinstance(stub[name], str)]
-    own = (name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__)
+    own = (name for name, value in vars(module).items() if _is_of(module, getattr(value, "__module__", None) or ""))
     return [name for name in own if not name.startswith("_") and callable(getattr(module, name))]
+
+
+def _is_of(module: ModuleType, origin: str) -> bool:
+    """Return whether what is defined in `origin` is the module's to offer: its own, or of a private module."""
+    return origin == module.__name__ or origin.startswith("lsps2fast._")
 
 
 def _methods_of(value: type) -> list[str]:
@@ -163,7 +168,13 @@ def _stub(module: str) -> dict[str, Any]:
     if not module.startswith("lsps2fast.") or not path.exists():
         return {}
     body = ast.parse(path.read_text(encoding="utf-8")).body
-    return {node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    found = {node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    origins = {alias.name: node.module for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    for node in found.values():
+        for base in map(ast.unparse, node.bases if isinstance(node, ast.ClassDef) else ()):
+            inherited = _stub(origins.get(base) or "").get(base)  # of a private class, so that its members are shown
+            node.body = [*(inherited.body if inherited else ()), *node.body]
+    return found
 
 
 def _doc(value: Any) -> str:

@@ -18,8 +18,9 @@ from lsps2fast._backend import BACKEND
 if TYPE_CHECKING:
     from lsps2fast import _tlv as tlv
     from lsps2fast import actions, bolt11, errors, onion
-    from lsps2fast._fsm import JitChannel, Session
+    from lsps2fast._fsm import Session
     from lsps2fast._parts import IncomingHtlc
+    from lsps2fast._payment import JitChannel
     from lsps2fast._sessions import Sessions
     from lsps2fast.actions import Terms
     from lsps2fast.lsps import lsps0, lsps2
@@ -62,7 +63,7 @@ _WHERE = {  # name: the module it is in, and its name there ("": the module itse
     "BuyRegistry": ("lsps.buys", "BuyRegistry"),
     "IncomingHtlc": ("_parts", "IncomingHtlc"),
     "Input": ("table", "Input"),
-    "JitChannel": ("_fsm", "JitChannel"),
+    "JitChannel": ("_payment", "JitChannel"),
     "Keyring": ("lsps.promise", "Keyring"),
     "PaymentSet": ("lsps.receiving", "Receipt"),
     "PaymentTerms": ("lsps.receiving", "Terms"),

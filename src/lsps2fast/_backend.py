@@ -22,6 +22,7 @@ SOURCES: Final = {
     "lsps2fast._fsm": "_fsm.pyx",
     "lsps2fast._hook": "_hook_py.py",
     "lsps2fast._parts": "_parts.pyx",
+    "lsps2fast._payment": "_payment.pyx",
     "lsps2fast._sessions": "_sessions.pyx",
     "lsps2fast._tlv": "_tlv.pyx",
 }

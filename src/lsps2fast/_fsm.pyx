@@ -7,8 +7,9 @@ How it works
 ------------
 A buy is an accepted offer with its jit scid (`JitChannel`). HTLCs that name the scid are grouped by payment hash; each
 group is a `Session`. What an input does to a session stands in `table.GRID`, one cell for each pair of input and state;
-each rule named there is one method of `Session`, `_gather` for `gather`. `apply` looks the cell up, runs the rule and
-refuses a change of state that the cell does not name. So the grid is the whole machine, and the methods are its words.
+each rule named there is one method of `Session`, `_gather` for `gather`, made of steps that `Payment` has
+(`_payment.pyx`). `apply` looks the cell up, runs the rule and refuses a change of state that the cell does not name. So
+the grid is the whole machine, and the methods are its words.
 
 The life of a session:
 
@@ -40,8 +41,6 @@ Words: a part is *held* until it is answered, *in flight* while it is with the c
 stands in the last record. `_give_up` ends a session that has made something, `_fail` one that has not.
 """
 
-import heapq
-
 import cython
 from msgspec.structs import replace
 
@@ -50,36 +49,30 @@ from lsps2fast.actions import (
     UNKNOWN_NEXT_PEER,
     Alarm,
     AwaitReady,
-    Broadcast,
     Channel,
     CloseChannel,
     ConnectPeer,
     FailParts,
-    ForwardParts,
     Funding,
     OpenChannel,
     PartStatus,
-    Persist,
     RenewInputs,
     ReserveCoins,
-    SessionRecord,
-    Undo,
 )
 from lsps2fast.errors import ProtocolBug
 from lsps2fast.table import CODES, MASKS, RULES, Input, State
 
 if cython.compiled:
-    from cython.cimports.lsps2fast._parts import IncomingHtlc, carried, fee_fits, lay_fee, less, opening_fee, smallest
+    from cython.cimports.lsps2fast._parts import IncomingHtlc, carried, fee_fits, less, opening_fee_msat, smallest
+    from cython.cimports.lsps2fast._payment import JitChannel, Payment
 else:
-    from lsps2fast._parts import IncomingHtlc, carried, fee_fits, lay_fee, less, opening_fee, smallest
-
-    Session = None  # annotations name it before it is there
+    from lsps2fast._parts import IncomingHtlc, carried, fee_fits, less, opening_fee_msat, smallest
+    from lsps2fast._payment import JitChannel, Payment
 
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 MAX_SESSION_PARTS = 483  # C-10: over its whole life, late ones included
 RENEW_MARGIN_BLOCKS = 12  # O-04: renew long before the 72 blocks of fundpsbt are over
 RENEW_BLOCKS = 72
-FEW_HEIGHTS = 64
 MOST_OVERSIZED = 8  # sets of one buy that are remembered as failed for their size
 NOTHING = cython.declare(tuple, ())
 MOST_MSAT = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
@@ -110,15 +103,6 @@ AT_OPEN = cython.declare(cython.int, 8)
 STORING_CHANNEL = cython.declare(cython.int, 16)
 STORING_FORWARDS = cython.declare(cython.int, 32)
 UNDOING = cython.declare(cython.int, 64)
-STEPS = (
-    "no step",
-    "choosing coins",
-    "writing the intent",
-    "opening",
-    "writing the channel",
-    "writing the forwards",
-    "undoing",
-)
 
 # The table packed for C: a byte a cell (the rule), a byte a cell and state (whether it may lead there).
 _WIDTH = cython.declare(cython.int, len(Input))
@@ -132,141 +116,7 @@ _HANDLERS = cython.declare(tuple, ())
 
 @cython.final
 @cython.cclass
-class Client:
-    """A peer that bought: its buys, whether it is connected, and what is held for it (rule:24)."""
-
-    def __init__(self, peer_id: str):
-        self.peer_id = peer_id
-        self.online = False
-        self.buys = {}  # jit scid -> JitChannel
-        self.held_parts = 0
-        self.held_msat = 0
-
-
-@cython.final
-@cython.cclass
-class JitChannel:
-    """JitChannel(jit_scid, client, terms, most_msat)
---
-
-    An accepted offer: one jit scid, the sessions on it, and the channel it has bought, if any.
-
-    `owed_msat` is what is still to pay for the channel, once that is known; `closing` the channels of this buy, by id,
-    whose money is not back yet; `dead` says that no channel will ever be reached over this scid again.
-    """  # fmt: skip
-
-    def __init__(self, jit_scid, client: Client, terms, most_msat: cython.ulonglong):
-        """`terms`: `actions.Terms`; `most_msat`: the largest sum that is accepted (rule:18)."""
-        self.jit_scid = jit_scid
-        self.client = client
-        self.terms = terms
-        self.fixed = terms.payment_size_msat is not None
-        self.size_msat = terms.payment_size_msat if self.fixed else 0
-        self.most_msat = most_msat
-        self.delta_blocks = terms.cltv_expiry_delta_blocks
-        self.valid_until_ms = terms.valid_until_ms
-        self.client_trusts_lsp = terms.client_trusts_lsp
-        self.sets = {}  # payment hash -> Session
-        self.holder = None  # the session that makes or uses the channel (C-14)
-        self.channel = None
-        self.closing = {}
-        self.closed = None  # the last one whose money came back
-        self.floor_msat = 1
-        self.owed_msat = self.fee_paid_msat = 0
-        self.took_whole = False  # the parts taken by the client of its last underpaid payment were all that was bought
-        self.paid = self.dead = self.expired = False
-        self.attempts = 0
-        self.held_parts = 0
-        self.held_msat = 0
-        self.oversized = {}  # payment hash -> (until when, largest part) of a set that was failed for its size (C-10)
-
-    @property
-    def peer_id(self):
-        """The client's node id."""
-        return self.client.peer_id
-
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def used_up(self, max_attempts: cython.int) -> cython.bint:
-        """Whether no channel may be opened for this buy any more (C-16), and there is none."""
-        return self.dead or (self.channel is None and self.attempts >= max_attempts)
-
-
-@cython.cclass
-class Registry:
-    """What the sessions of a node share: where each part is, what is held in all, and the heights they wait for."""
-
-    @cython.cfunc
-    def hold(self, buy: JitChannel, part: IncomingHtlc):
-        """Count a part that is held from now on."""
-        client: Client = buy.client
-        msat: cython.ulonglong = part.amount_msat
-        self.index[part.key] = part
-        self.held_parts += 1
-        self.held_msat += msat
-        client.held_parts += 1
-        client.held_msat += msat
-        buy.held_parts += 1
-        buy.held_msat += msat
-
-    @cython.cfunc
-    def let_go(self, buy: JitChannel, part: IncomingHtlc, status: cython.int):
-        """A held part gets another status."""
-        client: Client = buy.client
-        msat: cython.ulonglong = part.amount_msat
-        part.status = status
-        self.held_parts -= 1
-        self.held_msat -= msat
-        client.held_parts -= 1
-        client.held_msat -= msat
-        buy.held_parts -= 1
-        buy.held_msat -= msat
-
-    @cython.cfunc
-    def watch(self, session: Session, height: cython.ulonglong):
-        """Tell this session BLOCK at `height`; NEVER: at none."""
-        if height == session.watched:
-            return
-        self.watch_no_more(session)
-        if height == NEVER:
-            return
-        there = self._at_height.get(height)
-        if there is None:
-            there = self._at_height[height] = {}
-            heapq.heappush(self._heights, height)
-        there[session] = None
-        session.watched = height
-
-    @cython.cfunc
-    def watch_no_more(self, session: Session):
-        """It waits for no height."""
-        if session.watched == NEVER:
-            return
-        there = self._at_height[session.watched]
-        del there[session]
-        if not there:
-            del self._at_height[session.watched]
-            if len(self._heights) > 2 * len(self._at_height) + FEW_HEIGHTS:  # most of them are of nobody any more
-                self._heights = list(self._at_height)
-                heapq.heapify(self._heights)
-        session.watched = NEVER
-
-    @cython.cfunc
-    def changed(self, session: Session, before: cython.int):
-        """A session has left the state `before`."""
-
-    @cython.cfunc
-    def wait_for_client(self, session: Session):
-        """This set is complete and its client away: it waits longer (C-13)."""
-
-    @cython.cfunc
-    def make_room(self, session: Session, buy: JitChannel, newcomer: IncomingHtlc):
-        """Return what is ordered to make room for one more held part, None where there is none (rule:24)."""
-
-
-@cython.final
-@cython.cclass
-class Session:
+class Session(Payment):
     """Session(registry, buy, payment_hash)
 --
 
@@ -274,35 +124,6 @@ class Session:
 
     `sum_msat` is the value of the parts that were held together, `fee_msat` the opening fee that they are to bring.
     """  # fmt: skip
-
-    def __init__(self, registry: Registry, buy: JitChannel, payment_hash: bytes):
-        self.registry = registry
-        self.buy = buy
-        self.payment_hash = payment_hash
-        self.parts = []  # in order of arrival
-        self.held = 0  # how many of them are held
-        self.sum_msat = 0  # of those that were held together when it began
-        self.floor_msat = max(1, buy.floor_msat)  # no part goes out with less (H-03)
-        self.due_ms = 0
-        self.watched = NEVER
-        self.state = COLLECTING
-        self.step = IDLE
-        self.fee_msat = 0
-        self.recorded = 0  # so many of the first parts stand in the last record, written or being written
-        self.forwards = None  # of the last record, while nothing has changed since
-        self.funding = None  # actions.Funding once coins are chosen
-        self.channel = None  # actions.Channel once signed by both sides
-        self.limits = None  # actions.ChannelLimits once usable
-        self.preimage = None
-        self.committed = False  # its funding was ordered on chain
-        self.sent = False  # lightningd has it in the mempool or a block
-        self.gone = False  # lightningd says that the channel is closed, closing or no more
-        self.never_sent = False  # the executor has looked: it is no more, and its funding was not sent
-        self.money_back = False  # gone, and a block has its close
-        self.claimed = False  # the client has money in the channel
-        self.reused = False  # the channel was public before this payment (O-13)
-        self.in_flight = 0
-        self.fulfilled = 0
 
     # The engine ----------------------------------------------------------------------------------
 
@@ -327,24 +148,6 @@ class Session:
         if self.state != before:
             self.registry.changed(self, before)
         return actions
-
-    @cython.cfunc
-    def _hold(self, part: IncomingHtlc):
-        """The part is one of ours from now on."""
-        part.session = self
-        self.parts.append(part)
-        self.held += 1
-        self.forwards = None
-        self.registry.hold(self.buy, part)
-        height: cython.ulonglong = less(part.cltv_expiry, MARGIN)
-        if height < self.watched:
-            self.registry.watch(self, height)
-
-    @cython.cfunc
-    def _let_go(self, part: IncomingHtlc, status: cython.int):
-        """A held part is answered."""
-        self.held -= 1
-        self.registry.let_go(self.buy, part, status)
 
     @cython.cfunc
     def revive(self, record, sent: cython.bint, public: cython.bint):
@@ -466,7 +269,7 @@ class Session:
         buy: JitChannel = self.buy
         terms = buy.terms
         base: cython.ulonglong = buy.size_msat if buy.fixed else self.sum_msat  # F-04
-        found = opening_fee(base, terms.min_fee_msat, terms.proportional)
+        found = opening_fee_msat(base, terms.min_fee_msat, terms.proportional)
         if found is None:
             return UNKNOWN_NEXT_PEER  # F-03
         fee: cython.ulonglong = buy.owed_msat if buy.owed_msat else found  # a part of it may have come before (rule:20)
@@ -527,16 +330,6 @@ class Session:
         return self._release()
 
     # Opening -------------------------------------------------------------------------------------
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
-    def _done(self, steps: cython.int) -> cython.int:
-        """One of these steps is done; return which. Raises ProtocolBug if none of them was under way."""
-        step: cython.int = self.step
-        if not step & steps:
-            raise ProtocolBug(f"the result of a step that is not under way: {STEPS[int(step).bit_length() - 1]} is")
-        self.step = IDLE
-        return step
 
     def _join(self, part: IncomingHtlc):
         """A part of this payment while its channel is being made (C-18); too many, or too much,
@@ -627,77 +420,6 @@ class Session:
         if self.reused:  # it will never carry this payment, and it is not paid for: another may (A-07, people:L9)
             given_up += (CloseChannel(self.buy.jit_scid, self.channel.channel_id),)
         return given_up
-
-    @cython.cfunc
-    def _fit(self, limits):
-        """Lay the fee on the parts as this channel allows (H-04): the failure all get where it does not, or None.
-
-        Beside it the actions for parts that fail alone.
-        """
-        if limits.to_self_delay_blocks > self.buy.terms.max_client_to_self_delay_blocks:
-            return UNKNOWN_NEXT_PEER, NOTHING  # O-05
-        self.floor_msat = self.buy.floor_msat = max(1, limits.htlc_minimum_msat)  # from now on on arrival (C-04)
-        most: cython.ulonglong = min(limits.spendable_msat, limits.max_in_flight_msat)
-        shed = self._shed(most)
-        self.forwards = None
-        if not lay_fee(self.parts, self.floor_msat, self.fee_msat) or less(self.sum_msat, self.fee_msat) > most:
-            return TEMPORARY, shed  # O-06
-        return None, shed
-
-    @cython.cfunc
-    def _shed(self, most_msat: cython.ulonglong) -> tuple:
-        """Fail alone, last one first, what does not fit and what the payment is complete without (trap:26)."""
-        part: IncomingHtlc
-        unfit: cython.bint
-        need: cython.ulonglong = max(self.buy.size_msat, self.fee_msat + 1 if self.fee_msat < MOST_MSAT else MOST_MSAT)
-        keys = []
-        for part in reversed(self.parts):
-            unfit = part.amt_to_forward_msat < self.floor_msat or less(self.sum_msat, self.fee_msat) > most_msat
-            if unfit and part.status == HELD and less(self.sum_msat, part.amt_to_forward_msat) >= need:
-                self._let_go(part, LOST)
-                self.sum_msat -= part.amt_to_forward_msat
-                keys.append(part.key)
-        return (FailParts(tuple(keys), TEMPORARY),) if keys else NOTHING
-
-    @cython.cfunc
-    def _note(self) -> tuple:
-        """Journal where each part goes before it goes (rule:2, H-16); one write at a time."""
-        if self.step != IDLE:
-            return NOTHING
-        self.step = STORING_FORWARDS
-        self.recorded = len(self.parts)
-        return (self._persist("forwards"),)
-
-    @cython.cfunc
-    def _release(self) -> tuple:
-        """Every held part in the record goes out together (H-15); one that came during the write is written next."""
-        part: IncomingHtlc
-        number: cython.int
-        if self.state == WAITING:
-            self.state = WITH_CLIENT
-        forwards = self.forwards  # those of the record: the same, unless some went out before
-        if forwards is None or self.in_flight or self.fulfilled:
-            forwards = self._outgoing(self.recorded, True)
-        for number in range(self.recorded):
-            part = self.parts[number]
-            if part.status == HELD:
-                self._let_go(part, FORWARDED)
-                self.in_flight += 1
-        out = ForwardParts(self.buy.jit_scid, self.payment_hash, self.channel.channel_id, forwards)
-        actions = (out,) if forwards else NOTHING
-        return actions + self._note() if len(self.parts) > self.recorded else actions
-
-    @cython.cfunc
-    def _outgoing(self, until: cython.int, only_held: cython.bint) -> tuple:
-        """Return `Forward` of the first `until` parts that are held, or of all that have not failed."""
-        part: IncomingHtlc
-        number: cython.int
-        found = []
-        for number in range(until):
-            part = self.parts[number]
-            if part.status == HELD or (not only_held and part.status != LOST):
-                found.append(part.forward())
-        return tuple(found)
 
     def _ready_timeout(self, arg):
         return self._give_up(TEMPORARY)
@@ -900,146 +622,6 @@ class Session:
             self.state = BROADCASTING
             return (Alarm(f"{what}: it is on chain"), *self._finish())
         return (Alarm(f"{what}: broadcasting"), *self._owe_broadcast())
-
-    @cython.cfunc
-    def _fail(self, failure: object) -> tuple:
-        """End a session that has made nothing yet."""
-        self.state = FAILED
-        return self._answer_held(failure)
-
-    @cython.cfunc
-    def _give_up(self, failure: object) -> tuple:
-        """End a session in any state before a preimage: answer what is held, then undo what was made."""
-        failed = self._answer_held(failure)
-        return failed + self._undo_or_wait()
-
-    @cython.cfunc
-    def _undo_or_wait(self) -> tuple:
-        """Give back what was made, once no result is awaited any more.
-
-        A public channel stays, its fee unpaid (O-13).
-        """
-        self.state = ABORTING
-        if self.step != IDLE:
-            return NOTHING  # its result comes; `undo_late_result` goes on from there
-        if self.sent or (self.funding is None and self.channel is None):
-            self.state = FAILED
-            return NOTHING
-        if self.committed:
-            return NOTHING  # the broadcast under way will tell: FUNDING_BROADCAST or CLOSED
-        self.step = UNDOING
-        return (Undo(self.buy.jit_scid, self.payment_hash, self.channel, self.funding),)
-
-    @cython.cfunc
-    def _write_off(self):
-        """The channel is closed: no event comes for the parts that were in it (cln:A3)."""
-        part: IncomingHtlc
-        for part in self.parts:
-            if part.status == FORWARDED:
-                part.status = LOST
-        self.forwards = None
-        self.in_flight = 0
-
-    @cython.cfunc
-    def _answer_held(self, failure: object, cltv: cython.ulonglong = NEVER) -> tuple:
-        """Fail the held parts that expire at `cltv` or before."""
-        part: IncomingHtlc
-        if not self.held:
-            return NOTHING
-        keys = []
-        for part in self.parts:
-            if part.status == HELD and part.cltv_expiry <= cltv:
-                self._let_go(part, LOST)
-                keys.append(part.key)
-        if not keys:
-            return NOTHING
-        self.forwards = None
-        return (FailParts(tuple(keys), failure),)
-
-    @cython.cfunc
-    def _broadcast_again(self) -> tuple:
-        return (Broadcast(self.buy.jit_scid, self.payment_hash, self.channel),)
-
-    @cython.cfunc
-    def _persist(self, stage: str):
-        return Persist(self.buy.jit_scid, self.payment_hash, self.record(stage))
-
-    # Heights and records -------------------------------------------------------------------------
-
-    @cython.cfunc
-    @cython.exceptval(0, check=True)
-    def earliest(self) -> cython.ulonglong:
-        """Return the earliest expiry of the parts that are still held, NEVER if there is none."""
-        part: IncomingHtlc
-        earliest: cython.ulonglong = NEVER
-        if self.held:
-            for part in self.parts:
-                if part.status == HELD:
-                    earliest = min(earliest, part.cltv_expiry)
-        return earliest
-
-    @cython.cfunc
-    @cython.exceptval(0, check=True)
-    def next_height(self) -> cython.ulonglong:
-        """Return the height at which this session has something to do, NEVER if there is none (K-06, O-04)."""
-        height: cython.ulonglong = self.earliest()
-        if self.state >= ABORTING:
-            return NEVER
-        if height != NEVER:
-            height = less(height, MARGIN)
-        if self.funding is not None and not self.sent:
-            height = min(height, max(0, self.funding.reserved_to_block - RENEW_MARGIN_BLOCKS))
-        return height
-
-    @cython.cfunc
-    def _watch_reservation(self):
-        self.registry.watch(self, self.next_height())
-
-    @cython.cfunc
-    @cython.exceptval(0, check=True)
-    def fee_paid(self) -> cython.ulonglong:
-        """Return what the parts that the client took have carried (rule:20)."""
-        return carried(self.parts, FULFILLED)
-
-    @cython.cfunc
-    @cython.exceptval(0, check=True)
-    def taken_msat(self) -> cython.ulonglong:
-        """Return the value of the parts that the client took."""
-        part: IncomingHtlc
-        taken: cython.ulonglong = 0
-        for part in self.parts:
-            if part.status == FULFILLED:
-                taken += min(part.amt_to_forward_msat, MOST_MSAT - taken)
-        return taken
-
-    @property
-    def fee_paid_msat(self):
-        """What this payment has brought of the opening fee so far."""
-        return self.fee_paid()
-
-    @cython.ccall
-    def record(self, stage: str) -> object:
-        """Return this session as its record must have it at `stage` (see `actions.SessionRecord`)."""
-        forwards = NOTHING
-        if stage in ("forwards", "paid") or (self.state == WAITING and self.recorded):
-            if self.forwards is None:
-                self.forwards = self._outgoing(len(self.parts), False)
-            forwards = self.forwards
-        buy: JitChannel = self.buy
-        paid: cython.ulonglong = buy.fee_paid_msat
-        if stage == "paid":
-            paid += min(self.fee_paid(), MOST_MSAT - paid)
-        return SessionRecord(
-            stage,
-            self.payment_hash,
-            buy.attempts,
-            self.fee_msat,
-            self.funding,
-            self.channel,
-            forwards,
-            self.preimage,
-            paid,
-        )
 
 
 _HANDLERS = tuple([None if name in ("bug", "skip") else getattr(Session, f"_{name}") for name in RULES])

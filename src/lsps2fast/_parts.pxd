@@ -18,7 +18,7 @@ cdef class IncomingHtlc:
     cdef object forward(self)
 
 cdef unsigned long long less(unsigned long long amount, unsigned long long by) noexcept
-cpdef object opening_fee(
+cpdef object opening_fee_msat(
     unsigned long long payment_size_msat, unsigned long long min_fee_msat, unsigned long long proportional
 )
 cdef bint fee_fits(list parts, unsigned long long floor_msat, unsigned long long fee_msat) except? -1

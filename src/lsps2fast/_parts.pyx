@@ -73,10 +73,14 @@ def less(amount: cython.ulonglong, by: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.ccall
-def opening_fee(
+def opening_fee_msat(
     payment_size_msat: cython.ulonglong, min_fee_msat: cython.ulonglong, proportional: cython.ulonglong
 ) -> object:
-    """Return the opening fee in msat, or None when the computation leaves u64 (F-01 to F-03)."""
+    """Return the opening fee of a payment, or None when a step leaves 64 bits (F-01 to F-03).
+
+    bLIP-52's prose prints the divisor as 10000000; its two code samples say 1000000, and so do the other
+    implementations (F-01, X-01).
+    """
     if proportional != 0 and payment_size_msat > MOST_MSAT // proportional:
         return None
     product: cython.ulonglong = payment_size_msat * proportional

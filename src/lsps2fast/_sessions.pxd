@@ -1,7 +1,8 @@
 # C types of `Sessions`; what the fields mean stands in `_sessions.pyx`.
 
-from lsps2fast._fsm cimport Client, JitChannel, Registry, Session
+from lsps2fast._fsm cimport Session
 from lsps2fast._parts cimport IncomingHtlc
+from lsps2fast._payment cimport Client, JitChannel, Payment, Registry
 
 cdef class Sessions(Registry):
     cdef readonly dict buys
@@ -40,7 +41,7 @@ cdef class Sessions(Registry):
     cdef tuple _first(self, JitChannel buy, IncomingHtlc htlc)
     cdef tuple _refuse(self, IncomingHtlc htlc, str failure, str why)
     cdef tuple _again(self, IncomingHtlc part, IncomingHtlc htlc)
-    cdef list _evictable(self, int pot, JitChannel buy, Session besides)
+    cdef list _evictable(self, int pot, JitChannel buy, Payment besides)
     cdef tuple _lapse(self, JitChannel buy, unsigned long long wall_ms)
     cdef tuple _conclude(self, Session session, tuple actions)
     cdef tuple _end(self, Session session)

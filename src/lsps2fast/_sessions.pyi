@@ -1,7 +1,8 @@
 from typing import Any, Final, Protocol, final
 
-from lsps2fast._fsm import JitChannel, Registry, Session
+from lsps2fast._fsm import Session
 from lsps2fast._parts import IncomingHtlc
+from lsps2fast._payment import JitChannel, Registry
 from lsps2fast.actions import Action, PartKey, SessionRecord, Terms
 
 CLTV_MARGIN_BLOCKS: Final = 6

@@ -37,11 +37,13 @@ from lsps2fast.errors import ProtocolBug
 from lsps2fast.table import TABLE, Input, State
 
 if cython.compiled:
-    from cython.cimports.lsps2fast._fsm import Client, JitChannel, Registry, Session
+    from cython.cimports.lsps2fast._fsm import Session
     from cython.cimports.lsps2fast._parts import IncomingHtlc, less, smallest
+    from cython.cimports.lsps2fast._payment import Client, JitChannel, Payment, Registry
 else:
-    from lsps2fast._fsm import Client, JitChannel, Registry, Session
+    from lsps2fast._fsm import Session
     from lsps2fast._parts import IncomingHtlc, less, smallest
+    from lsps2fast._payment import Client, JitChannel, Payment, Registry
 
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 MAX_CLTV_AHEAD_BLOCKS = 2016  # C-04, as lightningd
@@ -319,7 +321,7 @@ class Sessions(Registry):
     # Shares of the pot (rule:24) -------------------------------------------------------------------
 
     @cython.cfunc
-    def make_room(self, session: Session, buy: JitChannel, newcomer: IncomingHtlc):
+    def make_room(self, session: Payment, buy: JitChannel, newcomer: IncomingHtlc):
         """Return what is ordered so that `newcomer` can be held, None where larger parts fill a pot.
 
         A part counts in three pots, each inside the next: its buy's, its client's, the node's. In one that is full the
@@ -367,7 +369,7 @@ class Sessions(Registry):
         return actions
 
     @cython.cfunc
-    def _evictable(self, pot: cython.int, buy: JitChannel, besides: Session) -> list:
+    def _evictable(self, pot: cython.int, buy: JitChannel, besides: Payment) -> list:
         """Return the parts in this pot that may give way: those of sets that still collect."""
         session: Session
         sessions = [*self._collecting, *self._complete]
@@ -698,7 +700,7 @@ class Sessions(Registry):
     # What is kept of sessions ----------------------------------------------------------------------
 
     @cython.cfunc
-    def changed(self, session: Session, before: cython.int):
+    def changed(self, session: Payment, before: cython.int):
         """A session has left the state `before` (-1: it begins)."""
         if before == S_COLLECTING:
             self._collecting.pop(session, None)
@@ -709,7 +711,7 @@ class Sessions(Registry):
             del self._changes[: KEPT_CHANGES // 2]  # they are of no interest to anybody
 
     @cython.cfunc
-    def wait_for_client(self, session: Session):
+    def wait_for_client(self, session: Payment):
         """This set is complete and its client away: its time-out is `offline_ms` from now (C-13)."""
         if session in self._collecting:
             del self._collecting[session]

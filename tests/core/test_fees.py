@@ -47,7 +47,8 @@ def _oracle_shares(values: list[int], floor: int, fee: int) -> list[int]:
 @pytest.mark.parametrize("row", _rows("opening_fee"))
 def test_the_opening_fee_is_that_of_the_vectors(machine: Machine, row: Row) -> None:
     """F-01, F-02, F-03, Z-01, trap:18: all 28 rows, by the code samples, not the prose; None where 64 bits are left."""
-    fee = machine.parts.opening_fee(int(row["payment_size_msat"]), int(row["min_fee_msat"]), int(row["proportional"]))
+    fee_of = machine.parts.opening_fee_msat
+    fee = fee_of(int(row["payment_size_msat"]), int(row["min_fee_msat"]), int(row["proportional"]))
     assert fee == {"overflow": None}.get(row["result"], int(row.get("opening_fee_msat", 0)))
 
 
@@ -313,7 +314,7 @@ def _oracle_fee(size: int, min_fee: int, proportional: int) -> int | None:
 @example(size=U64_MAX, min_fee=U64_MAX, proportional=0)
 def test_the_opening_fee_never_wraps(machine: Machine, size: int, min_fee: int, proportional: int) -> None:
     """trap:18, F-02, F-03: against unbounded integers, at every edge."""
-    assert machine.parts.opening_fee(size, min_fee, proportional) == _oracle_fee(size, min_fee, proportional)
+    assert machine.parts.opening_fee_msat(size, min_fee, proportional) == _oracle_fee(size, min_fee, proportional)
 
 
 @QUICK

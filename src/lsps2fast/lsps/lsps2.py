@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from lsps2fast._parts import opening_fee
+from lsps2fast._parts import opening_fee_msat as opening_fee_msat  # the codec's users find it here (F-01 to F-05)
 from lsps2fast.errors import Lsps2Error, PeerError, ProtocolBug
 from lsps2fast.lsps.lsps0 import MalformedField, invalid_params, read_params
 
@@ -184,18 +184,6 @@ def parse_node_id(value: object, name: str = "node_id") -> bytes:
     if x >= _FIELD_PRIME or pow(square, (_FIELD_PRIME - 1) // 2, _FIELD_PRIME) != 1:
         raise MalformedField(name, "not a point of secp256k1")
     return bytes.fromhex(value)
-
-
-# --- Opening fee (F-01 … F-05) ----------------------------------------------------------------------------------------
-
-
-def opening_fee_msat(payment_size_msat: int, min_fee_msat: int, proportional: int) -> int | None:
-    """Return the fee for a payment, or None when a step leaves 64 bits. All arguments are u64.
-
-    bLIP-52's prose prints the divisor as 10000000; its two code samples say 1000000, and so do the other
-    implementations (F-01, X-01).
-    """
-    return opening_fee(payment_size_msat, min_fee_msat, proportional)
 
 
 # --- opening_fee_params -----------------------------------------------------------------------------------------------
