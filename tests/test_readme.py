@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from pyln.client import Plugin
 
+from lsps2fast_plugin.client.app import Client
+from lsps2fast_plugin.service.app import Service
 from lsps2fast_plugin.service.options import _INTS, add_options
 from lsps2fast_plugin.tools.options_page import reference
 
@@ -68,6 +70,19 @@ def test_the_options_table_names_real_options_and_their_defaults() -> None:
 def test_the_page_of_options_is_up_to_date() -> None:
     """`python -m lsps2fast_plugin.tools.options_page > docs/reference/options.md` writes it."""
     assert (ROOT / "docs/reference/options.md").read_text() == reference()
+
+
+HOOKS = {"init", "getmanifest", "custommsg", "rpc_command", "setconfig", "htlc_accepted"}  # each plugin has its own
+
+
+def test_one_node_can_be_an_lsp_and_a_wallet() -> None:
+    """cln:N5: no option and no method has the name of another plugin's: lightningd would end at its start."""
+    plugins = [app.host.plugin for app in (Service(), Client())]
+    for kind in ("options", "methods"):
+        ours, theirs = (set(getattr(plugin, kind)) - HOOKS for plugin in plugins)
+        assert ours
+        assert theirs
+        assert not ours & theirs
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

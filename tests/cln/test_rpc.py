@@ -474,3 +474,17 @@ def test_what_json_cannot_hold_is_not_sent(play: Play) -> None:
         assert node.callers.empty()
 
     play(story)
+
+
+async def test_a_node_in_a_deep_directory_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cln:W1: the path of the socket is longer than an address; lightningd starts plugins beside it."""
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    async with serving(Path("lightning-rpc")) as node:
+        rpc = Rpc(str(deep / "lightning-rpc"))
+        call = asyncio.create_task(rpc.call("getinfo"))
+        caller = await node.caller()
+        await caller.result(await caller.request(), {"id": "02"})
+        assert await call == {"id": "02"}
+        await rpc.close()

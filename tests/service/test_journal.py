@@ -146,15 +146,16 @@ async def test_a_write_that_happened_but_was_answered_with_an_error_is_repeated(
         await stage.over(invoice)
 
 
-async def test_an_offer_that_ends_unused_leaves_no_record() -> None:
-    """B-14: forgotten by a timer, also when the first delete fails."""
+async def test_an_offer_that_ends_unused_leaves_only_its_end() -> None:
+    """B-14: forgotten by a timer, also when the first delete fails; the final record says `Timeout`."""
     async with Stage() as stage:
         await stage.buy(stage.client())
         stage.lsp.faults.fail("deldatastore")
         await stage.world.advance(3600)
         await stage.quiet()
         await stage.world.advance(1)
-        await stage.until(lambda: not stage.lsp.datastore.rows, "the record is gone")
+        await stage.until(lambda: not stage.records("active"), "the record is gone")
+        assert [record["outcome"] for record in stage.records("finalized").values()] == ["Timeout"]
 
 
 async def test_the_final_record_tells_what_an_operator_needs(mode: str) -> None:

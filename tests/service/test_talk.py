@@ -42,7 +42,7 @@ async def test_a_buy_whose_answer_could_not_be_delivered_stands_until_it_expires
         await stage.quiet()
         assert len(stage.calls("sendcustommsg")) == 2
         await stage.world.advance(3600)
-        await stage.until(lambda: not stage.lsp.datastore.rows, "the buy is forgotten in time (B-14)")
+        await stage.until(lambda: not stage.records("active"), "the buy is forgotten in time (B-14)")
 
 
 def _request(method: str, params: Any, request_id: str = "by hand") -> bytes:
@@ -152,7 +152,7 @@ async def test_unused_buys_are_limited_and_free_again_when_they_expire() -> None
         assert len(stage.records("active")) == 2
         await stage.buy(stage.client("bob"))
         await stage.world.advance(3600)
-        await stage.until(lambda: not stage.lsp.datastore.rows, "all are forgotten")
+        await stage.until(lambda: not stage.records("active"), "all are forgotten")
         await stage.buy(client)
 
 

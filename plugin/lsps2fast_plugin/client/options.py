@@ -51,7 +51,7 @@ _INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
         2016,
         "blocks after which a funding that was paid for and seen must be confirmed",
     ),
-    "lsps2-max-to-self-delay": (2016, 1, 2016, "largest delay in blocks that an LSP may impose on us in a JIT channel"),
+    "lsps2-max-channel-delay": (2016, 1, 2016, "largest delay in blocks that an LSP may impose on us in a JIT channel"),
     "lsps2-min-htlcs": (2, 1, 483, "HTLCs that an LSP must let us have on the way in a JIT channel at least"),
     "lsps2-max-htlc-minimum-msat": (
         1_000_000,
@@ -112,7 +112,7 @@ def read_settings(plugin: Plugin) -> Settings:
         zero_reserve=bool(plugin.get_option("experimental-lsps-client-zero-reserve")),
         trusted=_trusted(plugin.get_option("lsps2-trusted-lsp")),
         confirm_timeout_blocks=number["lsps2-confirm-timeout"],
-        max_to_self_delay_blocks=number["lsps2-max-to-self-delay"],
+        max_to_self_delay_blocks=number["lsps2-max-channel-delay"],
         least_htlcs=number["lsps2-min-htlcs"],
         max_htlc_minimum_msat=number["lsps2-max-htlc-minimum-msat"],
     )

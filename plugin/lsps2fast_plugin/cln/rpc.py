@@ -13,8 +13,9 @@ import asyncio
 import itertools
 import json
 import logging
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +25,17 @@ from lsps2fast.errors import AnswerPending, MalformedFrame, NodeError, NodeUnrea
 log = logging.getLogger(__name__)
 _BLOCK = 64 * 1024  # bytes a read
 _MOST = 1 << 30  # bytes of one answer: a listdatastore of a large node is far above what a hook call may be
+_ADDRESS_BYTES: Final = 107  # room for the name of a unix socket
+
+
+def socket_address(path: str) -> str:
+    """Return a name of this socket that fits into an address: a node's directory may lie deep.
+
+    lightningd starts plugins in the directory of its socket, so from there the name is short.
+    """
+    if len(os.fsencode(path)) <= _ADDRESS_BYTES:
+        return path
+    return min(path, os.path.relpath(path), key=len)
 
 
 def _decode(frame: bytes) -> Any:
@@ -187,7 +199,7 @@ class Rpc:
         async with self._connecting:
             if self._link is None or not self._link.alive:
                 try:
-                    reader, writer = await asyncio.open_unix_connection(self.path)
+                    reader, writer = await asyncio.open_unix_connection(socket_address(self.path))
                 except OSError as error:
                     raise NodeUnreachable(method, f"cannot connect to {self.path}: {error}") from error
                 self._link = _Link(reader, writer)

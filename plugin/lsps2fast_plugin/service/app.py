@@ -204,6 +204,7 @@ class Service:
             exposure=exposure,
             afterwards=afterwards,
             coins_moved=view.changed,
+            attempt_ended=lambda scid, hash_, outcome: store.attempt_ended(scid, hash_, outcome, clock.wall_ms()),
         )
         funder = Funder(
             rpc,

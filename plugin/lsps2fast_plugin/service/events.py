@@ -7,10 +7,21 @@ not. Answers in return what a negotiation must know of the payments under way.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
-from lsps2fast.actions import FAILURE_NAMES, Action, Broadcast, FailParts, Finalize, ForgetBuy
+from lsps2fast.actions import (
+    ABANDONED,
+    FAILED,
+    FAILURE_NAMES,
+    UNDERPAID,
+    Action,
+    Broadcast,
+    FailParts,
+    Finalize,
+    ForgetBuy,
+)
+from lsps2fast.errors import StoreError
 from lsps2fast.lsps.buys import BuyRegistry
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import State
@@ -24,6 +35,7 @@ log = logging.getLogger(__name__)
 
 TOPIC: Final = "lsps2_session"  # our notification: a session has changed its state
 UNUSED: Final = ("Timeout", "Abandoned")  # outcomes of a buy that brought nobody a channel
+ATTEMPTS: Final = {State.FAILED: FAILED, State.ABANDONED: ABANDONED, State.UNDERPAID: UNDERPAID}  # by their last state
 
 
 class SessionEvents:
@@ -39,8 +51,12 @@ class SessionEvents:
         exposure: CapitalAtRisk,
         afterwards: ChannelLeaseGuard,
         coins_moved: Callable[[], None],
+        attempt_ended: Callable[[int, bytes, str], Awaitable[None]],
     ) -> None:
-        """`sessions`: the core's `Sessions`. `coins_moved()`: what is free may have changed by our own doing."""
+        """`sessions`: the core's `Sessions`. `coins_moved()`: what is free may have changed by our own doing.
+
+        `attempt_ended(jit_scid, payment_hash, outcome)` leaves word of a payment whose buy lives on.
+        """
         self._host = host
         self._sessions = sessions
         self._offers = offers
@@ -48,6 +64,7 @@ class SessionEvents:
         self._exposure = exposure
         self._afterwards = afterwards
         self._coins_moved = coins_moved
+        self._attempt_ended = attempt_ended
         self._opening: set[int] = set()  # jit scids whose channel is being made
         self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
         self.fees_earned_msat = 0  # opening fees that came, since the start
@@ -55,8 +72,12 @@ class SessionEvents:
 
     def take(self, actions: Iterable[Action]) -> None:
         """Sessions may have changed, and these orders are about to be carried out."""
+        actions = tuple(actions)
+        over = {action.jit_scid for action in actions if isinstance(action, (Finalize, ForgetBuy))}
         for jit_scid, payment_hash, old, new in self._sessions.take_changes():
             self._changed(jit_scid, payment_hash, None if old is None else State(old), State(new))
+            if new in ATTEMPTS and jit_scid not in over:
+                self._host.spawn(self._tell_attempt(jit_scid, payment_hash, ATTEMPTS[State(new)]))
         for action in actions:
             match action:
                 case FailParts():
@@ -88,6 +109,13 @@ class SessionEvents:
         self._exposure.session_changed(buy, payment_hash, old, new, core is not None and core.took_whole)
         if new == State.SUCCEEDED and core is not None and core.channel is not None:
             self._afterwards.owe(core.channel.channel_id, buy)
+
+    async def _tell_attempt(self, jit_scid: int, payment_hash: bytes, outcome: str) -> None:
+        """Leave the record that lightningd's built-in plugin would leave; no money depends on it."""
+        try:
+            await self._attempt_ended(jit_scid, payment_hash, outcome)
+        except StoreError as error:
+            log.warning(f"the failed payment of {format_scid(jit_scid)} is in no record: {error}")
 
     def _funding_ordered(self, action: Broadcast) -> None:
         """No way back: the buy has its channel."""

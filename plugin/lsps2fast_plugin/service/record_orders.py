@@ -77,8 +77,10 @@ class RecordOrders:
         await self._tasks.until_done("resetting a record", put)
 
     async def forget(self, action: order.ForgetBuy) -> None:
-        """Delete the record of an offer that lapsed; others end with their final record."""
-        if action.outcome == "Timeout" and self._store.knows(action.jit_scid):
+        """End the record of an offer that lapsed; others end with their final record."""
+        if action.outcome == order.TIMEOUT and self._store.knows(action.jit_scid):
+            lapse = partial(self._store.lapse, action.jit_scid, self._clock.wall_ms())
+            await self._tasks.until_done("writing the final record", lapse)
             await self._tasks.until_done("deleting a record", lambda: self._store.forget(action.jit_scid))
             self._newest.pop(action.jit_scid, None)
 

@@ -166,9 +166,11 @@ class Recovery:
 
     async def _drop(self, record: StoredSession) -> None:
         """A buy that lapsed, unused, while we were away."""
+        store, jit_scid = self._parts.store, record.buy.jit_scid
         try:
-            await self._parts.store.forget(record.buy.jit_scid)
+            await store.lapse(jit_scid, self._parts.clock.wall_ms())
+            await store.forget(jit_scid)
         except StoreError as error:  # the next start finds it again
-            log.warning(f"record {format_scid(record.buy.jit_scid)} cannot be deleted: {error}")
+            log.warning(f"record {format_scid(jit_scid)} of a buy that lapsed cannot be ended: {error}")
             return
         await self._parts.desk.give_back(token_of_buy(record.buy))

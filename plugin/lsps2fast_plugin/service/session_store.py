@@ -2,6 +2,7 @@
 
 One record a jit scid, under ["lsps","lsps2","sessions","active"|"finalized",<jit scid>], as CLN's built-in plugin keeps
 them; our own facts stand beside its fields under "lsps2fast", which it ignores, so an operator can switch either way.
+A buy outlives a payment that failed, so the record of such an attempt lies under "finalized" while the buy is "active".
 A write either happened or raises StoreError. What cannot be read is kept, reported and left alone.
 """
 
@@ -12,10 +13,11 @@ import hashlib
 import logging
 import re
 from typing import Annotated, Any, Literal, NamedTuple
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from lsps2fast.actions import Channel, Forward, Funding, SessionRecord
+from lsps2fast.actions import TIMEOUT, Channel, Forward, Funding, SessionRecord
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams, format_datetime, format_scid, parse_datetime, parse_msat, parse_scid
@@ -69,6 +71,7 @@ class _OurFacts(msgspec.Struct):
     fee_paid_msat: str = "0"
     funding: _FundingFacts | None = None
     forwards: tuple[_ForwardFacts, ...] = ()
+    attempt: bool = False  # a final record of one payment: it says nothing of the buy
 
 
 class StoredSession(NamedTuple):
@@ -78,6 +81,7 @@ class StoredSession(NamedTuple):
     journal: SessionRecord
     outcome: str | None
     finalized_ms: int | None = None  # UTC
+    is_attempt: bool = False
 
 
 class Unread(NamedTuple):
@@ -136,6 +140,11 @@ def record_of(buy: Buy, journal: SessionRecord) -> dict[str, Any]:
     return record
 
 
+def _final(buy: Buy, journal: SessionRecord, outcome: str, wall_ms: int) -> dict[str, Any]:
+    """Return a final record."""
+    return record_of(buy, journal) | {"outcome": outcome, "finalized_at": format_datetime(wall_ms)}
+
+
 def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> StoredSession:
     """Return the opposite of `record_of`; raises KeyError, TypeError,
     ValueError or Lsps2Error for what it cannot be.
@@ -156,7 +165,8 @@ def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> S
         created_at_ms=parse_datetime(created) if isinstance(created, str) else int(created) * 1000,
         capacity_sat=parse_msat(str(record.get("channel_capacity_msat", "0"))) // 1000,
     )
-    return StoredSession(buy, _read_journal(record, ours), record.get("outcome"), _read_end(record.get("finalized_at")))
+    outcome, end_ms = record.get("outcome"), _read_end(record.get("finalized_at"))
+    return StoredSession(buy, _read_journal(record, ours), outcome, end_ms, ours.attempt)
 
 
 def _hex(text: str, size_bytes: int) -> str:
@@ -245,8 +255,11 @@ class SessionStore:
         self._last = LateReplyGuard(insist)
         self._buys: dict[int, Buy] = {}
         self._old: set[int] = set()  # buys that also have a record of the built-in plugin of v26.06
-        self._locks: dict[int, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()  # held or waited for
         self._kept: set[tuple[str, ...]] = set()  # keys that nothing may be written to
+        self._journals: dict[int, SessionRecord] = {}  # the last word of the payment under way
+        self._tried: dict[int, tuple[bytes | None, str]] = {}  # of the attempt in the final record
+        self._ended: set[int] = set()  # a final record is there, or being written
         self.unread: list[Unread] = []
         self.commits = 0
 
@@ -267,6 +280,9 @@ class SessionStore:
                     continue
                 if (stored.outcome is None) != (folder == "active"):
                     self._set_aside(entry, "it lies in the wrong folder")
+                    continue
+                if stored.is_attempt:
+                    self._tried[stored.buy.jit_scid] = stored.journal.payment_hash, stored.outcome or ""
                     continue
                 found.append(stored)
                 if folder == "active":
@@ -335,7 +351,33 @@ class SessionStore:
     async def put(self, jit_scid: int, journal: SessionRecord) -> None:
         """Journal how far the payment on this scid has come: one commit. Raises StoreError."""
         buy = self._buys[jit_scid]
+        if journal.payment_hash is not None:
+            self._journals[jit_scid] = journal
         await self._write("active", buy, record_of(buy, journal))
+
+    async def attempt_ended(self, jit_scid: int, payment_hash: bytes, outcome: str, wall_ms: int) -> None:
+        """Leave word of a payment that came to nothing, while its buy lives on: one commit, none for the same again.
+
+        Raises StoreError.
+        """
+        buy, word = self._buys.get(jit_scid), (payment_hash, outcome)
+        if buy is None or jit_scid in self._ended or self._tried.get(jit_scid) == word:
+            return
+        self._tried[jit_scid] = word
+        journal = self._journals.pop(jit_scid, None)
+        if journal is None or journal.payment_hash != payment_hash:
+            journal = msgspec.structs.replace(FRESH, payment_hash=payment_hash)
+        record = _final(buy, journal, outcome, wall_ms)
+        record["lsps2fast"]["attempt"] = True
+        await self._write("finalized", buy, record)
+
+    async def lapse(self, jit_scid: int, wall_ms: int) -> None:
+        """Write the final record of a buy that nothing came of; `forget` then ends the active one.
+
+        The record of an attempt says more, and stays. Raises StoreError.
+        """
+        if jit_scid in self._buys and jit_scid not in self._tried:
+            await self.finalize(jit_scid, FRESH, TIMEOUT, wall_ms)
 
     async def finalize(self, jit_scid: int, journal: SessionRecord, outcome: str, wall_ms: int) -> None:
         """Write the final record: one commit, repeatable; `forget` then ends the active one (K-15).
@@ -343,13 +385,16 @@ class SessionStore:
         Raises StoreError.
         """
         buy = self._buys[jit_scid]
-        record = record_of(buy, journal) | {"outcome": outcome, "finalized_at": format_datetime(wall_ms)}
-        await self._write("finalized", buy, record)
+        self._ended.add(jit_scid)
+        await self._write("finalized", buy, _final(buy, journal, outcome, wall_ms))
 
     async def forget(self, jit_scid: int) -> None:
         """Delete the active record: one commit, repeatable. Raises StoreError."""
         await self._delete("active", jit_scid)
         self._buys.pop(jit_scid, None)
+        self._journals.pop(jit_scid, None)
+        self._tried.pop(jit_scid, None)
+        self._ended.discard(jit_scid)
 
     def knows(self, jit_scid: int) -> bool:
         """Return whether an active record exists."""
@@ -360,19 +405,16 @@ class SessionStore:
         value = msgspec.json.encode(record).hex()
         key = [*ROOT, folder, format_scid(buy.jit_scid)]
         params = {"key": key, "hex": value, "mode": "create-or-replace"}
-        async with self._lock(buy.jit_scid):
+        async with self._lock(folder, buy.jit_scid):
             await self._set(key, "datastore", params)
         self.commits += 1
 
     async def _delete(self, folder: str, jit_scid: int) -> None:
-        lock = self._lock(jit_scid)
-        async with lock:
+        async with self._lock(folder, jit_scid):
             await self._remove([*ROOT, folder, format_scid(jit_scid)])
             if jit_scid in self._old:
                 await self._remove([*OLD_ROOT, format_scid(jit_scid)])
                 self._old.discard(jit_scid)
-        if not lock.locked():
-            self._locks.pop(jit_scid, None)
 
     async def _remove(self, key: list[str]) -> None:
         """Delete one record; none there is fine."""
@@ -396,8 +438,9 @@ class SessionStore:
         except NodeError as error:
             raise StoreError(str(error)) from error
 
-    def _lock(self, jit_scid: int) -> asyncio.Lock:
-        return self._locks.setdefault(jit_scid, asyncio.Lock())
+    def _lock(self, folder: str, jit_scid: int) -> asyncio.Lock:
+        """Return the lock of one record: a report that hangs keeps no payment waiting."""
+        return self._locks.setdefault((folder, jit_scid), asyncio.Lock())
 
     async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -66,6 +66,7 @@ class House:
         self.finished: list[tuple[int, RestoreFees | None]] = []
         self.aliases: list[RestoreFees] = []
         self.forgotten: list[int] = []
+        self.lapsed: list[tuple[int, int]] = []
         self.kept: list[int] = []
         self.used: set[int] = set()
         self.withheld: dict[str, bool] = {}
@@ -79,6 +80,7 @@ class House:
                 unread_names=lambda name: any(name.encode() in each.raw for each in unread),
                 keep=self.kept.append,
                 forget=self._forget,
+                lapse=self._lapse,
             ),
             effects=SimpleNamespace(
                 alarm=self.alarms.append,
@@ -108,6 +110,10 @@ class House:
 
     def _go_live(self, buy: Buy) -> Any:
         return self.core.add_buy(buy.jit_scid, buy.peer_id, buy_terms(buy))
+
+    async def _lapse(self, jit_scid: int, wall_ms: int) -> None:
+        assert not self.forgotten  # the final record comes first (K-15)
+        self.lapsed.append((jit_scid, wall_ms))
 
     async def _forget(self, jit_scid: int) -> None:
         if self.journal_fails:
@@ -283,10 +289,10 @@ def test_an_unpaid_offer_is_live_again_with_its_attempts() -> None:
 
 
 def test_an_offer_that_lapsed_meanwhile_is_dropped_with_its_record() -> None:
-    """B-14, K-09: nothing is live, the record goes."""
+    """B-14, K-09: nothing is live, a final record is written, then the active one goes."""
     house = House(wall_ms=END_MS)
     house.revive(StoredSession(BUY, FRESH, None))
-    assert (house.core.buys, house.forgotten) == ({}, [JIT])
+    assert (house.core.buys, house.lapsed, house.forgotten) == ({}, [(JIT, END_MS)], [JIT])
 
 
 def test_a_lapsed_record_that_cannot_be_deleted_is_left_for_the_next_start() -> None:
