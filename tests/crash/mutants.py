@@ -93,10 +93,10 @@ def _unrenewed() -> None:
     """Reservations are never made anew (against O-04)."""
     from lsps2fast_plugin.service.reservations import Reservations
 
-    async def renew(self: Any, action: Any) -> None:
+    async def renew(self: Any, action: Any, peer_id: str, channel_id: Any) -> None:
         """Nothing."""
 
-    setattr(Reservations, "renew", renew)  # noqa: B010
+    setattr(Reservations, "_renew", renew)  # noqa: B010
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

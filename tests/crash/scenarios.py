@@ -382,9 +382,9 @@ async def coins_about_to_lapse(stage: Stage) -> None:
     stage.world.mine()
     await stage.turn(LONGEST_PAUSE_S)
     for _ in range(2):
-        await stage.quiet()
+        await stage.calm()  # a call hangs for a minute, no block long
         stage.world.mine()
-    await stage.quiet()
+    await stage.calm()
     if client.held() and not any(row["reserved"] for row in stage.lsp.wallet.rows()):
         stage.problems.append("coins of a withheld channel are free for any program")
     client.settle_held()

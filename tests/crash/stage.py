@@ -254,6 +254,12 @@ class Stage:
             return False
         return True
 
+    async def calm(self) -> None:
+        """Return when all is quiet and no answer is held back any more."""
+        await self.quiet()
+        while await self._tend():
+            await self.quiet()
+
     async def turn(self, seconds: float = TURN_S) -> None:
         """Let time pass."""
         self._turned_s += seconds
@@ -404,8 +410,7 @@ class Stage:
             (result,) = await self.result(await self.send(payer, sale, amounts or [SIZE_MSAT]))
             if result.paid:
                 return True
-            while await self._tend():
-                await self.quiet()
+            await self.calm()
             await self.turn(pause_s)
             if pause_s == PAUSES_S[-1]:  # the coins of a funding that went out late are good with the next block
                 self.world.mine()
@@ -427,30 +432,29 @@ class Stage:
         self.world.mine()
         await self.until(lambda: True, "the end")
         for seconds in (1, 5, 30, 60, 120, 300, VALIDITY_S, 120, 120):
-            await self.quiet()
-            while await self._tend():
-                await self.quiet()
+            await self.calm()
             await self.turn(seconds)
-        await self.quiet()
+        await self.calm()
         self.world.mine()
-        await self.quiet()
         await self._last_blocks()
+        await self.calm()
 
     async def _last_blocks(self) -> None:
         """Blocks until every funding that was sent has one and every HTLC on chain has ended, within bounds.
 
         A funding that bitcoind dropped is sent again every few blocks only, counted from the answer to the last time.
         """
+        await self.calm()
         for _ in range(FUNDING_EVERY_BLOCKS + 2):
             if not self.unconfirmed():
                 break
             self.world.mine()
-            await self.quiet()
+            await self.calm()
         for _ in range(MOST_BLOCKS // BLOCKS_AT_ONCE):
             if not self.open_on_chain():
                 break
             self.world.mine(BLOCKS_AT_ONCE)
-            await self.quiet()
+            await self.calm()
 
     def unconfirmed(self) -> list[Channel]:
         """Channels that live, whose funding was sent and is in no block."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+
+import pytest
 
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
 from lsps2fast_plugin.service.session_store import ROOT, VERSION
@@ -115,6 +118,29 @@ async def test_a_reservation_is_renewed_over_a_restart_in_its_last_block() -> No
         stage.world.mine()
         (same,) = [row for row in stage.lsp.wallet.rows() if row["reserved"]]
         assert (same["txid"], same["reserved_to_block"] > coin["reserved_to_block"]) == (coin["txid"], True)
+        client.settle_held()
+        assert (await payment).paid
+        await stage.over(invoice)
+
+
+@pytest.mark.parametrize("method", ["getinfo", "listconfigs", "listforwards", "listpeers", "makesecret"])
+async def test_a_reservation_is_renewed_whatever_question_of_a_start_is_not_answered(method: str) -> None:
+    """O-04, trap:8, rule:7: a call may hang for a minute, and the reservation lapse with the next block."""
+    async with Stage(CLIENT_TRUSTS) as stage:
+        client, payer = stage.client(on_part="hold"), stage.payer()
+        invoice = await stage.invoice(client)
+        payment = await _with_the_client(stage, client, payer, invoice)
+        (coin,) = [row for row in stage.lsp.wallet.rows() if row["reserved"]]
+        await stage.kill()
+        stuck = stage.lsp.faults.hang(method)
+        starting = asyncio.ensure_future(stage.start())
+        await stage.until(stuck.reached.is_set, f"{method} hangs")
+        renewed = stage.lsp.wallet.rows
+        await stage.until(lambda: [row for row in renewed() if row["reserved"]][0] != coin, "the coin is renewed")
+        stuck.release()
+        await starting
+        await stage.quiet()
+        assert len(stage.calls("reserveinputs")) == 2  # at the opening, and once now
         client.settle_held()
         assert (await payment).paid
         await stage.over(invoice)

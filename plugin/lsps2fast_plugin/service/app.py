@@ -291,9 +291,13 @@ class Service:
         )
 
     async def _start(self, parts: ServiceParts) -> None:
-        """Read the journal, look at the node, then let the parts in that waited (cln:W11)."""
+        """Read the journal, look at the node, then let the parts in that waited (cln:W11).
+
+        The coins that records name may lapse with the next block (trap:8): only their renewal needs no other answer.
+        """
         settings, rpc, driver = parts.settings, parts.rpc, parts.driver
-        await self._guard_withheld(parts)
+        recovery = Recovery(parts)
+        stored, _ = await asyncio.gather(recovery.load(settings.cltv_delta_blocks), self._guard_withheld(parts))
         if self.metrics is not None and settings.metrics_listen is not None:
             await self.metrics.listen(*settings.metrics_listen)
         info = await until_answered("getinfo", lambda: get_info(rpc), self.clock)
@@ -303,8 +307,8 @@ class Service:
         parts.forward_limits.learn(configs)
         # lightningd enforces its own cltv-delta when forwarding; ours is never below it (B-12)
         delta = max(settings.cltv_delta_blocks, configs.number("cltv-delta", 0))
-        recovery = Recovery(parts)
-        stored = await recovery.load(delta)
+        if delta != settings.cltv_delta_blocks:  # that of records which name none
+            stored = await recovery.load(delta)
         snapshot = await recovery.look(stored)
         await recovery.remember(stored)
         peers = await until_answered("listpeers", lambda: list_peers(rpc), self.clock)

@@ -85,6 +85,7 @@ class ActionExecutor:
             order.CloseChannel: self._funding.close_channel,
             order.ConnectPeer: self._funding.connect,
         }
+        self.renew_found = reservations.renew_found
         self.watch = self._waiting.watch
         self.unready = self._waiting.unready
 

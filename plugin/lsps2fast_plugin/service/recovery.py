@@ -34,8 +34,20 @@ class Recovery:
         self._owned: set[str] = set()  # channels that some record names
 
     async def load(self, delta: int) -> list[StoredSession]:
-        """Every record of the journal; asks until lightningd gives them."""
-        return await until_answered("reading the journal", lambda: self._parts.store.load(delta), self._parts.clock)
+        """Every record of the journal, its coins kept; asks until lightningd gives them."""
+        ask = self._parts.store.load
+        stored = await until_answered("reading the journal", lambda: ask(delta), self._parts.clock)
+        self._keep_coins(stored)
+        return stored
+
+    def _keep_coins(self, stored: list[StoredSession]) -> None:
+        """Reserve the coins of channels for longer, whatever else lightningd has yet to say (O-04)."""
+        self._promise_coins(stored)
+        finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
+        for record in stored:
+            funding, channel = record.journal.funding, record.journal.channel
+            if record.buy.jit_scid not in finished and funding is not None and channel is not None:
+                self._parts.effects.renew_found(record.buy, funding, channel.channel_id)
 
     async def remember(self, stored: list[StoredSession]) -> None:
         """What the policy knows of tokens and peers, and which duties of earlier runs last; asks until it is told."""

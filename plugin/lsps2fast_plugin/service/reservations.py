@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from weakref import WeakValueDictionary
 
 from lsps2fast import actions as order
+from lsps2fast.lsps.buys import Buy
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.funding import ChannelGone, Funder
 from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
@@ -22,20 +24,35 @@ class Reservations:
         self._broadcaster = broadcaster
         self._driver = driver
         self._renewing: WeakValueDictionary[int, asyncio.Task[None]] = WeakValueDictionary()  # RenewInputs by scid
+        self._found: dict[int, order.Funding] = {}  # by scid: what a start is renewing, or has renewed
+
+    def renew_found(self, buy: Buy, funding: order.Funding, channel_id: str) -> None:
+        """After a start: reserve the coins of this channel for longer, before its session is made anew (O-04)."""
+        if self._found.get(buy.jit_scid) != funding:
+            self._found[buy.jit_scid] = funding
+            action = order.RenewInputs(buy.jit_scid, b"", funding)
+            self._tasks.spawn(self._renew(action, buy.peer_id, lambda: channel_id), action)
 
     async def renew(self, action: order.RenewInputs) -> None:
         """Reserve these coins for longer, unless their channel is gone (O-04)."""
+        if self._found.pop(action.jit_scid, None) == action.funding:
+            return
+
+        def channel_id() -> str | None:
+            channel = self._driver.channel_of(action.jit_scid)
+            return None if channel is None else channel.channel_id
+
+        await self._renew(action, self._tasks.buy(action.jit_scid).peer_id, channel_id)
+
+    async def _renew(self, action: order.RenewInputs, peer_id: str, channel_id: Callable[[], str | None]) -> None:
         self.stop_renewing(action.jit_scid)
         this = asyncio.current_task()
         assert this is not None
         self._renewing[action.jit_scid] = this
         late = partial(self.reserved_late, action.jit_scid, action.funding)
-        peer_id = self._tasks.buy(action.jit_scid).peer_id
 
         async def renew() -> None:
-            channel = self._driver.channel_of(action.jit_scid)
-            channel_id = None if channel is None else channel.channel_id
-            await self._broadcaster.renew(action.jit_scid, action.funding, peer_id, channel_id, late)
+            await self._broadcaster.renew(action.jit_scid, action.funding, peer_id, channel_id(), late)
 
         with suppress(ChannelGone):  # its coins are free, and who sends its funding will say so
             await self._tasks.until_done("renewing a reservation", renew)
