@@ -207,7 +207,7 @@ async def test_w1_an_exchange_that_cannot_be_stored_does_not_happen(staged: Stag
         stage.node.do_datastore = failing  # type: ignore[method-assign]
         part = stage.part(two, 20_000_000, FEE)
         while stage.answer(part) is None:
-            await stage.calm()
+            await stage.pass_time(0.5)  # between two tries
         assert stage.answer(part) == REFUSED
         stage.node.do_datastore = good  # type: ignore[method-assign]
         await stage.restart()

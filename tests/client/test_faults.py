@@ -22,7 +22,7 @@ async def test_one_failed_write_is_tried_again(staged: Staging) -> None:
         stage.node.faults["datastore"] = [NodeError("datastore", -1, "busy")]
         part = stage.part(invoice, 20_000_000, FEE)
         while stage.answer(part) is None:
-            await stage.calm()
+            await stage.pass_time(0.5)  # between two tries
         assert claimed(stage.answer(part))[0] == 19_000_000
 
 
@@ -44,7 +44,7 @@ async def test_what_cannot_be_stored_is_not_claimed(staged: Staging, good_writes
         stage.node.call = call  # type: ignore[method-assign]
         part = stage.part(invoice, 20_000_000, FEE)
         while stage.answer(part) is None:
-            await stage.calm()
+            await stage.pass_time(0.5)  # between two tries
         assert stage.answer(part) == {"result": "fail", "failure": "2002"}
         assert stage.client.incoming.held_parts() == 0
 

@@ -91,7 +91,12 @@ async def approve_payment(
     opening = Opening(200_000_000, NOW_MS, channel_id=CHANNEL) if opened else None
     approval = Approval(buy, bytes.fromhex(payment_hash), secret, payment_hash, None, opening=opening)
     await stage.client.book.approve(approval)
-    row: Json = {"label": payment_hash, "payment_hash": payment_hash, "status": "unpaid"}
+    row: Json = {
+        "label": payment_hash,
+        "payment_hash": payment_hash,
+        "status": "unpaid",
+        "expires_at": NOW_MS // 1000 + 3_600,
+    }
     stage.node.invoices[payment_hash] = row | ({} if size_msat is None else {"amount_msat": size_msat})
     if opened:
         stage.node.channels.append(channel_row(peer_id=lsp_id, alias={"local": first["htlc"]["short_channel_id"]}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import rows
 from rows import peer_channel
 
 from lsps2fast.errors import NodeUnreachable
-from lsps2fast_plugin.cln import models
+from lsps2fast_plugin.cln import answers, models
 
 DATA = Path(__file__).parents[1] / "data"
 READERS: dict[str, Callable[[Any], Any]] = {
@@ -24,6 +25,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "listpeers": models.list_peers,
     "getinfo": models.get_info,
     "listconfigs": models.list_configs,
+    "listinvoices": answers.list_invoices,
+    "feerates": answers.feerates,
 }
 ROW = rows.CHANNEL
 SCID, LOCAL, REMOTE = "103x1x0", "16000000x1x1", "16000000x2x2"
@@ -85,6 +88,35 @@ def test_a_missing_member_is_named(member: str) -> None:
 def test_what_is_of_another_type_is_named(answer: dict[str, Any], said: str) -> None:
     with pytest.raises(NodeUnreachable, match=said):
         models.peer_channels(answer)
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer", "said"),
+    [
+        (answers.feerates, {}, "PerKw"),
+        (answers.feerates, {"perkw": {"opening": 253}}, "missing required field `min_acceptable`"),
+        (answers.feerates, {"perkw": {"min_acceptable": "253"}}, "Expected `int`, got `str`"),
+        (answers.list_invoices, {}, "without `invoices`"),
+        (answers.list_invoices, {"invoices": [{"label": "a", "status": "paid", "expires_at": 1}]}, "`payment_hash`"),
+        (partial(answers.derived_secret, purpose="x"), {}, "without `secret`"),
+        (partial(answers.derived_secret, purpose="x"), {"secret": "no hex"}, "not hex"),
+    ],
+)
+def test_what_is_missing_in_an_answer_is_named(ask: Callable[[Any], Any], answer: dict[str, Any], said: str) -> None:
+    """rule:10: fee rates, invoices and single members, too."""
+    with pytest.raises(NodeUnreachable, match=said):
+        asyncio.run(ask(Answers(answer)))
+
+
+def test_members_that_nobody_reads_may_be_there() -> None:
+    """rule:10: a newer lightningd says more."""
+    row = {"payment_hash": "00", "status": "expired", "label": "a", "expires_at": 1, "new": {"in": "v27"}}
+    (invoice,) = asyncio.run(answers.list_invoices(Answers({"invoices": [row]})))
+    assert (invoice.is_expired, invoice.is_paid, invoice.amount_msat) == (True, False, None)
+    perkw = asyncio.run(answers.feerates(Answers({"perkw": {"min_acceptable": 253, "estimates": []}, "new": 1})))
+    assert perkw.funding == 253
+    with pytest.raises(NodeUnreachable, match="no bolt11"):
+        _ = invoice.words
 
 
 def test_a_channel_is_called_by_its_scid_and_our_alias() -> None:

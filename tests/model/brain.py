@@ -21,7 +21,7 @@ from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.driver import buy_terms
 from lsps2fast_plugin.service.reconcile import Snapshot
 from lsps2fast_plugin.service.recovery import Recovery
-from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
 
 COLLECT_MS = 90_000
 DEADLINE = CLTV - 6

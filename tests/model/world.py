@@ -32,7 +32,7 @@ from lsps2fast.actions import Channel, Funding, Opened, SessionRecord
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.reconcile import Row
-from lsps2fast_plugin.service.session_store import FRESH, StoredSession
+from lsps2fast_plugin.service.session_record import FRESH, StoredSession
 
 from .brain import COLLECT_MS, DEADLINE, Brain, Orders, Part, Start, a_buy
 

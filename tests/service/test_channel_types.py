@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lsps2fast_plugin.cln.answers import PerKw
 from lsps2fast_plugin.cln.channel_types import OurNode, newer_types, offers
 from lsps2fast_plugin.cln.models import Configs, ConfigValue, NodeFeatures, NodeInfo
 from lsps2fast_plugin.service.refused_types import RefusedTypes
@@ -105,7 +106,7 @@ def test_commitments_cost_what_lightningd_raises_them_to(
     node.learn(
         NodeInfo(0, our_features=NodeFeatures(STOCK)), Configs({name: ConfigValue(n) for name, n in configs.items()})
     )
-    assert tuple(node.commitment_rates({"min_acceptable": 253} | perkw)) == (plain, anchors)
+    assert tuple(node.commitment_rates(PerKw(**{"min_acceptable": 253} | perkw))) == (plain, anchors)
 
 
 async def lacking(stage: Stage, bits: Iterable[int]) -> Any:

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
-from lsps2fast_plugin.service.session_store import ROOT, VERSION
+from lsps2fast_plugin.service.session_record import VERSION
+from lsps2fast_plugin.service.session_store import ROOT
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.payer import Payment

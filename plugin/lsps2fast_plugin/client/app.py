@@ -159,7 +159,7 @@ class Client:
     def _build(self, settings: Settings, rpc: Rpc, currency: str) -> None:
         self.rpc = rpc
         self.currency = currency
-        self.book = WalletRecords(rpc, self.awaited.hashes, lambda: self.watch.guard())
+        self.book = WalletRecords(rpc, self.clock, self.awaited.hashes, lambda: self.watch.guard())
         self.talk = Lsps0Client(rpc, self.clock, lambda: self._dice.randbytes(16).hex())
         self.chain = Chain(rpc)
         self.invoices = Invoices(rpc)
@@ -267,8 +267,8 @@ class Client:
     async def _check_loaded(self, approval: Approval) -> None:
         row = await self.invoices.by_hash(approval.payment_hash)
         if row is None and approval.renewed is not None and approval.nonce is not None:
-            row = await self.invoices.renew({"label": approval.label}, approval.renewed, approval.nonce)
-        if row is not None and row["status"] == "paid":
+            row = await self.invoices.renew(approval.label or "", approval.renewed, approval.nonce)
+        if row is not None and row.is_paid:
             await self._settle(approval)
         elif row is None and approval.label is not None:
             log.info(f"the invoice {approval.label!r} was never made; its purchase is forgotten")
@@ -411,7 +411,7 @@ class Client:
 
     async def _sweep_one(self, approval: Approval) -> None:
         row = await self.invoices.by_hash(approval.payment_hash) if approval.released and not approval.served else None
-        if row is not None and row["status"] == "paid":
+        if row is not None and row.is_paid:
             await self._settle(approval)
         if not approval.served:
             await self.book.lapse(Lapse(approval.buy.lsp_id, approval.ends_ms))

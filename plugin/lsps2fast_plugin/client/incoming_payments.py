@@ -7,14 +7,13 @@ safe as the owner asked, the invoice is the one that was agreed to, and the rele
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from lsps2fast import _tlv as tlv
-from lsps2fast.errors import Lsps2Error, MalformedTlv, NodeError, StoreError
+from lsps2fast.errors import Lsps2Error, MalformedTlv, StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.lsps.receiving import (
     MPP_TIMEOUT,
@@ -22,25 +21,26 @@ from lsps2fast.lsps.receiving import (
     Key,
     Part,
     Reason,
-    Receipt,
     carries_fee,
     details_failure,
     read_part,
 )
 from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.channel_watch import Watch
-from lsps2fast_plugin.client.funding_status import Chain, FundingStatus
+from lsps2fast_plugin.client.funding_status import Chain
+from lsps2fast_plugin.client.held_payment import Call, HeldPayment
 from lsps2fast_plugin.client.history import History
-from lsps2fast_plugin.client.invoices import Invoices, renewed
+from lsps2fast_plugin.client.invoices import Invoices, renewed, wrong_invoice
 from lsps2fast_plugin.client.options import Settings
 from lsps2fast_plugin.client.records import Approval, Distrust, Released
+from lsps2fast_plugin.client.release_ground import ReleaseGround
 from lsps2fast_plugin.client.store import WalletRecords
+from lsps2fast_plugin.cln.answers import InvoiceRow
 from lsps2fast_plugin.cln.clock import Clock
 
 log = logging.getLogger(__name__)
 
 TEMPORARY_NODE_FAILURE = "2002"
-POLL_S = 5.0  # beside the notifications, while a funding is awaited
 
 
 class Host(Protocol):
@@ -57,53 +57,6 @@ class Host(Protocol):
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> Any:
         """Run by itself."""
-
-
-class Call(NamedTuple):
-    """One hook call that waits for its answer."""
-
-    id_raw: bytes
-    payload_hex: str
-    amount_msat: int
-
-
-class Ground(NamedTuple):
-    """Whether a payment may be released: `why` not, and over which channels (None: over any)."""
-
-    why: str | None
-    channels: frozenset[str] | None = None
-
-
-class Payment:
-    """What is held of one approved payment."""
-
-    def __init__(self, approval: Approval, collect_ms: int) -> None:
-        self.approval = approval
-        self.receipt = Receipt(approval.terms, collect_ms)
-        self.calls: dict[Key, list[Call]] = {}
-        self.lock = asyncio.Lock()  # parts are taken one after the other
-        self.releasing = False
-        self.awaits: FundingStatus | None = None  # while the release waits: how far the funding has come
-
-    @property
-    def channels(self) -> frozenset[str]:
-        """The channels its parts came through."""
-        return frozenset(channel_id for channel_id, _ in self.receipt.parts)
-
-    def stands_on(self, ground: Ground) -> bool:
-        """Return whether this was found out about all channels that its parts now lie in."""
-        return ground.channels is None or self.channels <= ground.channels
-
-    def take_calls(self, keys: Iterable[Key]) -> list[Call]:
-        """Return the calls of these parts, which the caller now answers."""
-        return [call for key in keys for call in self.calls.pop(key, ())]
-
-    def discard(self, id_raw: bytes) -> None:
-        """This call has been answered for a reason of its own; its part no longer counts."""
-        for key, calls in list(self.calls.items()):
-            if any(call.id_raw == id_raw for call in calls):
-                self.calls[key] = [call for call in calls if call.id_raw != id_raw]
-                self.receipt.drop([key])
 
 
 class Incoming:
@@ -138,8 +91,8 @@ class Incoming:
         self._bindings = bindings
         self._watch = watch
         self._history = history
-        self._payments: dict[bytes, Payment] = {}
-        self._news = asyncio.Event()
+        self._payments: dict[bytes, HeldPayment] = {}
+        self._grounds = ReleaseGround(book, watch, clock, settings)
         self.final_cltv_blocks = 0
 
     # ---- from the host
@@ -149,7 +102,7 @@ class Incoming:
         approval = self._book.approvals[scan.payment_hash]
         payment = self._payments.get(approval.payment_hash)
         if payment is None or payment.approval is not approval:
-            payment = self._payments[approval.payment_hash] = Payment(approval, self._settings.hold_ms)
+            payment = self._payments[approval.payment_hash] = HeldPayment(approval, self._settings.hold_ms)
         self._host.spawn(self._answer(payment, scan))
 
     def refuse_fee(self, scan: Any) -> None:
@@ -216,16 +169,15 @@ class Incoming:
         self.look()
 
     def look(self) -> None:
-        """Something about a channel may have changed."""
-        self._news.set()
-        self._news = asyncio.Event()
+        """Look at fundings again: a channel may have changed."""
+        self._grounds.look()
 
     def channel_closes(self, channel_id: str) -> None:
         """Parts in a channel that is closing are failed; the payer may try again."""
         for payment in list(self._payments.values()):
             keys = [key for key in payment.receipt.parts if key[0] == channel_id]
             if keys:
-                self._report(payment.approval.buy.lsp_id, f"{_what(payment)} failed: its channel is being closed")
+                self._report(payment.approval.buy.lsp_id, f"{payment} failed: its channel is being closed")
                 self._fail(payment, keys, TEMPORARY_NODE_FAILURE)
 
     def stop(self) -> None:
@@ -240,21 +192,21 @@ class Incoming:
 
     # ---- one part
 
-    async def _answer(self, payment: Payment, scan: Any) -> None:
+    async def _answer(self, payment: HeldPayment, scan: Any) -> None:
         """Take a part; whatever goes wrong, its call is answered (K-20)."""
         try:
             async with payment.lock:
                 await self._take(payment, scan)
         except Lsps2Error as error:
-            log.error(f"{_what(payment)}: a part is failed for now: {error}")
+            log.error(f"{payment}: a part is failed for now: {error}")
         except Exception:  # an HTLC without an answer blocks its channel
-            log.error(f"{_what(payment)}: a part is failed because of a bug\n{traceback.format_exc()}")
+            log.error(f"{payment}: a part is failed because of a bug\n{traceback.format_exc()}")
         else:
             return
         payment.discard(scan.id_raw)
         self._host.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
 
-    async def _take(self, payment: Payment, scan: Any) -> None:
+    async def _take(self, payment: HeldPayment, scan: Any) -> None:
         approval = payment.approval
         if approval.served:
             self._late(payment, scan)
@@ -267,7 +219,7 @@ class Incoming:
         try:
             part = read_part(scan, key, approval.fees_msat.get(key))
         except MalformedTlv as error:
-            log.warning(f"{_what(payment)}: a part is malformed: {error}")
+            log.warning(f"{payment}: a part is malformed: {error}")
             self._host.fail(scan.id_raw, self._details(scan.amount_msat))
             return
         reason = await self._check(payment, part)
@@ -275,7 +227,7 @@ class Incoming:
             await self._refuse(payment, part, call, reason)
             return
         if key[0] != approval.channel_id and (why := await self._watch.unsafe(key[0])) is not None:
-            self._report(part.peer_id or "", f"{_what(payment)}: refused a part over channel {key[0]}: {why}")
+            self._report(part.peer_id or "", f"{payment}: refused a part over channel {key[0]}: {why}")
             self._host.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
             return
         await self._remember_fee(approval, part)
@@ -290,7 +242,7 @@ class Incoming:
             payment.releasing = True
             self._host.spawn(self._release(payment))
 
-    async def _check(self, payment: Payment, part: Part) -> Reason | None:
+    async def _check(self, payment: HeldPayment, part: Part) -> Reason | None:
         """Judge a part; a fee only over the channel that was opened for this purchase (rule:27)."""
         approval = payment.approval
         if part.extra_fee_msat and part.peer_id == approval.buy.lsp_id and part.key[0] != approval.channel_id:
@@ -316,20 +268,20 @@ class Incoming:
             approval.fees_msat.pop(part.key, None)
             raise
 
-    def _late(self, payment: Payment, scan: Any) -> None:
+    def _late(self, payment: HeldPayment, scan: Any) -> None:
         """The payment is made. lightningd refuses more of it; a second fee we refuse ourselves (I-22)."""
         if not carries_fee(scan):
             self._host.let_go(scan.id_raw)
             return
-        self._report(payment.approval.buy.lsp_id, f"{_what(payment)}: refused a part: {Reason.FEE_UNEXPECTED}")
+        self._report(payment.approval.buy.lsp_id, f"{payment}: refused a part: {Reason.FEE_UNEXPECTED}")
         self._host.fail(scan.id_raw, self._details(scan.amount_msat))
 
-    async def _refuse(self, payment: Payment, part: Part, call: Call, reason: Reason) -> None:
+    async def _refuse(self, payment: HeldPayment, part: Part, call: Call, reason: Reason) -> None:
         """Fail a part that breaks the agreement, and with it the set when only the LSP can have done that."""
         buy = payment.approval.buy
         self._report(
             buy.lsp_id,
-            f"{_what(payment)}: refused a part of {part.onion_msat} msat ({part.htlc_msat} arrived,"
+            f"{payment}: refused a part of {part.onion_msat} msat ({part.htlc_msat} arrived,"
             f" {part.extra_fee_msat} are called fee, {buy.opening_fee_msat} were agreed for all parts): {reason};"
             " nothing of it was claimed",
         )
@@ -342,11 +294,11 @@ class Incoming:
 
     # ---- the whole
 
-    async def _release(self, payment: Payment) -> None:
+    async def _release(self, payment: HeldPayment) -> None:
         """Claim a complete payment, or fail it."""
         try:
             while payment.receipt.complete:
-                ground = await self._ground(payment)
+                ground = await self._grounds.of(payment)
                 async with payment.lock:
                     if not payment.stands_on(ground):
                         continue  # parts over other channels came while we looked
@@ -354,30 +306,30 @@ class Incoming:
                         await self._claim(payment, ground.why)
                     break
         except Lsps2Error as error:
-            log.error(f"{_what(payment)} is failed for now: {error}")
+            log.error(f"{payment} is failed for now: {error}")
             self._fail(payment, list(payment.receipt.parts), TEMPORARY_NODE_FAILURE)
         except Exception:  # held HTLCs must not wait for their expiry
-            log.error(f"{_what(payment)} is failed because of a bug\n{traceback.format_exc()}")
+            log.error(f"{payment} is failed because of a bug\n{traceback.format_exc()}")
             self._fail(payment, list(payment.receipt.parts), TEMPORARY_NODE_FAILURE)
         finally:
             payment.releasing = False
             self._changed()
 
-    async def _claim(self, payment: Payment, why: str | None) -> None:
+    async def _claim(self, payment: HeldPayment, why: str | None) -> None:
         approval, receipt = payment.approval, payment.receipt
         row = await self._invoices.by_hash(approval.payment_hash)
-        if why is None and row is not None and row["status"] == "expired" and approval.nonce is not None:
+        if why is None and row is not None and row.is_expired and approval.nonce is not None:
             row = await self._renew(approval, row, approval.nonce)
         why = why or wrong_invoice(row, approval.buy.payment_size_msat)
         if why is not None:
-            expired = row is not None and row["status"] == "expired"
+            expired = row is not None and row.is_expired
             self._fail_set(payment, MPP_TIMEOUT if expired else None, why)
             return
         if not receipt.complete:
             return  # failed while we asked
         claims = receipt.claims()
         total_msat = claims[0].total_msat
-        invoice_msat = total_msat if (row or {}).get("amount_msat") is not None else None
+        invoice_msat = None if row is None or row.amount_msat is None else total_msat
         before = approval.released
         approval.released = Released(
             total_msat, invoice_msat, {claim.key: claim.amount_msat for claim in claims}, self._clock.wall_ms()
@@ -390,20 +342,20 @@ class Incoming:
         if receipt.complete and receipt.claims() == claims:
             self._release_all(payment, claims, approval.released)
 
-    async def _renew(self, approval: Approval, row: dict[str, Any], nonce: str) -> dict[str, Any]:
+    async def _renew(self, approval: Approval, row: InvoiceRow, nonce: str) -> InvoiceRow:
         """The payment came in time, its funding is sound: it must not fail for its invoice's end (wallet:W4)."""
         approval.renewed = renewed(row, self._clock.wall_ms())
         await self._book.save(approval)
-        log.info(f"the invoice {row['label']!r} ended while its payment waited for the funding; it is renewed")
-        return await self._invoices.renew(row, approval.renewed, nonce)
+        log.info(f"the invoice {row.label!r} ended while its payment waited for the funding; it is renewed")
+        return await self._invoices.renew(row.label, approval.renewed, nonce)
 
-    def _release_all(self, payment: Payment, claims: tuple[Claim, ...], released: Released) -> None:
+    def _release_all(self, payment: HeldPayment, claims: tuple[Claim, ...], released: Released) -> None:
         self._history.claimed(payment.approval.payment_hash, released.total_msat, payment.receipt.fees_msat)
         for claim in claims:
             for call in payment.take_calls((claim.key,)):
                 self._release_one(call, claim.key, released)
         payment.receipt.drop([claim.key for claim in claims])
-        log.info(f"{_what(payment)}: {len(claims)} parts, {released.total_msat} msat are claimed")
+        log.info(f"{payment}: {len(claims)} parts, {released.total_msat} msat are claimed")
 
     def _release_one(self, call: Call, key: Key, released: Released) -> None:
         """lightningd then checks what remains: secret, expiry, and that its own set is complete (I-28)."""
@@ -415,66 +367,20 @@ class Incoming:
             return
         self._host.final(call.id_raw, payload, released.invoice_msat)
 
-    async def _ground(self, payment: Payment) -> Ground:
-        """Return whether the preimage may be given away; waits for a funding where that helps (I-29, I-30)."""
-        buy = payment.approval.buy
-        distrust = self._book.distrusted.get(buy.lsp_id)
-        if buy.client_trusts_lsp and distrust is not None:
-            return Ground(f"this LSP wants to be trusted and broke its word before: {distrust.why}")
-        if buy.client_trusts_lsp and not buy.consent:
-            return Ground("this LSP wants to be trusted, which its owner did not allow")
-        on_trust = buy.client_trusts_lsp or (distrust is None and self._settings.trusts(buy.lsp_id))
-        while channels := payment.channels:
-            missing = payment.awaits = await self._lacking(payment.approval, channels, on_trust)
-            if missing is None:
-                return Ground(None, channels)
-            if missing is FundingStatus.WRONG:
-                return Ground(f"the funding transaction is {missing.value}")
-            await self._wait()
-        return Ground(None, frozenset())
-
-    async def _lacking(self, approval: Approval, channels: frozenset[str], on_trust: bool) -> FundingStatus | None:
-        """Return what is still missing of these fundings; an error of the node is no answer (K-13).
-
-        Trust for this purchase is trust in its own channel; any other that parts came over must be sound.
-        """
-        for channel_id in channels:
-            lacking: FundingStatus | None = None
-            try:
-                if channel_id != approval.channel_id:
-                    unsafe = await self._watch.unsafe(channel_id)
-                    lacking = None if unsafe is None else FundingStatus.NOWHERE
-                elif not on_trust:
-                    lacking = await self._watch.lacking(channel_id)
-            except (NodeError, KeyError) as error:
-                log.warning(f"the funding of channel {channel_id} cannot be looked at: {error!r}")
-                return FundingStatus.NOWHERE
-            if lacking is not None:
-                return lacking
-        return None
-
-    async def _wait(self) -> None:
-        """Until news, or a while."""
-        news = asyncio.ensure_future(self._news.wait())
-        turned = asyncio.ensure_future(self._clock.turned(POLL_S))
-        await asyncio.wait((news, turned), return_when=asyncio.FIRST_COMPLETED)
-        news.cancel()
-        turned.cancel()
-
     # ---- failing
 
-    def _fail_set(self, payment: Payment, failure: str | None, why: str) -> None:
+    def _fail_set(self, payment: HeldPayment, failure: str | None, why: str) -> None:
         """Fail everything held of a payment and say why; `failure` None: incorrect_or_unknown_payment_details."""
         receipt = payment.receipt
         self._report(
             payment.approval.buy.lsp_id,
-            f"{_what(payment)}: its {len(receipt.parts)} parts of {receipt.received_msat} msat go back to the payer:"
+            f"{payment}: its {len(receipt.parts)} parts of {receipt.received_msat} msat go back to the payer:"
             f" {why}; nothing of it was claimed",
         )
         self._fail(payment, list(receipt.parts), failure, why)
 
     def _fail(
-        self, payment: Payment, keys: list[Key], failure: str | None, why: str = "its parts went back to the payer"
+        self, payment: HeldPayment, keys: list[Key], failure: str | None, why: str = "its parts went back to the payer"
     ) -> None:
         for call in payment.take_calls(keys):
             self._host.fail(call.id_raw, failure or self._details(call.amount_msat))
@@ -494,22 +400,3 @@ class Incoming:
 
     def _details(self, htlc_msat: int) -> str:
         return details_failure(htlc_msat, self._chain.height)
-
-
-def wrong_invoice(row: dict[str, Any] | None, payment_size_msat: int | None) -> str | None:
-    """Return why this invoice must not be settled with what was agreed, or None.
-
-    We tell lightningd what sum to expect, so it can no longer see that an invoice asks for more than was bought.
-    """
-    if row is None:
-        return "there is no invoice for it"
-    if row["status"] != "unpaid":
-        return f"its invoice is {row['status']}"
-    asked_msat = row.get("amount_msat")
-    if asked_msat is not None and (payment_size_msat is None or asked_msat > payment_size_msat):
-        return f"its invoice asks for {asked_msat} msat, but the channel was bought for {payment_size_msat or 'any'}"
-    return None
-
-
-def _what(payment: Payment) -> str:
-    return f"payment {payment.approval.payment_hash.hex()}"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lsps2fast import bolt11
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast_plugin.client import params
 from lsps2fast_plugin.client.records import Purchase
+from lsps2fast_plugin.cln.answers import InvoiceRow, derived_secret, list_invoices
+from lsps2fast_plugin.cln.models import read
 from lsps2fast_plugin.cln.rpc import Rpc
 
 CLTV_SLACK_BLOCKS = 2  # I-04: blocks that may come between paying and receiving
@@ -113,14 +115,14 @@ class Invoices:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
 
-    async def by_hash(self, payment_hash: bytes) -> dict[str, Any] | None:
+    async def by_hash(self, payment_hash: bytes) -> InvoiceRow | None:
         """Return the invoice with this payment hash, None when there is none. Raises NodeError."""
-        rows = (await self._rpc.call("listinvoices", {"payment_hash": payment_hash.hex()}))["invoices"]
+        rows = await list_invoices(self._rpc, payment_hash=payment_hash.hex())
         return rows[0] if rows else None
 
     async def check_label(self, label: str) -> None:
         """Raises NodeError 900 when the label is taken: better now than after a purchase."""
-        if (await self._rpc.call("listinvoices", {"label": label}))["invoices"]:
+        if await list_invoices(self._rpc, label=label):
             raise NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{label}'")
 
     async def delete(self, label: str, status: str) -> None:
@@ -129,23 +131,22 @@ class Invoices:
 
     async def preimage(self, nonce: str) -> bytes:
         """Return the preimage that belongs to a nonce: only this node can make it, at any time. Raises NodeError."""
-        secret = (await self._rpc.call("makesecret", {"string": f"lsps2fast preimage {nonce}"}))["secret"]
-        return bytes.fromhex(secret)
+        return await derived_secret(self._rpc, f"lsps2fast preimage {nonce}")
 
-    async def renew(self, row: dict[str, Any], text: str, nonce: str) -> dict[str, Any]:
+    async def renew(self, label: str, text: str, nonce: str) -> InvoiceRow:
         """Put `text`, the same invoice with a later end, in the place of one that expired; its row. Raises NodeError.
 
         A payment that came in time and waits for its funding is claimed with it; lightningd takes none that is expired.
         """
         with contextlib.suppress(NodeError):  # it went in an earlier try
-            await self._rpc.call("delinvoice", {"label": row["label"], "status": "expired"})
-        return await self.create(_draft_of(text, await self.preimage(nonce)), row["label"])
+            await self._rpc.call("delinvoice", {"label": label, "status": "expired"})
+        return await self.create(_draft_of(text, await self.preimage(nonce)), label)
 
-    async def create(self, draft: Draft, label: str) -> dict[str, Any]:
+    async def create(self, draft: Draft, label: str) -> InvoiceRow:
         """Have lightningd sign and keep it; its row. Raises NodeError: then it does not exist."""
         params = {"invstring": draft.text, "label": label, "preimage": draft.preimage.hex()}
         try:
-            row = await self._rpc.call("createinvoice", params)
+            row = read(InvoiceRow, await self._rpc.call("createinvoice", params), "createinvoice")
         except NodeUnreachable:
             found = await self.by_hash(draft.payment_hash)  # it may have been made all the same
             if found is None:
@@ -155,9 +156,9 @@ class Invoices:
         return row
 
 
-def renewed(row: dict[str, Any], wall_ms: int) -> str:
+def renewed(row: InvoiceRow, wall_ms: int) -> str:
     """Return the words of an invoice that says the same and ends later."""
-    invoice = bolt11.decode(row["bolt11"])
+    invoice = bolt11.decode(row.words)
     return bolt11.encode(invoice._replace(payee=None, timestamp_s=wall_ms // 1000, expiry_s=RENEWED_S))
 
 
@@ -166,9 +167,25 @@ def _draft_of(text: str, preimage: bytes) -> Draft:
     return Draft(text, preimage, meant.payment_hash, meant.payment_secret, meant.timestamp_s + meant.expiry_s)
 
 
-def _check_signed(draft: Draft, row: dict[str, Any]) -> None:
-    """What lightningd made says what we meant, and somebody signed it. Raises Lsps2Error."""
+def _check_signed(draft: Draft, row: InvoiceRow) -> None:
+    """Check that the signed invoice says what was drafted. Raises Lsps2Error."""
     meant = bolt11.decode(draft.text, signed=False)
-    made = bolt11.decode(row["bolt11"])
+    made = bolt11.decode(row.words)
     if made._replace(payee=None) != meant:
-        raise Lsps2Error(f"lightningd made another invoice than it was given: {row['bolt11']}")
+        raise Lsps2Error(f"lightningd made another invoice than it was given: {row.words}")
+
+
+def wrong_invoice(row: InvoiceRow | None, payment_size_msat: int | None) -> str | None:
+    """Return why an invoice must not be settled with what was agreed, or None.
+
+    We tell lightningd what sum to expect, so it can no longer see that an invoice asks for more than was bought.
+    """
+    if row is None:
+        return "there is no invoice for it"
+    if row.status != "unpaid":
+        return f"its invoice is {row.status}"
+    if row.amount_msat is not None and (payment_size_msat is None or row.amount_msat > payment_size_msat):
+        return (
+            f"its invoice asks for {row.amount_msat} msat, but the channel was bought for {payment_size_msat or 'any'}"
+        )
+    return None

@@ -29,6 +29,7 @@ from lsps2fast_plugin.client.options import Settings
 from lsps2fast_plugin.client.purchase import Limits, LspBuyer, Wish, within
 from lsps2fast_plugin.client.records import Approval, Purchase
 from lsps2fast_plugin.client.store import WalletRecords
+from lsps2fast_plugin.cln.answers import InvoiceRow
 from lsps2fast_plugin.cln.clock import Clock
 
 Json = dict[str, Any]
@@ -148,8 +149,8 @@ class Methods:
         if bought.ends_ms <= self._clock.wall_ms():
             raise ConfigError(f"the LSP's offer ended at {bought.params.raw['valid_until']}")
         row = await self._invoices.by_hash(digest)
-        secret = bolt11.decode(row["bolt11"]).payment_secret if row and "bolt11" in row else None
-        expires_ms = row["expires_at"] * 1000 if row and "expires_at" in row else None
+        secret = bolt11.decode(row.bolt11).payment_secret if row and row.bolt11 else None
+        expires_ms = row.expires_at * 1000 if row else None
         approval = Approval(bought, digest, secret, None, await self._address(lsp), expires_ms)
         if approval.ends_ms <= self._clock.wall_ms():
             raise ConfigError("the invoice with this payment hash has expired")
@@ -324,16 +325,16 @@ def _given(value: Any, name: str, hint: str = "") -> Any:
     return value
 
 
-def _invoice_result(row: Json, approval: Approval) -> Json:
+def _invoice_result(row: InvoiceRow, approval: Approval) -> Json:
     """CLN's members, then ours."""
     buy = approval.buy
     secret = approval.payment_secret
     return {
-        "bolt11": row["bolt11"],
-        "payment_hash": row["payment_hash"],
+        "bolt11": row.words,
+        "payment_hash": row.payment_hash,
         "payment_secret": None if secret is None else secret.hex(),
-        "expires_at": row["expires_at"],
-        "created_index": row.get("created_index", 0),
+        "expires_at": row.expires_at,
+        "created_index": row.created_index,
         "lsp_id": buy.lsp_id,
         "jit_channel_scid": format_scid(buy.jit_scid),
         "opening_fee_msat": buy.opening_fee_msat,

@@ -11,14 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Json, Lapse, Purchase
+from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
 from lsps2fast_plugin.cln.reader import Keys
+from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
 
 log = logging.getLogger(__name__)
@@ -28,8 +31,7 @@ APPROVALS = ("lsps", "invoice")
 CHANNELS = ("lsps2fast", "client", "channel")
 DISTRUSTED = ("lsps2fast", "client", "distrust")
 LAPSED = ("lsps2fast", "client", "lapsed")
-TRIES = 3
-PAUSE_S = 0.2
+SAVE_TRIES = 3  # a payment waits for it
 
 Record = TypeVar("Record")
 _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, Lsps2Error)
@@ -38,11 +40,12 @@ _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, Lsps2Error)
 class WalletRecords:
     """Buys by name, approvals by payment hash, channels by channel id, distrusted LSPs and lapses by node id."""
 
-    def __init__(self, rpc: Rpc, hashes: Keys[bytes], changed: Callable[[], None]) -> None:
+    def __init__(self, rpc: Rpc, clock: Clock, hashes: Keys[bytes], changed: Callable[[], None]) -> None:
         """`hashes` is kept equal to the payment hashes of all approvals: what the host must hand over. `changed()`:
         there are other channels than before, or other LSPs that broke their word.
         """
         self._rpc = rpc
+        self._clock = clock
         self._hashes = hashes
         self._changed = changed
         self._locks: dict[tuple[str, ...], asyncio.Lock] = {}
@@ -123,15 +126,8 @@ class WalletRecords:
         """
         if approval.served or self.approvals.get(approval.payment_hash) is not approval:
             return  # over in the meantime: its record must not come back
-        for left in reversed(range(TRIES)):
-            try:
-                await self._write(_approval_key(approval), approval.to_json)
-                return
-            except StoreError as error:
-                if not left:
-                    raise
-                log.warning(f"an approval could not be written ({error}); {left} tries left")
-            await asyncio.sleep(PAUSE_S)
+        write = partial(self._write, _approval_key(approval), approval.to_json)
+        await retry("writing an approval", write, self._clock, errors=StoreError, tries=SAVE_TRIES)
 
     async def settle(self, approval: Approval) -> None:
         """The payment is made: its record goes; in memory it stays, so that late parts are known (I-22)."""

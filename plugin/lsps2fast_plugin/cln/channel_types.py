@@ -7,10 +7,10 @@ wallet without coins of its own could not pay for closing), and for one of which
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from lsps2fast_plugin.cln.answers import PerKw
 from lsps2fast_plugin.cln.models import Configs, NodeInfo
 
 STATIC_REMOTEKEY: Final = 12
@@ -66,20 +66,19 @@ class OurNode:
         wanted = [WITH_ANCHORS, PLAIN] if self.anchors and offers(their_features, ANCHORS) else [PLAIN]
         return [tuple(bit for bit in bits if bit != ZERO_CONF or offers(their_features, ZERO_CONF)) for bits in wanted]
 
-    def commitment_rates(self, perkw: Mapping[str, Any]) -> CommitmentRates:
-        """From the `perkw` of `feerates`.
+    def commitment_rates(self, perkw: PerKw) -> CommitmentRates:
+        """Return what a new channel's commitments pay.
 
         Without anchors lightningd proposes a channel at the `opening` rate and raises it at once (host fact cln:O11);
         what it raises to, with and without anchors, is its rate for closing and a little on top.
         """
-        plain = (perkw.get("opening"), perkw.get("unilateral_close"), perkw["min_acceptable"])
-        plain_perkw = self._raised(*plain)
+        plain_perkw = self._raised(perkw.opening, perkw.unilateral_close, perkw.min_acceptable)
         if not self.anchors:
             return CommitmentRates(plain_perkw, None)
-        return CommitmentRates(plain_perkw, self._raised(perkw.get("unilateral_anchor_close") or plain_perkw))
+        return CommitmentRates(plain_perkw, self._raised(perkw.unilateral_anchor_close or plain_perkw))
 
     def _raised(self, *perkw: int | None) -> int:
-        return max(LEAST_PERKW, *(int(each or 0) for each in perkw)) + self.feerate_offset_perkw
+        return max(LEAST_PERKW, *(each or 0 for each in perkw)) + self.feerate_offset_perkw
 
 
 class CommitmentRates(NamedTuple):

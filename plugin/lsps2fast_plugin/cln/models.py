@@ -297,7 +297,8 @@ def read(kind: type[Row], row: object, method: str) -> Row:
         raise NodeUnreachable(method, f"an answer we cannot read: {kind.__name__} {name}: {error}") from error
 
 
-async def _rows(rpc: Caller, kind: type[Row], method: str, member: str, which: Json) -> list[Row]:
+async def read_rows(rpc: Caller, kind: type[Row], method: str, member: str, which: Json) -> list[Row]:
+    """Ask for a table. Raises NodeError."""
     answer = await rpc.call(method, which)
     rows = answer.get(member)
     if not isinstance(rows, list):
@@ -341,22 +342,22 @@ async def find_closed_channel(rpc: Caller, channel_id: str, **which: str) -> Clo
 
 async def list_closed_channels(rpc: Caller, **which: str) -> list[ClosedChannel]:
     """Ask for closed channels, or those of the peer `id`. Raises NodeError."""
-    return await _rows(rpc, ClosedChannel, "listclosedchannels", "closedchannels", dict(which))
+    return await read_rows(rpc, ClosedChannel, "listclosedchannels", "closedchannels", dict(which))
 
 
 async def list_forwards(rpc: Caller, **which: str) -> list[ForwardRow]:
     """Ask for forwards, as into `out_channel`. Raises NodeError."""
-    return await _rows(rpc, ForwardRow, "listforwards", "forwards", dict(which))
+    return await read_rows(rpc, ForwardRow, "listforwards", "forwards", dict(which))
 
 
 async def list_outputs(rpc: Caller) -> list[WalletOutput]:
     """Ask for the wallet's outputs. Raises NodeError."""
-    return await _rows(rpc, WalletOutput, "listfunds", "outputs", {})
+    return await read_rows(rpc, WalletOutput, "listfunds", "outputs", {})
 
 
 async def list_peers(rpc: Caller, **which: str) -> list[PeerRow]:
     """Ask for the peers, or the one with this `id`. Raises NodeError."""
-    return await _rows(rpc, PeerRow, "listpeers", "peers", dict(which))
+    return await read_rows(rpc, PeerRow, "listpeers", "peers", dict(which))
 
 
 async def get_info(rpc: Caller) -> NodeInfo:

@@ -27,6 +27,7 @@ from lsps2fast.lsps.lsps0 import FEATURE_BITS_HEX, MESSAGE_TYPE, MalformedField
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
 from lsps2fast.lsps.promise import Keyring
 from lsps2fast_plugin.cln import built_in
+from lsps2fast_plugin.cln.answers import derived_secret
 from lsps2fast_plugin.cln.chance import chance
 from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.clock import Clock
@@ -312,9 +313,8 @@ class Service:
         snapshot = await recovery.look(stored)
         await recovery.remember(stored)
         peers = await until_answered("listpeers", lambda: list_peers(rpc), self.clock)
-        secret_of = {"string": "lsps2fast promise"}
-        derived = await until_answered("makesecret", lambda: rpc.call("makesecret", secret_of), self.clock)
-        keyring = parts.desk.keyring(settings, bytes.fromhex(derived["secret"]))
+        derived = await until_answered("makesecret", lambda: derived_secret(rpc, "lsps2fast promise"), self.clock)
+        keyring = parts.desk.keyring(settings, derived)
         for peer in peers:
             if peer.connected:
                 driver.carry_out(parts.sessions.peer(peer.id, True, self.clock.wall_ms()))

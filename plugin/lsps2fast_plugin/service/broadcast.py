@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 
 from lsps2fast.actions import Channel, Funding
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.cln.answers import text
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import ClosedChannel, PeerChannel, find_channel, find_closed_channel
 from lsps2fast_plugin.cln.rpc import Rpc
@@ -115,15 +116,13 @@ class Broadcaster:
         """Call `sendpsbt`. The proof must be of the look right before."""
         if not isinstance(life, ProofOfLife):
             raise TypeError("no funding is sent without a proof that its channel lives")
-        answer = await self._rpc.call("sendpsbt", {"psbt": psbt})
-        txid: str = answer["txid"]
-        return txid
+        return text(await self._rpc.call("sendpsbt", {"psbt": psbt}), "sendpsbt", "txid")
 
     async def _mend(self, error: NodeError, life: ProofOfLife, psbt: str) -> str:
         """Do what `sendpsbt` says is missing and return the PSBT to send; the channel must be looked up again."""
         try:
             if NOT_SIGNED in error.message:  # the built-in plugin journals what it has not signed yet
-                return str((await self._rpc.call("signpsbt", {"psbt": psbt}))["signed_psbt"])
+                return text(await self._rpc.call("signpsbt", {"psbt": psbt}), "signpsbt", "signed_psbt")
             raise error
         except NodeError as cause:
             if NOT_RESERVED not in cause.message:

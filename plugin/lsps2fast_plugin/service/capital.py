@@ -26,7 +26,7 @@ from lsps2fast_plugin.service.policy.policy import Policy
 from lsps2fast_plugin.service.policy.stakes import Fault, Stake
 from lsps2fast_plugin.service.policy.tokens import Record
 from lsps2fast_plugin.service.policy.trust import ROOT
-from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
 
 log = logging.getLogger(__name__)
 

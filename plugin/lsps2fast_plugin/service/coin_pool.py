@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from lsps2fast.errors import AnswerPending, NodeError
+from lsps2fast_plugin.cln.answers import text
 from lsps2fast_plugin.cln.retry import ALARM_AFTER, is_doubled
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import POOL, Coin, Coins, Survey
@@ -132,8 +133,7 @@ class CoinPool:
         return plan(found, self._size, 0, self._keep_sat())
 
     async def _address(self) -> str:
-        address: str = (await self._rpc.call("newaddr", {"addresstype": "p2tr"}))["p2tr"]
-        return address
+        return text(await self._rpc.call("newaddr", {"addresstype": "p2tr"}), "newaddr", "p2tr")
 
     async def _split(self, coin: Coin, addresses: list[str], feerate_perkw: int) -> None:
         self._coins.promise(POOL, [coin.point])
@@ -150,7 +150,7 @@ class CoinPool:
             self._forget()
             raise
         self._forget()
-        self._txid, self._failures = answer["txid"], 0
+        self._txid, self._failures = text(answer, "multiwithdraw", "txid"), 0
         self.splits += 1
         log.info(
             f"{coin.amount_sat} sat are being split into {len(addresses)} coins of {self._size.each_sat} sat for JIT "

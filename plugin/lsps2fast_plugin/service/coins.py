@@ -10,11 +10,12 @@ says until when: what ends earlier was reserved by somebody else and is not ours
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
 
 from lsps2fast.actions import Funding
 from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
+from lsps2fast_plugin.cln.answers import text
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import WalletOutput, get_info, list_outputs
 from lsps2fast_plugin.cln.rpc import Rpc
@@ -83,13 +84,6 @@ class Survey(NamedTuple):
     def unconfirmed_sat(self) -> int:
         """Sum of what waits for a block."""
         return sum(coin.amount_sat for coin in self.unconfirmed)
-
-
-def opening_feerate(perkw: Mapping[str, Any]) -> int:
-    """Return what funding transactions pay, from the `perkw` of `feerates`;
-    without an estimate the least that is accepted.
-    """
-    return int(perkw.get("opening") or perkw["min_acceptable"])
 
 
 def select(coins: Sequence[Coin], need: Need) -> tuple[Coin, ...] | None:
@@ -222,8 +216,7 @@ class Coins:
                 "opening_anchor_channel": need.anchors,
             },
         )
-        psbt: str = answer["psbt"]
-        return psbt
+        return text(answer, "utxopsbt", "psbt")
 
     async def is_syncing(self) -> bool:
         """Return whether lightningd has not seen all blocks yet, as right after its start."""

@@ -27,7 +27,7 @@ from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
-from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -16,11 +16,12 @@ from lsps2fast.actions import ChannelLimits, Funding
 from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import min_capacity_sat
+from lsps2fast_plugin.cln.answers import PerKw, feerates
 from lsps2fast_plugin.cln.channel_types import ANCHORS, OurNode, named, newer_types
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_configs, list_peers
 from lsps2fast_plugin.cln.rpc import Rpc
-from lsps2fast_plugin.service.coins import Coins, Need, opening_feerate
+from lsps2fast_plugin.service.coins import Coins, Need
 from lsps2fast_plugin.service.refused_types import RefusedTypes
 
 OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
@@ -129,7 +130,7 @@ class Funder:
         capacity_sat = max(needed, buy.capacity_sat)
         if capacity_sat > (most_sat := self._largest_sat()):
             raise ChannelTooLarge(f"the payment needs a channel of {capacity_sat} sat, {most_sat} sat is the largest")
-        need = Need(capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), anchors)
+        need = Need(capacity_sat, OUTPUT_WEIGHT, perkw.funding, anchors)
         funding = await self._coins.choose(buy.jit_scid, need, rows)
         return replace(funding, channel_type=channel_type)
 
@@ -148,14 +149,14 @@ class Funder:
     async def choose_again(self, jit_scid: int, funding: Funding) -> Funding:
         """Other coins for the same channel, for one of these was taken. Raises NotEnoughCoins or NodeError."""
         perkw = await self._perkw()
-        need = Need(funding.capacity_sat, OUTPUT_WEIGHT, opening_feerate(perkw), ANCHORS in funding.channel_type)
+        need = Need(funding.capacity_sat, OUTPUT_WEIGHT, perkw.funding, ANCHORS in funding.channel_type)
         other = await self._coins.choose(jit_scid, need)
         return replace(other, channel_type=funding.channel_type)
 
-    async def _perkw(self) -> dict[str, Any]:
-        """lightningd's feerates. Raises NodeError."""
-        perkw: dict[str, Any] = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
-        self.last_perkw = opening_feerate(perkw)
+    async def _perkw(self) -> PerKw:
+        """Ask for lightningd's fee rates. Raises NodeError."""
+        perkw = await feerates(self._rpc)
+        self.last_perkw = perkw.funding
         return perkw
 
     async def _features(self, peer_id: str) -> str | None:

@@ -18,7 +18,8 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import Caller, PeerChannel, list_peer_channels
-from lsps2fast_plugin.service.session_store import SessionStore, StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
+from lsps2fast_plugin.service.session_store import SessionStore
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.cln.answers import feerates
 from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
-from lsps2fast_plugin.service.coins import Coins, opening_feerate
+from lsps2fast_plugin.service.coins import Coins
 
 LIQUIDITY_FRESH_MS: Final = 5_000  # for menus; what we do ourselves is never missed
 FEERATE_FRESH_MS: Final = 10_000  # a crowd asking for menus costs no more than one question in this time
@@ -97,11 +98,11 @@ class NodeLiquidity:
             if self._feerates is not None and age_ms < FEERATE_FRESH_MS:
                 return self._feerates
             try:
-                perkw = (await self._rpc.call("feerates", {"style": "perkw"}))["perkw"]
+                perkw = await feerates(self._rpc)
             except NodeError:
                 if self._feerates is None or age_ms >= FEERATE_USABLE_MS:
                     raise
                 return self._feerates
-            self._feerates = Feerates(opening_feerate(perkw), *self._node.commitment_rates(perkw))
+            self._feerates = Feerates(perkw.funding, *self._node.commitment_rates(perkw))
             self._asked_ms = self._now_ms()
             return self._feerates

@@ -19,7 +19,7 @@ from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.funding import ChannelGone, Funder, holds_money_of_client
 from lsps2fast_plugin.service.reconcile import SETTLED, Snapshot, resolved_rows
-from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from lsps2fast.actions import Channel, ChannelLimits, Funding, Opened
 from lsps2fast.errors import AnswerPending, Lsps2Error, NodeError, NodeUnreachable
+from lsps2fast_plugin.cln.answers import number, text
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import (
     OpenAttempt,
@@ -100,15 +101,18 @@ class Opener:
         }
         if self._zero_reserve(peer_id):
             start["reserve"] = 0
-        address = (await self._rpc.call("fundchannel_start", start, SILENCE_S, late))["funding_address"]
+        started = await self._rpc.call("fundchannel_start", start, SILENCE_S, late)
+        address = text(started, "fundchannel_start", "funding_address")
         output = {"satoshi": funding.capacity_sat, "initialpsbt": funding.psbt, "destination": address}
         with_output = await self._rpc.call("addpsbtoutput", output)
-        psbt = with_output["psbt"]
+        psbt = text(with_output, "addpsbtoutput", "psbt")
+        outnum = number(with_output, "addpsbtoutput", "outnum")
         # Signed before there is a channel: whatever can fail locally fails while it costs nothing (O-21).
-        signed = await self._rpc.call("signpsbt", {"psbt": psbt})
+        signed = text(await self._rpc.call("signpsbt", {"psbt": psbt}), "signpsbt", "signed_psbt")
         complete = {"id": peer_id, "psbt": psbt, "withhold": True}
-        channel_id: str = (await self._rpc.call("fundchannel_complete", complete, SILENCE_S, late))["channel_id"]
-        return Channel(channel_id, signed["signed_psbt"], funding_txid(channel_id, with_output["outnum"]))
+        completed = await self._rpc.call("fundchannel_complete", complete, SILENCE_S, late)
+        channel_id = text(completed, "fundchannel_complete", "channel_id")
+        return Channel(channel_id, signed, funding_txid(channel_id, outnum))
 
     async def _first_limits(self, peer_id: str, channel_id: str) -> ChannelLimits | None:
         """Return what is known right after the open; None when lightningd does not say: it will be asked again.

@@ -29,7 +29,7 @@ from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.funding import money_of_client_msat
 from lsps2fast_plugin.service.opening import is_funded_by
-from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
 
 SETTLED, LOST, OPEN = "settled", "lost", "open"
 OVER = "over"  # lightningd has it no more, and no row says how it ended

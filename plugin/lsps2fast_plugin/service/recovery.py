@@ -20,7 +20,7 @@ from lsps2fast_plugin.service.funding import holds_money_of_client
 from lsps2fast_plugin.service.negotiation import token_of_buy
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
-from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
 
 log = logging.getLogger(__name__)
 

@@ -1,248 +1,41 @@
 """The journal in lightningd's datastore: what was promised, and how far each payment has come.
 
 One record a jit scid, under ["lsps","lsps2","sessions","active"|"finalized",<jit scid>], as CLN's built-in plugin keeps
-them; our own facts stand beside its fields under "lsps2fast", which it ignores, so an operator can switch either way.
-A buy outlives a payment that failed, so the record of such an attempt lies under "finalized" while the buy is "active".
-A write either happened or raises StoreError. What cannot be read is kept, reported and left alone.
+them. A buy outlives a payment that failed, so the record of such an attempt lies under "finalized" while the buy is
+"active". A write either happened or raises StoreError. Records that cannot be read are kept, reported and left alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from lsps2fast.actions import TIMEOUT, Channel, Forward, Funding, SessionRecord
+from lsps2fast.actions import TIMEOUT, SessionRecord
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps.buys import Buy
-from lsps2fast.lsps.lsps2 import FeeParams, format_datetime, format_scid, parse_datetime, parse_msat, parse_scid
-from lsps2fast_plugin.cln.channel_types import PLAIN
+from lsps2fast.lsps.lsps2 import format_scid, parse_scid
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
 from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
 from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.service.session_record import (
+    FRESH,
+    StoredSession,
+    Unread,
+    final_record,
+    read_record,
+    record_of,
+    unread_record,
+)
 
 log = logging.getLogger(__name__)
 
 ROOT = ("lsps", "lsps2", "sessions")
 OLD_ROOT = ("lsps", "lsps2")  # the built-in plugin of v26.06 keeps a buy right here, until it is paid
-VERSION = 3  # from 2 on a record of stage "channel" may name forwards, from 3 on a forward the id of its channel
-VERSIONS = (1, 2, VERSION)
 AT_ONCE = 500  # records read in one go
-FRESH = SessionRecord("buy", None, 0, 0, None, None, (), None)
-OUTPOINT = re.compile(rb"[0-9a-f]{64}:\d+")
-Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
-HtlcId = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _FundingFacts(msgspec.Struct):
-    """`funding` among our own facts."""
-
-    psbt: str
-    inputs: tuple[str, ...]
-    reserved_to_block: Count
-    capacity_sat: str
-    channel_type: tuple[int, ...] = PLAIN
-
-
-class _ForwardFacts(msgspec.Struct, array_like=True):
-    """One of `forwards` among our own facts: a list. From version 3 on it ends with the incoming channel's id."""
-
-    in_scid: str
-    htlc_id: HtlcId
-    out_msat: str
-    extra_fee_msat: str
-    in_channel: str = ""
-
-
-class _OurFacts(msgspec.Struct):
-    """What stands under "lsps2fast"; the defaults are what a record of the built-in plugin leaves unsaid."""
-
-    version: int = VERSION
-    stage: Literal["buy", "intent", "channel", "forwards", "paid"] | None = None
-    attempts: Count = 0
-    cltv_expiry_delta: Count | None = None
-    client_trusts_lsp: bool = True  # it always withholds
-    opening_fee_msat: str = "0"
-    fee_paid_msat: str = "0"
-    funding: _FundingFacts | None = None
-    forwards: tuple[_ForwardFacts, ...] = ()
-    attempt: bool = False  # a final record of one payment: it says nothing of the buy
-
-
-class StoredSession(NamedTuple):
-    """One record that could be read: the buy, how far it came, and for a finished one how it ended."""
-
-    buy: Buy
-    journal: SessionRecord
-    outcome: str | None
-    finalized_ms: int | None = None  # UTC
-    is_attempt: bool = False
-
-
-class Unread(NamedTuple):
-    """A record that is not understood. It may be of a newer version: what it names is not ours to touch."""
-
-    jit_scid: int | None
-    raw: bytes
-
-    def outpoints(self) -> list[str]:
-        """Return the coins it speaks of, as far as that can be seen."""
-        return [point.decode() for point in OUTPOINT.findall(self.raw)]
-
-
-def record_of(buy: Buy, journal: SessionRecord) -> dict[str, Any]:
-    """Return the whole JSON value of one jit scid; amounts are decimal strings (K-24)."""
-    funding, channel = journal.funding, journal.channel
-    record: dict[str, Any] = {
-        "peer_id": buy.peer_id,
-        "opening_fee_params": buy.params.to_json(),
-        "channel_capacity_msat": str(buy.capacity_sat * 1000),
-        "created_at": format_datetime(buy.created_at_ms),
-    }
-    if buy.payment_size_msat is not None:
-        record["expected_payment_size"] = str(buy.payment_size_msat)
-    if journal.payment_hash is not None:
-        record["payment_hash"] = journal.payment_hash.hex()
-    if channel is not None:
-        record["channel_id"] = channel.channel_id
-        record["funding_psbt"] = channel.signed_psbt
-        record["funding_txid"] = channel.funding_txid
-    if journal.preimage is not None:
-        record["preimage"] = journal.preimage.hex()
-    record["lsps2fast"] = {
-        "version": VERSION,
-        "stage": journal.stage,
-        "attempts": journal.attempts,
-        "cltv_expiry_delta": buy.cltv_expiry_delta_blocks,
-        "client_trusts_lsp": buy.client_trusts_lsp,
-        "opening_fee_msat": str(journal.opening_fee_msat),
-        "fee_paid_msat": str(journal.fee_paid_msat),
-        "funding": None
-        if funding is None
-        else {
-            "psbt": funding.psbt,
-            "inputs": list(funding.inputs),
-            "reserved_to_block": funding.reserved_to_block,
-            "capacity_sat": str(funding.capacity_sat),
-            "channel_type": list(funding.channel_type),
-        },
-        "forwards": [
-            [format_scid(part.in_scid), part.htlc_id, str(part.out_msat), str(part.extra_fee_msat)]
-            + ([part.in_channel] if part.in_channel else [])
-            for part in journal.forwards
-        ],
-    }
-    return record
-
-
-def _final(buy: Buy, journal: SessionRecord, outcome: str, wall_ms: int) -> dict[str, Any]:
-    """Return a final record."""
-    return record_of(buy, journal) | {"outcome": outcome, "finalized_at": format_datetime(wall_ms)}
-
-
-def _read(jit_scid: int, record: dict[str, Any], default_delta_blocks: int) -> StoredSession:
-    """Return the opposite of `record_of`; raises KeyError, TypeError,
-    ValueError or Lsps2Error for what it cannot be.
-    """
-    facts = record.get("lsps2fast") or {}
-    if facts.get("version", VERSION) not in VERSIONS:
-        raise ValueError(f"version {facts['version']} is not one of this program")
-    ours = msgspec.convert(facts, _OurFacts)
-    size = record.get("expected_payment_size")
-    created = record.get("created_at", 0)  # v26.06 does not say
-    buy = Buy(
-        jit_scid=jit_scid,
-        peer_id=_hex(record["peer_id"], 33),
-        params=FeeParams.from_json(record["opening_fee_params"]),
-        payment_size_msat=None if size is None else parse_msat(str(size)),
-        cltv_expiry_delta_blocks=default_delta_blocks if ours.cltv_expiry_delta is None else ours.cltv_expiry_delta,
-        client_trusts_lsp=ours.client_trusts_lsp,
-        created_at_ms=parse_datetime(created) if isinstance(created, str) else int(created) * 1000,
-        capacity_sat=parse_msat(str(record.get("channel_capacity_msat", "0"))) // 1000,
-    )
-    outcome, end_ms = record.get("outcome"), _read_end(record.get("finalized_at"))
-    return StoredSession(buy, _read_journal(record, ours), outcome, end_ms, ours.attempt)
-
-
-def _hex(text: str, size_bytes: int) -> str:
-    """Return the text, when it is so many bytes in hex; else TypeError or ValueError."""
-    if len(bytes.fromhex(text)) != size_bytes or len(text) != 2 * size_bytes:
-        raise ValueError(f"{text!r} is not {size_bytes} bytes in hex")
-    return text
-
-
-def _read_end(value: Any) -> int | None:
-    """Return when a record was finalized: our own text, or the seconds of the built-in plugin."""
-    if value is None:
-        return None
-    return parse_datetime(value) if isinstance(value, str) else int(value) * 1000
-
-
-def _unread(name: str, value_hex: str) -> Unread:
-    try:
-        raw = bytes.fromhex(value_hex)
-    except ValueError:
-        raw = b""
-    try:
-        return Unread(parse_scid(name), raw)
-    except Lsps2Error:
-        return Unread(None, raw)
-
-
-def _read_journal(record: dict[str, Any], ours: _OurFacts) -> SessionRecord:
-    channel_id, payment_hash, preimage = (record.get(name) for name in ("channel_id", "payment_hash", "preimage"))
-    channel = None
-    if channel_id is not None:
-        psbt, txid = record.get("funding_psbt") or "", record.get("funding_txid") or ""
-        channel = Channel(_hex(channel_id, 32), psbt, txid)
-    journal = SessionRecord(
-        stage=ours.stage or ("buy" if channel is None else "forwards"),
-        payment_hash=None if payment_hash is None else bytes.fromhex(_hex(payment_hash, 32)),
-        attempts=ours.attempts,
-        opening_fee_msat=parse_msat(ours.opening_fee_msat),
-        funding=None if ours.funding is None else _read_funding(ours.funding),
-        channel=channel,
-        forwards=tuple(
-            Forward(
-                parse_scid(part.in_scid),
-                part.htlc_id,
-                parse_msat(part.out_msat),
-                parse_msat(part.extra_fee_msat),
-                part.in_channel,
-            )
-            for part in ours.forwards
-        ),
-        preimage=None if preimage is None else bytes.fromhex(_hex(preimage, 32)),
-        fee_paid_msat=parse_msat(ours.fee_paid_msat),
-    )
-    _check(journal)
-    return journal
-
-
-def _read_funding(facts: _FundingFacts) -> Funding:
-    capacity_sat = parse_msat(facts.capacity_sat)
-    return Funding(facts.psbt, facts.inputs, facts.reserved_to_block, capacity_sat, facts.channel_type)
-
-
-def _check(journal: SessionRecord) -> None:
-    """Raise ValueError for what no run has written: acting on it would be a guess about somebody's money."""
-    for wrong, sentence in (
-        (journal.stage == "intent" and None in (journal.payment_hash, journal.funding), "an intent without its facts"),
-        (journal.stage == "forwards" and journal.payment_hash is None, "forwards of no payment"),
-        (journal.forwards and journal.channel is None, "forwards into no channel"),
-        (journal.preimage is not None and journal.channel is None, "paid, and no channel"),
-        (
-            journal.preimage is not None and hashlib.sha256(journal.preimage).digest() != journal.payment_hash,
-            "a preimage of another payment",
-        ),
-    ):
-        if wrong:
-            raise ValueError(sentence)
 
 
 class SessionStore:
@@ -319,14 +112,14 @@ class SessionStore:
             return None  # a folder (cln:D4)
         try:
             record = msgspec.json.decode(bytes.fromhex(entry["hex"]))
-            return _read(parse_scid(key[-1]), record, default_delta_blocks)
+            return read_record(parse_scid(key[-1]), record, default_delta_blocks)
         except (KeyError, TypeError, ValueError, AttributeError, Lsps2Error) as error:
             self._set_aside(entry, f"{type(error).__name__}: {error}")
             return None
 
     def _set_aside(self, entry: dict[str, Any], why: str) -> None:
         log.error(f"journal record {entry['key']} cannot be read ({why}); kept, not used")
-        self.unread.append(_unread(entry["key"][-1], entry["hex"]))
+        self.unread.append(unread_record(entry["key"][-1], entry["hex"]))
         self._kept.add(tuple(entry["key"]))
 
     def keep(self, jit_scid: int) -> None:
@@ -367,7 +160,7 @@ class SessionStore:
         journal = self._journals.pop(jit_scid, None)
         if journal is None or journal.payment_hash != payment_hash:
             journal = msgspec.structs.replace(FRESH, payment_hash=payment_hash)
-        record = _final(buy, journal, outcome, wall_ms)
+        record = final_record(buy, journal, outcome, wall_ms)
         record["lsps2fast"]["attempt"] = True
         await self._write("finalized", buy, record)
 
@@ -386,7 +179,7 @@ class SessionStore:
         """
         buy = self._buys[jit_scid]
         self._ended.add(jit_scid)
-        await self._write("finalized", buy, _final(buy, journal, outcome, wall_ms))
+        await self._write("finalized", buy, final_record(buy, journal, outcome, wall_ms))
 
     async def forget(self, jit_scid: int) -> None:
         """Delete the active record: one commit, repeatable. Raises StoreError."""

@@ -13,7 +13,7 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.reconcile import LOST, OPEN, SETTLED, Row, Snapshot, first_orders, judge, resolved_rows
-from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
 
 CLIENT, STRANGER = "02" + "11" * 32, "02" + "22" * 32
 JIT, ALIAS, REAL = 0x0C3500_000001_0001, 5 << 40 | 1, 6 << 40 | 1  # ALIAS and REAL are one incoming channel

@@ -21,7 +21,7 @@ from lsps2fast_plugin.service.missed_events import (
     SessionKey,
 )
 from lsps2fast_plugin.service.reconcile import Snapshot
-from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
 
 from .test_judge import ALIAS, CHANNEL, CLIENT, ID, JIT, PARTS, channel, record, row, snapshot
 

@@ -14,15 +14,8 @@ from lsps2fast.actions import SessionRecord
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
-from lsps2fast_plugin.service.session_store import (
-    FRESH,
-    OLD_ROOT,
-    ROOT,
-    VERSION,
-    SessionStore,
-    StoredSession,
-    record_of,
-)
+from lsps2fast_plugin.service.session_record import FRESH, VERSION, StoredSession, record_of
+from lsps2fast_plugin.service.session_store import OLD_ROOT, ROOT, SessionStore
 
 from .test_judge import CHANNEL, FUNDING, JIT, PARTS, record
 

@@ -24,7 +24,7 @@ from lsps2fast_plugin.service.coins import POOL, UNREAD
 from lsps2fast_plugin.service.driver import buy_terms
 from lsps2fast_plugin.service.reconcile import Snapshot
 from lsps2fast_plugin.service.recovery import Recovery
-from lsps2fast_plugin.service.session_store import FRESH, StoredSession, Unread
+from lsps2fast_plugin.service.session_record import FRESH, StoredSession, Unread
 
 from .test_judge import CHANNEL, CLIENT, FUNDING, HELD, ID, JIT, KEYS, OTHER_ID, PARTS, channel, record, row, snapshot
 

@@ -14,7 +14,7 @@ from lsps2fast.errors import NodeError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.options import DEFAULT_LINE
-from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
 
 from .desk import ALICE, BOB, WALL_MS, Json, StillClock
 

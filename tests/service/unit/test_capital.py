@@ -20,7 +20,7 @@ from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.service.capital import BURNT, CapitalAtRisk
 from lsps2fast_plugin.service.options import DEFAULT_LINE
 from lsps2fast_plugin.service.policy.policy import Policy
-from lsps2fast_plugin.service.session_store import StoredSession
+from lsps2fast_plugin.service.session_record import StoredSession
 
 from .desk import ALICE, BOB, WALL_MS, Datastore, StillClock, settings
 

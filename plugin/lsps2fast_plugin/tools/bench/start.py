@@ -15,7 +15,8 @@ import msgspec
 
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams, format_scid
-from lsps2fast_plugin.service.session_store import FRESH, ROOT, record_of
+from lsps2fast_plugin.service.session_record import FRESH, record_of
+from lsps2fast_plugin.service.session_store import ROOT
 from lsps2fast_plugin.simnode import World
 
 BUYS = 100_000
