@@ -137,7 +137,7 @@ async def test_a_reservation_is_renewed_whatever_question_of_a_start_is_not_answ
         starting = asyncio.ensure_future(stage.start())
         await stage.until(stuck.reached.is_set, f"{method} hangs")
         renewed = stage.lsp.wallet.rows
-        await stage.until(lambda: [row for row in renewed() if row["reserved"]][0] != coin, "the coin is renewed")
+        await stage.until(lambda: next(row for row in renewed() if row["reserved"]) != coin, "the coin is renewed")
         stuck.release()
         await starting
         await stage.quiet()
