@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 CHARS = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 BECH32 = 1
@@ -54,6 +56,7 @@ def bech32_decode(text: str) -> tuple[str, list[int], int]:
     return prefix, words[:-6], _polymod(_expand(prefix) + words)
 
 
+@lru_cache(maxsize=10_000)
 def script_to_address(script: bytes, prefix: str = "bcrt") -> str:
     version = script[0] - 0x50 if script[0] else 0
     return bech32_encode(prefix, [version, *regroup(script[2:], 8, 5, True)], BECH32M if version else BECH32)

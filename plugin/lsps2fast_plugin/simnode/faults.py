@@ -99,6 +99,12 @@ class Faults:
             fault.release()
         self._faults.clear()
 
+    def remove(self, fault: Fault) -> None:
+        """Take one fault away and let what waits for it go on."""
+        fault.release()
+        if fault in self._faults:
+            self._faults.remove(fault)
+
     def find(self, method: str, params: Any) -> Fault | None:
         for fault in self._faults:
             if fault.method == method and fault.takes(params):

@@ -30,7 +30,7 @@ class Htlcs:
         self.held: dict[Htlc, Part] = {}
         self.forwards: list[Forward] = []
         self.by_out: dict[Htlc, Forward] = {}
-        self.updated_count = 0
+        self.created_count = self.updated_count = 0
         self.resolved = 0
 
     # in
@@ -228,7 +228,7 @@ class Htlcs:
             part.extra_tlvs,
         )
         row = Forward(
-            len(self.forwards) + 1,
+            self._next_index(),
             part,
             part.end.scid_now(),
             end.scid_now(),
@@ -276,7 +276,7 @@ class Htlcs:
         end = part.forward_to
         out_channel = end.scid_now() if end is not None else part.scid or "0x0x0"
         row = Forward(
-            len(self.forwards) + 1,
+            self._next_index(),
             part,
             part.end.scid_now(),
             out_channel,
@@ -320,6 +320,10 @@ class Htlcs:
         blob = htlc.failure or b""
         self.fail_blob(row.part, row.part.htlc.onion.relay(row.part.shared_secret, blob))
 
+    def _next_index(self) -> int:
+        self.created_count += 1
+        return self.created_count
+
     def row_now(self, row: Forward) -> Forward:
         """Return the row that says how a part ended: the old one, or a new one when its channel is called otherwise
         (cln:N3).
@@ -328,7 +332,7 @@ class Htlcs:
         """
         now = row.part.end.scid_now()
         if row.in_channel != now:
-            row = replace(row, created_index=len(self.forwards) + 1, in_channel=now)
+            row = replace(row, created_index=self._next_index(), in_channel=now)
             self.forwards.append(row)
             return row
         self.updated_count += 1

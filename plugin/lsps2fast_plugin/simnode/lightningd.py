@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ class Node(PluginOwner):
         self.reconnect: list[Party] = []
         self.developer = True
         self.says_failure_reason = False  # of a later lightningd, in forwards (cln:N9)
+        self.forward_listeners: list[Callable[[Forward], None]] = []  # for those who want to watch
 
     # life
 
@@ -179,6 +181,8 @@ class Node(PluginOwner):
     # channels
 
     def forward_event(self, row: Forward) -> None:
+        for listener in self.forward_listeners:
+            listener(row)
         self.notify("forward_event", row.event())
         kind = "updated" if row.updated_index else "created"
         methods.wake(self, "forwards", kind, row.updated_index or row.created_index, row)

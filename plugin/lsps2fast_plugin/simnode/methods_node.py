@@ -318,7 +318,7 @@ async def wait(node: Node, subsystem: Any, indexname: Any, nextvalue: Any) -> Js
         raise RpcError(INVALID_PARAMS, f"indexname: unknown index: invalid token '\"{indexname}\"'")
     present = 0
     if subsystem == "forwards":
-        present = {"created": len(node.htlcs.forwards), "updated": node.htlcs.updated_count, "deleted": 0}[indexname]
+        present = {"created": node.htlcs.created_count, "updated": node.htlcs.updated_count, "deleted": 0}[indexname]
     value = number(nextvalue, "nextvalue")
     if value <= present:
         return {"subsystem": subsystem, indexname: present}

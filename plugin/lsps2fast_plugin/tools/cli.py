@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lsps2fast import __version__, table
 from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.tools.simulate import arguments
 
 
 def _table_command(args: argparse.Namespace) -> int:
@@ -86,6 +87,12 @@ def _bench_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _simulate_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools.simulate import command
+
+    return command.run(args)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lsps2fast", description="JIT channels (LSPS2, bLIP-52) for Core Lightning.")
     parser.add_argument("--version", action="version", version=f"lsps2fast {__version__}")
@@ -134,6 +141,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=10, help="how long the crowd keeps on (default 10)")
     bench.add_argument("--seed", type=int, default=1, help="of the made-up HTLCs (default 1)")
     bench.set_defaults(run=_bench_command)
+
+    simulated = commands.add_parser("simulate", help="a town of honest and dishonest people on simulated time")
+    arguments.add_arguments(simulated)
+    simulated.set_defaults(run=_simulate_command)
 
     table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
     table.add_argument("--markdown", action="store_true", help="as the page in docs/reference")

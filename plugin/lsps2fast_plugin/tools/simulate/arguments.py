@@ -1,0 +1,31 @@
+"""The arguments of `lsps2fast simulate`; apart, because every other command reads them and needs no embedded node."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .plan import MODES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `run` reads."""
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="everything that is chance (default 1)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="so many seeds, one after the other")
+    parser.add_argument("--days", type=_positive, default=30.0, help="simulated days of each (default 30)")
+    parser.add_argument("--people", type=_positive, default=24.0, help="who come to town in a day (default 24)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="STRATEGY", help="of the dishonest; honest ones stay")
+    parser.add_argument("--mode", choices=MODES, default="", help="of the LSP (default: the seed decides)")
+    parser.add_argument("--without", default="", metavar="NUMBERS", help="leave these happenings out, as 2-8,13")
+    parser.add_argument("--no-weather", action="store_true", help="no storms: blocks and fee rates only")
+    parser.add_argument("--mutant", default="", metavar="NAME", help="take one guard away and see")
+    parser.add_argument("--shrink", action="store_true", help="make the story of a violation as short as may be")
+    parser.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the money of each group as SVG")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e5:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 (and below 100,000)")
+    return value

@@ -1,0 +1,193 @@
+"""The books of a town, kept from what its embedded nodes did: never from what a plugin claims.
+
+`check` compares them with what was promised. A promise is a method of `promises.py`; here is what they are about.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast_plugin.simnode.channels import Channel, End, Htlc
+from lsps2fast_plugin.simnode.client import Client, ClientInvoice
+from lsps2fast_plugin.simnode.lightningd import Node
+from lsps2fast_plugin.simnode.parts import Forward
+from lsps2fast_plugin.simnode.payer import Payment
+
+from .story import Story
+from .town import Town
+
+BACK = ("FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")  # the LSP's coins are its own again
+ZERO_CONF = 50  # the feature bit of a channel that is made just in time
+KEPT_S = 4 * 86_400.0  # that a sale is remembered after its end
+
+
+@dataclass(eq=False)
+class Sale:
+    """One buy, as its buyer knows it."""
+
+    buyer: Client | Node
+    honest: bool
+    scid: str
+    params: FeeParams
+    size_msat: int | None
+    cltv_delta: int
+    trusts: bool  # the client trusts the LSP
+    since_s: float
+    until_s: float
+    invoices: list[ClientInvoice] = field(default_factory=list)
+    payments: list[Payment] = field(default_factory=list)
+    totals_msat: dict[bytes, int] = field(default_factory=dict)  # of what was sent, by payment hash
+    fee_came_msat: int = 0  # over parts that were settled
+    delivered_msat: int = 0
+    paid_s: float | None = None
+    wanted_s: float | None = None  # when an honest payer first tried
+
+    def fee_msat(self, amount_msat: int) -> int:
+        """Return the opening fee of a payment."""
+        return self.params.fee_msat(amount_msat if self.size_msat is None else self.size_msat) or 0
+
+
+@dataclass(eq=False)
+class Account:
+    """One channel that the LSP opened just in time."""
+
+    channel: Channel
+    since_s: float
+    fee_came_msat: int = 0
+    paid: bool = False
+    on_trust: bool = False  # its funding was sent before any of its fee had come
+    mining_sat: int = 0  # of its funding
+
+    @property
+    def end(self) -> End:
+        """Our side."""
+        return self.channel.opener
+
+    @property
+    def is_unpaid(self) -> bool:
+        """Whether its money is ours, on chain, and not to be had: what a budget counts."""
+        on_chain = self.end.owner.chain.knows(self.channel.funding_txid)
+        return not self.paid and on_chain and self.end.state not in BACK
+
+
+class Books:
+    """Sales, channels, fees that came. `totals` counts whatever is told in a report."""
+
+    def __init__(self, town: Town, story: Story) -> None:
+        self.town = town
+        self.lsp = town.lsp
+        self.story = story
+        self.sales: list[Sale] = []
+        self.by_hash: dict[bytes, Sale] = {}
+        self.accounts: dict[str, Account] = {}
+        self.totals: Counter[str] = Counter()
+        self.earned_msat = 0  # by forwards of any kind
+        self.opening_fees_msat = 0  # over channels that were opened for it
+        self.strategists_paid_msat = 0
+        self.brought_msat = 0  # put into the LSP's wallet by its owner since the start
+        self.strays: list[str] = []  # payments that an unpaid channel carried, against rule:21
+        self._seen = len(town.channels)
+        self.lsp.forward_listeners.append(self._forwarded)
+
+    # what happens
+
+    def sold(self, sale: Sale) -> None:
+        """A buy was made."""
+        self.sales.append(sale)
+        self.totals["buys"] += 1
+
+    def sent(self, sale: Sale, payment: Payment, total_msat: int) -> None:
+        """A payment over this sale was tried."""
+        sale.payments.append(payment)
+        sale.totals_msat[payment.payment_hash] = total_msat
+        self.by_hash[payment.payment_hash] = sale
+
+    def look(self) -> None:
+        """New channels."""
+        for channel in self.town.channels[self._seen :]:
+            if channel.opener.owner is self.lsp and ZERO_CONF in channel.channel_type:
+                self.accounts[channel.channel_id] = Account(channel, self.town.loop.time())
+                self.totals["channels"] += 1
+        self._seen = len(self.town.channels)
+        for account in self.accounts.values():
+            if not account.mining_sat and self.town.chain.knows(account.channel.funding_txid):
+                account.mining_sat = self.town.chain.transactions[account.channel.funding_txid].fee_sat
+                account.on_trust = account.fee_came_msat == 0
+
+    def forget_channel(self, channel: Channel) -> None:
+        """It is gone, and paid out."""
+        self.accounts.pop(channel.channel_id, None)
+        self._seen -= 1
+
+    def _forwarded(self, row: Forward) -> None:
+        if row.status != "settled" or row.out_htlc is None:
+            return
+        self.look()
+        out, taken_msat = row.out_htlc, row.part.htlc.amount_msat - row.out_htlc.amount_msat
+        self.earned_msat += taken_msat
+        self.totals["forwards"] += 1
+        incoming = self.accounts.get(row.part.end.channel.channel_id)
+        if incoming is not None and incoming.is_unpaid and not incoming.fee_came_msat:
+            self.strays.append(f"{row.part.htlc.amount_msat} msat came in over unpaid channel {_short(incoming)}")
+        account, sale = self.accounts.get(out.channel.channel_id), self.by_hash.get(out.payment_hash)
+        if account is None:
+            return
+        if sale is None or sale.buyer is not out.taker.owner:
+            if account.is_unpaid and not account.fee_came_msat:
+                self.strays.append(f"{out.amount_msat} msat of another payment went into {_short(account)}")
+            return
+        self._paid(sale, account, taken_msat, out)
+
+    def _paid(self, sale: Sale, account: Account, fee_msat: int, out: Htlc) -> None:
+        sale.fee_came_msat += fee_msat
+        sale.delivered_msat += out.amount_msat
+        account.fee_came_msat += fee_msat
+        self.opening_fees_msat += fee_msat
+        self.strategists_paid_msat += 0 if sale.honest else fee_msat
+        if sale.paid_s is None and sale.fee_came_msat >= sale.fee_msat(sale.totals_msat[out.payment_hash]):
+            sale.paid_s = self.town.loop.time()
+            self.totals["sales"] += 1
+        account.paid |= sale.paid_s is not None
+
+    # what there is
+
+    def unpaid(self) -> Iterator[Account]:
+        """Channels on chain that nobody has paid for."""
+        return (account for account in self.accounts.values() if account.is_unpaid)
+
+    def withheld(self) -> Iterator[Account]:
+        """Channels whose funding is kept back."""
+        for account in self.accounts.values():
+            if account.channel.withheld and not account.end.forgotten and account.end.state not in BACK:
+                yield account
+
+    def due_msat(self) -> int:
+        """Return what payers owe the LSP for preimages it has: their parts are not settled yet."""
+        return sum(
+            htlc.amount_msat
+            for end in self.lsp.ends
+            for htlc in end.other.live.values()
+            if htlc.preimage is not None and not htlc.removed
+        )
+
+    def profit_msat(self) -> int:
+        """Return what the LSP has gained, mining fees deducted, capital brought aside."""
+        return self.town.books()[self.lsp.name] - self.brought_msat
+
+    def tidy(self) -> None:
+        """Forget sales that ended long ago."""
+        now_s = self.town.loop.time()
+        old = [sale for sale in self.sales if sale.until_s + KEPT_S < now_s]
+        for sale in old:
+            for payment in sale.payments:
+                self.by_hash.pop(payment.payment_hash, None)
+        if old:
+            gone = set(map(id, old))
+            self.sales = [sale for sale in self.sales if id(sale) not in gone]
+
+
+def _short(account: Account) -> str:
+    return f"{account.channel.channel_id[:8]} of {account.channel.opener.peer.name}"

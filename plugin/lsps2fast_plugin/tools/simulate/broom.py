@@ -1,0 +1,81 @@
+"""Keeps a town small: what is over and paid out leaves the lists, so that a year needs no more room than a week."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lsps2fast_plugin.simnode.channels import Channel
+from lsps2fast_plugin.simnode.client import Client
+
+if TYPE_CHECKING:
+    from .market import Market
+
+KEPT_BLOCKS = 150  # of transactions
+KEPT_ROWS = 200  # of forwards
+
+
+def sweep(market: Market) -> None:
+    """Once a day or so."""
+    town, books = market.town, market.books
+    for channel in [each for each in town.channels if _is_over(each)]:
+        _drop_channel(market, channel)
+    for end in town.lsp.ends:
+        for side in (end, end.other):
+            side.htlcs = dict(side.live)
+            del side.state_changes[:-20]
+    rows = town.lsp.htlcs
+    del rows.forwards[:-KEPT_ROWS]
+    del town.lsp.htlc_log[:-KEPT_ROWS]
+    del town.lsp.closed[:-KEPT_ROWS]
+    town.lsp.processes[:] = [each for each in town.lsp.processes if not each.gone.is_set()]
+    _people(market)
+    _chain(market)
+    books.tidy()
+
+
+def _is_over(channel: Channel) -> bool:
+    if channel.on_chain is None:
+        return all(end.forgotten for end in channel.ends if hasattr(end.owner, "openings")) and channel.withheld
+    gone = [end for end in channel.ends if end.forgotten]
+    return bool(gone) and not any(end.live for end in channel.ends) and channel.settled_on_chain
+
+
+def _drop_channel(market: Market, channel: Channel) -> None:
+    """Both sides have been paid; the books of either stay what they are."""
+    worth = [(end, end.owner.books_msat()) for end in channel.ends]
+    for end in channel.ends:
+        if end in end.owner.ends:
+            end.owner.ends.remove(end)
+    market.town.channels.remove(channel)
+    market.books.forget_channel(channel)
+    if any(end.owner.books_msat() != before for end, before in worth):
+        raise RuntimeError(f"channel {channel.channel_id} was not over: {worth}")
+
+
+def _people(market: Market) -> None:
+    """Wallets without channels that are no longer on a visit; their coins are taken with them."""
+    town = market.town
+    for party in list(town.parties.values()):
+        if not isinstance(party, Client) or party.ends or party in market.present:
+            continue
+        for link in list(party.links.values()):
+            party.links.pop(link.node_id, None)
+            link.links.pop(party.node_id, None)
+            if link is town.lsp:
+                link.peer_disconnected(party)
+        town.emigrate(party)
+    for payer in market.payers:
+        payer.payments.clear()
+
+
+def _chain(market: Market) -> None:
+    """Transactions that are deep and spent."""
+    chain = market.town.chain
+    old = chain.height - KEPT_BLOCKS
+    unspent = {txid for txid, _ in chain.unspent}
+    used = {channel.funding_txid for channel in market.town.channels}
+    used |= {channel.on_chain.tx.txid for channel in market.town.channels if channel.on_chain is not None}
+    for txid, (height, _) in list(chain.confirmed.items()):
+        if height < old and txid not in unspent and txid not in used:
+            del chain.confirmed[txid]
+            chain.transactions.pop(txid, None)

@@ -1,0 +1,69 @@
+"""An asyncio loop whose clock jumps: nothing waits, and two runs see the same times to the microsecond."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import selectors
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class StandsStill(Exception):
+    """Nothing is planned and nothing is ready, though the run has not ended."""
+
+
+class Listener(Protocol):
+    """A socket that can be connected to."""
+
+    def accept(self, make_protocol: Callable[[], asyncio.BaseProtocol]) -> asyncio.Transport:
+        """Connect; the transport of the caller's side."""
+
+
+class _Jump(selectors.SelectSelector):
+    """Asked to wait for a while, it turns the clock by as much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_us = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise StandsStill("nothing more can happen")
+        if timeout > 0:
+            self.now_us += max(1, math.ceil(timeout * 1_000_000))
+        return []
+
+
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """Time starts at 0. `listeners` are the unix sockets there are, by path."""
+
+    def __init__(self) -> None:
+        self._jump = _Jump()
+        self.listeners: dict[str, Listener] = {}
+        super().__init__(self._jump)
+
+    @property
+    def now_us(self) -> int:
+        """Microseconds since the start."""
+        return self._jump.now_us
+
+    def tick(self) -> None:
+        """One microsecond on, so that two stamps of one burst differ."""
+        self._jump.now_us += 1
+
+    def time(self) -> float:
+        return self._jump.now_us / 1_000_000
+
+    def _write_to_self(self) -> None:
+        """There is one thread, which needs no waking."""
+
+    async def create_unix_connection(  # type: ignore[override]
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], path: str | None = None, **_: Any
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """Connect within this process."""
+        listener = self.listeners.get(str(path))
+        if listener is None:
+            raise ConnectionRefusedError(111, "Connection refused")
+        protocol = protocol_factory()
+        return listener.accept(lambda: protocol), protocol

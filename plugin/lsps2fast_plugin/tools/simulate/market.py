@@ -1,0 +1,217 @@
+"""A run: people come to a town, the weather changes, and after each step the promises are looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lsps2fast_plugin.simnode import Payer
+from lsps2fast_plugin.simnode.party import Party
+from lsps2fast_plugin.simnode.process import Plugin
+
+from . import honest, strategies, weather
+from .books import Books
+from .plan import DAY_S, Happening, Plan, happenings
+from .promises import Promises
+from .scene import PAYERS, Scene, Visitor
+from .story import Story, Violation
+from .town import Town, play
+from .weather import Sky
+
+COINS = (1_000_000,) * 60 + (250_000,) * 40 + (20_000_000,)
+PAYER_CHANNELS, PAYER_SAT = 4, 20_000_000_000
+CALM_S = 3_600.0  # after a harm, before things count as quiet again
+FINISH_S = 3 * DAY_S  # after the last day, for what is under way
+Progress = Callable[["Market"], None]
+
+
+@dataclass
+class Result:
+    """What came of a run."""
+
+    plan: Plan
+    days: float = 0.0
+    steps: int = 0
+    frames: int = 0
+    digest: str = ""
+    cpu_s: float = 0.0
+    totals: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    worst: Counter[str] = field(default_factory=Counter)
+    visits: Counter[str] = field(default_factory=Counter)
+    profit_msat: int = 0
+    opening_fees_msat: int = 0
+    violation: Violation | None = None
+    last_lines: list[str] = field(default_factory=list)
+    money: list[dict[str, int]] = field(default_factory=list)  # msat of each group, by day
+    interrupted: bool = False
+
+
+class Market:
+    """One run of a plan."""
+
+    def __init__(self, plan: Plan, progress: Progress | None = None) -> None:
+        self.plan = plan
+        self.options: dict[str, Any] = {"lsps2-trust-mode": plan.trust_mode}
+        self.town = Town(
+            plan.seed, plugin=["lsps2fast-service"], options=self.options, wallet_sat=COINS, height=200_000
+        )
+        self.story = Story(self.town.loop.time)
+        self.books = Books(self.town, self.story)
+        self.payers: list[Payer] = []
+        self.spent_msat: Counter[str] = Counter()  # by a payer, on something else than receipts
+        self.present: set[Party] = set()  # wallets whose owners are in town
+        self.visits: Counter[str] = Counter()
+        self.over = False
+        self.skew_ms = 0
+        self._miners_before_sat = 0
+        self.money: list[dict[str, int]] = []
+        self.sky = Sky(self)
+        self.promises = Promises(self)
+        self._progress = progress
+        self._failed: asyncio.Future[Violation] = self.town.loop.create_future()
+        self._visiting: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> Result:
+        """Play the whole plan. Never raises for what the plugins do."""
+        begun_s = time.process_time()
+        result = Result(self.plan)
+        try:
+            async with self.town:
+                result.interrupted = await self._play()
+                self._sum_up(result)
+        except Violation as violation:
+            result.violation = violation
+        if self._failed.done():
+            result.violation = self._failed.result()
+        result.last_lines = list(self.story.lines)
+        result.cpu_s = time.process_time() - begun_s
+        return result
+
+    def fail(self, violation: Violation) -> None:
+        """The run is over."""
+        if not self._failed.done():
+            self._failed.set_result(violation)
+
+    async def _play(self) -> bool:
+        """Whether it was interrupted."""
+        self.story.look = self._look
+        self.payers = [self.town.payer(f"payer{place}", PAYER_CHANNELS, PAYER_SAT) for place in range(PAYERS)]
+        await asyncio.sleep(60)
+        self.town.open_books()
+        self._miners_before_sat = self.town.chain.fees_sat
+        works = [self._guard(self.sky.run()), self._guard(self._come())]
+        end = asyncio.ensure_future(asyncio.sleep(self.plan.days * DAY_S + FINISH_S))
+        interrupted = False
+        try:
+            either: list[asyncio.Future[Any]] = [end, self._failed]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            interrupted = True
+        self.over = True
+        for task in (*works, *self._visiting, end):
+            task.cancel()
+        if not self._failed.done() and not interrupted:
+            self.promises.end()
+        return interrupted
+
+    def _look(self) -> None:
+        if self.plan.stop_at_step and self.story.step >= self.plan.stop_at_step:
+            self.fail(Violation("stop", "this is the step that was asked for"))
+        self.promises.step()
+
+    def _guard(self, work: Any) -> asyncio.Task[None]:
+        """Run it; a Violation in it ends the run."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Violation as violation:
+                self.fail(violation)
+
+        return self.town.background(guarded())
+
+    async def _come(self) -> None:
+        """Everything of the plan, at its time."""
+        kinds = dict(strategies.KINDS)
+        chosen = [kinds[name] for name in self.plan.only] if self.plan.only else list(kinds.values())
+        plan = happenings(self.plan, list(honest.KINDS), [each.name for each in chosen], list(weather.EVENTS))
+        for happening in plan:
+            await asyncio.sleep(max(0.0, happening.at_s - self.town.loop.time()))
+            task = self._guard(self._harm(happening) if happening.is_weather else self._visit(happening))
+            self._visiting.add(task)
+            task.add_done_callback(self._visiting.discard)
+
+    async def _visit(self, happening: Happening) -> None:
+        known: dict[str, type[Visitor]] = {**honest.KINDS, **strategies.KINDS}
+        visitor = known[happening.name]()
+        me = Scene(self, happening.number, happening.name)
+        me.honest = visitor.honest
+        self.visits[happening.name] += 1
+        try:
+            await visitor.play(me)
+        finally:
+            self.present.difference_update(me.wallets)
+
+    async def _harm(self, happening: Happening) -> None:
+        harmful = happening.name in weather.HARM
+        self.sky.harm += harmful
+        self.visits[happening.name] += 1
+        try:
+            await weather.EVENTS[happening.name](self.sky, self.town.chance.once(f"weather {happening.number}"))
+            if harmful:
+                await asyncio.sleep(CALM_S)
+        finally:
+            self.sky.harm -= harmful
+
+    def set_skew(self, plugin: Plugin) -> None:
+        """The clock of the machine that the LSP's plugin runs on."""
+        life: Any = plugin
+        life.life.clock.skew_ms = self.skew_ms
+
+    def day_over(self) -> None:
+        """Half a day or so has passed: note who owns what, and say how far we are."""
+        self.money.append(
+            {
+                "hours": round(self.town.loop.time() / 3600),
+                "lsp": self.books.profit_msat(),
+                "fees": self.books.opening_fees_msat,
+                "miners": (self.town.chain.fees_sat - self._miners_before_sat) * 1000,
+                "strategists": -self.books.strategists_paid_msat,
+            }
+        )
+        self._bring_coins()
+        if self._progress is not None:
+            self._progress(self)
+
+    def _bring_coins(self) -> None:
+        """The operator swaps what came in over channels for coins, when there are few left."""
+        lsp = self.town.lsp
+        if lsp.wallet.balance_sat() < sum(COINS) // 2:
+            for amount_sat in COINS:
+                self.town.chain.grant(amount_sat, lsp.wallet.new_script())
+            self.books.brought_msat += sum(COINS) * 1000
+
+    def _sum_up(self, result: Result) -> None:
+        result.days = min(self.town.day, self.plan.days)
+        result.steps = self.story.step
+        result.frames = self.town.tape.frames
+        result.digest = self.town.tape.digest()
+        result.totals, result.counts, result.visits = self.books.totals, self.story.counts, self.visits
+        result.worst = self.promises.worst
+        result.profit_msat = self.books.profit_msat()
+        result.opening_fees_msat = self.books.opening_fees_msat
+        result.money = self.money
+
+
+def simulate(plan: Plan, progress: Progress | None = None) -> Result:
+    """Play a plan from beginning to end."""
+
+    async def work() -> Result:
+        return await Market(plan, progress).run()
+
+    return play(work)

@@ -1,0 +1,102 @@
+"""What a run is made of: settings, and the happenings that follow from its seed, each with a number.
+
+A happening depends on the seed and its own number only. So one can be left out and all others stay as they are: this is
+how a story is made shorter.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+DAY_S = 86_400.0
+MODES = ("lsp-trusts-client", "client-trusts-lsp")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run. Whoever has it has the run."""
+
+    seed: int
+    days: float = 30.0
+    people: float = 12.0  # who come to town in a day
+    only: tuple[str, ...] = ()  # strategies; honest people come in any case
+    without: frozenset[int] = field(default_factory=frozenset)  # numbers of happenings that are left out
+    weather: bool = True
+    mutant: str = ""
+    mode: str = ""  # of the LSP; by default the seed decides
+    stop_at_step: int = 0
+
+    @property
+    def trust_mode(self) -> str:
+        """Who trusts whom in this run."""
+        return self.mode or MODES[self.seed % 2]
+
+    def command(self) -> str:
+        """Return what plays it again."""
+        words = [f"lsps2fast simulate --seed {self.seed} --days {self.days:g} --people {self.people:g}"]
+        if self.only:
+            words.append("--only " + " ".join(self.only))
+        if self.mode:
+            words.append(f"--mode {self.mode}")
+        if not self.weather:
+            words.append("--no-weather")
+        if self.mutant:
+            words.append(f"--mutant {self.mutant}")
+        if self.without:
+            words.append("--without " + spans(self.without))
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Somebody comes to town, or the weather changes: `name` says who or what."""
+
+    number: int
+    at_s: float
+    name: str
+    is_weather: bool = False
+
+
+def happenings(plan: Plan, honest: Sequence[str], strategies: Sequence[str], weather: Sequence[str]) -> list[Happening]:
+    """Everything that comes to town in a run, in order, less what the plan leaves out.
+
+    Three of five people are honest; one weather a day and a half on the average.
+    """
+    found = []
+    people = random.Random(f"{plan.seed}/people")
+    rate = plan.people / DAY_S
+    number, at_s = 0, 0.0
+    while rate and (at_s := at_s + people.expovariate(rate)) < plan.days * DAY_S:
+        number += 2
+        pool = honest if people.random() < 0.6 or not strategies else strategies
+        found.append(Happening(number, at_s, people.choice(pool)))
+    skies = random.Random(f"{plan.seed}/weather")
+    number, at_s = 1, 0.0
+    while plan.weather and weather and (at_s := at_s + skies.expovariate(1 / (1.5 * DAY_S))) < plan.days * DAY_S:
+        number += 2
+        found.append(Happening(number, at_s, skies.choice(weather), is_weather=True))
+    return sorted((each for each in found if each.number not in plan.without), key=lambda each: each.at_s)
+
+
+def spans(numbers: frozenset[int]) -> str:
+    """Return `2-8,13`: people have even numbers and the weather odd ones, so a span counts in twos."""
+    ordered, parts = sorted(numbers), []
+    for parity in (0, 1):
+        line = [each for each in ordered if each % 2 == parity]
+        while line:
+            first = last = line.pop(0)
+            while line and line[0] == last + 2:
+                last = line.pop(0)
+            parts.append(str(first) if first == last else f"{first}-{last}")
+    return ",".join(parts)
+
+
+def numbers_of(text: str) -> frozenset[int]:
+    """The opposite of `spans`. Raises ValueError."""
+    found: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1, 2))
+    return frozenset(found)

@@ -1,0 +1,242 @@
+"""What is promised about money, each with the rule that guards it. All of it is computed from options and books.
+
+Three rhythms: after every step what is cheap to look at, with every block the sums, and whenever nothing is under way
+what the operator is told. A promise that does not hold raises `Violation`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lsps2fast_plugin.simnode.errors import NodeProblem, RpcError
+
+from .books import Books
+from .story import Violation
+
+if TYPE_CHECKING:
+    from .market import Market
+    from .scene import Scene
+
+NOISE = ("Traceback", "failed in our code", "a task failed", "failed in pyln-client")
+DAY_S = 86_400.0
+WINDOW_S = 25 * 3_600.0  # of burnt mining fees: a day in whole hours
+FUNDING_WU, CLOSE_WU = 1_000, 800  # as `policy.floor` counts them: 250 and 200 vbytes
+UNSERVED_S = 2 * DAY_S  # so long an honest wallet may ask in vain, in good weather
+QUIET_BLOCKS = 3  # that a leftover may stay
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the options promise, in sat; defaults as in `docs/reference/options.md`."""
+
+    capital_sat: int = 10_000_000
+    withheld_sat: int = 10_000_000
+    mining_sat: int = 100_000
+    channel_sat: int = 16_777_215
+    parts: int = 2_000
+    parts_of_peer: int = 200
+
+
+class Promises:
+    """Looks at a town. `worst` is the highest that each bounded sum has reached."""
+
+    def __init__(self, market: Market) -> None:
+        self.market = market
+        self.books: Books = market.books
+        self.town = market.town
+        self.lsp = market.town.lsp
+        self.bounds = Bounds()
+        self.worst: Counter[str] = Counter()
+        self.served_s: list[float] = []
+        self._burnt: deque[tuple[float, str, int]] = deque()  # when, channel, sat: fundings sent on trust
+        self._told: tuple[int, int, int] | None = None  # life, what stats said was earned, what we knew then
+        self._left: Counter[str] = Counter()  # leftovers, by how many quiet blocks they have been there
+        self.town.transcript.listeners.append(self._listen)
+
+    # after every step
+
+    def step(self) -> None:
+        """What is looked at all the time."""
+        self.books.look()
+        if self.lsp.state == "crashed":
+            raise Violation("rule:1", f"lightningd died of our answer: {self.lsp.crash_log}")
+        if self.books.strays:
+            raise Violation("rule:21", self.books.strays[0])
+        self._capital()
+        self._held()
+
+    def _listen(self, entry: dict[str, Any]) -> None:
+        message = entry["msg"]
+        if entry["dir"] == "plugin>host" and message.get("method") == "log":
+            text = str(message["params"].get("message", ""))
+            if any(word in text for word in NOISE):
+                self.market.fail(Violation("rule:1", f"{entry['peer']} broke: {text}"))
+        elif entry["dir"] == "mark" and str(message.get("event", "")).startswith("Killing plugin"):
+            self.market.fail(Violation("rule:1", str(message["event"])))
+
+    def _capital(self) -> None:
+        """rule:18: what lies in unpaid channels, by what was really put in."""
+        bounds = self.bounds
+        unpaid_sat = withheld_sat = 0
+        for account in self.books.accounts.values():
+            if account.channel.capacity_sat > bounds.channel_sat:
+                raise Violation("rule:18", f"a channel of {account.channel.capacity_sat} sat was opened")
+            unpaid_sat += account.channel.capacity_sat if account.is_unpaid else 0
+        for account in self.books.withheld():
+            withheld_sat += account.channel.capacity_sat
+        self._reached("capital", unpaid_sat + withheld_sat, bounds.capital_sat + bounds.withheld_sat)
+        self._reached("withheld", withheld_sat, bounds.capital_sat + bounds.withheld_sat)
+
+    def _held(self) -> None:
+        """rule:24: parts held, in all and for one buy's owner."""
+        held = self.lsp.htlcs.held
+        self._reached("parts", len(held), self.bounds.parts)
+
+    def _reached(self, what: str, amount: int, bound: int, rule: str = "rule:18") -> None:
+        self.worst[what] = max(self.worst[what], amount)
+        if amount > bound:
+            raise Violation(rule, f"{what} reached {amount}, and {bound} is the bound")
+
+    # with every block
+
+    def block(self) -> None:
+        """The sums."""
+        self.step()
+        orphans = self.town.orphaned_sat()
+        if orphans:
+            raise Violation(
+                "rule:23", f"{sum(orphans.values())} sat went into fundings that no channel owns: {orphans}"
+            )
+        try:
+            self.town.check_books()
+        except AssertionError as error:
+            raise Violation("rule:3", str(error)) from None
+        self._payers()
+        self._loss()
+        self._mining()
+
+    def _payers(self) -> None:
+        """rule:5: no payer had to close by force; an honest one has lost what was delivered, and no more."""
+        changes = self.town.books()
+        for payer in self.market.payers:
+            if payer.force_closed:
+                raise Violation("rule:5", f"{payer.name} closed its channel by force: a part of it was held too long")
+            if -changes[payer.name] != payer.paid_msat + self.market.spent_msat[payer.name]:
+                lost = -changes[payer.name]
+                raise Violation("rule:3", f"{payer.name} lost {lost} msat and has receipts for {payer.paid_msat}")
+
+    def _loss(self) -> None:
+        """rule:5, rule:20: the LSP has what it earned, less what miners took."""
+        have_msat = self.books.profit_msat() + self.books.due_msat()
+        must_msat = self.books.earned_msat - self.town.chain.fees_sat * 1000
+        if have_msat < must_msat:
+            short = must_msat - have_msat
+            raise Violation("rule:5", f"the LSP lost {short} msat that neither miners nor a sale account for")
+
+    def _mining(self) -> None:
+        """rule:18: mining fees of fundings that were sent on trust and not paid for, within a day."""
+        now_s = self.town.loop.time()
+        seen = {channel_id for _, channel_id, _ in self._burnt}
+        for channel_id, account in self.books.accounts.items():
+            if account.on_trust and channel_id not in seen:
+                self._burnt.append((now_s, channel_id, account.mining_sat))
+        while self._burnt and self._burnt[0][0] < now_s - WINDOW_S + 3_600:
+            self._burnt.popleft()
+        accounts = self.books.accounts
+        burnt_sat = sum(
+            sat for _, channel_id, sat in self._burnt if channel_id not in accounts or not accounts[channel_id].paid
+        )
+        self._reached("mining", burnt_sat, self.bounds.mining_sat)
+
+    # when nothing is under way
+
+    async def told(self) -> None:
+        """What the operator is told equals the books, and nothing is left over: looked at when all is quiet."""
+        if not self._is_quiet():
+            return
+        life = self.lsp.plugins[0].pid if self.lsp.plugins else 0
+        try:
+            stats = await asyncio.wait_for(self.lsp.call("lsps2-stats"), 60)
+        except (RpcError, NodeProblem, TimeoutError):
+            return  # it is starting
+        if stats["live_sessions"] or not self._is_quiet():
+            return
+        self.market.story.counts["quiet looks"] += 1
+        self._is_told("held_parts", stats["held_parts"], 0)
+        self._at_risk(stats)
+        self._earned(stats, life)
+        self._leftovers(stats)
+
+    def _is_quiet(self) -> bool:
+        lsp = self.lsp
+        if lsp.state != "running" or not lsp.plugins or not lsp.plugins[0].ready or lsp.htlcs.held:
+            return False
+        busy = lsp.openings.pending or lsp.openings.starting or self.market.sky.harm
+        live = any(end.live or end.other.live for end in lsp.ends if not end.forgotten)
+        return not (busy or live or any(True for _ in self.books.withheld()))
+
+    def _is_told(self, what: str, said: int, true: int) -> None:
+        if said != true:
+            raise Violation("rule:18", f"lsps2-stats says {what} is {said}, and it is {true}")
+
+    def _at_risk(self, stats: dict[str, Any]) -> None:
+        """The ledger of capital."""
+        unpaid = list(self.books.unpaid())
+        true_msat = sum(account.channel.capacity_sat * 1000 for account in unpaid)
+        if stats["at_risk_msat"] != true_msat:
+            self._later(
+                "ledger", f"lsps2-stats says that {stats['at_risk_msat']} msat are at risk, and {true_msat} are"
+            )
+        else:
+            self._left["ledger"] = 0
+
+    def _earned(self, stats: dict[str, Any], life: int) -> None:
+        """Fees that came, since the plugin's start."""
+        said, true = stats["fees_earned_msat"], self.books.opening_fees_msat
+        key = self.market.sky.lives
+        if self._told is None or self._told[0] != key:
+            self._told = (key, said, true)
+        elif said - self._told[1] != true - self._told[2]:
+            gained, came = said - self._told[1], true - self._told[2]
+            self._later("fees", f"lsps2-stats counts {gained} msat of opening fees, and {came} came")
+        else:
+            self._left["fees"] = 0
+
+    def _leftovers(self, stats: dict[str, Any]) -> None:
+        """rule:9: no coin stays reserved, and no offer outlives its end, when nothing is under way."""
+        reserved = [row for row in self.lsp.wallet.rows() if row["reserved"]]
+        if reserved:
+            self._later("coins", f"{len(reserved)} coins of the LSP are reserved for nothing")
+        else:
+            self._left["coins"] = 0
+
+    def _later(self, what: str, sentence: str) -> None:
+        """It may be so for a moment; not for several quiet blocks."""
+        self._left[what] += 1
+        if self._left[what] > QUIET_BLOCKS:
+            rule = {"coins": "rule:9", "fees": "rule:20"}.get(what, "rule:18")
+            raise Violation(rule, sentence)
+
+    # honest wallets
+
+    def served(self, me: Scene, begun_s: float) -> None:
+        """An honest wallet has its money."""
+        self.books.totals["served"] += 1
+        self.served_s.append(self.town.loop.time() - begun_s)
+
+    def unserved(self, me: Scene, begun_s: float) -> None:
+        """rule:22: it never got it, though it asked again and again."""
+        self.books.totals["unserved"] += 1
+        me.say(f"gave up after {(self.town.loop.time() - begun_s) / 3600:.1f} hours")
+
+    # at the end
+
+    def end(self) -> None:
+        """The journal's final records say what the books say."""
+        for key, (value, _) in self.lsp.datastore.rows.items():
+            if key[:4] == ("lsps", "lsps2", "sessions", "finalized"):
+                self.market.story.counts[f"records {json.loads(value).get('outcome')}"] += 1

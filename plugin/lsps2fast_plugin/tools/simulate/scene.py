@@ -1,0 +1,224 @@
+"""What a person in town can do. A strategy is written with these words; see `honest.py` and `strategies.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast_plugin.simnode import Client, LspsError, Payer, PaymentResult
+from lsps2fast_plugin.simnode.client import ClientInvoice
+from lsps2fast_plugin.simnode.errors import NodeProblem
+from lsps2fast_plugin.simnode.party import connect
+from lsps2fast_plugin.simnode.payer import Payment
+
+from .books import Sale
+
+if TYPE_CHECKING:
+    from .market import Market
+
+FINAL_DELTA = 18  # what an invoice promises, mostly
+PAYERS = 3
+
+
+class Scene:
+    """One visit: `me.dice` is its chance, `me.say` a step of the story."""
+
+    def __init__(self, market: Market, number: int, name: str) -> None:
+        self.market = market
+        self.town = market.town
+        self.books = market.books
+        self.number = number
+        self.name = f"{name}-{number}"
+        self.dice = self.town.chance.once(f"visit {number}")
+        self.honest = False
+        self.wallets: list[Client] = []
+
+    # chance and time
+
+    def sat(self, low: int, high: int) -> int:
+        """An amount between these, small ones as likely as large ones by order of magnitude."""
+        return round(low * math.exp(math.log(high / low) * self.dice.random()))
+
+    def some(self, low: int, high: int) -> int:
+        """A number between these, both included."""
+        return self.dice.randint(low, high)
+
+    def maybe(self, probability: float) -> bool:
+        """True so often."""
+        return self.dice.random() < probability
+
+    async def rest(self, low_s: float, high_s: float) -> None:
+        """Let time pass."""
+        await asyncio.sleep(self.dice.uniform(low_s, high_s))
+
+    async def blocks(self, count: int) -> None:
+        """Wait for so many blocks."""
+        await self.market.sky.height(self.town.chain.height + count)
+
+    def say(self, what: str) -> None:
+        """A step."""
+        self.market.story.tell(self.name, what)
+
+    # wallets and payers
+
+    def wallet(self, **behaviour: Any) -> Client:
+        """Return a light wallet, connected to the LSP."""
+        client = self.town.client(f"{self.name}/w{len(self.wallets) + 1}", **behaviour)
+        self.wallets.append(client)
+        self.market.present.add(client)
+        return client
+
+    @property
+    def payer(self) -> Payer:
+        """One of the town's payers, who has channels to the LSP."""
+        return self.market.payers[self.number // 2 % PAYERS]
+
+    # buying
+
+    async def buy(self, wallet: Client, size_sat: int | None) -> Sale | None:
+        """Buy a channel for a payment of this size (None: any), on the first offer that fits; None when refused."""
+        size_msat = None if size_sat is None else size_sat * 1000
+        try:
+            menu = await wallet.request("lsps2.get_info", timeout_s=120)
+            offers = [FeeParams.from_json(raw) for raw in menu["opening_fee_params_menu"]]
+            fitting = [each for each in offers if size_msat is None or _fits(each, size_msat)]
+            if not fitting:
+                self.refused("nothing on the menu")
+                return None
+            ask: dict[str, Any] = {"opening_fee_params": fitting[0].raw}
+            if size_msat is not None:
+                ask["payment_size_msat"] = str(size_msat)
+            bought = await wallet.request("lsps2.buy", ask, timeout_s=120)
+        except (LspsError, NodeProblem) as error:
+            self.refused(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            return None
+        params, now_s = fitting[0], self.town.loop.time()
+        until_s = now_s + (params.valid_until_ms / 1000 - self.town.clock.time())
+        sale = Sale(
+            wallet,
+            self.honest,
+            bought["jit_channel_scid"],
+            params,
+            size_msat,
+            bought["lsp_cltv_expiry_delta"],
+            bool(bought.get("client_trusts_lsp")),
+            now_s,
+            until_s,
+        )
+        self.books.sold(sale)
+        self.say(f"{wallet.name} buys {'any amount' if size_sat is None else f'{size_sat} sat'} over {sale.scid}")
+        return sale
+
+    def refused(self, why: str) -> None:
+        """The LSP would not sell."""
+        self.books.totals["refused"] += 1
+        self.say(f"is refused: {why}")
+
+    def bill(self, sale: Sale, amount_sat: int | None = None) -> ClientInvoice:
+        """Return the wallet's invoice over a sale; `amount_sat` for one whose size is open."""
+        assert isinstance(sale.buyer, Client)
+        amount_msat = sale.size_msat if amount_sat is None else amount_sat * 1000
+        preimage = self.dice.randbytes(32)
+        invoice = sale.buyer.invoice(
+            amount_msat,
+            sale.scid,
+            opening_fee_msat=sale.fee_msat,
+            cltv_delta=sale.cltv_delta,
+            preimage=preimage,
+            expiry_s=max(0.0, sale.until_s - self.town.loop.time()),
+        )
+        sale.invoices.append(invoice)
+        return invoice
+
+    # paying
+
+    def pay(
+        self,
+        sale: Sale,
+        invoice: ClientInvoice,
+        parts_msat: Sequence[int],
+        *,
+        total_msat: int | None = None,
+        final_delta: int = FINAL_DELTA,
+        **how: Any,
+    ) -> Payment:
+        """Send the parts of a payment; those of another total are part of a larger one."""
+        total = sum(parts_msat) if total_msat is None else total_msat
+        payer = self.payer
+        payment = payer.pay(invoice, list(parts_msat), total_msat=total, final_delta=final_delta, **how)
+        self.books.sent(sale, payment, total)
+        self.books.totals["payments"] += 1
+        self.say(f"{payer.name} sends {len(parts_msat)} parts of {sum(parts_msat) // 1000} sat over {sale.scid}")
+        return payment
+
+    async def end(self, payment: Payment, limit_s: float = 7 * 86_400.0) -> PaymentResult | None:
+        """Wait for what comes of a payment; None when it is still under way after so long."""
+        futures = [part.result for part in payment.parts]
+        _, late = await asyncio.wait(futures, timeout=limit_s)
+        if late:
+            return None
+        result = PaymentResult(tuple(future.result() for future in futures))
+        if result.paid:
+            self.say("the payment arrived")
+        else:
+            said = sorted({each.failcodename or f"code {each.code}" for each in result.parts if each.code})
+            self.say(f"the payment failed: {', '.join(said)}")
+        return result
+
+    def stranger_pays(self, sale: Sale, invoice: ClientInvoice, parts_msat: Sequence[int], **how: Any) -> Payment:
+        """Pay over this sale with a hash of one's own, as one who only knows the invoice."""
+        secret = self.dice.randbytes(32)
+        false = ClientInvoice(
+            sale.buyer,
+            hashlib.sha256(secret).digest(),
+            invoice.payment_secret,
+            secret,
+            invoice.amount_msat,
+            sale.scid,
+            sale.cltv_delta,
+        )
+        return self.pay(sale, false, parts_msat, **how)
+
+    def split(self, amount_msat: int, count: int) -> list[int]:
+        """Return an amount in so many unequal parts."""
+        if count < 2 or amount_msat < 2 * count:
+            return [amount_msat]
+        cuts = sorted(self.dice.sample(range(1, amount_msat), count - 1))
+        return [after - before for before, after in zip([0, *cuts], [*cuts, amount_msat], strict=True)]
+
+    # leaving
+
+    async def leave(self) -> None:
+        """Close all channels of our wallets by agreement, as far as there are any."""
+        for wallet in self.wallets:
+            wallet.online = True
+            wallet.speak()
+            connect(wallet, self.town.lsp)
+            await asyncio.sleep(5)
+            for end in list(wallet.ends):
+                wallet.send_shutdown(end)
+        self.say("leaves town")
+
+
+class Visitor:
+    """A kind of person. A class with a `row` (of people.md or wallet.md) is a strategist."""
+
+    name: ClassVar[str] = ""
+    row: ClassVar[str] = ""
+    honest: ClassVar[bool] = False
+
+    async def play(self, me: Scene) -> None:
+        """Do what such a person does, from coming to leaving."""
+        raise NotImplementedError
+
+
+def _fits(offer: FeeParams, size_msat: int) -> bool:
+    return offer.min_payment_size_msat <= size_msat <= offer.max_payment_size_msat
+
+
+Maker = Callable[[random.Random], Visitor]

@@ -1,0 +1,144 @@
+"""The world of a run: an embedded world on simulated time, whose plugins live in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import copy_context
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from lsps2fast_plugin.simnode import World
+from lsps2fast_plugin.simnode.clock import START_US, Clock, Timer
+from lsps2fast_plugin.simnode.lightningd import Node
+from lsps2fast_plugin.simnode.party import Party
+from lsps2fast_plugin.simnode.process import Plugin
+
+from .chance import Chance
+from .life import DEAD, InnerPlugin, PluginClock, Program, program_named, task_factory
+from .loop import SimulatedLoop
+from .wire import MemoryServer, Tape
+
+T = TypeVar("T")
+KEPT = 400  # entries of the transcript
+PATIENCE_S = 3_600.0  # simulated, before a wait of the world itself counts as lost
+FAR_HEIGHT = 200_000
+
+
+class TownClock(Clock):
+    """The world's clock, turned by the loop."""
+
+    def __init__(self, loop: SimulatedLoop) -> None:
+        self._loop = loop
+        self._order = 0
+
+    @property
+    def now_us(self) -> int:  # type: ignore[override]
+        return START_US + self._loop.now_us
+
+    def iso(self) -> str:
+        now_us = self.now_us
+        moment = datetime.fromtimestamp(now_us // 1_000_000, UTC)
+        return f"{moment:%Y-%m-%dT%H:%M:%S}.{now_us // 1000 % 1000:03d}Z"
+
+    def tick(self) -> float:
+        self._loop.tick()
+        return self.time()
+
+    def call_later(self, delay_s: float, action: Callable[[], None]) -> Timer:
+        self._order += 1
+        timer = Timer(self.now_us + round(delay_s * 1_000_000), self._order, action)
+        self._loop.call_later(max(0.0, delay_s), _fire, timer)
+        return timer
+
+    async def pass_time(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def advance(self, seconds: float) -> None:
+        raise RuntimeError("time passes by itself here")
+
+
+def _fire(timer: Timer) -> None:
+    action, timer.action = timer.action, None
+    if action is not None:
+        action()
+
+
+class Town(World):
+    """`async with Town(...)` on a `SimulatedLoop`."""
+
+    plugin_kind = InnerPlugin
+    server_kind = MemoryServer
+
+    def __init__(self, seed: int, **world: Any) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        self.loop = loop
+        loop.set_task_factory(task_factory)  # type: ignore[arg-type]  # typeshed wants one that is generic
+        self.tape = Tape()
+        self.chance = Chance(seed)
+        self.context = copy_context()
+        self.programs: dict[str, Program] = {}  # in place of the real one, by name of the node
+        super().__init__(
+            seed, sphinx=False, transcript_limit=KEPT, timeout_s=PATIENCE_S, exit_grace_s=PATIENCE_S, **world
+        )
+
+    def make_clock(self) -> Clock:
+        return TownClock(self.loop)
+
+    def add_node(
+        self, name: str, *, fee_base_msat: int = 1, fee_ppm: int = 10, wallet_sat: tuple[int, ...] = ()
+    ) -> Node:
+        node = super().add_node(name, fee_base_msat=fee_base_msat, fee_ppm=fee_ppm, wallet_sat=wallet_sat)
+        node.lightning_dir = f"/town/{name}"  # the real one has a name of chance
+        node.rpc_path = f"/town/{name}/lightning-rpc"
+        return node
+
+    def program_of(self, plugin: Plugin) -> Program:
+        """Return what this plugin runs."""
+        return self.programs.get(plugin.node.name) or program_named(plugin.argv)
+
+    def plugin_clock(self) -> PluginClock:
+        """Return a clock for one plugin."""
+        return PluginClock(self.loop, START_US // 1000)
+
+    def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a killed process leaves unfinished is no problem of anybody's."""
+        task = context.get("task") or context.get("future")
+        if not isinstance(task, asyncio.Task) or task.get_name() != DEAD:
+            super()._unforeseen(loop, context)
+
+    def emigrate(self, party: Party) -> None:
+        """Somebody without channels leaves for good, with the coins that are his."""
+        for point, output in party.wallet.outputs().items():
+            del self.chain.unspent[point]
+            self.chain.issued_sat -= output.amount_sat
+        self._opening_books.pop(party.name, None)
+        del self.parties[party.name]
+
+    @property
+    def day(self) -> float:
+        """Days since the start."""
+        return self.loop.time() / 86_400
+
+
+@contextlib.contextmanager
+def as_plugins() -> Iterator[None]:
+    """Let plugins run in this process: they look at the environment for who started them."""
+    before = os.environ.get("LIGHTNINGD_PLUGIN")
+    os.environ["LIGHTNINGD_PLUGIN"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LIGHTNINGD_PLUGIN"]
+        else:
+            os.environ["LIGHTNINGD_PLUGIN"] = before
+
+
+def play(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run `work()` on a simulated loop; what it returns."""
+    with as_plugins(), asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        return runner.run(work())

@@ -1,0 +1,268 @@
+"""What nobody means: fee rates, blocks, reorgs, bad lines, a slow or failing node, kills, jumps of the clock.
+
+Blocks and fee rates go on for ever (`Sky.run`); everything else is an event of `EVENTS`, which comes, does its harm and
+ends. Nothing here is anybody's strategy, so nothing here excuses a loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from lsps2fast_plugin.simnode.errors import NodeProblem, PluginFailed, RpcError
+from lsps2fast_plugin.simnode.party import connect, disconnect
+
+from .broom import sweep
+
+if TYPE_CHECKING:
+    from .market import Market
+
+BLOCK_S = 600.0
+LEAST_PERKW, MOST_PERKW, USUAL_PERKW = 253, 60_000, 1_000
+SWEEP_BLOCKS = 72
+CALLS = (
+    "fundchannel_start",
+    "fundchannel_complete",
+    "signpsbt",
+    "sendpsbt",
+    "reserveinputs",
+    "unreserveinputs",
+    "utxopsbt",
+    "datastore",
+    "deldatastore",
+    "listpeerchannels",
+    "listfunds",
+    "setchannel",
+    "close",
+    "feerates",
+    "sendcustommsg",
+)
+
+
+class Sky:
+    """The weather of a town. `harm` counts what is going on now, `lives` the starts of the LSP's plugin."""
+
+    def __init__(self, market: Market) -> None:
+        self.market = market
+        self.town = market.town
+        self.harm = 0
+        self.lives = 1
+        self.slow = 1.0  # blocks come so much slower
+        self.perkw = float(USUAL_PERKW)
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    async def height(self, height: int) -> None:
+        """Return at this height or a higher one."""
+        if self.town.chain.height < height:
+            reached: asyncio.Future[None] = self.town.loop.create_future()
+            self._waiting.append((height, reached))
+            await reached
+
+    def _tell_height(self) -> None:
+        now = self.town.chain.height
+        for height, reached in self._waiting:
+            if height <= now and not reached.done():
+                reached.set_result(None)
+        self._waiting = [each for each in self._waiting if not each[1].done()]
+
+    async def run(self) -> None:
+        """Blocks, and the fee rate that walks with them."""
+        dice = self.town.chance.stream("blocks")
+        while not self.market.over:  # a cancellation that comes with the answer to a call is lost in `wait_for`
+            await asyncio.sleep(dice.expovariate(1 / (BLOCK_S * self.slow)))
+            self._walk(dice)
+            self.town.mine()
+            self._tell_height()
+            self.market.story.counts["blocks"] += 1
+            await asyncio.sleep(2)
+            self.market.promises.block()
+            await self.market.promises.told()
+            if self.town.chain.height % SWEEP_BLOCKS == 0:
+                sweep(self.market)
+                self.market.day_over()
+
+    def _walk(self, dice: random.Random) -> None:
+        """A walk that is drawn back to the usual rate."""
+        drift = (USUAL_PERKW / self.perkw) ** 0.02
+        self.perkw = min(MOST_PERKW, max(LEAST_PERKW, self.perkw * drift * dice.lognormvariate(0, 0.06)))
+        self.set_rate(self.perkw)
+
+    def set_rate(self, perkw: float) -> None:
+        """All estimates of every node, and the commitments' with it."""
+        for node in self.town.nodes:
+            rates = node.feerates
+            rates.opening = rates.unilateral_close = max(LEAST_PERKW, round(perkw))
+            rates.unilateral_anchor_close = max(1_250, round(perkw))
+            rates.mutual_close = max(LEAST_PERKW, round(perkw / 2))
+
+    # what a plugin's node goes through
+
+    async def restart(self, how: str) -> None:
+        """End the LSP's plugin or its node in one of the ways there are, and start it again."""
+        lsp = self.town.lsp
+        if lsp.state != "running" or not lsp.plugins:
+            return
+        argv, options, env = lsp.plugin_plans[0]
+        try:
+            if how == "plugin killed":
+                await lsp.kill_plugin()
+                await lsp.start_plugin(argv, options, env)
+            elif how == "plugin stopped":
+                await lsp.stop_plugin()
+                await lsp.start_plugin(argv, options, env)
+            elif how == "power cut":
+                lsp.sigkill()
+                await lsp.start()
+            else:
+                await lsp.stop()
+                await lsp.start()
+        except (PluginFailed, RpcError, NodeProblem) as error:
+            self.market.story.tell("weather", f"{how}: {error}")
+        self.lives += 1
+        for party in list(self.town.parties.values()):
+            if party is not lsp and party.online and (party.ends or party in self.market.present):
+                connect(party, lsp)
+
+
+Event = Callable[[Sky, random.Random], Awaitable[None]]
+
+
+async def _spike(sky: Sky, dice: random.Random) -> None:
+    factor = dice.uniform(3, 40)
+    sky.perkw = min(MOST_PERKW, sky.perkw * factor)
+    sky.market.story.tell("weather", f"fee rates rise to {sky.perkw:.0f} sat per 1000 weight")
+
+
+async def _slow_blocks(sky: Sky, dice: random.Random) -> None:
+    sky.slow = dice.uniform(3, 8)
+    sky.market.story.tell("weather", f"blocks come {sky.slow:.1f} times slower")
+    await asyncio.sleep(dice.uniform(3_600, 21_600))
+    sky.slow = 1.0
+
+
+async def _burst(sky: Sky, dice: random.Random) -> None:
+    count = dice.randint(3, 12)
+    sky.market.story.tell("weather", f"{count} blocks within a minute")
+    for _ in range(count):
+        sky.town.mine()
+        await asyncio.sleep(dice.uniform(0, 5))
+
+
+async def _reorg(sky: Sky, dice: random.Random) -> None:
+    depth = dice.randint(1, 3)
+    sky.market.story.tell("weather", f"the last {depth} blocks are replaced")
+    sky.town.reorg(depth)
+
+
+async def _flap(sky: Sky, dice: random.Random) -> None:
+    lsp = sky.town.lsp
+    sky.market.story.tell("weather", "lines are bad")
+    for _ in range(dice.randint(5, 30)):
+        peers = sorted(lsp.links.values(), key=lambda each: each.name)
+        if peers:
+            peer = dice.choice(peers)
+            disconnect(peer, lsp)
+            await asyncio.sleep(dice.uniform(0.05, 60))
+            if peer.online:
+                connect(peer, lsp)
+        await asyncio.sleep(dice.uniform(1, 300))
+
+
+async def _rpc_trouble(sky: Sky, dice: random.Random) -> None:
+    """One kind of call fails, is carried out and fails, answers late, twice, or not at all."""
+    faults, method = sky.town.lsp.faults, dice.choice(CALLS)
+    kind = dice.choice(("fails", "fails after the deed", "late", "twice", "hangs", "the line is cut"))
+    times, nth = dice.randint(1, 4), dice.randint(1, 3)
+    sky.market.story.tell("weather", f"{method}: {kind}, {times} times from call {nth} on")
+    if kind == "fails":
+        fault = faults.fail(method, nth=nth, times=times)
+    elif kind == "fails after the deed":
+        fault = faults.fail(method, nth=nth, times=times, after=True)
+    elif kind == "late":
+        fault = faults.late(method, nth=nth, times=times)
+    elif kind == "twice":
+        fault = faults.twice(method, nth=nth, times=times)
+    elif kind == "hangs":
+        fault = faults.hang(method, nth=nth, times=times)
+    else:
+        fault = faults.cut(method, nth=nth, times=times, after=dice.random() < 0.5)
+    for _ in range(dice.randint(5, 40)):
+        await asyncio.sleep(dice.uniform(5, 120))
+        if fault.reached.is_set() and not fault.released.is_set() and dice.random() < 0.5:
+            fault.release()
+    fault.release()
+    faults.remove(fault)
+    sky.market.story.counts["faults that hit"] += fault.hits
+
+
+async def _disk_full(sky: Sky, dice: random.Random) -> None:
+    sky.market.story.tell("weather", "lightningd's disk is full")
+    fault = sky.town.lsp.faults.fail("datastore", times=1_000_000, message="disk I/O error")
+    await asyncio.sleep(dice.uniform(30, 1_800))
+    sky.town.lsp.faults.remove(fault)
+    sky.market.story.counts["faults that hit"] += fault.hits
+
+
+def _ending(how: str) -> Event:
+    async def end(sky: Sky, dice: random.Random) -> None:
+        sky.market.story.tell("weather", how)
+        await sky.restart(how)
+
+    return end
+
+
+async def _clock_jump(sky: Sky, dice: random.Random) -> None:
+    """The wall clock of the LSP's machine is set forward or back; the monotonic one is not."""
+    lsp = sky.town.lsp
+    skew_s = dice.uniform(-600, 600)
+    sky.market.story.tell("weather", f"the LSP's clock is {skew_s:+.0f} s off")
+    sky.market.skew_ms = round(skew_s * 1000)
+    for plugin in lsp.plugins:
+        sky.market.set_skew(plugin)
+    await asyncio.sleep(dice.uniform(600, 7_200))
+    sky.market.skew_ms = 0
+    for plugin in lsp.plugins:
+        sky.market.set_skew(plugin)
+
+
+async def _splice(sky: Sky, dice: random.Random) -> None:
+    """A payer makes its channel larger; another scid follows (cln:N3)."""
+    payer = dice.choice(sky.market.payers)
+    end = dice.choice(payer.ends)
+    try:
+        sky.town.splice(end, dice.randint(1_000, 100_000))
+    except RpcError as error:
+        sky.market.story.tell("weather", f"{payer.name} cannot splice: {error.message}")
+        return
+    sky.market.story.tell("weather", f"{payer.name} splices a channel")
+
+
+EVENTS: dict[str, Event] = {
+    "fee spike": _spike,
+    "slow blocks": _slow_blocks,
+    "burst of blocks": _burst,
+    "reorg": _reorg,
+    "flapping": _flap,
+    "rpc trouble": _rpc_trouble,
+    "disk full": _disk_full,
+    "plugin killed": _ending("plugin killed"),
+    "plugin stopped": _ending("plugin stopped"),
+    "power cut": _ending("power cut"),
+    "node stopped": _ending("node stopped"),
+    "clock jump": _clock_jump,
+    "splice": _splice,
+}
+HARM = frozenset(
+    (
+        "flapping",
+        "rpc trouble",
+        "disk full",
+        "plugin killed",
+        "plugin stopped",
+        "power cut",
+        "node stopped",
+        "clock jump",
+    )
+)  # while one of these goes on, and a little longer, nothing is quiet
