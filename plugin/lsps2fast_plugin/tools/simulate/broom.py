@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lsps2fast_plugin.simnode.channels import Channel
 from lsps2fast_plugin.simnode.client import Client
 
-if TYPE_CHECKING:
-    from .market import Market
+from .common import Common
 
 KEPT_BLOCKS = 150  # of transactions
 KEPT_ROWS = 200  # of forwards
 
 
-def sweep(market: Market) -> None:
+def sweep(common: Common) -> None:
     """Once a day or so."""
-    town, books = market.town, market.books
+    town, books = common.town, common.books
     for channel in [each for each in town.channels if _is_over(each)]:
-        _drop_channel(market, channel)
+        _drop_channel(common, channel)
     for end in town.lsp.ends:
         for side in (end, end.other):
             side.htlcs = dict(side.live)
@@ -28,8 +25,8 @@ def sweep(market: Market) -> None:
     del town.lsp.htlc_log[:-KEPT_ROWS]
     del town.lsp.closed[:-KEPT_ROWS]
     town.lsp.processes[:] = [each for each in town.lsp.processes if not each.gone.is_set()]
-    _people(market)
-    _chain(market)
+    _people(common)
+    _chain(common)
     books.tidy()
 
 
@@ -40,23 +37,23 @@ def _is_over(channel: Channel) -> bool:
     return bool(gone) and not any(end.live for end in channel.ends) and channel.settled_on_chain
 
 
-def _drop_channel(market: Market, channel: Channel) -> None:
+def _drop_channel(common: Common, channel: Channel) -> None:
     """Both sides have been paid; the books of either stay what they are."""
     worth = [(end, end.owner.books_msat()) for end in channel.ends]
     for end in channel.ends:
         if end in end.owner.ends:
             end.owner.ends.remove(end)
-    market.town.channels.remove(channel)
-    market.books.forget_channel(channel)
+    common.town.channels.remove(channel)
+    common.books.forget_channel(channel)
     if any(end.owner.books_msat() != before for end, before in worth):
         raise RuntimeError(f"channel {channel.channel_id} was not over: {worth}")
 
 
-def _people(market: Market) -> None:
+def _people(common: Common) -> None:
     """Wallets without channels that are no longer on a visit; their coins are taken with them."""
-    town = market.town
+    town = common.town
     for party in list(town.parties.values()):
-        if not isinstance(party, Client) or party.ends or party in market.present:
+        if not isinstance(party, Client) or party.ends or party in common.present:
             continue
         for link in list(party.links.values()):
             party.links.pop(link.node_id, None)
@@ -64,17 +61,17 @@ def _people(market: Market) -> None:
             if link is town.lsp:
                 link.peer_disconnected(party)
         town.emigrate(party)
-    for payer in market.payers:
+    for payer in common.payers:
         payer.payments.clear()
 
 
-def _chain(market: Market) -> None:
+def _chain(common: Common) -> None:
     """Transactions that are deep and spent."""
-    chain = market.town.chain
+    chain = common.town.chain
     old = chain.height - KEPT_BLOCKS
     unspent = {txid for txid, _ in chain.unspent}
-    used = {channel.funding_txid for channel in market.town.channels}
-    used |= {channel.on_chain.tx.txid for channel in market.town.channels if channel.on_chain is not None}
+    used = {channel.funding_txid for channel in common.town.channels}
+    used |= {channel.on_chain.tx.txid for channel in common.town.channels if channel.on_chain is not None}
     for txid, (height, _) in list(chain.confirmed.items()):
         if height < old and txid not in unspent and txid not in used:
             del chain.confirmed[txid]

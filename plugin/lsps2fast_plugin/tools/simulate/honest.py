@@ -34,12 +34,12 @@ class Honest(Visitor):
         for _ in range(BUYS):
             sale = await me.buy(wallet, size_sat if self.is_fixed else None)
             if sale is not None and await self.be_paid(me, wallet, sale, size_sat * 1000):
-                me.market.promises.served(me, begun_s)
+                me.served(begun_s)
                 break
             await me.rest(600, 7_200)
             connect(wallet, me.town.lsp)
         else:
-            me.market.promises.unserved(me, begun_s)
+            me.unserved(begun_s)
         await me.blocks(me.some(*STAY_BLOCKS))
         await me.leave()
 

@@ -9,16 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lsps2fast_plugin.simnode import Payer
-from lsps2fast_plugin.simnode.party import Party
-from lsps2fast_plugin.simnode.process import Plugin
-
 from . import honest, strategies, weather
-from .books import Books
+from .common import Common
 from .plan import DAY_S, Happening, Plan, happenings
 from .promises import Promises
 from .scene import PAYERS, Scene, Visitor
-from .story import Story, Violation
+from .story import Violation
 from .town import Town, play
 from .weather import Sky
 
@@ -60,20 +56,14 @@ class Market:
         self.town = Town(
             plan.seed, plugin=["lsps2fast-service"], options=self.options, wallet_sat=COINS, height=200_000
         )
-        self.story = Story(self.town.loop.time)
-        self.books = Books(self.town, self.story)
-        self.payers: list[Payer] = []
-        self.spent_msat: Counter[str] = Counter()  # by a payer, on something else than receipts
-        self.present: set[Party] = set()  # wallets whose owners are in town
+        self.common = Common(self.town)
+        self.story, self.books = self.common.story, self.common.books
         self.visits: Counter[str] = Counter()
-        self.over = False
-        self.skew_ms = 0
         self._miners_before_sat = 0
         self.money: list[dict[str, int]] = []
-        self.sky = Sky(self)
-        self.promises = Promises(self)
+        self.sky = Sky(self.common, self._after_block)
+        self.promises = Promises(self.common)
         self._progress = progress
-        self._failed: asyncio.Future[Violation] = self.town.loop.create_future()
         self._visiting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> Result:
@@ -86,21 +76,16 @@ class Market:
                 self._sum_up(result)
         except Violation as violation:
             result.violation = violation
-        if self._failed.done():
-            result.violation = self._failed.result()
+        if self.common.failed.done():
+            result.violation = self.common.failed.result()
         result.last_lines = list(self.story.lines)
         result.cpu_s = time.process_time() - begun_s
         return result
 
-    def fail(self, violation: Violation) -> None:
-        """The run is over."""
-        if not self._failed.done():
-            self._failed.set_result(violation)
-
     async def _play(self) -> bool:
         """Whether it was interrupted."""
         self.story.look = self._look
-        self.payers = [self.town.payer(f"payer{place}", PAYER_CHANNELS, PAYER_SAT) for place in range(PAYERS)]
+        self.common.payers = [self.town.payer(f"payer{place}", PAYER_CHANNELS, PAYER_SAT) for place in range(PAYERS)]
         await asyncio.sleep(60)
         self.town.open_books()
         self._miners_before_sat = self.town.chain.fees_sat
@@ -108,20 +93,20 @@ class Market:
         end = asyncio.ensure_future(asyncio.sleep(self.plan.days * DAY_S + FINISH_S))
         interrupted = False
         try:
-            either: list[asyncio.Future[Any]] = [end, self._failed]
+            either: list[asyncio.Future[Any]] = [end, self.common.failed]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             interrupted = True
-        self.over = True
+        self.common.over = True
         for task in (*works, *self._visiting, end):
             task.cancel()
-        if not self._failed.done() and not interrupted:
+        if not self.common.failed.done() and not interrupted:
             self.promises.end()
         return interrupted
 
     def _look(self) -> None:
         if self.plan.stop_at_step and self.story.step >= self.plan.stop_at_step:
-            self.fail(Violation("stop", "this is the step that was asked for"))
+            self.common.fail(Violation("stop", "this is the step that was asked for"))
         self.promises.step()
 
     def _guard(self, work: Any) -> asyncio.Task[None]:
@@ -131,7 +116,7 @@ class Market:
             try:
                 await work
             except Violation as violation:
-                self.fail(violation)
+                self.common.fail(violation)
 
         return self.town.background(guarded())
 
@@ -149,31 +134,32 @@ class Market:
     async def _visit(self, happening: Happening) -> None:
         known: dict[str, type[Visitor]] = {**honest.KINDS, **strategies.KINDS}
         visitor = known[happening.name]()
-        me = Scene(self, happening.number, happening.name)
+        me = Scene(self.common, happening.number, happening.name)
         me.honest = visitor.honest
         self.visits[happening.name] += 1
         try:
             await visitor.play(me)
         finally:
-            self.present.difference_update(me.wallets)
+            self.common.present.difference_update(me.wallets)
 
     async def _harm(self, happening: Happening) -> None:
         harmful = happening.name in weather.HARM
-        self.sky.harm += harmful
+        self.common.harm += harmful
         self.visits[happening.name] += 1
         try:
             await weather.EVENTS[happening.name](self.sky, self.town.chance.once(f"weather {happening.number}"))
             if harmful:
                 await asyncio.sleep(CALM_S)
         finally:
-            self.sky.harm -= harmful
+            self.common.harm -= harmful
 
-    def set_skew(self, plugin: Plugin) -> None:
-        """The clock of the machine that the LSP's plugin runs on."""
-        life: Any = plugin
-        life.life.clock.skew_ms = self.skew_ms
+    async def _after_block(self, is_time: bool) -> None:
+        self.promises.block()
+        await self.promises.told()
+        if is_time:
+            self._day_over()
 
-    def day_over(self) -> None:
+    def _day_over(self) -> None:
         """Half a day or so has passed: note who owns what, and say how far we are."""
         self.money.append(
             {

@@ -10,16 +10,13 @@ import asyncio
 import json
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lsps2fast_plugin.simnode.errors import NodeProblem, RpcError
 
 from .books import Books
+from .common import Common
 from .story import Violation
-
-if TYPE_CHECKING:
-    from .market import Market
-    from .scene import Scene
 
 NOISE = ("Traceback", "failed in our code", "a task failed", "failed in pyln-client")
 DAY_S = 86_400.0
@@ -44,14 +41,13 @@ class Bounds:
 class Promises:
     """Looks at a town. `worst` is the highest that each bounded sum has reached."""
 
-    def __init__(self, market: Market) -> None:
-        self.market = market
-        self.books: Books = market.books
-        self.town = market.town
-        self.lsp = market.town.lsp
+    def __init__(self, common: Common) -> None:
+        self.common = common
+        self.books: Books = common.books
+        self.town = common.town
+        self.lsp = common.town.lsp
         self.bounds = Bounds()
         self.worst: Counter[str] = Counter()
-        self.served_s: list[float] = []
         self._burnt: deque[tuple[float, str, int]] = deque()  # when, channel, sat: fundings sent on trust
         self._told: tuple[int, int, int] | None = None  # life, what stats said was earned, what we knew then
         self._left: Counter[str] = Counter()  # leftovers, by how many quiet blocks they have been there
@@ -74,9 +70,9 @@ class Promises:
         if entry["dir"] == "plugin>host" and message.get("method") == "log":
             text = str(message["params"].get("message", ""))
             if any(word in text for word in NOISE):
-                self.market.fail(Violation("rule:1", f"{entry['peer']} broke: {text}"))
+                self.common.fail(Violation("rule:1", f"{entry['peer']} broke: {text}"))
         elif entry["dir"] == "mark" and str(message.get("event", "")).startswith("Killing plugin"):
-            self.market.fail(Violation("rule:1", str(message["event"])))
+            self.common.fail(Violation("rule:1", str(message["event"])))
 
     def _capital(self) -> None:
         """rule:18: what lies in unpaid channels, by what was really put in."""
@@ -122,10 +118,10 @@ class Promises:
     def _payers(self) -> None:
         """rule:5: no payer had to close by force; an honest one has lost what was delivered, and no more."""
         changes = self.town.books()
-        for payer in self.market.payers:
+        for payer in self.common.payers:
             if payer.force_closed:
                 raise Violation("rule:5", f"{payer.name} closed its channel by force: a part of it was held too long")
-            if -changes[payer.name] != payer.paid_msat + self.market.spent_msat[payer.name]:
+            if -changes[payer.name] != payer.paid_msat + self.common.spent_msat[payer.name]:
                 lost = -changes[payer.name]
                 raise Violation("rule:3", f"{payer.name} lost {lost} msat and has receipts for {payer.paid_msat}")
 
@@ -165,7 +161,7 @@ class Promises:
             return  # it is starting
         if stats["live_sessions"] or not self._is_quiet():
             return
-        self.market.story.counts["quiet looks"] += 1
+        self.common.story.counts["quiet looks"] += 1
         self._is_told("held_parts", stats["held_parts"], 0)
         self._at_risk(stats)
         self._earned(stats, life)
@@ -175,7 +171,7 @@ class Promises:
         lsp = self.lsp
         if lsp.state != "running" or not lsp.plugins or not lsp.plugins[0].ready or lsp.htlcs.held:
             return False
-        busy = lsp.openings.pending or lsp.openings.starting or self.market.sky.harm
+        busy = lsp.openings.pending or lsp.openings.starting or self.common.harm
         live = any(end.live or end.other.live for end in lsp.ends if not end.forgotten)
         return not (busy or live or any(True for _ in self.books.withheld()))
 
@@ -197,7 +193,7 @@ class Promises:
     def _earned(self, stats: dict[str, Any], life: int) -> None:
         """Fees that came, since the plugin's start."""
         said, true = stats["fees_earned_msat"], self.books.opening_fees_msat
-        key = self.market.sky.lives
+        key = self.common.lives
         if self._told is None or self._told[0] != key:
             self._told = (key, said, true)
         elif said - self._told[1] != true - self._told[2]:
@@ -221,22 +217,10 @@ class Promises:
             rule = {"coins": "rule:9", "fees": "rule:20"}.get(what, "rule:18")
             raise Violation(rule, sentence)
 
-    # honest wallets
-
-    def served(self, me: Scene, begun_s: float) -> None:
-        """An honest wallet has its money."""
-        self.books.totals["served"] += 1
-        self.served_s.append(self.town.loop.time() - begun_s)
-
-    def unserved(self, me: Scene, begun_s: float) -> None:
-        """rule:22: it never got it, though it asked again and again."""
-        self.books.totals["unserved"] += 1
-        me.say(f"gave up after {(self.town.loop.time() - begun_s) / 3600:.1f} hours")
-
     # at the end
 
     def end(self) -> None:
         """The journal's final records say what the books say."""
         for key, (value, _) in self.lsp.datastore.rows.items():
             if key[:4] == ("lsps", "lsps2", "sessions", "finalized"):
-                self.market.story.counts[f"records {json.loads(value).get('outcome')}"] += 1
+                self.common.story.counts[f"records {json.loads(value).get('outcome')}"] += 1

@@ -7,7 +7,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.simnode import Client, LspsError, Payer, PaymentResult
@@ -17,9 +17,7 @@ from lsps2fast_plugin.simnode.party import connect
 from lsps2fast_plugin.simnode.payer import Payment
 
 from .books import Sale
-
-if TYPE_CHECKING:
-    from .market import Market
+from .common import Common
 
 FINAL_DELTA = 18  # what an invoice promises, mostly
 PAYERS = 3
@@ -28,10 +26,10 @@ PAYERS = 3
 class Scene:
     """One visit: `me.dice` is its chance, `me.say` a step of the story."""
 
-    def __init__(self, market: Market, number: int, name: str) -> None:
-        self.market = market
-        self.town = market.town
-        self.books = market.books
+    def __init__(self, common: Common, number: int, name: str) -> None:
+        self.common = common
+        self.town = common.town
+        self.books = common.books
         self.number = number
         self.name = f"{name}-{number}"
         self.dice = self.town.chance.once(f"visit {number}")
@@ -58,11 +56,11 @@ class Scene:
 
     async def blocks(self, count: int) -> None:
         """Wait for so many blocks."""
-        await self.market.sky.height(self.town.chain.height + count)
+        await self.common.height(self.town.chain.height + count)
 
     def say(self, what: str) -> None:
         """A step."""
-        self.market.story.tell(self.name, what)
+        self.common.story.tell(self.name, what)
 
     # wallets and payers
 
@@ -70,13 +68,13 @@ class Scene:
         """Return a light wallet, connected to the LSP."""
         client = self.town.client(f"{self.name}/w{len(self.wallets) + 1}", **behaviour)
         self.wallets.append(client)
-        self.market.present.add(client)
+        self.common.present.add(client)
         return client
 
     @property
     def payer(self) -> Payer:
         """One of the town's payers, who has channels to the LSP."""
-        return self.market.payers[self.number // 2 % PAYERS]
+        return self.common.payers[self.number // 2 % PAYERS]
 
     # buying
 
@@ -190,6 +188,18 @@ class Scene:
             return [amount_msat]
         cuts = sorted(self.dice.sample(range(1, amount_msat), count - 1))
         return [after - before for before, after in zip([0, *cuts], [*cuts, amount_msat], strict=True)]
+
+    # what it came to
+
+    def served(self, begun_s: float) -> None:
+        """This honest wallet has its money."""
+        self.books.totals["served"] += 1
+        self.common.served_s.append(self.town.loop.time() - begun_s)
+
+    def unserved(self, begun_s: float) -> None:
+        """It never got it, though it asked again and again."""
+        self.books.totals["unserved"] += 1
+        self.say(f"gave up after {(self.town.loop.time() - begun_s) / 3600:.1f} hours")
 
     # leaving
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from lsps2fast_plugin.simnode.errors import NodeProblem, PluginFailed, RpcError
 from lsps2fast_plugin.simnode.party import connect, disconnect
 
 from .broom import sweep
-
-if TYPE_CHECKING:
-    from .market import Market
+from .common import Common
 
 BLOCK_S = 600.0
 LEAST_PERKW, MOST_PERKW, USUAL_PERKW = 253, 60_000, 1_000
@@ -39,49 +36,34 @@ CALLS = (
     "feerates",
     "sendcustommsg",
 )
+Look = Callable[[bool], Awaitable[None]]
 
 
 class Sky:
-    """The weather of a town. `harm` counts what is going on now, `lives` the starts of the LSP's plugin."""
+    """The weather of a town."""
 
-    def __init__(self, market: Market) -> None:
-        self.market = market
-        self.town = market.town
-        self.harm = 0
-        self.lives = 1
+    def __init__(self, common: Common, look: Look) -> None:
+        """`look()` comes after each block, `look(True)` after some dozens."""
+        self.common = common
+        self.town = common.town
+        self._look = look
         self.slow = 1.0  # blocks come so much slower
         self.perkw = float(USUAL_PERKW)
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-
-    async def height(self, height: int) -> None:
-        """Return at this height or a higher one."""
-        if self.town.chain.height < height:
-            reached: asyncio.Future[None] = self.town.loop.create_future()
-            self._waiting.append((height, reached))
-            await reached
-
-    def _tell_height(self) -> None:
-        now = self.town.chain.height
-        for height, reached in self._waiting:
-            if height <= now and not reached.done():
-                reached.set_result(None)
-        self._waiting = [each for each in self._waiting if not each[1].done()]
 
     async def run(self) -> None:
         """Blocks, and the fee rate that walks with them."""
         dice = self.town.chance.stream("blocks")
-        while not self.market.over:  # a cancellation that comes with the answer to a call is lost in `wait_for`
+        while not self.common.over:  # a cancellation that comes with the answer to a call is lost in `wait_for`
             await asyncio.sleep(dice.expovariate(1 / (BLOCK_S * self.slow)))
             self._walk(dice)
             self.town.mine()
-            self._tell_height()
-            self.market.story.counts["blocks"] += 1
+            self.common.mined()
+            self.common.story.counts["blocks"] += 1
             await asyncio.sleep(2)
-            self.market.promises.block()
-            await self.market.promises.told()
-            if self.town.chain.height % SWEEP_BLOCKS == 0:
-                sweep(self.market)
-                self.market.day_over()
+            is_time = self.town.chain.height % SWEEP_BLOCKS == 0
+            await self._look(is_time)
+            if is_time:
+                sweep(self.common)
 
     def _walk(self, dice: random.Random) -> None:
         """A walk that is drawn back to the usual rate."""
@@ -119,10 +101,10 @@ class Sky:
                 await lsp.stop()
                 await lsp.start()
         except (PluginFailed, RpcError, NodeProblem) as error:
-            self.market.story.tell("weather", f"{how}: {error}")
-        self.lives += 1
+            self.common.story.tell("weather", f"{how}: {error}")
+        self.common.lives += 1
         for party in list(self.town.parties.values()):
-            if party is not lsp and party.online and (party.ends or party in self.market.present):
+            if party is not lsp and party.online and (party.ends or party in self.common.present):
                 connect(party, lsp)
 
 
@@ -132,19 +114,19 @@ Event = Callable[[Sky, random.Random], Awaitable[None]]
 async def _spike(sky: Sky, dice: random.Random) -> None:
     factor = dice.uniform(3, 40)
     sky.perkw = min(MOST_PERKW, sky.perkw * factor)
-    sky.market.story.tell("weather", f"fee rates rise to {sky.perkw:.0f} sat per 1000 weight")
+    sky.common.story.tell("weather", f"fee rates rise to {sky.perkw:.0f} sat per 1000 weight")
 
 
 async def _slow_blocks(sky: Sky, dice: random.Random) -> None:
     sky.slow = dice.uniform(3, 8)
-    sky.market.story.tell("weather", f"blocks come {sky.slow:.1f} times slower")
+    sky.common.story.tell("weather", f"blocks come {sky.slow:.1f} times slower")
     await asyncio.sleep(dice.uniform(3_600, 21_600))
     sky.slow = 1.0
 
 
 async def _burst(sky: Sky, dice: random.Random) -> None:
     count = dice.randint(3, 12)
-    sky.market.story.tell("weather", f"{count} blocks within a minute")
+    sky.common.story.tell("weather", f"{count} blocks within a minute")
     for _ in range(count):
         sky.town.mine()
         await asyncio.sleep(dice.uniform(0, 5))
@@ -152,13 +134,13 @@ async def _burst(sky: Sky, dice: random.Random) -> None:
 
 async def _reorg(sky: Sky, dice: random.Random) -> None:
     depth = dice.randint(1, 3)
-    sky.market.story.tell("weather", f"the last {depth} blocks are replaced")
+    sky.common.story.tell("weather", f"the last {depth} blocks are replaced")
     sky.town.reorg(depth)
 
 
 async def _flap(sky: Sky, dice: random.Random) -> None:
     lsp = sky.town.lsp
-    sky.market.story.tell("weather", "lines are bad")
+    sky.common.story.tell("weather", "lines are bad")
     for _ in range(dice.randint(5, 30)):
         peers = sorted(lsp.links.values(), key=lambda each: each.name)
         if peers:
@@ -175,7 +157,7 @@ async def _rpc_trouble(sky: Sky, dice: random.Random) -> None:
     faults, method = sky.town.lsp.faults, dice.choice(CALLS)
     kind = dice.choice(("fails", "fails after the deed", "late", "twice", "hangs", "the line is cut"))
     times, nth = dice.randint(1, 4), dice.randint(1, 3)
-    sky.market.story.tell("weather", f"{method}: {kind}, {times} times from call {nth} on")
+    sky.common.story.tell("weather", f"{method}: {kind}, {times} times from call {nth} on")
     if kind == "fails":
         fault = faults.fail(method, nth=nth, times=times)
     elif kind == "fails after the deed":
@@ -194,20 +176,20 @@ async def _rpc_trouble(sky: Sky, dice: random.Random) -> None:
             fault.release()
     fault.release()
     faults.remove(fault)
-    sky.market.story.counts["faults that hit"] += fault.hits
+    sky.common.story.counts["faults that hit"] += fault.hits
 
 
 async def _disk_full(sky: Sky, dice: random.Random) -> None:
-    sky.market.story.tell("weather", "lightningd's disk is full")
+    sky.common.story.tell("weather", "lightningd's disk is full")
     fault = sky.town.lsp.faults.fail("datastore", times=1_000_000, message="disk I/O error")
     await asyncio.sleep(dice.uniform(30, 1_800))
     sky.town.lsp.faults.remove(fault)
-    sky.market.story.counts["faults that hit"] += fault.hits
+    sky.common.story.counts["faults that hit"] += fault.hits
 
 
 def _ending(how: str) -> Event:
     async def end(sky: Sky, dice: random.Random) -> None:
-        sky.market.story.tell("weather", how)
+        sky.common.story.tell("weather", how)
         await sky.restart(how)
 
     return end
@@ -215,28 +197,23 @@ def _ending(how: str) -> Event:
 
 async def _clock_jump(sky: Sky, dice: random.Random) -> None:
     """The wall clock of the LSP's machine is set forward or back; the monotonic one is not."""
-    lsp = sky.town.lsp
     skew_s = dice.uniform(-600, 600)
-    sky.market.story.tell("weather", f"the LSP's clock is {skew_s:+.0f} s off")
-    sky.market.skew_ms = round(skew_s * 1000)
-    for plugin in lsp.plugins:
-        sky.market.set_skew(plugin)
+    sky.common.story.tell("weather", f"the LSP's clock is {skew_s:+.0f} s off")
+    sky.common.set_skew(round(skew_s * 1000))
     await asyncio.sleep(dice.uniform(600, 7_200))
-    sky.market.skew_ms = 0
-    for plugin in lsp.plugins:
-        sky.market.set_skew(plugin)
+    sky.common.set_skew(0)
 
 
 async def _splice(sky: Sky, dice: random.Random) -> None:
     """A payer makes its channel larger; another scid follows (cln:N3)."""
-    payer = dice.choice(sky.market.payers)
+    payer = dice.choice(sky.common.payers)
     end = dice.choice(payer.ends)
     try:
         sky.town.splice(end, dice.randint(1_000, 100_000))
     except RpcError as error:
-        sky.market.story.tell("weather", f"{payer.name} cannot splice: {error.message}")
+        sky.common.story.tell("weather", f"{payer.name} cannot splice: {error.message}")
         return
-    sky.market.story.tell("weather", f"{payer.name} splices a channel")
+    sky.common.story.tell("weather", f"{payer.name} splices a channel")
 
 
 EVENTS: dict[str, Event] = {

@@ -1,0 +1,65 @@
+"""What everybody in a run shares: the town, its story and books, who is there, and how things stand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from lsps2fast_plugin.simnode import Payer
+from lsps2fast_plugin.simnode.party import Party
+from lsps2fast_plugin.simnode.process import Plugin
+
+from .books import Books
+from .story import Story, Violation
+from .town import Town
+
+
+class Common:
+    """One run's state that is nobody's own."""
+
+    def __init__(self, town: Town) -> None:
+        self.town = town
+        self.story = Story(town.loop.time)
+        self.books = Books(town, self.story)
+        self.payers: list[Payer] = []
+        self.spent_msat: Counter[str] = Counter()  # by a payer, on something else than receipts
+        self.present: set[Party] = set()  # wallets whose owners are in town
+        self.served_s: list[float] = []  # how long each honest wallet waited for its money
+        self.harm = 0  # bad weather that goes on now
+        self.lives = 1  # starts of the LSP's plugin
+        self.skew_ms = 0  # of the wall clock of the LSP's machine
+        self.over = False
+        self.failed: asyncio.Future[Violation] = town.loop.create_future()
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    def fail(self, violation: Violation) -> None:
+        """The run is over."""
+        if not self.failed.done():
+            self.failed.set_result(violation)
+
+    async def height(self, height: int) -> None:
+        """Return at this height or a higher one."""
+        if self.town.chain.height < height:
+            reached: asyncio.Future[None] = self.town.loop.create_future()
+            self._waiting.append((height, reached))
+            await reached
+
+    def mined(self) -> None:
+        """There is a block: those who waited for it go on."""
+        now = self.town.chain.height
+        for height, reached in self._waiting:
+            if height <= now and not reached.done():
+                reached.set_result(None)
+        self._waiting = [each for each in self._waiting if not each[1].done()]
+
+    def set_skew(self, skew_ms: int) -> None:
+        """The wall clock of the LSP's machine is so much off from now on, for this plugin and later ones."""
+        self.skew_ms = skew_ms
+        for plugin in self.town.lsp.plugins:
+            self.apply_skew(plugin)
+
+    def apply_skew(self, plugin: Plugin) -> None:
+        """Set a plugin's clock."""
+        inner: Any = plugin
+        inner.life.clock.skew_ms = self.skew_ms
