@@ -26,6 +26,7 @@ from lsps2fast.lsps.lsps0 import MESSAGE_TYPE, MESSAGE_TYPE_HEX
 from lsps2fast.lsps.receiving import carries_fee
 from lsps2fast_plugin.client import channel_terms
 from lsps2fast_plugin.client.bindings import ChannelBindings
+from lsps2fast_plugin.client.built_in_records import BuiltInRecords
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain
 from lsps2fast_plugin.client.history import STEPS, History, topic_of
@@ -249,6 +250,7 @@ class Client:
             f"lsps2fast-client {__version__} ({BACKEND} core) is ready: {len(self.book.approvals)} payments awaited"
         )
         self.host.spawn(self._watch_time())
+        self.host.spawn(BuiltInRecords(self.rpc, self.invoices.by_hash, self.clock).watch())
         peers = await until_answered("listpeers", lambda: list_peers(self.rpc), self.clock)
         connected = {peer.id for peer in peers if peer.connected}
         for lsp_id in self.book.lsps() - connected:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
+from lsps2fast_plugin.client.built_in_records import APPROVALS, BUYS, is_built_in
 from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Json, Lapse, Purchase
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
@@ -26,8 +27,6 @@ from lsps2fast_plugin.cln.rpc import Rpc
 
 log = logging.getLogger(__name__)
 
-BUYS = ("lsps", "client")
-APPROVALS = ("lsps", "invoice")
 CHANNELS = ("lsps2fast", "client", "channel")
 DISTRUSTED = ("lsps2fast", "client", "distrust")
 LAPSED = ("lsps2fast", "client", "lapsed")
@@ -76,8 +75,11 @@ class WalletRecords:
         for row in (await self._call("listdatastore", {"key": list(folder)}))["datastore"]:
             if "hex" not in row or len(row["key"]) != len(folder) + 1:
                 continue  # a folder (cln:D4)
+            raw = bytes.fromhex(row["hex"])
+            if is_built_in(row["key"], raw):
+                continue
             try:
-                record = msgspec.json.decode(bytes.fromhex(row["hex"]))
+                record = msgspec.json.decode(raw)
                 if "version" not in record:
                     raise ValueError("made by CLN's built-in client, which notes no fee; make a new invoice")
                 found.append(read(row["key"][-1], record))
