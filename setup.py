@@ -3,7 +3,7 @@
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-CORE = ("_fsm", "_hook", "_parts", "_payment", "_scan", "_sessions", "_tlv")
+CORE = ("_fsm", "_hook", "_live", "_parts", "_payment", "_scan", "_sessions", "_tlv")
 READER = "plugin/lsps2fast_plugin/cln/_reader.pyx"
 
 setup(

@@ -23,7 +23,7 @@ IMPURE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "threadi
 SWITCH = "lsps2fast._backend"  # the one module of the core that looks at the environment
 LSPS = "lsps2fast.lsps"
 CODECS = {"lsps2fast." + name for name in ("_tlv", "onion", "bolt11", "_hook", "_hook_py", "_scan", "hook_replies")}
-MACHINE = {"lsps2fast." + name for name in ("_fsm", "_parts", "_payment", "_sessions", "actions", "table")}
+MACHINE = {"lsps2fast." + name for name in ("_fsm", "_live", "_parts", "_payment", "_sessions", "actions", "table")}
 ROOMS = ("cln", "service", "client", "simnode", "tools")
 MAY = {"cln": "", "service": "cln", "client": "cln", "simnode": "", "tools": "cln service client simnode"}
 

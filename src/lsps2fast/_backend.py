@@ -21,6 +21,7 @@ _HERE: Final = Path(__file__).parent
 SOURCES: Final = {
     "lsps2fast._fsm": "_fsm.pyx",
     "lsps2fast._hook": "_hook_py.py",
+    "lsps2fast._live": "_live.pyx",
     "lsps2fast._parts": "_parts.pyx",
     "lsps2fast._payment": "_payment.pyx",
     "lsps2fast._sessions": "_sessions.pyx",

@@ -45,13 +45,10 @@ cdef class Registry:
     cdef readonly int max_attempts
     cdef readonly int held_parts
     cdef readonly unsigned long long held_msat
-    cdef dict _at_height
-    cdef list _heights
 
     cdef hold(self, JitChannel buy, IncomingHtlc part)
     cdef let_go(self, JitChannel buy, IncomingHtlc part, int status)
     cdef watch(self, Payment session, unsigned long long height)
-    cdef watch_no_more(self, Payment session)
     cdef changed(self, Payment session, int before)
     cdef wait_for_client(self, Payment session)
     cdef make_room(self, Payment session, JitChannel buy, IncomingHtlc newcomer)

@@ -6,7 +6,6 @@ from lsps2fast.actions import Channel, ChannelLimits, Funding, PartKey, SessionR
 
 CLTV_MARGIN_BLOCKS: Final = 6
 RENEW_MARGIN_BLOCKS: Final = 12
-FEW_HEIGHTS: Final = 64
 STEPS: Final[tuple[str, ...]]
 
 @final

@@ -6,8 +6,6 @@ back what was made. Which of these an input causes, and in which state, is in `_
 `Payment` with rules.
 """
 
-import heapq
-
 import cython
 
 from lsps2fast.actions import (
@@ -32,7 +30,6 @@ else:
     Payment = None  # annotations name it before it is there
 
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
-FEW_HEIGHTS = 64
 RENEW_MARGIN_BLOCKS = 12  # O-04: renew long before the 72 blocks of fundpsbt are over
 NOTHING = cython.declare(tuple, ())
 MOST_MSAT = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
@@ -129,62 +126,19 @@ class JitChannel:
 
 @cython.cclass
 class Registry:
-    """What the sessions of a node share: where each part is, what is held in all, and the heights they wait for."""
+    """What a payment sees of all that is live. The bodies are in `_live.pyx`."""
 
     @cython.cfunc
     def hold(self, buy: JitChannel, part: IncomingHtlc):
         """Count a part that is held from now on."""
-        client: Client = buy.client
-        msat: cython.ulonglong = part.amount_msat
-        self.index[part.key] = part
-        self.held_parts += 1
-        self.held_msat += msat
-        client.held_parts += 1
-        client.held_msat += msat
-        buy.held_parts += 1
-        buy.held_msat += msat
 
     @cython.cfunc
     def let_go(self, buy: JitChannel, part: IncomingHtlc, status: cython.int):
         """A held part gets another status."""
-        client: Client = buy.client
-        msat: cython.ulonglong = part.amount_msat
-        part.status = status
-        self.held_parts -= 1
-        self.held_msat -= msat
-        client.held_parts -= 1
-        client.held_msat -= msat
-        buy.held_parts -= 1
-        buy.held_msat -= msat
 
     @cython.cfunc
     def watch(self, session: Payment, height: cython.ulonglong):
         """Tell this session BLOCK at `height`; NEVER: at none."""
-        if height == session.watched:
-            return
-        self.watch_no_more(session)
-        if height == NEVER:
-            return
-        there = self._at_height.get(height)
-        if there is None:
-            there = self._at_height[height] = {}
-            heapq.heappush(self._heights, height)
-        there[session] = None
-        session.watched = height
-
-    @cython.cfunc
-    def watch_no_more(self, session: Payment):
-        """It waits for no height."""
-        if session.watched == NEVER:
-            return
-        there = self._at_height[session.watched]
-        del there[session]
-        if not there:
-            del self._at_height[session.watched]
-            if len(self._heights) > 2 * len(self._at_height) + FEW_HEIGHTS:  # most of them are of nobody any more
-                self._heights = list(self._at_height)
-                heapq.heapify(self._heights)
-        session.watched = NEVER
 
     @cython.cfunc
     def changed(self, session: Payment, before: cython.int):

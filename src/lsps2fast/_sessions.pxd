@@ -1,33 +1,21 @@
 # C types of `Sessions`; what the fields mean stands in `_sessions.pyx`.
 
 from lsps2fast._fsm cimport Session
+from lsps2fast._live cimport Live
 from lsps2fast._parts cimport IncomingHtlc
-from lsps2fast._payment cimport Client, JitChannel, Payment, Registry
+from lsps2fast._payment cimport Client, JitChannel
 
-cdef class Sessions(Registry):
+cdef class Sessions(Live):
     cdef readonly dict buys
     cdef readonly unsigned long long height
     cdef readonly unsigned long long collect_ms
-    cdef readonly unsigned long long offline_ms
     cdef readonly int max_sets
     cdef readonly unsigned long long overpay_ppm
     cdef readonly unsigned long long min_part_msat
     cdef readonly unsigned long long min_final_expiry_blocks
     cdef readonly unsigned long long max_hold_blocks
-    cdef readonly int max_held_parts
-    cdef readonly int max_held_parts_per_peer
-    cdef readonly int max_held_parts_per_buy
-    cdef readonly unsigned long long max_held_msat
-    cdef readonly unsigned long long max_held_msat_per_peer
-    cdef readonly int live
-    cdef readonly dict by_hash
-    cdef readonly object hashes
-    cdef readonly dict refused
-    cdef list _changes
     cdef dict _clients
     cdef list _expiry
-    cdef object _collecting
-    cdef object _complete
     cdef bint _closing
 
     cpdef JitChannel add_buy(self, object jit_scid, str peer_id, object terms, int attempts=*)
@@ -41,9 +29,7 @@ cdef class Sessions(Registry):
     cdef tuple _first(self, JitChannel buy, IncomingHtlc htlc)
     cdef tuple _refuse(self, IncomingHtlc htlc, str failure, str why)
     cdef tuple _again(self, IncomingHtlc part, IncomingHtlc htlc)
-    cdef list _evictable(self, int pot, JitChannel buy, Payment besides)
     cdef tuple _lapse(self, JitChannel buy, unsigned long long wall_ms)
-    cdef tuple _conclude(self, Session session, tuple actions)
     cdef tuple _end(self, Session session)
     cdef tuple _succeed(self, JitChannel buy, Session session)
     cdef tuple _free(self, JitChannel buy, Session session)
@@ -51,5 +37,3 @@ cdef class Sessions(Registry):
     cdef tuple _forget(self, JitChannel buy, str outcome)
     cdef tuple _forget_or_wait(self, JitChannel buy, str outcome)
     cdef object _waiting(self, JitChannel buy, object channel)
-    cdef _begun(self, Session session)
-    cdef _over(self, Session session)

@@ -1,9 +1,9 @@
 # cython: language_level=3, binding=True
-"""All buys and sessions of a node: routes each input to its session in O(1), keeps what falls due, shares the pots.
+"""All buys and sessions of a node: routes each input to its session in O(1), and says what falls due.
 
-The rules of one session are in `_fsm.pyx`; here is which session a part belongs to, when a buy lives and ends, which
-time-out comes next, and how much may be held for whom (rule:24). Numbers for time and height come in; nothing is looked
-up.
+The rules of one session are in `_fsm.pyx`, what is kept of all that are live in `_live.pyx`; here is which session a
+part belongs to, when a buy lives and ends, and which time-out comes next. Numbers for time and height come in; nothing
+is looked up.
 """
 
 import heapq
@@ -38,17 +38,18 @@ from lsps2fast.table import TABLE, Input, State
 
 if cython.compiled:
     from cython.cimports.lsps2fast._fsm import Session
-    from cython.cimports.lsps2fast._parts import IncomingHtlc, less, smallest
-    from cython.cimports.lsps2fast._payment import Client, JitChannel, Payment, Registry
+    from cython.cimports.lsps2fast._live import Live
+    from cython.cimports.lsps2fast._parts import IncomingHtlc, less
+    from cython.cimports.lsps2fast._payment import Client, JitChannel
 else:
     from lsps2fast._fsm import Session
-    from lsps2fast._parts import IncomingHtlc, less, smallest
-    from lsps2fast._payment import Client, JitChannel, Payment, Registry
+    from lsps2fast._live import Live
+    from lsps2fast._parts import IncomingHtlc, less
+    from lsps2fast._payment import Client, JitChannel
 
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 MAX_CLTV_AHEAD_BLOCKS = 2016  # C-04, as lightningd
 NOTHING = cython.declare(tuple, ())
-KEPT_CHANGES = 10_000
 MOST_PARTS = 10_000  # of a payment
 SCID_BITS = cython.declare(object, 64)  # objects: what is shifted has more bits than C
 SCID_MASK = cython.declare(object, 0xFFFF_FFFF_FFFF_FFFF)
@@ -56,7 +57,6 @@ MOST_MSAT = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
 NEVER = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)  # a height
 MARGIN = cython.declare(cython.ulonglong, CLTV_MARGIN_BLOCKS)
 MILLION = cython.declare(object, 1_000_000)
-POTS = cython.declare(tuple, (0, 1, 2))  # what is held for a buy, for its client, for all
 
 HELD = cython.declare(cython.int, int(PartStatus.HELD))
 LOST = cython.declare(cython.int, int(PartStatus.FAILED))
@@ -67,7 +67,6 @@ OFFER_EXPIRED = cython.declare(cython.int, int(Input.OFFER_EXPIRED))
 SCID_SETTLED = cython.declare(cython.int, int(Input.SCID_SETTLED))
 SHUTDOWN = cython.declare(cython.int, int(Input.SHUTDOWN))
 CLOSED = cython.declare(cython.int, int(Input.CLOSED))
-GAVE_WAY = cython.declare(cython.int, int(Input.GAVE_WAY))
 MONEY_SEEN = cython.declare(cython.int, int(Input.MONEY_SEEN))
 PART_FULFILLED = cython.declare(cython.int, int(Input.PART_FULFILLED))
 PART_FAILED = cython.declare(cython.int, int(Input.PART_FAILED))
@@ -80,7 +79,7 @@ S_UNDERPAID = cython.declare(cython.int, int(State.UNDERPAID))
 
 @cython.final
 @cython.cclass
-class Sessions(Registry):
+class Sessions(Live):
     """Sessions(*, collect_ms=90000, offline_ms=600000, max_parts=30, max_sets=3, max_attempts=5, overpay_ppm=1000000, min_part_msat=1, min_final_expiry_blocks=7, max_hold_blocks=2016, max_held_parts=2000, max_held_parts_per_peer=200, max_held_parts_per_buy=60, max_held_msat=1000000000000, max_held_msat_per_peer=250000000000, hashes=None)
 --
 
@@ -231,7 +230,7 @@ class Sessions(Registry):
         session: Session = buy.sets.get(htlc.payment_hash)
         if session is None:
             return lapsed + self._first(buy, htlc)
-        actions = self._conclude(session, session.apply(PART, htlc))
+        actions = self.conclude(session, session.apply(PART, htlc))
         return lapsed + actions if lapsed else actions
 
     @cython.cfunc
@@ -290,11 +289,11 @@ class Sessions(Registry):
         if room is None:
             return self._refuse(htlc, TEMPORARY, "no room")
         if least is not None and least.state == S_COLLECTING:
-            gives_way = self._conclude(least, least.apply(COLLECT_TIMEOUT))
+            gives_way = self.conclude(least, least.apply(COLLECT_TIMEOUT))
         session.due_ms = self.now_ms + self.collect_ms
         self._collecting[session] = None
-        self._begun(session)
-        actions = self._conclude(session, session.apply(PART, htlc))
+        self.begun(session)
+        actions = self.conclude(session, session.apply(PART, htlc))
         return room + gives_way + actions if room or gives_way else actions
 
     @cython.cfunc
@@ -318,71 +317,6 @@ class Sessions(Registry):
             forward = Forward(htlc.in_scid, htlc.htlc_id, forward.out_msat, forward.extra_fee_msat, htlc.in_channel)
         return (ForwardParts(part.jit_scid, part.payment_hash, session.channel.channel_id, (forward,)),)
 
-    # Shares of the pot (rule:24) -------------------------------------------------------------------
-
-    @cython.cfunc
-    def make_room(self, session: Payment, buy: JitChannel, newcomer: IncomingHtlc):
-        """Return what is ordered so that `newcomer` can be held, None where larger parts fill a pot.
-
-        A part counts in three pots, each inside the next: its buy's, its client's, the node's. In one that is full the
-        smallest parts that still collect give way, if they are smaller. `session` is the newcomer's own.
-        """
-        part: IncomingHtlc
-        other: Session
-        pot: cython.int
-        over_parts: cython.longlong
-        over_msat: cython.ulonglong
-        client: Client = buy.client
-        msat: cython.ulonglong = newcomer.amount_msat
-        if (
-            buy.held_parts < self.max_held_parts_per_buy
-            and client.held_parts < self.max_held_parts_per_peer
-            and self.held_parts < self.max_held_parts
-            and msat <= less(self.max_held_msat_per_peer, client.held_msat)
-            and msat <= less(self.max_held_msat, self.held_msat)
-        ):
-            return NOTHING
-        chosen = []
-        for pot in POTS:
-            if pot == 0:
-                over_parts, over_msat = buy.held_parts + 1 - self.max_held_parts_per_buy, 0
-            elif pot == 1:
-                over_parts = client.held_parts + 1 - self.max_held_parts_per_peer
-                over_msat = less(msat, less(self.max_held_msat_per_peer, client.held_msat))
-            else:
-                over_parts = self.held_parts + 1 - self.max_held_parts
-                over_msat = less(msat, less(self.max_held_msat, self.held_msat))
-            over_parts -= len(chosen)
-            for part in chosen:
-                over_msat = less(over_msat, part.amount_msat)
-            if over_parts <= 0 and over_msat == 0:
-                continue
-            more = smallest(self._evictable(pot, buy, session), newcomer, chosen, over_parts, over_msat)
-            if more is None:
-                return None
-            chosen += more
-        actions = NOTHING
-        for part in chosen:
-            self.refused["gave way"] = self.refused.get("gave way", 0) + 1
-            other = part.session
-            actions += self._conclude(other, other.apply(GAVE_WAY, part))
-        return actions
-
-    @cython.cfunc
-    def _evictable(self, pot: cython.int, buy: JitChannel, besides: Payment) -> list:
-        """Return the parts in this pot that may give way: those of sets that still collect."""
-        session: Session
-        sessions = [*self._collecting, *self._complete]
-        if pot == 0:
-            sessions = list(buy.sets.values())
-        elif pot == 1:
-            sessions = [session for bought in buy.client.buys.values() for session in bought.sets.values()]
-        parts = []
-        for session in sessions:
-            if session is not besides and session.state == S_COLLECTING:
-                parts += session.parts
-        return parts
-
     # Inputs --------------------------------------------------------------------------------------
 
     @cython.ccall
@@ -397,7 +331,7 @@ class Sessions(Registry):
             if TABLE[State.FAILED, Input(kind)].rule == "bug":
                 raise ProtocolBug(f"{Input(kind).name} for no session: {jit_scid} {payment_hash.hex()}")
             return NOTHING  # an action may outlive its session: FUNDING_BROADCAST after READY_TIMEOUT
-        return self._conclude(session, session.apply(kind, arg))
+        return self.conclude(session, session.apply(kind, arg))
 
     @cython.ccall
     def resolved(self, key: tuple, payment_hash: bytes, preimage: object = None) -> tuple:
@@ -407,10 +341,10 @@ class Sessions(Registry):
             return NOTHING
         session: Session = part.session
         if preimage is None:
-            return self._conclude(session, session.apply(PART_FAILED, part))
+            return self.conclude(session, session.apply(PART_FAILED, part))
         if preimage != session.preimage and sha256(preimage).digest() != payment_hash:
             return (Alarm(f"a preimage that does not fit {payment_hash.hex()} was reported and ignored"),)  # rule:16
-        return self._conclude(session, session.apply(PART_FULFILLED, (part, preimage)))
+        return self.conclude(session, session.apply(PART_FULFILLED, (part, preimage)))
 
     def resolve_from_tables(self, key, fulfilled):
         """lightningd's tables, which hold no preimage, say how a forwarded part ended (after a start, cln:F5).
@@ -423,7 +357,7 @@ class Sessions(Registry):
             return NOTHING
         session: Session = part.session
         arg: object = (part, session.preimage) if fulfilled else part
-        return self._conclude(session, session.apply(PART_FULFILLED if fulfilled else PART_FAILED, arg))
+        return self.conclude(session, session.apply(PART_FULFILLED if fulfilled else PART_FAILED, arg))
 
     def channel_closed(self, channel_id, never_sent=False):
         """lightningd says positively that this channel is closed, closing or forgotten (K-13, rule:23).
@@ -436,7 +370,7 @@ class Sessions(Registry):
         for buy in list(self.buys.values()):
             for session in list(buy.sets.values()):
                 if session.channel is not None and session.channel.channel_id == channel_id:
-                    actions += self._conclude(session, session.apply(CLOSED, never_sent))
+                    actions += self.conclude(session, session.apply(CLOSED, never_sent))
             if buy.channel is None or buy.channel.channel_id != channel_id or buy.jit_scid not in self.buys:
                 continue
             if buy.paid:
@@ -475,7 +409,7 @@ class Sessions(Registry):
         for buy in list(self.buys.values()):
             session = buy.holder
             if session is not None and session.channel is not None and session.channel.channel_id == channel_id:
-                actions += self._conclude(session, session.apply(MONEY_SEEN))
+                actions += self.conclude(session, session.apply(MONEY_SEEN))
         return actions
 
     @cython.ccall
@@ -494,7 +428,7 @@ class Sessions(Registry):
                 session.watched = NEVER
             for session in there:
                 if session.state < S_ABORTING:
-                    actions += self._conclude(session, session.apply(BLOCK, height))
+                    actions += self.conclude(session, session.apply(BLOCK, height))
                 if session.state < S_ABORTING:
                     self.watch(session, session.next_height())
         return actions
@@ -514,7 +448,7 @@ class Sessions(Registry):
                 session = next(iter(queue))
                 if session.due_ms > now_ms:
                     break
-                actions += self._conclude(session, session.apply(COLLECT_TIMEOUT))
+                actions += self.conclude(session, session.apply(COLLECT_TIMEOUT))
         return actions
 
     def next_due(self):
@@ -533,7 +467,7 @@ class Sessions(Registry):
         for buy in list(client.buys.values()):
             actions += self._lapse(buy, wall_ms)
             for session in list(buy.sets.values()):
-                actions += self._conclude(session, session.apply(kind))
+                actions += self.conclude(session, session.apply(kind))
         if not client.buys and not client.online:
             self._clients.pop(peer_id, None)
         return actions
@@ -571,7 +505,7 @@ class Sessions(Registry):
             return None
         session: Session = Session(self, buy, record.payment_hash)
         buy.holder = session
-        self._begun(session)
+        self.begun(session)
         session.revive(record, sent, public)
         return session
 
@@ -585,7 +519,7 @@ class Sessions(Registry):
             return NOTHING
         actions = NOTHING
         for session in list(buy.sets.values()):
-            actions += self._conclude(session, session.apply(OFFER_EXPIRED))
+            actions += self.conclude(session, session.apply(OFFER_EXPIRED))
         buy.expired = True
         return actions if buy.sets else actions + self._retire(buy)
 
@@ -620,7 +554,7 @@ class Sessions(Registry):
         return (ForgetBuy(buy.jit_scid, outcome),)
 
     @cython.cfunc
-    def _conclude(self, session: Session, actions: tuple) -> tuple:
+    def conclude(self, session: Session, actions: tuple) -> tuple:
         """If the session is over: forget its parts, free the lock, and say what becomes of the buy."""
         if session.state < S_SUCCEEDED:
             return actions
@@ -631,7 +565,7 @@ class Sessions(Registry):
         buy: JitChannel = session.buy
         if buy.sets.get(session.payment_hash) is not session:  # K-04: it has ended before
             return NOTHING
-        self._over(session)
+        self.over(session)
         if buy.holder is session:
             buy.holder = None
             if session.state == S_SUCCEEDED:
@@ -653,7 +587,7 @@ class Sessions(Registry):
         if not buy.dead:
             actions += (RestoreFees(buy.channel.channel_id, 0 if buy.expired else buy.valid_until_ms),)
         for other in list(buy.sets.values()):
-            actions += self._conclude(other, other.apply(SCID_SETTLED))
+            actions += self.conclude(other, other.apply(SCID_SETTLED))
         return actions + self._forget(buy, SUCCEEDED) if buy.expired else actions
 
     @cython.cfunc
@@ -694,62 +628,8 @@ class Sessions(Registry):
         session: Session
         actions = NOTHING
         for session in list(buy.sets.values()):
-            actions += self._conclude(session, session.apply(OFFER_EXPIRED))
+            actions += self.conclude(session, session.apply(OFFER_EXPIRED))
         return actions + self._forget(buy, outcome)
-
-    # What is kept of sessions ----------------------------------------------------------------------
-
-    @cython.cfunc
-    def changed(self, session: Payment, before: cython.int):
-        """A session has left the state `before` (-1: it begins)."""
-        if before == S_COLLECTING:
-            self._collecting.pop(session, None)
-            self._complete.pop(session, None)
-        old = None if before < 0 else before
-        self._changes.append((session.buy.jit_scid, session.payment_hash, old, session.state))
-        if len(self._changes) > KEPT_CHANGES:
-            del self._changes[: KEPT_CHANGES // 2]  # they are of no interest to anybody
-
-    @cython.cfunc
-    def wait_for_client(self, session: Payment):
-        """This set is complete and its client away: its time-out is `offline_ms` from now (C-13)."""
-        if session in self._collecting:
-            del self._collecting[session]
-            session.due_ms = self.now_ms + self.offline_ms
-            self._complete[session] = None
-
-    def take_changes(self):
-        """Return every (jit scid, payment hash, old state or None, new state) since the last time, in order."""
-        changes = self._changes
-        self._changes = []
-        return changes
-
-    @cython.cfunc
-    def _begun(self, session: Session):
-        payment_hash = session.payment_hash
-        session.buy.sets[payment_hash] = session
-        self.live += 1
-        known = self.by_hash.get(payment_hash, 0)
-        if not known and self.hashes is not None:
-            self.hashes.add(payment_hash)
-        self.by_hash[payment_hash] = known + 1
-        self.changed(session, -1)
-
-    @cython.cfunc
-    def _over(self, session: Session):
-        part: IncomingHtlc
-        payment_hash = session.payment_hash
-        del session.buy.sets[payment_hash]
-        for part in session.parts:
-            del self.index[part.key]
-            part.session = None
-        self.watch_no_more(session)
-        self.live -= 1
-        left = self.by_hash.pop(payment_hash) - 1
-        if left:
-            self.by_hash[payment_hash] = left
-        elif self.hashes is not None:
-            self.hashes.discard(payment_hash)
 
 
 def _name(jit_scid):

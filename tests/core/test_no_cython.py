@@ -68,7 +68,7 @@ def test_codec_works_without_cython() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["_fsm", "_hook", "_payment", "_sessions", "_tlv"])
+@pytest.mark.parametrize("name", ["_fsm", "_hook", "_live", "_payment", "_sessions", "_tlv"])
 def test_every_core_module_loads_without_cython(name: str) -> None:
     """Style §8."""
     done = run_without_cython(f"import lsps2fast.{name}")
