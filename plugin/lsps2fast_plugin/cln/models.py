@@ -89,6 +89,7 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
     short_channel_id: str | None = None
     max_to_us_msat: int | None = None
     maximum_htlc_out_msat: int | None = None
+    last_tx_fee_msat: int | None = None
     alias: Alias = Alias()
     funding: Funding = Funding()
     htlcs: tuple[ChannelHtlc, ...] = ()
@@ -199,6 +200,7 @@ class ForwardRow(msgspec.Struct, frozen=True):
     in_msat: int
     in_htlc_id: int | None = None
     out_msat: int = 0
+    resolved_time: float = 0.0  # seconds since 1970
 
 
 class WalletOutput(msgspec.Struct, frozen=True):

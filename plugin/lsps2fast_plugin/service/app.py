@@ -13,6 +13,7 @@ import random
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from pyln.client import Plugin
 from lsps2fast import BACKEND, __version__
 from lsps2fast._sessions import Sessions
 from lsps2fast.actions import TEMPORARY
-from lsps2fast.errors import ConfigError
+from lsps2fast.errors import ConfigError, NodeError
 from lsps2fast.lsps.buys import Buy, BuyRegistry
 from lsps2fast.lsps.lsps0 import FEATURE_BITS_HEX, MESSAGE_TYPE, MalformedField
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
@@ -33,7 +34,7 @@ from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
-from lsps2fast_plugin.cln.models import CLOSING, get_info, list_configs, list_peer_channels, list_peers
+from lsps2fast_plugin.cln.models import CLOSING, find_channel, get_info, list_configs, list_peer_channels, list_peers
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
@@ -61,7 +62,10 @@ from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, 
 from lsps2fast_plugin.service.oversight import Oversight
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.reconcile import Reconciler
-from lsps2fast_plugin.service.recovery import Recovery
+from lsps2fast_plugin.service.recovery import Recovery, reload_ledger
+from lsps2fast_plugin.service.sales_ledger.evidence import LSP, Blame
+from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger, path_of
+from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.session_store import SessionStore
 from lsps2fast_plugin.service.shut_channels import ShutChannels
@@ -74,6 +78,7 @@ LOOK_EVERY_S = 5.0
 ENDINGS = ("graceful", "stop")
 BUILT_IN = "cln-lsps-service"  # whose place this plugin takes
 DAY_S = 86_400.0
+CLOSE_IS_SIGNED = ("CLOSINGD_COMPLETE", "AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN")
 
 
 class Service:
@@ -100,6 +105,7 @@ class Service:
         self.parts: ServiceParts | None = None
         self.metrics: Metrics | None = None
         self.talk = Lsps0Server(self.host)
+        self._delta = 0  # cltv delta of what is sold
         self._early_facts: list[Callable[[], None]] | None = []  # what lightningd told before the journal was read
         add_options(self.plugin)
         self.plugin.add_notification_topic(TOPIC)
@@ -136,7 +142,7 @@ class Service:
         path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
         try:
             settings = read_settings(self.plugin)
-            parts = self._build(settings, self._connection(settings, path), replays=configuration["startup"])
+            parts = self._build(settings, self._connection(settings, path), configuration)
         except ConfigError as error:
             return {"disable": str(error)}
         self.parts, self.intake = parts, HtlcIntake(parts)
@@ -150,7 +156,7 @@ class Service:
         self.metrics = Metrics(lambda: {} if self.parts is None else stats_of(self.parts))
         return MeteredRpc(path, self.metrics.rpc_seconds)
 
-    def _build(self, settings: Settings, rpc: Rpc, replays: bool) -> ServiceParts:
+    def _build(self, settings: Settings, rpc: Rpc, configuration: dict[str, Any]) -> ServiceParts:
         clock, host, interest = self.clock, self.host, self.interest
         notebook = DatastoreRecords(rpc)
         desk = Desk(settings, rpc, notebook, clock)
@@ -187,6 +193,7 @@ class Service:
             free_sat=lambda: low_water.free_sat,
             fee_msat=driver.fee_msat,
             guard=lambda channel_id, peer_id: shut.look(channel_id, peer_id),
+            refused=lambda jit_scid, no: sales.blame_holder(jit_scid, Blame(LSP, no.reason.value, no.why)),
         )
         shut = ShutChannels(interest, exposure.is_unpaid, lambda peer_id: list_peer_channels(rpc, id=peer_id))
         afterwards = ChannelLeaseGuard(
@@ -197,6 +204,24 @@ class Service:
             guard=settings.close_guard,
             keep_ms=settings.keep_records_ms,
         )
+        terms_of = desk.terms_of
+        sales = SalesLedger(
+            path=path_of(settings.ledger, configuration["lightning-dir"]),
+            tracker=AttemptTracker(
+                wall_ms=clock.wall_ms,
+                now_ms=clock.now_ms,
+                buy_of=offers.get,
+                core_of=sessions.buys.get,
+                terms_of=terms_of,
+                is_online=sessions.is_online,
+                collect_ms=settings.collect_ms,
+            ),
+            terms_of=terms_of,
+            clock=clock,
+            alarm=driver.alarm,
+            catch_up=self._reload_ledger,
+            ended=lambda payment: None,
+        )
         books = SessionEvents(
             host=host,
             sessions=sessions,
@@ -206,6 +231,7 @@ class Service:
             afterwards=afterwards,
             coins_moved=view.changed,
             attempt_ended=lambda scid, hash_, outcome: store.attempt_ended(scid, hash_, outcome, clock.wall_ms()),
+            sales=sales,
         )
         funder = Funder(
             rpc,
@@ -217,7 +243,7 @@ class Service:
         )
         broadcaster = Broadcaster(rpc, coins)
         names = ScidAliases()
-        reconciler = Reconciler(rpc, replays, names)
+        reconciler = Reconciler(rpc, configuration["startup"], names)
         lookout = MissedEventPoller(
             funder=funder,
             broadcaster=broadcaster,
@@ -287,6 +313,7 @@ class Service:
             afterwards=afterwards,
             unfinished=UnfinishedChannelGuard(rpc=rpc, sold=driver.sold, guard=settings.close_guard),
             books=books,
+            sales=sales,
             effects=effects,
             lookout=lookout,
         )
@@ -307,7 +334,7 @@ class Service:
         parts.our_node.learn(info, configs)
         parts.forward_limits.learn(configs)
         # lightningd enforces its own cltv-delta when forwarding; ours is never below it (B-12)
-        delta = max(settings.cltv_delta_blocks, configs.number("cltv-delta", 0))
+        delta = self._delta = max(settings.cltv_delta_blocks, configs.number("cltv-delta", 0))
         if delta != settings.cltv_delta_blocks:  # that of records which name none
             stored = await recovery.load(delta)
         snapshot = await recovery.look(stored)
@@ -318,7 +345,9 @@ class Service:
         for peer in peers:
             if peer.connected:
                 driver.carry_out(parts.sessions.peer(peer.id, True, self.clock.wall_ms()))
-        recovery.revive_all(stored, snapshot)
+        with parts.sales.reviving():
+            recovery.revive_all(stored, snapshot)
+        parts.sales.load(stored, recovery.channels)
         self._take_early_facts()
         parts.shut.known()
         self.host.interest_loaded()
@@ -357,6 +386,7 @@ class Service:
         async def accept(buy: Buy) -> None:
             await parts.store.add(buy)
             parts.driver.go_live(buy)
+            parts.sales.bought(buy)
             log.debug(f"sold {format_scid(buy.jit_scid)} to {buy.peer_id}")
 
         negotiator = Negotiator(
@@ -385,7 +415,8 @@ class Service:
 
     async def _tidy_daily(self, parts: ServiceParts, delta: int) -> None:
         while True:
-            await parts.afterwards.prune(delta)
+            if not parts.sales.is_behind:  # what it lacks only the records have
+                await parts.afterwards.prune(delta)
             await self.clock.sleep_until(self.clock.now_ms() + round(DAY_S * 1000))
 
     # Facts of the node -----------------------------------------------------------------------------
@@ -415,8 +446,22 @@ class Service:
         self.parts.effects.watch.changed(channel_id)
         if state in CLOSING:
             self.parts.driver.closed(channel_id, state, channel_state_changed.get("cause", ""))
+            self.parts.sales.channel_state(channel_id, state)
+            self.host.spawn(self._look_at_close(self.parts, channel_id, channel_state_changed["peer_id"], state))
         if state in BACK:
             self.parts.driver.money_back(channel_id)
+
+    async def _look_at_close(self, parts: ServiceParts, channel_id: str, peer_id: str, state: str) -> None:
+        """See what miners get for a close; only for the books, so an error is no matter."""
+        if state in CLOSE_IS_SIGNED:
+            with suppress(NodeError):
+                channel = await find_channel(parts.rpc, channel_id, id=peer_id)
+                if channel is not None:
+                    parts.sales.closing_costs(channel)
+
+    def _reload_ledger(self) -> None:
+        if self.parts is not None:
+            self.host.spawn(reload_ledger(self.parts, self._delta))
 
     def _on_forward_event(self, **params: Any) -> None:
         self.intake.on_forward_event(**params)
@@ -452,7 +497,11 @@ class Service:
             return
         self.parts.effects.stop()
         self.parts.incoming.give_up()
-        self.parts.effects.carry_out(self.parts.sessions.shutdown())
+        self.parts.sales.tracker.ending = True
+        ended = self.parts.sessions.shutdown()
+        self.parts.sales.take(self.parts.sessions.take_changes(), ())
+        self.parts.effects.carry_out(ended)
+        await self.parts.sales.close()
         if self.metrics is not None:
             await self.metrics.close()
         await self.parts.rpc.close()

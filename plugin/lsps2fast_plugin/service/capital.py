@@ -56,11 +56,12 @@ class CapitalAtRisk:
         free_sat: Callable[[], int | None],
         fee_msat: Callable[[int], int],
         guard: Callable[[str, str], None],
+        refused: Callable[[int, No], None] = lambda jit_scid, no: None,
     ) -> None:
         """`feerate_perkw()` is that of funding transactions, `last_perkw()` the one that coins were just chosen for,
         `free_sat()` our free coins at the last look,
         `fee_msat(jit_scid)` the opening fee of the payment under way; `guard(channel_id, peer_id)` hears when
-        `is_unpaid` has changed.
+        `is_unpaid` has changed; `refused(jit_scid, why)` of each channel that is not opened.
         """
         self._policy = policy
         self._budgets = policy.budgets
@@ -74,6 +75,7 @@ class CapitalAtRisk:
         self._free_sat = free_sat
         self._fee_msat = fee_msat
         self._guard = guard
+        self._refused = refused
         self._turns: dict[str, set[int]] = {}  # jit scids by client: opening on trust, their coins not chosen yet
         self._doubted: set[bytes] = set()  # payments of which a part failed behind us
         self._faults: dict[int, Fault] = {}  # by jit scid: of the payment that is being given up
@@ -153,6 +155,7 @@ class CapitalAtRisk:
 
     def _refuse(self, buy: Buy, no: No) -> None:
         self._policy.refusals.count(no.reason)
+        self._refused(buy.jit_scid, no)
         if no.reason in self._limits() and no.reason not in self._binding:
             log.warning(f"{no.reason.value} binds from now on: {no.why}; lsps2-stats shows all limits")
         self._binding[no.reason] = no.needed_msat

@@ -109,6 +109,7 @@ class SessionDriver:
 
     def feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
         """Give one session a fact."""
+        self.books.failing(jit_scid, payment_hash, kind, fact)
         try:
             self.carry_out(self.sessions.handle(jit_scid, payment_hash, kind, fact))
         except ProtocolBug as error:
@@ -135,6 +136,7 @@ class SessionDriver:
         """Take note that bitcoind has this funding."""
         self.lookout.funding(peer_id, channel)
         self.exposure.mined(channel.channel_id)
+        self.books.funding_sent(channel)
 
     def money_seen(self, channel_id: str) -> None:
         """The client holds money in this channel, whatever the tables say."""

@@ -17,6 +17,7 @@ from lsps2fast.actions import (
     UNDERPAID,
     Action,
     Broadcast,
+    Channel,
     FailParts,
     Finalize,
     ForgetBuy,
@@ -24,11 +25,12 @@ from lsps2fast.actions import (
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.buys import BuyRegistry
 from lsps2fast.lsps.lsps2 import format_scid
-from lsps2fast.table import State
+from lsps2fast.table import Input, State
 from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.negotiation import token_of_buy
+from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger
 from lsps2fast_plugin.service.sales_policy import Desk
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class SessionEvents:
         afterwards: ChannelLeaseGuard,
         coins_moved: Callable[[], None],
         attempt_ended: Callable[[int, bytes, str], Awaitable[None]],
+        sales: SalesLedger,
     ) -> None:
         """`sessions`: the core's `Sessions`. `coins_moved()`: what is free may have changed by our own doing.
 
@@ -65,6 +68,7 @@ class SessionEvents:
         self._afterwards = afterwards
         self._coins_moved = coins_moved
         self._attempt_ended = attempt_ended
+        self._sales = sales
         self._opening: set[int] = set()  # jit scids whose channel is being made
         self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
         self.fees_earned_msat = 0  # opening fees that came, since the start
@@ -72,9 +76,10 @@ class SessionEvents:
 
     def take(self, actions: Iterable[Action]) -> None:
         """Sessions may have changed, and these orders are about to be carried out."""
-        actions = tuple(actions)
+        changes, actions = self._sessions.take_changes(), tuple(actions)
+        self._sales.take(changes, actions)
         over = {action.jit_scid for action in actions if isinstance(action, (Finalize, ForgetBuy))}
-        for jit_scid, payment_hash, old, new in self._sessions.take_changes():
+        for jit_scid, payment_hash, old, new in changes:
             self._changed(jit_scid, payment_hash, None if old is None else State(old), State(new))
             if new in ATTEMPTS and jit_scid not in over:
                 self._host.spawn(self._tell_attempt(jit_scid, payment_hash, ATTEMPTS[State(new)]))
@@ -116,6 +121,14 @@ class SessionEvents:
             await self._attempt_ended(jit_scid, payment_hash, outcome)
         except StoreError as error:
             log.warning(f"the failed payment of {format_scid(jit_scid)} is in no record: {error}")
+
+    def failing(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
+        """A session is about to be told this."""
+        self._sales.failed(jit_scid, payment_hash, kind, fact)
+
+    def funding_sent(self, channel: Channel) -> None:
+        """Bitcoind has this funding."""
+        self._sales.funding_sent(channel)
 
     def _funding_ordered(self, action: Broadcast) -> None:
         """No way back: the buy has its channel."""

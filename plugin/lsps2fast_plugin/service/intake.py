@@ -34,6 +34,7 @@ class HtlcIntake:
         self._driver = parts.driver
         self._desk = parts.desk
         self._capital = parts.exposure
+        self._sales = parts.sales
         self._clock = parts.clock
         self._rpc = parts.rpc
         self._shut = parts.shut
@@ -140,6 +141,7 @@ class HtlcIntake:
         end = payment_hash, None if preimage is None else bytes.fromhex(preimage)
         if payment_hash in self._driver.sessions.by_hash:
             self._capital.part_failed(payment_hash, forward_event)
+            self._sales.forward_failed(payment_hash, forward_event)
         key = self.names.key(in_scid, htlc_id, self._driver.sessions.index)
         if key in self._driver.sessions.index or payment_hash not in self._driver.sessions.by_hash:
             self._driver.carry_out(self._driver.sessions.resolved(key, *end))

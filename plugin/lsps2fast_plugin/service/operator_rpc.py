@@ -14,6 +14,7 @@ from lsps2fast.lsps.lsps0 import MalformedField
 from lsps2fast.lsps.lsps2 import format_scid, parse_msat, parse_node_id, parse_scid
 from lsps2fast.table import State
 from lsps2fast_plugin.cln.host import Host
+from lsps2fast_plugin.service.ledger_rpc import add_ledger_methods
 from lsps2fast_plugin.service.parts import ServiceParts
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def add_methods(host: Host, parts: Callable[[], ServiceParts | None]) -> None:
     host.method("lsps2-forgive", methods.forgive)
     host.method("lsps2-pause", methods.pause)
     host.method("lsps2-resume", methods.resume)
+    add_ledger_methods(host, methods.ready_parts)
     if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
         host.method("lsps2-dev-advance", methods.advance)
 
@@ -46,6 +48,11 @@ class Methods:
         if parts is None:
             raise ConfigError("lightningd has not started this plugin yet; ask again in a moment")
         return parts
+
+    def ready_parts(self) -> ServiceParts:
+        """Return the parts of a service that runs. Raises ConfigError before."""
+        self._ready()
+        return self._parts
 
     async def list_sessions(self) -> dict[str, Any]:
         """Every live buy with its payment attempts, and every channel with our money in it that is not paid for."""
@@ -90,6 +97,7 @@ class Methods:
         parts = self._parts
         if parts.sessions.buys[buy.jit_scid].paid:
             raise ConfigError(f"{jit_channel_scid} is paid for and stays an alias of its channel until valid_until")
+        parts.sales.cancelled(buy.jit_scid)
         parts.driver.carry_out(parts.sessions.cancel(buy.jit_scid))
         log.info(f"{jit_channel_scid} of {buy.peer_id} was cancelled by the operator")
         return {"jit_channel_scid": jit_channel_scid, "ended": parts.offers.get(buy.jit_scid) is None}
@@ -201,4 +209,5 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "policy": parts.desk.policy.rules.source,
         "journal_commits": parts.store.commits + parts.notebook.commits,
         "alarms": parts.effects.alarms,
+        "ledger": parts.sales.state(),
     }

@@ -61,6 +61,7 @@ class Settings(NamedTuple):
     coin_low_water_sat: int
     coin_pool: PoolSize | None
     metrics_listen: tuple[str, int] | None
+    ledger: str | None
 
 
 _INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
@@ -179,6 +180,12 @@ def add_options(plugin: Plugin) -> None:
         "so many coins of so many sat are split off ahead of openings, as in 10x250000: each as large as a usual "
         "channel and its mining fee; by default nothing is split",
     )
+    plugin.add_option(
+        "lsps2-ledger",
+        None,
+        "file of the sales ledger (SQLite); a relative path is in lightning-dir, `off` keeps none; by default "
+        "lsps2-sales.sqlite3 beside lightningd's database",
+    )
     plugin.add_option("lsps2-metrics-listen", None, "host:port of a page for Prometheus; by default there is none")
     for name, (default, least, most, meaning) in _INTS.items():
         plugin.add_option(name, default, f"{meaning} ({least} to {most})", opt_type="int")
@@ -212,6 +219,10 @@ def _secret(value: Any, name: str = "experimental-lsps2-promise-secret") -> str:
 def _retired(value: Any) -> tuple[str, ...]:
     given = [] if value is None else value if isinstance(value, list) else [value]
     return tuple(_secret(each, "lsps2-retired-promise-secret") for each in given)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _address(value: Any) -> tuple[str, int] | None:
@@ -309,4 +320,5 @@ def read_settings(plugin: Plugin) -> Settings:
         coin_low_water_sat=number["lsps2-coin-low-water-sat"],
         coin_pool=_pool(get("lsps2-coin-pool")),
         metrics_listen=_address(get("lsps2-metrics-listen")),
+        ledger=_text(get("lsps2-ledger")),
     )

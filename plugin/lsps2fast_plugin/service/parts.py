@@ -27,6 +27,7 @@ from lsps2fast_plugin.service.missed_events import MissedEventPoller
 from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.oversight import Oversight
 from lsps2fast_plugin.service.reconcile import Reconciler
+from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.session_store import SessionStore
 from lsps2fast_plugin.service.shut_channels import ShutChannels
@@ -65,5 +66,6 @@ class ServiceParts:
     afterwards: ChannelLeaseGuard
     unfinished: UnfinishedChannelGuard
     books: SessionEvents
+    sales: SalesLedger
     effects: ActionExecutor
     lookout: MissedEventPoller

@@ -12,7 +12,7 @@ from lsps2fast.actions import RestoreFees
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import State
-from lsps2fast_plugin.cln.models import PeerChannel
+from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.coins import UNREAD
@@ -32,6 +32,7 @@ class Recovery:
         self._parts = parts
         self._finished: set[int] = set()
         self._owned: set[str] = set()  # channels that some record names
+        self.channels: list[PeerChannel] = []  # all that lightningd lists
 
     async def load(self, delta: int) -> list[StoredSession]:
         """Every record of the journal, its coins kept; asks until lightningd gives them."""
@@ -55,6 +56,7 @@ class Recovery:
         await until_answered("reading what was sold with tokens", parts.desk.load, self._parts.clock)
         await until_answered("reading what peers did before", parts.exposure.load, self._parts.clock)
         channels = await until_answered("looking at the channels", parts.view.refresh, self._parts.clock)
+        self.channels = channels
         ids = {channel.channel_id for channel in channels}
         parts.exposure.reconcile(stored, channels)
         parts.afterwards.load(stored, ids)
@@ -186,3 +188,13 @@ class Recovery:
             log.warning(f"record {format_scid(jit_scid)} of a buy that lapsed cannot be ended: {error}")
             return
         await self._parts.desk.give_back(token_of_buy(record.buy))
+
+
+async def reload_ledger(parts: ServiceParts, delta: int) -> None:
+    """While running: the sales ledger could not be written for long; give it what the journal remembers."""
+    for buy in parts.offers:
+        parts.sales.bought(buy)
+    ask = lambda: parts.store.finished(delta)  # noqa: E731
+    stored = await until_answered("reading finished sales", ask, parts.clock)
+    channels = await until_answered("looking at the channels", lambda: list_peer_channels(parts.rpc), parts.clock)
+    parts.sales.load(stored, channels)

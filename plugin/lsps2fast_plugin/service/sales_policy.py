@@ -10,6 +10,7 @@ import logging
 from typing import Any, Final
 
 from lsps2fast.errors import PeerError, StoreError
+from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast.lsps.promise import Keyring, key_from_hex
 from lsps2fast_plugin.cln.clock import Clock
@@ -25,6 +26,7 @@ from lsps2fast_plugin.service.policy.tokens import ROOT as TOKENS
 from lsps2fast_plugin.service.policy.tokens import Record, TokenUses
 from lsps2fast_plugin.service.policy.trust import TrustLedger
 from lsps2fast_plugin.service.policy.watch import PolicyFile
+from lsps2fast_plugin.service.sales_ledger.terms import band_of, token_label
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,11 @@ class Desk:
         if self.file is not None and self.file.refused is not None:
             answer["policy_file_refused"] = self.file.refused
         return answer
+
+    def terms_of(self, buy: Buy) -> tuple[str | None, str | None]:
+        """Return what an offer was sold under, as the operator knows it: label of its token, name of its fee line."""
+        rules = self.policy.rules
+        return token_label(rules, buy), band_of(rules, buy)
 
     def zero_reserve(self, peer_id: str) -> bool:
         """Return whether we hold no reserve in channels to this client (O-18): the option, or the policy for him."""

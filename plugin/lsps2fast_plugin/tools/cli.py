@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lsps2fast import __version__, table
 from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.tools import report
 from lsps2fast_plugin.tools.simulate import arguments
 
 
@@ -63,9 +64,7 @@ def _real_command(args: argparse.Namespace) -> int:
 
 
 def _bench_command(args: argparse.Namespace) -> int:
-    from lsps2fast_plugin.tools.bench import (
-        report,  # neither compiler nor embedded node is needed by the other commands
-    )
+    from lsps2fast_plugin.tools.bench import report as figures  # neither compiler nor embedded node else
     from lsps2fast_plugin.tools.bench.run import FULL, QUICK, Bench
 
     if args.flood:
@@ -81,9 +80,9 @@ def _bench_command(args: argparse.Namespace) -> int:
             )
             return 2
     results = Bench(QUICK if args.quick else FULL, args.seed, _say).run()
-    sys.stdout.write(report.as_json(results) if args.json else report.text(results))
+    sys.stdout.write(figures.as_json(results) if args.json else figures.text(results))
     if args.plot is not None:
-        args.plot.write_text(report.svg(results), encoding="utf-8")
+        args.plot.write_text(figures.svg(results), encoding="utf-8")
     return 0
 
 
@@ -145,6 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     simulated = commands.add_parser("simulate", help="a town of honest and dishonest people on simulated time")
     arguments.add_arguments(simulated)
     simulated.set_defaults(run=_simulate_command)
+
+    books = commands.add_parser("report", help="what was sold and earned, why a payment failed, what may be closed")
+    report.add_arguments(books)
+    books.set_defaults(run=report.run)
 
     table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
     table.add_argument("--markdown", action="store_true", help="as the page in docs/reference")

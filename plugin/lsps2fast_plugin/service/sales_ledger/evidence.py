@@ -1,0 +1,56 @@
+"""Who made a payment fail, with which code, as what we saw says. The codes stand in docs/reference/errors.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from lsps2fast.table import Input, State
+
+PAYER, CLIENT, LSP, OPERATOR = "payer", "client", "lsp", "operator"
+
+
+class Blame(NamedTuple):
+    """`failed_by`: payer, client, lsp or operator; None where nothing says."""
+
+    failed_by: str | None
+    code: str
+    reason: str
+
+
+# Without better evidence: what it means that a payment ends in this stage.
+BY_STAGE: Final = {
+    State.COLLECTING: Blame(PAYER, "incomplete", "its parts never added up to what was bought"),
+    State.OPENING: Blame(LSP, "open_failed", "no channel could be opened"),
+    State.AWAITING_CHANNEL_READY: Blame(CLIENT, "not_ready", "the channel did not become usable in time"),
+    State.AWAITING_SETTLEMENT: Blame(CLIENT, "part_failed", "the client did not take the payment"),
+    State.BROADCASTING: Blame(CLIENT, "underpaid", "the client took parts that carried less than the fee"),
+}
+SHUTDOWN: Final = Blame(LSP, "shutdown", "the plugin ended while its parts were coming in")
+OFFER_EXPIRED: Final = Blame(PAYER, "offer_expired", "the offer ended before the payment was complete")
+CLIENT_AWAY: Final = Blame(CLIENT, "client_away", "the payment was complete, and the client not connected")
+NOT_HELD: Final = Blame(None, "not_held", "its parts could not be held: too near their end, too many, or too small")
+CANCELLED: Final = Blame(OPERATOR, "cancelled", "the operator took the offer back")
+
+_BY_INPUT: Final = {
+    Input.READY_TIMEOUT: BY_STAGE[State.AWAITING_CHANNEL_READY],
+    Input.STORE_FAILED: Blame(LSP, "journal", "the journal could not be written, so nothing was risked"),
+    Input.CLOSED: Blame(CLIENT, "channel_gone", "lightningd says that the channel is closed or was given up"),
+}
+
+
+def of_input(kind: Input, fact: object) -> Blame | None:
+    """Return what the result of an action says, None where it is no failure."""
+    if kind == Input.OPEN_FAILED:
+        return Blame(CLIENT, "open_refused", "the client refused the channel") if fact else BY_STAGE[State.OPENING]
+    return _BY_INPUT.get(kind)
+
+
+def of_forward(event: Mapping[str, Any]) -> Blame | None:
+    """Return what a `forward_event` says of a part that came back."""
+    said = str(event.get("failreason") or event.get("failure_reason") or event.get("failcode") or "")
+    if event["status"] == "local_failed":
+        return Blame(LSP, "not_forwarded", f"this node could not send a part on: {said or 'no reason given'}")
+    if event["status"] == "failed":
+        return Blame(CLIENT, "part_failed", "the client failed a part" + (f": {said}" if said else ""))
+    return None

@@ -1,0 +1,257 @@
+"""The ledger as the service sees it: told of what happens, asked by the operator, never waited for.
+
+Every call from the service is a few microseconds: a fact goes into the writer's queue. With `lsps2-ledger=off` nothing
+is written, and payments are still followed for the log and the counters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import sqlite3
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+from urllib.parse import quote
+
+from lsps2fast.actions import Action, Channel, Finalize, ForgetBuy
+from lsps2fast.errors import ConfigError
+from lsps2fast.lsps.buys import Buy
+from lsps2fast.lsps.lsps2 import format_scid
+from lsps2fast.table import Input
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.models import PeerChannel
+from lsps2fast_plugin.service.capital import BACK
+from lsps2fast_plugin.service.sales_ledger.catch_up import TermsOf, buy_fact, facts_of
+from lsps2fast_plugin.service.sales_ledger.evidence import CANCELLED, Blame, of_forward, of_input
+from lsps2fast_plugin.service.sales_ledger.facts import BuyEndFact, ChannelFact, LiveFact
+from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker, Change, Ended
+from lsps2fast_plugin.service.sales_ledger.writer import Item, LedgerWriter, advice
+from lsps2fast_plugin.service.session_record import StoredSession
+
+log = logging.getLogger(__name__)
+
+OFF: Final = "off"
+FILE: Final = "lsps2-sales.sqlite3"
+SETTLE_S: Final = 2.0  # a question waits so long for what has just happened to be written
+Answer = TypeVar("Answer")
+Given = ParamSpec("Given")
+
+
+def harmless(tell: Callable[Given, None]) -> Callable[Given, None]:
+    """A bug in the book-keeping is told, and never reaches the payment it is about."""
+
+    @functools.wraps(tell)
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> None:
+        try:
+            tell(*args, **kwargs)
+        except Exception:
+            log.error(f"the sales ledger missed something\n{traceback.format_exc()}")
+
+    return call
+
+
+def path_of(option: str | None, lightning_dir: str) -> str | None:
+    """Return where the ledger lies; None: there is none."""
+    if option == OFF:
+        return None
+    return str(Path(lightning_dir) / (option or FILE))
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[sqlite3.Connection]:
+    """Open a ledger for reading only, also where its folder may not be written to. Raises sqlite3.Error."""
+    db = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
+    try:
+        try:
+            db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:  # nobody writes it, and we may not make the files that sharing needs
+            db.close()
+            db = sqlite3.connect(f"file:{quote(path)}?immutable=1", uri=True)
+        yield db
+    finally:
+        db.close()
+
+
+class SalesLedger:
+    """One service's ledger."""
+
+    def __init__(
+        self,
+        *,
+        path: str | None,
+        tracker: AttemptTracker,
+        terms_of: TermsOf,
+        clock: Clock,
+        alarm: Callable[[str], None],
+        catch_up: Callable[[], None],
+        ended: Callable[[Ended], None],
+    ) -> None:
+        """`catch_up()`: facts were lost while nothing could be written, `load` the journal again.
+
+        `ended(payment)` hears of each payment that is over.
+        """
+        self.path = path
+        self.tracker = tracker
+        self._terms_of = terms_of
+        self._clock = clock
+        self._ended = ended
+        self._reading = asyncio.Lock()
+        self._writer: LedgerWriter | None = None
+        if path is not None:
+            loop = asyncio.get_running_loop()
+
+            def on_loop(call: Callable[[], None]) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: the plugin has ended
+                    loop.call_soon_threadsafe(call)
+
+            self._writer = LedgerWriter(
+                path,
+                alarm=lambda text: on_loop(lambda: alarm(text)),
+                on_caught_up=lambda: on_loop(catch_up),
+            )
+            self._writer.start()
+
+    # What is told ---------------------------------------------------------------------------------
+
+    def _put(self, fact: Item) -> None:
+        if self._writer is not None:
+            self._writer.put(fact)
+
+    @harmless
+    def bought(self, buy: Buy) -> None:
+        """An offer was sold."""
+        if self._writer is not None:
+            self._put(buy_fact(buy, self._terms_of))
+
+    @harmless
+    def take(self, changes: Iterable[Change], actions: Iterable[Action]) -> None:
+        """Sessions have changed, and these orders are about to be carried out."""
+        for news in self.tracker.take(changes):
+            if isinstance(news, Ended):
+                self._ended(news)
+            else:
+                self._put(news)
+        for action in actions:
+            if isinstance(action, Finalize | ForgetBuy):
+                scid, now_ms = format_scid(action.jit_scid), self._clock.wall_ms()
+                self._put(BuyEndFact(jit_scid=scid, outcome=action.outcome, ended_ms=now_ms))
+
+    @harmless
+    def failed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
+        """The result of an action is about to be told to a session."""
+        blame = of_input(kind, fact)
+        if blame is not None:
+            self.tracker.blame(jit_scid, payment_hash, blame)
+
+    @harmless
+    def forward_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
+        """A part came back."""
+        blame = of_forward(event)
+        if blame is not None:
+            self.tracker.blame_all(blame, payment_hash=payment_hash)
+
+    @harmless
+    def blame_holder(self, jit_scid: int, blame: Blame) -> None:
+        """No channel is made for the payment under way on this scid."""
+        self.tracker.blame_holder(jit_scid, blame)
+
+    @harmless
+    def cancelled(self, jit_scid: int) -> None:
+        """The operator takes this offer back."""
+        self.tracker.blame_all(CANCELLED, jit_scid=jit_scid)
+
+    @harmless
+    def funding_sent(self, channel: Channel) -> None:
+        """Bitcoind has this funding."""
+        psbt, now_ms = channel.signed_psbt or None, self._clock.wall_ms()
+        self._put(ChannelFact(channel_id=channel.channel_id, signed_psbt=psbt, sent_ms=now_ms))
+
+    @harmless
+    def channel_state(self, channel_id: str, state: str) -> None:
+        """A channel is closing or gone."""
+        if state in BACK:
+            self._put(ChannelFact(channel_id=channel_id, released_ms=self._clock.wall_ms()))
+
+    @harmless
+    def closing_costs(self, channel: PeerChannel) -> None:
+        """The transaction that closes this channel, as it is now."""
+        if channel.is_ours and channel.last_tx_fee_msat is not None:
+            self._put(ChannelFact(channel_id=channel.channel_id, close_mining_msat=channel.last_tx_fee_msat))
+
+    @contextlib.contextmanager
+    def reviving(self) -> Iterator[None]:
+        """Within it sessions of an earlier run are restored: they are no new payments."""
+        self.tracker.reviving = True
+        try:
+            yield
+        finally:
+            self.tracker.reviving = False
+
+    @harmless
+    def load(self, stored: Iterable[StoredSession], channels: Iterable[PeerChannel]) -> None:
+        """Take from the journal and from lightningd whatever was missed; all sessions that go on are live."""
+        if self._writer is None:
+            return
+        wall_ms = self._clock.wall_ms()
+        for fact in facts_of(stored, channels, self._terms_of, wall_ms):
+            self._put(fact)
+        self._put(LiveFact(live=self.tracker.live(), at_ms=wall_ms))
+
+    # What is asked --------------------------------------------------------------------------------
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the ledger lacks something that the journal still has."""
+        return self._writer is not None and (self._writer.trouble is not None or bool(self._writer.dropped))
+
+    def state(self) -> dict[str, object]:
+        """Return how the ledger is, for `lsps2-stats`."""
+        writer = self._writer
+        return {
+            "file": self.path or OFF,
+            "written": 0 if writer is None else writer.written,
+            "waiting": 0 if writer is None else len(writer),
+            "trouble": None if writer is None else writer.trouble,
+            "left_out": self.tracker.left_out,
+        }
+
+    async def settled(self) -> None:
+        """Return once all that was told before is written, or cannot be written now."""
+        writer = self._writer
+        if writer is None or writer.trouble is not None:
+            return
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def written() -> None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(done.set)
+
+        writer.put(written)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), SETTLE_S)
+
+    async def ask(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Return the answer to a question, asked on a thread of its own. Raises ConfigError with what to do."""
+        path = self.path
+        if path is None:
+            raise ConfigError("no sales ledger is kept: lsps2-ledger is off")
+        await self.settled()
+
+        def work() -> Answer:
+            with reading(path) as db:
+                return question(db)
+
+        async with self._reading:
+            try:
+                return await asyncio.to_thread(work)
+            except sqlite3.Error as error:
+                raise ConfigError(f"the sales ledger {path} cannot be read: {advice(error)}") from error
+
+    async def close(self) -> None:
+        """Write what waits and close the file."""
+        if self._writer is not None:
+            await asyncio.to_thread(self._writer.stop)

@@ -1,0 +1,215 @@
+"""The one thread that writes the ledger, fed by a queue: putting a fact in is all that the loop ever does.
+
+Whatever is wrong with the file or the disk is told once, in words that say what to do, and tried again with growing
+pauses; the facts wait meanwhile, the oldest of too many are dropped. Then `on_caught_up` hears that something is
+missing, once the file can be written again, and the journal is read anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from lsps2fast_plugin.service.sales_ledger import schema
+from lsps2fast_plugin.service.sales_ledger.facts import Fact
+from lsps2fast_plugin.service.sales_ledger.writes import write
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING: Final = 20_000
+BATCH: Final = 500
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+BUSY_S: Final = 5.0  # for another program that reads or copies the file
+CACHE_KIB: Final = 1_024
+JOURNAL_BYTES: Final = 4_000_000
+Item = Fact | Callable[[], None]
+
+
+def advice(error: Exception) -> str:
+    """Return what is wrong and what an operator can do about it."""
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"unable to open it: {error.strerror}"
+    for part, sentence in (
+        ("is full", "the disk is full: free some space"),
+        ("readonly", "it is read-only: see to the rights of the file and its folder"),
+        ("unable to open", "it cannot be opened: see to the folder and its rights, or give lsps2-ledger another path"),
+        ("locked", "another program has locked it: end what has the file open"),
+        ("malformed", "it is damaged: move it away, and a new one is begun with what the journal remembers"),
+        ("not a database", "it is no database: move it away, or give lsps2-ledger another path"),
+    ):
+        if part in text:
+            return f"{sentence} ({text})"
+    return text
+
+
+class LedgerWriter:
+    """Writes facts to one file. `put`, `when_written` and the properties are for the loop's thread."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        alarm: Callable[[str], None],
+        on_caught_up: Callable[[], None],
+        first_pause_s: float = FIRST_PAUSE_S,
+    ) -> None:
+        """`alarm(text)` and `on_caught_up()` are called on the writer's thread."""
+        self.path = path
+        self._alarm = alarm
+        self._on_caught_up = on_caught_up
+        self._first_pause_s = first_pause_s
+        self._waiting: deque[Item] = deque()
+        self._news = threading.Event()
+        self._again = threading.Event()  # try now, the pause is over
+        self._stopping = False
+        self._db: sqlite3.Connection | None = None
+        self._told: str | None = None
+        self._kept = 0
+        self.trouble: str | None = None  # why nothing can be written now
+        self.dropped = 0  # facts that the journal must be asked for
+        self.written = 0
+        self._thread = threading.Thread(target=self._run, name="sales-ledger", daemon=True)
+
+    # For the loop ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Write from now on."""
+        self._thread.start()
+
+    def put(self, fact: Item) -> None:
+        """Have a fact written, in its turn; a function is called in its turn, on the writer's thread."""
+        if len(self._waiting) >= MOST_WAITING:
+            self.dropped += 1
+            return
+        self._waiting.append(fact)
+        self._news.set()
+
+    def __len__(self) -> int:
+        """How many facts wait."""
+        return len(self._waiting)
+
+    def retry(self) -> None:
+        """Try at once what failed."""
+        self._again.set()
+
+    def stop(self, patience_s: float = 2.0) -> None:
+        """Write what waits, as far as that goes, and close the file. Blocks; not for the loop."""
+        self._stopping = True
+        self._news.set()
+        self._again.set()
+        if self._thread.is_alive():
+            self._thread.join(patience_s)
+
+    # The thread -----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause_s = self._first_pause_s
+        try:
+            while self._step():
+                if self.trouble is None:
+                    pause_s = self._first_pause_s
+                    continue
+                if self._stopping:
+                    break
+                self._again.wait(pause_s)
+                self._again.clear()
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        finally:
+            self._close()
+
+    def _step(self) -> bool:
+        """Write one batch, or find out that it cannot be written; False when all is done."""
+        if not self._waiting and (self._db is not None or self.trouble is None):
+            if self._stopping:
+                return False
+            if self._db is not None:
+                self._news.wait()
+                self._news.clear()
+        try:
+            if self._db is None:
+                self._db = self._open()
+            self._write_batch(self._db)
+        except (sqlite3.Error, OSError, schema.NotOurs) as error:
+            self._failed(error)
+        else:
+            self._worked()
+        return True
+
+    def _open(self) -> sqlite3.Connection:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+        try:
+            schema.version_of(db)  # before anything is changed in a file that may not be ours
+            db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
+            schema.migrate(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _write_batch(self, db: sqlite3.Connection) -> None:
+        batch = list(itertools.islice(self._waiting, BATCH))
+        facts = [item for item in batch if isinstance(item, Fact)]
+        if facts:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                for fact in facts:
+                    self._write(db, fact)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+        for item in batch:
+            self._waiting.popleft()
+            if not isinstance(item, Fact):
+                item()
+        self.written += len(facts)
+
+    def _write(self, db: sqlite3.Connection, fact: Fact) -> None:
+        """One that breaks a rule of the tables is a bug of ours: it is told and left out, the others go on."""
+        try:
+            write(db, fact)
+        except (sqlite3.OperationalError, sqlite3.InternalError):
+            raise
+        except Exception as error:
+            if type(error) is sqlite3.DatabaseError:  # the file, not the fact
+                raise
+            log.error(f"the sales ledger does not take {fact!r:.300}: {error}")
+
+    def _failed(self, error: Exception) -> None:
+        self._close()
+        self.trouble = advice(error)
+        self._kept = len(self._waiting)
+        if self.trouble != self._told:
+            self._told = self.trouble
+            self._alarm(
+                f"the sales ledger {self.path} cannot be written: {self.trouble}. Selling goes on, and what is sold "
+                "is written later"
+            )
+
+    def _worked(self) -> None:
+        if self._told is not None:
+            log.info(f"the sales ledger {self.path} can be written again; {self._kept} facts had waited")
+        self.trouble = self._told = None
+        if self.dropped:
+            self.dropped = 0
+            self._on_caught_up()
+
+    def _close(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                db.close()

@@ -1,0 +1,196 @@
+"""How each fact becomes rows. A fact that comes a second time changes nothing.
+
+An attempt is known by scid, payment hash and its beginning. One that goes on after a start has another beginning to
+us; it is the open one of its payment, or one that ended in the ledger before it ended in the journal. Fees are the
+proof: what the payments of a scid have brought in the ledger is never more than the journal says, and after a look at
+the journal never less.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from lsps2fast_plugin.cln.psbt import fee_sat
+from lsps2fast_plugin.service.sales_ledger.facts import (
+    ONCE,
+    UNDERPAID,
+    AttemptFact,
+    BuyEndFact,
+    BuyFact,
+    ChannelFact,
+    Fact,
+    LiveFact,
+    RecordFact,
+    StandingFact,
+)
+
+_BUY = """INSERT INTO buys (jit_scid, peer_id, token, band, created_ms, valid_until_ms, payment_size_msat, min_fee_msat,
+  proportional_ppm, min_lifetime_blocks, capacity_sat, client_trusts_lsp) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+  ON CONFLICT DO NOTHING"""
+_BUY_END = "UPDATE buys SET ended_ms = ?, outcome = ? WHERE jit_scid = ? AND outcome IS NULL"
+_FIELDS = (
+    "amount_msat", "parts", "fee_agreed_msat", "fee_taken_msat", "fee_owed_msat", "channel_id", "opening_ms",
+    "channel_ms", "forwarded_ms", "claimed_ms", "ended_ms", "outcome", "failed_by", "code", "reason",
+)  # fmt: skip
+_ATTEMPT = f"""INSERT INTO attempts (jit_scid, payment_hash, began_ms, peer_id, token, band, {", ".join(_FIELDS)})
+  VALUES ({", ".join("?" * (6 + len(_FIELDS)))})
+  ON CONFLICT (jit_scid, payment_hash, began_ms) DO UPDATE SET
+  {", ".join(f"{name} = COALESCE(excluded.{name}, {name})" for name in _FIELDS)} WHERE attempts.outcome IS NULL"""
+_CHANNEL_FIELDS = (
+    "jit_scid", "peer_id", "token", "band", "funding_txid", "capacity_sat", "mining_msat", "close_mining_msat",
+    "locked_ms", "sent_ms", "released_ms",
+)  # fmt: skip
+_CHANNEL = f"""INSERT INTO channels (channel_id, {", ".join(_CHANNEL_FIELDS)})
+  VALUES ({", ".join("?" * (1 + len(_CHANNEL_FIELDS)))}) ON CONFLICT (channel_id) DO UPDATE SET
+  {", ".join(f"{name} = COALESCE({name}, excluded.{name})" for name in _CHANNEL_FIELDS)}"""
+UNSEEN = "it ended while the plugin was not running"
+
+
+def write(db: sqlite3.Connection, fact: Fact) -> None:
+    """Write one fact, within the transaction that is open. Raises sqlite3.Error."""
+    match fact:
+        case BuyFact():
+            _buy(db, fact)
+        case BuyEndFact():
+            db.execute(_BUY_END, (fact.ended_ms, fact.outcome, fact.jit_scid))
+        case AttemptFact():
+            _attempt(db, fact)
+        case ChannelFact():
+            _channel(db, fact)
+        case RecordFact():
+            _record(db, fact)
+        case LiveFact():
+            _live(db, fact)
+        case StandingFact():
+            _standing(db, fact)
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
+
+
+def _buy(db: sqlite3.Connection, buy: BuyFact) -> None:
+    terms = (buy.min_fee_msat, buy.proportional_ppm, buy.min_lifetime_blocks, buy.capacity_sat, buy.client_trusts_lsp)
+    who = (buy.jit_scid, _bytes(buy.peer_id), buy.token, buy.band)
+    db.execute(_BUY, (*who, buy.created_ms, buy.valid_until_ms, buy.payment_size_msat, *terms))
+
+
+def _attempt(db: sqlite3.Connection, fact: AttemptFact, began_ms: int | None = None) -> None:
+    """`began_ms`: of the row that this fact belongs to."""
+    if fact.revived and began_ms is None:
+        began_ms = _row_of_revived(db, fact)
+        if began_ms is None:
+            return
+    values: dict[str, Any] = {name: getattr(fact, name) for name in _FIELDS}
+    values["channel_id"] = _bytes(fact.channel_id)
+    began = fact.began_ms if began_ms is None else began_ms
+    key = (fact.jit_scid, _bytes(fact.payment_hash), began, _bytes(fact.peer_id), fact.token, fact.band)
+    db.execute(_ATTEMPT, (*key, *values.values()))
+
+
+def _row_of_revived(db: sqlite3.Connection, fact: AttemptFact) -> int | None:
+    """Return the beginning under which this attempt is written; None for one that has ended in the ledger already."""
+    payment = (fact.jit_scid, _bytes(fact.payment_hash))
+    found = db.execute(
+        "SELECT began_ms FROM attempts WHERE jit_scid = ? AND payment_hash = ? AND outcome IS NULL"
+        " ORDER BY began_ms DESC LIMIT 1",
+        payment,
+    ).fetchone()
+    if found is not None:
+        return int(found[0])
+    if fact.outcome is None:  # its row may be over already: only its end says
+        return None
+    if fact.outcome in ONCE:
+        same = "SELECT 1 FROM attempts WHERE jit_scid = ? AND outcome = ?"
+        return None if db.execute(same, (fact.jit_scid, fact.outcome)).fetchone() else fact.began_ms
+    if fact.fee_taken_msat:
+        return None if _came_msat(db, fact.jit_scid) > fact.fee_before_msat else fact.began_ms
+    last = db.execute(
+        "SELECT outcome FROM attempts WHERE jit_scid = ? AND payment_hash = ? ORDER BY began_ms DESC LIMIT 1", payment
+    ).fetchone()
+    return None if last is not None and last[0] == fact.outcome else fact.began_ms
+
+
+def _came_msat(db: sqlite3.Connection, jit_scid: str) -> int:
+    """Return what the payments of a scid have brought, as far as is written."""
+    total = "SELECT COALESCE(SUM(fee_taken_msat), 0) FROM attempts WHERE jit_scid = ?"
+    return int(db.execute(total, (jit_scid,)).fetchone()[0])
+
+
+def _channel(db: sqlite3.Connection, fact: ChannelFact) -> None:
+    token, band = None, None
+    if fact.jit_scid is not None:
+        found = db.execute("SELECT token, band FROM buys WHERE jit_scid = ?", (fact.jit_scid,)).fetchone()
+        token, band = found or (None, None)
+    elif not db.execute("SELECT 1 FROM channels WHERE channel_id = ?", (_bytes(fact.channel_id),)).fetchone():
+        return  # none of ours
+    who = (_bytes(fact.channel_id), fact.jit_scid, _bytes(fact.peer_id), token, band, _bytes(fact.funding_txid))
+    mining = (_mining_msat(fact.signed_psbt), fact.close_mining_msat)
+    db.execute(_CHANNEL, (*who, fact.capacity_sat, *mining, fact.locked_ms, fact.sent_ms, fact.released_ms))
+
+
+def _mining_msat(psbt: str | None) -> int | None:
+    try:
+        return None if not psbt else 1000 * fee_sat(psbt)
+    except ValueError:  # of a version to come: what miners got is then not known here
+        return None
+
+
+def _record(db: sqlite3.Connection, fact: RecordFact) -> None:
+    """Write what is missing of this sale, exactly."""
+    missing_msat = fact.fee_paid_msat - _came_msat(db, fact.jit_scid)
+    again = "SELECT 1 FROM attempts WHERE jit_scid = ? AND outcome = ?"
+    known = fact.outcome not in ONCE or db.execute(again, (fact.jit_scid, fact.outcome)).fetchone() is not None
+    if missing_msat > 0 or not known:
+        _missed(db, fact, max(missing_msat, 0))
+    if fact.outcome is not None:
+        db.execute(_BUY_END, (fact.ended_ms, fact.outcome, fact.jit_scid))
+
+
+def _missed(db: sqlite3.Connection, fact: RecordFact, taken_msat: int) -> None:
+    payment_hash, outcome = fact.payment_hash or "", fact.outcome or UNDERPAID
+    again = "SELECT 1 FROM attempts WHERE jit_scid = ? AND outcome = ?"
+    if outcome in ONCE and db.execute(again, (fact.jit_scid, outcome)).fetchone():
+        payment_hash, outcome = "", UNDERPAID  # the sale is known; it was another payment that was missed
+    found = db.execute(
+        "SELECT began_ms FROM attempts WHERE jit_scid = ? AND payment_hash = ? AND outcome IS NULL"
+        " ORDER BY began_ms DESC LIMIT 1",
+        (fact.jit_scid, _bytes(payment_hash)),
+    ).fetchone()
+    attempt = AttemptFact(
+        jit_scid=fact.jit_scid,
+        payment_hash=payment_hash,
+        began_ms=fact.ended_ms,
+        peer_id=fact.peer_id,
+        token=fact.token,
+        band=fact.band,
+        fee_agreed_msat=fact.fee_agreed_msat,
+        fee_taken_msat=taken_msat,
+        fee_owed_msat=max(fact.fee_agreed_msat - taken_msat, 0) if outcome == UNDERPAID else 0,
+        channel_id=fact.channel_id,
+        ended_ms=fact.ended_ms,
+        outcome=outcome,
+        code="from_the_journal",
+        reason="written from the journal: " + UNSEEN,
+    )
+    _attempt(db, attempt, None if found is None else int(found[0]))
+
+
+def _live(db: sqlite3.Connection, fact: LiveFact) -> None:
+    live = {(scid, bytes.fromhex(payment_hash)) for scid, payment_hash in fact.live}
+    rows = db.execute("SELECT id, jit_scid, payment_hash FROM attempts WHERE outcome IS NULL").fetchall()
+    for number, scid, payment_hash in rows:
+        if (scid, payment_hash) not in live:
+            db.execute(
+                "UPDATE attempts SET outcome = 'Failed', ended_ms = ?, failed_by = 'lsp', code = 'restart', reason = ?"
+                " WHERE id = ?",
+                (fact.at_ms, UNSEEN, number),
+            )
+
+
+def _standing(db: sqlite3.Connection, fact: StandingFact) -> None:
+    rows = db.execute("SELECT channel_id FROM channels WHERE released_ms IS NULL").fetchall()
+    for (channel_id,) in rows:
+        if channel_id.hex() not in fact.channel_ids:
+            db.execute("UPDATE channels SET released_ms = ? WHERE channel_id = ?", (fact.at_ms, channel_id))

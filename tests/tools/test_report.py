@@ -1,0 +1,125 @@
+"""`lsps2fast report`: from a file and from a node, as a table that cuts no amount, as CSV, as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+from service.sales_ledger.support import FEE_MSAT, SCID, T0, a_buy, a_channel, a_sale, an_attempt
+from service.stage import LSP_TRUSTS, Stage
+
+from lsps2fast_plugin.service.sales_ledger import schema
+from lsps2fast_plugin.service.sales_ledger.periods import text_of
+from lsps2fast_plugin.service.sales_ledger.writes import write
+from lsps2fast_plugin.tools import cli
+
+WHEN = ["--since", str(T0 // 1000), "--until", str(T0 // 1000 + 86_400)]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    """One sale and one failure, with a token that looks like a formula."""
+    path = tmp_path / "sales.sqlite3"
+    db = sqlite3.connect(path, isolation_level=None)
+    schema.migrate(db)
+    failed = an_attempt(outcome="Failed", failed_by="payer", code="incomplete", reason="no", ended_ms=T0 + 2_000)
+    for fact in (a_buy(), failed, a_channel(), a_sale(began_ms=T0 + 3_000, token="=1+1")):
+        write(db, fact)
+    db.close()
+    return str(path)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    assert cli.main(["report", *arguments]) == code
+    out, err = capsys.readouterr()
+    return out if code == 0 else err
+
+
+def test_the_money_of_a_time(ledger: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """operator:O2: a total, and a row for each part."""
+    out = said(capsys, "--file", ledger, *WHEN, "--by", "day")
+    assert out.startswith(f"{text_of(T0)} to")
+    assert "1,000" in out
+    answer = json.loads(said(capsys, "--file", ledger, *WHEN, "--json"))
+    assert (answer["total"]["earned_msat"], answer["total"]["sales"], answer["total"]["failed"]) == (FEE_MSAT, 1, 1)
+
+
+def test_rows_for_a_spreadsheet(ledger: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """operator:O2: msat, whole ids; what a spreadsheet would take for a formula is text."""
+    rows = list(csv.DictReader(io.StringIO(said(capsys, "sales", "--file", ledger, "--csv"))))
+    assert [(row["outcome"], row["fee_taken_msat"], row["token"]) for row in rows] == [
+        ("Succeeded", str(FEE_MSAT), "'=1+1"),
+        ("Failed", "0", ""),
+    ]
+    by_token = said(capsys, "--file", ledger, *WHEN, "--by", "token", "--csv")
+    assert sum(int(row["earned_msat"]) for row in csv.DictReader(io.StringIO(by_token))) == FEE_MSAT
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 200])
+def test_a_narrow_terminal_cuts_no_amount(
+    width: int, ledger: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """operator:O10: columns are left out, the money last."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = said(capsys, "--file", ledger, *WHEN)
+    lines = out.splitlines()[1:]
+    assert "1,000" in lines[-1]
+    assert width < 40 or all(len(line) <= width for line in lines)
+    sales = said(capsys, "sales", "--file", ledger, "--outcome", "Succeeded")
+    assert "Succeeded" in sales
+    assert width < 60 or "1,000" in sales
+
+
+def test_a_story(ledger: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """operator:O1: a sentence a line."""
+    assert "It is paid: 1,000 sat of an opening fee of 1,000 sat came." in said(
+        capsys, "explain", SCID, "--file", ledger
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--file", "/no/such.sqlite3"], "there is no ledger /no/such.sqlite3"),
+        (["--rpc", "/no/such-rpc"], "name the socket of your lightningd with --rpc, or a ledger with --file"),
+        (["closable", "--file", "LEDGER"], "only a running node knows"),
+        (["explain", "--file", "LEDGER"], "explain what?"),
+        (["--since", "soon", "--file", "LEDGER"], "--since='soon' is no time"),
+        (["sales", "--limit", "0", "--file", "LEDGER"], "--limit must be at least 1"),
+        (["sales", "--peer", "alice", "--file", "LEDGER"], "--peer"),
+        (["--file", __file__], "it is no database"),
+    ],
+)
+def test_what_cannot_be_answered_is_told(
+    arguments: list[str], words: str, ledger: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """operator:O9, operator:O10: one line, no traceback."""
+    err = said(capsys, *[ledger if each == "LEDGER" else each for each in arguments], code=2)
+    assert words in err
+    assert err.count("\n") == 1
+
+
+async def test_a_node_answers_the_same_as_its_file() -> None:
+    """operator:O2: over lightning-rpc, page by page, and from the file."""
+    async with Stage(LSP_TRUSTS, fresh=True) as stage:
+        await stage.sale(stage.client(), stage.payer())
+        rpc, path = f"{stage.lsp.lightning_dir}/lightning-rpc", f"{stage.lsp.lightning_dir}/lsps2-sales.sqlite3"
+
+        async def ask(*arguments: str) -> str:
+            command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "report", *arguments]
+            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            out, _ = await process.communicate()
+            assert process.returncode == 0
+            return out.decode()
+
+        asked = await ask("sales", "--json", "--rpc", rpc)
+        assert len(json.loads(asked)["sales"]) == 1
+        assert await ask("sales", "--json", "--file", path) == asked
+        assert json.loads(await ask("--json", "--rpc", rpc))["total"]["earned_msat"] == FEE_MSAT
+        assert await ask("closable", "--rpc", rpc)
