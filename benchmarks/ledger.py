@@ -38,6 +38,7 @@ PEERS = 20_000
 TOKENS = (None, "gold", "silver", "partner", "event")
 REPORT_MOST_S, PAGE_MOST_S, LOOP_MOST_US, MEMORY_MOST_MB = 1.0, 0.05, 50.0, 5.0
 ROUNDS = 5
+BUSY = False  # beside other work: the time of the processor counts, not that of the clock
 
 
 def history(sales: int) -> Iterator[Fact]:
@@ -102,10 +103,11 @@ def seconds(question: Callable[[sqlite3.Connection], Any], path: str) -> float:
     """The median of some rounds, each with a connection of its own as the plugin does."""
     found = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        began = time.perf_counter(), time.thread_time()
         with reading(path) as db:
             question(db)
-        found.append(time.perf_counter() - began)
+        waited, worked = time.perf_counter() - began[0], time.thread_time() - began[1]
+        found.append(worked if BUSY else waited)
     return statistics.median(found)
 
 
@@ -219,7 +221,10 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sales", type=int, default=1_000_000)
+    parser.add_argument("--busy", action="store_true", help="count the processor's time: for a machine that does more")
     args = parser.parse_args()
+    global BUSY
+    BUSY = args.busy
     with tempfile.TemporaryDirectory() as folder:
         small = f"{folder}/small.sqlite3"
         loop_us, memory_mb = asyncio.run(on_the_loop(small, 500))

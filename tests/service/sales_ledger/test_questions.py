@@ -135,6 +135,17 @@ def test_capital_days_are_counted_to_the_hour(db: sqlite3.Connection, since_ms: 
         assert sum(row["capital_sat_days"] for row in answer["rows"]) == pytest.approx(expected, abs=60)
 
 
+def test_what_lay_there_is_kept_day_by_day(db: sqlite3.Connection) -> None:
+    """operator:O2: the sums that reports begin with are those of the rows, for each token and fee line."""
+    for column, sums in (("locked_ms", "locked_sat"), ("released_ms", "released_sat")):
+        rows = db.execute(
+            f"SELECT {column} / 86400000, COALESCE(token, ''), COALESCE(band, ''), sum(capacity_sat) FROM channels"
+            f" WHERE {column} IS NOT NULL GROUP BY 1, 2, 3"
+        ).fetchall()
+        kept = db.execute(f"SELECT day, token, band, {sums} FROM capital WHERE {sums} ORDER BY 1, 2, 3").fetchall()
+        assert sorted(rows) == kept
+
+
 def test_a_month_is_a_month_and_a_week_begins_on_monday(db: sqlite3.Connection) -> None:
     """operator:O2: rows of a report by their names."""
     months = report(db, JUNE, END, "month", END)["rows"]

@@ -10,6 +10,7 @@ import sqlite3
 from collections import defaultdict
 from typing import Any, Final
 
+from lsps2fast_plugin.service.sales_ledger import capital_days
 from lsps2fast_plugin.service.sales_ledger.facts import ALIAS, ONCE
 from lsps2fast_plugin.service.sales_ledger.periods import DAY_MS, LENGTHS, Period, split, text_of
 
@@ -99,7 +100,7 @@ def _by_time(db: sqlite3.Connection, periods: list[Period]) -> dict[str, _Sum]:
             (since_ms, until_ms),
         ):
             found[slots.name(slot)].mining_msat += mining or 0
-    for period, days in zip(periods, _capital_sat_days(db, periods, slots), strict=True):
+    for period, days in zip(periods, capital_days.by_time(db, periods), strict=True):
         found[period.name].capital_sat_days = days
     return found
 
@@ -128,30 +129,6 @@ class _Slots:
         return self._names[self.place(slot)]
 
 
-def _capital_sat_days(db: sqlite3.Connection, periods: list[Period], slots: _Slots) -> list[float]:
-    """Return how much lay in channels for how long: what was there at the beginning, then what came and went."""
-    since_ms, until_ms = periods[0].since_ms, periods[-1].until_ms
-    (there_sat,) = db.execute(
-        "SELECT COALESCE(SUM(capacity_sat), 0) FROM channels"
-        " WHERE locked_ms < ? AND (released_ms IS NULL OR released_ms >= ?)",
-        (since_ms, since_ms),
-    ).fetchone()
-    change_sat, sat_ms = [0] * len(periods), [0.0] * len(periods)
-    for column, sign in (("locked_ms", 1), ("released_ms", -1)):
-        for slot, amount_sat, moments in db.execute(
-            f"SELECT {slots.sql(column)} AS slot, sum(capacity_sat), total(capacity_sat * ({column} - ?)) FROM channels"
-            f" WHERE locked_ms IS NOT NULL AND {column} >= ? AND {column} < ? GROUP BY slot",
-            (since_ms, since_ms, until_ms),
-        ):
-            place = slots.place(slot)
-            change_sat[place] += sign * (amount_sat or 0)
-            sat_ms[place] += sign * ((amount_sat or 0) * (periods[place].until_ms - since_ms) - moments)
-    for place, period in enumerate(periods):
-        sat_ms[place] += there_sat * (period.until_ms - period.since_ms)
-        there_sat += change_sat[place]
-    return [each / DAY_MS for each in sat_ms]
-
-
 # By token, band or peer -------------------------------------------------------------------------------
 
 
@@ -172,10 +149,7 @@ def _by_group(db: sqlite3.Connection, period: Period, column: str) -> dict[str |
             (since_ms, until_ms),
         ):
             found[group].mining_msat += mining or 0
-    for group, moments in db.execute(
-        f"SELECT {name}, total(capacity_sat * (min(COALESCE(released_ms, ?), ?) - max(locked_ms, ?))) FROM channels"
-        f" WHERE locked_ms < ? AND (released_ms IS NULL OR released_ms >= ?) GROUP BY {column}",
-        (until_ms, until_ms, since_ms, until_ms, since_ms),
-    ):
-        found[group].capital_sat_days += moments / DAY_MS
+    bound = capital_days.by_peer(db, period) if column == "peer_id" else capital_days.by_terms(db, period, column)
+    for group, days in bound.items():
+        found[group].capital_sat_days += days
     return found

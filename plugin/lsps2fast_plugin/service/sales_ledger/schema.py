@@ -45,14 +45,37 @@ CREATE TABLE channels (
   funding_txid BLOB, capacity_sat INTEGER, mining_msat INTEGER, close_mining_msat INTEGER,
   locked_ms INTEGER, sent_ms INTEGER, released_ms INTEGER
 ) WITHOUT ROWID;
-CREATE INDEX channels_locked ON channels (locked_ms, released_ms, capacity_sat);
-CREATE INDEX channels_of_token ON channels (token, locked_ms, released_ms, capacity_sat);
-CREATE INDEX channels_of_band ON channels (band, locked_ms, released_ms, capacity_sat);
+CREATE INDEX channels_locked ON channels (locked_ms, capacity_sat, token, band);
+CREATE INDEX channels_released ON channels (released_ms, capacity_sat, token, band, locked_ms, close_mining_msat)
+  WHERE released_ms IS NOT NULL;
+CREATE INDEX channels_sent ON channels (sent_ms, mining_msat, token, band);
 CREATE INDEX channels_of_peer ON channels (peer_id, locked_ms, released_ms, capacity_sat);
-CREATE INDEX channels_sent ON channels (sent_ms, mining_msat);
-CREATE INDEX channels_released ON channels (released_ms, close_mining_msat) WHERE released_ms IS NOT NULL;
 CREATE INDEX channels_standing ON channels (channel_id) WHERE released_ms IS NULL;
 CREATE INDEX channels_of_scid ON channels (jit_scid);
+
+CREATE TABLE capital (
+  day INTEGER NOT NULL, token TEXT NOT NULL, band TEXT NOT NULL,
+  locked_sat INTEGER NOT NULL DEFAULT 0, released_sat INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (day, token, band)
+) WITHOUT ROWID;
+CREATE TRIGGER capital_new AFTER INSERT ON channels WHEN NEW.locked_ms IS NOT NULL BEGIN
+  INSERT INTO capital (day, token, band, locked_sat)
+    VALUES (NEW.locked_ms / 86400000, COALESCE(NEW.token, ''), COALESCE(NEW.band, ''), COALESCE(NEW.capacity_sat, 0))
+    ON CONFLICT DO UPDATE SET locked_sat = locked_sat + excluded.locked_sat;
+  INSERT INTO capital (day, token, band, released_sat)
+    SELECT NEW.released_ms / 86400000, COALESCE(NEW.token, ''), COALESCE(NEW.band, ''), COALESCE(NEW.capacity_sat, 0)
+    WHERE NEW.released_ms IS NOT NULL
+    ON CONFLICT DO UPDATE SET released_sat = released_sat + excluded.released_sat;
+END;
+CREATE TRIGGER capital_released AFTER UPDATE ON channels
+  WHEN NEW.locked_ms IS NOT NULL AND OLD.released_ms IS NULL AND NEW.released_ms IS NOT NULL BEGIN
+  INSERT INTO capital (day, token, band, released_sat)
+    VALUES (NEW.released_ms / 86400000, COALESCE(NEW.token, ''), COALESCE(NEW.band, ''), COALESCE(NEW.capacity_sat, 0))
+    ON CONFLICT DO UPDATE SET released_sat = released_sat + excluded.released_sat;
+END;
+CREATE TRIGGER channels_keep_size BEFORE UPDATE ON channels
+  WHEN OLD.locked_ms IS NOT NEW.locked_ms OR OLD.capacity_sat IS NOT NEW.capacity_sat
+    OR OLD.token IS NOT NEW.token OR OLD.band IS NOT NEW.band OR OLD.released_ms <> NEW.released_ms
+  BEGIN SELECT RAISE(ABORT, 'the size of a channel and its times stay'); END;
 
 CREATE TRIGGER buys_stay BEFORE DELETE ON buys
   BEGIN SELECT RAISE(ABORT, 'the sales ledger is append-only'); END;

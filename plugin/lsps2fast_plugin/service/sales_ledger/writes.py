@@ -41,9 +41,10 @@ _CHANNEL_FIELDS = (
     "jit_scid", "peer_id", "token", "band", "funding_txid", "capacity_sat", "mining_msat", "close_mining_msat",
     "locked_ms", "sent_ms", "released_ms",
 )  # fmt: skip
+_LATER = ("funding_txid", "mining_msat", "close_mining_msat", "sent_ms", "released_ms")  # known after the rest
 _CHANNEL = f"""INSERT INTO channels (channel_id, {", ".join(_CHANNEL_FIELDS)})
   VALUES ({", ".join("?" * (1 + len(_CHANNEL_FIELDS)))}) ON CONFLICT (channel_id) DO UPDATE SET
-  {", ".join(f"{name} = COALESCE({name}, excluded.{name})" for name in _CHANNEL_FIELDS)}"""
+  {", ".join(f"{name} = COALESCE({name}, excluded.{name})" for name in _LATER)}"""
 UNSEEN = "it ended while the plugin was not running"
 
 
