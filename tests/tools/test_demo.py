@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import lsps2fast_plugin
-from lsps2fast_plugin.service import app
+from lsps2fast_plugin.service import app, wiring
 from lsps2fast_plugin.simnode import World
 from lsps2fast_plugin.tools import cli
 from lsps2fast_plugin.tools.demo import evil, evil_lsp, sales, screen
@@ -216,12 +216,12 @@ def test_the_service_does_not_know_its_vices() -> None:
 def test_a_vice_is_parts_of_the_service_replaced(monkeypatch: pytest.MonkeyPatch, vice: str) -> None:
     """Each corrupts classes that the service uses under their names, and nothing else."""
     before = {
-        name: getattr(app, name) for name in ("ActionExecutor", "Broadcaster", "HeldHtlcs", "Opener", "ShutChannels")
+        name: getattr(wiring, name) for name in ("ActionExecutor", "Broadcaster", "HeldHtlcs", "Opener", "ShutChannels")
     }
     for name, honest in before.items():
-        monkeypatch.setattr(app, name, honest)  # so that it is put back
+        monkeypatch.setattr(wiring, name, honest)  # so that it is put back
     monkeypatch.setattr(app, "main", lambda: 0)
     assert evil_lsp.main([vice]) == 0
-    changed = {name for name, honest in before.items() if getattr(app, name) is not honest}
+    changed = {name for name, honest in before.items() if getattr(wiring, name) is not honest}
     assert len(changed) == len(evil_lsp.VICES[vice])
-    assert all(issubclass(getattr(app, name), before[name]) for name in changed)
+    assert all(issubclass(getattr(wiring, name), before[name]) for name in changed)

@@ -21,13 +21,14 @@ from pyln.client.plugin import Request
 
 from lsps2fast import BACKEND, __version__
 from lsps2fast.bolt11 import CURRENCIES
-from lsps2fast.errors import ConfigError, Lsps2Error
+from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.lsps0 import MESSAGE_TYPE, MESSAGE_TYPE_HEX
 from lsps2fast.lsps.receiving import carries_fee
 from lsps2fast_plugin.client import channel_terms
 from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.built_in_records import BuiltInRecords
 from lsps2fast_plugin.client.channel_watch import Watch
+from lsps2fast_plugin.client.endings import PurchaseEndings
 from lsps2fast_plugin.client.funding_status import Chain
 from lsps2fast_plugin.client.history import STEPS, History, topic_of
 from lsps2fast_plugin.client.incoming_payments import Incoming
@@ -39,25 +40,24 @@ from lsps2fast_plugin.client.options import OWN_PREFIX, Settings, add_options, r
 from lsps2fast_plugin.client.purchase import LspBuyer
 from lsps2fast_plugin.client.purchase_methods import PurchaseMethods
 from lsps2fast_plugin.client.reconnect import Reconnect
-from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Lapse
+from lsps2fast_plugin.client.records import Distrust, JitChannel
 from lsps2fast_plugin.client.reports import Reports
 from lsps2fast_plugin.client.rpc_errors import answered
 from lsps2fast_plugin.client.status import status
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.client.unfunded_guard import ApprovedPayments, UnfundedChannelGuard
-from lsps2fast_plugin.cln import built_in
-from lsps2fast_plugin.cln.chance import chance
+from lsps2fast_plugin.cln import plugin_app
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.models import CLOSING, get_info, list_configs, list_peers
+from lsps2fast_plugin.cln.plugin_app import PluginApp
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
 
 log = logging.getLogger("lsps2fast_plugin.client.app")  # also when run as __main__
 
 POLL_S = 30.0  # between two looks at fundings that are owed, beside each block
-MOST_PAUSE_MS = 60_000
 BUILT_IN = "cln-lsps-client"  # whose place this plugin takes
 Json = dict[str, Any]
 
@@ -77,7 +77,7 @@ PURCHASE_METHODS = {  # RPC name: coroutine of PurchaseMethods
 }
 
 
-class Client:
+class Client(PluginApp):
     """One wallet plugin process."""
 
     def __init__(
@@ -88,33 +88,27 @@ class Client:
         make_host: Callable[..., Host] = Host,
     ) -> None:
         """Time, chance and standard streams are the process's own; a simulation brings others."""
-        self.plugin = Plugin(autopatch=False, dynamic=True)
-        self.clock = clock or Clock()
-        self._dice = dice or chance()
-        self.interest = HtlcFilter(final_hops=True)
-        self.awaited = ApprovedPayments(self.interest)
-        self.host = make_host(self.plugin, self.interest, self._on_htlc)
+        plugin = Plugin(autopatch=False, dynamic=True)
+        interest = HtlcFilter(final_hops=True)
+        super().__init__(plugin, interest, add_options, clock=clock, dice=dice, make_host=make_host)
+        self.awaited = ApprovedPayments(interest)
         self.reports = Reports(self.clock)
         self.settings: Settings | None = None
-        self._put_off = 0  # works that failed and are to be done later
-        self._sweep_at_ms = self._sweep_pause_ms = 0  # growing pauses while they do (wallet:W9)
         self._ready = asyncio.Event()
         self._rearm = asyncio.Event()
-        add_options(self.plugin)
-        self.plugin.init()(self._init)
         self.plugin.add_hook("openchannel", self._on_openchannel, background=True)
         self.plugin.add_hook("rpc_command", self._on_rpc_command, background=True, filters=["invoice"])
         self.host.hook("custommsg", self._on_custommsg, filters=[MESSAGE_TYPE])
-        for topic, handler in (
-            ("connect", self._on_connect),
-            ("disconnect", self._on_disconnect),
-            ("block_added", self._on_block),
-            ("channel_state_changed", self._on_channel_state),
-            ("invoice_payment", self._on_invoice_payment),
-        ):
-            self.host.subscribe(topic, handler)
+        self._subscribe(
+            {
+                "connect": self._on_connect,
+                "disconnect": self._on_disconnect,
+                "block_added": self._on_block,
+                "channel_state_changed": self._on_channel_state,
+                "invoice_payment": self._on_invoice_payment,
+            }
+        )
         self.host.ignore_messages(lambda peer_id: self.settings is None or self.talk.unawaited(peer_id))
-        self.host.on_shutdown(self._shutdown)
         for step in STEPS:
             self.plugin.add_notification_topic(topic_of(step))
         for rpc_name, name in METHODS.items():
@@ -143,19 +137,14 @@ class Client:
 
     # Start ---------------------------------------------------------------------------------------
 
-    def _init(self, options: Json, configuration: Json, **_: Any) -> Json | None:
-        """Answer at once (rule:15); the records are read in the background."""
-        try:
-            self.settings = read_settings(self.plugin)
-            currency = CURRENCIES.get(configuration["network"])
-            if currency is None:
-                raise ConfigError(f"invoices for the network {configuration['network']} cannot be written")
-        except ConfigError as error:
-            return {"disable": str(error)}
-        path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
-        self._build(self.settings, Rpc(path), currency)
-        self.host.spawn(self._start())
-        return None
+    def _begin(self, rpc_path: str, configuration: Json) -> None:
+        settings = read_settings(self.plugin)
+        currency = CURRENCIES.get(configuration["network"])
+        if currency is None:
+            raise ConfigError(f"invoices for the network {configuration['network']} cannot be written")
+        self.settings = settings
+        self._build(settings, Rpc(rpc_path), currency)
+        self.host.spawn(self._start())  # the records are read in the background (rule:15)
 
     def _build(self, settings: Settings, rpc: Rpc, currency: str) -> None:
         self.rpc = rpc
@@ -201,6 +190,15 @@ class Client:
             watch=self.watch,
             history=self.history,
         )
+        self.endings = PurchaseEndings(
+            book=self.book,
+            watch=self.watch,
+            history=self.history,
+            incoming=self.incoming,
+            invoices=self.invoices,
+            clock=self.clock,
+            changed=self._rearm.set,
+        )
         self.bindings.moved = self.history.opened
         self.reconnect = Reconnect(
             rpc, self.clock, self.host.spawn, lambda lsp_id: lsp_id in self.book.lsps(), self._address_of
@@ -226,7 +224,7 @@ class Client:
             clock=self.clock,
             spawn=self.host.spawn,
             report=self._report,
-            end_deleted=self._end_deleted,
+            end_deleted=self.endings.end_deleted,
         )
         self.methods = Methods(
             market=self.market,
@@ -240,7 +238,7 @@ class Client:
             final_cltv_blocks=final_cltv_blocks,
             random_bytes=self._dice.randbytes,
         )
-        self.purchase_methods = PurchaseMethods(self.history, self.book, self.incoming, self.invoices, self._end)
+        self.purchase_methods = PurchaseMethods(self.history, self.book, self.incoming, self.invoices, self.endings.end)
         await self._load()
         # Until then no HTLC comes in: any channel may be the one without a funding.
         await until_answered("looking at the channels", self.watch.find, self.clock)
@@ -264,19 +262,7 @@ class Client:
         for approval in list(self.book.approvals.values()):
             if approval.payment_hash.hex() not in self.history.purchases:  # of a version without history
                 self.history.bought(approval)
-            await self._guarded(self._check_loaded(approval))
-
-    async def _check_loaded(self, approval: Approval) -> None:
-        row = await self.invoices.by_hash(approval.payment_hash)
-        if row is None and approval.renewed is not None and approval.nonce is not None:
-            row = await self.invoices.renew(approval.label or "", approval.renewed, approval.nonce)
-        if row is not None and row.is_paid:
-            await self._settle(approval)
-        elif row is None and approval.label is not None:
-            log.info(f"the invoice {approval.label!r} was never made; its purchase is forgotten")
-            await self._end(approval, "never_made")
-
-    # HTLCs and channels ----------------------------------------------------------------------------
+            await self.endings.guarded(self.endings.check_loaded(approval))
 
     def _on_htlc(self, scan: Any) -> None:
         onward = scan.next_scid >= 0 or scan.forward_to is not None
@@ -310,7 +296,7 @@ class Client:
         if self.settings is None:
             return
         self.incoming.look()
-        self.host.spawn(self._guarded(self._channel_changed(channel_state_changed)))
+        self.host.spawn(self.endings.guarded(self._channel_changed(channel_state_changed)))
 
     async def _channel_changed(self, event: Json) -> None:
         await self._ready.wait()  # the records say what a channel is for
@@ -363,79 +349,20 @@ class Client:
         digest = hashlib.sha256(bytes.fromhex(invoice_payment["preimage"])).digest()
         approval = self.book.approvals.get(digest)
         if approval is not None and not approval.served:
-            self.host.spawn(self._guarded(self._settle(approval)))
+            self.host.spawn(self.endings.guarded(self.endings.settle(approval)))
 
     def _address_of(self, lsp_id: str) -> str | None:
         return next((each.address for each in self.book.of_lsp(lsp_id) if each.address), None)
 
-    # Endings ---------------------------------------------------------------------------------------
-
-    async def _settle(self, approval: Approval) -> None:
-        """Paid: from now on the funding is owed, and no further fee (I-33).
-
-        Raises StoreError: the next start does it.
-        """
-        await self.watch.settled(approval)
-        await self.book.settle(approval)
-        self.history.ended(approval.payment_hash, "paid")
-        self.incoming.settled(approval.payment_hash)
-        self._rearm.set()
-
-    async def _end(self, approval: Approval, state: str = "expired", why: str | None = None) -> None:
-        """End a purchase: paid some time ago, not paid in time, or not payable."""
-        await self.book.drop(approval)
-        self.incoming.forget(approval.payment_hash)
-        self.history.ended(approval.payment_hash, state, why)
-
-    async def _end_deleted(self, lsp_id: str) -> None:
-        """End purchases at an LSP whose invoice the owner has deleted. Raises NodeError, StoreError."""
-        for approval in [each for each in self.book.of_lsp(lsp_id) if each.label is not None]:
-            held = self.incoming.holds(approval.payment_hash) or approval.renewed is not None
-            if not held and await self.invoices.by_hash(approval.payment_hash) is None:
-                await self._end(approval, "cancelled", "its invoice was deleted")
-
-    async def _sweep(self) -> None:
-        """End what the LSPs' offers or the invoices no longer cover (I-33)."""
-        wall_ms = self.clock.wall_ms()
-        if self.clock.now_ms() < self._sweep_at_ms:
-            return
-        failed = self._put_off
-        for buy in [each for each in self.book.buys.values() if each.ends_ms <= wall_ms]:
-            await self._guarded(self.book.drop_buy(buy))
-        for approval in [each for each in self.book.approvals.values() if each.ends_ms <= wall_ms]:
-            if not self.incoming.holds(approval.payment_hash):
-                await self._guarded(self._sweep_one(approval))
-        if self._put_off == failed:
-            self._sweep_pause_ms = 0
-            return
-        self._sweep_pause_ms = min(max(2 * self._sweep_pause_ms, 1_000), MOST_PAUSE_MS)
-        self._sweep_at_ms = self.clock.now_ms() + self._sweep_pause_ms
-
-    async def _sweep_one(self, approval: Approval) -> None:
-        row = await self.invoices.by_hash(approval.payment_hash) if approval.released and not approval.served else None
-        if row is not None and row.is_paid:
-            await self._settle(approval)
-        if not approval.served:
-            await self.book.lapse(Lapse(approval.buy.lsp_id, approval.ends_ms))
-        await self._end(approval)
-
     async def _look_all(self) -> None:
-        await self._guarded(self.watch.look_all())
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """Work whose failure is said and mended later: at the next block, deadline or start."""
-        try:
-            await work
-        except Lsps2Error as error:
-            self._put_off += 1
-            log.warning(f"put off: {error}")
+        await self.endings.guarded(self.watch.look_all())
 
     async def _watch_time(self) -> None:
         """Do what is due at its moment; sleeps until the next one."""
         while True:
             self._rearm.clear()
             self.incoming.tick()
-            await self._sweep()
+            await self.endings.sweep()
             if self.watch.owed:
                 await self._look_all()
             timeout_s = self._next_s()
@@ -448,10 +375,8 @@ class Client:
         waits_ms: list[float] = []
         if (due_ms := self.incoming.next_due_ms()) is not None:
             waits_ms.append(due_ms - self.clock.now_ms())
-        held = [each for each in self.book.approvals.values() if not self.incoming.holds(each.payment_hash)]
-        ends = [each.ends_ms for each in self.book.buys.values()] + [each.ends_ms for each in held]
-        not_before_ms = self._sweep_at_ms - self.clock.now_ms()
-        waits_ms += [max(end_ms - self.clock.wall_ms(), not_before_ms) for end_ms in ends]
+        if (wait_ms := self.endings.next_ms()) is not None:
+            waits_ms.append(wait_ms)
         if self.watch.owed:
             waits_ms.append(POLL_S * 1000)
         return max(min(waits_ms), 0) / 1000 if waits_ms else None
@@ -493,10 +418,7 @@ class Client:
 
 def main() -> int:
     """Entry point: runs until lightningd ends us."""
-    if built_in.is_beside(BUILT_IN, os.getpid()):
-        return built_in.stand_aside(BUILT_IN, add_options, OWN_PREFIX)
-    client = Client()
-    return asyncio.run(client.host.run())
+    return plugin_app.run(Client, BUILT_IN, add_options, OWN_PREFIX)
 
 
 if __name__ == "__main__":

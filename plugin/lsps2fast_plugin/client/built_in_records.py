@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.cln.answers import InvoiceRow
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
 from lsps2fast_plugin.cln.models import Caller
@@ -26,7 +27,7 @@ NODE_ID: Final = re.compile(r"0[23][0-9a-f]{64}")
 HASH: Final = re.compile(r"[0-9a-f]{64}")
 LONGEST_WAIT_MS: Final = 3_600_000
 PAGE: Final = "docs/how-to/replace-the-built-in.md"
-ByHash = Callable[[bytes], Awaitable[dict[str, Any] | None]]
+ByHash = Callable[[bytes], Awaitable[InvoiceRow | None]]
 
 
 def is_built_in(key: list[str], value: bytes) -> bool:
@@ -61,17 +62,17 @@ class BuiltInRecords:
 
         Raises NodeError.
         """
-        waiting: dict[str, list[dict[str, Any]]] = {}
+        waiting: dict[str, list[InvoiceRow]] = {}
         for key, value in await self._records(APPROVALS):
             row = await self._by_hash(bytes.fromhex(key))
-            if row is not None and row["status"] == "unpaid":
+            if row is not None and row.is_unpaid:
                 waiting.setdefault(value.decode(), []).append(row)
         open_rows = [row for rows in waiting.values() for row in rows]
-        self._tell([str(row["label"]) for row in open_rows])
+        self._tell([row.label for row in open_rows])
         for lsp_id, _ in await self._records(BUYS):
             if lsp_id not in waiting:
                 await self._end(lsp_id)
-        ends_ms = [int(row["expires_at"]) * 1000 - self._clock.wall_ms() for row in open_rows]
+        ends_ms = [row.expires_at * 1000 - self._clock.wall_ms() for row in open_rows]
         return max(min(ends_ms), 1000) if ends_ms else 0
 
     async def _records(self, folder: tuple[str, ...]) -> list[tuple[str, bytes]]:

@@ -182,7 +182,7 @@ def wrong_invoice(row: InvoiceRow | None, payment_size_msat: int | None) -> str 
     """
     if row is None:
         return "there is no invoice for it"
-    if row.status != "unpaid":
+    if not row.is_unpaid:
         return f"its invoice is {row.status}"
     if row.amount_msat is not None and (payment_size_msat is None or row.amount_msat > payment_size_msat):
         return (

@@ -24,6 +24,11 @@ class InvoiceRow(msgspec.Struct, frozen=True):
     created_index: int = 0
 
     @property
+    def is_unpaid(self) -> bool:
+        """Whether it still may be paid."""
+        return self.status == "unpaid"
+
+    @property
     def is_paid(self) -> bool:
         """Whether the payment was taken."""
         return self.status == "paid"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import sys
 import traceback
@@ -20,57 +19,33 @@ from typing import Any
 from pyln.client import Plugin
 
 from lsps2fast import BACKEND, __version__
-from lsps2fast._sessions import Sessions
-from lsps2fast.actions import TEMPORARY
-from lsps2fast.errors import ConfigError, NodeError
-from lsps2fast.lsps.buys import Buy, BuyRegistry
+from lsps2fast.errors import NodeError
+from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps0 import FEATURE_BITS_HEX, MESSAGE_TYPE, MalformedField
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
 from lsps2fast.lsps.promise import Keyring
-from lsps2fast_plugin.cln import built_in
+from lsps2fast_plugin.cln import plugin_app
 from lsps2fast_plugin.cln.answers import derived_secret
-from lsps2fast_plugin.cln.chance import chance
-from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.models import CLOSING, find_channel, get_info, list_configs, list_peer_channels, list_peers
+from lsps2fast_plugin.cln.plugin_app import PluginApp
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
-from lsps2fast_plugin.cln.scid_aliases import ScidAliases
-from lsps2fast_plugin.service.broadcast import Broadcaster
-from lsps2fast_plugin.service.capital import BACK, CapitalAtRisk
-from lsps2fast_plugin.service.coin_pool import CoinPool
-from lsps2fast_plugin.service.coins import Coins, LowWater
-from lsps2fast_plugin.service.driver import SessionDriver
-from lsps2fast_plugin.service.events import TOPIC, SessionEvents
-from lsps2fast_plugin.service.executor import ActionExecutor
-from lsps2fast_plugin.service.forward_limits import ForwardLimits
-from lsps2fast_plugin.service.funding import Funder
-from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
-from lsps2fast_plugin.service.incoming_names import IncomingNames
+from lsps2fast_plugin.service.capital import BACK
+from lsps2fast_plugin.service.events import TOPIC
 from lsps2fast_plugin.service.intake import HtlcIntake
-from lsps2fast_plugin.service.leases import ChannelLeaseGuard
-from lsps2fast_plugin.service.liquidity import NodeLiquidity
 from lsps2fast_plugin.service.lsps0_server import Lsps0Server
 from lsps2fast_plugin.service.metrics import MeteredRpc, Metrics
-from lsps2fast_plugin.service.missed_events import MissedEventPoller
 from lsps2fast_plugin.service.negotiation import Negotiator
-from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
 from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
-from lsps2fast_plugin.service.oversight import Oversight
 from lsps2fast_plugin.service.parts import ServiceParts
-from lsps2fast_plugin.service.reconcile import Reconciler
 from lsps2fast_plugin.service.recovery import Recovery, reload_ledger
-from lsps2fast_plugin.service.sales_ledger.evidence import LSP, Blame
-from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger, path_of
-from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker
 from lsps2fast_plugin.service.sales_policy import Desk
-from lsps2fast_plugin.service.session_store import SessionStore
-from lsps2fast_plugin.service.shut_channels import ShutChannels
-from lsps2fast_plugin.service.supply import NodeTerms, Supply
-from lsps2fast_plugin.service.unfinished_guard import GUARDED, UnfinishedChannelGuard
+from lsps2fast_plugin.service.supply import NodeTerms
+from lsps2fast_plugin.service.unfinished_guard import GUARDED
+from lsps2fast_plugin.service.wiring import build_parts
 
 log = logging.getLogger("lsps2fast_plugin.service.app")  # also when run as __main__
 
@@ -81,7 +56,7 @@ DAY_S = 86_400.0
 CLOSE_IS_SIGNED = ("CLOSINGD_COMPLETE", "AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN")
 
 
-class Service:
+class Service(PluginApp):
     """One LSP plugin process: hears lightningd, starts, ends. `parts` is there from `init` on."""
 
     def __init__(
@@ -97,31 +72,25 @@ class Service:
         Time, chance and standard streams are the process's own; a simulation brings others.
         """
         bits = FEATURE_BITS_HEX if announce else None
-        self.plugin = Plugin(autopatch=False, dynamic=not announce, init_features=bits, node_features=bits)
-        self.clock = clock or Clock()
-        self._dice = dice or chance()
-        self.interest = HtlcFilter()
-        self.host = make_host(self.plugin, self.interest, lambda call: self.intake.on_htlc(call))
+        plugin = Plugin(autopatch=False, dynamic=not announce, init_features=bits, node_features=bits)
+        super().__init__(plugin, HtlcFilter(), add_options, clock=clock, dice=dice, make_host=make_host)
         self.parts: ServiceParts | None = None
         self.metrics: Metrics | None = None
         self.talk = Lsps0Server(self.host)
         self._delta = 0  # cltv delta of what is sold
         self._early_facts: list[Callable[[], None]] | None = []  # what lightningd told before the journal was read
-        add_options(self.plugin)
         self.plugin.add_notification_topic(TOPIC)
-        self.plugin.init()(self._init)
         self.host.hook("custommsg", self.talk.on_custommsg, filters=[MESSAGE_TYPE])
         self.host.slow_hook("rpc_command", self._on_rpc_command, filters=[*GUARDED, *ENDINGS])
-        for topic, handler in (
-            ("connect", self._on_connect),
-            ("disconnect", self._on_disconnect),
-            ("block_added", self._on_block),
-            ("channel_state_changed", self._on_channel_state),
-            ("forward_event", self._on_forward_event),
-            ("onionmessage_forward_fail", self._on_onion_message_lost),
-        ):
-            self.host.subscribe(topic, self._once_started(handler))
-        self.host.on_shutdown(self._shutdown)
+        handlers: dict[str, Callable[..., None]] = {
+            "connect": self._on_connect,
+            "disconnect": self._on_disconnect,
+            "block_added": self._on_block,
+            "channel_state_changed": self._on_channel_state,
+            "forward_event": self._on_forward_event,
+            "onionmessage_forward_fail": self._on_onion_message_lost,
+        }
+        self._subscribe({topic: self._once_started(handler) for topic, handler in handlers.items()})
         add_methods(self.host, lambda: self.parts)
 
     def _once_started(self, take: Callable[..., None]) -> Callable[..., None]:
@@ -137,17 +106,23 @@ class Service:
 
     # Start ---------------------------------------------------------------------------------------
 
-    def _init(self, options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> dict[str, Any] | None:
-        """Answer at once (rule:15); the journal is read in the background."""
-        path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
-        try:
-            settings = read_settings(self.plugin)
-            parts = self._build(settings, self._connection(settings, path), configuration)
-        except ConfigError as error:
-            return {"disable": str(error)}
-        self.parts, self.intake = parts, HtlcIntake(parts)
-        self.host.spawn(self._start(parts))
-        return None
+    def _begin(self, rpc_path: str, configuration: dict[str, Any]) -> None:
+        settings = read_settings(self.plugin)
+        self.parts = build_parts(
+            host=self.host,
+            interest=self.interest,
+            clock=self.clock,
+            settings=settings,
+            rpc=self._connection(settings, rpc_path),
+            lightning_dir=configuration["lightning-dir"],
+            replays=configuration["startup"],
+            reload_ledger=self._reload_ledger,
+        )
+        self.intake = HtlcIntake(self.parts)
+        self.host.spawn(self._start(self.parts))  # the journal is read in the background (rule:15)
+
+    def _on_htlc(self, call: Any) -> None:
+        self.intake.on_htlc(call)
 
     def _connection(self, settings: Settings, path: str) -> Rpc:
         """To lightningd; timed when that is asked for."""
@@ -155,168 +130,6 @@ class Service:
             return Rpc(path)
         self.metrics = Metrics(lambda: {} if self.parts is None else stats_of(self.parts))
         return MeteredRpc(path, self.metrics.rpc_seconds)
-
-    def _build(self, settings: Settings, rpc: Rpc, configuration: dict[str, Any]) -> ServiceParts:
-        clock, host, interest = self.clock, self.host, self.interest
-        notebook = DatastoreRecords(rpc)
-        desk = Desk(settings, rpc, notebook, clock)
-        sessions = Sessions(
-            collect_ms=settings.collect_ms,
-            max_parts=settings.max_parts,
-            offline_ms=settings.offline_ms,
-            overpay_ppm=settings.max_overpay_ppm,
-            min_part_msat=settings.min_part_msat,
-            min_final_expiry_blocks=settings.min_expiry_blocks,
-            max_held_parts_per_buy=settings.held_parts_per_buy,
-            max_held_parts_per_peer=settings.held_parts_per_peer,
-            max_held_msat_per_peer=settings.held_msat_per_peer,
-            max_held_parts=settings.gate.held_parts,
-            max_held_msat=settings.gate.held_sat * 1000,
-            hashes=interest.payment_hashes,
-        )
-        offers = BuyRegistry(settings.limits)
-        our_node, forward_limits = OurNode(), ForwardLimits()
-        driver = SessionDriver(
-            sessions=sessions, offers=offers, interest=interest, clock=clock, forward_limits=forward_limits
-        )
-        store = SessionStore(rpc, driver.insist)
-        low_water = LowWater(settings.coin_low_water_sat, driver.alarm)
-        coins = Coins(rpc, driver.height, low_water)
-        view = NodeLiquidity(rpc, coins, clock.now_ms, our_node)
-        exposure = CapitalAtRisk(
-            desk.policy,
-            notebook,
-            clock,
-            host.spawn,
-            feerate_perkw=view.opening_perkw,
-            last_perkw=lambda: funder.last_perkw,
-            free_sat=lambda: low_water.free_sat,
-            fee_msat=driver.fee_msat,
-            guard=lambda channel_id, peer_id: shut.look(channel_id, peer_id),
-            refused=lambda jit_scid, no: sales.blame_holder(jit_scid, Blame(LSP, no.reason.value, no.why)),
-        )
-        shut = ShutChannels(interest, exposure.is_unpaid, lambda peer_id: list_peer_channels(rpc, id=peer_id))
-        afterwards = ChannelLeaseGuard(
-            rpc=rpc,
-            store=store,
-            clock=clock,
-            height=driver.height,
-            guard=settings.close_guard,
-            keep_ms=settings.keep_records_ms,
-        )
-        terms_of = desk.terms_of
-        sales = SalesLedger(
-            path=path_of(settings.ledger, configuration["lightning-dir"]),
-            tracker=AttemptTracker(
-                wall_ms=clock.wall_ms,
-                now_ms=clock.now_ms,
-                buy_of=offers.get,
-                core_of=sessions.buys.get,
-                terms_of=terms_of,
-                is_online=sessions.is_online,
-                collect_ms=settings.collect_ms,
-            ),
-            terms_of=terms_of,
-            clock=clock,
-            alarm=driver.alarm,
-            catch_up=self._reload_ledger,
-            ended=lambda payment: None,
-        )
-        books = SessionEvents(
-            host=host,
-            sessions=sessions,
-            offers=offers,
-            desk=desk,
-            exposure=exposure,
-            afterwards=afterwards,
-            coins_moved=view.changed,
-            attempt_ended=lambda scid, hash_, outcome: store.attempt_ended(scid, hash_, outcome, clock.wall_ms()),
-            sales=sales,
-        )
-        funder = Funder(
-            rpc,
-            coins,
-            desk.zero_reserve,
-            our_node,
-            largest_sat=lambda: desk.policy.rules.capacity.max_sat,
-            unforwardable=driver.unforwardable,
-        )
-        broadcaster = Broadcaster(rpc, coins)
-        names = ScidAliases()
-        reconciler = Reconciler(rpc, configuration["startup"], names)
-        lookout = MissedEventPoller(
-            funder=funder,
-            broadcaster=broadcaster,
-            waiting=driver.waiting,
-            snapshot=reconciler.snapshot,
-            told=driver.told,
-            closed=driver.channel_closed,
-            money_seen=driver.money_seen,
-            alarm=driver.alarm,
-        )
-        held = HeldHtlcs(host)
-        effects = ActionExecutor(
-            funder=funder,
-            opener=Opener(rpc, desk.zero_reserve),
-            broadcaster=broadcaster,
-            store=store,
-            answers=held,
-            clock=clock,
-            driver=driver,
-            withheld=shut.withhold,
-            capital=exposure,
-            sent=driver.funding_sent,
-        )
-        driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)
-        pool = settings.coin_pool and CoinPool(
-            rpc=rpc,
-            coins=coins,
-            size=settings.coin_pool,
-            feerate_perkw=view.opening_perkw,
-            keep_sat=lambda: desk.policy.rules.capacity.keep_onchain_sat,
-            alarm=driver.alarm,
-        )
-        return ServiceParts(
-            host=host,
-            clock=clock,
-            settings=settings,
-            rpc=rpc,
-            interest=interest,
-            held=held,
-            notebook=notebook,
-            desk=desk,
-            offers=offers,
-            sessions=sessions,
-            driver=driver,
-            store=store,
-            reconciler=reconciler,
-            names=names,
-            incoming=IncomingNames(names, host.spawn, lambda call: host.fail(call.id_raw, TEMPORARY)),
-            our_node=our_node,
-            forward_limits=forward_limits,
-            coins=coins,
-            pool=pool,
-            view=view,
-            supply=Supply(view, books, desk, settings.max_parts),
-            exposure=exposure,
-            shut=shut,
-            oversight=Oversight(
-                policy=desk.policy,
-                capital=exposure,
-                clock=clock,
-                rpc=rpc,
-                unused=driver.unused,
-                is_live=driver.is_live,
-                channels=partial(list_peer_channels, rpc),
-                feerate_perkw=view.opening_perkw,
-            ),
-            afterwards=afterwards,
-            unfinished=UnfinishedChannelGuard(rpc=rpc, sold=driver.sold, guard=settings.close_guard),
-            books=books,
-            sales=sales,
-            effects=effects,
-            lookout=lookout,
-        )
 
     async def _start(self, parts: ServiceParts) -> None:
         """Read the journal, look at the node, then let the parts in that waited (cln:W11).
@@ -516,11 +329,7 @@ def _scid(text: str) -> int:
 
 def main(announce: bool = False) -> int:
     """Entry point: runs until lightningd ends us."""
-    if built_in.is_beside(BUILT_IN, os.getpid()):
-        return built_in.stand_aside(BUILT_IN, add_options, OWN_PREFIX)
-    service = Service(announce)
-    code: int = asyncio.run(service.host.run())
-    return code
+    return plugin_app.run(lambda: Service(announce), BUILT_IN, add_options, OWN_PREFIX)
 
 
 def main_announced() -> int:

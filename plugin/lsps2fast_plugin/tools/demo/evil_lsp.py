@@ -18,7 +18,7 @@ from lsps2fast import actions as order
 from lsps2fast.errors import Lsps2Error
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Late
-from lsps2fast_plugin.service import app
+from lsps2fast_plugin.service import app, wiring
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
@@ -119,7 +119,7 @@ VICES: Final[dict[str, tuple[type, ...]]] = {
 def main(arguments: list[str]) -> int:
     """Put the vice in the place of the parts of the service it corrupts, and run."""
     for vice in VICES[arguments[0]]:
-        setattr(app, vice.__mro__[1].__name__, vice)
+        setattr(wiring, vice.__mro__[1].__name__, vice)
     return app.main()
 
 

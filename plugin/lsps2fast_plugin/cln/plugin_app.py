@@ -1,0 +1,76 @@
+"""What every plugin process of ours begins with: its host on standard streams, its clock, its chance, its `init`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyln.client import Plugin
+
+from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.cln import built_in
+from lsps2fast_plugin.cln.chance import chance
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.host import Host, HtlcFilter
+
+AddOptions = Callable[[Plugin], None]
+
+
+class PluginApp(ABC):
+    """One plugin process."""
+
+    def __init__(
+        self,
+        plugin: Plugin,
+        interest: HtlcFilter,
+        add_options: AddOptions,
+        *,
+        clock: Clock | None,
+        dice: random.Random | None,
+        make_host: Callable[..., Host],
+    ) -> None:
+        """Time, chance and standard streams are the process's own; a simulation brings others."""
+        self.plugin = plugin
+        self.interest = interest
+        self.clock = clock or Clock()
+        self._dice = dice or chance()
+        self.host = make_host(plugin, interest, self._on_htlc)
+        add_options(plugin)
+        plugin.init()(self._init)
+        self.host.on_shutdown(self._shutdown)
+
+    def _subscribe(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
+        for topic, handler in handlers.items():
+            self.host.subscribe(topic, handler)
+
+    def _init(self, options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> dict[str, Any] | None:
+        """Answer at once (rule:15); a configuration that cannot work disables the plugin with a sentence."""
+        path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
+        try:
+            self._begin(path, configuration)
+        except ConfigError as error:
+            return {"disable": str(error)}
+        return None
+
+    @abstractmethod
+    def _begin(self, rpc_path: str, configuration: dict[str, Any]) -> None:
+        """Read the options and begin the start in the background. Raises ConfigError."""
+
+    @abstractmethod
+    def _on_htlc(self, call: Any) -> None:
+        """Take an HTLC that the filter has let through."""
+
+    @abstractmethod
+    async def _shutdown(self) -> None:
+        """Answer what is held, and close what is open."""
+
+
+def run(make: Callable[[], PluginApp], beside: str, add_options: AddOptions, own_prefix: str) -> int:
+    """Run a plugin until lightningd ends it; beside the built-in one it takes the place of, only say so."""
+    if built_in.is_beside(beside, os.getpid()):
+        return built_in.stand_aside(beside, add_options, own_prefix)
+    return asyncio.run(make().host.run())

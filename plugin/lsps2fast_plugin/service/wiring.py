@@ -1,0 +1,219 @@
+"""Builds the parts of a service and tells them of each other; nothing is asked and nothing begins here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from lsps2fast._sessions import Sessions
+from lsps2fast.actions import TEMPORARY
+from lsps2fast.lsps.buys import BuyRegistry
+from lsps2fast_plugin.cln.channel_types import OurNode
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.host import Host, HtlcFilter
+from lsps2fast_plugin.cln.models import list_peer_channels
+from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.cln.scid_aliases import ScidAliases
+from lsps2fast_plugin.service.broadcast import Broadcaster
+from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.coin_pool import CoinPool
+from lsps2fast_plugin.service.coins import Coins, LowWater
+from lsps2fast_plugin.service.driver import SessionDriver
+from lsps2fast_plugin.service.events import SessionEvents
+from lsps2fast_plugin.service.executor import ActionExecutor
+from lsps2fast_plugin.service.forward_limits import ForwardLimits
+from lsps2fast_plugin.service.funding import Funder
+from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
+from lsps2fast_plugin.service.incoming_names import IncomingNames
+from lsps2fast_plugin.service.leases import ChannelLeaseGuard
+from lsps2fast_plugin.service.liquidity import NodeLiquidity
+from lsps2fast_plugin.service.missed_events import MissedEventPoller
+from lsps2fast_plugin.service.opening import Opener
+from lsps2fast_plugin.service.options import Settings
+from lsps2fast_plugin.service.oversight import Oversight
+from lsps2fast_plugin.service.parts import ServiceParts
+from lsps2fast_plugin.service.reconcile import Reconciler
+from lsps2fast_plugin.service.sales_ledger.evidence import LSP, Blame
+from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger, path_of
+from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker
+from lsps2fast_plugin.service.sales_policy import Desk
+from lsps2fast_plugin.service.session_store import SessionStore
+from lsps2fast_plugin.service.shut_channels import ShutChannels
+from lsps2fast_plugin.service.supply import Supply
+from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
+
+
+def build_parts(
+    *,
+    host: Host,
+    interest: HtlcFilter,
+    clock: Clock,
+    settings: Settings,
+    rpc: Rpc,
+    lightning_dir: str,
+    replays: bool,
+    reload_ledger: Callable[[], None],
+) -> ServiceParts:
+    """Return the parts. `replays`: lightningd has just started, and asks again for each HTLC that it held (cln:R1);
+    `reload_ledger` brings the sales ledger up to date with the journal.
+    """
+    notebook = DatastoreRecords(rpc)
+    desk = Desk(settings, rpc, notebook, clock)
+    sessions = Sessions(
+        collect_ms=settings.collect_ms,
+        max_parts=settings.max_parts,
+        offline_ms=settings.offline_ms,
+        overpay_ppm=settings.max_overpay_ppm,
+        min_part_msat=settings.min_part_msat,
+        min_final_expiry_blocks=settings.min_expiry_blocks,
+        max_held_parts_per_buy=settings.held_parts_per_buy,
+        max_held_parts_per_peer=settings.held_parts_per_peer,
+        max_held_msat_per_peer=settings.held_msat_per_peer,
+        max_held_parts=settings.gate.held_parts,
+        max_held_msat=settings.gate.held_sat * 1000,
+        hashes=interest.payment_hashes,
+    )
+    offers = BuyRegistry(settings.limits)
+    our_node, forward_limits = OurNode(), ForwardLimits()
+    driver = SessionDriver(
+        sessions=sessions, offers=offers, interest=interest, clock=clock, forward_limits=forward_limits
+    )
+    store = SessionStore(rpc, driver.insist)
+    low_water = LowWater(settings.coin_low_water_sat, driver.alarm)
+    coins = Coins(rpc, driver.height, low_water)
+    view = NodeLiquidity(rpc, coins, clock.now_ms, our_node)
+    exposure = CapitalAtRisk(
+        desk.policy,
+        notebook,
+        clock,
+        host.spawn,
+        feerate_perkw=view.opening_perkw,
+        last_perkw=lambda: funder.last_perkw,
+        free_sat=lambda: low_water.free_sat,
+        fee_msat=driver.fee_msat,
+        guard=lambda channel_id, peer_id: shut.look(channel_id, peer_id),
+        refused=lambda jit_scid, no: sales.blame_holder(jit_scid, Blame(LSP, no.reason.value, no.why)),
+    )
+    shut = ShutChannels(interest, exposure.is_unpaid, lambda peer_id: list_peer_channels(rpc, id=peer_id))
+    afterwards = ChannelLeaseGuard(
+        rpc=rpc,
+        store=store,
+        clock=clock,
+        height=driver.height,
+        guard=settings.close_guard,
+        keep_ms=settings.keep_records_ms,
+    )
+    terms_of = desk.terms_of
+    sales = SalesLedger(
+        path=path_of(settings.ledger, lightning_dir),
+        tracker=AttemptTracker(
+            wall_ms=clock.wall_ms,
+            now_ms=clock.now_ms,
+            buy_of=offers.get,
+            core_of=sessions.buys.get,
+            terms_of=terms_of,
+            is_online=sessions.is_online,
+            collect_ms=settings.collect_ms,
+        ),
+        terms_of=terms_of,
+        clock=clock,
+        alarm=driver.alarm,
+        catch_up=reload_ledger,
+        ended=lambda payment: None,
+    )
+    books = SessionEvents(
+        host=host,
+        sessions=sessions,
+        offers=offers,
+        desk=desk,
+        exposure=exposure,
+        afterwards=afterwards,
+        coins_moved=view.changed,
+        attempt_ended=lambda scid, hash_, outcome: store.attempt_ended(scid, hash_, outcome, clock.wall_ms()),
+        sales=sales,
+    )
+    funder = Funder(
+        rpc,
+        coins,
+        desk.zero_reserve,
+        our_node,
+        largest_sat=lambda: desk.policy.rules.capacity.max_sat,
+        unforwardable=driver.unforwardable,
+    )
+    broadcaster = Broadcaster(rpc, coins)
+    names = ScidAliases()
+    reconciler = Reconciler(rpc, replays, names)
+    lookout = MissedEventPoller(
+        funder=funder,
+        broadcaster=broadcaster,
+        waiting=driver.waiting,
+        snapshot=reconciler.snapshot,
+        told=driver.told,
+        closed=driver.channel_closed,
+        money_seen=driver.money_seen,
+        alarm=driver.alarm,
+    )
+    held = HeldHtlcs(host)
+    effects = ActionExecutor(
+        funder=funder,
+        opener=Opener(rpc, desk.zero_reserve),
+        broadcaster=broadcaster,
+        store=store,
+        answers=held,
+        clock=clock,
+        driver=driver,
+        withheld=shut.withhold,
+        capital=exposure,
+        sent=driver.funding_sent,
+    )
+    driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)
+    pool = settings.coin_pool and CoinPool(
+        rpc=rpc,
+        coins=coins,
+        size=settings.coin_pool,
+        feerate_perkw=view.opening_perkw,
+        keep_sat=lambda: desk.policy.rules.capacity.keep_onchain_sat,
+        alarm=driver.alarm,
+    )
+    return ServiceParts(
+        host=host,
+        clock=clock,
+        settings=settings,
+        rpc=rpc,
+        interest=interest,
+        held=held,
+        notebook=notebook,
+        desk=desk,
+        offers=offers,
+        sessions=sessions,
+        driver=driver,
+        store=store,
+        reconciler=reconciler,
+        names=names,
+        incoming=IncomingNames(names, host.spawn, lambda call: host.fail(call.id_raw, TEMPORARY)),
+        our_node=our_node,
+        forward_limits=forward_limits,
+        coins=coins,
+        pool=pool,
+        view=view,
+        supply=Supply(view, books, desk, settings.max_parts),
+        exposure=exposure,
+        shut=shut,
+        oversight=Oversight(
+            policy=desk.policy,
+            capital=exposure,
+            clock=clock,
+            rpc=rpc,
+            unused=driver.unused,
+            is_live=driver.is_live,
+            channels=partial(list_peer_channels, rpc),
+            feerate_perkw=view.opening_perkw,
+        ),
+        afterwards=afterwards,
+        unfinished=UnfinishedChannelGuard(rpc=rpc, sold=driver.sold, guard=settings.close_guard),
+        books=books,
+        sales=sales,
+        effects=effects,
+        lookout=lookout,
+    )
