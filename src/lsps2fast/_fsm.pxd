@@ -13,3 +13,4 @@ cdef class Session(Payment):
     cdef tuple _fail_for_its_size(self, IncomingHtlc part)
     cdef tuple _proceed(self)
     cdef tuple _finish(self)
+    cdef tuple _keep_out(self, IncomingHtlc part, str why)

@@ -45,6 +45,7 @@ import cython
 from msgspec.structs import replace
 
 from lsps2fast.actions import (
+    ABOVE,
     TEMPORARY,
     UNKNOWN_NEXT_PEER,
     Alarm,
@@ -73,6 +74,7 @@ CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 MAX_SESSION_PARTS = 483  # C-10: over its whole life, late ones included
 RENEW_MARGIN_BLOCKS = 12  # O-04: renew long before the 72 blocks of fundpsbt are over
 RENEW_BLOCKS = 72
+CRUMBS_ARE = 10  # one part in so many of what was bought
 MOST_OVERSIZED = 8  # sets of one buy that are remembered as failed for their size
 NOTHING = cython.declare(tuple, ())
 MOST_MSAT = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
@@ -189,21 +191,24 @@ class Session(Payment):
         value: cython.ulonglong = part.amt_to_forward_msat
         gives_way = NOTHING
         if not buy.fixed and self.held:
-            return self._reject(part)  # C-24: the first one alone decides, also while the client is away
+            return self._keep_out(part, "a second part")  # C-24: the first alone decides, also while the client is away
         if buy.fixed and (value > less(buy.most_msat, self.sum_msat) or self.held >= self.registry.max_parts):
             over_msat = less(value, less(buy.most_msat, self.sum_msat))
             smaller = smallest(self.parts, part, [], self.held + 1 - self.registry.max_parts, over_msat)
+            if over_msat and smaller is not None and not self._are_crumbs(smaller):
+                return self._keep_out(part, ABOVE)  # rule:18: what lifts the sum fails alone
             if smaller is None and self.held >= self.registry.max_parts and self._cannot_add_up(value):
                 return self._fail_for_its_size(part)
             if smaller is None or value > buy.most_msat:
-                return self._reject(part)  # rule:18, C-10
+                return self._keep_out(part, ABOVE if over_msat else "too many parts")  # rule:18, C-10
             gives_way = NOTHING
             for other in smaller:
                 gives_way += self._give_way(other)
+                self.registry.refused["gave way"] += 1
             self.state = COLLECTING
         room = self.registry.make_room(self, buy, part)
         if room is None:
-            return gives_way + self._reject(part)
+            return gives_way + self._keep_out(part, "no room")
         self._hold(part)
         self.sum_msat += value
         if room or gives_way:
@@ -212,6 +217,14 @@ class Session(Payment):
             return gives_way
         actions = self._complete()
         return gives_way + actions if gives_way else actions
+
+    def _are_crumbs(self, parts: list) -> cython.bint:
+        """Whether these parts are so little of what was bought that the payment can do without them (people:L3)."""
+        part: IncomingHtlc
+        sum_msat: object = 0
+        for part in parts:
+            sum_msat += part.amt_to_forward_msat
+        return sum_msat * CRUMBS_ARE <= self.buy.size_msat
 
     def _cannot_add_up(self, value: cython.ulonglong) -> cython.bint:
         """Whether a full set of parts like the largest would still be too little."""
@@ -238,6 +251,7 @@ class Session(Payment):
             del buy.oversized[next(iter(buy.oversized))]
         self.state = FAILED
         part.status = LOST
+        self.registry.refused["too many parts"] += 1
         keys = [other.key for other in self.parts]
         self._answer_held(TEMPORARY)
         return (FailParts((*keys, part.key), TEMPORARY),)
@@ -337,11 +351,13 @@ class Session(Payment):
         """
         buy: JitChannel = self.buy
         value: cython.ulonglong = part.amt_to_forward_msat
-        if not buy.fixed or self.held >= self.registry.max_parts or value > less(buy.most_msat, self.sum_msat):
-            return self._reject(part)  # C-24, C-10, rule:18
+        if not buy.fixed or self.held >= self.registry.max_parts:
+            return self._keep_out(part, "too many parts" if buy.fixed else "a second part")  # C-24, C-10
+        if value > less(buy.most_msat, self.sum_msat):
+            return self._keep_out(part, ABOVE)  # rule:18
         room = self.registry.make_room(self, buy, part)
         if room is None:
-            return self._reject(part)
+            return self._keep_out(part, "no room")
         self._hold(part)
         self.sum_msat += value
         return room
@@ -485,10 +501,10 @@ class Session(Payment):
             or len(self.parts) >= MAX_SESSION_PARTS
             or value > less(buy.most_msat, alive)
         ):
-            return self._reject(part)
+            return self._keep_out(part, "too late")
         room = self.registry.make_room(self, buy, part)
         if room is None:
-            return self._reject(part)
+            return self._keep_out(part, "no room")
         part.extra_fee_msat = min(less(self.fee_msat, carried(self.parts, -1)), value - self.floor_msat)
         self._hold(part)
         return room + self._note()
@@ -573,7 +589,13 @@ class Session(Payment):
 
     def _reject(self, part: IncomingHtlc):
         """The newcomer is not let in; what is written of the others still holds."""
+        return self._keep_out(part, "too late")
+
+    @cython.cfunc
+    def _keep_out(self, part: IncomingHtlc, why: str) -> tuple:
+        """Fail a newcomer for now, counted by its reason."""
         part.status = LOST
+        self.registry.refused[why] += 1
         return (FailParts((part.key,), TEMPORARY),)
 
     def _undo_late_result(self, arg):

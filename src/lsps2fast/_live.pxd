@@ -14,7 +14,6 @@ cdef class Live(Registry):
     cdef readonly int live
     cdef readonly dict by_hash
     cdef readonly object hashes
-    cdef readonly dict refused
     cdef list _changes
     cdef object _collecting
     cdef object _complete

@@ -109,7 +109,7 @@ class Live(Registry):
             chosen += more
         actions = NOTHING
         for part in chosen:
-            self.refused["gave way"] = self.refused.get("gave way", 0) + 1
+            self.refused["gave way"] += 1
             other = part.session
             actions += self.conclude(other, other.apply(GAVE_WAY, part))
         return actions
@@ -169,7 +169,8 @@ class Live(Registry):
             self._collecting.pop(session, None)
             self._complete.pop(session, None)
         old = None if before < 0 else before
-        self._changes.append((session.buy.jit_scid, session.payment_hash, old, session.state))
+        fees = session.fee_msat, session.fee_paid()
+        self._changes.append((session.buy.jit_scid, session.payment_hash, old, session.state, *fees))
         if len(self._changes) > KEPT_CHANGES:
             del self._changes[: KEPT_CHANGES // 2]  # they are not read
 
@@ -182,7 +183,9 @@ class Live(Registry):
             self._complete[session] = None
 
     def take_changes(self):
-        """Return every (jit scid, payment hash, old state or None, new state) since the last time, in order."""
+        """Return every (jit scid, payment hash, old state or None, new state, opening fee agreed, and come so far)
+        since the last time, in order.
+        """
         changes = self._changes
         self._changes = []
         return changes

@@ -45,6 +45,7 @@ cdef class Registry:
     cdef readonly int max_attempts
     cdef readonly int held_parts
     cdef readonly unsigned long long held_msat
+    cdef readonly dict refused
 
     cdef hold(self, JitChannel buy, IncomingHtlc part)
     cdef let_go(self, JitChannel buy, IncomingHtlc part, int status)
@@ -86,6 +87,7 @@ cdef class Payment:
     cdef unsigned long long earliest(self) except? 0
     cdef unsigned long long fee_paid(self) except? 0
     cdef unsigned long long taken_msat(self) except? 0
+    cdef bint took_whole(self) except? -1
     cdef _hold(self, IncomingHtlc part)
     cdef _let_go(self, IncomingHtlc part, int status)
     cdef int _done(self, int steps) except? -1

@@ -105,7 +105,7 @@ class JitChannel:
         self.closed = None  # the last one whose money came back
         self.floor_msat = 1
         self.owed_msat = self.fee_paid_msat = 0
-        self.took_whole = False  # the parts taken by the client of its last underpaid payment were all that was bought
+        self.took_whole = False  # its last payment is underpaid, and the client took all that was bought
         self.paid = self.dead = self.expired = False
         self.attempts = 0
         self.held_parts = 0
@@ -284,6 +284,21 @@ class Payment:
             if part.status == FULFILLED:
                 taken += min(part.amt_to_forward_msat, MOST_MSAT - taken)
         return taken
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def took_whole(self) -> cython.bint:
+        """Whether the client took all that was bought, so that what failed beside it may be a stranger's (rule:22).
+
+        Then no more of the fee may be missing than parts beyond the size can carry in proportion, and a msat a part for
+        the rounding: a client whose smallest HTLC pushes the fee onto few parts evades it itself (people:S3).
+        """
+        buy: JitChannel = self.buy
+        if not buy.fixed or self.taken_msat() < buy.size_msat:
+            return False
+        size: object = buy.size_msat  # objects: the products leave u64
+        paid: object = self.fee_paid()
+        return (paid + self.fulfilled) * buy.most_msat >= self.fee_msat * size
 
     @property
     def fee_paid_msat(self):

@@ -14,8 +14,10 @@ import cython
 
 from lsps2fast.actions import (
     ABANDONED,
+    ABOVE,
     FAILED,
     FORFEITED,
+    REFUSED,
     SUCCEEDED,
     TEMPORARY,
     TIMEOUT,
@@ -55,7 +57,16 @@ SCID_BITS = cython.declare(object, 64)  # objects: what is shifted has more bits
 SCID_MASK = cython.declare(object, 0xFFFF_FFFF_FFFF_FFFF)
 MOST_MSAT = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
 NEVER = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)  # a height
+MISFITS = {
+    TEMPORARY[:4]: "brings far more than it pays",
+    "100b": "too small",
+    "100c": "more in its onion than it brings",
+    "100d": "too few blocks for us",
+    "100e": "expires too soon",
+    "0015": "expires too late",
+}
 MARGIN = cython.declare(cython.ulonglong, CLTV_MARGIN_BLOCKS)
+SPARE = cython.declare(cython.ulonglong, 1_000_000)  # msat that a part may bring beside twice what it forwards
 MILLION = cython.declare(object, 1_000_000)
 
 HELD = cython.declare(cython.int, int(PartStatus.HELD))
@@ -145,7 +156,7 @@ class Sessions(Live):
         self.live = 0
         self.by_hash = {}  # payment hash -> number of live sessions
         self.hashes = hashes
-        self.refused = {}  # why -> how many parts were refused for a limit of ours
+        self.refused = dict.fromkeys(REFUSED, 0)  # how many parts were not let in, and why
         self._changes = []
         self._clients = {}  # node id -> Client: who is connected or has a buy
         self._expiry = []  # valid_until and scid of each buy in one number, the next one first
@@ -226,7 +237,7 @@ class Sessions(Live):
         lapsed = self._lapse(buy, wall_ms) if wall_ms >= buy.valid_until_ms else NOTHING
         failure = self._misfit(buy, htlc)
         if failure is not None:
-            return lapsed + self._refuse(htlc, failure, "")
+            return lapsed + self._refuse(htlc, failure, MISFITS[failure[:4]])
         session: Session = buy.sets.get(htlc.payment_hash)
         if session is None:
             return lapsed + self._first(buy, htlc)
@@ -245,10 +256,13 @@ class Sessions(Live):
         cltv: cython.ulonglong = htlc.cltv_expiry
         least: cython.ulonglong = 1 if buy.paid else self.min_final_expiry_blocks
         most: cython.ulonglong = MAX_CLTV_AHEAD_BLOCKS if buy.paid else self.max_hold_blocks
-        if value < buy.floor_msat or value == 0 or (value < self.min_part_msat and not buy.paid):
+        crumb: cython.bint = buy.fixed and value < self.min_part_msat and value < buy.size_msat and not buy.paid
+        if value < buy.floor_msat or value == 0 or crumb:
             return f"100b{value:016x}0000"
         if htlc.amount_msat < value:
             return f"100c{htlc.amount_msat:016x}0000"  # trap:51
+        if less(less(htlc.amount_msat, value), SPARE) > value and not buy.paid:
+            return TEMPORARY  # rule:24: it would take room for what it does not pay
         if cltv <= buy.delta_blocks or cltv - buy.delta_blocks < outgoing:
             return f"100d{cltv & 0xFFFFFFFF:08x}0000"
         if less(outgoing, self.height) < least or less(cltv, self.height) <= MARGIN:
@@ -270,7 +284,7 @@ class Sessions(Live):
         if buy.holder is not None:
             return self._refuse(htlc, TEMPORARY, "")  # C-14
         if buy.fixed and htlc.amt_to_forward_msat > buy.most_msat:
-            return self._refuse(htlc, TEMPORARY, "above what was bought")  # rule:18
+            return self._refuse(htlc, TEMPORARY, ABOVE)  # rule:18
         if htlc.payment_hash in buy.oversized:
             until_ms, most = buy.oversized[htlc.payment_hash]
             if self.now_ms < until_ms and htlc.amt_to_forward_msat <= most:
@@ -299,7 +313,7 @@ class Sessions(Live):
     @cython.cfunc
     def _refuse(self, htlc: IncomingHtlc, failure: str, why: str) -> tuple:
         if why:
-            self.refused[why] = self.refused.get(why, 0) + 1
+            self.refused[why] += 1
         return (FailParts((htlc.key,), failure),)
 
     @cython.cfunc
@@ -497,11 +511,11 @@ class Sessions(Live):
             raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'has a payment under way'}")
         buy.attempts = max(buy.attempts, record.attempts)
         buy.fee_paid_msat = record.fee_paid_msat
+        buy.owed_msat = record.opening_fee_msat if record.fee_paid_msat else 0
         public = public or sent
         unpaid = record.channel is not None and public
         if record.preimage is None and not record.forwards and (unpaid or record.payment_hash is None):
             buy.channel = record.channel
-            buy.owed_msat = record.opening_fee_msat if record.fee_paid_msat else 0
             return None
         session: Session = Session(self, buy, record.payment_hash)
         buy.holder = session
@@ -568,27 +582,33 @@ class Sessions(Live):
         self.over(session)
         if buy.holder is session:
             buy.holder = None
-            if session.state == S_SUCCEEDED:
+            buy.took_whole = session.state == S_UNDERPAID and session.took_whole()
+            if session.state == S_SUCCEEDED or buy.took_whole:
                 return self._succeed(buy, session)
             return self._free(buy, session)
         return self._retire(buy) if buy.expired and not buy.sets else NOTHING
 
     @cython.cfunc
     def _succeed(self, buy: JitChannel, session: Session) -> tuple:
-        """Paid: the jit scid is an alias of the channel until valid_until, also for sets that wait (A-03)."""
+        """Paid: the jit scid is an alias of the channel until valid_until, also for sets that wait (A-03).
+
+        Also where the client took the whole payment and parts beside it failed that carried a share of the fee: that
+        may be a stranger's deed, so the promises hold, and what is missing is written (rule:22).
+        """
         other: Session
+        outcome = UNDERPAID if buy.took_whole else SUCCEEDED
         record = session.record("paid")
         buy.paid = True
         buy.dead = buy.dead or session.gone
         buy.channel = session.channel
         buy.fee_paid_msat = record.fee_paid_msat
-        buy.owed_msat = 0
-        actions = (Finalize(buy.jit_scid, record, SUCCEEDED),)
+        buy.owed_msat = less(session.fee_msat, session.fee_paid())
+        actions = (Finalize(buy.jit_scid, record, outcome),)
         if not buy.dead:
             actions += (RestoreFees(buy.channel.channel_id, 0 if buy.expired else buy.valid_until_ms),)
         for other in list(buy.sets.values()):
             actions += self.conclude(other, other.apply(SCID_SETTLED))
-        return actions + self._forget(buy, SUCCEEDED) if buy.expired else actions
+        return actions + self._forget(buy, outcome) if buy.expired else actions
 
     @cython.cfunc
     def _free(self, buy: JitChannel, session: Session) -> tuple:
@@ -603,7 +623,6 @@ class Sessions(Live):
             outcome = UNDERPAID
             buy.fee_paid_msat += min(session.fee_paid(), MOST_MSAT - buy.fee_paid_msat)
             buy.owed_msat = less(session.fee_msat, session.fee_paid())
-            buy.took_whole = session.taken_msat() >= buy.size_msat  # else the client took what was no whole payment
         if session.sent and session.gone:
             buy.channel = None
             if session.money_back:

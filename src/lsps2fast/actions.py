@@ -38,6 +38,23 @@ ABANDONED: Final = "Abandoned"  # a channel or coins were given back
 FAILED: Final = "Failed"
 TIMEOUT: Final = "Timeout"  # nothing came before `valid_until`
 OUTCOMES: Final = (SUCCEEDED, UNDERPAID, FORFEITED, UNPAID, ABANDONED, FAILED, TIMEOUT)
+ABOVE: Final = "above what was bought"
+REFUSED: Final = (  # why parts are not let in, and what gave way: keys of `Sessions.refused`
+    ABOVE,
+    "a second part",
+    "too many parts",
+    "of a set with too many parts",
+    "too many sets",
+    "no room",
+    "gave way",
+    "too late",
+    "brings far more than it pays",
+    "too small",
+    "more in its onion than it brings",
+    "too few blocks for us",
+    "expires too soon",
+    "expires too late",
+)
 
 ChannelKey = int | str
 PartKey = tuple[ChannelKey, int]

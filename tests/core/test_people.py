@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from core.scene import (
@@ -21,6 +23,7 @@ from core.scene import (
     OTHER_HASH,
     PREIMAGE,
     PUBLIC,
+    RUNS,
     SCID,
     SECOND_CHANNEL,
     SIZE,
@@ -88,20 +91,116 @@ def test_what_is_owed_is_known_after_a_start(scene: Play) -> None:
     assert (again.buy.owed_msat, again.buy.fee_paid_msat) == (FEE // 4, FEE * 3 // 4)
 
 
-def test_a_client_that_took_the_whole_payment_is_told_from_one_that_did_not(scene: Play) -> None:
-    """rule:22: a stranger's crumb that fails leaves a rest of the fee, and the client took all that was bought."""
+CRUMB = SIZE // 20
+
+
+def _crumbed(scene: Play, terms: dict[str, Any]) -> Scene:
+    """A whole payment, and a stranger's part that its client refuses; the parts are at the client."""
+    play = scene(**terms)
+    play.part(CRUMB, in_scid=STRANGER, htlc_id=7)
+    play.part()
+    play.walk(
+        "reserved stored funded ready stored" if terms == {} else "reserved stored funded stored sent ready stored"
+    )
+    play.resolved(7, in_scid=STRANGER)
+    return play
+
+
+def test_what_is_owed_is_still_known_after_a_start_in_the_middle_of_the_next_payment(scene: Play) -> None:
+    """rule:20, F-05, K-09: that payment comes to nothing; the one after it pays the rest, not the whole fee again."""
+    play = scene(**PUBLIC)
+    play.forward(SIZE // 4, SIZE * 3 // 4)
+    play.walk("lost settled2")
+    play.part()
+    play.walk("sent ready stored")
+    again = scene(**PUBLIC)
+    again.core.restore(SCID, play.of(order.Persist)[-1].record, True)
+    again.note(again.core.resolve_from_tables((UPSTREAM, 2), False))
+    assert again.of(order.Reset)[-1].record.opening_fee_msat == FEE // 4
+    assert (again.buy.owed_msat, again.buy.fee_paid_msat) == (FEE // 4, FEE * 3 // 4)
+
+
+@pytest.mark.parametrize("terms", both_modes())
+def test_promises_hold_where_the_client_took_all_that_was_bought(scene: Play, terms: dict[str, Any]) -> None:
+    """rule:22, rule:20: a stranger's crumb failed, a rest of the fee is missing: written, and the alias stays."""
+    play = _crumbed(scene, terms)
+    play.resolved(0, PREIMAGE)
+    play.walk("sent") if terms == {} else None
+    missing = FEE - FEE * SIZE // (SIZE + CRUMB)
+    assert (play.state, play.buy.took_whole, play.buy.paid, play.buy.owed_msat) == (
+        State.UNDERPAID,
+        True,
+        True,
+        missing,
+    )
+    (final,), (fees,) = play.of(order.Finalize), play.of(order.RestoreFees)
+    assert (final.outcome, final.record.stage) == ("Underpaid", "paid")
+    assert (final.record.opening_fee_msat, final.record.fee_paid_msat) == (FEE, FEE - missing)
+    assert fees.zero_until_ms == TERMS.valid_until_ms
+    assert play.of(order.Reset) == []
+    (forwards,) = play.part(5_000)
+    assert forwards.parts == (order.Forward(UPSTREAM, 1, 5_000, 0),)
+    assert play.core.take_changes()[-1][3:] == (State.UNDERPAID, FEE, FEE - missing)
+
+
+def test_a_set_that_waits_is_let_go_with_such_a_payment(scene: Play) -> None:
+    """rule:22, A-03: as when the whole fee came."""
     play = scene()
-    play.part(1_000, in_scid=STRANGER, htlc_id=7)
+    play.part(SIZE // 2, payment_hash=OTHER_HASH)
+    play.part(CRUMB, in_scid=STRANGER, htlc_id=7)
     play.part()
     play.walk("reserved stored funded ready stored")
     play.resolved(7, in_scid=STRANGER)
-    play.resolved(0, PREIMAGE)
+    play.resolved(1, PREIMAGE)
+    *_, forwards = play.walk("sent")
+    assert forwards.payment_hash == OTHER_HASH
+
+
+def test_a_client_that_took_less_than_it_bought_has_no_promises(scene: Play) -> None:
+    """rule:20, people:S3: one msat less than the size is no whole payment."""
+    play = scene()
+    play.forward(CRUMB + 1, SIZE - 1)
+    play.walk("lost settled2 sent")
+    assert (play.state, play.buy.took_whole, play.buy.paid) == (State.UNDERPAID, False, False)
+
+
+def test_a_client_whose_floor_lays_the_fee_on_one_part_evades_it_itself(scene: Play) -> None:
+    """people:S3, rule:22: twenty parts at its smallest HTLC carry nothing; taking them is no whole payment."""
+    play = scene()
+    floor = SIZE // 20
+    play.forward(2 * floor, *[floor] * 20, limits=replace(LIMITS, htlc_minimum_msat=floor))
+    play.resolved(0)
+    for number in range(1, 21):
+        play.resolved(number, PREIMAGE)
     play.walk("sent")
-    assert (play.state, play.buy.took_whole) == (State.UNDERPAID, True)
-    other = scene()
-    other.forward(400_000, 600_000)
-    other.walk("lost settled2 sent")
-    assert (other.state, other.buy.took_whole) == (State.UNDERPAID, False)
+    assert play.session.fee_paid_msat == 0
+    assert (play.state, play.buy.took_whole, play.buy.paid) == (State.UNDERPAID, False, False)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@given(
+    st.lists(st.integers(1, SIZE), min_size=2, max_size=12),
+    st.integers(1, SIZE // 4),
+    st.sets(st.integers(0, 11)),
+    st.integers(0, FEE * 20),
+)
+def test_promises_never_cost_more_of_the_fee_than_the_tolerance(
+    run: str, values: list[int], floor: int, refused: set[int], fee: int
+) -> None:
+    """people:S3, rule:20, rule:22: whatever the split, the floor and what is refused: fee * size / most comes."""
+    play = Scene(Machine.load(run), min_fee_msat=fee, limits={"overpay_ppm": 100_000})
+    for value in values:
+        play.part(value)
+    if not play.of(order.ReserveCoins):
+        return
+    play.serve(replace(LIMITS, htlc_minimum_msat=floor))
+    out = [part.htlc_id for sent in play.of(order.ForwardParts) for part in sent.parts]
+    for number in out:
+        play.resolved(number, None if number in refused else PREIMAGE)
+    play.serve()
+    if play.buy.paid and play.state is State.UNDERPAID:
+        taken = len([number for number in out if number not in refused])
+        assert (play.buy.fee_paid_msat + taken) * 11 >= fee * 10
 
 
 def test_a_part_that_is_paid_after_it_was_lost_does_not_make_the_next_one_negative(scene: Play) -> None:
@@ -153,6 +252,15 @@ def test_a_crumb_does_not_push_a_real_part_out_of_a_full_sum(scene: Play) -> Non
     gives_way, reserve = play.part(SIZE)
     assert gives_way == order.FailParts(((STRANGER, 0),), TEMPORARY)
     assert reserve == order.ReserveCoins(SCID, HASH, SIZE - FEE, 1)
+
+
+def test_a_large_part_of_a_stranger_pushes_no_real_part_out(scene: Play) -> None:
+    """people:L3, rule:18, rule:24: only crumbs give way for the sum; what would lift it further fails alone."""
+    play = scene(max_payment_size_msat=SIZE + 10)
+    for _ in range(4):
+        play.part(SIZE // 5)
+    assert play.part(SIZE - 1, in_scid=STRANGER, htlc_id=0) == (failed([0], in_scid=STRANGER),)
+    assert kinds(play.part(SIZE // 5)) == ["ReserveCoins"]
 
 
 @pytest.mark.parametrize(("ahead", "failure"), [(6, "100e0000"), (7, None), (1_000, None), (1_001, "0015")])

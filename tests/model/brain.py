@@ -79,7 +79,7 @@ class Watched(Twin):
 
     def _dump(self, core: Any) -> Any:  # type: ignore[override]
         dump = Twin._dump(core)
-        for scid, payment_hash, before, after in dump[5]:
+        for scid, payment_hash, before, after, *_ in dump[5]:
             assert before is None or before not in TERMINAL, f"{scid} {payment_hash.hex()}: {before} to {after}"
         return dump
 

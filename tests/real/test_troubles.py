@@ -194,13 +194,13 @@ def back(town: Town, bill: Bill) -> None:
 def test_a_payer_may_overpay(town: Town) -> None:
     """trap:17: fee from the agreed size; what came on top is the wallet's."""
     bill, evidence = fresh(town), Evidence(town)
-    amounts = [6_000_000, 6_000_000]
+    amounts = [5_400_000, 5_400_000]
     assert town.pay(bill, amounts).failures == ["", ""]
     town.over(bill)
     town.mine()
     assert evidence.fees_msat(bill.payment_hash) == FEE_MSAT
     row = bill.wallet.call("listinvoices", {"label": bill.label})["invoices"][0]
-    assert row["amount_received_msat"] == 12_000_000 - FEE_MSAT
+    assert row["amount_received_msat"] == 10_800_000 - FEE_MSAT
 
 
 @pytest.fixture(scope="module")

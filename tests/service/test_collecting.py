@@ -164,7 +164,7 @@ async def test_two_hashes_complete_on_one_scid_and_one_channel_is_opened() -> No
 
 async def test_the_same_hash_paid_twice_opens_one_channel() -> None:
     """trap:16, K-03: a second whole payment of the same hash follows the first through the same channel."""
-    async with Stage() as stage:
+    async with Stage(options={"lsps2-max-overpay-percent": 100}) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
         first = payer.pay(invoice, [HALF_MSAT] * 2)
@@ -179,10 +179,24 @@ async def test_the_same_hash_paid_twice_opens_one_channel() -> None:
         assert invoice.fee_taken_msat == FEE_MSAT
 
 
+async def test_a_second_payment_of_the_same_hash_fails_beside_the_first() -> None:
+    """trap:16, rule:18: by default no more than a tenth is taken on top; the first goes on, in one channel."""
+    async with Stage() as stage:
+        client, payer = stage.client(on_part="hold"), stage.payer()
+        invoice = await stage.invoice(client)
+        first = payer.pay(invoice, [HALF_MSAT] * 2)
+        await stage.until(lambda: len(client.held()) == 2, "the payment is with the client")
+        assert (await payer.pay(invoice, [HALF_MSAT] * 2)).raw_messages == [TEMPORARY] * 2
+        client.settle_held()
+        assert (await first).paid
+        await stage.over(invoice)
+        assert len(stage.calls("fundchannel_start")) == 1
+
+
 @pytest.mark.parametrize(("parts", "received_msat"), [([12_345_678], 11_345_678), ([4_000_000] * 3, 11_000_000)])
 async def test_an_overpayment_pays_the_fee_of_the_agreed_size(parts: list[int], received_msat: int) -> None:
     """trap:17, H-06, rule:4: the fee comes from payment_size_msat, the surplus goes to the client."""
-    async with Stage() as stage:
+    async with Stage(options={"lsps2-max-overpay-percent": 100}) as stage:
         invoice = await stage.invoice(stage.client())
         await stage.paid(stage.payer(), invoice, parts)
         await stage.over(invoice)

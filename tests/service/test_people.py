@@ -55,7 +55,11 @@ async def test_no_overpayment_opens_a_channel_above_the_largest(mode: str) -> No
 @pytest.mark.parametrize(("size_msat", "paid_msat"), [(160_000_000, 300_000_000), (None, 400_000_000)])
 async def test_the_budget_holds_for_what_is_opened(size_msat: int | None, paid_msat: int) -> None:
     """people:S1, people:S2, rule:18: fixed and variable buys of wallets that refuse, paid as far as it goes."""
-    options = {"lsps2-capital-budget-sat": 500_000, "lsps2-withheld-budget-sat": 300_000}
+    options = {
+        "lsps2-capital-budget-sat": 500_000,
+        "lsps2-withheld-budget-sat": 300_000,
+        "lsps2-max-overpay-percent": 100,
+    }
     async with Stage(LSP_TRUSTS, wallet_sat=COINS, options=options) as stage:
         payer = stage.payer(channels=2)
         for number in range(4):

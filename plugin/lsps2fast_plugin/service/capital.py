@@ -194,7 +194,7 @@ class CapitalAtRisk:
         """A payment on this buy has changed its state.
 
         `took_whole`: what the client took of one that is underpaid was a whole payment, so that the parts which failed
-        may be those of a stranger (rule:22).
+        may be those of a stranger: promises and standing hold, and a doubt is booked (rule:22).
         """
         wall_ms = self._clock.wall_ms()
         if old == WITH_THE_CLIENT and new in NOT_PAID and payment_hash in self._doubted:
@@ -202,16 +202,15 @@ class CapitalAtRisk:
             self._faults[buy.jit_scid] = Fault.DOUBT
         if old == State.COLLECTING and new == State.AWAITING_CHANNEL_READY:
             self._ledger.again(buy.jit_scid)  # O-13: over the channel that is there
-        if new == State.SUCCEEDED:
+        if new == State.SUCCEEDED or (new == State.UNDERPAID and took_whole):
             stake = self._stakes.now(buy.jit_scid)
-            self._ledger.paid(buy.peer_id, buy.jit_scid, wall_ms)
+            self._ledger.paid(buy.peer_id, buy.jit_scid, wall_ms, whole_fee=new == State.SUCCEEDED)
             if stake is not None and stake.channel_id is not None:
                 self._guard(stake.channel_id, stake.peer_id)
+        elif new == State.UNDERPAID:
+            self._ledger.underpaid(buy.peer_id, buy.jit_scid, wall_ms)
         elif new in OVER and old != State.COLLECTING:
-            fault = self._faults.pop(buy.jit_scid, Fault.NONE)
-            if new == State.UNDERPAID:  # rule:20: it took parts that carried less than the fee
-                fault = Fault.DOUBT if took_whole else Fault.CLIENT
-            self._ledger.let_go(buy.peer_id, buy.jit_scid, wall_ms, fault)
+            self._ledger.let_go(buy.peer_id, buy.jit_scid, wall_ms, self._faults.pop(buy.jit_scid, Fault.NONE))
         if new == State.SUCCEEDED or new in OVER:
             self._doubted.discard(payment_hash)
             self._leave_turn(buy)
@@ -309,7 +308,7 @@ class CapitalAtRisk:
         for record in records.values():
             channel = record.journal.channel
             row = None if channel is None else standing.get(channel.channel_id)
-            if record.outcome not in (None, "Succeeded") and row is not None:
+            if record.outcome is not None and not record.keeps_promises and row is not None:
                 self.revive(record.buy, record.journal, public=not row.is_withheld)
         self.save()
 

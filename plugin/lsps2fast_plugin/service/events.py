@@ -79,8 +79,8 @@ class SessionEvents:
         changes, actions = self._sessions.take_changes(), tuple(actions)
         self._sales.take(changes, actions)
         over = {action.jit_scid for action in actions if isinstance(action, (Finalize, ForgetBuy))}
-        for jit_scid, payment_hash, old, new in changes:
-            self._changed(jit_scid, payment_hash, None if old is None else State(old), State(new))
+        for jit_scid, payment_hash, old, new, *fees in changes:
+            self._changed(jit_scid, payment_hash, None if old is None else State(old), State(new), *fees)
             if new in ATTEMPTS and jit_scid not in over:
                 self._host.spawn(self._tell_attempt(jit_scid, payment_hash, ATTEMPTS[State(new)]))
         for action in actions:
@@ -96,12 +96,18 @@ class SessionEvents:
                     if action.outcome in UNUSED:
                         self._unused(action.jit_scid)
 
-    def _changed(self, jit_scid: int, payment_hash: bytes, old: State | None, new: State) -> None:
+    def _changed(
+        self, jit_scid: int, payment_hash: bytes, old: State | None, new: State, fee_msat: int, came_msat: int
+    ) -> None:
+        """Tell that a session has gone from `old` to `new`, with its opening fee and what came of that so far."""
         change = {
             "jit_channel_scid": format_scid(jit_scid),
             "payment_hash": payment_hash.hex(),
             "old_state": None if old is None else old.name,
             "new_state": new.name,
+            "opening_fee_msat": fee_msat,
+            "fee_paid_msat": came_msat,
+            "fee_owed_msat": max(fee_msat - came_msat, 0),
         }
         self._host.send(TOPIC, {TOPIC: change})
         self._coins_moved()
@@ -111,8 +117,9 @@ class SessionEvents:
         buy, core = self._offers.get(jit_scid), self._sessions.buys.get(jit_scid)
         if buy is None:
             return
-        self._exposure.session_changed(buy, payment_hash, old, new, core is not None and core.took_whole)
-        if new == State.SUCCEEDED and core is not None and core.channel is not None:
+        whole = new == State.UNDERPAID and core is not None and core.took_whole
+        self._exposure.session_changed(buy, payment_hash, old, new, whole)
+        if (new == State.SUCCEEDED or whole) and core is not None and core.channel is not None:
             self._afterwards.owe(core.channel.channel_id, buy)
 
     async def _tell_attempt(self, jit_scid: int, payment_hash: bytes, outcome: str) -> None:

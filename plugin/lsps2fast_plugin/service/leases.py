@@ -94,7 +94,7 @@ class ChannelLeaseGuard:
         alive = set(open_channels)
         for record in stored:
             channel = record.journal.channel
-            if record.outcome == "Succeeded" and channel is not None and channel.channel_id in alive:
+            if record.keeps_promises and channel is not None and channel.channel_id in alive:
                 self.owe(channel.channel_id, record.buy)
 
     def sold(self) -> dict[str, str]:
@@ -173,7 +173,7 @@ class ChannelLeaseGuard:
 def _binds(record: StoredSession, ages: dict[str, int]) -> bool:
     """Return whether this record is the memory of a duty that lasts: its channel is open, paid and young."""
     channel = record.journal.channel
-    if record.outcome != "Succeeded" or channel is None or channel.channel_id not in ages:
+    if not record.keeps_promises or channel is None or channel.channel_id not in ages:
         return False
     return ages[channel.channel_id] < record.buy.params.min_lifetime_blocks
 

@@ -56,6 +56,7 @@ LABELLED: Final = {  # key: label and meaning
     "failed_parts": ("failure", "HTLCs that were held and failed, by what the payer was told"),
     "errors_sent": ("code", "Answers to clients with an error, by its code"),
     "refusals": ("reason", "Requests, parts and policies refused"),
+    "refused_parts": ("reason", "HTLCs for a jit scid that were not let in, or gave way"),
 }
 
 

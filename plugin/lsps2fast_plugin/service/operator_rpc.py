@@ -199,6 +199,7 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "offers_at_a_loss": parts.oversight.at_a_loss.offers,
         "offers_at_a_loss_msat": parts.oversight.at_a_loss.msat,
         "refusals": parts.desk.refusals.as_dict(),
+        "refused_parts": dict(parts.sessions.refused),
         "fees_earned_msat": parts.books.fees_earned_msat,
         "errors_sent": {str(code): count for code, count in sorted(parts.desk.errors.items())},
         "limits": parts.exposure.limits(),

@@ -137,7 +137,7 @@ class Recovery:
     def _revive_alias(self, record: StoredSession) -> None:
         """A-03: the jit scid of a channel that was paid forwards until valid_until, at the promised rate of zero."""
         lives = record.buy.params.valid_until_ms > self._parts.clock.wall_ms()
-        if record.outcome != "Succeeded" or record.journal.channel is None or not lives:
+        if not record.keeps_promises or record.journal.channel is None or not lives:
             return
         core = self._parts.driver.go_live(record.buy)
         core.paid, core.channel = True, record.journal.channel

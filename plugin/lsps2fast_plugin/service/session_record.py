@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from lsps2fast.actions import Channel, Forward, Funding, SessionRecord
+from lsps2fast.actions import SUCCEEDED, UNDERPAID, Channel, Forward, Funding, SessionRecord
 from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams, format_datetime, format_scid, parse_datetime, parse_msat, parse_scid
@@ -69,6 +69,15 @@ class StoredSession(NamedTuple):
     outcome: str | None
     finalized_ms: int | None = None  # UTC
     is_attempt: bool = False
+
+    @property
+    def keeps_promises(self) -> bool:
+        """Whether the sale is over and its client paid, so that alias and lifetime are owed.
+
+        Also where a share of the fee is missing that failed beside the whole payment (rule:22): stage `paid`.
+        """
+        whole = self.outcome == UNDERPAID and self.journal.stage == "paid" and not self.is_attempt
+        return self.outcome == SUCCEEDED or whole
 
 
 class Unread(NamedTuple):

@@ -25,6 +25,7 @@ STATS: dict[str, Any] = {
     "payments": {"succeeded": 7, "failed": 0},
     "failed_parts": {"mpp_timeout": 0, "unknown_next_peer": 5},
     "refusals": {"rate_peer": 3, "paused": 0},
+    "refused_parts": {"too small": 2},
     "errors_sent": {"203": 2},
     "limits": {"capital_budget": {"used_msat": 250, "limit_msat": 1_000, "binds": False}},
     **{key: number for number, key in enumerate([*GAUGES, *COUNTERS], 1)},

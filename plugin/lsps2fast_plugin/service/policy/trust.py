@@ -25,9 +25,12 @@ MAX_PEERS: Final = 10_000
 MOST_EVENTS: Final = 8  # remembered of one peer, to be shown
 SENTENCES: Final = {
     "probe": "a payment for this buy failed behind us after a channel was made",
+    "share": "the client took the whole payment; other parts failed, and a share of the opening fee with them",
     "unpaid": "its channel was left unpaid by the client itself",
     "underpaid": "the client took parts of a payment and failed those that carried the rest of the fee",
 }
+
+DOUBTS: Final = ("probe", "share")  # those of them that may be somebody else's deed
 
 
 @dataclass(slots=True)
@@ -95,18 +98,25 @@ class TrustLedger:
         if (stake := self.stakes.now(jit_scid)) is not None:
             stake.ended_ms = None
 
-    def paid(self, peer_id: str, jit_scid: int, wall_ms: int) -> None:
-        """The opening fee came: its channel is no stake any more, what led up to it is forgotten (rule:22)."""
-        self._probed.discard(jit_scid)
+    def paid(self, peer_id: str, jit_scid: int, wall_ms: int, *, whole_fee: bool = True) -> None:
+        """The opening fee came: its channel is no stake any more, what led up to it is forgotten (rule:22).
+
+        Not `whole_fee`: the client took the whole payment, and parts beside it failed that carried a share; who did
+        that is not known, so nothing is forgotten and a doubt is counted.
+        """
         peer = self._peers.get(peer_id)
         stake = self.stakes.now(jit_scid)
         if stake is not None:
             self.stakes.take(stake)
+        if not whole_fee:
+            self._doubt(peer_id, jit_scid, "share", wall_ms)
+            return
+        self._probed.discard(jit_scid)
         if peer is not None:
             if stake is not None and stake.fault is Fault.CLIENT:
                 peer.unpaid.add(wall_ms, self._heal_ms, -1)
             peer.probes = _Tally()
-            peer.events = [event for event in peer.events if event[1] != "probe" and event[2] != jit_scid]
+            peer.events = [event for event in peer.events if event[1] not in DOUBTS and event[2] != jit_scid]
             self._touch(peer_id, wall_ms)
 
     def let_go(self, peer_id: str, jit_scid: int, wall_ms: int, fault: Fault = Fault.CLIENT) -> None:
@@ -131,6 +141,7 @@ class TrustLedger:
             self.blame(peer_id, jit_scid, "underpaid", wall_ms)
         if stake is not None:
             stake.fault, stake.ended_ms = Fault.CLIENT, wall_ms
+        self._touch(peer_id, wall_ms)
 
     def blame(self, peer_id: str, jit_scid: int, what: str, wall_ms: int) -> None:
         """The client's own deed; `what` is one of `SENTENCES`."""
@@ -156,11 +167,14 @@ class TrustLedger:
 
     def probed(self, peer_id: str, jit_scid: int, wall_ms: int) -> None:
         """A payment failed behind us after a channel was made for this buy (C-26): counts once a buy."""
+        self._doubt(peer_id, jit_scid, "probe", wall_ms)
+
+    def _doubt(self, peer_id: str, jit_scid: int, what: str, wall_ms: int) -> None:
         if jit_scid not in self._probed:
             self._probed.add(jit_scid)
             peer = self._touch(peer_id, wall_ms)
             peer.probes.add(wall_ms, self._probe_heal_ms)
-            peer.saw(wall_ms, "probe", jit_scid)
+            peer.saw(wall_ms, what, jit_scid)
 
     def buy_ended(self, jit_scid: int) -> None:
         """This jit scid is no more."""

@@ -24,7 +24,7 @@ from lsps2fast_plugin.service.sales_ledger.facts import ALIAS, SUCCEEDED, UNDERP
 
 SLACK_MS: Final = 1_000
 Key = tuple[int, bytes]  # jit scid, payment hash
-Change = tuple[int, bytes, int | None, int]
+Change = tuple[int, bytes, int | None, int, int, int]
 STAGES: Final = {
     State.OPENING: "opening_ms",
     State.AWAITING_CHANNEL_READY: "channel_ms",
@@ -114,7 +114,7 @@ class AttemptTracker:
 
     def take(self, changes: Iterable[Change]) -> Iterator[Fact | Ended]:
         """Take these changes; yield what is to be written, and each payment that is over."""
-        for jit_scid, payment_hash, old, new in changes:
+        for jit_scid, payment_hash, old, new, *_ in changes:
             buy, core = self._buy_of(jit_scid), self._core_of(jit_scid)
             key, state = (jit_scid, payment_hash), State(new)
             live = self._live.get(key)
