@@ -36,7 +36,7 @@ quick: $(VENV)/built ## tests for the edit loop: no processes, nothing slow
 	@$(PY) -m pytest -q -m "not slow and not process" --hypothesis-profile=quick
 
 crash: $(VENV)/built ## kill the plugin and the node at every point of a sale and count the money
-	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m client.deaths
+	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m crash --processes --most 40 && ../$(PY) -m client.deaths
 
 api: $(VENV)/built ## write docs/reference/python-api.md from the public API
 	@$(PY) tests/python_api.py

@@ -6,9 +6,11 @@ python -m crash --scenario mpp --mode lsp-trusts-client
 python -m crash --family clients                 clients that misbehave at each message of an open
 python -m crash --recoveries 20000               fresh samples, seed after seed, until so many recoveries were tried
 python -m crash --replay "mpp client-trusts-lsp plugin@1/reply datastore#3" [--seed 1]
+python -m crash --processes --most 40            the plugins as processes that are killed by a signal
 
-The seed draws the samples and every number in a story. Without --seed it follows from the version, so each release
-tries others; it is printed. A violation is printed with the line that plays it again; the run goes on and ends with 1.
+The plugins run inside this process, where all chance comes from the seed: a case has one outcome. The seed also draws
+the samples. Without --seed it follows from the version, so each release tries others; it is printed. A violation is
+printed with the line that plays it again; the run goes on and ends with 1.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import lsps2fast
 
 from . import plan
 from .case import MODES, Case
-from .machine import Outcome, run
+from .machine import Outcome, play, run
 from .nursery import Nursery
 from .points import DEATHS
 from .scenarios import SCENARIOS
@@ -41,10 +43,11 @@ EACH_S = 10.0  # a line of progress where there is no terminal
 class Progress:
     """One line that is rewritten on a terminal; elsewhere one a family and one every few seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: bool) -> None:
         self._live = sys.stdout.isatty()
         self.tried = self.missed = self.recoveries = 0
         self.bad: list[Outcome] = []
+        self._again = "python -m crash --processes" if processes else "python -m crash"
         self._begin = self._said = time.monotonic()
 
     def family(self, name: str, count: int) -> None:
@@ -64,7 +67,7 @@ class Progress:
             print(f"{chr(13) if self._live else ''}VIOLATION {outcome.case}")
             for violation in outcome.violations:
                 print(f"    {violation}")
-            print(f'    again: python -m crash --seed {outcome.case.seed} --replay "{outcome.case}"', flush=True)
+            print(f'    again: {self._again} --seed {outcome.case.seed} --replay "{outcome.case}"', flush=True)
         now = time.monotonic()
         if self._live:
             print(f"\r{self._line():<78}", end="", flush=True)
@@ -85,7 +88,7 @@ class Progress:
             f" {len(self.bad)} with violations, {self.missed} did not come to their point, {seconds:.0f} s"
         )
         for outcome in self.bad:
-            print(f'    python -m crash --seed {outcome.case.seed} --replay "{outcome.case}"')
+            print(f'    {self._again} --seed {outcome.case.seed} --replay "{outcome.case}"')
         return 1 if self.bad else 0
 
 
@@ -96,8 +99,8 @@ class Campaign:
         self.names: list[str] = args.scenario or list(SCENARIOS)
         self.modes: list[str] = args.mode or list(MODES)
         self.families: list[str] = args.family or list(plan.FAMILIES)
-        self.most = sys.maxsize if args.all else MOST_OF_A_SEED if args.recoveries else MOST
-        self.chains = CHAINS_OF_A_SEED if args.recoveries else MOST
+        self.most = sys.maxsize if args.all else args.most or (MOST_OF_A_SEED if args.recoveries else MOST)
+        self.chains = args.most or (CHAINS_OF_A_SEED if args.recoveries else MOST)
         self._workers, self._progress = workers, progress
         self._dry: list[Outcome] = []
 
@@ -140,8 +143,8 @@ class Campaign:
 
 
 async def _campaign(args: argparse.Namespace) -> int:
-    progress = Progress()
-    async with Workers(args.jobs) as workers:
+    progress = Progress(args.processes)
+    async with Workers(args.jobs, args.processes) as workers:
         campaign, seed = Campaign(args, workers, progress), args.seed
         await campaign.seed(seed)
         while progress.recoveries < args.recoveries:
@@ -150,9 +153,13 @@ async def _campaign(args: argparse.Namespace) -> int:
     return progress.report()
 
 
-async def _replay(case: Case) -> int:
+async def _in_processes(case: Case) -> Outcome:
     async with Nursery() as nursery:
-        outcome = await run(nursery, case, LINES)
+        return await run(nursery, case, LINES)
+
+
+def _replay(case: Case, processes: bool) -> int:
+    outcome = asyncio.run(_in_processes(case)) if processes else play(case, LINES)
     print(outcome.tail)
     for violation in outcome.violations:
         print(f"    {violation}")
@@ -174,6 +181,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="default: from the version")
     parser.add_argument("--jobs", type=int, default=2 * min(2, os.cpu_count() or 1))
     parser.add_argument("--all", action="store_true", help="every case, not a sample of the large families")
+    parser.add_argument("--most", type=int, default=None, metavar="N", help="cases of a family (300)")
+    parser.add_argument("--processes", action="store_true", help="plugins are processes: slower, and not twice alike")
     parser.add_argument("--recoveries", type=int, default=0, metavar="N", help="seed after seed, until N were tried")
     parser.add_argument("--replay", metavar="CASE", help="one case by its name, with the end of its transcript")
     args = parser.parse_args()
@@ -184,7 +193,7 @@ def main() -> int:
             parser.error(str(wrong))
         if case.scenario not in SCENARIOS:
             parser.error(f"{case.scenario!r} is no story: give one of {', '.join(sorted(SCENARIOS))}")
-        return asyncio.run(_replay(case))
+        return _replay(case, args.processes)
     args.seed = seed_of_version() if args.seed is None else args.seed
     print(f"seed {args.seed} (lsps2fast {lsps2fast.__version__}; --seed tries others)", flush=True)
     return asyncio.run(_campaign(args))

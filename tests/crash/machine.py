@@ -9,6 +9,7 @@ from typing import Any
 
 from .books import violations
 from .case import Case
+from .inside import once
 from .nursery import Nursery
 from .points import UNCOUNTED
 from .scenarios import SCENARIOS
@@ -29,8 +30,10 @@ class Outcome:
     recoveries: int = 0  # starts after a death
 
 
-async def run(nursery: Nursery, case: Case, tail: int = 0) -> Outcome:
-    """Play it to its end. Never raises for what the plugin does."""
+async def run(nursery: Nursery | None, case: Case, tail: int = 0) -> Outcome:
+    """Play it to its end, with processes of this nursery or, without one, in a world inside. Never raises for what the
+    plugin does.
+    """
     plan = SCENARIOS[case.scenario]
     stage = Stage(
         nursery,
@@ -50,6 +53,14 @@ async def run(nursery: Nursery, case: Case, tail: int = 0) -> Outcome:
         found = [f"{type(error).__name__}: {error}"]
     shown = _story(stage, tail) if tail else ""
     return Outcome(case, tuple(stage.points), stage.hit, tuple(found), shown, stage.died)
+
+
+def play(case: Case, tail: int = 0) -> Outcome:
+    """Run it in this process; the same case comes to the same outcome, by the same steps."""
+    try:
+        return once(lambda: run(None, case, tail))
+    except Exception as error:
+        return Outcome(case, (), False, (f"{type(error).__name__}: {error}",))
 
 
 async def _play(stage: Stage, play: Any) -> list[str]:

@@ -24,6 +24,7 @@ from lsps2fast_plugin.simnode.party import connect
 from lsps2fast_plugin.simnode.payer import Payment
 
 from .case import Misdeed, Trouble
+from .inside import Inside
 from .mutants import VARIABLE
 from .nursery import Nursery
 from .points import PLUGIN, PLUGIN_STOP, POWER, STOP, Death, Labels
@@ -62,7 +63,7 @@ class Stage:
 
     def __init__(
         self,
-        nursery: Nursery,
+        nursery: Nursery | None,
         mode: str,
         seed: int,
         *,
@@ -74,17 +75,11 @@ class Stage:
         **world: Any,
     ) -> None:
         self.options = {"lsps2-trust-mode": mode, "lsps2-offer-validity": VALIDITY_S, **(options or {})}
+        if nursery is None:
+            self.options["lsps2-ledger"] = "off"  # it has a thread, and so a time of its own
         world = {"fee_base_msat": 1000, "fee_ppm": 10, "wallet_sat": (400_000,) * 4} | world
         self.mode = mode
-        self.world = World(
-            seed=seed,
-            plugin=ARGV,
-            options=self.options,
-            env={VARIABLE: mutant} if mutant else None,
-            sphinx=False,
-            **world,
-        )
-        self.world.start_process = nursery.start
+        self.world = self._make_world(nursery, seed, mutant, plugin=ARGV, options=self.options, **world)
         self.lsp = self.world.lsp
         self._peer = f"{self.lsp.name}/plugin"  # in the transcript
         self.sales: list[Sale] = []
@@ -110,6 +105,14 @@ class Stage:
         self._of_life = self._of_deed = 0  # points since the last start, since the client's deed
         self._turned_s = 0.0
         self._rising: asyncio.Task[None] | None = None
+
+    @staticmethod
+    def _make_world(nursery: Nursery | None, seed: int, mutant: str, **world: Any) -> World:
+        if nursery is None:
+            return Inside(seed, **world)
+        made = World(seed, env={VARIABLE: mutant} if mutant else None, sphinx=False, **world)
+        made.start_process = nursery.start
+        return made
 
     async def __aenter__(self) -> Stage:
         self.world.transcript.listeners.append(self._listen)

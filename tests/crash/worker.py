@@ -11,20 +11,35 @@ from dataclasses import replace
 from types import TracebackType
 
 from .case import Case
-from .machine import Outcome, run
+from .machine import Outcome, play, run
 from .nursery import Nursery, environment
 
 LINE = 1 << 24
 
 
-async def _serve() -> None:
+PROCESSES = "processes"  # the argument of a worker whose plugins are processes
+
+
+async def _serve_processes() -> None:
     async with Nursery() as nursery:
         while line := await asyncio.to_thread(sys.stdin.readline):
-            order = json.loads(line)
-            outcome = await run(nursery, replace(Case.parse(order["case"], order["seed"]), mutant=order["mutant"]))
-            answer = [outcome.points, outcome.hit, outcome.violations, "", outcome.recoveries]
-            sys.stdout.write(json.dumps(answer) + "\n")
-            sys.stdout.flush()
+            _answer(await run(nursery, _case(line)))
+
+
+def _serve() -> None:
+    for line in sys.stdin:
+        _answer(play(_case(line)))
+
+
+def _case(line: str) -> Case:
+    order = json.loads(line)
+    return replace(Case.parse(order["case"], order["seed"]), mutant=order["mutant"])
+
+
+def _answer(outcome: Outcome) -> None:
+    answer = [outcome.points, outcome.hit, outcome.violations, "", outcome.recoveries]
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 class _Worker:
@@ -50,13 +65,14 @@ class _Worker:
 class Workers:
     """Several of them; `async with Workers(2) as workers: async for outcome in workers.run(cases)`."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, processes: bool = False) -> None:
         self._count = count
+        self._kind = [PROCESSES] if processes else []
         self._workers: list[_Worker] = []
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Workers:
-        command = [sys.executable, "-m", __name__]
+        command = [sys.executable, "-m", __name__, *self._kind]
         for _ in range(self._count):
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=LINE, env=environment()
@@ -87,4 +103,7 @@ class Workers:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    if PROCESSES in sys.argv:
+        asyncio.run(_serve_processes())
+    else:
+        _serve()

@@ -1,0 +1,102 @@
+"""A world in this process, for cases that play again to the letter: the plugin is real, its pipes are in memory.
+
+There is one thread, one loop, no waiting for the kernel, and all chance comes from the seed of the case: jit scids and
+preimages of the plugin, keys and orders of the world. So a case has one outcome. What only a process has, its pipes,
+its threads and its death by signal, is tried with `--processes`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import warnings
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeVar
+
+from lsps2fast_plugin.cln.clock import Clock as OurClock
+from lsps2fast_plugin.simnode.clock import START_US, Clock
+from lsps2fast_plugin.tools.simulate.life import PluginClock
+from lsps2fast_plugin.tools.simulate.town import Town, play
+
+T = TypeVar("T")
+REAL_S = 60  # of one case, which takes less than one
+ENVIRONMENT = {"LSPS2FAST_TEST_CLOCK": "1"}
+
+
+class _Late(SystemExit):
+    """Nothing that runs on a loop catches it."""
+
+
+class HandClock(PluginClock):
+    """The clock of one plugin, turned by hand like that of a process."""
+
+    def now_ms(self) -> int:
+        return self._loop.now_us // 1000 + self._offset_ms
+
+    def wall_ms(self) -> int:
+        return self._start_ms + self.now_ms()
+
+    def turned(self, timeout_s: float | None = None) -> Coroutine[Any, Any, None]:
+        return OurClock.turned(self, timeout_s)
+
+
+class Inside(Town):
+    """A town whose clocks are turned by hand."""
+
+    def __init__(self, seed: int, **world: Any) -> None:
+        super().__init__(seed, **world)
+        self.transcript.entries = deque(self.transcript.entries)
+
+    def make_clock(self) -> Clock:
+        return Clock()
+
+    def plugin_clock(self) -> PluginClock:
+        return HandClock(self.loop, START_US // 1000)
+
+
+def once(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run one case. Raises TimeoutError when it takes too long by the clock on the wall."""
+    gc.collect()
+    gc.disable()  # its moments are chance, too, and a case leaves little
+    try:
+        with _environment(), _bounded(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of what a killed plugin never awaited
+            return play(work)
+    except _Late:
+        raise TimeoutError(f"not over after {REAL_S} s by the clock on the wall") from None
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """What turns in circles moves no simulated clock."""
+
+    def late(_: int, __: FrameType | None) -> None:
+        raise _Late
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(REAL_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
