@@ -15,7 +15,6 @@ UNTESTED = {
     "operator:O7": "prose",
     "operator:O8": "a matter of publishing",
     "operator:O11": "prose",
-    "operator:O12": "tests of the metrics page",
 }
 
 

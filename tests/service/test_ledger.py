@@ -111,7 +111,7 @@ async def _no_coins(stage: Stage) -> str:
     assert not (await stage.payer("payer of late").pay(invoice, [SIZE_MSAT])).paid
     await stage.ended(invoice)
     stage.lsp.faults.clear()
-    return "Failed lsp open_failed"
+    return "Failed lsp no_coins"
 
 
 STORIES = (_won, _incomplete, _away, _refused, _not_taken, _in_part, _no_coins)
@@ -126,6 +126,14 @@ async def test_every_outcome_is_in_the_ledger_and_the_sums_are_the_same_everywhe
         rows = await sales(stage)
         said = [" ".join(row[name] for name in ("outcome", "failed_by", "code") if name in row) for row in rows]
         assert said == expected
+        lines = stage.log_lines(r"^(sold|not sold|sold in part): ", "info")
+        assert len(lines) == len(STORIES)
+        for row, line in zip(rows, lines, strict=True):
+            assert row["peer_id"] in line
+            assert row["payment_hash"] in line
+            assert "by" not in row or f"({row['code']})" in line
+        assert stage.log_lines("The offer stands until .*: the payer may try again")
+        assert stage.log_lines("The next payment over this scid brings the 500 sat that are owed")
         stats, report = await stage.stats(), await stage.lsp.call("lsps2-report", {"by": "peer"})
         records = [*stage.records("active").values(), *stage.records("finalized").values()]
         offers = [record["lsps2fast"] for record in records if not record["lsps2fast"].get("attempt")]
@@ -140,6 +148,8 @@ async def test_every_outcome_is_in_the_ledger_and_the_sums_are_the_same_everywhe
             name: sum(row["outcome"].lower() == name for row in rows) for name in ("failed", "abandoned")
         }
         assert stats["ledger"]["trouble"] is None
+        assert stats["fees_earned_msat"] == came_msat
+        assert stats["alarms_by_kind"]["coins"] == stats["alarms"] == 1
 
 
 async def test_a_plugin_that_dies_has_its_sale_once(mode: str) -> None:

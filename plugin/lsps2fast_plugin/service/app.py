@@ -32,6 +32,7 @@ from lsps2fast_plugin.cln.models import CLOSING, find_channel, get_info, list_co
 from lsps2fast_plugin.cln.plugin_app import PluginApp
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.service.alarms import TOPIC as ALARM_TOPIC
 from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.events import TOPIC
 from lsps2fast_plugin.service.intake import HtlcIntake
@@ -80,6 +81,7 @@ class Service(PluginApp):
         self._delta = 0  # cltv delta of what is sold
         self._early_facts: list[Callable[[], None]] | None = []  # what lightningd told before the journal was read
         self.plugin.add_notification_topic(TOPIC)
+        self.plugin.add_notification_topic(ALARM_TOPIC)
         self.host.hook("custommsg", self.talk.on_custommsg, filters=[MESSAGE_TYPE])
         self.host.slow_hook("rpc_command", self._on_rpc_command, filters=[*GUARDED, *ENDINGS])
         handlers: dict[str, Callable[..., None]] = {

@@ -27,6 +27,7 @@ from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
+from lsps2fast_plugin.service.sales_ledger.evidence import Blame
 from lsps2fast_plugin.service.session_record import StoredSession
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
@@ -106,6 +107,10 @@ class SessionDriver:
         self.effects.carry_out(actions)
         if self.sessions.next_due() != self._due:
             self._rearm.set()
+
+    def because(self, jit_scid: int, payment_hash: bytes, blame: Blame) -> None:
+        """Take note why the payment that is about to fail does."""
+        self.books.because(jit_scid, payment_hash, blame)
 
     def feed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
         """Give one session a fact."""

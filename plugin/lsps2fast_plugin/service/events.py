@@ -30,6 +30,7 @@ from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.negotiation import token_of_buy
+from lsps2fast_plugin.service.sales_ledger.evidence import Blame
 from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger
 from lsps2fast_plugin.service.sales_policy import Desk
 
@@ -71,7 +72,6 @@ class SessionEvents:
         self._sales = sales
         self._opening: set[int] = set()  # jit scids whose channel is being made
         self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
-        self.fees_earned_msat = 0  # opening fees that came, since the start
         self.ends = dict.fromkeys(("SUCCEEDED", "FAILED", "ABANDONED", "UNDERPAID"), 0)  # of payments, since the start
 
     def take(self, actions: Iterable[Action]) -> None:
@@ -89,8 +89,6 @@ class SessionEvents:
                     self.failed_parts[FAILURE_NAMES.get(action.failure[:4], "other")] += len(action.parts)
                 case Broadcast():
                     self._funding_ordered(action)
-                case Finalize():
-                    self._over(action)
                 case ForgetBuy():
                     self._exposure.buy_ended(action.jit_scid)
                     if action.outcome in UNUSED:
@@ -133,6 +131,10 @@ class SessionEvents:
         """A session is about to be told this."""
         self._sales.failed(jit_scid, payment_hash, kind, fact)
 
+    def because(self, jit_scid: int, payment_hash: bytes, blame: Blame) -> None:
+        """A payment is about to fail for this reason."""
+        self._sales.blame(jit_scid, payment_hash, blame)
+
     def funding_sent(self, channel: Channel) -> None:
         """Bitcoind has this funding."""
         self._sales.funding_sent(channel)
@@ -143,18 +145,6 @@ class SessionEvents:
         buy = self._offers.get(action.jit_scid)
         if buy is not None:
             self._exposure.sent(buy, action.channel.channel_id)
-
-    def _over(self, action: Finalize) -> None:
-        """Count and tell what came of a sale: the fee that was paid, not the one that was agreed (rule:20)."""
-        owed_msat, came_msat = action.record.opening_fee_msat, action.record.fee_paid_msat
-        self.fees_earned_msat += came_msat
-        buy = self._offers.get(action.jit_scid)
-        peer_id = "a client" if buy is None else buy.peer_id
-        if action.record.channel is not None:
-            log.info(
-                f"the sale {format_scid(action.jit_scid)} to {peer_id} ended: {action.outcome}; {came_msat} msat of an"
-                f" opening fee of {owed_msat} msat came"
-            )
 
     def _unused(self, jit_scid: int) -> None:
         buy = self._offers.get(jit_scid)

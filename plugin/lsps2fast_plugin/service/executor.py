@@ -11,6 +11,7 @@ from typing import Any
 
 from lsps2fast import actions as order
 from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.service.alarms import Alarms
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.funding_orders import FundingOrders, Sent
@@ -42,13 +43,15 @@ class ActionExecutor:
         withheld: Withhold,
         capital: Capital,
         sent: Sent,
+        alarms: Alarms,
     ) -> None:
         """`withheld(channel_id, yes, peer_id)` keeps other forwards out of a channel (rule:7); `capital` is asked
         before each open; `sent(peer_id, channel)` hears of each funding that bitcoind has.
         """
         self._answers = answers
         self._driver = driver
-        self._tasks = tasks = OrderTasks(clock, driver)
+        self._alarms = alarms
+        self._tasks = tasks = OrderTasks(clock, driver, alarms.tell)
         self._fees = fees = RoutingFees(funder, clock, tasks.insist, tasks.until_done)
         self._records = RecordOrders(tasks, store, clock, fees)
         self._waiting = WaitingOrders(tasks, funder, fees, answers, clock)
@@ -92,7 +95,7 @@ class ActionExecutor:
     @property
     def alarms(self) -> int:
         """How often the operator was alarmed."""
-        return self._tasks.alarms
+        return len(self._alarms)
 
     def carry_out(self, actions: Iterable[order.Action]) -> None:
         """Carry out these orders; those that take time go on in the background."""

@@ -77,7 +77,7 @@ class OpeningOrders:
         """Choose coins for a channel; they are reserved once the record names them."""
         buy = self._tasks.buy(action.jit_scid)
         if not await self._capital.turn(buy):
-            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            self._tasks.open_failed(action, "limit", "a limit of the policy")
             return
         self._needs[action.jit_scid] = action
         await self._choose(action, lambda: self._funder.choose(buy, action.out_msat, action.parts))
@@ -94,7 +94,7 @@ class OpeningOrders:
             return
         except NodeError as error:
             log.warning(f"coins cannot be reserved: {error}")
-            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            self._tasks.open_failed(action, "no_coins", f"coins cannot be reserved: {error}")
             return
         buy = self._tasks.buy(action.jit_scid)
         peer_id, look = buy.peer_id, not buy.client_trusts_lsp
@@ -106,14 +106,13 @@ class OpeningOrders:
                 if error.at_once:
                     await self._ask_for_another_type(action, error)
                 else:
-                    log.info(f"{peer_id} refused to sign the funding: {error}")
-                    self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, True)
+                    why = f"the client refused to sign the funding: {error}"
+                    self._tasks.open_failed(action, "open_refused", why, by_client=True)
             except ChannelGone as gone:
                 self._tasks.tell_given_up(peer_id, gone)
-                self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+                self._tasks.open_failed(action, "given_up", gone)
             except NodeError as error:
-                log.warning(f"opening a channel to {peer_id} failed: {error}")
-                self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+                self._tasks.open_failed(action, "open_failed", f"opening the channel failed: {error}")
             else:
                 self._withheld(opened.channel.channel_id, True, peer_id)
                 self._tasks.feed(action.jit_scid, action.payment_hash, Input.FUNDED, opened)
@@ -138,20 +137,19 @@ class OpeningOrders:
         try:
             funding = await self._when_synced(choice)
         except NotForwardable as error:
-            log.warning(f"no channel is made for {buy.peer_id}: lightningd would not forward its payment, for {error}")
-            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            self._tasks.open_failed(action, "not_forwardable", f"lightningd would not forward it, for {error}")
             return
         except ChannelTooLarge as error:
             self._capital.too_large(buy, str(error))
-            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            self._tasks.open_failed(action, "channel_too_large", error)
             return
         except (NodeError, NotEnoughCoins) as error:
             self._tasks.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
-            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            self._tasks.open_failed(action, "no_coins", error)
             return
         if not await self._capital.may_open(buy, funding):
             self._funder.forget(action.jit_scid)
-            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            self._tasks.open_failed(action, "limit", "a limit of the policy")
             return
         self._tasks.feed(action.jit_scid, action.payment_hash, Input.COINS_CHOSEN, funding)
 
@@ -178,13 +176,13 @@ class OpeningOrders:
             if left.other:
                 await self._reservations.release(action.jit_scid, action.funding)
         except NodeError as problem:
-            log.warning(f"{buy.peer_id} refused the channel and cannot be asked for another: {problem}")
-            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+            why = f"the client refused the channel and cannot be asked for another: {problem}"
+            self._tasks.open_failed(action, "open_failed", why)
             return
         if left.other:
             await self._choose(action, lambda: self._funder.choose(buy, needs.out_msat, needs.parts))
         else:
-            self._tasks.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, True)
+            self._tasks.open_failed(action, "open_refused", f"the client refused the channel: {error}", by_client=True)
 
     def _alone_with(self, peer_id: str) -> asyncio.Lock:
         """Allow one open or undo at a time with a peer (O-19): lightningd's calls mean "the" open of a peer."""

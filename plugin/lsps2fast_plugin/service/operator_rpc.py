@@ -200,7 +200,7 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "offers_at_a_loss_msat": parts.oversight.at_a_loss.msat,
         "refusals": parts.desk.refusals.as_dict(),
         "refused_parts": dict(parts.sessions.refused),
-        "fees_earned_msat": parts.books.fees_earned_msat,
+        "fees_earned_msat": parts.reports.fees_msat,
         "errors_sent": {str(code): count for code, count in sorted(parts.desk.errors.items())},
         "limits": parts.exposure.limits(),
         "held_parts_limit": parts.settings.gate.held_parts,
@@ -209,6 +209,7 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "paused": parts.desk.paused,
         "policy": parts.desk.policy.rules.source,
         "journal_commits": parts.store.commits + parts.notebook.commits,
-        "alarms": parts.effects.alarms,
+        "alarms": len(parts.alarms),
+        "alarms_by_kind": dict(parts.alarms.by_kind),
         "ledger": parts.sales.state(),
     }

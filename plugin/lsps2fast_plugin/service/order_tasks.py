@@ -7,7 +7,6 @@ clean-up is tried again with growing pauses: giving up is the machine's decision
 from __future__ import annotations
 
 import asyncio
-import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
@@ -19,8 +18,9 @@ from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.service.funding import ChannelGone
+from lsps2fast_plugin.service.sales_ledger.evidence import CLIENT, LSP, Blame
 
-log = logging.getLogger(__name__)
+Opening = order.ReserveCoins | order.OpenChannel
 
 
 class Driver(Protocol):
@@ -35,6 +35,9 @@ class Driver(Protocol):
     def forget(self, jit_scid: int) -> None:
         """Take note that a buy has ended."""
 
+    def because(self, jit_scid: int, payment_hash: bytes, blame: Blame) -> None:
+        """Take note why the payment that is about to fail does."""
+
     def owns(self, channel_id: str) -> bool:
         """Whether a payment under way or a buy has this channel."""
 
@@ -48,17 +51,13 @@ class Driver(Protocol):
 class OrderTasks:
     """Runs orders in the background."""
 
-    def __init__(self, clock: Clock, driver: Driver) -> None:
+    def __init__(self, clock: Clock, driver: Driver, alarm: Callable[[str], None]) -> None:
+        """`alarm(text)` tells the operator."""
         self.feed = driver.feed
-        self.alarms = 0
+        self.alarm = alarm
         self._clock = clock
         self._driver = driver
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def alarm(self, text: str) -> None:
-        """Tell the operator."""
-        self.alarms += 1
-        log.warning(f"ALARM: {text}")
 
     def tell_given_up(self, peer_id: str, what: object) -> None:
         """Tell the operator that a client gave up its channel, and that nothing is lost."""
@@ -98,7 +97,7 @@ class OrderTasks:
             self.alarm(f"{type(action).__name__} broke\n{traceback.format_exc()}")
             match action:
                 case order.ReserveCoins() | order.OpenChannel():
-                    self.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, False)
+                    self.open_failed(action, "bug", "a fault of this program, see the log")
                 case order.AwaitReady():
                     self.feed(action.jit_scid, action.payment_hash, Input.READY_TIMEOUT, None)
                 case order.Persist():
@@ -107,6 +106,12 @@ class OrderTasks:
     async def until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """Try until it works, over any error: the money waits for this step (rule:8, rule:9). Raises ChannelGone."""
         return await retry(what, work, self._clock, errors=Exception, final=ChannelGone, alarm=self.alarm)
+
+    def open_failed(self, action: Opening, code: str, reason: object, *, by_client: bool = False) -> None:
+        """Feed that no channel is opened for a payment, and say why."""
+        blame = Blame(CLIENT if by_client else LSP, code, str(reason))
+        self._driver.because(action.jit_scid, action.payment_hash, blame)
+        self.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, by_client)
 
     def buy(self, jit_scid: int) -> Buy:
         """Return the buy that an order is about. Raises StoreError."""

@@ -12,6 +12,7 @@ from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
+from lsps2fast_plugin.service.alarms import Alarms
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.coin_pool import CoinPool
 from lsps2fast_plugin.service.coins import Coins
@@ -26,6 +27,7 @@ from lsps2fast_plugin.service.liquidity import NodeLiquidity
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
 from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.oversight import Oversight
+from lsps2fast_plugin.service.payment_reports import PaymentReports
 from lsps2fast_plugin.service.reconcile import Reconciler
 from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger
 from lsps2fast_plugin.service.sales_policy import Desk
@@ -67,5 +69,7 @@ class ServiceParts:
     unfinished: UnfinishedChannelGuard
     books: SessionEvents
     sales: SalesLedger
+    reports: PaymentReports
     effects: ActionExecutor
+    alarms: Alarms
     lookout: MissedEventPoller

@@ -8,6 +8,7 @@ from functools import partial
 from lsps2fast._sessions import Sessions
 from lsps2fast.actions import TEMPORARY
 from lsps2fast.lsps.buys import BuyRegistry
+from lsps2fast.lsps.lsps2 import parse_scid
 from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
@@ -15,6 +16,7 @@ from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.models import list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
+from lsps2fast_plugin.service.alarms import Alarms
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.coin_pool import CoinPool
@@ -33,6 +35,7 @@ from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.oversight import Oversight
 from lsps2fast_plugin.service.parts import ServiceParts
+from lsps2fast_plugin.service.payment_reports import PaymentReports
 from lsps2fast_plugin.service.reconcile import Reconciler
 from lsps2fast_plugin.service.sales_ledger.evidence import LSP, Blame
 from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger, path_of
@@ -75,6 +78,7 @@ def build_parts(
         hashes=interest.payment_hashes,
     )
     offers = BuyRegistry(settings.limits)
+    alarms = Alarms(host.send)
     our_node, forward_limits = OurNode(), ForwardLimits()
     driver = SessionDriver(
         sessions=sessions, offers=offers, interest=interest, clock=clock, forward_limits=forward_limits
@@ -105,6 +109,7 @@ def build_parts(
         keep_ms=settings.keep_records_ms,
     )
     terms_of = desk.terms_of
+    reports = PaymentReports(lambda scid: offers.get(parse_scid(scid)), clock.wall_ms)
     sales = SalesLedger(
         path=path_of(settings.ledger, lightning_dir),
         tracker=AttemptTracker(
@@ -120,7 +125,7 @@ def build_parts(
         clock=clock,
         alarm=driver.alarm,
         catch_up=reload_ledger,
-        ended=lambda payment: None,
+        ended=reports.ended,
     )
     books = SessionEvents(
         host=host,
@@ -166,6 +171,7 @@ def build_parts(
         withheld=shut.withhold,
         capital=exposure,
         sent=driver.funding_sent,
+        alarms=alarms,
     )
     driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)
     pool = settings.coin_pool and CoinPool(
@@ -214,6 +220,8 @@ def build_parts(
         unfinished=UnfinishedChannelGuard(rpc=rpc, sold=driver.sold, guard=settings.close_guard),
         books=books,
         sales=sales,
+        reports=reports,
         effects=effects,
+        alarms=alarms,
         lookout=lookout,
     )

@@ -148,6 +148,11 @@ class SalesLedger:
             self.tracker.blame(jit_scid, payment_hash, blame)
 
     @harmless
+    def blame(self, jit_scid: int, payment_hash: bytes, blame: Blame) -> None:
+        """A payment is about to fail for this reason."""
+        self.tracker.blame(jit_scid, payment_hash, blame)
+
+    @harmless
     def forward_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
         """A part came back."""
         blame = of_forward(event)

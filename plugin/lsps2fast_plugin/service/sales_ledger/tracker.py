@@ -39,6 +39,7 @@ class Ended(NamedTuple):
 
     attempt: AttemptFact
     stage: State  # where it stood before
+    is_told: bool = True  # not one of too many that cost nothing
 
 
 class _Live:
@@ -156,13 +157,14 @@ class AttemptTracker:
         if outcome == UNDERPAID and live.blame is not None:
             blame = live.blame._replace(code=BY_STAGE[State.BROADCASTING].code)
         fact = self._fact(buy, live, key, outcome, blame)
-        if live.told or won or self._idle.take(self._now_ms()):
+        is_told = live.told or won or self._idle.take(self._now_ms())
+        if is_told:
             yield fact
         else:
             self.left_out += 1
         if state == State.ABANDONED and fact.channel_id is not None:
             yield ChannelFact(channel_id=fact.channel_id, released_ms=self._wall_ms())
-        yield Ended(fact, live.last)
+        yield Ended(fact, live.last, is_told)
 
     def _outcome(self, live: _Live, old: int | None, state: State) -> str:
         session = live.session

@@ -1,0 +1,73 @@
+"""What an operator must know at once: each alarm has a kind, which is a section of docs/how-to/runbook.md.
+
+An alarm is one line of the log, one notification, and one more in the counter of its kind. Its kind follows from its
+words, so that the machine and whatever else raises one needs to know no kinds; a test holds that every alarm in the
+sources has one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+log = logging.getLogger(__name__)
+
+TOPIC: Final = "lsps2_alarm"
+
+
+class Kind(NamedTuple):
+    """A kind of alarm: its name, the words it is known by, what it means in a sentence."""
+
+    name: str
+    words: str
+    meaning: str
+
+
+OTHER: Final = "other"
+KINDS: Final = (
+    Kind("ledger", r"sales ledger", "The sales ledger cannot be written; selling goes on."),
+    Kind("coins", r"no coins|free coins|pool of coins", "Payments fail for want of free, confirmed coins."),
+    Kind("bug", r" broke\b|^session .*:", "A fault of this program; the payment it was about is ended safely."),
+    Kind("unknown-channel", r"is in no record", "A withheld channel of ours that no record speaks of."),
+    Kind(
+        "journal", r"writing the journal|record", "lightningd's datastore cannot be written, or a record not be read."
+    ),
+    Kind("paid-late", r"was paid after its channel|no part is known as paid", "A client was paid after we gave up."),
+    Kind("false-preimage", r"does not fit", "A settlement was reported with a preimage that is none of it."),
+    Kind(
+        "given-up",
+        r"gave its channel up|given up before|was closed; whether|may not be dropped|is not sent again",
+        "A client gave its channel up, or ended it early, before its funding was sent.",
+    ),
+    Kind("unpaid-channel", r"stays on chain", "An offer has ended, and its channel is on chain and not paid for."),
+    Kind("funding-late", r"is in no block|sending the funding", "A funding is owed to the chain and is not there."),
+    Kind("stuck", r"has failed", "A step that must be done in the end keeps failing."),
+)
+_PATTERNS: Final = tuple((kind.name, re.compile(kind.words)) for kind in KINDS)
+
+
+def kind_of(text: str) -> str:
+    """Return the kind of an alarm by its words."""
+    return next((name for name, words in _PATTERNS if words.search(text)), OTHER)
+
+
+class Alarms:
+    """Tells the operator."""
+
+    def __init__(self, send: Callable[[str, dict[str, Any]], None]) -> None:
+        """`send(topic, params)` notifies lightningd's subscribers."""
+        self._send = send
+        self.by_kind = dict.fromkeys((*(kind.name for kind in KINDS), OTHER), 0)
+
+    def __len__(self) -> int:
+        """How often the operator was alarmed since the start."""
+        return sum(self.by_kind.values())
+
+    def tell(self, text: str) -> None:
+        """Log, notify and count one alarm."""
+        kind = kind_of(text)
+        self.by_kind[kind] += 1
+        log.warning(f"ALARM: {text}")
+        self._send(TOPIC, {TOPIC: {"kind": kind, "text": text.partition("\n")[0], "runbook": f"runbook.md#{kind}"}})
