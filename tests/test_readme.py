@@ -10,7 +10,7 @@ from pyln.client import Plugin
 
 from lsps2fast_plugin.client.app import Client
 from lsps2fast_plugin.service.app import Service
-from lsps2fast_plugin.service.options import _INTS, add_options
+from lsps2fast_plugin.service.options import NUMBERS, add_options
 from lsps2fast_plugin.tools.options_page import reference
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +53,7 @@ def test_the_options_table_has_the_numbers_that_the_plugin_has() -> None:
         for name, default in zip(re.findall(r"`(.*?)`", names), re.findall(r"\d[\d,]*", defaults), strict=False)
     }
     assert len(numbers) >= 10
-    assert numbers == {name: _INTS[name][0] for name in numbers}
+    assert numbers == {name: NUMBERS[name][0] for name in numbers}
 
 
 def test_the_options_table_names_real_options_and_their_defaults() -> None:

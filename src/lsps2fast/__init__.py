@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from lsps2fast.lsps import lsps0, lsps2
     from lsps2fast.lsps.buys import BuyRegistry, TokenBucket
     from lsps2fast.lsps.promise import Keyring
-    from lsps2fast.lsps.receiving import Reason
-    from lsps2fast.lsps.receiving import Receipt as PaymentSet
-    from lsps2fast.lsps.receiving import Terms as PaymentTerms
+    from lsps2fast.lsps.receiving import PaymentSet, PaymentTerms, Reason
     from lsps2fast.table import TABLE, Input, State, mermaid
 
 __version__ = "0.1.0"
@@ -65,8 +63,8 @@ _WHERE = {  # name: the module it is in, and its name there ("": the module itse
     "Input": ("table", "Input"),
     "JitChannel": ("_payment", "JitChannel"),
     "Keyring": ("lsps.promise", "Keyring"),
-    "PaymentSet": ("lsps.receiving", "Receipt"),
-    "PaymentTerms": ("lsps.receiving", "Terms"),
+    "PaymentSet": ("lsps.receiving", "PaymentSet"),
+    "PaymentTerms": ("lsps.receiving", "PaymentTerms"),
     "Reason": ("lsps.receiving", "Reason"),
     "Session": ("_fsm", "Session"),
     "Sessions": ("_sessions", "Sessions"),

@@ -15,9 +15,9 @@ from lsps2fast.lsps.receiving import (
     LSP_FAULTS,
     MPP_TIMEOUT,
     Part,
+    PaymentSet,
+    PaymentTerms,
     Reason,
-    Receipt,
-    Terms,
     carries_fee,
     details_failure,
     read_part,
@@ -29,7 +29,7 @@ SECRET = b"\x42" * 32
 CHANNEL = "ab" * 32
 
 
-def terms(size_msat: int | None = 1_000_000, **fields: Any) -> Terms:
+def terms(size_msat: int | None = 1_000_000, **fields: Any) -> PaymentTerms:
     """1 %, at least 1 sat; payments from 100 sat to 40 000 sat."""
     entry_fields = {
         "min_fee_msat": "1000",
@@ -38,7 +38,7 @@ def terms(size_msat: int | None = 1_000_000, **fields: Any) -> Terms:
         "max_payment_size_msat": "40000000",
     }
     params = FeeParams.from_json(entry(**{**entry_fields, **fields.pop("params", {})}))
-    return Terms(
+    return PaymentTerms(
         **{
             "lsp_id": LSP,
             "params": params,
@@ -68,24 +68,24 @@ def part(onion_msat: int | None, fee_msat: int = 0, number: int = 0, **fields: A
     )
 
 
-def take(receipt: Receipt, each: Part) -> Reason | None:
-    reason = receipt.check(each)
+def take(collected: PaymentSet, each: Part) -> Reason | None:
+    reason = collected.check(each)
     if reason is None:
-        receipt.hold(each, 0)
+        collected.hold(each, 0)
     return reason
 
 
-def outcome(receipt: Receipt, parts: list[Part]) -> str:
+def outcome(collected: PaymentSet, parts: list[Part]) -> str:
     """In the words of the vectors."""
     for each in parts:
-        reason = take(receipt, each)
+        reason = take(collected, each)
         if reason is not None:
             names = {
                 Reason.AMOUNT_MISMATCH: "htlc_amount_mismatch",
                 Reason.FEE_SUM: "extra_fee_sum_above_opening_fee",
             }
             return f"reject:{names[reason]}"
-    return "accept" if receipt.complete else "hold:not_enough_yet"
+    return "accept" if collected.complete else "hold:not_enough_yet"
 
 
 def test_every_client_vector(vectors: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def test_every_client_vector(vectors: dict[str, Any]) -> None:
             )
             for number, each in enumerate(vector["parts"])
         ]
-        assert outcome(Receipt(agreed, 90_000), parts) == vector["expect"], vector["name"]
+        assert outcome(PaymentSet(agreed, 90_000), parts) == vector["expect"], vector["name"]
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_every_client_vector(vectors: dict[str, Any]) -> None:
 )
 def test_a_part_that_breaks_a_rule_is_refused_and_not_kept(wrong: dict[str, Any], reason: Reason) -> None:
     """I-20, I-21, I-23; BOLT 4's bounds on the total, which lightningd no longer sees."""
-    receipt = Receipt(terms(), 90_000)
-    assert take(receipt, part(500_000)._replace(**wrong)) is reason
-    assert not receipt.parts
+    collected = PaymentSet(terms(), 90_000)
+    assert take(collected, part(500_000)._replace(**wrong)) is reason
+    assert not collected.parts
 
 
 @pytest.mark.parametrize("reason", list(Reason))
@@ -140,21 +140,21 @@ def test_only_what_the_lsp_alone_can_cause_ends_the_set(reason: Reason) -> None:
 @pytest.mark.parametrize("other", [{"total_msat": 1_000_001}, {"payment_secret": b"\x43" * 32}], ids=str)
 def test_all_parts_name_the_same_total_and_secret(other: dict[str, Any]) -> None:
     """I-27; the newcomer is refused, what is held stays."""
-    receipt = Receipt(terms(payment_secret=None), 90_000)
-    assert take(receipt, part(500_000)) is None
-    assert take(receipt, part(500_000, number=1)._replace(**other)) is Reason.OTHER_SET
-    assert len(receipt.parts) == 1
+    collected = PaymentSet(terms(payment_secret=None), 90_000)
+    assert take(collected, part(500_000)) is None
+    assert take(collected, part(500_000, number=1)._replace(**other)) is Reason.OTHER_SET
+    assert len(collected.parts) == 1
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_the_order_of_the_parts_does_not_matter(order: tuple[int, ...]) -> None:
     """I-24, H-18: any order, any distribution of the fee."""
     parts = [part(200_000, 4_000, 0), part(300_000, 0, 1), part(500_000, 6_000, 2)]
-    receipt = Receipt(terms(), 90_000)
+    collected = PaymentSet(terms(), 90_000)
     for count, place in enumerate(order, 1):
-        assert take(receipt, parts[place]) is None
-        assert receipt.complete == (count == 3)
-    assert {claim.key[1]: (claim.amount_msat, claim.total_msat) for claim in receipt.claims()} == {
+        assert take(collected, parts[place]) is None
+        assert collected.complete == (count == 3)
+    assert {claim.key[1]: (claim.amount_msat, claim.total_msat) for claim in collected.claims()} == {
         0: (196_000, 990_000),
         1: (300_000, 990_000),
         2: (494_000, 990_000),
@@ -163,43 +163,43 @@ def test_the_order_of_the_parts_does_not_matter(order: tuple[int, ...]) -> None:
 
 def test_a_part_asked_about_again_is_the_same_part() -> None:
     """rule:3, K-07: counted once."""
-    receipt = Receipt(terms(), 90_000)
+    collected = PaymentSet(terms(), 90_000)
     for _ in range(3):
-        assert take(receipt, part(500_000, 10_000)) is None
-    assert (receipt.sent_msat, receipt.fees_msat, receipt.complete) == (500_000, 10_000, False)
+        assert take(collected, part(500_000, 10_000)) is None
+    assert (collected.sent_msat, collected.fees_msat, collected.complete) == (500_000, 10_000, False)
 
 
 def test_parts_of_two_channels_with_one_number_are_two() -> None:
     """C-03 for the wallet: htlc ids repeat across channels."""
-    receipt = Receipt(terms(), 90_000)
-    assert take(receipt, part(500_000, 10_000)) is None
-    assert take(receipt, part(500_000, key=("ef" * 32, 0))) is None
-    assert receipt.complete
+    collected = PaymentSet(terms(), 90_000)
+    assert take(collected, part(500_000, 10_000)) is None
+    assert take(collected, part(500_000, key=("ef" * 32, 0))) is None
+    assert collected.complete
 
 
 def test_an_overpaying_payer_is_waited_for() -> None:
     """I-24, I-28: all that was announced, so that nothing is left behind."""
-    receipt = Receipt(terms(), 90_000)
-    assert take(receipt, part(1_000_000, 10_000, total_msat=1_500_000)) is None
-    assert not receipt.complete
-    assert take(receipt, part(500_000, number=1, total_msat=1_500_000)) is None
-    assert receipt.complete
+    collected = PaymentSet(terms(), 90_000)
+    assert take(collected, part(1_000_000, 10_000, total_msat=1_500_000)) is None
+    assert not collected.complete
+    assert take(collected, part(500_000, number=1, total_msat=1_500_000)) is None
+    assert collected.complete
 
 
 def test_the_number_of_parts_is_bounded() -> None:
     """rule:14: an LSP cannot grow our memory."""
-    receipt = Receipt(terms(1_000_000, params={"proportional": 0}), 90_000)
+    collected = PaymentSet(terms(1_000_000, params={"proportional": 0}), 90_000)
     for number in range(483):
-        assert take(receipt, part(1, number=number)) is None
-    assert take(receipt, part(1, number=483)) is Reason.TOO_MANY
+        assert take(collected, part(1, number=number)) is None
+    assert take(collected, part(1, number=483)) is Reason.TOO_MANY
 
 
 def test_sums_above_64_bits_are_refused() -> None:
     """I-21, I-31: u64 checks."""
     huge = terms(2**62, params={"proportional": 0, "max_payment_size_msat": str(U64_MAX)})
-    receipt = Receipt(huge, 90_000)
-    assert take(receipt, part(U64_MAX - 5, total_msat=2**63)) is None
-    assert take(receipt, part(6, number=1, total_msat=2**63)) is Reason.SUM_OVERFLOW
+    collected = PaymentSet(huge, 90_000)
+    assert take(collected, part(U64_MAX - 5, total_msat=2**63)) is None
+    assert take(collected, part(6, number=1, total_msat=2**63)) is Reason.SUM_OVERFLOW
 
 
 @pytest.mark.parametrize(
@@ -219,22 +219,22 @@ def test_an_invoice_without_an_amount_takes_one_part_for_the_fee_of_what_was_sen
     payment_msat: int, fee_msat: int, reason: Reason | None
 ) -> None:
     """I-25: an LSP that forwards 1 msat of 10 000 000 gets nothing."""
-    receipt = Receipt(terms(None), 90_000)
-    assert take(receipt, part(payment_msat, fee_msat, total_msat=payment_msat)) is reason
-    assert receipt.complete == (reason is None)
+    collected = PaymentSet(terms(None), 90_000)
+    assert take(collected, part(payment_msat, fee_msat, total_msat=payment_msat)) is reason
+    assert collected.complete == (reason is None)
 
 
 @pytest.mark.parametrize("total_msat", [499_999, 500_001, 1_000_000])
 def test_variable_mode_takes_no_set_of_parts(total_msat: int) -> None:
     """I-25: total_msat equals the part."""
-    assert Receipt(terms(None), 90_000).check(part(500_000, total_msat=total_msat)) is Reason.NOT_SINGLE
+    assert PaymentSet(terms(None), 90_000).check(part(500_000, total_msat=total_msat)) is Reason.NOT_SINGLE
 
 
 def test_variable_mode_takes_no_second_part() -> None:
     """I-25."""
-    receipt = Receipt(terms(None), 90_000)
-    assert take(receipt, part(500_000, total_msat=500_000)) is None
-    assert take(receipt, part(500_000, number=1, total_msat=500_000)) is Reason.NOT_SINGLE
+    collected = PaymentSet(terms(None), 90_000)
+    assert take(collected, part(500_000, total_msat=500_000)) is None
+    assert take(collected, part(500_000, number=1, total_msat=500_000)) is Reason.NOT_SINGLE
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_variable_mode_takes_no_second_part() -> None:
 )
 def test_the_owners_limits_hold_when_the_amount_is_known(limit: dict[str, int], reason: Reason | None) -> None:
     """G-15, X-22: in variable mode the fee is judged when the payment comes."""
-    assert Receipt(terms(None, **limit), 90_000).check(part(500_000, 5_000, total_msat=500_000)) is reason
+    assert PaymentSet(terms(None, **limit), 90_000).check(part(500_000, 5_000, total_msat=500_000)) is reason
 
 
 @pytest.mark.parametrize("size_msat", [None, 2**40])
@@ -259,34 +259,34 @@ def test_a_fee_that_overflows_is_refused(size_msat: int | None) -> None:
     """F-03."""
     size = 2**40 if size_msat is None else size_msat
     agreed = terms(size_msat, params={"proportional": U64_MAX, "max_payment_size_msat": str(U64_MAX)})
-    assert Receipt(agreed, 90_000).check(part(size, total_msat=size)) is Reason.FEE_OVERFLOW
+    assert PaymentSet(agreed, 90_000).check(part(size, total_msat=size)) is Reason.FEE_OVERFLOW
 
 
 def test_a_fee_that_leaves_nothing_is_refused() -> None:
     """B-04: the fee is strictly below the payment."""
     agreed = terms(1_000_000, params={"min_fee_msat": "1000000"})
-    assert Receipt(agreed, 90_000).check(part(1_000_000)) is Reason.FEE_ABOVE_LIMIT
+    assert PaymentSet(agreed, 90_000).check(part(1_000_000)) is Reason.FEE_ABOVE_LIMIT
 
 
 def test_nothing_is_claimed_before_all_is_here() -> None:
     """I-24: the order to claim does not exist before."""
-    receipt = Receipt(terms(), 90_000)
-    assert take(receipt, part(999_999)) is None
+    collected = PaymentSet(terms(), 90_000)
+    assert take(collected, part(999_999)) is None
     with pytest.raises(ProtocolBug):
-        receipt.claims()
+        collected.claims()
 
 
 def test_the_timeout_runs_from_the_first_part_and_starts_anew_with_a_new_set() -> None:
     """I-27, C-27: not restarted by later parts."""
-    receipt = Receipt(terms(), 90_000)
-    assert receipt.due_ms is None
-    receipt.hold(part(1), 5_000)
-    receipt.hold(part(1, number=1), 60_000)
-    assert receipt.due_ms == 95_000
-    receipt.drop(list(receipt.parts))
-    assert receipt.due_ms is None
-    receipt.hold(part(1), 100_000)
-    assert receipt.due_ms == 190_000
+    collected = PaymentSet(terms(), 90_000)
+    assert collected.due_ms is None
+    collected.hold(part(1), 5_000)
+    collected.hold(part(1, number=1), 60_000)
+    assert collected.due_ms == 95_000
+    collected.drop(list(collected.parts))
+    assert collected.due_ms is None
+    collected.hold(part(1), 100_000)
+    assert collected.due_ms == 190_000
 
 
 @pytest.mark.parametrize(
@@ -297,11 +297,11 @@ def test_parts_are_failed_before_they_expire_or_lightningd_would_refuse_them(
     height: int, final_cltv: int, late: bool
 ) -> None:
     """K-06 (6 blocks before expiry), I-04 (lightningd enforces cltv-final)."""
-    receipt = Receipt(terms(), 90_000)
-    assert not receipt.too_late(height, final_cltv)
-    receipt.hold(part(1, cltv_expiry=2_000), 0)
-    receipt.hold(part(1, number=1, cltv_expiry=900), 0)
-    assert receipt.too_late(height, final_cltv) == late
+    collected = PaymentSet(terms(), 90_000)
+    assert not collected.too_late(height, final_cltv)
+    collected.hold(part(1, cltv_expiry=2_000), 0)
+    collected.hold(part(1, number=1, cltv_expiry=900), 0)
+    assert collected.too_late(height, final_cltv) == late
 
 
 def test_failure_messages_of_the_vectors(vectors: dict[str, Any]) -> None:
@@ -341,9 +341,9 @@ def test_the_hook_of_the_vectors_is_read_and_answered(vectors: dict[str, Any]) -
         scan(vector["request"]["onion"]["payload"], vector["request"]["htlc"]["extra_tlvs"]), (CHANNEL, 0), None
     )
     assert (given_part.onion_msat, given_part.total_msat, given_part.extra_fee_msat) == (1_000_000, 1_000_000, 10_000)
-    receipt = Receipt(terms(), 90_000)
-    assert take(receipt, given_part) is None
-    (claim,) = receipt.claims()
+    collected = PaymentSet(terms(), 90_000)
+    assert take(collected, given_part) is None
+    (claim,) = collected.claims()
     answer = vector["response"]
     assert (
         tlv.final_payload(vector["request"]["onion"]["payload"], claim.amount_msat, claim.total_msat)
@@ -386,7 +386,7 @@ def test_a_blinded_payload_is_no_payment_to_an_invoice_of_ours() -> None:
     """I-20, C-25: without payment data of its own it cannot be rewritten."""
     stream = tlv.write_stream([(2, b"\x01"), (4, b"\x02"), (10, b"\x03" * 8), (18, b"\x01")])
     text = (tlv.encode_bigsize(len(stream)) + stream).hex()
-    assert Receipt(terms(), 90_000).check(read_part(scan(text), (CHANNEL, 0), None)) is Reason.NO_SECRET
+    assert PaymentSet(terms(), 90_000).check(read_part(scan(text), (CHANNEL, 0), None)) is Reason.NO_SECRET
 
 
 hexes = st.binary(max_size=60).map(bytes.hex) | st.text(max_size=40)
@@ -399,7 +399,7 @@ def test_any_payload_gives_a_part_or_a_malformed_tlv(payload_hex: str, extra_tlv
         read = read_part(scan(payload_hex, extra_tlvs), (CHANNEL, 0), None)
     except MalformedTlv:
         return
-    assert Receipt(terms(payment_secret=None), 90_000).check(read) in (*Reason, None)
+    assert PaymentSet(terms(payment_secret=None), 90_000).check(read) in (*Reason, None)
 
 
 # --- An LSP with all freedom ------------------------------------------------------------------------------------------
@@ -415,16 +415,16 @@ def test_a_claim_never_brings_less_than_agreed(sent: list[int], data: st.DataObj
     size_msat = sum(sent)
     agreed = terms(size_msat, params={"min_fee_msat": "500", "max_payment_size_msat": str(U64_MAX)})
     fee_msat = agreed.params.fee_msat(size_msat) or 0
-    receipt = Receipt(agreed, 90_000)
+    collected = PaymentSet(agreed, 90_000)
     for number in data.draw(st.permutations(range(len(sent)))):
         onion_msat = sent[number]
         taken = data.draw(st.integers(0, min(onion_msat, fee_msat + 2)) | st.just(0))
         hidden = data.draw(st.sampled_from([0, 0, 0, 1, -1]))
-        take(receipt, part(onion_msat, taken, number, htlc_msat=onion_msat - taken - hidden, total_msat=size_msat))
-    assert receipt.fees_msat <= fee_msat
-    assert receipt.received_msat + receipt.fees_msat == receipt.sent_msat
-    claimed = sum(claim.amount_msat for claim in receipt.claims()) if receipt.complete else None
-    assert claimed is None or (claimed >= size_msat - fee_msat and claimed == receipt.claims()[0].total_msat)
+        take(collected, part(onion_msat, taken, number, htlc_msat=onion_msat - taken - hidden, total_msat=size_msat))
+    assert collected.fees_msat <= fee_msat
+    assert collected.received_msat + collected.fees_msat == collected.sent_msat
+    claimed = sum(claim.amount_msat for claim in collected.claims()) if collected.complete else None
+    assert claimed is None or (claimed >= size_msat - fee_msat and claimed == collected.claims()[0].total_msat)
 
 
 @given(st.integers(2, 6), st.integers(0, 5), st.integers(1, 10**9), st.data())
@@ -436,14 +436,14 @@ def test_one_msat_too_much_spread_over_the_parts_is_never_claimed(
     fee_msat = agreed.params.fee_msat(size_msat * count) or 0
     shares = [fee_msat // count + (1 if place < fee_msat % count else 0) for place in range(count)]
     greedy = victim % count
-    receipt = Receipt(agreed, 90_000)
+    collected = PaymentSet(agreed, 90_000)
     reasons = [
-        take(receipt, part(size_msat, share + (place == greedy), place, total_msat=size_msat * count))
+        take(collected, part(size_msat, share + (place == greedy), place, total_msat=size_msat * count))
         for place, share in data.draw(st.permutations(list(enumerate(shares))))
     ]
     refused = [reason for reason in reasons if reason is not None]
     assert refused in ([Reason.FEE_SUM], [Reason.FEE_ABOVE_LIMIT] * count)
-    assert not receipt.complete
+    assert not collected.complete
 
 
 @given(st.integers(100_000, 40_000_000), st.integers(-3, 3))
@@ -451,6 +451,6 @@ def test_the_fee_of_a_variable_payment_is_bounded_to_the_msat(payment_msat: int,
     """I-25, trap:37."""
     agreed = terms(None)
     fee_msat = agreed.params.fee_msat(payment_msat) or 0
-    receipt = Receipt(agreed, 90_000)
-    take(receipt, part(payment_msat, fee_msat + more_msat, total_msat=payment_msat))
-    assert receipt.complete == (more_msat <= 0)
+    collected = PaymentSet(agreed, 90_000)
+    take(collected, part(payment_msat, fee_msat + more_msat, total_msat=payment_msat))
+    assert collected.complete == (more_msat <= 0)

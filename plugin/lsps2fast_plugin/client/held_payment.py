@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from lsps2fast.lsps.receiving import Key, Receipt
+from lsps2fast.lsps.receiving import Key, PaymentSet
 from lsps2fast_plugin.client.funding_status import FundingStatus
 from lsps2fast_plugin.client.records import Approval
 
@@ -31,7 +31,7 @@ class HeldPayment:
 
     def __init__(self, approval: Approval, collect_ms: int) -> None:
         self.approval = approval
-        self.receipt = Receipt(approval.terms, collect_ms)
+        self.collected = PaymentSet(approval.terms, collect_ms)
         self.calls: dict[Key, list[Call]] = {}
         self.lock = asyncio.Lock()  # parts are taken one after the other
         self.releasing = False
@@ -43,7 +43,7 @@ class HeldPayment:
     @property
     def channels(self) -> frozenset[str]:
         """The channels its parts came through."""
-        return frozenset(channel_id for channel_id, _ in self.receipt.parts)
+        return frozenset(channel_id for channel_id, _ in self.collected.parts)
 
     def stands_on(self, ground: Ground) -> bool:
         """Return whether this was found out about all channels that its parts now lie in."""
@@ -58,4 +58,4 @@ class HeldPayment:
         for key, calls in list(self.calls.items()):
             if any(call.id_raw == id_raw for call in calls):
                 self.calls[key] = [call for call in calls if call.id_raw != id_raw]
-                self.receipt.drop([key])
+                self.collected.drop([key])

@@ -117,16 +117,16 @@ class Incoming:
     def holds(self, payment_hash: bytes) -> bool:
         """Return whether parts of this payment are held."""
         payment = self._payments.get(payment_hash)
-        return payment is not None and bool(payment.receipt.parts or payment.lock.locked())
+        return payment is not None and bool(payment.collected.parts or payment.lock.locked())
 
     def held_parts(self) -> int:
         """Parts held of all payments."""
-        return sum(len(payment.receipt.parts) for payment in self._payments.values())
+        return sum(len(payment.collected.parts) for payment in self._payments.values())
 
     def settled(self, payment_hash: bytes) -> None:
         """The invoice is paid: what came on top of it goes back (I-22)."""
         payment = self._payments.get(payment_hash)
-        if payment is not None and payment.receipt.parts:
+        if payment is not None and payment.collected.parts:
             self._fail_set(payment, None, "the invoice is paid already")
 
     async def give_back(self, approval: Approval, why: str) -> bool:
@@ -137,7 +137,7 @@ class Incoming:
         async with payment.lock:
             if approval.released is not None:
                 return False
-            if payment.receipt.parts:
+            if payment.collected.parts:
                 self._fail_set(payment, TEMPORARY_NODE_FAILURE, why)
         return True
 
@@ -149,20 +149,20 @@ class Incoming:
 
     def next_due_ms(self) -> int | None:
         """Return when `tick` has something to do, by the monotonic clock."""
-        due = [p.receipt.due_ms for p in self._payments.values() if p.receipt.due_ms is not None and not p.releasing]
-        return min((each for each in due if each is not None), default=None)
+        due_ms = (payment.collected.due_ms for payment in self._payments.values() if not payment.releasing)
+        return min((each for each in due_ms if each is not None), default=None)
 
     def tick(self) -> None:
         """Fail sets that did not become complete in time (I-27)."""
         for payment in list(self._payments.values()):
-            due_ms = payment.receipt.due_ms
+            due_ms = payment.collected.due_ms
             if due_ms is not None and due_ms <= self._clock.now_ms() and not payment.releasing:
                 self._fail_set(payment, MPP_TIMEOUT, "the rest of the payment did not come in time")
 
     def block(self) -> None:
         """Fail sets that come too near their expiry (K-06), and look at fundings again."""
         for payment in list(self._payments.values()):
-            if payment.receipt.too_late(self._chain.height, self.final_cltv_blocks):
+            if payment.collected.too_late(self._chain.height, self.final_cltv_blocks):
                 sight = payment.awaits
                 waited = "" if sight is None else f"the funding transaction is {sight.value}, and "
                 self._fail_set(payment, MPP_TIMEOUT, f"{waited}its HTLCs would soon expire")
@@ -175,7 +175,7 @@ class Incoming:
     def channel_closes(self, channel_id: str) -> None:
         """Parts in a channel that is closing are failed; the payer may try again."""
         for payment in list(self._payments.values()):
-            keys = [key for key in payment.receipt.parts if key[0] == channel_id]
+            keys = [key for key in payment.collected.parts if key[0] == channel_id]
             if keys:
                 self._report(payment.approval.buy.lsp_id, f"{payment} failed: its channel is being closed")
                 self._fail(payment, keys, TEMPORARY_NODE_FAILURE)
@@ -234,11 +234,11 @@ class Incoming:
         if approval.served or self._book.approvals.get(approval.payment_hash) is not approval:
             self._host.fail(scan.id_raw, self._details(scan.amount_msat))
             return
-        payment.receipt.hold(part, self._clock.now_ms())
+        payment.collected.hold(part, self._clock.now_ms())
         payment.calls.setdefault(key, []).append(call)
         self._history.held(approval.payment_hash)
         self._changed()
-        if payment.receipt.complete and not payment.releasing:
+        if payment.collected.complete and not payment.releasing:
             payment.releasing = True
             self._host.spawn(self._release(payment))
 
@@ -249,8 +249,8 @@ class Incoming:
             if part.key[0] not in self._book.channels:
                 await self._watch.survey(id=approval.buy.lsp_id)
             await self._bindings.settle_on(approval, part.key[0])
-        payment.receipt.fee_channel = approval.channel_id or ""
-        return payment.receipt.check(part)
+        payment.collected.fee_channel = approval.channel_id or ""
+        return payment.collected.check(part)
 
     async def _key(self, scan: Any) -> Key:
         """Return a part's lasting name: a scid changes when its channel confirms (cln:H3)."""
@@ -286,8 +286,8 @@ class Incoming:
             " nothing of it was claimed",
         )
         self._host.fail(call.id_raw, self._details(call.amount_msat))
-        if payment.receipt.ends_set(part, reason):
-            self._fail(payment, list(payment.receipt.parts), None)
+        if payment.collected.ends_set(part, reason):
+            self._fail(payment, list(payment.collected.parts), None)
         if reason is Reason.FEE_ELSEWHERE and buy.lsp_id not in self._book.distrusted:
             why = f"it took a fee for payment {payment.approval.payment_hash.hex()} without opening a channel for it"
             await self._book.distrust(Distrust(buy.lsp_id, why, self._clock.wall_ms()))
@@ -297,26 +297,26 @@ class Incoming:
     async def _release(self, payment: HeldPayment) -> None:
         """Claim a complete payment, or fail it."""
         try:
-            while payment.receipt.complete:
+            while payment.collected.complete:
                 ground = await self._grounds.of(payment)
                 async with payment.lock:
                     if not payment.stands_on(ground):
                         continue  # parts over other channels came while we looked
-                    if payment.receipt.complete:
+                    if payment.collected.complete:
                         await self._claim(payment, ground.why)
                     break
         except Lsps2Error as error:
             log.error(f"{payment} is failed for now: {error}")
-            self._fail(payment, list(payment.receipt.parts), TEMPORARY_NODE_FAILURE)
+            self._fail(payment, list(payment.collected.parts), TEMPORARY_NODE_FAILURE)
         except Exception:  # held HTLCs must not wait for their expiry
             log.error(f"{payment} is failed because of a bug\n{traceback.format_exc()}")
-            self._fail(payment, list(payment.receipt.parts), TEMPORARY_NODE_FAILURE)
+            self._fail(payment, list(payment.collected.parts), TEMPORARY_NODE_FAILURE)
         finally:
             payment.releasing = False
             self._changed()
 
     async def _claim(self, payment: HeldPayment, why: str | None) -> None:
-        approval, receipt = payment.approval, payment.receipt
+        approval, collected = payment.approval, payment.collected
         row = await self._invoices.by_hash(approval.payment_hash)
         if why is None and row is not None and row.is_expired and approval.nonce is not None:
             row = await self._renew(approval, row, approval.nonce)
@@ -325,9 +325,9 @@ class Incoming:
             expired = row is not None and row.is_expired
             self._fail_set(payment, MPP_TIMEOUT if expired else None, why)
             return
-        if not receipt.complete:
+        if not collected.complete:
             return  # failed while we asked
-        claims = receipt.claims()
+        claims = collected.claims()
         total_msat = claims[0].total_msat
         invoice_msat = None if row is None or row.amount_msat is None else total_msat
         before = approval.released
@@ -339,7 +339,7 @@ class Incoming:
         except StoreError:
             approval.released = before
             raise
-        if receipt.complete and receipt.claims() == claims:
+        if collected.complete and collected.claims() == claims:
             self._release_all(payment, claims, approval.released)
 
     async def _renew(self, approval: Approval, row: InvoiceRow, nonce: str) -> InvoiceRow:
@@ -350,11 +350,11 @@ class Incoming:
         return await self._invoices.renew(row.label, approval.renewed, nonce)
 
     def _release_all(self, payment: HeldPayment, claims: tuple[Claim, ...], released: Released) -> None:
-        self._history.claimed(payment.approval.payment_hash, released.total_msat, payment.receipt.fees_msat)
+        self._history.claimed(payment.approval.payment_hash, released.total_msat, payment.collected.fees_msat)
         for claim in claims:
             for call in payment.take_calls((claim.key,)):
                 self._release_one(call, claim.key, released)
-        payment.receipt.drop([claim.key for claim in claims])
+        payment.collected.drop([claim.key for claim in claims])
         log.info(f"{payment}: {len(claims)} parts, {released.total_msat} msat are claimed")
 
     def _release_one(self, call: Call, key: Key, released: Released) -> None:
@@ -371,21 +371,21 @@ class Incoming:
 
     def _fail_set(self, payment: HeldPayment, failure: str | None, why: str) -> None:
         """Fail everything held of a payment and say why; `failure` None: incorrect_or_unknown_payment_details."""
-        receipt = payment.receipt
+        collected = payment.collected
         self._report(
             payment.approval.buy.lsp_id,
-            f"{payment}: its {len(receipt.parts)} parts of {receipt.received_msat} msat go back to the payer:"
+            f"{payment}: its {len(collected.parts)} parts of {collected.received_msat} msat go back to the payer:"
             f" {why}; nothing of it was claimed",
         )
-        self._fail(payment, list(receipt.parts), failure, why)
+        self._fail(payment, list(collected.parts), failure, why)
 
     def _fail(
         self, payment: HeldPayment, keys: list[Key], failure: str | None, why: str = "its parts went back to the payer"
     ) -> None:
         for call in payment.take_calls(keys):
             self._host.fail(call.id_raw, failure or self._details(call.amount_msat))
-        payment.receipt.drop(keys)
-        if not payment.receipt.parts:
+        payment.collected.drop(keys)
+        if not payment.collected.parts:
             self._history.given_back(payment.approval.payment_hash, why)
         self._changed()
         fees = payment.approval.fees_msat

@@ -9,6 +9,7 @@ from pyln.client import Plugin
 from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.lsps0 import MalformedField
 from lsps2fast.lsps.lsps2 import parse_node_id
+from lsps2fast_plugin.cln.option_table import NumberTable, add_numbers, read_numbers, several
 
 OWN_PREFIX = "lsps2-"  # of the options that CLN's built-in plugin does not have
 ANY_LSP = "any"
@@ -34,7 +35,7 @@ class Settings(NamedTuple):
         return lsp_id in self.trusted or ANY_LSP in self.trusted
 
 
-_INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
+NUMBERS: NumberTable = {  # default, least, most, meaning
     "lsps2-max-fee-msat": (100_000_000, 0, 2**63 - 1, "largest opening fee that is paid for a channel"),
     "lsps2-max-fee-ppm": (500_000, 0, 10**6, "largest opening fee in parts per million of the payment"),
     "lsps2-funding-depth": (
@@ -74,25 +75,12 @@ def add_options(plugin: Plugin) -> None:
         f"node id of an LSP trusted to broadcast a funding after it has the preimage, or '{ANY_LSP}'; may be repeated",
         multi=True,
     )
-    for name, (default, least, most, meaning) in _INTS.items():
-        plugin.add_option(name, default, f"{meaning} ({least} to {most})", opt_type="int")
-
-
-def _int(value: Any, name: str) -> int:
-    _, least, most, _ = _INTS[name]
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name}={value!r} is not a whole number; give one from {least} to {most}") from None
-    if not least <= number <= most:
-        raise ConfigError(f"{name}={number} is out of range; give a number from {least} to {most}")
-    return number
+    add_numbers(plugin, NUMBERS)
 
 
 def _trusted(value: Any) -> frozenset[str]:
-    given = value if isinstance(value, list) else [] if value is None else [value]
     ids = set()
-    for text in given:
+    for text in several(value):
         try:
             ids.add(ANY_LSP if text == ANY_LSP else parse_node_id(text).hex())
         except MalformedField:
@@ -102,7 +90,7 @@ def _trusted(value: Any) -> frozenset[str]:
 
 def read_settings(plugin: Plugin) -> Settings:
     """Return all options as given. Raises ConfigError with the sentence that lightningd shows."""
-    number = {name: _int(plugin.get_option(name), name) for name in _INTS}
+    number = read_numbers(plugin, NUMBERS)
     return Settings(
         max_fee_msat=number["lsps2-max-fee-msat"],
         max_fee_ppm=number["lsps2-max-fee-ppm"],

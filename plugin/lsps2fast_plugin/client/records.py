@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lsps2fast.lsps.lsps2 import FeeParams, format_scid, parse_blocks, parse_bool, parse_msat, parse_node_id, parse_scid
-from lsps2fast.lsps.receiving import Key, Terms
+from lsps2fast.lsps.receiving import Key, PaymentTerms
 from lsps2fast_plugin.cln.models import NORMAL, PeerChannel
 
 VERSION = 1
@@ -205,9 +205,9 @@ class Approval:
         return None if self.opening is None else self.opening.channel_id
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> PaymentTerms:
         buy = self.buy
-        return Terms(
+        return PaymentTerms(
             lsp_id=buy.lsp_id,
             params=buy.params,
             payment_size_msat=buy.payment_size_msat,

@@ -1,4 +1,4 @@
-"""The service's options: names as CLN has them where it has one, each checked with a reason a person can act on."""
+"""The service's options: CLN's names where it has one; what a value must be is said in a sentence."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.buys import BuyQuota
 from lsps2fast.lsps.lsps2 import why_unsound
 from lsps2fast.lsps.promise import key_from_hex
+from lsps2fast_plugin.cln.option_table import NumberTable, add_numbers, read_numbers, several
 from lsps2fast_plugin.service.coin_pool import PoolSize
 from lsps2fast_plugin.service.policy.external import Use
 from lsps2fast_plugin.service.policy.limits import LIMIT_OPTIONS, GateLimits
@@ -64,7 +65,7 @@ class Settings(NamedTuple):
     ledger: str | None
 
 
-_INTS: dict[str, tuple[int, int, int, str]] = {  # default, least, most, meaning
+NUMBERS: NumberTable = {  # default, least, most, meaning
     "dev-lsps2-collect-timeout": (90, 1, 3_600, "seconds to hold parts until a payment is complete (bLIP-52 wants 90)"),
     "lsps2-max-parts": (30, 1, 483, "parts of one payment that are accepted"),
     "lsps2-offline-wait": (600, 60, 86_400, "seconds that a complete payment is held for a client that is away"),
@@ -192,19 +193,7 @@ def add_options(plugin: Plugin) -> None:
         "lsps2-sales.sqlite3 beside lightningd's database",
     )
     plugin.add_option("lsps2-metrics-listen", None, "host:port of a page for Prometheus; by default there is none")
-    for name, (default, least, most, meaning) in _INTS.items():
-        plugin.add_option(name, default, f"{meaning} ({least} to {most})", opt_type="int")
-
-
-def _int(value: Any, name: str) -> int:
-    _, least, most, _ = _INTS[name]
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name}={value!r} is not a whole number; give one from {least} to {most}") from None
-    if not least <= number <= most:
-        raise ConfigError(f"{name}={number} is out of range; give a number from {least} to {most}")
-    return number
+    add_numbers(plugin, NUMBERS)
 
 
 def _choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
@@ -222,8 +211,7 @@ def _secret(value: Any, name: str = "experimental-lsps2-promise-secret") -> str:
 
 
 def _retired(value: Any) -> tuple[str, ...]:
-    given = [] if value is None else value if isinstance(value, list) else [value]
-    return tuple(_secret(each, "lsps2-retired-promise-secret") for each in given)
+    return tuple(_secret(each, "lsps2-retired-promise-secret") for each in several(value))
 
 
 def _text(value: Any) -> str | None:
@@ -231,7 +219,7 @@ def _text(value: Any) -> str | None:
 
 
 def _address(value: Any) -> tuple[str, int] | None:
-    """host:port, [v6]:port, or a port alone, which then is on the loopback."""
+    """Read host:port, [v6]:port, or a port alone, which then is on the loopback."""
     if value is None:
         return None
     host, _, port = str(value).rpartition(":")
@@ -242,7 +230,7 @@ def _address(value: Any) -> tuple[str, int] | None:
 
 
 def _pool(value: Any) -> PoolSize | None:
-    """NUMBERxSAT."""
+    """Read NUMBERxSAT."""
     if value is None:
         return None
     found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,15})", str(value))
@@ -296,7 +284,7 @@ def _rules(number: dict[str, int], client_trusts_lsp: bool) -> Rules:
 def read_settings(plugin: Plugin) -> Settings:
     """Return all options as given. Raises ConfigError with the sentence that lightningd shows."""
     get: Callable[[str], Any] = plugin.get_option
-    number = {name: _int(get(name), name) for name in _INTS}
+    number = read_numbers(plugin, NUMBERS)
     secret = get("experimental-lsps2-promise-secret")
     path = get("lsps2-policy-file")
     uses = tuple(use.value for use in Use)

@@ -50,7 +50,7 @@ class Reason(StrEnum):
 LSP_FAULTS: Final = frozenset({Reason.AMOUNT_MISMATCH, Reason.FEE_SUM})
 
 
-class Terms(NamedTuple):
+class PaymentTerms(NamedTuple):
     """Terms agreed with the LSP (`params`, size) and with the wallet's owner (the rest).
 
     `payment_size_msat` None is variable mode; then `largest_payment_msat` caps the one part. `payment_secret` None:
@@ -135,10 +135,10 @@ def details_failure(htlc_msat: int, height: int) -> str:
     return f"400f{htlc_msat:016x}{height:08x}"
 
 
-class Receipt:
+class PaymentSet:
     """The parts of one payment that are held, none of them claimed."""
 
-    def __init__(self, terms: Terms, collect_ms: int, fee_channel: str | None = None) -> None:
+    def __init__(self, terms: PaymentTerms, collect_ms: int, fee_channel: str | None = None) -> None:
         """`collect_ms`: how long parts are held, from the first one, until all have come (I-27).
 
         `fee_channel`: the channel that was opened for this purchase, the only one over which a fee may be taken (rule

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from lsps2fast.lsps.buys import InFlight, PeerBuckets, TokenBucket
+from lsps2fast_plugin.cln.option_table import NumberTable
 
 
 class Refusal(StrEnum):
@@ -89,7 +90,7 @@ class GateLimits(NamedTuple):
     in_progress_total: int = 1_000
 
 
-LIMIT_OPTIONS: dict[str, tuple[int, int, int, str]] = {  # option: default, least, most, meaning
+LIMIT_OPTIONS: NumberTable = {  # option: default, least, most, meaning
     "lsps2-max-info-per-peer": (60, 1, 10**6, "requests per minute that one peer may make, buys aside"),
     "lsps2-max-info": (30_000, 1, 10**7, "requests per minute in all, buys aside"),
     "lsps2-max-buys-per-minute-per-peer": (12, 1, 10**6, "buys per minute that one peer may make"),
