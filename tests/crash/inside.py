@@ -9,26 +9,56 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from types import FrameType
 from typing import Any, TypeVar
 
 from lsps2fast_plugin.cln.clock import Clock as OurClock
 from lsps2fast_plugin.simnode.clock import START_US, Clock
 from lsps2fast_plugin.tools.simulate.life import PluginClock
+from lsps2fast_plugin.tools.simulate.loop import SimulatedLoop
 from lsps2fast_plugin.tools.simulate.town import Town, play
 
 T = TypeVar("T")
 REAL_S = 60  # of one case, which takes less than one
+TURNS = (0, 0, 0, 1, 2, 4)  # of the loop, that a message may take longer than another
 ENVIRONMENT = {"LSPS2FAST_TEST_CLOCK": "1"}
 
 
 class _Late(SystemExit):
     """Nothing that runs on a loop catches it."""
+
+
+class UnevenLoop(SimulatedLoop):
+    """Wires are not equally quick: what goes over one may be overtaken by what goes over another, as `dice` has it."""
+
+    def __init__(self, dice: random.Random) -> None:
+        super().__init__()
+        self._dice = dice
+        self._under_way: dict[object, deque[Callable[[], object]]] = {}
+
+    def deliver(self, wire: object, work: Callable[..., None], *args: Any, context: Context) -> None:
+        under_way = self._under_way.setdefault(wire, deque())
+        under_way.append(lambda: self.call_soon(work, *args, context=context))
+        if len(under_way) == 1:
+            self._go_on(wire, self._dice.choice(TURNS))
+
+    def _go_on(self, wire: object, turns: int) -> None:
+        if turns:
+            self.call_soon(self._go_on, wire, turns - 1)
+            return
+        under_way = self._under_way[wire]
+        under_way.popleft()()
+        if under_way:
+            self.call_soon(self._go_on, wire, self._dice.choice(TURNS))
+        else:
+            del self._under_way[wire]
 
 
 class HandClock(PluginClock):
@@ -58,14 +88,17 @@ class Inside(Town):
         return HandClock(self.loop, START_US // 1000)
 
 
-def once(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run one case. Raises TimeoutError when it takes too long by the clock on the wall."""
+def once(name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run one case; its name, with its seed, decides which of two messages on their way comes first.
+
+    Raises TimeoutError when it takes too long by the clock on the wall.
+    """
     gc.collect()
     gc.disable()  # its moments are chance, too, and a case leaves little
     try:
         with _environment(), _bounded(), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of what a killed plugin never awaited
-            return play(work)
+            return play(work, lambda: UnevenLoop(random.Random(f"wires of {name}")))
     except _Late:
         raise TimeoutError(f"not over after {REAL_S} s by the clock on the wall") from None
     finally:

@@ -58,7 +58,7 @@ async def run(nursery: Nursery | None, case: Case, tail: int = 0) -> Outcome:
 def play(case: Case, tail: int = 0) -> Outcome:
     """Run it in this process; the same case comes to the same outcome, by the same steps."""
     try:
-        return once(lambda: run(None, case, tail))
+        return once(f"{case} {case.seed}", lambda: run(None, case, tail))
     except Exception as error:
         return Outcome(case, (), False, (f"{type(error).__name__}: {error}",))
 

@@ -24,7 +24,7 @@ from lsps2fast_plugin.cln.reader import FrameSorter, HtlcFilter, Output
 from lsps2fast_plugin.service.app import LOOK_EVERY_S, Service
 from lsps2fast_plugin.simnode.process import Plugin
 
-from .loop import SimulatedLoop
+from .loop import SimulatedLoop, simulated_loop
 
 if TYPE_CHECKING:
     from .wire import Tape
@@ -130,7 +130,7 @@ class Life:
         self, program: Program, clock: PluginClock, dice: random.Random, hear: Callable[[bytes], None]
     ) -> None:
         """`hear(frames)` takes what the plugin writes; b"" at its end."""
-        loop = asyncio.get_running_loop()
+        self._loop = simulated_loop()
         self.stderr = asyncio.StreamReader()
         self.stdin: _Stdin | None = None
         self.clock = clock
@@ -139,7 +139,7 @@ class Life:
         self._mute = False
         self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._begun = 0
-        self._end: asyncio.Future[int] = loop.create_future()
+        self._end: asyncio.Future[int] = self._loop.create_future()
         self._context = copy_context()
         self._context.run(LIVING.set, self)
         self._main = self._context.run(self._begin, program, dice)
@@ -182,7 +182,7 @@ class Life:
 
     def feed(self, data: bytes) -> None:
         """Bytes on stdin; none: its end."""
-        asyncio.get_running_loop().call_soon(self._read, data, context=self._context)
+        self._loop.deliver(self, self._read, data, context=self._context)
 
     def _read(self, data: bytes) -> None:
         if self._mute:
@@ -319,12 +319,11 @@ class InnerPlugin(Plugin):
         town: Any = self.node.world  # a Town
         tape: Tape = town.tape
         reader = _Reader(self)
-        loop = asyncio.get_running_loop()
         name = self.node.name
 
         def hear(frames: bytes) -> None:
             tape.add(f"({name}", frames)
-            loop.call_soon(reader.arrive, frames, context=town.context)
+            town.loop.deliver(reader, reader.arrive, frames, context=town.context)
 
         program = town.program_of(self)
         self._process = life = Life(program, town.plugin_clock(), town.chance.stream(f"plugin of {name}"), hear)

@@ -6,6 +6,7 @@ import asyncio
 import math
 import selectors
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Protocol
 
 
@@ -52,6 +53,10 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         """One microsecond on, so that two stamps of one burst differ."""
         self._jump.now_us += 1
 
+    def deliver(self, wire: object, work: Callable[..., None], *args: Any, context: Context) -> None:
+        """Let something arrive over a wire behind all that is on it: a turn of the loop later, or more in a subclass."""
+        self.call_soon(work, *args, context=context)
+
     def time(self) -> float:
         return self._jump.now_us / 1_000_000
 
@@ -67,3 +72,10 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             raise ConnectionRefusedError(111, "Connection refused")
         protocol = protocol_factory()
         return listener.accept(lambda: protocol), protocol
+
+
+def simulated_loop() -> SimulatedLoop:
+    """Return the loop that runs now."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimulatedLoop)
+    return loop

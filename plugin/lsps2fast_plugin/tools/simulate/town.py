@@ -138,7 +138,7 @@ def as_plugins() -> Iterator[None]:
             os.environ["LIGHTNINGD_PLUGIN"] = before
 
 
-def play(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def play(work: Callable[[], Coroutine[Any, Any, T]], make_loop: Callable[[], SimulatedLoop] = SimulatedLoop) -> T:
     """Run `work()` on a simulated loop; what it returns."""
-    with as_plugins(), asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+    with as_plugins(), asyncio.Runner(loop_factory=make_loop) as runner:
         return runner.run(work())

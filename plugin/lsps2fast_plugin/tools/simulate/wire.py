@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsps2fast_plugin.simnode.rpcserver import Connection, RpcServer
 
-from .loop import SimulatedLoop
+from .loop import simulated_loop
 
 if TYPE_CHECKING:
     from lsps2fast_plugin.simnode.lightningd import Node
@@ -65,7 +65,7 @@ class Pipe(asyncio.Transport):
 
     def post(self, work: Callable[..., None], *args: Any) -> None:
         """Run it as the process of this side."""
-        asyncio.get_running_loop().call_soon(work, *args, context=self._context)
+        simulated_loop().deliver(self, work, *args, context=self._context)
 
     def arrive(self, data: bytes) -> None:
         """Bytes of the other side."""
@@ -117,7 +117,7 @@ class MemoryServer(RpcServer):
 
     async def start(self, path: str) -> None:
         self._path = path
-        _loop().listeners[path] = self
+        simulated_loop().listeners[path] = self
 
     def accept(self, make_protocol: Callable[[], asyncio.BaseProtocol]) -> asyncio.Transport:
         """Connect a caller, whose process is the one that runs now."""
@@ -130,16 +130,10 @@ class MemoryServer(RpcServer):
         return theirs
 
     def stop(self) -> None:
-        _loop().listeners.pop(self._path, None)
+        simulated_loop().listeners.pop(self._path, None)
         for connection in list(self.connections):
             connection.transport.abort()
         self.connections.clear()
 
     async def stopped(self) -> None:
         """Nobody is ever just coming."""
-
-
-def _loop() -> SimulatedLoop:
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, SimulatedLoop)
-    return loop
