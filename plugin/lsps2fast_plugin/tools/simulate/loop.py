@@ -54,7 +54,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._jump.now_us += 1
 
     def deliver(self, wire: object, work: Callable[..., None], *args: Any, context: Context) -> None:
-        """Let something arrive over a wire behind all that is on it: a turn of the loop later, or more in a subclass."""
+        """Let something arrive over a wire, behind all that is on it, a turn of the loop later; a subclass may take longer."""
         self.call_soon(work, *args, context=context)
 
     def time(self) -> float:
