@@ -54,7 +54,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._jump.now_us += 1
 
     def deliver(self, wire: object, work: Callable[..., None], *args: Any, context: Context) -> None:
-        """Let something arrive over a wire, behind all that is on it, a turn of the loop later; a subclass may take longer."""
+        """Let something arrive, behind all that is on its wire, a turn of the loop later; a subclass may be slower."""
         self.call_soon(work, *args, context=context)
 
     def time(self) -> float:
