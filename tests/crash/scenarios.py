@@ -121,7 +121,7 @@ async def two_buys_of_one_client(stage: Stage) -> None:
         await stage.pay_unpaid(payer, sale)
 
 
-@scenario()
+@scenario(options={"lsps2-max-overpay-percent": 40})
 async def late_part(stage: Stage) -> None:
     """The first two parts are enough for us, not for the client; the third comes when they are with it (C-18)."""
     client, payer = stage.client(), stage.payer()
