@@ -153,7 +153,7 @@ class Session(Payment):
 
     @cython.cfunc
     def revive(self, record, sent: cython.bint, public: cython.bint):
-        """After a start: be what `record` tells of (see `Sessions.restore`)."""
+        """Take the state that `record` tells of, after a start (see `Sessions.restore`)."""
         part: IncomingHtlc
         self.funding = record.funding
         self.channel = record.channel
@@ -227,7 +227,7 @@ class Session(Payment):
         return sum_msat * CRUMBS_ARE <= self.buy.size_msat
 
     def _cannot_add_up(self, value: cython.ulonglong) -> cython.bint:
-        """Whether a full set of parts like the largest would still be too little."""
+        """Return whether a full set of parts like the largest would still be too little."""
         part: IncomingHtlc
         most: cython.ulonglong = value
         for part in self.parts:
@@ -236,9 +236,9 @@ class Session(Payment):
 
     @cython.cfunc
     def _fail_for_its_size(self, part: IncomingHtlc) -> tuple:
-        """C-10: the payer can come back with fewer parts.
+        """Fail a set of too many parts (C-10); the payer can come back with fewer.
 
-        What is still on its way fails, too, and starts no new set.
+        Parts of it that are still under way fail, too, and start no new set.
         """
         other: IncomingHtlc
         buy: JitChannel = self.buy
@@ -257,7 +257,7 @@ class Session(Payment):
         return (FailParts((*keys, part.key), TEMPORARY),)
 
     def _give_way(self, part: IncomingHtlc):
-        """A larger part needs the place of this one (rule:24)."""
+        """Fail this part: a larger one needs its place (rule:24)."""
         self._let_go(part, LOST)
         self.parts.remove(part)
         del self.registry.index[part.key]
@@ -268,7 +268,7 @@ class Session(Payment):
 
     @cython.cfunc
     def _complete(self) -> tuple:
-        """The parts add up: begin, wait for the client, or fail (C-08)."""
+        """Begin, wait for the client, or fail, now that the parts add up (C-08)."""
         refusal = self._refusal()
         if refusal is not None:
             return self._fail(refusal)
@@ -303,7 +303,7 @@ class Session(Payment):
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def refuses(self, value: cython.ulonglong) -> cython.bint:
-        """Whether a first part of this value must fail for good: it alone decides where no size was bought (C-20)."""
+        """Return whether a first part of this value fails for good: alone it decides where no size is set (C-20)."""
         self.sum_msat = value
         refusal = self._refusal()
         self.sum_msat = 0
@@ -335,7 +335,7 @@ class Session(Payment):
         return self._fail(UNKNOWN_NEXT_PEER)  # C-07
 
     def _become_alias(self, arg):
-        """Another payment has paid for the channel: these parts are plain forwards now (A-03)."""
+        """Forward these parts plainly: another payment has paid for the channel (A-03)."""
         if self.buy.dead:
             return self._fail(UNKNOWN_NEXT_PEER)
         self.state = SUCCEEDED
@@ -346,9 +346,7 @@ class Session(Payment):
     # Opening -------------------------------------------------------------------------------------
 
     def _join(self, part: IncomingHtlc):
-        """A part of this payment while its channel is being made (C-18); too many, or too much,
-        fail alone (trap:26).
-        """
+        """Hold a part that comes while the channel is made (C-18); one too many, or too much, fails alone (trap:26)."""
         buy: JitChannel = self.buy
         value: cython.ulonglong = part.amt_to_forward_msat
         if not buy.fixed or self.held >= self.registry.max_parts:
@@ -395,7 +393,7 @@ class Session(Payment):
         return self._give_up(UNKNOWN_NEXT_PEER if by_client else TEMPORARY)  # O-08, O-09
 
     def _store_failed(self, arg):
-        """The record could not be written: nothing irreversible happens (rule:11, K-23)."""
+        """Give up without doing anything irreversible: the record could not be written (rule:11, K-23)."""
         self._done(STORING_INTENT | STORING_CHANNEL | STORING_FORWARDS)
         return self._give_up(TEMPORARY)
 
@@ -441,20 +439,20 @@ class Session(Payment):
         return self._give_up(TEMPORARY)
 
     def _guard(self, height):
-        """A part comes near its expiry (K-06, rule:5); otherwise the height is only about a reservation."""
+        """Give up when a part comes near its expiry (K-06, rule:5); any other height is about a reservation."""
         if height + MARGIN < self.earliest():
             return self._on_block(height)
         return self._give_up(TEMPORARY)
 
     def _shut_down(self, arg):
-        """The plugin ends: answer politely, journal and channel stay for the next start (cln:W12)."""
+        """Answer what is held before the plugin ends; record and channel stay for the next start (cln:W12)."""
         failed = self._answer_held(TEMPORARY)
         if self.state < WITH_CLIENT:
             self.state = FAILED if self.state == COLLECTING or self.committed else ABORTING
         return failed
 
     def _channel_closed(self, never_sent):
-        """lightningd says that the channel is gone (rule:23): what is held fails, and nothing more is put into it.
+        """Fail what is held, and put nothing more into a channel that lightningd says is gone (rule:23).
 
         `never_sent`: the executor of `Broadcast` has looked, and its funding is not and will not be sent.
         """
@@ -486,7 +484,7 @@ class Session(Payment):
     # Forwarded and after --------------------------------------------------------------------------
 
     def _late(self, part: IncomingHtlc):
-        """A part after the others went out: journalled, then out, with what fee is still owed (C-18, H-17)."""
+        """Let a part follow the others: journal it, then send it, with the fee that is still owed (C-18, H-17)."""
         other: IncomingHtlc
         buy: JitChannel = self.buy
         value: cython.ulonglong = part.amt_to_forward_msat
@@ -510,13 +508,13 @@ class Session(Payment):
         return room + self._note()
 
     def _late_store_failed(self, arg):
-        """Late parts could not be journalled: they fail, the others go on (rule:11)."""
+        """Fail late parts that could not be journalled; the others go on (rule:11)."""
         self._done(STORING_FORWARDS)
         failed = self._answer_held(TEMPORARY)
         return failed + self._finish() if self.state == BROADCASTING else failed
 
     def _claim(self, arg):
-        """The client fulfilled a part: from here on the channel is owed to it (rule:8)."""
+        """Note that the client fulfilled a part: from here on the channel is owed to it (rule:8)."""
         part: IncomingHtlc = arg[0]
         if part.status == FORWARDED:
             self.in_flight -= 1
@@ -538,7 +536,7 @@ class Session(Payment):
         return self._broadcast_again()
 
     def _lose(self, part: IncomingHtlc):
-        """Only this part is lost (K-10); the session ends when none is left that could still be paid."""
+        """Lose this part alone (K-10); the session ends when none is left that could still be paid."""
         if part.status != FORWARDED:
             return NOTHING
         part.status = LOST
@@ -552,13 +550,13 @@ class Session(Payment):
 
     @cython.cfunc
     def _finish(self) -> tuple:
-        """Claimed, on chain, and no part open any more: over. Paid if the fee came (rule:20)."""
+        """End a session that is claimed, on chain and without open parts: paid if the fee came (rule:20)."""
         if self.sent and not self.in_flight and self.step == IDLE:
             self.state = SUCCEEDED if self.fee_paid() >= self.fee_msat else UNDERPAID
         return NOTHING
 
     def _money_seen(self, arg):
-        """The client has money in the withheld channel, whatever is known of its parts (rule:25): put it on chain."""
+        """Put the channel on chain: it holds money of the client, whatever is known of its parts (rule:25)."""
         if self.sent or self.channel is None or self.never_sent:
             return NOTHING
         if self.state == ABORTING:
@@ -569,7 +567,7 @@ class Session(Payment):
         )
 
     def _owe_broadcast(self):
-        """The funding is owed to the chain from now on; an undo that is under way decides nothing any more."""
+        """Owe the funding to the chain from now on; an undo under way decides nothing any more."""
         self.claimed = self.committed = True
         self.state = BROADCASTING
         if self.step == UNDOING:
@@ -588,7 +586,7 @@ class Session(Payment):
     # Ending --------------------------------------------------------------------------------------
 
     def _reject(self, part: IncomingHtlc):
-        """The newcomer is not let in; what is written of the others still holds."""
+        """Fail the newcomer; the record of the others still holds."""
         return self._keep_out(part, "too late")
 
     @cython.cfunc
@@ -599,7 +597,7 @@ class Session(Payment):
         return (FailParts((part.key,), TEMPORARY),)
 
     def _undo_late_result(self, arg):
-        """The result of a step that was under way when the session was given up: undo what it made (K-19)."""
+        """Undo what was made by a step that was under way when the session was given up (K-19)."""
         self._done(CHOOSING | STORING_INTENT | AT_OPEN | STORING_CHANNEL | STORING_FORWARDS)
         if isinstance(arg, Funding):
             self.funding = arg
@@ -613,7 +611,7 @@ class Session(Payment):
         return NOTHING
 
     def _already_broadcast(self, channel):
-        """The funding is on its way. With a channel: the undo found money of the client in it and sent it (K-11)."""
+        """Note that the funding is on its way; with a channel, the undo found money of the client in it (K-11)."""
         if isinstance(channel, Channel):
             self._done(UNDOING)
             self.committed = True
@@ -626,7 +624,7 @@ class Session(Payment):
         return NOTHING
 
     def _claim_after_abort(self, arg):
-        """A preimage after we gave up: the client is owed its channel, if there is one (K-11, rule:23)."""
+        """Owe the client its channel, if there is one: a preimage came after we gave up (K-11, rule:23)."""
         part: IncomingHtlc = arg[0]
         if self.channel is None or part.status == FULFILLED:
             return NOTHING

@@ -79,7 +79,7 @@ class FrameReader:
         return self._error is not None
 
     def feed(self, data: bytes) -> list:
-        """The frames completed by `data`. Raises MalformedFrame when the stream is lost and no frame is left."""
+        """Return the frames completed by `data`. Raises MalformedFrame when the stream is lost and no frame is left."""
         frames: list = []
         if self._error is None:
             self._cut(data, frames)
@@ -146,7 +146,7 @@ def _text(w: cython.pointer[t.Walk], span: t.Span) -> bytes:
 
 @cython.cfunc
 def _hash(w: cython.pointer[t.Walk]) -> bytes:
-    """The payment hash as 32 bytes."""
+    """Return the payment hash as 32 bytes."""
     out = cython.declare(cython.uchar[32])
     unhex(w.text + w.payment_hash.at, 64, out)
     return PyBytes_FromStringAndSize(cython.cast(cython.p_const_char, out), 32)
@@ -155,7 +155,7 @@ def _hash(w: cython.pointer[t.Walk]) -> bytes:
 @cython.cfunc
 @cython.exceptval(check=False)
 def _all_ascii(w: cython.pointer[t.Walk]) -> cython.bint:
-    """Whether the texts of a call are ASCII; reading lets other bytes pass."""
+    """Return whether the texts of a call are ASCII; reading lets other bytes pass."""
     return (
         t.is_ascii(w, w.payload)
         and (not w.seen & t.PEER_ID or t.is_ascii(w, w.peer_id))
@@ -299,7 +299,7 @@ def scan(frame: bytes) -> Scan | None:
 
 
 def next_hop(frame: bytes) -> tuple[bytes, int, str | None, bytes, bool] | None:
-    """Where an htlc_accepted request wants to go: (id_raw, scid or -1, forward_to, payment_hash, has extra_tlvs).
+    """Return where an htlc_accepted request goes: (id_raw, scid or -1, forward_to, payment_hash, has extra_tlvs).
 
     None under the same conditions as `scan`, except that the texts it leaves aside may be other than ASCII.
     """
@@ -320,14 +320,14 @@ def next_hop(frame: bytes) -> tuple[bytes, int, str | None, bytes, bool] | None:
 
 
 def event_hash(frame: bytes) -> bytes | None:
-    """The payment hash (32 bytes) of a forward_event notification in the usual shape, None for everything else."""
+    """Return the payment hash (32 bytes) of a forward_event in the usual shape, None for everything else."""
     w = cython.declare(t.Walk)
     t.start(cython.address(w), frame, len(frame))
     return _hash(cython.address(w)) if c.forward_event(cython.address(w)) else None
 
 
 def method_of(frame: bytes) -> tuple[str | None, bytes | None]:
-    """The outermost method and the id token of any frame, whatever else is in it.
+    """Return the outermost method and the id token of any frame, whatever else is in it.
 
     (None, None) when the frame is no object or has one of them twice; the method is None when it is no plain
     string; the id is the raw token, None when there is none or it is a list or object.
@@ -348,7 +348,7 @@ def method_of(frame: bytes) -> tuple[str | None, bytes | None]:
 
 
 def answer_continue(id_raw: bytes) -> bytes:
-    """A whole frame that lets the HTLC go its way. ValueError for an id that cannot be echoed."""
+    """Return a frame that lets the HTLC go its way. Raises ValueError for an id that cannot be echoed."""
     w = cython.declare(t.Walk)
     t.start(cython.address(w), id_raw, len(id_raw))
     if not t.request_id(cython.address(w)) or w.at != w.end or memchr(w.text, b"\\", w.end) != cython.NULL:

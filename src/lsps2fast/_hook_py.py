@@ -152,7 +152,7 @@ class FrameReader:
         return self._error is not None
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The frames completed by `data`. Raises MalformedFrame when the stream is lost and no frame is left."""
+        """Return the frames completed by `data`. Raises MalformedFrame when the stream is lost and no frame is left."""
         frames: list[bytes] = []
         if self._error is None:
             self._cut(data, frames)
@@ -457,7 +457,7 @@ def scan(frame: bytes) -> Scan | None:
 
 
 def next_hop(frame: bytes) -> Hop | None:
-    """Where an htlc_accepted request wants to go: (id_raw, scid or -1, forward_to, payment_hash, has extra_tlvs).
+    """Return where an htlc_accepted request goes: (id_raw, scid or -1, forward_to, payment_hash, has extra_tlvs).
 
     None under the same conditions as `scan`, except that the texts it leaves aside may be other than ASCII.
     """
@@ -500,7 +500,7 @@ def _unhex(value: bytes | int) -> bytes:
 
 
 def event_hash(frame: bytes) -> bytes | None:
-    """The payment hash (32 bytes) of a forward_event notification in the usual shape, None for everything else."""
+    """Return the payment hash (32 bytes) of a forward_event in the usual shape, None for everything else."""
     try:
         return _event(_Walk(frame))
     except _Unusual:
@@ -576,7 +576,7 @@ def _loose_members(text: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def method_of(frame: bytes) -> tuple[str | None, bytes | None]:
-    """The outermost method and the id token of any frame, whatever else is in it.
+    """Return the outermost method and the id token of any frame, whatever else is in it.
 
     (None, None) when the frame is no object or has one of them twice; the method is None when it is no plain
     string; the id is the raw token, None when there is none or it is a list or object.
@@ -599,7 +599,7 @@ def method_of(frame: bytes) -> tuple[str | None, bytes | None]:
 
 
 def answer_continue(id_raw: bytes) -> bytes:
-    """A whole frame that lets the HTLC go its way. ValueError for an id that cannot be echoed."""
+    """Return a frame that lets the HTLC go its way. Raises ValueError for an id that cannot be echoed."""
     if not _ID.fullmatch(id_raw):
         check_id(id_raw)  # it knows more kinds and says what is wrong
     return b'{"jsonrpc":"2.0","id":' + id_raw + b',"result":{"result":"continue"}}\n\n'

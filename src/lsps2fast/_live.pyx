@@ -34,7 +34,7 @@ class Live(Registry):
 
     @cython.cfunc
     def conclude(self, session: Session, actions: tuple) -> tuple:
-        """If the session is over: forget its parts, free the lock, and say what becomes of the buy."""
+        """Forget a session that is over, free the lock, and add what becomes of the buy to `actions`."""
 
     # Held parts ----------------------------------------------------------------------------------
 
@@ -53,7 +53,7 @@ class Live(Registry):
 
     @cython.cfunc
     def let_go(self, buy: JitChannel, part: IncomingHtlc, status: cython.int):
-        """A held part gets another status."""
+        """Give a held part another status."""
         client: Client = buy.client
         msat: cython.ulonglong = part.amount_msat
         part.status = status
@@ -68,7 +68,7 @@ class Live(Registry):
 
     @cython.cfunc
     def make_room(self, session: Payment, buy: JitChannel, newcomer: IncomingHtlc):
-        """Return what is ordered so that `newcomer` can be held, None where larger parts fill a pot.
+        """Return the actions after which `newcomer` can be held, None where larger parts fill a pot.
 
         A part counts in three pots, each inside the next: its buy's, its client's, the node's. In one that is full the
         smallest parts that still collect give way, if they are smaller. `session` is the newcomer's own.
@@ -148,7 +148,7 @@ class Live(Registry):
 
     @cython.cfunc
     def watch_no_more(self, session: Payment):
-        """It waits for no height."""
+        """Tell this session no block."""
         if session.watched == NEVER:
             return
         there = self._at_height[session.watched]
@@ -164,7 +164,7 @@ class Live(Registry):
 
     @cython.cfunc
     def changed(self, session: Payment, before: cython.int):
-        """A session has left the state `before` (-1: it begins)."""
+        """Note that a session has left the state `before` (-1: it begins)."""
         if before == COLLECTING:
             self._collecting.pop(session, None)
             self._complete.pop(session, None)
@@ -176,7 +176,7 @@ class Live(Registry):
 
     @cython.cfunc
     def wait_for_client(self, session: Payment):
-        """This set is complete and its client away: its time-out is `offline_ms` from now (C-13)."""
+        """Let a complete set whose client is away time out `offline_ms` from now (C-13)."""
         if session in self._collecting:
             del self._collecting[session]
             session.due_ms = self.now_ms + self.offline_ms

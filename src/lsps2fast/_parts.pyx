@@ -60,7 +60,7 @@ class IncomingHtlc:
 
     @cython.cfunc
     def forward(self) -> object:
-        """Return it as it goes out, as `actions.Forward`."""
+        """Return the `actions.Forward` of this part."""
         out_msat = less(self.amt_to_forward_msat, self.extra_fee_msat)
         return Forward(self.in_scid, self.htlc_id, out_msat, self.extra_fee_msat, self.in_channel)
 
@@ -92,7 +92,7 @@ def opening_fee_msat(
 @cython.cfunc
 @cython.exceptval(-1)
 def fee_fits(parts: list, floor_msat: cython.ulonglong, fee_msat: cython.ulonglong) -> cython.bint:
-    """Whether the held ones of these parts can bear this fee.
+    """Return whether the held ones of these parts can bear this fee.
 
     None may lie below the floor (C-04), the sum must stay in u64 (H-07), and what is above the floor must suffice
     (H-05).
@@ -114,8 +114,7 @@ def fee_fits(parts: list, floor_msat: cython.ulonglong, fee_msat: cython.ulonglo
 @cython.cfunc
 @cython.exceptval(-1)
 def lay_fee(parts: list, floor_msat: cython.ulonglong, fee_msat: cython.ulonglong) -> cython.bint:
-    """Lay the fee on the held ones of these parts, each its share (H-04). False, and nothing laid, where it does not
-    fit.
+    """Lay the fee on the held ones of these parts, each its share (H-04); False, and nothing laid, if it does not fit.
 
     A share is in proportion to the part's value, rounded down, and leaves it at least the floor; what remains goes to
     the first parts that have room. So every subset of the parts pays its share, and all of them the fee to the msat.
@@ -156,8 +155,7 @@ def _share(fee_msat: cython.ulonglong, value: cython.ulonglong, total: cython.ul
 
 
 def allocate(values_msat, floor_msat, fee_msat):
-    """Lay `fee_msat` on parts worth `values_msat`; return what is taken from each (H-04), or None where it does not
-    fit.
+    """Lay `fee_msat` on parts worth `values_msat`; return what each gives (H-04), or None if it does not fit.
 
     The floor is never below 1 msat (H-03). The sum taken is the fee to the msat (H-06).
     """

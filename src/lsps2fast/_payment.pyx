@@ -120,13 +120,13 @@ class JitChannel:
     @cython.cfunc
     @cython.exceptval(check=False)
     def used_up(self, max_attempts: cython.int) -> cython.bint:
-        """Whether no channel may be opened for this buy any more (C-16), and there is none."""
+        """Return whether no channel may be opened for this buy any more (C-16), and there is none."""
         return self.dead or (self.channel is None and self.attempts >= max_attempts)
 
 
 @cython.cclass
 class Registry:
-    """What a payment sees of all that is live. The bodies are in `_live.pyx`."""
+    """All that is live, as far as a payment needs it; the bodies are in `_live.pyx`."""
 
     @cython.cfunc
     def hold(self, buy: JitChannel, part: IncomingHtlc):
@@ -134,7 +134,7 @@ class Registry:
 
     @cython.cfunc
     def let_go(self, buy: JitChannel, part: IncomingHtlc, status: cython.int):
-        """A held part gets another status."""
+        """Give a held part another status."""
 
     @cython.cfunc
     def watch(self, session: Payment, height: cython.ulonglong):
@@ -142,15 +142,15 @@ class Registry:
 
     @cython.cfunc
     def changed(self, session: Payment, before: cython.int):
-        """A session has left the state `before`."""
+        """Note that a session has left the state `before`."""
 
     @cython.cfunc
     def wait_for_client(self, session: Payment):
-        """This set is complete and its client away: it waits longer (C-13)."""
+        """Let a complete set wait longer while its client is away (C-13)."""
 
     @cython.cfunc
     def make_room(self, session: Payment, buy: JitChannel, newcomer: IncomingHtlc):
-        """Return what is ordered to make room for one more held part, None where there is none (rule:24)."""
+        """Return the actions that make room for one more held part, None where there is no room (rule:24)."""
 
 
 @cython.cclass
@@ -193,7 +193,7 @@ class Payment:
 
     @cython.cfunc
     def _hold(self, part: IncomingHtlc):
-        """The part is one of ours from now on."""
+        """Hold a part from now on."""
         part.session = self
         self.parts.append(part)
         self.held += 1
@@ -205,7 +205,7 @@ class Payment:
 
     @cython.cfunc
     def _let_go(self, part: IncomingHtlc, status: cython.int):
-        """A held part is answered."""
+        """Count a held part as answered."""
         self.held -= 1
         self.registry.let_go(self.buy, part, status)
 
@@ -227,7 +227,7 @@ class Payment:
 
     @cython.cfunc
     def _write_off(self):
-        """The channel is closed: no event comes for the parts that were in it (cln:A3)."""
+        """Count the parts in a closed channel as failed: no event comes for them (cln:A3)."""
         part: IncomingHtlc
         for part in self.parts:
             if part.status == FORWARDED:
@@ -239,9 +239,9 @@ class Payment:
 
     @cython.cfunc
     def _fit(self, limits):
-        """Lay the fee on the parts as this channel allows (H-04): the failure all get where it does not, or None.
+        """Lay the fee on the parts as this channel allows (H-04).
 
-        Beside it the actions for parts that fail alone.
+        Return the failure that all parts get where it does not, or None; and the actions for parts that fail alone.
         """
         if limits.to_self_delay_blocks > self.buy.terms.max_client_to_self_delay_blocks:
             return UNKNOWN_NEXT_PEER, NOTHING  # O-05
@@ -318,7 +318,7 @@ class Payment:
 
     @cython.cfunc
     def _release(self) -> tuple:
-        """Every held part in the record goes out together (H-15); one that came during the write is written next."""
+        """Send every held part of the record together (H-15); journal next those that came during the write."""
         part: IncomingHtlc
         number: cython.int
         if self.state == WAITING:
@@ -356,7 +356,7 @@ class Payment:
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def _done(self, steps: cython.int) -> cython.int:
-        """One of these steps is done; return which. Raises ProtocolBug if none of them was under way."""
+        """Return which of these steps is done. Raises ProtocolBug if none of them was under way."""
         step: cython.int = self.step
         if not step & steps:
             raise ProtocolBug(f"the result of a step that is not under way: {STEPS[int(step).bit_length() - 1]} is")

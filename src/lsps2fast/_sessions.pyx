@@ -246,8 +246,7 @@ class Sessions(Live):
 
     @cython.cfunc
     def _misfit(self, buy: JitChannel, htlc: IncomingHtlc) -> str:
-        """Return the failure of a part that lightningd or the client would refuse once a channel is made (C-04), or
-        None.
+        """Return the failure of a part that would be refused once a channel is made (C-04), or None.
 
         Over the alias of a paid channel nothing is made, and only what lightningd itself asks counts.
         """
@@ -318,7 +317,7 @@ class Sessions(Live):
 
     @cython.cfunc
     def _again(self, part: IncomingHtlc, htlc: IncomingHtlc) -> tuple:
-        """The same HTLC once more (K-07): held stays held, forwarded gets its stored answer (H-16)."""
+        """Answer the same HTLC once more (K-07): held stays held, forwarded gets its stored answer (H-16)."""
         if part.jit_scid != htlc.jit_scid or part.payment_hash != htlc.payment_hash:
             raise ProtocolBug(f"part {part.key} came back under another jit scid or payment hash")
         if part.status == HELD:
@@ -349,7 +348,10 @@ class Sessions(Live):
 
     @cython.ccall
     def resolved(self, key: tuple, payment_hash: bytes, preimage: object = None) -> tuple:
-        """A forwarded part was fulfilled (`preimage`) or failed (None). Matched by part and hash (K-18, rule:12)."""
+        """Take the end of a forwarded part: fulfilled (`preimage`) or failed (None).
+
+        Matched by part and payment hash (K-18, rule:12). A preimage that does not fit is an Alarm (rule:16).
+        """
         part: IncomingHtlc = self.index.get(key)
         if part is None or part.payment_hash != payment_hash:
             return NOTHING
@@ -361,7 +363,7 @@ class Sessions(Live):
         return self.conclude(session, session.apply(PART_FULFILLED, (part, preimage)))
 
     def resolve_from_tables(self, key, fulfilled):
-        """lightningd's tables, which hold no preimage, say how a forwarded part ended (after a start, cln:F5).
+        """Take from lightningd's tables, which hold no preimage, how a forwarded part ended (after a start, cln:F5).
 
         A part that is in no table and no channel any more has ended, too (people:S9): `fulfilled` False, unless the
         client is known to hold its money.
@@ -374,7 +376,7 @@ class Sessions(Live):
         return self.conclude(session, session.apply(PART_FULFILLED if fulfilled else PART_FAILED, arg))
 
     def channel_closed(self, channel_id, never_sent=False):
-        """lightningd says positively that this channel is closed, closing or forgotten (K-13, rule:23).
+        """Note that lightningd says positively that this channel is closed, closing or forgotten (K-13, rule:23).
 
         `never_sent`: its funding was not sent, and will not be. Its buy may open another (people:L9).
         """
@@ -395,7 +397,7 @@ class Sessions(Live):
         return actions
 
     def money_back(self, channel_id):
-        """A block has the close of this channel, or it is forgotten: what we put into it is ours again (people:S17).
+        """Count our funds as back: a block has the close of this channel, or it is forgotten (people:S17).
 
         It is told once, and a payment that is under way over the channel may end after it.
         """
@@ -414,9 +416,7 @@ class Sessions(Live):
         return actions
 
     def money_seen(self, channel_id):
-        """lightningd shows money of the client in this channel (rule:25): its funding is owed,
-        whatever the tables say.
-        """
+        """Owe this channel's funding: lightningd shows money of the client in it, whatever the tables say (rule:25)."""
         buy: JitChannel
         session: Session
         actions = NOTHING
@@ -428,7 +428,7 @@ class Sessions(Live):
 
     @cython.ccall
     def block(self, height: cython.ulonglong) -> tuple:
-        """A block at `height`; heights may run backwards after a start (cln:R2), the highest counts."""
+        """Take a block at `height`; heights may run backwards after a start (cln:R2), the highest counts."""
         session: Session
         actions = NOTHING
         if height <= self.height:
@@ -448,7 +448,7 @@ class Sessions(Live):
         return actions
 
     def tick(self, now_ms, wall_ms):
-        """Time has passed: monotonic and UTC milliseconds (K-25). Feeds every time-out and expiry."""
+        """Feed every time-out and expiry up to now: monotonic and UTC milliseconds (K-25)."""
         session: Session
         actions = NOTHING
         if now_ms > self.now_ms:
@@ -471,7 +471,7 @@ class Sessions(Live):
         return min(dues, default=None), self._expiry[0] >> SCID_BITS if self._expiry else None
 
     def peer(self, peer_id, online, wall_ms=0):
-        """The client has connected or is gone. `wall_ms`, UTC: what has lapsed is not opened any more (C-08)."""
+        """Note that a client has connected or is gone. `wall_ms`, UTC: nothing is opened for a lapsed offer (C-08)."""
         buy: JitChannel
         session: Session
         client: Client = self._client(peer_id)
@@ -487,7 +487,7 @@ class Sessions(Live):
         return actions
 
     def shutdown(self):
-        """The plugin ends: every held part gets its answer, and so does every later one (rule:17)."""
+        """Answer every held part, and from now on every later one: the plugin ends (rule:17)."""
         buy: JitChannel
         session: Session
         self._closing = True
@@ -498,7 +498,7 @@ class Sessions(Live):
         return actions
 
     def restore(self, jit_scid, record, sent, public=False):
-        """After a start: rebuild the session that `record` tells of; return it, or None where no payment was under way.
+        """Rebuild the session that `record` tells of, after a start; return it, or None where no payment was under way.
 
         `sent`: its funding is surely on chain; `public`: it may be, so that nothing may be undone and a `Broadcast` is
         owed. The state says what else (K-09): AWAITING_SETTLEMENT what became of each part (`resolve_from_tables`, or
@@ -527,7 +527,7 @@ class Sessions(Live):
 
     @cython.cfunc
     def _lapse(self, buy: JitChannel, wall_ms: cython.ulonglong) -> tuple:
-        """Once valid_until has passed: sets in COLLECTING fail, the buy ends unless a channel is under way (K-16)."""
+        """End a buy whose valid_until has passed: its sets in COLLECTING fail; a channel under way goes on (K-16)."""
         session: Session
         if buy.expired or wall_ms < buy.valid_until_ms:
             return NOTHING
@@ -539,9 +539,7 @@ class Sessions(Live):
 
     @cython.cfunc
     def _retire(self, buy: JitChannel) -> tuple:
-        """A buy without a session ends at valid_until; one whose channel is not paid for
-        when its money is back (people:S17).
-        """
+        """End a buy without a session at valid_until, with an unpaid channel when its funds are back (people:S17)."""
         if buy.paid:
             return self._forget(buy, SUCCEEDED)
         if buy.channel is not None:
@@ -569,7 +567,7 @@ class Sessions(Live):
 
     @cython.cfunc
     def conclude(self, session: Session, actions: tuple) -> tuple:
-        """If the session is over: forget its parts, free the lock, and say what becomes of the buy."""
+        """Forget a session that is over, free the lock, and add what becomes of the buy to `actions`."""
         if session.state < S_SUCCEEDED:
             return actions
         return actions + self._end(session)
@@ -590,7 +588,7 @@ class Sessions(Live):
 
     @cython.cfunc
     def _succeed(self, buy: JitChannel, session: Session) -> tuple:
-        """Paid: the jit scid is an alias of the channel until valid_until, also for sets that wait (A-03).
+        """Make the jit scid of a paid buy an alias of its channel until valid_until, also for sets that wait (A-03).
 
         Also where the client took the whole payment and parts beside it failed that carried a share of the fee: that
         may be a stranger's deed, so the promises hold, and what is missing is written (rule:22).
@@ -612,7 +610,7 @@ class Sessions(Live):
 
     @cython.cfunc
     def _free(self, buy: JitChannel, session: Session) -> tuple:
-        """Not paid, or not in full: the lock is free again, the record that of a buy without a payment."""
+        """Free the lock of a buy that was not paid, or not in full; its record is that of a buy without a payment."""
         outcome = ABANDONED if session.state == S_ABANDONED else FAILED
         actions = NOTHING
         if session.claimed and not session.sent:  # rule:23: the client gave up the channel that it was paid in
@@ -643,7 +641,7 @@ class Sessions(Live):
 
     @cython.cfunc
     def _forget_or_wait(self, buy: JitChannel, outcome: str) -> tuple:
-        """The buy is over; sets that still collect on it fail."""
+        """Fail the sets that still collect on a buy, and forget it."""
         session: Session
         actions = NOTHING
         for session in list(buy.sets.values()):
@@ -652,5 +650,5 @@ class Sessions(Live):
 
 
 def _name(jit_scid):
-    """Return the scid as people write it."""
+    """Return the scid as `BLOCKxTXxOUT`."""
     return f"{jit_scid >> 40}x{jit_scid >> 16 & 0xFFFFFF}x{jit_scid & 0xFFFF}"

@@ -47,7 +47,7 @@ class _Reader:
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def left(self) -> cython.ulonglong:
-        """Bytes from the cursor to the end."""
+        """Return the bytes from the cursor to the end."""
         return self.end - self.at
 
     @cython.cfunc
@@ -55,7 +55,7 @@ class _Reader:
     @cython.boundscheck(False)
     @cython.wraparound(False)
     def uint(self, width: cython.Py_ssize_t) -> cython.ulonglong:
-        """The next `width` (at most 8) bytes as a big-endian number."""
+        """Return the next `width` (at most 8) bytes as a big-endian number."""
         if width > self.end - self.at:
             raise MalformedTlv("cut short", self.at)
         number: cython.ulonglong = 0
@@ -68,7 +68,7 @@ class _Reader:
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def bigsize(self) -> cython.ulonglong:
-        """The next BigSize; only its shortest form is one (BOLT 1)."""
+        """Return the next BigSize; only its shortest form is one (BOLT 1)."""
         start: cython.Py_ssize_t = self.at
         number: cython.ulonglong = self.uint(1)
         if number < 0xFD:
@@ -105,7 +105,7 @@ class _Reader:
 
     @cython.cfunc
     def value(self) -> bytes:
-        """The value of the current record."""
+        """Return the value of the current record."""
         return self.data[self.at - self.length : self.at]
 
     @cython.cfunc
@@ -113,7 +113,7 @@ class _Reader:
     @cython.boundscheck(False)
     @cython.wraparound(False)
     def last_tu(self, length: cython.Py_ssize_t, width: cython.Py_ssize_t) -> cython.ulonglong:
-        """The `length` bytes just passed, once more, as a truncated integer of at most `width` bytes."""
+        """Return the `length` bytes just passed as a truncated integer of at most `width` bytes."""
         self.at -= length
         if length > width:
             raise MalformedTlv(f"{length} bytes in a tu{8 * width}", self.at)
@@ -134,7 +134,7 @@ class _Reader:
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def hop_number(self) -> cython.ulonglong:
-        """Check the current record of a hop payload (BOLT 4 `payload`); its number, 0 where it holds none."""
+        """Check the current record of a hop payload (BOLT 4 `payload`); return its number, 0 where it holds none."""
         kind: cython.ulonglong = self.kind
         if kind == 2 or kind == 18:  # amt_to_forward, total_amount_msat
             return self.last_tu(self.length, 8)
@@ -157,7 +157,7 @@ class _Reader:
 
 @cython.cfunc
 def _reader(data: bytes) -> _Reader:
-    """A _Reader at the start of `data`."""
+    """Return a _Reader at the start of `data`."""
     reader: _Reader = _Reader.__new__(_Reader)
     reader.data = data
     reader.at = 0
@@ -170,7 +170,7 @@ def _reader(data: bytes) -> _Reader:
 
 @cython.cfunc
 def _unhex(text: str) -> bytes:
-    """The bytes that the hex digits `text` stand for, upper and lower case alike."""
+    """Return the bytes that the hex digits `text` stand for, upper and lower case alike."""
     try:
         return unhexlify(text)
     except ValueError:
@@ -178,13 +178,13 @@ def _unhex(text: str) -> bytes:
 
 
 def _first_wrong_digit(text: str) -> int:
-    """Where `text` stops being hex: at the first strange character, else at its odd end."""
+    """Return where `text` stops being hex: at the first strange character, else at its odd end."""
     return next((i for i, char in enumerate(text) if char not in _HEX_DIGITS), len(text))
 
 
 @cython.cfunc
 def _hop_reader(payload_hex: str, prefixed: cython.bint) -> _Reader:
-    """A _Reader at the first record of a hop payload.
+    """Return a _Reader at the first record of a hop payload.
 
     A prefix is never guessed: `020100` parses with and without one (H-12).
     """
@@ -200,7 +200,7 @@ def _hop_reader(payload_hex: str, prefixed: cython.bint) -> _Reader:
 
 @cython.cfunc
 def _u64(number: object, what: str) -> cython.ulonglong:
-    """`number` as u64, checked before it can wrap."""
+    """Return `number` as u64, checked before it can wrap."""
     if number < 0 or number > U64_MAX:
         raise MalformedTlv(f"{what} {number} outside u64", 0)
     return number
@@ -208,13 +208,13 @@ def _u64(number: object, what: str) -> cython.ulonglong:
 
 @cython.cfunc
 def _digits(number: object, what: str) -> str:
-    """`number`, checked against u64, as hex digits without leading zeros, none for 0; `_PADS` makes them bytes."""
+    """Return `number`, checked against u64, as hex digits without leading zeros; `_PADS` makes them bytes."""
     checked: cython.ulonglong = _u64(number, what)
     return f"{checked:x}" if checked else ""
 
 
 def encode_bigsize(value: int) -> bytes:
-    """`value` in its shortest BigSize form."""
+    """Return `value` in its shortest BigSize form."""
     number: cython.ulonglong = _u64(value, "BigSize")
     if number < 0xFD:
         return bytes((number,))
@@ -226,7 +226,7 @@ def encode_bigsize(value: int) -> bytes:
 
 
 def decode_bigsize(data: bytes, offset: int = 0) -> tuple:
-    """The BigSize at `data[offset]` and the offset behind it."""
+    """Return the BigSize at `data[offset]` and the offset behind it."""
     if offset < 0 or offset > len(data):
         raise MalformedTlv("offset outside the data", offset)
     reader: _Reader = _reader(data)
@@ -236,7 +236,7 @@ def decode_bigsize(data: bytes, offset: int = 0) -> tuple:
 
 
 def encode_tu(value: int, width: int = 8) -> bytes:
-    """`value` as tu16, tu32 or tu64 (`width` 2, 4 or 8 bytes): big-endian without leading zero bytes."""
+    """Return `value` as tu16, tu32 or tu64 (`width` 2, 4 or 8 bytes): big-endian without leading zero bytes."""
     width = min(width, 8)
     if value < 0 or value >> 8 * width:
         raise MalformedTlv(f"{value} outside u{8 * width}", 0)
@@ -244,14 +244,14 @@ def encode_tu(value: int, width: int = 8) -> bytes:
 
 
 def decode_tu(data: bytes, width: int = 8) -> int:
-    """All of `data` as tu16, tu32 or tu64 (`width` 2, 4 or 8 bytes)."""
+    """Return all of `data` as tu16, tu32 or tu64 (`width` 2, 4 or 8 bytes)."""
     reader: _Reader = _reader(data)
     reader.at = reader.end
     return reader.last_tu(reader.end, min(width, 8))
 
 
 def read_stream(data: bytes, known: dict | None = None) -> tuple:
-    """The records `(type, value)` of a TLV stream that fills `data`: types rise, sizes are minimal, nothing is left.
+    """Return the records `(type, value)` of a TLV stream that fills `data`: types rise, sizes are minimal.
 
     `known` maps the types of the stream's namespace to their length in bytes (None: any); with it a wrong length and
     an unknown even type are refused. Without it only the structure is checked.
@@ -279,7 +279,7 @@ def _check_known(reader: _Reader, known: dict) -> cython.bint:
 
 
 def write_stream(records: object) -> bytes:
-    """The TLV stream of `(type, value)` records; types must rise strictly (H-11)."""
+    """Return the TLV stream of `(type, value)` records; types must rise strictly (H-11)."""
     out: bytes = b""
     previous = -1
     for kind, value in records:
@@ -328,7 +328,7 @@ def _note(payload: HopPayload, kind: cython.ulonglong, value: bytes, number: obj
 
 
 def read_payload(payload_hex: str, prefixed: bool = True) -> HopPayload:
-    """What the hop payload says; `prefixed`: it starts with its BigSize length, as in the hook's request (cln:H1)."""
+    """Return what the hop payload says; `prefixed`: its BigSize length comes first, as in the hook (cln:H1)."""
     reader: _Reader = _hop_reader(payload_hex, prefixed)
     payload: HopPayload = HopPayload.__new__(HopPayload)
     payload.blinded = False
@@ -343,7 +343,7 @@ def read_payload(payload_hex: str, prefixed: bool = True) -> HopPayload:
 
 
 def forward_payload(payload_hex: str, amount_msat: int) -> str:
-    """The hop payload with amt_to_forward := `amount_msat`, every other record as it was (H-12, H-13).
+    """Return the hop payload with amt_to_forward := `amount_msat`, every other record as it was (H-12, H-13).
 
     In: hex with the length prefix, as the hook's request has it. Out: hex without, as the answer needs it (cln:H1).
     """
@@ -362,7 +362,7 @@ def forward_payload(payload_hex: str, amount_msat: int) -> str:
 
 
 def final_payload(payload_hex: str, amount_msat: int, total_msat: int) -> str:
-    """The final hop's payload with amt_to_forward and payment_data's total replaced, the rest as it was (I-28).
+    """Return the final hop's payload with amt_to_forward and payment_data's total replaced (I-28).
 
     In: hex with the length prefix. Out: hex without.
     """
@@ -393,7 +393,7 @@ def final_payload(payload_hex: str, amount_msat: int, total_msat: int) -> str:
 
 
 def extra_fee_tlvs(extra_fee_msat: int) -> str:
-    """The hex of the TLV stream of update_add_htlc for a part that paid `extra_fee_msat`.
+    """Return the hex of the TLV stream of update_add_htlc for a part that paid `extra_fee_msat`.
 
     Empty for 0: a part that paid nothing carries no record (H-09). The value is a full u64, not truncated (H-08).
     """
@@ -402,7 +402,7 @@ def extra_fee_tlvs(extra_fee_msat: int) -> str:
 
 
 def read_extra_fee(extra_tlvs_hex: str | None) -> int | None:
-    """The extra_fee in msat of an incoming HTLC's TLV stream; None when it carries none (I-21)."""
+    """Return the extra_fee in msat of an incoming HTLC's TLV stream; None when it carries none (I-21)."""
     if extra_tlvs_hex is None:
         return None
     reader: _Reader = _reader(_unhex(extra_tlvs_hex))
@@ -416,7 +416,7 @@ def read_extra_fee(extra_tlvs_hex: str | None) -> int | None:
 
 
 def scid_from_str(text: object) -> int:
-    """The number of a short channel id `BLOCKxTXxOUT`: decimal, no leading zeros, u24 x u24 x u16 (S-08)."""
+    """Return the number of a short channel id `BLOCKxTXxOUT`: decimal, no leading zeros, 24, 24, 16 bits (S-08)."""
     if not isinstance(text, str):
         raise MalformedTlv("scid is no text", 0)
     fields = text.split("x")
@@ -431,7 +431,7 @@ def scid_from_str(text: object) -> int:
 
 
 def _scid_field(field: str, limit: int, at: int) -> int:
-    """One number of a scid that starts at character `at`."""
+    """Return the number of a scid that starts at character `at`."""
     if not (field.isascii() and field.isdigit()) or len(field) > 8 or (field[0] == "0" and field != "0"):
         raise MalformedTlv("scid field is no plain number", at)
     number = int(field)
@@ -441,6 +441,6 @@ def _scid_field(field: str, limit: int, at: int) -> int:
 
 
 def scid_to_str(scid: int) -> str:
-    """A short channel id as `BLOCKxTXxOUT`."""
+    """Return a short channel id as `BLOCKxTXxOUT`."""
     number: cython.ulonglong = _u64(scid, "scid")
     return f"{number >> 40}x{number >> 16 & 0xFFFFFF}x{number & 0xFFFF}"

@@ -1,4 +1,4 @@
-"""Answers to an htlc_accepted call, as whole frames, checked before anybody can write them (rule:1).
+"""Answers to an htlc_accepted call, as whole frames, checked before they can be written (rule:1).
 
 A wrong answer aborts lightningd, and again at each start, because the HTLC is replayed (cln:H9). So each
 builder checks everything it is given and raises ValueError instead. One file for both runs of `_hook`; only
@@ -36,7 +36,7 @@ def _check_hex(what: str, digits: str, least: int, most: int) -> None:
 
 
 def _check_extra(extra_tlvs_hex: str) -> None:
-    """lightningd aborts on a stream out of order or an even type it does not know; it knows 0, blinded_path."""
+    """Refuse a stream that lightningd aborts on: out of order, or an even type but 0 (blinded_path)."""
     _check_hex("extra_tlvs", extra_tlvs_hex, 0, MOST_DIGITS)
     try:
         records = tlv.read_stream(bytes.fromhex(extra_tlvs_hex))
