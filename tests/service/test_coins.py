@@ -200,3 +200,24 @@ async def test_the_final_record_waits_until_the_funding_is_sent() -> None:
         await stage.lsp.call("close", close)
         stage.world.mine()
         await stage.until(lambda: stage.outcome(invoice.scid) == "Unpaid", "the final record")
+
+
+async def test_an_unpaid_channel_that_is_forgotten_without_a_word_ends_its_record() -> None:
+    """people:S17, rule:9: lightningd announces no close after `dev-forget-channel`; blocks show that it is gone."""
+    async with Stage(LSP_TRUSTS, fresh=True) as stage:
+        client, payer = stage.client(send_ready=False), stage.payer()
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice)
+        await stage.until(lambda: stage.calls("sendpsbt"), "the funding is sent")
+        await stage.quiet()
+        stage.world.mine()
+        await stage.world.advance(3_600)
+        assert (await payment).raw_messages == [TEMPORARY]
+        assert str(invoice.scid) in stage.records("active")
+        channel_id = client.ends[0].channel.channel_id
+        await stage.lsp.call("dev-forget-channel", {"id": client.node_id, "channel_id": channel_id, "force": True})
+        for _ in range(3):
+            await stage.quiet()
+            stage.world.mine()
+        await stage.until(lambda: stage.outcome(invoice.scid) == "Unpaid", "the final record")
+        await stage.until(lambda: not stage.records("active"), "the active record is gone")

@@ -133,7 +133,7 @@ class SessionDriver:
         self.channel_closed(channel_id)
 
     def never_funded(self, channel_id: str) -> None:
-        """This channel is gone, and nothing was put into it."""
+        """This channel is gone, and nothing of ours is in it."""
         self.closed(channel_id)
         self.money_back(channel_id)
 
@@ -227,6 +227,15 @@ class SessionDriver:
         """The opening fee that the payment under way brings."""
         core = self.sessions.buys.get(jit_scid)
         return 0 if core is None or core.holder is None else int(core.holder.fee_msat)
+
+    def unpaid(self) -> dict[str, str]:
+        """Channels of buys without a payment under way whose money is not back, with their peers (people:S17)."""
+        found: dict[str, str] = {}
+        for core in self.sessions.buys.values():
+            waits = core.channel is not None and not core.paid and core.holder is None
+            standing = [*core.closing, *([core.channel.channel_id] if waits else [])]
+            found.update(dict.fromkeys(standing, core.peer_id))
+        return found
 
     def waiting(self) -> dict[tuple[int, bytes], StoredSession]:
         """Sessions with parts at their client, as records."""

@@ -1,8 +1,10 @@
-"""Looks for what lightningd may never tell: a funding that no block took, a part whose end was announced to nobody.
+"""Looks for what lightningd may never tell: a funding that no block took, a part whose end was announced to nobody, an
+unpaid channel that is gone.
 
 bitcoind forgets transactions, a notification can be lost. So what is waited for is looked at as blocks come: fundings
-every few blocks until one has them, parts after 1, 2, 4, 8 … blocks. The questions are about our own channels only and
-come one after the other, however many there are. What is found goes the way of the notification that did not come.
+every few blocks until one has them, parts and closes after 1, 2, 4, 8 … blocks. The questions are about our own
+channels only and come one after the other, however many there are. What is found goes the way of the notification that
+did not come.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from lsps2fast.actions import Channel, PartKey
 from lsps2fast.errors import Lsps2Error
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.broadcast import Broadcaster
+from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.funding import ChannelGone, Funder, holds_money_of_client
 from lsps2fast_plugin.service.reconcile import SETTLED, Snapshot, resolved_rows
 from lsps2fast_plugin.service.session_record import StoredSession
@@ -39,7 +42,7 @@ class _Funding:
 
 
 @dataclass
-class _Parts:
+class _Waited:
     due: int
     pause_blocks: int = 1
 
@@ -58,10 +61,13 @@ class MissedEventPoller:
         closed: Callable[[str], None],
         money_seen: Callable[[str], None],
         alarm: Callable[[str], None],
+        unpaid: Callable[[], dict[str, str]] = dict,
+        money_back: Callable[[str], None] = lambda channel_id: None,
     ) -> None:
         """`waiting()`: sessions with parts at their client, as records that say where the parts went;
         `snapshot(records)`: as of `Reconciler`; `told(part, settled)`, `closed(channel_id)`
-        and `money_seen(channel_id)` (the client holds money in a withheld channel) take what was found.
+        and `money_seen(channel_id)` (the client holds money in a withheld channel) take what was found;
+        `unpaid()`: channels without a payment under way whose money is waited for, with their peers; `money_back(id)`.
         """
         self._funder = funder
         self._broadcaster = broadcaster
@@ -71,9 +77,12 @@ class MissedEventPoller:
         self._closed = closed
         self._money_seen = money_seen
         self._alarm = alarm
+        self._unpaid = unpaid
+        self._money_back = money_back
         self._height = 0
         self._fundings: dict[str, _Funding] = {}
-        self._parts: dict[SessionKey, _Parts] = {}
+        self._parts: dict[SessionKey, _Waited] = {}
+        self._closes: dict[str, _Waited] = {}  # by channel id
         self._looking = asyncio.Lock()
 
     def __len__(self) -> int:
@@ -103,6 +112,7 @@ class MissedEventPoller:
             for funding in [each for each in self._fundings.values() if each.due <= self._height]:
                 await self._look_at_funding(funding)
             await self._look_at_parts()
+            await self._look_at_closes()
 
     async def _look_at_funding(self, funding: _Funding) -> None:
         channel_id, age = funding.channel.channel_id, self._height - funding.since
@@ -124,7 +134,7 @@ class MissedEventPoller:
 
     async def _look_at_parts(self) -> None:
         waiting = self._waiting()
-        self._parts = {key: self._parts.get(key) or _Parts(self._height + 1) for key in waiting}
+        self._parts = {key: self._parts.get(key) or _Waited(self._height + 1) for key in waiting}
         due = {key: record for key, record in waiting.items() if self._parts[key].due <= self._height}
         if not due:
             return
@@ -139,6 +149,25 @@ class MissedEventPoller:
             return
         for record in due.values():
             self._judge(record, snapshot)
+
+    async def _look_at_closes(self) -> None:
+        """Find unpaid channels that went without a word, as after `dev-forget-channel` (rule:9)."""
+        unpaid = self._unpaid()
+        self._closes = {key: self._closes.get(key) or _Waited(self._height + 1) for key in unpaid}
+        for channel_id, waited in self._closes.items():
+            if waited.due > self._height:
+                continue
+            waited.pause_blocks *= 2
+            waited.due = self._height + waited.pause_blocks
+            try:
+                row = await self._funder.find(unpaid[channel_id], channel_id)
+            except Lsps2Error as error:
+                log.warning(f"looking whether channel {channel_id} is closed: {error}")
+                continue
+            if row is None or row.state in BACK:
+                self._money_back(channel_id)
+            elif row.is_closing:
+                self._closed(channel_id)
 
     def _judge(self, record: StoredSession, snapshot: Snapshot) -> None:
         """Tell what the tables say and no notification said; what was paid comes first: it decides (K-11)."""

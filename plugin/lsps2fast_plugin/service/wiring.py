@@ -158,6 +158,8 @@ def build_parts(
         closed=driver.channel_closed,
         money_seen=driver.money_seen,
         alarm=driver.alarm,
+        unpaid=driver.unpaid,
+        money_back=driver.never_funded,
     )
     held = HeldHtlcs(host)
     effects = ActionExecutor(

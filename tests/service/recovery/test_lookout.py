@@ -44,6 +44,8 @@ class Node:
         self.closed: list[str] = []  # channel ids
         self.money: list[str] = []  # channel ids
         self.waiting: dict[SessionKey, StoredSession] = {}
+        self.unpaid: dict[str, str] = {}
+        self.back: list[str] = []  # channel ids
         self.height = 100
         self.lookout = MissedEventPoller(
             funder=cast(Funder, self),
@@ -54,6 +56,8 @@ class Node:
             closed=self.closed.append,
             money_seen=self.money.append,
             alarm=self.alarms.append,
+            unpaid=lambda: self.unpaid,
+            money_back=self.back.append,
         )
         self.lookout.load([], [], self.height)
 
@@ -115,6 +119,38 @@ def test_an_error_ends_no_watch() -> None:
     node.error = NodeError("sendpsbt", -1, "bitcoind is away")
     node.mine(FUNDING_EVERY_BLOCKS + 1)
     assert (len(node.sent), len(node.lookout)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "closed", "back"),
+    [
+        (None, [], [ID]),
+        (channel(state="ONCHAIN"), [], [ID]),
+        (channel(state="CLOSINGD_COMPLETE"), [ID], []),
+        (CONFIRMED, [], []),
+    ],
+    ids=["forgotten", "its close in a block", "closing", "open"],
+)
+def test_an_unpaid_channel_that_went_without_a_word_is_found(
+    found: PeerChannel | None, closed: list[str], back: list[str]
+) -> None:
+    """people:S17, rule:9: its record waits for money that is back, or never comes."""
+    node = Node()
+    node.unpaid = {ID: CLIENT}
+    node.found = found
+    node.mine(2)
+    assert (node.closed, node.back) == (closed, back)
+
+
+def test_an_unpaid_channel_is_looked_at_with_growing_pauses() -> None:
+    """people:S17, rule:10: a month is some ten questions, and an error ends none."""
+    node = Node()
+    node.unpaid = {ID: CLIENT}
+    node.found = CONFIRMED
+    node.mine(4_000)
+    node.found = None
+    node.mine(4_000)
+    assert len(node.back) == 1
 
 
 def test_a_channel_that_is_gone_needs_no_funding() -> None:
