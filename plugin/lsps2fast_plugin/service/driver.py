@@ -232,9 +232,9 @@ class SessionDriver:
         """Channels of buys without a payment under way whose money is not back, with their peers (people:S17)."""
         found: dict[str, str] = {}
         for core in self.sessions.buys.values():
-            waits = core.channel is not None and not core.paid and core.holder is None
-            standing = [*core.closing, *([core.channel.channel_id] if waits else [])]
-            found.update(dict.fromkeys(standing, core.peer_id))
+            found.update(dict.fromkeys(core.closing, core.peer_id))
+            if core.channel is not None and not core.paid and core.holder is None:
+                found[core.channel.channel_id] = core.peer_id
         return found
 
     def waiting(self) -> dict[tuple[int, bytes], StoredSession]:
