@@ -255,7 +255,7 @@ class Client(PluginApp):
             self.reconnect.lost(lsp_id)
 
     async def _load(self) -> None:
-        """All records; then those whose payment was made, or whose invoice never came to be, while we were away."""
+        """Read all records, and end those whose payment was made while we were away, or whose invoice never was."""
         await until_answered("reading the records", self.book.load, self.clock)
         await until_answered("reading the history", self.history.load, self.clock)
         await until_answered("reading the reports", self.reports.load, self.clock)
@@ -276,7 +276,7 @@ class Client(PluginApp):
             self.host.let_go(scan.id_raw)
 
     def _on_openchannel(self, request: Request, openchannel: Json, **_: Any) -> None:
-        """Answered from memory where that can be; before the records are read it waits for them (cln:W11)."""
+        """Answer from memory where that can be; before the records are read it waits for them (cln:W11)."""
         if self._ready.is_set():
             self.door.knock(request, openchannel)
         else:
@@ -305,7 +305,7 @@ class Client(PluginApp):
         await self.watch.changed(event)
 
     async def _channel_closes(self, event: Json) -> None:
-        """An LSP that was paid for a lifetime and closes before its end has broken its word (A-05)."""
+        """Distrust an LSP that was paid for a lifetime and closes before its end (A-05)."""
         channel_id, lsp_id = event["channel_id"], event["peer_id"]
         why = self.history.closed(channel_id, event["new_state"], event["cause"], self.chain.height)
         if why is not None:
@@ -315,7 +315,7 @@ class Client(PluginApp):
     # Facts of the node -----------------------------------------------------------------------------
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> Json:
-        """Answered at once (T-37). Nothing of a peer is awaited before the start is over."""
+        """Answer at once (T-37). Nothing of a peer is awaited before the start is over."""
         if payload.startswith(MESSAGE_TYPE_HEX) and self.settings is not None:
             self.talk.receive(peer_id, bytes.fromhex(payload[len(MESSAGE_TYPE_HEX) :]))
         return {"result": "continue"}
@@ -404,7 +404,7 @@ class Client(PluginApp):
         return status(self.book, self.incoming, self.talk, self.settings, self.reports, given_up)
 
     async def _advance(self, seconds: float) -> Json:
-        """For tests: turn the clock forward."""
+        """Turn the clock forward, for tests."""
         self.clock.advance(float(seconds))
         return {"now_ms": self.clock.now_ms()}
 

@@ -72,7 +72,7 @@ class ChannelBindings:
         return None
 
     def disconnected(self, lsp_id: str) -> None:
-        """The link to this LSP broke."""
+        """Note that the link to this LSP broke."""
         self._linked -= {each.payment_hash for each in self._book.of_lsp(lsp_id)}
 
     def _became(self, lsp_id: str, opening: Opening, row: PeerChannel) -> bool:
@@ -138,7 +138,7 @@ class ChannelBindings:
     async def settle_on(self, approval: Approval, channel_id: str) -> bool:
         """Return whether the fee of a purchase may be taken over this channel. Raises StoreError.
 
-        When the channel was accepted for another purchase that nobody paid yet, the LSP meant this one: exchange.
+        When the channel was accepted for another purchase that is not paid yet, the LSP meant this one: exchange.
         """
         async with self._exchanging:
             return approval.channel_id == channel_id or await self._exchange(approval, channel_id)

@@ -26,7 +26,7 @@ from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import CLOSING, PeerChannel, find_closed_channel
 from lsps2fast_plugin.cln.rpc import Rpc
 
-SETTLED_BLOCKS: Final = 6  # so deep nobody expects a reorganisation to reach
+SETTLED_BLOCKS: Final = 6  # deeper than any reorganisation that is reckoned with
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
@@ -77,7 +77,7 @@ class Watch:
     # ---- channels that are new to us
 
     async def changed(self, event: Json) -> None:
-        """channel_state_changed. Raises NodeError, StoreError."""
+        """Take a channel_state_changed. Raises NodeError, StoreError."""
         channel = self._book.channels.get(event["channel_id"])
         if channel is None:
             await self.survey(id=event["peer_id"])
@@ -114,7 +114,7 @@ class Watch:
         self._happened("opened", channel)
 
     async def find(self) -> None:
-        """After a start: what came while we were away, and what was given up. Raises NodeError, StoreError."""
+        """Find what came while we were away, and what was given up, after a start. Raises NodeError, StoreError."""
         rows = await self._chain.rows()
         await self._bindings.mend_old(rows)
         await self.survey()
@@ -129,7 +129,7 @@ class Watch:
     # ---- payments
 
     async def settled(self, approval: Approval) -> None:
-        """The payment is made: the fundings of the channels it came over are owed from now on. Raises StoreError."""
+        """Note that a payment is made: the fundings of the channels it came over are owed. Raises StoreError."""
         over = {channel_id for channel_id, _ in approval.released.amounts_msat} if approval.released else set()
         for channel in list(self._book.channels.values()):
             if channel.channel_id in over and channel.paid_ms is None:
@@ -322,7 +322,7 @@ class Watch:
             await self._broken(channel, f"its funding transaction was seen, but not confirmed within {blocks} blocks")
 
     async def _drop(self, channel: JitChannel) -> None:
-        """It needs no watching any more."""
+        """Stop watching a channel."""
         self._sound.discard(channel.channel_id)
         await self._book.drop_channel(channel.channel_id)
 

@@ -46,7 +46,7 @@ class PurchaseEndings:
         self._sweep_at_ms = self._sweep_pause_ms = 0  # growing pauses while they do (wallet:W9)
 
     async def settle(self, approval: Approval) -> None:
-        """Paid: from now on the funding is owed, and no further fee (I-33).
+        """End a purchase that is paid: from now on the funding is owed, and no further fee (I-33).
 
         Raises StoreError: the next start does it.
         """

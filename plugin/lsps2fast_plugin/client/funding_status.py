@@ -45,7 +45,7 @@ class Funding(NamedTuple):
 
 
 def amount_sat(value: object) -> int | None:
-    """Satoshi of an amount as lightningd writes it for `getutxout` ("200000sat", also a number), else None."""
+    """Return the satoshis of an amount as `getutxout` writes it ("200000sat", also a number), else None."""
     if type(value) is int:
         return value
     match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
@@ -74,7 +74,7 @@ class Chain:
         return rows
 
     async def row(self, channel_id: str) -> PeerChannel | None:
-        """One channel, None when lightningd no longer knows it. Raises NodeError."""
+        """Return one channel, None when lightningd no longer knows it. Raises NodeError."""
         return next((row for row in await self.rows() if row.channel_id == channel_id), None)
 
     async def channel_of(self, scid: int) -> str | None:

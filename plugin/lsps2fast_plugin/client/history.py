@@ -68,7 +68,7 @@ class History:
     # ---- what happens
 
     def bought(self, approval: Approval) -> None:
-        """A purchase begins."""
+        """Begin the history of a purchase."""
         buy, payment_hash = approval.buy, approval.payment_hash.hex()
         self.purchases[payment_hash] = {
             "version": VERSION,
@@ -96,7 +96,7 @@ class History:
         self._step(payment_hash, "bought")
 
     def opened(self, channel: JitChannel) -> None:
-        """The channel of a purchase is there; a later one takes its place."""
+        """Note the channel of a purchase; a later one takes its place."""
         facts = {
             "channel_id": channel.channel_id,
             "funding_txid": channel.funding_txid,
@@ -115,29 +115,29 @@ class History:
             self._note(record["payment_hash"], f"funding_{step}", facts)
 
     def held(self, payment_hash: bytes) -> None:
-        """A part of the payment is held."""
+        """Note that a part of the payment is held."""
         if self.purchases.get(payment_hash.hex(), {}).get("state") == "awaited":
             self._note(payment_hash.hex(), "parts_held", {"state": "receiving"})
 
     def given_back(self, payment_hash: bytes, why: str) -> None:
-        """No part is held any more; the payer may try again."""
+        """Note that no part is held any more; the payer may try again."""
         record = self.purchases.get(payment_hash.hex())
         if record is not None and record["state"] in ("receiving", "claimed"):
             self._note(payment_hash.hex(), None, {"state": "awaited", "reason": why})
 
     def claimed(self, payment_hash: bytes, received_msat: int, fee_msat: int) -> None:
-        """The payment was released to lightningd."""
+        """Note that the payment was released to lightningd."""
         facts = {"state": "claimed", "received_msat": received_msat, "fee_taken_msat": fee_msat, "reason": None}
         self._note(payment_hash.hex(), "claimed", facts)
 
     def ended(self, payment_hash: bytes, state: str, why: str | None = None) -> None:
-        """Nothing more can come of it."""
+        """Note the end of a purchase."""
         record = self.purchases.get(payment_hash.hex())
         if record is not None and record["state"] not in OVER:
             self._note(payment_hash.hex(), "ended", {"state": state, "reason": why or record["reason"]})
 
     def closed(self, channel_id: str, state: str, cause: str, height: int) -> str | None:
-        """A channel is being closed: why that breaks what was paid for, or None (A-05)."""
+        """Return why the close of a channel breaks what was paid for, or None (A-05)."""
         record = self.of_channel(channel_id)
         if record is None or record["state"] != "paid" or record["funding"] == "closed":
             return None
@@ -209,7 +209,7 @@ def _is_record(value: Any) -> bool:
 
 
 def _stored(record: Json) -> Json:
-    """Amounts as decimal strings (K-24)."""
+    """Return the fields with amounts as decimal strings (K-24)."""
     return {key: str(each) if key.endswith("_msat") and each is not None else each for key, each in record.items()}
 
 

@@ -98,7 +98,7 @@ class Incoming:
     # ---- from the host
 
     def take(self, scan: Any) -> None:
-        """A part of an approved payment, which ends here; answered now or later, once."""
+        """Take a part of an approved payment, which ends here; it is answered now or later, once."""
         approval = self._book.approvals[scan.payment_hash]
         payment = self._payments.get(approval.payment_hash)
         if payment is None or payment.approval is not approval:
@@ -106,7 +106,7 @@ class Incoming:
         self._host.spawn(self._answer(payment, scan))
 
     def refuse_fee(self, scan: Any) -> None:
-        """A part with an opening fee for a payment that buys no channel (I-22); a replay has lost its TLV (I-32)."""
+        """Refuse a part with an opening fee for a payment that buys no channel (I-22); replays have no TLV (I-32)."""
         self._report(
             scan.peer_id or "",
             f"payment {scan.payment_hash.hex()}: refused a part of {scan.amount_msat} msat: {Reason.FEE_NEVER_AGREED};"
@@ -120,11 +120,11 @@ class Incoming:
         return payment is not None and bool(payment.collected.parts or payment.lock.locked())
 
     def held_parts(self) -> int:
-        """Parts held of all payments."""
+        """Return the number of parts held, of all payments."""
         return sum(len(payment.collected.parts) for payment in self._payments.values())
 
     def settled(self, payment_hash: bytes) -> None:
-        """The invoice is paid: what came on top of it goes back (I-22)."""
+        """Fail what came on top of a payment that is made (I-22)."""
         payment = self._payments.get(payment_hash)
         if payment is not None and payment.collected.parts:
             self._fail_set(payment, None, "the invoice is paid already")
@@ -142,7 +142,7 @@ class Incoming:
         return True
 
     def forget(self, payment_hash: bytes) -> None:
-        """The approval is gone."""
+        """Forget a payment whose approval is gone."""
         self._payments.pop(payment_hash, None)
 
     # ---- time, blocks, channels
@@ -173,7 +173,7 @@ class Incoming:
         self._grounds.look()
 
     def channel_closes(self, channel_id: str) -> None:
-        """Parts in a channel that is closing are failed; the payer may try again."""
+        """Fail parts in a channel that is closing; the payer may try again."""
         for payment in list(self._payments.values()):
             keys = [key for key in payment.collected.parts if key[0] == channel_id]
             if keys:
@@ -181,7 +181,7 @@ class Incoming:
                 self._fail(payment, keys, TEMPORARY_NODE_FAILURE)
 
     def stop(self) -> None:
-        """The plugin ends: whoever paid may try again.
+        """Fail what is held, for the plugin ends: the payer may try again.
 
         What we know of the parts stays in their record: when lightningd itself stops it ignores these answers and
         asks again at its next start, without the TLVs (cln:W12, I-32).
@@ -258,7 +258,7 @@ class Incoming:
         return (channel_id or format_scid(scan.in_scid), scan.htlc_id)
 
     async def _remember_fee(self, approval: Approval, part: Part) -> None:
-        """lightningd does not keep the TLV over a restart, so we do, before anything else (I-32)."""
+        """Store the fee of a part before anything else: lightningd does not keep the TLV over a restart (I-32)."""
         if not part.extra_fee_msat or part.key in approval.fees_msat:
             return
         approval.fees_msat[part.key] = part.extra_fee_msat
@@ -269,7 +269,7 @@ class Incoming:
             raise
 
     def _late(self, payment: HeldPayment, scan: Any) -> None:
-        """The payment is made. lightningd refuses more of it; a second fee we refuse ourselves (I-22)."""
+        """Refuse a second fee for a payment that is made; lightningd refuses other parts of it (I-22)."""
         if not carries_fee(scan):
             self._host.let_go(scan.id_raw)
             return
@@ -343,7 +343,7 @@ class Incoming:
             self._release_all(payment, claims, approval.released)
 
     async def _renew(self, approval: Approval, row: InvoiceRow, nonce: str) -> InvoiceRow:
-        """The payment came in time, its funding is sound: it must not fail for its invoice's end (wallet:W4)."""
+        """Renew the invoice of a payment that came in time and whose funding is sound (wallet:W4)."""
         approval.renewed = renewed(row, self._clock.wall_ms())
         await self._book.save(approval)
         log.info(f"the invoice {row.label!r} ended while its payment waited for the funding; it is renewed")
@@ -358,7 +358,7 @@ class Incoming:
         log.info(f"{payment}: {len(claims)} parts, {released.total_msat} msat are claimed")
 
     def _release_one(self, call: Call, key: Key, released: Released) -> None:
-        """lightningd then checks what remains: secret, expiry, and that its own set is complete (I-28)."""
+        """Release a part; lightningd then checks secret, expiry, and that its own set is complete (I-28)."""
         try:
             payload = tlv.final_payload(call.payload_hex, released.amounts_msat[key], released.total_msat)
         except MalformedTlv as error:

@@ -121,7 +121,7 @@ class Invoices:
         return rows[0] if rows else None
 
     async def check_label(self, label: str) -> None:
-        """Raises NodeError 900 when the label is taken: better now than after a purchase."""
+        """Check that the label is free, better now than after a purchase. Raises NodeError 900."""
         if await list_invoices(self._rpc, label=label):
             raise NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{label}'")
 

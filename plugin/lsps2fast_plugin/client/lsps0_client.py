@@ -1,4 +1,4 @@
-"""LSPS0 requests to LSPs: ids nobody can guess, answers only from the peer that was asked, and an end to waiting.
+"""LSPS0 requests to LSPs: ids that cannot be guessed, answers only from the peer that was asked, and an end to waiting.
 
 What an LSP sends can be late, double, foreign, rubbish or nothing; none of it reaches a caller but one well-formed
 answer to his own request (T-08, T-09, T-24 … T-29).
@@ -41,7 +41,7 @@ SENTENCES: Final[dict[ErrorName, str]] = {
     "parse_error": "the LSP could not read the request",
     "invalid_request": "the LSP did not understand the request",
     "internal_error": "the LSP has a problem of its own; try again later",
-    "unrecognized": "the LSP answered with an error nobody knows",
+    "unrecognized": "the LSP answered with an unknown error",
 }
 
 
@@ -75,7 +75,7 @@ class Lsps0Client:
         self._open = OpenRequests(timeout_ms)
         self._answers: dict[tuple[str, str], asyncio.Future[Reply]] = {}
         self._asked: dict[str, int] = {}  # requests in flight, by peer
-        self._dropped: dict[str, int] = {}  # messages of connected peers that were nobody's answer
+        self._dropped: dict[str, int] = {}  # messages of connected peers that answered no request
 
     def __len__(self) -> int:
         return len(self._open)
@@ -141,11 +141,11 @@ class Lsps0Client:
             return False
         count = self._dropped[peer_id] = self._dropped.get(peer_id, 0) + 1
         if count == MOST_LOGGED:
-            log.info(f"messages of {peer_id} that nobody waits for are not read; the next ones are not logged")
+            log.info(f"messages of {peer_id} that are not waited for are not read; the next ones are not logged")
         return True
 
     def receive(self, peer_id: str, payload: bytes) -> None:
-        """A message of type 37913. Requests are the service's business and left alone (T-39)."""
+        """Take a message of type 37913. Requests are the service's business and left alone (T-39)."""
         if self.muted(peer_id):
             return
         got = self._open.receive(peer_id, payload)
@@ -165,12 +165,12 @@ class Lsps0Client:
             self._end_all(peer_id, f"{peer_id} sent something that is no LSPS message")
 
     def connected(self, peer_id: str) -> None:
-        """A new connection: what it did in the last one is forgiven (T-24)."""
+        """Forgive what a peer did in its last connection (T-24)."""
         self._open.unmute(peer_id)
         self._dropped.pop(peer_id, None)
 
     def disconnected(self, peer_id: str) -> None:
-        """Nobody is left to answer."""
+        """End all requests to a peer that is gone."""
         self._open.unmute(peer_id)
         self._dropped.pop(peer_id, None)
         self._end_all(peer_id, f"{peer_id} disconnected before it answered")

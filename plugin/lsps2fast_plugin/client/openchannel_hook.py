@@ -82,7 +82,7 @@ class OpenChannelHook:
         request.set_result(answer)
 
     def disconnected(self, lsp_id: str) -> None:
-        """Its opening is over, whatever we would have answered."""
+        """Forget the opening of an LSP that is gone, whatever we would have answered."""
         self._asked.pop(lsp_id, None)
 
     async def _answer(self, request: Request, openchannel: Json) -> None:

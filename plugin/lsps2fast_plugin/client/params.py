@@ -55,7 +55,7 @@ def blocks(value: Any, name: str) -> int:
 
 
 def preimage(value: Any) -> bytes | None:
-    """32 bytes in hex, None when left out. Raises ConfigError, which does not repeat it."""
+    """Read 32 bytes in hex, None when left out. Raises ConfigError, which does not repeat it."""
     if value is None:
         return None
     if not isinstance(value, str) or _HASH.fullmatch(value) is None:
@@ -108,7 +108,7 @@ def payment_msat(value: Any, name: str = "amount_msat") -> int | None:
 
 
 def ppm(value: Any, name: str) -> int | None:
-    """Parts per million from 0 to 1000000, or None when left out. Raises ConfigError."""
+    """Read parts per million from 0 to 1000000, or None when left out. Raises ConfigError."""
     if value is None:
         return None
     number = whole(value)
@@ -118,7 +118,7 @@ def ppm(value: Any, name: str) -> int | None:
 
 
 def flag(value: Any, name: str) -> bool | None:
-    """true or false, None when left out. Raises ConfigError."""
+    """Read true or false, None when left out. Raises ConfigError."""
     truth = {None: None, True: True, False: False, "true": True, "false": False}
     if (value is not None and not isinstance(value, bool | str)) or value not in truth:
         raise ConfigError(f"{name}={shown(value)} must be true or false")
@@ -150,14 +150,14 @@ def scid(value: Any, name: str) -> int:
 
 
 def payment_hash(value: Any) -> bytes:
-    """32 bytes in hex. Raises ConfigError."""
+    """Read 32 bytes in hex. Raises ConfigError."""
     if not isinstance(value, str) or _HASH.fullmatch(value) is None:
         raise ConfigError("payment_hash must be 64 hex digits")
     return bytes.fromhex(value)
 
 
 def fee_params(value: Any) -> FeeParams:
-    """One entry of a menu. Raises ConfigError."""
+    """Read one entry of a menu. Raises ConfigError."""
     if not isinstance(value, dict):
         raise ConfigError("opening_fee_params must be an entry of the LSP's menu, as lsps-lsps2-getinfo shows it")
     try:

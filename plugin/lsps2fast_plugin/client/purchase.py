@@ -241,7 +241,7 @@ class LspBuyer:
         )
 
     async def purchase(self, lsp_id: str, token: str | None, wish: Wish) -> Purchase:
-        """Menu, choice, buy; once more with a new menu when the offer has just gone (I-34)."""
+        """Fetch the menu, choose, buy; once more with a new menu when the offer has just gone (I-34)."""
         if wish.quoted is not None:
             return await self.buy(lsp_id, self.choose([wish.quoted], wish), wish)
         choice = self.choose(await self.menu(lsp_id, token), wish)
@@ -255,7 +255,7 @@ class LspBuyer:
         return await self.buy(lsp_id, choice, wish)
 
     async def sellers(self) -> list[str]:
-        """Connected peers that say they sell (feature bit 729, which is no duty: T-33)."""
+        """Return connected peers that say they sell (feature bit 729, which is no duty: T-33)."""
         peers = await list_peers(self._rpc)
         return [peer.id for peer in peers if peer.connected and _sells(peer.features or "")]
 

@@ -36,13 +36,13 @@ class Reconnect:
         self._back = asyncio.Event()
 
     def lost(self, lsp_id: str) -> None:
-        """The link is gone."""
+        """Try to reach an LSP again whose link is gone."""
         if self._wanted(lsp_id) and lsp_id not in self._dialling:
             self._dialling.add(lsp_id)
             self._spawn(self._dial(lsp_id))
 
     def back(self, lsp_id: str) -> None:
-        """The link is there again."""
+        """Stop trying: the link is there again."""
         self._dialling.discard(lsp_id)
         self._back.set()
         self._back = asyncio.Event()

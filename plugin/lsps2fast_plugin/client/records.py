@@ -81,7 +81,7 @@ class Purchase:
 
     @classmethod
     def from_json(cls, record: Json) -> Purchase:
-        """Raises KeyError, TypeError, ValueError, AttributeError or Lsps2Error for what it cannot be."""
+        """Read a record. Raises KeyError, TypeError, ValueError, AttributeError or Lsps2Error."""
         if record["version"] != VERSION:
             raise ValueError(f"version {record['version']} is not {VERSION}")
         size = record.get("payment_size_msat")
@@ -232,7 +232,7 @@ class Approval:
 
     @classmethod
     def from_json(cls, payment_hash: bytes, record: Json) -> Approval:
-        """Raises like Buy.from_json."""
+        """Read a record. Raises like `Purchase.from_json`."""
         secret, released = record.get("payment_secret"), record.get("released")
         fees, expires_ms = record.get("fees", ()), record.get("expires_ms")
         opening = record.get("opening")
@@ -298,7 +298,7 @@ class JitChannel:
 
     @classmethod
     def from_json(cls, channel_id: str, record: Json) -> JitChannel:
-        """Raises like Buy.from_json."""
+        """Read a record. Raises like `Purchase.from_json`."""
         if record["version"] != VERSION:
             raise ValueError(f"version {record['version']} is not {VERSION}")
         payment_hash, paid_ms = record.get("payment_hash"), record.get("paid_ms")
@@ -320,7 +320,7 @@ class JitChannel:
 
     @classmethod
     def from_row(cls, row: PeerChannel) -> JitChannel:
-        """From an entry of listpeerchannels."""
+        """Return the record for an entry of listpeerchannels."""
         return cls(
             channel_id=row.channel_id,
             lsp_id=row.peer_id,

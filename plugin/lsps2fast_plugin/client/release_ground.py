@@ -74,7 +74,7 @@ class ReleaseGround:
         return None
 
     async def _wait(self) -> None:
-        """Until news, or a while."""
+        """Wait for news, or a while."""
         news = asyncio.ensure_future(self._news.wait())
         turned = asyncio.ensure_future(self._clock.turned(POLL_S))
         await asyncio.wait((news, turned), return_when=asyncio.FIRST_COMPLETED)

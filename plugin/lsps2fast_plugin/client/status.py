@@ -64,7 +64,7 @@ def status(
     reports: Reports,
     given_up: Iterable[JitChannel],
 ) -> Json:
-    """Return the result of `lsps2-status`. `given_up`: channels that lightningd lists and nobody will fund."""
+    """Return the result of `lsps2-status`. `given_up`: channels that lightningd lists and that will not be funded."""
     known = {
         *(buy.lsp_id for buy in book.buys.values()),
         *(approval.buy.lsp_id for approval in book.approvals.values()),

@@ -2,7 +2,7 @@
 
 Buys lie under ["lsps","client",<LSP/jit scid>] and approvals under ["lsps","invoice",<payment hash>], where CLN's
 built-in client keeps its own; they go when they are done. Channels that are still owed their funding, LSPs that broke
-their word and the end of the last purchase nobody paid lie under ["lsps2fast","client",…]. A write either happened or
+their word and the end of the last unpaid purchase lie under ["lsps2fast","client",…]. A write either happened or
 raises StoreError.
 """
 
@@ -90,7 +90,7 @@ class WalletRecords:
     # ---- asking
 
     def of_lsp(self, lsp_id: str) -> Iterator[Approval]:
-        """Approvals with this LSP that are not paid yet."""
+        """Return the approvals with this LSP that are not paid yet."""
         return (each for each in self.approvals.values() if each.buy.lsp_id == lsp_id and not each.served)
 
     def is_open(self, approval: Approval) -> bool:
@@ -98,7 +98,7 @@ class WalletRecords:
         return not approval.served and self.approvals.get(approval.payment_hash) is approval
 
     def lsps(self) -> set[str]:
-        """LSPs of which a channel is awaited."""
+        """Return the LSPs of which a channel is awaited."""
         return {each.buy.lsp_id for each in self.approvals.values() if not each.served}
 
     # ---- writing
@@ -109,7 +109,7 @@ class WalletRecords:
         self.buys[buy.name] = buy
 
     async def drop_buy(self, buy: Purchase) -> None:
-        """The buy is approved, or over."""
+        """Drop a buy that is approved, or over."""
         if self.buys.pop(buy.name, None) is not None:
             await self._delete((*BUYS, buy.name))
 
@@ -132,12 +132,12 @@ class WalletRecords:
         await retry("writing an approval", write, self._clock, errors=StoreError, tries=SAVE_TRIES)
 
     async def settle(self, approval: Approval) -> None:
-        """The payment is made: its record goes; in memory it stays, so that late parts are known (I-22)."""
+        """Delete the record of a payment that is made; in memory it stays, so that late parts are known (I-22)."""
         approval.served = True
         await self._delete(_approval_key(approval))
 
     async def drop(self, approval: Approval) -> None:
-        """Nothing more can come of it (I-33)."""
+        """Drop an approval that nothing more can come of (I-33)."""
         self._hashes.discard(approval.payment_hash)
         if self.approvals.pop(approval.payment_hash, None) is not None and not approval.served:
             await self._delete(_approval_key(approval))
@@ -161,7 +161,7 @@ class WalletRecords:
             await self.put_channel(channel)
 
     async def drop_channel(self, channel_id: str) -> None:
-        """The channel needs no watching any more."""
+        """Drop a channel that needs no watching any more."""
         if self.channels.pop(channel_id, None) is not None:
             self._changed()
             await self._delete((*CHANNELS, channel_id))

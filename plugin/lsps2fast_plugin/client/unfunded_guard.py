@@ -67,7 +67,7 @@ class UnfundedChannelGuard:
         return self._watch.is_surely_safe(self._chain.name_of(scan.in_scid))
 
     async def take(self, scan: Any) -> None:
-        """An HTLC to us or through us: failed if it comes over a channel without good funding, else let go."""
+        """Fail an HTLC to us or through us that comes over a channel without good funding; else let it go."""
         why = await self._why_not(scan.in_scid)
         if why is None:
             self._host.let_go(scan.id_raw)
@@ -92,7 +92,7 @@ class UnfundedChannelGuard:
             return f"over {format_scid(scid)}: a bug"
 
     async def invoice(self, request: Request, command: Json) -> None:
-        """The owner's `invoice` command, rewritten so that it does not offer such a channel."""
+        """Rewrite the owner's `invoice` command so that it does not offer such a channel."""
         answer: Json = {"result": "continue"}
         try:
             rows = await self._chain.rows()

@@ -1,6 +1,6 @@
 """lightningd's answers that are no tables of channels, coins or peers, as types: invoices, fee rates, single members.
 
-Like `models`: members that nobody here reads are ignored; one that is missing or of another type is NodeUnreachable
+Like `models`: members that are not read here are ignored; one that is missing or of another type is NodeUnreachable
 with a sentence that names it.
 """
 

@@ -45,7 +45,7 @@ def named(channel_type: tuple[int, ...]) -> str:
 
 @dataclass
 class OurNode:
-    """What of lightningd itself decides about channels; `learn` fills it in at the start."""
+    """What our lightningd can do about channels; `learn` fills it in at the start."""
 
     anchors: bool = False
     feerate_offset_perkw: int = FEERATE_OFFSET_PERKW

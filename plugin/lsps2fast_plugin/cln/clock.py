@@ -16,15 +16,15 @@ class Clock:
         self._turned = asyncio.Event()
 
     def now_ms(self) -> int:
-        """Monotonic milliseconds, for time-outs."""
+        """Return monotonic milliseconds, for time-outs."""
         return time.monotonic_ns() // 1_000_000 + self._offset_ms
 
     def wall_ms(self) -> int:
-        """UTC milliseconds since 1970, for `valid_until`."""
+        """Return UTC milliseconds since 1970, for `valid_until`."""
         return time.time_ns() // 1_000_000 + self._offset_ms
 
     def advance(self, seconds: float) -> None:
-        """Turn both clocks forward and wake every sleeper to look again; zero wakes nobody. For tests only."""
+        """Turn both clocks forward and wake every sleeper to look again; zero wakes none. For tests only."""
         if not seconds:
             return
         self._offset_ms += round(seconds * 1000)

@@ -25,7 +25,7 @@ class DatastoreRecords:
 
     def __init__(self, rpc: Caller) -> None:
         self._rpc = rpc
-        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()  # while somebody holds or waits
+        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()  # while held or waited for
         self.commits = 0
 
     async def read(self, root: Sequence[str]) -> list[tuple[Key, Any]]:

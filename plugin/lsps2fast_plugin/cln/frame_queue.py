@@ -29,7 +29,7 @@ class FrameQueue:
         self._change = threading.Condition()
 
     def put(self, items: list[bytes] | list[Ended]) -> None:
-        """From the lane: append, wait while full, wake the loop once."""
+        """Append, from the lane: wait while full, wake the loop once."""
         with self._change:
             self._change.wait_for(lambda: len(self._items) < self._most or self._closed)
             if self._closed:
@@ -40,7 +40,7 @@ class FrameQueue:
             self._wake()
 
     def take(self, most: int) -> list[bytes | Ended]:
-        """On the loop: the next items; none means that put() will wake the loop again."""
+        """Return the next items, on the loop; none means that put() will wake the loop again."""
         with self._change:
             items = [self._items.popleft() for _ in range(min(most, len(self._items)))]
             self._asleep = not items
@@ -65,7 +65,7 @@ class LogLimit:
         self._lock = threading.Lock()
 
     def pass_or_drop(self) -> int | None:
-        """None to drop this line, else the number of lines dropped before it."""
+        """Return None to drop this line, else the number of lines dropped before it."""
         with self._lock:
             at = self._now()
             self._room = min(LOG_BURST, self._room + (at - self._at) * LOG_LINES_A_SECOND)

@@ -130,12 +130,12 @@ class Host(PylnAdapter):
         return task
 
     def channels_loaded(self) -> None:
-        """All channels that no forward may enter are in `interest.channel_ids`: other forwards need not wait."""
+        """Let other forwards go: all channels that no forward may enter are in `interest.channel_ids`."""
         self.interest.channels_loaded = True
         self._judge_waiting()
 
     def interest_loaded(self) -> None:
-        """`interest` is complete: HTLCs that waited are judged, in the order they came (cln:W11)."""
+        """Judge the HTLCs that waited, in the order they came: `interest` is complete (cln:W11)."""
         self.interest.channels_loaded = True
         self.interest.loaded = True
         self._judge_waiting()
@@ -183,7 +183,7 @@ class Host(PylnAdapter):
 
     def _wake(self) -> None:
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to take frames
+            with contextlib.suppress(RuntimeError):  # the loop is closed: frames are not taken any more
                 self._loop.call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:
@@ -268,7 +268,7 @@ class Host(PylnAdapter):
                 self.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
 
     def _take_odd_htlc(self, frame: bytes, id_raw: bytes) -> None:
-        """A call the strict reader left: understood leniently, let go when it is surely not ours, else failed."""
+        """Read leniently a call that the strict reader left: let it go when it is surely not ours, else fail it."""
         if not self._admit(id_raw):
             return
         try:

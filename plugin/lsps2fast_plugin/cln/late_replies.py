@@ -1,7 +1,7 @@
-"""What is asked last counts, also when an older call is carried out after it.
+"""The last call counts, also when an older one is carried out after it.
 
 A call that got no answer may still lie in lightningd and be carried out at any time: after the newer one that undid it
-(K-13). Its answer comes then, to nobody. `LateReplyGuard` listens for it and makes the newest call again.
+(K-13). Its answer comes when its caller is gone. `LateReplyGuard` listens for it and makes the newest call again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """lightningd's rows as types: decoded here and nowhere else, trusted inside.
 
-Members that nobody here reads are ignored. One that is missing or of another type is NodeUnreachable with a sentence
+Members that are not read here are ignored. One that is missing or of another type is NodeUnreachable with a sentence
 that names it: an answer that makes no sense is no answer, and is asked for again (rule:10).
 """
 

@@ -95,7 +95,7 @@ class PylnAdapter(abc.ABC):
         self._unawaited = unawaited
 
     def method(self, name: str, work: Callable[..., Coroutine[Any, Any, Any]]) -> None:
-        """An RPC method. The coroutine runs on the loop; its parameters make the usage, its docstring the help.
+        """Declare an RPC method. The coroutine runs on the loop; its parameters make the usage, its docstring the help.
 
         It may raise RpcException (code kept) or an error of lsps2fast; anything else is logged and becomes -32603.
         """
@@ -114,10 +114,10 @@ class PylnAdapter(abc.ABC):
         self.plugin.add_method(name, begin, background=True, description=begin.__doc__)
 
     def hook(self, name: str, decide: Callable[..., Params], filters: list[int] | list[str] | None = None) -> None:
-        """A hook answered at once: `decide(**params)` returns the result.
+        """Declare a hook that is answered at once: `decide(**params)` returns the result.
 
         When it raises, or returns what lightningd would abort on, the hook is answered `continue` (openchannel:
-        `reject`) and the error is logged. Does not go through pyln-client, which takes ten times as long: whoever is
+        `reject`) and the error is logged. Does not go through pyln-client, which takes ten times as long: what is
         connected decides how often we are asked about his messages.
         """
 
@@ -144,7 +144,7 @@ class PylnAdapter(abc.ABC):
         decide: Callable[..., Coroutine[Any, Any, Params]],
         filters: list[int] | list[str] | None = None,
     ) -> None:
-        """A hook whose answer must be asked for: the coroutine runs on the loop and returns the result.
+        """Declare a hook whose answer must be asked for: the coroutine runs on the loop and returns the result.
 
         When it raises, is cancelled, or returns what is no JSON object, the hook is answered as in `hook`.
         """
@@ -167,7 +167,7 @@ class PylnAdapter(abc.ABC):
         request.set_result(result)
 
     def subscribe(self, topic: str, take: Callable[..., None]) -> None:
-        """A notification: `take(**params)` on the loop; what it raises is logged."""
+        """Declare a notification: `take(**params)` on the loop; what it raises is logged."""
 
         def call(**params: Any) -> None:
             try:
@@ -184,7 +184,7 @@ class PylnAdapter(abc.ABC):
     # ---- frames
 
     def _lets_go(self, frame: bytes, id_raw: bytes) -> bool:
-        """Answer a peer's message that nobody waits for, without reading it."""
+        """Answer a peer's message that is not waited for, without reading it."""
         found = _PEER.search(frame, max(len(frame) - 200, 0)) or _PEER.search(frame[:400])
         if found is None or not self._unawaited(found[1].decode()):
             return False

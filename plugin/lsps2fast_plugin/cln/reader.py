@@ -1,6 +1,6 @@
 """The lane: the thread that owns stdin, so that no forward of the node waits for what the loop is doing.
 
-It cuts frames, answers every HTLC that cannot be ours at once, drops forward_events nobody here waits for (cln:W15),
+It cuts frames, answers each HTLC that cannot be ours at once, drops forward_events that no session waits for (cln:W15),
 and hands on all else in order. It knows nothing of sessions, only the sets in `HtlcFilter`, which the loop changes.
 
 There are two: `_lane.pyx` reads and answers without the GIL; `PythonReader`, below, serves where there is no C. An
@@ -163,7 +163,7 @@ class HtlcFilter:
         return self._every_payment or payment_hash in self.payment_hashes
 
     def watches(self, peer_id: str | None) -> bool:
-        """Return whether all that comes from this peer is to be seen; None: nobody knows whose HTLC it is."""
+        """Return whether all that comes from this peer is to be seen; None: it is not known whose HTLC it is."""
         return len(self.peers) > 0 and (peer_id is None or len(peer_id) != NODE_ID_DIGITS or peer_id in self.peers)
 
     def judge(
@@ -289,7 +289,7 @@ class FrameSorter:
         return True
 
     def _is_unwanted(self, frame: bytes) -> bool:
-        """Return whether it is a forward_event that nobody here waits for (cln:W15)."""
+        """Return whether it is a forward_event that is not waited for here (cln:W15)."""
         event = hook.event_hash(frame) if self._interest.loaded else None
         return event is not None and not self._interest.wants(event)
 

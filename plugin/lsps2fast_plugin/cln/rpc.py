@@ -1,7 +1,7 @@
 """One kept connection to lightningd's RPC socket, many calls in flight.
 
 lightningd takes any number of requests before it answers the first and answers each when it is done, so a slow call
-holds up nobody (cln:P1). A connection is one `_Link`: a task reads for as long as it lives, whatever is
+holds up no other (cln:P1). A connection is one `_Link`: a task reads for as long as it lives, whatever is
 being written, because both sides stand still when neither reads. When a link dies, its open calls end with
 NodeUnreachable (whether they took effect is unknown) and the next call makes a new one. What the calls mean belongs
 to the callers.

@@ -96,7 +96,7 @@ class Service(PluginApp):
         add_methods(self.host, lambda: self.parts)
 
     def _once_started(self, take: Callable[..., None]) -> Callable[..., None]:
-        """What lightningd tells between our first look at its tables and the last session made live is not lost."""
+        """Keep what lightningd tells between our first look at its tables and the last session made live."""
 
         def call(**params: Any) -> None:
             if self._early_facts is None:
@@ -127,7 +127,7 @@ class Service(PluginApp):
         self.intake.on_htlc(call)
 
     def _connection(self, settings: Settings, path: str) -> Rpc:
-        """To lightningd; timed when that is asked for."""
+        """Return a connection to lightningd; timed when that is asked for."""
         if settings.metrics_listen is None:
             return Rpc(path)
         self.metrics = Metrics(lambda: {} if self.parts is None else stats_of(self.parts))
@@ -300,7 +300,7 @@ class Service(PluginApp):
         return await self.parts.afterwards.judge(rpc_command)
 
     def _sell_no_more(self, desk: Desk, method: str) -> None:
-        """lightningd waits for HTLCs or ends, and tells plugins nothing else (cln:N8)."""
+        """Sell nothing any more: lightningd waits for HTLCs or ends, and tells plugins nothing else (cln:N8)."""
         if not desk.paused:
             desk.paused = True
             log.info(f"`{method}` was called: nothing is sold until `lsps2-resume` or the next start")

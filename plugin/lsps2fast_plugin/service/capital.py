@@ -145,7 +145,7 @@ class CapitalAtRisk:
         return no is None
 
     def too_large(self, buy: Buy, why: str) -> None:
-        """The payment needs a channel that no rule allows (rule:18)."""
+        """Take note that the payment needs a channel that no rule allows (rule:18)."""
         self._refuse(buy, No(Refusal.CHANNEL_TOO_LARGE, why))
 
     def is_unpaid(self, channel_id: str) -> bool:
@@ -172,7 +172,7 @@ class CapitalAtRisk:
     # Facts ----------------------------------------------------------------------------------------
 
     def sent(self, buy: Buy, channel_id: str) -> None:
-        """The funding is ordered on chain; may be repeated."""
+        """Count a funding that is ordered on chain; may be repeated."""
         self._ledger.sent(buy.peer_id, buy.jit_scid, channel_id, buy.capacity_sat * 1000, self._clock.wall_ms())
         self._guard(channel_id, buy.peer_id)
         self.save()
@@ -183,7 +183,7 @@ class CapitalAtRisk:
             stake.mined = True
 
     def part_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
-        """A forwarded part came back failed. What our own node refused is nobody's deed (rule:22)."""
+        """A forwarded part came back failed. What our own node refused is not the client's doing (rule:22)."""
         reason = str(event.get("failure_reason") or "").lower()
         if event["status"] == "failed" and (not reason or "unknown_payment_details" in reason):
             self._doubted.add(payment_hash)
@@ -191,7 +191,7 @@ class CapitalAtRisk:
     def session_changed(
         self, buy: Buy, payment_hash: bytes, old: State | None, new: State, took_whole: bool = False
     ) -> None:
-        """A payment on this buy has changed its state.
+        """Take note that a payment on this buy has changed its state.
 
         `took_whole`: what the client took of one that is underpaid was a whole payment, so that the parts which failed
         may be those of a stranger: promises and standing hold, and a doubt is booked (rule:22).
@@ -217,7 +217,7 @@ class CapitalAtRisk:
         self.save()
 
     def buy_ended(self, jit_scid: int) -> None:
-        """This jit scid is no more; a channel that nobody paid for stays a stake."""
+        """Forget this jit scid; a channel that is not paid for stays a stake."""
         self._ledger.buy_ended(jit_scid)
         self._faults.pop(jit_scid, None)
 
@@ -237,7 +237,7 @@ class CapitalAtRisk:
         self.save()
 
     async def look(self) -> None:
-        """Every few seconds: what could not be written, limits that have room again, what mining may cost."""
+        """Write what could not be written, see which limits have room again and what mining costs, every few s."""
         self.save()
         for reason, use in self._limits().items():
             if reason in self._binding and use.limit - use.used >= self._binding[reason]:
@@ -265,11 +265,11 @@ class CapitalAtRisk:
         }
 
     def unpaid_channels(self) -> list[dict[str, Any]]:
-        """Return every channel with money of ours in it that nobody has paid for, until the money is back."""
+        """Return every channel with money of ours in it that is not paid for, until the money is back."""
         return [_describe(stake) for stake in self._stakes if stake.sent]
 
     def overdue(self) -> list[Stake]:
-        """Channels on chain that no payment is under way for."""
+        """Return channels on chain that no payment is under way for."""
         return [stake for stake in self._stakes if stake.sent and stake.over]
 
     def forgive(self, peer_id: str) -> dict[str, int]:
@@ -282,7 +282,7 @@ class CapitalAtRisk:
     # SessionRecord --------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """What peers did before the start. Raises StoreError."""
+        """Load what peers did before the start. Raises StoreError."""
         records = await self._notebook.read(ROOT)
         self._written.update(key for key, _ in records)
         for complaint in self._ledger.load(records):

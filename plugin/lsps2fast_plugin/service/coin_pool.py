@@ -116,7 +116,7 @@ class CoinPool:
         if (rough := plan(found, self._size, feerate_perkw, self._keep_sat())) is None:
             return
         addresses = await asyncio.gather(*(self._address() for _ in range(rough.pieces)))
-        # Payments have gone on meanwhile. From this look to the promise nobody else of us runs.
+        # Payments have gone on meanwhile. From this look to the promise no other task of ours runs.
         split = plan(await self._survey(), self._size, feerate_perkw, self._keep_sat())
         if split is not None:
             await self._split(split.coin, addresses[: split.pieces], feerate_perkw)

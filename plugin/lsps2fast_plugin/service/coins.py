@@ -1,11 +1,11 @@
 """Which coins of the wallet pay for which channel, so that no two openings share one and none is ever lost.
 
-lightningd's own choice (`fundpsbt`) reserves before anybody has written down what for: a crash right then leaves coins
+lightningd's own choice (`fundpsbt`) reserves before it is written down what for: a crash right then leaves coins
 reserved that no record names. So the order here is: choose among what `listfunds` shows, promise the coins to one jit
 scid in memory, journal them with the intent, and only then reserve them in lightningd, exclusively (K-02, rule:2).
 
-A reservation has no owner in lightningd. Ours lasts longer than what anybody else asks for by default, and the journal
-says until when: what ends earlier was reserved by somebody else and is not ours to give back.
+A reservation has no owner in lightningd. Ours lasts longer than what other programs ask for by default, and the journal
+says until when: what ends earlier was reserved by another program and is not ours to give back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESERVE_BLOCKS: Final = 144  # twice lightningd's default (cln:O1), to tell ours
 HEIGHT_SLACK_BLOCKS: Final = 24  # lightningd's height runs backwards after its start (cln:R2)
 ALREADY_SPENT: Final = "already spent"  # of reserveinputs
 RELEASE_BLOCKS: Final = 1_000_000  # O-04: cover every extension of the reservation
-TRIES: Final = 4  # for somebody else may take a coin between our choice and our reservation
+TRIES: Final = 4  # for another program may take a coin between our choice and our reservation
 INVALID_PARAMS: Final = -32602  # of utxopsbt: reserved, spent, unknown; of reserveinputs: reserved, spent (cln:O1)
 # What spending a coin weighs, as lightningd reckons it, by the length of its script.
 TAPROOT_WEIGHT, SEGWIT_WEIGHT, WRAPPED_WEIGHT = 230, 271, 363
@@ -44,7 +44,7 @@ class NotEnoughCoins(Lsps2Error):
 
 
 class CoinTaken(Lsps2Error):
-    """Somebody else has reserved or spent a coin that we had chosen."""
+    """Another program has reserved or spent a coin that we had chosen."""
 
 
 class Coin(NamedTuple):
@@ -121,7 +121,7 @@ class LowWater:
         self.free_sat: int | None = None  # at the last look
 
     def __call__(self, free_sat: int) -> None:
-        """So much is free now."""
+        """Take note of how much is free now."""
         was_low, self._is_low, self.free_sat = self._is_low, free_sat < self._mark_sat, free_sat
         if self._is_low and not was_low:
             self._alarm(f"free coins for JIT channels run out: {free_sat} sat, less than {self._mark_sat} sat")
@@ -141,7 +141,7 @@ class Coins:
         self.low_water = low_water
         self._promised: dict[str, int] = {}  # coin: jit scid
         self._standing: dict[int, Funding] = {}  # reservations by jit scid, from reserve() on
-        self._lost: dict[int, int] = {}  # jit scid: how often somebody else took what was promised to it
+        self._lost: dict[int, int] = {}  # jit scid: how often another program took what was promised to it
 
     async def rows(self) -> list[WalletOutput]:
         """Return the wallet's outputs, as lightningd tells them. Raises NodeError."""
@@ -178,7 +178,7 @@ class Coins:
         for left in reversed(range(TRIES)):
             inputs = tuple(coin.point for coin in await self._select(need, rows))
             rows = None
-            # Nobody else of us runs between the choice and the promise, and so chooses these meanwhile.
+            # No other task of ours runs between the choice and the promise, and so chooses these meanwhile.
             self._promised.update(dict.fromkeys(inputs, jit_scid))
             try:
                 psbt = await self._build(inputs, need)
@@ -225,7 +225,7 @@ class Coins:
     async def reserve(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
         """Reserve the coins of a journalled intent. Raises NodeError.
 
-        Raises CoinTaken, the coins no longer promised, when somebody was quicker; after `TRIES` times that is an error.
+        Raises CoinTaken, the coins no longer promised, when another program was quicker; NodeError after `TRIES` times.
         `late` is called when a call that was given up has been carried out after all (see `Rpc.call`).
         """
         params = {"psbt": funding.psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
@@ -256,7 +256,7 @@ class Coins:
                 raise
 
     async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
-        """Give back what was reserved for this scid; what was not, or is somebody else's, stays as it is (cln:A2)."""
+        """Give back what was reserved for this scid; what was not, or is another's, stays as it is (cln:A2)."""
         self._standing.pop(jit_scid, None)
         others = [point for point in funding.inputs if self._promised.get(point, jit_scid) != jit_scid]
         if not others and await self._are_ours(funding):
@@ -264,7 +264,7 @@ class Coins:
             await self._rpc.call("unreserveinputs", params, late=late)
 
     def standing(self, funding: Funding) -> dict[int, Funding]:
-        """By jit scid: the reservations that stand now on any of these coins."""
+        """Return the reservations that stand now on any of these coins, by jit scid."""
         coins = set(funding.inputs)
         return {scid: other for scid, other in self._standing.items() if coins.intersection(other.inputs)}
 
@@ -273,7 +273,7 @@ class Coins:
         return [self._standing[jit_scid]] if jit_scid in self._standing else []
 
     def is_promised(self, funding: Funding) -> bool:
-        """Return whether any of these coins is promised to somebody."""
+        """Return whether any of these coins is promised."""
         return any(point in self._promised for point in funding.inputs)
 
     async def _are_ours(self, funding: Funding) -> bool:
@@ -283,7 +283,7 @@ class Coins:
         return bool(funding.inputs) and all(until.get(point, 0) >= least for point in funding.inputs)
 
     def promise(self, jit_scid: int, inputs: Iterable[str]) -> None:
-        """After a start: these coins stand in this scid's record. Who comes first keeps them."""
+        """Promise coins that stand in this scid's record, after a start. The first record keeps them."""
         for point in inputs:
             self._promised.setdefault(point, jit_scid)
 
@@ -292,7 +292,7 @@ class Coins:
         return jit_scid in self._promised.values()
 
     def forget(self, jit_scid: int) -> None:
-        """The coins of this scid are spent or given back."""
+        """Promise the coins of this scid no longer: they are spent or given back."""
         self._break_promises(jit_scid)
         self._lost.pop(jit_scid, None)
 

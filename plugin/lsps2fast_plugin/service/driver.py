@@ -1,6 +1,6 @@
 """Feeds the session machine, and has its orders carried out.
 
-Every fact about a sale comes in here, whoever heard of it; the machine answers with orders, which go to those who keep
+Every fact about a sale comes in here; the machine answers with orders, which go to those who keep
 books and then to the executor. Here is also which scids and channels are ours at this moment. No rule about money is
 decided in this file.
 """
@@ -33,7 +33,7 @@ from lsps2fast_plugin.service.shut_channels import ShutChannels
 
 
 def buy_terms(buy: Buy) -> BuyTerms:
-    """The agreed terms as the machine needs them."""
+    """Return the agreed terms as the machine needs them."""
     params = buy.params
     return BuyTerms(
         payment_size_msat=buy.payment_size_msat,
@@ -88,7 +88,7 @@ class SessionDriver:
         self.lookout = lookout
 
     def height(self) -> int:
-        """The highest block known."""
+        """Return the highest block known."""
         return int(self.sessions.height)
 
     def alarm(self, text: str) -> None:
@@ -144,11 +144,11 @@ class SessionDriver:
         self.books.funding_sent(channel)
 
     def money_seen(self, channel_id: str) -> None:
-        """The client holds money in this channel, whatever the tables say."""
+        """Take note that the client holds money in this channel, whatever the tables say."""
         self.carry_out(self.sessions.money_seen(channel_id))
 
     def money_back(self, channel_id: str) -> None:
-        """Nothing of ours is in this channel any more."""
+        """Take note that nothing of ours is in this channel any more."""
         self.carry_out(self.sessions.money_back(channel_id))
 
     def channel_closed(self, channel_id: str) -> None:
@@ -173,7 +173,7 @@ class SessionDriver:
     # What is ours --------------------------------------------------------------------------------
 
     def go_live(self, buy: Buy) -> Any:
-        """Parts of this buy are ours from now on; the machine's buy."""
+        """Take parts of this buy from now on. Return the machine's buy."""
         if self.offers.get(buy.jit_scid) is None:
             self.offers.restore(buy)
         core = self.sessions.add_buy(buy.jit_scid, buy.peer_id, buy_terms(buy))
@@ -182,26 +182,26 @@ class SessionDriver:
         return core
 
     def forget(self, jit_scid: int) -> None:
-        """The buy has ended."""
+        """Take no more parts of a buy that has ended."""
         self.interest.scids.discard(jit_scid)
         self.offers.remove(jit_scid)
 
     def is_live(self, jit_scid: int) -> bool:
-        """Whether the channel of this offer can still be paid for."""
+        """Return whether the channel of this offer can still be paid for."""
         buy = self.offers.get(jit_scid)
         return buy is not None and buy.params.valid_until_ms > self.clock.wall_ms()
 
     def unused(self) -> list[Buy]:
-        """Offers that have no channel yet."""
+        """Return the offers that have no channel yet."""
         cores = ((buy, self.sessions.buys.get(buy.jit_scid)) for buy in self.offers)
         return [buy for buy, core in cores if core is not None and core.channel is None and core.holder is None]
 
     def buy_of(self, jit_scid: int) -> Buy | None:
-        """The buy of a live jit scid."""
+        """Return the buy of a live jit scid."""
         return self.offers.get(jit_scid)
 
     def owns(self, channel_id: str) -> bool:
-        """Whether a payment under way or a buy has this channel."""
+        """Return whether a payment under way or a buy has this channel."""
         buys = self.sessions.buys.values()
         held = (s.channel for buy in buys for s in buy.sets.values())
         known = (*(buy.channel for buy in buys), *held)
@@ -210,7 +210,7 @@ class SessionDriver:
         )
 
     def sold(self) -> dict[str, str]:
-        """Every channel of a payment under way or of a buy that lives, and those that were paid, with its jit scid."""
+        """Return every channel of a payment under way or a live buy, and those that were paid, with its jit scid."""
         found = self.leases.sold()
         for buy in self.sessions.buys.values():
             for channel in (buy.channel, *(session.channel for session in buy.sets.values())):
@@ -219,12 +219,12 @@ class SessionDriver:
         return found
 
     def channel_of(self, jit_scid: int) -> Channel | None:
-        """The channel of the payment under way on this scid."""
+        """Return the channel of the payment under way on this scid."""
         core = self.sessions.buys.get(jit_scid)
         return None if core is None or core.holder is None else core.holder.channel
 
     def fee_msat(self, jit_scid: int) -> int:
-        """The opening fee that the payment under way brings."""
+        """Return the opening fee that the payment under way brings."""
         core = self.sessions.buys.get(jit_scid)
         return 0 if core is None or core.holder is None else int(core.holder.fee_msat)
 
@@ -238,7 +238,7 @@ class SessionDriver:
         return found
 
     def waiting(self) -> dict[tuple[int, bytes], StoredSession]:
-        """Sessions with parts at their client, as records."""
+        """Return the sessions with parts at their client, as records."""
         found = {}
         for jit_scid, core in self.sessions.buys.items():
             session, buy = core.holder, self.offers.get(jit_scid)

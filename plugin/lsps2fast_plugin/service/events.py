@@ -37,7 +37,7 @@ from lsps2fast_plugin.service.sales_policy import Desk
 log = logging.getLogger(__name__)
 
 TOPIC: Final = "lsps2_session"  # our notification: a session has changed its state
-UNUSED: Final = ("Timeout", "Abandoned")  # outcomes of a buy that brought nobody a channel
+UNUSED: Final = ("Timeout", "Abandoned")  # outcomes of a buy that brought no channel
 ATTEMPTS: Final = {State.FAILED: FAILED, State.ABANDONED: ABANDONED, State.UNDERPAID: UNDERPAID}  # by their last state
 
 
@@ -75,7 +75,7 @@ class SessionEvents:
         self.ends = dict.fromkeys(("SUCCEEDED", "FAILED", "ABANDONED", "UNDERPAID"), 0)  # of payments, since the start
 
     def take(self, actions: Iterable[Action]) -> None:
-        """Sessions may have changed, and these orders are about to be carried out."""
+        """Take note that sessions may have changed, and of the orders that are about to be carried out."""
         changes, actions = self._sessions.take_changes(), tuple(actions)
         self._sales.take(changes, actions)
         over = {action.jit_scid for action in actions if isinstance(action, (Finalize, ForgetBuy))}
@@ -136,7 +136,7 @@ class SessionEvents:
         self._sales.blame(jit_scid, payment_hash, blame)
 
     def funding_sent(self, channel: Channel) -> None:
-        """Bitcoind has this funding."""
+        """Take note that bitcoind has this funding."""
         self._sales.funding_sent(channel)
 
     def _funding_ordered(self, action: Broadcast) -> None:

@@ -147,7 +147,7 @@ class Funder:
         return TypesLeft(False, f"no other type is left{also}")
 
     async def choose_again(self, jit_scid: int, funding: Funding) -> Funding:
-        """Other coins for the same channel, for one of these was taken. Raises NotEnoughCoins or NodeError."""
+        """Choose other coins for the same channel, for one of these was taken. Raises NotEnoughCoins or NodeError."""
         perkw = await self._perkw()
         need = Need(funding.capacity_sat, OUTPUT_WEIGHT, perkw.funding, ANCHORS in funding.channel_type)
         other = await self._coins.choose(jit_scid, need)
@@ -184,15 +184,15 @@ class Funder:
         return self._coins.reserved_by(jit_scid)
 
     def is_promised(self, funding: Funding) -> bool:
-        """Return whether any of these coins is set aside for somebody."""
+        """Return whether any of these coins is set aside."""
         return self._coins.is_promised(funding)
 
     def forget(self, jit_scid: int) -> None:
-        """The coins chosen for this scid are spent or given back."""
+        """Promise the coins of this scid no longer: they are spent or given back."""
         self._coins.forget(jit_scid)
 
     async def find(self, peer_id: str, channel_id: str) -> PeerChannel | None:
-        """lightningd's view of this channel, or None when it says there is none. Raises NodeError."""
+        """Return lightningd's view of this channel, or None when it says there is none. Raises NodeError."""
         return await find_channel(self._rpc, channel_id, id=peer_id)
 
     async def limits(self, peer_id: str, channel_id: str) -> ChannelLimits | None:
@@ -206,7 +206,7 @@ class Funder:
         return limits_of(channel) if channel.is_ready else None
 
     async def zero_fees(self, channel_id: str, late: Late | None = None) -> None:
-        """No routing fee on this channel from now on (rule:13)."""
+        """Take no routing fee on this channel from now on (rule:13)."""
         params = {"id": channel_id, "feebase": 0, "feeppm": 0, "enforcedelay": 0}
         await self._rpc.call("setchannel", params, late=late)
 
@@ -219,7 +219,7 @@ class Funder:
         }
 
     async def set_fees(self, channel_id: str, fees: dict[str, int], grace_s: int, late: Late | None = None) -> None:
-        """These fees; for `grace_s` more forwards at the rate before still pass (A-03).
+        """Set these fees; for `grace_s` more forwards at the rate before still pass (A-03).
 
         They must be named: what setchannel is not given it leaves as it is.
         """

@@ -101,7 +101,7 @@ class FundingOrders:
             log.info(f"{action.peer_id} is not connected and cannot be reached: {error}")
 
     async def _do_not_fund(self, peer_id: str, action: order.Broadcast, gone: ChannelGone) -> None:
-        """The client gave its channel up before its funding was sent: nothing is sent, the coins are free.
+        """Send nothing and free the coins: the client gave its channel up before its funding was sent.
 
         The session undoes what else there is; where there is none this is all.
         """

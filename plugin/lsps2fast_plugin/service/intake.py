@@ -42,7 +42,7 @@ class HtlcIntake:
         self._max_hold_blocks = parts.settings.max_hold_blocks
 
     def on_htlc(self, call: Any) -> None:
-        """A part for a jit scid, or a forward that lightningd would push into a withheld channel."""
+        """Take a part for a jit scid, or a forward that lightningd would push into a withheld channel."""
         if self._shut.watches(call.peer_id):
             self._host.spawn(self._look_up(call))
         else:
@@ -118,7 +118,7 @@ class HtlcIntake:
         self._driver.carry_out(actions)
 
     def _refusal(self, call: Any, key: PartKey, outgoing_cltv_value: int) -> str | None:
-        """Why this part may not be held. What is held for a payment the core bounds itself (rule:24)."""
+        """Return why this part may not be held. What is held for a payment the core bounds itself (rule:24)."""
         jit = self._driver.sessions.buys.get(call.next_scid)
         if jit is None or key in self._driver.sessions.index:
             return None
@@ -132,7 +132,7 @@ class HtlcIntake:
         return None
 
     def on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
-        """A forward ended, ours or another one."""
+        """Take note that a forward ended, ours or another one."""
         status, preimage = forward_event["status"], forward_event.get("preimage")
         if status == "offered" or (status == "settled") != (preimage is not None):
             return  # a settlement without its preimage proves nothing (rule:16)

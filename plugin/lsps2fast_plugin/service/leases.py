@@ -2,7 +2,7 @@
 
 The final record of a sale is the durable form of that duty (channel id, min_lifetime, paid): it is never deleted while
 the duty lasts (A-06). lightningd asks before it carries out a `close` (hook `rpc_command`); an early one is refused, or
-only reported, as the operator chose. Whoever means it says `force_lease_closed=true`, lightningd's own word for closing
+only reported, as the operator chose. `force_lease_closed=true` closes all the same, lightningd's own word for closing
 a channel whose room was sold.
 """
 
@@ -57,7 +57,7 @@ class Records(Protocol):
 
 
 class ChannelLeaseGuard:
-    """What is owed to clients who have paid."""
+    """The channels that must stay open because their clients have paid."""
 
     def __init__(
         self,
@@ -85,12 +85,12 @@ class ChannelLeaseGuard:
     # What is owed ---------------------------------------------------------------------------------
 
     def owe(self, channel_id: str, buy: Buy) -> None:
-        """The opening fee of this channel was paid (A-05)."""
+        """Keep this channel open from now on: its opening fee was paid (A-05)."""
         if buy.params.min_lifetime_blocks > 0:
             self._duties[channel_id] = Duty(buy.jit_scid, buy.peer_id, buy.params.min_lifetime_blocks)
 
     def load(self, stored: Iterable[StoredSession], open_channels: Iterable[str]) -> None:
-        """The duties of earlier runs, for channels that are still there."""
+        """Take up the duties of earlier runs, for channels that are still there."""
         alive = set(open_channels)
         for record in stored:
             channel = record.journal.channel
@@ -102,7 +102,7 @@ class ChannelLeaseGuard:
         return {channel_id: format_scid(duty.jit_scid) for channel_id, duty in self._duties.items()}
 
     def closed(self, channel_id: str) -> None:
-        """The channel is closing: nothing can be kept open any more."""
+        """Forget a channel that is closing: it can be kept open no longer."""
         self._duties.pop(channel_id, None)
 
     # The hook -------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class ChannelLeaseGuard:
     # Records --------------------------------------------------------------------------------------
 
     async def prune(self, default_delta_blocks: int) -> int:
-        """Delete what ended long ago and binds nobody any more; how many records went (A-09)."""
+        """Delete records that ended long ago and bind no one any more. Return how many (A-09)."""
         try:
             return await self._prune(default_delta_blocks)
         except (NodeError, StoreError) as error:

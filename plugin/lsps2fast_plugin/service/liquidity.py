@@ -63,7 +63,7 @@ class NodeLiquidity:
         return channels
 
     def changed(self) -> None:
-        """We have reserved, spent or got back coins: what was asked before counts no more."""
+        """Ask anew: we have reserved, spent or got back coins."""
         self._recent = None
         self._changes += 1
 
@@ -88,7 +88,7 @@ class NodeLiquidity:
         return found
 
     async def opening_perkw(self) -> int:
-        """What a funding pays now, in sat per 1000 weight. Or NodeError."""
+        """Return what a funding pays now, in sat per 1000 weight. Raises NodeError."""
         return (await self.feerates()).opening_perkw
 
     async def feerates(self) -> Feerates:

@@ -34,7 +34,7 @@ GAUGES: Final = {  # key of `lsps2-stats`: meaning
     "held_msat": "Sum of the HTLCs held now",
     "withheld_channels": "Channels whose funding is kept back",
     "at_risk_msat": "Capital in channels that are open and unpaid, or about to be",
-    "unpaid_channels": "Channels with money of ours in them that nobody has paid for",
+    "unpaid_channels": "Channels with money of ours in them that are not paid for",
     "offers_at_a_loss": "Open offers whose channel would cost more than their fee brings now",
     "offers_at_a_loss_msat": "What those would lose",
     "free_coins_sat": "Confirmed coins of the wallet that nothing has reserved, at the last look",
@@ -135,7 +135,7 @@ class Metrics:
                     writer.write(self._answer(head))
                     await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # whoever does not talk HTTP gets no answer; nothing of ours depends on it
+            pass  # no HTTP, no answer; nothing of ours depends on it
         finally:
             self._readers -= 1
             writer.close()

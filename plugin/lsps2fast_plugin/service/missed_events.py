@@ -86,15 +86,15 @@ class MissedEventPoller:
         self._looking = asyncio.Lock()
 
     def __len__(self) -> int:
-        """Fundings without a block."""
+        """Return the number of fundings without a block."""
         return len(self._fundings)
 
     def funding(self, peer_id: str, channel: Channel) -> None:
-        """This funding was sent; see to it until a block has it."""
+        """Watch a funding that was sent until a block has it."""
         self._fundings[channel.channel_id] = _Funding(peer_id, channel, self._height, self._height + 1)
 
     def load(self, stored: Iterable[StoredSession], channels: Iterable[PeerChannel], height: int) -> None:
-        """After a start: fundings of finished sales that no block has."""
+        """Take up fundings of finished sales that no block has, after a start."""
         self._height = max(self._height, height)
         open_now = {row.channel_id: row for row in channels}
         for record in stored:
@@ -104,7 +104,7 @@ class MissedEventPoller:
                 self.funding(record.buy.peer_id, channel)
 
     async def block(self, height: int) -> None:
-        """A block has come: look at what is due. Old heights are nothing new (cln:R2)."""
+        """Look at what is due after a block. Old heights are nothing new (cln:R2)."""
         if height <= self._height:
             return
         self._height = height

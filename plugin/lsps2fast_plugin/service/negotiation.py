@@ -72,7 +72,7 @@ class Negotiator:
         self._accept = accept
         self._in_progress = desk.gate.in_progress
         self._rubbish = parse_error_buckets()
-        self._rubbish_total = TokenBucket(20, 200)  # an answer costs an RPC call, whoever it is for
+        self._rubbish_total = TokenBucket(20, 200)  # each answer costs an RPC call
         self._methods = {
             lsps0.LIST_PROTOCOLS: self._list_protocols,
             lsps2.GET_INFO: self._get_info,
@@ -103,7 +103,7 @@ class Negotiator:
         return request
 
     def missed(self, count: int) -> None:
-        """So many messages came before this negotiator, and there was no room to keep them."""
+        """Take note that so many messages came before this negotiator, and there was no room to keep them."""
         self._refusals.count(Refusal.TOO_EARLY, count)
 
     async def work(self, peer_id: str, request: lsps0.Request) -> bytes:

@@ -1,7 +1,7 @@
 """Opens one channel at lightningd, its funding withheld, and ends an open that does not become a channel.
 
 A refused or failed `fundchannel_start` has ended the open: nothing is left to cancel. `fundchannel_cancel` without an
-open under way takes the first channel of the peer that awaits lock-in, whoever made it (cln:N1), so it is called
+open under way takes the first channel of the peer that awaits lock-in, of any opener (cln:N1), so it is called
 only while lightningd lists an open of ours and no channel of that peer that it could take instead (rule:26). A peer
 that keeps silent inside the open is disconnected (people:S13): `openingd` listens to the peer and hears no cancel.
 

@@ -41,7 +41,7 @@ class Capital(Protocol):
         """Return whether this very channel may be opened now; if so it counts from here on."""
 
     def too_large(self, buy: Buy, why: str) -> None:
-        """The payment needs a channel that no rule allows."""
+        """Take note that the payment needs a channel that no rule allows."""
 
 
 class OpeningOrders:
@@ -118,7 +118,7 @@ class OpeningOrders:
                 self._tasks.feed(action.jit_scid, action.payment_hash, Input.FUNDED, opened)
 
     def forget(self, jit_scid: int) -> None:
-        """The buy has ended."""
+        """Forget a buy that has ended."""
         self._needs.pop(jit_scid, None)
 
     async def clear(self, peer_id: str, funding: order.Funding) -> None:

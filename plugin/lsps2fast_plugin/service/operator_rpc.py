@@ -55,7 +55,7 @@ class Methods:
         return self._parts
 
     async def list_sessions(self) -> dict[str, Any]:
-        """Every live buy with its payment attempts, and every channel with our money in it that is not paid for."""
+        """Return live buys with their payment attempts, and channels with our money in them that are not paid for."""
         self._ready()
         return {
             "sessions": [self._describe(buy) for buy in self._parts.offers],
@@ -63,13 +63,13 @@ class Methods:
         }
 
     async def get_session(self, jit_channel_scid: str) -> dict[str, Any]:
-        """One live buy with its payment attempts."""
+        """Return one live buy with its payment attempts."""
         return self._describe(self._buy(jit_channel_scid))
 
     async def quote(
         self, peer_id: str | None = None, token: str | None = None, payment_size_msat: int | str | None = None
     ) -> dict[str, Any]:
-        """What a client would be offered now, and why; without a peer_id what anybody would. Changes nothing."""
+        """Return the offers that a client would get now, and why; without a peer_id any client. Changes nothing."""
         self._ready()
         parts = self._parts
         try:
@@ -127,12 +127,12 @@ class Methods:
         return buy
 
     async def stats(self) -> dict[str, Any]:
-        """Counters since the start."""
+        """Return counters since the start."""
         self._ready()
         return stats_of(self._parts)
 
     async def advance(self, seconds: float, calls: bool = False) -> dict[str, Any]:
-        """For tests: turn the clock forward; with `calls` also for RPC calls that wait for their answer."""
+        """Turn the clock forward, for tests; with `calls` also for RPC calls that wait for their answer."""
         self._parts.clock.advance(float(seconds))
         if calls:
             self._parts.rpc.turned(float(seconds))
@@ -171,12 +171,12 @@ def _size(value: int | str) -> int:
 
 
 def _digits(value: int | str) -> str:
-    """An amount as people give it on a command line: a number, or its digits."""
+    """Read an amount as it is given on a command line: a number, or its digits."""
     return str(value) if type(value) is int else str(value).removesuffix("msat")
 
 
 def stats_of(parts: ServiceParts) -> dict[str, Any]:
-    """The answer of `lsps2-stats`, and what the page for Prometheus is made of."""
+    """Return the answer of `lsps2-stats`, which the page for Prometheus is made of, too."""
     return {
         "version": __version__,
         "core": BACKEND,

@@ -120,7 +120,7 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         TrustRule().mining_budget_sat,
         0,
         10**12,
-        "the most that may be burnt in 24 hours on mining for channels that nobody pays for",
+        "the most that may be burnt in 24 hours on mining for channels that are not paid for",
     ),
     "lsps2-client-share": (
         TrustRule().client_share_percent,
@@ -138,7 +138,7 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         TrustRule().close_unpaid_hours,
         0,
         87_600,
-        "hours after the end of its offer until a channel that nobody paid for is closed; 0: never",
+        "hours after the end of its offer until a channel that was not paid for is closed; 0: never",
     ),
     "lsps2-max-hold-blocks": (
         MAX_HOLD_BLOCKS,

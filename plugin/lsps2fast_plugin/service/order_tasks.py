@@ -39,7 +39,7 @@ class Driver(Protocol):
         """Take note why the payment that is about to fail does."""
 
     def owns(self, channel_id: str) -> bool:
-        """Whether a payment under way or a buy has this channel."""
+        """Return whether a payment under way or a buy has this channel."""
 
     def channel_of(self, jit_scid: int) -> order.Channel | None:
         """Return the channel of the payment under way on this scid."""

@@ -1,6 +1,6 @@
-"""Look with every block at offers that would be sold at a loss now, and at channels nobody will pay for any more.
+"""Look with every block at offers that would be sold at a loss now, and at channels that will not be paid for any more.
 
-Nothing here is urgent, and nothing of it binds anybody: a client's offer stays what it is (whether its channel is
+Nothing here is urgent, and nothing of it is binding: a client's offer stays what it is (whether its channel is
 opened is judged then), and an unpaid channel may be closed at any time (A-07), if the operator's rules say so.
 """
 
@@ -97,7 +97,7 @@ class Oversight:
                 await self._close(stake, row.channel_id)
 
     def _is_overdue(self, stake: Stake, hours: int, wall_ms: int) -> bool:
-        """Whether its offer is over and its last payment long enough ago."""
+        """Return whether its offer is over and its last payment long enough ago."""
         last_ms = max(stake.ended_ms or 0, stake.since_ms)
         return not self._is_live(stake.jit_scid) and wall_ms - last_ms >= hours * HOUR_MS
 
@@ -107,14 +107,14 @@ class Oversight:
         if now_ms < due_ms:
             return
         self._pauses[channel_id] = now_ms + pause_ms, min(2 * pause_ms, LONGEST_PAUSE_MS)
-        log.info(f"closing channel {channel_id} to {stake.peer_id}: nobody paid for it")
+        log.info(f"closing channel {channel_id} to {stake.peer_id}: it was not paid for")
         try:
             await self._rpc.call("close", {"id": channel_id, "unilateraltimeout": UNILATERAL_S}, CLOSE_TIMEOUT_S)
         except NodeError as error:
-            log.warning(f"channel {channel_id}, which nobody paid for, could not be closed yet: {error}")
+            log.warning(f"channel {channel_id}, which was not paid for, could not be closed yet: {error}")
 
 
 def least_fee_msat(buy: Buy) -> int:
-    """The smallest opening fee that this offer can bring."""
+    """Return the smallest opening fee that this offer can bring."""
     size_msat = buy.params.min_payment_size_msat if buy.payment_size_msat is None else buy.payment_size_msat
     return buy.params.fee_msat(size_msat) or 0

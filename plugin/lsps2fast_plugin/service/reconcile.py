@@ -49,11 +49,11 @@ class Row(NamedTuple):
 
 @dataclass
 class Snapshot:
-    """What lightningd says."""
+    """lightningd's tables at one moment."""
 
     channels: dict[str, PeerChannel] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)  # by channel id
-    held: set[PartKey] = field(default_factory=set)  # incoming HTLCs that nobody has answered yet
+    held: set[PartKey] = field(default_factory=set)  # incoming HTLCs without an answer yet
     incoming: set[PartKey] | None = None  # all that are still in their channel, answered or not; None: not known
     names: ScidAliases = field(default_factory=ScidAliases)
     replays: bool = True  # lightningd has just started: calls it holds come again (cln:R1)

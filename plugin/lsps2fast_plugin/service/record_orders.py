@@ -53,7 +53,7 @@ class RecordOrders:
             self._tasks.feed(action.jit_scid, action.payment_hash, Input.STORED, None)
 
     async def finalize(self, action: order.Finalize, fees: order.RestoreFees | None) -> None:
-        """Final record, routing fees, then the active record goes: a crash between finds it and does the rest."""
+        """Write the final record, give back routing fees, delete the active record: a crash between finds it (K-15)."""
         self._supersede(action.jit_scid)
         sending = None if action.record.channel is None else self.sending.get(action.record.channel.channel_id)
         if sending is not None:
@@ -100,6 +100,6 @@ class RecordOrders:
         self._newest.pop(jit_scid, None)
 
     def _supersede(self, jit_scid: int) -> Callable[[], bool]:
-        """From here on this order counts; the function says whether it still does. An older one is never retried."""
+        """Make older orders about this record void. The function says whether this one still counts."""
         mine = self._newest[jit_scid] = next(self._orders)
         return lambda: self._newest.get(jit_scid) == mine

@@ -51,7 +51,7 @@ class Recovery:
                 self._parts.effects.renew_found(record.buy, funding, channel.channel_id)
 
     async def remember(self, stored: list[StoredSession]) -> None:
-        """What the policy knows of tokens and peers, and which duties of earlier runs last; asks until it is told."""
+        """Load what the policy knows of tokens and peers, and the duties of earlier runs; ask until that works."""
         parts = self._parts
         await until_answered("reading what was sold with tokens", parts.desk.load, self._parts.clock)
         await until_answered("reading what peers did before", parts.exposure.load, self._parts.clock)
@@ -63,7 +63,7 @@ class Recovery:
         parts.lookout.load(stored, channels, parts.sessions.height)
 
     async def look(self, stored: list[StoredSession]) -> Snapshot:
-        """What lightningd says of the channels in the journal; asks until it answers."""
+        """Return what lightningd says of the channels in the journal; ask until it answers."""
         ask = self._parts.reconciler.snapshot
         return await until_answered("looking what became of our channels", lambda: ask(stored), self._parts.clock)
 
@@ -87,9 +87,9 @@ class Recovery:
         self._tell_strays(snapshot)
 
     def _promise_coins(self, stored: list[StoredSession]) -> None:
-        """Nobody else gets what a record names; where two name a coin, the one with a channel spends it.
+        """Promise each coin to the record that names it; where two name a coin, the one with a channel spends it.
 
-        Nobody renews what a record that cannot be read had reserved: its coins must not be spent by us at least.
+        The reservations of a record that cannot be read are not renewed, but we do not spend its coins.
         """
         live = [record for record in stored if record.outcome is None]
         for record in sorted(live, key=lambda record: record.journal.channel is None):
@@ -110,7 +110,7 @@ class Recovery:
         self._parts.interest.scids.add(jit_scid)
 
     def _tell_strays(self, snapshot: Snapshot) -> None:
-        """Withheld channels that nobody speaks for are not ours to close; somebody must know of them."""
+        """Alarm on withheld channels that no record claims. They may be of another tool, so we never close them."""
         for channel_id, channel in snapshot.channels.items():
             if channel.is_withheld and channel.is_ours and channel_id not in self._owned:
                 self._parts.effects.alarm(f"withheld channel {channel_id} to {channel.peer_id} is in no record")

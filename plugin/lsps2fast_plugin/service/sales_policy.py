@@ -56,7 +56,7 @@ class Desk:
         self.errors: dict[int, int] = {}  # answers with an error, by the code we gave
 
     async def load(self) -> None:
-        """Uses of tokens and the pause switch, as they were before the start. Raises StoreError."""
+        """Load the uses of tokens and the pause switch as they were before the start. Raises StoreError."""
         for complaint in self.policy.uses.load(await self._notebook.read(TOKENS)):
             log.error(complaint)
         self.paused = bool(await self._notebook.read(PAUSED))

@@ -83,7 +83,7 @@ class SessionStore:
         return found + await self._load_old(default_delta_blocks)
 
     async def _load_old(self, default_delta_blocks: int) -> list[StoredSession]:
-        """Buys that the built-in plugin of v26.06 sold. They stay where they are until they are paid or over."""
+        """Return buys that the built-in plugin of v26.06 sold. They stay where they are until paid or over."""
         found: list[StoredSession] = []
         for entry in (await self._call("listdatastore", {"key": [*OLD_ROOT]}))["datastore"]:
             stored = self._decode(entry, default_delta_blocks)
@@ -103,7 +103,7 @@ class SessionStore:
         return [stored for stored in found if stored is not None and stored.outcome is not None]
 
     async def drop_final(self, jit_scid: int) -> None:
-        """Delete a final record that binds nobody any more (A-09). Raises StoreError."""
+        """Delete a final record that is no longer binding (A-09). Raises StoreError."""
         await self._delete("finalized", jit_scid)
 
     def _decode(self, entry: dict[str, Any], default_delta_blocks: int) -> StoredSession | None:
@@ -123,7 +123,7 @@ class SessionStore:
         self._kept.add(tuple(entry["key"]))
 
     def keep(self, jit_scid: int) -> None:
-        """This record is not understood after all: whatever is ordered from now on, it stays as it is."""
+        """Leave this record as it is, whatever is ordered from now on: it is not understood after all."""
         self._kept.add((*ROOT, "active", format_scid(jit_scid)))
         self._buys.pop(jit_scid, None)
 
@@ -137,7 +137,7 @@ class SessionStore:
         try:
             await self._write("active", buy, record_of(buy, FRESH))
         except StoreError:
-            # A write may have happened whatever was answered (K-13); nobody was told of this buy.
+            # A write may have happened whatever was answered (K-13); the client was not told of this buy.
             self._insist(f"deleting unsold buy {format_scid(buy.jit_scid)}", lambda: self.forget(buy.jit_scid))
             raise
 

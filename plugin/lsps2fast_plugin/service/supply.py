@@ -46,7 +46,7 @@ class Supply:
         self._max_parts = max_parts
 
     async def facts(self, peer_id: str, *, fresh: bool) -> Facts:
-        """For one client; `fresh` where something is sold, else what was asked lately will do. Raises NodeError."""
+        """Return the facts for one client, asked anew if `fresh`: for a sale. Raises NodeError."""
         purse = await (self._node.purse() if fresh else self._node.recent())
         rules = self._desk.policy.rules
         return Facts(

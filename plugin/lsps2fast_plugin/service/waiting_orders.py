@@ -98,7 +98,7 @@ class WaitingOrders:
         self._tasks.feed(action.jit_scid, action.payment_hash, kind, fact)
 
     async def _await_return(self, action: order.ForwardParts) -> None:
-        """After a start: wait for the client, for lightningd fails what comes before it is back (cln:R4, cln:H10)."""
+        """Wait for the client after a start, for lightningd fails what comes before it is back (cln:R4, cln:H10)."""
         peer_id = self._tasks.buy(action.jit_scid).peer_id
         deadline_ms = self._clock.now_ms() + RETURN_TIMEOUT_MS
         while self._clock.now_ms() < deadline_ms:

@@ -1,4 +1,4 @@
-"""What may be put in before anything is paid (rule:18), asked again right before a channel is opened (rule:19).
+"""How much may be put in before anything is paid (rule:18), asked again right before a channel is opened (rule:19).
 
 Every limit counts what is really put in: the channel that is opened, not the one that was promised. A refusal here is
 our own trouble: temporary for the payer, and the offer stays.

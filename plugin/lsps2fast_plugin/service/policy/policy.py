@@ -190,7 +190,7 @@ class Policy:
     def trust_mode(self, peer_id: str, token: Token | None, amount_msat: int, mining_msat: int, wall_ms: int) -> bool:
         """`client_trusts_lsp` for a new buy of this peer (B-15). True is the safe mode: funding is withheld.
 
-        `amount_msat` is the largest channel it may become, `mining_msat` what that costs if nobody pays for it.
+        `amount_msat` is the largest channel it may become, `mining_msat` what that costs if it is not paid for.
         """
         mode, why = self._trust(peer_id, token, amount_msat, mining_msat, wall_ms)
         if mode and why.startswith("payments for"):

@@ -17,7 +17,7 @@ from lsps2fast_plugin.service.policy.rules import CapacityRule
 
 EXPECTED_PARTS: Final = 10  # a payer may split; each part costs commitment weight (O-03)
 CHAIN_DUST_SAT: Final = 546
-STEP_MSAT: Final = 1_000_000  # of a largest payment that our means set: what we have is nobody's business to the sat
+STEP_MSAT: Final = 1_000_000  # of a largest payment that our means set: clients need not know to the sat what we have
 NO_BOUND_SAT: Final = 10**12
 
 

@@ -140,7 +140,7 @@ class TrustRule(NamedTuple):
     probe_limit: int = 3
     probe_heal_hours: int = 24
     withheld_budget_sat: int | None = None  # reserved for channels that are withheld; None: as the one above
-    mining_budget_sat: int = 100_000  # burnt in 24 hours on channels that nobody paid for
+    mining_budget_sat: int = 100_000  # burnt in 24 hours on channels that were not paid for
     client_share_percent: int = 50  # of our coins, in channels of one client that are not paid for
     close_unpaid_hours: int = 0  # an unpaid channel is closed so long after its offer has ended; 0: never
 

@@ -1,4 +1,4 @@
-"""What lies in channels that nobody has paid for yet: sats by pot and by client, and mining fees that were burnt.
+"""What lies in channels that are not paid for yet: sats by pot and by client, and mining fees that were burnt.
 
 Sans-IO. A stake counts from the moment its coins are reserved until they are back or the opening fee has come
 (rule:18), whatever was promised at the buy. Two pots: channels that are on chain, or go there, before they are paid
@@ -35,7 +35,7 @@ class Stake:
     on_trust: bool  # on chain before it is paid for, or on its way there
     mining_msat: int = 0  # of its opening and its close
     sent: bool = False  # its funding was ordered on chain
-    closing: bool = False  # somebody has begun to close it
+    closing: bool = False  # a close has begun
     mined: bool = False  # and bitcoind has it: the miners' part cannot come back
     channel_id: str | None = None
     fault: Fault = Fault.NONE
@@ -73,7 +73,7 @@ class Burnt:
         return {"version": 1, "hours": [[hour, str(msat)] for hour, msat in sorted(self._hours.items())]}
 
     def read(self, value: dict[str, object]) -> None:
-        """The opposite of `write`. Raises KeyError, TypeError or ValueError."""
+        """Read what `write` has written. Raises KeyError, TypeError or ValueError."""
         if value["version"] != 1:
             raise ValueError(f"version {value['version']} is not 1")
         hours = value["hours"]
@@ -149,7 +149,7 @@ class Stakes:
         return max(map(_sum, self._by_peer.values()), default=0)
 
     def mining_msat(self, wall_ms: int) -> int:
-        """Mining fees put in within the last day that nobody has paid for."""
+        """Return the mining fees put in within the last day that are not paid for."""
         young = (stake.mining_msat for stake in self if stake.on_trust and wall_ms - stake.since_ms < DAY_MS)
         return sum(young) + self.burnt.msat(wall_ms)
 

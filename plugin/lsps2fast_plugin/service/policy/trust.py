@@ -30,7 +30,7 @@ SENTENCES: Final = {
     "underpaid": "the client took parts of a payment and failed those that carried the rest of the fee",
 }
 
-DOUBTS: Final = ("probe", "share")  # those of them that may be somebody else's deed
+DOUBTS: Final = ("probe", "share")  # those of them that another party may have caused
 
 
 @dataclass(slots=True)
@@ -201,7 +201,7 @@ class TrustLedger:
         return max(0 if peer is None else peer.unpaid.now(wall_ms, self._heal_ms), standing)
 
     def unsettled(self, peer_id: str, wall_ms: int) -> int:
-        """Its channels on chain that a payment should have paid for lately, whoever made it fail."""
+        """Return its channels on chain that a payment should have paid for lately, whatever made it fail."""
         return sum(
             stake.sent and stake.ended_ms is not None and wall_ms - stake.ended_ms < self._probe_heal_ms
             for stake in self.stakes.of_peer(peer_id)
