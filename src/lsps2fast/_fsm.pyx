@@ -462,8 +462,8 @@ class Session(Payment):
         failed = self._answer_held(TEMPORARY)
         if self.sent:  # it was ours, and its close brings our coins back
             if self.state == WAITING:
-                self.state = FAILED
-            elif self.state == BROADCASTING:
+                return failed + self._undo_or_wait()  # of a write under way, lest its result reach the next payment
+            if self.state == BROADCASTING:
                 self._write_off()
                 return failed + self._finish()
             return failed  # parts that are out: lightningd resolves each on chain and tells us

@@ -359,6 +359,20 @@ def test_a_public_channel_survives_a_deadline_while_its_forwards_are_journalled(
     assert play.of(order.Undo) == []
 
 
+def test_a_write_under_way_when_a_public_channel_closes_is_awaited(scene: Play) -> None:
+    """rule:2, rule:11: its result must not reach the next payment with this hash, whose intent is not written yet."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored funded stored sent ready")
+    assert kinds(play.orders[-1:]) == ["Persist"]
+    play.note(play.core.channel_closed(CHANNEL.channel_id))
+    assert play.part() == (failed([1], TEMPORARY),)
+    play.walk("stored")
+    assert play.core.live == 0
+    assert kinds(play.part()) == ["ReserveCoins"]
+    play.walk("reserved")
+    assert play.orders[-1].record.stage == "intent"
+
+
 def test_heights_running_backwards_do_no_harm(scene: Play) -> None:
     """cln:R2: lightningd rolls back at its start; the highest height counts."""
     play = scene()

@@ -281,7 +281,7 @@ class World:
             assert offer.preimage_seen
             assert set(offer.channels.values()) <= {"undone", "sent"}, "rule:23: its coins are not back"
         else:
-            assert not offer.preimage_seen
+            assert (action.outcome == "Underpaid") >= offer.preimage_seen
         self._over(action.jit_scid, action.record, final=action.outcome == "Succeeded" or whole)
 
     def _check_whole(self, scid: int, paid: list[Htlc], came: int, fee: int) -> None:
