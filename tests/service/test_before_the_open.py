@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from .stage import SIZE_MSAT, TEMPORARY, Stage
+from lsps2fast_plugin.simnode import Client
+
+from .stage import LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 
 async def _nothing_was_opened(stage: Stage, client: Any) -> None:
@@ -76,3 +78,97 @@ async def test_more_parts_than_may_be_out_at_once(mode: str) -> None:
         await _nothing_was_opened(stage, client)
         await stage.paid(payer, invoice, [SIZE_MSAT // 2] * 2)
         await stage.over(invoice)
+
+
+async def test_what_would_be_more_than_the_node_forwards_in_all_parts_is_not_sold(mode: str) -> None:
+    """people:S14, people:L8: `htlc-maximum-msat` times the parts bounds menu, quote and buy."""
+    async with Stage(mode, fresh=True) as stage:
+        stage.lsp.htlc_maximum_msat = 1_000_000
+        await stage.restart()
+        client = stage.client()
+        offer = await stage.offer(client)
+        assert offer["max_payment_size_msat"] == "30000000"
+        asked: dict[str, Any] = {"peer_id": client.node_id, "payment_size_msat": 30_000_001}
+        (line,) = (await stage.lsp.call("lsps2-quote", asked))["menu"]
+        assert line["fits"] is False
+        assert any("htlc_maximum" in rule for rule in line["rules"])
+
+
+@pytest.mark.parametrize("option", ["lsps2-max-held-sat", "lsps2-max-held-sat-per-peer"])
+async def test_what_would_be_more_than_may_be_held_is_not_sold(option: str) -> None:
+    """people:L8, rule:24: a payment that no pot has room for is not offered."""
+    async with Stage(options={option: 20_000}) as stage:
+        client, payer = stage.client(), stage.payer()
+        assert (await stage.offer(client))["max_payment_size_msat"] == "20000000"
+        invoice = await stage.invoice(client, 20_000_000)
+        await stage.paid(payer, invoice, [4_000_000] * 5)
+        await stage.over(invoice)
+        stage.world.mine()
+
+
+async def test_dust_that_joins_an_open_fails_alone(mode: str) -> None:
+    """people:S19, C-18: what may be out at once is asked again for parts that come while the channel is made."""
+    async with Stage(mode, fresh=True) as stage:
+        client, payer, stranger = without_anchors(stage), stage.payer(), stage.payer("stranger")
+        invoice = await stage.invoice(client, 200_000_000)
+        stuck = stage.lsp.faults.hang("fundchannel_start")
+        payment = payer.pay(invoice, [160_000_000] + [2_000_000] * 20)
+        await stage.until(stuck.reached.is_set, "the open hangs")
+        joining = [stranger.pay(invoice, [2_000_000], total_msat=200_000_000) for _ in range(5)]
+        await stage.held(26)
+        late = await stranger.pay(invoice, [2_000_000], total_msat=200_000_000)
+        assert late.raw_messages == [TEMPORARY]
+        assert (await stage.stats())["refusals"]["not_forwardable"] == 1
+        stuck.release()
+        assert (await payment).paid
+        for each in joining:
+            await each  # the client may have been paid before them
+        told = stage.world.transcript.select("host>plugin", method="forward_event")
+        assert [row["msg"]["params"]["forward_event"]["status"] for row in told].count("local_failed") == 0
+        await stage.until(lambda: stage.outcome(invoice.scid) in ("Succeeded", "Underpaid"), "the final record")
+        stage.world.mine()
+
+
+async def test_dust_over_a_channel_that_an_earlier_payment_left_is_asked_about_too() -> None:
+    """people:S19, O-13: the channel is there and unpaid; thirty small parts fail, ten large ones pay for it."""
+    async with Stage(LSP_TRUSTS, fresh=True) as stage:
+        client, payer = without_anchors(stage), stage.payer()
+        client.behaviour.on_part = "fail"
+        invoice = await stage.invoice(client, 60_000_000)
+        assert not (await payer.pay(invoice, [60_000_000])).paid
+        await stage.quiet()
+        client.behaviour.on_part = "settle"
+        assert (await payer.pay(invoice, [2_000_000] * 30)).raw_messages == [TEMPORARY] * 30
+        assert stage.log_lines("is failed: lightningd would not forward it", "warn")
+        assert client.held() == []
+        await stage.paid(payer, invoice, [6_000_000] * 10)
+        await stage.over(invoice)
+        stage.world.mine()
+
+
+@pytest.mark.parametrize(("parts", "served"), [(30, False), (4, True)])
+async def test_little_dust_goes_to_a_client_that_refuses_anchors(parts: int, served: bool) -> None:
+    """people:S19: an ldk-node without coins refuses anchors and closes by force for dust that our node would allow."""
+    async with Stage(LSP_TRUSTS, fresh=True) as stage:
+        client, payer = stage.client(), stage.payer()
+        client.behaviour.reject_types = frozenset({22})
+        invoice = await stage.invoice(client, parts * 1_000_000)
+        result = await payer.pay(invoice, [1_000_000] * parts)
+        assert result.raw_messages == [""] * parts if served else [TEMPORARY] * parts
+        assert len(stage.calls("sendpsbt")) == served
+        if served:
+            await stage.over(invoice)
+        else:
+            await stage.at_rest()
+            await stage.paid(payer, invoice, [10_000_000] * 3)
+            await stage.over(invoice)
+        stage.world.mine()
+
+
+def without_anchors(stage: Stage) -> Client:
+    """A wallet that has none."""
+    client = stage.client()
+    client.lacks = {22, 23}
+    client.disconnect()
+    client.connect()
+    return client

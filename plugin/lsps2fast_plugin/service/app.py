@@ -227,6 +227,7 @@ class Service(PluginApp):
             await self.clock.turned(LOOK_EVERY_S)
             parts.desk.look()
             await parts.exposure.look()
+            parts.held_limits.look()
 
     async def _tidy_daily(self, parts: ServiceParts, delta: int) -> None:
         while True:

@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from lsps2fast._parts import allocate
+from lsps2fast._parts import IncomingHtlc, allocate
+from lsps2fast._payment import Payment
 from lsps2fast._sessions import Sessions
 from lsps2fast.actions import Action, Channel, PartKey, PartStatus
 from lsps2fast.actions import Terms as BuyTerms
@@ -24,7 +25,7 @@ from lsps2fast_plugin.cln.host import HtlcFilter
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.events import SessionEvents
 from lsps2fast_plugin.service.executor import ActionExecutor
-from lsps2fast_plugin.service.forward_limits import ForwardLimits
+from lsps2fast_plugin.service.forward_limits import ForwardLimits, Room
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
 from lsps2fast_plugin.service.sales_ledger.evidence import Blame
@@ -66,6 +67,7 @@ class SessionDriver:
         self.clock = clock
         self.forward_limits = forward_limits
         self.set_aside: set[int] = set()  # scids of records that cannot be taken up
+        self._rooms: dict[int, Room] = {}  # what the channel of a payment is, or will be, by jit scid
         self._rearm = asyncio.Event()
         self._due: tuple[int | None, int | None] | None = None  # what `run` waits for
 
@@ -185,6 +187,7 @@ class SessionDriver:
         """Take no more parts of a buy that has ended."""
         self.interest.scids.discard(jit_scid)
         self.offers.remove(jit_scid)
+        self._rooms.pop(jit_scid, None)
 
     def is_live(self, jit_scid: int) -> bool:
         """Return whether the channel of this offer can still be paid for."""
@@ -246,13 +249,41 @@ class SessionDriver:
                 found[jit_scid, session.payment_hash] = StoredSession(buy, session.record("forwards"), None)
         return found
 
-    def unforwardable(self, jit_scid: int, channel_type: tuple[int, ...], feerate_perkw: int) -> str | None:
-        """Say why lightningd would not forward the payment under way on this scid, or return None."""
-        core = self.sessions.buys.get(jit_scid)
-        if core is None or core.holder is None:
+    def unforwardable(self, jit_scid: int, room: Room) -> str | None:
+        """Say why lightningd would not forward the payment under way on this scid into such a channel, or None.
+
+        What joins that payment later is asked about the same channel.
+        """
+        self._rooms[jit_scid] = room
+        return self.cannot_go_out(jit_scid)
+
+    def cannot_go_out(self, jit_scid: int) -> str | None:
+        """Say why lightningd would not forward the payment under way into the channel that this scid has, or None.
+
+        For a payment over a channel that was made for an earlier one (O-13).
+        """
+        core, room = self.sessions.buys.get(jit_scid), self._rooms.get(jit_scid)
+        if core is None or core.holder is None or room is None:
             return None
-        held = [part for part in core.holder.parts if part.status == PartStatus.HELD]
-        values_msat = [part.amt_to_forward_msat for part in held]
-        fees_msat = allocate(values_msat, core.floor_msat, core.holder.fee_msat) or [0] * len(values_msat)
-        out_msats = [value - fee for value, fee in zip(values_msat, fees_msat, strict=True)]
-        return self.forward_limits.set_refusal(out_msats, channel_type, feerate_perkw)
+        return self._overfull(core.holder, room, [])
+
+    def joiner_refusal(self, part: IncomingHtlc) -> str | None:
+        """Say why this part would be one too many beside those of its payment whose channel is being made, or None."""
+        core, room = self.sessions.buys.get(part.jit_scid), self._rooms.get(part.jit_scid)
+        if core is None or core.holder is None or room is None or part.key in self.sessions.index:
+            return None
+        if core.holder.payment_hash != part.payment_hash:
+            return None
+        return self._overfull(core.holder, room, [part.amt_to_forward_msat])
+
+    def _overfull(self, session: Payment, room: Room, more_msat: list[int]) -> str | None:
+        """Say why the parts that are held, or out, and `more_msat` could not all be out at once, or None."""
+        values_msat = [part.amt_to_forward_msat for part in session.parts if part.status == PartStatus.HELD]
+        values_msat += more_msat
+        fees_msat = allocate(values_msat, session.floor_msat, session.fee_msat) or [0] * len(values_msat)
+        outs_msat = [value - fee for value, fee in zip(values_msat, fees_msat, strict=True)]
+        out = [part for part in session.parts if part.status == PartStatus.FORWARDED]
+        outs_msat += [part.amt_to_forward_msat - part.extra_fee_msat for part in out]
+        return self.forward_limits.set_refusal(
+            outs_msat, room.channel_type, room.feerate_perkw, little_dust=room.little_dust
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from lsps2fast_plugin.cln.channel_types import ANCHORS
 from lsps2fast_plugin.cln.models import Configs
@@ -19,7 +19,16 @@ MOST_HTLCS: Final = 483  # BOLT 2
 DUST_LIMIT_SAT: Final = 546  # the highest that a node may ask for, so that it holds for both commitments
 HTLC_SUCCESS_WEIGHT: Final = 703  # of the heavier second transaction, without anchors (BOLT 3)
 DUST_BUFFER_PERKW: Final = 2_530  # added to a fee rate, or a quarter of it, before dust is counted (BOLT 2)
+LITTLE_DUST_MSAT: Final = 5_000_000  # of a client that refuses anchors: LDK closes such a channel by force for more
 DEFAULT_CLTV_DELTA, DEFAULT_DUST_EXPOSURE_MSAT = 34, 50_000_000  # lightningd's own
+
+
+class Room(NamedTuple):
+    """A channel that parts go out into: its type, the fee rate of its commitments, whether its client fears dust."""
+
+    channel_type: tuple[int, ...]
+    feerate_perkw: int
+    little_dust: bool = False
 
 
 @dataclass
@@ -44,8 +53,17 @@ class ForwardLimits:
             return f"it leaves {cltv_expiry - outgoing_cltv_value} blocks and cltv-delta is {self.cltv_delta_blocks}"
         return None
 
-    def set_refusal(self, out_msats: Sequence[int], channel_type: tuple[int, ...], feerate_perkw: int) -> str | None:
-        """Say why these parts could not all be out in one channel of this type at once, or return None."""
+    def most_payment_msat(self, max_parts: int) -> int:
+        """Return the largest payment that could be forwarded in so many parts."""
+        return min(max_parts, self.max_htlcs) * self.htlc_maximum_msat
+
+    def set_refusal(
+        self, out_msats: Sequence[int], channel_type: tuple[int, ...], feerate_perkw: int, *, little_dust: bool = False
+    ) -> str | None:
+        """Say why these parts could not all be out in one channel of this type at once, or return None.
+
+        `little_dust`: its client has refused anchors, and would close the channel for dust that our node still allows.
+        """
         if max(out_msats, default=0) > self.htlc_maximum_msat:
             return f"a part of it is {max(out_msats)} msat and htlc-maximum-msat is {self.htlc_maximum_msat}"
         if len(out_msats) > self.max_htlcs:
@@ -54,6 +72,8 @@ class ForwardLimits:
         if exposure_msat > self.max_dust_exposure_msat:
             limit_msat = self.max_dust_exposure_msat
             return f"{exposure_msat} msat of it are in dust and max-dust-htlc-exposure-msat is {limit_msat}"
+        if little_dust and exposure_msat > LITTLE_DUST_MSAT:
+            return f"{exposure_msat} msat of it are in dust, and a client that refuses anchors may close for that"
         return None
 
 

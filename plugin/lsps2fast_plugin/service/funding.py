@@ -22,6 +22,7 @@ from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_configs, list_peers
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins, Need
+from lsps2fast_plugin.service.forward_limits import Room
 from lsps2fast_plugin.service.refused_types import RefusedTypes
 
 OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
@@ -96,11 +97,11 @@ class Funder:
         zero_reserve: Callable[[str], bool],
         node: OurNode,
         largest_sat: Callable[[], int] = lambda: NO_BOUND_SAT,
-        unforwardable: Callable[[int, tuple[int, ...], int], str | None] = lambda *_: None,
+        unforwardable: Callable[[int, Room], str | None] = lambda *_: None,
     ) -> None:
         """`zero_reserve(peer_id)`: ask him for no reserve of ours (O-18, opt-in); `node` may learn later what it is.
 
-        `largest_sat()`: no channel is larger, whatever was paid. `unforwardable(jit_scid, channel_type, feerate_perkw)`
+        `largest_sat()`: no channel is larger, whatever was paid. `unforwardable(jit_scid, room)`
         says why lightningd would not forward the parts of the payment under way into such a channel.
         """
         self._rpc = rpc
@@ -123,7 +124,8 @@ class Funder:
         types = self._node.channel_types(features)
         channel_type = self._refused.left(buy.peer_id, types) or types[0]
         feerate = self._node.commitment_rates(perkw).of(channel_type)
-        if (why := self._unforwardable(buy.jit_scid, channel_type, feerate)) is not None:
+        refused_anchors = ANCHORS in types[0] and ANCHORS not in channel_type
+        if (why := self._unforwardable(buy.jit_scid, Room(channel_type, feerate, refused_anchors))) is not None:
             raise NotForwardable(why)
         anchors = ANCHORS in channel_type
         needed = min_capacity_sat(out_msat, parts, feerate, anchors, self._zero_reserve(buy.peer_id), 546)

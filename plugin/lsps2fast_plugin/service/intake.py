@@ -31,6 +31,7 @@ class HtlcIntake:
         self._incoming = parts.incoming
         self._host = parts.host
         self._held = parts.held
+        self._held_limits = parts.held_limits
         self._driver = parts.driver
         self._desk = parts.desk
         self._capital = parts.exposure
@@ -104,8 +105,11 @@ class HtlcIntake:
         too_few = self._forward_limits.part_refusal(call.cltv_expiry, outgoing_cltv_value)
         jit = sessions.buys.get(call.next_scid)
         agreed = jit is not None and call.cltv_expiry >= outgoing_cltv_value + jit.terms.cltv_expiry_delta_blocks
-        if too_few is not None and agreed and htlc.key not in sessions.index:  # else the core says so (C-04)
-            log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} is not taken: {too_few}")
+        why = too_few if agreed and htlc.key not in sessions.index else None  # else the core says so (C-04)
+        why = why or self._driver.joiner_refusal(htlc)
+        if why is not None:
+            log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} is not taken: {why}")
+            self._desk.refusals.count(Refusal.NOT_FORWARDABLE)
             self._host.fail(call.id_raw, TEMPORARY)
             return
         refusal = self._refusal(call, htlc.key, outgoing_cltv_value)
@@ -114,6 +118,7 @@ class HtlcIntake:
             self._driver.carry_out((FailParts((htlc.key,), refusal),))
             return
         actions = sessions.part(htlc, self._clock.now_ms(), self._clock.wall_ms())
+        self._held_limits.part_came(jit)
         self._held.hold(htlc.key, call)
         self._driver.carry_out(actions)
 

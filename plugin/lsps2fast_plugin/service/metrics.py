@@ -100,11 +100,13 @@ class Metrics:
             for name, count in stats[key].items():
                 family.add_metric([name], float(count))
             yield family
-        for part, meaning in (("used_msat", "What is used of each limit"), ("limit_msat", "Each limit")):
-            limits = GaugeMetricFamily(f"lsps2_{part}", meaning, labels=["limit"])
-            for name, use in stats["limits"].items():
-                limits.add_metric([name], float(use[part]))
-            yield limits
+        for unit in ("msat", "parts", "offers"):
+            for part, meaning in (("used", "What is used of each limit"), ("limit", "Each limit")):
+                limits = GaugeMetricFamily(f"lsps2_{part}_{unit}", meaning, labels=["limit"])
+                for name, use in stats["limits"].items():
+                    if f"{part}_{unit}" in use:
+                        limits.add_metric([name], float(use[f"{part}_{unit}"]))
+                yield limits
 
     def describe(self) -> list[Metric]:
         """Nothing is known before the service runs."""

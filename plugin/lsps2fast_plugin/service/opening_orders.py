@@ -136,7 +136,8 @@ class OpeningOrders:
         buy = self._tasks.buy(action.jit_scid)
         try:
             funding = await self._when_synced(choice)
-        except NotForwardable as error:
+        except NotForwardable as error:  # a limit of this node, which its operator can lift
+            log.warning(f"no channel is made for {buy.peer_id}: lightningd would not forward its payment, for {error}")
             self._tasks.open_failed(action, "not_forwardable", f"lightningd would not forward it, for {error}")
             return
         except ChannelTooLarge as error:

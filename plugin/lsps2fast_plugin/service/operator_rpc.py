@@ -175,6 +175,12 @@ def _digits(value: int | str) -> str:
     return str(value) if type(value) is int else str(value).removesuffix("msat")
 
 
+def open_offers(parts: ServiceParts) -> dict[str, dict[str, Any]]:
+    """How many offers that nobody has paid to are out, beside the most there may be."""
+    used, most = parts.offers.open_count(), parts.settings.limits.buys_total
+    return {"open_offers": {"used_offers": used, "limit_offers": most, "binds": used >= most}}
+
+
 def stats_of(parts: ServiceParts) -> dict[str, Any]:
     """Return the answer of `lsps2-stats`, which the page for Prometheus is made of, too."""
     return {
@@ -202,7 +208,7 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "refused_parts": dict(parts.sessions.refused),
         "fees_earned_msat": parts.reports.fees_msat,
         "errors_sent": {str(code): count for code, count in sorted(parts.desk.errors.items())},
-        "limits": parts.exposure.limits(),
+        "limits": parts.exposure.limits() | parts.held_limits.limits() | open_offers(parts),
         "held_parts_limit": parts.settings.gate.held_parts,
         "held_msat_limit": parts.settings.gate.held_sat * 1000,
         "hold_blocks_limit": parts.settings.max_hold_blocks,

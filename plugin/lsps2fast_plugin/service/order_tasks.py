@@ -44,6 +44,9 @@ class Driver(Protocol):
     def channel_of(self, jit_scid: int) -> order.Channel | None:
         """Return the channel of the payment under way on this scid."""
 
+    def cannot_go_out(self, jit_scid: int) -> str | None:
+        """Say why lightningd would not forward the payment under way into the channel that this scid has, or None."""
+
     def never_funded(self, channel_id: str) -> None:
         """Take note that lightningd has a channel no more, and that nothing was put into it."""
 
@@ -55,6 +58,7 @@ class OrderTasks:
         """`alarm(text)` tells the operator."""
         self.feed = driver.feed
         self.alarm = alarm
+        self.cannot_go_out = driver.cannot_go_out
         self._clock = clock
         self._driver = driver
         self._tasks: set[asyncio.Task[None]] = set()

@@ -21,6 +21,7 @@ from lsps2fast_plugin.service.events import SessionEvents
 from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
+from lsps2fast_plugin.service.held_limits import HeldLimits
 from lsps2fast_plugin.service.incoming_names import IncomingNames
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.liquidity import NodeLiquidity
@@ -47,6 +48,7 @@ class ServiceParts:
     rpc: Rpc
     interest: HtlcFilter
     held: HeldHtlcs
+    held_limits: HeldLimits
     notebook: DatastoreRecords
     desk: Desk
     offers: BuyRegistry

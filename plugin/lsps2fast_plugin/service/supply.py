@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.liquidity import Liquidity
-from lsps2fast_plugin.service.policy.preflight import Facts
+from lsps2fast_plugin.service.options import Settings
+from lsps2fast_plugin.service.policy.limits import Refusal
+from lsps2fast_plugin.service.policy.preflight import Facts, Payable
 from lsps2fast_plugin.service.sales_policy import Desk
 
 
@@ -39,17 +43,21 @@ class NodeTerms(NamedTuple):
 class Supply:
     """What this node could provide."""
 
-    def __init__(self, node: Node, live: Live, desk: Desk, max_parts: int) -> None:
+    def __init__(
+        self, node: Node, live: Live, desk: Desk, max_parts: int, payable: Callable[[], Payable] | None = None
+    ) -> None:
+        """`payable()`: the largest payment that could be held and forwarded."""
         self._node = node
         self._live = live
         self._desk = desk
         self._max_parts = max_parts
+        self._payable = payable
 
     async def facts(self, peer_id: str, *, fresh: bool) -> Facts:
         """Return the facts for one client, asked anew if `fresh`: for a sale. Raises NodeError."""
         purse = await (self._node.purse() if fresh else self._node.recent())
         rules = self._desk.policy.rules
-        return Facts(
+        facts = Facts(
             connected=self._live.is_online(peer_id),
             incoming_liquidity_msat=purse.incoming_liquidity_msat,
             confirmed_sat=purse.confirmed_sat,
@@ -62,3 +70,11 @@ class Supply:
             zero_reserve=self._desk.zero_reserve(peer_id),
             max_parts=self._max_parts,
         )
+        return facts if self._payable is None else facts._replace(payable=self._payable())
+
+
+def largest_payable(settings: Settings, forward_limits: ForwardLimits) -> Payable:
+    """Return the largest payment that may be held for one client, and that lightningd would forward."""
+    held_msat = min(settings.held_msat_per_peer, settings.gate.held_sat * 1000)
+    most_msat = forward_limits.most_payment_msat(settings.max_parts)
+    return Payable(most_msat, Refusal.HTLC_MAXIMUM) if most_msat < held_msat else Payable(held_msat, Refusal.HELD_SATS)

@@ -71,7 +71,8 @@ class WaitingOrders:
     async def _await_ready(self, action: order.AwaitReady) -> None:
         peer_id = self._tasks.buy(action.jit_scid).peer_id
         deadline_ms = self._clock.now_ms() + READY_TIMEOUT_MS
-        kind, fact = Input.READY_TIMEOUT, None
+        kind: Input = Input.READY_TIMEOUT
+        fact: order.ChannelLimits | None = None
         zero = False
         while self._clock.now_ms() < deadline_ms:
             self.watch.look(action.channel_id)
@@ -83,7 +84,7 @@ class WaitingOrders:
                     limits, _ = await asyncio.gather(looking, self._fees.zero(action.channel_id))
                     zero = True
                 if limits is not None:
-                    kind, fact = Input.READY, limits
+                    kind, fact = self._ready(action, limits)
                     break
             except ChannelGone as error:
                 log.warning(str(error))
@@ -96,6 +97,14 @@ class WaitingOrders:
         self.watch.forget(action.channel_id)
         self._waiting.pop(action.channel_id, None)
         self._tasks.feed(action.jit_scid, action.payment_hash, kind, fact)
+
+    def _ready(self, action: order.AwaitReady, limits: order.ChannelLimits) -> tuple[Input, order.ChannelLimits | None]:
+        """Return what the machine is told of a channel that is ready: time is up where it cannot carry the payment."""
+        why = self._tasks.cannot_go_out(action.jit_scid)
+        if why is None:
+            return Input.READY, limits
+        log.warning(f"a payment over channel {action.channel_id} is failed: lightningd would not forward it, for {why}")
+        return Input.READY_TIMEOUT, None
 
     async def _await_return(self, action: order.ForwardParts) -> None:
         """Wait for the client after a start, for lightningd fails what comes before it is back (cln:R4, cln:H10)."""

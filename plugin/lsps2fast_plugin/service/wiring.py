@@ -27,6 +27,7 @@ from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
+from lsps2fast_plugin.service.held_limits import HeldLimits
 from lsps2fast_plugin.service.incoming_names import IncomingNames
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.liquidity import NodeLiquidity
@@ -43,7 +44,7 @@ from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.session_store import SessionStore
 from lsps2fast_plugin.service.shut_channels import ShutChannels
-from lsps2fast_plugin.service.supply import Supply
+from lsps2fast_plugin.service.supply import Supply, largest_payable
 from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
 
 
@@ -191,6 +192,7 @@ def build_parts(
         rpc=rpc,
         interest=interest,
         held=held,
+        held_limits=HeldLimits(sessions),
         notebook=notebook,
         desk=desk,
         offers=offers,
@@ -205,7 +207,7 @@ def build_parts(
         coins=coins,
         pool=pool,
         view=view,
-        supply=Supply(view, books, desk, settings.max_parts),
+        supply=Supply(view, books, desk, settings.max_parts, partial(largest_payable, settings, forward_limits)),
         exposure=exposure,
         shut=shut,
         oversight=Oversight(

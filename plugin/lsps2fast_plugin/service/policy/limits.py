@@ -36,6 +36,7 @@ class Refusal(StrEnum):
     NOT_CONNECTED = "not_connected"
     INBOUND_LIQUIDITY = "inbound_liquidity"
     CHANNEL_TOO_LARGE = "channel_too_large"
+    HTLC_MAXIMUM = "htlc_maximum"  # of our own node: in as many parts as are accepted it would not be forwarded
     ONCHAIN_FUNDS = "onchain_funds"
     CAPITAL_BUDGET = "capital_budget"
     WITHHELD_BUDGET = "withheld_budget"
@@ -50,6 +51,7 @@ class Refusal(StrEnum):
     RATE_PEER = "rate_peer"
     RATE_TOTAL = "rate_total"
     HOLD_TOO_LONG = "hold_too_long"
+    NOT_FORWARDABLE = "not_forwardable"  # lightningd would refuse it, or with it others of its payment
     HELD_PARTS = "held_parts"
     HELD_SATS = "held_sats"
     IN_PROGRESS = "in_progress"

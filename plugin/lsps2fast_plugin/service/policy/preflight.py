@@ -21,6 +21,13 @@ STEP_MSAT: Final = 1_000_000  # of a largest payment that our means set: clients
 NO_BOUND_SAT: Final = 10**12
 
 
+class Payable(NamedTuple):
+    """The largest payment that can be held and then forwarded, in as many parts as are accepted; and what bounds it."""
+
+    msat: int
+    why: Refusal
+
+
 class Facts(NamedTuple):
     """The node's present state, as far as a sale depends on it."""
 
@@ -37,6 +44,7 @@ class Facts(NamedTuple):
     max_parts: int = EXPECTED_PARTS
     dust_limit_sat: int = CHAIN_DUST_SAT
     budget_sat: int = NO_BOUND_SAT  # the largest channel of this client that the budgets allow
+    payable: Payable = Payable(NO_BOUND_SAT * 1000, Refusal.HELD_SATS)
 
 
 def least_capacity_sat(ask: BuyAsk, facts: Facts) -> int:
@@ -101,6 +109,8 @@ def largest_payment_msat(params: FeeParams, facts: Facts, rule: CapacityRule) ->
     top_msat, why = params.max_payment_size_msat, ""
     if facts.incoming_liquidity_msat is not None and facts.incoming_liquidity_msat < top_msat:
         top_msat, why = facts.incoming_liquidity_msat, Refusal.INBOUND_LIQUIDITY.value
+    if facts.payable.msat < top_msat:
+        top_msat, why = facts.payable.msat, facts.payable.why.value
     most_sat = min(room_sat, rule.max_sat)
 
     def fits(size_msat: int) -> bool:
@@ -131,6 +141,9 @@ def preflight(ask: BuyAsk, facts: Facts, rule: CapacityRule, refusals: Refusals)
     except PeerError:
         refusals.count(Refusal.INBOUND_LIQUIDITY)
         raise
+    if _size_msat(ask) > facts.payable.msat:
+        refusals.count(facts.payable.why)
+        return check_supply(ask, Lack.SIZE)
     provided, why = provide(ask, facts, rule)
     if why is not None:
         refusals.count(why)
