@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import itertools
+import json
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 from lsps2fast import actions as order
 from lsps2fast.table import Input
-from lsps2fast_plugin.tools.bench.calls import hook_frame
+from lsps2fast_plugin.tools.bench.calls import event_frame, hook_frame
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "tests"))
@@ -177,6 +178,27 @@ def frames(count: int, scid: str | None = None) -> list[bytes]:
     """Hook calls as lightningd writes them."""
     dice = random.Random(SEED)
     return [hook_frame(dice, n, scid) for n in range(count)]
+
+
+def event_frames(count: int) -> list[bytes]:
+    """Return forward_events of other payments."""
+    dice = random.Random(SEED)
+    return [event_frame(dice, n) for n in range(count)]
+
+
+NEW = ("outgoing_peer_offline", 17, {"kind": "added", "why": [None, "}]"]})
+
+
+def of_tomorrow(frame: bytes, number: int) -> bytes:
+    """Return this frame with a member that no lightningd has yet, its place and value by `number` (cln:N9)."""
+    call = json.loads(frame)
+    inner = [call["params"], *(value for value in call["params"].values() if isinstance(value, dict))]
+    here = inner[number % len(inner)]
+    members = list(here.items())
+    members.insert(number // len(inner) % (len(members) + 1), ("failure_reason", NEW[number % len(NEW)]))
+    here.clear()
+    here.update(members)
+    return json.dumps(call, separators=(",", ":")).encode() + b"\n\n"
 
 
 def through_lane(compiled: bool, path: str, watched: tuple[str, ...] = ()) -> int:

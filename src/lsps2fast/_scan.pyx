@@ -180,7 +180,7 @@ cdef inline bint note_member(Walk* w) noexcept nogil:
     return not is_key(w, b"id", 2) and skip(w)
 
 
-cdef inline bint member(Walk* w, Level level) noexcept nogil:
+cdef bint member(Walk* w, Level level) noexcept nogil:
     """Read or skip the value of the key just read."""
     if level == IN_HTLC:
         return htlc_member(w)
@@ -213,8 +213,44 @@ cdef inline bint members(Walk* w, Level level) noexcept nogil:
             return False
 
 
-# ---- the short way: lightningd's own order of keys, without white space. `all` is a constant at each place of call:
-# whether the numbers are wanted, too, or only the way.
+# ---- the short way: lightningd's own order of keys, without white space. Members that a later lightningd adds may lie
+# anywhere (cln:N9) and cost what they are long. `all` is a constant at each place of call: whether the numbers are
+# wanted, too, or only the way.
+
+
+cdef bint other_member(Walk* w, Level level) noexcept nogil:
+    """Read a member that stands elsewhere in lightningd's own order, or that no lightningd had yet."""
+    return key(w) == 1 and member(w, level)
+
+
+cdef bint far(Walk* w, const char* text, Py_ssize_t size, Level level) noexcept nogil:
+    """Go behind this text, over other members."""
+    while True:
+        if not other_member(w, level):
+            return False
+        if take(w.text, &w.at, w.end, text, size):
+            return True
+
+
+cdef inline bint to_onion(Walk* w) noexcept nogil:
+    """Go to the payload, behind a peer or the start of the parameters."""
+    return take(w.text, &w.at, w.end, b',"onion":{"payload":', 20) or far_onion(w)
+
+
+cdef bint far_onion(Walk* w) noexcept nogil:
+    if not take(w.text, &w.at, w.end, b'"onion":{', 9) and not (take(w.text, &w.at, w.end, b',"onion":{', 10) or far(w, b',"onion":{', 10, IN_PARAMS)):
+        return False
+    return take(w.text, &w.at, w.end, b'"payload":', 10) or far(w, b',"payload":', 11, IN_ONION)
+
+
+cdef inline bint to_htlc(Walk* w) noexcept nogil:
+    return take(w.text, &w.at, w.end, b',"htlc":{"short_channel_id":', 28) or far_htlc(w)
+
+
+cdef bint far_htlc(Walk* w) noexcept nogil:
+    if not (take(w.text, &w.at, w.end, b',"htlc":{', 9) or far(w, b',"htlc":{', 9, IN_PARAMS)):
+        return False
+    return take(w.text, &w.at, w.end, b'"short_channel_id":', 19) or far(w, b',"short_channel_id":', 20, IN_HTLC)
 
 
 cdef inline bint short_number(Walk* w, u64* value, bint all) noexcept nogil:
@@ -223,56 +259,51 @@ cdef inline bint short_number(Walk* w, u64* value, bint all) noexcept nogil:
 
 cdef inline bint short_onion(Walk* w, bint all) noexcept nogil:
     cdef Span unused
-    if not (take(w.text, &w.at, w.end, b'"onion":{"payload":', 19) and string(w, &w.payload)):
+    if not string(w, &w.payload):
         return False
     take(w.text, &w.at, w.end, b',"type":"tlv"', 13)
     if take(w.text, &w.at, w.end, b',"short_channel_id":', 20):
-        w.seen |= NEXT_SCID
-        if not scid(w, &w.next_scid):
+        if not once(w, NEXT_SCID) or not scid(w, &w.next_scid):
             return False
     if take(w.text, &w.at, w.end, b',"forward_msat":', 16):
-        w.seen |= FORWARD_MSAT | OUTGOING_CLTV
-        if not short_number(w, &w.forward_msat, all) or not take(w.text, &w.at, w.end, b',"outgoing_cltv_value":', 23):
+        if not once(w, FORWARD_MSAT) or not short_number(w, &w.forward_msat, all):
+            return False
+        if not (take(w.text, &w.at, w.end, b',"outgoing_cltv_value":', 23) or far(w, b',"outgoing_cltv_value":', 23, IN_ONION)) or not once(w, OUTGOING_CLTV):
             return False
         if not short_number(w, &w.outgoing_cltv_value, all):
             return False
     if take(w.text, &w.at, w.end, b',"total_msat":', 14):
-        w.seen |= TOTAL_MSAT | SECRET
-        if not short_number(w, &w.total_msat, all) or not take(w.text, &w.at, w.end, b',"payment_secret":', 18):
+        if not once(w, TOTAL_MSAT) or not short_number(w, &w.total_msat, all):
             return False
-        if not string(w, &w.secret):
+        if not (take(w.text, &w.at, w.end, b',"payment_secret":', 18) or far(w, b',"payment_secret":', 18, IN_ONION)) or not once(w, SECRET) or not string(w, &w.secret):
             return False
     return (
-        take(w.text, &w.at, w.end, b',"next_onion":', 14)
+        (take(w.text, &w.at, w.end, b',"next_onion":', 14) or far(w, b',"next_onion":', 14, IN_ONION))
         and string(w, &unused)
-        and take(w.text, &w.at, w.end, b',"shared_secret":', 17)
+        and (take(w.text, &w.at, w.end, b',"shared_secret":', 17) or far(w, b',"shared_secret":', 17, IN_ONION))
         and string(w, &unused)
-        and take(w.text, &w.at, w.end, b"},", 2)
     )
 
 
 cdef inline bint short_htlc(Walk* w, bint all) noexcept nogil:
     cdef u64 unused
     if not (
-        take(w.text, &w.at, w.end, b'"htlc":{"short_channel_id":', 27)
-        and (scid(w, &w.in_scid) if all else pass_scid(w))
-        and take(w.text, &w.at, w.end, b',"id":', 6)
+        (scid(w, &w.in_scid) if all else pass_scid(w))
+        and (take(w.text, &w.at, w.end, b',"id":', 6) or far(w, b',"id":', 6, IN_HTLC))
         and short_number(w, &w.htlc_id, all)
-        and take(w.text, &w.at, w.end, b',"amount_msat":', 15)
+        and (take(w.text, &w.at, w.end, b',"amount_msat":', 15) or far(w, b',"amount_msat":', 15, IN_HTLC))
         and short_number(w, &w.amount_msat, all)
-        and take(w.text, &w.at, w.end, b',"cltv_expiry":', 15)
+        and (take(w.text, &w.at, w.end, b',"cltv_expiry":', 15) or far(w, b',"cltv_expiry":', 15, IN_HTLC))
         and short_number(w, &w.cltv_expiry, all)
-        and take(w.text, &w.at, w.end, b',"cltv_expiry_relative":', 24)
+        and (take(w.text, &w.at, w.end, b',"cltv_expiry_relative":', 24) or far(w, b',"cltv_expiry_relative":', 24, IN_HTLC))
         and short_number(w, &unused, False)
-        and take(w.text, &w.at, w.end, b',"payment_hash":', 16)
+        and (take(w.text, &w.at, w.end, b',"payment_hash":', 16) or far(w, b',"payment_hash":', 16, IN_HTLC))
         and hex_64(w, &w.payment_hash)
     ):
         return False
     if take(w.text, &w.at, w.end, b',"extra_tlvs":', 14):
-        w.seen |= EXTRA
-        if not string(w, &w.extra):
-            return False
-    return take(w.text, &w.at, w.end, b"}}}", 3)
+        return once(w, EXTRA) and string(w, &w.extra)
+    return True
 
 
 cdef inline bint short_call(Walk* w, bint all) noexcept nogil:
@@ -281,20 +312,23 @@ cdef inline bint short_call(Walk* w, bint all) noexcept nogil:
     if not (
         take(w.text, &w.at, w.end, b'{"jsonrpc":"2.0","id":', 22)
         and request_id(w)
-        and take(w.text, &w.at, w.end, b',"method":"htlc_accepted","params":{', 36)
+        and (take(w.text, &w.at, w.end, b',"method":"htlc_accepted","params":{', 36) or far(w, b',"method":"htlc_accepted","params":{', 36, IN_CALL))
     ):
         return False
     if take(w.text, &w.at, w.end, b'"peer_id":', 10):
         w.seen |= PEER_ID
-        if not string(w, &w.peer_id) or not take(w.text, &w.at, w.end, b",", 1):
+        if not string(w, &w.peer_id):
             return False
-    if not short_onion(w, all):
+    if not (to_onion(w) and short_onion(w, all) and (take(w.text, &w.at, w.end, b"}", 1) or far(w, b"}", 1, IN_ONION))):
         return False
-    if take(w.text, &w.at, w.end, b'"forward_to":', 13):
-        w.seen |= FORWARD_TO
-        if not hex_64(w, &w.forward_to) or not take(w.text, &w.at, w.end, b",", 1):
+    if take(w.text, &w.at, w.end, b',"forward_to":', 14):
+        if not once(w, FORWARD_TO) or not hex_64(w, &w.forward_to):
             return False
-    return short_htlc(w, all)
+    if not (to_htlc(w) and short_htlc(w, all)):
+        return False
+    return take(w.text, &w.at, w.end, b"}}}", 3) or (
+        (take(w.text, &w.at, w.end, b"}", 1) or far(w, b"}", 1, IN_HTLC)) and (take(w.text, &w.at, w.end, b"}", 1) or far(w, b"}", 1, IN_PARAMS)) and (take(w.text, &w.at, w.end, b"}", 1) or far(w, b"}", 1, IN_CALL))
+    )
 
 
 # ---- whole frames

@@ -244,6 +244,35 @@ def test_keys_in_any_order_and_any_white_space_read_the_same(
     assert [fields(run.scan(other)) for run in RUNS] == [by_json(frame)] * 2
 
 
+ADDED = st.tuples(
+    st.sampled_from(
+        b"failure_reason new id method params peer_id onion htlc forward_to payload type short_channel_id forward_msat"
+        b" outgoing_cltv_value total_msat payment_secret next_onion amount_msat cltv_expiry payment_hash extra_tlvs"
+        b"".split()
+    ),
+    st.sampled_from(
+        [b'"outgoing_peer_offline"', b"17", b"null", b'{"a":[1,{"b":"}]"}]}', b'"1x2x3"', b'"%s"' % (b"ab" * 32)]
+    ),
+)
+
+
+@given(st.sampled_from(CALLS), st.lists(st.tuples(st.floats(0, 1), ADDED), min_size=1, max_size=3))
+def test_members_of_tomorrow_lie_anywhere(frame: bytes, added: list[tuple[float, tuple[bytes, bytes]]]) -> None:
+    """cln:N9, trap:12: a new member changes nothing of what is read; a known one too many is read as JSON reads it,
+    or not at all.
+    """
+    for where, (name, value) in added:
+        places = [found.end() for found in re.finditer(rb'[{,](?=")', frame)]
+        at = places[int(where * (len(places) - 1))]
+        frame = frame[:at] + b'"%s":%s,' % (name, value) + frame[at:]
+    compiled, pure = (fields(run.scan(frame)) for run in RUNS)
+    assert compiled == pure
+    assert compiled is None or compiled == by_json(frame)
+    assert [run.next_hop(frame) for run in RUNS] == [_hook_py.next_hop(frame)] * 2
+    if all(name in (b"failure_reason", b"new") for _, (name, _) in added):
+        assert compiled is not None
+
+
 def change(path: str, value: Any) -> Callable[[Any], bytes]:
     """A call with one member set to another value; `...` takes it away."""
 

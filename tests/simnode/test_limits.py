@@ -141,6 +141,7 @@ async def test_a_later_lightningd_gives_reasons(make_world: MakeWorld, says: boo
         rows = (await world.lsp.call("listforwards"))["forwards"]
         for row in (*events, *rows):
             assert ("failure_reason" in row) is (says and row["status"] == "local_failed")
+            assert row.get("failure_reason", "insufficient_outgoing_liquidity") == "insufficient_outgoing_liquidity"
 
 
 async def test_unknown_members_are_everywhere_when_asked_for(make_world: MakeWorld) -> None:

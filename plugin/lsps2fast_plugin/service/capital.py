@@ -183,9 +183,12 @@ class CapitalAtRisk:
             stake.mined = True
 
     def part_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
-        """A forwarded part came back failed. What our own node refused is not the client's doing (rule:22)."""
-        reason = str(event.get("failure_reason") or "").lower()
-        if event["status"] == "failed" and (not reason or "unknown_payment_details" in reason):
+        """A forwarded part came back failed. What our own node refused is not the client's doing (rule:22).
+
+        Why the client, or a node behind it, refused a part, no lightningd can read: `failure_reason` is given for what
+        our own refused, and only there (cln:N9).
+        """
+        if event["status"] == "failed" and "failure_reason" not in event:
             self._doubted.add(payment_hash)
 
     def session_changed(

@@ -26,6 +26,17 @@ NAMES = {
     0x0017: "WIRE_MPP_TIMEOUT",
     0xC018: "WIRE_INVALID_ONION_BLINDING",
 }
+REASONS = {  # cln:N9: the words of a later lightningd for what it refuses itself
+    0x1007: "insufficient_outgoing_liquidity",
+    0x4008: "channel_failed_permanent",
+    0x400A: "unknown_next_peer",
+    0x100B: "htlc_below_minimum",
+    0x100C: "fee_insufficient",
+    0x100D: "cltv_incorrect",
+    0x100E: "cltv_expiry_too_soon",
+    0x0015: "cltv_expiry_too_far",
+    0x4016: "invalid_onion",
+}
 UNKNOWN_NEXT_PEER = bytes.fromhex("400a")
 TEMPORARY_CHANNEL_FAILURE = bytes.fromhex("10070000")
 PERMANENT_CHANNEL_FAILURE = bytes.fromhex("4008")

@@ -285,11 +285,15 @@ class Htlcs:
             "local_failed",
             part.received_s,
             failcode=failures.code_of(message),
-            failure_reason="local failure" if self.node.says_failure_reason else None,
+            failure_reason=self._reason(failures.code_of(message)),
         )
         self.forwards.append(row)
         self.node.forward_event(row)
         self.fail(part, message)
+
+    def _reason(self, failcode: int) -> str | None:
+        """The word of a later lightningd for this failure of its own; it has none for others' (cln:N9)."""
+        return failures.REASONS.get(failcode) if self.node.says_failure_reason else None
 
     # outgoing HTLCs
 
@@ -308,8 +312,7 @@ class Htlcs:
         row.status = "settled" if htlc.preimage is not None else "local_failed" if htlc.lost_on_chain else "failed"
         if row.status == "local_failed":
             row.failcode = failures.code_of(failures.PERMANENT_CHANNEL_FAILURE)
-        if row.status != "settled" and self.node.says_failure_reason:
-            row.failure_reason = "remote failure" if row.status == "failed" else "channel closed on chain"
+            row.failure_reason = self._reason(row.failcode)
         self.node.forward_event(row)
         if htlc.preimage is not None:
             self.fulfill(row.part, htlc.preimage)

@@ -270,9 +270,9 @@ async def test_an_unpaid_channel_is_guarded_until_it_is_paid() -> None:
     [
         (FAILED_BY_CLIENT, 1),
         (FAILED_BY_US, 0),
-        (FAILED_BY_CLIENT | {"failure_reason": "WIRE_INCORRECT_OR_UNKNOWN_PAYMENT_DETAILS"}, 1),
-        (FAILED_BY_CLIENT | {"failure_reason": "WIRE_TEMPORARY_NODE_FAILURE"}, 0),
-        (FAILED_BY_CLIENT | {"failure_reason": "WIRE_MPP_TIMEOUT"}, 0),
+        (FAILED_BY_US | {"failure_reason": "insufficient_outgoing_liquidity"}, 0),
+        (FAILED_BY_US | {"failure_reason": "outgoing_peer_offline"}, 0),
+        (FAILED_BY_CLIENT | {"failure_reason": "outgoing_peer_offline"}, 0),
     ],
 )
 @pytest.mark.parametrize("new", [State.ABORTING, State.FAILED])

@@ -48,7 +48,7 @@ def of_input(kind: Input, fact: object) -> Blame | None:
 
 def of_forward(event: Mapping[str, Any]) -> Blame | None:
     """Return what a `forward_event` says of a part that came back."""
-    said = str(event.get("failreason") or event.get("failure_reason") or event.get("failcode") or "")
+    said = str(event.get("failure_reason") or event.get("failreason") or event.get("failcode") or "")
     if event["status"] == "local_failed":
         return Blame(LSP, "not_forwarded", f"this node could not send a part on: {said or 'no reason given'}")
     if event["status"] == "failed":
