@@ -110,6 +110,20 @@ def vectors() -> dict[str, Any]:
     return loaded
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail `make real` and `make interop` where nothing ran: what was skipped proves nothing (operator:O10)."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    asked = str(session.config.option.markexpr)
+    if reporter is None or asked not in ("real", "interop") or session.config.option.collectonly:
+        return
+    counts = {kind: len(reporter.stats.get(kind, ())) for kind in ("passed", "failed", "error", "skipped")}
+    reporter.ensure_newline()
+    reporter.write_line(f"make {asked}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    if not counts["passed"] and not session.exitstatus:
+        reporter.write_line(f"NOTHING RAN: `make {asked}` fails, because no test of it could be tried here", red=True)
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly what did not run: a skip must never pass for a success."""
     skipped = len(terminalreporter.stats.get("skipped", ()))
