@@ -169,8 +169,9 @@ class Live(Registry):
             self._collecting.pop(session, None)
             self._complete.pop(session, None)
         old = None if before < 0 else before
-        fees = session.fee_msat, session.fee_paid()
-        self._changes.append((session.buy.jit_scid, session.payment_hash, old, session.state, *fees))
+        self._changes.append(
+            (session.buy.jit_scid, session.payment_hash, old, session.state, session.fee_msat, session.fee_paid())
+        )
         if len(self._changes) > KEPT_CHANGES:
             del self._changes[: KEPT_CHANGES // 2]  # they are not read
 

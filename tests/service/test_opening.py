@@ -200,8 +200,8 @@ async def test_an_answer_that_never_comes_ends_with_the_deadline_and_leaves_no_o
 
 
 async def test_a_flood_of_parts_during_the_open_hurts_only_itself(mode: str) -> None:
-    """trap:26, C-10, C-18: beyond the limit each new part fails alone, temporarily; the payment that is opening is
-    paid.
+    """trap:26, C-10, C-18, rule:22: beyond the limit each new part fails alone, temporarily; the payment that is
+    opening is paid, and its promises hold.
     """
     async with Stage(mode, options={"lsps2-max-parts": 4}) as stage:
         client, payer = stage.client(), stage.payer()
@@ -214,7 +214,7 @@ async def test_a_flood_of_parts_during_the_open_hurts_only_itself(mode: str) -> 
         opening.release()
         assert (await payment).paid
         await stage.state(invoice, "UNDERPAID")  # the two that got in took a share of the fee with them
-        await stage.until(lambda: stage.outcome(invoice.scid) == "Underpaid", "the final record")
+        await stage.until(lambda: stage.outcome(invoice.scid) == "Underpaid", "the final record")  # rule:22
         assert (await flood).raw_messages.count(TEMPORARY) == 38
 
 
