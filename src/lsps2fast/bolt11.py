@@ -55,7 +55,10 @@ class Hint(NamedTuple):
 
 
 class Invoice(NamedTuple):
-    """The fields of an invoice. `amount_msat` None: any. `features` are bit numbers. `payee` only after reading."""
+    """The fields of an invoice. `amount_msat` None: any. `features` are bit numbers. `payee` only after reading.
+
+    `description_hash` stands in the place of the description where it is given.
+    """
 
     currency: str
     amount_msat: int | None
@@ -69,6 +72,7 @@ class Invoice(NamedTuple):
     hints: tuple[tuple[Hint, ...], ...]
     payee: bytes | None = None
     other_fields: tuple[str, ...] = ()
+    description_hash: bytes | None = None
 
 
 # --- Bech32 and words -------------------------------------------------------------------------------------------------
@@ -173,11 +177,13 @@ def _hint_bytes(hint: Hint) -> bytes:
 
 
 def _data_words(invoice: Invoice) -> list[int]:
-    description = (invoice.description or "").encode()
     words = _number_words(invoice.timestamp_s, _TIMESTAMP_WORDS)
     words += _field("s", _byte_words(invoice.payment_secret))
     words += _field("p", _byte_words(invoice.payment_hash))
-    words += _field("d", _byte_words(description))
+    if invoice.description_hash is None:
+        words += _field("d", _byte_words((invoice.description or "").encode()))
+    else:
+        words += _field("h", _byte_words(invoice.description_hash))
     words += _field("x", _number_words(invoice.expiry_s))
     words += _field("c", _number_words(invoice.min_final_cltv_blocks))
     for path in invoice.hints:
@@ -195,13 +201,19 @@ def _check_writable(invoice: Invoice) -> None:
         "amount": amount_msat is not None and not 0 < amount_msat <= _U64_MAX // 10,
         "timestamp": not 0 <= invoice.timestamp_s < 1 << 35,
         "hash or secret": (len(invoice.payment_hash), len(invoice.payment_secret)) != (32, 32),
-        "description": invoice.description is None or len(invoice.description.encode()) > DESCRIPTION_MAX_BYTES,
+        "description": _wrong_description(invoice.description, invoice.description_hash),
         "expiry": not 0 < invoice.expiry_s <= _U64_MAX,
         "min_final_cltv": not 0 < invoice.min_final_cltv_blocks <= _U64_MAX,
     }
     wrong = [name for name, is_wrong in faults.items() if is_wrong]
     if wrong:
         raise ProtocolBug(f"an invoice cannot have this {', '.join(wrong)}: {invoice}")
+
+
+def _wrong_description(text: str | None, digest: bytes | None) -> bool:
+    if digest is not None:
+        return text is not None or len(digest) != 32
+    return text is None or len(text.encode()) > DESCRIPTION_MAX_BYTES
 
 
 def encode(invoice: Invoice, sign: Callable[[bytes], bytes] | None = None) -> str:
@@ -326,6 +338,7 @@ def decode(text: str, *, signed: bool = True) -> Invoice:
         hints=tuple(hints),
         payee=_recover(message, signature, node_id) if signed else node_id,
         other_fields=tuple(others),
+        description_hash=_bytes(fields["h"]) if "h" in fields else None,
     )
 
 

@@ -138,11 +138,21 @@ class Process:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         frames = hook.FrameReader()
+        waiting: list[asyncio.Task[None]] = []
         with contextlib.suppress(ConnectionError):  # a plugin that was killed does not say goodbye
             while data := await reader.read(65536):
                 for frame in frames.feed(data):
-                    writer.write(json.dumps(await self._result(json.loads(frame))).encode() + b"\n\n")
+                    answer = asyncio.ensure_future(self._answer(json.loads(frame), writer))
+                    waiting.append(answer)
+                    if json.loads(frame)["method"] != "wait":
+                        await answer
+        for answer in waiting:
+            answer.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
         writer.close()
+
+    async def _answer(self, call: Json, writer: asyncio.StreamWriter) -> None:
+        writer.write(json.dumps(await self._result(call)).encode() + b"\n\n")
 
     async def _result(self, call: Json) -> Json:
         body: Json = {"jsonrpc": "2.0", "id": call["id"]}

@@ -228,6 +228,8 @@ def test_features_of_the_vectors(vectors: dict[str, Any], features: frozenset[in
         {"payment_secret": b"\0" * 31},
         {"description": None},
         {"description": "ä" * 320},
+        {"description_hash": b"\0" * 32},
+        {"description": None, "description_hash": b"\0" * 31},
         {"expiry_s": 0},
         {"min_final_cltv_blocks": 0},
     ],
@@ -262,7 +264,15 @@ invoices = st.builds(
     hints=st.lists(st.lists(hints, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple),
     payee=st.none(),
     other_fields=st.just(()),
+    description_hash=st.none(),
 )
+
+
+@given(invoices, st.binary(min_size=32, max_size=32))
+def test_a_hash_stands_for_the_description(invoice: Invoice, digest: bytes) -> None:
+    """BOLT 11: exactly one of `d` and `h`."""
+    meant = invoice._replace(description=None, description_hash=digest)
+    assert bolt11.decode(bolt11.encode(meant, sign)) == meant._replace(payee=KEY.public_key.format())
 
 
 @given(invoices)

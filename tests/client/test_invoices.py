@@ -149,7 +149,7 @@ async def test_no_preimage_is_stored_or_said(staged: Staging) -> None:
 async def test_a_label_that_is_taken_fails_before_anything_is_bought(staged: Staging) -> None:
     """lightningd's error 900."""
     async with staged() as stage:
-        await stage.invoice(label="twice")
+        await stage.invoice(30_000_000, label="twice")
         with pytest.raises(NodeError, match="Duplicate label 'twice'") as failed:
             await stage.invoice(label="twice")
         assert failed.value.code == 900
@@ -239,8 +239,9 @@ async def test_a_crash_between_approval_and_invoice_leaves_no_orphan(staged: Sta
 
 
 async def test_an_approval_without_a_label_is_its_callers_business(staged: Staging) -> None:
-    """Drop-in: lsps-lsps2-approve may come before the invoice."""
+    """Drop-in: the invoice is the caller's."""
     async with staged() as stage:
+        stage.node.own("11" * 32)
         await stage.client.methods.approve(LSP, "1x2x3", "11" * 32, False, entry(), "20000000")
         await stage.restart()
         assert stage.keys == {"11" * 32}

@@ -144,7 +144,12 @@ async def test_foreign_htlcs_are_answered_without_asking_anybody() -> None:
         assert answers == [CONTINUE] * 400
         asked = [name for name, _ in process.world.node.calls[before:]]
         assert len(asked) < 10
-        assert set(asked) <= {"listpeers", "sendcustommsg", "listdatastore"}  # the last of the start, not of HTLCs
+        assert set(asked) <= {
+            "listpeers",
+            "sendcustommsg",
+            "listdatastore",
+            "wait",
+        }  # the last of the start, not of HTLCs
         assert not process.answers[slow].done()
 
 
@@ -282,7 +287,25 @@ async def test_clns_parameters_work_by_position() -> None:
         assert bolt11.decode(invoice["bolt11"]).amount_msat == 20_000_000
         menu = (await process.ask("lsps-lsps2-getinfo", [LSP]))["opening_fee_params_menu"]
         buy = await process.ask("lsps-lsps2-buy", [LSP, "20000000", menu[0]])
+        process.world.node.own("22" * 32)
         assert await process.ask("lsps-lsps2-approve", [LSP, buy["jit_channel_scid"], "22" * 32, False]) == {}
+
+
+async def test_check_takes_parameters_as_lightningd_hands_them_on() -> None:
+    """By position and by name; what cannot be asked about gets a sentence."""
+    async with running() as process:
+        told = {"command_to_check": "lsps-lsps2-invoice"}
+        assert await process.ask("check", ["lsps-lsps2-invoice", LSP, None, "1sat", "d", "l"]) == told
+        for given, why in (
+            (["lsps-lsps2-invoice", LSP, None, "1", "d", "l", *[None] * 30], "too many positional arguments"),
+            (["lsps-lsps2-invoice", "02", None, "1sat", "d", "l"], "lsp_id"),
+            (["no-such"], "not known here"),
+            ([], "command_to_check is missing"),
+            ({}, "command_to_check is missing"),
+        ):
+            with pytest.raises(NodeError, match=why):
+                await process.ask("check", given)
+        assert not process.world.lsps[LSP].asked
 
 
 async def test_odd_hook_calls_get_the_harmless_answer() -> None:

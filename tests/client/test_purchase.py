@@ -310,6 +310,7 @@ async def test_a_low_level_buy_answers_like_clns(staged: Staging) -> None:
         bought = await stage.client.methods.buy(LSP, "20000000", entry_sent)
         assert bought == {"jit_channel_scid": JIT_SCID, "lsp_cltv_expiry_delta": 144, "client_trusts_lsp": False}
         assert stage.keys == {f"{LSP}/{JIT_SCID}"}
+        stage.node.own("11" * 32)
         assert await stage.client.methods.approve(LSP, JIT_SCID, "11" * 32) == {}
         assert stage.keys == {"11" * 32}
         (approval,) = stage.client.book.approvals.values()
@@ -321,6 +322,7 @@ async def test_a_buy_made_elsewhere_is_approved_with_its_terms(staged: Staging) 
     async with staged() as stage:
         with pytest.raises(ConfigError, match="no buy with this scid"):
             await stage.client.methods.approve(LSP, "1x2x3", "11" * 32)
+        stage.node.own("11" * 32)
         await stage.client.methods.approve(LSP, "1x2x3", "11" * 32, True, entry(), "20000000")
         (approval,) = stage.client.book.approvals.values()
         assert (approval.buy.client_trusts_lsp, approval.buy.consent) == (True, True)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lsps2fast_plugin.simnode import Node, Payer, World, methods
+from lsps2fast_plugin.simnode.errors import RpcError
 from lsps2fast_plugin.simnode.party import connect
 
 pytestmark = pytest.mark.slow
@@ -58,6 +59,33 @@ class Pair:
                 pass
 
         await self.world.bounded(poll(), None, what)
+
+
+async def test_a_developer_at_the_socket(opened: Opening) -> None:
+    """wallet:W13: check, setconfig, the same label, a deleted invoice, over pipes."""
+    async with opened(CLIENT_TRUSTS) as pair:
+        given = {"lsp_id": pair.world.lsp.node_id, "amount_msat": SIZE_MSAT, "description": "d", "label": "l"}
+        trust = {"client_trusts_lsp": True}
+        checked = {"command_to_check": "lsps-lsps2-invoice"}
+        assert await pair.wallet.call("check", checked | given) == checked
+        for wrong in ({"amount_msat": 0}, {"amount": 1}, {"timeout_s": 0}):
+            with pytest.raises(RpcError) as failed:
+                await pair.wallet.call("check", checked | given | wrong)
+            assert (failed.value.code, "Traceback" in str(failed.value)) == (-32602, False)
+        assert not (await pair.status())["approvals"]
+
+        with pytest.raises(RpcError, match="lsps2-inbound='maybe' is unknown"):
+            await pair.wallet.call("setconfig", {"config": "lsps2-inbound", "val": "maybe"})
+        await pair.wallet.call("setconfig", {"config": "lsps2-max-fee-msat", "val": 1})
+        with pytest.raises(RpcError, match="above the limit"):
+            await pair.invoice(**trust)
+        await pair.wallet.call("setconfig", {"config": "lsps2-max-fee-msat", "val": 100_000_000})
+        made = await pair.invoice(deschashonly=True, **trust)
+        assert await pair.invoice(deschashonly=True, **trust) == made
+        assert len((await pair.status())["approvals"]) == 1
+        await pair.wallet.call("delinvoice", {"label": "l", "status": "unpaid"})
+        await pair.until(lambda told: not told["approvals"], "the end of the purchase")
+        assert (await pair.wallet.call("lsps2-purchase", {"label": "l"}))["state"] == "cancelled"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from pyln.client import Plugin
+from pyln.client import Plugin, RpcException
 from pyln.client.plugin import Request
 
 from lsps2fast import BACKEND, __version__
@@ -24,7 +24,7 @@ from lsps2fast.bolt11 import CURRENCIES
 from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.lsps0 import MESSAGE_TYPE, MESSAGE_TYPE_HEX
 from lsps2fast.lsps.receiving import carries_fee
-from lsps2fast_plugin.client import channel_terms
+from lsps2fast_plugin.client import channel_terms, checking, deletions, rpc_errors
 from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.built_in_records import BuiltInRecords
 from lsps2fast_plugin.client.channel_watch import Watch
@@ -90,10 +90,11 @@ class Client(PluginApp):
         """Time, chance and standard streams are the process's own; a simulation brings others."""
         plugin = Plugin(autopatch=False, dynamic=True)
         interest = HtlcFilter(final_hops=True)
-        super().__init__(plugin, interest, add_options, clock=clock, dice=dice, make_host=make_host)
+        super().__init__(plugin, interest, self._add_options, clock=clock, dice=dice, make_host=make_host)
         self.awaited = ApprovedPayments(interest)
         self.reports = Reports(self.clock)
         self.settings: Settings | None = None
+        self._long_rpc: Rpc | None = None  # for the call that is answered when an invoice is deleted
         self._ready = asyncio.Event()
         self._rearm = asyncio.Event()
         self.plugin.add_hook("openchannel", self._on_openchannel, background=True)
@@ -116,6 +117,7 @@ class Client(PluginApp):
         for rpc_name, name in PURCHASE_METHODS.items():
             self.host.method(rpc_name, self._late(PurchaseMethods, "purchase_methods", name))
         self.host.method("lsps2-status", self._status)
+        self.host.checks(self._check)
         if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
             self.host.method("lsps2-dev-advance", self._advance)
 
@@ -135,6 +137,46 @@ class Client(PluginApp):
         run.__doc__ = inspect.getdoc(real)
         return run
 
+    async def _check(self, name: str, params: Json) -> None:
+        """`check`: whether a method, or `setconfig`, would take these parameters. Raises MethodError, ConfigError."""
+        await self._ready.wait()
+        if name == "setconfig":
+            read_settings(self.plugin, {params.get("config", ""): params.get("val")})
+        elif name in METHODS:
+            await answered(checking.check(getattr(self.methods, METHODS[name])(**params)))
+        elif name in PURCHASE_METHODS:
+            await answered(checking.check(getattr(self.purchase_methods, PURCHASE_METHODS[name])(**params)))
+
+    def _add_options(self, plugin: Plugin) -> None:
+        add_options(plugin, self._on_setconfig)
+
+    def _on_setconfig(self, _: Plugin, name: str, text: Any) -> None:
+        """`setconfig` of a dynamic option: in force at once, for what is agreed from now on."""
+        try:
+            settings = read_settings(self.plugin, {name: text})
+        except ConfigError as error:
+            raise RpcException(str(error), rpc_errors.INVALID_PARAMS.number) from None
+        log.info(f"{name} is {text} now")
+        self._put_in_force(settings)
+
+    def _put_in_force(self, settings: Settings) -> None:
+        deeper = self.settings is None or settings.funding_depth != self.settings.funding_depth
+        self.settings = settings
+        for part in (self.market, self.watch, self.incoming):
+            part.allow(settings)
+        self.bindings.limits = self.bindings.limits._replace(
+            max_to_self_delay_blocks=settings.max_to_self_delay_blocks,
+            least_htlcs=settings.least_htlcs,
+            max_htlc_minimum_msat=settings.max_htlc_minimum_msat,
+        )
+        if self._ready.is_set():
+            self.methods.settings = settings
+            if deeper:
+                self.watch.block()  # what is sound is judged anew
+                self.host.spawn(self._look_all())
+            self.incoming.look()
+            self._rearm.set()
+
     # Start ---------------------------------------------------------------------------------------
 
     def _begin(self, rpc_path: str, configuration: Json) -> None:
@@ -143,6 +185,7 @@ class Client(PluginApp):
         if currency is None:
             raise ConfigError(f"invoices for the network {configuration['network']} cannot be written")
         self.settings = settings
+        self._long_rpc = Rpc(rpc_path)
         self._build(settings, Rpc(rpc_path), currency)
         self.host.spawn(self._start())  # the records are read in the background (rule:15)
 
@@ -230,6 +273,8 @@ class Client(PluginApp):
             market=self.market,
             book=self.book,
             history=self.history,
+            chain=self.chain,
+            watch=self.watch,
             invoices=self.invoices,
             clock=self.clock,
             settings=self.settings,
@@ -249,6 +294,7 @@ class Client(PluginApp):
         )
         self.host.spawn(self._watch_time())
         self.host.spawn(BuiltInRecords(self.rpc, self.invoices.by_hash, self.clock).watch())
+        self.host.spawn(deletions.watch(self._long_rpc or self.rpc, self.clock, self.endings.end_all_deleted))
         peers = await until_answered("listpeers", lambda: list_peers(self.rpc), self.clock)
         connected = {peer.id for peer in peers if peer.connected}
         for lsp_id in self.book.lsps() - connected:
@@ -413,7 +459,9 @@ class Client(PluginApp):
             return
         self.incoming.stop()
         self.reports.write(at_once=True)
-        await self.rpc.close()
+        for rpc in (self.rpc, self._long_rpc):
+            if rpc is not None:
+                await rpc.close()
 
 
 def main() -> int:

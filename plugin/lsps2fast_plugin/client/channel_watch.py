@@ -62,7 +62,7 @@ class Watch:
         self._chain = chain
         self._bindings = bindings
         self._clock = clock
-        self._settings = settings
+        self.settings = settings
         self._report = report
         self._closing = closing
         self._guarding = guarding
@@ -73,6 +73,10 @@ class Watch:
         self._cleaned: set[str] = set()
         self._surveying = asyncio.Lock()
         self.given_up: dict[str, JitChannel] = {}  # what lightningd goes on listing, closed and never funded
+
+    def allow(self, settings: Settings) -> None:
+        """Go by other settings from now on."""
+        self.settings = settings
 
     # ---- channels that are new to us
 
@@ -160,12 +164,12 @@ class Watch:
         return self.is_sound(channel) or self._trusts(channel.lsp_id)
 
     def _trusts(self, lsp_id: str) -> bool:
-        return self._settings.trusts(lsp_id) and lsp_id not in self._book.distrusted
+        return self.settings.trusts(lsp_id) and lsp_id not in self._book.distrusted
 
     @property
     def _depth_blocks(self) -> int:
         """How deep a funding must be for all but its purchase: only lightningd knows its script (wallet:W2)."""
-        return max(self._settings.funding_depth, 1)
+        return max(self.settings.funding_depth, 1)
 
     def is_surely_safe(self, channel_id: str | None) -> bool:
         """Return whether an HTLC may come in over this channel, without asking;
@@ -201,7 +205,7 @@ class Watch:
         channel = self._book.channels.get(channel_id) or JitChannel.from_row(row)
         funding = await self._funding(channel, row)
         await self._note(channel, funding)
-        return funding.lacks(self._settings.funding_depth)
+        return funding.lacks(self.settings.funding_depth)
 
     async def all_unsafe(self) -> set[str]:
         """Return the channels over which nothing may be received. Raises NodeError, StoreError."""
@@ -314,11 +318,11 @@ class Watch:
         elif row is not None and row.is_closing and not funding.depth:
             await self._broken(channel, "it was closed before its funding was confirmed")
         elif sight is FundingStatus.NOWHERE and self._too_long(channel):
-            seconds = self._settings.funding_timeout_ms // 1000
+            seconds = self.settings.funding_timeout_ms // 1000
             what = "was not seen within" if channel.seen_height is None else "has gone, and not come back within"
             await self._broken(channel, f"its funding transaction {what} {seconds} s after we paid")
         elif sight is FundingStatus.MEMPOOL and self._too_many_blocks(channel):
-            blocks = self._settings.confirm_timeout_blocks
+            blocks = self.settings.confirm_timeout_blocks
             await self._broken(channel, f"its funding transaction was seen, but not confirmed within {blocks} blocks")
 
     async def _drop(self, channel: JitChannel) -> None:
@@ -328,11 +332,11 @@ class Watch:
 
     def _too_long(self, channel: JitChannel) -> bool:
         since_ms = max(channel.paid_ms or 0, channel.seen_ms or 0)
-        return self._clock.wall_ms() - since_ms >= self._settings.funding_timeout_ms
+        return self._clock.wall_ms() - since_ms >= self.settings.funding_timeout_ms
 
     def _too_many_blocks(self, channel: JitChannel) -> bool:
         since = self._chain.height if channel.seen_height is None else channel.seen_height
-        return self._chain.height - since >= self._settings.confirm_timeout_blocks
+        return self._chain.height - since >= self.settings.confirm_timeout_blocks
 
     async def _broken(self, channel: JitChannel, why: str) -> None:
         """The LSP has our payment and we have no channel: warn once, trust it no more, receive nothing more there."""

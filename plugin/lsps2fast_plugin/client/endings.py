@@ -65,9 +65,18 @@ class PurchaseEndings:
     async def end_deleted(self, lsp_id: str) -> None:
         """End purchases at an LSP whose invoice the owner has deleted. Raises NodeError, StoreError."""
         for approval in [each for each in self._book.of_lsp(lsp_id) if each.label is not None]:
-            held = self._incoming.holds(approval.payment_hash) or approval.renewed is not None
-            if not held and await self._invoices.by_hash(approval.payment_hash) is None:
+            made = approval.payment_hash.hex() in self._history.purchases
+            if not made or approval.renewed is not None or approval.released is not None:
+                continue  # it is not there yet, or is being renewed or claimed
+            if await self._invoices.by_hash(approval.payment_hash) is not None:
+                continue
+            if await self._incoming.give_back(approval, "its invoice was deleted"):
                 await self.end(approval, "cancelled", "its invoice was deleted")
+
+    async def end_all_deleted(self) -> None:
+        """Do so at every LSP. Raises NodeError, StoreError."""
+        for lsp_id in self._book.lsps():
+            await self.end_deleted(lsp_id)
 
     async def check_loaded(self, approval: Approval) -> None:
         """End a purchase that was paid while we were away, or whose invoice never came to be. Raises Lsps2Error."""

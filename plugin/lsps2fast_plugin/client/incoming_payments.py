@@ -85,7 +85,7 @@ class Incoming:
         self._chain = chain
         self._invoices = invoices
         self._clock = clock
-        self._settings = settings
+        self.settings = settings
         self._report = report
         self._changed = changed
         self._bindings = bindings
@@ -95,6 +95,11 @@ class Incoming:
         self._grounds = ReleaseGround(book, watch, clock, settings)
         self.final_cltv_blocks = 0
 
+    def allow(self, settings: Settings) -> None:
+        """Go by other settings from now on."""
+        self.settings = settings
+        self._grounds.allow(settings)
+
     # ---- from the host
 
     def take(self, scan: Any) -> None:
@@ -102,7 +107,7 @@ class Incoming:
         approval = self._book.approvals[scan.payment_hash]
         payment = self._payments.get(approval.payment_hash)
         if payment is None or payment.approval is not approval:
-            payment = self._payments[approval.payment_hash] = HeldPayment(approval, self._settings.hold_ms)
+            payment = self._payments[approval.payment_hash] = HeldPayment(approval, self.settings.hold_ms)
         self._host.spawn(self._answer(payment, scan))
 
     def refuse_fee(self, scan: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lsps2fast import bolt11
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, NodeUnreachable
@@ -27,11 +27,15 @@ DUPLICATE_LABEL = 900
 
 
 class Request(NamedTuple):
-    """What the owner wants on the invoice. `expiry_s` None: as long as the offer lives."""
+    """What the owner wants on the invoice. `expiry_s` None: as long as the offer lives.
+
+    `description_hash`: what the payer's invoice has in the place of the description, which only this node keeps.
+    """
 
     description: str
     label: str
     expiry_s: int | None
+    description_hash: bytes | None = None
 
 
 class Draft(NamedTuple):
@@ -44,20 +48,41 @@ class Draft(NamedTuple):
     expires_s: int
 
 
-def check_request(description: object, label: object, expiry: object) -> Request:
-    """Return what the owner typed. Raises ConfigError."""
-    if not isinstance(description, str) or not params.is_unicode(description) or _is_long(description):
-        raise ConfigError(f"description must be a text of at most {bolt11.DESCRIPTION_MAX_BYTES} bytes")
+def check_description(description: Any, hash_only: Any, digest: Any) -> tuple[str, bytes | None]:
+    """Return the text that this node keeps, and the hash that the payer gets in its place. Raises ConfigError."""
+    hashed = params.flag(hash_only, "deschashonly") or digest is not None
+    if not hashed:
+        if not isinstance(description, str) or not params.is_unicode(description) or _is_long(description):
+            raise ConfigError(
+                f"description must be a text of at most {bolt11.DESCRIPTION_MAX_BYTES} bytes; a longer one can be"
+                " given as its hash, with deschashonly=true"
+            )
+        return description, None
+    given = None if digest is None else params.description_hash(digest)
+    text = params.text(description, "description")
+    if text is None and given is None:
+        raise ConfigError("deschashonly needs the description that is hashed")
+    if text is None:
+        return f"description hash {digest}", given
+    made = hashlib.sha256(text.encode()).digest()
+    if given not in (None, made):
+        raise ConfigError("description_hash is not the hash of this description; leave one of them out")
+    return text.encode()[: bolt11.DESCRIPTION_MAX_BYTES].decode(errors="ignore"), made
+
+
+def check_request(description: tuple[str, bytes | None], label: object, expiry: object) -> Request:
+    """Return what the owner typed; `description` as `check_description` returned it. Raises ConfigError."""
+    text, digest = description
     if not isinstance(label, str | int) or isinstance(label, bool) or not params.is_unicode(str(label)) or label == "":
         raise ConfigError("label must be a text or a number that no other invoice has")
     if expiry is None:
-        return Request(description, str(label), None)
+        return Request(text, str(label), None, digest)
     expiry_s = params.whole(expiry)
     if expiry_s is None:
         raise ConfigError("expiry must be a whole number of seconds")
     if expiry_s < LEAST_LIFE_S:
         raise ConfigError(f"expiry must be at least {LEAST_LIFE_S} seconds")
-    return Request(description, str(label), expiry_s)
+    return Request(text, str(label), expiry_s, digest)
 
 
 def _is_long(description: str) -> bool:
@@ -84,10 +109,13 @@ def compose(
     wait_blocks: int,
     wall_ms: int,
     preimage: bytes,
+    others: tuple[bolt11.Hint, ...] = (),
 ) -> Draft:
     """Return the words of the invoice.
 
-    `wait_blocks`: confirmations we mean to wait for before giving the preimage (I-04).
+    `wait_blocks`: confirmations we mean to wait for before giving the preimage (I-04). `others`: hints that lead
+    to channels there are already; an invoice that serves both ways is paid in one part, because parts that went another
+    way would be missing at the LSP.
     """
     timestamp_s = wall_ms // 1000
     payment_hash = hashlib.sha256(preimage).digest()
@@ -103,8 +131,8 @@ def compose(
         description=request.description,
         expiry_s=life_s(buy.ends_ms, timestamp_s, request.expiry_s),
         min_final_cltv_blocks=final_cltv_blocks + CLTV_SLACK_BLOCKS + wait_blocks,
-        features=bolt11.FIXED_FEATURES if fixed else bolt11.VARIABLE_FEATURES,
-        hints=((hint,),),
+        features=bolt11.FIXED_FEATURES if fixed and not others else bolt11.VARIABLE_FEATURES,
+        hints=(*((other,) for other in others), (hint,)),
     )
     return Draft(bolt11.encode(invoice), preimage, payment_hash, payment_secret, timestamp_s + invoice.expiry_s)
 
@@ -120,10 +148,26 @@ class Invoices:
         rows = await list_invoices(self._rpc, payment_hash=payment_hash.hex())
         return rows[0] if rows else None
 
-    async def check_label(self, label: str) -> None:
-        """Check that the label is free, better now than after a purchase. Raises NodeError 900."""
-        if await list_invoices(self._rpc, label=label):
-            raise NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{label}'")
+    async def by_label(self, label: str) -> InvoiceRow | None:
+        """Return the invoice with this label, None when there is none. Raises NodeError."""
+        rows = await list_invoices(self._rpc, label=label)
+        return rows[0] if rows else None
+
+    async def for_payer(self, row: InvoiceRow, description_hash: bytes | None) -> str:
+        """Return the words that a payer gets: lightningd's, or the same with a hash in the place of the description.
+
+        lightningd keeps no invoice with a hash that it has not made itself, but signs one. Raises NodeError.
+        """
+        if description_hash is None:
+            return row.words
+        kept = bolt11.decode(row.words)
+        meant = kept._replace(payee=None, description=None, description_hash=description_hash)
+        answer = await self._rpc.call("signinvoice", {"invstring": bolt11.encode(meant)})
+        words = str(answer.get("bolt11"))
+        made = bolt11.decode(words)
+        if made._replace(payee=None) != meant or made.payee != kept.payee:
+            raise Lsps2Error(f"lightningd signed another invoice than it was given: {words}")
+        return words
 
     async def delete(self, label: str, status: str) -> None:
         """Delete the invoice with this label while it has this status. Raises NodeError."""

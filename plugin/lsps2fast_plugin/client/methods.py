@@ -5,15 +5,20 @@ Parameters stand in the order in which CLN's built-in client takes them by posit
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from lsps2fast import bolt11
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError
 from lsps2fast.lsps.lsps2 import FeeParams, format_scid
-from lsps2fast_plugin.client import params
-from lsps2fast_plugin.client.history import History
+from lsps2fast_plugin.client import checking, inbound, params
+from lsps2fast_plugin.client.asking import differing, digests
+from lsps2fast_plugin.client.channel_watch import Watch
+from lsps2fast_plugin.client.funding_status import Chain
+from lsps2fast_plugin.client.history import OVER, History
 from lsps2fast_plugin.client.invoices import (
     DUPLICATE_LABEL,
     END_MARGIN_MS,
@@ -21,19 +26,63 @@ from lsps2fast_plugin.client.invoices import (
     Draft,
     Invoices,
     Request,
+    check_description,
     check_request,
     compose,
 )
 from lsps2fast_plugin.client.lsps0_client import Unavailable
-from lsps2fast_plugin.client.options import Settings
+from lsps2fast_plugin.client.options import BOTH, INBOUND_OPTION, REFUSE, Settings
 from lsps2fast_plugin.client.purchase import Limits, LspBuyer, Wish, within
 from lsps2fast_plugin.client.records import Approval, Purchase
+from lsps2fast_plugin.client.rpc_errors import ForeignHash, HasInbound
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.answers import InvoiceRow
 from lsps2fast_plugin.cln.clock import Clock
 
 Json = dict[str, Any]
 INVOICE_TIMEOUT_S, COMPARE_TIMEOUT_S = 120, 15
+PARAMETERS = {  # as the caller knows them, of those with another name here
+    "largest": "max_payment_msat",
+    "trusts": "client_trusts_lsp",
+    "quoted_fee_msat": "opening_fee_msat",
+    "quoted": "opening_fee_params",
+    "headroom": "headroom_msat",
+}
+
+
+class Order(NamedTuple):
+    """An invoice that is to be made, its parameters checked."""
+
+    lsp_id: str
+    address: str | None
+    token: str | None
+    payment_msat: int | None
+    request: Request
+    longest_s: int
+    preimage: bytes | None
+    wishes: Json
+
+    @property
+    def most_msat(self) -> int | None:
+        """The payment, or the largest one that will come; None: any."""
+        largest: int | None = self.wishes["largest"]
+        return largest if self.payment_msat is None else self.payment_msat
+
+    def digests(self) -> dict[str, str]:
+        """Return what makes this call the same as another: all but how long to wait, and where the LSP is dialled."""
+        request = self.request
+        return digests(
+            {
+                "lsp_id": self.lsp_id,
+                "token": self.token,
+                "amount_msat": "any" if self.payment_msat is None else self.payment_msat,
+                "description": request.description,
+                "description_hash": None if request.description_hash is None else request.description_hash.hex(),
+                "expiry": request.expiry_s,
+                "preimage": None if self.preimage is None else hashlib.sha256(self.preimage).hexdigest(),
+                **{PARAMETERS.get(name, name): value for name, value in self.wishes.items()},
+            }
+        )
 
 
 class Methods:
@@ -45,6 +94,8 @@ class Methods:
         market: LspBuyer,
         book: WalletRecords,
         history: History,
+        chain: Chain,
+        watch: Watch,
         invoices: Invoices,
         clock: Clock,
         settings: Settings,
@@ -56,10 +107,12 @@ class Methods:
         self._market = market
         self._book = book
         self._history = history
-        self._making: set[str] = set()  # labels of invoices that are being made
+        self._chain = chain
+        self._watch = watch
+        self._making: dict[str, asyncio.Lock] = {}  # by label, while an invoice is being made
         self._invoices = invoices
         self._clock = clock
-        self._settings = settings
+        self.settings = settings
         self._changed = changed
         self._currency = currency
         self._final_cltv_blocks = final_cltv_blocks
@@ -67,11 +120,15 @@ class Methods:
 
     async def list_protocols(self, lsp_id: Any) -> Json:
         """Return what a peer speaks: {"protocols": [2]} for one that sells JIT channels."""
-        return {"protocols": list(await self._market.protocols(params.node_id(lsp_id)))}
+        lsp = params.node_id(lsp_id)
+        checking.parameters_are_right()
+        return {"protocols": list(await self._market.protocols(lsp))}
 
     async def get_info(self, lsp_id: Any, token: Any = None) -> Json:
         """Return the menu of an LSP, as it sent it."""
-        menu = await self._market.menu(params.node_id(lsp_id), params.text(token, "token"))
+        lsp, coupon = params.node_id(lsp_id), params.text(token, "token")
+        checking.parameters_are_right()
+        menu = await self._market.menu(lsp, coupon)
         return {"opening_fee_params_menu": [entry.to_json() for entry in menu]}
 
     def _wish(
@@ -87,6 +144,7 @@ class Methods:
         quoted_fee_msat: Any = None,
         quoted: Any = None,
         min_lifetime: Any = None,
+        headroom: Any = None,
     ) -> Wish:
         limits = self._limits(max_fee_msat, max_fee_ppm)
         consent = self._market.consents(lsp_id, params.flag(trusts, "client_trusts_lsp"))
@@ -94,7 +152,10 @@ class Methods:
         fee_msat = params.optional_msat(quoted_fee_msat, "opening_fee_msat")
         offer = None if quoted is None else params.fee_params(quoted)
         lifetime_blocks = params.blocks(min_lifetime, "min_lifetime")
-        return Wish(payment_msat, largest_msat, limits, consent, needed_ms, fee_msat, offer, lifetime_blocks)
+        headroom_msat = params.optional_msat(headroom, "headroom_msat") or 0
+        return Wish(
+            payment_msat, largest_msat, limits, consent, needed_ms, fee_msat, offer, lifetime_blocks, headroom_msat
+        )
 
     def _limits(self, max_fee_msat: Any, max_fee_ppm: Any) -> Limits:
         return self._market.limits(
@@ -115,7 +176,9 @@ class Methods:
         size_msat = params.optional_msat(payment_size_msat, "payment_size_msat")
         entry = params.fee_params(_given(opening_fee_params, "opening_fee_params"))
         wish = self._wish(lsp, size_msat, max_fee_msat=max_fee_msat, max_fee_ppm=max_fee_ppm, trusts=client_trusts_lsp)
-        buy = await self._market.buy(lsp, self._market.choose([entry], wish), wish)
+        choice = self._market.choose([entry], wish)
+        checking.parameters_are_right()
+        buy = await self._market.buy(lsp, choice, wish)
         await self._book.add_buy(buy)
         self._changed()
         return {
@@ -137,20 +200,24 @@ class Methods:
         lsp, scid = params.node_id(lsp_id), params.scid(jit_channel_scid, "jit_channel_scid")
         digest = params.payment_hash(payment_hash)
         trusts = params.flag(client_trusts_lsp, "client_trusts_lsp")
+        size_msat = params.optional_msat(payment_size_msat, "payment_size_msat")
+        checking.parameters_are_right()
         if digest in self._book.approvals:
             raise ConfigError("this payment hash is approved already")
         bought = self._book.buys.get(f"{lsp}/{format_scid(scid)}")
         if bought is None:
             entry = params.fee_params(_given(opening_fee_params, "opening_fee_params", _NO_BUY))
-            bought = self._foreign_buy(lsp, scid, entry, params.optional_msat(payment_size_msat, "payment_size_msat"))
+            bought = self._foreign_buy(lsp, scid, entry, size_msat)
             bought.client_trusts_lsp = trusts or False
         if trusts is not None:
             bought.consent = self._market.consents(lsp, trusts)
         if bought.ends_ms <= self._clock.wall_ms():
             raise ConfigError(f"the LSP's offer ended at {bought.params.raw['valid_until']}")
         row = await self._invoices.by_hash(digest)
-        secret = bolt11.decode(row.bolt11).payment_secret if row and row.bolt11 else None
-        expires_ms = row.expires_at * 1000 if row else None
+        if row is None:
+            raise ForeignHash(_FOREIGN)
+        secret = bolt11.decode(row.bolt11).payment_secret if row.bolt11 else None
+        expires_ms = row.expires_at * 1000
         approval = Approval(bought, digest, secret, None, await self._address(lsp), expires_ms)
         if approval.ends_ms <= self._clock.wall_ms():
             raise ConfigError("the invoice with this payment hash has expired")
@@ -203,57 +270,95 @@ class Methods:
         timeout_s: Any = None,
         min_lifetime: Any = None,
         preimage: Any = None,
+        description_hash: Any = None,
+        deschashonly: Any = None,
+        payment_hash: Any = None,
+        headroom_msat: Any = None,
     ) -> Json:
         """Buy a JIT channel and return the invoice whose payment opens it (I-01).
 
         `opening_fee_msat` or `opening_fee_params`: the fee or the offer that was quoted; that or nothing is bought.
+        The same call again gives the same invoice, as long as it can be paid: the label is the key.
         """
-        name = str(label)
-        if name in self._making:
-            raise NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{name}': it is being made")
-        self._making.add(name)
+        own_preimage = params.preimage(preimage)
+        if payment_hash is not None:
+            _check_ours(params.payment_hash(payment_hash), own_preimage)
+        text = check_description(_described(description, description_hash), deschashonly, description_hash)
+        request = check_request(text, _given(label, "label"), expiry)
+        wishes = {
+            "largest": params.optional_msat(max_payment_msat, "max_payment_msat"),
+            "max_fee_msat": params.optional_msat(max_fee_msat, "max_fee_msat"),
+            "max_fee_ppm": params.ppm(max_fee_ppm, "max_fee_ppm"),
+            "trusts": params.flag(client_trusts_lsp, "client_trusts_lsp"),
+            "quoted_fee_msat": params.optional_msat(opening_fee_msat, "opening_fee_msat"),
+            "quoted": None if opening_fee_params is None else params.fee_params(opening_fee_params).to_json(),
+            "min_lifetime": None if min_lifetime is None else params.blocks(min_lifetime, "min_lifetime"),
+            "headroom": params.optional_msat(headroom_msat, "headroom_msat"),
+        }
+        lsp, address = params.peer(lsp_id)
+        order = Order(
+            lsp,
+            address,
+            params.text(token, "token"),
+            params.payment_msat(_given(amount_msat, "amount_msat")),
+            request,
+            params.seconds(timeout_s, "timeout_s", INVOICE_TIMEOUT_S),
+            own_preimage,
+            wishes,
+        )
+        checking.parameters_are_right()
+        lock = self._making.setdefault(request.label, asyncio.Lock())
         try:
-            return await self._invoice(
-                lsp_id,
-                token,
-                amount_msat,
-                check_request(_given(description, "description"), _given(label, "label"), expiry),
-                params.seconds(timeout_s, "timeout_s", INVOICE_TIMEOUT_S),
-                params.preimage(preimage),
-                largest=max_payment_msat,
-                max_fee_msat=max_fee_msat,
-                max_fee_ppm=max_fee_ppm,
-                trusts=client_trusts_lsp,
-                quoted_fee_msat=opening_fee_msat,
-                quoted=opening_fee_params,
-                min_lifetime=min_lifetime,
-            )
+            async with lock:
+                return await self._first(order) or await self._invoice(order)
         finally:
-            self._making.discard(name)
+            if not lock.locked():
+                self._making.pop(request.label, None)
 
-    async def _invoice(
-        self,
-        lsp_id: Any,
-        token: Any,
-        amount_msat: Any,
-        request: Request,
-        longest_s: int,
-        own_preimage: bytes | None,
-        **wishes: Any,
-    ) -> Json:
-        lsp, at = params.peer(lsp_id)
-        payment_msat = params.payment_msat(_given(amount_msat, "amount_msat"))
+    async def _first(self, order: Order) -> Json | None:
+        """Return the invoice that this label has, if it was made by the same call and can be paid; None: there is none.
+
+        Raises NodeError 900 for a label that is taken.
+        """
+        label = order.request.label
+        row = await self._invoices.by_label(label)
+        approvals = [each for each in self._book.approvals.values() if each.label == label]
+        records = [each for each in self._history.find(label=label) if each["state"] != "never_made"]
+        if row is None and not approvals and not records:
+            return None
+        approval = next((each for each in approvals if not each.served), None)
+        if row is not None and approval is None and not records:
+            raise _duplicate(label, "an invoice without a purchase has it")
+        if approval is None or row is None or row.status != "unpaid" or approval.ends_ms <= self._clock.wall_ms():
+            state = records[-1]["state"] if records else "awaited"
+            ended = state if state in OVER else "expired"
+            raise _duplicate(label, f"its purchase is over: {ended}; a new one needs a label of its own")
+        if different := differing(approval.asked, order.digests()):
+            raise _duplicate(label, f"its purchase was made with another {', '.join(different)}")
+        words = await self._invoices.for_payer(row, approval.description_hash)
+        return _invoice_result(row, words, approval)
+
+    async def _invoice(self, order: Order) -> Json:
+        lsp, request = order.lsp_id, order.request
         needed_ms = (request.expiry_s or LEAST_LIFE_S) * 1000 + END_MARGIN_MS
-        wish = self._wish(lsp, payment_msat, needed_ms=needed_ms, **wishes)
-        await self._invoices.check_label(request.label)
-        address = await self._market.reach(lsp, at)
-        purchase = self._market.purchase(lsp, params.text(token, "token"), wish)
-        buy = await within(self._clock, longest_s, purchase, f"{lsp} did not sell a channel")
-        nonce = None if own_preimage is not None else self._random_bytes(16).hex()
-        draft = self._draft(buy, request, own_preimage or await self._invoices.preimage(nonce or ""))
-        expires_ms = draft.expires_s * 1000
+        wish = self._wish(lsp, order.payment_msat, needed_ms=needed_ms, **order.wishes)
+        have = await self._inbound(order.most_msat)
+        address = await self._market.reach(lsp, order.address)
+        purchase = self._market.purchase(lsp, order.token, wish)
+        buy = await within(self._clock, order.longest_s, purchase, f"{lsp} did not sell a channel")
+        nonce = None if order.preimage is not None else self._random_bytes(16).hex()
+        preimage = order.preimage or await self._invoices.preimage(nonce or "")
+        draft = self._draft(buy, request, preimage, have.hints if self.settings.inbound == BOTH else ())
         approval = Approval(
-            buy, draft.payment_hash, draft.payment_secret, request.label, address, expires_ms, nonce=nonce
+            buy,
+            draft.payment_hash,
+            draft.payment_secret,
+            request.label,
+            address,
+            draft.expires_s * 1000,
+            nonce=nonce,
+            asked=order.digests(),
+            description_hash=request.description_hash,
         )
         await self._book.approve(approval)
         self._changed()
@@ -263,9 +368,25 @@ class Methods:
             await self._book.drop(approval)
             raise
         self._history.bought(approval)
-        return _invoice_result(row, approval)
+        words = await self._invoices.for_payer(row, request.description_hash)
+        return _invoice_result(row, words, approval) | _warning(have, order.most_msat)
 
-    def _draft(self, buy: Purchase, request: Request, preimage: bytes) -> Draft:
+    async def _inbound(self, payment_msat: int | None) -> inbound.Inbound:
+        """Return what can be received already. Raises HasInbound where the owner wants no channel then."""
+        refuse = self.settings.inbound == REFUSE
+        try:
+            have = await inbound.look(self._chain, self._watch, payment_msat)
+        except Lsps2Error:
+            if refuse:
+                raise
+            return inbound.Inbound(0)
+        if refuse and have.is_enough(payment_msat):
+            raise HasInbound(
+                f"{_enough(have)}; nothing was bought: use `invoice`, or set {INBOUND_OPTION}", have.receivable_msat
+            )
+        return have
+
+    def _draft(self, buy: Purchase, request: Request, preimage: bytes, others: tuple[bolt11.Hint, ...]) -> Draft:
         return compose(
             buy,
             request,
@@ -274,12 +395,13 @@ class Methods:
             wait_blocks=self._wait_blocks(buy),
             wall_ms=self._clock.wall_ms(),
             preimage=preimage,
+            others=others,
         )
 
     def _wait_blocks(self, buy: Purchase) -> int:
         """Confirmations that will be waited for while the payer's HTLCs are held (I-04, I-30)."""
-        trusted = self._settings.trusts(buy.lsp_id) and buy.lsp_id not in self._book.distrusted
-        return 0 if buy.client_trusts_lsp or trusted else self._settings.funding_depth
+        trusted = self.settings.trusts(buy.lsp_id) and buy.lsp_id not in self._book.distrusted
+        return 0 if buy.client_trusts_lsp or trusted else self.settings.funding_depth
 
     async def compare(
         self,
@@ -304,19 +426,52 @@ class Methods:
             max_fee_ppm=max_fee_ppm,
             min_lifetime=min_lifetime,
         )
-        asked = await self._market.sellers() if lsp_ids is None else params.node_ids(lsp_ids)
+        longest_s = params.seconds(timeout_s, "timeout_s", COMPARE_TIMEOUT_S)
+        coupon = params.text(token, "token")
+        named = None if lsp_ids is None else params.node_ids(lsp_ids)
+        checking.parameters_are_right()
+        asked = await self._market.sellers() if named is None else named
         if not asked:
             raise ConfigError("no connected peer announces that it sells channels; name some with lsp_ids")
-        longest_s = params.seconds(timeout_s, "timeout_s", COMPARE_TIMEOUT_S)
-        return await self._market.compare(asked, params.text(token, "token"), wish, longest_s)
+        return await self._market.compare(asked, coupon, wish, longest_s)
 
     async def trust(self, lsp_id: Any) -> Json:
         """Forgive an LSP that broke its word; the options say again how far it is trusted."""
         lsp = params.node_id(lsp_id)
+        checking.parameters_are_right()
         return {"lsp_id": lsp, "was_distrusted": await self._book.forgive(lsp)}
 
 
 _NO_BUY = "no buy with this scid is known; give the opening_fee_params (and payment_size_msat) it was bought with"
+
+
+_FOREIGN = (
+    "this node has no preimage for this payment hash: hold invoices and swaps are not served, because another program"
+    " would have to claim the payment; make the invoice first, or give its preimage"
+)
+
+
+def _check_ours(payment_hash: bytes, preimage: bytes | None) -> None:
+    if preimage is None:
+        raise ForeignHash(_FOREIGN)
+    if hashlib.sha256(preimage).digest() != payment_hash:
+        raise ConfigError("payment_hash is not the hash of this preimage; leave one of them out")
+
+
+def _described(description: Any, description_hash: Any) -> Any:
+    return description if description_hash is not None else _given(description, "description")
+
+
+def _duplicate(label: str, why: str) -> NodeError:
+    return NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{label}': {why}")
+
+
+def _enough(have: inbound.Inbound) -> str:
+    return f"the channels there are can receive {have.receivable_msat} msat, so this payment needs no new one"
+
+
+def _warning(have: inbound.Inbound, payment_msat: int | None) -> Json:
+    return {"warning_inbound": _enough(have)} if have.is_enough(payment_msat) else {}
 
 
 def _given(value: Any, name: str, hint: str = "") -> Any:
@@ -325,12 +480,12 @@ def _given(value: Any, name: str, hint: str = "") -> Any:
     return value
 
 
-def _invoice_result(row: InvoiceRow, approval: Approval) -> Json:
+def _invoice_result(row: InvoiceRow, words: str, approval: Approval) -> Json:
     """CLN's members, then ours."""
     buy = approval.buy
     secret = approval.payment_secret
     return {
-        "bolt11": row.words,
+        "bolt11": words,
         "payment_hash": row.payment_hash,
         "payment_secret": None if secret is None else secret.hex(),
         "expires_at": row.expires_at,

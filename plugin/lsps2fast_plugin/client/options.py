@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pyln.client import Plugin
 
 from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.lsps0 import MalformedField
 from lsps2fast.lsps.lsps2 import parse_node_id
-from lsps2fast_plugin.cln.option_table import NumberTable, add_numbers, read_numbers, several
+from lsps2fast_plugin.cln.option_table import Changed, NumberTable, add_numbers, read_numbers, several
 
+INBOUND_OPTION: Final = "lsps2-inbound"
 OWN_PREFIX = "lsps2-"  # of the options that CLN's built-in plugin does not have
 ANY_LSP = "any"
+WARN, REFUSE, BOTH = INBOUND = ("warn", "refuse", "both")
 
 
 class Settings(NamedTuple):
@@ -29,6 +31,7 @@ class Settings(NamedTuple):
     max_to_self_delay_blocks: int = 2016
     least_htlcs: int = 2
     max_htlc_minimum_msat: int = 1_000_000
+    inbound: str = WARN
 
     def trusts(self, lsp_id: str) -> bool:
         """Return whether the owner named this LSP as one whose word is enough."""
@@ -63,8 +66,8 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
 }
 
 
-def add_options(plugin: Plugin) -> None:
-    """Declare every option in the manifest."""
+def add_options(plugin: Plugin, changed: Changed | None = None) -> None:
+    """Declare every option in the manifest. `changed(plugin, name, text)` hears of `setconfig`, and may refuse."""
     plugin.add_flag_option("experimental-lsps-client", "accepted for compatibility; loading this plugin enables it")
     plugin.add_flag_option(
         "experimental-lsps-client-zero-reserve", "let an LSP keep no reserve in a JIT channel it opens to us"
@@ -75,7 +78,21 @@ def add_options(plugin: Plugin) -> None:
         f"node id of an LSP trusted to broadcast a funding after it has the preimage, or '{ANY_LSP}'; may be repeated",
         multi=True,
     )
-    add_numbers(plugin, NUMBERS)
+    add_numbers(plugin, NUMBERS, changed)
+    plugin.add_option(
+        INBOUND_OPTION,
+        WARN,
+        "what an invoice does that could be paid without a new channel: warn (buy and say so), refuse, or both (buy,"
+        " and offer the channels there are beside it; such an invoice is paid in one part)",
+        dynamic=changed is not None,
+        on_change=changed,
+    )
+
+
+def _inbound(value: Any) -> str:
+    if value not in INBOUND:
+        raise ConfigError(f"{INBOUND_OPTION}={value!r} is unknown; give one of {', '.join(INBOUND)}")
+    return str(value)
 
 
 def _trusted(value: Any) -> frozenset[str]:
@@ -88,9 +105,10 @@ def _trusted(value: Any) -> frozenset[str]:
     return frozenset(ids)
 
 
-def read_settings(plugin: Plugin) -> Settings:
-    """Return all options as given. Raises ConfigError with the sentence that lightningd shows."""
-    number = read_numbers(plugin, NUMBERS)
+def read_settings(plugin: Plugin, changes: dict[str, Any] | None = None) -> Settings:
+    """Return all options as given, and with `changes`. Raises ConfigError with the sentence that lightningd shows."""
+    changes = changes or {}
+    number = read_numbers(plugin, NUMBERS, changes)
     return Settings(
         max_fee_msat=number["lsps2-max-fee-msat"],
         max_fee_ppm=number["lsps2-max-fee-ppm"],
@@ -103,4 +121,5 @@ def read_settings(plugin: Plugin) -> Settings:
         max_to_self_delay_blocks=number["lsps2-max-channel-delay"],
         least_htlcs=number["lsps2-min-htlcs"],
         max_htlc_minimum_msat=number["lsps2-max-htlc-minimum-msat"],
+        inbound=_inbound(changes.get(INBOUND_OPTION, plugin.get_option(INBOUND_OPTION))),
     )

@@ -151,8 +151,17 @@ def scid(value: Any, name: str) -> int:
 
 def payment_hash(value: Any) -> bytes:
     """Read 32 bytes in hex. Raises ConfigError."""
+    return _digest(value, "payment_hash")
+
+
+def description_hash(value: Any) -> bytes:
+    """Read 32 bytes in hex. Raises ConfigError."""
+    return _digest(value, "description_hash")
+
+
+def _digest(value: Any, name: str) -> bytes:
     if not isinstance(value, str) or _HASH.fullmatch(value) is None:
-        raise ConfigError("payment_hash must be 64 hex digits")
+        raise ConfigError(f"{name} must be 64 hex digits")
     return bytes.fromhex(value)
 
 

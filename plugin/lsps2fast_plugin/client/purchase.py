@@ -67,6 +67,7 @@ class Wish(NamedTuple):
     quoted_fee_msat: int | None = None
     quoted: FeeParams | None = None
     min_lifetime_blocks: int = 0
+    headroom_msat: int = 0
 
 
 def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_blocks: int) -> Choice:
@@ -77,6 +78,11 @@ def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_bl
     menu = [entry for entry in menu if entry.min_lifetime_blocks >= wish.min_lifetime_blocks]
     if not menu:
         raise Unacceptable(f"no offer keeps the channel for {wish.min_lifetime_blocks} blocks")
+    if wish.headroom_msat:
+        needed_msat = wish.headroom_msat + (payment_msat or 0)
+        menu = [entry for entry in menu if entry.max_payment_size_msat >= needed_msat]
+        if not menu:
+            raise Unacceptable(f"no offer is for a channel that can receive {needed_msat} msat")
     # Below a share of the payment that every payment exceeds, no amount helps.
     entries = [entry for entry in menu if entry.proportional <= limits.max_fee_ppm]
     if not entries:
@@ -148,12 +154,16 @@ class LspBuyer:
         self._talk = talk
         self._book = book
         self._clock = clock
-        self._settings = settings
+        self.settings = settings
         self.our_to_self_delay_blocks = 0
+
+    def allow(self, settings: Settings) -> None:
+        """Go by other settings from now on."""
+        self.settings = settings
 
     def limits(self, max_fee_msat: int | None, max_fee_ppm: int | None) -> Limits:
         """Return the owner's limits, tightened for one call; a call cannot widen them."""
-        ours = Limits(self._settings.max_fee_msat, self._settings.max_fee_ppm)
+        ours = Limits(self.settings.max_fee_msat, self.settings.max_fee_ppm)
         return Limits(
             ours.max_fee_msat if max_fee_msat is None else min(ours.max_fee_msat, max_fee_msat),
             ours.max_fee_ppm if max_fee_ppm is None else min(ours.max_fee_ppm, max_fee_ppm),
@@ -165,7 +175,7 @@ class LspBuyer:
         """
         if lsp_id in self._book.distrusted:
             return False
-        return self._settings.trusts(lsp_id) if asked is None else asked
+        return self.settings.trusts(lsp_id) if asked is None else asked
 
     async def reach(self, lsp_id: str, address: str | None = None) -> str | None:
         """Make sure that it is connected; its address as lightningd has it. Raises Unavailable."""
@@ -229,6 +239,7 @@ class LspBuyer:
             max_fee_ppm=wish.limits.max_fee_ppm,
             consent=wish.consent,
             created_ms=self._clock.wall_ms(),
+            headroom_msat=wish.headroom_msat,
         )
 
     def _why_not_trusted(self, lsp_id: str) -> str:
@@ -290,7 +301,7 @@ class LspBuyer:
             "min_lifetime": entry.to_json()["min_lifetime"],
             "smallest_payment_msat": smallest_payment_msat(entry, choice.largest_payment_msat, limits),
             "largest_payment_msat": choice.largest_payment_msat,
-            "trusted": lsp_id not in self._book.distrusted and self._settings.trusts(lsp_id),
+            "trusted": lsp_id not in self._book.distrusted and self.settings.trusts(lsp_id),
             "broke_its_word": lsp_id in self._book.distrusted,
             "opening_fee_params": entry.to_json(),
         }

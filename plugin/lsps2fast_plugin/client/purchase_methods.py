@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError
-from lsps2fast_plugin.client import params
+from lsps2fast_plugin.client import checking, params
 from lsps2fast_plugin.client.history import STATES, History, page, shown
 from lsps2fast_plugin.client.incoming_payments import Incoming
 from lsps2fast_plugin.client.invoices import Invoices
@@ -58,6 +58,7 @@ class PurchaseMethods:
     async def cancel_purchase(self, payment_hash: Any = None, label: Any = None) -> Json:
         """End a purchase that was not paid: its invoice is deleted, no channel is let in for it, its parts go back."""
         record = self._one(payment_hash, label)
+        checking.parameters_are_right()
         approval = self._book.approvals.get(bytes.fromhex(record["payment_hash"]))
         if approval is None or approval.served:
             raise Lsps2Error(f"this purchase is over: {record['state']}")

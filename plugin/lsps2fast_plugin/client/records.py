@@ -39,6 +39,7 @@ class Purchase:
     consent: bool
     created_ms: int
     smallest_payment_msat: int = 0
+    headroom_msat: int = 0  # what the channel must have room for beside the payment
 
     @property
     def name(self) -> str:
@@ -57,7 +58,7 @@ class Purchase:
         payment_msat = self.payment_size_msat
         if payment_msat is None:
             payment_msat = max(self.params.min_payment_size_msat, self.smallest_payment_msat)
-        return max(payment_msat - (self.params.fee_msat(payment_msat) or 0), 0)
+        return max(payment_msat - (self.params.fee_msat(payment_msat) or 0), 0) + self.headroom_msat
 
     def to_json(self) -> Json:
         record: Json = {
@@ -70,6 +71,7 @@ class Purchase:
             "opening_fee_msat": str(self.opening_fee_msat),
             "largest_payment_msat": str(self.largest_payment_msat),
             "smallest_payment_msat": str(self.smallest_payment_msat),
+            "headroom_msat": str(self.headroom_msat),
             "max_fee_msat": str(self.max_fee_msat),
             "max_fee_ppm": self.max_fee_ppm,
             "consent": self.consent,
@@ -99,6 +101,7 @@ class Purchase:
             consent=parse_bool(record["consent"]),
             created_ms=int(record["created_ms"]),
             smallest_payment_msat=parse_msat(record.get("smallest_payment_msat", "0")),
+            headroom_msat=parse_msat(record.get("headroom_msat", "0")),
         )
 
 
@@ -184,6 +187,8 @@ class Approval:
     opening: Opening | None = None
     nonce: str | None = None  # lightningd makes the preimage of an invoice of ours from it, whenever it is asked
     renewed: str | None = None  # the words of an invoice that takes the place of the one that expired
+    asked: dict[str, str] = field(default_factory=dict)  # what the invoice was asked for: see `asking`
+    description_hash: bytes | None = None  # the payer's invoice has it instead of the text
     old: bool = False  # written by a version that did not note openings
 
     @property
@@ -228,6 +233,8 @@ class Approval:
             "opening": None if self.opening is None else self.opening.to_json(),
             "nonce": self.nonce,
             "renewed": self.renewed,
+            "asked": self.asked,
+            "description_hash": None if self.description_hash is None else self.description_hash.hex(),
         }
 
     @classmethod
@@ -235,7 +242,7 @@ class Approval:
         """Read a record. Raises like `Purchase.from_json`."""
         secret, released = record.get("payment_secret"), record.get("released")
         fees, expires_ms = record.get("fees", ()), record.get("expires_ms")
-        opening = record.get("opening")
+        opening, digest = record.get("opening"), record.get("description_hash")
         return cls(
             buy=Purchase.from_json(record),
             payment_hash=payment_hash,
@@ -248,6 +255,8 @@ class Approval:
             opening=None if opening is None else Opening.from_json(opening),
             nonce=record.get("nonce"),
             renewed=record.get("renewed"),
+            asked={str(name): str(text) for name, text in record.get("asked", {}).items()},
+            description_hash=None if digest is None else bytes.fromhex(digest),
             old="opening" not in record,
         )
 

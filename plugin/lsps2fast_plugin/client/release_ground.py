@@ -27,13 +27,17 @@ class ReleaseGround:
         self._book = book
         self._watch = watch
         self._clock = clock
-        self._settings = settings
+        self.settings = settings
         self._news = asyncio.Event()
 
     def look(self) -> None:
         """Look again at once: a channel may have changed."""
         self._news.set()
         self._news = asyncio.Event()
+
+    def allow(self, settings: Settings) -> None:
+        """Go by other settings from now on."""
+        self.settings = settings
 
     async def of(self, payment: HeldPayment) -> Ground:
         """Return whether the preimage may be given away; waits for a funding where that helps (I-29, I-30)."""
@@ -43,7 +47,7 @@ class ReleaseGround:
             return Ground(f"this LSP wants to be trusted and broke its word before: {distrust.why}")
         if buy.client_trusts_lsp and not buy.consent:
             return Ground("this LSP wants to be trusted, which its owner did not allow")
-        on_trust = buy.client_trusts_lsp or (distrust is None and self._settings.trusts(buy.lsp_id))
+        on_trust = buy.client_trusts_lsp or (distrust is None and self.settings.trusts(buy.lsp_id))
         while channels := payment.channels:
             missing = payment.awaits = await self._lacking(payment.approval, channels, on_trust)
             if missing is None:

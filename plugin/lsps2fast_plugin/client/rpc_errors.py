@@ -33,7 +33,32 @@ UNACCEPTABLE: Final = Code(3103, "what the LSP offers or answered is not what yo
 NODE: Final = Code(3104, "lightningd said no; `data` has its `method` and `code`")
 STORE: Final = Code(3105, "the records cannot be written; nothing was begun")
 OTHER: Final = Code(3106, "it cannot be done in the state things are in; the sentence says why")
-CODES: Final = (INVALID_PARAMS, DUPLICATE, REFUSED, UNAVAILABLE, UNACCEPTABLE, NODE, STORE, OTHER)
+FOREIGN: Final = Code(3107, "this node does not have the preimage: hold invoices and swaps are not served")
+INBOUND: Final = Code(3108, "no channel is needed, nothing was bought; `data` has `receivable_msat`")
+CODES: Final = (
+    INVALID_PARAMS,
+    DUPLICATE,
+    REFUSED,
+    UNAVAILABLE,
+    UNACCEPTABLE,
+    NODE,
+    STORE,
+    OTHER,
+    FOREIGN,
+    INBOUND,
+)
+
+
+class ForeignHash(Lsps2Error):
+    """A payment that another program would have to claim: refused before anything is bought or opened."""
+
+
+class HasInbound(Lsps2Error):
+    """No channel is needed for this payment."""
+
+    def __init__(self, message: str, receivable_msat: int) -> None:
+        super().__init__(message)
+        self.receivable_msat = receivable_msat
 
 
 def answer(error: Lsps2Error) -> MethodError:
@@ -52,6 +77,10 @@ def answer(error: Lsps2Error) -> MethodError:
             return MethodError(error.message, DUPLICATE.number)
         case NodeError():
             return MethodError(str(error), NODE.number, {"method": error.method, "code": error.code})
+        case ForeignHash():
+            return MethodError(str(error), FOREIGN.number)
+        case HasInbound():
+            return MethodError(str(error), INBOUND.number, {"receivable_msat": error.receivable_msat})
         case StoreError():
             return MethodError(str(error), STORE.number)
     return MethodError(str(error), OTHER.number)

@@ -44,6 +44,22 @@ class Alias(msgspec.Struct, frozen=True):
     remote: str | None = None
 
 
+class Policy(msgspec.Struct, frozen=True):
+    """The terms on which one end of a channel forwards through it."""
+
+    fee_base_msat: int
+    fee_proportional_millionths: int
+    cltv_expiry_delta: int
+    htlc_minimum_msat: int = 0
+    htlc_maximum_msat: int = 2**64 - 1
+
+
+class Updates(msgspec.Struct, frozen=True):
+    """The `channel_update` of the peer, once it has sent one."""
+
+    remote: Policy | None = None
+
+
 class Funding(msgspec.Struct, frozen=True):
     """`withheld`: lightningd was never asked to send it."""
 
@@ -92,6 +108,7 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
     last_tx_fee_msat: int | None = None
     alias: Alias = Alias()
     funding: Funding = Funding()
+    updates: Updates = Updates()
     htlcs: tuple[ChannelHtlc, ...] = ()
 
     @property

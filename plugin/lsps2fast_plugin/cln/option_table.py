@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyln.client import Plugin
@@ -10,17 +10,20 @@ from pyln.client import Plugin
 from lsps2fast.errors import ConfigError
 
 NumberTable = Mapping[str, tuple[int, int, int, str]]  # option: default, least, most, meaning
+Changed = Callable[[Plugin, str, Any], None]  # plugin, option, text: hears of `setconfig`, and may refuse
 
 
-def add_numbers(plugin: Plugin, table: NumberTable) -> None:
-    """Declare these options in the manifest."""
+def add_numbers(plugin: Plugin, table: NumberTable, changed: Changed | None = None) -> None:
+    """Declare these options in the manifest; with `changed` they can be changed with `setconfig`."""
     for name, (default, least, most, meaning) in table.items():
-        plugin.add_option(name, default, f"{meaning} ({least} to {most})", opt_type="int")
+        said = f"{meaning} ({least} to {most})"
+        plugin.add_option(name, default, said, opt_type="int", dynamic=changed is not None, on_change=changed)
 
 
-def read_numbers(plugin: Plugin, table: NumberTable) -> dict[str, int]:
-    """Return these options as given. Raises ConfigError with the sentence that lightningd shows."""
-    return {name: _number(plugin.get_option(name), name, table) for name in table}
+def read_numbers(plugin: Plugin, table: NumberTable, changes: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """Return these options as given, and with `changes`. Raises ConfigError with the sentence that lightningd shows."""
+    given = {name: plugin.get_option(name) for name in table} | dict(changes or {})
+    return {name: _number(given[name], name, table) for name in table}
 
 
 def _number(value: Any, name: str, table: NumberTable) -> int:

@@ -70,6 +70,7 @@ class PylnAdapter(abc.ABC):
         self._signatures: dict[str, inspect.Signature] = {}
         self._hooks: dict[str, Callable[..., Params]] = {}
         self._unawaited: Callable[[str], bool] = _nobody
+        self._check: Callable[[str, Params], Coroutine[Any, Any, None]] | None = None
         plugin.stdout = _Out(self.write)
         for handler in [each for each in logging.getLogger().handlers if isinstance(each, PluginLogHandler)]:
             logging.getLogger().removeHandler(handler)  # ours says the same, with the levels that were meant
@@ -112,6 +113,17 @@ class PylnAdapter(abc.ABC):
         )
         begin.__doc__ = inspect.getdoc(work) or ""
         self.plugin.add_method(name, begin, background=True, description=begin.__doc__)
+
+    def checks(self, check: Callable[[str, Params], Coroutine[Any, Any, None]]) -> None:
+        """Take lightningd's `check`: the coroutine `check(command, params)` raises what is wrong, and does no more."""
+        self._check = check
+        manifest = self.plugin.methods["getmanifest"]
+        given = manifest.func
+
+        def can_check(**params: Any) -> Params:
+            return {**given(**params), "cancheck": True}
+
+        manifest.func = can_check
 
     def hook(self, name: str, decide: Callable[..., Params], filters: list[int] | list[str] | None = None) -> None:
         """Declare a hook that is answered at once: `decide(**params)` returns the result.
@@ -199,6 +211,9 @@ class PylnAdapter(abc.ABC):
         except (ValueError, RecursionError) as error:
             self._refuse(method, id_raw, INVALID_PARAMS, f"cannot be read: {error}")
             return
+        if method == "check" and id_raw is not None and self._check is not None:
+            self.spawn(self._checked(id_raw, call.get("params"), self._check))
+            return
         known = self.plugin.subscriptions if id_raw is None else self.plugin.methods
         if method not in known:
             self._refuse(method, id_raw, METHOD_NOT_FOUND, "is not known here")
@@ -233,6 +248,33 @@ class PylnAdapter(abc.ABC):
         except TypeError as error:
             return str(error)
         return None
+
+    async def _checked(
+        self, id_raw: bytes, given: object, check: Callable[[str, Params], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Answer whether a method of ours would take these parameters."""
+        code, why = INVALID_PARAMS, "check: command_to_check is missing"
+        name, params = _to_check(given)
+        try:
+            wrong = self._wrong_parameters(name, params)
+            if wrong is None and name in self.plugin.methods:
+                await check(name, params if isinstance(params, dict) else self._named(name, params))
+                why = ""
+            elif name:
+                why = wrong or f"{name} is not known here"
+        except MethodError as error:
+            code, why = error.code, str(error)
+        except Lsps2Error as error:
+            why = str(error)
+        except Exception as error:
+            self.log(f"check of {name} failed\n{traceback.format_exc()}", "error")
+            code, why = INTERNAL_ERROR, f"{name}: internal error, see the log: {error!r}"
+        result = lenient_json.for_pyln({"command_to_check": name}).strip()
+        self.write(lenient_json.error_frame(id_raw, code, why) if why else hook.answer(id_raw, result))
+
+    def _named(self, name: str, params: list[Any]) -> Params:
+        signature = self._signatures.get(name)
+        return {} if signature is None else dict(signature.bind(*params).arguments)
 
     def _run_pyln(self, call: Params, method: str) -> None:
         self.plugin.stdin = _OneFrame(lenient_json.for_pyln(call))
@@ -279,6 +321,15 @@ class PylnAdapter(abc.ABC):
             self.log(f"method {name} failed\n{traceback.format_exc()}", "error")
             refusal = RpcException(f"{name}: internal error, see the log: {error!r}", INTERNAL_ERROR)
         request.set_exception(refusal)
+
+
+def _to_check(given: object) -> tuple[str, Params | list[Any]]:
+    """Return the command and its parameters, as they come in the parameters of `check`."""
+    if isinstance(given, list) and given:
+        return str(given[0]), given[1:]
+    if isinstance(given, dict) and "command_to_check" in given:
+        return str(given["command_to_check"]), {key: each for key, each in given.items() if key != "command_to_check"}
+    return "", {}
 
 
 def _nobody(_: str) -> bool:

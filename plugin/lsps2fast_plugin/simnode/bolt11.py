@@ -12,7 +12,7 @@ from . import tlv
 from .address import bech32_decode, bech32_encode, regroup
 
 PREFIX = "lnbcrt"
-TAGS = {"p": 1, "s": 16, "d": 13, "r": 3, "x": 6, "c": 24, "9": 5, "n": 19}
+TAGS = {"p": 1, "s": 16, "d": 13, "h": 23, "r": 3, "x": 6, "c": 24, "9": 5, "n": 19}
 LETTERS = {number: letter for letter, number in TAGS.items()}
 MULTIPLIERS = {"": Decimal(10**11), "m": Decimal(10**8), "u": Decimal(10**5), "n": Decimal(100), "p": Decimal("0.1")}
 FEATURES = 0x024100  # var_onion_optin, payment_secret, basic_mpp
@@ -43,6 +43,7 @@ class Bolt11:
     min_final_cltv: int = 10
     features: int = FEATURES
     routes: list[list[Hop]] = field(default_factory=list)
+    description_hash: bytes = b""
 
     def sign(self, private_key: bytes) -> str:
         """Return the invoice text, signed by the payee."""
@@ -55,7 +56,8 @@ class Bolt11:
 
     def _fields(self) -> list[int]:
         words = _field("s", self.payment_secret) + _field("p", self.payment_hash)
-        words += _field("d", self.description.encode()) + _field_number("x", self.expiry_s)
+        words += _field("h", self.description_hash) if self.description_hash else _field("d", self.description.encode())
+        words += _field_number("x", self.expiry_s)
         words += _field_number("c", self.min_final_cltv)
         for route in self.routes:
             words += _field("r", b"".join(_hop_bytes(hop) for hop in route))
@@ -144,6 +146,8 @@ def _read_field(invoice: Bolt11, letter: str, words: list[int]) -> None:
         invoice.payment_secret = data
     elif letter == "d":
         invoice.description = data.decode("utf-8", "replace")
+    elif letter == "h":
+        invoice.description_hash = data
     elif letter == "x":
         invoice.expiry_s = _value(words)
     elif letter == "c":

@@ -10,6 +10,7 @@ from . import failures
 from .bolt11 import Bolt11, Hop
 from .clock import Timer
 from .errors import INVALID_PARAMS, RpcError
+from .methods import wake
 
 if TYPE_CHECKING:
     from .lightningd import Node
@@ -74,6 +75,7 @@ class Invoices:
         self.sets: dict[bytes, Set] = {}
         self.created = 0
         self.paid = 0
+        self.deleted = 0
 
     def add(
         self,
@@ -128,6 +130,8 @@ class Invoices:
                 if invoice.status != status:
                     raise RpcError(906, f"Invoice status is {invoice.status} not {status}")
                 del self.by_hash[invoice.payment_hash]
+                self.deleted += 1
+                wake(self.node, "invoices", "deleted", self.deleted, {"status": status, "label": label})
                 return invoice
         raise RpcError(905, "Unknown invoice")
 

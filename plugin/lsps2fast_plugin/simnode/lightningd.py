@@ -185,7 +185,10 @@ class Node(PluginOwner):
             listener(row)
         self.notify("forward_event", row.event())
         kind = "updated" if row.updated_index else "created"
-        methods.wake(self, "forwards", kind, row.updated_index or row.created_index, row)
+        htlc = row.part.htlc
+        details = {"status": row.status, "in_channel": row.in_channel, "in_htlc_id": htlc.id}
+        details |= {"in_msat": htlc.amount_msat, "out_channel": row.out_channel}
+        methods.wake(self, "forwards", kind, row.updated_index or row.created_index, details)
 
     def has_anchors(self) -> bool:
         return any(end.channel.anchors and not end.forgotten for end in self.ends)

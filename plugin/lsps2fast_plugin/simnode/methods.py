@@ -14,7 +14,6 @@ from .errors import INVALID_PARAMS, RpcError
 
 if TYPE_CHECKING:
     from .lightningd import Node, Outcome
-    from .parts import Forward
 
 Handler = Callable[..., Any]
 
@@ -164,11 +163,9 @@ class Waiter:
     future: asyncio.Future[dict[str, Any]]
 
 
-def wake(node: Node, subsystem: str, kind: str, index: int, row: Forward) -> None:
+def wake(node: Node, subsystem: str, kind: str, index: int, details: dict[str, Any]) -> None:
     """An index of a subsystem has moved on."""
     for waiter in list(node.waiters):
         if (waiter.subsystem, waiter.kind) == (subsystem, kind) and index >= waiter.index and not waiter.future.done():
-            details = {"status": row.status, "in_channel": row.in_channel, "in_htlc_id": row.part.htlc.id}
-            details |= {"in_msat": row.part.htlc.amount_msat, "out_channel": row.out_channel}
             waiter.future.set_result({"subsystem": subsystem, kind: index, subsystem: details})
             node.waiters.remove(waiter)

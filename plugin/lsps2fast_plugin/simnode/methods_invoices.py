@@ -73,7 +73,15 @@ def createinvoice(node: Node, invstring: Any, label: Any, preimage: Any) -> Json
     text, key = _bolt11(invstring, "invstring", check_signature=False), hex_bytes(preimage, "preimage")
     if hashlib.sha256(key).digest() != text.payment_hash:
         raise RpcError(INVALID_PARAMS, "Incorrect preimage")
+    if text.description_hash:
+        raise RpcError(INVALID_PARAMS, "Missing description in invoice")
     return node.invoices.store(str(label), text, key).row()
+
+
+@method("signinvoice", "invstring")
+def signinvoice(node: Node, invstring: Any) -> Json:
+    """Sign any words, also with a hash of the description; nothing is kept."""
+    return {"bolt11": _bolt11(invstring, "invstring", check_signature=False).sign(node.private_key)}
 
 
 @method("decode", "string")

@@ -311,7 +311,7 @@ async def plugin(node: Node, subcommand: Any, plugin: Any = None, options: Any =
 
 @method("wait", "subsystem indexname nextvalue")
 async def wait(node: Node, subsystem: Any, indexname: Any, nextvalue: Any) -> Json:
-    """Real indices for `forwards`; the others only know their present value 0."""
+    """Real indices for `forwards` and for deleted invoices; the others only know their present value 0."""
     if subsystem not in SUBSYSTEMS:
         raise RpcError(INVALID_PARAMS, f"subsystem: unknown subsystem: invalid token '\"{subsystem}\"'")
     if indexname not in ("created", "updated", "deleted"):
@@ -319,6 +319,8 @@ async def wait(node: Node, subsystem: Any, indexname: Any, nextvalue: Any) -> Js
     present = 0
     if subsystem == "forwards":
         present = {"created": node.htlcs.created_count, "updated": node.htlcs.updated_count, "deleted": 0}[indexname]
+    elif (subsystem, indexname) == ("invoices", "deleted"):
+        present = node.invoices.deleted
     value = number(nextvalue, "nextvalue")
     if value <= present:
         return {"subsystem": subsystem, indexname: present}
