@@ -209,7 +209,7 @@ class Stage:
                 raise
             return  # it died again while it started; that death raises it
         if self._turned_s and self.lsp.state == "running" and died == self.died:
-            await self._turn_plugin(self._turned_s)
+            await self._turn_plugin(self._turned_s, calls=False)
         for client in self.clients:
             if client.online and died == self.died:
                 client.connect()
@@ -230,9 +230,9 @@ class Stage:
     # Quiet and time --------------------------------------------------------------------------------
 
     async def quiet(self) -> None:
-        """Return when the plugin is up and and all other parties have dealt with all they were sent."""
+        """Return when the plugin is up and all other parties have dealt with all they were sent."""
         calm, before = 0, -1
-        while calm < 3:
+        while calm < (1 if isinstance(self.world, Inside) else 3):
             while self._rising is not None and not self._rising.done():
                 await asyncio.wait([self._rising])
             if self._rising is not None:
@@ -240,10 +240,16 @@ class Stage:
             if not await self._is_up():
                 await asyncio.sleep(0.001)
                 continue
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await self._rest()
             calm = calm + 1 if self._seen == before else 0
             before = self._seen
+
+    async def _rest(self) -> None:
+        if isinstance(self.world, Inside):
+            await self.world.idle()
+            return
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     async def _is_up(self) -> bool:
         """Whether the plugin answers and has read its journal, or cannot because an answer is held back."""
@@ -268,11 +274,12 @@ class Stage:
         self._turned_s += seconds
         self.world.clock.advance(seconds)
         if self.lsp.state == "running" and self.lsp.plugins:
-            await self._turn_plugin(seconds)
+            await self._turn_plugin(seconds, calls=True)
 
-    async def _turn_plugin(self, seconds: float) -> None:
+    async def _turn_plugin(self, seconds: float, calls: bool) -> None:
+        """`calls`: those under way have waited as long."""
         try:
-            await self.lsp.call("lsps2-dev-advance", {"seconds": seconds, "calls": True})
+            await self.lsp.call("lsps2-dev-advance", {"seconds": seconds, "calls": calls})
         except (RpcError, NodeDown):
             return  # it has just died; the next life is told of all turns
 

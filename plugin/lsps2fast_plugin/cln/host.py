@@ -72,7 +72,7 @@ class Host(PylnAdapter):
         self._ending = False
         self._exit_code = 0
         self._goodbyes: list[Callable[[], Awaitable[None]]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order of their beginning
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         super().__init__(plugin)
@@ -125,7 +125,7 @@ class Host(PylnAdapter):
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine on the loop, by itself; what it raises is logged. It is cancelled at the end."""
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._task_done)
         return task
 
@@ -372,7 +372,7 @@ class Host(PylnAdapter):
             await asyncio.wait(self._tasks, timeout=1.0)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             lines = "".join(traceback.format_exception(error))

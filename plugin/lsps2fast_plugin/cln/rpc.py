@@ -150,7 +150,7 @@ class Rpc:
         self._numbers = itertools.count(1)
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
-        self._limits: set[asyncio.Timeout] = set()
+        self._limits: dict[asyncio.Timeout, None] = {}  # in the order of their calls
 
     async def call(
         self,
@@ -171,12 +171,12 @@ class Rpc:
         link = None
         try:
             async with asyncio.timeout(timeout_s) as limit:
-                self._limits.add(limit)
+                self._limits[limit] = None
                 try:
                     link = await self._connected(method)
                     return await link.call(call_id, method, request + b"\n\n", late)
                 finally:
-                    self._limits.discard(limit)
+                    self._limits.pop(limit, None)
         except TimeoutError as error:
             raise AnswerPending(method, f"no answer within {timeout_s} s") from error
         finally:

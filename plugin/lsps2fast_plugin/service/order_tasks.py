@@ -61,7 +61,7 @@ class OrderTasks:
         self.cannot_go_out = driver.cannot_go_out
         self._clock = clock
         self._driver = driver
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order of their beginning
 
     def tell_given_up(self, peer_id: str, what: object) -> None:
         """Tell the operator that a client gave up its channel, and that nothing is lost."""
@@ -89,8 +89,8 @@ class OrderTasks:
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
         return task
 
     async def _guarded(self, work: Coroutine[Any, Any, None], action: order.Action) -> None:

@@ -40,7 +40,7 @@ class PluginOwner(Party):
         self.logs: deque[tuple[str, str, str]] = deque(maxlen=5000)
         self.unknown_members = False  # every object it says has one more, as after an upgrade
         self._id = FIRST_ID
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their beginning
 
     def plan_plugin(
         self, argv: list[str], options: dict[str, Any] | None = None, env: dict[str, str] | None = None
@@ -55,12 +55,12 @@ class PluginOwner(Party):
     def spawn(self, work: Coroutine[Any, Any, Any], name: str = "work") -> asyncio.Task[Any]:
         """Return a task that ends with the node."""
         task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._task_done)
         return task
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.world.problems.append(error)
