@@ -10,6 +10,7 @@ from typing import Any
 from .books import violations
 from .case import Case
 from .inside import once
+from .ledger import differences, read, records
 from .nursery import Nursery
 from .points import UNCOUNTED
 from .scenarios import SCENARIOS
@@ -70,7 +71,9 @@ async def _play(stage: Stage, play: Any) -> list[str]:
         stage.problems.append(f"stuck: {stuck}")
     await stage.finish()
     stats: dict[str, object] = await stage.lsp.call("lsps2-stats")
-    return violations(stage, stats)
+    await stage.lsp.call("lsps2-listsales", {"limit": 1})  # answered once all that has happened is written
+    said = differences(read(stage.ledger), records(stage.lsp.datastore.rows))
+    return [*violations(stage, stats), *said]
 
 
 def _story(stage: Stage, lines: int) -> str:

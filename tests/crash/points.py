@@ -20,7 +20,7 @@ DEATHS = {
     PLUGIN_STOP: "lightning-cli plugin stop",
 }
 # Of the test itself, or without meaning for the plugin.
-UNCOUNTED = {"lsps2-stats", "lsps2-dev-advance", "lsps2-listsessions", "warning", "custommsg"}
+UNCOUNTED = {"lsps2-stats", "lsps2-dev-advance", "lsps2-listsessions", "lsps2-listsales", "warning", "custommsg"}
 EACH_BLOCK, SOME_BLOCKS = 3, 20  # of many blocks in a row only some are points
 
 

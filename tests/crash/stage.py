@@ -8,6 +8,7 @@ the steps go on. Nothing waits for real time: a step waits until the plugin has 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -75,8 +76,8 @@ class Stage:
         **world: Any,
     ) -> None:
         self.options = {"lsps2-trust-mode": mode, "lsps2-offer-validity": VALIDITY_S, **(options or {})}
-        if nursery is None:
-            self.options["lsps2-ledger"] = "off"  # it has a thread, and so a time of its own
+        self._folder = tempfile.TemporaryDirectory(prefix="lsps2fast-ledger-", ignore_cleanup_errors=True)
+        self.options["lsps2-ledger"] = self.ledger = f"{self._folder.name}/sales.sqlite3"
         world = {"fee_base_msat": 1000, "fee_ppm": 10, "wallet_sat": (400_000,) * 4} | world
         self.mode = mode
         self.world = self._make_world(nursery, seed, mutant, plugin=ARGV, options=self.options, **world)
@@ -129,6 +130,7 @@ class Stage:
         for plugin in self.lsp.processes:
             plugin.kill()
         await self.world.__aexit__(kind, error, trace)
+        self._folder.cleanup()
 
     # Points and deaths -----------------------------------------------------------------------------
 

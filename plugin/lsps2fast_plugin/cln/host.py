@@ -47,6 +47,8 @@ class Host(PylnAdapter):
     for tests; with the defaults stray prints of this process and its children cannot reach lightningd.
     """
 
+    has_threads = True  # whether more than the loop runs: not in a run on simulated time
+
     def __init__(
         self,
         plugin: Plugin,

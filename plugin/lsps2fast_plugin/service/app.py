@@ -130,7 +130,10 @@ class Service(PluginApp):
         """Return a connection to lightningd; timed when that is asked for."""
         if settings.metrics_listen is None:
             return Rpc(path)
-        self.metrics = Metrics(lambda: {} if self.parts is None else stats_of(self.parts))
+        self.metrics = Metrics(
+            lambda: {} if self.parts is None else stats_of(self.parts),
+            lambda: {} if self.parts is None else self.parts.reports.durations,
+        )
         return MeteredRpc(path, self.metrics.rpc_seconds)
 
     async def _start(self, parts: ServiceParts) -> None:
@@ -160,6 +163,7 @@ class Service(PluginApp):
         for peer in peers:
             if peer.connected:
                 driver.carry_out(parts.sessions.peer(peer.id, True, self.clock.wall_ms()))
+        parts.sales.tracker.life = self._dice.getrandbits(31)
         with parts.sales.reviving():
             recovery.revive_all(stored, snapshot)
         parts.sales.load(stored, recovery.channels)

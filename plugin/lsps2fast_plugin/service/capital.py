@@ -90,6 +90,10 @@ class CapitalAtRisk:
         """Return what lies in channels that are not paid for, in both trust modes."""
         return self._stakes.msat(on_trust=True) + self._stakes.msat(on_trust=False)
 
+    def oldest_withheld_ms(self) -> int | None:
+        """Return since when the oldest channel that is withheld has its coins reserved."""
+        return min((stake.since_ms for stake in self._stakes if not stake.sent), default=None)
+
     async def turn(self, buy: Buy) -> bool:
         """Return whether a channel for this buy may be thought of now (rule:19): before coins are chosen.
 

@@ -25,6 +25,7 @@ class Call(Protocol):
     id_raw: bytes
     payload_hex: str
     amount_msat: int
+    cltv_expiry: int
 
 
 class Host(Protocol):
@@ -54,6 +55,10 @@ class HeldHtlcs:
         if not calls:
             self.held_msat += call.amount_msat
         calls.append(call)
+
+    def nearest_expiry(self) -> int | None:
+        """Return the height at which the first of them expires."""
+        return min((calls[0].cltv_expiry for calls in self._calls.values() if calls), default=None)
 
     def _take(self, key: order.PartKey) -> list[Call]:
         calls = self._calls.pop(key, [])

@@ -10,10 +10,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from lsps2fast.errors import ConfigError, NodeError
 from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.service.payment_reports import BOUNDS_S, Durations
 
 if TYPE_CHECKING:
     from prometheus_client import Histogram
@@ -41,17 +43,23 @@ GAUGES: Final = {  # key of `lsps2-stats`: meaning
     "pool_coins": "Free coins of at least the size in lsps2-coin-pool, at the last look",
     "channels_to_keep_open": "Paid channels whose min_lifetime may still run",
     "paused": "1 while selling is paused",
+    "held_blocks_left": "Blocks until the first of the HTLCs held now expires; nothing while none is held",
+    "oldest_withheld_s": "Age of the oldest channel whose funding is kept back, in seconds; 0: none",
+    "broadcasts_owed": "Payments whose client was paid and whose funding is owed to the chain",
+    "coins_needed_sat": "What payments that open a channel now will still take of the wallet",
+    "ledger_in_trouble": "1 while the sales ledger cannot be written",
 }
 COUNTERS: Final = {
     "menus": "Menus sent",
     "buys": "Offers sold",
-    "fees_earned_msat": "Opening fees that came, of sales that are over",
+    "fees_earned_msat": "Opening fees that came",
+    "mining_paid_msat": "What miners got for fundings, from the transactions; 0 without a sales ledger",
     "journal_commits": "Writes to the datastore",
-    "alarms": "Alarms raised",
     "coin_splits": "Coins split to fill lsps2-coin-pool",
     "closes_refused": "Attempts to close a channel before its min_lifetime that were refused",
 }
 LABELLED: Final = {  # key: label and meaning
+    "alarms": ("kind", "Alarms raised, by their section of the runbook"),
     "payments": ("outcome", "Payments that came to an end"),
     "failed_parts": ("failure", "HTLCs that were held and failed, by what the payer was told"),
     "errors_sent": ("code", "Answers to clients with an error, by its code"),
@@ -59,25 +67,39 @@ LABELLED: Final = {  # key: label and meaning
     "refused_parts": ("reason", "HTLCs for a jit scid that were not let in, or gave way"),
 }
 
+LONGER: Final = {"alarms": "alarms_by_kind"}  # the key of `lsps2-stats` where it is another
+LIMITS: Final = {"used": "What is used of each limit", "limit": "Each limit"}
+UNITS: Final = ("msat", "parts", "offers")
+STAGES: Final = "Payments under way, by where they stand"
+FAILURES: Final = "Payments that failed: in which stage, by whom, with which code"
+FAILURE_LABELS: Final = ["stage", "failed_by", "code"]
+SECONDS: Final = "How long each step of a payment took"
+RPC_SECONDS: Final = "Time lightningd took to answer a call of ours"
+
 
 class Metrics:
     """The registry, and the server of the page."""
 
-    def __init__(self, stats: Callable[[], dict[str, Any]]) -> None:
-        """`stats()` is the answer of `lsps2-stats`. Raises ConfigError without prometheus-client."""
+    def __init__(self, stats: Callable[[], dict[str, Any]], durations: Callable[[], dict[str, Durations]]) -> None:
+        """`stats()`: the answer of `lsps2-stats`; `durations()`: of each step.
+
+        Raises ConfigError without prometheus-client.
+        """
         try:
-            from prometheus_client import CollectorRegistry, Histogram
+            from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics
         except ImportError:
             raise ConfigError(
                 "lsps2-metrics-listen needs prometheus-client: pip install 'lsps2fast[metrics]', or leave it out"
             ) from None
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._stats = stats
+        self._durations = durations
         self._readers = 0
         self._server: asyncio.Server | None = None
         self.registry = CollectorRegistry()
         self.rpc_seconds: Histogram = Histogram(
             "lsps2_rpc_seconds",
-            "Time lightningd took to answer a call of ours",
+            RPC_SECONDS,
             ["method", "outcome"],
             buckets=BUCKETS_S,
             registry=self.registry,
@@ -97,16 +119,33 @@ class Metrics:
             yield CounterMetricFamily(f"lsps2_{key}", meaning, value=float(stats[key]))
         for key, (label, meaning) in LABELLED.items():
             family = CounterMetricFamily(f"lsps2_{key}", meaning, labels=[label])
-            for name, count in stats[key].items():
+            for name, count in stats[LONGER.get(key, key)].items():
                 family.add_metric([name], float(count))
             yield family
-        for unit in ("msat", "parts", "offers"):
-            for part, meaning in (("used", "What is used of each limit"), ("limit", "Each limit")):
+        yield from self._of_payments(stats)
+        for unit in UNITS:
+            for part, meaning in LIMITS.items():
                 limits = GaugeMetricFamily(f"lsps2_{part}_{unit}", meaning, labels=["limit"])
                 for name, use in stats["limits"].items():
                     if f"{part}_{unit}" in use:
                         limits.add_metric([name], float(use[f"{part}_{unit}"]))
                 yield limits
+
+    def _of_payments(self, stats: dict[str, Any]) -> Iterator[Metric]:
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        stages = GaugeMetricFamily("lsps2_payments_under_way", STAGES, labels=["stage"])
+        for name, count in stats["payments_by_stage"].items():
+            stages.add_metric([name], float(count))
+        failures = CounterMetricFamily("lsps2_payment_failures", FAILURES, labels=FAILURE_LABELS)
+        for row in stats["payment_failures"]:
+            failures.add_metric([row[label] for label in FAILURE_LABELS], float(row["count"]))
+        seconds = HistogramMetricFamily("lsps2_payment_seconds", SECONDS, labels=["step"])
+        for step, durations in self._durations().items():
+            bounds = [*(str(bound) for bound in BOUNDS_S), "+Inf"]
+            sums = map(float, accumulate(durations.counts))
+            seconds.add_metric([step], list(zip(bounds, sums, strict=True)), durations.sum_s)
+        yield from (stages, failures, seconds)
 
     def describe(self) -> list[Metric]:
         """Nothing is known before the service runs."""

@@ -183,6 +183,7 @@ def open_offers(parts: ServiceParts) -> dict[str, dict[str, Any]]:
 
 def stats_of(parts: ServiceParts) -> dict[str, Any]:
     """Return the answer of `lsps2-stats`, which the page for Prometheus is made of, too."""
+    nearest, withheld_ms = parts.held.nearest_expiry(), parts.exposure.oldest_withheld_ms()
     return {
         "version": __version__,
         "core": BACKEND,
@@ -218,4 +219,15 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "alarms": len(parts.alarms),
         "alarms_by_kind": dict(parts.alarms.by_kind),
         "ledger": parts.sales.state(),
+        "mining_paid_msat": parts.sales.state()["mining_paid_msat"],
+        "ledger_in_trouble": parts.sales.is_behind,
+        "payments_by_stage": parts.sales.tracker.by_stage(),
+        "payment_failures": [
+            {"stage": stage, "failed_by": who, "code": code, "count": count}
+            for (stage, who, code), count in sorted(parts.reports.failures.items())
+        ],
+        "broadcasts_owed": parts.sales.tracker.by_stage()["broadcasting"],
+        "held_blocks_left": None if nearest is None else nearest - parts.driver.height(),
+        "oldest_withheld_s": 0 if withheld_ms is None else max(parts.clock.wall_ms() - withheld_ms, 0) // 1000,
+        "coins_needed_sat": parts.books.committed_sat(),
     }

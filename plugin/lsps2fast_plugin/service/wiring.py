@@ -127,6 +127,7 @@ def build_parts(
         alarm=driver.alarm,
         catch_up=reload_ledger,
         ended=reports.ended,
+        threadless=None if host.has_threads else host.spawn,
     )
     books = SessionEvents(
         host=host,

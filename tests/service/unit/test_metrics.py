@@ -15,7 +15,8 @@ from logs import Log
 from prometheus_client.parser import text_string_to_metric_families
 
 from lsps2fast.errors import ConfigError, NodeError
-from lsps2fast_plugin.service.metrics import COUNTERS, GAUGES, LABELLED, MOST_READERS, MeteredRpc, Metrics
+from lsps2fast_plugin.service.metrics import COUNTERS, GAUGES, LABELLED, LONGER, MOST_READERS, MeteredRpc, Metrics
+from lsps2fast_plugin.service.payment_reports import Durations
 
 from .desk import settings
 
@@ -26,17 +27,24 @@ STATS: dict[str, Any] = {
     "failed_parts": {"mpp_timeout": 0, "unknown_next_peer": 5},
     "refusals": {"rate_peer": 3, "paused": 0},
     "refused_parts": {"too small": 2},
+    "alarms_by_kind": {"coins": 1, "bug": 0},
+    "payments_by_stage": {"collecting": 3, "opening": 0},
+    "payment_failures": [{"stage": "collecting", "failed_by": "payer", "code": "incomplete", "count": 4}],
     "errors_sent": {"203": 2},
     "limits": {"capital_budget": {"used_msat": 250, "limit_msat": 1_000, "binds": False}},
     **{key: number for number, key in enumerate([*GAUGES, *COUNTERS], 1)},
 }
+
+DURATIONS = {"opening": Durations()}
+DURATIONS["opening"].add(0.2)
+DURATIONS["opening"].add(7_000.0)
 
 
 @contextlib.asynccontextmanager
 async def page() -> AsyncIterator[tuple[Metrics, int]]:
     """Metrics on a free port of the loopback."""
     log = Log()
-    metrics = Metrics(lambda: STATS)
+    metrics = Metrics(lambda: STATS, lambda: DURATIONS)
     await metrics.listen("127.0.0.1", 0)
     assert metrics._server is not None
     assert "metrics are at" in log.text()
@@ -69,7 +77,13 @@ async def test_the_page_shows_every_counter() -> None:
     assert all(samples[f"lsps2_{key}",] == STATS[key] for key in GAUGES)
     assert all(samples[f"lsps2_{key}_total",] == STATS[key] for key in COUNTERS)
     for key in LABELLED:
-        assert {name: samples[f"lsps2_{key}_total", name] for name in STATS[key]} == STATS[key]
+        counted = STATS[LONGER.get(key, key)]
+        assert {name: samples[f"lsps2_{key}_total", name] for name in counted} == counted
+    assert samples["lsps2_payments_under_way", "collecting"] == 3
+    assert samples["lsps2_payment_failures_total", "incomplete", "payer", "collecting"] == 4
+    assert samples["lsps2_payment_seconds_bucket", "0.25", "opening"] == 1
+    assert samples["lsps2_payment_seconds_count", "opening"] == 2
+    assert not [name for name, *_ in samples if name.endswith("_created")]
     assert samples["lsps2_used_msat", "capital_budget"] == 250
     assert samples["lsps2_limit_msat", "capital_budget"] == 1_000
     assert ("lsps2_info", "pure", "1.2.3") in samples or ("lsps2_info", "1.2.3", "pure") in samples
@@ -119,7 +133,7 @@ async def test_an_address_that_is_taken_stops_nothing() -> None:
     """Selling goes on without the page, and the log says so."""
     async with page() as (_, port):
         log = Log()
-        second = Metrics(lambda: STATS)
+        second = Metrics(lambda: STATS, lambda: DURATIONS)
         await second.listen("127.0.0.1", port)
         await second.close()
     assert log[0][1] == "error"
@@ -136,7 +150,7 @@ async def test_calls_of_lightningd_are_timed_by_method_and_outcome() -> None:
             writer.write(b'{"jsonrpc":"2.0","id":"' + call_id + b'",' + answer + b"}\n\n")
         writer.close()
 
-    metrics = Metrics(lambda: STATS)
+    metrics = Metrics(lambda: STATS, lambda: DURATIONS)
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         path = os.path.join(directory, "rpc")
         server = await asyncio.start_unix_server(serve, path)
@@ -168,7 +182,7 @@ def test_without_the_library_the_option_says_what_to_install(monkeypatch: pytest
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"pip install 'lsps2fast\[metrics\]'"):
-        Metrics(lambda: STATS)
+        Metrics(lambda: STATS, lambda: DURATIONS)
 
 
 @pytest.mark.parametrize(

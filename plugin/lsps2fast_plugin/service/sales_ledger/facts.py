@@ -55,6 +55,7 @@ class AttemptFact(Fact, frozen=True, gc=False, kw_only=True):
     jit_scid: str
     payment_hash: str
     began_ms: int
+    life: int = 0  # of the plugin, any number: two lives may begin something at one moment by a clock that was set back
     peer_id: str
     token: str | None = None
     band: str | None = None

@@ -12,7 +12,7 @@ import functools
 import logging
 import sqlite3
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -29,7 +29,7 @@ from lsps2fast_plugin.service.sales_ledger.catch_up import TermsOf, buy_fact, fa
 from lsps2fast_plugin.service.sales_ledger.evidence import CANCELLED, Blame, of_forward, of_input
 from lsps2fast_plugin.service.sales_ledger.facts import BuyEndFact, ChannelFact, LiveFact
 from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker, Change, Ended
-from lsps2fast_plugin.service.sales_ledger.writer import Item, LedgerWriter, advice
+from lsps2fast_plugin.service.sales_ledger.writer import Item, LedgerWriter, LoopWriter, advice
 from lsps2fast_plugin.service.session_record import StoredSession
 
 log = logging.getLogger(__name__)
@@ -89,10 +89,11 @@ class SalesLedger:
         alarm: Callable[[str], None],
         catch_up: Callable[[], None],
         ended: Callable[[Ended], None],
+        threadless: Callable[[Coroutine[Any, Any, None]], object] | None = None,
     ) -> None:
         """`catch_up()`: facts were lost while nothing could be written, `load` the journal again.
 
-        `ended(payment)` hears of each payment that is over.
+        `ended(payment)` hears of each payment that is over. `threadless`: write in tasks that it spawns, on no thread.
         """
         self.path = path
         self.tracker = tracker
@@ -101,7 +102,10 @@ class SalesLedger:
         self._ended = ended
         self._reading = asyncio.Lock()
         self._writer: LedgerWriter | None = None
-        if path is not None:
+        self._threadless = threadless is not None
+        if path is not None and threadless is not None:
+            self._writer = LoopWriter(path, threadless, alarm=alarm, on_caught_up=catch_up)
+        elif path is not None:
             loop = asyncio.get_running_loop()
 
             def on_loop(call: Callable[[], None]) -> None:
@@ -113,6 +117,7 @@ class SalesLedger:
                 alarm=lambda text: on_loop(lambda: alarm(text)),
                 on_caught_up=lambda: on_loop(catch_up),
             )
+        if self._writer is not None:
             self._writer.start()
 
     # What is told ---------------------------------------------------------------------------------
@@ -217,11 +222,12 @@ class SalesLedger:
         """Return how the ledger is, for `lsps2-stats`."""
         writer = self._writer
         return {
-            "file": self.path or OFF,
+            "is_kept": writer is not None,
             "written": 0 if writer is None else writer.written,
             "waiting": 0 if writer is None else len(writer),
             "trouble": None if writer is None else writer.trouble,
             "left_out": self.tracker.left_out,
+            "mining_paid_msat": 0 if writer is None else writer.mining_msat,
         }
 
     async def settled(self) -> None:
@@ -252,11 +258,13 @@ class SalesLedger:
 
         async with self._reading:
             try:
-                return await asyncio.to_thread(work)
+                return work() if self._threadless else await asyncio.to_thread(work)
             except sqlite3.Error as error:
                 raise ConfigError(f"the sales ledger {path} cannot be read: {advice(error)}") from error
 
     async def close(self) -> None:
         """Write what waits and close the file."""
-        if self._writer is not None:
+        if self._writer is not None and self._threadless:
+            self._writer.stop()
+        elif self._writer is not None:
             await asyncio.to_thread(self._writer.stop)

@@ -27,11 +27,12 @@ CREATE INDEX buys_of_peer ON buys (peer_id, created_ms);
 CREATE TABLE attempts (
   id INTEGER PRIMARY KEY,
   jit_scid TEXT NOT NULL, payment_hash BLOB NOT NULL, began_ms INTEGER NOT NULL,
+  life INTEGER NOT NULL,
   peer_id BLOB NOT NULL, token TEXT, band TEXT, amount_msat INTEGER, parts INTEGER,
   fee_agreed_msat INTEGER NOT NULL, fee_taken_msat INTEGER NOT NULL, fee_owed_msat INTEGER NOT NULL,
   channel_id BLOB, opening_ms INTEGER, channel_ms INTEGER, forwarded_ms INTEGER, claimed_ms INTEGER,
   ended_ms INTEGER, outcome TEXT, failed_by TEXT, code TEXT, reason TEXT,
-  UNIQUE (jit_scid, payment_hash, began_ms)
+  UNIQUE (jit_scid, payment_hash, began_ms, life)
 );
 CREATE INDEX attempts_by_end ON attempts (ended_ms, fee_taken_msat, outcome);
 CREATE INDEX attempts_of_hash ON attempts (payment_hash);

@@ -83,6 +83,8 @@ class AttemptTracker:
         self._live: dict[Key, _Live] = {}
         self._collect_ms = collect_ms
         self._idle = TokenBucket(IDLE_PER_S, IDLE_AT_ONCE)
+        self._last_ms = 0
+        self.life = 0  # any number that another life of the plugin does not have
         self.reviving = False  # while sessions are restored after a start
         self.ending = False  # the plugin ends: parts fail for that
         self.left_out = 0  # attempts that cost nothing and came too often to be written
@@ -109,6 +111,13 @@ class AttemptTracker:
             if jit_scid in (None, key[0]) and payment_hash in (None, key[1]):
                 self.blame(*key, blame)
 
+    def by_stage(self) -> dict[str, int]:
+        """Return how many payments under way stand in which stage."""
+        found = {state.name.lower(): 0 for state in State if state not in TERMINAL and state != State.ABORTING}
+        for live in self._live.values():
+            found[live.last.name.lower()] += 1
+        return found
+
     def live(self) -> tuple[tuple[str, str], ...]:
         """Return every payment under way: scid and hash."""
         return tuple((format_scid(scid), payment_hash.hex()) for scid, payment_hash in self._live)
@@ -121,7 +130,8 @@ class AttemptTracker:
             live = self._live.get(key)
             if live is None:
                 before_msat = 0 if core is None else int(core.fee_paid_msat)
-                live = self._live[key] = _Live(self._wall_ms(), before_msat, self.reviving)
+                self._last_ms = max(self._wall_ms(), self._last_ms + 1)
+                live = self._live[key] = _Live(self._last_ms, before_msat, self.reviving)
             if core is not None and live.session is None:
                 live.session = core.sets.get(payment_hash)
             if state in STAGES:
@@ -201,6 +211,7 @@ class AttemptTracker:
             jit_scid=format_scid(key[0]),
             payment_hash=key[1].hex(),
             began_ms=live.began_ms,
+            life=self.life,
             peer_id=buy.peer_id,
             token=token,
             band=band,

@@ -7,6 +7,7 @@ missing, once the file can be written again, and the journal is read anew.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -14,12 +15,12 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from lsps2fast_plugin.service.sales_ledger import schema
-from lsps2fast_plugin.service.sales_ledger.facts import Fact
-from lsps2fast_plugin.service.sales_ledger.writes import write
+from lsps2fast_plugin.service.sales_ledger.facts import ChannelFact, Fact
+from lsps2fast_plugin.service.sales_ledger.writes import mining_of, write
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class LedgerWriter:
         self.trouble: str | None = None  # why nothing can be written now
         self.dropped = 0  # facts that the journal must be asked for
         self.written = 0
+        self.mining_msat = 0  # of fundings that were sent since the start
         self._thread = threading.Thread(target=self._run, name="sales-ledger", daemon=True)
 
     # For the loop ---------------------------------------------------------------------------------
@@ -182,6 +184,8 @@ class LedgerWriter:
         """One that breaks a rule of the tables is a bug of ours: it is told and left out, the others go on."""
         try:
             write(db, fact)
+            if isinstance(fact, ChannelFact) and fact.jit_scid is None:  # heard of now, not read from the journal
+                self.mining_msat += mining_of(fact.signed_psbt) or 0
         except (sqlite3.OperationalError, sqlite3.InternalError):
             raise
         except Exception as error:
@@ -213,3 +217,51 @@ class LedgerWriter:
         if db is not None:
             with contextlib.suppress(sqlite3.Error):
                 db.close()
+
+
+class LoopWriter(LedgerWriter):
+    """The same on the loop, a turn later: for runs without threads, on simulated time, whose kill ends its tasks."""
+
+    def __init__(
+        self,
+        path: str,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        *,
+        alarm: Callable[[str], None],
+        on_caught_up: Callable[[], None],
+    ) -> None:
+        super().__init__(path, alarm=alarm, on_caught_up=on_caught_up)
+        self._spawn = spawn
+        self._writing = False
+
+    def start(self) -> None:
+        """There is no thread."""
+
+    def put(self, fact: Item) -> None:
+        """Have a fact written in the next turn of the loop."""
+        super().put(fact)
+        if not self._writing:
+            self._writing = True
+            self._spawn(self._soon())
+
+    def stop(self, patience_s: float = 2.0) -> None:
+        """Write what waits."""
+        self._write_all()
+
+    async def _soon(self) -> None:
+        await asyncio.sleep(0)
+        self._writing = False
+        self._write_all()
+
+    def _write_all(self) -> None:
+        """Open, write, close: whoever kills this run finds no file open."""
+        try:
+            self._db = self._open()
+            while self._waiting:
+                self._write_batch(self._db)
+        except (sqlite3.Error, OSError, schema.NotOurs) as error:
+            self._failed(error)
+        else:
+            self._worked()
+        finally:
+            self._close()

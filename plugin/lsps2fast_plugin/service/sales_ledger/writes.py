@@ -33,9 +33,9 @@ _FIELDS = (
     "amount_msat", "parts", "fee_agreed_msat", "fee_taken_msat", "fee_owed_msat", "channel_id", "opening_ms",
     "channel_ms", "forwarded_ms", "claimed_ms", "ended_ms", "outcome", "failed_by", "code", "reason",
 )  # fmt: skip
-_ATTEMPT = f"""INSERT INTO attempts (jit_scid, payment_hash, began_ms, peer_id, token, band, {", ".join(_FIELDS)})
-  VALUES ({", ".join("?" * (6 + len(_FIELDS)))})
-  ON CONFLICT (jit_scid, payment_hash, began_ms) DO UPDATE SET
+_ATTEMPT = f"""INSERT INTO attempts (jit_scid, payment_hash, began_ms, life, peer_id, token, band, {", ".join(_FIELDS)})
+  VALUES ({", ".join("?" * (7 + len(_FIELDS)))})
+  ON CONFLICT (jit_scid, payment_hash, began_ms, life) DO UPDATE SET
   {", ".join(f"{name} = COALESCE(excluded.{name}, {name})" for name in _FIELDS)} WHERE attempts.outcome IS NULL"""
 _CHANNEL_FIELDS = (
     "jit_scid", "peer_id", "token", "band", "funding_txid", "capacity_sat", "mining_msat", "close_mining_msat",
@@ -45,6 +45,7 @@ _LATER = ("funding_txid", "mining_msat", "close_mining_msat", "sent_ms", "releas
 _CHANNEL = f"""INSERT INTO channels (channel_id, {", ".join(_CHANNEL_FIELDS)})
   VALUES ({", ".join("?" * (1 + len(_CHANNEL_FIELDS)))}) ON CONFLICT (channel_id) DO UPDATE SET
   {", ".join(f"{name} = COALESCE({name}, excluded.{name})" for name in _LATER)}"""
+_Row = tuple[int, int]
 UNSEEN = "it ended while the plugin was not running"
 
 
@@ -77,40 +78,46 @@ def _buy(db: sqlite3.Connection, buy: BuyFact) -> None:
     db.execute(_BUY, (*who, buy.created_ms, buy.valid_until_ms, buy.payment_size_msat, *terms))
 
 
-def _attempt(db: sqlite3.Connection, fact: AttemptFact, began_ms: int | None = None) -> None:
-    """`began_ms`: of the row that this fact belongs to."""
-    if fact.revived and began_ms is None:
-        began_ms = _row_of_revived(db, fact)
-        if began_ms is None:
+def _attempt(db: sqlite3.Connection, fact: AttemptFact, row: _Row | None = None) -> None:
+    """`row`: beginning and life under which this attempt is written."""
+    if fact.revived and row is None:
+        row = _row_of_revived(db, fact)
+        if row is None:
             return
     values: dict[str, Any] = {name: getattr(fact, name) for name in _FIELDS}
     values["channel_id"] = _bytes(fact.channel_id)
-    began = fact.began_ms if began_ms is None else began_ms
-    key = (fact.jit_scid, _bytes(fact.payment_hash), began, _bytes(fact.peer_id), fact.token, fact.band)
+    begun = row or (fact.began_ms, fact.life)
+    key = (fact.jit_scid, _bytes(fact.payment_hash), *begun, _bytes(fact.peer_id), fact.token, fact.band)
     db.execute(_ATTEMPT, (*key, *values.values()))
 
 
-def _row_of_revived(db: sqlite3.Connection, fact: AttemptFact) -> int | None:
-    """Return the beginning under which this attempt is written; None for one that has ended in the ledger already."""
-    payment = (fact.jit_scid, _bytes(fact.payment_hash))
-    found = db.execute(
-        "SELECT began_ms FROM attempts WHERE jit_scid = ? AND payment_hash = ? AND outcome IS NULL"
+def _open_row(db: sqlite3.Connection, jit_scid: str, payment_hash: str) -> _Row | None:
+    """Return the row of this payment that is not over."""
+    found: _Row | None = db.execute(
+        "SELECT began_ms, life FROM attempts WHERE jit_scid = ? AND payment_hash = ? AND outcome IS NULL"
         " ORDER BY began_ms DESC LIMIT 1",
-        payment,
+        (jit_scid, _bytes(payment_hash)),
     ).fetchone()
+    return found
+
+
+def _row_of_revived(db: sqlite3.Connection, fact: AttemptFact) -> _Row | None:
+    """Return the row under which this attempt is written; None for one that has ended in the ledger already."""
+    payment, new = (fact.jit_scid, _bytes(fact.payment_hash)), (fact.began_ms, fact.life)
+    found = _open_row(db, fact.jit_scid, fact.payment_hash)
     if found is not None:
-        return int(found[0])
+        return found
     if fact.outcome is None:  # its row may be over already: only its end says
         return None
     if fact.outcome in ONCE:
         same = "SELECT 1 FROM attempts WHERE jit_scid = ? AND outcome = ?"
-        return None if db.execute(same, (fact.jit_scid, fact.outcome)).fetchone() else fact.began_ms
+        return None if db.execute(same, (fact.jit_scid, fact.outcome)).fetchone() else new
     if fact.fee_taken_msat:
-        return None if _came_msat(db, fact.jit_scid) > fact.fee_before_msat else fact.began_ms
+        return None if _came_msat(db, fact.jit_scid) > fact.fee_before_msat else new
     last = db.execute(
         "SELECT outcome FROM attempts WHERE jit_scid = ? AND payment_hash = ? ORDER BY began_ms DESC LIMIT 1", payment
     ).fetchone()
-    return None if last is not None and last[0] == fact.outcome else fact.began_ms
+    return None if last is not None and last[0] == fact.outcome else new
 
 
 def _came_msat(db: sqlite3.Connection, jit_scid: str) -> int:
@@ -127,11 +134,12 @@ def _channel(db: sqlite3.Connection, fact: ChannelFact) -> None:
     elif not db.execute("SELECT 1 FROM channels WHERE channel_id = ?", (_bytes(fact.channel_id),)).fetchone():
         return  # none of ours
     who = (_bytes(fact.channel_id), fact.jit_scid, _bytes(fact.peer_id), token, band, _bytes(fact.funding_txid))
-    mining = (_mining_msat(fact.signed_psbt), fact.close_mining_msat)
+    mining = (mining_of(fact.signed_psbt), fact.close_mining_msat)
     db.execute(_CHANNEL, (*who, fact.capacity_sat, *mining, fact.locked_ms, fact.sent_ms, fact.released_ms))
 
 
-def _mining_msat(psbt: str | None) -> int | None:
+def mining_of(psbt: str | None) -> int | None:
+    """Return what miners get from a funding, in msat; None where that is not known."""
     try:
         return None if not psbt else 1000 * fee_sat(psbt)
     except ValueError:  # of a version to come: what miners got is then not known here
@@ -154,11 +162,6 @@ def _missed(db: sqlite3.Connection, fact: RecordFact, taken_msat: int) -> None:
     again = "SELECT 1 FROM attempts WHERE jit_scid = ? AND outcome = ?"
     if outcome in ONCE and db.execute(again, (fact.jit_scid, outcome)).fetchone():
         payment_hash, outcome = "", UNDERPAID  # the sale is known; it was another payment that was missed
-    found = db.execute(
-        "SELECT began_ms FROM attempts WHERE jit_scid = ? AND payment_hash = ? AND outcome IS NULL"
-        " ORDER BY began_ms DESC LIMIT 1",
-        (fact.jit_scid, _bytes(payment_hash)),
-    ).fetchone()
     attempt = AttemptFact(
         jit_scid=fact.jit_scid,
         payment_hash=payment_hash,
@@ -175,7 +178,8 @@ def _missed(db: sqlite3.Connection, fact: RecordFact, taken_msat: int) -> None:
         code="from_the_journal",
         reason="written from the journal: " + UNSEEN,
     )
-    _attempt(db, attempt, None if found is None else int(found[0]))
+    row = _open_row(db, fact.jit_scid, payment_hash) or (fact.ended_ms, fact.fee_paid_msat)
+    _attempt(db, attempt, row)
 
 
 def _live(db: sqlite3.Connection, fact: LiveFact) -> None:

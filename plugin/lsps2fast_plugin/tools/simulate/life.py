@@ -103,6 +103,8 @@ class _Stdin:
 class LifeHost(Host):
     """A host that owns no process: no descriptors, no signals, the log only of its own life."""
 
+    has_threads = False
+
     def _claim_standard_streams(self) -> None:
         """There are none."""
 

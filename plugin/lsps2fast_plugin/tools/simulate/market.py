@@ -52,7 +52,7 @@ class Market:
 
     def __init__(self, plan: Plan, progress: Progress | None = None) -> None:
         self.plan = plan
-        self.options: dict[str, Any] = {"lsps2-trust-mode": plan.trust_mode}
+        self.options: dict[str, Any] = {"lsps2-trust-mode": plan.trust_mode, "lsps2-ledger": "off"}
         self.town = Town(
             plan.seed, plugin=["lsps2fast-service"], options=self.options, wallet_sat=COINS, height=200_000
         )
