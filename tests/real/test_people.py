@@ -102,7 +102,9 @@ def test_a_refused_open_leaves_the_channel_of_another_tool_alone(town: Town) -> 
     tidy(town)
 
 
-def send_lie(town: Town, bill: Bill, delivered_msat: int, said_msat: int, part: int) -> None:
+def send_lie(
+    town: Town, bill: Bill, delivered_msat: int, said_msat: int, part: int, group: int = 77, total_msat: int = SIZE_MSAT
+) -> None:
     """Send an HTLC whose onion tells the LSP to forward more than it brings."""
     final = bill.final_blocks + 2 + town.bitcoind.height
     payload = tlv.prefixed(tlv.hop_payload(said_msat, final, bill.jit_scid)).hex()
@@ -117,14 +119,15 @@ def send_lie(town: Town, bill: Bill, delivered_msat: int, said_msat: int, part: 
             "payment_hash": bill.payment_hash,
             "shared_secrets": onion["shared_secrets"],
             "partid": part,
-            "groupid": 77,
+            "groupid": group,
+            "total_amount_msat": total_msat,
         },
     )
 
 
-def failure(town: Town, bill: Bill, part: int) -> Any:
+def failure(town: Town, bill: Bill, part: int, group: int = 77) -> Any:
     """How that part ended."""
-    return town.result(bill, (77, range(part, part + 1)), [SIZE_MSAT]).failures[0]
+    return town.result(bill, (group, range(part, part + 1)), [SIZE_MSAT]).failures[0]
 
 
 @pytest.mark.parametrize("delivered_msat", [1, 1_000_000, SIZE_MSAT - 1])
@@ -167,3 +170,83 @@ def test_a_client_that_takes_its_money_and_errs_while_the_plugin_is_down_gave_it
     assert evidence.calls("sendpsbt") == []
     assert not any(coin["reserved"] for coin in town.lsp.call("listfunds")["outputs"])
     tidy(town)
+
+
+HOLDER = f"""#!{sys.executable}
+import os, threading, time
+from pyln.client import Plugin
+plugin = Plugin()
+@plugin.hook("htlc_accepted")
+def hold(htlc, onion, plugin, **kwargs):
+    while not os.path.exists("RELEASE"):
+        time.sleep(0.05)
+    return {{"result": "continue"}}
+plugin.run()
+"""
+
+
+class Hold:
+    """A wallet whose node keeps every HTLC until it is told to go on."""
+
+    def __init__(self, wallet: Lightningd) -> None:
+        self._release = wallet.directory / "release"
+        path = script(wallet, "holder", HOLDER.replace("RELEASE", str(self._release)))
+        wallet.call("plugin", {"subcommand": "start", "plugin": path})
+
+    def release(self) -> None:
+        """Let all go on."""
+        self._release.touch()
+
+
+def arrived(town: Town, bill: Bill, count: int = 1) -> None:
+    """Wait until so many HTLCs are at the wallet."""
+
+    def there() -> bool:
+        return sum(len(row["htlcs"]) for row in town.channels(bill.wallet, town.lsp)) >= count
+
+    until(there, f"{count} HTLCs at the wallet", 60)
+
+
+def test_a_splice_of_the_payers_channel_while_its_part_is_at_the_wallet(found_town: Any) -> None:
+    """people:S9, rule:25, cln:N3: the scid that the settlement is told under is not the one the part came under."""
+    town = found_town(payer_channels=1)
+    town.grant(town.payer, (3_000_000,))
+    bill = fresh(town)
+    hold = Hold(bill.wallet)
+    channel = town.channels(town.payer, town.lsp)[0]
+    sent = town.send_parts(bill, [SIZE_MSAT], spare_blocks=30)
+    arrived(town, bill)
+    town.payer.call("splicein", {"channel": channel["channel_id"], "amount": 200_000})
+
+    def renamed() -> bool:
+        rows = town.channels(town.payer, town.lsp)
+        row = next(row for row in rows if row["channel_id"] == channel["channel_id"])
+        return bool(row["state"] == NORMAL and row.get("short_channel_id") != channel["short_channel_id"])
+
+    for _ in range(8):
+        town.mine()
+    until(renamed, "the channel has its new name", 60)
+    hold.release()
+    assert town.result(bill, sent, [SIZE_MSAT]).paid
+    town.over(bill)
+    town.mine()
+    rows = town.channels(town.lsp, bill.wallet)
+    assert [row["state"] for row in rows] == [NORMAL]
+    assert not rows[0].get("funding", {}).get("withheld")
+
+
+def test_a_late_part_whose_onion_lies_is_refused_alone(town: Town) -> None:
+    """trap:51: while the first is with the wallet; the payment goes on to its end, fee and all."""
+    bill = fresh(town)
+    hold, total_msat = Hold(bill.wallet), SIZE_MSAT + 1_000_000
+    group, _ = sent = town.send_parts(bill, [SIZE_MSAT], total_msat=total_msat)
+    arrived(town, bill)
+    send_lie(town, bill, 500_000, 1_000_000, 3, group, total_msat)
+    assert failure(town, bill, 3, group).startswith("100c")
+    late = town.send_parts(bill, [1_000_000], total_msat=total_msat, first_part=4, group=group)
+    arrived(town, bill, 2)
+    hold.release()
+    assert town.result(bill, sent, [SIZE_MSAT]).paid
+    assert town.result(bill, late, [1_000_000]).paid
+    town.over(bill)
+    town.mine()

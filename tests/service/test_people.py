@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lsps2fast_plugin.simnode import Client, Payer
+from lsps2fast_plugin.simnode import Client, Payer, tlv
 from lsps2fast_plugin.simnode.client import ClientInvoice, LspsError
 
 from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
@@ -521,3 +521,35 @@ async def test_nothing_comes_in_over_an_unpaid_channel_either() -> None:
         await stage.paid(payer, invoice, [SIZE_MSAT])
         await stage.over(invoice)
         assert await answer(client, end.scid_now(), 9_012) == {"result": "continue"}
+
+
+async def test_not_even_our_own_node_is_paid_over_an_unpaid_channel() -> None:
+    """rule:21, people:S5: a final hop that comes from there fails; one over another channel is lightningd's to answer.
+
+    Nothing is lost by taking it, but a client that took a part of its payment would spend what it has not paid for.
+    """
+    async with Stage(LSP_TRUSTS) as stage:
+        client, payer = stage.client(on_part="fail"), stage.payer()
+        invoice = await failed_payment(stage, client, payer)
+        end, out = client.ends[0].other, payer.channels[0].other
+
+        async def pay_us(sender: Client | Payer, in_scid: str, htlc_id: int) -> Any:
+            params = stage.part_call(invoice, payer, htlc_id=htlc_id)
+            params["peer_id"] = sender.node_id
+            params["htlc"]["short_channel_id"] = in_scid
+            secret = os.urandom(32)
+            del params["onion"]["short_channel_id"]
+            params["onion"] |= {"payment_secret": secret.hex(), "total_msat": SIZE_MSAT}
+            payload = tlv.prefixed(
+                tlv.hop_payload(SIZE_MSAT, stage.lsp.height + 12, payment_secret=secret, total_msat=SIZE_MSAT)
+            )
+            params["onion"]["payload"] = payload.hex()
+            return stage.valid(await stage.hook_call(params))
+
+        assert await pay_us(client, end.alias, 9_000) == {"result": "fail", "failure_message": TEMPORARY}
+        assert await pay_us(payer, out.scid_now(), 9_001) == {"result": "continue"}
+        client.behaviour.on_part = "settle"
+        await stage.paid(payer, invoice, [SIZE_MSAT])
+        await stage.over(invoice)
+        assert await pay_us(client, end.alias, 9_002) == {"result": "continue"}
+        stage.world.mine()

@@ -333,9 +333,7 @@ cdef inline bint hand_over(Stream* s, const unsigned char* frame, Py_ssize_t siz
 
 
 cdef inline bint is_from_watched(Stream* s, t.Walk* call) noexcept nogil:
-    """Whether it comes from a peer that is watched, and could be of interest here at all."""
-    if not call.seen & (t.NEXT_SCID | t.FORWARD_TO) and not s.sets.final_hops:
-        return False
+    """Whether it comes from a peer that is watched: then it is of interest wherever it goes, to us, too."""
     return is_watched(s.sets, call.text + call.peer_id.at if call.seen & t.PEER_ID else NULL, call.peer_id.size)
 
 

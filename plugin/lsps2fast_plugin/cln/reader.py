@@ -174,10 +174,11 @@ class HtlcFilter:
         `has_extra`: its call has `extra_tlvs`. `peer_id`: who sent it, None when that is not known here.
         """
         ends_here = scid < 0 and forward_to is None
-        if ends_here and not self.final_hops:
+        watched = self.watches(peer_id)
+        if ends_here and not self.final_hops and not watched:
             return Verdict.FOREIGN
         listed = scid in self.scids or forward_to in self.channel_ids or self.wants(payment_hash)
-        listed = listed or (ends_here and has_extra) or self.watches(peer_id)
+        listed = listed or (ends_here and has_extra) or watched
         if self._loaded:
             return Verdict.OURS if listed else Verdict.FOREIGN
         if forward_to is not None and self._channels_loaded and not listed:
