@@ -13,8 +13,9 @@ import pytest
 import rows
 from rows import peer_channel
 
-from lsps2fast.errors import NodeUnreachable
+from lsps2fast.errors import NodeUnreachable, StoreError
 from lsps2fast_plugin.cln import answers, models
+from lsps2fast_plugin.cln.datastore import list_datastore
 
 DATA = Path(__file__).parents[1] / "data"
 READERS: dict[str, Callable[[Any], Any]] = {
@@ -106,6 +107,22 @@ def test_what_is_missing_in_an_answer_is_named(ask: Callable[[Any], Any], answer
     """rule:10: fee rates, invoices and single members, too."""
     with pytest.raises(NodeUnreachable, match=said):
         asyncio.run(ask(Answers(answer)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({}, "without `datastore`"),
+        ({"datastore": [{"hex": "00"}]}, "`key`"),
+        ({"datastore": [{"key": "a"}]}, "got `str`"),
+    ],
+)
+def test_what_is_missing_in_the_datastore_is_named(answer: dict[str, Any], said: str) -> None:
+    """rule:11, cln:D4: as for every record that is not understood, a StoreError; a folder has no value."""
+    with pytest.raises(StoreError, match=said):
+        list(asyncio.run(list_datastore(Answers(answer), ["lsps"])))
+    rows = {"datastore": [{"key": ["lsps", "lsps2"], "generation": 3}]}
+    assert [row.hex for row in asyncio.run(list_datastore(Answers(rows), ["lsps"]))] == [None]
 
 
 def test_members_that_nobody_reads_may_be_there() -> None:

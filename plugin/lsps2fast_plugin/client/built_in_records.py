@@ -15,7 +15,7 @@ from typing import Final
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.answers import InvoiceRow
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
+from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY, Key, list_datastore
 from lsps2fast_plugin.cln.models import Caller
 from lsps2fast_plugin.cln.retry import until_answered
 
@@ -30,11 +30,11 @@ PAGE: Final = "docs/how-to/replace-the-built-in.md"
 ByHash = Callable[[bytes], Awaitable[InvoiceRow | None]]
 
 
-def is_built_in(key: list[str], value: bytes) -> bool:
+def is_built_in(key: Key, value: bytes) -> bool:
     """Return whether the built-in client has written this record."""
-    if tuple(key[:-1]) == BUYS:
+    if key[:-1] == BUYS:
         return NODE_ID.fullmatch(key[-1]) is not None
-    return tuple(key[:-1]) == APPROVALS and HASH.fullmatch(key[-1]) is not None and _node_id(value) is not None
+    return key[:-1] == APPROVALS and HASH.fullmatch(key[-1]) is not None and _node_id(value) is not None
 
 
 def _node_id(value: bytes) -> str | None:
@@ -60,7 +60,7 @@ class BuiltInRecords:
     async def look(self) -> int:
         """Tell of invoices, end approvals; how many ms until the first of the invoices ends, 0 without any.
 
-        Raises NodeError.
+        Raises NodeError, StoreError.
         """
         waiting: dict[str, list[InvoiceRow]] = {}
         for key, value in await self._records(APPROVALS):
@@ -76,8 +76,8 @@ class BuiltInRecords:
         return max(min(ends_ms), 1000) if ends_ms else 0
 
     async def _records(self, folder: tuple[str, ...]) -> list[tuple[str, bytes]]:
-        rows = (await self._rpc.call("listdatastore", {"key": list(folder)}))["datastore"]
-        found = [(row["key"], bytes.fromhex(row["hex"])) for row in rows if "hex" in row]
+        rows = await list_datastore(self._rpc, folder)
+        found = [(row.key, bytes.fromhex(row.hex)) for row in rows if row.hex is not None]
         return [(key[-1], value) for key, value in found if is_built_in(key, value)]
 
     def _tell(self, labels: list[str]) -> None:

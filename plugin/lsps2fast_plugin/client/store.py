@@ -20,7 +20,7 @@ from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast_plugin.client.built_in_records import APPROVALS, BUYS, is_built_in
 from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Json, Lapse, Purchase
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
+from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY, list_datastore
 from lsps2fast_plugin.cln.reader import Keys
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
@@ -72,19 +72,19 @@ class WalletRecords:
     async def _all(self, folder: tuple[str, ...], read: Callable[[str, Json], Record]) -> list[Record]:
         """Return every readable record right under this folder."""
         found = []
-        for row in (await self._call("listdatastore", {"key": list(folder)}))["datastore"]:
-            if "hex" not in row or len(row["key"]) != len(folder) + 1:
+        for row in await list_datastore(self._rpc, folder):
+            if row.hex is None or len(row.key) != len(folder) + 1:
                 continue  # a folder (cln:D4)
-            raw = bytes.fromhex(row["hex"])
-            if is_built_in(row["key"], raw):
+            raw = bytes.fromhex(row.hex)
+            if is_built_in(row.key, raw):
                 continue
             try:
                 record = msgspec.json.decode(raw)
                 if "version" not in record:
                     raise ValueError("made by CLN's built-in client, which notes no fee; make a new invoice")
-                found.append(read(row["key"][-1], record))
+                found.append(read(row.key[-1], record))
             except _UNREADABLE as error:
-                log.warning(f"record {row['key']} is not used: {type(error).__name__}: {error}; it is left alone")
+                log.warning(f"record {list(row.key)} is not used: {type(error).__name__}: {error}; it is left alone")
         return found
 
     # ---- asking

@@ -7,17 +7,43 @@ owner; this file only moves JSON in and out of lightningd's datastore.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from lsps2fast.errors import NodeError, StoreError
-from lsps2fast_plugin.cln.models import Caller
+from lsps2fast_plugin.cln.models import Caller, read
 
 NO_SUCH_KEY = 1200  # deldatastore, cln:D2
 Key = tuple[str, ...]
+
+
+class DatastoreRow(msgspec.Struct, frozen=True):
+    """One entry of listdatastore; a folder has no `hex` (cln:D4)."""
+
+    key: Key
+    hex: str | None = None
+
+
+async def list_datastore(rpc: Caller, root: Sequence[str]) -> Iterator[DatastoreRow]:
+    """Return the entries right under `root`, each read when its turn comes. Raises StoreError, also while read."""
+    try:
+        answer = await rpc.call("listdatastore", {"key": list(root)})
+    except NodeError as error:
+        raise StoreError(str(error)) from error
+    rows = answer.get("datastore")
+    if not isinstance(rows, list):
+        raise StoreError("listdatastore: an answer without `datastore`")
+    return map(_row, rows)
+
+
+def _row(entry: object) -> DatastoreRow:
+    try:
+        return read(DatastoreRow, entry, "listdatastore")
+    except NodeError as error:
+        raise StoreError(str(error)) from error
 
 
 class DatastoreRecords:
@@ -30,8 +56,7 @@ class DatastoreRecords:
 
     async def read(self, root: Sequence[str]) -> list[tuple[Key, Any]]:
         """Return every (key, value) right under `root`; None for a value that is no JSON. Raises StoreError."""
-        answer = await self._call("listdatastore", {"key": list(root)})
-        return [(tuple(row["key"]), _decode(row["hex"])) for row in answer["datastore"] if "hex" in row]
+        return [(row.key, _decode(row.hex)) for row in await list_datastore(self._rpc, root) if row.hex is not None]
 
     async def write(self, key: Key, value_now: Callable[[], Any]) -> None:
         """Write what `value_now()` says when this key's turn has come; None deletes the record. Raises StoreError."""

@@ -18,7 +18,7 @@ from lsps2fast.actions import TIMEOUT, SessionRecord
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
-from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
+from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY, DatastoreRow, list_datastore
 from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.session_record import (
@@ -64,8 +64,7 @@ class SessionStore:
         found: list[StoredSession] = []
         self.unread, self._kept = [], set()
         for folder in ("active", "finalized"):
-            answer = await self._call("listdatastore", {"key": [*ROOT, folder]})
-            for number, entry in enumerate(answer["datastore"], 1):
+            for number, entry in enumerate(await list_datastore(self._rpc, (*ROOT, folder)), 1):
                 if number % AT_ONCE == 0:
                     await asyncio.sleep(0)  # a long journal must not keep lightningd's other questions waiting
                 stored = self._decode(entry, default_delta_blocks)
@@ -85,7 +84,7 @@ class SessionStore:
     async def _load_old(self, default_delta_blocks: int) -> list[StoredSession]:
         """Return buys that the built-in plugin of v26.06 sold. They stay where they are until paid or over."""
         found: list[StoredSession] = []
-        for entry in (await self._call("listdatastore", {"key": [*OLD_ROOT]}))["datastore"]:
+        for entry in await list_datastore(self._rpc, OLD_ROOT):
             stored = self._decode(entry, default_delta_blocks)
             if stored is None:
                 continue
@@ -97,8 +96,7 @@ class SessionStore:
 
     async def finished(self, default_delta_blocks: int) -> list[StoredSession]:
         """Return all final records. Raises StoreError."""
-        answer = await self._call("listdatastore", {"key": [*ROOT, "finalized"]})
-        known = [entry for entry in answer["datastore"] if tuple(entry["key"]) not in self._kept]
+        known = [row for row in await list_datastore(self._rpc, (*ROOT, "finalized")) if row.key not in self._kept]
         found = [self._decode(entry, default_delta_blocks) for entry in known]
         return [stored for stored in found if stored is not None and stored.outcome is not None]
 
@@ -106,21 +104,20 @@ class SessionStore:
         """Delete a final record that is no longer binding (A-09). Raises StoreError."""
         await self._delete("finalized", jit_scid)
 
-    def _decode(self, entry: dict[str, Any], default_delta_blocks: int) -> StoredSession | None:
-        key = entry["key"]
-        if "hex" not in entry:
+    def _decode(self, entry: DatastoreRow, default_delta_blocks: int) -> StoredSession | None:
+        if entry.hex is None:
             return None  # a folder (cln:D4)
         try:
-            record = msgspec.json.decode(bytes.fromhex(entry["hex"]))
-            return read_record(parse_scid(key[-1]), record, default_delta_blocks)
+            record = msgspec.json.decode(bytes.fromhex(entry.hex))
+            return read_record(parse_scid(entry.key[-1]), record, default_delta_blocks)
         except (KeyError, TypeError, ValueError, AttributeError, Lsps2Error) as error:
             self._set_aside(entry, f"{type(error).__name__}: {error}")
             return None
 
-    def _set_aside(self, entry: dict[str, Any], why: str) -> None:
-        log.error(f"journal record {entry['key']} cannot be read ({why}); kept, not used")
-        self.unread.append(unread_record(entry["key"][-1], entry["hex"]))
-        self._kept.add(tuple(entry["key"]))
+    def _set_aside(self, entry: DatastoreRow, why: str) -> None:
+        log.error(f"journal record {list(entry.key)} cannot be read ({why}); kept, not used")
+        self.unread.append(unread_record(entry.key[-1], entry.hex or ""))
+        self._kept.add(entry.key)
 
     def keep(self, jit_scid: int) -> None:
         """Leave this record as it is, whatever is ordered from now on: it is not understood after all."""
@@ -234,9 +231,3 @@ class SessionStore:
     def _lock(self, folder: str, jit_scid: int) -> asyncio.Lock:
         """Return the lock of one record: a report that hangs keeps no payment waiting."""
         return self._locks.setdefault((folder, jit_scid), asyncio.Lock())
-
-    async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return await self._rpc.call(method, params)
-        except NodeError as error:
-            raise StoreError(str(error)) from error
