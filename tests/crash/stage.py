@@ -8,6 +8,8 @@ the steps go on. Nothing waits for real time: a step waits until the plugin has 
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -39,11 +41,21 @@ PATIENCE_TURNS = 12  # after which a client that fell silent or went away is bac
 PAUSES_S = (5, 5, 30, 60, 60)  # between a payer's tries
 LIMIT_S = 30.0  # real time of one run
 BLOCKS_AT_ONCE, MOST_BLOCKS = 5, 250  # at the end, for HTLCs on chain
-NOT_READY = -32602  # of lsps2-stats while the journal is being read
+NOT_READY = 3201  # of lsps2-stats while the journal is being read
 
 
 class Stuck(Exception):
     """Something that must happen did not, however long the clock was turned."""
+
+
+def folder(is_inside: bool) -> str:
+    """Return a new folder for the ledger; where a case must play again to the letter it has one name."""
+    if not is_inside:
+        return tempfile.mkdtemp(prefix="lsps2fast-ledger-")
+    place = f"{tempfile.gettempdir()}/lsps2fast-ledger-of-{os.getpid()}"
+    shutil.rmtree(place, ignore_errors=True)
+    os.mkdir(place, 0o700)
+    return place
 
 
 @dataclass
@@ -76,8 +88,8 @@ class Stage:
         **world: Any,
     ) -> None:
         self.options = {"lsps2-trust-mode": mode, "lsps2-offer-validity": VALIDITY_S, **(options or {})}
-        self._folder = tempfile.TemporaryDirectory(prefix="lsps2fast-ledger-", ignore_cleanup_errors=True)
-        self.options["lsps2-ledger"] = self.ledger = f"{self._folder.name}/sales.sqlite3"
+        self._folder = folder(nursery is None)
+        self.options["lsps2-ledger"] = self.ledger = f"{self._folder}/sales.sqlite3"
         world = {"fee_base_msat": 1000, "fee_ppm": 10, "wallet_sat": (400_000,) * 4} | world
         self.mode = mode
         self.world = self._make_world(nursery, seed, mutant, plugin=ARGV, options=self.options, **world)
@@ -130,7 +142,7 @@ class Stage:
         for plugin in self.lsp.processes:
             plugin.kill()
         await self.world.__aexit__(kind, error, trace)
-        self._folder.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     # Points and deaths -----------------------------------------------------------------------------
 

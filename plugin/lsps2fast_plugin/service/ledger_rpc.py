@@ -11,6 +11,7 @@ from lsps2fast.lsps.lsps0 import MalformedField
 from lsps2fast.lsps.lsps2 import parse_node_id
 from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.service.parts import ServiceParts
+from lsps2fast_plugin.service.rpc_errors import UNKNOWN, refusal
 from lsps2fast_plugin.service.sales_ledger import closable, story
 from lsps2fast_plugin.service.sales_ledger.listing import MOST_ROWS, OUTCOMES, Wanted, page, read_cursor
 from lsps2fast_plugin.service.sales_ledger.periods import month_of, read_time
@@ -74,7 +75,10 @@ class LedgerMethods:
 
     async def explain(self, about: str) -> dict[str, Any]:
         """The story of a payment hash, channel id, jit scid or node id, in sentences with times."""
-        return await self._ready().sales.ask(partial(story.explain, what=str(about)))
+        try:
+            return await self._ready().sales.ask(partial(story.explain, what=str(about)))
+        except story.NothingKnown as error:
+            raise refusal(UNKNOWN, str(error)) from error
 
     async def closable(self, idle_days: int = 0) -> dict[str, Any]:
         """Channels past their lifetime: what they earned, when they were used, what closing costs now.

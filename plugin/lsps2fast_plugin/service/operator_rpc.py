@@ -16,6 +16,7 @@ from lsps2fast.table import State
 from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.service.ledger_rpc import add_ledger_methods
 from lsps2fast_plugin.service.parts import ServiceParts
+from lsps2fast_plugin.service.rpc_errors import NOT_READY, STATE, UNKNOWN, refusal
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,11 @@ class Methods:
     def _parts(self) -> ServiceParts:
         parts = self._built()
         if parts is None:
-            raise ConfigError("lightningd has not started this plugin yet; ask again in a moment")
+            raise refusal(NOT_READY, "lightningd has not started this plugin yet; ask again in a moment")
         return parts
 
     def ready_parts(self) -> ServiceParts:
-        """Return the parts of a service that runs. Raises ConfigError before."""
+        """Return the parts of a service that runs. Raises MethodError before."""
         self._ready()
         return self._parts
 
@@ -96,7 +97,7 @@ class Methods:
         buy = self._buy(jit_channel_scid)
         parts = self._parts
         if parts.sessions.buys[buy.jit_scid].paid:
-            raise ConfigError(f"{jit_channel_scid} is paid for and stays an alias of its channel until valid_until")
+            raise refusal(STATE, f"{jit_channel_scid} is paid for and stays an alias of its channel until valid_until")
         parts.sales.cancelled(buy.jit_scid)
         parts.driver.carry_out(parts.sessions.cancel(buy.jit_scid))
         log.info(f"{jit_channel_scid} of {buy.peer_id} was cancelled by the operator")
@@ -123,7 +124,7 @@ class Methods:
         except MalformedField as error:
             raise ConfigError(str(error)) from error
         if buy is None:
-            raise ConfigError(f"no live buy has the jit scid {jit_channel_scid}; lsps2-listsessions shows all")
+            raise refusal(UNKNOWN, f"no live buy has the jit scid {jit_channel_scid}; lsps2-listsessions shows all")
         return buy
 
     async def stats(self) -> dict[str, Any]:
@@ -140,7 +141,7 @@ class Methods:
 
     def _ready(self) -> None:
         if not self._parts.interest.loaded:
-            raise ConfigError("the journal is still being read; ask again in a moment")
+            raise refusal(NOT_READY, "the journal is still being read; ask again in a moment")
 
     def _describe(self, buy: Buy) -> dict[str, Any]:
         core = self._parts.sessions.buys[buy.jit_scid]

@@ -54,3 +54,29 @@ def of_forward(event: Mapping[str, Any]) -> Blame | None:
     if event["status"] == "failed":
         return Blame(CLIENT, "part_failed", "the client failed a part" + (f": {said}" if said else ""))
     return None
+
+
+CODES: Final = {  # of failed payments in the sales ledger, the log and lsps2_payment_failures_total; limits aside
+    "incomplete": "the parts never added up to what was bought, within the collect time-out",
+    "offer_expired": "the offer ended before the payment was complete",
+    "not_held": "parts could not be held: too near their end, too many, or giving way to larger ones",
+    "client_away": "the payment was complete, and the client did not connect in time",
+    "limit": "a limit of the policy; where one is known, its own name stands here (`lsps2-stats`, `limits`)",
+    "no_coins": "no free, confirmed coins for the channel",
+    "channel_too_large": "the payment needs a larger channel than any that is opened",
+    "not_forwardable": "lightningd would not forward the parts, whatever channel is made",
+    "open_refused": "the client refused the channel, with its own words",
+    "open_failed": "the channel could not be opened, with lightningd's words",
+    "given_up": "the client gave the channel up while it was opened",
+    "not_ready": "the channel did not become usable in time",
+    "channel_gone": "lightningd says that the channel is closed or was given up",
+    "journal": "the journal could not be written, so nothing was risked",
+    "part_failed": "the client failed a part, with the code it gave",
+    "not_forwarded": "this node could not send a part on to the client",
+    "underpaid": "the client took parts that carried less than the fee; the rest is owed",
+    "cancelled": "the operator took the offer back",
+    "shutdown": "the plugin ended while parts were coming in",
+    "restart": "it ended while the plugin was not running",
+    "from_the_journal": "found in the journal at a start; more is not known",
+    "bug": "a fault of this program, see the log",
+}

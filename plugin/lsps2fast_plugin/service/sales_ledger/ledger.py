@@ -18,13 +18,13 @@ from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import quote
 
 from lsps2fast.actions import Action, Channel, Finalize, ForgetBuy
-from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.capital import BACK
+from lsps2fast_plugin.service.rpc_errors import NO_LEDGER, refusal
 from lsps2fast_plugin.service.sales_ledger.catch_up import TermsOf, buy_fact, facts_of
 from lsps2fast_plugin.service.sales_ledger.evidence import CANCELLED, Blame, of_forward, of_input
 from lsps2fast_plugin.service.sales_ledger.facts import BuyEndFact, ChannelFact, LiveFact
@@ -246,10 +246,10 @@ class SalesLedger:
             await asyncio.wait_for(done.wait(), SETTLE_S)
 
     async def ask(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
-        """Return the answer to a question, asked on a thread of its own. Raises ConfigError with what to do."""
+        """Return the answer to a question, asked on a thread of its own. Raises MethodError with what to do."""
         path = self.path
         if path is None:
-            raise ConfigError("no sales ledger is kept: lsps2-ledger is off")
+            raise refusal(NO_LEDGER, "no sales ledger is kept: lsps2-ledger is off")
         await self.settled()
 
         def work() -> Answer:
@@ -260,7 +260,7 @@ class SalesLedger:
             try:
                 return work() if self._threadless else await asyncio.to_thread(work)
             except sqlite3.Error as error:
-                raise ConfigError(f"the sales ledger {path} cannot be read: {advice(error)}") from error
+                raise refusal(NO_LEDGER, f"the sales ledger {path} cannot be read: {advice(error)}") from error
 
     async def close(self) -> None:
         """Write what waits and close the file."""

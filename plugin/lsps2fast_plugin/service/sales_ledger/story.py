@@ -11,6 +11,12 @@ from typing import Any, Final
 from lsps2fast.errors import ConfigError
 
 MOST_OFFERS: Final = 20
+
+
+class NothingKnown(ConfigError):
+    """No story is told of this."""
+
+
 Row = dict[str, Any]
 
 
@@ -40,7 +46,7 @@ def explain(db: sqlite3.Connection, what: str) -> dict[str, Any]:
         raise ConfigError(f"{what!r} is no payment hash, channel id, jit scid or node id")
     stories = [story for scid in scids if (story := _offer(db, scid)) is not None]
     if not stories:
-        raise ConfigError(f"the sales ledger knows nothing of {name}; lsps2-listsessions shows what is under way")
+        raise NothingKnown(f"the sales ledger knows nothing of {name}; lsps2-listsessions shows what is under way")
     return {"about": name, "offers": stories}
 
 

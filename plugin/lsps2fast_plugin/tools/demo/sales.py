@@ -11,6 +11,7 @@ import asyncio
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -54,6 +55,8 @@ class Stage:
         self.mode = mode
         self.payer = world.payer("payer", channels=2, capacity_sat=5_000_000)
         self.sales: list[Sale] = []
+        self.earned: dict[str, int] = {}  # who paid and got how much, in msat
+        self.checks: dict[str, bool] = {}  # of all sales together
         self._timelines: dict[str, Timeline | WalletTimeline] = {"lsp": Timeline(screen.line)}
         world.transcript.listeners.append(self._tell)
 
@@ -207,6 +210,23 @@ class Stage:
             if not all(self.sales[-1].checks.values()):
                 return
 
+    async def account(self) -> None:
+        """Add up who paid and got what, by the nodes' own books, and hold the LSP's ledger against it."""
+        changes: Counter[str] = Counter()
+        for sale in self.sales:
+            for name, change_msat in sale.books_msat.items():
+                changes[name if name in ("payer", "lsp") else "wallets"] += change_msat
+        miners_msat = self.world.chain.fees_sat * 1000
+        fees_msat = sum(sale.opening_fee_msat for sale in self.sales)
+        self.earned = {**changes, "miners": miners_msat, "opening_fees": fees_msat}
+        total = (await self.world.lsp.call("lsps2-report"))["total"]
+        self.checks = {
+            f"the sales ledger has all {len(self.sales)} sales": total["sales"] == len(self.sales),
+            f"it says that {fees_msat:,} msat were earned": total["earned_msat"] == fees_msat,
+            f"and that miners got {miners_msat:,} msat": total["mining_msat"] == miners_msat,
+            f"so the LSP is {changes['lsp']:,} msat richer, as its report says": total["net_msat"] == changes["lsp"],
+        }
+
     async def _five(self, wallet: Node, bill: Bill) -> None:
         await self._pay(wallet, bill, [20_000_000] * 5)
 
@@ -291,12 +311,13 @@ def new_world(seed: int, mode: str, service: list[str], **further: Any) -> World
     return World(seed=seed, plugin=service, options=options, wallet_sat=(400_000,) * 8, fee_base_msat=1000, fee_ppm=10)
 
 
-async def _run(seed: int, screen: Screen, mode: str) -> list[Sale]:
+async def _run(seed: int, screen: Screen, mode: str) -> Stage:
     async with new_world(seed, mode, SERVICE) as world:
         with quiet(world):
             stage = Stage(world, screen, mode)
             await stage.play()
-    return stage.sales
+            await stage.account()
+    return stage
 
 
 def run(*, seed: int, as_json: bool, mode: str) -> int:
@@ -304,15 +325,18 @@ def run(*, seed: int, as_json: bool, mode: str) -> int:
     screen = Screen(silent=as_json)
     screen.title("lsps2fast demo", f"embedded node, seed {seed}, {mode}, node charging 1,000 msat + 10 ppm for routing")
     try:
-        sales = asyncio.run(_run(seed, screen, mode))
+        stage = asyncio.run(_run(seed, screen, mode))
     except KeyboardInterrupt:
         return 130
-    well = all(all(sale.checks.values()) for sale in sales)
+    sales = stage.sales
+    well = all(all(checks.values()) for checks in (*(sale.checks for sale in sales), stage.checks))
     if as_json:
         report = {"ok": well, "seed": seed, "mode": mode, "sales": [asdict(sale) for sale in sales]}
+        report |= {"earned": stage.earned, "checks": stage.checks}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
         for sale in sales:
             screen.sale(sale)
-        screen.verdict(well, sum(len(sale.checks) for sale in sales))
+        screen.money(stage.earned, stage.checks)
+        screen.verdict(well, sum(len(sale.checks) for sale in sales) + len(stage.checks))
     return 0 if well else 1

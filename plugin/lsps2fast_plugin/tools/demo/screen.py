@@ -144,6 +144,19 @@ class Screen:
         if self._console is not None:
             self._console.print(table)
 
+    def money(self, earned: dict[str, int], checks: dict[str, bool]) -> None:
+        """Who paid, who got what, and what the LSP keeps."""
+        self._print("\n== All sales together", "\n[bold]All sales together[/bold]")
+        for who, what in (
+            ("payer", "the payer paid"),
+            ("wallets", "the wallets got"),
+            ("opening_fees", "the LSP took in opening fees"),
+            ("miners", "and paid to miners"),
+            ("lsp", "so it earned"),
+        ):
+            self._print(f"{what:<30}{abs(earned.get(who, 0)):>16,} msat")
+        self._checks(checks)
+
     def verdict(self, well: bool, checks: int) -> None:
         """The last line."""
         if well:
