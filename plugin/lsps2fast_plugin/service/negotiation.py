@@ -142,12 +142,21 @@ class Negotiator:
         theirs = await self._desk.external.menu(text, wall_ms)
         if theirs is not None:
             facts = await self._supply.facts(peer_id, fresh=False)
-            return self._signed(peer_id, self._policy.cap(theirs, peer_id, self._clock.wall_ms(), facts), None)
+            sold = [entry for entry in theirs if self._would_open(entry, facts)]
+            return self._signed(peer_id, self._policy.cap(sold, peer_id, self._clock.wall_ms(), facts), None)
         token = None if text is None else self._policy.token(text, wall_ms)
         facts = await self._supply.facts(peer_id, fresh=False)
         wall_ms = self._clock.wall_ms()
         lines = self._policy.menu(peer_id, token, wall_ms, facts)
         return self._signed(peer_id, [line.params(wall_ms) for line in lines], token)
+
+    def _would_open(self, entry: FeeParams, facts: Facts) -> bool:
+        """Return whether any payment of a policy plugin's entry would be opened at this feerate (people:S12)."""
+        floor, most_msat = self._policy.rules.floor, entry.fee_msat(entry.max_payment_size_msat)
+        if floor.loss_msat(facts.feerate_perkw, most_msat or 0) <= floor.max_loss_sat * 1000:
+            return True
+        self._refusals.count(Refusal.SOLD_AT_A_LOSS)
+        return False
 
     def _signed(self, peer_id: str, entries: list[FeeParams], token: Token | None) -> dict[str, Any]:
         key = bytes.fromhex(peer_id)

@@ -330,6 +330,16 @@ async def test_a_broken_policy_plugin_sells_nothing(trouble: Any) -> None:
     assert shop.sold == []
 
 
+@pytest.mark.parametrize(("feerate_perkw", "offers"), [(6_111, 1), (6_112, 0)])
+async def test_a_policy_plugin_offers_nothing_that_would_not_be_opened(feerate_perkw: int, offers: int) -> None:
+    """people:S12: mining costs 10,000 sat more than the fee of its largest payment, 1,000 sat; counted by reason."""
+    entry = TERMS | {"min_fee_msat": "1000", "proportional": 10_000, "max_payment_size_msat": "100000000"}
+    shop = with_plugin({"policy_opening_fee_params_menu": [entry]}, {})
+    shop.purse_now = shop.purse_now._replace(feerates=Feerates(feerate_perkw, 253))
+    assert len(await shop.menu()) == offers
+    assert shop.counted().get("sold_at_a_loss", 0) == 1 - offers
+
+
 async def test_a_policy_plugin_may_be_required_or_ignored() -> None:
     """`required` sells nothing without one, `off` never asks."""
     required = Shop(lsps2_policy_plugin="required")
