@@ -30,7 +30,7 @@ PROCESSES = (  # folders and files whose tests start processes; `make quick` lea
     "replay",
     "simnode",
     "tools",
-    *(f"client/test_{name}.py" for name in ("deaths", "drain", "process", "real", "reuse", "two_processes")),
+    *(f"client/test_{name}.py" for name in ("deaths", "drain", "framed", "process", "real", "reuse", "two_processes")),
     *(f"cln/test_{name}.py" for name in ("built_in", "end")),
     "core/test_no_cython.py",
     "service/recovery/test_start.py",

@@ -86,6 +86,43 @@ async def test_w1_a_fee_over_an_old_channel_is_refused_and_the_lsp_has_broken_it
         assert LSP in stage.client.book.distrusted
 
 
+@pytest.mark.parametrize("fee_msat", [1, 1000, 999_000, 1_001_000, 19_999_999])
+async def test_a_payer_cannot_frame_the_lsp(staged: Staging, fee_msat: int) -> None:
+    """rule 22 for LSPs: who pays can put the TLV on a part himself, and an honest node passes it on. It is refused, and
+    the LSP keeps its name; so does the honest payment that waits: nothing of it is failed.
+    """
+    async with staged() as stage:
+        stage.node.channels.append(channel_row(short_channel_id="500x1x1"))
+        await stage.restart()
+        invoice = await stage.invoice()
+        part = stage.part(invoice, 20_000_000, fee_msat, **OVER_OLD)
+        await stage.calm()
+        assert (stage.answer(part) or {})["result"] == "fail"
+        assert "refused a part of 20000000 msat" in stage.reports()
+        (lsp,) = (await stage.client._status())["lsps"]
+        assert lsp["broke_its_word"] is None
+        assert (await stage.opening()).get("mindepth") == 0
+
+
+@pytest.mark.parametrize(
+    "bad", [{"htlc_msat": 1_000_000}, {"htlc_msat": 999_999, "fee": 1}, {"fee": 2_000_000}], ids=str
+)
+async def test_a_payer_cannot_end_the_honest_payment(staged: Staging, bad: Json) -> None:
+    """K-27: parts over the LSP's other channels are a payer's doing; what is held over the purchase's own stays."""
+    async with staged() as stage:
+        stage.node.channels.append(channel_row(short_channel_id="500x1x1", channel_id="0d" * 32, alias={}))
+        await stage.restart()
+        invoice = await stage.invoice()
+        await stage.channel()
+        held = stage.part(invoice, 10_000_000, 500_000)
+        await stage.calm()
+        given = dict(bad)
+        stage.part(invoice, 10_000_000, given.pop("fee", None), in_scid=500 << 40 | 1 << 16 | 1, **given)
+        await stage.calm()
+        assert stage.answer(held) is None
+        assert stage.client.incoming.holds(bytes.fromhex(invoice["payment_hash"]))
+
+
 @pytest.mark.parametrize("restarts", [0, 1])
 @pytest.mark.parametrize("deep", [0, 6], ids=["watched", "no longer watched"])
 async def test_w1_one_channel_does_not_earn_two_fees(staged: Staging, restarts: int, deep: int) -> None:

@@ -293,7 +293,8 @@ class Incoming:
         self._host.fail(call.id_raw, self._details(call.amount_msat))
         if payment.collected.ends_set(part, reason):
             self._fail(payment, list(payment.collected.parts), None)
-        if reason is Reason.FEE_ELSEWHERE and buy.lsp_id not in self._book.distrusted:
+        broken = reason is Reason.FEE_ELSEWHERE and payment.collected.is_agreed_fee(part)
+        if broken and buy.lsp_id not in self._book.distrusted:
             why = f"it took a fee for payment {payment.approval.payment_hash.hex()} without opening a channel for it"
             await self._book.distrust(Distrust(buy.lsp_id, why, self._clock.wall_ms()))
 

@@ -187,10 +187,12 @@ class Payer(Party):
         middle = tlv.hop_payload(amount_msat, final_cltv, scid, more=more)
         return [(bytes.fromhex(end.peer.node_id), middle), (bytes.fromhex(target.node_id), final)]
 
-    def send_along(self, payment_hash: bytes, hops: list[Hop], amount_msat: int, cltv_expiry: int) -> Payment:
+    def send_along(
+        self, payment_hash: bytes, hops: list[Hop], amount_msat: int, cltv_expiry: int, extra_tlvs: bytes = b""
+    ) -> Payment:
         """Send one part along a way of the caller's own making, over the first channel."""
         payment = Payment(self, payment_hash)
-        payment.parts.append(self._send(payment, self.ends[0], amount_msat, cltv_expiry, hops, b""))
+        payment.parts.append(self._send(payment, self.ends[0], amount_msat, cltv_expiry, hops, extra_tlvs))
         return payment
 
     def _send(

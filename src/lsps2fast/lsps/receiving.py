@@ -224,7 +224,19 @@ class PaymentSet:
         """Return whether all parts must be failed with this one: only the LSP can have done that,
         not a stranger (K-27).
         """
-        return reason in LSP_FAULTS and part.peer_id == self.terms.lsp_id
+        over_it = self.fee_channel in (None, part.key[0])  # a payer decides what comes over the LSP's other channels
+        return reason in LSP_FAULTS and part.peer_id == self.terms.lsp_id and over_it
+
+    def is_agreed_fee(self, part: Part) -> bool:
+        """Return whether a part's fee is the agreed one: all of it, or this part's share. A payer can put the TLV on a
+        part himself, and nodes pass on what they do not know: any other fee says nothing about the LSP.
+        """
+        total_msat = part.total_msat or 0
+        fee_msat = self.terms.fee_msat(self.terms.payment_size_msat or total_msat)
+        if isinstance(fee_msat, Reason) or not total_msat:
+            return False
+        share_msat = fee_msat * (part.onion_msat or 0) // total_msat
+        return part.extra_fee_msat == fee_msat or abs(part.extra_fee_msat - share_msat) <= MOST_PARTS
 
     def hold(self, part: Part, now_ms: int) -> None:
         """Keep a part that `check` passed; the first one starts the time-out."""
