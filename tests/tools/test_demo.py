@@ -25,7 +25,11 @@ pytestmark = pytest.mark.slow
 MODES = (sales.CLIENT_TRUSTS, sales.LSP_TRUSTS)
 BY_CHANCE = ("seconds", "jit_channel_scid", "payment_hash", "sentence")  # drawn by the plugins themselves
 CHEATS = [
-    (vice, mode) for vice in evil.VICES for mode in MODES if vice not in ("withhold", "drain") or mode != MODES[0]
+    (vice, mode)
+    for vice in evil.VICES
+    for mode in MODES
+    if not evil.VICES[vice].is_paid
+    if vice not in evil.WITHHOLDING or mode != MODES[0]
 ]
 Json = dict[str, Any]
 FEE_MSAT = 4_500_000  # the floor at the recorded fee rate: opening and closing are paid for
@@ -114,11 +118,24 @@ def test_the_client_refuses_and_nobody_pays(vice: str, mode: str) -> None:
     refusal = report["refusal"]
     assert evil.VICES[vice].reason in refusal["sentence"]
     assert len(refusal["payer_failures"]) == 5
+    if vice == "vanish":
+        assert [claim["outcome"] for claim in refusal["claims"]] == ["failed 0017"]
     assert len(refusal["parts"]) == 5 + (vice == "drain")  # one more: the forward through the wallet
     assert "a preimage" not in refusal["payer_failures"]
     assert not {"payer", "alice"} & set(refusal["books_msat"])
     assert {claim["outcome"] for claim in refusal["claims"]} <= {"failed 400f", "failed 0017", "failed 2002"}
     assert len(refusal["checks"]) >= 9
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_second_channel_is_refused_and_the_sale_goes_on(mode: str) -> None:
+    """I-16, wallet:W6: the wallet has its payment less the agreed fee, once."""
+    code, report = played("--evil-lsp", "second-channel", "--mode", mode)
+    assert (code, report["ok"], wrong(report)) == (0, True, set())
+    refusal = report["refusal"]
+    assert "every purchase it would fit has its channel already" in refusal["sentence"]
+    assert refusal["books_msat"]["alice"] == 9_000_000
+    assert {claim["outcome"] for claim in refusal["claims"]} == {"taken"}
 
 
 @pytest.mark.parametrize("vice", evil.VICES)
@@ -180,7 +197,10 @@ def test_an_honest_lsp_is_not_taken_for_a_cheat(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(evil, "service_with", lambda _: sales.SERVICE)
     code, report = play("--evil-lsp", vice)
     assert (code, report["ok"], report["refusal"]["sentence"]) == (1, False, "")
-    assert {"the client says why it refused", "the preimage never left the wallet's node"} <= wrong(report)
+    told = {"the client says why it refused"}
+    if not evil.VICES[vice].is_paid:
+        told.add("the preimage never left the wallet's node")
+    assert told <= wrong(report)
     assert any("the LSP did" in text for text in wrong(report))
 
 

@@ -112,9 +112,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--evil-lsp",
-        choices=("skim", "withhold", "resize", "late", "drain", "reuse"),
+        choices=(
+            "skim",
+            "withhold",
+            "resize",
+            "late",
+            "drain",
+            "reuse",
+            "fake-funding",
+            "second-channel",
+            "vanish",
+        ),
         help="instead: an LSP that takes 1 msat too much, never sends the funding, opens too small a channel, opens it"
-        " when its offer is over, drains the wallet, or takes two fees for one channel; and a client that refuses",
+        " when its offer is over, drains the wallet, takes two fees for one channel, shows a false funding, opens"
+        " twice, or goes away; and a client that refuses",
     )
     demo.set_defaults(run=_demo_command)
 

@@ -20,6 +20,7 @@ from lsps2fast_plugin.simnode import Node, PaymentResult, tlv
 from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.party import connect
 from lsps2fast_plugin.simnode.payer import Payment
+from lsps2fast_plugin.simnode.psbt import Output
 from lsps2fast_plugin.tools.demo.evil_lsp import WAITING
 from lsps2fast_plugin.tools.demo.sales import (
     CLIENT_TRUSTS,
@@ -60,6 +61,7 @@ class Cheat:
         self.real: End | None = None
         self.bob: Node
         self.drained: PaymentResult | None = None
+        self.forged = False
         self.mark = len(self.world.transcript.entries)
         self.lapsed_at = -1  # place in the transcript where the client had given the approval up
 
@@ -148,6 +150,30 @@ class Cheat:
         payment_hash = bytes.fromhex(target["payment_hash"])
         return await self.stage.payer.send_along(payment_hash, hops, sent_msat + ROUTING_FEE_MSAT, height + 176)
 
+    async def forge(self, payment: Payment) -> None:
+        """Show an output of the right amount that is no funding: its script is the LSP's own. Then blocks come."""
+        await self.until(lambda told: told["held_parts"] == PARTS or payment.done, "the client holding every part")
+        channel = self.wallet.ends[0].channel
+        point = (channel.funding_txid, channel.funding_outnum)
+        self.world.chain.unspent[point] = Output(channel.capacity_sat, b"\x00\x20" + b"\x5a" * 32)
+        await self.mine(payment)
+        self.forged = (await self.wallet.call("getutxout", {"txid": point[0], "vout": point[1]}))["amount"] is not None
+        del self.world.chain.unspent[point]
+
+    async def confirm(self, payment: Payment) -> None:
+        """Mine the funding where the client waits for it."""
+        await self.until(lambda told: told["held_parts"] == PARTS or payment.done, "the client holding every part")
+        if not payment.done:
+            self.world.mine()
+
+    async def miss(self, payment: Payment) -> None:
+        """Let time pass until the client gives back the part it holds."""
+        await self.until(lambda told: told["held_parts"] == 1 or payment.done, "the client holding a part")
+        await self.world.until(lambda: not self._serves(), "the end of the LSP's service")
+        self.stage.say("clock", f"{HOLD_S} s pass, and no other part comes")
+        await self.wallet.call("lsps2-dev-advance", {"seconds": HOLD_S})
+        await self.until(lambda told: not told["held_parts"], "the client giving it back")
+
     async def give_up(self, payment: Payment) -> None:
         """Let time pass until the parts without a fee, which wait for the refused one, have gone back."""
         for _ in range(MOST_LOOKS):
@@ -195,6 +221,27 @@ class Cheat:
         return {
             f"the LSP did take a fee of {fees_msat:,} msat again, over the channel of its first sale": fees_msat > 0
             and len(self.wallet.ends) == 1,
+        }
+
+    def fooled_nobody(self, claims: list[ClaimRow]) -> dict[str, bool]:
+        """Check that the chain did show an output of the right amount."""
+        return {"the chain did show an output of the channel's amount that is no funding": self.forged} | self.withheld(
+            claims
+        )
+
+    def vanished(self, claims: list[ClaimRow]) -> dict[str, bool]:
+        """Check that one part came and the rest did not."""
+        return {"the LSP did open the channel, send one part of five and go": len(claims) == 1 and not self._serves()}
+
+    def _serves(self) -> bool:
+        return any(plugin.alive for plugin in self.world.lsp.plugins)
+
+    def opened_once(self, claims: list[ClaimRow]) -> dict[str, bool]:
+        """Check that a second channel was asked for, and that there is one."""
+        return {
+            "the LSP did ask for a second channel for the same sale": len(self._openings()) > 1,
+            "there is one channel, and its fee was taken once": len(self.wallet.ends) == 1
+            and sum(row.fee_msat for row in claims) == FEE_MSAT,
         }
 
     def skimmed(self, claims: list[ClaimRow]) -> dict[str, bool]:
@@ -247,6 +294,8 @@ class Vice(NamedTuple):
     meanwhile: Callable[[Cheat, Payment], Awaitable[None]]
     proof: Callable[[Cheat, list[ClaimRow]], dict[str, bool]]
     before: Callable[[Cheat], Awaitable[None]] | None = None
+    is_paid: bool = False  # the sale itself goes well
+    ends: bool = True  # the LSP lives to see the end of it
 
 
 VICES = {
@@ -290,6 +339,29 @@ VICES = {
         Cheat.reused,
         Cheat.sell_once,
     ),
+    "fake-funding": Vice(
+        "shows an output of the right amount that is no funding of the channel",
+        "the funding transaction is in the mempool, and its HTLCs would soon expire",
+        LSP_TRUSTS,
+        Cheat.forge,
+        Cheat.fooled_nobody,
+    ),
+    "second-channel": Vice(
+        "opens a second channel for the same sale",
+        "has its channel already",
+        CLIENT_TRUSTS,
+        Cheat.confirm,
+        Cheat.opened_once,
+        is_paid=True,
+    ),
+    "vanish": Vice(
+        "opens the channel, sends one part and is not heard of again",
+        "the rest of the payment did not come in time",
+        CLIENT_TRUSTS,
+        Cheat.miss,
+        Cheat.vanished,
+        ends=False,
+    ),
 }
 
 
@@ -311,14 +383,15 @@ async def play(stage: Stage, name: str) -> Refusal:
         payment = stage.send(bill, [SIZE_MSAT // PARTS] * PARTS)
         await vice.meanwhile(cheat, payment)
         result = await payment
-        await world.until(lambda: stage.sessions(bill["payment_hash"])[-1] in ENDS, "end of the session")
+        if vice.ends:
+            await world.until(lambda: stage.sessions(bill["payment_hash"])[-1] in ENDS, "end of the session")
     reports = [each["report"] for each in (await cheat.status())["reports"]]
     refusal.sentence = next((report for report in reports if vice.reason in report), "")
     refusal.payer_failures = [message or "a preimage" for message in result.raw_messages]
     refusal.seconds = round(time.monotonic() - begin, 3)
     _collect(refusal, stage, mark)
     refusal.checks |= vice.proof(cheat, refusal.claims)
-    refusal.checks |= _prove(refusal, cheat, result)
+    refusal.checks |= (_prove_paid if vice.is_paid else _prove)(refusal, cheat, result)
     return refusal
 
 
@@ -328,6 +401,18 @@ def _collect(refusal: Refusal, stage: Stage, mark: int) -> None:
     refusal.parts, refusal.states = sale.parts, sale.states
     refusal.claims = collect_claims(stage.seen("alice", mark), refusal.payment_hash)
     refusal.books_msat = {who: change for who, change in stage.world.books().items() if change}
+
+
+def _prove_paid(refusal: Refusal, cheat: Cheat, result: PaymentResult) -> dict[str, bool]:
+    """Return what must hold of a sale that went well beside the cheat."""
+    return {
+        "the client says why it refused": bool(refusal.sentence),
+        "the payer's parts arrived": result.codes == [0] * PARTS,
+        "the wallet has the payment less the fee it agreed to": refusal.books_msat.get("alice") == SIZE_MSAT - FEE_MSAT,
+        "every hook call of both plugins got exactly one answer": bool(refusal.parts)
+        and {row.answers for row in refusal.parts} | {row.answers for row in refusal.claims} == {1},
+        "what all own adds up (nothing made, nothing lost)": balanced(cheat.world),
+    }
 
 
 def _prove(refusal: Refusal, cheat: Cheat, result: PaymentResult) -> dict[str, bool]:
@@ -380,6 +465,9 @@ def run(*, seed: int, as_json: bool, mode: str | None, vice: str) -> int:
     return 0 if well else 1
 
 
+WITHHOLDING = ("withhold", "drain", "fake-funding")
+
+
 def service_with(vice: str) -> list[str]:
     """Return the command of an LSP with this vice."""
     return [sys.executable, "-m", "lsps2fast_plugin.tools.demo.evil_lsp", vice]
@@ -387,7 +475,7 @@ def service_with(vice: str) -> list[str]:
 
 def checked_mode(vice: str, mode: str | None) -> str:
     """Return the trust mode to play in. Raises ConfigError where the vice would break no promise."""
-    if vice in ("withhold", "drain") and mode == CLIENT_TRUSTS:
+    if vice in WITHHOLDING and mode == CLIENT_TRUSTS:
         raise ConfigError(
             f"{vice} breaks a promise that is made only in {LSP_TRUSTS} mode; in {CLIENT_TRUSTS} mode the wallet's"
             " owner has agreed to be paid before the funding is sent: leave out --mode"

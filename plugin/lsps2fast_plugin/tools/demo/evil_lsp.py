@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 import sys
 from collections.abc import Iterable
 from typing import Any, ClassVar, Final
@@ -93,6 +95,14 @@ class ReusingOpener(Opener):
         return self.kept[peer_id]
 
 
+class VanishingParts(HeldHtlcs):
+    """Forwards the first part, and is not heard of again."""
+
+    def forward(self, parts: Iterable[order.Forward], channel_id: str) -> None:
+        super().forward(list(parts)[:1], channel_id)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 class RepeatingOpener(Opener):
     """Opens a second channel for the same sale."""
 
@@ -112,7 +122,9 @@ VICES: Final[dict[str, tuple[type, ...]]] = {
     "late": (LateEffects,),
     "drain": (WithholdingBroadcaster, OpenChannels),
     "reuse": (ReusingOpener,),
+    "fake-funding": (WithholdingBroadcaster,),
     "second-channel": (RepeatingOpener,),
+    "vanish": (VanishingParts,),
 }
 
 
