@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -137,6 +138,35 @@ def test_the_invoice_is_what_a_stock_decoder_reads(open_town: Callable[[str], To
     assert (hop["pubkey"], hop["short_channel_id"]) == (town.lsp.node_id, bill.jit_scid)
     final = wallet.call("listconfigs", {"config": "cltv-final"})["configs"]["cltv-final"]["value_int"]
     assert read["min_final_cltv_expiry"] == final + 2
+
+
+def test_check_setconfig_hashes_labels_and_deletions(open_town: Callable[[str], Town]) -> None:
+    """wallet:W13 and point 8, by lightningd's own `check`, `setconfig`, `signinvoice` and `wait`."""
+    town = open_town(CLIENT_TRUSTS)
+    wallet = untrusting(town, "developer")
+    asked = {"lsp_id": town.lsp.node_id, "amount_msat": SIZE_MSAT, "description": "d", "label": "l"}
+    asked |= {"client_trusts_lsp": True, "deschashonly": True}
+    command = {"command_to_check": "lsps-lsps2-invoice"}
+    assert wallet.call("check", command | asked) == command
+    with pytest.raises(NodeError, match="amount_msat must be positive"):
+        wallet.call("check", command | asked | {"amount_msat": 0})
+    assert not status(wallet)["approvals"]
+
+    with pytest.raises(NodeError, match="lsps2-inbound='maybe' is unknown"):
+        wallet.call("setconfig", {"config": "lsps2-inbound", "val": "maybe"})
+    wallet.call("setconfig", {"config": "lsps2-max-fee-msat", "val": 1, "transient": True})
+    with pytest.raises(NodeError, match="3103"):
+        wallet.call("lsps-lsps2-invoice", asked)
+    wallet.call("setconfig", {"config": "lsps2-max-fee-msat", "val": 100_000_000, "transient": True})
+
+    made = wallet.call("lsps-lsps2-invoice", asked)
+    assert wallet.call("lsps-lsps2-invoice", asked) == made
+    read = town.payer.call("decode", {"string": made["bolt11"]})
+    assert read["description_hash"] == hashlib.sha256(b"d").hexdigest()
+    assert read["payee"] == wallet.node_id
+    wallet.call("delinvoice", {"label": "l", "status": "unpaid"})
+    until(lambda: not status(wallet)["approvals"], "the end of the purchase", say=wallet.log_text)
+    assert wallet.call("lsps2-purchase", {"label": "l"})["state"] == "cancelled"
 
 
 def test_consent_is_needed_and_enough(open_town: Callable[[str], Town]) -> None:
