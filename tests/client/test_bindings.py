@@ -415,3 +415,56 @@ async def test_an_opening_for_a_purchase_that_ends_meanwhile_is_refused(staged: 
         while request.result is None:
             await stage.pass_time(1)
         assert "mindepth" not in request.result
+
+
+@pytest.mark.parametrize("how", ["claimed", "paid", "paid while we were away"])
+async def test_w1_a_channel_is_not_exchanged_once_its_purchase_is_claimed(staged: Staging, how: str) -> None:
+    """wallet:W1, I-22: its own payment came without a fee; all the same the channel is not there for another's fee."""
+    async with staged() as stage:
+        first = await ready(stage)
+        if how != "paid while we were away":
+            part = stage.part(first, 20_000_000)
+            await stage.calm()
+            assert (stage.answer(part) or {})["result"] == "continue"
+        assert not approval(stage, first).fees_msat
+        if how != "claimed":
+            await stage.paid(first)
+        invoice = await another(stage)
+        other = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert (stage.answer(other) or {})["result"] == "fail"
+        assert approval(stage, first).channel_id == CHANNEL
+        assert approval(stage, invoice).channel_id is None
+
+
+async def test_w1_what_is_claimed_gets_no_other_channel(staged: Staging) -> None:
+    """I-22: the payment was claimed over another way; a fee that comes now moves no channel."""
+    async with staged() as stage:
+        first = await ready(stage)
+        invoice = await another(stage)
+        stage.node.channels.append(
+            channel_row(channel_id="0d" * 32, peer_id=OTHER_LSP, short_channel_id="500x1x1", alias={}, opener="local")
+        )
+        part = stage.part(invoice, 20_000_000, peer_id=OTHER_LSP, **OVER_OLD)
+        await stage.calm()
+        assert (stage.answer(part) or {})["result"] == "continue"
+        late = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert (stage.answer(late) or {})["result"] == "fail"
+        assert approval(stage, first).channel_id == CHANNEL
+        assert approval(stage, invoice).channel_id is None
+
+
+async def test_w1_a_purchase_with_a_fee_held_moves_to_no_other_channel(staged: Staging) -> None:
+    """wallet:W1: half of it is held over its own channel; the other half claims its fee over another purchase's."""
+    async with staged() as stage:
+        first = await funded(stage)
+        invoice = await another(stage, amount_msat=20_000_000)
+        await second(stage)
+        held = stage.part(invoice, 12_000_000, 600_000, **OVER_SECOND)
+        await stage.calm()
+        assert stage.answer(held) is None
+        late = stage.part(invoice, 8_000_000, 400_000)
+        await stage.calm()
+        assert stage.answer(late) == details(7_600_000, stage)
+        assert [approval(stage, each).channel_id for each in (first, invoice)] == [CHANNEL, SECOND]
