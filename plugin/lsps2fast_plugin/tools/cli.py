@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lsps2fast import __version__, table
 from lsps2fast.errors import ConfigError
-from lsps2fast_plugin.tools import report
+from lsps2fast_plugin.tools import report, watch
 from lsps2fast_plugin.tools.simulate import arguments
 
 
@@ -159,6 +159,10 @@ def _parser() -> argparse.ArgumentParser:
     books = commands.add_parser("report", help="what was sold and earned, why a payment failed, what may be closed")
     report.add_arguments(books)
     books.set_defaults(run=report.run)
+
+    seen = commands.add_parser("watch", help="a running service on the terminal: payments, money, limits, alarms")
+    watch.add_arguments(seen)
+    seen.set_defaults(run=watch.run)
 
     table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
     table.add_argument("--markdown", action="store_true", help="as the page in docs/reference")

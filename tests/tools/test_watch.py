@@ -1,0 +1,130 @@
+"""`lsps2fast watch`: a picture of the answers of a running service, at any width."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import sys
+from typing import Any
+
+import pytest
+from service.stage import LSP_TRUSTS, SIZE_MSAT, Stage
+
+from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.tools import cli, watch
+
+STATS: dict[str, Any] = {
+    "version": "1.2.3",
+    "paused": False,
+    "live_buys": 3,
+    "live_sessions": 2,
+    "held_parts": 4,
+    "held_msat": 123_456_789,
+    "held_blocks_left": 130,
+    "limits": {"capital_budget": {"used_msat": 5_000_000_000, "limit_msat": 10_000_000_000, "binds": False}},
+    "free_coins_sat": 1_234_567,
+    "coins_needed_sat": 200_000,
+    "withheld_channels": 1,
+    "unpaid_channels": 2,
+    "broadcasts_owed": 0,
+    "alarms_by_kind": {"coins": 2, "bug": 0},
+    "ledger_in_trouble": False,
+}
+
+
+def seen(payments: int = 2, **stats: Any) -> dict[str, Any]:
+    """Answers with so many payments under way."""
+    buys = [
+        {
+            "jit_channel_scid": f"1234567{number}x1234567x12345",
+            "payments": [{"state": watch.LANE[number % 5], "sum_msat": 100_000_000, "opening_fee_msat": 1_000_000}],
+        }
+        for number in range(payments)
+    ]
+    today = {"sales": 12, "failed": 3, "earned_msat": 12_000_500, "net_msat": 9_000_000}
+    return {"sessions": buys, "stats": STATS | stats, "today": today}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_everything_is_there_at_any_width(width: int) -> None:
+    """operator:O10: 60 columns are enough: no line is cut, and the money is whole."""
+    shown = watch.lines(seen(5), width)
+    assert max(map(len, watch.picture(seen(5), width))) <= width
+    text = "\n".join(shown)
+    for words in (
+        "3 offers, 2 under way",
+        "12 sold, 3 failed",
+        "12,000.500 sat earned, 9,000 sat net",
+        "4 parts, 123,456.789 sat, 130 blocks left",
+        "5,000,000 sat",
+        "1,234,567 sat free, 200,000 sat needed now",
+        "ALARMS  coins 2",
+        "100,000 sat fee 1,000 sat",
+        "p pauses, q ends",
+    ):
+        assert words in text, (words, text)
+
+
+def test_a_lane_moves_with_its_payment() -> None:
+    """One mark further in each stage."""
+    tracks = [line.split()[1] for line in watch.lines(seen(5), 120) if "x12345" in line]
+    assert tracks == [">....", "=>...", "==>..", "===>.", "====>"]
+
+
+def test_many_payments_are_counted_and_none_is_said() -> None:
+    """rule:14: as many lanes as a terminal has room for."""
+    assert "and 8 more" in "\n".join(watch.lines(seen(20), 80))
+    assert "no payment is under way" in watch.lines(seen(0), 80)
+
+
+def test_what_an_operator_must_see_stands_out() -> None:
+    """operator:O12: a pause, a ledger in trouble, our own pause."""
+    shown = "\n".join(watch.lines(seen(paused=True, ledger_in_trouble=True, free_coins_sat=None), 60, paused=True))
+    for words in ("selling is PAUSED", "LEDGER  cannot be written", "not looked at yet", "; PAUSED"):
+        assert words in shown
+
+
+def test_a_node_without_a_ledger_is_watched_as_well() -> None:
+    """`lsps2-ledger=off`."""
+
+    def ask(method: str, params: dict[str, Any]) -> dict[str, Any]:
+        if method == "lsps2-report":
+            raise ConfigError("no sales ledger is kept")
+        return {"sessions": []} if method == "lsps2-listsessions" else STATS
+
+    assert "today" not in "\n".join(watch.lines(watch.look(ask), 80))
+
+
+def test_a_socket_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """operator:O10: one line, no traceback."""
+    assert cli.main(["watch", "--rpc", "/no/such-rpc"]) == 2
+    assert "name the socket of your lightningd" in capsys.readouterr().err
+
+
+async def test_a_running_service_is_watched_on_a_terminal_until_q() -> None:
+    """operator:O12: once without a terminal; on one it is drawn, paused and ended by keys."""
+    async with Stage(LSP_TRUSTS) as stage:
+        invoice = await stage.invoice(stage.client())
+        payment = stage.payer().pay(invoice, [SIZE_MSAT // 2])
+        await stage.held(1)
+        command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "watch", "--rpc", f"{stage.lsp.rpc_path}"]
+        once = await asyncio.create_subprocess_exec(*command, "--once", stdout=asyncio.subprocess.PIPE)
+        out, _ = await once.communicate()
+        assert once.returncode == 0
+        assert f"{invoice.scid}" in out.decode()
+        assert "1 parts, 5,000 sat" in out.decode()
+        ours, theirs = pty.openpty()
+        watching = await asyncio.create_subprocess_exec(*command, stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        drawn = b""
+        while b"ends; PAUSED" not in drawn:
+            drawn += await asyncio.to_thread(os.read, ours, 65_536)
+            if b"5,000 sat" in drawn:
+                os.write(ours, b"p")
+                drawn = drawn.replace(b"5,000 sat", b"")
+        os.write(ours, b"q")
+        assert await watching.wait() == 0
+        os.close(ours)
+        await stage.world.advance(91)
+        await payment
