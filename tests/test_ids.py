@@ -14,7 +14,6 @@ UNTESTED = {
     "trap:60": "opens are not batched",
     "operator:O7": "prose",
     "operator:O8": "a matter of publishing",
-    "operator:O11": "prose",
 }
 
 
