@@ -243,7 +243,7 @@ async def test_a_question_that_makes_no_sense_is_told(method: str, params: dict[
 
 
 async def test_closable_channels_are_those_that_nothing_binds_any_more() -> None:
-    """operator:O2, operator:O11: past their lifetime, the opening fee apart from routing; closing stays the operator's."""
+    """operator:O2, operator:O11: past their lifetime, the opening fee apart from routing; closing is the operator's."""
     options = {"lsps2-min-lifetime": 3}
     async with Stage(LSP_TRUSTS, options=options) as stage:
         client, payer = stage.client(), stage.payer()

@@ -266,7 +266,6 @@ class Service(PluginApp):
         self.parts.effects.watch.changed(channel_id)
         if state in CLOSING:
             self.parts.driver.closed(channel_id, state, channel_state_changed.get("cause", ""))
-            self.parts.sales.channel_state(channel_id, state)
             self.host.spawn(self._look_at_close(self.parts, channel_id, channel_state_changed["peer_id"], state))
         if state in BACK:
             self.parts.driver.money_back(channel_id)

@@ -151,6 +151,7 @@ class SessionDriver:
 
     def money_back(self, channel_id: str) -> None:
         """Take note that nothing of ours is in this channel any more."""
+        self.books.money_back(channel_id)
         self.carry_out(self.sessions.money_back(channel_id))
 
     def channel_closed(self, channel_id: str) -> None:

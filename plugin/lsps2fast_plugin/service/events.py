@@ -139,6 +139,10 @@ class SessionEvents:
         """Take note that bitcoind has this funding."""
         self._sales.funding_sent(channel)
 
+    def money_back(self, channel_id: str) -> None:
+        """Nothing of ours is in this channel any more."""
+        self._sales.channel_back(channel_id)
+
     def _funding_ordered(self, action: Broadcast) -> None:
         """No way back: the buy has its channel."""
         self._offers.mark_used(action.jit_scid)

@@ -196,5 +196,6 @@ async def reload_ledger(parts: ServiceParts, delta: int) -> None:
         parts.sales.bought(buy)
     ask = lambda: parts.store.finished(delta)  # noqa: E731
     stored = await until_answered("reading finished sales", ask, parts.clock)
+    asked_ms = parts.clock.wall_ms()
     channels = await until_answered("looking at the channels", lambda: list_peer_channels(parts.rpc), parts.clock)
-    parts.sales.load(stored, channels)
+    parts.sales.load(stored, channels, asked_ms)

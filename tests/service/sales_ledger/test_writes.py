@@ -84,12 +84,14 @@ def test_capital_is_released_when_the_channel_is_no_more() -> None:
     write(db, ChannelFact(channel_id=CHANNEL, close_mining_msat=500_000))
     write(db, ChannelFact(channel_id=CHANNEL, released_ms=T0 + 7_000))
     write(db, ChannelFact(channel_id="99" * 32, released_ms=T0 + 7_000))  # none of ours
+    write(db, a_channel(channel_id="ff" * 32, locked_ms=T0 + 9_500))  # made after lightningd was asked
     write(db, StandingFact(channel_ids=frozenset({"ee" * 32}), at_ms=T0 + 9_000))
     found = table(db, "hex(channel_id), released_ms, close_mining_msat", "channels")
     assert found == [
         (CHANNEL.upper(), T0 + 7_000, 500_000),
         ("DD" * 32, T0 + 9_000, None),
         ("EE" * 32, None, None),
+        ("FF" * 32, None, None),
     ]
 
 

@@ -23,7 +23,6 @@ from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
-from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.rpc_errors import NO_LEDGER, refusal
 from lsps2fast_plugin.service.sales_ledger.catch_up import TermsOf, buy_fact, facts_of
 from lsps2fast_plugin.service.sales_ledger.evidence import CANCELLED, Blame, of_forward, of_input
@@ -181,10 +180,9 @@ class SalesLedger:
         self._put(ChannelFact(channel_id=channel.channel_id, signed_psbt=psbt, sent_ms=now_ms))
 
     @harmless
-    def channel_state(self, channel_id: str, state: str) -> None:
-        """A channel is closing or gone."""
-        if state in BACK:
-            self._put(ChannelFact(channel_id=channel_id, released_ms=self._clock.wall_ms()))
+    def channel_back(self, channel_id: str) -> None:
+        """Nothing of ours is in this channel any more."""
+        self._put(ChannelFact(channel_id=channel_id, released_ms=self._clock.wall_ms()))
 
     @harmless
     def closing_costs(self, channel: PeerChannel) -> None:
@@ -202,11 +200,16 @@ class SalesLedger:
             self.tracker.reviving = False
 
     @harmless
-    def load(self, stored: Iterable[StoredSession], channels: Iterable[PeerChannel]) -> None:
-        """Take from the journal and from lightningd whatever was missed; all sessions that go on are live."""
+    def load(
+        self, stored: Iterable[StoredSession], channels: Iterable[PeerChannel], asked_ms: int | None = None
+    ) -> None:
+        """Take from the journal and from lightningd whatever was missed; all sessions that go on are live.
+
+        `asked_ms`: when lightningd was asked for its channels; one that was made since is not missed.
+        """
         if self._writer is None:
             return
-        wall_ms = self._clock.wall_ms()
+        wall_ms = self._clock.wall_ms() if asked_ms is None else asked_ms
         for fact in facts_of(stored, channels, self._terms_of, wall_ms):
             self._put(fact)
         self._put(LiveFact(live=self.tracker.live(), at_ms=wall_ms))

@@ -195,7 +195,8 @@ def _live(db: sqlite3.Connection, fact: LiveFact) -> None:
 
 
 def _standing(db: sqlite3.Connection, fact: StandingFact) -> None:
-    rows = db.execute("SELECT channel_id FROM channels WHERE released_ms IS NULL").fetchall()
+    standing = "SELECT channel_id FROM channels WHERE released_ms IS NULL AND locked_ms <= ?"
+    rows = db.execute(standing, (fact.at_ms,)).fetchall()
     for (channel_id,) in rows:
         if channel_id.hex() not in fact.channel_ids:
             db.execute("UPDATE channels SET released_ms = ? WHERE channel_id = ?", (fact.at_ms, channel_id))
