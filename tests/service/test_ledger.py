@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +266,18 @@ async def test_closable_channels_are_those_that_nothing_binds_any_more() -> None
         (sale,) = await sales(stage)
         assert {"released_at", "close_mining_msat"} <= sale.keys()
         assert (await stage.lsp.call("lsps2-closable"))["channels"] == []
+
+
+async def test_the_ledger_asks_lightningd_nothing_for_a_sale(mode: str) -> None:
+    """operator:O2: a sale makes the same RPC calls and the same commits with the ledger and without."""
+    made = []
+    for ledger in ("off", "sales.sqlite3"):
+        async with Stage(mode, options={"lsps2-ledger": ledger}) as stage:
+            client, payer = stage.client(), stage.payer()
+            await stage.quiet()
+            before = Counter(stage.order())
+            await stage.sale(client, payer, parts=1)
+            await stage.quiet()
+            made.append(Counter(stage.order()) - before)
+    assert made[0]["datastore"] + made[0]["deldatastore"] == 5
+    assert made[0] == made[1]
