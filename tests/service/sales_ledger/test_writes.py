@@ -64,6 +64,22 @@ def test_the_rest_of_an_underpaid_sale_is_a_payment_of_its_own() -> None:
     assert sorted(table(lost, "fee_taken_msat")) == [(400_000,), (600_000,)]
 
 
+def test_an_underpaid_sale_that_ends_again_after_a_start_is_counted_once() -> None:
+    """rule:20: it had ended in the ledger, and the plugin died before the journal had it."""
+    first = an_attempt(outcome="Underpaid", fee_taken_msat=400_000, fee_owed_msat=600_000, ended_ms=T0 + 2_000)
+    again = an_attempt(
+        outcome="Underpaid", fee_taken_msat=400_000, began_ms=T0 + 7_000, ended_ms=T0 + 8_000, revived=True
+    )
+    assert table(memory(a_buy(), first, again, again)) == [("Underpaid", 400_000)]
+    assert table(memory(a_buy(), again, again)) == [("Underpaid", 400_000)]
+
+
+def test_a_sale_without_a_fee_is_a_sale() -> None:
+    """operator:O2: found in the journal alone; there is no sum that lacks anything."""
+    record = a_record(fee_agreed_msat=0, fee_paid_msat=0)
+    assert table(memory(a_buy(), record, record)) == [("Succeeded", 0)]
+
+
 def test_a_retry_with_the_same_hash_is_another_attempt() -> None:
     """operator:O1: failed, then paid: two rows, one sale."""
     failed = an_attempt(outcome="Failed", ended_ms=T0 + 2_000, failed_by="client")
