@@ -21,15 +21,28 @@ def _table_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _cannot_write(command: str, option: str, path: Path | None) -> bool:
+    """Tell of a path that cannot be written before the run, not after it."""
+    try:
+        if path is not None:
+            path.touch()
+    except OSError as error:
+        sys.stderr.write(f"lsps2fast {command}: {option} {path}: {error.strerror}; name a file that can be written\n")
+        return True
+    return False
+
+
 def _demo_command(args: argparse.Namespace) -> int:
+    if _cannot_write("demo", "--html", args.html):
+        return 2
     from lsps2fast_plugin.tools.demo import (
         evil,  # the embedded node is not needed by the other commands
         sales,
     )
 
     if args.evil_lsp is not None:
-        return evil.run(seed=args.seed, as_json=args.json, mode=args.mode, vice=args.evil_lsp)
-    return sales.run(seed=args.seed, as_json=args.json, mode=args.mode or sales.CLIENT_TRUSTS)
+        return evil.run(seed=args.seed, as_json=args.json, mode=args.mode, vice=args.evil_lsp, html=args.html)
+    return sales.run(seed=args.seed, as_json=args.json, mode=args.mode or sales.CLIENT_TRUSTS, html=args.html)
 
 
 def _regtest_command(args: argparse.Namespace) -> int:
@@ -71,14 +84,8 @@ def _bench_command(args: argparse.Namespace) -> int:
         return _flood_command(args)
     if args.real:
         return _real_command(args)
-    if args.plot is not None:
-        try:
-            args.plot.touch()  # a path that cannot be written is told before the run, not after it
-        except OSError as error:
-            sys.stderr.write(
-                f"lsps2fast bench: --plot {args.plot}: {error.strerror}; name a file that can be written\n"
-            )
-            return 2
+    if _cannot_write("bench", "--plot", args.plot):
+        return 2
     results = Bench(QUICK if args.quick else FULL, args.seed, _say).run()
     sys.stdout.write(figures.as_json(results) if args.json else figures.text(results))
     if args.plot is not None:
@@ -126,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         help="instead: an LSP that takes 1 msat too much, never sends the funding, opens too small a channel, opens it"
         " when its offer is over, drains the wallet, takes two fees for one channel, shows a false funding, opens"
         " twice, or goes away; and a client that refuses",
+    )
+    demo.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the story as a page: who told what to whom, when"
     )
     demo.set_defaults(run=_demo_command)
 

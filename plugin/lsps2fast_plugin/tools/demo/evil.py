@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsps2fast.errors import ConfigError
@@ -442,7 +443,7 @@ async def _run(seed: int, screen: Screen, name: str, mode: str, service: list[st
             return await play(Stage(world, screen, mode), name)
 
 
-def run(*, seed: int, as_json: bool, mode: str | None, vice: str) -> int:
+def run(*, seed: int, as_json: bool, mode: str | None, vice: str, html: Path | None = None) -> int:
     """Let the LSP cheat and show what came of it; 0 when every check held, 1 otherwise, 2 for an impossible wish."""
     try:
         mode = checked_mode(vice, mode)
@@ -462,6 +463,11 @@ def run(*, seed: int, as_json: bool, mode: str | None, vice: str) -> int:
     else:
         screen.refusal(refusal)
         screen.verdict(well, len(refusal.checks))
+    if html is not None:
+        for chapter in screen.story[-1:]:
+            chapter.title = f"The LSP {refusal.what}; the wallet says: {refusal.sentence or 'nothing'}"
+            chapter.gains_msat, chapter.checks = refusal.books_msat, refusal.checks
+        screen.write_page(html, f"lsps2fast demo: an LSP that {VICES[vice].what}", screen.story)
     return 0 if well else 1
 
 

@@ -15,11 +15,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lsps2fast_plugin.simnode import Node, PaymentResult, WaitTimeout, World, bolt11
 from lsps2fast_plugin.simnode.payer import Payment
 from lsps2fast_plugin.tools.demo.screen import Screen
+from lsps2fast_plugin.tools.demo.story_page import Chapter
 from lsps2fast_plugin.tools.demo.timeline import Entry, Timeline, WalletTimeline
 from lsps2fast_plugin.tools.demo.transcript_report import (
     Sale,
@@ -266,6 +268,15 @@ class Stage:
         return held if self.sessions(payment_hash) else 0
 
 
+def chapters(story: list[Chapter], stage: Stage) -> list[Chapter]:
+    """Return the page's chapters: all sales together, then each with what was gained and proved."""
+    names = {"opening_fees": "opening fees"}
+    gains = {names.get(name, name): gain for name, gain in stage.earned.items()}
+    for chapter, sale in zip(story, stage.sales, strict=False):
+        chapter.gains_msat, chapter.checks = sale.books_msat, sale.checks
+    return [Chapter("All sales together", gains_msat=gains, checks=stage.checks), *story]
+
+
 @contextmanager
 def failing(checks: dict[str, bool]) -> Iterator[None]:
     """Turn a step of the story that fails into a check that does not hold."""
@@ -320,8 +331,8 @@ async def _run(seed: int, screen: Screen, mode: str) -> Stage:
     return stage
 
 
-def run(*, seed: int, as_json: bool, mode: str) -> int:
-    """Run the demo and show it; 0 when every check held, 1 otherwise."""
+def run(*, seed: int, as_json: bool, mode: str, html: Path | None = None) -> int:
+    """Run the demo and show it, as a page in `html`, too; 0 when every check held, 1 otherwise."""
     screen = Screen(silent=as_json)
     screen.title("lsps2fast demo", f"embedded node, seed {seed}, {mode}, node charging 1,000 msat + 10 ppm for routing")
     try:
@@ -339,4 +350,6 @@ def run(*, seed: int, as_json: bool, mode: str) -> int:
             screen.sale(sale)
         screen.money(stage.earned, stage.checks)
         screen.verdict(well, sum(len(sale.checks) for sale in sales) + len(stage.checks))
+    if html is not None:
+        screen.write_page(html, f"lsps2fast demo: three sales, {mode}", chapters(screen.story, stage))
     return 0 if well else 1

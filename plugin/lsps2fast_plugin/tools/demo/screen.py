@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lsps2fast.actions import FAILURE_NAMES
+from lsps2fast_plugin.tools.demo.story_page import Chapter, page
 from lsps2fast_plugin.tools.demo.timeline import shortened
 from lsps2fast_plugin.tools.demo.transcript_report import ClaimRow, PartRow, Refusal, Sale
 
@@ -43,6 +45,7 @@ class Screen:
 
     def __init__(self, *, silent: bool = False) -> None:
         self._silent = silent
+        self.story: list[Chapter] = []  # what was told, for a page
         self._console = None if silent else _rich_console()
 
     def _print(self, plain: str, styled: str | None = None) -> None:
@@ -60,10 +63,14 @@ class Screen:
 
     def chapter(self, text: str) -> None:
         """A sale begins."""
+        self.story.append(Chapter(text))
         self._print(f"\n== {text}", f"\n[bold reverse] {text} [/bold reverse]")
 
     def line(self, seconds: float, who: str, what: str) -> None:
         """One line of the timeline."""
+        if not self.story:
+            self.story.append(Chapter("What happened"))
+        self.story[-1].lines.append((seconds, who, what))
         colour = COLOURS.get(who, "white")
         safe = _escaped(what)
         self._print(
@@ -156,6 +163,11 @@ class Screen:
         ):
             self._print(f"{what:<30}{abs(earned.get(who, 0)):>16,} msat")
         self._checks(checks)
+
+    def write_page(self, path: Path, title: str, chapters: Sequence[Chapter]) -> None:
+        """Write the story as a page."""
+        path.write_text(page(title, chapters), encoding="utf-8")
+        self._print(f"\nThe story is in {path}")
 
     def verdict(self, well: bool, checks: int) -> None:
         """The last line."""
