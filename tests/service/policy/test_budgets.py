@@ -64,6 +64,17 @@ def test_the_budget_of_withheld_channels_follows_the_other_unless_given(
     assert rule.most_withheld_msat == most_sat * SAT
 
 
+@pytest.mark.parametrize(
+    ("peer_id", "safe_only", "room_sat"),
+    [(ALICE, False, 400_000), (ALICE, True, 300_000), (BOB, False, 150_000), (BOB, True, 150_000)],
+)
+def test_the_room_of_a_client_is_that_of_its_pots_and_its_share(peer_id: str, safe_only: bool, room_sat: int) -> None:
+    """people:L8, rule:18, rule:24: half of all coins, those in channels counted; its first channel is free of it."""
+    limits = budgets()
+    put(limits, 100_000, BOB)
+    assert limits.room_msat(peer_id, 400_000, safe_only) == room_sat * SAT
+
+
 def test_no_channel_is_larger_than_the_largest() -> None:
     """people:S1, rule:18: whatever arrived."""
     limits = budgets(capacity=CapacityRule(max_sat=100_000))

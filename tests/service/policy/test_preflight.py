@@ -12,10 +12,11 @@ from lsps2fast.errors import PeerError
 from lsps2fast.lsps.buys import Lack
 from lsps2fast.lsps.lsps0 import INTERNAL_ERROR
 from lsps2fast.lsps.lsps2 import BuyAsk, min_capacity_sat
-from lsps2fast_plugin.service.policy.limits import Refusals
+from lsps2fast_plugin.service.policy.limits import Refusal, Refusals
 from lsps2fast_plugin.service.policy.preflight import (
     STEP_MSAT,
     Facts,
+    Payable,
     largest_payment_msat,
     least_capacity_sat,
     preflight,
@@ -38,6 +39,7 @@ RICH = Facts(
     commitment_perkw=1_000,
     open_vbytes=250,
 )
+HELD = Refusal.HELD_SATS
 RULE = CapacityRule(headroom_sat=100_000, min_sat=50_000, max_sat=2_000_000)
 MINING_SAT = 1_000  # 250 vbytes at 1,000 sat per 1000 weight
 LEAST_SAT = least_capacity_sat(FIXED, RICH)
@@ -104,6 +106,9 @@ def test_the_least_channel_is_enough_for_both_types(plain: int, anchors: int, de
         (FIXED, RICH._replace(budget_sat=LEAST_SAT - 1), RULE, -203, {"capital_budget"}),
         (FIXED, RICH._replace(budget_sat=-1), RULE, -INTERNAL_ERROR, {"capital_budget"}),
         (FIXED, RICH._replace(confirmed_sat=0), RULE, -INTERNAL_ERROR, {"onchain_funds"}),
+        (FIXED, RICH._replace(payable=Payable(1_000_000_000, HELD)), RULE, LEAST_SAT + 100_000, set()),
+        (FIXED, RICH._replace(payable=Payable(999_999_999, HELD)), RULE, -203, {"held_sats"}),
+        (VARIABLE, RICH._replace(payable=Payable(9_999_999, HELD)), RULE, -INTERNAL_ERROR, {"held_sats"}),
     ],
 )
 def test_what_cannot_be_kept_is_refused_at_the_buy(
@@ -180,9 +185,10 @@ def test_what_is_offered_can_be_bought(
         ({"confirmed_sat": 700_000}, "onchain_funds"),
         ({"budget_sat": 700_000}, "capital_budget"),
         ({"incoming_liquidity_msat": 700_000_000}, "inbound_liquidity"),
+        ({"payable": Payable(700_000_000, Refusal.HTLC_MAXIMUM)}, "htlc_maximum"),
     ],
 )
-def test_a_menu_says_what_bounds_it(changes: dict[str, int], why: str) -> None:
+def test_a_menu_says_what_bounds_it(changes: dict[str, Any], why: str) -> None:
     """people:L8: coins, budgets, inbound liquidity; the operator reads which."""
     largest_msat, bound = largest_payment_msat(PARAMS, RICH._replace(**changes), RULE)
     assert largest_msat is not None

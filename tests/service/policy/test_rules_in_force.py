@@ -11,6 +11,7 @@ from logs import Log
 
 from lsps2fast.errors import PeerError
 from lsps2fast.lsps.buys import Lack
+from lsps2fast.lsps.lsps2 import BuyAsk
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.policy import DEFAULT_LINE, FeeLine, Policy, Rules, Token, rules_from_options
 from lsps2fast_plugin.service.policy.rules import CapacityRule, Floor, TrustRule
@@ -296,6 +297,32 @@ def test_the_mode_of_a_buy(
     if at_risk_sat:
         at_risk(made, BOB, at_risk_sat)
     assert made.trust_mode(ALICE, given, amount_sat * SAT, 0, WALL_MS) is mode
+
+
+def test_what_mining_would_burn_decides_the_mode_too() -> None:
+    """people:S6, rule:18: beyond the day's budget a buy is sold in the safe mode, whoever has a token."""
+    made = policy(rules(trust=TrustRule(mining_budget_sat=10)))
+    assert made.trust_mode(ALICE, TRUSTED, 1, 10 * SAT, WALL_MS) is False
+    assert made.trust_mode(ALICE, TRUSTED, 1, 10 * SAT + 1, WALL_MS) is True
+
+
+def test_a_buy_without_a_size_is_judged_by_the_largest_channel_it_may_ask_for() -> None:
+    """people:S2, rule:18, B-15: not by its smallest payment."""
+    made = policy(rules(trust=TrustRule(client_trusts_above_sat=1_000_000)))
+    params = line().params(WALL_MS)
+    assert params.max_payment_size_msat > 1_000_000 * SAT
+    assert made.trust_of(BuyAsk(params, 10_000 * SAT), ALICE, None, 120_000, facts(), WALL_MS) is False
+    assert made.trust_of(BuyAsk(params, None), ALICE, None, 120_000, facts(), WALL_MS) is True
+
+
+def test_a_menu_offers_no_more_than_the_budgets_have_room_for() -> None:
+    """people:L8, rule:18: whoever asks; the client with a channel under way by its own pot."""
+    made = policy(rules(trust=TrustRule(capital_budget_sat=700_000, withheld_budget_sat=300_000)))
+    (offered,) = made.menu(ALICE, None, WALL_MS, facts())
+    assert 600_000 * SAT < offered.max_payment_size_msat < 700_000 * SAT
+    waiting(made)
+    (offered,) = made.menu(ALICE, None, WALL_MS, facts())
+    assert 200_000 * SAT < offered.max_payment_size_msat < 300_000 * SAT
 
 
 def test_a_debtor_is_trusted_again_when_it_healed() -> None:

@@ -196,6 +196,20 @@ def test_a_paid_sale_clears_the_probes_before_it(ledger: TrustLedger) -> None:
     assert ledger.reasons(ALICE) == []
 
 
+def test_a_sale_that_a_share_is_missing_of_frees_its_channel_and_books_a_doubt(ledger: TrustLedger) -> None:
+    """rule:22: who failed the parts beside a whole payment is not known: counted once a buy, and it clears nothing."""
+    ledger.probed(ALICE, 1, WALL_MS)
+    opened(ledger, ALICE, 2)
+    for _ in range(2):
+        ledger.paid(ALICE, 2, WALL_MS, whole_fee=False)
+    assert at_risk(ledger.stakes) == 0
+    assert (ledger.probes(ALICE, WALL_MS), ledger.unpaid(ALICE, WALL_MS)) == (2, 0)
+    assert "a share of the opening fee" in ledger.reasons(ALICE)[-1]
+    assert reloaded(ledger).reasons(ALICE) == ledger.reasons(ALICE)
+    ledger.paid(ALICE, 3, WALL_MS)
+    assert (ledger.probes(ALICE, WALL_MS), ledger.reasons(ALICE)) == (0, [])
+
+
 def test_the_operator_can_forgive(ledger: TrustLedger) -> None:
     """rule:22: `lsps2-forgive`; the capital that lies there still counts."""
     opened(ledger, ALICE, 1)
@@ -313,9 +327,11 @@ def test_memory_ends_at_the_bound_but_never_forgets_an_open_channel() -> None:
     """rule:14: many node ids are cheap, channels are not."""
     ledger = TrustLedger(RULE, max_peers=20)
     opened(ledger, ALICE, 1)
+    ledger.probed(ALICE, 1, WALL_MS)
     for number in range(500):
         ledger.probed(node_id(number), number + 2, WALL_MS + number)
     assert len(ledger) <= 20
+    assert (ledger.probes(ALICE, WALL_MS), len(ledger.reasons(ALICE))) == (1, 1)
     assert at_risk(ledger.stakes) == 5_000
     forgotten = [record.key[-1] for record in ledger.changes() if record.value is None]
     assert node_id(0) in forgotten
