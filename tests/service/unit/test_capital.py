@@ -148,6 +148,31 @@ async def test_no_gap_between_the_answer_and_the_chain() -> None:
 
 
 @pytest.mark.parametrize("trusts", [True, False])
+async def test_coins_that_are_chosen_anew_take_the_place_of_the_first(trusts: bool) -> None:
+    """rule:18, O-02: another type of channel, or one coin taken: the same channel is judged and counted once."""
+    books = Books(lsps2_capital_budget_sat=CAPACITY_SAT)
+    each = buy(client_trusts_lsp=trusts)
+    assert await books.may_open(each)
+    assert await books.may_open(each)
+    assert books.capital.at_risk_msat() == CAPACITY_SAT * 1000
+    assert books.refused() == {}
+
+
+@pytest.mark.parametrize("trusts", [True, False])
+async def test_what_a_client_took_decides_what_an_underpaid_sale_means(trusts: bool) -> None:
+    """rule:20, rule:22: the whole, and its channel is free with a doubt; less, and it stays unpaid by its own deed."""
+    books = Books()
+    for each, whole in ((buy(1, ALICE, trusts), True), (buy(2, BOB, trusts), False)):
+        await books.open(each)
+        books.capital.session_changed(each, HASH, State.BROADCASTING, State.UNDERPAID, whole)
+        assert books.capital.is_unpaid(channel_of(each.jit_scid)) is not whole
+        assert books.ledger.probes(each.peer_id, WALL_MS) == whole
+        assert books.ledger.unpaid(each.peer_id, WALL_MS) == (not whole)
+    assert books.guarded.count(channel_of(1)) == 2  # when it went on chain, and when it was free
+    assert "took parts" in books.ledger.reasons(BOB)[0]
+
+
+@pytest.mark.parametrize("trusts", [True, False])
 async def test_both_modes_count_what_is_reserved(trusts: bool) -> None:
     """people:S11, rule:18: coins of a withheld channel are bound for as long as the client holds its parts."""
     books = Books()

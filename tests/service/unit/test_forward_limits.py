@@ -58,3 +58,12 @@ def test_dust_is_counted_as_lightningd_counts_it(parts: list[int], channel_type:
 
 def test_defaults_are_those_of_lightningd() -> None:
     assert _limits() == ForwardLimits()
+
+
+@pytest.mark.parametrize(
+    ("exposure_msat", "little", "fits"), [(5_000_000, True, True), (6_000_000, True, False), (6_000_000, False, True)]
+)
+def test_a_client_that_refuses_anchors_gets_little_dust(exposure_msat: int, little: bool, fits: bool) -> None:
+    """people:S19: it may close the channel for what our own node would still allow."""
+    parts = [1_000_000] * (exposure_msat // 1_000_000)
+    assert (ForwardLimits().set_refusal(parts, (12, 46, 50), PERKW, little_dust=little) is None) is fits
