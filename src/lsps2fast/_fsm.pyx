@@ -463,10 +463,7 @@ class Session(Payment):
         if self.sent:  # it was ours, and its close brings our coins back
             if self.state == WAITING:
                 return failed + self._undo_or_wait()  # of a write under way, lest its result reach the next payment
-            if self.state == BROADCASTING:
-                self._write_off()
-                return failed + self._finish()
-            return failed  # parts that are out: lightningd resolves each on chain and tells us
+            return failed  # parts that are out are resolved on chain, each with its own fee (rule:20)
         name = "a channel that is being opened" if self.channel is None else f"channel {self.channel.channel_id}"
         if self.committed and not self.never_sent:  # the Broadcast under way will tell
             if self.state == WAITING:

@@ -84,7 +84,7 @@ READY_TIMEOUT     skip            bug              ready_timeout>DX  skip       
 FUNDING_BROADCAST skip            bug              broadcast?FX      broadcast         broadcast?SU         already_broadcast?X skip
 PART_FULFILLED    bug             bug              bug               claim?BSU         claim?SU             claim_after_abort?B skip
 PART_FAILED       bug             bug              bug               lose?DX           lose?SU              skip                skip
-CLOSED            skip            channel_closed>D channel_closed>DX channel_closed?D  channel_closed?DSU   channel_closed      skip
+CLOSED            skip            channel_closed>D channel_closed>DX channel_closed?D  channel_closed?D     channel_closed      skip
 UNDONE            bug             bug              bug               bug               skip                 undone>XA           skip
 SHUTDOWN          shut_down>X     shut_down>D      shut_down>DX      shut_down         shut_down            skip                skip
 SCID_SETTLED      become_alias>SX bug              bug               bug               bug                  bug                 skip

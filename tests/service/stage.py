@@ -488,7 +488,7 @@ class Stage:
     def _coins_and_channels(self) -> list[str]:
         ends = [f"coin {row['txid']} reserved" for row in self.lsp.wallet.rows() if row["reserved"]]
         for end in self.lsp.ends:
-            if end.forgotten or not end.opener:
+            if end.forgotten or not end.opener or (end.channel.dead and not end.channel.withheld):
                 continue
             if end.channel.withheld:
                 ends.append(f"channel {end.channel.channel_id} withheld")

@@ -161,8 +161,9 @@ def _end_of(part: Forward, journal: SessionRecord, snapshot: Snapshot, alive: bo
         return SETTLED
     if row is not None and row.status in FAILED_ROWS:
         return LOST
-    if not alive:
-        return LOST  # cln:A3: a row of a closed channel says `offered` for ever
+    if not alive:  # cln:A3: its row may say `offered` for ever, but the incoming HTLC ends with the part
+        held = row is not None and snapshot.incoming is not None and snapshot.same(part.key) in snapshot.incoming
+        return OPEN if held else LOST
     if row is not None:
         return OVER if _is_over(part, journal, snapshot) else OPEN
     # lightningd never took our answer. It asks again after its own start, and only then (cln:H12, cln:R1).
@@ -201,7 +202,7 @@ def resolved_rows(journal: SessionRecord, snapshot: Snapshot) -> dict[PartKey, s
     found = {}
     for part in journal.forwards:
         row = _row_of(part, journal, snapshot)
-        if row is not None and ends[part.key] != OPEN and (alive or row.status != "offered"):
+        if row is not None and ends[part.key] != OPEN:
             found[part.key] = ends[part.key]
     return found
 

@@ -97,6 +97,15 @@ def test_an_unknown_channel_is_gone_and_its_parts_are_lost() -> None:
     assert (verdict.gone, verdict.ended) == (True, dict.fromkeys(KEYS, LOST))
 
 
+def test_a_part_of_a_closed_channel_is_open_while_its_incoming_htlc_is_there() -> None:
+    """cln:A3, rule:20: the client may claim it on chain; its row says nothing, the incoming HTLC does."""
+    journal = record("forwards", CHANNEL, PARTS)
+    rows = (row(0, "offered"), row(1, "offered"))
+    said = snapshot(channel(state="ONCHAIN", **PUBLIC), rows=rows, incoming={HELD[1]})
+    assert judge(journal, said, {ID}).ended == {KEYS[0]: LOST, KEYS[1]: OPEN}
+    assert resolved_rows(journal.journal, said) == {KEYS[0]: LOST}
+
+
 @pytest.mark.parametrize(
     ("statuses", "ends"),
     [
