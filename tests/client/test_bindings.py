@@ -88,7 +88,7 @@ async def test_w1_a_fee_over_an_old_channel_is_refused_and_the_lsp_has_broken_it
 
 @pytest.mark.parametrize("fee_msat", [1, 1000, 999_000, 1_001_000, 19_999_999])
 async def test_a_payer_cannot_frame_the_lsp(staged: Staging, fee_msat: int) -> None:
-    """rule 22 for LSPs: who pays can put the TLV on a part himself, and an honest node passes it on. It is refused, and
+    """rule:22 for LSPs: who pays can put the TLV on a part himself, and an honest node passes it on. It is refused, and
     the LSP keeps its name; so does the honest payment that waits: nothing of it is failed.
     """
     async with staged() as stage:

@@ -1,4 +1,4 @@
-"""Both processes: a payer who puts the LSP's word about its fee on a part himself (rule 22, K-27)."""
+"""Both processes: a payer who puts the LSP's word about its fee on a part himself (rule:22, K-27)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def frame(pair: Pair, invoice: Json, scid: str, fee_msat: int) -> Payment:
 
 @pytest.mark.parametrize("mode", [CLIENT_TRUSTS, LSP_TRUSTS])
 async def test_an_honest_lsp_is_not_framed_by_a_payer(opened: Opening, mode: str) -> None:
-    """rule 22 for LSPs: the node passes the TLV on; the part is refused, the LSP keeps its name, and the payment that
+    """rule:22 for LSPs: the node passes the TLV on; the part is refused, the LSP keeps its name, and the payment that
     the invoice was made for comes in.
     """
     trust = mode == CLIENT_TRUSTS
