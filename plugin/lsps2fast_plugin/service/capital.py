@@ -83,6 +83,7 @@ class CapitalAtRisk:
         self._told = TokenBucket(1, 10)
         self._changed = Watch(clock)
         self._written: set[tuple[str, ...]] = set()
+        self._unpriced: list[Stake] = []  # gone before it was known what their mining cost
 
     # Questions ------------------------------------------------------------------------------------
 
@@ -131,6 +132,7 @@ class CapitalAtRisk:
             log.warning(f"no channel for {buy.peer_id} now: lightningd knows no feerate ({error})")
             self._leave_turn(buy)
             return False
+        self._price(feerate_perkw)
         free_sat, wall_ms = self._free_sat() or 0, self._clock.wall_ms()
         on_trust = not buy.client_trusts_lsp
         fee_msat = self._fee_msat(buy.jit_scid)
@@ -236,12 +238,20 @@ class CapitalAtRisk:
         if state in BACK:
             if state in SPENT and not stake.closing:  # its commitment came out of the blue: not by our doing
                 self._ledger.closing(channel_id, True, self._clock.wall_ms())
-            self._ledger.back(stake, self._clock.wall_ms())
-            self._guard(channel_id, stake.peer_id)
-        else:
-            self._ledger.closing(channel_id, cause == "remote", self._clock.wall_ms())
+            self.money_back(channel_id)
+            return
+        self._ledger.closing(channel_id, cause == "remote", self._clock.wall_ms())
         self._changed.changed(ANY)
         self.save()
+
+    def money_back(self, channel_id: str) -> None:
+        """A block has the close of this channel."""
+        stake = self._stakes.of_channel(channel_id)
+        if stake is not None:
+            self._back(stake)
+            self._guard(channel_id, stake.peer_id)
+            self._changed.changed(ANY)
+            self.save()
 
     async def look(self) -> None:
         """Write what could not be written, see which limits have room again and what mining costs, every few s."""
@@ -250,14 +260,29 @@ class CapitalAtRisk:
             if reason in self._binding and use.limit - use.used >= self._binding[reason]:
                 del self._binding[reason]
                 log.info(f"{reason.value} has room again")
-        unpriced = [stake for stake in self._stakes if stake.on_trust and not stake.mining_msat]
-        if unpriced:  # of an earlier run, under way
+        if self._unpriced or any(stake.on_trust and not stake.mining_msat for stake in self._stakes):
             try:
-                mining_msat = self._policy.rules.floor.mining_msat(await self._feerate_perkw())
+                self._price(await self._feerate_perkw())
             except NodeError:
                 return
-            for stake in unpriced:
+
+    def _price(self, feerate_perkw: int) -> None:
+        """Count the mining of channels of an earlier run, which was under way with them or has lost them meanwhile."""
+        mining_msat = self._policy.rules.floor.mining_msat(feerate_perkw)
+        for stake in self._stakes:
+            if stake.on_trust and not stake.mining_msat:
                 stake.mining_msat = mining_msat
+        for stake in self._unpriced:
+            self._stakes.burnt.add(stake.since_ms, mining_msat, self._clock.wall_ms())
+        if self._unpriced:
+            self._unpriced.clear()
+            self.save()
+
+    def _back(self, stake: Stake) -> None:
+        """Coins of a stake are ours again. What mining cost may not be known yet after a start."""
+        if stake.on_trust and stake.mined and not stake.mining_msat:
+            self._unpriced.append(stake)
+        self._ledger.back(stake, self._clock.wall_ms())
 
     # For the operator -----------------------------------------------------------------------------
 
@@ -309,7 +334,7 @@ class CapitalAtRisk:
             if stake.channel_id is None and record is not None and record.journal.channel is not None:
                 self._stakes.name(stake, record.journal.channel.channel_id)
             if stake.channel_id not in standing:
-                self._ledger.back(stake, self._clock.wall_ms())
+                self._back(stake)
             else:
                 self._guard(stake.channel_id, stake.peer_id)
         for record in records.values():

@@ -120,7 +120,8 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         TrustRule().mining_budget_sat,
         0,
         10**12,
-        "the most that may be burnt in 24 hours on mining for channels that are not paid for",
+        "the most that may be burnt in 24 hours on mining for channels that are not paid for; "
+        "at twice as much no channel is withheld either",
     ),
     "lsps2-client-share": (
         TrustRule().client_share_percent,

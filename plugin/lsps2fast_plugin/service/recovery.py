@@ -156,18 +156,21 @@ class Recovery:
             parts.shut.withhold(channel.channel_id, not verdict.sent and not verdict.gone, record.buy.peer_id)
             if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
                 parts.offers.mark_used(jit_scid)
-        if not verdict.gone:
-            paying, public = session is not None, verdict.sent or verdict.public
+        row = None if channel is None else snapshot.channels.get(channel.channel_id)
+        spent = verdict.gone and row is not None and not row.is_withheld  # its mining was spent, whatever came of it
+        if not verdict.gone or spent:
+            paying, public = session is not None, verdict.sent or verdict.public or spent
             parts.exposure.revive(record.buy, verdict.journal, public=public, under_way=paying)
         log.info(f"{format_scid(jit_scid)} goes on in {state or 'no session'}")
         parts.driver.carry_out(first_orders(verdict, jit_scid, state, session is not None and session.committed))
-        row = None if channel is None else snapshot.channels.get(channel.channel_id)
         if session is not None:
             self._tell_ends(verdict, row)
         if verdict.gone and channel is not None:  # told once, perhaps while we were away
             back = row is None or row.state in BACK
             ended = parts.sessions.money_back if back else parts.sessions.channel_closed
             parts.driver.carry_out(ended(channel.channel_id))
+            if spent and back:
+                parts.exposure.money_back(channel.channel_id)
 
     def _tell_ends(self, verdict: Verdict, row: PeerChannel | None) -> None:
         """Say how each part ended, where it did, and what the client holds in its channel, `row`."""

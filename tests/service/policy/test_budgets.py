@@ -72,7 +72,7 @@ def test_the_room_of_a_client_is_that_of_its_pots_and_its_share(peer_id: str, sa
     """people:L8, rule:18, rule:24: half of all coins, those in channels counted; its first channel is free of it."""
     limits = budgets()
     put(limits, 100_000, BOB)
-    assert limits.room_msat(peer_id, 400_000, safe_only) == room_sat * SAT
+    assert limits.room_msat(peer_id, 400_000, safe_only, 455_400, WALL_MS) == room_sat * SAT
 
 
 def test_no_channel_is_larger_than_the_largest() -> None:
@@ -84,7 +84,7 @@ def test_no_channel_is_larger_than_the_largest() -> None:
 
 
 def test_mining_fees_that_nobody_paid_for_have_a_budget_a_day() -> None:
-    """people:S6, rule:18: closed channels count, too; the next day is another one, and the safe mode burns nothing."""
+    """people:S6, rule:18: closed channels count, too; the next day is another one. The safe mode has as much again."""
     limits = budgets()  # opening and closing cost 455 sat at 253 sat per 1000 weight
     put(limits, 1, mining_sat=500)
     assert why(limits) is None
@@ -98,6 +98,30 @@ def test_mining_fees_that_nobody_paid_for_have_a_budget_a_day() -> None:
         limits._ledger.back(stake, WALL_MS + 1)
     assert why(limits) == "mining_budget"
     assert why(limits, wall_ms=WALL_MS + DAY_MS + HOUR_MS) is None
+
+
+@pytest.mark.parametrize(("budget_sat", "most_sat"), [(1_000, 2_000), (0, 100_000)])
+def test_what_crumbs_burn_has_a_budget_too(budget_sat: int, most_sat: int) -> None:
+    """people:S3, people:S6, rule:18: a client takes a crumb out of a withheld channel, and its funding is owed."""
+    limits = budgets(RULE._replace(mining_budget_sat=budget_sat))
+    put(limits, 1, on_trust=False, mining_sat=most_sat - 456)
+    limits._ledger.sent(BOB, 1, "cc" * 32, 1, WALL_MS)
+    assert why(limits) == "mining_budget"
+    assert why(limits, on_trust=False) is None
+    assert limits.room_msat(ALICE, 10**9, False, 455_400, WALL_MS) > 0
+    put(limits, 1, scid=2, mining_sat=1)
+    assert why(limits, on_trust=False) == "mining_budget"
+    assert limits.room_msat(ALICE, 10**9, False, 455_400, WALL_MS) == 0  # the menu says the same
+
+
+def test_what_changed_the_pot_unpaid_leaves_less_room_for_the_next() -> None:
+    """people:S3, people:S11, rule:18: withheld, a crumb taken, on chain, and again: both pots together are the end."""
+    limits = budgets(TrustRule(capital_budget_sat=100_000, withheld_budget_sat=100_000))
+    for scid in (1, 2):
+        assert why(limits, on_trust=False) is None
+        put(limits, 100_000, scid=scid, on_trust=False)
+        limits._ledger.sent(BOB, scid, f"{scid:064x}", 1, WALL_MS)
+    assert why(limits, on_trust=False, capacity_sat=1) == "withheld_budget"
 
 
 def test_one_client_holds_at_most_its_share_of_the_coins() -> None:

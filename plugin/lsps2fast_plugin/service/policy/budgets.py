@@ -54,20 +54,32 @@ class Budgets:
         return self.rules.trust.most_on_trust_msat - self._stakes.msat(on_trust=True)
 
     def withheld_room_msat(self) -> int:
-        """Return what more may be reserved for channels that are withheld."""
-        return self.rules.trust.most_withheld_msat - self._stakes.msat(on_trust=False)
+        """Return what more may be reserved for channels that are withheld.
 
-    def mining_room_msat(self, wall_ms: int) -> int:
-        """Return what more may be spent on mining today without being paid for."""
-        return self.rules.trust.mining_budget_sat * 1000 - self._stakes.mining_msat(wall_ms)
+        One whose client takes a crumb goes on chain unpaid, unasked; what fills the other pot so leaves less room here.
+        """
+        rule, withheld_msat = self.rules.trust, self._stakes.msat(on_trust=False)
+        over_msat = self._stakes.msat(on_trust=True) - rule.most_on_trust_msat
+        return rule.most_withheld_msat - withheld_msat - max(over_msat, 0)
+
+    def mining_room_msat(self, wall_ms: int, *, on_trust: bool = True) -> int:
+        """Return what more may be spent on mining today without being paid for, or be risked on a withheld channel."""
+        rule = self.rules.trust
+        most_msat = rule.most_mining_msat if on_trust else rule.most_mining_in_all_msat
+        return most_msat - self._stakes.mining_msat(wall_ms)
 
     def share_msat(self, free_sat: int) -> int:
         """Return the most that one client may hold in channels that are not paid for."""
         coins_msat = free_sat * 1000 + self._stakes.msat(on_trust=True) + self._stakes.msat(on_trust=False)
         return coins_msat * self.rules.trust.client_share_percent // 100
 
-    def room_msat(self, peer_id: str, free_sat: int, safe_only: bool) -> int:
-        """Return the largest channel of this client that they all allow now. Its first one is free of the share."""
+    def room_msat(self, peer_id: str, free_sat: int, safe_only: bool, mining_msat: int, wall_ms: int) -> int:
+        """Return the largest channel of this client that they all allow now. Its first one is free of the share.
+
+        `mining_msat` is what a channel costs.
+        """
+        if mining_msat > self.mining_room_msat(wall_ms, on_trust=False):
+            return 0
         room_msat = self.withheld_room_msat()
         if not safe_only:
             room_msat = max(room_msat, self.on_trust_room_msat())
@@ -114,19 +126,18 @@ class Budgets:
 
     def _pot(self, opening: Opening, wall_ms: int) -> No | None:
         rule, amount_msat = self.rules.trust, opening.capacity_sat * 1000
-        if not opening.on_trust:
-            if amount_msat <= self.withheld_room_msat():
-                return None
-            text = f"the {rule.most_withheld_msat // 1000} sat for channels that are withheld are used up"
-            return No(Refusal.WITHHELD_BUDGET, text, amount_msat)
-        if amount_msat > self.on_trust_room_msat():
+        if opening.on_trust and amount_msat > self.on_trust_room_msat():
             text = f"the {rule.capital_budget_sat} sat for channels that are not paid for are used up"
             return No(Refusal.CAPITAL_BUDGET, text, amount_msat)
+        if not opening.on_trust and amount_msat > self.withheld_room_msat():
+            text = f"the {rule.most_withheld_msat // 1000} sat for channels that are withheld are used up"
+            return No(Refusal.WITHHELD_BUDGET, text, amount_msat)
         mining_msat = self.rules.floor.mining_msat(opening.feerate_perkw)
-        if mining_msat > self.mining_room_msat(wall_ms):
-            text = f"the {rule.mining_budget_sat} sat that may be burnt on mining in a day are used up"
+        if mining_msat > self.mining_room_msat(wall_ms, on_trust=opening.on_trust):
+            most_msat = rule.most_mining_msat if opening.on_trust else rule.most_mining_in_all_msat
+            text = f"the {most_msat // 1000} sat that may be burnt on mining in a day are used up"
             return No(Refusal.MINING_BUDGET, text, mining_msat)
-        return self.why_not_on_trust(opening.peer_id, wall_ms)
+        return self.why_not_on_trust(opening.peer_id, wall_ms) if opening.on_trust else None
 
     # For the operator -----------------------------------------------------------------------------
 
@@ -136,6 +147,6 @@ class Budgets:
         return {
             Refusal.CAPITAL_BUDGET: Use(stakes.msat(on_trust=True), rule.most_on_trust_msat),
             Refusal.WITHHELD_BUDGET: Use(stakes.msat(on_trust=False), rule.most_withheld_msat),
-            Refusal.MINING_BUDGET: Use(stakes.mining_msat(wall_ms), rule.mining_budget_sat * 1000),
+            Refusal.MINING_BUDGET: Use(stakes.mining_msat(wall_ms), rule.most_mining_msat),
             Refusal.CLIENT_SHARE: Use(stakes.largest_of_a_peer_msat(), self.share_msat(free_sat)),
         }

@@ -223,7 +223,8 @@ class Policy:
         """
         mining_msat = self.rules.floor.mining_msat(facts.feerate_perkw)
         safe_only, _ = self._trust(peer_id, token, 0, mining_msat, wall_ms)
-        return facts._replace(budget_sat=self.budgets.room_msat(peer_id, facts.confirmed_sat, safe_only) // 1000)
+        room_msat = self.budgets.room_msat(peer_id, facts.confirmed_sat, safe_only, mining_msat, wall_ms)
+        return facts._replace(budget_sat=room_msat // 1000)
 
     def trust_of(
         self, ask: BuyAsk, peer_id: str, token: Token | None, capacity_sat: int, facts: Facts, wall_ms: int

@@ -155,6 +155,18 @@ class TrustRule(NamedTuple):
         own = self.withheld_budget_sat
         return 1000 * (own if own is not None else self.capital_budget_sat or TrustRule().capital_budget_sat)
 
+    @property
+    def most_mining_msat(self) -> int:
+        """The most that may be burnt in a day before nothing goes on chain on trust."""
+        return self.mining_budget_sat * 1000
+
+    @property
+    def most_mining_in_all_msat(self) -> int:
+        """The most that may be burnt in a day before no channel is withheld either: its client may take a crumb of the
+        payment, and then its funding is owed though the fee did not come.
+        """
+        return self.most_mining_msat + 1000 * (self.mining_budget_sat or TrustRule().mining_budget_sat)
+
 
 class Token(NamedTuple):
     """The terms for the holder of a token. The token itself is not kept, only its `promise.token_hash` (K-28)."""
