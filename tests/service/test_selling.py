@@ -10,6 +10,8 @@ from lsps2fast_plugin.simnode import openings
 
 from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, UNKNOWN, Stage
 
+GENEROUS = {"lsps2-max-overpay-percent": 100, "lsps2-min-part-msat": 1}  # as much again, in parts of any size
+
 COMMITS = ("datastore", "deldatastore", "fundchannel_start", "sendpsbt", "forward")
 
 
@@ -189,7 +191,7 @@ async def test_an_alias_serves_payments_that_were_collecting_when_it_was_paid(mo
 @pytest.mark.parametrize("late_msat", [1, 2_500_000])
 async def test_a_part_that_comes_after_the_others_went_out_is_forwarded_in_full(mode: str, late_msat: int) -> None:
     """C-18, H-06: no fee, no TLV, the same channel, and it is journalled before it goes."""
-    async with Stage(mode) as stage:
+    async with Stage(mode, options=GENEROUS) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)
         first = payer.pay(invoice, [SIZE_MSAT // 2] * 2)
@@ -207,7 +209,7 @@ async def test_a_part_that_comes_after_the_others_went_out_is_forwarded_in_full(
 
 async def test_a_surplus_part_that_comes_while_the_channel_opens_shares_its_way(mode: str) -> None:
     """C-18, trap:17: a third part joins during the opening; the fee stays, the surplus is the client's."""
-    async with Stage(mode) as stage:
+    async with Stage(mode, options=GENEROUS) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
         opening = stage.lsp.faults.late("fundchannel_complete")

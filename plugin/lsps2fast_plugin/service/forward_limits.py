@@ -19,7 +19,7 @@ MOST_HTLCS: Final = 483  # BOLT 2
 DUST_LIMIT_SAT: Final = 546  # the highest that a node may ask for, so that it holds for both commitments
 HTLC_SUCCESS_WEIGHT: Final = 703  # of the heavier second transaction, without anchors (BOLT 3)
 DUST_BUFFER_PERKW: Final = 2_530  # added to a fee rate, or a quarter of it, before dust is counted (BOLT 2)
-LITTLE_DUST_MSAT: Final = 5_000_000  # of a client that refuses anchors: LDK closes such a channel by force for more
+LITTLE_DUST_MSAT: Final = 20_000_000  # of a client that refuses anchors: LDK closes such a channel by force for more
 DEFAULT_CLTV_DELTA, DEFAULT_DUST_EXPOSURE_MSAT = 34, 50_000_000  # lightningd's own
 
 

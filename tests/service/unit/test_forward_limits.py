@@ -61,7 +61,8 @@ def test_defaults_are_those_of_lightningd() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exposure_msat", "little", "fits"), [(5_000_000, True, True), (6_000_000, True, False), (6_000_000, False, True)]
+    ("exposure_msat", "little", "fits"),
+    [(20_000_000, True, True), (21_000_000, True, False), (21_000_000, False, True)],
 )
 def test_a_client_that_refuses_anchors_gets_little_dust(exposure_msat: int, little: bool, fits: bool) -> None:
     """people:S19: it may close the channel for what our own node would still allow."""
