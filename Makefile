@@ -7,10 +7,10 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help api bench build compare conformance count crash demo test quick interop pure real lint types table clean
+.PHONY: help api bench build compare conformance count crash demo test quick interop pure real simulate simulate-mutants lint types table clean
 
 help: ## show these verbs
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/tools: pyproject.toml
 	@echo "== setting up $(VENV) (once; about a minute)"
@@ -37,6 +37,12 @@ quick: $(VENV)/built ## tests for the edit loop: no processes, nothing slow
 
 crash: $(VENV)/built ## kill the plugin and the node at every point of a sale and count the money
 	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m crash --processes --most 40 && ../$(PY) -m client.deaths
+
+simulate: $(VENV)/built ## ten minutes of a town of honest and dishonest people on simulated time
+	@$(VENV)/bin/lsps2fast simulate --seed 1 --seeds 40 --days 10 --people 40
+
+simulate-mutants: $(VENV)/built ## take each guard away and see the simulator find the loss
+	@$(VENV)/bin/lsps2fast simulate --mutants
 
 api: $(VENV)/built ## write docs/reference/python-api.md from the public API
 	@$(PY) tests/python_api.py

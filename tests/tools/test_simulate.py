@@ -14,6 +14,7 @@ import pytest
 
 from lsps2fast_plugin.tools.cli import main
 from lsps2fast_plugin.tools.simulate.market import simulate
+from lsps2fast_plugin.tools.simulate.mutants import MUTANTS
 from lsps2fast_plugin.tools.simulate.plan import Plan, happenings, numbers_of, spans
 
 COMMAND = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "simulate"]
@@ -50,6 +51,16 @@ def test_every_promise_holds(seed: int) -> None:
     result = simulate(Plan(seed, days=3, people=60))
     assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
     assert result.totals["sales"] > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "most_steps"), [("open-doors", 40), ("deaf-ledger", 80), ("coins-stay", 120)])
+def test_a_guard_that_is_taken_away_is_missed(name: str, most_steps: int) -> None:
+    """rule:21, rule:18, rule:9: the loss is found within so many steps (the others: `make simulate-mutants`)."""
+    result = simulate(MUTANTS[name].plan(name))
+    assert result.violation is not None
+    assert result.violation.rule == MUTANTS[name].rule
+    assert result.steps <= most_steps
 
 
 def test_what_is_left_out_moves_nothing_else() -> None:

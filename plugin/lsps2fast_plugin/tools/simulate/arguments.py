@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without", default="", metavar="NUMBERS", help="leave these happenings out, as 2-8,13")
     parser.add_argument("--no-weather", action="store_true", help="no storms: blocks and fee rates only")
     parser.add_argument("--mutant", default="", metavar="NAME", help="take one guard away and see")
+    parser.add_argument("--mutants", action="store_true", help="try all mutants: a table of what finds each")
     parser.add_argument("--shrink", action="store_true", help="make the story of a violation as short as may be")
     parser.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the money of each group as SVG")

@@ -15,12 +15,17 @@ from lsps2fast_plugin.simnode.client import Client, ClientInvoice
 from lsps2fast_plugin.simnode.lightningd import Node
 from lsps2fast_plugin.simnode.parts import Forward
 from lsps2fast_plugin.simnode.payer import Payment
+from lsps2fast_plugin.simnode.psbt import Tx
+from lsps2fast_plugin.simnode.wallet import INPUT_WEIGHT, OUTPUT_WEIGHT
 
 from .story import Story
 from .town import Town
 
 BACK = ("FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")  # the LSP's coins are its own again
+NORMAL = "CHANNELD_NORMAL"
 ZERO_CONF = 50  # the feature bit of a channel that is made just in time
+DAY_S = 86_400.0
+START_WEIGHT, COUNTED_WEIGHT = 214, 1_000  # of a funding without inputs; of the 250 vbytes that a budget counts
 KEPT_S = 4 * 86_400.0  # that a sale is remembered after its end
 
 
@@ -43,6 +48,7 @@ class Sale:
     fee_came_msat: int = 0  # over parts that were settled
     delivered_msat: int = 0
     paid_s: float | None = None
+    closing: bool = False  # some of it came while its channel was closing: its record may have been written before
     wanted_s: float | None = None  # when an honest payer first tried
 
     def fee_msat(self, amount_msat: int) -> int:
@@ -59,12 +65,17 @@ class Account:
     fee_came_msat: int = 0
     paid: bool = False
     on_trust: bool = False  # its funding was sent before any of its fee had come
-    mining_sat: int = 0  # of its funding
+    mining_sat: int = 0  # of its funding, as far as a budget counts it
 
     @property
     def end(self) -> End:
         """Our side."""
         return self.channel.opener
+
+    @property
+    def is_open_debt(self) -> bool:
+        """Whether its coins are bound, withheld or on chain, and its fee has not come."""
+        return not (self.paid or self.end.forgotten or self.end.state in BACK)
 
     @property
     def is_unpaid(self) -> bool:
@@ -89,6 +100,7 @@ class Books:
         self.strategists_paid_msat = 0
         self.brought_msat = 0  # put into the LSP's wallet by its owner since the start
         self.strays: list[str] = []  # payments that an unpaid channel carried, against rule:21
+        self._never_told_msat = 0  # came while a channel was closing, after the record was written
         self._seen = len(town.channels)
         self.lsp.forward_listeners.append(self._forwarded)
 
@@ -114,7 +126,7 @@ class Books:
         self._seen = len(self.town.channels)
         for account in self.accounts.values():
             if not account.mining_sat and self.town.chain.knows(account.channel.funding_txid):
-                account.mining_sat = self.town.chain.transactions[account.channel.funding_txid].fee_sat
+                account.mining_sat = _counted_sat(self.town.chain.transactions[account.channel.funding_txid])
                 account.on_trust = account.fee_came_msat == 0
 
     def forget_channel(self, channel: Channel) -> None:
@@ -143,6 +155,7 @@ class Books:
 
     def _paid(self, sale: Sale, account: Account, fee_msat: int, out: Htlc) -> None:
         sale.fee_came_msat += fee_msat
+        sale.closing |= account.end.state != NORMAL
         sale.delivered_msat += out.amount_msat
         account.fee_came_msat += fee_msat
         self.opening_fees_msat += fee_msat
@@ -165,13 +178,30 @@ class Books:
                 yield account
 
     def due_msat(self) -> int:
-        """Return what payers owe the LSP for preimages it has: their parts are not settled yet."""
-        return sum(
+        """Return what payers owe the LSP for preimages that it has, or will see on chain."""
+        rows = self.lsp.htlcs.by_out
+        claimed = [
+            rows[htlc].part.htlc.amount_msat
+            for end in self.lsp.ends
+            if end.channel.on_chain is not None
+            for htlc in end.live.values()
+            if htlc.preimage is not None and htlc in rows
+        ]
+        return sum(claimed) + sum(
             htlc.amount_msat
             for end in self.lsp.ends
             for htlc in end.other.live.values()
             if htlc.preimage is not None and not htlc.removed
         )
+
+    def share_msat(self) -> int:
+        """Return what came of fees that have not come whole: told with the final record, at the end of the offer."""
+        return self._never_told_msat + sum(sale.fee_came_msat for sale in self.sales if self._is_open(sale))
+
+    def _is_open(self, sale: Sale) -> bool:
+        if sale.closing or any(not payment.done for payment in sale.payments):
+            return True
+        return sale.paid_s is None and self.town.loop.time() < sale.until_s + DAY_S
 
     def profit_msat(self) -> int:
         """Return what the LSP has gained, mining fees deducted, capital brought aside."""
@@ -184,9 +214,16 @@ class Books:
         for sale in old:
             for payment in sale.payments:
                 self.by_hash.pop(payment.payment_hash, None)
+        self._never_told_msat += sum(sale.fee_came_msat for sale in old if sale.closing)
         if old:
             gone = set(map(id, old))
             self.sales = [sale for sale in self.sales if id(sale) not in gone]
+
+
+def _counted_sat(funding: Tx) -> int:
+    """Return the fee, of 250 vbytes at most: what a larger transaction costs beyond is bound by no option."""
+    weight = START_WEIGHT + INPUT_WEIGHT * len(funding.inputs) + OUTPUT_WEIGHT * (len(funding.outputs) - 1)
+    return funding.fee_sat * COUNTED_WEIGHT // max(COUNTED_WEIGHT, weight)
 
 
 def _short(account: Account) -> str:

@@ -8,7 +8,8 @@ from lsps2fast_plugin.simnode.client import Client
 from .common import Common
 
 KEPT_BLOCKS = 150  # of transactions
-KEPT_ROWS = 200  # of forwards
+KEPT_ROWS = 1_000  # of HTLCs that are over
+KEPT_S = 8 * 86_400.0  # that a forward is listed after its end
 
 
 def sweep(common: Common) -> None:
@@ -21,8 +22,10 @@ def sweep(common: Common) -> None:
             side.htlcs = dict(side.live)
             del side.state_changes[:-20]
     rows = town.lsp.htlcs
-    del rows.forwards[:-KEPT_ROWS]
-    del town.lsp.htlc_log[:-KEPT_ROWS]
+    old_s = town.clock.time() - KEPT_S
+    rows.forwards[:] = [row for row in rows.forwards if row.status == "offered" or row.received_s > old_s]
+    log = town.lsp.htlc_log
+    log[:] = [*(each for each in log[:-KEPT_ROWS] if not each[0].removed), *log[-KEPT_ROWS:]]
     del town.lsp.closed[:-KEPT_ROWS]
     town.lsp.processes[:] = [each for each in town.lsp.processes if not each.gone.is_set()]
     _people(common)

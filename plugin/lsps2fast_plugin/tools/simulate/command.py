@@ -10,6 +10,7 @@ from typing import Any
 
 from . import strategies
 from .market import Market, Result, simulate
+from .mutants import MUTANTS
 from .plan import Plan, numbers_of
 from .shrink import shrink
 
@@ -21,6 +22,8 @@ def plan_of(args: argparse.Namespace, seed: int) -> Plan:
     unknown = [name for name in args.only if name not in strategies.KINDS]
     if unknown:
         raise ValueError(f"--only {' '.join(unknown)}: there are {', '.join(sorted(strategies.KINDS))}")
+    if args.mutant and args.mutant not in MUTANTS:
+        raise ValueError(f"--mutant {args.mutant}: there are {', '.join(MUTANTS)}")
     try:
         without = numbers_of(args.without)
     except ValueError:
@@ -44,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         sys.stderr.write(f"lsps2fast simulate: {error}\n")
         return 2
+    if args.mutants:
+        return _mutants()
     results = []
     for plan in plans:
         result = simulate(plan, _Progress(plan.days))
@@ -62,6 +67,20 @@ def run(args: argparse.Namespace) -> int:
     if results[-1].interrupted:
         return 130
     return 1 if results[-1].violation is not None else 0
+
+
+def _mutants() -> int:
+    """Print what finds each; 1 when one was not found."""
+    missed = 0
+    sys.stdout.write("| mutant | takes away | broken | found at step | by |\n|---|---|---|---|---|\n")
+    for name, mutant in MUTANTS.items():
+        result = simulate(mutant.plan(name))
+        found = "not found" if result.violation is None else f"step {result.steps}, {result.violation.rule}"
+        missed += result.violation is None
+        row = f"| `{name}` | {mutant.takes_away} | {mutant.rule} | {found} | {', '.join(mutant.only)} |"
+        sys.stdout.write(row + "\n")
+        sys.stdout.flush()
+    return min(missed, 1)
 
 
 def _say(text: str) -> None:

@@ -6,9 +6,11 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from lsps2fast_plugin.simnode import Payer
+from lsps2fast_plugin.simnode import Payer, RpcError
+from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.party import Party
 from lsps2fast_plugin.simnode.process import Plugin
+from lsps2fast_plugin.simnode.splices import FEE_SAT as SPLICE_FEE_SAT
 
 from .books import Books
 from .story import Story, Violation
@@ -52,6 +54,15 @@ class Common:
             if height <= now and not reached.done():
                 reached.set_result(None)
         self._waiting = [each for each in self._waiting if not each[1].done()]
+
+    def splice(self, end: End, add_sat: int) -> bool:
+        """Make a payer's channel larger; whether it could be begun."""
+        try:
+            self.town.splice(end, add_sat)
+        except RpcError:
+            return False
+        self.spent_msat[end.owner.name] += SPLICE_FEE_SAT * 1000
+        return True
 
     def set_skew(self, skew_ms: int) -> None:
         """The wall clock of the LSP's machine is so much off from now on, for this plugin and later ones."""

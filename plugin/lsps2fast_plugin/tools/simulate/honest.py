@@ -32,7 +32,7 @@ class Honest(Visitor):
         size_sat = me.sat(2_000, 900_000)
         begun_s = me.town.loop.time()
         for _ in range(BUYS):
-            sale = await me.buy(wallet, size_sat if self.is_fixed else None)
+            sale = await me.buy(wallet, size_sat if self.is_fixed else None, size_sat)
             if sale is not None and await self.be_paid(me, wallet, sale, size_sat * 1000):
                 me.served(begun_s)
                 break

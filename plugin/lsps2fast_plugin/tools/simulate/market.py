@@ -11,6 +11,7 @@ from typing import Any
 
 from . import honest, strategies, weather
 from .common import Common
+from .mutants import applied
 from .plan import DAY_S, Happening, Plan, happenings
 from .promises import Promises
 from .scene import PAYERS, Scene, Visitor
@@ -19,7 +20,7 @@ from .town import Town, play
 from .weather import Sky
 
 COINS = (1_000_000,) * 60 + (250_000,) * 40 + (20_000_000,)
-PAYER_CHANNELS, PAYER_SAT = 4, 20_000_000_000
+PAYER_CHANNELS, PAYER_SAT, PAYER_COINS = 4, 20_000_000_000, 10
 CALM_S = 3_600.0  # after a harm, before things count as quiet again
 FINISH_S = 3 * DAY_S  # after the last day, for what is under way
 Progress = Callable[["Market"], None]
@@ -72,8 +73,10 @@ class Market:
         result = Result(self.plan)
         try:
             async with self.town:
-                result.interrupted = await self._play()
-                self._sum_up(result)
+                try:
+                    result.interrupted = await self._play()
+                finally:
+                    self._sum_up(result)
         except Violation as violation:
             result.violation = violation
         if self.common.failed.done():
@@ -86,6 +89,9 @@ class Market:
         """Whether it was interrupted."""
         self.story.look = self._look
         self.common.payers = [self.town.payer(f"payer{place}", PAYER_CHANNELS, PAYER_SAT) for place in range(PAYERS)]
+        for payer in self.common.payers:
+            for _ in range(PAYER_COINS):
+                self.town.chain.grant(1_000_000, payer.wallet.new_script())
         await asyncio.sleep(60)
         self.town.open_books()
         self._miners_before_sat = self.town.chain.fees_sat
@@ -200,4 +206,5 @@ def simulate(plan: Plan, progress: Progress | None = None) -> Result:
     async def work() -> Result:
         return await Market(plan, progress).run()
 
-    return play(work)
+    with applied(plan.mutant):
+        return play(work)

@@ -62,7 +62,7 @@ class Happening:
 def happenings(plan: Plan, honest: Sequence[str], strategies: Sequence[str], weather: Sequence[str]) -> list[Happening]:
     """Everything that comes to town in a run, in order, less what the plan leaves out.
 
-    Three of five people are honest; one weather a day and a half on the average.
+    Three of five people are honest; four storms a day on the average.
     """
     found = []
     people = random.Random(f"{plan.seed}/people")
@@ -74,7 +74,7 @@ def happenings(plan: Plan, honest: Sequence[str], strategies: Sequence[str], wea
         found.append(Happening(number, at_s, people.choice(pool)))
     skies = random.Random(f"{plan.seed}/weather")
     number, at_s = 1, 0.0
-    while plan.weather and weather and (at_s := at_s + skies.expovariate(1 / (1.5 * DAY_S))) < plan.days * DAY_S:
+    while plan.weather and weather and (at_s := at_s + skies.expovariate(4 / DAY_S)) < plan.days * DAY_S:
         number += 2
         found.append(Happening(number, at_s, skies.choice(weather), is_weather=True))
     return sorted((each for each in found if each.number not in plan.without), key=lambda each: each.at_s)

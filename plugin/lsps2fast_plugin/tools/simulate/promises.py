@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from lsps2fast_plugin.simnode.errors import NodeProblem, RpcError
+from lsps2fast_plugin.simnode.psbt import decode
 
-from .books import Books
+from .books import BACK, Books
 from .common import Common
 from .story import Violation
 
 NOISE = ("Traceback", "failed in our code", "a task failed", "failed in pyln-client")
 DAY_S = 86_400.0
 WINDOW_S = 25 * 3_600.0  # of burnt mining fees: a day in whole hours
-FUNDING_WU, CLOSE_WU = 1_000, 800  # as `policy.floor` counts them: 250 and 200 vbytes
-UNSERVED_S = 2 * DAY_S  # so long an honest wallet may ask in vain, in good weather
 QUIET_BLOCKS = 3  # that a leftover may stay
 
 
@@ -67,6 +66,8 @@ class Promises:
 
     def _listen(self, entry: dict[str, Any]) -> None:
         message = entry["msg"]
+        if message.get("method") == "htlc_accepted" and entry["dir"] == "host>plugin":
+            self.worst["parts"] = max(self.worst["parts"], len(self.lsp.htlcs.held))
         if entry["dir"] == "plugin>host" and message.get("method") == "log":
             text = str(message["params"].get("message", ""))
             if any(word in text for word in NOISE):
@@ -120,7 +121,10 @@ class Promises:
         changes = self.town.books()
         for payer in self.common.payers:
             if payer.force_closed:
-                raise Violation("rule:5", f"{payer.name} closed its channel by force: a part of it was held too long")
+                late = [htlc.payment_hash for end in payer.force_closed for htlc in end.live.values()]
+                scids = sorted({self.books.by_hash[each].scid for each in late if each in self.books.by_hash})
+                where = f"a part over {', '.join(scids) or 'another way'} was held too long"
+                raise Violation("rule:5", f"{payer.name} closed its channel by force: {where}")
             if -changes[payer.name] != payer.paid_msat + self.common.spent_msat[payer.name]:
                 lost = -changes[payer.name]
                 raise Violation("rule:3", f"{payer.name} lost {lost} msat and has receipts for {payer.paid_msat}")
@@ -154,57 +158,61 @@ class Promises:
         """What the operator is told equals the books, and nothing is left over: looked at when all is quiet."""
         if not self._is_quiet():
             return
-        life = self.lsp.plugins[0].pid if self.lsp.plugins else 0
         try:
             stats = await asyncio.wait_for(self.lsp.call("lsps2-stats"), 60)
         except (RpcError, NodeProblem, TimeoutError):
             return  # it is starting
-        if stats["live_sessions"] or not self._is_quiet():
+        if not self._is_quiet():
             return
         self.common.story.counts["quiet looks"] += 1
         self._is_told("held_parts", stats["held_parts"], 0)
         self._at_risk(stats)
-        self._earned(stats, life)
+        self._earned(stats, self.common.lives)
         self._leftovers(stats)
 
     def _is_quiet(self) -> bool:
         lsp = self.lsp
         if lsp.state != "running" or not lsp.plugins or not lsp.plugins[0].ready or lsp.htlcs.held:
             return False
-        busy = lsp.openings.pending or lsp.openings.starting or self.common.harm
-        live = any(end.live or end.other.live for end in lsp.ends if not end.forgotten)
-        return not (busy or live or any(True for _ in self.books.withheld()))
+        return not (lsp.openings.pending or lsp.openings.starting or self.common.harm)
 
     def _is_told(self, what: str, said: int, true: int) -> None:
         if said != true:
             raise Violation("rule:18", f"lsps2-stats says {what} is {said}, and it is {true}")
 
     def _at_risk(self, stats: dict[str, Any]) -> None:
-        """The ledger of capital."""
-        unpaid = list(self.books.unpaid())
-        true_msat = sum(account.channel.capacity_sat * 1000 for account in unpaid)
-        if stats["at_risk_msat"] != true_msat:
-            self._later(
-                "ledger", f"lsps2-stats says that {stats['at_risk_msat']} msat are at risk, and {true_msat} are"
-            )
-        else:
+        """The ledger of capital. A paid channel may still count while parts are on their way over it."""
+        accounts = self.books.accounts.values()
+        debts = [account for account in accounts if account.is_open_debt]
+        busy = [each for each in accounts if each.paid and each.end.live and each.end.state not in BACK]
+        least_msat = sum(each.channel.capacity_sat * 1000 for each in debts)
+        most_msat = least_msat + sum(each.channel.capacity_sat * 1000 for each in busy)
+        if least_msat <= stats["at_risk_msat"] <= most_msat:
             self._left["ledger"] = 0
+            return
+        names = ", ".join(f"{each.end.peer.name} {each.channel.capacity_sat}" for each in debts)
+        told = f"lsps2-stats says that {stats['at_risk_msat']} msat are at risk, and {least_msat} are"
+        self._later("ledger", f"{told} ({names or 'no channel'})")
 
     def _earned(self, stats: dict[str, Any], life: int) -> None:
-        """Fees that came, since the plugin's start."""
+        """Fees that came, since the plugin's start; shares of fees are told when their sale is over."""
         said, true = stats["fees_earned_msat"], self.books.opening_fees_msat
-        key = self.common.lives
-        if self._told is None or self._told[0] != key:
-            self._told = (key, said, true)
-        elif said - self._told[1] != true - self._told[2]:
-            gained, came = said - self._told[1], true - self._told[2]
-            self._later("fees", f"lsps2-stats counts {gained} msat of opening fees, and {came} came")
-        else:
+        share_msat = self.books.share_msat()
+        if self._told is None or self._told[0] != life:
+            self._told = (life, true - said, share_msat)
+        missing = true - said - self._told[1]
+        if -self._told[2] <= missing <= share_msat:
             self._left["fees"] = 0
+        else:
+            came = f"{missing} msat more came, {share_msat} of it shares of sales that are not over"
+            self._later("fees", f"lsps2-stats counts {said} msat of opening fees since its start; {came}")
 
     def _leftovers(self, stats: dict[str, Any]) -> None:
-        """rule:9: no coin stays reserved, and no offer outlives its end, when nothing is under way."""
-        reserved = [row for row in self.lsp.wallet.rows() if row["reserved"]]
+        """rule:9: no coin stays reserved but those of withheld channels."""
+        psbts = [account.channel.funding_psbt for account in self.books.withheld()]
+        needed = {point for text in psbts if text is not None for point in decode(text).inputs}
+        rows = self.lsp.wallet.rows()
+        reserved = [row for row in rows if row["reserved"] and (row["txid"], row["output"]) not in needed]
         if reserved:
             self._later("coins", f"{len(reserved)} coins of the LSP are reserved for nothing")
         else:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.simnode import Client, LspsError, Payer, PaymentResult
+from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.errors import NodeProblem
 from lsps2fast_plugin.simnode.party import connect
@@ -78,13 +79,20 @@ class Scene:
 
     # buying
 
-    async def buy(self, wallet: Client, size_sat: int | None) -> Sale | None:
-        """Buy a channel for a payment of this size (None: any), on the first offer that fits; None when refused."""
+    async def buy(self, wallet: Client, size_sat: int | None, worth_sat: int | None = None) -> Sale | None:
+        """Buy a channel for a payment of this size (None: any), on the first offer that fits; None when refused.
+
+        `worth_sat`: what will be paid; an offer that takes more than half of it is too dear.
+        """
         size_msat = None if size_sat is None else size_sat * 1000
         try:
             menu = await wallet.request("lsps2.get_info", timeout_s=120)
             offers = [FeeParams.from_json(raw) for raw in menu["opening_fee_params_menu"]]
             fitting = [each for each in offers if size_msat is None or _fits(each, size_msat)]
+            if worth_sat is not None:
+                cheap = [each for each in fitting if 2 * (each.fee_msat(worth_sat * 1000) or 0) <= worth_sat * 1000]
+                self.books.totals["too dear"] += len(cheap) < len(fitting)
+                fitting = cheap
             if not fitting:
                 self.refused("nothing on the menu")
                 return None
@@ -188,6 +196,11 @@ class Scene:
             return [amount_msat]
         cuts = sorted(self.dice.sample(range(1, amount_msat), count - 1))
         return [after - before for before, after in zip([0, *cuts], [*cuts, amount_msat], strict=True)]
+
+    def splice(self, end: End) -> None:
+        """The payer makes a channel of its own larger, if it can."""
+        if self.common.splice(end, self.some(1_000, 100_000)):
+            self.say(f"{end.owner.name} splices its channel")
 
     # what it came to
 

@@ -170,8 +170,10 @@ async def _rpc_trouble(sky: Sky, dice: random.Random) -> None:
         fault = faults.hang(method, nth=nth, times=times)
     else:
         fault = faults.cut(method, nth=nth, times=times, after=dice.random() < 0.5)
-    for _ in range(dice.randint(5, 40)):
-        await asyncio.sleep(dice.uniform(5, 120))
+    for _ in range(60):
+        await asyncio.sleep(dice.uniform(5, 600))
+        if fault.seen >= nth + times and not fault.wait:
+            break
         if fault.reached.is_set() and not fault.released.is_set() and dice.random() < 0.5:
             fault.release()
     fault.release()
@@ -182,13 +184,28 @@ async def _rpc_trouble(sky: Sky, dice: random.Random) -> None:
 async def _disk_full(sky: Sky, dice: random.Random) -> None:
     sky.common.story.tell("weather", "lightningd's disk is full")
     fault = sky.town.lsp.faults.fail("datastore", times=1_000_000, message="disk I/O error")
-    await asyncio.sleep(dice.uniform(30, 1_800))
+    await asyncio.sleep(dice.uniform(30, 7_200))
     sky.town.lsp.faults.remove(fault)
     sky.common.story.counts["faults that hit"] += fault.hits
 
 
+async def _amid_a_sale(sky: Sky, dice: random.Random) -> None:
+    """Wait until a part is held, and for some messages more; not for longer than half a day."""
+    lsp, tape = sky.town.lsp, sky.town.tape
+    for _ in range(43_200):
+        if lsp.htlcs.held:
+            break
+        await asyncio.sleep(1)
+    until = tape.frames + dice.choice((0, dice.randint(1, 80), dice.randint(1, 80)))
+    for _ in range(20_000):
+        if tape.frames >= until:
+            return
+        await asyncio.sleep(0 if lsp.htlcs.held or lsp.openings.starting or lsp.openings.pending else 0.01)
+
+
 def _ending(how: str) -> Event:
     async def end(sky: Sky, dice: random.Random) -> None:
+        await _amid_a_sale(sky, dice)
         sky.common.story.tell("weather", how)
         await sky.restart(how)
 
@@ -208,12 +225,8 @@ async def _splice(sky: Sky, dice: random.Random) -> None:
     """A payer makes its channel larger; another scid follows (cln:N3)."""
     payer = dice.choice(sky.common.payers)
     end = dice.choice(payer.ends)
-    try:
-        sky.town.splice(end, dice.randint(1_000, 100_000))
-    except RpcError as error:
-        sky.common.story.tell("weather", f"{payer.name} cannot splice: {error.message}")
-        return
-    sky.common.story.tell("weather", f"{payer.name} splices a channel")
+    if sky.common.splice(end, dice.randint(1_000, 100_000)):
+        sky.common.story.tell("weather", f"{payer.name} splices a channel")
 
 
 EVENTS: dict[str, Event] = {

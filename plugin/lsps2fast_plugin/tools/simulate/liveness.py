@@ -1,0 +1,112 @@
+"""What strangers, payers and other clients do so that an honest wallet is not served: rows L of the catalogue.
+
+The wallet of such a visit is honest, and must be served all the same.
+"""
+
+from __future__ import annotations
+
+from lsps2fast_plugin.simnode import Client
+from lsps2fast_plugin.simnode.client import ClientInvoice
+
+from .books import Sale
+from .honest import Honest
+from .scene import Scene, Visitor
+
+
+class StrangerPays(Honest):
+    """Somebody with the invoice pays over its scid with hashes of his own."""
+
+    name = "stranger-pays"
+    row = "L1"
+
+    async def before_paying(self, me: Scene, wallet: Client, sale: Sale, invoice: ClientInvoice) -> None:
+        for _ in range(me.some(1, 4)):
+            await me.end(me.stranger_pays(sale, invoice, [invoice.amount_msat or 0]))
+            await me.rest(1, 60)
+
+
+class DustSet(Honest):
+    """Somebody with the invoice fills the set with parts of 1 msat of the invoice's own hash."""
+
+    name = "dust-set"
+    row = "L3"
+    parts = (1, 4)
+
+    async def before_paying(self, me: Scene, wallet: Client, sale: Sale, invoice: ClientInvoice) -> None:
+        amounts = [me.some(1, 1_000) for _ in range(me.some(5, 35))]
+        me.pay(sale, invoice, amounts, total_msat=invoice.amount_msat or 0)
+        await me.rest(0.1, 40)
+
+
+class TooManyParts(Honest):
+    """A payer's wallet sends sixty parts at once, and then fewer."""
+
+    name = "too-many-parts"
+    row = "L7"
+
+    def split(self, me: Scene, amount_msat: int) -> list[int]:
+        """The first try is what breaks it."""
+        count = 60 if me.maybe(0.3) else me.some(1, 6)
+        return me.split(amount_msat, count)
+
+
+class Crowd(Visitor):
+    """Several names buy, and hold the node's HTLC slots with parts of 1 msat that never make a payment."""
+
+    name = "crowd"
+    row = "L4"
+
+    async def play(self, me: Scene) -> None:
+        for _ in range(me.some(2, 3)):
+            wallet = me.wallet()
+            for _ in range(me.some(2, 6)):
+                sale = await me.buy(wallet, me.sat(5_000, 100_000))
+                if sale is not None:
+                    me.pay(sale, me.bill(sale), [1] * me.some(5, 29), total_msat=sale.size_msat)
+        await me.rest(60, 200)
+        await me.leave()
+
+
+class AliasFlood(Visitor):
+    """A paid channel's client goes away, and many parts come over its alias."""
+
+    name = "alias-flood"
+    row = "S16"
+
+    async def play(self, me: Scene) -> None:
+        wallet = me.wallet()
+        sale = await me.buy(wallet, me.sat(50_000, 400_000))
+        if sale is None:
+            return
+        await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0]))
+        wallet.go_offline()
+        await me.rest(10, 4_000)
+        payment = me.stranger_pays(sale, sale.invoices[0], [me.some(1, 2_000) for _ in range(me.some(30, 300))])
+        await me.end(payment, 7_200)
+        wallet.connect()
+        await me.blocks(me.some(1, 100))
+        await me.leave()
+
+
+class RefusesOddly(Visitor):
+    """A client that fails parts with codes of a node's own trouble, then takes the payment after all."""
+
+    name = "refuses-oddly"
+    row = "L2"
+
+    async def play(self, me: Scene) -> None:
+        wallet = me.wallet(on_part="hold")
+        sale = await me.buy(wallet, me.sat(5_000, 400_000))
+        if sale is None:
+            return
+        invoice = me.bill(sale)
+        for _ in range(me.some(1, 4)):
+            payment = me.pay(sale, invoice, me.split(sale.size_msat or 0, me.some(1, 3)))
+            await me.rest(5, 60)
+            for part in wallet.held():
+                wallet.fail(part, bytes.fromhex(me.dice.choice(("2002", "0017", "400f", "1007", ""))))
+            await me.end(payment)
+        await me.leave()
+
+
+LIVENESS: tuple[type[Visitor], ...] = (StrangerPays, DustSet, TooManyParts, Crowd, AliasFlood, RefusesOddly)

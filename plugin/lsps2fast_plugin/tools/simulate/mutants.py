@@ -1,0 +1,132 @@
+"""Guards taken away on purpose, one for each switch, to see in how many steps the simulator finds the loss.
+
+They live in this process and only while a run with `--mutant` lasts. Each changes one place of the service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+from lsps2fast_plugin.service.broadcast import _SEAL, Broadcaster, ProofOfLife
+from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.coins import Coins
+from lsps2fast_plugin.service.events import SessionEvents
+from lsps2fast_plugin.service.policy.budgets import Budgets
+from lsps2fast_plugin.service.policy.stakes import Stakes
+from lsps2fast_plugin.service.shut_channels import ShutChannels
+
+from .plan import Plan
+
+SEED, DAYS, PEOPLE = 2, 6.0, 80.0
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What it takes away, which rule that guards, and in which town the loss is looked for."""
+
+    rule: str
+    takes_away: str
+    only: tuple[str, ...]
+    patches: tuple[tuple[Any, str, Any], ...]
+    town: dict[str, Any] = field(default_factory=dict)
+
+    def plan(self, name: str) -> Plan:
+        """Return the run that finds it."""
+        usual = {"seed": SEED, "days": DAYS, "people": PEOPLE, "mode": "lsp-trusts-client", "weather": False}
+        return Plan(**{**usual, **self.town}, only=self.only, mutant=name)
+
+
+async def _blind(self: Any, peer_id: str, channel_id: str) -> ProofOfLife:
+    return ProofOfLife(_SEAL, channel_id, False)
+
+
+def _endless(*_: Any) -> int:
+    return 10**15
+
+
+def _never(*_: Any, **__: Any) -> None:
+    """No reason to refuse."""
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Left undone."""
+
+
+async def _undone(*_: Any, **__: Any) -> None:
+    """Left undone, later."""
+
+
+def _count_agreed(events: Any, action: Any) -> None:
+    events.fees_earned_msat += action.record.opening_fee_msat
+
+
+MUTANTS: dict[str, Mutant] = {
+    "unseen": Mutant(
+        "rule:23",
+        "the look whether a channel lives, before its funding is sent",
+        ("signs-and-errs", "fulfils-and-errs", "chaos"),
+        ((Broadcaster, "look", _blind),),
+        {"seed": 5, "people": 150.0, "mode": "client-trusts-lsp", "weather": True},
+    ),
+    "no-budget": Mutant(
+        "rule:18",
+        "every budget at the open",
+        ("variable-refusers", "many-identities"),
+        (
+            (Budgets, "why_not_open", _never),
+            *((Budgets, f"{pot}_room_msat", _endless) for pot in ("on_trust", "withheld", "mining")),
+        ),
+        {"people": 200.0},
+    ),
+    "no-mining-budget": Mutant(
+        "rule:18",
+        "the count of mining fees that nobody paid for",
+        ("many-identities", "overpays", "late-expiry"),
+        ((Stakes, "mining_msat", lambda self, wall_ms: 0),),
+        {"people": 400.0},
+    ),
+    "open-doors": Mutant(
+        "rule:21",
+        "the guard that lets nothing but its payment into an unpaid channel",
+        ("free-channel",),
+        ((ShutChannels, "look", _nothing),),
+    ),
+    "deaf-ledger": Mutant(
+        "rule:18",
+        "the word to the ledger that a payment has ended",
+        ("overpays",),
+        ((CapitalAtRisk, "session_changed", _nothing),),
+    ),
+    "forgets-at-a-start": Mutant(
+        "rule:18",
+        "what a start tells the ledger of sessions that go on",
+        ("holds-long",),
+        ((CapitalAtRisk, "revive", _nothing),),
+        {"mode": "client-trusts-lsp", "weather": True},
+    ),
+    "agreed-is-earned": Mutant(
+        "rule:20",
+        "the fee that came, in place of which the one is counted that was agreed",
+        ("evades", "overpays"),
+        ((SessionEvents, "_over", _count_agreed),),
+    ),
+    "coins-stay": Mutant(
+        "rule:9",
+        "the release of coins after an open that failed",
+        ("signs-and-errs", "falls-silent"),
+        ((Coins, "release", _undone),),
+    ),
+}
+
+
+@contextlib.contextmanager
+def applied(name: str) -> Iterator[None]:
+    """Change the service while this lasts; "" changes nothing. KeyError for a name that is none."""
+    with contextlib.ExitStack() as stack:
+        for owner, attribute, value in MUTANTS[name].patches if name else ():
+            stack.enter_context(patch.object(owner, attribute, value))
+        yield
