@@ -54,6 +54,7 @@ def test_methods_answer_with_results_and_clear_errors(open_desk: Callable[..., D
     assert errors["odd"]["code"] == -32603
     assert (errors["missing"]["code"], errors["too many"]["code"]) == (-32602, -32602)
     assert "'how'" in errors["missing"]["message"]
+    assert {key for key, error in errors.items() if "traceback" in error} == set()
 
 
 def test_a_method_called_by_position_may_leave_out_what_is_optional(open_desk: Callable[..., Desk]) -> None:

@@ -47,6 +47,7 @@ async def test_a_bad_value_disables_the_plugin_with_a_reason(options: dict[str, 
     assert reason in str(failed.value)
     assert "Traceback" not in str(failed.value)
     assert [line for line in stage.plugin_stderr() if "Traceback" in line] == []
+    assert len([line for line in stage.log_lines("not started: ") if reason in line]) == 1
 
 
 @pytest.mark.parametrize("secret", ["abc", "zz" * 32, SECRET + "ff"])

@@ -53,6 +53,7 @@ class PluginApp(ABC):
         try:
             self._begin(path, configuration)
         except ConfigError as error:
+            self.plugin.log(f"not started: {error}", "warn")  # lightningd writes the reason at debug level
             return {"disable": str(error)}
         return None
 

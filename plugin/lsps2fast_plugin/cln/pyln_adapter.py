@@ -304,23 +304,22 @@ class PylnAdapter(abc.ABC):
             request.set_result(await work)
             return
         except asyncio.CancelledError:
-            refusal = RpcException(f"{name}: the plugin is stopping", INTERNAL_ERROR)
+            refusal = MethodError(f"{name}: the plugin is stopping", INTERNAL_ERROR)
         except MethodError as error:
-            request.state = RequestState.FAILED
-            self.write(lenient_json.refusal(request.id, error.code, str(error), error.data))
-            return
-        except RpcException as error:
             refusal = error
+        except RpcException as error:
+            refusal = MethodError(error.message, error.code)
         except (PeerError, NodeError) as error:
-            refusal = RpcException(str(error), error.code or INTERNAL_ERROR)
+            refusal = MethodError(str(error), error.code or INTERNAL_ERROR)
         except ConfigError as error:
-            refusal = RpcException(str(error), INVALID_PARAMS)
+            refusal = MethodError(str(error), INVALID_PARAMS)
         except Lsps2Error as error:
-            refusal = RpcException(str(error), INTERNAL_ERROR)
+            refusal = MethodError(str(error), INTERNAL_ERROR)
         except Exception as error:  # also a result that is no JSON: the caller must hear something
             self.log(f"method {name} failed\n{traceback.format_exc()}", "error")
-            refusal = RpcException(f"{name}: internal error, see the log: {error!r}", INTERNAL_ERROR)
-        request.set_exception(refusal)
+            refusal = MethodError(f"{name}: internal error, see the log: {error!r}", INTERNAL_ERROR)
+        request.state = RequestState.FAILED
+        self.write(lenient_json.refusal(request.id, refusal.code, str(refusal), refusal.data))
 
 
 def _to_check(given: object) -> tuple[str, Params | list[Any]]:
