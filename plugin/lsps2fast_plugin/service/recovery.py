@@ -157,8 +157,9 @@ class Recovery:
             if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
                 parts.offers.mark_used(jit_scid)
         row = None if channel is None else snapshot.channels.get(channel.channel_id)
+        back = row is None or row.state in BACK
         spent = verdict.gone and row is not None and not row.is_withheld  # its mining was spent, whatever came of it
-        if not verdict.gone or spent:
+        if not verdict.gone or spent or not back:  # one that shuts down binds its coins until its last part has ended
             paying, public = session is not None, verdict.sent or verdict.public or spent
             parts.exposure.revive(record.buy, verdict.journal, public=public, under_way=paying)
         log.info(f"{format_scid(jit_scid)} goes on in {state or 'no session'}")
@@ -166,7 +167,6 @@ class Recovery:
         if session is not None:
             self._tell_ends(verdict, row)
         if verdict.gone and channel is not None:  # told once, perhaps while we were away
-            back = row is None or row.state in BACK
             ended = parts.sessions.money_back if back else parts.sessions.channel_closed
             parts.driver.carry_out(ended(channel.channel_id))
             if spent and back:

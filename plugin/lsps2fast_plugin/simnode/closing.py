@@ -153,8 +153,7 @@ def peer_error(node: Node, end: End, text: str) -> None:
         return
     node.warn(place, f"Peer permanent failure in {end.state}: {message} (reason=protocol)")
     if end.channel.withheld and end.opener:
-        node.htlcs.abandon(end)
-        forget_withheld(node, end, "remote", "protocol")
+        node.withheld_closed(end, "remote", "protocol")
         return
     end.closer = "remote"
     node.change_state(end, "AWAITING_UNILATERAL", "protocol", message)
@@ -181,7 +180,13 @@ def close_late(party: Party, height: int) -> None:
 
 
 def force_close(end: End, reason: str) -> None:
-    """Close the channel by force, as a peer does whose HTLC was not resolved in time (cln:H14)."""
+    """Close the channel by force, as a peer does whose HTLC was not resolved in time (cln:H14).
+
+    Of a withheld one nothing can go on chain: it is gone as if it had never been (cln:A1, cln:N2).
+    """
+    if end.channel.withheld and end.opener:
+        end.owner.withheld_closed(end, "local", "protocol")
+        return
     for side in (end, end.other):
         cause = "local" if side is end else "onchain"
         side.owner.change_state(side, "AWAITING_UNILATERAL", cause, reason)

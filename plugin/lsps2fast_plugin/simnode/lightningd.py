@@ -285,6 +285,7 @@ class Node(PluginOwner):
         self.closed.append(closing.closed_row(end, end.closer, "user" if end.closer == "local" else "remote"))
 
     def withheld_closed(self, end: End, closer: str, cause: str) -> None:
+        self.htlcs.abandon(end)
         closing.forget_withheld(self, end, closer, cause)
 
     def close_feerate(self) -> int:
