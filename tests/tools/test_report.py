@@ -93,14 +93,19 @@ def test_a_story(ledger: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--since", "soon", "--file", "LEDGER"], "--since='soon' is no time"),
         (["sales", "--limit", "0", "--file", "LEDGER"], "--limit must be at least 1"),
         (["sales", "--peer", "alice", "--file", "LEDGER"], "--peer"),
+        (["sales", "02ab", "--file", "LEDGER"], "'02ab' has no place here"),
         (["--file", __file__], "it is no database"),
+        (["--file", "EMPTY"], "is empty: name the ledger of a service that has run"),
     ],
 )
 def test_what_cannot_be_answered_is_told(
-    arguments: list[str], words: str, ledger: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, ledger: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """operator:O9, operator:O10: one line, no traceback."""
-    err = said(capsys, *[ledger if each == "LEDGER" else each for each in arguments], code=2)
+    empty = tmp_path / "empty.sqlite3"
+    empty.touch()
+    names = {"LEDGER": ledger, "EMPTY": str(empty)}
+    err = said(capsys, *[names.get(each, each) for each in arguments], code=2)
     assert words in err
     assert err.count("\n") == 1
 

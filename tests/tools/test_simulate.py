@@ -83,12 +83,24 @@ def test_numbers_are_read_as_they_are_written(numbers: list[int]) -> None:
     [
         (["--only", "robs-banks"], "--only robs-banks: there are"),
         (["--without", "3-x"], "name numbers and spans"),
+        (["--without", "8-2"], "name numbers and spans"),
+        (["--plot", "/no/such/money.svg"], "--plot /no/such/money.svg: No such file or directory; name a file"),
     ],
 )
 def test_bad_arguments_get_a_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str) -> None:
     """A wrong name is answered with the right ones."""
     assert main(["simulate", *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--seeds", "0"], ["--seeds", "-1"], ["--seeds", "x"], ["--days", "x"], ["--people", "nan"]]
+)
+def test_numbers_that_cannot_be_get_a_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """operator:O10: no run of nothing, no traceback, no name of a function."""
+    with pytest.raises(SystemExit):
+        main(["simulate", *arguments])
+    assert f"argument {arguments[0]}: {arguments[1]} is not a " in capsys.readouterr().err
 
 
 @pytest.mark.slow

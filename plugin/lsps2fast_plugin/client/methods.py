@@ -275,7 +275,7 @@ class Methods:
         payment_hash: Any = None,
         headroom_msat: Any = None,
     ) -> Json:
-        """Buy a JIT channel and return the invoice whose payment opens it (I-01).
+        """Buy a JIT channel and return the invoice whose payment opens it.
 
         `opening_fee_msat` or `opening_fee_params`: the fee or the offer that was quoted; that or nothing is bought.
         The same call again gives the same invoice, as long as it can be paid: the label is the key.

@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo_command)
 
     regtest = commands.add_parser("regtest", help="the same on real nodes: bitcoind and lightningd on loopback")
-    regtest.add_argument("action", choices=("up", "demo", "down"), help="start a playground, play a sale, end it")
+    regtest.add_argument("action", choices=("up", "demo", "down"), help="start a playground, play three sales, end it")
     regtest.add_argument("--dir", type=Path, default=None, help="where (default: a directory of yours in /tmp)")
     regtest.add_argument("--json", action="store_true", help="demo: print the result for programs, nothing else")
     regtest.add_argument(

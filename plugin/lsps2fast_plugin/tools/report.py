@@ -91,6 +91,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Ask and show; 2 when that cannot be done."""
     try:
+        if args.about is not None and args.what != "explain":
+            raise ConfigError(f"{args.about!r} has no place here: only explain takes something to explain")
         answer = _from_file(args) if args.file else _from_node(args)
         if args.json:
             sys.stdout.write(json.dumps(answer, indent=2) + "\n")
@@ -160,7 +162,8 @@ def _from_file(args: Namespace) -> Answer:
         raise ConfigError(f"there is no ledger {path}")
     try:
         with reading(str(path)) as db:
-            version_of(db)
+            if version_of(db) == 0:
+                raise ConfigError(f"{path} is empty: name the ledger of a service that has run")
             return _asked(args, db)
     except NotOurs as error:
         raise ConfigError(f"{path}: {error}") from error

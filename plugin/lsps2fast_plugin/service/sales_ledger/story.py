@@ -92,7 +92,8 @@ def _of_buy(buy: Row, was_paid_to: bool) -> Iterator[tuple[int, str]]:
 
 
 def _of_attempt(each: Row) -> Iterator[tuple[int, str]]:
-    amount = f"{sat(each['amount_msat'])} in {each['parts']} parts" if each["amount_msat"] else "a payment"
+    parts = "1 part" if each["parts"] == 1 else f"{each['parts']} parts"
+    amount = f"{sat(each['amount_msat'])} in {parts}" if each["amount_msat"] else "a payment"
     yield each["began_ms"], f"Parts of payment {each['payment_hash'].hex()} began to come in ({amount} in all)."
     for name, text in (
         ("opening_ms", "The payment was complete; a channel was being opened."),

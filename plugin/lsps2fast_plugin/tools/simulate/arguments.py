@@ -11,7 +11,7 @@ from .plan import MODES
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `run` reads."""
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="everything that is chance (default 1)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="so many seeds, one after the other")
+    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="so many seeds, one after the other")
     parser.add_argument("--days", type=_positive, default=30.0, help="simulated days of each (default 30)")
     parser.add_argument("--people", type=_positive, default=24.0, help="who come to town in a day (default 24)")
     parser.add_argument("--only", nargs="+", default=[], metavar="STRATEGY", help="of the dishonest; honest ones stay")
@@ -26,7 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1e5:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0 (and below 100,000)")
     return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 100_000):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 99,999")
+    return int(text)

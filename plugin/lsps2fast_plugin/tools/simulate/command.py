@@ -44,8 +44,13 @@ def run(args: argparse.Namespace) -> int:
     """Play; 0 when every promise held, 1 when one did not, 2 for arguments that cannot be, 130 after Ctrl-C."""
     try:
         plans = [plan_of(args, args.seed + more) for more in range(args.seeds)]
+        if args.plot is not None:
+            args.plot.touch()  # a path that cannot be written is told before the run, not after it
     except ValueError as error:
         sys.stderr.write(f"lsps2fast simulate: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"lsps2fast simulate: --plot {args.plot}: {error.strerror}; name a file that can be written\n")
         return 2
     if args.mutants:
         return _mutants()

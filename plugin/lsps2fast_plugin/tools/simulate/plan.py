@@ -98,5 +98,8 @@ def numbers_of(text: str) -> frozenset[int]:
     found: set[int] = set()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1, 2))
+        span = range(int(first), int(last or first) + 1, 2)
+        if not span:
+            raise ValueError(f"{part} ends before it begins")
+        found.update(span)
     return frozenset(found)
