@@ -22,7 +22,6 @@ from .story import Story
 from .town import Town
 
 BACK = ("FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")  # the LSP's coins are its own again
-NORMAL = "CHANNELD_NORMAL"
 ZERO_CONF = 50  # the feature bit of a channel that is made just in time
 DAY_S = 86_400.0
 START_WEIGHT, COUNTED_WEIGHT = 214, 1_000  # of a funding without inputs; of the 250 vbytes that a budget counts
@@ -48,7 +47,6 @@ class Sale:
     fee_came_msat: int = 0  # over parts that were settled
     delivered_msat: int = 0
     paid_s: float | None = None
-    closing: bool = False  # some of it came while its channel was closing: its record may have been written before
     wanted_s: float | None = None  # when an honest payer first tried
 
     def fee_msat(self, amount_msat: int) -> int:
@@ -100,7 +98,6 @@ class Books:
         self.strategists_paid_msat = 0
         self.brought_msat = 0  # put into the LSP's wallet by its owner since the start
         self.strays: list[str] = []  # payments that an unpaid channel carried, against rule:21
-        self._never_told_msat = 0  # came while a channel was closing, after the record was written
         self._seen = len(town.channels)
         self.lsp.forward_listeners.append(self._forwarded)
 
@@ -155,7 +152,6 @@ class Books:
 
     def _paid(self, sale: Sale, account: Account, fee_msat: int, out: Htlc) -> None:
         sale.fee_came_msat += fee_msat
-        sale.closing |= account.end.state != NORMAL
         sale.delivered_msat += out.amount_msat
         account.fee_came_msat += fee_msat
         self.opening_fees_msat += fee_msat
@@ -196,10 +192,10 @@ class Books:
 
     def share_msat(self) -> int:
         """Return what came of fees that have not come whole: told with the final record, at the end of the offer."""
-        return self._never_told_msat + sum(sale.fee_came_msat for sale in self.sales if self._is_open(sale))
+        return sum(sale.fee_came_msat for sale in self.sales if self._is_open(sale))
 
     def _is_open(self, sale: Sale) -> bool:
-        if sale.closing or any(not payment.done for payment in sale.payments):
+        if any(not payment.done for payment in sale.payments):
             return True
         return sale.paid_s is None and self.town.loop.time() < sale.until_s + DAY_S
 
@@ -214,7 +210,6 @@ class Books:
         for sale in old:
             for payment in sale.payments:
                 self.by_hash.pop(payment.payment_hash, None)
-        self._never_told_msat += sum(sale.fee_came_msat for sale in old if sale.closing)
         if old:
             gone = set(map(id, old))
             self.sales = [sale for sale in self.sales if id(sale) not in gone]
