@@ -38,6 +38,7 @@ from .brain import COLLECT_MS, DEADLINE, Brain, Orders, Part, Start, a_buy
 
 PREIMAGES = {HASH: PREIMAGE, OTHER_HASH: OTHER_PREIMAGE}
 WRITES = (order.Persist, order.Reset, order.Finalize, order.ForgetBuy)  # to one record: in their order
+MOST = 2 * SIZE  # what the core lets in by default: as much again
 
 
 class Broken(Exception):
@@ -454,7 +455,7 @@ class Game:
         start = Start(
             tuple(stored),
             tuple((channel.channel_id, _row(channel)) for channel in world.channels),
-            tuple((channel.channel_id, () if forgets else self._rows(world)) for channel in world.channels),
+            tuple((channel_id, () if forgets else self._rows(world)) for channel_id in _named_channels(world)),
             frozenset((UPSTREAM, place) for place, piece in enumerate(world.parts) if piece.status == "replay"),
             world.dead != "plugin",
             world.online,
@@ -512,6 +513,11 @@ class Game:
         _demand(not any(channel.withheld for channel in world.channels), "a channel stays withheld (rule:9)")
         _demand(len(world.channels) <= 1, "two channels for one scid (rule:2)")
         settled = [piece for piece in world.parts if piece.status == "settled"]
+        settled_msat = sum(
+            part.value_msat
+            for piece, part in zip(world.parts, self.rules.parts, strict=True)
+            if piece.status == "settled"
+        )
         fee_msat = sum(piece.fee_msat for piece in settled)
         outcome = None if world.final is None else world.final[0]
         if settled and world.given_up:
@@ -523,6 +529,8 @@ class Game:
             _demand("lost" in statuses or fee_msat == FEE, "less than the opening fee was taken (rule:4)")
             if fee_msat == FEE:
                 _demand(outcome == "Succeeded", "paid, and the final record lacks that")
+            elif settled_msat >= SIZE and (fee_msat + len(settled)) * MOST >= FEE * SIZE:  # rule:22: its promises hold
+                _demand(outcome == "Underpaid", f"the whole was taken for less than the fee, and the end is {outcome}")
             else:  # rule:20
                 _demand(world.record is not None, "paid in part, and no record says so")
                 record = world.record or FRESH
@@ -567,6 +575,13 @@ def _next(world: World, todo: Todo, result: Any = None) -> World:
 
 def _dead(world: World, who: str) -> World:
     return world._replace(brain=None, dead=who, todo=(), notes=(), unready=True, crashes=world.crashes + 1)
+
+
+def _named_channels(world: World) -> list[str]:
+    """Return the channels whose forwards a start asks for: what is there, and what the record names (cln:F6)."""
+    there = [channel.channel_id for channel in world.channels]
+    named = None if world.record is None else world.record.channel
+    return there if named is None or named.channel_id in there else [*there, named.channel_id]
 
 
 def _place(world: World, channel_id: str) -> int | None:
