@@ -9,11 +9,10 @@ import logging
 import traceback
 
 from lsps2fast.actions import RestoreFees
-from lsps2fast.errors import StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import State
 from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
-from lsps2fast_plugin.cln.retry import until_answered
+from lsps2fast_plugin.cln.retry import retry, until_answered
 from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.coins import UNREAD
 from lsps2fast_plugin.service.funding import holds_money_of_client
@@ -182,14 +181,12 @@ class Recovery:
             parts.driver.carry_out(parts.sessions.money_seen(row.channel_id))  # whatever the tables say (rule:25)
 
     async def _drop(self, record: StoredSession) -> None:
-        """A buy that lapsed, unused, while we were away."""
-        store, jit_scid = self._parts.store, record.buy.jit_scid
-        try:
-            await store.lapse(jit_scid, self._parts.clock.wall_ms())
-            await store.forget(jit_scid)
-        except StoreError as error:  # the next start finds it again
-            log.warning(f"record {format_scid(jit_scid)} of a buy that lapsed cannot be ended: {error}")
-            return
+        """End the record of a buy that lapsed, unused, while we were away; a write that fails is tried again."""
+        parts, jit_scid = self._parts, record.buy.jit_scid
+        what = f"ending the record of {format_scid(jit_scid)}, a buy that lapsed,"
+        ended_ms = parts.clock.wall_ms()
+        await retry(what, lambda: parts.store.lapse(jit_scid, ended_ms), parts.clock, alarm=parts.effects.alarm)
+        await retry(what, lambda: parts.store.forget(jit_scid), parts.clock, alarm=parts.effects.alarm)
         await self._parts.desk.give_back(token_of_buy(record.buy))
 
 

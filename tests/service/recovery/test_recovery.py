@@ -71,7 +71,8 @@ class House:
         self.used: set[int] = set()
         self.withheld: dict[str, bool] = {}
         self.tokens: list[Any] = []
-        self.journal_fails = False
+        self.journal_fails = 0  # so many times more
+        self.pauses_ms: list[int] = []
         self.work: list[Coroutine[Any, Any, None]] = []
         self.service: Any = SimpleNamespace(
             host=SimpleNamespace(spawn=self.work.append),
@@ -93,7 +94,7 @@ class House:
             exposure=SimpleNamespace(revive=lambda buy, journal, public, under_way=False: None),
             desk=SimpleNamespace(give_back=self._give_back),
             interest=SimpleNamespace(scids=set()),
-            clock=SimpleNamespace(wall_ms=lambda: wall_ms),
+            clock=SimpleNamespace(wall_ms=lambda: wall_ms, now_ms=lambda: 0, sleep_until=self._sleep_until),
             sessions=self.core,
             shut=SimpleNamespace(withhold=lambda channel_id, yes, _: self.withheld.__setitem__(channel_id, yes)),
             driver=SimpleNamespace(
@@ -115,8 +116,12 @@ class House:
         assert not self.forgotten  # the final record comes first (K-15)
         self.lapsed.append((jit_scid, wall_ms))
 
+    async def _sleep_until(self, now_ms: int) -> None:
+        self.pauses_ms.append(now_ms)
+
     async def _forget(self, jit_scid: int) -> None:
         if self.journal_fails:
+            self.journal_fails -= 1
             raise StoreError("disk is full")
         self.forgotten.append(jit_scid)
 
@@ -295,12 +300,14 @@ def test_an_offer_that_lapsed_meanwhile_is_dropped_with_its_record() -> None:
     assert (house.core.buys, house.lapsed, house.forgotten) == ({}, [(JIT, END_MS)], [JIT])
 
 
-def test_a_lapsed_record_that_cannot_be_deleted_is_left_for_the_next_start() -> None:
-    """rule:10: said, not insisted on."""
+def test_a_lapsed_record_that_cannot_be_deleted_is_tried_again() -> None:
+    """rule:11, K-15: with a growing pause and an alarm; the quota of its token comes back once, at the end."""
     house = House(wall_ms=END_MS)
-    house.journal_fails = True
+    house.journal_fails = 4
     house.revive(StoredSession(BUY, FRESH, None))
-    assert (house.forgotten, house.tokens) == ([], [])
+    assert (house.lapsed, house.forgotten, len(house.tokens)) == ([(JIT, END_MS)], [JIT], 1)
+    assert house.pauses_ms == [500, 1_000, 2_000, 4_000]
+    assert len(house.alarms) == 1
     assert "disk is full" in house.log.text()
 
 
