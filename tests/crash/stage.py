@@ -312,7 +312,7 @@ class Stage:
     async def until(self, condition: Callable[[], object], what: str, turns: bool = True) -> bool:
         """Wait for it, turning the clock when nothing else moves. Raises Stuck; False if `turns` is."""
         for turn in range(MOST_TURNS):
-            if turn == PATIENCE_TURNS:
+            if turn and turn % PATIENCE_TURNS == 0:  # again and again: the misdeed may come later
                 self.mend()
             if condition():
                 return True

@@ -391,4 +391,4 @@ def test_a_part_near_its_expiry_is_failed_in_time(replay: Replay) -> None:
     assert_polite(played)
     assert played.answers == {(L3, 0): TEMPORARY}
     assert answered_after(played, "cln:htlc_accepted#100")[-1] == "163"
-    assert played.node.datastore.get(*FINALIZED, "4x6x6") is None
+    assert played.node.datastore.get(*FINALIZED, "4x6x6")["outcome"] == "Failed"
