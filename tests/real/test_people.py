@@ -157,7 +157,8 @@ def test_a_client_that_takes_its_money_and_errs_while_the_plugin_is_down_gave_it
     assert town.result(bill, sent, [SIZE_MSAT]).paid
     bill.wallet.call("dev-fail", {"id": town.lsp.node_id})
     bill.wallet.call("disconnect", {"id": town.lsp.node_id, "force": True})
-    town.connect(bill.wallet, town.lsp)  # it says once more what it thinks of this channel
+    where = {"id": town.lsp.node_id, "host": "127.0.0.1", "port": town.lsp.port}
+    bill.wallet.call("connect", where)  # it says once more what it thinks of this channel, and the link ends at once
     until(lambda: not any(row["state"] == NORMAL for row in town.channels(town.lsp, bill.wallet)), "the channel gone")
     revive(town, "plugin")
     town.over(bill, "Forfeited")
