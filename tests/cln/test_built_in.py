@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,12 +24,16 @@ def script(path: Path, *lines: str) -> Path:
 def asked_below_lightningd(directory: Path, other: str | None, launcher: bool = False, host: str = "lightningd") -> str:
     """Start a `host` that runs a plugin named `other` and one that asks; its answer.
 
-    `other` waits on its stdin for the end of `host`, as a plugin does. `launcher`: a shell stands between.
+    `other` waits on its stdin for the end of `host`, as a plugin does, and runs before anything is asked. `launcher`:
+    a shell stands between.
     """
     ask = f'{sys.executable} -c "{ASK}"'
     lines = [f"{ask} | cat" if not launcher else f"{script(directory / 'launcher', ask, 'true')} | cat"]
     if other is not None:
-        lines[:0] = ["exec 3<&0", f"{script(directory / other, 'read line')} <&3 &"]
+        started = directory / "started"
+        os.mkfifo(started)
+        other_one = script(directory / other, f"echo up > {started}", "read line")
+        lines[:0] = ["exec 3<&0", f"{other_one} <&3 &", f"read up < {started}"]
     command = [script(directory / host, *lines)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdin is not None
@@ -65,12 +70,13 @@ def test_the_plugin_of_another_lightningd_is_not_beside_ours() -> None:
 
 def test_ps_says_the_same_as_proc() -> None:
     """Where there is no /proc."""
-    mine = subprocess.Popen(["sleep", "20"])
-    try:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as mine:
+        assert mine.stdin is not None
+        assert mine.stdout is not None
+        mine.stdin.write(b"up\n")
+        mine.stdin.flush()
+        assert mine.stdout.readline() == b"up\n"  # it runs: until then its command line may be empty
         for found in (built_in._from_proc(), built_in._from_ps()):
-            assert found[mine.pid].runs("sleep")
+            assert found[mine.pid].runs("cat")
             assert not found[mine.pid].runs("cln-other")
             assert found[mine.pid].parent in found
-    finally:
-        mine.kill()
-        mine.wait()

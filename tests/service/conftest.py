@@ -16,7 +16,7 @@ from .stage import CLIENT_TRUSTS, LSP_TRUSTS
 def stories() -> Iterator[asyncio.Runner]:
     """One loop for all stories, so that a world can outlive its own."""
     with asyncio.Runner() as runner:
-        HOUSES.open = True
+        HOUSES.open(runner.get_loop())
         yield runner
         runner.run(HOUSES.close())
 

@@ -1,10 +1,13 @@
 """Running worlds that pass from one story to the next, because starting a plugin takes longer than most stories.
 
 A world is handed on only if its story left it as good as new: `Stage.tidy` held, every buy has expired since, the
-plugin was never stopped. Outside of a pytest session nothing is kept, and every story has a world of its own.
+plugin was never stopped. Its pipes are read by the loop it began on, so a story on another loop never gets it: it would
+wait for an answer that is never read. Outside of a pytest session nothing is kept: every story has a world of its own.
 """
 
 from __future__ import annotations
+
+import asyncio
 
 from lsps2fast_plugin.simnode import World
 
@@ -19,14 +22,21 @@ class Houses:
     """At most one spare world for each mode of trust."""
 
     def __init__(self) -> None:
-        self.open = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # whose stories share; None: they do not
         self._spare: dict[str, World] = {}
         self._stories: dict[World, int] = {}
         self._lines: dict[World, int] = {}
 
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand worlds on from story to story of this loop."""
+        self._loop = loop
+
+    def _share(self) -> bool:
+        return asyncio.get_running_loop() is self._loop
+
     def take(self, mode: str) -> World | None:
         """A world that runs and sells, or None."""
-        return self._spare.pop(mode, None)
+        return self._spare.pop(mode, None) if self._share() else None
 
     def story(self, world: World) -> int:
         """How many stories it has seen."""
@@ -34,9 +44,11 @@ class Houses:
 
     async def keep(self, mode: str, world: World) -> bool:
         """Make it new again and keep it; False when its owner has to close it."""
+        if not self._share():
+            return False
         stories = self._stories.pop(world, 0) + 1
         lines = self._lines.pop(world, 0) + len(world.transcript.select("plugin>host", method="log"))
-        if not self.open or mode in self._spare or stories >= STORIES or lines >= LOG_LINES:
+        if mode in self._spare or stories >= STORIES or lines >= LOG_LINES:
             return False
         self._stories[world], self._lines[world] = stories, lines
         if not await self._renew(world):
@@ -64,7 +76,7 @@ class Houses:
 
     async def close(self) -> None:
         """End them all."""
-        self.open = False
+        self._loop = None
         while self._spare:
             _, world = self._spare.popitem()
             await world.__aexit__(None, None, None)

@@ -102,6 +102,17 @@ def test_a_socket_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) 
     assert "name the socket of your lightningd" in capsys.readouterr().err
 
 
+async def press_p_and_q(terminal: int) -> None:
+    """Read what is drawn; `p` once a payment is seen, `q` once the pause is."""
+    drawn, pressed = b"", False
+    while b"ends; PAUSED" not in drawn:
+        drawn += await asyncio.to_thread(os.read, terminal, 65_536)
+        if b"5,000 sat" in drawn and not pressed:  # once: twice before it draws again would be no pause
+            os.write(terminal, b"p")
+            pressed = True
+    os.write(terminal, b"q")
+
+
 async def test_a_running_service_is_watched_on_a_terminal_until_q() -> None:
     """operator:O12: once without a terminal; on one it is drawn, paused and ended by keys."""
     async with Stage(LSP_TRUSTS) as stage:
@@ -117,14 +128,12 @@ async def test_a_running_service_is_watched_on_a_terminal_until_q() -> None:
         ours, theirs = pty.openpty()
         watching = await asyncio.create_subprocess_exec(*command, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
-        drawn, pressed = b"", False
-        while b"ends; PAUSED" not in drawn:
-            drawn += await asyncio.to_thread(os.read, ours, 65_536)
-            if b"5,000 sat" in drawn and not pressed:  # once: twice before it draws again would be no pause
-                os.write(ours, b"p")
-                pressed = True
-        os.write(ours, b"q")
-        assert await watching.wait() == 0
-        os.close(ours)
+        try:
+            await press_p_and_q(ours)
+            assert await watching.wait() == 0
+        finally:
+            if watching.returncode is None:
+                watching.kill()  # ends the thread that reads the terminal, too
+            os.close(ours)
         await stage.world.advance(91)
         await payment
