@@ -36,7 +36,7 @@ quick: $(VENV)/built ## tests for the edit loop: no processes, nothing slow
 	@$(PY) -m pytest -q -m "not slow and not process" --hypothesis-profile=quick
 
 crash: $(VENV)/built ## kill the plugin and the node at every point of a sale and count the money
-	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m crash --processes --most 40 && ../$(PY) -m client.deaths
+	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m crash --processes --most 40 && ../$(PY) -m crash.client
 
 simulate: $(VENV)/built ## ten minutes of a town of honest and dishonest people on simulated time
 	@$(VENV)/bin/lsps2fast simulate --seed 1 --seeds 40 --days 10 --people 40
@@ -45,10 +45,10 @@ simulate-mutants: $(VENV)/built ## take each guard away and see the simulator fi
 	@$(VENV)/bin/lsps2fast simulate --mutants
 
 api: $(VENV)/built ## write docs/reference/python-api.md from the public API
-	@$(PY) tests/python_api.py
+	@$(PY) tests/pages/python_api.py
 
 conformance: $(VENV)/tools ## write docs/conformance.md from the docstrings of the tests
-	@$(PY) tests/conformance.py
+	@$(PY) tests/pages/conformance.py
 
 pure: $(VENV)/built ## the whole suite with the core interpreted
 	@LSPS2FAST_PURE=1 $(PY) -m pytest -q

@@ -25,7 +25,7 @@ from lsps2fast_plugin.tools.bench.calls import event_frame, hook_frame
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "tests"))
 
-from backends import load_compiled, load_pure  # noqa: E402
+from harness.backends import load_compiled, load_pure  # noqa: E402
 
 RUNS = {"compiled": load_compiled, "interpreted": load_pure}
 SEED = 1

@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from backends import RUNS, load_core
+from harness.backends import RUNS, load_core
+from harness.logs import heard
 from hypothesis import settings
-from logs import heard
 
 settings.register_profile("lsps2fast", deadline=None, max_examples=80)
 settings.register_profile("quick", deadline=None, max_examples=10)
@@ -30,7 +30,7 @@ PROCESSES = (  # folders and files whose tests start processes; `make quick` lea
     "replay",
     "simnode",
     "tools",
-    *(f"client/test_{name}.py" for name in ("deaths", "drain", "framed", "process", "real", "reuse", "two_processes")),
+    *(f"client/test_{name}.py" for name in ("drain", "framed", "process", "real", "reuse", "two_processes")),
     *(f"cln/test_{name}.py" for name in ("built_in", "end")),
     "core/test_no_cython.py",
     "service/recovery/test_start.py",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from python_api import PAGE, faults, page
+from pages.python_api import PAGE, faults, page
 
 import lsps2fast
 

@@ -7,8 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
-
-from .stage import Stage
+from harness.client import Stage
 
 STORY_LIMIT_S = 30.0
 Staging = Callable[..., AbstractAsyncContextManager[Stage]]

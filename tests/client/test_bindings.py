@@ -6,11 +6,7 @@ import json
 from typing import Any
 
 import pytest
-
-from lsps2fast.errors import NodeError
-
-from .conftest import Staging
-from .stage import (
+from harness.client import (
     CHANNEL,
     FEE,
     LSP,
@@ -25,6 +21,10 @@ from .stage import (
     ready,
     tlv,
 )
+
+from lsps2fast.errors import NodeError
+
+from .conftest import Staging
 
 SECOND = "ef" * 32
 OVER_SECOND = {"in_scid": tlv.scid_from_str("7x7x7")}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from harness.client import LSP, Stage
+
 from .conftest import Staging
-from .stage import LSP, Stage
 
 OTHER = "02" + "77" * 32
 SCID = "100x2x3"

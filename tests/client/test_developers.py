@@ -7,6 +7,7 @@ import hashlib
 from typing import Any
 
 import pytest
+from harness.client import CHANNEL, LSP, OTHER_LSP, Json, Stage, channel_row, entry, failure_of
 from pyln.client import RpcException
 
 from lsps2fast import bolt11
@@ -16,7 +17,6 @@ from lsps2fast_plugin.client.rpc_errors import FOREIGN, INBOUND, ForeignHash, Ha
 from lsps2fast_plugin.cln.pyln_adapter import MethodError
 
 from .conftest import Staging
-from .stage import CHANNEL, LSP, OTHER_LSP, Json, Stage, channel_row, entry, failure_of
 
 LONG = "a very long description " * 60
 

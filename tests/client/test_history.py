@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from harness.client import CHANNEL, FEE, LSP, TXID, Json, Stage, claimed, failure_of, ready
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.history import STEPS
 
 from .conftest import Staging
-from .stage import CHANNEL, FEE, LSP, TXID, Json, Stage, claimed, failure_of, ready
 
 FIELDS = {
     "payment_hash",

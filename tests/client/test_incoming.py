@@ -5,13 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from lsps2fast.errors import NodeError
-from lsps2fast_plugin.client.funding_status import FundingStatus
-from lsps2fast_plugin.client.records import Distrust
-
-from .conftest import Staging
-from .stage import (
+from harness.client import (
     CHANNEL,
     FEE,
     JIT_SCID,
@@ -26,6 +20,12 @@ from .stage import (
     ready,
     tlv,
 )
+
+from lsps2fast.errors import NodeError
+from lsps2fast_plugin.client.funding_status import FundingStatus
+from lsps2fast_plugin.client.records import Distrust
+
+from .conftest import Staging
 
 
 async def test_a_set_is_held_until_it_is_complete_and_then_claimed_whole(staged: Staging) -> None:

@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 import pytest
+from harness.client import LSP, STRANGER, Json
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.app import Client
 
 from .conftest import Staging
-from .stage import LSP, STRANGER, Json
 
 MESSAGE = "9419" + b'{"jsonrpc":"2.0","method":"x","params":{}}'.ljust(65_533).hex()
 PARAMS = f'{{"payload":"{MESSAGE}","peer_id":"{STRANGER}"}}'
@@ -33,7 +33,7 @@ def test_w5_messages_of_a_peer_that_was_asked_nothing_are_answered_unread(
     monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     """wallet:W5: 64 kB each; no JSON is read of it, one answer each, counted."""
-    from .stage import SETTINGS
+    from harness.client import SETTINGS
 
     written: list[bytes] = []
     client = client_with(written, SETTINGS)
@@ -53,7 +53,7 @@ def test_w5_messages_of_a_peer_that_was_asked_nothing_are_answered_unread(
 
 def test_w5_such_a_message_costs_next_to_nothing() -> None:
     """wallet:W5: under 20 µs a message of 64 kB; the best of several rounds, as others use this machine, too."""
-    from .stage import SETTINGS
+    from harness.client import SETTINGS
 
     client = client_with([], SETTINGS)
     rounds = []

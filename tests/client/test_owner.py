@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.client import LSP, STRANGER, Json, Stage, failure_of
 
 from lsps2fast_plugin.client.app import METHODS
 
 from .conftest import Staging
-from .stage import LSP, STRANGER, Json, Stage, failure_of
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 SECTION = README.split("## As a wallet")[1].split("\n## ")[0]

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.client import CHANNEL, CHANNEL_SCID, JIT_SCID, LSP, STRANGER, Json, channel_row, entry, payload, tlv
+from harness.client_process import Process, World, running
 
 from lsps2fast import bolt11
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.rpc_errors import REFUSED
-
-from .process import Process, World, running
-from .stage import CHANNEL, CHANNEL_SCID, JIT_SCID, LSP, STRANGER, Json, channel_row, entry, payload, tlv
 
 pytestmark = pytest.mark.slow
 FEE = 1_000_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness.client import JIT_SCID, LSP, NOW_MS, OTHER_LSP, STRANGER, Json, Lsp, Stage, entry, failure_of
 
 from lsps2fast.errors import ConfigError, PeerError
 from lsps2fast.lsps.lsps2 import Unacceptable, format_datetime
@@ -12,7 +13,6 @@ from lsps2fast_plugin.client.lsps0_client import Unavailable
 from lsps2fast_plugin.client.records import Distrust
 
 from .conftest import Staging
-from .stage import JIT_SCID, LSP, NOW_MS, OTHER_LSP, STRANGER, Json, Lsp, Stage, entry, failure_of
 
 
 def asked(stage: Stage, method: str) -> list[Json]:

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+from harness.client import FEE, LSP, OTHER_LSP, Json, Lsp, Stage, claimed, details, entry, failure_of
 
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError, StoreError
 from lsps2fast.lsps.lsps2 import FeeParams, Unacceptable
@@ -17,7 +18,6 @@ from lsps2fast_plugin.client.rpc_errors import CODES, answer
 from lsps2fast_plugin.cln import lenient_json
 
 from .conftest import Staging
-from .stage import FEE, LSP, OTHER_LSP, Json, Lsp, Stage, claimed, details, entry, failure_of
 
 
 def other(stage: Stage, **fields: Any) -> Lsp:

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
+from harness.client import LSP, STRANGER, entry, hook, payload, tlv
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,8 +23,6 @@ from lsps2fast.lsps.receiving import (
     details_failure,
     read_part,
 )
-
-from .stage import LSP, STRANGER, entry, hook, payload, tlv
 
 SECRET = b"\x42" * 32
 CHANNEL = "ab" * 32

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.client import CHANNEL, NOW_MS, FakeRequest, Json, Stage, channel_row, entry, hook, tlv
 
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.client.records import Approval, Opening, Purchase
 
 from .conftest import Staging
-from .stage import CHANNEL, NOW_MS, FakeRequest, Json, Stage, channel_row, entry, hook, tlv
 
 DATA = Path(__file__).parent / "data"
 HOOKS: dict[str, list[Json]] = json.loads((DATA / "hooks.json").read_text())

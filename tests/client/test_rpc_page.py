@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.client import Json, Stage
+
 from lsps2fast_plugin.client.app import METHODS, PURCHASE_METHODS
 from lsps2fast_plugin.tools.wallet_rpc_page import EXAMPLES, FIELDS, PARAMETERS, methods, parameters, reference
 
 from .conftest import Staging
-from .stage import Json, Stage
 from .test_history import FIELDS as PURCHASE
 from .test_owner import is_part
 

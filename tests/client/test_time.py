@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from harness.client import FEE, Json, Stage, claimed
 
 from lsps2fast.errors import NodeError
 
 from .conftest import Staging
-from .stage import FEE, Json, Stage, claimed
 
 
 def expire(stage: Stage) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from harness.client import CHANNEL, LSP, OTHER_LSP, TXID, FakeRequest, Json, Stage, channel_row
 
 from lsps2fast._tlv import scid_from_str
 from lsps2fast.errors import NodeError
@@ -15,7 +16,6 @@ from lsps2fast_plugin.cln.models import peer_channels
 from lsps2fast_plugin.cln.reader import Verdict
 
 from .conftest import Staging
-from .stage import CHANNEL, LSP, OTHER_LSP, TXID, FakeRequest, Json, Stage, channel_row
 
 ALIAS = channel_row()["alias"]["local"]
 FEE = 1_000_000

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
-from .desk import (
+from harness.host import (
     Desk,
 )
 

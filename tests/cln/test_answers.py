@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from .desk import (
+from harness.host import (
     CHANNEL,
     CONTINUE,
     FORWARD,

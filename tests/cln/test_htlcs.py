@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from .desk import (
+from harness.host import (
     CHANNEL,
     CONTINUE,
     FINAL,

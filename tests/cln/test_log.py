@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from harness.host import Desk
 from pyln.client.plugin import PluginLogHandler
 
 from lsps2fast_plugin.cln.log import LightningdHandler, installed
-
-from .desk import Desk
 
 OURS = logging.getLogger("lsps2fast_plugin.service.something")
 

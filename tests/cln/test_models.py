@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rows
-from rows import peer_channel
+from harness import rows
+from harness.rows import peer_channel
 
 from lsps2fast.errors import NodeUnreachable, StoreError
 from lsps2fast_plugin.cln import answers, models

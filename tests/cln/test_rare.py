@@ -7,17 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pyln.client import RpcException
-
-from lsps2fast.errors import ConfigError, NodeError
-
-from .desk import (
+from harness.host import (
     CONTINUE,
     EVENT,
     WAIT_S,
     Desk,
     ping,
 )
+from pyln.client import RpcException
+
+from lsps2fast.errors import ConfigError, NodeError
 
 
 def test_methods_answer_with_results_and_clear_errors(open_desk: Callable[..., Desk]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from logs import Log
+from harness.logs import Log
 
 from lsps2fast._hook_py import FrameReader
 from lsps2fast.errors import AnswerPending, NodeError, NodeUnreachable

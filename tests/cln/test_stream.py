@@ -12,8 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from .desk import (
+from harness.host import (
     CONTINUE,
     EVENT,
     FORWARD,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-
-from core.scene import RUNS, Machine, Scene
+from harness.scene import RUNS, Machine, Scene
 
 
 @pytest.fixture(params=RUNS)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.scene import HASH, LIMITS, SCID, U64_MAX, UPSTREAM, VARIABLE, Machine, Scene, both_modes, failed, kinds
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from core.scene import HASH, LIMITS, SCID, U64_MAX, UPSTREAM, VARIABLE, Machine, Scene, both_modes, failed, kinds
 from lsps2fast import actions as order
 from lsps2fast.actions import TEMPORARY, UNKNOWN_NEXT_PEER
 from lsps2fast.table import Input, State

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from backends import load_compiled, load_pure
+from harness.backends import load_compiled, load_pure
 from hypothesis import given
 from hypothesis import strategies as st
 

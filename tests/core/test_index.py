@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 import pytest
+from harness.scene import CLIENT, CLTV, HEIGHT, SIZE, TERMS, U64_MAX, UPSTREAM, WALL_MS, Machine
 
-from core.scene import CLIENT, CLTV, HEIGHT, SIZE, TERMS, U64_MAX, UPSTREAM, WALL_MS, Machine
 from lsps2fast.actions import FailParts
 
 BUYS = 40

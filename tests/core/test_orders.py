@@ -7,8 +7,8 @@ from functools import partial
 
 import msgspec
 import pytest
+from harness.scene import PREIMAGE, Scene
 
-from core.scene import PREIMAGE, Scene
 from lsps2fast import actions as order
 
 

@@ -6,11 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from msgspec.structs import replace
-
-from core.scene import (
+from harness.scene import (
     CHANNEL,
     CLIENT,
     CLTV,
@@ -37,6 +33,10 @@ from core.scene import (
     failed,
     kinds,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
 from lsps2fast import actions as order
 from lsps2fast.actions import TEMPORARY, UNKNOWN_NEXT_PEER
 from lsps2fast.table import Input, State

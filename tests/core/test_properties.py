@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness.random_world import BUYS, PREIMAGES, Offer, World
+from harness.scene import HEIGHT, LIMITS, SIZE
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from core.scene import HEIGHT, LIMITS, SIZE
-from core.world import BUYS, PREIMAGES, Offer, World
 from lsps2fast import actions as order
 
 ANY = st.integers(0, 2**16)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from core.scene import (
+from harness.scene import (
     CHANNEL,
     CLTV,
     FUNDING,
@@ -22,7 +21,8 @@ from core.scene import (
     Machine,
     Scene,
 )
-from core.scene import OTHER_HASH as OTHER
+from harness.scene import OTHER_HASH as OTHER
+
 from lsps2fast import table
 from lsps2fast.actions import Opened
 from lsps2fast.errors import ProtocolBug

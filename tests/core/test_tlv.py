@@ -10,7 +10,7 @@ from typing import Any
 
 import coincurve
 import pytest
-from backends import load_compiled, load_pure
+from harness.backends import load_compiled, load_pure
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,9 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
-
-from core.scene import (
+from harness.scene import (
     CHANNEL,
     CLTV,
     FEE,
@@ -28,6 +26,8 @@ from core.scene import (
     failed,
     kinds,
 )
+from msgspec.structs import replace
+
 from lsps2fast import actions as order
 from lsps2fast.actions import TEMPORARY, UNKNOWN_NEXT_PEER
 from lsps2fast.table import Input, State

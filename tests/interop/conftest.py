@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import programs as others
+from harness.peers import Ldk, Lnd
 from real.conftest import found_town, open_town, programs  # noqa: F401  (fixtures)
 
 from lsps2fast_plugin.tools.regtest import Bitcoind, Programs, Town
 from lsps2fast_plugin.tools.regtest.processes import Child
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
-
-from . import programs as others
-from .peers import Ldk, Lnd
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "interop.md"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from harness.peers import Ldk
 
 from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
-
-from .peers import Ldk
 
 PAIR = "ours buys, ldk-node sells"
 SIZE_MSAT = 100_000_000

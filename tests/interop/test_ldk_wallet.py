@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from harness.peers import Ldk
 
 from lsps2fast import bolt11
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.tools.regtest import Bill, Town, until
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
-
-from .peers import Ldk
 
 PAIR = "ldk-node buys, ours sells"
 SIZE_MSAT = 10_000_000

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from harness.peers import Lnd
 
 from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
-
-from .peers import Lnd
 
 PAIR = "lnd pays, ours sells and buys"
 SIZE_MSAT = 10_000_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.scene import HASH, OTHER_HASH, SIZE
+from harness.scene import HASH, OTHER_HASH, SIZE
 
 from .brain import Part
 from .world import Rules

@@ -10,8 +10,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from core.scene import CLIENT, CLTV, DELTA, HEIGHT, SCID, UPSTREAM, VALID_UNTIL_MS, WALL_MS
-from core.world import Twin
+from harness.random_world import Twin
+from harness.scene import CLIENT, CLTV, DELTA, HEIGHT, SCID, UPSTREAM, VALID_UNTIL_MS, WALL_MS
 
 from lsps2fast import actions as order
 from lsps2fast.lsps.buys import Buy

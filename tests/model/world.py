@@ -11,7 +11,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from core.scene import (
+from harness.rows import peer_channel
+from harness.scene import (
     CLIENT,
     FEE,
     HASH,
@@ -25,7 +26,6 @@ from core.scene import (
     VALID_UNTIL_MS,
     WALL_MS,
 )
-from rows import peer_channel
 
 from lsps2fast import actions as order
 from lsps2fast.actions import Channel, Funding, Opened, SessionRecord

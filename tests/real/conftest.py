@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.evidence import Evidence, tidy
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.tools.regtest import Lightningd, Programs, Town, find_programs
 from lsps2fast_plugin.tools.regtest.processes import Child
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
-
-from .evidence import Evidence, tidy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,14 +12,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.benches import Real
+from harness.scenarios import SCENARIOS, Scenario
+from harness.trace import Trace, differences, lacking, trace
+
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.tools.regtest import Town, find_programs
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
 
-from .benches import Real
-from .scenarios import SCENARIOS, Scenario
 from .test_comparison import embedded_run
-from .trace import Trace, differences, lacking, trace
 
 
 def compared(town: Town, scenario: Scenario) -> tuple[Trace, Trace, list[str]]:

@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+from harness.evidence import Evidence
 
 from lsps2fast_plugin.tools.regtest import Town
-
-from .evidence import Evidence
 
 SIZE_MSAT = 10_000_000
 BIG_MSAT = 300_000_000

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service.stage import Stage
+from harness.benches import Embedded, Real
+from harness.scenarios import SCENARIOS, Scenario
+from harness.service import Stage
+from harness.trace import Trace, differences, trace
 
 from lsps2fast_plugin.tools.regtest import Town
-
-from .benches import Embedded, Real
-from .scenarios import SCENARIOS, Scenario
-from .trace import Trace, differences, trace
 
 CONFIGS = ("fee-base", "fee-per-satoshi")  # of listconfigs: the rest is this machine's
 DATA = Path(__file__).parent.parent / "data" / "real"

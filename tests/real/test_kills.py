@@ -11,12 +11,12 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
+from harness.evidence import tidy
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.tools.regtest import Bill, Town, until
 
 from .conftest import retire
-from .evidence import tidy
 
 SIZE_MSAT = 10_000_000
 FEE_MSAT = 1_000_000

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from harness.evidence import tidy
 
 from lsps2fast_plugin.tools.regtest import Town, until
 
-from .evidence import tidy
 from .test_people import SIZE_MSAT, owned
 
 NAMES = itertools.count(1)

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.evidence import Evidence, tidy
 
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.lsps2 import FeeParams, parse_datetime
 from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
-
-from .evidence import Evidence, tidy
 
 SIZE_MSAT = 10_000_000
 FEE_MSAT = 1_000_000

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.benches import REFUSER
+from harness.evidence import Evidence, tidy
 
 from lsps2fast_plugin.simnode import tlv
 from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
 
-from .benches import REFUSER
 from .conftest import LSP_TRUSTS
-from .evidence import Evidence, tidy
 from .test_kills import revive
 
 SIZE_MSAT = 10_000_000

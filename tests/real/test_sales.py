@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+from harness.evidence import Evidence
 
 from lsps2fast_plugin.tools.regtest import Bill, Town
-
-from .evidence import Evidence
 
 FEE_MSAT = 1_000_000
 SIZE_MSAT = 10_000_000

@@ -6,11 +6,10 @@ import itertools
 from pathlib import Path
 
 import pytest
+from harness.evidence import Evidence, tidy
 
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
-
-from .evidence import Evidence, tidy
 
 SIZE_MSAT = 10_000_000
 FEE_MSAT = 1_000_000

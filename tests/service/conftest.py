@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from .houses import HOUSES
-from .stage import CLIENT_TRUSTS, LSP_TRUSTS
+from harness.service import CLIENT_TRUSTS, LSP_TRUSTS
+from harness.world_pool import HOUSES
 
 
 @pytest.fixture(scope="session")

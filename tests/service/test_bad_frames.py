@@ -7,8 +7,7 @@ import json
 from typing import Any
 
 import pytest
-
-from .stage import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
+from harness.service import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 
 def _frame(params: Any, call_id: str, method: str = "htlc_accepted") -> bytes:

@@ -6,11 +6,10 @@ import random
 from typing import Any
 
 import pytest
+from harness.service import NODE_FAILURE, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 from lsps2fast_plugin.simnode import Payer, tlv
 from lsps2fast_plugin.simnode.client import ClientInvoice
-
-from .stage import NODE_FAILURE, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 U64_MAX = 2**64 - 1
 LOW = {"result": "fail", "failure_message": f"100c{SIZE_MSAT - 1:016x}0000"}  # what a readable call gets here

@@ -6,11 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, LSP_TRUSTS, SESSIONS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import frames
 from lsps2fast_plugin.simnode.rpcserver import Connection
-
-from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SESSIONS, SIZE_MSAT, TEMPORARY, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness.service import LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import Client
-
-from .stage import LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 
 async def _nothing_was_opened(stage: Stage, client: Any) -> None:

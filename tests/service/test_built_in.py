@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from lsps2fast_plugin.service.session_store import OLD_ROOT, ROOT
+from harness.service import SIZE_MSAT, Stage
 
-from .stage import SIZE_MSAT, Stage
+from lsps2fast_plugin.service.session_store import OLD_ROOT, ROOT
 
 OLD_FIELDS = ("peer_id", "opening_fee_params", "expected_payment_size")
 NEW_FIELDS = (*OLD_FIELDS, "channel_capacity_msat", "created_at")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from harness.service import FEE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.cln.answers import PerKw
 from lsps2fast_plugin.cln.channel_types import OurNode, newer_types, offers
@@ -13,8 +14,6 @@ from lsps2fast_plugin.cln.models import Configs, ConfigValue, NodeFeatures, Node
 from lsps2fast_plugin.service.refused_types import RefusedTypes
 from lsps2fast_plugin.simnode.channels import Feerates
 from lsps2fast_plugin.simnode.party import INIT_FEATURES
-
-from .stage import FEE_MSAT, TEMPORARY, Stage
 
 PLAIN, ANCHORS = [12, 46, 50], [12, 22, 46, 50]
 STOCK = f"{INIT_FEATURES:x}"

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, SIZE_MSAT, Stage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,8 +14,6 @@ from lsps2fast_plugin.service.coin_pool import COIN_WEIGHT, SPLIT_WEIGHT, PoolSi
 from lsps2fast_plugin.service.coins import TAPROOT_WEIGHT, Coin, Survey
 from lsps2fast_plugin.simnode import PluginFailed, RpcError
 from lsps2fast_plugin.simnode.chain import Chain
-
-from .stage import CLIENT_TRUSTS, SIZE_MSAT, Stage
 
 POOL = {"lsps2-coin-pool": "4x200000"}
 SIZE = PoolSize(4, 200_000)

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 from lsps2fast_plugin.simnode import Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
-
-from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
 

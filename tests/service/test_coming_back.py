@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+from harness.service import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
 from lsps2fast_plugin.service.session_record import VERSION
@@ -13,8 +14,6 @@ from lsps2fast_plugin.service.session_store import ROOT
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.payer import Payment
-
-from .stage import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
 

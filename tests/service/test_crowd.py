@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from lsps2fast_plugin.simnode.client import ClientInvoice
+from harness.service import FEE_MSAT, SIZE_MSAT, TEMPORARY, Stage
 
-from .stage import FEE_MSAT, SIZE_MSAT, TEMPORARY, Stage
+from lsps2fast_plugin.simnode.client import ClientInvoice
 
 HALF_MSAT = SIZE_MSAT // 2
 SESSIONS, PARTS = 20, 10

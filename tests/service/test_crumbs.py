@@ -6,11 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from harness.service import FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
-
-from .stage import FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 CRUMB_MSAT = SIZE_MSAT // 10  # the most that may be paid on top by default
 

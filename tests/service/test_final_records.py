@@ -6,12 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, OFFER_S, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.service.session_store import ROOT
 from lsps2fast_plugin.simnode import Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
-
-from .stage import CLIENT_TRUSTS, OFFER_S, SIZE_MSAT, TEMPORARY, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from harness.service import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import tlv
 from lsps2fast_plugin.simnode.channels import Htlc
-
-from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
 

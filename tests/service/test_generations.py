@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.service import CLIENT_TRUSTS, SIZE_MSAT, UNKNOWN, Stage
+
 from lsps2fast_plugin.cln.retry import LONGEST_PAUSE_MS
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.payer import Payment
-
-from .stage import CLIENT_TRUSTS, SIZE_MSAT, UNKNOWN, Stage
 
 ONE_COIN = {"wallet_sat": (400_000,)}
 ANSWER_S = 61  # longer than an RPC call may take

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import closing
 from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.client import ClientInvoice
-
-from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 
 def give_up(stage: Stage, end: End) -> None:

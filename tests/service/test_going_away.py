@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import pytest
+from harness.service import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.payer import Payer, Payment
-
-from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
 Way = Callable[[Stage], Awaitable[None]]

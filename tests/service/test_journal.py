@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from harness.service import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import LspsError
-
-from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
 WRITES = {LSP_TRUSTS: ("intent", "channel"), CLIENT_TRUSTS: ("intent", "forwards")}

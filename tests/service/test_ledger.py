@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.service import FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, Stage
 
 from lsps2fast_plugin.simnode.errors import RpcError
-
-from .stage import FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, Stage
 
 FILE = "lsps2-sales.sqlite3"
 

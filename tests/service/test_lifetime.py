@@ -6,11 +6,10 @@ import sys
 from typing import Any
 
 import pytest
+from harness.service import COMMAND, Stage
 
 from lsps2fast.lsps.lsps0 import FEATURE_BIT
 from lsps2fast_plugin.simnode import RpcError, World
-
-from .stage import COMMAND, Stage
 
 ANNOUNCED = [
     sys.executable,

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, SIZE_MSAT, Stage
 
 from lsps2fast_plugin.service.opening import SILENCE_S
 from lsps2fast_plugin.simnode import Client
 from lsps2fast_plugin.simnode.client import SET_TIMEOUT_S
 from lsps2fast_plugin.simnode.payer import Payment
 from lsps2fast_plugin.simnode.script import DEEDS, MESSAGES
-
-from .stage import CLIENT_TRUSTS, SIZE_MSAT, Stage
 
 PATIENCE_TURNS = 20
 

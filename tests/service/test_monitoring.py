@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.service import LSP_TRUSTS, SIZE_MSAT, Stage
 from prometheus_client.parser import text_string_to_metric_families
 
 from lsps2fast_plugin.service.alarms import KINDS, OTHER
 from lsps2fast_plugin.tools import metrics_page
-
-from .stage import LSP_TRUSTS, SIZE_MSAT, Stage
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "docs" / "monitoring"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lsps2fast_plugin.simnode.payer import Payment
+from harness.service import FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, Stage
 
-from .stage import FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, Stage
+from lsps2fast_plugin.simnode.payer import Payment
 
 MOST_BLOCKS = 300
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
+from harness.service import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
 GUARD_BLOCKS = 12 + 144 - 6  # from the payment to K-06

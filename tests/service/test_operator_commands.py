@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from harness.service import CLIENT_TRUSTS, LSP_TRUSTS, Stage
 
 from lsps2fast_plugin.simnode.errors import RpcError
-
-from .stage import CLIENT_TRUSTS, LSP_TRUSTS, Stage
 
 
 async def test_a_close_of_the_withheld_channel_is_refused_and_the_payment_goes_on() -> None:

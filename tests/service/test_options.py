@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.service import COMMAND, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import LspsError, PluginFailed, RpcError
-
-from .stage import COMMAND, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 SECRET = "5e" * 32
 

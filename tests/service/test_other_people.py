@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
+from harness.service import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.payer import Payment
 
-from .stage import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 from .test_people import CHANNEL_SAT, COINS, refused
 
 CRUMB_MSAT = 1_000

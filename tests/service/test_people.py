@@ -7,11 +7,10 @@ import os
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 from lsps2fast_plugin.simnode import Client, Payer, tlv
 from lsps2fast_plugin.simnode.client import ClientInvoice, LspsError
-
-from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 COINS = (1_000_000,) * 8
 CHANNEL_SAT = 130_000  # about what a payment of 10,000 sat gets, headroom included

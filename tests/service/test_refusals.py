@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, LSP_TRUSTS, NODE_FAILURE, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 from lsps2fast.actions import FAILURE_NAMES
 from lsps2fast_plugin.simnode import Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
-
-from .stage import CLIENT_TRUSTS, LSP_TRUSTS, NODE_FAILURE, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 FINAL_BLOCKS, DELTA_BLOCKS = 12, 144
 Story = Callable[[Stage, Payer, ClientInvoice], Awaitable[Any]]

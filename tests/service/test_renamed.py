@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import Payer
-
-from .stage import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 HALF_MSAT = SIZE_MSAT // 2
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, UNKNOWN, Stage
 
 from lsps2fast_plugin.simnode import openings
-
-from .stage import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, UNKNOWN, Stage
 
 GENEROUS = {"lsps2-max-overpay-percent": 100, "lsps2-min-part-msat": 1}  # as much again, in parts of any size
 

@@ -6,12 +6,11 @@ import os
 from collections.abc import Sequence
 
 import pytest
+from harness.service import SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.payer import Payment
-
-from .stage import SIZE_MSAT, TEMPORARY, Stage
 
 CRUMB_MSAT = 1_000
 

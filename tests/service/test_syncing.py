@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .stage import FEE_MSAT, SIZE_MSAT, TEMPORARY, Stage
+from harness.service import FEE_MSAT, SIZE_MSAT, TEMPORARY, Stage
 
 
 async def test_parts_wait_while_the_node_catches_up_with_the_chain() -> None:

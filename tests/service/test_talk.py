@@ -7,11 +7,10 @@ import json
 from typing import Any
 
 import pytest
+from harness.service import FEE_MSAT, SIZE_MSAT, Stage
 
 from lsps2fast.lsps.lsps0 import INTERNAL_ERROR
 from lsps2fast_plugin.simnode import Client, LspsError
-
-from .stage import FEE_MSAT, SIZE_MSAT, Stage
 
 PARSE_ERROR = -32700
 

@@ -6,12 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from harness.service import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 from lsps2fast_plugin.service.opening import SILENCE_S, UNDO_TIMEOUT_S
 from lsps2fast_plugin.simnode import Client
 from lsps2fast_plugin.simnode.channels import End
-
-from .stage import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
 OTHER_SAT = 200_000
 PATIENCE_TURNS = 40

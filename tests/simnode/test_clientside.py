@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from harness.node_steps import forward, open_channel
 
 from lsps2fast_plugin.simnode import Node, RpcError, World, bolt11, tlv
 from lsps2fast_plugin.simnode.party import connect
 
 from .conftest import PUPPET, Strings, shape
-from .story import forward, open_channel
 
 MakeWorld = Callable[..., World]
 HOOKS = [{"name": name} for name in ("htlc_accepted", "openchannel", "invoice_payment")]

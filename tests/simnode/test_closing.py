@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.node_steps import broadcast, forward, open_channel
 
 from lsps2fast_plugin.simnode import RpcError, World
 
 from .conftest import Strings, hearing, recorded_calls, recording, shape
-from .story import broadcast, forward, open_channel
 
 MakeWorld = Callable[..., World]
 

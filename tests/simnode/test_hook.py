@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.node_steps import broadcast, forward, invoice_with_fee, open_channel, part_of
 
 from lsps2fast_plugin.simnode import World, tlv
 
 from .conftest import Strings, hearing, recording, shape
-from .story import broadcast, forward, invoice_with_fee, open_channel, part_of
 
 MakeWorld = Callable[..., World]
 FAIL_TEMPORARILY = {"result": "fail", "failure_message": "10070000"}

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.node_steps import forward, open_channel
 
 from lsps2fast_plugin.simnode import RpcError, World
 from lsps2fast_plugin.simnode.channels import Feerates
 
 from .conftest import Strings, hearing
-from .story import forward, open_channel
 
 MakeWorld = Callable[..., World]
 

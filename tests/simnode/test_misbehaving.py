@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.node_steps import broadcast, forward, fund, open_channel
 
 from lsps2fast_plugin.simnode import RpcError, World
 from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.script import MESSAGES
 
 from .conftest import Strings, hearing
-from .story import broadcast, forward, fund, open_channel
 
 MakeWorld = Callable[..., World]
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.node_steps import broadcast, forward, open_channel
 
 from lsps2fast_plugin.simnode import RpcError, World
 from lsps2fast_plugin.simnode.onchain import FORGET_DEPTH
 
 from .conftest import Strings, hearing
-from .story import broadcast, forward, open_channel
 
 MakeWorld = Callable[..., World]
 

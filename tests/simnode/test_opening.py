@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.node_steps import broadcast, fund, open_channel, row_of
 
 from lsps2fast_plugin.simnode import RpcError, World, psbt
 from lsps2fast_plugin.simnode.address import address_to_script
 
 from .conftest import Strings, Wire, hearing, recorded_calls, recording, shape
-from .story import broadcast, fund, open_channel, row_of
 
 MakeWorld = Callable[..., World]
 

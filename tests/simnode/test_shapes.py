@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.node_steps import open_channel, row_of
 
 from lsps2fast_plugin.simnode import World
 
 from .conftest import PUPPET, Wire, hearing, recorded_calls, recording, shape
-from .story import open_channel, row_of
 
 MakeWorld = Callable[..., World]
 HERE = Path(__file__).parent

@@ -9,12 +9,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from harness.node_steps import broadcast, forward, open_channel
 
 from lsps2fast_plugin.simnode import RpcError, World
 from lsps2fast_plugin.simnode.splices import LOCK_DEPTH
 
 from .conftest import Strings, hearing
-from .story import broadcast, forward, open_channel
 
 MakeWorld = Callable[..., World]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.node_steps import forward, invoice_with_fee, open_channel
 
 from lsps2fast_plugin.simnode import Client, Payer, World, psbt
 from lsps2fast_plugin.simnode.address import address_to_script, script_to_address
@@ -16,7 +17,6 @@ from lsps2fast_plugin.simnode.channels import Htlc
 from lsps2fast_plugin.simnode.clock import Clock
 
 from .conftest import Strings, recorded_calls
-from .story import forward, invoice_with_fee, open_channel
 
 MakeWorld = Callable[..., World]
 

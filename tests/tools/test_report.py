@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from service.sales_ledger.support import FEE_MSAT, SCID, T0, a_buy, a_channel, a_sale, an_attempt
-from service.stage import LSP_TRUSTS, Stage
+from harness.sales_ledger import FEE_MSAT, SCID, T0, a_buy, a_channel, a_sale, an_attempt
+from harness.service import LSP_TRUSTS, Stage
 
 from lsps2fast_plugin.service.sales_ledger import schema
 from lsps2fast_plugin.service.sales_ledger.periods import text_of

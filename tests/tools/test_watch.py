@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from service.stage import LSP_TRUSTS, SIZE_MSAT, Stage
+from harness.service import LSP_TRUSTS, SIZE_MSAT, Stage
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.tools import cli, watch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness.policy import ALICE, BOB, WALL_MS, rules
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.rules import CapacityRule, Floor, TrustRule
 from lsps2fast_plugin.service.policy.stakes import DAY_MS, HOUR_MS, Burnt, Fault
 from lsps2fast_plugin.service.policy.trust import TrustLedger
-from service.policy.support import ALICE, BOB, WALL_MS, rules
 
 SAT = 1_000
 RULE = TrustRule(capital_budget_sat=500_000, withheld_budget_sat=300_000, mining_budget_sat=1_000)

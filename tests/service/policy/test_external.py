@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.logs import Log
+from harness.policy import WALL_MS, line
 from hypothesis import given
 from hypothesis import strategies as st
-from logs import Log
 
 from lsps2fast.errors import NodeError, NodeUnreachable, PeerError
 from lsps2fast.lsps.buys import Lack
 from lsps2fast.lsps.lsps2 import FeeParams, check_menu_order, format_datetime
 from lsps2fast_plugin.service.policy.external import BUY, GET_CAPACITY, GET_POLICY, LOOK_AGAIN_MS, ExternalPolicy, Use
 from lsps2fast_plugin.service.policy.limits import Refusals
-from service.policy.support import WALL_MS, line
 
 TERMS = {
     "min_fee_msat": "1000",

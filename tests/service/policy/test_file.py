@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from harness.policy import ALICE, BOB, MINIMAL
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from lsps2fast_plugin.service.policy import file as policy_file
 from lsps2fast_plugin.service.policy.file import MEANING, parse_rules
 from lsps2fast_plugin.service.policy.rules import DEFAULT_LINE, MAX_ENTRIES, Floor, Rules
 from lsps2fast_plugin.service.policy.toml import Source
-from service.policy.support import ALICE, BOB, MINIMAL
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "set-a-fee-policy.md"
 COMPLAINT = re.compile(r"\Apolicy\.toml, line (\d+): \S")

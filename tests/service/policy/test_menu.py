@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from harness.policy import WALL_MS, line, named
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lsps2fast.lsps.lsps2 import check_menu_order, why_unsound
 from lsps2fast_plugin.service.policy.menu import build_menu
 from lsps2fast_plugin.service.policy.rules import MIN_VALIDITY_S, FeeLine
-from service.policy.support import WALL_MS, line, named
 
 SMALL = st.one_of(st.integers(0, 4), st.integers(0, 10**15))
 ANY_LINE = st.builds(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness.policy import WALL_MS, line
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +25,6 @@ from lsps2fast_plugin.service.policy.preflight import (
     spendable_sat,
 )
 from lsps2fast_plugin.service.policy.rules import CapacityRule
-from service.policy.support import WALL_MS, line
 
 PARAMS = line(2_000_000, 10_000, min_payment_size_msat=10_000_000).params(WALL_MS)
 FIXED = BuyAsk(PARAMS, 1_000_000_000)

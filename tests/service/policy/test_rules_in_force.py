@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from logs import Log
+from harness.logs import Log
+from harness.policy import ALICE, BOB, DAY_MS, PERKW, WALL_MS, facts, line, rules, token
 
 from lsps2fast.errors import PeerError
 from lsps2fast.lsps.buys import Lack
@@ -18,7 +19,6 @@ from lsps2fast_plugin.service.policy.rules import CapacityRule, Floor, TrustRule
 from lsps2fast_plugin.service.policy.stakes import Stake
 from lsps2fast_plugin.service.policy.tokens import TokenUses
 from lsps2fast_plugin.service.policy.trust import TrustLedger
-from service.policy.support import ALICE, BOB, DAY_MS, PERKW, WALL_MS, facts, line, rules, token
 
 FREE = Floor(factor_percent=0)
 

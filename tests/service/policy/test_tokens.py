@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from harness.policy import token
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lsps2fast_plugin.service.policy.tokens import Record, TokenUses
-from service.policy.support import token
 
 QUOTA = 3
 SPRING = token(max_uses=QUOTA)

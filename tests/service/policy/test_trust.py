@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from harness.policy import ALICE, BOB, DAY_MS, WALL_MS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsps2fast_plugin.service.policy.rules import TrustRule
 from lsps2fast_plugin.service.policy.stakes import HOUR_MS, Fault, Stakes
 from lsps2fast_plugin.service.policy.trust import TrustLedger
-from service.policy.support import ALICE, BOB, DAY_MS, WALL_MS
 
 RULE = TrustRule(unpaid_limit=1, heal_days=30, probe_limit=3, probe_heal_hours=24)
 

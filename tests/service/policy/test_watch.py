@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from logs import Log
+from harness.logs import Log
+from harness.policy import MINIMAL
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.service.policy import watch as policy_watch
 from lsps2fast_plugin.service.policy.limits import Refusal, Refusals
 from lsps2fast_plugin.service.policy.watch import MAX_FILE_BYTES, SETTLED_MS, PolicyFile
-from service.policy.support import MINIMAL
 
 WRITTEN_S = 1_700_000_000
 LATER_MS = WRITTEN_S * 1000 + SETTLED_MS + 1  # the file has settled

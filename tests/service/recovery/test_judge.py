@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rows import peer_channel
+from harness.rows import peer_channel
 
 from lsps2fast import actions as order
 from lsps2fast.actions import Channel, Forward, Funding, SessionRecord

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from logs import Log
+from harness.logs import Log
 
 from lsps2fast.actions import SessionRecord
 from lsps2fast.errors import NodeError, StoreError

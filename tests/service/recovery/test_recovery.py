@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from logs import Log
+from harness.logs import Log
 from msgspec.structs import replace
 
 from lsps2fast._parts import IncomingHtlc

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from harness.sales_ledger import FEE_MSAT, PEER, a_buy, a_channel, a_sale, an_attempt, memory
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.service.sales_ledger.facts import ChannelFact, Fact
@@ -14,8 +15,6 @@ from lsps2fast_plugin.service.sales_ledger.listing import Wanted, page, read_cur
 from lsps2fast_plugin.service.sales_ledger.periods import DAY_MS, month_of, read_time, split
 from lsps2fast_plugin.service.sales_ledger.report import BY, report
 from lsps2fast_plugin.service.sales_ledger.story import explain
-
-from .support import FEE_MSAT, PEER, a_buy, a_channel, a_sale, an_attempt, memory
 
 JUNE = 1_780_272_000_000  # 2026-06-01T00:00:00Z, a Monday
 DAYS = 40

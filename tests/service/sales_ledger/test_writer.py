@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.sales_ledger import FEE_MSAT, T0, Desk, a_buy, a_sale, an_attempt
 
 from lsps2fast_plugin.service.sales_ledger import schema, writer
-
-from .support import FEE_MSAT, T0, Desk, a_buy, a_sale, an_attempt
 
 WON = [("Succeeded", FEE_MSAT)]
 

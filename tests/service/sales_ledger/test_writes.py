@@ -6,6 +6,20 @@ import itertools
 import sqlite3
 
 import pytest
+from harness.sales_ledger import (
+    CHANNEL,
+    FEE_MSAT,
+    HASH,
+    SCID,
+    T0,
+    a_buy,
+    a_channel,
+    a_record,
+    a_sale,
+    an_attempt,
+    memory,
+    table,
+)
 
 from lsps2fast_plugin.service.sales_ledger.facts import (
     BuyEndFact,
@@ -15,8 +29,6 @@ from lsps2fast_plugin.service.sales_ledger.facts import (
     StandingFact,
 )
 from lsps2fast_plugin.service.sales_ledger.writes import write
-
-from .support import CHANNEL, FEE_MSAT, HASH, SCID, T0, a_buy, a_channel, a_record, a_sale, an_attempt, memory, table
 
 WON = [("Succeeded", FEE_MSAT)]
 

@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from logs import Log
-from rows import CHANNEL as CHANNEL_ROW
+from harness.logs import Log
+from harness.negotiator import ALICE, BOB, WALL_MS, Json, StillClock
+from harness.rows import CHANNEL as CHANNEL_ROW
 
 from lsps2fast.actions import Channel, SessionRecord
 from lsps2fast.errors import NodeError
@@ -15,8 +16,6 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.options import DEFAULT_LINE
 from lsps2fast_plugin.service.session_record import StoredSession
-
-from .desk import ALICE, BOB, WALL_MS, Json, StillClock
 
 DAY_MS = 86_400_000
 LIFETIME = 1_008

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from logs import Log
+from harness.logs import Log
 
 import lsps2fast
 import lsps2fast_plugin

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from harness.negotiator import ALICE, BOB, Json, Shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +15,6 @@ from lsps2fast.errors import MalformedFrame
 from lsps2fast.lsps import lsps0
 from lsps2fast.lsps.lsps0 import MAX_PAYLOAD
 from lsps2fast.lsps.lsps2 import BUY, GET_INFO, parse_datetime
-
-from .desk import ALICE, BOB, Json, Shop
 
 METHODS = (lsps0.LIST_PROTOCOLS, GET_INFO, BUY)
 CODES = {-32700, -32601, -32602, -32603, 1, 200, 201, 202, 203}

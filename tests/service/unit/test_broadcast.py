@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from rows import CHANNEL as CHANNEL_ROW
+from harness.rows import CHANNEL as CHANNEL_ROW
 
 import lsps2fast_plugin.service
 from lsps2fast.actions import Channel, Funding

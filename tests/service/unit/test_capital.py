@@ -8,8 +8,9 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from harness.negotiator import ALICE, BOB, WALL_MS, Datastore, StillClock, settings
+from harness.rows import peer_channel
 from msgspec.structs import replace
-from rows import peer_channel
 
 from lsps2fast.actions import Channel, Funding, SessionRecord
 from lsps2fast.errors import NodeError
@@ -21,8 +22,6 @@ from lsps2fast_plugin.service.capital import BURNT, CapitalAtRisk
 from lsps2fast_plugin.service.options import DEFAULT_LINE
 from lsps2fast_plugin.service.policy.policy import Policy
 from lsps2fast_plugin.service.session_record import StoredSession
-
-from .desk import ALICE, BOB, WALL_MS, Datastore, StillClock, settings
 
 PARAMS: FeeParams = DEFAULT_LINE.params(WALL_MS)
 CAPACITY_SAT = 100_000

@@ -9,11 +9,10 @@ import tracemalloc
 from itertools import count
 
 import pytest
+from harness.negotiator import ALICE, BOB, Shop
 
 from lsps2fast.lsps import lsps0
 from lsps2fast.lsps.lsps2 import BUY, GET_INFO
-
-from .desk import ALICE, BOB, Shop
 
 SECONDS = int(os.environ.get("LSPS2FAST_FLOOD_S", "2"))
 PEERS = 1_000

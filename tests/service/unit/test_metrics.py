@@ -11,14 +11,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from logs import Log
+from harness.logs import Log
+from harness.negotiator import settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from lsps2fast.errors import ConfigError, NodeError
 from lsps2fast_plugin.service.metrics import COUNTERS, GAUGES, LABELLED, LONGER, MOST_READERS, MeteredRpc, Metrics
 from lsps2fast_plugin.service.payment_reports import Durations
-
-from .desk import settings
 
 STATS: dict[str, Any] = {
     "version": "1.2.3",

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+from harness.negotiator import ALICE, BOB, KEY, SIZE_MSAT, WALL_MS, Json, Shop
 
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps import lsps0
@@ -17,8 +18,6 @@ from lsps2fast.lsps.lsps2 import BUY, GET_INFO, FeeParams, check_menu_order, for
 from lsps2fast.lsps.promise import Keyring
 from lsps2fast_plugin.service.liquidity import Feerates, Liquidity
 from lsps2fast_plugin.service.options import DEFAULT_LINE
-
-from .desk import ALICE, BOB, KEY, SIZE_MSAT, WALL_MS, Json, Shop
 
 PROMISE = re.compile(r"[ !#-\[\]-~]{1,512}")
 KEYS = {

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.negotiator import ALICE, BOB, SIZE_MSAT, WALL_MS, Datastore, Json, Shop
+from harness.policy import facts
 
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.lsps0 import INTERNAL_ERROR
 from lsps2fast.lsps.promise import token_hash
 from lsps2fast_plugin.service.liquidity import Feerates, Liquidity
 from lsps2fast_plugin.service.policy.external import BUY, GET_POLICY
-from service.policy.support import facts
-
-from .desk import ALICE, BOB, SIZE_MSAT, WALL_MS, Datastore, Json, Shop
 
 POLICY = """
 [[fee_line]]

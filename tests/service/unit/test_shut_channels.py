@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from rows import peer_channel
+from harness.negotiator import ALICE, BOB
+from harness.rows import peer_channel
 
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.lsps2 import parse_scid
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.cln.reader import HtlcFilter
 from lsps2fast_plugin.service.shut_channels import ShutChannels
-
-from .desk import ALICE, BOB
 
 ONE, TWO = "aa" * 32, "bb" * 32
 ROWS = [

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from logs import Log
+from harness.logs import Log
+from harness.negotiator import ALICE, Datastore, Shop
 
 from lsps2fast.lsps import lsps0
 from lsps2fast.lsps.lsps0 import MESSAGE_TYPE_HEX
 from lsps2fast_plugin.service import lsps0_server
 from lsps2fast_plugin.service.lsps0_server import Lsps0Server
-
-from .desk import ALICE, Datastore, Shop
 
 CONTINUE = {"result": "continue"}
 MENU = MESSAGE_TYPE_HEX + lsps0.encode_request("x", "lsps2.get_info", {}).hex()

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from logs import Log
-from rows import CHANNEL as CHANNEL_ROW
+from harness.logs import Log
+from harness.negotiator import ALICE, BOB, Json
+from harness.rows import CHANNEL as CHANNEL_ROW
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.service.unfinished_guard import GUARDED, SPLICES, UnfinishedChannelGuard
-
-from .desk import ALICE, BOB, Json
 
 CHANNEL = "ab" * 32
 OTHER = "cd" * 32

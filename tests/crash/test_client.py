@@ -1,12 +1,13 @@
-"""The wallet is killed in the middle of a purchase and of a payment; `python -m client.deaths` plays every message."""
+"""The wallet is killed in the middle of a purchase and of a payment; `python -m crash.client` plays every message."""
 
 from __future__ import annotations
 
 import pytest
+
 from crash.nursery import Nursery
 from crash.points import PLUGIN, POWER, Death
 
-from .deaths import CLIENT_TRUSTS, LSP_TRUSTS, Case, Outcome, run
+from .client import CLIENT_TRUSTS, LSP_TRUSTS, Case, Outcome, run
 
 pytestmark = pytest.mark.slow
 

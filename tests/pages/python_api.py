@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import lsps2fast
 
-PAGE = Path(__file__).parent.parent / "docs" / "reference" / "python-api.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "python-api.md"
 SECTIONS = {
     "The session machine": (
         "Sessions",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ids import PAGES, bare, cited, faults, prose, rows
+
+from pages.ids import PAGES, bare, cited, faults, prose, rows
 
 KNOWN = {source: rows(source) for source in PAGES}
 
@@ -55,7 +56,7 @@ def test_each_rule_and_each_trap_has_a_test_or_a_reason() -> None:
     cited_by_tests = {
         f"{found.source}:{found.id}"
         for place, text in prose()
-        if place.startswith("tests/") and not place.startswith("tests/test_ids")
+        if place.startswith("tests/") and not place.startswith("tests/pages/test_ids")
         for found in cited(place, text)
     }
     every = {f"{source}:{id_}" for source in ("rule", "trap", "people", "wallet", "operator") for id_ in KNOWN[source]}

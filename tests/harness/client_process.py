@@ -16,7 +16,7 @@ from typing import Any
 from lsps2fast import _hook as hook
 from lsps2fast.errors import NodeError
 
-from .stage import HEIGHT, LSP, Json, Lightningd, Lsp
+from .client import HEIGHT, LSP, Json, Lightningd, Lsp
 
 CLIENT = [sys.executable, "-m", "lsps2fast_plugin.client.app"]
 LIMIT_S = 20.0

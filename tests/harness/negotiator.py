@@ -8,9 +8,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from logs import Log
 from pyln.client import Plugin
 
+from harness.logs import Log
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps import lsps0
 from lsps2fast.lsps.buys import Buy, BuyRegistry

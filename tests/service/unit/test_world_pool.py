@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from service.houses import Houses
+from harness.world_pool import Houses
 
 
 async def test_a_world_never_changes_loops() -> None:

@@ -1,6 +1,6 @@
 """A wallet that dies at one named message of its purchase or its payment, and what must be true afterwards.
 
-`python -m client.deaths` (in tests/) plays every message once for each mode and kind of death; test_deaths.py plays a
+`python -m crash.client` (in tests/) plays every message once for each mode and kind of death; test_client.py plays a
 few. The LSP is the real service and lives on; the payer tries again as payers do. Nothing waits for real time.
 """
 
@@ -17,7 +17,6 @@ from typing import Any
 from crash.__main__ import seed_of_version
 from crash.nursery import Nursery
 from crash.points import PLUGIN, POWER, UNCOUNTED, Death, Labels
-
 from lsps2fast_plugin.simnode import Node, World
 from lsps2fast_plugin.simnode.errors import NodeDown, RpcError
 from lsps2fast_plugin.simnode.party import connect
@@ -265,7 +264,7 @@ async def main() -> int:
                         bad += 1
                         print(outcome.case, *outcome.violations, sep="\n    ")
                         again = f'{mode} "{outcome.case.death}"'
-                        print(f"    again: python -m client.deaths --seed {given.seed} --replay {again}", flush=True)
+                        print(f"    again: python -m crash.client --seed {given.seed} --replay {again}", flush=True)
             print(f"{mode}: {len(points)} messages, {len(KINDS)} deaths each", flush=True)
     print(f"{bad} violations; {missed} messages did not come again")
     return min(bad, 1)

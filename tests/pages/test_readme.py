@@ -13,7 +13,7 @@ from lsps2fast_plugin.service.app import Service
 from lsps2fast_plugin.service.options import NUMBERS, add_options
 from lsps2fast_plugin.tools.options_page import reference
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
 NOTHING = ("none", "from the node", "off")  # how the table shows an option that is not given

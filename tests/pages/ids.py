@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TRAPS = "docs/explanation/traps.md"
 PAGES = {
     "cln": "docs/reference/lightningd-contract.md",

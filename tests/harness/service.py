@@ -18,7 +18,7 @@ from lsps2fast_plugin.simnode import Client, Node, Payer, PaymentResult, World, 
 from lsps2fast_plugin.simnode.answers import read_answer
 from lsps2fast_plugin.simnode.client import ClientInvoice
 
-from .houses import HOUSES, WEALTH_SAT
+from .world_pool import HOUSES, WEALTH_SAT
 
 COMMAND = [sys.executable, "-m", "lsps2fast_plugin.service.app"]
 LSP_TRUSTS = "lsp-trusts-client"

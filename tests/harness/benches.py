@@ -6,8 +6,7 @@ import itertools
 import sys
 from typing import Any
 
-from service.stage import Stage
-
+from harness.service import Stage
 from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town
 
 from .evidence import tidy

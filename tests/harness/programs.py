@@ -14,7 +14,7 @@ from pathlib import Path
 LDK_NODE = "0.7.1"  # as in ldk/Cargo.toml
 LND = "v0.21.2-beta"
 BUILD_S = 2400
-SOURCE = Path(__file__).parent / "ldk"
+SOURCE = Path(__file__).parents[1] / "interop" / "ldk"
 
 
 class NotHere(Exception):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "conformance.md"
 TESTS = ROOT / "tests"
 
@@ -22,7 +22,7 @@ HEAD = """# Conformance
 Every rule of bLIP-50 and bLIP-52, with our decisions where they are silent, and the tests that show it. L is the LSP,
 C the client, B both, which then needs tests of both. A test belongs to a rule when its docstring carries the ID. Where
 there is none, the reason stands in its place. `make conformance` writes this page; the reasons are in
-`tests/data/untested.json`; `tests/test_conformance.py` fails when either is out of date.
+`tests/data/untested.json`; `tests/pages/test_conformance.py` fails when either is out of date.
 
 """
 
@@ -110,7 +110,7 @@ def _places_of(path: Path) -> Iterator[Place]:
                 yield Place(path.relative_to(ROOT).as_posix(), name, ids, is_test)
 
 
-OF_BOTH = ("tests/core/", "tests/real/", "tests/tools/", "tests/test_")
+OF_BOTH = ("tests/core/", "tests/real/", "tests/tools/", "tests/pages/", "tests/test_")
 MACHINE = frozenset({"fees", "index", "losses", "orders", "properties", "start", "stories", "table", "troubles"})
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple
 
-from backends import load_compiled, load_pure
 from msgspec.structs import replace
 
+from harness.backends import load_compiled, load_pure
 from lsps2fast import actions as order
 from lsps2fast.table import Input, State
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from core.scene import (
+from harness.scene import (
     CHANNEL,
     CLIENT,
     FUNDING,

@@ -13,9 +13,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from coincurve import PrivateKey
-from logs import Log
-from rows import CHANNEL as CHANNEL_ROW
 
+from harness.logs import Log
+from harness.rows import CHANNEL as CHANNEL_ROW
 from lsps2fast import _hook as hook
 from lsps2fast import _tlv as tlv
 from lsps2fast import bolt11

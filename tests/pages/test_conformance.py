@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conformance import (
+
+from pages.conformance import (
     PAGE,
     OpenPoint,
     Place,
