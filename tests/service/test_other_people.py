@@ -128,21 +128,47 @@ async def test_mining_of_a_channel_that_closes_while_we_are_away_is_counted(mode
         stage.leaves = ("active", "record", "channel", "no")
 
 
-async def test_a_strangers_payment_keeps_other_invoices_waiting_for_a_day() -> None:
-    """people:L1, rule:22: sold on trust, too; no longer than `probe_heal_hours`, and not a moment once one is paid."""
-    async with Stage(LSP_TRUSTS, wallet_sat=COINS, options={"lsps2-offer-validity": 2 * 86_400}) as stage:
-        victim, stranger, payer = stage.client("victim"), stage.payer("stranger"), stage.payer()
-        first, second, third = [await stage.invoice(victim) for _ in range(3)]
-        fake = victim.invoice(SIZE_MSAT, first.scid, preimage=os.urandom(32), cltv_delta=144)
-        del victim.invoices[fake.payment_hash]
-        await stranger.pay(fake, [SIZE_MSAT])
-        await stage.quiet()
-        assert (await payer.pay(second, [SIZE_MSAT])).raw_messages == [TEMPORARY]
-        await stage.world.advance(86_400)
-        await stage.paid(payer, second, [SIZE_MSAT])
-        await stage.over(second)
+async def fail_with_a_hash_of_his_own(stage: Stage, victim: Client, invoice: ClientInvoice, who: Payer) -> None:
+    """A stranger who knows the scid pays over it; the client can only refuse."""
+    fake = victim.invoice(SIZE_MSAT, invoice.scid, preimage=os.urandom(32), cltv_delta=144)
+    del victim.invoices[fake.payment_hash]
+    assert not (await who.pay(fake, [SIZE_MSAT])).paid
+    await stage.quiet()
+
+
+@pytest.mark.parametrize("then", ["nothing", "restart", "power"])
+async def test_one_payment_of_a_stranger_keeps_no_other_invoice_waiting(then: str) -> None:
+    """people:L1, rule:22: those sold on trust before go on at once, several of them, also after a restart."""
+    async with Stage(LSP_TRUSTS, wallet_sat=COINS) as stage:
+        victim, payer, stranger = stage.client("victim"), stage.payer(channels=2), stage.payer("stranger")
+        first, *others = [await stage.invoice(victim) for _ in range(4)]
+        await fail_with_a_hash_of_his_own(stage, victim, first, stranger)
+        if then != "nothing":
+            await stage.restart(power=then == "power")
+            victim.connect()
+        payments = [payer.pay(invoice, [SIZE_MSAT]) for invoice in others[:2]]
+        assert [(await payment).raw_messages for payment in payments] == [[""], [""]]
+        await stage.paid(payer, others[2], [SIZE_MSAT])
+        assert (await stage.buy(victim))["client_trusts_lsp"] is False  # a paid sale clears what was before it
         await stage.paid(payer, first, [SIZE_MSAT])
-        await stage.over(first)
+        for invoice in (first, *others):
+            await stage.over(invoice)
+        assert (await stage.stats())["refusals"]["peer_unpaid"] == 0
+        stage.world.mine()
+
+
+async def test_two_payments_of_strangers_keep_other_invoices_waiting_for_a_day() -> None:
+    """people:L1, people:S4, rule:22: no longer than `probe_heal_hours`, and not a moment once one is paid."""
+    async with Stage(LSP_TRUSTS, wallet_sat=COINS, options={"lsps2-offer-validity": 2 * 86_400}) as stage:
+        victim, payer, stranger = stage.client("victim"), stage.payer(), stage.payer("stranger")
+        first, second, third, fourth = [await stage.invoice(victim) for _ in range(4)]
+        for invoice in (first, second):
+            await fail_with_a_hash_of_his_own(stage, victim, invoice, stranger)
+        assert (await payer.pay(third, [SIZE_MSAT])).raw_messages == [TEMPORARY]
+        await stage.world.advance(86_400)
         await stage.paid(payer, third, [SIZE_MSAT])
         await stage.over(third)
+        for invoice in (first, fourth, second):
+            await stage.paid(payer, invoice, [SIZE_MSAT])
+            await stage.over(invoice)
         stage.world.mine()

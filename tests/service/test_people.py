@@ -211,35 +211,55 @@ async def test_open_offers_that_would_be_sold_at_a_loss_are_counted_and_told_onc
 # --- Judged when the money moves --------------------------------------------------------------------------------------
 
 
-async def test_ten_buys_sold_before_the_first_payment_bring_one_channel() -> None:
+async def test_ten_buys_sold_before_the_first_payment_bring_two_channels() -> None:
     """people:S4, rule:19: temporary for the payer, counted, and the offers live on."""
     async with Stage(LSP_TRUSTS, wallet_sat=COINS) as stage:
         client, payer = stage.client(on_part="fail"), stage.payer(channels=2)
         invoices = [await stage.invoice(client) for _ in range(10)]
         results = [await payer.pay(invoice, [SIZE_MSAT]) for invoice in invoices]
         await stage.quiet()
-        assert len(stage.calls("sendpsbt")) == 1
-        assert [result.raw_messages for result in results[1:]] == [[TEMPORARY]] * 9
-        assert (await refused(stage))["peer_unpaid"] == 9
+        assert len(stage.calls("sendpsbt")) == 2
+        assert [result.raw_messages for result in results[2:]] == [[TEMPORARY]] * 8
+        assert (await refused(stage))["peer_unpaid"] == 8
         client.behaviour.on_part = "settle"
-        await stage.paid(payer, invoices[0], [SIZE_MSAT])
-        await stage.over(invoices[0])
-        await stage.paid(payer, invoices[1], [SIZE_MSAT])
-        await stage.over(invoices[1])
+        for number in (0, 2, 1):
+            await stage.paid(payer, invoices[number], [SIZE_MSAT])
+            await stage.over(invoices[number])
         assert (await stage.stats())["at_risk_msat"] == 0
         stage.world.mine()
 
 
-async def test_ten_buys_paid_at_once_and_failed_bring_two_channels() -> None:
-    """people:S4, rule:19: also where nothing is known yet when they are asked for."""
+async def test_a_client_that_fails_its_own_part_of_a_payment_gets_no_second_channel() -> None:
+    """people:S4, rule:22: one deed that only the client can have done is enough."""
+    async with Stage(LSP_TRUSTS, wallet_sat=COINS) as stage:
+        client, payer = stage.client(on_part="hold"), stage.payer(channels=2)
+        invoices = [await stage.invoice(client) for _ in range(2)]
+        payment = payer.pay(invoices[0], [SIZE_MSAT // 2] * 2)
+        await stage.until(lambda: len(client.held()) == 2, "the parts at the client")
+        first, second = client.held()
+        client.fail(first)
+        client.fulfill(second, invoices[0].preimage)
+        await payment
+        await stage.state(invoices[0], "UNDERPAID")
+        assert (await payer.pay(invoices[1], [SIZE_MSAT])).raw_messages == [TEMPORARY]
+        assert len(stage.calls("sendpsbt")) == 1
+        stage.world.mine()
+
+
+@pytest.mark.parametrize("known", [0, 1])
+async def test_ten_buys_paid_at_once_and_failed_bring_two_channels(known: int) -> None:
+    """people:S4, rule:19: also where nothing, or one failed payment, is known when they are asked for."""
     async with Stage(LSP_TRUSTS, wallet_sat=COINS) as stage:
         client, payer = stage.client(on_part="fail"), stage.payer(channels=3)
         invoices = [await stage.invoice(client) for _ in range(10)]
-        payments = [payer.pay(invoice, [SIZE_MSAT]) for invoice in invoices]
+        for invoice in invoices[:known]:
+            await payer.pay(invoice, [SIZE_MSAT])
+            await stage.quiet()
+        payments = [payer.pay(invoice, [SIZE_MSAT]) for invoice in invoices[known:]]
         for payment in payments:
             assert not (await payment).paid
         await stage.quiet()
-        assert 1 <= len(stage.calls("sendpsbt")) <= 2
+        assert len(stage.calls("sendpsbt")) == 2
         stage.world.mine()
 
 

@@ -35,7 +35,6 @@ NOT_PAID: Final = (State.ABORTING, State.FAILED, State.ABANDONED)
 OVER: Final = (State.FAILED, State.ABANDONED, State.UNDERPAID)
 SPENT: Final = ("FUNDING_SPEND_SEEN", "ONCHAIN")
 BACK: Final = (*SPENT, "CLOSED")  # a block has the close, or nothing was ever on chain
-ON_TRUST_AT_ONCE: Final = 2  # channels of one client that are on chain while their first payment is under way
 TURN_MS: Final = 30_000  # so long one more waits for those
 ANY: Final = ""  # key of `Watch`: those who wait are few, and each looks again at any change
 BURNT: Final = ("lsps", "lsps2", "selling", "burnt")
@@ -98,8 +97,8 @@ class CapitalAtRisk:
     async def turn(self, buy: Buy) -> bool:
         """Return whether a channel for this buy may be thought of now (rule:19): before coins are chosen.
 
-        On trust a client has few channels under way at once: one more waits until their payments have come to an end,
-        and is judged by what is known then.
+        On trust a client has few unpaid channels at once: one more waits until the payments under way have come to an
+        end, and is judged by what is known then.
         """
         if buy.client_trusts_lsp:
             return True
@@ -109,7 +108,7 @@ class CapitalAtRisk:
             no = self._budgets.why_not_on_trust(buy.peer_id, self._clock.wall_ms())
             turns = self._turns.get(buy.peer_id, set()) - {buy.jit_scid}
             under_way = len(turns) + self._ledger.under_way(buy.peer_id, but=buy.jit_scid)
-            if no is None and under_way < ON_TRUST_AT_ONCE:
+            if no is None and self._budgets.has_turn(buy.peer_id, under_way, self._clock.wall_ms()):
                 break
             left_ms = deadline_ms - self._clock.now_ms()
             if no is None and left_ms <= 0:

@@ -145,21 +145,48 @@ def test_an_offer_is_no_option_on_the_miners_price(feerate_perkw: int, refused: 
     assert why(budgets(TrustRule(), floor=Floor(max_loss_sat=0)), feerate_perkw=555) is None
 
 
-@pytest.mark.parametrize(("fault", "hours"), [(Fault.DOUBT, 24), (Fault.NONE, 24), (Fault.CLIENT, None)])
-def test_who_has_an_unpaid_channel_gets_no_other_on_trust(fault: Fault, hours: int | None) -> None:
-    """people:S4, rule:19: whatever it was sold before; bounded in time where it may be somebody else's deed."""
-    limits = budgets(TrustRule())
-    put(limits, 1, ALICE)
-    limits._ledger.sent(ALICE, 1, "cc" * 32, 1, WALL_MS)
+def fail(limits: Budgets, scid: int, fault: Fault) -> None:
+    """The payment for a channel of Alice, which is on chain, fails."""
+    put(limits, 1, ALICE, scid)
+    limits._ledger.sent(ALICE, scid, f"{scid:064x}", 1, WALL_MS)
     assert why(limits) is None  # its first payment is under way
-    limits._ledger.let_go(ALICE, 1, WALL_MS, fault)
+    limits._ledger.let_go(ALICE, scid, WALL_MS, fault)
+
+
+def test_who_left_a_channel_unpaid_by_its_own_deed_gets_no_other_on_trust() -> None:
+    """people:S4, rule:19: whatever it was sold before, until that channel is paid for."""
+    limits = budgets(TrustRule())
+    fail(limits, 1, Fault.CLIENT)
     assert why(limits) == "peer_unpaid"
     assert why(limits, on_trust=False) is None
     assert why(limits, peer_id=BOB) is None
-    later_ms = WALL_MS + (hours or 99_999) * HOUR_MS
-    assert why(limits, wall_ms=later_ms) == (None if hours else "peer_unpaid")
+    assert why(limits, wall_ms=WALL_MS + 99_999 * HOUR_MS) == "peer_unpaid"
     limits._ledger.paid(ALICE, 1, WALL_MS)
     assert why(limits) is None
+
+
+@pytest.mark.parametrize("fault", [Fault.DOUBT, Fault.NONE])
+def test_one_doubt_keeps_no_other_sale_waiting_and_two_do(fault: Fault) -> None:
+    """people:L1, people:S4, rule:22: for a day at the most, and not a moment once a sale is paid."""
+    limits = budgets(TrustRule())
+    fail(limits, 1, fault)
+    assert (limits.has_turn(ALICE, 0, WALL_MS), limits.has_turn(ALICE, 1, WALL_MS)) == (True, False)
+    fail(limits, 2, fault)
+    assert (why(limits), limits.has_turn(ALICE, 0, WALL_MS)) == ("peer_unpaid", False)
+    assert why(limits, on_trust=False) is None
+    assert why(limits, peer_id=BOB) is None
+    assert why(limits, wall_ms=WALL_MS + 24 * HOUR_MS) is None
+    limits._ledger.paid(ALICE, 3, WALL_MS)
+    assert (why(limits), limits.has_turn(ALICE, 1, WALL_MS)) == (None, True)
+
+
+@pytest.mark.parametrize(("limit", "doubts"), [(1, 2), (2, 2), (5, 5)])
+def test_the_operator_may_allow_more_unpaid_channels(limit: int, doubts: int) -> None:
+    """people:S4: `unpaid_limit`; doubts never weigh more than deeds."""
+    limits = budgets(TrustRule(unpaid_limit=limit))
+    for scid in range(doubts):
+        fail(limits, scid, Fault.DOUBT)
+    assert why(limits) == "peer_unpaid"
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(1, 400_000)), max_size=20), st.integers(0, 10**6))

@@ -6,11 +6,13 @@ our own trouble: temporary for the payer, and the offer stays.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.rules import Rules
 from lsps2fast_plugin.service.policy.trust import TrustLedger
+
+ON_TRUST_AT_ONCE: Final = 2  # channels of one client on chain that are not paid for yet, while nothing is proved
 
 
 class Opening(NamedTuple):
@@ -90,11 +92,25 @@ class Budgets:
     # Right before a channel is opened -------------------------------------------------------------
 
     def why_not_on_trust(self, peer_id: str, wall_ms: int) -> No | None:
-        """Return why this peer gets no channel on trust now, whatever it was sold before."""
-        unpaid = max(self._ledger.unpaid(peer_id, wall_ms), self._ledger.unsettled(peer_id, wall_ms))
-        if unpaid >= self.rules.trust.unpaid_limit:
-            return No(Refusal.PEER_UNPAID, f"{unpaid} channels of {peer_id} are not paid for")
+        """Return why this peer gets no channel on trust now, whatever it was sold before.
+
+        Its own deeds count from `unpaid_limit` on. One payment that failed behind us may be a stranger's doing, and
+        keeps no other sale waiting (people:L1); two are one too many (people:S4).
+        """
+        unpaid = self._ledger.unpaid(peer_id, wall_ms)
+        unsettled = self._ledger.unsettled(peer_id, wall_ms)
+        if unpaid >= self.rules.trust.unpaid_limit or unsettled >= self._most_unsettled:
+            return No(Refusal.PEER_UNPAID, f"{max(unpaid, unsettled)} channels of {peer_id} are not paid for")
         return None
+
+    def has_turn(self, peer_id: str, under_way: int, wall_ms: int) -> bool:
+        """Return whether one more payment may put a channel of this peer on chain while so many are under way."""
+        unsettled = self._ledger.unsettled(peer_id, wall_ms)
+        return under_way < ON_TRUST_AT_ONCE and under_way + unsettled < self._most_unsettled
+
+    @property
+    def _most_unsettled(self) -> int:
+        return max(ON_TRUST_AT_ONCE, self.rules.trust.unpaid_limit)
 
     def why_not_open(self, opening: Opening, wall_ms: int) -> No | None:
         """Return why this channel is not opened now."""

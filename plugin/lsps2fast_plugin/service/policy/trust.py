@@ -118,8 +118,15 @@ class TrustLedger:
             if stake is not None and stake.fault is Fault.CLIENT:
                 peer.unpaid.add(wall_ms, self._heal_ms, -1)
             peer.probes = _Tally()
+            self._settle_doubts(peer_id)
             peer.events = [event for event in peer.events if event[1] not in DOUBTS and event[2] != jit_scid]
             self._touch(peer_id, wall_ms)
+
+    def _settle_doubts(self, peer_id: str) -> None:
+        """Count payments that failed behind us no more; the channels made for them stay stakes."""
+        for stake in self.stakes.of_peer(peer_id):
+            if stake.over and stake.fault is not Fault.CLIENT:
+                stake.ended_ms = 0
 
     def let_go(self, peer_id: str, jit_scid: int, wall_ms: int, fault: Fault = Fault.CLIENT) -> None:
         """The payment that should have paid for this channel is over, unpaid (X-13). On chain it stays a stake."""
