@@ -190,7 +190,7 @@ class Lnd(Child):
         try:
             self.call("openchannel", f"--node_key={other.node_id}", f"--local_amt={size_sat}")
         except NodeError as error:
-            if not any(words in error.message for words in ("is not online", "peer exiting")):
+            if not any(words in error.message for words in ("is not online", "peer exiting", "disconnected")):
                 raise
             return False
         return True

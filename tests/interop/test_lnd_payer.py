@@ -25,10 +25,12 @@ def town(towns: Callable[[str], Town]) -> Town:
 def payer(town: Town, lnd_programs: tuple[object, object]) -> Iterator[Lnd]:
     """Lnd with two channels to the LSP."""
     peer = Lnd("lnd", town.directory / "lnd", lnd_programs, town.bitcoind)  # type: ignore[arg-type]
-    peer.start()
-    peer.link(town.lsp, CHANNEL_SAT, 2)
-    yield peer
-    peer.stop()
+    try:
+        peer.start()
+        peer.link(town.lsp, CHANNEL_SAT, 2)
+        yield peer
+    finally:
+        peer.stop()
 
 
 NUMBERS = iter(range(1000))
