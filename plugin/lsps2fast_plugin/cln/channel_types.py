@@ -17,6 +17,7 @@ STATIC_REMOTEKEY: Final = 12
 ANCHORS: Final = 22  # with HTLC transactions that pay no fee of their own
 SCID_ALIAS: Final = 46
 ZERO_CONF: Final = 50
+VARIANTS: Final = {SCID_ALIAS, ZERO_CONF}  # they change nothing about the commitment
 PLAIN: Final = (STATIC_REMOTEKEY, SCID_ALIAS, ZERO_CONF)
 WITH_ANCHORS: Final = (STATIC_REMOTEKEY, ANCHORS, SCID_ALIAS, ZERO_CONF)
 NEWER: Final = {  # types by feature bit that lightningd cannot open; a peer may soon want nothing else
@@ -36,6 +37,18 @@ def offers(features_hex: str, bit: int) -> bool:
 def newer_types(features_hex: str) -> list[str]:
     """Return the names of types among these features that lightningd cannot open."""
     return [name for bit, name in NEWER.items() if offers(features_hex, bit)]
+
+
+def opened_instead(started: object, asked: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the type that `fundchannel_start` says it opens where that is not the one asked for.
+
+    lightningd may add what makes a variant of the same type; an answer that names no type opens what was asked for.
+    """
+    found = started.get("channel_type") if isinstance(started, dict) else None
+    bits = found.get("bits") if isinstance(found, dict) else None
+    if not isinstance(bits, list) or not all(type(bit) is int for bit in bits):
+        return None
+    return tuple(bits) if set(bits) - VARIANTS != set(asked) - VARIANTS else None
 
 
 def named(channel_type: tuple[int, ...]) -> str:

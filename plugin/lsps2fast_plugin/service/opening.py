@@ -17,6 +17,7 @@ from typing import Any, Final
 from lsps2fast.actions import Channel, ChannelLimits, Funding, Opened
 from lsps2fast.errors import AnswerPending, Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.answers import number, text
+from lsps2fast_plugin.cln.channel_types import named, opened_instead
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import (
     OpenAttempt,
@@ -35,10 +36,27 @@ UNDO_TIMEOUT_S: Final = 10.0  # for a call that ends an open
 CANCEL_ANSWERED: Final = (306, 307, 308)  # no such peer, nothing to cancel, not safe: asking again changes nothing
 UNCOMMITTED: Final = "OPENINGD"
 AWAITING_LOCKIN: Final = ("CHANNELD_AWAITING_LOCKIN", "DUALOPEND_AWAITING_LOCKIN")
+NO_SUCH_TYPE: Final = "channel_type not supported"  # of our lightningd (cln:O15)
+NOT_TO_BE_TAKEN: Final = (  # how lightningd begins to say that no channel can be made of the client's answer (cln:O19)
+    "Return unoffered channel_type",
+    "accept_channel without a channel_type",
+    "dust limit ",
+    "to_self_delay ",
+    "channel_reserve_satoshis ",
+    "cannot add anchors to reserve ",
+    "htlc_minimum_msat ",
+    "channel capacity with funding ",
+    "channel funding ",
+    "max_accepted_htlcs ",
+)
+
+
+class TypeNotOpened(Lsps2Error):
+    """lightningd opens no channel of this type; it may open one of another."""
 
 
 class RefusedByClient(Lsps2Error):
-    """The client answered the open with an error message (O-08); `at_once`: to the first one, which names the type."""
+    """The client wants no such channel (O-08); `at_once`: it said so to the first message, which names the type."""
 
     def __init__(self, text: str, *, at_once: bool) -> None:
         super().__init__(text)
@@ -76,17 +94,23 @@ class Opener:
 
         `look`: also return what the channel allows, if lightningd knows (O-05), for its funding is sent before it is
         usable. `late` is called when a step that was given up has been carried out after all (see `Rpc.call`).
-        Raises RefusedByClient, ChannelGone (signed by the client and gone again) or NodeError. Then no open of ours is
-        under way any more, unless lightningd answers nothing at all.
+        Raises RefusedByClient, TypeNotOpened, ChannelGone (signed by the client and gone again) or NodeError. Then no
+        open of ours is under way any more, unless lightningd answers nothing at all.
         """
         try:
             channel = await self._negotiate(peer_id, funding, late)
         except AnswerPending:  # of the two calls that wait for the peer, or of a signer that sleeps
             await self.hang_up(peer_id)
             raise
+        except TypeNotOpened:
+            await self.end(peer_id, funding)
+            raise
         except NodeError as error:
-            if error.message.startswith("They sent "):
-                raise RefusedByClient(error.message, at_once=error.method == "fundchannel_start") from error
+            at_once = error.method == "fundchannel_start"
+            if error.message.startswith("They sent ") or (at_once and error.message.startswith(NOT_TO_BE_TAKEN)):
+                raise RefusedByClient(error.message, at_once=at_once) from error
+            if at_once and error.message.startswith(NO_SUCH_TYPE):
+                raise TypeNotOpened(error.message) from error
             await self.end(peer_id, funding)
             raise
         return Opened(channel, await self._first_limits(peer_id, channel.channel_id) if look else None)
@@ -102,6 +126,8 @@ class Opener:
         if self._zero_reserve(peer_id):
             start["reserve"] = 0
         started = await self._rpc.call("fundchannel_start", start, SILENCE_S, late)
+        if (other := opened_instead(started, funding.channel_type)) is not None:
+            raise TypeNotOpened(f"lightningd asked for {named(other)} in its place")  # for which this is not the size
         address = text(started, "fundchannel_start", "funding_address")
         output = {"satoshi": funding.capacity_sat, "initialpsbt": funding.psbt, "destination": address}
         with_output = await self._rpc.call("addpsbtoutput", output)

@@ -20,7 +20,7 @@ from lsps2fast_plugin.cln.channel_types import named
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
 from lsps2fast_plugin.service.funding import ChannelGone, ChannelTooLarge, Funder, NotForwardable
-from lsps2fast_plugin.service.opening import Opener, RefusedByClient
+from lsps2fast_plugin.service.opening import Opener, RefusedByClient, TypeNotOpened
 from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
 from lsps2fast_plugin.service.reservations import Reservations
 
@@ -104,10 +104,12 @@ class OpeningOrders:
                 opened = await self._opener.open(peer_id, action.funding, late, look=look)
             except RefusedByClient as error:
                 if error.at_once:
-                    await self._ask_for_another_type(action, error)
+                    await self._ask_for_another_type(action, f"the client refused the channel: {error}", by_client=True)
                 else:
                     why = f"the client refused to sign the funding: {error}"
                     self._tasks.open_failed(action, "open_refused", why, by_client=True)
+            except TypeNotOpened as error:
+                await self._ask_for_another_type(action, f"no channel was opened: {error}", by_client=False)
             except ChannelGone as gone:
                 self._tasks.tell_given_up(peer_id, gone)
                 self._tasks.open_failed(action, "given_up", gone)
@@ -165,7 +167,7 @@ class OpeningOrders:
                     raise
             await self._clock.turned(SYNC_PAUSE_S)
 
-    async def _ask_for_another_type(self, action: order.OpenChannel, error: RefusedByClient) -> None:
+    async def _ask_for_another_type(self, action: order.OpenChannel, why: str, *, by_client: bool) -> None:
         """Ask for the next type of channel in the same attempt; O-08 when the client has refused them all.
 
         The coins go back first: a channel of another type may need others. Nothing is open, and the record names them.
@@ -173,17 +175,16 @@ class OpeningOrders:
         buy, needs = self._tasks.buy(action.jit_scid), self._needs[action.jit_scid]
         try:
             left = await self._funder.refused(buy.peer_id, action.funding.channel_type)
-            log.info(f"{buy.peer_id} refused {named(action.funding.channel_type)} ({error}); {left.sentence}")
+            log.info(f"{buy.peer_id}: no to {named(action.funding.channel_type)} ({why}); {left.sentence}")
             if left.other:
                 await self._reservations.release(action.jit_scid, action.funding)
         except NodeError as problem:
-            why = f"the client refused the channel and cannot be asked for another: {problem}"
-            self._tasks.open_failed(action, "open_failed", why)
+            self._tasks.open_failed(action, "open_failed", f"{why}, and another cannot be asked for: {problem}")
             return
         if left.other:
             await self._choose(action, lambda: self._funder.choose(buy, needs.out_msat, needs.parts))
         else:
-            self._tasks.open_failed(action, "open_refused", f"the client refused the channel: {error}", by_client=True)
+            self._tasks.open_failed(action, "open_refused" if by_client else "open_failed", why, by_client=by_client)
 
     def _alone_with(self, peer_id: str) -> asyncio.Lock:
         """Allow one open or undo at a time with a peer (O-19): lightningd's calls mean "the" open of a peer."""

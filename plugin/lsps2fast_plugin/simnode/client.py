@@ -46,6 +46,7 @@ class Behaviour:
 
     reject_open: str | None = None  # text of the error answer to open_channel
     reject_types: frozenset[int] = frozenset()  # feature bits: channels of a type with any of them are refused
+    accepts_as: tuple[int, ...] | None = None  # type in the answer to open_channel, whatever was asked for
     vanish_at: str = ""  # "open", "funding" or "ready": disconnect at that step
     refuse_funding: str | None = None
     zeroconf: bool = True
@@ -213,6 +214,7 @@ class Client(Party):
             how.max_accepted_htlcs,
             how.max_in_flight_msat,
             how.reserve_sat,
+            how.accepts_as,
         )
 
     def open_accepted(self, opener: Party) -> None:

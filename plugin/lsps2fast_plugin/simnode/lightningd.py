@@ -48,6 +48,7 @@ class Node(PluginOwner):
         self.to_self_delay = 6
         self.emergency_sat = 25_000  # min-emergency-msat
         self.feerates = Feerates()
+        self.falls_back: frozenset[int] = frozenset()  # bits of a type that an open drops by itself after a refusal
         self.directory = directory / "regtest"
         self.directory.mkdir(parents=True)
         self.lightning_dir = str(self.directory)

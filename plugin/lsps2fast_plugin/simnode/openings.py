@@ -92,8 +92,15 @@ class Openings:
         self.asked_sat[peer_id] = amount_sat
         try:
             answer = await self._unless_ended(peer_id, self._ask(peer, request))
+            if answer.error is not None and self.node.falls_back & set(bits):
+                bits = tuple(bit for bit in bits if bit not in self.node.falls_back)
+                request = replace(request, channel_type=bits, feerate_per_kw=rates.opening)
+                answer = await self._unless_ended(peer_id, self._ask(peer, request))
         finally:
             self.starting.discard(peer_id)
+        if answer.error is None and answer.channel_type not in (None, bits):
+            shown = ",".join(str(bit) for bit in answer.channel_type or ())
+            raise RpcError(LIGHTNINGD, f"Return unoffered channel_type: {shown}")
         if answer.error is None and 50 in bits and answer.mindepth != 0:
             answer = OpenAnswer(error="You required zeroconf, but you're not on our allowlist")
         self._made += 1

@@ -49,6 +49,7 @@ class OpenAnswer:
     max_accepted_htlcs: int = 483
     max_in_flight_msat: int = U64_MAX
     reserve_sat: int | None = None  # what the fundee demands that the opener keeps; None: 1 %
+    channel_type: tuple[int, ...] | None = None  # None: the one that was asked for
 
 
 class Party:
