@@ -214,3 +214,30 @@ def test_pages_import_what_exists() -> None:
     assert names
     for name in names:
         pkgutil.resolve_name(name)
+
+
+TESTS = {path: path.relative_to(Path(__file__).parent) for path in Path(__file__).parent.rglob("*.py")}
+FOLDERS = {place.parts[0].removesuffix(".py") for place in TESTS.values()}
+
+
+def strangers(place: Path, source: str) -> list[str]:
+    """Return what a file of the tests imports that is neither the harness nor a helper of its own folder."""
+    found = {name for name, _ in imports(ast.parse(source), ".".join(place.parent.parts))}
+    helpers = {name for name in found if name.split(".")[0] in FOLDERS - {"harness", "pages"}}
+    tests = {name for name in helpers if re.search(r"(^|\.)(test_\w+|conftest)(\.|$)", name)}
+    return sorted(tests | {name for name in helpers if name.split(".")[0] != place.parts[0]})
+
+
+def test_tests_import_the_harness_and_their_own_folder() -> None:
+    """Never another test file, a conftest, or a helper of another folder: what two folders need is in tests/harness."""
+    assert {
+        str(place): found for path, place in TESTS.items() if (found := strangers(place, path.read_text("utf-8")))
+    } == {}
+    planted = (
+        "from .conftest import staged\nfrom client import data\nfrom . import test_talk\nfrom harness.logs import Log"
+    )
+    assert strangers(Path("service/test_x.py"), planted) == [
+        "client.data",
+        "service.conftest.staged",
+        "service.test_talk",
+    ]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from harness.client import Stage
-
-STORY_LIMIT_S = 30.0
-Staging = Callable[..., AbstractAsyncContextManager[Stage]]
+from harness.client import Stage, Staging
+from harness.two_processes import opened as opened
 
 
 @pytest.fixture

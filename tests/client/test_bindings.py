@@ -15,6 +15,7 @@ from harness.client import (
     FakeRequest,
     Json,
     Stage,
+    Staging,
     channel_row,
     claimed,
     details,
@@ -23,8 +24,6 @@ from harness.client import (
 )
 
 from lsps2fast.errors import NodeError
-
-from .conftest import Staging
 
 SECOND = "ef" * 32
 OVER_SECOND = {"in_scid": tlv.scid_from_str("7x7x7")}

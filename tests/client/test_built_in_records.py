@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 
-from harness.client import LSP, Stage
-
-from .conftest import Staging
+from harness.client import LSP, Stage, Staging
 
 OTHER = "02" + "77" * 32
 SCID = "100x2x3"

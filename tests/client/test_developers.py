@@ -7,7 +7,7 @@ import hashlib
 from typing import Any
 
 import pytest
-from harness.client import CHANNEL, LSP, OTHER_LSP, Json, Stage, channel_row, entry, failure_of
+from harness.client import CHANNEL, LSP, OTHER_LSP, Json, Stage, Staging, channel_row, entry, failure_of
 from pyln.client import RpcException
 
 from lsps2fast import bolt11
@@ -15,8 +15,6 @@ from lsps2fast.errors import ConfigError, Lsps2Error, NodeError
 from lsps2fast_plugin.client.app import METHODS, PURCHASE_METHODS
 from lsps2fast_plugin.client.rpc_errors import FOREIGN, INBOUND, ForeignHash, HasInbound, answer
 from lsps2fast_plugin.cln.pyln_adapter import MethodError
-
-from .conftest import Staging
 
 LONG = "a very long description " * 60
 

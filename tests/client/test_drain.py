@@ -8,15 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from harness import two_processes as sale
+from harness.two_processes import CLIENT_TRUSTS, LSP_TRUSTS, Opening, Pair
 
 from lsps2fast_plugin.simnode import Node, tlv
 from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.party import connect
 
-from . import test_two_processes as sale
-from .test_two_processes import CLIENT_TRUSTS, LSP_TRUSTS, Opening, Pair, opened
-
-__all__ = ["opened"]
 pytestmark = pytest.mark.slow
 DRAINED_MSAT = 50_000_000
 EVIL = [sys.executable, "-m", "lsps2fast_plugin.tools.demo.evil_lsp", "drain"]

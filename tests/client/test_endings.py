@@ -6,12 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from harness.client import JIT_SCID, LSP, NOW_MS, STRANGER, Stage, entry
+from harness.client import JIT_SCID, LSP, NOW_MS, STRANGER, Stage, Staging, entry
 
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.lsps2 import format_datetime
-
-from .conftest import Staging
 
 FEE = 1_000_000
 

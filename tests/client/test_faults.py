@@ -6,13 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from harness.client import CHANNEL, FEE, Json, Stage, channel_row, claimed, entry, ready, tlv
+from harness.client import CHANNEL, FEE, STORY_LIMIT_S, Json, Stage, Staging, channel_row, claimed, entry, ready, tlv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsps2fast.errors import NodeError
-
-from .conftest import STORY_LIMIT_S, Staging
 
 
 async def test_one_failed_write_is_tried_again(staged: Staging) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from harness.two_processes import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, Json, Opening, Pair
 
 from lsps2fast._tlv import extra_fee_tlvs
 from lsps2fast_plugin.simnode import tlv
 from lsps2fast_plugin.simnode.payer import Payment
 
-from .test_two_processes import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, Json, Opening, Pair, opened
-
-__all__ = ["opened"]
 pytestmark = pytest.mark.slow
 
 

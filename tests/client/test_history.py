@@ -5,34 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from harness.client import CHANNEL, FEE, LSP, TXID, Json, Stage, claimed, failure_of, ready
+from harness.client import CHANNEL, FEE, LSP, TXID, Json, Stage, Staging, claimed, failure_of, ready
+from harness.wallet_words import FIELDS
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.history import STEPS
-
-from .conftest import Staging
-
-FIELDS = {
-    "payment_hash",
-    "label",
-    "lsp_id",
-    "jit_channel_scid",
-    "client_trusts_lsp",
-    "payment_size_msat",
-    "opening_fee_msat",
-    "opening_fee_params",
-    "created_at",
-    "state",
-    "reason",
-    "fee_taken_msat",
-    "received_msat",
-    "channel_id",
-    "funding_txid",
-    "funding_outnum",
-    "capacity_msat",
-    "funding",
-    "times",
-}
 
 
 async def one(stage: Stage, **which: str) -> Json:

@@ -14,6 +14,7 @@ from harness.client import (
     STRANGER,
     Json,
     Stage,
+    Staging,
     channel_row,
     claimed,
     details,
@@ -24,8 +25,6 @@ from harness.client import (
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.funding_status import FundingStatus
 from lsps2fast_plugin.client.records import Distrust
-
-from .conftest import Staging
 
 
 async def test_a_set_is_held_until_it_is_complete_and_then_claimed_whole(staged: Staging) -> None:

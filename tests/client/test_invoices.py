@@ -6,13 +6,11 @@ import hashlib
 from typing import Any
 
 import pytest
-from harness.client import JIT_SCID, LSP, NOW_MS, WALLET, Json, Stage, entry, failure_of, key
+from harness.client import JIT_SCID, LSP, NOW_MS, WALLET, Json, Stage, Staging, entry, failure_of, key
 
 from lsps2fast import bolt11
 from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable, StoreError
 from lsps2fast.lsps.lsps2 import format_datetime, parse_scid
-
-from .conftest import Staging
 
 
 async def test_steps_come_in_the_order_that_loses_nothing(staged: Staging) -> None:

@@ -7,12 +7,10 @@ import time
 from typing import Any
 
 import pytest
-from harness.client import LSP, STRANGER, Json
+from harness.client import LSP, STRANGER, Json, Staging
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.app import Client
-
-from .conftest import Staging
 
 MESSAGE = "9419" + b'{"jsonrpc":"2.0","method":"x","params":{}}'.ljust(65_533).hex()
 PARAMS = f'{{"payload":"{MESSAGE}","peer_id":"{STRANGER}"}}'

@@ -6,13 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from harness.client import CHANNEL, LSP, OTHER_LSP, STRANGER, FakeRequest, Json, Lsp, Stage, channel_row, entry
+from harness.client import CHANNEL, LSP, OTHER_LSP, STRANGER, FakeRequest, Json, Lsp, Stage, Staging, channel_row, entry
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lsps2fast_plugin.client.channel_terms import CONTINUE, Decision, Limits, Wanted, decide, reserve_msat
-
-from .conftest import Staging
 
 ACCEPT = {"result": "continue", "mindepth": 0}
 LIMITS = Limits(our_to_self_delay_blocks=144, zero_reserve=False)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.client import LSP, STRANGER, Json, Stage, failure_of
+from harness.client import LSP, STRANGER, Json, Stage, Staging, failure_of
+from harness.wallet_words import is_part
 
 from lsps2fast_plugin.client.app import METHODS
-
-from .conftest import Staging
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 SECTION = README.split("## As a wallet")[1].split("\n## ")[0]
@@ -25,18 +24,6 @@ def names(command: str) -> Json:
     """The parameters of a command, with the LSP of the stage."""
     given = dict(word.split("=", 1) for word in shlex.split(command))
     return given | {key: here for key, here in (("lsp_id", LSP), ("lsp_ids", [LSP])) if key in given}
-
-
-def is_part(shown: Any, real: Any) -> bool:
-    """Whether what is shown is there: members of objects, entries of lists; texts may be cut short with …"""
-    match shown:
-        case dict():
-            return all(key in real and is_part(value, real[key]) for key, value in shown.items())
-        case list():
-            return len(shown) == len(real) and all(map(is_part, shown, real))
-        case str():
-            return str(real).startswith(shown.rstrip("…"))
-    return bool(shown == real)
 
 
 async def test_the_readmes_commands_print_what_it_shows(staged: Staging) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness.client import JIT_SCID, LSP, NOW_MS, OTHER_LSP, STRANGER, Json, Lsp, Stage, entry, failure_of
+from harness.client import JIT_SCID, LSP, NOW_MS, OTHER_LSP, STRANGER, Json, Lsp, Stage, Staging, entry, failure_of
 
 from lsps2fast.errors import ConfigError, PeerError
 from lsps2fast.lsps.lsps2 import Unacceptable, format_datetime
 from lsps2fast_plugin.client.lsps0_client import Unavailable
 from lsps2fast_plugin.client.records import Distrust
-
-from .conftest import Staging
 
 
 def asked(stage: Stage, method: str) -> list[Json]:

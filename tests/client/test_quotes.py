@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from harness.client import FEE, LSP, OTHER_LSP, Json, Lsp, Stage, claimed, details, entry, failure_of
+from harness.client import FEE, LSP, OTHER_LSP, Json, Lsp, Stage, Staging, claimed, details, entry, failure_of
 
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError, StoreError
 from lsps2fast.lsps.lsps2 import FeeParams, Unacceptable
@@ -16,8 +16,6 @@ from lsps2fast_plugin.client.lsps0_client import Unavailable
 from lsps2fast_plugin.client.purchase import Limits, smallest_payment_msat
 from lsps2fast_plugin.client.rpc_errors import CODES, answer
 from lsps2fast_plugin.cln import lenient_json
-
-from .conftest import Staging
 
 
 def other(stage: Stage, **fields: Any) -> Lsp:

@@ -12,13 +12,11 @@ import json
 from typing import Any
 
 import pytest
-from harness.client import LSP, FakeRequest, Json, Lsp, Stage, channel_row, tlv
+from harness.client import LSP, FakeRequest, Json, Lsp, Stage, Staging, channel_row, tlv
+from harness.recorded_wallet import DATA, HOOKS, MORE, approve_payment, scan
 
 from lsps2fast.errors import PeerError
 from lsps2fast_plugin.client.channel_terms import is_zero_conf
-
-from .conftest import Staging
-from .test_replay import DATA, HOOKS, MORE, approve_payment, scan
 
 DAYS: dict[str, list[tuple[str, Any]]] = json.loads((DATA / "events.json").read_text())
 WITHOUT_A_WALLET = {"o_datastore", "u_manifest"}

@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import two_processes as sale
+from harness.two_processes import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, Opening, Pair
 
-from . import test_two_processes as sale
-from .test_two_processes import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, Opening, Pair, opened
-
-__all__ = ["opened"]
 pytestmark = pytest.mark.slow
 EVIL = [sys.executable, "-m", "lsps2fast_plugin.tools.demo.evil_lsp"]
 

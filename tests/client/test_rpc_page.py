@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.client import Json, Stage
+from harness.client import Json, Stage, Staging
+from harness.wallet_words import FIELDS as PURCHASE
+from harness.wallet_words import is_part
 
 from lsps2fast_plugin.client.app import METHODS, PURCHASE_METHODS
 from lsps2fast_plugin.tools.wallet_rpc_page import EXAMPLES, FIELDS, PARAMETERS, methods, parameters, reference
-
-from .conftest import Staging
-from .test_history import FIELDS as PURCHASE
-from .test_owner import is_part
 
 PAGE = Path(__file__).parents[2] / "docs/reference/wallet-rpc.md"
 FREE = {"opening_fee_params", "opening_fee_params_menu", "times", "refused"}  # their members are not ours to name

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from harness.client import CHANNEL, CHANNEL_SCID, FEE, LSP, Json, Stage, channel_row, ready, tlv
+from harness.client import CHANNEL, CHANNEL_SCID, FEE, LSP, Json, Stage, Staging, channel_row, ready, tlv
 
 from lsps2fast.errors import NodeError
-
-from .conftest import Staging
 
 REFUSED = {"result": "fail", "failure": "2002"}
 GONE_ON = {"result": "continue"}

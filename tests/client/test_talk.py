@@ -7,13 +7,11 @@ import json
 from typing import Any
 
 import pytest
-from harness.client import LSP, OTHER_LSP, Json, Lsp, Stage, StillClock
+from harness.client import LSP, OTHER_LSP, Json, Lsp, Stage, Staging, StillClock
 
 from lsps2fast.errors import NodeError, NodeUnreachable, PeerError
 from lsps2fast.lsps.lsps0 import ErrorName
 from lsps2fast_plugin.client.lsps0_client import SENTENCES, Lsps0Client, Unavailable
-
-from .conftest import Staging
 
 
 def sent(stage: Stage) -> list[Json]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from harness.client import FEE, Json, Stage, claimed
+from harness.client import FEE, Json, Stage, Staging, claimed
 
 from lsps2fast.errors import NodeError
-
-from .conftest import Staging
 
 
 def expire(stage: Stage) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from harness.client import CHANNEL, LSP, OTHER_LSP, TXID, FakeRequest, Json, Stage, channel_row
+from harness.client import CHANNEL, LSP, OTHER_LSP, TXID, FakeRequest, Json, Stage, Staging, channel_row
 
 from lsps2fast._tlv import scid_from_str
 from lsps2fast.errors import NodeError
@@ -14,8 +14,6 @@ from lsps2fast_plugin.client.records import Distrust
 from lsps2fast_plugin.client.route_hints import rewritten
 from lsps2fast_plugin.cln.models import peer_channels
 from lsps2fast_plugin.cln.reader import Verdict
-
-from .conftest import Staging
 
 ALIAS = channel_row()["alias"]["local"]
 FEE = 1_000_000

@@ -6,7 +6,9 @@ import itertools
 import sys
 from typing import Any
 
+from harness.scenarios import Scenario
 from harness.service import Stage
+from harness.trace import Trace, trace
 from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town
 
 from .evidence import tidy
@@ -142,3 +144,13 @@ class Embedded:
             for entry in list(self.stage.world.transcript.entries)[self.begin :]
             if entry["peer"].startswith("lsp/plugin")
         ]
+
+
+async def embedded_run(scenario: Scenario, mode: str) -> tuple[list[list[str]], Trace]:
+    """Ends and trace on the embedded node."""
+    async with Stage(mode, fee_base_msat=1) as stage:
+        stage.leaves = ("",)
+        bench = Embedded(stage)
+        ends = await scenario(bench)
+        await stage.quiet()
+        return ends, trace(bench.entries())

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from coincurve import PrivateKey
@@ -650,3 +651,7 @@ __all__ = [
     "payload",
     "ready",
 ]
+
+
+STORY_LIMIT_S = 30.0
+Staging = Callable[..., AbstractAsyncContextManager[Stage]]

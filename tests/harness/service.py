@@ -512,3 +512,12 @@ class Stage:
         sold = {buy["jit_channel_scid"] for buy in listed if buy["paid"]}
         ends += [f"no final record for {scid}" for scid in sold - finalized.keys()]
         return ends + [f"payment {pay} under way" for buy in listed for pay in buy["payments"]]
+
+
+COINS = (1_000_000,) * 8
+CHANNEL_SAT = 130_000  # about what a payment of 10,000 sat gets, headroom included
+
+
+async def refused(stage: Stage) -> dict[str, int]:
+    """What was refused so far."""
+    return {name: count for name, count in (await stage.stats())["refusals"].items() if count}

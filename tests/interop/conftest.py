@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 from harness import programs as others
 from harness.peers import Ldk, Lnd
-from real.conftest import found_town, open_town, programs  # noqa: F401  (fixtures)
+from harness.town import found_town as found_town
+from harness.town import open_town as open_town
+from harness.town import programs as programs
 
-from lsps2fast_plugin.tools.regtest import Bitcoind, Programs, Town
+from lsps2fast_plugin.tools.regtest import Bitcoind, Town
 from lsps2fast_plugin.tools.regtest.processes import Child
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
 
@@ -107,7 +109,7 @@ def lnd_programs() -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def towns(open_town: Callable[..., Town]) -> Callable[[str], Town]:  # noqa: F811
+def towns(open_town: Callable[..., Town]) -> Callable[[str], Town]:
     """One town for each trust mode, shared by a module."""
     made: dict[str, Town] = {}
 
@@ -169,9 +171,3 @@ def lnd(lnd_programs: tuple[Path, Path], ended: Callable[[Any], Any]) -> Callabl
         return peer
 
     return start
-
-
-def has_built_in(programs: Programs, name: str) -> bool:  # noqa: F811
-    """Whether this lightningd was built with that plugin."""
-    place = Path(programs.lightningd).resolve().parent
-    return any((place / folder / name).exists() for folder in ("../libexec/c-lightning/plugins", "../plugins"))

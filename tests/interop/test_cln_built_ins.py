@@ -6,12 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from harness.town import has_built_in
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.tools.regtest import Lightningd, Programs, Town, until
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
-
-from .conftest import has_built_in
 
 PAIR = "lightningd's built-in plugins and ours"
 SIZE_MSAT = 10_000_000

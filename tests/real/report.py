@@ -12,15 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.benches import Real
+from harness.benches import Real, embedded_run
 from harness.scenarios import SCENARIOS, Scenario
 from harness.trace import Trace, differences, lacking, trace
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.tools.regtest import Town, find_programs
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
-
-from .test_comparison import embedded_run
 
 
 def compared(town: Town, scenario: Scenario) -> tuple[Trace, Trace, list[str]]:

@@ -13,25 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.benches import Embedded, Real
+from harness.benches import Real, embedded_run
 from harness.scenarios import SCENARIOS, Scenario
-from harness.service import Stage
-from harness.trace import Trace, differences, trace
+from harness.trace import differences, trace
 
 from lsps2fast_plugin.tools.regtest import Town
 
 CONFIGS = ("fee-base", "fee-per-satoshi")  # of listconfigs: the rest is this machine's
 DATA = Path(__file__).parent.parent / "data" / "real"
-
-
-async def embedded_run(scenario: Scenario, mode: str) -> tuple[list[list[str]], Trace]:
-    """Ends and trace on the embedded node."""
-    async with Stage(mode, fee_base_msat=1) as stage:
-        stage.leaves = ("",)
-        bench = Embedded(stage)
-        ends = await scenario(bench)
-        await stage.quiet()
-        return ends, trace(bench.entries())
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.__name__)

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from harness.evidence import tidy
+from harness.town import retire, revive
 
-from lsps2fast.errors import NodeError
 from lsps2fast_plugin.tools.regtest import Bill, Town, until
-
-from .conftest import retire
 
 SIZE_MSAT = 10_000_000
 FEE_MSAT = 1_000_000
@@ -44,32 +42,6 @@ def own_town(mortal_town: Town) -> Iterator[Town]:
     before = list(mortal_town.children)
     yield mortal_town
     retire(mortal_town, before)
-
-
-def revive(town: Town, victim: str) -> None:
-    """Start again what was killed; all nodes connect again."""
-    until(lambda: not town.trip_file(town.lsp).exists(), "the kill")
-    if victim == "node":
-        town.lsp.gone()
-        town.lsp.start()
-    else:
-        launcher, options = town.lsp.plugins[0]
-        until(lambda: not _loaded(town), "the end of the plugin")
-        town.lsp.call("plugin", {"subcommand": "start", "plugin": launcher, **options})
-    until(lambda: _sells(town), "the service's return")
-
-
-def _loaded(town: Town) -> bool:
-    rows = town.lsp.call("plugin", {"subcommand": "list"})["plugins"]
-    return any("lsps2fast-service" in row["name"] for row in rows)
-
-
-def _sells(town: Town) -> bool:
-    try:
-        town.stats()
-    except NodeError:
-        return False
-    return True
 
 
 def reconnected(town: Town, bill: Bill) -> None:

@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 from harness.evidence import tidy
+from harness.town import owned
 
 from lsps2fast_plugin.tools.regtest import Town, until
 
-from .test_people import SIZE_MSAT, owned
-
+SIZE_MSAT = 10_000_000
 NAMES = itertools.count(1)
 POINTS = {  # lightningd's words for `dev-disconnect`: before a message, after it, and silence from it on
     "leaves before it accepts": "-WIRE_ACCEPT_CHANNEL",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.evidence import Evidence, tidy
+from harness.town import BUILT_IN_SERVICE, BUILT_INS
 
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.lsps2 import FeeParams, parse_datetime
@@ -156,32 +157,6 @@ def test_the_built_in_plugin_finds_what_it_needs_in_our_records(town: Town) -> N
     assert len(final["preimage"]) == len(final["payment_hash"]) == 64
     assert parse_datetime(final["finalized_at"]) >= parse_datetime(final["created_at"])
 
-
-BUILT_IN_SERVICE = """
-from pyln.client import Plugin
-plugin = Plugin()
-plugin.add_flag_option("experimental-lsps2-service", "stands for the built-in plugin")
-plugin.add_option("experimental-lsps2-promise-secret", None, "stands for the built-in plugin")
-@plugin.async_hook("htlc_accepted")
-def on_htlc(onion, htlc, request, plugin, **kwargs):
-    request.set_result({"result": "continue"})
-plugin.run()
-"""
-
-BUILT_IN_CLIENT = """
-from pyln.client import Plugin
-plugin = Plugin()
-plugin.add_flag_option("experimental-lsps-client", "stands for the built-in plugin")
-@plugin.method("lsps-lsps2-getinfo")
-def getinfo(plugin, lsp_id, token=None):
-    return {}
-plugin.run()
-"""
-
-BUILT_INS = {
-    "service": ("cln-lsps-service", BUILT_IN_SERVICE),
-    "client": ("cln-lsps-client", BUILT_IN_CLIENT),
-}
 
 BYSTANDER = """
 from pyln.client import Plugin

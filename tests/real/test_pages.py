@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -12,10 +13,9 @@ import pytest
 
 from lsps2fast_plugin.tools.regtest import Lightningd, Town
 
-from .test_operator import NAMES
-
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = itertools.count(1)
 BIN = Path(sys.executable).parent
 EXAMPLE_BIN = "/path/to/venv/bin"
 POLICY = "/etc/lightningd/lsps2-policy.toml"

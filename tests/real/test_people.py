@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from harness.benches import REFUSER
 from harness.evidence import Evidence, tidy
+from harness.town import owned, revive
 
 from lsps2fast_plugin.simnode import tlv
 from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
-
-from .conftest import LSP_TRUSTS
-from .test_kills import revive
+from lsps2fast_plugin.tools.regtest.town import LSP_TRUSTS
 
 SIZE_MSAT = 10_000_000
 NORMAL = "CHANNELD_NORMAL"
@@ -42,17 +41,6 @@ def script(node: Lightningd, name: str, text: str) -> str:
     path.write_text(text)
     path.chmod(0o700)
     return str(path)
-
-
-def owned(town: Town, bill: Bill) -> None:
-    """rule:23: every funding that was sent belongs to a channel that lightningd still has, or closed with our claim."""
-    rows = town.lsp.call("listpeerchannels", {"id": bill.wallet.node_id})["channels"]
-    closed = town.lsp.call("listclosedchannels", {"id": bill.wallet.node_id})["closedchannels"]
-    kept = {row["funding_txid"] for row in rows if not row.get("funding", {}).get("withheld")}
-    kept |= {row["funding_txid"] for row in closed if not row.get("funding_withheld")}
-    sent = set(town.bitcoind.call("getrawmempool"))
-    ours = {row["funding_txid"] for row in [*rows, *closed]}
-    assert sent & ours <= kept
 
 
 @pytest.mark.parametrize("delay_s", [0, 0.008, 0.013, 0.05])

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.town import BUILT_INS
 
 from lsps2fast_plugin.tools.regtest import Programs, until
-
-from .test_operator import BUILT_INS
 
 COMMAND = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "regtest"]
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from harness.channel_types import ANCHORS, PLAIN, TIGHT, asked_for
+from harness.channel_types import THIRTY_PARTS_MSAT as SIZE_MSAT
 from harness.service import FEE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.cln.answers import PerKw
@@ -15,12 +17,9 @@ from lsps2fast_plugin.service.refused_types import RefusedTypes
 from lsps2fast_plugin.simnode.channels import Feerates
 from lsps2fast_plugin.simnode.party import INIT_FEATURES
 
-PLAIN, ANCHORS = [12, 46, 50], [12, 22, 46, 50]
 STOCK = f"{INIT_FEATURES:x}"
-SIZE_MSAT = 340_500_000  # thirty parts that are not dust at any fee rate used here
 FLOOR = Feerates(opening=253, unilateral_close=253, unilateral_anchor_close=253)
 STEEP = Feerates(opening=253, unilateral_close=12_000, unilateral_anchor_close=1_250)
-TIGHT = {"lsps2-channel-headroom-sat": 0}
 
 
 def without(*bits: int) -> str:
@@ -177,11 +176,6 @@ async def test_a_peer_that_changed_its_mind_refuses_and_the_retry_is_paid() -> N
 
 
 # A client that refuses a type ------------------------------------------------------------------------
-
-
-def asked_for(stage: Stage) -> list[list[int]]:
-    """Types of the channels proposed, in order."""
-    return [call["channel_type"] for call in stage.calls("fundchannel_start")]
 
 
 @pytest.mark.parametrize("feerates", [Feerates(), STEEP], ids=["steady", "steep"])

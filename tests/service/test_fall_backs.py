@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness.channel_types import ANCHORS, PLAIN, TIGHT, asked_for
+from harness.channel_types import THIRTY_PARTS_MSAT as SIZE_MSAT
+from harness.service import TEMPORARY, UNKNOWN, Stage
 
 from lsps2fast_plugin.cln.channel_types import opened_instead
 from lsps2fast_plugin.service.opening import NO_SUCH_TYPE, NOT_TO_BE_TAKEN
-
-from .stage import TEMPORARY, UNKNOWN, Stage
-from .test_channel_types import ANCHORS, PLAIN, SIZE_MSAT, TIGHT, asked_for
 
 
 def opened(stage: Stage) -> list[list[int]]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
-from harness.service import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
+from harness.service import CHANNEL_SAT, CLIENT_TRUSTS, COINS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage, refused
 
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.payer import Payment
-
-from .test_people import CHANNEL_SAT, COINS, refused
 
 CRUMB_MSAT = 1_000
 MINING_SAT = 4_500  # of one channel at the feerate of these stories

@@ -7,13 +7,21 @@ import os
 from typing import Any
 
 import pytest
-from harness.service import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
+from harness.service import (
+    CHANNEL_SAT,
+    CLIENT_TRUSTS,
+    COINS,
+    FEE_MSAT,
+    LSP_TRUSTS,
+    SIZE_MSAT,
+    TEMPORARY,
+    UNKNOWN,
+    Stage,
+    refused,
+)
 
 from lsps2fast_plugin.simnode import Client, Payer, tlv
 from lsps2fast_plugin.simnode.client import ClientInvoice, LspsError
-
-COINS = (1_000_000,) * 8
-CHANNEL_SAT = 130_000  # about what a payment of 10,000 sat gets, headroom included
 
 
 async def failed_payment(stage: Stage, client: Client, payer: Payer) -> ClientInvoice:
@@ -27,11 +35,6 @@ async def failed_payment(stage: Stage, client: Client, payer: Payer) -> ClientIn
 def opened_sat(stage: Stage) -> list[int]:
     """The channels that were asked for, in order."""
     return [int(call["amount"]) for call in stage.calls("fundchannel_start")]
-
-
-async def refused(stage: Stage) -> dict[str, int]:
-    """What was refused so far."""
-    return {name: count for name, count in (await stage.stats())["refusals"].items() if count}
 
 
 # --- What is put in ---------------------------------------------------------------------------------------------------

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from harness.node_steps import forward, open_channel
+from harness.puppet import PUPPET, Strings, shape
 
 from lsps2fast_plugin.simnode import Node, RpcError, World, bolt11, tlv
 from lsps2fast_plugin.simnode.party import connect
-
-from .conftest import PUPPET, Strings, shape
 
 MakeWorld = Callable[..., World]
 HOOKS = [{"name": name} for name in ("htlc_accepted", "openchannel", "invoice_payment")]

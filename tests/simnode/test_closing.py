@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from harness.node_steps import broadcast, forward, open_channel
+from harness.puppet import Strings, hearing, recorded_calls, recording, shape
 
 from lsps2fast_plugin.simnode import RpcError, World
-
-from .conftest import Strings, hearing, recorded_calls, recording, shape
 
 MakeWorld = Callable[..., World]
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 from harness.node_steps import broadcast, forward, invoice_with_fee, open_channel, row_of
+from harness.puppet import Strings, Wire, hearing, recorded_calls, recording, shape
 
 from lsps2fast_plugin.simnode import World
 from lsps2fast_plugin.simnode.channels import marginal_feerate
-
-from .conftest import Strings, Wire, hearing, recorded_calls, recording, shape
 
 MakeWorld = Callable[..., World]
 

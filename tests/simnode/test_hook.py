@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from harness.node_steps import broadcast, forward, invoice_with_fee, open_channel, part_of
+from harness.puppet import Strings, hearing, recording, shape
 
 from lsps2fast_plugin.simnode import World, tlv
-
-from .conftest import Strings, hearing, recording, shape
 
 MakeWorld = Callable[..., World]
 FAIL_TEMPORARILY = {"result": "fail", "failure_message": "10070000"}

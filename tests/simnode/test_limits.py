@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from harness.node_steps import forward, open_channel
+from harness.puppet import Strings, hearing
 
 from lsps2fast_plugin.simnode import RpcError, World
 from lsps2fast_plugin.simnode.channels import Feerates
-
-from .conftest import Strings, hearing
 
 MakeWorld = Callable[..., World]
 

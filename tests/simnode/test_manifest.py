@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.puppet import PUPPET, Strings, recording
 
 from lsps2fast_plugin.simnode import PluginFailed, RpcError, World
-
-from .conftest import PUPPET, Strings, recording
 
 MakeWorld = Callable[..., World]
 OPTIONS = [

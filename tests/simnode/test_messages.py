@@ -7,10 +7,9 @@ import json
 from collections.abc import Callable
 
 import pytest
+from harness.puppet import Strings, Wire, recorded_calls
 
 from lsps2fast_plugin.simnode import LspsError, NodeProblem, RpcError, World
-
-from .conftest import Strings, Wire, recorded_calls
 
 MakeWorld = Callable[..., World]
 LISTEN = {

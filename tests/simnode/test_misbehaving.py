@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 from harness.node_steps import broadcast, forward, fund, open_channel
+from harness.puppet import Strings, hearing
 
 from lsps2fast_plugin.simnode import RpcError, World
 from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.script import MESSAGES
-
-from .conftest import Strings, hearing
 
 MakeWorld = Callable[..., World]
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from harness.node_steps import broadcast, forward, open_channel
+from harness.puppet import Strings, hearing
 
 from lsps2fast_plugin.simnode import RpcError, World
 from lsps2fast_plugin.simnode.onchain import FORGET_DEPTH
-
-from .conftest import Strings, hearing
 
 MakeWorld = Callable[..., World]
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from harness.node_steps import broadcast, fund, open_channel, row_of
+from harness.puppet import Strings, Wire, hearing, recorded_calls, recording, shape
 
 from lsps2fast_plugin.simnode import RpcError, World, psbt
 from lsps2fast_plugin.simnode.address import address_to_script
-
-from .conftest import Strings, Wire, hearing, recorded_calls, recording, shape
 
 MakeWorld = Callable[..., World]
 

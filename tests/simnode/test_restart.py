@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import pytest
 from harness.node_steps import broadcast, forward, invoice_with_fee, open_channel, part_of, row_of
+from harness.puppet import Strings, hearing
 
 from lsps2fast_plugin.simnode import Node, World
 from lsps2fast_plugin.simnode.party import connect
-
-from .conftest import Strings, hearing
 
 MakeWorld = Callable[..., World]
 FAIL = {"result": "fail", "failure_message": "10070000"}

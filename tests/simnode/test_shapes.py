@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 from harness.node_steps import open_channel, row_of
+from harness.puppet import PUPPET, Wire, hearing, recorded_calls, recording, shape
 
 from lsps2fast_plugin.simnode import World
-
-from .conftest import PUPPET, Wire, hearing, recorded_calls, recording, shape
 
 MakeWorld = Callable[..., World]
 HERE = Path(__file__).parent

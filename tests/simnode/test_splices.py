@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 from harness.node_steps import broadcast, forward, open_channel
+from harness.puppet import Strings, hearing
 
 from lsps2fast_plugin.simnode import RpcError, World
 from lsps2fast_plugin.simnode.splices import LOCK_DEPTH
-
-from .conftest import Strings, hearing
 
 MakeWorld = Callable[..., World]
 

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+from harness.benches import embedded_run
 from harness.scenarios import SCENARIOS, Scenario
 from harness.trace import differences, trace
-from real.test_comparison import embedded_run
 
 DATA = Path(__file__).parent.parent / "data" / "real"
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from harness.puppet import Strings, Wire, hearing
 
 from lsps2fast_plugin.simnode import PluginFailed, RpcError, WaitTimeout, World
 from lsps2fast_plugin.simnode.errors import NodeDown
@@ -21,8 +22,6 @@ from lsps2fast_plugin.simnode.frames import BadFrame, Splitter, parse, raw_membe
 from lsps2fast_plugin.simnode.lightningd import Node
 from lsps2fast_plugin.simnode.process import Child, start_process
 from lsps2fast_plugin.simnode.rpcserver import RpcServer
-
-from .conftest import Strings, Wire, hearing
 
 MakeWorld = Callable[..., World]
 

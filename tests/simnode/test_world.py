@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 from harness.node_steps import forward, invoice_with_fee, open_channel
+from harness.puppet import Strings, recorded_calls
 
 from lsps2fast_plugin.simnode import Client, Payer, World, psbt
 from lsps2fast_plugin.simnode.address import address_to_script, script_to_address
 from lsps2fast_plugin.simnode.channels import Htlc
 from lsps2fast_plugin.simnode.clock import Clock
-
-from .conftest import Strings, recorded_calls
 
 MakeWorld = Callable[..., World]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import cast
 
 import pytest
+from harness.session_records import ALIAS, CHANNEL, CLIENT, ID, JIT, PARTS, channel, record, row, snapshot
 
 from lsps2fast.actions import Channel
 from lsps2fast.errors import NodeError
@@ -22,8 +23,6 @@ from lsps2fast_plugin.service.missed_events import (
 )
 from lsps2fast_plugin.service.reconcile import Snapshot
 from lsps2fast_plugin.service.session_record import StoredSession
-
-from .test_judge import ALIAS, CHANNEL, CLIENT, ID, JIT, PARTS, channel, record, row, snapshot
 
 KEY: SessionKey = (JIT, b"\x07" * 32)
 UNCONFIRMED = channel(funding={"withheld": False})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from harness.logs import Log
+from harness.session_records import CHANNEL, FUNDING, JIT, PARTS, record
 
 from lsps2fast.actions import SessionRecord
 from lsps2fast.errors import NodeError, StoreError
@@ -16,8 +17,6 @@ from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
 from lsps2fast_plugin.service.session_record import FRESH, VERSION, StoredSession, record_of
 from lsps2fast_plugin.service.session_store import OLD_ROOT, ROOT, SessionStore
-
-from .test_judge import CHANNEL, FUNDING, JIT, PARTS, record
 
 OTHER = JIT + 1
 PREIMAGE = b"\x05" * 32

@@ -12,6 +12,21 @@ from typing import Any
 
 import pytest
 from harness.logs import Log
+from harness.session_records import (
+    CHANNEL,
+    CLIENT,
+    FUNDING,
+    HELD,
+    ID,
+    JIT,
+    KEYS,
+    OTHER_ID,
+    PARTS,
+    channel,
+    record,
+    row,
+    snapshot,
+)
 from msgspec.structs import replace
 
 from lsps2fast._parts import IncomingHtlc
@@ -25,8 +40,6 @@ from lsps2fast_plugin.service.driver import buy_terms
 from lsps2fast_plugin.service.reconcile import Snapshot
 from lsps2fast_plugin.service.recovery import Recovery
 from lsps2fast_plugin.service.session_record import FRESH, StoredSession, Unread
-
-from .test_judge import CHANNEL, CLIENT, FUNDING, HELD, ID, JIT, KEYS, OTHER_ID, PARTS, channel, record, row, snapshot
 
 BUY = record("buy").buy
 END_MS = BUY.params.valid_until_ms

@@ -1,0 +1,136 @@
+"""Real nodes between tests: retired, restarted, and what they own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsps2fast.errors import ConfigError, NodeError
+from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Programs, Town, find_programs, until
+from lsps2fast_plugin.tools.regtest.processes import Child
+from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
+
+
+def retire(town: Town, before: list[Child]) -> None:
+    """Stop the nodes that a test has made: each is twenty processes, and every later block would wait for it."""
+    for node in [child for child in town.children if child not in before]:
+        assert isinstance(node, Lightningd)
+        node.stop()
+        town.children.remove(node)
+
+
+def owned(town: Town, bill: Bill) -> None:
+    """rule:23: every funding that was sent belongs to a channel that lightningd still has, or closed with our claim."""
+    rows = town.lsp.call("listpeerchannels", {"id": bill.wallet.node_id})["channels"]
+    closed = town.lsp.call("listclosedchannels", {"id": bill.wallet.node_id})["closedchannels"]
+    kept = {row["funding_txid"] for row in rows if not row.get("funding", {}).get("withheld")}
+    kept |= {row["funding_txid"] for row in closed if not row.get("funding_withheld")}
+    sent = set(town.bitcoind.call("getrawmempool"))
+    ours = {row["funding_txid"] for row in [*rows, *closed]}
+    assert sent & ours <= kept
+
+
+BUILT_IN_SERVICE = """
+from pyln.client import Plugin
+plugin = Plugin()
+plugin.add_flag_option("experimental-lsps2-service", "stands for the built-in plugin")
+plugin.add_option("experimental-lsps2-promise-secret", None, "stands for the built-in plugin")
+@plugin.async_hook("htlc_accepted")
+def on_htlc(onion, htlc, request, plugin, **kwargs):
+    request.set_result({"result": "continue"})
+plugin.run()
+"""
+
+BUILT_IN_CLIENT = """
+from pyln.client import Plugin
+plugin = Plugin()
+plugin.add_flag_option("experimental-lsps-client", "stands for the built-in plugin")
+@plugin.method("lsps-lsps2-getinfo")
+def getinfo(plugin, lsp_id, token=None):
+    return {}
+plugin.run()
+"""
+
+BUILT_INS = {
+    "service": ("cln-lsps-service", BUILT_IN_SERVICE),
+    "client": ("cln-lsps-client", BUILT_IN_CLIENT),
+}
+
+
+def revive(town: Town, victim: str) -> None:
+    """Start again what was killed; all nodes connect again."""
+    until(lambda: not town.trip_file(town.lsp).exists(), "the kill")
+    if victim == "node":
+        town.lsp.gone()
+        town.lsp.start()
+    else:
+        launcher, options = town.lsp.plugins[0]
+        until(lambda: not _loaded(town), "the end of the plugin")
+        town.lsp.call("plugin", {"subcommand": "start", "plugin": launcher, **options})
+    until(lambda: _sells(town), "the service's return")
+
+
+def _loaded(town: Town) -> bool:
+    rows = town.lsp.call("plugin", {"subcommand": "list"})["plugins"]
+    return any("lsps2fast-service" in row["name"] for row in rows)
+
+
+def _sells(town: Town) -> bool:
+    try:
+        town.stats()
+    except NodeError:
+        return False
+    return True
+
+
+def has_built_in(programs: Programs, name: str) -> bool:
+    """Whether this lightningd was built with that plugin."""
+    place = Path(programs.lightningd).resolve().parent
+    return any((place / folder / name).exists() for folder in ("../libexec/c-lightning/plugins", "../plugins"))
+
+
+@pytest.fixture(scope="session")
+def programs() -> Programs:
+    """lightningd and bitcoind, or a skip that says what is missing."""
+    try:
+        return find_programs()
+    except ConfigError as error:
+        pytest.skip(f"real nodes are needed: {error}")
+
+
+@pytest.fixture(scope="session")
+def open_town(programs: Programs) -> Iterator[Callable[..., Town]]:
+    """Make a town; all are closed and removed at the end of the run."""
+    towns: list[Town] = []
+
+    def make(mode: str = CLIENT_TRUSTS, **options: Any) -> Town:
+        town = Town(Path(tempfile.mkdtemp(prefix="l2r-", dir="/tmp")), mode, programs=programs, **options)
+        towns.append(town)
+        town.open()
+        return town
+
+    yield make
+    for town in towns:
+        town.close()
+        if os.environ.get("LSPS2FAST_KEEP") != "1":
+            town.remove()
+
+
+@pytest.fixture
+def found_town(open_town: Callable[..., Town]) -> Iterator[Callable[..., Town]]:
+    """Like `open_town`, and closed at the end of the test."""
+    towns: list[Town] = []
+
+    def make(mode: str = CLIENT_TRUSTS, **options: Any) -> Town:
+        town = open_town(mode, **options)
+        towns.append(town)
+        return town
+
+    yield make
+    for town in towns:
+        town.close()
