@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from harness.client import CHANNEL, FEE, LSP, TXID, Json, Stage, Staging, claimed, failure_of, ready
+from harness.client import CHANNEL, FEE, LSP, TXID, Json, Stage, Staging, claimed, entry, failure_of, ready
 from harness.wallet_words import FIELDS
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.history import STEPS
+
+STORED = FIELDS - {"payment_hash", "created_at", "state"} | {"confirmed_height"}
 
 
 async def one(stage: Stage, **which: str) -> Json:
@@ -189,6 +191,142 @@ async def test_w13_a_close_before_the_lifetime_that_was_paid_for_is_the_lsps_bro
         assert (await one(stage, label="label 1"))["funding"] == "closed"
 
 
+@pytest.mark.parametrize(
+    ("state", "cause", "broken"),
+    [
+        ("CHANNELD_SHUTTING_DOWN", "remote", True),
+        ("AWAITING_UNILATERAL", "remote", True),
+        ("FUNDING_SPEND_SEEN", "onchain", True),
+        ("CHANNELD_SHUTTING_DOWN", "user", False),
+        ("AWAITING_UNILATERAL", "user", False),
+        ("AWAITING_UNILATERAL", "local", False),
+        ("AWAITING_UNILATERAL", "protocol", False),
+    ],
+)
+async def test_w13_however_the_lsp_closes_it_early(staged: Staging, state: str, cause: str, broken: bool) -> None:
+    """wallet:W13, A-05: with us, with an error, or with a commitment of its own; not when we closed it."""
+    async with staged() as stage:
+        await bought_and_paid(stage)
+        await stage.state(CHANNEL, state, cause=cause)
+        await stage.state(CHANNEL, "ONCHAIN", state, cause="onchain")  # what follows a close of ours is not the LSP's
+        assert (LSP in stage.client.book.distrusted) == broken
+        alarms = [each for each in stage.client.reports.kept if each["report"].startswith("ALARM: channel")]
+        assert len(alarms) == broken
+
+
+@pytest.mark.parametrize("closer", ["remote", "local"])
+@pytest.mark.parametrize("listed", [True, False])
+async def test_w13_a_close_while_the_plugin_was_away_is_found(staged: Staging, closer: str, listed: bool) -> None:
+    """wallet:W13, A-05: restart between; lightningd lists it as closing, or no more."""
+    async with staged() as stage:
+        await bought_and_paid(stage)
+        (row,) = stage.node.channels
+        row |= {"state": "ONCHAIN", "closer": closer}
+        if not listed:
+            stage.node.channels, stage.node.closed = [], [row]
+        await stage.restart()
+        assert (LSP in stage.client.book.distrusted) == (closer == "remote")
+        assert (await one(stage, label="label 1"))["funding"] == "closed"
+        await stage.restart()
+        assert len([each for each in stage.client.reports.kept if "is closed by" in each["report"]]) == (
+            closer == "remote"
+        )
+
+
+async def test_w13_the_lifetime_is_counted_from_the_fundings_own_block(staged: Staging) -> None:
+    """A-05, rule:22: an owner who asks for 3 confirmations, or was away, must not accuse an LSP that kept its word."""
+    async with staged(funding_depth=3) as stage:
+        stage.lsp.entries = [entry(min_lifetime=20)]
+        invoice = await stage.invoice()
+        await stage.channel()
+        stage.fund()
+        stage.confirm(height=stage.height + 1)
+        stage.part(invoice, 20_000_000, FEE, cltv_expiry=stage.height + 40)
+        await stage.block(3)
+        await stage.pass_time(6)
+        await stage.paid(invoice)
+        stage.height += 16
+        await stage.block()
+        await stage.state(CHANNEL, "CHANNELD_SHUTTING_DOWN")
+        record = await one(stage, label="label 1")
+        assert (record["state"], record["funding"]) == ("paid", "closed")
+        assert LSP not in stage.client.book.distrusted, stage.reports()
+
+
+async def test_w13_an_invoice_that_was_deleted_while_the_plugin_was_away(staged: Staging) -> None:
+    """wallet:W13: it was made, so it did not come to nothing by itself."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.calm()
+        stage.node.invoices.clear()
+        await stage.restart()
+        record = await one(stage, label="label 1")
+        assert (record["state"], record["reason"]) == ("cancelled", "its invoice was deleted")
+
+
+@pytest.mark.parametrize("missing", [None, *sorted(STORED)])
+async def test_w13_a_record_of_an_older_version_has_every_field(staged: Staging, missing: str | None) -> None:
+    """wallet:W13: each field is there in the list, in one record and in the next notification, null when unknown."""
+    async with staged() as stage:
+        invoice = await bought_and_paid(stage)
+        key = ("lsps2fast", "client", "purchase", invoice["payment_hash"])
+        record = json.loads(stage.node.datastore[key])
+        assert record.keys() == STORED | {"version", "payment_hash", "created_ms", "state"}
+        if missing is not None:
+            del record[missing]
+        stage.node.datastore[key] = json.dumps(record).encode()
+        await stage.restart()
+        (shown,) = (await stage.client.purchase_methods.list_purchases())["purchases"]
+        assert shown.keys() == FIELDS
+        stage.client.history._step(invoice["payment_hash"], "funding_seen")
+        name, fields = stage.host.sent[-1]
+        assert fields[name].keys() == FIELDS | {"step"}
+        await stage.state(CHANNEL, "CHANNELD_SHUTTING_DOWN")
+
+
+async def test_w13_every_report_has_the_same_fields(staged: Staging) -> None:
+    """wallet:W13: refusals, repeated ones, alarms; also those that an older version wrote."""
+    async with staged() as stage:
+        stage.client._report(LSP, "refused")
+        stage.client._report(LSP, "refused")
+        stage.client._report(LSP, "ALARM: x")
+        stage.client.reports.write(at_once=True)
+        await stage.calm()
+        old = [{"report": "old"}, {"time": "t", "lsp_id": LSP, "report": "ALARM: old"}, 5, {"report": 5}]
+        key = ("lsps2fast", "client", "reports")
+        stage.node.datastore[key] = json.dumps(old + json.loads(stage.node.datastore[key])).encode()
+        await stage.restart()
+        reports = (await stage.client._status())["reports"]
+        assert {tuple(each) for each in reports} == {("time", "lsp_id", "report", "times")}
+        assert [(each["report"], each["times"]) for each in reports] == [
+            ("old", 1), ("ALARM: old", 1), ("refused", 2), ("ALARM: x", 1)
+        ]  # fmt: skip
+        stage.client._report("", "old")
+
+
+async def test_w13_every_word_that_was_broken_is_an_alarm(staged: Staging) -> None:
+    """wallet:W13: a fee taken elsewhere, a close too early; noise does not push them out, either."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        first = await stage.invoice(client_trusts_lsp=True)
+        await stage.channel()
+        stage.part(first, 20_000_000, FEE)
+        await stage.calm()
+        await stage.paid(first)
+        stage.lsp.scid = "29452x4815x1"
+        second = await stage.invoice(client_trusts_lsp=True)
+        stage.part(second, 20_000_000, FEE)
+        await stage.calm()
+        stage.fund()
+        stage.confirm()
+        await stage.block()
+        await stage.state(CHANNEL, "CHANNELD_SHUTTING_DOWN")
+        for number in range(500):
+            stage.client._report(LSP, f"refused part {number}")
+        alarms = [each["report"] for each in stage.client.reports.kept if each["report"].startswith("ALARM")]
+        assert [words.split()[1] for words in alarms] == ["it", "channel"]
+
+
 async def test_w13_alarms_are_not_pushed_out_by_noise_and_outlive_a_restart(staged: Staging) -> None:
     """wallet:W13: a stranger can have parts refused as often as he likes."""
     async with staged() as stage:
@@ -230,8 +368,12 @@ async def test_w13_a_record_that_cannot_be_read_is_left_alone(staged: Staging) -
     """K-08, K-24."""
     async with staged() as stage:
         await stage.invoice()
-        for rubbish in (b"{}", b"[]", b"x", b'{"version":9}'):
+        good = {"version": 1, "state": "paid", "payment_hash": "11" * 32, "created_ms": 5}
+        bad: list[Json] = [{"opening_fee_msat": "x"}, {"times": 1}, {"created_ms": "5"}, {"opening_fee_params": 7}]
+        bad += [{"received_msat": []}, {"times": {"bought": "x"}}, {"payment_hash": None}, {"state": "lost"}]
+        broken = [json.dumps(good | each).encode() for each in bad]
+        for rubbish in (b"{}", b"[]", b"x", b'{"version":9}', *broken):
             stage.node.datastore["lsps2fast", "client", "purchase", rubbish.hex()] = rubbish
         await stage.restart()
         assert (await stage.client.purchase_methods.list_purchases())["total"] == 1
-        assert len(stage.node.datastore) == 6
+        assert len(stage.node.datastore) == 14

@@ -8,14 +8,30 @@ import json
 from typing import Any
 
 import pytest
-from harness.client import FEE, LSP, OTHER_LSP, Json, Lsp, Stage, Staging, claimed, details, entry, failure_of
+from harness.client import (
+    CHANNEL,
+    FEE,
+    LSP,
+    NOW_MS,
+    OTHER_LSP,
+    Json,
+    Lsp,
+    Stage,
+    Staging,
+    claimed,
+    details,
+    entry,
+    failure_of,
+)
 
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError, StoreError
 from lsps2fast.lsps.lsps2 import FeeParams, Unacceptable
 from lsps2fast_plugin.client.lsps0_client import Unavailable
-from lsps2fast_plugin.client.purchase import Limits, smallest_payment_msat
+from lsps2fast_plugin.client.options import NUMBERS
+from lsps2fast_plugin.client.purchase import Limits, Wish, amount_of_most, choose, smallest_payment_msat
 from lsps2fast_plugin.client.rpc_errors import CODES, answer
 from lsps2fast_plugin.cln import lenient_json
+from lsps2fast_plugin.service.policy.rules import DEFAULT_LINE
 
 
 def other(stage: Stage, **fields: Any) -> Lsp:
@@ -67,6 +83,68 @@ async def test_w12_what_is_told_is_what_is_taken(staged: Staging, payment_msat: 
             assert stage.answer(part) == details(payment_msat - FEE, stage)
 
 
+def test_w12_our_own_two_plugins_agree_by_default() -> None:
+    """wallet:W12, trap:56: a default wallet takes every payment that a default LSP opens a channel for."""
+    limits = Limits(NUMBERS["lsps2-max-fee-msat"][0], NUMBERS["lsps2-max-fee-ppm"][0])
+    sold = DEFAULT_LINE
+    entries = [FeeParams.from_json(entry(
+        min_fee_msat=str(sold.min_fee_msat),
+        proportional=sold.proportional,
+        min_payment_size_msat=str(sold.min_payment_size_msat),
+        max_payment_size_msat=str(sold.max_payment_size_msat),
+    ))]  # fmt: skip
+    choice = choose(entries, Wish(None, None, limits, False, 0), NOW_MS, 144)
+    assert choice.largest_payment_msat == sold.max_payment_size_msat
+    assert smallest_payment_msat(choice.entry, choice.largest_payment_msat, limits) == sold.min_payment_size_msat
+
+
+@pytest.mark.parametrize(
+    ("ends", "more", "told"),
+    [
+        (("2000000", "4000000000"), {}, None),
+        (("1500000", "4000000000"), {}, "payments of 2000000 to 4000000000 msat, the LSP sells channels for 1500000 "),
+        (("2000000", "4000000000"), {"max_payment_msat": 50_000_000}, "payments of 2000000 to 50000000 msat"),
+        (("2000000", "20000000000"), {}, "payments of 2000000 to 10000000000 msat"),
+    ],
+    ids=str,
+)
+async def test_w12_what_the_lsp_sells_and_we_do_not_take_is_said(
+    staged: Staging, ends: tuple[str, str], more: Json, told: str | None
+) -> None:
+    """wallet:W12, trap:56: LSPS2 has no word for a range, so the owner is told, each time he gets the invoice."""
+    async with staged() as stage:
+        stage.lsp.entries = [entry(min_payment_size_msat=ends[0], max_payment_size_msat=ends[1])]
+        for _ in range(2):  # the same call again
+            made = await stage.invoice("any", label="x", **more)
+            assert (told in made["warning_range"]) if told else ("warning_range" not in made)
+        record = await stage.client.purchase_methods.purchase(label="x")
+        assert (record["smallest_payment_msat"], record["largest_payment_msat"]) == (
+            made["smallest_payment_msat"],
+            made["largest_payment_msat"],
+        )
+        fixed = await stage.invoice(20_000_000)
+        assert "warning_range" not in fixed
+        assert (fixed["smallest_payment_msat"], fixed["largest_payment_msat"]) == (20_000_000, 20_000_000)
+
+
+async def test_w12_a_payment_outside_the_range_costs_nothing_and_ends_nothing(staged: Staging) -> None:
+    """wallet:W12: it goes back with the code for a wrong amount; the purchase, its channel and the LSP's name stay."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        invoice = await stage.invoice("any", client_trusts_lsp=True, max_payment_msat=50_000_000)
+        await stage.channel()
+        for payment_msat in (1_999_999, 50_000_001):
+            part = stage.part(invoice, payment_msat, FEE)
+            await stage.calm()
+            assert stage.answer(part) == details(payment_msat - FEE, stage)
+        assert not stage.client.book.distrusted
+        (approval,) = stage.client.book.approvals.values()
+        assert (approval.fees_msat, approval.channel_id, approval.served) == ({}, CHANNEL, False)
+        part = stage.part(invoice, 50_000_000, FEE)
+        await stage.calm()
+        assert claimed(stage.answer(part))[0] == 49_000_000
+
+
 async def test_w12_no_channel_is_let_in_that_only_holds_what_we_would_refuse(staged: Staging) -> None:
     """wallet:W12: sized for a payment below the smallest."""
     async with staged() as stage:
@@ -105,6 +183,56 @@ async def test_w11_offers_are_compared_at_one_amount(staged: Staging) -> None:
         assert [offer["payment_msat"] for offer in got["offers"]] == [100_000_000] * 2
         assert [offer["opening_fee_msat"] for offer in got["offers"]] == [1_000_000, 5_000_000]
         assert [offer["largest_payment_msat"] for offer in got["offers"]] == [4_000_000_000, 100_000_000]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "payment_msat", "in_it"),
+    [
+        ([(2, 4_000_000), (200_000, 4_000_000)], 4_000_000, 2),
+        ([(2, 100_000), (200_000, 4_000_000)], 100_000, 1),
+        ([(2, 100_000), (200_000, 4_000_000), (50_000, 300_000)], 100_000, 2),
+        ([(2, 100_000), (200_000, 4_000_000), (250_000, 300_000)], 300_000, 2),
+        ([], 0, 0),
+    ],
+    ids=str,
+)
+def test_w11_the_one_amount_lies_in_as_many_offers_as_can_be(
+    ranges: list[tuple[int, int]], payment_msat: int, in_it: int
+) -> None:
+    """wallet:W11."""
+    assert amount_of_most(ranges) == payment_msat
+    assert sum(least <= payment_msat <= most for least, most in ranges) == in_it
+
+
+async def test_w11_an_offer_without_that_amount_is_not_compared_at_it(staged: Staging) -> None:
+    """wallet:W11: one sells up to 100,000 sat, the other from 200,000 sat on; asked by name each has its place."""
+    async with staged() as stage:
+        other(stage, proportional=1, min_fee_msat="1", min_payment_size_msat="200000000")
+        stage.lsp.entries = [entry(max_payment_size_msat="100000000")]
+        got = await stage.client.methods.compare("any", [LSP, OTHER_LSP])
+        assert [offer["lsp_id"] for offer in got["offers"]] == [LSP]
+        assert (got["offers"][0]["payment_msat"], got["offers"][0]["opening_fee_msat"]) == (100_000_000, 1_000_000)
+        (out,) = got["refused"]
+        assert out["lsp_id"] == OTHER_LSP
+        assert "its offer is for 200000000 to 4000000000 msat, the others are compared at 100000000" in out["why"]
+        (offer,) = (await stage.client.methods.compare("any", [OTHER_LSP]))["offers"]
+        assert offer["payment_msat"] == 4_000_000_000
+        for amount_msat, seller in ((50_000_000, LSP), (300_000_000, OTHER_LSP)):
+            got = await stage.client.methods.compare(amount_msat, [LSP, OTHER_LSP])
+            assert [each["lsp_id"] for each in got["offers"]] == [seller]
+            assert [("is outside" in each["why"]) for each in got["refused"]] == [True]
+            assert (got["offers"][0]["smallest_payment_msat"], got["offers"][0]["payment_msat"]) == (amount_msat,) * 2
+        nobody = await stage.client.methods.compare(150_000_000, [LSP, OTHER_LSP])
+        assert (nobody["offers"], len(nobody["refused"])) == ([], 2)
+
+
+async def test_w11_the_amount_is_one_that_its_owners_limits_allow(staged: Staging) -> None:
+    """wallet:W11, wallet:W12: 1,000 sat of 1,600 are above half; nothing is compared there."""
+    async with staged() as stage:
+        other(stage, max_payment_size_msat="1600000", min_fee_msat="1")
+        got = await stage.client.methods.compare("any", [LSP, OTHER_LSP])
+        assert [offer["lsp_id"] for offer in got["offers"]] == [OTHER_LSP]
+        assert "its offer is for 2000000 to 4000000000 msat" in got["refused"][0]["why"]
 
 
 async def test_w11_of_two_at_one_price_the_longer_lifetime_is_first(staged: Staging) -> None:

@@ -489,12 +489,20 @@ class Stage:
         await self.state(row["channel_id"], "CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN", row["peer_id"])
         return row
 
-    async def state(self, channel_id: str, new: str, old: str | None = "CHANNELD_NORMAL", peer_id: str = LSP) -> None:
+    async def state(
+        self,
+        channel_id: str,
+        new: str,
+        old: str | None = "CHANNELD_NORMAL",
+        peer_id: str = LSP,
+        *,
+        cause: str = "remote",
+    ) -> None:
         """channel_state_changed; the row follows."""
         for row in self.node.channels:
             if row["channel_id"] == channel_id:
                 row["state"] = new
-        event = {"peer_id": peer_id, "channel_id": channel_id, "new_state": new, "cause": "remote"}
+        event = {"peer_id": peer_id, "channel_id": channel_id, "new_state": new, "cause": cause}
         self.client._on_channel_state(event if old is None else event | {"old_state": old})
         await self.calm()
 

@@ -24,6 +24,8 @@ FIELDS = {
     "jit_channel_scid",
     "client_trusts_lsp",
     "payment_size_msat",
+    "smallest_payment_msat",
+    "largest_payment_msat",
     "opening_fee_msat",
     "opening_fee_params",
     "created_at",

@@ -33,6 +33,7 @@ from lsps2fast_plugin.client.funding_status import Chain
 from lsps2fast_plugin.client.history import STEPS, History, topic_of
 from lsps2fast_plugin.client.incoming_payments import Incoming
 from lsps2fast_plugin.client.invoices import Invoices
+from lsps2fast_plugin.client.lifetimes import Lifetimes
 from lsps2fast_plugin.client.lsps0_client import Lsps0Client
 from lsps2fast_plugin.client.methods import Methods
 from lsps2fast_plugin.client.openchannel_hook import OpenChannelHook
@@ -40,7 +41,7 @@ from lsps2fast_plugin.client.options import OWN_PREFIX, Settings, add_options, r
 from lsps2fast_plugin.client.purchase import LspBuyer
 from lsps2fast_plugin.client.purchase_methods import PurchaseMethods
 from lsps2fast_plugin.client.reconnect import Reconnect
-from lsps2fast_plugin.client.records import Distrust, JitChannel
+from lsps2fast_plugin.client.records import JitChannel
 from lsps2fast_plugin.client.reports import Reports
 from lsps2fast_plugin.client.rpc_errors import answered
 from lsps2fast_plugin.client.status import status
@@ -206,6 +207,7 @@ class Client(PluginApp):
         )
         self.history = History(DatastoreRecords(rpc), self.clock, self._notify, self.host.spawn)
         self.reports.keep_in(DatastoreRecords(rpc), self.host.spawn)
+        self.lifetimes = Lifetimes(rpc, self.book, self.history, self.chain, self.clock, self._report)
         self.bindings = ChannelBindings(self.book, self.clock, limits)
         self.watch = Watch(
             rpc=rpc,
@@ -287,6 +289,7 @@ class Client(PluginApp):
         await self._load()
         # Until then no HTLC comes in: any channel may be the one without a funding.
         await until_answered("looking at the channels", self.watch.find, self.clock)
+        self.host.spawn(self.endings.guarded(self.lifetimes.look_back()))
         self.host.interest_loaded()
         self._ready.set()
         log.info(
@@ -306,9 +309,10 @@ class Client(PluginApp):
         await until_answered("reading the history", self.history.load, self.clock)
         await until_answered("reading the reports", self.reports.load, self.clock)
         for approval in list(self.book.approvals.values()):
-            if approval.payment_hash.hex() not in self.history.purchases:  # of a version without history
+            made = approval.payment_hash.hex() in self.history.purchases
+            if not made:  # it was not written, or is of a version without history
                 self.history.bought(approval)
-            await self.endings.guarded(self.endings.check_loaded(approval))
+            await self.endings.guarded(self.endings.check_loaded(approval, made))
 
     def _on_htlc(self, scan: Any) -> None:
         onward = scan.next_scid >= 0 or scan.forward_to is not None
@@ -347,16 +351,8 @@ class Client(PluginApp):
     async def _channel_changed(self, event: Json) -> None:
         await self._ready.wait()  # the records say what a channel is for
         if event["new_state"] in CLOSING:
-            await self._channel_closes(event)
+            await self.lifetimes.closes(event)
         await self.watch.changed(event)
-
-    async def _channel_closes(self, event: Json) -> None:
-        """Distrust an LSP that was paid for a lifetime and closes before its end (A-05)."""
-        channel_id, lsp_id = event["channel_id"], event["peer_id"]
-        why = self.history.closed(channel_id, event["new_state"], event["cause"], self.chain.height)
-        if why is not None:
-            self._report(lsp_id, f"{why}; the LSP is not trusted any more")
-            await self.book.distrust(Distrust(lsp_id, why, self.clock.wall_ms()))
 
     # Facts of the node -----------------------------------------------------------------------------
 
@@ -429,11 +425,11 @@ class Client(PluginApp):
 
     # For the owner ---------------------------------------------------------------------------------
 
-    def _happened(self, step: str, channel: JitChannel) -> None:
+    def _happened(self, step: str, channel: JitChannel, depth: int) -> None:
         if step == "opened":
             self.history.opened(channel)
         else:
-            self.history.funding(step, channel, self.chain.height)
+            self.history.funding(step, channel, self.chain.height - depth + 1)
 
     def _notify(self, topic: str, fields: Json) -> None:
         self.host.send(topic, fields)

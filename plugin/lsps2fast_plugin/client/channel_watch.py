@@ -52,10 +52,11 @@ class Watch:
         report: Callable[[str, str], None],
         closing: Callable[[str], None],
         guarding: Callable[[set[str]], None],
-        happened: Callable[[str, JitChannel], None],
+        happened: Callable[[str, JitChannel, int], None],
     ) -> None:
         """`closing(channel_id)`: parts in it must be failed. `guarding(peers)`: those with a channel that is not sound.
-        `happened(step, channel)`: "opened", "seen", "confirmed" or "missing", each time it comes to be so.
+        `happened(step, channel, depth)`: "opened", "seen", "confirmed" (so many blocks deep) or "missing", each time
+        it comes to be so.
         """
         self._rpc = rpc
         self._book = book
@@ -115,7 +116,7 @@ class Watch:
         await self._book.put_channel(channel)
         what = "not confirmed" if channel.payment_hash is None else "a JIT channel"
         log.info(f"channel {channel.channel_id} of {channel.lsp_id}: {channel.capacity_msat} msat, {what}")
-        self._happened("opened", channel)
+        self._happened("opened", channel, 0)
 
     async def find(self) -> None:
         """Find what came while we were away, and what was given up, after a start. Raises NodeError, StoreError."""
@@ -279,7 +280,7 @@ class Watch:
             channel.seen_height = self._chain.height if first else channel.seen_height
             if known and first:
                 await self._keep(channel)
-                self._happened("seen", channel)
+                self._happened("seen", channel, 0)
         if known and channel.confirmed != sound:
             channel.confirmed = sound
             self._tell_depth(channel, funding)
@@ -299,7 +300,7 @@ class Watch:
             if channel.missing:
                 log.info(f"the funding of channel {channel.channel_id} has come into sight after all")
                 channel.missing = False
-            self._happened("confirmed", channel)
+            self._happened("confirmed", channel, funding.depth)
             return
         what = f"the funding of channel {channel.channel_id} was confirmed and is now {funding.sight.value}"
         self._report(channel.lsp_id, f"{what}; nothing comes in over it until it is confirmed again")
@@ -349,7 +350,7 @@ class Watch:
         )
         distrust = Distrust(channel.lsp_id, f"channel {channel.channel_id}: {why}", self._clock.wall_ms())
         channel.missing = True
-        self._happened("missing", channel)
+        self._happened("missing", channel, 0)
         await self._book.distrust(distrust)
         await self._book.save_channel(channel)
 

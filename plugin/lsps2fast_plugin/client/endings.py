@@ -18,6 +18,7 @@ from lsps2fast_plugin.cln.clock import Clock
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE_MS: Final = 60_000
+DELETED: Final = "its invoice was deleted"
 
 
 class PurchaseEndings:
@@ -70,21 +71,25 @@ class PurchaseEndings:
                 continue  # it is not there yet, or is being renewed or claimed
             if await self._invoices.by_hash(approval.payment_hash) is not None:
                 continue
-            if await self._incoming.give_back(approval, "its invoice was deleted"):
-                await self.end(approval, "cancelled", "its invoice was deleted")
+            if await self._incoming.give_back(approval, DELETED):
+                await self.end(approval, "cancelled", DELETED)
 
     async def end_all_deleted(self) -> None:
         """Do so at every LSP. Raises NodeError, StoreError."""
         for lsp_id in self._book.lsps():
             await self.end_deleted(lsp_id)
 
-    async def check_loaded(self, approval: Approval) -> None:
-        """End a purchase that was paid while we were away, or whose invoice never came to be. Raises Lsps2Error."""
+    async def check_loaded(self, approval: Approval, made: bool) -> None:
+        """End a purchase that was paid while we were away, or whose invoice was deleted or, unless `made`, never came
+        to be. Raises Lsps2Error.
+        """
         row = await self._invoices.by_hash(approval.payment_hash)
         if row is None and approval.renewed is not None and approval.nonce is not None:
             row = await self._invoices.renew(approval.label or "", approval.renewed, approval.nonce)
         if row is not None and row.is_paid:
             await self.settle(approval)
+        elif row is None and approval.label is not None and made:
+            await self.end(approval, "cancelled", DELETED)
         elif row is None and approval.label is not None:
             log.info(f"the invoice {approval.label!r} was never made; its purchase is forgotten")
             await self.end(approval, "never_made")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.lsps2 import format_datetime, format_scid
@@ -33,6 +33,39 @@ STEPS: Final = {
 }
 STATES: Final = ("awaited", "receiving", "claimed", "paid", "expired", "cancelled", "never_made")
 OVER: Final = STATES[3:]
+NOTHING_YET: Final[Json] = {  # every field of a record; one that an older version did not write reads as this
+    "version": VERSION,
+    "payment_hash": None,
+    "label": None,
+    "lsp_id": None,
+    "jit_channel_scid": None,
+    "client_trusts_lsp": None,
+    "payment_size_msat": None,
+    "smallest_payment_msat": None,
+    "largest_payment_msat": None,
+    "opening_fee_msat": None,
+    "opening_fee_params": None,
+    "created_ms": 0,
+    "state": "awaited",
+    "reason": None,
+    "fee_taken_msat": None,
+    "received_msat": None,
+    "channel_id": None,
+    "funding_txid": None,
+    "funding_outnum": None,
+    "capacity_msat": None,
+    "funding": "none",
+    "confirmed_height": None,
+    "times": {},
+}
+
+
+class Closed(NamedTuple):
+    """A channel that was paid for and is being closed, `depth` blocks deep; it was to stay for `lifetime`."""
+
+    lsp_id: str
+    depth: int
+    lifetime: int
 
 
 def topic_of(step: str) -> str:
@@ -60,37 +93,27 @@ class History:
 
     async def load(self) -> None:
         """Read all records; one that cannot be read is left alone. Raises StoreError."""
-        found = [value for _, value in await self._records.read(FOLDER) if _is_record(value)]
+        found = [record for _, value in await self._records.read(FOLDER) if (record := _read(value)) is not None]
         for record in sorted(found, key=lambda each: (each["created_ms"], each["payment_hash"])):
-            amounts = {key: int(value) for key, value in record.items() if key.endswith("_msat") and value is not None}
-            self.purchases[record["payment_hash"]] = record | amounts
+            self.purchases[record["payment_hash"]] = record
 
     # ---- what happens
 
     def bought(self, approval: Approval) -> None:
         """Begin the history of a purchase."""
         buy, payment_hash = approval.buy, approval.payment_hash.hex()
-        self.purchases[payment_hash] = {
-            "version": VERSION,
+        self.purchases[payment_hash] = NOTHING_YET | {
             "payment_hash": payment_hash,
             "label": approval.label,
             "lsp_id": buy.lsp_id,
             "jit_channel_scid": format_scid(buy.jit_scid),
             "client_trusts_lsp": buy.client_trusts_lsp,
             "payment_size_msat": buy.payment_size_msat,
+            "smallest_payment_msat": buy.smallest_payment_msat,
+            "largest_payment_msat": buy.largest_payment_msat,
             "opening_fee_msat": buy.opening_fee_msat,
             "opening_fee_params": buy.params.to_json(),
             "created_ms": self._clock.wall_ms(),
-            "state": "awaited",
-            "reason": None,
-            "fee_taken_msat": None,
-            "received_msat": None,
-            "channel_id": None,
-            "funding_txid": None,
-            "funding_outnum": None,
-            "capacity_msat": None,
-            "funding": "none",
-            "confirmed_height": None,
             "times": {},
         }
         self._step(payment_hash, "bought")
@@ -108,7 +131,7 @@ class History:
             self._note(channel.payment_hash.hex(), "channel_opened", facts)
 
     def funding(self, step: str, channel: JitChannel, height: int) -> None:
-        """The funding of a purchase's channel was "seen", is "confirmed" or "missing"."""
+        """The funding of a purchase's channel was "seen", is "confirmed" by the block of this height, or "missing"."""
         record = self.of_channel(channel.channel_id)
         if record is not None:
             facts = {"funding": step} | ({"confirmed_height": height} if step == "confirmed" else {})
@@ -136,18 +159,15 @@ class History:
         if record is not None and record["state"] not in OVER:
             self._note(payment_hash.hex(), "ended", {"state": state, "reason": why or record["reason"]})
 
-    def closed(self, channel_id: str, state: str, cause: str, height: int) -> str | None:
-        """Return why the close of a channel breaks what was paid for, or None (A-05)."""
+    def closed(self, channel_id: str, height: int) -> Closed | None:
+        """Note that a channel which was paid for is being closed; None when that is known, or was not paid for."""
         record = self.of_channel(channel_id)
         if record is None or record["state"] != "paid" or record["funding"] == "closed":
             return None
         confirmed = record["confirmed_height"]
-        depth = 0 if confirmed is None else height - confirmed + 1
         self._note(record["payment_hash"], None, {"funding": "closed"})
-        lifetime = record["opening_fee_params"]["min_lifetime"]
-        if cause != "remote" or state != "CHANNELD_SHUTTING_DOWN" or depth >= lifetime:
-            return None
-        return f"channel {channel_id} is closed by the LSP after {depth} blocks; it was paid to stay for {lifetime}"
+        lifetime = (record["opening_fee_params"] or {}).get("min_lifetime", 0)
+        return Closed(record["lsp_id"], 0 if confirmed is None else height - confirmed + 1, lifetime)
 
     # ---- asking
 
@@ -203,9 +223,21 @@ class History:
         await retry(f"writing the record of purchase {payment_hash}", write, self._clock, errors=StoreError)
 
 
-def _is_record(value: Any) -> bool:
-    known = isinstance(value, dict) and value.get("version") == VERSION and value.get("state") in STATES
-    return known and isinstance(value.get("payment_hash"), str) and isinstance(value.get("created_ms"), int)
+def _read(value: Any) -> Json | None:
+    """Return a record with all its fields and with amounts as numbers; None for one that is none of ours (K-08)."""
+    if not isinstance(value, dict) or value.get("version") != VERSION or value.get("state") not in STATES:
+        return None
+    record = NOTHING_YET | {"times": {}} | value
+    menu, times = record["opening_fee_params"], record["times"]
+    if not isinstance(record["payment_hash"], str) or type(record["created_ms"]) is not int:
+        return None
+    if not isinstance(menu, dict | None) or not isinstance(times, dict):
+        return None
+    try:
+        amounts = {key: int(each) for key, each in record.items() if key.endswith("_msat") and each is not None}
+        return record | amounts | {"times": {str(step): int(at_ms) for step, at_ms in times.items()}}
+    except (TypeError, ValueError):
+        return None
 
 
 def _stored(record: Json) -> Json:

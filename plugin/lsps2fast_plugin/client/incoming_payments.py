@@ -296,6 +296,7 @@ class Incoming:
         broken = reason is Reason.FEE_ELSEWHERE and payment.collected.is_agreed_fee(part)
         if broken and buy.lsp_id not in self._book.distrusted:
             why = f"it took a fee for payment {payment.approval.payment_hash.hex()} without opening a channel for it"
+            self._report(buy.lsp_id, f"ALARM: {why}; the LSP is not trusted any more")
             await self._book.distrust(Distrust(buy.lsp_id, why, self._clock.wall_ms()))
 
     # ---- the whole

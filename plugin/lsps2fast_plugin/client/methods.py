@@ -247,6 +247,7 @@ class Methods:
             client_trusts_lsp=False,
             opening_fee_msat=choice.opening_fee_msat,
             largest_payment_msat=choice.largest_payment_msat,
+            smallest_payment_msat=wish.smallest_msat(choice),
             max_fee_msat=wish.limits.max_fee_msat,
             max_fee_ppm=wish.limits.max_fee_ppm,
             consent=wish.consent,
@@ -498,4 +499,18 @@ def _invoice_result(row: InvoiceRow, words: str, approval: Approval) -> Json:
         "min_fee_msat": buy.params.min_fee_msat,
         "proportional": buy.params.proportional,
         "client_trusts_lsp": buy.client_trusts_lsp,
+    } | _range_warning(buy)
+
+
+def _range_warning(buy: Purchase) -> Json:
+    """Say for which amounts the LSP opens a channel and we would not take them: it cannot be told our limits."""
+    sold = buy.params.min_payment_size_msat, buy.params.max_payment_size_msat
+    taken = buy.smallest_payment_msat, buy.largest_payment_msat
+    if buy.payment_size_msat is not None or sold == taken:
+        return {}
+    return {
+        "warning_range": (
+            f"your limits allow payments of {taken[0]} to {taken[1]} msat, the LSP sells channels for {sold[0]} to"
+            f" {sold[1]}: tell the payer; any other payment goes back to him, without a fee"
+        )
     }

@@ -40,7 +40,12 @@ class Settings(NamedTuple):
 
 NUMBERS: NumberTable = {  # default, least, most, meaning
     "lsps2-max-fee-msat": (100_000_000, 0, 2**63 - 1, "largest opening fee that is paid for a channel"),
-    "lsps2-max-fee-ppm": (500_000, 0, 10**6, "largest opening fee in parts per million of the payment"),
+    "lsps2-max-fee-ppm": (
+        666_667,  # all that our own service sells by default: 1,000 sat of 1,500 (wallet:W12)
+        0,
+        10**6,
+        "largest opening fee in parts per million of the payment",
+    ),
     "lsps2-funding-depth": (
         1,
         0,

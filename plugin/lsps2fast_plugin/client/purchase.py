@@ -69,6 +69,12 @@ class Wish(NamedTuple):
     min_lifetime_blocks: int = 0
     headroom_msat: int = 0
 
+    def smallest_msat(self, choice: Choice) -> int:
+        """Return the smallest payment that will be taken (wallet:W12)."""
+        if self.payment_msat is not None:
+            return self.payment_msat
+        return smallest_payment_msat(choice.entry, choice.largest_payment_msat, self.limits)
+
 
 def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_blocks: int) -> Choice:
     """Return the cheapest entry that fits and costs no more than the owner allows (G-13, G-15). Raises Unacceptable."""
@@ -109,7 +115,7 @@ def choose(menu: list[FeeParams], wish: Wish, wall_ms: int, our_to_self_delay_bl
 
 
 def smallest_payment_msat(entry: FeeParams, largest_msat: int, limits: Limits) -> int:
-    """Return the smallest payment that menu and owner's limits agree on, at most `largest_msat` (wallet:W12).
+    """Return the smallest payment of any amount that menu and owner's limits agree on, at most `largest_msat`.
 
     Below it the LSP's least fee is more than the owner's share of the payment; from it on all amounts are agreed.
     """
@@ -123,6 +129,22 @@ def smallest_payment_msat(entry: FeeParams, largest_msat: int, limits: Limits) -
         else:
             low = middle + 1
     return low
+
+
+def amount_of_most(ranges: list[tuple[int, int]]) -> int:
+    """Return an amount in as many of these ranges as can be: fees compare only at one amount (wallet:W11)."""
+
+    def holding(amount_msat: int) -> int:
+        return sum(least_msat <= amount_msat <= most_msat for least_msat, most_msat in ranges)
+
+    return max(sorted(most_msat for _, most_msat in ranges), key=holding, default=0)
+
+
+def _not_compared(least_msat: int, most_msat: int, payment_msat: int) -> str:
+    return (
+        f"its offer is for {least_msat} to {most_msat} msat, the others are compared at {payment_msat};"
+        " name an amount to have it compared"
+    )
 
 
 async def within(clock: Clock, timeout_s: int, work: Coroutine[Any, Any, Answer], what: str) -> Answer:
@@ -234,7 +256,7 @@ class LspBuyer:
             client_trusts_lsp=got.client_trusts_lsp,
             opening_fee_msat=choice.opening_fee_msat,
             largest_payment_msat=choice.largest_payment_msat,
-            smallest_payment_msat=smallest_payment_msat(choice.entry, choice.largest_payment_msat, wish.limits),
+            smallest_payment_msat=wish.smallest_msat(choice),
             max_fee_msat=wish.limits.max_fee_msat,
             max_fee_ppm=wish.limits.max_fee_ppm,
             consent=wish.consent,
@@ -274,11 +296,19 @@ class LspBuyer:
         """Return what each LSP would take for one and the same amount, cheapest first; and why the others are out."""
         answers = await asyncio.gather(*(self._quote(lsp_id, token, wish, timeout_s) for lsp_id in lsp_ids))
         choices = {lsp_id: each for lsp_id, each in zip(lsp_ids, answers, strict=True) if isinstance(each, Choice)}
-        payment_msat = min((each.largest_payment_msat for each in choices.values()), default=0)
-        payment_msat = max((payment_msat, *(each.entry.min_payment_size_msat for each in choices.values())))
-        offers = [self._offer(lsp_id, choice, payment_msat, wish.limits) for lsp_id, choice in choices.items()]
+        refused = [each for each in answers if not isinstance(each, Choice)]
+        ranges = {
+            lsp_id: (wish.smallest_msat(choice), choice.largest_payment_msat) for lsp_id, choice in choices.items()
+        }
+        payment_msat = amount_of_most(list(ranges.values()))
+        offers = []
+        for lsp_id, (least_msat, most_msat) in ranges.items():
+            if least_msat <= payment_msat <= most_msat:
+                offers.append(self._offer(lsp_id, choices[lsp_id], payment_msat, least_msat))
+            else:
+                refused.append({"lsp_id": lsp_id, "why": _not_compared(least_msat, most_msat, payment_msat)})
         offers.sort(key=lambda offer: (offer["opening_fee_msat"], -offer["min_lifetime"], offer["lsp_id"]))
-        return {"offers": offers, "refused": [each for each in answers if not isinstance(each, Choice)]}
+        return {"offers": offers, "refused": refused}
 
     async def _quote(self, lsp_id: str, token: str | None, wish: Wish, timeout_s: int) -> Choice | Json:
         try:
@@ -289,7 +319,7 @@ class LspBuyer:
         except Lsps2Error as error:
             return {"lsp_id": lsp_id, "why": str(error)}
 
-    def _offer(self, lsp_id: str, choice: Choice, payment_msat: int, limits: Limits) -> Json:
+    def _offer(self, lsp_id: str, choice: Choice, payment_msat: int, smallest_msat: int) -> Json:
         entry = choice.entry
         fee_msat = entry.fee_msat(payment_msat) or 0
         return {
@@ -299,7 +329,7 @@ class LspBuyer:
             "receive_msat": payment_msat - fee_msat,
             "valid_until": entry.raw["valid_until"],
             "min_lifetime": entry.to_json()["min_lifetime"],
-            "smallest_payment_msat": smallest_payment_msat(entry, choice.largest_payment_msat, limits),
+            "smallest_payment_msat": smallest_msat,
             "largest_payment_msat": choice.largest_payment_msat,
             "trusted": lsp_id not in self._book.distrusted and self.settings.trusts(lsp_id),
             "broke_its_word": lsp_id in self._book.distrusted,

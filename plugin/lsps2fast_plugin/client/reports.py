@@ -22,6 +22,7 @@ Json = dict[str, Any]
 MOST_REPORTS: Final = 100
 KEY: Final = ("lsps2fast", "client", "reports")
 PAUSE_MS: Final = 60_000
+NOTHING_SAID: Final[Json] = {"time": None, "lsp_id": "", "report": "", "times": 1}  # every field of a report
 
 
 class Reports:
@@ -47,7 +48,7 @@ class Reports:
         for _, value in await self._records.read(KEY):
             for report in value if isinstance(value, list) else ():
                 if isinstance(report, dict) and isinstance(report.get("report"), str):
-                    self._append(report)
+                    self._append({**NOTHING_SAID, **report})
 
     @property
     def kept(self) -> list[Json]:
@@ -60,9 +61,9 @@ class Reports:
         time, alarm = format_datetime(self._clock.wall_ms()), sentence.startswith("ALARM")
         last = self._noise[-1] if self._noise else None
         if last is not None and not alarm and (last["lsp_id"], last["report"]) == (lsp_id, sentence):
-            last["time"], last["times"] = time, last.get("times", 1) + 1
+            last["time"], last["times"] = time, last["times"] + 1
         else:
-            self._append({"time": time, "lsp_id": lsp_id, "report": sentence})
+            self._append({"time": time, "lsp_id": lsp_id, "report": sentence, "times": 1})
         self._unwritten = True
         self.write(at_once=alarm)
 

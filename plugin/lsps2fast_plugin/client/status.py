@@ -26,6 +26,7 @@ def _buy(buy: Purchase) -> Json:
         "jit_channel_scid": format_scid(buy.jit_scid),
         "payment_size_msat": buy.payment_size_msat,
         "opening_fee_msat": buy.opening_fee_msat,
+        "smallest_payment_msat": buy.smallest_payment_msat,
         "largest_payment_msat": buy.largest_payment_msat,
         "client_trusts_lsp": buy.client_trusts_lsp,
         "valid_until": buy.params.raw["valid_until"],

@@ -106,6 +106,7 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
     max_to_us_msat: int | None = None
     maximum_htlc_out_msat: int | None = None
     last_tx_fee_msat: int | None = None
+    closer: str | None = None
     alias: Alias = Alias()
     funding: Funding = Funding()
     updates: Updates = Updates()
@@ -195,6 +196,7 @@ class ClosedChannel(msgspec.Struct, frozen=True):
 
     channel_id: str
     short_channel_id: str | None = None
+    closer: str | None = None
     alias: Alias = Alias()
     funding_withheld: bool | None = None
 

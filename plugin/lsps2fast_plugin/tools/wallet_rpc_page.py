@@ -69,8 +69,9 @@ FIELDS: Final = {
     "created_index": "lightningd's number of the invoice",
     "lsp_id": "the LSP",
     "opening_fee_msat": "the fee agreed; for any amount: at `largest_payment_msat`, in a comparison at `payment_msat`",
-    "smallest_payment_msat": "the smallest payment that will be taken: below it the fee is above your limits",
+    "smallest_payment_msat": "the smallest payment that will be taken: for any amount, less costs more than you allow",
     "largest_payment_msat": "the largest payment that will be taken",
+    "warning_range": "for any amount: the LSP opens a channel for payments that your limits do not allow; they go back",
     "warning_inbound": "the channels there are would do; `lsps2-inbound` decides what then happens",
     "min_fee_msat": "the fee is at least this",
     "proportional": "and at least this many parts per million of the payment",
@@ -99,7 +100,7 @@ FIELDS: Final = {
     "funding_outnum": "and the output in it",
     "capacity_msat": "size of the channel",
     "funding": "none, opened, seen, confirmed, missing or closed",
-    "times": "when each step came first",
+    "times": "when each step came, the last time",
 }
 
 EXAMPLES: Final[dict[str, Example]] = {
