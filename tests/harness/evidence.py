@@ -105,4 +105,4 @@ def tidy(town: Town, *but: str) -> None:
     def left() -> list[str]:
         return [end for end in loose_ends(town) if not end.startswith(but)]
 
-    until(lambda: not left(), "tidy node", 30.0, lambda: "\n".join([*left(), town.lsp.tail("log")]))
+    until(lambda: not left(), "tidy node", say=lambda: "\n".join([*left(), town.lsp.tail("log")]))

@@ -12,10 +12,10 @@ from typing import Any
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.tools.regtest import Bitcoind, Lightningd, until
-from lsps2fast_plugin.tools.regtest.processes import PASSWORD, USER, Child, free_port
+from lsps2fast_plugin.tools.regtest.processes import PASSWORD, PATIENCE_S, USER, Child, free_port
 
 Json = dict[str, Any]
-ANSWER_S = 60.0
+ANSWER_S = PATIENCE_S
 
 
 class Ldk(Child):
@@ -91,7 +91,7 @@ class Ldk(Child):
         until(lambda: self.call("info")["height"] >= height, f"height {height} at {self.name}")
         self.call("sync")
 
-    def heard(self, *words: str, timeout_s: float = 60.0) -> str:
+    def heard(self, *words: str, timeout_s: float = PATIENCE_S) -> str:
         """Wait for an event that has all these words; its text."""
 
         def found() -> str | None:
@@ -138,7 +138,7 @@ class Lnd(Child):
         flags.append("--protocol.zero-conf")  # of channels others open to it; it buys none here
         flags.append("--protocol.option-scid-alias")
         self.spawn([str(self.lnd), *flags, *(f"--{name}={value}" for name, value in options.items())])
-        until(self._up, f"start of {self.name}", 60.0, self.tail)
+        until(self._up, f"start of {self.name}", say=self.tail)
         self.synced()
 
     def _up(self) -> bool:
@@ -164,7 +164,7 @@ class Lnd(Child):
         """Until it has seen the best block."""
         height = self.bitcoind.height
         until(lambda: self.call("getinfo")["block_height"] >= height, f"height {height} at {self.name}")
-        until(lambda: self.call("getinfo")["synced_to_chain"], f"chain of {self.name}", 60.0, self.tail)
+        until(lambda: self.call("getinfo")["synced_to_chain"], f"chain of {self.name}", say=self.tail)
 
     def link(self, other: Lightningd, size_sat: int, count: int = 1) -> None:
         """Confirmed public channels to a lightningd, all money here."""
@@ -174,11 +174,11 @@ class Lnd(Child):
         self.synced()
         until(lambda: int(self.call("walletbalance")["confirmed_balance"]) >= size_sat * count, f"coins of {self.name}")
         for _ in range(count):
-            until(lambda: self._opened(other, size_sat), f"channel of {self.name}", 60.0, self.tail)
+            until(lambda: self._opened(other, size_sat), f"channel of {self.name}", say=self.tail)
         self.bitcoind.mine(6)
         self.synced()
         other.synced()
-        until(lambda: self._active(other) >= count, f"channels of {self.name}", 60.0, self.tail)
+        until(lambda: self._active(other) >= count, f"channels of {self.name}", say=self.tail)
 
     def _opened(self, other: Lightningd, size_sat: int) -> bool:
         """Whether the other side heard of it: on a busy machine a first connection may not last."""
@@ -199,7 +199,7 @@ class Lnd(Child):
         rows = self.call("listchannels", "--active_only")["channels"]
         return sum(row["remote_pubkey"] == other.node_id for row in rows)
 
-    def pay(self, invoice: str, *more: str, timeout_s: int = 60) -> Json:
+    def pay(self, invoice: str, *more: str, timeout_s: int = 180) -> Json:
         """`payinvoice` to its end; the last state of the payment with its failure."""
         words = ["payinvoice", "--force", "--json", f"--timeout={timeout_s}s", "--fee_limit=100000", *more, invoice]
         try:
@@ -212,7 +212,7 @@ class Lnd(Child):
         self._payment = threading.Thread(target=lambda: self._results.put(self.pay(invoice)), daemon=True)
         self._payment.start()
 
-    def paid(self, timeout_s: float = 60.0) -> Json:
+    def paid(self, timeout_s: float = PATIENCE_S) -> Json:
         """The end of the payment that was begun."""
         return self._results.get(timeout=timeout_s)
 

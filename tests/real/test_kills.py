@@ -63,7 +63,7 @@ def test_whoever_dies_the_books_balance(own_town: Town, moment: str, victim: str
     sent = town.send_parts(bill, amounts)
     revive(town, victim)
     reconnected(town, bill)
-    result = town.result(bill, sent, amounts, timeout_s=120)
+    result = town.result(bill, sent, amounts)
     if not result.paid:
         assert "" not in result.failures, "paid in part"
         tidy_then_pay(town, bill)

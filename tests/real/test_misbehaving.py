@@ -33,13 +33,13 @@ def test_misbehaving_at_a_message_of_a_real_open(each_town: Town, point: str) ->
     bill = town.bill(wallet, SIZE_MSAT)
     before_msat = town.wealth_msat(town.lsp)
     sent = town.send_parts(bill, [SIZE_MSAT])
-    until(lambda: not town.connected(town.lsp, wallet) or town.stats()["held_parts"] == 0, "the deed is done", 60)
+    until(lambda: not town.connected(town.lsp, wallet) or town.stats()["held_parts"] == 0, "the deed is done")
     owned(town, bill)
     town.connect(wallet, town.lsp)
-    paid = town.result(bill, sent, [SIZE_MSAT], timeout_s=150)
+    paid = town.result(bill, sent, [SIZE_MSAT])
     if not paid.paid:
         assert set(paid.failures) <= {"10070000", "400a"}
-        until(lambda: not any(coin["reserved"] for coin in town.lsp.call("listfunds")["outputs"]), "coins are free", 60)
+        until(lambda: not any(coin["reserved"] for coin in town.lsp.call("listfunds")["outputs"]), "coins are free")
         town.connect(wallet, town.lsp)
         assert town.pay(bill, [SIZE_MSAT]).paid
     town.over(bill)

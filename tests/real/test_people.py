@@ -56,7 +56,7 @@ def test_a_client_that_errs_after_it_signed_costs_no_coin(found_town: Callable[.
     before = town.wealth_msat(town.lsp)
     assert not town.pay(bill, [SIZE_MSAT]).paid
     owned(town, bill)
-    until(lambda: not town.stats()["held_parts"], "no held part", 120.0)
+    until(lambda: not town.stats()["held_parts"], "no held part")
     town.mine()
     owned(town, bill)
     lost_msat = before - town.wealth_msat(town.lsp)
@@ -188,7 +188,7 @@ def arrived(town: Town, bill: Bill, count: int = 1) -> None:
     def there() -> bool:
         return sum(len(row["htlcs"]) for row in town.channels(bill.wallet, town.lsp)) >= count
 
-    until(there, f"{count} HTLCs at the wallet", 60)
+    until(there, f"{count} HTLCs at the wallet")
 
 
 def test_a_splice_of_the_payers_channel_while_its_part_is_at_the_wallet(found_town: Any) -> None:
@@ -209,7 +209,7 @@ def test_a_splice_of_the_payers_channel_while_its_part_is_at_the_wallet(found_to
 
     for _ in range(8):
         town.mine()
-    until(renamed, "the channel has its new name", 60)
+    until(renamed, "the channel has its new name")
     hold.release()
     assert town.result(bill, sent, [SIZE_MSAT]).paid
     town.over(bill)

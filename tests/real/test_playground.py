@@ -36,7 +36,7 @@ def up(place: Path) -> Iterator[subprocess.Popen[str]]:
             [*COMMAND, "up", "--dir", str(place)], stdout=out, stderr=subprocess.STDOUT, text=True
         )
     try:
-        until(lambda: "ends and removes everything" in log.read_text(), "playground", 120, log.read_text)
+        until(lambda: "ends and removes everything" in log.read_text(), "playground", say=log.read_text)
         yield process
     finally:
         if process.poll() is None:

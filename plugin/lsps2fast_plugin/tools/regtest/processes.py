@@ -24,8 +24,9 @@ from lsps2fast._hook import FrameReader
 from lsps2fast.errors import ConfigError, NodeError, NodeUnreachable
 
 POLL_S = 0.02
-START_S = 60.0
-STOP_S = 30.0
+PATIENCE_S = 180.0  # for whatever must come, on a machine that has other work to do
+START_S = PATIENCE_S
+STOP_S = 120.0
 USER, PASSWORD = "regtest", "regtest"  # the port is bound to loopback and dies with the playground
 PATH_LIMIT = 70  # of a node's directory: "…/regtest/lightning-rpc" must fit into the 108 bytes of a socket's name
 
@@ -66,7 +67,7 @@ def free_port() -> int:
     return port
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 30.0, say: Callable[[], str] = str) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S, say: Callable[[], str] = str) -> Any:
     """Return the first true value of `condition()`; raises TimeoutError with `what` and
     `say()` when none comes in time.
     """
@@ -285,12 +286,12 @@ class Lightningd(Child):
             return False
         return True
 
-    def synced(self, timeout_s: float = 60.0) -> None:
+    def synced(self, timeout_s: float = PATIENCE_S) -> None:
         """Until it has seen the best block."""
         height = self.bitcoind.height
         until(lambda: self.call("getinfo")["blockheight"] >= height, f"height {height} at {self.name}", timeout_s)
 
-    def call(self, method: str, params: dict[str, Any] | None = None, timeout_s: float = 60.0) -> Any:
+    def call(self, method: str, params: dict[str, Any] | None = None, timeout_s: float = PATIENCE_S) -> Any:
         """One RPC call on a connection of its own. NodeError, or NodeUnreachable when no answer came."""
         try:
             return _ask(str(self.socket), method, params or {}, timeout_s)
@@ -303,7 +304,7 @@ class Lightningd(Child):
             file.seek(self.log_start)
             return file.read().decode(errors="replace")
 
-    def wait_log(self, pattern: str, count: int = 1, timeout_s: float = 30.0) -> str:
+    def wait_log(self, pattern: str, count: int = 1, timeout_s: float = PATIENCE_S) -> str:
         """Wait for the `count`-th line of this run that matches; that line."""
         wanted = re.compile(f".*{pattern}.*")
         lines = until(

@@ -16,7 +16,15 @@ from typing import Any, Self
 from lsps2fast import bolt11
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.lsps2 import format_scid
-from lsps2fast_plugin.tools.regtest.processes import Bitcoind, Child, Lightningd, Programs, find_programs, until
+from lsps2fast_plugin.tools.regtest.processes import (
+    PATIENCE_S,
+    Bitcoind,
+    Child,
+    Lightningd,
+    Programs,
+    find_programs,
+    until,
+)
 
 CLIENT_TRUSTS = "client-trusts-lsp"
 LSP_TRUSTS = "lsp-trusts-client"
@@ -191,7 +199,7 @@ class Town:
         return any(peer["connected"] for peer in peers)
 
     def rejoin(self, node: Lightningd) -> None:
-        """After a restart: connected to the LSP again, and every channel between the two is in use."""
+        """After a restart: connected to the LSP again, and every channel between the two that lives is in use."""
 
         def joined() -> bool:
             try:
@@ -199,9 +207,14 @@ class Town:
             except NodeError:
                 return False
             rows = self.channels(node, self.lsp)
-            return all(row["state"] == NORMAL and row.get("reestablished", True) for row in rows)
+            living = [row for row in rows if row["state"].endswith(("_AWAITING_LOCKIN", "_NORMAL"))]
+            return all(row["state"] == NORMAL and row.get("reestablished", True) for row in living)
 
-        until(joined, f"{node.name} at the LSP")
+        def seen() -> str:
+            rows = [(row["state"], row.get("reestablished"), row["status"]) for row in self.channels(node, self.lsp)]
+            return f"its channels with the LSP: {rows}"
+
+        until(joined, f"{node.name} at the LSP", say=seen)
 
     # Coins and channels ----------------------------------------------------------------------------
 
@@ -347,7 +360,7 @@ class Town:
         return sorted(able)
 
     def result(
-        self, bill: Bill, sent: tuple[int, range], amounts_msat: Sequence[int], timeout_s: int = 60, **more: Any
+        self, bill: Bill, sent: tuple[int, range], amounts_msat: Sequence[int], timeout_s: int = 300, **more: Any
     ) -> Paid:
         """Wait until the parts are settled or failed."""
         group, parts = sent
@@ -416,7 +429,7 @@ class Town:
         outcome: str | None = self.records("finalized").get(bill.jit_scid, {}).get("outcome")
         return outcome
 
-    def over(self, bill: Bill, outcome: str = "Succeeded", timeout_s: float = 60.0) -> None:
+    def over(self, bill: Bill, outcome: str = "Succeeded", timeout_s: float = PATIENCE_S) -> None:
         """Wait for the final record."""
         until(lambda: self.outcome(bill) == outcome, f"{outcome} of {bill.jit_scid}", timeout_s, self._say)
 
