@@ -256,6 +256,30 @@ async def test_an_lsp_that_comes_back_by_itself_is_not_dialled(staged: Staging) 
         assert len(dialled(stage)) == count
 
 
+@pytest.mark.parametrize("who", ["we dial", "it dials"])
+async def test_w9_an_lsp_that_hangs_up_again_and_again_is_dialled_with_growing_pauses(
+    staged: Staging, who: str
+) -> None:
+    """wallet:W9, I-19: an LSP that takes the call only to hang up must not make us dial all day."""
+    async with staged() as stage:
+        await stage.invoice()
+        if who == "we dial":
+            stage.node.reachable.add(LSP)
+        for second in range(1_200):
+            if who == "it dials" and second % 3 == 0:
+                stage.connect(LSP)
+            if LSP in stage.node.peers:
+                stage.disconnect(LSP)
+            await stage.pass_time(1)
+        count = len(dialled(stage))
+        assert count <= (2 if who == "it dials" else 1) * 30, count
+        stage.connect(LSP)
+        await stage.pass_time(61)
+        stage.disconnect(LSP)
+        await stage.calm()
+        assert len(dialled(stage)) > count  # a link that stood a minute is dialled again at once
+
+
 async def test_nobody_is_dialled_without_a_reason(staged: Staging) -> None:
     """I-19: from buy until the approval ends."""
     async with staged() as stage:

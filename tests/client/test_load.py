@@ -78,6 +78,46 @@ async def test_w5_an_answer_that_is_awaited_is_read_and_then_no_more(staged: Sta
         assert unawaited(LSP)
 
 
+@pytest.mark.parametrize(
+    ("message", "read"),
+    [
+        (b'{"jsonrpc":"2.0","method":"x","params":{}}'.ljust(65_000), 5),
+        (b'{"jsonrpc":"2.0","method":"x","id":"7","params":{}}'.ljust(65_000), 5),  # a request: the service's business
+        (b'{"jsonrpc":"2.0","id":"wrong","result":{}}'.ljust(65_000), 5),
+        (b'{"jsonrpc":"2.0","method":"x","params":{}}', 880),
+    ],
+    ids=["notices", "requests", "answers to others", "small ones"],
+)
+async def test_w5_nor_may_one_that_is_asked_flood_us_meanwhile(staged: Staging, message: bytes, read: int) -> None:
+    """wallet:W5: it holds its answer back and sends thousands of other messages; it is muted after 256 KiB of them."""
+    async with staged() as stage:
+        stage.lsp.silent = True
+        task = asyncio.ensure_future(stage.client.methods.get_info(LSP))
+        await stage.calm()
+        seen = []
+        receive = stage.client.talk._open.receive
+        stage.client.talk._open.receive = lambda *given: seen.append(1) or receive(*given)  # type: ignore[assignment,func-returns-value]
+        for _ in range(2_000):
+            stage.message(LSP, message)
+        assert abs(len(seen) - read) <= 1
+        await stage.calm()
+        assert "sent too much that answers nothing" in str(task.exception())
+        stage.lsp.silent = False
+        stage.connect(LSP)
+        assert (await stage.client.methods.get_info(LSP))["opening_fee_params_menu"]
+        assert not stage.client.talk._wasted
+
+
+async def test_w5_a_talkative_lsp_is_heard_all_the_same(staged: Staging) -> None:
+    """wallet:W5: a few notices of other protocols in each request, for years."""
+    async with staged() as stage:
+        honest = stage.lsp.answer
+        notice = b'{"jsonrpc":"2.0","method":"lsps5.x","params":{}}'.ljust(2_000)
+        stage.lsp.answer = lambda request: [notice] * 20 + honest(request)  # type: ignore[method-assign]
+        for _ in range(50):
+            await stage.client.methods.get_info(LSP)
+
+
 async def test_w9_writes_that_fail_while_an_approval_ends_are_tried_again_with_growing_pauses(staged: Staging) -> None:
     """wallet:W9, rule:11: a disk that is full for ten minutes costs a few calls; then it is done."""
     async with staged() as stage:

@@ -171,6 +171,28 @@ async def test_w0_an_ordinary_channel_is_as_deep_as_the_owner_asks_too(staged: S
         assert await tried(stage, invoice) == [GONE_ON] * 3
 
 
+@pytest.mark.parametrize("depth", [1, 5])
+async def test_w3_an_ordinary_channel_may_lose_its_block_too(staged: Staging, depth: int) -> None:
+    """wallet:W3, rule:27: a young one that is found at the start, or that we first hear of when it is confirmed."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        stage.node.channels.append(channel_row(short_channel_id=f"{stage.height - depth + 1}x1x1"))
+        stage.fund()
+        await stage.restart()
+        assert await tried(stage, invoice) == [GONE_ON] * 3
+        assert not stage.client.awaited.guard
+        stage.node.utxos.clear()
+        del stage.node.channels[0]["short_channel_id"]
+        stage.client._on_block({"hash": "01", "height": stage.height})
+        assert await tried(stage, invoice) == [REFUSED] * 3
+        stage.fund()
+        stage.confirm(height=stage.height)
+        await stage.block(5)
+        assert await tried(stage, invoice) == [GONE_ON] * 3
+        assert not stage.client.book.channels  # settled: no more watching
+        assert not [name for name in stage.node.datastore if "channel" in name]
+
+
 async def test_w0_it_is_watched_while_it_is_written_down(staged: Staging) -> None:
     """rule:27: an HTLC between finding a channel and noting what it is for."""
     async with staged() as stage:

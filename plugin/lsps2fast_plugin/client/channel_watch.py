@@ -93,7 +93,7 @@ class Watch:
         await self.look(channel)
 
     async def survey(self, **which: str) -> None:
-        """Take note of every channel that was opened to us and is not deep in the chain.
+        """Take note of every channel that was opened to us and is not settled in the chain.
 
         Raises NodeError, StoreError.
         """
@@ -102,8 +102,7 @@ class Watch:
                 if row.channel_id in self._book.channels or row.channel_id in self._ordinary:
                     continue
                 unbound = self._bindings.meant_for(row) is None
-                deep = row.confirmations(self._chain.height) >= self._depth_blocks
-                if row.is_ours or (deep and unbound):
+                if row.is_ours or (unbound and row.confirmations(self._chain.height) >= self._settled_blocks):
                     self._ordinary.add(row.channel_id)
                 elif not row.is_closing:
                     await self._adopt(row)
@@ -114,7 +113,7 @@ class Watch:
         self.guard()
         await self._bindings.adopt(channel, row)
         await self._book.put_channel(channel)
-        what = "not confirmed" if channel.payment_hash is None else "a JIT channel"
+        what = "young" if channel.payment_hash is None else "a JIT channel"
         log.info(f"channel {channel.channel_id} of {channel.lsp_id}: {channel.capacity_msat} msat, {what}")
         self._happened("opened", channel, 0)
 
@@ -171,6 +170,11 @@ class Watch:
     def _depth_blocks(self) -> int:
         """How deep a funding must be for all but its purchase: only lightningd knows its script (wallet:W2)."""
         return max(self.settings.funding_depth, 1)
+
+    @property
+    def _settled_blocks(self) -> int:
+        """How deep a funding must be to need no more watching: a block with it may be reorganised away (wallet:W3)."""
+        return max(self._depth_blocks, SETTLED_BLOCKS)
 
     def is_surely_safe(self, channel_id: str | None) -> bool:
         """Return whether an HTLC may come in over this channel, without asking;
@@ -250,7 +254,7 @@ class Watch:
             if blocks != self._blocks:
                 return  # the block that came meanwhile has a look of its own
             await self._note(channel, funding)
-            if row is not None and funding.depth >= max(self._depth_blocks, SETTLED_BLOCKS) and self.is_sound(channel):
+            if row is not None and funding.depth >= self._settled_blocks and self.is_sound(channel):
                 await self._drop(channel)
                 self._ordinary.add(channel.channel_id)
             elif channel.paid_ms is not None:

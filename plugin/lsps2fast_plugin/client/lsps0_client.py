@@ -46,6 +46,8 @@ SENTENCES: Final[dict[ErrorName, str]] = {
 
 
 MOST_LOGGED = 10  # messages of one peer that are ignored, a connection
+MOST_WASTED = 262_144  # bytes of a peer that answer nothing while it is asked something; reading costs time (wallet:W5)
+MESSAGE_COST = 256  # that even an empty message counts
 
 
 class Unavailable(Lsps2Error):
@@ -76,6 +78,7 @@ class Lsps0Client:
         self._answers: dict[tuple[str, str], asyncio.Future[Reply]] = {}
         self._asked: dict[str, int] = {}  # requests in flight, by peer
         self._dropped: dict[str, int] = {}  # messages of connected peers that answered no request
+        self._wasted: dict[str, int] = {}  # bytes read of peers that are asked something, and which answered nothing
 
     def __len__(self) -> int:
         return len(self._open)
@@ -105,6 +108,7 @@ class Lsps0Client:
             self._asked[peer_id] -= 1
             if not self._asked[peer_id]:
                 del self._asked[peer_id]
+                self._wasted.pop(peer_id, None)
             del self._answers[peer_id, request_id]
             if future.done() and not future.cancelled():
                 future.exception()  # taken note of, also when sending failed first
@@ -151,10 +155,23 @@ class Lsps0Client:
         got = self._open.receive(peer_id, payload)
         if isinstance(got, Dropped):
             self._drop(peer_id, got)
-        elif got is not None:
+        if got is None or isinstance(got, Dropped):
+            self._waste(peer_id, len(payload))
+        else:
             future = self._answers.get((peer_id, got.id or ""))
             if future is not None and not future.done():
                 future.set_result(got)
+
+    def _waste(self, peer_id: str, size: int) -> None:
+        """Count what was read for nothing; a peer that goes on is not read any more."""
+        if self.muted(peer_id) or peer_id not in self._asked:
+            return
+        wasted = self._wasted[peer_id] = self._wasted.get(peer_id, 0) + size + MESSAGE_COST
+        if wasted > MOST_WASTED:
+            why = f"{peer_id} sent too much that answers nothing; it is left alone until it reconnects"
+            log.warning(why)
+            self._open.mute(peer_id)
+            self._end_all(peer_id, why)
 
     def _drop(self, peer_id: str, got: Dropped) -> None:
         """Ignored and logged (T-24, T-26), but a peer cannot fill the log."""

@@ -409,6 +409,10 @@ class OpenRequests:
             del self._due_ms[key]
         return late
 
+    def mute(self, peer_id: str) -> None:
+        """Leave a peer alone until it reconnects: it sent more than can be an answer."""
+        self._muted.add(peer_id)
+
     def unmute(self, peer_id: str) -> None:
         """The peer connected or went away: it may be spoken to when it is there again (T-24)."""
         self._muted.discard(peer_id)
