@@ -467,3 +467,54 @@ async def test_w1_a_purchase_with_a_fee_held_moves_to_no_other_channel(staged: S
         await stage.calm()
         assert stage.answer(late) == details(7_600_000, stage)
         assert [approval(stage, each).channel_id for each in (first, invoice)] == [CHANNEL, SECOND]
+
+
+async def test_w1_a_fee_of_a_part_that_died_with_the_plugin_binds_no_channel(staged: Staging) -> None:
+    """wallet:W1, rule:22: lightningd fails what a dead plugin held; the next channel may be for that purchase again."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        larger = await stage.invoice(30_000_000, client_trusts_lsp=True)
+        smaller = await another(stage)
+        await stage.channel()
+        stage.part(smaller, 10_000_000, 500_000, total_msat=20_000_000)
+        await stage.calm()
+        assert approval(stage, smaller).channel_id == CHANNEL
+        await stage.restart()
+        assert approval(stage, smaller).fees_msat
+        stage.node.channels.clear()
+        await stage.state(CHANNEL, "CLOSINGD_COMPLETE")
+        stage.disconnect(LSP)
+        stage.connect(LSP)
+        await second(stage)
+        assert approval(stage, larger).channel_id == SECOND
+        part = stage.part(smaller, 20_000_000, FEE, **OVER_SECOND)
+        await stage.calm()
+        assert claimed(stage.answer(part))[0] == 19_000_000
+        assert not stage.client.book.distrusted
+
+
+@pytest.mark.parametrize("other", ["waits", "has ended"])
+async def test_a_payer_who_pays_over_the_channel_of_another_invoice_does_not_frame_the_lsp(
+    staged: Staging, other: str
+) -> None:
+    """rule:22 for LSPs: two invoices of one price; the LSP opens what each jit scid is for, and the payer of the first
+    sends its hash through both. No channel was reused, so no word is broken.
+    """
+    async with staged() as stage:
+        stage.lsp.trust = True
+        paid = await stage.invoice(client_trusts_lsp=True, **({"expiry": 3_000} if other == "has ended" else {}))
+        await stage.channel()
+        idle = await another(stage, **({"expiry": 60} if other == "has ended" else {}))
+        await second(stage)
+        if other == "has ended":
+            await stage.pass_time(200)
+            assert bytes.fromhex(idle["payment_hash"]) not in stage.client.book.approvals
+        honest = stage.part(paid, 10_000_000, 500_000, total_msat=20_000_000)
+        await stage.calm()
+        twice = stage.part(paid, 20_000_000, FEE, **OVER_SECOND)
+        await stage.calm()
+        assert stage.answer(twice) == details(19_000_000, stage)
+        assert not stage.client.book.distrusted, stage.reports()
+        rest = stage.part(paid, 10_000_000, 500_000, total_msat=20_000_000)
+        await stage.calm()
+        assert claimed(stage.answer(honest)) == claimed(stage.answer(rest))

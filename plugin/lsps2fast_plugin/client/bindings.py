@@ -18,7 +18,7 @@ from lsps2fast_plugin.client.channel_terms import Decision, Limits, Wanted
 from lsps2fast_plugin.client.records import Approval, JitChannel, Opening
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.models import PeerChannel
+from lsps2fast_plugin.cln.models import CLOSING, PeerChannel
 
 log = logging.getLogger(__name__)
 
@@ -170,9 +170,26 @@ class ChannelBindings:
             return False
         if approval.released is not None or channel_id not in self._book.channels:
             return False
-        if other.fees_msat or approval.fees_msat:
-            return False  # a fee of either is held over its channel
+        if self._holds_fee(approval) or self._holds_fee(other):
+            return False
         return self._fits(approval, other.opening) and (approval.opening is None or self._fits(other, approval.opening))
+
+    def _holds_fee(self, approval: Approval) -> bool:
+        """Return whether a fee was taken over its channel; one that is closing, or gone, carries nothing any more."""
+        channel = self._book.channels.get(approval.channel_id or "")
+        if channel is None or channel.state in CLOSING:
+            return False
+        return any(channel_id == channel.channel_id for channel_id, _ in approval.fees_msat)
+
+    def waits_for_its_payment(self, channel_id: str) -> bool:
+        """Return whether a channel was opened for a purchase that was not paid over it.
+
+        Only its payer decides which invoice he pays through it: a fee there is no broken word of the LSP's.
+        """
+        channel, owner = self._book.channels.get(channel_id), self.purchase_of(channel_id)
+        if channel is None or channel.payment_hash is None or channel.paid_ms is not None:
+            return False
+        return owner is None or not (owner.served or owner.released is not None)
 
     def _fits(self, approval: Approval, opening: Opening | None) -> bool:
         wanted = Wanted(approval.buy.least_receive_msat(), approval.buy.params.max_client_to_self_delay_blocks)

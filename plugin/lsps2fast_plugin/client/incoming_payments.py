@@ -293,7 +293,8 @@ class Incoming:
         self._host.fail(call.id_raw, self._details(call.amount_msat))
         if payment.collected.ends_set(part, reason):
             self._fail(payment, list(payment.collected.parts), None)
-        broken = reason is Reason.FEE_ELSEWHERE and payment.collected.is_agreed_fee(part)
+        elsewhere = reason is Reason.FEE_ELSEWHERE and payment.collected.is_agreed_fee(part)
+        broken = elsewhere and not self._bindings.waits_for_its_payment(part.key[0])
         if broken and buy.lsp_id not in self._book.distrusted:
             why = f"it took a fee for payment {payment.approval.payment_hash.hex()} without opening a channel for it"
             self._report(buy.lsp_id, f"ALARM: {why}; the LSP is not trusted any more")
