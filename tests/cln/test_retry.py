@@ -50,6 +50,7 @@ def test_pauses_double_up_to_a_minute_and_alarms_come_as_failures_double(caplog:
     assert clock.slept_ms == [500, 1000, 2000, 4000, 8000, 16000, 32000, *[60000] * 5]
     assert alarms == [f"writing has failed {times} times: disk full" for times in (3, 6, 12)]
     assert caplog.messages[1] == "writing failed (StoreError: disk full); next try in 1 s"
+    assert len(caplog.messages) == 5  # of failures 1, 2, 3, 6 and 12
 
 
 def test_after_so_many_tries_the_last_error_is_raised(caplog: pytest.LogCaptureFixture) -> None:

@@ -64,6 +64,45 @@ def test_a_start_counts_a_withheld_channel_that_shuts_down_while_its_part_is_hel
     assert at_risk_msat == capacity_msat
 
 
+def test_an_undo_that_waits_for_a_held_part_asks_seldom_and_is_no_alarm() -> None:
+    """people:S11: a client that shuts its channel down and holds a part for a day: no question a minute, no flood in
+    the log.
+    """
+
+    async def story() -> tuple[int, list[str], bool]:
+        async with town("client-trusts-lsp") as world:
+            payer = world.payer("payer", 1, 100_000_000)
+            wallet = world.client("alice", on_part="hold")
+            await asyncio.sleep(1)
+            payment = await sold(wallet, payer, [SIZE_MSAT])
+            said: list[str] = []
+            asked = 0
+
+            def listen(entry: dict[str, Any]) -> None:
+                nonlocal asked
+                message = entry["msg"]
+                asked += message.get("method") == "listpeerchannels"
+                if message.get("method") == "log" and message["params"]["level"] == "warn":
+                    said.append(message["params"]["message"])
+
+            wallet.send_shutdown()
+            await asyncio.sleep(3_600)
+            world.transcript.listeners.append(listen)
+            await asyncio.sleep(86_400)
+            for part in wallet.held():
+                wallet.fail(part)
+            await payment
+            await asyncio.sleep(3_600)
+            stats = await world.lsp.call("lsps2-stats")
+            return asked, said, stats["at_risk_msat"] == 0
+
+    asked, said, is_free = play(story)
+    assert is_free
+    assert asked <= 24 * 6 + 12
+    assert len(said) <= 10
+    assert not [text for text in said if "ALARM: undoing" in text]
+
+
 def test_a_withheld_channel_whose_part_is_overdue_is_gone_and_the_payer_is_told() -> None:
     """rule:5, cln:A1: nothing of it can go on chain; the payer's part fails before it would have to close by force."""
 

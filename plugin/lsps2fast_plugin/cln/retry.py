@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from logging import DEBUG, WARNING
 from typing import Final, TypeVar
 
 from lsps2fast.errors import Lsps2Error
@@ -39,7 +40,8 @@ async def retry(
     An error of `final` is an answer, and raised at once.
 
     `what` names it in the log, as in "reading the journal". No pause is longer than `longest_ms`. `alarm`
-    hears of it after `alarm_after` failures, and each time they have doubled.
+    hears of it after `alarm_after` failures, and each time they have doubled; the log warns of the first ones, and then
+    as often.
     """
     pause_ms, failures = FIRST_PAUSE_MS, 0
     while True:
@@ -51,7 +53,8 @@ async def retry(
             failures += 1
             last = failures == tries
             then = "giving up" if last else f"next try in {pause_ms / 1000:g} s"
-            log.warning(f"{what} failed ({type(error).__name__}: {error}); {then}")
+            is_news = last or failures < alarm_after or is_doubled(failures, alarm_after)
+            log.log(WARNING if is_news else DEBUG, f"{what} failed ({type(error).__name__}: {error}); {then}")
             if alarm is not None and is_doubled(failures, alarm_after):
                 alarm(f"{what} has failed {failures} times: {error}")
             if last:

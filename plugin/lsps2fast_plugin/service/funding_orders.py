@@ -72,7 +72,8 @@ class FundingOrders:
             self._waiting.stop(action.channel.channel_id)
             self._fees.drop(action.channel.channel_id)
             self._waiting.watch.forget(action.channel.channel_id)
-        kept = await self._tasks.until_done(f"undoing the open to {peer_id}", lambda: self._drop(peer_id, action))
+        what = f"undoing the open to {peer_id}"
+        kept = await self._tasks.once_possible(what, lambda: self._drop(peer_id, action), waits=MustNotClose)
         if kept is not None:
             self._funder.forget(action.jit_scid)
             self._withheld(kept.channel_id, False, peer_id)

@@ -11,12 +11,34 @@ from .psbt import Outpoint, Output, Tx
 BlockListener = Callable[[int, str], None]
 
 
+class Unspent(dict[Outpoint, Output]):
+    """Outputs that nobody has spent. `owned` has those of each wallet, by script: who owns it keeps the inner dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owned: dict[bytes, dict[Outpoint, Output]] = {}
+
+    def __setitem__(self, point: Outpoint, output: Output) -> None:
+        if point in self:
+            del self[point]
+        super().__setitem__(point, output)
+        owned = self.owned.get(output.script)
+        if owned is not None:
+            owned[point] = output
+
+    def __delitem__(self, point: Outpoint) -> None:
+        owned = self.owned.get(self[point].script)
+        if owned is not None:
+            del owned[point]
+        super().__delitem__(point)
+
+
 class Chain:
     """`height` and `hashes` describe the best chain; `issued_sat` minus `fees_sat` is all money there is."""
 
     def __init__(self, height: int = 109) -> None:
         self.height = height
-        self.unspent: dict[Outpoint, Output] = {}
+        self.unspent = Unspent()
         self.mempool: dict[str, Tx] = {}
         self.confirmed: dict[str, tuple[int, int]] = {}  # txid: height, index in its block
         self.transactions: dict[str, Tx] = {}

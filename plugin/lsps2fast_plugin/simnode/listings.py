@@ -22,6 +22,8 @@ COUNTERS = (
     "out_fulfilled_msat",
 )
 
+NOTHING_YET = dict.fromkeys(COUNTERS, 0)
+
 
 def _update(end: End) -> dict[str, Any]:
     return {
@@ -128,7 +130,7 @@ def _traffic(end: End) -> dict[str, Any]:
     text = "Channel ready for use." if end.state == "CHANNELD_NORMAL" else "Waiting."
     status = [f"{end.state}:{text}"] if end.channel.reestablished else []
     row: dict[str, Any] = {"state_changes": list(end.state_changes), "status": status}
-    row |= {name: end.lifetime.get(name, 0) for name in COUNTERS}
+    row |= NOTHING_YET | end.lifetime
     row["htlcs"] = [_channel_htlc(htlc, "in") for htlc in end.other.live.values() if htlc.delivered]
     row["htlcs"] += [_channel_htlc(htlc, "out") for htlc in end.live.values()]
     return row

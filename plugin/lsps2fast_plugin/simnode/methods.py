@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .lightningd import Node, Outcome
 
 Handler = Callable[..., Any]
+HEX = frozenset("0123456789abcdefABCDEF")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def hex_bytes(value: Any, name: str) -> bytes:
 
 
 def _is_hex(text: str) -> bool:
-    return all(char in "0123456789abcdefABCDEF" for char in text)
+    return HEX.issuperset(text)
 
 
 # wait

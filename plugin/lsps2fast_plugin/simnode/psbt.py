@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 MAGIC = b"psbt\xff"
 SEQUENCE = 0xFFFFFFFD
@@ -34,7 +35,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(data[at + 1 : at + 1 + width], "little"), at + 1 + width
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tx:
     """A transaction; `spent` are the outputs its inputs consume, `witnesses` is empty until it is signed."""
 
@@ -48,7 +49,7 @@ class Tx:
     def signed(self) -> bool:
         return len(self.witnesses) == len(self.inputs)
 
-    @property
+    @cached_property
     def txid(self) -> str:
         once = hashlib.sha256(self.serialize(witness=False)).digest()
         return hashlib.sha256(once).digest()[::-1].hex()

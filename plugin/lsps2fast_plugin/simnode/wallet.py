@@ -38,20 +38,27 @@ class Wallet:
     def __init__(self, chain: Chain, secret: bytes) -> None:
         self.chain = chain
         self.secret = secret
-        self.scripts: set[bytes] = set()
+        self.scripts: list[bytes] = []
         self.reserved: dict[Outpoint, int] = {}
+        self._mine: dict[Outpoint, Output] = {}  # kept by the chain
 
     def new_script(self) -> bytes:
         key = hashlib.sha256(self.secret + b"address %d" % len(self.scripts)).digest()
         script = b"\x51\x20" + key
-        self.scripts.add(script)
+        self.scripts.append(script)
+        self.chain.unspent.owned[script] = self._mine
         return script
 
     def outputs(self) -> dict[Outpoint, Output]:
-        return {point: output for point, output in self.chain.unspent.items() if output.script in self.scripts}
+        return dict(self._mine)
 
     def balance_sat(self) -> int:
-        return sum(output.amount_sat for output in self.outputs().values())
+        return sum(output.amount_sat for output in self._mine.values())
+
+    def dispose(self) -> None:
+        """Its owner is gone: the chain need not sort outputs for it any longer."""
+        for script in self.scripts:
+            del self.chain.unspent.owned[script]
 
     def is_reserved(self, point: Outpoint) -> bool:
         return self.reserved.get(point, 0) > self.chain.height
@@ -135,7 +142,7 @@ class Wallet:
 
     def reserve(self, tx: Tx, blocks: int, exclusive: bool) -> list[dict[str, Any]]:
         """Add `blocks` to each reservation, counted from now if there is none."""
-        mine = [point for point in tx.inputs if point in self.outputs()]
+        mine = [point for point in tx.inputs if point in self._mine]
         for point in mine:
             if exclusive and self.is_reserved(point):
                 raise RpcError(INVALID_PARAMS, f"{point[0]}:{point[1]} already reserved")

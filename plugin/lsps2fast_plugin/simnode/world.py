@@ -300,14 +300,22 @@ class World:
         """Return what every party gained (msat) since it came or since `open_books()`;
         the sum is minus what miners got.
         """
-        return {name: party.books_msat() - self._opening_books.get(name, 0) for name, party in self.parties.items()}
+        return {name: self.gained_msat(party) for name, party in self.parties.items()}
 
-    def check_books(self) -> None:
-        """Coins are conserved: what all own, and fees paid to miners, is what was issued; no funding is nobody's."""
+    def gained_msat(self, party: Party) -> int:
+        """Return what one party gained, as in `books()`."""
+        return party.books_msat() - self._opening_books.get(party.name, 0)
+
+    def check_books(self, changes: dict[str, int] | None = None) -> None:
+        """Coins are conserved: what all own, and fees paid to miners, is what was issued; no funding is nobody's.
+
+        `changes` as `books()` returns them, where that was asked just now.
+        """
         orphans = self.orphaned_sat()
         if orphans:
             raise AssertionError(f"{sum(orphans.values())} sat went into fundings that no channel owns: {orphans}")
-        owned_msat = sum(party.books_msat() for party in self.parties.values())
+        changes = self.books() if changes is None else changes
+        owned_msat = sum(changes.values()) + sum(self._opening_books.get(name, 0) for name in changes)
         issued_msat = (self.chain.issued_sat - self.chain.fees_sat) * 1000
         if owned_msat != issued_msat:
-            raise AssertionError(f"books do not balance: {owned_msat} owned, {issued_msat} issued: {self.books()}")
+            raise AssertionError(f"books do not balance: {owned_msat} owned, {issued_msat} issued: {changes}")

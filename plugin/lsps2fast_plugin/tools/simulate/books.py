@@ -192,7 +192,7 @@ class Books:
 
     def share_msat(self) -> int:
         """Return what came of fees that have not come whole: told with the final record, at the end of the offer."""
-        return sum(sale.fee_came_msat for sale in self.sales if self._is_open(sale))
+        return sum(sale.fee_came_msat for sale in self.sales if sale.fee_came_msat and self._is_open(sale))
 
     def _is_open(self, sale: Sale) -> bool:
         if any(not payment.done for payment in sale.payments):
@@ -201,7 +201,7 @@ class Books:
 
     def profit_msat(self) -> int:
         """Return what the LSP has gained, mining fees deducted, capital brought aside."""
-        return self.town.books()[self.lsp.name] - self.brought_msat
+        return self.town.gained_msat(self.lsp) - self.brought_msat
 
     def tidy(self) -> None:
         """Forget sales that ended long ago."""

@@ -34,6 +34,7 @@ class Common:
         self.over = False
         self.failed: asyncio.Future[Violation] = town.loop.create_future()
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._part_came = asyncio.Event()
 
     def fail(self, violation: Violation) -> None:
         """The run is over."""
@@ -54,6 +55,16 @@ class Common:
             if height <= now and not reached.done():
                 reached.set_result(None)
         self._waiting = [each for each in self._waiting if not each[1].done()]
+
+    async def part_held(self) -> None:
+        """Return while a part waits for our answer."""
+        if not self.town.lsp.htlcs.held:
+            self._part_came.clear()
+            await self._part_came.wait()
+
+    def part_came(self) -> None:
+        """The hook is asked about a part."""
+        self._part_came.set()
 
     def splice(self, end: End, add_sat: int) -> bool:
         """Make a payer's channel larger; whether it could be begun."""

@@ -33,7 +33,7 @@ Frames = Callable[[list[bytes]], None]
 End = Callable[[str | None], None]
 Program = Callable[..., Any]  # makes a Service or a Client
 PROGRAMS: dict[str, Program] = {"lsps2fast-service": Service, "lsps2fast-client": Client}
-LOOKS_S = 60.0  # between the service's looks at its own limits: every 5 s would be half of a run's work
+LOOKS_S = 300.0  # between the service's looks at its own limits: every 5 s would be half of a run's work
 DEAD = "of a plugin that was killed"  # the name of such a task
 LIVING: ContextVar[Life | None] = ContextVar("LIVING", default=None)
 

@@ -19,8 +19,8 @@ from .story import Violation
 from .town import Town, play
 from .weather import Sky
 
-COINS = (1_000_000,) * 60 + (250_000,) * 40 + (20_000_000,)
-PAYER_CHANNELS, PAYER_SAT, PAYER_COINS = 4, 20_000_000_000, 10
+COINS = (1_000_000,) * 30 + (250_000,) * 20 + (20_000_000,)
+PAYER_CHANNELS, PAYER_SAT, PAYER_COINS = 2, 20_000_000_000, 10
 CALM_S = 3_600.0  # after a harm, before things count as quiet again
 FINISH_S = 3 * DAY_S  # after the last day, for what is under way
 Progress = Callable[["Market"], None]

@@ -68,6 +68,7 @@ class Promises:
         message = entry["msg"]
         if message.get("method") == "htlc_accepted" and entry["dir"] == "host>plugin":
             self.worst["parts"] = max(self.worst["parts"], len(self.lsp.htlcs.held))
+            self.common.part_came()
         if entry["dir"] == "plugin>host" and message.get("method") == "log":
             text = str(message["params"].get("message", ""))
             if any(word in text for word in NOISE):
@@ -108,17 +109,17 @@ class Promises:
             raise Violation(
                 "rule:23", f"{sum(orphans.values())} sat went into fundings that no channel owns: {orphans}"
             )
+        changes = self.town.books()
         try:
-            self.town.check_books()
+            self.town.check_books(changes)
         except AssertionError as error:
             raise Violation("rule:3", str(error)) from None
-        self._payers()
+        self._payers(changes)
         self._loss()
         self._mining()
 
-    def _payers(self) -> None:
+    def _payers(self, changes: dict[str, int]) -> None:
         """rule:5: no payer had to close by force; an honest one has lost what was delivered, and no more."""
-        changes = self.town.books()
         for payer in self.common.payers:
             if payer.force_closed:
                 late = [htlc.payment_hash for end in payer.force_closed for htlc in end.live.values()]
@@ -211,8 +212,8 @@ class Promises:
         """rule:9: no coin stays reserved but those of withheld channels."""
         psbts = [account.channel.funding_psbt for account in self.books.withheld()]
         needed = {point for text in psbts if text is not None for point in decode(text).inputs}
-        rows = self.lsp.wallet.rows()
-        reserved = [row for row in rows if row["reserved"] and (row["txid"], row["output"]) not in needed]
+        wallet = self.lsp.wallet
+        reserved = [point for point in wallet.outputs() if wallet.is_reserved(point) and point not in needed]
         if reserved:
             self._later("coins", f"{len(reserved)} coins of the LSP are reserved for nothing")
         else:

@@ -115,6 +115,7 @@ class Town(World):
         for point, output in party.wallet.outputs().items():
             del self.chain.unspent[point]
             self.chain.issued_sat -= output.amount_sat
+        party.wallet.dispose()
         self._opening_books.pop(party.name, None)
         del self.parties[party.name]
 

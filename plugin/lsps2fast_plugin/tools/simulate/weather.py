@@ -7,6 +7,7 @@ ends. Nothing here is anybody's strategy, so nothing here excuses a loss.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
@@ -191,16 +192,11 @@ async def _disk_full(sky: Sky, dice: random.Random) -> None:
 
 async def _amid_a_sale(sky: Sky, dice: random.Random) -> None:
     """Wait until a part is held, and for some messages more; not for longer than half a day."""
-    lsp, tape = sky.town.lsp, sky.town.tape
-    for _ in range(43_200):
-        if lsp.htlcs.held:
-            break
-        await asyncio.sleep(1)
-    until = tape.frames + dice.choice((0, dice.randint(1, 80), dice.randint(1, 80)))
-    for _ in range(20_000):
-        if tape.frames >= until:
-            return
-        await asyncio.sleep(0 if lsp.htlcs.held or lsp.openings.starting or lsp.openings.pending else 0.01)
+    tape = sky.town.tape
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(sky.common.part_held(), 43_200)
+        more = dice.choice((0, dice.randint(1, 80), dice.randint(1, 80)))
+        await asyncio.wait_for(tape.reach(tape.frames + more), 200)
 
 
 def _ending(how: str) -> Event:

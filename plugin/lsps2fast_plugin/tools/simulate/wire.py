@@ -26,10 +26,22 @@ class Tape:
         self._hash = hashlib.sha256()
         self._waiting = bytearray()
         self.frames = 0
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []  # by how many frames
+
+    async def reach(self, frames: int) -> None:
+        """Wait until so many frames were said."""
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited.append((frames, reached))
+        await reached
 
     def add(self, name: str, data: bytes) -> None:
         """`name` says who spoke."""
         self.frames += 1
+        if self._awaited:
+            for frames, reached in self._awaited:
+                if frames <= self.frames and not reached.done():
+                    reached.set_result(None)
+            self._awaited = [each for each in self._awaited if not each[1].done()]
         self._waiting += name.encode()
         self._waiting += data
         if len(self._waiting) > _BATCH:
