@@ -475,7 +475,7 @@ class Session(Payment):
         self._write_off()
         if self.state == ABORTING and self.step != IDLE:
             return failed
-        alarm = Alarm(f"{name} was given up before its funding was sent: nothing is sent, its coins are released")
+        alarm = Alarm(f"{name} was given up before its funding was sent: none of our coins go into it")
         return (*failed, alarm, *self._undo_or_wait())
 
     # Forwarded and after --------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def test_a_withheld_channel_closes_with_parts_in_it(scene: Play) -> None:
     play = scene()
     play.forward(600_000, 400_000)
     alarm, undo = play.walk("closed")
-    assert (undo, "nothing is sent" in alarm.text) == (UNDO_CHANNEL, True)
+    assert (undo, "none of our coins go into it" in alarm.text) == (UNDO_CHANNEL, True)
     play.walk("undone")
     assert play.state is State.ABANDONED
     assert (list(play.core.index), play.core.live) == ([], 0)

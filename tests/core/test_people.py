@@ -423,7 +423,7 @@ def test_a_channel_that_is_gone_before_its_funding_was_sent_is_not_funded(scene:
     assert kinds(play.walk("stored")) == ["Broadcast"]
     refused, alarm, undo = play.walk("vanished")
     assert (refused, undo) == (failed([0]), order.Undo(SCID, HASH, CHANNEL, FUNDING))
-    assert "nothing is sent" in alarm.text
+    assert "none of our coins go into it" in alarm.text
     (reset,) = play.walk("undone")
     assert (play.state, reset.outcome, play.buy.channel) == (State.ABANDONED, "Abandoned", None)
     assert kinds(play.part()) == ["ReserveCoins"]
@@ -458,7 +458,7 @@ def test_a_client_that_was_paid_and_gave_its_channel_up_gets_no_funding(scene: P
     play.walk("part reserved stored funded ready stored")
     assert kinds(play.walk("settled")) == ["Broadcast"]
     alarm, undo = play.walk("vanished")
-    assert ("nothing is sent" in alarm.text, kinds((undo,))) == (True, ["Undo"])
+    assert ("none of our coins go into it" in alarm.text, kinds((undo,))) == (True, ["Undo"])
     final, forget = play.walk("undone")
     assert (final.outcome, final.record.preimage, forget.outcome) == ("Forfeited", PREIMAGE, "Forfeited")
     assert play.state is not State.SUCCEEDED

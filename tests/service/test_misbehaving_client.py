@@ -14,6 +14,7 @@ from lsps2fast_plugin.simnode.payer import Payment
 from lsps2fast_plugin.simnode.script import DEEDS, MESSAGES
 
 PATIENCE_TURNS = 20
+WAIT_TURNS = 80  # a client that is away is waited for (lsps2-offline-wait), from when its channel was looked for
 
 
 def lost_sat(stage: Stage) -> int:
@@ -24,9 +25,13 @@ def lost_sat(stage: Stage) -> int:
 
 async def time_passes(stage: Stage, payment: Payment) -> None:
     """Turn the clock, for RPC calls too, until the payment is over and nothing is under way."""
-    for _ in range(PATIENCE_TURNS):
+    turns_out = 0
+    for _ in range(WAIT_TURNS):
         await stage.fence()
         if payment.done and not (await stage.lsp.call("lsps2-listsessions"))["sessions"][0]["payments"]:
+            return
+        turns_out = turns_out + 1 if parts_are_out(stage) else 0
+        if turns_out == PATIENCE_TURNS:
             return
         await stage.lsp.call("lsps2-dev-advance", {"seconds": SILENCE_S / 2, "calls": True})
         stage.lsp.clock.advance(SILENCE_S / 2)

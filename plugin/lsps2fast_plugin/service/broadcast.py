@@ -4,15 +4,16 @@ lightningd deletes a withheld channel the moment its peer sends an error or the 
 of its funding (cln:N2). A funding sent after that pays an output that no channel owns. Nothing in lightningd
 prevents it: `reserveinputs`, `signpsbt` and `sendpsbt` know coins, not channels.
 
-So the order is always: the coins are reserved, *then* the channel is looked up, *then* the funding is sent, and nothing
-reserves these coins between the look and the sending. A channel that goes after the look has freed its coins, and
-`sendpsbt` refuses coins that are not reserved. `sendpsbt` is called in one place, which asks for a `ProofOfLife`; only
-`Broadcaster.look` makes one.
+So the order is always: the coins are reserved, *then* the channel is looked up, *then* the funding is sent, *then* the
+channel is looked up again. Once `sendpsbt` has begun, lightningd keeps the channel; one that went in the milliseconds
+before has freed its coins, but `sendpsbt` does not ask for reservations (cln:O1). What went out so is taken back.
+A funding is sent in one place, which asks for a `ProofOfLife`; only `Broadcaster.look` makes one.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
@@ -24,9 +25,10 @@ from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import ClosedChannel, PeerChannel, find_channel, find_closed_channel
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS, Coins
-from lsps2fast_plugin.service.funding import ChannelGone, holds_money_of_client
+from lsps2fast_plugin.service.funding import ChannelGone, FundingTakenBack, holds_money_of_client
+from lsps2fast_plugin.service.stray_fundings import StrayFundings
 
-NOT_RESERVED: Final = "is not reserved"  # of signpsbt and sendpsbt (cln:O1)
+NOT_RESERVED: Final = "is not reserved"  # of signpsbt (cln:O1)
 NOT_SIGNED: Final = "PSBT not finalizeable"
 KNOWN_TO_BITCOIND: Final = (
     "already in utxo set",
@@ -54,9 +56,12 @@ class ProofOfLife:
 class Broadcaster:
     """Sends fundings and keeps their coins reserved."""
 
-    def __init__(self, rpc: Rpc, coins: Coins) -> None:
+    def __init__(self, rpc: Rpc, coins: Coins, alarm: Callable[[str], None]) -> None:
+        """`alarm(text)` hears of a funding that went out for a channel that had gone."""
         self._rpc = rpc
         self._coins = coins
+        self._strays = StrayFundings(rpc, alarm)
+        self._tried: set[str] = set()  # channel ids: perhaps sent, and not looked at since
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reserved_again: dict[str, str] = {}  # channel id: PSBT whose coins we reserved here
 
@@ -87,14 +92,39 @@ class Broadcaster:
 
         lightningd clears `withheld` before it asks bitcoind, and never asks again for a zero-conf channel. So that flag
         proves nothing: only a good answer does, bitcoind's word that it has it already (cln:O6), or a confirmation.
-        Raises ChannelGone if nothing may be sent any more, NodeError as long as bitcoind does not have it.
+        Raises ChannelGone if nothing may be sent any more (FundingTakenBack if it was sent too late), NodeError as long
+        as bitcoind does not have it.
         """
         async with self._alone(channel.channel_id):
             try:
-                return await self._send(peer_id, channel)
-            except ChannelGone:
+                txid = await self._send(peer_id, channel)
+            except ChannelGone as gone:
+                if await self._take_back(peer_id, channel):
+                    raise FundingTakenBack(f"{gone}; it had been sent") from gone
                 await self._give_back(channel.channel_id)
                 raise
+            self._tried.discard(channel.channel_id)
+            return txid
+
+    async def take_back(self, peer_id: str, channel: Channel) -> bool:
+        """Take the funding of a channel that is gone back, if it went out all the same; return whether it had.
+
+        Raises NodeError.
+        """
+        async with self._alone(channel.channel_id):
+            try:
+                await self.look(peer_id, channel.channel_id)
+            except ChannelGone:
+                return await self._take_back(peer_id, channel)
+            return False
+
+    async def _take_back(self, peer_id: str, channel: Channel) -> bool:
+        if channel.channel_id not in self._tried and not await self._strays.is_out(channel):
+            return False
+        await self._strays.take_back(peer_id, channel)
+        self._tried.discard(channel.channel_id)
+        self._reserved_again.pop(channel.channel_id, None)
+        return True
 
     async def _send(self, peer_id: str, channel: Channel) -> str:
         psbt = channel.signed_psbt
@@ -103,25 +133,30 @@ class Broadcaster:
             if life.is_on_chain:
                 break
             try:
-                return await self._put_on_chain(life, psbt)
+                txid = await self._put_on_chain(life, psbt)
             except NodeError as error:
-                if any(words in error.message for words in KNOWN_TO_BITCOIND):
-                    break
-                if not left:
-                    raise
-                psbt = await self._mend(error, life, psbt)
+                if not any(words in error.message for words in KNOWN_TO_BITCOIND):
+                    if not left:
+                        raise
+                    psbt = await self._mend(error, life, psbt)
+                    continue
+                txid = channel.funding_txid
+            await self.look(peer_id, channel.channel_id)  # it may have gone before lightningd began to send
+            return txid
         return channel.funding_txid
 
     async def _put_on_chain(self, life: ProofOfLife, psbt: str) -> str:
         """Call `sendpsbt`. The proof must be of the look right before."""
         if not isinstance(life, ProofOfLife):
             raise TypeError("no funding is sent without a proof that its channel lives")
+        self._tried.add(life.channel_id)
         return text(await self._rpc.call("sendpsbt", {"psbt": psbt}), "sendpsbt", "txid")
 
     async def _mend(self, error: NodeError, life: ProofOfLife, psbt: str) -> str:
         """Do what `sendpsbt` says is missing and return the PSBT to send; the channel must be looked up again."""
         try:
             if NOT_SIGNED in error.message:  # the built-in plugin journals what it has not signed yet
+                self._tried.discard(life.channel_id)
                 return text(await self._rpc.call("signpsbt", {"psbt": psbt}), "signpsbt", "signed_psbt")
             raise error
         except NodeError as cause:

@@ -134,8 +134,10 @@ class SessionDriver:
         self.leases.closed(channel_id)
         self.channel_closed(channel_id)
 
-    def never_funded(self, channel_id: str) -> None:
-        """This channel is gone, and nothing of ours is in it."""
+    def never_funded(self, channel_id: str, mining_was_paid: bool = False) -> None:
+        """This channel is gone, and nothing of ours is in it; `mining_was_paid`: its funding was taken back."""
+        if mining_was_paid:
+            self.exposure.mined(channel_id)
         self.closed(channel_id)
         self.money_back(channel_id)
 

@@ -37,6 +37,10 @@ class ChannelGone(Lsps2Error):
     """lightningd says positively that the channel is closing or gone."""
 
 
+class FundingTakenBack(ChannelGone):
+    """The channel had gone when its funding was sent: the coins were spent again, to ourselves."""
+
+
 class ChannelTooLarge(Lsps2Error):
     """The sum that arrived needs a larger channel than any that is opened (rule:18)."""
 

@@ -10,7 +10,7 @@ from lsps2fast import actions as order
 from lsps2fast.errors import NodeError
 from lsps2fast.table import Input
 from lsps2fast_plugin.service.broadcast import Broadcaster
-from lsps2fast_plugin.service.funding import ChannelGone, Funder, MustNotClose, OwedToClient
+from lsps2fast_plugin.service.funding import ChannelGone, Funder, FundingTakenBack, MustNotClose, OwedToClient
 from lsps2fast_plugin.service.opening_orders import OpeningOrders, Withhold
 from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
 from lsps2fast_plugin.service.reservations import Reservations
@@ -72,8 +72,11 @@ class FundingOrders:
             self._waiting.stop(action.channel.channel_id)
             self._fees.drop(action.channel.channel_id)
             self._waiting.watch.forget(action.channel.channel_id)
-        what = f"undoing the open to {peer_id}"
-        kept = await self._tasks.once_possible(what, lambda: self._drop(peer_id, action), waits=MustNotClose)
+        what, kept, taken_back = f"undoing the open to {peer_id}", None, False
+        try:
+            kept = await self._tasks.once_possible(what, lambda: self._drop(peer_id, action), waits=MustNotClose)
+        except FundingTakenBack:
+            taken_back = True
         if kept is not None:
             self._funder.forget(action.jit_scid)
             self._withheld(kept.channel_id, False, peer_id)
@@ -82,10 +85,13 @@ class FundingOrders:
             return
         if action.funding is not None:
             self._reservations.stop_renewing(action.jit_scid)
-            await self._reservations.release_surely(action.jit_scid, action.funding, peer_id)
+            if not taken_back:  # else these coins are spent
+                await self._reservations.release_surely(action.jit_scid, action.funding, peer_id)
         self._funder.forget(action.jit_scid)
         if action.channel is not None:
             self._withheld(action.channel.channel_id, False, peer_id)
+            if taken_back:
+                self._driver.never_funded(action.channel.channel_id, mining_was_paid=True)
         self._tasks.feed(action.jit_scid, action.payment_hash, Input.UNDONE, None)
 
     async def close_channel(self, action: order.CloseChannel) -> None:
@@ -106,16 +112,17 @@ class FundingOrders:
 
         The session undoes what else there is; where there is none this is all.
         """
-        channel_id = action.channel.channel_id
-        self._tasks.tell_given_up(peer_id, gone)
+        channel_id, taken_back = action.channel.channel_id, isinstance(gone, FundingTakenBack)
+        if not taken_back:  # else that has been said
+            self._tasks.tell_given_up(peer_id, gone)
         self._reservations.stop_renewing(action.jit_scid)
         await self._drop_withheld(peer_id, channel_id)
-        for funding in self._funder.reserved_by(action.jit_scid):
+        for funding in [] if taken_back else self._funder.reserved_by(action.jit_scid):
             await self._reservations.release_surely(action.jit_scid, funding, peer_id)
         self._funder.forget(action.jit_scid)
         self._withheld(channel_id, False, peer_id)
         self._tasks.feed(action.jit_scid, action.payment_hash, Input.CLOSED, True)
-        self._driver.never_funded(channel_id)
+        self._driver.never_funded(channel_id, mining_was_paid=taken_back)
 
     async def _drop_withheld(self, peer_id: str, channel_id: str) -> None:
         """Finish the close of a channel whose client began it; gone already is fine."""
@@ -129,18 +136,23 @@ class FundingOrders:
     async def _drop(self, peer_id: str, action: order.Undo) -> order.Channel | None:
         """Cancel what is half made; close what was made, also by a call whose answer never came.
 
-        A channel that turns out to be owed to the client is put on chain instead, and returned (K-11).
+        A channel that turns out to be owed to the client is put on chain instead, and returned (K-11). Raises
+        FundingTakenBack if its funding went out though it was gone.
         """
         try:
-            if action.channel is not None:
-                if not await self._funder.close(peer_id, action.channel.channel_id):
-                    self._tasks.tell_given_up(peer_id, action.channel.channel_id)
+            if (channel := action.channel) is not None:
+                if not await self._funder.close(peer_id, channel.channel_id):
+                    if await self._broadcaster.take_back(peer_id, channel):
+                        raise FundingTakenBack(f"channel {channel.channel_id} was given up; its funding had been sent")
+                    self._tasks.tell_given_up(peer_id, channel.channel_id)
             elif action.funding is not None:
                 await self._opening.clear(peer_id, action.funding)
         except OwedToClient as owed:
             self._tasks.alarm(str(owed))
             try:
                 return await self._broadcaster.send_as_found(peer_id, owed.found)
+            except FundingTakenBack:
+                raise
             except ChannelGone as gone:
                 self._tasks.tell_given_up(peer_id, gone)
         return None

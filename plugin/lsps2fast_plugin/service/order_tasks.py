@@ -48,8 +48,8 @@ class Driver(Protocol):
     def cannot_go_out(self, jit_scid: int) -> str | None:
         """Say why lightningd would not forward the payment under way into the channel that this scid has, or None."""
 
-    def never_funded(self, channel_id: str) -> None:
-        """Take note that lightningd has a channel no more, and that nothing was put into it."""
+    def never_funded(self, channel_id: str, mining_was_paid: bool = False) -> None:
+        """Take note that lightningd has a channel no more, and that nothing was put into it, or was taken back."""
 
 
 class OrderTasks:
@@ -66,7 +66,7 @@ class OrderTasks:
 
     def tell_given_up(self, peer_id: str, what: object) -> None:
         """Tell the operator that a client gave up its channel, and that nothing is lost."""
-        self.alarm(f"{peer_id} gave its channel up before the funding was sent ({what}): nothing is sent")
+        self.alarm(f"{peer_id} gave its channel up before the funding was sent ({what}): none of our coins go into it")
 
     async def idle(self) -> None:
         """Return when no effect is under way."""

@@ -148,7 +148,7 @@ def build_parts(
         largest_sat=lambda: desk.policy.rules.capacity.max_sat,
         unforwardable=driver.unforwardable,
     )
-    broadcaster = Broadcaster(rpc, coins)
+    broadcaster = Broadcaster(rpc, coins, driver.alarm)
     names = ScidAliases()
     reconciler = Reconciler(rpc, replays, names)
     lookout = MissedEventPoller(

@@ -76,6 +76,7 @@ class Chain:
             raise ChainReject("error code: -27\\nerror message:\\nTransaction outputs already in utxo set\\n")
         if not tx.signed:
             raise ChainReject("error code: -26\\nerror message:\\nmandatory-script-verify-flag-failed\\n")
+        self._make_way(tx)
         if any(outpoint not in self.unspent for outpoint in tx.inputs):
             raise ChainReject("error code: -25\\nerror message:\\nbad-txns-inputs-missingorspent\\n")
         for outpoint in tx.inputs:
@@ -86,6 +87,15 @@ class Chain:
         self.transactions[txid] = tx
         self.fees_sat += tx.fee_sat
         return txid
+
+    def _make_way(self, tx: Tx) -> None:
+        """Drop what spends the same coins and pays less; raises ChainReject when it does not pay less (BIP-125)."""
+        rivals = [txid for txid, other in self.mempool.items() if set(other.inputs) & set(tx.inputs)]
+        if sum(self.mempool[txid].fee_sat for txid in rivals) >= tx.fee_sat and rivals:
+            raise ChainReject("error code: -26\\nerror message:\\ninsufficient fee, rejecting replacement\\n")
+        for txid in rivals:
+            if txid in self.mempool:
+                self.forget(txid)
 
     def forget(self, txid: str) -> None:
         """Drop a transaction and what spends it from the mempool, as bitcoind does when it is full; raises KeyError."""

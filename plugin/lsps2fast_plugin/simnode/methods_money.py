@@ -133,8 +133,7 @@ def sendpsbt(node: Node, psbt: Any, reserve: Any = None) -> Json:
     tx = read_psbt(psbt, "psbt")
     if not tx.signed:
         raise RpcError(LIGHTNINGD, "PSBT not finalizeable")
-    node.wallet.check_reserved(tx)
-    node.openings.broadcast(tx)  # before bitcoind is asked, and whatever it says
+    node.openings.broadcast(tx)  # before bitcoind is asked, and whatever it says; reserved or not (cln:O1)
     blocks = RESERVE_BLOCKS if reserve is None else number(reserve, "reserve")
     node.wallet.reserve(tx, blocks, exclusive=False)
     try:

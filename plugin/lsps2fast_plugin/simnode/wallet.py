@@ -83,7 +83,7 @@ class Wallet:
 
     def fund_from(self, points: list[Outpoint], need: Need, reserved_ok: bool) -> dict[str, Any]:
         """Spend exactly these; raises -32602 for one that cannot be spent, 301 when they do not reach."""
-        ours = self.outputs()
+        ours = self.outputs() | self._in_the_mempool()
         for point in points:
             name = f"{point[0]}:{point[1]}"
             if point not in ours:
@@ -98,6 +98,11 @@ class Wallet:
             text = f"Could not afford {need.amount_sat}sat using UTXOs totalling {total_sat}sat"
             raise RpcError(301, f"{text} with weight {weight} at feerate {need.feerate_perkw}")
         return self._build(chosen, weight, excess_sat, need)
+
+    def _in_the_mempool(self) -> dict[Outpoint, Output]:
+        """Coins that a transaction without a block spends: they may be spent again, for a higher fee."""
+        pairs = (pair for tx in self.chain.mempool.values() for pair in zip(tx.inputs, tx.spent, strict=True))
+        return {point: output for point, output in pairs if output.script in self.scripts}
 
     def _usable(self, point: Outpoint, minconf: int) -> bool:
         # h_no_funds: a deposit in the mempool is not seen even with minconf=0
@@ -177,7 +182,7 @@ class Wallet:
             self.reserved.pop(point, None)
 
     def check_reserved(self, tx: Tx) -> None:
-        """signpsbt and sendpsbt take no input of ours that is not reserved (cln:O1); spent ones pass (cln:O6)."""
+        """signpsbt takes no input of ours that is not reserved (cln:O1); spent ones pass (cln:O6)."""
         ours = self.outputs()
         for point in tx.inputs:
             if point in ours and not self.is_reserved(point):

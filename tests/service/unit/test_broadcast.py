@@ -17,11 +17,19 @@ from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service import broadcast
 from lsps2fast_plugin.service.broadcast import Broadcaster, ProofOfLife
 from lsps2fast_plugin.service.coins import Coins
-from lsps2fast_plugin.service.funding import ChannelGone
+from lsps2fast_plugin.service.funding import ChannelGone, FundingTakenBack
+from lsps2fast_plugin.service.stray_fundings import TRIES
+from lsps2fast_plugin.simnode.psbt import Output, Tx, encode
 
 PEER, ID, TXID = "02" + "aa" * 32, "cc" * 32, "dd" * 32
-CHANNEL = Channel(ID, "signed", TXID)
-FUNDING = Funding("psbt", ("ee" * 32 + ":0",), 200, 100_000)
+COIN = "ee" * 32
+PAID_SAT = 3_000
+SIGNED = encode(
+    Tx(((COIN, 0),), (Output(100_000, b"\0\x20" + bytes(32)),), (Output(100_000 + PAID_SAT, b"\x51\x20" + bytes(32)),))
+)
+CHANNEL = Channel(ID, SIGNED, TXID)
+OUTNUM = int(ID[-4:], 16) ^ int.from_bytes(bytes.fromhex(TXID)[1::-1], "big")
+FUNDING = Funding("psbt", (f"{COIN}:0",), 200, 100_000)
 ALIVE: dict[str, Any] = CHANNEL_ROW | {
     "channel_id": ID,
     "state": "CHANNELD_NORMAL",
@@ -37,11 +45,15 @@ class Node:
 
     def __init__(self, row: dict[str, Any] | None = None, closed: dict[str, Any] | None = None) -> None:
         self.row, self.closed = dict(ALIVE) if row is None else row, closed
-        self.reserved, self.signed, self.sent = True, True, False
+        self.reserved, self.signed = True, True
+        self.sent = self.taken_back = False
+        self.refusals = 0  # of a replacement
+        self.feerates: list[int] = []
+        self.alarms: list[str] = []
         self.before: dict[str, Any] = {}  # method -> what happens right before it is carried out, once
         self.calls: list[str] = []
         self.renewed = 0
-        self.broadcaster = Broadcaster(cast(Rpc, self), cast(Coins, self))
+        self.broadcaster = Broadcaster(cast(Rpc, self), cast(Coins, self), self.alarms.append)
 
     async def call(self, method: str, params: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         await asyncio.sleep(0)
@@ -58,11 +70,32 @@ class Node:
             case "unreserveinputs":
                 self.reserved = False
             case "signpsbt":
-                self.signed = True
-                return {"signed_psbt": "signed"}
-            case "sendpsbt":
                 if not self.reserved:
                     raise NodeError(method, -1, UNRESERVED)
+                self.signed = True
+                return {"signed_psbt": params["psbt"]}
+            case "getutxout":
+                assert params == {"txid": TXID, "vout": OUTNUM}
+                return {"amount": "100000sat" if self.sent and not self.taken_back else None, "script": None}
+            case "listfunds":
+                change = {"txid": TXID, "output": 1, "amount_msat": 1, "scriptpubkey": "", "reserved": False}
+                return {"outputs": [change | {"status": "unconfirmed"}] if self.sent and not self.taken_back else []}
+            case "utxopsbt":
+                assert (params["satoshi"], params["utxos"], params["reservedok"]) == ("all", [f"{COIN}:0"], True)
+                self.feerates.append(int(params["feerate"].removesuffix("perkw")))
+                self.reserved = True
+                return {"psbt": "replacement", "excess_msat": 99_000_999}
+            case "addpsbtoutput":
+                assert params == {"satoshi": "99000sat", "initialpsbt": "replacement"}
+                return {"psbt": "replacement"}
+            case "sendpsbt" if params["psbt"] == "replacement":
+                if self.refusals:
+                    self.refusals -= 1
+                    raise NodeError(method, -1, "Error broadcasting transaction: insufficient fee")
+                self.taken_back = True
+                self.reserved = False
+                return {"txid": "ff" * 32}
+            case "sendpsbt":  # it does not ask for reservations (cln:O1)
                 if not self.signed:
                     raise NodeError(method, -1, "PSBT not finalizeable x")
                 self.sent = True
@@ -84,10 +117,10 @@ class Node:
 
 
 def test_a_living_channel_is_looked_up_and_funded() -> None:
-    """rule:23: one look, one sending."""
+    """rule:23: one look, one sending, one look."""
     node = Node()
     assert node.send() == TXID
-    assert node.calls == ["listpeerchannels", "sendpsbt"]
+    assert node.calls == ["listpeerchannels", "sendpsbt", "listpeerchannels"]
 
 
 @pytest.mark.parametrize("closed", [None, {"channel_id": ID, "funding_withheld": True}, {"channel_id": ID}])
@@ -103,28 +136,92 @@ def test_a_channel_that_is_gone_is_not_funded(closed: dict[str, Any] | None) -> 
 @pytest.mark.parametrize("before", ["listpeerchannels", "sendpsbt", "reserveinputs", "signpsbt"])
 @pytest.mark.parametrize(("reserved", "signed"), [(True, True), (False, True), (True, False), (False, False)])
 def test_a_channel_that_goes_at_any_step_is_not_funded(before: str, reserved: bool, signed: bool) -> None:
-    """people:S0, people:S7, rule:23: its coins are not reserved after the look, so lightningd refuses."""
+    """people:S0, people:S7, rule:23, cln:O1: nothing is sent, or it is taken back."""
     node = Node()
     node.reserved, node.signed = reserved, signed
     node.before[before] = node.give_up
+    outcome: type[ChannelGone] | None = None
     try:
         node.send()
-    except ChannelGone:
-        assert not node.sent
-        assert not node.reserved
-    else:
+    except ChannelGone as gone:
+        outcome = type(gone)
+    if outcome is None:
         assert before not in node.calls
+    else:
+        assert node.sent == node.taken_back == (outcome is FundingTakenBack) == bool(node.alarms)
+        assert not node.reserved
+
+
+def test_what_went_out_too_late_is_replaced_for_more() -> None:
+    """people:S0, rule:23, cln:O1: at a rate that pays more than the funding did, higher where bitcoind wants more."""
+    node = Node()
+    node.before["sendpsbt"] = node.give_up
+    node.refusals = TRIES - 1
+    with pytest.raises(FundingTakenBack):
+        node.send()
+    assert node.taken_back
+    weight = 214 + 272
+    assert node.feerates[0] * weight // 1000 > PAID_SAT
+    assert node.feerates == [node.feerates[0] * 2**n for n in range(TRIES)]
+    assert "takes its coins back" in node.alarms[0]
+
+
+def test_what_cannot_be_taken_back_is_told() -> None:
+    """rule:23: a block has it, or bitcoind refuses for good."""
+    node = Node()
+    node.before["sendpsbt"] = node.give_up
+    node.refusals = TRIES
+    with pytest.raises(ChannelGone):
+        node.send()
+    assert "cannot be taken back" in node.alarms[0]
+    assert node.reserved  # no sale may take coins that another transaction spends
+
+
+@pytest.mark.parametrize("source_of_blocks_knows", [True, False])
+def test_what_went_out_before_a_crash_is_taken_back_after_it(source_of_blocks_knows: bool) -> None:
+    """rule:23: bitcoind has its output, or else the wallet its change."""
+    node = Node()
+    node.sent = True
+    node.give_up()
+
+    def unknown() -> None:
+        raise NodeError("getutxout", -32601, "Unknown command 'getutxout'")
+
+    if not source_of_blocks_knows:
+        node.before["getutxout"] = unknown
+    with pytest.raises(FundingTakenBack):
+        node.send()
+    assert node.taken_back
+    assert ("listfunds" in node.calls) is not source_of_blocks_knows
+    with pytest.raises(ChannelGone) as gone:  # once is enough
+        node.send()
+    assert not isinstance(gone.value, FundingTakenBack)
+
+
+def test_no_answer_while_coins_are_taken_back_is_tried_again() -> None:
+    """K-13, rule:23: the next try knows that the funding was sent."""
+    node = Node()
+    node.before["sendpsbt"] = node.give_up
+
+    def silence() -> None:
+        raise NodeUnreachable("utxopsbt", "no answer")
+
+    node.before["utxopsbt"] = silence
+    with pytest.raises(NodeUnreachable):
+        node.send()
+    with pytest.raises(FundingTakenBack):
+        node.send()
+    assert node.taken_back
 
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_coins_whose_time_was_over_are_reserved_again_for_a_channel_that_lives(signed: bool) -> None:
-    """trap:8, rule:23: between the last reservation and the sending there is a look."""
+    """trap:8, rule:23: to be signed; between the last reservation and the sending there is a look."""
     node = Node()
     node.reserved, node.signed = False, signed
     assert node.send() == TXID
-    last = len(node.calls) - 1 - node.calls[::-1].index("reserveinputs")
-    assert "listpeerchannels" in node.calls[last:]
-    assert node.calls[-1] == "sendpsbt"
+    assert node.calls[-3:] == ["listpeerchannels", "sendpsbt", "listpeerchannels"]
+    assert ("reserveinputs" in node.calls) is not signed
 
 
 @pytest.mark.parametrize("words", broadcast.KNOWN_TO_BITCOIND)
@@ -213,7 +310,7 @@ def test_nothing_is_renewed_between_the_look_and_the_sending() -> None:
 
     node = Node()
     asyncio.run(both(node))
-    assert not node.sent
+    assert node.sent == node.taken_back
     assert not node.reserved
 
 
@@ -236,7 +333,11 @@ def test_nothing_is_sent_without_a_proof() -> None:
 
 @pytest.mark.parametrize(
     ("method", "places"),
-    [("sendpsbt", {"broadcast.py": 1}), ("fundchannel_cancel", {"opening.py": 1}), ("disconnect", {"opening.py": 1})],
+    [
+        ("sendpsbt", {"broadcast.py": 1, "stray_fundings.py": 1}),
+        ("fundchannel_cancel", {"opening.py": 1}),
+        ("disconnect", {"opening.py": 1}),
+    ],
 )
 def test_calls_that_can_cost_money_are_made_in_one_place(method: str, places: dict[str, int]) -> None:
     """rule:23, rule:26: whoever adds another has to think of this page first."""
