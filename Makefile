@@ -21,7 +21,7 @@ $(VENV)/tools: pyproject.toml
 
 $(VENV)/built: $(VENV)/tools $(SOURCES)
 	@echo "== compiling the core and installing lsps2fast in $(VENV)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[terminal,metrics]"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[terminal,metrics,page]"
 	@touch $@
 
 build: $(VENV)/built ## compile the core and install both plugins in .venv

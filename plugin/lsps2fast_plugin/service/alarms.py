@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from lsps2fast_plugin.service.recent import Recent
+
 log = logging.getLogger(__name__)
 
 TOPIC: Final = "lsps2_alarm"
@@ -57,9 +59,11 @@ def kind_of(text: str) -> str:
 class Alarms:
     """Tells the operator."""
 
-    def __init__(self, send: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(self, send: Callable[[str, dict[str, Any]], None], wall_ms: Callable[[], int]) -> None:
         """`send(topic, params)` notifies lightningd's subscribers."""
         self._send = send
+        self._wall_ms = wall_ms
+        self.recent = Recent()
         self.by_kind = dict.fromkeys((*(kind.name for kind in KINDS), OTHER), 0)
 
     def __len__(self) -> int:
@@ -71,4 +75,6 @@ class Alarms:
         kind = kind_of(text)
         self.by_kind[kind] += 1
         log.warning(f"ALARM: {text}")
-        self._send(TOPIC, {TOPIC: {"kind": kind, "text": text.partition("\n")[0], "runbook": f"runbook.md#{kind}"}})
+        line = text.partition("\n")[0]
+        self.recent.tell({"at_ms": self._wall_ms(), "kind": kind, "text": line})
+        self._send(TOPIC, {TOPIC: {"kind": kind, "text": line, "runbook": f"runbook.md#{kind}"}})

@@ -41,6 +41,8 @@ from lsps2fast_plugin.service.metrics import MeteredRpc, Metrics
 from lsps2fast_plugin.service.negotiation import Negotiator
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
 from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
+from lsps2fast_plugin.service.page.server import PageServer
+from lsps2fast_plugin.service.page.source import ServiceSource
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.recovery import Recovery, reload_ledger
 from lsps2fast_plugin.service.sales_policy import Desk
@@ -77,6 +79,7 @@ class Service(PluginApp):
         super().__init__(plugin, HtlcFilter(), add_options, clock=clock, dice=dice, make_host=make_host)
         self.parts: ServiceParts | None = None
         self.metrics: Metrics | None = None
+        self.page: PageServer | None = None
         self.talk = Lsps0Server(self.host)
         self._delta = 0  # cltv delta of what is sold
         self._early_facts: list[Callable[[], None]] | None = []  # what lightningd told before the journal was read
@@ -93,7 +96,7 @@ class Service(PluginApp):
             "onionmessage_forward_fail": self._on_onion_message_lost,
         }
         self._subscribe({topic: self._once_started(handler) for topic, handler in handlers.items()})
-        add_methods(self.host, lambda: self.parts)
+        self.ledger_methods = add_methods(self.host, lambda: self.parts)
 
     def _once_started(self, take: Callable[..., None]) -> Callable[..., None]:
         """Keep what lightningd tells between our first look at its tables and the last session made live."""
@@ -121,6 +124,7 @@ class Service(PluginApp):
             reload_ledger=self._reload_ledger,
         )
         self.intake = HtlcIntake(self.parts)
+        self.page = self._page(settings, self.parts)
         self.host.spawn(self._start(self.parts))  # the journal is read in the background (rule:15)
 
     def _on_htlc(self, call: Any) -> None:
@@ -136,6 +140,12 @@ class Service(PluginApp):
         )
         return MeteredRpc(path, self.metrics.rpc_seconds)
 
+    def _page(self, settings: Settings, parts: ServiceParts) -> PageServer | None:
+        if settings.page_listen is None:
+            return None
+        source = ServiceSource(parts)
+        return PageServer(settings.page_listen, settings.page_token, source, self.ledger_methods, self.clock)
+
     async def _start(self, parts: ServiceParts) -> None:
         """Read the journal, look at the node, then let the parts in that waited (cln:W11).
 
@@ -146,6 +156,8 @@ class Service(PluginApp):
         stored, _ = await asyncio.gather(recovery.load(settings.cltv_delta_blocks), self._guard_withheld(parts))
         if self.metrics is not None and settings.metrics_listen is not None:
             await self.metrics.listen(*settings.metrics_listen)
+        if self.page is not None:
+            await self.page.listen()
         info = await until_answered("getinfo", lambda: get_info(rpc), self.clock)
         parts.sessions.block(info.blockheight)
         configs = await until_answered("listconfigs", lambda: list_configs(rpc), self.clock)
@@ -323,6 +335,8 @@ class Service(PluginApp):
         await self.parts.sales.close()
         if self.metrics is not None:
             await self.metrics.close()
+        if self.page is not None:
+            await self.page.close()
         await self.parts.rpc.close()
 
 

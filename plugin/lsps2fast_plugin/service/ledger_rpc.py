@@ -20,13 +20,14 @@ from lsps2fast_plugin.service.sales_ledger.report import BY, report
 USUAL_ROWS = 100
 
 
-def add_ledger_methods(host: Host, ready: Callable[[], ServiceParts]) -> None:
+def add_ledger_methods(host: Host, ready: Callable[[], ServiceParts]) -> LedgerMethods:
     """Register them with the host; `ready()` raises ConfigError until the service runs."""
     methods = LedgerMethods(ready)
     host.method("lsps2-listsales", methods.list_sales)
     host.method("lsps2-report", methods.report)
     host.method("lsps2-explain", methods.explain)
     host.method("lsps2-closable", methods.closable)
+    return methods
 
 
 class LedgerMethods:

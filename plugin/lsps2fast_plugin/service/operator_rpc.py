@@ -14,15 +14,15 @@ from lsps2fast.lsps.lsps0 import MalformedField
 from lsps2fast.lsps.lsps2 import format_scid, parse_msat, parse_node_id, parse_scid
 from lsps2fast.table import State
 from lsps2fast_plugin.cln.host import Host
-from lsps2fast_plugin.service.ledger_rpc import add_ledger_methods
+from lsps2fast_plugin.service.ledger_rpc import LedgerMethods, add_ledger_methods
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.rpc_errors import NOT_READY, STATE, UNKNOWN, refusal
 
 log = logging.getLogger(__name__)
 
 
-def add_methods(host: Host, parts: Callable[[], ServiceParts | None]) -> None:
-    """Register them with the host; `parts()` is None before `init`."""
+def add_methods(host: Host, parts: Callable[[], ServiceParts | None]) -> LedgerMethods:
+    """Register them with the host; `parts()` is None before `init`. Returns those that ask the sales ledger."""
     methods = Methods(parts)
     host.method("lsps2-listsessions", methods.list_sessions)
     host.method("lsps2-getsession", methods.get_session)
@@ -32,9 +32,9 @@ def add_methods(host: Host, parts: Callable[[], ServiceParts | None]) -> None:
     host.method("lsps2-forgive", methods.forgive)
     host.method("lsps2-pause", methods.pause)
     host.method("lsps2-resume", methods.resume)
-    add_ledger_methods(host, methods.ready_parts)
     if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
         host.method("lsps2-dev-advance", methods.advance)
+    return add_ledger_methods(host, methods.ready_parts)
 
 
 class Methods:

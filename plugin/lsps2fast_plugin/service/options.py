@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,8 +30,10 @@ from lsps2fast_plugin.service.policy.rules import (
 OWN_PREFIX = "lsps2-"  # of the options that CLN's built-in plugin does not have
 GUARDS = ("refuse", "warn", "off")
 LOOPBACK = "127.0.0.1"
+LEDGER_FILE = "lsps2-sales.sqlite3"
 DAY_MS = 86_400_000
 MAX_HOLD_BLOCKS = 2_016  # as far as lightningd goes itself
+TOKEN_LENGTH = 16
 MOST_POOL_COINS = 50  # in one transaction
 POOL_COIN_SAT = (10_000, 10**10)
 
@@ -62,7 +65,9 @@ class Settings(NamedTuple):
     coin_low_water_sat: int
     coin_pool: PoolSize | None
     metrics_listen: tuple[str, int] | None
-    ledger: str | None
+    page_listen: tuple[str, int] | None
+    page_token: str | None
+    ledger: str
 
 
 NUMBERS: NumberTable = {  # default, least, most, meaning
@@ -189,11 +194,21 @@ def add_options(plugin: Plugin) -> None:
     )
     plugin.add_option(
         "lsps2-ledger",
-        None,
-        "file of the sales ledger (SQLite); a relative path is in lightning-dir, `off` keeps none; by default "
-        "lsps2-sales.sqlite3 beside lightningd's database",
+        LEDGER_FILE,
+        "file of the sales ledger (SQLite); a relative path is in lightning-dir, beside lightningd's database; `off` "
+        "keeps none",
     )
     plugin.add_option("lsps2-metrics-listen", None, "host:port of a page for Prometheus; by default there is none")
+    plugin.add_option(
+        "lsps2-page-listen",
+        None,
+        "host:port, or a port on the loopback, of a page for the browser that only shows; by default there is none",
+    )
+    plugin.add_option(
+        "lsps2-page-token",
+        None,
+        f"what a reader of that page must know, {TOKEN_LENGTH} characters or more; on the loopback it may be left out",
+    )
     add_numbers(plugin, NUMBERS)
 
 
@@ -215,19 +230,40 @@ def _retired(value: Any) -> tuple[str, ...]:
     return tuple(_secret(each, "lsps2-retired-promise-secret") for each in several(value))
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _address(value: Any) -> tuple[str, int] | None:
+def _address(value: Any, name: str, usual: int) -> tuple[str, int] | None:
     """Read host:port, [v6]:port, or a port alone, which then is on the loopback."""
     if value is None:
         return None
     host, _, port = str(value).rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65_535:
-        raise ConfigError(f"lsps2-metrics-listen={value!r} names no port; give host:port such as {LOOPBACK}:9750")
+        raise ConfigError(f"{name}={value!r} names no port; give host:port such as {LOOPBACK}:{usual}")
     return host or LOOPBACK, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _page_token(value: Any, address: tuple[str, int] | None) -> str | None:
+    """Read the token; what was given is never shown (P-05)."""
+    if value is None:
+        if address is None or is_loopback(address[0]):
+            return None
+        raise ConfigError(
+            f"lsps2-page-listen={address[0]}:{address[1]} can be reached from elsewhere: give a lsps2-page-token, too "
+            f"(`openssl rand -hex 16` makes one), or {LOOPBACK}:{address[1]}"
+        )
+    if not re.fullmatch(rf"[!-~]{{{TOKEN_LENGTH},200}}", str(value)):
+        raise ConfigError(
+            f"lsps2-page-token must have {TOKEN_LENGTH} to 200 letters, digits or signs, and no spaces; "
+            "`openssl rand -hex 16` makes one"
+        )
+    return str(value)
 
 
 def _pool(value: Any) -> PoolSize | None:
@@ -288,6 +324,7 @@ def read_settings(plugin: Plugin) -> Settings:
     number = read_numbers(plugin, NUMBERS)
     secret = get("experimental-lsps2-promise-secret")
     path = get("lsps2-policy-file")
+    page_listen = _address(get("lsps2-page-listen"), "lsps2-page-listen", 9751)
     uses = tuple(use.value for use in Use)
     return Settings(
         promise_secret=None if secret is None else _secret(secret),
@@ -313,6 +350,8 @@ def read_settings(plugin: Plugin) -> Settings:
         keep_records_ms=number["lsps2-keep-records"] * DAY_MS,
         coin_low_water_sat=number["lsps2-coin-low-water-sat"],
         coin_pool=_pool(get("lsps2-coin-pool")),
-        metrics_listen=_address(get("lsps2-metrics-listen")),
-        ledger=_text(get("lsps2-ledger")),
+        metrics_listen=_address(get("lsps2-metrics-listen"), "lsps2-metrics-listen", 9750),
+        page_listen=page_listen,
+        page_token=_page_token(get("lsps2-page-token"), page_listen),
+        ledger=str(get("lsps2-ledger") or LEDGER_FILE),
     )

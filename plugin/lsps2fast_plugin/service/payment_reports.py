@@ -12,10 +12,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.table import State
+from lsps2fast_plugin.service.recent import Recent
 from lsps2fast_plugin.service.sales_ledger.facts import ALIAS, SUCCEEDED, UNDERPAID, AttemptFact
 from lsps2fast_plugin.service.sales_ledger.periods import text_of
 from lsps2fast_plugin.service.sales_ledger.story import sat
@@ -57,6 +58,7 @@ class PaymentReports:
         self._wall_ms = wall_ms
         self.fees_msat = 0  # opening fees that came
         self.failures: Counter[tuple[str, str, str]] = Counter()  # stage, who, code: all from fixed sets
+        self.recent = Recent()
         self.durations = {step: Durations() for step in STEPS.values()}
 
     def ended(self, payment: Ended) -> None:
@@ -68,6 +70,7 @@ class PaymentReports:
         if not won:
             who = attempt.failed_by or "unknown"
             self.failures[payment.stage.name.lower(), who, attempt.code or "unknown"] += 1
+        self.recent.tell(_row(attempt, payment.stage))
         text = _won(attempt) if won else _lost(attempt, payment.stage)
         log.log(logging.INFO if payment.is_told else logging.DEBUG, f"{text}. {self._next(attempt, won)}")
 
@@ -89,6 +92,12 @@ class PaymentReports:
         if not lives:
             return "The offer is over: a new one must be bought"
         return f"The offer stands until {until}: the payer may try again"
+
+
+def _row(attempt: AttemptFact, stage: State) -> dict[str, Any]:
+    names = ("jit_scid", "payment_hash", "peer_id", "outcome", "failed_by", "code", "reason", "amount_msat")
+    row = {name: getattr(attempt, name) for name in (*names, "fee_taken_msat", "ended_ms")}
+    return row | {"stage": stage.name}
 
 
 def _what(attempt: AttemptFact) -> str:

@@ -79,7 +79,7 @@ def build_parts(
         hashes=interest.payment_hashes,
     )
     offers = BuyRegistry(settings.limits)
-    alarms = Alarms(host.send)
+    alarms = Alarms(host.send, clock.wall_ms)
     our_node, forward_limits = OurNode(), ForwardLimits()
     driver = SessionDriver(
         sessions=sessions, offers=offers, interest=interest, clock=clock, forward_limits=forward_limits

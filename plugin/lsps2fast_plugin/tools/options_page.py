@@ -15,7 +15,7 @@ def _table(add: Callable[[Plugin], None]) -> str:
     add(plugin)
     rows = []
     for option in plugin.options.values():
-        shown = f"{option.default:,}" if type(option.default) is int else option.default or "none"
+        shown = f"{option.default:,}" if type(option.default) is int else option.default or "not set"
         shown = "off" if option.opt_type == "flag" else shown
         rows.append(f"| `{option.name}` | {shown} | {option.description} |\n")
     return "| option | default | meaning |\n|---|---|---|\n" + "".join(rows)

@@ -65,10 +65,11 @@ def test_every_kind_has_its_section_in_the_runbook() -> None:
 def test_an_alarm_is_a_line_a_notification_and_a_count() -> None:
     """operator:O12: once each, the trace only in the log."""
     sent: list[tuple[str, Any]] = []
-    alarms, log = Alarms(lambda topic, params: sent.append((topic, params))), Log()
+    alarms, log = Alarms(lambda topic, params: sent.append((topic, params)), lambda: 5), Log()
     alarms.tell("ReserveCoins broke\nTraceback …")
     ((topic, params),) = sent
     assert topic == TOPIC
     assert params[TOPIC] == {"kind": "bug", "text": "ReserveCoins broke", "runbook": "runbook.md#bug"}
+    assert alarms.recent.after(0) == [{"at_ms": 5, "kind": "bug", "text": "ReserveCoins broke"}]
     assert alarms.by_kind["bug"] == len(alarms) == 1
     assert "ALARM: ReserveCoins broke" in log.text("warn")

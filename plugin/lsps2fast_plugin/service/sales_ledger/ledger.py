@@ -34,7 +34,6 @@ from lsps2fast_plugin.service.session_record import StoredSession
 log = logging.getLogger(__name__)
 
 OFF: Final = "off"
-FILE: Final = "lsps2-sales.sqlite3"
 SETTLE_S: Final = 2.0  # a question waits so long for what has just happened to be written
 Answer = TypeVar("Answer")
 Given = ParamSpec("Given")
@@ -53,11 +52,9 @@ def harmless(tell: Callable[Given, None]) -> Callable[Given, None]:
     return call
 
 
-def path_of(option: str | None, lightning_dir: str) -> str | None:
+def path_of(option: str, lightning_dir: str) -> str | None:
     """Return where the ledger lies; None: there is none."""
-    if option == OFF:
-        return None
-    return str(Path(lightning_dir) / (option or FILE))
+    return None if option == OFF else str(Path(lightning_dir) / option)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ a live session. What comes out are facts, and the end of each payment for the lo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from lsps2fast.lsps.buys import Buy, TokenBucket
@@ -116,6 +117,19 @@ class AttemptTracker:
         found = {state.name.lower(): 0 for state in State if state not in TERMINAL and state != State.ABORTING}
         for live in self._live.values():
             found[live.last.name.lower()] += 1
+        return found
+
+    def lanes(self, most: int) -> dict[str, tuple[str, str, str, str, int, int, int, int]]:
+        """Return payments under way by name, at most so many: scid, hash, client, state, parts, sum, fee, beginning."""
+        found = {}
+        for (jit_scid, payment_hash), live in islice(self._live.items(), most):
+            scid, digest, session, buy = format_scid(jit_scid), payment_hash.hex(), live.session, self._buy_of(jit_scid)
+            parts, sum_msat, fee_msat = (
+                (0, 0, 0) if session is None else (len(session.parts), int(session.sum_msat), int(session.fee_msat))
+            )
+            peer_id = "" if buy is None else buy.peer_id
+            lane = (scid, digest, peer_id, live.last.name, parts, sum_msat, fee_msat, live.began_ms)
+            found[f"{scid} {digest}"] = lane
         return found
 
     def live(self) -> tuple[tuple[str, str], ...]:

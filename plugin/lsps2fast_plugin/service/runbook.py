@@ -1,0 +1,74 @@
+"""What to do about each kind of alarm: docs/how-to/runbook.md is made of it, and the page for the browser shows it.
+
+`python -m lsps2fast_plugin.tools.runbook_page > docs/how-to/runbook.md` writes that page.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and commands between backticks
+    "ledger": (
+        "The sales ledger cannot be written; selling goes on, and what is sold is written later. The alarm says what "
+        "is wrong: free some space, see to the rights of the file and its folder, end the program that locks it, or "
+        "move a damaged file away. Then nothing else is needed: it is tried again at least every minute, and the log "
+        "says when it works."
+    ),
+    "coins": (
+        "A payment failed, or will, for want of confirmed coins that nothing has reserved. The payer may try again "
+        "while the offer lasts. Send coins to `lightning-cli newaddr`, or wait for change to confirm; "
+        "`lsps2-coin-pool` splits coins ahead of time so that one opening does not bind the change of another, and "
+        "`lsps2-coin-low-water-sat` says from where on you are warned. `free_coins_sat` in `lsps2-stats`."
+    ),
+    "bug": (
+        "A step broke in a way that no code expects, and its payment was ended safely: parts failed, coins and "
+        "channels given back. Keep the log with its traceback and report it. If it repeats at each sale, "
+        "`lsps2-pause` until it is mended."
+    ),
+    "unknown-channel": (
+        "lightningd has a withheld channel of ours that no record speaks of, so nobody will ever send its funding. It "
+        "binds coins until it is closed. Look whether another tool made it; if not, `lightning-cli close <channel "
+        "id>` frees the coins. It is never closed by itself."
+    ),
+    "journal": (
+        "lightningd's datastore cannot be written, or holds a record that this program does not understand. While "
+        "writing fails nothing irreversible is done: payments fail temporarily. See to the disk of lightningd's "
+        "database. A record that is not understood is kept, its coins are not touched and its payments fail for now: "
+        "it was made by a newer version, or damaged. Upgrade, or look at it with `lightning-cli listdatastore "
+        '\'["lsps","lsps2","sessions"]\'`.'
+    ),
+    "paid-late": (
+        "The client took a payment after we had given its channel up, or the channel shows money of the client and no "
+        "notification said so. If the channel lives its funding is sent now, and the client loses nothing. Where the "
+        "alarm says that nothing is sent, lightningd has deleted the channel: the client has given it up."
+    ),
+    "false-preimage": (
+        "A forward was reported settled with a preimage that does not belong to it. It was ignored. A plugin or a "
+        "caller that forges notifications on this node is the likely cause: look at what else runs there."
+    ),
+    "given-up": (
+        "A client ended its channel before its funding was sent, by an error message or a close. Nothing is sent, the "
+        "coins are free. One such client harms nobody; many from one client or app point to a fault of that app, and "
+        "`lsps2-quote` shows what is held against it."
+    ),
+    "unpaid-channel": (
+        "An offer has ended and its channel lies on chain, not paid for, or in part. It counts against the budget "
+        "until it is closed. `lsps2-listsessions` lists it under `unpaid_channels`. Close it, or let "
+        "`lsps2-close-unpaid` do so after a stated time; the client can never use it for anything but its payment."
+    ),
+    "funding-late": (
+        "A client was paid and the funding of its channel is not in the mempool or in no block. It is sent again, "
+        "with growing pauses and every six blocks. Look whether bitcoind runs, has peers, and takes the transaction "
+        "(`bitcoin-cli getmempoolentry <txid>`); at a high feerate bump it with a child of its change, which has your "
+        "own address. Do not spend its coins elsewhere."
+    ),
+    "stuck": (
+        "A step that must be done in the end keeps failing: closing, releasing coins, restoring routing fees, writing "
+        "a final record. The alarm names it and the error. It is tried until it works, over restarts. Usually "
+        "lightningd or bitcoind is busy or away; if the error is the same for hours, the text says which call to try "
+        "by hand."
+    ),
+    "other": (
+        "An alarm without a kind of its own: the text says all that is known. Please report it, so that it gets one."
+    ),
+}
