@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -24,6 +25,7 @@ from harness.client import (
 )
 
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.client.channel_terms import MOST_OPENINGS, WORN_OUT
 
 SECOND = "ef" * 32
 OVER_SECOND = {"in_scid": tlv.scid_from_str("7x7x7")}
@@ -518,3 +520,39 @@ async def test_a_payer_who_pays_over_the_channel_of_another_invoice_does_not_fra
         rest = stage.part(paid, 10_000_000, 500_000, total_msat=20_000_000)
         await stage.calm()
         assert claimed(stage.answer(honest)) == claimed(stage.answer(rest))
+
+
+async def test_i16_an_lsp_that_opens_and_gives_up_without_end_is_stopped(staged: Staging) -> None:
+    """I-16, rule:14: lightningd lists each such channel for two weeks; over restarts, and another purchase is free."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        for number in range(MOST_OPENINGS):
+            assert (await stage.opening()).get("mindepth") == 0
+            stage.disconnect(LSP)
+            stage.connect(LSP)
+            if number == 50:
+                await stage.restart()
+        refused = await stage.opening()
+        assert refused["error_message"] == f"no JIT channel: {WORN_OUT}"
+        assert "make a new invoice" in stage.reports()
+        stage.lsp.scid = "29452x4815x1"
+        await stage.invoice()
+        assert (await stage.opening()).get("mindepth") == 0
+        assert approval(stage, invoice).openings == MOST_OPENINGS
+
+
+async def test_one_hash_is_approved_once_however_often_it_is_asked_at_once(staged: Staging) -> None:
+    """I-10: two buys, one payment."""
+    async with staged() as stage:
+        stage.node.own("22" * 32)
+        entries = [(await stage.client.methods.get_info(LSP))["opening_fee_params_menu"][0]] * 3
+        approve = stage.client.methods.approve
+        got = await asyncio.gather(
+            *(
+                approve(LSP, f"{number}x1x1", "22" * 32, opening_fee_params=entry)
+                for number, entry in enumerate(entries, 1)
+            ),
+            return_exceptions=True,
+        )
+        assert [str(each) for each in got] == ["{}"] + ["this payment hash is approved already"] * 2
+        assert len(stage.client.book.approvals) == 1

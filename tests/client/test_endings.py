@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from harness.client import JIT_SCID, LSP, NOW_MS, STRANGER, Stage, Staging, entry
+from harness.client import JIT_SCID, LSP, NOW_MS, STRANGER, Json, Stage, Staging, entry, failure_of
 
-from lsps2fast.errors import NodeError
+from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.lsps2 import format_datetime
 
 FEE = 1_000_000
@@ -363,3 +363,59 @@ async def test_reports_are_bounded(staged: Staging) -> None:
         for _ in range(300):
             stage.client._report(LSP, f"x{stage.client.reports._number}")
         assert len(stage.client.reports.kept) == 100
+
+
+@pytest.mark.parametrize("how", ["sweep", "cancel", "deletion"])
+@pytest.mark.parametrize("method", ["listinvoices", "datastore", "delinvoice", "deldatastore"])
+async def test_k20_a_part_that_comes_while_its_purchase_ends_is_answered(
+    staged: Staging, how: str, method: str
+) -> None:
+    """K-20, I-33: at each call to lightningd on the way; a hook without an answer would cost the channel."""
+    async with staged() as stage:
+        invoice = await stage.invoice(expiry=600)
+        await stage.channel()
+        parts: list[bytes] = []
+        call = stage.node.call
+
+        async def with_a_part(name: str, given: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+            if name == method and len(parts) < 20 and "reports" not in (given or {}).get("key", ()):
+                parts.append(stage.part(invoice, 10_000_000))
+                await stage.calm(20)  # lightningd takes its time
+            return await call(name, given, timeout_s)
+
+        stage.node.call = with_a_part  # type: ignore[method-assign]
+        if how == "sweep":
+            await stage.pass_time(700)
+            await stage.calm(300)
+        elif how == "cancel":
+            await stage.client.purchase_methods.cancel_purchase(label="label 1")
+        else:
+            stage.node.do_delinvoice({"label": "label 1", "status": "unpaid"})
+        await stage.calm()
+        stage.node.call = call  # type: ignore[method-assign]
+        for _ in range(4):
+            await stage.pass_time(100)
+        assert all(stage.answer(part) for part in parts)
+        assert not stage.client.incoming.held_parts()
+
+
+async def test_w9_a_purchase_that_cannot_be_ended_yet_is_ended_later_and_once(staged: Staging) -> None:
+    """wallet:W9, rule:11: a disk that is full; cancelling says so, and nothing comes back after a restart."""
+    async with staged() as stage:
+        await stage.invoice()
+        await stage.calm()
+        good = stage.node.do_deldatastore
+
+        def bad(given: Json) -> Json:
+            raise NodeError("deldatastore", -1, "disk full")
+
+        stage.node.do_deldatastore = bad  # type: ignore[method-assign]
+        assert isinstance(await failure_of(stage.client.purchase_methods.cancel_purchase(label="label 1")), StoreError)
+        assert len(stage.client.book.approvals) == 1
+        stage.node.do_deldatastore = good  # type: ignore[method-assign]
+        record = await stage.client.purchase_methods.cancel_purchase(label="label 1")
+        assert record["state"] == "cancelled"
+        await stage.restart()
+        assert not stage.client.book.approvals
+        told = [name for name, _ in stage.host.sent]
+        assert "lsps2_purchase_ended" not in told

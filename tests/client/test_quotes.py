@@ -271,6 +271,30 @@ async def test_w14_an_invoice_is_made_in_time_or_not(staged: Staging) -> None:
         assert len(stage.client.talk) == 0
 
 
+async def test_w14_dialling_an_address_that_does_not_answer_ends_in_time_too(staged: Staging) -> None:
+    """wallet:W14: lightningd's `connect` takes minutes to give up."""
+    async with staged() as stage:
+        stage.node.peers.clear()
+        call = stage.node.call
+
+        async def slow(method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+            if method == "connect":
+                await asyncio.Event().wait()
+            return await call(method, params, timeout_s)
+
+        stage.node.call = slow  # type: ignore[method-assign]
+        for work in (
+            stage.invoice(lsp_id=f"{LSP}@10.0.0.1:9735", timeout_s=5),
+            stage.client.methods.compare(20_000_000, [LSP], timeout_s=5),
+        ):
+            task = asyncio.ensure_future(work)
+            await stage.calm()
+            await stage.pass_time(4)
+            assert not task.done()
+            await stage.pass_time(2)
+            assert "within 5 s" in str(task.exception() or task.result())
+
+
 @pytest.mark.parametrize(("scid", "delta"), [("0x0x0", 144), ("29451x4815x1", 0)])
 async def test_w15_an_answer_that_no_payer_can_use_is_refused(staged: Staging, scid: str, delta: int) -> None:
     """wallet:W15."""

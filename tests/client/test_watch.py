@@ -555,3 +555,26 @@ async def test_a_peer_cannot_take_the_name_of_another_channel(staged: Staging) -
         alias = {"local": "9x9x9", "remote": BAD["alias"]["local"]}
         stage.node.channels += [channel_row(), channel_row(channel_id="ef" * 32, peer_id=LSP, alias=alias)]
         assert await stage.client.chain.channel_of(scid_from_str(BAD["alias"]["local"])) == CHANNEL
+
+
+async def test_rule_14_channels_of_strangers_cost_one_table_a_block(staged: Staging) -> None:
+    """rule:14, wallet:W0: anyone may open channels to us and never fund them; nothing is written."""
+    async with staged() as stage:
+        for number in range(200):
+            peer_id = f"02{number:064x}"
+            row = channel_row(channel_id=f"{number:064x}", peer_id=peer_id, alias={"local": f"{number + 1}x1x1"})
+            stage.node.channels.append(row)
+            await stage.state(row["channel_id"], "CHANNELD_AWAITING_LOCKIN", None, peer_id)
+        assert len(stage.client.book.channels) == 200
+        for work in (stage.block(), stage.client.watch.all_unsafe()):
+            before = len(stage.node.named("listpeerchannels"))
+            await work
+            await stage.calm(1_000)
+            assert len(stage.node.named("listpeerchannels")) - before == 1
+        assert len(await stage.client.watch.all_unsafe()) == 200
+        assert not stage.keys
+        stage.node.channels.clear()
+        await stage.block()
+        await stage.calm(1_000)
+        assert not stage.client.book.channels
+        assert not stage.client.awaited.guard

@@ -40,7 +40,10 @@ class ChannelBindings:
 
     def decide(self, openchannel: Json, rows: list[PeerChannel]) -> tuple[Decision, Approval | None]:
         """Judge an opening; `rows` are the LSP's channels now. With it the purchase it is for."""
-        waiting = self._waiting(openchannel["id"])
+        all_waiting = self._waiting(openchannel["id"])
+        waiting = [each for each in all_waiting if each.openings < channel_terms.MOST_OPENINGS]
+        if all_waiting and not waiting and channel_terms.is_zero_conf(openchannel):
+            return channel_terms.refused(channel_terms.WORN_OUT), None
         wanted = [
             Wanted(
                 each.buy.least_receive_msat(),
@@ -90,10 +93,12 @@ class ChannelBindings:
         before = approval.opening
         others = frozenset(row.channel_id for row in rows)
         approval.opening = Opening(openchannel["funding_msat"], self._clock.wall_ms(), others)
+        approval.openings += 1
         try:
             await self._book.save(approval)
         except Exception:
             approval.opening = before
+            approval.openings -= 1
             raise
         self._linked.add(approval.payment_hash)
         return self._book.is_open(approval)

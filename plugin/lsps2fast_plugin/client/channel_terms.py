@@ -14,6 +14,8 @@ SCID_ALIAS: Final = 46
 ZERO_CONF: Final = 50
 ANNOUNCE: Final = 1  # bit 0 of channel_flags
 TAKEN: Final = "every purchase it would fit has its channel already"
+MOST_OPENINGS: Final = 100  # for one purchase; lightningd keeps each that came to nothing for two weeks
+WORN_OUT: Final = f"{MOST_OPENINGS} channels were opened for this purchase, and it was not paid; make a new invoice"
 DUST_MSAT: Final = 546_000
 MOST_DUST_MSAT: Final = 3 * DUST_MSAT  # what is below goes to the miners when the channel is closed by force
 LEAST_RESERVE_MSAT: Final = 1_000_000  # LDK never asks for less
@@ -142,6 +144,11 @@ def _tolerated(request: Json) -> tuple[str, ...]:
     return tuple(found)
 
 
+def refused(why: str) -> Decision:
+    """Return the decision not to let a channel in."""
+    return Decision({"result": "reject", "error_message": f"no JIT channel: {why}"}, why)
+
+
 def decide(request: Json, wanted: Sequence[Wanted], limits: Limits) -> Decision:
     """Judge the hook's `openchannel`; `wanted` are all purchases at this peer that are neither paid nor over.
 
@@ -154,7 +161,7 @@ def decide(request: Json, wanted: Sequence[Wanted], limits: Limits) -> Decision:
     if why is not None and not is_zero_conf(request):
         return Decision(CONTINUE, TAKEN if why == TAKEN else None)  # that one may be free in a moment
     if why is not None:
-        return Decision({"result": "reject", "error_message": f"no JIT channel: {why}"}, why)
+        return refused(why)
     accepted: Json = {**CONTINUE, "mindepth": 0}
     if limits.zero_reserve:
         accepted["reserve"] = 0

@@ -183,8 +183,11 @@ class Watch:
         channel = self._book.channels.get(channel_id or "")
         return channel_id in self._ordinary if channel is None else self._is_safe(channel)
 
-    async def unsafe(self, channel_id: str) -> str | None:
-        """Return why nothing may come in over a channel but its purchase, or None. Raises NodeError, StoreError."""
+    async def unsafe(self, channel_id: str, row: PeerChannel | None = None) -> str | None:
+        """Return why nothing may come in over a channel but its purchase, or None. Raises NodeError, StoreError.
+
+        `row`: it as lightningd lists it now, where the caller has just asked.
+        """
         if channel_id not in self._book.channels and channel_id not in self._ordinary:
             await self.survey()
         if self.is_surely_safe(channel_id):
@@ -194,7 +197,7 @@ class Watch:
             return "lightningd does not list it as one in use"
         if channel.missing:
             return "it was never funded"
-        funding = await self._funding(channel, await self._chain.row(channel_id))
+        funding = await self._funding(channel, row or await self._chain.row(channel_id))
         await self._note(channel, funding)
         lacking = funding.lacks(self._depth_blocks)
         return None if lacking is None else f"its funding transaction is {lacking.value}"
@@ -214,7 +217,9 @@ class Watch:
 
     async def all_unsafe(self) -> set[str]:
         """Return the channels over which nothing may be received. Raises NodeError, StoreError."""
-        return {channel_id for channel_id in list(self._book.channels) if await self.unsafe(channel_id) is not None}
+        rows = {row.channel_id: row for row in await self._chain.rows()}
+        names = list(self._book.channels)
+        return {name for name in names if await self.unsafe(name, rows.get(name)) is not None}
 
     # ---- looking
 
@@ -226,14 +231,17 @@ class Watch:
             self.guard()
 
     async def look_all(self) -> None:
-        """Look at every channel. Raises NodeError, StoreError."""
-        for channel in list(self._book.channels.values()):
-            await self.look(channel)
-        if self.given_up:
-            listed = {row.channel_id: row.state for row in await self._chain.rows()}
-            self.given_up = {name: channel for name, channel in self.given_up.items() if name in listed}
-            for name, channel in self.given_up.items():
-                channel.state = listed[name]
+        """Look at every channel: one table for all, for strangers decide how many there are (rule:14).
+
+        Raises NodeError, StoreError.
+        """
+        channels = list(self._book.channels.values())  # before the table is asked for: all that are in it
+        rows = {row.channel_id: row for row in await self._chain.rows()}
+        for channel in channels:
+            await self._guarded_look(channel, rows.get(channel.channel_id))
+        self.given_up = {name: channel for name, channel in self.given_up.items() if name in rows}
+        for name, channel in self.given_up.items():
+            channel.state = rows[name].state
 
     async def look_at(self, lsp_id: str) -> None:
         """Look at every channel of an LSP. Raises StoreError."""
@@ -242,9 +250,17 @@ class Watch:
 
     async def look(self, channel: JitChannel) -> None:
         """Look at one channel; an error of the node is no answer (K-13). Raises StoreError."""
-        blocks = self._blocks
         try:
             row = await self._chain.row(channel.channel_id)
+        except NodeError as error:
+            log.warning(f"channel {channel.channel_id} cannot be looked at: {error}")
+            return
+        await self._guarded_look(channel, row)
+
+    async def _guarded_look(self, channel: JitChannel, row: PeerChannel | None) -> None:
+        """Look at one channel, of which this is the row in lightningd's table, None for none."""
+        blocks = self._blocks
+        try:
             if row is None and channel.paid_ms is None:
                 await self._drop(channel)
                 return

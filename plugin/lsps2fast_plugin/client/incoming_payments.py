@@ -106,7 +106,10 @@ class Incoming:
         """Take a part of an approved payment, which ends here; it is answered now or later, once."""
         approval = self._book.approvals[scan.payment_hash]
         payment = self._payments.get(approval.payment_hash)
-        if payment is None or payment.approval is not approval:
+        if payment is not None and payment.approval is not approval:
+            self.forget(approval.payment_hash)
+            payment = None
+        if payment is None:
             payment = self._payments[approval.payment_hash] = HeldPayment(approval, self.settings.hold_ms)
         self._host.spawn(self._answer(payment, scan))
 
@@ -147,8 +150,10 @@ class Incoming:
         return True
 
     def forget(self, payment_hash: bytes) -> None:
-        """Forget a payment whose approval is gone."""
-        self._payments.pop(payment_hash, None)
+        """Forget a payment whose approval is gone; a part that came while it ended goes back (K-20)."""
+        payment = self._payments.pop(payment_hash, None)
+        if payment is not None and payment.collected.parts:
+            self._fail_set(payment, TEMPORARY_NODE_FAILURE, "its purchase has ended")
 
     # ---- time, blocks, channels
 

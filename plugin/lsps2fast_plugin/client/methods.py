@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from lsps2fast import bolt11
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError
@@ -109,7 +111,9 @@ class Methods:
         self._history = history
         self._chain = chain
         self._watch = watch
-        self._making: dict[str, asyncio.Lock] = {}  # by label, while an invoice is being made
+        self._making: WeakValueDictionary[str, asyncio.Lock] = (
+            WeakValueDictionary()
+        )  # by label or hash, while it is made
         self._invoices = invoices
         self._clock = clock
         self.settings = settings
@@ -202,6 +206,12 @@ class Methods:
         trusts = params.flag(client_trusts_lsp, "client_trusts_lsp")
         size_msat = params.optional_msat(payment_size_msat, "payment_size_msat")
         checking.parameters_are_right()
+        async with self._one_at_a_time(digest.hex()):
+            return await self._approve(lsp, scid, digest, trusts, opening_fee_params, size_msat)
+
+    async def _approve(
+        self, lsp: str, scid: int, digest: bytes, trusts: bool | None, opening_fee_params: Any, size_msat: int | None
+    ) -> Json:
         if digest in self._book.approvals:
             raise ConfigError("this payment hash is approved already")
         bought = self._book.buys.get(f"{lsp}/{format_scid(scid)}")
@@ -308,13 +318,14 @@ class Methods:
             wishes,
         )
         checking.parameters_are_right()
-        lock = self._making.setdefault(request.label, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._first(order) or await self._invoice(order)
-        finally:
-            if not lock.locked():
-                self._making.pop(request.label, None)
+        async with self._one_at_a_time(f"label {request.label}"):
+            return await self._first(order) or await self._invoice(order)
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, name: str) -> AsyncIterator[None]:
+        lock = self._making.setdefault(name, asyncio.Lock())
+        async with lock:
+            yield
 
     async def _first(self, order: Order) -> Json | None:
         """Return the invoice that this label has, if it was made by the same call and can be paid; None: there is none.
@@ -344,9 +355,8 @@ class Methods:
         needed_ms = (request.expiry_s or LEAST_LIFE_S) * 1000 + END_MARGIN_MS
         wish = self._wish(lsp, order.payment_msat, needed_ms=needed_ms, **order.wishes)
         have = await self._inbound(order.most_msat)
-        address = await self._market.reach(lsp, order.address)
-        purchase = self._market.purchase(lsp, order.token, wish)
-        buy = await within(self._clock, order.longest_s, purchase, f"{lsp} did not sell a channel")
+        purchase = self._purchase(order, wish)
+        address, buy = await within(self._clock, order.longest_s, purchase, f"{lsp} did not sell a channel")
         nonce = None if order.preimage is not None else self._random_bytes(16).hex()
         preimage = order.preimage or await self._invoices.preimage(nonce or "")
         draft = self._draft(buy, request, preimage, have.hints if self.settings.inbound == BOTH else ())
@@ -371,6 +381,10 @@ class Methods:
         self._history.bought(approval)
         words = await self._invoices.for_payer(row, request.description_hash)
         return _invoice_result(row, words, approval) | _warning(have, order.most_msat)
+
+    async def _purchase(self, order: Order, wish: Wish) -> tuple[str | None, Purchase]:
+        address = await self._market.reach(order.lsp_id, order.address)
+        return address, await self._market.purchase(order.lsp_id, order.token, wish)
 
     async def _inbound(self, payment_msat: int | None) -> inbound.Inbound:
         """Return what can be received already. Raises HasInbound where the owner wants no channel then."""

@@ -185,6 +185,7 @@ class Approval:
     released: Released | None = None
     served: bool = False
     opening: Opening | None = None
+    openings: int = 0  # that were accepted for it
     nonce: str | None = None  # lightningd makes the preimage of an invoice of ours from it, whenever it is asked
     renewed: str | None = None  # the words of an invoice that takes the place of the one that expired
     asked: dict[str, str] = field(default_factory=dict)  # what the invoice was asked for: see `asking`
@@ -231,6 +232,7 @@ class Approval:
             "fees": [[channel, number, str(fee)] for (channel, number), fee in self.fees_msat.items()],
             "released": None if self.released is None else self.released.to_json(),
             "opening": None if self.opening is None else self.opening.to_json(),
+            "openings": self.openings,
             "nonce": self.nonce,
             "renewed": self.renewed,
             "asked": self.asked,
@@ -253,6 +255,7 @@ class Approval:
             fees_msat={(str(channel), int(number)): parse_msat(fee) for channel, number, fee in fees},
             released=None if released is None else Released.from_json(released),
             opening=None if opening is None else Opening.from_json(opening),
+            openings=int(record.get("openings", 0)),
             nonce=record.get("nonce"),
             renewed=record.get("renewed"),
             asked={str(name): str(text) for name, text in record.get("asked", {}).items()},

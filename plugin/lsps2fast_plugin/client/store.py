@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -47,7 +48,9 @@ class WalletRecords:
         self._clock = clock
         self._hashes = hashes
         self._changed = changed
-        self._locks: dict[tuple[str, ...], asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = (
+            WeakValueDictionary()
+        )  # while held or waited for
         self.buys: dict[str, Purchase] = {}
         self.approvals: dict[bytes, Approval] = {}
         self.channels: dict[str, JitChannel] = {}
@@ -137,10 +140,16 @@ class WalletRecords:
         await self._delete(_approval_key(approval))
 
     async def drop(self, approval: Approval) -> None:
-        """Drop an approval that nothing more can come of (I-33)."""
+        """Drop an approval that nothing more can come of (I-33). Raises StoreError: then it is still there."""
         self._hashes.discard(approval.payment_hash)
-        if self.approvals.pop(approval.payment_hash, None) is not None and not approval.served:
+        if self.approvals.pop(approval.payment_hash, None) is None or approval.served:
+            return
+        try:
             await self._delete(_approval_key(approval))
+        except StoreError:
+            self.approvals[approval.payment_hash] = approval
+            self._hashes.add(approval.payment_hash)
+            raise
 
     async def lapse(self, lapse: Lapse) -> None:
         """Remember that a purchase ended unpaid; one an LSP, until the next purchase there."""
@@ -187,15 +196,12 @@ class WalletRecords:
             await self._call("datastore", {"key": list(key), "hex": value, "mode": "create-or-replace"})
 
     async def _delete(self, key: tuple[str, ...]) -> None:
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock:
+        async with self._locks.setdefault(key, asyncio.Lock()):
             try:
                 await self._call("deldatastore", {"key": list(key)})
             except StoreError as error:
                 if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
                     raise
-        if not lock.locked():
-            self._locks.pop(key, None)
 
     async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         try:
