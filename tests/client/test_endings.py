@@ -244,6 +244,39 @@ async def test_an_lsp_that_owes_a_channel_is_dialled_again(staged: Staging) -> N
         assert len(dialled(stage)) == count
 
 
+@pytest.mark.parametrize("given", ["203.0.113.7:9736", "[2001:db8::7]:9735", "lsp.example", f"{'v' * 56}.onion:9735"])
+async def test_an_lsp_is_dialled_where_its_owner_said_and_not_at_the_port_it_came_from(
+    staged: Staging, given: str
+) -> None:
+    """I-19: it is connected already, by a link of its own making; that port is nobody's an hour later."""
+    async with staged() as stage:
+        stage.node.peers[LSP] = {"netaddr": ["203.0.113.7:51234"]}
+        await stage.invoice(lsp_id=f"{LSP}@{given}")
+        assert not dialled(stage)
+        stage.disconnect(LSP)
+        await stage.calm()
+        assert dialled(stage) == [LSP, f"{LSP}@{given}"]
+
+
+async def test_an_lsp_that_comes_from_another_port_is_the_same_lsp(staged: Staging) -> None:
+    """I-19: it restarts and calls, twice, each time from a new port; its channel is taken and the payment made."""
+    async with staged(trusted=frozenset({LSP})) as stage:
+        invoice = await stage.invoice()
+        for port in (50_001, 50_002):
+            stage.disconnect(LSP)
+            await stage.calm()
+            stage.node.peers[LSP] = {"netaddr": [f"127.0.0.1:{port}"]}
+            stage.connect(LSP)
+        await stage.channel()
+        for fee in (FEE, 0):
+            stage.part(invoice, 10_000_000, fee)
+            await stage.calm()
+        assert (await stage.client._status())["approvals"][0]["state"] == "released"
+        count = len(dialled(stage))
+        await stage.pass_time(600)
+        assert len(dialled(stage)) == count
+
+
 async def test_an_lsp_that_comes_back_by_itself_is_not_dialled(staged: Staging) -> None:
     """I-19."""
     async with staged() as stage:

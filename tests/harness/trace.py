@@ -112,11 +112,15 @@ def _type(value: Any) -> str:
 
 
 def differences(real: Trace, embedded: Trace) -> list[str]:
-    """Sentences; none when the embedded node tells the truth. It may leave members out, it must not make any up."""
+    """Sentences; none when the embedded node tells the truth. It may leave members out, it must not make any up.
+
+    Of a list that was always empty on the real node nothing is known: when it is asked for depends on the machine.
+    """
     found = [] if real.order == embedded.order else [_first_difference(real.order, embedded.order)]
     for path, types in sorted(embedded.shape.items()):
         if path not in real.shape:
-            if path.rpartition("/")[0] in real.shape:
+            parent, _, member = path.rpartition("/")
+            if parent in real.shape and member != "[]":
                 found.append(f"{path} is made up: the real node never sent it")
         elif not types <= real.shape[path]:
             found.append(f"{path} is {sorted(types)}, on the real node {sorted(real.shape[path])}")

@@ -143,3 +143,14 @@ async def test_trouble_that_no_other_type_mends_fails_once_and_temporarily(error
         await stage.over(invoice)
         stage.world.mine()
         assert free(stage)
+
+
+async def test_a_node_that_funds_from_both_sides_is_told_what_that_costs() -> None:
+    """cln:O19: once at the start, with the line to remove."""
+    async with Stage(fresh=True, ready=False) as stage:
+        await stage.selling()
+        assert stage.log_lines("experimental-dual-fund") == []
+        stage.lsp.extra = {29}
+        await stage.stop()
+        await stage.start()
+        assert len(stage.log_lines("remove that line from the configuration")) == 1

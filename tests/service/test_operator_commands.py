@@ -46,6 +46,21 @@ async def test_nothing_breaks_the_channel_before_its_first_block(command: str) -
         await stage.lsp.call(command, ask[command])
 
 
+async def test_a_cancel_of_another_tool_does_not_take_the_channel_that_waits_to_be_ready() -> None:
+    """cln:N1, rule:26: lightningd would take our withheld channel; the client is slow, and is paid all the same."""
+    async with Stage(CLIENT_TRUSTS) as stage:
+        client, payer = stage.client(send_ready=False), stage.payer()
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice)
+        await stage.until(lambda: bool(client.ends), "the channel")
+        with pytest.raises(RpcError, match="no other open is under way with its peer"):
+            await stage.lsp.call("fundchannel_cancel", {"id": client.node_id})
+        client.release_ready()
+        assert (await payment).paid
+        await stage.over(invoice)
+        stage.world.mine()
+
+
 async def test_a_node_that_is_to_end_sells_nothing_more() -> None:
     """cln:N8: `stop` and `graceful` are heard of before they are carried out; `lsps2-resume` takes it back."""
     async with Stage() as stage:

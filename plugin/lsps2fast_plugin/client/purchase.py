@@ -200,7 +200,10 @@ class LspBuyer:
         return self.settings.trusts(lsp_id) if asked is None else asked
 
     async def reach(self, lsp_id: str, address: str | None = None) -> str | None:
-        """Make sure that it is connected; its address as lightningd has it. Raises Unavailable."""
+        """Make sure that it is connected; where to dial it later. Raises Unavailable.
+
+        That is the address given: of a link that the LSP made lightningd knows only the port it came from.
+        """
         peers = await list_peers(self._rpc, id=lsp_id)
         if not peers or not peers[0].connected:
             try:
@@ -211,7 +214,7 @@ class LspBuyer:
                     " connect to it first, with its address"
                 ) from error
             peers = await list_peers(self._rpc, id=lsp_id)
-        return peers[0].netaddr[0] if peers and peers[0].netaddr else None
+        return address or (peers[0].netaddr[0] if peers and peers[0].netaddr else None)
 
     async def protocols(self, lsp_id: str) -> tuple[int, ...]:
         """Return what a peer speaks (T-34, T-35). Raises PeerError, Unavailable, Unacceptable."""

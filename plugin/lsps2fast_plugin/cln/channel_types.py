@@ -14,6 +14,7 @@ from lsps2fast_plugin.cln.answers import PerKw
 from lsps2fast_plugin.cln.models import Configs, NodeInfo
 
 STATIC_REMOTEKEY: Final = 12
+DUAL_FUND: Final = 28
 ANCHORS: Final = 22  # with HTLC transactions that pay no fee of their own
 SCID_ALIAS: Final = 46
 ZERO_CONF: Final = 50
@@ -61,11 +62,13 @@ class OurNode:
     """What our lightningd can do about channels; `learn` fills it in at the start."""
 
     anchors: bool = False
+    dual_funds: bool = False  # then lightningd opens no channel of one funder to a peer that does so too
     feerate_offset_perkw: int = FEERATE_OFFSET_PERKW
 
     def learn(self, info: NodeInfo, configs: Configs) -> None:
         """Take what lightningd says of itself."""
         self.anchors = offers(info.our_features.init, ANCHORS)
+        self.dual_funds = offers(info.our_features.init, DUAL_FUND)
         self.feerate_offset_perkw = configs.number("commit-feerate-offset", FEERATE_OFFSET_PERKW)
 
     def channel_types(self, their_features: str | None) -> list[tuple[int, ...]]:

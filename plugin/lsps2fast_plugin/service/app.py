@@ -56,6 +56,10 @@ LOOK_EVERY_S = 5.0
 ENDINGS = ("graceful", "stop")
 BUILT_IN = "cln-lsps-service"  # whose place this plugin takes
 DAY_S = 86_400.0
+DUAL_FUNDS = (
+    "experimental-dual-fund is set: lightningd opens no JIT channel to a client that has it too, and its payments fail;"
+    " remove that line from the configuration to sell to everyone"
+)
 CLOSE_IS_SIGNED = ("CLOSINGD_COMPLETE", "AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN")
 
 
@@ -162,6 +166,8 @@ class Service(PluginApp):
         parts.sessions.block(info.blockheight)
         configs = await until_answered("listconfigs", lambda: list_configs(rpc), self.clock)
         parts.our_node.learn(info, configs)
+        if parts.our_node.dual_funds:
+            log.warning(DUAL_FUNDS)
         parts.forward_limits.learn(configs)
         # lightningd enforces its own cltv-delta when forwarding; ours is never below it (B-12)
         delta = self._delta = max(settings.cltv_delta_blocks, configs.number("cltv-delta", 0))

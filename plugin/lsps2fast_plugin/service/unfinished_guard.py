@@ -1,8 +1,10 @@
 """Keeps commands of the operator from breaking a sale under way: closes and splices of a channel that is not confirmed.
 
 A JIT channel is used before its funding is in a block, and while its funding is withheld lightningd would not even send
-it. `close` then takes the channel from under a payment, and a splice makes lightningd close it by force (cln:N3). So
-lightningd asks before it carries them out (hook `rpc_command`), and what can wait is refused with the reason.
+it. `close` then takes the channel from under a payment, and a splice makes lightningd close it by force (cln:N3);
+`fundchannel_cancel` without an open under way takes it, whoever made it (cln:N1), also at the end of a `fundchannel`
+that failed. So lightningd asks before it carries them out (hook `rpc_command`), and what can wait is refused with the
+reason.
 """
 
 from __future__ import annotations
@@ -14,13 +16,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from lsps2fast.errors import NodeError
-from lsps2fast_plugin.cln.models import Caller, PeerChannel, list_peer_channels
+from lsps2fast_plugin.cln.models import Caller, PeerChannel, open_attempts, peer_channels
 from lsps2fast_plugin.service.leases import FORCE, PATIENCE_S, asked_to_close, names_of
+from lsps2fast_plugin.service.opening import AWAITING_LOCKIN
 
 log = logging.getLogger(__name__)
 
-SPLICES: Final = ("splicein", "spliceout", "splice_init", "dev-splice")
-GUARDED: Final = ("close", *SPLICES)
+SPLICES: Final = ("splicein", "spliceout", "splice_init", "dev-splice", "stfu_channels")
+CANCEL: Final = "fundchannel_cancel"
+GUARDED: Final = ("close", CANCEL, *SPLICES)
+HARM: Final = {
+    "close": f"to close it all the same add {FORCE}=true",
+    CANCEL: "no other open is under way with its peer, so this channel would go",
+}
 OWN_CALLS: Final = "lsps2fast:"  # how the ids of this plugin's calls begin: it closes what it gives up
 WILDCARD: Final = "*"  # of the language of splices: every channel
 
@@ -43,10 +51,13 @@ class UnfinishedChannelGuard:
         method, params = str(rpc_command["method"]), rpc_command.get("params")
         try:
             async with asyncio.timeout(PATIENCE_S):
-                channels = await list_peer_channels(self._rpc)
+                answer = await self._rpc.call("listpeerchannels", {})
+            channels, attempts = peer_channels(answer), open_attempts(answer)
         except (NodeError, TimeoutError) as error:
             log.warning(f"{method}: the node does not list its channels ({error}); let through")
             return None
+        if method == CANCEL and any(attempt.peer_id == asked_to_close(params)[0] for attempt in attempts):
+            return None  # it ends that open
         for channel in channels:
             jit_scid = sold.get(channel.channel_id)
             if jit_scid is not None and not channel.is_confirmed and _means(method, params, channel):
@@ -62,12 +73,14 @@ class UnfinishedChannelGuard:
             return None
         self.refused += 1
         log.info(f"{method} refused: {text}")
-        harm = f"to close it all the same add {FORCE}=true" if method == "close" else "a splice would force-close it"
+        harm = HARM.get(method, "a splice would force-close it")
         return {"return": {"error": {"code": -1, "message": f"{text}; try again after the next blocks ({harm})"}}}
 
 
 def _means(method: str, params: Any, channel: PeerChannel) -> bool:
     """Return whether this command names the channel. A splice may name several, in a script of its own."""
+    if method == CANCEL:
+        return channel.peer_id == asked_to_close(params)[0] and channel.state in AWAITING_LOCKIN
     if method == "close":
         return asked_to_close(params)[0] in names_of(channel)
     text = json.dumps(params).lower()

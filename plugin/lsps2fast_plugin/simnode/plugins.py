@@ -149,8 +149,8 @@ class PluginOwner(Party):
 
     def feature_set(self) -> dict[str, str]:
         """Return the features as recorded; bits of non-dynamic plugins are added to `init` and `node` (cln:M6)."""
-        ours = ~sum(1 << bit for bit in self.lacks)
-        init, node = INIT_FEATURES & ours, 0x808898880A8A59A1 & ours
+        ours, more = ~sum(1 << bit for bit in self.lacks), sum(1 << bit for bit in self.extra)
+        init, node = INIT_FEATURES & ours | more, 0x808898880A8A59A1 & ours | more
         for plugin in self.plugins:
             init |= int(plugin.manifest.featurebits.get("init") or "0", 16)
             node |= int(plugin.manifest.featurebits.get("node") or "0", 16)

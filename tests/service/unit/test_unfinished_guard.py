@@ -10,10 +10,11 @@ from harness.negotiator import ALICE, BOB, Json
 from harness.rows import CHANNEL as CHANNEL_ROW
 
 from lsps2fast.errors import NodeError
-from lsps2fast_plugin.service.unfinished_guard import GUARDED, SPLICES, UnfinishedChannelGuard
+from lsps2fast_plugin.service.unfinished_guard import CANCEL, SPLICES, UnfinishedChannelGuard
 
 CHANNEL = "ab" * 32
 OTHER = "cd" * 32
+BY_CHANNEL = ("close", *SPLICES)
 NAMES = [ALICE, CHANNEL, CHANNEL.upper(), "12x34x56"]
 
 
@@ -24,6 +25,7 @@ class Node:
         self.error: NodeError | None = None
         self.log = Log()
         self.asked = 0
+        self.opens: list[Json] = []
         self.jit: Json = CHANNEL_ROW | {
             "peer_id": ALICE,
             "channel_id": CHANNEL,
@@ -42,7 +44,7 @@ class Node:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return {"channels": [CHANNEL_ROW | {"peer_id": BOB, "channel_id": OTHER}, self.jit]}
+        return {"channels": [CHANNEL_ROW | {"peer_id": BOB, "channel_id": OTHER}, self.jit, *self.opens]}
 
     async def hears(self, method: str, params: Any, call_id: Any = "cli:x#1") -> str | None:
         """Return the error that the caller gets; None: lightningd carries the command out."""
@@ -52,12 +54,13 @@ class Node:
 
 @pytest.mark.parametrize("withheld", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("method", GUARDED)
+@pytest.mark.parametrize("method", BY_CHANNEL)
 async def test_what_would_break_a_sale_is_refused_by_every_name(method: str, name: str, withheld: bool) -> None:
     """cln:N3, rule:7: a withheld channel and an unconfirmed one, parameters by name and by place."""
     node = Node(withheld=withheld)
-    key = {"close": "id", "splice_init": "channel_id", "dev-splice": "script_or_json"}.get(method, "channel")
-    for params in ({key: name, "amount": 1000}, [name, 1000]):
+    keys = {"close": "id", "splice_init": "channel_id", "dev-splice": "script_or_json", "stfu_channels": "channel_ids"}
+    key, value = keys.get(method, "channel"), [name] if method == "stfu_channels" else name
+    for params in ({key: value, "amount": 1000}, [value, 1000]):
         words = await node.hears(method, params)
         assert words is not None
         assert ("not sent yet" if withheld else "in no block yet") in words
@@ -65,7 +68,7 @@ async def test_what_would_break_a_sale_is_refused_by_every_name(method: str, nam
     assert node.guard.refused == 2
 
 
-@pytest.mark.parametrize("method", GUARDED)
+@pytest.mark.parametrize("method", BY_CHANNEL)
 async def test_a_confirmed_channel_and_other_channels_are_not_guarded(method: str) -> None:
     """Only what may break: a channel of somebody else, and ours once it is in a block."""
     node = Node()
@@ -82,6 +85,27 @@ async def test_a_confirmed_channel_and_other_channels_are_not_guarded(method: st
 async def test_a_script_that_means_the_channel_is_found_out(script: Any) -> None:
     """A splice names channels in a language of its own; one for every channel means this one, too."""
     assert await Node().hears("dev-splice", {"script_or_json": script}) is not None
+
+
+@pytest.mark.parametrize("params", [{"id": ALICE}, [ALICE], {"id": ALICE.upper()}], ids=str)
+async def test_a_cancel_that_would_take_the_channel_is_refused(params: Any) -> None:
+    """cln:N1, rule:26: the end of somebody's failed `fundchannel` to the same client, before its channel is ready."""
+    node = Node(withheld=True)
+    node.jit["state"] = "CHANNELD_AWAITING_LOCKIN"
+    words = await node.hears(CANCEL, params)
+    assert words is not None
+    assert "no other open is under way with its peer" in words
+    assert await node.hears(CANCEL, {"id": BOB}) is None
+
+
+async def test_a_cancel_that_takes_something_else_goes_through() -> None:
+    """cln:N1: an open that is under way, or none of our channels; our own cancels are not asked about."""
+    node = Node(withheld=True)
+    assert await node.hears(CANCEL, {"id": ALICE}) is None  # in use already: lightningd does not take it
+    node.jit["state"] = "CHANNELD_AWAITING_LOCKIN"
+    assert await node.hears(CANCEL, {"id": ALICE}, "lsps2fast:fundchannel_cancel#7") is None
+    node.opens = [{"peer_id": ALICE, "state": "OPENINGD", "opener": "local", "total_msat": 5}]
+    assert await node.hears(CANCEL, {"id": ALICE}) is None
 
 
 async def test_our_own_close_of_what_is_given_up_goes_through_without_a_question() -> None:
