@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from lsps2fast import actions as order
 from lsps2fast.errors import NodeError
@@ -19,6 +20,8 @@ from lsps2fast_plugin.service.waiting_orders import WaitingOrders
 
 log = logging.getLogger(__name__)
 Sent = Callable[[str, order.Channel], None]
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 600.0  # a change of the channel ends the wait at once
 
 
 class FundingOrders:
@@ -72,9 +75,9 @@ class FundingOrders:
             self._waiting.stop(action.channel.channel_id)
             self._fees.drop(action.channel.channel_id)
             self._waiting.watch.forget(action.channel.channel_id)
-        what, kept, taken_back = f"undoing the open to {peer_id}", None, False
+        kept, taken_back = None, False
         try:
-            kept = await self._tasks.once_possible(what, lambda: self._drop(peer_id, action), waits=MustNotClose)
+            kept = await self._drop_once_free(peer_id, action)
         except FundingTakenBack:
             taken_back = True
         if kept is not None:
@@ -89,6 +92,7 @@ class FundingOrders:
                 await self._reservations.release_surely(action.jit_scid, action.funding, peer_id)
         self._funder.forget(action.jit_scid)
         if action.channel is not None:
+            self._waiting.watch.forget(action.channel.channel_id)
             self._withheld(action.channel.channel_id, False, peer_id)
             if taken_back:
                 self._driver.never_funded(action.channel.channel_id, mining_was_paid=True)
@@ -132,6 +136,21 @@ class FundingOrders:
                 await self._funder.close(peer_id, channel_id)
 
         await self._tasks.until_done(f"closing channel {channel_id}", close)
+
+    async def _drop_once_free(self, peer_id: str, action: order.Undo) -> order.Channel | None:
+        """Do as `_drop` once the client holds no part any more: that may take days, and is no alarm."""
+        what, watch, pause_s = f"undoing the open to {peer_id}", self._waiting.watch, FIRST_PAUSE_S
+        final = (ChannelGone, MustNotClose)
+        while True:
+            try:
+                return await self._tasks.until_done(what, lambda: self._drop(peer_id, action), final)
+            except MustNotClose as held:
+                if pause_s == FIRST_PAUSE_S:
+                    log.info(f"{what} waits: {held}")
+                assert action.channel is not None
+                await watch.wait(action.channel.channel_id, pause_s)
+                watch.look(action.channel.channel_id)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _drop(self, peer_id: str, action: order.Undo) -> order.Channel | None:
         """Cancel what is half made; close what was made, also by a call whose answer never came.

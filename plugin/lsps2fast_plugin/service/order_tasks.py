@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from lsps2fast import actions as order
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.retry import retry
+from lsps2fast_plugin.cln.retry import Errors, retry
 from lsps2fast_plugin.service.funding import ChannelGone
 from lsps2fast_plugin.service.sales_ledger.evidence import CLIENT, LSP, Blame
 
-LONGEST_WAIT_MS: Final = 600_000  # between two looks at what may last for days
 Opening = order.ReserveCoins | order.OpenChannel
 
 
@@ -108,17 +107,12 @@ class OrderTasks:
                 case order.Persist():
                     self.feed(action.jit_scid, action.payment_hash, Input.STORE_FAILED, None)
 
-    async def until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Try until it works, over any error: the money waits for this step (rule:8, rule:9). Raises ChannelGone."""
-        return await retry(what, work, self._clock, errors=Exception, final=ChannelGone, alarm=self.alarm)
+    async def until_done(self, what: str, work: Callable[[], Awaitable[Any]], final: Errors = ChannelGone) -> Any:
+        """Try until it works, over any error: the money waits for this step (rule:8, rule:9).
 
-    async def once_possible(self, what: str, work: Callable[[], Awaitable[Any]], waits: type[Exception]) -> Any:
-        """Do as `until_done`, for work that says by `waits` that it is too early: for days perhaps, and is no alarm."""
-
-        def attempt() -> Awaitable[Any]:
-            return retry(what, work, self._clock, errors=Exception, final=(ChannelGone, waits), alarm=self.alarm)
-
-        return await retry(what, attempt, self._clock, errors=waits, longest_ms=LONGEST_WAIT_MS)
+        Raises those that are `final`.
+        """
+        return await retry(what, work, self._clock, errors=Exception, final=final, alarm=self.alarm)
 
     def open_failed(self, action: Opening, code: str, reason: object, *, by_client: bool = False) -> None:
         """Feed that no channel is opened for a payment, and say why."""
