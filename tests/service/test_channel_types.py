@@ -14,7 +14,7 @@ from lsps2fast_plugin.cln.answers import PerKw
 from lsps2fast_plugin.cln.channel_types import OurNode, newer_types, offers
 from lsps2fast_plugin.cln.models import Configs, ConfigValue, NodeFeatures, NodeInfo
 from lsps2fast_plugin.service.refused_types import RefusedTypes
-from lsps2fast_plugin.simnode.channels import Feerates
+from lsps2fast_plugin.simnode.feerates import Feerates
 from lsps2fast_plugin.simnode.party import INIT_FEATURES
 
 STOCK = f"{INIT_FEATURES:x}"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from harness.service import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
-from lsps2fast_plugin.simnode import closing
 from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.client import ClientInvoice
 
@@ -16,8 +15,7 @@ from lsps2fast_plugin.simnode.client import ClientInvoice
 def give_up(stage: Stage, end: End) -> None:
     """What lightningd does when the peer of a withheld channel sends `error` (cln:N2)."""
     if not end.forgotten and end.channel.withheld:
-        stage.lsp.htlcs.abandon(end)
-        closing.forget_withheld(stage.lsp, end)
+        stage.lsp.withheld_closed(end, "local", "user")
 
 
 def begin_to_close(stage: Stage, end: End) -> None:

@@ -10,7 +10,7 @@ from harness.node_steps import broadcast, forward, invoice_with_fee, open_channe
 from harness.puppet import Strings, Wire, hearing, recorded_calls, recording, shape
 
 from lsps2fast_plugin.simnode import World
-from lsps2fast_plugin.simnode.channels import marginal_feerate
+from lsps2fast_plugin.simnode.feerates import marginal_feerate
 
 MakeWorld = Callable[..., World]
 

@@ -12,7 +12,7 @@ from harness.node_steps import forward, open_channel
 from harness.puppet import Strings, hearing
 
 from lsps2fast_plugin.simnode import RpcError, World
-from lsps2fast_plugin.simnode.channels import Feerates
+from lsps2fast_plugin.simnode.feerates import Feerates
 
 MakeWorld = Callable[..., World]
 

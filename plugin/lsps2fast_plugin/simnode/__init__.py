@@ -26,13 +26,15 @@ Where to look:
     htlcs       the hook call, its answer, forwarding; parts: its rows; answers: what lightningd dies of
     channels    Channel, End, Htlc: the arithmetic and the line between two sides
     script      what a client does at a named message of an open: error, close, disconnect, silent
-    closing     the ends of channels; onchain: HTLCs in a commitment; splices: channels that are called otherwise
+    closing     the ends of channels, node_closing: those a node asks for; onchain: HTLCs in a commitment;
+                splices: channels that are called otherwise
     openings, invoices, wallet, psbt, chain, datastore, onions, process, rpcserver, methods*, listings
 A second full node, for a wallet plugin: `await world.start_node("wallet", plugin=[...])`; pay it by its bolt11 text.
 Not modelled: gossip, routing, dual funding, penalties, coin_movement, the 30 s to commit an HTLC, deferred
 re-registration of hooks (cln:H13), indices of `wait` other than forwards.
 """
 
+from . import methods_invoices, methods_money, methods_node  # noqa: F401  (they fill the registry of methods)
 from .client import Client, LspsError
 from .errors import NodeDown, NodeProblem, PluginFailed, RpcError, WaitTimeout
 from .lightningd import Node

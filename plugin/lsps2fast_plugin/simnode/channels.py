@@ -10,53 +10,73 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from random import Random
+from typing import Any, Protocol
 
+from .chain import Chain
+from .feerates import FEERATE_OFFSET_PERKW, marginal_feerate
 from .onions import Onion
+from .psbt import Outpoint, Tx
+from .wallet import Wallet
 
-if TYPE_CHECKING:
-    from .onchain import OnChain
-    from .party import Party
-    from .psbt import Tx
-
-NAMES = {
-    12: "static_remotekey/even",
-    22: "anchors/even",
-    46: "scid_alias/even",
-    50: "zeroconf/even",
-}
-FEATURES = {12: "option_static_remotekey", 22: "option_anchors", 46: "option_scid_alias", 50: "option_zeroconf"}
-BASIC_TYPES = ({12}, {12, 22})
-VARIANTS = {46, 50}
 NORMAL = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
 U64_MAX = 2**64 - 1
 DUST_SAT = 546
 HTLC_TIMEOUT_WEIGHT, HTLC_SUCCESS_WEIGHT = 663, 703  # of the second transaction, without anchors (BOLT 3)
 DUST_BUFFER_PERKW = 2530  # added to a fee rate, or a quarter of it, before dust is counted
 ANCHORS_SAT = 660
-FEERATE_OFFSET_PERKW = 5  # what lightningd adds as the opener, commit-feerate-offset
 
 
-def type_json(bits: tuple[int, ...]) -> dict[str, Any]:
-    """Return a channel type as lightningd shows it."""
-    return {"bits": list(bits), "names": [NAMES[bit] for bit in bits]}
+class Owner(Protocol):
+    """Stand for the party at one end of a channel: what a channel asks of it and tells it."""
 
+    name: str
+    node_id: str
+    mute: bool  # connected, and never says a word
+    chain: Chain
+    wallet: Wallet
+    rng: Random
+    ends: list[End]
+    force_closed: list[End]  # channels it had to close by force
 
-def feature_names(bits: tuple[int, ...]) -> list[str]:
-    """`features` of a channel row."""
-    return [FEATURES[bit] for bit in (12, 22, 50, 46) if bit in bits]
+    @property
+    def links(self) -> Mapping[str, Owner]:
+        """Who is connected now, by node id."""
 
+    def change_state(self, end: End, state: str, cause: str, message: str | None) -> None:
+        """Move its end to `state`."""
 
-@dataclass
-class Feerates:
-    """Fee rates as a node estimates them, in sat per 1000 weight, as far as its channels depend on them."""
+    def error_arrived(self, peer: Owner, end: End | None, text: str) -> None:
+        """`error` from a peer: about its `end` of a channel, or (None) about an open under way."""
 
-    opening: int = 2500
-    unilateral_close: int = 2500
-    unilateral_anchor_close: int = 2500  # lightningd never says less than 1250
-    mutual_close: int = 253
+    def channel_closed(self, end: End) -> None:
+        """Deep enough in the chain to be forgotten."""
+
+    def withheld_closed(self, end: End, closer: str, cause: str) -> None:
+        """A channel it opened and never sent was closed by agreement."""
+
+    def shutdown_goes_on(self, channel: Channel) -> None:
+        """A HTLC is gone from a channel that is being shut down."""
+
+    def close_feerate(self) -> int:
+        """Return what it proposes for a closing transaction."""
+
+    def books_msat(self) -> int:
+        """Return everything it owns."""
+
+    def htlc_committed(self, htlc: Htlc) -> None:
+        """Its own HTLC is on the other side now."""
+
+    def htlc_arrived(self, htlc: Htlc) -> None:
+        """A HTLC of the other side is irrevocably committed to it."""
+
+    def htlc_resolved(self, htlc: Htlc) -> None:
+        """Its own HTLC was fulfilled (`preimage`) or failed (`failure`) by the other side."""
+
+    def htlc_removed(self, htlc: Htlc) -> None:
+        """The other side took note of its answer: a HTLC it had received is gone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +115,7 @@ class End:
     """One side of a channel. `to_us_msat` counts settled money; pending HTLCs are subtracted where needed."""
 
     channel: Channel
-    owner: Party
+    owner: Owner
     to_us_msat: int
     alias: str
     fee_base_msat: int = 1
@@ -132,7 +152,7 @@ class End:
         self.min_to_us_msat = self.max_to_us_msat = self.to_us_msat
 
     @property
-    def peer(self) -> Party:
+    def peer(self) -> Owner:
         return self.other.owner
 
     @property
@@ -186,15 +206,14 @@ class End:
         return max(0, min(left, ceiling))
 
 
-def marginal_feerate(feerate_perkw: int) -> int:
-    """lightningd's spike buffer: twice the rate at 253 perkw, falling on a line to 1.1 times at 45000.
+@dataclass(eq=False)
+class OnChain:
+    """What spends a channel's funding. `outputs` are those of HTLCs, `sweeps` what was made of them."""
 
-    Fits all spendable_msat values of the recordings (2500 -> 4887, 2505 -> 4896).
-    """
-    if feerate_perkw > 45_000:
-        return feerate_perkw * 11 // 10
-    numerator = 2 * 10 * 44_747 - 9 * (feerate_perkw - 253)
-    return feerate_perkw * numerator // (10 * 44_747)
+    channel: Channel
+    tx: Tx
+    outputs: dict[Htlc, Outpoint | None]
+    sweeps: dict[Htlc, Tx] = field(default_factory=dict)
 
 
 class Channel:
@@ -227,7 +246,7 @@ class Channel:
         self.splice: Tx | None = None  # not locked yet
         self.moved = False  # a reorg took its funding to another place
         self.shutdown_by: End | None = None  # who asked for a close that waits for HTLCs
-        self._line: deque[tuple[Party, Callable[[], None]]] = deque()
+        self._line: deque[tuple[Owner, Callable[[], None]]] = deque()
         self._pumping = False
         self._paused = False
 
@@ -280,7 +299,7 @@ class Channel:
 
     # the line between the two sides
 
-    def post(self, to: Party, deliver: Callable[[], None]) -> None:
+    def post(self, to: Owner, deliver: Callable[[], None]) -> None:
         """Deliver to `to` one turn later, in order; waits while the channel is not reestablished."""
         self._line.append((to, deliver))
         self._pump_soon()
@@ -380,7 +399,7 @@ class Channel:
         if self.shutdown_by is not None:
             self.shutdown_by.owner.shutdown_goes_on(self)
 
-    def forget_tlvs(self, owner: Party) -> None:
+    def forget_tlvs(self, owner: Owner) -> None:
         """lightningd stores no extra TLVs: a restart takes them off what was not sent yet and what came in (K-29)."""
         for end in self.ends:
             for htlc in end.live.values():

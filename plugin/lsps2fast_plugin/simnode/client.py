@@ -11,20 +11,17 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import failures, tlv
-from .channels import U64_MAX, End, Htlc
+from .channels import End, Htlc
 from .clock import Timer
 from .closing import CLOSED_STATES, close_from_afar
 from .errors import NodeProblem
 from .onions import Peeled
-from .party import OpenAnswer, OpenRequest, Party, connect, disconnect
+from .party import OpenAnswer, OpenRequest, Party, Surroundings, connect, disconnect
 from .psbt import Tx
-from .script import TEXT, Script, send_error
-
-if TYPE_CHECKING:
-    from .world import World
+from .script import TEXT, Behaviour, Script, send_error
 
 LSPS0 = 37913
 SET_TIMEOUT_S = 70.0  # cln:C4
@@ -38,27 +35,6 @@ class LspsError(NodeProblem):
         self.code = code
         self.message = message
         self.data = data
-
-
-@dataclass
-class Behaviour:
-    """How a client acts. `on_part`: `settle`, `fail`, `hold` or `vanish`, or a function of the HTLC giving one."""
-
-    reject_open: str | None = None  # text of the error answer to open_channel
-    reject_types: frozenset[int] = frozenset()  # feature bits: channels of a type with any of them are refused
-    accepts_as: tuple[int, ...] | None = None  # type in the answer to open_channel, whatever was asked for
-    vanish_at: str = ""  # "open", "funding" or "ready": disconnect at that step
-    refuse_funding: str | None = None
-    zeroconf: bool = True
-    send_ready: bool = True
-    htlc_minimum_msat: int = 0
-    to_self_delay: int = 6
-    max_accepted_htlcs: int = 483
-    max_in_flight_msat: int = U64_MAX
-    reserve_sat: int | None = None
-    on_part: str | Callable[[Htlc], str] = "settle"
-    check_fees: bool = True
-    script: dict[str, str] = field(default_factory=dict)  # message: deed; see script.py
 
 
 @dataclass(eq=False)
@@ -103,10 +79,10 @@ class Gathering:
 class Client(Party):
     """A wallet connected to `world.lsp`. `messages` are all custom messages it got; `received` all parts."""
 
-    def __init__(self, world: World, name: str, **behaviour: Any) -> None:
+    def __init__(self, world: Surroundings, name: str, **behaviour: Any) -> None:
         super().__init__(world, name)
         self.behaviour = Behaviour(**behaviour)
-        self.lsp: Party = world.lsp
+        self.lsp = world.lsp
         self.messages: list[bytes] = []
         self.received: list[Received] = []
         self.refused: list[str] = []

@@ -47,3 +47,6 @@ class WaitTimeout(NodeProblem):
 
 class ChainReject(NodeProblem):
     """The chain refuses a transaction; the text is bitcoind's."""
+
+
+Outcome = tuple[Any, RpcError | None]  # of an RPC call

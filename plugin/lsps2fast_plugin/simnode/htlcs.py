@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import failures, tlv
 from .answers import CONTINUE, Decision, Fatal, read_answer
 from .channels import NORMAL, U64_MAX, End, Htlc
-from .parts import Forward, Part
-
-if TYPE_CHECKING:
-    from .lightningd import Node
-    from .process import Plugin
+from .invoices import Invoices
+from .node_base import NodeBase
+from .parts import Forward, HeldParts, Part
+from .process import Plugin
 
 MAX_BLOCKS_AHEAD = 2016
 
@@ -25,13 +24,14 @@ MAX_BLOCKS_AHEAD = 2016
 class Htlcs:
     """The HTLC side of one node. `held` are parts whose hook call is open; they are what a restart replays."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: NodeBase, parts: HeldParts, invoices: Invoices) -> None:
         self.node = node
-        self.held: dict[Htlc, Part] = {}
+        self.parts = parts
+        self.held = parts.held
+        self.invoices = invoices
         self.forwards: list[Forward] = []
         self.by_out: dict[Htlc, Forward] = {}
         self.created_count = self.updated_count = 0
-        self.resolved = 0
 
     # in
 
@@ -171,13 +171,13 @@ class Htlcs:
         elif decision.result == "resolve":
             key = decision.payment_key or b""
             if hashlib.sha256(key).digest() == part.htlc.payment_hash:
-                self.fulfill(part, key)
+                self.parts.fulfill(part, key)
             else:
-                self.fail(part, bytes.fromhex("400f"))
+                self.parts.fail(part, bytes.fromhex("400f"))
         elif part.bad is not None:
-            self.fail(part, failures.invalid_payload(part.bad.record, part.bad.offset))
+            self.parts.fail(part, failures.invalid_payload(part.bad.record, part.bad.offset))
         elif part.onion_rest is None:
-            self.node.invoices.final_hop(part)
+            self.invoices.final_hop(part)
         else:
             self.forward(part)
 
@@ -185,23 +185,9 @@ class Htlcs:
 
     def fail_as_told(self, part: Part, decision: Decision) -> None:
         if decision.failure_onion is not None:
-            self.fail_blob(part, part.htlc.onion.relay(part.shared_secret, decision.failure_onion))
+            self.parts.fail_blob(part, part.htlc.onion.relay(part.shared_secret, decision.failure_onion))
         else:
-            self.fail(part, decision.failure_message or b"")
-
-    def fail(self, part: Part, message: bytes) -> None:
-        """Fail upstream with our own message; the bytes reach the payer verbatim (cln:H7)."""
-        self.fail_blob(part, part.htlc.onion.originate(part.shared_secret, message))
-
-    def fail_blob(self, part: Part, blob: bytes) -> None:
-        self.resolved += 1
-        self.held.pop(part.htlc, None)
-        part.htlc.channel.fail(part.htlc, blob)
-
-    def fulfill(self, part: Part, preimage: bytes) -> None:
-        self.resolved += 1
-        self.held.pop(part.htlc, None)
-        part.htlc.channel.fulfill(part.htlc, preimage)
+            self.parts.fail(part, decision.failure_message or b"")
 
     # forwarding
 
@@ -289,7 +275,7 @@ class Htlcs:
         )
         self.forwards.append(row)
         self.node.forward_event(row)
-        self.fail(part, message)
+        self.parts.fail(part, message)
 
     def _reason(self, failcode: int) -> str | None:
         """The word of a later lightningd for this failure of its own; it has none for others' (cln:N9)."""
@@ -315,13 +301,13 @@ class Htlcs:
             row.failure_reason = self._reason(row.failcode)
         self.node.forward_event(row)
         if htlc.preimage is not None:
-            self.fulfill(row.part, htlc.preimage)
+            self.parts.fulfill(row.part, htlc.preimage)
             return
         if htlc.lost_on_chain:
-            self.fail(row.part, failures.PERMANENT_CHANNEL_FAILURE)
+            self.parts.fail(row.part, failures.PERMANENT_CHANNEL_FAILURE)
             return
         blob = htlc.failure or b""
-        self.fail_blob(row.part, row.part.htlc.onion.relay(row.part.shared_secret, blob))
+        self.parts.fail_blob(row.part, row.part.htlc.onion.relay(row.part.shared_secret, blob))
 
     def _next_index(self) -> int:
         self.created_count += 1
@@ -349,7 +335,7 @@ class Htlcs:
         for htlc in list(end.live.values()):
             row = self.by_out.pop(htlc, None)
             if row is not None:
-                self.fail(row.part, failures.PERMANENT_CHANNEL_FAILURE)
+                self.parts.fail(row.part, failures.PERMANENT_CHANNEL_FAILURE)
 
     # restart
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import failures
 from .bolt11 import Bolt11, Hop
 from .clock import Timer
 from .errors import INVALID_PARAMS, RpcError
-from .methods import wake
-
-if TYPE_CHECKING:
-    from .lightningd import Node
-    from .parts import Part
-    from .process import Plugin
+from .node_base import NodeBase
+from .parts import HeldParts, Part
+from .process import Plugin
 
 SET_TIMEOUT_S = 70.0
 EXPIRY_S = 604_800
@@ -69,8 +66,9 @@ class Set:
 class Invoices:
     """Invoices and incomplete sets of one node; sets do not survive a restart, their parts are replayed."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: NodeBase, parts: HeldParts) -> None:
         self.node = node
+        self.parts = parts
         self.by_hash: dict[bytes, Invoice] = {}
         self.sets: dict[bytes, Set] = {}
         self.created = 0
@@ -131,7 +129,7 @@ class Invoices:
                     raise RpcError(906, f"Invoice status is {invoice.status} not {status}")
                 del self.by_hash[invoice.payment_hash]
                 self.deleted += 1
-                wake(self.node, "invoices", "deleted", self.deleted, {"status": status, "label": label})
+                self.node.waiters.wake("invoices", "deleted", self.deleted, {"status": status, "label": label})
                 return invoice
         raise RpcError(905, "Unknown invoice")
 
@@ -141,7 +139,7 @@ class Invoices:
         """An HTLC for us, after the hook: the checks of BOLT 4, then the set it belongs to."""
         refusal = self._refusal(part)
         if refusal is not None:
-            self.node.htlcs.fail(part, refusal)
+            self.parts.fail(part, refusal)
             return
         self._join(part)
 
@@ -181,7 +179,7 @@ class Invoices:
         if group.timer is not None:
             group.timer.cancel()
         for part in (*group.parts, *more):
-            self.node.htlcs.fail(part, message)
+            self.parts.fail(part, message)
 
     def _time_out(self, key: bytes, group: Set) -> None:
         if self.sets.get(key) is group:
@@ -224,7 +222,7 @@ class Invoices:
         invoice.status, invoice.paid_msat, invoice.paid_at = "paid", received_msat, int(self.node.clock.time())
         invoice.pay_index = invoice.updated_index = self.paid
         for part in group.parts:
-            self.node.htlcs.fulfill(part, invoice.preimage)
+            self.parts.fulfill(part, invoice.preimage)
         event = {"msat": received_msat, "preimage": invoice.preimage.hex(), "label": invoice.label}
         self.node.notify("invoice_payment", event)
 

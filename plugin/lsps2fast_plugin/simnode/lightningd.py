@@ -8,68 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import closing, methods, methods_invoices, methods_money, methods_node  # noqa: F401  (they register themselves)
-from .channels import U64_MAX, End, Feerates, Htlc
-from .datastore import Datastore
-from .errors import METHOD_NOT_FOUND, NodeDown, PluginFailed, RpcError
-from .faults import Faults
+from . import closing, methods, node_closing
+from .channels import End, Htlc, Owner
+from .errors import METHOD_NOT_FOUND, NodeDown, Outcome, PluginFailed, RpcError
 from .htlcs import Htlcs
 from .invoices import Invoices
+from .node_base import NodeBase
 from .openings import Openings
-from .parts import Forward
-from .party import OpenAnswer, OpenRequest, Party, connect, disconnect
-from .plugins import FIRST_ID, PluginOwner
+from .parts import HeldParts
+from .party import OpenAnswer, OpenRequest, Party, Surroundings, connect, disconnect
+from .plugins import FIRST_ID
 from .process import Plugin, rpc_outcome
 
-if TYPE_CHECKING:
-    from .world import World
-
 ROLLBACK_BLOCKS = 30  # cln:R2: the tip a starting node thinks it has
-Outcome = tuple[Any, RpcError | None]
 
 
-class Node(PluginOwner):
+class Node(NodeBase):
     """See the package docstring for how a test uses it."""
 
-    def __init__(self, world: World, name: str, directory: Path, *, fee_base_msat: int, fee_ppm: int) -> None:
-        super().__init__(world, name)
-        self.fee_base_msat = fee_base_msat
-        self.fee_ppm = fee_ppm
-        self.cltv_delta = 6
-        self.cltv_final = 10
-        self.htlc_minimum_msat = 0
-        self.htlc_maximum_msat = U64_MAX
-        self.max_dust_exposure_msat = 50_000_000
-        self.max_concurrent_htlcs = 483
-        self.to_self_delay = 6
-        self.emergency_sat = 25_000  # min-emergency-msat
-        self.feerates = Feerates()
-        self.falls_back: frozenset[int] = frozenset()  # bits of a type that an open drops by itself after a refusal
-        self.directory = directory / "regtest"
-        self.directory.mkdir(parents=True)
-        self.lightning_dir = str(self.directory)
-        self.rpc_path = str(self.directory / "lightning-rpc")
-        self.online = False
-        self.height = self.chain.height
-        self.generation = 0  # grows with every start: answers of a former life are void
-        self.datastore = Datastore()
-        self.faults = Faults()
-        self.syncing = False  # as right after a start, when the latest blocks have not been read again (cln:R2)
-        self.htlcs = Htlcs(self)
-        self.invoices = Invoices(self)
+    def __init__(self, world: Surroundings, name: str, directory: Path, *, fee_base_msat: int, fee_ppm: int) -> None:
+        super().__init__(world, name, directory, fee_base_msat=fee_base_msat, fee_ppm=fee_ppm)
+        held = HeldParts()
+        self.invoices = Invoices(self, held)
+        self.htlcs = Htlcs(self, held, self.invoices)
         self.openings = Openings(self)
         self.server = world.server_kind(self)
-        self.waiters: list[methods.Waiter] = []
-        self.closed: list[dict[str, Any]] = []
-        self.htlc_log: list[tuple[Htlc, str]] = []  # in order of creation, with direction
         self.reconnect: list[Party] = []
-        self.developer = True
-        self.says_failure_reason = False  # of a later lightningd, in forwards (cln:N9)
-        self.forward_listeners: list[Callable[[Forward], None]] = []  # for those who want to watch
 
     # life
 
@@ -179,39 +146,6 @@ class Node(PluginOwner):
         await self.server.stopped()
         shutil.rmtree(self.directory.parent, ignore_errors=True)
 
-    # channels
-
-    def forward_event(self, row: Forward) -> None:
-        for listener in self.forward_listeners:
-            listener(row)
-        self.notify("forward_event", row.event())
-        kind = "updated" if row.updated_index else "created"
-        htlc = row.part.htlc
-        details = {"status": row.status, "in_channel": row.in_channel, "in_htlc_id": htlc.id}
-        details |= {"in_msat": htlc.amount_msat, "out_channel": row.out_channel}
-        methods.wake(self, "forwards", kind, row.updated_index or row.created_index, details)
-
-    def has_anchors(self) -> bool:
-        return any(end.channel.anchors and not end.forgotten for end in self.ends)
-
-    def end_by_id(self, channel_id: str) -> End | None:
-        for end in self.ends:
-            if end.channel.channel_id == channel_id and not end.forgotten:
-                return end
-        return None
-
-    def end_by_scid(self, scid: str) -> End | None:
-        for end in self.ends:
-            if scid in end.names() and not end.forgotten:
-                return end
-        return None
-
-    def end_defaults(self, end: End) -> None:
-        """Our policy on a new end."""
-        end.fee_base_msat, end.fee_ppm = self.fee_base_msat, self.fee_ppm
-        end.cltv_delta = self.cltv_delta
-        end.htlc_maximum_msat = min(end.htlc_maximum_msat or U64_MAX, self.htlc_maximum_msat)
-
     # Party
 
     def init_features(self) -> str:
@@ -253,11 +187,11 @@ class Node(PluginOwner):
     async def open_requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
         return await self.openings.requested(opener, request)
 
-    def error_arrived(self, peer: Party, end: End | None, text: str) -> None:
+    def error_arrived(self, peer: Owner, end: End | None, text: str) -> None:
         if end is None:
             self.openings.peer_error(peer, text)
         else:
-            closing.peer_error(self, end, text)
+            node_closing.peer_error(self, end, text)
 
     def channel_created(self, end: End) -> None:
         self.openings.created(end)
@@ -287,7 +221,7 @@ class Node(PluginOwner):
 
     def withheld_closed(self, end: End, closer: str, cause: str) -> None:
         self.htlcs.abandon(end)
-        closing.forget_withheld(self, end, closer, cause)
+        node_closing.forget_withheld(self, end, closer, cause)
 
     def close_feerate(self) -> int:
         return self.feerates.mutual_close

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .address import script_to_address
-from .channels import End, Htlc, feature_names, type_json
-
-if TYPE_CHECKING:
-    from .lightningd import Node
-    from .party import Party
+from .channel_types import feature_names, type_json
+from .channels import End, Htlc
+from .node_base import NodeBase
+from .party import Party
 
 COUNTERS = (
     "in_payments_offered",
@@ -79,9 +78,9 @@ def channel_row(end: End) -> dict[str, Any]:
     return row | _money(end) | _traffic(end)
 
 
-def opening_row(node: Node, peer: Party) -> dict[str, Any]:
+def opening_row(peer: Party, asked_sat: int) -> dict[str, Any]:
     """Return the entry of listpeerchannels for an open under way, which has no channel_id yet."""
-    amount_msat = node.openings.asked_sat[peer.node_id] * 1000
+    amount_msat = asked_sat * 1000
     row: dict[str, Any] = {"peer_id": peer.node_id, "peer_connected": True, "state": "OPENINGD"}
     row |= {"owner": "lightning_openingd", "opener": "local"}
     return row | {"to_us_msat": amount_msat, "total_msat": amount_msat, "features": []}
@@ -147,7 +146,7 @@ def _channel_htlc(htlc: Htlc, direction: str) -> dict[str, Any]:
     }
 
 
-def htlc_rows(node: Node) -> list[dict[str, Any]]:
+def htlc_rows(node: NodeBase) -> list[dict[str, Any]]:
     """listhtlcs: live channels, finished HTLCs included (cln:F5)."""
     rows = []
     for index, (htlc, direction) in enumerate(node.htlc_log, start=1):
@@ -176,7 +175,7 @@ def funds_channel(end: End) -> dict[str, Any]:
     return row | {"funding_txid": end.channel.funding_txid, "funding_output": end.channel.funding_outnum}
 
 
-def peer_row(node: Node, node_id: str) -> dict[str, Any]:
+def peer_row(node: Party, node_id: str) -> dict[str, Any]:
     """One entry of listpeers."""
     connected = node_id in node.links
     row: dict[str, Any] = {"id": node_id, "connected": connected, "num_channels": len(node.ends_to(node_id))}

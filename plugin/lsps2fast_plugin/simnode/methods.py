@@ -1,22 +1,26 @@
-"""The table of lightningd's RPC methods and how a call finds its parameters."""
+"""The registry of lightningd's RPC methods, and how a call finds its parameters. methods_* fill it."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from . import frames
-from .errors import INVALID_PARAMS, RpcError
-
-if TYPE_CHECKING:
-    from .lightningd import Node, Outcome
+from .errors import INVALID_PARAMS, Outcome, RpcError
 
 Handler = Callable[..., Any]
 HEX = frozenset("0123456789abcdefABCDEF")
+
+
+class Spawner(Protocol):
+    """Stand for a node that runs work which ends with it."""
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str = "work") -> asyncio.Task[Any]:
+        """Return a task that ends with the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def check(entry: Method, params: dict[str, Any]) -> Outcome:
     return {"command_to_check": entry.name}, None
 
 
-def run(node: Node, entry: Method, params: Any) -> Outcome | asyncio.Future[Outcome]:
+def run(node: Spawner, entry: Method, params: Any) -> Outcome | asyncio.Future[Outcome]:
     """Carry out one of lightningd's own methods."""
     try:
         result = entry.handler(node, **arguments(entry, params))
@@ -149,24 +153,3 @@ def hex_bytes(value: Any, name: str) -> bytes:
 
 def _is_hex(text: str) -> bool:
     return HEX.issuperset(text)
-
-
-# wait
-
-
-@dataclass(eq=False)
-class Waiter:
-    """A `wait` call that is not over."""
-
-    subsystem: str
-    kind: str
-    index: int
-    future: asyncio.Future[dict[str, Any]]
-
-
-def wake(node: Node, subsystem: str, kind: str, index: int, details: dict[str, Any]) -> None:
-    """An index of a subsystem has moved on."""
-    for waiter in list(node.waiters):
-        if (waiter.subsystem, waiter.kind) == (subsystem, kind) and index >= waiter.index and not waiter.future.done():
-            waiter.future.set_result({"subsystem": subsystem, kind: index, subsystem: details})
-            node.waiters.remove(waiter)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import bolt11
 from .bolt11 import Hop
 from .errors import INVALID_PARAMS, RpcError
 from .invoices import EXPIRY_S, checked_msat
+from .lightningd import Node
 from .methods import hex_bytes, method, number
-
-if TYPE_CHECKING:
-    from .lightningd import Node
 
 Json = dict[str, Any]
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import closing, listings, psbt, splices
+from . import closing, listings, node_closing, psbt, splices
 from .address import address_to_script
 from .errors import INVALID_PARAMS, LIGHTNINGD, RpcError
 from .invoices import checked_msat
+from .lightningd import Node
 from .methods import method, node_id, number, truth
 from .openings import read_psbt
 from .psbt import Output
 from .wallet import FEERATE_PERKW, OUTPUT_WEIGHT, RESERVE_BLOCKS, Need
-
-if TYPE_CHECKING:
-    from .lightningd import Node
 
 Json = dict[str, Any]
 SPLIT_WEIGHT = 42  # a transaction without inputs and outputs
@@ -202,13 +200,13 @@ async def fundchannel_cancel(node: Node, id: Any) -> Json:
     "id [unilateraltimeout] [destination] [fee_negotiation_step] [wrong_funding] [force_lease_closed] [feerange]",
 )
 async def close(node: Node, id: Any, unilateraltimeout: Any = 172_800, **more: Any) -> Json:
-    return await closing.close(node, str(id), number(unilateraltimeout, "unilateraltimeout"))
+    return await node_closing.close(node, str(id), number(unilateraltimeout, "unilateraltimeout"))
 
 
 @method("splicein", "channel amount")
 def splicein(node: Node, channel: Any, amount: Any) -> Json:
     """cln:N3: on a channel that has no block yet it ends in a force-close, as on a real node."""
-    end = closing.find_end(node, str(channel))
+    end = node_closing.find_end(node, str(channel))
     if node.chain.depth(end.channel.funding_txid) == 0:
         closing.force_close(end, "Splicing an unconfirmed channel")
         raise RpcError(LIGHTNINGD, "Channel failed, peer said: error")
@@ -217,12 +215,12 @@ def splicein(node: Node, channel: Any, amount: Any) -> Json:
 
 @method("dev-forget-channel", "id [short_channel_id] [channel_id] [force]")
 def dev_forget_channel(node: Node, id: Any, channel_id: Any = None, **more: Any) -> Json:
-    return closing.forget_channel(node, node_id(id, "id"), channel_id)
+    return node_closing.forget_channel(node, node_id(id, "id"), channel_id)
 
 
 @method("setchannel", "id [feebase] [feeppm] [htlcmin] [htlcmax] [enforcedelay] [ignorefeelimits]")
 def setchannel(node: Node, id: Any, enforcedelay: Any = 600, **more: Any) -> Json:
-    ends = [end for end in node.ends if not end.forgotten] if id == "all" else [closing.find_end(node, str(id))]
+    ends = [end for end in node.ends if not end.forgotten] if id == "all" else [node_closing.find_end(node, str(id))]
     rows = []
     for end in ends:
         until_s = node.clock.time() + number(enforcedelay, "enforcedelay")
@@ -285,7 +283,7 @@ def listforwards(
 def listhtlcs(node: Node, id: Any = None, index: Any = None, start: Any = None, limit: Any = None) -> Json:
     rows = listings.htlc_rows(node)
     if id is not None:
-        end = closing.find_end(node, str(id))
+        end = node_closing.find_end(node, str(id))
         rows = [row for row in rows if row["short_channel_id"] == end.scid_now()]
     return {"htlcs": _page(rows, index, start, limit)}
 

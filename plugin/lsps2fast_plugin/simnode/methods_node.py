@@ -6,17 +6,16 @@ import asyncio
 import hashlib
 import hmac
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import listings
-from .channels import FEERATE_OFFSET_PERKW
 from .errors import INVALID_PARAMS, INVALID_REQUEST, RpcError
-from .methods import TABLE, Waiter, hex_bytes, method, node_id, number, truth
+from .feerates import FEERATE_OFFSET_PERKW
+from .lightningd import Node
+from .methods import TABLE, hex_bytes, method, node_id, number, truth
 from .party import connect as link
 from .party import disconnect as unlink
-
-if TYPE_CHECKING:
-    from .lightningd import Node
+from .waiters import Waiter
 
 Json = dict[str, Any]
 SUBSYSTEMS = ("invoices", "forwards", "sendpays", "htlcs", "chainmoves", "channelmoves", "networkevents")
@@ -90,7 +89,11 @@ def listpeerchannels(node: Node, id: Any = None, short_channel_id: Any = None, c
     ]
     rows = [listings.channel_row(end) for end in ends]
     if short_channel_id is None and channel_id is None:
-        rows += [listings.opening_row(node, peer) for peer in node.openings.under_way() if id in (None, peer.node_id)]
+        rows += [
+            listings.opening_row(peer, node.openings.asked_sat[peer.node_id])
+            for peer in node.openings.under_way()
+            if id in (None, peer.node_id)
+        ]
     return {"channels": rows}
 
 

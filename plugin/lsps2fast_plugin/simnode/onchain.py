@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from .channels import Channel, End, Htlc
+from .chain import Chain
+from .channels import Channel, End, Htlc, OnChain
 from .errors import ChainReject
 from .psbt import Outpoint, Output, Tx
-
-if TYPE_CHECKING:
-    from .chain import Chain
 
 REASONABLE_DEPTH = 3  # of what must not come undone before upstream hears of it
 FORGET_DEPTH = 100
@@ -25,27 +22,15 @@ CLOSE_LEAST_SAT = 200
 SPENT_STATES = ("FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")
 
 
-class OnChain:
-    """What spends a channel's funding. `outputs` are those of HTLCs, `sweeps` what was made of them."""
-
-    def __init__(self, channel: Channel, tx: Tx, htlcs: dict[Htlc, Outpoint | None]) -> None:
-        self.channel = channel
-        self.tx = tx
-        self.outputs = htlcs
-        self.sweeps: dict[Htlc, Tx] = {}
-
-    def published(self, chain: Chain) -> bool:
-        """Return whether the chain knows it, after another attempt if need be."""
-        return _publish(chain, self.tx)
-
-    def worth_msat(self, end: End) -> int:
-        """HTLCs that `end` offered and nobody has swept yet."""
-        chain = end.owner.chain
-        spots = [spot for htlc, spot in self.outputs.items() if htlc.offerer is end and spot in chain.unspent]
-        return sum(chain.unspent[spot].amount_sat * 1000 for spot in spots if spot is not None)
+def worth_msat(on_chain: OnChain, end: End) -> int:
+    """Return the HTLCs that `end` offered and that are not swept yet."""
+    chain = end.owner.chain
+    spots = [spot for htlc, spot in on_chain.outputs.items() if htlc.offerer is end and spot in chain.unspent]
+    return sum(chain.unspent[spot].amount_sat * 1000 for spot in spots if spot is not None)
 
 
 def _publish(chain: Chain, tx: Tx) -> bool:
+    """Return whether the chain knows it, after another attempt if need be."""
     if not chain.knows(tx.txid):
         try:
             chain.submit(tx)
@@ -99,7 +84,7 @@ def _spend(channel: Channel, outputs: list[Output]) -> Tx:
 def _settle(channel: Channel, tx: Tx, htlcs: dict[Htlc, Outpoint | None]) -> Tx:
     channel.dead = True
     channel.on_chain = OnChain(channel, tx, htlcs)
-    channel.settled_on_chain = channel.on_chain.published(channel.opener.owner.chain)
+    channel.settled_on_chain = _publish(channel.opener.owner.chain, tx)
     return tx
 
 
@@ -111,7 +96,7 @@ def see_block(end: End, height: int) -> bool:
     on_chain, owner = end.channel.on_chain, end.owner
     if on_chain is None or end.forgotten:
         return False
-    end.channel.settled_on_chain = on_chain.published(owner.chain)
+    end.channel.settled_on_chain = _publish(owner.chain, on_chain.tx)
     mined = owner.chain.confirmed.get(on_chain.tx.txid)
     if mined is None or mined[0] > height:
         return False

@@ -6,17 +6,17 @@ import asyncio
 import hashlib
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from . import closing, psbt
+from . import node_closing, psbt
 from .address import script_to_address
-from .channels import FEERATE_OFFSET_PERKW, Channel, End, type_json
+from .channel_types import type_json
+from .channels import Channel, End, Owner
 from .errors import INVALID_PARAMS, LIGHTNINGD, RpcError
+from .feerates import FEERATE_OFFSET_PERKW
+from .node_base import NodeBase
 from .party import OpenAnswer, OpenRequest, Party
 from .psbt import Tx
-
-if TYPE_CHECKING:
-    from .lightningd import Node
 
 WARNING = (
     "The funding transaction MUST NOT be broadcast until after channel establishment has been successfully"
@@ -41,7 +41,7 @@ class Pending:
 class Openings:
     """Openings of one node, as opener and as fundee."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: NodeBase) -> None:
         self.node = node
         self.starting: set[str] = set()
         self.asked_sat: dict[str, int] = {}  # of the open under way with each peer
@@ -158,7 +158,7 @@ class Openings:
         if over is not None and not over.done():
             over.set_result(error)
 
-    def peer_error(self, peer: Party, text: str) -> bool:
+    def peer_error(self, peer: Owner, text: str) -> bool:
         """`error` from a peer while we open a channel to it; False if we do not."""
         if peer.node_id not in self._ends and peer.node_id not in self.pending:
             return False
@@ -275,7 +275,7 @@ class Openings:
         if self.node.chain.knows(end.channel.funding_txid):
             why = "Has the funding transaction been broadcast? Please use `close` or `dev-fail` instead."
             raise RpcError(CANCEL_NOT_SAFE, why)
-        closing.forget_cancelled(self.node, end)
+        node_closing.forget_cancelled(self.node, end)
         return {"cancelled": "Channel open canceled by RPC(after fundchannel_complete)"}
 
     def under_way(self) -> list[Party]:

@@ -99,3 +99,27 @@ class Forward:
         if self.failcode is None:
             return reason
         return {"failcode": self.failcode, "failreason": failures.NAMES.get(self.failcode, "UNKNOWN")} | reason
+
+
+class HeldParts:
+    """Incoming HTLCs whose hook call is open, which are what a restart replays; and the ways to resolve one."""
+
+    def __init__(self) -> None:
+        self.held: dict[Htlc, Part] = {}
+        self.resolved = 0
+
+    def fail(self, part: Part, message: bytes) -> None:
+        """Fail upstream with our own message; the bytes reach the payer verbatim (cln:H7)."""
+        self.fail_blob(part, part.htlc.onion.originate(part.shared_secret, message))
+
+    def fail_blob(self, part: Part, blob: bytes) -> None:
+        """Fail upstream with an answer that is wrapped already."""
+        self.resolved += 1
+        self.held.pop(part.htlc, None)
+        part.htlc.channel.fail(part.htlc, blob)
+
+    def fulfill(self, part: Part, preimage: bytes) -> None:
+        """Fulfil upstream."""
+        self.resolved += 1
+        self.held.pop(part.htlc, None)
+        part.htlc.channel.fulfill(part.htlc, preimage)

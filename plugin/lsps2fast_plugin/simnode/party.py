@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from random import Random
+from typing import Any, TypeVar
 
 from coincurve import PrivateKey
 
-from . import closing
-from .channels import BASIC_TYPES, U64_MAX, VARIANTS, Channel, End, Htlc
+from . import closing, onchain
+from .chain import Chain
+from .channel_types import BASIC_TYPES, VARIANTS
+from .channels import U64_MAX, Channel, End, Htlc, Owner
+from .clock import Clock
+from .errors import WaitTimeout
+from .process import Plugin, StartProcess
 from .psbt import Tx
+from .rpcserver import RpcServer
+from .transcript import Transcript
 from .wallet import Wallet
 
-if TYPE_CHECKING:
-    from .world import World
-
+T = TypeVar("T")
 INIT_FEATURES = 0x800898880A8A59A1
 
 
@@ -52,10 +60,66 @@ class OpenAnswer:
     channel_type: tuple[int, ...] | None = None  # None: the one that was asked for
 
 
+class Surroundings(ABC):
+    """The world as a party knows it: seed, chance, clock, chain, who else is there. `World` makes it."""
+
+    plugin_kind: type[Plugin] = Plugin
+    server_kind: type[RpcServer] = RpcServer
+    seed: int
+    rng: Random
+    clock: Clock
+    chain: Chain
+    transcript: Transcript
+    sphinx: bool
+    timeout_s: float
+    exit_grace_s: float
+    start_process: StartProcess
+    driver_calls: int
+    lsp: Party
+
+    def __init__(self) -> None:
+        self.problems: list[BaseException] = []
+        self.channels: list[Channel] = []
+        self.address_book: dict[str, Party] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @abstractmethod
+    def state(self) -> str:
+        """Return a line per node, for error messages."""
+
+    # waiting
+
+    async def bounded(self, work: Awaitable[T], timeout_s: float | None, what: str) -> T:
+        """`await work` within the limit; raises WaitTimeout that shows the last lines of the transcript."""
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        try:
+            return await asyncio.wait_for(work, limit_s)
+        except TimeoutError:
+            raise WaitTimeout(f"no {what} within {limit_s} s\n{self.state()}\n{self.transcript.tail()}") from None
+
+    async def until(
+        self, condition: Callable[[], object], what: str = "condition", timeout_s: float | None = None
+    ) -> None:
+        """Wait until `condition()` is true; raises WaitTimeout."""
+
+        async def poll() -> None:
+            while not condition():  # noqa: ASYNC110  (any plain condition; there is no event to wait for)
+                await asyncio.sleep(0.001)
+
+        await self.bounded(poll(), timeout_s, what)
+
+    def background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Return a task that ends with the world."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
 class Party:
     """Base of nodes and of light peers. `links` holds who is connected now."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: Surroundings, name: str) -> None:
         self.world = world
         self.name = name
         self.clock = world.clock
@@ -100,7 +164,7 @@ class Party:
     def open_cancelled(self, opener: Party) -> None:
         """The open was called off before `funding_created`."""
 
-    def error_arrived(self, peer: Party, end: End | None, text: str) -> None:
+    def error_arrived(self, peer: Owner, end: End | None, text: str) -> None:
         """`error` from a peer: about our `end` of a channel, or (None) about an open under way."""
 
     def channel_created(self, end: End) -> None:
@@ -205,7 +269,7 @@ class Party:
     def _end_worth_msat(end: End) -> int:
         channel = end.channel
         if channel.settled_on_chain and channel.on_chain is not None:
-            return channel.on_chain.worth_msat(end)
+            return onchain.worth_msat(channel.on_chain, end)
         if channel.withheld and channel.opener.forgotten:
             return 0
         if end.opener and not end.owner.chain.knows(channel.funding_txid):

@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import bolt11, failures, tlv
 from .channels import End, Htlc
 from .client import ClientInvoice
 from .invoices import Invoice
 from .onions import Failed, Hop, Plain, Sphinx
-from .party import Party
-
-if TYPE_CHECKING:
-    from .lightningd import Node
-    from .world import World
+from .party import Party, Surroundings
 
 FINAL_DELTA_BLOCKS = 12
 
@@ -130,7 +126,7 @@ class Payment:
 class Payer(Party):
     """Pays over its channels to the LSP. `channels` are its ends of them, in the order they were made."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: Surroundings, name: str) -> None:
         super().__init__(world, name)
         self.payments: dict[bytes, list[Part]] = {}
         self.by_htlc: dict[Htlc, Part] = {}
@@ -237,6 +233,6 @@ def _is_final(htlc: Htlc, hop: int) -> bool:
     return hop + 1 == htlc.onion.length
 
 
-def upstream(node: Node) -> list[End]:
+def upstream(node: Party) -> list[End]:
     """Ends of a node over which payers reach it."""
     return [end for end in node.ends if isinstance(end.peer, Payer)]

@@ -6,16 +6,12 @@ import asyncio
 import signal
 from collections import deque
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import PLUGIN_ERROR, NodeDown, PluginFailed, RpcError
 from .methods import TABLE
-from .party import INIT_FEATURES, Party
-from .process import Plugin
-
-if TYPE_CHECKING:
-    from .world import World
-
+from .party import INIT_FEATURES, Party, Surroundings
+from .process import Plugin, StartProcess
 
 FIRST_ID = 18  # requests count from 19, as recorded
 UNKNOWN_MEMBERS = {"added_later": {"nested": [1, None, "x"]}, "also_added_later": 18_446_744_073_709_551_615}
@@ -29,7 +25,7 @@ class PluginOwner(Party):
     shutdown_grace_s = 30.0  # real time (cln:W5)
     lightning_dir: str
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: Surroundings, name: str) -> None:
         super().__init__(world, name)
         self.state = "new"
         self.crash_log = ""
@@ -41,6 +37,11 @@ class PluginOwner(Party):
         self.unknown_members = False  # every object it says has one more, as after an upgrade
         self._id = FIRST_ID
         self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their beginning
+
+    @property
+    def start_process(self) -> StartProcess:
+        """Return the world's way."""
+        return self.world.start_process
 
     def plan_plugin(
         self, argv: list[str], options: dict[str, Any] | None = None, env: dict[str, str] | None = None

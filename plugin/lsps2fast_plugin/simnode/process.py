@@ -14,14 +14,12 @@ import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from . import frames
 from .errors import PluginFailed, RpcError
 from .manifest import Manifest, read_manifest, set_options
-
-if TYPE_CHECKING:
-    from .plugins import PluginOwner
+from .transcript import Transcript
 
 Reply = Callable[[dict[str, Any] | None], None]  # the whole answer; None when the plugin is gone
 
@@ -55,10 +53,56 @@ async def start_process(argv: list[str], stdin: int, stdout: int, cwd: str, env:
     )
 
 
+class PluginHost(Protocol):
+    """Stand for the node that a plugin belongs to: what a plugin's process asks of it and tells it."""
+
+    name: str
+    version: str
+    lightning_dir: str
+    plugin_patience_s: float
+    transcript: Transcript
+    processes: list[Plugin]
+    logs: deque[tuple[str, str, str]]
+
+    @property
+    def start_process(self) -> StartProcess:
+        """How programs come to life."""
+
+    def next_id(self, method: str, caller_id: str = "") -> str:
+        """Return the id of a request to a plugin."""
+
+    def feature_set(self) -> dict[str, str]:
+        """Return the features for `init`."""
+
+    def said(self, body: Any) -> Any:
+        """Return what the node says in place of `body`."""
+
+    def check_methods(self, plugin: Plugin) -> None:
+        """Refuse a method that exists already. Raises PluginFailed."""
+
+    def plugin_registered(self, plugin: Plugin) -> None:
+        """Its methods, hooks and subscriptions are live."""
+
+    def plugin_ready(self, plugin: Plugin) -> None:
+        """It has answered `init`."""
+
+    def plugin_gone(self, plugin: Plugin) -> None:
+        """Its pipe ended."""
+
+    def forward_custom_notification(self, sender: Plugin, name: str, params: dict[str, Any]) -> None:
+        """Tell the other plugins."""
+
+    def warn(self, source: str, text: str, level: str = "warn") -> None:
+        """Log and notify."""
+
+    def note(self, text: str) -> None:
+        """Log a line of lightningd's own."""
+
+
 class Plugin(asyncio.Protocol):
     """One plugin of one node. `alive` until its pipe ends; `ready` once `init` was answered."""
 
-    def __init__(self, node: PluginOwner, argv: list[str], options: dict[str, Any], env: dict[str, str]) -> None:
+    def __init__(self, node: PluginHost, argv: list[str], options: dict[str, Any], env: dict[str, str]) -> None:
         self.node = node
         self.argv = argv
         self.options = dict(options)
@@ -91,8 +135,9 @@ class Plugin(asyncio.Protocol):
         host_in, child_out = os.pipe()
         environment = {**os.environ, **self.env, "LIGHTNINGD_PLUGIN": "1", "LIGHTNINGD_VERSION": self.node.version}
         try:
-            start = self.node.world.start_process
-            self._process = await start(self.argv, child_in, child_out, self.node.lightning_dir, environment)
+            self._process = await self.node.start_process(
+                self.argv, child_in, child_out, self.node.lightning_dir, environment
+            )
         except OSError as error:
             os.close(host_out)
             os.close(host_in)

@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from . import frames
-from .errors import INVALID_REQUEST, RpcError
+from .errors import INVALID_REQUEST, Outcome, RpcError
+from .faults import Fault, Faults
+from .transcript import Transcript
 
-if TYPE_CHECKING:
-    from .faults import Fault
-    from .lightningd import Node
+
+class RpcHost(Protocol):
+    """Stand for the node whose socket it is."""
+
+    name: str
+    generation: int
+    faults: Faults
+    transcript: Transcript
+
+    def run_method(self, name: str, params: Any, frame: bytes, caller_id: str) -> Outcome | asyncio.Future[Outcome]:
+        """Carry out a call."""
+
+    async def finish_method(self, name: str, params: Any, frame: bytes, caller_id: str) -> Outcome:
+        """Carry out a call and wait for its end."""
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str = "work") -> asyncio.Task[Any]:
+        """Return a task that ends with the node."""
+
+    def said(self, body: Any) -> Any:
+        """Return what the node says in place of `body`."""
+
+    def note(self, text: str) -> None:
+        """Log a line of lightningd's own."""
 
 
 class Connection(asyncio.Protocol):
@@ -59,12 +82,12 @@ class Connection(asyncio.Protocol):
             return
         self.node.spawn(self._faulty(fault, method, params, frame, request_id))
 
-    def _done(self, request_id: Any, done: asyncio.Future[tuple[Any, RpcError | None]]) -> None:
+    def _done(self, request_id: Any, done: asyncio.Future[Outcome]) -> None:
         if not done.cancelled():
             self.answer(request_id, *done.result())
 
     async def _faulty(self, fault: Fault, method: str, params: Any, frame: bytes, request_id: Any) -> None:
-        outcome: tuple[Any, RpcError | None] = (None, fault.error)
+        outcome: Outcome = (None, fault.error)
         generation = self.node.generation
         if fault.carry_out:
             outcome = await self.node.finish_method(method, params, frame, str(request_id))
@@ -106,7 +129,7 @@ class RpcServer:
     Not asyncio's own server: until Python 3.12 that one forgets a socket which it is accepting when it is closed.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: RpcHost) -> None:
         self.node = node
         self.peer = f"{node.name}/plugin-rpc"
         self.connections: set[Connection] = set()

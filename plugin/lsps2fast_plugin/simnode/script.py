@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from . import closing
-from .channels import End
-
-if TYPE_CHECKING:
-    from .client import Client
+from .channels import U64_MAX, End, Htlc, Owner
+from .transcript import Transcript
 
 MESSAGES = (
     "open_channel",
@@ -36,10 +36,51 @@ DEEDS = ("error", "close", "disconnect", "flap", "silent")
 TEXT = "I changed my mind"
 
 
+@dataclass
+class Behaviour:
+    """How a client acts. `on_part`: `settle`, `fail`, `hold` or `vanish`, or a function of the HTLC giving one."""
+
+    reject_open: str | None = None  # text of the error answer to open_channel
+    reject_types: frozenset[int] = frozenset()  # feature bits: channels of a type with any of them are refused
+    accepts_as: tuple[int, ...] | None = None  # type in the answer to open_channel, whatever was asked for
+    vanish_at: str = ""  # "open", "funding" or "ready": disconnect at that step
+    refuse_funding: str | None = None
+    zeroconf: bool = True
+    send_ready: bool = True
+    htlc_minimum_msat: int = 0
+    to_self_delay: int = 6
+    max_accepted_htlcs: int = 483
+    max_in_flight_msat: int = U64_MAX
+    reserve_sat: int | None = None
+    on_part: str | Callable[[Htlc], str] = "settle"
+    check_fees: bool = True
+    script: dict[str, str] = field(default_factory=dict)  # message: deed
+
+
+class Actor(Owner, Protocol):
+    """Stand for the client that a script is of."""
+
+    behaviour: Behaviour
+    transcript: Transcript
+
+    @property
+    def lsp(self) -> Owner:
+        """Return the LSP it is connected to."""
+
+    def connect(self) -> None:
+        """Come online."""
+
+    def go_offline(self) -> None:
+        """Disconnect."""
+
+    def send_shutdown(self, end: End | None = None) -> None:
+        """Ask to close a channel."""
+
+
 class Script:
     """Carries out the script of one client. `done` are (message, deed) in order."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Actor) -> None:
         self.client = client
         self.done: list[tuple[str, str]] = []
         self._seen: Counter[str] = Counter()
@@ -91,7 +132,7 @@ class Script:
             end.channel.pause(False)
 
 
-def send_error(client: Client, end: End | None, text: str) -> None:
+def send_error(client: Actor, end: End | None, text: str) -> None:
     """`error` about a channel, behind what was sent on it before; without one, about the open under way."""
     lsp = client.links.get(client.lsp.node_id)
     if lsp is None:

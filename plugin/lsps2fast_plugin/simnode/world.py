@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,13 +17,11 @@ from .chain import Chain
 from .channels import Channel, End
 from .client import Client
 from .clock import Clock
-from .errors import WaitTimeout
 from .lightningd import Node
 from .openings import make_end
-from .party import Party, connect
+from .party import Party, Surroundings, connect
 from .payer import Payer
-from .process import Plugin, StartProcess, start_process
-from .rpcserver import RpcServer
+from .process import StartProcess, start_process
 from .transcript import Transcript
 
 T = TypeVar("T")
@@ -40,14 +37,13 @@ def _sweep() -> None:
 atexit.register(_sweep)  # for an interpreter that ends inside a world
 
 
-class World:
+class World(Surroundings):
     """See the package docstring. All waits are bounded by `timeout_s` of real time.
 
     A subclass may let plugins, sockets and time be of other kinds.
     """
 
-    plugin_kind: type[Plugin] = Plugin
-    server_kind: type[RpcServer] = RpcServer
+    lsp: Node
 
     def __init__(
         self,
@@ -66,6 +62,7 @@ class World:
         exit_grace_s: float = 5.0,
         test_clock: bool = True,
     ) -> None:
+        super().__init__()
         self.seed = seed
         self.rng = random.Random(seed)
         self.clock = self.make_clock()
@@ -77,16 +74,12 @@ class World:
         self.env = {"LSPS2FAST_TEST_CLOCK": "1"} if test_clock else {}
         self.env |= env or {}
         self.start_process: StartProcess = start_process  # how plugins come to life; tests may fork one instead
-        self.problems: list[BaseException] = []
-        self.channels: list[Channel] = []
         self.parties: dict[str, Party] = {}
         self.nodes: list[Node] = []
-        self.address_book: dict[str, Party] = {}
         self.driver_calls = 0
         self.directory = tempfile.mkdtemp(prefix="l2f-", dir="/tmp" if os.path.isdir("/tmp") else None)
         _directories.add(self.directory)
         self._opening_books: dict[str, int] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._upstream_count = 0
         self.lsp = self.add_node("lsp", fee_base_msat=fee_base_msat, fee_ppm=fee_ppm, wallet_sat=wallet_sat)
         self.chain.listeners.append(self._block)
@@ -243,34 +236,6 @@ class World:
             for plugin in node.plugins:
                 if "lsps2-dev-advance" in plugin.manifest.methods and node.state == "running":
                     await node.call("lsps2-dev-advance", {"seconds": seconds})
-
-    # waiting
-
-    async def bounded(self, work: Awaitable[T], timeout_s: float | None, what: str) -> T:
-        """`await work` within the limit; raises WaitTimeout that shows the last lines of the transcript."""
-        limit_s = self.timeout_s if timeout_s is None else timeout_s
-        try:
-            return await asyncio.wait_for(work, limit_s)
-        except TimeoutError:
-            raise WaitTimeout(f"no {what} within {limit_s} s\n{self.state()}\n{self.transcript.tail()}") from None
-
-    async def until(
-        self, condition: Callable[[], object], what: str = "condition", timeout_s: float | None = None
-    ) -> None:
-        """Wait until `condition()` is true; raises WaitTimeout."""
-
-        async def poll() -> None:
-            while not condition():  # noqa: ASYNC110  (any plain condition; there is no event to wait for)
-                await asyncio.sleep(0.001)
-
-        await self.bounded(poll(), timeout_s, what)
-
-    def background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Return a task that ends with the world."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     def state(self) -> str:
         """One line per node: for error messages."""

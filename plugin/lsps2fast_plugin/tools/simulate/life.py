@@ -318,7 +318,8 @@ class InnerPlugin(Plugin):
     """The embedded node's plugin, whose process is a `Life`."""
 
     async def launch(self) -> None:
-        town: Any = self.node.world  # a Town
+        host: Any = self.node
+        town = host.world  # a Town
         tape: Tape = town.tape
         reader = _Reader(self)
         name = self.node.name
