@@ -20,6 +20,7 @@ from lsps2fast_plugin.service.waiting_orders import WaitingOrders
 
 log = logging.getLogger(__name__)
 Sent = Callable[[str, order.Channel], None]
+UNDO_ENDS: Final = (ChannelGone, MustNotClose)
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 600.0  # a change of the channel ends the wait at once
 
@@ -140,10 +141,11 @@ class FundingOrders:
     async def _drop_once_free(self, peer_id: str, action: order.Undo) -> order.Channel | None:
         """Do as `_drop` once the client holds no part any more: that may take days, and is no alarm."""
         what, watch, pause_s = f"undoing the open to {peer_id}", self._waiting.watch, FIRST_PAUSE_S
-        final = (ChannelGone, MustNotClose)
+        kept: order.Channel | None = None
         while True:
             try:
-                return await self._tasks.until_done(what, lambda: self._drop(peer_id, action), final)
+                kept = await self._tasks.until_done(what, lambda: self._drop(peer_id, action), UNDO_ENDS)
+                break
             except MustNotClose as held:
                 if pause_s == FIRST_PAUSE_S:
                     log.info(f"{what} waits: {held}")
@@ -151,6 +153,7 @@ class FundingOrders:
                 await watch.wait(action.channel.channel_id, pause_s)
                 watch.look(action.channel.channel_id)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        return kept
 
     async def _drop(self, peer_id: str, action: order.Undo) -> order.Channel | None:
         """Cancel what is half made; close what was made, also by a call whose answer never came.
