@@ -14,3 +14,5 @@ cdef class Session(Payment):
     cdef tuple _proceed(self)
     cdef tuple _finish(self)
     cdef tuple _keep_out(self, IncomingHtlc part, str why)
+    cdef list _in_its_way(self, IncomingHtlc part)
+    cdef bint _is_whole_with(self, IncomingHtlc part) except? -1

@@ -193,15 +193,13 @@ class Session(Payment):
         if not buy.fixed and self.held:
             return self._keep_out(part, "a second part")  # C-24: the first alone decides, also while the client is away
         if buy.fixed and (value > less(buy.most_msat, self.sum_msat) or self.held >= self.registry.max_parts):
-            over_msat = less(value, less(buy.most_msat, self.sum_msat))
-            smaller = smallest(self.parts, part, [], self.held + 1 - self.registry.max_parts, over_msat)
-            if over_msat and smaller is not None and not self._are_crumbs(smaller):
-                return self._keep_out(part, ABOVE)  # rule:18: what lifts the sum fails alone
-            if smaller is None and self.held >= self.registry.max_parts and self._cannot_add_up(value):
-                return self._fail_for_its_size(part)
-            if smaller is None or value > buy.most_msat:
-                return self._keep_out(part, ABOVE if over_msat else "too many parts")  # rule:18, C-10
-            gives_way = NOTHING
+            smaller = self._in_its_way(part)
+            if smaller is None:
+                if value > less(buy.most_msat, self.sum_msat):
+                    return self._keep_out(part, ABOVE)  # rule:18: what lifts the sum fails alone
+                if self._cannot_add_up(value):
+                    return self._fail_for_its_size(part)
+                return self._keep_out(part, "too many parts")  # C-10
             for other in smaller:
                 gives_way += self._give_way(other)
                 self.registry.refused["gave way"] += 1
@@ -217,6 +215,32 @@ class Session(Payment):
             return gives_way
         actions = self._complete()
         return gives_way + actions if gives_way else actions
+
+    @cython.cfunc
+    def _in_its_way(self, part: IncomingHtlc) -> list:
+        """Return the held parts, smaller ones all, that give way to this one (rule:24); None: it is kept out.
+
+        For the sum (rule:18) only crumbs give way, and whatever a payment can do without that this part makes whole.
+        """
+        value: cython.ulonglong = part.amt_to_forward_msat
+        over_msat: cython.ulonglong = less(value, less(self.buy.most_msat, self.sum_msat))
+        if value > self.buy.most_msat:
+            return None
+        smaller = smallest(self.parts, part, [], self.held + 1 - self.registry.max_parts, over_msat)
+        if smaller is None or over_msat == 0 or self._are_crumbs(smaller) or self._is_whole_with(part):
+            return smaller
+        return None
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def _is_whole_with(self, part: IncomingHtlc) -> cython.bint:
+        """Return whether this part and the held ones that are as large are a whole payment."""
+        other: IncomingHtlc
+        sum_msat: cython.ulonglong = part.amt_to_forward_msat
+        for other in self.parts:
+            if other.status == HELD and other.amt_to_forward_msat >= part.amt_to_forward_msat:
+                sum_msat += min(other.amt_to_forward_msat, MOST_MSAT - sum_msat)
+        return sum_msat >= self._needed()
 
     def _are_crumbs(self, parts: list) -> cython.bint:
         """Whether these parts are so little of what was bought that the payment can do without them (people:L3)."""
@@ -346,19 +370,42 @@ class Session(Payment):
     # Opening -------------------------------------------------------------------------------------
 
     def _join(self, part: IncomingHtlc):
-        """Hold a part that comes while the channel is made (C-18); one too many, or too much, fails alone (trap:26)."""
+        """Hold a part that comes while the channel is made (C-18).
+
+        One too many, or too much, fails alone (trap:26), or smaller ones do that the payment is whole without.
+        """
+        other: IncomingHtlc
         buy: JitChannel = self.buy
         value: cython.ulonglong = part.amt_to_forward_msat
-        if not buy.fixed or self.held >= self.registry.max_parts:
-            return self._keep_out(part, "too many parts" if buy.fixed else "a second part")  # C-24, C-10
-        if value > less(buy.most_msat, self.sum_msat):
-            return self._keep_out(part, ABOVE)  # rule:18
+        rest_msat: cython.ulonglong = self.sum_msat
+        above: cython.bint = value > less(buy.most_msat, self.sum_msat)
+        if not buy.fixed:
+            return self._keep_out(part, "a second part")  # C-24
+        smaller = NOTHING
+        if above or self.held >= self.registry.max_parts:
+            smaller = self._in_its_way(part)
+            for other in smaller or NOTHING:
+                rest_msat = less(rest_msat, other.amt_to_forward_msat)
+            if smaller is None or rest_msat + value < self._needed() or len(self.parts) >= MAX_SESSION_PARTS:
+                return self._keep_out(part, ABOVE if above else "too many parts")  # rule:18, C-10
         room = self.registry.make_room(self, buy, part)
         if room is None:
             return self._keep_out(part, "no room")
+        for other in smaller:
+            self._fail_alone(other)
+            room += (FailParts((other.key,), TEMPORARY),)
+            self.registry.refused["gave way"] += 1
         self._hold(part)
         self.sum_msat += value
         return room
+
+    def _drop(self, part: IncomingHtlc):
+        """Fail a part that can go no further, and all where the others are no whole payment without it (rule:19)."""
+        if part.status != HELD:
+            return NOTHING
+        self._fail_alone(part)
+        failed = (FailParts((part.key,), TEMPORARY),)
+        return failed if self.sum_msat >= self._needed() else failed + self._give_up(TEMPORARY)
 
     def _intend(self, funding):
         if self._done(CHOOSING | AT_OPEN) == CHOOSING:  # AT_OPEN: other coins, one of the first was taken
@@ -403,6 +450,8 @@ class Session(Payment):
         if self._done(STORING_CHANNEL | STORING_FORWARDS) == STORING_CHANNEL:
             self.committed = True
             return self._broadcast_again()
+        if self.state == WAITING and carried(self.parts, -1) < self.fee_msat:
+            return self._proceed()  # a part that bore a share was dropped during the write: laid anew
         actions = self._release()
         return actions + self._finish() if self.state == BROADCASTING else actions
 
@@ -503,6 +552,14 @@ class Session(Payment):
         part.extra_fee_msat = min(less(self.fee_msat, carried(self.parts, -1)), value - self.floor_msat)
         self._hold(part)
         return room + self._note()
+
+    def _drop_late(self, part: IncomingHtlc):
+        """Fail a late part that can go no further; what is out already is not touched."""
+        if part.status != HELD:
+            return NOTHING
+        self._let_go(part, LOST)
+        self.forwards = None
+        return (FailParts((part.key,), TEMPORARY),)
 
     def _late_store_failed(self, arg):
         """Fail late parts that could not be journalled; the others go on (rule:11)."""

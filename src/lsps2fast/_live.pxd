@@ -6,6 +6,7 @@ from lsps2fast._payment cimport JitChannel, Payment, Registry
 
 cdef class Live(Registry):
     cdef readonly unsigned long long offline_ms
+    cdef readonly unsigned long long collect_ms
     cdef readonly int max_held_parts
     cdef readonly int max_held_parts_per_peer
     cdef readonly int max_held_parts_per_buy
@@ -24,4 +25,5 @@ cdef class Live(Registry):
     cdef watch_no_more(self, Payment session)
     cdef list _evictable(self, int pot, JitChannel buy, Payment besides)
     cdef begun(self, Session session)
+    cdef wait_for_parts(self, Session session)
     cdef over(self, Session session)

@@ -183,6 +183,14 @@ class Live(Registry):
             session.due_ms = self.now_ms + self.offline_ms
             self._complete[session] = None
 
+    @cython.cfunc
+    def wait_for_parts(self, session: Session):
+        """Let a set that is complete no more collect again (C-05)."""
+        if session in self._complete and session.sum_msat < session.buy.size_msat:
+            del self._complete[session]
+            session.due_ms = self.now_ms + self.collect_ms
+            self._collecting[session] = None
+
     def take_changes(self):
         """Return every (jit scid, payment hash, old state or None, new state, opening fee agreed, and come so far)
         since the last time, in order.

@@ -102,6 +102,8 @@ cdef class Payment:
     cdef tuple _answer_held(self, object failure, unsigned long long cltv=*)
     cdef tuple _broadcast_again(self)
     cdef _write_off(self)
+    cdef _fail_alone(self, IncomingHtlc part)
+    cdef unsigned long long _needed(self) noexcept
     cdef _persist(self, str stage)
     cdef _watch_reservation(self)
     cpdef object record(self, str stage)

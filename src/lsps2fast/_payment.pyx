@@ -226,6 +226,19 @@ class Payment:
         return (FailParts(tuple(keys), failure),)
 
     @cython.cfunc
+    def _fail_alone(self, part: IncomingHtlc):
+        """Count a held part as failed; the others go on without it."""
+        self._let_go(part, LOST)
+        self.sum_msat = less(self.sum_msat, part.amt_to_forward_msat)
+        self.forwards = None
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _needed(self) -> cython.ulonglong:
+        """Return the least sum that this payment is whole with."""
+        return max(self.buy.size_msat, self.fee_msat + 1 if self.fee_msat < MOST_MSAT else MOST_MSAT)
+
+    @cython.cfunc
     def _write_off(self):
         """Count the parts in a closed channel as failed: no event comes for them (cln:A3)."""
         part: IncomingHtlc
@@ -258,13 +271,12 @@ class Payment:
         """Fail alone, last one first, what does not fit and what the payment is complete without (trap:26)."""
         part: IncomingHtlc
         unfit: cython.bint
-        need: cython.ulonglong = max(self.buy.size_msat, self.fee_msat + 1 if self.fee_msat < MOST_MSAT else MOST_MSAT)
+        need: cython.ulonglong = self._needed()
         keys = []
         for part in reversed(self.parts):
             unfit = part.amt_to_forward_msat < self.floor_msat or less(self.sum_msat, self.fee_msat) > most_msat
             if unfit and part.status == HELD and less(self.sum_msat, part.amt_to_forward_msat) >= need:
-                self._let_go(part, LOST)
-                self.sum_msat -= part.amt_to_forward_msat
+                self._fail_alone(part)
                 keys.append(part.key)
         return (FailParts(tuple(keys), TEMPORARY),) if keys else NOTHING
 

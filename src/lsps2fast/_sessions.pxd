@@ -8,7 +8,6 @@ from lsps2fast._payment cimport Client, JitChannel
 cdef class Sessions(Live):
     cdef readonly dict buys
     cdef readonly unsigned long long height
-    cdef readonly unsigned long long collect_ms
     cdef readonly int max_sets
     cdef readonly unsigned long long overpay_ppm
     cdef readonly unsigned long long min_part_msat

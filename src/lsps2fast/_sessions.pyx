@@ -79,6 +79,7 @@ SCID_SETTLED = cython.declare(cython.int, int(Input.SCID_SETTLED))
 SHUTDOWN = cython.declare(cython.int, int(Input.SHUTDOWN))
 CLOSED = cython.declare(cython.int, int(Input.CLOSED))
 MONEY_SEEN = cython.declare(cython.int, int(Input.MONEY_SEEN))
+DROPPED = cython.declare(cython.int, int(Input.DROPPED))
 PART_FULFILLED = cython.declare(cython.int, int(Input.PART_FULFILLED))
 PART_FAILED = cython.declare(cython.int, int(Input.PART_FAILED))
 S_COLLECTING = cython.declare(cython.int, int(State.COLLECTING))
@@ -374,6 +375,34 @@ class Sessions(Live):
         session: Session = part.session
         arg: object = (part, session.preimage) if fulfilled else part
         return self.conclude(session, session.apply(PART_FULFILLED if fulfilled else PART_FAILED, arg))
+
+    def held_over(self, channel_id, in_scids=()):
+        """Return the keys of held parts that came over this channel; by one of its names where its id was not known."""
+        part: IncomingHtlc
+        keys = []
+        for part in self.index.values():
+            if part.in_channel == channel_id or (not part.in_channel and part.in_scid in in_scids):
+                keys += [part.key] if part.status == HELD else []
+        return keys
+
+    def drop(self, keys, why):
+        """Fail those of these parts that are still held: they can go no further (rule:19). `why`: one of REFUSED.
+
+        The payment goes on where the others are whole without them; parts that are out are not touched.
+        """
+        part: IncomingHtlc
+        session: Session
+        actions = NOTHING
+        for key in keys:
+            part = self.index.get(key)
+            if part is None or part.status != HELD:
+                continue
+            self.refused[why] += 1
+            session = part.session
+            actions += self.conclude(session, session.apply(DROPPED, part))
+            if session.state == S_COLLECTING:
+                self.wait_for_parts(session)
+        return actions
 
     def channel_closed(self, channel_id, never_sent=False):
         """Note that lightningd says positively that this channel is closed, closing or forgotten (K-13, rule:23).

@@ -47,6 +47,8 @@ REFUSED: Final = (  # why parts are not let in, and what gave way: keys of `Sess
     "too many sets",
     "no room",
     "gave way",
+    "its channel leaves",
+    "would not be forwarded",
     "too late",
     "brings far more than it pays",
     "too small",

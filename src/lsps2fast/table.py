@@ -60,6 +60,7 @@ class Input(IntEnum):
     SCID_SETTLED = 19  # another payment has paid for this jit scid's channel (A-03); only from `Sessions`
     GAVE_WAY = 20  # a held part must give way to a larger one (IncomingHtlc; rule:24); only from `Sessions`
     MONEY_SEEN = 21  # the channel holds money of the client, whatever is known of its parts (rule:25)
+    DROPPED = 22  # a held part can go no further: its channel leaves (IncomingHtlc; rule:19); only from `Sessions`
 
 
 LETTERS = dict(zip("COWFBDSXAU", State, strict=True))
@@ -75,7 +76,7 @@ BLOCK             guard?X         guard?D          guard?DX          on_block   
 ONLINE            resume?OWX      skip             skip              skip              skip                 skip                skip
 OFFLINE           skip            skip             skip              skip              skip                 skip                skip
 COINS_CHOSEN      bug             intend           bug               bug               bug                  undo_late_result    bug
-STORED            bug             open             stored?F          stored            stored?SU            undo_late_result?X  skip
+STORED            bug             open             stored?FDX        stored            stored?SU            undo_late_result?X  skip
 STORE_FAILED      bug             store_failed>D   store_failed>DX   late_store_failed late_store_failed?SU undo_late_result?X  skip
 FUNDED            bug             await_ready>WD   bug               bug               bug                  undo_late_result    bug
 OPEN_FAILED       bug             open_failed>DX   bug               bug               bug                  undo_late_result?X  bug
@@ -90,6 +91,7 @@ SHUTDOWN          shut_down>X     shut_down>D      shut_down>DX      shut_down  
 SCID_SETTLED      become_alias>SX bug              bug               bug               bug                  bug                 skip
 GAVE_WAY          give_way?X      bug              bug               bug               bug                  bug                 bug
 MONEY_SEEN        skip            skip             skip              money_seen?B      skip                 money_seen?B        skip
+DROPPED           give_way?X      drop?D           drop?DX           drop_late         drop_late            bug                 bug
 """  # noqa: E501
 
 

@@ -43,6 +43,7 @@ from lsps2fast.table import Input, State
 
 Play = partial[Scene]
 STRANGER = 800_000  # incoming channels from here on are a stranger's
+MACHINES = [Machine.load(name) for name in RUNS]
 
 # The fee (rule:20) ------------------------------------------------------------------------------------------
 
@@ -516,3 +517,59 @@ def test_the_alias_of_a_paid_channel_ends_with_it(scene: Play) -> None:
     assert kinds(play.part(5_000, payment_hash=OTHER_HASH)) == ["ForwardParts"]
     play.core.channel_closed(CHANNEL.channel_id)
     assert play.part(5_000, payment_hash=OTHER_HASH) == (failed([2], UNKNOWN_NEXT_PEER),)
+
+
+# What a stranger must tie up (rule:24) ---------------------------------------------------------------------------
+
+
+def _stranger_and_payer(scene: Play, stranger: list[int], payer: list[int]) -> tuple[Scene, list[int]]:
+    """The stranger's parts come first, then the payer's, before anything is answered; which of the payer's are in."""
+    play = scene(limits={"overpay_ppm": 100_000})
+    for number, value in enumerate(stranger):
+        play.part(value, in_scid=STRANGER, htlc_id=number)
+    for number, value in enumerate(payer):
+        play.part(value, htlc_id=number)
+    held = [part.key[1] for part in play.session.parts if part.key[0] == UPSTREAM and part.status == 0]
+    return play, held
+
+
+@given(
+    stranger=st.lists(st.integers(1, SIZE // 10), max_size=29).filter(lambda parts: sum(parts) <= SIZE // 10),
+    payer=st.integers(1, 10),
+)
+def test_parts_within_the_tolerance_keep_no_payment_away(stranger: list[int], payer: int) -> None:
+    """people:L3, rule:24: however they are split, also where both together have more parts than may be held."""
+    play, held = _stranger_and_payer(partial(Scene, MACHINES[0]), stranger, [-(-SIZE // payer)] * payer)
+    assert held == list(range(payer))
+    assert play.state is State.OPENING
+
+
+@given(st.lists(st.integers(1, SIZE - 1), max_size=29).filter(lambda parts: sum(parts) < SIZE))
+def test_nothing_keeps_a_payment_in_one_part_away(stranger: list[int]) -> None:
+    """people:L3, rule:24: all that is in its way is smaller, and it is whole without."""
+    play, held = _stranger_and_payer(partial(Scene, MACHINES[0]), stranger, [SIZE])
+    assert held == [0]
+    assert play.state is State.OPENING
+
+
+@pytest.mark.parametrize(
+    ("stranger", "payer", "let_in"),
+    [
+        ([SIZE // 10], [SIZE // 10] * 10, 10),
+        ([SIZE // 10 + 1], [SIZE // 10] * 10, 9),
+        ([SIZE * 3 // 5], [SIZE // 2] * 2, 1),
+        ([SIZE * 3 // 5 + 1], [SIZE // 2] * 2, 0),
+        ([SIZE // 2 - 1], [SIZE // 2] * 2, 2),
+        ([SIZE * 11 // 40] * 2, [SIZE // 2] * 2, 2),
+        ([SIZE * 2 // 5] * 2, [SIZE // 2] * 2, 0),
+        ([SIZE - 1], [SIZE], 1),
+    ],
+)
+def test_a_stranger_must_tie_up_more_than_the_tolerance(
+    scene: Play, stranger: list[int], payer: list[int], let_in: int
+) -> None:
+    """people:L3, rule:24: the bound on the page, from both sides; and it is for one try: the offer stays."""
+    play, held = _stranger_and_payer(scene, stranger, payer)
+    assert len(held) == let_in
+    assert sum(stranger) > SIZE // 10 or let_in == len(payer)
+    assert SCID in play.core.buys

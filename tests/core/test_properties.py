@@ -123,6 +123,12 @@ class Stories(RuleBasedStateMachine):
         held = self._held()
         self.world.deliver(held[which % len(held)])
 
+    @precondition(lambda self: self._held())
+    @rule(which=ANY)
+    def a_payers_channel_leaves(self, which: int) -> None:
+        held = self._held()
+        self.world.leave(held[which % len(held)][0])
+
     @rule(peer_id=st.sampled_from(CLIENTS), online=MOSTLY)
     def a_client_comes_or_goes(self, peer_id: str, online: bool) -> None:
         (self.world.online.add if online else self.world.online.discard)(peer_id)

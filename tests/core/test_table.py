@@ -10,6 +10,7 @@ import pytest
 from harness.scene import (
     CHANNEL,
     CLTV,
+    FEE,
     FUNDING,
     HASH,
     LIMITS,
@@ -18,10 +19,12 @@ from harness.scene import (
     PUBLIC,
     SCID,
     SIZE,
+    UPSTREAM,
     Machine,
     Scene,
 )
 from harness.scene import OTHER_HASH as OTHER
+from msgspec.structs import replace
 
 from lsps2fast import table
 from lsps2fast.actions import Opened
@@ -166,6 +169,18 @@ CHOICES = [
     ("public", PUBLIC_OUT, "money", Input.MONEY_SEEN, State.AWAITING_SETTLEMENT),
     ("trust", OUT + " lost", "money", Input.MONEY_SEEN, State.BROADCASTING),
     ("trust", OUT + " settled vanished", "money", Input.MONEY_SEEN, State.ABORTING),
+    ("trust", "half half half reserved stored funded ready dropped3", "stored", Input.STORED,
+     State.AWAITING_CHANNEL_READY),
+    ("trust", "half half half reserved stored funded steep dropped3", "stored", Input.STORED, State.ABORTING),
+    ("public", "half half half reserved stored funded stored sent steep dropped3", "stored", Input.STORED,
+     State.FAILED),
+    ("trust", "half crumb", "dropped", Input.DROPPED, State.COLLECTING),
+    ("trust", "half", "dropped", Input.DROPPED, State.FAILED),
+    ("trust", "half half half", "dropped", Input.DROPPED, State.OPENING),
+    ("trust", "part", "dropped", Input.DROPPED, State.ABORTING),
+    ("trust", "half half half reserved stored funded", "dropped3", Input.DROPPED, State.AWAITING_CHANNEL_READY),
+    ("trust", "part reserved stored funded", "dropped", Input.DROPPED, State.ABORTING),
+    ("public", "part reserved stored funded stored sent", "dropped", Input.DROPPED, State.FAILED),
 ]  # fmt: skip
 
 
@@ -180,6 +195,7 @@ def _fact(scene: Scene, kind: Input) -> Any:
         Input.PART_FULFILLED: lambda: (scene.session.parts[0], PREIMAGE),
         Input.PART_FAILED: lambda: scene.session.parts[0],
         Input.GAVE_WAY: lambda: scene.session.parts[0],
+        Input.DROPPED: lambda: scene.session.parts[-1],
         Input.SCID_SETTLED: lambda: setattr(scene.buy, "channel", CHANNEL),
     }
     return facts.get(kind, lambda: None)()
@@ -282,6 +298,10 @@ MORE_WORDS: dict[str, Callable[[Scene], Any]] = {
     "crumb": lambda s: s.part(1),
     "swap": lambda s: s.session.apply(Input.GAVE_WAY, s.session.parts[-1]),
     "settled3": lambda s: s.resolved(2, PREIMAGE),
+    "dropped": lambda s: s.note(s.core.drop([(UPSTREAM, 0)], "its channel leaves")),
+    "dropped3": lambda s: s.note(s.core.drop([(UPSTREAM, 2)], "its channel leaves")),
+    # of so much at the least each: three halves bear the fee, two do not
+    "steep": lambda s: s.tell(Input.READY, replace(LIMITS, htlc_minimum_msat=SIZE // 2 - FEE * 2 // 5)),
     "exhausted": lambda s: setattr(s.buy, "attempts", 5),
     "other2": lambda s: s.part(SIZE, payment_hash=OTHER, htlc_id=50),
     "reserved2": lambda s: s.tell(Input.COINS_CHOSEN, FUNDING, payment_hash=OTHER),

@@ -382,6 +382,13 @@ class World:
         self.offers[scid].closed.add(channel_id)
         self.tell("channel_closed", channel_id)
 
+    def leave(self, in_scid: int) -> None:
+        """A payer's channel goes to the chain; nothing that came over it is held any more (rule:19)."""
+        keys = self.twin.core.held_over("ff" * 32, (in_scid,))
+        assert sorted(keys) == sorted(key for key in self.twin.core.index if key[0] == in_scid and self.knows(key))
+        self.tell("drop", keys, "its channel leaves")
+        assert self.twin.core.held_over("ff" * 32, (in_scid,)) == []
+
     # Crash and start -----------------------------------------------------------------------------
 
     def crash(self, written: bool) -> None:

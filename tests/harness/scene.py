@@ -188,8 +188,11 @@ class Scene:
         assert isinstance(forwards, order.ForwardParts)
         return forwards
 
-    def serve(self, limits: order.ChannelLimits = LIMITS) -> None:
-        """Let everything succeed that is ordered, in order, until nothing more is; parts that went out stay out."""
+    def serve(self, limits: order.ChannelLimits = LIMITS, most: int = 1_000) -> None:
+        """Let everything succeed that is ordered, in order, until nothing more is; parts that went out stay out.
+
+        At `most` so many orders are answered.
+        """
         answers: dict[type, tuple[Input, Any]] = {
             order.ReserveCoins: (Input.COINS_CHOSEN, FUNDING),
             order.Persist: (Input.STORED, None),
@@ -198,10 +201,11 @@ class Scene:
             order.Broadcast: (Input.FUNDING_BROADCAST, None),
             order.Undo: (Input.UNDONE, None),
         }
-        while self.served < len(self.orders):
+        while self.served < len(self.orders) and most:
             action: Any = self.orders[self.served]
             self.served += 1
             if type(action) in answers:
+                most -= 1
                 self.tell(*answers[type(action)], payment_hash=action.payment_hash, scid=action.jit_scid)
 
     def of(self, kind: type[order.Action]) -> list[Any]:

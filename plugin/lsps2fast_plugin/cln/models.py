@@ -26,6 +26,8 @@ CLOSING: Final = frozenset(
         "CLOSED",
     }
 )
+# The peers still settle an HTLC in a channel that is shutting down; in one of these the chain does, if it is at all.
+LEFT: Final = CLOSING - {"CHANNELD_SHUTTING_DOWN"}
 Json = dict[str, Any]
 Row = TypeVar("Row", bound="msgspec.Struct")
 
@@ -154,6 +156,11 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
     def is_closing(self) -> bool:
         """Whether it is closing or closed."""
         return self.state in CLOSING
+
+    @property
+    def has_left(self) -> bool:
+        """Whether what comes over it can only be had on chain, if at all."""
+        return self.state in LEFT
 
     @property
     def is_ready(self) -> bool:

@@ -31,6 +31,10 @@ class ScidAliases:
         """Return the channel with this name, "" if it is not known."""
         return self._ids.get(name, "")
 
+    def names_of(self, channel_id: str) -> tuple[int, ...]:
+        """Return every name of this channel that we have seen."""
+        return tuple(self._names.get(channel_id, ()))
+
     def one(self, name: int | str) -> int | str:
         """Return what this channel is compared by: its id where it is known."""
         return self._ids.get(name, name) if isinstance(name, int) else name

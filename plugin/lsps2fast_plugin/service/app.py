@@ -28,7 +28,15 @@ from lsps2fast_plugin.cln import plugin_app
 from lsps2fast_plugin.cln.answers import derived_secret
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
-from lsps2fast_plugin.cln.models import CLOSING, find_channel, get_info, list_configs, list_peer_channels, list_peers
+from lsps2fast_plugin.cln.models import (
+    CLOSING,
+    LEFT,
+    find_channel,
+    get_info,
+    list_configs,
+    list_peer_channels,
+    list_peers,
+)
 from lsps2fast_plugin.cln.plugin_app import PluginApp
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
@@ -210,7 +218,7 @@ class Service(PluginApp):
         """
         ask = partial(list_peer_channels, parts.rpc)
         for channel in await until_answered("listpeerchannels", ask, self.clock):
-            parts.names.learn(channel.channel_id, channel.scids)
+            parts.incoming.learn(channel)
             if channel.is_withheld:
                 parts.shut.withhold(channel.channel_id, True, channel.peer_id)
             elif channel.is_ours and channel.private:
@@ -282,6 +290,8 @@ class Service(PluginApp):
             return
         channel_id, state = channel_state_changed["channel_id"], channel_state_changed["new_state"]
         self.parts.effects.watch.changed(channel_id)
+        if state in LEFT:
+            self.intake.channel_left(channel_id)
         if state in CLOSING:
             self.parts.driver.closed(channel_id, state, channel_state_changed.get("cause", ""))
             self.host.spawn(self._look_at_close(self.parts, channel_id, channel_state_changed["peer_id"], state))

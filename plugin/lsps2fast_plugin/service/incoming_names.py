@@ -1,5 +1,7 @@
 """Finds out over which channel a part came before the part is let in: its key is the channel's id (rule:25).
 
+Also which channels have left for the chain: what they brought, and is not out yet, is worth nothing certain (rule:19).
+
 Nearly always that is known. A channel made since we last looked is asked for once, however many parts come over it;
 they wait for the answer, and when lightningd gives none they are known by the scid they came with.
 """
@@ -12,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from lsps2fast.errors import Lsps2Error
-from lsps2fast_plugin.cln.models import Caller, list_peer_channels
+from lsps2fast_plugin.cln.models import Caller, PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ class IncomingNames:
         self._fail = fail
         self._waiting: list[tuple[Any, Callable[[], None]]] = []
         self._is_asking = False
+        self._left: set[str] = set()  # channels that are closed or on their way to the chain
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -47,7 +50,7 @@ class IncomingNames:
     async def _ask(self, rpc: Caller) -> None:
         try:
             for channel in await list_peer_channels(rpc):
-                self._names.learn(channel.channel_id, channel.scids)
+                self.learn(channel)
         except Lsps2Error as error:
             log.warning(f"over which channel parts came cannot be asked ({error}); they are known by its scid")
         self._is_asking = False
@@ -58,6 +61,20 @@ class IncomingNames:
             except Exception:  # as in the hook itself: one that cannot be taken stops no other
                 log.error(f"a part could not be taken\n{traceback.format_exc()}")
                 self._fail(call)
+
+    def learn(self, channel: PeerChannel) -> None:
+        """Remember what this channel is called, and whether it has left."""
+        self._names.learn(channel.channel_id, channel.scids)
+        if channel.has_left:
+            self._left.add(channel.channel_id)
+
+    def leaves(self, channel_id: str) -> None:
+        """Take note that this channel goes to the chain."""
+        self._left.add(channel_id)
+
+    def has_left(self, in_channel: str) -> bool:
+        """Return whether nothing that came over this channel may be let in any more."""
+        return in_channel in self._left
 
     def give_up(self) -> None:
         """Answer those that still wait: the plugin is about to end (rule:17)."""

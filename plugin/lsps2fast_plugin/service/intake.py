@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections import Counter
 from functools import partial
 from typing import Any
 
 from lsps2fast import _tlv as tlv
 from lsps2fast._parts import IncomingHtlc
+from lsps2fast._payment import Payment
 from lsps2fast.actions import TEMPORARY, FailParts, PartKey
 from lsps2fast.errors import MalformedTlv
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
+from lsps2fast.table import State
 from lsps2fast_plugin.cln.models import list_peer_channels
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.policy.limits import Refusal
+from lsps2fast_plugin.service.sales_ledger.evidence import CHANNEL_LEFT
 
 log = logging.getLogger(__name__)
 
 EXPIRY_TOO_FAR = "0015"
+LEAVES = "its channel leaves"  # key of `Sessions.refused`
 NODE_FAILURE = "2002"
 
 
@@ -112,6 +117,9 @@ class HtlcIntake:
             self._desk.refusals.count(Refusal.NOT_FORWARDABLE)
             self._host.fail(call.id_raw, TEMPORARY)
             return
+        if self._incoming.has_left(htlc.in_channel) and htlc.key not in sessions.index:
+            self._host.fail(call.id_raw, TEMPORARY)
+            return
         refusal = self._refusal(call, htlc.key, outgoing_cltv_value)
         if refusal is not None:
             self._held.hold(htlc.key, call)
@@ -135,6 +143,30 @@ class HtlcIntake:
             self._desk.refusals.count(Refusal.HOLD_TOO_LONG)
             return EXPIRY_TOO_FAR  # rule:18: so long the client could bind our coins
         return None
+
+    def channel_left(self, channel_id: str) -> None:
+        """A channel goes to the chain: what it brought and is still held fails before anything is let out (rule:19).
+
+        Too small for the chain, or claimed too late, it would never be ours, and the client would have it all the same.
+        """
+        self._incoming.leaves(channel_id)
+        held = self._driver.sessions.held_over(channel_id, self.names.names_of(channel_id))
+        if held:
+            log.warning(f"{len(held)} parts of payments fail: channel {channel_id}, which brought them, is closing")
+            self._blame_payers(held)
+            self._driver.carry_out(self._driver.sessions.drop(held, LEAVES))
+
+    def _blame_payers(self, keys: list[PartKey]) -> None:
+        """Take note why payments fail that are being served and not whole without these parts."""
+        gone_msat: Counter[Payment] = Counter()
+        for key in keys:
+            part = self._driver.sessions.index[key]
+            session = self._driver.sessions.buys[part.jit_scid].sets[part.payment_hash]
+            if session.state != State.COLLECTING:
+                gone_msat[session] += part.amt_to_forward_msat
+        for payment, msat in gone_msat.items():
+            if payment.sum_msat - msat < max(payment.buy.size_msat, payment.fee_msat + 1):
+                self._driver.because(payment.buy.jit_scid, payment.payment_hash, CHANNEL_LEFT)
 
     def on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
         """Take note that a forward ended, ours or another one."""

@@ -30,6 +30,7 @@ SHUTDOWN: Final = Blame(LSP, "shutdown", "the plugin ended while its parts were 
 OFFER_EXPIRED: Final = Blame(PAYER, "offer_expired", "the offer ended before the payment was complete")
 CLIENT_AWAY: Final = Blame(CLIENT, "client_away", "the payment was complete, and the client not connected")
 NOT_HELD: Final = Blame(None, "not_held", "its parts could not be held: too near their end, too many, or too small")
+CHANNEL_LEFT: Final = Blame(PAYER, "channel_left", "a channel that brought its parts was closed while they were held")
 CANCELLED: Final = Blame(OPERATOR, "cancelled", "the operator took the offer back")
 
 _BY_INPUT: Final = {
@@ -60,6 +61,7 @@ CODES: Final = {  # of failed payments in the sales ledger, the log and lsps2_pa
     "incomplete": "the parts never added up to what was bought, within the collect time-out",
     "offer_expired": "the offer ended before the payment was complete",
     "not_held": "parts could not be held: too near their end, too many, or giving way to larger ones",
+    "channel_left": "a channel that brought parts was closed while they were held",
     "client_away": "the payment was complete, and the client did not connect in time",
     "limit": "a limit of the policy; where one is known, its own name stands here (`lsps2-stats`, `limits`)",
     "no_coins": "no free, confirmed coins for the channel",
