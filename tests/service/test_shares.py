@@ -70,6 +70,7 @@ async def test_in_each_share_the_small_gives_way_to_the_real(options: dict[str, 
         assert len(stage.log_lines("binds from now on", "warn")) == 1
         await end(stage, [dust])
         await stage.world.advance(10)
+        await stage.until(lambda: stage.log_lines("has room again"), "the share has room")
         assert len(stage.log_lines("has room again")) == 1
         assert (await stage.stats())["refused_parts"]["gave way"] >= 1
         stage.world.mine()
