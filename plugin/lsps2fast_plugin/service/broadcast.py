@@ -87,6 +87,16 @@ class Broadcaster:
             raise ChannelGone(f"channel {channel_id} was deleted before its funding was sent")
         return ProofOfLife(_SEAL, channel_id, True)
 
+    async def send_if_lost(self, peer_id: str, channel: Channel) -> bool:
+        """Send a funding that had a block again if bitcoind has it no more; return whether it was so.
+
+        lightningd goes on naming the block that a reorg has taken it out of. Raises as `send`.
+        """
+        if await self._strays.is_out(channel):
+            return False
+        await self._send_alone(peer_id, channel, lost=True)
+        return True
+
     async def send(self, peer_id: str, channel: Channel) -> str:
         """Put the funding on chain and return its txid. May be repeated.
 
@@ -95,9 +105,12 @@ class Broadcaster:
         Raises ChannelGone if nothing may be sent any more (FundingTakenBack if it was sent too late), NodeError as long
         as bitcoind does not have it.
         """
+        return await self._send_alone(peer_id, channel, lost=False)
+
+    async def _send_alone(self, peer_id: str, channel: Channel, *, lost: bool) -> str:
         async with self._alone(channel.channel_id):
             try:
-                txid = await self._send(peer_id, channel)
+                txid = await self._send(peer_id, channel, lost)
             except ChannelGone as gone:
                 if await self._take_back(peer_id, channel):
                     raise FundingTakenBack(f"{gone}; it had been sent") from gone
@@ -126,11 +139,11 @@ class Broadcaster:
         self._reserved_again.pop(channel.channel_id, None)
         return True
 
-    async def _send(self, peer_id: str, channel: Channel) -> str:
+    async def _send(self, peer_id: str, channel: Channel, lost: bool) -> str:
         psbt = channel.signed_psbt
         for left in reversed(range(ROUNDS)):
             life = await self.look(peer_id, channel.channel_id)
-            if life.is_on_chain:
+            if life.is_on_chain and not lost:
                 break
             try:
                 txid = await self._put_on_chain(life, psbt)

@@ -1,10 +1,10 @@
-"""Looks for what lightningd may never tell: a funding that no block took, a part whose end was announced to nobody, an
-unpaid channel that is gone.
+"""Looks for what lightningd may never tell: a funding that no block took, or that a reorg lost, a part whose end was
+announced to nobody, an unpaid channel that is gone.
 
-bitcoind forgets transactions, a notification can be lost. So what is waited for is looked at as blocks come: fundings
-every few blocks until one has them, parts and closes after 1, 2, 4, 8 … blocks. The questions are about our own
-channels only and come one after the other, however many there are. What is found goes the way of the notification that
-did not come.
+bitcoind forgets transactions, a reorg can lose them, a notification can be lost. So what is waited for is looked at as
+blocks come: fundings every few blocks until so many have buried them that no reorg is to be feared, parts and closes
+after 1, 2, 4, 8 … blocks. The questions are about our own channels only and come one after the other, however many
+there are. What is found goes the way of the notification that did not come.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from lsps2fast_plugin.service.session_record import StoredSession
 log = logging.getLogger(__name__)
 
 FUNDING_EVERY_BLOCKS: Final = 6
+BURIED_BLOCKS: Final = 6  # a funding with so many confirmations needs to be looked at no more
 ALARM_AFTER_BLOCKS: Final = 144
 MOST_BLOCKS: Final = 2016  # bitcoind itself keeps a transaction for two weeks
 SessionKey = tuple[int, bytes]  # jit scid, payment hash
@@ -39,6 +40,7 @@ class _Funding:
     since: int
     due: int
     alarmed: bool = False
+    may_be_lost: bool = False  # blocks were replaced since we looked
 
 
 @dataclass
@@ -86,26 +88,32 @@ class MissedEventPoller:
         self._looking = asyncio.Lock()
 
     def __len__(self) -> int:
-        """Return the number of fundings without a block."""
+        """Return the number of fundings that are not buried yet."""
         return len(self._fundings)
 
     def funding(self, peer_id: str, channel: Channel) -> None:
-        """Watch a funding that was sent until a block has it."""
+        """Watch a funding that was sent until it is buried."""
         self._fundings[channel.channel_id] = _Funding(peer_id, channel, self._height, self._height + 1)
 
     def load(self, stored: Iterable[StoredSession], channels: Iterable[PeerChannel], height: int) -> None:
-        """Take up fundings of finished sales that no block has, after a start."""
+        """Take up fundings of finished sales that are not buried, after a start."""
         self._height = max(self._height, height)
         open_now = {row.channel_id: row for row in channels}
         for record in stored:
             channel = record.journal.channel
             row = None if channel is None or record.outcome is None else open_now.get(channel.channel_id)
-            if channel is not None and row is not None and not row.is_withheld and not row.is_confirmed:
+            deep = row is not None and row.confirmations(self._height) >= BURIED_BLOCKS
+            if channel is not None and row is not None and not row.is_withheld and not deep:
                 self.funding(record.buy.peer_id, channel)
+                self._fundings[channel.channel_id].may_be_lost = row.is_confirmed
 
     async def block(self, height: int) -> None:
-        """Look at what is due after a block. Old heights are nothing new (cln:R2)."""
+        """Look at what is due after a block.
+
+        Old heights come after lightningd's start (cln:R2), and where others take the place of blocks.
+        """
         if height <= self._height:
+            await self._look_for_lost_fundings()
             return
         self._height = height
         async with self._looking:
@@ -114,23 +122,51 @@ class MissedEventPoller:
             await self._look_at_parts()
             await self._look_at_closes()
 
+    async def _look_for_lost_fundings(self) -> None:
+        """Blocks were replaced: lightningd goes on naming the one that a funding had, so bitcoind is asked."""
+        async with self._looking:
+            for funding in list(self._fundings.values()):
+                funding.may_be_lost = True
+                await self._look_at_funding(funding)
+
     async def _look_at_funding(self, funding: _Funding) -> None:
         channel_id, age = funding.channel.channel_id, self._height - funding.since
         funding.due = self._height + FUNDING_EVERY_BLOCKS
         try:
             found = await self._funder.find(funding.peer_id, channel_id)
-            if found is None or found.is_confirmed or age > MOST_BLOCKS:
+            if found is None or age > MOST_BLOCKS:
                 self._fundings.pop(channel_id, None)
+            elif found.is_confirmed:
+                await self._look_whether_buried(funding, found)
             else:
+                funding.may_be_lost = False
                 await self._broadcaster.send(funding.peer_id, funding.channel)
         except ChannelGone as gone:
             self._fundings.pop(channel_id, None)
             self._alarm(f"funding {funding.channel.funding_txid} is not sent again: {gone}")
         except Lsps2Error as error:
             log.warning(f"sending the funding of channel {channel_id} again: {error}")
+            funding.due = self._height + 1 if funding.may_be_lost else funding.due
         if age >= ALARM_AFTER_BLOCKS and channel_id in self._fundings and not funding.alarmed:
             funding.alarmed = True
             self._alarm(f"funding {funding.channel.funding_txid} of channel {channel_id} is in no block after {age}")
+
+    async def _look_whether_buried(self, funding: _Funding, found: PeerChannel) -> None:
+        """Send a funding that had a block again where bitcoind has it no more. ChannelGone or NodeError."""
+        channel = funding.channel
+        if not found.is_normal or found.funding_txid != channel.funding_txid:  # closed or spliced: it was spent
+            self._fundings.pop(channel.channel_id, None)
+            return
+        deep = found.confirmations(self._height)
+        funding.due = self._height + max(BURIED_BLOCKS - deep, 1)
+        if not funding.may_be_lost and deep < BURIED_BLOCKS:
+            return
+        if await self._broadcaster.send_if_lost(funding.peer_id, channel):
+            log.warning(f"funding {channel.funding_txid} of channel {channel.channel_id} lost its block: sent again")
+            funding.since = self._height
+        elif deep >= BURIED_BLOCKS and self._height - funding.since >= BURIED_BLOCKS:
+            self._fundings.pop(channel.channel_id, None)
+        funding.may_be_lost = False
 
     async def _look_at_parts(self) -> None:
         waiting = self._waiting()

@@ -16,6 +16,7 @@ from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.missed_events import (
     ALARM_AFTER_BLOCKS,
+    BURIED_BLOCKS,
     FUNDING_EVERY_BLOCKS,
     MOST_BLOCKS,
     MissedEventPoller,
@@ -38,6 +39,8 @@ class Node:
         self.said = snapshot(channel())
         self.sent: list[int] = []  # heights at which the funding was sent again
         self.asked: list[int] = []  # heights at which the tables were read
+        self.asked_for: list[int] = []  # heights at which bitcoind was asked for the funding
+        self.lost = False  # bitcoind has the funding no more
         self.alarms: list[str] = []
         self.told: list[tuple[tuple[int, int], bool]] = []
         self.closed: list[str] = []  # channel ids
@@ -71,6 +74,15 @@ class Node:
             raise self.error
         return channel.funding_txid
 
+    async def send_if_lost(self, peer_id: str, channel: Channel) -> bool:
+        """As `Broadcaster.send_if_lost`."""
+        self.asked_for.append(self.height)
+        if self.lost:
+            await self.send(peer_id, channel)
+            self.lost = False
+            return True
+        return False
+
     async def snapshot(self, records: Iterable[StoredSession]) -> Snapshot:
         """As `Reconciler.snapshot`."""
         self.asked.append(self.height)
@@ -98,6 +110,83 @@ def test_a_funding_is_sent_again_until_a_block_has_it() -> None:
     node.found = CONFIRMED
     node.mine(2 * FUNDING_EVERY_BLOCKS)
     assert (len(node.sent), len(node.lookout)) == (2, 0)
+
+
+def in_a_block(height: int, **more: object) -> PeerChannel:
+    """The channel, its funding in this block, as far as lightningd knows."""
+    facts: dict[str, object] = {"funding": {"withheld": False}, "short_channel_id": f"{height}x1x0"}
+    return channel(**(facts | more))
+
+
+def test_a_funding_is_looked_at_until_it_is_buried() -> None:
+    """rule:8: one question at six confirmations, none in between; then it is out of mind."""
+    node = Node()
+    node.lookout.funding(CLIENT, CHANNEL)
+    node.found = in_a_block(101)
+    node.mine(BURIED_BLOCKS - 1)
+    assert (node.asked_for, len(node.lookout)) == ([], 1)
+    node.mine(1)
+    assert (node.asked_for, node.sent, len(node.lookout)) == ([106], [], 0)
+
+
+@pytest.mark.parametrize("back", [0, 1, 3])
+def test_a_funding_that_a_reorg_loses_is_sent_again_and_watched_anew(back: int) -> None:
+    """rule:8: lightningd goes on naming the block it had; a height that came before tells of the reorg."""
+    node = Node()
+    node.lookout.funding(CLIENT, CHANNEL)
+    node.found = in_a_block(101)
+    node.mine(4)
+    node.lost = True
+    node.height -= back + 1
+    node.mine(1)
+    assert len(node.sent) == 1
+    node.mine(back + BURIED_BLOCKS - 1)
+    assert len(node.lookout) == 1
+    node.lost = True  # found at the last look, too
+    node.mine(2)
+    assert len(node.sent) == 2
+    node.mine(BURIED_BLOCKS + 1)
+    assert (len(node.sent), len(node.lookout)) == (2, 0)
+
+
+def test_a_reorg_that_loses_nothing_sends_nothing() -> None:
+    """rule:8: bitcoind has put it back into its mempool."""
+    node = Node()
+    node.lookout.funding(CLIENT, CHANNEL)
+    node.found = in_a_block(101)
+    node.mine(2)
+    node.height -= 1
+    node.mine(BURIED_BLOCKS + 2)
+    assert (node.sent, len(node.lookout)) == ([], 0)
+
+
+def test_a_lost_funding_that_cannot_be_sent_is_tried_with_each_block() -> None:
+    """rule:8, rule:10."""
+    node = Node()
+    node.lookout.funding(CLIENT, CHANNEL)
+    node.found = in_a_block(101)
+    node.mine(2)
+    node.lost, node.error = True, NodeError("sendpsbt", -1, "bitcoind is away")
+    node.height -= 1
+    node.mine(4)
+    assert len(node.sent) == 4
+    node.error = None
+    node.mine(1)
+    assert (len(node.sent), node.lost) == (5, False)
+
+
+@pytest.mark.parametrize(
+    "found", [in_a_block(101, state="ONCHAIN"), in_a_block(101, funding_txid="ab" * 32)], ids=["closed", "spliced"]
+)
+def test_a_funding_that_was_spent_is_not_sent(found: PeerChannel) -> None:
+    """rule:23: by a close, or by a splice."""
+    node = Node()
+    node.lookout.funding(CLIENT, CHANNEL)
+    node.found = found
+    node.lost = True
+    node.height -= 1
+    node.mine(2)
+    assert (node.sent, len(node.lookout)) == ([], 0)
 
 
 def test_a_funding_without_a_block_alarms_once_and_is_given_up_in_the_end() -> None:
