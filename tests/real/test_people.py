@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from harness.benches import REFUSER
 from harness.evidence import Evidence, tidy
 from harness.town import owned, revive
 
+from lsps2fast.errors import NodeError
 from lsps2fast_plugin.simnode import tlv
 from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
 from lsps2fast_plugin.tools.regtest.town import LSP_TRUSTS
@@ -54,7 +56,8 @@ def test_a_client_that_errs_after_it_signed_costs_no_coin(found_town: Callable[.
     path = script(bill.wallet, "evader", EVADER.replace("DELAY", str(delay_s)))
     bill.wallet.call("plugin", {"subcommand": "start", "plugin": path})
     before = town.wealth_msat(town.lsp)
-    assert not town.pay(bill, [SIZE_MSAT]).paid
+    sent = town.send_parts(bill, [SIZE_MSAT])
+    assert not town.result(bill, sent, [SIZE_MSAT], timeout_s=60).paid  # in a channel that dies it has no end yet
     owned(town, bill)
     until(lambda: not town.stats()["held_parts"], "no held part")
     town.mine()
@@ -63,6 +66,64 @@ def test_a_client_that_errs_after_it_signed_costs_no_coin(found_town: Callable[.
     closing = [row for row in town.lsp.call("listpeerchannels")["channels"] if row["state"] != NORMAL]
     in_closing = sum(row["to_us_msat"] + sum(htlc["amount_msat"] for htlc in row["htlcs"]) for row in closing)
     assert lost_msat - in_closing < 20_000_000, "more than mining fees"
+
+
+def give_up(town: Town, bill: Bill) -> None:
+    """The wallet sends `error` for its channel: its node says it whenever a link is made, and the link ends at once."""
+    bill.wallet.call("dev-fail", {"id": town.lsp.node_id})
+    where = {"id": town.lsp.node_id, "host": "127.0.0.1", "port": town.lsp.port}
+
+    def gone() -> bool:
+        with contextlib.suppress(NodeError):
+            bill.wallet.call("disconnect", {"id": town.lsp.node_id, "force": True})
+        with contextlib.suppress(NodeError):
+            bill.wallet.call("connect", where)
+        return not any(row["state"] == NORMAL for row in town.channels(town.lsp, bill.wallet))
+
+    until(gone, "the channel gone")
+
+
+@pytest.mark.parametrize("kill", ["", "plugin", "node"])
+def test_a_client_that_errs_between_the_look_and_sendpsbt_gets_no_coin(
+    found_town: Callable[..., Town], kill: str
+) -> None:
+    """people:S0, rule:23, cln:O1, cln:N2: `sendpsbt` sends what its channel no longer owns; the coins are taken back.
+
+    The call waits in the recorder until lightningd has deleted the channel. `kill`: who dies right after it; the start
+    finds the funding.
+    """
+    town = found_town(LSP_TRUSTS)
+    bill, evidence = fresh(town), Evidence(town)
+    before_msat = town.wealth_msat(town.lsp)
+    held = town.hold(town.lsp, "rpc>host", "sendpsbt")
+    sent = town.send_parts(bill, [SIZE_MSAT])
+    until(held.exists, "the call that is held")
+    (channel,) = town.channels(town.lsp, bill.wallet)
+    give_up(town, bill)
+    if kill:
+        town.trip(town.lsp, "host>rpc", "sendpsbt", "before", kill)
+    held.unlink()
+    if kill:
+        revive(town, kill)
+        town.rejoin(town.payer)
+    until(lambda: any("takes its coins back" in line for line in said(town)), "the alarm", say=town.lsp.log_text)
+    assert not town.result(bill, sent, [SIZE_MSAT]).paid
+    assert len(evidence.calls("sendpsbt")) == 2, "the funding, and what takes its place"
+    pool = town.bitcoind.call("getrawmempool")
+    assert (len(pool), channel["funding_txid"] in pool) == (1, False)
+    town.mine()
+    assert before_msat - town.wealth_msat(town.lsp) < 20_000_000, "more than mining fees"
+    assert town.stats()["alarms_by_kind"]["stray-funding"] == 1
+    other = fresh(town)
+    assert town.pay(other, [SIZE_MSAT]).paid
+    town.over(other)
+    town.mine()
+    tidy(town)
+
+
+def said(town: Town) -> list[str]:
+    """Lines of the LSP's log that are alarms of the service."""
+    return [line for line in town.lsp.log_text().splitlines() if "lsps2fast-service" in line]
 
 
 def test_a_refused_open_leaves_the_channel_of_another_tool_alone(town: Town) -> None:
@@ -143,11 +204,7 @@ def test_a_client_that_takes_its_money_and_errs_while_the_plugin_is_down_gave_it
     town.trip(town.lsp, "plugin>host", "htlc_accepted", "after", "plugin")
     sent = town.send_parts(bill, [SIZE_MSAT])
     assert town.result(bill, sent, [SIZE_MSAT]).paid
-    bill.wallet.call("dev-fail", {"id": town.lsp.node_id})
-    bill.wallet.call("disconnect", {"id": town.lsp.node_id, "force": True})
-    where = {"id": town.lsp.node_id, "host": "127.0.0.1", "port": town.lsp.port}
-    bill.wallet.call("connect", where)  # it says once more what it thinks of this channel, and the link ends at once
-    until(lambda: not any(row["state"] == NORMAL for row in town.channels(town.lsp, bill.wallet)), "the channel gone")
+    give_up(town, bill)
     revive(town, "plugin")
     town.over(bill, "Forfeited")
     assert town.bitcoind.call("getrawmempool") == []

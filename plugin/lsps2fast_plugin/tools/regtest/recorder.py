@@ -6,7 +6,8 @@ the plugin's RPC connection through a socket of its own by rewriting `rpc-file` 
     recorder.py TRANSCRIPT TRIP NAME -- plugin command ...
 
 `TRIP` names a file that need not exist. Is it there when a frame passes, `{"dir", "method", "when", "kill"}` in it says
-at which frame a process dies: `when` "before" or "after" it is passed on; `kill` "plugin" or "node". It works once.
+at which frame a process dies: `when` "before" or "after" it is passed on; `kill` "plugin" or "node". With `kill` "none"
+nobody dies, and nothing passes until the file `TRIP`.held is deleted. It works once.
 A `result` of a call counts under the call's method, an answer of a hook under the hook's.
 """
 
@@ -26,6 +27,8 @@ from lsps2fast.errors import MalformedFrame
 
 Entry = dict[str, Any]
 LIMIT = 1 << 16
+HELD = ".held"
+POLL_S = 0.01
 
 
 class Recorder:
@@ -60,12 +63,15 @@ class Recorder:
     # Trips -----------------------------------------------------------------------------------------------
 
     def check(self, direction: str, method: str | None, when: str) -> None:
-        """Kill the process that the trip names, if this is the frame."""
+        """Kill the process that the trip names, or hold everything, if this is the frame."""
         if not os.path.exists(self.trip):
             return
         with open(self.trip, encoding="utf-8") as file:
             trip = json.load(file)
         if (trip["dir"], trip["method"], trip["when"]) != (direction, method, when):
+            return
+        if trip["kill"] == "none":
+            self._hold(trip)
             return
         os.unlink(self.trip)
         self.write("mark", "plugin", {"event": "killed", **trip})
@@ -75,6 +81,13 @@ class Recorder:
         with contextlib.suppress(ProcessLookupError):
             self.child.kill()
         os._exit(1)
+
+    def _hold(self, trip: Entry) -> None:
+        self.write("mark", "plugin", {"event": "held", **trip})
+        os.rename(self.trip, self.trip + HELD)
+        while os.path.exists(self.trip + HELD):
+            time.sleep(POLL_S)
+        self.write("mark", "plugin", {"event": "released", **trip})
 
     # Lines -----------------------------------------------------------------------------------------------
 

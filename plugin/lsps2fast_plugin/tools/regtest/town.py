@@ -25,6 +25,7 @@ from lsps2fast_plugin.tools.regtest.processes import (
     find_programs,
     until,
 )
+from lsps2fast_plugin.tools.regtest.recorder import HELD
 
 CLIENT_TRUSTS = "client-trusts-lsp"
 LSP_TRUSTS = "lsp-trusts-client"
@@ -397,6 +398,12 @@ class Town:
         draft = self.trip_file(node).with_suffix(".new")
         draft.write_text(json.dumps(trip))
         draft.rename(self.trip_file(node))
+
+    def hold(self, node: Lightningd, direction: str, method: str) -> Path:
+        """Have everything wait at the next frame of this kind; the file that says so, and that ends it when deleted."""
+        self.trip(node, direction, method, "before", "none")
+        file = self.trip_file(node)
+        return file.with_name(file.name + HELD)
 
     def entries(self, node: Lightningd | None = None) -> list[Json]:
         """Return everything recorded so far; the last line may still be on its way."""
