@@ -7,7 +7,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help api bench build compare conformance count crash demo test quick interop pure real simulate simulate-mutants lint types table clean
+.PHONY: help api bench build compare conformance count crash demo dist test quick interop pure real simulate simulate-mutants lint types table clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ $(VENV)/tools: pyproject.toml
 
 $(VENV)/built: $(VENV)/tools $(SOURCES)
 	@echo "== compiling the core and installing lsps2fast in $(VENV)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[terminal,metrics,page]"
+	@LSPS2FAST_BUILD=compiled $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[terminal,metrics,page]"
 	@touch $@
 
 build: $(VENV)/built ## compile the core and install both plugins in .venv
@@ -79,6 +79,16 @@ bench: $(VENV)/built ## all benchmarks, each figure beside its target; longer wi
 
 count: $(VENV)/built ## instructions of the hot paths against the record, RPC calls and commits exactly
 	@$(PY) benchmarks/count.py
+
+dist: $(VENV)/tools ## write sdist, wheel of this machine and wheel for any machine to dist/: equal bytes from equal commits
+	@rm -rf dist && mkdir dist && $(PY) -m pip install --quiet --disable-pip-version-check --group dist
+	@set -e; export SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	git archive HEAD | tar -x -C $$work; $(PY) -m build --sdist --no-isolation --outdir $$work/out $$work >$$work/log 2>&1 || { cat $$work/log; exit 1; }; \
+	sdist=$$(basename $$work/out/*.tar.gz); name=$${sdist%.tar.gz}; mkdir $$work/in; tar -xzf $$work/out/$$sdist -C $$work/in; \
+	tar --sort=name --mtime=@$$SOURCE_DATE_EPOCH --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw --format=gnu -C $$work/in -c $$name | gzip -9n > dist/$$sdist; \
+	for build in compiled pure; do rm -rf $$work/in && mkdir $$work/in && tar -xzf dist/$$sdist -C $$work/in; \
+	CFLAGS=-g0 LDFLAGS=-Wl,-s LSPS2FAST_BUILD=$$build $(PY) -m build --wheel --no-isolation --outdir dist $$work/in/$$name >$$work/log 2>&1 || { cat $$work/log; exit 1; }; done
+	@$(PY) -m twine check --strict dist/* && $(PY) -m check_wheel_contents dist/*.whl && sha256sum dist/*
 
 clean: ## remove everything that was built
 	@rm -rf $(VENV) build dist src/*.egg-info plugin/*.egg-info

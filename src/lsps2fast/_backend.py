@@ -2,7 +2,8 @@
 
 With `LSPS2FAST_PURE=1` an import finder executes the very `.pyx` sources as Python, so that a debugger, coverage and
 tracebacks point at the real lines. `_hook` needs raw buffers and has a twin, `_hook_py.py`, held equal by a test.
-Without the switch a missing extension raises ImportError: there is no silent slow path.
+So does an installation that was built without a compiler, or is the wheel for any machine: it has no extension at all.
+Where there are extensions, and one is missing or was made for another Python, that is an ImportError.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SOURCES: Final = {
     "lsps2fast._tlv": "_tlv.pyx",
 }
 """The modules with an extension, and the source that each is interpreted from."""
+BINARY: Final = (".so", ".pyd")
 
 
 class Interpreted(MetaPathFinder):
@@ -61,7 +63,14 @@ class _Missing(MetaPathFinder):
         return None
 
 
-if os.environ.get("LSPS2FAST_PURE") == "1":
+def _is_built() -> bool:
+    """Return whether any extension of the core lies beside its source, of whatever Python."""
+    return any(
+        next(_HERE.glob(f"{Path(source).stem}.*{suffix}"), None) for source in SOURCES.values() for suffix in BINARY
+    )
+
+
+if os.environ.get("LSPS2FAST_PURE") == "1" or not _is_built():
     BACKEND = "pure"
     sys.meta_path.insert(0, Interpreted())
 else:

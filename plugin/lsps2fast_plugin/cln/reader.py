@@ -36,7 +36,7 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 in_c, _why = _load()
-why_not_in_c = _why if BACKEND == "compiled" else "LSPS2FAST_PURE=1"  # "": it is used
+why_not_in_c = _why if BACKEND == "compiled" else "the core runs interpreted"  # "": it is used
 
 
 class Keys(Protocol[Key]):
