@@ -182,6 +182,8 @@ class Client(Party):
             self.go_offline()
             return OpenAnswer(error="gone")
         unwanted = "Channel request rejected" if how.reject_types & set(request.channel_type) else None
+        if request.funding_sat < how.least_funding_sat:
+            unwanted = f"chan size of {request.funding_sat} sat is below the least, {how.least_funding_sat} sat"
         return OpenAnswer(
             how.reject_open or unwanted,
             0 if how.zeroconf else 1,

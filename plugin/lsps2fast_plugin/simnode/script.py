@@ -41,6 +41,7 @@ class Behaviour:
     """How a client acts. `on_part`: `settle`, `fail`, `hold` or `vanish`, or a function of the HTLC giving one."""
 
     reject_open: str | None = None  # text of the error answer to open_channel
+    least_funding_sat: int = 0  # smaller channels are refused
     reject_types: frozenset[int] = frozenset()  # feature bits: channels of a type with any of them are refused
     accepts_as: tuple[int, ...] | None = None  # type in the answer to open_channel, whatever was asked for
     vanish_at: str = ""  # "open", "funding" or "ready": disconnect at that step

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.simnode.channels import Channel, End, Htlc
@@ -15,7 +16,7 @@ from lsps2fast_plugin.simnode.client import Client, ClientInvoice
 from lsps2fast_plugin.simnode.lightningd import Node
 from lsps2fast_plugin.simnode.parts import Forward
 from lsps2fast_plugin.simnode.payer import Payment
-from lsps2fast_plugin.simnode.psbt import Tx
+from lsps2fast_plugin.simnode.psbt import Tx, decode
 from lsps2fast_plugin.simnode.wallet import INPUT_WEIGHT, OUTPUT_WEIGHT
 
 from .story import Story
@@ -24,7 +25,8 @@ from .town import Town
 BACK = ("FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")  # the LSP's coins are its own again
 ZERO_CONF = 50  # the feature bit of a channel that is made just in time
 DAY_S = 86_400.0
-START_WEIGHT, COUNTED_WEIGHT = 214, 1_000  # of a funding without inputs; of the 250 vbytes that a budget counts
+START_WEIGHT = 214  # of a funding without inputs
+OPEN_WEIGHT, CLOSE_WEIGHT = 1_000, 800  # of the 250 and 200 vbytes that a budget counts
 KEPT_S = 4 * 86_400.0  # that a sale is remembered after its end
 
 
@@ -54,6 +56,21 @@ class Sale:
         return self.params.fee_msat(amount_msat if self.size_msat is None else self.size_msat) or 0
 
 
+class Fees(NamedTuple):
+    """Mining fees of one channel, as far as a budget counts them."""
+
+    open_sat: int
+    close_sat: int  # at most
+
+    @property
+    def sat(self) -> int:
+        """Both."""
+        return self.open_sat + self.close_sat
+
+
+NO_FEES = Fees(0, 0)
+
+
 @dataclass(eq=False)
 class Account:
     """One channel that the LSP opened just in time."""
@@ -62,13 +79,33 @@ class Account:
     since_s: float
     fee_came_msat: int = 0
     paid: bool = False
+    is_whole: bool = False  # its client took all it bought: of missing fee the cause may be a stranger
     on_trust: bool = False  # its funding was sent before any of its fee had come
-    mining_sat: int = 0  # of its funding, as far as a budget counts it
+    funding: Fees | None = None  # once it is sent
+    sent_s: float = 0.0
 
     @property
     def end(self) -> End:
         """Our side."""
         return self.channel.opener
+
+    @property
+    def risk(self) -> Fees:
+        """What its funding pays, or would pay if it were sent now."""
+        if self.funding is None:
+            psbt = self.channel.funding_psbt
+            return NO_FEES if psbt is None else fees_of(decode(psbt))
+        return self.funding
+
+    @property
+    def burnt_sat(self) -> int:
+        """What miners got of its opening and its close, as far as a budget counts it and no fee made up for it."""
+        if self.paid or self.is_whole or self.funding is None:
+            return 0
+        on_chain = self.channel.on_chain
+        closed = on_chain is not None and self.channel.settled_on_chain
+        close_sat = min(on_chain.tx.fee_sat, self.funding.close_sat) if on_chain is not None and closed else 0
+        return max(0, self.funding.open_sat + close_sat - self.fee_came_msat // 1000)
 
     @property
     def is_open_debt(self) -> bool:
@@ -92,6 +129,7 @@ class Books:
         self.sales: list[Sale] = []
         self.by_hash: dict[bytes, Sale] = {}
         self.accounts: dict[str, Account] = {}
+        self.sent_lately: deque[Account] = deque()  # within a day or so, in order
         self.totals: Counter[str] = Counter()
         self.earned_msat = 0  # by forwards of any kind
         self.opening_fees_msat = 0  # over channels that were opened for it
@@ -122,9 +160,11 @@ class Books:
                 self.totals["channels"] += 1
         self._seen = len(self.town.channels)
         for account in self.accounts.values():
-            if not account.mining_sat and self.town.chain.knows(account.channel.funding_txid):
-                account.mining_sat = _counted_sat(self.town.chain.transactions[account.channel.funding_txid])
+            if account.funding is None and self.town.chain.knows(account.channel.funding_txid):
+                account.funding = fees_of(self.town.chain.transactions[account.channel.funding_txid])
+                account.sent_s = self.town.loop.time()
                 account.on_trust = account.fee_came_msat == 0
+                self.sent_lately.append(account)
 
     def forget_channel(self, channel: Channel) -> None:
         """It is gone, and paid out."""
@@ -156,10 +196,12 @@ class Books:
         account.fee_came_msat += fee_msat
         self.opening_fees_msat += fee_msat
         self.strategists_paid_msat += 0 if sale.honest else fee_msat
-        if sale.paid_s is None and sale.fee_came_msat >= sale.fee_msat(sale.totals_msat[out.payment_hash]):
+        total_msat = sale.totals_msat[out.payment_hash]
+        if sale.paid_s is None and sale.fee_came_msat >= sale.fee_msat(total_msat):
             sale.paid_s = self.town.loop.time()
             self.totals["sales"] += 1
         account.paid |= sale.paid_s is not None
+        account.is_whole |= sale.delivered_msat + sale.fee_came_msat >= (sale.size_msat or total_msat)
 
     # what there is
 
@@ -215,10 +257,10 @@ class Books:
             self.sales = [sale for sale in self.sales if id(sale) not in gone]
 
 
-def _counted_sat(funding: Tx) -> int:
-    """Return the fee, of 250 vbytes at most: what a larger transaction costs beyond is bound by no option."""
+def fees_of(funding: Tx) -> Fees:
+    """Return what a budget counts of a funding and of the close: what is larger is bound by no option."""
     weight = START_WEIGHT + INPUT_WEIGHT * len(funding.inputs) + OUTPUT_WEIGHT * (len(funding.outputs) - 1)
-    return funding.fee_sat * COUNTED_WEIGHT // max(COUNTED_WEIGHT, weight)
+    return Fees(funding.fee_sat * OPEN_WEIGHT // max(OPEN_WEIGHT, weight), funding.fee_sat * CLOSE_WEIGHT // weight)
 
 
 def _short(account: Account) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from lsps2fast_plugin.simnode import Payer, RpcError
 from lsps2fast_plugin.simnode.channels import End
-from lsps2fast_plugin.simnode.party import Party
+from lsps2fast_plugin.simnode.errors import NodeProblem, PluginFailed
+from lsps2fast_plugin.simnode.party import Party, connect
 from lsps2fast_plugin.simnode.process import Plugin
+from lsps2fast_plugin.simnode.psbt import Outpoint
 from lsps2fast_plugin.simnode.splices import FEE_SAT as SPLICE_FEE_SAT
 
 from .books import Books
@@ -30,6 +33,9 @@ class Common:
         self.served_s: list[float] = []  # how long each honest wallet waited for its money
         self.harm = 0  # bad weather that goes on now
         self.lives = 1  # starts of the LSP's plugin
+        self.died_s = 0.0  # when its node was last started
+        self.others: dict[Outpoint, int] = {}  # coins that other tools set aside, and the height where that ends
+        self.operator = asyncio.Lock()  # one change of the node's options at a time
         self.skew_ms = 0  # of the wall clock of the LSP's machine
         self.over = False
         self.failed: asyncio.Future[Violation] = town.loop.create_future()
@@ -74,6 +80,39 @@ class Common:
             return False
         self.spent_msat[end.owner.name] += SPLICE_FEE_SAT * 1000
         return True
+
+    async def restart(self, how: str, while_down: Callable[[], Awaitable[None]] | None = None) -> None:
+        """End the LSP's plugin or its node in one of the ways there are, and start it again."""
+        lsp = self.town.lsp
+        if lsp.state != "running" or not lsp.plugins:
+            return
+        argv, options, env = lsp.plugin_plans[0]
+        is_node = how not in ("plugin killed", "plugin stopped")
+        try:
+            await {
+                "plugin killed": lsp.kill_plugin,
+                "plugin stopped": lsp.stop_plugin,
+                "power cut": self._cut,
+                "node stopped": lsp.stop,
+            }[how]()
+            if while_down is not None:
+                await while_down()
+            await (lsp.start() if is_node else lsp.start_plugin(argv, options, env))
+        except (PluginFailed, RpcError, NodeProblem) as error:
+            self.story.tell("weather", f"{how}: {error}")
+        self.lives += 1
+        if is_node:
+            self.died_s = self.town.loop.time()
+        for party in list(self.town.parties.values()):
+            if party is not lsp and party.online and (party.ends or party in self.present):
+                connect(party, lsp)
+
+    async def _cut(self) -> None:
+        self.town.lsp.sigkill()
+
+    def died_since(self, since_s: float) -> bool:
+        """Return whether the LSP's node was started anew since then."""
+        return self.died_s >= since_s
 
     def set_skew(self, skew_ms: int) -> None:
         """The wall clock of the LSP's machine is so much off from now on, for this plugin and later ones."""

@@ -109,4 +109,44 @@ class RefusesOddly(Visitor):
         await me.leave()
 
 
-LIVENESS: tuple[type[Visitor], ...] = (StrangerPays, DustSet, TooManyParts, Crowd, AliasFlood, RefusesOddly)
+class WantsLarge(Honest):
+    """A wallet that takes no channel under 20,000 sat, paid a little."""
+
+    name = "wants-large"
+    row = "L5"
+
+    def wallet(self, me: Scene) -> Client:
+        return me.wallet(least_funding_sat=20_000)
+
+
+class Outgrows(Visitor):
+    """A channel is left unpaid by a small payment; a larger one over the same offer does not fit into it."""
+
+    name = "outgrows"
+    row = "L9"
+
+    async def play(self, me: Scene) -> None:
+        wallet = me.wallet(on_part="fail")
+        sale = await me.buy(wallet, None)
+        if sale is None:
+            return
+        small_sat = max(me.sat(2_000, 20_000), sale.params.min_payment_size_msat // 1000 + 1)
+        await me.end(me.pay(sale, me.bill(sale, small_sat), [small_sat * 1000]))
+        wallet.behaviour.on_part = "settle"
+        large = me.bill(sale, small_sat * me.some(10, 50))
+        for _ in range(me.some(1, 4)):
+            await me.end(me.pay(sale, large, me.split(large.amount_msat or 0, me.some(1, 3))))
+            await me.rest(60, 20_000)
+        await me.leave()
+
+
+LIVENESS: tuple[type[Visitor], ...] = (
+    StrangerPays,
+    DustSet,
+    TooManyParts,
+    Crowd,
+    AliasFlood,
+    RefusesOddly,
+    WantsLarge,
+    Outgrows,
+)

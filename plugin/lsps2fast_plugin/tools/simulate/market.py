@@ -13,15 +13,14 @@ from . import honest, strategies, weather
 from .common import Common
 from .mutants import applied
 from .plan import DAY_S, Happening, Plan, happenings
-from .promises import Promises
-from .scene import PAYERS, Scene, Visitor
+from .promises import Bounds, Promises
+from .scene import CALM_S, PAYERS, Scene, Visitor
 from .story import Violation
 from .town import Town, play
 from .weather import Sky
 
 COINS = (1_000_000,) * 30 + (250_000,) * 20 + (20_000_000,)
 PAYER_CHANNELS, PAYER_SAT, PAYER_COINS = 2, 20_000_000_000, 10
-CALM_S = 3_600.0  # after a harm, before things count as quiet again
 FINISH_S = 3 * DAY_S  # after the last day, for what is under way
 Progress = Callable[["Market"], None]
 
@@ -53,9 +52,8 @@ class Market:
 
     def __init__(self, plan: Plan, progress: Progress | None = None) -> None:
         self.plan = plan
-        self.options: dict[str, Any] = {"lsps2-trust-mode": plan.trust_mode, "lsps2-ledger": "off"}
         self.town = Town(
-            plan.seed, plugin=["lsps2fast-service"], options=self.options, wallet_sat=COINS, height=200_000
+            plan.seed, plugin=["lsps2fast-service"], options=plan.options, wallet_sat=COINS, height=200_000
         )
         self.common = Common(self.town)
         self.story, self.books = self.common.story, self.common.books
@@ -63,7 +61,7 @@ class Market:
         self._miners_before_sat = 0
         self.money: list[dict[str, int]] = []
         self.sky = Sky(self.common, self._after_block)
-        self.promises = Promises(self.common)
+        self.promises = Promises(self.common, Bounds(least_channel_sat=plan.least_channel_sat))
         self._progress = progress
         self._visiting: set[asyncio.Task[None]] = set()
 

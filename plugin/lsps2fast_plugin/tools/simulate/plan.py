@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 DAY_S = 86_400.0
 MODES = ("lsp-trusts-client", "client-trusts-lsp")
@@ -32,6 +33,18 @@ class Plan:
     def trust_mode(self) -> str:
         """Who trusts whom in this run."""
         return self.mode or MODES[self.seed % 2]
+
+    @property
+    def least_channel_sat(self) -> int:
+        """The operator's smallest channel: mostly the usual one (people:L5, people:L6)."""
+        return 60_000 if self.seed % 5 == 3 else 20_000
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the operator sets beside the defaults."""
+        headroom = {"lsps2-channel-headroom-sat": 0} if self.seed % 5 == 4 else {}
+        small = {"lsps2-min-channel-sat": self.least_channel_sat}
+        return {"lsps2-trust-mode": self.trust_mode, "lsps2-ledger": "off", **headroom, **small}
 
     def command(self) -> str:
         """Return what plays it again."""

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from lsps2fast_plugin.simnode.errors import NodeProblem, RpcError
 from lsps2fast_plugin.simnode.psbt import decode
 
-from .books import BACK, Books
+from .books import BACK, Account, Books
 from .common import Common
 from .story import Violation
 
 NOISE = ("Traceback", "failed in our code", "a task failed", "failed in pyln-client")
 DAY_S = 86_400.0
 WINDOW_S = 25 * 3_600.0  # of burnt mining fees: a day in whole hours
+LISTED_EVERY = 12  # quiet blocks
 QUIET_BLOCKS = 3  # that a leftover may stay
 
 
@@ -33,6 +34,7 @@ class Bounds:
     withheld_sat: int = 10_000_000
     mining_sat: int = 100_000
     channel_sat: int = 16_777_215
+    least_channel_sat: int = 20_000
     parts: int = 2_000
     parts_of_peer: int = 200
 
@@ -40,14 +42,15 @@ class Bounds:
 class Promises:
     """Looks at a town. `worst` is the highest that each bounded sum has reached."""
 
-    def __init__(self, common: Common) -> None:
+    def __init__(self, common: Common, bounds: Bounds) -> None:
         self.common = common
         self.books: Books = common.books
         self.town = common.town
         self.lsp = common.town.lsp
-        self.bounds = Bounds()
+        self.bounds = bounds
         self.worst: Counter[str] = Counter()
-        self._burnt: deque[tuple[float, str, int]] = deque()  # when, channel, sat: fundings sent on trust
+        self._low_s = 0.0  # when little enough was burnt for channels to be withheld
+        self._allowed: set[Account] | None = None  # those that were withheld when that ended
         self._told: tuple[int, int, int] | None = None  # life, what stats said was earned, what we knew then
         self._left: Counter[str] = Counter()  # leftovers, by how many quiet blocks they have been there
         self.town.transcript.listeners.append(self._listen)
@@ -81,7 +84,7 @@ class Promises:
         bounds = self.bounds
         unpaid_sat = withheld_sat = 0
         for account in self.books.accounts.values():
-            if account.channel.capacity_sat > bounds.channel_sat:
+            if not bounds.least_channel_sat <= account.channel.capacity_sat <= bounds.channel_sat:
                 raise Violation("rule:18", f"a channel of {account.channel.capacity_sat} sat was opened")
             unpaid_sat += account.channel.capacity_sat if account.is_unpaid else 0
         for account in self.books.withheld():
@@ -139,19 +142,22 @@ class Promises:
             raise Violation("rule:5", f"the LSP lost {short} msat that neither miners nor a sale account for")
 
     def _mining(self) -> None:
-        """rule:18: mining fees of fundings that were sent on trust and not paid for, within a day."""
-        now_s = self.town.loop.time()
-        seen = {channel_id for _, channel_id, _ in self._burnt}
-        for channel_id, account in self.books.accounts.items():
-            if account.on_trust and channel_id not in seen:
-                self._burnt.append((now_s, channel_id, account.mining_sat))
-        while self._burnt and self._burnt[0][0] < now_s - WINDOW_S + 3_600:
-            self._burnt.popleft()
-        accounts = self.books.accounts
-        burnt_sat = sum(
-            sat for _, channel_id, sat in self._burnt if channel_id not in accounts or not accounts[channel_id].paid
-        )
-        self._reached("mining", burnt_sat, self.bounds.mining_sat)
+        """rule:18: mining that nobody paid for, within a day: of fundings sent on trust M, of all together 2 M and what
+        the channels cost that were withheld when that sum was reached.
+        """
+        now_s, sent, most_sat = self.town.loop.time(), self.books.sent_lately, self.bounds.mining_sat
+        while sent and sent[0].sent_s < now_s - WINDOW_S + 3_600:
+            sent.popleft()
+        self._reached("mining", sum(each.burnt_sat for each in sent if each.on_trust), most_sat)
+        in_all_sat = sum(each.burnt_sat for each in sent)
+        if in_all_sat <= 2 * most_sat:
+            self._low_s, self._allowed = now_s, None
+        elif self._allowed is None:
+            accounts = [*self.books.accounts.values(), *sent]
+            late = {each for each in accounts if each.funding is None or each.sent_s > self._low_s}
+            self._allowed = {each for each in late if not each.on_trust}
+        allowed_sat = sum(each.risk.sat for each in self._allowed or ())
+        self._reached("all mining", in_all_sat, 2 * most_sat + allowed_sat)
 
     # when nothing is under way
 
@@ -170,6 +176,21 @@ class Promises:
         self._at_risk(stats)
         self._earned(stats, self.common.lives)
         self._leftovers(stats)
+        if self.common.story.counts["quiet looks"] % LISTED_EVERY == 0:
+            await self._listed()
+
+    async def _listed(self) -> None:
+        """people:S17: every channel on chain with our money in it that is not paid for is listed until it is back."""
+        try:
+            told = await asyncio.wait_for(self.lsp.call("lsps2-listsessions"), 60)
+        except (RpcError, NodeProblem, TimeoutError):
+            return
+        rows = {row["channel_id"] for row in told["unpaid_channels"]}
+        true = {each.channel.channel_id for each in self.books.unpaid() if not each.is_whole}
+        if self._is_quiet() and (missing := true - rows):
+            self._later("listing", f"lsps2-listsessions lacks {len(missing)} unpaid channels: {sorted(missing)}")
+        else:
+            self._left["listing"] = 0
 
     def _is_quiet(self) -> bool:
         lsp = self.lsp
@@ -213,7 +234,12 @@ class Promises:
         psbts = [account.channel.funding_psbt for account in self.books.withheld()]
         needed = {point for text in psbts if text is not None for point in decode(text).inputs}
         wallet = self.lsp.wallet
-        reserved = [point for point in wallet.outputs() if wallet.is_reserved(point) and point not in needed]
+        foreign = self.common.others
+        reserved = [
+            point
+            for point in wallet.outputs()
+            if wallet.is_reserved(point) and point not in needed and wallet.reserved[point] != foreign.get(point)
+        ]
         if reserved:
             self._later("coins", f"{len(reserved)} coins of the LSP are reserved for nothing")
         else:

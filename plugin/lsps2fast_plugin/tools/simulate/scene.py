@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import random
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from lsps2fast.lsps.lsps2 import FeeParams
-from lsps2fast_plugin.simnode import Client, LspsError, Payer, PaymentResult
+from lsps2fast_plugin.simnode import Client, LspsError, Payer, PaymentResult, RpcError
 from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.errors import NodeProblem
 from lsps2fast_plugin.simnode.party import connect
 from lsps2fast_plugin.simnode.payer import Payment
+from lsps2fast_plugin.simnode.psbt import Outpoint, decode
 
 from .books import Sale
 from .common import Common
 
+CALM_S = 3_600.0  # after a harm, before things count as quiet again
 FINAL_DELTA = 18  # what an invoice promises, mostly
 PAYERS = 3
 
@@ -35,6 +39,7 @@ class Scene:
         self.name = f"{name}-{number}"
         self.dice = self.town.chance.once(f"visit {number}")
         self.honest = False
+        self.begun_s = self.town.loop.time()
         self.wallets: list[Client] = []
 
     # chance and time
@@ -202,6 +207,101 @@ class Scene:
         if self.common.splice(end, self.some(1_000, 100_000)):
             self.say(f"{end.owner.name} splices its channel")
 
+    # what the LSP's operator does
+
+    async def made_by_hand(self, wallet: Client, amount_sat: int) -> tuple[End, Callable[[], Awaitable[bool]]] | None:
+        """Let another tool make a channel with this wallet. Return our end, and what sends its funding; or None."""
+        lsp = self.town.lsp
+        try:
+            start = {"id": wallet.node_id, "amount": amount_sat, "announce": False}
+            started = await lsp.call("fundchannel_start", start)
+            ask = {"satoshi": amount_sat, "feerate": "normal", "startweight": 1000, "excess_as_change": True}
+            funded = await lsp.call("fundpsbt", ask)
+            self.set_aside(decode(funded["psbt"]).inputs, 72)
+            address = started["funding_address"]
+            output = {"satoshi": amount_sat, "initialpsbt": funded["psbt"], "destination": address}
+            psbt = (await lsp.call("addpsbtoutput", output))["psbt"]
+            await lsp.call("fundchannel_complete", {"id": wallet.node_id, "psbt": psbt, "withhold": False})
+        except (RpcError, NodeProblem) as error:
+            self.say(f"another tool makes no channel: {error}")
+            return None
+        self.say(f"another tool makes a channel of {amount_sat} sat with {wallet.name}")
+
+        async def send() -> bool:
+            try:
+                signed = (await lsp.call("signpsbt", {"psbt": psbt}))["signed_psbt"]
+                await lsp.call("sendpsbt", {"psbt": signed})
+            except (RpcError, NodeProblem) as error:
+                self.say(f"another tool does not send its funding: {error}")
+                return False
+            return True
+
+        return wallet.ends[-1].other, send
+
+    def set_aside(self, points: Iterable[Outpoint], blocks: int) -> None:
+        """Take note of coins that another tool has reserved for so many blocks."""
+        for point in points:
+            self.common.others[point] = self.town.chain.height + blocks
+
+    def set_coins_aside(self, share: float, blocks: int) -> None:
+        """Another tool reserves this share of the free coins."""
+        wallet = self.town.lsp.wallet
+        free = [point for point in wallet.outputs() if not wallet.is_reserved(point)]
+        taken = free[: int(len(free) * share)]
+        for point in taken:
+            wallet.reserved[point] = self.town.chain.height + blocks
+        self.set_aside(taken, blocks)
+        self.say(f"another tool sets {len(taken)} of {len(free)} coins aside")
+
+    @contextlib.asynccontextmanager
+    async def node_set(self, option: str, value: int, usual: int) -> AsyncIterator[None]:
+        """Restart the node with this option, and again without it."""
+        async with self.common.operator, self.trouble():
+            try:
+                await self._restarted(option, value)
+                yield
+            finally:
+                await self._restarted(option, usual)
+
+    async def _restarted(self, option: str, value: int) -> None:
+        async def change() -> None:
+            setattr(self.town.lsp, option, value)
+
+        self.say(f"the operator restarts the node with {option} {value}")
+        await self.common.restart("node stopped", change)
+        setattr(self.town.lsp, option, value)  # also when it was down already
+
+    @contextlib.asynccontextmanager
+    async def stopped(self) -> AsyncIterator[None]:
+        """While this lasts the LSP's plugin is stopped."""
+        begun, over = asyncio.Event(), asyncio.Event()
+
+        async def wait() -> None:
+            begun.set()
+            await over.wait()
+
+        async with self.trouble():
+            self.say("the operator stops the plugin")
+            task = asyncio.ensure_future(self.common.restart("plugin stopped", wait))
+            await asyncio.wait({task, asyncio.ensure_future(begun.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                yield
+            finally:
+                over.set()
+                await task
+
+    @contextlib.asynccontextmanager
+    async def trouble(self) -> AsyncIterator[None]:
+        """While this lasts, and some minutes more, nothing is quiet."""
+        self.common.harm += 1
+        try:
+            yield
+        finally:
+            self.town.loop.call_later(CALM_S, self._calm)
+
+    def _calm(self) -> None:
+        self.common.harm -= 1
+
     # what it came to
 
     def served(self, begun_s: float) -> None:
@@ -228,16 +328,16 @@ class Scene:
         self.say("leaves town")
 
 
-class Visitor:
+class Visitor(ABC):
     """A kind of person. A class with a `row` (of people.md or wallet.md) is a strategist."""
 
     name: ClassVar[str] = ""
     row: ClassVar[str] = ""
     honest: ClassVar[bool] = False
 
+    @abstractmethod
     async def play(self, me: Scene) -> None:
         """Do what such a person does, from coming to leaving."""
-        raise NotImplementedError
 
 
 def _fits(offer: FeeParams, size_msat: int) -> bool:

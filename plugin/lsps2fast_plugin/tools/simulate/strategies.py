@@ -8,6 +8,7 @@ from __future__ import annotations
 from lsps2fast_plugin.simnode.script import DEEDS, MESSAGES
 
 from .liveness import LIVENESS
+from .operators import OPERATORS
 from .scene import Scene, Visitor
 
 
@@ -141,6 +142,49 @@ class ManyIdentities(Visitor):
                 wallet.send_shutdown(end)
             if me.maybe(0.3):
                 await me.blocks(1)
+        await me.leave()
+
+
+class CrumbsOut(Visitor):
+    """One name after the other takes a crumb out of its withheld channel, fails the rest, and closes."""
+
+    name = "crumbs-out"
+    row = "S6"
+
+    async def play(self, me: Scene) -> None:
+        for _ in range(me.some(4, 12)):
+            wallet = me.wallet(on_part="hold", check_fees=False)
+            sale = await me.buy(wallet, me.sat(20_000, 400_000))
+            if sale is None or sale.size_msat is None:
+                continue
+            crumb_msat = me.some(1_000, 20_000)
+            payment = me.pay(sale, me.bill(sale), [crumb_msat, sale.size_msat - crumb_msat])
+            await me.rest(3, 20)
+            for part in wallet.held():
+                if part.onion_msat <= crumb_msat:
+                    wallet.fulfill(part, sale.invoices[0].preimage)
+                else:
+                    wallet.fail(part)
+            await me.end(payment)
+            await me.rest(1, 5)
+            for end in wallet.ends:
+                wallet.send_shutdown(end)
+        await me.leave()
+
+
+class Lapses(Visitor):
+    """Takes a public channel, is paid nothing for it until its offer has ended, and keeps it for a while."""
+
+    name = "lapses"
+    row = "S17"
+
+    async def play(self, me: Scene) -> None:
+        wallet = me.wallet(on_part="fail")
+        sale = await me.buy(wallet, me.sat(5_000, 400_000))
+        if sale is None:
+            return
+        await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0]))
+        await me.rest(90_000, 250_000)
         await me.leave()
 
 
@@ -356,6 +400,8 @@ MONEY: tuple[type[Visitor], ...] = (
     ManyBuys,
     FreeChannel,
     ManyIdentities,
+    CrumbsOut,
+    Lapses,
     FulfilsAndErrs,
     SplicesUpstream,
     Fiddles,
@@ -366,4 +412,4 @@ MONEY: tuple[type[Visitor], ...] = (
     Dusty,
     Chaos,
 )
-KINDS: dict[str, type[Visitor]] = {kind.name: kind for kind in (*MONEY, *LIVENESS)}
+KINDS: dict[str, type[Visitor]] = {kind.name: kind for kind in (*MONEY, *LIVENESS, *OPERATORS)}

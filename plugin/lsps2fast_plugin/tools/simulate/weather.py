@@ -11,7 +11,6 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
-from lsps2fast_plugin.simnode.errors import NodeProblem, PluginFailed, RpcError
 from lsps2fast_plugin.simnode.party import connect, disconnect
 
 from .broom import sweep
@@ -79,34 +78,6 @@ class Sky:
             rates.opening = rates.unilateral_close = max(LEAST_PERKW, round(perkw))
             rates.unilateral_anchor_close = max(1_250, round(perkw))
             rates.mutual_close = max(LEAST_PERKW, round(perkw / 2))
-
-    # what a plugin's node goes through
-
-    async def restart(self, how: str) -> None:
-        """End the LSP's plugin or its node in one of the ways there are, and start it again."""
-        lsp = self.town.lsp
-        if lsp.state != "running" or not lsp.plugins:
-            return
-        argv, options, env = lsp.plugin_plans[0]
-        try:
-            if how == "plugin killed":
-                await lsp.kill_plugin()
-                await lsp.start_plugin(argv, options, env)
-            elif how == "plugin stopped":
-                await lsp.stop_plugin()
-                await lsp.start_plugin(argv, options, env)
-            elif how == "power cut":
-                lsp.sigkill()
-                await lsp.start()
-            else:
-                await lsp.stop()
-                await lsp.start()
-        except (PluginFailed, RpcError, NodeProblem) as error:
-            self.common.story.tell("weather", f"{how}: {error}")
-        self.common.lives += 1
-        for party in list(self.town.parties.values()):
-            if party is not lsp and party.online and (party.ends or party in self.common.present):
-                connect(party, lsp)
 
 
 Event = Callable[[Sky, random.Random], Awaitable[None]]
@@ -203,7 +174,7 @@ def _ending(how: str) -> Event:
     async def end(sky: Sky, dice: random.Random) -> None:
         await _amid_a_sale(sky, dice)
         sky.common.story.tell("weather", how)
-        await sky.restart(how)
+        await sky.common.restart(how)
 
     return end
 
