@@ -22,6 +22,6 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def empty_call(inside: ModuleType) -> Callable[[], None]:
-    """A Cython method that does nothing."""
+    """Return a Cython method that does nothing."""
     call: Callable[[], None] = inside.Empty().call
     return call

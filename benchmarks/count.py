@@ -158,7 +158,7 @@ GROWTH = (  # the second costs at most so many times the first, on any machine
 
 
 def place() -> dict[str, str]:
-    """What the counts depend on. libc and OpenSSL choose their code by what the processor can."""
+    """Return the parts that the counts depend on. libc and OpenSSL choose their code by what the processor can."""
     compiler = subprocess.run(["cc", "-dumpfullversion"], capture_output=True, text=True, check=False).stdout.strip()
     built = (
         f"{platform.python_compiler()} {sysconfig.get_config_var('CONFIG_ARGS')} {sysconfig.get_config_var('CFLAGS')}"
@@ -249,7 +249,7 @@ def exact() -> dict[str, int]:
 
 
 def proportions(counts: dict[str, float]) -> list[str]:
-    """What holds on any machine: costs that do not grow with what lives (P10) or is new; in words what does not."""
+    """Return in words the bounds of any machine that do not hold here: costs that do not grow (P10)."""
     wrong = []
     for small, large, most in GROWTH:
         if counts[large] > most * counts[small]:
@@ -260,7 +260,7 @@ def proportions(counts: dict[str, float]) -> list[str]:
 
 
 def compare(counts: dict[str, Any], recorded: dict[str, Any], tolerance: float) -> list[str]:
-    """What is out of bounds, in words."""
+    """Return in words the counts that are out of bounds."""
     wrong = []
     for case, value in counts.items():
         was = recorded.get(case)
@@ -273,7 +273,7 @@ def compare(counts: dict[str, Any], recorded: dict[str, Any], tolerance: float) 
 
 
 def held_instructions(counts: dict[str, float]) -> list[str]:
-    """What holds on every machine, in words what does not: P5, and costs that do not grow (P10)."""
+    """Return in words the bounds of any machine that do not hold: P5, and costs that do not grow (P10)."""
     hook = counts["foreign hook through the lane"]
     wrong = [f"P5: {hook:,.0f} instructions a foreign hook, at most {P5_MOST:,}"] if hook > P5_MOST else []
     return wrong + proportions(counts)

@@ -42,7 +42,7 @@ BUSY = False  # beside other work: the time of the processor counts, not that of
 
 
 def history(sales: int) -> Iterator[Fact]:
-    """A year of sales; one in five attempts fails, one channel in four is closed after a hundred days."""
+    """Write a year of sales; one in five attempts fails, one channel in four is closed after a hundred days."""
     chance = random.Random(1)
     peers = [f"02{chance.getrandbits(256):064x}" for _ in range(PEERS)]
     for number in range(sales):
@@ -100,7 +100,7 @@ def fill(path: str, sales: int) -> None:
 
 
 def seconds(question: Callable[[sqlite3.Connection], Any], path: str) -> float:
-    """The median of some rounds, each with a connection of its own as the plugin does."""
+    """Return the median of some rounds, each with a connection of its own as the plugin does."""
     found = []
     for _ in range(ROUNDS):
         began = time.perf_counter(), time.thread_time()

@@ -1,7 +1,7 @@
 """The page for the browser beside a running service: what its feed costs while 1,000 payments are under way.
 
 `python benchmarks/page_feed.py [--payments N]` starts the plugin on the embedded node, has so many first parts held,
-and reads the CPU time of the plugin's process with nobody looking, and with one and sixteen pages open.
+and reads the CPU time of the plugin's process without a page open, and with one and sixteen pages open.
 """
 
 from __future__ import annotations

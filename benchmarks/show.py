@@ -36,7 +36,7 @@ def exponent(after_s: float, before_s: float, growth: float) -> float:
 
 
 def targets(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """The ratios the targets are about."""
+    """Return the ratios the targets are about."""
     t = {name: seconds(row) for name, row in rows.items()}
     more = {name: row["extra_info"] for name, row in rows.items()}
     growth = exponent(more["test_part[100000]"]["call"], more["test_part[1]"]["call"], 100_000)

@@ -46,7 +46,7 @@ def interleaved(cases: dict[str, Case], rounds: int) -> dict[str, float]:
 
 
 def empty(call: Callable[[], None]) -> Case:
-    """The yardstick, called as the cases are."""
+    """Call the yardstick as the cases are called."""
     return lambda: (work.each, (call, [()] * EMPTY_CALLS)), EMPTY_CALLS
 
 
@@ -57,7 +57,7 @@ def test_empty_call(benchmark: Any, empty_call: Callable[[], None]) -> None:
 
 
 def parts_of(machine: Any, sessions: int) -> Callable[[], list[tuple[Any, ...]]]:
-    """Makes arguments for further parts, of sessions far from each other."""
+    """Return arguments for further parts, of sessions far from each other."""
     hashes = [scid.to_bytes(32, "big") for scid in range(1, sessions + 1)]
     turns = itertools.count()
 
@@ -165,7 +165,7 @@ def test_timers(benchmark: Any) -> None:
 
 
 def held(count: int) -> Any:
-    """A machine with so many sessions of ten held parts."""
+    """Return a machine with so many sessions of ten held parts."""
     machine = work.machine(COMPILED, count, 100)
     for scid in range(1, count + 1):
         work.put_parts(COMPILED, machine, scid, scid.to_bytes(32, "big"), 0, 10)

@@ -63,7 +63,7 @@ def terms(size_msat: int) -> order.Terms:
 
 
 def machine(c: Core, buys: int, parts: int, max_parts: int = 500) -> Any:
-    """A machine with so many buys of `parts` parts; scids 1, 2, …; each client of its own, all online."""
+    """Return a machine with so many buys of `parts` parts; scids 1, 2, …; each client of its own, all online."""
     most = 2**62
     pots = ("max_held_parts", "max_held_parts_per_peer", "max_held_parts_per_buy")
     msat = {"max_held_msat": most, "max_held_msat_per_peer": most}
@@ -91,7 +91,7 @@ def htlc(c: Core, scid: int, payment_hash: bytes, in_scid: int, number: int) -> 
 
 
 def part_calls(c: Core, scid: int, payment_hash: bytes, first: int, count: int) -> list[tuple[Any, ...]]:
-    """The arguments of `Sessions.part` for parts of one payment."""
+    """Return the arguments of `Sessions.part` for parts of one payment."""
     return [(htlc(c, scid, payment_hash, scid, n), 5_000, WALL_MS) for n in range(first, first + count)]
 
 
@@ -107,7 +107,7 @@ def put_parts(c: Core, sessions: Any, scid: int, payment_hash: bytes, first: int
 
 
 def live(c: Core, count: int) -> Any:
-    """A machine with so many live sessions, each with one part of ten thousand."""
+    """Return a machine with so many live sessions, each with one part of ten thousand."""
     sessions = machine(c, count, 10_000)
     for scid in range(1, count + 1):
         put_parts(c, sessions, scid, scid.to_bytes(32, "big"), 0, 1)
@@ -127,7 +127,7 @@ class Calls(NamedTuple):
 
 
 def calls_of(c: Core, scid: int, parts: int) -> Calls:
-    """The session of the buy `scid` of `stories`."""
+    """Return the session of the buy `scid` of `stories`."""
     preimage = scid.to_bytes(32, "big")
     payment_hash = hashlib.sha256(preimage).digest()
     facts = (
@@ -152,7 +152,7 @@ def story(sessions: Any, calls: Calls) -> None:
 
 
 def stories(c: Core, count: int, parts: int) -> tuple[Any, list[Calls]]:
-    """A machine, and the calls of so many whole sessions."""
+    """Return a machine, and the calls of so many whole sessions."""
     return machine(c, count, parts), [calls_of(c, scid, parts) for scid in range(1, count + 1)]
 
 
@@ -175,7 +175,7 @@ def compile_inside(directory: Path) -> ModuleType:
 
 
 def frames(count: int, scid: str | None = None) -> list[bytes]:
-    """Hook calls as lightningd writes them."""
+    """Return hook calls as lightningd writes them."""
     dice = random.Random(SEED)
     return [hook_frame(dice, n, scid) for n in range(count)]
 
@@ -202,7 +202,7 @@ def of_tomorrow(frame: bytes, number: int) -> bytes:
 
 
 def through_lane(compiled: bool, path: str, watched: tuple[str, ...] = ()) -> int:
-    """A file of frames through a lane, answers to nowhere; what was left for the loop. `watched`: peers."""
+    """Send a file of frames through a lane, answers to nowhere; return what was left for the loop. `watched`: peers."""
     from lsps2fast_plugin.cln.reader import HtlcFilter, make_lane, make_output
 
     interest = HtlcFilter(compiled=compiled)

@@ -211,7 +211,7 @@ class Scan:
         extra_tlvs: str | None,
         peer_id: str | None,
     ) -> None:
-        """Raises OverflowError for a number outside 64 bits. For calls that `scan` cannot read."""
+        """Make a call that `scan` cannot read, from its numbers. Raises OverflowError for one outside 64 bits."""
         self.id_raw = id_raw
         self.forward_to = forward_to
         self.payment_hash = payment_hash

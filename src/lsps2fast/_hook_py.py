@@ -255,7 +255,7 @@ class _Walk:
         return match
 
     def byte(self) -> bytes:
-        """The next byte behind white space, taken; b"" at the end."""
+        """Take the next byte behind white space; b"" at the end."""
         self.at = _behind_space(self.text, self.at) + 1
         return self.text[self.at - 1 : self.at]
 
@@ -379,7 +379,7 @@ def _params(walk: _Walk) -> None:
 
 
 def _call(frame: bytes) -> dict[str, bytes | int]:
-    """The fields of a whole htlc_accepted request. Raises _Unusual."""
+    """Return the fields of a whole htlc_accepted request. Raises _Unusual."""
     walk = _Walk(frame)
     for key in walk.members():
         if key == b"params":

@@ -140,7 +140,7 @@ MASKS = tuple(sum(1 << target for target in TABLE[state, kind].targets) for stat
 
 
 def mermaid() -> str:
-    """The state diagram, made from the table."""
+    """Return the state diagram, made from the table."""
     lines = ["stateDiagram-v2", f"    [*] --> {State.COLLECTING.name}"]
     for source in State:
         for target in State:
@@ -156,7 +156,7 @@ def mermaid() -> str:
 
 
 def markdown() -> str:
-    """The page `docs/reference/session-machine.md`: grid, legend and diagram."""
+    """Return the page `docs/reference/session-machine.md`: grid, legend and diagram."""
     grid = GRID.strip("\n")
     legend = "\n".join(f"- `{letter}` {state.name}" for letter, state in LETTERS.items())
     return (

@@ -287,7 +287,7 @@ async def test_w1_the_channel_is_found_again_after_a_restart(staged: Staging, la
 
 
 async def test_w6_after_a_restart_the_next_purchase_gets_its_channel(staged: Staging) -> None:
-    """wallet:W6: an ordinary channel that confirmed, and one whose purchase lapsed, are nobody's channel."""
+    """wallet:W6: an ordinary channel that confirmed, and one whose purchase lapsed, belong to no purchase."""
     async with staged() as stage:
         await stage.invoice(expiry=600)
         await stage.channel()
@@ -359,7 +359,7 @@ async def test_w8_but_not_over_a_channel_without_funding(staged: Staging) -> Non
 
 @pytest.mark.parametrize("fields", [{"htlc_msat": 4_999_999}, {"total_msat": 19_000_000}], ids=str)
 async def test_w8_a_strangers_wrong_part_does_not_end_the_payment(staged: Staging, fields: Json) -> None:
-    """K-27, wallet:W8: he knows the invoice; what only an LSP can do he is not believed to have done."""
+    """K-27, wallet:W8: the payer knows the invoice; what only an LSP can do is not believed of it."""
     async with staged() as stage:
         stage.node.channels.append(channel_row(peer_id=STRANGER, channel_id=SECOND, short_channel_id="600x1x1"))
         invoice = await ready(stage)

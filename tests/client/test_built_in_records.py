@@ -41,7 +41,7 @@ async def test_invoices_of_the_built_in_client_are_named_by_label(staged: Stagin
 
 
 async def test_an_approval_without_an_open_invoice_is_ended(staged: Staging) -> None:
-    """K-24: going back, the built-in client must not accept a zero-conf channel that nobody bought."""
+    """K-24: going back, the built-in client must not accept a zero-conf channel that was not bought."""
     async with staged() as stage:
         row = await stage.invoice(label="old one")
         del stage.node.datastore["lsps", "invoice", row["payment_hash"]]

@@ -248,7 +248,7 @@ async def test_an_lsp_that_owes_a_channel_is_dialled_again(staged: Staging) -> N
 async def test_an_lsp_is_dialled_where_its_owner_said_and_not_at_the_port_it_came_from(
     staged: Staging, given: str
 ) -> None:
-    """I-19: it is connected already, by a link of its own making; that port is nobody's an hour later."""
+    """I-19: it is connected already, by a link of its own making; that port is closed an hour later."""
     async with staged() as stage:
         stage.node.peers[LSP] = {"netaddr": ["203.0.113.7:51234"]}
         await stage.invoice(lsp_id=f"{LSP}@{given}")

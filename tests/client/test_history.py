@@ -167,7 +167,7 @@ async def test_w13_what_is_paid_or_being_claimed_cannot_be_cancelled(staged: Sta
 
 
 async def test_w13_deleting_the_invoice_ends_the_approval(staged: Staging) -> None:
-    """wallet:W13: no channel is let in for an invoice that nobody can pay."""
+    """wallet:W13: no channel is let in for an invoice that cannot be paid."""
     async with staged() as stage:
         await stage.invoice()
         stage.node.invoices.clear()

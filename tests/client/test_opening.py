@@ -51,7 +51,7 @@ def test_w16_an_opening_without_option_scid_alias_in_its_type_is_accepted_and_sa
 
 @pytest.mark.parametrize("sat", [20_000, 30_000, 45_000, 99_000])
 def test_w16_the_reserve_that_ldk_asks_for_in_small_channels_is_accepted(sat: int) -> None:
-    """wallet:W16: 1,000 sat, or 1 %; its dust limit is 354 sat. Above that nobody needs more."""
+    """wallet:W16: 1,000 sat, or 1 %; its dust limit is 354 sat. No honest LSP needs more."""
     fields = {"funding_msat": sat * 1000, "dust_limit_msat": 354_000}
     least = [wanted(19_000_000)]
     assert decide(request(**fields, channel_reserve_msat=1_000_000), least, LIMITS).answer == ACCEPT

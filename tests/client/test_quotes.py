@@ -222,8 +222,8 @@ async def test_w11_an_offer_without_that_amount_is_not_compared_at_it(staged: St
             assert [each["lsp_id"] for each in got["offers"]] == [seller]
             assert [("is outside" in each["why"]) for each in got["refused"]] == [True]
             assert (got["offers"][0]["smallest_payment_msat"], got["offers"][0]["payment_msat"]) == (amount_msat,) * 2
-        nobody = await stage.client.methods.compare(150_000_000, [LSP, OTHER_LSP])
-        assert (nobody["offers"], len(nobody["refused"])) == ([], 2)
+        none = await stage.client.methods.compare(150_000_000, [LSP, OTHER_LSP])
+        assert (none["offers"], len(none["refused"])) == ([], 2)
 
 
 async def test_w11_the_amount_is_one_that_its_owners_limits_allow(staged: Staging) -> None:

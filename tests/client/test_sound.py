@@ -109,7 +109,7 @@ async def test_w3_a_block_that_is_reorganised_away_makes_the_channel_unsound_at_
 
 @pytest.mark.parametrize("depth", [2, 3, 6])
 async def test_w0_as_deep_as_the_owner_asks(staged: Staging, depth: int) -> None:
-    """rule:27: one block less is not enough, by its new scid, which nobody had told us."""
+    """rule:27: one block less is not enough, by its new scid, which we had not been told."""
     async with staged(funding_depth=depth) as stage:
         invoice = await paid(stage)
         stage.fund()
@@ -146,7 +146,7 @@ async def test_w0_a_channel_is_watched_before_it_is_there(staged: Staging) -> No
 
 
 async def test_w0_an_unconfirmed_channel_that_nobody_bought_carries_nothing_either(staged: Staging) -> None:
-    """rule:27: let in by somebody else's hook, before or after a restart; with its scid it is an ordinary one."""
+    """rule:27: let in by another plugin's hook, before or after a restart; with its scid it is an ordinary one."""
     async with staged() as stage:
         invoice = await stage.invoice()
         stage.node.channels.append(channel_row())

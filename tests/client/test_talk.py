@@ -147,7 +147,7 @@ async def test_a_peer_cannot_fill_the_log(staged: Staging) -> None:
     """rule:14: what is ignored is logged ten times a connection, rubbish once."""
     async with staged() as stage:
         for _ in range(50):
-            stage.message(LSP, b'{"jsonrpc":"2.0","id":"nobody","result":{}}')
+            stage.message(LSP, b'{"jsonrpc":"2.0","id":"unknown","result":{}}')
         assert stage.host.said("info").count("not open") == 10
         for _ in range(50):
             stage.message(LSP, b"rubbish")

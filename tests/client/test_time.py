@@ -9,7 +9,7 @@ from lsps2fast.errors import NodeError
 
 
 def expire(stage: Stage) -> None:
-    """As lightningd does with what nobody paid in time."""
+    """As lightningd does with an invoice that was not paid in time."""
     for row in stage.node.invoices.values():
         if row["status"] == "unpaid" and stage.clock.wall_ms() >= row["expires_at"] * 1000:
             row["status"] = "expired"

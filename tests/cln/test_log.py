@@ -24,7 +24,7 @@ def test_levels_and_tracebacks() -> None:
             raise ValueError("a cause")
         except ValueError:
             OURS.exception("it failed")
-    OURS.error("nobody installed")
+    OURS.error("without a handler")
     *levels, other, error = said
     assert [level for level, _ in levels] == ["debug", "info", "warn", "error", "error"]
     assert levels[0] == ("debug", "100 % of level 10")

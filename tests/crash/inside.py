@@ -102,7 +102,7 @@ class Inside(Town):
         self.transcript.entries = deque(self.transcript.entries)
 
     async def idle(self) -> None:
-        """Return when every message has arrived and nobody acts any more."""
+        """Return when every message has arrived and nothing acts any more."""
         assert isinstance(self.loop, UnevenLoop)
         await self.loop.idle()
 

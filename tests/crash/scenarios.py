@@ -493,7 +493,7 @@ async def upstream_confirms(stage: Stage) -> None:
 @scenario()
 async def upstream_splices(stage: Stage) -> None:
     """The payer's channel gets another scid while its parts are with the client (people:S9):
-    nobody shows the old one.
+    the old one is shown nowhere.
     """
     client = stage.client(on_part="hold")
     payer = stage.payer()

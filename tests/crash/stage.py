@@ -446,7 +446,7 @@ class Stage:
             await self.pay(payer, sale, amounts)
 
     async def finish(self) -> None:
-        """Let the world come to its end: everybody is there, blocks come, offers lapse."""
+        """Let the world come to its end: all are there, blocks come, offers lapse."""
         for client in self.clients:
             client.behaviour.vanish_at = ""
             if not client.online:

@@ -175,7 +175,7 @@ def test_a_case_is_found_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("mpp nobody", "the second word is client-trusts-lsp or lsp-trusts-client"),
+        ("mpp neither", "the second word is client-trusts-lsp or lsp-trusts-client"),
         ("mpp lsp-trusts-client client@funding_signed/sing", "DEED one of error, close"),
         ("mpp lsp-trusts-client client@hello/error", "give client@MESSAGE/DEED"),
         ("mpp lsp-trusts-client loud@1/sendpsbt#1", "KIND one of fail, lost"),

@@ -49,7 +49,7 @@ def script(node: Lightningd, name: str, text: str) -> str:
 def test_a_client_that_errs_after_it_signed_costs_no_coin(found_town: Callable[..., Town], delay_s: float) -> None:
     """people:S0: it signs the funding, then sends `error`, before, at and after our broadcast; the payer may retry.
 
-    In a town of its own: the unpaid channel that it may leave would be in everybody else's sums.
+    In a town of its own: the unpaid channel that it may leave would be in the sums of other tests.
     """
     town = found_town(LSP_TRUSTS)
     bill = fresh(town)

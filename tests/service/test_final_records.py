@@ -97,7 +97,7 @@ async def test_a_buy_that_nobody_paid_ends_as_timeout(away: bool) -> None:
 
 
 async def test_the_record_of_an_attempt_stays_when_its_buy_lapses() -> None:
-    """others: it says more than `Timeout`, and binds nobody at the next start."""
+    """others: it says more than `Timeout`, and binds nothing at the next start."""
     async with Stage() as stage:
         invoice = await stage.invoice(stage.client())
         await time_out(stage, stage.payer(), invoice)

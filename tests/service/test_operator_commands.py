@@ -11,7 +11,7 @@ from lsps2fast_plugin.simnode.errors import RpcError
 
 
 async def test_a_close_of_the_withheld_channel_is_refused_and_the_payment_goes_on() -> None:
-    """rule:7, cln:N3: the part is with the client when somebody closes; our own close of a failed sale still works."""
+    """rule:7, cln:N3: the part is with the client when the operator closes; our own close of a failed sale works."""
     async with Stage(CLIENT_TRUSTS) as stage:
         client, payer = stage.client(on_part="hold"), stage.payer()
         invoice = await stage.invoice(client)

@@ -20,7 +20,7 @@ SECRET = "5e" * 32
         ({"experimental-lsps2-promise-secret": ""}, "promise-secret must be 64 hex digits"),
         ({"experimental-lsps2-promise-secret": SECRET + "00"}, "promise-secret must be 64 hex digits"),
         ({"experimental-lsps2-promise-secret": "zz" * 32}, "promise-secret must be 64 hex digits"),
-        ({"lsps2-trust-mode": "nobody"}, "lsps2-trust-mode='nobody' is unknown; give "),
+        ({"lsps2-trust-mode": "neither"}, "lsps2-trust-mode='neither' is unknown; give "),
         ({"lsps2-trust-mode": ""}, "lsps2-trust-mode='' is unknown; give "),
         ({"dev-lsps2-collect-timeout": 0}, "dev-lsps2-collect-timeout=0 is out of range; give a number from 1 to"),
         ({"dev-lsps2-collect-timeout": -90}, "dev-lsps2-collect-timeout=-90 is out of range"),
@@ -145,7 +145,7 @@ async def test_the_limit_of_parts_is_the_operators() -> None:
 
 
 async def test_the_collect_timeout_is_the_operators() -> None:
-    """C-05: as a developer he may shorten it."""
+    """C-05: a developer may shorten it."""
     async with Stage(options={"dev-lsps2-collect-timeout": 3}) as stage:
         client, payer = stage.client(), stage.payer()
         payment = payer.pay(await stage.invoice(client), [1_000_000], total_msat=SIZE_MSAT)

@@ -404,7 +404,7 @@ async def test_a_client_that_closes_its_unpaid_channel_is_remembered_and_can_be_
         assert trust["unpaid_channels"] == 1
         assert any("left unpaid by the client itself" in reason for reason in trust["reasons"])
         with pytest.raises(Exception, match="peer_id"):
-            await stage.lsp.call("lsps2-forgive", {"peer_id": "nobody"})
+            await stage.lsp.call("lsps2-forgive", {"peer_id": "no node id"})
         answer = await stage.lsp.call("lsps2-forgive", {"peer_id": client.node_id})
         assert answer["forgiven"]["unpaid_channels"] == 1
         trust = (await stage.lsp.call("lsps2-quote", {"peer_id": client.node_id}))["trust"]

@@ -47,7 +47,7 @@ def test_another_seed_plays_another_run() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_promise_holds(seed: int) -> None:
-    """rule:1 to rule:27: some days of both trust modes with everybody in town."""
+    """rule:1 to rule:27: some days of both trust modes with all strategies in town."""
     result = simulate(Plan(seed, days=3, people=60))
     assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
     assert result.totals["sales"] > 40

@@ -59,7 +59,7 @@ class Reader(HTMLParser):
 
 
 def told() -> str:
-    gains = {"payer": -100_000_000, "lsp": 3_000_000, "nobody": 0, "wallets": 95_500_000}
+    gains = {"payer": -100_000_000, "lsp": 3_000_000, "bystander": 0, "wallets": 95_500_000}
     return page("a story", [Chapter("one <sale>", LINES, gains, {"it adds up": True, "it does not": False})])
 
 
@@ -72,7 +72,7 @@ def test_the_page_tells_every_line_in_its_place() -> None:
     assert reader.all("svg")[0]["role"] == "img"
     for words in (*LIFELINES, "has <b>1</b> & more", "one <sale>", "-100,000,000 msat", "WRONG: it does not"):
         assert words in reader.text, words
-    assert "nobody" not in reader.text
+    assert "bystander" not in reader.text
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:

@@ -1,6 +1,6 @@
 """What an invoice was asked for, kept with its approval: the same call gives the same invoice (idempotent by label).
 
-Only digests are kept: a token or a preimage is nobody else's business (K-28).
+Only digests are kept: tokens and preimages stay secret (K-28).
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ class ChannelBindings:
     def waits_for_its_payment(self, channel_id: str) -> bool:
         """Return whether a channel was opened for a purchase that was not paid over it.
 
-        Only its payer decides which invoice he pays through it: a fee there is no broken word of the LSP's.
+        Only its payer decides which invoice is paid through it: a fee there is no broken word of the LSP's.
         """
         channel, owner = self._book.channels.get(channel_id), self.purchase_of(channel_id)
         if channel is None or channel.payment_hash is None or channel.paid_ms is not None:

@@ -224,7 +224,7 @@ class Watch:
     # ---- looking
 
     def block(self) -> None:
-        """A block came: what it may have undone is looked at before it counts again."""
+        """Look, at a block, at what it may have undone, before that counts again."""
         self._blocks += 1
         if self._sound:
             self._sound.clear()
@@ -326,7 +326,7 @@ class Watch:
         self._report(channel.lsp_id, f"{what}; nothing comes in over it until it is confirmed again")
 
     async def _look_paid(self, channel: JitChannel, row: PeerChannel | None, funding: Funding) -> None:
-        """A funding that is owed: every state but confirmed has an end."""
+        """Judge a funding that is owed: every state but confirmed has an end."""
         if self.is_sound(channel):
             return
         sight = funding.sight
@@ -360,7 +360,7 @@ class Watch:
         return self._chain.height - since >= self.settings.confirm_timeout_blocks
 
     async def _broken(self, channel: JitChannel, why: str) -> None:
-        """The LSP has our payment and we have no channel: warn once, trust it no more, receive nothing more there."""
+        """Warn once of an LSP that has our payment while we have no channel; trust it no more, take nothing there."""
         if channel.missing:
             return
         self._report(

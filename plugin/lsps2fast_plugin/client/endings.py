@@ -35,7 +35,7 @@ class PurchaseEndings:
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
-        """`changed()`: the next time-out may have moved."""
+        """Call `changed()` whenever the next time-out may have moved."""
         self._book = book
         self._watch = watch
         self._history = history

@@ -63,7 +63,7 @@ class Chain:
         self.height = 0
 
     def block(self, height: int) -> None:
-        """A block came; after a restart old ones come again (cln:R2)."""
+        """Take note of a block; after a restart old ones come again (cln:R2)."""
         self.height = max(self.height, height)
 
     async def rows(self, **which: str) -> list[PeerChannel]:

@@ -131,7 +131,7 @@ class History:
             self._note(channel.payment_hash.hex(), "channel_opened", facts)
 
     def funding(self, step: str, channel: JitChannel, height: int) -> None:
-        """The funding of a purchase's channel was "seen", is "confirmed" by the block of this height, or "missing"."""
+        """Record a step of a channel's funding: "seen", "confirmed" by the block of this height, or "missing"."""
         record = self.of_channel(channel.channel_id)
         if record is not None:
             facts = {"funding": step} | ({"confirmed_height": height} if step == "confirmed" else {})

@@ -1,7 +1,7 @@
 """LSPS0 requests to LSPs: ids that cannot be guessed, answers only from the peer that was asked, and an end to waiting.
 
 What an LSP sends can be late, double, foreign, rubbish or nothing; none of it reaches a caller but one well-formed
-answer to his own request (T-08, T-09, T-24 … T-29).
+answer to its own request (T-08, T-09, T-24 … T-29).
 """
 
 from __future__ import annotations

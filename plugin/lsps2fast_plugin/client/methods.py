@@ -414,7 +414,7 @@ class Methods:
         )
 
     def _wait_blocks(self, buy: Purchase) -> int:
-        """Confirmations that will be waited for while the payer's HTLCs are held (I-04, I-30)."""
+        """Return the confirmations that will be waited for while the payer's HTLCs are held (I-04, I-30)."""
         trusted = self.settings.trusts(buy.lsp_id) and buy.lsp_id not in self._book.distrusted
         return 0 if buy.client_trusts_lsp or trusted else self.settings.funding_depth
 

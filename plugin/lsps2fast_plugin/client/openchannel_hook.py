@@ -132,7 +132,7 @@ class OpenChannelHook:
             self._report(openchannel["id"], f"refused a channel of {openchannel['funding_msat']} msat: {why}")
 
     def _note_tolerated(self, lsp_id: str, tolerated: tuple[str, ...]) -> None:
-        """What its software does differently is said once (wallet:W16)."""
+        """Log once how the LSP's software differs from the protocol (wallet:W16)."""
         for what in tolerated:
             if (lsp_id, what) not in self._tolerated and len(self._tolerated) < MOST_TOLERATED:
                 self._tolerated.add((lsp_id, what))

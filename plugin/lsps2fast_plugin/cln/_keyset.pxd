@@ -198,7 +198,7 @@ cdef inline u64 mark(const unsigned char* peer) noexcept nogil:
 
 
 cdef inline bint is_watched(Sets* sets, const unsigned char* peer, Py_ssize_t size) noexcept nogil:
-    """Whether everything that comes from this peer is to be seen. NULL, or no node id: nobody knows whose it is."""
+    """Return whether everything that comes from this peer is to be seen. NULL, or no node id: its peer is unknown."""
     cdef u64 key[PEER_WORDS]
     if sets.peers.count == 0:
         return False

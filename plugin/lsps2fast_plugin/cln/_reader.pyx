@@ -345,7 +345,7 @@ class HookReader:
 
     @cython.cfunc
     def _why(self, end: cython.int) -> object:
-        """What is told of the end: None for the stream's own, else a sentence."""
+        """Return the reason of the end: None for the stream's own, else a sentence."""
         if end == c.STREAM_END or end == c.STOPPED:
             return None
         if end == c.READ_FAILED:

@@ -41,7 +41,7 @@ cdef extern from *:
     """
     #include <pthread.h>
     #include <signal.h>
-    #define LSPS2FAST_NUDGE SIGURG  /* ignored by default, so a stray one harms nobody */
+    #define LSPS2FAST_NUDGE SIGURG  /* ignored by default, so a stray one does no harm */
     static void lsps2fast_nudged(int number) { (void)number; }
     /* Let the signal end a blocking read of this thread with EINTR, instead of a poll before every read. */
     static void lsps2fast_be_nudged(void) {
@@ -136,7 +136,7 @@ cdef inline void chain_free(Node* node) noexcept nogil:
 
 
 cdef inline void queue_put(Queue* queue, Node* head, Node* tail, size_t bytes) noexcept nogil:
-    """Append a chain; waits while the queue is full. Once it is closed nobody wants frames."""
+    """Append a chain; waits while the queue is full. Once it is closed no frame is wanted."""
     pthread_mutex_lock(&queue.mutex)
     while queue.bytes >= MOST_QUEUED and not queue.closed:
         pthread_cond_wait(&queue.change, &queue.mutex)

@@ -187,7 +187,7 @@ class HtlcFilter:
 
 
 class Output(Protocol):
-    """Stdout, shared by the lane and everybody else."""
+    """Stdout, shared by the lane and all other writers."""
 
     def write(self, whole_frames: bytes, /) -> None:
         """Write whole frames."""

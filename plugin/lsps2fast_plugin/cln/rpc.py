@@ -184,7 +184,7 @@ class Rpc:
                 late()
 
     def turned(self, seconds: float) -> None:
-        """Calls under way have waited so much longer. For tests only."""
+        """Let calls under way have waited so much longer. For tests only."""
         for limit in self._limits:
             if not limit.expired() and (when := limit.when()) is not None:
                 limit.reschedule(when - seconds)

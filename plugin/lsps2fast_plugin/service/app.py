@@ -320,7 +320,7 @@ class Service(PluginApp):
             log.info(f"an onion message for jit scid {text} was lost: lightningd cannot forward it")
 
     async def _on_rpc_command(self, rpc_command: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """A channel is to be closed or spliced (A-06, cln:N3), or the node is to end."""
+        """Decide on a call that closes or splices a channel (A-06, cln:N3) or ends the node."""
         if self.parts is None:
             return {"result": "continue"}
         if rpc_command["method"] in ENDINGS:

@@ -188,7 +188,7 @@ class CapitalAtRisk:
             stake.mined = True
 
     def part_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
-        """A forwarded part came back failed. What our own node refused is not the client's doing (rule:22).
+        """Count a forwarded part that came back failed, unless our own node refused it (rule:22).
 
         Why the client, or a node behind it, refused a part, no lightningd can read: `failure_reason` is given for what
         our own refused, and only there (cln:N9).
@@ -230,7 +230,7 @@ class CapitalAtRisk:
         self._faults.pop(jit_scid, None)
 
     def channel_state(self, channel_id: str, state: str, cause: str) -> None:
-        """A channel is closing or gone. Its capital is back once a block has the close."""
+        """Note that a channel is closing or gone. Its capital is back once a block has the close."""
         stake = self._stakes.of_channel(channel_id)
         if stake is None:
             return
@@ -244,7 +244,7 @@ class CapitalAtRisk:
         self.save()
 
     def money_back(self, channel_id: str) -> None:
-        """A block has the close of this channel."""
+        """Note that a block has the close of this channel."""
         stake = self._stakes.of_channel(channel_id)
         if stake is not None:
             self._back(stake)

@@ -135,7 +135,7 @@ class SessionDriver:
         self.channel_closed(channel_id)
 
     def never_funded(self, channel_id: str, mining_was_paid: bool = False) -> None:
-        """This channel is gone, and nothing of ours is in it; `mining_was_paid`: its funding was taken back."""
+        """End a channel that is gone with nothing of ours in it; `mining_was_paid`: its funding was taken back."""
         if mining_was_paid:
             self.exposure.mined(channel_id)
         self.closed(channel_id)

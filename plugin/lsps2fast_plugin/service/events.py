@@ -42,7 +42,7 @@ ATTEMPTS: Final = {State.FAILED: FAILED, State.ABANDONED: ABANDONED, State.UNDER
 
 
 class SessionEvents:
-    """Between the sessions and everybody else."""
+    """The hub between the sessions and what follows them."""
 
     def __init__(
         self,
@@ -128,11 +128,11 @@ class SessionEvents:
             log.warning(f"the failed payment of {format_scid(jit_scid)} is in no record: {error}")
 
     def failing(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
-        """A session is about to be told this."""
+        """Publish a fact right before a session learns it."""
         self._sales.failed(jit_scid, payment_hash, kind, fact)
 
     def because(self, jit_scid: int, payment_hash: bytes, blame: Blame) -> None:
-        """A payment is about to fail for this reason."""
+        """Publish that a payment is about to fail for this reason."""
         self._sales.blame(jit_scid, payment_hash, blame)
 
     def funding_sent(self, channel: Channel) -> None:

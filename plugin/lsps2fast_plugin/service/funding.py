@@ -141,7 +141,7 @@ class Funder:
         return replace(funding, channel_type=channel_type)
 
     async def refused(self, peer_id: str, channel_type: tuple[int, ...]) -> TypesLeft:
-        """The client has refused a channel of this type: is there another to ask it for? Raises NodeError."""
+        """Remember that the client refused this type of channel; return what is left to ask for. Raises NodeError."""
         features = await self._features(peer_id)
         self._refused.add(peer_id, channel_type)
         other = self._refused.left(peer_id, self._node.channel_types(features))

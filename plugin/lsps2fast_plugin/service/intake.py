@@ -145,7 +145,7 @@ class HtlcIntake:
         return None
 
     def channel_left(self, channel_id: str) -> None:
-        """A channel goes to the chain: what it brought and is still held fails before anything is let out (rule:19).
+        """Fail what a channel brought and is still held, as it goes to the chain, before anything is let out (rule:19).
 
         Too small for the chain, or claimed too late, it would never be ours, and the client would have it all the same.
         """
@@ -186,7 +186,7 @@ class HtlcIntake:
             self._host.spawn(self._resolve_renamed(in_scid, htlc_id, *end))
 
     async def _resolve_renamed(self, in_scid: int, htlc_id: int, payment_hash: bytes, preimage: bytes | None) -> None:
-        """A part of ours under a name we do not know: its channel may have been confirmed since it came (cln:H3)."""
+        """Look up a part of ours under a name we do not know: its channel may have been confirmed since (cln:H3)."""
         which = {"short_channel_id": format_scid(in_scid)}
         ask = partial(list_peer_channels, self._rpc, **which)
         for channel in await until_answered("listpeerchannels", ask, self._clock):

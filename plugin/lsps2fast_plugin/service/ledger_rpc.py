@@ -60,7 +60,7 @@ class LedgerMethods:
     async def report(
         self, by: str | None = None, since: int | str | None = None, until: int | str | None = None
     ) -> dict[str, Any]:
-        """What was earned; `by` day, week, month, token, band or peer; by default of this month (UTC)."""
+        """Return what was earned; `by` day, week, month, token, band or peer; by default of this month (UTC)."""
         parts = self._ready()
         now_ms = parts.clock.wall_ms()
         if by is not None and by not in BY:
@@ -75,7 +75,7 @@ class LedgerMethods:
         return await parts.sales.ask(ask)
 
     async def explain(self, about: str) -> dict[str, Any]:
-        """The story of a payment hash, channel id, jit scid or node id, in sentences with times."""
+        """Return the story of a payment hash, channel id, jit scid or node id, in sentences with times."""
         try:
             return await self._ready().sales.ask(partial(story.explain, what=str(about)))
         except story.NothingKnown as error:

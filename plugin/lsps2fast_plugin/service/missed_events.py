@@ -1,5 +1,5 @@
 """Looks for what lightningd may never tell: a funding that no block took, or that a reorg lost, a part whose end was
-announced to nobody, an unpaid channel that is gone.
+never announced, an unpaid channel that is gone.
 
 bitcoind forgets transactions, a reorg can lose them, a notification can be lost. So what is waited for is looked at as
 blocks come: fundings every few blocks until so many have buried them that no reorg is to be feared, parts and closes
@@ -66,7 +66,7 @@ class MissedEventPoller:
         unpaid: Callable[[], dict[str, str]] = dict,
         money_back: Callable[[str], None] = lambda channel_id: None,
     ) -> None:
-        """`waiting()`: sessions with parts at their client, as records that say where the parts went;
+        """Call `waiting()` for sessions with parts at their client, as records that say where the parts went;
         `snapshot(records)`: as of `Reconciler`; `told(part, settled)`, `closed(channel_id)`
         and `money_seen(channel_id)` (the client holds money in a withheld channel) take what was found;
         `unpaid()`: channels without a payment under way whose money is waited for, with their peers; `money_back(id)`.

@@ -170,7 +170,7 @@ class Negotiator:
     # Buys -----------------------------------------------------------------------------------------
 
     async def _buy(self, peer_id: str, params: object) -> dict[str, Any]:
-        """Steps of B-06, the cheap ones first; then one commit."""
+        """Take the steps of B-06, the cheap ones first; then one commit."""
         ask = lsps2.parse_buy(params)
         self._check_welcome(peer_id)
         token = self._check_terms(peer_id, ask)
@@ -253,7 +253,7 @@ class Negotiator:
             raise
 
     def _check_terms(self, peer_id: str, ask: BuyAsk) -> Token | None:
-        """Steps 3 to 9 of B-06, each refusal counted once; the token it was promised under. Raises PeerError."""
+        """Take steps 3 to 9 of B-06, each refusal counted once; return the token of the promise. Raises PeerError."""
         token: Token | None = None
         known_why = False
 

@@ -177,7 +177,7 @@ def _digits(value: int | str) -> str:
 
 
 def open_offers(parts: ServiceParts) -> dict[str, dict[str, Any]]:
-    """How many offers that nobody has paid to are out, beside the most there may be."""
+    """Return how many unpaid offers are out, beside the most there may be."""
     used, most = parts.offers.open_count(), parts.settings.limits.buys_total
     return {"open_offers": {"used_offers": used, "limit_offers": most, "binds": used >= most}}
 

@@ -117,7 +117,7 @@ def _orphan(record: StoredSession, snapshot: Snapshot, owned: Container[str]) ->
 
 
 def _with_rows(journal: SessionRecord, snapshot: Snapshot) -> SessionRecord:
-    """Records of the built-in plugin name no parts: they are what lightningd forwarded into the channel."""
+    """Fill in the parts of a record of the built-in plugin: those that lightningd forwarded into the channel."""
     if journal.forwards or journal.channel is None or journal.stage != "forwards":
         return journal
     rows = snapshot.rows.get(journal.channel.channel_id, ())
@@ -127,7 +127,7 @@ def _with_rows(journal: SessionRecord, snapshot: Snapshot) -> SessionRecord:
 
 
 def _as_gone_out(journal: SessionRecord, snapshot: Snapshot) -> SessionRecord:
-    """The record of a channel says where its parts will go (P16);
+    """Return where the parts of a channel's record will go (P16);
     they went if lightningd has a row for one of them.
     """
     if journal.stage != "channel" or not journal.forwards:
@@ -252,7 +252,7 @@ class Reconciler:
                 self._names.learn(channel.channel_id, (scid, *channel.scids))
 
     async def _rows(self, channel: PeerChannel | ClosedChannel) -> list[Row]:
-        """Forwards into this channel, under each of its names (cln:F6)."""
+        """Return the forwards into this channel, under each of its names (cln:F6)."""
         rows: dict[RowKey, Row] = {}
         for scid in channel.scids:
             for row in await list_forwards(self._rpc, out_channel=format_scid(scid)):

@@ -99,7 +99,7 @@ class Recovery:
             self._parts.coins.promise(owner, unread.outpoints())
 
     def _spoken_for(self, channel_id: str, snapshot: Snapshot) -> bool:
-        """A record we cannot read may own this channel: it names the channel, or its peer."""
+        """Return whether a record we cannot read may own this channel: it names the channel, or its peer."""
         unread = self._parts.store.unread_names
         return unread(channel_id) or unread(snapshot.channels[channel_id].peer_id)
 

@@ -21,7 +21,7 @@ class RefusedTypes:
         self._clients = clients
 
     def add(self, peer_id: str, channel_type: ChannelType) -> None:
-        """This client has refused such a channel."""
+        """Remember that this client has refused such a channel."""
         refused = self._refused.pop(peer_id, set())
         self._refused[peer_id] = refused | {channel_type}  # now the last one
         if len(self._refused) > self._clients:
@@ -33,5 +33,5 @@ class RefusedTypes:
         return next((channel_type for channel_type in types if channel_type not in refused), None)
 
     def forget(self, peer_id: str) -> None:
-        """It has refused everything: what is wrong is not the type, and the next attempt begins anew."""
+        """Forget a client that has refused everything: the type is not what is wrong, the next attempt begins anew."""
         self._refused.pop(peer_id, None)

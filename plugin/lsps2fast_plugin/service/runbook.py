@@ -26,7 +26,7 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
         "`lsps2-pause` until it is mended."
     ),
     "unknown-channel": (
-        "lightningd has a withheld channel of ours that no record speaks of, so nobody will ever send its funding. It "
+        "lightningd has a withheld channel of ours that no record speaks of, so its funding will never be sent. It "
         "binds coins until it is closed. Look whether another tool made it; if not, `lightning-cli close <channel "
         "id>` frees the coins. It is never closed by itself."
     ),
@@ -48,8 +48,17 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
     ),
     "given-up": (
         "A client ended its channel before its funding was sent, by an error message or a close. Nothing is sent, the "
-        "coins are free. One such client harms nobody; many from one client or app point to a fault of that app, and "
+        "coins are free. One such client does no harm; many from one client or app point to a fault of that app, and "
         "`lsps2-quote` shows what is held against it."
+    ),
+    "stray-funding": (
+        "A client gave its channel up in the milliseconds between our last look and `sendpsbt`, and the funding went "
+        "out for a channel that is no more. If the alarm ends with a transaction that *takes its coins back*, nothing"
+        " is to be done: it pays the miners more than the funding does, and the budget for mining fees counts it. "
+        "Where the alarm says *cannot be taken back*, its end says why. While the funding is in no block, try it by "
+        "hand: `utxopsbt` of the same coins with `reservedok=true` and a higher feerate, `addpsbtoutput`, `signpsbt`,"
+        " `sendpsbt`. Once a block has the funding its amount is lost, unless the client signs it back. "
+        "`lsps2-listsales` tells who it was; see [what an LSP can lose](../explanation/lsp-risk.md)."
     ),
     "unpaid-channel": (
         "An offer has ended and its channel lies on chain, not paid for, or in part. It counts against the budget "

@@ -38,7 +38,7 @@ class Desk:
     """One service's policy and what belongs to it."""
 
     def __init__(self, settings: Settings, rpc: Caller, notebook: DatastoreRecords, clock: Clock) -> None:
-        """Raises ConfigError for a policy file that cannot be used."""
+        """Read the policy file. Raises ConfigError for one that cannot be used."""
         self._notebook = notebook
         self._clock = clock
         self.refusals = Refusals()
@@ -127,7 +127,7 @@ class Desk:
             raise
 
     async def give_back(self, token_hash: bytes | None) -> None:
-        """A buy under this token was not stored, or ended unused."""
+        """Give a token's use back: its buy was not stored, or ended unused."""
         record = None if token_hash is None else self.policy.uses.give_back(token_hash)
         if record is None or token_hash is None:
             return

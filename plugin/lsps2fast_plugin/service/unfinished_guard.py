@@ -2,9 +2,9 @@
 
 A JIT channel is used before its funding is in a block, and while its funding is withheld lightningd would not even send
 it. `close` then takes the channel from under a payment, and a splice makes lightningd close it by force (cln:N3);
-`fundchannel_cancel` without an open under way takes it, whoever made it (cln:N1), also at the end of a `fundchannel`
-that failed. So lightningd asks before it carries them out (hook `rpc_command`), and what can wait is refused with the
-reason.
+`fundchannel_cancel` without an open under way takes it, no matter who made it (cln:N1), also at the end of a
+`fundchannel` that failed. So lightningd asks before it carries them out (hook `rpc_command`), and what can wait is
+refused with the reason.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ BlockListener = Callable[[int, str], None]
 
 
 class Unspent(dict[Outpoint, Output]):
-    """Outputs that nobody has spent. `owned` has those of each wallet, by script: who owns it keeps the inner dict."""
+    """Outputs that are not spent. `owned` has those of each wallet, by script: who owns it keeps the inner dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Chain:
         return gone
 
     def mine(self, blocks: int = 1) -> None:
-        """The first block takes the whole mempool; each block is told to every listener."""
+        """Mine blocks: the first takes the whole mempool; every listener learns of each."""
         for _ in range(blocks):
             self.height += 1
             for index, txid in enumerate(self.mempool, start=1):
@@ -140,6 +140,6 @@ class Chain:
         return txid in self.mempool or txid in self.confirmed
 
     def depth(self, txid: str) -> int:
-        """Confirmations; 0 when it is only in the mempool or unknown."""
+        """Return the confirmations; 0 when it is only in the mempool or unknown."""
         mined = self.confirmed.get(txid)
         return self.height - mined[0] + 1 if mined else 0

@@ -30,7 +30,7 @@ ANCHORS_SAT = 660
 
 
 class Owner(Protocol):
-    """Stand for the party at one end of a channel: what a channel asks of it and tells it."""
+    """What a channel asks and tells the party at one of its ends."""
 
     name: str
     node_id: str
@@ -49,16 +49,16 @@ class Owner(Protocol):
         """Move its end to `state`."""
 
     def error_arrived(self, peer: Owner, end: End | None, text: str) -> None:
-        """`error` from a peer: about its `end` of a channel, or (None) about an open under way."""
+        """Take `error` from a peer: about its `end` of a channel, or (None) about an open under way."""
 
     def channel_closed(self, end: End) -> None:
-        """Deep enough in the chain to be forgotten."""
+        """Forget a channel whose end is deep enough in the chain."""
 
     def withheld_closed(self, end: End, closer: str, cause: str) -> None:
-        """A channel it opened and never sent was closed by agreement."""
+        """Forget a channel that it opened and never sent: closed by agreement."""
 
     def shutdown_goes_on(self, channel: Channel) -> None:
-        """A HTLC is gone from a channel that is being shut down."""
+        """Go on with a shutdown: a HTLC is gone from the channel."""
 
     def close_feerate(self) -> int:
         """Return what it proposes for a closing transaction."""
@@ -67,16 +67,16 @@ class Owner(Protocol):
         """Return everything it owns."""
 
     def htlc_committed(self, htlc: Htlc) -> None:
-        """Its own HTLC is on the other side now."""
+        """Note that its own HTLC is on the other side now."""
 
     def htlc_arrived(self, htlc: Htlc) -> None:
-        """A HTLC of the other side is irrevocably committed to it."""
+        """Take a HTLC of the other side, irrevocably committed."""
 
     def htlc_resolved(self, htlc: Htlc) -> None:
-        """Its own HTLC was fulfilled (`preimage`) or failed (`failure`) by the other side."""
+        """Take the other side's answer to its own HTLC: `preimage` or `failure`."""
 
     def htlc_removed(self, htlc: Htlc) -> None:
-        """The other side took note of its answer: a HTLC it had received is gone."""
+        """Drop a HTLC it had received: the other side took note of its answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -305,7 +305,7 @@ class Channel:
         self._pump_soon()
 
     def pause(self, paused: bool = True) -> None:
-        """A slow line: nothing is delivered until `pause(False)`, though both sides are connected."""
+        """Slow the line down: nothing is delivered until `pause(False)`, though both sides are connected."""
         self._paused = paused
         self._pump_soon()
 
@@ -336,7 +336,7 @@ class Channel:
     # updates
 
     def update_fee(self) -> None:
-        """The opener brings the fee rate up to date; it does so before the first HTLC (cln:O11)."""
+        """Bring the fee rate up to date, as the opener does before the first HTLC (cln:O11)."""
         self.feerate_perkw = self.raised_perkw
 
     def offer(

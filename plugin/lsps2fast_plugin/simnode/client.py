@@ -134,7 +134,7 @@ class Client(Party):
     # LSPS0
 
     def send_raw(self, payload: bytes, message_type: int = LSPS0) -> None:
-        """A custom message as it is, without its two bytes of type."""
+        """Send a custom message as it is, without its two bytes of type."""
         data = message_type.to_bytes(2, "big") + payload
         asyncio.get_running_loop().call_soon(self._deliver, data)
 

@@ -13,7 +13,7 @@ CLOSED_STATES = ("CLOSINGD_COMPLETE", "AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN
 
 
 def close_from_afar(end: End) -> None:
-    """The peer of `end.owner` sends `shutdown`: the channel closes by agreement, now or when its HTLCs are gone."""
+    """Take `shutdown` of the peer of `end.owner`: the channel closes by agreement, now or when its HTLCs are gone."""
     if end.forgotten or end.state in (*CLOSED_STATES, "CHANNELD_SHUTTING_DOWN"):
         return
     end.peer.change_state(end.other, "CHANNELD_SHUTTING_DOWN", "user", USER_CLOSE)
@@ -33,7 +33,7 @@ def finish_shutdown(ends: tuple[End, End]) -> None:
 
 
 def agree(end: End, closer: End) -> None:
-    """Both sides go to CLOSINGD_COMPLETE, and the transaction out; a withheld channel is only forgotten."""
+    """Take both sides to CLOSINGD_COMPLETE and the transaction out; a withheld channel is only forgotten."""
     for state, text in (("CLOSINGD_SIGEXCHANGE", "Start closingd"), ("CLOSINGD_COMPLETE", "Closing complete")):
         for side in (end, end.other):
             side.owner.change_state(side, state, "user" if side is closer else "remote", text)
@@ -48,7 +48,7 @@ def agree(end: End, closer: End) -> None:
 
 
 def see_block(party: Owner, height: int) -> None:
-    """A block: HTLCs that are overdue, transactions that end channels, channels that are long gone."""
+    """Look at a block: HTLCs that are overdue, transactions that end channels, channels that are long gone."""
     close_late(party, height)
     for end in list(party.ends):
         if onchain.see_block(end, height):

@@ -36,7 +36,7 @@ class Htlcs:
     # in
 
     def arrived(self, htlc: Htlc) -> None:
-        """A new HTLC."""
+        """Take a new HTLC."""
         self.node.htlc_log.append((htlc, "in"))
         htlc.received_s = self.node.clock.tick()
         self.take_up(htlc)
@@ -192,7 +192,7 @@ class Htlcs:
     # forwarding
 
     def forward(self, part: Part) -> None:
-        """The checks lightningd makes after the hook (cln:H6, cln:H10), then update_add_htlc."""
+        """Make lightningd's checks after the hook (cln:H6, cln:H10), then update_add_htlc."""
         end = part.forward_to
         if end is None:
             self.local_fail(part, failures.UNKNOWN_NEXT_PEER)
@@ -258,7 +258,7 @@ class Htlcs:
         return None
 
     def local_fail(self, part: Part, message: bytes) -> None:
-        """A forward that never left: a row and an event `local_failed` (cln:F1), and a failure upstream."""
+        """Fail a forward that never left: a row and an event `local_failed` (cln:F1), and a failure upstream."""
         end = part.forward_to
         out_channel = end.scid_now() if end is not None else part.scid or "0x0x0"
         row = Forward(
@@ -278,7 +278,7 @@ class Htlcs:
         self.parts.fail(part, message)
 
     def _reason(self, failcode: int) -> str | None:
-        """The word of a later lightningd for this failure of its own; it has none for others' (cln:N9)."""
+        """Return a later lightningd's word for this failure of its own; it has none for others' (cln:N9)."""
         return failures.REASONS.get(failcode) if self.node.says_failure_reason else None
 
     # outgoing HTLCs
@@ -289,7 +289,7 @@ class Htlcs:
             self.node.forward_event(row)
 
     def out_resolved(self, htlc: Htlc) -> None:
-        """The downstream answer: the event comes first, then the upstream HTLC is resolved (cln:F3)."""
+        """Take the downstream answer: the event comes first, then the upstream HTLC is resolved (cln:F3)."""
         row = self.by_out.pop(htlc, None)
         if row is None or row.part.htlc.removing:
             return
@@ -329,7 +329,7 @@ class Htlcs:
         return row
 
     def abandon(self, end: End) -> None:
-        """A withheld channel is closed with HTLCs on it: upstream fails with 4008, no event, rows stay offered
+        """Give up HTLCs on a withheld channel that is closed: upstream fails with 4008, no event, rows stay offered
         (cln:A3).
         """
         for htlc in list(end.live.values()):

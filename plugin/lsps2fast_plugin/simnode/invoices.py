@@ -136,7 +136,7 @@ class Invoices:
     # paying
 
     def final_hop(self, part: Part) -> None:
-        """An HTLC for us, after the hook: the checks of BOLT 4, then the set it belongs to."""
+        """Take an HTLC for us, after the hook: the checks of BOLT 4, then the set it belongs to."""
         refusal = self._refusal(part)
         if refusal is not None:
             self.parts.fail(part, refusal)

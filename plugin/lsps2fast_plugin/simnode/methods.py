@@ -17,7 +17,7 @@ HEX = frozenset("0123456789abcdefABCDEF")
 
 
 class Spawner(Protocol):
-    """Stand for a node that runs work which ends with it."""
+    """What a method that takes time asks of its node."""
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str = "work") -> asyncio.Task[Any]:
         """Return a task that ends with the node."""

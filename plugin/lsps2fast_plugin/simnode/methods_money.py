@@ -143,7 +143,7 @@ def sendpsbt(node: Node, psbt: Any, reserve: Any = None) -> Json:
 
 @method("multiwithdraw", "outputs [feerate] [minconf] [utxos]")
 def multiwithdraw(node: Node, outputs: Any, feerate: Any = "opening", utxos: Any = None, minconf: Any = 1) -> Json:
-    """The plugin txprepare does it in these steps; what it reserved it gives back when one fails."""
+    """Pay in the steps of the plugin txprepare; what it reserved it gives back when one fails."""
     wanted = [pair for each in outputs for pair in each.items()]
     added = [Output(_sat(amount, "outputs"), address_to_script(address)) for address, amount in wanted]
     more = {"excess_as_change": True, "minconf": minconf, "reserve": RESERVE_BLOCKS}

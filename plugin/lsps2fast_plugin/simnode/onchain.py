@@ -112,7 +112,7 @@ def see_block(end: End, height: int) -> bool:
 
 
 def _claim(on_chain: OnChain, htlc: Htlc) -> None:
-    """The taker knows the preimage: it takes the money, if the offerer has not taken it back."""
+    """Give the money to the taker, which knows the preimage, if the offerer has not taken it back."""
     if htlc.preimage is not None and htlc not in on_chain.sweeps:
         _sweep(on_chain, htlc, htlc.taker)
 
@@ -134,7 +134,7 @@ def _is_over(on_chain: OnChain, htlc: Htlc, height: int, depth: int) -> bool:
 
 
 def _sweep(on_chain: OnChain, htlc: Htlc, winner: End) -> None:
-    """A transaction that takes a HTLC's output; the lock time tells a return from a claim."""
+    """Publish a transaction that takes a HTLC's output; the lock time tells a return from a claim."""
     spot = on_chain.outputs.get(htlc)
     if spot is None:
         return
@@ -153,7 +153,7 @@ def _resolve(end: End, htlc: Htlc) -> None:
     assert on_chain is not None
     sweep = on_chain.sweeps.get(htlc)
     if sweep is None or sweep.locktime:
-        htlc.preimage = None  # whoever knew it came too late
+        htlc.preimage = None  # its knowledge came too late
         htlc.lost_on_chain = True
     htlc.removing = htlc.removed = True
     del end.live[htlc.id]

@@ -149,7 +149,7 @@ class Openings:
         return hashlib.sha256(b"temporary %d" % self._made + self.node.private_key).hexdigest()
 
     def _end(self, peer_id: str, error: RpcError) -> None:
-        """The open is over: a call that waits gets the error, and so do the cancels behind it (as an answer)."""
+        """End the open: a call that waits gets the error, and so do the cancels behind it (as an answer)."""
         plan = self.pending.pop(peer_id, None)
         for cancel in plan.cancels if plan is not None else ():
             if not cancel.done():
@@ -285,14 +285,14 @@ class Openings:
         ]
 
     def peer_lost(self, peer: Party) -> None:
-        """The line to a peer is cut; a cancel that waits is never answered, as in lightningd."""
+        """End the opens with a peer that is gone; a cancel that waits is never answered, as in lightningd."""
         plan = self.pending.get(peer.node_id)
         if plan is not None:
             plan.cancels.clear()
         self._end(peer.node_id, RpcError(LIGHTNINGD, "Disconnected"))
 
     def forget(self) -> None:
-        """Openings do not survive a restart."""
+        """Forget all openings, as a restart does."""
         self.pending.clear()
         self.starting.clear()
         self._ends.clear()
@@ -359,7 +359,7 @@ class Openings:
             self.node.send_ready(end)
 
     def broadcast(self, tx: Tx) -> None:
-        """A funding transaction is out: its channel is no longer withheld (cln:O2)."""
+        """Note that a funding transaction is out: its channel is no longer withheld (cln:O2)."""
         for end in self.node.ends:
             if end.channel.funding_txid == tx.txid and end.opener and not end.forgotten:
                 end.channel.withheld = False

@@ -142,13 +142,13 @@ class Party:
     # links: overridden where a party wants to know
 
     def peer_connected(self, peer: Party, direction: str) -> None:
-        """`direction` as lightningd names it: `in` when the other side dialled."""
+        """Learn of a link; `direction` as lightningd names it: `in` when the other side dialled."""
 
     def peer_disconnected(self, peer: Party) -> None:
-        """The link is gone; channels to that peer are no longer reestablished."""
+        """Learn that the link is gone; channels to that peer are no longer reestablished."""
 
     def custommsg_arrived(self, peer: Party, data: bytes) -> None:
-        """A custom message, type included."""
+        """Take a custom message, type included."""
 
     async def open_requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
         """Answer a peer that wants to open a channel to us."""
@@ -159,36 +159,36 @@ class Party:
         return None
 
     def open_accepted(self, opener: Party) -> None:
-        """Our `accept_channel` is with the opener."""
+        """Learn that our `accept_channel` is with the opener."""
 
     def open_cancelled(self, opener: Party) -> None:
-        """The open was called off before `funding_created`."""
+        """Learn that the open was called off before `funding_created`."""
 
     def error_arrived(self, peer: Owner, end: End | None, text: str) -> None:
-        """`error` from a peer: about our `end` of a channel, or (None) about an open under way."""
+        """Take `error` from a peer: about our `end` of a channel, or (None) about an open under way."""
 
     def channel_created(self, end: End) -> None:
-        """Our end of a new channel exists, state CHANNELD_AWAITING_LOCKIN."""
+        """Take our end of a new channel, in state CHANNELD_AWAITING_LOCKIN."""
         self.ends.append(end)
         self.send_ready(end)
 
     def channel_changed(self, end: End, old_state: str | None, cause: str, message: str | None) -> None:
-        """The state of our end changed."""
+        """Learn that the state of our end changed."""
 
     def block_mined(self, height: int, block_hash: str) -> None:
-        """A new block."""
+        """Look at a new block."""
         closing.see_block(self, height)
 
     def channel_closed(self, end: End) -> None:
-        """Deep enough in the chain to be forgotten."""
+        """Note that a channel's end is deep enough in the chain to be forgotten."""
 
     def withheld_closed(self, end: End, closer: str, cause: str) -> None:
-        """A channel we opened and never sent was closed by agreement."""
+        """Forget a channel that we opened and never sent: closed by agreement."""
         end.forgotten = True
         end.channel.dead = True
 
     def shutdown_goes_on(self, channel: Channel) -> None:
-        """A HTLC is gone from a channel that is being shut down."""
+        """Go on with a shutdown: a HTLC is gone from the channel."""
         closing.finish_shutdown(channel.ends)
 
     def close_feerate(self) -> int:
@@ -198,16 +198,16 @@ class Party:
     # HTLCs
 
     def htlc_committed(self, htlc: Htlc) -> None:
-        """Our own HTLC is on the other side now."""
+        """Note that our own HTLC is on the other side now."""
 
     def htlc_arrived(self, htlc: Htlc) -> None:
-        """A HTLC of the other side is irrevocably committed to us."""
+        """Take a HTLC of the other side, irrevocably committed to us."""
 
     def htlc_resolved(self, htlc: Htlc) -> None:
-        """Our own HTLC was fulfilled (`preimage`) or failed (`failure`) by the other side."""
+        """Take the other side's answer to our own HTLC: `preimage` or `failure`."""
 
     def htlc_removed(self, htlc: Htlc) -> None:
-        """The other side took note of our answer: a HTLC we had received is gone."""
+        """Drop a HTLC we had received: the other side took note of our answer."""
 
     def init_features(self) -> str:
         """Feature bits of our `init` message, hex: those of a stock lightningd but what we `lack`."""
@@ -299,7 +299,7 @@ def _reestablish(channel: Channel, first: Party, second: Party) -> None:
 
 
 def _learn(end: End) -> None:
-    """The other side gave the channel up while we were away, and says so. Seen on v26.06; what the recordings lack."""
+    """Learn that the other side gave the channel up while we were away. Seen on v26.06; the recordings lack it."""
     text = f"channeld: received ERROR channel {end.channel.channel_id}: Channel is closed and forgotten"
     if end.peer.node_id in end.owner.links and end.state == "CHANNELD_NORMAL":
         end.owner.change_state(end, "AWAITING_UNILATERAL", "protocol", text)

@@ -234,5 +234,5 @@ def _is_final(htlc: Htlc, hop: int) -> bool:
 
 
 def upstream(node: Party) -> list[End]:
-    """Ends of a node over which payers reach it."""
+    """Return the ends of a node over which payers reach it."""
     return [end for end in node.ends if isinstance(end.peer, Payer)]

@@ -46,7 +46,7 @@ class PluginOwner(Party):
     def plan_plugin(
         self, argv: list[str], options: dict[str, Any] | None = None, env: dict[str, str] | None = None
     ) -> None:
-        """A plugin that comes with every start, as `plugin=` in the config."""
+        """Add a plugin that comes with every start, as `plugin=` in the config."""
         self.plugin_plans.append((argv, options or {}, env or {}))
 
     def _running(self) -> None:
@@ -112,7 +112,7 @@ class PluginOwner(Party):
         await self.world.until(lambda: plugin not in self.plugins, "the plugin's pipe ends")
 
     async def kill_plugin(self, plugin: Plugin | None = None, sign: int = signal.SIGKILL) -> None:
-        """A signal to the plugin, by default kill -9; waits for its end. lightningd lives on (cln:H12)."""
+        """Send the plugin a signal, by default kill -9; wait for its end. lightningd lives on (cln:H12)."""
         plugin = plugin or self.plugin
         plugin.kill(sign)
         await self.world.until(lambda: plugin not in self.plugins, "the plugin's pipe ends")
@@ -139,7 +139,7 @@ class PluginOwner(Party):
         self.notify("plugin_stopped", body)
 
     def check_methods(self, plugin: Plugin) -> None:
-        """A name that exists already stops the plugin's start."""
+        """Refuse a plugin with a method of a name that exists already. Raises PluginFailed."""
         for name in plugin.manifest.methods:
             taken = any(name in other.manifest.methods for other in self.plugins if other is not plugin)
             if name in TABLE or taken:
@@ -194,7 +194,7 @@ class PluginOwner(Party):
         self.notify("warning", body)
 
     def note(self, text: str) -> None:
-        """A line of lightningd's own log."""
+        """Log a line of lightningd's own."""
         self.logs.append(("info", "lightningd", text))
         self.transcript.mark(self.name, text)
 

@@ -54,7 +54,7 @@ async def start_process(argv: list[str], stdin: int, stdout: int, cwd: str, env:
 
 
 class PluginHost(Protocol):
-    """Stand for the node that a plugin belongs to: what a plugin's process asks of it and tells it."""
+    """What a plugin's process asks and tells the node it belongs to."""
 
     name: str
     version: str
@@ -81,13 +81,13 @@ class PluginHost(Protocol):
         """Refuse a method that exists already. Raises PluginFailed."""
 
     def plugin_registered(self, plugin: Plugin) -> None:
-        """Its methods, hooks and subscriptions are live."""
+        """Note that its methods, hooks and subscriptions are live."""
 
     def plugin_ready(self, plugin: Plugin) -> None:
-        """It has answered `init`."""
+        """Note that it has answered `init`."""
 
     def plugin_gone(self, plugin: Plugin) -> None:
-        """Its pipe ended."""
+        """Note that its pipe ended."""
 
     def forward_custom_notification(self, sender: Plugin, name: str, params: dict[str, Any]) -> None:
         """Tell the other plugins."""
@@ -272,7 +272,7 @@ class Plugin(asyncio.Protocol):
         self._send(frames.encode(message))
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
-        """The payload sits under its own name (cln:W3)."""
+        """Send a notification; its payload sits under its own name (cln:W3)."""
         message = {"jsonrpc": "2.0", "method": method, "params": {method: params}}
         self.node.transcript.add("host>plugin", self.peer, message)
         self._send(frames.encode(message))

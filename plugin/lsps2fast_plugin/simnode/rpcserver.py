@@ -15,7 +15,7 @@ from .transcript import Transcript
 
 
 class RpcHost(Protocol):
-    """Stand for the node whose socket it is."""
+    """What the socket asks and tells its node."""
 
     name: str
     generation: int

@@ -59,7 +59,7 @@ class Behaviour:
 
 
 class Actor(Owner, Protocol):
-    """Stand for the client that a script is of."""
+    """What a script asks of its client."""
 
     behaviour: Behaviour
     transcript: Transcript
@@ -89,7 +89,7 @@ class Script:
         self._speaks.set()
 
     def at(self, message: str, end: End | None = None) -> str:
-        """This message has come or was sent: the deed that followed, or ""."""
+        """Carry out the deed for a message that has come or was sent; return it, or ""."""
         plan = self.client.behaviour.script
         if not plan:
             return ""

@@ -43,7 +43,7 @@ def read_bigsize(data: bytes, at: int) -> tuple[int, int]:
 
 
 def tu(value: int) -> bytes:
-    """Truncated integer: big-endian, no leading zero bytes, 0 is empty."""
+    """Encode a truncated integer: big-endian, no leading zero bytes, 0 is empty."""
     return value.to_bytes((value.bit_length() + 7) // 8, "big")
 
 

@@ -205,7 +205,7 @@ class Wallet:
         return {"tx": raw, "txid": txid}
 
     def rows(self, syncing: bool = False) -> list[dict[str, Any]]:
-        """`outputs` of listfunds. `syncing`: after a start, when the latest blocks have not been read again
+        """Return `outputs` of listfunds. `syncing`: after a start, when the latest blocks have not been read again
         (cln:R2).
         """
         rows = []

@@ -107,7 +107,7 @@ class World(Surroundings):
             raise self.problems[0]
 
     def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception in a callback: fails the test at the end of the world."""
+        """Keep an exception in a callback: it fails the test at the end of the world."""
         self.problems.append(context.get("exception") or RuntimeError(context["message"]))
 
     async def close(self) -> None:
@@ -172,7 +172,7 @@ class World(Surroundings):
         return payer
 
     def _welcome(self, party: Party) -> None:
-        """A new party; its name, and so its key, is its own."""
+        """Take in a new party; its name, and so its key, is its own."""
         if party.name in self.parties:
             raise ValueError(f"there is a {party.name!r} in this world already")
         self.parties[party.name] = party
@@ -210,7 +210,7 @@ class World(Surroundings):
         self.chain.mine(blocks)
 
     def reorg(self, blocks: int, *, without: tuple[str, ...] = ()) -> None:
-        """The last blocks are replaced by one more, mined anew; transactions `without` are not in them nor anywhere."""
+        """Replace the last blocks by one more, mined anew; transactions `without` are not in them nor anywhere."""
         gone = self.chain.unwind(blocks)
         for txid in without:
             if txid in self.chain.mempool:
@@ -250,7 +250,7 @@ class World(Surroundings):
     # books
 
     def orphaned_sat(self) -> dict[str, int]:
-        """Fundings on chain whose opener had forgotten the channel before: money that is nobody's (rule:23, cln:N2)."""
+        """Return fundings on chain whose opener had forgotten the channel before: lost money (rule:23, cln:N2)."""
         return {
             channel.funding_txid: channel.capacity_sat
             for channel in self.channels
@@ -272,7 +272,7 @@ class World(Surroundings):
         return party.books_msat() - self._opening_books.get(party.name, 0)
 
     def check_books(self, changes: dict[str, int] | None = None) -> None:
-        """Coins are conserved: what all own, and fees paid to miners, is what was issued; no funding is nobody's.
+        """Check that coins are conserved: what all own, and fees to miners, is what was issued; no funding is lost.
 
         `changes` as `books()` returns them, where that was asked just now.
         """

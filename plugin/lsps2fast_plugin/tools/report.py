@@ -235,7 +235,7 @@ def _csv(what: str, answer: Answer) -> str:
 
 
 def _harmless(value: Any) -> Any:
-    """A label that a spreadsheet would take for a formula is text."""
+    """Return a label as text that a spreadsheet takes for no formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 

@@ -70,7 +70,7 @@ class BuyQuota(NamedTuple):
 
 
 def check_terms(ask: BuyAsk, now_ms: int, proves: Callable[[FeeParams], bool], floor_msat: int) -> None:
-    """Steps 3 to 9 of B-06, which need nothing from the node. Raises PeerError 201, 202 or 203.
+    """Take steps 3 to 9 of B-06, which need nothing from the node. Raises PeerError 201, 202 or 203.
 
     `proves` tells whether the promise is ours for this client; `floor_msat` is the smallest HTLC we may forward (H-03).
     """
@@ -181,7 +181,7 @@ class BuyRegistry:
         self._open_total += 1
 
     def mark_used(self, jit_scid: int) -> None:
-        """The buy got its channel: it no longer counts against the limits, its scid stays until the end."""
+        """Note that the buy got its channel: it no longer counts against the limits, its scid stays until the end."""
         buy = self._buys.get(jit_scid)
         if buy is not None and _discard(self._open, buy.peer_id, jit_scid):
             self._open_total -= 1
@@ -217,7 +217,7 @@ class TokenBucket:
     __slots__ = ("_full_at_us", "_slack_us", "_step_us")
 
     def __init__(self, rate_per_s: float, burst: int) -> None:
-        """Raises ConfigError unless both are positive."""
+        """Check that both are positive. Raises ConfigError."""
         if not 0 < rate_per_s <= 1_000_000 or burst < 1:
             raise ConfigError("a rate must be above 0 (and at most a million per second), its burst at least 1")
         self._step_us = max(1, round(1_000_000 / rate_per_s))
@@ -246,7 +246,7 @@ class PeerBuckets:
     """
 
     def __init__(self, rate_per_s: float, burst: int, max_peers: int = 10_000) -> None:
-        """Raises ConfigError unless all are positive."""
+        """Check that all are positive. Raises ConfigError."""
         TokenBucket(rate_per_s, burst)
         if max_peers < 1:
             raise ConfigError("at least one peer must be remembered")
@@ -302,7 +302,7 @@ class InFlight:
         return True
 
     def leave(self, peer_id: str) -> None:
-        """The work is done. Raises ProtocolBug without an `enter`."""
+        """End a piece of work. Raises ProtocolBug without an `enter`."""
         count = self._counts.pop(peer_id, 0)
         if count == 0:
             raise ProtocolBug("left more often than entered")

@@ -414,5 +414,5 @@ class OpenRequests:
         self._muted.add(peer_id)
 
     def unmute(self, peer_id: str) -> None:
-        """The peer connected or went away: it may be spoken to when it is there again (T-24)."""
+        """Note that the peer connected or went away: it may be spoken to when it is there again (T-24)."""
         self._muted.discard(peer_id)

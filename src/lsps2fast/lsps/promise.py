@@ -115,7 +115,7 @@ class Keyring:
     __slots__ = ("_current", "_retired")
 
     def __init__(self, current: bytes, retired: Iterable[tuple[bytes, int]] = ()) -> None:
-        """Raises ConfigError unless every key has 32 bytes."""
+        """Check that every key has 32 bytes. Raises ConfigError."""
         self._current = current
         self._retired = tuple(retired)
         if any(len(key) != KEY_BYTES for key in (current, *(key for key, _ in self._retired))):

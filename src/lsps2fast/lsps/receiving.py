@@ -245,7 +245,7 @@ class PaymentSet:
         self.parts.setdefault(part.key, part)
 
     def drop(self, keys: Iterable[Key]) -> None:
-        """These parts have been failed."""
+        """Drop parts that have been failed."""
         for key in keys:
             self.parts.pop(key, None)
 

@@ -100,7 +100,7 @@ def test_the_smallest_file_takes_our_defaults() -> None:
         ("[[floor]]", 4, "write [floor] on a line of its own"),
         ("[capacity]\nmin_sat = 20_000\nmax_sat = 10_000", 4, "min_sat 20000 is above max_sat 10000"),
         ("[capacity]\n\nfactor_percent = 99", 6, "expected int >= 100"),
-        ("[trust]\ndefault = 'nobody'", 5, "it is who trusts whom: lsp-trusts-client or client-trusts-lsp"),
+        ("[trust]\ndefault = 'neither'", 5, "it is who trusts whom: lsp-trusts-client or client-trusts-lsp"),
         ("[peers]\nallow = []", 5, "would serve no client"),
         (f"[peers]\nallow = ['{ALICE}']\ndeny = ['{ALICE.upper()}']", 6, "is allowed and denied"),
         ("[peers]\n# who\ndeny = [\n  'alice',\n]", 6, "deny 1: 'alice': node id: not a compressed point"),

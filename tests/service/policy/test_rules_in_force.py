@@ -300,7 +300,7 @@ def test_the_mode_of_a_buy(
 
 
 def test_what_mining_would_burn_decides_the_mode_too() -> None:
-    """people:S6, rule:18: beyond the day's budget a buy is sold in the safe mode, whoever has a token."""
+    """people:S6, rule:18: beyond the day's budget a buy is sold in the safe mode, token or not."""
     made = policy(rules(trust=TrustRule(mining_budget_sat=10)))
     assert made.trust_mode(ALICE, TRUSTED, 1, 10 * SAT, WALL_MS) is False
     assert made.trust_mode(ALICE, TRUSTED, 1, 10 * SAT + 1, WALL_MS) is True
@@ -316,7 +316,7 @@ def test_a_buy_without_a_size_is_judged_by_the_largest_channel_it_may_ask_for() 
 
 
 def test_a_menu_offers_no_more_than_the_budgets_have_room_for() -> None:
-    """people:L8, rule:18: whoever asks; the client with a channel under way by its own pot."""
+    """people:L8, rule:18: every client; the one with a channel under way by its own pot."""
     made = policy(rules(trust=TrustRule(capital_budget_sat=700_000, withheld_budget_sat=300_000)))
     (offered,) = made.menu(ALICE, None, WALL_MS, facts())
     assert 600_000 * SAT < offered.max_payment_size_msat < 700_000 * SAT

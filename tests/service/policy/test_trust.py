@@ -88,7 +88,7 @@ def test_a_second_channel_of_a_buy_counts_beside_the_first_one(ledger: TrustLedg
 
 
 def test_coins_chosen_anew_for_the_same_channel_count_once(ledger: TrustLedger) -> None:
-    """rule:18: a coin that somebody else took is not counted with the one that replaced it."""
+    """rule:18: a coin that another program took is not counted with the one that replaced it."""
     ledger.reserved(ALICE, 1, 5_000, True, 0, WALL_MS)
     ledger.reserved(ALICE, 1, 6_000, True, 0, WALL_MS)
     assert at_risk(ledger.stakes) == 6_000
@@ -121,7 +121,7 @@ def test_what_never_reached_the_chain_burns_nothing(ledger: TrustLedger) -> None
 
 
 def test_a_clients_own_deed_makes_it_a_suspect(ledger: TrustLedger) -> None:
-    """B-15, rule:22: told twice it counts once; nobody else is touched."""
+    """B-15, rule:22: told twice it counts once; no other client is touched."""
     opened(ledger, ALICE, 1)
     ledger.let_go(ALICE, 1, WALL_MS)
     ledger.let_go(ALICE, 1, WALL_MS)
@@ -143,7 +143,7 @@ def test_what_may_be_somebody_elses_deed_is_forgotten_within_a_day(ledger: Trust
 
 
 def test_a_client_that_closes_an_unpaid_channel_did_it_itself(ledger: TrustLedger) -> None:
-    """people:S6, rule:22: nobody else can close its channel for it; told again it counts once."""
+    """people:S6, rule:22: no other party can close its channel for it; told again it counts once."""
     opened(ledger, ALICE, 1)
     ledger.closing(f"{1:064x}", False, WALL_MS)
     assert ledger.unpaid(ALICE, WALL_MS) == 0

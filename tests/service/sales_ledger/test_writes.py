@@ -134,7 +134,7 @@ def test_capital_is_released_when_the_channel_is_no_more() -> None:
     ],
 )
 def test_what_is_written_stays(sql: str) -> None:
-    """operator:O2: append-only, whoever has the file open."""
+    """operator:O2: append-only for every program that opens the file."""
     db = memory(a_buy(), a_channel(), a_sale(), BuyEndFact(jit_scid=SCID, outcome="Succeeded", ended_ms=T0 + 6_000))
     with pytest.raises(sqlite3.IntegrityError, match=r"append-only|is over"):
         db.execute(sql)

@@ -285,7 +285,7 @@ def test_no_answer_is_no_proof() -> None:
 
 
 def test_coins_of_a_channel_that_is_gone_are_not_renewed() -> None:
-    """rule:23: a reservation for nobody would also open the way for its funding."""
+    """rule:23: a reservation for no channel would also open the way for its funding."""
     node = Node()
     asyncio.run(node.broadcaster.renew(1, FUNDING, PEER, ID))
     asyncio.run(node.broadcaster.renew(1, FUNDING, PEER, None))
@@ -340,7 +340,7 @@ def test_nothing_is_sent_without_a_proof() -> None:
     ],
 )
 def test_calls_that_can_cost_money_are_made_in_one_place(method: str, places: dict[str, int]) -> None:
-    """rule:23, rule:26: whoever adds another has to think of this page first."""
+    """rule:23, rule:26: think of this page before you add another."""
     found: dict[str, int] = {}
     for path in Path(lsps2fast_plugin.service.__file__).parent.rglob("*.py"):
         count = len(re.findall(rf'call\(\s*"{method}"', path.read_text()))

@@ -1,4 +1,4 @@
-"""Capital in channels that nobody has paid for: counted from the reservation, asked before each open, journalled."""
+"""Capital in unpaid channels: counted from the reservation, asked before each open, journalled."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ async def test_an_unpaid_channel_is_guarded_until_it_is_paid() -> None:
 )
 @pytest.mark.parametrize("new", [State.ABORTING, State.FAILED])
 async def test_standing_goes_by_evidence(event: dict[str, Any], probes: int, new: State) -> None:
-    """people:L2, C-26, rule:22: what our node refused, or what no prober causes, is nobody's probe; in either mode."""
+    """people:L2, C-26, rule:22: what our node refused, or what no prober causes, is no probe; in either mode."""
     for trusts in (True, False):
         books = Books()
         books.capital.part_failed(HASH, event)

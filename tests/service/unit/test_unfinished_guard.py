@@ -19,7 +19,7 @@ NAMES = [ALICE, CHANNEL, CHANNEL.upper(), "12x34x56"]
 
 
 class Node:
-    """A node with an unconfirmed JIT channel to Alice and somebody's channel to Bob."""
+    """A node with an unconfirmed JIT channel to Alice and a foreign channel to Bob."""
 
     def __init__(self, guard: str = "refuse", *, withheld: bool = False, sold: bool = True) -> None:
         self.error: NodeError | None = None
@@ -70,7 +70,7 @@ async def test_what_would_break_a_sale_is_refused_by_every_name(method: str, nam
 
 @pytest.mark.parametrize("method", BY_CHANNEL)
 async def test_a_confirmed_channel_and_other_channels_are_not_guarded(method: str) -> None:
-    """Only what may break: a channel of somebody else, and ours once it is in a block."""
+    """Only what may break: a foreign channel, and ours once it is in a block."""
     node = Node()
     assert await node.hears(method, [BOB, 1000]) is None
     assert await node.hears(method, [OTHER, 1000]) is None
@@ -89,7 +89,7 @@ async def test_a_script_that_means_the_channel_is_found_out(script: Any) -> None
 
 @pytest.mark.parametrize("params", [{"id": ALICE}, [ALICE], {"id": ALICE.upper()}], ids=str)
 async def test_a_cancel_that_would_take_the_channel_is_refused(params: Any) -> None:
-    """cln:N1, rule:26: the end of somebody's failed `fundchannel` to the same client, before its channel is ready."""
+    """cln:N1, rule:26: the end of a foreign, failed `fundchannel` to the same client, before its channel is ready."""
     node = Node(withheld=True)
     node.jit["state"] = "CHANNELD_AWAITING_LOCKIN"
     words = await node.hears(CANCEL, params)

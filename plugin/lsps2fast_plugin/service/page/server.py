@@ -1,6 +1,6 @@
 """Serves the page, its feed and its answers over HTTP; needs aiohttp (the extra `page`).
 
-Nothing here changes anything: every route is a GET. The page itself holds no data, so it is given to everybody who
+Nothing here changes anything: every route is a GET. The page itself holds no data, so it is given to everyone who
 reaches the address; whatever tells of the service wants the token, where one is set. Without a token the address is on
 the loopback (`options` sees to that), and only requests that name a loopback are answered: a foreign page that has its
 own name point to 127.0.0.1 learns nothing.
@@ -71,7 +71,7 @@ class Shared:
         self._until = 0.0
 
     async def get(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the answer. Errors are nobody's to keep."""
+        """Return the answer. Errors are not to be cached."""
         async with self._asking:
             if time.monotonic() >= self._until:
                 self._answer = await ask()
@@ -97,7 +97,7 @@ class PageServer:
     def __init__(
         self, address: tuple[str, int], token: str | None, source: Source, methods: Questions, clock: Clock
     ) -> None:
-        """Raises ConfigError without aiohttp. Serves from `listen` on."""
+        """Prepare the page, served from `listen` on. Raises ConfigError without aiohttp."""
         try:
             import aiohttp  # noqa: F401
         except ImportError:

@@ -157,7 +157,7 @@ class ExternalPolicy:
     # One call --------------------------------------------------------------------------------------
 
     async def _ask(self, method: str, params: dict[str, Any], required: bool = True) -> dict[str, Any]:
-        """Raises _Missing when our own policy is to answer, else PeerError."""
+        """Turn a failed call into an error: _Missing when our own policy is to answer, else PeerError."""
         if self._use is Use.OFF:
             raise _Missing
         if (others := self._looking.get(method)) is not None:
@@ -267,7 +267,7 @@ def _msat(value: Any, name: str) -> int:
 
 
 def _read_menu(value: Any) -> list[FeeParams]:
-    """Raises MalformedField or ProtocolBug unless every entry has exactly the seven keys of a term (G-05)."""
+    """Check that every entry has exactly the seven keys of a term (G-05). Raises MalformedField or ProtocolBug."""
     if type(value) is not list:
         raise Malformed("policy_opening_fee_params_menu is not an array", 0)
     if len(value) > MAX_ENTRIES:

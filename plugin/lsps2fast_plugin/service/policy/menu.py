@@ -19,7 +19,7 @@ class Entry(NamedTuple):
     rules: tuple[str, ...] = ()
 
     def changed(self, rule: str, **values: int) -> Entry:
-        """This entry with other numbers, and why."""
+        """Return this entry with other numbers, and why."""
         return Entry(self.name, self.line._replace(**values), (*self.rules, rule))
 
 

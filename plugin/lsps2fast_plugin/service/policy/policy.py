@@ -70,7 +70,7 @@ class Policy:
         self._told: set[tuple[str, str]] = set()
 
     def replace(self, rules: Rules) -> None:
-        """New rules from now on. Offers made under the old ones stay good, unless their token is gone."""
+        """Put new rules in force. Offers made under the old ones stay good, unless their token is gone."""
         self.rules = self.budgets.rules = rules
         self.ledger.rule = rules.trust
         self._told.clear()

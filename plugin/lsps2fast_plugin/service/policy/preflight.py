@@ -132,7 +132,7 @@ def largest_payment_msat(params: FeeParams, facts: Facts, rule: CapacityRule) ->
 
 
 def preflight(ask: BuyAsk, facts: Facts, rule: CapacityRule, refusals: Refusals) -> int:
-    """Steps 10 and 11 of B-06: the capacity in sat. Raises PeerError -32603 or 203, counted by its reason."""
+    """Take steps 10 and 11 of B-06; return the capacity in sat. Raises PeerError -32603 or 203, counted by reason."""
     if not facts.connected:
         refusals.count(Refusal.NOT_CONNECTED)
         raise try_later("you are not connected to this node")

@@ -44,7 +44,7 @@ class FeeLine(NamedTuple):
         )
 
     def params(self, wall_ms: int) -> FeeParams:
-        """This line as an offer made now, not yet promised."""
+        """Return this line as an offer made now, not yet promised."""
         return FeeParams.build(
             min_fee_msat=self.min_fee_msat,
             proportional=self.proportional,

@@ -20,7 +20,7 @@ class Fault(StrEnum):
     """What is known of why a channel went unpaid (rule:22)."""
 
     NONE = "none"  # our own node's doing, or nothing is known
-    DOUBT = "doubt"  # a payment failed behind us: its client's doing, or that of a payer with a hash of his own
+    DOUBT = "doubt"  # a payment failed behind us: its client's doing, or that of a payer with a hash of their own
     CLIENT = "client"  # its client's own deed
 
 
@@ -55,7 +55,7 @@ class Burnt:
         self.changed = False
 
     def add(self, since_ms: int, mining_msat: int, wall_ms: int) -> None:
-        """A stake of `since_ms` is lost."""
+        """Write off a stake of `since_ms`."""
         if mining_msat and wall_ms - since_ms < DAY_MS:
             hour = since_ms // HOUR_MS
             self._hours[hour] = self._hours.get(hour, 0) + mining_msat
@@ -118,12 +118,12 @@ class Stakes:
         return stake
 
     def name(self, stake: Stake, channel_id: str) -> None:
-        """This is the channel the coins went into."""
+        """Name the channel that the coins went into."""
         stake.channel_id = channel_id
         self._by_channel[channel_id] = stake
 
     def take(self, stake: Stake) -> None:
-        """It counts no more."""
+        """Stop counting it."""
         if self._now.get(stake.jit_scid) is stake:
             del self._now[stake.jit_scid]
         mine = self._by_peer.get(stake.peer_id, [])

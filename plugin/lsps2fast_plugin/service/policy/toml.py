@@ -31,7 +31,7 @@ _PIECE = re.compile(
 
 
 def _statements(text: str) -> list[tuple[int, int]]:
-    """(number of its first line, offset of its end) for each statement, comment and empty line of a TOML text."""
+    """Yield (number of its first line, offset of its end) for each statement, comment and empty line of a TOML text."""
     found: list[tuple[int, int]] = []
     line, first, depth = 1, 1, 0
     for match in _PIECE.finditer(text):
@@ -86,7 +86,7 @@ class Source:
     """One TOML text. `name` is how errors call it, usually the file's path."""
 
     def __init__(self, text: str, name: str) -> None:
-        """Raises ConfigError with the line for a text that is no TOML."""
+        """Check that a text is TOML. Raises ConfigError with the line."""
         self.name = name
         self._text = text.replace("\r\n", "\n")
         try:

@@ -101,7 +101,7 @@ class TrustLedger:
             stake.ended_ms = None
 
     def paid(self, peer_id: str, jit_scid: int, wall_ms: int, *, whole_fee: bool = True) -> None:
-        """The opening fee came: its channel is no stake any more, what led up to it is forgotten (rule:22).
+        """Book the opening fee: its channel is no stake any more, what led up to it is forgotten (rule:22).
 
         Not `whole_fee`: the client took the whole payment, and parts beside it failed that carried a share; who did
         that is not known, so nothing is forgotten and a doubt is counted.
@@ -129,7 +129,7 @@ class TrustLedger:
                 stake.ended_ms = 0
 
     def let_go(self, peer_id: str, jit_scid: int, wall_ms: int, fault: Fault = Fault.CLIENT) -> None:
-        """The payment that should have paid for this channel is over, unpaid (X-13). On chain it stays a stake."""
+        """Book that the payment for this channel is over, unpaid (X-13). On chain it stays a stake."""
         stake = self.stakes.now(jit_scid)
         if stake is None:
             return
@@ -144,7 +144,7 @@ class TrustLedger:
         self._touch(peer_id, wall_ms)
 
     def underpaid(self, peer_id: str, jit_scid: int, wall_ms: int) -> None:
-        """The client took parts and failed others, so that less than the fee came: its own deed (rule:20)."""
+        """Book that the client took parts and failed others, so that less than the fee came: its own deed (rule:20)."""
         stake = self.stakes.now(jit_scid)
         if stake is None or stake.fault is not Fault.CLIENT:
             self.blame(peer_id, jit_scid, "underpaid", wall_ms)
@@ -153,13 +153,13 @@ class TrustLedger:
         self._touch(peer_id, wall_ms)
 
     def blame(self, peer_id: str, jit_scid: int, what: str, wall_ms: int) -> None:
-        """The client's own deed; `what` is one of `SENTENCES`."""
+        """Book a deed of the client's own; `what` is one of `SENTENCES`."""
         peer = self._touch(peer_id, wall_ms)
         peer.unpaid.add(wall_ms, self._heal_ms)
         peer.saw(wall_ms, what, jit_scid)
 
     def closing(self, channel_id: str, by_client: bool, wall_ms: int) -> None:
-        """The channel of a stake is being closed; its coins are not back yet."""
+        """Note that the channel of a stake is being closed; its coins are not back yet."""
         stake = self.stakes.of_channel(channel_id)
         if stake is not None:
             stake.closing = True
@@ -175,7 +175,7 @@ class TrustLedger:
         self._touch(stake.peer_id, wall_ms)
 
     def probed(self, peer_id: str, jit_scid: int, wall_ms: int) -> None:
-        """A payment failed behind us after a channel was made for this buy (C-26): counts once a buy."""
+        """Count a payment that failed behind us after a channel was made for this buy (C-26): once a buy."""
         self._doubt(peer_id, jit_scid, "probe", wall_ms)
 
     def _doubt(self, peer_id: str, jit_scid: int, what: str, wall_ms: int) -> None:
@@ -186,11 +186,11 @@ class TrustLedger:
             peer.saw(wall_ms, what, jit_scid)
 
     def buy_ended(self, jit_scid: int) -> None:
-        """This jit scid is no more."""
+        """Forget a jit scid."""
         self._probed.discard(jit_scid)
 
     def forgive(self, peer_id: str, wall_ms: int) -> dict[str, int]:
-        """The operator says that nothing is held against this peer any more; what was, is told."""
+        """Forget what is held against a peer, by the operator's word; return what it was."""
         told = {"unpaid_channels": self.unpaid(peer_id, wall_ms), "probes": self.probes(peer_id, wall_ms)}
         if peer_id in self._peers:
             self._peers[peer_id] = _Peer()
@@ -261,12 +261,12 @@ class TrustLedger:
         return complaints
 
     def changes(self) -> list[Record]:
-        """Records to write, each peer once with its last state. Hand those that could not be written to `unsaved`."""
+        """Return records to write, each peer once with its last state. Hand those not written to `unsaved`."""
         changed, self._changed = self._changed, {}
         return [self._record(peer_id) for peer_id in changed]
 
     def unsaved(self, records: Iterable[Record]) -> None:
-        """These writes failed; the next `changes` has them again, with the state of then."""
+        """Take back writes that failed; the next `changes` has them again, with the state of then."""
         self._changed.update(dict.fromkeys(record.key[-1] for record in records))
 
     def _record(self, peer_id: str) -> Record:

@@ -30,7 +30,7 @@ class Signature(NamedTuple):
 
 
 def _signature(path: str) -> Signature:
-    """Raises OSError also for what is not a regular file: opening a pipe would wait for ever."""
+    """Read a regular file. Raises OSError for anything else too: opening a pipe would wait for ever."""
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise OSError(f"{path} is not a regular file")

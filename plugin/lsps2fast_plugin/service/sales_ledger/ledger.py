@@ -40,7 +40,7 @@ Given = ParamSpec("Given")
 
 
 def harmless(tell: Callable[Given, None]) -> Callable[Given, None]:
-    """A bug in the book-keeping is told, and never reaches the payment it is about."""
+    """Keep a bug in the book-keeping from the payment it is about; log it."""
 
     @functools.wraps(tell)
     def call(*args: Given.args, **kwargs: Given.kwargs) -> None:
@@ -64,7 +64,7 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
     try:
         try:
             db.execute("SELECT 1 FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:  # nobody writes it, and we may not make the files that sharing needs
+        except sqlite3.OperationalError:  # no service writes it, and we may not make the files that sharing needs
             db.close()
             db = sqlite3.connect(f"file:{quote(path)}?immutable=1", uri=True)
         yield db
@@ -124,7 +124,7 @@ class SalesLedger:
 
     @harmless
     def bought(self, buy: Buy) -> None:
-        """An offer was sold."""
+        """Record a buy."""
         if self._writer is not None:
             self._put(buy_fact(buy, self._terms_of))
 
@@ -143,19 +143,19 @@ class SalesLedger:
 
     @harmless
     def failed(self, jit_scid: int, payment_hash: bytes, kind: Input, fact: object) -> None:
-        """The result of an action is about to be told to a session."""
+        """Record the result of an action, right before a session learns it."""
         blame = of_input(kind, fact)
         if blame is not None:
             self.tracker.blame(jit_scid, payment_hash, blame)
 
     @harmless
     def blame(self, jit_scid: int, payment_hash: bytes, blame: Blame) -> None:
-        """A payment is about to fail for this reason."""
+        """Record that a payment is about to fail for this reason."""
         self.tracker.blame(jit_scid, payment_hash, blame)
 
     @harmless
     def forward_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
-        """A part came back."""
+        """Record a part that came back."""
         blame = of_forward(event)
         if blame is not None:
             self.tracker.blame_all(blame, payment_hash=payment_hash)
@@ -167,7 +167,7 @@ class SalesLedger:
 
     @harmless
     def cancelled(self, jit_scid: int) -> None:
-        """The operator takes this offer back."""
+        """Record that the operator takes this offer back."""
         self.tracker.blame_all(CANCELLED, jit_scid=jit_scid)
 
     @harmless
@@ -183,7 +183,7 @@ class SalesLedger:
 
     @harmless
     def closing_costs(self, channel: PeerChannel) -> None:
-        """The transaction that closes this channel, as it is now."""
+        """Record the transaction that closes this channel, as it is now."""
         if channel.is_ours and channel.last_tx_fee_msat is not None:
             self._put(ChannelFact(channel_id=channel.channel_id, close_mining_msat=channel.last_tx_fee_msat))
 

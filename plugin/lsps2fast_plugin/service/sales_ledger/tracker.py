@@ -1,6 +1,6 @@
 """Follows each payment while it lives: when it reached which stage, what it was worth, who is to blame if it fails.
 
-It hears of every change of a session right after the machine made it, asks nobody anything, and keeps one small object
+It hears of every change of a session right after the machine made it, asks no questions, and keeps one small object
 a live session. What comes out are facts, and the end of each payment for the log and the counters.
 """
 
@@ -101,13 +101,13 @@ class AttemptTracker:
             live.blame = blame
 
     def blame_holder(self, jit_scid: int, blame: Blame) -> None:
-        """The same for the payment that makes or uses the channel of this offer."""
+        """Do the same for the payment that makes or uses the channel of this offer."""
         core = self._core_of(jit_scid)
         if core is not None and core.holder is not None:
             self.blame(jit_scid, core.holder.payment_hash, blame)
 
     def blame_all(self, blame: Blame, *, jit_scid: int | None = None, payment_hash: bytes | None = None) -> None:
-        """The same for every payment under way on an offer, or with this hash."""
+        """Do the same for every payment under way on an offer, or with this hash."""
         for key in self._live:
             if jit_scid in (None, key[0]) and payment_hash in (None, key[1]):
                 self.blame(*key, blame)

@@ -254,7 +254,7 @@ class LoopWriter(LedgerWriter):
         self._write_all()
 
     def _write_all(self) -> None:
-        """Open, write, close: whoever kills this run finds no file open."""
+        """Open, write, close: a kill of this run finds no file open."""
         try:
             self._db = self._open()
             while self._waiting:

@@ -94,7 +94,7 @@ BUSY_EVERY_S = 0.1
 
 
 def _compute(share: float) -> None:
-    """A Python thread that computes for `share` of every 100 ms, or all the time.
+    """Compute in a Python thread for `share` of every 100 ms, or all the time.
 
     A burst shorter than the 5 ms after which Python lets another thread in would only delay that one by its own length.
     """

@@ -119,7 +119,7 @@ class Wallet:
         return custommsg_frame(self.peer_id, request, 10**6 + self.requests)
 
     def take(self, heard: Heard) -> None:
-        """An answer; a refusal leaves it waiting for its next try, and so does an answer to what it asked before."""
+        """Take an answer; after a refusal, or an answer to an older question, the wallet waits for its next try."""
         if "result" not in heard.reply or heard.reply["id"] != str(self._step):
             return
         self.late_us.append((heard.at_s - self._sent_s) * 1e6)
@@ -169,7 +169,7 @@ class _Pace:
         self.rss_kb = self._child.rss_kb()
 
     def run(self, frames: list[bytes], per_s: float, seconds: float) -> None:
-        """The whole flood, and then until everything is answered and every wallet has had its time."""
+        """Run the whole flood, and then until everything is answered and every wallet has had its time."""
         begin = time.perf_counter()
         next_forward_s = next_sample_s = begin
         while (now := time.perf_counter()) < begin + seconds or self._is_waiting(now - begin - seconds):

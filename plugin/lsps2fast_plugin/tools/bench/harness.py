@@ -187,7 +187,7 @@ class Child:
     def offer(
         self, frames: list[bytes], per_s: float, seconds: float, extra: bytes = b"", every_s: float = 0.0
     ) -> list[float]:
-        """Calls at a steady rate; the latency of each in µs. `extra`: a method call sent every `every_s`."""
+        """Call at a steady rate; return the latency of each in µs. `extra`: a method call sent every `every_s`."""
         due: deque[float] = deque()
         waiting: deque[bytes] = deque()
         late_us: list[float] = []

@@ -115,7 +115,7 @@ class Cheat:
         return not told["held_parts"] or self._looks() > before
 
     async def lapse(self, payment: Payment) -> None:
-        """The offer ends, for the client first: an LSP's clock that is late is the LSP's affair."""
+        """Let the offer end, for the client first: an LSP's clock that is late is the LSP's affair."""
         await self.world.until(lambda: payment.done or self._is_waiting(), "the service waiting for its offer to end")
         if payment.done:
             return

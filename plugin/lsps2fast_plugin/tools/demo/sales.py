@@ -68,7 +68,7 @@ class Stage:
             self._timelines[name].take(entry)
 
     def say(self, who: str, what: str) -> None:
-        """A line of the timeline that no pipe knows of."""
+        """Add a line to the timeline that no pipe knows of."""
         entries = self.world.transcript.entries
         self.screen.line(entries[-1]["t"] if entries else 0.0, who, what)
 
@@ -262,7 +262,7 @@ class Stage:
         await self._pay(wallet, bill, [50_000_000] * 4)
 
     def _held(self, payment_hash: str) -> int:
-        """Hook calls of this payment, once the service has begun to collect it."""
+        """Return the hook calls of this payment, once the service has begun to collect it."""
         calls = self.world.transcript.select("host>plugin", "lsp/plugin", "htlc_accepted")
         held = sum(entry["msg"]["params"]["htlc"]["payment_hash"] == payment_hash for entry in calls)
         return held if self.sessions(payment_hash) else 0

@@ -58,11 +58,11 @@ class Screen:
             self._console.print(plain if styled is None else styled, markup=styled is not None)
 
     def title(self, name: str, what: str) -> None:
-        """The first line."""
+        """Show the first line."""
         self._print(f"{name}: {what}", f"[bold]{name}[/bold]: {what}")
 
     def chapter(self, text: str) -> None:
-        """A sale begins."""
+        """Show that a sale begins."""
         self.story.append(Chapter(text))
         self._print(f"\n== {text}", f"\n[bold reverse] {text} [/bold reverse]")
 
@@ -78,7 +78,7 @@ class Screen:
         )
 
     def sale(self, sale: Sale) -> None:
-        """The tables of one sale and what was proved about it."""
+        """Show the tables of one sale and what was proved about it."""
         self._print(f"\n== {sale.title}", f"\n[bold]{sale.title}[/bold]")
         self._parts(sale.parts)
         if sale.claims:  # where only the LSP's pipes were watched there are none
@@ -170,7 +170,7 @@ class Screen:
         self._print(f"\nThe story is in {path}")
 
     def verdict(self, well: bool, checks: int) -> None:
-        """The last line."""
+        """Show the last line."""
         if well:
             self._print(f"\nAll {checks} checks hold.", f"\n[bold green]All {checks} checks hold.[/bold green]")
         else:

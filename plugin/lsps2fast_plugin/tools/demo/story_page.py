@@ -45,7 +45,7 @@ out.textContent=+s.value?rows[+s.value-1].dataset.time+' s':'the beginning'};}
 
 @dataclass
 class Chapter:
-    """One sale: what was told of it (seconds, who, what), what everybody gained, what was proved."""
+    """One sale: what was told of it (seconds, who, what), what each party gained, what was proved."""
 
     title: str
     lines: list[tuple[float, str, str]] = field(default_factory=list)

@@ -98,7 +98,7 @@ def is_claim(entry: Entry) -> bool:
 
 
 def accepted(evidence: list[Entry]) -> int:
-    """Openings that the client took, zero-conf."""
+    """Return the openings that the client took, zero-conf."""
     answers = [entry["msg"].get("result") for entry in evidence if entry["dir"] == "plugin>host"]
     return sum(isinstance(answer, dict) and answer.get("mindepth") == 0 for answer in answers)
 

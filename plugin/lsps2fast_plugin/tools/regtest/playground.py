@@ -255,7 +255,7 @@ class Story:
         return {node.name: town.wealth_msat(node) for node in (town.payer, town.lsp, wallet)}
 
     def _prove(self, sale: Sale, bill: Bill, entries: list[dict[str, Any]]) -> None:
-        """The checks of the demo that real nodes can answer."""
+        """Make the checks of the demo that real nodes can answer."""
         town = self.town
         paid = [row for row in sale.parts if row.outcome == "forwarded"]
         arrived, forwarded = sum(row.amount_msat for row in paid), sum(row.forward_msat for row in paid)

@@ -199,7 +199,7 @@ class Bitcoind(Child):
         return txid
 
     def stop(self) -> None:
-        """A clean end."""
+        """End cleanly."""
         if self.runs:
             try:
                 self.call("stop")
@@ -314,7 +314,7 @@ class Lightningd(Child):
         return str(lines[0])
 
     def stop(self) -> None:
-        """A clean end."""
+        """End cleanly."""
         if not self.runs:
             return
         try:

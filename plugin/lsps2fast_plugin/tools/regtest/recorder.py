@@ -7,7 +7,7 @@ the plugin's RPC connection through a socket of its own by rewriting `rpc-file` 
 
 `TRIP` names a file that need not exist. Is it there when a frame passes, `{"dir", "method", "when", "kill"}` in it says
 at which frame a process dies: `when` "before" or "after" it is passed on; `kill` "plugin" or "node". With `kill` "none"
-nobody dies, and nothing passes until the file `TRIP`.held is deleted. It works once.
+no process dies, and nothing passes until the file `TRIP`.held is deleted. It works once.
 A `result` of a call counts under the call's method, an answer of a hook under the hook's.
 """
 

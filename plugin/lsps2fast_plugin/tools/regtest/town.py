@@ -220,7 +220,7 @@ class Town:
     # Coins and channels ----------------------------------------------------------------------------
 
     def grant(self, node: Lightningd, coins_sat: Iterable[int]) -> None:
-        """Confirmed coins for a node's wallet."""
+        """Give a node's wallet confirmed coins."""
         coins = [(node.call("newaddr")["p2tr"], amount) for amount in coins_sat]
         if not coins:
             return
@@ -230,7 +230,7 @@ class Town:
         until(lambda: len(self.coins(node)) == before + len(coins), f"coins of {node.name}")
 
     def coins(self, node: Lightningd) -> list[Json]:
-        """Confirmed outputs of a node's wallet."""
+        """Return the confirmed outputs of a node's wallet."""
         rows: list[Json] = node.call("listfunds")["outputs"]
         return [row for row in rows if row["status"] == "confirmed"]
 
@@ -242,7 +242,7 @@ class Town:
                 child.synced()
 
     def link(self, opener: Lightningd, other: Lightningd, count: int = 1, size_sat: int = BOUGHT_SAT) -> None:
-        """Confirmed public channels from one node to another, all money on the opener's side."""
+        """Open confirmed public channels from one node to another, all money on the opener's side."""
         self.connect(opener, other)
         self.grant(opener, [size_sat + 100_000] * count)
         for _ in range(count):
@@ -267,7 +267,7 @@ class Town:
         return rows
 
     def scids(self, node: Lightningd, peer: Lightningd) -> list[str]:
-        """Confirmed short channel ids between two nodes."""
+        """Return the confirmed short channel ids between two nodes."""
         rows = self.channels(node, peer)
         return sorted(row["short_channel_id"] for row in rows if "short_channel_id" in row)
 

@@ -142,18 +142,18 @@ class Books:
     # what happens
 
     def sold(self, sale: Sale) -> None:
-        """A buy was made."""
+        """Record a buy."""
         self.sales.append(sale)
         self.totals["buys"] += 1
 
     def sent(self, sale: Sale, payment: Payment, total_msat: int) -> None:
-        """A payment over this sale was tried."""
+        """Record a payment that was tried over this sale."""
         sale.payments.append(payment)
         sale.totals_msat[payment.payment_hash] = total_msat
         self.by_hash[payment.payment_hash] = sale
 
     def look(self) -> None:
-        """New channels."""
+        """Record new channels."""
         for channel in self.town.channels[self._seen :]:
             if channel.opener.owner is self.lsp and ZERO_CONF in channel.channel_type:
                 self.accounts[channel.channel_id] = Account(channel, self.town.loop.time())
@@ -167,7 +167,7 @@ class Books:
                 self.sent_lately.append(account)
 
     def forget_channel(self, channel: Channel) -> None:
-        """It is gone, and paid out."""
+        """Drop a channel that is gone and paid out."""
         self.accounts.pop(channel.channel_id, None)
         self._seen -= 1
 
@@ -206,7 +206,7 @@ class Books:
     # what there is
 
     def unpaid(self) -> Iterator[Account]:
-        """Channels on chain that nobody has paid for."""
+        """Return the channels on chain that are not paid for."""
         return (account for account in self.accounts.values() if account.is_unpaid)
 
     def withheld(self) -> Iterator[Account]:

@@ -121,7 +121,7 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 def as_text(results: list[Result]) -> str:
-    """The books so far, and the violation if there is one."""
+    """Return the books so far, and the violation if there is one."""
     sums = {name: sum(getattr(each, name) for each in results) for name in ("days", "steps", "frames", "cpu_s")}
     sales = sum(each.totals["sales"] for each in results)
     lines = [

@@ -1,4 +1,4 @@
-"""What everybody in a run shares: the town, its story and books, who is there, and how things stand."""
+"""What all in a run share: the town, its story and books, who is there, and how things stand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .town import Town
 
 
 class Common:
-    """One run's state that is nobody's own."""
+    """The state of a run that belongs to the run as a whole."""
 
     def __init__(self, town: Town) -> None:
         self.town = town
@@ -43,7 +43,7 @@ class Common:
         self._part_came = asyncio.Event()
 
     def fail(self, violation: Violation) -> None:
-        """The run is over."""
+        """End the run."""
         if not self.failed.done():
             self.failed.set_result(violation)
 
@@ -69,7 +69,7 @@ class Common:
             await self._part_came.wait()
 
     def part_came(self) -> None:
-        """The hook is asked about a part."""
+        """Note that the hook is asked about a part."""
         self._part_came.set()
 
     def splice(self, end: End, add_sat: int) -> bool:
@@ -115,7 +115,7 @@ class Common:
         return self.died_s >= since_s
 
     def set_skew(self, skew_ms: int) -> None:
-        """The wall clock of the LSP's machine is so much off from now on, for this plugin and later ones."""
+        """Set the wall clock of the LSP's machine so much off from now on, for this plugin and later ones."""
         self.skew_ms = skew_ms
         for plugin in self.town.lsp.plugins:
             self.apply_skew(plugin)

@@ -18,7 +18,7 @@ STAY_BLOCKS = (20, 400)
 
 
 class Honest(Visitor):
-    """A wallet that buys, is paid by somebody who tries again, lives for a while and closes its channel."""
+    """A wallet that buys, is paid by a payer who tries again, lives for a while and closes its channel."""
 
     honest = True
     name = "plain"
@@ -71,11 +71,11 @@ class Honest(Visitor):
         return me.split(amount_msat, me.some(*self.parts))
 
     async def before_paying(self, me: Scene, wallet: Client, sale: Sale, invoice: ClientInvoice) -> None:
-        """What comes between the invoice and the payment."""
+        """Do what comes between the invoice and the payment."""
         await me.rest(2, 300)
 
     async def while_paying(self, me: Scene, wallet: Client) -> None:
-        """What comes between the payment and its end."""
+        """Do what comes between the payment and its end."""
 
 
 class Mpp(Honest):
@@ -101,7 +101,7 @@ class AnyAmount(Honest):
 
 
 class ProbesFirst(Honest):
-    """A payer who probes the way with a hash that nobody knows before he pays."""
+    """A payer who probes the way with a random hash before paying."""
 
     name = "probes-first"
 
@@ -112,7 +112,7 @@ class ProbesFirst(Honest):
 
 
 class Late(Honest):
-    """Somebody who pays in the last hour of the offer."""
+    """A payer who pays in the last hour of the offer."""
 
     name = "late"
 
@@ -122,7 +122,7 @@ class Late(Honest):
 
 
 class Impatient(Honest):
-    """Somebody who tries again every second."""
+    """A payer who tries again every second."""
 
     name = "impatient"
     pauses_s = (1, 1, 1, 2, 5, 5, 60, 600)

@@ -1,7 +1,7 @@
 """A plugin that lives inside our process: real service or client, its pipes in memory, a death of its own.
 
 Each life has a context (`contextvars`) in which all its code runs: by it the log finds its host, and a kill its tasks.
-A killed life is mute at once: what its `finally` clauses still do reaches nobody.
+A killed life is mute at once: what its `finally` clauses still do has no effect.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Life:
             self._read(data)
 
     def add(self, task: asyncio.Task[Any]) -> None:
-        """A task of this life has begun; it is called by its number, which a run repeats."""
+        """Name a task of this life that has begun by its number, which a run repeats."""
         self._begun += 1
         task.set_name(DEAD if self._mute else f"{self._begun:012d}")
         self._tasks.add(task)
@@ -217,7 +217,7 @@ class Life:
     # Child
 
     async def wait(self) -> int:
-        """The exit code once it has ended."""
+        """Return the exit code once it has ended."""
         return await asyncio.shield(self._end)
 
     def send_signal(self, sign: int) -> None:
@@ -241,7 +241,7 @@ class Life:
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
-    """A dead process raises nothing."""
+    """Pass on an exception, unless the process is dead."""
     if not task.cancelled():
         task.exception()
 

@@ -14,7 +14,7 @@ from .scene import Scene, Visitor
 
 
 class StrangerPays(Honest):
-    """Somebody with the invoice pays over its scid with hashes of his own."""
+    """A stranger with the invoice pays over its scid with hashes of their own."""
 
     name = "stranger-pays"
     row = "L1"
@@ -26,7 +26,7 @@ class StrangerPays(Honest):
 
 
 class DustSet(Honest):
-    """Somebody with the invoice fills the set with parts of 1 msat of the invoice's own hash."""
+    """A stranger with the invoice fills the set with parts of 1 msat of the invoice's own hash."""
 
     name = "dust-set"
     row = "L3"
@@ -45,7 +45,7 @@ class TooManyParts(Honest):
     row = "L7"
 
     def split(self, me: Scene, amount_msat: int) -> list[int]:
-        """The first try is what breaks it."""
+        """Break the first try."""
         count = 60 if me.maybe(0.3) else me.some(1, 6)
         return me.split(amount_msat, count)
 

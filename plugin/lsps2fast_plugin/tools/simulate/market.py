@@ -179,7 +179,7 @@ class Market:
             self._progress(self)
 
     def _bring_coins(self) -> None:
-        """The operator swaps what came in over channels for coins, when there are few left."""
+        """Swap what came in over channels for coins, as an operator does when there are few left."""
         lsp = self.town.lsp
         if lsp.wallet.balance_sat() < sum(COINS) // 2:
             for amount_sat in COINS:

@@ -84,7 +84,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "no-mining-budget": Mutant(
         "rule:18",
-        "the count of mining fees that nobody paid for",
+        "the count of mining fees without a sale",
         ("many-identities", "overpays", "late-expiry"),
         ((Stakes, "mining_msat", lambda self, wall_ms: 0),),
         {"people": 400.0},

@@ -1,6 +1,6 @@
 """What the LSP's own operator and other tools do while channels are sold: rows of the catalogue that need no attacker.
 
-Whoever is a client meanwhile must lose nothing, and no coin of another tool may be touched.
+A client of that time must lose nothing, and no coin of another tool may be touched.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class OtherTool(Visitor):
 
 
 class FewCoins(Visitor):
-    """Another tool sets most coins aside; meanwhile somebody buys any amount and is paid all that the menu allows."""
+    """Another tool sets most coins aside; meanwhile a wallet buys any amount and is paid all that the menu allows."""
 
     name = "few-coins"
     row = "L8"

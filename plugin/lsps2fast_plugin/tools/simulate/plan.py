@@ -17,7 +17,7 @@ MODES = ("lsp-trusts-client", "client-trusts-lsp")
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. Whoever has it has the run."""
+    """One run, wholly: the same plan gives the same run."""
 
     seed: int
     days: float = 30.0
@@ -64,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Happening:
-    """Somebody comes to town, or the weather changes: `name` says who or what."""
+    """An arrival in town, or a change of the weather: `name` says who or what."""
 
     number: int
     at_s: float
@@ -107,7 +107,7 @@ def spans(numbers: frozenset[int]) -> str:
 
 
 def numbers_of(text: str) -> frozenset[int]:
-    """The opposite of `spans`. Raises ValueError."""
+    """Read what `spans` wrote. Raises ValueError."""
     found: set[int] = set()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")

@@ -58,7 +58,7 @@ class Promises:
     # after every step
 
     def step(self) -> None:
-        """What is looked at all the time."""
+        """Check what must hold all the time."""
         self.books.look()
         if self.lsp.state == "crashed":
             raise Violation("rule:1", f"lightningd died of our answer: {self.lsp.crash_log}")
@@ -105,7 +105,7 @@ class Promises:
     # with every block
 
     def block(self) -> None:
-        """The sums."""
+        """Check the sums."""
         self.step()
         orphans = self.town.orphaned_sat()
         if orphans:
@@ -142,7 +142,7 @@ class Promises:
             raise Violation("rule:5", f"the LSP lost {short} msat that neither miners nor a sale account for")
 
     def _mining(self) -> None:
-        """rule:18: mining that nobody paid for, within a day: of fundings sent on trust M, of all together 2 M and what
+        """Check rule:18, mining without a sale within a day: of fundings sent on trust M, of all together 2 M and what
         the channels cost that were withheld when that sum was reached.
         """
         now_s, sent, most_sat = self.town.loop.time(), self.books.sent_lately, self.bounds.mining_sat
@@ -162,7 +162,7 @@ class Promises:
     # when nothing is under way
 
     async def told(self) -> None:
-        """What the operator is told equals the books, and nothing is left over: looked at when all is quiet."""
+        """Check, when all is quiet, that the operator's figures equal the books and nothing is left over."""
         if not self._is_quiet():
             return
         try:
@@ -203,7 +203,7 @@ class Promises:
             raise Violation("rule:18", f"lsps2-stats says {what} is {said}, and it is {true}")
 
     def _at_risk(self, stats: dict[str, Any]) -> None:
-        """The ledger of capital. A paid channel may still count while parts are on their way over it."""
+        """Check the ledger of capital. A paid channel may still count while parts are on their way over it."""
         accounts = self.books.accounts.values()
         debts = [account for account in accounts if account.is_open_debt]
         busy = [each for each in accounts if each.paid and each.end.live and each.end.state not in BACK]
@@ -246,7 +246,7 @@ class Promises:
             self._left["coins"] = 0
 
     def _later(self, what: str, sentence: str) -> None:
-        """It may be so for a moment; not for several quiet blocks."""
+        """Allow it for a moment, not for several quiet blocks."""
         self._left[what] += 1
         if self._left[what] > QUIET_BLOCKS:
             rule = {"coins": "rule:9", "fees": "rule:20"}.get(what, "rule:18")
@@ -255,7 +255,7 @@ class Promises:
     # at the end
 
     def end(self) -> None:
-        """The journal's final records say what the books say."""
+        """Check that the journal's final records say what the books say."""
         for key, (value, _) in self.lsp.datastore.rows.items():
             if key[:4] == ("lsps", "lsps2", "sessions", "finalized"):
                 self.common.story.counts[f"records {json.loads(value).get('outcome')}"] += 1

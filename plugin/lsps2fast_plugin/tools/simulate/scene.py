@@ -45,15 +45,15 @@ class Scene:
     # chance and time
 
     def sat(self, low: int, high: int) -> int:
-        """An amount between these, small ones as likely as large ones by order of magnitude."""
+        """Return an amount between these, small ones as likely as large ones by order of magnitude."""
         return round(low * math.exp(math.log(high / low) * self.dice.random()))
 
     def some(self, low: int, high: int) -> int:
-        """A number between these, both included."""
+        """Return a number between these, both included."""
         return self.dice.randint(low, high)
 
     def maybe(self, probability: float) -> bool:
-        """True so often."""
+        """Return True so often."""
         return self.dice.random() < probability
 
     async def rest(self, low_s: float, high_s: float) -> None:
@@ -65,7 +65,7 @@ class Scene:
         await self.common.height(self.town.chain.height + count)
 
     def say(self, what: str) -> None:
-        """A step."""
+        """Count a step."""
         self.common.story.tell(self.name, what)
 
     # wallets and payers
@@ -126,7 +126,7 @@ class Scene:
         return sale
 
     def refused(self, why: str) -> None:
-        """The LSP would not sell."""
+        """Note that the LSP would not sell."""
         self.books.totals["refused"] += 1
         self.say(f"is refused: {why}")
 
@@ -203,7 +203,7 @@ class Scene:
         return [after - before for before, after in zip([0, *cuts], [*cuts, amount_msat], strict=True)]
 
     def splice(self, end: End) -> None:
-        """The payer makes a channel of its own larger, if it can."""
+        """Let the payer make a channel of its own larger, if it can."""
         if self.common.splice(end, self.some(1_000, 100_000)):
             self.say(f"{end.owner.name} splices its channel")
 
@@ -305,12 +305,12 @@ class Scene:
     # what it came to
 
     def served(self, begun_s: float) -> None:
-        """This honest wallet has its money."""
+        """Note that this honest wallet has its money."""
         self.books.totals["served"] += 1
         self.common.served_s.append(self.town.loop.time() - begun_s)
 
     def unserved(self, begun_s: float) -> None:
-        """It never got it, though it asked again and again."""
+        """Note that it never got it, though it asked again and again."""
         self.books.totals["unserved"] += 1
         self.say(f"gave up after {(self.town.loop.time() - begun_s) / 3600:.1f} hours")
 

@@ -263,7 +263,7 @@ class Fiddles(Visitor):
 
 
 class HoldsLong(Visitor):
-    """Parts that expire far ahead, held by the client until somebody closes."""
+    """Parts that expire far ahead, held by the client until one side closes."""
 
     name = "holds-long"
     row = "S11"

@@ -105,13 +105,13 @@ class Town(World):
         return PluginClock(self.loop, START_US // 1000)
 
     def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What a killed process leaves unfinished is no problem of anybody's."""
+        """Ignore what a killed process leaves unfinished."""
         task = context.get("task") or context.get("future")
         if not isinstance(task, asyncio.Task) or task.get_name() != DEAD:
             super()._unforeseen(loop, context)
 
     def emigrate(self, party: Party) -> None:
-        """Somebody without channels leaves for good, with the coins that are his."""
+        """Let a party without channels leave for good, with its coins."""
         for point, output in party.wallet.outputs().items():
             del self.chain.unspent[point]
             self.chain.issued_sat -= output.amount_sat

@@ -1,7 +1,7 @@
-"""What nobody means: fee rates, blocks, reorgs, bad lines, a slow or failing node, kills, jumps of the clock.
+"""What happens by itself: fee rates, blocks, reorgs, bad lines, a slow or failing node, kills, jumps of the clock.
 
 Blocks and fee rates go on for ever (`Sky.run`); everything else is an event of `EVENTS`, which comes, does its harm and
-ends. Nothing here is anybody's strategy, so nothing here excuses a loss.
+ends. None of it is a party's strategy, so none of it excuses a loss.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Sky:
                 sweep(self.common)
 
     def _walk(self, dice: random.Random) -> None:
-        """A walk that is drawn back to the usual rate."""
+        """Walk at random, drawn back to the usual rate."""
         drift = (USUAL_PERKW / self.perkw) ** 0.02
         self.perkw = min(MOST_PERKW, max(LEAST_PERKW, self.perkw * drift * dice.lognormvariate(0, 0.06)))
         self.set_rate(self.perkw)
@@ -180,7 +180,7 @@ def _ending(how: str) -> Event:
 
 
 async def _clock_jump(sky: Sky, dice: random.Random) -> None:
-    """The wall clock of the LSP's machine is set forward or back; the monotonic one is not."""
+    """Set the wall clock of the LSP's machine forward or back, not the monotonic one."""
     skew_s = dice.uniform(-600, 600)
     sky.common.story.tell("weather", f"the LSP's clock is {skew_s:+.0f} s off")
     sky.common.set_skew(round(skew_s * 1000))
@@ -189,7 +189,7 @@ async def _clock_jump(sky: Sky, dice: random.Random) -> None:
 
 
 async def _splice(sky: Sky, dice: random.Random) -> None:
-    """A payer makes its channel larger; another scid follows (cln:N3)."""
+    """Let a payer make its channel larger; another scid follows (cln:N3)."""
     payer = dice.choice(sky.common.payers)
     end = dice.choice(payer.ends)
     if sky.common.splice(end, dice.randint(1_000, 100_000)):

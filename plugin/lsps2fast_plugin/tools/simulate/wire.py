@@ -96,7 +96,7 @@ class Pipe(asyncio.Transport):
     abort = close
 
     def hang_up(self) -> None:
-        """The connection has ended."""
+        """End the connection."""
         self._closed = True
         if not self._lost:
             self._lost = True
@@ -148,4 +148,4 @@ class MemoryServer(RpcServer):
         self.connections.clear()
 
     async def stopped(self) -> None:
-        """Nobody is ever just coming."""
+        """Return at once: no connection is ever half made."""
