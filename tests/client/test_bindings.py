@@ -24,7 +24,7 @@ from harness.client import (
     tlv,
 )
 
-from lsps2fast.errors import NodeError
+from lsps2fast.errors import NodeError, StoreError
 from lsps2fast_plugin.client.channel_terms import MOST_OPENINGS, WORN_OUT
 
 SECOND = "ef" * 32
@@ -556,3 +556,36 @@ async def test_one_hash_is_approved_once_however_often_it_is_asked_at_once(stage
         )
         assert [str(each) for each in got] == ["{}"] + ["this payment hash is approved already"] * 2
         assert len(stage.client.book.approvals) == 1
+
+
+async def test_w1_a_broken_word_that_cannot_be_written_yet_is_known_at_once_and_written_later(staged: Staging) -> None:
+    """wallet:W1, K-20, rule:11: one answer for the part, and the same for forgiving."""
+    async with staged() as stage:
+        stage.node.channels.append(channel_row(short_channel_id="500x1x1"))
+        await stage.restart()
+        invoice = await stage.invoice()
+        await stage.calm()
+        good = stage.node.do_datastore
+
+        def bad(given: Json) -> Json:
+            raise NodeError("datastore", -1, "disk full")
+
+        stage.node.do_datastore = bad  # type: ignore[method-assign]
+        part = stage.part(invoice, 20_000_000, FEE, **OVER_OLD)
+        await stage.calm()
+        assert stage.answer(part) == details(19_000_000, stage)
+        assert LSP in stage.client.book.distrusted
+        await stage.pass_time(10)
+        stage.node.do_datastore = good  # type: ignore[method-assign]
+        await stage.pass_time(120)
+        await stage.restart()
+        assert LSP in stage.client.book.distrusted
+        remove = stage.node.do_deldatastore
+        stage.node.do_deldatastore = bad  # type: ignore[method-assign]
+        with pytest.raises(StoreError):
+            await stage.client.methods.trust(LSP)
+        assert LSP in stage.client.book.distrusted
+        stage.node.do_deldatastore = remove  # type: ignore[method-assign]
+        assert (await stage.client.methods.trust(LSP))["was_distrusted"]
+        await stage.restart()
+        assert LSP not in stage.client.book.distrusted

@@ -207,7 +207,7 @@ class Client(PluginApp):
         )
         self.history = History(DatastoreRecords(rpc), self.clock, self._notify, self.host.spawn)
         self.reports.keep_in(DatastoreRecords(rpc), self.host.spawn)
-        self.lifetimes = Lifetimes(rpc, self.book, self.history, self.chain, self.clock, self._report)
+        self.lifetimes = Lifetimes(rpc, self.book, self.history, self.chain, self.clock, self._report, self.host.spawn)
         self.bindings = ChannelBindings(self.book, self.clock, limits)
         self.watch = Watch(
             rpc=rpc,
@@ -220,6 +220,7 @@ class Client(PluginApp):
             closing=lambda channel_id: self.incoming.channel_closes(channel_id),
             guarding=self.awaited.watch,
             happened=self._happened,
+            spawn=self.host.spawn,
         )
         self.guard = UnfundedChannelGuard(self.host, self.chain, self.watch, self._report)
         self.incoming = Incoming(
@@ -351,7 +352,7 @@ class Client(PluginApp):
     async def _channel_changed(self, event: Json) -> None:
         await self._ready.wait()  # the records say what a channel is for
         if event["new_state"] in CLOSING:
-            await self.lifetimes.closes(event)
+            self.lifetimes.closes(event)
         await self.watch.changed(event)
 
     # Facts of the node -----------------------------------------------------------------------------

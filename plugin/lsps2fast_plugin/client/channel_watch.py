@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from lsps2fast.errors import NodeError, StoreError
@@ -53,11 +53,13 @@ class Watch:
         closing: Callable[[str], None],
         guarding: Callable[[set[str]], None],
         happened: Callable[[str, JitChannel, int], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         """`closing(channel_id)`: parts in it must be failed. `guarding(peers)`: those with a channel that is not sound.
         `happened(step, channel, depth)`: "opened", "seen", "confirmed" (so many blocks deep) or "missing", each time
-        it comes to be so.
+        it comes to be so. `spawn` runs a coroutine by itself.
         """
+        self._spawn = spawn
         self._rpc = rpc
         self._book = book
         self._chain = chain
@@ -371,7 +373,7 @@ class Watch:
         distrust = Distrust(channel.lsp_id, f"channel {channel.channel_id}: {why}", self._clock.wall_ms())
         channel.missing = True
         self._happened("missing", channel, 0)
-        await self._book.distrust(distrust)
+        self._spawn(self._book.distrust(distrust))
         await self._book.save_channel(channel)
 
     async def _was_confirmed(self, channel: JitChannel) -> bool:

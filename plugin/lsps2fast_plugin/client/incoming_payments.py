@@ -303,7 +303,7 @@ class Incoming:
         if broken and buy.lsp_id not in self._book.distrusted:
             why = f"it took a fee for payment {payment.approval.payment_hash.hex()} without opening a channel for it"
             self._report(buy.lsp_id, f"ALARM: {why}; the LSP is not trusted any more")
-            await self._book.distrust(Distrust(buy.lsp_id, why, self._clock.wall_ms()))
+            self._host.spawn(self._book.distrust(Distrust(buy.lsp_id, why, self._clock.wall_ms())))
 
     # ---- the whole
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from lsps2fast_plugin.client.funding_status import Chain
@@ -28,8 +28,10 @@ class Lifetimes:
         chain: Chain,
         clock: Clock,
         report: Callable[[str, str], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
-        """`report(lsp_id, sentence)` tells the owner."""
+        """`report(lsp_id, sentence)` tells the owner; `spawn` runs a coroutine by itself."""
+        self._spawn = spawn
         self._rpc = rpc
         self._book = book
         self._history = history
@@ -37,21 +39,21 @@ class Lifetimes:
         self._clock = clock
         self._report = report
 
-    async def closes(self, event: Json) -> None:
-        """Take the first channel_state_changed of a close. Raises StoreError."""
-        await self._closed(event["channel_id"], event["cause"] in BY_THE_LSP)
+    def closes(self, event: Json) -> None:
+        """Take the first channel_state_changed of a close."""
+        self._closed(event["channel_id"], event["cause"] in BY_THE_LSP)
 
     async def look_back(self) -> None:
-        """Find channels that were closed while nothing was heard. Raises NodeError, StoreError."""
+        """Find channels that were closed while nothing was heard. Raises NodeError."""
         rows = await self._chain.rows()
         closers = {row.channel_id: row.closer for row in rows if row.is_closing}
         unheard = {each["channel_id"] for each in self._history.find("paid") if each["funding"] != "closed"}
         if unheard - {None} - {row.channel_id for row in rows}:
             closers |= {row.channel_id: row.closer for row in await list_closed_channels(self._rpc)}
         for channel_id in unheard & closers.keys():
-            await self._closed(channel_id, closers[channel_id] == "remote")
+            self._closed(channel_id, closers[channel_id] == "remote")
 
-    async def _closed(self, channel_id: str, by_the_lsp: bool) -> None:
+    def _closed(self, channel_id: str, by_the_lsp: bool) -> None:
         closed = self._history.closed(channel_id, self._chain.height)
         if closed is None or not by_the_lsp or closed.depth >= closed.lifetime:
             return
@@ -60,4 +62,4 @@ class Lifetimes:
             f" {closed.lifetime}"
         )
         self._report(closed.lsp_id, f"ALARM: {why}; the LSP is not trusted any more")
-        await self._book.distrust(Distrust(closed.lsp_id, why, self._clock.wall_ms()))
+        self._spawn(self._book.distrust(Distrust(closed.lsp_id, why, self._clock.wall_ms())))

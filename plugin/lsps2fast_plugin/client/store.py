@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -175,18 +175,31 @@ class WalletRecords:
             self._changed()
             await self._delete((*CHANNELS, channel_id))
 
-    async def distrust(self, distrust: Distrust) -> None:
-        """Remember that an LSP broke its word."""
+    def distrust(self, distrust: Distrust) -> Coroutine[Any, Any, None]:
+        """Remember from now on that an LSP broke its word; what is returned writes it down, until that is done."""
         self.distrusted[distrust.lsp_id] = distrust
         self._changed()
-        await self._write((*DISTRUSTED, distrust.lsp_id), distrust.to_json)
+        return self._write_distrust(distrust)
+
+    async def _write_distrust(self, distrust: Distrust) -> None:
+        async def write() -> None:
+            if self.distrusted.get(distrust.lsp_id) is distrust:  # not forgiven meanwhile
+                await self._write((*DISTRUSTED, distrust.lsp_id), distrust.to_json)
+
+        await retry("writing that an LSP broke its word", write, self._clock, errors=StoreError)
 
     async def forgive(self, lsp_id: str) -> bool:
-        """Trust an LSP again, as far as the options say; whether it was distrusted."""
-        if self.distrusted.pop(lsp_id, None) is None:
+        """Trust an LSP again, as far as the options say; whether it was distrusted.
+
+        Raises StoreError: then it is not trusted.
+        """
+        distrust = self.distrusted.get(lsp_id)
+        if distrust is None:
             return False
-        self._changed()
         await self._delete((*DISTRUSTED, lsp_id))
+        if self.distrusted.get(lsp_id) is distrust:  # it broke no other word meanwhile
+            del self.distrusted[lsp_id]
+        self._changed()
         return True
 
     async def _write(self, key: tuple[str, ...], record: Callable[[], Json]) -> None:
