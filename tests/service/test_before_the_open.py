@@ -140,6 +140,7 @@ async def test_dust_over_a_channel_that_an_earlier_payment_left_is_asked_about_t
         assert (await payer.pay(invoice, [2_000_000] * 30)).raw_messages == [TEMPORARY] * 30
         assert stage.log_lines("is failed: lightningd would not forward it", "warn")
         assert client.held() == []
+        await stage.at_rest()  # parts that come while a payment is being ended fail with it
         await stage.paid(payer, invoice, [6_000_000] * 10)
         await stage.over(invoice)
         stage.world.mine()

@@ -61,6 +61,7 @@ COUNTERS: Final = {
 LABELLED: Final = {  # key: label and meaning
     "alarms": ("kind", "Alarms raised, by their section of the runbook"),
     "payments": ("outcome", "Payments that came to an end"),
+    "failed_by": ("who", "Payments that failed, by who failed them"),
     "failed_parts": ("failure", "HTLCs that were held and failed, by what the payer was told"),
     "errors_sent": ("code", "Answers to clients with an error, by its code"),
     "refusals": ("reason", "Requests, parts and policies refused"),

@@ -203,6 +203,7 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "channels_to_keep_open": len(parts.afterwards),
         "closes_refused": parts.afterwards.refused,
         "payments": {name.lower(): count for name, count in parts.books.ends.items()},
+        "failed_by": dict(parts.reports.failed_by),
         "failed_parts": dict(parts.books.failed_parts),
         "offers_at_a_loss": parts.oversight.at_a_loss.offers,
         "offers_at_a_loss_msat": parts.oversight.at_a_loss.msat,

@@ -33,6 +33,7 @@ STEPS: Final = {
     "claimed_ms": "broadcasting",
 }
 BOUNDS_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0)
+UNKNOWN: Final = "unknown"
 _WHO: Final = {"payer": "the payer", "client": "the client", "lsp": "this node", "operator": "the operator"}
 
 
@@ -57,6 +58,7 @@ class PaymentReports:
         self._buy_of = buy_of
         self._wall_ms = wall_ms
         self.fees_msat = 0  # opening fees that came
+        self.failed_by = dict.fromkeys((*_WHO, UNKNOWN), 0)
         self.failures: Counter[tuple[str, str, str]] = Counter()  # stage, who, code: all from fixed sets
         self.recent = Recent()
         self.durations = {step: Durations() for step in STEPS.values()}
@@ -68,8 +70,9 @@ class PaymentReports:
         self._measure(attempt)
         won = attempt.outcome in (SUCCEEDED, ALIAS)
         if not won:
-            who = attempt.failed_by or "unknown"
-            self.failures[payment.stage.name.lower(), who, attempt.code or "unknown"] += 1
+            who = attempt.failed_by or UNKNOWN
+            self.failed_by[who] += 1
+            self.failures[payment.stage.name.lower(), who, attempt.code or UNKNOWN] += 1
         self.recent.tell(_row(attempt, payment.stage))
         text = _won(attempt) if won else _lost(attempt, payment.stage)
         log.log(logging.INFO if payment.is_told else logging.DEBUG, f"{text}. {self._next(attempt, won)}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import TEMPORARY
+from lsps2fast.actions import TEMPORARY, Channel
 from lsps2fast.lsps.buys import BuyRegistry
 from lsps2fast.lsps.lsps2 import parse_scid
 from lsps2fast_plugin.cln.channel_types import OurNode
@@ -17,6 +17,7 @@ from lsps2fast_plugin.cln.models import list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.alarms import Alarms
+from lsps2fast_plugin.service.bookkeeper import BookkeeperNotes
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.coin_pool import CoinPool
@@ -40,7 +41,7 @@ from lsps2fast_plugin.service.payment_reports import PaymentReports
 from lsps2fast_plugin.service.reconcile import Reconciler
 from lsps2fast_plugin.service.sales_ledger.evidence import LSP, Blame
 from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger, path_of
-from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker
+from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker, Ended
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.session_store import SessionStore
 from lsps2fast_plugin.service.shut_channels import ShutChannels
@@ -111,6 +112,12 @@ def build_parts(
     )
     terms_of = desk.terms_of
     reports = PaymentReports(lambda scid: offers.get(parse_scid(scid)), clock.wall_ms)
+    notes = BookkeeperNotes(rpc, host.spawn, clock)
+
+    def ended(payment: Ended) -> None:
+        reports.ended(payment)
+        notes.ended(payment.attempt)
+
     sales = SalesLedger(
         path=path_of(settings.ledger, lightning_dir),
         tracker=AttemptTracker(
@@ -126,7 +133,7 @@ def build_parts(
         clock=clock,
         alarm=driver.alarm,
         catch_up=reload_ledger,
-        ended=reports.ended,
+        ended=ended,
         threadless=None if host.has_threads else host.spawn,
     )
     books = SessionEvents(
@@ -164,6 +171,11 @@ def build_parts(
         money_back=driver.never_funded,
     )
     held = HeldHtlcs(host)
+
+    def sent(peer_id: str, channel: Channel) -> None:
+        driver.funding_sent(peer_id, channel)
+        notes.funding_sent(peer_id, channel)
+
     effects = ActionExecutor(
         funder=funder,
         opener=Opener(rpc, desk.zero_reserve),
@@ -174,7 +186,7 @@ def build_parts(
         driver=driver,
         withheld=shut.withhold,
         capital=exposure,
-        sent=driver.funding_sent,
+        sent=sent,
         alarms=alarms,
     )
     driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)

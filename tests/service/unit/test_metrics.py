@@ -23,6 +23,7 @@ STATS: dict[str, Any] = {
     "version": "1.2.3",
     "core": "pure",
     "payments": {"succeeded": 7, "failed": 0},
+    "failed_by": {"payer": 4, "lsp": 0},
     "failed_parts": {"mpp_timeout": 0, "unknown_next_peer": 5},
     "refusals": {"rate_peer": 3, "paused": 0},
     "refused_parts": {"too small": 2},
