@@ -52,7 +52,7 @@ class BookkeeperNotes:
         self.is_absent = False  # lightningd knows no bookkeeper
 
     def ended(self, attempt: AttemptFact) -> None:
-        """A payment is over: the rows of one that brought a fee are noted."""
+        """Note the rows of a payment that is over, if it brought a fee."""
         if attempt.fee_taken_msat:
             token = "" if attempt.token is None else f", token {attempt.token}"
             fee = f"opening fee {sat(attempt.fee_taken_msat)}"
@@ -61,7 +61,7 @@ class BookkeeperNotes:
             self._note(Note("bkpr-editdescriptionbypaymentid", params))
 
     def funding_sent(self, peer_id: str, channel: Channel) -> None:
-        """Bitcoind has this funding."""
+        """Note the row of a funding that bitcoind has."""
         params = {"outpoint": outpoint_of(channel), "description": f"LSPS2 JIT channel, client {peer_id}"}
         self._note(Note("bkpr-editdescriptionbyoutpoint", params))
 
