@@ -193,7 +193,7 @@ async def test_old_blocks_after_a_restart_are_not_believed(staged: Staging) -> N
     async with staged() as stage:
         invoice = await ready(stage)
         await stage.block(5)
-        stage.client._on_block({"hash": "00", "height": 700})
+        stage.client.hear("block_added", block_added={"hash": "00", "height": 700})
         part = stage.part(invoice, 20_000_000, FEE, htlc_msat=1)
         await stage.calm()
         assert stage.answer(part) == details(1, stage)

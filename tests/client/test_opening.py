@@ -265,7 +265,7 @@ async def test_a_channel_that_is_coming_counts_already(staged: Staging) -> None:
         await stage.opening()
         stage.node.channels.append(channel_row(state="CHANNELD_AWAITING_LOCKIN"))
         event = {"peer_id": LSP, "channel_id": CHANNEL, "new_state": "CHANNELD_AWAITING_LOCKIN", "cause": "remote"}
-        stage.client._on_channel_state(event)
+        stage.client.hear("channel_state_changed", channel_state_changed=event)
         await asyncio.sleep(0)
         assert (await stage.opening())["result"] == "reject"
         await stage.calm()

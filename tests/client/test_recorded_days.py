@@ -63,13 +63,13 @@ class Day:
         await self.stage.calm()
 
     async def connect(self, told: Json) -> None:
-        self.stage.client._on_connect(**told)
+        self.stage.client.hear("connect", **told)
 
     async def disconnect(self, told: Json) -> None:
-        self.stage.client._on_disconnect(**told)
+        self.stage.client.hear("disconnect", **told)
 
     async def block_added(self, told: Json) -> None:
-        self.stage.client._on_block(**told)
+        self.stage.client.hear("block_added", **told)
 
     async def custommsg(self, told: Json) -> None:
         self.messages.append(self.stage.client._on_custommsg(**told))
@@ -92,7 +92,7 @@ class Day:
         if not self._zero_conf and row["state"] == "CHANNELD_NORMAL":
             row["short_channel_id"] = alias["local"]  # an ordinary channel is used when it is confirmed
         rows[:] = [*(each for each in rows if each is not row), row]
-        self.stage.client._on_channel_state(**told)
+        self.stage.client.hear("channel_state_changed", **told)
 
     async def htlc_accepted(self, told: Json) -> None:
         read = scan({"jsonrpc": "2.0", "id": f"cln:{len(self.asked)}", "method": "htlc_accepted", "params": told})
@@ -102,7 +102,7 @@ class Day:
     async def invoice_payment(self, told: Json) -> None:
         for row in self.stage.node.invoices.values():
             row["status"] = "paid"
-        self.stage.client._on_invoice_payment(**told)
+        self.stage.client.hear("invoice_payment", **told)
 
 
 async def whole_day(stage: Stage, name: str) -> Day:

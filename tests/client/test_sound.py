@@ -95,7 +95,7 @@ async def test_w3_a_block_that_is_reorganised_away_makes_the_channel_unsound_at_
         stage.node.utxos.clear()
         if scid_too:
             del stage.node.channels[0]["short_channel_id"]
-        stage.client._on_block({"hash": "01", "height": stage.height})
+        stage.client.hear("block_added", block_added={"hash": "01", "height": stage.height})
         assert stage.client.awaited.guard  # before anything was looked at
         await stage.calm()
         for name in (had, BY_ALIAS):
@@ -183,7 +183,7 @@ async def test_w3_an_ordinary_channel_may_lose_its_block_too(staged: Staging, de
         assert not stage.client.awaited.guard
         stage.node.utxos.clear()
         del stage.node.channels[0]["short_channel_id"]
-        stage.client._on_block({"hash": "01", "height": stage.height})
+        stage.client.hear("block_added", block_added={"hash": "01", "height": stage.height})
         assert await tried(stage, invoice) == [REFUSED] * 3
         stage.fund()
         stage.confirm(height=stage.height)

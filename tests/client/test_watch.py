@@ -58,7 +58,7 @@ async def test_a_channel_that_blocks_in_one_breath_settle_stays_dropped(staged: 
         stage.confirm(height=stage.height + 1)
         for _ in range(6):
             stage.height += 1
-            stage.client._on_block({"hash": "00", "height": stage.height})
+            stage.client.hear("block_added", block_added={"hash": "00", "height": stage.height})
         await stage.calm(200)
         assert WATCHED not in stage.node.datastore
         assert not stage.client.book.channels

@@ -424,7 +424,7 @@ class Stage:
     async def block(self, count: int = 1) -> None:
         for _ in range(count):
             self.height += 1
-            self.client._on_block({"hash": "00", "height": self.height})
+            self.client.hear("block_added", block_added={"hash": "00", "height": self.height})
             await self.calm()
 
     # peers
@@ -436,11 +436,11 @@ class Stage:
 
     def connect(self, peer_id: str) -> None:
         self.node.peers[peer_id] = {"netaddr": ["127.0.0.1:9735"], "features": ""}
-        self.client._on_connect({"id": peer_id})
+        self.client.hear("connect", connect={"id": peer_id})
 
     def disconnect(self, peer_id: str) -> None:
         self.node.peers.pop(peer_id, None)
-        self.client._on_disconnect({"id": peer_id})
+        self.client.hear("disconnect", disconnect={"id": peer_id})
 
     # buying
 
@@ -503,7 +503,9 @@ class Stage:
             if row["channel_id"] == channel_id:
                 row["state"] = new
         event = {"peer_id": peer_id, "channel_id": channel_id, "new_state": new, "cause": cause}
-        self.client._on_channel_state(event if old is None else event | {"old_state": old})
+        self.client.hear(
+            "channel_state_changed", channel_state_changed=event if old is None else event | {"old_state": old}
+        )
         await self.calm()
 
     def fund(self, sat: int = 200_000, script: str = P2WSH, txid: str = TXID, vout: int = 1) -> None:
@@ -572,7 +574,7 @@ class Stage:
         for row in self.node.invoices.values():
             if row["payment_hash"] == invoice["payment_hash"]:
                 row["status"] = "paid"
-        self.client._on_invoice_payment({"msat": 1, "preimage": preimage.hex(), "label": "x"})
+        self.client.hear("invoice_payment", invoice_payment={"msat": 1, "preimage": preimage.hex(), "label": "x"})
         await self.calm()
 
     # looking

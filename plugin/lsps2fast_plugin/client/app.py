@@ -52,6 +52,7 @@ from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.models import CLOSING, get_info, list_configs, list_peers
+from lsps2fast_plugin.cln.notifications import BlockAdded, ChannelStateChanged, InvoicePayment, PeerLink
 from lsps2fast_plugin.cln.plugin_app import PluginApp
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
@@ -343,15 +344,15 @@ class Client(PluginApp):
         else:
             request.set_result({"result": "continue"})
 
-    def _on_channel_state(self, channel_state_changed: Json, **_: Any) -> None:
+    def _on_channel_state(self, event: ChannelStateChanged) -> None:
         if self.settings is None:
             return
         self.incoming.look()
-        self.host.spawn(self.endings.guarded(self._channel_changed(channel_state_changed)))
+        self.host.spawn(self.endings.guarded(self._channel_changed(event)))
 
-    async def _channel_changed(self, event: Json) -> None:
+    async def _channel_changed(self, event: ChannelStateChanged) -> None:
         await self._ready.wait()  # the records say what a channel is for
-        if event["new_state"] in CLOSING:
+        if event.new_state in CLOSING:
             self.lifetimes.closes(event)
         await self.watch.changed(event)
 
@@ -363,33 +364,33 @@ class Client(PluginApp):
             self.talk.receive(peer_id, bytes.fromhex(payload[len(MESSAGE_TYPE_HEX) :]))
         return {"result": "continue"}
 
-    def _on_connect(self, connect: Json, **_: Any) -> None:
+    def _on_connect(self, peer: PeerLink) -> None:
         if self.settings is not None:
-            self.talk.connected(connect["id"])
-            self.reconnect.back(connect["id"])
+            self.talk.connected(peer.id)
+            self.reconnect.back(peer.id)
 
-    def _on_disconnect(self, disconnect: Json, **_: Any) -> None:
+    def _on_disconnect(self, peer: PeerLink) -> None:
         if self.settings is not None:
-            self.talk.disconnected(disconnect["id"])
-            self.bindings.disconnected(disconnect["id"])
+            self.talk.disconnected(peer.id)
+            self.bindings.disconnected(peer.id)
             if self._ready.is_set():
-                self.door.disconnected(disconnect["id"])
-            self.reconnect.lost(disconnect["id"])
+                self.door.disconnected(peer.id)
+            self.reconnect.lost(peer.id)
 
-    def _on_block(self, block_added: Json, **_: Any) -> None:
+    def _on_block(self, block: BlockAdded) -> None:
         if self.settings is None:
             return
-        self.chain.block(block_added["height"])
+        self.chain.block(block.height)
         self.reports.write()
         self.watch.block()
         self.incoming.block()
         if self.book.channels or self.watch.given_up:
             self.host.spawn(self._look_all())
 
-    def _on_invoice_payment(self, invoice_payment: Json, **_: Any) -> None:
+    def _on_invoice_payment(self, payment: InvoicePayment) -> None:
         if self.settings is None:
             return
-        digest = hashlib.sha256(bytes.fromhex(invoice_payment["preimage"])).digest()
+        digest = hashlib.sha256(bytes.fromhex(payment.preimage)).digest()
         approval = self.book.approvals.get(digest)
         if approval is not None and not approval.served:
             self.host.spawn(self.endings.guarded(self.endings.settle(approval)))

@@ -24,6 +24,7 @@ from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import CLOSING, PeerChannel, find_closed_channel
+from lsps2fast_plugin.cln.notifications import ChannelStateChanged
 from lsps2fast_plugin.cln.rpc import Rpc
 
 SETTLED_BLOCKS: Final = 6  # deeper than any reorganisation that is reckoned with
@@ -83,13 +84,13 @@ class Watch:
 
     # ---- channels that are new to us
 
-    async def changed(self, event: Json) -> None:
+    async def changed(self, event: ChannelStateChanged) -> None:
         """Take a channel_state_changed. Raises NodeError, StoreError."""
-        channel = self._book.channels.get(event["channel_id"])
+        channel = self._book.channels.get(event.channel_id)
         if channel is None:
-            await self.survey(id=event["peer_id"])
+            await self.survey(id=event.peer_id)
             return
-        channel.state = event["new_state"]
+        channel.state = event.new_state
         if channel.state in CLOSING:
             self._closing(channel.channel_id)
         await self.look(channel)

@@ -11,6 +11,7 @@ from lsps2fast_plugin.client.records import Distrust
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import list_closed_channels
+from lsps2fast_plugin.cln.notifications import ChannelStateChanged
 from lsps2fast_plugin.cln.rpc import Rpc
 
 BY_THE_LSP: Final = ("remote", "onchain")  # causes; a funding spent out of the blue was spent by the LSP's commitment
@@ -39,9 +40,9 @@ class Lifetimes:
         self._clock = clock
         self._report = report
 
-    def closes(self, event: Json) -> None:
+    def closes(self, event: ChannelStateChanged) -> None:
         """Take the first channel_state_changed of a close."""
-        self._closed(event["channel_id"], event["cause"] in BY_THE_LSP)
+        self._closed(event.channel_id, event.cause in BY_THE_LSP)
 
     async def look_back(self) -> None:
         """Find channels that were closed while nothing was heard. Raises NodeError."""

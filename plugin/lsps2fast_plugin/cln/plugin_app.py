@@ -7,6 +7,7 @@ import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from pyln.client import Plugin
@@ -16,6 +17,7 @@ from lsps2fast_plugin.cln import built_in
 from lsps2fast_plugin.cln.chance import chance
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
+from lsps2fast_plugin.cln.notifications import heard
 
 AddOptions = Callable[[Plugin], None]
 
@@ -43,9 +45,15 @@ class PluginApp(ABC):
         plugin.init()(self._init)
         self.host.on_shutdown(self._shutdown)
 
-    def _subscribe(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
-        for topic, handler in handlers.items():
-            self.host.subscribe(topic, handler)
+    def _subscribe(self, handlers: Mapping[str, Callable[[Any], None]]) -> None:
+        """Declare notifications; each handler takes its topic's type of `notifications`."""
+        self._handlers = dict(handlers)
+        for topic in handlers:
+            self.host.subscribe(topic, partial(self.hear, topic))
+
+    def hear(self, topic: str, **params: Any) -> None:
+        """Take a notification from lightningd. Raises NodeUnreachable for one that makes no sense."""
+        self._handlers[topic](heard(topic, params))
 
     def _init(self, options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> dict[str, Any] | None:
         """Answer at once (rule:15); a configuration that cannot work disables the plugin with a sentence."""

@@ -37,6 +37,7 @@ from lsps2fast_plugin.cln.models import (
     list_peer_channels,
     list_peers,
 )
+from lsps2fast_plugin.cln.notifications import BlockAdded, ChannelStateChanged, ForwardEvent, OnionMessageLost, PeerLink
 from lsps2fast_plugin.cln.plugin_app import PluginApp
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
@@ -99,7 +100,7 @@ class Service(PluginApp):
         self.plugin.add_notification_topic(ALARM_TOPIC)
         self.host.hook("custommsg", self.talk.on_custommsg, filters=[MESSAGE_TYPE])
         self.host.slow_hook("rpc_command", self._on_rpc_command, filters=[*GUARDED, *ENDINGS])
-        handlers: dict[str, Callable[..., None]] = {
+        handlers: dict[str, Callable[[Any], None]] = {
             "connect": self._on_connect,
             "disconnect": self._on_disconnect,
             "block_added": self._on_block,
@@ -110,14 +111,14 @@ class Service(PluginApp):
         self._subscribe({topic: self._once_started(handler) for topic, handler in handlers.items()})
         self.ledger_methods = add_methods(self.host, lambda: self.parts)
 
-    def _once_started(self, take: Callable[..., None]) -> Callable[..., None]:
+    def _once_started(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
         """Keep what lightningd tells between our first look at its tables and the last session made live."""
 
-        def call(**params: Any) -> None:
+        def call(event: Any) -> None:
             if self._early_facts is None:
-                take(**params)
+                take(event)
             else:
-                self._early_facts.append(lambda: take(**params))
+                self._early_facts.append(lambda: take(event))
 
         return call
 
@@ -267,34 +268,34 @@ class Service(PluginApp):
 
     # Facts of the node -----------------------------------------------------------------------------
 
-    def _on_connect(self, connect: dict[str, Any], **_: Any) -> None:
-        self._peer(connect["id"], True)
+    def _on_connect(self, peer: PeerLink) -> None:
+        self._peer(peer.id, True)
 
-    def _on_disconnect(self, disconnect: dict[str, Any], **_: Any) -> None:
-        self._peer(disconnect["id"], False)
+    def _on_disconnect(self, peer: PeerLink) -> None:
+        self._peer(peer.id, False)
 
     def _peer(self, peer_id: str, online: bool) -> None:
         if self.parts is not None:
             self.parts.effects.watch.all_changed()
             self.parts.driver.carry_out(self.parts.sessions.peer(peer_id, online, self.clock.wall_ms()))
 
-    def _on_block(self, block_added: dict[str, Any], **_: Any) -> None:
+    def _on_block(self, block: BlockAdded) -> None:
         if self.parts is not None:
-            self.parts.driver.carry_out(self.parts.sessions.block(block_added["height"]))
-            self.host.spawn(self.parts.lookout.block(block_added["height"]))
+            self.parts.driver.carry_out(self.parts.sessions.block(block.height))
+            self.host.spawn(self.parts.lookout.block(block.height))
             self.host.spawn(self.parts.oversight.block())
             self._fill_pool(self.parts)
 
-    def _on_channel_state(self, channel_state_changed: dict[str, Any], **_: Any) -> None:
+    def _on_channel_state(self, event: ChannelStateChanged) -> None:
         if self.parts is None:
             return
-        channel_id, state = channel_state_changed["channel_id"], channel_state_changed["new_state"]
+        channel_id, state = event.channel_id, event.new_state
         self.parts.effects.watch.changed(channel_id)
         if state in LEFT:
             self.intake.channel_left(channel_id)
         if state in CLOSING:
-            self.parts.driver.closed(channel_id, state, channel_state_changed.get("cause", ""))
-            self.host.spawn(self._look_at_close(self.parts, channel_id, channel_state_changed["peer_id"], state))
+            self.parts.driver.closed(channel_id, state, event.cause)
+            self.host.spawn(self._look_at_close(self.parts, channel_id, event.peer_id, state))
         if state in BACK:
             self.parts.driver.money_back(channel_id)
 
@@ -310,12 +311,12 @@ class Service(PluginApp):
         if self.parts is not None:
             self.host.spawn(reload_ledger(self.parts, self._delta))
 
-    def _on_forward_event(self, **params: Any) -> None:
-        self.intake.on_forward_event(**params)
+    def _on_forward_event(self, event: ForwardEvent) -> None:
+        self.intake.on_forward_event(event)
 
-    def _on_onion_message_lost(self, onionmessage_forward_fail: dict[str, Any], **_: Any) -> None:
+    def _on_onion_message_lost(self, lost: OnionMessageLost) -> None:
         """A-04: lightningd maps scids of onion messages itself and knows no jit scid; an operator should see it."""
-        text = str(onionmessage_forward_fail.get("next_short_channel_id_dir", "")).partition("/")[0]
+        text = lost.next_short_channel_id_dir.partition("/")[0]
         if text and _scid(text) in self.interest.scids:
             log.info(f"an onion message for jit scid {text} was lost: lightningd cannot forward it")
 

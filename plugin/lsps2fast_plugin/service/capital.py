@@ -19,6 +19,7 @@ from lsps2fast.table import State
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.models import PeerChannel
+from lsps2fast_plugin.cln.notifications import ForwardEvent
 from lsps2fast_plugin.service.channel_changes import Watch
 from lsps2fast_plugin.service.policy.budgets import No, Opening
 from lsps2fast_plugin.service.policy.limits import Refusal
@@ -187,13 +188,13 @@ class CapitalAtRisk:
         if (stake := self._stakes.of_channel(channel_id)) is not None:
             stake.mined = True
 
-    def part_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
+    def part_failed(self, payment_hash: bytes, event: ForwardEvent) -> None:
         """Count a forwarded part that came back failed, unless our own node refused it (rule:22).
 
         Why the client, or a node behind it, refused a part, no lightningd can read: `failure_reason` is given for what
         our own refused, and only there (cln:N9).
         """
-        if event["status"] == "failed" and "failure_reason" not in event:
+        if event.status == "failed" and event.failure_reason is None:
             self._doubted.add(payment_hash)
 
     def session_changed(

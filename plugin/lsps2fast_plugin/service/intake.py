@@ -16,6 +16,7 @@ from lsps2fast.errors import MalformedTlv
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
 from lsps2fast.table import State
 from lsps2fast_plugin.cln.models import list_peer_channels
+from lsps2fast_plugin.cln.notifications import ForwardEvent
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.policy.limits import Refusal
@@ -168,17 +169,17 @@ class HtlcIntake:
             if payment.sum_msat - msat < max(payment.buy.size_msat, payment.fee_msat + 1):
                 self._driver.because(payment.buy.jit_scid, payment.payment_hash, CHANNEL_LEFT)
 
-    def on_forward_event(self, forward_event: dict[str, Any], **_: Any) -> None:
+    def on_forward_event(self, event: ForwardEvent) -> None:
         """Take note that a forward ended, ours or another one."""
-        status, preimage = forward_event["status"], forward_event.get("preimage")
-        if status == "offered" or (status == "settled") != (preimage is not None):
+        preimage = event.preimage
+        if event.status == "offered" or (event.status == "settled") != (preimage is not None):
             return  # a settlement without its preimage proves nothing (rule:16)
-        in_scid, htlc_id = parse_scid(forward_event["in_channel"]), forward_event["in_htlc_id"]
-        payment_hash = bytes.fromhex(forward_event["payment_hash"])
+        in_scid, htlc_id = parse_scid(event.in_channel), event.in_htlc_id
+        payment_hash = bytes.fromhex(event.payment_hash)
         end = payment_hash, None if preimage is None else bytes.fromhex(preimage)
         if payment_hash in self._driver.sessions.by_hash:
-            self._capital.part_failed(payment_hash, forward_event)
-            self._sales.forward_failed(payment_hash, forward_event)
+            self._capital.part_failed(payment_hash, event)
+            self._sales.forward_failed(payment_hash, event)
         key = self.names.key(in_scid, htlc_id, self._driver.sessions.index)
         if key in self._driver.sessions.index or payment_hash not in self._driver.sessions.by_hash:
             self._driver.carry_out(self._driver.sessions.resolved(key, *end))

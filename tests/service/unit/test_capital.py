@@ -18,6 +18,7 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast.table import State
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.notifications import ForwardEvent, heard
 from lsps2fast_plugin.service.capital import BURNT, CapitalAtRisk
 from lsps2fast_plugin.service.options import DEFAULT_LINE
 from lsps2fast_plugin.service.policy.policy import Policy
@@ -28,7 +29,14 @@ CAPACITY_SAT = 100_000
 HASH = bytes(32)
 OPENING, READY, WITH_CLIENT = State.OPENING, State.AWAITING_CHANNEL_READY, State.AWAITING_SETTLEMENT
 FAILED_BY_CLIENT = {"status": "failed"}
+FORWARD = {"payment_hash": HASH.hex(), "in_channel": "1x1x1", "in_htlc_id": 0}
 FAILED_BY_US = {"status": "local_failed", "failcode": 4103}
+
+
+def came_back(event: dict[str, Any]) -> ForwardEvent:
+    """A part that came back, as lightningd tells it."""
+    told: ForwardEvent = heard("forward_event", {"forward_event": FORWARD | event})
+    return told
 
 
 def buy(jit_scid: int = 1, peer_id: str = ALICE, client_trusts_lsp: bool = False) -> Buy:
@@ -103,7 +111,7 @@ class Books:
 
     def fail(self, each: Buy, event: dict[str, Any] = FAILED_BY_CLIENT) -> None:
         """The payment on this buy ends unpaid after its parts went out."""
-        self.capital.part_failed(HASH, event)
+        self.capital.part_failed(HASH, came_back(event))
         self.changed(each, WITH_CLIENT, State.FAILED)
 
     def refused(self) -> dict[str, int]:
@@ -305,7 +313,7 @@ async def test_standing_goes_by_evidence(event: dict[str, Any], probes: int, new
     """people:L2, C-26, rule:22: what our node refused, or what no prober causes, is no probe; in either mode."""
     for trusts in (True, False):
         books = Books()
-        books.capital.part_failed(HASH, event)
+        books.capital.part_failed(HASH, came_back(event))
         books.changed(buy(client_trusts_lsp=trusts), WITH_CLIENT, new)
         assert books.ledger.probes(ALICE, WALL_MS) == probes
         assert books.ledger.unpaid(ALICE, WALL_MS) == 0
@@ -324,7 +332,7 @@ async def test_standing_goes_by_evidence(event: dict[str, Any], probes: int, new
 async def test_only_a_payment_that_failed_behind_us_is_a_doubt(old: State, new: State) -> None:
     """C-26: after its parts went out; nothing else is one."""
     books = Books()
-    books.capital.part_failed(HASH, FAILED_BY_CLIENT)
+    books.capital.part_failed(HASH, came_back(FAILED_BY_CLIENT))
     books.changed(buy(), old, new)
     assert books.ledger.probes(ALICE, WALL_MS) == 0
 
@@ -462,7 +470,7 @@ async def test_a_healed_peer_leaves_the_disk() -> None:
     """rule:14: the datastore does not grow for ever."""
     books = Books()
     for each in (buy(), buy(2, BOB)):
-        books.capital.part_failed(HASH, FAILED_BY_CLIENT)
+        books.capital.part_failed(HASH, came_back(FAILED_BY_CLIENT))
         books.changed(each, WITH_CLIENT, State.FAILED)
         await books.settle()
         books.clock.pass_ms(3 * 86_400_000)

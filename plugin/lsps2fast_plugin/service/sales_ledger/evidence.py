@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from lsps2fast.table import Input, State
+from lsps2fast_plugin.cln.notifications import ForwardEvent
 
 PAYER, CLIENT, LSP, OPERATOR = "payer", "client", "lsp", "operator"
 
@@ -47,12 +47,12 @@ def of_input(kind: Input, fact: object) -> Blame | None:
     return _BY_INPUT.get(kind)
 
 
-def of_forward(event: Mapping[str, Any]) -> Blame | None:
+def of_forward(event: ForwardEvent) -> Blame | None:
     """Return what a `forward_event` says of a part that came back."""
-    said = str(event.get("failure_reason") or event.get("failreason") or event.get("failcode") or "")
-    if event["status"] == "local_failed":
+    said = event.reason
+    if event.status == "local_failed":
         return Blame(LSP, "not_forwarded", f"this node could not send a part on: {said or 'no reason given'}")
-    if event["status"] == "failed":
+    if event.status == "failed":
         return Blame(CLIENT, "part_failed", "the client failed a part" + (f": {said}" if said else ""))
     return None
 

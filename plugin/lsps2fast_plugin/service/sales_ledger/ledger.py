@@ -12,7 +12,7 @@ import functools
 import logging
 import sqlite3
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -23,6 +23,7 @@ from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
+from lsps2fast_plugin.cln.notifications import ForwardEvent
 from lsps2fast_plugin.service.rpc_errors import NO_LEDGER, refusal
 from lsps2fast_plugin.service.sales_ledger.catch_up import TermsOf, buy_fact, facts_of
 from lsps2fast_plugin.service.sales_ledger.evidence import CANCELLED, Blame, of_forward, of_input
@@ -154,7 +155,7 @@ class SalesLedger:
         self.tracker.blame(jit_scid, payment_hash, blame)
 
     @harmless
-    def forward_failed(self, payment_hash: bytes, event: Mapping[str, Any]) -> None:
+    def forward_failed(self, payment_hash: bytes, event: ForwardEvent) -> None:
         """Record a part that came back."""
         blame = of_forward(event)
         if blame is not None:
