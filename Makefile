@@ -7,7 +7,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help api bench build compare conformance count crash demo dist test quick interop pure real simulate simulate-mutants lint types table clean
+.PHONY: help api bench build compare conformance count crash demo dist docs test quick interop pure real simulate simulate-mutants lint types table clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,10 @@ bench: $(VENV)/built ## all benchmarks, each figure beside its target; longer wi
 
 count: $(VENV)/built ## instructions of the hot paths against the record, RPC calls and commits exactly
 	@$(PY) benchmarks/count.py
+
+docs: $(VENV)/tools ## build the site of docs/ in build/site; a warning is an error
+	@$(PY) -m pip install --quiet --disable-pip-version-check --group docs
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 dist: $(VENV)/tools ## write sdist, wheel of this machine and wheel for any machine to dist/: equal bytes from equal commits
 	@rm -rf dist && mkdir dist && $(PY) -m pip install --quiet --disable-pip-version-check --group dist

@@ -1,0 +1,25 @@
+"""Lets pages of the site speak of files outside of docs/: linked where the repository has an address, else named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+LINK = re.compile(r"\[([^\]]*)\]\((\.\.?/[^)#\s]*)(#[^)\s]*)?\)")
+
+
+def on_page_markdown(markdown: str, /, *, page: Any, config: Any, files: Any) -> str:
+    """Return the page with links that lead out of docs/ (or into what is no page) made absolute, or plain."""
+    docs = Path(config["docs_dir"])
+    root = docs.parent
+
+    def outward(link: re.Match[str]) -> str:
+        target = (docs / page.file.src_uri).parent.joinpath(link[2]).resolve()
+        if target.is_relative_to(docs) and not target.is_dir() and "monitoring" not in target.parts:
+            return link[0]
+        if not config["repo_url"]:
+            return link[1]
+        return f"[{link[1]}]({config['repo_url'].rstrip('/')}/blob/main/{target.relative_to(root)}{link[3] or ''})"
+
+    return LINK.sub(outward, markdown)
