@@ -80,7 +80,14 @@ async def test_a_confirmed_channel_and_other_channels_are_not_guarded(method: st
 
 
 @pytest.mark.parametrize(
-    "script", ["wallet -> 10%; 10% -> *:?", {"channels": [CHANNEL]}, f"wallet -> 5000 -> {CHANNEL}"]
+    "script",
+    [
+        "wallet -> 10%; 10% -> *:?",
+        {"channels": [CHANNEL]},
+        f"wallet -> 5000 -> {CHANNEL}",
+        f"wallet -> 5000; 5000 -> {CHANNEL[:6].upper()}",
+        f"wallet -> 5000; 5000 -> {ALICE[:12]}:?",
+    ],
 )
 async def test_a_script_that_means_the_channel_is_found_out(script: Any) -> None:
     """A splice names channels in a language of its own; one for every channel means this one, too."""
@@ -106,6 +113,12 @@ async def test_a_cancel_that_takes_something_else_goes_through() -> None:
     assert await node.hears(CANCEL, {"id": ALICE}, "lsps2fast:fundchannel_cancel#7") is None
     node.opens = [{"peer_id": ALICE, "state": "OPENINGD", "opener": "local", "total_msat": 5}]
     assert await node.hears(CANCEL, {"id": ALICE}) is None
+
+
+async def test_a_script_that_means_another_channel_goes_through() -> None:
+    """Amounts and other people's ids begin like none of ours."""
+    script = f"wallet -> 50000; 50000 -> {OTHER[:8]}; {BOB[:12]}:? -> 10%"
+    assert await Node().hears("dev-splice", {"script_or_json": script}) is None
 
 
 async def test_our_own_close_of_what_is_given_up_goes_through_without_a_question() -> None:
