@@ -8,6 +8,7 @@ import pytest
 from harness.service import LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.simnode import Client
+from lsps2fast_plugin.simnode.client import ClientInvoice
 
 
 async def _nothing_was_opened(stage: Stage, client: Any) -> None:
@@ -128,7 +129,8 @@ async def test_dust_that_joins_an_open_fails_alone(mode: str) -> None:
         stage.world.mine()
 
 
-async def test_dust_over_a_channel_that_an_earlier_payment_left_is_asked_about_too() -> None:
+@pytest.mark.parametrize("then", ["nothing", "restart", "power"])
+async def test_dust_over_a_channel_that_an_earlier_payment_left_is_asked_about_too(then: str) -> None:
     """people:S19, O-13: the channel is there and unpaid; thirty small parts fail, ten large ones pay for it."""
     async with Stage(LSP_TRUSTS, fresh=True) as stage:
         client, payer = without_anchors(stage), stage.payer()
@@ -137,11 +139,87 @@ async def test_dust_over_a_channel_that_an_earlier_payment_left_is_asked_about_t
         assert not (await payer.pay(invoice, [60_000_000])).paid
         await stage.quiet()
         client.behaviour.on_part = "settle"
+        if then != "nothing":
+            await stage.restart(power=then == "power")
+            client.connect()
+            await stage.quiet()
         assert (await payer.pay(invoice, [2_000_000] * 30)).raw_messages == [TEMPORARY] * 30
         assert stage.log_lines("is failed: lightningd would not forward it", "warn")
         assert client.held() == []
         await stage.at_rest()  # parts that come while a payment is being ended fail with it
         await stage.paid(payer, invoice, [6_000_000] * 10)
+        await stage.over(invoice)
+        stage.world.mine()
+
+
+DUST_MSAT = 2_000_000  # in a channel without anchors
+WITH_DUST = [152_000_000] + [DUST_MSAT] * 24  # as much of it as the node exposes
+DUSTY_MSAT = sum(WITH_DUST)
+
+
+async def crumbs_fail_alone(stage: Stage, invoice: ClientInvoice, honest: list[int], crumb: int) -> None:
+    """A stranger's crumbs are held when the payment comes; it is paid without them."""
+    payer, stranger = stage.payer(), stage.payer("stranger")
+    crumbs = [stranger.pay(invoice, [crumb], total_msat=sum(honest)) for _ in range(3)]
+    await stage.held(3)
+    payment = payer.pay(invoice, honest)
+    assert (await payment).raw_messages == [""] * len(honest)
+    assert [(await each).raw_messages for each in crumbs].count([TEMPORARY]) >= 2
+    await stage.until(lambda: stage.outcome(invoice.scid) in ("Succeeded", "Underpaid"), "the final record")
+    assert (await stage.stats())["refused_parts"]["would not be forwarded"] >= 2
+    told = stage.world.transcript.select("host>plugin", method="forward_event")
+    assert [row["msg"]["params"]["forward_event"]["status"] for row in told].count("local_failed") == 0
+    stage.world.mine()
+
+
+async def test_crumbs_that_are_too_much_dust_beside_a_payment_fail_alone(mode: str) -> None:
+    """people:S19, people:L3, rule:24: held while it collects; the sum of all would be refused by lightningd."""
+    async with Stage(mode, fresh=True) as stage:
+        client = without_anchors(stage)
+        invoice = await stage.invoice(client, DUSTY_MSAT)
+        await crumbs_fail_alone(stage, invoice, WITH_DUST, DUST_MSAT - 1)
+
+
+async def test_crumbs_that_are_too_many_beside_a_payment_fail_alone(mode: str) -> None:
+    """people:S19, people:L3, rule:24: a node with `max-concurrent-htlcs` of three."""
+    async with Stage(mode, fresh=True) as stage:
+        stage.lsp.max_concurrent_htlcs = 3
+        await stage.restart()
+        client = stage.client()
+        invoice = await stage.invoice(client, 9_000_000)
+        await crumbs_fail_alone(stage, invoice, [3_000_000] * 3, 1_000)
+
+
+@pytest.mark.parametrize("then", ["nothing", "restart"])
+async def test_crumbs_that_are_too_much_dust_fail_alone_over_a_channel_that_is_there(then: str) -> None:
+    """people:S19, people:L3, O-13: the channel of an earlier payment, also one of an earlier run."""
+    async with Stage(LSP_TRUSTS, fresh=True) as stage:
+        client, first = without_anchors(stage), stage.payer("first")
+        client.behaviour.on_part = "fail"
+        invoice = await stage.invoice(client, DUSTY_MSAT)
+        assert not (await first.pay(invoice, [DUSTY_MSAT])).paid
+        await stage.quiet()
+        client.behaviour.on_part = "settle"
+        if then == "restart":
+            await stage.restart()
+            await stage.quiet()
+        await crumbs_fail_alone(stage, invoice, WITH_DUST, DUST_MSAT - 1)
+
+
+async def test_a_part_that_joins_takes_the_place_of_smaller_dust(mode: str) -> None:
+    """people:S19, rule:24: crumbs have used up the dust, and completed the sum; the payer's last part comes."""
+    async with Stage(mode, fresh=True) as stage:
+        client, payer, stranger = without_anchors(stage), stage.payer(), stage.payer("stranger")
+        invoice = await stage.invoice(client, DUSTY_MSAT)
+        stuck = stage.lsp.faults.hang("fundchannel_start")
+        crumbs = [stranger.pay(invoice, [DUST_MSAT - 1], total_msat=DUSTY_MSAT) for _ in range(2)]
+        await stage.held(2)
+        most = payer.pay(invoice, WITH_DUST[:-1], total_msat=DUSTY_MSAT)
+        await stage.until(stuck.reached.is_set, "the open hangs")
+        last = payer.pay(invoice, WITH_DUST[-1:], total_msat=DUSTY_MSAT)
+        assert (await crumbs[1]).raw_messages == [TEMPORARY]
+        stuck.release()
+        assert [(await each).paid for each in (most, last)] == [True, True]
         await stage.over(invoice)
         stage.world.mine()
 

@@ -69,6 +69,18 @@ class Funding(msgspec.Struct, frozen=True):
     psbt: str | None = None
 
 
+class TypeOfChannel(msgspec.Struct, frozen=True):
+    """The feature bits that make up the type of a channel."""
+
+    bits: tuple[int, ...] = ()
+
+
+class CommitmentFee(msgspec.Struct, frozen=True):
+    """The fee rate of a channel's commitments, in sat per 1000 weight."""
+
+    perkw: int = 0
+
+
 class ChannelHtlc(msgspec.Struct, frozen=True):
     """An HTLC in a channel; `direction` is "in" or "out"."""
 
@@ -110,6 +122,8 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
     last_tx_fee_msat: int | None = None
     closer: str | None = None
     alias: Alias = Alias()
+    channel_type: TypeOfChannel = TypeOfChannel()
+    feerate: CommitmentFee = CommitmentFee()
     funding: Funding = Funding()
     updates: Updates = Updates()
     htlcs: tuple[ChannelHtlc, ...] = ()

@@ -8,13 +8,12 @@ decided in this file.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from lsps2fast._parts import IncomingHtlc, allocate
-from lsps2fast._payment import Payment
+from lsps2fast._parts import IncomingHtlc
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import Action, Channel, PartKey, PartStatus
+from lsps2fast.actions import Action, Channel, PartKey
 from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
@@ -28,6 +27,7 @@ from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.forward_limits import ForwardLimits, Room
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
+from lsps2fast_plugin.service.outgoing_room import WOULD_NOT_BE_FORWARDED, OutgoingRooms, Verdict
 from lsps2fast_plugin.service.sales_ledger.evidence import Blame
 from lsps2fast_plugin.service.session_record import StoredSession
 from lsps2fast_plugin.service.shut_channels import ShutChannels
@@ -65,9 +65,8 @@ class SessionDriver:
         self.offers = offers
         self.interest = interest
         self.clock = clock
-        self.forward_limits = forward_limits
         self.set_aside: set[int] = set()  # scids of records that cannot be taken up
-        self._rooms: dict[int, Room] = {}  # what the channel of a payment is, or will be, by jit scid
+        self._rooms = OutgoingRooms(sessions, forward_limits)
         self._rearm = asyncio.Event()
         self._due: tuple[int | None, int | None] | None = None  # what `run` waits for
 
@@ -190,7 +189,7 @@ class SessionDriver:
         """Take no more parts of a buy that has ended."""
         self.interest.scids.discard(jit_scid)
         self.offers.remove(jit_scid)
-        self._rooms.pop(jit_scid, None)
+        self._rooms.forget(jit_scid)
 
     def is_live(self, jit_scid: int) -> bool:
         """Return whether the channel of this offer can still be paid for."""
@@ -252,41 +251,27 @@ class SessionDriver:
                 found[jit_scid, session.payment_hash] = StoredSession(buy, session.record("forwards"), None)
         return found
 
+    def room(self, jit_scid: int) -> Room | None:
+        """Return what is known of the channel that the payment under way goes out into."""
+        return self._rooms.get(jit_scid)
+
     def unforwardable(self, jit_scid: int, room: Room) -> str | None:
         """Say why lightningd would not forward the payment under way on this scid into such a channel, or None.
 
-        What joins that payment later is asked about the same channel.
+        Crumbs that are in its way are failed. What joins that payment later is asked about the same channel.
         """
-        self._rooms[jit_scid] = room
-        return self.cannot_go_out(jit_scid)
+        self._rooms.learn(jit_scid, room)
+        verdict = self._rooms.judge(jit_scid)
+        self.drop(verdict.drop, WOULD_NOT_BE_FORWARDED)
+        return verdict.why
 
-    def cannot_go_out(self, jit_scid: int) -> str | None:
-        """Say why lightningd would not forward the payment under way into the channel that this scid has, or None.
+    def judge_joiner(self, part: IncomingHtlc) -> Verdict:
+        """Say whether this part could go out beside those of its payment whose channel is being made.
 
-        For a payment over a channel that was made for an earlier one (O-13).
+        Those to drop for it are dropped once it is held.
         """
-        core, room = self.sessions.buys.get(jit_scid), self._rooms.get(jit_scid)
-        if core is None or core.holder is None or room is None:
-            return None
-        return self._overfull(core.holder, room, [])
+        return self._rooms.judge_joiner(part)
 
-    def joiner_refusal(self, part: IncomingHtlc) -> str | None:
-        """Say why this part would be one too many beside those of its payment whose channel is being made, or None."""
-        core, room = self.sessions.buys.get(part.jit_scid), self._rooms.get(part.jit_scid)
-        if core is None or core.holder is None or room is None or part.key in self.sessions.index:
-            return None
-        if core.holder.payment_hash != part.payment_hash:
-            return None
-        return self._overfull(core.holder, room, [part.amt_to_forward_msat])
-
-    def _overfull(self, session: Payment, room: Room, more_msat: list[int]) -> str | None:
-        """Say why the parts that are held, or out, and `more_msat` could not all be out at once, or None."""
-        values_msat = [part.amt_to_forward_msat for part in session.parts if part.status == PartStatus.HELD]
-        values_msat += more_msat
-        fees_msat = allocate(values_msat, session.floor_msat, session.fee_msat) or [0] * len(values_msat)
-        outs_msat = [value - fee for value, fee in zip(values_msat, fees_msat, strict=True)]
-        out = [part for part in session.parts if part.status == PartStatus.FORWARDED]
-        outs_msat += [part.amt_to_forward_msat - part.extra_fee_msat for part in out]
-        return self.forward_limits.set_refusal(
-            outs_msat, room.channel_type, room.feerate_perkw, little_dust=room.little_dust
-        )
+    def drop(self, parts: Iterable[PartKey], why: str) -> None:
+        """Fail these held parts alone. `why`: a key of `Sessions.refused`."""
+        self.carry_out(self.sessions.drop(parts, why))

@@ -201,15 +201,23 @@ class Funder:
         """Return lightningd's view of this channel, or None when it says there is none. Raises NodeError."""
         return await find_channel(self._rpc, channel_id, id=peer_id)
 
-    async def limits(self, peer_id: str, channel_id: str) -> ChannelLimits | None:
-        """Return what the channel allows once it is usable and the client is there, None before.
-
-        ChannelGone or NodeError.
-        """
+    async def usable(self, peer_id: str, channel_id: str) -> PeerChannel | None:
+        """Return the channel once it is usable and the client is there, None before. ChannelGone or NodeError."""
         channel = await self.find(peer_id, channel_id)
         if channel is None or not channel.is_alive:
             raise ChannelGone(f"channel {channel_id} is {'gone' if channel is None else channel.state}")
-        return limits_of(channel) if channel.is_ready else None
+        return channel if channel.is_ready else None
+
+    async def room(self, channel: PeerChannel, known: Room | None) -> Room:
+        """Return what a channel that is there is, for the parts that go out into it. Raises NodeError.
+
+        Whether its client refused anchors is asked for unless it is `known`.
+        """
+        bits = channel.channel_type.bits
+        if known is None:
+            types = self._node.channel_types(await self._features(channel.peer_id))
+            return Room(bits, channel.feerate.perkw, ANCHORS in types[0] and ANCHORS not in bits)
+        return known._replace(channel_type=bits, feerate_perkw=channel.feerate.perkw) if bits else known
 
     async def zero_fees(self, channel_id: str, late: Late | None = None) -> None:
         """Take no routing fee on this channel from now on (rule:13)."""

@@ -18,6 +18,7 @@ from lsps2fast.table import State
 from lsps2fast_plugin.cln.models import list_peer_channels
 from lsps2fast_plugin.cln.notifications import ForwardEvent
 from lsps2fast_plugin.cln.retry import until_answered
+from lsps2fast_plugin.service.outgoing_room import WOULD_NOT_BE_FORWARDED
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.sales_ledger.evidence import CHANNEL_LEFT
@@ -112,7 +113,8 @@ class HtlcIntake:
         jit = sessions.buys.get(call.next_scid)
         agreed = jit is not None and call.cltv_expiry >= outgoing_cltv_value + jit.terms.cltv_expiry_delta_blocks
         why = too_few if agreed and htlc.key not in sessions.index else None  # else the core says so (C-04)
-        why = why or self._driver.joiner_refusal(htlc)
+        joins = self._driver.judge_joiner(htlc)
+        why = why or joins.why
         if why is not None:
             log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} is not taken: {why}")
             self._desk.refusals.count(Refusal.NOT_FORWARDABLE)
@@ -130,6 +132,8 @@ class HtlcIntake:
         self._held_limits.part_came(jit)
         self._held.hold(htlc.key, call)
         self._driver.carry_out(actions)
+        if htlc.key in sessions.index:  # beside it the payment is whole without these
+            self._driver.drop(joins.drop, WOULD_NOT_BE_FORWARDED)
 
     def _refusal(self, call: Any, key: PartKey, outgoing_cltv_value: int) -> str | None:
         """Return why this part may not be held. What is held for a payment the core bounds itself (rule:24)."""
@@ -155,7 +159,7 @@ class HtlcIntake:
         if held:
             log.warning(f"{len(held)} parts of payments fail: channel {channel_id}, which brought them, is closing")
             self._blame_payers(held)
-            self._driver.carry_out(self._driver.sessions.drop(held, LEAVES))
+            self._driver.drop(held, LEAVES)
 
     def _blame_payers(self, keys: list[PartKey]) -> None:
         """Take note why payments fail that are being served and not whole without these parts."""

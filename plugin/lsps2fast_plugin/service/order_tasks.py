@@ -17,6 +17,7 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.retry import Errors, retry
+from lsps2fast_plugin.service.forward_limits import Room
 from lsps2fast_plugin.service.funding import ChannelGone
 from lsps2fast_plugin.service.sales_ledger.evidence import CLIENT, LSP, Blame
 
@@ -44,8 +45,11 @@ class Driver(Protocol):
     def channel_of(self, jit_scid: int) -> order.Channel | None:
         """Return the channel of the payment under way on this scid."""
 
-    def cannot_go_out(self, jit_scid: int) -> str | None:
-        """Say why lightningd would not forward the payment under way into the channel that this scid has, or None."""
+    def room(self, jit_scid: int) -> Room | None:
+        """Return what is known of the channel that the payment under way goes out into."""
+
+    def unforwardable(self, jit_scid: int, room: Room) -> str | None:
+        """Say why lightningd would not forward the payment under way into such a channel, or None."""
 
     def never_funded(self, channel_id: str, mining_was_paid: bool = False) -> None:
         """Take note that lightningd has a channel no more, and that nothing was put into it, or was taken back."""
@@ -58,7 +62,8 @@ class OrderTasks:
         """`alarm(text)` tells the operator."""
         self.feed = driver.feed
         self.alarm = alarm
-        self.cannot_go_out = driver.cannot_go_out
+        self.room = driver.room
+        self.unforwardable = driver.unforwardable
         self._clock = clock
         self._driver = driver
         self._tasks: dict[asyncio.Task[None], None] = {}  # in the order of their beginning

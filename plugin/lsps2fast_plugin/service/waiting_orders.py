@@ -11,8 +11,9 @@ from lsps2fast import actions as order
 from lsps2fast.errors import NodeError
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.channel_changes import Watch
-from lsps2fast_plugin.service.funding import ChannelGone, Funder
+from lsps2fast_plugin.service.funding import ChannelGone, Funder, limits_of
 from lsps2fast_plugin.service.order_tasks import OrderTasks
 from lsps2fast_plugin.service.routing_fees import RoutingFees
 
@@ -77,14 +78,14 @@ class WaitingOrders:
         while self._clock.now_ms() < deadline_ms:
             self.watch.look(action.channel_id)
             try:
-                looking = self._funder.limits(peer_id, action.channel_id)
+                looking = self._funder.usable(peer_id, action.channel_id)
                 if zero:
-                    limits = await looking
+                    channel = await looking
                 else:  # both at once: neither needs the other's answer (P17)
-                    limits, _ = await asyncio.gather(looking, self._fees.zero(action.channel_id))
+                    channel, _ = await asyncio.gather(looking, self._fees.zero(action.channel_id))
                     zero = True
-                if limits is not None:
-                    kind, fact = self._ready(action, limits)
+                if channel is not None:
+                    kind, fact = await self._ready(action, channel)
                     break
             except ChannelGone as error:
                 log.warning(str(error))
@@ -98,11 +99,15 @@ class WaitingOrders:
         self._waiting.pop(action.channel_id, None)
         self._tasks.feed(action.jit_scid, action.payment_hash, kind, fact)
 
-    def _ready(self, action: order.AwaitReady, limits: order.ChannelLimits) -> tuple[Input, order.ChannelLimits | None]:
-        """Return what the machine is told of a channel that is ready: time is up where it cannot carry the payment."""
-        why = self._tasks.cannot_go_out(action.jit_scid)
+    async def _ready(self, action: order.AwaitReady, channel: PeerChannel) -> tuple[Input, order.ChannelLimits | None]:
+        """Return what the machine is told of a channel that is ready: time is up where it cannot carry the payment.
+
+        Asked by what the channel is now: it may be that of an earlier payment, and of an earlier run. Raises NodeError.
+        """
+        room = await self._funder.room(channel, self._tasks.room(action.jit_scid))
+        why = self._tasks.unforwardable(action.jit_scid, room)
         if why is None:
-            return Input.READY, limits
+            return Input.READY, limits_of(channel)
         log.warning(f"a payment over channel {action.channel_id} is failed: lightningd would not forward it, for {why}")
         return Input.READY_TIMEOUT, None
 
@@ -113,7 +118,7 @@ class WaitingOrders:
         while self._clock.now_ms() < deadline_ms:
             self.watch.look(action.channel_id)
             try:
-                if await self._funder.limits(peer_id, action.channel_id) is not None:
+                if await self._funder.usable(peer_id, action.channel_id) is not None:
                     self.unready.discard(action.channel_id)
                     break
             except ChannelGone:
