@@ -110,10 +110,12 @@ class MissedEventPoller:
     async def block(self, height: int) -> None:
         """Look at what is due after a block.
 
-        Old heights come after lightningd's start (cln:R2), and where others take the place of blocks.
+        Old heights come after lightningd's start (cln:R2), and where others take the place of blocks: lightningd goes
+        on naming the block that a funding had, so bitcoind is asked for each with the next block.
         """
         if height <= self._height:
-            await self._look_for_lost_fundings()
+            for funding in self._fundings.values():
+                funding.may_be_lost, funding.due = True, self._height
             return
         self._height = height
         async with self._looking:
@@ -121,13 +123,6 @@ class MissedEventPoller:
                 await self._look_at_funding(funding)
             await self._look_at_parts()
             await self._look_at_closes()
-
-    async def _look_for_lost_fundings(self) -> None:
-        """Blocks were replaced: lightningd goes on naming the one that a funding had, so bitcoind is asked."""
-        async with self._looking:
-            for funding in list(self._fundings.values()):
-                funding.may_be_lost = True
-                await self._look_at_funding(funding)
 
     async def _look_at_funding(self, funding: _Funding) -> None:
         channel_id, age = funding.channel.channel_id, self._height - funding.since
