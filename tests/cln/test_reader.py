@@ -128,6 +128,9 @@ def read_with(interest: HtlcFilter, stream: bytes, seed: int) -> Outcome:
     os.close(feed)
     outcome = reading.outcome()
     os.close(fd)
+    counts, sum_s = reading.lane.latencies  # operator:O12: of each HTLC that was answered here, and of nothing else
+    assert sum(counts) == outcome.answers.count(b'"continue"')
+    assert (sum_s > 0) == (sum(counts) > 0)
     return outcome
 
 

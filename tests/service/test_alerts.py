@@ -253,6 +253,7 @@ async def test_a_healthy_service_alarms_nobody() -> None:
     async with watched(LSP_TRUSTS) as seen:
         stage = seen.stage
         await stage.sale(stage.client("won"), stage.payer("payer of won"))
+        await stage.payer("stranger").pay(stage.client("no customer").invoice(SIZE_MSAT, "1x2x3"), [SIZE_MSAT])
         waiting = await stage.invoice(stage.client("slow"))
         payment = stage.payer("payer of slow").pay(waiting, [SIZE_MSAT // 2])
         await stage.held(1)

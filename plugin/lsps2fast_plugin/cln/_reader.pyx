@@ -298,6 +298,11 @@ class HookReader:
         s = cython.declare(cython.pointer[c.Stream], cython.address(self._stream))
         return {"answered": s.answered, "dropped": s.dropped, "handed": s.handed}
 
+    @property
+    def latencies(self) -> tuple[list[int], float]:
+        """HTLCs answered, by the time from reading to answering (`LATENCY_BOUNDS_S`, and beyond); the sum in s."""
+        return [self._stream.late[place] for place in range(c.BUCKETS)], self._stream.late_ns / 1e9
+
     def _read(self) -> None:
         end = cython.declare(c.End, c.GOING_ON)
         while end == c.GOING_ON:

@@ -37,6 +37,13 @@ cdef extern from "<poll.h>" nogil:
     int POLLIN
     int POLLOUT
 
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* now)
+    int CLOCK_MONOTONIC
+
 cdef extern from *:
     """
     #include <pthread.h>
@@ -67,6 +74,7 @@ cdef enum:
     BLOCK = 65536  # bytes a read; larger blocks were slower
     MOST_FRAME = 16777216  # bytes, as _hook.MAX_FRAME
     MOST_QUEUED = 1048576  # bytes between lane and loop; beyond that the lane stops reading
+    BUCKETS = 13  # of the time from reading to answering, as reader.LATENCY_BOUNDS_S and one beyond
 
 cdef enum End:  # why the lane stopped
     GOING_ON
@@ -210,10 +218,30 @@ cdef struct Stream:
     Node* tail
     size_t bytes
     u64 answered
+    u64 late_ns  # from reading a block to answering its hooks, summed over these
+    u64 late[BUCKETS]
     u64 dropped
     u64 handed
     int failed  # errno of reading
     int out_failed  # errno of writing
+
+
+cdef inline u64 now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <u64> now.tv_sec * 1000000000 + <u64> now.tv_nsec
+
+
+cdef inline void count_latency(Stream* s, u64 hooks, u64 ns) noexcept nogil:
+    """So many hooks of one block were answered this long after it was read."""
+    cdef u64* bounds = [
+        10000, 20000, 50000, 100000, 200000, 500000, 1000000, 2000000, 5000000, 10000000, 100000000, 1000000000
+    ]
+    cdef int place = 0
+    while place < BUCKETS - 1 and ns > bounds[place]:
+        place += 1
+    s.late[place] += hooks
+    s.late_ns += ns * hooks
 
 
 cdef inline bint stream_open(Stream* s) noexcept nogil:
@@ -436,11 +464,15 @@ cdef inline End cut(Stream* s) noexcept nogil:
     return GOING_ON
 
 
-cdef inline void flush(Stream* s) noexcept nogil:
-    """One write for all answers of a batch, then the rest to the loop."""
+cdef inline void answer(Stream* s) noexcept nogil:
+    """One write for all answers of a batch."""
     if s.answers_size > 0:
         s.out_failed = pipe_write(s.out, s.answers, s.answers_size)
         s.answers_size = 0
+
+
+cdef inline void hand_on(Stream* s) noexcept nogil:
+    """The rest of a batch to the loop."""
     if s.head != NULL:
         queue_put(s.queue, s.head, s.tail, s.bytes)
         s.head = NULL
@@ -451,14 +483,19 @@ cdef inline void flush(Stream* s) noexcept nogil:
 cdef inline End run(Stream* s) noexcept nogil:
     """Read until the end, or until stdout broke (`out_failed`), which the caller reports before going on."""
     cdef End end = GOING_ON
+    cdef u64 read_ns, before
     be_nudged()
     run_or_not(s, True)
     while end == GOING_ON and s.out_failed == 0:
         end = fill(s)
         if end == GOING_ON:
+            read_ns, before = now_ns(), s.answered
             pthread_mutex_lock(&s.sets.mutex)
             end = cut(s)
             pthread_mutex_unlock(&s.sets.mutex)
-            flush(s)
+            answer(s)
+            if s.answered != before:
+                count_latency(s, s.answered - before, now_ns() - read_ns)
+            hand_on(s)
     run_or_not(s, False)
     return end

@@ -28,7 +28,16 @@ from lsps2fast_plugin.cln import lenient_json
 from lsps2fast_plugin.cln.frame_queue import Ended, FrameQueue, LogLimit
 from lsps2fast_plugin.cln.log import LightningdHandler, installed
 from lsps2fast_plugin.cln.pyln_adapter import TEMPORARY_NODE_FAILURE, PylnAdapter
-from lsps2fast_plugin.cln.reader import HookReader, HtlcFilter, Output, Verdict, make_lane, make_output, why_not_in_c
+from lsps2fast_plugin.cln.reader import (
+    LATENCY_BOUNDS_S,
+    HookReader,
+    HtlcFilter,
+    Output,
+    Verdict,
+    make_lane,
+    make_output,
+    why_not_in_c,
+)
 
 __all__ = ["Host", "HtlcFilter"]
 
@@ -67,6 +76,7 @@ class Host(PylnAdapter):
         self._fd_out = fd_out
         self._out = output(interest, fd_out, self._on_broken_stdout)
         self._make_lane = lane
+        self._lane: HookReader | None = None
         self._limit = LogLimit(now)
         self._inbox = FrameQueue(MOST_WAITING, self._wake)
         self._open: dict[bytes, None] = {}
@@ -99,7 +109,7 @@ class Host(PylnAdapter):
         self._loop = asyncio.get_running_loop()
         self._end = asyncio.Event()
         self._claim_standard_streams()
-        lane = self._make_lane(self._fd_in, self.interest, self._out, self._inbox.put, self._on_lane_end)
+        self._lane = lane = self._make_lane(self._fd_in, self.interest, self._out, self._inbox.put, self._on_lane_end)
         if self.interest.sets is None and why_not_in_c:
             slow = f"hooks are read in Python, not in C: {why_not_in_c}"
             self.write(lenient_json.notification("log", {"level": "warn", "message": slow}))
@@ -119,6 +129,10 @@ class Host(PylnAdapter):
                 self._inbox.close()
                 lane.stop()
         return self._exit_code
+
+    def hook_latencies(self) -> tuple[list[int], float]:
+        """Return how long the HTLCs that are not ours waited for their answer: `HookReader.latencies`."""
+        return ([0] * (len(LATENCY_BOUNDS_S) + 1), 0.0) if self._lane is None else self._lane.latencies
 
     def _log_handler(self) -> logging.Handler:
         """Return what carries our log to lightningd."""

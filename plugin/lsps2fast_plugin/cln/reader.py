@@ -9,11 +9,13 @@ There are two: `_lane.pyx` reads and answers without the GIL; `PythonReader`, be
 
 from __future__ import annotations
 
+import bisect
 import enum
 import importlib
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -24,6 +26,8 @@ from lsps2fast.errors import MalformedFrame
 
 BLOCK = 64 * 1024  # bytes a read; larger blocks were slower
 NODE_ID_DIGITS = 66
+# Of the time from reading a block to answering the HTLCs in it that are not ours; `_stream.pxd` has the same.
+LATENCY_BOUNDS_S = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.1, 1.0)
 Key = TypeVar("Key")
 
 
@@ -211,6 +215,10 @@ class HookReader(Protocol):
     def join(self, timeout_s: float) -> bool:
         """Wait for the end of the stream; whether it came."""
 
+    @property
+    def latencies(self) -> tuple[list[int], float]:
+        """HTLCs answered, by the time from reading to answering (`LATENCY_BOUNDS_S`, and beyond); the sum in s."""
+
 
 class PythonOutput:
     """Where whole frames go, from any thread, one writer at a time.
@@ -270,14 +278,22 @@ class FrameSorter:
         self._out = out
         self._on_frames = on_frames
         self._answers: list[bytes] = []
+        self._late = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self._late_s = 0.0
         self._frames = hook.FrameReader(on_call=self._is_foreign)
+
+    @property
+    def latencies(self) -> tuple[list[int], float]:
+        """As `HookReader.latencies`."""
+        return list(self._late), self._late_s
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream. Raises MalformedFrame when nothing more can be read."""
+        read_s = time.perf_counter()
         try:
             rest = self._frames.feed(data)
         finally:
-            self._answer()
+            self._answer(read_s)
         self._hand_on(rest)
         if self._frames.lost:
             self._frames.feed(b"")
@@ -294,11 +310,14 @@ class FrameSorter:
         event = hook.event_hash(frame) if self._interest.loaded else None
         return event is not None and not self._interest.wants(event)
 
-    def _answer(self) -> None:
+    def _answer(self, read_s: float) -> None:
         """Answers go out before anything of the same block reaches the loop."""
         answers, self._answers = self._answers, []
         if answers:
             self._out.write(b"".join(answers))
+            seconds = time.perf_counter() - read_s
+            self._late[bisect.bisect_left(LATENCY_BOUNDS_S, seconds)] += len(answers)
+            self._late_s += seconds * len(answers)
 
     def _hand_on(self, frames: list[bytes]) -> None:
         rest = [frame for frame in frames if not self._is_unwanted(frame)]
@@ -344,6 +363,11 @@ class PythonReader:
         """Wait for the end of the stream; whether it came."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    @property
+    def latencies(self) -> tuple[list[int], float]:
+        """HTLCs answered, by the time from reading to answering (`LATENCY_BOUNDS_S`, and beyond); the sum in s."""
+        return self._sorter.latencies
 
     def _run(self) -> None:
         why: str | None = None

@@ -150,6 +150,7 @@ class Service(PluginApp):
         self.metrics = Metrics(
             lambda: {} if self.parts is None else stats_of(self.parts),
             lambda: {} if self.parts is None else self.parts.reports.durations,
+            self.host.hook_latencies,
         )
         return MeteredRpc(path, self.metrics.rpc_seconds)
 

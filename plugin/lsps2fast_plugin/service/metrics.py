@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from lsps2fast.errors import ConfigError, NodeError
+from lsps2fast_plugin.cln.reader import LATENCY_BOUNDS_S
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.payment_reports import BOUNDS_S, Durations
 
@@ -75,14 +76,20 @@ STAGES: Final = "Payments under way, by where they stand"
 FAILURES: Final = "Payments that failed: in which stage, by whom, with which code"
 FAILURE_LABELS: Final = ["stage", "failed_by", "code"]
 SECONDS: Final = "How long each step of a payment took"
+HOOK_SECONDS: Final = "How long HTLCs that are not for us waited for their answer, from the block they were read in"
 RPC_SECONDS: Final = "Time lightningd took to answer a call of ours"
 
 
 class Metrics:
     """The registry, and the server of the page."""
 
-    def __init__(self, stats: Callable[[], dict[str, Any]], durations: Callable[[], dict[str, Durations]]) -> None:
-        """`stats()`: the answer of `lsps2-stats`; `durations()`: of each step.
+    def __init__(
+        self,
+        stats: Callable[[], dict[str, Any]],
+        durations: Callable[[], dict[str, Durations]],
+        hooks: Callable[[], tuple[list[int], float]],
+    ) -> None:
+        """`stats()`: the answer of `lsps2-stats`; `durations()`: of each step; `hooks()`: `HookReader.latencies`.
 
         Raises ConfigError without prometheus-client.
         """
@@ -95,6 +102,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._stats = stats
         self._durations = durations
+        self._hooks = hooks
         self._readers = 0
         self._server: asyncio.Server | None = None
         self.registry = CollectorRegistry()
@@ -143,10 +151,11 @@ class Metrics:
             failures.add_metric([row[label] for label in FAILURE_LABELS], float(row["count"]))
         seconds = HistogramMetricFamily("lsps2_payment_seconds", SECONDS, labels=["step"])
         for step, durations in self._durations().items():
-            bounds = [*(str(bound) for bound in BOUNDS_S), "+Inf"]
-            sums = map(float, accumulate(durations.counts))
-            seconds.add_metric([step], list(zip(bounds, sums, strict=True)), durations.sum_s)
-        yield from (stages, failures, seconds)
+            seconds.add_metric([step], _buckets(BOUNDS_S, durations.counts), durations.sum_s)
+        counts, sum_s = self._hooks()
+        hooks = HistogramMetricFamily("lsps2_foreign_hook_seconds", HOOK_SECONDS)
+        hooks.add_metric([], _buckets(LATENCY_BOUNDS_S, counts), sum_s)
+        yield from (stages, failures, seconds, hooks)
 
     def describe(self) -> list[Metric]:
         """Nothing is known before the service runs."""
@@ -194,6 +203,12 @@ class Metrics:
             return _response("404 Not Found", "text/plain", b"the page is /metrics\n")
         body = generate_latest(self.registry)
         return _response("200 OK", CONTENT_TYPE_LATEST, body, with_body=method == b"GET")
+
+
+def _buckets(bounds: tuple[float, ...], counts: list[int]) -> list[tuple[str, float]]:
+    """Return a histogram as Prometheus has it: how many were at most so much."""
+    names = [*(str(bound) for bound in bounds), "+Inf"]
+    return list(zip(names, map(float, accumulate(counts)), strict=True))
 
 
 def _response(status: str, kind: str, body: bytes, with_body: bool = True) -> bytes:

@@ -23,6 +23,7 @@ def names() -> Iterator[tuple[str, str, str, str]]:
         yield f"lsps2_{key}_total", "counter", label, meaning
     yield "lsps2_payment_failures_total", "counter", ", ".join(metrics.FAILURE_LABELS), metrics.FAILURES
     yield "lsps2_payment_seconds", "histogram", "step", metrics.SECONDS
+    yield "lsps2_foreign_hook_seconds", "histogram", "", metrics.HOOK_SECONDS
     yield "lsps2_rpc_seconds", "histogram", "method, outcome", metrics.RPC_SECONDS
     yield "lsps2_info", "gauge", "version, core", "This program"
 

@@ -16,6 +16,7 @@ from harness.negotiator import settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from lsps2fast.errors import ConfigError, NodeError
+from lsps2fast_plugin.cln.reader import LATENCY_BOUNDS_S
 from lsps2fast_plugin.service.metrics import COUNTERS, GAUGES, LABELLED, LONGER, MOST_READERS, MeteredRpc, Metrics
 from lsps2fast_plugin.service.payment_reports import Durations
 
@@ -35,6 +36,7 @@ STATS: dict[str, Any] = {
     **{key: number for number, key in enumerate([*GAUGES, *COUNTERS], 1)},
 }
 
+HOOKS = ([5, 3, *[0] * (len(LATENCY_BOUNDS_S) - 2), 1], 2.5)
 DURATIONS = {"opening": Durations()}
 DURATIONS["opening"].add(0.2)
 DURATIONS["opening"].add(7_000.0)
@@ -44,7 +46,7 @@ DURATIONS["opening"].add(7_000.0)
 async def page() -> AsyncIterator[tuple[Metrics, int]]:
     """Metrics on a free port of the loopback."""
     log = Log()
-    metrics = Metrics(lambda: STATS, lambda: DURATIONS)
+    metrics = Metrics(lambda: STATS, lambda: DURATIONS, lambda: HOOKS)
     await metrics.listen("127.0.0.1", 0)
     assert metrics._server is not None
     assert "metrics are at" in log.text()
@@ -83,6 +85,10 @@ async def test_the_page_shows_every_counter() -> None:
     assert samples["lsps2_payment_failures_total", "incomplete", "payer", "collecting"] == 4
     assert samples["lsps2_payment_seconds_bucket", "0.25", "opening"] == 1
     assert samples["lsps2_payment_seconds_count", "opening"] == 2
+    assert samples["lsps2_foreign_hook_seconds_bucket", "1e-05"] == 5
+    assert samples["lsps2_foreign_hook_seconds_bucket", "1.0"] == 8
+    assert samples["lsps2_foreign_hook_seconds_count",] == 9
+    assert samples["lsps2_foreign_hook_seconds_sum",] == 2.5
     assert not [name for name, *_ in samples if name.endswith("_created")]
     assert samples["lsps2_used_msat", "capital_budget"] == 250
     assert samples["lsps2_limit_msat", "capital_budget"] == 1_000
@@ -133,7 +139,7 @@ async def test_an_address_that_is_taken_stops_nothing() -> None:
     """Selling goes on without the page, and the log says so."""
     async with page() as (_, port):
         log = Log()
-        second = Metrics(lambda: STATS, lambda: DURATIONS)
+        second = Metrics(lambda: STATS, lambda: DURATIONS, lambda: HOOKS)
         await second.listen("127.0.0.1", port)
         await second.close()
     assert log[0][1] == "error"
@@ -150,7 +156,7 @@ async def test_calls_of_lightningd_are_timed_by_method_and_outcome() -> None:
             writer.write(b'{"jsonrpc":"2.0","id":"' + call_id + b'",' + answer + b"}\n\n")
         writer.close()
 
-    metrics = Metrics(lambda: STATS, lambda: DURATIONS)
+    metrics = Metrics(lambda: STATS, lambda: DURATIONS, lambda: HOOKS)
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         path = os.path.join(directory, "rpc")
         server = await asyncio.start_unix_server(serve, path)
@@ -182,7 +188,7 @@ def test_without_the_library_the_option_says_what_to_install(monkeypatch: pytest
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"pip install 'lsps2fast\[metrics\]'"):
-        Metrics(lambda: STATS, lambda: DURATIONS)
+        Metrics(lambda: STATS, lambda: DURATIONS, lambda: HOOKS)
 
 
 @pytest.mark.parametrize(

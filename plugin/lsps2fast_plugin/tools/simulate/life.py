@@ -99,6 +99,10 @@ class _Stdin:
     def join(self, timeout_s: float) -> bool:
         return True
 
+    @property
+    def latencies(self) -> tuple[list[int], float]:
+        return self._sorter.latencies
+
 
 class LifeHost(Host):
     """A host that owns no process: no descriptors, no signals, the log only of its own life."""
