@@ -32,7 +32,7 @@ ACTS = frozenset(
 TOLD = ("htlc_accepted", "custommsg", "forward_event", "channel_state_changed", "connect", "disconnect")
 JOURNAL = ["lsps", "lsps2", "sessions"]
 NO_MORE = "fundchannel_cancel"  # older recordings have it where an open was refused, which rule:26 forbids
-POLICY_PLUGIN = "lsps2-policy-"  # whether there is one is asked once a minute: not part of a scenario's order
+OPTIONAL = ("lsps2-policy-", "bkpr-")  # methods of plugins that a node may lack: not part of a scenario's order
 OURS = ("msg", "payload", "hex", "string")  # texts of ours that lightningd only carries
 
 
@@ -71,7 +71,7 @@ def _is_bookkeeping(message: Json) -> bool:
 
 
 def _result(method: str, message: Json, order: list[str], shape: Shape) -> None:
-    if method.startswith(POLICY_PLUGIN) or method == NO_MORE:
+    if method.startswith(OPTIONAL) or method == NO_MORE:
         return
     if "error" in message:
         order.append(f"{method}: error {message['error']['code']}")
