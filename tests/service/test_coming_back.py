@@ -167,3 +167,22 @@ async def test_a_crowd_over_a_paid_scid_waits_within_the_limits_and_asks_once() 
         await stage.world.advance(71)  # the client has less than the whole
         assert (await payment).raw_messages.count(TEMPORARY) == sent - limit
         stage.leaves = ("payment",)
+
+
+@pytest.mark.parametrize("share", ["lsps2-max-held-parts-per-buy", "lsps2-max-held-parts-per-peer"])
+async def test_a_crowd_over_a_paid_scid_takes_no_more_than_a_share(share: str) -> None:
+    """people:S16, rule:24: one paid channel whose client is away takes its share of what may be held."""
+    limit, sent = 10, 25
+    async with Stage(CLIENT_TRUSTS, options={share: limit, "lsps2-max-parts": limit}) as stage:
+        client, payer = stage.client(), stage.payer(channels=2)
+        invoice = await stage.sale(client, payer)
+        await stage.restart()
+        client.go_offline()
+        other = client.invoice(sent * 1_000_000, invoice.scid, cltv_delta=144)
+        payment = payer.pay(other, [1_000_000] * sent)
+        await stage.until(lambda: len(stage.lsp.htlcs.held) == limit, "as many wait as may")
+        client.connect()
+        await stage.until(lambda: not stage.lsp.htlcs.held, "the others go out")
+        await stage.world.advance(71)  # the client has less than the whole
+        assert (await payment).raw_messages.count(TEMPORARY) == sent - limit
+        stage.leaves = ("payment",)

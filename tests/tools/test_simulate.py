@@ -54,9 +54,24 @@ def test_every_promise_holds(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "most_steps"), [("open-doors", 40), ("deaf-ledger", 80), ("coins-stay", 120)])
+@pytest.mark.parametrize(
+    ("name", "most_steps"),
+    [
+        ("open-doors", 40),
+        ("deaf-ledger", 80),
+        ("coins-stay", 120),
+        ("judged-at-the-buy", 60),
+        ("strangers-blamed", 20),
+        ("no-shares", 300),
+        ("names-are-keys", 120),
+        ("cancels-the-peer", 30),
+    ],
+)
 def test_a_guard_that_is_taken_away_is_missed(name: str, most_steps: int) -> None:
-    """rule:21, rule:18, rule:9: the loss is found within so many steps (the others: `make simulate-mutants`)."""
+    """rule:9, rule:18, rule:19, rule:21, rule:22, rule:24, rule:25, rule:26: the loss is found within so many steps.
+
+    The others: `make simulate-mutants`.
+    """
     result = simulate(MUTANTS[name].plan(name))
     assert result.violation is not None
     assert result.violation.rule == MUTANTS[name].rule

@@ -228,6 +228,14 @@ class SessionDriver:
         core = self.sessions.buys.get(jit_scid)
         return None if core is None or core.holder is None else core.holder.channel
 
+    def is_full(self, jit_scid: int, of_buy: int, of_peer: int) -> bool:
+        """Return whether no more parts than these may wait over the alias of a paid channel (rule:24)."""
+        core = self.sessions.buys.get(jit_scid)
+        if core is None or not core.paid or core.sets:  # a payment under way must hear what becomes of its parts
+            return False
+        limits = self.sessions
+        return bool(of_buy >= limits.max_held_parts_per_buy or of_peer >= limits.max_held_parts_per_peer)
+
     def fee_msat(self, jit_scid: int) -> int:
         """Return the opening fee that the payment under way brings."""
         core = self.sessions.buys.get(jit_scid)

@@ -42,6 +42,9 @@ class Driver(Protocol):
     def owns(self, channel_id: str) -> bool:
         """Return whether a payment under way or a buy has this channel."""
 
+    def is_full(self, jit_scid: int, of_buy: int, of_peer: int) -> bool:
+        """Return whether no more parts than these may wait over the alias of a paid channel (rule:24)."""
+
     def channel_of(self, jit_scid: int) -> order.Channel | None:
         """Return the channel of the payment under way on this scid."""
 
@@ -61,6 +64,7 @@ class OrderTasks:
     def __init__(self, clock: Clock, driver: Driver, alarm: Callable[[str], None]) -> None:
         """`alarm(text)` tells the operator."""
         self.feed = driver.feed
+        self.is_full = driver.is_full
         self.alarm = alarm
         self.room = driver.room
         self.unforwardable = driver.unforwardable
@@ -124,6 +128,11 @@ class OrderTasks:
         blame = Blame(CLIENT if by_client else LSP, code, str(reason))
         self._driver.because(action.jit_scid, action.payment_hash, blame)
         self.feed(action.jit_scid, action.payment_hash, Input.OPEN_FAILED, by_client)
+
+    def peer_of(self, jit_scid: int) -> str:
+        """Return whose buy this is, "" when it has ended."""
+        buy = self._driver.buy_of(jit_scid)
+        return "" if buy is None else buy.peer_id
 
     def buy(self, jit_scid: int) -> Buy:
         """Return the buy that an order is about. Raises StoreError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from lsps2fast import actions as order
@@ -34,6 +35,14 @@ class Answers(Protocol):
         """Fail these parts."""
 
 
+@dataclass(slots=True)
+class Returning:
+    """What waits for one client to come back, over one channel."""
+
+    peer_id: str
+    orders: list[order.ForwardParts] = field(default_factory=list)
+
+
 class WaitingOrders:
     """Waits for channels and lets parts go once they are ready."""
 
@@ -44,7 +53,7 @@ class WaitingOrders:
         self._answers = answers
         self._clock = clock
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
-        self._returning: dict[str, list[order.ForwardParts]] = {}  # by channel: parts that wait for its client
+        self._returning: dict[str, Returning] = {}  # by channel: parts that wait for its client
         self.watch = Watch(clock)
         self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (cln:R4)
 
@@ -53,9 +62,15 @@ class WaitingOrders:
         if action.channel_id not in self.unready:
             self._answers.forward(action.parts, action.channel_id)
             return
-        waiting = self._returning.setdefault(action.channel_id, [])
-        waiting.append(action)
-        if len(waiting) == 1:
+        peer_id = self._tasks.peer_of(action.jit_scid)
+        waiting = self._returning.get(action.channel_id) or Returning(peer_id)
+        of_peer = sum(len(each.orders) for each in self._returning.values() if each.peer_id == peer_id)
+        if self._tasks.is_full(action.jit_scid, len(waiting.orders), of_peer):
+            self._answers.fail([part.key for part in action.parts], order.TEMPORARY)
+            return
+        waiting.orders.append(action)
+        if len(waiting.orders) == 1:
+            self._returning[action.channel_id] = waiting
             self._tasks.spawn(self._await_return(action), action)
 
     def await_ready(self, action: order.AwaitReady) -> None:
@@ -129,5 +144,5 @@ class WaitingOrders:
             await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
         # Also when it did not come back: lightningd then fails the part and says so, which the machine must hear
         # (cln:F2).
-        for each in self._returning.pop(action.channel_id, ()):
+        for each in self._returning.pop(action.channel_id, Returning("")).orders:
             self._answers.forward(each.parts, each.channel_id)

@@ -35,6 +35,7 @@ class Common:
         self.lives = 1  # starts of the LSP's plugin
         self.died_s = 0.0  # when its node was last started
         self.others: dict[Outpoint, int] = {}  # coins that other tools set aside, and the height where that ends
+        self._restarting = asyncio.Lock()
         self.operator = asyncio.Lock()  # one change of the node's options at a time
         self.skew_ms = 0  # of the wall clock of the LSP's machine
         self.over = False
@@ -82,7 +83,11 @@ class Common:
         return True
 
     async def restart(self, how: str, while_down: Callable[[], Awaitable[None]] | None = None) -> None:
-        """End the LSP's plugin or its node in one of the ways there are, and start it again."""
+        """End the LSP's plugin or its node in one of the ways there are, and start it again; one at a time."""
+        async with self._restarting:
+            await self._restart(how, while_down)
+
+    async def _restart(self, how: str, while_down: Callable[[], Awaitable[None]] | None) -> None:
         lsp = self.town.lsp
         if lsp.state != "running" or not lsp.plugins:
             return

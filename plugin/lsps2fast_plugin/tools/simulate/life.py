@@ -21,7 +21,7 @@ from lsps2fast_plugin.client.app import Client
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.cln.reader import FrameSorter, HtlcFilter, Output
-from lsps2fast_plugin.service.app import LOOK_EVERY_S, Service
+from lsps2fast_plugin.service.app import Service
 from lsps2fast_plugin.simnode.process import Plugin
 
 from .loop import SimulatedLoop, simulated_loop
@@ -33,7 +33,6 @@ Frames = Callable[[list[bytes]], None]
 End = Callable[[str | None], None]
 Program = Callable[..., Any]  # makes a Service or a Client
 PROGRAMS: dict[str, Program] = {"lsps2fast-service": Service, "lsps2fast-client": Client}
-LOOKS_S = 300.0  # between the service's looks at its own limits: every 5 s would be half of a run's work
 DEAD = "of a plugin that was killed"  # the name of such a task
 LIVING: ContextVar[Life | None] = ContextVar("LIVING", default=None)
 
@@ -49,9 +48,6 @@ class PluginClock(Clock):
 
     def now_ms(self) -> int:
         return self._loop.now_us // 1000
-
-    def turned(self, timeout_s: float | None = None) -> Coroutine[Any, Any, None]:
-        return super().turned(LOOKS_S if timeout_s == LOOK_EVERY_S else timeout_s)
 
     def wall_ms(self) -> int:
         return self._start_ms + self._loop.now_us // 1000 + self.skew_ms

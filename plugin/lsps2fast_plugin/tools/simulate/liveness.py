@@ -22,6 +22,7 @@ class StrangerPays(Honest):
     async def before_paying(self, me: Scene, wallet: Client, sale: Sale, invoice: ClientInvoice) -> None:
         for _ in range(me.some(1, 4)):
             await me.end(me.stranger_pays(sale, invoice, [invoice.amount_msat or 0]))
+            await me.is_blameless(wallet)
             await me.rest(1, 60)
 
 
@@ -51,7 +52,7 @@ class TooManyParts(Honest):
 
 
 class Crowd(Visitor):
-    """Several names buy, and hold the node's HTLC slots with parts of 1 msat that never make a payment."""
+    """Several names buy, and hold the node's HTLC slots with small parts that never make a payment."""
 
     name = "crowd"
     row = "L4"
@@ -61,8 +62,12 @@ class Crowd(Visitor):
             wallet = me.wallet()
             for _ in range(me.some(2, 6)):
                 sale = await me.buy(wallet, me.sat(5_000, 100_000))
-                if sale is not None:
-                    me.pay(sale, me.bill(sale), [1] * me.some(5, 29), total_msat=sale.size_msat)
+                for _ in range(me.some(1, 4) if sale is not None else 0):
+                    assert sale is not None
+                    least_msat = me.some(500, 2_000)
+                    me.pay(sale, me.bill(sale), [least_msat] * me.some(5, 30), total_msat=sale.size_msat)
+        await me.rest(6, 80)
+        me.say("holds what it can")
         await me.rest(60, 200)
         await me.leave()
 

@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+from lsps2fast.errors import NodeError
+from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.broadcast import _SEAL, Broadcaster, ProofOfLife
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.events import SessionEvents
+from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.policy.budgets import Budgets
 from lsps2fast_plugin.service.policy.stakes import Stakes
+from lsps2fast_plugin.service.policy.trust import TrustLedger
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
 from .plan import Plan
@@ -64,7 +68,54 @@ def _count_agreed(events: Any, action: Any) -> None:
     events.fees_earned_msat += action.record.opening_fee_msat
 
 
+async def _cancel(self: Any, peer_id: str, funding: Any) -> None:
+    with contextlib.suppress(NodeError):
+        await self._rpc.call("fundchannel_cancel", {"id": peer_id})
+
+
+def _its_own_deed(self: TrustLedger, peer_id: str, jit_scid: int, wall_ms: int) -> None:
+    self.blame(peer_id, jit_scid, "unpaid", wall_ms)
+
+
+def _without_shares(plan: Plan) -> dict[str, Any]:
+    shares = ("lsps2-max-held-parts-per-buy", "lsps2-max-held-parts-per-peer")
+    return {"lsps2-trust-mode": plan.trust_mode, "lsps2-ledger": "off", **dict.fromkeys(shares, 2_000)}
+
+
 MUTANTS: dict[str, Mutant] = {
+    "judged-at-the-buy": Mutant(
+        "rule:19",
+        "the question, right before the open, how many channels this client has left unpaid",
+        ("many-buys",),
+        ((Budgets, "why_not_on_trust", _never), (Budgets, "has_turn", lambda *_, **__: True)),
+    ),
+    "strangers-blamed": Mutant(
+        "rule:22",
+        "the difference between a payment that failed behind the LSP and a client's own deed",
+        ("stranger-pays",),
+        ((TrustLedger, "probed", _its_own_deed),),
+    ),
+    "no-shares": Mutant(
+        "rule:24",
+        "the shares of a buy and of a client in the parts that are held",
+        ("crowd",),
+        ((Plan, "options", property(_without_shares)),),
+    ),
+    "names-are-keys": Mutant(
+        "rule:18",  # as far as the books see it; the guard is that of rule:25
+        "the id of the incoming channel, in place of which its name of the moment is the key (rule:25)",
+        ("splices-upstream",),
+        (
+            (ScidAliases, "one", lambda self, name: name),
+            (ScidAliases, "key", lambda self, name, htlc_id, parts: (name, htlc_id)),
+        ),
+    ),
+    "cancels-the-peer": Mutant(
+        "rule:26",
+        "the look what else is under way with a peer, before its open is called off",
+        ("other-tool",),
+        ((Opener, "end", _cancel),),
+    ),
     "unseen": Mutant(
         "rule:23",
         "the look whether a channel lives, before its funding is sent",

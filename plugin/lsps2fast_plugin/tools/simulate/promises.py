@@ -22,6 +22,7 @@ from .story import Violation
 NOISE = ("Traceback", "failed in our code", "a task failed", "failed in pyln-client")
 DAY_S = 86_400.0
 WINDOW_S = 25 * 3_600.0  # of burnt mining fees: a day in whole hours
+ANSWER_S = 5.0  # until a part that cannot be held has been failed
 LISTED_EVERY = 12  # quiet blocks
 QUIET_BLOCKS = 3  # that a leftover may stay
 
@@ -37,6 +38,8 @@ class Bounds:
     least_channel_sat: int = 20_000
     parts: int = 2_000
     parts_of_peer: int = 200
+    parts_of_buy: int = 60
+    at_once: int = 2  # unpaid channels of one client on chain
 
 
 class Promises:
@@ -66,6 +69,7 @@ class Promises:
             raise Violation("rule:21", self.books.strays[0])
         self._capital()
         self._held()
+        self._shares()
 
     def _listen(self, entry: dict[str, Any]) -> None:
         message = entry["msg"]
@@ -93,9 +97,32 @@ class Promises:
         self._reached("withheld", withheld_sat, bounds.capital_sat + bounds.withheld_sat)
 
     def _held(self) -> None:
-        """rule:24: parts held, in all and for one buy's owner."""
-        held = self.lsp.htlcs.held
-        self._reached("parts", len(held), self.bounds.parts)
+        """rule:24: parts held in all."""
+        self._reached("parts", len(self.lsp.htlcs.held), self.bounds.parts, "rule:24")
+
+    def _shares(self) -> None:
+        """rule:24: parts held for one buy and for one client, those aside that have just come."""
+        of_buy: Counter[str] = Counter()
+        since_s = self.town.clock.time() - ANSWER_S
+        for part in self.lsp.htlcs.held.values():
+            if part.scid is not None and part.received_s < since_s:
+                of_buy[part.scid] += 1
+        of_client: Counter[str] = Counter()
+        for sale in self.books.sales if of_buy else ():
+            of_client[sale.buyer.name] += of_buy[sale.scid]
+        for what, counts, bound in (
+            ("parts of a buy", of_buy, self.bounds.parts_of_buy),
+            ("parts of a client", of_client, self.bounds.parts_of_peer),
+        ):
+            self._reached(what, max(counts.values(), default=0), bound, "rule:24")
+
+    def _turns(self) -> None:
+        """rule:19: of one client few channels at a time go on chain before they are paid for."""
+        since_s = self.town.loop.time() - DAY_S
+        of_client = Counter(
+            each.end.peer.name for each in self.books.unpaid() if each.on_trust and each.sent_s > since_s
+        )
+        self._reached("unpaid of a client", max(of_client.values(), default=0), self.bounds.at_once, "rule:19")
 
     def _reached(self, what: str, amount: int, bound: int, rule: str = "rule:18") -> None:
         self.worst[what] = max(self.worst[what], amount)
@@ -117,6 +144,7 @@ class Promises:
             self.town.check_books(changes)
         except AssertionError as error:
             raise Violation("rule:3", str(error)) from None
+        self._turns()
         self._payers(changes)
         self._loss()
         self._mining()

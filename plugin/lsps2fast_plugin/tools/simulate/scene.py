@@ -22,6 +22,7 @@ from lsps2fast_plugin.simnode.psbt import Outpoint, decode
 
 from .books import Sale
 from .common import Common
+from .story import Violation
 
 CALM_S = 3_600.0  # after a harm, before things count as quiet again
 FINAL_DELTA = 18  # what an invoice promises, mostly
@@ -206,6 +207,17 @@ class Scene:
         """Let the payer make a channel of its own larger, if it can."""
         if self.common.splice(end, self.some(1_000, 100_000)):
             self.say(f"{end.owner.name} splices its channel")
+
+    async def is_blameless(self, wallet: Client) -> None:
+        """rule:22: this wallet did nothing, so nothing is held against it but doubts, which heal within hours."""
+        try:
+            quote = await self.town.lsp.call("lsps2-quote", {"peer_id": wallet.node_id})
+        except (RpcError, NodeProblem):
+            return
+        unpaid = quote["trust"]["unpaid_channels"] if quote["served"] else 0
+        if unpaid or not quote["served"]:
+            held = f"{unpaid} unpaid channels, served: {quote['served']}"
+            raise Violation("rule:22", f"what others did is held against {wallet.name}: {held}")
 
     # what the LSP's operator does
 

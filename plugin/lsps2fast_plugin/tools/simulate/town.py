@@ -9,7 +9,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from unittest.mock import patch
 
+from lsps2fast_plugin.service import app as service
 from lsps2fast_plugin.simnode import World
 from lsps2fast_plugin.simnode.clock import START_US, Clock, Timer
 from lsps2fast_plugin.simnode.lightningd import Node
@@ -24,7 +26,7 @@ from .wire import MemoryServer, Tape
 T = TypeVar("T")
 KEPT = 400  # entries of the transcript
 PATIENCE_S = 3_600.0  # simulated, before a wait of the world itself counts as lost
-FAR_HEIGHT = 200_000
+LOOKS_S = 300.0  # between the service's looks at its own limits: every 5 s would be half of a run's work
 
 
 class TownClock(Clock):
@@ -128,15 +130,8 @@ class Town(World):
 @contextlib.contextmanager
 def as_plugins() -> Iterator[None]:
     """Let plugins run in this process: they look at the environment for who started them."""
-    before = os.environ.get("LIGHTNINGD_PLUGIN")
-    os.environ["LIGHTNINGD_PLUGIN"] = "1"
-    try:
+    with patch.dict(os.environ, LIGHTNINGD_PLUGIN="1"), patch.object(service, "LOOK_EVERY_S", LOOKS_S):
         yield
-    finally:
-        if before is None:
-            del os.environ["LIGHTNINGD_PLUGIN"]
-        else:
-            os.environ["LIGHTNINGD_PLUGIN"] = before
 
 
 def play(work: Callable[[], Coroutine[Any, Any, T]], make_loop: Callable[[], SimulatedLoop] = SimulatedLoop) -> T:
