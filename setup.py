@@ -10,7 +10,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 CORE = ("_fsm", "_hook", "_live", "_parts", "_payment", "_scan", "_sessions", "_tlv")
-READER = "plugin/lsps2fast_plugin/cln/_reader.pyx"
+READER = ("_keyset", "_reader", "_stream")  # the lane in C
 BUILD = os.environ.get("LSPS2FAST_BUILD", "auto")
 if BUILD not in ("auto", "compiled", "pure"):
     raise SystemExit(f"LSPS2FAST_BUILD={BUILD}: say auto, compiled or pure")
@@ -25,7 +25,15 @@ setup(
     ext_modules=cythonize(
         [
             *(extension(f"lsps2fast.{name}", f"src/lsps2fast/{name}.pyx") for name in CORE),
-            extension("lsps2fast_plugin.cln._reader", READER, include_dirs=["src/lsps2fast"], libraries=["pthread"]),
+            *(
+                extension(
+                    f"lsps2fast_plugin.cln.{name}",
+                    f"plugin/lsps2fast_plugin/cln/{name}.pyx",
+                    include_dirs=["src/lsps2fast"],
+                    libraries=["pthread"],
+                )
+                for name in READER
+            ),
         ],
         include_path=["src", "plugin"],
         compiler_directives={"language_level": 3, "auto_pickle": False},

@@ -70,9 +70,9 @@ else:
     from lsps2fast._parts import IncomingHtlc, carried, fee_fits, less, opening_fee_msat, smallest
     from lsps2fast._payment import JitChannel, Payment
 
-CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
+from lsps2fast._payment import CLTV_MARGIN_BLOCKS, RENEW_MARGIN_BLOCKS
+
 MAX_SESSION_PARTS = 483  # C-10: over its whole life, late ones included
-RENEW_MARGIN_BLOCKS = 12  # O-04: renew long before the 72 blocks of fundpsbt are over
 RENEW_BLOCKS = 72
 CRUMBS_ARE = 10  # one part in so many of what was bought
 MOST_OVERSIZED = 8  # sets of one buy that are remembered as failed for their size

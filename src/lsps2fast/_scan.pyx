@@ -411,24 +411,10 @@ cdef inline bint loose_value(Walk* w, Span* token) noexcept nogil:
 
 cdef inline int loose_key(Walk* w) noexcept nogil:
     """Like `key`, for the outermost object of a frame that may hold escapes."""
-    cdef bint first = w.at == 1
-    space(w)
-    if w.text[w.at] == b"}" and w.at < w.end:
-        w.at += 1
-        return 0
-    if not first:
-        if w.text[w.at] != b",":
-            return -1
-        w.at += 1
-        space(w)
-    if not loose_string(w, &w.key):
-        return -1
-    space(w)
-    if w.text[w.at] != b":":
-        return -1
-    w.at += 1
-    space(w)
-    return 1
+    cdef int found = before_key(w, w.at == 1, True)
+    if found != 1:
+        return found
+    return behind_key(w) if loose_string(w, &w.key) else -1
 
 
 cdef bint top(Walk* w) noexcept nogil:

@@ -49,7 +49,8 @@ else:
     from lsps2fast._parts import IncomingHtlc, less
     from lsps2fast._payment import Client, JitChannel
 
-CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
+from lsps2fast._payment import CLTV_MARGIN_BLOCKS
+
 MAX_CLTV_AHEAD_BLOCKS = 2016  # C-04, as lightningd
 NOTHING = cython.declare(tuple, ())
 MOST_PARTS = 10_000  # of a payment

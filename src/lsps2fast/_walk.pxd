@@ -104,11 +104,10 @@ cdef inline bint string(Walk* w, Span* span) noexcept nogil:
     return True
 
 
-cdef inline int key(Walk* w) noexcept nogil:
-    """Go to the value of the next key of the object: 1 with `key` set, 0 behind its end, -1 when it is broken."""
-    cdef bint first = w.text[w.at - 1] == b"{"  # no value ends with one
+cdef inline int before_key(Walk* w, bint first, bint bounded) noexcept nogil:
+    """Go to the next key of the object: 1, or 0 behind its end, -1 when it is broken. `bounded`: text may run out."""
     space(w)
-    if w.text[w.at] == b"}":
+    if w.text[w.at] == b"}" and (not bounded or w.at < w.end):
         w.at += 1
         return 0
     if not first:
@@ -116,14 +115,25 @@ cdef inline int key(Walk* w) noexcept nogil:
             return -1
         w.at += 1
         space(w)
-    if not string(w, &w.key):
-        return -1
+    return 1
+
+
+cdef inline int behind_key(Walk* w) noexcept nogil:
+    """Go to the value of the key that was read: 1, or -1 when it is broken."""
     space(w)
     if w.text[w.at] != b":":
         return -1
     w.at += 1
     space(w)
     return 1
+
+
+cdef inline int key(Walk* w) noexcept nogil:
+    """Go to the value of the next key of the object: 1 with `key` set, 0 behind its end, -1 when it is broken."""
+    cdef int found = before_key(w, w.text[w.at - 1] == b"{", False)  # no value ends with one
+    if found != 1:
+        return found
+    return behind_key(w) if string(w, &w.key) else -1
 
 
 cdef inline bint is_key(Walk* w, const char* name, Py_ssize_t size) noexcept nogil:

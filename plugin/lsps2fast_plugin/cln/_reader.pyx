@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The lane in C: a thread that reads stdin without the GIL, so that no forward of the node waits for Python.
 
-What it does with a block of bytes is in `_stream.pxd`, the sets it looks things up in are in `_keyset.pxd`; here is
+What it does with a block of bytes is in `_stream.pyx`, the sets it looks things up in are in `_keyset.pyx`; here is
 what Python sees of both. It decides as `lane.PythonReader` does, which a differential test holds.
 
 Frames that are not answered go to the loop through a second thread, which waits for them without the GIL and takes it
