@@ -228,6 +228,27 @@ def test_pages_import_what_exists() -> None:
         pkgutil.resolve_name(name)
 
 
+def on_the_map(page: str) -> set[str]:
+    """Return the modules that the page's map names: folders flush left, names before two blanks."""
+    text = page.split("## The map")[1].split("```text\n")[1].split("```")[0]
+    folder, named = "", set()
+    for line in text.splitlines():
+        words = line.strip().split("  ")[0]
+        if line.startswith(" "):
+            named |= {f"{folder}.{name}" for name in words.split()}
+        else:
+            folder = words.removeprefix("src/").removeprefix("plugin/").rstrip("/").replace("/", ".")
+    return named
+
+
+def test_the_map_names_every_module() -> None:
+    """docs/explanation/architecture.md: what is there and nothing else."""
+    page = (PAGES / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    folders = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    headers_alone = {name for name, path in MODULES.items() if path.suffix == ".pxd"}
+    assert on_the_map(page) == MODULES.keys() - folders - headers_alone
+
+
 TESTS = {path: path.relative_to(Path(__file__).parent) for path in Path(__file__).parent.rglob("*.py")}
 FOLDERS = {place.parts[0].removesuffix(".py") for place in TESTS.values()}
 
