@@ -156,6 +156,7 @@ class Session(Payment):
         """Take the state that `record` tells of, after a start (see `Sessions.restore`)."""
         part: IncomingHtlc
         self.funding = record.funding
+        self.counted = record.funding is not None and record.attempts > 0
         self.channel = record.channel
         self.fee_msat = record.opening_fee_msat
         self.preimage = record.preimage
@@ -405,11 +406,12 @@ class Session(Payment):
             return NOTHING
         self._fail_alone(part)
         failed = (FailParts((part.key,), TEMPORARY),)
-        return failed if self.sum_msat >= self._needed() else failed + self._give_up(TEMPORARY)
+        return failed if self.sum_msat >= self._needed() else failed + self._give_up_for_others()
 
     def _intend(self, funding):
         if self._done(CHOOSING | AT_OPEN) == CHOOSING:  # AT_OPEN: other coins, one of the first was taken
             self.buy.attempts += 1  # C-16: counted from here; having no coins is our trouble alone (O-09)
+            self.counted = True
         self.funding = funding
         self.step = STORING_INTENT
         return (self._persist("intent"),)
@@ -600,7 +602,7 @@ class Session(Payment):
             return self._finish()
         if self.in_flight:
             return NOTHING
-        return self._give_up(TEMPORARY)
+        return self._give_up_for_others()
 
     @cython.cfunc
     def _finish(self) -> tuple:

@@ -80,6 +80,7 @@ cdef class Payment:
     cdef readonly bint money_back
     cdef readonly bint claimed
     cdef readonly bint reused
+    cdef bint counted
     cdef readonly int in_flight
     cdef readonly int fulfilled
 
@@ -98,6 +99,7 @@ cdef class Payment:
     cdef tuple _outgoing(self, int until, bint only_held)
     cdef tuple _fail(self, object failure)
     cdef tuple _give_up(self, object failure)
+    cdef tuple _give_up_for_others(self)
     cdef tuple _undo_or_wait(self)
     cdef tuple _answer_held(self, object failure, unsigned long long cltv=*)
     cdef tuple _broadcast_again(self)

@@ -186,6 +186,7 @@ class Payment:
         self.money_back = False  # gone, and a block has its close
         self.claimed = False  # the client has money in the channel
         self.reused = False  # the channel was public before this payment (O-13)
+        self.counted = False  # it is one of its buy's attempts to open a channel (C-16)
         self.in_flight = 0
         self.fulfilled = 0
 
@@ -380,6 +381,14 @@ class Payment:
         """End a session that has made nothing yet."""
         self.state = FAILED
         return self._answer_held(failure)
+
+    @cython.cfunc
+    def _give_up_for_others(self) -> tuple:
+        """As `_give_up`, where a stranger may have done it: the buy keeps its attempts (rule:22, people:L1)."""
+        if self.counted:
+            self.counted = False
+            self.buy.attempts -= 1
+        return self._give_up(TEMPORARY)
 
     @cython.cfunc
     def _give_up(self, failure: object) -> tuple:

@@ -573,3 +573,33 @@ def test_a_stranger_must_tie_up_more_than_the_tolerance(
     assert len(held) == let_in
     assert sum(stranger) > SIZE // 10 or let_in == len(payer)
     assert SCID in play.core.buys
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_payments_that_a_stranger_can_make_fail_use_no_offer_up(scene: Play, restart: bool) -> None:
+    """people:L1, rule:22, C-16: with hashes of his own, again and again; the offer opens a channel for the payer's."""
+    play = scene()
+    for number in range(9):
+        play.part(htlc_id=number)
+        play.walk("reserved stored funded ready stored")
+        if restart:
+            record = play.of(order.Persist)[-1].record
+            play = scene()
+            play.core.restore(SCID, record, False)
+            play.session = play.buy.holder
+        play.resolved(number)
+        play.tell(Input.UNDONE)
+        assert play.of(order.Reset)[-1].record.attempts == play.buy.attempts == 0
+    assert kinds(play.part(htlc_id=99)) == ["ReserveCoins"]
+
+
+def test_a_payer_whose_channel_dies_uses_no_offer_up(scene: Play) -> None:
+    """people:L1, rule:22, rule:19, C-16: before the coins are chosen nothing counts; later it is taken back."""
+    for road in ("", "reserved stored funded"):
+        play = scene()
+        for number in range(6):
+            play.part(htlc_id=number)
+            play.walk(road)
+            play.note(play.core.drop([(UPSTREAM, number)], "its channel leaves"))
+            play.walk("undone" if road else "refused")
+        assert (play.buy.attempts, kinds(play.part(htlc_id=99))) == (0, ["ReserveCoins"])

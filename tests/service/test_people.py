@@ -357,6 +357,22 @@ async def test_a_stranger_with_an_invoice_ends_nobodys_service(mode: str) -> Non
         stage.world.mine()
 
 
+@pytest.mark.parametrize("size_msat", [SIZE_MSAT, None])
+async def test_no_number_of_strangers_payments_uses_an_offer_up(mode: str, size_msat: int | None) -> None:
+    """people:L1, rule:22, C-16: more of them than an offer has attempts; then the payer's comes."""
+    async with Stage(mode, wallet_sat=COINS) as stage:
+        victim, payer, stranger = stage.client("victim"), stage.payer(), stage.payer("stranger", channels=2)
+        invoice = await stage.invoice(victim, size_msat)
+        for _ in range(7):
+            fake = victim.invoice(SIZE_MSAT, invoice.scid, preimage=os.urandom(32), cltv_delta=144)
+            del victim.invoices[fake.payment_hash]
+            assert (await stranger.pay(fake, [SIZE_MSAT])).raw_messages not in ([""], [UNKNOWN])
+            await stage.at_rest()
+        await stage.paid(payer, invoice, [SIZE_MSAT])
+        await stage.over(invoice)
+        stage.world.mine()
+
+
 async def test_a_paid_sale_clears_what_led_up_to_it(mode: str) -> None:
     """people:L1, rule:22: the honest payment comes after the stranger's; nothing is left of it."""
     async with Stage(mode, wallet_sat=COINS) as stage:
