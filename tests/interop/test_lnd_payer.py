@@ -20,7 +20,7 @@ def town(open_town: Callable[..., Town]) -> Town:
     """The LSP broadcasts after the client was paid.
 
     It has one public channel before lnd comes: of two in one block lightningd may tell the second first, and lnd hangs
-    up on whoever does ("current sid … isn't greater than last sid").
+    up on a peer that does ("current sid … isn't greater than last sid").
     """
     return open_town(CLIENT_TRUSTS, payer_channels=1)
 
