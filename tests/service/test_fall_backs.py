@@ -154,3 +154,42 @@ async def test_a_node_that_funds_from_both_sides_is_told_what_that_costs() -> No
         await stage.stop()
         await stage.start()
         assert len(stage.log_lines("remove that line from the configuration")) == 1
+
+
+LARGE = {
+    "lsps2-max-channel-sat": 40_000_000,
+    "lsps2-channel-headroom-sat": 20_000_000,
+    "lsps2-capital-budget-sat": 10**9,
+}
+
+
+@pytest.mark.parametrize(("lacks", "capacity_sat"), [((19,), 16_777_215), ((), None)])
+async def test_a_client_without_large_channels_gets_the_largest_it_can_have(
+    lacks: tuple[int, ...], capacity_sat: int | None
+) -> None:
+    """cln:O19, O-03: 2^24 - 1 sat, where room beyond the payment would make it larger."""
+    async with Stage(options=LARGE, wallet_sat=(60_000_000,), fresh=True) as stage:
+        client, payer = stage.client(connected=False), stage.payer()
+        client.lacks = set(lacks)
+        client.connect()
+        await stage.sale(client, payer)
+        (start,) = stage.calls("fundchannel_start")
+        assert capacity_sat in (None, start["amount"])
+        assert (start["amount"] > 16_777_215) is (not lacks)
+        stage.world.mine()
+
+
+async def test_a_payment_too_large_for_a_client_without_large_channels_fails_for_now() -> None:
+    """cln:O19, rule:6: nothing is opened or reserved."""
+    size_msat = 17_000_000_000
+    options = LARGE | {"lsps2-max-payment-msat": 20_000_000_000}
+    async with Stage(options=options, wallet_sat=(60_000_000,), fresh=True) as stage:
+        client = stage.client(connected=False)
+        client.lacks = {19}
+        client.connect()
+        payer = stage.payer(channels=2, capacity_sat=20_000_000)
+        invoice = await stage.invoice(client, size_msat)
+        assert set((await payer.pay(invoice, [size_msat // 2] * 2)).raw_messages) == {TEMPORARY}
+        await stage.ended(invoice)
+        assert stage.calls("fundchannel_start") == []
+        assert free(stage)

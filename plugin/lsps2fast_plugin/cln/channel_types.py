@@ -15,6 +15,8 @@ from lsps2fast_plugin.cln.models import Configs, NodeInfo
 
 STATIC_REMOTEKEY: Final = 12
 DUAL_FUND: Final = 28
+LARGE_CHANNELS: Final = 18
+LARGEST_PLAIN_SAT: Final = 16_777_215  # with a peer that does not offer large channels (BOLT 2)
 ANCHORS: Final = 22  # with HTLC transactions that pay no fee of their own
 SCID_ALIAS: Final = 46
 ZERO_CONF: Final = 50

@@ -17,7 +17,15 @@ from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import min_capacity_sat
 from lsps2fast_plugin.cln.answers import PerKw, feerates
-from lsps2fast_plugin.cln.channel_types import ANCHORS, OurNode, named, newer_types
+from lsps2fast_plugin.cln.channel_types import (
+    ANCHORS,
+    LARGE_CHANNELS,
+    LARGEST_PLAIN_SAT,
+    OurNode,
+    named,
+    newer_types,
+    offers,
+)
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_configs, list_peers
 from lsps2fast_plugin.cln.rpc import Rpc
@@ -136,6 +144,12 @@ class Funder:
         capacity_sat = max(needed, buy.capacity_sat)
         if capacity_sat > (most_sat := self._largest_sat()):
             raise ChannelTooLarge(f"the payment needs a channel of {capacity_sat} sat, {most_sat} sat is the largest")
+        if features is not None and not offers(features, LARGE_CHANNELS):  # lightningd would refuse (300)
+            if needed > LARGEST_PLAIN_SAT:
+                raise ChannelTooLarge(
+                    f"the payment needs a channel of {needed} sat, and the client takes no large ones"
+                )
+            capacity_sat = min(capacity_sat, LARGEST_PLAIN_SAT)
         need = Need(capacity_sat, OUTPUT_WEIGHT, perkw.funding, anchors)
         funding = await self._coins.choose(buy.jit_scid, need, rows)
         return replace(funding, channel_type=channel_type)

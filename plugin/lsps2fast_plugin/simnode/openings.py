@@ -22,6 +22,7 @@ WARNING = (
     "The funding transaction MUST NOT be broadcast until after channel establishment has been successfully"
     " completed by running `fundchannel_complete`"
 )
+MOST_SAT, MAX_EXCEEDED = 16_777_215, 300  # of a channel with a peer that does not offer large ones
 UNKNOWN_PEER, NOTHING_TO_CANCEL, CANCEL_NOT_SAFE = 306, 307, 308
 T = TypeVar("T")
 
@@ -68,6 +69,8 @@ class Openings:
         if 50 in bits and mindepth:
             raise RpcError(INVALID_PARAMS, "Cannot set non-zero mindepth for zero-conf channel_type")
         peer = self._peer(peer_id)
+        if amount_sat > MOST_SAT and not peer.offers(18):
+            raise RpcError(MAX_EXCEEDED, f"Amount exceeded {MOST_SAT}sat")
         if peer_id in self.pending or peer_id in self.starting:
             raise RpcError(LIGHTNINGD, "Already funding channel")
         if not announce and peer.offers(46):
