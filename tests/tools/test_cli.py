@@ -84,3 +84,26 @@ def test_a_narrow_terminal_cuts_no_amount(width: int) -> None:
     text = written.getvalue().replace("\n", "")
     assert "123,456,789,012" in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize("arguments", [("table",), ("demo",), ("demo", "--json")], ids=" ".join)
+def test_a_full_disk_ends_with_a_sentence(arguments: tuple[str, ...]) -> None:
+    """operator:O10: no traceback, no success; what was started is ended."""
+    command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "lsps2fast: what it says cannot be written: No space left on device; let it go to another place\n"
+    )
+
+
+def test_a_closed_output_ends_with_a_sentence() -> None:
+    """operator:O10: `>&-`."""
+    command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "table"]
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "lsps2fast: there is no standard output: leave out `>&-`, or give /dev/null\n",
+    )

@@ -68,11 +68,11 @@ def test_three_sales_between_two_plugins(mode: str) -> None:
     """operator:O6: every figure, from both plugins' pipes; the LSP gains on each sale."""
     code, report = played("--mode", mode)
     assert (code, report["ok"], report["mode"], wrong(report)) == (0, True, mode, set())
-    assert list(report) == ["ok", "seed", "mode", "sales", "earned", "checks"]
+    assert list(report) == ["ok", "seed", "mode", "sales", "gains_msat", "checks"]
     assert all(report["checks"].values())
-    earned = report["earned"]
-    assert earned["lsp"] == earned["opening_fees"] - earned["miners"] == 3 * FEE_MSAT - earned["miners"] > 0
-    assert -earned["payer"] == earned["wallets"] + earned["opening_fees"]
+    gains = report["gains_msat"]
+    assert gains["lsp"] == gains["opening_fees"] - gains["miners"] == 3 * FEE_MSAT - gains["miners"] > 0
+    assert -gains["payer"] == gains["wallets"] + gains["opening_fees"]
     assert [sale["opening_fee_msat"] for sale in report["sales"]] == [FEE_MSAT] * 3
     assert [len(sale["parts"]) for sale in report["sales"]] == [5, 1, 6]
     assert [len(sale["claims"]) for sale in report["sales"]] == [5, 1, 4]

@@ -128,3 +128,36 @@ async def test_a_node_answers_the_same_as_its_file() -> None:
         assert await ask("sales", "--json", "--file", path) == asked
         assert json.loads(await ask("--json", "--rpc", rpc))["total"]["earned_msat"] == FEE_MSAT
         assert await ask("closable", "--rpc", rpc)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("sales", "--by", "day"), "--by has no place here: it goes with `report money`"),
+        (("--limit", "5"), "--limit has no place here: it goes with `report sales`"),
+        (("--idle-days", "3"), "--idle-days has no place here: it goes with `report closable`"),
+        (("explain", SCID, "--since", "2026-01-01"), "it goes with `report money` and `report sales`"),
+        (("closable", "--token", "gold"), "--token has no place here"),
+    ],
+)
+def test_an_option_of_another_question_is_refused(
+    ledger: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    """operator:O10: whatever would be ignored is told."""
+    assert words in said(capsys, *arguments, "--file", ledger, code=2)
+
+
+def test_a_file_that_is_no_ledger_is_told_in_terms_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """operator:O10: no word of the service's options."""
+    other, text, newer = (tmp_path / name for name in ("other.sqlite3", "text", "newer.sqlite3"))
+    for path, script in ((other, "CREATE TABLE t (x)"), (newer, "PRAGMA application_id = 0x4C535032")):
+        db = sqlite3.connect(path)
+        db.executescript(script + "; PRAGMA user_version = 99;")
+        db.close()
+    text.write_text("no database " * 100)
+    for path in (other, text, newer):
+        told = said(capsys, "--file", str(path), code=2)
+        assert "name another file with --file" in told
+        assert "lsps2-ledger" not in told

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from lsps2fast import __version__, table
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.tools import report, watch
 from lsps2fast_plugin.tools.simulate import arguments
+
+UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # of a place to write to
 
 
 def _table_command(args: argparse.Namespace) -> int:
@@ -192,20 +196,40 @@ def _ended_by_signals() -> Iterator[None]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 when all was well."""
-    args = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = args.run
+    if sys.stdout is None:
+        sys.stderr.write("lsps2fast: there is no standard output: leave out `>&-`, or give /dev/null\n")
+        return 1
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows ASCII only gets "?" for an ellipsis
     try:
-        with _ended_by_signals():
-            code = command(args)
-            sys.stdout.flush()
-            return code
+        return _run(argv)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader has seen enough, as in `lsps2fast demo | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        _say_no_more()
+        where = error.filename or "what it says"
+        sys.stderr.write(f"lsps2fast: {where} cannot be written: {error.strerror}; let it go to another place\n")
+        return 1
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        args = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = args.run
+        with _ended_by_signals():
+            return command(args)
+    finally:
+        sys.stdout.flush()
+
+
+def _say_no_more() -> None:
+    """Let nothing be left that the end of the process would try to write once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -62,6 +62,19 @@ _CLOSABLE: Final = (
     ("peer", "peer_id"),
     ("last used", "last_used_at"),
 )
+ANOTHER: Final = "name another file with --file"
+# Options that ask for something, and of which questions; those of where and how go with all.
+ASKS: Final = {
+    "by": ("money",),
+    "since": ("money", "sales"),
+    "until": ("money", "sales"),
+    "peer": ("sales",),
+    "token": ("sales",),
+    "outcome": ("sales",),
+    "limit": ("sales",),
+    "idle_days": ("closable",),
+}
+USUAL_LIMIT: Final = 100
 GAP: Final = 2  # between columns
 Columns = tuple[tuple[str, str], ...]
 
@@ -78,8 +91,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--peer", metavar="NODE_ID", help="sales: to this client")
     parser.add_argument("--token", metavar="LABEL", help="sales: with this token")
     parser.add_argument("--outcome", choices=OUTCOMES, help="sales: that ended so")
-    parser.add_argument("--limit", type=int, default=100, help="sales: how many at most (default 100)")
-    parser.add_argument("--idle-days", type=int, default=0, help="closable: unused for so long")
+    parser.add_argument("--limit", type=int, help=f"sales: how many at most (default {USUAL_LIMIT})")
+    parser.add_argument("--idle-days", type=int, help="closable: unused for so long")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--csv", action="store_true", help="rows for spreadsheets, amounts in msat")
     shape.add_argument("--json", action="store_true", help="the answer as it is")
@@ -93,6 +106,7 @@ def run(args: Namespace) -> int:
     try:
         if args.about is not None and args.what != "explain":
             raise ConfigError(f"{args.about!r} has no place here: only explain takes something to explain")
+        _check(args)
         answer = _from_file(args) if args.file else _from_node(args)
         if args.json:
             sys.stdout.write(json.dumps(answer, indent=2) + "\n")
@@ -104,6 +118,16 @@ def run(args: Namespace) -> int:
         sys.stderr.write(f"lsps2fast report: {error}\n")
         return 2
     return 0
+
+
+def _check(args: Namespace) -> None:
+    """Refuse what would be ignored. Raises ConfigError."""
+    for name, questions in ASKS.items():
+        if getattr(args, name) is not None and args.what not in questions:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{option} has no place here: it goes with `report {'` and `report '.join(questions)}`")
+    if args.limit is None:
+        args.limit = USUAL_LIMIT
 
 
 # Where it comes from ----------------------------------------------------------------------------------
@@ -165,10 +189,9 @@ def _from_file(args: Namespace) -> Answer:
             if version_of(db) == 0:
                 raise ConfigError(f"{path} is empty: name the ledger of a service that has run")
             return _asked(args, db)
-    except NotOurs as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except sqlite3.Error as error:
-        raise ConfigError(f"{path}: {advice(error)}") from error
+    except (NotOurs, sqlite3.Error) as error:
+        damaged = f"{ANOTHER}, or ask the node; `sqlite3 FILE .recover` may read what is left"
+        raise ConfigError(f"{path}: {advice(error, ANOTHER, damaged)}") from error
 
 
 def _asked(args: Namespace, db: sqlite3.Connection) -> Answer:
@@ -317,4 +340,4 @@ def _cell(name: str, row: Answer) -> str:
         return str(value)[:16].replace("T", " ")
     if name in ("peer_id", "peer"):
         return f"{value[:10]}…"
-    return f"{value:,}" if type(value) is int else str(value)
+    return f"{value:,}" if type(value) in (int, float) else str(value)

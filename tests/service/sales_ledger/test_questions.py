@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from harness.sales_ledger import FEE_MSAT, PEER, a_buy, a_channel, a_sale, an_attempt, memory
+from harness.sales_ledger import FEE_MSAT, PEER, T0, a_buy, a_channel, a_sale, an_attempt, memory
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.service.sales_ledger.facts import ChannelFact, Fact
@@ -132,6 +132,17 @@ def test_capital_days_are_counted_to_the_hour(db: sqlite3.Connection, since_ms: 
         answer = report(db, since_ms, until_ms, by, until_ms)
         assert answer["total"]["capital_sat_days"] == pytest.approx(expected, abs=1)
         assert sum(row["capital_sat_days"] for row in answer["rows"]) == pytest.approx(expected, abs=60)
+
+
+@pytest.mark.parametrize(("minutes", "told"), [(5, False), (23 * 60, False), (25 * 60, True), (30 * 24 * 60, True)])
+@pytest.mark.parametrize("by", ["token", "band", "peer"])
+def test_of_young_capital_no_return_of_a_year_is_told(by: str, minutes: int, told: bool) -> None:
+    """operator:O2: before it has lain a day there would be a return of millions of per cent; each row by itself."""
+    db = memory(a_buy(), a_channel(locked_ms=T0, sent_ms=T0), a_sale(began_ms=T0))
+    now_ms = T0 + minutes * 60_000
+    answer = report(db, T0 - DAY_MS, now_ms, by, now_ms)
+    rows = [row for row in answer["rows"] if row["capital_sat_days"]]
+    assert {row["return_percent_per_year"] is not None for row in [answer["total"], *rows]} == {told}
 
 
 def test_what_lay_there_is_kept_day_by_day(db: sqlite3.Connection) -> None:

@@ -66,7 +66,7 @@ def _folder(path: Path) -> None:
     ("spoil", "words"),
     [
         (_damage, "it is no database: move it away"),
-        (_another, "database of another program; give another path with lsps2-ledger"),
+        (_another, "database of another program; give lsps2-ledger another path"),
         (_newer, "a newer lsps2fast made it .* upgrade"),
         (_folder, "it cannot be opened: see to the folder"),
     ],

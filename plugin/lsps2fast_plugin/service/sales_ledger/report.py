@@ -23,11 +23,11 @@ MOST_GROUPS: Final = 1_000
 class _Sum:
     """Of one row of a report."""
 
-    __slots__ = ("capital_sat_days", "earned_msat", "failed", "mining_msat", "owed_msat", "sales")
+    __slots__ = ("capital_sat", "capital_sat_days", "earned_msat", "failed", "mining_msat", "owed_msat", "sales")
 
     def __init__(self) -> None:
         self.sales = self.failed = self.earned_msat = self.owed_msat = self.mining_msat = 0
-        self.capital_sat_days = 0.0
+        self.capital_sat, self.capital_sat_days = 0, 0.0
 
     def count(self, outcome: str, count: int, taken_msat: int, owed_msat: int) -> None:
         """So many payments ended so."""
@@ -61,6 +61,7 @@ def report(db: sqlite3.Connection, since_ms: int, until_ms: int, by: str | None,
 def _shown(total: _Sum) -> dict[str, Any]:
     net_msat = total.earned_msat - total.mining_msat
     days = total.capital_sat_days
+    is_aged = days >= max(total.capital_sat, 1)  # a day on average: of minutes no return of a year can be told
     return {
         "sales": total.sales,
         "failed": total.failed,
@@ -69,7 +70,7 @@ def _shown(total: _Sum) -> dict[str, Any]:
         "mining_msat": total.mining_msat,
         "net_msat": net_msat,
         "capital_sat_days": round(days),
-        "return_percent_per_year": round(net_msat / 10 * DAYS_A_YEAR / days, 2) if days >= 1 else None,
+        "return_percent_per_year": round(net_msat / 10 * DAYS_A_YEAR / days, 2) if is_aged else None,
     }
 
 
@@ -100,8 +101,8 @@ def _by_time(db: sqlite3.Connection, periods: list[Period]) -> dict[str, _Sum]:
             (since_ms, until_ms),
         ):
             found[slots.name(slot)].mining_msat += mining or 0
-    for period, days in zip(periods, capital_days.by_time(db, periods), strict=True):
-        found[period.name].capital_sat_days = days
+    for period, bound in zip(periods, capital_days.by_time(db, periods), strict=True):
+        found[period.name].capital_sat_days, found[period.name].capital_sat = bound
     return found
 
 
@@ -150,6 +151,7 @@ def _by_group(db: sqlite3.Connection, period: Period, column: str) -> dict[str |
         ):
             found[group].mining_msat += mining or 0
     bound = capital_days.by_peer(db, period) if column == "peer_id" else capital_days.by_terms(db, period, column)
-    for group, days in bound.items():
-        found[group].capital_sat_days += days
+    for group, each in bound.items():
+        found[group].capital_sat_days += each.sat_days
+        found[group].capital_sat += each.sat
     return found

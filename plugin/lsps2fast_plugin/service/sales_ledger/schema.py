@@ -94,7 +94,7 @@ MIGRATIONS: Final = (_FIRST,)  # from version n to n + 1
 
 
 class NotOurs(Lsps2Error):
-    """The file is none that this program may write to, in words an operator can act on."""
+    """The file is none that this program may write to; `writer.advice` says what to do."""
 
 
 def version_of(db: sqlite3.Connection) -> int:
@@ -104,13 +104,10 @@ def version_of(db: sqlite3.Connection) -> int:
     if application != APPLICATION_ID:
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables or version:
-            raise NotOurs("it is the database of another program; give another path with lsps2-ledger")
+            raise NotOurs("it is the database of another program")
         return 0
     if version > VERSION:
-        raise NotOurs(
-            f"a newer lsps2fast made it (version {version}, this one knows {VERSION}): upgrade, or give another path "
-            "with lsps2-ledger"
-        )
+        raise NotOurs(f"a newer lsps2fast made it (version {version}, this one knows {VERSION})")
     return int(version)
 
 

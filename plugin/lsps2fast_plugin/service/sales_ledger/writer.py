@@ -33,21 +33,27 @@ JOURNAL_BYTES: Final = 4_000_000
 Item = Fact | Callable[[], None]
 
 
-def advice(error: Exception) -> str:
-    """Return what is wrong and what an operator can do about it."""
+_BEGIN_ANEW: Final = "move it away, and a new one is begun with what the journal remembers"
+ANOTHER_PATH: Final = "give lsps2-ledger another path"
+
+
+def advice(error: Exception, another: str = ANOTHER_PATH, damaged: str = _BEGIN_ANEW) -> str:
+    """Return what is wrong and what an operator can do about it; `another`: how to take another file."""
     text = str(error)
     if isinstance(error, OSError):
         text = f"unable to open it: {error.strerror}"
     for part, sentence in (
         ("is full", "the disk is full: free some space"),
         ("readonly", "it is read-only: see to the rights of the file and its folder"),
-        ("unable to open", "it cannot be opened: see to the folder and its rights, or give lsps2-ledger another path"),
+        ("unable to open", f"it cannot be opened: see to the folder and its rights, or {another}"),
         ("locked", "another program has locked it: end what has the file open"),
-        ("malformed", "it is damaged: move it away, and a new one is begun with what the journal remembers"),
-        ("not a database", "it is no database: move it away, or give lsps2-ledger another path"),
+        ("malformed", f"it is damaged: {damaged}"),
+        ("not a database", f"it is no database: {damaged}"),
+        ("of another program", f"{text}; {another}"),
+        ("a newer lsps2fast", f"{text}: upgrade, or {another}"),
     ):
         if part in text:
-            return f"{sentence} ({text})"
+            return sentence if text in sentence else f"{sentence} ({text})"
     return text
 
 

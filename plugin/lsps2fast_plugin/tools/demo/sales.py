@@ -57,7 +57,7 @@ class Stage:
         self.mode = mode
         self.payer = world.payer("payer", channels=2, capacity_sat=5_000_000)
         self.sales: list[Sale] = []
-        self.earned: dict[str, int] = {}  # who paid and got how much, in msat
+        self.gains: dict[str, int] = {}  # who paid and got how much, in msat
         self.checks: dict[str, bool] = {}  # of all sales together
         self._timelines: dict[str, Timeline | WalletTimeline] = {"lsp": Timeline(screen.line)}
         world.transcript.listeners.append(self._tell)
@@ -220,13 +220,14 @@ class Stage:
                 changes[name if name in ("payer", "lsp") else "wallets"] += change_msat
         miners_msat = self.world.chain.fees_sat * 1000
         fees_msat = sum(sale.opening_fee_msat for sale in self.sales)
-        self.earned = {**changes, "miners": miners_msat, "opening_fees": fees_msat}
+        self.gains = {**changes, "miners": miners_msat, "opening_fees": fees_msat}
         total = (await self.world.lsp.call("lsps2-report"))["total"]
         self.checks = {
             f"the sales ledger has all {len(self.sales)} sales": total["sales"] == len(self.sales),
             f"it says that {fees_msat:,} msat were earned": total["earned_msat"] == fees_msat,
             f"and that miners got {miners_msat:,} msat": total["mining_msat"] == miners_msat,
-            f"so the LSP is {changes['lsp']:,} msat richer, as its report says": total["net_msat"] == changes["lsp"],
+            f"and that its net of {changes['lsp']:,} msat is what the LSP is richer by": total["net_msat"]
+            == changes["lsp"],
         }
 
     async def _five(self, wallet: Node, bill: Bill) -> None:
@@ -271,7 +272,7 @@ class Stage:
 def chapters(story: list[Chapter], stage: Stage) -> list[Chapter]:
     """Return the page's chapters: all sales together, then each with what was gained and proved."""
     names = {"opening_fees": "opening fees"}
-    gains = {names.get(name, name): gain for name, gain in stage.earned.items()}
+    gains = {names.get(name, name): gain for name, gain in stage.gains.items()}
     for chapter, sale in zip(story, stage.sales, strict=False):
         chapter.gains_msat, chapter.checks = sale.books_msat, sale.checks
     return [Chapter("All sales together", gains_msat=gains, checks=stage.checks), *story]
@@ -343,12 +344,12 @@ def run(*, seed: int, as_json: bool, mode: str, html: Path | None = None) -> int
     well = all(all(checks.values()) for checks in (*(sale.checks for sale in sales), stage.checks))
     if as_json:
         report = {"ok": well, "seed": seed, "mode": mode, "sales": [asdict(sale) for sale in sales]}
-        report |= {"earned": stage.earned, "checks": stage.checks}
+        report |= {"gains_msat": stage.gains, "checks": stage.checks}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
         for sale in sales:
             screen.sale(sale)
-        screen.money(stage.earned, stage.checks)
+        screen.money(stage.gains, stage.checks)
         screen.verdict(well, sum(len(sale.checks) for sale in sales) + len(stage.checks))
     if html is not None:
         screen.write_page(html, f"lsps2fast demo: three sales, {mode}", chapters(screen.story, stage))

@@ -151,17 +151,17 @@ class Screen:
         if self._console is not None:
             self._console.print(table)
 
-    def money(self, earned: dict[str, int], checks: dict[str, bool]) -> None:
+    def money(self, gains: dict[str, int], checks: dict[str, bool]) -> None:
         """Who paid, who got what, and what the LSP keeps."""
         self._print("\n== All sales together", "\n[bold]All sales together[/bold]")
         for who, what in (
             ("payer", "the payer paid"),
             ("wallets", "the wallets got"),
-            ("opening_fees", "the LSP took in opening fees"),
+            ("opening_fees", "the LSP earned in opening fees"),
             ("miners", "and paid to miners"),
-            ("lsp", "so it earned"),
+            ("lsp", "so its net is"),
         ):
-            self._print(f"{what:<30}{abs(earned.get(who, 0)):>16,} msat")
+            self._print(f"{what:<30}{abs(gains.get(who, 0)):>16,} msat")
         self._checks(checks)
 
     def write_page(self, path: Path, title: str, chapters: Sequence[Chapter]) -> None:
