@@ -589,3 +589,27 @@ async def test_w1_a_broken_word_that_cannot_be_written_yet_is_known_at_once_and_
         assert (await stage.client.methods.trust(LSP))["was_distrusted"]
         await stage.restart()
         assert LSP not in stage.client.book.distrusted
+
+
+async def test_w8_trust_for_a_purchase_is_trust_in_its_own_channel_alone(staged: Staging) -> None:
+    """wallet:W8, wallet:W3: a part lies in another channel of the LSP's, whose block goes before the rest has come."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        invoice = await stage.invoice(client_trusts_lsp=True)
+        await stage.channel()
+        row = channel_row(
+            channel_id=SECOND, alias={"local": "7x7x7"}, funding_txid="12" * 32, short_channel_id=f"{stage.height}x1x1"
+        )
+        stage.node.channels.append(row)
+        stage.fund(txid="12" * 32)
+        parts = [stage.part(invoice, 10_000_000, FEE), stage.part(invoice, 5_000_000, **OVER_SECOND)]
+        await stage.calm()
+        del row["short_channel_id"]
+        await stage.block()
+        parts.append(stage.part(invoice, 5_000_000))
+        await stage.calm()
+        assert [stage.answer(part) for part in parts] == [None] * 3
+        stage.confirm(SECOND, height=stage.height + 1)
+        await stage.block()
+        await stage.calm()
+        assert [claimed(stage.answer(part))[0] for part in parts] == [9_000_000, 5_000_000, 5_000_000]

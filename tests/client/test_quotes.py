@@ -235,10 +235,12 @@ async def test_w11_the_amount_is_one_that_its_owners_limits_allow(staged: Stagin
         assert "its offer is for 2000000 to 4000000000 msat" in got["refused"][0]["why"]
 
 
-async def test_w11_of_two_at_one_price_the_longer_lifetime_is_first(staged: Staging) -> None:
-    """wallet:W11: lifetime and trust stand beside the price."""
+@pytest.mark.parametrize("longer", [LSP, OTHER_LSP])
+async def test_w11_of_two_at_one_price_the_longer_lifetime_is_first(staged: Staging, longer: str) -> None:
+    """wallet:W11: lifetime and trust stand beside the price, of either LSP."""
     async with staged() as stage:
-        other(stage, min_lifetime=4032)
+        other(stage)
+        stage.lsps[longer].entries = [entry(min_lifetime=4032)]
         got = await stage.client.methods.compare(20_000_000, [LSP, OTHER_LSP])
         assert [offer["min_lifetime"] for offer in got["offers"]] == [4032, 1008]
         assert [offer["trusted"] for offer in got["offers"]] == [False, False]

@@ -107,6 +107,88 @@ async def test_w3_a_block_that_is_reorganised_away_makes_the_channel_unsound_at_
         assert await tried(stage, invoice) == [GONE_ON] * 3
 
 
+async def test_w3_a_look_that_finds_it_gone_counts_without_a_block(staged: Staging) -> None:
+    """wallet:W3: lightningd's own notification, or our look at what is owed, comes sooner than the block."""
+    async with staged() as stage:
+        invoice = await paid(stage)
+        stage.fund()
+        stage.confirm(height=stage.height + 1)
+        await stage.block()
+        assert await tried(stage, invoice) == [GONE_ON] * 3
+        stage.node.utxos.clear()
+        del stage.node.channels[0]["short_channel_id"]
+        await stage.state(CHANNEL, "CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
+        assert await tried(stage, invoice) == [REFUSED] * 3
+
+
+@pytest.mark.parametrize("asked_by", ["a look at all", "an HTLC", "an invoice of the owner's"])
+async def test_w3_a_block_during_a_look_makes_it_worth_nothing(staged: Staging, asked_by: str) -> None:
+    """wallet:W3: the table was read, the block reorganised the funding away, and then the answer was noted."""
+    async with staged() as stage:
+        invoice = await paid(stage)
+        stage.fund()
+        stage.confirm(height=stage.height + 1)
+        await stage.block()
+        came, call = [], stage.node.call
+
+        async def late(method: str, given: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+            answer = await call(method, given, timeout_s)
+            if method == "getutxout" and not came:
+                came.append(1)
+                del stage.node.channels[0]["short_channel_id"]  # it is in the mempool again
+                stage.client.hear("block_added", block_added={"hash": "01", "height": stage.height})
+                await stage.calm(200)  # the look that is due to the block is over before this one
+            return answer
+
+        stage.client.watch.block()
+        stage.node.call = late  # type: ignore[method-assign]
+        if asked_by == "a look at all":
+            await stage.client._look_all()
+        elif asked_by == "an HTLC":
+            await tried(stage, invoice)
+            await stage.calm(400)
+            assert REFUSED in stage.host.answers.values()
+        else:
+            assert await stage.client.watch.all_unsafe() == {CHANNEL}
+        assert came
+        assert not stage.client.watch._sound
+        assert await tried(stage, invoice) == [REFUSED] * 3
+
+
+@pytest.mark.parametrize("all_unsafe", [True, False])
+async def test_w3_nor_does_the_rest_of_a_table_of_before_the_block_count(staged: Staging, all_unsafe: bool) -> None:
+    """wallet:W3: one table for all looks; the block came while the first of two channels was looked at."""
+    async with staged() as stage:
+        names = [CHANNEL, "ef" * 32]
+        for number, name in enumerate(names):
+            row = channel_row(
+                channel_id=name, funding_txid=f"{number:064x}", short_channel_id=f"{stage.height}x{number}x1"
+            )
+            stage.node.channels.append(row)
+            stage.fund(txid=row["funding_txid"])
+        await stage.restart()
+        assert stage.client.watch._sound == set(names)
+        came, call = [], stage.node.call
+
+        async def late(method: str, given: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+            answer = await call(method, given, timeout_s)
+            if method == "getutxout" and not came:
+                came.append(1)
+                for row in stage.node.channels:
+                    row.pop("short_channel_id", None)  # both are in the mempool again
+                stage.client.hear("block_added", block_added={"hash": "01", "height": stage.height})
+                await stage.calm(200)
+            return answer
+
+        stage.client.watch.block()
+        stage.node.call = late  # type: ignore[method-assign]
+        if all_unsafe:
+            assert await stage.client.watch.all_unsafe() == set(names)
+        else:
+            await stage.client._look_all()
+        assert not stage.client.watch._sound
+
+
 @pytest.mark.parametrize("depth", [2, 3, 6])
 async def test_w0_as_deep_as_the_owner_asks(staged: Staging, depth: int) -> None:
     """rule:27: one block less is not enough, by its new scid, which we had not been told."""

@@ -60,6 +60,22 @@ async def test_w4_one_whose_funding_does_not_come_may_be_tried_again(staged: Sta
         assert stage.answer(part) == {"result": "fail", "failure": "0017"}
 
 
+async def test_w4_an_invoice_with_a_preimage_of_its_owners_ends_and_may_be_tried_again(staged: Staging) -> None:
+    """wallet:W4: such an invoice cannot be renewed; its payment goes back with a code that is not permanent."""
+    async with staged() as stage:
+        invoice = await stage.invoice(expiry=60, preimage="17" * 32)
+        await stage.channel()
+        stage.fund()
+        part = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        await stage.pass_time(61)
+        expire(stage)
+        assert stage.answer(part) is None
+        stage.confirm(height=stage.height + 1)
+        await stage.block()
+        assert stage.answer(part) == {"result": "fail", "failure": "0017"}
+
+
 @pytest.mark.parametrize("died", ["before the old one is deleted", "between the two"])
 async def test_w4_a_death_while_the_invoice_is_renewed_costs_nothing(staged: Staging, died: str) -> None:
     """wallet:W4, K-07: the words of the new one are stored first."""

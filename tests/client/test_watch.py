@@ -557,6 +557,19 @@ async def test_a_peer_cannot_take_the_name_of_another_channel(staged: Staging) -
         assert await stage.client.chain.channel_of(scid_from_str(BAD["alias"]["local"])) == CHANNEL
 
 
+async def test_w0_a_missing_funding_stays_missing_for_an_lsp_that_is_trusted_again(staged: Staging) -> None:
+    """wallet:W0, rule:27: the owner forgives, and names it in lsps2-trusted-lsp; it still carries nothing."""
+    async with staged(trusted=frozenset({LSP})) as stage:
+        invoice = await paid(stage)
+        await stage.pass_time(700)
+        assert (await stage.client.methods.trust(LSP))["was_distrusted"]
+        for onward in (-1, 12345):
+            strange = {**invoice, "payment_hash": "77" * 32}
+            part = stage.part(strange, 5_000_000, in_scid=scid_from_str(ALIAS), next_scid=onward)
+            await stage.calm()
+            assert stage.answer(part) == {"result": "fail", "failure": "2002"}
+
+
 async def test_rule_14_channels_of_strangers_cost_one_table_a_block(staged: Staging) -> None:
     """rule:14, wallet:W0: anyone may open channels to us and never fund them; nothing is written."""
     async with staged() as stage:

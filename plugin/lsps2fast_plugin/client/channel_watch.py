@@ -189,7 +189,7 @@ class Watch:
     async def unsafe(self, channel_id: str, row: PeerChannel | None = None) -> str | None:
         """Return why nothing may come in over a channel but its purchase, or None. Raises NodeError, StoreError.
 
-        `row`: it as lightningd lists it now, where the caller has just asked.
+        `row`: it as lightningd lists it after the last block, where the caller has asked.
         """
         if channel_id not in self._book.channels and channel_id not in self._ordinary:
             await self.survey()
@@ -200,7 +200,7 @@ class Watch:
             return "lightningd does not list it as one in use"
         if channel.missing:
             return "it was never funded"
-        funding = await self._funding(channel, row or await self._chain.row(channel_id))
+        _, funding = await self._as_of_now(channel, row)
         await self._note(channel, funding)
         lacking = funding.lacks(self._depth_blocks)
         return None if lacking is None else f"its funding transaction is {lacking.value}"
@@ -214,15 +214,33 @@ class Watch:
         if row is None:
             return FundingStatus.NOWHERE
         channel = self._book.channels.get(channel_id) or JitChannel.from_row(row)
-        funding = await self._funding(channel, row)
+        row, funding = await self._as_of_now(channel)
+        if row is None:
+            return FundingStatus.NOWHERE
         await self._note(channel, funding)
         return funding.lacks(self.settings.funding_depth)
 
     async def all_unsafe(self) -> set[str]:
         """Return the channels over which nothing may be received. Raises NodeError, StoreError."""
+        blocks = self._blocks
         rows = {row.channel_id: row for row in await self._chain.rows()}
-        names = list(self._book.channels)
-        return {name for name in names if await self.unsafe(name, rows.get(name)) is not None}
+        unsafe = set()
+        for name in list(self._book.channels):
+            if await self.unsafe(name, rows.get(name) if blocks == self._blocks else None) is not None:
+                unsafe.add(name)
+        return unsafe
+
+    async def _as_of_now(
+        self, channel: JitChannel, row: PeerChannel | None = None
+    ) -> tuple[PeerChannel | None, Funding]:
+        """Return a channel's row and funding, both from after the last block (wallet:W3). Raises NodeError."""
+        while True:
+            blocks = self._blocks
+            row = row or await self._chain.row(channel.channel_id)
+            funding = await self._funding(channel, row)
+            if blocks == self._blocks:
+                return row, funding
+            row = None
 
     # ---- looking
 
@@ -238,10 +256,10 @@ class Watch:
 
         Raises NodeError, StoreError.
         """
-        channels = list(self._book.channels.values())  # before the table is asked for: all that are in it
+        channels, blocks = list(self._book.channels.values()), self._blocks  # of before the table was asked for
         rows = {row.channel_id: row for row in await self._chain.rows()}
         for channel in channels:
-            await self._guarded_look(channel, rows.get(channel.channel_id))
+            await self._guarded_look(channel, rows.get(channel.channel_id), blocks)
         self.given_up = {name: channel for name, channel in self.given_up.items() if name in rows}
         for name, channel in self.given_up.items():
             channel.state = rows[name].state
@@ -253,16 +271,16 @@ class Watch:
 
     async def look(self, channel: JitChannel) -> None:
         """Look at one channel; an error of the node is no answer (K-13). Raises StoreError."""
+        blocks = self._blocks
         try:
             row = await self._chain.row(channel.channel_id)
         except NodeError as error:
             log.warning(f"channel {channel.channel_id} cannot be looked at: {error}")
             return
-        await self._guarded_look(channel, row)
+        await self._guarded_look(channel, row, blocks)
 
-    async def _guarded_look(self, channel: JitChannel, row: PeerChannel | None) -> None:
-        """Look at one channel, of which this is the row in lightningd's table, None for none."""
-        blocks = self._blocks
+    async def _guarded_look(self, channel: JitChannel, row: PeerChannel | None, blocks: int) -> None:
+        """Look at one channel, of which this was the row in lightningd's table after so many blocks, None for none."""
         try:
             if row is None and channel.paid_ms is None:
                 await self._drop(channel)

@@ -30,7 +30,7 @@ async def look(chain: Chain, watch: Watch, payment_msat: int | None) -> Inbound:
     if payment_msat is None:
         return Inbound(0)
     ready = [row for row in await chain.rows() if row.is_ready]
-    rows = [row for row in ready if await watch.unsafe(row.channel_id, row) is None]
+    rows = [row for row in ready if await watch.unsafe(row.channel_id) is None]
     return inbound(rows, payment_msat)
 
 
