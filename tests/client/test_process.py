@@ -143,8 +143,10 @@ async def test_foreign_htlcs_are_answered_without_asking_anybody() -> None:
         assert answers == [CONTINUE] * 400
         asked = [name for name, _ in process.world.node.calls[before:]]
         assert len(asked) < 10
+        assert asked.count("listpeerchannels") <= 1
         assert set(asked) <= {
             "listpeers",
+            "listpeerchannels",
             "sendcustommsg",
             "listdatastore",
             "wait",
