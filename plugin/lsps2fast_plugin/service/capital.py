@@ -77,7 +77,9 @@ class CapitalAtRisk:
         self._guard = guard
         self._refused = refused
         self._turns: dict[str, set[int]] = {}  # jit scids by client: opening on trust, their coins not chosen yet
-        self._doubted: set[bytes] = set()  # payments of which a part failed behind us
+        self._doubted: set[tuple[int, bytes]] = (
+            set()
+        )  # payments, by jit scid and hash, of which a part failed behind us
         self._faults: dict[int, Fault] = {}  # by jit scid: of the payment that is being given up
         self._binding: dict[Refusal, int] = {}  # limits that refuse, and the room that was asked for last
         self._told = TokenBucket(1, 10)
@@ -188,14 +190,14 @@ class CapitalAtRisk:
         if (stake := self._stakes.of_channel(channel_id)) is not None:
             stake.mined = True
 
-    def part_failed(self, payment_hash: bytes, event: ForwardEvent) -> None:
+    def part_failed(self, jit_scid: int, payment_hash: bytes, event: ForwardEvent) -> None:
         """Count a forwarded part that came back failed, unless our own node refused it (rule:22).
 
         Why the client, or a node behind it, refused a part, no lightningd can read: `failure_reason` is given for what
         our own refused, and only there (cln:N9).
         """
         if event.status == "failed" and event.failure_reason is None:
-            self._doubted.add(payment_hash)
+            self._doubted.add((jit_scid, payment_hash))
 
     def session_changed(
         self, buy: Buy, payment_hash: bytes, old: State | None, new: State, took_whole: bool = False
@@ -206,7 +208,7 @@ class CapitalAtRisk:
         may be those of a stranger: promises and standing hold, and a doubt is booked (rule:22).
         """
         wall_ms = self._clock.wall_ms()
-        if old == WITH_THE_CLIENT and new in NOT_PAID and payment_hash in self._doubted:
+        if old == WITH_THE_CLIENT and new in NOT_PAID and (buy.jit_scid, payment_hash) in self._doubted:
             self._ledger.probed(buy.peer_id, buy.jit_scid, wall_ms)  # C-26
             self._faults[buy.jit_scid] = Fault.DOUBT
         if old == State.COLLECTING and new == State.AWAITING_CHANNEL_READY:
@@ -221,7 +223,7 @@ class CapitalAtRisk:
         elif new in OVER and old != State.COLLECTING:
             self._ledger.let_go(buy.peer_id, buy.jit_scid, wall_ms, self._faults.pop(buy.jit_scid, Fault.NONE))
         if new == State.SUCCEEDED or new in OVER:
-            self._doubted.discard(payment_hash)
+            self._doubted.discard((buy.jit_scid, payment_hash))
             self._leave_turn(buy)
         self.save()
 

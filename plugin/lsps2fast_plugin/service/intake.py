@@ -182,19 +182,27 @@ class HtlcIntake:
         payment_hash = bytes.fromhex(event.payment_hash)
         end = payment_hash, None if preimage is None else bytes.fromhex(preimage)
         if payment_hash in self._driver.sessions.by_hash:
-            self._capital.part_failed(payment_hash, event)
             self._sales.forward_failed(payment_hash, event)
         key = self.names.key(in_scid, htlc_id, self._driver.sessions.index)
         if key in self._driver.sessions.index or payment_hash not in self._driver.sessions.by_hash:
-            self._driver.carry_out(self._driver.sessions.resolved(key, *end))
+            self._part_ended(key, event, *end)
         else:
-            self._host.spawn(self._resolve_renamed(in_scid, htlc_id, *end))
+            self._host.spawn(self._resolve_renamed(in_scid, htlc_id, event, *end))
 
-    async def _resolve_renamed(self, in_scid: int, htlc_id: int, payment_hash: bytes, preimage: bytes | None) -> None:
+    def _part_ended(self, key: PartKey, event: ForwardEvent, payment_hash: bytes, preimage: bytes | None) -> None:
+        """Tell whose part it is, if it is one of ours: others may have its payment hash, too (rule:12)."""
+        part = self._driver.sessions.index.get(key)
+        if part is not None and part.payment_hash == payment_hash:
+            self._capital.part_failed(part.jit_scid, payment_hash, event)
+        self._driver.carry_out(self._driver.sessions.resolved(key, payment_hash, preimage))
+
+    async def _resolve_renamed(
+        self, in_scid: int, htlc_id: int, event: ForwardEvent, payment_hash: bytes, preimage: bytes | None
+    ) -> None:
         """Look up a part of ours under a name we do not know: its channel may have been confirmed since (cln:H3)."""
         which = {"short_channel_id": format_scid(in_scid)}
         ask = partial(list_peer_channels, self._rpc, **which)
         for channel in await until_answered("listpeerchannels", ask, self._clock):
             self.names.learn(channel.channel_id, channel.scids)
         key = self.names.key(in_scid, htlc_id, self._driver.sessions.index)
-        self._driver.carry_out(self._driver.sessions.resolved(key, payment_hash, preimage))
+        self._part_ended(key, event, payment_hash, preimage)

@@ -232,6 +232,19 @@ def test_an_unpaid_channel_that_went_without_a_word_is_found(
     assert (node.closed, node.back) == (closed, back)
 
 
+@pytest.mark.parametrize(("to_us_msat", "withheld", "seen"), [(0, True, True), (None, True, False), (0, False, False)])
+def test_a_withheld_channel_that_holds_money_of_the_client_is_seen(
+    to_us_msat: int | None, withheld: bool, seen: bool
+) -> None:
+    """people:S9, rule:25: its parts are in no table that we know them in; the balance is enough."""
+    node = Node()
+    ours_msat = 100_000_000 if to_us_msat is None else to_us_msat
+    node.said = snapshot(channel(funding={"withheld": withheld}, total_msat=100_000_000, to_us_msat=ours_msat))
+    node.waiting = {KEY: record("forwards", channel=CHANNEL, forwards=PARTS)}
+    node.mine(2)
+    assert node.money == ([ID] if seen else [])
+
+
 def test_an_unpaid_channel_is_looked_at_with_growing_pauses() -> None:
     """people:S17, rule:10: a month is some ten questions, and an error ends none."""
     node = Node()

@@ -111,7 +111,7 @@ class Books:
 
     def fail(self, each: Buy, event: dict[str, Any] = FAILED_BY_CLIENT) -> None:
         """The payment on this buy ends unpaid after its parts went out."""
-        self.capital.part_failed(HASH, came_back(event))
+        self.capital.part_failed(each.jit_scid, HASH, came_back(event))
         self.changed(each, WITH_CLIENT, State.FAILED)
 
     def refused(self) -> dict[str, int]:
@@ -313,7 +313,7 @@ async def test_standing_goes_by_evidence(event: dict[str, Any], probes: int, new
     """people:L2, C-26, rule:22: what our node refused, or what no prober causes, is no probe; in either mode."""
     for trusts in (True, False):
         books = Books()
-        books.capital.part_failed(HASH, came_back(event))
+        books.capital.part_failed(buy().jit_scid, HASH, came_back(event))
         books.changed(buy(client_trusts_lsp=trusts), WITH_CLIENT, new)
         assert books.ledger.probes(ALICE, WALL_MS) == probes
         assert books.ledger.unpaid(ALICE, WALL_MS) == 0
@@ -332,9 +332,20 @@ async def test_standing_goes_by_evidence(event: dict[str, Any], probes: int, new
 async def test_only_a_payment_that_failed_behind_us_is_a_doubt(old: State, new: State) -> None:
     """C-26: after its parts went out; nothing else is one."""
     books = Books()
-    books.capital.part_failed(HASH, came_back(FAILED_BY_CLIENT))
+    books.capital.part_failed(buy().jit_scid, HASH, came_back(FAILED_BY_CLIENT))
     books.changed(buy(), old, new)
     assert books.ledger.probes(ALICE, WALL_MS) == 0
+
+
+async def test_a_part_of_another_sale_with_the_same_hash_is_no_doubt_of_this_one() -> None:
+    """people:L2, rule:12, rule:22: another client failed it; what our own node refused here stays our trouble."""
+    books = Books()
+    books.capital.part_failed(2, HASH, came_back(FAILED_BY_CLIENT))
+    books.capital.part_failed(1, HASH, came_back(FAILED_BY_US))
+    books.changed(buy(1), WITH_CLIENT, State.FAILED)
+    assert books.ledger.probes(ALICE, WALL_MS) == 0
+    books.changed(buy(2, BOB), WITH_CLIENT, State.FAILED)
+    assert books.ledger.probes(BOB, WALL_MS) == 1
 
 
 async def test_a_close_is_back_only_with_its_block() -> None:
@@ -470,7 +481,7 @@ async def test_a_healed_peer_leaves_the_disk() -> None:
     """rule:14: the datastore does not grow for ever."""
     books = Books()
     for each in (buy(), buy(2, BOB)):
-        books.capital.part_failed(HASH, came_back(FAILED_BY_CLIENT))
+        books.capital.part_failed(each.jit_scid, HASH, came_back(FAILED_BY_CLIENT))
         books.changed(each, WITH_CLIENT, State.FAILED)
         await books.settle()
         books.clock.pass_ms(3 * 86_400_000)
