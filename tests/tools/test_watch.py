@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import pty
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +105,28 @@ def test_a_socket_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) 
     assert "name the socket of your lightningd" in capsys.readouterr().err
 
 
+async def record(command: list[str], width: int) -> None:
+    """Show it at this width: nothing is cut. LSPS2FAST_PICTURES names a folder for the pictures in the docs."""
+    from rich.console import Console
+    from rich.text import Text
+
+    seen = await asyncio.create_subprocess_exec(
+        *command, "--once", stdout=asyncio.subprocess.PIPE, env={**os.environ, "COLUMNS": str(width), "LINES": "24"}
+    )
+    out, _ = await seen.communicate()
+    text = out.decode()
+    assert seen.returncode == 0
+    assert max(map(len, text.splitlines())) <= width
+    assert "under way" in text
+    if folder := os.environ.get("LSPS2FAST_PICTURES"):
+        console = Console(record=True, width=width, file=io.StringIO())
+        console.print(Text(text.rstrip()))
+        drawn = console.export_svg(title=f"lsps2fast watch, {width} columns", unique_id="watch")
+        drawn = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.S)  # nothing is loaded from elsewhere
+        drawn = drawn.replace("Fira Code, monospace", "monospace")
+        await asyncio.to_thread(Path(folder, f"watch-{width}.svg").write_text, drawn, "utf-8")
+
+
 async def press_p_and_q(terminal: int) -> None:
     """Read what is drawn; `p` once a payment is seen, `q` once the pause is."""
     drawn, pressed = b"", False
@@ -125,6 +150,8 @@ async def test_a_running_service_is_watched_on_a_terminal_until_q() -> None:
         assert once.returncode == 0
         assert f"{invoice.scid}" in out.decode()
         assert "1 parts, 5,000 sat" in out.decode()
+        for width in (60, 120):
+            await record(command, width)
         ours, theirs = pty.openpty()
         watching = await asyncio.create_subprocess_exec(*command, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
