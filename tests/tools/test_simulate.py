@@ -16,6 +16,7 @@ from lsps2fast_plugin.tools.cli import main
 from lsps2fast_plugin.tools.simulate.market import simulate
 from lsps2fast_plugin.tools.simulate.mutants import MUTANTS
 from lsps2fast_plugin.tools.simulate.plan import Plan, happenings, numbers_of, spans
+from lsps2fast_plugin.tools.simulate.wallet_rows import WALLET
 
 COMMAND = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "simulate"]
 
@@ -54,6 +55,16 @@ def test_every_promise_holds(seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
+    """rule:27, wallet:W0 to wallet:W17: the real wallet plugin among LSPs that do what they like."""
+    rows = tuple(kind.name for kind in WALLET)
+    result = simulate(Plan(seed, days=0.5, people=50, only=rows, weather=False))
+    assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
+    assert sum(result.visits[name] for name in rows) > 5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "most_steps"),
     [
@@ -65,10 +76,11 @@ def test_every_promise_holds(seed: int) -> None:
         ("no-shares", 300),
         ("names-are-keys", 120),
         ("cancels-the-peer", 30),
+        ("trusting-wallet", 40),
     ],
 )
 def test_a_guard_that_is_taken_away_is_missed(name: str, most_steps: int) -> None:
-    """rule:9, rule:18, rule:19, rule:21, rule:22, rule:24, rule:25, rule:26: the loss is found within so many steps.
+    """rule:9, rule:18, rule:19, rule:21, rule:22, rule:24 to rule:27: the loss is found within so many steps.
 
     The others: `make simulate-mutants`.
     """

@@ -16,6 +16,7 @@ from lsps2fast_plugin.simnode.psbt import Outpoint
 from lsps2fast_plugin.simnode.splices import FEE_SAT as SPLICE_FEE_SAT
 
 from .books import Books
+from .purse import Purse
 from .story import Story, Violation
 from .town import Town
 
@@ -27,6 +28,7 @@ class Common:
         self.town = town
         self.story = Story(town.loop.time)
         self.books = Books(town, self.story)
+        self.purse = Purse(town)
         self.payers: list[Payer] = []
         self.spent_msat: Counter[str] = Counter()  # by a payer, on something else than receipts
         self.present: set[Party] = set()  # wallets whose owners are in town

@@ -126,9 +126,8 @@ class Market:
 
     async def _come(self) -> None:
         """Everything of the plan, at its time."""
-        kinds = dict(strategies.KINDS)
-        chosen = [kinds[name] for name in self.plan.only] if self.plan.only else list(kinds.values())
-        plan = happenings(self.plan, list(honest.KINDS), [each.name for each in chosen], list(weather.EVENTS))
+        chosen = list(self.plan.only or strategies.USUAL)
+        plan = happenings(self.plan, list(honest.KINDS), chosen, list(weather.EVENTS))
         for happening in plan:
             await asyncio.sleep(max(0.0, happening.at_s - self.town.loop.time()))
             task = self._guard(self._harm(happening) if happening.is_weather else self._visit(happening))

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.broadcast import _SEAL, Broadcaster, ProofOfLife
 from lsps2fast_plugin.service.capital import CapitalAtRisk
@@ -109,6 +110,12 @@ MUTANTS: dict[str, Mutant] = {
             (ScidAliases, "one", lambda self, name: name),
             (ScidAliases, "key", lambda self, name, htlc_id, parts: (name, htlc_id)),
         ),
+    ),
+    "trusting-wallet": Mutant(
+        "rule:27",
+        "the wallet's question whether the funding of a channel is sound before a preimage goes out over it",
+        ("drains", "withholds"),
+        ((Watch, "unsafe", _undone), (Watch, "is_surely_safe", lambda *_: True), (Watch, "lacking", _undone)),
     ),
     "cancels-the-peer": Mutant(
         "rule:26",

@@ -148,6 +148,7 @@ class Promises:
         self._payers(changes)
         self._loss()
         self._mining()
+        self.common.purse.check()
 
     def _payers(self, changes: dict[str, int]) -> None:
         """rule:5: no payer had to close by force; an honest one has lost what was delivered, and no more."""

@@ -10,6 +10,7 @@ from lsps2fast_plugin.simnode.script import DEEDS, MESSAGES
 from .liveness import LIVENESS
 from .operators import OPERATORS
 from .scene import Scene, Visitor
+from .wallet_rows import WALLET
 
 
 class SignsAndErrs(Visitor):
@@ -412,4 +413,6 @@ MONEY: tuple[type[Visitor], ...] = (
     Dusty,
     Chaos,
 )
-KINDS: dict[str, type[Visitor]] = {kind.name: kind for kind in (*MONEY, *LIVENESS, *OPERATORS)}
+# Those who come when nobody is named: what is done to the real wallet is played by name, for its plugin costs time.
+USUAL: tuple[str, ...] = tuple(kind.name for kind in (*MONEY, *LIVENESS, *OPERATORS))
+KINDS: dict[str, type[Visitor]] = {kind.name: kind for kind in (*MONEY, *LIVENESS, *OPERATORS, *WALLET)}

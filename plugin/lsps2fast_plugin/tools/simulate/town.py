@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+from lsps2fast_plugin.client import app as wallet
+from lsps2fast_plugin.client import release_ground
 from lsps2fast_plugin.service import app as service
 from lsps2fast_plugin.simnode import World
 from lsps2fast_plugin.simnode.clock import START_US, Clock, Timer
@@ -26,7 +28,7 @@ from .wire import MemoryServer, Tape
 T = TypeVar("T")
 KEPT = 400  # entries of the transcript
 PATIENCE_S = 3_600.0  # simulated, before a wait of the world itself counts as lost
-LOOKS_S = 300.0  # between the service's looks at its own limits: every 5 s would be half of a run's work
+LOOKS_S = 300.0  # between looks at limits and fundings that come by the clock: they would be half of a run's work
 
 
 class TownClock(Clock):
@@ -130,7 +132,12 @@ class Town(World):
 @contextlib.contextmanager
 def as_plugins() -> Iterator[None]:
     """Let plugins run in this process: they look at the environment for who started them."""
-    with patch.dict(os.environ, LIGHTNINGD_PLUGIN="1"), patch.object(service, "LOOK_EVERY_S", LOOKS_S):
+    with (
+        patch.dict(os.environ, LIGHTNINGD_PLUGIN="1"),
+        patch.object(service, "LOOK_EVERY_S", LOOKS_S),
+        patch.object(wallet, "POLL_S", LOOKS_S),
+        patch.object(release_ground, "POLL_S", LOOKS_S),
+    ):
         yield
 
 
