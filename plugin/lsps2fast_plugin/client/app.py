@@ -291,7 +291,7 @@ class Client(PluginApp):
         await self._load()
         # Until then no HTLC comes in: any channel may be the one without a funding.
         await until_answered("looking at the channels", self.watch.find, self.clock)
-        self.host.spawn(self.endings.guarded(self.lifetimes.look_back()))
+        await self.endings.guarded(self.lifetimes.look_back())
         self.host.interest_loaded()
         self._ready.set()
         log.info(

@@ -46,10 +46,12 @@ class Lifetimes:
 
     async def look_back(self) -> None:
         """Find channels that were closed while nothing was heard. Raises NodeError."""
+        unheard = {each["channel_id"] for each in self._history.find("paid") if each["funding"] != "closed"} - {None}
+        if not unheard:
+            return
         rows = await self._chain.rows()
         closers = {row.channel_id: row.closer for row in rows if row.is_closing}
-        unheard = {each["channel_id"] for each in self._history.find("paid") if each["funding"] != "closed"}
-        if unheard - {None} - {row.channel_id for row in rows}:
+        if unheard - {row.channel_id for row in rows}:
             closers |= {row.channel_id: row.closer for row in await list_closed_channels(self._rpc)}
         for channel_id in unheard & closers.keys():
             self._closed(channel_id, closers[channel_id] == "remote")
