@@ -123,6 +123,7 @@ def play(tmp_path: Path) -> Callable[[Callable[[Node], Coroutine[Any, Any, None]
 
 
 Play = Callable[[Callable[[Node], Awaitable[None]]], None]
+GivenUp = tuple[NodeError, Caller, dict[str, Any]]
 
 
 async def failure(call: Awaitable[Any]) -> NodeError:
@@ -130,6 +131,15 @@ async def failure(call: Awaitable[Any]) -> NodeError:
     with pytest.raises(NodeError) as caught:
         await call
     return caught.value
+
+
+async def given_up(node: Node, method: str, params: dict[str, Any], late: Callable[[], None] | None = None) -> GivenUp:
+    """A call whose 30 s have passed once its request was there: the error, its connection and the request."""
+    call = asyncio.create_task(node.rpc.call(method, params, 30.0, late))
+    caller = await node.caller()
+    request = await caller.request()
+    node.rpc.turned(31)
+    return await failure(call), caller, request
 
 
 def test_a_call_is_one_json_rpc_request_with_its_result(play: Play) -> None:
@@ -204,11 +214,8 @@ def test_who_gave_a_call_up_hears_of_its_answer(play: Play) -> None:
 
     async def story(node: Node) -> None:
         told: list[str] = []
-        assert isinstance(
-            await failure(node.rpc.call("datastore", {}, 0.01, lambda: told.append("late"))), AnswerPending
-        )
-        caller = await node.caller()
-        old = await caller.request()
+        error, caller, old = await given_up(node, "datastore", {}, lambda: told.append("late"))
+        assert isinstance(error, AnswerPending)
         quick = asyncio.create_task(node.rpc.call("getinfo", {}, None, lambda: told.append("quick")))
         await caller.result(await caller.request(), {})
         await quick
@@ -229,9 +236,7 @@ def test_who_gave_a_call_up_hears_when_no_answer_can_come(play: Play) -> None:
 
     async def story(node: Node) -> None:
         told = asyncio.Event()
-        await failure(node.rpc.call("datastore", {}, 0.01, told.set))
-        caller = await node.caller()
-        await caller.request()
+        _, caller, _ = await given_up(node, "datastore", {}, told.set)
         assert not told.is_set()
         await caller.close()
         await asyncio.wait_for(told.wait(), WAIT_S)
@@ -348,11 +353,10 @@ def test_a_call_that_takes_too_long_has_an_unknown_outcome(play: Play) -> None:
     """rule:10, K-13; its late answer does no harm."""
 
     async def story(node: Node) -> None:
-        late = await failure(node.rpc.call("fundchannel_start", {}, 0.01))
+        late, caller, request = await given_up(node, "fundchannel_start", {})
         assert isinstance(late, NodeUnreachable)
-        assert "0.01 s" in late.message
-        caller = await node.caller()
-        await caller.result(await caller.request(), {"late": True})
+        assert "30.0 s" in late.message
+        await caller.result(request, {"late": True})
         call = asyncio.create_task(node.rpc.call("getinfo"))
         await caller.result(await caller.request(), {"id": "02"})
         assert await call == {"id": "02"}

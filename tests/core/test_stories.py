@@ -392,7 +392,7 @@ def test_a_probe_costs_nothing_on_chain_and_the_payment_after_it_is_paid(scene: 
     (undo,) = play.resolved(0, payment_hash=OTHER_HASH)
     assert undo == order.Undo(SCID, OTHER_HASH, CHANNEL, FUNDING)
     (reset,) = play.tell(Input.UNDONE, payment_hash=OTHER_HASH)
-    assert reset == order.Reset(SCID, order.SessionRecord("buy", None, 1, 0, None, None, (), None), "Abandoned")
+    assert reset == order.Reset(SCID, order.SessionRecord("buy", None, 0, 0, None, None, (), None), "Abandoned")
     assert play.of(order.Broadcast) == []
     assert play.forward().parts[0].extra_fee_msat == FEE
 
@@ -403,7 +403,7 @@ def test_after_all_parts_failed_the_client_gets_another_chance_over_its_public_c
     play.forward()
     fees, reset = play.walk("lost")
     assert fees == order.RestoreFees(CHANNEL.channel_id)
-    assert reset.record == order.SessionRecord("channel", None, 1, 0, None, CHANNEL, (), None)
+    assert reset.record == order.SessionRecord("channel", None, 0, 0, None, CHANNEL, (), None)
     broadcast, watch = play.part(payment_hash=HASH)
     assert broadcast == order.Broadcast(SCID, HASH, CHANNEL)
     assert watch == order.AwaitReady(SCID, HASH, CHANNEL.channel_id)

@@ -7,6 +7,7 @@ show in data/untested.json; `faults` says what is wrong with either, or with a d
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -95,6 +96,7 @@ def _range(first: str, last: str) -> list[str]:
     return [f"{kind}{number:0{len(start)}}" for number in range(int(start), int(end) + 1)]
 
 
+@functools.cache
 def read_places() -> list[Place]:
     """Every docstring below tests/ with an ID in it."""
     return [place for path in sorted(TESTS.rglob("*.py")) for place in _places_of(path)]

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from pages.ids import PAGES, bare, cited, faults, prose, rows
 
 KNOWN = {source: rows(source) for source in PAGES}
+
+
+@functools.cache
+def everything() -> list[tuple[str, str]]:
+    """Read the repository once for all tests here."""
+    return list(prose())
 
 
 UNTESTED = {
@@ -20,7 +28,7 @@ UNTESTED = {
 
 def test_every_cited_id_has_its_row_in_a_page() -> None:
     """Comments and docstrings of all code, and all pages. The page to add a row to is in the sentence."""
-    assert faults(list(prose()), KNOWN) == []
+    assert faults(everything(), KNOWN) == []
 
 
 @pytest.mark.parametrize("source", PAGES.keys() - {"speed"})
@@ -55,7 +63,7 @@ def test_each_rule_and_each_trap_has_a_test_or_a_reason() -> None:
     """The docstring of a test names it."""
     cited_by_tests = {
         f"{found.source}:{found.id}"
-        for place, text in prose()
+        for place, text in everything()
         if place.startswith("tests/") and not place.startswith("tests/pages/test_ids")
         for found in cited(place, text)
     }
