@@ -413,6 +413,6 @@ MONEY: tuple[type[Visitor], ...] = (
     Dusty,
     Chaos,
 )
-# Those who come when no strategy is named: what is done to the real wallet is played by name, for its plugin costs time.
+# The usual company: strategies against the real wallet are played by name only, for its plugin costs time.
 USUAL: tuple[str, ...] = tuple(kind.name for kind in (*MONEY, *LIVENESS, *OPERATORS))
 KINDS: dict[str, type[Visitor]] = {kind.name: kind for kind in (*MONEY, *LIVENESS, *OPERATORS, *WALLET)}
