@@ -175,7 +175,7 @@ class Reuses(Cheat):
         second = Deal(me, deal.lsp, deal.purse)
         second.amount_msat = deal.amount_msat
         if await second.bill():
-            fee_msat = None if me.maybe(0.7) else 0  # W8: without a fee it is an ordinary payment
+            fee_msat = None if me.maybe(0.7) else 0  # wallet:W8: without a fee it is an ordinary payment
             await second.end_of(second.send(second.parts(me.some(1, 3), fee_msat), end=deal.end))
 
 
