@@ -47,7 +47,7 @@ def mined_msat(town: Town, channel_ids: set[str]) -> Counter[str]:
 @pytest.mark.parametrize("mode", [CLIENT_TRUSTS, LSP_TRUSTS])
 def test_the_report_is_bookkeepers_to_the_msat(found_town: Callable[..., Town], mode: str) -> None:
     """operator:O11, operator:O2: over sales in parts, of any amount, a failed one, a later payment, and two closes."""
-    town = found_town(mode, service_options={"lsps2-min-lifetime": 0})
+    town = found_town(mode, service_options={"lsps2-min-lifetime": 0, "lsps2-bookkeeper-notes": True})
     won, wallets = [], []
     for number, (amount, parts) in enumerate(
         [(10_000_000, [10_000_000]), (20_000_000, [7_000_001, 12_999_999]), (None, [30_000_007])]

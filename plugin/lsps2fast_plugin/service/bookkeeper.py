@@ -3,6 +3,10 @@
 To bookkeeper an opening fee is a routed row like any other (operator:O11). Where it runs, the rows of a sale get a
 description, after the payment is over and beside everything else. Nothing depends on it: a note that cannot be made is
 left out, and a node without bookkeeper is asked once.
+
+Off unless asked for (`lsps2-bookkeeper-notes`): at each such call bookkeeper (v26.06-258) reads lightningd's moves of
+coins on chain, then those in channels, and ends itself where a channel was opened and used between the two; lightningd
+takes it for important and ends with it. Seen with fifty sales at once (cln:N12).
 """
 
 from __future__ import annotations
@@ -43,13 +47,20 @@ def outpoint_of(channel: Channel) -> str:
 class BookkeeperNotes:
     """Writes one note after the other."""
 
-    def __init__(self, rpc: Caller, spawn: Callable[[Coroutine[Any, Any, None]], object], clock: Clock) -> None:
+    def __init__(
+        self,
+        rpc: Caller,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        clock: Clock,
+        wanted: bool,
+    ) -> None:
+        """`wanted`: the operator has asked for notes."""
         self._rpc = rpc
         self._spawn = spawn
         self._clock = clock
         self._waiting: deque[Note] = deque(maxlen=MOST_WAITING)
         self._is_writing = False
-        self.is_absent = False  # lightningd knows no bookkeeper
+        self.is_absent = not wanted  # or lightningd knows no bookkeeper
 
     def ended(self, attempt: AttemptFact) -> None:
         """Note the rows of a payment that is over, if it brought a fee."""

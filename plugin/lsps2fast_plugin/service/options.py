@@ -68,6 +68,7 @@ class Settings(NamedTuple):
     page_listen: tuple[str, int] | None
     page_token: str | None
     ledger: str
+    bookkeeper_notes: bool
 
 
 NUMBERS: NumberTable = {  # default, least, most, meaning
@@ -176,6 +177,10 @@ def add_options(plugin: Plugin) -> None:
         multi=True,
     )
     plugin.add_flag_option("experimental-lsps2-zero-reserve", "open channels without a reserve on our side")
+    plugin.add_flag_option(
+        "lsps2-bookkeeper-notes",
+        "write descriptions into bookkeeper's rows; each such call may end a busy lightningd (cln:N12)",
+    )
     plugin.add_option("lsps2-trust-mode", MODES[0], f"who trusts whom: {' or '.join(MODES)}")
     plugin.add_option("lsps2-policy-file", None, "a TOML file with fee lines, tokens, trust and peers")
     plugin.add_option(
@@ -354,4 +359,5 @@ def read_settings(plugin: Plugin) -> Settings:
         page_listen=page_listen,
         page_token=_page_token(get("lsps2-page-token"), page_listen),
         ledger=str(get("lsps2-ledger") or LEDGER_FILE),
+        bookkeeper_notes=bool(get("lsps2-bookkeeper-notes")),
     )

@@ -112,7 +112,7 @@ def build_parts(
     )
     terms_of = desk.terms_of
     reports = PaymentReports(lambda scid: offers.get(parse_scid(scid)), clock.wall_ms)
-    notes = BookkeeperNotes(rpc, host.spawn, clock)
+    notes = BookkeeperNotes(rpc, host.spawn, clock, wanted=settings.bookkeeper_notes)
 
     def ended(payment: Ended) -> None:
         reports.ended(payment)

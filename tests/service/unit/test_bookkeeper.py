@@ -39,7 +39,9 @@ class Bookkeeper:
 
 def notes(bookkeeper: Bookkeeper, clock: Clock | None = None) -> tuple[BookkeeperNotes, list[asyncio.Task[None]]]:
     tasks: list[asyncio.Task[None]] = []
-    found = BookkeeperNotes(bookkeeper, lambda work: tasks.append(asyncio.create_task(work)), clock or Clock())
+    found = BookkeeperNotes(
+        bookkeeper, lambda work: tasks.append(asyncio.create_task(work)), clock or Clock(), wanted=True
+    )
     return found, tasks
 
 
@@ -72,6 +74,14 @@ async def test_a_sale_is_noted_at_its_payment_and_its_funding() -> None:
         ("bkpr-editdescriptionbypaymentid", {"payment_id": f"{1:064x}", "description": text}),
     ]
     assert len(tasks) == 1
+
+
+def test_unless_it_is_asked_for_bookkeeper_is_left_alone() -> None:
+    """cln:N12: any call of ours may end bookkeeper, and lightningd with it."""
+    bookkeeper, tasks = Bookkeeper(), []  # type: ignore[var-annotated]
+    books = BookkeeperNotes(bookkeeper, tasks.append, Clock(), wanted=False)
+    books.funding_sent("02" * 33, Channel("ab" * 32, "psbt", "ab" * 32))
+    assert (tasks, bookkeeper.asked) == ([], [])
 
 
 async def test_a_node_without_bookkeeper_is_asked_once() -> None:
