@@ -167,6 +167,26 @@ async def test_parts_that_lightningd_asks_about_again_after_its_start_are_refuse
         await stage.quiet()
 
 
+@pytest.mark.parametrize("then", ["running", "stop"])
+async def test_a_part_that_is_asked_about_after_its_channel_has_left_is_refused(mode: str, then: str) -> None:
+    """rule:19, cln:R1: lightningd asks again for what it held; a plugin that has just started knows it, too."""
+    async with Stage(mode, fresh=True) as stage:
+        client, payer = stage.client(), stage.payer(channels=2)
+        invoice = await stage.invoice(client)
+        error(stage, payer, payer.channels[0])
+        await stage.quiet()
+        if then == "stop":
+            await stage.stop()
+            await stage.start()
+        answer = await stage.hook_call(stage.part_call(invoice, payer))
+        assert answer["result"] == {"result": "fail", "failure_message": TEMPORARY}
+        assert not stage.calls("fundchannel_start")
+        await stage.paid(payer, invoice, [SIZE_MSAT], channels=[1])
+        await stage.over(invoice)
+        stage.world.mine(200)
+        await stage.quiet()
+
+
 async def test_nobody_but_the_payer_is_blamed() -> None:
     """rule:22, operator:O1: the log names the payer, and the client keeps its standing."""
     async with Stage(LSP_TRUSTS) as stage:
