@@ -146,6 +146,19 @@ def test_ctrl_c_ends_with_the_books_so_far() -> None:
     assert 0 < result["days"] < 3000
 
 
+def test_a_signal_before_the_town_is_built_ends_with_a_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """operator:O10: Ctrl-C while arguments are read or the command is loaded: no traceback."""
+
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("lsps2fast_plugin.tools.simulate.arguments.add_arguments", interrupted)
+    assert main(["simulate"]) == 130
+    assert "interrupted before" in capsys.readouterr().err
+
+
 def test_a_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--plot` writes SVG with a line for each group."""
     place = tmp_path / "money.svg"

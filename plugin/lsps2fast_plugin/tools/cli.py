@@ -14,8 +14,6 @@ from typing import Final
 
 from lsps2fast import __version__, table
 from lsps2fast.errors import ConfigError
-from lsps2fast_plugin.tools import report, watch
-from lsps2fast_plugin.tools.simulate import arguments
 
 UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # of a place to write to
 
@@ -104,6 +102,9 @@ def _simulate_command(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from lsps2fast_plugin.tools import report, watch  # here, so that a signal that comes meanwhile is heard
+    from lsps2fast_plugin.tools.simulate import arguments
+
     parser = argparse.ArgumentParser(prog="lsps2fast", description="JIT channels (LSPS2, bLIP-52) for Core Lightning.")
     parser.add_argument("--version", action="version", version=f"lsps2fast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -204,6 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(argv)
     except KeyboardInterrupt:
+        sys.stderr.write("lsps2fast: interrupted before there was anything to tell\n")
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader has seen enough, as in `lsps2fast demo | head`
         _say_no_more()
@@ -219,9 +221,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     try:
-        args = _parser().parse_args(argv)
-        command: Callable[[argparse.Namespace], int] = args.run
         with _ended_by_signals():
+            args = _parser().parse_args(argv)
+            command: Callable[[argparse.Namespace], int] = args.run
             return command(args)
     finally:
         sys.stdout.flush()
