@@ -17,15 +17,17 @@ from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.broadcast import _SEAL, Broadcaster, ProofOfLife
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.coins import Coins
-from lsps2fast_plugin.service.events import SessionEvents
 from lsps2fast_plugin.service.opening import Opener
+from lsps2fast_plugin.service.payment_reports import PaymentReports
 from lsps2fast_plugin.service.policy.budgets import Budgets
 from lsps2fast_plugin.service.policy.stakes import Stakes
 from lsps2fast_plugin.service.policy.trust import TrustLedger
+from lsps2fast_plugin.service.sales_ledger.tracker import Ended
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
 from .plan import Plan
 
+_ended = PaymentReports.ended
 SEED, DAYS, PEOPLE = 2, 6.0, 80.0
 
 
@@ -49,7 +51,7 @@ async def _blind(self: Any, peer_id: str, channel_id: str) -> ProofOfLife:
     return ProofOfLife(_SEAL, channel_id, False)
 
 
-def _endless(*_: Any) -> int:
+def _endless(*_: Any, **__: Any) -> int:
     return 10**15
 
 
@@ -65,8 +67,9 @@ async def _undone(*_: Any, **__: Any) -> None:
     """Left undone, later."""
 
 
-def _count_agreed(events: Any, action: Any) -> None:
-    events.fees_earned_msat += action.record.opening_fee_msat
+def _count_agreed(self: PaymentReports, payment: Ended) -> None:
+    _ended(self, payment)
+    self.fees_msat += payment.attempt.fee_agreed_msat - payment.attempt.fee_taken_msat
 
 
 async def _cancel(self: Any, peer_id: str, funding: Any) -> None:
@@ -170,7 +173,7 @@ MUTANTS: dict[str, Mutant] = {
         "rule:20",
         "the fee that came, in place of which the one is counted that was agreed",
         ("evades", "overpays"),
-        ((SessionEvents, "_over", _count_agreed),),
+        ((PaymentReports, "ended", _count_agreed),),
     ),
     "coins-stay": Mutant(
         "rule:9",

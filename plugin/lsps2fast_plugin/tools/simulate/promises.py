@@ -19,7 +19,10 @@ from .books import BACK, Account, Books
 from .common import Common
 from .story import Violation
 
-NOISE = ("Traceback", "failed in our code", "a task failed", "failed in pyln-client")
+NOISE = (
+    *("Traceback", "failed in our code", "a task failed", "failed in pyln-client"),
+    *("TypeError:", "KeyError:", "AttributeError:", "IndexError:"),  # which an answer to a peer hides
+)
 DAY_S = 86_400.0
 WINDOW_S = 25 * 3_600.0  # of burnt mining fees: a day in whole hours
 ANSWER_S = 5.0  # until a part that cannot be held has been failed
