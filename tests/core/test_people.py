@@ -603,3 +603,22 @@ def test_a_payer_whose_channel_dies_uses_no_offer_up(scene: Play) -> None:
             play.note(play.core.drop([(UPSTREAM, number)], "its channel leaves"))
             play.walk("undone" if road else "refused")
         assert (play.buy.attempts, kinds(play.part(htlc_id=99))) == (0, ["ReserveCoins"])
+
+
+def test_a_part_that_brings_far_more_than_it_pays_is_not_held(scene: Play) -> None:
+    """rule:24, people:L4: at most twice what it pays, and 1,000 sat, to the msat."""
+    play = scene()
+    assert play.part(5_000, amount_msat=1_010_001) == (failed([0]),)
+    assert play.part(5_000, amount_msat=1_010_000) == ()
+    assert play.core.refused["brings far more than it pays"] == 1
+
+
+def test_a_buy_that_lapses_while_its_channel_closes_waits_for_the_money(scene: Play) -> None:
+    """people:S17, rule:9: `Unpaid`, once a block has the close; not forgotten before."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored funded stored sent unready")
+    play.note(play.core.channel_closed(CHANNEL.channel_id))
+    assert play.walk("expired") == ()
+    assert list(play.core.buys) == [SCID]
+    final, forget = play.core.money_back(CHANNEL.channel_id)
+    assert (final.outcome, forget.outcome, play.core.buys) == ("Unpaid", "Unpaid", {})
