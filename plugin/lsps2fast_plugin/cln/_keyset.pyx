@@ -147,22 +147,11 @@ cdef void drop(Table* t, const u64* key) noexcept nogil:
 # ---- whose HTLC it is
 
 
-cdef u64 mark(const unsigned char* peer) noexcept nogil:
-    """One bit for the last digits of a node id: almost every peer that is not in the set is told from it by this."""
-    cdef u64 tail
-    memcpy(&tail, peer + PEER_SIZE - 8, 8)
-    return <u64> 1 << (tail * 0x9E3779B97F4A7C15ULL >> 58)
-
-
 cdef bint is_watched(Sets* sets, const unsigned char* peer, Py_ssize_t size) noexcept nogil:
-    """Return whether everything that comes from this peer is to be seen. NULL, or no node id: its peer is unknown."""
+    """Whether everything that comes from this peer, who may be watched, is to be seen. Without a node id it is."""
     cdef u64 key[PEER_WORDS]
-    if sets.peers.count == 0:
-        return False
     if peer == NULL or size != PEER_SIZE:
         return True
-    if not sets.peer_marks & mark(peer):
-        return False
     key[PEER_WORDS - 1] = 0
     memcpy(key, peer, PEER_SIZE)
     return has(&sets.peers, key)

@@ -16,6 +16,7 @@ from lsps2fast_plugin.cln._keyset cimport (
     has,
     is_watched,
     judge,
+    may_be_watched,
     pthread_cond_broadcast,
     pthread_cond_wait,
     pthread_mutex_lock,
@@ -298,14 +299,15 @@ cdef inline bint hand_over(Stream* s, const unsigned char* frame, Py_ssize_t siz
 
 cdef inline bint is_from_watched(Stream* s, t.Walk* call) noexcept nogil:
     """Whether it comes from a peer that is watched: then it is of interest wherever it goes, to us, too."""
-    return is_watched(s.sets, call.text + call.peer_id.at if call.seen & t.PEER_ID else NULL, call.peer_id.size)
+    cdef const unsigned char* peer = call.text + call.peer_id.at if call.seen & t.PEER_ID else NULL
+    return may_be_watched(s.sets, peer, call.peer_id.size) and is_watched(s.sets, peer, call.peer_id.size)
 
 
 cdef inline bint is_foreign(Stream* s, t.Walk* call) noexcept nogil:
     cdef u64 channel[4]
     cdef u64 payment_hash[4]
     cdef bint known_channel = call.seen & t.FORWARD_TO != 0
-    if s.sets.peers.count > 0 and is_from_watched(s, call):
+    if is_from_watched(s, call):
         return False
     if known_channel and s.sets.channels.count > 0:  # an empty set looks at no key
         unhex(call.text + call.forward_to.at, 64, <unsigned char*> channel)
