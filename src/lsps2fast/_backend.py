@@ -12,7 +12,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +31,7 @@ SOURCES: Final = {
 BINARY: Final = (".so", ".pyd")
 
 
-class Interpreted(MetaPathFinder):
+class Interpreted:
     """Find the core's modules as Python sources. Where Cython is not installed a small stand-in serves."""
 
     def find_spec(
@@ -47,7 +46,7 @@ class Interpreted(MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, source, loader=SourceFileLoader(fullname, source))
 
 
-class _Missing(MetaPathFinder):
+class _Missing:
     """Asked last, when no extension was found."""
 
     def find_spec(

@@ -16,9 +16,6 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from pyln.client import Plugin, RpcException
-from pyln.client.plugin import Request
-
 from lsps2fast import BACKEND, __version__
 from lsps2fast.bolt11 import CURRENCIES
 from lsps2fast.errors import ConfigError
@@ -54,6 +51,7 @@ from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.models import CLOSING, get_info, list_configs, list_peers
 from lsps2fast_plugin.cln.notifications import BlockAdded, ChannelStateChanged, InvoicePayment, PeerLink
 from lsps2fast_plugin.cln.plugin_app import PluginApp
+from lsps2fast_plugin.cln.pyln_client import Plugin, Request, RpcException
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
 

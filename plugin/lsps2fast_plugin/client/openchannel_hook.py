@@ -12,8 +12,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from pyln.client.plugin import Request
-
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps.lsps2 import format_datetime
 from lsps2fast_plugin.client import channel_terms
@@ -22,6 +20,7 @@ from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.pyln_client import Request
 
 log = logging.getLogger(__name__)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from pyln.client import Plugin
-
 from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.lsps0 import MalformedField
 from lsps2fast.lsps.lsps2 import parse_node_id
 from lsps2fast_plugin.cln.option_table import Changed, NumberTable, add_numbers, read_numbers, several
+from lsps2fast_plugin.cln.pyln_client import Plugin
 
 INBOUND_OPTION: Final = "lsps2-inbound"
 OWN_PREFIX = "lsps2-"  # of the options that CLN's built-in plugin does not have

@@ -12,14 +12,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from pyln.client.plugin import Request
-
 from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.client import route_hints
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain
 from lsps2fast_plugin.client.incoming_payments import TEMPORARY_NODE_FAILURE, Host
+from lsps2fast_plugin.cln.pyln_client import Request
 from lsps2fast_plugin.cln.reader import HtlcFilter
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyln.client import Plugin
+from lsps2fast_plugin.cln.pyln_client import Plugin
 
 PROC = Path("/proc")
 PS = ("ps", "-A", "-o", "pid=", "-o", "ppid=", "-o", "args=")

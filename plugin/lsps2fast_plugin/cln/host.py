@@ -21,13 +21,12 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
-from pyln.client import Plugin
-
 from lsps2fast import _hook as hook
 from lsps2fast_plugin.cln import lenient_json
 from lsps2fast_plugin.cln.frame_queue import Ended, FrameQueue, LogLimit
 from lsps2fast_plugin.cln.log import LightningdHandler, installed
 from lsps2fast_plugin.cln.pyln_adapter import TEMPORARY_NODE_FAILURE, PylnAdapter
+from lsps2fast_plugin.cln.pyln_client import Plugin
 from lsps2fast_plugin.cln.reader import (
     LATENCY_BOUNDS_S,
     HookReader,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyln.client import Plugin
-
 from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.cln.pyln_client import Plugin
 
 NumberTable = Mapping[str, tuple[int, int, int, str]]  # option: default, least, most, meaning
 Changed = Callable[[Plugin, str, Any], None]  # plugin, option, text: hears of `setconfig`, and may refuse

@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pyln.client import Plugin
-
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.cln import built_in
 from lsps2fast_plugin.cln.chance import chance
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.notifications import heard
+from lsps2fast_plugin.cln.pyln_client import Plugin
 
 AddOptions = Callable[[Plugin], None]
 

@@ -11,12 +11,10 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from pyln.client import Plugin, RpcException
-from pyln.client.plugin import MethodType, PluginLogHandler, Request, RequestState
-
 from lsps2fast import _hook as hook
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError
 from lsps2fast_plugin.cln import lenient_json
+from lsps2fast_plugin.cln.pyln_client import MethodType, Plugin, PluginLogHandler, Request, RequestState, RpcException
 
 TEMPORARY_NODE_FAILURE = "2002"
 INVALID_PARAMS = -32602

@@ -16,8 +16,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from pyln.client import Plugin
-
 from lsps2fast import BACKEND, __version__
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.buys import Buy
@@ -39,6 +37,7 @@ from lsps2fast_plugin.cln.models import (
 )
 from lsps2fast_plugin.cln.notifications import BlockAdded, ChannelStateChanged, ForwardEvent, OnionMessageLost, PeerLink
 from lsps2fast_plugin.cln.plugin_app import PluginApp
+from lsps2fast_plugin.cln.pyln_client import Plugin
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.alarms import TOPIC as ALARM_TOPIC

@@ -7,13 +7,12 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pyln.client import Plugin
-
 from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.buys import BuyQuota
 from lsps2fast.lsps.lsps2 import why_unsound
 from lsps2fast.lsps.promise import key_from_hex
 from lsps2fast_plugin.cln.option_table import NumberTable, add_numbers, read_numbers, several
+from lsps2fast_plugin.cln.pyln_client import Plugin
 from lsps2fast_plugin.service.coin_pool import PoolSize
 from lsps2fast_plugin.service.policy.external import Use
 from lsps2fast_plugin.service.policy.limits import LIMIT_OPTIONS, GateLimits

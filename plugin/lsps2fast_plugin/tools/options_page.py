@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyln.client import Plugin
-
 from lsps2fast_plugin.client import options as client
+from lsps2fast_plugin.cln.pyln_client import Plugin
 from lsps2fast_plugin.service import options as service
 
 

@@ -1,14 +1,13 @@
 """TOML text into checked tables, where every complaint names the line of the file and what to do.
 
 tomllib says where a text is no TOML, but keeps no positions of what it could read, so `Source.line_of` looks for the
-first statement after which a value exists. The meaning of the tables is not known here.
+first statement after which a value exists. The meaning of the tables is not known here. Most nodes have no such file,
+so what reads it is imported when there is one.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -28,6 +27,12 @@ _PIECE = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}|' r"'''.*?'{3,5}|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'|" r"#[^\n]*|[\[\]{}]|\n",
     re.DOTALL,
 )
+
+
+def _loads(text: str) -> dict[str, Any]:
+    import tomllib
+
+    return tomllib.loads(text)
 
 
 def _statements(text: str) -> list[tuple[int, int]]:
@@ -59,7 +64,7 @@ def _holds(document: Any, path: Path) -> bool:
 
 def _parses(text: str) -> bool:
     try:
-        tomllib.loads(text)
+        _loads(text)
     except (ValueError, RecursionError):
         return False
     return True
@@ -78,6 +83,8 @@ def describe(path: Path) -> str:
 
 def suggest(word: str, known: Mapping[str, Any]) -> str:
     """Return what an unknown word may have been meant to be, or all that is known."""
+    import difflib
+
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
 
@@ -90,7 +97,7 @@ class Source:
         self.name = name
         self._text = text.replace("\r\n", "\n")
         try:
-            self.document: dict[str, Any] = tomllib.loads(self._text)
+            self.document: dict[str, Any] = _loads(self._text)
         except (ValueError, RecursionError) as error:  # RecursionError, int limits: tomllib lets them through
             why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise self._error(self._broken_line(error), why, "") from None
@@ -105,7 +112,9 @@ class Source:
     def _broken_line(self, error: Exception) -> int:
         if match := _AT_LINE.search(str(error)):
             return int(match[1])
-        if isinstance(error, tomllib.TOMLDecodeError):  # "at end of document"
+        from tomllib import TOMLDecodeError
+
+        if isinstance(error, TOMLDecodeError):  # "at end of document"
             return self._text.rstrip("\n").count("\n") + 1
         statements = _statements(self._text)
         starts = [0, *(end for _, end in statements)]
@@ -120,7 +129,7 @@ class Source:
         low, high = 0, len(statements) - 1
         while low < high:
             middle = (low + high) // 2
-            if _holds(tomllib.loads(self._text[: statements[middle][1]]), path):
+            if _holds(_loads(self._text[: statements[middle][1]]), path):
                 high = middle
             else:
                 low = middle + 1
