@@ -7,15 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lsps2fast_plugin.tools.cli import main
-from lsps2fast_plugin.tools.simulate.market import simulate
+from lsps2fast_plugin.tools.simulate.loop import SimulatedLoop
+from lsps2fast_plugin.tools.simulate.market import Market, Result, simulate
 from lsps2fast_plugin.tools.simulate.mutants import MUTANTS
 from lsps2fast_plugin.tools.simulate.plan import Plan, happenings, numbers_of, spans
+from lsps2fast_plugin.tools.simulate.town import play
 from lsps2fast_plugin.tools.simulate.wallet_rows import WALLET
 
 COMMAND = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "simulate"]
@@ -24,7 +28,9 @@ COMMAND = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "simulate"]
 def played(*arguments: str, hash_seed: str = "0") -> dict[str, Any]:
     """One run in a process of its own."""
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-    done = subprocess.run([*COMMAND, "--json", *arguments], env=environment, capture_output=True, check=True)
+    done = subprocess.run(
+        [*COMMAND, "--json", *arguments], env=environment, capture_output=True, check=True, timeout=600
+    )
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found[0]
 
@@ -130,20 +136,81 @@ def test_numbers_that_cannot_be_get_a_sentence(capsys: pytest.CaptureFixture[str
     assert f"argument {arguments[0]}: {arguments[1]} is not a " in capsys.readouterr().err
 
 
+# what a shell without job control makes of `command &`
+IN_BACKGROUND = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 @pytest.mark.slow
-def test_ctrl_c_ends_with_the_books_so_far() -> None:
+@pytest.mark.parametrize("before", [(), (sys.executable, "-c", IN_BACKGROUND)], ids=["in-front", "in-background"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_with_the_books_so_far(number: int, before: tuple[str, ...]) -> None:
     """The sums of what was played are printed, and the code is a shell's for SIGINT."""
     with subprocess.Popen(
-        [*COMMAND, "--days", "3000", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*before, *COMMAND, "--days", "3000", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
-        assert running.stderr is not None
-        running.stderr.readline()  # the first progress: it is under way
-        running.send_signal(signal.SIGINT)
-        out, _ = running.communicate(timeout=60)
-    assert running.returncode == 130
+        overdue = threading.Timer(240, running.kill)  # whatever else comes, this test does not hang
+        overdue.start()
+        try:
+            assert running.stderr is not None
+            first = running.stderr.readline()  # the first progress: it is under way
+            running.send_signal(number)
+            out, said = running.communicate()
+        finally:
+            overdue.cancel()
+            running.kill()
+    assert running.returncode == 130, (first, said)
     (result,) = json.loads(out)
     assert result["interrupted"]
     assert 0 < result["days"] < 3000
+
+
+@pytest.mark.parametrize("turn", [*range(2, 400, 57), 999, 2_998, 5_003, 8_009])
+def test_a_signal_at_any_turn_ends_the_run(turn: int) -> None:
+    """The town is not yet built, people are amid their deeds, an answer comes with the end: it ends all the same."""
+
+    class Interrupted(SimulatedLoop):
+        turns = 0
+
+        def _run_once(self) -> None:
+            self.turns += 1
+            if self.turns == turn:
+                signal.raise_signal(signal.SIGINT)
+            assert self.turns < turn + 2_000
+            super()._run_once()  # type: ignore[misc]
+
+    async def work() -> Result:
+        return await Market(Plan(turn, days=3_000)).run()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = play(work, Interrupted)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.interrupted
+    assert result.days < 30
+
+
+def test_an_interrupt_that_is_lost_comes_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception cannot leave a `__del__`: Python prints it and goes on."""
+
+    class Dies:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupted(*_: object) -> None:
+        last = Dies()
+        del last
+        time.sleep(60)
+
+    monkeypatch.setattr("lsps2fast_plugin.tools.simulate.arguments.add_arguments", interrupted)
+    began_s = time.monotonic()
+    assert main(["simulate"]) == 130
+    assert time.monotonic() - began_s < 55
+    assert "interrupted before" in capsys.readouterr().err
 
 
 def test_a_signal_before_the_town_is_built_ends_with_a_sentence(

@@ -98,11 +98,11 @@ class _Progress:
 
     def __init__(self, days: float) -> None:
         self._days = days
-        self._next = DAYS_A_LINE
+        self._next = 0.0  # the first line comes at once: it is under way
 
     def __call__(self, market: Market) -> None:
         if market.town.day >= self._next:
-            self._next += DAYS_A_LINE
+            self._next = DAYS_A_LINE * (market.town.day // DAYS_A_LINE + 1)
             totals = market.books.totals
             _say(f"day {market.town.day:.0f} of {self._days:g}: {totals['sales']} sales, {market.story.step} steps")
 

@@ -77,6 +77,8 @@ class Market:
                     self._sum_up(result)
         except Violation as violation:
             result.violation = violation
+        except asyncio.CancelledError:  # as it began or ended
+            result.interrupted = True
         if self.common.failed.done():
             result.violation = self.common.failed.result()
         result.last_lines = list(self.story.lines)
@@ -101,7 +103,7 @@ class Market:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             interrupted = True
-        self.common.over = True
+        self.common.over = self.town.over = True
         for task in (*works, *self._visiting, end):
             task.cancel()
         if not self.common.failed.done() and not interrupted:

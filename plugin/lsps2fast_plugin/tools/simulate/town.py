@@ -84,6 +84,7 @@ class Town(World):
         self.tape = Tape()
         self.chance = Chance(seed)
         self.context = copy_context()
+        self.over = False
         self.programs: dict[str, Program] = {}  # in place of the real one, by name of the node
         super().__init__(
             seed, sphinx=False, transcript_limit=KEPT, timeout_s=PATIENCE_S, exit_grace_s=PATIENCE_S, **world
@@ -109,10 +110,20 @@ class Town(World):
         return PluginClock(self.loop, START_US // 1000)
 
     def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Ignore what a killed process leaves unfinished."""
+        """Ignore what a killed process leaves unfinished, and what the end of the run cut off."""
         task = context.get("task") or context.get("future")
+        if self.over:
+            return
         if not isinstance(task, asyncio.Task) or task.get_name() != DEAD:
             super()._unforeseen(loop, context)
+
+    async def close(self) -> None:
+        self.over = True
+        while pending := [task for task in self._tasks if not task.done()]:
+            for task in pending:  # once more: a cancellation that comes with the answer to a call is lost in `wait_for`
+                task.cancel()
+            await asyncio.wait(pending, timeout=1)
+        await super().close()
 
     def emigrate(self, party: Party) -> None:
         """Let a party without channels leave for good, with its coins."""
