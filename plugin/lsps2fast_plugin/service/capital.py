@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from lsps2fast.actions import Funding, SessionRecord
 from lsps2fast.errors import NodeError, StoreError
@@ -41,6 +41,19 @@ ANY: Final = ""  # key of `Watch`: those who wait are few, and each looks again 
 BURNT: Final = ("lsps", "lsps2", "selling", "burnt")
 
 
+class Sales(Protocol):
+    """The payments under way: `SessionDriver`."""
+
+    def fee_msat(self, jit_scid: int) -> int:
+        """Return the opening fee that the one on this scid brings."""
+
+    def unpaid_changed(self, channel_id: str, peer_id: str) -> None:
+        """Take note that `CapitalAtRisk.is_unpaid` has another answer for this channel."""
+
+    def not_opened(self, jit_scid: int, no: No) -> None:
+        """Take note that no channel is opened for the one on this scid."""
+
+
 class CapitalAtRisk:
     """Feeds the ledger; answers whether one more channel may be opened."""
 
@@ -54,14 +67,10 @@ class CapitalAtRisk:
         feerate_perkw: Callable[[], Awaitable[int]],
         last_perkw: Callable[[], int | None] = lambda: None,
         free_sat: Callable[[], int | None],
-        fee_msat: Callable[[int], int],
-        guard: Callable[[str, str], None],
-        refused: Callable[[int, No], None] = lambda jit_scid, no: None,
+        sessions: Sales,
     ) -> None:
         """`feerate_perkw()` is that of funding transactions, `last_perkw()` the one that coins were just chosen for,
-        `free_sat()` our free coins at the last look,
-        `fee_msat(jit_scid)` the opening fee of the payment under way; `guard(channel_id, peer_id)` hears when
-        `is_unpaid` has changed; `refused(jit_scid, why)` of each channel that is not opened.
+        `free_sat()` our free coins at the last look.
         """
         self._policy = policy
         self._budgets = policy.budgets
@@ -73,9 +82,7 @@ class CapitalAtRisk:
         self._feerate_perkw = feerate_perkw
         self._last_perkw = last_perkw
         self._free_sat = free_sat
-        self._fee_msat = fee_msat
-        self._guard = guard
-        self._refused = refused
+        self._sessions = sessions
         self._turns: dict[str, set[int]] = {}  # jit scids by client: opening on trust, their coins not chosen yet
         self._doubted: set[tuple[int, bytes]] = (
             set()
@@ -137,7 +144,7 @@ class CapitalAtRisk:
         self._price(feerate_perkw)
         free_sat, wall_ms = self._free_sat() or 0, self._clock.wall_ms()
         on_trust = not buy.client_trusts_lsp
-        fee_msat = self._fee_msat(buy.jit_scid)
+        fee_msat = self._sessions.fee_msat(buy.jit_scid)
         before = self._stakes.now(buy.jit_scid)
         if before is not None and not before.sent:
             self._stakes.take(before)
@@ -163,7 +170,7 @@ class CapitalAtRisk:
 
     def _refuse(self, buy: Buy, no: No) -> None:
         self._policy.refusals.count(no.reason)
-        self._refused(buy.jit_scid, no)
+        self._sessions.not_opened(buy.jit_scid, no)
         if no.reason in self._limits() and no.reason not in self._binding:
             log.warning(f"{no.reason.value} binds from now on: {no.why}; lsps2-stats shows all limits")
         self._binding[no.reason] = no.needed_msat
@@ -182,7 +189,7 @@ class CapitalAtRisk:
     def sent(self, buy: Buy, channel_id: str) -> None:
         """Count a funding that is ordered on chain; may be repeated."""
         self._ledger.sent(buy.peer_id, buy.jit_scid, channel_id, buy.capacity_sat * 1000, self._clock.wall_ms())
-        self._guard(channel_id, buy.peer_id)
+        self._sessions.unpaid_changed(channel_id, buy.peer_id)
         self.save()
 
     def mined(self, channel_id: str) -> None:
@@ -217,7 +224,7 @@ class CapitalAtRisk:
             stake = self._stakes.now(buy.jit_scid)
             self._ledger.paid(buy.peer_id, buy.jit_scid, wall_ms, whole_fee=new == State.SUCCEEDED)
             if stake is not None and stake.channel_id is not None:
-                self._guard(stake.channel_id, stake.peer_id)
+                self._sessions.unpaid_changed(stake.channel_id, stake.peer_id)
         elif new == State.UNDERPAID:
             self._ledger.underpaid(buy.peer_id, buy.jit_scid, wall_ms)
         elif new in OVER and old != State.COLLECTING:
@@ -251,7 +258,7 @@ class CapitalAtRisk:
         stake = self._stakes.of_channel(channel_id)
         if stake is not None:
             self._back(stake)
-            self._guard(channel_id, stake.peer_id)
+            self._sessions.unpaid_changed(channel_id, stake.peer_id)
             self._changed.changed(ANY)
             self.save()
 
@@ -338,7 +345,7 @@ class CapitalAtRisk:
             if stake.channel_id not in standing:
                 self._back(stake)
             else:
-                self._guard(stake.channel_id, stake.peer_id)
+                self._sessions.unpaid_changed(stake.channel_id, stake.peer_id)
         for record in records.values():
             channel = record.journal.channel
             row = None if channel is None else standing.get(channel.channel_id)
@@ -362,7 +369,7 @@ class CapitalAtRisk:
                 stake.ended_ms = None
             elif not stake.over:
                 self._ledger.let_go(buy.peer_id, buy.jit_scid, wall_ms, Fault.NONE)
-            self._guard(journal.channel.channel_id, buy.peer_id)
+            self._sessions.unpaid_changed(journal.channel.channel_id, buy.peer_id)
         elif under_way:
             on_trust = not buy.client_trusts_lsp
             self._ledger.reserved(buy.peer_id, buy.jit_scid, capacity_sat * 1000, on_trust, 0, wall_ms)

@@ -28,6 +28,7 @@ from lsps2fast_plugin.service.forward_limits import ForwardLimits, Room
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
 from lsps2fast_plugin.service.outgoing_room import WOULD_NOT_BE_FORWARDED, OutgoingRooms, Verdict
+from lsps2fast_plugin.service.policy.budgets import No
 from lsps2fast_plugin.service.sales_ledger.evidence import Blame
 from lsps2fast_plugin.service.session_record import StoredSession
 from lsps2fast_plugin.service.shut_channels import ShutChannels
@@ -240,6 +241,14 @@ class SessionDriver:
         """Return the opening fee that the payment under way brings."""
         core = self.sessions.buys.get(jit_scid)
         return 0 if core is None or core.holder is None else int(core.holder.fee_msat)
+
+    def unpaid_changed(self, channel_id: str, peer_id: str) -> None:
+        """Shut this channel, or open it to other payments (rule:21)."""
+        self.shut.look(channel_id, peer_id)
+
+    def not_opened(self, jit_scid: int, no: No) -> None:
+        """Take note why no channel is opened for the payment under way."""
+        self.books.not_opened(jit_scid, no)
 
     def unpaid(self) -> dict[str, str]:
         """Channels of buys without a payment under way whose money is not back, with their peers (people:S17)."""

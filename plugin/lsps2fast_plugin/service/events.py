@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
+from lsps2fast._sessions import Sessions
 from lsps2fast.actions import (
     ABANDONED,
     FAILED,
@@ -30,7 +31,8 @@ from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.negotiation import token_of_buy
-from lsps2fast_plugin.service.sales_ledger.evidence import Blame
+from lsps2fast_plugin.service.policy.budgets import No
+from lsps2fast_plugin.service.sales_ledger.evidence import LSP, Blame
 from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger
 from lsps2fast_plugin.service.sales_policy import Desk
 
@@ -48,7 +50,7 @@ class SessionEvents:
         self,
         *,
         host: Host,
-        sessions: Any,
+        sessions: Sessions,
         offers: BuyRegistry,
         desk: Desk,
         exposure: CapitalAtRisk,
@@ -57,7 +59,7 @@ class SessionEvents:
         attempt_ended: Callable[[int, bytes, str], Awaitable[None]],
         sales: SalesLedger,
     ) -> None:
-        """`sessions`: the core's `Sessions`. `coins_moved()`: what is free may have changed by our own doing.
+        """`coins_moved()`: what is free may have changed by our own doing.
 
         `attempt_ended(jit_scid, payment_hash, outcome)` leaves word of a payment whose buy lives on.
         """
@@ -134,6 +136,10 @@ class SessionEvents:
     def because(self, jit_scid: int, payment_hash: bytes, blame: Blame) -> None:
         """Publish that a payment is about to fail for this reason."""
         self._sales.blame(jit_scid, payment_hash, blame)
+
+    def not_opened(self, jit_scid: int, no: No) -> None:
+        """Record why no channel is opened for the payment under way on this scid."""
+        self._sales.blame_holder(jit_scid, Blame(LSP, no.reason.value, no.why))
 
     def funding_sent(self, channel: Channel) -> None:
         """Take note that bitcoind has this funding."""

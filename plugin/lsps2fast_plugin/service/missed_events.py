@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from lsps2fast.actions import Channel, PartKey
 from lsps2fast.errors import Lsps2Error
@@ -49,6 +49,38 @@ class _Waited:
     pause_blocks: int = 1
 
 
+class Tables(Protocol):
+    """What lightningd lists: `Reconciler`."""
+
+    async def snapshot(self, records: Iterable[StoredSession]) -> Snapshot:
+        """Return it for these sessions. Raises NodeError."""
+
+
+class WaitingSessions(Protocol):
+    """What waits, and hears what was found: `SessionDriver`."""
+
+    def waiting(self) -> dict[SessionKey, StoredSession]:
+        """Return the sessions with parts at their client, as records that say where the parts went."""
+
+    def unpaid(self) -> dict[str, str]:
+        """Return the channels without a payment under way whose money is waited for, with their peers."""
+
+    def told(self, part: PartKey, settled: bool) -> None:
+        """Take note how a part ended."""
+
+    def channel_closed(self, channel_id: str) -> None:
+        """Take note that a channel is closing or gone."""
+
+    def money_seen(self, channel_id: str) -> None:
+        """Take note that the client holds money in a withheld channel."""
+
+    def never_funded(self, channel_id: str) -> None:
+        """Take note that an unpaid channel is gone, and our money is back."""
+
+    def alarm(self, text: str) -> None:
+        """Tell the operator."""
+
+
 class MissedEventPoller:
     """Everything that is waited for, and when it is looked at next. Heights are those of the node."""
 
@@ -57,30 +89,13 @@ class MissedEventPoller:
         *,
         funder: Funder,
         broadcaster: Broadcaster,
-        waiting: Callable[[], dict[SessionKey, StoredSession]],
-        snapshot: Callable[[Iterable[StoredSession]], Awaitable[Snapshot]],
-        told: Callable[[PartKey, bool], None],
-        closed: Callable[[str], None],
-        money_seen: Callable[[str], None],
-        alarm: Callable[[str], None],
-        unpaid: Callable[[], dict[str, str]] = dict,
-        money_back: Callable[[str], None] = lambda channel_id: None,
+        tables: Tables,
+        sessions: WaitingSessions,
     ) -> None:
-        """Call `waiting()` for sessions with parts at their client, as records that say where the parts went;
-        `snapshot(records)`: as of `Reconciler`; `told(part, settled)`, `closed(channel_id)`
-        and `money_seen(channel_id)` (the client holds money in a withheld channel) take what was found;
-        `unpaid()`: channels without a payment under way whose money is waited for, with their peers; `money_back(id)`.
-        """
         self._funder = funder
         self._broadcaster = broadcaster
-        self._waiting = waiting
-        self._snapshot = snapshot
-        self._told = told
-        self._closed = closed
-        self._money_seen = money_seen
-        self._alarm = alarm
-        self._unpaid = unpaid
-        self._money_back = money_back
+        self._tables = tables
+        self._sessions = sessions
         self._height = 0
         self._fundings: dict[str, _Funding] = {}
         self._parts: dict[SessionKey, _Waited] = {}
@@ -138,13 +153,15 @@ class MissedEventPoller:
                 await self._broadcaster.send(funding.peer_id, funding.channel)
         except ChannelGone as gone:
             self._fundings.pop(channel_id, None)
-            self._alarm(f"funding {funding.channel.funding_txid} is not sent again: {gone}")
+            self._sessions.alarm(f"funding {funding.channel.funding_txid} is not sent again: {gone}")
         except Lsps2Error as error:
             log.warning(f"sending the funding of channel {channel_id} again: {error}")
             funding.due = self._height + 1 if funding.may_be_lost else funding.due
         if age >= ALARM_AFTER_BLOCKS and channel_id in self._fundings and not funding.alarmed:
             funding.alarmed = True
-            self._alarm(f"funding {funding.channel.funding_txid} of channel {channel_id} is in no block after {age}")
+            self._sessions.alarm(
+                f"funding {funding.channel.funding_txid} of channel {channel_id} is in no block after {age}"
+            )
 
     async def _look_whether_buried(self, funding: _Funding, found: PeerChannel) -> None:
         """Send a funding that had a block again where bitcoind has it no more. ChannelGone or NodeError."""
@@ -164,7 +181,7 @@ class MissedEventPoller:
         funding.may_be_lost = False
 
     async def _look_at_parts(self) -> None:
-        waiting = self._waiting()
+        waiting = self._sessions.waiting()
         self._parts = {key: self._parts.get(key) or _Waited(self._height + 1) for key in waiting}
         due = {key: record for key, record in waiting.items() if self._parts[key].due <= self._height}
         if not due:
@@ -174,7 +191,7 @@ class MissedEventPoller:
             parts.pause_blocks *= 2
             parts.due = self._height + parts.pause_blocks
         try:
-            snapshot = await self._snapshot(due.values())
+            snapshot = await self._tables.snapshot(due.values())
         except Lsps2Error as error:
             log.warning(f"looking what became of parts: {error}")
             return
@@ -183,7 +200,7 @@ class MissedEventPoller:
 
     async def _look_at_closes(self) -> None:
         """Find unpaid channels that went without a word, as after `dev-forget-channel` (rule:9)."""
-        unpaid = self._unpaid()
+        unpaid = self._sessions.unpaid()
         self._closes = {key: self._closes.get(key) or _Waited(self._height + 1) for key in unpaid}
         for channel_id, waited in self._closes.items():
             if waited.due > self._height:
@@ -196,18 +213,18 @@ class MissedEventPoller:
                 log.warning(f"looking whether channel {channel_id} is closed: {error}")
                 continue
             if row is None or row.state in BACK:
-                self._money_back(channel_id)
+                self._sessions.never_funded(channel_id)
             elif row.is_closing:
-                self._closed(channel_id)
+                self._sessions.channel_closed(channel_id)
 
     def _judge(self, record: StoredSession, snapshot: Snapshot) -> None:
         """Tell what the tables say and no notification said; what was paid comes first: it decides (K-11)."""
         ends = resolved_rows(record.journal, snapshot)
         for part in sorted(ends, key=lambda part: ends[part] != SETTLED):
-            self._told(part, ends[part] == SETTLED)
+            self._sessions.told(part, ends[part] == SETTLED)
         channel = record.journal.channel
         row = None if channel is None else snapshot.channels.get(channel.channel_id)
         if channel is not None and not snapshot.is_alive(channel.channel_id):
-            self._closed(channel.channel_id)  # the session may have another by now
+            self._sessions.channel_closed(channel.channel_id)  # the session may have another by now
         elif row is not None and row.is_withheld and holds_money_of_client(row):
-            self._money_seen(row.channel_id)  # whatever the tables say (rule:25)
+            self._sessions.money_seen(row.channel_id)  # whatever the tables say (rule:25)

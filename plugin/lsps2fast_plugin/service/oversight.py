@@ -7,8 +7,8 @@ opened is judged then), and an unpaid channel may be closed at any time (A-07), 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Protocol
 
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.buys import Buy
@@ -32,6 +32,26 @@ class AtALoss(NamedTuple):
     msat: int = 0
 
 
+class OpenOffers(Protocol):
+    """What was sold: `SessionDriver`."""
+
+    def unused(self) -> Iterable[Buy]:
+        """Return the offers that have no channel yet."""
+
+    def is_live(self, jit_scid: int) -> bool:
+        """Return whether its channel can still be paid for."""
+
+
+class Node(Protocol):
+    """What our node knows: `NodeLiquidity`."""
+
+    async def refresh(self) -> list[PeerChannel]:
+        """Return all channels. Raises NodeError."""
+
+    async def opening_perkw(self) -> int:
+        """Return the feerate of funding transactions. Raises NodeError."""
+
+
 class Oversight:
     """Looks after offers and unpaid channels."""
 
@@ -42,20 +62,15 @@ class Oversight:
         capital: CapitalAtRisk,
         clock: Clock,
         rpc: Caller,
-        unused: Callable[[], Iterable[Buy]],
-        is_live: Callable[[int], bool],
-        channels: Callable[[], Awaitable[list[PeerChannel]]],
-        feerate_perkw: Callable[[], Awaitable[int]],
+        offers: OpenOffers,
+        node: Node,
     ) -> None:
-        """`unused()`: offers without a channel; `is_live(jit_scid)`: it can still be paid to."""
         self._policy = policy
         self._capital = capital
         self._clock = clock
         self._rpc = rpc
-        self._unused = unused
-        self._is_live = is_live
-        self._channels = channels
-        self._feerate_perkw = feerate_perkw
+        self._offers = offers
+        self._node = node
         self._warned_at = 1  # as many offers at a loss are told next
         self._pauses: dict[str, tuple[int, int]] = {}  # by channel id: when to try again, and the pause after that
         self.at_a_loss = AtALoss()
@@ -69,11 +84,11 @@ class Oversight:
             log.warning(f"offers and unpaid channels could not be looked at: {error}")
 
     async def _look_at_offers(self) -> None:
-        offers = list(self._unused())
+        offers = list(self._offers.unused())
         if not offers:
             self.at_a_loss, self._warned_at = AtALoss(), 1
             return
-        feerate_perkw, floor = await self._feerate_perkw(), self._policy.rules.floor
+        feerate_perkw, floor = await self._node.opening_perkw(), self._policy.rules.floor
         losses = [loss for buy in offers if (loss := floor.loss_msat(feerate_perkw, least_fee_msat(buy)))]
         self.at_a_loss = AtALoss(len(losses), sum(losses))
         if self.at_a_loss.offers >= self._warned_at:
@@ -90,7 +105,7 @@ class Oversight:
         overdue = [stake for stake in self._capital.overdue() if hours and self._is_overdue(stake, hours, wall_ms)]
         if not overdue:
             return
-        rows = {channel.channel_id: channel for channel in await self._channels()}
+        rows = {channel.channel_id: channel for channel in await self._node.refresh()}
         for stake in overdue:
             row = rows.get(stake.channel_id or "")
             if row is not None and row.is_normal and row.is_confirmed and not row.htlcs:
@@ -99,7 +114,7 @@ class Oversight:
     def _is_overdue(self, stake: Stake, hours: int, wall_ms: int) -> bool:
         """Return whether its offer is over and its last payment long enough ago."""
         last_ms = max(stake.ended_ms or 0, stake.since_ms)
-        return not self._is_live(stake.jit_scid) and wall_ms - last_ms >= hours * HOUR_MS
+        return not self._offers.is_live(stake.jit_scid) and wall_ms - last_ms >= hours * HOUR_MS
 
     async def _close(self, stake: Stake, channel_id: str) -> None:
         now_ms = self._clock.now_ms()

@@ -39,7 +39,6 @@ from lsps2fast_plugin.service.oversight import Oversight
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.payment_reports import PaymentReports
 from lsps2fast_plugin.service.reconcile import Reconciler
-from lsps2fast_plugin.service.sales_ledger.evidence import LSP, Blame
 from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger, path_of
 from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker, Ended
 from lsps2fast_plugin.service.sales_policy import Desk
@@ -97,9 +96,7 @@ def build_parts(
         feerate_perkw=view.opening_perkw,
         last_perkw=lambda: funder.last_perkw,
         free_sat=lambda: low_water.free_sat,
-        fee_msat=driver.fee_msat,
-        guard=lambda channel_id, peer_id: shut.look(channel_id, peer_id),
-        refused=lambda jit_scid, no: sales.blame_holder(jit_scid, Blame(LSP, no.reason.value, no.why)),
+        sessions=driver,
     )
     shut = ShutChannels(interest, exposure.is_unpaid, lambda peer_id: list_peer_channels(rpc, id=peer_id))
     afterwards = ChannelLeaseGuard(
@@ -158,18 +155,7 @@ def build_parts(
     broadcaster = Broadcaster(rpc, coins, driver.alarm)
     names = ScidAliases()
     reconciler = Reconciler(rpc, replays, names)
-    lookout = MissedEventPoller(
-        funder=funder,
-        broadcaster=broadcaster,
-        waiting=driver.waiting,
-        snapshot=reconciler.snapshot,
-        told=driver.told,
-        closed=driver.channel_closed,
-        money_seen=driver.money_seen,
-        alarm=driver.alarm,
-        unpaid=driver.unpaid,
-        money_back=driver.never_funded,
-    )
+    lookout = MissedEventPoller(funder=funder, broadcaster=broadcaster, tables=reconciler, sessions=driver)
     held = HeldHtlcs(host)
 
     def sent(peer_id: str, channel: Channel) -> None:
@@ -223,16 +209,7 @@ def build_parts(
         supply=Supply(view, books, desk, settings.max_parts, partial(largest_payable, settings, forward_limits)),
         exposure=exposure,
         shut=shut,
-        oversight=Oversight(
-            policy=desk.policy,
-            capital=exposure,
-            clock=clock,
-            rpc=rpc,
-            unused=driver.unused,
-            is_live=driver.is_live,
-            channels=partial(list_peer_channels, rpc),
-            feerate_perkw=view.opening_perkw,
-        ),
+        oversight=Oversight(policy=desk.policy, capital=exposure, clock=clock, rpc=rpc, offers=driver, node=view),
         afterwards=afterwards,
         unfinished=UnfinishedChannelGuard(rpc=rpc, sold=driver.sold, guard=settings.close_guard),
         books=books,

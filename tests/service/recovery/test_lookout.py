@@ -30,6 +30,47 @@ UNCONFIRMED = channel(funding={"withheld": False})
 CONFIRMED = channel(funding={"withheld": False}, short_channel_id="7x1x0")
 
 
+class Waiting:
+    """What waits, and what it was told."""
+
+    def __init__(self) -> None:
+        self.alarms: list[str] = []
+        self.ends: list[tuple[tuple[int, int], bool]] = []
+        self.closed: list[str] = []  # channel ids
+        self.money: list[str] = []  # channel ids
+        self.back: list[str] = []  # channel ids
+        self.parts: dict[SessionKey, StoredSession] = {}
+        self.owed: dict[str, str] = {}
+
+    def waiting(self) -> dict[SessionKey, StoredSession]:
+        """As `SessionDriver.waiting`, and so on."""
+        return self.parts
+
+    def unpaid(self) -> dict[str, str]:
+        """Channels whose money is waited for."""
+        return self.owed
+
+    def told(self, part: tuple[int, int], settled: bool) -> None:
+        """A part has ended."""
+        self.ends.append((part, settled))
+
+    def channel_closed(self, channel_id: str) -> None:
+        """A channel is closing or gone."""
+        self.closed.append(channel_id)
+
+    def money_seen(self, channel_id: str) -> None:
+        """The client holds money in it."""
+        self.money.append(channel_id)
+
+    def never_funded(self, channel_id: str) -> None:
+        """Our money is back."""
+        self.back.append(channel_id)
+
+    def alarm(self, text: str) -> None:
+        """The operator is told."""
+        self.alarms.append(text)
+
+
 class Node:
     """What the lookout asks and tells."""
 
@@ -41,25 +82,13 @@ class Node:
         self.asked: list[int] = []  # heights at which the tables were read
         self.asked_for: list[int] = []  # heights at which bitcoind was asked for the funding
         self.lost = False  # bitcoind has the funding no more
-        self.alarms: list[str] = []
-        self.told: list[tuple[tuple[int, int], bool]] = []
-        self.closed: list[str] = []  # channel ids
-        self.money: list[str] = []  # channel ids
-        self.waiting: dict[SessionKey, StoredSession] = {}
-        self.unpaid: dict[str, str] = {}
-        self.back: list[str] = []  # channel ids
+        self.sessions = Waiting()
         self.height = 100
         self.lookout = MissedEventPoller(
             funder=cast(Funder, self),
             broadcaster=cast(Broadcaster, self),
-            waiting=lambda: self.waiting,
-            snapshot=self.snapshot,
-            told=lambda part, settled: self.told.append((part, settled)),
-            closed=self.closed.append,
-            money_seen=self.money.append,
-            alarm=self.alarms.append,
-            unpaid=lambda: self.unpaid,
-            money_back=self.back.append,
+            tables=self,
+            sessions=self.sessions,
         )
         self.lookout.load([], [], self.height)
 
@@ -196,9 +225,9 @@ def test_a_funding_without_a_block_alarms_once_and_is_given_up_in_the_end() -> N
     node = Node()
     node.lookout.funding(CLIENT, CHANNEL)
     node.mine(ALARM_AFTER_BLOCKS - FUNDING_EVERY_BLOCKS)
-    assert node.alarms == []
+    assert node.sessions.alarms == []
     node.mine(MOST_BLOCKS)
-    assert len(node.alarms) == 1
+    assert len(node.sessions.alarms) == 1
     assert len(node.lookout) == 0
 
 
@@ -226,10 +255,10 @@ def test_an_unpaid_channel_that_went_without_a_word_is_found(
 ) -> None:
     """people:S17, rule:9: its record waits for money that is back, or never comes."""
     node = Node()
-    node.unpaid = {ID: CLIENT}
+    node.sessions.owed = {ID: CLIENT}
     node.found = found
     node.mine(2)
-    assert (node.closed, node.back) == (closed, back)
+    assert (node.sessions.closed, node.sessions.back) == (closed, back)
 
 
 @pytest.mark.parametrize(("to_us_msat", "withheld", "seen"), [(0, True, True), (None, True, False), (0, False, False)])
@@ -240,20 +269,20 @@ def test_a_withheld_channel_that_holds_money_of_the_client_is_seen(
     node = Node()
     ours_msat = 100_000_000 if to_us_msat is None else to_us_msat
     node.said = snapshot(channel(funding={"withheld": withheld}, total_msat=100_000_000, to_us_msat=ours_msat))
-    node.waiting = {KEY: record("forwards", channel=CHANNEL, forwards=PARTS)}
+    node.sessions.parts = {KEY: record("forwards", channel=CHANNEL, forwards=PARTS)}
     node.mine(2)
-    assert node.money == ([ID] if seen else [])
+    assert node.sessions.money == ([ID] if seen else [])
 
 
 def test_an_unpaid_channel_is_looked_at_with_growing_pauses() -> None:
     """people:S17, rule:10: a month is some ten questions, and an error ends none."""
     node = Node()
-    node.unpaid = {ID: CLIENT}
+    node.sessions.owed = {ID: CLIENT}
     node.found = CONFIRMED
     node.mine(4_000)
     node.found = None
     node.mine(4_000)
-    assert len(node.back) == 1
+    assert len(node.sessions.back) == 1
 
 
 def test_a_channel_that_is_gone_needs_no_funding() -> None:
@@ -283,7 +312,7 @@ def test_parts_are_looked_at_ever_more_rarely() -> None:
     node = Node()
     node.mine(3)
     assert node.asked == []
-    node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
+    node.sessions.parts = {KEY: record("forwards", CHANNEL, PARTS)}
     node.mine(40)
     first = node.asked[0]
     assert [height - first for height in node.asked] == [0, 2, 6, 14, 30]
@@ -295,35 +324,35 @@ def test_parts_are_looked_at_ever_more_rarely() -> None:
 def test_what_was_paid_is_told_before_what_was_lost() -> None:
     """cln:F4, K-11, rule:12: by incoming channel and id."""
     node = Node()
-    node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
+    node.sessions.parts = {KEY: record("forwards", CHANNEL, PARTS)}
     node.said = snapshot(channel(), rows=(row(0, "failed"), row(1, "settled")))
     node.mine(2)
-    assert node.told == [((ALIAS, 1), True), ((ALIAS, 0), False)]
-    assert node.closed == []
+    assert node.sessions.ends == [((ALIAS, 1), True), ((ALIAS, 0), False)]
+    assert node.sessions.closed == []
 
 
 def test_parts_that_are_still_out_are_left_alone() -> None:
     """rule:10: a row that says offered, or none yet."""
     node = Node()
-    node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
+    node.sessions.parts = {KEY: record("forwards", CHANNEL, PARTS)}
     node.said = snapshot(channel(), rows=(row(0, "offered"),))
     node.mine(2)
-    assert (node.told, node.closed) == ([], [])
+    assert (node.sessions.ends, node.sessions.closed) == ([], [])
 
 
 def test_a_channel_that_closed_unheard_is_told() -> None:
     """cln:A3: what its parts come to is the machine's to say."""
     node = Node()
-    node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
+    node.sessions.parts = {KEY: record("forwards", CHANNEL, PARTS)}
     node.said = snapshot(channel(ID, state="ONCHAIN"))
     node.mine(2)
-    assert node.closed == [ID]
+    assert node.sessions.closed == [ID]
 
 
 def test_a_node_that_does_not_answer_is_asked_again() -> None:
     """rule:10."""
     node = Node()
-    node.waiting = {KEY: record("forwards", CHANNEL, PARTS)}
+    node.sessions.parts = {KEY: record("forwards", CHANNEL, PARTS)}
     node.error = NodeError("listforwards", -1, "busy")
     node.mine(5)
-    assert (len(node.asked), node.told) == (2, [])
+    assert (len(node.asked), node.sessions.ends) == (2, [])

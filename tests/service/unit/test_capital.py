@@ -21,6 +21,8 @@ from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.notifications import ForwardEvent, heard
 from lsps2fast_plugin.service.capital import BURNT, CapitalAtRisk
 from lsps2fast_plugin.service.options import DEFAULT_LINE
+from lsps2fast_plugin.service.policy.budgets import No
+from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.policy import Policy
 from lsps2fast_plugin.service.session_record import StoredSession
 
@@ -63,6 +65,7 @@ class Books:
         self.work: list[asyncio.Task[None]] = []
         self.perkw = 253
         self.guarded: list[str] = []
+        self.not_opened_for: list[tuple[int, Refusal]] = []
         self.options = options
         rules = settings(**({"lsps2_capital_budget_sat": 250_000} | options)).rules
         self.policy = Policy(rules)
@@ -74,9 +77,20 @@ class Books:
             self.begin,
             feerate_perkw=self.feerate_perkw,
             free_sat=lambda: 10**9,
-            fee_msat=lambda _: 1_000_000,
-            guard=lambda channel_id, _: self.guarded.append(channel_id),
+            sessions=self,
         )
+
+    def fee_msat(self, jit_scid: int) -> int:
+        """The fee of the payment under way."""
+        return 1_000_000
+
+    def unpaid_changed(self, channel_id: str, peer_id: str) -> None:
+        """It is to be shut or opened."""
+        self.guarded.append(channel_id)
+
+    def not_opened(self, jit_scid: int, no: No) -> None:
+        """A payment gets no channel."""
+        self.not_opened_for.append((jit_scid, no.reason))
 
     async def feerate_perkw(self) -> int:
         """What lightningd says; an error when a test wants one."""
@@ -148,6 +162,7 @@ async def test_no_gap_between_the_answer_and_the_chain() -> None:
     assert not await books.may_open(buys[2], 1_000)
     assert books.capital.at_risk_msat() == 250_000_000
     assert books.refused() == {"capital_budget": 1}
+    assert books.not_opened_for == [(3, Refusal.CAPITAL_BUDGET)]
     books.changed(buys[0], OPENING, State.ABORTING)
     assert books.capital.at_risk_msat() == 250_000_000  # its coins are not back yet
     books.changed(buys[0], State.ABORTING, State.FAILED)
