@@ -192,14 +192,21 @@ def test_a_signal_at_any_turn_ends_the_run(turn: int) -> None:
     assert result.days < 30
 
 
+@pytest.mark.parametrize("hook_s", [0.0, 0.5], ids=["at-once", "slow-machine"])
 def test_an_interrupt_that_is_lost_comes_again(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, hook_s: float
 ) -> None:
-    """An exception cannot leave a `__del__`: Python prints it and goes on."""
+    """An exception can leave neither a `__del__` nor the hook that is told of it."""
+    set_timer = signal.setitimer
 
     class Dies:
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGINT)
+
+    def slow_timer(*arguments: Any) -> None:
+        set_timer(*arguments)
+        if sys._getframe(1).f_code.co_name == "_interrupt_again":
+            time.sleep(hook_s)
 
     def interrupted(*_: object) -> None:
         last = Dies()
@@ -207,6 +214,7 @@ def test_an_interrupt_that_is_lost_comes_again(
         time.sleep(60)
 
     monkeypatch.setattr("lsps2fast_plugin.tools.simulate.arguments.add_arguments", interrupted)
+    monkeypatch.setattr(signal, "setitimer", slow_timer)
     began_s = time.monotonic()
     assert main(["simulate"]) == 130
     assert time.monotonic() - began_s < 55

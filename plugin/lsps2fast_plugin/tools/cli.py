@@ -7,16 +7,17 @@ import errno
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from lsps2fast import __version__, table
 from lsps2fast.errors import ConfigError
 
 UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # of a place to write to
+AGAIN_S: Final = 0.1  # until an interrupt that was lost comes again
 
 
 def _table_command(args: argparse.Namespace) -> int:
@@ -195,12 +196,14 @@ def _ended_by_signals() -> Iterator[None]:
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT)),
+        signal.SIGALRM: signal.signal(signal.SIGALRM, _again),
     }
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         yield
     finally:
         sys.unraisablehook = hook
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -208,11 +211,19 @@ def _ended_by_signals() -> Iterator[None]:
 def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
     """Interrupt a moment later where an interrupt was lost: in a `__del__` or a callback of a weak reference."""
     if lost.exc_type is KeyboardInterrupt:
-        again = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
-        again.daemon = True
-        again.start()
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
     else:
         sys.__unraisablehook__(lost)
+
+
+def _again(number: int, frame: FrameType | None) -> None:
+    """Interrupt, but not in the hook itself, where it would be lost once more."""
+    while frame is not None and frame.f_code is not _interrupt_again.__code__:
+        frame = frame.f_back
+    if frame is None:
+        signal.raise_signal(signal.SIGINT)
+    else:
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
 
 
 def main(argv: list[str] | None = None) -> int:

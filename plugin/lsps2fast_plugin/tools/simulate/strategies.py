@@ -413,6 +413,5 @@ MONEY: tuple[type[Visitor], ...] = (
     Dusty,
     Chaos,
 )
-# The usual company: strategies against the real wallet are played by name only, for its plugin costs time.
-USUAL: tuple[str, ...] = tuple(kind.name for kind in (*MONEY, *LIVENESS, *OPERATORS))
+USUAL: tuple[str, ...] = tuple(kind.name for kind in (*MONEY, *LIVENESS, *OPERATORS, *WALLET))
 KINDS: dict[str, type[Visitor]] = {kind.name: kind for kind in (*MONEY, *LIVENESS, *OPERATORS, *WALLET)}
