@@ -21,7 +21,7 @@ settings.register_profile("quick", deadline=None, max_examples=10)
 settings.load_profile("lsps2fast")
 
 HERE = Path(__file__).parent
-LIMIT_S = 40.0  # of a coroutine; another with the mark `within`
+LIMIT_S = 120.0  # of a coroutine; another with the mark `within`
 PROCESSES = (  # folders and files whose tests start processes; `make quick` leaves them out
     "browser",
     "crash",

@@ -48,6 +48,28 @@ async def test_w4_a_payment_that_came_in_time_is_claimed_when_its_funding_is_sou
         assert (await stage.client._status())["approvals"][0]["state"] == "paid"
 
 
+async def test_w4_the_owner_sees_what_a_payment_waits_for(staged: Staging) -> None:
+    """wallet:W4: how far the funding has come, and as of which block; nothing where nothing waits."""
+
+    async def awaits(stage: Stage) -> tuple[str | None, int | None]:
+        (shown,) = (await stage.client._status())["approvals"]
+        return shown["awaits"], shown["awaits_height"]
+
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()
+        assert await awaits(stage) == (None, None)
+        stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert await awaits(stage) == ("not seen", stage.height)
+        stage.fund()
+        await stage.block()
+        assert await awaits(stage) == ("in the mempool", stage.height)
+        stage.confirm(height=stage.height + 1)
+        await stage.block()
+        assert await awaits(stage) == (None, None)
+
+
 async def test_w4_one_whose_funding_does_not_come_may_be_tried_again(staged: Staging) -> None:
     """wallet:W4: before the HTLCs expire, with a code that is not permanent; also when the invoice ended."""
     async with staged() as stage:

@@ -29,7 +29,7 @@ AMOUNTS = [12_000_000, 8_000_000]
 FINAL_DELTA = 60  # room for the blocks of several tries
 MOST_TRIES, MOST_TURNS = 6, 40
 OWN_CALLS = (UNCOUNTED - {"custommsg"}) | {"lsps2-status"}
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 Json = dict[str, Any]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 NAMES = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "chrome-headless-shell")
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 START_S = 40.0
 KEYS = {"Tab": 9, "Enter": 13, " ": 32}
 

@@ -663,5 +663,5 @@ __all__ = [
 ]
 
 
-STORY_LIMIT_S = 30.0
+STORY_LIMIT_S = 120.0
 Staging = Callable[..., AbstractAsyncContextManager[Stage]]

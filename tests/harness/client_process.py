@@ -19,7 +19,7 @@ from lsps2fast.errors import NodeError
 from .client import HEIGHT, LSP, Json, Lightningd, Lsp
 
 CLIENT = [sys.executable, "-m", "lsps2fast_plugin.client.app"]
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 class World:

@@ -102,7 +102,7 @@ class Wire:
     async def next(self) -> dict[str, Any]:
         """The next answer, in the order they come."""
         while not self.waiting:
-            data = await asyncio.wait_for(self.reader.read(65536), 5)
+            data = await asyncio.wait_for(self.reader.read(65536), 60)
             assert data, "the node hung up"
             self.waiting += [parse(frame) for frame in self.splitter.feed(data)]
         return self.waiting.pop(0)

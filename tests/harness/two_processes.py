@@ -65,9 +65,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opening:
 
     @asynccontextmanager
     async def make(mode: str, **options: Any) -> AsyncIterator[Pair]:
-        async with World(
-            seed=5, plugin=SERVICE, options={"lsps2-trust-mode": mode, "lsps2-fee-floor": 0}, timeout_s=20
-        ) as world:
+        async with World(seed=5, plugin=SERVICE, options={"lsps2-trust-mode": mode, "lsps2-fee-floor": 0}) as world:
             wallet = world.add_node("wallet")
             wallet.plan_plugin(CLIENT, options, world.env)
             await wallet.start()

@@ -320,7 +320,7 @@ async def test_faults_lie_where_they_are_laid(make_world: MakeWorld) -> None:
         assert (await wire.next())["id"] == "late"
         hang = faults.hang("deldatastore")
         wire.ask("hang", "deldatastore", {"key": ["k"]})
-        await asyncio.wait_for(hang.reached.wait(), 5)
+        await asyncio.wait_for(hang.reached.wait(), 60)
         assert ("k",) in world.lsp.datastore.rows
         hang.release()
         assert (await wire.next())["id"] == "hang"

@@ -138,15 +138,15 @@ async def _interrupted(sign: signal.Signals) -> dict[str, bool]:
     driver = [sys.executable, str(HERE / "plugins" / "driver.py"), *PUPPET]
     process = await asyncio.create_subprocess_exec(*driver, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    pid, directory = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().split()
+    pid, directory = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().split()
     process.send_signal(sign)
-    await asyncio.wait_for(process.wait(), 20)
+    await asyncio.wait_for(process.wait(), 60)
 
     async def dead() -> None:
         while _lives(pid):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
-    await asyncio.wait_for(dead(), 10)
+    await asyncio.wait_for(dead(), 60)
     left = {"alive": _lives(pid), "directory": Path(directory).exists()}  # noqa: ASYNC240
     shutil.rmtree(directory, ignore_errors=True)  # after SIGKILL it is left behind
     return left

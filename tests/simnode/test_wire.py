@@ -110,7 +110,7 @@ async def test_a_second_answer_to_one_call_kills_the_plugin(make_world: MakeWorl
 async def test_init_may_call_the_node_before_it_is_answered(make_world: MakeWorld) -> None:
     """cln:M2: the socket is open while init is."""
     world = make_world({"init_hold": True})
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         starting = asyncio.ensure_future(world.__aenter__())
         await world.until(lambda: world.transcript.select("host>plugin", method="init"))
         async with Wire(world.lsp) as wire:
@@ -235,7 +235,7 @@ async def test_a_killed_node_is_an_end_of_file_for_the_plugin(make_world: MakeWo
     async with make_world(hearing("shutdown")) as world:
         plugin = world.lsp.plugin
         world.lsp.sigkill()
-        await asyncio.wait_for(plugin.gone.wait(), 5)
+        await asyncio.wait_for(plugin.gone.wait(), 60)
         assert not world.transcript.select("host>plugin", method="shutdown")
         with pytest.raises(NodeDown):
             await world.lsp.call("getinfo")
@@ -266,9 +266,9 @@ async def test_full_pipes_lose_nothing(make_world: MakeWorld) -> None:
 
 async def test_an_error_of_a_wait_shows_what_was_said(make_world: MakeWorld) -> None:
     """A bounded wait ends with the last lines of the transcript."""
-    async with make_world(timeout_s=0.2) as world:
+    async with make_world() as world:
         with pytest.raises(WaitTimeout, match="getmanifest"):
-            await world.until(lambda: False, "a miracle")
+            await world.until(lambda: False, "a miracle", timeout_s=0.2)
 
 
 def test_the_splitter_takes_any_cut() -> None:

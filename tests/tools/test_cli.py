@@ -44,7 +44,7 @@ def test_a_signal_ends_the_demo_and_leaves_nothing(tmp_path: Path, number: signa
     assert process.stdout is not None
     assert "arrives" in next(line for line in process.stdout if "arrives" in line)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors, list(tmp_path.iterdir())) == (130, "", [])
 
 
@@ -56,13 +56,13 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert process.stdout.readline().startswith("lsps2fast demo")
         process.stdout.close()
-        assert (process.stderr.read(), process.wait(30), list(tmp_path.iterdir())) == ("", 141, [])
+        assert (process.stderr.read(), process.wait(120), list(tmp_path.iterdir())) == ("", 141, [])
 
 
 @pytest.mark.slow
 def test_a_terminal_that_knows_ascii_only_is_enough(tmp_path: Path) -> None:
     """operator:O10."""
-    output, errors = demo(tmp_path, PYTHONIOENCODING="ascii").communicate(timeout=60)
+    output, errors = demo(tmp_path, PYTHONIOENCODING="ascii").communicate(timeout=120)
     assert errors == ""
     assert "checks hold" in output
 
@@ -91,7 +91,7 @@ def test_a_full_disk_ends_with_a_sentence(arguments: tuple[str, ...]) -> None:
     """operator:O10: no traceback, no success; what was started is ended."""
     command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", *arguments]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=100)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
     assert done.returncode == 1
     assert done.stderr == (
         "lsps2fast: what it says cannot be written: No space left on device; let it go to another place\n"
@@ -102,7 +102,7 @@ def test_a_closed_output_ends_with_a_sentence() -> None:
     """operator:O10: `>&-`."""
     command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "table"]
     closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
-    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False, timeout=100)
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (
         1,
         "lsps2fast: there is no standard output: leave out `>&-`, or give /dev/null\n",

@@ -16,7 +16,6 @@ from rich.console import Console
 
 import lsps2fast_plugin
 from lsps2fast_plugin.service import app, wiring
-from lsps2fast_plugin.simnode import World
 from lsps2fast_plugin.tools import cli
 from lsps2fast_plugin.tools.demo import evil, evil_lsp, sales, screen
 
@@ -189,7 +188,6 @@ def test_a_cheat_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sale_by_a_cheat_is_no_success(monkeypatch: pytest.MonkeyPatch, vice: str, mode: str, said: str) -> None:
     """Exit code 1 if anything is off, and the check that does not hold."""
     monkeypatch.setattr(sales, "SERVICE", evil.service_with(vice))
-    monkeypatch.setattr(sales, "World", functools.partial(World, timeout_s=3.0))
     code, report = play("--mode", mode)
     assert (code, report["ok"], len(report["sales"])) == (1, False, 1)
     assert any(said in text for text in wrong(report))
@@ -218,7 +216,6 @@ app.main()
 def test_a_careless_client_is_found_out(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for the client: one that takes any channel; in plain text."""
     monkeypatch.setattr(sales, "CLIENT", [sys.executable, "-c", CARELESS])
-    monkeypatch.setattr(sales, "World", functools.partial(World, timeout_s=3.0))
     assert cli.main(["demo", "--evil-lsp", "resize"]) == 1
     text = capsys.readouterr().out
     assert re.search(r"^WRONG +the client accepted no channel$", text, re.M)

@@ -35,7 +35,8 @@ class HeldPayment:
         self.calls: dict[Key, list[Call]] = {}
         self.lock = asyncio.Lock()  # parts are taken one after the other
         self.releasing = False
-        self.awaits: FundingStatus | None = None  # while the release waits: how far the funding has come
+        self.awaits: FundingStatus | None = None  # while the release waits: how far the funding has come ...
+        self.awaits_height = 0  # ... as of this block
 
     def __str__(self) -> str:
         return f"payment {self.approval.payment_hash.hex()}"

@@ -92,7 +92,7 @@ class Incoming:
         self._watch = watch
         self._history = history
         self._payments: dict[bytes, HeldPayment] = {}
-        self._grounds = ReleaseGround(book, watch, clock, settings)
+        self._grounds = ReleaseGround(book, chain, watch, clock, settings)
         self.final_cltv_blocks = 0
 
     def allow(self, settings: Settings) -> None:
@@ -126,6 +126,13 @@ class Incoming:
         """Return whether parts of this payment are held."""
         payment = self._payments.get(payment_hash)
         return payment is not None and bool(payment.collected.parts or payment.lock.locked())
+
+    def awaits(self, payment_hash: bytes) -> tuple[str, int] | None:
+        """Return how far the funding has come that the parts held wait for, and as of which block; None: for none."""
+        payment = self._payments.get(payment_hash)
+        if payment is None or not payment.releasing or payment.awaits is None:
+            return None
+        return payment.awaits.value, payment.awaits_height
 
     def held_parts(self) -> int:
         """Return the number of parts held, of all payments."""

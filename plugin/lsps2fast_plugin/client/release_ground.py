@@ -8,7 +8,7 @@ from typing import Final
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.channel_watch import Watch
-from lsps2fast_plugin.client.funding_status import FundingStatus
+from lsps2fast_plugin.client.funding_status import Chain, FundingStatus
 from lsps2fast_plugin.client.held_payment import Ground, HeldPayment
 from lsps2fast_plugin.client.options import Settings
 from lsps2fast_plugin.client.records import Approval
@@ -23,8 +23,9 @@ POLL_S: Final = 5.0  # beside the notifications, while a funding is awaited
 class ReleaseGround:
     """Looks at the channels of payments, again and again where waiting helps."""
 
-    def __init__(self, book: WalletRecords, watch: Watch, clock: Clock, settings: Settings) -> None:
+    def __init__(self, book: WalletRecords, chain: Chain, watch: Watch, clock: Clock, settings: Settings) -> None:
         self._book = book
+        self._chain = chain
         self._watch = watch
         self._clock = clock
         self.settings = settings
@@ -49,7 +50,9 @@ class ReleaseGround:
             return Ground("this LSP wants to be trusted, which its owner did not allow")
         on_trust = buy.client_trusts_lsp or (distrust is None and self.settings.trusts(buy.lsp_id))
         while channels := payment.channels:
-            missing = payment.awaits = await self._lacking(payment.approval, channels, on_trust)
+            height = self._chain.height
+            missing = await self._lacking(payment.approval, channels, on_trust)
+            payment.awaits, payment.awaits_height = missing, height
             if missing is None:
                 return Ground(None, channels)
             if missing is FundingStatus.WRONG:

@@ -33,9 +33,18 @@ def _buy(buy: Purchase) -> Json:
     }
 
 
-def _approval(approval: Approval, held: bool) -> Json:
+def _approval(approval: Approval, incoming: Incoming) -> Json:
+    held = incoming.holds(approval.payment_hash)
     state = "paid" if approval.served else "released" if approval.released else "receiving" if held else "awaited"
-    return {"payment_hash": approval.payment_hash.hex(), "label": approval.label, "state": state} | _buy(approval.buy)
+    awaits, height = incoming.awaits(approval.payment_hash) or (None, None)
+    return {
+        "payment_hash": approval.payment_hash.hex(),
+        "label": approval.label,
+        "state": state,
+        "awaits": awaits,
+        "awaits_height": height,
+        **_buy(approval.buy),
+    }
 
 
 def _channel(channel: JitChannel) -> Json:
@@ -88,7 +97,7 @@ def status(
     approvals = book.approvals.values()
     return {
         "buys": [_buy(buy) for buy in book.buys.values()],
-        "approvals": [_approval(each, incoming.holds(each.payment_hash)) for each in approvals],
+        "approvals": [_approval(each, incoming) for each in approvals],
         "channels": [_channel(channel) for channel in book.channels.values() if not channel.confirmed],
         "given_up": [_given_up(channel) for channel in given_up],
         "lsps": lsps,

@@ -58,7 +58,7 @@ class World(Surroundings):
         height: int = 109,
         sphinx: bool = True,
         transcript_limit: int | None = None,
-        timeout_s: float = 10.0,
+        timeout_s: float = 60.0,
         exit_grace_s: float = 5.0,
         test_clock: bool = True,
     ) -> None:

@@ -40,7 +40,7 @@ async def get(server: PageServer, path: str, **headers: str) -> tuple[int, Any, 
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for the server, which runs on this loop."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  (there is no event of it)
             await asyncio.sleep(0)
 

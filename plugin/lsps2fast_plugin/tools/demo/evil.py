@@ -6,7 +6,6 @@ The LSP is the real service with one vice (`evil_lsp`), the client the real one 
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.client.funding_status import FundingStatus
 from lsps2fast_plugin.service.policy.rules import DEFAULT_LINE
 from lsps2fast_plugin.simnode import Node, PaymentResult, tlv
 from lsps2fast_plugin.simnode.channels import End
@@ -48,7 +48,7 @@ SIZE_MSAT, FEE_MSAT, PARTS = 10_000_000, 1_000_000, 5
 OFFER_S = DEFAULT_LINE.validity_s
 MOST_BLOCKS = 12
 DRAINABLE_SAT, DRAINED_MSAT, ROUTING_FEE_MSAT = 1_000_000, 50_000_000, 2_000
-HOLD_S, MOST_LOOKS = 91, 1_000
+HOLD_S = 91
 ENDS = ("FAILED", "ABANDONED", "SUCCEEDED")
 
 
@@ -96,23 +96,18 @@ class Cheat:
 
     async def mine(self, payment: Payment) -> None:
         """Blocks come; the client holds the parts as long as it can and the funding is not among the transactions."""
-        await self.until(lambda told: told["held_parts"] == PARTS or payment.done, "the client holding every part")
         for _ in range(MOST_BLOCKS):
-            held = (await self.status())["held_parts"]
-            if not held:
+            await self.until(lambda told: self.awaits(told) or payment.done, "the client looking for the funding")
+            if payment.done:
                 return
-            self.stage.say("clock", f"a block is mined, without the funding; the client holds {held} parts")
-            looks = self._looks()
+            self.stage.say("clock", f"a block is mined, without the funding; the client holds {PARTS} parts")
             self.world.mine()
-            seen = functools.partial(self._has_looked, looks)
-            await self.until(seen, "the client looking for the funding")
 
-    def _looks(self) -> int:
-        """Return how often the client has asked for the funding output."""
-        return len(self.calls(self.wallet.name, "rpc>host", "getutxout"))
-
-    def _has_looked(self, before: int, told: dict[str, Any]) -> bool:
-        return not told["held_parts"] or self._looks() > before
+    def awaits(self, told: dict[str, Any]) -> str | None:
+        """Return how far the funding has come, as of this block, that the client holds every part for."""
+        now = told["held_parts"] == PARTS and told["approvals"][0]["awaits_height"] == self.world.chain.height
+        sight: str | None = told["approvals"][0]["awaits"] if now else None
+        return sight
 
     async def lapse(self, payment: Payment) -> None:
         """Let the offer end, for the client first: an LSP's clock that is late is the LSP's affair."""
@@ -157,6 +152,9 @@ class Cheat:
         channel = self.wallet.ends[0].channel
         point = (channel.funding_txid, channel.funding_outnum)
         self.world.chain.unspent[point] = Output(channel.capacity_sat, b"\x00\x20" + b"\x5a" * 32)
+        self.world.mine()
+        seen = FundingStatus.MEMPOOL.value
+        await self.until(lambda told: self.awaits(told) == seen or payment.done, "the client seeing the output")
         await self.mine(payment)
         self.forged = (await self.wallet.call("getutxout", {"txid": point[0], "vout": point[1]}))["amount"] is not None
         del self.world.chain.unspent[point]
@@ -177,14 +175,18 @@ class Cheat:
 
     async def give_up(self, payment: Payment) -> None:
         """Let time pass until the parts without a fee, which wait for the refused one, have gone back."""
-        for _ in range(MOST_LOOKS):
-            told = await self.status()
-            if payment.done:
-                return
-            if any(lsp["broke_its_word"] for lsp in told["lsps"]):
-                self.world.clock.advance(HOLD_S)
-                await self.wallet.call("lsps2-dev-advance", {"seconds": HOLD_S})
-        self.world.mine()  # an honest LSP's parts wait for a block
+
+        async def end() -> None:
+            while not payment.done:
+                told = await self.status()
+                if told["held_parts"] == PARTS:
+                    self.world.mine()  # an honest LSP's parts wait for a block
+                    return
+                if told["held_parts"] and any(lsp["broke_its_word"] for lsp in told["lsps"]):
+                    self.world.clock.advance(HOLD_S)
+                    await self.wallet.call("lsps2-dev-advance", {"seconds": HOLD_S})
+
+        await self.world.bounded(end(), None, "the end of the payment")
 
     # Before the payment
 

@@ -108,6 +108,27 @@ class Stage:
             "the client being asked about every part",
         )
 
+    def lacks_funding(self, wallet: Node, mark: int) -> bool:
+        """Return whether the wallet was told, of what it asked since `mark`, that an output is not there."""
+        seen = self.seen(wallet.name, mark)
+        asked = {
+            (each["peer"], each["msg"]["id"])
+            for each in seen
+            if each["dir"] == "rpc>host" and each["msg"]["method"] == "getutxout"
+        }
+        return any(
+            each["dir"] == "host>rpc" and (each["peer"], each["msg"].get("id")) in asked and not _is_there(each["msg"])
+            for each in seen
+        )
+
+    async def mine(self, wallet: Node, blocks: int, done: Callable[[], object], what: str) -> None:
+        """Mine blocks, with all fundings in them, until `done()`. Raises Broken when the wallet's is not."""
+        mark = len(self.world.transcript.entries)
+        self.world.mine(blocks)
+        await self.world.until(lambda: done() or self.lacks_funding(wallet, mark), what)
+        if not done():
+            raise Broken("the funding is in the block that was mined")
+
     def sessions(self, payment_hash: str) -> list[str]:
         """States that the service said this payment came to."""
         notes = self.world.transcript.select("plugin>host", "lsp/plugin", "lsps2_session")
@@ -148,8 +169,8 @@ class Stage:
         world = self.world
         await world.until(lambda: "SUCCEEDED" in self.sessions(sale.payment_hash), "end of the session")
         await world.until(lambda: self._journalled(sale.jit_channel_scid), "final record in the journal")
-        world.mine(6)  # so deep the wallet ceases to watch its funding
-        await world.until(lambda: not owed(wallet), "the client's records to be cleared")
+        # so deep the wallet ceases to watch its funding
+        await self.mine(wallet, 6, lambda: not owed(wallet), "the client's records to be cleared")
 
     def _journalled(self, scid: str) -> bool:
         rows = self.world.lsp.datastore.rows
@@ -242,7 +263,7 @@ class Stage:
             await self.held_by_client(wallet, len(amounts_msat), payment)
             await self.world.until(lambda: payment.done or self._sent() == len(self.sales), "funding sent")
             self.say("clock", "a block is mined")
-            self.world.mine()
+            await self.mine(wallet, 1, lambda: payment.done, "the end of the payment")
         result = await payment
         if not result.paid:
             raise Broken(f"the payment is made, not failed with {failures(result)}")
@@ -287,6 +308,11 @@ def failing(checks: dict[str, bool]) -> Iterator[None]:
         checks[str(broken)] = False
     except WaitTimeout as timeout:
         checks[f"the story goes on ({str(timeout).splitlines()[0]})"] = False
+
+
+def _is_there(answer: Entry) -> bool:
+    """Return whether `getutxout` found an output."""
+    return bool(answer.get("result", {}).get("amount"))
 
 
 def failures(result: PaymentResult) -> str:
