@@ -2,21 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 BENCH ?= --quick
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h plugin/lsps2fast_plugin/cln/*.pyx plugin/lsps2fast_plugin/cln/*.pxd) setup.py pyproject.toml
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help api bench build compare conformance count crash demo dist docs test quick interop pure real simulate simulate-mutants lint types table clean
+.PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pure real simulate simulate-mutants lint types table wheels clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/tools: pyproject.toml
+$(VENV)/tools: release/lock/dev.txt
 	@echo "== setting up $(VENV) (once; about a minute)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --group dev
+	@$(INSTALL) -r release/lock/dev.txt
 	@touch $@
 
 $(VENV)/built: $(VENV)/tools $(SOURCES)
@@ -81,18 +83,32 @@ count: $(VENV)/built ## instructions of the hot paths against the record, RPC ca
 	@$(PY) benchmarks/count.py
 
 docs: $(VENV)/tools ## build the site of docs/ in build/site; a warning is an error
-	@$(PY) -m pip install --quiet --disable-pip-version-check --group docs
+	@$(INSTALL) -r release/lock/docs.txt
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 dist: $(VENV)/tools ## write sdist, wheel of this machine and wheel for any machine to dist/: equal bytes from equal commits
-	@rm -rf dist && mkdir dist && $(PY) -m pip install --quiet --disable-pip-version-check --group dist
+	@rm -rf dist && mkdir dist && $(INSTALL) -r release/lock/dist.txt
 	@set -e; export SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
 	git archive HEAD | tar -x -C $$work; $(PY) -m build --sdist --no-isolation --outdir $$work/out $$work >$$work/log 2>&1 || { cat $$work/log; exit 1; }; \
 	sdist=$$(basename $$work/out/*.tar.gz); name=$${sdist%.tar.gz}; mkdir $$work/in; tar -xzf $$work/out/$$sdist -C $$work/in; \
 	tar --sort=name --mtime=@$$SOURCE_DATE_EPOCH --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw --format=gnu -C $$work/in -c $$name | gzip -9n > dist/$$sdist; \
 	for build in compiled pure; do rm -rf $$work/in && mkdir $$work/in && tar -xzf dist/$$sdist -C $$work/in; \
-	CFLAGS=-g0 LDFLAGS=-Wl,-s LSPS2FAST_BUILD=$$build $(PY) -m build --wheel --no-isolation --outdir dist $$work/in/$$name >$$work/log 2>&1 || { cat $$work/log; exit 1; }; done
+	CFLAGS="-O2 -DNDEBUG -g0" LDFLAGS=-Wl,-s LSPS2FAST_BUILD=$$build $(PY) -m build --wheel --no-isolation --outdir dist $$work/in/$$name >$$work/log 2>&1 || { cat $$work/log; exit 1; }; done
 	@$(PY) -m twine check --strict dist/* && $(PY) -m check_wheel_contents dist/*.whl && sha256sum dist/*
+
+wheels: dist ## the wheels of a release for Linux: each Python in PYTHONS, glibc and musl, x86_64 and aarch64, looked through and tried
+	@$(INSTALL) -r release/lock/wheels.txt
+	@rm -f dist/*-linux_*.whl
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(PY) release/wheels.py dist/*.tar.gz $(PYTHONS)
+	@$(PY) -m twine check --strict dist/* && $(PY) -m check_wheel_contents dist/*.whl && (cd dist && sha256sum * > SHA256SUMS)
+
+lock: $(VENV)/tools ## pin everything in release/lock anew, with hashes: the newest that pyproject.toml allows
+	@$(PY) -m pip install --quiet --disable-pip-version-check --group lock
+	@$(PY) release/lock.py
+
+audit: $(VENV)/tools ## ask for the known faults of everything that is pinned
+	@$(PY) -m pip install --quiet --disable-pip-version-check --group lock
+	@$(PY) release/lock.py audit
 
 clean: ## remove everything that was built
 	@rm -rf $(VENV) build dist src/*.egg-info plugin/*.egg-info

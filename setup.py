@@ -1,19 +1,31 @@
 """Only what pyproject.toml cannot say: the extension modules.
 
 `LSPS2FAST_BUILD=compiled` fails where they cannot be compiled, `LSPS2FAST_BUILD=pure` makes a wheel for any machine
-without them; else what cannot be compiled is left out, and the core runs interpreted.
+without them; else what cannot be compiled is left out, and the core runs interpreted. Each wheel says what is in it
+(PEP 770: `.dist-info/sboms/`).
 """
 
+import json
 import os
+import sysconfig
+from pathlib import Path
 
+import Cython
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 
 CORE = ("_fsm", "_hook", "_live", "_parts", "_payment", "_scan", "_sessions", "_tlv")
 READER = ("_keyset", "_reader", "_stream")  # the lane in C
 BUILD = os.environ.get("LSPS2FAST_BUILD", "auto")
 if BUILD not in ("auto", "compiled", "pure"):
     raise SystemExit(f"LSPS2FAST_BUILD={BUILD}: say auto, compiled or pure")
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if BUILD == "compiled":
+        raise SystemExit(
+            "the extensions need the GIL: take a Python that is not free-threaded, or LSPS2FAST_BUILD=pure"
+        )
+    BUILD = "pure"
 
 
 def extension(name: str, source: str, **how: list[str]) -> Extension:
@@ -21,7 +33,36 @@ def extension(name: str, source: str, **how: list[str]) -> Extension:
     return Extension(name, [source], optional=BUILD == "auto", **how)
 
 
+class WheelWithBill(bdist_wheel):
+    """A wheel with its bill of materials: ours, and what Cython puts into each extension."""
+
+    def write_wheelfile(self, wheelfile_base: str, *rest: object) -> None:
+        """Write WHEEL, and the bill beside it."""
+        super().write_wheelfile(wheelfile_base, *rest)
+        ours = component(self.distribution.get_name(), self.distribution.get_version(), "MIT")
+        parts = [component("cython", Cython.__version__, "Apache-2.0")] if self.distribution.has_ext_modules() else []
+        bill = {
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.6",
+            "version": 1,
+            "metadata": {"lifecycles": [{"phase": "build"}], "component": ours},
+            "components": parts,
+            "dependencies": [{"ref": ours["bom-ref"], "dependsOn": [part["bom-ref"] for part in parts]}],
+        }
+        folder = Path(wheelfile_base, "sboms")
+        folder.mkdir(exist_ok=True)
+        (folder / "lsps2fast.cdx.json").write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
+
+
+def component(name: str, version: str, licence: str) -> dict[str, object]:
+    """Return a row of the bill."""
+    purl = f"pkg:pypi/{name}@{version}"
+    licences = [{"license": {"id": licence}}]
+    return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl, "licenses": licences}
+
+
 setup(
+    cmdclass={"bdist_wheel": WheelWithBill},
     ext_modules=cythonize(
         [
             *(extension(f"lsps2fast.{name}", f"src/lsps2fast/{name}.pyx") for name in CORE),
@@ -39,5 +80,5 @@ setup(
         compiler_directives={"language_level": 3, "auto_pickle": False},
     )
     if BUILD != "pure"
-    else []
+    else [],
 )

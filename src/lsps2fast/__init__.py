@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lsps2fast.lsps.receiving import PaymentSet, PaymentTerms, Reason
     from lsps2fast.table import TABLE, Input, State, mermaid
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BACKEND",
     "TABLE",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -58,6 +59,7 @@ class PluginApp(ABC):
         """Answer at once (rule:15); a configuration that cannot work disables the plugin with a sentence."""
         path = os.path.join(configuration["lightning-dir"], configuration["rpc-file"])
         try:
+            refuse_without_gil()
             self._begin(path, configuration)
         except ConfigError as error:
             self.plugin.log(f"not started: {error}", "warn")  # lightningd writes the reason at debug level
@@ -82,3 +84,11 @@ def run(make: Callable[[], PluginApp], beside: str, add_options: AddOptions, own
     if built_in.is_beside(beside, os.getpid()):
         return built_in.stand_aside(beside, add_options, own_prefix)
     return asyncio.run(make().host.run())
+
+
+def refuse_without_gil() -> None:
+    """Raise ConfigError on a free-threaded Python: loop and lane share sets that were only tried with the GIL."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        raise ConfigError(
+            "this Python runs without its GIL: install lsps2fast for an ordinary one, or set PYTHON_GIL=1"
+        )
