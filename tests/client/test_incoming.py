@@ -166,6 +166,24 @@ async def test_a_set_that_stays_incomplete_times_out(staged: Staging) -> None:
         assert claimed(stage.answer(again)) == (19_000_000, 19_000_000, 19_000_000)
 
 
+async def test_who_holds_the_invoice_occupies_its_set_for_the_hold_time_and_no_longer(staged: Staging) -> None:
+    """K-27, I-27, rule:24: one part with another total; a payer who comes meanwhile fails alone, the next one pays."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        occupied = stage.part(invoice, 1, total_msat=40_000_000)
+        await stage.calm()
+        refused = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert (stage.answer(occupied), stage.answer(refused)) == (None, details(19_000_000, stage))
+        await stage.pass_time(89)
+        assert stage.answer(occupied) is None
+        await stage.pass_time(1)
+        assert stage.answer(occupied) == {"result": "fail", "failure": "0017"}
+        paying = stage.part(invoice, 20_000_000, FEE)
+        await stage.calm()
+        assert claimed(stage.answer(paying)) == (19_000_000, 19_000_000, 19_000_000)
+
+
 async def test_a_set_that_would_expire_is_failed_in_time(staged: Staging) -> None:
     """K-06, trap:28: before lightningd would refuse it (cltv-final 10)."""
     async with staged() as stage:

@@ -236,6 +236,7 @@ async def test_w0_an_unconfirmed_channel_that_nobody_bought_carries_nothing_eith
         assert await tried(stage, invoice) == [REFUSED] * 3
         await stage.restart()
         assert await tried(stage, invoice) == [REFUSED] * 3
+        stage.fund()
         stage.confirm()
         await stage.block()
         assert await tried(stage, invoice) == [GONE_ON] * 3
@@ -273,6 +274,46 @@ async def test_w3_an_ordinary_channel_may_lose_its_block_too(staged: Staging, de
         assert await tried(stage, invoice) == [GONE_ON] * 3
         assert not stage.client.book.channels  # settled: no more watching
         assert not [name for name in stage.node.datastore if "channel" in name]
+
+
+@pytest.mark.parametrize("depth", [1, 5])
+@pytest.mark.parametrize("bought", [True, False])
+async def test_w3_lightningds_word_is_not_enough_for_a_young_channel_after_a_start(
+    staged: Staging, depth: int, bought: bool
+) -> None:
+    """wallet:W3, rule:27: a reorg took its block while we were away; lightningd lists its scid, the chain has no output."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        if bought:
+            await stage.channel()
+            stage.node.channels.clear()
+        stage.node.channels.append(channel_row(short_channel_id=f"{stage.height - depth + 1}x1x1"))
+        await stage.restart()
+        assert await tried(stage, invoice) == [REFUSED] * 3
+        stage.fund()
+        await stage.block()
+        assert await tried(stage, invoice) == [GONE_ON] * 3
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("state", ["CHANNELD_SHUTTING_DOWN", "CLOSINGD_COMPLETE", "AWAITING_UNILATERAL", "ONCHAIN"])
+async def test_w3_a_young_channel_that_is_closed_is_not_one_that_lost_its_funding(
+    staged: Staging, state: str, away: bool
+) -> None:
+    """wallet:W3, K-13: the close spends the output; lightningd lists the block it was in. No alarm, no distrust."""
+    async with staged() as stage:
+        await paid(stage)
+        stage.fund()
+        stage.confirm(height=stage.height + 1)
+        await stage.block()
+        stage.node.utxos.clear()
+        await stage.state(CHANNEL, state, cause="user")
+        await stage.block()
+        if away:
+            await stage.restart()
+        await stage.pass_time(601)
+        assert "ALARM" not in stage.reports()
+        assert LSP not in stage.client.book.distrusted
 
 
 async def test_w0_it_is_watched_while_it_is_written_down(staged: Staging) -> None:

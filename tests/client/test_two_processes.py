@@ -6,6 +6,7 @@ The embedded node has no `getutxout` and takes only numbers as hook filters; the
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from harness.two_processes import (
@@ -16,7 +17,9 @@ from harness.two_processes import (
     Opening,
 )
 
+from lsps2fast_plugin.simnode import bolt11, tlv
 from lsps2fast_plugin.simnode.errors import RpcError
+from lsps2fast_plugin.simnode.party import connect
 
 pytestmark = pytest.mark.slow
 
@@ -67,6 +70,57 @@ async def test_a_sale_on_trust(opened: Opening) -> None:
         rows = pair.wallet.datastore.rows
         await pair.world.until(lambda: all(row[2:3] and row[2] in kept for row in rows), "the end of the watch")
         assert pair.world.books()["wallet"] == SIZE_MSAT - FEE_MSAT
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_two_complete_sets_before_lightningd_has_settled_one_are_one_payment(opened: Opening, dies: bool) -> None:
+    """I-22, rule:27: both are released; lightningd pays an invoice once, over its death too, and the other goes back."""
+    async with opened(CLIENT_TRUSTS) as pair:
+        world, wallet = pair.world, pair.wallet
+        ordinary = world.add_channel(world.lsp, wallet)
+        world.open_books()
+        invoice = await pair.invoice(client_trusts_lsp=True)
+
+        def deaf(entry: dict[str, Any]) -> None:
+            if (entry["dir"], entry["msg"].get("method")) == ("host>plugin", "htlc_accepted"):
+                if entry["peer"].startswith("wallet/"):
+                    wallet.plugin.listen(False)  # what it answers waits in the pipe
+
+        def releases() -> int:
+            records = [row for key, (row, _) in wallet.datastore.rows.items() if invoice["payment_hash"] in key]
+            return sum(b'"released":{' in row for row in records)
+
+        def written() -> int:
+            wrote = world.transcript.select("rpc>host", method="datastore")
+            return sum(invoice["payment_hash"] in e["msg"]["params"]["key"] and "released" in text(e) for e in wrote)
+
+        def text(entry: dict[str, Any]) -> str:
+            return bytes.fromhex(entry["msg"]["params"].get("hex", "")).decode().replace('"released":null', "")
+
+        world.transcript.listeners.append(deaf)
+        first = pair.payer.pay(invoice["bolt11"], [SIZE_MSAT])
+        await world.until(releases, "the first set released")
+        once = written()
+        decoded, height = bolt11.decode(invoice["bolt11"]), world.chain.height
+        final_cltv = height + decoded.min_final_cltv + 1
+        last = tlv.hop_payload(SIZE_MSAT, final_cltv, payment_secret=decoded.payment_secret, total_msat=SIZE_MSAT)
+        on = tlv.hop_payload(SIZE_MSAT, final_cltv, ordinary.scid_now())
+        hops = [(bytes.fromhex(world.lsp.node_id), on), (bytes.fromhex(wallet.node_id), last)]
+        second = pair.payer.send_along(decoded.payment_hash, hops, SIZE_MSAT + 2_000, final_cltv + 40)
+        await world.until(lambda: written() > once, "the second set released")
+        world.transcript.listeners.clear()
+        if dies:
+            wallet.sigkill()
+            await wallet.start()
+            connect(wallet, world.lsp)
+        else:
+            wallet.plugin.listen(True)
+        codes = sorted((await first).codes + (await second).codes)
+        assert codes == [0, 203]
+        await pair.until(lambda status: status["approvals"][0]["state"] == "paid", "the payment known")
+        assert world.books()["wallet"] in (SIZE_MSAT - FEE_MSAT, SIZE_MSAT)
+        (row,) = wallet.invoices.by_hash.values()
+        assert (row.status, row.paid_msat) == ("paid", world.books()["wallet"])
 
 
 async def test_a_sale_without_trust(opened: Opening) -> None:

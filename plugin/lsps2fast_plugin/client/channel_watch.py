@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any
 
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast_plugin.client.bindings import ChannelBindings
-from lsps2fast_plugin.client.funding_status import Chain, Funding, FundingStatus
+from lsps2fast_plugin.client.funding_status import SETTLED_BLOCKS, Chain, Funding, FundingStatus
 from lsps2fast_plugin.client.options import Settings
 from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel
 from lsps2fast_plugin.client.store import WalletRecords
@@ -27,7 +27,6 @@ from lsps2fast_plugin.cln.models import CLOSING, PeerChannel, find_closed_channe
 from lsps2fast_plugin.cln.notifications import ChannelStateChanged
 from lsps2fast_plugin.cln.rpc import Rpc
 
-SETTLED_BLOCKS: Final = 6  # deeper than any reorganisation that is reckoned with
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]

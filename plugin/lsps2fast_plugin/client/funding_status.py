@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from lsps2fast_plugin.client.records import JitChannel
 from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
@@ -17,6 +17,7 @@ from lsps2fast_plugin.cln.rpc import Rpc
 
 _P2WSH = re.compile(r"0020[0-9a-f]{64}")
 SPLICING = "CHANNELD_AWAITING_SPLICE"
+SETTLED_BLOCKS: Final = 6  # deeper than any reorganisation that is reckoned with
 _AMOUNT = re.compile(r"([0-9]+)(msat|sat|)")
 
 
@@ -93,15 +94,16 @@ class Chain:
     async def funding(self, channel: JitChannel, row: PeerChannel | None) -> Funding:
         """Return how far the funding of a channel has come. Raises NodeError: unknown.
 
-        An output that is not there may be spent: lightningd's word tells the two apart, unless we have seen the output
-        before. Then it went, by a block that was reorganised away or a transaction that took its place (wallet:W3).
+        An output that is not there may be spent, by a close or a splice, and then lightningd's word counts; or it went, by
+        a block that was reorganised away or a transaction that took its place (wallet:W3). lightningd may list its scid
+        all the same, so its word alone is enough only for what is deep and was not seen before.
         """
         depth = 0 if row is None else row.confirmations(self.height)
         answer = await self._rpc.call("getutxout", {"txid": channel.funding_txid, "vout": channel.funding_outnum})
         script = answer.get("script")
-        spliced = row is not None and row.state == SPLICING
+        spent = row is not None and (row.state == SPLICING or row.is_closing)
         if script is None:
-            known = depth > 0 and (channel.seen_height is None or spliced)
+            known = depth > 0 and (spent or (channel.seen_height is None and depth >= SETTLED_BLOCKS))
             return Funding(FundingStatus.CONFIRMED if known else FundingStatus.NOWHERE, depth if known else 0, False)
         right = amount_sat(answer.get("amount")) == channel.capacity_msat // 1000
         if not right or not isinstance(script, str) or _P2WSH.fullmatch(script) is None:

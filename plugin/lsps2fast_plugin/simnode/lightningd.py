@@ -313,7 +313,7 @@ class Node(NodeBase):
         outcome = self.run_method(name, params, frame, caller_id)
         return await outcome if isinstance(outcome, asyncio.Future) else outcome
 
-    async def call(self, name: str, params: Any = None, timeout_s: float = 30.0) -> Any:
+    async def call(self, name: str, params: Any = None, timeout_s: float = 60.0) -> Any:
         """Return a call by the user (lightning-cli): lightningd's methods and the plugins'. Raises RpcError."""
         self._running()
         self.world.driver_calls += 1
