@@ -281,7 +281,7 @@ async def test_w3_an_ordinary_channel_may_lose_its_block_too(staged: Staging, de
 async def test_w3_lightningds_word_is_not_enough_for_a_young_channel_after_a_start(
     staged: Staging, depth: int, bought: bool
 ) -> None:
-    """wallet:W3, rule:27: a reorg took its block while we were away; lightningd lists its scid, the chain has no output."""
+    """wallet:W3, rule:27: a reorg took its block while we were away; lightningd lists its scid, the chain no output."""
     async with staged() as stage:
         invoice = await stage.invoice()
         if bought:
