@@ -94,8 +94,8 @@ class Chain:
     async def funding(self, channel: JitChannel, row: PeerChannel | None) -> Funding:
         """Return how far the funding of a channel has come. Raises NodeError: unknown.
 
-        An output that is not there may be spent, by a close or a splice, and then lightningd's word counts; or it went, by a
-        block that was reorganised away or a transaction that took its place (wallet:W3). lightningd may list its scid
+        An output that is not there may be spent, by a close or a splice: then lightningd's word counts. Or it went, by
+        a block that was reorganised away or a transaction that took its place (wallet:W3). lightningd may list its scid
         all the same, so its word alone is enough only for what is deep and was not seen before.
         """
         depth = 0 if row is None else row.confirmations(self.height)
