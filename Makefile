@@ -23,7 +23,8 @@ $(VENV)/tools: release/lock/dev.txt
 
 $(VENV)/built: $(VENV)/tools $(SOURCES)
 	@echo "== compiling the core and installing lsps2fast in $(VENV)"
-	@LSPS2FAST_BUILD=compiled $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[terminal,metrics,page]"
+	@LSPS2FAST_BUILD=compiled $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[terminal,metrics,page]" \
+		>$(VENV)/build.log 2>&1 || (cat $(VENV)/build.log; exit 1)
 	@touch $@
 
 build: $(VENV)/built ## compile the core and install both plugins in .venv

@@ -109,7 +109,7 @@ def test_every_example_is_read_as_the_object_it_is(vector: dict[str, Any]) -> No
         (b'{"a":"\xed\xa0\x80"}', 6),
         (b'{"a":"\xc0\xaf"}', 6),
         (b"{'a':1}", 1),
-        ('{"é":1,}'.encode(), 8),
+        ('{"é":1,2}'.encode(), 8),
         (b'\xef\xbb\xbf{"a":1}', 0),
         (b'{"a":1}{"a":1}', 7),
         (b'{"a":"\t"}', 6),
