@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,13 @@ sys.exit(cli.main(["demo"]))
 """
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Yield a folder whose name is short: a socket in it has at most 107 letters, wherever pytest puts its own."""
+    with tempfile.TemporaryDirectory(prefix="l2f-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 def demo(place: Path, **environment: str) -> subprocess.Popen[str]:
     """Start the demo with its folders in `place`."""
     return subprocess.Popen(
@@ -38,31 +47,31 @@ def demo(place: Path, **environment: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_demo_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_the_demo_and_leaves_nothing(place: Path, number: signal.Signals) -> None:
     """operator:O10: no traceback, no folder, no process."""
-    process = demo(tmp_path)
+    process = demo(place)
     assert process.stdout is not None
     assert "arrives" in next(line for line in process.stdout if "arrives" in line)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors, list(tmp_path.iterdir())) == (130, "", [])
+    assert (process.returncode, errors, list(place.iterdir())) == (130, "", [])
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_has_seen_enough_is_no_error(place: Path) -> None:
     """operator:O10: `lsps2fast demo | head`."""
-    with demo(tmp_path) as process:
+    with demo(place) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().startswith("lsps2fast demo")
         process.stdout.close()
-        assert (process.stderr.read(), process.wait(120), list(tmp_path.iterdir())) == ("", 141, [])
+        assert (process.stderr.read(), process.wait(120), list(place.iterdir())) == ("", 141, [])
 
 
 @pytest.mark.slow
-def test_a_terminal_that_knows_ascii_only_is_enough(tmp_path: Path) -> None:
+def test_a_terminal_that_knows_ascii_only_is_enough(place: Path) -> None:
     """operator:O10."""
-    output, errors = demo(tmp_path, PYTHONIOENCODING="ascii").communicate(timeout=120)
+    output, errors = demo(place, PYTHONIOENCODING="ascii").communicate(timeout=120)
     assert errors == ""
     assert "checks hold" in output
 
@@ -86,16 +95,32 @@ def test_a_narrow_terminal_cuts_no_amount(width: int) -> None:
     assert "…" not in text
 
 
-@pytest.mark.parametrize("arguments", [("table",), ("demo",), ("demo", "--json")], ids=" ".join)
-def test_a_full_disk_ends_with_a_sentence(arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [("table",), ("demo",), ("demo", "--json"), ("--help",), ("--version",), ("watch", "--help")],
+    ids=" ".join,
+)
+def test_a_full_disk_ends_with_a_sentence(arguments: tuple[str, ...], unbuffered: str) -> None:
     """operator:O10: no traceback, no success; what was started is ended."""
     command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", *arguments]
+    kept = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=300, env=kept
+        )
     assert done.returncode == 1
     assert done.stderr == (
         "lsps2fast: what it says cannot be written: No space left on device; let it go to another place\n"
     )
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(("table",), 1), (("demo", "--evil-lsp", "greed"), 2)])
+def test_a_full_standard_error_changes_no_exit_code(arguments: tuple[str, ...], code: int) -> None:
+    """operator:O10: `> /dev/full 2>&1`."""
+    command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", *arguments]
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run(command, stdout=full, stderr=full, check=False, timeout=300).returncode == code
 
 
 def test_a_closed_output_ends_with_a_sentence() -> None:

@@ -16,6 +16,7 @@ from harness.service import LSP_TRUSTS, SIZE_MSAT, Stage
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.tools import cli, watch
+from lsps2fast_plugin.tools.demo import film
 
 STATS: dict[str, Any] = {
     "version": "1.2.3",
@@ -60,7 +61,7 @@ def test_everything_is_there_at_any_width(width: int) -> None:
         "12 sold, 3 failed",
         "12,000.500 sat earned, 9,000 sat net",
         "4 parts, 123,456.789 sat, 130 blocks left",
-        "5,000,000 sat",
+        "5,000,000 of 10,000,000 sat",
         "1,234,567 sat free, 200,000 sat needed now",
         "ALARMS  coins 2",
         "100,000 sat fee 1,000 sat",
@@ -164,3 +165,25 @@ async def test_a_running_service_is_watched_on_a_terminal_until_q() -> None:
             os.close(ours)
         await stage.world.advance(91)
         await payment
+
+
+@pytest.mark.slow
+def test_the_demo_is_watched_as_a_node_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """operator:O6: what was seen at each change, in order; the last look has the three sales and what they earned."""
+    taken = film.frames()
+    states = [payment["state"] for each in taken for buy in each["sessions"] for payment in buy["payments"]]
+    assert set(states) & set(watch.LANE)
+    assert [each["today"]["sales"] for each in taken] == sorted(each["today"]["sales"] for each in taken)
+    last = taken[-1]
+    assert (last["today"]["sales"], last["today"]["earned_msat"]) == (3, 13_500_000)
+    monkeypatch.setattr(film, "frames", lambda: taken)
+    assert cli.main(["watch", "--demo", "--once"]) == 0
+    assert "3 sold" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("speed", ["0", "x", "nan", "-1", "1000"])
+def test_a_speed_that_cannot_be_gets_a_sentence(speed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """operator:O10."""
+    with pytest.raises(SystemExit):
+        cli.main(["watch", "--demo", "--speed", speed])
+    assert f"{speed} is not a number from 0.1 to 100" in capsys.readouterr().err

@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import IO, Final
 
 from lsps2fast import __version__, table
 from lsps2fast.errors import ConfigError
@@ -103,11 +103,21 @@ def _simulate_command(args: argparse.Namespace) -> int:
     return command.run(args)
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's own says nothing of help that cannot be written, and counts it as written."""
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
+
 def _parser() -> argparse.ArgumentParser:
     from lsps2fast_plugin.tools import report, watch  # here, so that a signal that comes meanwhile is heard
     from lsps2fast_plugin.tools.simulate import arguments
 
-    parser = argparse.ArgumentParser(prog="lsps2fast", description="JIT channels (LSPS2, bLIP-52) for Core Lightning.")
+    parser = _Parser(prog="lsps2fast", description="JIT channels (LSPS2, bLIP-52) for Core Lightning.")
     parser.add_argument("--version", action="version", version=f"lsps2fast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -246,7 +256,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         _say_no_more()
         where = error.filename or "what it says"
-        sys.stderr.write(f"lsps2fast: {where} cannot be written: {error.strerror}; let it go to another place\n")
+        with suppress(OSError):  # standard error may be full, too
+            sys.stderr.write(f"lsps2fast: {where} cannot be written: {error.strerror}; let it go to another place\n")
         return 1
 
 

@@ -11,7 +11,7 @@ import select
 import shutil
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +34,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare what may be given."""
     parser.add_argument("--rpc", metavar="SOCKET", default=DEFAULT_RPC, help=f"of lightningd (default {DEFAULT_RPC})")
     parser.add_argument("--once", action="store_true", help="show it once and end")
+    parser.add_argument("--demo", action="store_true", help="instead: the three sales of `lsps2fast demo`, as seen")
+    parser.add_argument("--speed", type=_speed, default=1.0, help="of --demo, in looks a second (default 1)")
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0.1 <= speed <= 100:
+        raise ArgumentTypeError(f"{text} is not a number from 0.1 to 100")
+    return speed
 
 
 def look(ask: Ask) -> Answer:
@@ -76,8 +88,9 @@ def _money(seen: Answer, width: int) -> Iterator[str]:
     yield f"held    {stats['held_parts']} parts, {sat(stats['held_msat'])}{_expiry(stats)}"
     for name, use in stats["limits"].items():
         if use.get("limit_msat"):
-            bar = _bar(use["used_msat"] / use["limit_msat"], width - 48)
-            yield f"{name[:24]:<24} {bar} {sat(use['used_msat']):>20}"
+            used_sat, limit_sat = use["used_msat"] // 1000, use["limit_msat"] // 1000
+            bar = _bar(use["used_msat"] / use["limit_msat"], width - 51)
+            yield f"{name.replace('_', ' ')[:20]:<20} {bar} {f'{used_sat:,} of {limit_sat:,} sat':>27}"
 
 
 def _expiry(stats: Answer) -> str:
@@ -126,6 +139,8 @@ def _bar(share: float, width: int) -> str:
 
 def run(args: Namespace) -> int:
     """Show it until `q`; 2 when the node cannot be asked."""
+    if args.demo:
+        return _replay(args)
     path = Path(args.rpc).expanduser()
 
     def ask(method: str, params: Answer) -> Answer:
@@ -137,13 +152,31 @@ def run(args: Namespace) -> int:
         sys.stderr.write(f"lsps2fast watch: {error}\n")
         return 2
     if args.once or not sys.stdout.isatty():
-        sys.stdout.write("\n".join(lines(seen, shutil.get_terminal_size().columns)) + "\n")
-        return 0
-    _live(ask, seen)
+        return _print(seen)
+    _live(lambda: look(ask), seen, PERIOD_S)
     return 0
 
 
-def _live(ask: Ask, seen: Answer) -> None:
+def _replay(args: Namespace) -> int:
+    """Play the demo and show what was seen meanwhile, slowly enough to follow; the last look stays until `q`."""
+    from lsps2fast_plugin.tools.demo import film
+
+    if sys.stdout.isatty() and not args.once:
+        sys.stdout.write("three sales are made on embedded nodes, to be shown in a moment\n")
+    taken = film.frames()
+    if args.once or not sys.stdout.isatty():
+        return _print(taken[-1])
+    rest = iter(taken[1:])
+    _live(lambda: next(rest, taken[-1]), taken[0], 1 / args.speed)
+    return 0
+
+
+def _print(seen: Answer) -> int:
+    sys.stdout.write("\n".join(lines(seen, shutil.get_terminal_size().columns)) + "\n")
+    return 0
+
+
+def _live(again: Callable[[], Answer], seen: Answer, period_s: float) -> None:
     try:
         from rich.live import Live
         from rich.text import Text
@@ -154,14 +187,14 @@ def _live(ask: Ask, seen: Answer) -> None:
         while True:
             shown = "\n".join(lines(seen, live.console.width, paused))
             live.update(Text(shown, no_wrap=True, overflow="crop"), refresh=True)
-            pressed = key(PERIOD_S)
+            pressed = key(period_s)
             if pressed == "q":
                 return
             if pressed == "p":
                 paused = not paused
             if not paused:
                 try:
-                    seen = look(ask)
+                    seen = again()
                 except ConfigError as error:  # the plugin is restarted, or lightningd: wait for it
                     live.update(Text(f"{error}\nwaiting; {KEYS}"), refresh=True)
 
