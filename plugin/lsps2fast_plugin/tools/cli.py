@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO, Final
+from typing import Any, Final
 
 from lsps2fast import __version__, table
 from lsps2fast.errors import ConfigError
@@ -106,9 +106,9 @@ def _simulate_command(args: argparse.Namespace) -> int:
 class _Parser(argparse.ArgumentParser):
     """argparse's own says nothing of help that cannot be written, and counts it as written."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         if file is sys.stdout:
-            file.write(message)
+            sys.stdout.write(message)
         else:
             super()._print_message(message, file)
 
