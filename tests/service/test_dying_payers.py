@@ -219,3 +219,66 @@ async def test_a_splice_of_the_payers_channel_fails_nothing(channels: list[int])
         assert [(await payment).paid for payment in (first, second)] == [True, True]
         await stage.over(invoice)
         stage.world.mine()
+
+
+@pytest.mark.parametrize("die", WAYS)
+async def test_a_part_for_a_paid_channel_whose_client_is_away_is_not_let_out(
+    mode: str, die: Callable[..., None]
+) -> None:
+    """rule:19, people:S16: after a start it waits under the alias; the channel it came over goes to the chain."""
+    async with Stage(mode, fresh=True) as stage:
+        client, payer = stage.client(), stage.payer(channels=2)
+        invoice = await stage.sale(client, payer)
+        await stage.restart()
+        client.go_offline()
+        other = client.invoice(2 * HALF_MSAT, invoice.scid, cltv_delta=144)
+        payment = payer.pay(other, [HALF_MSAT] * 2, channels=[0, 1])
+        await stage.held(2)
+        die(stage, payer, payer.channels[0])
+        await stage.held(1)
+        assert len(stage.log_lines("1 parts that wait for a client fail")) == 1
+        client.connect()
+        await stage.held(0)
+        await stage.world.advance(71)  # the client has half of it
+        assert not other.paid_msat
+        stage.world.mine(200)
+        await stage.quiet()
+        assert not (await payment).paid
+        await stage.paid(payer, other, [2 * HALF_MSAT], channels=[1])
+
+
+@pytest.mark.parametrize("die", WAYS)
+@pytest.mark.parametrize("asked", ["before it dies", "after that"])
+async def test_a_part_that_waits_for_its_client_after_a_start_is_not_let_out(
+    asked: str, die: Callable[..., None]
+) -> None:
+    """rule:19, cln:R1: the journal said that it goes out, and nothing was answered; the payment comes to nothing."""
+    async with Stage(CLIENT_TRUSTS, fresh=True, wallet_sat=(1_000_000,) * 4) as stage:
+        client, payer = stage.client(send_ready=False), stage.payer(channels=2)
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [HALF_MSAT] * 2, channels=[0, 1])
+        await stage.held(2)
+        await stage.quiet()
+        written = stage.lsp.faults.hang("datastore", after=True)
+        client.release_ready()
+        await stage.until(written.reached.is_set, "the journal says that the parts go out")
+        client.go_offline()
+        if asked == "after that":
+            die(stage, payer, payer.channels[0])
+        await stage.restart(power=True)
+        if asked == "before it dies":
+            await stage.held(2)
+            die(stage, payer, payer.channels[0])
+        await stage.held(1)
+        client.connect()
+        await stage.held(0)
+        await stage.world.advance(71)
+        assert not client.held()
+        assert not invoice.paid_msat
+        await stage.quiet()
+        client.behaviour.send_ready = True
+        await stage.paid(payer, invoice, [SIZE_MSAT], channels=[1])
+        await stage.over(invoice)
+        stage.world.mine(200)
+        await stage.quiet()
+        assert not (await payment).paid

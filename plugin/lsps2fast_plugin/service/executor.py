@@ -91,6 +91,7 @@ class ActionExecutor:
         self.renew_found = reservations.renew_found
         self.watch = self._waiting.watch
         self.unready = self._waiting.unready
+        self.drop_waiting = self._waiting.drop
 
     @property
     def alarms(self) -> int:

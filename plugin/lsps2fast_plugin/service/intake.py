@@ -134,6 +134,8 @@ class HtlcIntake:
         self._driver.carry_out(actions)
         if htlc.key in sessions.index:  # beside it the payment is whole without these
             self._driver.drop(joins.drop, WOULD_NOT_BE_FORWARDED)
+        if self._incoming.has_left(htlc.in_channel):
+            self._drop_waiting(htlc.in_channel)
 
     def _refusal(self, call: Any, key: PartKey, outgoing_cltv_value: int) -> str | None:
         """Return why this part may not be held. What is held for a payment the core bounds itself (rule:24)."""
@@ -160,6 +162,17 @@ class HtlcIntake:
             log.warning(f"{len(held)} parts of payments fail: channel {channel_id}, which brought them, is closing")
             self._blame_payers(held)
             self._driver.drop(held, LEAVES)
+        self._drop_waiting(channel_id)
+
+    def _drop_waiting(self, in_channel: str) -> None:
+        """Fail what came over this channel, is let out, and waits for its client since our start."""
+        sessions = self._driver.sessions
+        lost = self._driver.effects.drop_waiting(in_channel, self.names.names_of(in_channel))
+        if lost:
+            log.warning(f"{len(lost)} parts that wait for a client fail: channel {in_channel}, their own, is closing")
+        for key, payment_hash in lost:
+            sessions.refused[LEAVES] += 1
+            self._driver.carry_out(sessions.resolved(key, payment_hash))
 
     def _blame_payers(self, keys: list[PartKey]) -> None:
         """Take note why payments fail that are being served and not whole without these parts."""

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from msgspec.structs import replace
+
 from lsps2fast import actions as order
 from lsps2fast.errors import NodeError
 from lsps2fast.table import Input
@@ -69,9 +71,25 @@ class WaitingOrders:
             self._answers.fail([part.key for part in action.parts], order.TEMPORARY)
             return
         waiting.orders.append(action)
-        if len(waiting.orders) == 1:
+        if action.channel_id not in self._returning:
             self._returning[action.channel_id] = waiting
             self._tasks.spawn(self._await_return(action), action)
+
+    def drop(self, in_channel: str, in_scids: Iterable[int]) -> list[tuple[order.PartKey, bytes]]:
+        """Fail what came over this channel and still waits for its client; return the keys, with their payment hashes.
+
+        lightningd asks after a start about what is not out, and about nothing else: so these are not (cln:R1).
+        """
+        names = {in_channel, *in_scids}
+        lost: list[tuple[order.PartKey, bytes]] = []
+        for returning in self._returning.values():
+            for place, each in enumerate(returning.orders):
+                stay = tuple(part for part in each.parts if part.key[0] not in names)
+                lost += [(part.key, each.payment_hash) for part in each.parts if part not in stay]
+                returning.orders[place] = replace(each, parts=stay)
+            returning.orders = [each for each in returning.orders if each.parts]
+        self._answers.fail([key for key, _ in lost], order.TEMPORARY)
+        return lost
 
     def await_ready(self, action: order.AwaitReady) -> None:
         """Wait until a channel is ready; the machine hears when, or that it took too long."""
