@@ -6,13 +6,12 @@ import json
 import os
 import re
 import runpy
-import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from harness.wheels import build_pure
 from packaging.requirements import Requirement
 
 import lsps2fast
@@ -90,14 +89,7 @@ def test_what_reckless_starts_is_the_plugin(name: str, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_a_wheel_has_its_licence_and_its_bill(tmp_path: Path) -> None:
     """PEP 639 and PEP 770; the wheel for any machine has nothing of Cython's in it."""
-    sources = tmp_path / "sources"
-    sources.mkdir()
-    for name in ("src", "plugin", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        (sources / name).symlink_to(ROOT / name)
-    command = ["-c", "import setuptools.build_meta as it; it.build_wheel('..')"]
-    env = {**os.environ, "LSPS2FAST_BUILD": "pure", "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run([sys.executable, *command], cwd=sources, env=env, check=True, capture_output=True, timeout=120)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = build_pure(tmp_path)
     assert wheel.name == f"lsps2fast-{lsps2fast.__version__}-py3-none-any.whl"
     about = f"lsps2fast-{lsps2fast.__version__}.dist-info"
     with zipfile.ZipFile(wheel) as packed:
