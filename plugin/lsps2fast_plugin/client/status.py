@@ -61,7 +61,8 @@ def _channel(channel: JitChannel) -> Json:
     }
 
 
-def _given_up(channel: JitChannel) -> Json:
+def given_up_channel(channel: JitChannel) -> Json:
+    """Return what is shown of a channel that will not be funded."""
     names = {"channel_id": channel.channel_id, "lsp_id": channel.lsp_id, "state": channel.state}
     return names | {"note": GIVEN_UP}
 
@@ -99,7 +100,7 @@ def status(
         "buys": [_buy(buy) for buy in book.buys.values()],
         "approvals": [_approval(each, incoming) for each in approvals],
         "channels": [_channel(channel) for channel in book.channels.values() if not channel.confirmed],
-        "given_up": [_given_up(channel) for channel in given_up],
+        "given_up": [given_up_channel(channel) for channel in given_up],
         "lsps": lsps,
         "held_parts": incoming.held_parts(),
         "open_requests": len(talk),

@@ -29,31 +29,130 @@ class Example(NamedTuple):
 
 
 PARAMETERS: Final = {
-    "lsp_id": "node id of the LSP; for an invoice also `id@host:port`, which is dialled when it is not connected",
+    "lsp_id": "node id of the LSP, which is dialled when it is not connected and its address is known",
     "token": "a coupon that the LSP gave you",
     "payment_size_msat": "amount of the payment; left out: any amount, in one part",
-    "opening_fee_params": "an entry of the LSP's menu as it was shown; for an invoice: that offer or nothing",
+    "opening_fee_params": "an entry of the LSP's menu as it was shown",
     "opening_fee_msat": "the fee you were quoted: no more is agreed to",
     "client_trusts_lsp": "true: the LSP may fund the channel after it was paid; default: as `lsps2-trusted-lsp` says",
     "max_fee_msat": "largest fee; tightens `lsps2-max-fee-msat` for this call",
     "max_fee_ppm": "largest share of the payment; tightens `lsps2-max-fee-ppm`",
     "jit_channel_scid": "from the buy",
-    "payment_hash": "payment hash of the invoice, 64 hex digits; for `lsps-lsps2-invoice` only with its `preimage`",
+    "payment_hash": "payment hash of the invoice, 64 hex digits",
     "amount_msat": 'amount as lightningd takes it (20000000, "20000sat"), or "any"',
     "description": "text of the invoice, at most 639 bytes",
     "label": "label of the invoice, unique on this node",
     "expiry": "seconds until the invoice ends, at least 60; default: as long as the LSP's offer, at most 7 days",
     "max_payment_msat": 'for "any": the largest payment you will take, at which the fee is judged',
     "lsp_ids": "a list of node ids; default: all connected peers that announce that they sell",
-    "timeout_s": "seconds to wait, 1 to 600; `lsps2-compare` 15 for each LSP, an invoice 120 in all",
+    "timeout_s": "seconds to wait, 1 to 600; default 120",
     "min_lifetime": "blocks that the LSP must promise to keep the channel",
     "preimage": "64 hex digits of your own, instead of one that this node makes; such an invoice cannot be renewed",
     "description_hash": "SHA-256 of the description, which the invoice has instead of the text (64 hex digits)",
     "deschashonly": "true: the invoice has only the hash of the description, which may then be longer",
     "headroom_msat": "what the channel must have room for beside the payment; one without is refused",
-    "state": f"one of {', '.join(STATES)}",
+    "state": f"only those in this state: {', '.join(STATES)}",
     "start": "number of the first entry, from 0: the `next` of the page before",
     "limit": "entries a page, 1 to 1000, default 100",
+}
+
+IN_A_METHOD: Final = {  # where a parameter means something more
+    ("lsps-lsps2-invoice", "lsp_id"): "node id of the LSP, or `id@host:port` for one that was never met",
+    ("lsps-lsps2-invoice", "payment_hash"): "the hash of `preimage`, where you want it checked; alone it is error 3107",
+    ("lsps-lsps2-invoice", "opening_fee_params"): "the offer as it was shown: that one is bought, or nothing",
+    ("lsps2-compare", "timeout_s"): "seconds to wait for each LSP, 1 to 600; default 15",
+    ("lsps2-trust", "lsp_id"): "node id of the LSP",
+}
+ONE_OF: Final = {"lsps2-purchase": ("payment_hash", "label"), "lsps2-cancel-purchase": ("payment_hash", "label")}
+PURCHASE: Final = (
+    "payment_hash",
+    "label",
+    "lsp_id",
+    "jit_channel_scid",
+    "client_trusts_lsp",
+    "payment_size_msat",
+    "smallest_payment_msat",
+    "largest_payment_msat",
+    "opening_fee_msat",
+    "opening_fee_params",
+    "created_at",
+    "state",
+    "reason",
+    "fee_taken_msat",
+    "received_msat",
+    "channel_id",
+    "funding_txid",
+    "funding_outnum",
+    "capacity_msat",
+    "funding",
+    "times",
+)
+ANSWERS: Final[dict[str, tuple[str, ...]]] = {
+    "lsps-listprotocols": ("protocols",),
+    "lsps-lsps2-getinfo": ("opening_fee_params_menu",),
+    "lsps2-compare": ("offers", "refused"),
+    "lsps-lsps2-invoice": (
+        "bolt11",
+        "payment_hash",
+        "payment_secret",
+        "expires_at",
+        "created_index",
+        "lsp_id",
+        "jit_channel_scid",
+        "opening_fee_msat",
+        "smallest_payment_msat",
+        "largest_payment_msat",
+        "min_fee_msat",
+        "proportional",
+        "client_trusts_lsp",
+    ),
+    "lsps2-purchase": PURCHASE,
+    "lsps2-listpurchases": ("purchases", "total", "next"),
+    "lsps2-cancel-purchase": PURCHASE,
+    "lsps2-trust": ("lsp_id", "was_distrusted"),
+    "lsps-lsps2-buy": ("jit_channel_scid", "lsp_cltv_expiry_delta", "client_trusts_lsp"),
+    "lsps-lsps2-approve": (),
+}
+WARNINGS: Final = {"lsps-lsps2-invoice": ("warning_inbound", "warning_range")}
+BUY: Final = "what was bought, as in a purchase: `lsp_id`, scid, amounts, fee, trust mode, and `valid_until`"
+STATUS: Final = {  # members of `lsps2-status`, and of their entries
+    "buys": "bought with `lsps-lsps2-buy` and not approved yet",
+    "buys[]": BUY,
+    "approvals": "payments that will be taken",
+    "approvals[]": BUY + ", and:",
+    "approvals[].payment_hash": "of its invoice",
+    "approvals[].label": "of its invoice, null when it was approved by hash",
+    "approvals[].state": "awaited; receiving (parts are held); released (to lightningd, which settles it); paid",
+    "approvals[].awaits": "how far the funding is that parts held wait for: not seen, in the mempool, not deep enough"
+    " in the chain; null: they wait for none",
+    "approvals[].awaits_height": "as of this block, null likewise",
+    "channels": "channels whose funding is not confirmed",
+    "channels[].channel_id": "",
+    "channels[].lsp_id": "who opened it",
+    "channels[].capacity_msat": "",
+    "channels[].funding_txid": "",
+    "channels[].funding_outnum": "",
+    "channels[].state": "lightningd's word",
+    "channels[].funding": "not paid yet; owed (it was paid for); missing (it did not come: an alarm was raised)",
+    "channels[].payment_hash": "the purchase it was opened for, null: none",
+    "given_up": "channels that an LSP gave up before anything was paid; lightningd forgets them by itself",
+    "given_up[].channel_id": "",
+    "given_up[].lsp_id": "",
+    "given_up[].state": "lightningd's word",
+    "given_up[].note": "a sentence for people",
+    "lsps": "LSPs with any of these, or that did something to remember",
+    "lsps[].lsp_id": "",
+    "lsps[].trusted": "named in `lsps2-trusted-lsp`, and has not broken its word",
+    "lsps[].broke_its_word": "what it did, or null; `lsps2-trust` forgives it",
+    "lsps[].last_lapse": "when its last purchase ended unpaid, or null",
+    "lsps[].muted": "whether it sent rubbish and is not heard until it reconnects",
+    "held_parts": "number of parts held, of all payments",
+    "open_requests": "number of requests to LSPs that wait for an answer",
+    "reports": "why something was refused, and alarms; the last 100 of each, over restarts",
+    "reports[].time": "when, the last time",
+    "reports[].lsp_id": "of whom, empty where it is not known",
+    "reports[].report": "the sentence; an alarm begins with ALARM",
+    "reports[].times": "how often it was said in a row",
 }
 
 FIELDS: Final = {
@@ -76,13 +175,13 @@ FIELDS: Final = {
     "min_fee_msat": "the fee is at least this",
     "proportional": "and at least this many parts per million of the payment",
     "offers": "those that can be bought, cheapest first, then the longest lifetime",
-    "refused": "LSPs that are out, each with `why`",
+    "refused": "LSPs that are out, each with `lsp_id`, `why` and, from the LSP itself, `code`",
     "payment_msat": "the one amount at which all are compared",
     "receive_msat": "what is left of it",
     "valid_until": "when the LSP's offer ends",
     "min_lifetime": "blocks that the LSP will keep the channel",
     "trusted": "named in `lsps2-trusted-lsp`, and has not broken its word",
-    "broke_its_word": "what it did, or false; trust it again with `lsps2-trust`",
+    "broke_its_word": "whether it did something for which it is not trusted; `lsps2-status` says what",
     "opening_fee_params": "the offer itself",
     "was_distrusted": "whether there was anything to forgive",
     "purchases": "one object each, as `lsps2-purchase` shows it",
@@ -132,6 +231,9 @@ EXAMPLES: Final[dict[str, Example]] = {
     "lsps2-cancel-purchase": Example({"label": "first"}, {"state": "cancelled", "reason": "its owner cancelled it"}),
     "lsps2-trust": Example({"lsp_id": LSP_ID}, {"lsp_id": LSP_ID, "was_distrusted": False}),
 }
+NOTIFICATION: Final[Json] = {
+    "lsps2_purchase_bought": {"step": "bought", "label": "first", "state": "awaited", "opening_fee_msat": 1_000_000}
+}
 WITHOUT_EXAMPLE: Final = {
     "lsps-lsps2-buy": (
         "Buys without making an invoice; `lsps-lsps2-approve` then ties it to one. Most wallets want"
@@ -161,7 +263,9 @@ def _parameters(name: str, method: Any) -> str:
     rows = []
     for parameter, must in parameters(method).items():
         needed = must or (name == "lsps-lsps2-invoice" and parameter in REQUIRED)
-        rows.append(f"| `{parameter}` | {'yes' if needed else ''} | {PARAMETERS[parameter]} |\n")
+        word = "yes" if needed else "one of them" if parameter in ONE_OF.get(name, ()) else ""
+        meaning = IN_A_METHOD.get((name, parameter), PARAMETERS[parameter])
+        rows.append(f"| `{parameter}` | {word} | {meaning} |\n")
     return "| parameter | required | meaning |\n|---|---|---|\n" + "".join(rows) + "\n" if rows else ""
 
 
@@ -173,27 +277,48 @@ def _example(name: str) -> str:
     return f"```json\n{name} {given}\n{json.dumps(example.shown, ensure_ascii=False)}\n```\n"
 
 
+def _answer(name: str) -> str:
+    if name == "lsps2-status":
+        return "Answer: [below](#lsps2-status-in-full).\n\n"
+    if not ANSWERS[name]:
+        return "Answer: an empty object.\n\n"
+    if ANSWERS[name] == PURCHASE:
+        return "Answer: [a purchase](#a-purchase).\n\n"
+    told = ", ".join(f"`{field}`" for field in ANSWERS[name])
+    warned = " and ".join(f"`{field}`" for field in WARNINGS.get(name, ()))
+    return f"Answer: {told}{f'; {warned} where they apply' if warned else ''}.\n\n"
+
+
 def _section(name: str, method: Any) -> str:
     text = inspect.getdoc(method) or ""
-    return f"### {name}\n\n{text}\n\n{_parameters(name, method)}{_example(name)}\n"
+    return f"### {name}\n\n{text}\n\n{_parameters(name, method)}{_answer(name)}{_example(name)}\n"
 
 
 def reference() -> str:
     """Return docs/reference/wallet-rpc.md, from the code."""
     fields = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in FIELDS.items())
+    status = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in STATUS.items() if meaning)
     codes = "".join(f"| {code.number} | {code.meaning} |\n" for code in CODES)
     steps = "".join(f"| `{topic_of(step)}` | {meaning} |\n" for step, meaning in STEPS.items())
     return (
         "# The wallet's methods\n\n"
         "Generated by `python -m lsps2fast_plugin.tools.wallet_rpc_page`; do not edit.\n"
-        "Answers in the examples show some of their members; texts are cut short with …. A test runs every example.\n\n"
+        "Answers in the examples show some of their members; texts are cut short with …. A test runs every example.\n"
+        "\n"
+        "Parameters go by name, or by position in the order of the tables. `lightning-cli check METHOD …` says\n"
+        "whether they would be taken, and does nothing.\n\n"
         "## Methods\n\n" + "".join(_section(name, method) for name, method in methods().items()) + "## Fields\n\n"
         "Amounts are numbers of millisatoshi; times are UTC.\n\n"
         f"| field | meaning |\n|---|---|\n{fields}\n"
+        "### A purchase\n\n"
+        f"{', '.join(f'`{field}`' for field in PURCHASE)}.\n\n"
+        f"`times` has the steps that came, each with its time: {', '.join(f'`{step}`' for step in STEPS)}.\n\n"
+        f"### lsps2-status in full\n\n| field | meaning |\n|---|---|\n{status}\n"
         f"## Errors\n\n| code | meaning |\n|---|---|\n{codes}\n"
         "## Notifications\n\n"
-        "Subscribe to them as to lightningd's own. Each carries one object under its own name, with the fields of\n"
-        "`lsps2-purchase` and `step`.\n\n"
+        "Subscribe to them as to lightningd's own, in a plugin's manifest. Each carries one object under its own\n"
+        "name, with the fields of [a purchase](#a-purchase) and `step`, the topic's last words:\n\n"
+        f"```json\n{json.dumps(NOTIFICATION)}\n```\n\n"
         f"| topic | when |\n|---|---|\n{steps}"
     )
 
