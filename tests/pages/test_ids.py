@@ -22,7 +22,6 @@ UNTESTED = {
     "trap:47": "there are no webhooks here",
     "trap:60": "opens are not batched",
     "operator:O7": "prose",
-    "operator:O8": "a matter of publishing",
 }
 
 
