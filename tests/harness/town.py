@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,6 +40,30 @@ def owned(town: Town, bill: Bill) -> None:
         return set(town.bitcoind.call("getrawmempool")) & ours - kept
 
     until(lambda: not strays(), "the end of fundings that no channel owns", say=lambda: f"{strays()}")
+
+
+def forget(town: Town, blocks: int) -> None:
+    """Take the last blocks away; bitcoind starts anew with nothing in its mempool of what was in them."""
+    bitcoind = town.bitcoind
+    bitcoind.call("invalidateblock", bitcoind.call("getblockhash", bitcoind.height - blocks + 1))
+    assert bitcoind.process is not None
+    command = bitcoind.process.args
+    assert isinstance(command, list)
+    bitcoind.stop()
+    (bitcoind.directory / "regtest" / "mempool.dat").unlink(missing_ok=True)
+    bitcoind.spawn(command)
+
+    def up() -> bool:
+        with contextlib.suppress(OSError, NodeError):
+            return "purse" in bitcoind.call("listwallets") or bool(bitcoind.call("loadwallet", "purse"))
+        return False
+
+    until(up, "bitcoind's return", say=bitcoind.tail)
+
+
+def mine_nothing(town: Town) -> None:
+    """Mine a block without transactions."""
+    town.bitcoind.call("generateblock", town.bitcoind.call("getnewaddress"), [])
 
 
 BUILT_IN_SERVICE = """

@@ -2,7 +2,8 @@
 
 Both write transcripts in one format. A trace keeps, in order, the plugin's RPC calls with the outcome of each and its
 answers to HTLCs; and, apart from the order, the shape of all that lightningd sent: which members, of which JSON types.
-Left out is what depends on when a machine is quick: blocks, polls, log lines, the order in which parts arrive.
+Left out is what depends on when a machine is quick: blocks, polls, log lines, the order in which parts arrive. The
+record of a payment that failed while its buy lives on is written beside whatever comes next: only their number is kept.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ ACTS = frozenset(
 )
 TOLD = ("htlc_accepted", "custommsg", "forward_event", "channel_state_changed", "connect", "disconnect")
 JOURNAL = ["lsps", "lsps2", "sessions"]
+WORD = "word of a payment that failed"
 NO_MORE = "fundchannel_cancel"  # older recordings have it where an open was refused, which rule:26 forbids
 OPTIONAL = ("lsps2-policy-", "bkpr-")  # methods of plugins that a node may lack: not part of a scenario's order
 OURS = ("msg", "payload", "hex", "string")  # texts of ours that lightningd only carries
@@ -49,11 +51,12 @@ def trace(entries: list[Json]) -> Trace:
     shape: Shape = {}
     calls: dict[str, str] = {}
     hooks: dict[str, str] = {}
+    words = _words(entries)
     for entry in entries:
         message, direction = entry["msg"], entry["dir"]
         method, call_id = message.get("method"), str(message.get("id"))
         if direction == "rpc>host":
-            calls[call_id] = "bookkeeping" if _is_bookkeeping(message) else method
+            calls[call_id] = "beside" if call_id in words or _is_bookkeeping(message) else method
         elif direction == "host>rpc":
             _result(calls.pop(call_id, "?"), message, order, shape)
         elif direction == "host>plugin" and method in TOLD:
@@ -61,7 +64,24 @@ def trace(entries: list[Json]) -> Trace:
             hooks[call_id] = method
         elif direction == "plugin>host" and hooks.pop(call_id, None) == "htlc_accepted" and "result" in message:
             order.append(_answer(message["result"]))
-    return Trace(_grouped(order), shape)
+    return Trace(_grouped(order) + [WORD] * len(words), shape)
+
+
+def _words(entries: list[Json]) -> set[str]:
+    """Return the calls that wrote a final record which did not end its buy: no `deldatastore` of the buy came next."""
+    last: dict[str, str] = {}  # by jit scid: the call that wrote its final record
+    words: set[str] = set()
+    for entry in entries:
+        message, method = entry["msg"], entry["msg"].get("method")
+        if entry["dir"] != "rpc>host" or method not in ("datastore", "deldatastore") or _is_bookkeeping(message):
+            continue
+        folder, jit_scid = message["params"]["key"][len(JOURNAL) :]
+        if (method, folder) == ("datastore", "finalized"):
+            last[jit_scid] = call_id = str(message["id"])
+            words.add(call_id)
+        elif (method, folder) == ("deldatastore", "active"):
+            words.discard(last.pop(jit_scid, ""))
+    return words
 
 
 def _is_bookkeeping(message: Json) -> bool:

@@ -213,7 +213,7 @@ def test_beside_an_enabled_built_in_plugin_ours_stands_aside_and_says_why(client
 
 
 def test_nothing_of_the_operator_breaks_a_channel_before_its_first_block(each_town: Town) -> None:
-    """cln:N3: paid and in no block yet, `close` and every way to splice are refused; the channel lives.
+    """cln:N3: paid and in no block yet, `close` and each way to splice are refused; channel and coins stay.
 
     A splice in lightningd's own language may abbreviate the channel: its plugin then asks for `splice_init`.
     """
@@ -222,6 +222,7 @@ def test_nothing_of_the_operator_breaks_a_channel_before_its_first_block(each_to
     town.over(bill)
     (row,) = town.channels(town.lsp, bill.wallet)
     channel_id, peer_id = row["channel_id"], bill.wallet.node_id
+    coins = town.lsp.call("listfunds")["outputs"]  # the funding of the sale stays reserved for a while, spent or not
     ask: list[tuple[str, object]] = [
         ("close", {"id": peer_id}),
         ("close", [row["alias"]["local"]]),
@@ -237,7 +238,7 @@ def test_nothing_of_the_operator_breaks_a_channel_before_its_first_block(each_to
         with pytest.raises(NodeError, match="its funding is in no block yet"):
             town.lsp.call(command, params)  # type: ignore[arg-type]
     assert town.channels(town.lsp, bill.wallet)[0]["state"] == "CHANNELD_NORMAL"
-    assert not any(coin["reserved"] for coin in town.lsp.call("listfunds")["outputs"])
+    assert town.lsp.call("listfunds")["outputs"] == coins
     town.mine()
 
 

@@ -12,10 +12,11 @@ import pytest
 from harness.benches import REFUSER
 from harness.evidence import Evidence, tidy
 from harness.town import owned, revive
+from harness.wallets import Hold, arrived, script
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.simnode import tlv
-from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
+from lsps2fast_plugin.tools.regtest import Bill, Town, until
 from lsps2fast_plugin.tools.regtest.town import LSP_TRUSTS
 
 SIZE_MSAT = 10_000_000
@@ -35,14 +36,6 @@ plugin.run()
 def fresh(town: Town) -> Bill:
     """A bill of a wallet that has bought nothing before."""
     return town.bill(town.wallet(f"p{next(NAMES)}"), SIZE_MSAT)
-
-
-def script(node: Lightningd, name: str, text: str) -> str:
-    """Write an executable plugin."""
-    path = node.directory / name
-    path.write_text(text)
-    path.chmod(0o700)
-    return str(path)
 
 
 @pytest.mark.parametrize("delay_s", [0, 0.008, 0.013, 0.05])
@@ -211,41 +204,6 @@ def test_a_client_that_takes_its_money_and_errs_while_the_plugin_is_down_gave_it
     assert evidence.calls("sendpsbt") == []
     assert not any(coin["reserved"] for coin in town.lsp.call("listfunds")["outputs"])
     tidy(town)
-
-
-HOLDER = f"""#!{sys.executable}
-import os, threading, time
-from pyln.client import Plugin
-plugin = Plugin()
-@plugin.hook("htlc_accepted")
-def hold(htlc, onion, plugin, **kwargs):
-    while not os.path.exists("RELEASE"):
-        time.sleep(0.05)
-    return {{"result": "continue"}}
-plugin.run()
-"""
-
-
-class Hold:
-    """A wallet whose node keeps every HTLC until it is told to go on."""
-
-    def __init__(self, wallet: Lightningd) -> None:
-        self._release = wallet.directory / "release"
-        path = script(wallet, "holder", HOLDER.replace("RELEASE", str(self._release)))
-        wallet.call("plugin", {"subcommand": "start", "plugin": path})
-
-    def release(self) -> None:
-        """Let all go on."""
-        self._release.touch()
-
-
-def arrived(town: Town, bill: Bill, count: int = 1) -> None:
-    """Wait until so many HTLCs are at the wallet."""
-
-    def there() -> bool:
-        return sum(len(row["htlcs"]) for row in town.channels(bill.wallet, town.lsp)) >= count
-
-    until(there, f"{count} HTLCs at the wallet")
 
 
 def test_a_splice_of_the_payers_channel_while_its_part_is_at_the_wallet(found_town: Any) -> None:
