@@ -120,7 +120,7 @@ class Shop:
         self.rng = random.Random(seed)
         self._ids = itertools.count(1)
         self.negotiator = Negotiator(
-            supply=Supply(self, self, self.desk, self.settings.max_parts),
+            supply=Supply(self, self, self.desk, self.settings.max_parts, self.settings.max_overpay_ppm),
             scid_taken=self.scid_taken,
             offers=self.offers,
             promises=Keyring(key),

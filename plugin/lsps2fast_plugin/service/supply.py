@@ -44,13 +44,20 @@ class Supply:
     """What this node could provide."""
 
     def __init__(
-        self, node: Node, live: Live, desk: Desk, max_parts: int, payable: Callable[[], Payable] | None = None
+        self,
+        node: Node,
+        live: Live,
+        desk: Desk,
+        max_parts: int,
+        overpay_ppm: int,
+        payable: Callable[[], Payable] | None = None,
     ) -> None:
         """`payable()`: the largest payment that could be held and forwarded."""
         self._node = node
         self._live = live
         self._desk = desk
         self._max_parts = max_parts
+        self._overpay_ppm = overpay_ppm
         self._payable = payable
 
     async def facts(self, peer_id: str, *, fresh: bool) -> Facts:
@@ -69,6 +76,7 @@ class Supply:
             open_vbytes=rules.floor.open_vbytes,
             zero_reserve=self._desk.zero_reserve(peer_id),
             max_parts=self._max_parts,
+            overpay_ppm=self._overpay_ppm,
         )
         return facts if self._payable is None else facts._replace(payable=self._payable())
 

@@ -315,6 +315,16 @@ def test_a_buy_without_a_size_is_judged_by_the_largest_channel_it_may_ask_for() 
     assert made.trust_of(BuyAsk(params, None), ALICE, None, 120_000, facts(), WALL_MS) is True
 
 
+@pytest.mark.parametrize(("overpay_ppm", "mode"), [(0, False), (100_000, True)])
+def test_a_buy_is_judged_by_what_may_be_paid_beyond_it(overpay_ppm: int, mode: bool) -> None:
+    """rule:18, B-15: a payment above what was bought makes no channel on trust that the operator wants withheld."""
+    made = policy(rules(trust=TrustRule(client_trusts_above_sat=1_050_000)))
+    ask = BuyAsk(line().params(WALL_MS), 1_000_000 * SAT)
+    assert ask.params.max_payment_size_msat > 1_200_000 * SAT
+    tolerant = facts()._replace(overpay_ppm=overpay_ppm)
+    assert made.trust_of(ask, ALICE, None, 1_040_000, tolerant, WALL_MS) is mode
+
+
 def test_a_menu_offers_no_more_than_the_budgets_have_room_for() -> None:
     """people:L8, rule:18: every client; the one with a channel under way by its own pot."""
     made = policy(rules(trust=TrustRule(capital_budget_sat=700_000, withheld_budget_sat=300_000)))

@@ -229,11 +229,14 @@ class Policy:
     def trust_of(
         self, ask: BuyAsk, peer_id: str, token: Token | None, capacity_sat: int, facts: Facts, wall_ms: int
     ) -> bool:
-        """`trust_mode` of a buy: in variable mode judged by the largest channel that its payment may ask for."""
-        most_sat = capacity_sat
-        if ask.payment_size_msat is None:
-            largest = BuyAsk(ask.params, ask.params.max_payment_size_msat)
-            most_sat = max(capacity_sat, min(least_capacity_sat(largest, facts), self.rules.capacity.max_sat))
+        """`trust_mode` of a buy, judged by the largest channel that its payment may ask for: one above what was bought,
+        and in variable mode the largest of the offer.
+        """
+        size_msat, most_msat = ask.payment_size_msat, ask.params.max_payment_size_msat
+        if size_msat is not None:
+            most_msat = min(size_msat + size_msat * facts.overpay_ppm // 1_000_000, most_msat)
+        largest = BuyAsk(ask.params, most_msat)
+        most_sat = max(capacity_sat, min(least_capacity_sat(largest, facts), self.rules.capacity.max_sat))
         mining_msat = self.rules.floor.mining_msat(facts.feerate_perkw)
         return self.trust_mode(peer_id, token, most_sat * 1000, mining_msat, wall_ms)
 

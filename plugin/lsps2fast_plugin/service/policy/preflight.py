@@ -42,6 +42,7 @@ class Facts(NamedTuple):
     anchors_perkw: int | None = None  # of commitments with anchors, None when there will be none
     zero_reserve: bool = False
     max_parts: int = EXPECTED_PARTS
+    overpay_ppm: int = 0  # of what is bought, that may be paid beyond it
     dust_limit_sat: int = CHAIN_DUST_SAT
     budget_sat: int = NO_BOUND_SAT  # the largest channel of this client that the budgets allow
     payable: Payable = Payable(NO_BOUND_SAT * 1000, Refusal.HELD_SATS)
