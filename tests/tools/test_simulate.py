@@ -96,6 +96,16 @@ def test_a_guard_that_is_taken_away_is_missed(name: str, most_steps: int) -> Non
     assert result.steps <= most_steps
 
 
+def test_a_bug_of_the_town_is_no_good_end() -> None:
+    """An exception in one of its tasks would leave a town without blocks, in which every promise holds."""
+
+    def breaks(_: object) -> None:
+        raise KeyError("of the progress")
+
+    with pytest.raises(KeyError, match="of the progress"):
+        simulate(Plan(1, days=2), breaks)
+
+
 def test_what_is_left_out_moves_nothing_else() -> None:
     """A story is made shorter by leaving happenings out: the others keep number, time and kind."""
     whole = happenings(Plan(5, days=20), ["a", "b"], ["x", "y"], ["rain"])

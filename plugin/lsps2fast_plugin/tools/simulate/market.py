@@ -116,13 +116,17 @@ class Market:
         self.promises.step()
 
     def _guard(self, work: Any) -> asyncio.Task[None]:
-        """Run it; a Violation in it ends the run."""
+        """Run it. A Violation in it ends the run; so does a bug of the town's own, which is raised at its end."""
 
         async def guarded() -> None:
             try:
                 await work
             except Violation as violation:
                 self.common.fail(violation)
+            except Exception as error:
+                if not self.common.over:
+                    self.town.problems.append(error)
+                    self.common.fail(Violation("town", f"the town itself broke: {error!r}"))
 
         return self.town.background(guarded())
 
