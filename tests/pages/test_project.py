@@ -49,3 +49,12 @@ def test_what_security_names_exists() -> None:
     tests = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     for row in re.findall(r"(?:people|wallet):[A-Z]\d+", page):
         assert row in tests, row
+
+
+def test_actions_are_pinned_by_hash() -> None:
+    """A tag can be moved; only the action that publishes is named by its branch, and says why."""
+    used = [line for page in WORKFLOWS.glob("*.yml") for line in re.findall(r"uses: (.*)", page.read_text("utf-8"))]
+    loose = [line for line in used if not line.startswith("./") and not re.fullmatch(r"\S+@[0-9a-f]{40} # v\S+", line)]
+    assert used
+    assert [line.split("@")[0] for line in loose] == ["pypa/gh-action-pypi-publish"]
+    assert "#" in loose[0]
