@@ -9,7 +9,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pure real simulate simulate-mutants lint types table wheels clean
+.PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pure real simulate simulate-mutants ha lint types table wheels clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ real: $(VENV)/built ## the scenarios on real bitcoind and lightningd (on PATH, o
 
 interop: $(VENV)/built ## our plugins beside ldk-node, lnd and lightningd's own (found, or built: minutes, once)
 	@$(PY) -m pytest -q -m interop tests/interop
+
+ha: $(VENV)/built ## the LSP's machine dies and another takes over, lightningd on PostgreSQL (real nodes)
+	@$(PY) -m pytest -q -m ha tests/ha
 
 compare: $(VENV)/built ## what the embedded node says beside a real one, scenario by scenario
 	@cd tests && ../$(PY) -m real.report

@@ -25,6 +25,7 @@ LIMIT_S = 120.0  # of a coroutine; another with the mark `within`
 PROCESSES = (  # folders and files whose tests start processes; `make quick` leaves them out
     "browser",
     "crash",
+    "ha",
     "interop",
     "model",
     "real",

@@ -18,7 +18,7 @@ from lsps2fast_plugin.tools.cli import _parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-LANGUAGES = {"", "bash", "console", "ini", "json", "mermaid", "python", "text", "toml"}  # each has its test
+LANGUAGES = {"", "bash", "console", "ini", "json", "mermaid", "python", "sql", "text", "toml"}  # each has its test
 OF_LIGHTNINGD = {"plugin", "important-plugin", "disable-plugin", "experimental-dual-fund", "network"}
 OUR_METHODS: dict[str, Callable[..., Any]] = {**wallet_rpc_page.methods(), **service_rpc_page.methods()}
 OURS = re.compile(r"(?:^|/)lsps2fast$")

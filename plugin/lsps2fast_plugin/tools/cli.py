@@ -52,7 +52,13 @@ def _demo_command(args: argparse.Namespace) -> int:
 def _regtest_command(args: argparse.Namespace) -> int:
     from lsps2fast_plugin.tools.regtest.playground import run
 
-    return run(args.action, mode=args.mode, as_json=args.json, directory=args.dir)
+    return run(args.action, mode=args.mode, as_json=args.json, directory=args.dir, ha=args.ha)
+
+
+def _database_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools import database_check
+
+    return database_check.run(args)
 
 
 def _say(text: str) -> None:
@@ -158,6 +164,9 @@ def _parser() -> argparse.ArgumentParser:
 
     regtest = commands.add_parser("regtest", help="the same on real nodes: bitcoind and lightningd on loopback")
     regtest.add_argument("action", choices=("up", "demo", "down"), help="start a playground, play three sales, end it")
+    regtest.add_argument(
+        "--ha", action="store_true", help="up: the LSP on PostgreSQL, and a second machine that takes over when told to"
+    )
     regtest.add_argument("--dir", type=Path, default=None, help="where (default: a directory of yours in /tmp)")
     regtest.add_argument("--json", action="store_true", help="demo: print the result for programs, nothing else")
     regtest.add_argument(
@@ -190,6 +199,12 @@ def _parser() -> argparse.ArgumentParser:
     seen = commands.add_parser("watch", help="a running service on the terminal: payments, money, limits, alarms")
     watch.add_arguments(seen)
     seen.set_defaults(run=watch.run)
+
+    database = commands.add_parser(
+        "check-database", help="whether lightningd's PostgreSQL may forget what an LSP has acted upon"
+    )
+    database.add_argument("url", nargs="?", help="lightningd's option `wallet` (default: of LIGHTNINGD_WALLET)")
+    database.set_defaults(run=_database_command)
 
     table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
     table.add_argument("--markdown", action="store_true", help="as the page in docs/reference")

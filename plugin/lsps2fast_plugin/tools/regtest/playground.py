@@ -24,6 +24,8 @@ from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.tools.demo.screen import Screen
 from lsps2fast_plugin.tools.demo.timeline import Timeline
 from lsps2fast_plugin.tools.demo.transcript_report import Sale, collect
+from lsps2fast_plugin.tools.regtest.machines import Machines
+from lsps2fast_plugin.tools.regtest.postgres import find_postgres
 from lsps2fast_plugin.tools.regtest.processes import Child, Lightningd, find_programs, until
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS, Bill, Town
 
@@ -44,14 +46,16 @@ def place() -> Path:
 
 
 @contextlib.contextmanager
-def ground(directory: Path, mode: str, say: Any) -> Iterator[Town]:
+def ground(directory: Path, mode: str, say: Any, *, ha: bool = False) -> Iterator[Town]:
     """Yield a town in `directory`, which is ours alone; gone afterwards, however that comes about."""
     programs = find_programs()
+    if ha:
+        find_postgres()
     try:
         directory.mkdir(mode=0o700)
     except FileExistsError:
         raise ConfigError(f"there is a playground in {directory}; end it with: lsps2fast regtest down") from None
-    town = Town(directory, mode, programs=programs)
+    town = (Machines if ha else Town)(directory, mode, programs=programs)
     _write_state(directory, [])
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
@@ -115,15 +119,40 @@ def _clear(directory: Path, pids: dict[str, int]) -> None:
     shutil.rmtree(directory)
 
 
-def up(directory: Path, mode: str, say: Any) -> int:
+def up(directory: Path, mode: str, say: Any, *, ha: bool = False) -> int:
     """Start it, say what can be done, and wait for the end."""
     try:
-        with ground(directory, mode, say) as town:
+        with ground(directory, mode, say, ha=ha) as town:
+            if isinstance(town, Machines):
+                _take_over_when_told(town, say)
             say(_instructions(town))
             signal.pause()
     except (KeyboardInterrupt, Stopped):
         return 0
     return 0
+
+
+def _take_over_when_told(town: Machines, say: Any) -> None:
+    """Go on beside it: at SIGUSR1 the machine of the LSP dies, and another one takes its place."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # the thread waits for it
+
+    def each_time() -> None:
+        while True:
+            signal.sigwait({signal.SIGUSR1})
+            other = town.machine()
+            town.lose_machine()
+            say(f"the machine in {town.lsp.directory} is dead; another one starts on the same database")
+            took = town.take_over(other)
+            _write_state(town.directory, town.children)
+            for node in town.children:
+                if isinstance(node, Lightningd) and node is not town.lsp and node.runs:
+                    town.connect(node, town.lsp)
+            say(
+                f"it sells: lightningd took {took.lightningd_s:.1f} s, the plugin {took.ours_s:.2f} s more; now\n\n"
+                f'  alias lsp="{_cli(town.lsp)}"\n'
+            )
+
+    threading.Thread(target=each_time, daemon=True).start()
 
 
 def _cli(node: Lightningd) -> str:
@@ -157,8 +186,15 @@ def _instructions(town: Town) -> str:
         f"  {WALLET} listpeerchannels",
         "  btc -generate 1",
         "",
-        "Ctrl-C, or `lsps2fast regtest down` in another terminal, ends and removes everything.",
     ]
+    if isinstance(town, Machines):
+        lines += [
+            "The LSP keeps everything in PostgreSQL. Kill its machine, at any moment, and have another take its place:",
+            "",
+            f"  kill -USR1 {os.getpid()}",
+            "",
+        ]
+    lines.append("Ctrl-C, or `lsps2fast regtest down` in another terminal, ends and removes everything.")
     return "\n".join(lines)
 
 
@@ -302,8 +338,15 @@ def demo(directory: Path, mode: str, as_json: bool) -> int:
     return 0 if well else 1
 
 
-def run(action: str, *, mode: str = CLIENT_TRUSTS, as_json: bool = False, directory: Path | None = None) -> int:
-    """One of up, demo, down; the exit code."""
+def run(
+    action: str,
+    *,
+    mode: str = CLIENT_TRUSTS,
+    as_json: bool = False,
+    directory: Path | None = None,
+    ha: bool = False,
+) -> int:
+    """One of up, demo, down; the exit code. `ha`: with PostgreSQL and a second machine, for `up`."""
 
     def say(text: str) -> None:
         sys.stdout.write(text + "\n")
@@ -313,7 +356,7 @@ def run(action: str, *, mode: str = CLIENT_TRUSTS, as_json: bool = False, direct
     try:
         if action == "down":
             return down(where, say)
-        return up(where, mode, say) if action == "up" else demo(where, mode, as_json)
+        return up(where, mode, say, ha=ha) if action == "up" else demo(where, mode, as_json)
     except ConfigError as error:
         sys.stderr.write(f"lsps2fast regtest: {error}\n")
         return 2

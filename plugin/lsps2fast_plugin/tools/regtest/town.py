@@ -106,7 +106,7 @@ class Town:
         self.lsp = self.node("lsp", lsp_options)
         self.payer = self.node("payer")
         # Fee rates mean nothing on regtest: fees stay those of the options.
-        self._service_options = {"lsps2-trust-mode": mode, "lsps2-fee-floor": 0} | (service_options or {})
+        self.service_options = {"lsps2-trust-mode": mode, "lsps2-fee-floor": 0} | (service_options or {})
         self._coins_sat = coins_sat
         self._payer_channels = payer_channels
         self._labels = itertools.count(1)
@@ -130,7 +130,7 @@ class Town:
     def open(self) -> None:
         """Start everything: the LSP sells and the payer has channels to it."""
         self.bitcoind.start()
-        self.add_plugin(self.lsp, "service", self._service_options)
+        self.add_plugin(self.lsp, "service", self.service_options)
         self.lsp.start(wait=False)
         self.payer.start(wait=False)
         self.lsp.wait_up()
