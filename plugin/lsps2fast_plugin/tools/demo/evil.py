@@ -29,6 +29,7 @@ from lsps2fast_plugin.tools.demo.sales import (
     Stage,
     balanced,
     failing,
+    named,
     new_world,
     quiet,
 )
@@ -468,7 +469,7 @@ def run(*, seed: int, as_json: bool, mode: str | None, vice: str, html: Path | N
     if html is not None:
         for chapter in screen.story[-1:]:
             chapter.title = f"The LSP {refusal.what}; the wallet says: {refusal.sentence or 'nothing'}"
-            chapter.gains_msat, chapter.checks = refusal.books_msat, refusal.checks
+            chapter.gains_msat, chapter.checks = named(refusal.books_msat), refusal.checks
         screen.write_page(html, f"lsps2fast demo: an LSP that {VICES[vice].what}", screen.story)
     return 0 if well else 1
 

@@ -292,11 +292,17 @@ class Stage:
 
 def chapters(story: list[Chapter], stage: Stage) -> list[Chapter]:
     """Return the page's chapters: all sales together, then each with what was gained and proved."""
-    names = {"opening_fees": "opening fees"}
-    gains = {names.get(name, name): gain for name, gain in stage.gains.items()}
     for chapter, sale in zip(story, stage.sales, strict=False):
-        chapter.gains_msat, chapter.checks = sale.books_msat, sale.checks
-    return [Chapter("All sales together", gains_msat=gains, checks=stage.checks), *story]
+        chapter.gains_msat, chapter.checks = named(sale.books_msat), sale.checks
+    fees_msat = stage.gains.get("opening_fees", 0)
+    title = f"All sales together: opening fees of {fees_msat:,} msat"
+    gains = {name: gain for name, gain in stage.gains.items() if name != "opening_fees"}
+    return [Chapter(title, gains_msat=named(gains), checks=stage.checks), *story]
+
+
+def named(gains_msat: dict[str, int]) -> dict[str, int]:
+    """Return the books under the names that the page's diagram has."""
+    return {"LSP" if name == "lsp" else name: gain for name, gain in gains_msat.items()}
 
 
 @contextmanager
