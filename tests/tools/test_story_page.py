@@ -70,7 +70,13 @@ def test_the_page_tells_every_line_in_its_place() -> None:
     assert [row["data-time"] for row in rows] == [f"{line[0] - LINES[0][0]:.3f}" for line in LINES]
     assert [attrs["max"] for attrs in reader.all("input")] == [str(len(LINES))]
     assert reader.all("svg")[0]["role"] == "img"
-    for words in (*LIFELINES, "has <b>1</b> & more", "one <sale>", "\N{MINUS SIGN}100,000,000 msat", "WRONG: it does not"):
+    for words in (
+        *LIFELINES,
+        "has <b>1</b> & more",
+        "one <sale>",
+        "\N{MINUS SIGN}100,000,000 msat",
+        "WRONG: it does not",
+    ):
         assert words in reader.text, words
     assert "bystander" not in reader.text
 
