@@ -1,4 +1,4 @@
-"""What the chain does to a sale on real nodes: blocks that are replaced."""
+"""What the chain does to a sale on real nodes: blocks that are replaced, a payer's channel that goes to the chain."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from harness.evidence import Evidence
 from harness.town import forget, mine_nothing
+from harness.wallets import Hold, arrived
 
 from lsps2fast_plugin.tools.regtest import Bill, Town, until
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS, LSP_TRUSTS
 
 SIZE_MSAT = 10_000_000
+FEE_MSAT = 1_000_000
 HALF_MSAT = SIZE_MSAT // 2
 NORMAL = "CHANNELD_NORMAL"
 NAMES = itertools.count(1)
@@ -77,3 +79,73 @@ def test_a_funding_that_a_reorg_takes_out_is_sent_again(
 def alive(rows: list[dict[str, Any]]) -> bool:
     """Whether there is one channel, in use and confirmed."""
     return [(row["state"], "short_channel_id" in row) for row in rows] == [(NORMAL, True)]
+
+
+def go_to_chain(town: Town, scid: str) -> None:
+    """The payer closes a channel alone, with what is in it, and a block has its commitment."""
+    before = set(town.bitcoind.call("getrawmempool"))
+    town.payer.call("close", {"id": scid, "unilateraltimeout": 1})
+    until(lambda: set(town.bitcoind.call("getrawmempool")) - before, "the payer's commitment")
+    town.mine()
+
+
+def states(town: Town) -> dict[str, str]:
+    """States of the LSP's channels with the payer, by scid."""
+    return {row["short_channel_id"]: row["state"] for row in town.channels(town.lsp, town.payer)}
+
+
+def on_chain(town: Town, scid: str) -> None:
+    """Wait until the LSP knows that this channel has left."""
+    until(lambda: states(town).get(scid) in ("FUNDING_SPEND_SEEN", "ONCHAIN"), f"{scid} on chain")
+
+
+@pytest.mark.parametrize("mode", [CLIENT_TRUSTS, LSP_TRUSTS])
+def test_a_payers_channel_that_dies_while_its_part_is_held(found_town: Callable[..., Town], mode: str) -> None:
+    """rule:19, rule:1: the part is dropped, nothing is opened for the rest; the next payment over this scid is paid."""
+    town = found_town(mode)
+    bill, evidence = fresh(town), Evidence(town)
+    dying, living = town.scids(town.payer, town.lsp)
+    before = town.wealth_msat(town.lsp)
+    group, _ = town.send_parts(bill, [HALF_MSAT], total_msat=SIZE_MSAT)  # over the first
+    town.held(1)
+    go_to_chain(town, dying)
+    on_chain(town, dying)
+    town.held(0)
+    assert town.stats()["refused_parts"]["its channel leaves"] == 1
+    assert [answer["result"] for answer in evidence.answers(bill.payment_hash)] == ["fail"]
+    town.rejoin(town.payer)
+    amounts = [HALF_MSAT]
+    sent = town.send_parts(bill, amounts, total_msat=SIZE_MSAT, first_part=2, group=group)
+    town.held(1)
+    assert evidence.calls("fundchannel_start") == []
+    town.advance(town.lsp, 90)
+    assert town.result(bill, sent, amounts).failures == ["10070000"]
+    (row,) = [row for row in town.channels(town.payer, town.lsp) if row["state"] == NORMAL]
+    assert row["short_channel_id"] == living
+    assert town.pay(bill, [SIZE_MSAT], first_part=3, group=group).paid
+    town.over(bill)
+    town.mine()
+    assert evidence.fees_msat(bill.payment_hash) == FEE_MSAT
+    assert evidence.unanswered() == []
+    assert town.wealth_msat(bill.wallet) == SIZE_MSAT - FEE_MSAT
+    assert town.wealth_msat(town.lsp) - before > -20_000_000, "more than mining fees"
+
+
+@pytest.mark.parametrize("mode", [CLIENT_TRUSTS, LSP_TRUSTS])
+def test_a_payers_channel_that_dies_while_its_part_is_at_the_wallet(found_town: Callable[..., Town], mode: str) -> None:
+    """rule:5, rule:19: what is out stays out; the preimage claims the payer's HTLC on chain, and the sale is paid."""
+    town = found_town(mode, payer_channels=1)
+    bill, evidence = fresh(town), Evidence(town)
+    hold = Hold(bill.wallet)
+    (scid,) = town.scids(town.payer, town.lsp)
+    town.send_parts(bill, [SIZE_MSAT], spare_blocks=30)
+    arrived(town, bill)
+    go_to_chain(town, scid)
+    on_chain(town, scid)
+    assert town.stats()["refused_parts"].get("its channel leaves", 0) == 0
+    hold.release()
+    town.over(bill)
+    assert evidence.fees_msat(bill.payment_hash) == FEE_MSAT
+
+    town.lsp.wait_log("we spent THEIR_HTLC .* using THEIR_HTLC_FULFILL_TO_US")
+    assert town.wealth_msat(bill.wallet) == SIZE_MSAT - FEE_MSAT

@@ -357,7 +357,8 @@ class Town:
     def _able(self, payer: Lightningd, amount_msat: int) -> list[str]:
         """Return the payer's channels that can carry such a part, in the order of their scids."""
         rows = self.channels(payer, self.lsp)
-        able = [row["short_channel_id"] for row in rows if row["spendable_msat"] > 2 * amount_msat]
+        living = [row for row in rows if row["state"] == NORMAL]
+        able = [row["short_channel_id"] for row in living if row["spendable_msat"] > 2 * amount_msat]
         return sorted(able)
 
     def result(
