@@ -1,8 +1,8 @@
 """Only what pyproject.toml cannot say: the extension modules.
 
 `LSPS2FAST_BUILD=compiled` fails where they cannot be compiled, `LSPS2FAST_BUILD=pure` makes a wheel for any machine
-without them; else what cannot be compiled is left out, and the core runs interpreted. Each wheel says what is in it
-(PEP 770: `.dist-info/sboms/`).
+without them; else they are left out where they cannot be compiled, and the core runs interpreted. Each wheel says what
+is in it (PEP 770: `.dist-info/sboms/`).
 """
 
 import json
@@ -14,6 +14,7 @@ import Cython
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 CORE = ("_fsm", "_hook", "_live", "_parts", "_payment", "_scan", "_sessions", "_tlv")
 READER = ("_keyset", "_reader", "_stream")  # the lane in C
@@ -28,9 +29,20 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
     BUILD = "pure"
 
 
-def extension(name: str, source: str, **how: list[str]) -> Extension:
-    """Return one extension module; without a compiler it is left out, if the build allows that."""
-    return Extension(name, [source], optional=BUILD == "auto", **how)
+class AllOrNone(build_ext):
+    """All extensions, or none: a core half compiled is no core."""
+
+    def run(self) -> None:
+        """Compile; leave them out where that fails for whatever reason, unless the build says `compiled`."""
+        try:
+            super().run()
+        except Exception as error:
+            if BUILD == "compiled":
+                raise
+            print(f"lsps2fast: not compiled, so the core runs interpreted: {error}")
+            for each in self.extensions:
+                Path(self.get_ext_fullpath(each.name)).unlink(missing_ok=True)
+            self.extensions = self.distribution.ext_modules = []
 
 
 class WheelWithBill(bdist_wheel):
@@ -62,14 +74,14 @@ def component(name: str, version: str, licence: str) -> dict[str, object]:
 
 
 setup(
-    cmdclass={"bdist_wheel": WheelWithBill},
+    cmdclass={"bdist_wheel": WheelWithBill, "build_ext": AllOrNone},
     ext_modules=cythonize(
         [
-            *(extension(f"lsps2fast.{name}", f"src/lsps2fast/{name}.pyx") for name in CORE),
+            *(Extension(f"lsps2fast.{name}", [f"src/lsps2fast/{name}.pyx"]) for name in CORE),
             *(
-                extension(
+                Extension(
                     f"lsps2fast_plugin.cln.{name}",
-                    f"plugin/lsps2fast_plugin/cln/{name}.pyx",
+                    [f"plugin/lsps2fast_plugin/cln/{name}.pyx"],
                     include_dirs=["src/lsps2fast"],
                     libraries=["pthread"],
                 )

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 import zipfile
 from pathlib import Path
@@ -99,3 +101,17 @@ def test_a_wheel_has_its_licence_and_its_bill(tmp_path: Path) -> None:
         assert not [name for name in packed.namelist() if name.endswith((".so", ".c"))]
     assert bill["metadata"]["component"]["purl"] == f"pkg:pypi/lsps2fast@{lsps2fast.__version__}"
     assert bill["components"] == []
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.parametrize(("build", "ends"), [("auto", 0), ("compiled", 1)])
+def test_without_a_compiler_all_extensions_are_left_out(build: str, ends: int, tmp_path: Path) -> None:
+    """operator:O7: no compiler at all is another failure than one that fails; `compiled` says so instead."""
+    command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
+    missing = str(tmp_path / "cc")
+    env = {**os.environ, "LSPS2FAST_BUILD": build, "CC": missing, "LDSHARED": missing}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert bool(done.returncode) == bool(ends), done.stderr
+    assert ("so the core runs interpreted" in done.stdout) == (build == "auto")
+    assert list(tmp_path.rglob("*.so")) == []
