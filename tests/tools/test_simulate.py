@@ -77,6 +77,7 @@ def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
         ("open-doors", 40),
         ("deaf-ledger", 80),
         ("coins-stay", 120),
+        ("a-msat-less", 200),
         ("judged-at-the-buy", 60),
         ("strangers-blamed", 20),
         ("no-shares", 300),

@@ -236,6 +236,10 @@ class Books:
         """Return what came of fees that have not come whole: told with the final record, at the end of the offer."""
         return sum(sale.fee_came_msat for sale in self.sales if sale.fee_came_msat and self._is_open(sale))
 
+    def is_over(self, sale: Sale) -> bool:
+        """Return whether nothing more can come over this sale, and its last record has been written."""
+        return not self._is_open(sale) and self.town.loop.time() > sale.until_s + DAY_S
+
     def _is_open(self, sale: Sale) -> bool:
         if any(not payment.done for payment in sale.payments):
             return True

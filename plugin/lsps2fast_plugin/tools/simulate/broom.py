@@ -9,6 +9,7 @@ from .common import Common
 
 KEPT_BLOCKS = 150  # of transactions
 KEPT_ROWS = 1_000  # of HTLCs that are over
+LARGE_SAT, MOST_SMALL = 1_000_000, 120  # coins
 KEPT_S = 8 * 86_400.0  # that a forward is listed after its end
 
 
@@ -29,6 +30,7 @@ def sweep(common: Common) -> None:
     del town.lsp.closed[:-KEPT_ROWS]
     town.lsp.processes[:] = [each for each in town.lsp.processes if not each.gone.is_set()]
     _people(common)
+    _coins(common)
     _chain(common)
     books.tidy()
 
@@ -66,6 +68,28 @@ def _people(common: Common) -> None:
         town.emigrate(party)
     for payer in common.payers:
         payer.payments.clear()
+
+
+def _coins(common: Common) -> None:
+    """Merge small coins of the LSP once there are many, as an operator does; forget reservations that have ended."""
+    chain, wallet = common.town.chain, common.town.lsp.wallet
+    for held in (wallet.reserved, common.others):
+        for point in [point for point, height in held.items() if height <= chain.height]:
+            del held[point]
+    small = [
+        point
+        for point, output in wallet.outputs().items()
+        if output.amount_sat < LARGE_SAT and chain.depth(point[0]) > 6 and not wallet.is_reserved(point)
+    ]
+    if len(small) <= MOST_SMALL:
+        return
+    total_sat = sum(chain.unspent[point].amount_sat for point in small)
+    for point in small:
+        del chain.unspent[point]
+    chain.issued_sat -= total_sat
+    whole, rest_sat = divmod(total_sat, LARGE_SAT)
+    for amount_sat in (*(LARGE_SAT,) * whole, *((rest_sat,) if rest_sat else ())):
+        chain.grant(amount_sat, wallet.new_script())
 
 
 def _chain(common: Common) -> None:

@@ -42,6 +42,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jump = _Jump()
         self.listeners: dict[str, Listener] = {}
+        self.folder = ""  # of the files that plugins keep
         super().__init__(self._jump)
 
     @property

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+from msgspec.structs import replace
+
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
@@ -23,6 +25,7 @@ from lsps2fast_plugin.service.policy.budgets import Budgets
 from lsps2fast_plugin.service.policy.stakes import Stakes
 from lsps2fast_plugin.service.policy.trust import TrustLedger
 from lsps2fast_plugin.service.sales_ledger.tracker import Ended
+from lsps2fast_plugin.service.sales_ledger.writer import LedgerWriter
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
 from .plan import Plan
@@ -72,6 +75,14 @@ def _count_agreed(self: PaymentReports, payment: Ended) -> None:
     self.fees_msat += payment.attempt.fee_agreed_msat - payment.attempt.fee_taken_msat
 
 
+_write = LedgerWriter._write
+
+
+def _write_less(self: LedgerWriter, db: Any, fact: Any) -> None:
+    taken_msat = getattr(fact, "fee_taken_msat", 0)
+    _write(self, db, replace(fact, fee_taken_msat=taken_msat - 1) if taken_msat else fact)
+
+
 async def _cancel(self: Any, peer_id: str, funding: Any) -> None:
     with contextlib.suppress(NodeError):
         await self._rpc.call("fundchannel_cancel", {"id": peer_id})
@@ -83,7 +94,7 @@ def _its_own_deed(self: TrustLedger, peer_id: str, jit_scid: int, wall_ms: int) 
 
 def _without_shares(plan: Plan) -> dict[str, Any]:
     shares = ("lsps2-max-held-parts-per-buy", "lsps2-max-held-parts-per-peer")
-    return {"lsps2-trust-mode": plan.trust_mode, "lsps2-ledger": "off", **dict.fromkeys(shares, 2_000)}
+    return {"lsps2-trust-mode": plan.trust_mode, **dict.fromkeys(shares, 2_000)}
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -174,6 +185,13 @@ MUTANTS: dict[str, Mutant] = {
         "the fee that came, in place of which the one is counted that was agreed",
         ("evades", "overpays"),
         ((PaymentReports, "ended", _count_agreed),),
+    ),
+    "a-msat-less": Mutant(
+        "rule:20",
+        "one msat of each fee that is written to the sales ledger",
+        ("evades",),
+        ((LedgerWriter, "_write", _write_less),),
+        {"people": 12.0},
     ),
     "coins-stay": Mutant(
         "rule:9",

@@ -44,7 +44,7 @@ class Plan:
         """What the operator sets beside the defaults."""
         headroom = {"lsps2-channel-headroom-sat": 0} if self.seed % 5 == 4 else {}
         small = {"lsps2-min-channel-sat": self.least_channel_sat}
-        return {"lsps2-trust-mode": self.trust_mode, "lsps2-ledger": "off", **headroom, **small}
+        return {"lsps2-trust-mode": self.trust_mode, **headroom, **small}
 
     def command(self) -> str:
         """Return what plays it again."""

@@ -18,6 +18,7 @@ from lsps2fast_plugin.simnode.psbt import decode
 from .books import BACK, Account, Books
 from .common import Common
 from .story import Violation
+from .told import Told
 
 NOISE = (
     *("Traceback", "failed in our code", "a task failed", "failed in pyln-client"),
@@ -59,6 +60,7 @@ class Promises:
         self._allowed: set[Account] | None = None  # those that were withheld when that ended
         self._told: tuple[int, int, int] | None = None  # life, what stats said was earned, what we knew then
         self._left: Counter[str] = Counter()  # leftovers, by how many quiet blocks they have been there
+        self.told_of = Told(common.town, common.books)
         self.town.transcript.listeners.append(self._listen)
 
     # after every step
@@ -210,6 +212,7 @@ class Promises:
         self._leftovers(stats)
         if self.common.story.counts["quiet looks"] % LISTED_EVERY == 0:
             await self._listed()
+            self._accounts()
 
     async def _listed(self) -> None:
         """people:S17: every channel on chain with our money in it that is not paid for is listed until it is back."""
@@ -223,6 +226,15 @@ class Promises:
             self._later("listing", f"lsps2-listsessions lacks {len(missing)} unpaid channels: {sorted(missing)}")
         else:
             self._left["listing"] = 0
+
+    def _accounts(self) -> None:
+        """rule:20: ledger and records say of each sale that is over which fee came, to the msat."""
+        wrong = self.told_of.wrong()
+        if wrong is None:
+            self._left["accounts"] = 0
+        else:
+            self._later("accounts", wrong)
+        self.common.story.counts["sales compared with ledger and record"] = self.told_of.compared
 
     def _is_quiet(self) -> bool:
         lsp = self.lsp
@@ -281,7 +293,7 @@ class Promises:
         """Allow it for a moment, not for several quiet blocks."""
         self._left[what] += 1
         if self._left[what] > QUIET_BLOCKS:
-            rule = {"coins": "rule:9", "fees": "rule:20"}.get(what, "rule:18")
+            rule = {"coins": "rule:9", "fees": "rule:20", "accounts": "rule:20"}.get(what, "rule:18")
             raise Violation(rule, sentence)
 
     # at the end

@@ -14,6 +14,8 @@ from unittest.mock import patch
 from lsps2fast_plugin.client import app as wallet
 from lsps2fast_plugin.client import release_ground
 from lsps2fast_plugin.service import app as service
+from lsps2fast_plugin.service import wiring
+from lsps2fast_plugin.service.options import LEDGER_FILE
 from lsps2fast_plugin.simnode import World
 from lsps2fast_plugin.simnode.clock import START_US, Clock, Timer
 from lsps2fast_plugin.simnode.lightningd import Node
@@ -22,7 +24,7 @@ from lsps2fast_plugin.simnode.process import Plugin
 
 from .chance import Chance
 from .life import DEAD, InnerPlugin, PluginClock, Program, program_named, task_factory
-from .loop import SimulatedLoop
+from .loop import SimulatedLoop, simulated_loop
 from .wire import MemoryServer, Tape
 
 T = TypeVar("T")
@@ -89,6 +91,12 @@ class Town(World):
         super().__init__(
             seed, sphinx=False, transcript_limit=KEPT, timeout_s=PATIENCE_S, exit_grace_s=PATIENCE_S, **world
         )
+        loop.folder = self.directory
+
+    @property
+    def ledger_path(self) -> str:
+        """Where the LSP's plugin keeps its sales ledger: a real file, in a folder whose name no frame knows."""
+        return f"{self.directory}/{LEDGER_FILE}"
 
     def make_clock(self) -> Clock:
         return TownClock(self.loop)
@@ -146,6 +154,7 @@ def as_plugins() -> Iterator[None]:
     with (
         patch.dict(os.environ, LIGHTNINGD_PLUGIN="1"),
         patch.object(service, "LOOK_EVERY_S", LOOKS_S),
+        patch.object(wiring, "path_of", lambda option, _: f"{simulated_loop().folder}/{option}"),
         patch.object(wallet, "POLL_S", LOOKS_S),
         patch.object(release_ground, "POLL_S", LOOKS_S),
     ):

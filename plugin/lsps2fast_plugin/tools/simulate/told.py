@@ -1,0 +1,61 @@
+"""What the LSP's operator is told of each sale, held to the msat against what came over its parts.
+
+Three accounts are kept by the plugin: the sales ledger (a file that outlives restarts), the record of each buy in the
+node's datastore, and the counters of its metrics. The books know what the embedded nodes did.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+
+from lsps2fast_plugin.service.sales_ledger.ledger import reading
+
+from .books import Books, Sale
+from .town import Town
+
+FEES_OF_SCIDS = "SELECT jit_scid, SUM(fee_taken_msat) FROM attempts GROUP BY jit_scid"
+FINAL = ("lsps", "lsps2", "sessions", "finalized")
+
+
+class Told:
+    """Compares each sale that is over with what ledger and record say of it."""
+
+    def __init__(self, town: Town, books: Books) -> None:
+        self._town = town
+        self._books = books
+        self._agreed: set[str] = set()  # scids of sales that were found to be told as they were
+        self.compared = 0
+
+    def wrong(self) -> str | None:
+        """Return what is told otherwise than it was, None when all is told well."""
+        over = [sale for sale in self._books.sales if sale.scid not in self._agreed and self._books.is_over(sale)]
+        if not over:
+            return None
+        try:
+            with reading(self._town.ledger_path) as db:
+                ledger: Counter[str] = Counter(dict(db.execute(FEES_OF_SCIDS).fetchall()))
+        except sqlite3.Error as error:
+            return f"the sales ledger cannot be read: {error}"
+        records = dict(self._records())
+        for sale in over:
+            if (said := ledger[sale.scid]) != sale.fee_came_msat:
+                return f"the sales ledger has {said} msat of fees over {sale.scid}, {_came(sale)}"
+            if (said := records.get(sale.scid, sale.fee_came_msat)) != sale.fee_came_msat:
+                return f"the record of {sale.scid} says that {said} msat of its fee were paid, {_came(sale)}"
+        for sale in over:
+            self._agreed.add(sale.scid)
+            self.compared += 1
+        self._agreed.intersection_update({sale.scid for sale in self._books.sales})
+        return None
+
+    def _records(self) -> Iterator[tuple[str, int]]:
+        for key, (value, _) in self._town.lsp.datastore.rows.items():
+            if key[:4] == FINAL:
+                yield key[4], int(json.loads(value)["lsps2fast"]["fee_paid_msat"])
+
+
+def _came(sale: Sale) -> str:
+    return f"and {sale.fee_came_msat} came"
