@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.service import FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, Stage
+from prometheus_client.parser import text_string_to_metric_families
 
 from lsps2fast_plugin.simnode.errors import RpcError
 
@@ -114,13 +117,34 @@ async def _no_coins(stage: Stage) -> str:
     return "Failed lsp no_coins"
 
 
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+async def values(port: int) -> dict[str, float]:
+    """What the page for Prometheus says: by name and labels' values."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+    body = (await reader.read()).partition(b"\r\n\r\n")[2].decode()
+    writer.close()
+    samples = (sample for family in text_string_to_metric_families(body) for sample in family.samples)
+    return {" ".join((sample.name, *sample.labels.values())): sample.value for sample in samples}
+
+
 STORIES = (_won, _incomplete, _away, _refused, _not_taken, _in_part, _no_coins)
 
 
 async def test_every_outcome_is_in_the_ledger_and_the_sums_are_the_same_everywhere(mode: str) -> None:
     """operator:O1, operator:O2: ledger, report, counters and records agree to the msat; each failure has its cause."""
-    async with Stage(mode, fresh=True, options={"lsps2-capital-budget-sat": 10_000_000}) as stage:
+    page = free_port()
+    options = {"lsps2-capital-budget-sat": 10_000_000, "lsps2-metrics-listen": f"127.0.0.1:{page}"}
+    async with Stage(mode, fresh=True, options=options) as stage:
         stage.leaves = ("channel", "coin", "active record", "no active record")
+        before_msat = stage.world.gained_msat(stage.lsp)
         expected = [await story(stage) for story in STORIES]
         await stage.quiet()
         rows = await sales(stage)
@@ -150,6 +174,20 @@ async def test_every_outcome_is_in_the_ledger_and_the_sums_are_the_same_everywhe
         assert stats["ledger"]["trouble"] is None
         assert stats["fees_earned_msat"] == came_msat
         assert stats["alarms_by_kind"]["coins"] == stats["alarms"] == 1
+        mining_msat = stage.world.chain.fees_sat * 1000
+        assert (
+            stage.world.gained_msat(stage.lsp) - before_msat == came_msat - mining_msat == report["total"]["net_msat"]
+        )
+        for by in ("day", "week", "month", "token", "band", "peer"):
+            lines = (await stage.lsp.call("lsps2-report", {"by": by}))["rows"]
+            for name in ("sales", "failed", "earned_msat", "owed_msat", "mining_msat", "net_msat"):
+                assert sum(line[name] for line in lines) == report["total"][name], (by, name)
+        shown = await values(page)
+        assert shown["lsps2_fees_earned_msat_total"] == came_msat
+        assert shown["lsps2_mining_paid_msat_total"] == mining_msat
+        assert {name: shown[f"lsps2_payments_total {name}"] for name in ends} == ends
+        blamed = Counter(row["failed_by"] for row in rows if "failed_by" in row)
+        assert {who: shown[f"lsps2_failed_by_total {who}"] for who in blamed} == blamed
 
 
 async def test_a_plugin_that_dies_has_its_sale_once(mode: str) -> None:

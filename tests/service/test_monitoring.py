@@ -128,3 +128,18 @@ def test_panels_have_places_of_their_own() -> None:
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in BOARD["panels"]]
     assert len(set(places)) == len(places)
     assert all(panel["title"] for panel in BOARD["panels"])
+
+
+def test_what_compose_mounts_is_where_prometheus_and_grafana_look() -> None:
+    """operator:O12: each file is there; rules, board and datasource are found under the names they go by."""
+    folder = ROOT / "docs/monitoring"
+    compose = (folder / "compose.yml").read_text()
+    mounts = dict(re.findall(r"- \./(\S+?):(\S+?):ro$", compose, re.M))
+    assert {"prometheus.yml", "alerts.yml", "board.json", "provisioning"} == mounts.keys()
+    assert all((folder / name).exists() for name in mounts)
+    assert all(port.startswith("127.0.0.1:") for port in re.findall(r'ports: \["(.*?)"\]', compose))
+    assert f"rule_files: [{mounts['alerts.yml']}]" in (folder / "prometheus.yml").read_text()
+    provider = (folder / "provisioning/dashboards/lsps2fast.yml").read_text()
+    assert f"path: {Path(mounts['board.json']).parent}}}" in provider
+    (uid,) = re.findall(r"uid: (\S+)", (folder / "provisioning/datasources/prometheus.yml").read_text())
+    assert {panel["datasource"]["uid"] for panel in json.loads((folder / "board.json").read_text())["panels"]} == {uid}
