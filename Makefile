@@ -68,8 +68,9 @@ ha: $(VENV)/built ## the LSP's machine dies and another takes over, lightningd o
 compare: $(VENV)/built ## what the embedded node says beside a real one, scenario by scenario
 	@cd tests && ../$(PY) -m real.report
 
-lint: $(VENV)/tools ## style of the code
+lint: $(VENV)/tools ## style of the code, spelling of all words
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/codespell *.md docs src plugin tests benchmarks release
 
 types: $(VENV)/built ## types of both wings; the stubs against the compiled modules
 	@$(VENV)/bin/mypy
