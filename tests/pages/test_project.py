@@ -30,6 +30,8 @@ def test_the_version_stands_in_one_place() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "lsps2fast.__version__"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", lsps2fast.__version__)
+    newest = re.findall(r"^## (\S+) \(", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)[0]
+    assert newest == lsps2fast.__version__
     assert "src/lsps2fast/__init__.py" in (WORKFLOWS / "release.yml").read_text("utf-8")
 
 
