@@ -6,23 +6,32 @@ Parameters stand in the order in which CLN's built-in client takes them by posit
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakValueDictionary
 
 from lsps2fast import bolt11
-from lsps2fast.errors import ConfigError, Lsps2Error, NodeError
+from lsps2fast.errors import ConfigError, Lsps2Error
 from lsps2fast.lsps.lsps2 import FeeParams, format_scid
 from lsps2fast_plugin.client import checking, inbound, params
-from lsps2fast_plugin.client.asking import differing, digests
+from lsps2fast_plugin.client.asking import differing
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain
 from lsps2fast_plugin.client.history import OVER, History
+from lsps2fast_plugin.client.invoice_orders import (
+    FOREIGN_HASH,
+    Order,
+    check_ours,
+    described,
+    duplicate,
+    enough,
+    given,
+    inbound_warning,
+    invoice_result,
+)
 from lsps2fast_plugin.client.invoices import (
-    DUPLICATE_LABEL,
     END_MARGIN_MS,
     LEAST_LIFE_S,
     Draft,
@@ -38,53 +47,11 @@ from lsps2fast_plugin.client.purchase import Limits, LspBuyer, Wish, within
 from lsps2fast_plugin.client.records import Approval, Purchase
 from lsps2fast_plugin.client.rpc_errors import ForeignHash, HasInbound
 from lsps2fast_plugin.client.store import WalletRecords
-from lsps2fast_plugin.cln.answers import InvoiceRow
 from lsps2fast_plugin.cln.clock import Clock
 
 Json = dict[str, Any]
 INVOICE_TIMEOUT_S, COMPARE_TIMEOUT_S = 120, 15
-PARAMETERS = {  # as the caller knows them, of those with another name here
-    "largest": "max_payment_msat",
-    "trusts": "client_trusts_lsp",
-    "quoted_fee_msat": "opening_fee_msat",
-    "quoted": "opening_fee_params",
-    "headroom": "headroom_msat",
-}
-
-
-class Order(NamedTuple):
-    """An invoice that is to be made, its parameters checked."""
-
-    lsp_id: str
-    address: str | None
-    token: str | None
-    payment_msat: int | None
-    request: Request
-    longest_s: int
-    preimage: bytes | None
-    wishes: Json
-
-    @property
-    def most_msat(self) -> int | None:
-        """The payment, or the largest one that will come; None: any."""
-        largest: int | None = self.wishes["largest"]
-        return largest if self.payment_msat is None else self.payment_msat
-
-    def digests(self) -> dict[str, str]:
-        """Return what makes this call the same as another: all but how long to wait, and where the LSP is dialled."""
-        request = self.request
-        return digests(
-            {
-                "lsp_id": self.lsp_id,
-                "token": self.token,
-                "amount_msat": "any" if self.payment_msat is None else self.payment_msat,
-                "description": request.description,
-                "description_hash": None if request.description_hash is None else request.description_hash.hex(),
-                "expiry": request.expiry_s,
-                "preimage": None if self.preimage is None else hashlib.sha256(self.preimage).hexdigest(),
-                **{PARAMETERS.get(name, name): value for name, value in self.wishes.items()},
-            }
-        )
+_NO_BUY = "no buy with this scid is known; give the opening_fee_params (and payment_size_msat) it was bought with"
 
 
 class Methods:
@@ -111,9 +78,7 @@ class Methods:
         self._history = history
         self._chain = chain
         self._watch = watch
-        self._making: WeakValueDictionary[str, asyncio.Lock] = (
-            WeakValueDictionary()
-        )  # by label or hash, while it is made
+        self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by label or hash, meanwhile
         self._invoices = invoices
         self._clock = clock
         self.settings = settings
@@ -178,7 +143,7 @@ class Methods:
         """Buy one entry of a menu."""
         lsp = params.node_id(lsp_id)
         size_msat = params.optional_msat(payment_size_msat, "payment_size_msat")
-        entry = params.fee_params(_given(opening_fee_params, "opening_fee_params"))
+        entry = params.fee_params(given(opening_fee_params, "opening_fee_params"))
         wish = self._wish(lsp, size_msat, max_fee_msat=max_fee_msat, max_fee_ppm=max_fee_ppm, trusts=client_trusts_lsp)
         choice = self._market.choose([entry], wish)
         checking.parameters_are_right()
@@ -216,7 +181,7 @@ class Methods:
             raise ConfigError("this payment hash is approved already")
         bought = self._book.buys.get(f"{lsp}/{format_scid(scid)}")
         if bought is None:
-            entry = params.fee_params(_given(opening_fee_params, "opening_fee_params", _NO_BUY))
+            entry = params.fee_params(given(opening_fee_params, "opening_fee_params", _NO_BUY))
             bought = self._foreign_buy(lsp, scid, entry, size_msat)
             bought.client_trusts_lsp = trusts or False
         if trusts is not None:
@@ -225,7 +190,7 @@ class Methods:
             raise ConfigError(f"the LSP's offer ended at {bought.params.raw['valid_until']}")
         row = await self._invoices.by_hash(digest)
         if row is None:
-            raise ForeignHash(_FOREIGN)
+            raise ForeignHash(FOREIGN_HASH)
         secret = bolt11.decode(row.bolt11).payment_secret if row.bolt11 else None
         expires_ms = row.expires_at * 1000
         approval = Approval(bought, digest, secret, None, await self._address(lsp), expires_ms)
@@ -293,9 +258,9 @@ class Methods:
         """
         own_preimage = params.preimage(preimage)
         if payment_hash is not None:
-            _check_ours(params.payment_hash(payment_hash), own_preimage)
-        text = check_description(_described(description, description_hash), deschashonly, description_hash)
-        request = check_request(text, _given(label, "label"), expiry)
+            check_ours(params.payment_hash(payment_hash), own_preimage)
+        text = check_description(described(description, description_hash), deschashonly, description_hash)
+        request = check_request(text, given(label, "label"), expiry)
         wishes = {
             "largest": params.optional_msat(max_payment_msat, "max_payment_msat"),
             "max_fee_msat": params.optional_msat(max_fee_msat, "max_fee_msat"),
@@ -311,7 +276,7 @@ class Methods:
             lsp,
             address,
             params.text(token, "token"),
-            params.payment_msat(_given(amount_msat, "amount_msat")),
+            params.payment_msat(given(amount_msat, "amount_msat")),
             request,
             params.seconds(timeout_s, "timeout_s", INVOICE_TIMEOUT_S),
             own_preimage,
@@ -340,15 +305,15 @@ class Methods:
             return None
         approval = next((each for each in approvals if not each.served), None)
         if row is not None and approval is None and not records:
-            raise _duplicate(label, "an invoice without a purchase has it")
+            raise duplicate(label, "an invoice without a purchase has it")
         if approval is None or row is None or row.status != "unpaid" or approval.ends_ms <= self._clock.wall_ms():
             state = records[-1]["state"] if records else "awaited"
             ended = state if state in OVER else "expired"
-            raise _duplicate(label, f"its purchase is over: {ended}; a new one needs a label of its own")
+            raise duplicate(label, f"its purchase is over: {ended}; a new one needs a label of its own")
         if different := differing(approval.asked, order.digests()):
-            raise _duplicate(label, f"its purchase was made with another {', '.join(different)}")
+            raise duplicate(label, f"its purchase was made with another {', '.join(different)}")
         words = await self._invoices.for_payer(row, approval.description_hash)
-        return _invoice_result(row, words, approval)
+        return invoice_result(row, words, approval)
 
     async def _invoice(self, order: Order) -> Json:
         lsp, request = order.lsp_id, order.request
@@ -380,7 +345,7 @@ class Methods:
             raise
         self._history.bought(approval)
         words = await self._invoices.for_payer(row, request.description_hash)
-        return _invoice_result(row, words, approval) | _warning(have, order.most_msat)
+        return invoice_result(row, words, approval) | inbound_warning(have, order.most_msat)
 
     async def _purchase(self, order: Order, wish: Wish) -> tuple[str | None, Purchase]:
         address = await self._market.reach(order.lsp_id, order.address)
@@ -397,7 +362,7 @@ class Methods:
             return inbound.Inbound(0)
         if refuse and have.is_enough(payment_msat):
             raise HasInbound(
-                f"{_enough(have)}; nothing was bought: use `invoice`, or set {INBOUND_OPTION}", have.receivable_msat
+                f"{enough(have)}; nothing was bought: use `invoice`, or set {INBOUND_OPTION}", have.receivable_msat
             )
         return have
 
@@ -455,76 +420,3 @@ class Methods:
         lsp = params.node_id(lsp_id)
         checking.parameters_are_right()
         return {"lsp_id": lsp, "was_distrusted": await self._book.forgive(lsp)}
-
-
-_NO_BUY = "no buy with this scid is known; give the opening_fee_params (and payment_size_msat) it was bought with"
-
-
-_FOREIGN = (
-    "this node has no preimage for this payment hash: hold invoices and swaps are not served, because another program"
-    " would have to claim the payment; make the invoice first, or give its preimage"
-)
-
-
-def _check_ours(payment_hash: bytes, preimage: bytes | None) -> None:
-    if preimage is None:
-        raise ForeignHash(_FOREIGN)
-    if hashlib.sha256(preimage).digest() != payment_hash:
-        raise ConfigError("payment_hash is not the hash of this preimage; leave one of them out")
-
-
-def _described(description: Any, description_hash: Any) -> Any:
-    return description if description_hash is not None else _given(description, "description")
-
-
-def _duplicate(label: str, why: str) -> NodeError:
-    return NodeError("lsps-lsps2-invoice", DUPLICATE_LABEL, f"Duplicate label '{label}': {why}")
-
-
-def _enough(have: inbound.Inbound) -> str:
-    return f"the channels there are can receive {have.receivable_msat} msat, so this payment needs no new one"
-
-
-def _warning(have: inbound.Inbound, payment_msat: int | None) -> Json:
-    return {"warning_inbound": _enough(have)} if have.is_enough(payment_msat) else {}
-
-
-def _given(value: Any, name: str, hint: str = "") -> Any:
-    if value is None:
-        raise ConfigError(hint or f"missing required parameter: {name}")
-    return value
-
-
-def _invoice_result(row: InvoiceRow, words: str, approval: Approval) -> Json:
-    """CLN's members, then ours."""
-    buy = approval.buy
-    secret = approval.payment_secret
-    return {
-        "bolt11": words,
-        "payment_hash": row.payment_hash,
-        "payment_secret": None if secret is None else secret.hex(),
-        "expires_at": row.expires_at,
-        "created_index": row.created_index,
-        "lsp_id": buy.lsp_id,
-        "jit_channel_scid": format_scid(buy.jit_scid),
-        "opening_fee_msat": buy.opening_fee_msat,
-        "smallest_payment_msat": buy.smallest_payment_msat,
-        "largest_payment_msat": buy.largest_payment_msat,
-        "min_fee_msat": buy.params.min_fee_msat,
-        "proportional": buy.params.proportional,
-        "client_trusts_lsp": buy.client_trusts_lsp,
-    } | _range_warning(buy)
-
-
-def _range_warning(buy: Purchase) -> Json:
-    """Say for which amounts the LSP opens a channel and we would not take them: it cannot be told our limits."""
-    sold = buy.params.min_payment_size_msat, buy.params.max_payment_size_msat
-    taken = buy.smallest_payment_msat, buy.largest_payment_msat
-    if buy.payment_size_msat is not None or sold == taken:
-        return {}
-    return {
-        "warning_range": (
-            f"your limits allow payments of {taken[0]} to {taken[1]} msat, the LSP sells channels for {sold[0]} to"
-            f" {sold[1]}: tell the payer; any other payment goes back to him, without a fee"
-        )
-    }
