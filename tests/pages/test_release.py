@@ -115,3 +115,13 @@ def test_without_a_compiler_all_extensions_are_left_out(build: str, ends: int, t
     assert bool(done.returncode) == bool(ends), done.stderr
     assert ("so the core runs interpreted" in done.stdout) == (build == "auto")
     assert list(tmp_path.rglob("*.so")) == []
+
+
+def test_the_source_archive_has_what_the_tests_read() -> None:
+    """operator:O8: MANIFEST.in names each file and folder at the top that a test reads, beside what comes by itself."""
+    tests = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    read = {name for name in re.findall(r'ROOT / "([^"/]+)', tests) if (ROOT / name).exists()}
+    taken = set((ROOT / "MANIFEST.in").read_text("utf-8").split())
+    by_itself = {"src", "plugin", "pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"}
+    assert {".github", "mkdocs.yml", "docs"} <= read
+    assert read - taken - by_itself == set()
