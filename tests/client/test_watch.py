@@ -125,6 +125,32 @@ async def test_a_funding_that_comes_late_lifts_the_guard_but_not_the_distrust(st
         assert set(stage.working) == {DISTRUSTED}
 
 
+async def test_a_funding_that_is_owed_is_looked_at_when_that_is_due(staged: Staging) -> None:
+    """P24, trap:46: with each block, half a minute after the last look, and when its time is over; other things that
+    happen are no reason to ask bitcoind.
+    """
+    async with staged(funding_timeout_ms=45_000) as stage:
+        await paid(stage)
+        await stage.pass_time(0.001)  # the look that the payment made due
+
+        def looks() -> int:
+            return len(stage.node.named("getutxout"))
+
+        before = looks()
+        for _ in range(5):
+            stage.client._rearm.set()
+            await stage.calm()
+        await stage.pass_time(29)
+        assert looks() == before
+        await stage.pass_time(2)
+        assert looks() == before + 1
+        await stage.block()
+        assert looks() == before + 2
+        await stage.pass_time(15)  # 46 s after the payment, 15 after the look
+        assert looks() == before + 3
+        assert "was not seen within 45 s" in stage.reports()
+
+
 async def test_an_error_of_the_backend_is_not_a_missing_funding(staged: Staging) -> None:
     """K-13: unknown."""
     async with staged() as stage:

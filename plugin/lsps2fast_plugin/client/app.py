@@ -96,6 +96,7 @@ class Client(PluginApp):
         self.settings: Settings | None = None
         self._long_rpc: Rpc | None = None  # for the call that is answered when an invoice is deleted
         self._ready = asyncio.Event()
+        self._looked_ms = 0  # when every channel was looked at last, by the wall clock
         self._rearm = asyncio.Event()
         self.plugin.add_hook("openchannel", self._on_openchannel, background=True)
         self.plugin.add_hook("rpc_command", self._on_rpc_command, background=True, filters=["invoice"])
@@ -397,6 +398,7 @@ class Client(PluginApp):
         return next((each.address for each in self.book.of_lsp(lsp_id) if each.address), None)
 
     async def _look_all(self) -> None:
+        self._looked_ms = self.clock.wall_ms()
         await self.endings.guarded(self.watch.look_all())
 
     async def _watch_time(self) -> None:
@@ -405,7 +407,7 @@ class Client(PluginApp):
             self._rearm.clear()
             self.incoming.tick()
             await self.endings.sweep()
-            if self.watch.owed:
+            if (look_ms := self._next_look_ms()) is not None and look_ms <= self.clock.wall_ms():
                 await self._look_all()
             timeout_s = self._next_s()
             waiters = {asyncio.ensure_future(self.clock.turned(timeout_s)), asyncio.ensure_future(self._rearm.wait())}
@@ -419,9 +421,20 @@ class Client(PluginApp):
             waits_ms.append(due_ms - self.clock.now_ms())
         if (wait_ms := self.endings.next_ms()) is not None:
             waits_ms.append(wait_ms)
-        if self.watch.owed:
-            waits_ms.append(POLL_S * 1000)
+        if (look_ms := self._next_look_ms()) is not None:
+            waits_ms.append(look_ms - self.clock.wall_ms())
         return max(min(waits_ms), 0) / 1000 if waits_ms else None
+
+    def _next_look_ms(self) -> int | None:
+        """Return when fundings that are owed are due for a look, beside each block, by the wall clock.
+
+        Nothing else that happens is a reason: each look asks bitcoind for every channel.
+        """
+        if not self.watch.owed:
+            return None
+        deadline_ms = self.watch.next_deadline_ms(self._looked_ms)
+        poll_ms = self._looked_ms + round(POLL_S * 1000)
+        return poll_ms if deadline_ms is None else min(deadline_ms, poll_ms)
 
     # For the owner ---------------------------------------------------------------------------------
 

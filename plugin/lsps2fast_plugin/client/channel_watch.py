@@ -150,6 +150,11 @@ class Watch:
         """Channels that were paid for and whose funding is not confirmed."""
         return [each for each in self._book.channels.values() if each.paid_ms is not None and not self.is_sound(each)]
 
+    def next_deadline_ms(self, after_ms: int) -> int | None:
+        """Return when the next funding that is owed must have come into sight, after this moment of the wall clock."""
+        deadlines = (self._seen_by_ms(channel) for channel in self.owed)
+        return min((each for each in deadlines if each > after_ms), default=None)
+
     def is_sound(self, channel: JitChannel) -> bool:
         """Return whether its funding is as the owner wants it, as far as is known without asking."""
         return channel.channel_id in self._sound
@@ -372,8 +377,10 @@ class Watch:
         await self._book.drop_channel(channel.channel_id)
 
     def _too_long(self, channel: JitChannel) -> bool:
-        since_ms = max(channel.paid_ms or 0, channel.seen_ms or 0)
-        return self._clock.wall_ms() - since_ms >= self.settings.funding_timeout_ms
+        return self._clock.wall_ms() >= self._seen_by_ms(channel)
+
+    def _seen_by_ms(self, channel: JitChannel) -> int:
+        return max(channel.paid_ms or 0, channel.seen_ms or 0) + self.settings.funding_timeout_ms
 
     def _too_many_blocks(self, channel: JitChannel) -> bool:
         since = self._chain.height if channel.seen_height is None else channel.seen_height
