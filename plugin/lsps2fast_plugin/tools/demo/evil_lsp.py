@@ -53,11 +53,9 @@ class WithholdingBroadcaster(Broadcaster):
 class ResizingOpener(Opener):
     """Opens a channel too small for the payment it was sold for."""
 
-    async def open(
-        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
-    ) -> order.Opened:
+    async def open(self, peer_id: str, funding: order.Funding, late: Late | None = None, **how: Any) -> order.Opened:
         shrunk = replace(funding, capacity_sat=int(funding.capacity_sat * SHRUNK_TO))
-        return await super().open(peer_id, shrunk, late, look=look)
+        return await super().open(peer_id, shrunk, late, **how)
 
 
 class LateEffects(ActionExecutor):
@@ -87,11 +85,9 @@ class ReusingOpener(Opener):
 
     kept: ClassVar[dict[str, order.Opened]] = {}
 
-    async def open(
-        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
-    ) -> order.Opened:
+    async def open(self, peer_id: str, funding: order.Funding, late: Late | None = None, **how: Any) -> order.Opened:
         if peer_id not in self.kept:
-            self.kept[peer_id] = await super().open(peer_id, funding, late, look=look)
+            self.kept[peer_id] = await super().open(peer_id, funding, late, **how)
         return self.kept[peer_id]
 
 
@@ -106,12 +102,10 @@ class VanishingParts(HeldHtlcs):
 class RepeatingOpener(Opener):
     """Opens a second channel for the same sale."""
 
-    async def open(
-        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
-    ) -> order.Opened:
-        first = await super().open(peer_id, funding, late, look=look)
+    async def open(self, peer_id: str, funding: order.Funding, late: Late | None = None, **how: Any) -> order.Opened:
+        first = await super().open(peer_id, funding, late, **how)
         with contextlib.suppress(Lsps2Error):
-            await super().open(peer_id, funding, late, look=False)
+            await super().open(peer_id, funding, late, **how | {"look": False})
         return first
 
 
