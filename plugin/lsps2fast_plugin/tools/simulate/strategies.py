@@ -11,6 +11,7 @@ from .liveness import LIVENESS
 from .operators import OPERATORS
 from .scene import Scene, Visitor
 from .wallet_rows import WALLET
+from .wallet_words import WORDS
 
 
 class SignsAndErrs(Visitor):
@@ -414,4 +415,4 @@ MONEY: tuple[type[Visitor], ...] = (
     Chaos,
 )
 USUAL: tuple[str, ...] = tuple(kind.name for kind in (*MONEY, *LIVENESS, *OPERATORS, *WALLET))
-KINDS: dict[str, type[Visitor]] = {kind.name: kind for kind in (*MONEY, *LIVENESS, *OPERATORS, *WALLET)}
+KINDS: dict[str, type[Visitor]] = {kind.name: kind for kind in (*MONEY, *LIVENESS, *OPERATORS, *WALLET, *WORDS)}
