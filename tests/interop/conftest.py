@@ -69,11 +69,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(" | ".join(row))
     if os.environ.get("LSPS2FAST_RECORD") == "1":
         lines = [f"{len(rows)} scenarios: {counts['works']} work, {counts['FAILS']} fail, {counts['not run']} not run."]
-        lines += [f"Run {time.strftime('%Y-%m-%d', time.gmtime())} with {versions()}.", ""]
+        lines += [f"Run {time.strftime('%Y-%m-%d', time.gmtime())} on commit {commit()} with {versions()}.", ""]
         lines += ["| pair | scenario | variant | result |", "|---|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
         head = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
         PAGE.write_text(head + MARK + "\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def commit() -> str:
+    """Of this tree, with a + where something in it is changed."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
 def versions() -> str:
