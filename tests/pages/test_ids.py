@@ -21,7 +21,6 @@ UNTESTED = {
     "trap:40": "needs the other implementations' nodes; the kinds met so far are trap:57, wallet:W16 and trap:59",
     "trap:47": "there are no webhooks here",
     "trap:60": "opens are not batched",
-    "operator:O7": "prose",
 }
 
 
