@@ -21,7 +21,6 @@ from lsps2fast_plugin.tools.simulate.mutants import MUTANTS
 from lsps2fast_plugin.tools.simulate.plan import Plan, happenings, numbers_of, spans
 from lsps2fast_plugin.tools.simulate.town import play
 from lsps2fast_plugin.tools.simulate.wallet_rows import WALLET
-from lsps2fast_plugin.tools.simulate.wallet_words import WORDS
 
 COMMAND = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "simulate"]
 
@@ -69,16 +68,6 @@ def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
     result = simulate(Plan(seed, days=0.5, people=50, only=rows, weather=False))
     assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
     assert sum(result.visits[name] for name in rows) > 5
-
-
-@pytest.mark.slow
-def test_what_the_wallet_tells_its_owner_is_true() -> None:
-    """wallet:W10, wallet:W11, wallet:W13, wallet:W16: its codes, its comparison, its history, and LDK's way to open."""
-    rows = ("sells-dearer", "opens-as-ldk", "names-codes", "looks-back")
-    assert set(rows) == {kind.name for kind in WORDS}
-    result = simulate(Plan(2, days=1, people=30, only=rows, weather=False))
-    assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
-    assert sum(result.visits[name] for name in rows) > 2
 
 
 @pytest.mark.slow
