@@ -154,7 +154,7 @@ def as_plugins() -> Iterator[None]:
     with (
         patch.dict(os.environ, LIGHTNINGD_PLUGIN="1"),
         patch.object(service, "LOOK_EVERY_S", LOOKS_S),
-        patch.object(wiring, "path_of", lambda option, _: f"{simulated_loop().folder}/{option}"),
+        patch.object(wiring, "path_of", lambda option, _: os.path.join(simulated_loop().folder, option)),
         patch.object(wallet, "POLL_S", LOOKS_S),
         patch.object(release_ground, "POLL_S", LOOKS_S),
     ):
