@@ -16,6 +16,7 @@ from lsps2fast_plugin.client import release_ground
 from lsps2fast_plugin.service import app as service
 from lsps2fast_plugin.service import wiring
 from lsps2fast_plugin.service.options import LEDGER_FILE
+from lsps2fast_plugin.service.sales_ledger.ledger import path_of
 from lsps2fast_plugin.simnode import World
 from lsps2fast_plugin.simnode.clock import START_US, Clock, Timer
 from lsps2fast_plugin.simnode.lightningd import Node
@@ -154,7 +155,7 @@ def as_plugins() -> Iterator[None]:
     with (
         patch.dict(os.environ, LIGHTNINGD_PLUGIN="1"),
         patch.object(service, "LOOK_EVERY_S", LOOKS_S),
-        patch.object(wiring, "path_of", lambda option, _: os.path.join(simulated_loop().folder, option)),
+        patch.object(wiring, "path_of", lambda option, _: path_of(option, simulated_loop().folder)),
         patch.object(wallet, "POLL_S", LOOKS_S),
         patch.object(release_ground, "POLL_S", LOOKS_S),
     ):
