@@ -121,18 +121,6 @@ async def two_buys_of_one_client(stage: Stage) -> None:
         await stage.pay_unpaid(payer, sale)
 
 
-@scenario(options={"lsps2-opens-at-once": 1})
-async def queued(stage: Stage) -> None:
-    """Three sales at once where one channel is opened at a time."""
-    sales = [await stage.sale(stage.client(name)) for name in ("alice", "bertha", "carla")]
-    payer = stage.payer()
-    await stage.begin()
-    payments = [await stage.send(payer, sale, [SIZE_MSAT]) for sale in sales]
-    await stage.result(*payments)
-    for sale in sales:
-        await stage.pay_unpaid(payer, sale)
-
-
 @scenario(options={"lsps2-max-overpay-percent": 40})
 async def late_part(stage: Stage) -> None:
     """The first two parts are enough for us, not for the client; the third comes when they are with it (C-18)."""

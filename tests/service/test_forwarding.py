@@ -67,29 +67,6 @@ async def test_a_setchannel_that_fails_once_is_tried_again(mode: str) -> None:
         await stage.over(invoice)
 
 
-async def test_a_node_that_takes_no_routing_fees_sets_none(mode: str) -> None:
-    """rule:13, P16: once lightningd has said so, and as long as the channel takes none, either."""
-    async with Stage(mode, fee_base_msat=0, fee_ppm=0) as stage:
-        await stage.sale(stage.client("first"), stage.payer("payer 1"))
-        asked = len(stage.calls("setchannel"))
-        assert asked == 2
-        await stage.sale(stage.client("second"), stage.payer("payer 2"))
-        assert len(stage.calls("setchannel")) == asked
-        assert len(stage.calls("listconfigs")) <= 2  # at the start, and by the first sale
-        slow = stage.client("third", send_ready=False)
-        invoice = await stage.invoice(slow)
-        payment = stage.payer("payer 3").pay(invoice, [HALF_MSAT] * 2)
-        await stage.state(invoice, "AWAITING_CHANNEL_READY")
-        await stage.quiet()
-        (channel,) = (await stage.lsp.call("listpeerchannels", {"id": slow.node_id}))["channels"]
-        await stage.lsp.call("setchannel", {"id": channel["channel_id"], "feebase": 5, "feeppm": 0})
-        slow.behaviour.send_ready = True
-        slow.release_ready()
-        assert (await payment).paid  # our own setchannel came first
-        await stage.over(invoice)
-        assert len(stage.calls("setchannel")) == asked + 2
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_splice_while_parts_are_out_does_not_abandon_them(mode: str, when: str) -> None:
     """trap:9, K-13: CHANNELD_AWAITING_SPLICE is a state like NORMAL."""

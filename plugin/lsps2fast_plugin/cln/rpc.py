@@ -70,7 +70,6 @@ class _Link:
         self._writer = writer
         self._waiting: dict[str, tuple[str, asyncio.Future[dict[str, Any]]]] = {}
         self._given_up: dict[str, Callable[[], None]] = {}  # who wants to hear of an answer all the same
-        self._unsent: list[bytes] = []
         self.alive = True
         self.task = asyncio.get_running_loop().create_task(self._read())
 
@@ -78,7 +77,7 @@ class _Link:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[call_id] = (method, future)
         try:
-            self._send(request)
+            self._writer.write(request)  # whole frames only: no other call can come between
             await self._writer.drain()
             return await future
         except ConnectionError as error:
@@ -91,17 +90,6 @@ class _Link:
                 self._given_up[call_id] = late
             elif late is not None:
                 late()
-
-    def _send(self, request: bytes) -> None:
-        """Write all calls of one turn of the loop together: lightningd then stores them in one commit, too."""
-        self._unsent.append(request)
-        if len(self._unsent) == 1:
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        unsent, self._unsent = b"".join(self._unsent), []
-        if self.alive:
-            self._writer.write(unsent)  # whole frames only: no other call can come between
 
     async def close(self) -> None:
         """Hang up; open calls end with NodeUnreachable. Safe to call twice."""

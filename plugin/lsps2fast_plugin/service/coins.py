@@ -10,7 +10,6 @@ says until when: what ends earlier was reserved by another program and is not ou
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -25,8 +24,6 @@ RESERVE_BLOCKS: Final = 144  # twice lightningd's default (cln:O1), to tell ours
 HEIGHT_SLACK_BLOCKS: Final = 24  # lightningd's height runs backwards after its start (cln:R2)
 ALREADY_SPENT: Final = "already spent"  # of reserveinputs
 RELEASE_BLOCKS: Final = 1_000_000  # O-04: cover every extension of the reservation
-FRESH_MS: Final = 2_000  # for a choice of coins: what has changed since, lightningd refuses
-SPENT_MS: Final = 60_000  # so old no listing is when coins are chosen from it
 TRIES: Final = 4  # for another program may take a coin between our choice and our reservation
 INVALID_PARAMS: Final = -32602  # of utxopsbt: reserved, spent, unknown; of reserveinputs: reserved, spent (cln:O1)
 # What spending a coin weighs, as lightningd reckons it, by the length of its script.
@@ -130,14 +127,6 @@ class LowWater:
             self._alarm(f"free coins for JIT channels run out: {free_sat} sat, less than {self._mark_sat} sat")
 
 
-class _Listing(NamedTuple):
-    """What lightningd told of the wallet, and when it was asked."""
-
-    rows: list[WalletOutput]
-    asked_ms: int
-    height: int
-
-
 class Coins:
     """The wallet's coins, as far as channels are paid with them.
 
@@ -145,15 +134,10 @@ class Coins:
     replaced, and a client may have been paid over it already. Change of our own fundings counts again with its block.
     """
 
-    def __init__(self, rpc: Rpc, height: Callable[[], int], now_ms: Callable[[], int], low_water: LowWater) -> None:
+    def __init__(self, rpc: Rpc, height: Callable[[], int], low_water: LowWater) -> None:
         """`height()`: the highest block known. `low_water` hears of what is free at every look."""
         self._rpc = rpc
         self._height = height
-        self._now_ms = now_ms
-        self._asking = asyncio.Lock()
-        self._listed: _Listing | None = None
-        self._changes = 0  # by our own doing, that a listing under way may have missed
-        self._spent_ms: dict[str, int] = {}  # coins that we spent lately, and when: a listing may not know it
         self.low_water = low_water
         self._promised: dict[str, int] = {}  # coin: jit scid
         self._standing: dict[int, Funding] = {}  # reservations by jit scid, from reserve() on
@@ -162,21 +146,6 @@ class Coins:
     async def rows(self) -> list[WalletOutput]:
         """Return the wallet's outputs, as lightningd tells them. Raises NodeError."""
         return await list_outputs(self._rpc)
-
-    async def lately(self) -> list[WalletOutput]:
-        """Return them as told a moment ago, for a choice: one listing does for a crowd of opens. Raises NodeError.
-
-        What we did ourselves since is never missed; what others did, lightningd says when it refuses a coin (`choose`).
-        """
-        async with self._asking:
-            now_ms, height, changes = self._now_ms(), self._height(), self._changes
-            listed = self._listed
-            if listed is not None and now_ms - listed.asked_ms < FRESH_MS and listed.height == height:
-                return listed.rows
-            rows = await self.rows()
-            self._listed = _Listing(rows, now_ms, height) if changes == self._changes else None
-            self._spent_ms = {point: ms for point, ms in self._spent_ms.items() if ms > now_ms - SPENT_MS}
-            return rows
 
     async def survey(self) -> Survey:
         """Ask lightningd. Raises NodeError."""
@@ -189,8 +158,6 @@ class Coins:
         height = self._height()
         for row in rows:
             coin = Coin(row.point, row.amount_sat, _weight(row.scriptpubkey))
-            if coin.point in self._spent_ms:
-                continue
             if row.reserved:
                 reserved_sat += coin.amount_sat
             elif not row.is_spendable(height):
@@ -291,7 +258,6 @@ class Coins:
     async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
         """Give back what was reserved for this scid; what was not, or is another's, stays as it is (cln:A2)."""
         self._standing.pop(jit_scid, None)
-        self._ask_anew()
         others = [point for point in funding.inputs if self._promised.get(point, jit_scid) != jit_scid]
         if not others and await self._are_ours(funding):
             params = {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS}
@@ -326,21 +292,9 @@ class Coins:
         return jit_scid in self._promised.values()
 
     def forget(self, jit_scid: int) -> None:
-        """Promise the coins of this scid no longer: they are given back."""
-        self._ask_anew()
+        """Promise the coins of this scid no longer: they are spent or given back."""
         self._break_promises(jit_scid)
         self._lost.pop(jit_scid, None)
-
-    def spent(self, jit_scid: int) -> None:
-        """Promise the coins of this scid no longer: they are spent."""
-        now_ms = self._now_ms()
-        self._spent_ms.update((point, now_ms) for point, owner in self._promised.items() if owner == jit_scid)
-        self._break_promises(jit_scid)
-        self._lost.pop(jit_scid, None)
-
-    def _ask_anew(self) -> None:
-        self._listed = None
-        self._changes += 1
 
     def _break_promises(self, jit_scid: int) -> None:
         self._standing.pop(jit_scid, None)

@@ -18,7 +18,7 @@ from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
 from lsps2fast.lsps.lsps2 import format_scid
-from lsps2fast.table import Input, State
+from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.host import HtlcFilter
 from lsps2fast_plugin.service.capital import CapitalAtRisk
@@ -228,13 +228,6 @@ class SessionDriver:
         """Return the channel of the payment under way on this scid."""
         core = self.sessions.buys.get(jit_scid)
         return None if core is None or core.holder is None else core.holder.channel
-
-    def is_opening(self, jit_scid: int, payment_hash: bytes) -> bool:
-        """Return whether this payment still waits for a channel, and its offer is valid (C-07)."""
-        core = self.sessions.buys.get(jit_scid)
-        session = None if core is None else core.holder
-        is_this = session is not None and session.payment_hash == payment_hash and session.state == State.OPENING
-        return is_this and self.is_live(jit_scid)
 
     def is_full(self, jit_scid: int, of_buy: int, of_peer: int) -> bool:
         """Return whether no more parts than these may wait over the alias of a paid channel (rule:24)."""

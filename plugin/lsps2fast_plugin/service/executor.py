@@ -15,7 +15,6 @@ from lsps2fast_plugin.service.alarms import Alarms
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.funding_orders import FundingOrders, Sent
-from lsps2fast_plugin.service.open_queue import OpenQueue
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.opening_orders import Capital, OpeningOrders, Withhold
 from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
@@ -45,7 +44,6 @@ class ActionExecutor:
         capital: Capital,
         sent: Sent,
         alarms: Alarms,
-        opens_at_once: int,
     ) -> None:
         """`withheld(channel_id, yes, peer_id)` keeps other forwards out of a channel (rule:7); `capital` is asked
         before each open; `sent(peer_id, channel)` hears of each funding that bitcoind has.
@@ -56,8 +54,7 @@ class ActionExecutor:
         self._tasks = tasks = OrderTasks(clock, driver, alarms.tell)
         self._fees = fees = RoutingFees(funder, clock, tasks.insist, tasks.until_done)
         self._records = RecordOrders(tasks, store, clock, fees)
-        self.queue = queue = OpenQueue(clock, opens_at_once, tasks.begin)
-        self._waiting = WaitingOrders(tasks=tasks, funder=funder, fees=fees, answers=answers, clock=clock, queue=queue)
+        self._waiting = WaitingOrders(tasks, funder, fees, answers, clock)
         reservations = Reservations(tasks, funder, broadcaster, driver)
         self._opening = OpeningOrders(
             tasks=tasks,
@@ -68,7 +65,6 @@ class ActionExecutor:
             driver=driver,
             capital=capital,
             withheld=withheld,
-            queue=queue,
         )
         self._funding = FundingOrders(
             tasks=tasks,

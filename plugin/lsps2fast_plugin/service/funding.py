@@ -123,7 +123,6 @@ class Funder:
         self._largest_sat = largest_sat
         self._unforwardable = unforwardable
         self.last_perkw: int | None = None  # what a funding transaction pays, as of the last choice of coins
-        self.known_fees: dict[str, int] | None = None  # the operator's routing fees, once lightningd has said them
         self._refused = RefusedTypes()
 
     async def choose(self, buy: Buy, out_msat: int, parts: int) -> Funding:
@@ -133,7 +132,7 @@ class Funder:
         NotEnoughCoins or NodeError.
         """
         # One question's wait for three: nothing depends on their order (P17).
-        features, perkw, rows = await asyncio.gather(self._features(buy.peer_id), self._perkw(), self._coins.lately())
+        features, perkw, rows = await asyncio.gather(self._features(buy.peer_id), self._perkw(), self._coins.rows())
         types = self._node.channel_types(features)
         channel_type = self._refused.left(buy.peer_id, types) or types[0]
         feerate = self._node.commitment_rates(perkw).of(channel_type)
@@ -209,12 +208,8 @@ class Funder:
         return self._coins.is_promised(funding)
 
     def forget(self, jit_scid: int) -> None:
-        """Promise the coins of this scid no longer: they are given back."""
+        """Promise the coins of this scid no longer: they are spent or given back."""
         self._coins.forget(jit_scid)
-
-    def spent(self, jit_scid: int) -> None:
-        """Promise the coins of this scid no longer: they are spent."""
-        self._coins.spent(jit_scid)
 
     async def find(self, peer_id: str, channel_id: str) -> PeerChannel | None:
         """Return lightningd's view of this channel, or None when it says there is none. Raises NodeError."""
@@ -244,17 +239,12 @@ class Funder:
         await self._rpc.call("setchannel", params, late=late)
 
     async def own_fees(self) -> dict[str, int]:
-        """Return the operator's configured routing fees, as `setchannel` takes them. Raises NodeError.
-
-        lightningd reads them when it starts, and never again: so it is asked once.
-        """
-        if self.known_fees is None:
-            configs = await list_configs(self._rpc)
-            self.known_fees = {
-                "feebase": configs.number("fee-base", DEFAULT_FEE_BASE_MSAT),
-                "feeppm": configs.number("fee-per-satoshi", DEFAULT_FEE_PPM),
-            }
-        return self.known_fees
+        """Return the operator's configured routing fees, as `setchannel` takes them. Raises NodeError."""
+        configs = await list_configs(self._rpc)
+        return {
+            "feebase": configs.number("fee-base", DEFAULT_FEE_BASE_MSAT),
+            "feeppm": configs.number("fee-per-satoshi", DEFAULT_FEE_PPM),
+        }
 
     async def set_fees(self, channel_id: str, fees: dict[str, int], grace_s: int, late: Late | None = None) -> None:
         """Set these fees; for `grace_s` more forwards at the rate before still pass (A-03).

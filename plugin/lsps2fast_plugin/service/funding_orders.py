@@ -63,7 +63,7 @@ class FundingOrders:
         except ChannelGone as gone:
             await self._do_not_fund(peer_id, action, gone)
             return
-        self._funder.spent(action.jit_scid)
+        self._funder.forget(action.jit_scid)
         self._withheld(channel.channel_id, False, peer_id)
         self._sent(peer_id, channel)
         log.info(f"funding {txid} of channel {channel.channel_id} is on its way to the chain")
@@ -71,7 +71,6 @@ class FundingOrders:
 
     async def undo(self, action: order.Undo) -> None:
         """End an attempt: its channel or open, then its reservation."""
-        self._opening.over(action.jit_scid)
         peer_id = self._tasks.buy(action.jit_scid).peer_id
         if action.channel is not None:
             self._waiting.stop(action.channel.channel_id)

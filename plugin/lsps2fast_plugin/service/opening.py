@@ -89,25 +89,16 @@ class Opener:
         self._rpc = rpc
         self._zero_reserve = zero_reserve
 
-    async def open(
-        self,
-        peer_id: str,
-        funding: Funding,
-        late: Late | None = None,
-        *,
-        look: bool = True,
-        awaits_peer: Callable[[bool], None] = lambda _: None,
-    ) -> Opened:
+    async def open(self, peer_id: str, funding: Funding, late: Late | None = None, *, look: bool = True) -> Opened:
         """Negotiate, sign and complete; the funding is withheld until it is sent.
 
         `look`: also return what the channel allows, if lightningd knows (O-05), for its funding is sent before it is
-        usable. `awaits_peer(yes)` hears when the peer is awaited, and when no longer. `late` is called when a step that
-        was given up has been carried out after all (see `Rpc.call`).
+        usable. `late` is called when a step that was given up has been carried out after all (see `Rpc.call`).
         Raises RefusedByClient, TypeNotOpened, ChannelGone (signed by the client and gone again) or NodeError. Then no
         open of ours is under way any more, unless lightningd answers nothing at all.
         """
         try:
-            channel = await self._negotiate(peer_id, funding, late, awaits_peer)
+            channel = await self._negotiate(peer_id, funding, late)
         except AnswerPending:  # of the two calls that wait for the peer, or of a signer that sleeps
             await self.hang_up(peer_id)
             raise
@@ -124,9 +115,7 @@ class Opener:
             raise
         return Opened(channel, await self._first_limits(peer_id, channel.channel_id) if look else None)
 
-    async def _negotiate(
-        self, peer_id: str, funding: Funding, late: Late | None, awaits_peer: Callable[[bool], None]
-    ) -> Channel:
+    async def _negotiate(self, peer_id: str, funding: Funding, late: Late | None) -> Channel:
         start: dict[str, Any] = {
             "id": peer_id,
             "amount": funding.capacity_sat,
@@ -136,9 +125,7 @@ class Opener:
         }
         if self._zero_reserve(peer_id):
             start["reserve"] = 0
-        awaits_peer(True)
         started = await self._rpc.call("fundchannel_start", start, SILENCE_S, late)
-        awaits_peer(False)
         if (other := opened_instead(started, funding.channel_type)) is not None:
             raise TypeNotOpened(f"lightningd asked for {named(other)} in its place")  # for which this is not the size
         address = text(started, "fundchannel_start", "funding_address")
@@ -149,9 +136,7 @@ class Opener:
         # Signed before there is a channel: whatever can fail locally fails while it costs nothing (O-21).
         signed = text(await self._rpc.call("signpsbt", {"psbt": psbt}), "signpsbt", "signed_psbt")
         complete = {"id": peer_id, "psbt": psbt, "withhold": True}
-        awaits_peer(True)
         completed = await self._rpc.call("fundchannel_complete", complete, SILENCE_S, late)
-        awaits_peer(False)
         channel_id = text(completed, "fundchannel_complete", "channel_id")
         return Channel(channel_id, signed, funding_txid(channel_id, outnum))
 

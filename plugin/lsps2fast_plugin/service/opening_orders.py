@@ -20,9 +20,8 @@ from lsps2fast_plugin.cln.channel_types import named
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
 from lsps2fast_plugin.service.funding import ChannelGone, ChannelTooLarge, Funder, NotForwardable
-from lsps2fast_plugin.service.open_queue import OpenQueue
 from lsps2fast_plugin.service.opening import Opener, RefusedByClient, TypeNotOpened
-from lsps2fast_plugin.service.order_tasks import Driver, Opening, OrderTasks
+from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
 from lsps2fast_plugin.service.reservations import Reservations
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class Capital(Protocol):
 
 
 class OpeningOrders:
-    """Opens channels: few at a time, and one with a peer."""
+    """Opens channels, one at a time with a peer."""
 
     def __init__(
         self,
@@ -59,10 +58,9 @@ class OpeningOrders:
         driver: Driver,
         capital: Capital,
         withheld: Withhold,
-        queue: OpenQueue,
     ) -> None:
         """`withheld(channel_id, yes, peer_id)` keeps other forwards out of a channel (rule:7); `capital` is asked
-        before each open, and again when its turn in the queue has come.
+        before each open.
         """
         self._tasks = tasks
         self._funder = funder
@@ -72,28 +70,20 @@ class OpeningOrders:
         self._driver = driver
         self._capital = capital
         self._withheld = withheld
-        self._queue = queue
         self._needs: dict[int, order.ReserveCoins] = {}  # what the channel must carry, by jit scid
         self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while an open holds or awaits it
 
     async def reserve(self, action: order.ReserveCoins) -> None:
         """Choose coins for a channel; they are reserved once the record names them."""
-        buy, is_wanted = self._tasks.buy(action.jit_scid), partial(self._driver.is_opening, action.jit_scid)
+        buy = self._tasks.buy(action.jit_scid)
         if not await self._capital.turn(buy):
-            self._failed(action, "limit", "a limit of the policy")
-            return
-        if not await self._queue.enter(buy.jit_scid, buy.peer_id, lambda: is_wanted(action.payment_hash)):
-            self._failed(action, "lapsed", "the offer or the payment ended before a channel could be opened")
-            return
-        if not await self._capital.turn(buy):  # others were served meanwhile (rule:19)
-            self._failed(action, "limit", "a limit of the policy")
+            self._tasks.open_failed(action, "limit", "a limit of the policy")
             return
         self._needs[action.jit_scid] = action
         await self._choose(action, lambda: self._funder.choose(buy, action.out_msat, action.parts))
 
     async def open(self, action: order.OpenChannel) -> None:
         """Reserve the coins that the record names, and open the channel."""
-        self._queue.goes_on(action.jit_scid)
         try:
             # Only now: the record names these coins.
             late = partial(self._reservations.reserved_late, action.jit_scid, action.funding)
@@ -104,43 +94,30 @@ class OpeningOrders:
             return
         except NodeError as error:
             log.warning(f"coins cannot be reserved: {error}")
-            self._failed(action, "no_coins", f"coins cannot be reserved: {error}")
+            self._tasks.open_failed(action, "no_coins", f"coins cannot be reserved: {error}")
             return
         buy = self._tasks.buy(action.jit_scid)
         peer_id, look = buy.peer_id, not buy.client_trusts_lsp
         async with self._alone_with(peer_id):
             try:
                 late = partial(self._clear_late, peer_id, action.funding)
-                waits = partial(self._awaits_peer, action.jit_scid)
-                opened = await self._opener.open(peer_id, action.funding, late, look=look, awaits_peer=waits)
+                opened = await self._opener.open(peer_id, action.funding, late, look=look)
             except RefusedByClient as error:
                 if error.at_once:
                     await self._ask_for_another_type(action, f"the client refused the channel: {error}", by_client=True)
                 else:
                     why = f"the client refused to sign the funding: {error}"
-                    self._failed(action, "open_refused", why, by_client=True)
+                    self._tasks.open_failed(action, "open_refused", why, by_client=True)
             except TypeNotOpened as error:
                 await self._ask_for_another_type(action, f"no channel was opened: {error}", by_client=False)
             except ChannelGone as gone:
                 self._tasks.tell_given_up(peer_id, gone)
-                self._failed(action, "given_up", gone)
+                self._tasks.open_failed(action, "given_up", gone)
             except NodeError as error:
-                self._failed(action, "open_failed", f"opening the channel failed: {error}")
+                self._tasks.open_failed(action, "open_failed", f"opening the channel failed: {error}")
             else:
                 self._withheld(opened.channel.channel_id, True, peer_id)
                 self._tasks.feed(action.jit_scid, action.payment_hash, Input.FUNDED, opened)
-
-    def _failed(self, action: Opening, code: str, reason: object, *, by_client: bool = False) -> None:
-        """Feed that no channel is opened; the next may begin."""
-        self._queue.leave(action.jit_scid)
-        self._tasks.open_failed(action, code, reason, by_client=by_client)
-
-    def _awaits_peer(self, jit_scid: int, yes: bool) -> None:
-        (self._queue.awaits_peer if yes else self._queue.goes_on)(jit_scid)
-
-    def over(self, jit_scid: int) -> None:
-        """Take note that this open is being undone."""
-        self._queue.leave(jit_scid)
 
     def forget(self, jit_scid: int) -> None:
         """Forget a buy that has ended."""
@@ -154,26 +131,28 @@ class OpeningOrders:
                 if not self._driver.owns(channel.channel_id):
                     await self._funder.close(peer_id, channel.channel_id)
 
-    async def _choose(self, action: Opening, choice: Callable[[], Awaitable[order.Funding]]) -> None:
+    async def _choose(
+        self, action: order.ReserveCoins | order.OpenChannel, choice: Callable[[], Awaitable[order.Funding]]
+    ) -> None:
         """Feed the coins that are chosen, or that there are none."""
         buy = self._tasks.buy(action.jit_scid)
         try:
             funding = await self._when_synced(choice)
         except NotForwardable as error:  # a limit of this node, which its operator can lift
             log.warning(f"no channel is made for {buy.peer_id}: lightningd would not forward its payment, for {error}")
-            self._failed(action, "not_forwardable", f"lightningd would not forward it, for {error}")
+            self._tasks.open_failed(action, "not_forwardable", f"lightningd would not forward it, for {error}")
             return
         except ChannelTooLarge as error:
             self._capital.too_large(buy, str(error))
-            self._failed(action, "channel_too_large", error)
+            self._tasks.open_failed(action, "channel_too_large", error)
             return
         except (NodeError, NotEnoughCoins) as error:
             self._tasks.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
-            self._failed(action, "no_coins", error)
+            self._tasks.open_failed(action, "no_coins", error)
             return
         if not await self._capital.may_open(buy, funding):
             self._funder.forget(action.jit_scid)
-            self._failed(action, "limit", "a limit of the policy")
+            self._tasks.open_failed(action, "limit", "a limit of the policy")
             return
         self._tasks.feed(action.jit_scid, action.payment_hash, Input.COINS_CHOSEN, funding)
 
@@ -200,12 +179,12 @@ class OpeningOrders:
             if left.other:
                 await self._reservations.release(action.jit_scid, action.funding)
         except NodeError as problem:
-            self._failed(action, "open_failed", f"{why}, and another cannot be asked for: {problem}")
+            self._tasks.open_failed(action, "open_failed", f"{why}, and another cannot be asked for: {problem}")
             return
         if left.other:
             await self._choose(action, lambda: self._funder.choose(buy, needs.out_msat, needs.parts))
         else:
-            self._failed(action, "open_refused" if by_client else "open_failed", why, by_client=by_client)
+            self._tasks.open_failed(action, "open_refused" if by_client else "open_failed", why, by_client=by_client)
 
     def _alone_with(self, peer_id: str) -> asyncio.Lock:
         """Allow one open or undo at a time with a peer (O-19): lightningd's calls mean "the" open of a peer."""

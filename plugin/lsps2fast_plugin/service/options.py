@@ -54,7 +54,6 @@ class Settings(NamedTuple):
     held_parts_per_buy: int
     held_parts_per_peer: int
     held_msat_per_peer: int
-    opens_at_once: int
     limits: BuyQuota
     gate: GateLimits
     rules: Rules  # in force when there is no policy file
@@ -91,7 +90,6 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
     "lsps2-max-held-parts-per-buy": (60, 1, 10**6, "HTLCs that are held at one time for one offer"),
     "lsps2-max-held-parts-per-peer": (200, 1, 10**6, "HTLCs that are held at one time for one client"),
     "lsps2-max-held-sat-per-peer": (250_000_000, 1, 10**15, "satoshis in HTLCs that are held for one client"),
-    "lsps2-opens-at-once": (16, 1, 1_000, "opens that lightningd works on at one time; others wait for their turn"),
     "lsps2-cltv-delta": (144, 6, 2_016, "cltv delta promised to clients; never below the node's own"),
     "lsps2-channel-headroom-sat": (100_000, 0, 10**12, "inbound capacity beyond the first payment"),
     "lsps2-min-channel-sat": (20_000, 0, 10**12, "smallest channel that is opened; many wallets take none below"),
@@ -347,7 +345,6 @@ def read_settings(plugin: Plugin) -> Settings:
         held_parts_per_buy=number["lsps2-max-held-parts-per-buy"],
         held_parts_per_peer=number["lsps2-max-held-parts-per-peer"],
         held_msat_per_peer=number["lsps2-max-held-sat-per-peer"] * 1000,
-        opens_at_once=number["lsps2-opens-at-once"],
         limits=BuyQuota(number["lsps2-max-buys-per-peer"], number["lsps2-max-buys"]),
         gate=GateLimits(*(number[name] for name in LIMIT_OPTIONS)),
         rules=_rules(number, _choice(get("lsps2-trust-mode"), "lsps2-trust-mode", MODES) == MODES[1]),

@@ -54,9 +54,6 @@ class Driver(Protocol):
     def unforwardable(self, jit_scid: int, room: Room) -> str | None:
         """Say why lightningd would not forward the payment under way into such a channel, or None."""
 
-    def is_opening(self, jit_scid: int, payment_hash: bytes) -> bool:
-        """Return whether this payment still waits for a channel, and its offer is valid."""
-
     def never_funded(self, channel_id: str, mining_was_paid: bool = False) -> None:
         """Take note that lightningd has a channel no more, and that nothing was put into it, or was taken back."""
 
@@ -91,16 +88,15 @@ class OrderTasks:
 
     def insist(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
         """Have something done that must be done in the end, in the background."""
-        self.begin(self.until_done(what, work))
+        self._keep(self.until_done(what, work))
 
     def spawn(self, work: Coroutine[Any, Any, None], action: order.Action) -> asyncio.Task[None]:
         """Begin to carry out an order; if that breaks, the session gets the outcome that ends it safely."""
-        task = self.begin(self._guarded(work, action))
+        task = self._keep(self._guarded(work, action))
         task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
         return task
 
-    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine by itself, to the end of all orders."""
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)

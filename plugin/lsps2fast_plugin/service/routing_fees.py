@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any
 
 from lsps2fast.actions import RestoreFees
 from lsps2fast.errors import NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
-from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.funding import Funder
 
-NO_FEES: Final = {"feebase": 0, "feeppm": 0}
 UntilDone = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
@@ -31,7 +29,6 @@ class RoutingFees:
         self._until_done = until_done
         self._last = LateReplyGuard(insist)
         self._newest: dict[str, int] = {}  # number of the last order, by channel
-        self._untouched: set[str] = set()  # channels that took no fee as they were, and have the operator's fees
         self._orders = itertools.count(1)
 
     def supersede(self, channel_id: str) -> Callable[[], bool]:
@@ -42,22 +39,9 @@ class RoutingFees:
     def drop(self, channel_id: str) -> None:
         """Forget this channel; what was ordered for it does not count any more."""
         self._newest.pop(channel_id, None)
-        self._untouched.discard(channel_id)
-
-    def may_be_zero(self) -> bool:
-        """Return whether the operator takes no routing fee, as far as is known: then a look at the channel may do."""
-        return self._funder.known_fees == NO_FEES
-
-    def is_zero(self, channel: PeerChannel) -> bool:
-        """Return whether nothing is to be set: the operator takes no fee, and so does this channel as it was opened."""
-        if not self.may_be_zero() or not channel.charges_nothing:
-            return False
-        self._untouched.add(channel.channel_id)
-        return True
 
     async def zero(self, channel_id: str) -> None:
         """Take no routing fee on this channel. Raises NodeError."""
-        self._untouched.discard(channel_id)
 
         async def work(late: Late) -> None:
             await self._funder.zero_fees(channel_id, late)
@@ -79,8 +63,6 @@ class RoutingFees:
             grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
             if not counts():
                 return  # the next payment waits for this channel and wants it at zero
-            if fees == NO_FEES and action.channel_id in self._untouched:
-                return
 
             async def work(late: Late) -> None:
                 if zero_first and grace_s:
@@ -98,4 +80,4 @@ class RoutingFees:
 
         await self._until_done(what, restore)
         if counts():
-            self.drop(action.channel_id)
+            del self._newest[action.channel_id]

@@ -17,7 +17,6 @@ from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.channel_changes import Watch
 from lsps2fast_plugin.service.funding import ChannelGone, Funder, limits_of
-from lsps2fast_plugin.service.open_queue import OpenQueue
 from lsps2fast_plugin.service.order_tasks import OrderTasks
 from lsps2fast_plugin.service.routing_fees import RoutingFees
 
@@ -49,23 +48,12 @@ class Returning:
 class WaitingOrders:
     """Waits for channels and lets parts go once they are ready."""
 
-    def __init__(
-        self,
-        *,
-        tasks: OrderTasks,
-        funder: Funder,
-        fees: RoutingFees,
-        answers: Answers,
-        clock: Clock,
-        queue: OpenQueue,
-    ) -> None:
-        """`queue` hears when a channel can carry its parts, and when its client is awaited."""
+    def __init__(self, tasks: OrderTasks, funder: Funder, fees: RoutingFees, answers: Answers, clock: Clock) -> None:
         self._tasks = tasks
         self._funder = funder
         self._fees = fees
         self._answers = answers
         self._clock = clock
-        self._queue = queue
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
         self._returning: dict[str, Returning] = {}  # by channel: parts that wait for its client
         self.watch = Watch(clock)
@@ -122,16 +110,12 @@ class WaitingOrders:
         zero = False
         while self._clock.now_ms() < deadline_ms:
             self.watch.look(action.channel_id)
-            self._queue.goes_on(action.jit_scid)
             try:
                 looking = self._funder.usable(peer_id, action.channel_id)
-                if zero or self._fees.may_be_zero():
+                if zero:
                     channel = await looking
                 else:  # both at once: neither needs the other's answer (P17)
                     channel, _ = await asyncio.gather(looking, self._fees.zero(action.channel_id))
-                    zero = True
-                if channel is not None and not zero and not self._fees.is_zero(channel):
-                    await self._fees.zero(action.channel_id)
                     zero = True
                 if channel is not None:
                     kind, fact = await self._ready(action, channel)
@@ -142,13 +126,11 @@ class WaitingOrders:
                 break
             except NodeError as error:  # one error is not an outcome (rule:10)
                 log.warning(f"waiting for channel {action.channel_id}: {error}")
-            self._queue.awaits_peer(action.jit_scid)
             left_ms = deadline_ms - self._clock.now_ms()
             await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
         self.watch.forget(action.channel_id)
         self._waiting.pop(action.channel_id, None)
         self._tasks.feed(action.jit_scid, action.payment_hash, kind, fact)
-        self._queue.leave(action.jit_scid)  # its parts are on their way: the next may begin
 
     async def _ready(self, action: order.AwaitReady, channel: PeerChannel) -> tuple[Input, order.ChannelLimits | None]:
         """Return what the machine is told of a channel that is ready: time is up where it cannot carry the payment.

@@ -86,7 +86,7 @@ def build_parts(
     )
     store = SessionStore(rpc, driver.insist)
     low_water = LowWater(settings.coin_low_water_sat, driver.alarm)
-    coins = Coins(rpc, driver.height, clock.now_ms, low_water)
+    coins = Coins(rpc, driver.height, low_water)
     view = NodeLiquidity(rpc, coins, clock.now_ms, our_node)
     exposure = CapitalAtRisk(
         desk.policy,
@@ -174,7 +174,6 @@ def build_parts(
         capital=exposure,
         sent=sent,
         alarms=alarms,
-        opens_at_once=settings.opens_at_once,
     )
     driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)
     pool = settings.coin_pool and CoinPool(

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from lsps2fast.actions import Funding
 from lsps2fast.errors import NodeError, NodeUnreachable
 from lsps2fast_plugin.service.coins import (
-    FRESH_MS,
     INVALID_PARAMS,
     RESERVE_BLOCKS,
     TAPROOT_WEIGHT,
@@ -100,7 +99,6 @@ class Wallet:
         self.before: dict[str, list[Callable[[], None]]] = {}  # by method: each runs before one call
         self.after: dict[str, list[Callable[[], None]]] = {}
         self.syncing = False
-        self.now_ms = 0
 
     @property
     def points(self) -> list[str]:
@@ -167,7 +165,7 @@ def make(*amounts_sat: int, mark_sat: int = 0) -> tuple[Wallet, Coins, list[str]
     """A wallet, our view of it, and the alarms."""
     wallet, alarms = Wallet(*amounts_sat), []
     coins: Any = Coins
-    return wallet, coins(wallet, lambda: HEIGHT, lambda: wallet.now_ms, LowWater(mark_sat, alarms.append)), alarms
+    return wallet, coins(wallet, lambda: HEIGHT, LowWater(mark_sat, alarms.append)), alarms
 
 
 async def choose(coins: Coins, jit_scid: int, amount_sat: int) -> Funding:
@@ -366,53 +364,3 @@ def test_without_a_mark_nothing_is_told() -> None:
     alarms: list[str] = []
     LowWater(0, alarms.append)(0)
     assert alarms == []
-
-
-async def test_a_crowd_of_opens_shares_one_listing() -> None:
-    """P24, rule:2: asked at once or within two seconds; no coin is chosen twice, and a new block is asked about."""
-    wallet, coins, _ = make(*(100_000 + number for number in range(6)))
-
-    async def one(jit_scid: int) -> Funding:
-        rows = await coins.lately()
-        return await coins.choose(jit_scid, Need(50_000, WEIGHT, FEERATE), rows)
-
-    first = await asyncio.gather(*(one(jit_scid) for jit_scid in (1, 2, 3)))
-    wallet.now_ms += FRESH_MS - 1
-    later = await one(4)
-    assert wallet.calls.count("listfunds") == 1
-    assert len({point for funding in (*first, later) for point in funding.inputs}) == 4
-    wallet.now_ms += 1
-    await one(5)
-    assert wallet.calls.count("listfunds") == 2
-
-
-async def test_a_coin_that_was_spent_after_the_listing_is_not_chosen_from_it() -> None:
-    """rule:2: its promise is over, and the listing still has it."""
-    wallet, coins, _ = make(100_000, 300_000)
-    rows = await coins.lately()
-    spent = await coins.choose(1, Need(50_000, WEIGHT, FEERATE), rows)
-    coins.spent(1)
-    (left,) = set(wallet.points) - set(spent.inputs)
-    assert (await coins.choose(2, Need(50_000, WEIGHT, FEERATE), await coins.lately())).inputs == (left,)
-    assert wallet.calls.count("listfunds") == 1
-
-
-async def test_coins_given_back_are_seen_at_once() -> None:
-    """rule:9, rule:18: what is free is judged with them."""
-    _, coins, _ = make(100_000)
-    funding = await coins.choose(1, Need(50_000, WEIGHT, FEERATE), await coins.lately())
-    await coins.reserve(1, funding)
-    await coins.release(1, funding)
-    coins.forget(1)
-    rows = await coins.lately()
-    assert [row.reserved for row in rows] == [False]
-    assert (await coins.choose(2, Need(50_000, WEIGHT, FEERATE), rows)).inputs == funding.inputs
-
-
-async def test_what_another_program_took_since_the_listing_is_asked_about() -> None:
-    """rule:10: lightningd refuses the coin, and another one is chosen."""
-    wallet, coins, _ = make(100_000, 300_000)
-    await coins.lately()
-    wallet.taken(wallet.points[0])
-    funding = await coins.choose(1, Need(50_000, WEIGHT, FEERATE), await coins.lately())
-    assert funding.inputs == (wallet.points[1],)

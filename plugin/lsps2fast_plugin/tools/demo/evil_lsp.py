@@ -53,9 +53,11 @@ class WithholdingBroadcaster(Broadcaster):
 class ResizingOpener(Opener):
     """Opens a channel too small for the payment it was sold for."""
 
-    async def open(self, peer_id: str, funding: order.Funding, late: Late | None = None, **how: Any) -> order.Opened:
+    async def open(
+        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
+    ) -> order.Opened:
         shrunk = replace(funding, capacity_sat=int(funding.capacity_sat * SHRUNK_TO))
-        return await super().open(peer_id, shrunk, late, **how)
+        return await super().open(peer_id, shrunk, late, look=look)
 
 
 class LateEffects(ActionExecutor):
@@ -85,9 +87,11 @@ class ReusingOpener(Opener):
 
     kept: ClassVar[dict[str, order.Opened]] = {}
 
-    async def open(self, peer_id: str, funding: order.Funding, late: Late | None = None, **how: Any) -> order.Opened:
+    async def open(
+        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
+    ) -> order.Opened:
         if peer_id not in self.kept:
-            self.kept[peer_id] = await super().open(peer_id, funding, late, **how)
+            self.kept[peer_id] = await super().open(peer_id, funding, late, look=look)
         return self.kept[peer_id]
 
 
@@ -102,10 +106,12 @@ class VanishingParts(HeldHtlcs):
 class RepeatingOpener(Opener):
     """Opens a second channel for the same sale."""
 
-    async def open(self, peer_id: str, funding: order.Funding, late: Late | None = None, **how: Any) -> order.Opened:
-        first = await super().open(peer_id, funding, late, **how)
+    async def open(
+        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
+    ) -> order.Opened:
+        first = await super().open(peer_id, funding, late, look=look)
         with contextlib.suppress(Lsps2Error):
-            await super().open(peer_id, funding, late, **how | {"look": False})
+            await super().open(peer_id, funding, late, look=False)
         return first
 
 
