@@ -115,12 +115,15 @@ def test_a_full_disk_ends_with_a_sentence(arguments: tuple[str, ...], unbuffered
     )
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(("arguments", "code"), [(("table",), 1), (("demo", "--evil-lsp", "greed"), 2)])
-def test_a_full_standard_error_changes_no_exit_code(arguments: tuple[str, ...], code: int) -> None:
+def test_a_full_standard_error_changes_no_exit_code(arguments: tuple[str, ...], code: int, unbuffered: str) -> None:
     """operator:O10: `> /dev/full 2>&1`."""
     command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", *arguments]
+    kept = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
-        assert subprocess.run(command, stdout=full, stderr=full, check=False, timeout=300).returncode == code
+        done = subprocess.run(command, stdout=full, stderr=full, check=False, timeout=300, env=kept)
+    assert done.returncode == code
 
 
 def test_a_closed_output_ends_with_a_sentence() -> None:

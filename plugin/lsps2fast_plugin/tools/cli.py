@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from lsps2fast import __version__, table
 from lsps2fast.errors import ConfigError
@@ -264,16 +264,22 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write("lsps2fast: interrupted before there was anything to tell\n")
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader has seen enough, as in `lsps2fast demo | head`
-        _say_no_more()
+        _say_no_more(sys.stdout)
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        _say_no_more()
+        _say_no_more(sys.stdout)
         where = error.filename or "what it says"
         with suppress(OSError):  # standard error may be full, too
             sys.stderr.write(f"lsps2fast: {where} cannot be written: {error.strerror}; let it go to another place\n")
         return 1
+    finally:
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+        except OSError:
+            _say_no_more(sys.stderr)
 
 
 def _run(argv: list[str] | None) -> int:
@@ -286,9 +292,9 @@ def _run(argv: list[str] | None) -> int:
         sys.stdout.flush()
 
 
-def _say_no_more() -> None:
-    """Let nothing be left that the end of the process would try to write once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _say_no_more(stream: TextIO) -> None:
+    """Let nothing be left that the end of the process would try to write once more: it would end with 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A world that waits to be interrupted; prints the plugin's pid and its directory."""
 
 import asyncio
+import signal
 import sys
 
 from lsps2fast_plugin.simnode import World
@@ -12,4 +13,5 @@ async def main() -> None:
         await asyncio.Event().wait()
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell without job control starts `&` with it ignored
 asyncio.run(main())
