@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.two_processes import CLIENT_TRUSTS, LSP_TRUSTS, Opening
+from harness.two_processes import CLIENT_TRUSTS, LSP_TRUSTS, Opening, Pair
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +32,15 @@ async def test_w12_a_payment_that_only_the_owner_refuses_goes_back_and_the_next_
         assert refused.codes != [0]
         assert (await pair.status())["approvals"][0]["state"] == "awaited"
         await pair.world.until(lambda: pair.wallet.ends[0].state == "CLOSINGD_COMPLETE", "the LSP gives its channel up")
+        await pair.world.bounded(_nothing_under_way(pair), 60, "the end of the first payment at the LSP")
         paid = await pair.payer.pay(invoice["bolt11"], [10_000_000])
         assert paid.codes == [0], (await pair.status())["reports"]
         await pair.until(lambda status: status["approvals"][0]["state"] == "paid", "the payment known")
         assert pair.world.books()["wallet"] == 9_000_000
         assert not [each for each in (await pair.status())["lsps"] if each["broke_its_word"]]
+
+
+async def _nothing_under_way(pair: Pair) -> None:
+    """Until the LSP has nothing of the first payment left: it opens one channel for an offer at a time."""
+    while (await pair.world.lsp.call("lsps2-stats"))["live_sessions"]:
+        pass

@@ -126,7 +126,7 @@ async def test_a_funding_that_comes_late_lifts_the_guard_but_not_the_distrust(st
 
 
 async def test_a_funding_that_is_owed_is_looked_at_when_that_is_due(staged: Staging) -> None:
-    """P24, trap:46: with each block, half a minute after the last look, and when its time is over; other things that
+    """trap:46: with each block, half a minute after the last look, and when its time is over; other things that
     happen are no reason to ask bitcoind.
     """
     async with staged(funding_timeout_ms=45_000) as stage:

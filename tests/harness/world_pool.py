@@ -61,8 +61,10 @@ class Houses:
         lsp = world.lsp
         lsp.faults.clear()
         await world.advance(_PAST_EVERY_OFFER_S)
-        for _ in range(LOOKS):
-            if not (await lsp.call("lsps2-stats"))["live_buys"]:
+        for _ in range(LOOKS):  # a buy that has ended may still have its last record to write
+            if not (await lsp.call("lsps2-stats"))["live_buys"] and not any(
+                "active" in key for key in lsp.datastore.rows
+            ):
                 break
         else:
             return False

@@ -258,6 +258,7 @@ async def test_a_part_that_waits_for_its_client_after_a_start_is_not_let_out(
         invoice = await stage.invoice(client)
         payment = payer.pay(invoice, [HALF_MSAT] * 2, channels=[0, 1])
         await stage.held(2)
+        await stage.state(invoice, "AWAITING_CHANNEL_READY")
         await stage.quiet()
         written = stage.lsp.faults.hang("datastore", after=True)
         client.release_ready()
