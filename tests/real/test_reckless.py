@@ -56,6 +56,7 @@ def test_reckless_installs_starts_and_removes(kind: str, found_town: Callable[..
     told = reckless(town, tmp_path, "install", "lsps2fast-service")
     assert "enabled" in told, told
     until(lambda: runs(town), "the service in the payer's node")
+    town.payer.wait_log("sells JIT channels")
     assert town.payer.call("lsps2-pause", {})["paused"] is True
     reckless(town, tmp_path, "uninstall", "lsps2fast-service")
     until(lambda: not runs(town), "its end")
