@@ -183,6 +183,27 @@ async def test_w1_two_purchases_at_once_get_a_channel_each_whichever_the_lsp_mea
         assert stage.reports() == ""
 
 
+async def test_w1_channels_seen_in_another_order_than_they_were_opened_are_enough_for_all(staged: Staging) -> None:
+    """wallet:W1, trap:36: both are new when we look; only the later one can be that of the opening accepted last."""
+    async with staged() as stage:
+        stage.lsp.trust = True
+        one = await stage.invoice(client_trusts_lsp=True)
+        two = await another(stage)
+        first = channel_row()
+        later = channel_row(channel_id=SECOND, alias={"local": "7x7x7"}, funding_txid="12" * 32)
+        asked = {"funding_msat": first["total_msat"], "channel_reserve_msat": first["total_msat"] // 100}
+        assert (await stage.opening(**asked)).get("mindepth") == 0
+        stage.node.channels.append(first)
+        assert (await stage.opening(**asked)).get("mindepth") == 0
+        stage.node.channels.insert(0, later)
+        for row in (later, first):
+            await stage.state(row["channel_id"], "CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN", row["peer_id"])
+        parts = [stage.part(one, 20_000_000, FEE), stage.part(two, 20_000_000, FEE, **OVER_SECOND)]
+        await stage.calm()
+        assert [claimed(stage.answer(part))[0] for part in parts] == [19_000_000, 19_000_000]
+        assert stage.reports() == ""
+
+
 async def test_w1_an_lsp_may_open_for_the_later_purchase_first(staged: Staging) -> None:
     """wallet:W1, trap:36: the earlier one is left without a channel, and gets its own."""
     async with staged() as stage:

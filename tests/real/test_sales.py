@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from harness.evidence import Evidence
 
-from lsps2fast_plugin.tools.regtest import Bill, Town
+from lsps2fast_plugin.tools.regtest import Bill, Town, until
 
 FEE_MSAT = 1_000_000
 SIZE_MSAT = 10_000_000
@@ -139,8 +139,13 @@ def test_what_was_paid_for_is_an_ordinary_channel_afterwards(town: Town) -> None
     assert town.pay(bill, [SIZE_MSAT]).paid
     town.over(bill)
     town.mine(6)
+
+    def fees() -> tuple[int, int]:
+        row = town.channels(town.lsp, bill.wallet)[0]
+        return row["fee_base_msat"], row["fee_proportional_millionths"]
+
+    until(lambda: fees() == (1, 10), "the operator's routing fees")
     row = town.channels(town.lsp, bill.wallet)[0]
-    assert (row["fee_base_msat"], row["fee_proportional_millionths"]) == (1, 10)
     again = bill.wallet.call("invoice", {"amount_msat": 50_000_000, "label": "again", "description": "again"})
     (hint,) = bill.wallet.call("decode", {"string": again["bolt11"]})["routes"]
     assert [hop["short_channel_id"] for hop in hint] == [row["alias"]["local"]]

@@ -128,15 +128,19 @@ class ChannelBindings:
             await self._book.save(owner)
 
     def meant_for(self, row: PeerChannel) -> Approval | None:
-        """Return the purchase that this channel was, or seems to have been, opened for."""
-        waiting = (
-            each
+        """Return the purchase that this channel was, or seems to have been, opened for.
+
+        Of several the one that was accepted last: a channel that was there before that one is left to the others.
+        """
+        waiting = [
+            (each.opening.accepted_ms, len(each.opening.others), each)
             for each in self._book.of_lsp(row.peer_id)
             if each.opening is not None
             and each.opening.channel_id is None
             and self._became(each.buy.lsp_id, each.opening, row)
-        )
-        return self.purchase_of(row.channel_id) or next(waiting, None)
+        ]
+        latest = max(waiting, key=lambda each: each[:2], default=None)
+        return self.purchase_of(row.channel_id) or (None if latest is None else latest[2])
 
     # ---- a fee is claimed over a channel
 
