@@ -183,8 +183,12 @@ async def test_w1_two_purchases_at_once_get_a_channel_each_whichever_the_lsp_mea
         assert stage.reports() == ""
 
 
-async def test_w1_channels_seen_in_another_order_than_they_were_opened_are_enough_for_all(staged: Staging) -> None:
-    """wallet:W1, trap:36: both are new when we look; only the later one can be that of the opening accepted last."""
+@pytest.mark.parametrize("clock_back_s", [0, 3600])
+async def test_w1_channels_seen_in_another_order_than_they_were_opened_are_enough_for_all(
+    staged: Staging, clock_back_s: int
+) -> None:
+    """wallet:W1, trap:36: both are new when we look; only the later one can be that of the opening accepted last, also
+    when the clock was put back in between."""
     async with staged() as stage:
         stage.lsp.trust = True
         one = await stage.invoice(client_trusts_lsp=True)
@@ -194,6 +198,7 @@ async def test_w1_channels_seen_in_another_order_than_they_were_opened_are_enoug
         asked = {"funding_msat": first["total_msat"], "channel_reserve_msat": first["total_msat"] // 100}
         assert (await stage.opening(**asked)).get("mindepth") == 0
         stage.node.channels.append(first)
+        stage.clock.wall_jump_ms -= clock_back_s * 1000
         assert (await stage.opening(**asked)).get("mindepth") == 0
         stage.node.channels.insert(0, later)
         for row in (later, first):

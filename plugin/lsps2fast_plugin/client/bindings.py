@@ -92,7 +92,8 @@ class ChannelBindings:
         """Write that this opening is for this purchase; False when that ended meanwhile. Raises StoreError."""
         before = approval.opening
         others = frozenset(row.channel_id for row in rows)
-        approval.opening = Opening(openchannel["funding_msat"], self._clock.wall_ms(), others)
+        sequence = 1 + max((each.opening.sequence for each in self._book.approvals.values() if each.opening), default=0)
+        approval.opening = Opening(openchannel["funding_msat"], self._clock.wall_ms(), others, sequence=sequence)
         approval.openings += 1
         try:
             await self._book.save(approval)
@@ -133,7 +134,7 @@ class ChannelBindings:
         Of several the one that was accepted last: a channel that was there before that one is left to the others.
         """
         waiting = [
-            (each.opening.accepted_ms, len(each.opening.others), each)
+            (each.opening.sequence, each.opening.accepted_ms, each)
             for each in self._book.of_lsp(row.peer_id)
             if each.opening is not None
             and each.opening.channel_id is None

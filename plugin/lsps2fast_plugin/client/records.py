@@ -139,13 +139,15 @@ class Opening:
     """The opening that was accepted for a purchase, written before it is accepted (rule:27), and what became of it.
 
     lightningd names no channel in its hook. The new one is the LSP's channel of this size that is not among `others`,
-    those it had with us before; `channel_id` once it was seen.
+    those it had with us before; `channel_id` once it was seen. `sequence` rises with each that is accepted, whatever
+    the clock says; 0 in records of versions that did not count.
     """
 
     capacity_msat: int
     accepted_ms: int
     others: frozenset[str] = frozenset()
     channel_id: str | None = None
+    sequence: int = 0
 
     def to_json(self) -> Json:
         return {
@@ -153,6 +155,7 @@ class Opening:
             "accepted_ms": self.accepted_ms,
             "others": sorted(self.others),
             "channel_id": self.channel_id,
+            "sequence": self.sequence,
         }
 
     @classmethod
@@ -163,6 +166,7 @@ class Opening:
             accepted_ms=int(record["accepted_ms"]),
             others=frozenset(str(each) for each in others),
             channel_id=None if channel_id is None else str(channel_id),
+            sequence=int(record.get("sequence", 0)),
         )
 
 
