@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import itertools
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator
@@ -247,6 +248,51 @@ def test_the_map_names_every_module() -> None:
     folders = {name for name, path in MODULES.items() if path.name == "__init__.py"}
     headers_alone = {name for name, path in MODULES.items() if path.suffix == ".pxd"}
     assert on_the_map(page) == MODULES.keys() - folders - headers_alone
+
+
+BEGINS = {"background", "create_task", "ensure_future", "spawn"}
+
+
+def coroutine_names(trees: Iterable[ast.AST]) -> set[str]:
+    """Return the names of all coroutine functions, and of parameters that are annotated as such."""
+    names = set()
+    for node in itertools.chain.from_iterable(map(ast.walk, trees)):
+        if isinstance(node, ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.arg) and node.annotation is not None:
+            if re.match(r"Callable\[.*, (Coroutine|Awaitable)\[", ast.unparse(node.annotation)):
+                names.add(node.arg)
+    return names - set(dir(dict))
+
+
+def begun_with_another(tree: ast.AST, coroutines: set[str]) -> list[str]:
+    """Return the calls that give a task a coroutine which has another one as its argument."""
+
+    def called(node: ast.AST) -> str:
+        return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+
+    tasks = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and called(node) in BEGINS]
+    outer = [work for task in tasks for work in task.args if isinstance(work, ast.Call)]
+    return [
+        ast.unparse(work)
+        for work in outer
+        if any(called(each) in coroutines for each in [*work.args, *(word.value for word in work.keywords)])
+    ]
+
+
+def test_no_task_begins_with_a_coroutine_in_hand() -> None:
+    """A task that is cancelled before it begins never awaits the coroutine it was given; give it what makes one."""
+    trees = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items() if path.suffix == ".py"}
+    coroutines = coroutine_names(trees.values())
+    assert {name: found for name, tree in trees.items() if (found := begun_with_another(tree, coroutines))} == {}
+    planted = ast.parse(
+        "async def settle(): pass\n"
+        "def one(self): self.host.spawn(self.guarded(self.settle()))\n"
+        "def two(self, work: Callable[..., Coroutine[Any, Any, None]]): self.spawn(self._work('x', work=work()))\n"
+        "def three(self): self.host.spawn(self.guarded(self.settle))"
+    )
+    found = begun_with_another(planted, coroutine_names([planted]))
+    assert found == ["self.guarded(self.settle())", "self._work('x', work=work())"]
 
 
 TESTS = {path: path.relative_to(Path(__file__).parent) for path in Path(__file__).parent.rglob("*.py")}

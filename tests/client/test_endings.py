@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
 import pytest
-from harness.client import JIT_SCID, LSP, NOW_MS, STRANGER, Json, Stage, Staging, entry, failure_of
+from harness.client import CHANNEL, JIT_SCID, LSP, NOW_MS, STRANGER, Json, Stage, Staging, entry, failure_of
 
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.lsps2 import format_datetime
@@ -30,6 +31,18 @@ async def test_nothing_is_left_after_success_but_the_watch(staged: Staging) -> N
         await stage.pass_time(3_600)
         assert not stage.client.book.approvals
         assert not stage.client.awaited.hashes
+
+
+async def test_work_that_is_cancelled_before_it_begins_leaves_no_coroutine(staged: Staging) -> None:
+    """rule:17: the node ends in the same turn in which it told of a payment and of a channel."""
+    async with staged(trusted=frozenset({LSP})) as stage:
+        invoice = await stage.invoice()
+        preimage = stage.preimages[bytes.fromhex(invoice["payment_hash"])]
+        stage.client.hear("invoice_payment", invoice_payment={"msat": 1, "preimage": preimage.hex(), "label": "x"})
+        event = {"peer_id": LSP, "channel_id": CHANNEL, "new_state": "CHANNELD_NORMAL", "cause": "user"}
+        stage.client.hear("channel_state_changed", channel_state_changed=event)
+        await stage.stop()  # "never awaited" is an error here, as every warning
+        gc.collect()
 
 
 async def test_nothing_is_left_after_the_offer_ended(staged: Staging) -> None:

@@ -14,6 +14,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from lsps2fast import BACKEND, __version__
@@ -290,7 +291,7 @@ class Client(PluginApp):
         await self._load()
         # Until then no HTLC comes in: any channel may be the one without a funding.
         await until_answered("looking at the channels", self.watch.find, self.clock)
-        await self.endings.guarded(self.lifetimes.look_back())
+        await self.endings.guarded(self.lifetimes.look_back)
         self.host.interest_loaded()
         self._ready.set()
         log.info(
@@ -313,7 +314,7 @@ class Client(PluginApp):
             made = approval.payment_hash.hex() in self.history.purchases
             if not made:  # it was not written, or is of a version without history
                 self.history.bought(approval)
-            await self.endings.guarded(self.endings.check_loaded(approval, made))
+            await self.endings.guarded(partial(self.endings.check_loaded, approval, made))
 
     def _on_htlc(self, scan: Any) -> None:
         onward = scan.next_scid >= 0 or scan.forward_to is not None
@@ -347,7 +348,7 @@ class Client(PluginApp):
         if self.settings is None:
             return
         self.incoming.look()
-        self.host.spawn(self.endings.guarded(self._channel_changed(event)))
+        self.host.spawn(self.endings.guarded(partial(self._channel_changed, event)))
 
     async def _channel_changed(self, event: ChannelStateChanged) -> None:
         await self._ready.wait()  # the records say what a channel is for
@@ -392,14 +393,14 @@ class Client(PluginApp):
         digest = hashlib.sha256(bytes.fromhex(payment.preimage)).digest()
         approval = self.book.approvals.get(digest)
         if approval is not None and not approval.served:
-            self.host.spawn(self.endings.guarded(self.endings.settle(approval)))
+            self.host.spawn(self.endings.guarded(partial(self.endings.settle, approval)))
 
     def _address_of(self, lsp_id: str) -> str | None:
         return next((each.address for each in self.book.of_lsp(lsp_id) if each.address), None)
 
     async def _look_all(self) -> None:
         self._looked_ms = self.clock.wall_ms()
-        await self.endings.guarded(self.watch.look_all())
+        await self.endings.guarded(self.watch.look_all)
 
     async def _watch_time(self) -> None:
         """Do what is due at its moment; sleeps until the next one."""

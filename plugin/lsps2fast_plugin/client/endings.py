@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
 
 from lsps2fast.errors import Lsps2Error
 from lsps2fast_plugin.client.channel_watch import Watch
@@ -103,20 +104,20 @@ class PurchaseEndings:
             return
         failed = self._put_off
         for buy in [each for each in self._book.buys.values() if each.ends_ms <= wall_ms]:
-            await self.guarded(self._book.drop_buy(buy))
+            await self.guarded(partial(self._book.drop_buy, buy))
         for approval in [each for each in self._book.approvals.values() if each.ends_ms <= wall_ms]:
             if not self._incoming.holds(approval.payment_hash):
-                await self.guarded(self._sweep_one(approval))
+                await self.guarded(partial(self._sweep_one, approval))
         if self._put_off == failed:
             self._sweep_pause_ms = 0
             return
         self._sweep_pause_ms = min(max(2 * self._sweep_pause_ms, 1_000), LONGEST_PAUSE_MS)
         self._sweep_at_ms = self._clock.now_ms() + self._sweep_pause_ms
 
-    async def guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do work whose failure is logged and made good later: at the next block, deadline or start."""
         try:
-            await work
+            await work()
         except Lsps2Error as error:
             self._put_off += 1
             log.warning(f"put off: {error}")

@@ -100,7 +100,7 @@ class PylnAdapter(abc.ABC):
         """
 
         def begin(request: Request, *args: Any, **kwargs: Any) -> None:
-            self.spawn(self._work(name, request, work(*args, **kwargs)))
+            self.spawn(self._work(name, request, lambda: work(*args, **kwargs)))
 
         signature = inspect.signature(work)
         self._signatures[name] = signature
@@ -160,14 +160,14 @@ class PylnAdapter(abc.ABC):
         """
 
         def begin(request: Request, **params: Any) -> None:
-            self.spawn(self._decide(name, request, decide(**params)))
+            self.spawn(self._decide(name, request, lambda: decide(**params)))
 
         self.plugin.add_hook(name, begin, background=True, filters=filters)
 
-    async def _decide(self, name: str, request: Request, decision: Awaitable[Params]) -> None:
+    async def _decide(self, name: str, request: Request, decide: Callable[[], Awaitable[Params]]) -> None:
         result = FALLBACKS.get(name, CONTINUE)
         try:
-            decided = await decision
+            decided = await decide()
             hook.answer(b"0", lenient_json.for_pyln(decided).strip())
             result = decided
         except asyncio.CancelledError:  # we are stopping: lightningd goes on without us
@@ -296,10 +296,10 @@ class PylnAdapter(abc.ABC):
         except ValueError as error:
             self.log(f"{method!r:.100} cannot even be refused: {error}", "error")
 
-    async def _work(self, name: str, request: Request, work: Awaitable[Any]) -> None:
+    async def _work(self, name: str, request: Request, work: Callable[[], Awaitable[Any]]) -> None:
         """Run a method of ours and answer it."""
         try:
-            request.set_result(await work)
+            request.set_result(await work())
             return
         except asyncio.CancelledError:
             refusal = MethodError(f"{name}: the plugin is stopping", INTERNAL_ERROR)
