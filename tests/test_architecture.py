@@ -259,9 +259,10 @@ def coroutine_names(trees: Iterable[ast.AST]) -> set[str]:
     for node in itertools.chain.from_iterable(map(ast.walk, trees)):
         if isinstance(node, ast.AsyncFunctionDef):
             names.add(node.name)
-        elif isinstance(node, ast.arg) and node.annotation is not None:
-            if re.match(r"Callable\[.*, (Coroutine|Awaitable)\[", ast.unparse(node.annotation)):
-                names.add(node.arg)
+        elif isinstance(node, ast.arg) and re.match(
+            r"Callable\[.*, (Coroutine|Awaitable)\[", ast.unparse(node.annotation) if node.annotation else ""
+        ):
+            names.add(node.arg)
     return names - set(dir(dict))
 
 
