@@ -119,12 +119,6 @@ def _sells(town: Town) -> bool:
     return True
 
 
-def has_built_in(programs: Programs, name: str) -> bool:
-    """Whether this lightningd was built with that plugin."""
-    place = Path(programs.lightningd).resolve().parent
-    return any((place / folder / name).exists() for folder in ("../libexec/c-lightning/plugins", "../plugins"))
-
-
 @pytest.fixture(scope="session")
 def programs() -> Programs:
     """lightningd and bitcoind, or a skip that says what is missing."""

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from harness.town import has_built_in
 
 from lsps2fast.errors import NodeError
+from lsps2fast_plugin.tools.bench.market import stock_lsp
 from lsps2fast_plugin.tools.regtest import Lightningd, Programs, Town, until
+from lsps2fast_plugin.tools.regtest.processes import built_in
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
 
 PAIR = "lightningd's built-in plugins and ours"
 SIZE_MSAT = 10_000_000
 NUMBERS = iter(range(1000))
-POLICY = f"""#!{sys.executable}
-from datetime import datetime, timedelta, timezone
-from pyln.client import Plugin
-plugin = Plugin()
-@plugin.method("lsps2-policy-getpolicy")
-def getpolicy(plugin, **kwargs):
-    until = datetime.now(timezone.utc) + timedelta(hours=1)
-    return {{"policy_opening_fee_params_menu": [{{
-        "min_fee_msat": "1000000", "proportional": 10000, "valid_until": until.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
-        "min_lifetime": 1008, "max_client_to_self_delay": 2016,
-        "min_payment_size_msat": "1500000", "max_payment_size_msat": "4000000000",
-    }}]}}
-@plugin.method("lsps2-policy-getchannelcapacity")
-def capacity(plugin, **kwargs):
-    return {{"channel_capacity_msat": 200000000}}
-plugin.run()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +25,7 @@ def town(towns: Callable[[str], Town]) -> Town:
 
 def needs(programs: Programs, name: str) -> None:
     """Skip where lightningd was built without this plugin."""
-    if not has_built_in(programs, name):
+    if built_in(programs, name) is None:
         pytest.skip(f"this lightningd was built without {name}")
 
 
@@ -69,15 +52,9 @@ def test_the_built_in_wallet_buys_from_ours(town: Town, programs: Programs, part
 
 @pytest.fixture(scope="module")
 def built_in_lsp(town: Town, programs: Programs) -> Iterator[Lightningd]:
-    """A node that sells with the built-in plugin; it must not charge for routing, or that plugin's parts fail."""
+    """A node that sells with the built-in plugin."""
     needs(programs, "cln-lsps-service")
-    options = {"experimental-lsps2-service": True, "experimental-lsps2-promise-secret": "ab" * 32}
-    node = town.node("built-in lsp", {**options, "fee-base": 0, "fee-per-satoshi": 0}, built_ins=True)
-    path = node.directory / "policy"
-    path.write_text(POLICY)
-    path.chmod(0o700)
-    node.options["plugin"] = path
-    node.options["disable-plugin"] = ["cln-lsps-client"]
+    node = stock_lsp(town)
     node.start()
     town.grant(node, [1_000_000] * 3)
     town.link(town.payer, node)

@@ -9,8 +9,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from lsps2fast import _hook as hook
-from lsps2fast_plugin.tools.bench import children, real, report
+from lsps2fast_plugin.tools.bench import children, crowd, real, real_sales, report
 from lsps2fast_plugin.tools.bench.calls import event_frame, hook_frame
+from lsps2fast_plugin.tools.bench.figures import figure, of_pairs, quantile
 from lsps2fast_plugin.tools.bench.harness import Child, percentiles
 from lsps2fast_plugin.tools.bench.run import Results, ratios
 from lsps2fast_plugin.tools.bench.sales import added_s, run_beside_a_hanging_one
@@ -138,6 +139,69 @@ def test_time_up_to_what_lightningd_says_is_its_own() -> None:
         entry(9.0, "plugin>host", method="log"),
     ]
     assert added_s(story) == 1.0
+
+
+def test_no_figure_of_a_run_too_short_for_it() -> None:
+    """P23, P24: a quantile has two values beyond it; a figure comes with its spread, or says how many are missing."""
+    values = [float(n) for n in range(20)]
+    assert [quantile(values, share) for share in (0.5, 0.9, 0.99)] == [9.0, 17.0, None]
+    assert quantile(values[:19], 0.9) is None
+    assert figure(values).shown(1) == "9.5 (4.0 to 14.0)"
+    assert (figure(values[:7]).shown(), figure(values[:19]).shown_p90()) == ("7 of 8 needed", "19 of 20 needed")
+    assert of_pairs([2.0, 9.0, 8.0, 4.0, 4.0], [1.0, 3.0, 2.0, 1.0]).median == 3.5  # 2, 3, 4, 4: pair by pair
+
+
+MACHINE = {"cpu": "x", "cores": 2, "load": "1", "python": "3", "lsps2fast": "0", "at": "now"}
+
+
+def test_sales_are_divided_by_the_payments_of_their_round() -> None:
+    """P23: medians, p90, failures, and a kind that the built-in service does not serve is named, not counted."""
+    kinds = (
+        ("ours", 1, 300.0),
+        ("built-in", 1, 1200.0),
+        ("ordinary payment", 1, 200.0),
+        ("ordinary payment", 5, 400.0),
+    )
+    cases = [real_sales.Case(name, parts, [ms + n for n in range(20)]) for name, parts, ms in kinds]
+    cases[0].take(real_sales.Paid(1.0, 0.5, "failed: WIRE_TEMPORARY_CHANNEL_FAILURE"))
+    found = real_sales.Sales(
+        MACHINE, "v0", [*cases, real_sales.Case("built-in", 5, [], ["unknown_next_peer"] * 3)], [2.0]
+    )
+    real_sales.leave_out(found)
+    assert [round(ratio.median or 0, 2) for _, _, ratio in real_sales.ratios(found)] == [1.48, 0.26]
+    lines = real_sales.sales_text(found).splitlines()
+    assert next(line for line in lines if line.startswith("ours, 1 part ")).split()[4:] == [
+        "310", "(304", "to", "314)", "317", "1",
+    ]  # fmt: skip
+    assert "left out: built-in, 5 parts: none of 3 was served: unknown_next_peer" in lines
+    assert json.loads(real_sales.as_json(found))["cases"][0]["failures"] == ["failed: WIRE_TEMPORARY_CHANNEL_FAILURE"]
+
+
+def test_crowds_are_divided_round_by_round() -> None:
+    """P24: total, median wait and CPU of ours and of the built-in service."""
+
+    def rush(name: str, total_s: float, waits_s: list[float], cpu_ms: float) -> real_sales.Rush:
+        return real_sales.Rush(name, len(waits_s), total_s, figure(waits_s), max(waits_s), cpu_ms, [])
+
+    waits_s = [1.0, 2.0, 3.0, 4.0]
+    rushes = [rush("ours", 8.0, waits_s, 2.0), rush("built-in", 10.0, [2 * wait for wait in waits_s], 4.0)]
+    text = real_sales.crowd_text(
+        real_sales.Crowds(MACHINE, "v0", [*rushes, rush("ours", 9.0, waits_s, 2.0)], [1.0, 3.5])
+    )
+    assert "load 1 before, 1 to 3.5 meanwhile" in text
+    ratios = {line.split("  ")[0]: line.split()[-3:] for line in text.splitlines() if line.endswith("0")}
+    assert ratios["a payer waits, median"] == ["0.50", "0.50", "0.50"]
+    assert next(line for line in text.splitlines() if line.startswith("all paid")).split()[-3:] == ["0.80"] * 3
+
+
+@pytest.mark.slow
+def test_a_crowd_on_the_embedded_node() -> None:
+    """P24, P16: each sale is paid, and costs five commits however many come."""
+    found = crowd.run_crowds(1, 5, 1, print)
+    (sold,) = found["crowds"]
+    assert (len(sold["waits_s"]), sold["commits"]) == (5, 25)
+    assert sold["cpu_ms"] > 0
+    assert crowd.text(found).splitlines()[-1].split()[-2] == "5.0"
 
 
 @pytest.mark.slow

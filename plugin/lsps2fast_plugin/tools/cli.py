@@ -74,15 +74,31 @@ def _flood_command(args: argparse.Namespace) -> int:
 
 
 def _real_command(args: argparse.Namespace) -> int:
-    from lsps2fast_plugin.tools.bench import real
+    from lsps2fast_plugin.tools.bench import real, real_sales
 
     rounds, payments = (2, 20) if args.quick else (9, 40)
     try:
-        results = real.RealBench(rounds, payments, _say).run()
+        if args.sales:
+            sales = real_sales.run_sales(args.rounds or (6 if args.quick else 24), _say)
+            text = real_sales.as_json(sales) if args.json else real_sales.sales_text(sales)
+        elif args.crowd:
+            crowds = real_sales.run_crowds(args.crowd, args.rounds or (1 if args.quick else 3), _say)
+            text = real_sales.as_json(crowds) if args.json else real_sales.crowd_text(crowds)
+        else:
+            results = real.RealBench(args.rounds or rounds, payments, _say).run()
+            text = real.as_json(results) if args.json else real.text(results)
     except ConfigError as error:
         sys.stderr.write(f"lsps2fast bench: {error}\n")
         return 2
-    sys.stdout.write(real.as_json(results) if args.json else real.text(results))
+    sys.stdout.write(text)
+    return 0
+
+
+def _crowd_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools.bench import crowd
+
+    crowds = crowd.run_crowds(args.seed, args.crowd, args.rounds or (1 if args.quick else 3), _say)
+    sys.stdout.write(crowd.as_json(crowds) if args.json else crowd.text(crowds))
     return 0
 
 
@@ -94,6 +110,11 @@ def _bench_command(args: argparse.Namespace) -> int:
         return _flood_command(args)
     if args.real:
         return _real_command(args)
+    if args.sales:
+        sys.stderr.write("lsps2fast bench: --sales needs --real: real nodes\n")
+        return 2
+    if args.crowd:
+        return _crowd_command(args)
     if _cannot_write("bench", "--plot", args.plot):
         return 2
     results = Bench(QUICK if args.quick else FULL, args.seed, _say).run()
@@ -183,6 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--plot", type=Path, metavar="FILE", help="draw latency and growth as SVG")
     bench.add_argument("--flood", action="store_true", help="a crowd of peers with LSPS2 requests instead")
     bench.add_argument("--real", action="store_true", help="instead: payments through a real lightningd (on PATH)")
+    bench.add_argument("--sales", action="store_true", help="with --real: sales beside ordinary payments instead")
+    bench.add_argument("--crowd", type=int, metavar="N", help="N sales at once instead, on embedded nodes or --real")
+    bench.add_argument("--rounds", type=int, metavar="N", help="of --real and --crowd (default by --quick)")
     bench.add_argument("--per-second", type=float, default=10_000, help="messages of the crowd (default 10,000)")
     bench.add_argument("--seconds", type=float, default=10, help="how long the crowd keeps on (default 10)")
     bench.add_argument("--seed", type=int, default=1, help="of the made-up HTLCs (default 1)")

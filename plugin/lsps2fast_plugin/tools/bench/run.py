@@ -91,6 +91,11 @@ class Results:
     seconds: float = 0.0
 
 
+def load() -> float:
+    """Return how many processes wanted to run, on average over the last minute."""
+    return float(Path("/proc/loadavg").read_text().split()[0])
+
+
 def machine() -> dict[str, Any]:
     """Return where the figures come from."""
     cpu = next(
@@ -104,7 +109,8 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": len(list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*"))),
-        "load": Path("/proc/loadavg").read_text().split()[0],
+        "load": f"{load():g}",
+        "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "system": platform.platform(),
         "python": platform.python_version(),
         "lsps2fast": __version__,

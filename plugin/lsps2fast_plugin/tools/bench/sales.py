@@ -17,7 +17,7 @@ from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.service.policy.rules import MODES
 from lsps2fast_plugin.simnode import World
 from lsps2fast_plugin.tools.bench import children
-from lsps2fast_plugin.tools.bench.harness import Child
+from lsps2fast_plugin.tools.bench.harness import Child, cpu_s
 from lsps2fast_plugin.tools.bench.start import fill
 
 COMMITS = frozenset(("datastore", "deldatastore"))
@@ -119,11 +119,12 @@ async def _is_ready(world: World) -> None:
 async def _run(seed: int, sessions: int, parts: int, mode: str) -> dict[str, Any]:
     async with _world(seed, sessions, mode) as world:
         await _is_ready(world)
-        mark, begin = len(world.transcript.entries), time.monotonic()
+        pid = world.lsp.processes[0].pid
+        mark, begin, before_s = len(world.transcript.entries), time.monotonic(), cpu_s(pid)
         waits_s = await asyncio.gather(*(_sell(world, number, parts, SIZE_MSAT) for number in range(sessions)))
         await world.until(lambda: _ended(world) == sessions, "all sessions are over")
         await world.until(lambda: _journalled(world) == sessions, "all records are final")
-        took_s = time.monotonic() - begin
+        took_s, used_s = time.monotonic() - begin, cpu_s(pid) - before_s
         calls = Counter(e["msg"]["method"] for e in list(world.transcript.entries)[mark:] if e["dir"] == "rpc>host")
     commits = sum(calls[method] for method in COMMITS)
     return {
@@ -131,6 +132,8 @@ async def _run(seed: int, sessions: int, parts: int, mode: str) -> dict[str, Any
         "parts": parts,
         "seconds": round(took_s, 3),
         "payer_waits_s": round(statistics.median(waits_s), 3),
+        "waits_s": [round(wait_s, 3) for wait_s in waits_s],
+        "cpu_ms": round(used_s * 1e3 / sessions, 2),
         "rpc_calls": sum(calls.values()),
         "commits": commits,
         "by_method": dict(sorted(calls.items())),

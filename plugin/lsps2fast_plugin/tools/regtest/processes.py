@@ -62,6 +62,13 @@ def find_programs() -> Programs:
     return Programs(*(str(found[name]) for name in names))
 
 
+def built_in(programs: Programs, name: str) -> Path | None:
+    """Return a plugin that this lightningd was built with, None where it was not."""
+    place = Path(programs.lightningd).resolve().parent
+    folders = ("../libexec/c-lightning/plugins", "../plugins")
+    return next((found.resolve() for folder in folders if (found := place / folder / name).exists()), None)
+
+
 def free_port() -> int:
     """Return a port that is free at the moment."""
     with socket.socket() as probe:
