@@ -1,7 +1,7 @@
 """`lsps2fast bench --crowd N`: so many sales at once on the embedded node, buys included.
 
-Its node takes no time for a channel but its own, so this is about our program: every sale ends, and what each costs. How
-long payers wait for real is `--real --crowd N`.
+Its node takes no time for a channel but its own, so this is about our program: every sale ends, and what each costs.
+How long payers wait for real is `--real --crowd N`.
 """
 
 from __future__ import annotations
