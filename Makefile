@@ -9,7 +9,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pure real simulate simulate-mutants ha lint types table wheels clean
+.PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants ha lint types table wheels clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ simulate: $(VENV)/built ## ten minutes of a town of honest and dishonest people 
 
 simulate-mutants: $(VENV)/built ## take each guard away and see the simulator find the loss
 	@$(VENV)/bin/lsps2fast simulate --mutants
+
+pages: $(VENV)/built ## write the pages of docs/ that are made from the code
+	@$(PY) -m lsps2fast_plugin.tools.pages
 
 api: $(VENV)/built ## write docs/reference/python-api.md from the public API
 	@$(PY) tests/pages/python_api.py

@@ -1,4 +1,7 @@
-"""Lets pages of the site speak of files outside of docs/: linked where the repository has an address, else named."""
+"""Lets pages of the site speak of files outside of docs/: linked where the repository has an address, else named.
+
+A drawing that says more when pointed at becomes part of its page, for browsers keep quiet about images.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+DRAWING = re.compile(r"!\[[^\]]*\]\((\.\./pictures/session-machine\.svg)\)")  # it speaks only inside the page
 LINK = re.compile(r"\[([^\]]*)\]\((\.\.?/[^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -22,4 +26,8 @@ def on_page_markdown(markdown: str, /, *, page: Any, config: Any, files: Any) ->
             return link[1]
         return f"[{link[1]}]({config['repo_url'].rstrip('/')}/blob/main/{target.relative_to(root)}{link[3] or ''})"
 
-    return LINK.sub(outward, markdown)
+    def inside(image: re.Match[str]) -> str:
+        path = (docs / page.file.src_uri).parent / image[1]
+        return f'<div class="drawing">{path.read_text(encoding="utf-8")}</div>'
+
+    return DRAWING.sub(inside, LINK.sub(outward, markdown))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +30,6 @@ from lsps2fast.actions import Opened
 from lsps2fast.errors import ProtocolBug
 from lsps2fast.table import CODES, GRID, MASKS, RULES, TABLE, TERMINAL, Input, State
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "session-machine.md"
 MODES: dict[str, dict[str, Any]] = {"trust": {}, "public": PUBLIC}
 
 # The shortest road into each state, and for inputs that answer a step the road to where that step is under way.
@@ -413,11 +411,6 @@ def test_a_target_that_is_no_state_is_refused() -> None:
     """A typing error in a cell is found when the module is loaded."""
     with pytest.raises(ProtocolBug, match="no state"):
         table.parse(GRID.replace("time_out>X", "time_out>Z"))
-
-
-def test_the_page_in_the_docs_is_fresh() -> None:
-    """`docs/reference/session-machine.md` is generated; make it again with `lsps2fast table --markdown`."""
-    assert PAGE.read_text() == table.markdown()
 
 
 def test_the_diagram_has_every_move_of_the_table() -> None:

@@ -11,7 +11,6 @@ from pyln.client import Plugin
 from lsps2fast_plugin.client.app import Client
 from lsps2fast_plugin.service.app import Service
 from lsps2fast_plugin.service.options import NUMBERS, add_options
-from lsps2fast_plugin.tools.options_page import reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -65,11 +64,6 @@ def test_the_options_table_names_real_options_and_their_defaults() -> None:
     assert len(texts) >= 4
     shown = {name: None if text in NOTHING else text for name, text in texts.items()}
     assert shown == {name: plugin.options[name].default for name in texts}
-
-
-def test_the_page_of_options_is_up_to_date() -> None:
-    """`python -m lsps2fast_plugin.tools.options_page > docs/reference/options.md` writes it."""
-    assert (ROOT / "docs/reference/options.md").read_text() == reference()
 
 
 HOOKS = {"init", "getmanifest", "custommsg", "rpc_command", "setconfig", "htlc_accepted"}  # each plugin has its own

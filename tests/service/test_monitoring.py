@@ -117,12 +117,6 @@ def test_rules_name_sections_of_the_runbook() -> None:
     assert RULES.count("- alert: ") == len(re.findall(r"^ +expr: ", RULES, re.M)) == RULES.count("summary: ")
 
 
-def test_the_page_of_metrics_is_the_one_that_the_code_makes() -> None:
-    """`python -m lsps2fast_plugin.tools.metrics_page`."""
-    page = (ROOT / "docs" / "reference" / "metrics.md").read_text("utf-8")
-    assert page == metrics_page.reference()
-
-
 def test_panels_have_places_of_their_own() -> None:
     """Three in a row, each with a title."""
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in BOARD["panels"]]

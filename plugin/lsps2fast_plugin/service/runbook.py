@@ -1,6 +1,6 @@
 """What to do about each kind of alarm: docs/how-to/runbook.md is made of it, and the page for the browser shows it.
 
-`python -m lsps2fast_plugin.tools.runbook_page > docs/how-to/runbook.md` writes that page.
+`make pages` writes docs/how-to/runbook.md from them.
 """
 
 from __future__ import annotations

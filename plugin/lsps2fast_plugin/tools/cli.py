@@ -140,7 +140,7 @@ class _Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     from lsps2fast_plugin.tools import report, watch  # here, so that a signal that comes meanwhile is heard
     from lsps2fast_plugin.tools.simulate import arguments
 
@@ -309,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> int:
     try:
         with _ended_by_signals():
-            args = _parser().parse_args(argv)
+            args = parser().parse_args(argv)
             command: Callable[[argparse.Namespace], int] = args.run
             return command(args)
     finally:
