@@ -111,6 +111,7 @@ APPROVAL: Final = BUY | {
     "opening": "the opening that was accepted; written before it is accepted",
     "opening.capacity_msat": "its size, msat",
     "opening.accepted_ms": "when, UTC ms",
+    "opening.sequence": "its number among the openings that were accepted",
     "opening.others": "channels that the LSP had with us before",
     "opening.channel_id": "of the new one, once it was seen",
     "openings": "how many were accepted",
