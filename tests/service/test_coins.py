@@ -105,8 +105,9 @@ async def test_a_coin_taken_between_the_choice_and_the_reservation_is_replaced(m
         writing.release()
         assert (await payment).paid
         await stage.over(invoice)
-        steps = ["datastore", "reserveinputs", "datastore", "reserveinputs", "fundchannel_start"]
-        assert stage.order("datastore", "reserveinputs", "fundchannel_start")[1:6] == steps
+        steps = ["datastore", "reserveinputs", "fundchannel_start"] * 2
+        assert stage.order("datastore", "reserveinputs", "fundchannel_start")[1:7] == steps
+        assert len(stage.calls("fundchannel_cancel")) == 1
         (tx,) = _fundings(stage)
         assert chosen not in {f"{txid}:{vout}" for txid, vout in tx.inputs}
         assert [row["reserved"] for row in stage.lsp.wallet.rows() if row["txid"] in chosen] == [True]

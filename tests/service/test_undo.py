@@ -82,6 +82,11 @@ def _signer_fails(stage: Stage, client: Client) -> str:
     return TEMPORARY
 
 
+def _completion_fails(stage: Stage, client: Client) -> str:
+    stage.lsp.faults.fail("fundchannel_complete", message="no")
+    return TEMPORARY
+
+
 def _start_fails(stage: Stage, client: Client) -> str:
     stage.lsp.faults.fail("fundchannel_start", message="internal")
     return TEMPORARY
@@ -94,7 +99,7 @@ def _is_silent(stage: Stage, client: Client) -> str:
 
 @pytest.mark.parametrize(
     "spoil",
-    [_refuses, _refuses_the_funding, _leaves, _signer_fails, _start_fails, _is_silent],
+    [_refuses, _refuses_the_funding, _leaves, _signer_fails, _completion_fails, _start_fails, _is_silent],
     ids=lambda f: f.__name__,
 )
 @pytest.mark.parametrize("beside", [_not_sent_yet, _not_confirmed_yet, _withheld, _confirmed], ids=lambda f: f.__name__)
@@ -116,7 +121,7 @@ async def test_an_open_that_fails_beside_another_channel_of_the_peer(
         assert (await payment).raw_messages == [answer]
         await stage.at_rest()
         waits = state == "CHANNELD_AWAITING_LOCKIN"
-        assert len(stage.calls("fundchannel_cancel")) == (spoil is _signer_fails and not waits)
+        assert len(stage.calls("fundchannel_cancel")) == (spoil is _completion_fails and not waits)
         assert not other.forgotten
         assert other.state == state
         assert {(row["txid"], row["output"]) for row in stage.lsp.wallet.rows() if row["reserved"]} == others
@@ -136,7 +141,7 @@ async def test_an_open_that_fails_alone_is_cancelled_and_the_client_stays_connec
     async with Stage(CLIENT_TRUSTS, fresh=True) as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
-        _signer_fails(stage, client)
+        _completion_fails(stage, client)
         assert (await payer.pay(invoice, [SIZE_MSAT])).raw_messages == [TEMPORARY]
         await stage.at_rest()
         assert len(stage.calls("fundchannel_cancel")) == 1
@@ -175,7 +180,7 @@ async def test_coins_come_back_though_the_call_that_ends_the_open_hangs(hanging:
         if hanging == "disconnect":
             client.behaviour.script = {"funding_created": "silent"}
         else:
-            _signer_fails(stage, client)
+            _completion_fails(stage, client)
         stuck = stage.lsp.faults.hang(hanging)
         payment = payer.pay(invoice, [SIZE_MSAT])
         await stage.until(lambda: client.script.done or stuck.reached.is_set(), "the open hangs")

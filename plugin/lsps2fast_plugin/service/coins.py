@@ -47,6 +47,10 @@ class CoinTaken(Lsps2Error):
     """Another program has reserved or spent a coin that we had chosen."""
 
 
+class NotReserved(Lsps2Error):
+    """lightningd does not reserve coins that we had chosen, for a reason that others would meet, too."""
+
+
 class Coin(NamedTuple):
     """One output of the wallet that can be spent. `point` is "txid:vout"."""
 
@@ -223,11 +227,19 @@ class Coins:
         return (await get_info(self._rpc)).is_syncing
 
     async def reserve(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
-        """Reserve the coins of a journalled intent. Raises NodeError.
+        """Reserve the coins of a journalled intent.
 
-        Raises CoinTaken, the coins no longer promised, when another program was quicker; NodeError after `TRIES` times.
-        `late` is called when a call that was given up has been carried out after all (see `Rpc.call`).
+        Raises CoinTaken, the coins no longer promised, when another program was quicker; NotReserved after `TRIES`
+        times, or where lightningd says something else. `late` is called when a call that was given up has been carried
+        out after all (see `Rpc.call`).
         """
+        try:
+            await self._reserve(jit_scid, funding, late)
+        except NodeError as error:
+            raise NotReserved(str(error)) from error
+        self._standing[jit_scid] = funding
+
+    async def _reserve(self, jit_scid: int, funding: Funding, late: Late | None) -> None:
         params = {"psbt": funding.psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
         try:
             try:
@@ -243,7 +255,6 @@ class Coins:
                 if lost >= TRIES:
                     raise
                 raise CoinTaken(error.message) from error
-        self._standing[jit_scid] = funding
 
     async def renew(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
         """Reserve the coins for longer, known as ours; spent ones need it no more. Raises NodeError."""

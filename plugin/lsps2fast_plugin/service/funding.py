@@ -188,7 +188,7 @@ class Funder:
         return peers[0].features if peers else None
 
     async def reserve(self, jit_scid: int, funding: Funding, late: Late) -> None:
-        """Reserve the coins that were chosen and journalled. Raises CoinTaken or NodeError. `late`: as in `open`."""
+        """Reserve the coins that were chosen and journalled. Raises CoinTaken or NotReserved. `late`: as in `open`."""
         await self._coins.reserve(jit_scid, funding, late)
 
     async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:

@@ -11,8 +11,9 @@ called again. What a call that got no answer has done is found out by looking (K
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 from lsps2fast.actions import Channel, ChannelLimits, Funding, Opened
 from lsps2fast.errors import AnswerPending, Lsps2Error, NodeError, NodeUnreachable
@@ -20,6 +21,7 @@ from lsps2fast_plugin.cln.answers import number, text
 from lsps2fast_plugin.cln.channel_types import named, opened_instead
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import (
+    Json,
     OpenAttempt,
     PeerChannel,
     find_channel,
@@ -29,6 +31,7 @@ from lsps2fast_plugin.cln.models import (
 )
 from lsps2fast_plugin.cln.psbt import inputs_of
 from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.service.coins import CoinTaken, NotReserved
 from lsps2fast_plugin.service.funding import ChannelGone, limits_of
 
 SILENCE_S: Final = 30.0  # for one answer of the peer inside an open (K-22)
@@ -49,6 +52,9 @@ NOT_TO_BE_TAKEN: Final = (  # how lightningd begins to say that no channel can b
     "channel funding ",
     "max_accepted_htlcs ",
 )
+
+
+T = TypeVar("T")
 
 
 class TypeNotOpened(Lsps2Error):
@@ -89,20 +95,29 @@ class Opener:
         self._rpc = rpc
         self._zero_reserve = zero_reserve
 
-    async def open(self, peer_id: str, funding: Funding, late: Late | None = None, *, look: bool = True) -> Opened:
+    async def open(
+        self,
+        peer_id: str,
+        funding: Funding,
+        reserved: Awaitable[None],
+        late: Late | None = None,
+        *,
+        look: bool = True,
+    ) -> Opened:
         """Negotiate, sign and complete; the funding is withheld until it is sent.
 
-        `look`: also return what the channel allows, if lightningd knows (O-05), for its funding is sent before it is
-        usable. `late` is called when a step that was given up has been carried out after all (see `Rpc.call`).
-        Raises RefusedByClient, TypeNotOpened, ChannelGone (signed by the client and gone again) or NodeError. Then no
-        open of ours is under way any more, unless lightningd answers nothing at all.
+        `reserved` is done once the coins are reserved: nothing is signed before. `look`: also return what the channel
+        allows, if lightningd knows (O-05), for its funding is sent before it is usable. `late` is called when a step
+        that was given up has been carried out after all (see `Rpc.call`).
+        Raises RefusedByClient, TypeNotOpened, ChannelGone (signed by the client and gone again), NodeError, or what
+        `reserved` raises. Then no open of ours is under way any more, unless lightningd answers nothing at all.
         """
         try:
-            channel = await self._negotiate(peer_id, funding, late)
+            channel = await self._negotiate(peer_id, funding, reserved, late)
         except AnswerPending:  # of the two calls that wait for the peer, or of a signer that sleeps
             await self.hang_up(peer_id)
             raise
-        except TypeNotOpened:
+        except (TypeNotOpened, CoinTaken, NotReserved):
             await self.end(peer_id, funding)
             raise
         except NodeError as error:
@@ -115,7 +130,7 @@ class Opener:
             raise
         return Opened(channel, await self._first_limits(peer_id, channel.channel_id) if look else None)
 
-    async def _negotiate(self, peer_id: str, funding: Funding, late: Late | None) -> Channel:
+    async def _negotiate(self, peer_id: str, funding: Funding, reserved: Awaitable[None], late: Late | None) -> Channel:
         start: dict[str, Any] = {
             "id": peer_id,
             "amount": funding.capacity_sat,
@@ -125,7 +140,7 @@ class Opener:
         }
         if self._zero_reserve(peer_id):
             start["reserve"] = 0
-        started = await self._rpc.call("fundchannel_start", start, SILENCE_S, late)
+        _, started = await _both(reserved, self._rpc.call("fundchannel_start", start, SILENCE_S, late))
         if (other := opened_instead(started, funding.channel_type)) is not None:
             raise TypeNotOpened(f"lightningd asked for {named(other)} in its place")  # for which this is not the size
         address = text(started, "fundchannel_start", "funding_address")
@@ -133,12 +148,15 @@ class Opener:
         with_output = await self._rpc.call("addpsbtoutput", output)
         psbt = text(with_output, "addpsbtoutput", "psbt")
         outnum = number(with_output, "addpsbtoutput", "outnum")
-        # Signed before there is a channel: whatever can fail locally fails while it costs nothing (O-21).
-        signed = text(await self._rpc.call("signpsbt", {"psbt": psbt}), "signpsbt", "signed_psbt")
         complete = {"id": peer_id, "psbt": psbt, "withhold": True}
-        completed = await self._rpc.call("fundchannel_complete", complete, SILENCE_S, late)
+        # A channel whose funding cannot be signed is withheld, and closed like any that an open has left behind (O-21).
+        signed, completed = await _both(
+            self._rpc.call("signpsbt", {"psbt": psbt}),
+            self._rpc.call("fundchannel_complete", complete, SILENCE_S, late),
+        )
         channel_id = text(completed, "fundchannel_complete", "channel_id")
-        return Channel(channel_id, signed, funding_txid(channel_id, outnum))
+        signed_psbt = text(signed, "signpsbt", "signed_psbt")
+        return Channel(channel_id, signed_psbt, funding_txid(channel_id, outnum))
 
     async def _first_limits(self, peer_id: str, channel_id: str) -> ChannelLimits | None:
         """Return what is known right after the open; None when lightningd does not say: it will be asked again.
@@ -190,6 +208,19 @@ class Opener:
         """Return withheld channels that spend these coins: a call whose answer was lost made them. Raises NodeError."""
         channels = await list_peer_channels(self._rpc, id=peer_id)
         return [channel for channel in channels if is_funded_by(channel, funding)]
+
+
+async def _both(ours: Awaitable[T], peers: Awaitable[Json]) -> tuple[T, Json]:
+    """Return what comes of two calls that are made in this order, once both are answered (P17).
+
+    Raises what the second raises, which waits for the peer, else what the first does: what both have done is known.
+    """
+    done = await asyncio.gather(ours, peers, return_exceptions=True)
+    if isinstance(done[1], BaseException):
+        raise done[1]
+    if isinstance(done[0], BaseException):
+        raise done[0]
+    return done[0], done[1]
 
 
 def _is_this_open(attempt: OpenAttempt, funding: Funding) -> bool:

@@ -18,7 +18,7 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.channel_types import named
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins
+from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins, NotReserved
 from lsps2fast_plugin.service.funding import ChannelGone, ChannelTooLarge, Funder, NotForwardable
 from lsps2fast_plugin.service.opening import Opener, RefusedByClient, TypeNotOpened
 from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
@@ -84,24 +84,21 @@ class OpeningOrders:
 
     async def open(self, action: order.OpenChannel) -> None:
         """Reserve the coins that the record names, and open the channel."""
-        try:
-            # Only now: the record names these coins.
-            late = partial(self._reservations.reserved_late, action.jit_scid, action.funding)
-            await self._funder.reserve(action.jit_scid, action.funding, late)
-        except CoinTaken as error:
-            log.info(f"choosing other coins: {error}")
-            await self._choose(action, lambda: self._funder.choose_again(action.jit_scid, action.funding))
-            return
-        except NodeError as error:
-            log.warning(f"coins cannot be reserved: {error}")
-            self._tasks.open_failed(action, "no_coins", f"coins cannot be reserved: {error}")
-            return
         buy = self._tasks.buy(action.jit_scid)
         peer_id, look = buy.peer_id, not buy.client_trusts_lsp
         async with self._alone_with(peer_id):
             try:
+                # Only now: the record names these coins.
+                reserved_late = partial(self._reservations.reserved_late, action.jit_scid, action.funding)
+                reserving = self._funder.reserve(action.jit_scid, action.funding, reserved_late)
                 late = partial(self._clear_late, peer_id, action.funding)
-                opened = await self._opener.open(peer_id, action.funding, late, look=look)
+                opened = await self._opener.open(peer_id, action.funding, reserving, late, look=look)
+            except CoinTaken as error:
+                log.info(f"choosing other coins: {error}")
+                await self._choose(action, lambda: self._funder.choose_again(action.jit_scid, action.funding))
+            except NotReserved as error:
+                log.warning(f"coins cannot be reserved: {error}")
+                self._tasks.open_failed(action, "no_coins", f"coins cannot be reserved: {error}")
             except RefusedByClient as error:
                 if error.at_once:
                     await self._ask_for_another_type(action, f"the client refused the channel: {error}", by_client=True)

@@ -23,6 +23,7 @@ from lsps2fast_plugin.service.coins import (
     LowWater,
     Need,
     NotEnoughCoins,
+    NotReserved,
     select,
 )
 
@@ -241,7 +242,7 @@ async def _losing_again_and_again() -> None:
             await coins.reserve(ONE, funding)
         funding = await choose(coins, ONE, 40_000)
     wallet.taken(*funding.inputs)
-    with pytest.raises(NodeError, match="already reserved"):
+    with pytest.raises(NotReserved, match="already reserved"):
         await coins.reserve(ONE, funding)
 
 

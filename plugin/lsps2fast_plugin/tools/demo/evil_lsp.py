@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from lsps2fast import actions as order
 from lsps2fast.errors import Lsps2Error
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.service import app, wiring
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.executor import ActionExecutor
@@ -53,11 +52,9 @@ class WithholdingBroadcaster(Broadcaster):
 class ResizingOpener(Opener):
     """Opens a channel too small for the payment it was sold for."""
 
-    async def open(
-        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
-    ) -> order.Opened:
+    async def open(self, peer_id: str, funding: order.Funding, *args: Any, **how: Any) -> order.Opened:
         shrunk = replace(funding, capacity_sat=int(funding.capacity_sat * SHRUNK_TO))
-        return await super().open(peer_id, shrunk, late, look=look)
+        return await super().open(peer_id, shrunk, *args, **how)
 
 
 class LateEffects(ActionExecutor):
@@ -87,11 +84,9 @@ class ReusingOpener(Opener):
 
     kept: ClassVar[dict[str, order.Opened]] = {}
 
-    async def open(
-        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
-    ) -> order.Opened:
+    async def open(self, peer_id: str, *args: Any, **how: Any) -> order.Opened:
         if peer_id not in self.kept:
-            self.kept[peer_id] = await super().open(peer_id, funding, late, look=look)
+            self.kept[peer_id] = await super().open(peer_id, *args, **how)
         return self.kept[peer_id]
 
 
@@ -106,12 +101,10 @@ class VanishingParts(HeldHtlcs):
 class RepeatingOpener(Opener):
     """Opens a second channel for the same sale."""
 
-    async def open(
-        self, peer_id: str, funding: order.Funding, late: Late | None = None, *, look: bool = True
-    ) -> order.Opened:
-        first = await super().open(peer_id, funding, late, look=look)
+    async def open(self, *args: Any, **how: Any) -> order.Opened:
+        first = await super().open(*args, **how)
         with contextlib.suppress(Lsps2Error):
-            await super().open(peer_id, funding, late, look=False)
+            await super().open(*args, **how | {"look": False})
         return first
 
 
