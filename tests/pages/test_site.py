@@ -45,3 +45,13 @@ def test_one_sale() -> None:
         "2,750 sat: 4.6 per mille",
     ):
         assert words in ECONOMICS
+
+
+def test_each_fact_about_others_has_its_source() -> None:
+    """Numbers in the text and rows of sources are the same, and each row says as of when."""
+    page = (ROOT / "docs" / "explanation" / "comparison.md").read_text("utf-8")
+    text, _, sources = page.partition("## Sources")
+    rows = dict(re.findall(r"^\| (\d+) \| .* \| ([^|]+) \|$", sources, re.M))
+    cited = set(re.findall(r"\[(\d+)\]", text))
+    assert cited | {"3"} == rows.keys()  # 3 is what 1 and 2 stand on
+    assert all(date.strip() for date in rows.values())
