@@ -100,6 +100,14 @@ def test_every_example_is_read_as_the_object_it_is(vector: dict[str, Any]) -> No
     assert lsps0.parse_json(payload_of(vector)) == vector["json"]
 
 
+def test_a_message_of_brackets_is_refused_by_their_number() -> None:
+    """T-02: before it is read, for what Python reads differs from version to version; a menu has a few dozen."""
+    most = lsps0.MOST_CONTAINERS - 1
+    assert len(lsps0.parse_json(b'{"a":[' + b",".join([b"{}"] * (most - 1)) + b"]}")["a"]) == most - 1
+    with pytest.raises(MalformedFrame, match="too many arrays and objects"):
+        lsps0.parse_json(b'{"a":[' + b",".join([b"{}"] * most) + b"]}")
+
+
 @pytest.mark.parametrize(
     ("payload", "offset"),
     [

@@ -131,6 +131,7 @@ def _call(name: str, value: Any) -> str | None:
     if inspect.isclass(value) and (issubclass(value, enum.Enum) or not _has_constructor(value)):
         return None
     text = re.sub(r"\b(?:[a-z_0-9]+\.)+(?=[A-Z])", "", str(inspect.signature(value))).replace("'", "")
+    text = re.sub(r"ForwardRef\(([^()]*)\)", r"\1", text)  # as Python 3.14 shows what a NamedTuple is annotated with
     return name + text.replace("(self, ", "(").replace("(self)", "()").removesuffix(" -> None")
 
 

@@ -20,6 +20,7 @@ from lsps2fast.errors import Malformed, MalformedFrame, PeerError, ProtocolBug
 MESSAGE_TYPE: Final = 37913
 MESSAGE_TYPE_HEX: Final = "9419"
 MAX_PAYLOAD: Final = 65533  # a BOLT 8 message of 65535 bytes less its type (T-30)
+MOST_CONTAINERS: Final = 4096  # arrays and objects in a message: Python 3.14 reads 20,000 inside each other
 FEATURE_BIT: Final = 729
 FEATURE_BITS_HEX: Final = "02" + "00" * 91  # for `featurebits` in lightningd's manifest (T-33)
 
@@ -114,12 +115,15 @@ def parse_json(payload: bytes) -> dict[str, Any]:
     """Return the one JSON object in `payload` (T-02 … T-04). Raises MalformedFrame, whatever the bytes are.
 
     Refused beside bad grammar: zero bytes, anything but UTF-8, a byte order mark, duplicate names, lone surrogates,
-    NaN and infinities, numbers and nesting beyond what Python reads, more bytes than a peer message has.
+    NaN and infinities, numbers and nesting beyond what Python reads, more than `MOST_CONTAINERS` arrays and objects,
+    more bytes than a peer message has.
     """
     if len(payload) > MAX_PAYLOAD:
         raise MalformedFrame("too long for a peer message", MAX_PAYLOAD)
     if b"\0" in payload:
         raise MalformedFrame("zero byte", payload.index(b"\0"))
+    if payload.count(b"[") + payload.count(b"{") > MOST_CONTAINERS:
+        raise MalformedFrame("too many arrays and objects", 0)
     try:
         text = payload.decode("utf-8")
         value = _DECODER.decode(text)
