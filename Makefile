@@ -23,7 +23,7 @@ $(VENV)/tools: release/lock/dev.txt
 
 $(VENV)/built: $(VENV)/tools $(SOURCES)
 	@echo "== compiling the core and installing lsps2fast in $(VENV)"
-	@LSPS2FAST_BUILD=compiled $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[terminal,metrics,page]" \
+	@LSPS2FAST_BUILD=compiled $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[terminal,metrics,page,fleet]" \
 		>$(VENV)/build.log 2>&1 || (cat $(VENV)/build.log; exit 1)
 	@touch $@
 

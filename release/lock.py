@@ -15,13 +15,16 @@ ROOT = Path(__file__).parents[1]
 LOCK = Path("release", "lock")
 GROUPS = ("dev", "docs", "dist", "wheels")  # dev.txt first: the others keep to it
 
+EXTRAS = ("terminal", "metrics", "page", "fleet")
+
 
 def pin(group: str) -> None:
     """Write one file; the project's own dependencies stand in dev.txt."""
     command = ["uv", "pip", "compile", "--universal", "--python-version", "3.11", "--generate-hashes", "--quiet"]
     command += ["--upgrade", "--no-annotate", "--custom-compile-command", "make lock", "--group", group]
     if group == "dev":
-        command += ["pyproject.toml", "--extra", "terminal", "--extra", "metrics", "--extra", "page"]
+        command += ["pyproject.toml"]
+        command += [word for extra in EXTRAS for word in ("--extra", extra)]
     else:
         command += ["--constraints", str(LOCK / "dev.txt")]
     subprocess.run([sys.executable, "-m", *command, "--output-file", str(LOCK / f"{group}.txt")], cwd=ROOT, check=True)

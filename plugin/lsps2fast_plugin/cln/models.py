@@ -289,6 +289,8 @@ class NodeInfo(msgspec.Struct, frozen=True):
     """The answer to getinfo."""
 
     blockheight: int
+    id: str = ""
+    alias: str = ""
     network: str = "bitcoin"
     our_features: NodeFeatures = NodeFeatures()
     warning_bitcoind_sync: str | None = None

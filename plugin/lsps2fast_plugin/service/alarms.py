@@ -29,6 +29,7 @@ class Kind(NamedTuple):
 
 OTHER: Final = "other"
 KINDS: Final = (
+    Kind("fleet", r"^fleet:", "The fleet's database is away; this node sells alone, from its share."),
     Kind("ledger", r"sales ledger", "The sales ledger cannot be written; selling goes on."),
     Kind("coins", r"no coins|free coins|pool of coins", "Payments fail for want of free, confirmed coins."),
     Kind("bug", r" broke\b|^session .*:", "A fault of this program; the payment it was about is ended safely."),

@@ -29,6 +29,7 @@ from lsps2fast_plugin.cln.host import Host, HtlcFilter
 from lsps2fast_plugin.cln.models import (
     CLOSING,
     LEFT,
+    NodeInfo,
     find_channel,
     get_info,
     list_configs,
@@ -197,12 +198,26 @@ class Service(PluginApp):
         self._take_early_facts()
         parts.shut.known()
         self.host.interest_loaded()
+        await self._join_fleet(parts, info)
         self._sell(parts, keyring, delta)
         self.host.spawn(driver.run())
         self.host.spawn(self._watch_policy(parts))
         self.host.spawn(self._tidy_daily(parts, delta))
         self._fill_pool(parts)
         log.info(f"lsps2fast-service {__version__} ({BACKEND} core) sells JIT channels: {len(parts.offers)} buys live")
+
+    async def _join_fleet(self, parts: ServiceParts, info: NodeInfo) -> None:
+        """Know what this node holds before anything is sold; whether the database answers is no condition."""
+        fleet, url = parts.fleet, parts.settings.fleet
+        if fleet is None or url is None:
+            return
+        from lsps2fast_plugin.service.fleet.database import Database
+
+        await until_answered("reading what is held of the fleet", fleet.load, self.clock)
+        for peer_id in {*parts.desk.policy.ledger.peers(), *(buy.peer_id for buy in parts.offers)}:
+            fleet.touched(peer_id)
+        wire = Database(url, info.network, info.id, info.alias, __version__)
+        self.host.spawn(fleet.run(wire))
 
     def _take_early_facts(self) -> None:
         facts, self._early_facts = self._early_facts or [], None
@@ -245,6 +260,7 @@ class Service(PluginApp):
             clock=self.clock,
             random64=lambda: self._dice.getrandbits(64),
             accept=accept,
+            buying=parts.fleet,
         )
         self.talk.begin(parts.rpc, negotiator)
 
@@ -354,6 +370,8 @@ class Service(PluginApp):
             await self.metrics.close()
         if self.page is not None:
             await self.page.close()
+        if self.parts.fleet is not None:
+            await self.parts.fleet.close()
         await self.parts.rpc.close()
 
 

@@ -58,8 +58,9 @@ class SessionEvents:
         coins_moved: Callable[[], None],
         attempt_ended: Callable[[int, bytes, str], Awaitable[None]],
         sales: SalesLedger,
+        touched: Callable[[str], None] | None = None,
     ) -> None:
-        """`coins_moved()`: what is free may have changed by our own doing.
+        """`coins_moved()`: what is free may have changed by our own doing. `touched(peer_id)`: what this client has.
 
         `attempt_ended(jit_scid, payment_hash, outcome)` leaves word of a payment whose buy lives on.
         """
@@ -72,6 +73,7 @@ class SessionEvents:
         self._coins_moved = coins_moved
         self._attempt_ended = attempt_ended
         self._sales = sales
+        self._touched = touched or (lambda _: None)
         self._opening: set[int] = set()  # jit scids whose channel is being made
         self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
         self.ends = dict.fromkeys(("SUCCEEDED", "FAILED", "ABANDONED", "UNDERPAID"), 0)  # of payments, since the start
@@ -92,6 +94,8 @@ class SessionEvents:
                 case Broadcast():
                     self._funding_ordered(action)
                 case ForgetBuy():
+                    if (buy := self._offers.get(action.jit_scid)) is not None:
+                        self._touched(buy.peer_id)
                     self._exposure.buy_ended(action.jit_scid)
                     if action.outcome in UNUSED:
                         self._unused(action.jit_scid)
@@ -117,6 +121,7 @@ class SessionEvents:
         buy, core = self._offers.get(jit_scid), self._sessions.buys.get(jit_scid)
         if buy is None:
             return
+        self._touched(buy.peer_id)
         whole = new == State.UNDERPAID and core is not None and core.took_whole
         self._exposure.session_changed(buy, payment_hash, old, new, whole)
         if (new == State.SUCCEEDED or whole) and core is not None and core.channel is not None:

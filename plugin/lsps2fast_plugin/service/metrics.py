@@ -44,6 +44,8 @@ GAUGES: Final = {  # key of `lsps2-stats`: meaning
     "pool_coins": "Free coins of at least the size in lsps2-coin-pool, at the last look",
     "channels_to_keep_open": "Paid channels whose min_lifetime may still run",
     "paused": "1 while selling is paused",
+    "fleet_joined": "1 while the fleet's database answers; nothing for a node that is alone",
+    "fleet_nodes": "Nodes of the fleet, at the last look; nothing for a node that is alone",
     "held_blocks_left": "Blocks until the first of the HTLCs held now expires; nothing while none is held",
     "oldest_withheld_s": "Age of the oldest channel whose funding is kept back, in seconds; 0: none",
     "broadcasts_owed": "Payments whose client was paid and whose funding is owed to the chain",

@@ -28,6 +28,7 @@ from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.service.policy.limits import Admit, Refusal
 from lsps2fast_plugin.service.policy.preflight import Facts, least_capacity_sat, preflight
 from lsps2fast_plugin.service.policy.rules import Token
+from lsps2fast_plugin.service.policy.shared import Buying, NoFleet, Place
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.supply import NodeTerms, Supply
 
@@ -54,11 +55,14 @@ class Negotiator:
         clock: Clock,
         random64: Callable[[], int],
         accept: Callable[[Buy], Awaitable[None]],
+        buying: Buying | None = None,
     ) -> None:
         """`scid_taken(scid)`: a channel of ours has this scid or alias.
 
-        `accept` journals a buy and makes its scid live before the client hears of it (B-10).
+        `accept` journals a buy and makes its scid live before the client hears of it (B-10). `buying` asks the other
+        nodes of the operator, if there are any.
         """
+        self._buying = buying or NoFleet()
         self._scid_taken = scid_taken
         self._supply = supply
         self._offers = offers
@@ -179,10 +183,20 @@ class Negotiator:
         capacity_sat = preflight(ask, facts, self._policy.rules.capacity, self._refusals)
         jit_scid = new_scid(self._random64, self._taken)
         capacity_sat = await self._as_the_plugin_wants(ask, jit_scid, facts, capacity_sat)
+        token = self._token_of(ask.params)  # others may have used it up meanwhile
+        most_msat = self._policy.most_capacity_sat(ask, capacity_sat, facts) * 1000
+        mining_msat = self._policy.rules.floor.mining_msat(facts.feerate_perkw)
+        async with self._buying.place(Place(peer_id, token, most_msat, mining_msat)):
+            buy = await self._sell(peer_id, ask, jit_scid, capacity_sat, facts)
+        self._desk.buys += 1
+        return lsps2.buy_result(buy.jit_scid, buy.cltv_expiry_delta_blocks, buy.client_trusts_lsp)
+
+    async def _sell(self, peer_id: str, ask: BuyAsk, jit_scid: int, capacity_sat: int, facts: Facts) -> Buy:
+        """Store the buy. Raises PeerError or StoreError: it was not sold."""
         wall_ms = self._clock.wall_ms()
         if ask.params.valid_until_ms <= wall_ms:  # it lapsed while we asked
             raise lsps2.invalid_fee_params()
-        token = self._token_of(ask.params)  # others may have used it up meanwhile
+        token = self._token_of(ask.params)  # as above
         trusts = self._policy.trust_of(ask, peer_id, token, capacity_sat, facts, wall_ms)
         buy = Buy(
             jit_scid=jit_scid,
@@ -195,8 +209,7 @@ class Negotiator:
             capacity_sat=capacity_sat,
         )
         await self._store(buy, token)
-        self._desk.buys += 1
-        return lsps2.buy_result(buy.jit_scid, buy.cltv_expiry_delta_blocks, buy.client_trusts_lsp)
+        return buy
 
     def _check_welcome(self, peer_id: str) -> None:
         """Step 2 of B-06. Raises PeerError 1, or -32603 for what passes."""

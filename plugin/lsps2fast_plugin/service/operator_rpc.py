@@ -30,6 +30,7 @@ def add_methods(host: Host, parts: Callable[[], ServiceParts | None]) -> LedgerM
     host.method("lsps2-quote", methods.quote)
     host.method("lsps2-cancel", methods.cancel)
     host.method("lsps2-forgive", methods.forgive)
+    host.method("lsps2-fleet", methods.fleet)
     host.method("lsps2-pause", methods.pause)
     host.method("lsps2-resume", methods.resume)
     if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
@@ -91,6 +92,14 @@ class Methods:
         forgiven = self._parts.exposure.forgive(client)
         log.info(f"{client} was forgiven by the operator: {forgiven}")
         return {"peer_id": client, "forgiven": forgiven}
+
+    async def fleet(self) -> dict[str, Any]:
+        """Return what this node shares with the operator's others: nodes, their policies, what is held of each pot."""
+        self._ready()
+        fleet = self._parts.fleet
+        if fleet is None:
+            raise refusal(STATE, "this node is alone: lsps2-fleet is not set")
+        return fleet.state()
 
     async def cancel(self, jit_channel_scid: str) -> dict[str, Any]:
         """Take an unpaid offer back: parts it holds fail, later ones find no channel. A channel being made goes on."""
@@ -216,6 +225,8 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "held_msat_limit": parts.settings.gate.held_sat * 1000,
         "hold_blocks_limit": parts.settings.max_hold_blocks,
         "paused": parts.desk.paused,
+        "fleet_joined": None if parts.fleet is None else parts.fleet.holds.joined,
+        "fleet_nodes": None if parts.fleet is None else parts.fleet.holds.nodes,
         "policy": parts.desk.policy.rules.source,
         "journal_commits": parts.store.commits + parts.notebook.commits,
         "alarms": len(parts.alarms),

@@ -68,6 +68,7 @@ class Settings(NamedTuple):
     page_token: str | None
     ledger: str
     bookkeeper_notes: bool
+    fleet: str | None = None
 
 
 NUMBERS: NumberTable = {  # default, least, most, meaning
@@ -202,6 +203,12 @@ def add_options(plugin: Plugin) -> None:
         "file of the sales ledger (SQLite); a relative path is in lightning-dir, beside lightningd's database; `off` "
         "keeps none",
     )
+    plugin.add_option(
+        "lsps2-fleet",
+        None,
+        "postgresql://USER:PASSWORD@HOST:PORT/DATABASE that several nodes share: quotas, budgets, what clients did; by "
+        "default this node is alone",
+    )
     plugin.add_option("lsps2-metrics-listen", None, "host:port of a page for Prometheus; by default there is none")
     plugin.add_option(
         "lsps2-page-listen",
@@ -267,6 +274,17 @@ def _page_token(value: Any, address: tuple[str, int] | None) -> str | None:
             f"lsps2-page-token must have {TOKEN_LENGTH} to 200 letters, digits or signs, and no spaces; "
             "`openssl rand -hex 16` makes one"
         )
+    return str(value)
+
+
+def _fleet(value: Any) -> str | None:
+    """Look at the URL and at the driver, so that a mistake stops the start."""
+    if value is None:
+        return None
+    from lsps2fast_plugin.service.fleet.database import load_driver, split_url  # a node that is alone needs neither
+
+    split_url(str(value))
+    load_driver()
     return str(value)
 
 
@@ -359,4 +377,5 @@ def read_settings(plugin: Plugin) -> Settings:
         page_token=_page_token(get("lsps2-page-token"), page_listen),
         ledger=str(get("lsps2-ledger") or LEDGER_FILE),
         bookkeeper_notes=bool(get("lsps2-bookkeeper-notes")),
+        fleet=_fleet(get("lsps2-fleet")),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lsps2fast._sessions import Sessions
 from lsps2fast.lsps.buys import BuyRegistry
@@ -36,6 +37,9 @@ from lsps2fast_plugin.service.session_store import SessionStore
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.supply import Supply
 from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
+
+if TYPE_CHECKING:
+    from lsps2fast_plugin.service.fleet.fleet import Fleet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +79,4 @@ class ServiceParts:
     effects: ActionExecutor
     alarms: Alarms
     lookout: MissedEventPoller
+    fleet: Fleet | None

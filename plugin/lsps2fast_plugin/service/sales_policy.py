@@ -16,6 +16,7 @@ from lsps2fast.lsps.promise import Keyring, key_from_hex
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.models import Caller
+from lsps2fast_plugin.service.fleet.holds import Holds
 from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.policy.external import ExternalPolicy
 from lsps2fast_plugin.service.policy.limits import Gate, Refusals
@@ -23,7 +24,7 @@ from lsps2fast_plugin.service.policy.policy import Policy
 from lsps2fast_plugin.service.policy.preflight import Facts
 from lsps2fast_plugin.service.policy.rules import Token
 from lsps2fast_plugin.service.policy.tokens import ROOT as TOKENS
-from lsps2fast_plugin.service.policy.tokens import Record, TokenUses
+from lsps2fast_plugin.service.policy.tokens import Record
 from lsps2fast_plugin.service.policy.trust import TrustLedger
 from lsps2fast_plugin.service.policy.watch import PolicyFile
 from lsps2fast_plugin.service.sales_ledger.terms import band_of, token_label
@@ -47,7 +48,8 @@ class Desk:
         if settings.policy_file is not None:
             self.file = PolicyFile(settings.policy_file, self.refusals)
             rules = self.file.load(clock.wall_ms())
-        self.policy = Policy(rules, refusals=self.refusals, uses=TokenUses(), ledger=TrustLedger(rules.trust))
+        self.holds = None if settings.fleet is None else Holds()
+        self.policy = Policy(rules, refusals=self.refusals, ledger=TrustLedger(rules.trust), pots=self.holds)
         self.gate = Gate(settings.gate, self.refusals)
         self.external = ExternalPolicy(rpc, now_ms=clock.now_ms, refusals=self.refusals, use=settings.policy_plugin)
         self._zero_reserve = settings.zero_reserve

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from lsps2fast._sessions import Sessions
 from lsps2fast.actions import TEMPORARY, Channel
@@ -46,6 +47,9 @@ from lsps2fast_plugin.service.session_store import SessionStore
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.supply import Supply, largest_payable
 from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
+
+if TYPE_CHECKING:
+    from lsps2fast_plugin.service.fleet.fleet import Fleet
 
 
 def build_parts(
@@ -133,6 +137,7 @@ def build_parts(
         ended=ended,
         threadless=None if host.has_threads else host.spawn,
     )
+    fleet = _fleet(desk, settings, notebook, clock, offers, alarms)
     books = SessionEvents(
         host=host,
         sessions=sessions,
@@ -143,6 +148,7 @@ def build_parts(
         coins_moved=view.changed,
         attempt_ended=lambda scid, hash_, outcome: store.attempt_ended(scid, hash_, outcome, clock.wall_ms()),
         sales=sales,
+        touched=None if fleet is None else fleet.touched,
     )
     funder = Funder(
         rpc,
@@ -225,4 +231,23 @@ def build_parts(
         effects=effects,
         alarms=alarms,
         lookout=lookout,
+        fleet=fleet,
+    )
+
+
+def _fleet(
+    desk: Desk, settings: Settings, notebook: DatastoreRecords, clock: Clock, offers: BuyRegistry, alarms: Alarms
+) -> Fleet | None:
+    if desk.holds is None:
+        return None
+    from lsps2fast_plugin.service.fleet.fleet import Fleet  # a node that is alone does not need it
+
+    return Fleet(
+        holds=desk.holds,
+        policy=desk.policy,
+        notebook=notebook,
+        clock=clock,
+        open_count=offers.open_count,
+        buys_per_peer=settings.limits.buys_per_peer,
+        alarm=alarms.tell,
     )

@@ -61,6 +61,12 @@ def _database_command(args: argparse.Namespace) -> int:
     return database_check.run(args)
 
 
+def _fleet_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools import fleet
+
+    return fleet.run(args)
+
+
 def _say(text: str) -> None:
     sys.stderr.write(f"  {text}\n")
 
@@ -229,6 +235,19 @@ def parser() -> argparse.ArgumentParser:
     )
     database.add_argument("url", nargs="?", help="lightningd's option `wallet` (default: of LIGHTNINGD_WALLET)")
     database.set_defaults(run=_database_command)
+
+    fleet = commands.add_parser("fleet", help="the database that several nodes of one LSP share")
+    fleet.add_argument("action", choices=("init", "show", "forget"), help="make its tables, list nodes, take one out")
+    fleet.add_argument("url", help="postgresql://USER:PASSWORD@HOST:PORT/DATABASE, of a role that may create there")
+    fleet.add_argument("node", nargs="?", help="forget: the id of a node that will not come back")
+    fleet.add_argument("--role", help="init: let this role of the database in, which the nodes then use")
+    fleet.add_argument(
+        "--network",
+        choices=("bitcoin", "testnet", "testnet4", "signet", "regtest"),
+        default="bitcoin",
+        help="init: of the nodes (default: bitcoin)",
+    )
+    fleet.set_defaults(run=_fleet_command)
 
     table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
     table.add_argument("--markdown", action="store_true", help="as the page in docs/reference")

@@ -6,11 +6,15 @@ our own trouble: temporary for the payer, and the offer stays.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.rules import Rules
+from lsps2fast_plugin.service.policy.shared import CAPITAL, MINING, MINING_IN_ALL, WITHHELD, Alone, Pots
 from lsps2fast_plugin.service.policy.trust import TrustLedger
+
+Of = Callable[[str, int], int]
 
 ON_TRUST_AT_ONCE: Final = 2  # channels of one client on chain that are not paid for yet, while nothing is proved
 
@@ -44,31 +48,38 @@ class Use(NamedTuple):
 class Budgets:
     """The limits in force, and what the ledger says of their use."""
 
-    def __init__(self, rules: Rules, ledger: TrustLedger) -> None:
+    def __init__(self, rules: Rules, ledger: TrustLedger, pots: Pots | None = None) -> None:
+        """`pots`: what other nodes of the operator leave of each limit."""
         self.rules = rules  # a reload of the policy replaces them
+        self._pots = pots or Alone()
         self._ledger = ledger
         self._stakes = ledger.stakes
 
     # Room -----------------------------------------------------------------------------------------
 
-    def on_trust_room_msat(self) -> int:
-        """Return what more may lie in channels that go on chain before they are paid for."""
-        return self.rules.trust.most_on_trust_msat - self._stakes.msat(on_trust=True)
+    def on_trust_room_msat(self, of: Of | None = None) -> int:
+        """Return what more may lie in channels that go on chain before they are paid for.
 
-    def withheld_room_msat(self) -> int:
+        `of(pot, most)`: how much of a limit counts; by default what this node may use without asking others.
+        """
+        most_msat = (of or self._pots.limit)(CAPITAL, self.rules.trust.most_on_trust_msat)
+        return most_msat - self._stakes.msat(on_trust=True)
+
+    def withheld_room_msat(self, of: Of | None = None) -> int:
         """Return what more may be reserved for channels that are withheld.
 
         One whose client takes a crumb goes on chain unpaid, unasked; what fills the other pot so leaves less room here.
         """
         rule, withheld_msat = self.rules.trust, self._stakes.msat(on_trust=False)
         over_msat = self._stakes.msat(on_trust=True) - rule.most_on_trust_msat
-        return rule.most_withheld_msat - withheld_msat - max(over_msat, 0)
+        return (of or self._pots.limit)(WITHHELD, rule.most_withheld_msat) - withheld_msat - max(over_msat, 0)
 
-    def mining_room_msat(self, wall_ms: int, *, on_trust: bool = True) -> int:
+    def mining_room_msat(self, wall_ms: int, *, on_trust: bool = True, of: Of | None = None) -> int:
         """Return what more may be spent on mining today without being paid for, or be risked on a withheld channel."""
-        rule = self.rules.trust
-        most_msat = rule.most_mining_msat if on_trust else rule.most_mining_in_all_msat
-        return most_msat - self._stakes.mining_msat(wall_ms)
+        rule, of = self.rules.trust, of or self._pots.limit
+        if on_trust:
+            return of(MINING, rule.most_mining_msat) - self._stakes.mining_msat(wall_ms)
+        return of(MINING_IN_ALL, rule.most_mining_in_all_msat) - self._stakes.mining_msat(wall_ms)
 
     def share_msat(self, free_sat: int) -> int:
         """Return the most that one client may hold in channels that are not paid for."""
@@ -76,16 +87,18 @@ class Budgets:
         return coins_msat * self.rules.trust.client_share_percent // 100
 
     def room_msat(self, peer_id: str, free_sat: int, safe_only: bool, mining_msat: int, wall_ms: int) -> int:
-        """Return the largest channel of this client that they all allow now. Its first one is free of the share.
+        """Return the largest channel of this client that they all allow now, once other nodes were asked. Its first
+        one is free of the share.
 
         `mining_msat` is what a channel costs.
         """
-        if mining_msat > self.mining_room_msat(wall_ms, on_trust=False):
+        of = self._pots.reach
+        if mining_msat > self.mining_room_msat(wall_ms, on_trust=False, of=of):
             return 0
-        room_msat = self.withheld_room_msat()
+        room_msat = self.withheld_room_msat(of)
         if not safe_only:
-            room_msat = max(room_msat, self.on_trust_room_msat())
-        if held_msat := self._stakes.of_peer_msat(peer_id):
+            room_msat = max(room_msat, self.on_trust_room_msat(of))
+        if held_msat := self._ledger.held_msat(peer_id):
             room_msat = min(room_msat, self.share_msat(free_sat) - held_msat)
         return room_msat
 
@@ -133,7 +146,7 @@ class Budgets:
         return No(Refusal.SOLD_AT_A_LOSS, text, loss_msat)
 
     def _share(self, opening: Opening) -> No | None:
-        held_msat = self._stakes.of_peer_msat(opening.peer_id)
+        held_msat = self._ledger.held_msat(opening.peer_id)
         needed_msat = held_msat + opening.capacity_sat * 1000
         if not held_msat or needed_msat <= self.share_msat(opening.free_sat):
             return None
@@ -158,11 +171,11 @@ class Budgets:
     # For the operator -----------------------------------------------------------------------------
 
     def uses(self, free_sat: int, wall_ms: int) -> dict[Refusal, Use]:
-        """Return each limit with what is used of it, in msat."""
-        rule, stakes = self.rules.trust, self._stakes
+        """Return each limit, as far as it is this node's to use, with what is used of it, in msat."""
+        rule, stakes, limit = self.rules.trust, self._stakes, self._pots.limit
         return {
-            Refusal.CAPITAL_BUDGET: Use(stakes.msat(on_trust=True), rule.most_on_trust_msat),
-            Refusal.WITHHELD_BUDGET: Use(stakes.msat(on_trust=False), rule.most_withheld_msat),
-            Refusal.MINING_BUDGET: Use(stakes.mining_msat(wall_ms), rule.most_mining_msat),
+            Refusal.CAPITAL_BUDGET: Use(stakes.msat(on_trust=True), limit(CAPITAL, rule.most_on_trust_msat)),
+            Refusal.WITHHELD_BUDGET: Use(stakes.msat(on_trust=False), limit(WITHHELD, rule.most_withheld_msat)),
+            Refusal.MINING_BUDGET: Use(stakes.mining_msat(wall_ms), limit(MINING, rule.most_mining_msat)),
             Refusal.CLIENT_SHARE: Use(stakes.largest_of_a_peer_msat(), self.share_msat(free_sat)),
         }

@@ -29,6 +29,7 @@ from lsps2fast_plugin.service.policy.rules import (
     Token,
     rules_from_options,
 )
+from lsps2fast_plugin.service.policy.shared import Pots
 from lsps2fast_plugin.service.policy.tokens import TokenUses
 from lsps2fast_plugin.service.policy.trust import TrustLedger
 
@@ -60,13 +61,14 @@ class Policy:
         refusals: Refusals | None = None,
         uses: TokenUses | None = None,
         ledger: TrustLedger | None = None,
+        pots: Pots | None = None,
     ) -> None:
-        """Load `uses` and `ledger` from the journal before the first client."""
+        """Load `uses` and `ledger` from the journal before the first client. `pots` are shared with other nodes."""
         self.rules = rules
         self.refusals = Refusals() if refusals is None else refusals
-        self.uses = TokenUses() if uses is None else uses
+        self.uses = TokenUses(pots) if uses is None else uses
         self.ledger = TrustLedger(rules.trust) if ledger is None else ledger
-        self.budgets = Budgets(rules, self.ledger)
+        self.budgets = Budgets(rules, self.ledger, pots)
         self._told: set[tuple[str, str]] = set()
 
     def replace(self, rules: Rules) -> None:
@@ -229,16 +231,20 @@ class Policy:
     def trust_of(
         self, ask: BuyAsk, peer_id: str, token: Token | None, capacity_sat: int, facts: Facts, wall_ms: int
     ) -> bool:
-        """`trust_mode` of a buy, judged by the largest channel that its payment may ask for: one above what was bought,
-        and in variable mode the largest of the offer.
+        """`trust_mode` of a buy, judged by the largest channel that its payment may ask for."""
+        most_sat = self.most_capacity_sat(ask, capacity_sat, facts)
+        mining_msat = self.rules.floor.mining_msat(facts.feerate_perkw)
+        return self.trust_mode(peer_id, token, most_sat * 1000, mining_msat, wall_ms)
+
+    def most_capacity_sat(self, ask: BuyAsk, capacity_sat: int, facts: Facts) -> int:
+        """Return the largest channel that a buy may become: one for a payment above what was bought, and in variable
+        mode for the largest of the offer.
         """
         size_msat, most_msat = ask.payment_size_msat, ask.params.max_payment_size_msat
         if size_msat is not None:
             most_msat = min(size_msat + size_msat * facts.overpay_ppm // 1_000_000, most_msat)
         largest = BuyAsk(ask.params, most_msat)
-        most_sat = max(capacity_sat, min(least_capacity_sat(largest, facts), self.rules.capacity.max_sat))
-        mining_msat = self.rules.floor.mining_msat(facts.feerate_perkw)
-        return self.trust_mode(peer_id, token, most_sat * 1000, mining_msat, wall_ms)
+        return max(capacity_sat, min(least_capacity_sat(largest, facts), self.rules.capacity.max_sat))
 
     # For the operator -----------------------------------------------------------------------------------
 

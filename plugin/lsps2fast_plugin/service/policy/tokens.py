@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from lsps2fast_plugin.service.policy.rules import Token
+from lsps2fast_plugin.service.policy.shared import TOKEN, Alone, Pots
 
 ROOT: Final = ("lsps", "lsps2", "tokens")
 VERSION: Final = 1
@@ -32,10 +33,16 @@ def _read_uses(value: Any) -> int:
     return uses
 
 
+def _pot(token: Token) -> tuple[str, int]:
+    return f"{TOKEN}{token.hash.hex()}", token.max_uses or 0
+
+
 class TokenUses:
     """Uses of every token that has a quota, by token hash. Tokens without one are not counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, pots: Pots | None = None) -> None:
+        """`pots`: what other nodes of the operator leave of each quota."""
+        self._pots = pots or Alone()
         self._uses: dict[bytes, int] = {}
         self._broken: set[bytes] = set()
 
@@ -69,7 +76,7 @@ class TokenUses:
         """Buys that are left, None for any number."""
         if token.max_uses is None:
             return None
-        return 0 if token.hash in self._broken else max(token.max_uses - self.uses(token), 0)
+        return 0 if token.hash in self._broken else max(self._pots.reach(*_pot(token)) - self.uses(token), 0)
 
     def take(self, token: Token) -> Record | None:
         """Count a buy that is about to be stored. The caller then writes the record before it stores the buy.
@@ -78,7 +85,7 @@ class TokenUses:
         """
         if token.max_uses is None:
             return None
-        if self.left(token) == 0:
+        if self.left(token) == 0 or self._pots.limit(*_pot(token)) <= self.uses(token):
             raise ValueError(f"{token.label} is used up")
         self._uses[token.hash] = self.uses(token) + 1
         return self.record(token.hash)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.lsps2 import format_datetime, format_scid, parse_msat, parse_node_id, parse_scid
 from lsps2fast_plugin.service.policy.rules import TrustRule
+from lsps2fast_plugin.service.policy.shared import Others
 from lsps2fast_plugin.service.policy.stakes import DAY_MS, HOUR_MS, Fault, Stake, Stakes
 from lsps2fast_plugin.service.policy.tokens import Record
 
@@ -63,6 +64,7 @@ class TrustLedger:
 
     def __init__(self, rule: TrustRule, max_peers: int = MAX_PEERS) -> None:
         self.rule = rule  # a reload of the policy may replace it
+        self.others = Others()
         self.stakes = Stakes()
         self._max_peers = max_peers
         self._peers: OrderedDict[str, _Peer] = OrderedDict()  # least recently heard of first
@@ -71,6 +73,10 @@ class TrustLedger:
 
     def __len__(self) -> int:
         return len(self._peers)
+
+    def peers(self) -> list[str]:
+        """Return every peer that something is known of."""
+        return list(self._peers)
 
     # Facts, each with the wall time; those about a channel may be repeated, as a restart does -----------------------
 
@@ -191,7 +197,7 @@ class TrustLedger:
 
     def forgive(self, peer_id: str, wall_ms: int) -> dict[str, int]:
         """Forget what is held against a peer, by the operator's word; return what it was."""
-        told = {"unpaid_channels": self.unpaid(peer_id, wall_ms), "probes": self.probes(peer_id, wall_ms)}
+        told = {"unpaid_channels": self.unpaid_here(peer_id, wall_ms), "probes": self.probes_here(peer_id, wall_ms)}
         if peer_id in self._peers:
             self._peers[peer_id] = _Peer()
             self._touch(peer_id, wall_ms)
@@ -204,13 +210,21 @@ class TrustLedger:
     # Questions ----------------------------------------------------------------------------------------------------
 
     def unpaid(self, peer_id: str, wall_ms: int) -> int:
-        """Channels this peer left unpaid by its own deed, not yet forgiven. A debt that still stands does not heal."""
+        """Channels this peer left unpaid by its own deed at any node, not yet forgiven."""
+        return self.unpaid_here(peer_id, wall_ms) + self.others.of(peer_id).unpaid
+
+    def unpaid_here(self, peer_id: str, wall_ms: int) -> int:
+        """Return those of this node. A debt that still stands does not heal."""
         peer = self._peers.get(peer_id)
         standing = sum(stake.fault is Fault.CLIENT for stake in self.stakes.of_peer(peer_id))
         return max(0 if peer is None else peer.unpaid.now(wall_ms, self._heal_ms), standing)
 
     def unsettled(self, peer_id: str, wall_ms: int) -> int:
         """Return its channels on chain that a payment should have paid for lately, whatever made it fail."""
+        return self.unsettled_here(peer_id, wall_ms) + self.others.of(peer_id).unsettled
+
+    def unsettled_here(self, peer_id: str, wall_ms: int) -> int:
+        """Return those of this node."""
         return sum(
             stake.sent and stake.ended_ms is not None and wall_ms - stake.ended_ms < self._probe_heal_ms
             for stake in self.stakes.of_peer(peer_id)
@@ -218,12 +232,20 @@ class TrustLedger:
 
     def under_way(self, peer_id: str, *, but: int | None = None) -> int:
         """Return its channels on trust that a payment is under way for, that of the jit scid `but` aside."""
+        return self.under_way_here(peer_id, but=but) + self.others.of(peer_id).under_way
+
+    def under_way_here(self, peer_id: str, *, but: int | None = None) -> int:
+        """Return those of this node."""
         return sum(
             stake.on_trust and not stake.over and stake.jit_scid != but for stake in self.stakes.of_peer(peer_id)
         )
 
     def probes(self, peer_id: str, wall_ms: int) -> int:
         """Probes by this peer that are not yet forgotten."""
+        return self.probes_here(peer_id, wall_ms) + self.others.of(peer_id).probes
+
+    def probes_here(self, peer_id: str, wall_ms: int) -> int:
+        """Return those at this node."""
         peer = self._peers.get(peer_id)
         return 0 if peer is None else peer.probes.now(wall_ms, self._probe_heal_ms)
 
@@ -235,6 +257,8 @@ class TrustLedger:
             return f"payments for {probes} sales to this peer failed after a channel was made"
         if self.unsettled(peer_id, wall_ms) or self.under_way(peer_id):
             return "an open channel of this peer is not yet paid for"
+        if self.others.is_unknown(peer_id):
+            return "the fleet's database is away, and what this peer did at other nodes is not known here"
         return None
 
     def reasons(self, peer_id: str) -> list[str]:
@@ -242,6 +266,10 @@ class TrustLedger:
         peer = self._peers.get(peer_id)
         events = [] if peer is None else peer.events
         return [f"{format_datetime(ms)}, {format_scid(scid)}: {SENTENCES[what]}" for ms, what, scid in events]
+
+    def held_msat(self, peer_id: str) -> int:
+        """Return what lies in channels of this peer that are not paid for, at all nodes."""
+        return self.stakes.of_peer_msat(peer_id) + self.others.of(peer_id).unpaid_msat
 
     # Journal ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Several nodes that sell as one LSP: what they share, in a PostgreSQL database of the operator's."""

@@ -1,0 +1,265 @@
+"""The fleet's PostgreSQL, asked over one connection, one question at a time.
+
+Every question has an end (`PATIENCE_S`). After one that failed the connection is given up: `join` makes a new one, and
+waits in the database until what the old one had under way is over. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from lsps2fast.errors import ConfigError, Lsps2Error
+from lsps2fast_plugin.service.fleet.holds import Ask, Granted
+from lsps2fast_plugin.service.fleet.schema import VERSION
+from lsps2fast_plugin.service.policy.shared import Standing
+
+CONNECT_S: Final = 5.0
+PATIENCE_S: Final = 2.0  # for one answer
+SCHEMA: Final = "lsps2fast"
+FENCED: Final = "LF003"
+
+
+class FleetAway(Lsps2Error):
+    """The database did not answer, or not well; the sentence says what to do."""
+
+
+class NotOurs(FleetAway):
+    """It answers, and will not serve this node until the operator mends something."""
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """What a client has with the other nodes."""
+
+    peer: str
+    buys: int
+    unpaid: int
+    probes: int
+    unsettled: int
+    under_way: int
+    unpaid_msat: int
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(self.buys, self.unpaid, self.probes, self.unsettled, self.under_way, self.unpaid_msat)
+
+
+class FleetNode(msgspec.Struct, frozen=True):
+    """One node of the fleet, this one among them; `seen_s` since it was last heard of."""
+
+    node: str
+    alias: str
+    program: str
+    policy: str
+    seen_s: int
+
+
+class _About(msgspec.Struct, frozen=True):
+    network: str
+    version: int
+
+
+class _Placed(msgspec.Struct, frozen=True):
+    room: bool
+    others: Heard
+    holds: list[tuple[int, int, int]]
+
+
+class _News(msgspec.Struct, frozen=True):
+    holds: list[tuple[int, int, int]]
+    others: dict[str, tuple[int, int]]
+    clients: list[Heard]
+    nodes: list[FleetNode]
+    now: datetime
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """The answer about one buy; without `room` the client has too many already."""
+
+    room: bool
+    others: Standing
+    holds: list[Granted]
+
+
+class News(msgspec.Struct, frozen=True):
+    """What the others have told; `others`: by pot what they hold and use together, nothing for none."""
+
+    holds: list[Granted]
+    others: dict[str, tuple[int, int]]
+    clients: list[Heard]
+    nodes: list[FleetNode]
+    now: datetime
+
+
+class Client(msgspec.Struct, frozen=True):
+    """What this node tells of one client."""
+
+    peer: str
+    buys: int
+    unpaid: int
+    probes: int
+    unsettled: int
+    under_way: int
+    unpaid_msat: int
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Return the URL for the driver, and the schema that its parameter `schema` names. Raises ConfigError."""
+    try:
+        place = urlsplit(url)
+        _ = place.port
+    except ValueError as error:
+        raise ConfigError(f"lsps2-fleet is no URL: {error}") from None
+    if place.scheme not in ("postgres", "postgresql") or not place.hostname:
+        raise ConfigError("lsps2-fleet must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    query = dict(parse_qsl(place.query))
+    schema = query.pop("schema", SCHEMA)
+    if not schema.isidentifier() or not schema.isascii() or schema != schema.lower() or len(schema) > 63:
+        raise ConfigError("the schema in lsps2-fleet must be made of a-z, 0-9 and _, as in ?schema=lsps2fast")
+    return urlunsplit(place._replace(query=urlencode(query))), schema
+
+
+def load_driver() -> Any:
+    """Return asyncpg. Raises ConfigError without it."""
+    try:
+        import asyncpg
+    except ImportError:
+        raise ConfigError("lsps2-fleet needs asyncpg: pip install 'lsps2fast[fleet]', or leave it out") from None
+    return asyncpg
+
+
+class Database:
+    """One node's talk with the fleet's database."""
+
+    def __init__(self, url: str, network: str, node: str, alias: str, program: str) -> None:
+        """Check the URL. Raises ConfigError."""
+        self._url, self._schema = split_url(url)
+        self._driver = load_driver()
+        self._network = network
+        self._node, self._alias, self._program = node, alias, program
+        self._connection: Any = None
+        self._epoch = 0
+
+    @property
+    def place(self) -> str:
+        """The server, without a password."""
+        place = urlsplit(self._url)
+        return f"{place.hostname}:{place.port or 5432}{place.path}"
+
+    async def join(self, policy: str) -> None:
+        """Connect, and act for this node from now on; an earlier process of it is refused. Raises FleetAway."""
+        await self.leave()
+        try:
+            connect = self._driver.connect(
+                self._url, timeout=CONNECT_S, command_timeout=PATIENCE_S, statement_cache_size=0
+            )
+            self._connection = await asyncio.wait_for(connect, CONNECT_S + 1)
+        except Exception as error:
+            raise self._away(error) from error
+        about = await self._ask("network_and_version()", _About)
+        if about.version != VERSION:
+            what = "upgrade this program" if about.version > VERSION else "run `lsps2fast fleet init` with this program"
+            raise NotOurs(
+                f"the schema {self._schema} at {self.place} has version {about.version}, not {VERSION}: {what}"
+            )
+        if about.network != self._network:
+            raise NotOurs(
+                f"the fleet at {self.place} is one on {about.network}, this node is on {self._network}; give each its "
+                "own database, or its own schema as in ?schema=lsps2fast_testnet"
+            )
+        self._epoch = await self._ask("join_fleet($1, $2, $3, $4)", int, self._node, self._alias, self._program, policy)
+
+    async def place_buy(self, peer_id: str, buys: int, most_buys: int, asks: Sequence[Ask]) -> Placed:
+        """Ask for a place for one more buy of a client, who then has `buys` here. Raises FleetAway."""
+        answer = await self._ask(
+            "place_buy($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            _Placed,
+            self._node,
+            self._epoch,
+            peer_id,
+            buys,
+            most_buys,
+            *_columns(asks),
+        )
+        return Placed(answer.room, answer.others.standing, [Granted(*each) for each in answer.holds])
+
+    async def tell_and_hear(
+        self, policy: str, asks: Sequence[Ask], watch: Sequence[str], clients: Sequence[Client], since: datetime | None
+    ) -> News:
+        """Tell what has changed here, hear what has changed elsewhere, of the pots in `watch`. Raises FleetAway."""
+        told = msgspec.json.encode(clients).decode()
+        answer = await self._ask(
+            "tell_and_hear($1, $2, $3, $4, $5, $6, $7, $8, coalesce($9, '-infinity'::timestamptz))",
+            _News,
+            self._node,
+            self._epoch,
+            *_columns(asks),
+            list(watch),
+            told,
+            since,
+        )
+        await self._ask("seen_now($1, $2)", None, self._node, policy)
+        return News([Granted(*each) for each in answer.holds], answer.others, answer.clients, answer.nodes, answer.now)
+
+    async def leave(self) -> None:
+        """Close the connection, whatever it does."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.terminate()
+
+    async def _ask(self, call: str, answer: Any, *arguments: Any) -> Any:
+        if self._connection is None:
+            raise FleetAway(f"no connection to {self.place}")
+        try:
+            value = await asyncio.wait_for(
+                self._connection.fetchval(f"SELECT {self._schema}.{call}", *arguments), PATIENCE_S + 1
+            )
+            if answer is None or answer is int:
+                return value
+            return msgspec.json.decode(value, type=answer)
+        except asyncio.CancelledError:
+            await self.leave()  # the answer may still come; the next question needs a connection of its own
+            raise
+        except Exception as error:
+            await self.leave()
+            raise self._away(error) from error
+
+    def _away(self, error: Exception) -> FleetAway:
+        """Say what is wrong and what to do; a URL with its password never shows."""
+        code = str(getattr(error, "sqlstate", None) or "")
+        where = f"the fleet's database at {self.place}"
+        if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+            return FleetAway(f"{where} did not answer within {PATIENCE_S:g} s")
+        if code == FENCED:
+            return FleetAway(f"{where}: another process acts for this node, or it was forgotten there")
+        if code in ("28P01", "28000"):
+            return NotOurs(f"{where} refuses user or password; mend lsps2-fleet or the role there")
+        if code in ("3D000", "3F000", "42P01", "42883"):
+            return NotOurs(f"{where} has no schema {self._schema} of a fleet; run `lsps2fast fleet init URL` once")
+        if code == "42501":
+            return NotOurs(f"{where} lets this role not in; run `lsps2fast fleet init URL --role ROLE` for it")
+        if code == "25006":
+            return FleetAway(f"{where} is read-only: a replica, or set so; name the server that takes writes")
+        if code.startswith("53"):
+            return FleetAway(f"{where} is out of disk, memory or connections ({error})")
+        if code == "LF004":
+            return NotOurs(f"{where}: set default_transaction_isolation to 'read committed' for this role")
+        return FleetAway(f"{where}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}")
+
+
+def _columns(asks: Sequence[Ask]) -> tuple[list[str], list[int], list[int], list[int]]:
+    """Sorted by pot, so that no two nodes wait for each other."""
+    rows = sorted(asks)
+    return (
+        [ask.pot for ask in rows],
+        [ask.used for ask in rows],
+        [ask.want for ask in rows],
+        [ask.most for ask in rows],
+    )

@@ -1,0 +1,110 @@
+"""`lsps2fast fleet`: makes the tables that several nodes share, shows who is in, and takes a node out for good."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.service.fleet.database import CONNECT_S, load_driver, split_url
+from lsps2fast_plugin.service.fleet.schema import CALLABLE, MIGRATIONS, VERSION
+
+PATIENCE_S: Final = 30.0
+
+
+async def init(connection: Any, schema: str, args: Namespace) -> str:
+    """Make the schema, or bring it to this version and lose nothing; let a role in. Raises ConfigError."""
+    async with connection.transaction():
+        await connection.fetchval("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", schema)  # one at a time
+        await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        await connection.execute(f"SET LOCAL search_path = {schema}, pg_temp")
+        version = 0
+        if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.about") is not None:
+            row = await connection.fetchrow("SELECT version, network FROM about")
+            version = row["version"]
+            if row["network"] != args.network:
+                raise ConfigError(
+                    f"the schema {schema} is that of a fleet on {row['network']}; name another one, as in "
+                    f"?schema=lsps2fast_{args.network}"
+                )
+        if version > VERSION:
+            raise ConfigError(f"the schema {schema} has version {version}, newer than {VERSION}: upgrade this program")
+        for migration in MIGRATIONS[version:]:
+            await connection.execute(migration)
+        if version == 0:
+            await connection.execute("INSERT INTO about (version, network) VALUES ($1, $2)", VERSION, args.network)
+        else:
+            await connection.execute("UPDATE about SET version = $1", VERSION)
+        names = "SELECT oid::regprocedure::text AS name FROM pg_proc WHERE pronamespace = $1::text::regnamespace"
+        for row in await connection.fetch(names, schema):
+            await connection.execute(f"ALTER FUNCTION {row['name']} SET search_path = {schema}, pg_temp")
+            await connection.execute(f"REVOKE ALL ON FUNCTION {row['name']} FROM PUBLIC")
+        if args.role is not None:
+            role = '"' + args.role.replace('"', '""') + '"'
+            await connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
+            for function in CALLABLE:
+                await connection.execute(f"GRANT EXECUTE ON FUNCTION {schema}.{function} TO {role}")
+    words = "made" if version == 0 else "is as it was" if version == VERSION else f"brought from version {version}"
+    allowed = "" if args.role is None else f"; {args.role} may call its functions, and nothing else"
+    return f"schema {schema} for a fleet on {args.network}, version {VERSION}: {words}{allowed}\n"
+
+
+async def show(connection: Any, schema: str, args: Namespace) -> str:
+    """Return the nodes and the pots, a line each."""
+    lines = []
+    seen = "extract(epoch FROM now() - seen)::bigint AS s"
+    for row in await connection.fetch(f"SELECT node, alias, program, policy, {seen} FROM {schema}.node ORDER BY node"):
+        lines.append(
+            f"node {row['node']} {row['alias']}: version {row['program']}, policy {row['policy']}, "
+            f"heard of {row['s']} s ago\n"
+        )
+    for row in await connection.fetch(
+        f"SELECT pot, sum(held) AS held, sum(used) AS used, count(*) AS n FROM {schema}.hold GROUP BY pot ORDER BY pot"
+    ):
+        lines.append(f"pot {row['pot']}: {row['used']} used, {row['held']} held by {row['n']} nodes\n")
+    clients = await connection.fetchval(f"SELECT count(DISTINCT peer) FROM {schema}.client")
+    return "".join(lines) + f"{clients} clients are known\n"
+
+
+async def forget(connection: Any, schema: str, args: Namespace) -> str:
+    """Take a node out that will not come back: what it held and used is free for the others. Raises ConfigError."""
+    gone = await connection.execute(f"DELETE FROM {schema}.node WHERE node = $1", args.node)
+    if gone == "DELETE 0":
+        raise ConfigError(f"no node {args.node} is known; `lsps2fast fleet show` lists them")
+    return f"{args.node} is forgotten; what it held and used counts no more\n"
+
+
+ACTIONS: Final[dict[str, Callable[[Any, str, Namespace], Awaitable[str]]]] = {
+    "init": init,
+    "show": show,
+    "forget": forget,
+}
+
+
+async def _run(args: Namespace) -> str:
+    driver, (url, schema) = load_driver(), split_url(args.url)
+    if args.action == "forget" and args.node is None:
+        raise ConfigError("name the node to forget: its id, 66 hex digits")
+    try:
+        connection = await driver.connect(url, timeout=CONNECT_S, command_timeout=PATIENCE_S, statement_cache_size=0)
+    except Exception as error:  # whatever the driver, the system or the server say: the sentence goes to a person
+        raise ConfigError(f"the database cannot be reached: {error or type(error).__name__}") from error
+    try:
+        return await ACTIONS[args.action](connection, schema, args)
+    except driver.PostgresError as error:
+        raise ConfigError(f"{error}; this needs a role that may create in the database") from error
+    finally:
+        connection.terminate()
+
+
+def run(args: Namespace) -> int:
+    """Do one of `ACTIONS` and print what came of it; 2 when that cannot be."""
+    try:
+        sys.stdout.write(asyncio.run(_run(args)))
+    except ConfigError as error:
+        sys.stderr.write(f"lsps2fast fleet: {error}\n")
+        return 2
+    return 0

@@ -1,0 +1,38 @@
+"""A PostgreSQL of Debian's on loopback, where the machine has one; each test gets a schema of its own."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.fleet import FleetServer
+
+from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.tools.regtest.postgres import find_postgres
+
+SCHEMAS = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[FleetServer]:
+    """Skip with the reason where there is no PostgreSQL."""
+    try:
+        find_postgres()
+        directory = Path(tempfile.mkdtemp(prefix="l2f-", dir="/tmp"))
+        running = FleetServer(directory)
+    except ConfigError as error:
+        pytest.skip(f"a fleet needs PostgreSQL: {error}")
+    running.start()
+    yield running
+    running.remove()
+
+
+@pytest.fixture
+def url(server: FleetServer) -> str:
+    """An empty fleet on regtest, as its nodes name it."""
+    if not server.runs:
+        server.start()
+    return server.fleet(f"fleet_{next(SCHEMAS)}")

@@ -1,0 +1,263 @@
+"""What the fleet's database promises: no pot is used up twice, whichever nodes ask at once, die or come late."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from harness.fleet import FleetServer, database
+
+from lsps2fast_plugin.service.fleet.database import Client, Database, FleetAway, NotOurs
+from lsps2fast_plugin.service.fleet.holds import Ask, Granted
+from lsps2fast_plugin.service.policy.shared import Standing
+
+CLIENT = "02" + "aa" * 32
+NOTHING: list[Client] = []
+NO_POTS: list[str] = []
+
+
+def schema_of(url: str) -> str:
+    return url.rpartition("=")[2]
+
+
+async def joined(url: str, *names: str) -> list[Database]:
+    nodes = [database(url, name) for name in names]
+    for node in nodes:
+        await node.join("p1")
+    return nodes
+
+
+async def left(*nodes: Database) -> None:
+    for node in nodes:
+        await node.leave()
+
+
+async def test_a_pot_is_never_held_twice(url: str) -> None:
+    """rule:18: what one node holds no other gets, and what it gives back they do."""
+    one, two = await joined(url, "one", "two")
+    first = await one.tell_and_hear("p1", [Ask("token:aa", 0, 60, 100)], NO_POTS, NOTHING, None)
+    second = await two.tell_and_hear("p1", [Ask("token:aa", 0, 60, 100)], NO_POTS, NOTHING, None)
+    assert first.holds == [Granted(60, 0, 0)]
+    assert second.holds == [Granted(40, 60, 0)]
+    assert [node.node for node in second.nodes] == ["one", "two"]
+    await one.tell_and_hear("p1", [Ask("token:aa", 10, 10, 100)], NO_POTS, NOTHING, None)
+    assert (await two.tell_and_hear("p1", [Ask("token:aa", 5, 200, 100)], NO_POTS, NOTHING, None)).holds == [
+        Granted(90, 10, 10)
+    ]
+    await left(one, two)
+
+
+async def test_what_is_held_stays_when_a_budget_shrinks(url: str) -> None:
+    """rule:18: a node that holds more than the new limit keeps what it uses, and gets nothing more."""
+    one, two = await joined(url, "one", "two")
+    await one.tell_and_hear("p1", [Ask("capital", 50, 80, 100)], NO_POTS, NOTHING, None)
+    assert (await one.tell_and_hear("p1", [Ask("capital", 50, 200, 30)], NO_POTS, NOTHING, None)).holds[0].held == 80
+    assert (await one.tell_and_hear("p1", [Ask("capital", 50, 50, 30)], NO_POTS, NOTHING, None)).holds[0].held == 50
+    assert (await two.tell_and_hear("p1", [Ask("capital", 0, 1, 30)], NO_POTS, NOTHING, None)).holds[0].held == 0
+    await left(one, two)
+
+
+async def test_many_at_once_take_exactly_what_there_is(url: str) -> None:
+    """rule:18: eight nodes, each raising its hold by one as fast as it can."""
+    nodes = await joined(url, *(f"n{number}" for number in range(8)))
+    held = dict.fromkeys(range(8), 0)
+
+    async def take(number: int) -> None:
+        for _ in range(40):
+            ask = Ask("token:bb", held[number], held[number] + 1, 100)
+            held[number] = (await nodes[number].place_buy(CLIENT, 1, 1000, [ask])).holds[0].held
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*map(take, range(8)))
+    assert sum(held.values()) == 100
+    await left(*nodes)
+
+
+async def test_pots_in_any_order_never_wait_for_each_other(url: str) -> None:
+    """A deadlock would end one of them with an error after a second."""
+    nodes = await joined(url, *(f"n{number}" for number in range(4)))
+    dice = random.Random(4)
+    clients = [f"02{number:064x}" for number in range(3)]
+
+    async def work(node: Database) -> None:
+        for _ in range(60):
+            pots = dice.sample(["capital", "mining", "withheld", "token:cc"], 3)
+            asks = [Ask(pot, 0, dice.randrange(50), 100) for pot in pots]
+            told = [Client(each, 1, 0, 0, 0, 0, 0) for each in dice.sample(clients, 2)]
+            if dice.random() < 0.5:
+                await node.place_buy(dice.choice(clients), 1, 1000, asks)
+            else:
+                await node.tell_and_hear("p1", asks, NO_POTS, told, None)
+
+    await asyncio.gather(*map(work, nodes))
+    await left(*nodes)
+
+
+async def test_a_client_has_its_places_once(url: str) -> None:
+    """B-14: buys at one node count at the other; what ended there makes room here."""
+    one, two = await joined(url, "one", "two")
+    assert (await one.place_buy(CLIENT, 6, 10, [])).room
+    assert not (await two.place_buy(CLIENT, 5, 10, [])).room
+    placed = await two.place_buy(CLIENT, 4, 10, [])
+    assert placed.room
+    assert placed.others == Standing(buys=6)
+    await one.tell_and_hear("p1", [], NO_POTS, [Client(CLIENT, 0, 1, 2, 3, 4, 5_000)], None)
+    placed = await two.place_buy(CLIENT, 10, 10, [])
+    assert placed.room
+    assert placed.others == Standing(0, 1, 2, 3, 4, 5_000)
+    await left(one, two)
+
+
+async def test_what_others_tell_is_heard_once_it_changes(url: str) -> None:
+    """rule:22: what a client did at one node is known at the others."""
+    one, two = await joined(url, "one", "two")
+    since = (await two.tell_and_hear("p1", [], NO_POTS, NOTHING, None)).now
+    await one.tell_and_hear("p1", [], NO_POTS, [Client(CLIENT, 0, 1, 0, 0, 0, 7_000)], None)
+    news = await two.tell_and_hear("p1", [], NO_POTS, NOTHING, since)
+    assert [(heard.peer, heard.standing) for heard in news.clients] == [(CLIENT, Standing(unpaid=1, unpaid_msat=7_000))]
+    await left(one, two)
+
+
+async def test_an_earlier_process_of_a_node_is_refused(url: str) -> None:
+    """cln:N6: two machines act for one node by mistake; the one that came later does."""
+    (old,) = await joined(url, "one")
+    await old.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING, None)
+    (new,) = await joined(url, "one")
+    with pytest.raises(FleetAway, match="another process acts for this node"):
+        await old.tell_and_hear("p1", [Ask("capital", 0, 0, 100)], NO_POTS, NOTHING, None)
+    assert (await new.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING, None)).holds == [
+        Granted(50, 0, 0)
+    ]
+    await left(old, new)
+
+
+async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(server: FleetServer, url: str) -> None:
+    """K-13: a raise whose answer was given up comes to its end, or never, but not behind the next call's back."""
+    one, other = await joined(url, "one", "other")
+    asks = [Ask("capital", 0, 90, 100)]
+    late = asyncio.create_task(one.tell_and_hear("p1", asks, NO_POTS, NOTHING, None))
+    await asyncio.sleep(0)
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    await one.join("p1")
+    held = (await one.tell_and_hear("p1", [Ask("capital", 0, 10, 100)], NO_POTS, NOTHING, None)).holds[0].held
+    assert held == 10
+    assert (await other.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING, None)).holds == [
+        Granted(90, 10, 0)
+    ]
+    await left(one, other)
+
+
+async def test_a_node_may_call_functions_and_nothing_else(server: FleetServer, url: str) -> None:
+    """Least rights: the role of a node reads and writes no table."""
+    (one,) = await joined(url, "one")
+    for sql in ("SELECT * FROM {}.hold", "DELETE FROM {}.node", "SELECT {}.take_hold('one', 'x', 0, 1, 1)"):
+        with pytest.raises(Exception, match="permission denied"):
+            await one._connection.fetch(sql.format(schema_of(url)))
+    await left(one)
+
+
+@pytest.mark.parametrize(
+    ("sql", "words", "kind"),
+    [
+        ("UPDATE about SET version = 99", "has version 99, not 1: upgrade this program", NotOurs),
+        ("UPDATE about SET version = 0", "run `lsps2fast fleet init`", NotOurs),
+        ("UPDATE about SET network = 'bitcoin'", "is one on bitcoin, this node is on regtest", NotOurs),
+        ("DROP SCHEMA {} CASCADE", "run `lsps2fast fleet init URL` once", NotOurs),
+    ],
+)
+async def test_a_database_that_is_not_ours(
+    server: FleetServer, url: str, sql: str, words: str, kind: type[FleetAway]
+) -> None:
+    """Schema newer than ours, older, of another network, none: a sentence that says what to do."""
+    server.value(schema_of(url), sql.format(schema_of(url)))
+    node = database(url, "one")
+    with pytest.raises(kind, match=words):
+        await node.join("p1")
+    await node.leave()
+
+
+async def test_a_wrong_password_never_shows(server: FleetServer, url: str) -> None:
+    """P-05: the sentence names the server, and neither the right password nor the wrong one."""
+    node = database(url.replace(server.password, "open-sesame"), "one")
+    with pytest.raises(NotOurs, match=r"refuses user or password; mend lsps2-fleet") as caught:
+        await node.join("p1")
+    assert "sesame" not in str(caught.value)
+    assert server.password not in str(caught.value)
+
+
+async def test_a_server_that_is_read_only(server: FleetServer, url: str) -> None:
+    """A replica by mistake: nothing is written, and the sentence says so."""
+    server.query("ALTER ROLE lsp SET default_transaction_read_only = on")
+    try:
+        node = database(url, "one")
+        with pytest.raises(FleetAway, match="is read-only: a replica, or set so"):
+            await node.join("p1")
+    finally:
+        server.query("ALTER ROLE lsp RESET default_transaction_read_only")
+
+
+async def test_a_stricter_isolation_is_refused(server: FleetServer, url: str) -> None:
+    """rule:18: with an older snapshot two nodes could hold the same."""
+    server.query("ALTER ROLE lsp SET default_transaction_isolation = 'repeatable read'")
+    try:
+        node = database(url, "one")
+        await node.join("p1")
+        with pytest.raises(NotOurs, match="default_transaction_isolation"):
+            await node.tell_and_hear("p1", [], NO_POTS, NOTHING, None)
+    finally:
+        server.query("ALTER ROLE lsp RESET default_transaction_isolation")
+
+
+async def test_a_database_that_is_slow_is_given_up(server: FleetServer, url: str) -> None:
+    """P19: five seconds for an answer are too long for a client that waits; the question ends after two."""
+    (one,) = await joined(url, "one")
+    server.value(
+        schema_of(url),
+        "CREATE OR REPLACE FUNCTION enter(p_node text, p_epoch bigint) RETURNS void LANGUAGE sql AS"
+        " 'SELECT pg_sleep(5)'",
+    )
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(FleetAway, match="did not answer within 2 s"):
+        await one.place_buy(CLIENT, 1, 10, [])
+    assert asyncio.get_running_loop().time() - began < 4.5
+    await left(one)
+
+
+async def test_a_server_that_is_gone(server: FleetServer, url: str) -> None:
+    """Away in the middle: an error and no wait; back again: the node joins anew."""
+    (one,) = await joined(url, "one")
+    server.crash()
+    with pytest.raises(FleetAway):
+        await one.place_buy(CLIENT, 1, 10, [])
+    with pytest.raises(FleetAway):
+        await one.join("p1")
+    server.start()
+    await one.join("p1")
+    assert (await one.place_buy(CLIENT, 1, 10, [])).room
+    await left(one)
+
+
+def test_the_command_makes_shows_and_forgets(server: FleetServer, url: str) -> None:
+    """`lsps2fast fleet`: making it twice changes nothing, another network is refused, a lost node's hold is freed."""
+    schema = schema_of(url)
+
+    async def play() -> None:
+        (one,) = await joined(url, "one")
+        await one.tell_and_hear("p1", [Ask("capital", 20, 50, 100)], NO_POTS, NOTHING, None)
+        await one.leave()
+
+    asyncio.run(play())
+    code, said = server.command("init", schema)
+    assert (code, "is as it was" in said) == (0, True)
+    code, said = server.command("init", schema, network="bitcoin")
+    assert (code, "that of a fleet on regtest" in said) == (2, True)
+    code, said = server.command("show", schema)
+    assert code == 0
+    assert "node one ONE: version 0.2.0, policy p1" in said
+    assert "pot capital: 20 used, 50 held by 1 nodes" in said
+    assert server.command("forget", schema, node="two")[0] == 2
+    assert server.command("forget", schema, node="one")[0] == 0
+    assert "pot capital" not in server.command("show", schema)[1]

@@ -1,0 +1,312 @@
+"""Several nodes share quotas and budgets, whatever the database does in between."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from harness.fleet_model import FleetMember, Server
+from harness.policy import ALICE, BOB, rules, token
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsps2fast.errors import PeerError, StoreError
+from lsps2fast_plugin.service.fleet.fleet import revision_of
+from lsps2fast_plugin.service.policy.rules import Token, TrustRule
+from lsps2fast_plugin.service.policy.shared import CAPITAL, TOKEN, WITHHELD, Place, Standing
+
+SPRING = token("spring", max_uses=40)
+POT = f"{TOKEN}{SPRING.hash.hex()}"
+BUDGETS = TrustRule(capital_budget_sat=100_000, mining_budget_sat=10_000)
+RULES = rules(tokens=(SPRING,), trust=BUDGETS)
+
+
+def place(peer_id: str = ALICE, held: Token | None = None, capacity_msat: int = 0) -> Place:
+    return Place(peer_id, held, capacity_msat, 0)
+
+
+async def member(server: Server, name: str, **options: int) -> FleetMember:
+    node = FleetMember(server, name, RULES, **options)
+    await node.start()
+    return node
+
+
+async def buy(node: FleetMember, peer_id: str = ALICE, held: Token | None = None, capacity_msat: int = 0) -> str:
+    """Sell as the negotiation does: the token's use is written, then the buy counts. "sold", or the code."""
+    try:
+        async with node.fleet.place(place(peer_id, held, capacity_msat)):
+            if held is not None:
+                record = node.policy.uses.take(held)
+                assert record is not None
+                await node.notebook.write(record.key, lambda: record.value)
+            node.open[peer_id] = node.open.get(peer_id, 0) + 1
+    except PeerError as error:
+        return str(error.code)
+    return "sold"
+
+
+async def test_a_quota_is_sold_once_by_all_together() -> None:
+    """rule:18: forty uses, three nodes, a hundred who want one: forty are sold, wherever they are asked for."""
+    server = Server()
+    nodes = [await member(server, name, buys_per_peer=1000) for name in ("a", "b", "c")]
+    sold = 0
+    for _ in range(20):
+        answers = [await buy(node, held=SPRING) for node in nodes for _ in range(5)]
+        sold += answers.count("sold")
+        for node in nodes:
+            await node.fleet.look()
+    assert sold == 40
+    assert [await buy(node, held=SPRING) for node in nodes] == ["201"] * 3
+    assert nodes[0].policy.refusals.as_dict()["token_used_up"] > 0
+
+
+async def test_a_buy_costs_one_question() -> None:
+    """P16: and a look without news one more, whatever lies in the journal."""
+    server = Server()
+    node = await member(server, "a")
+    before = server.questions
+    assert await buy(node, held=SPRING, capacity_msat=5_000_000) == "sold"
+    assert server.questions == before + 1
+
+
+async def test_a_node_that_is_cut_off_sells_its_share_and_says_so() -> None:
+    """What it holds is its own; the rest of the quota is for the others. One alarm, not one a look."""
+    server = Server()
+    one, two = await member(server, "a", buys_per_peer=1000), await member(server, "b", buys_per_peer=1000)
+    for node in (one, two):
+        await node.fleet.look()
+    server.up = False
+    answers = [await buy(one, held=SPRING) for _ in range(20)]
+    for _ in range(3):
+        await one.fleet.look()
+    sold = answers.count("sold")
+    assert 0 < sold == one.holds.limit(POT, 40)
+    assert set(answers[sold:]) == {"-32603"}  # it may have some again: not 201, which ends the offer
+    assert len(one.alarms) == 1
+    assert "this node sells alone, from its share" in one.alarms[0]
+    server.up = True
+    await two.fleet.look()
+    more = 0
+    for _ in range(60):
+        more += await buy(two, held=SPRING) == "sold"
+    await one.fleet.look()
+    await two.fleet.look()
+    for _ in range(60):
+        more += await buy(two, held=SPRING) == "sold"
+    assert sold + more == 40
+
+
+async def test_a_database_that_is_away_at_the_start() -> None:
+    """What was held when it ended is in the journal, and is sold from."""
+    server = Server()
+    node = await member(server, "a", buys_per_peer=1000)
+    await node.fleet.look()
+    held = node.holds.held(POT)
+    assert held > 0
+    server.up = False
+    node.restart()
+    await node.start()
+    assert node.holds.held(POT) == held
+    assert await buy(node, held=SPRING) == "sold"
+
+
+async def test_a_node_that_knows_nothing_sells_nothing_shared() -> None:
+    """Started for the first time with the database away: no token, no budget, no wrong sale."""
+    server = Server()
+    server.up = False
+    node = await member(server, "a")
+    assert await buy(node, held=SPRING) == "-32603"
+    assert node.policy.budgets.withheld_room_msat() == 0
+    assert node.policy.budgets.on_trust_room_msat() == 0
+
+
+async def test_a_budget_is_one_for_all() -> None:
+    """rule:18: 100,000 sat at risk in all; what one node holds the other has not."""
+    server = Server()
+    one, two = await member(server, "a"), await member(server, "b")
+    for node in (one, two, one, two):
+        await node.fleet.look()
+    most_msat = BUDGETS.most_on_trust_msat
+    assert one.holds.limit(CAPITAL, most_msat) + two.holds.limit(CAPITAL, most_msat) <= most_msat
+    one.policy.ledger.reserved(ALICE, 1, 60_000_000, True, 0, one.clock.wall_ms())
+    assert one.policy.budgets.on_trust_room_msat() < 60_000_000
+    assert await buy(two, BOB, capacity_msat=30_000_000) == "sold"
+    await one.fleet.look()
+    await two.fleet.look()
+    assert two.holds.reach(CAPITAL, most_msat) <= 40_000_000
+    assert two.holds.limit(WITHHELD, most_msat) > 30_000_000
+
+
+async def test_a_clients_places_and_deeds_are_known_everywhere() -> None:
+    """B-14, rule:22: ten buys in all; left unpaid at one node, in the safe mode at the other."""
+    server = Server()
+    one, two = await member(server, "a"), await member(server, "b")
+    assert [await buy(one) for _ in range(7)] == ["sold"] * 7
+    assert [await buy(two) for _ in range(5)] == ["sold"] * 3 + ["-32603"] * 2
+    for _ in range(3):
+        one.policy.ledger.blame(ALICE, 1, "unpaid", one.clock.wall_ms())
+    one.fleet.touched(ALICE)
+    await one.fleet.look()
+    await two.fleet.look()
+    assert two.policy.ledger.why_not_trusted(ALICE, two.clock.wall_ms()) == "3 channels of this peer went unpaid"
+    assert two.policy.ledger.why_not_trusted(BOB, two.clock.wall_ms()) is None
+
+
+async def test_what_ended_makes_room_elsewhere() -> None:
+    """B-14: an unused buy that ended counts nowhere any more."""
+    server = Server()
+    one, two = await member(server, "a"), await member(server, "b")
+    assert [await buy(one) for _ in range(10)] == ["sold"] * 10
+    assert await buy(two) == "-32603"
+    one.open[ALICE] = 0
+    one.fleet.touched(ALICE)
+    await one.fleet.look()
+    assert await buy(two) == "sold"
+
+
+async def test_strangers_are_not_trusted_while_the_database_is_away() -> None:
+    """rule:22: what a client did elsewhere cannot be known; one that was asked about lately is as before."""
+    server = Server()
+    one = await member(server, "a")
+    assert await buy(one, ALICE) == "sold"
+    server.up = False
+    await one.fleet.look()
+    assert one.policy.ledger.why_not_trusted(ALICE, one.clock.wall_ms()) is None
+    assert "database is away" in str(one.policy.ledger.why_not_trusted(BOB, one.clock.wall_ms()))
+    server.up = True
+    await one.fleet.look()
+    assert one.policy.ledger.why_not_trusted(BOB, one.clock.wall_ms()) is None
+
+
+async def test_alone_a_strangers_places_are_a_share() -> None:
+    """B-14: of ten places two nodes may give five each, so that cut off they give no more than ten."""
+    server = Server()
+    one, two = await member(server, "a"), await member(server, "b")
+    await one.fleet.look()
+    server.up = False
+    answers = [await buy(node) for node in (one, two) for _ in range(10)]
+    assert answers.count("sold") == 10
+
+
+async def test_nodes_with_different_policies_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The fleet has one policy: a node whose file is older is named, once."""
+    server = Server()
+    one = await member(server, "a")
+    two = FleetMember(server, "b", rules(tokens=(SPRING,), trust=BUDGETS._replace(unpaid_limit=9)))
+    await two.start()
+    for _ in range(3):
+        await one.fleet.look()
+    told = [record.message for record in caplog.records if "policy of b differs" in record.message]
+    assert len(told) == 1
+    assert revision_of(RULES) == revision_of(RULES._replace(source="elsewhere"))
+
+
+async def test_a_node_comes_back_after_a_week(caplog: pytest.LogCaptureFixture) -> None:
+    """Holds have no end, so clocks do not matter: what it held is still its own, and no other has sold it meanwhile."""
+    server = Server()
+    one, two = await member(server, "a", buys_per_peer=1000), await member(server, "b", buys_per_peer=1000)
+    await one.fleet.look()
+    held = one.holds.held(POT)
+    sold = [await buy(two, held=SPRING) for _ in range(60)].count("sold")
+    assert sold == 40 - held
+    one.clock.pass_ms(7 * 86_400_000)
+    one.restart()
+    await one.start()
+    answers = [await buy(one, held=SPRING) for _ in range(60)]
+    for _ in range(3):
+        await one.fleet.look()
+        answers += [await buy(one, held=SPRING) for _ in range(10)]
+    assert answers.count("sold") == held
+
+
+async def test_a_journal_that_cannot_be_written_gives_nothing_away() -> None:
+    """rule:2: less is given back only after it stands in the journal, or a restart could use what others have."""
+    server = Server()
+    one = await member(server, "a", buys_per_peer=1000)
+    await one.fleet.look()
+    stored = one.holds.held(POT)
+    two = await member(server, "b", buys_per_peer=1000)
+    await buy(two, held=SPRING)
+    one.datastore.broken = True
+    one.holds.nodes = 9  # so much less is its share
+    await one.fleet.look()
+    assert server.holds[POT]["a"][0] == stored
+    one.datastore.broken = False
+    await one.fleet.look()
+    assert server.holds[POT]["a"][0] < stored
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ("buy", "buy", "buy", "look", "look", "before", "after", "restart", "down", "up", "broken", "mended", "end")
+        ),
+        st.integers(0, 2),
+    ),
+    max_size=80,
+)
+
+
+@given(STEPS)
+@settings(max_examples=150, deadline=None)
+def test_no_use_is_sold_twice_whatever_happens(steps: list[tuple[str, int]]) -> None:
+    """rule:18, rule:2, K-13: answers are lost, processes die, the disk is full, the database comes and goes."""
+
+    async def play() -> None:
+        server = Server()
+        nodes = [await member(server, name, buys_per_peer=10_000) for name in ("a", "b", "c")]
+        for what, number in steps:
+            node = nodes[number]
+            match what:
+                case "buy":
+                    try:
+                        await buy(node, held=SPRING)
+                    except StoreError:
+                        node.policy.uses.give_back(SPRING.hash)
+                case "look":
+                    await node.fleet.look()
+                case "before" | "after":
+                    node.line.break_next = what
+                case "restart" if not node.datastore.broken:
+                    node.restart()
+                    await node.start()
+                case "down" | "up":
+                    server.up = what == "up"
+                case "broken" | "mended":
+                    node.datastore.broken = what == "broken"
+                case "end":
+                    node.policy.uses.give_back(SPRING.hash)
+            used = [each.policy.uses.uses(SPRING) for each in nodes]
+            assert sum(used) <= 40
+            rows = server.holds.get(POT, {})
+            assert sum(held for held, _ in rows.values()) <= 40
+            for each, uses in zip(nodes, used, strict=True):
+                assert uses <= each.holds.limit(POT, 40) <= rows.get(each.name, (0, 0))[0]
+        server.up = True
+        for each in nodes:
+            each.datastore.broken = False
+        for _ in range(3):
+            for each in nodes:
+                await each.fleet.look()
+        for _ in range(60):
+            await buy(nodes[0], held=SPRING)
+            for each in nodes:
+                await each.fleet.look()
+        assert sum(each.policy.uses.uses(SPRING) for each in nodes) == 40
+
+    asyncio.run(play())
+
+
+async def test_state_tells_an_operator_where_he_is() -> None:
+    """operator: `lsps2-fleet` names nodes, pots and why the database is away."""
+    server = Server()
+    one = await member(server, "a")
+    assert await buy(one, held=SPRING) == "sold"
+    state = one.fleet.state()
+    assert state["joined"] is True
+    assert [pot["pot"] for pot in state["pots"]] == ["capital", "withheld", "mining", "mining-in-all", POT]
+    server.up = False
+    await one.fleet.look()
+    state = one.fleet.state()
+    assert (state["joined"], state["why_away"]) == (False, "the fleet's database is away")
+    assert one.policy.ledger.others.of(BOB) == Standing()
