@@ -42,9 +42,11 @@ async def restarted(world: Town) -> dict[str, Any]:
 
 
 def test_a_start_counts_a_withheld_channel_that_shuts_down_while_its_part_is_held() -> None:
-    """rule:18, people:S11: its coins are bound until the part has ended, so a restart still counts them."""
+    """rule:18, people:S11: its coins are bound until the part has ended, so a restart still counts them, in each
+    figure of the operator's.
+    """
 
-    async def story() -> tuple[int, int]:
+    async def story() -> tuple[int, int, list[int]]:
         async with town("client-trusts-lsp") as world:
             payer = world.payer("payer", 1, 100_000_000)
             wallet = world.client("alice", on_part="hold")
@@ -55,13 +57,17 @@ def test_a_start_counts_a_withheld_channel_that_shuts_down_while_its_part_is_hel
             capacity_sat = wallet.ends[0].channel.capacity_sat
             stats = await restarted(world)
             at_risk_msat: int = stats["at_risk_msat"]
+            withheld = [stats["withheld_channels"]]
             for part in wallet.held():
                 wallet.fail(part)
             await payment
-            return at_risk_msat, capacity_sat * 1000
+            await asyncio.sleep(3_600)
+            withheld.append((await world.lsp.call("lsps2-stats"))["withheld_channels"])
+            return at_risk_msat, capacity_sat * 1000, withheld
 
-    at_risk_msat, capacity_msat = play(story)
+    at_risk_msat, capacity_msat, withheld = play(story)
     assert at_risk_msat == capacity_msat
+    assert withheld == [1, 0]
 
 
 def test_an_undo_that_waits_for_a_held_part_asks_seldom_and_is_no_alarm() -> None:

@@ -150,15 +150,17 @@ class Recovery:
         parts.driver.go_live(record.buy)
         session = parts.sessions.restore(jit_scid, verdict.journal, verdict.sent, verdict.public)
         state = None if session is None else State(session.state).name
-        if channel is not None:
-            parts.effects.unready.add(channel.channel_id)
-            parts.shut.withhold(channel.channel_id, not verdict.sent and not verdict.gone, record.buy.peer_id)
-            if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
-                parts.offers.mark_used(jit_scid)
         row = None if channel is None else snapshot.channels.get(channel.channel_id)
         back = row is None or row.state in BACK
+        if channel is not None:
+            parts.effects.unready.add(channel.channel_id)
+            shuts_down = row is not None and row.is_withheld and not back  # and binds its coins until its parts end
+            withheld = not verdict.sent and (shuts_down or not verdict.gone)
+            parts.shut.withhold(channel.channel_id, withheld, record.buy.peer_id)
+            if not verdict.gone and (verdict.sent or verdict.journal.forwards or verdict.journal.payment_hash is None):
+                parts.offers.mark_used(jit_scid)
         spent = verdict.gone and row is not None and not row.is_withheld  # its mining was spent, whatever came of it
-        if not verdict.gone or spent or not back:  # one that shuts down binds its coins until its last part has ended
+        if not verdict.gone or spent or not back:
             paying, public = session is not None, verdict.sent or verdict.public or spent
             parts.exposure.revive(record.buy, verdict.journal, public=public, under_way=paying)
         log.info(f"{format_scid(jit_scid)} goes on in {state or 'no session'}")

@@ -56,7 +56,7 @@ def bech32_decode(text: str) -> tuple[str, list[int], int]:
     return prefix, words[:-6], _polymod(_expand(prefix) + words)
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=1_000)
 def script_to_address(script: bytes, prefix: str = "bcrt") -> str:
     version = script[0] - 0x50 if script[0] else 0
     return bech32_encode(prefix, [version, *regroup(script[2:], 8, 5, True)], BECH32M if version else BECH32)

@@ -38,14 +38,16 @@ class Wallet:
     def __init__(self, chain: Chain, secret: bytes) -> None:
         self.chain = chain
         self.secret = secret
-        self.scripts: list[bytes] = []
+        self.scripts: dict[bytes, None] = {}
+        self._made = 0  # scripts
         self.reserved: dict[Outpoint, int] = {}
         self._mine: dict[Outpoint, Output] = {}  # kept by the chain
 
     def new_script(self) -> bytes:
-        key = hashlib.sha256(self.secret + b"address %d" % len(self.scripts)).digest()
+        key = hashlib.sha256(self.secret + b"address %d" % self._made).digest()
+        self._made += 1
         script = b"\x51\x20" + key
-        self.scripts.append(script)
+        self.scripts[script] = None
         self.chain.unspent.owned[script] = self._mine
         return script
 
@@ -59,6 +61,12 @@ class Wallet:
         """Its owner is gone: the chain need not sort outputs for it any longer."""
         for script in self.scripts:
             del self.chain.unspent.owned[script]
+
+    def forget_scripts(self, kept: int) -> None:
+        """Drop all but so many of the newest that own nothing now."""
+        used = {output.script for output in self._mine.values()}
+        for script in [each for each in list(self.scripts)[:-kept] if each not in used]:
+            del self.scripts[script], self.chain.unspent.owned[script]
 
     def is_reserved(self, point: Outpoint) -> bool:
         return self.reserved.get(point, 0) > self.chain.height

@@ -77,11 +77,13 @@ class Account:
 
     channel: Channel
     since_s: float
+    capacity_sat: int  # as it was opened: what a client splices in is not the LSP's
     fee_came_msat: int = 0
     paid: bool = False
     is_whole: bool = False  # its client took all it bought: of missing fee the cause may be a stranger
     on_trust: bool = False  # its funding was sent before any of its fee had come
     funding: Fees | None = None  # once it is sent
+    mining_sat: int = 0  # and what miners get of that
     sent_s: float = 0.0
 
     @property
@@ -115,8 +117,12 @@ class Account:
     @property
     def is_unpaid(self) -> bool:
         """Whether its money is ours, on chain, and not to be had: what a budget counts."""
-        on_chain = self.end.owner.chain.knows(self.channel.funding_txid)
-        return not self.paid and on_chain and self.end.state not in BACK
+        return not self.paid and self.is_on_chain and self.end.state not in BACK
+
+    @property
+    def is_on_chain(self) -> bool:
+        """Whether the chain has its funding, or waits for it."""
+        return self.end.owner.chain.knows(self.channel.funding_txid)
 
 
 class Books:
@@ -136,7 +142,7 @@ class Books:
         self.strategists_paid_msat = 0
         self.brought_msat = 0  # put into the LSP's wallet by its owner since the start
         self.strays: list[str] = []  # payments that an unpaid channel carried, against rule:21
-        self._seen = len(town.channels)
+        self._seen: set[Channel] = set(town.channels)
         self.lsp.forward_listeners.append(self._forwarded)
 
     # what happens
@@ -154,14 +160,17 @@ class Books:
 
     def look(self) -> None:
         """Record new channels."""
-        for channel in self.town.channels[self._seen :]:
+        for channel in reversed(self.town.channels):
+            if channel in self._seen:
+                break  # new ones stand at the end, wherever others are taken out
+            self._seen.add(channel)
             if channel.opener.owner is self.lsp and ZERO_CONF in channel.channel_type:
-                self.accounts[channel.channel_id] = Account(channel, self.town.loop.time())
+                self.accounts[channel.channel_id] = Account(channel, self.town.loop.time(), channel.capacity_sat)
                 self.totals["channels"] += 1
-        self._seen = len(self.town.channels)
         for account in self.accounts.values():
             if account.funding is None and self.town.chain.knows(account.channel.funding_txid):
-                account.funding = fees_of(self.town.chain.transactions[account.channel.funding_txid])
+                funding = self.town.chain.transactions[account.channel.funding_txid]
+                account.funding, account.mining_sat = fees_of(funding), funding.fee_sat
                 account.sent_s = self.town.loop.time()
                 account.on_trust = account.fee_came_msat == 0
                 self.sent_lately.append(account)
@@ -169,7 +178,6 @@ class Books:
     def forget_channel(self, channel: Channel) -> None:
         """Drop a channel that is gone and paid out."""
         self.accounts.pop(channel.channel_id, None)
-        self._seen -= 1
 
     def _forwarded(self, row: Forward) -> None:
         if row.status != "settled" or row.out_htlc is None:
@@ -251,11 +259,13 @@ class Books:
 
     def tidy(self) -> None:
         """Forget sales that ended long ago."""
+        self.look()
         now_s = self.town.loop.time()
         old = [sale for sale in self.sales if sale.until_s + KEPT_S < now_s]
         for sale in old:
             for payment in sale.payments:
                 self.by_hash.pop(payment.payment_hash, None)
+        self._seen = set(self.town.channels)
         if old:
             gone = set(map(id, old))
             self.sales = [sale for sale in self.sales if id(sale) not in gone]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from lsps2fast_plugin.simnode.channels import Channel
 from lsps2fast_plugin.simnode.client import Client
+from lsps2fast_plugin.simnode.lightningd import Node
 
 from .common import Common
+from .evil_lsp import EvilLsp
 
 KEPT_BLOCKS = 150  # of transactions
-KEPT_ROWS = 1_000  # of HTLCs that are over
+KEPT_ROWS = 300  # of HTLCs and channels that are over, and lines of log
 LARGE_SAT, MOST_SMALL = 1_000_000, 120  # coins
+KEPT_SCRIPTS = 1_000  # of a wallet: the change of a withheld funding is younger
 KEPT_S = 8 * 86_400.0  # that a forward is listed after its end
 
 
@@ -18,21 +21,29 @@ def sweep(common: Common) -> None:
     town, books = common.town, common.books
     for channel in [each for each in town.channels if _is_over(each)]:
         _drop_channel(common, channel)
-    for end in town.lsp.ends:
-        for side in (end, end.other):
-            side.htlcs = dict(side.live)
-            del side.state_changes[:-20]
-    rows = town.lsp.htlcs
-    old_s = town.clock.time() - KEPT_S
-    rows.forwards[:] = [row for row in rows.forwards if row.status == "offered" or row.received_s > old_s]
-    log = town.lsp.htlc_log
-    log[:] = [*(each for each in log[:-KEPT_ROWS] if not each[0].removed), *log[-KEPT_ROWS:]]
-    del town.lsp.closed[:-KEPT_ROWS]
-    town.lsp.processes[:] = [each for each in town.lsp.processes if not each.gone.is_set()]
+    for node in town.nodes:
+        _node(node, town.clock.time() - KEPT_S)
+    common.purse.tidy()
     _people(common)
     _coins(common)
     _chain(common)
     books.tidy()
+
+
+def _node(node: Node, old_s: float) -> None:
+    """Shorten what a node lists of HTLCs, channels and processes that are over."""
+    for end in node.ends:
+        for side in (end, end.other):
+            side.htlcs = dict(side.live)
+            del side.state_changes[:-20]
+    forwards, log = node.htlcs.forwards, node.htlc_log
+    forwards[:] = [row for row in forwards if row.status == "offered" or row.received_s > old_s]
+    log[:] = [*(each for each in log[:-KEPT_ROWS] if not each[0].removed), *log[-KEPT_ROWS:]]
+    del node.closed[:-KEPT_ROWS]
+    node.processes[:] = [each for each in node.processes if not each.gone.is_set()]
+    node.wallet.forget_scripts(KEPT_SCRIPTS)
+    while len(node.logs) > KEPT_ROWS:
+        node.logs.popleft()
 
 
 def _is_over(channel: Channel) -> bool:
@@ -55,15 +66,15 @@ def _drop_channel(common: Common, channel: Channel) -> None:
 
 
 def _people(common: Common) -> None:
-    """Wallets without channels that are no longer on a visit; their coins are taken with them."""
+    """Wallets, and LSPs that cheat, without channels and no longer on a visit; their coins are taken with them."""
     town = common.town
     for party in list(town.parties.values()):
-        if not isinstance(party, Client) or party.ends or party in common.present:
+        if not isinstance(party, Client | EvilLsp) or party.ends or party in common.present:
             continue
         for link in list(party.links.values()):
             party.links.pop(link.node_id, None)
             link.links.pop(party.node_id, None)
-            if link is town.lsp:
+            if isinstance(link, Node):
                 link.peer_disconnected(party)
         town.emigrate(party)
     for payer in common.payers:

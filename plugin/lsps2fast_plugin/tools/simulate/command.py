@@ -130,6 +130,7 @@ def as_text(results: list[Result]) -> str:
         f" {60 * sales / max(sums['cpu_s'], 0.001):.0f} sales a minute",
         _line("came of it", _total(results, "totals")),
         _line("who came", _total(results, "visits")),
+        _line("the weather", _total(results, "storms")),
         _line("and", _total(results, "counts")),
         "the highest: "
         + ", ".join(f"{name} {max(each.worst[name] for each in results):,}" for name in sorted(results[-1].worst)),

@@ -34,6 +34,7 @@ class Common:
         self.present: set[Party] = set()  # wallets whose owners are in town
         self.served_s: list[float] = []  # how long each honest wallet waited for its money
         self.harm = 0  # bad weather that goes on now
+        self.storms: Counter[str] = Counter()  # what the weather really did, by kind
         self.lives = 1  # starts of the LSP's plugin
         self.died_s = 0.0  # when its node was last started
         self.others: dict[Outpoint, int] = {}  # coins that other tools set aside, and the height where that ends
@@ -76,7 +77,7 @@ class Common:
         self._part_came.set()
 
     def splice(self, end: End, add_sat: int) -> bool:
-        """Make a payer's channel larger; whether it could be begun."""
+        """Make a channel larger with coins of the owner of this end; whether it could be begun."""
         try:
             self.town.splice(end, add_sat)
         except RpcError:
@@ -84,15 +85,18 @@ class Common:
         self.spent_msat[end.owner.name] += SPLICE_FEE_SAT * 1000
         return True
 
-    async def restart(self, how: str, while_down: Callable[[], Awaitable[None]] | None = None) -> None:
-        """End the LSP's plugin or its node in one of the ways there are, and start it again; one at a time."""
-        async with self._restarting:
-            await self._restart(how, while_down)
+    async def restart(self, how: str, while_down: Callable[[], Awaitable[None]] | None = None) -> bool:
+        """End the LSP's plugin or its node in one of the ways there are, and start it again; one at a time.
 
-    async def _restart(self, how: str, while_down: Callable[[], Awaitable[None]] | None) -> None:
+        Return whether there was something to end.
+        """
+        async with self._restarting:
+            return await self._restart(how, while_down)
+
+    async def _restart(self, how: str, while_down: Callable[[], Awaitable[None]] | None) -> bool:
         lsp = self.town.lsp
         if lsp.state != "running" or not lsp.plugins:
-            return
+            return False
         argv, options, env = lsp.plugin_plans[0]
         is_node = how not in ("plugin killed", "plugin stopped")
         try:
@@ -113,6 +117,7 @@ class Common:
         for party in list(self.town.parties.values()):
             if party is not lsp and party.online and (party.ends or party in self.present):
                 connect(party, lsp)
+        return True
 
     async def _cut(self) -> None:
         self.town.lsp.sigkill()

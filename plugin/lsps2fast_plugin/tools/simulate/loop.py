@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
+import sqlite3
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Protocol
+
+MakeServer = Callable[["SimulatedLoop", str, Callable[[], asyncio.BaseProtocol]], Any]
 
 
 class StandsStill(Exception):
@@ -43,6 +46,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._jump = _Jump()
         self.listeners: dict[str, Listener] = {}
         self.folder = ""  # of the files that plugins keep
+        self.databases: dict[str, sqlite3.Connection] = {}  # of those that are open, by path
+        self.make_server: MakeServer  # of a town
         super().__init__(self._jump)
 
     @property
@@ -73,6 +78,12 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             raise ConnectionRefusedError(111, "Connection refused")
         protocol = protocol_factory()
         return listener.accept(lambda: protocol), protocol
+
+    async def create_server(  # type: ignore[override]
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, **_: Any
+    ) -> Any:
+        """Listen within this process, as `make_server` does."""
+        return self.make_server(self, f"{host}:{port}", protocol_factory)
 
 
 def simulated_loop() -> SimulatedLoop:

@@ -12,6 +12,7 @@ from typing import Any
 from . import honest, strategies, weather
 from .common import Common
 from .mutants import applied
+from .page import PLACE, can_be_served
 from .plan import DAY_S, Happening, Plan, happenings
 from .promises import Bounds, Promises
 from .scene import CALM_S, PAYERS, Scene, Visitor
@@ -39,6 +40,7 @@ class Result:
     counts: Counter[str] = field(default_factory=Counter)
     worst: Counter[str] = field(default_factory=Counter)
     visits: Counter[str] = field(default_factory=Counter)
+    storms: Counter[str] = field(default_factory=Counter)
     profit_msat: int = 0
     opening_fees_msat: int = 0
     violation: Violation | None = None
@@ -52,9 +54,8 @@ class Market:
 
     def __init__(self, plan: Plan, progress: Progress | None = None) -> None:
         self.plan = plan
-        self.town = Town(
-            plan.seed, plugin=["lsps2fast-service"], options=plan.options, wallet_sat=COINS, height=200_000
-        )
+        options = plan.options | ({"lsps2-metrics-listen": PLACE} if can_be_served() else {})
+        self.town = Town(plan.seed, plugin=["lsps2fast-service"], options=options, wallet_sat=COINS, height=200_000)
         self.common = Common(self.town)
         self.story, self.books = self.common.story, self.common.books
         self.visits: Counter[str] = Counter()
@@ -132,7 +133,7 @@ class Market:
 
     async def _come(self) -> None:
         """Everything of the plan, at its time."""
-        chosen = list(self.plan.only or strategies.USUAL)
+        chosen = list(self.plan.only or strategies.KINDS)
         plan = happenings(self.plan, list(honest.KINDS), chosen, list(weather.EVENTS))
         for happening in plan:
             await asyncio.sleep(max(0.0, happening.at_s - self.town.loop.time()))
@@ -154,7 +155,6 @@ class Market:
     async def _harm(self, happening: Happening) -> None:
         harmful = happening.name in weather.HARM
         self.common.harm += harmful
-        self.visits[happening.name] += 1
         try:
             await weather.EVENTS[happening.name](self.sky, self.town.chance.once(f"weather {happening.number}"))
             if harmful:
@@ -197,7 +197,7 @@ class Market:
         result.frames = self.town.tape.frames
         result.digest = self.town.tape.digest()
         result.totals, result.counts, result.visits = self.books.totals, self.story.counts, self.visits
-        result.worst = self.promises.worst
+        result.worst, result.storms = self.promises.worst, self.common.storms
         result.profit_msat = self.books.profit_msat()
         result.opening_fees_msat = self.books.opening_fees_msat
         result.money = self.money

@@ -17,6 +17,7 @@ from lsps2fast_plugin.simnode.psbt import decode
 
 from .books import BACK, Account, Books
 from .common import Common
+from .page import read_page
 from .story import Violation
 from .told import Told
 
@@ -28,6 +29,7 @@ DAY_S = 86_400.0
 WINDOW_S = 25 * 3_600.0  # of burnt mining fees: a day in whole hours
 ANSWER_S = 5.0  # until a part that cannot be held has been failed
 LISTED_EVERY = 12  # quiet blocks
+PAGE_EVERY_S = DAY_S / 3  # between looks at the metrics page, which takes long to make
 QUIET_BLOCKS = 3  # that a leftover may stay
 
 
@@ -59,6 +61,7 @@ class Promises:
         self._low_s = 0.0  # when little enough was burnt for channels to be withheld
         self._allowed: set[Account] | None = None  # those that were withheld when that ended
         self._told: tuple[int, int, int] | None = None  # life, what stats said was earned, what we knew then
+        self._page_s = -PAGE_EVERY_S  # when the metrics page was last compared
         self._left: Counter[str] = Counter()  # leftovers, by how many quiet blocks they have been there
         self.told_of = Told(common.town, common.books)
         self.town.transcript.listeners.append(self._listen)
@@ -93,11 +96,11 @@ class Promises:
         bounds = self.bounds
         unpaid_sat = withheld_sat = 0
         for account in self.books.accounts.values():
-            if not bounds.least_channel_sat <= account.channel.capacity_sat <= bounds.channel_sat:
-                raise Violation("rule:18", f"a channel of {account.channel.capacity_sat} sat was opened")
-            unpaid_sat += account.channel.capacity_sat if account.is_unpaid else 0
+            if not bounds.least_channel_sat <= account.capacity_sat <= bounds.channel_sat:
+                raise Violation("rule:18", f"a channel of {account.capacity_sat} sat was opened")
+            unpaid_sat += account.capacity_sat if account.is_unpaid else 0
         for account in self.books.withheld():
-            withheld_sat += account.channel.capacity_sat
+            withheld_sat += account.capacity_sat
         self._reached("capital", unpaid_sat + withheld_sat, bounds.capital_sat + bounds.withheld_sat)
         self._reached("withheld", withheld_sat, bounds.capital_sat + bounds.withheld_sat)
 
@@ -212,6 +215,7 @@ class Promises:
         self._leftovers(stats)
         if self.common.story.counts["quiet looks"] % LISTED_EVERY == 0:
             await self._listed()
+            await self._on_page()
             self._accounts()
 
     async def _listed(self) -> None:
@@ -226,6 +230,32 @@ class Promises:
             self._later("listing", f"lsps2-listsessions lacks {len(missing)} unpaid channels: {sorted(missing)}")
         else:
             self._left["listing"] = 0
+
+    async def _on_page(self) -> None:
+        """rule:18, rule:20: the page for Prometheus says what the books say, to the msat."""
+        life, now_s = self.common.lives, self.town.loop.time()
+        if now_s < self._page_s + PAGE_EVERY_S:
+            return
+        try:
+            page = await asyncio.wait_for(read_page(), 60)
+        except (OSError, TimeoutError):
+            return
+        if not self._is_quiet() or not page or life != self.common.lives:
+            return
+        figures = {name: round(page[f"lsps2_{name}"]) for name in ("held_parts", "held_msat", "at_risk_msat")}
+        figures["fees_earned_msat"] = round(page["lsps2_fees_earned_msat_total"])
+        self._is_told("held_parts", figures["held_parts"], 0, "the metrics page")
+        self._is_told("held_msat", figures["held_msat"], 0, "the metrics page")
+        self._at_risk(figures, "the metrics page")
+        self._earned(figures, life, "the metrics page")
+        withheld = sum(1 for _ in self.books.withheld())
+        if round(page["lsps2_withheld_channels"]) == withheld:
+            self._left["page"] = 0
+        else:
+            told = f"{page['lsps2_withheld_channels']:.0f} withheld channels, and there are {withheld}"
+            self._later("page", f"the metrics page tells of {told}")
+        self._page_s = now_s
+        self.common.story.counts["metrics pages compared"] += 1
 
     def _accounts(self) -> None:
         """rule:20: ledger and records say of each sale that is over which fee came, to the msat."""
@@ -242,25 +272,25 @@ class Promises:
             return False
         return not (lsp.openings.pending or lsp.openings.starting or self.common.harm)
 
-    def _is_told(self, what: str, said: int, true: int) -> None:
+    def _is_told(self, what: str, said: int, true: int, who: str = "lsps2-stats") -> None:
         if said != true:
-            raise Violation("rule:18", f"lsps2-stats says {what} is {said}, and it is {true}")
+            raise Violation("rule:18", f"{who} says {what} is {said}, and it is {true}")
 
-    def _at_risk(self, stats: dict[str, Any]) -> None:
+    def _at_risk(self, stats: dict[str, Any], who: str = "lsps2-stats") -> None:
         """Check the ledger of capital. A paid channel may still count while parts are on their way over it."""
         accounts = self.books.accounts.values()
         debts = [account for account in accounts if account.is_open_debt]
         busy = [each for each in accounts if each.paid and each.end.live and each.end.state not in BACK]
-        least_msat = sum(each.channel.capacity_sat * 1000 for each in debts)
-        most_msat = least_msat + sum(each.channel.capacity_sat * 1000 for each in busy)
+        least_msat = sum(each.capacity_sat * 1000 for each in debts)
+        most_msat = least_msat + sum(each.capacity_sat * 1000 for each in busy)
         if least_msat <= stats["at_risk_msat"] <= most_msat:
             self._left["ledger"] = 0
             return
-        names = ", ".join(f"{each.end.peer.name} {each.channel.capacity_sat}" for each in debts)
-        told = f"lsps2-stats says that {stats['at_risk_msat']} msat are at risk, and {least_msat} are"
+        names = ", ".join(f"{each.end.peer.name} {each.capacity_sat}" for each in debts)
+        told = f"{who} says that {stats['at_risk_msat']} msat are at risk, and {least_msat} are"
         self._later("ledger", f"{told} ({names or 'no channel'})")
 
-    def _earned(self, stats: dict[str, Any], life: int) -> None:
+    def _earned(self, stats: dict[str, Any], life: int, who: str = "lsps2-stats") -> None:
         """Fees that came, since the plugin's start; shares of fees are told when their sale is over."""
         said, true = stats["fees_earned_msat"], self.books.opening_fees_msat
         share_msat = self.books.share_msat()
@@ -271,7 +301,7 @@ class Promises:
             self._left["fees"] = 0
         else:
             came = f"{missing} msat more came, {share_msat} of it shares of sales that are not over"
-            self._later("fees", f"lsps2-stats counts {said} msat of opening fees since its start; {came}")
+            self._later("fees", f"{who} counts {said} msat of opening fees since its start; {came}")
 
     def _leftovers(self, stats: dict[str, Any]) -> None:
         """rule:9: no coin stays reserved but those of withheld channels."""

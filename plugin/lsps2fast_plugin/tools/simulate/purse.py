@@ -30,6 +30,7 @@ class Purse:
         self._start_msat = 0
         self._restarting = asyncio.Lock()
         self._closed: dict[End, int] = {}
+        self._rounded_msat = 0  # of channels that are gone
 
     async def ready(self) -> None:
         """Start the node at the first call."""
@@ -76,13 +77,19 @@ class Purse:
         if have_msat < must_msat:
             raise Violation("rule:27", f"the wallet lacks {must_msat - have_msat} msat for preimages that it gave away")
 
+    def tidy(self) -> None:
+        """Forget channels that are gone; what rounding took of them stays known."""
+        if self._begun is not None and self._begun.done():
+            for end in [each for each in self._closed if each not in self.node.ends]:
+                self._rounded_msat += self._closed.pop(end)
+
     def _rounded_off_msat(self) -> int:
         """Return what its outputs of closing transactions lack, because chains know neither msat nor dust."""
         for end in self.node.ends:
             if end.channel.on_chain is not None and end not in self._closed:
                 share_msat = end.to_us_msat - end.pending_msat
                 self._closed[end] = share_msat if share_msat < DUST_SAT * 1000 else share_msat % 1000
-        return sum(self._closed.values())
+        return self._rounded_msat + sum(self._closed.values())
 
     async def restart(self) -> None:
         """Kill the plugin and start it again."""

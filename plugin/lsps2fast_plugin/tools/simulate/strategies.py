@@ -414,5 +414,4 @@ MONEY: tuple[type[Visitor], ...] = (
     Dusty,
     Chaos,
 )
-USUAL: tuple[str, ...] = tuple(kind.name for kind in (*MONEY, *LIVENESS, *OPERATORS, *WALLET))
 KINDS: dict[str, type[Visitor]] = {kind.name: kind for kind in (*MONEY, *LIVENESS, *OPERATORS, *WALLET, *WORDS)}

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator
 
 from lsps2fast_plugin.service.sales_ledger.ledger import reading
 
-from .books import Books, Sale
+from .books import Account, Books, Sale
 from .town import Town
 
-FEES_OF_SCIDS = "SELECT jit_scid, SUM(fee_taken_msat) FROM attempts GROUP BY jit_scid"
+FEE_OF_SCID = "SELECT SUM(fee_taken_msat) FROM attempts WHERE jit_scid = ?"
+MINING_OF_CHANNEL = "SELECT mining_msat FROM channels WHERE channel_id = ? AND sent_ms IS NOT NULL"
+WRITTEN_S = 86_400.0  # after a funding was sent, its miners' fee is in the ledger
 FINAL = ("lsps", "lsps2", "sessions", "finalized")
 
 
@@ -36,7 +37,13 @@ class Told:
             return None
         try:
             with reading(self._town.ledger_path) as db:
-                ledger: Counter[str] = Counter(dict(db.execute(FEES_OF_SCIDS).fetchall()))
+                ledger = {sale.scid: _number(db, FEE_OF_SCID, sale.scid) or 0 for sale in over}
+                for account in self._sent_long_ago():
+                    channel_id = account.channel.channel_id
+                    told = _number(db, MINING_OF_CHANNEL, bytes.fromhex(channel_id))
+                    if told != account.mining_sat * 1000:
+                        cost = f"the funding of {channel_id}, which cost {account.mining_sat} sat"
+                        return f"the sales ledger has {told} msat of mining for {cost}"
         except sqlite3.Error as error:
             return f"the sales ledger cannot be read: {error}"
         records = dict(self._records())
@@ -51,10 +58,21 @@ class Told:
         self._agreed.intersection_update({sale.scid for sale in self._books.sales})
         return None
 
+    def _sent_long_ago(self) -> Iterator[Account]:
+        before_s = self._town.loop.time() - WRITTEN_S
+        for account in self._books.accounts.values():
+            if account.funding is not None and account.sent_s < before_s and account.is_on_chain:
+                yield account
+
     def _records(self) -> Iterator[tuple[str, int]]:
         for key, (value, _) in self._town.lsp.datastore.rows.items():
             if key[:4] == FINAL:
                 yield key[4], int(json.loads(value)["lsps2fast"]["fee_paid_msat"])
+
+
+def _number(db: sqlite3.Connection, query: str, key: str | bytes) -> int | None:
+    row = db.execute(query, (key,)).fetchone()
+    return None if row is None else row[0]
 
 
 def _came(sale: Sale) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from lsps2fast_plugin.service import app as service
 from lsps2fast_plugin.service import wiring
 from lsps2fast_plugin.service.options import LEDGER_FILE
 from lsps2fast_plugin.service.sales_ledger.ledger import path_of
+from lsps2fast_plugin.service.sales_ledger.writer import LedgerWriter, LoopWriter
 from lsps2fast_plugin.simnode import World
 from lsps2fast_plugin.simnode.clock import START_US, Clock, Timer
 from lsps2fast_plugin.simnode.lightningd import Node
@@ -26,6 +28,7 @@ from lsps2fast_plugin.simnode.process import Plugin
 from .chance import Chance
 from .life import DEAD, InnerPlugin, PluginClock, Program, program_named, task_factory
 from .loop import SimulatedLoop, simulated_loop
+from .page import PageServer
 from .wire import MemoryServer, Tape
 
 T = TypeVar("T")
@@ -84,6 +87,7 @@ class Town(World):
         assert isinstance(loop, SimulatedLoop)
         self.loop = loop
         loop.set_task_factory(task_factory)  # type: ignore[arg-type]  # typeshed wants one that is generic
+        loop.make_server = PageServer
         self.tape = Tape()
         self.chance = Chance(seed)
         self.context = copy_context()
@@ -133,6 +137,8 @@ class Town(World):
                 task.cancel()
             await asyncio.wait(pending, timeout=1)
         await super().close()
+        for database in self.loop.databases.values():
+            database.close()
 
     def emigrate(self, party: Party) -> None:
         """Let a party without channels leave for good, with its coins."""
@@ -149,10 +155,25 @@ class Town(World):
         return self.loop.time() / 86_400
 
 
+def _opened(writer: LoopWriter) -> sqlite3.Connection:
+    """Open a ledger once in a run, whoever writes it: no power fails here, and a kill never falls into a write."""
+    databases = simulated_loop().databases
+    if writer.path not in databases:
+        databases[writer.path] = LedgerWriter._open(writer)
+        databases[writer.path].execute("PRAGMA synchronous = OFF")
+    return databases[writer.path]
+
+
+def _kept_open(writer: LoopWriter) -> None:
+    writer._db = None
+
+
 @contextlib.contextmanager
 def as_plugins() -> Iterator[None]:
     """Let plugins run in this process: they look at the environment for who started them."""
     with (
+        patch.object(LoopWriter, "_open", _opened),
+        patch.object(LoopWriter, "_close", _kept_open),
         patch.dict(os.environ, LIGHTNINGD_PLUGIN="1"),
         patch.object(service, "LOOK_EVERY_S", LOOKS_S),
         patch.object(wiring, "path_of", lambda option, _: path_of(option, simulated_loop().folder)),

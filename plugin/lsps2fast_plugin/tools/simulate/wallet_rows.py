@@ -93,6 +93,7 @@ class Cheat(Visitor):
         await purse.ready()
         lsp = EvilLsp(me.town, f"{me.name}/lsp", purse)
         me.town.parties[lsp.name] = lsp
+        me.common.present.add(lsp)
         lsp.fees_msat = list(self.fees_msat) or [me.some(100_000, 3_000_000)]
         connect(lsp, purse.node)
         deal = Deal(me, lsp, purse)
@@ -107,8 +108,7 @@ class Cheat(Visitor):
         self.leave(lsp)
         await me.rest(90_000, 130_000)  # until its offer is over, so that the wallet does not call for it
         disconnect(lsp, purse.node)
-        if not lsp.ends:
-            me.town.emigrate(lsp)
+        me.common.present.discard(lsp)
 
     async def cheat(self, me: Scene, deal: Deal) -> None:
         """Do with a purchase as this one does."""

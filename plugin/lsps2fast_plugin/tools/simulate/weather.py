@@ -11,6 +11,8 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
+from lsps2fast_plugin.simnode.channels import End
+from lsps2fast_plugin.simnode.client import Client
 from lsps2fast_plugin.simnode.party import connect, disconnect
 
 from .broom import sweep
@@ -71,6 +73,10 @@ class Sky:
         self.perkw = min(MOST_PERKW, max(LEAST_PERKW, self.perkw * drift * dice.lognormvariate(0, 0.06)))
         self.set_rate(self.perkw)
 
+    def did(self, what: str, times: int = 1) -> None:
+        """Count what really happened."""
+        self.common.storms[what] += times
+
     def set_rate(self, perkw: float) -> None:
         """All estimates of every node, and the commitments' with it."""
         for node in self.town.nodes:
@@ -85,12 +91,14 @@ Event = Callable[[Sky, random.Random], Awaitable[None]]
 
 async def _spike(sky: Sky, dice: random.Random) -> None:
     factor = dice.uniform(3, 40)
+    sky.did("fee rate leaps")
     sky.perkw = min(MOST_PERKW, sky.perkw * factor)
     sky.common.story.tell("weather", f"fee rates rise to {sky.perkw:.0f} sat per 1000 weight")
 
 
 async def _slow_blocks(sky: Sky, dice: random.Random) -> None:
     sky.slow = dice.uniform(3, 8)
+    sky.did("spells of slow blocks")
     sky.common.story.tell("weather", f"blocks come {sky.slow:.1f} times slower")
     await asyncio.sleep(dice.uniform(3_600, 21_600))
     sky.slow = 1.0
@@ -98,6 +106,7 @@ async def _slow_blocks(sky: Sky, dice: random.Random) -> None:
 
 async def _burst(sky: Sky, dice: random.Random) -> None:
     count = dice.randint(3, 12)
+    sky.did("bursts of blocks")
     sky.common.story.tell("weather", f"{count} blocks within a minute")
     for _ in range(count):
         sky.town.mine()
@@ -106,6 +115,7 @@ async def _burst(sky: Sky, dice: random.Random) -> None:
 
 async def _reorg(sky: Sky, dice: random.Random) -> None:
     depth = dice.randint(1, 3)
+    sky.did("reorgs")
     sky.common.story.tell("weather", f"the last {depth} blocks are replaced")
     sky.town.reorg(depth)
 
@@ -118,6 +128,7 @@ async def _flap(sky: Sky, dice: random.Random) -> None:
         if peers:
             peer = dice.choice(peers)
             disconnect(peer, lsp)
+            sky.did("lines cut")
             await asyncio.sleep(dice.uniform(0.05, 60))
             if peer.online:
                 connect(peer, lsp)
@@ -127,9 +138,12 @@ async def _flap(sky: Sky, dice: random.Random) -> None:
 async def _rpc_trouble(sky: Sky, dice: random.Random) -> None:
     """One kind of call fails, is carried out and fails, answers late, twice, or not at all."""
     faults, method = sky.town.lsp.faults, dice.choice(CALLS)
-    kind = dice.choice(("fails", "fails after the deed", "late", "twice", "hangs", "the line is cut"))
+    kind = dice.choice(("fails", "fails after the deed", "slow", "late", "twice", "hangs", "the line is cut"))
     times, nth = dice.randint(1, 4), dice.randint(1, 3)
     sky.common.story.tell("weather", f"{method}: {kind}, {times} times from call {nth} on")
+    if kind == "slow":
+        await _slow_calls(sky, dice, method)
+        return
     if kind == "fails":
         fault = faults.fail(method, nth=nth, times=times)
     elif kind == "fails after the deed":
@@ -150,7 +164,19 @@ async def _rpc_trouble(sky: Sky, dice: random.Random) -> None:
             fault.release()
     fault.release()
     faults.remove(fault)
-    sky.common.story.counts["faults that hit"] += fault.hits
+    sky.did(f"RPC: {kind}", fault.hits)
+
+
+async def _slow_calls(sky: Sky, dice: random.Random, method: str) -> None:
+    """Let calls of a method take up to half a minute each, carried out at once or at the end."""
+    faults = sky.town.lsp.faults
+    for _ in range(dice.randint(3, 20)):
+        fault = faults.late(method) if dice.random() < 0.5 else faults.hang(method)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(fault.reached.wait(), 1_800)
+            await asyncio.sleep(dice.uniform(0.1, 30))
+        faults.remove(fault)
+        sky.did("RPC: slow", fault.hits)
 
 
 async def _disk_full(sky: Sky, dice: random.Random) -> None:
@@ -158,7 +184,7 @@ async def _disk_full(sky: Sky, dice: random.Random) -> None:
     fault = sky.town.lsp.faults.fail("datastore", times=1_000_000, message="disk I/O error")
     await asyncio.sleep(dice.uniform(30, 7_200))
     sky.town.lsp.faults.remove(fault)
-    sky.common.story.counts["faults that hit"] += fault.hits
+    sky.did("writes on a full disk", fault.hits)
 
 
 async def _amid_a_sale(sky: Sky, dice: random.Random) -> None:
@@ -174,7 +200,7 @@ def _ending(how: str) -> Event:
     async def end(sky: Sky, dice: random.Random) -> None:
         await _amid_a_sale(sky, dice)
         sky.common.story.tell("weather", how)
-        await sky.common.restart(how)
+        sky.did(how, await sky.common.restart(how))
 
     return end
 
@@ -184,16 +210,30 @@ async def _clock_jump(sky: Sky, dice: random.Random) -> None:
     skew_s = dice.uniform(-600, 600)
     sky.common.story.tell("weather", f"the LSP's clock is {skew_s:+.0f} s off")
     sky.common.set_skew(round(skew_s * 1000))
+    sky.did("jumps of the clock")
     await asyncio.sleep(dice.uniform(600, 7_200))
     sky.common.set_skew(0)
 
 
 async def _splice(sky: Sky, dice: random.Random) -> None:
-    """Let a payer make its channel larger; another scid follows (cln:N3)."""
+    """Let a payer, a client or the wallet's friend make a channel larger; another scid follows (cln:N3)."""
     payer = dice.choice(sky.common.payers)
-    end = dice.choice(payer.ends)
+    end, who = dice.choice(payer.ends), "payer"
+    if dice.random() < 0.7:
+        others = [each for channel in sky.town.channels for each in channel.ends if _may_splice(each)]
+        if others:
+            end, who = dice.choice(others), "client"
+            sky.town.chain.grant(200_000, end.owner.wallet.new_script())
     if sky.common.splice(end, dice.randint(1_000, 100_000)):
-        sky.common.story.tell("weather", f"{payer.name} splices a channel")
+        sky.did(f"splices of a {who}'s channel")
+        sky.common.story.tell("weather", f"{end.owner.name} splices a channel")
+
+
+def _may_splice(end: End) -> bool:
+    """Whether it is a wallet's, and its funding is in a block: before that lightningd splices nothing."""
+    if not isinstance(end.owner, Client) or end.state != "CHANNELD_NORMAL" or end.channel.dead:
+        return False
+    return end.owner.chain.depth(end.channel.funding_txid) > 0
 
 
 EVENTS: dict[str, Event] = {
