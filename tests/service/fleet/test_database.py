@@ -8,7 +8,7 @@ import random
 import pytest
 from harness.fleet import FleetServer, database
 
-from lsps2fast_plugin.service.fleet.database import Client, Database, FleetAway, NotOurs
+from lsps2fast_plugin.service.fleet.database import Client, Database, FleetAway, NotOurs, load_driver
 from lsps2fast_plugin.service.fleet.holds import Ask, Granted
 from lsps2fast_plugin.service.policy.shared import Standing
 
@@ -66,11 +66,25 @@ async def test_many_at_once_take_exactly_what_there_is(url: str) -> None:
     async def take(number: int) -> None:
         for _ in range(40):
             ask = Ask("token:bb", held[number], held[number] + 1, 100)
-            held[number] = (await nodes[number].place_buy(CLIENT, 1, 1000, [ask])).holds[0].held
-            await asyncio.sleep(0)
+            client = f"02{number:064x}"
+            held[number] = (await nodes[number].place_buy(client, 1, 1000, [ask])).holds[0].held
 
     await asyncio.gather(*map(take, range(8)))
     assert sum(held.values()) == 100
+    await left(*nodes)
+
+
+async def test_a_client_who_asks_everywhere_at_once_gets_ten_places(url: str) -> None:
+    """B-14: eight nodes, one client with a request at each, again and again."""
+    nodes = await joined(url, *(f"n{number}" for number in range(8)))
+    sold = dict.fromkeys(range(8), 0)
+
+    async def shop(number: int) -> None:
+        for _ in range(10):
+            sold[number] += (await nodes[number].place_buy(CLIENT, sold[number] + 1, 10, [])).room
+
+    await asyncio.gather(*map(shop, range(8)))
+    assert sum(sold.values()) == 10
     await left(*nodes)
 
 
@@ -135,18 +149,27 @@ async def test_an_earlier_process_of_a_node_is_refused(url: str) -> None:
 async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(server: FleetServer, url: str) -> None:
     """K-13: a raise whose answer was given up comes to its end, or never, but not behind the next call's back."""
     one, other = await joined(url, "one", "other")
-    asks = [Ask("capital", 0, 90, 100)]
-    late = asyncio.create_task(one.tell_and_hear("p1", asks, NO_POTS, NOTHING, None))
-    await asyncio.sleep(0)
+    admin = await load_driver().connect(server.url)
+    lock = f"hashtextextended('{schema_of(url)} pot capital', 0)"
+    await admin.fetchval(f"SELECT pg_advisory_lock({lock})")
+    late = asyncio.create_task(one.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING, None))
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    for _ in range(1000):
+        if await admin.fetchval(waiting):
+            break
+        await asyncio.sleep(0.02)
     late.cancel()
     with pytest.raises(asyncio.CancelledError):
         await late
+    with pytest.raises(FleetAway, match="did not answer"):  # the database still works on it
+        await one.join("p1")
+    await admin.fetchval(f"SELECT pg_advisory_unlock({lock})")
+    await admin.close()
     await one.join("p1")
-    held = (await one.tell_and_hear("p1", [Ask("capital", 0, 10, 100)], NO_POTS, NOTHING, None)).holds[0].held
-    assert held == 10
-    assert (await other.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING, None)).holds == [
-        Granted(90, 10, 0)
-    ]
+    news = await one.tell_and_hear("p1", [Ask("capital", 0, 10, 100)], NO_POTS, NOTHING, None)
+    assert news.holds == [Granted(10, 0, 0)]
+    news = await other.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING, None)
+    assert news.holds == [Granted(90, 10, 0)]
     await left(one, other)
 
 

@@ -236,6 +236,20 @@ async def test_a_journal_that_cannot_be_written_gives_nothing_away() -> None:
     assert server.holds[POT]["a"][0] < stored
 
 
+async def test_what_is_given_back_is_not_used_though_the_answer_is_lost() -> None:
+    """K-13: from the moment the database may have heard it, others may use it."""
+    server = Server()
+    one = await member(server, "a", buys_per_peer=1000)
+    await one.fleet.look()
+    await buy(one, held=SPRING)
+    one.holds.nodes = 9
+    one.line.break_next = "after"
+    await one.fleet.look()
+    assert not one.holds.joined
+    assert one.holds.limit(POT, 40) <= server.holds[POT]["a"][0]
+    assert one.policy.uses.left(SPRING) == one.holds.limit(POT, 40) - 1
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
