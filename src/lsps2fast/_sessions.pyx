@@ -541,7 +541,7 @@ class Sessions(Live):
             raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'has a payment under way'}")
         buy.attempts = max(buy.attempts, record.attempts)
         buy.fee_paid_msat = record.fee_paid_msat
-        buy.owed_msat = record.opening_fee_msat if record.fee_paid_msat else 0
+        buy.owed_msat = record.opening_fee_msat if record.fee_paid_msat or record.payment_hash is None else 0
         public = public or sent
         unpaid = record.channel is not None and public
         if record.preimage is None and not record.forwards and (unpaid or record.payment_hash is None):
@@ -579,7 +579,7 @@ class Sessions(Live):
             return NOTHING
         if buy.closed is None:
             return self._forget(buy, TIMEOUT)
-        outcome = UNDERPAID if buy.fee_paid_msat else UNPAID
+        outcome = UNDERPAID if buy.owed_msat else UNPAID  # a part without a share of the fee may have been taken
         return (Finalize(buy.jit_scid, self._waiting(buy, buy.closed), outcome), *self._forget(buy, outcome))
 
     @cython.cfunc

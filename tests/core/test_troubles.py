@@ -486,6 +486,33 @@ def test_money_that_is_back_before_the_payment_has_ended_is_not_waited_for(
     assert play.core.buys == {}
 
 
+@pytest.mark.parametrize("road", ["lost expired", "expired lost"])
+def test_a_late_part_that_bears_no_fee_is_a_payment_too(scene: Play, road: str) -> None:
+    """rule:20, people:S17: it was taken and all that bore a fee failed: `Underpaid`, not `Unpaid`."""
+    play = scene(**PUBLIC)
+    play.forward()
+    play.part(htlc_id=9)
+    assert [part.extra_fee_msat for order_ in play.walk("stored") for part in order_.parts] == [0]
+    play.resolved(9, PREIMAGE)
+    play.note(play.core.money_back(CHANNEL.channel_id))
+    play.walk(road)
+    assert [final.outcome for final in play.of(order.Finalize)] == ["Underpaid"]
+    assert play.orders[-1] == order.ForgetBuy(SCID, "Underpaid")
+
+
+def test_what_is_owed_of_a_payment_without_a_fee_is_known_after_a_start(scene: Play) -> None:
+    """rule:20, K-09: the whole fee, by the next payment, and the end is `Underpaid` after a start, too."""
+    play = scene(**PUBLIC)
+    play.forward()
+    play.part(htlc_id=9)
+    play.walk("stored")
+    play.resolved(9, PREIMAGE)
+    play.walk("lost")
+    again = scene(**PUBLIC)
+    assert again.core.restore(SCID, play.of(order.Reset)[-1].record, True) is None
+    assert (again.buy.owed_msat, again.buy.fee_paid_msat) == (play.buy.owed_msat, 0) == (FEE, 0)
+
+
 def test_money_that_is_back_before_the_payment_has_ended_lets_the_buy_open_another(scene: Play) -> None:
     """people:L9, people:S17."""
     play = scene(**PUBLIC)

@@ -238,7 +238,9 @@ class World:
     def _on_OpenChannel(self, action: order.OpenChannel) -> None:
         offer = self.offers[action.jit_scid]
         assert (offer.record.stage, offer.record.payment_hash) == ("intent", action.payment_hash), "rule:2"
-        assert offer.record.funding == action.funding
+        named = offer.record.funding  # blocks that came while it was written may have renewed the reservation
+        assert named is not None
+        assert replace(named, reserved_to_block=action.funding.reserved_to_block) == action.funding
         standing = [name for name, state in offer.channels.items() if state != "undone" and name not in offer.closed]
         assert not standing, "a second channel beside one that stands (rule:2)"
         assert not [a for a in self._pending(action.jit_scid) if isinstance(a, (order.OpenChannel, order.Undo))]
