@@ -22,6 +22,7 @@ BOARD = json.loads((MONITORING / "board.json").read_text("utf-8"))
 RULES = (MONITORING / "alerts.yml").read_text("utf-8")
 WORDS = {"by", "le", "sum", "rate", "increase", "histogram_quantile"}
 LABELS = re.compile(r"\bby \(([^)]*)\)")
+ADDED = {"instance", "job"}  # by Prometheus, to every sample
 SELECTOR = re.compile(r"(\w+)\{([^}]*)\}")
 
 
@@ -61,10 +62,25 @@ def faults(expression: str, page: dict[str, set[str]]) -> Iterator[str]:
         yield from (f"no label {label}" for label in re.split(r",\s*", listed) if label not in labels)
     for name, inside in SELECTOR.findall(expression):
         for label in re.findall(r"(\w+)[=!]", inside):
-            if label not in page.get(name, set()):
+            if label not in page.get(name, set()) | ADDED:
                 yield f"no label {label} of {name}"
     if expression.count("(") != expression.count(")"):
         yield f"unbalanced: {expression}"
+
+
+def test_the_board_shows_one_node_or_several() -> None:
+    """operator:O12: whatever it shows is of the nodes that were chosen; all of them by default."""
+    (chosen,) = BOARD["templating"]["list"]
+    assert (chosen["name"], chosen["query"], chosen["allValue"]) == (
+        "node",
+        "label_values(lsps2_live_buys, instance)",
+        ".*",
+    )
+    for panel in BOARD["panels"]:
+        for target in panel["targets"]:
+            assert re.findall(r"\blsps2_\w+", target["expr"]) == re.findall(
+                r'\b(lsps2_\w+)\{instance=~"\$node"', target["expr"]
+            )
 
 
 async def test_every_expression_asks_for_what_the_page_has() -> None:

@@ -63,12 +63,15 @@ def named(channel_type: tuple[int, ...]) -> str:
 class OurNode:
     """What our lightningd can do about channels; `learn` fills it in at the start."""
 
+    id: str = ""
+    network: str = ""
     anchors: bool = False
     dual_funds: bool = False  # then lightningd opens no channel of one funder to a peer that does so too
     feerate_offset_perkw: int = FEERATE_OFFSET_PERKW
 
     def learn(self, info: NodeInfo, configs: Configs) -> None:
         """Take what lightningd says of itself."""
+        self.id, self.network = info.id, info.network
         self.anchors = offers(info.our_features.init, ANCHORS)
         self.dual_funds = offers(info.our_features.init, DUAL_FUND)
         self.feerate_offset_perkw = configs.number("commit-feerate-offset", FEERATE_OFFSET_PERKW)

@@ -61,6 +61,7 @@ COUNTERS: Final = {
     "coin_splits": "Coins split to fill lsps2-coin-pool",
     "closes_refused": "Attempts to close a channel before its min_lifetime that were refused",
 }
+INFO: Final = ("version", "core", "node_id", "network")
 LABELLED: Final = {  # key: label and meaning
     "alarms": ("kind", "Alarms raised, by their section of the runbook"),
     "payments": ("outcome", "Payments that came to an end"),
@@ -122,7 +123,7 @@ class Metrics:
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
         stats = self._stats()
-        yield InfoMetricFamily("lsps2", "This program", {"version": stats["version"], "core": stats["core"]})
+        yield InfoMetricFamily("lsps2", "This program and its node", {name: stats[name] for name in INFO})
         for key, meaning in GAUGES.items():
             if stats[key] is not None:
                 yield GaugeMetricFamily(f"lsps2_{key}", meaning, value=float(stats[key]))

@@ -197,6 +197,8 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
     return {
         "version": __version__,
         "core": BACKEND,
+        "node_id": parts.our_node.id,
+        "network": parts.our_node.network,
         "live_buys": len(parts.offers),
         "live_sessions": parts.sessions.live,
         "menus": parts.desk.menus,

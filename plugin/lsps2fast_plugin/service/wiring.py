@@ -136,8 +136,9 @@ def build_parts(
         catch_up=reload_ledger,
         ended=ended,
         threadless=None if host.has_threads else host.spawn,
+        ships=settings.fleet is not None,
     )
-    fleet = _fleet(desk, settings, notebook, clock, offers, alarms)
+    fleet = _fleet(desk, settings, notebook, clock, offers, alarms, sales.path)
     books = SessionEvents(
         host=host,
         sessions=sessions,
@@ -236,7 +237,13 @@ def build_parts(
 
 
 def _fleet(
-    desk: Desk, settings: Settings, notebook: DatastoreRecords, clock: Clock, offers: BuyRegistry, alarms: Alarms
+    desk: Desk,
+    settings: Settings,
+    notebook: DatastoreRecords,
+    clock: Clock,
+    offers: BuyRegistry,
+    alarms: Alarms,
+    ledger_path: str | None,
 ) -> Fleet | None:
     if desk.holds is None:
         return None
@@ -250,4 +257,5 @@ def _fleet(
         open_count=offers.open_count,
         buys_per_peer=settings.limits.buys_per_peer,
         alarm=alarms.tell,
+        ledger_path=ledger_path,
     )

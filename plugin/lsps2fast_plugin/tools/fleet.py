@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
 import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
@@ -11,6 +13,8 @@ from typing import Any, Final
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.service.fleet.database import CONNECT_S, load_driver, split_url
 from lsps2fast_plugin.service.fleet.schema import CALLABLE, MIGRATIONS, VERSION
+from lsps2fast_plugin.service.sales_ledger.outbox import rebuild
+from lsps2fast_plugin.service.sales_ledger.schema import migrate
 
 PATIENCE_S: Final = 30.0
 
@@ -77,6 +81,46 @@ async def forget(connection: Any, schema: str, args: Namespace) -> str:
     return f"{args.node} is forgotten; what it held and used counts no more\n"
 
 
+async def _ledgers(url: str) -> list[tuple[str, str, list[tuple[str, dict[str, Any]]]]]:
+    """Return node, ledger and rows, the oldest ledger of each node first."""
+    driver, (url, schema) = load_driver(), split_url(url)
+    connection = await _connected(driver, url)
+    try:
+        found = []
+        for each in await connection.fetch(f"SELECT ledger, node FROM {schema}.ledger ORDER BY node, since"):
+            rows = await connection.fetch(
+                f"SELECT kind, row FROM {schema}.ledger_row WHERE ledger = $1 ORDER BY kind, name", each["ledger"]
+            )
+            found.append((each["node"], each["ledger"], [(row["kind"], json.loads(row["row"])) for row in rows]))
+        return found
+    except driver.PostgresError as error:
+        raise ConfigError(f"{error}; reading the fleet's ledger needs the role that made the schema") from error
+    finally:
+        connection.terminate()
+
+
+def read_ledgers(url: str) -> dict[str, sqlite3.Connection]:
+    """Return a ledger in memory for each node, and under the name "" one with the sales of all. Raises ConfigError."""
+    by_node: dict[str, list[list[tuple[str, dict[str, Any]]]]] = {}
+    for node, _, rows in asyncio.run(_ledgers(url)):
+        by_node.setdefault(node, []).append(rows)
+    found = {}
+    for name in ("", *by_node):
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        migrate(db)
+        for node in by_node if name == "" else (name,):
+            rebuild(db, node, by_node[node])
+        found[name] = db
+    return found
+
+
+async def _connected(driver: Any, url: str) -> Any:
+    try:
+        return await driver.connect(url, timeout=CONNECT_S, command_timeout=PATIENCE_S, statement_cache_size=0)
+    except Exception as error:  # whatever the driver, the system or the server say: the sentence goes to a person
+        raise ConfigError(f"the database cannot be reached: {error or type(error).__name__}") from error
+
+
 ACTIONS: Final[dict[str, Callable[[Any, str, Namespace], Awaitable[str]]]] = {
     "init": init,
     "show": show,
@@ -88,10 +132,7 @@ async def _run(args: Namespace) -> str:
     driver, (url, schema) = load_driver(), split_url(args.url)
     if args.action == "forget" and args.node is None:
         raise ConfigError("name the node to forget: its id, 66 hex digits")
-    try:
-        connection = await driver.connect(url, timeout=CONNECT_S, command_timeout=PATIENCE_S, statement_cache_size=0)
-    except Exception as error:  # whatever the driver, the system or the server say: the sentence goes to a person
-        raise ConfigError(f"the database cannot be reached: {error or type(error).__name__}") from error
+    connection = await _connected(driver, url)
     try:
         return await ACTIONS[args.action](connection, schema, args)
     except driver.PostgresError as error:

@@ -25,7 +25,7 @@ def names() -> Iterator[tuple[str, str, str, str]]:
     yield "lsps2_payment_seconds", "histogram", "step", metrics.SECONDS
     yield "lsps2_foreign_hook_seconds", "histogram", "", metrics.HOOK_SECONDS
     yield "lsps2_rpc_seconds", "histogram", "method, outcome", metrics.RPC_SECONDS
-    yield "lsps2_info", "gauge", "version, core", "This program"
+    yield "lsps2_info", "gauge", ", ".join(metrics.INFO), "This program and its node"
 
 
 def reference() -> str:

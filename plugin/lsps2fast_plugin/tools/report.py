@@ -75,6 +75,7 @@ ASKS: Final = {
     "idle_days": ("closable",),
 }
 USUAL_LIMIT: Final = 100
+NODE: Final = "node"
 GAP: Final = 2  # between columns
 Columns = tuple[tuple[str, str], ...]
 
@@ -85,7 +86,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "what", nargs="?", choices=KINDS, default="money", help="money (default), sales, explain, or closable channels"
     )
     parser.add_argument("about", nargs="?", help="explain: a payment hash, channel id, jit scid or node id")
-    parser.add_argument("--by", choices=BY, help="money: a row for each")
+    parser.add_argument("--by", choices=(*BY, NODE), help="money: a row for each")
     parser.add_argument("--since", metavar="TIME", help="a date, a time, or seconds since 1970 (UTC)")
     parser.add_argument("--until", metavar="TIME", help="the same; money: by default this month")
     parser.add_argument("--peer", metavar="NODE_ID", help="sales: to this client")
@@ -99,6 +100,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--rpc", metavar="SOCKET", default=DEFAULT_RPC, help=f"of lightningd (default {DEFAULT_RPC})")
     source.add_argument("--file", metavar="LEDGER", help="read this file instead; the node need not run")
+    source.add_argument(
+        "--fleet", metavar="URL", help="of the fleet's database: money and sales of all nodes; money also --by node"
+    )
 
 
 def run(args: Namespace) -> int:
@@ -107,7 +111,7 @@ def run(args: Namespace) -> int:
         if args.about is not None and args.what != "explain":
             raise ConfigError(f"{args.about!r} has no place here: only explain takes something to explain")
         _check(args)
-        answer = _from_file(args) if args.file else _from_node(args)
+        answer = _from_fleet(args) if args.fleet else _from_file(args) if args.file else _from_node(args)
         if args.json:
             sys.stdout.write(json.dumps(answer, indent=2) + "\n")
         elif args.csv:
@@ -126,6 +130,8 @@ def _check(args: Namespace) -> None:
         if getattr(args, name) is not None and args.what not in questions:
             option = "--" + name.replace("_", "-")
             raise ConfigError(f"{option} has no place here: it goes with `report {'` and `report '.join(questions)}`")
+    if args.by == NODE and not args.fleet:
+        raise ConfigError("--by node has no place here: it goes with --fleet")
     if args.limit is None:
         args.limit = USUAL_LIMIT
 
@@ -192,6 +198,20 @@ def _from_file(args: Namespace) -> Answer:
     except (NotOurs, sqlite3.Error) as error:
         damaged = f"{ANOTHER}, or ask the node; `sqlite3 FILE .recover` may read what is left"
         raise ConfigError(f"{path}: {advice(error, ANOTHER, damaged)}") from error
+
+
+def _from_fleet(args: Namespace) -> Answer:
+    if args.what not in ("money", "sales"):
+        raise ConfigError(f"`report {args.what}` is a question for one node: leave out --fleet")
+    from lsps2fast_plugin.tools.fleet import read_ledgers
+
+    ledgers = read_ledgers(args.fleet)
+    if args.by != NODE:
+        return _asked(args, ledgers[""])
+    args.by = None
+    answer = _asked(args, ledgers.pop(""))
+    answer["rows"] = [{NODE: node, **_asked(args, db)["total"]} for node, db in ledgers.items()]
+    return answer
 
 
 def _asked(args: Namespace, db: sqlite3.Connection) -> Answer:
@@ -281,7 +301,7 @@ def _show(what: str, answer: Answer) -> None:
 
 
 def _money_columns(answer: Answer) -> Columns:
-    by = next((name for name in BY if answer.get("rows") and name in answer["rows"][0]), "total")
+    by = next((name for name in (*BY, NODE) if answer.get("rows") and name in answer["rows"][0]), "total")
     return (("" if by == "total" else by, by), *_MONEY)
 
 
@@ -328,16 +348,16 @@ def _is_number(name: str) -> bool:
 
 def _cell(name: str, row: Answer) -> str:
     value = row.get(name)
-    if name in (*BY, "total") and row.get("total") is True:
+    if name in (*BY, NODE, "total") and row.get("total") is True:
         return "total"
     if value is None:
-        return "-" if name in BY else ""
+        return "-" if name in (*BY, NODE) else ""
     if name == "capital_sat_days":
         return f"{value / 1e8:,.2f}"
     if name.endswith("_msat"):
         return sat(value).removesuffix(" sat")
     if name.endswith("_at"):
         return str(value)[:16].replace("T", " ")
-    if name in ("peer_id", "peer"):
+    if name in ("peer_id", "peer", NODE):
         return f"{value[:10]}…"
     return f"{value:,}" if type(value) in (int, float) else str(value)

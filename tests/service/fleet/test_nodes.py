@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -187,3 +190,37 @@ async def test_two_nodes_know_of_one_client(url: str) -> None:
             await asyncio.sleep(0.2)
         for name in ("capital", "withheld"):
             assert 0 < pots[name]["held"] + mine[name]["held"] <= pots[name]["limit"]
+
+
+async def test_the_books_of_all_nodes_are_in_one_place(server: FleetServer, url: str) -> None:
+    """operator:O1: two nodes sell, one of them while the database is away; the fleet's report is the sum of theirs."""
+    schema = url.rpartition("=")[2]
+    async with stage(url, 0) as one, stage(url, 1) as two:
+        await joined(one, two)
+        await one.sale(one.client(), one.payer())
+        invoice = await two.invoice(two.client())
+        server.crash()
+        assert (await two.payer().pay(invoice, [SIZE_MSAT])).paid
+        await two.over(invoice)
+        server.start()
+        theirs = [(await each.lsp.call("lsps2-report"))["total"] for each in (one, two)]
+        names = ("sales", "failed", "earned_msat", "owed_msat", "mining_msat", "net_msat")
+        together = {name: sum(each[name] for each in theirs) for name in names}
+        assert together["sales"] == 2
+        for _ in range(150):
+            answer = await asyncio.to_thread(reported, f"{server.url}?schema={schema}")
+            if {name: answer["total"][name] for name in names} == together:
+                break
+            await asyncio.sleep(0.2)
+        assert {name: answer["total"][name] for name in names} == together
+        assert [row["sales"] for row in answer["rows"]] == [1, 1]
+        assert {row["node"] for row in answer["rows"]} == {one.lsp.node_id, two.lsp.node_id}
+
+
+def reported(url: str) -> dict[str, Any]:
+    """`lsps2fast report --fleet --by node --json`."""
+    command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "report", "--fleet", url, "--by", "node", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

@@ -19,6 +19,7 @@ from lsps2fast.errors import ConfigError, Lsps2Error
 from lsps2fast_plugin.service.fleet.holds import Ask, Granted
 from lsps2fast_plugin.service.fleet.schema import VERSION
 from lsps2fast_plugin.service.policy.shared import Standing
+from lsps2fast_plugin.service.sales_ledger.outbox import Shipment
 
 CONNECT_S: Final = 5.0
 PATIENCE_S: Final = 2.0  # for one answer
@@ -206,6 +207,13 @@ class Database:
         )
         await self._ask("seen_now($1, $2)", None, self._node, policy)
         return News([Granted(*each) for each in answer.holds], answer.others, answer.clients, answer.nodes, answer.now)
+
+    async def ship(self, shipment: Shipment) -> int:
+        """Bring rows of this node's ledger there; return the last change that was there before. Raises FleetAway."""
+        rows = msgspec.json.encode(shipment.rows).decode()
+        what = (self._node, self._epoch, shipment.ledger, shipment.last, rows)
+        there: int = await self._ask("ship($1, $2, $3, $4, $5)", int, *what)
+        return there
 
     async def leave(self) -> None:
         """Close the connection, whatever it does."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -27,6 +28,8 @@ from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.policy import Policy
 from lsps2fast_plugin.service.policy.rules import Rules, Token
 from lsps2fast_plugin.service.policy.shared import CAPITAL, MINING, MINING_IN_ALL, TOKEN, WITHHELD, Place
+from lsps2fast_plugin.service.sales_ledger import outbox
+from lsps2fast_plugin.service.sales_ledger.outbox import Shipment
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,9 @@ class Wire(Protocol):
         self, policy: str, asks: list[Ask], watch: list[str], clients: list[Client], since: datetime | None
     ) -> News:
         """Tell and hear what has changed. Raises FleetAway."""
+
+    async def ship(self, shipment: Shipment) -> int:
+        """Bring rows of the ledger there; return the last change that was there before. Raises FleetAway."""
 
     async def leave(self) -> None:
         """Close the connection."""
@@ -84,8 +90,14 @@ class Fleet:
         open_count: Callable[[str], int],
         buys_per_peer: int,
         alarm: Callable[[str], None],
+        ledger_path: str | None = None,
     ) -> None:
-        """`open_count(peer_id)`: unused buys of one client here, of `buys_per_peer` it may have at all nodes."""
+        """`open_count(peer_id)`: unused buys of one client here, of `buys_per_peer` it may have at all nodes.
+
+        `ledger_path`: the sales ledger whose rows are shipped.
+        """
+        self._ledger_path = ledger_path
+        self._shipping_failed = False
         self.holds = holds
         self._others = others = policy.ledger.others
         self._policy = policy
@@ -127,6 +139,7 @@ class Fleet:
         self._wire = wire
         while True:
             await self.look()
+            await self.ship()
             await self._clock.turned(LOOK_EVERY_S)
 
     async def close(self) -> None:
@@ -150,6 +163,26 @@ class Fleet:
                 self._away(str(error))
             except StoreError as error:
                 log.warning(f"what this node holds of the fleet could not be journalled, will be tried again: {error}")
+
+    async def ship(self) -> None:
+        """Bring what the sales ledger has gained to the database; the disk is asked on another thread."""
+        wire, path = self._wire, self._ledger_path
+        if wire is None or path is None:
+            return
+        try:
+            while self.holds.joined and (shipment := await asyncio.to_thread(outbox.oldest, path)) is not None:
+                async with self._turn:
+                    there = await wire.ship(shipment)
+                await asyncio.to_thread(outbox.done, path, shipment, there)
+                if not shipment.is_full:
+                    break
+            self._shipping_failed = False
+        except FleetAway as error:
+            self._away(str(error))
+        except sqlite3.Error as error:
+            if not self._shipping_failed:
+                self._shipping_failed = True
+                log.warning(f"the sales ledger cannot be read for the fleet, will be tried again: {error}")
 
     async def _exchange(self, wire: Wire, *, asking: bool = True) -> None:
         pots = list(self._pots())

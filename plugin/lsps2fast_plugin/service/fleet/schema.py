@@ -37,6 +37,12 @@ CREATE TABLE client (
   told timestamptz NOT NULL, PRIMARY KEY (peer, node)
 );
 CREATE INDEX client_told ON client (told);
+CREATE TABLE ledger (
+  ledger text PRIMARY KEY, node text NOT NULL, since timestamptz NOT NULL, last bigint NOT NULL DEFAULT 0
+);
+CREATE TABLE ledger_row (
+  ledger text REFERENCES ledger, kind text, name text, row json NOT NULL, PRIMARY KEY (ledger, kind, name)
+);
 
 CREATE FUNCTION enter(p_node text, p_epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -163,6 +169,21 @@ BEGIN
   );
 END $$;
 
+-- Rows of a node's sales ledger: what comes a second time takes the place of itself. Returns the last change before.
+CREATE FUNCTION ship(p_node text, p_epoch bigint, p_ledger text, p_last bigint, p_rows json) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE before bigint;
+BEGIN
+  PERFORM enter(p_node, p_epoch);
+  INSERT INTO ledger (ledger, node, since) VALUES (p_ledger, p_node, clock_timestamp()) ON CONFLICT DO NOTHING;
+  SELECT last INTO before FROM ledger WHERE ledger = p_ledger FOR UPDATE;
+  INSERT INTO ledger_row (ledger, kind, name, row)
+    SELECT p_ledger, kind, name, row FROM json_to_recordset(p_rows) AS told(kind text, name text, row json)
+    ON CONFLICT (ledger, kind, name) DO UPDATE SET row = excluded.row;
+  UPDATE ledger SET last = p_last WHERE ledger = p_ledger;
+  RETURN before;
+END $$;
+
 -- That this node is there: apart from what it tells, which may wait for locks.
 CREATE FUNCTION seen_now(p_node text, p_policy text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
   UPDATE node SET seen = clock_timestamp(), policy = p_policy WHERE node = p_node
@@ -175,4 +196,5 @@ CALLABLE: Final = (
     "place_buy(text, bigint, text, integer, integer, text[], bigint[], bigint[], bigint[])",
     "tell_and_hear(text, bigint, text[], bigint[], bigint[], bigint[], text[], json, timestamptz)",
     "seen_now(text, text)",
+    "ship(text, bigint, text, bigint, json)",
 )

@@ -87,10 +87,12 @@ class SalesLedger:
         catch_up: Callable[[], None],
         ended: Callable[[Ended], None],
         threadless: Callable[[Coroutine[Any, Any, None]], object] | None = None,
+        ships: bool = False,
     ) -> None:
         """`catch_up()`: facts were lost while nothing could be written, `load` the journal again.
 
         `ended(payment)` hears of each payment that is over. `threadless`: write in tasks that it spawns, on no thread.
+        `ships`: keep an outbox for a fleet.
         """
         self.path = path
         self.tracker = tracker
@@ -113,6 +115,7 @@ class SalesLedger:
                 path,
                 alarm=lambda text: on_loop(lambda: alarm(text)),
                 on_caught_up=lambda: on_loop(catch_up),
+                ships=ships,
             )
         if self._writer is not None:
             self._writer.start()

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from lsps2fast_plugin.service.sales_ledger import schema
+from lsps2fast_plugin.service.sales_ledger import outbox, schema
 from lsps2fast_plugin.service.sales_ledger.facts import ChannelFact, Fact
 from lsps2fast_plugin.service.sales_ledger.writes import mining_of, write
 
@@ -67,9 +67,11 @@ class LedgerWriter:
         alarm: Callable[[str], None],
         on_caught_up: Callable[[], None],
         first_pause_s: float = FIRST_PAUSE_S,
+        ships: bool = False,
     ) -> None:
-        """`alarm(text)` and `on_caught_up()` are called on the writer's thread."""
+        """`alarm(text)` and `on_caught_up()` are called on the writer's thread. `ships`: keep an outbox for a fleet."""
         self.path = path
+        self._ships = ships
         self._alarm = alarm
         self._on_caught_up = on_caught_up
         self._first_pause_s = first_pause_s
@@ -162,6 +164,7 @@ class LedgerWriter:
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
             schema.migrate(db)
+            (outbox.keep if self._ships else outbox.drop)(db)
         except BaseException:
             db.close()
             raise

@@ -1,0 +1,149 @@
+"""What of the ledger the fleet's database has not got yet: a table in the ledger's own file, filled by triggers.
+
+A row of it is deleted once the database has the row of the ledger that it names, so nothing is lost; the database knows
+each by its name, so nothing counts twice. There is an outbox only while the node is in a fleet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+BUSY_S: Final = 5.0
+BATCH: Final = 500
+KEYS: Final = {"buys": "jit_scid", "attempts": "id", "channels": "channel_id"}
+NAMES: Final = {  # what a row is known by, also in a ledger that was begun anew
+    "buys": ("jit_scid",),
+    "attempts": ("jit_scid", "payment_hash", "began_ms", "life"),
+    "channels": ("channel_id",),
+}
+BLOBS: Final = frozenset({"peer_id", "payment_hash", "channel_id", "funding_txid"})
+
+
+class Shipment(NamedTuple):
+    """Rows of one ledger for the fleet, oldest change first. Changes have numbers: `last` is the last one among them,
+    `shipped` the last one of earlier shipments.
+    """
+
+    ledger: str
+    shipped: int
+    last: int
+    rows: list[dict[str, Any]]  # `kind`, `name` and `row`
+    is_full: bool  # more may wait
+
+
+def keep(db: sqlite3.Connection) -> None:
+    """Begin an outbox in an open ledger, with all that it has; one that is there goes on."""
+    if _is_kept(db):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute("CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, key NOT NULL)")
+        db.execute("CREATE TABLE outbox_of AS SELECT lower(hex(randomblob(8))) AS ledger, 0 AS shipped")
+        _all_again(db)
+        for kind, key in KEYS.items():
+            for what in ("INSERT", "UPDATE"):
+                db.execute(
+                    f"CREATE TRIGGER outbox_{kind}_{what.lower()} AFTER {what} ON {kind} BEGIN"
+                    f" INSERT INTO outbox (kind, key) VALUES ('{kind}', NEW.{key}); END"
+                )
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def drop(db: sqlite3.Connection) -> None:
+    """End the outbox of an open ledger: the node is in no fleet any more."""
+    if not _is_kept(db):
+        return
+    for kind in KEYS:
+        for what in ("insert", "update"):
+            db.execute(f"DROP TRIGGER IF EXISTS outbox_{kind}_{what}")
+    db.execute("DROP TABLE IF EXISTS outbox")
+    db.execute("DROP TABLE outbox_of")
+
+
+def oldest(path: str) -> Shipment | None:
+    """Return what waits longest; None for nothing. Raises sqlite3.Error."""
+    if not os.path.exists(path):
+        return None
+    with _opened(path) as db:
+        if not _is_kept(db):
+            return None
+        waiting = db.execute("SELECT seq, kind, key FROM outbox ORDER BY seq LIMIT ?", (BATCH,)).fetchall()
+        if not waiting:
+            return None
+        ledger, shipped = db.execute("SELECT ledger, shipped FROM outbox_of").fetchone()
+        rows = [_row(db, kind, key) for kind, key in dict.fromkeys((kind, key) for _, kind, key in waiting)]
+        return Shipment(ledger, shipped, waiting[-1][0], rows, len(waiting) >= BATCH)
+
+
+def done(path: str, shipment: Shipment, there: int) -> None:
+    """Delete what has been shipped. `there`: the last change that the database had before. Raises sqlite3.Error.
+
+    A database that had less than was shipped has lost something, and gets all rows again.
+    """
+    with _opened(path) as db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM outbox WHERE seq <= ?", (shipment.last,))
+        db.execute("UPDATE outbox_of SET shipped = ?", (shipment.last,))
+        if there < shipment.shipped:
+            _all_again(db)
+        db.execute("COMMIT")
+
+
+def _is_kept(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'outbox_of'").fetchone() is not None
+
+
+def _all_again(db: sqlite3.Connection) -> None:
+    for kind, key in KEYS.items():
+        db.execute(f"INSERT INTO outbox (kind, key) SELECT '{kind}', {key} FROM {kind}")
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[sqlite3.Connection]:
+    db = sqlite3.connect(f"file:{quote(path)}?mode=rw", timeout=BUSY_S, isolation_level=None, uri=True)
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def _row(db: sqlite3.Connection, kind: str, key: Any) -> dict[str, Any]:
+    found = db.execute(f"SELECT * FROM {kind} WHERE {KEYS[kind]} = ?", (key,))
+    names = [column[0] for column in found.description]
+    row = {
+        name: value.hex() if isinstance(value, bytes) else value
+        for name, value in zip(names, found.fetchone(), strict=True)
+        if name != "id"
+    }
+    return {"kind": kind, "name": "|".join(str(row[name]) for name in NAMES[kind]), "row": row}
+
+
+def rebuild(db: sqlite3.Connection, node: str, ledgers: list[list[tuple[str, dict[str, Any]]]]) -> None:
+    """Write the rows of one node, of all its ledgers, into an open ledger that may have those of others.
+
+    `ledgers`: oldest first, each a list of kind and row. A ledger that was begun anew tells some sales a second time,
+    from the journal: of each jit scid only the newest ledger counts. Jit scids get the node behind them.
+    """
+    told: set[str] = set()
+    for rows in reversed(ledgers):
+        mine = [(kind, row) for kind, row in rows if row["jit_scid"] is None or row["jit_scid"] not in told]
+        told.update(row["jit_scid"] for _, row in mine if row["jit_scid"] is not None)
+        for kind, row in mine:
+            values = {name: _value(name, value) for name, value in row.items()}
+            if row["jit_scid"] is not None:
+                values["jit_scid"] = f"{row['jit_scid']}@{node[:8]}"
+            places = ", ".join("?" * len(values))
+            db.execute(f"INSERT OR IGNORE INTO {kind} ({', '.join(values)}) VALUES ({places})", (*values.values(),))
+
+
+def _value(name: str, value: Any) -> Any:
+    return bytes.fromhex(value) if name in BLOBS and value is not None else value

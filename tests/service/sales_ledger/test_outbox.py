@@ -1,0 +1,156 @@
+"""The outbox: each change of the ledger reaches the fleet's database, whatever is lost on the way, and counts once."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsps2fast_plugin.service.sales_ledger import outbox, schema
+from lsps2fast_plugin.service.sales_ledger.report import report
+
+NODE = "02" + "ab" * 32
+DAY_MS = 86_400_000
+
+
+def ledger(path: Path, *, ships: bool = True) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
+    schema.migrate(db)
+    (outbox.keep if ships else outbox.drop)(db)
+    return db
+
+
+def begin(db: sqlite3.Connection, number: int) -> None:
+    """One attempt, open."""
+    db.execute(
+        "INSERT INTO attempts (jit_scid, payment_hash, began_ms, life, peer_id, fee_agreed_msat, fee_taken_msat,"
+        " fee_owed_msat) VALUES (?, ?, ?, 1, ?, 1000, 0, 0)",
+        (f"{number}x1x1", bytes([number] * 32), number, bytes(33)),
+    )
+
+
+def end(db: sqlite3.Connection, number: int, at_ms: int = DAY_MS) -> None:
+    """It was paid."""
+    db.execute(
+        "UPDATE attempts SET outcome = 'Succeeded', ended_ms = ?, fee_taken_msat = 1000 WHERE jit_scid = ?",
+        (at_ms, f"{number}x1x1"),
+    )
+
+
+class There:
+    """The database: what `ship` promises."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.last: dict[str, int] = {}
+
+    def ship(self, shipment: outbox.Shipment) -> int:
+        before = self.last.get(shipment.ledger, 0)
+        for each in json.loads(json.dumps(shipment.rows)):
+            self.rows[shipment.ledger, each["kind"], each["name"]] = each["row"]
+        self.last[shipment.ledger] = shipment.last
+        return before
+
+    def rebuilt(self, *ledgers: str) -> sqlite3.Connection:
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        schema.migrate(db)
+        rows = [[(kind, row) for (of, kind, _), row in self.rows.items() if of == each] for each in ledgers]
+        outbox.rebuild(db, NODE, rows)
+        return db
+
+
+def ship_all(path: Path, there: There) -> None:
+    while (shipment := outbox.oldest(str(path))) is not None:
+        outbox.done(str(path), shipment, there.ship(shipment))
+
+
+def earned_msat(db: sqlite3.Connection) -> int:
+    return int(report(db, 0, 10 * DAY_MS, None, 10 * DAY_MS)["total"]["earned_msat"])
+
+
+def test_a_ledger_without_a_fleet_has_no_outbox(tmp_path: Path) -> None:
+    """Nothing grows where nothing is shipped; leaving a fleet clears what was kept."""
+    db = ledger(tmp_path / "l", ships=False)
+    begin(db, 1)
+    assert outbox.oldest(str(tmp_path / "l")) is None
+    ledger(tmp_path / "l").close()
+    assert outbox.oldest(str(tmp_path / "l")) is not None
+    outbox.drop(db)
+    assert outbox.oldest(str(tmp_path / "l")) is None
+    assert outbox.oldest(str(tmp_path / "none")) is None
+    assert not (tmp_path / "none").exists()
+
+
+STEPS = st.lists(
+    st.sampled_from(("begin", "end", "ship", "lost before", "lost after", "crash", "restored")), max_size=60
+)
+
+
+@given(STEPS)
+@settings(max_examples=150, deadline=None)
+def test_every_change_arrives_and_counts_once(tmp_path_factory: Any, steps: list[str]) -> None:
+    """rule:2: answers are lost, the node dies between shipping and its note, the database is restored from a copy."""
+    path = tmp_path_factory.mktemp("outbox") / "l"
+    db, there = ledger(path), There()
+    begun = ended = 0
+    copy: tuple[dict[Any, Any], dict[str, int]] = ({}, {})
+    for step in steps:
+        match step:
+            case "begin":
+                begun += 1
+                begin(db, begun)
+            case "end" if ended < begun:
+                ended += 1
+                end(db, ended)
+            case "ship":
+                ship_all(path, there)
+                copy = dict(there.rows), dict(there.last)
+            case "lost after":
+                if (shipment := outbox.oldest(str(path))) is not None:
+                    there.ship(shipment)
+            case "crash":
+                db.close()
+                db = ledger(path)
+            case "restored":
+                there.rows, there.last = dict(copy[0]), dict(copy[1])
+    begun += 1
+    begin(db, begun)  # a change after which a loss is found out
+    ship_all(path, there)
+    (name,) = db.execute("SELECT ledger FROM outbox_of").fetchone()
+    assert earned_msat(there.rebuilt(name)) == ended * 1000 == earned_msat(db)
+    assert len(there.rows) == begun
+
+
+def test_a_database_that_lost_rows_gets_all_again(tmp_path: Path) -> None:
+    """An older copy was restored: what was shipped after it comes once more."""
+    db, there = ledger(tmp_path / "l"), There()
+    begin(db, 1)
+    ship_all(tmp_path / "l", there)
+    copy = dict(there.rows), dict(there.last)
+    begin(db, 2)
+    ship_all(tmp_path / "l", there)
+    there.rows, there.last = copy
+    begin(db, 3)
+    ship_all(tmp_path / "l", there)
+    assert len(there.rows) == 3
+
+
+def test_a_ledger_that_was_begun_anew_counts_no_sale_twice(tmp_path: Path) -> None:
+    """operator:O1: the journal tells the new file of sales that the old one had shipped already."""
+    there = There()
+    old, new = ledger(tmp_path / "old"), ledger(tmp_path / "new")
+    for number in (1, 2):
+        begin(old, number)
+        end(old, number)
+    begin(new, 2)
+    end(new, 2, at_ms=2 * DAY_MS)
+    begin(new, 3)
+    end(new, 3)
+    ship_all(tmp_path / "old", there)
+    ship_all(tmp_path / "new", there)
+    names = [db.execute("SELECT ledger FROM outbox_of").fetchone()[0] for db in (old, new)]
+    assert earned_msat(there.rebuilt(*names)) == 3000
