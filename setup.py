@@ -17,7 +17,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 CORE = ("_fsm", "_hook", "_live", "_parts", "_payment", "_scan", "_sessions", "_tlv")
-READER = ("_keyset", "_reader", "_stream")  # the lane in C
+READER = ("_inbox", "_keyset", "_reader", "_stream")  # the lane in C
 BUILD = os.environ.get("LSPS2FAST_BUILD", "auto")
 if BUILD not in ("auto", "compiled", "pure"):
     raise SystemExit(f"LSPS2FAST_BUILD={BUILD}: say auto, compiled or pure")

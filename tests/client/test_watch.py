@@ -12,8 +12,8 @@ from lsps2fast._tlv import scid_from_str
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.client.records import Distrust
 from lsps2fast_plugin.client.route_hints import rewritten
+from lsps2fast_plugin.cln.htlc_filter import Verdict
 from lsps2fast_plugin.cln.models import peer_channels
-from lsps2fast_plugin.cln.reader import Verdict
 
 ALIAS = channel_row()["alias"]["local"]
 FEE = 1_000_000

@@ -195,7 +195,7 @@ class Client(PluginApp):
         self.rpc = rpc
         self.currency = currency
         self.book = WalletRecords(rpc, self.clock, self.awaited.hashes, lambda: self.watch.guard())
-        self.talk = Lsps0Client(rpc, self.clock, lambda: self._dice.randbytes(16).hex())
+        self.talk = Lsps0Client(rpc, self.clock, lambda: self._dice.randbytes(16).hex(), know=self.interest.know)
         self.chain = Chain(rpc)
         self.invoices = Invoices(rpc)
         self.market = LspBuyer(rpc, self.talk, self.book, self.clock, settings)

@@ -68,8 +68,13 @@ class Lsps0Client:
         clock: Clock,
         token: Callable[[], str] = lambda: secrets.token_hex(16),
         timeout_ms: int = REQUEST_TIMEOUT_MS,
+        know: Callable[[str, bool], None] = lambda *_: None,
     ) -> None:
-        """`token` makes request ids: 128 bits of the system's generator; what it raises fails the call (T-07)."""
+        """`token` makes request ids: 128 bits of the system's generator; what it raises fails the call (T-07).
+
+        `know`: of `HtlcFilter`, which hears who is asked something.
+        """
+        self._know = know
         self._rpc = rpc
         self._clock = clock
         self._token = token
@@ -99,6 +104,7 @@ class Lsps0Client:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open.open(peer_id, request_id, self._clock.now_ms())
         self._asked[peer_id] = self._asked.get(peer_id, 0) + 1
+        self._know(peer_id, True)
         self._answers[peer_id, request_id] = future
         try:
             await self._send(peer_id, method, payload)
@@ -108,6 +114,7 @@ class Lsps0Client:
             self._asked[peer_id] -= 1
             if not self._asked[peer_id]:
                 del self._asked[peer_id]
+                self._know(peer_id, False)
                 self._wasted.pop(peer_id, None)
             del self._answers[peer_id, request_id]
             if future.done() and not future.cancelled():

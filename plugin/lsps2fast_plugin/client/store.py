@@ -22,7 +22,7 @@ from lsps2fast_plugin.client.built_in_records import APPROVALS, BUYS, is_built_i
 from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Json, Lapse, Purchase
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY, list_datastore
-from lsps2fast_plugin.cln.reader import Keys
+from lsps2fast_plugin.cln.htlc_filter import Keys
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
 

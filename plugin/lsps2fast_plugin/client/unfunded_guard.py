@@ -18,8 +18,8 @@ from lsps2fast_plugin.client import route_hints
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.funding_status import Chain
 from lsps2fast_plugin.client.incoming_payments import TEMPORARY_NODE_FAILURE, Host
+from lsps2fast_plugin.cln.htlc_filter import HtlcFilter
 from lsps2fast_plugin.cln.pyln_client import Request
-from lsps2fast_plugin.cln.reader import HtlcFilter
 
 log = logging.getLogger(__name__)
 

@@ -34,6 +34,7 @@ cdef struct Table:
 
 cdef bint table_open(Table* t, int words, u64 secret0, u64 secret1) noexcept nogil
 cdef void table_close(Table* t) noexcept nogil
+cdef u64 hash_of(const Table* t, const u64* key) noexcept nogil
 cdef bint has(const Table* t, const u64* key) noexcept nogil
 cdef bint put(Table* t, const u64* key) noexcept nogil
 cdef void drop(Table* t, const u64* key) noexcept nogil
@@ -51,6 +52,7 @@ cdef struct Sets:  # what lane.Interest says, in C
     Table channels
     Table hashes
     Table peers  # node ids as text, filled up with zeros
+    Table known  # node ids likewise: peers whose messages are shed last
     u64 peer_marks  # which `mark` values the peers have
     bint final_hops
     bint channels_loaded

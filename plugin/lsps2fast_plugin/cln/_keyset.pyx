@@ -87,6 +87,11 @@ cdef inline size_t slot_of(const Table* t, const u64* key) noexcept nogil:
     return slot
 
 
+cdef u64 hash_of(const Table* t, const u64* key) noexcept nogil:
+    """A number that peers cannot foresee."""
+    return siphash(t.secret0, t.secret1, key, t.words)
+
+
 cdef bint has(const Table* t, const u64* key) noexcept nogil:
     return t.count != 0 and t.used[slot_of(t, key)]
 

@@ -1,10 +1,13 @@
 from collections.abc import Callable, Iterator
 from typing import Any, final
 
+from lsps2fast_plugin.cln.inbox import Ended, Shed
+
 SCID: int
 CHANNEL_ID: int
 PAYMENT_HASH: int
 PEER_ID: int
+KNOWN_ID: int
 
 @final
 class Sets:
@@ -28,17 +31,16 @@ class Output:
 
 @final
 class HookReader:
-    def __init__(
-        self,
-        fd: int,
-        sets: Sets,
-        out: Output,
-        on_frames: Callable[[list[bytes]], None],
-        on_end: Callable[[str | None], None],
-    ) -> None: ...
+    def __init__(self, fd: int, sets: Sets, out: Output) -> None: ...
+    @property
+    def wake_fd(self) -> int: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def join(self, timeout_s: float) -> bool: ...
+    def take(self, most: int) -> list[bytes | Ended]: ...
+    @property
+    def shed_count(self) -> int: ...
+    def take_shed(self) -> Shed: ...
     @property
     def counts(self) -> dict[str, int]: ...
     @property

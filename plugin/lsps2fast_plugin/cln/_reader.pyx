@@ -4,9 +4,8 @@
 What it does with a block of bytes is in `_stream.pyx`, the sets it looks things up in are in `_keyset.pyx`; here is
 what Python sees of both. It decides as `lane.PythonReader` does, which a differential test holds.
 
-Frames that are not answered go to the loop through a second thread, which waits for them without the GIL and takes it
-to hand them on. So the reading thread asks for the GIL only when it starts and ends, and goes on while the loop
-computes; what may lie between the two is bounded.
+Frames that are not answered wait in an inbox in C (`_inbox.pyx`), from which the loop takes them; a byte in a pipe
+wakes it. So the reading thread asks for the GIL only when it starts and ends, and goes on while the loop computes.
 """
 
 import os
@@ -15,18 +14,20 @@ import threading
 import time
 
 import cython
+import cython.cimports.lsps2fast_plugin.cln._inbox as b
 import cython.cimports.lsps2fast_plugin.cln._keyset as k
 import cython.cimports.lsps2fast_plugin.cln._stream as c
 from cython.cimports.cpython.bytes import PyBytes_FromStringAndSize
-from cython.cimports.libc.stdlib import free
+from cython.cimports.libc.stdlib import free, malloc
 from cython.cimports.libc.string import memcpy
+from cython.cimports.posix.unistd import close
 
 from lsps2fast.errors import MalformedFrame
+from lsps2fast_plugin.cln.inbox import Ended, Shed
 
-__all__ = ["CHANNEL_ID", "PAYMENT_HASH", "PEER_ID", "SCID", "HookReader", "Keys", "Output", "Sets"]
+__all__ = ["CHANNEL_ID", "KNOWN_ID", "PAYMENT_HASH", "PEER_ID", "SCID", "HookReader", "Keys", "Output", "Sets"]
 
-SCID, CHANNEL_ID, PAYMENT_HASH, PEER_ID = range(4)
-MOST_AT_ONCE = 256  # frames handed on in one call
+SCID, CHANNEL_ID, PAYMENT_HASH, PEER_ID, KNOWN_ID = range(5)
 
 
 @cython.final
@@ -46,6 +47,7 @@ class Sets:
             and k.table_open(cython.address(self._c.channels), 4, secret[0], secret[1])
             and k.table_open(cython.address(self._c.hashes), 4, secret[0], secret[1])
             and k.table_open(cython.address(self._c.peers), k.PEER_WORDS, secret[0], secret[1])
+            and k.table_open(cython.address(self._c.known), k.PEER_WORDS, secret[0], secret[1])
         ):
             raise MemoryError
 
@@ -54,6 +56,7 @@ class Sets:
         k.table_close(cython.address(self._c.channels))
         k.table_close(cython.address(self._c.hashes))
         k.table_close(cython.address(self._c.peers))
+        k.table_close(cython.address(self._c.known))
         k.pthread_mutex_destroy(cython.address(self._c.mutex))
 
     def switch(self, *, final_hops: bool, channels_loaded: bool, loaded: bool, every_payment: bool) -> None:
@@ -83,8 +86,8 @@ class Keys:
         self._kind = kind
         if kind == 0:
             self._table = cython.address(sets._c.scids)
-        elif kind == 3:
-            self._table = cython.address(sets._c.peers)
+        elif kind >= 3:
+            self._table = cython.address(sets._c.peers) if kind == 3 else cython.address(sets._c.known)
         else:
             self._table = cython.address(sets._c.channels) if kind == 1 else cython.address(sets._c.hashes)
 
@@ -101,10 +104,10 @@ class Keys:
             raw = bytes.fromhex(item)
             if raw.hex() != item:
                 raise ValueError(f"not lower-case hex: {item!r}")
-        size: cython.size_t = 33 if self._kind == 3 else 32
+        size: cython.size_t = 33 if self._kind >= 3 else 32
         if raw is None or len(raw) != size:
             raise ValueError(f"not {size} bytes: {item!r}")
-        if self._kind == 3:  # the lane compares the text, and so need not read it
+        if self._kind >= 3:  # the lane compares the text, and so need not read it
             raw = item.encode()
             size = k.PEER_SIZE
             key[k.PEER_WORDS - 1] = 0
@@ -177,8 +180,8 @@ class Keys:
                 found.append(self._table.keys[slot])
                 continue
             place = cython.cast(cython.p_const_char, self._table.keys + self._table.words * slot)
-            raw = PyBytes_FromStringAndSize(place, k.PEER_SIZE if self._kind == 3 else 32)
-            found.append(raw.decode() if self._kind == 3 else raw.hex() if self._kind == 1 else raw)
+            raw = PyBytes_FromStringAndSize(place, k.PEER_SIZE if self._kind >= 3 else 32)
+            found.append(raw.decode() if self._kind >= 3 else raw.hex() if self._kind == 1 else raw)
         return found
 
 
@@ -230,55 +233,58 @@ class HookReader:
     """Reads `fd` until its end; as `lane.PythonReader`."""
 
     _stream: c.Stream
-    _queue: c.Queue
+    _box: b.Inbox
     _sets: Sets
     _out: Output
-    _on_frames: object
-    _on_end: object
     _reader: object
-    _porter: object
+    _told: cython.bint
+    wake_fd = cython.declare(cython.int, visibility="readonly")
 
     def __cinit__(self) -> None:
-        k.pthread_mutex_init(cython.address(self._queue.mutex), cython.NULL)
-        k.pthread_cond_init(cython.address(self._queue.change), cython.NULL)
+        self._box.wake = self.wake_fd = -1
+        k.pthread_mutex_init(cython.address(self._box.mutex), cython.NULL)
+        k.pthread_cond_init(cython.address(self._box.change), cython.NULL)
         k.pthread_mutex_init(cython.address(self._stream.gate), cython.NULL)
         if not c.stream_open(cython.address(self._stream)):
             raise MemoryError
 
-    def __init__(self, fd: cython.int, sets: Sets, out: Output, on_frames: object, on_end: object) -> None:
+    def __init__(self, fd: cython.int, sets: Sets, out: Output) -> None:
         self._sets = sets
         self._out = out
-        self._on_frames = on_frames
-        self._on_end = on_end
         self._stream.fd = fd
         self._stream.place.mode = c.c.BETWEEN
         self._stream.sets = cython.address(sets._c)
         self._stream.out = cython.address(out._c)
-        self._stream.queue = cython.address(self._queue)
+        self._stream.box = cython.address(self._box)
+        self.wake_fd, self._box.wake = os.pipe()
+        self._box.asleep = True
         self._reader = threading.Thread(target=self._read, name="lane", daemon=True)
-        self._porter = threading.Thread(target=self._carry, name="lane to loop", daemon=True)
 
     def __dealloc__(self) -> None:
-        # Only once both threads are over: each holds a reference.
-        c.chain_free(self._queue.head)
+        # Only once the thread is over: it holds a reference.
+        line: cython.int
+        for line in range(b.LINES):
+            b.chain_free(self._box.lines[line].head)
         c.stream_close(cython.address(self._stream))
-        k.pthread_cond_destroy(cython.address(self._queue.change))
-        k.pthread_mutex_destroy(cython.address(self._queue.mutex))
+        k.pthread_cond_destroy(cython.address(self._box.change))
+        k.pthread_mutex_destroy(cython.address(self._box.mutex))
         k.pthread_mutex_destroy(cython.address(self._stream.gate))
+        if self.wake_fd >= 0:
+            close(self.wake_fd)
+            close(self._box.wake)
 
     def start(self) -> None:
         """Begin to read."""
-        # Blocked while the threads begin, so that they inherit it: signals are the main thread's.
+        # Blocked while the thread begins, so that it inherits it: signals are the main thread's.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self._porter.start()
             self._reader.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def stop(self) -> None:
-        """Read no further; the end is told. Waits up to a second for the threads."""
-        c.queue_close(cython.address(self._queue))
+        """Read no further; the end is told. Waits up to a second for the thread."""
+        b.inbox_close(cython.address(self._box))
         deadline = time.monotonic() + 1.0
         while c.stop_reading(cython.address(self._stream)) and time.monotonic() < deadline:
             self._reader.join(0.001)
@@ -286,11 +292,51 @@ class HookReader:
             self.join(max(deadline - time.monotonic(), 0))
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the end of the stream; whether it came and was told."""
-        deadline = time.monotonic() + timeout_s
+        """Wait for the end of the stream; whether it came."""
         self._reader.join(timeout_s)
-        self._porter.join(max(deadline - time.monotonic(), 0))
-        return not (self._reader.is_alive() or self._porter.is_alive())
+        return not self._reader.is_alive()
+
+    def take(self, most: cython.int) -> list:
+        """Return the next frames for the loop, the end behind the last; none: `wake_fd` will have a byte to read."""
+        end: cython.int = 0
+        after: cython.pointer[b.Node]
+        frames: list = []
+        with cython.nogil:
+            head = b.inbox_take(cython.address(self._box), most, cython.address(end))
+        try:
+            while head != cython.NULL:
+                frames.append(PyBytes_FromStringAndSize(cython.cast(cython.p_const_char, head + 1), head.size))
+                after = head.next
+                free(head)
+                head = after
+        finally:
+            b.chain_free(head)
+        if not frames and end != c.GOING_ON and not self._told:
+            self._told = True
+            frames.append(Ended(self._why(end)))
+        return frames
+
+    @property
+    def shed_count(self) -> int:
+        """Messages and events that were shed, ever."""
+        return self._box.shed.messages + self._box.shed.events
+
+    def take_shed(self) -> Shed:
+        """Return what was shed: ever, and by peer since the last call."""
+        peers: dict = {}
+        slot: cython.int
+        shed = cython.cast(cython.pointer[b.ShedCounts], malloc(cython.sizeof(b.ShedCounts)))
+        if shed == cython.NULL:
+            raise MemoryError
+        with cython.nogil:
+            b.inbox_look(cython.address(self._box), shed)
+        for slot in range(b.PEER_SLOTS):
+            if shed.peers[slot].count != 0:
+                key = PyBytes_FromStringAndSize(cython.cast(cython.p_const_char, shed.peers[slot].key), k.PEER_SIZE)
+                peers[key] = shed.peers[slot].count
+        messages, events, others = shed.messages, shed.events, shed.others
+        free(shed)
+        return Shed.of(messages, events, peers, others)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -312,41 +358,7 @@ class HookReader:
                 failed = OSError(self._stream.out_failed, os.strerror(self._stream.out_failed))
                 self._stream.out_failed = 0
                 self._out._on_broken(failed)
-        c.queue_end(cython.address(self._queue), end)
-
-    def _carry(self) -> None:
-        """Hand frames on, in order; the end behind the last one."""
-        head: cython.pointer[c.Node]
-        end: cython.int = 0
-        why: object = None
-        try:
-            while True:
-                with cython.nogil:
-                    head = c.queue_take(cython.address(self._queue), cython.address(end))
-                if head == cython.NULL:
-                    break
-                self._hand_on(head)
-            why = self._why(end)
-        except Exception as error:  # a bug of ours must end the plugin, not leave every HTLC of the node unanswered
-            why = f"the lane broke: {type(error).__name__}: {error}"
-            c.queue_close(cython.address(self._queue))
-        self._on_end(why)
-
-    @cython.cfunc
-    @cython.exceptval(check=True)
-    def _hand_on(self, head: cython.pointer[c.Node]) -> cython.void:
-        after: cython.pointer[c.Node]
-        try:
-            while head != cython.NULL:
-                frames: list = []
-                while head != cython.NULL and len(frames) < MOST_AT_ONCE:
-                    after = head.next
-                    frames.append(PyBytes_FromStringAndSize(cython.cast(cython.p_const_char, head + 1), head.size))
-                    free(head)
-                    head = after
-                self._on_frames(frames)
-        finally:
-            c.chain_free(head)
+        b.inbox_end(cython.address(self._box), end)
 
     @cython.cfunc
     def _why(self, end: cython.int) -> object:

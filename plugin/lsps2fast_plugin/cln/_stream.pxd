@@ -2,7 +2,8 @@
 # bodies are in `_stream.pyx`.
 
 cimport lsps2fast._scan as c
-from lsps2fast_plugin.cln._keyset cimport Sets, pthread_cond_t, pthread_mutex_t, u64
+from lsps2fast_plugin.cln._inbox cimport LINES, Chain, Inbox
+from lsps2fast_plugin.cln._keyset cimport Sets, pthread_mutex_t, u64
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_t:
@@ -31,26 +32,6 @@ cdef struct Pipe:
 
 cdef int pipe_write(Pipe* pipe, const unsigned char* data, size_t size) noexcept nogil
 
-# ---- frames on their way to the loop
-
-cdef struct Node:  # the frame's bytes stand behind it
-    Node* next
-    size_t size
-
-cdef struct Queue:
-    pthread_mutex_t mutex
-    pthread_cond_t change
-    Node* head
-    Node* tail
-    size_t bytes
-    int end  # GOING_ON while frames may come
-    bint closed
-
-cdef void chain_free(Node* node) noexcept nogil
-cdef void queue_end(Queue* queue, int end) noexcept nogil
-cdef void queue_close(Queue* queue) noexcept nogil
-cdef Node* queue_take(Queue* queue, int* end) noexcept nogil
-
 # ---- stdin
 
 cdef struct Stream:
@@ -61,7 +42,7 @@ cdef struct Stream:
     bint stop
     Sets* sets
     Pipe* out
-    Queue* queue
+    Inbox* box
     unsigned char* text  # room for `room` bytes and a zero behind the last one read
     Py_ssize_t room
     Py_ssize_t end  # bytes in text
@@ -72,9 +53,10 @@ cdef struct Stream:
     u64 lost_at
     unsigned char* answers
     Py_ssize_t answers_size
-    Node* head  # of the frames of this batch for the loop
-    Node* tail
+    Chain lines[LINES]  # the frames of this batch for the loop
+    size_t frames  # of them that are never shed
     size_t bytes
+    bint full  # there is something in the lines
     u64 answered
     u64 late_ns  # from reading a block to answering its hooks, summed over these
     u64 late[BUCKETS]

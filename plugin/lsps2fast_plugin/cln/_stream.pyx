@@ -6,19 +6,21 @@ No function here knows Python; all run without the GIL, in the lane's thread unl
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memchr, memcpy, memmove
+from libc.string cimport memchr, memcmp, memcpy, memmove
 
 cimport lsps2fast._scan as c
 cimport lsps2fast._walk as t
 from lsps2fast._bytes cimport unhex
+from lsps2fast_plugin.cln._inbox cimport CALL, FIRST, LINES, Node, admit, admit_event, chain_add, chain_free, inbox_put
 from lsps2fast_plugin.cln._keyset cimport (
     FOREIGN,
+    PEER_SIZE,
+    PEER_WORDS,
     has,
+    hash_of,
     is_watched,
     judge,
     may_be_watched,
-    pthread_cond_broadcast,
-    pthread_cond_wait,
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
@@ -69,7 +71,9 @@ cdef extern from *:
 
 cdef enum:
     BLOCK = 65536  # bytes a read; larger blocks were slower
-    MOST_QUEUED = 1048576  # bytes between lane and loop; beyond that the lane stops reading
+    HEAD = 400  # bytes of a message's call in which its peer is named
+    TAIL = 200  # or in its last bytes
+    ANSWER = 56  # bytes of an answer, its id aside
 
 
 # ---- stdout: whole frames, one writer at a time
@@ -97,67 +101,6 @@ cdef int pipe_write(Pipe* pipe, const unsigned char* data, size_t size) noexcept
             pipe.mute = True  # half a frame may be out: nothing may follow it
     pthread_mutex_unlock(&pipe.mutex)
     return failed
-
-
-# ---- frames on their way to the loop
-
-
-cdef void chain_free(Node* node) noexcept nogil:
-    cdef Node* after
-    while node != NULL:
-        after = node.next
-        free(node)
-        node = after
-
-
-cdef inline void queue_put(Queue* queue, Node* head, Node* tail, size_t bytes) noexcept nogil:
-    """Append a chain; waits while the queue is full. Once it is closed no frame is wanted."""
-    pthread_mutex_lock(&queue.mutex)
-    while queue.bytes >= MOST_QUEUED and not queue.closed:
-        pthread_cond_wait(&queue.change, &queue.mutex)
-    if queue.closed:
-        pthread_mutex_unlock(&queue.mutex)
-        chain_free(head)
-        return
-    if queue.tail == NULL:
-        queue.head = head
-    else:
-        queue.tail.next = head
-    queue.tail = tail
-    queue.bytes += bytes
-    pthread_cond_broadcast(&queue.change)
-    pthread_mutex_unlock(&queue.mutex)
-
-
-cdef void queue_end(Queue* queue, int end) noexcept nogil:
-    pthread_mutex_lock(&queue.mutex)
-    queue.end = end
-    pthread_cond_broadcast(&queue.change)
-    pthread_mutex_unlock(&queue.mutex)
-
-
-cdef void queue_close(Queue* queue) noexcept nogil:
-    """Let the lane go, whatever it brings. From any thread."""
-    pthread_mutex_lock(&queue.mutex)
-    queue.closed = True
-    pthread_cond_broadcast(&queue.change)
-    pthread_mutex_unlock(&queue.mutex)
-
-
-cdef Node* queue_take(Queue* queue, int* end) noexcept nogil:
-    """Everything queued, waiting for it; NULL behind the last frame, with why it was the last in `end`."""
-    cdef Node* head
-    pthread_mutex_lock(&queue.mutex)
-    while queue.head == NULL and queue.end == GOING_ON:
-        pthread_cond_wait(&queue.change, &queue.mutex)
-    head = queue.head
-    end[0] = queue.end
-    queue.head = NULL
-    queue.tail = NULL
-    queue.bytes = 0
-    pthread_cond_broadcast(&queue.change)
-    pthread_mutex_unlock(&queue.mutex)
-    return head
 
 
 # ---- stdin
@@ -189,12 +132,13 @@ cdef bint stream_open(Stream* s) noexcept nogil:
 
 
 cdef void stream_close(Stream* s) noexcept nogil:
+    cdef int line
     free(s.text)
     free(s.answers)
-    chain_free(s.head)
+    for line in range(LINES):
+        chain_free(s.lines[line].head)
     s.text = NULL
     s.answers = NULL
-    s.head = NULL
 
 
 cdef inline bint resize(Stream* s, Py_ssize_t room) noexcept nogil:
@@ -279,21 +223,31 @@ cdef inline End fill(Stream* s) noexcept nogil:
     return STOPPED
 
 
-cdef inline bint hand_over(Stream* s, const unsigned char* frame, Py_ssize_t size) noexcept nogil:
-    """Keep a frame for the loop. False when there is no memory."""
+cdef inline Node* copy_of(const unsigned char* frame, Py_ssize_t size) noexcept nogil:
+    """NULL when there is no memory."""
     cdef Node* node = <Node*> malloc(sizeof(Node) + size)
+    if node != NULL:
+        node.size = size
+        memcpy(node + 1, frame, size)
+    return node
+
+
+cdef inline void keep(Stream* s, Node* node) noexcept nogil:
+    chain_add(&s.lines[node.line], node)
+    s.full = True
+    s.handed += 1
+
+
+cdef inline bint hand_over(Stream* s, const unsigned char* frame, Py_ssize_t size) noexcept nogil:
+    """Keep a frame for the loop that is never shed. False when there is no memory."""
+    cdef Node* node = copy_of(frame, size)
     if node == NULL:
         return False
-    node.next = NULL
-    node.size = size
-    memcpy(node + 1, frame, size)
-    if s.tail == NULL:
-        s.head = node
-    else:
-        s.tail.next = node
-    s.tail = node
-    s.bytes += sizeof(Node) + size
-    s.handed += 1
+    node.kind = CALL
+    node.line = FIRST
+    s.frames += 1
+    s.bytes += size
+    keep(s, node)
     return True
 
 
@@ -328,22 +282,110 @@ cdef inline void let_go(Stream* s, t.Walk* call) noexcept nogil:
     memcpy(to, b'{"jsonrpc":"2.0","id":', 22)
     memcpy(to + 22, call.text + call.id.at, call.id.size)
     memcpy(to + 22 + call.id.size, b',"result":{"result":"continue"}}\n\n', 34)
-    s.answers_size += 56 + call.id.size
-    s.answered += 1
+    s.answers_size += ANSWER + call.id.size
 
 
-cdef inline bint is_unwanted_event(Stream* s, t.Walk* event) noexcept nogil:
-    """Whether a forward_event belongs to no payment of interest (cln:W15)."""
-    cdef u64 payment_hash[4]
-    if not c.forward_event(event):
+# ---- what may be shed
+
+
+cdef inline bint find_peer(t.Text text, Py_ssize_t at, Py_ssize_t end, u64* peer) noexcept nogil:
+    """Find `"peer_id":` and the text of a node id."""
+    cdef t.Text found
+    cdef Py_ssize_t digit, place
+    cdef unsigned char byte
+    while at < end:
+        found = <t.Text> memchr(text + at, b'"', end - at)
+        if found == NULL:
+            return False
+        at = found - text + 1
+        place = at + 9
+        if end - place < 1 or memcmp(found, b'"peer_id":', 10) != 0:
+            continue
+        if text[place] == b" ":
+            place += 1
+        if end - place < PEER_SIZE + 2 or text[place] != b'"' or text[place + PEER_SIZE + 1] != b'"':
+            continue
+        for digit in range(PEER_SIZE):
+            byte = text[place + 1 + digit]
+            if not (b"0" <= byte <= b"9" or b"a" <= byte <= b"f"):
+                break
+        else:
+            peer[PEER_WORDS - 1] = 0
+            memcpy(peer, text + place + 1, PEER_SIZE)
+            return True
+    return False
+
+
+cdef inline bint is_method(t.Walk* w, const char* name, Py_ssize_t size) noexcept nogil:
+    return w.method.size == size and memcmp(w.text + w.method.at, name, size) == 0
+
+
+cdef inline bint usual_id(t.Walk* w) noexcept nogil:
+    """Whether it can be answered here; others the loop answers, or refuses."""
+    cdef t.Walk token
+    if w.id.size == 0:
         return False
-    unhex(event.text + event.payment_hash.at, 64, <unsigned char*> payment_hash)
-    return s.sets.loaded and not s.sets.every_payment and not has(&s.sets.hashes, payment_hash)
+    t.start(&token, w.text + w.id.at, w.id.size)
+    return t.request_id(&token) and token.at == token.end and memchr(token.text, b"\\", token.end) == NULL
+
+
+cdef inline bint sort_message(Stream* s, t.Walk* call) noexcept nogil:
+    """Keep a peer's message, or answer it unread when its share is full. False when there is no memory."""
+    cdef u64 peer[PEER_WORDS]
+    cdef Node* node = copy_of(call.text, call.end)
+    cdef Py_ssize_t n
+    cdef bint named = find_peer(call.text, 0, min(call.end, HEAD), peer) or find_peer(call.text, max(call.end - TAIL, 0), call.end, peer)
+    if node == NULL:
+        return False
+    if not named:
+        for n in range(PEER_WORDS):
+            peer[n] = 0
+    if admit(s.box, node, peer, hash_of(&s.sets.known, peer), has(&s.sets.known, peer)):
+        keep(s, node)
+    else:
+        free(node)
+        let_go(s, call)
+    return True
+
+
+cdef inline bint sort_event(Stream* s, const unsigned char* frame, Py_ssize_t size) noexcept nogil:
+    """Keep a notification, or drop it when its share is full. False when there is no memory."""
+    cdef Node* node = copy_of(frame, size)
+    if node == NULL:
+        return False
+    if admit_event(s.box, node):
+        keep(s, node)
+    else:
+        free(node)
+    return True
+
+
+cdef inline bint sort_other(Stream* s, const unsigned char* frame, Py_ssize_t size) noexcept nogil:
+    """Keep or shed what is no htlc_accepted call in the usual shape. False when there is no memory."""
+    cdef t.Walk walk
+    cdef u64 payment_hash[4]
+    t.start(&walk, frame, size)
+    if c.forward_event(&walk):
+        unhex(walk.text + walk.payment_hash.at, 64, <unsigned char*> payment_hash)
+        if s.sets.every_payment or has(&s.sets.hashes, payment_hash):
+            return hand_over(s, frame, size)
+        if s.sets.loaded:  # it belongs to no payment of interest (cln:W15)
+            s.dropped += 1
+            return True
+        return sort_event(s, frame, size)
+    t.start(&walk, frame, size)
+    if c.top(&walk):
+        if is_method(&walk, b'"custommsg"', 11) and usual_id(&walk) and size >= ANSWER + walk.id.size:
+            return sort_message(s, &walk)
+        if is_method(&walk, b'"onionmessage_forward_fail"', 27) and walk.id.size == 0:
+            return sort_event(s, frame, size)
+    return hand_over(s, frame, size)
 
 
 cdef inline bint sort_call(Stream* s, t.Walk* call, Py_ssize_t size) noexcept nogil:
     if is_foreign(s, call):
         let_go(s, call)
+        s.answered += 1
         return True
     return hand_over(s, call.text, size)
 
@@ -358,11 +400,7 @@ cdef inline bint sort_frame(Stream* s, Py_ssize_t begin, Py_ssize_t end) noexcep
     if c.call_way(&walk):
         good = sort_call(s, &walk, end - begin)
     else:
-        t.start(&walk, s.text + begin, end - begin)
-        if is_unwanted_event(s, &walk):
-            s.dropped += 1
-        else:
-            good = hand_over(s, s.text + begin, end - begin)
+        good = sort_other(s, s.text + begin, end - begin)
     s.text[end] = behind
     return good
 
@@ -411,11 +449,10 @@ cdef inline void answer(Stream* s) noexcept nogil:
 
 cdef inline void hand_on(Stream* s) noexcept nogil:
     """The rest of a batch to the loop."""
-    if s.head != NULL:
-        queue_put(s.queue, s.head, s.tail, s.bytes)
-        s.head = NULL
-        s.tail = NULL
-        s.bytes = 0
+    if s.full:
+        inbox_put(s.box, s.lines, s.bytes, s.frames)
+        s.bytes = s.frames = 0
+        s.full = False
 
 
 cdef End run(Stream* s) noexcept nogil:

@@ -23,26 +23,17 @@ from typing import Any
 
 from lsps2fast import _hook as hook
 from lsps2fast_plugin.cln import lenient_json
-from lsps2fast_plugin.cln.frame_queue import Ended, FrameQueue, LogLimit
+from lsps2fast_plugin.cln.htlc_filter import HtlcFilter, Verdict, why_not_in_c
+from lsps2fast_plugin.cln.inbox import Ended, LogLimit, ShedBook
 from lsps2fast_plugin.cln.log import LightningdHandler, installed
 from lsps2fast_plugin.cln.pyln_adapter import TEMPORARY_NODE_FAILURE, PylnAdapter
 from lsps2fast_plugin.cln.pyln_client import Plugin
-from lsps2fast_plugin.cln.reader import (
-    LATENCY_BOUNDS_S,
-    HookReader,
-    HtlcFilter,
-    Output,
-    Verdict,
-    make_lane,
-    make_output,
-    why_not_in_c,
-)
+from lsps2fast_plugin.cln.reader import LATENCY_BOUNDS_S, HookReader, Output, make_lane, make_output
 
 __all__ = ["Host", "HtlcFilter"]
 
 
 TEMPORARY_CHANNEL_FAILURE = "10070000"  # cln:H7: the form BOLT 4 asks for
-MOST_WAITING = 10_000  # frames between lane and loop; beyond that the lane stops reading
 FRAMES_A_TURN = 100  # frames handled before other tasks of the loop get their turn
 SHUTDOWN_S = 5.0  # for all on_shutdown callbacks; lightningd waits 30 s (cln:W5)
 
@@ -77,7 +68,7 @@ class Host(PylnAdapter):
         self._make_lane = lane
         self._lane: HookReader | None = None
         self._limit = LogLimit(now)
-        self._inbox = FrameQueue(MOST_WAITING, self._wake)
+        self._shed = ShedBook(now)
         self._open: dict[bytes, None] = {}
         self._waiting: list[Any] = []
         self._ending = False
@@ -108,7 +99,9 @@ class Host(PylnAdapter):
         self._loop = asyncio.get_running_loop()
         self._end = asyncio.Event()
         self._claim_standard_streams()
-        self._lane = lane = self._make_lane(self._fd_in, self.interest, self._out, self._inbox.put, self._on_lane_end)
+        self._lane = lane = self._make_lane(self._fd_in, self.interest, self._out, self._wake)
+        if lane.wake_fd >= 0:
+            self._loop.add_reader(lane.wake_fd, self._woken, lane.wake_fd)
         if self.interest.sets is None and why_not_in_c:
             slow = f"hooks are read in Python, not in C: {why_not_in_c}"
             self.write(lenient_json.notification("log", {"level": "warn", "message": slow}))
@@ -125,13 +118,20 @@ class Host(PylnAdapter):
                 self._drain_all()
                 self._fail_open()
                 self._out.mute()
-                self._inbox.close()
                 lane.stop()
+                if lane.wake_fd >= 0:
+                    self._loop.remove_reader(lane.wake_fd)
         return self._exit_code
 
     def hook_latencies(self) -> tuple[list[int], float]:
         """Return how long the HTLCs that are not ours waited for their answer: `HookReader.latencies`."""
         return ([0] * (len(LATENCY_BOUNDS_S) + 1), 0.0) if self._lane is None else self._lane.latencies
+
+    def shed(self) -> ShedBook:
+        """Return what the lane has let go unread since the start, because more came than could be read."""
+        if self._lane is not None:
+            self._shed.look(self._lane.take_shed())
+        return self._shed
 
     def _log_handler(self) -> logging.Handler:
         """Return what carries our log to lightningd."""
@@ -201,15 +201,22 @@ class Host(PylnAdapter):
             with contextlib.suppress(RuntimeError):  # the loop is closed: frames are not taken any more
                 self._loop.call_soon_threadsafe(self._drain)
 
+    def _woken(self, wake_fd: int) -> None:
+        os.read(wake_fd, 1)
+        self._drain()
+
     def _drain(self) -> None:
-        items = self._inbox.take(FRAMES_A_TURN)
+        items = [] if self._lane is None else self._lane.take(FRAMES_A_TURN)
         for item in items:
             self._take_safely(item)
         if items and self._loop is not None:
             self._loop.call_soon(self._drain)
+        if self._lane is not None and self._shed.is_due(self._lane.shed_count):
+            self.shed()
+            self.log(self._shed.line(), "warn")
 
     def _drain_all(self) -> None:
-        while items := self._inbox.take(MOST_WAITING):
+        while self._lane is not None and (items := self._lane.take(FRAMES_A_TURN)):
             for item in items:
                 self._take_safely(item)
 
@@ -221,9 +228,6 @@ class Host(PylnAdapter):
             id_raw = hook.method_of(item)[1] if isinstance(item, bytes) else None
             if id_raw in self._open:
                 self.fail(id_raw, TEMPORARY_NODE_FAILURE)
-
-    def _on_lane_end(self, why: str | None) -> None:
-        self._inbox.put([Ended(why)])
 
     def _take(self, item: bytes | Ended) -> None:
         if isinstance(item, Ended):

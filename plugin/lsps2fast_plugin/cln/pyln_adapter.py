@@ -6,7 +6,6 @@ import abc
 import asyncio
 import inspect
 import logging
-import re
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from lsps2fast import _hook as hook
 from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, PeerError
 from lsps2fast_plugin.cln import lenient_json
+from lsps2fast_plugin.cln.inbox import peer_of
 from lsps2fast_plugin.cln.pyln_client import MethodType, Plugin, PluginLogHandler, Request, RequestState, RpcException
 
 TEMPORARY_NODE_FAILURE = "2002"
@@ -28,7 +28,6 @@ FALLBACKS = {
     "openchannel2": {"result": "reject", "error_message": "internal error of the plugin"},
 }
 CONTINUE = {"result": "continue"}
-_PEER = re.compile(rb'"peer_id":\s?"([0-9a-f]{66})"')
 
 Params = dict[str, Any]
 
@@ -195,8 +194,8 @@ class PylnAdapter(abc.ABC):
 
     def _lets_go(self, frame: bytes, id_raw: bytes) -> bool:
         """Answer a peer's message that is not waited for, without reading it."""
-        found = _PEER.search(frame, max(len(frame) - 200, 0)) or _PEER.search(frame[:400])
-        if found is None or not self._unawaited(found[1].decode()):
+        peer_id = peer_of(frame).decode()
+        if not peer_id or not self._unawaited(peer_id):
             return False
         self.write(hook.answer_continue(id_raw))
         return True

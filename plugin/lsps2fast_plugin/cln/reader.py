@@ -1,193 +1,31 @@
 """The lane: the thread that owns stdin, so that no forward of the node waits for what the loop is doing.
 
 It cuts frames, answers each HTLC that cannot be ours at once, drops forward_events that no session waits for (cln:W15),
-and hands on all else in order. It knows nothing of sessions, only the sets in `HtlcFilter`, which the loop changes.
+and puts all else into the inbox (`inbox.py`), from which the loop takes it. It knows nothing of sessions, only the sets
+in `HtlcFilter`, which the loop changes.
 
-There are two: `_lane.pyx` reads and answers without the GIL; `PythonReader`, below, serves where there is no C. An
+There are two: `_reader.pyx` reads and answers without the GIL; `PythonReader`, below, serves where there is no C. An
 `HtlcFilter` says which one its host gets, because the sets must lie where that lane can look: `make_lane`.
 """
 
 from __future__ import annotations
 
 import bisect
-import enum
-import importlib
 import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from lsps2fast import BACKEND
 from lsps2fast import _hook as hook
 from lsps2fast.errors import MalformedFrame
+from lsps2fast_plugin.cln.htlc_filter import HtlcFilter, Verdict, in_c
+from lsps2fast_plugin.cln.inbox import Ended, Inbox, Kind, Shed, is_lost_onion, message_id, peer_of
 
 BLOCK = 64 * 1024  # bytes a read; larger blocks were slower
-NODE_ID_DIGITS = 66
 # Of the time from reading a block to answering the HTLCs in it that are not ours; `_stream.pxd` has the same.
 LATENCY_BOUNDS_S = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.1, 1.0)
-Key = TypeVar("Key")
-
-
-def _load() -> tuple[ModuleType | None, str]:
-    """Return the lane in C, or why there is none."""
-    try:
-        return importlib.import_module("lsps2fast_plugin.cln._reader"), ""
-    except ImportError as error:
-        return None, str(error)
-
-
-in_c, _why = _load()
-why_not_in_c = _why if BACKEND == "compiled" else "the core runs interpreted"  # "": it is used
-
-
-class Keys(Protocol[Key]):
-    """What the sets of an `HtlcFilter` can do; a `set` can, too."""
-
-    def add(self, key: Key, /) -> None:
-        """Take a key in."""
-
-    def discard(self, key: Key, /) -> None:
-        """Take a key out, if it is there."""
-
-    def __contains__(self, key: object, /) -> bool: ...
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Key]: ...
-
-
-class Verdict(enum.Enum):
-    """Whose HTLC it is, as far as can be told now."""
-
-    FOREIGN = enum.auto()
-    OURS = enum.auto()
-    UNKNOWN = enum.auto()
-
-
-class HtlcFilter:
-    """What concerns this plugin. The owner fills the sets, on the loop; a change counts once the call returns.
-
-    scids           next hops that are ours (64-bit numbers)
-    channel_ids     channels no forward may enter unseen, lower-case hex (withheld ones, rule:7)
-    payment_hashes  payments to be seen wherever they go, 32 bytes; also the forward_events wanted
-    peers           node ids of peers whose HTLCs are all to be seen, wherever they go (rule:27): a channel has
-                    several names, which change, its peer has one
-    every_payment   as if payment_hashes held all there are
-    channels_loaded the channel_ids are complete; until then a forward into a known channel waits, too
-    loaded          all is complete; until then only what cannot be ours is foreign (cln:W11)
-    final_hops      the client's: an HTLC that ends here is looked up by payment hash, and is ours if its message had
-                    extra TLVs: a fee may be in them (I-22). Else it is foreign
-    """
-
-    __slots__ = (
-        "_channels_loaded",
-        "_every_payment",
-        "_loaded",
-        "channel_ids",
-        "final_hops",
-        "payment_hashes",
-        "peers",
-        "scids",
-        "sets",
-    )
-
-    def __init__(self, *, final_hops: bool = False, compiled: bool | None = None) -> None:
-        """`compiled`: for the lane in C or the one in Python; by default C where it is there.
-
-        Raises ValueError if not.
-        """
-        self.final_hops = final_hops
-        self._channels_loaded = False
-        self._loaded = False
-        self._every_payment = False
-        self.sets: Any = None
-        self.scids: Keys[int] = set()
-        self.channel_ids: Keys[str] = set()
-        self.payment_hashes: Keys[bytes] = set()
-        self.peers: Keys[str] = set()
-        if compiled is None:
-            compiled = not why_not_in_c
-        if compiled:
-            self._move_to_c()
-
-    def _move_to_c(self) -> None:
-        if in_c is None:
-            raise ValueError(f"there is no lane in C: {_why}")
-        self.sets = in_c.Sets()
-        self.scids = in_c.Keys(self.sets, in_c.SCID)
-        self.channel_ids = in_c.Keys(self.sets, in_c.CHANNEL_ID)
-        self.payment_hashes = in_c.Keys(self.sets, in_c.PAYMENT_HASH)
-        self.peers = in_c.Keys(self.sets, in_c.PEER_ID)
-        self._switch()
-
-    def _switch(self) -> None:
-        if self.sets is not None:
-            self.sets.switch(
-                final_hops=self.final_hops,
-                channels_loaded=self._channels_loaded,
-                loaded=self._loaded,
-                every_payment=self._every_payment,
-            )
-
-    @property
-    def channels_loaded(self) -> bool:
-        """The channel_ids are complete."""
-        return self._channels_loaded
-
-    @channels_loaded.setter
-    def channels_loaded(self, yes: bool) -> None:
-        self._channels_loaded = yes
-        self._switch()
-
-    @property
-    def loaded(self) -> bool:
-        """All is complete."""
-        return self._loaded
-
-    @loaded.setter
-    def loaded(self, yes: bool) -> None:
-        self._loaded = yes
-        self._switch()
-
-    @property
-    def every_payment(self) -> bool:
-        """Every payment is of interest."""
-        return self._every_payment
-
-    @every_payment.setter
-    def every_payment(self, yes: bool) -> None:
-        self._every_payment = yes
-        self._switch()
-
-    def wants(self, payment_hash: bytes) -> bool:
-        """Return whether this payment is to be seen."""
-        return self._every_payment or payment_hash in self.payment_hashes
-
-    def watches(self, peer_id: str | None) -> bool:
-        """Return whether all that comes from this peer is to be seen; None: it is not known whose HTLC it is."""
-        return len(self.peers) > 0 and (peer_id is None or len(peer_id) != NODE_ID_DIGITS or peer_id in self.peers)
-
-    def judge(
-        self, scid: int, forward_to: str | None, payment_hash: bytes, has_extra: bool, peer_id: str | None = None
-    ) -> Verdict:
-        """Whose HTLC goes to `scid` (-1: none), into the channel `forward_to` (None: lightningd knows none).
-
-        `has_extra`: its call has `extra_tlvs`. `peer_id`: who sent it, None when that is not known here.
-        """
-        ends_here = scid < 0 and forward_to is None
-        watched = self.watches(peer_id)
-        if ends_here and not self.final_hops and not watched:
-            return Verdict.FOREIGN
-        listed = scid in self.scids or forward_to in self.channel_ids or self.wants(payment_hash)
-        listed = listed or (ends_here and has_extra) or watched
-        if self._loaded:
-            return Verdict.OURS if listed else Verdict.FOREIGN
-        if forward_to is not None and self._channels_loaded and not listed:
-            return Verdict.FOREIGN  # a jit scid leads to no channel that lightningd knows
-        return Verdict.UNKNOWN
 
 
 class Output(Protocol):
@@ -206,6 +44,10 @@ class Output(Protocol):
 class HookReader(Protocol):
     """What reads stdin."""
 
+    @property
+    def wake_fd(self) -> int:
+        """A descriptor that gets a byte when the loop is to `take` again; -1: `wake` is called."""
+
     def start(self) -> None:
         """Begin to read."""
 
@@ -214,6 +56,16 @@ class HookReader(Protocol):
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end of the stream; whether it came."""
+
+    def take(self, most: int) -> list[bytes | Ended]:
+        """Return the next frames, on the loop, the end behind the last; none means that the loop will be woken."""
+
+    @property
+    def shed_count(self) -> int:
+        """Messages and events that were shed, ever."""
+
+    def take_shed(self) -> Shed:
+        """Return what was shed: ever, and by peer since the last call."""
 
     @property
     def latencies(self) -> tuple[list[int], float]:
@@ -268,15 +120,15 @@ class PythonOutput:
 
 
 class FrameSorter:
-    """What a lane does with the bytes it reads, in Python: answers what is foreign, drops, hands on.
+    """What a lane does with the bytes it reads, in Python: answers what is foreign, drops, sheds, puts into the inbox.
 
-    Answers go to `out`; `on_frames` takes frames in order and may block.
+    Answers go to `out`.
     """
 
-    def __init__(self, interest: HtlcFilter, out: Output, on_frames: Callable[[list[bytes]], None]) -> None:
+    def __init__(self, interest: HtlcFilter, out: Output, inbox: Inbox) -> None:
         self._interest = interest
         self._out = out
-        self._on_frames = on_frames
+        self._inbox = inbox
         self._answers: list[bytes] = []
         self._late = [0] * (len(LATENCY_BOUNDS_S) + 1)
         self._late_s = 0.0
@@ -294,7 +146,12 @@ class FrameSorter:
             rest = self._frames.feed(data)
         finally:
             self._answer(read_s)
-        self._hand_on(rest)
+        kept = [item for frame in rest if (item := self._sort(frame)) is not None]
+        if self._answers:  # to what was shed
+            self._out.write(b"".join(self._answers))
+            self._answers = []
+        if kept:
+            self._inbox.put(kept)
         if self._frames.lost:
             self._frames.feed(b"")
 
@@ -305,10 +162,23 @@ class FrameSorter:
         self._answers.append(hook.answer_continue(id_raw))
         return True
 
-    def _is_unwanted(self, frame: bytes) -> bool:
-        """Return whether it is a forward_event that is not waited for here (cln:W15)."""
-        event = hook.event_hash(frame) if self._interest.loaded else None
-        return event is not None and not self._interest.wants(event)
+    def _sort(self, frame: bytes) -> tuple[int, Kind, bytes, bytes] | None:
+        """Return a frame with its line, its kind and its peer; None when it is dropped or shed."""
+        event = hook.event_hash(frame) if b"forward_event" in frame else None
+        if event is not None and not self._interest.wants(event):
+            if self._interest.loaded or not self._inbox.admit_event():
+                return None  # the first: no session waits for it (cln:W15)
+            return 0, Kind.EVENT, frame, b""
+        id_raw = None if event is not None else message_id(frame)
+        if id_raw is not None:
+            peer = peer_of(frame)
+            line = self._inbox.admit(frame, peer, peer.decode() in self._interest.known)
+            if line == 0:
+                self._answers.append(hook.answer_continue(id_raw))
+            return (line, Kind.MESSAGE, frame, peer) if line else None
+        if event is None and is_lost_onion(frame):
+            return (0, Kind.EVENT, frame, b"") if self._inbox.admit_event() else None
+        return 0, Kind.CALL, frame, b""
 
     def _answer(self, read_s: float) -> None:
         """Answers go out before anything of the same block reaches the loop."""
@@ -319,33 +189,26 @@ class FrameSorter:
             self._late[bisect.bisect_left(LATENCY_BOUNDS_S, seconds)] += len(answers)
             self._late_s += seconds * len(answers)
 
-    def _hand_on(self, frames: list[bytes]) -> None:
-        rest = [frame for frame in frames if not self._is_unwanted(frame)]
-        if rest:
-            self._on_frames(rest)
-
 
 class PythonReader:
-    """Reads `fd` until its end, in a thread.
+    """Reads `fd` until its end, in a thread; `wake()` is called from it when the loop is to take frames."""
 
-    `on_frames` may block, which stops the reading; `on_end` is told once, behind the last frame: None at the end of the
-    stream, else why nothing more can be read.
-    """
+    wake_fd = -1
 
-    def __init__(
-        self,
-        fd: int,
-        interest: HtlcFilter,
-        out: Output,
-        on_frames: Callable[[list[bytes]], None],
-        on_end: Callable[[str | None], None],
-    ) -> None:
+    def __init__(self, fd: int, interest: HtlcFilter, out: Output, wake: Callable[[], None]) -> None:
         self._fd = fd
-        self._sorter = FrameSorter(interest, out, on_frames)
-        self._on_end = on_end
+        self._inbox = Inbox(wake)
+        self._sorter = FrameSorter(interest, out, self._inbox)
+        self.take = self._inbox.take
+        self.take_shed = self._inbox.take_shed
         self._stopped, self._stop = os.pipe()
         self._poll = select.poll()
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
+
+    @property
+    def shed_count(self) -> int:
+        """Messages and events that were shed, ever."""
+        return self._inbox.shed_count
 
     def start(self) -> None:
         """Begin to read."""
@@ -353,6 +216,7 @@ class PythonReader:
 
     def stop(self) -> None:
         """Read no further; the end is told. Waits up to a second for the thread."""
+        self._inbox.close()
         if self._stop >= 0:
             os.close(self._stop)
             self._stop = -1
@@ -379,7 +243,7 @@ class PythonReader:
             why = f"stdin cannot be read: {error}"
         except Exception as error:  # a bug of ours must end the plugin, not leave every HTLC of the node unanswered
             why = f"the lane broke: {type(error).__name__}: {error}"
-        self._on_end(why)
+        self._inbox.end(why)
         os.close(self._stopped)
 
     def _next(self) -> bytes:
@@ -403,16 +267,10 @@ def make_output(interest: HtlcFilter, fd: int, on_broken: Callable[[OSError], No
     return output
 
 
-def make_lane(
-    fd: int,
-    interest: HtlcFilter,
-    out: Output,
-    on_frames: Callable[[list[bytes]], None],
-    on_end: Callable[[str | None], None],
-) -> HookReader:
+def make_lane(fd: int, interest: HtlcFilter, out: Output, wake: Callable[[], None]) -> HookReader:
     """Return the lane for `interest`; the arguments are those of `PythonReader`, `out` is from `make_output`."""
     if interest.sets is None:
-        return PythonReader(fd, interest, out, on_frames, on_end)
+        return PythonReader(fd, interest, out, wake)
     assert in_c is not None
-    lane: HookReader = in_c.HookReader(fd, interest.sets, out, on_frames, on_end)
+    lane: HookReader = in_c.HookReader(fd, interest.sets, out)
     return lane

@@ -183,13 +183,16 @@ class SessionDriver:
             self.offers.restore(buy)
         core = self.sessions.add_buy(buy.jit_scid, buy.peer_id, buy_terms(buy))
         self.interest.scids.add(buy.jit_scid)
+        self.interest.know(buy.peer_id, True)
         self._rearm.set()
         return core
 
     def forget(self, jit_scid: int) -> None:
         """Take no more parts of a buy that has ended."""
         self.interest.scids.discard(jit_scid)
-        self.offers.remove(jit_scid)
+        buy = self.offers.remove(jit_scid)
+        if buy is not None and not self.offers.of_peer(buy.peer_id):
+            self.interest.know(buy.peer_id, False)
         self._rooms.forget(jit_scid)
 
     def is_live(self, jit_scid: int) -> bool:

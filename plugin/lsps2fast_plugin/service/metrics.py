@@ -69,6 +69,7 @@ LABELLED: Final = {  # key: label and meaning
     "failed_parts": ("failure", "HTLCs that were held and failed, by what the payer was told"),
     "errors_sent": ("code", "Answers to clients with an error, by its code"),
     "refusals": ("reason", "Requests, parts and policies refused"),
+    "unread": ("kind", "What was let go unread because more came than could be read: messages of peers, events"),
     "refused_parts": ("reason", "HTLCs for a jit scid that were not let in, or gave way"),
 }
 

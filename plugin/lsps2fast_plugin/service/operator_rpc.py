@@ -231,6 +231,8 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "fleet_nodes": None if parts.fleet is None else parts.fleet.holds.nodes,
         "policy": parts.desk.policy.rules.source,
         "journal_commits": parts.store.commits + parts.notebook.commits,
+        "unread": parts.host.shed().as_dict(),
+        "unread_by_peer": parts.host.shed().worst(5),
         "alarms": len(parts.alarms),
         "alarms_by_kind": dict(parts.alarms.by_kind),
         "ledger": parts.sales.state(),

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 
 from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.lsps2 import format_scid
+from lsps2fast_plugin.cln.htlc_filter import HtlcFilter
 from lsps2fast_plugin.cln.models import PeerChannel
-from lsps2fast_plugin.cln.reader import HtlcFilter
 
 
 class ShutChannels:

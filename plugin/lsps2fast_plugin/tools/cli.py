@@ -74,8 +74,22 @@ def _say(text: str) -> None:
 def _flood_command(args: argparse.Namespace) -> int:
     from lsps2fast_plugin.tools.bench import flood
 
+    if args.sweep:
+        return _sweep_command(args)
     result = flood.run_flood(args.seed, args.per_second, args.seconds, _say)
     sys.stdout.write(flood.as_json(result) if args.json else flood.text(result))
+    return 0
+
+
+def _sweep_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools.bench import sweep
+
+    if _cannot_write("bench", "--plot", args.plot):
+        return 2
+    found = sweep.run_sweep(args.seed, 4 if args.quick else args.seconds, _say)
+    sys.stdout.write(sweep.as_json(found) if args.json else sweep.text(found))
+    if args.plot is not None:
+        args.plot.write_text(sweep.svg(found), encoding="utf-8")
     return 0
 
 
@@ -209,6 +223,9 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="draw latency and growth as SVG")
     bench.add_argument("--flood", action="store_true", help="a crowd of peers with LSPS2 requests instead")
+    bench.add_argument(
+        "--sweep", action="store_true", help="with --flood: at rest, at rates up to 20,000, loop blocked"
+    )
     bench.add_argument("--real", action="store_true", help="instead: payments through a real lightningd (on PATH)")
     bench.add_argument("--sales", action="store_true", help="with --real: sales beside ordinary payments instead")
     bench.add_argument("--crowd", type=int, metavar="N", help="N sales at once instead, on embedded nodes or --real")

@@ -30,6 +30,7 @@ STATS: dict[str, Any] = {
     "failed_parts": {"mpp_timeout": 0, "unknown_next_peer": 5},
     "refusals": {"rate_peer": 3, "paused": 0},
     "refused_parts": {"too small": 2},
+    "unread": {"messages": 9, "events": 0},
     "alarms_by_kind": {"coins": 1, "bug": 0},
     "payments_by_stage": {"collecting": 3, "opening": 0},
     "payment_failures": [{"stage": "collecting", "failed_by": "payer", "code": "incomplete", "count": 4}],

@@ -8,8 +8,8 @@ from harness.rows import peer_channel
 
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.lsps2 import parse_scid
+from lsps2fast_plugin.cln.htlc_filter import HtlcFilter
 from lsps2fast_plugin.cln.models import PeerChannel
-from lsps2fast_plugin.cln.reader import HtlcFilter
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
 ONE, TWO = "aa" * 32, "bb" * 32

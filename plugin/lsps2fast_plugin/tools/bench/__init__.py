@@ -2,6 +2,7 @@
 
 children   the programs under load: the C ceiling, stock pyln-client, our host, the real service
 harness    lightningd's end of the pipes: saturation, a steady rate, CPU, memory
+sweep      what forwards and wallets wait for as a flood grows (P25)
 sales      whole sessions on the embedded node: RPC calls and commits, what we add (P17), one that hangs (P19)
 crowd      so many sales at once on the embedded node
 real       payments of others through a real lightningd (P2, P21)

@@ -137,6 +137,7 @@ async def _run_ours(lane: str) -> int:
         return {}
 
     host.method("block", block)
+    host.hook("custommsg", lambda **_: {"result": "continue"})
     host.subscribe("forward_event", lambda **_: None)
     plugin.init()(lambda **_: host.interest_loaded())
     return await host.run()

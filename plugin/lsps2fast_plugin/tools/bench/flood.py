@@ -20,7 +20,7 @@ from lsps2fast.lsps import lsps0
 from lsps2fast.lsps.lsps0 import LIST_PROTOCOLS, MESSAGE_TYPE_HEX
 from lsps2fast.lsps.lsps2 import BUY, GET_INFO
 from lsps2fast_plugin.tools.bench.calls import hook_frame
-from lsps2fast_plugin.tools.bench.harness import WAIT_S, percentiles
+from lsps2fast_plugin.tools.bench.harness import WAIT_S, Child, percentiles
 from lsps2fast_plugin.tools.bench.sales import COMMITS, ServiceUnderLoad
 
 Json = dict[str, Any]
@@ -154,11 +154,14 @@ class Ear:
         return found
 
 
-class _Pace:
+class Pace:
     """The pipe: the crowd at its rate, the wallets' messages and the forwards before it, answers counted."""
 
-    def __init__(self, service: ServiceUnderLoad, wallets: list[Wallet], ear: Ear, seed: int) -> None:
-        self._child = service.child
+    def __init__(
+        self, child: Child, wallets: list[Wallet], ear: Ear, seed: int, forward_every_s: float = FORWARD_EVERY_S
+    ) -> None:
+        self._child = child
+        self._forward_every_s = forward_every_s
         self._wallets = {wallet.peer_id: wallet for wallet in wallets}
         self._ear = ear
         self._rest = b""
@@ -180,7 +183,7 @@ class _Pace:
                 batch = self._guests(now)
                 if now >= next_forward_s:
                     batch.append(self._forward(next_forward_s))
-                    next_forward_s += FORWARD_EVERY_S
+                    next_forward_s += self._forward_every_s
                 if now < begin + seconds:
                     due = min(int((now - begin) * per_s) - self.written, AT_ONCE)
                     batch += [frames[(self.written + turn) % len(frames)] for turn in range(due)]
@@ -226,7 +229,7 @@ class _Pace:
             self.forward_us.append((time.perf_counter() - due_s) * 1e6)
 
 
-def _offers(service: ServiceUnderLoad, ear: Ear, peers: list[str]) -> dict[str, Json]:
+def offers_of(service: ServiceUnderLoad, ear: Ear, peers: list[str]) -> dict[str, Json]:
     """Return the menu of every peer of the crowd, asked for slowly enough to be given. Raises TimeoutError."""
     offers: dict[str, Json] = {}
     begin = time.perf_counter()
@@ -253,7 +256,7 @@ def run_flood(seed: int, per_s: float, seconds: float, say: Callable[[str], None
     try:
         service.listen(ear)
         say(f"{peers:,} peers ask for their first menu")
-        frames = crowd_frames(_offers(service, ear, service.ids[:peers]), seed)
+        frames = crowd_frames(offers_of(service, ear, service.ids[:peers]), seed)
         say(f"{per_s:,.0f} messages a second for {seconds:g} s")
         calls, before_kb, cpu_s = ear.calls.copy(), service.child.rss_kb(), service.child.cpu_s()
         now = time.perf_counter()
@@ -261,7 +264,7 @@ def run_flood(seed: int, per_s: float, seconds: float, say: Callable[[str], None
             Wallet(peer_id, now + seconds * (number + 0.5) / WALLETS)
             for number, peer_id in enumerate(service.ids[peers:])
         ]
-        pace = _Pace(service, wallets, ear, seed)
+        pace = Pace(service.child, wallets, ear, seed)
         pace.run(frames, per_s, seconds)
         cpu_s = service.child.cpu_s() - cpu_s
         stats = service.child.ask("lsps2-stats", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from typing import Any, NamedTuple
@@ -121,10 +122,14 @@ def charts(results: Results) -> list[tuple[str, list[Line]]]:
 
 def svg(results: Results) -> str:
     """Return all charts below each other, axes logarithmic."""
-    drawn = charts(results)
+    return picture(charts(results), _machine(results)[:110])
+
+
+def picture(drawn: Sequence[tuple[str, list[Line]]], foot_text: str) -> str:
+    """Return charts below each other, axes logarithmic, and where they come from."""
     body = "\n".join(_chart(place * HEIGHT, title, lines) for place, (title, lines) in enumerate(drawn))
     height = len(drawn) * HEIGHT + 30
-    foot = _text(WIDTH / 2, height - 12, _machine(results)[:110], "middle", "#888888")
+    foot = _text(WIDTH / 2, height - 12, foot_text, "middle", "#888888")
     view = f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {view}>\n'

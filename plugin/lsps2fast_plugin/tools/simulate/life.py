@@ -20,7 +20,9 @@ from weakref import WeakSet
 from lsps2fast_plugin.client.app import Client
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.host import Host
-from lsps2fast_plugin.cln.reader import FrameSorter, HtlcFilter, Output
+from lsps2fast_plugin.cln.htlc_filter import HtlcFilter
+from lsps2fast_plugin.cln.inbox import Inbox
+from lsps2fast_plugin.cln.reader import FrameSorter, Output
 from lsps2fast_plugin.service.app import Service
 from lsps2fast_plugin.simnode.process import Plugin
 
@@ -29,8 +31,6 @@ from .loop import SimulatedLoop, simulated_loop
 if TYPE_CHECKING:
     from .wire import Tape
 
-Frames = Callable[[list[bytes]], None]
-End = Callable[[str | None], None]
 Program = Callable[..., Any]  # makes a Service or a Client
 PROGRAMS: dict[str, Program] = {"lsps2fast-service": Service, "lsps2fast-client": Client}
 DEAD = "of a plugin that was killed"  # the name of such a task
@@ -74,10 +74,14 @@ class _Stdout:
 class _Stdin:
     """The lane without a thread: it sorts what comes in at once."""
 
-    def __init__(self, life: Life, interest: HtlcFilter, out: Output, on_frames: Frames, on_end: End) -> None:
+    wake_fd = -1
+
+    def __init__(self, life: Life, interest: HtlcFilter, out: Output, wake: Callable[[], None]) -> None:
         self._life = life
-        self._sorter = FrameSorter(interest, out, on_frames)
-        self._on_end = on_end
+        self._inbox = Inbox(wake)
+        self._sorter = FrameSorter(interest, out, self._inbox)
+        self.take = self._inbox.take
+        self.take_shed = self._inbox.take_shed
 
     def start(self) -> None:
         self._life.stdin = self
@@ -87,13 +91,17 @@ class _Stdin:
         if data:
             self._sorter.feed(data)
         else:
-            self._on_end(None)
+            self._inbox.end(None)
 
     def stop(self) -> None:
         self._life.stdin = None
 
     def join(self, timeout_s: float) -> bool:
         return True
+
+    @property
+    def shed_count(self) -> int:
+        return self._inbox.shed_count
 
     @property
     def latencies(self) -> tuple[list[int], float]:
@@ -164,8 +172,8 @@ class Life:
             output=lambda *_: _Stdout(self),
         )
 
-    def _make_lane(self, fd: int, interest: HtlcFilter, out: Output, on_frames: Frames, on_end: End) -> _Stdin:
-        lane = _Stdin(self, interest, out, on_frames, on_end)
+    def _make_lane(self, fd: int, interest: HtlcFilter, out: Output, wake: Callable[[], None]) -> _Stdin:
+        lane = _Stdin(self, interest, out, wake)
         asyncio.get_running_loop().call_soon(self._catch_up)
         return lane
 
