@@ -9,7 +9,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants ha lint types table wheels clean
+.PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants ha fleet lint types table wheels clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ interop: $(VENV)/built ## our plugins beside ldk-node, lnd and lightningd's own 
 
 ha: $(VENV)/built ## the LSP's machine dies and another takes over, lightningd on PostgreSQL (real nodes)
 	@$(PY) -m pytest -q -m ha tests/ha
+
+fleet: $(VENV)/built ## several nodes that sell as one LSP, with PostgreSQL on this machine
+	@$(PY) -m pytest -q -m fleet tests/service/fleet
 
 compare: $(VENV)/built ## what the embedded node says beside a real one, scenario by scenario
 	@cd tests && ../$(PY) -m real.report

@@ -116,10 +116,10 @@ def vectors() -> dict[str, Any]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail `make real` and `make interop` where nothing ran: what was skipped proves nothing (operator:O10)."""
+    """Fail `make real`, `interop`, `ha` and `fleet` where nothing ran: a skip proves nothing (operator:O10)."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     asked = str(session.config.option.markexpr)
-    if reporter is None or asked not in ("real", "interop") or session.config.option.collectonly:
+    if reporter is None or asked not in ("real", "interop", "ha", "fleet") or session.config.option.collectonly:
         return
     counts = {kind: len(reporter.stats.get(kind, ())) for kind in ("passed", "failed", "error", "skipped")}
     reporter.ensure_newline()

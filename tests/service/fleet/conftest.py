@@ -13,7 +13,15 @@ from harness.fleet import FleetServer
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.tools.regtest.postgres import find_postgres
 
+HERE = Path(__file__).parent
 SCHEMAS = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the server."""
+    for item in items:
+        if HERE in item.path.parents and "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.fleet)
 
 
 @pytest.fixture(scope="session")
@@ -35,4 +43,10 @@ def url(server: FleetServer) -> str:
     """An empty fleet on regtest, as its nodes name it."""
     if not server.runs:
         server.start()
+    return server.fleet(f"fleet_{next(SCHEMAS)}")
+
+
+@pytest.fixture
+def other_url(server: FleetServer) -> str:
+    """Another fleet in the same database."""
     return server.fleet(f"fleet_{next(SCHEMAS)}")

@@ -249,6 +249,36 @@ async def test_a_database_that_is_slow_is_given_up(server: FleetServer, url: str
     await left(one)
 
 
+async def test_a_server_whose_disk_is_full(server: FleetServer, url: str) -> None:
+    """The node hears what is wrong in words, and what was held before is held still."""
+    (one,) = await joined(url, "one")
+    await one.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING, None)
+    full = "BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END"
+    server.value(
+        schema_of(url),
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $x$" + full + "$x$;"
+        "CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON hold FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    with pytest.raises(FleetAway, match=r"is out of disk, memory or connections \(could not extend file"):
+        await one.tell_and_hear("p1", [Ask("capital", 0, 60, 100)], NO_POTS, NOTHING, None)
+    server.value(schema_of(url), "DROP TRIGGER full_disk ON hold")
+    await one.join("p1")
+    news = await one.tell_and_hear("p1", [], NO_POTS, NOTHING, None)
+    assert news.holds == []
+    assert server.value(schema_of(url), "SELECT held FROM hold") == "50"
+    await left(one)
+
+
+async def test_two_fleets_in_one_database_share_nothing(url: str, other_url: str) -> None:
+    """Each has a schema; their pots and clients are their own."""
+    (one,), (two,) = await joined(url, "one"), await joined(other_url, "one")
+    for node in (one, two):
+        news = await node.tell_and_hear("p1", [Ask("capital", 0, 100, 100)], NO_POTS, NOTHING, None)
+        assert news.holds == [Granted(100, 0, 0)]
+        assert (await node.place_buy(CLIENT, 10, 10, [])).room
+    await left(one, two)
+
+
 async def test_a_server_that_is_gone(server: FleetServer, url: str) -> None:
     """Away in the middle: an error and no wait; back again: the node joins anew."""
     (one,) = await joined(url, "one")

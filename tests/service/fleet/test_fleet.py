@@ -219,6 +219,20 @@ async def test_a_node_comes_back_after_a_week(caplog: pytest.LogCaptureFixture) 
     assert answers.count("sold") == held
 
 
+async def test_clocks_that_are_minutes_apart_do_not_matter() -> None:
+    """No time of one node is compared with that of another."""
+    server = Server()
+    nodes = [await member(server, name, buys_per_peer=1000) for name in ("a", "b")]
+    nodes[0].clock.pass_ms(10 * 60_000)
+    nodes[1].clock.wall -= 10 * 60_000
+    sold = 0
+    for _ in range(12):
+        sold += [await buy(node, held=SPRING) for node in nodes for _ in range(3)].count("sold")
+        for node in nodes:
+            await node.fleet.look()
+    assert sold == 40
+
+
 async def test_a_journal_that_cannot_be_written_gives_nothing_away() -> None:
     """rule:2: less is given back only after it stands in the journal, or a restart could use what others have."""
     server = Server()

@@ -156,7 +156,7 @@ class Town(World):
 
 
 def _opened(writer: LoopWriter) -> sqlite3.Connection:
-    """Open a ledger once in a run, whichever part writes it: no power fails here, and a kill never falls into a write."""
+    """Open a ledger once in a run for all who write it: no power fails here, and a kill never falls into a write."""
     databases = simulated_loop().databases
     if writer.path not in databases:
         databases[writer.path] = LedgerWriter._open(writer)
