@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from lsps2fast import _hook as hook
-from lsps2fast_plugin.tools.bench import children, crowd, real, real_sales, report
+from lsps2fast_plugin.tools.bench import children, crowd, real, real_sales, report, sweep
 from lsps2fast_plugin.tools.bench.calls import event_frame, hook_frame
 from lsps2fast_plugin.tools.bench.figures import figure, of_pairs, quantile
 from lsps2fast_plugin.tools.bench.harness import Child, percentiles
@@ -209,3 +209,17 @@ def test_a_sale_that_hangs_holds_up_no_other() -> None:
     """P19, on a few sales."""
     found = run_beside_a_hanging_one(1, 4, 2)
     assert (found["hangs"], found["others"], found["paid"]) == (True, 3, 3)
+
+
+@pytest.mark.slow
+def test_a_sweep_floods_a_real_service_and_a_blocked_loop() -> None:
+    """P25: each rate twice, forwards and wallets at each; the lane answers while its loop is blocked; a picture."""
+    found = sweep.run_sweep(1, 0.5, print, rates=(100.0, 2_000.0), peers=20, block_s=0.5)
+    assert [(step.per_s, step.wallets_served) for step in found.steps] == [(100.0, 20), (2_000.0, 20)]
+    assert all(len(step.forward_us) >= 2 * 40 for step in found.steps)
+    assert [each.lane for each in found.blocked] == ["c", "python"]
+    assert all(len(each.rest_us) >= 40 and len(each.blocked_us) >= 40 for each in found.blocked)
+    assert "of 200" in sweep.text(found)  # too few for a p99
+    drawing = ET.fromstring(sweep.svg(found))
+    assert len(list(drawing.iter("{http://www.w3.org/2000/svg}polyline"))) == 4
+    assert json.loads(sweep.as_json(found))["peers"] == 20

@@ -11,7 +11,8 @@ UNUSED = (
     *("aiohttp", "bitstring", "cryptography", "difflib", "prometheus_client", "pyln.client.gossmap", "pyln.proto"),
     *("pyln.spec", "rich", "tomllib", "xml"),
 )
-UNUSED_BY = {"service": (*UNUSED, "coincurve"), "client": UNUSED}  # the wallet reads invoices
+ON_DEMAND = ("lsps2fast_plugin.service.page.server", "lsps2fast_plugin.service.fleet.fleet", "coincurve")
+UNUSED_BY = {"service": (*UNUSED, *ON_DEMAND), "client": UNUSED}  # the wallet reads invoices, with coincurve
 
 
 def _run(code: str) -> str:

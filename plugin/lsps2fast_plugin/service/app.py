@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lsps2fast import BACKEND, __version__
 from lsps2fast.errors import NodeError
@@ -50,14 +50,15 @@ from lsps2fast_plugin.service.metrics import MeteredRpc, Metrics
 from lsps2fast_plugin.service.negotiation import Negotiator
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
 from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
-from lsps2fast_plugin.service.page.server import PageServer
-from lsps2fast_plugin.service.page.source import ServiceSource
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.recovery import Recovery, reload_ledger
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.supply import NodeTerms
 from lsps2fast_plugin.service.unfinished_guard import GUARDED
 from lsps2fast_plugin.service.wiring import build_parts
+
+if TYPE_CHECKING:
+    from lsps2fast_plugin.service.page.server import PageServer
 
 log = logging.getLogger("lsps2fast_plugin.service.app")  # also when run as __main__
 
@@ -157,6 +158,9 @@ class Service(PluginApp):
     def _page(self, settings: Settings, parts: ServiceParts) -> PageServer | None:
         if settings.page_listen is None:
             return None
+        from lsps2fast_plugin.service.page.server import PageServer  # a node without a page does not need it
+        from lsps2fast_plugin.service.page.source import ServiceSource
+
         source = ServiceSource(parts)
         return PageServer(settings.page_listen, settings.page_token, source, self.ledger_methods, self.clock)
 
