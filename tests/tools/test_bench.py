@@ -31,7 +31,7 @@ def test_made_up_calls_are_in_the_usual_shape() -> None:
 
 def test_percentiles_of_a_hundred() -> None:
     """The figures of every table."""
-    assert percentiles([float(n) for n in range(101)]) == {"p50_us": 50.0, "p99_us": 99.0, "p99_9_us": 99.0}
+    assert percentiles([float(n) for n in range(201)]) == {"p50_us": 100.0, "p99_us": 198.0, "p99_9_us": None}
 
 
 def test_the_others_stand_still_while_one_is_measured() -> None:
@@ -69,10 +69,12 @@ def test_figures_from_a_real_lightningd_become_ratios() -> None:
     """P2, P21: what is divided by what."""
     late = {name: {"p50": p50, "p99": 3 * p50} for name, p50 in (("no plugin", 10.0), ("service", 11.0))}
     late |= {"our host": {"p50": 10.2, "p99": 30.0}, "pyln-client": {"p50": 60.0, "p99": 90.0}}
-    cpu_us = {"service": 20.0, "pyln-client": 500.0}
+    late = {name: {**each, "p25": each["p50"], "p75": None} for name, each in late.items()}
+    cpu_us = {"service": [20.0, 10.0, 20.0], "pyln-client": [500.0, 300.0, 100.0]}
     found = real.RealResults({"cpu": "x", "cores": 2, "load": "1"}, "v0", 1, late, late, cpu_us)
     found.ratios = real.ratios(found)
-    assert list(found.ratios.values()) == [25.0, 1.02, 6.0, 1.1, 1.1]
+    assert list(found.ratios.values()) == [25.0, 5.0, 30.0, 1.02, 6.0, 1.1, 1.1]
+    assert "8 needed" in real.text(found)
     assert "our host, 0.5 of 0.6 s blocked" in real.text(found)
     assert json.loads(real.as_json(found))["cpu_us"] == cpu_us
 
@@ -100,10 +102,15 @@ def test_ratios_are_held_against_their_bounds() -> None:
     """P1, P2, P7, P16, P18, P19: which side is good is part of the target."""
     results = Results(
         {},
-        saturation={
-            "C ceiling": {"cpu_us": 1.0, "per_s": 500.0},
-            "service": {"cpu_us": 1.2, "per_s": 400.0},
-            "pyln-client": {"cpu_us": 48.0, "per_s": 10.0},
+        rounds={
+            "saturated CPU": {
+                "C ceiling": [1.0, 2.0, 1.0],
+                "service": [1.2, 2.2, 1.3],
+                "pyln-client": [48.0, 88.0, 52.0],
+                "interpreted": [1.0, 1.0],
+            },
+            "p99_us at 10000": {"service": [9.0, None, None], "C ceiling": [9.0, 9.0, 9.0]},
+            "saturated calls": {"service": [400.0] * 3, "pyln-client": [10.0] * 3},
         },
         sales=[{"sessions": 10, "parts": 10, "commits": 60}],
         start={"stored": 1000, "init_s": 0.5, "live_s": 30.0},
@@ -111,6 +118,7 @@ def test_ratios_are_held_against_their_bounds() -> None:
         growth=[{"live": 1, "cpu_us": 1.0}, {"live": 1000, "cpu_us": 1.1}],
     )
     found = {(row["target"], row["what"].split(",")[0].split(" until")[0]): row for row in ratios(results)}
+    assert [found["P1s", "CPU a hook"][key] for key in ("low", "high")] == [1.1, 1.3]
     assert {key: (row["value"], row["met"]) for key, row in found.items()} == {
         ("P1s", "CPU a hook"): (1.2, True),
         ("P2", "CPU a hook: pyln-client ÷ ours"): (40.0, False),

@@ -20,7 +20,8 @@ from lsps2fast.lsps import lsps0
 from lsps2fast.lsps.lsps0 import LIST_PROTOCOLS, MESSAGE_TYPE_HEX
 from lsps2fast.lsps.lsps2 import BUY, GET_INFO
 from lsps2fast_plugin.tools.bench.calls import hook_frame
-from lsps2fast_plugin.tools.bench.harness import WAIT_S, Child, percentiles
+from lsps2fast_plugin.tools.bench.figures import needed
+from lsps2fast_plugin.tools.bench.harness import WAIT_S, Child, Late, percentiles
 from lsps2fast_plugin.tools.bench.sales import COMMITS, ServiceUnderLoad
 
 Json = dict[str, Any]
@@ -35,7 +36,6 @@ AFTERWARDS_S = 15.0  # how long a wallet that came late may still try
 FORWARD_EVERY_S = 0.05
 SAMPLE_EVERY_S = 0.1
 SWITCH_S = 0.0005  # our thread and the node's take turns: lightningd would not wait for a load generator
-NO_LATENCY = {"p50_us": 0.0, "p99_us": 0.0, "p99_9_us": 0.0}
 
 
 class Flood(NamedTuple):
@@ -57,8 +57,8 @@ class Flood(NamedTuple):
     wallets: int
     wallets_served: int
     wallet_requests: int
-    wallet_us: dict[str, float]
-    forward_us: dict[str, float]
+    wallet_us: Late
+    forward_us: Late
 
 
 class Heard(NamedTuple):
@@ -286,16 +286,12 @@ def run_flood(seed: int, per_s: float, seconds: float, say: Callable[[str], None
             wallets=len(wallets),
             wallets_served=sum(wallet.served for wallet in wallets),
             wallet_requests=sum(wallet.requests for wallet in wallets),
-            wallet_us=_percentiles([late for wallet in wallets for late in wallet.late_us]),
-            forward_us=_percentiles(pace.forward_us),
+            wallet_us=percentiles([late for wallet in wallets for late in wallet.late_us]),
+            forward_us=percentiles(pace.forward_us),
         )
     finally:
         sys.setswitchinterval(interval_s)
         service.close()
-
-
-def _percentiles(late_us: list[float]) -> dict[str, float]:
-    return percentiles(late_us) if late_us else NO_LATENCY
 
 
 def as_json(flood: Flood) -> str:
@@ -320,5 +316,9 @@ def text(flood: Flood) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shown(late_us: dict[str, float]) -> str:
-    return f"p50 {late_us['p50_us'] / 1000:.1f} ms, p99 {late_us['p99_us'] / 1000:.1f} ms"
+def _shown(late: Late) -> str:
+    words = []
+    for name, key, share in (("p50", "p50_us", 0.5), ("p99", "p99_us", 0.99)):
+        us = late[key]
+        words.append(f"{name} too few, {needed(share)} needed" if us is None else f"{name} {us / 1000:.1f} ms")
+    return ", ".join(words)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from lsps2fast._hook import FrameReader
 from lsps2fast_plugin.simnode.manifest import read_manifest, set_options
+from lsps2fast_plugin.tools.bench.figures import quantile
 
 WAIT_S = 30.0
 
@@ -221,8 +222,11 @@ class Child:
         return late_us
 
 
-def percentiles(late_us: list[float]) -> dict[str, float]:
-    """p50, p99 and p99.9."""
-    ordered = sorted(late_us)
+Late = dict[str, float | None]
+
+
+def percentiles(late_us: list[float]) -> Late:
+    """p50, p99 and p99.9; None where there are too few values for it."""
     shares = {"p50_us": 0.5, "p99_us": 0.99, "p99_9_us": 0.999}
-    return {name: round(ordered[int((len(ordered) - 1) * share)], 1) for name, share in shares.items()}
+    found = {name: quantile(late_us, share) for name, share in shares.items()}
+    return {name: None if late is None else round(late, 1) for name, late in found.items()}

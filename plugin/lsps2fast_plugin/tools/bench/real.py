@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 from lsps2fast import bolt11
 from lsps2fast_plugin.tools.bench import children
-from lsps2fast_plugin.tools.bench.harness import cpu_s
+from lsps2fast_plugin.tools.bench.figures import needed, quantile
+from lsps2fast_plugin.tools.bench.harness import Late, cpu_s
 from lsps2fast_plugin.tools.bench.report import table
 from lsps2fast_plugin.tools.bench.run import BLOCK_EVERY_S, BLOCK_S, machine
 from lsps2fast_plugin.tools.regtest.processes import Lightningd, Programs, until
@@ -37,6 +38,7 @@ SERVICE = "service"
 OUR_HOST = "our host"
 PYLN = "pyln-client"
 COMMANDS = {SERVICE: children.service(), OUR_HOST: children.ours("c"), PYLN: children.stock()}
+SHARES = {"p50": 0.5, "p25": 0.25, "p75": 0.75, "p99": 0.99}
 Say = Callable[[str], None]
 
 
@@ -47,9 +49,9 @@ class RealResults:
     machine: dict[str, Any]
     lightningd: str
     payments: int
-    payment_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # p50 and p99 of one payment at a time
-    blocked_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # the same beside a method that blocks
-    cpu_us: dict[str, float] = field(default_factory=dict)  # for each HTLC of payments sent without waiting
+    payment_ms: dict[str, Late] = field(default_factory=dict)  # of one payment at a time
+    blocked_ms: dict[str, Late] = field(default_factory=dict)  # the same beside a method that blocks
+    cpu_us: dict[str, list[float]] = field(default_factory=dict)  # for each HTLC of a round's, sent without waiting
     ratios: dict[str, float] = field(default_factory=dict)
 
 
@@ -187,7 +189,7 @@ class RealBench:
     def _turns(self, programs: tuple[str, ...]) -> list[str]:
         return [each for turn in range(self._rounds) for each in (programs if turn % 2 == 0 else programs[::-1])]
 
-    def _in_turn(self, road: Road, programs: tuple[str, ...], *, blocking: bool = False) -> dict[str, dict[str, float]]:
+    def _in_turn(self, road: Road, programs: tuple[str, ...], *, blocking: bool = False) -> dict[str, Late]:
         took_ms: dict[str, list[float]] = {name: [] for name in programs}
         for name in self._turns(programs):
             tickets = road.tickets(self._payments)
@@ -199,7 +201,7 @@ class RealBench:
                     took_ms[name] += _pay_each(road, tickets)
         return {name: _late(each) for name, each in took_ms.items()}
 
-    def _at_once(self, road: Road, programs: tuple[str, ...]) -> dict[str, float]:
+    def _at_once(self, road: Road, programs: tuple[str, ...]) -> dict[str, list[float]]:
         cpu_us: dict[str, list[float]] = {name: [] for name in programs}
         for name in self._turns(programs):
             tickets = road.tickets(AT_ONCE * BURSTS)
@@ -209,7 +211,7 @@ class RealBench:
                 for start in range(0, len(tickets), AT_ONCE):
                     _pay_all(road, tickets[start : start + AT_ONCE])
                 cpu_us[name].append((cpu_s(pid) - before_s) / len(tickets) * 1e6)
-        return {name: round(statistics.median(each), 1) for name, each in cpu_us.items()}
+        return cpu_us
 
 
 def _pay_each(road: Road, tickets: list[Ticket]) -> list[float]:
@@ -229,40 +231,48 @@ def _pay_all(road: Road, tickets: list[Ticket]) -> None:
         road.arrived(ticket)
 
 
-def _late(took_ms: list[float]) -> dict[str, float]:
-    ordered = sorted(took_ms)
-    return {name: round(ordered[int((len(ordered) - 1) * share)], 2) for name, share in (("p50", 0.5), ("p99", 0.99))}
+def _late(took_ms: list[float]) -> Late:
+    return {name: quantile(took_ms, share) for name, share in SHARES.items()}
 
 
 def ratios(r: RealResults) -> dict[str, float]:
     """Return what the targets are about."""
 
-    def over(table: dict[str, dict[str, float]], name: str, key: str = "p50") -> float:
-        return round(table[name][key] / table[NO_PLUGIN][key], 3)
+    def over(table: dict[str, Late], name: str, key: str = "p50") -> float | None:
+        above, below = table[name][key], table[NO_PLUGIN][key]
+        return None if above is None or not below else round(above / below, 3)
 
-    return {
-        "P2 CPU of the process for an HTLC: pyln-client ÷ service (≥ 20)": round(r.cpu_us[PYLN] / r.cpu_us[SERVICE], 1),
+    cpu = [pyln / ours for pyln, ours in zip(r.cpu_us[PYLN], r.cpu_us[SERVICE], strict=True)]  # round by round
+    found = {
+        "P2 CPU of the process for an HTLC: pyln-client ÷ service (≥ 20)": round(statistics.median(cpu), 1),
+        "the same, least of all rounds": round(min(cpu), 1),
+        "the same, most": round(max(cpu), 1),
         "P21 p50 beside a blocking method: our host ÷ no plugin (≤ 1.05)": over(r.blocked_ms, OUR_HOST),
         "P21 p50 beside a blocking method: pyln-client ÷ no plugin": over(r.blocked_ms, PYLN),
         "p50 of a payment: service ÷ no plugin": over(r.payment_ms, SERVICE),
         "p99 of a payment: service ÷ no plugin": over(r.payment_ms, SERVICE, "p99"),
     }
+    return {what: ratio for what, ratio in found.items() if ratio is not None}
 
 
 def text(r: RealResults) -> str:
     """For people."""
     m = r.machine
     head = f"{m['cpu']}, {m['cores']} cores, load {m['load']}, lightningd {r.lightningd}, {r.payments} payments a case"
-    rows = [["payment through a real lightningd", "p50 ms", "p99 ms"]]
-    rows += [[name, f"{late['p50']:.1f}", f"{late['p99']:.1f}"] for name, late in r.payment_ms.items()]
-    rows += [
-        [f"{name}, {BLOCK_S} of {BLOCK_EVERY_S} s blocked" if name != NO_PLUGIN else f"{name} (again)",
-         f"{late['p50']:.1f}", f"{late['p99']:.1f}"]
-        for name, late in r.blocked_ms.items()
-    ]  # fmt: skip
-    cpu = [["CPU of the plugin's process", "µs an HTLC"], *([name, f"{value:.0f}"] for name, value in r.cpu_us.items())]
+    rows = [["payment through a real lightningd, ms", *SHARES]]
+    rows += [[name, *_shown(late)] for name, late in r.payment_ms.items()]
+    for name, late in r.blocked_ms.items():
+        beside = f"{name}, {BLOCK_S} of {BLOCK_EVERY_S} s blocked" if name != NO_PLUGIN else f"{name} (again)"
+        rows.append([beside, *_shown(late)])
+    cpu = [["CPU of the plugin's process, µs an HTLC", "median", "least", "most"]]
+    for name, values in r.cpu_us.items():
+        cpu.append([name, *(f"{value:.0f}" for value in (statistics.median(values), min(values), max(values)))])
     bounds = [["ratio", "value"], *([name, f"{value:g}"] for name, value in r.ratios.items())]
     return "\n\n".join([head, table(rows), table(cpu), table(bounds)]) + "\n"
+
+
+def _shown(late: Late) -> list[str]:
+    return [f"{needed(share)} needed" if (ms := late[name]) is None else f"{ms:.1f}" for name, share in SHARES.items()]
 
 
 def as_json(r: RealResults) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any, NamedTuple
 
+from lsps2fast_plugin.tools.bench.harness import Late
 from lsps2fast_plugin.tools.bench.run import Results
 
 WIDTH, HEIGHT, MARGIN = 760, 420, 60
@@ -51,10 +52,12 @@ def text(results: Results) -> str:
     sales = [["sales at once", "parts", "seconds", "payer waits s", "RPC calls", "commits"]]
     sales += [[str(sale[key]) for key in columns] for sale in results.sales]
     events = ", ".join(f"{name} {cpu_us} µs" for name, cpu_us in results.events_cpu_us.items())
-    bounds = [["ratio", "target", "value", "bound", "met"]]
+    bounds = [["ratio", "target", "median", "least", "most", "bound", "met"]]
     for each in results.ratios:
         met = "yes" if each["met"] else "NO"
-        bounds.append([each["what"], each["target"], f"{each['value']:g}", each["bound"], met])
+        bounds.append(
+            [each["what"], each["target"], *(f"{each[key]:g}" for key in ("value", "low", "high")), each["bound"], met]
+        )
     tables = [table(rows) for rows in (quiet, steady, odd, growth, sales)]
     tables.insert(3, f"CPU of a forward_event that is not ours: {events}")
     return (
@@ -73,7 +76,8 @@ def _watched(results: Results) -> list[str]:
         )
     if results.added_ms:
         added = results.added_ms
-        lines.append(f"added between last part and answers: p50 {added['p50']} ms, p99 {added['p99']} ms")
+        shown = [f"{name} too few sales" if ms is None else f"{name} {ms:.2f} ms" for name, ms in added.items()]
+        lines.append(f"added between last part and answers: {', '.join(shown)}")
     if results.beside:
         beside = results.beside
         lines.append(
@@ -83,8 +87,9 @@ def _watched(results: Results) -> list[str]:
     return lines
 
 
-def _late(late: dict[str, float]) -> list[str]:
-    return [f"{late[key]:,.0f}" for key in ("p50_us", "p99_us", "p99_9_us")]
+def _late(late: Late) -> list[str]:
+    """Leave out what the run was too short for."""
+    return ["-" if (us := late[key]) is None else f"{us:,.0f}" for key in ("p50_us", "p99_us", "p99_9_us")]
 
 
 def as_json(results: Results) -> str:
@@ -104,7 +109,12 @@ class Line(NamedTuple):
 def charts(results: Results) -> list[tuple[str, list[Line]]]:
     """Return what is drawn: title and lines; a chart without points is left out."""
     late = [
-        Line(name, sorted((rate, each[key]) for rate, each in rates.items()), COLOURS.get(name, "#444444"), dash)
+        Line(
+            name,
+            sorted((rate, us) for rate, each in rates.items() if (us := each[key]) is not None),
+            COLOURS.get(name, "#444444"),
+            dash,
+        )
         for name, rates in results.latency.items()
         for key, dash in (("p99_us", ""), ("p50_us", "5 4"))
     ]

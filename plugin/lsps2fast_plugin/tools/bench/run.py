@@ -9,7 +9,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,13 @@ from typing import Any
 from lsps2fast import __version__
 from lsps2fast_plugin.tools.bench import children
 from lsps2fast_plugin.tools.bench.calls import event_frame, hook_frame
-from lsps2fast_plugin.tools.bench.harness import Child, percentiles
+from lsps2fast_plugin.tools.bench.figures import quantile
+from lsps2fast_plugin.tools.bench.harness import Child, Late, percentiles
 from lsps2fast_plugin.tools.bench.sales import ServiceUnderLoad, run_beside_a_hanging_one, run_in_turn, run_sales
 from lsps2fast_plugin.tools.bench.start import measure
 
 FRAMES = 2000
+FEWEST_ROUNDS = 3  # of a ratio
 BLOCK_S = 0.5  # a method handler that blocks
 BLOCK_EVERY_S = 0.6
 Say = Callable[[str], None]
@@ -74,10 +76,11 @@ class Results:
 
     machine: dict[str, Any]
     saturation: dict[str, dict[str, float]] = field(default_factory=dict)
-    latency: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
+    latency: dict[str, dict[int, Late]] = field(default_factory=dict)
     at_rate_cpu_us: dict[str, dict[int, float]] = field(default_factory=dict)
-    busy: dict[str, dict[str, float]] = field(default_factory=dict)
-    blocking: dict[str, dict[str, float]] = field(default_factory=dict)
+    busy: dict[str, Late] = field(default_factory=dict)
+    blocking: dict[str, Late] = field(default_factory=dict)
+    rounds: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)  # what: program: each round
     events_cpu_us: dict[str, float] = field(default_factory=dict)
     rss_kb: dict[str, int] = field(default_factory=dict)
     foreign_rpc_calls: int = 0
@@ -85,7 +88,7 @@ class Results:
     sales: list[dict[str, Any]] = field(default_factory=list)
     growth: list[dict[str, float]] = field(default_factory=list)
     start: dict[str, float] = field(default_factory=dict)
-    added_ms: dict[str, float] = field(default_factory=dict)
+    added_ms: Late = field(default_factory=dict)
     beside: dict[str, Any] = field(default_factory=dict)
     ratios: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -173,6 +176,9 @@ class Bench:
         order = list(programs.items())
         return [each for turn in range(self.scale.rounds) for each in (order if turn % 2 == 0 else order[::-1])]
 
+    def _note(self, what: str, name: str, values: Sequence[float | None]) -> None:
+        self.results.rounds.setdefault(what, {})[name] = list(values)
+
     def _saturate(self, programs: dict[str, Child]) -> None:
         self.say(f"saturation, {self.scale.rounds} rounds")
         found: dict[str, list[Any]] = {name: [] for name in programs}
@@ -183,6 +189,8 @@ class Bench:
             self.results.foreign_hooks += FRAMES * times * (name == "service")
         for name, rounds in found.items():
             cpu = [each.cpu_us for each in rounds]
+            self._note("saturated CPU", name, cpu)
+            self._note("saturated calls", name, [each.per_s for each in rounds])
             self.results.saturation[name] = {
                 "per_s": round(statistics.median(each.per_s for each in rounds)),
                 "cpu_us": round(statistics.median(cpu), 3),
@@ -196,7 +204,7 @@ class Bench:
                 name: child for name, child in programs.items() if self.results.saturation[name]["per_s"] > 1.5 * rate
             }
             self.say(f"{rate:,} calls a second: {', '.join(able)}")
-            late: dict[str, list[dict[str, float]]] = {name: [] for name in able}
+            late: dict[str, list[Late]] = {name: [] for name in able}
             cpu: dict[str, list[float]] = {name: [] for name in able}
             for name, child in self._rounds(able):
                 before = child.cpu_s()
@@ -205,6 +213,9 @@ class Bench:
                 late[name].append(percentiles(calls))
                 self.results.foreign_hooks += len(calls) * (name == "service")
             for name, rounds in late.items():
+                self._note(f"CPU at {rate}", name, cpu[name])
+                for key in ("p50_us", "p99_us"):
+                    self._note(f"{key} at {rate}", name, [each[key] for each in rounds])
                 self.results.latency.setdefault(name, {})[rate] = medians(rounds)
                 self.results.at_rate_cpu_us.setdefault(name, {})[rate] = round(statistics.median(cpu[name]), 2)
 
@@ -239,11 +250,14 @@ class Bench:
                     f"lane in C, {share:.0%}": self._open(stack, children.ours("c", share)),
                     f"lane in Python, {share:.0%}": self._open(stack, children.ours("python", share)),
                 }
-                found: dict[str, list[dict[str, float]]] = {name: [] for name in programs}
+                found: dict[str, list[Late]] = {name: [] for name in programs}
                 for name, child in self._rounds(programs):
                     with child.alone(programs.values()):
                         late = child.offer(self.frames, 1000, min(1.0, self.scale.seconds))
                     found[name].append(percentiles(late))
+                for name, rounds in found.items():
+                    for key in ("p50_us", "p99_us"):
+                        self._note(f"busy {key}", name, [each[key] for each in rounds])
                 self.results.busy |= {name: medians(rounds) for name, rounds in found.items()}
 
     def _growth(self) -> None:
@@ -266,67 +280,80 @@ class Bench:
         """P17 and P19."""
         scale = self.scale
         self.say(f"{scale.in_turn} sales of {scale.parts} parts, one after the other")
-        late = percentiles([ms * 1e3 for ms in run_in_turn(self.seed, scale.in_turn, scale.parts)])
-        self.results.added_ms = {"p50": round(late["p50_us"] / 1e3, 2), "p99": round(late["p99_us"] / 1e3, 2)}
+        added_ms = run_in_turn(self.seed, scale.in_turn, scale.parts)
+        self.results.added_ms = {"p50": quantile(added_ms, 0.5), "p90": quantile(added_ms, 0.9)}
         self.say(f"{scale.beside:,} sales of {scale.parts} parts at once, one of which hangs")
         self.results.beside = run_beside_a_hanging_one(self.seed, scale.beside, scale.parts)
 
 
-def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """Return the median of each figure."""
-    return {key: round(statistics.median(each[key] for each in rounds), 1) for key in rounds[0]}
+def medians(rounds: list[Late]) -> Late:
+    """Return the median of each figure that every round had enough values for."""
+    found: Late = {}
+    for key in rounds[0]:
+        values = [each[key] for each in rounds]
+        enough = [value for value in values if value is not None]
+        found[key] = round(statistics.median(enough), 1) if len(enough) == len(values) else None
+    return found
 
 
 def ratios(r: Results) -> list[dict[str, Any]]:
-    """Return what the targets are about; `most` or `least` says which side is good."""
+    """Return what the targets are about; `most` or `least` says which side is good.
+
+    A ratio is of one round, so that what both met goes out of it; its value is the median over the rounds, with the
+    smallest and the largest beside it. Fewer than three rounds make none.
+    """
     rows: list[dict[str, Any]] = []
 
     def row(
-        target: str, what: str, value: float | None, *, most: float | None = None, least: float | None = None
+        target: str,
+        what: str,
+        found: float | tuple[float, float, float] | None,
+        *,
+        most: float | None = None,
+        least: float | None = None,
     ) -> None:
-        if value is None:
+        if found is None:
             return
+        value, low, high = found if isinstance(found, tuple) else (found, found, found)
         good = value <= most if most is not None else value >= (least or 0)
         bound = f"≤ {most:g}" if most is not None else f"≥ {least:g}"
-        rows.append({"target": target, "what": what, "value": round(value, 3), "bound": bound, "met": good})
+        figures = {"value": round(value, 3), "low": round(low, 3), "high": round(high, 3)}
+        rows.append({"target": target, "what": what, **figures, "bound": bound, "met": good})
 
-    def over(table: dict[str, Any], a: str, b: str, *path: Any) -> float | None:
-        try:
-            top, bottom = table[a], table[b]
-            for step in path:
-                top, bottom = top[step], bottom[step]
-            return float(top / bottom)
-        except (KeyError, ZeroDivisionError):
-            return None
+    def over(what: str, a: str, b: str) -> tuple[float, float, float] | None:
+        pairs = zip(r.rounds.get(what, {}).get(a, []), r.rounds.get(what, {}).get(b, []), strict=False)
+        values = [top / bottom for top, bottom in pairs if top is not None and bottom]
+        return (statistics.median(values), min(values), max(values)) if len(values) >= FEWEST_ROUNDS else None
 
     fast = 10_000
-    row("P1", f"CPU a hook at {fast:,}/s ÷ C ceiling", over(r.at_rate_cpu_us, "service", "C ceiling", fast), most=1.25)
-    row("P1s", "CPU a hook, saturated ÷ C ceiling", over(r.saturation, "service", "C ceiling", "cpu_us"), most=1.25)
-    row("P2", "CPU a hook: pyln-client ÷ ours", over(r.saturation, "pyln-client", "service", "cpu_us"), least=50)
-    row("P3", f"p50 at {fast:,}/s ÷ C ceiling", over(r.latency, "service", "C ceiling", fast, "p50_us"), most=1.5)
-    row("P3", f"p99 at {fast:,}/s ÷ C ceiling", over(r.latency, "service", "C ceiling", fast, "p99_us"), most=1.5)
+    row("P1", f"CPU a hook at {fast:,}/s ÷ C ceiling", over(f"CPU at {fast}", "service", "C ceiling"), most=1.25)
+    row("P1s", "CPU a hook, saturated ÷ C ceiling", over("saturated CPU", "service", "C ceiling"), most=1.25)
+    row("P2", "CPU a hook: pyln-client ÷ ours", over("saturated CPU", "pyln-client", "service"), least=50)
+    row("P3", f"p50 at {fast:,}/s ÷ C ceiling", over(f"p50_us at {fast}", "service", "C ceiling"), most=1.5)
+    row("P3", f"p99 at {fast:,}/s ÷ C ceiling", over(f"p99_us at {fast}", "service", "C ceiling"), most=1.5)
     for share, least in (("100%", 20.0), ("10%", 10.0)):
         names = f"lane in Python, {share}", f"lane in C, {share}"
-        row("P4p50", f"p50 with a thread busy {share}: Python reader ÷ ours", over(r.busy, *names, "p50_us"), least=1)
-        row("P4", f"p99 with a thread busy {share}: Python reader ÷ ours", over(r.busy, *names, "p99_us"), least=least)
+        row("P4p50", f"p50 with a thread busy {share}: Python reader ÷ ours", over("busy p50_us", *names), least=1)
+        row("P4", f"p99 with a thread busy {share}: Python reader ÷ ours", over("busy p99_us", *names), least=least)
     row("P6", f"RPC calls for {r.foreign_hooks:,} foreign hooks", float(r.foreign_rpc_calls), most=0)
-    row("P7", "saturation: ours ÷ pyln-client", over(r.saturation, "service", "pyln-client", "per_s"), least=25)
+    row("P7", "saturation: ours ÷ pyln-client", over("saturated calls", "service", "pyln-client"), least=25)
     row(
         "P20",
         "CPU a hook: interpreted ÷ pyln-client",
-        over(r.saturation, "interpreted", "pyln-client", "cpu_us"),
+        over("saturated CPU", "interpreted", "pyln-client"),
         most=0.08,
     )
     if r.blocking:
         ours = r.blocking["our host"]
-        row("P21", "p50 with a blocking method ÷ quiet (pipe)", ours["p50_us"] / ours["quiet_p50_us"], most=1.05)
+        if ours["p50_us"] and ours["quiet_p50_us"]:
+            row("P21", "p50 with a blocking method ÷ quiet (pipe)", ours["p50_us"] / ours["quiet_p50_us"], most=1.05)
     if r.events_cpu_us:
         events = 2 * r.events_cpu_us["service"] / r.saturation["service"]["cpu_us"]
         row("P22", "CPU of a payment's two forward_events ÷ one hook", events, most=2)
     for sale in r.sales:
         each = sale["commits"] / sale["sessions"]
         row("P16", f"commits a session, {sale['sessions']} × {sale['parts']} parts", each, most=5)
-    row("P17", "ms added between last part and answers, p99", r.added_ms.get("p99"), most=1)
+    row("P17", "ms added between last part and answers, p50", r.added_ms.get("p50"), most=3)
     if r.start:
         row("P18", f"s until init is answered, {r.start['stored']:,} stored buys", r.start["init_s"], most=1)
         row("P18", f"s until {r.start['stored']:,} stored buys are live", r.start["live_s"], most=20)
