@@ -83,6 +83,10 @@ def main() -> int:
         lines.append([name, short(seconds(row)), short(seconds(row, "iqr")), str(row["stats"]["rounds"])])
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
     print(f"\n{table(lines)}\n\n{table(targets(rows))}\n")
+    for sessions in (1_000, 10_000):
+        each_s = seconds(rows[f"test_at_once[{sessions}]"])
+        rates = f"{1 / each_s:,.0f} sessions and {10 / each_s:,.0f} parts a second"
+        print(f"{sessions:,} sessions of ten parts at once: {rates}")
     return 0
 
 

@@ -112,6 +112,22 @@ def test_lifecycle(benchmark: Any, run: str, parts: int, inside: ModuleType, emp
     assert machine.live == 0
 
 
+@pytest.mark.benchmark(group="whole sessions of ten parts, all at once")
+@pytest.mark.parametrize("sessions", [1_000, 10_000])
+def test_at_once(benchmark: Any, sessions: int) -> None:
+    """P28: thousands of payments under way at one time, each from its first part to its end, step by step in turn."""
+    benchmark.extra_info["per"] = sessions
+    machines = []
+
+    def make() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        machine, calls = work.stories(COMPILED, sessions, 10)
+        machines.append(machine)
+        return (machine, calls), {}
+
+    benchmark.pedantic(work.all_at_once, setup=make, rounds=9)
+    assert [machine.live for machine in machines] == [0] * 9
+
+
 @pytest.mark.benchmark(group="fee laid on parts, in C")
 @pytest.mark.parametrize("parts", [1, 10, 100, 483])
 def test_allocate(benchmark: Any, parts: int, inside: ModuleType) -> None:

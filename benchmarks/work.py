@@ -151,6 +151,18 @@ def story(sessions: Any, calls: Calls) -> None:
     each(sessions.resolved, calls.resolved[1:])
 
 
+def all_at_once(sessions: Any, calls: list[Calls]) -> None:
+    """Take as many whole sessions of equally many parts step by step in turn, all of them under way at one time."""
+    each(
+        sessions.part,
+        (arguments for arrivals in zip(*(one.parts for one in calls), strict=True) for arguments in arrivals),
+    )
+    each(sessions.handle, (step for steps in zip(*(one.steps for one in calls), strict=True) for step in steps))
+    each(sessions.resolved, [one.resolved[0] for one in calls])
+    each(sessions.handle, [(one.scid, one.payment_hash, one.sent) for one in calls])
+    each(sessions.resolved, (end for one in calls for end in one.resolved[1:]))
+
+
 def stories(c: Core, count: int, parts: int) -> tuple[Any, list[Calls]]:
     """Return a machine, and the calls of so many whole sessions."""
     return machine(c, count, parts), [calls_of(c, scid, parts) for scid in range(1, count + 1)]
