@@ -126,6 +126,7 @@ class FleetMember:
         self.name, self._server, self._rules, self._most = name, server, rules, buys_per_peer
         self.datastore = Datastore()
         self.open: dict[str, int] = {}
+        self.promised_sat = 0
         self.clock = StillClock()
         self.alarms: list[str] = []
         self.restart()
@@ -144,6 +145,7 @@ class FleetMember:
             open_count=lambda peer_id: self.open.get(peer_id, 0),
             buys_per_peer=self._most,
             alarm=self.alarms.append,
+            largest_promise_sat=lambda: self.promised_sat,
         )
         self.fleet._wire = self.line
 

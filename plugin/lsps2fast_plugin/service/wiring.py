@@ -138,7 +138,7 @@ def build_parts(
         threadless=None if host.has_threads else host.spawn,
         ships=settings.fleet is not None,
     )
-    fleet = _fleet(desk, settings, notebook, clock, offers, alarms, sales.path)
+    fleet = _fleet(desk, settings, notebook, clock, offers, alarms, sales.path, sessions)
     books = SessionEvents(
         host=host,
         sessions=sessions,
@@ -244,10 +244,15 @@ def _fleet(
     offers: BuyRegistry,
     alarms: Alarms,
     ledger_path: str | None,
+    sessions: Sessions,
 ) -> Fleet | None:
     if desk.holds is None:
         return None
     from lsps2fast_plugin.service.fleet.fleet import Fleet  # a node that is alone does not need it
+
+    def largest_promise_sat() -> int:
+        cores = ((buy, sessions.buys.get(buy.jit_scid)) for buy in offers)
+        return max((buy.capacity_sat for buy, core in cores if core is not None and core.channel is None), default=0)
 
     return Fleet(
         holds=desk.holds,
@@ -258,4 +263,5 @@ def _fleet(
         buys_per_peer=settings.limits.buys_per_peer,
         alarm=alarms.tell,
         ledger_path=ledger_path,
+        largest_promise_sat=largest_promise_sat,
     )

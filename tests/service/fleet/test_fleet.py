@@ -137,6 +137,24 @@ async def test_a_budget_is_one_for_all() -> None:
     assert two.holds.limit(WITHHELD, most_msat) > 30_000_000
 
 
+async def test_what_was_sold_can_be_opened_without_asking() -> None:
+    """rule:19: the largest channel that a node has sold stays in its part until it is made, however many nodes come."""
+    server = Server()
+    one = await member(server, "a")
+    assert await buy(one, capacity_msat=80_000_000) == "sold"
+    one.promised_sat = 80_000
+    for name in "bcdef":
+        await member(server, name)
+        await one.fleet.look()
+    server.up = False
+    await one.fleet.look()
+    assert one.policy.budgets.on_trust_room_msat() >= 80_000_000
+    server.up, one.promised_sat = True, 0
+    for _ in range(3):
+        await one.fleet.look()
+    assert one.policy.budgets.on_trust_room_msat() < 80_000_000
+
+
 async def test_a_clients_places_and_deeds_are_known_everywhere() -> None:
     """B-14, rule:22: ten buys in all; left unpaid at one node, in the safe mode at the other."""
     server = Server()

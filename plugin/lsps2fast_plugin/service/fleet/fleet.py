@@ -91,12 +91,15 @@ class Fleet:
         buys_per_peer: int,
         alarm: Callable[[str], None],
         ledger_path: str | None = None,
+        largest_promise_sat: Callable[[], int] = lambda: 0,
     ) -> None:
         """`open_count(peer_id)`: unused buys of one client here, of `buys_per_peer` it may have at all nodes.
 
-        `ledger_path`: the sales ledger whose rows are shipped.
+        `ledger_path`: the sales ledger whose rows are shipped. `largest_promise_sat()`: the largest channel that was
+        sold here and is not made yet.
         """
         self._ledger_path = ledger_path
+        self._largest_promise_sat = largest_promise_sat
         self._shipping_failed = False
         self.holds = holds
         self._others = others = policy.ledger.others
@@ -335,10 +338,10 @@ class Fleet:
 
     def _money(self) -> list[Pot]:
         rule, stakes, wall_ms = self._policy.rules.trust, self._policy.ledger.stakes, self._clock.wall_ms()
-        mining_msat = stakes.mining_msat(wall_ms)
+        mining_msat, promised_msat = stakes.mining_msat(wall_ms), 1000 * self._largest_promise_sat()
         return [
-            Pot(CAPITAL, stakes.msat(on_trust=True), rule.most_on_trust_msat),
-            Pot(WITHHELD, stakes.msat(on_trust=False), rule.most_withheld_msat),
+            Pot(CAPITAL, stakes.msat(on_trust=True), rule.most_on_trust_msat, promised_msat),
+            Pot(WITHHELD, stakes.msat(on_trust=False), rule.most_withheld_msat, promised_msat),
             Pot(MINING, mining_msat, rule.most_mining_msat),
             Pot(MINING_IN_ALL, mining_msat, rule.most_mining_in_all_msat),
         ]

@@ -16,11 +16,12 @@ VERSION: Final = 1
 
 
 class Pot(NamedTuple):
-    """A pot as it is now: how much of it this node uses, and how much there is."""
+    """A pot as it is now: how much of it this node uses, of how much; so much as is `promised` is kept in reserve."""
 
     name: str
     used: int
     most: int
+    promised: int = 0
 
 
 class Granted(NamedTuple):
@@ -101,12 +102,13 @@ class Holds:
         return asks
 
     def _reserve(self, pot: Pot) -> int:
-        """Return an equal share of what is free; one more share is left for the node that asks first.
+        """Return an equal share of what is free, or what is promised; one share is left for the node that asks first.
 
         Of a token a quarter of that: its last uses are to be found in one place.
         """
         free = max(pot.most - pot.used - self.others_used(pot.name), 0)
-        return free // ((self.nodes + 1) * (4 if pot.name.startswith(TOKEN) else 1))
+        share = free // ((self.nodes + 1) * (4 if pot.name.startswith(TOKEN) else 1))
+        return max(share, min(pot.promised, free))
 
     def grant(self, ask: Ask, granted: Granted) -> None:
         """Take the database's answer."""
