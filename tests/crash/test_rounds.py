@@ -15,7 +15,6 @@ pytestmark = pytest.mark.slow  # as the case is of the crash machine, and with i
 
 ROUNDS = {
     CLIENT_TRUSTS: [
-        ["feerates", "listfunds", "listpeers"],
         ["utxopsbt"],
         ["datastore"],
         ["fundchannel_start", "reserveinputs"],
@@ -25,17 +24,14 @@ ROUNDS = {
         ["datastore"],
     ],
     LSP_TRUSTS: [
-        ["feerates", "listfunds", "listpeers"],
         ["utxopsbt"],
         ["datastore"],
         ["fundchannel_start", "reserveinputs"],
         ["addpsbtoutput"],
         ["fundchannel_complete", "signpsbt"],
         ["listpeerchannels"],
-        ["datastore", "listpeerchannels", "setchannel"],
-        ["listpeerchannels"],
-        ["sendpsbt"],
-        ["listpeerchannels"],
+        ["datastore", "listpeerchannels", "listpeerchannels", "setchannel"],
+        ["listpeerchannels", "sendpsbt"],
     ],
 }
 

@@ -46,7 +46,7 @@ STEPS = [
     (CLIENT_TRUSTS, "datastore", 1, True),  # the intent
     (CLIENT_TRUSTS, "datastore", 2, True),  # the forwards
     (LSP_TRUSTS, "datastore", 2, True),  # the channel
-    (CLIENT_TRUSTS, "feerates", 1, False),
+    (CLIENT_TRUSTS, "utxopsbt", 1, False),
     (CLIENT_TRUSTS, "fundchannel_start", 1, False),
     (CLIENT_TRUSTS, "addpsbtoutput", 1, False),
     (CLIENT_TRUSTS, "signpsbt", 1, False),

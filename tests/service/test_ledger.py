@@ -198,6 +198,7 @@ async def test_a_plugin_that_dies_has_its_sale_once(mode: str) -> None:
         payment = payer.pay(invoice, [SIZE_MSAT])
         await stage.until(lambda: len(client.held()) == 1, "the part is at the client")
         await stage.quiet()
+        await sales(stage)  # answered once all that has happened is written
         await stage.kill()
         client.settle_held()
         assert (await payment).paid

@@ -251,6 +251,7 @@ class Service(PluginApp):
         async def accept(buy: Buy) -> None:
             await parts.store.add(buy)
             parts.driver.go_live(buy)
+            self.host.spawn(parts.funder.prepare(buy.peer_id))
             parts.sales.bought(buy)
             log.debug(f"sold {format_scid(buy.jit_scid)} to {buy.peer_id}")
 
@@ -279,6 +280,8 @@ class Service(PluginApp):
             parts.desk.look()
             await parts.exposure.look()
             parts.held_limits.look()
+            if len(parts.offers):
+                await parts.funder.keep_known()
 
     async def _tidy_daily(self, parts: ServiceParts, delta: int) -> None:
         while True:
@@ -297,6 +300,9 @@ class Service(PluginApp):
     def _peer(self, peer_id: str, online: bool) -> None:
         if self.parts is not None:
             self.parts.effects.watch.all_changed()
+            self.parts.funder.link_changed(peer_id)
+            if online and self.parts.offers.of_peer(peer_id):
+                self.host.spawn(self.parts.funder.prepare(peer_id))
             self.parts.driver.carry_out(self.parts.sessions.peer(peer_id, online, self.clock.wall_ms()))
 
     def _on_block(self, block: BlockAdded) -> None:

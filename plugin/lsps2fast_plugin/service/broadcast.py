@@ -5,7 +5,8 @@ of its funding (cln:N2). A funding sent after that pays an output that no channe
 prevents it: `reserveinputs`, `signpsbt` and `sendpsbt` know coins, not channels.
 
 So the order is always: the coins are reserved, *then* the channel is looked up, *then* the funding is sent, *then* the
-channel is looked up again. Once `sendpsbt` has begun, lightningd keeps the channel; one that went in the milliseconds
+channel is looked up again. The second look is asked for while the sending goes on: a channel that is not withheld any
+more shows that it has begun. Once `sendpsbt` has begun, lightningd keeps the channel; one that went in the milliseconds
 before has freed its coins, but `sendpsbt` does not ask for reservations (cln:O1). What went out so is taken back.
 A funding is sent in one place, which asks for a `ProofOfLife`; only `Broadcaster.look` makes one.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from lsps2fast.actions import Channel, Funding
@@ -36,6 +37,7 @@ KNOWN_TO_BITCOIND: Final = (
     "txn-already-in-mempool",
     "txn-already-known",
 )
+AHEAD_MS: Final = 500  # so long before its funding is sent a channel may have been looked up
 ROUNDS: Final = 4  # look and send; reserve again, look and send; sign, look and send; once more
 _SEAL: Final = object()
 
@@ -43,23 +45,36 @@ _SEAL: Final = object()
 class ProofOfLife:
     """A moment ago lightningd had this channel. Made by `Broadcaster.look` alone."""
 
-    __slots__ = ("channel_id", "is_on_chain")
+    __slots__ = ("channel_id", "is_on_chain", "is_withheld")
 
-    def __init__(self, seal: object, channel_id: str, is_on_chain: bool) -> None:
-        """`is_on_chain`: a block has its funding, or it was closed after that was sent: nothing is left to do."""
+    def __init__(self, seal: object, channel_id: str, is_on_chain: bool, is_withheld: bool = False) -> None:
+        """`is_on_chain`: a block has its funding, or it was closed after that was sent: nothing is left to do.
+
+        `is_withheld`: lightningd has not begun to send it.
+        """
         if seal is not _SEAL:
             raise TypeError("a proof of life comes from Broadcaster.look")
         self.channel_id = channel_id
         self.is_on_chain = is_on_chain
+        self.is_withheld = is_withheld
+
+
+class _Ahead(NamedTuple):
+    """A look that was asked for ahead, and when."""
+
+    asked_ms: int
+    look: asyncio.Task[ProofOfLife]
 
 
 class Broadcaster:
     """Sends fundings and keeps their coins reserved."""
 
-    def __init__(self, rpc: Rpc, coins: Coins, alarm: Callable[[str], None]) -> None:
+    def __init__(self, rpc: Rpc, coins: Coins, alarm: Callable[[str], None], now_ms: Callable[[], int]) -> None:
         """`alarm(text)` hears of a funding that went out for a channel that had gone."""
         self._rpc = rpc
         self._coins = coins
+        self._now_ms = now_ms
+        self._ahead: dict[str, _Ahead] = {}  # by channel id
         self._strays = StrayFundings(rpc, alarm)
         self._tried: set[str] = set()  # channel ids: perhaps sent, and not looked at since
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -79,13 +94,29 @@ class Broadcaster:
         if channel is not None:
             if channel.is_withheld and not channel.is_alive and not holds_money_of_client(channel):
                 raise ChannelGone(f"channel {channel_id} is {channel.state}, its funding was not sent")
-            return ProofOfLife(_SEAL, channel_id, not channel.is_withheld and channel.is_confirmed)
+            is_on_chain = not channel.is_withheld and channel.is_confirmed
+            return ProofOfLife(_SEAL, channel_id, is_on_chain, channel.is_withheld)
         closed = await find_closed_channel(self._rpc, channel_id, id=peer_id)
         if closed is None:
             raise ChannelGone(f"lightningd knows no channel {channel_id}")
         if _was_never_sent(closed):
             raise ChannelGone(f"channel {channel_id} was deleted before its funding was sent")
         return ProofOfLife(_SEAL, channel_id, True)
+
+    def look_ahead(self, peer_id: str, channel_id: str) -> None:
+        """Ask for a channel whose funding is about to be sent; the record that comes first is being written (P17)."""
+        now_ms = self._now_ms()
+        self._ahead = {name: each for name, each in self._ahead.items() if now_ms - each.asked_ms < AHEAD_MS}
+        look = asyncio.ensure_future(self.look(peer_id, channel_id))
+        look.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may come to no sending
+        self._ahead[channel_id] = _Ahead(now_ms, look)
+
+    async def _look_now(self, peer_id: str, channel_id: str) -> ProofOfLife:
+        """Look right before a sending, unless that has just been done. Raises as `look`."""
+        ahead = self._ahead.pop(channel_id, None)
+        if ahead is not None and self._now_ms() - ahead.asked_ms < AHEAD_MS:
+            return await ahead.look
+        return await self.look(peer_id, channel_id)
 
     async def send_if_lost(self, peer_id: str, channel: Channel) -> bool:
         """Send a funding that had a block again if bitcoind has it no more; return whether it was so.
@@ -142,24 +173,27 @@ class Broadcaster:
     async def _send(self, peer_id: str, channel: Channel, lost: bool) -> str:
         psbt = channel.signed_psbt
         for left in reversed(range(ROUNDS)):
-            life = await self.look(peer_id, channel.channel_id)
+            life = await self._look_now(peer_id, channel.channel_id)
             if life.is_on_chain and not lost:
                 break
-            try:
-                txid = await self._put_on_chain(life, psbt)
-            except NodeError as error:
-                if not any(words in error.message for words in KNOWN_TO_BITCOIND):
+            sent, after = await asyncio.gather(
+                self._put_on_chain(life, psbt), self.look(peer_id, channel.channel_id), return_exceptions=True
+            )
+            if isinstance(sent, NodeError):
+                if not any(words in sent.message for words in KNOWN_TO_BITCOIND):
                     if not left:
-                        raise
-                    psbt = await self._mend(error, life, psbt)
+                        raise sent
+                    psbt = await self._mend(sent, life, psbt)
                     continue
-                txid = channel.funding_txid
-            await self.look(peer_id, channel.channel_id)  # it may have gone before lightningd began to send
-            return txid
+            elif isinstance(sent, BaseException):
+                raise sent
+            if not isinstance(after, ProofOfLife) or after.is_withheld:  # asked before lightningd had begun to send
+                await self.look(peer_id, channel.channel_id)  # it may have gone before that
+            return sent if isinstance(sent, str) else channel.funding_txid
         return channel.funding_txid
 
     async def _put_on_chain(self, life: ProofOfLife, psbt: str) -> str:
-        """Call `sendpsbt`. The proof must be of the look right before."""
+        """Call `sendpsbt`. The proof must be of the look before."""
         if not isinstance(life, ProofOfLife):
             raise TypeError("no funding is sent without a proof that its channel lives")
         self._tried.add(life.channel_id)

@@ -10,6 +10,7 @@ says until when: what ends earlier was reserved by another program and is not ou
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -24,6 +25,7 @@ RESERVE_BLOCKS: Final = 144  # twice lightningd's default (cln:O1), to tell ours
 HEIGHT_SLACK_BLOCKS: Final = 24  # lightningd's height runs backwards after its start (cln:R2)
 ALREADY_SPENT: Final = "already spent"  # of reserveinputs
 RELEASE_BLOCKS: Final = 1_000_000  # O-04: cover every extension of the reservation
+FRESH_MS: Final = 90_000  # for a listing that coins are chosen from: what has changed since, lightningd refuses
 TRIES: Final = 4  # for another program may take a coin between our choice and our reservation
 INVALID_PARAMS: Final = -32602  # of utxopsbt: reserved, spent, unknown; of reserveinputs: reserved, spent (cln:O1)
 # What spending a coin weighs, as lightningd reckons it, by the length of its script.
@@ -131,6 +133,14 @@ class LowWater:
             self._alarm(f"free coins for JIT channels run out: {free_sat} sat, less than {self._mark_sat} sat")
 
 
+class _Listing(NamedTuple):
+    """What lightningd told of the wallet, and when it was asked."""
+
+    rows: list[WalletOutput]
+    asked_ms: int
+    height: int
+
+
 class Coins:
     """The wallet's coins, as far as channels are paid with them.
 
@@ -138,18 +148,37 @@ class Coins:
     replaced, and a client may have been paid over it already. Change of our own fundings counts again with its block.
     """
 
-    def __init__(self, rpc: Rpc, height: Callable[[], int], low_water: LowWater) -> None:
+    def __init__(self, rpc: Rpc, height: Callable[[], int], now_ms: Callable[[], int], low_water: LowWater) -> None:
         """`height()`: the highest block known. `low_water` hears of what is free at every look."""
         self._rpc = rpc
         self._height = height
+        self._now_ms = now_ms
+        self._asking = asyncio.Lock()
+        self._listed: _Listing | None = None
+        self._changes = 0  # by our own doing, that a listing under way may have missed
         self.low_water = low_water
         self._promised: dict[str, int] = {}  # coin: jit scid
         self._standing: dict[int, Funding] = {}  # reservations by jit scid, from reserve() on
         self._lost: dict[int, int] = {}  # jit scid: how often another program took what was promised to it
 
     async def rows(self) -> list[WalletOutput]:
-        """Return the wallet's outputs, as lightningd tells them. Raises NodeError."""
-        return await list_outputs(self._rpc)
+        """Return the wallet's outputs, as lightningd tells them now. Raises NodeError."""
+        now_ms, height, changes = self._now_ms(), self._height(), self._changes
+        rows = await list_outputs(self._rpc)
+        if changes == self._changes:
+            self._listed = _Listing(rows, now_ms, height)
+        return rows
+
+    async def known(self, fresh_ms: int = FRESH_MS) -> list[WalletOutput]:
+        """Return them as told of late, since the last block and our own last doing; one listing does for a crowd.
+
+        Raises NodeError. What others have done since lightningd says when it refuses a coin (`choose`).
+        """
+        async with self._asking:
+            listed = self._listed
+            if listed is None or listed.height != self._height() or self._now_ms() - listed.asked_ms >= fresh_ms:
+                return await self.rows()
+            return listed.rows
 
     async def survey(self) -> Survey:
         """Ask lightningd. Raises NodeError."""
@@ -187,6 +216,7 @@ class Coins:
             try:
                 psbt = await self._build(inputs, need)
             except BaseException as error:
+                self._ask_anew()
                 self._break_promises(jit_scid)
                 if not _is_taken(error) or not left:
                     raise
@@ -250,6 +280,7 @@ class Coins:
             if not _is_taken(error):
                 raise
             if not await self._are_ours(funding):  # else by our own call, whose answer was lost (K-13)
+                self._ask_anew()
                 self._break_promises(jit_scid)
                 lost = self._lost[jit_scid] = self._lost.get(jit_scid, 0) + 1
                 if lost >= TRIES:
@@ -272,7 +303,10 @@ class Coins:
         others = [point for point in funding.inputs if self._promised.get(point, jit_scid) != jit_scid]
         if not others and await self._are_ours(funding):
             params = {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS}
-            await self._rpc.call("unreserveinputs", params, late=late)
+            try:
+                await self._rpc.call("unreserveinputs", params, late=late)
+            finally:
+                self._ask_anew()
 
     def standing(self, funding: Funding) -> dict[int, Funding]:
         """Return the reservations that stand now on any of these coins, by jit scid."""
@@ -303,11 +337,25 @@ class Coins:
         return jit_scid in self._promised.values()
 
     def forget(self, jit_scid: int) -> None:
-        """Promise the coins of this scid no longer: they are spent or given back."""
+        """Promise the coins of this scid no longer: they are given back, or what has become of them is not known."""
+        self._ask_anew()
         self._break_promises(jit_scid)
         self._lost.pop(jit_scid, None)
 
+    def spent(self, jit_scid: int) -> None:
+        """Take note that the coins promised to this scid are spent."""
+        if self._listed is not None:
+            rows = [row for row in self._listed.rows if self._promised.get(row.point) != jit_scid]
+            self._listed = self._listed._replace(rows=rows)
+        self._break_promises(jit_scid)
+        self._lost.pop(jit_scid, None)
+
+    def _ask_anew(self) -> None:
+        self._listed = None
+        self._changes += 1
+
     def _break_promises(self, jit_scid: int) -> None:
+        self._changes += 1
         self._standing.pop(jit_scid, None)
         self._promised = {point: owner for point, owner in self._promised.items() if owner != jit_scid}
 

@@ -79,7 +79,6 @@ class ActionExecutor:
             sent=sent,
         )
         self._handlers: dict[type, Handler] = {
-            order.Persist: self._records.persist,
             order.Reset: self._records.reset,
             order.ReserveCoins: self._opening.reserve,
             order.OpenChannel: self._opening.open,
@@ -114,6 +113,9 @@ class ActionExecutor:
                     self._opening.forget(action.jit_scid)
                     self._driver.forget(action.jit_scid)
                     self._tasks.spawn(self._records.forget(action), action)
+                case order.Persist():
+                    self._tasks.spawn(self._records.persist(action), action)
+                    self._funding.announce(action)
                 case order.Finalize():
                     self._tasks.spawn(self._records.finalize(action, fees), action)
                 case order.RestoreFees() if any(isinstance(other, order.Finalize) for other in actions):

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from lsps2fast.actions import ChannelLimits, Funding
-from lsps2fast.errors import Lsps2Error
+from lsps2fast.errors import Lsps2Error, NodeError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import min_capacity_sat
-from lsps2fast_plugin.cln.answers import PerKw, feerates
+from lsps2fast_plugin.cln.answers import PerKw
 from lsps2fast_plugin.cln.channel_types import (
     ANCHORS,
     LARGE_CHANNELS,
@@ -27,10 +28,11 @@ from lsps2fast_plugin.cln.channel_types import (
     offers,
 )
 from lsps2fast_plugin.cln.late_replies import Late
-from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_configs, list_peers
+from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_configs
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins, Need
 from lsps2fast_plugin.service.forward_limits import Room
+from lsps2fast_plugin.service.known_node import RENEW_MS, ClientFeatures, KnownFeerates
 from lsps2fast_plugin.service.refused_types import RefusedTypes
 
 OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
@@ -106,6 +108,7 @@ class Funder:
         self,
         rpc: Rpc,
         coins: Coins,
+        known: KnownFeerates,
         zero_reserve: Callable[[str], bool],
         node: OurNode,
         largest_sat: Callable[[], int] = lambda: NO_BOUND_SAT,
@@ -118,11 +121,15 @@ class Funder:
         """
         self._rpc = rpc
         self._coins = coins
+        self._known = known
+        self._clients = ClientFeatures(rpc)
+        self.link_changed = self._clients.link_changed
         self._node = node
         self._zero_reserve = zero_reserve
         self._largest_sat = largest_sat
         self._unforwardable = unforwardable
         self.last_perkw: int | None = None  # what a funding transaction pays, as of the last choice of coins
+        self._own_fees: dict[str, int] | None = None
         self._refused = RefusedTypes()
 
     async def choose(self, buy: Buy, out_msat: int, parts: int) -> Funding:
@@ -131,8 +138,8 @@ class Funder:
         Of the types that the client may take, the best that it has not refused. Raises NotForwardable, ChannelTooLarge,
         NotEnoughCoins or NodeError.
         """
-        # One question's wait for three: nothing depends on their order (P17).
-        features, perkw, rows = await asyncio.gather(self._features(buy.peer_id), self._perkw(), self._coins.rows())
+        # Mostly all three are known; else one question's wait for three (P17).
+        features, perkw, rows = await asyncio.gather(self._clients.of(buy.peer_id), self._perkw(), self._coins.known())
         types = self._node.channel_types(features)
         channel_type = self._refused.left(buy.peer_id, types) or types[0]
         feerate = self._node.commitment_rates(perkw).of(channel_type)
@@ -156,7 +163,7 @@ class Funder:
 
     async def refused(self, peer_id: str, channel_type: tuple[int, ...]) -> TypesLeft:
         """Remember that the client refused this type of channel; return what is left to ask for. Raises NodeError."""
-        features = await self._features(peer_id)
+        features = await self._clients.of(peer_id)
         self._refused.add(peer_id, channel_type)
         other = self._refused.left(peer_id, self._node.channel_types(features))
         if other is not None:
@@ -173,19 +180,21 @@ class Funder:
         other = await self._coins.choose(jit_scid, need)
         return replace(other, channel_type=funding.channel_type)
 
+    async def prepare(self, peer_id: str) -> None:
+        """Ask ahead for what `choose` goes by, where it is not known; an error is one of the sale itself."""
+        with suppress(NodeError):
+            await asyncio.gather(self._clients.of(peer_id), self._known.perkw(), self._coins.known())
+
+    async def keep_known(self) -> None:
+        """Ask again for what is old by now, so that a sale finds it known; an error is no matter."""
+        with suppress(NodeError):
+            await asyncio.gather(self._known.perkw(RENEW_MS), self._coins.known(RENEW_MS))
+
     async def _perkw(self) -> PerKw:
-        """Ask for lightningd's fee rates. Raises NodeError."""
-        perkw = await feerates(self._rpc)
+        """Return lightningd's fee rates. Raises NodeError."""
+        perkw = await self._known.perkw()
         self.last_perkw = perkw.funding
         return perkw
-
-    async def _features(self, peer_id: str) -> str | None:
-        """Return what the client said it can do when it connected; None when lightningd does not say.
-
-        Raises NodeError.
-        """
-        peers = await list_peers(self._rpc, id=peer_id)
-        return peers[0].features if peers else None
 
     async def reserve(self, jit_scid: int, funding: Funding, late: Late) -> None:
         """Reserve the coins that were chosen and journalled. Raises CoinTaken or NotReserved. `late`: as in `open`."""
@@ -208,8 +217,12 @@ class Funder:
         return self._coins.is_promised(funding)
 
     def forget(self, jit_scid: int) -> None:
-        """Promise the coins of this scid no longer: they are spent or given back."""
+        """Promise the coins of this scid no longer: they are given back."""
         self._coins.forget(jit_scid)
+
+    def spent(self, jit_scid: int) -> None:
+        """Promise the coins of this scid no longer: they are spent."""
+        self._coins.spent(jit_scid)
 
     async def find(self, peer_id: str, channel_id: str) -> PeerChannel | None:
         """Return lightningd's view of this channel, or None when it says there is none. Raises NodeError."""
@@ -229,7 +242,7 @@ class Funder:
         """
         bits = channel.channel_type.bits
         if known is None:
-            types = self._node.channel_types(await self._features(channel.peer_id))
+            types = self._node.channel_types(await self._clients.of(channel.peer_id))
             return Room(bits, channel.feerate.perkw, ANCHORS in types[0] and ANCHORS not in bits)
         return known._replace(channel_type=bits, feerate_perkw=channel.feerate.perkw) if bits else known
 
@@ -239,12 +252,17 @@ class Funder:
         await self._rpc.call("setchannel", params, late=late)
 
     async def own_fees(self) -> dict[str, int]:
-        """Return the operator's configured routing fees, as `setchannel` takes them. Raises NodeError."""
-        configs = await list_configs(self._rpc)
-        return {
-            "feebase": configs.number("fee-base", DEFAULT_FEE_BASE_MSAT),
-            "feeppm": configs.number("fee-per-satoshi", DEFAULT_FEE_PPM),
-        }
+        """Return the operator's configured routing fees, as `setchannel` takes them. Raises NodeError.
+
+        lightningd reads them when it starts, and never again: so it is asked once.
+        """
+        if self._own_fees is None:
+            configs = await list_configs(self._rpc)
+            self._own_fees = {
+                "feebase": configs.number("fee-base", DEFAULT_FEE_BASE_MSAT),
+                "feeppm": configs.number("fee-per-satoshi", DEFAULT_FEE_PPM),
+            }
+        return self._own_fees
 
     async def set_fees(self, channel_id: str, fees: dict[str, int], grace_s: int, late: Late | None = None) -> None:
         """Set these fees; for `grace_s` more forwards at the rate before still pass (A-03).

@@ -54,6 +54,12 @@ class FundingOrders:
         self._withheld = withheld
         self._sent = sent
 
+    def announce(self, action: order.Persist) -> None:
+        """Look up a channel whose funding is sent as soon as this record is written; asked after the write."""
+        channel, buy = action.record.channel, self._tasks.buy(action.jit_scid)
+        if action.record.stage == "channel" and channel is not None and not buy.client_trusts_lsp:
+            self._broadcaster.look_ahead(buy.peer_id, channel.channel_id)
+
     async def broadcast(self, action: order.Broadcast) -> None:
         """Send the funding until bitcoind has it (rule:8)."""
         peer_id, channel = self._tasks.buy(action.jit_scid).peer_id, action.channel
@@ -63,7 +69,7 @@ class FundingOrders:
         except ChannelGone as gone:
             await self._do_not_fund(peer_id, action, gone)
             return
-        self._funder.forget(action.jit_scid)
+        self._funder.spent(action.jit_scid)
         self._withheld(channel.channel_id, False, peer_id)
         self._sent(peer_id, channel)
         log.info(f"funding {txid} of channel {channel.channel_id} is on its way to the chain")
@@ -82,7 +88,7 @@ class FundingOrders:
         except FundingTakenBack:
             taken_back = True
         if kept is not None:
-            self._funder.forget(action.jit_scid)
+            self._funder.spent(action.jit_scid)
             self._withheld(kept.channel_id, False, peer_id)
             self._sent(peer_id, kept)
             self._tasks.feed(action.jit_scid, action.payment_hash, Input.FUNDING_BROADCAST, kept)

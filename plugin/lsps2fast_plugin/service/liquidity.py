@@ -6,16 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from lsps2fast.errors import NodeError
-from lsps2fast_plugin.cln.answers import feerates
 from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins
+from lsps2fast_plugin.service.known_node import KnownFeerates
 
 LIQUIDITY_FRESH_MS: Final = 5_000  # for menus; what we do ourselves is never missed
 FEERATE_FRESH_MS: Final = 10_000  # a crowd asking for menus costs no more than one question in this time
-FEERATE_USABLE_MS: Final = 600_000  # when lightningd does not answer, the last one is good for so long
 
 
 class Feerates(NamedTuple):
@@ -35,18 +33,16 @@ class Liquidity(NamedTuple):
 
 
 class NodeLiquidity:
-    """Asks lightningd; keeps only the names of its channels and the feerate between two questions."""
+    """Asks lightningd; keeps only the names of its channels between two questions."""
 
-    def __init__(self, rpc: Rpc, coins: Coins, now_ms: Callable[[], int], node: OurNode) -> None:
+    def __init__(self, rpc: Rpc, coins: Coins, known: KnownFeerates, now_ms: Callable[[], int], node: OurNode) -> None:
         """`now_ms` is the monotonic clock."""
         self._rpc = rpc
         self._coins = coins
+        self._known = known
         self._node = node
         self._now_ms = now_ms
         self._scids: set[int] = set()
-        self._feerates: Feerates | None = None
-        self._asked_ms = 0
-        self._asking = asyncio.Lock()
         self._surveying = asyncio.Lock()
         self._recent: Liquidity | None = None
         self._recent_ms = 0
@@ -93,16 +89,5 @@ class NodeLiquidity:
 
     async def feerates(self) -> Feerates:
         """Return what lightningd would pay now, a few seconds old at most while it answers. Raises NodeError."""
-        async with self._asking:
-            age_ms = self._now_ms() - self._asked_ms
-            if self._feerates is not None and age_ms < FEERATE_FRESH_MS:
-                return self._feerates
-            try:
-                perkw = await feerates(self._rpc)
-            except NodeError:
-                if self._feerates is None or age_ms >= FEERATE_USABLE_MS:
-                    raise
-                return self._feerates
-            self._feerates = Feerates(perkw.funding, *self._node.commitment_rates(perkw))
-            self._asked_ms = self._now_ms()
-            return self._feerates
+        perkw = await self._known.perkw(FEERATE_FRESH_MS)
+        return Feerates(perkw.funding, *self._node.commitment_rates(perkw))

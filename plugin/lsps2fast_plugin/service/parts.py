@@ -21,6 +21,7 @@ from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.events import SessionEvents
 from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
+from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
 from lsps2fast_plugin.service.held_limits import HeldLimits
 from lsps2fast_plugin.service.incoming_names import IncomingNames
@@ -65,6 +66,7 @@ class ServiceParts:
     our_node: OurNode
     forward_limits: ForwardLimits
     coins: Coins
+    funder: Funder
     pool: CoinPool | None
     view: NodeLiquidity
     supply: Supply

@@ -31,6 +31,7 @@ from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
 from lsps2fast_plugin.service.held_limits import HeldLimits
 from lsps2fast_plugin.service.incoming_names import IncomingNames
+from lsps2fast_plugin.service.known_node import KnownFeerates
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.liquidity import NodeLiquidity
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
@@ -90,8 +91,9 @@ def build_parts(
     )
     store = SessionStore(rpc, driver.insist)
     low_water = LowWater(settings.coin_low_water_sat, driver.alarm)
-    coins = Coins(rpc, driver.height, low_water)
-    view = NodeLiquidity(rpc, coins, clock.now_ms, our_node)
+    coins = Coins(rpc, driver.height, clock.now_ms, low_water)
+    known = KnownFeerates(rpc, clock.now_ms)
+    view = NodeLiquidity(rpc, coins, known, clock.now_ms, our_node)
     exposure = CapitalAtRisk(
         desk.policy,
         notebook,
@@ -154,12 +156,13 @@ def build_parts(
     funder = Funder(
         rpc,
         coins,
+        known,
         desk.zero_reserve,
         our_node,
         largest_sat=lambda: desk.policy.rules.capacity.max_sat,
         unforwardable=driver.unforwardable,
     )
-    broadcaster = Broadcaster(rpc, coins, driver.alarm)
+    broadcaster = Broadcaster(rpc, coins, driver.alarm, clock.now_ms)
     names = ScidAliases()
     reconciler = Reconciler(rpc, replays, names)
     lookout = MissedEventPoller(funder=funder, broadcaster=broadcaster, tables=reconciler, sessions=driver)
@@ -211,6 +214,7 @@ def build_parts(
         our_node=our_node,
         forward_limits=forward_limits,
         coins=coins,
+        funder=funder,
         pool=pool,
         view=view,
         supply=Supply(

@@ -15,7 +15,7 @@ from lsps2fast.actions import Channel, Funding
 from lsps2fast.errors import NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service import broadcast
-from lsps2fast_plugin.service.broadcast import Broadcaster, ProofOfLife
+from lsps2fast_plugin.service.broadcast import AHEAD_MS, Broadcaster, ProofOfLife
 from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.funding import ChannelGone, FundingTakenBack
 from lsps2fast_plugin.service.stray_fundings import TRIES
@@ -52,8 +52,8 @@ class Node:
         self.alarms: list[str] = []
         self.before: dict[str, Any] = {}  # method -> what happens right before it is carried out, once
         self.calls: list[str] = []
-        self.renewed = 0
-        self.broadcaster = Broadcaster(cast(Rpc, self), cast(Coins, self), self.alarms.append)
+        self.renewed = self.now_ms = 0
+        self.broadcaster = Broadcaster(cast(Rpc, self), cast(Coins, self), self.alarms.append, lambda: self.now_ms)
 
     async def call(self, method: str, params: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         await asyncio.sleep(0)
@@ -99,6 +99,8 @@ class Node:
                 if not self.signed:
                     raise NodeError(method, -1, "PSBT not finalizeable x")
                 self.sent = True
+                if self.row:
+                    self.row["funding"] = {"withheld": False}
                 return {"txid": TXID}
         return {}
 
@@ -121,6 +123,57 @@ def test_a_living_channel_is_looked_up_and_funded() -> None:
     node = Node()
     assert node.send() == TXID
     assert node.calls == ["listpeerchannels", "sendpsbt", "listpeerchannels"]
+
+
+@pytest.mark.parametrize(("age_ms", "looks"), [(AHEAD_MS - 1, 1), (AHEAD_MS, 2)])
+def test_the_look_of_a_moment_ago_does_and_an_older_one_does_not(age_ms: int, looks: int) -> None:
+    """P17, rule:23: asked for beside the record that is written first."""
+    node = Node()
+
+    async def send() -> None:
+        node.broadcaster.look_ahead(PEER, ID)
+        node.now_ms += age_ms
+        await node.broadcaster.send(PEER, CHANNEL)
+
+    asyncio.run(send())
+    assert node.calls.index("sendpsbt") == looks
+    assert node.calls.count("listpeerchannels") == looks + 1
+
+
+def test_a_channel_that_is_gone_at_the_look_ahead_is_not_funded() -> None:
+    """rule:23."""
+    node = Node({})
+
+    async def send() -> None:
+        node.broadcaster.look_ahead(PEER, ID)
+        await node.broadcaster.send(PEER, CHANNEL)
+
+    with pytest.raises(ChannelGone):
+        asyncio.run(send())
+    assert "sendpsbt" not in node.calls
+
+
+def test_a_look_that_came_before_the_sending_began_is_none_after_it() -> None:
+    """rule:23, cln:N2: the channel is listed withheld and goes then: what went out is taken back."""
+    node = Node()
+    ask, looks = node.call, 0
+
+    async def call(method: str, params: dict[str, Any], *rest: Any, **more: Any) -> dict[str, Any]:
+        nonlocal looks
+        looks += method == "listpeerchannels"
+        if method != "sendpsbt" or node.sent:
+            return await ask(method, params, *rest, **more)
+        while looks < 2:  # noqa: ASYNC110, lightningd takes the look first
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        node.give_up()
+        return await ask(method, params, *rest, **more)
+
+    node.call = call  # type: ignore[method-assign]
+    with pytest.raises(FundingTakenBack):
+        node.send()
+    assert node.taken_back
 
 
 @pytest.mark.parametrize("closed", [None, {"channel_id": ID, "funding_withheld": True}, {"channel_id": ID}])

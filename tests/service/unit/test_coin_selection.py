@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lsps2fast.actions import Funding
 from lsps2fast.errors import NodeError, NodeUnreachable
 from lsps2fast_plugin.service.coins import (
+    FRESH_MS,
     INVALID_PARAMS,
     RESERVE_BLOCKS,
     TAPROOT_WEIGHT,
@@ -100,6 +101,7 @@ class Wallet:
         self.before: dict[str, list[Callable[[], None]]] = {}  # by method: each runs before one call
         self.after: dict[str, list[Callable[[], None]]] = {}
         self.syncing = False
+        self.height, self.now_ms = HEIGHT, 0
 
     @property
     def points(self) -> list[str]:
@@ -166,7 +168,11 @@ def make(*amounts_sat: int, mark_sat: int = 0) -> tuple[Wallet, Coins, list[str]
     """A wallet, our view of it, and the alarms."""
     wallet, alarms = Wallet(*amounts_sat), []
     coins: Any = Coins
-    return wallet, coins(wallet, lambda: HEIGHT, LowWater(mark_sat, alarms.append)), alarms
+    return (
+        wallet,
+        coins(wallet, lambda: wallet.height, lambda: wallet.now_ms, LowWater(mark_sat, alarms.append)),
+        alarms,
+    )
 
 
 async def choose(coins: Coins, jit_scid: int, amount_sat: int) -> Funding:
@@ -365,3 +371,103 @@ def test_without_a_mark_nothing_is_told() -> None:
     alarms: list[str] = []
     LowWater(0, alarms.append)(0)
     assert alarms == []
+
+
+# A listing that is there ---------------------------------------------------------------------------------
+
+
+async def choose_known(coins: Coins, jit_scid: int, amount_sat: int) -> Funding:
+    """For one channel, from what is known."""
+    return await coins.choose(jit_scid, Need(amount_sat, WEIGHT, FEERATE), await coins.known())
+
+
+async def _one_listing_for_a_crowd() -> None:
+    wallet, coins, _ = make(*[50_000] * 9)
+    fundings = await asyncio.gather(*(choose_known(coins, scid, 40_000) for scid in range(9)))
+    assert len({point for funding in fundings for point in funding.inputs}) == 9
+    assert wallet.calls.count("listfunds") == 1
+
+
+def test_one_listing_does_for_a_crowd() -> None:
+    """P17, P24: and no coin is chosen twice."""
+    asyncio.run(_one_listing_for_a_crowd())
+
+
+async def _what_makes_a_listing_old() -> None:
+    wallet, coins, _ = make(50_000, 60_000)
+    funding = await choose_known(coins, ONE, 40_000)
+    await coins.reserve(ONE, funding)
+    wallet.now_ms = FRESH_MS - 1
+    await coins.known()
+    assert wallet.calls.count("listfunds") == 1
+    wallet.now_ms = FRESH_MS
+    await coins.known()
+    assert wallet.calls.count("listfunds") == 2
+    wallet.height += 1
+    await coins.known()
+    assert wallet.calls.count("listfunds") == 3
+    await coins.release(ONE, funding)
+    asked = wallet.calls.count("listfunds")
+    assert {row.point for row in await coins.known() if not row.reserved} == set(wallet.points)
+    assert wallet.calls.count("listfunds") == asked + 1
+
+
+def test_a_listing_is_old_after_a_while_a_block_or_a_release() -> None:
+    """P17: what we did ourselves is never missed."""
+    asyncio.run(_what_makes_a_listing_old())
+
+
+async def _spent_since() -> None:
+    wallet, coins, _ = make(50_000, 60_000)
+    first = await choose_known(coins, ONE, 40_000)
+    coins.spent(ONE)
+    second = await choose_known(coins, TWO, 40_000)
+    assert first.inputs != second.inputs
+    assert wallet.calls.count("listfunds") == 1
+    assert wallet.calls.count("utxopsbt") == 2
+
+
+def test_a_coin_that_we_have_spent_is_not_offered_again() -> None:
+    """rule:2: the listing of before shows it free."""
+    asyncio.run(_spent_since())
+
+
+async def _spent_while_listing() -> None:
+    wallet, coins, _ = make(50_000, 60_000)
+    await choose_known(coins, ONE, 40_000)
+    wallet.now_ms = FRESH_MS
+    wallet.after["listfunds"] = [lambda: coins.spent(ONE)]
+    await coins.known()
+    await coins.known()
+    assert wallet.calls.count("listfunds") == 3
+
+
+def test_a_listing_that_was_under_way_when_coins_were_spent_does_for_no_other() -> None:
+    """rule:2: nobody knows which of the two came first."""
+    asyncio.run(_spent_while_listing())
+
+
+async def _taken_since() -> None:
+    wallet, coins, _ = make(50_000, 60_000)
+    await coins.known()
+    wallet.taken(wallet.points[0])
+    funding = await choose_known(coins, ONE, 40_000)
+    assert funding.inputs == (wallet.points[1],)
+    assert wallet.calls == ["listfunds", "utxopsbt", "listfunds", "utxopsbt"]
+
+
+def test_what_others_took_since_lightningd_refuses_and_then_it_is_asked_once() -> None:
+    """K-13, P17: a listing is a guess; the call that spends decides."""
+    asyncio.run(_taken_since())
+
+
+async def _come_since() -> None:
+    wallet, coins, _ = make(10_000)
+    await coins.known()
+    wallet.amounts[f"{9:064x}:9"] = 50_000
+    assert (await choose_known(coins, ONE, 40_000)).inputs == (f"{9:064x}:9",)
+
+
+def test_before_a_payment_fails_for_coins_lightningd_is_asked() -> None:
+    """O-09: a coin that came since pays."""
+    asyncio.run(_come_since())
