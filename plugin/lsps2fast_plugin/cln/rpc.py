@@ -70,6 +70,7 @@ class _Link:
         self._writer = writer
         self._waiting: dict[str, tuple[str, asyncio.Future[dict[str, Any]]]] = {}
         self._given_up: dict[str, Callable[[], None]] = {}  # who wants to hear of an answer all the same
+        self._unsent: list[bytes] | None = None  # behind a call of the same turn of the loop
         self.alive = True
         self.task = asyncio.get_running_loop().create_task(self._read())
 
@@ -77,7 +78,7 @@ class _Link:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[call_id] = (method, future)
         try:
-            self._writer.write(request)  # whole frames only: no other call can come between
+            self._send(request)
             await self._writer.drain()
             return await future
         except ConnectionError as error:
@@ -90,6 +91,20 @@ class _Link:
                 self._given_up[call_id] = late
             elif late is not None:
                 late()
+
+    def _send(self, request: bytes) -> None:
+        """Write a call at once, and all that follow in the same turn of the loop together: a crowd's (P24)."""
+        if self._unsent is None:
+            self._writer.write(request)  # whole frames only: no other call can come between
+            self._unsent = []
+            asyncio.get_running_loop().call_soon(self._flush)
+        else:
+            self._unsent.append(request)
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, None
+        if unsent and self.alive:
+            self._writer.write(b"".join(unsent))
 
     async def close(self) -> None:
         """Hang up; open calls end with NodeUnreachable. Safe to call twice."""
