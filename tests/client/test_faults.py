@@ -40,10 +40,13 @@ async def test_what_cannot_be_stored_is_not_claimed(staged: Staging, good_writes
             return await good(method, params, timeout_s)
 
         stage.node.call = call  # type: ignore[method-assign]
-        part = stage.part(invoice, 20_000_000, FEE)
-        while stage.answer(part) is None:
-            await stage.pass_time(0.5)  # between two tries
-        assert stage.answer(part) == {"result": "fail", "failure": "2002"}
+        parts = [stage.part(invoice, 10_000_000, FEE)]
+        await stage.calm()
+        parts.append(stage.part(invoice, 10_000_000))
+        while any(stage.answer(part) is None for part in parts):
+            await stage.pass_time(0.5)  # between two tries, and until the rest does not come
+        assert stage.answer(parts[0]) == {"result": "fail", "failure": "2002"}
+        assert all((stage.answer(part) or {})["result"] == "fail" for part in parts)
         assert stage.client.incoming.held_parts() == 0
 
 

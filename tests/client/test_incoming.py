@@ -268,26 +268,61 @@ async def test_an_invoice_that_was_deleted_is_not_settled(staged: Staging) -> No
 # --- Time and order ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_fee_is_stored_before_its_part_counts(staged: Staging) -> None:
+def watch_writes(stage: Stage, *parts: object) -> list[tuple[list[bool], Json]]:
+    """Return what is written of approvals from now on: which parts were answered by then, and the record."""
+    seen: list[tuple[list[bool], Json]] = []
+    good = stage.node.do_datastore
+
+    def watched(params: Json) -> Json:
+        record = json.loads(bytes.fromhex(params["hex"]))
+        if "fees" in record:
+            seen.append(([stage.answer(part) is not None for part in parts], record))
+        return good(params)
+
+    stage.node.do_datastore = watched  # type: ignore[method-assign]
+    return seen
+
+
+async def test_a_fee_is_stored_before_its_part_is_claimed_and_the_release_with_it(staged: Staging) -> None:
     """I-32: lightningd forgets the TLV; the release is stored before it is answered (K-23)."""
     async with staged() as stage:
         invoice = await ready(stage)
-        key = ("lsps", "invoice", invoice["payment_hash"])
         part = stage.part(invoice, 20_000_000, FEE)
-        seen: list[tuple[bool, Json]] = []
-        good = stage.node.do_datastore
-
-        def watched(params: Json) -> Json:
-            seen.append((stage.answer(part) is not None, json.loads(bytes.fromhex(params["hex"]))))
-            return good(params)
-
-        stage.node.do_datastore = watched  # type: ignore[method-assign]
+        seen = watch_writes(stage, part)
         await stage.calm()
-        records = [(answered, record["fees"], record["released"]) for answered, record in seen if "fees" in record]
-        assert [answered for answered, _, _ in records] == [False, False]
-        assert records[0][1:] == ([[CHANNEL, 2, "1000000"]], None)
-        assert records[1][2]["total_msat"] == "19000000"
-        assert key in stage.node.datastore
+        ((answered, record),) = seen
+        assert answered == [False]
+        assert record["fees"] == [[CHANNEL, 2, "1000000"]]
+        assert record["released"]["total_msat"] == "19000000"
+        assert claimed(stage.answer(part))[0] == 19_000_000
+
+
+async def test_a_fee_is_stored_at_once_where_its_part_must_wait(staged: Staging) -> None:
+    """I-30, I-32: for the rest of its payment, or for its funding."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()  # and no funding yet
+        seen = watch_writes(stage)
+        stage.part(invoice, 10_000_000, 400_000)
+        await stage.calm()
+        assert [record["fees"] for _, record in seen] == [[[CHANNEL, 2, "400000"]]]
+        stage.part(invoice, 10_000_000, 600_000)
+        await stage.calm()
+        assert [len(record["fees"]) for _, record in seen] == [1, 2]
+        assert seen[1][1]["released"] is None
+        assert stage.client.incoming.held_parts() == 2
+
+
+async def test_parts_that_come_together_are_stored_together(staged: Staging) -> None:
+    """I-32, P24: those that come while one is being written share the next write."""
+    async with staged() as stage:
+        invoice = await ready(stage)
+        seen = watch_writes(stage)
+        parts = [stage.part(invoice, 4_000_000, 200_000) for _ in range(5)]
+        await stage.calm()
+        assert [claimed(stage.answer(part))[0] for part in parts] == [3_800_000] * 5
+        assert len(seen) <= 3
+        assert seen[-1][1]["released"]["total_msat"] == "19000000"
 
 
 async def test_held_parts_survive_a_restart_without_their_tlvs(staged: Staging) -> None:

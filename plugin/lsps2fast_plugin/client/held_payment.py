@@ -35,6 +35,7 @@ class HeldPayment:
         self.calls: dict[Key, list[Call]] = {}
         self.lock = asyncio.Lock()  # parts are taken one after the other
         self.releasing = False
+        self.unstored = False  # the fee of the part that made it complete is in no record yet
         self.awaits: FundingStatus | None = None  # while the release waits: how far the funding has come ...
         self.awaits_height = 0  # ... as of this block
 

@@ -117,6 +117,7 @@ class History:
             "times": {},
         }
         self._step(payment_hash, "bought")
+        self._keep(payment_hash)
 
     def opened(self, channel: JitChannel) -> None:
         """Note the channel of a purchase; a later one takes its place."""
@@ -137,10 +138,15 @@ class History:
             facts = {"funding": step} | ({"confirmed_height": height} if step == "confirmed" else {})
             self._note(record["payment_hash"], f"funding_{step}", facts)
 
-    def held(self, payment_hash: bytes) -> None:
-        """Note that a part of the payment is held."""
+    def held(self, payment_hash: bytes, *, keep: bool = True) -> None:
+        """Note that a part of the payment is held; not `keep`: the next note, or `keep`, writes it down."""
         if self.purchases.get(payment_hash.hex(), {}).get("state") == "awaited":
-            self._note(payment_hash.hex(), "parts_held", {"state": "receiving"})
+            self._note(payment_hash.hex(), "parts_held", {"state": "receiving"}, keep=keep)
+
+    def keep(self, payment_hash: bytes) -> None:
+        """Write down what was noted of a purchase."""
+        if payment_hash.hex() in self.purchases:
+            self._keep(payment_hash.hex())
 
     def given_back(self, payment_hash: bytes, why: str) -> None:
         """Note that no part is held any more; the payer may try again."""
@@ -188,21 +194,20 @@ class History:
 
     # ---- keeping
 
-    def _note(self, payment_hash: str, step: str | None, facts: Json) -> None:
+    def _note(self, payment_hash: str, step: str | None, facts: Json, *, keep: bool = True) -> None:
         record = self.purchases.get(payment_hash)
         if record is None:
             return
         record.update(facts)
-        if step is None:
-            self._keep(payment_hash)
-        else:
+        if step is not None:
             self._step(payment_hash, step)
+        if keep:
+            self._keep(payment_hash)
 
     def _step(self, payment_hash: str, step: str) -> None:
         record = self.purchases[payment_hash]
         record["times"][step] = self._clock.wall_ms()
         self._notify(topic_of(step), {topic_of(step): shown(record) | {"step": step}})
-        self._keep(payment_hash)
 
     def _keep(self, payment_hash: str) -> None:
         if payment_hash not in self._writing:

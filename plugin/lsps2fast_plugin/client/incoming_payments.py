@@ -1,8 +1,9 @@
 """HTLCs of approved payments: from the hook call to its one answer (I-20 … I-32).
 
-`lsps2fast.lsps.receiving` judges the parts. Here they are kept as open hook calls, the LSP's fee of each is stored
-before anything else happens to it, and nothing is released to lightningd before the set is complete, the funding is as
-safe as the owner asked, the invoice is the one that was agreed to, and the release itself is stored (K-23).
+`lsps2fast.lsps.receiving` judges the parts. Here they are kept as open hook calls, the LSP's fee of each is stored at
+once, and nothing is released to lightningd before the set is complete, the funding is as safe as the owner asked, the
+invoice is the one that was agreed to, and the release itself is stored (K-23). The part that makes a set complete is
+stored with the release, where that waits for nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from lsps2fast import _tlv as tlv
@@ -213,7 +215,9 @@ class Incoming:
         """Take a part; whatever goes wrong, its call is answered (K-20)."""
         try:
             async with payment.lock:
-                await self._take(payment, scan)
+                fee_of = await self._take(payment, scan)
+            if fee_of is not None:
+                await self._remember_fee(payment, fee_of)
         except Lsps2Error as error:
             log.error(f"{payment}: a part is failed for now: {error}")
         except Exception:  # an HTLC without an answer blocks its channel
@@ -223,41 +227,47 @@ class Incoming:
         payment.discard(scan.id_raw)
         self._host.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
 
-    async def _take(self, payment: HeldPayment, scan: Any) -> None:
+    async def _take(self, payment: HeldPayment, scan: Any) -> Key | None:
+        """Return the part whose fee is to be stored; None for none, or where its release is about to."""
         approval = payment.approval
         if approval.served:
             self._late(payment, scan)
-            return
+            return None
         key = await self._key(scan)
         call = Call(scan.id_raw, scan.payload_hex, scan.amount_msat)
         if approval.released is not None and key in approval.released.amounts_msat:
             self._release_one(call, key, approval.released)  # K-07: asked again, the same answer
-            return
+            return None
         try:
             part = read_part(scan, key, approval.fees_msat.get(key))
         except MalformedTlv as error:
             log.warning(f"{payment}: a part is malformed: {error}")
             self._host.fail(scan.id_raw, self._details(scan.amount_msat))
-            return
+            return None
         reason = await self._check(payment, part)
         if reason is not None:
             await self._refuse(payment, part, call, reason)
-            return
+            return None
         if key[0] != approval.channel_id and (why := await self._watch.unsafe(key[0])) is not None:
             self._report(part.peer_id or "", f"{payment}: refused a part over channel {key[0]}: {why}")
             self._host.fail(scan.id_raw, TEMPORARY_NODE_FAILURE)
-            return
-        await self._remember_fee(approval, part)
+            return None
         if approval.served or self._book.approvals.get(approval.payment_hash) is not approval:
             self._host.fail(scan.id_raw, self._details(scan.amount_msat))
-            return
+            return None
+        fee_is_new = bool(part.extra_fee_msat) and key not in approval.fees_msat
+        if fee_is_new:
+            approval.fees_msat[key] = part.extra_fee_msat
         payment.collected.hold(part, self._clock.now_ms())
         payment.calls.setdefault(key, []).append(call)
-        self._history.held(approval.payment_hash)
         self._changed()
         if payment.collected.complete and not payment.releasing:
-            payment.releasing = True
+            payment.releasing, payment.unstored = True, fee_is_new
+            self._history.held(approval.payment_hash, keep=False)
             self._host.spawn(self._release(payment))
+            return None
+        self._history.held(approval.payment_hash)
+        return key if fee_is_new else None
 
     async def _check(self, payment: HeldPayment, part: Part) -> Reason | None:
         """Judge a part; a fee only over the channel that was opened for this purchase (rule:27)."""
@@ -274,16 +284,24 @@ class Incoming:
         channel_id = await self._chain.channel_of(scan.in_scid)
         return (channel_id or format_scid(scan.in_scid), scan.htlc_id)
 
-    async def _remember_fee(self, approval: Approval, part: Part) -> None:
-        """Store the fee of a part before anything else: lightningd does not keep the TLV over a restart (I-32)."""
-        if not part.extra_fee_msat or part.key in approval.fees_msat:
-            return
-        approval.fees_msat[part.key] = part.extra_fee_msat
+    async def _remember_fee(self, payment: HeldPayment, key: Key) -> None:
+        """Store the fee of a part at once: lightningd does not keep the TLV over a restart (I-32).
+
+        Raises StoreError: then the part is not held.
+        """
         try:
-            await self._book.save(approval)
+            await self._book.save(payment.approval)
         except StoreError:
-            approval.fees_msat.pop(part.key, None)
-            raise
+            if payment.approval.released is None:  # else it stands in the record of the release
+                payment.approval.fees_msat.pop(key, None)
+                raise
+
+    async def _store_held(self, payment: HeldPayment) -> None:
+        """Store what is known of the parts: their release must wait. Raises StoreError."""
+        if payment.unstored and payment.collected.parts:
+            await self._book.save(payment.approval)
+            payment.unstored = False
+        self._history.keep(payment.approval.payment_hash)
 
     def _late(self, payment: HeldPayment, scan: Any) -> None:
         """Refuse a second fee for a payment that is made; lightningd refuses other parts of it (I-22)."""
@@ -318,13 +336,15 @@ class Incoming:
         """Claim a complete payment, or fail it."""
         try:
             while payment.collected.complete:
-                ground = await self._grounds.of(payment)
+                ground = await self._grounds.of(payment, partial(self._store_held, payment))
                 async with payment.lock:
                     if not payment.stands_on(ground):
                         continue  # parts over other channels came while we looked
                     if payment.collected.complete:
                         await self._claim(payment, ground.why)
                     break
+            if payment.approval.released is None:
+                await self._store_held(payment)
         except Lsps2Error as error:
             log.error(f"{payment} is failed for now: {error}")
             self._fail(payment, list(payment.collected.parts), TEMPORARY_NODE_FAILURE)
@@ -359,6 +379,7 @@ class Incoming:
         except StoreError:
             approval.released = before
             raise
+        payment.unstored = False
         if collected.complete and collected.claims() == claims:
             self._release_all(payment, claims, approval.released)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from lsps2fast.errors import NodeError
@@ -40,8 +41,11 @@ class ReleaseGround:
         """Go by other settings from now on."""
         self.settings = settings
 
-    async def of(self, payment: HeldPayment) -> Ground:
-        """Return whether the preimage may be given away; waits for a funding where that helps (I-29, I-30)."""
+    async def of(self, payment: HeldPayment, waits: Callable[[], Awaitable[None]]) -> Ground:
+        """Return whether the preimage may be given away; waits for a funding where that helps (I-29, I-30).
+
+        Calls `waits()` before it does; raises what that raises.
+        """
         buy = payment.approval.buy
         distrust = self._book.distrusted.get(buy.lsp_id)
         if buy.client_trusts_lsp and distrust is not None:
@@ -57,6 +61,7 @@ class ReleaseGround:
                 return Ground(None, channels)
             if missing is FundingStatus.WRONG:
                 return Ground(f"the funding transaction is {missing.value}")
+            await waits()
             await self._wait()
         return Ground(None, frozenset())
 

@@ -37,6 +37,14 @@ Record = TypeVar("Record")
 _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, Lsps2Error)
 
 
+class _Turn:
+    """Those who write one record, one after the other."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.asked = self.written = 0  # so many writes; the last of them that is in the record
+
+
 class WalletRecords:
     """Buys by name, approvals by payment hash, channels by channel id, distrusted LSPs and lapses by node id."""
 
@@ -48,9 +56,7 @@ class WalletRecords:
         self._clock = clock
         self._hashes = hashes
         self._changed = changed
-        self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = (
-            WeakValueDictionary()
-        )  # while held or waited for
+        self._turns: WeakValueDictionary[tuple[str, ...], _Turn] = WeakValueDictionary()  # while held or waited for
         self.buys: dict[str, Purchase] = {}
         self.approvals: dict[bytes, Approval] = {}
         self.channels: dict[str, JitChannel] = {}
@@ -203,13 +209,23 @@ class WalletRecords:
         return True
 
     async def _write(self, key: tuple[str, ...], record: Callable[[], Json]) -> None:
-        async with self._locks.setdefault(key, asyncio.Lock()):
+        """Write a record as it is when its turn comes; those who wait for one turn share one write."""
+        turn = self._turns.setdefault(key, _Turn())
+        turn.asked += 1
+        mine = turn.asked
+        async with turn.lock:
+            if turn.written >= mine:
+                return
+            written = turn.asked
             # hex, not string: lightningd refuses strings with \u escapes (cln:D3)
             value = msgspec.json.encode(record()).hex()
             await self._call("datastore", {"key": list(key), "hex": value, "mode": "create-or-replace"})
+            turn.written = written
 
     async def _delete(self, key: tuple[str, ...]) -> None:
-        async with self._locks.setdefault(key, asyncio.Lock()):
+        turn = self._turns.setdefault(key, _Turn())
+        async with turn.lock:
+            turn.written = 0
             try:
                 await self._call("deldatastore", {"key": list(key)})
             except StoreError as error:
