@@ -124,6 +124,43 @@ async def test_a_payer_cannot_end_the_honest_payment(staged: Staging, bad: Json)
         assert stage.client.incoming.holds(bytes.fromhex(invoice["payment_hash"]))
 
 
+@pytest.mark.parametrize("write", [1, 2, 3])
+async def test_a_channel_that_comes_in_the_middle_of_an_exchange_finds_its_purchase(
+    staged: Staging, write: int
+) -> None:
+    """rule:22, rule:27: two channels of one LSP, opened for the purchases the other way round; the second is seen while
+    the fee over the first is being settled. Both are paid, and nobody has broken a word.
+    """
+    async with staged() as stage:
+        stage.lsp.trust = True
+        first = await stage.invoice(client_trusts_lsp=True)
+        other = await another(stage)
+        await stage.channel()  # the wallet takes it for the first; it is for the other
+        row = channel_row(channel_id=SECOND, alias={"local": "7x7x7"}, funding_txid="12" * 32)
+        assert (await stage.opening()).get("mindepth") == 0
+        good, writes = stage.node.call, 0
+
+        async def slow(method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+            nonlocal writes
+            if method == "datastore" and "opening" in json.loads(bytes.fromhex((params or {})["hex"])):
+                writes += 1
+                if writes == write:
+                    stage.node.channels.append(row)
+                    event = {"peer_id": LSP, "channel_id": SECOND, "new_state": "CHANNELD_NORMAL", "cause": "remote"}
+                    stage.client.hear("channel_state_changed", channel_state_changed=event)
+                    for _ in range(20):  # turns of the loop, in which all else goes on
+                        await asyncio.sleep(0)
+            return await good(method, params, timeout_s)
+
+        stage.node.call = slow  # type: ignore[method-assign]
+        parts = [stage.part(other, 20_000_000, FEE)]
+        await stage.calm()
+        parts.append(stage.part(first, 20_000_000, FEE, **OVER_SECOND))
+        await stage.calm()
+        assert [claimed(stage.answer(part))[0] for part in parts] == [19_000_000] * 2
+        assert not stage.client.book.distrusted
+
+
 @pytest.mark.parametrize("restarts", [0, 1])
 @pytest.mark.parametrize("deep", [0, 6], ids=["watched", "no longer watched"])
 async def test_w1_one_channel_does_not_earn_two_fees(staged: Staging, restarts: int, deep: int) -> None:

@@ -32,7 +32,7 @@ class ChannelBindings:
         self._book = book
         self._clock = clock
         self.limits = limits
-        self._exchanging = asyncio.Lock()
+        self.settled = asyncio.Lock()  # while it is decided, and written, what is for which purchase
         self.moved: Callable[[JitChannel], None] = lambda channel: None  # a channel is for another purchase than before
         self._linked: set[bytes] = set()  # purchases whose opening was accepted on a link that still stands
 
@@ -89,7 +89,10 @@ class ChannelBindings:
         )
 
     async def accept(self, approval: Approval, openchannel: Json, rows: Iterable[PeerChannel]) -> bool:
-        """Write that this opening is for this purchase; False when that ended meanwhile. Raises StoreError."""
+        """Write that this opening is for this purchase; False when that ended meanwhile. Raises StoreError.
+
+        Under the lock `settled`, as `decide` before it.
+        """
         before = approval.opening
         others = frozenset(row.channel_id for row in rows)
         sequence = 1 + max((each.opening.sequence for each in self._book.approvals.values() if each.opening), default=0)
@@ -120,13 +123,14 @@ class ChannelBindings:
 
     async def adopt(self, channel: JitChannel, row: PeerChannel) -> None:
         """Find the purchase of a channel that is new to us. Raises StoreError."""
-        owner = self.meant_for(row)
-        if owner is None or owner.opening is None:
-            return
-        channel.payment_hash = owner.payment_hash
-        if owner.opening.channel_id is None:
-            owner.opening.channel_id = channel.channel_id
-            await self._book.save(owner)
+        async with self.settled:  # an exchange under way holds an opening that is nobody's for a moment
+            owner = self.meant_for(row)
+            if owner is None or owner.opening is None:
+                return
+            channel.payment_hash = owner.payment_hash
+            if owner.opening.channel_id is None:
+                owner.opening.channel_id = channel.channel_id
+                await self._book.save(owner)
 
     def meant_for(self, row: PeerChannel) -> Approval | None:
         """Return the purchase that this channel was, or seems to have been, opened for.
@@ -150,7 +154,7 @@ class ChannelBindings:
 
         When the channel was accepted for another purchase that is not paid yet, the LSP meant this one: exchange.
         """
-        async with self._exchanging:
+        async with self.settled:
             return approval.channel_id == channel_id or await self._exchange(approval, channel_id)
 
     async def _exchange(self, approval: Approval, channel_id: str) -> bool:

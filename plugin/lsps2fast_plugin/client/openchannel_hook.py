@@ -99,9 +99,11 @@ class OpenChannelHook:
             try:
                 rows = await self._chain.rows(id=lsp_id)
                 await self._end_deleted(lsp_id)
-                decision, approval = self._bindings.decide(openchannel, rows)
+                async with self._bindings.settled:
+                    decision, approval = self._bindings.decide(openchannel, rows)
+                    is_ours = approval is not None and await self._bindings.accept(approval, openchannel, rows)
                 why = decision.why
-                if approval is not None and await self._bindings.accept(approval, openchannel, rows):
+                if is_ours:
                     self._watch.guard()
                     self._note_tolerated(lsp_id, decision.tolerated)
                     return decision.answer
