@@ -129,7 +129,7 @@ async def test_a_channel_that_comes_in_the_middle_of_an_exchange_finds_its_purch
     staged: Staging, write: int
 ) -> None:
     """rule:22, rule:27: two channels of one LSP, opened for the purchases the other way round; the second is seen while
-    the fee over the first is being settled. Both are paid, and nobody has broken a word.
+    the fee over the first is being settled. Both are paid, and the LSP has broken no word.
     """
     async with staged() as stage:
         stage.lsp.trust = True

@@ -123,7 +123,7 @@ class ChannelBindings:
 
     async def adopt(self, channel: JitChannel, row: PeerChannel) -> None:
         """Find the purchase of a channel that is new to us. Raises StoreError."""
-        async with self.settled:  # an exchange under way holds an opening that is nobody's for a moment
+        async with self.settled:  # in the middle of an exchange an opening is for no purchase
             owner = self.meant_for(row)
             if owner is None or owner.opening is None:
                 return

@@ -443,7 +443,7 @@ async def _spent_while_listing() -> None:
 
 
 def test_a_listing_that_was_under_way_when_coins_were_spent_does_for_no_other() -> None:
-    """rule:2: nobody knows which of the two came first."""
+    """rule:2: which of the two came first is not known."""
     asyncio.run(_spent_while_listing())
 
 
