@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from harness.service import CLIENT_TRUSTS, FEE_MSAT, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, UNKNOWN, Stage
 
+from lsps2fast_plugin.service.coins import INVALID_PARAMS
+
 HALF_MSAT = SIZE_MSAT // 2
 GUARD_BLOCKS = 12 + 144 - 6  # from the payment to K-06
 
@@ -67,14 +69,19 @@ def _fault(method: str, code: int, message: str) -> Callable[[Stage, Any], None]
     return lay
 
 
+def _coins_of_before(stage: Stage, client: Any) -> None:
+    """What was listed is taken by now, and lightningd does not say what is left."""
+    stage.lsp.faults.fail("utxopsbt", code=INVALID_PARAMS, message="UTXO already reserved")
+    stage.lsp.faults.fail("listfunds", code=-1, message="database is locked")
+
+
 @pytest.mark.parametrize(
     ("cause", "answer"),
     [
         (_reject_open, UNKNOWN),
         (_refuse_funding, UNKNOWN),
         (_no_zeroconf, UNKNOWN),
-        (_fault("feerates", -1, "bitcoind is away"), TEMPORARY),
-        (_fault("listfunds", -1, "database is locked"), TEMPORARY),
+        (_coins_of_before, TEMPORARY),
         (_fault("utxopsbt", 301, "Could not afford 200253sat using UTXOs totalling 0sat"), TEMPORARY),
         (_fault("reserveinputs", -1, "Failed to set version for PSBT"), TEMPORARY),
         (_fault("fundchannel_start", -1, "Disconnected"), TEMPORARY),
