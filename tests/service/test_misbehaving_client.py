@@ -90,7 +90,7 @@ async def test_misbehaving_at_a_message_of_the_open_and_a_restart(
         payment = payer.pay(invoice, [SIZE_MSAT // 2] * 2)
         await stage.until(lambda: client.script.done, "the deed")
         await leave(stage)
-        assert payment.done
+        await stage.until(lambda: payment.done, "its parts are back")
         await stage.start()
         await all_is_well(stage, client, payment)
 

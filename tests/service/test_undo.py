@@ -51,7 +51,9 @@ async def _not_confirmed_yet(stage: Stage, client: Client) -> tuple[End, str]:
 
 async def _withheld(stage: Stage, client: Client) -> tuple[End, str]:
     """It is usable and withheld, as ours are."""
-    return await _negotiate(stage, client, withhold=True)
+    end, psbt = await _negotiate(stage, client, withhold=True)
+    await stage.until(lambda: end.state == "CHANNELD_NORMAL", "it is usable")
+    return end, psbt
 
 
 async def _confirmed(stage: Stage, client: Client) -> tuple[End, str]:

@@ -103,6 +103,7 @@ class Surroundings(ABC):
         """Wait until `condition()` is true; raises WaitTimeout."""
 
         async def poll() -> None:
+            await asyncio.sleep(0)  # whatever is due has its turn; `wait_for` gives one before Python 3.12 only
             while not condition():  # noqa: ASYNC110  (any plain condition; there is no event to wait for)
                 await asyncio.sleep(0.001)
 
