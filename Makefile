@@ -74,9 +74,10 @@ fleet: $(VENV)/built ## several nodes that sell as one LSP, with PostgreSQL on t
 compare: $(VENV)/built ## what the embedded node says beside a real one, scenario by scenario
 	@cd tests && ../$(PY) -m real.report
 
-lint: $(VENV)/tools ## style of the code, spelling of all words
+lint: $(VENV)/tools ## style of the code, spelling, words that pages do without
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/codespell *.md docs src plugin tests benchmarks release
+	@$(PY) release/prose.py
 
 types: $(VENV)/built ## types of both wings; the stubs against the compiled modules
 	@$(VENV)/bin/mypy

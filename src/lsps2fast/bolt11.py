@@ -1,7 +1,7 @@
 """BOLT 11 invoices as a JIT wallet needs them: written for lightningd to sign, and read back strictly.
 
 The wallet composes the words, because only its own words can carry the LSP's hint without developer mode (host
-cln:C6); lightningd ignores the signature it is given and signs anew. What is written is exactly one field of each
+cln:C6); lightningd ignores the signature it is given and signs again. What is written is exactly one field of each
 kind, in the order lightningd itself uses, so that its answer can be compared with what was meant.
 
 An own codec because none on PyPI fits: pyln-proto's cannot write `s`, `9`, `c` or a hint beside them and reads

@@ -1,4 +1,4 @@
-"""Everything this project raises on purpose. Any other exception is a bug of ours.
+"""Everything this project raises on purpose. Any other exception is a bug of this project.
 
 Lsps2Error
 ├── PeerError               the peer broke a rule; carries the JSON-RPC error to answer with

@@ -264,7 +264,7 @@ async def test_no_ledger_is_kept_when_none_is_wanted() -> None:
     [
         ("lsps2-listsales", {"limit": 0}, "limit=0 is no number of rows; give 1 to 1000"),
         ("lsps2-listsales", {"limit": "all"}, "limit='all' is no number of rows"),
-        ("lsps2-listsales", {"cursor": "x"}, "cursor='x' is none of ours"),
+        ("lsps2-listsales", {"cursor": "x"}, "cursor='x' is not from this method"),
         ("lsps2-listsales", {"since": "soon"}, "since='soon' is no time"),
         ("lsps2-listsales", {"peer_id": "alice"}, "peer_id"),
         ("lsps2-listsales", {"outcome": "fine"}, "outcome='fine' is unknown; give Succeeded"),

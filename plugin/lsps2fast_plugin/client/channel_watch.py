@@ -427,7 +427,7 @@ class Watch:
             return
         log.info(
             f"channel {channel.channel_id} stays listed until lightningd forgets it (2016 blocks): it was never funded,"
-            " holds nothing of ours and is not offered to payers"
+            " holds no money and is not offered to payers"
         )
         self.given_up[channel.channel_id] = channel
         await self._drop(channel)

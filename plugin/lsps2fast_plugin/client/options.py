@@ -38,7 +38,7 @@ class Settings(NamedTuple):
 
 
 NUMBERS: NumberTable = {  # default, least, most, meaning
-    "lsps2-max-fee-msat": (100_000_000, 0, 2**63 - 1, "largest opening fee that is paid for a channel"),
+    "lsps2-max-fee-msat": (100_000_000, 0, 2**63 - 1, "largest opening fee to pay for a channel"),
     "lsps2-max-fee-ppm": (
         666_667,  # all that our own service sells by default: 1,000 sat of 1,500 (wallet:W12)
         0,
@@ -52,20 +52,20 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         "confirmations of the funding before an LSP that is not trusted gets the preimage; 0: seen in the mempool",
     ),
     "lsps2-hold-timeout": (90, 60, 600, "seconds to hold the parts of a payment until all have come"),
-    "lsps2-funding-timeout": (600, 10, 86_400, "seconds after which a funding that was paid for must be in sight"),
+    "lsps2-funding-timeout": (600, 10, 86_400, "seconds within which a funding that was paid for must be seen"),
     "lsps2-confirm-timeout": (
         144,
         6,
         2016,
-        "blocks after which a funding that was paid for and seen must be confirmed",
+        "blocks within which a funding that was paid for and seen must be confirmed",
     ),
     "lsps2-max-channel-delay": (2016, 1, 2016, "largest delay in blocks that an LSP may impose on us in a JIT channel"),
-    "lsps2-min-htlcs": (2, 1, 483, "HTLCs that an LSP must let us have on the way in a JIT channel at least"),
+    "lsps2-min-htlcs": (2, 1, 483, "fewest HTLCs in flight that an LSP must allow us in a JIT channel"),
     "lsps2-max-htlc-minimum-msat": (
         1_000_000,
         0,
         2**63 - 1,
-        "largest htlc_minimum_msat that an LSP may ask for in a JIT channel: less than it cannot be sent",
+        "largest htlc_minimum_msat that an LSP may ask for in a JIT channel: smaller HTLCs cannot be sent",
     ),
 }
 
@@ -86,8 +86,8 @@ def add_options(plugin: Plugin, changed: Changed | None = None) -> None:
     plugin.add_option(
         INBOUND_OPTION,
         WARN,
-        "what an invoice does that could be paid without a new channel: warn (buy and say so), refuse, or both (buy,"
-        " and offer the channels there are beside it; such an invoice is paid in one part)",
+        "what to do for an invoice that could be paid without a new channel: warn (buy and say so), refuse, or both"
+        " (buy, and offer the channels there are beside it; such an invoice is paid in one part)",
         dynamic=changed is not None,
         on_change=changed,
     )

@@ -25,14 +25,14 @@ class Code(NamedTuple):
     meaning: str
 
 
-INVALID_PARAMS: Final = Code(-32602, "a parameter is missing or cannot be; the sentence says what would be right")
+INVALID_PARAMS: Final = Code(-32602, "a parameter is missing or invalid; the sentence says what is valid")
 DUPLICATE: Final = Code(DUPLICATE_LABEL, "the label is taken, as with lightningd's `invoice`")
-REFUSED: Final = Code(3101, "the LSP said no; `data` has its `lsp_code` and `lsp_error`")
+REFUSED: Final = Code(3101, "the LSP refused; `data` has its `lsp_code` and `lsp_error`")
 UNAVAILABLE: Final = Code(3102, "the LSP cannot be asked now, or did not answer in time; nothing was agreed")
 UNACCEPTABLE: Final = Code(3103, "what the LSP offers or answered is not what you allow, or breaks the rules")
-NODE: Final = Code(3104, "lightningd said no; `data` has its `method` and `code`")
+NODE: Final = Code(3104, "lightningd refused; `data` has its `method` and `code`")
 STORE: Final = Code(3105, "the records cannot be written; nothing was begun")
-OTHER: Final = Code(3106, "it cannot be done in the state things are in; the sentence says why")
+OTHER: Final = Code(3106, "it cannot be done in the present state; the sentence says why")
 FOREIGN: Final = Code(3107, "this node does not have the preimage: hold invoices and swaps are not served")
 INBOUND: Final = Code(3108, "no channel is needed, nothing was bought; `data` has `receivable_msat`")
 CODES: Final = (

@@ -142,7 +142,7 @@ class _Link:
             return log.warning(f"no JSON from lightningd, ignored: {error}: {frame[:200]!r}")
         call_id = answer.get("id")
         if not isinstance(call_id, str):
-            return log.warning(f"an answer without an id of ours, ignored: {frame[:200]!r}")
+            return log.warning(f"an answer to no question, ignored: {frame[:200]!r}")
         if late := self._given_up.pop(call_id, None):
             return late()
         waiting = self._waiting.get(call_id)

@@ -31,9 +31,9 @@ OTHER: Final = "other"
 KINDS: Final = (
     Kind("fleet", r"^fleet:", "The fleet's database is away; this node sells alone, from its share."),
     Kind("ledger", r"sales ledger", "The sales ledger cannot be written; selling goes on."),
-    Kind("coins", r"no coins|free coins|pool of coins", "Payments fail for want of free, confirmed coins."),
+    Kind("coins", r"no coins|free coins|pool of coins", "Payments fail because no confirmed coins are free."),
     Kind("bug", r" broke\b|^session .*:", "A fault of this program; the payment it was about is ended safely."),
-    Kind("unknown-channel", r"is in no record", "A withheld channel of ours that no record speaks of."),
+    Kind("unknown-channel", r"is in no record", "One of our withheld channels is in no record."),
     Kind(
         "journal", r"writing the journal|record", "lightningd's datastore cannot be written, or a record not be read."
     ),

@@ -37,7 +37,7 @@ GAUGES: Final = {  # key of `lsps2-stats`: meaning
     "held_msat": "Sum of the HTLCs held now",
     "withheld_channels": "Channels whose funding is kept back",
     "at_risk_msat": "Capital in channels that are open and unpaid, or about to be",
-    "unpaid_channels": "Channels with money of ours in them that are not paid for",
+    "unpaid_channels": "Channels with our money in them that are not paid for",
     "offers_at_a_loss": "Open offers whose channel would cost more than their fee brings now",
     "offers_at_a_loss_msat": "What those would lose",
     "free_coins_sat": "Confirmed coins of the wallet that nothing has reserved, at the last look",
@@ -81,7 +81,7 @@ FAILURES: Final = "Payments that failed: in which stage, by whom, with which cod
 FAILURE_LABELS: Final = ["stage", "failed_by", "code"]
 SECONDS: Final = "How long each step of a payment took"
 HOOK_SECONDS: Final = "How long HTLCs that are not for us waited for their answer, from the block they were read in"
-RPC_SECONDS: Final = "Time lightningd took to answer a call of ours"
+RPC_SECONDS: Final = "Time lightningd took to answer our calls"
 
 
 class Metrics:

@@ -79,7 +79,7 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         10,
         0,
         10_000,
-        "how much more than was bought may be paid; parts beyond fail",
+        "percent by which a payment may be above what was bought; parts beyond that fail",
     ),
     "lsps2-min-part-msat": (
         1_000,
@@ -103,7 +103,7 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         Floor().factor_percent,
         0,
         10_000,
-        "no opening fee below so many percent of what miners are expected to take",
+        "lowest opening fee, in percent of what miners are expected to take",
     ),
     "lsps2-offer-validity": (DEFAULT_LINE.validity_s, MIN_VALIDITY_S, MAX_VALIDITY_S, "seconds an offer stays valid"),
     "lsps2-min-lifetime": (DEFAULT_LINE.min_lifetime_blocks, 0, 10**6, "blocks that a paid channel is kept open"),
@@ -114,19 +114,19 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         TrustRule().capital_budget_sat,
         0,
         10**12,
-        "the most that may lie on chain in channels that are not paid for, or on its way there",
+        "most satoshis that may lie on chain in channels that are not paid for, or on its way there",
     ),
     "lsps2-withheld-budget-sat": (
         0,
         0,
         10**12,
-        "the most that may be reserved for channels that are withheld; 0: as much as lsps2-capital-budget-sat",
+        "most satoshis that may be reserved for channels that are withheld; 0: as much as lsps2-capital-budget-sat",
     ),
     "lsps2-mining-budget-sat": (
         TrustRule().mining_budget_sat,
         0,
         10**12,
-        "the most that may be burnt in 24 hours on mining for channels that are not paid for; "
+        "most satoshis that may be burnt in 24 hours on mining for channels that are not paid for; "
         "at twice as much no channel is withheld either",
     ),
     "lsps2-client-share": (
@@ -139,7 +139,7 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         Floor().max_loss_sat,
         0,
         10**12,
-        "no channel is opened while mining costs so much more than its opening fee brings",
+        "most satoshis by which mining may cost more than the opening fee brings; above, no channel is opened",
     ),
     "lsps2-close-unpaid": (
         TrustRule().close_unpaid_hours,
@@ -151,13 +151,13 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         MAX_HOLD_BLOCKS,
         42,
         2_016,
-        "the farthest expiry, in blocks ahead, of a part that buys a channel: so long its client may hold it",
+        "farthest expiry, in blocks ahead, of a part that buys a channel: how long its client may hold it",
     ),
     "lsps2-coin-low-water-sat": (
         250_000,
         0,
         10**12,
-        "an alarm when free, confirmed coins of the wallet fall below this; 0: none",
+        "raise an alarm when free, confirmed coins of the wallet fall below this; 0: none",
     ),
     "lsps2-keep-records": (30, 1, 36_500, "days that the record of a finished sale is kept"),
     **LIMIT_OPTIONS,
@@ -168,12 +168,14 @@ def add_options(plugin: Plugin) -> None:
     """Declare every option in the manifest."""
     plugin.add_flag_option("experimental-lsps2-service", "accepted for compatibility; loading this plugin enables it")
     plugin.add_option(
-        "experimental-lsps2-promise-secret", None, "key of our promises, 64 hex digits; by default made from the node's"
+        "experimental-lsps2-promise-secret",
+        None,
+        "key that signs our offers, 64 hex digits; by default derived from the node's own",
     )
     plugin.add_option(
         "lsps2-retired-promise-secret",
         None,
-        "a key that was the promise secret before: offers made with it stay good until they end",
+        "an earlier promise secret: offers signed with it stay valid until they end",
         multi=True,
     )
     plugin.add_flag_option("experimental-lsps2-zero-reserve", "open channels without a reserve on our side")
@@ -194,8 +196,8 @@ def add_options(plugin: Plugin) -> None:
     plugin.add_option(
         "lsps2-coin-pool",
         None,
-        "so many coins of so many sat are split off ahead of openings, as in 10x250000: each as large as a usual "
-        "channel and its mining fee; by default nothing is split",
+        "how many coins of how many sat to split off ahead of openings, for example 10x250000: each as large as a "
+        "usual channel and its mining fee; by default nothing is split",
     )
     plugin.add_option(
         "lsps2-ledger",
@@ -213,12 +215,13 @@ def add_options(plugin: Plugin) -> None:
     plugin.add_option(
         "lsps2-page-listen",
         None,
-        "host:port, or a port on the loopback, of a page for the browser that only shows; by default there is none",
+        "host:port, or a port on the loopback, of a read-only page for the browser; by default there is none",
     )
     plugin.add_option(
         "lsps2-page-token",
         None,
-        f"what a reader of that page must know, {TOKEN_LENGTH} characters or more; on the loopback it may be left out",
+        f"secret that a reader of that page must give, {TOKEN_LENGTH} characters or more; on the loopback it may be"
+        " left out",
     )
     add_numbers(plugin, NUMBERS)
 

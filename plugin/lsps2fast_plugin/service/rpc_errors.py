@@ -14,12 +14,12 @@ class Code(NamedTuple):
     meaning: str
 
 
-INVALID_PARAMS: Final = Code(-32602, "a parameter is missing or cannot be; the sentence names it, and what would do")
+INVALID_PARAMS: Final = Code(-32602, "a parameter is missing or invalid; the sentence names it and says what is valid")
 NOT_READY: Final = Code(3201, "the plugin is starting: ask again in a moment")
 UNKNOWN: Final = Code(3202, "there is no such offer or payment")
 NO_LEDGER: Final = Code(3203, "the sales ledger is off, or cannot be read now; the sentence says why")
-STATE: Final = Code(3204, "it cannot be done in the state things are in; the sentence says why")
-INTERNAL: Final = Code(-32603, "lightningd or its datastore said no, or a fault of this program; the log says more")
+STATE: Final = Code(3204, "it cannot be done in the present state; the sentence says why")
+INTERNAL: Final = Code(-32603, "lightningd or its datastore refused, or this program has a fault; the log says more")
 CODES: Final = (INVALID_PARAMS, NOT_READY, UNKNOWN, NO_LEDGER, STATE, INTERNAL)
 
 

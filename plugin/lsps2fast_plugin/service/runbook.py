@@ -21,8 +21,8 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
         "says when it works."
     ),
     "coins": (
-        "A payment failed, or will, for want of confirmed coins that nothing has reserved. The payer may try again "
-        "while the offer lasts. Send coins to `lightning-cli newaddr`, or wait for change to confirm; "
+        "A payment failed, or will, because there are no confirmed coins that are not reserved. The payer may try "
+        "again while the offer lasts. Send coins to `lightning-cli newaddr`, or wait for change to confirm; "
         "`lsps2-coin-pool` splits coins ahead of time so that one opening does not bind the change of another, and "
         "`lsps2-coin-low-water-sat` says from where on you are warned. `free_coins_sat` in `lsps2-stats`."
     ),
@@ -32,7 +32,7 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
         "`lsps2-pause` until it is mended."
     ),
     "unknown-channel": (
-        "lightningd has a withheld channel of ours that no record speaks of, so its funding will never be sent. It "
+        "lightningd has one of our withheld channels that no record speaks of, so its funding will never be sent. It "
         "binds coins until it is closed. Look whether another tool made it; if not, `lightning-cli close <channel "
         "id>` frees the coins. It is never closed by itself."
     ),
@@ -83,7 +83,5 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
         "lightningd or bitcoind is busy or away; if the error is the same for hours, the text says which call to try "
         "by hand."
     ),
-    "other": (
-        "An alarm without a kind of its own: the text says all that is known. Please report it, so that it gets one."
-    ),
+    "other": ("An alarm without a kind of its own: the text says all that is known. Report it, so that it gets one."),
 }

@@ -169,12 +169,12 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     demo = commands.add_parser("demo", help="sell JIT channels on the embedded node and prove the sums")
-    demo.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
+    demo.add_argument("--json", action="store_true", help="print only the result, as JSON")
     demo.add_argument(
         "--seed",
         type=int,
         default=1,
-        help="of amounts, parts and transactions; scids and payment hashes differ in each run (default 1)",
+        help="seed of amounts, parts and transactions; scids and payment hashes differ in each run (default 1)",
     )
     demo.add_argument(
         "--mode",
@@ -194,22 +194,22 @@ def parser() -> argparse.ArgumentParser:
             "second-channel",
             "vanish",
         ),
-        help="instead: an LSP that takes 1 msat too much, never sends the funding, opens too small a channel, opens it"
+        help="instead, an LSP that takes 1 msat too much, never sends the funding, opens too small a channel, opens it"
         " when its offer is over, drains the wallet, takes two fees for one channel, shows a false funding, opens"
         " twice, or goes away; and a client that refuses",
     )
     demo.add_argument(
-        "--html", type=Path, metavar="FILE", help="write the story as a page: who told what to whom, when"
+        "--html", type=Path, metavar="FILE", help="write the story as an HTML page: who said what to whom, and when"
     )
     demo.set_defaults(run=_demo_command)
 
-    regtest = commands.add_parser("regtest", help="the same on real nodes: bitcoind and lightningd on loopback")
+    regtest = commands.add_parser("regtest", help="the demo on real nodes: bitcoind and lightningd on loopback")
     regtest.add_argument("action", choices=("up", "demo", "down"), help="start a playground, play three sales, end it")
     regtest.add_argument(
-        "--ha", action="store_true", help="up: the LSP on PostgreSQL, and a second machine that takes over when told to"
+        "--ha", action="store_true", help="up: the LSP on PostgreSQL, with a second machine that takes over on a signal"
     )
-    regtest.add_argument("--dir", type=Path, default=None, help="where (default: a directory of yours in /tmp)")
-    regtest.add_argument("--json", action="store_true", help="demo: print the result for programs, nothing else")
+    regtest.add_argument("--dir", type=Path, default=None, help="directory of the nodes (default: your own in /tmp)")
+    regtest.add_argument("--json", action="store_true", help="demo: print only the result, as JSON")
     regtest.add_argument(
         "--mode",
         choices=("client-trusts-lsp", "lsp-trusts-client"),
@@ -218,39 +218,45 @@ def parser() -> argparse.ArgumentParser:
     )
     regtest.set_defaults(run=_regtest_command)
 
-    bench = commands.add_parser("bench", help="load the plugin as lightningd does, beside pyln-client and plain C")
-    bench.add_argument("--quick", action="store_true", help="under a minute; with --real two or three")
-    bench.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
+    bench = commands.add_parser("bench", help="measure the plugin under load, beside pyln-client and plain C")
+    bench.add_argument("--quick", action="store_true", help="take less than a minute; with --real two or three")
+    bench.add_argument("--json", action="store_true", help="print only the result, as JSON")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="draw latency and growth as SVG")
-    bench.add_argument("--flood", action="store_true", help="a crowd of peers with LSPS2 requests instead")
+    bench.add_argument("--flood", action="store_true", help="instead, a crowd of peers with LSPS2 requests")
     bench.add_argument(
         "--sweep", action="store_true", help="with --flood: at rest, at rates up to 20,000, loop blocked"
     )
-    bench.add_argument("--real", action="store_true", help="instead: payments through a real lightningd (on PATH)")
+    bench.add_argument("--real", action="store_true", help="instead, payments through a real lightningd (on PATH)")
     bench.add_argument("--sales", action="store_true", help="with --real: sales beside ordinary payments instead")
     bench.add_argument("--crowd", type=int, metavar="N", help="N sales at once instead, on embedded nodes or --real")
     bench.add_argument("--rounds", type=int, metavar="N", help="of --real and --crowd (default by --quick)")
-    bench.add_argument("--per-second", type=float, default=10_000, help="messages of the crowd (default 10,000)")
+    bench.add_argument(
+        "--per-second", type=float, default=10_000, help="messages a second of the crowd (default 10,000)"
+    )
     bench.add_argument("--seconds", type=float, default=10, help="how long the crowd keeps on (default 10)")
-    bench.add_argument("--seed", type=int, default=1, help="of the made-up HTLCs (default 1)")
+    bench.add_argument("--seed", type=int, default=1, help="seed of the made-up HTLCs (default 1)")
     bench.set_defaults(run=_bench_command)
 
-    simulated = commands.add_parser("simulate", help="a town of honest and dishonest people on simulated time")
+    simulated = commands.add_parser("simulate", help="play a town of honest and dishonest people on simulated time")
     arguments.add_arguments(simulated)
     simulated.set_defaults(run=_simulate_command)
 
-    books = commands.add_parser("report", help="what was sold and earned, why a payment failed, what may be closed")
+    books = commands.add_parser(
+        "report", help="show what was sold and earned, why a payment failed, which channels may be closed"
+    )
     report.add_arguments(books)
     books.set_defaults(run=report.run)
 
-    seen = commands.add_parser("watch", help="a running service on the terminal: payments, money, limits, alarms")
+    seen = commands.add_parser("watch", help="watch a running service on the terminal: payments, money, limits, alarms")
     watch.add_arguments(seen)
     seen.set_defaults(run=watch.run)
 
     database = commands.add_parser(
-        "check-database", help="whether lightningd's PostgreSQL may forget what an LSP has acted upon"
+        "check-database", help="check whether lightningd's PostgreSQL could forget what an LSP has acted upon"
     )
-    database.add_argument("url", nargs="?", help="lightningd's option `wallet` (default: of LIGHTNINGD_WALLET)")
+    database.add_argument(
+        "url", nargs="?", help="lightningd's option `wallet` (default: the variable LIGHTNINGD_WALLET)"
+    )
     database.set_defaults(run=_database_command)
 
     fleet = commands.add_parser("fleet", help="the database that several nodes of one LSP share")
@@ -267,7 +273,7 @@ def parser() -> argparse.ArgumentParser:
     fleet.set_defaults(run=_fleet_command)
 
     table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
-    table.add_argument("--markdown", action="store_true", help="as the page in docs/reference")
+    table.add_argument("--markdown", action="store_true", help="print it as the page in docs/reference")
     table.set_defaults(run=_table_command)
     return parser
 

@@ -10,10 +10,10 @@ from lsps2fast_plugin.service.sales_ledger.evidence import CODES
 
 TO_PEERS: Final = {  # what bLIP-50 and bLIP-52 have
     "-32700, -32600, -32601, -32602": "no request, no method, or wrong parameters: not to be repeated",
-    "-32603": "what passes by itself: no coins, a limit, too many requests, a pause. Wait, the sentence says for what",
+    "-32603": "a passing condition: no coins, a limit, too many requests, a pause. Wait; the sentence says for what",
     "1": "this client is not served",
     "200": "the token is unknown, expired, revoked or used up",
-    "201": "the offer is none of ours, has lapsed, or its token is over: ask for a new menu",
+    "201": "the LSP did not make this offer, or it has lapsed, or its token is over: ask for a new menu",
     "202": "the payment is too small",
     "203": "the payment is too large, now or for this offer",
 }
@@ -38,7 +38,7 @@ def reference() -> str:
         f"{head}{_rows(TO_PEERS)}\n"
         "`errors_sent` in `lsps2-stats` counts them; `refusals` says why, each refusal by its own reason.\n\n"
         "## Why a payment failed\n\n"
-        "In the log, the [sales ledger](../how-to/read-the-books.md) and `lsps2_payment_failures_total`. The payer is\n"
-        "told a temporary failure and may try again, unless the offer is over.\n\n"
+        "In the log, the [sales ledger](../how-to/read-the-books.md) and `lsps2_payment_failures_total`. The payer\n"
+        "sees a temporary failure and may try again, unless the offer is over.\n\n"
         f"{head}{_rows({f'`{code}`': meaning for code, meaning in CODES.items()})}"
     )

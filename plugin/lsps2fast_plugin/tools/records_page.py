@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 from lsps2fast.actions import Channel, Forward, Funding, SessionRecord
@@ -377,7 +378,7 @@ def _section(family: Family) -> str:
 
 def columns() -> dict[str, list[str]]:
     """Return the columns of each table of the ledger, from a fresh one."""
-    with sqlite3.connect(":memory:", isolation_level=None) as db:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         schema.migrate(db)
         names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid")]
         return {name: [row[1] for row in db.execute(f"PRAGMA table_info({name})")] for name in names}

@@ -28,7 +28,7 @@ class Reason(StrEnum):
 
     NOT_FROM_LSP = "it carries an opening fee, but did not come from the LSP that sold the channel"
     FEE_ELSEWHERE = "it carries an opening fee, but did not come over the channel that was opened for it"
-    NO_SECRET = "it is no ordinary payment to an invoice of ours"
+    NO_SECRET = "it is no ordinary payment to one of our invoices"
     WRONG_SECRET = "its payment secret is not the invoice's"
     AMOUNT_MISMATCH = "amount and extra_fee together are not what the payer sent"
     FEE_SUM = "the extra fees together exceed the agreed opening fee"

@@ -194,7 +194,7 @@ def test_a_time_that_is_none_is_told(value: int | str) -> None:
 @pytest.mark.parametrize("text", ["x", "1", "1-", "-1", "1-2-3", "9" * 50 + "-1"])
 def test_a_cursor_that_is_none_is_told(text: str) -> None:
     """operator:O9: not taken for the beginning."""
-    with pytest.raises(ConfigError, match="is none of ours"):
+    with pytest.raises(ConfigError, match="is not from this method"):
         read_cursor(text)
 
 

@@ -37,7 +37,7 @@ def read_cursor(text: str | None) -> tuple[int, int] | None:
         return None
     ended, dash, number = str(text).partition("-")
     if not (dash and ended.isdigit() and number.isdigit() and len(text) < 40):
-        raise ConfigError(f"cursor={text!r} is none of ours; give the next_cursor of the page before, or none")
+        raise ConfigError(f"cursor={text!r} is not from this method; give the next_cursor of the page before, or none")
     return int(ended), int(number)
 
 

@@ -10,18 +10,22 @@ from .plan import MODES
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `run` reads."""
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="everything that is chance (default 1)")
-    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="so many seeds, one after the other")
-    parser.add_argument("--days", type=_positive, default=30.0, help="simulated days of each (default 30)")
-    parser.add_argument("--people", type=_positive, default=24.0, help="who come to town in a day (default 24)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="STRATEGY", help="of the dishonest; honest ones stay")
-    parser.add_argument("--mode", choices=MODES, default="", help="of the LSP (default: the seed decides)")
-    parser.add_argument("--without", default="", metavar="NUMBERS", help="leave these happenings out, as 2-8,13")
-    parser.add_argument("--no-weather", action="store_true", help="no storms: blocks and fee rates only")
-    parser.add_argument("--mutant", default="", metavar="NAME", help="take one guard away and see")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of all random choices (default 1)")
+    parser.add_argument(
+        "--seeds", type=_count, default=1, metavar="N", help="how many seeds to play, one after the other"
+    )
+    parser.add_argument("--days", type=_positive, default=30.0, help="simulated days for each seed (default 30)")
+    parser.add_argument("--people", type=_positive, default=24.0, help="people who come to town in a day (default 24)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="STRATEGY", help="only these dishonest strategies; honest people stay"
+    )
+    parser.add_argument("--mode", choices=MODES, default="", help="trust mode of the LSP (default: the seed decides)")
+    parser.add_argument("--without", default="", metavar="NUMBERS", help="leave out these events, for example 2-8,13")
+    parser.add_argument("--no-weather", action="store_true", help="no faults of the node: only blocks and fee rates")
+    parser.add_argument("--mutant", default="", metavar="NAME", help="take one guard away and see what is lost")
     parser.add_argument("--mutants", action="store_true", help="try all mutants: a table of what finds each")
-    parser.add_argument("--shrink", action="store_true", help="make the story of a violation as short as may be")
-    parser.add_argument("--json", action="store_true", help="print the result for programs, nothing else")
+    parser.add_argument("--shrink", action="store_true", help="shorten the story of a violation as far as possible")
+    parser.add_argument("--json", action="store_true", help="print only the result, as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the money of each group as SVG")
 
 
