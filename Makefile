@@ -9,7 +9,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants ha fleet lint types table wheels clean
+.PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants site ha fleet lint types table wheels clean
 
 help: ## show these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,10 @@ count: $(VENV)/built ## instructions of the hot paths against the record, RPC ca
 docs: $(VENV)/tools ## build the site of docs/ in build/site; a warning is an error
 	@$(INSTALL) -r release/lock/docs.txt
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+
+site: $(VENV)/tools ## build the site for each release and for main in build/site, with a menu of versions
+	@$(INSTALL) -r release/lock/docs.txt
+	@NO_MKDOCS_2_WARNING=1 $(PY) release/site.py
 
 dist: $(VENV)/tools ## write sdist, wheel of this machine and wheel for any machine to dist/: equal bytes from equal commits
 	@rm -rf dist && mkdir dist && $(INSTALL) -r release/lock/dist.txt
