@@ -11,8 +11,9 @@ STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildc
 .DEFAULT_GOAL := help
 .PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants site ha fleet lint types table wheels clean
 
+##@ Every day
 help: ## show these verbs
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/tools: release/lock/dev.txt
 	@echo "== setting up $(VENV) (once; about a minute)"
@@ -38,6 +39,7 @@ test: $(VENV)/built ## all tests; the core compiled and interpreted
 quick: $(VENV)/built ## tests for the edit loop: no processes, nothing slow
 	@$(PY) -m pytest -q -m "not slow and not process" --hypothesis-profile=quick
 
+##@ Try to lose money
 crash: $(VENV)/built ## kill the plugin and the node at every point of a sale and count the money
 	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m crash --processes --most 40 && ../$(PY) -m crash.client
 
@@ -47,6 +49,7 @@ simulate: $(VENV)/built ## ten minutes of a town of honest and dishonest people 
 simulate-mutants: $(VENV)/built ## take each guard away and see the simulator find the loss
 	@$(VENV)/bin/lsps2fast simulate --mutants
 
+##@ Pages that are made from the code
 pages: $(VENV)/built ## write the pages of docs/ that are made from the code
 	@$(PY) -m lsps2fast_plugin.tools.pages
 
@@ -56,6 +59,7 @@ api: $(VENV)/built ## write docs/reference/python-api.md from the public API
 conformance: $(VENV)/tools ## write docs/conformance.md from the docstrings of the tests
 	@$(PY) tests/pages/conformance.py
 
+##@ On other cores, real nodes and machines
 pure: $(VENV)/built ## the whole suite with the core interpreted
 	@LSPS2FAST_PURE=1 $(PY) -m pytest -q
 
@@ -74,6 +78,7 @@ fleet: $(VENV)/built ## several nodes that sell as one LSP, with PostgreSQL on t
 compare: $(VENV)/built ## what the embedded node says beside a real one, scenario by scenario
 	@cd tests && ../$(PY) -m real.report
 
+##@ Style, types, the session machine
 lint: $(VENV)/tools ## style of the code, spelling, words that pages do without
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/codespell *.md docs src plugin tests benchmarks release
@@ -86,6 +91,7 @@ types: $(VENV)/built ## types of both wings; the stubs against the compiled modu
 table: $(VENV)/built ## the session machine: grid and diagram
 	@$(VENV)/bin/lsps2fast table
 
+##@ Figures
 bench: $(VENV)/built ## all benchmarks, each figure beside its target; longer with BENCH=
 	@$(PY) -m pytest -q benchmarks --benchmark-max-time=0.5 --benchmark-json=$(VENV)/bench.json >$(VENV)/bench.log || (cat $(VENV)/bench.log; exit 1)
 	@$(PY) benchmarks/show.py $(VENV)/bench.json
@@ -94,6 +100,7 @@ bench: $(VENV)/built ## all benchmarks, each figure beside its target; longer wi
 count: $(VENV)/built ## instructions of the hot paths against the record, RPC calls and commits exactly
 	@$(PY) benchmarks/count.py
 
+##@ The site
 docs: $(VENV)/tools ## build the site of docs/ in build/site; a warning is an error
 	@$(INSTALL) -r release/lock/docs.txt
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
@@ -102,6 +109,7 @@ site: $(VENV)/tools ## build the site for each release and for main in build/sit
 	@$(INSTALL) -r release/lock/docs.txt
 	@NO_MKDOCS_2_WARNING=1 $(PY) release/site.py
 
+##@ A release
 dist: $(VENV)/tools ## write sdist, wheel of this machine and wheel for any machine to dist/: equal bytes from equal commits
 	@rm -rf dist && mkdir dist && $(INSTALL) -r release/lock/dist.txt
 	@set -e; export SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
@@ -118,7 +126,7 @@ wheels: dist ## the wheels of a release for Linux: each Python in PYTHONS, glibc
 	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(PY) release/wheels.py dist/*.tar.gz $(PYTHONS)
 	@$(PY) -m twine check --strict dist/* && $(PY) -m check_wheel_contents dist/*.whl && (cd dist && sha256sum * > SHA256SUMS)
 
-lock: $(VENV)/tools ## pin everything in release/lock anew, with hashes: the newest that pyproject.toml allows
+lock: $(VENV)/tools ## pin everything in release/lock, with hashes: the newest that pyproject.toml allows
 	@$(PY) -m pip install --quiet --disable-pip-version-check --group lock
 	@$(PY) release/lock.py
 
@@ -126,6 +134,7 @@ audit: $(VENV)/tools ## ask for the known faults of everything that is pinned
 	@$(PY) -m pip install --quiet --disable-pip-version-check --group lock
 	@$(PY) release/lock.py audit
 
+##@ Clean up
 clean: ## remove everything that was built
 	@rm -rf $(VENV) build dist src/*.egg-info plugin/*.egg-info
 	@find . -name '__pycache__' -prune -exec rm -rf {} + ; find src plugin -name '*.so' -delete -o -name '*.c' -delete
