@@ -108,3 +108,17 @@ def test_parameters_of_the_services_methods_have_words() -> None:
     """And each parameter has its words."""
     named = {name for do in service_rpc_page.methods().values() for name in inspect.signature(do).parameters}
     assert named == set(service_rpc_page.PARAMETERS)
+
+
+OF_OTHERS = {"lsps2-policy-getpolicy", "lsps2-policy-buy", "lsps2-policy-getchannelcapacity"}  # a policy plugin's
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_of_options_and_methods_are_such_as_there_are(page: Path) -> None:
+    """Wherever a page names one, also in the middle of a sentence."""
+    if page.name == "CHANGELOG.md":
+        return  # it names what has gone, too
+    options = {name for app in (Service(), Client()) for name in app.host.plugin.options}
+    known = options | OUR_METHODS.keys() | OF_OTHERS | {"lsps2-dev-advance"}
+    named = re.findall(r"`(?:dev-|experimental-)?lsps2?-[a-z0-9-]+(?![a-z0-9.-])", page.read_text(encoding="utf-8"))
+    assert {name[1:] for name in named} - known == set()
