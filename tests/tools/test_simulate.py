@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lsps2fast_plugin.tools.cli import main
+from lsps2fast_plugin.tools.simulate import weather
+from lsps2fast_plugin.tools.simulate.common import Common
 from lsps2fast_plugin.tools.simulate.loop import SimulatedLoop
 from lsps2fast_plugin.tools.simulate.market import Market, Result, simulate
 from lsps2fast_plugin.tools.simulate.mutants import MUTANTS
@@ -22,6 +27,18 @@ from lsps2fast_plugin.tools.simulate.plan import Plan, happenings, numbers_of, s
 from lsps2fast_plugin.tools.simulate.town import play
 from lsps2fast_plugin.tools.simulate.wallet_rows import WALLET
 
+KEPT = {  # objects after forty days of four people, a third above what there were; most is forgotten within days
+    **dict.fromkeys(("InnerPlugin", "Life"), 14),
+    "EvilLsp": 22,
+    "Account": 40,
+    **dict.fromkeys(("ClientInvoice", "Sale", "Task"), 90),
+    **dict.fromkeys(("Channel", "Client", "Wallet"), 120),
+    "Payment": 150,
+    "Forward": 200,
+    "Tx": 330,
+    "Htlc": 600,
+    "Output": 750,
+}
 COMMAND = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "simulate"]
 
 
@@ -246,8 +263,50 @@ def test_a_signal_before_the_town_is_built_ends_with_a_sentence(
 
 
 def test_a_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--plot` writes SVG with a line for each group."""
+    """`--plot` writes SVG with a line for each group, and the same for a town of honest people."""
     place = tmp_path / "money.svg"
     assert main(["simulate", "--days", "1", "--plot", str(place)]) == 0
-    assert place.read_text().count("<polyline") == 4
+    assert place.read_text().count("<polyline") == 8
     assert "every promise held" in capsys.readouterr().out
+
+
+def test_a_story_is_made_short_and_its_command_plays_it_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """Issue: a violation prints seed, step, the last events in words and a command; `--shrink` leaves out the rest."""
+    words = (
+        "--seed 2 --days 1 --people 40 --mode lsp-trusts-client --only free-channel --mutant open-doors --no-weather"
+    )
+    assert main(["simulate", *words.split(), "--shrink"]) == 1
+    said = capsys.readouterr()
+    (told,) = [line for line in said.out.splitlines() if line.startswith("VIOLATION of rule:21: ")]
+    (again,) = [line for line in said.out.splitlines() if line.startswith("again: lsps2fast simulate ")]
+    assert "1 happenings are enough" in said.err
+    assert re.search(r"^step +\d+  day +\d+ \d\d:\d\d:\d\d  free-channel-\d+ tries to be paid", said.out, re.M)
+    assert "--without" in again
+    assert main(again.removeprefix("again: lsps2fast ").split()) == 1
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_town_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue: memory is flat over a year, so what is over and paid out is forgotten."""
+    kept: Counter[str] = Counter()
+    sweep = weather.sweep
+
+    def counted(common: Common) -> None:
+        sweep(common)
+        if not kept and common.town.day > 40:
+            gc.collect()
+            kept.update(type(each).__name__ for each in gc.get_objects())
+
+    monkeypatch.setattr(weather, "sweep", counted)
+    result = simulate(Plan(4, days=39, people=4))
+    assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
+    assert result.totals["channels"] > 1.2 * KEPT["Channel"]
+    assert {kind: kept[kind] for kind, most in KEPT.items() if kept[kind] > most} == {}
+
+
+def test_a_run_is_told_step_by_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/how-to/write-a-strategy.md: who writes a strategy sees what it does, without a violation."""
+    words = "--only overpays --people 60 --days 0.2 --no-weather --tell"
+    assert main(["simulate", *words.split()]) == 0
+    assert re.search(r"^ *step +1  day +0 \d\d:\d\d:\d\d  \S+ +\S+ buys \d+ sat", capsys.readouterr().err, re.M)

@@ -17,7 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--days", type=_positive, default=30.0, help="simulated days for each seed (default 30)")
     parser.add_argument("--people", type=_positive, default=24.0, help="people who come to town in a day (default 24)")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="STRATEGY", help="only these dishonest strategies; honest people stay"
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="STRATEGY",
+        help="only these dishonest strategies, or none; honest people stay",
     )
     parser.add_argument("--mode", choices=MODES, default="", help="trust mode of the LSP (default: the seed decides)")
     parser.add_argument("--without", default="", metavar="NUMBERS", help="leave out these events, for example 2-8,13")
@@ -25,8 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mutant", default="", metavar="NAME", help="take one guard away and see what is lost")
     parser.add_argument("--mutants", action="store_true", help="try all mutants: a table of what finds each")
     parser.add_argument("--shrink", action="store_true", help="shorten the story of a violation as far as possible")
+    parser.add_argument("--tell", action="store_true", help="tell each step as it comes, on standard error")
     parser.add_argument("--json", action="store_true", help="print only the result, as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the money of each group as SVG")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the money of each group, beside a town of honest people, as SVG"
+    )
 
 
 def _positive(text: str) -> float:

@@ -38,7 +38,8 @@ def _node(node: Node, old_s: float) -> None:
             del side.state_changes[:-20]
     forwards, log = node.htlcs.forwards, node.htlc_log
     forwards[:] = [row for row in forwards if row.status == "offered" or row.received_s > old_s]
-    log[:] = [*(each for each in log[:-KEPT_ROWS] if not each[0].removed), *log[-KEPT_ROWS:]]
+    kept = KEPT_ROWS if node is node.world.lsp else KEPT_ROWS // 10  # each holds on to its channel and its peer
+    log[:] = [*(each for each in log[:-kept] if not each[0].removed), *log[-kept:]]
     del node.closed[:-KEPT_ROWS]
     node.processes[:] = [each for each in node.processes if not each.gone.is_set()]
     node.wallet.forget_scripts(KEPT_SCRIPTS)

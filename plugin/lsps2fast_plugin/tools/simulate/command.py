@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from . import strategies
 from .market import Market, Result, simulate
 from .mutants import MUTANTS
-from .plan import Plan, numbers_of
+from .plan import NOBODY, Plan, numbers_of
 from .shrink import shrink
 
 DAYS_A_LINE = 5.0
@@ -19,9 +19,9 @@ DAYS_A_LINE = 5.0
 
 def plan_of(args: argparse.Namespace, seed: int) -> Plan:
     """Return the plan that the arguments ask for. Raises ValueError with a sentence."""
-    unknown = [name for name in args.only if name not in strategies.KINDS]
+    unknown = [name for name in args.only if name not in strategies.KINDS and args.only != [NOBODY]]
     if unknown:
-        raise ValueError(f"--only {' '.join(unknown)}: there are {', '.join(sorted(strategies.KINDS))}")
+        raise ValueError(f"--only {' '.join(unknown)}: there are {', '.join(sorted(strategies.KINDS))}; or {NOBODY}")
     if args.mutant and args.mutant not in MUTANTS:
         raise ValueError(f"--mutant {args.mutant}: there are {', '.join(MUTANTS)}")
     try:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         return _mutants()
     results = []
     for plan in plans:
-        result = simulate(plan, _Progress(plan.days))
+        result = simulate(plan, _Progress(plan.days), _say if args.tell else None)
         if result.violation is not None and args.shrink:
             result = shrink(result, lambda text: _say(text))
         results.append(result)
@@ -64,10 +64,11 @@ def run(args: argparse.Namespace) -> int:
             break
         if len(plans) > 1:
             _say(f"seed {plan.seed}: {result.totals['sales']} sales, {result.steps} steps, all promises held")
-    if args.plot is not None:
+    if args.plot is not None and not results[-1].interrupted:
         from .plot import svg
 
-        args.plot.write_text(svg(results[-1]), encoding="utf-8")
+        honest = simulate(replace(results[-1].plan, only=(NOBODY,)), _Progress(args.days))
+        args.plot.write_text(svg(honest, results[-1]), encoding="utf-8")
     sys.stdout.write(as_json(results) if args.json else as_text(results))
     if results[-1].interrupted:
         return 130
@@ -104,7 +105,8 @@ class _Progress:
         if market.town.day >= self._next:
             self._next = DAYS_A_LINE * (market.town.day // DAYS_A_LINE + 1)
             totals = market.books.totals
-            _say(f"day {market.town.day:.0f} of {self._days:g}: {totals['sales']} sales, {market.story.step} steps")
+            day = min(market.town.day, self._days)  # what is under way then has some more days to end
+            _say(f"day {day:.0f} of {self._days:g}: {totals['sales']} sales, {market.story.step} steps")
 
 
 def as_json(results: list[Result]) -> str:

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar, copy_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 from lsps2fast_plugin.client.app import Client
@@ -27,9 +27,7 @@ from lsps2fast_plugin.service.app import Service
 from lsps2fast_plugin.simnode.process import Plugin
 
 from .loop import SimulatedLoop, simulated_loop
-
-if TYPE_CHECKING:
-    from .wire import Tape
+from .wire import Pipe, Tape
 
 Program = Callable[..., Any]  # makes a Service or a Client
 PROGRAMS: dict[str, Program] = {"lsps2fast-service": Service, "lsps2fast-client": Client}
@@ -147,6 +145,7 @@ class Life:
         self._before: list[bytes] = []  # what came before it read
         self._hear = hear
         self._mute = False
+        self.pipes: WeakSet[Pipe] = WeakSet()  # its ends of connections
         self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._begun = 0
         self._end: asyncio.Future[int] = self._loop.create_future()
@@ -241,6 +240,8 @@ class Life:
     def _bury(self) -> None:
         """Nothing of it goes on, as after the end of a process."""
         self._mute = True
+        for pipe in self.pipes:
+            pipe.let_go()
         for task in sorted(self._tasks, key=lambda each: each.get_name()):
             if not task.done():
                 task.cancel()
@@ -252,6 +253,13 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Pass on an exception, unless the process is dead."""
     if not task.cancelled():
         task.exception()
+
+
+def connected(transport: asyncio.Transport) -> None:
+    """Note whose end of a connection this is."""
+    life = LIVING.get()
+    if life is not None and isinstance(transport, Pipe):
+        life.pipes.add(transport)
 
 
 def task_factory(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> asyncio.Task[Any]:

@@ -48,6 +48,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self.folder = ""  # of the files that plugins keep
         self.databases: dict[str, sqlite3.Connection] = {}  # of those that are open, by path
         self.make_server: MakeServer  # of a town
+        self.connected: Callable[[asyncio.Transport], None] = (
+            _unnoted  # hears of each connection, in its caller's context
+        )
         super().__init__(self._jump)
 
     @property
@@ -77,13 +80,19 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         if listener is None:
             raise ConnectionRefusedError(111, "Connection refused")
         protocol = protocol_factory()
-        return listener.accept(lambda: protocol), protocol
+        transport = listener.accept(lambda: protocol)
+        self.connected(transport)
+        return transport, protocol
 
     async def create_server(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, **_: Any
     ) -> Any:
         """Listen within this process, as `make_server` does."""
         return self.make_server(self, f"{host}:{port}", protocol_factory)
+
+
+def _unnoted(transport: asyncio.Transport) -> None:
+    """Take no note of it."""
 
 
 def simulated_loop() -> SimulatedLoop:

@@ -24,6 +24,7 @@ COINS = (1_000_000,) * 30 + (250_000,) * 20 + (20_000_000,)
 PAYER_CHANNELS, PAYER_SAT, PAYER_COINS = 2, 20_000_000_000, 10
 FINISH_S = 3 * DAY_S  # after the last day, for what is under way
 Progress = Callable[["Market"], None]
+Hear = Callable[[str], None]
 
 
 @dataclass
@@ -133,7 +134,7 @@ class Market:
 
     async def _come(self) -> None:
         """Everything of the plan, at its time."""
-        chosen = list(self.plan.only or strategies.KINDS)
+        chosen = self.plan.strategists(strategies.KINDS)
         plan = happenings(self.plan, list(honest.KINDS), chosen, list(weather.EVENTS))
         for happening in plan:
             await asyncio.sleep(max(0.0, happening.at_s - self.town.loop.time()))
@@ -203,11 +204,14 @@ class Market:
         result.money = self.money
 
 
-def simulate(plan: Plan, progress: Progress | None = None) -> Result:
-    """Play a plan from beginning to end."""
+def simulate(plan: Plan, progress: Progress | None = None, hear: Hear | None = None) -> Result:
+    """Play a plan from beginning to end; `hear(line)` is told each step."""
 
     async def work() -> Result:
-        return await Market(plan, progress).run()
+        market = Market(plan, progress)
+        if hear is not None:
+            market.story.hear = hear
+        return await market.run()
 
     with applied(plan.mutant):
         return play(work)

@@ -7,11 +7,12 @@ how a story is made shorter.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 DAY_S = 86_400.0
+NOBODY = "nobody"
 MODES = ("lsp-trusts-client", "client-trusts-lsp")
 
 
@@ -45,6 +46,10 @@ class Plan:
         headroom = {"lsps2-channel-headroom-sat": 0} if self.seed % 5 == 4 else {}
         small = {"lsps2-min-channel-sat": self.least_channel_sat}
         return {"lsps2-trust-mode": self.trust_mode, **headroom, **small}
+
+    def strategists(self, known: Iterable[str]) -> list[str]:
+        """Return which of these strategies may come."""
+        return [] if self.only == (NOBODY,) else list(self.only or known)
 
     def command(self) -> str:
         """Return what plays it again."""

@@ -277,8 +277,8 @@ class Promises:
             raise Violation("rule:18", f"{who} says {what} is {said}, and it is {true}")
 
     def _at_risk(self, stats: dict[str, Any], who: str = "lsps2-stats") -> None:
-        """Check the ledger of capital. A paid channel may still count while parts are on their way over it; and one whose
-        client took all it bought, with a share of the fee missing that may be a stranger's doing, need not (rule:22).
+        """Check the ledger of capital. A paid channel may still count while parts are on their way over it; one whose
+        client took all it bought need not, though a share of the fee is missing: that may be a stranger's doing.
         """
         accounts = self.books.accounts.values()
         debts = [account for account in accounts if account.is_open_debt]

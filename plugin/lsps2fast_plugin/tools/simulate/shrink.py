@@ -45,5 +45,5 @@ def shrink(found: Result, say: Callable[[str], None]) -> Result:
 
 def numbers(plan: Plan) -> list[int]:
     """Return the numbers of everything that happens in a plan."""
-    chosen = list(plan.only or strategies.KINDS)
+    chosen = plan.strategists(strategies.KINDS)
     return [each.number for each in happenings(plan, list(honest.KINDS), chosen, list(weather.EVENTS))]

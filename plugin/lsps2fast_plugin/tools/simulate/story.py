@@ -26,6 +26,7 @@ class Story:
         self.lines: deque[str] = deque(maxlen=KEPT)
         self.counts: Counter[str] = Counter()
         self.look: Callable[[], None] = _nothing
+        self.hear: Callable[[str], None] = _unheard
 
     def tell(self, who: str, what: str) -> None:
         """One step: it is over, and everything must be in order."""
@@ -34,7 +35,12 @@ class Story:
         day, rest = divmod(seconds, 86_400)
         clock = f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
         self.lines.append(f"step {self.step:>6}  day {day:>3} {clock}  {who:<12} {what}")
+        self.hear(self.lines[-1])
         self.look()
+
+
+def _unheard(line: str) -> None:
+    """Nobody listens."""
 
 
 def _nothing() -> None:

@@ -26,7 +26,7 @@ from lsps2fast_plugin.simnode.party import Party
 from lsps2fast_plugin.simnode.process import Plugin
 
 from .chance import Chance
-from .life import DEAD, InnerPlugin, PluginClock, Program, program_named, task_factory
+from .life import DEAD, InnerPlugin, PluginClock, Program, connected, program_named, task_factory
 from .loop import SimulatedLoop, simulated_loop
 from .page import PageServer
 from .wire import MemoryServer, Tape
@@ -87,7 +87,7 @@ class Town(World):
         assert isinstance(loop, SimulatedLoop)
         self.loop = loop
         loop.set_task_factory(task_factory)  # type: ignore[arg-type]  # typeshed wants one that is generic
-        loop.make_server = PageServer
+        loop.make_server, loop.connected = PageServer, connected
         self.tape = Tape()
         self.chance = Chance(seed)
         self.context = copy_context()

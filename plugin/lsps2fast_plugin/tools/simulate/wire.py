@@ -102,6 +102,10 @@ class Pipe(asyncio.Transport):
             self._lost = True
             self.protocol.connection_lost(None)
 
+    def let_go(self) -> None:
+        """Be closed without a word: the process of this side is dead."""
+        self._closed = True
+
     def is_closing(self) -> bool:
         return self._closed
 
