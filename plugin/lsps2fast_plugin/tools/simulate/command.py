@@ -11,7 +11,7 @@ from typing import Any
 from . import strategies
 from .market import Market, Result, simulate
 from .mutants import MUTANTS
-from .plan import NOBODY, Plan, numbers_of
+from .plan import NONE, Plan, numbers_of
 from .shrink import shrink
 
 DAYS_A_LINE = 5.0
@@ -19,9 +19,9 @@ DAYS_A_LINE = 5.0
 
 def plan_of(args: argparse.Namespace, seed: int) -> Plan:
     """Return the plan that the arguments ask for. Raises ValueError with a sentence."""
-    unknown = [name for name in args.only if name not in strategies.KINDS and args.only != [NOBODY]]
+    unknown = [name for name in args.only if name not in strategies.KINDS and args.only != [NONE]]
     if unknown:
-        raise ValueError(f"--only {' '.join(unknown)}: there are {', '.join(sorted(strategies.KINDS))}; or {NOBODY}")
+        raise ValueError(f"--only {' '.join(unknown)}: there are {', '.join(sorted(strategies.KINDS))}; or {NONE}")
     if args.mutant and args.mutant not in MUTANTS:
         raise ValueError(f"--mutant {args.mutant}: there are {', '.join(MUTANTS)}")
     try:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None and not results[-1].interrupted:
         from .plot import svg
 
-        honest = simulate(replace(results[-1].plan, only=(NOBODY,)), _Progress(args.days))
+        honest = simulate(replace(results[-1].plan, only=(NONE,)), _Progress(args.days))
         args.plot.write_text(svg(honest, results[-1]), encoding="utf-8")
     sys.stdout.write(as_json(results) if args.json else as_text(results))
     if results[-1].interrupted:

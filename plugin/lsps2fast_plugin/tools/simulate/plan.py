@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DAY_S = 86_400.0
-NOBODY = "nobody"
+NONE = "none"
 MODES = ("lsp-trusts-client", "client-trusts-lsp")
 
 
@@ -49,7 +49,7 @@ class Plan:
 
     def strategists(self, known: Iterable[str]) -> list[str]:
         """Return which of these strategies may come."""
-        return [] if self.only == (NOBODY,) else list(self.only or known)
+        return [] if self.only == (NONE,) else list(self.only or known)
 
     def command(self) -> str:
         """Return what plays it again."""

@@ -40,7 +40,7 @@ class Story:
 
 
 def _unheard(line: str) -> None:
-    """Nobody listens."""
+    """Take no note of it."""
 
 
 def _nothing() -> None:
