@@ -187,3 +187,14 @@ def test_a_speed_that_cannot_be_gets_a_sentence(speed: str, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         cli.main(["watch", "--demo", "--speed", speed])
     assert f"{speed} is not a number from 0.1 to 100" in capsys.readouterr().err
+
+
+def test_a_terminal_without_rich_is_told_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, as where anything else is missing."""
+    monkeypatch.setitem(sys.modules, "rich.live", None)
+    with pytest.raises(SystemExit) as end:
+        watch._live(dict, {}, 1.0)
+    assert end.value.code == 2
+    assert "pip install 'lsps2fast[terminal]'" in capsys.readouterr().err

@@ -181,7 +181,8 @@ def _live(again: Callable[[], Answer], seen: Answer, period_s: float) -> None:
         from rich.live import Live
         from rich.text import Text
     except ImportError:
-        raise SystemExit("lsps2fast watch needs rich: pip install 'lsps2fast[terminal]', or give --once") from None
+        sys.stderr.write("lsps2fast watch needs rich: pip install 'lsps2fast[terminal]', or give --once\n")
+        raise SystemExit(2) from None
     paused = False
     with _keys() as key, Live(auto_refresh=False, screen=True) as live:
         while True:
