@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -271,7 +272,7 @@ def families() -> tuple[Family, ...]:
             "One record a jit scid; it moves from `active` to `finalized` when it is over. A final record is deleted"
             " after `lsps2-keep-records`, and not before the lifetime of its channel has passed. All members but"
             " `lsps2fast` are those of CLN's built-in plugin, which reads them, so that you can switch either way."
-            f" A buy of the built-in plugin of v26.06 lies under `{list(session_store.OLD_ROOT)}` until it is over.",
+            f" A buy of the built-in plugin of v26.06 lies under `{json.dumps(session_store.OLD_ROOT)}` until its end.",
             _session(),
             SESSION,
         ),
@@ -373,7 +374,8 @@ def members(value: Any, before: str = "") -> Iterator[str]:
 def _section(family: Family) -> str:
     words = {"versions": ", ".join(map(str, session_record.VERSIONS)), "newest": str(session_record.VERSION)}
     rows = "".join(f"| `{name}` | {family.meanings[name].format(**words)} |\n" for name in members(family.example))
-    return f"### {family.head}\n\n`{list(family.key)}`\n\n{family.words}\n\n| member | meaning |\n|---|---|\n{rows}\n"
+    head = f"### {family.head}\n\n`{json.dumps(family.key)}`\n\n{family.words}\n\n"
+    return f"{head}| member | meaning |\n|---|---|\n{rows}\n"
 
 
 def columns() -> dict[str, list[str]]:
