@@ -54,7 +54,7 @@ class Feed:
         self._ids: set[Any] = set()
         self._news = threading.Condition()
         self._marks = 0
-        self._reader = threading.Thread(target=self._read)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def send(self, frames: list[bytes]) -> None:
@@ -100,7 +100,7 @@ class Feed:
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("message"), st.integers(0, 2), st.integers(1, 60)),
+        st.tuples(st.just("message"), st.integers(0, 2), st.integers(30, 90)),
         st.tuples(st.just("call"), st.integers(1, 3), st.just(0)),
         st.tuples(st.just("event"), st.integers(1, 3), st.just(0)),
         st.tuples(st.just("take"), st.integers(1, 80), st.just(0)),
@@ -182,6 +182,17 @@ def test_a_flood_of_thousands_of_peers_leaves_room_for_the_known(compiled: bool)
 
 
 @BOTH
+def test_long_messages_have_a_share_in_bytes(compiled: bool) -> None:
+    """rule:14: half of 8 MiB for one peer, however few messages that is."""
+    feed = Feed(compiled)
+    frames = [raw(message(f"long{n:02}", PEERS[0], 32_000)) for n in range(70)]
+    room = inbox.MOST_MESSAGE_BYTES // 2 // len(frames[0])
+    feed.send(frames)
+    assert feed.shed() == [f"long{n:02}" for n in range(room, 70)]
+    feed.close()
+
+
+@BOTH
 def test_events_of_others_have_a_share_until_it_is_known_whose_they_are(compiled: bool) -> None:
     """rule:14, cln:W15: before the journal is read a forward_event may be ours; lightningd's tables have it, too."""
     event = {"jsonrpc": "2.0", "method": "forward_event", "params": {"forward_event": {"payment_hash": "ab" * 32}}}
@@ -212,10 +223,11 @@ def test_only_what_can_be_answered_unread_is_shed(compiled: bool, call: dict[str
     """rule:1, cln:N9: ids echoed as they came, members of tomorrow; no answer is longer than its call."""
     feed = Feed(compiled)
     feed.send([raw(message(f"f{n}", PEERS[0])) for n in range(HALF)])
+    feed.send([raw({"id": "of nobody", "method": "custommsg", "params": {"payload": "9419"}})])
     odd = {"id": "odd", "method": "custommsg", "params": {"peer_id": PEERS[0], "payload": "9419"}} | call
     feed.send([json.dumps(odd, ensure_ascii=False).encode()])
     assert feed.shed() == [odd["id"]] * is_shed
-    assert len(feed.lane.take(10_000)) == HALF + (not is_shed)
+    assert len(feed.lane.take(10_000)) == HALF + 1 + (not is_shed)
     feed.close()
 
 
@@ -229,7 +241,13 @@ def test_foreign_htlcs_pass_while_the_loop_is_blocked_and_peers_flood(
 ) -> None:
     """P25, rule:1: the lane never waits for the loop; each call has one answer, and the JIT part reaches its owner."""
     heard: list[str] = []
-    desk = open_desk(prepare=lambda desk: hear(desk, heard))
+    parts: list[bytes] = []
+
+    def own(desk: Desk, part: Any) -> None:
+        parts.append(part.id_raw)
+        desk.host.let_go(part.id_raw)
+
+    desk = open_desk(prepare=lambda desk: hear(desk, heard), on_htlc=own)
     desk.load()
     go = threading.Event()
     assert desk.loop is not None
@@ -242,9 +260,8 @@ def test_foreign_htlcs_pass_while_the_loop_is_blocked_and_peers_flood(
     assert desk.answered() >= {f"m{n}" for n in range(HALF, 3 * inbox.MOST_MESSAGES)}
     assert "jit" not in desk.answered()
     go.set()
-    part = desk.htlc()
-    desk.on_loop(desk.host.let_go, part.id_raw)
     assert desk.result("jit") == CONTINUE
+    assert parts == [b'"jit"']
     for call in flood:
         assert desk.result(call["id"]) == CONTINUE
     assert len(heard) == HALF
