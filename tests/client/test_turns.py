@@ -1,4 +1,4 @@
-"""Writers of one record: those who wait for one turn share a write; a deletion in between is neither undone nor lost."""
+"""Writers of one record: those who wait for one turn share a write; a deletion between them counts."""
 
 from __future__ import annotations
 
