@@ -160,6 +160,7 @@ def test_a_flood_of_one_peer_leaves_room_for_the_quiet_and_the_known(compiled: b
     assert feed.lane.take_shed() == Shed(2150, 0, {flooder: 2148, quiet: 1, KNOWN: 1})
     assert feed.lane.take_shed() == Shed(2150, 0, {})
     feed.send([raw(message(f"again{n}", flooder)) for n in range(HALF + 1)])  # all was taken: as at the start
+    feed.send([raw(message("q3", quiet))])  # nothing of it waits any more
     assert feed.shed()[-1] == f"again{HALF}"
     feed.close()
 
