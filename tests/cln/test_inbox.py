@@ -224,7 +224,7 @@ def test_only_what_can_be_answered_unread_is_shed(compiled: bool, call: dict[str
     """rule:1, cln:N9: ids echoed as they came, members of tomorrow; no answer is longer than its call."""
     feed = Feed(compiled)
     feed.send([raw(message(f"f{n}", PEERS[0])) for n in range(HALF)])
-    feed.send([raw({"id": "of nobody", "method": "custommsg", "params": {"payload": "9419"}})])
+    feed.send([raw({"id": "of no peer", "method": "custommsg", "params": {"payload": "9419"}})])
     odd = {"id": "odd", "method": "custommsg", "params": {"peer_id": PEERS[0], "payload": "9419"}} | call
     feed.send([json.dumps(odd, ensure_ascii=False).encode()])
     assert feed.shed() == [odd["id"]] * is_shed
