@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -218,6 +219,31 @@ def test_a_signal_at_any_turn_ends_the_run(turn: int) -> None:
         signal.signal(signal.SIGINT, before)
     assert result.interrupted
     assert result.days < 30
+
+
+@pytest.mark.parametrize("days", [1, 193, 195, 400, 40_000])
+def test_time_goes_on_however_late_it_is(days: int) -> None:
+    """A run of a year stood still on day 194, when floats of seconds became coarser than asyncio's clock."""
+
+    class Late(SimulatedLoop):
+        turns = 0
+
+        def _run_once(self) -> None:
+            self.turns += 1
+            assert self.turns < 1_000
+            super()._run_once()  # type: ignore[misc]
+
+    async def work() -> float:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        loop._jump.now_us = days * 86_400_000_000
+        due = asyncio.Event()
+        loop.call_at(loop.time(), due.set)
+        await due.wait()
+        await asyncio.sleep(0.25)
+        return loop.time() - days * 86_400
+
+    assert play(work, Late) == pytest.approx(0.25, abs=2e-6)
 
 
 @pytest.mark.parametrize("hook_s", [0.0, 0.5], ids=["at-once", "slow-machine"])
