@@ -350,14 +350,22 @@ class CapitalAtRisk:
             channel = record.journal.channel
             row = None if channel is None else standing.get(channel.channel_id)
             if record.outcome is not None and not record.keeps_promises and row is not None:
-                self.revive(record.buy, record.journal, public=not row.is_withheld)
+                self.revive(record.buy, record.journal, row, public=not row.is_withheld)
         self.save()
 
-    def revive(self, buy: Buy, journal: SessionRecord, *, public: bool, under_way: bool = False) -> None:
-        """After a start: what the record of this buy says of coins."""
+    def revive(
+        self, buy: Buy, journal: SessionRecord, row: PeerChannel | None, *, public: bool, under_way: bool = False
+    ) -> None:
+        """After a start: what the record of this buy says of coins; `row` is its channel as lightningd lists it.
+
+        A record without the coins speaks of a channel that was left unpaid: lightningd alone knows how large it is.
+        """
         if journal.funding is None and journal.channel is None:
             return
-        capacity_sat = buy.capacity_sat if journal.funding is None else journal.funding.capacity_sat
+        if journal.funding is not None:
+            capacity_sat = journal.funding.capacity_sat
+        else:
+            capacity_sat = buy.capacity_sat if row is None else row.total_msat // 1000
         wall_ms = self._clock.wall_ms()
         if journal.channel is not None and public:
             stake = self._stakes.of_channel(journal.channel.channel_id)

@@ -162,7 +162,7 @@ class Recovery:
         spent = verdict.gone and row is not None and not row.is_withheld  # its mining was spent, whatever came of it
         if not verdict.gone or spent or not back:
             paying, public = session is not None, verdict.sent or verdict.public or spent
-            parts.exposure.revive(record.buy, verdict.journal, public=public, under_way=paying)
+            parts.exposure.revive(record.buy, verdict.journal, row, public=public, under_way=paying)
         log.info(f"{format_scid(jit_scid)} goes on in {state or 'no session'}")
         parts.driver.carry_out(first_orders(verdict, jit_scid, state, session is not None and session.committed))
         if session is not None:

@@ -104,7 +104,7 @@ class House:
             ),
             coins=SimpleNamespace(promise=self._promise),
             offers=SimpleNamespace(mark_used=self.used.add),
-            exposure=SimpleNamespace(revive=lambda buy, journal, public, under_way=False: None),
+            exposure=SimpleNamespace(revive=lambda buy, journal, row, public, under_way=False: None),
             desk=SimpleNamespace(give_back=self._give_back),
             interest=SimpleNamespace(scids=set()),
             clock=SimpleNamespace(wall_ms=lambda: wall_ms, now_ms=lambda: 0, sleep_until=self._sleep_until),

@@ -446,26 +446,36 @@ async def test_sessions_that_go_on_count_again(trusts: bool) -> None:
     books = Books()
     each = buy(client_trusts_lsp=trusts)
     journal = SessionRecord("intent", HASH, 1, 0, funding(123_456), None, (), None)
-    books.capital.revive(each, journal, public=False, under_way=True)
+    books.capital.revive(each, journal, None, public=False, under_way=True)
     assert books.capital.at_risk_msat() == 123_456_000
     await books.capital.look()
     assert books.capital.limits()["mining_budget"]["used_msat"] == (0 if trusts else 1_800 * 253)
     books.changed(each, State.ABORTING, State.FAILED)
     assert books.capital.at_risk_msat() == 0
-    books.capital.revive(each, replace(journal, funding=None), public=False)
+    books.capital.revive(each, replace(journal, funding=None), None, public=False)
     assert books.capital.at_risk_msat() == 0
 
 
 async def test_a_public_channel_that_waits_for_the_next_payment_is_revived_as_unpaid() -> None:
     """O-13, people:S5: guarded, counted, and no reason to trust; its payment pays for it."""
     books = Books()
-    books.capital.revive(buy(), record(buy()).journal, public=True)
+    books.capital.revive(buy(), record(buy()).journal, None, public=True)
     assert books.capital.is_unpaid(channel_of(1))
     assert books.ledger.unsettled(ALICE, WALL_MS) == 1
     books.changed(buy(), State.COLLECTING, READY)
     assert books.ledger.unsettled(ALICE, WALL_MS) == 0
     books.changed(buy(), WITH_CLIENT, State.SUCCEEDED)
     assert not books.capital.is_unpaid(channel_of(1))
+
+
+async def test_a_start_counts_an_unpaid_channel_as_large_as_it_is() -> None:
+    """rule:18: a buy of any amount, left unpaid over a channel for a large one; its record has no coins any more."""
+    books, row = Books(), peer_channel(channel_id=channel_of(1), total_msat=427_340_000)
+    books.capital.revive(buy(), record(buy()).journal, row, public=True)
+    assert books.capital.at_risk_msat() == 427_340_000
+    again = Books()
+    again.capital.reconcile([record(buy(), "Unpaid")], [row])
+    assert again.capital.at_risk_msat() == 427_340_000
 
 
 async def test_a_record_that_cannot_be_written_is_written_later(caplog: pytest.LogCaptureFixture) -> None:
