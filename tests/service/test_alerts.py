@@ -261,7 +261,9 @@ async def test_a_healthy_service_alarms_nobody() -> None:
         assert not (await stage.payer("payer of picky").pay(picky, [SIZE_MSAT])).paid
         await stage.ended(picky)
         await seen.scrape()
-        panels = {target["expr"] for panel in BOARD["panels"] for target in panel["targets"]}
+        # There is one node here, so the board's choice of nodes chooses it.
+        every = {target["expr"] for panel in BOARD["panels"] for target in panel["targets"]}
+        panels = {each.replace('instance=~"$node", ', "").replace('{instance=~"$node"}', "") for each in every}
         values = {expression: evaluate(expression, seen.scrapes) for expression in panels}
         assert await seen.fires() == set()
         await payment
