@@ -169,10 +169,12 @@ def owing(stage: Stage) -> set[str]:
 
 
 def _journal(stage: Stage) -> Iterator[str]:
-    owed = owing(stage)
+    owed, sold = owing(stage), {str(sale.invoice.scid) for sale in stage.sales}
     for scid, record in records(stage, "active").items():
         if scid in owed or (stage.undeletable and "'stage': 'buy'" in str(record)):
             continue  # a lapsed buy that a start could not delete is left for the next one
+        if stage.wrote_for_the_dead and "'stage': 'buy'" in str(record) and scid not in sold:
+            continue  # no client heard of it: the next start finds it, and it ends with its offer
         yield f"an active record is left for {scid}: {record.get('lsps2fast')}"
     outcomes = {scid: record["outcome"] for scid, record in records(stage, "finalized").items()}
     honest = [sale for sale in stage.sales if sale.jit and not _gave_up(sale.client)]

@@ -176,6 +176,12 @@ class Stage:
         return self._trouble is not None and self._trouble.method == "deldatastore"
 
     @property
+    def wrote_for_the_dead(self) -> bool:
+        """Whether the one call in trouble writes a record, perhaps when the plugin that asked for it has died."""
+        trouble = self._trouble
+        return trouble is not None and trouble.kind == "hang" and trouble.method == "datastore" and self.died > 0
+
+    @property
     def gave_up(self) -> bool:
         """Whether a client renounced its channel: what it loses thereby is its own affair."""
         return self.is_done and self.misdeed is not None and self.misdeed.gives_up

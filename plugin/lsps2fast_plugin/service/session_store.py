@@ -208,11 +208,7 @@ class SessionStore:
 
     async def _remove(self, key: list[str]) -> None:
         """Delete one record; none there is fine."""
-        try:
-            await self._set(key, "deldatastore", {"key": key})
-        except StoreError as error:
-            if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
-                raise
+        await self._set(key, "deldatastore", {"key": key})
         self.commits += 1
 
     async def _set(self, key: list[str], method: str, params: dict[str, Any]) -> None:
@@ -221,7 +217,11 @@ class SessionStore:
             raise StoreError(f"journal record {key} is not understood and stays as it is (K-08)")
 
         async def call(late: Late) -> None:
-            await self._rpc.call(method, params, late=late)
+            try:
+                await self._rpc.call(method, params, late=late)
+            except NodeError as error:
+                if method != "deldatastore" or error.code != NO_SUCH_KEY:
+                    raise
 
         try:
             await self._last.ask(tuple(key), f"{method} of {key[-1]}", call)

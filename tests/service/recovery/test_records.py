@@ -12,7 +12,7 @@ from harness.logs import Log
 from harness.session_records import CHANNEL, FUNDING, JIT, PARTS, record
 
 from lsps2fast.actions import SessionRecord
-from lsps2fast.errors import NodeError, StoreError
+from lsps2fast.errors import AnswerPending, NodeError, StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
 from lsps2fast_plugin.service.session_record import FRESH, VERSION, StoredSession, record_of
@@ -189,3 +189,25 @@ def test_what_is_written_is_read_again(journal: SessionRecord) -> None:
     (found,) = [stored for stored in place.load() if stored.buy.jit_scid == JIT]
     assert found == StoredSession(INTENT.buy, journal, None)
     assert place.log == []
+
+
+async def test_a_record_that_is_gone_needs_no_second_deletion() -> None:
+    """K-13: a write that was given up comes late, and what it wrote has gone: deleting is not tried for ever."""
+    place = Journalled()
+    works: list[Any] = []
+    place.store._last._insist = lambda what, work: works.append(work)
+    late_calls: list[Any] = []
+
+    async def hangs(method: str, params: Json, timeout_s: float | None = None, late: Any = None) -> Json:
+        if method == "datastore":
+            late_calls.append(late)
+            raise AnswerPending(method, "no answer within 60 s")
+        return await Datastore.call(place.data, method, params)
+
+    place.data.call = hangs  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        await place.store.add(INTENT.buy)
+    await place.store.forget(INTENT.buy.jit_scid)
+    late_calls[0]()
+    (work,) = works
+    await work()
