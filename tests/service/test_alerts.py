@@ -193,7 +193,7 @@ async def the_feerate_rises(seen: Watched) -> None:
     rates = stage.lsp.feerates
     dear = {field.name: getattr(rates, field.name) * 5 for field in dataclasses.fields(rates)}
     stage.lsp.feerates = dataclasses.replace(rates, **dear)
-    await stage.world.advance(60)
+    await stage.world.advance(100)
     stage.world.mine(2)
     await stage.quiet()
 

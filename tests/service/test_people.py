@@ -180,13 +180,13 @@ async def test_an_offer_is_no_option_on_the_miners_price(mode: str, times: int, 
         invoice = await stage.invoice(client)
         cheap = stage.lsp.feerates
         raise_feerates(stage, times)
-        await stage.world.advance(60)
+        await stage.world.advance(100)
         result = await payer.pay(invoice, [SIZE_MSAT])
         assert result.raw_messages == ([""] if served else [TEMPORARY])
         assert (await refused(stage)).get("sold_at_a_loss", 0) == (not served)
         if not served:
             stage.lsp.feerates = cheap
-            await stage.world.advance(60)
+            await stage.world.advance(100)
             await stage.paid(payer, invoice, [SIZE_MSAT])
         await stage.over(invoice)
         stage.world.mine()
@@ -203,7 +203,7 @@ async def test_open_offers_that_would_be_sold_at_a_loss_are_counted_and_told_onc
         for times, count in ((1, 0), (4, 3), (1, 0)):
             stage.lsp.feerates = cheap
             raise_feerates(stage, times)
-            await stage.world.advance(60)
+            await stage.world.advance(100)
             stage.world.mine(2)
             await stage.quiet()
             stats = await stage.stats()
