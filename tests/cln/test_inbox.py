@@ -252,7 +252,10 @@ def test_foreign_htlcs_pass_while_the_loop_is_blocked_and_peers_flood(
     desk.load()
     go = threading.Event()
     assert desk.loop is not None
+    stands = threading.Event()
+    desk.loop.call_soon_threadsafe(stands.set)
     desk.loop.call_soon_threadsafe(go.wait, WAIT_S)
+    assert stands.wait(WAIT_S)  # nothing is sent before the loop stands still
     flood = [message(f"m{n}", PEERS[0]) for n in range(3 * inbox.MOST_MESSAGES)]
     sender = threading.Thread(target=desk.send, args=(*flood, htlc("jit", JIT), htlc("foreign", FORWARD)))
     sender.start()
@@ -279,7 +282,10 @@ def test_a_full_inbox_at_the_end_is_answered(open_desk: Callable[..., Desk]) -> 
     desk.load()
     go = threading.Event()
     assert desk.loop is not None
+    stands = threading.Event()
+    desk.loop.call_soon_threadsafe(stands.set)
     desk.loop.call_soon_threadsafe(go.wait, WAIT_S)
+    assert stands.wait(WAIT_S)  # nothing is sent before the loop stands still
     flood = [message(f"m{n}", PEERS[n % 3]) for n in range(inbox.MOST_MESSAGES + 1)]
     sender = threading.Thread(target=desk.send, args=(*flood, htlc("foreign", FORWARD), SHUTDOWN, htlc("jit", JIT)))
     sender.start()
