@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.negotiator import Datastore, StillClock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
-from lsps2fast_plugin.service.fleet.database import Client, FleetAway, FleetNode, Heard, News, Placed
+from lsps2fast_plugin.service.fleet.database import Client, FleetAway, FleetNode, News, Placed
 from lsps2fast_plugin.service.fleet.fleet import Fleet
 from lsps2fast_plugin.service.fleet.holds import Ask, Granted, Holds
 from lsps2fast_plugin.service.policy.policy import Policy
@@ -68,10 +68,10 @@ class Line:
             server = self._server
             others = server.others_of(self._node, peer_id)
             if others.buys + buys > most_buys:
-                return Placed(False, others, [])
+                return Placed(False, Client(peer_id, *others), [])
             row = server.clients.setdefault(peer_id, {}).get(self._node, Client(peer_id, 0, 0, 0, 0, 0, 0))
             server.clients[peer_id][self._node] = Client(**{**_plain(row), "buys": buys})
-            return Placed(True, others, [server.take_hold(self._node, ask) for ask in sorted(asks)])
+            return Placed(True, Client(peer_id, *others), [server.take_hold(self._node, ask) for ask in sorted(asks)])
 
         return self._do(work)
 
@@ -85,7 +85,7 @@ class Line:
                 server.clients.setdefault(client.peer, {})[self._node] = client
             holds = [server.take_hold(self._node, ask) for ask in sorted(asks)]
             heard = [
-                Heard(peer, *server.others_of(self._node, peer))
+                Client(peer, *server.others_of(self._node, peer))
                 for peer, rows in server.clients.items()
                 if rows.keys() - {self._node}
             ]
@@ -146,6 +146,7 @@ class FleetMember:
             buys_per_peer=self._most,
             alarm=self.alarms.append,
             largest_promise_sat=lambda: self.promised_sat,
+            clients=lambda: {*self.policy.ledger.peers(), *self.open},
         )
         self.fleet._wire = self.line
 

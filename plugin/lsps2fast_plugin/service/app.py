@@ -218,8 +218,6 @@ class Service(PluginApp):
         from lsps2fast_plugin.service.fleet.database import Database
 
         await until_answered("reading what is held of the fleet", fleet.load, self.clock)
-        for peer_id in {*parts.desk.policy.ledger.peers(), *(buy.peer_id for buy in parts.offers)}:
-            fleet.touched(peer_id)
         wire = Database(url, info.network, info.id, info.alias, __version__)
         self.host.spawn(fleet.run(wire))
 

@@ -12,7 +12,8 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
         "The database that the nodes of the fleet share does not answer, or refuses this node; the alarm says which, "
         "and what to do. This node goes on alone: it sells from what it holds of each quota and budget, and clients "
         "that it was told nothing of get channels in the safe mode only. Payments for what was sold need no database. "
-        "It tries to join every two seconds, and the log says when it has. `lsps2-fleet` shows what it holds."
+        "It tries to join after pauses that grow to 16 seconds, and the log says when it has. `lsps2-fleet` shows what "
+        "it holds."
     ),
     "ledger": (
         "The sales ledger cannot be written; selling goes on, and what is sold is written later. The alarm says what "

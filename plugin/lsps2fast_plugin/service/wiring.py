@@ -268,4 +268,5 @@ def _fleet(
         alarm=alarms.tell,
         ledger_path=ledger_path,
         largest_promise_sat=largest_promise_sat,
+        clients=lambda: {*desk.policy.ledger.peers(), *(buy.peer_id for buy in offers)},
     )

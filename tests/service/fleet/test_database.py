@@ -115,11 +115,11 @@ async def test_a_client_has_its_places_once(url: str) -> None:
     assert not (await two.place_buy(CLIENT, 5, 10, [])).room
     placed = await two.place_buy(CLIENT, 4, 10, [])
     assert placed.room
-    assert placed.others == Standing(buys=6)
+    assert placed.others.standing == Standing(buys=6)
     await one.tell_and_hear("p1", [], NO_POTS, [Client(CLIENT, 0, 1, 2, 3, 4, 5_000)], None)
     placed = await two.place_buy(CLIENT, 10, 10, [])
     assert placed.room
-    assert placed.others == Standing(0, 1, 2, 3, 4, 5_000)
+    assert placed.others.standing == Standing(0, 1, 2, 3, 4, 5_000)
     await left(one, two)
 
 
@@ -246,6 +246,19 @@ async def test_a_database_that_is_slow_is_given_up(server: FleetServer, url: str
     with pytest.raises(FleetAway, match="did not answer within 2 s"):
         await one.place_buy(CLIENT, 1, 10, [])
     assert asyncio.get_running_loop().time() - began < 4.5
+    await left(one)
+
+
+async def test_clients_of_whom_there_is_nothing_are_forgotten_after_a_day(server: FleetServer, url: str) -> None:
+    """Nothing grows without bound: young ones stay, for the others have to hear of them; the old ones go."""
+    (one,) = await joined(url, "one")
+    told = [Client(f"02{number:064x}", int(number == 7), 0, 0, 0, 0, 0) for number in range(300)]
+    await one.tell_and_hear("p1", [], NO_POTS, told, None)
+    long_ago = "UPDATE client SET told = told - interval '2 days' WHERE "
+    server.value(schema_of(url), f"{long_ago} buys > 0 OR peer >= '{told[200].peer}'")
+    await one.tell_and_hear("p1", [], NO_POTS, NOTHING, None)
+    assert server.value(schema_of(url), "SELECT count(*) FROM client") == "200"
+    assert server.value(schema_of(url), "SELECT sum(buys) FROM client") == "1"
     await left(one)
 
 

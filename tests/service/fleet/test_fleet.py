@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsps2fast.errors import PeerError, StoreError
-from lsps2fast_plugin.service.fleet.fleet import revision_of
+from lsps2fast_plugin.service.fleet.fleet import MOST_TOLD, revision_of
 from lsps2fast_plugin.service.policy.rules import Token, TrustRule
 from lsps2fast_plugin.service.policy.shared import CAPITAL, TOKEN, WITHHELD, Place, Standing
 
@@ -266,6 +266,39 @@ async def test_a_journal_that_cannot_be_written_gives_nothing_away() -> None:
     one.datastore.broken = False
     await one.fleet.look()
     assert server.holds[POT]["a"][0] < stored
+
+
+async def test_what_could_not_be_journalled_is_journalled_first_at_the_next_look() -> None:
+    """rule:2: a disk that was full for a moment; a restart beside a database that is away uses what it holds."""
+    server = Server()
+    one = await member(server, "a", buys_per_peer=1000)
+    await one.fleet.look()
+    one.holds.nodes, one.datastore.broken = 9, True
+    await one.fleet.look()
+    one.datastore.broken = False
+    await one.fleet.look()
+    server.up = False
+    one.restart()
+    await one.start()
+    for pot, rows in server.holds.items():
+        assert one.holds.held(pot) <= rows["a"][0], pot
+
+
+async def test_a_crowd_of_strangers_leaves_nothing_behind_while_the_database_is_away() -> None:
+    """rule:24 in kind: node ids cost nothing; what is told later is taken from what there still is."""
+    server = Server()
+    one = await member(server, "a")
+    server.up = False
+    await one.fleet.look()
+    for number in range(1000):
+        peer_id = f"02{number:064x}"
+        assert await buy(one, peer_id) == "sold"
+        del one.open[peer_id]
+    assert len(one.fleet._touched) <= MOST_TOLD
+    one.open[ALICE] = 3
+    server.up = True
+    await one.fleet.look()
+    assert server.clients[ALICE]["a"].buys == 3
 
 
 async def test_what_is_given_back_is_not_used_though_the_answer_is_lost() -> None:

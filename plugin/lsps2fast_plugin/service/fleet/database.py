@@ -35,8 +35,8 @@ class NotOurs(FleetAway):
     """It answers, and will not serve this node until the operator mends something."""
 
 
-class Heard(msgspec.Struct, frozen=True):
-    """What a client has with the other nodes."""
+class Client(msgspec.Struct, frozen=True):
+    """What a client has with this node, as it is told, or with the other nodes together, as it is heard."""
 
     peer: str
     buys: int
@@ -48,6 +48,7 @@ class Heard(msgspec.Struct, frozen=True):
 
     @property
     def standing(self) -> Standing:
+        """All but who it is."""
         return Standing(self.buys, self.unpaid, self.probes, self.unsettled, self.under_way, self.unpaid_msat)
 
 
@@ -66,25 +67,11 @@ class _About(msgspec.Struct, frozen=True):
     version: int
 
 
-class _Placed(msgspec.Struct, frozen=True):
-    room: bool
-    others: Heard
-    holds: list[tuple[int, int, int]]
-
-
-class _News(msgspec.Struct, frozen=True):
-    holds: list[tuple[int, int, int]]
-    others: dict[str, tuple[int, int]]
-    clients: list[Heard]
-    nodes: list[FleetNode]
-    now: datetime
-
-
 class Placed(msgspec.Struct, frozen=True):
     """The answer about one buy; without `room` the client has too many already."""
 
     room: bool
-    others: Standing
+    others: Client
     holds: list[Granted]
 
 
@@ -93,21 +80,9 @@ class News(msgspec.Struct, frozen=True):
 
     holds: list[Granted]
     others: dict[str, tuple[int, int]]
-    clients: list[Heard]
+    clients: list[Client]
     nodes: list[FleetNode]
     now: datetime
-
-
-class Client(msgspec.Struct, frozen=True):
-    """What this node tells of one client."""
-
-    peer: str
-    buys: int
-    unpaid: int
-    probes: int
-    unsettled: int
-    under_way: int
-    unpaid_msat: int
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -178,35 +153,19 @@ class Database:
 
     async def place_buy(self, peer_id: str, buys: int, most_buys: int, asks: Sequence[Ask]) -> Placed:
         """Ask for a place for one more buy of a client, who then has `buys` here. Raises FleetAway."""
-        answer = await self._ask(
-            "place_buy($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            _Placed,
-            self._node,
-            self._epoch,
-            peer_id,
-            buys,
-            most_buys,
-            *_columns(asks),
-        )
-        return Placed(answer.room, answer.others.standing, [Granted(*each) for each in answer.holds])
+        what = (self._node, self._epoch, peer_id, buys, most_buys, *_columns(asks))
+        placed: Placed = await self._ask("place_buy($1, $2, $3, $4, $5, $6, $7, $8, $9)", Placed, *what)
+        return placed
 
     async def tell_and_hear(
         self, policy: str, asks: Sequence[Ask], watch: Sequence[str], clients: Sequence[Client], since: datetime | None
     ) -> News:
         """Tell what has changed here, hear what has changed elsewhere, of the pots in `watch`. Raises FleetAway."""
-        told = msgspec.json.encode(clients).decode()
-        answer = await self._ask(
-            "tell_and_hear($1, $2, $3, $4, $5, $6, $7, $8, coalesce($9, '-infinity'::timestamptz))",
-            _News,
-            self._node,
-            self._epoch,
-            *_columns(asks),
-            list(watch),
-            told,
-            since,
-        )
+        what = (self._node, self._epoch, *_columns(asks), list(watch), msgspec.json.encode(clients).decode(), since)
+        call = "tell_and_hear($1, $2, $3, $4, $5, $6, $7, $8, coalesce($9, '-infinity'::timestamptz))"
+        news: News = await self._ask(call, News, *what)
         await self._ask("seen_now($1, $2)", None, self._node, policy)
-        return News([Granted(*each) for each in answer.holds], answer.others, answer.clients, answer.nodes, answer.now)
+        return news
 
     async def ship(self, shipment: Shipment) -> int:
         """Bring rows of this node's ledger there; return the last change that was there before. Raises FleetAway."""

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 ROOT: Final = ("lsps", "lsps2", "fleet")
 HOLDS: Final = (*ROOT, "holds")
-LOOK_EVERY_S: Final = 2.0
+LOOK_EVERY_S, LONGEST_PAUSE_S = 2.0, 16.0
 ALL_EVERY_MS: Final = 3_600_000  # what heals with time is told anew this often
 MOST_TOLD: Final = 500  # clients in one message
 TOO_MANY: Final = "you have too many unused buys; use one, or wait until one ends"
@@ -92,12 +92,14 @@ class Fleet:
         alarm: Callable[[str], None],
         ledger_path: str | None = None,
         largest_promise_sat: Callable[[], int] = lambda: 0,
+        clients: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """`open_count(peer_id)`: unused buys of one client here, of `buys_per_peer` it may have at all nodes.
 
         `ledger_path`: the sales ledger whose rows are shipped. `largest_promise_sat()`: the largest channel that was
-        sold here and is not made yet.
+        sold here and is not made yet. `clients()`: all of whom there is something to tell.
         """
+        self._clients = clients
         self._ledger_path = ledger_path
         self._largest_promise_sat = largest_promise_sat
         self._shipping_failed = False
@@ -139,11 +141,12 @@ class Fleet:
 
     async def run(self, wire: Wire) -> None:
         """Look every `LOOK_EVERY_S`, until cancelled."""
-        self._wire = wire
+        self._wire, pause_s = wire, LOOK_EVERY_S
         while True:
             await self.look()
             await self.ship()
-            await self._clock.turned(LOOK_EVERY_S)
+            pause_s = LOOK_EVERY_S if self.holds.joined else min(2 * pause_s, LONGEST_PAUSE_S)
+            await self._clock.turned(pause_s)
 
     async def close(self) -> None:
         """Tell the database nothing more."""
@@ -159,7 +162,7 @@ class Fleet:
             try:
                 if not self.holds.joined:
                     await wire.join(revision_of(self._policy.rules))
-                    self._touched.update(dict.fromkeys(self._told))
+                    self._touched.update(dict.fromkeys([*self._told, *self._clients()]))
                     await self._exchange(wire, asking=False)  # how many there are, before a share is asked for
                 await self._exchange(wire)
             except FleetAway as error:
@@ -241,11 +244,16 @@ class Fleet:
         )
 
     async def _write(self) -> None:
-        await self._notebook.write(HOLDS, self.holds.write)
+        try:
+            await self._notebook.write(HOLDS, self.holds.write)
+        except StoreError:
+            self.holds.changed = True  # or the next look would tell the database what the journal does not say
+            raise
 
     def touched(self, peer_id: str) -> None:
-        """Take note that something of this client may have changed."""
-        self._touched[peer_id] = None
+        """Take note that something of this client may have changed; joining tells of all, so few wait for that."""
+        if self.holds.joined or len(self._touched) < MOST_TOLD:
+            self._touched[peer_id] = None
 
     # ---- one buy
 
@@ -287,7 +295,7 @@ class Fleet:
             if placed.room:
                 for ask, granted in zip(sorted(asks), placed.holds, strict=True):
                     self.holds.grant(ask, granted)
-        self._others.tell(wanted.peer_id, placed.others)
+        self._others.tell(wanted.peer_id, placed.others.standing)
         if not placed.room:
             self._policy.refusals.count(Refusal.OFFER_LIMITS)
             raise try_later(TOO_MANY)

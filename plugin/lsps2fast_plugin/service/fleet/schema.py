@@ -37,6 +37,7 @@ CREATE TABLE client (
   told timestamptz NOT NULL, PRIMARY KEY (peer, node)
 );
 CREATE INDEX client_told ON client (told);
+CREATE INDEX client_of_node ON client (node, told);
 CREATE TABLE ledger (
   ledger text PRIMARY KEY, node text NOT NULL, since timestamptz NOT NULL, last bigint NOT NULL DEFAULT 0
 );
@@ -151,9 +152,9 @@ BEGIN
     SELECT peer, max(told) AS last FROM client WHERE told > p_since AND node <> p_node
       GROUP BY peer ORDER BY last DESC LIMIT 5000
   ) AS changed;
-  DELETE FROM client WHERE node = p_node AND told < clock_timestamp() - interval '1 day' AND peer IN (
-    SELECT peer FROM client WHERE node = p_node AND buys = 0 AND unpaid = 0 AND probes = 0 AND unsettled = 0
-      AND under_way = 0 AND unpaid_msat = 0 LIMIT 100
+  DELETE FROM client WHERE node = p_node AND peer IN (
+    SELECT peer FROM client WHERE node = p_node AND told < clock_timestamp() - interval '1 day' AND buys = 0
+      AND unpaid = 0 AND probes = 0 AND unsettled = 0 AND under_way = 0 AND unpaid_msat = 0 ORDER BY told LIMIT 500
   );
   RETURN json_build_object(
     'holds', holds, 'clients', heard, 'others', (
