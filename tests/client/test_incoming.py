@@ -313,6 +313,27 @@ async def test_a_fee_is_stored_at_once_where_its_part_must_wait(staged: Staging)
         assert stage.client.incoming.held_parts() == 2
 
 
+async def test_only_what_is_stored_is_shown_as_held(staged: Staging) -> None:
+    """I-32: what the status counts is known again after a death, whether its part waits for others or its funding."""
+    async with staged() as stage:
+        invoice = await stage.invoice()
+        await stage.channel()  # and no funding yet
+        shown: list[int] = []
+        write = stage.node.do_datastore
+
+        def counted(params: Json) -> Json:
+            if "fees" in json.loads(bytes.fromhex(params["hex"])):
+                shown.append(stage.client.incoming.held_parts())
+            return write(params)
+
+        stage.node.do_datastore = counted  # type: ignore[method-assign]
+        for fee_msat in (400_000, 600_000):
+            stage.part(invoice, 10_000_000, fee_msat)
+            await stage.calm()
+        assert shown == [0, 1]
+        assert stage.client.incoming.held_parts() == 2
+
+
 async def test_parts_that_come_together_are_stored_together(staged: Staging) -> None:
     """I-32, P24: those that come while one is being written share the next write."""
     async with staged() as stage:

@@ -35,7 +35,7 @@ class HeldPayment:
         self.calls: dict[Key, list[Call]] = {}
         self.lock = asyncio.Lock()  # parts are taken one after the other
         self.releasing = False
-        self.unstored = False  # the fee of the part that made it complete is in no record yet
+        self.storing: set[Key] = set()  # parts whose fee is in no record yet: a death now would lose it (I-32)
         self.awaits: FundingStatus | None = None  # while the release waits: how far the funding has come ...
         self.awaits_height = 0  # ... as of this block
 
@@ -46,6 +46,11 @@ class HeldPayment:
     def channels(self) -> frozenset[str]:
         """The channels its parts came through."""
         return frozenset(channel_id for channel_id, _ in self.collected.parts)
+
+    @property
+    def stored(self) -> int:
+        """How many of its parts would survive a death of this plugin."""
+        return len(self.collected.parts.keys() - self.storing)
 
     def stands_on(self, ground: Ground) -> bool:
         """Return whether this was found out about all channels that its parts now lie in."""

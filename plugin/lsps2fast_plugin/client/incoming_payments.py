@@ -137,8 +137,8 @@ class Incoming:
         return payment.awaits.value, payment.awaits_height
 
     def held_parts(self) -> int:
-        """Return the number of parts held, of all payments."""
-        return sum(len(payment.collected.parts) for payment in self._payments.values())
+        """Return the number of parts held, of all payments; each is known again after a death of this plugin."""
+        return sum(payment.stored for payment in self._payments.values())
 
     def settled(self, payment_hash: bytes) -> None:
         """Fail what came on top of a payment that is made (I-22)."""
@@ -258,11 +258,12 @@ class Incoming:
         fee_is_new = bool(part.extra_fee_msat) and key not in approval.fees_msat
         if fee_is_new:
             approval.fees_msat[key] = part.extra_fee_msat
+            payment.storing.add(key)
         payment.collected.hold(part, self._clock.now_ms())
         payment.calls.setdefault(key, []).append(call)
         self._changed()
         if payment.collected.complete and not payment.releasing:
-            payment.releasing, payment.unstored = True, fee_is_new
+            payment.releasing = True
             self._history.held(approval.payment_hash, keep=False)
             self._host.spawn(self._release(payment))
             return None
@@ -295,12 +296,16 @@ class Incoming:
             if payment.approval.released is None:  # else it stands in the record of the release
                 payment.approval.fees_msat.pop(key, None)
                 raise
+        finally:
+            payment.storing.discard(key)
+            self._changed()
 
     async def _store_held(self, payment: HeldPayment) -> None:
         """Store what is known of the parts: their release must wait. Raises StoreError."""
-        if payment.unstored and payment.collected.parts:
+        if storing := payment.storing & payment.collected.parts.keys():
             await self._book.save(payment.approval)
-            payment.unstored = False
+            payment.storing -= storing
+            self._changed()
         self._history.keep(payment.approval.payment_hash)
 
     def _late(self, payment: HeldPayment, scan: Any) -> None:
@@ -379,7 +384,7 @@ class Incoming:
         except StoreError:
             approval.released = before
             raise
-        payment.unstored = False
+        payment.storing.difference_update(claim.key for claim in claims)
         if collected.complete and collected.claims() == claims:
             self._release_all(payment, claims, approval.released)
 
