@@ -3,10 +3,14 @@
 `LSPS2FAST_BUILD=compiled` fails where they cannot be compiled, `LSPS2FAST_BUILD=pure` makes a wheel for any machine
 without them; else they are left out where they cannot be compiled, and the core runs interpreted. Each wheel says what
 is in it (PEP 770: `.dist-info/sboms/`).
+
+`LSPS2FAST_ADDRESS=https://…` is where the repository can be read: links of README, and the project's own, lead there
+from a package index. Without it the words of the links stay.
 """
 
 import json
 import os
+import re
 import sysconfig
 from pathlib import Path
 
@@ -18,6 +22,8 @@ from setuptools.command.build_ext import build_ext
 
 CORE = ("_fsm", "_hook", "_live", "_parts", "_payment", "_scan", "_sessions", "_tlv")
 READER = ("_inbox", "_keyset", "_reader", "_stream")  # the lane in C
+VERSION = re.search(r'__version__ = "(.*)"', Path("src/lsps2fast/__init__.py").read_text("utf-8"))[1]
+ADDRESS = os.environ.get("LSPS2FAST_ADDRESS", "").rstrip("/")
 BUILD = os.environ.get("LSPS2FAST_BUILD", "auto")
 if BUILD not in ("auto", "compiled", "pure"):
     raise SystemExit(f"LSPS2FAST_BUILD={BUILD}: say auto, compiled or pure")
@@ -73,7 +79,31 @@ def component(name: str, version: str, licence: str) -> dict[str, object]:
     return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl, "licenses": licences}
 
 
+def description() -> str:
+    """Return README with links that hold on a package index, where its files are not."""
+    text = Path("README.md").read_text("utf-8")
+    local = r"\]\((?!https:|#)([^)]+)\)"
+    if ADDRESS:
+        text = re.sub(r"!(\[[^]]*)" + local, rf"!\1]({ADDRESS}/raw/v{VERSION}/\2)", text)
+        return re.sub(local, rf"]({ADDRESS}/blob/v{VERSION}/\1)", text)
+    return re.sub(r"!?\[([^]]*)" + local, r"\1", text)
+
+
+def addresses() -> dict[str, str]:
+    """Return where the project can be found, by the names that indexes know."""
+    places = {
+        "Source": "",
+        "Documentation": f"/tree/v{VERSION}/docs",
+        "Issues": "/issues",
+        "Changelog": f"/blob/v{VERSION}/CHANGELOG.md",
+    }
+    return {name: ADDRESS + place for name, place in places.items()} if ADDRESS else {}
+
+
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
+    project_urls=addresses(),
     cmdclass={"bdist_wheel": WheelWithBill, "build_ext": AllOrNone},
     ext_modules=cythonize(
         [

@@ -17,14 +17,15 @@ def on_page_markdown(markdown: str, /, *, page: Any, config: Any, files: Any) ->
     """Return the page with links that lead out of docs/ (or into what is no page) made absolute, or plain."""
     docs = Path(config["docs_dir"])
     root = docs.parent
+    address = config["extra"]["address"].rstrip("/")
 
     def outward(link: re.Match[str]) -> str:
         target = (docs / page.file.src_uri).parent.joinpath(link[2]).resolve()
         if target.is_relative_to(docs) and not target.is_dir() and "monitoring" not in target.parts:
             return link[0]
-        if not config["repo_url"]:
+        if not address:
             return link[1]
-        return f"[{link[1]}]({config['repo_url'].rstrip('/')}/blob/main/{target.relative_to(root)}{link[3] or ''})"
+        return f"[{link[1]}]({address}/blob/main/{target.relative_to(root)}{link[3] or ''})"
 
     def inside(image: re.Match[str]) -> str:
         path = (docs / page.file.src_uri).parent / image[1]

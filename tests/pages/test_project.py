@@ -27,7 +27,7 @@ def test_pythons_are_the_same_everywhere() -> None:
 
 def test_the_version_stands_in_one_place() -> None:
     """`lsps2fast.__version__`, which a release's tag is held against."""
-    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" in PROJECT["project"]["dynamic"]
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "lsps2fast.__version__"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", lsps2fast.__version__)
     newest = re.findall(r"^## (\S+) \(", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)[0]

@@ -89,18 +89,27 @@ def test_what_reckless_starts_is_the_plugin(name: str, monkeypatch: pytest.Monke
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_a_wheel_has_its_licence_and_its_bill(tmp_path: Path) -> None:
-    """PEP 639 and PEP 770; the wheel for any machine has nothing of Cython's in it."""
+def test_a_wheel_has_its_licence_its_bill_and_its_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEP 639 and PEP 770; the wheel for any machine has nothing of Cython's in it. operator:O8: its links hold."""
+    monkeypatch.setenv("LSPS2FAST_ADDRESS", "https://forge.example/it/")
     wheel = build_pure(tmp_path)
     assert wheel.name == f"lsps2fast-{lsps2fast.__version__}-py3-none-any.whl"
     about = f"lsps2fast-{lsps2fast.__version__}.dist-info"
     with zipfile.ZipFile(wheel) as packed:
         assert packed.read(f"{about}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+        metadata = packed.read(f"{about}/METADATA").decode()
         bill = json.loads(packed.read(f"{about}/sboms/lsps2fast.cdx.json"))
         assert f"{about}/sboms/lsps2fast.cdx.json" in packed.read(f"{about}/RECORD").decode()
         assert not [name for name in packed.namelist() if name.endswith((".so", ".c"))]
     assert bill["metadata"]["component"]["purl"] == f"pkg:pypi/lsps2fast@{lsps2fast.__version__}"
     assert bill["components"] == []
+    for name, place in {"Source": "", "Issues": "/issues"}.items():
+        assert f"\nProject-URL: {name}, https://forge.example/it{place}\n" in metadata
+    for link in re.findall(r"\]\(([^)]*)\)", metadata):
+        own = f"https://forge.example/it/(blob|raw)/v{lsps2fast.__version__}/"
+        assert re.match(own, link) or link.startswith("https://"), link
+        if re.match(own, link):
+            assert (ROOT / re.sub(own, "", link).partition("#")[0]).is_file(), link
 
 
 @pytest.mark.process
@@ -117,11 +126,52 @@ def test_without_a_compiler_all_extensions_are_left_out(build: str, ends: int, t
     assert list(tmp_path.rglob("*.so")) == []
 
 
-def test_the_source_archive_has_what_the_tests_read() -> None:
-    """operator:O8: MANIFEST.in names each file and folder at the top that a test reads, beside what comes by itself."""
-    tests = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py"))
-    read = {name for name in re.findall(r'ROOT / "([^"/]+)', tests) if (ROOT / name).exists()}
-    taken = set((ROOT / "MANIFEST.in").read_text("utf-8").split())
-    by_itself = {"src", "plugin", "pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"}
-    assert {".github", "mkdocs.yml", "docs"} <= read
-    assert read - taken - by_itself == set()
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_source_archive_has_every_file_of_the_repository(tmp_path: Path) -> None:
+    """operator:O8: what a test reads, and a page links to, is in it; nothing that was built is.
+
+    Run from the archive itself, it holds that an archive of it would have the same files.
+    """
+    made = subprocess.run(
+        [sys.executable, "-W", "ignore", "setup.py", "--quiet", "egg_info", "--egg-base", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "LSPS2FAST_BUILD": "pure"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    taken = set((tmp_path / "lsps2fast.egg-info" / "SOURCES.txt").read_text("utf-8").splitlines())
+    assert {name for name in taken if name.endswith((".c", ".so", ".pyc"))} == set()
+    assert files_of_the_repository() - taken == set()
+
+
+def files_of_the_repository() -> set[str]:
+    """Return what git tracks; from the archive, what the archive brought."""
+    if not (ROOT / ".git").exists():
+        brought = (ROOT / "lsps2fast.egg-info" / "SOURCES.txt").read_text("utf-8").splitlines()
+        return {name for name in brought if ".egg-info/" not in name}
+    asked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    return {name for name in asked.split("\0") if name and (ROOT / name).exists()}
+
+
+@pytest.mark.process
+def test_without_an_address_the_words_of_the_links_stay() -> None:
+    """A link that leads nowhere on a package index is worse than none."""
+    env = {name: value for name, value in os.environ.items() if name != "LSPS2FAST_ADDRESS"}
+    told = subprocess.run(
+        [sys.executable, "-W", "ignore", "setup.py", "--long-description"],
+        cwd=ROOT,
+        env={**env, "LSPS2FAST_BUILD": "pure"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    links = re.findall(r"\]\(([^)]*)\)", told)
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import pytest
 from lsps2fast_plugin.service.policy.rules import DEFAULT_LINE, CapacityRule, Floor
 
 ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("links", ROOT / "release" / "links.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+links = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(links)
 ECONOMICS = (ROOT / "docs" / "explanation" / "economics.md").read_text("utf-8")
 
 
@@ -55,3 +61,23 @@ def test_each_fact_about_others_has_its_source() -> None:
     cited = set(re.findall(r"\[(\d+)\]", text))
     assert cited | {"3"} == rows.keys()  # 3 is what 1 and 2 stand on
     assert all(date.strip() for date in rows.values())
+
+
+@pytest.mark.parametrize("page", links.pages(), ids=lambda page: page.name)
+def test_addresses_of_others_are_well_formed(page: Path) -> None:
+    """By https, to a host with a name, and each once on a page; the workflow `links` asks whether they answer."""
+    found = links.links(page.read_text(encoding="utf-8"))
+    for address in found:
+        assert re.fullmatch(r"https://[a-z0-9-]+(\.[a-z0-9-]+)+(/[\w.~%/+-]*)?(#[\w-]+)?", address), address
+    assert len(found) == len(set(found))
+
+
+def test_an_address_that_is_none_is_seen(tmp_path: Path) -> None:
+    """The check above sees what it is for; code is not linked."""
+    page = tmp_path / "page.md"
+    for text in ("[a](http://a.example)", "[a](https://a)", "[a](https://a.b/) [b](https://a.b/)", "see https://A.b"):
+        page.write_text(text)
+        with pytest.raises(AssertionError):
+            test_addresses_of_others_are_well_formed(page)
+    page.write_text("`[a](http://a.example)` and [b](https://a.b/c#d)")
+    test_addresses_of_others_are_well_formed(page)
