@@ -30,7 +30,7 @@ def _paid_while_blocked(road: Road, program: str, seconds: float, payments: int)
 def test_payments_do_not_wait_for_a_method_that_blocks(programs: Programs) -> None:
     """P21: while one handler blocks, payments go on; on pyln-client they wait for its end, which is printed only.
 
-    By order, not by time: how long a payment takes beside such a method needs a quiet machine and `lsps2fast bench --real`.
+    By order, not by time: how long one takes beside such a method needs a quiet machine and `lsps2fast bench --real`.
     """
     with (
         tempfile.TemporaryDirectory(prefix="lsps2fast-") as place,
