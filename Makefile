@@ -9,11 +9,14 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants site ha fleet lint types table wheels clean
+.PHONY: help machine api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants site ha fleet lint types table wheels clean
 
 ##@ Every day
 help: ## show these verbs
 	@awk -F':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+machine: ## set this Debian or Ubuntu up for all of the below, real nodes included; MACHINE=--dry-run only tells
+	@$(PYTHON) release/machine.py $(MACHINE)
 
 $(VENV)/tools: release/lock/dev.txt
 	@echo "== setting up $(VENV) (once; about a minute)"
