@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 DRAWING = re.compile(r"!\[[^\]]*\]\((\.\./pictures/session-machine\.svg)\)")  # it speaks only inside the page
+NARROW = "<style>@media (max-width: 700px) { .drawing { overflow-x: auto } .drawing svg { min-width: 1000px } }</style>"
 LINK = re.compile(r"\[([^\]]*)\]\((\.\.?/[^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -29,6 +30,6 @@ def on_page_markdown(markdown: str, /, *, page: Any, config: Any, files: Any) ->
 
     def inside(image: re.Match[str]) -> str:
         path = (docs / page.file.src_uri).parent / image[1]
-        return f'<div class="drawing">{path.read_text(encoding="utf-8")}</div>'
+        return f'<div class="drawing">{NARROW}{path.read_text(encoding="utf-8")}</div>'
 
     return DRAWING.sub(inside, LINK.sub(outward, markdown))

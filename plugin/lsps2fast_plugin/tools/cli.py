@@ -21,7 +21,9 @@ AGAIN_S: Final = 0.1  # until an interrupt that was lost comes again
 
 
 def _table_command(args: argparse.Namespace) -> int:
-    sys.stdout.write(table.markdown() if args.markdown else f"{table.GRID.strip()}\n\n{table.mermaid()}")
+    from lsps2fast_plugin.tools import machine_picture
+
+    sys.stdout.write(machine_picture.reference() if args.markdown else f"{table.GRID.strip()}\n\n{table.mermaid()}")
     return 0
 
 

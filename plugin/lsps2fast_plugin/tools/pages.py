@@ -7,7 +7,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from lsps2fast import table
 from lsps2fast_plugin.tools import (
     command_line_page,
     errors_page,
@@ -34,7 +33,7 @@ PAGES: Final[MappingProxyType[str, Callable[[], str]]] = MappingProxyType(
         "reference/policy-file.md": policy_file_page.reference,
         "reference/records.md": records_page.reference,
         "reference/service-rpc.md": service_rpc_page.reference,
-        "reference/session-machine.md": table.markdown,
+        "reference/session-machine.md": machine_picture.reference,
         "reference/wallet-rpc.md": wallet_rpc_page.reference,
     }
 )
