@@ -110,7 +110,7 @@ def test_what_two_makers_signed_is_unpacked(makers: Makers, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("who", [(), ("ann",), ("ann", "ann"), ("ann", "eve")], ids="-".join)
 def test_too_few_signatures_end_it(makers: Makers, tmp_path: Path, who: tuple[str, ...]) -> None:
-    """One person twice is one, and a key that nobody named is none."""
+    """One person twice is one, and the key of a stranger is none."""
     makers.publish(*who)
     with pytest.raises(SystemExit, match=r"good signatures of named keys, and 2 are asked for"):
         makers.install(tmp_path)
