@@ -1,23 +1,66 @@
 """A fleet in memory: the database as its functions promise it to be, nodes on top, and what may go wrong in between.
 
-`break_next` says what becomes of the next question: "before" it is lost on the way, "after" only its answer is.
+`break_next` says what becomes of the next question: "before" it is lost on the way, "after" only its answer is, and
+"late" it is given up, and comes to its end only when the node joins again, or when `Server.land` is called. A node has
+a `Fate`: it may be killed before and after each question's commit in the database, and each of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from harness.negotiator import Datastore, StillClock
+from harness.negotiator import Datastore, Json, StillClock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.service.fleet.database import Client, FleetAway, FleetNode, News, Placed
 from lsps2fast_plugin.service.fleet.fleet import Fleet
 from lsps2fast_plugin.service.fleet.holds import Ask, Granted, Holds
 from lsps2fast_plugin.service.policy.policy import Policy
-from lsps2fast_plugin.service.policy.rules import Rules
+from lsps2fast_plugin.service.policy.rules import Rules, Token
 from lsps2fast_plugin.service.policy.shared import Standing
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
+
+
+class Killed(BaseException):
+    """The process of a node is gone, at this point."""
+
+
+class Fate:
+    """Counts the points at which a node may be killed; `left` to go until it is, None for never."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        self.points = 0
+        self.is_dead = False
+
+    def point(self) -> None:
+        """Go on, or die; whatever else the process does at that moment dies with it."""
+        self.points += 1
+        if self.left is not None:
+            self.left -= 1
+            self.is_dead = self.is_dead or self.left < 0
+        if self.is_dead:
+            raise Killed
+
+
+class Disk(Datastore):
+    """A datastore whose node may be killed before and after each commit."""
+
+    def __init__(self, fate: Fate) -> None:
+        super().__init__()
+        self.fate = fate
+
+    async def call(self, method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+        if method == "listdatastore":
+            return await super().call(method, params, timeout_s)
+        self.fate.point()
+        answer = await super().call(method, params, timeout_s)
+        self.fate.point()
+        return answer
 
 
 class Server:
@@ -29,6 +72,12 @@ class Server:
         self.nodes: dict[str, str] = {}
         self.up = True
         self.questions = 0
+        self.under_way: dict[str, list[Callable[[], Any]]] = {}  # by node: given up, and not over
+
+    def land(self, node: str) -> None:
+        """Bring to its end what this node has given up."""
+        for work in self.under_way.pop(node, []):
+            work()
 
     def take_hold(self, node: str, ask: Ask) -> Granted:
         rows = self.holds.setdefault(ask.pot, {})
@@ -51,8 +100,8 @@ class Server:
 class Line:
     """One node's connection to it."""
 
-    def __init__(self, server: Server, node: str) -> None:
-        self._server, self._node = server, node
+    def __init__(self, server: Server, node: str, fate: Fate) -> None:
+        self._server, self._node, self._fate = server, node, fate
         self.break_next: str | None = None
         self._connected = False
 
@@ -60,6 +109,8 @@ class Line:
         self._connected = False
         if not self._server.up or self._broken() is not None:
             raise FleetAway("away")
+        self._server.land(self._node)  # `join` waits for it
+        self._fate.point()
         self._connected = True
         self._server.nodes[self._node] = policy
 
@@ -73,7 +124,7 @@ class Line:
             server.clients[peer_id][self._node] = Client(**{**_plain(row), "buys": buys})
             return Placed(True, Client(peer_id, *others), [server.take_hold(self._node, ask) for ask in sorted(asks)])
 
-        return self._do(work)
+        return await self._do(work)
 
     async def tell_and_hear(
         self, policy: str, asks: list[Ask], watch: list[str], clients: list[Client], since: datetime | None
@@ -93,7 +144,7 @@ class Line:
             others = {pot: server.sums(self._node, pot) for pot in watch}
             return News(holds, others, heard, nodes, NOW)
 
-        return self._do(work)
+        return await self._do(work)
 
     async def leave(self) -> None:
         self._connected = False
@@ -102,14 +153,20 @@ class Line:
         broken, self.break_next = self.break_next, None
         return broken
 
-    def _do(self, work: Any) -> Any:
+    async def _do(self, work: Any) -> Any:
         self._server.questions += 1
         broken = self._broken()
+        await asyncio.sleep(0)
+        self._fate.point()
         if not self._server.up or not self._connected or broken == "before":
             self._connected = False
             raise FleetAway("the fleet's database is away")
-        answer = work()
-        if broken == "after":
+        if broken == "late":
+            self._server.under_way.setdefault(self._node, []).append(work)
+        else:
+            answer = work()
+            self._fate.point()
+        if broken in ("after", "late"):
             self._connected = False
             raise FleetAway("the fleet's database did not answer within 2 s")
         return answer
@@ -124,16 +181,24 @@ class FleetMember:
 
     def __init__(self, server: Server, name: str, rules: Rules, buys_per_peer: int = 10) -> None:
         self.name, self._server, self._rules, self._most = name, server, rules, buys_per_peer
-        self.datastore = Datastore()
-        self.open: dict[str, int] = {}
+        self.fate = Fate()
+        self.datastore = Disk(self.fate)
+        self.open: dict[str, int] = {}  # unused buys by client
+        self.token = next(iter(rules.tokens), b"")
+        self.sold: dict[int, str] = {}  # buys under that token in its journal, by jit scid
+        self.stakes: dict[int, tuple[str, int]] = {}  # channels on trust: client and msat, by jit scid
+        self.blamed: list[str] = []
+        self._scids = itertools.count(1)
         self.promised_sat = 0
         self.clock = StillClock()
         self.alarms: list[str] = []
         self.restart()
 
     def restart(self) -> None:
-        """A process of its own; nothing is read yet."""
-        self.line = Line(self._server, self.name)
+        """A process of its own; what the journal has of clients and channels is read, tokens and holds not yet."""
+        self.fate.left, self.fate.is_dead = None, False
+        self.line = Line(self._server, self.name, self.fate)
+        self._storing: dict[str, int] = {}
         self.holds = Holds()
         self.policy = Policy(self._rules, pots=self.holds)
         self.notebook = DatastoreRecords(self.datastore)
@@ -142,18 +207,69 @@ class FleetMember:
             policy=self.policy,
             notebook=self.notebook,
             clock=self.clock,
-            open_count=lambda peer_id: self.open.get(peer_id, 0),
+            open_count=lambda peer_id: self.open.get(peer_id, 0) + self._storing.get(peer_id, 0),
             buys_per_peer=self._most,
             alarm=self.alarms.append,
             largest_promise_sat=lambda: self.promised_sat,
             clients=lambda: {*self.policy.ledger.peers(), *self.open},
         )
         self.fleet._wire = self.line
+        ledger, wall_ms = self.policy.ledger, self.clock.wall_ms()
+        for jit_scid, (peer_id, amount_msat) in self.stakes.items():
+            ledger.reserved(peer_id, jit_scid, amount_msat, True, 0, wall_ms)
+        for peer_id in self.blamed:
+            ledger.blame(peer_id, 0, "unpaid", wall_ms)
+
+    async def sell(self, peer_id: str, token: Token | None) -> None:
+        """Store a buy, as the negotiation does: the client's place and the token's use are taken before anything."""
+        self._storing[peer_id] = self._storing.get(peer_id, 0) + 1
+        if token is not None:
+            self.policy.uses.take(token)
+        await asyncio.sleep(0)
+        self.fate.point()
+        self._storing[peer_id] -= 1
+        self.open[peer_id] = self.open.get(peer_id, 0) + 1
+        if token is not None:
+            self.sold[next(self._scids)] = peer_id
+        self.fate.point()
+
+    def lapse(self) -> None:
+        """The oldest buy under the token ends unused."""
+        if self.sold:
+            peer_id = self.sold.pop(min(self.sold))
+            self.open[peer_id] -= 1
+            self.fate.point()
+            self.policy.uses.give_back(self.token)
+            self.fleet.touched(peer_id)
+
+    def open_channel(self, peer_id: str, amount_msat: int) -> bool:
+        """Put so much into a channel on trust, if this node's part of the budget has room."""
+        if self.policy.budgets.on_trust_room_msat() < amount_msat:
+            return False
+        jit_scid = next(self._scids)
+        self.policy.ledger.reserved(peer_id, jit_scid, amount_msat, True, 0, self.clock.wall_ms())
+        self.fate.point()
+        self.stakes[jit_scid] = peer_id, amount_msat
+        self.fleet.touched(peer_id)
+        return True
+
+    def paid(self) -> None:
+        """The oldest channel on trust is paid for."""
+        if self.stakes:
+            jit_scid = min(self.stakes)
+            peer_id, _ = self.stakes.pop(jit_scid)
+            self.fate.point()
+            self.policy.ledger.paid(peer_id, jit_scid, self.clock.wall_ms())
+            self.fleet.touched(peer_id)
+
+    def blame(self, peer_id: str) -> None:
+        """A client left a channel unpaid."""
+        self.blamed.append(peer_id)
+        self.policy.ledger.blame(peer_id, 0, "unpaid", self.clock.wall_ms())
+        self.fleet.touched(peer_id)
 
     async def start(self) -> None:
         """Read the journal, as the service does; then look once."""
-        from lsps2fast_plugin.service.policy.tokens import ROOT
-
-        self.policy.uses.load(await self.notebook.read(ROOT))
+        self.policy.uses.load((), {self.token: set(self.sold)})
         await self.fleet.load()
         await self.fleet.look()

@@ -157,6 +157,7 @@ class Shop:
     async def accept(self, buy: Buy) -> None:
         """The journal."""
         if self.store_error is not None:
+            self.desk.unused(buy)
             raise self.store_error
         self.sold.append(buy)
 

@@ -30,16 +30,13 @@ from lsps2fast.table import Input, State
 from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
-from lsps2fast_plugin.service.negotiation import token_of_buy
 from lsps2fast_plugin.service.policy.budgets import No
 from lsps2fast_plugin.service.sales_ledger.evidence import LSP, Blame
 from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger
-from lsps2fast_plugin.service.sales_policy import Desk
 
 log = logging.getLogger(__name__)
 
 TOPIC: Final = "lsps2_session"  # our notification: a session has changed its state
-UNUSED: Final = ("Timeout", "Abandoned")  # outcomes of a buy that brought no channel
 ATTEMPTS: Final = {State.FAILED: FAILED, State.ABANDONED: ABANDONED, State.UNDERPAID: UNDERPAID}  # by their last state
 
 
@@ -52,7 +49,6 @@ class SessionEvents:
         host: Host,
         sessions: Sessions,
         offers: BuyRegistry,
-        desk: Desk,
         exposure: CapitalAtRisk,
         afterwards: ChannelLeaseGuard,
         coins_moved: Callable[[], None],
@@ -67,7 +63,6 @@ class SessionEvents:
         self._host = host
         self._sessions = sessions
         self._offers = offers
-        self._desk = desk
         self._exposure = exposure
         self._afterwards = afterwards
         self._coins_moved = coins_moved
@@ -97,8 +92,6 @@ class SessionEvents:
                     if (buy := self._offers.get(action.jit_scid)) is not None:
                         self._touched(buy.peer_id)
                     self._exposure.buy_ended(action.jit_scid)
-                    if action.outcome in UNUSED:
-                        self._unused(action.jit_scid)
 
     def _changed(
         self, jit_scid: int, payment_hash: bytes, old: State | None, new: State, fee_msat: int, came_msat: int
@@ -160,12 +153,6 @@ class SessionEvents:
         buy = self._offers.get(action.jit_scid)
         if buy is not None:
             self._exposure.sent(buy, action.channel.channel_id)
-
-    def _unused(self, jit_scid: int) -> None:
-        buy = self._offers.get(jit_scid)
-        token = None if buy is None else token_of_buy(buy)
-        if token is not None:
-            self._host.spawn(self._desk.give_back(token))
 
     # What a negotiation asks -----------------------------------------------------------------------
 

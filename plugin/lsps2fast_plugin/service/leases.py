@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
 from lsps2fast.errors import NodeError, StoreError
@@ -68,8 +68,13 @@ class ChannelLeaseGuard:
         height: Callable[[], int],
         guard: str,
         keep_ms: int,
+        leave: Callable[[list[StoredSession]], Awaitable[None]],
     ) -> None:
-        """`guard`: refuse, warn or off. `keep_ms`: how long a record is kept after its end (A-09)."""
+        """`guard`: refuse, warn or off. `keep_ms`: how long a record is kept after its end (A-09).
+
+        `leave(records)` takes note of what only they say, before they are deleted. Raises StoreError.
+        """
+        self._leave = leave
         self._rpc = rpc
         self._store = store
         self._clock = clock
@@ -161,6 +166,7 @@ class ChannelLeaseGuard:
         channels = await list_peer_channels(self._rpc)
         ages = {channel.channel_id: channel.confirmations(self._height()) for channel in channels}
         gone = [record for record in old if not _binds(record, ages)]
+        await self._leave(gone)
         for record in gone:
             await self._store.drop_final(record.buy.jit_scid)
             if record.journal.channel is not None:

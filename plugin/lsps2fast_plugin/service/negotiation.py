@@ -247,22 +247,18 @@ class Negotiator:
         return preflight(ask, facts, named, self._refusals)
 
     async def _store(self, buy: Buy, token: Token | None) -> None:
-        """Reserve the place, count the token, write the buy; undo it all when it cannot be stored (T-18)."""
+        """Reserve the place, count the token, write the buy; undo it all when it cannot be stored (T-18).
+
+        The use of the token comes back with the record that is deleted then.
+        """
         self._check_room(buy.peer_id)
         self._offers.add(buy)
         try:
             if token is not None:
-                await self._desk.take_token(token)
-            await self._accept_or_give_back(buy, token)
+                self._policy.uses.take(token)
+            await self._accept(buy)
         except BaseException:  # also when the plugin ends here: what was not journalled was not sold
             self._offers.remove(buy.jit_scid)
-            raise
-
-    async def _accept_or_give_back(self, buy: Buy, token: Token | None) -> None:
-        try:
-            await self._accept(buy)
-        except Exception:
-            await self._desk.give_back(None if token is None else token.hash)
             raise
 
     def _check_terms(self, peer_id: str, ask: BuyAsk) -> Token | None:
@@ -289,8 +285,3 @@ class Negotiator:
 
     def _taken(self, scid: int) -> bool:
         return scid in self._offers or self._scid_taken(scid)
-
-
-def token_of_buy(buy: Buy) -> bytes | None:
-    """Return the hash of the token that this buy has used, if any."""
-    return promised_token(buy.params)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from functools import partial
 
 from lsps2fast.actions import RestoreFees
 from lsps2fast.lsps.lsps2 import format_scid
@@ -16,7 +17,6 @@ from lsps2fast_plugin.cln.retry import retry, until_answered
 from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.coins import UNREAD
 from lsps2fast_plugin.service.funding import holds_money_of_client
-from lsps2fast_plugin.service.negotiation import token_of_buy
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
 from lsps2fast_plugin.service.session_record import StoredSession
@@ -52,7 +52,8 @@ class Recovery:
     async def remember(self, stored: list[StoredSession]) -> None:
         """Load what the policy knows of tokens and peers, and the duties of earlier runs; ask until that works."""
         parts = self._parts
-        await until_answered("reading what was sold with tokens", parts.desk.load, self._parts.clock)
+        uses = partial(parts.desk.load, stored, parts.store.unread)
+        await until_answered("reading what was sold with tokens", uses, self._parts.clock)
         await until_answered("reading what peers did before", parts.exposure.load, self._parts.clock)
         channels = await until_answered("looking at the channels", parts.view.refresh, self._parts.clock)
         self.channels = channels
@@ -189,7 +190,6 @@ class Recovery:
         ended_ms = parts.clock.wall_ms()
         await retry(what, lambda: parts.store.lapse(jit_scid, ended_ms), parts.clock, alarm=parts.effects.alarm)
         await retry(what, lambda: parts.store.forget(jit_scid), parts.clock, alarm=parts.effects.alarm)
-        await self._parts.desk.give_back(token_of_buy(record.buy))
 
 
 async def reload_ledger(parts: ServiceParts, delta: int) -> None:

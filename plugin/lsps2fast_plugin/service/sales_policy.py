@@ -7,12 +7,13 @@ clients is `negotiation`'s, what becomes of sold channels `exposure`'s.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Final
 
-from lsps2fast.errors import PeerError, StoreError
+from lsps2fast.errors import PeerError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
-from lsps2fast.lsps.promise import Keyring, key_from_hex
+from lsps2fast.lsps.promise import Keyring, key_from_hex, promised_token
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.models import Caller
@@ -22,12 +23,12 @@ from lsps2fast_plugin.service.policy.external import ExternalPolicy
 from lsps2fast_plugin.service.policy.limits import Gate, Refusals
 from lsps2fast_plugin.service.policy.policy import Policy
 from lsps2fast_plugin.service.policy.preflight import Facts
-from lsps2fast_plugin.service.policy.rules import Token
 from lsps2fast_plugin.service.policy.tokens import ROOT as TOKENS
 from lsps2fast_plugin.service.policy.tokens import Record
 from lsps2fast_plugin.service.policy.trust import TrustLedger
 from lsps2fast_plugin.service.policy.watch import PolicyFile
 from lsps2fast_plugin.service.sales_ledger.terms import band_of, token_label
+from lsps2fast_plugin.service.session_record import StoredSession, Unread, sold_under
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +58,21 @@ class Desk:
         self.menus = self.buys = 0  # sent and sold since the start
         self.errors: dict[int, int] = {}  # answers with an error, by the code we gave
 
-    async def load(self) -> None:
-        """Load the uses of tokens and the pause switch as they were before the start. Raises StoreError."""
-        for complaint in self.policy.uses.load(await self._notebook.read(TOKENS)):
+    async def load(self, stored: Iterable[StoredSession] = (), unread: Iterable[Unread] = ()) -> None:
+        """Load the uses of tokens and the pause switch as they were before the start. Raises StoreError.
+
+        `stored`: all buys of the journal. One that is not understood may be a use of each token that it names.
+        """
+        sold, records = sold_under(stored), await self._notebook.read(TOKENS)
+        known = {*sold, *self.policy.rules.tokens}
+        for number, each in enumerate(unread):
+            for token_hash in (token_hash for token_hash in known if token_hash.hex().encode() in each.raw):
+                sold.setdefault(token_hash, set()).add(-1 - number if each.jit_scid is None else each.jit_scid)
+        complaints, write = self.policy.uses.load(records, sold)
+        for complaint in complaints:
             log.error(complaint)
+        for record in write:
+            await self._write(record)
         self.paused = bool(await self._notebook.read(PAUSED))
 
     async def pause(self, yes: bool) -> None:
@@ -117,26 +129,16 @@ class Desk:
 
     # Tokens ----------------------------------------------------------------------------------------
 
-    async def take_token(self, token: Token) -> None:
-        """Count one buy under this token before it is stored. StoreError: it was not counted."""
-        record = self.policy.uses.take(token)
-        if record is None:
-            return
-        try:
-            await self._write(record, token.hash)
-        except BaseException:
-            self.policy.uses.give_back(token.hash)
-            raise
+    def unused(self, buy: Buy) -> None:
+        """Give the use of its token back: the journal has this buy no more, and it brought no channel."""
+        token_hash = promised_token(buy.params)
+        if token_hash is not None:
+            self.policy.uses.give_back(token_hash)
 
-    async def give_back(self, token_hash: bytes | None) -> None:
-        """Give a token's use back: its buy was not stored, or ended unused."""
-        record = None if token_hash is None else self.policy.uses.give_back(token_hash)
-        if record is None or token_hash is None:
-            return
-        try:
-            await self._write(record, token_hash)
-        except StoreError as error:  # one use too few remains until the next buy under it writes the number again
-            log.warning(f"a use of a token could not be given back in the journal: {error}")
+    async def leave(self, stored: Iterable[StoredSession]) -> None:
+        """Count the uses of these records without them: they are about to be deleted. Raises StoreError."""
+        for record in self.policy.uses.leave(sold_under(stored)):
+            await self._write(record)
 
-    async def _write(self, record: Record, token_hash: bytes) -> None:
-        await self._notebook.write(record.key, lambda: self.policy.uses.record(token_hash).value)
+    async def _write(self, record: Record) -> None:
+        await self._notebook.write(record.key, lambda: record.value)

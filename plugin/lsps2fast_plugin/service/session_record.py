@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from lsps2fast.actions import SUCCEEDED, UNDERPAID, Channel, Forward, Funding, SessionRecord
+from lsps2fast.actions import (
+    ABANDONED,
+    SUCCEEDED,
+    TIMEOUT,
+    UNDERPAID,
+    Channel,
+    Forward,
+    Funding,
+    SessionRecord,
+)
 from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams, format_datetime, format_scid, parse_datetime, parse_msat, parse_scid
+from lsps2fast.lsps.promise import promised_token
 from lsps2fast_plugin.cln.channel_types import PLAIN
 
 VERSION = 3  # from 2 on a record of stage "channel" may name forwards, from 3 on a forward the id of its channel
 VERSIONS = (1, 2, VERSION)
 FRESH = SessionRecord("buy", None, 0, 0, None, None, (), None)
+UNUSED: Final = (TIMEOUT, ABANDONED)  # outcomes of a buy that brought no channel
 OUTPOINT = re.compile(rb"[0-9a-f]{64}:\d+")
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 HtlcId = Annotated[int, msgspec.Meta(ge=0)]
@@ -78,6 +90,21 @@ class StoredSession(NamedTuple):
         """
         whole = self.outcome == UNDERPAID and self.journal.stage == "paid" and not self.is_attempt
         return self.outcome == SUCCEEDED or whole
+
+    @property
+    def is_use(self) -> bool:
+        """Whether this record counts against the quota of its token."""
+        return self.outcome is None or not (self.is_attempt or self.outcome in UNUSED)
+
+
+def sold_under(stored: Iterable[StoredSession]) -> dict[bytes, set[int]]:
+    """Return the jit scids that count against the quota of each token, by its hash."""
+    found: dict[bytes, set[int]] = {}
+    for record in stored:
+        token_hash = promised_token(record.buy.params)
+        if token_hash is not None and record.is_use:
+            found.setdefault(token_hash, set()).add(record.buy.jit_scid)
+    return found
 
 
 class Unread(NamedTuple):

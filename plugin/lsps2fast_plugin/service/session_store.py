@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -23,6 +24,7 @@ from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.session_record import (
     FRESH,
+    UNUSED,
     StoredSession,
     Unread,
     final_record,
@@ -41,10 +43,11 @@ AT_ONCE = 500  # records read in one go
 class SessionStore:
     """Reads all records once, then writes whole ones; writes for one jit scid keep their order."""
 
-    def __init__(self, rpc: Rpc, insist: Insist) -> None:
-        """`insist` as in `LateReplyGuard`."""
+    def __init__(self, rpc: Rpc, insist: Insist, unused: Callable[[Buy], None] = lambda _: None) -> None:
+        """`insist` as in `LateReplyGuard`. `unused(buy)`: its record is gone, and it brought no channel."""
         self._rpc = rpc
         self._insist = insist
+        self._unused = unused
         self._last = LateReplyGuard(insist)
         self._buys: dict[int, Buy] = {}
         self._old: set[int] = set()  # buys that also have a record of the built-in plugin of v26.06
@@ -52,7 +55,7 @@ class SessionStore:
         self._kept: set[tuple[str, ...]] = set()  # keys that nothing may be written to
         self._journals: dict[int, SessionRecord] = {}  # the last word of the payment under way
         self._tried: dict[int, tuple[bytes | None, str]] = {}  # of the attempt in the final record
-        self._ended: set[int] = set()  # a final record is there, or being written
+        self._ended: dict[int, str] = {}  # outcome in the final record that is there, or being written
         self.unread: list[Unread] = []
         self.commits = 0
 
@@ -79,6 +82,8 @@ class SessionStore:
                 found.append(stored)
                 if folder == "active":
                     self._buys[stored.buy.jit_scid] = stored.buy
+                elif stored.buy.jit_scid in self._buys:
+                    self._ended[stored.buy.jit_scid] = stored.outcome or ""
         return found + await self._load_old(default_delta_blocks)
 
     async def _load_old(self, default_delta_blocks: int) -> list[StoredSession]:
@@ -175,16 +180,17 @@ class SessionStore:
         Raises StoreError.
         """
         buy = self._buys[jit_scid]
-        self._ended.add(jit_scid)
+        self._ended[jit_scid] = outcome
         await self._write("finalized", buy, final_record(buy, journal, outcome, wall_ms))
 
     async def forget(self, jit_scid: int) -> None:
         """Delete the active record: one commit, repeatable. Raises StoreError."""
         await self._delete("active", jit_scid)
-        self._buys.pop(jit_scid, None)
+        buy, outcome = self._buys.pop(jit_scid, None), self._ended.pop(jit_scid, None)
         self._journals.pop(jit_scid, None)
         self._tried.pop(jit_scid, None)
-        self._ended.discard(jit_scid)
+        if buy is not None and (outcome is None or outcome in UNUSED):
+            self._unused(buy)
 
     def knows(self, jit_scid: int) -> bool:
         """Return whether an active record exists."""

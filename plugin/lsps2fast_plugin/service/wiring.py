@@ -89,7 +89,7 @@ def build_parts(
     driver = SessionDriver(
         sessions=sessions, offers=offers, interest=interest, clock=clock, forward_limits=forward_limits
     )
-    store = SessionStore(rpc, driver.insist)
+    store = SessionStore(rpc, driver.insist, desk.unused)
     low_water = LowWater(settings.coin_low_water_sat, driver.alarm)
     coins = Coins(rpc, driver.height, clock.now_ms, low_water)
     known = KnownFeerates(rpc, clock.now_ms)
@@ -112,6 +112,7 @@ def build_parts(
         height=driver.height,
         guard=settings.close_guard,
         keep_ms=settings.keep_records_ms,
+        leave=desk.leave,
     )
     terms_of = desk.terms_of
     reports = PaymentReports(lambda scid: offers.get(parse_scid(scid)), clock.wall_ms)
@@ -145,7 +146,6 @@ def build_parts(
         host=host,
         sessions=sessions,
         offers=offers,
-        desk=desk,
         exposure=exposure,
         afterwards=afterwards,
         coins_moved=view.changed,

@@ -15,7 +15,7 @@ from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.client import built_in_records, history, records, reports, store
 from lsps2fast_plugin.service import capital, sales_policy, session_record, session_store
 from lsps2fast_plugin.service.policy import stakes, tokens, trust
-from lsps2fast_plugin.service.policy.rules import Token, TrustRule
+from lsps2fast_plugin.service.policy.rules import TrustRule
 from lsps2fast_plugin.service.sales_ledger import schema
 
 DAY_MS: Final = 1_800_000_000_000  # of the examples, in January 2027
@@ -256,10 +256,7 @@ def _trust() -> Any:
 
 
 def _token() -> tokens.Record:
-    uses = tokens.TokenUses()
-    found = uses.take(Token(hash=HASH, label="fair", max_uses=10))
-    assert found is not None
-    return found
+    return tokens.TokenUses().leave({HASH: {SCID}})[0]
 
 
 def families() -> tuple[Family, ...]:
@@ -286,9 +283,14 @@ def families() -> tuple[Family, ...]:
         Family(
             "Uses of a token",
             (*tokens.ROOT, "hash of the token"),
-            "One record a token with `max_uses`. The token itself is nowhere.",
+            "One record a token, from the day on which the first record of a buy under it is deleted: the uses of"
+            " buys that the journal has are counted there. The token itself is nowhere.",
             _token().value,
-            {"version": VERSION, "uses": "buys so far"},
+            {
+                "version": VERSION,
+                "uses": "buys whose records are deleted, or about to be",
+                "leaving": "numbers of the jit scids that were about to be: they count once, deleted or not",
+            },
         ),
         Family(
             "Mining fees of sales that came to nothing",

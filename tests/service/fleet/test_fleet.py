@@ -10,7 +10,7 @@ from harness.policy import ALICE, BOB, rules, token
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsps2fast.errors import PeerError, StoreError
+from lsps2fast.errors import PeerError
 from lsps2fast_plugin.service.fleet.fleet import MOST_TOLD, revision_of
 from lsps2fast_plugin.service.policy.rules import Token, TrustRule
 from lsps2fast_plugin.service.policy.shared import CAPITAL, TOKEN, WITHHELD, Place, Standing
@@ -32,14 +32,10 @@ async def member(server: Server, name: str, **options: int) -> FleetMember:
 
 
 async def buy(node: FleetMember, peer_id: str = ALICE, held: Token | None = None, capacity_msat: int = 0) -> str:
-    """Sell as the negotiation does: the token's use is written, then the buy counts. "sold", or the code."""
+    """Sell as the negotiation does. "sold", or the code."""
     try:
         async with node.fleet.place(place(peer_id, held, capacity_msat)):
-            if held is not None:
-                record = node.policy.uses.take(held)
-                assert record is not None
-                await node.notebook.write(record.key, lambda: record.value)
-            node.open[peer_id] = node.open.get(peer_id, 0) + 1
+            await node.sell(peer_id, held)
     except PeerError as error:
         return str(error.code)
     return "sold"
@@ -338,10 +334,7 @@ def test_no_use_is_sold_twice_whatever_happens(steps: list[tuple[str, int]]) -> 
             node = nodes[number]
             match what:
                 case "buy":
-                    try:
-                        await buy(node, held=SPRING)
-                    except StoreError:
-                        node.policy.uses.give_back(SPRING.hash)
+                    await buy(node, held=SPRING)
                 case "look":
                     await node.fleet.look()
                 case "before" | "after":
@@ -354,7 +347,7 @@ def test_no_use_is_sold_twice_whatever_happens(steps: list[tuple[str, int]]) -> 
                 case "broken" | "mended":
                     node.datastore.broken = what == "broken"
                 case "end":
-                    node.policy.uses.give_back(SPRING.hash)
+                    node.lapse()
             used = [each.policy.uses.uses(SPRING) for each in nodes]
             assert sum(used) <= 40
             rows = server.holds.get(POT, {})

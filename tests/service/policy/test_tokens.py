@@ -1,4 +1,4 @@
-"""Quotas: never one buy too many, whatever crashes when."""
+"""Quotas: never one buy too many and never a use lost, whatever crashes when."""
 
 from __future__ import annotations
 
@@ -15,99 +15,104 @@ from lsps2fast_plugin.service.policy.tokens import Record, TokenUses
 
 QUOTA = 3
 SPRING = token(max_uses=QUOTA)
-
-
-def stored(disk: dict[tuple[str, ...], str]) -> TokenUses:
-    """Uses as a start finds them."""
-    uses = TokenUses()
-    assert uses.load((key, json.loads(value)) for key, value in disk.items()) == []
-    return uses
+KEY = ("lsps", "lsps2", "tokens", SPRING.hash.hex())
 
 
 class Seller(RuleBasedStateMachine):
-    """A token's quota is never exceeded over restarts.
-
-    The service journals uses before buys, and may crash, or fail to write, at every step.
-    """
+    """A token's uses are the buys that were stored and did not end unused, over crashes at every step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.disk: dict[tuple[str, ...], str] = {}
-        self.buys = 0  # stored and unused or used; given back ones are gone
-        self.uses = stored(self.disk)
+        self.buys: set[int] = set()  # whose records are in the journal
+        self.used: set[int] = set()  # those with a channel, paid long ago
+        self.gone = 0  # used ones whose records are deleted
+        self.number = 0
+        self.uses = TokenUses()
 
-    def _write(self, record: Record | None) -> None:
-        assert record is not None
-        assert record.value is not None
-        self.disk[record.key] = json.dumps(record.value)
+    def _write(self, records: list[Record]) -> None:
+        for record in records:
+            self.disk[record.key] = json.dumps(record.value)
+
+    def _start(self) -> None:
+        self.uses = TokenUses()
+        found = [(key, json.loads(value)) for key, value in self.disk.items()]
+        complaints, write = self.uses.load(found, {SPRING.hash: self.buys | self.used})
+        assert complaints == []
+        self._write(write)
 
     @precondition(lambda self: self.uses.left(SPRING))
-    @rule(point=st.sampled_from(["sold", "crash before the record", "crash before the buy", "buy not stored"]))
+    @rule(point=st.sampled_from(["sold", "crash before the buy", "crash after the buy", "not stored"]))
     def sell(self, point: str) -> None:
-        record = self.uses.take(SPRING)
-        steps = {
-            "crash before the record": (False, False, True),
-            "crash before the buy": (True, False, True),
-            "buy not stored": (True, False, False),
-            "sold": (True, True, False),
-        }
-        written, sold, crashed = steps[point]
-        for _ in range(written):
-            self._write(record)
-        self.buys += sold
-        for _ in range(not sold and not crashed):
-            self._write(self.uses.give_back(SPRING.hash))
-        self.uses = stored(self.disk) if crashed else self.uses
+        self.uses.take(SPRING)
+        self.number += 1
+        if point in ("sold", "crash after the buy"):
+            self.buys.add(self.number)
+        if point == "not stored":
+            self.uses.give_back(SPRING.hash)
+        if point.startswith("crash"):
+            self._start()
 
     @precondition(lambda self: self.buys)
     @rule(crashed=st.booleans())
-    def buy_ends_unused(self, crashed: bool) -> None:
-        self.buys -= 1
-        for _ in range(not crashed):
-            self._write(self.uses.give_back(SPRING.hash))
-        self.uses = stored(self.disk)
+    def a_buy_ends_unused(self, crashed: bool) -> None:
+        self.buys.pop()
+        if crashed:
+            self._start()
+        else:
+            self.uses.give_back(SPRING.hash)
+
+    @precondition(lambda self: self.buys)
+    @rule()
+    def a_buy_is_used(self) -> None:
+        self.used.add(self.buys.pop())
+
+    @precondition(lambda self: self.used)
+    @rule(point=st.sampled_from(["all", "not written", "crash not written", "crash in between", "fails in between"]))
+    def records_are_deleted(self, point: str) -> None:
+        """Those that stay are in the next batch."""
+        records = self.uses.leave({SPRING.hash: set(self.used)})
+        if "not written" not in point:
+            self._write(records)
+            for number in sorted(self.used)[: None if point == "all" else 1]:
+                self.used.remove(number)
+                self.gone += 1
+        if point.startswith("crash"):
+            self._start()
 
     @rule()
     def restart(self) -> None:
-        self.uses = stored(self.disk)
+        self._start()
 
     @invariant()
-    def the_quota_holds(self) -> None:
-        assert self.buys <= QUOTA
-        assert self.buys <= self.uses.uses(SPRING) <= QUOTA
+    def the_quota_holds_and_nothing_is_lost(self) -> None:
+        assert self.uses.uses(SPRING) == len(self.buys | self.used) + self.gone <= QUOTA
 
 
 TestSeller = Seller.TestCase
-TestSeller.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestSeller.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 
 
 def test_two_buys_at_once_share_the_quota() -> None:
     """The count is taken before anything is awaited, so the last use is sold once."""
     uses = TokenUses()
-    taken = [uses.take(SPRING) for _ in range(QUOTA)]
-    assert [record.value for record in taken if record is not None] == [{"version": 1, "uses": n} for n in (1, 2, 3)]
+    for _ in range(QUOTA):
+        uses.take(SPRING)
     assert uses.left(SPRING) == 0
     with pytest.raises(ValueError, match="is used up"):
         uses.take(SPRING)
 
 
-def test_whoever_writes_last_writes_the_last_count() -> None:
-    """Writers that take turns each write the count of that moment, so an old count never overwrites a new one."""
+def test_a_token_gets_a_quota_while_its_buys_are_live() -> None:
+    """rule:18: what was bought before counts, and what ends unused of it takes no other's use with it."""
     uses = TokenUses()
-    first = uses.take(SPRING)
-    uses.take(SPRING)
-    assert first is not None
-    assert uses.record(SPRING.hash) == Record(first.key, {"version": 1, "uses": 2})
-    assert first.key == ("lsps", "lsps2", "tokens", SPRING.hash.hex())
-
-
-def test_a_token_without_a_quota_costs_no_commit() -> None:
-    """One commit for each buy, no more, unless a quota asks for it."""
-    uses = TokenUses()
-    free = token()
-    assert uses.take(free) is None
+    free = SPRING._replace(max_uses=None)
+    for _ in range(2):
+        uses.take(free)
     assert uses.left(free) is None
-    assert uses.give_back(free.hash) is None
+    assert uses.left(SPRING) == QUOTA - 2
+    uses.give_back(SPRING.hash)
+    assert uses.left(SPRING) == QUOTA - 1
 
 
 def test_a_lower_quota_after_a_reload_is_kept() -> None:
@@ -118,22 +123,36 @@ def test_a_lower_quota_after_a_reload_is_kept() -> None:
     assert uses.left(SPRING._replace(max_uses=1)) == 0
 
 
+@pytest.mark.parametrize(("before", "gone"), [(5, 3), (2, 0), (0, 0)])
+def test_a_record_of_an_earlier_version_counted_the_journal_too(before: int, gone: int) -> None:
+    """K-24: what it counted beyond the journal's buys is what was deleted since; to be written at once."""
+    uses = TokenUses()
+    _, write = uses.load([(KEY, {"version": 1, "uses": before})], {SPRING.hash: {7, 8}})
+    assert uses.uses(SPRING) == gone + 2
+    assert write == [Record(KEY, {"version": 2, "uses": gone, "leaving": []})]
+
+
 @pytest.mark.parametrize(
-    "value", [None, [], {}, {"version": 2, "uses": 0}, {"version": 1}, {"version": 1, "uses": -1},
-              {"version": 1, "uses": "1"}, {"version": 1, "uses": True}, {"version": 1, "uses": 2**64}]
+    "value", [None, [], {}, {"version": 3, "uses": 0, "leaving": []}, {"version": 1}, {"version": 1, "uses": -1},
+              {"version": 1, "uses": "1"}, {"version": 1, "uses": True}, {"version": 1, "uses": 2**64},
+              {"version": 2, "uses": 1}, {"version": 2, "uses": 1, "leaving": None},
+              {"version": 2, "uses": 1, "leaving": ["x"]}]
 )  # fmt: skip
 def test_a_broken_record_counts_as_used_up(value: Any) -> None:
     """K-08, K-24: one broken record is told and touches no other; the quota may be spent, so nothing is sold."""
     other = token("other", max_uses=QUOTA)
     uses = TokenUses()
-    keys = [("lsps", "lsps2", "tokens", each.hash.hex()) for each in (SPRING, other)]
-    complaints = uses.load([(keys[0], value), (keys[1], {"version": 1, "uses": 1})])
-    assert len(complaints) == 1
+    theirs = (*KEY[:-1], other.hash.hex())
+    complaints, write = uses.load([(KEY, value), (theirs, {"version": 2, "uses": 1, "leaving": []})], {})
+    assert (len(complaints), write) == (1, [])
     assert (uses.left(SPRING), uses.left(other)) == (0, 2)
-    assert uses.give_back(SPRING.hash) is None
+    uses.give_back(SPRING.hash)
+    assert uses.left(SPRING) == 0
+    assert uses.leave({SPRING.hash: {1}}) == []
 
 
 @pytest.mark.parametrize("key", [(), ("lsps", "lsps2", "tokens", "zz")])
 def test_a_key_that_is_no_token_is_left_alone(key: tuple[str, ...]) -> None:
     """K-08: told, not used."""
-    assert len(TokenUses().load([(key, {"version": 1, "uses": 1})])) == 1
+    complaints, write = TokenUses().load([(key, {"version": 1, "uses": 1})], {})
+    assert (len(complaints), write) == (1, [])

@@ -83,7 +83,6 @@ class House:
         self.kept: list[int] = []
         self.used: set[int] = set()
         self.withheld: dict[str, bool] = {}
-        self.tokens: list[Any] = []
         self.journal_fails = 0  # so many times more
         self.pauses_ms: list[int] = []
         self.work: list[Coroutine[Any, Any, None]] = []
@@ -105,7 +104,6 @@ class House:
             coins=SimpleNamespace(promise=self._promise),
             offers=SimpleNamespace(mark_used=self.used.add),
             exposure=SimpleNamespace(revive=lambda buy, journal, row, public, under_way=False: None),
-            desk=SimpleNamespace(give_back=self._give_back),
             interest=SimpleNamespace(scids=set()),
             clock=SimpleNamespace(wall_ms=lambda: wall_ms, now_ms=lambda: 0, sleep_until=self._sleep_until),
             sessions=self.core,
@@ -137,9 +135,6 @@ class House:
             self.journal_fails -= 1
             raise StoreError("disk is full")
         self.forgotten.append(jit_scid)
-
-    async def _give_back(self, token: Any) -> None:
-        self.tokens.append(token)
 
     def revive(self, *stored: StoredSession, said: Snapshot | None = None) -> None:
         """Recovery, and what it left to do in the background."""
@@ -318,7 +313,7 @@ def test_a_lapsed_record_that_cannot_be_deleted_is_tried_again() -> None:
     house = House(wall_ms=END_MS)
     house.journal_fails = 4
     house.revive(StoredSession(BUY, FRESH, None))
-    assert (house.lapsed, house.forgotten, len(house.tokens)) == ([(JIT, END_MS)], [JIT], 1)
+    assert (house.lapsed, house.forgotten) == ([(JIT, END_MS)], [JIT])
     assert house.pauses_ms == [500, 1_000, 2_000, 4_000]
     assert len(house.alarms) == 1
     assert "disk is full" in house.log.text()

@@ -11,7 +11,7 @@ from harness.negotiator import ALICE, BOB, WALL_MS, Json, StillClock
 from harness.rows import CHANNEL as CHANNEL_ROW
 
 from lsps2fast.actions import Channel, SessionRecord
-from lsps2fast.errors import NodeError
+from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.options import DEFAULT_LINE
@@ -48,6 +48,8 @@ class House:
         self.log = Log()
         self.records = list(records)
         self.error: NodeError | None = None
+        self.store_error: StoreError | None = None
+        self.left: list[int] = []
         self.channels = [
             CHANNEL_ROW
             | {
@@ -66,6 +68,7 @@ class House:
             height=lambda: self.height,
             guard=guard,
             keep_ms=30 * DAY_MS,
+            leave=self.leave,
         )
 
     async def call(self, method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
@@ -75,6 +78,12 @@ class House:
         if self.error is not None:
             raise self.error
         return {"channels": self.channels}
+
+    async def leave(self, records: list[StoredSession]) -> None:
+        """What only they say."""
+        if self.store_error is not None:
+            raise self.store_error
+        self.left += [record.buy.jit_scid for record in records if record in self.records]
 
     async def finished(self, default_delta_blocks: int) -> list[StoredSession]:
         """The journal."""
@@ -216,6 +225,18 @@ async def test_pruning_waits_for_a_node_that_answers() -> None:
     house.error = NodeError("listpeerchannels", -1, "busy")
     assert await house.house.prune(144) == 0
     assert len(house.records) == 1
+
+
+async def test_uses_are_counted_elsewhere_before_their_records_go() -> None:
+    """rule:18: what only the record says is written down first; where it cannot be, the record stays."""
+    house = House(None, "refuse", final(1, channel_id=None))
+    house.clock.pass_ms(400 * DAY_MS)
+    house.store_error = StoreError("disk full")
+    assert await house.house.prune(144) == 0
+    assert len(house.records) == 1
+    house.store_error = None
+    assert await house.house.prune(144) == 1
+    assert (house.left, house.records) == ([1], [])
 
 
 async def test_an_answer_that_never_comes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

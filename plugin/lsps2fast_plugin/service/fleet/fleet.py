@@ -113,7 +113,7 @@ class Fleet:
         self._alarm = alarm
         self._wire: Wire | None = None
         self._turn = asyncio.Lock()  # one question at a time: what is asked for depends on the answer before
-        self._placing: dict[str, int] = {}  # buys that are being stored, by client
+        self._placing: dict[str, int] = {}  # buys that are being judged, by client
         self._taking: dict[bytes, int] = {}  # and by the hash of their token
         self._tokens: dict[bytes, None] = {}  # under which something was bought since the last look
         self._waiting: list[bytes] = []  # tokens whose turn to be looked at comes yet
@@ -272,11 +272,13 @@ class Fleet:
             if token is not None and hash_ is not None and self._short_of(token):
                 self._policy.refusals.count(Refusal.TOKEN_USED_UP)
                 raise invalid_fee_params() if self.holds.joined else try_later(NOT_NOW)
-            yield
         finally:
             _less(self._placing, peer_id)
             if hash_ is not None:
                 _less(self._taking, hash_)
+        try:
+            yield  # it counts as an open buy and as a use before anything is awaited
+        finally:
             self.touched(peer_id)
 
     async def _ask(self, wanted: Place) -> bool:
@@ -325,7 +327,7 @@ class Fleet:
             raise try_later(TOO_MANY)
 
     def _short_of(self, token: Token) -> bool:
-        """Return whether this node holds too few uses for the buys that are being stored."""
+        """Return whether this node holds too few uses for the buys that are being judged."""
         pot = self._token_pot(token)
         return pot.used + self._taking[token.hash] > self.holds.limit(pot.name, pot.most)
 
