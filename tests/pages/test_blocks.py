@@ -122,3 +122,34 @@ def test_names_of_options_and_methods_are_such_as_there_are(page: Path) -> None:
     known = options | OUR_METHODS.keys() | OF_OTHERS | {"lsps2-dev-advance"}
     named = re.findall(r"`(?:dev-|experimental-)?lsps2?-[a-z0-9-]+(?![a-z0-9.-])", page.read_text(encoding="utf-8"))
     assert {name[1:] for name in named} - known == set()
+
+
+TESTED = {
+    "lsps2fast",
+    "lightning-cli",
+    "lsp",
+    "alice",
+}  # above
+ALIASES = {"payer", "btc"}  # of the tutorials: tests/real/test_tutorials.py types them
+EXEMPT = {  # commands that no test types as the page has them, and what is tried instead
+    "pip": "asks a package index; `make wheels` installs what an index would serve",
+    "python3": "-m venv, as the Makefile has it",
+    "reckless": "needs a repository with an address; tests/real/test_reckless.py runs reckless on this one",
+    "LIGHTNINGD_WALLET": "names a database of another machine; tests/ha starts lightningd with one of its own",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_block_is_tested_or_exempt_with_a_reason(page: Path) -> None:
+    """What a reader types; `make` verbs are those of the Makefile."""
+    verbs = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    text = page.read_text(encoding="utf-8")
+    for language, block in re.findall(r"^ *```(bash|console)\n(.*?)^ *```", text, re.S | re.M):
+        for line in re.sub(r"\\\n\s*", "", block).splitlines():
+            if language == "console" and not line.strip().startswith("$ "):
+                continue  # an answer
+            program, *rest = line.strip().removeprefix("$ ").split()
+            name = re.split("=", program)[0].rpartition("/")[2]
+            assert name in TESTED | ALIASES | EXEMPT.keys() | {"make"}, line
+            assert name != "make" or rest[0] in verbs, line
+            assert name not in ALIASES or "tutorial" in page.parts, line
