@@ -38,7 +38,10 @@ ENVIRONMENT: Final = {
     "LSPS2FAST_TEST_SEED": "for tests: makes every draw repeatable, secrets included; never on a node with money",
     "PATH": "`lsps2fast regtest`, `bench --real`: where lightningd and bitcoind are looked for",
 }
-BUILD: Final = {"LSPS2FAST_BUILD": "`compiled`, `pure` or `auto`: [install](../how-to/install.md#for-packagers)"}
+BUILD: Final = {
+    "LSPS2FAST_ADDRESS": "where the repository can be read: an index and the site link to its files there",
+    "LSPS2FAST_BUILD": "`compiled`, `pure` or `auto`: [install](../how-to/install.md#for-packagers)",
+}
 
 
 def _commands() -> dict[str, argparse.ArgumentParser]:
