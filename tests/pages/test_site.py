@@ -81,3 +81,29 @@ def test_an_address_that_is_none_is_seen(tmp_path: Path) -> None:
             test_addresses_of_others_are_well_formed(page)
     page.write_text("`[a](http://a.example)` and [b](https://a.b/c#d)")
     test_addresses_of_others_are_well_formed(page)
+
+
+def shallow(text: str) -> list[int]:
+    """Return lines that begin a block inside a list and are not indented by fours: the site ends the list there."""
+    found, fenced, after_blank = [], False, True
+    for number, line in enumerate(text.splitlines(), 1):
+        depth = len(line) - len(line.lstrip(" "))
+        fence = line.lstrip().startswith("```")
+        begins = fence or after_blank or re.match(r" *([-*]|\d+\.) ", line)
+        if line.strip() and begins and not (fenced and not fence) and depth % 4:
+            found.append(number)
+        fenced ^= fence
+        after_blank = not line.strip()
+    return found
+
+
+@pytest.mark.parametrize("page", links.pages(), ids=lambda page: page.name)
+def test_blocks_inside_a_list_stay_in_it(page: Path) -> None:
+    """GitHub takes three spaces; Python-Markdown, which makes the site, wants four."""
+    assert shallow(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_block_that_leaves_its_list_is_seen() -> None:
+    """Fences, paragraphs and lists in lists; what is inside of a fence is left alone."""
+    assert shallow("1. a\n\n   ```text\n  x\n   ```\n\n   and\n  - b\n2. c\n   goes on\n") == [3, 5, 7, 8]
+    assert shallow("1. a\n\n    ```text\n   x\n    ```\n\n    and\n    - b\n") == []
