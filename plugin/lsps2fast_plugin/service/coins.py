@@ -141,6 +141,29 @@ class _Listing(NamedTuple):
     height: int
 
 
+class _Table(NamedTuple):
+    """A listing sorted at one height: what of it may be promised, and what not."""
+
+    rows: list[WalletOutput]
+    height: int
+    coins: list[Coin]  # confirmed and not reserved
+    unconfirmed: tuple[Coin, ...]
+    reserved_sat: int
+
+
+def _table(rows: list[WalletOutput], height: int) -> _Table:
+    coins: list[Coin] = []
+    unconfirmed: list[Coin] = []
+    reserved_sat = 0
+    for row in rows:
+        if row.reserved:
+            reserved_sat += row.amount_sat
+            continue
+        coin = Coin(row.point, row.amount_sat, _weight(row.scriptpubkey))
+        (coins if row.is_spendable(height) else unconfirmed).append(coin)
+    return _Table(rows, height, coins, tuple(unconfirmed), reserved_sat)
+
+
 class Coins:
     """The wallet's coins, as far as channels are paid with them.
 
@@ -155,6 +178,7 @@ class Coins:
         self._now_ms = now_ms
         self._asking = asyncio.Lock()
         self._listed: _Listing | None = None
+        self._table = _table([], 0)  # of the last listing that was sorted
         self._changes = 0  # by our own doing, that a listing under way may have missed
         self.low_water = low_water
         self._promised: dict[str, int] = {}  # coin: jit scid
@@ -184,22 +208,13 @@ class Coins:
         """Ask lightningd. Raises NodeError."""
         return self._sort(await self.rows())
 
-    def _sort(self, rows: Iterable[WalletOutput]) -> Survey:
-        free: list[Coin] = []
-        unconfirmed: list[Coin] = []
-        promised_sat = reserved_sat = 0
-        height = self._height()
-        for row in rows:
-            coin = Coin(row.point, row.amount_sat, _weight(row.scriptpubkey))
-            if row.reserved:
-                reserved_sat += coin.amount_sat
-            elif not row.is_spendable(height):
-                unconfirmed.append(coin)
-            elif coin.point in self._promised:
-                promised_sat += coin.amount_sat
-            else:
-                free.append(coin)
-        found = Survey(tuple(free), promised_sat, tuple(unconfirmed), reserved_sat)
+    def _sort(self, rows: list[WalletOutput]) -> Survey:
+        table, height, promised = self._table, self._height(), self._promised
+        if table.rows is not rows or table.height != height:
+            table = self._table = _table(rows, height)
+        free = tuple(coin for coin in table.coins if coin.point not in promised)
+        promised_sat = sum(coin.amount_sat for coin in table.coins if coin.point in promised)
+        found = Survey(free, promised_sat, table.unconfirmed, table.reserved_sat)
         self.low_water(found.free_sat)
         return found
 
@@ -345,7 +360,11 @@ class Coins:
     def spent(self, jit_scid: int) -> None:
         """Take note that the coins promised to this scid are spent."""
         if self._listed is not None:
-            rows = [row for row in self._listed.rows if self._promised.get(row.point) != jit_scid]
+            mine = {point for point, owner in self._promised.items() if owner == jit_scid}
+            rows = [row for row in self._listed.rows if row.point not in mine]
+            if self._table.rows is self._listed.rows and not any(row.reserved for row in rows):
+                coins = [coin for coin in self._table.coins if coin.point not in mine]
+                self._table = self._table._replace(rows=rows, coins=coins)
             self._listed = self._listed._replace(rows=rows)
         self._break_promises(jit_scid)
         self._lost.pop(jit_scid, None)

@@ -47,6 +47,9 @@ class NodeLiquidity:
         self._recent: Liquidity | None = None
         self._recent_ms = 0
         self._changes = 0
+        self._asking = asyncio.Lock()
+        self._asked = 0  # questions for the purse that have begun
+        self._answer: Liquidity | None = None  # to the last of them
 
     def scid_taken(self, scid: int) -> bool:
         """Return whether a channel of ours had this scid or alias when last asked (B-11)."""
@@ -72,7 +75,19 @@ class NodeLiquidity:
             return found
 
     async def purse(self) -> Liquidity:
-        """Return what can come in and what can be spent. Raises NodeError."""
+        """Return what can come in and what can be spent, asked anew. Raises NodeError.
+
+        One question at a time; all who come meanwhile share the next, which begins after each of them asked.
+        """
+        before = self._asked
+        async with self._asking:
+            if self._asked > before and self._answer is not None:
+                return self._answer
+            self._asked, self._answer = self._asked + 1, None
+            self._answer = await self._ask()
+            return self._answer
+
+    async def _ask(self) -> Liquidity:
         asked_ms, changes = self._now_ms(), self._changes
         channels = await self.refresh()
         public = [channel for channel in channels if channel.is_normal and not channel.private]

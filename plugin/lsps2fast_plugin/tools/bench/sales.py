@@ -103,6 +103,7 @@ def _world(seed: int, sessions: int, mode: str = MODES[0]) -> World:
             "lsps2-max-buys-per-minute": 10**6,
             "lsps2-max-info": 10**6,
             "lsps2-capital-budget-sat": 10**9,
+            "lsps2-mining-budget-sat": 10**9,
             "lsps2-max-held-parts": 10**5,
         },
         wallet_sat=(400_000,) * (sessions + 2),

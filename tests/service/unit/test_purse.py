@@ -1,0 +1,87 @@
+"""What the node can receive and spend: asked anew for each sale, and once for all of a crowd."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from lsps2fast.errors import NodeError
+from lsps2fast_plugin.cln.channel_types import OurNode
+from lsps2fast_plugin.service.coins import Coins, LowWater
+from lsps2fast_plugin.service.known_node import KnownFeerates
+from lsps2fast_plugin.service.liquidity import NodeLiquidity
+
+
+class Node:
+    """Its wallet holds one coin, worth the number of the listing in sat; a listing waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.fails: set[int] = set()
+        self.began = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def call(self, method: str, params: dict[str, Any] | None = None, **_: Any) -> dict[str, Any]:
+        if method == "feerates":
+            return {"perkw": {"min_acceptable": 253, "opening": 1_000}}
+        if method == "listpeerchannels":
+            self.asked += 1
+            self.began.set()
+            await self.may_answer.wait()
+            if self.asked in self.fails:
+                raise NodeError(method, -1, "busy")
+            return {"channels": []}
+        coin = {"txid": "ab" * 32, "output": 0, "amount_msat": self.asked * 1000, "scriptpubkey": "0014" + "00" * 20}
+        return {"outputs": [{**coin, "status": "confirmed", "reserved": False}]}
+
+
+def view_of(node: Any) -> NodeLiquidity:
+    coins = Coins(node, lambda: 100, lambda: 0, LowWater(0, print))
+    return NodeLiquidity(node, coins, KnownFeerates(node, lambda: 0), lambda: 0, OurNode())
+
+
+async def asking(view: NodeLiquidity, count: int) -> list[asyncio.Task[Any]]:
+    """So many who ask, and wait."""
+    tasks = [asyncio.create_task(view.purse()) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_those_who_come_during_a_question_share_the_next() -> None:
+    """P24, rule:18: none gets an answer to a question that began before it asked."""
+    node = Node()
+    view = view_of(node)
+    first = await asking(view, 1)
+    await node.began.wait()
+    others = await asking(view, 30)
+    node.may_answer.set()
+    assert [each.confirmed_sat for each in await asyncio.gather(*first)] == [1]
+    assert {each.confirmed_sat for each in await asyncio.gather(*others)} == {2}
+    assert (await view.purse()).confirmed_sat == 3
+
+
+async def test_a_question_without_an_answer_is_asked_again_by_the_next() -> None:
+    """rule:10: one error is one caller's."""
+    node = Node()
+    node.fails = {1, 2}
+    view = view_of(node)
+    tasks = await asking(view, 4)
+    node.may_answer.set()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(each, NodeError) for each in found] == [True, True, False, False]
+    assert [each.confirmed_sat for each in found[2:] if not isinstance(each, BaseException)] == [3, 3]
+
+
+@pytest.mark.parametrize("who", [0, 1])
+async def test_one_that_is_cancelled_takes_no_other_with_it(who: int) -> None:
+    """rule:17: neither the one that asks nor one that waits for it."""
+    node = Node()
+    view = view_of(node)
+    tasks = await asking(view, 3)
+    tasks[who].cancel()
+    await asyncio.sleep(0)
+    node.may_answer.set()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(each, asyncio.CancelledError) for each in found] == [each == who for each in range(3)]
