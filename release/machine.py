@@ -16,7 +16,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import urllib.request
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[1]
-NEEDED: Final = ("python3-venv", "python3-dev", "build-essential", "git", "ca-certificates")
+NEEDED: Final = ("python3-venv", "python3-dev", "build-essential", "git", "xz-utils", "ca-certificates")
 USEFUL: Final = {  # what tests can use besides; they say what they lack
     "valgrind": "make count",
     "chromium": "tests/browser",
@@ -146,11 +145,12 @@ def install(makers: Makers, version: str, place: Path, read: Read = read, libc: 
     target = place / f"{makers.program}-{version}"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    with tempfile.TemporaryFile() as packed:
+    with tempfile.NamedTemporaryFile() as packed:  # tar refuses what would leave its folder; Debian 12's Python cannot
         packed.write(archive)
-        packed.seek(0)
-        with tarfile.open(fileobj=packed) as tar:
-            tar.extractall(target, filter="data")
+        packed.flush()
+        unpack = ["tar", "--extract", "--no-same-owner", "--file", packed.name, "--directory", str(target)]
+        if subprocess.run(unpack, check=False, timeout=TIMEOUT_S).returncode:
+            raise SystemExit(f"{base}{file}: could not be unpacked")
     (folder,) = target.glob(makers.inside)
     return folder
 
@@ -159,16 +159,20 @@ def packages(dry: bool) -> None:
     """Install what the distribution serves; name what it does not."""
     root = [] if os.geteuid() == 0 else ["sudo"]
     apt = [*root, "apt-get", "install", "--yes", "--no-install-recommends"]
-    known = [name for name in USEFUL if candidate(name)]
-    for name in set(USEFUL).difference(known):
-        print(f"  {name} is not served here ({USEFUL[name]})")
-    for command in ([*root, "apt-get", "update"], [*apt, *NEEDED], *([*apt, name] for name in known)):
-        print("  $", " ".join(command))
-        if not dry and subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
-            if command[-1] in USEFUL:
-                print(f"  {command[-1]} could not be installed ({USEFUL[command[-1]]})")
-            else:
-                raise SystemExit(f"{' '.join(command)}: failed")
+    needed = all(carry_out(command, dry) for command in ([*root, "apt-get", "update"], [*apt, *NEEDED]))
+    if not needed:
+        raise SystemExit("what is needed could not be installed; apt-get says why")
+    for name, use in USEFUL.items():
+        if not candidate(name):
+            print(f"  {name} is not served here ({use})")
+        elif not carry_out([*apt, name], dry):
+            print(f"  {name} could not be installed ({use})")
+
+
+def carry_out(command: list[str], dry: bool) -> bool:
+    """Show a command, run it, return whether it went well."""
+    print("  $", " ".join(command), flush=True)
+    return dry or not subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
 
 
 def candidate(package: str) -> bool:
