@@ -44,7 +44,7 @@ quick: $(VENV)/built ## tests for the edit loop: no processes, nothing slow
 
 ##@ Try to lose money
 crash: $(VENV)/built ## kill the plugin and the node at every point of a sale and count the money
-	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m crash --processes --most 40 && ../$(PY) -m crash.client
+	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m crash --processes --most 40 && ../$(PY) -m crash.client && ../$(PY) -m harness.fleet_histories
 
 simulate: $(VENV)/built ## ten minutes of a town of honest and dishonest people on simulated time
 	@$(VENV)/bin/lsps2fast simulate --seed 1 --seeds 40 --days 10 --people 40

@@ -37,6 +37,7 @@ PROCESSES = (  # folders and files whose tests start processes; `make quick` lea
     *(f"cln/test_{name}.py" for name in ("built_in", "end")),
     "core/test_no_cython.py",
     "service/fleet/test_database.py",
+    "service/fleet/test_exactly.py",
     "service/fleet/test_nodes.py",
     "service/recovery/test_start.py",
     "test_types.py",

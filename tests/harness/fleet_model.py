@@ -70,6 +70,8 @@ class Server:
         self.holds: dict[str, dict[str, tuple[int, int]]] = {}  # by pot and node: held, used
         self.clients: dict[str, dict[str, Client]] = {}
         self.nodes: dict[str, str] = {}
+        self.epochs: dict[str, int] = {}
+        self.told_in: dict[tuple[str, str], int] = {}  # epoch of a row, by client and node
         self.up = True
         self.questions = 0
         self.under_way: dict[str, list[Callable[[], Any]]] = {}  # by node: given up, and not over
@@ -113,6 +115,7 @@ class Line:
         self._fate.point()
         self._connected = True
         self._server.nodes[self._node] = policy
+        self._server.epochs[self._node] = self._server.epochs.get(self._node, 0) + 1
 
     async def place_buy(self, peer_id: str, buys: int, most_buys: int, asks: list[Ask]) -> Placed:
         def work() -> Placed:
@@ -122,29 +125,50 @@ class Line:
                 return Placed(False, Client(peer_id, *others), [])
             row = server.clients.setdefault(peer_id, {}).get(self._node, Client(peer_id, 0, 0, 0, 0, 0, 0))
             server.clients[peer_id][self._node] = Client(**{**_plain(row), "buys": buys})
+            server.told_in[peer_id, self._node] = server.epochs[self._node]
             return Placed(True, Client(peer_id, *others), [server.take_hold(self._node, ask) for ask in sorted(asks)])
 
         return await self._do(work)
 
     async def tell_and_hear(
-        self, policy: str, asks: list[Ask], watch: list[str], clients: list[Client], since: datetime | None
+        self,
+        policy: str,
+        asks: list[Ask],
+        watch: list[str],
+        clients: list[Client],
+        since: datetime | None,
+        nodes_since: datetime | None,
     ) -> News:
         def work() -> News:
             server = self._server
             server.nodes[self._node] = policy
             for client in clients:
                 server.clients.setdefault(client.peer, {})[self._node] = client
+                server.told_in[client.peer, self._node] = server.epochs[self._node]
             holds = [server.take_hold(self._node, ask) for ask in sorted(asks)]
             heard = [
                 Client(peer, *server.others_of(self._node, peer))
                 for peer, rows in server.clients.items()
-                if rows.keys() - {self._node}
+                if self._node in rows and len(rows) > 1
             ]
             nodes = [FleetNode(name, name, "0.2.0", revision, 0) for name, revision in sorted(server.nodes.items())]
             others = {pot: server.sums(self._node, pot) for pot in watch}
-            return News(holds, others, heard, nodes, NOW)
+            return News(holds, others, heard, NOW, nodes, len(nodes), NOW)
 
         return await self._do(work)
+
+    async def forget_untold(self) -> bool:
+        def work() -> bool:
+            server = self._server
+            for peer_id, rows in server.clients.items():
+                if self._node in rows and server.told_in[peer_id, self._node] < server.epochs[self._node]:
+                    rows[self._node] = Client(peer_id, 0, 0, 0, 0, 0, 0)
+            return False
+
+        return bool(await self._do(work))
+
+    async def list_nodes(self) -> list[FleetNode]:
+        return [FleetNode(name, name, "0.2.0", policy, 0) for name, policy in sorted(self._server.nodes.items())]
 
     async def leave(self) -> None:
         self._connected = False

@@ -99,7 +99,7 @@ class Methods:
         fleet = self._parts.fleet
         if fleet is None:
             raise refusal(STATE, "this node is alone: lsps2-fleet is not set")
-        return fleet.state()
+        return await fleet.state()
 
     async def cancel(self, jit_channel_scid: str) -> dict[str, Any]:
         """Take an unpaid offer back: parts it holds fail, later ones find no channel. A channel being made goes on."""

@@ -75,7 +75,11 @@ async def show(connection: Any, schema: str, args: Namespace) -> str:
 
 async def forget(connection: Any, schema: str, args: Namespace) -> str:
     """Take a node out that will not come back: what it held and used is free for the others. Raises ConfigError."""
-    gone = await connection.execute(f"DELETE FROM {schema}.node WHERE node = $1", args.node)
+    async with connection.transaction():
+        mine = f"SELECT pot FROM {schema}.hold WHERE node = $1"  # in the order in which nodes lock them
+        lock = f"SELECT pot FROM {schema}.pot WHERE pot IN ({mine}) ORDER BY pot FOR UPDATE"
+        await connection.fetch(lock, args.node)
+        gone = await connection.execute(f"DELETE FROM {schema}.node WHERE node = $1", args.node)
     if gone == "DELETE 0":
         raise ConfigError(f"no node {args.node} is known; `lsps2fast fleet show` lists them")
     return f"{args.node} is forgotten; what it held and used counts no more\n"

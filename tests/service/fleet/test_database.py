@@ -10,6 +10,7 @@ from harness.fleet import FleetServer, database
 
 from lsps2fast_plugin.service.fleet.database import Client, Database, FleetAway, NotOurs, load_driver
 from lsps2fast_plugin.service.fleet.holds import Ask, Granted
+from lsps2fast_plugin.service.fleet.schema import MIGRATIONS
 from lsps2fast_plugin.service.policy.shared import Standing
 
 CLIENT = "02" + "aa" * 32
@@ -36,13 +37,13 @@ async def left(*nodes: Database) -> None:
 async def test_a_pot_is_never_held_twice(url: str) -> None:
     """rule:18: what one node holds no other gets, and what it gives back they do."""
     one, two = await joined(url, "one", "two")
-    first = await one.tell_and_hear("p1", [Ask("token:aa", 0, 60, 100)], NO_POTS, NOTHING, None)
-    second = await two.tell_and_hear("p1", [Ask("token:aa", 0, 60, 100)], NO_POTS, NOTHING, None)
+    first = await one.tell_and_hear("p1", [Ask("token:aa", 0, 60, 100)], NO_POTS, NOTHING)
+    second = await two.tell_and_hear("p1", [Ask("token:aa", 0, 60, 100)], NO_POTS, NOTHING)
     assert first.holds == [Granted(60, 0, 0)]
     assert second.holds == [Granted(40, 60, 0)]
     assert [node.node for node in second.nodes] == ["one", "two"]
-    await one.tell_and_hear("p1", [Ask("token:aa", 10, 10, 100)], NO_POTS, NOTHING, None)
-    assert (await two.tell_and_hear("p1", [Ask("token:aa", 5, 200, 100)], NO_POTS, NOTHING, None)).holds == [
+    await one.tell_and_hear("p1", [Ask("token:aa", 10, 10, 100)], NO_POTS, NOTHING)
+    assert (await two.tell_and_hear("p1", [Ask("token:aa", 5, 200, 100)], NO_POTS, NOTHING)).holds == [
         Granted(90, 10, 10)
     ]
     await left(one, two)
@@ -51,10 +52,10 @@ async def test_a_pot_is_never_held_twice(url: str) -> None:
 async def test_what_is_held_stays_when_a_budget_shrinks(url: str) -> None:
     """rule:18: a node that holds more than the new limit keeps what it uses, and gets nothing more."""
     one, two = await joined(url, "one", "two")
-    await one.tell_and_hear("p1", [Ask("capital", 50, 80, 100)], NO_POTS, NOTHING, None)
-    assert (await one.tell_and_hear("p1", [Ask("capital", 50, 200, 30)], NO_POTS, NOTHING, None)).holds[0].held == 80
-    assert (await one.tell_and_hear("p1", [Ask("capital", 50, 50, 30)], NO_POTS, NOTHING, None)).holds[0].held == 50
-    assert (await two.tell_and_hear("p1", [Ask("capital", 0, 1, 30)], NO_POTS, NOTHING, None)).holds[0].held == 0
+    await one.tell_and_hear("p1", [Ask("capital", 50, 80, 100)], NO_POTS, NOTHING)
+    assert (await one.tell_and_hear("p1", [Ask("capital", 50, 200, 30)], NO_POTS, NOTHING)).holds[0].held == 80
+    assert (await one.tell_and_hear("p1", [Ask("capital", 50, 50, 30)], NO_POTS, NOTHING)).holds[0].held == 50
+    assert (await two.tell_and_hear("p1", [Ask("capital", 0, 1, 30)], NO_POTS, NOTHING)).holds[0].held == 0
     await left(one, two)
 
 
@@ -102,7 +103,7 @@ async def test_pots_in_any_order_never_wait_for_each_other(url: str) -> None:
             if dice.random() < 0.5:
                 await node.place_buy(dice.choice(clients), 1, 1000, asks)
             else:
-                await node.tell_and_hear("p1", asks, NO_POTS, told, None)
+                await node.tell_and_hear("p1", asks, NO_POTS, told)
 
     await asyncio.gather(*map(work, nodes))
     await left(*nodes)
@@ -116,7 +117,7 @@ async def test_a_client_has_its_places_once(url: str) -> None:
     placed = await two.place_buy(CLIENT, 4, 10, [])
     assert placed.room
     assert placed.others.standing == Standing(buys=6)
-    await one.tell_and_hear("p1", [], NO_POTS, [Client(CLIENT, 0, 1, 2, 3, 4, 5_000)], None)
+    await one.tell_and_hear("p1", [], NO_POTS, [Client(CLIENT, 0, 1, 2, 3, 4, 5_000)])
     placed = await two.place_buy(CLIENT, 10, 10, [])
     assert placed.room
     assert placed.others.standing == Standing(0, 1, 2, 3, 4, 5_000)
@@ -124,25 +125,90 @@ async def test_a_client_has_its_places_once(url: str) -> None:
 
 
 async def test_what_others_tell_is_heard_once_it_changes(url: str) -> None:
-    """rule:22: what a client did at one node is known at the others."""
-    one, two = await joined(url, "one", "two")
-    since = (await two.tell_and_hear("p1", [], NO_POTS, NOTHING, None)).now
-    await one.tell_and_hear("p1", [], NO_POTS, [Client(CLIENT, 0, 1, 0, 0, 0, 7_000)], None)
+    """rule:22: what a client did at one node is known at the others that have something with it, and at no more."""
+    one, two, other = await joined(url, "one", "two", "other")
+    told = [Client(CLIENT, 1, 0, 0, 0, 0, 0)]
+    since = (await two.tell_and_hear("p1", [], NO_POTS, told)).heard_until
+    await one.tell_and_hear("p1", [], NO_POTS, [Client(CLIENT, 0, 1, 0, 0, 0, 7_000)])
     news = await two.tell_and_hear("p1", [], NO_POTS, NOTHING, since)
     assert [(heard.peer, heard.standing) for heard in news.clients] == [(CLIENT, Standing(unpaid=1, unpaid_msat=7_000))]
+    assert (await other.tell_and_hear("p1", [], NO_POTS, NOTHING)).clients == []
+    await one.place_buy(CLIENT, 3, 10, [])
+    news = await two.tell_and_hear("p1", [], NO_POTS, NOTHING, since)
+    assert news.clients[-1].standing.buys == 3
+    await left(one, two, other)
+
+
+async def test_a_node_hears_of_others_when_they_change(server: FleetServer, url: str) -> None:
+    """Of a thousand nodes a look names those that came, went or have another policy; the rest only counts."""
+    one, two = await joined(url, "one", "two")
+    news = await one.tell_and_hear("p1", [], NO_POTS, NOTHING)
+    assert ([node.node for node in news.nodes], news.count) == (["one", "two"], 2)
+    server.value(schema_of(url), "UPDATE node SET changed = changed - interval '1 minute'")
+    since = news.now
+    news = await one.tell_and_hear("p1", [], NO_POTS, NOTHING, None, since)
+    assert (news.nodes, news.count) == ([], 2)
+    await two.tell_and_hear("p2", [], NO_POTS, NOTHING)
+    news = await one.tell_and_hear("p1", [], NO_POTS, NOTHING, None, since)
+    assert [(node.node, node.policy) for node in news.nodes] == [("two", "p2")]
+    assert [node.node for node in await one.list_nodes()] == ["one", "two"]
+    assert (await asyncio.to_thread(server.command, "forget", schema_of(url), node="two"))[0] == 0
+    assert (await one.tell_and_hear("p1", [], NO_POTS, NOTHING, None, since)).count == 1
+    await left(one, two)
+
+
+async def test_what_a_node_does_not_tell_again_is_forgotten(server: FleetServer, url: str) -> None:
+    """B-14: a place whose answer was lost with its node is in no journal, so no one would ever say that it is free."""
+    one, two = await joined(url, "one", "two")
+    await one.place_buy(CLIENT, 9, 10, [])
+    await two.tell_and_hear("p1", [], NO_POTS, [Client(CLIENT, 1, 0, 0, 0, 0, 0)])
+    assert not (await two.place_buy(CLIENT, 2, 10, [])).room
+    since = (await two.tell_and_hear("p1", [], NO_POTS, NOTHING)).heard_until
+    await one.join("p1")
+    await one.tell_and_hear("p1", [], NO_POTS, [Client("03" + CLIENT[2:], 4, 0, 0, 0, 0, 0)])
+    assert not await one.forget_untold()
+    assert server.value(schema_of(url), "SELECT sum(buys) FROM client WHERE node = 'one'") == "4"
+    assert [heard.standing for heard in (await two.tell_and_hear("p1", [], NO_POTS, NOTHING, since)).clients][-1:] == [
+        Standing()
+    ]
+    assert (await two.place_buy(CLIENT, 2, 10, [])).room
+    await left(one, two)
+
+
+async def test_an_older_schema_is_brought_to_this_one(server: FleetServer, url: str) -> None:
+    """A fleet of the first version keeps what its nodes hold and have told; its role needs the new functions, too."""
+    schema = schema_of(url)
+    admin = await load_driver().connect(server.url)
+    await admin.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; SET search_path = {schema}")
+    await admin.execute(MIGRATIONS[0])
+    await admin.execute(
+        "INSERT INTO about (version, network) VALUES (1, 'regtest');"
+        "INSERT INTO node VALUES ('one', 7, 'ONE', '0.1.0', 'p0', now()), ('two', 1, 'TWO', '0.1.0', 'p0', now());"
+        "INSERT INTO hold VALUES ('capital', 'one', 60, 20), ('capital', 'two', 30, 0), ('token:aa', 'two', 5, 5);"
+        f"INSERT INTO client VALUES ('{CLIENT}', 'one', 2, 1, 0, 0, 0, 5000, now())"
+    )
+    await admin.close()
+    code, said = await asyncio.to_thread(server.command, "init", schema)
+    assert (code, "brought from version 1" in said) == (0, True)
+    one, two = await joined(url, "one", "two")
+    assert (await one.tell_and_hear("p1", [], ["capital"], NOTHING)).others == {"capital": (30, 0)}
+    assert (await two.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING)).holds == [
+        Granted(40, 60, 20)
+    ]
+    assert (await two.place_buy(CLIENT, 1, 10, [])).others.standing == Standing(buys=2, unpaid=1, unpaid_msat=5_000)
+    assert (await asyncio.to_thread(server.command, "forget", schema, node="one"))[0] == 0
+    assert server.value(schema, "SELECT pot, held, used FROM pot ORDER BY pot") == "capital|40|0\ntoken:aa|5|5"
     await left(one, two)
 
 
 async def test_an_earlier_process_of_a_node_is_refused(url: str) -> None:
     """cln:N6: two machines act for one node by mistake; the one that came later does."""
     (old,) = await joined(url, "one")
-    await old.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING, None)
+    await old.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING)
     (new,) = await joined(url, "one")
     with pytest.raises(FleetAway, match="another process acts for this node"):
-        await old.tell_and_hear("p1", [Ask("capital", 0, 0, 100)], NO_POTS, NOTHING, None)
-    assert (await new.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING, None)).holds == [
-        Granted(50, 0, 0)
-    ]
+        await old.tell_and_hear("p1", [Ask("capital", 0, 0, 100)], NO_POTS, NOTHING)
+    assert (await new.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING)).holds == [Granted(50, 0, 0)]
     await left(old, new)
 
 
@@ -150,10 +216,10 @@ async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(se
     """K-13: a raise whose answer was given up comes to its end, or never, but not behind the next call's back."""
     one, other = await joined(url, "one", "other")
     admin = await load_driver().connect(server.url)
-    lock = f"hashtextextended('{schema_of(url)} pot capital', 0)"
-    await admin.fetchval(f"SELECT pg_advisory_lock({lock})")
-    late = asyncio.create_task(one.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING, None))
-    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    await one.tell_and_hear("p1", [Ask("capital", 0, 1, 100)], NO_POTS, NOTHING)
+    await admin.execute(f"BEGIN; SELECT 1 FROM {schema_of(url)}.pot WHERE pot = 'capital' FOR UPDATE")
+    late = asyncio.create_task(one.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING))
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     for _ in range(1000):
         if await admin.fetchval(waiting):
             break
@@ -163,12 +229,12 @@ async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(se
         await late
     with pytest.raises(FleetAway, match="did not answer"):  # the database still works on it
         await one.join("p1")
-    await admin.fetchval(f"SELECT pg_advisory_unlock({lock})")
+    await admin.execute("ROLLBACK")
     await admin.close()
     await one.join("p1")
-    news = await one.tell_and_hear("p1", [Ask("capital", 0, 10, 100)], NO_POTS, NOTHING, None)
+    news = await one.tell_and_hear("p1", [Ask("capital", 0, 10, 100)], NO_POTS, NOTHING)
     assert news.holds == [Granted(10, 0, 0)]
-    news = await other.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING, None)
+    news = await other.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING)
     assert news.holds == [Granted(90, 10, 0)]
     await left(one, other)
 
@@ -185,8 +251,8 @@ async def test_a_node_may_call_functions_and_nothing_else(server: FleetServer, u
 @pytest.mark.parametrize(
     ("sql", "words", "kind"),
     [
-        ("UPDATE about SET version = 99", "has version 99, not 1: upgrade this program", NotOurs),
-        ("UPDATE about SET version = 0", "run `lsps2fast fleet init`", NotOurs),
+        ("UPDATE about SET version = 99", "has version 99, not 2: upgrade this program", NotOurs),
+        ("UPDATE about SET version = 1", "run `lsps2fast fleet init`", NotOurs),
         ("UPDATE about SET network = 'bitcoin'", "is one on bitcoin, this node is on regtest", NotOurs),
         ("DROP SCHEMA {} CASCADE", "run `lsps2fast fleet init URL` once", NotOurs),
     ],
@@ -229,7 +295,7 @@ async def test_a_stricter_isolation_is_refused(server: FleetServer, url: str) ->
         node = database(url, "one")
         await node.join("p1")
         with pytest.raises(NotOurs, match="default_transaction_isolation"):
-            await node.tell_and_hear("p1", [], NO_POTS, NOTHING, None)
+            await node.tell_and_hear("p1", [], NO_POTS, NOTHING)
     finally:
         server.query("ALTER ROLE lsp RESET default_transaction_isolation")
 
@@ -253,10 +319,10 @@ async def test_clients_of_whom_there_is_nothing_are_forgotten_after_a_day(server
     """Nothing grows without bound: young ones stay, for the others have to hear of them; the old ones go."""
     (one,) = await joined(url, "one")
     told = [Client(f"02{number:064x}", int(number == 7), 0, 0, 0, 0, 0) for number in range(300)]
-    await one.tell_and_hear("p1", [], NO_POTS, told, None)
+    await one.tell_and_hear("p1", [], NO_POTS, told)
     long_ago = "UPDATE client SET told = told - interval '2 days' WHERE "
     server.value(schema_of(url), f"{long_ago} buys > 0 OR peer >= '{told[200].peer}'")
-    await one.tell_and_hear("p1", [], NO_POTS, NOTHING, None)
+    await one.tell_and_hear("p1", [], NO_POTS, NOTHING)
     assert server.value(schema_of(url), "SELECT count(*) FROM client") == "200"
     assert server.value(schema_of(url), "SELECT sum(buys) FROM client") == "1"
     await left(one)
@@ -265,7 +331,7 @@ async def test_clients_of_whom_there_is_nothing_are_forgotten_after_a_day(server
 async def test_a_server_whose_disk_is_full(server: FleetServer, url: str) -> None:
     """The node hears what is wrong in words, and what was held before is held still."""
     (one,) = await joined(url, "one")
-    await one.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING, None)
+    await one.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING)
     full = "BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END"
     server.value(
         schema_of(url),
@@ -273,10 +339,10 @@ async def test_a_server_whose_disk_is_full(server: FleetServer, url: str) -> Non
         "CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON hold FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
     with pytest.raises(FleetAway, match=r"is out of disk, memory or connections \(could not extend file"):
-        await one.tell_and_hear("p1", [Ask("capital", 0, 60, 100)], NO_POTS, NOTHING, None)
+        await one.tell_and_hear("p1", [Ask("capital", 0, 60, 100)], NO_POTS, NOTHING)
     server.value(schema_of(url), "DROP TRIGGER full_disk ON hold")
     await one.join("p1")
-    news = await one.tell_and_hear("p1", [], NO_POTS, NOTHING, None)
+    news = await one.tell_and_hear("p1", [], NO_POTS, NOTHING)
     assert news.holds == []
     assert server.value(schema_of(url), "SELECT held FROM hold") == "50"
     await left(one)
@@ -286,7 +352,7 @@ async def test_two_fleets_in_one_database_share_nothing(url: str, other_url: str
     """Each has a schema; their pots and clients are their own."""
     (one,), (two,) = await joined(url, "one"), await joined(other_url, "one")
     for node in (one, two):
-        news = await node.tell_and_hear("p1", [Ask("capital", 0, 100, 100)], NO_POTS, NOTHING, None)
+        news = await node.tell_and_hear("p1", [Ask("capital", 0, 100, 100)], NO_POTS, NOTHING)
         assert news.holds == [Granted(100, 0, 0)]
         assert (await node.place_buy(CLIENT, 10, 10, [])).room
     await left(one, two)
@@ -312,7 +378,7 @@ def test_the_command_makes_shows_and_forgets(server: FleetServer, url: str) -> N
 
     async def play() -> None:
         (one,) = await joined(url, "one")
-        await one.tell_and_hear("p1", [Ask("capital", 20, 50, 100)], NO_POTS, NOTHING, None)
+        await one.tell_and_hear("p1", [Ask("capital", 20, 50, 100)], NO_POTS, NOTHING)
         await one.leave()
 
     asyncio.run(play())

@@ -374,11 +374,11 @@ async def test_state_tells_an_operator_where_he_is() -> None:
     server = Server()
     one = await member(server, "a")
     assert await buy(one, held=SPRING) == "sold"
-    state = one.fleet.state()
+    state = await one.fleet.state()
     assert state["joined"] is True
     assert [pot["pot"] for pot in state["pots"]] == ["capital", "withheld", "mining", "mining-in-all", POT]
     server.up = False
     await one.fleet.look()
-    state = one.fleet.state()
+    state = await one.fleet.state()
     assert (state["joined"], state["why_away"]) == (False, "the fleet's database is away")
     assert one.policy.ledger.others.of(BOB) == Standing()

@@ -23,6 +23,8 @@ from lsps2fast_plugin.service.sales_ledger.outbox import Shipment
 
 CONNECT_S: Final = 5.0
 PATIENCE_S: Final = 2.0  # for one answer
+SEEN_EVERY_S: Final = 10.0
+UNTOLD: Final = 500  # clients that are forgotten in one go
 SCHEMA: Final = "lsps2fast"
 FENCED: Final = "LF003"
 
@@ -76,12 +78,18 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class News(msgspec.Struct, frozen=True):
-    """What the others have told; `others`: by pot what they hold and use together, nothing for none."""
+    """What the others have told; `others`: by pot what they hold and use together, nothing for none.
+
+    `clients` that changed since a moment, and `heard_until` which there are no more; `nodes` that changed since one,
+    of `count`, as of `now`.
+    """
 
     holds: list[Granted]
     others: dict[str, tuple[int, int]]
     clients: list[Client]
+    heard_until: datetime
     nodes: list[FleetNode]
+    count: int
     now: datetime
 
 
@@ -121,6 +129,7 @@ class Database:
         self._node, self._alias, self._program = node, alias, program
         self._connection: Any = None
         self._epoch = 0
+        self._seen = "", 0.0  # what was told of this node, and when
 
     @property
     def place(self) -> str:
@@ -150,6 +159,7 @@ class Database:
                 "own database, or its own schema as in ?schema=lsps2fast_testnet"
             )
         self._epoch = await self._ask("join_fleet($1, $2, $3, $4)", int, self._node, self._alias, self._program, policy)
+        self._seen = policy, asyncio.get_running_loop().time()
 
     async def place_buy(self, peer_id: str, buys: int, most_buys: int, asks: Sequence[Ask]) -> Placed:
         """Ask for a place for one more buy of a client, who then has `buys` here. Raises FleetAway."""
@@ -158,14 +168,37 @@ class Database:
         return placed
 
     async def tell_and_hear(
-        self, policy: str, asks: Sequence[Ask], watch: Sequence[str], clients: Sequence[Client], since: datetime | None
+        self,
+        policy: str,
+        asks: Sequence[Ask],
+        watch: Sequence[str],
+        clients: Sequence[Client],
+        since: datetime | None = None,
+        nodes_since: datetime | None = None,
     ) -> News:
-        """Tell what has changed here, hear what has changed elsewhere, of the pots in `watch`. Raises FleetAway."""
-        what = (self._node, self._epoch, *_columns(asks), list(watch), msgspec.json.encode(clients).decode(), since)
-        call = "tell_and_hear($1, $2, $3, $4, $5, $6, $7, $8, coalesce($9, '-infinity'::timestamptz))"
-        news: News = await self._ask(call, News, *what)
-        await self._ask("seen_now($1, $2)", None, self._node, policy)
+        """Tell what has changed here, hear what has changed elsewhere, of the pots in `watch`. Raises FleetAway.
+
+        `since`: as of when clients of this node were heard of, `nodes_since` the nodes; None for never.
+        """
+        told = msgspec.json.encode(clients).decode()
+        what = (self._node, self._epoch, *_columns(asks), list(watch), told, since, nodes_since)
+        moments = "coalesce($9, '-infinity'::timestamptz), coalesce($10, '-infinity'::timestamptz)"
+        news: News = await self._ask(f"tell_and_hear($1, $2, $3, $4, $5, $6, $7, $8, {moments})", News, *what)
+        now_s = asyncio.get_running_loop().time()
+        if self._seen[0] != policy or now_s - self._seen[1] >= SEEN_EVERY_S:
+            await self._ask("seen_now($1, $2)", None, self._node, policy)
+            self._seen = policy, now_s
         return news
+
+    async def forget_untold(self) -> bool:
+        """Forget clients that were told of before this join and not since; return whether there are more."""
+        found: int = await self._ask("forget_untold($1, $2)", int, self._node, self._epoch)
+        return found >= UNTOLD
+
+    async def list_nodes(self) -> list[FleetNode]:
+        """Return all nodes. Raises FleetAway."""
+        nodes: list[FleetNode] = await self._ask("list_nodes()", list[FleetNode])
+        return nodes
 
     async def ship(self, shipment: Shipment) -> int:
         """Bring rows of this node's ledger there; return the last change that was there before. Raises FleetAway."""

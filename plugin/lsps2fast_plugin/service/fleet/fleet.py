@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
+from itertools import chain, islice
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -52,9 +53,21 @@ class Wire(Protocol):
         """Ask for a place for a buy. Raises FleetAway."""
 
     async def tell_and_hear(
-        self, policy: str, asks: list[Ask], watch: list[str], clients: list[Client], since: datetime | None
+        self,
+        policy: str,
+        asks: list[Ask],
+        watch: list[str],
+        clients: list[Client],
+        since: datetime | None,
+        nodes_since: datetime | None,
     ) -> News:
         """Tell and hear what has changed. Raises FleetAway."""
+
+    async def forget_untold(self) -> bool:
+        """Forget clients that were told of before the join and not since; True while there are more."""
+
+    async def list_nodes(self) -> list[FleetNode]:
+        """Return all nodes. Raises FleetAway."""
 
     async def ship(self, shipment: Shipment) -> int:
         """Bring rows of the ledger there; return the last change that was there before. Raises FleetAway."""
@@ -118,11 +131,13 @@ class Fleet:
         self._tokens: dict[bytes, None] = {}  # under which something was bought since the last look
         self._waiting: list[bytes] = []  # tokens whose turn to be looked at comes yet
         self._touched: dict[str, None] = {}  # clients of whom something may have changed
+        self._again: dict[str, None] | None = None  # those to be told of after a join; None when all were
         self._told: dict[str, Client] = {}  # with something to tell
         self._since: datetime | None = None
+        self._nodes_since: datetime | None = None
+        self._nodes: dict[str, FleetNode] = {}
         self._all_told_ms = 0
         self._differ: tuple[str, ...] = ()
-        self.nodes: list[FleetNode] = []
         self.away_since_ms: int | None = None
         self.why_away = "not joined yet"
         others.is_unknown = lambda peer_id: not holds.joined and not others.knows(peer_id)
@@ -162,9 +177,13 @@ class Fleet:
             try:
                 if not self.holds.joined:
                     await wire.join(revision_of(self._policy.rules))
-                    self._touched.update(dict.fromkeys([*self._told, *self._clients()]))
+                    self._again = dict.fromkeys([*self._told, *self._clients()])
+                    self._told.clear()
+                    self._since = self._nodes_since = None
                     await self._exchange(wire, asking=False)  # how many there are, before a share is asked for
                 await self._exchange(wire)
+                if self._again is not None and not self._again and not await wire.forget_untold():
+                    self._again = None
             except FleetAway as error:
                 self._away(str(error))
             except StoreError as error:
@@ -201,9 +220,11 @@ class Fleet:
             self._touched.update(dict.fromkeys(self._told))
         clients = self._to_tell()
         watch = [pot.name for pot in pots]
-        news = await wire.tell_and_hear(revision_of(self._policy.rules), asks, watch, clients, self._since)
+        news = await wire.tell_and_hear(
+            revision_of(self._policy.rules), asks, watch, clients, self._since, self._nodes_since
+        )
         for client in clients:
-            self._touched.pop(client.peer, None)
+            self._was_told(client.peer)
             if any(value for name, value in msgspec.structs.asdict(client).items() if name != "peer"):
                 self._told[client.peer] = client
             else:
@@ -215,21 +236,29 @@ class Fleet:
         for heard in news.clients:
             if self._others.knows(heard.peer) or any(heard.standing):
                 self._others.tell(heard.peer, heard.standing)
-        self._since, self.nodes = news.now, news.nodes
-        self.holds.nodes = len(news.nodes)
+        self._since, self.holds.nodes = news.heard_until, news.count
+        self._nodes.update((node.node, node) for node in news.nodes)
+        self._nodes_since = news.now
+        if len(self._nodes) != news.count:  # some were forgotten
+            self._nodes, self._nodes_since = {node.node: node for node in news.nodes}, None
         self._joined()
         if self.holds.changed:
             await self._write()
 
     def _to_tell(self) -> list[Client]:
         clients = []
-        for peer_id in list(self._touched)[:MOST_TOLD]:
+        for peer_id in dict.fromkeys(islice(chain(self._again or (), self._touched), MOST_TOLD)):
             client = self._client(peer_id)
-            if self._told.get(peer_id) == client and self.holds.joined:
-                del self._touched[peer_id]
+            if self._told.get(peer_id) == client:
+                self._was_told(peer_id)
             else:
                 clients.append(client)
         return clients
+
+    def _was_told(self, peer_id: str) -> None:
+        self._touched.pop(peer_id, None)
+        if self._again is not None:
+            self._again.pop(peer_id, None)
 
     def _client(self, peer_id: str) -> Client:
         ledger, wall_ms = self._policy.ledger, self._clock.wall_ms()
@@ -276,6 +305,7 @@ class Fleet:
             _less(self._placing, peer_id)
             if hash_ is not None:
                 _less(self._taking, hash_)
+            self.touched(peer_id)  # the database may count one that is refused here
         try:
             yield  # it counts as an open buy and as a use before anything is awaited
         finally:
@@ -289,6 +319,7 @@ class Fleet:
                 return False
             asks = self._asks(wanted)
             buys = self._open_count(wanted.peer_id) + self._placing[wanted.peer_id]
+            self._told.pop(wanted.peer_id, None)  # the database has another number from here on
             try:
                 placed = await wire.place_buy(wanted.peer_id, buys, self._most_buys, asks)
             except FleetAway as error:
@@ -365,9 +396,9 @@ class Fleet:
         if not self.holds.joined:
             self.holds.joined = True
             self.away_since_ms, self.why_away = None, ""
-            log.info(f"joined the fleet: {len(self.nodes)} nodes share quotas, budgets and what clients did")
+            log.info(f"joined the fleet: {self.holds.nodes} nodes share quotas, budgets and what clients did")
         mine = revision_of(self._policy.rules)
-        differ = tuple(f"{node.alias or node.node}" for node in self.nodes if node.policy != mine)
+        differ = tuple(node.alias or id_ for id_, node in sorted(self._nodes.items()) if node.policy != mine)
         if differ != self._differ:
             self._differ = differ
             if differ:
@@ -387,8 +418,14 @@ class Fleet:
 
     # ---- for the operator
 
-    def state(self) -> dict[str, Any]:
-        """Return what `lsps2-fleet` shows."""
+    async def state(self) -> dict[str, Any]:
+        """Return what `lsps2-fleet` shows; the nodes as they were last heard of while the database is away."""
+        if self._wire is not None and self.holds.joined:
+            async with self._turn:
+                try:
+                    self._nodes = {node.node: node for node in await self._wire.list_nodes()}
+                except FleetAway as error:
+                    self._away(str(error))
         tokens = [token for token in self._policy.rules.tokens.values() if token.max_uses is not None]
         return {
             "joined": self.holds.joined,
@@ -403,7 +440,7 @@ class Fleet:
                     "policy": each.policy,
                     "seen_s": each.seen_s,
                 }
-                for each in self.nodes
+                for _, each in sorted(self._nodes.items())
             ],
             "pots": [
                 {

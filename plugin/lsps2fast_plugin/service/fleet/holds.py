@@ -97,7 +97,7 @@ class Holds:
             elif want <= held or want - held <= spare // 4:
                 want = held
             want = max(want, pot.used)
-            if self._told.get(pot.name) != (want, pot.used):
+            if self._told.get(pot.name) != (want, pot.used) or want != self.held(pot.name):
                 asks.append(Ask(pot.name, pot.used, want, pot.most))
         return asks
 
