@@ -71,7 +71,7 @@ async def sell_out(*nodes: Member) -> int:
     return sum(len(node.sold) for node in nodes)
 
 
-@pytest.mark.parametrize("dies", ["nobody", "the node", "the database", "both"])
+@pytest.mark.parametrize("dies", ["neither", "the node", "the database", "both"])
 async def test_a_grant_whose_answer_was_lost_is_sold_in_the_end(server: FleetServer, url: str, dies: str) -> None:
     """rule:18, rule:2, K-13: the database has granted the last uses; no client heard of it; all forty are sold."""
     one, two = Member(url, "one"), Member(url, "two")
