@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from lsps2fast.errors import ConfigError
-from lsps2fast_plugin.service.fleet.database import CONNECT_S, load_driver, split_url
+from lsps2fast_plugin.service.fleet.database import CONNECT_S, load_driver, split_url, without_password
 from lsps2fast_plugin.service.fleet.schema import CALLABLE, MIGRATIONS, VERSION
 from lsps2fast_plugin.service.sales_ledger.outbox import rebuild
 from lsps2fast_plugin.service.sales_ledger.schema import migrate
@@ -122,7 +122,8 @@ async def _connected(driver: Any, url: str) -> Any:
     try:
         return await driver.connect(url, timeout=CONNECT_S, command_timeout=PATIENCE_S, statement_cache_size=0)
     except Exception as error:  # whatever the driver, the system or the server say: the sentence goes to a person
-        raise ConfigError(f"the database cannot be reached: {error or type(error).__name__}") from error
+        said = without_password(str(error), url) or type(error).__name__
+        raise ConfigError(f"the database cannot be reached: {said}") from error
 
 
 ACTIONS: Final[dict[str, Callable[[Any, str, Namespace], Awaitable[str]]]] = {

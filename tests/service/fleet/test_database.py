@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+from urllib.parse import unquote
 
 import pytest
 from harness.fleet import FleetServer, database
 
-from lsps2fast_plugin.service.fleet.database import Client, Database, FleetAway, NotOurs, load_driver
+from lsps2fast_plugin.service.fleet.database import (
+    Client,
+    Database,
+    FleetAway,
+    NotOurs,
+    load_driver,
+    without_password,
+)
 from lsps2fast_plugin.service.fleet.holds import Ask, Granted
 from lsps2fast_plugin.service.fleet.schema import MIGRATIONS
 from lsps2fast_plugin.service.policy.shared import Standing
@@ -277,6 +285,16 @@ async def test_a_wrong_password_never_shows(server: FleetServer, url: str) -> No
     assert server.password not in str(caught.value)
 
 
+@pytest.mark.parametrize("words", ["secret%20word", "se/cret", "s%40cret"])
+def test_a_password_is_hidden_in_what_others_say(words: str) -> None:
+    """P-05: also where the driver or the system repeats the URL, or what it made of it."""
+    url = f"postgresql://lsp:{words.replace('/', '%2F')}@db/x?password=open-sesame"
+    said = without_password(f"cannot connect to {url}: bad {unquote(words)}, open-sesame", url)
+    assert "cret" not in said
+    assert "sesame" not in said
+    assert "postgresql://lsp:…@db/x" in said
+
+
 async def test_a_server_that_is_read_only(server: FleetServer, url: str) -> None:
     """A replica by mistake: nothing is written, and the sentence says so."""
     server.query("ALTER ROLE lsp SET default_transaction_read_only = on")
@@ -356,6 +374,35 @@ async def test_two_fleets_in_one_database_share_nothing(url: str, other_url: str
         assert news.holds == [Granted(100, 0, 0)]
         assert (await node.place_buy(CLIENT, 10, 10, [])).room
     await left(one, two)
+
+
+async def test_a_role_with_too_many_rights_is_no_way_around_the_functions(server: FleetServer, url: str) -> None:
+    """rule:18: the administrator's own URL works, and each node still has only its own part."""
+    schema = schema_of(url)
+    one, two = database(f"{server.url}?schema={schema}", "one"), database(url, "two")
+    for node in (one, two):
+        await node.join("p1")
+    assert (await one.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING)).holds[0].held == 90
+    assert (await two.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING)).holds[0].held == 10
+    await left(one, two)
+
+
+@pytest.mark.parametrize("name", ["'; DROP SCHEMA public; --", "$$", 'a"b', "\\", "\u00e9\U0001f4a9", "x" * 1_000_000])
+async def test_names_are_only_names(server: FleetServer, url: str, name: str) -> None:
+    """rule:16 in kind: whatever an alias or a policy says is data; a megabyte of it, too."""
+    node = Database(url, "regtest", "one", name, name)
+    await node.join(name)
+    news = await node.tell_and_hear(name, [Ask("capital", 0, 1, 1)], NO_POTS, NOTHING)
+    assert [(each.alias, each.policy) for each in news.nodes] == [(name, name)]
+    await node.leave()
+
+
+async def test_a_name_with_a_nul_is_refused_by_the_server(url: str) -> None:
+    """PostgreSQL's texts have no NUL: the node is away, and says why."""
+    node = Database(url, "regtest", "one", "a\0b", "0.2.0")
+    with pytest.raises(FleetAway, match="0x00"):
+        await node.join("p1")
+    await node.leave()
 
 
 async def test_a_server_that_is_gone(server: FleetServer, url: str) -> None:

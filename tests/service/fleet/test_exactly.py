@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -103,6 +104,29 @@ async def test_a_grant_whose_answer_was_lost_is_sold_in_the_end(server: FleetSer
         for node in (one, two):
             await node.fleet.look()
     assert await sell_out(one, two) == QUOTA
+    await one.cut.leave()
+    await two.cut.leave()
+
+
+async def test_a_database_that_answers_after_half_a_minute_while_three_hundred_buy(
+    server: FleetServer, url: str
+) -> None:
+    """P19, rule:18: one waits two seconds, the rest are judged at once; the node's part is sold, and no more."""
+    schema = url.rpartition("=")[2]
+    one, two = Member(url, "one"), Member(url, "two")
+    for node in (one, two, one, two):
+        await node.start()
+    part = one.holds.held(POT)
+    assert 0 < part < QUOTA
+    slow = "CREATE OR REPLACE FUNCTION enter(p_node text, p_epoch bigint) RETURNS void LANGUAGE sql AS"
+    server.value(schema, f"{slow} 'SELECT pg_sleep(30)'")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    answers = await asyncio.gather(*(buy(one, f"02{number:064x}") for number in range(300)))
+    assert loop.time() - began < 25
+    assert sum(answers) == len(one.sold) == part
+    assert len(one.alarms) == 1
+    assert "did not answer within 2 s; this node sells alone" in one.alarms[0]
     await one.cut.leave()
     await two.cut.leave()
 

@@ -173,7 +173,15 @@ async def test_an_option_that_is_no_url_stops_the_start() -> None:
 
     from lsps2fast.errors import ConfigError
 
-    for value in ("mysql://lsp:secret@db/x", "postgresql:///x", "postgresql://lsp:secret@db/x?schema=A;b"):
+    for value in (
+        "mysql://lsp:secret@db/x",
+        "postgresql:///x",
+        "postgresql://lsp:secret@db/x?schema=A;b",
+        "postgresql://lsp:secret#word@db/x",
+        "postgresql://lsp:secret/word@db/x",
+        "postgresql://lsp:secret?word@db/x",
+        "postgresql://[lsp:secret@db/x",
+    ):
         with pytest.raises(ConfigError, match="lsps2-fleet") as caught:
             settings(lsps2_fleet=value)
         assert "secret" not in str(caught.value)

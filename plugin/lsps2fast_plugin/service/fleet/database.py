@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -98,8 +98,10 @@ def split_url(url: str) -> tuple[str, str]:
     try:
         place = urlsplit(url)
         _ = place.port
-    except ValueError as error:
-        raise ConfigError(f"lsps2-fleet is no URL: {error}") from None
+    except ValueError:  # its text may have a part of the password
+        raise ConfigError(
+            "lsps2-fleet is no URL; in a password write %40 for @, %3A for :, %2F for /, %23 for # and %3F for ?"
+        ) from None
     if place.scheme not in ("postgres", "postgresql") or not place.hostname:
         raise ConfigError("lsps2-fleet must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
     query = dict(parse_qsl(place.query))
@@ -107,6 +109,16 @@ def split_url(url: str) -> tuple[str, str]:
     if not schema.isidentifier() or not schema.isascii() or schema != schema.lower() or len(schema) > 63:
         raise ConfigError("the schema in lsps2-fleet must be made of a-z, 0-9 and _, as in ?schema=lsps2fast")
     return urlunsplit(place._replace(query=urlencode(query))), schema
+
+
+def without_password(text: str, url: str) -> str:
+    """Return a text of the driver's or the system's, with the password of the URL hidden."""
+    place = urlsplit(url)
+    secrets = {place.password or "", unquote(place.password or "")}
+    secrets |= {value for name, value in parse_qsl(place.query) if name in ("password", "sslpassword", "passfile")}
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return text
 
 
 def load_driver() -> Any:
@@ -232,7 +244,8 @@ class Database:
             raise self._away(error) from error
 
     def _away(self, error: Exception) -> FleetAway:
-        """Say what is wrong and what to do; a URL with its password never shows."""
+        """Say what is wrong and what to do; the password never shows."""
+        said = without_password(str(error), self._url)
         code = str(getattr(error, "sqlstate", None) or "")
         where = f"the fleet's database at {self.place}"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
@@ -248,10 +261,10 @@ class Database:
         if code == "25006":
             return FleetAway(f"{where} is read-only: a replica, or set so; name the server that takes writes")
         if code.startswith("53"):
-            return FleetAway(f"{where} is out of disk, memory or connections ({error})")
+            return FleetAway(f"{where} is out of disk, memory or connections ({said})")
         if code == "LF004":
             return NotOurs(f"{where}: set default_transaction_isolation to 'read committed' for this role")
-        return FleetAway(f"{where}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}")
+        return FleetAway(f"{where}: {type(error).__name__}: {said.splitlines()[0] if said else 'no words'}")
 
 
 def _columns(asks: Sequence[Ask]) -> tuple[list[str], list[int], list[int], list[int]]:
