@@ -95,6 +95,14 @@ def test_a_narrow_terminal_cuts_no_amount(width: int) -> None:
     assert "…" not in text
 
 
+def test_a_look_that_is_taken_again_is_told_once() -> None:
+    """A wallet looks for a funding many times; the story has it once, and again after something else."""
+    screen = Screen(silent=True)
+    for what in ("looks", "looks", "finds", "looks", "looks"):
+        screen.line(1.0, "client", what)
+    assert [what for _, _, what in screen.story[0].lines] == ["looks", "finds", "looks"]
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     "arguments",

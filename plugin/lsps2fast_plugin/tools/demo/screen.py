@@ -67,9 +67,11 @@ class Screen:
         self._print(f"\n== {text}", f"\n[bold reverse] {text} [/bold reverse]")
 
     def line(self, seconds: float, who: str, what: str) -> None:
-        """One line of the timeline."""
+        """One line of the timeline; the same again, with nothing between, is left out."""
         if not self.story:
             self.story.append(Chapter("What happened"))
+        if [last[1:] for last in self.story[-1].lines[-1:]] == [(who, what)]:
+            return
         self.story[-1].lines.append((seconds, who, what))
         colour = COLOURS.get(who, "white")
         safe = _escaped(what)
