@@ -9,7 +9,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help machine api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants site ha fleet lint types table wheels clean
+.PHONY: help machine api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants campaign tried site ha fleet lint types table wheels clean
 
 ##@ Every day
 help: ## show these verbs
@@ -47,7 +47,13 @@ crash: $(VENV)/built ## kill the plugin and the node at every point of a sale an
 	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m crash --processes --most 40 && ../$(PY) -m crash.client && ../$(PY) -m harness.fleet_histories
 
 simulate: $(VENV)/built ## ten minutes of a town of honest and dishonest people on simulated time
-	@$(VENV)/bin/lsps2fast simulate --seed 1 --seeds 40 --days 10 --people 40
+	@$(VENV)/bin/lsps2fast simulate --seed 1 --seeds 9999 --minutes 10 --days 10 --people 40
+
+campaign: $(VENV)/built ## a hundred seeds of thirty days each, on all cores (half an hour of CPU): .venv/campaign.json
+	@$(VENV)/bin/lsps2fast simulate --seed 7001 --seeds 100 --days 30 --people 6 --json >$(VENV)/campaign.json
+
+tried: $(VENV)/tools ## put what `make campaign` found on the page of what we promise
+	@$(PY) tests/pages/tried.py $(VENV)/campaign.json
 
 simulate-mutants: $(VENV)/built ## take each guard away and see the simulator find the loss
 	@$(VENV)/bin/lsps2fast simulate --mutants

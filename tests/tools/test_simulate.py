@@ -49,8 +49,8 @@ def played(*arguments: str, hash_seed: str = "0") -> dict[str, Any]:
     done = subprocess.run(
         [*COMMAND, "--json", *arguments], env=environment, capture_output=True, check=True, timeout=600
     )
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found[0]
+    found: dict[str, Any] = json.loads(done.stdout)["runs"][0]
+    return found
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_ctrl_c_ends_with_the_books_so_far(number: int, before: tuple[str, ...])
             overdue.cancel()
             running.kill()
     assert running.returncode == 130, (first, said)
-    (result,) = json.loads(out)
+    (result,) = json.loads(out)["runs"]
     assert result["interrupted"]
     assert 0 < result["days"] < 3000
 

@@ -12,7 +12,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `run` reads."""
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of all random choices (default 1)")
     parser.add_argument(
-        "--seeds", type=_count, default=1, metavar="N", help="how many seeds to play, one after the other"
+        "--seeds",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="how many seeds to play, as many at a time as there are cores",
+    )
+    parser.add_argument(
+        "--minutes", type=_positive, metavar="M", help="begin no further seed after so many minutes (default: play all)"
     )
     parser.add_argument("--days", type=_positive, default=30.0, help="simulated days for each seed (default 30)")
     parser.add_argument("--people", type=_positive, default=24.0, help="people who come to town in a day (default 24)")

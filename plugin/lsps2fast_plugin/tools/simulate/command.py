@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict, replace
-from typing import Any
+import time
+from dataclasses import replace
 
 from . import strategies
-from .market import Market, Result, simulate
+from .campaign import campaign
+from .market import Market, simulate
 from .mutants import MUTANTS
 from .plan import NONE, Plan, numbers_of
 from .shrink import shrink
+from .sums import Run, as_json, as_text, plain
 
 DAYS_A_LINE = 5.0
 
@@ -43,6 +44,8 @@ def plan_of(args: argparse.Namespace, seed: int) -> Plan:
 def run(args: argparse.Namespace) -> int:
     """Play; 0 when every promise held, 1 when one did not, 2 for arguments that cannot be, 130 after Ctrl-C."""
     try:
+        if args.seeds > 1 and (args.tell or args.plot is not None):
+            raise ValueError("--tell and --plot are for one seed: leave out --seeds")
         plans = [plan_of(args, args.seed + more) for more in range(args.seeds)]
         if args.plot is not None:
             args.plot.touch()  # a path that cannot be written is told before the run, not after it
@@ -54,25 +57,33 @@ def run(args: argparse.Namespace) -> int:
         return 2
     if args.mutants:
         return _mutants()
-    results = []
-    for plan in plans:
-        result = simulate(plan, _Progress(plan.days), _say if args.tell else None)
-        if result.violation is not None and args.shrink:
-            result = shrink(result, lambda text: _say(text))
-        results.append(result)
-        if result.violation is not None or result.interrupted:
-            break
-        if len(plans) > 1:
-            _say(f"seed {plan.seed}: {result.totals['sales']} sales, {result.steps} steps, all promises held")
-    if args.plot is not None and not results[-1].interrupted:
+    begun_s = time.monotonic()
+    broken: list[int] = []
+    if len(plans) == 1:
+        runs = [_one(args, plans[0])]
+    else:
+        runs, broken = campaign(plans, _say, minutes=args.minutes, shrinks=args.shrink)
+    wall_s = time.monotonic() - begun_s
+    if not runs and not broken:
+        raise KeyboardInterrupt  # before there was anything to tell
+    if runs:
+        sys.stdout.write((as_json if args.json else as_text)(runs, wall_s, broken))
+    if any(run["interrupted"] for run in runs):
+        return 130
+    return int(bool(broken) or any(run["violation"] is not None for run in runs))
+
+
+def _one(args: argparse.Namespace, plan: Plan) -> Run:
+    """Play a plan in this process."""
+    result = simulate(plan, _Progress(plan.days), _say if args.tell else None)
+    if result.violation is not None and args.shrink:
+        result = shrink(result, _say)
+    if args.plot is not None and not result.interrupted:
         from .plot import svg
 
-        honest = simulate(replace(results[-1].plan, only=(NONE,)), _Progress(args.days))
-        args.plot.write_text(svg(honest, results[-1]), encoding="utf-8")
-    sys.stdout.write(as_json(results) if args.json else as_text(results))
-    if results[-1].interrupted:
-        return 130
-    return 1 if results[-1].violation is not None else 0
+        honest = simulate(replace(result.plan, only=(NONE,)), _Progress(args.days))
+        args.plot.write_text(svg(honest, result), encoding="utf-8")
+    return plain(result)
 
 
 def _mutants() -> int:
@@ -107,55 +118,3 @@ class _Progress:
             totals = market.books.totals
             day = min(market.town.day, self._days)  # what is under way then has some more days to end
             _say(f"day {day:.0f} of {self._days:g}: {totals['sales']} sales, {market.story.step} steps")
-
-
-def as_json(results: list[Result]) -> str:
-    """All results for programs."""
-    return json.dumps([_plain(result) for result in results], indent=2) + "\n"
-
-
-def _plain(result: Result) -> dict[str, Any]:
-    fields = vars(result) | {"command": result.plan.command()}
-    fields["plan"] = asdict(result.plan) | {"without": sorted(result.plan.without)}
-    violation = result.violation
-    fields["violation"] = None if violation is None else {"rule": violation.rule, "sentence": violation.sentence}
-    return fields
-
-
-def as_text(results: list[Result]) -> str:
-    """Return the books so far, and the violation if there is one."""
-    sums = {name: sum(getattr(each, name) for each in results) for name in ("days", "steps", "frames", "cpu_s")}
-    sales = sum(each.totals["sales"] for each in results)
-    lines = [
-        f"seeds {results[0].plan.seed} to {results[-1].plan.seed}: {sums['days']:.0f} simulated days,"
-        f" {sums['steps']} steps, {sums['frames']} messages, {sums['cpu_s']:.1f} s of CPU,"
-        f" {60 * sales / max(sums['cpu_s'], 0.001):.0f} sales a minute",
-        _line("came of it", _total(results, "totals")),
-        _line("who came", _total(results, "visits")),
-        _line("the weather", _total(results, "storms")),
-        _line("and", _total(results, "counts")),
-        "the highest: "
-        + ", ".join(f"{name} {max(each.worst[name] for each in results):,}" for name in sorted(results[-1].worst)),
-        f"opening fees {sum(each.opening_fees_msat for each in results) // 1000:,} sat, the LSP's gain"
-        f" {sum(each.profit_msat for each in results) // 1000:,} sat",
-    ]
-    last = results[-1]
-    if last.interrupted:
-        lines.append("interrupted")
-    elif last.violation is None:
-        lines.append("every promise held")
-    else:
-        lines += ["", *last.last_lines, "", f"VIOLATION of {last.violation}", f"again: {last.plan.command()}"]
-    return "\n".join(lines) + "\n"
-
-
-def _total(results: list[Result], name: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for result in results:
-        for key, count in getattr(result, name).items():
-            found[key] = found.get(key, 0) + count
-    return found
-
-
-def _line(head: str, counts: dict[str, int]) -> str:
-    return f"{head}: " + ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
