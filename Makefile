@@ -9,7 +9,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help machine api audit bench build compare conformance count crash demo dist docs test quick interop lock pages pure real simulate simulate-mutants campaign tried site ha fleet lint types table wheels clean
+.PHONY: help machine api audit bench build compare conformance count crash demo dist docs figures test quick interop lock pages pure real simulate simulate-mutants campaign tried site ha fleet lint types table wheels clean
 
 ##@ Every day
 help: ## show these verbs
@@ -105,6 +105,9 @@ bench: $(VENV)/built ## all benchmarks, each figure beside its target; longer wi
 	@$(PY) -m pytest -q benchmarks --benchmark-max-time=0.5 --benchmark-json=$(VENV)/bench.json >$(VENV)/bench.log || (cat $(VENV)/bench.log; exit 1)
 	@$(PY) benchmarks/show.py $(VENV)/bench.json
 	@$(VENV)/bin/lsps2fast bench $(BENCH)
+
+figures: $(VENV)/built ## measure the tables of docs/performance.md and fill it (FIGURES="sale flood" for some; real nodes)
+	@$(PY) -m lsps2fast_plugin.tools.performance_page $(FIGURES)
 
 count: $(VENV)/built ## instructions of the hot paths against the record, RPC calls and commits exactly
 	@$(PY) benchmarks/count.py
