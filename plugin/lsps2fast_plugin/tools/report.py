@@ -12,6 +12,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -205,13 +206,14 @@ def _from_fleet(args: Namespace) -> Answer:
         raise ConfigError(f"`report {args.what}` is a question for one node: leave out --fleet")
     from lsps2fast_plugin.tools.fleet import read_ledgers
 
-    ledgers = read_ledgers(args.fleet)
-    if args.by != NODE:
-        return _asked(args, ledgers[""])
-    args.by = None
-    answer = _asked(args, ledgers.pop(""))
-    answer["rows"] = [{NODE: node, **_asked(args, db)["total"]} for node, db in ledgers.items()]
-    return answer
+    with ExitStack() as opened:
+        ledgers = {node: opened.enter_context(closing(db)) for node, db in read_ledgers(args.fleet).items()}
+        if args.by != NODE:
+            return _asked(args, ledgers[""])
+        args.by = None
+        answer = _asked(args, ledgers.pop(""))
+        answer["rows"] = [{NODE: node, **_asked(args, db)["total"]} for node, db in ledgers.items()]
+        return answer
 
 
 def _asked(args: Namespace, db: sqlite3.Connection) -> Answer:

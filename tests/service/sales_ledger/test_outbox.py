@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from harness.sales_ledger import Closing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ DAY_MS = 86_400_000
 
 
 def ledger(path: Path, *, ships: bool = True) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None)
+    db = sqlite3.connect(path, isolation_level=None, factory=Closing)
     schema.migrate(db)
     (outbox.keep if ships else outbox.drop)(db)
     return db
@@ -56,7 +57,7 @@ class There:
         return before
 
     def rebuilt(self, *ledgers: str) -> sqlite3.Connection:
-        db = sqlite3.connect(":memory:", isolation_level=None)
+        db = sqlite3.connect(":memory:", isolation_level=None, factory=Closing)
         schema.migrate(db)
         rows = [[(kind, row) for (of, kind, _), row in self.rows.items() if of == each] for each in ledgers]
         outbox.rebuild(db, NODE, rows)

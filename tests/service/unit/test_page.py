@@ -143,6 +143,8 @@ async def test_more_readers_than_a_plugin_serves() -> None:
         await until(lambda: len(server._readers) < MOST_READERS)
         async with session.get(url) as answer:
             assert answer.status == 200
+        for each in open_ones:
+            each.close()
 
 
 async def test_a_connection_that_asks_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
