@@ -6,6 +6,7 @@ that names it: an answer that makes no sense is no answer, and is asked for agai
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -325,6 +326,7 @@ class Configs(msgspec.Struct, frozen=True):
         return default if value is None or value.value_msat is None else value.value_msat
 
 
+@functools.lru_cache(maxsize=4096)  # a listing of all channels names the same ones as the one before
 def _scids(*texts: str | None) -> tuple[int, ...]:
     try:
         return tuple(dict.fromkeys(tlv.scid_from_str(text) for text in texts if text))

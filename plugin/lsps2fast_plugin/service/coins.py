@@ -179,6 +179,7 @@ class Coins:
         self._asking = asyncio.Lock()
         self._listed: _Listing | None = None
         self._table = _table([], 0)  # of the last listing that was sorted
+        self._survey: Survey | None = None  # of that table and what is promised now
         self._changes = 0  # by our own doing, that a listing under way may have missed
         self.low_water = low_water
         self._promised: dict[str, int] = {}  # coin: jit scid
@@ -208,14 +209,22 @@ class Coins:
         """Ask lightningd. Raises NodeError."""
         return self._sort(await self.rows())
 
+    async def free_sat(self, fresh_ms: int) -> int:
+        """Return what is free by a listing of late (`known`), less what is promised now. Raises NodeError."""
+        self._sort(await self.known(fresh_ms))
+        return self.low_water.free_sat or 0
+
     def _sort(self, rows: list[WalletOutput]) -> Survey:
         table, height, promised = self._table, self._height(), self._promised
         if table.rows is not rows or table.height != height:
             table = self._table = _table(rows, height)
+        elif self._survey is not None:
+            return self._survey
         free = tuple(coin for coin in table.coins if coin.point not in promised)
         promised_sat = sum(coin.amount_sat for coin in table.coins if coin.point in promised)
         found = Survey(free, promised_sat, table.unconfirmed, table.reserved_sat)
         self.low_water(found.free_sat)
+        self._survey = found
         return found
 
     async def choose(self, jit_scid: int, need: Need, rows: list[WalletOutput] | None = None) -> Funding:
@@ -228,6 +237,7 @@ class Coins:
             rows = None
             # No other task of ours runs between the choice and the promise, and so chooses these meanwhile.
             self._promised.update(dict.fromkeys(inputs, jit_scid))
+            self._survey = None
             try:
                 psbt = await self._build(inputs, need)
             except BaseException as error:
@@ -346,6 +356,7 @@ class Coins:
         """Promise coins that stand in this scid's record, after a start. The first record keeps them."""
         for point in inputs:
             self._promised.setdefault(point, jit_scid)
+        self._survey = None
 
     def has_promises(self, jit_scid: int) -> bool:
         """Return whether any coin is promised to this scid."""
@@ -375,6 +386,7 @@ class Coins:
 
     def _break_promises(self, jit_scid: int) -> None:
         self._changes += 1
+        self._survey = None
         self._standing.pop(jit_scid, None)
         self._promised = {point: owner for point, owner in self._promised.items() if owner != jit_scid}
 

@@ -51,12 +51,11 @@ class SessionEvents:
         offers: BuyRegistry,
         exposure: CapitalAtRisk,
         afterwards: ChannelLeaseGuard,
-        coins_moved: Callable[[], None],
         attempt_ended: Callable[[int, bytes, str], Awaitable[None]],
         sales: SalesLedger,
         touched: Callable[[str], None] | None = None,
     ) -> None:
-        """`coins_moved()`: what is free may have changed by our own doing. `touched(peer_id)`: what this client has.
+        """`touched(peer_id)`: what this client has may have changed.
 
         `attempt_ended(jit_scid, payment_hash, outcome)` leaves word of a payment whose buy lives on.
         """
@@ -65,7 +64,6 @@ class SessionEvents:
         self._offers = offers
         self._exposure = exposure
         self._afterwards = afterwards
-        self._coins_moved = coins_moved
         self._attempt_ended = attempt_ended
         self._sales = sales
         self._touched = touched or (lambda _: None)
@@ -107,7 +105,6 @@ class SessionEvents:
             "fee_owed_msat": max(fee_msat - came_msat, 0),
         }
         self._host.send(TOPIC, {TOPIC: change})
-        self._coins_moved()
         (self._opening.add if new == State.OPENING else self._opening.discard)(jit_scid)
         if new.name in self.ends:
             self.ends[new.name] += 1

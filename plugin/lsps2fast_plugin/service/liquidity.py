@@ -12,7 +12,7 @@ from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.known_node import KnownFeerates
 
-LIQUIDITY_FRESH_MS: Final = 5_000  # for menus; what we do ourselves is never missed
+LIQUIDITY_FRESH_MS: Final = 5_000  # for menus; what we do with our coins is never missed
 FEERATE_FRESH_MS: Final = 10_000  # a crowd asking for menus costs no more than one question in this time
 
 
@@ -44,9 +44,8 @@ class NodeLiquidity:
         self._now_ms = now_ms
         self._scids: set[int] = set()
         self._surveying = asyncio.Lock()
-        self._recent: Liquidity | None = None
-        self._recent_ms = 0
-        self._changes = 0
+        self._asked_ms: int | None = None  # when `_incoming_msat` was asked for
+        self._incoming_msat: int | None = None
         self._asking = asyncio.Lock()
         self._asked = 0  # questions for the purse that have begun
         self._answer: Liquidity | None = None  # to the last of them
@@ -61,18 +60,13 @@ class NodeLiquidity:
         self._scids = {scid for channel in channels for scid in channel.scids_and_theirs}
         return channels
 
-    def changed(self) -> None:
-        """Ask anew: we have reserved, spent or got back coins."""
-        self._recent = None
-        self._changes += 1
-
     async def recent(self) -> Liquidity:
-        """As `purse`, a few seconds old at most: a crowd asking for menus costs no more. Raises NodeError."""
+        """As `purse`, a few seconds old at most, less what is promised since: for a crowd's menus. Raises NodeError."""
         async with self._surveying:
-            found = self._recent
-            if found is None or self._now_ms() - self._recent_ms >= LIQUIDITY_FRESH_MS:
-                found = await self.purse()
-            return found
+            if self._asked_ms is None or self._now_ms() - self._asked_ms >= LIQUIDITY_FRESH_MS:
+                return await self.purse()
+            free_sat = await self._coins.free_sat(LIQUIDITY_FRESH_MS)
+            return Liquidity(self._incoming_msat, free_sat, await self.feerates())
 
     async def purse(self) -> Liquidity:
         """Return what can come in and what can be spent, asked anew. Raises NodeError.
@@ -88,15 +82,12 @@ class NodeLiquidity:
             return self._answer
 
     async def _ask(self) -> Liquidity:
-        asked_ms, changes = self._now_ms(), self._changes
+        asked_ms = self._now_ms()
         channels = await self.refresh()
         public = [channel for channel in channels if channel.is_normal and not channel.private]
         incoming = sum(channel.receivable_msat for channel in public) if public else None
-        coins = await self._coins.survey()
-        found = Liquidity(incoming, coins.free_sat, await self.feerates())
-        if changes == self._changes:
-            self._recent, self._recent_ms = found, asked_ms
-        return found
+        self._incoming_msat, self._asked_ms = incoming, asked_ms
+        return Liquidity(incoming, (await self._coins.survey()).free_sat, await self.feerates())
 
     async def opening_perkw(self) -> int:
         """Return what a funding pays now, in sat per 1000 weight. Raises NodeError."""

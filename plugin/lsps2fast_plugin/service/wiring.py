@@ -148,7 +148,6 @@ def build_parts(
         offers=offers,
         exposure=exposure,
         afterwards=afterwards,
-        coins_moved=view.changed,
         attempt_ended=lambda scid, hash_, outcome: store.attempt_ended(scid, hash_, outcome, clock.wall_ms()),
         sales=sales,
         touched=None if fleet is None else fleet.touched,

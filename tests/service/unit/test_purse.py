@@ -11,7 +11,7 @@ from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.service.coins import Coins, LowWater
 from lsps2fast_plugin.service.known_node import KnownFeerates
-from lsps2fast_plugin.service.liquidity import NodeLiquidity
+from lsps2fast_plugin.service.liquidity import LIQUIDITY_FRESH_MS, NodeLiquidity
 
 
 class Node:
@@ -85,3 +85,21 @@ async def test_one_that_is_cancelled_takes_no_other_with_it(who: int) -> None:
     node.may_answer.set()
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert [isinstance(each, asyncio.CancelledError) for each in found] == [each == who for each in range(3)]
+
+
+async def test_menus_ask_for_channels_every_five_seconds_and_know_what_is_promised_since() -> None:
+    """P24, rule:18: coins that an opening was promised are not offered to the next, without a question."""
+    node = Node()
+    node.may_answer.set()
+    now_ms = [0]
+    coins = Coins(node, lambda: 100, lambda: now_ms[0], LowWater(0, print))  # type: ignore[arg-type]
+    known = KnownFeerates(node, lambda: now_ms[0])  # type: ignore[arg-type]
+    view = NodeLiquidity(node, coins, known, lambda: now_ms[0], OurNode())  # type: ignore[arg-type]
+    assert (await view.recent()).confirmed_sat == 1
+    coins.promise(7, [f"{'ab' * 32}:0"])
+    assert (await view.recent()).confirmed_sat == 0
+    coins.forget(7)
+    assert (await view.recent()).confirmed_sat == 1
+    assert node.asked == 1
+    now_ms[0] = LIQUIDITY_FRESH_MS
+    assert (await view.recent()).confirmed_sat == 2
