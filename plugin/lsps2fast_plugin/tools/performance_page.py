@@ -58,7 +58,8 @@ def measure(name: str, kept: Path = KEPT) -> Path:
     sys.stderr.write(f"{name}: {command}, about {table.minutes} minutes\n")
     words = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "bench", *table.command.split(), "--json"]
     found = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
-    commit = _git("rev-parse", "--short", "HEAD") + (" and changes" if _git("status", "--porcelain", "-uno") else "")
+    changes = _git("status", "--porcelain", "-uno", "--", "src", "plugin")
+    commit = _git("rev-parse", "--short", "HEAD") + (" and changes" if changes else "")
     kept.mkdir(parents=True, exist_ok=True)
     path = kept / f"{name}.json"
     path.write_bytes(msgspec.json.encode(Measured(commit, command, msgspec.Raw(found))))
