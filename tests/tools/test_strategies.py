@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ import pytest
 from lsps2fast_plugin.tools.simulate import honest, strategies
 from lsps2fast_plugin.tools.simulate.market import simulate
 from lsps2fast_plugin.tools.simulate.plan import Plan, happenings
-from lsps2fast_plugin.tools.simulate.scene import Scene
 
 TRAPS = Path(__file__).parents[2] / "docs" / "explanation" / "traps.md"
 IN_ANOTHER = {  # rows that are no person's deed alone, and what plays them
@@ -30,21 +30,21 @@ GROUPS = {  # towns with some strategists each
     "terms": "reuses skims odd-terms any-to-wallet opens-as-ldk",
     "words": "names-codes sells-dearer looks-back floods goes-silent restarted-wallet",
 }
-SEEN = {  # what a strategy of these says when it does what it is for; others must do more than come, buy and pay
-    "names-codes": "is told as",
-    "sells-dearer": "the wallet compares fees",
-    "looks-back": "the wallet remembers a purchase",
-    "opens-as-ldk": "opens a channel: taken",
-}
-VAIN = ("is refused", "the wallet does not buy", "another tool makes no channel")
 
 
-def plan_for(names: list[str]) -> Plan:
-    """Return the first plan of a day in which each of these comes."""
-    plans = (Plan(seed, days=1, people=60, only=tuple(names), weather=False) for seed in itertools.count(1))
-    return next(
-        plan for plan in plans if {*names} <= {each.name for each in happenings(plan, list(honest.KINDS), names, [])}
-    )
+FIRST = {"wait": 2, "others": 10}  # seeds in which each does its deed; the others begin with 1
+TRUSTING = ("pay", "wait", "others")  # groups whose deeds need an LSP that sends its funding at once
+MOST_TOWNS = 8
+
+
+def plans_for(group: str) -> Iterator[Plan]:
+    """Return plans of a day in which each of a group comes."""
+    names = GROUPS[group].split()
+    mode = "lsp-trusts-client" if group in TRUSTING else ""
+    for seed in itertools.count(FIRST.get(group, 1)):
+        plan = Plan(seed, days=1, people=60, only=tuple(names), weather=False, mode=mode)
+        if {*names} <= {each.name for each in happenings(plan, list(honest.KINDS), names, [])}:
+            yield plan
 
 
 def row_of(kind: type) -> str:
@@ -70,21 +70,18 @@ def test_each_strategy_is_played_by_a_test() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
-def test_a_strategy_acts_and_every_promise_holds(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """rule:18 to rule:27, wallet:W10, wallet:W11, wallet:W13, wallet:W16: by name, as `--only` has it."""
-    names = GROUPS[group].split()
-    said: defaultdict[str, list[str]] = defaultdict(list)
-    say = Scene.say
+def test_a_strategy_does_its_deed_and_every_promise_holds(group: str) -> None:
+    """rule:18 to rule:27, wallet:W10, wallet:W11, wallet:W13, wallet:W16: it comes and does what it is for.
 
-    def heard(me: Scene, what: str) -> None:
-        said[me.name.rsplit("-", 1)[0]].append(what)
-        say(me, what)
-
-    monkeypatch.setattr(Scene, "say", heard)
-    result = simulate(plan_for(names))
-    assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
-    assert set(result.visits) & set(honest.KINDS)
-    for name in names:
-        acts = [what for what in said[name] if not what.startswith(VAIN)]
-        assert len(acts) > 1, (name, said[name])
-        assert any(SEEN.get(name, "") in what for what in acts), (name, acts)
+    `me.did()` stands in a strategy behind its deed, where that could be done: an offer was bought, a part was held.
+    """
+    names = set(GROUPS[group].split())
+    deeds: Counter[str] = Counter()
+    for plan in itertools.islice(plans_for(group), MOST_TOWNS):
+        result = simulate(plan)
+        assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), plan.command()])
+        assert set(result.visits) & set(honest.KINDS)
+        deeds += result.deeds
+        if names <= set(deeds):
+            break
+    assert names <= set(deeds), sorted(names - set(deeds))

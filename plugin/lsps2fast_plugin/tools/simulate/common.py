@@ -34,6 +34,7 @@ class Common:
         self.present: set[Party] = set()  # wallets whose owners are in town
         self.served_s: list[float] = []  # how long each honest wallet waited for its money
         self.harm = 0  # bad weather that goes on now
+        self.deeds: Counter[str] = Counter()  # what strategists came for and really did, by strategy
         self.storms: Counter[str] = Counter()  # what the weather really did, by kind
         self.lives = 1  # starts of the LSP's plugin
         self.died_s = 0.0  # when its node was last started

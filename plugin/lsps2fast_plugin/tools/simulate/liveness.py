@@ -22,6 +22,7 @@ class StrangerPays(Honest):
     async def before_paying(self, me: Scene, wallet: Client, sale: Sale, invoice: ClientInvoice) -> None:
         for _ in range(me.some(1, 4)):
             await me.end(me.stranger_pays(sale, invoice, [invoice.amount_msat or 0]))
+            me.did()
             await me.is_blameless(wallet)
             await me.rest(1, 60)
 
@@ -36,6 +37,7 @@ class DustSet(Honest):
     async def before_paying(self, me: Scene, wallet: Client, sale: Sale, invoice: ClientInvoice) -> None:
         amounts = [me.some(1, 1_000) for _ in range(me.some(5, 35))]
         me.pay(sale, invoice, amounts, total_msat=invoice.amount_msat or 0)
+        me.did()
         await me.rest(0.1, 40)
 
 
@@ -48,6 +50,8 @@ class TooManyParts(Honest):
     def split(self, me: Scene, amount_msat: int) -> list[int]:
         """Break the first try."""
         count = 60 if me.maybe(0.3) else me.some(1, 6)
+        if count == 60:
+            me.did()
         return me.split(amount_msat, count)
 
 
@@ -68,6 +72,8 @@ class Crowd(Visitor):
                     me.pay(sale, me.bill(sale), [least_msat] * me.some(5, 30), total_msat=sale.size_msat)
         await me.rest(6, 80)
         me.say("holds what it can")
+        if me.town.lsp.htlcs.held:
+            me.did()
         await me.rest(60, 200)
         await me.leave()
 
@@ -83,11 +89,13 @@ class AliasFlood(Visitor):
         sale = await me.buy(wallet, me.sat(50_000, 400_000))
         if sale is None:
             return
-        await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0]))
+        paid = await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0]))
         wallet.go_offline()
         await me.rest(10, 4_000)
         payment = me.stranger_pays(sale, sale.invoices[0], [me.some(1, 2_000) for _ in range(me.some(30, 300))])
         await me.end(payment, 7_200)
+        if paid is not None and paid.paid:
+            me.did()
         wallet.connect()
         await me.blocks(me.some(1, 100))
         await me.leave()
@@ -110,6 +118,7 @@ class RefusesOddly(Visitor):
             await me.rest(5, 60)
             for part in wallet.held():
                 wallet.fail(part, bytes.fromhex(me.dice.choice(("2002", "0017", "400f", "1007", ""))))
+                me.did()
             await me.end(payment)
         await me.leave()
 
@@ -122,6 +131,12 @@ class WantsLarge(Honest):
 
     def wallet(self, me: Scene) -> Client:
         return me.wallet(least_funding_sat=20_000)
+
+    async def be_paid(self, me: Scene, wallet: Client, sale: Sale, amount_msat: int) -> bool:
+        paid = await super().be_paid(me, wallet, sale, amount_msat)
+        if paid:
+            me.did()
+        return paid
 
 
 class Outgrows(Visitor):
@@ -140,6 +155,8 @@ class Outgrows(Visitor):
         wallet.behaviour.on_part = "settle"
         large = me.bill(sale, small_sat * me.some(10, 50))
         for _ in range(me.some(1, 4)):
+            if wallet.ends and (large.amount_msat or 0) > wallet.ends[-1].channel.capacity_sat * 1000:
+                me.did()
             await me.end(me.pay(sale, large, me.split(large.amount_msat or 0, me.some(1, 3))))
             await me.rest(60, 20_000)
         await me.leave()

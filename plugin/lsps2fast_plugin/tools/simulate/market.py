@@ -41,6 +41,7 @@ class Result:
     counts: Counter[str] = field(default_factory=Counter)
     worst: Counter[str] = field(default_factory=Counter)
     visits: Counter[str] = field(default_factory=Counter)
+    deeds: Counter[str] = field(default_factory=Counter)
     storms: Counter[str] = field(default_factory=Counter)
     profit_msat: int = 0
     opening_fees_msat: int = 0
@@ -198,7 +199,7 @@ class Market:
         result.frames = self.town.tape.frames
         result.digest = self.town.tape.digest()
         result.totals, result.counts, result.visits = self.books.totals, self.story.counts, self.visits
-        result.worst, result.storms = self.promises.worst, self.common.storms
+        result.worst, result.storms, result.deeds = self.promises.worst, self.common.storms, self.common.deeds
         result.profit_msat = self.books.profit_msat()
         result.opening_fees_msat = self.books.opening_fees_msat
         result.money = self.money

@@ -33,6 +33,7 @@ class OtherTool(Visitor):
             if sale is not None:
                 await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0]))
             wallet.connect()
+        me.did()
         if end.forgotten and not me.common.died_since(me.begun_s):
             raise Violation("rule:26", f"the channel that another tool made with {wallet.name} is gone")
         if await send():
@@ -53,6 +54,7 @@ class FewCoins(Visitor):
         if sale is not None:
             most_sat = sale.params.max_payment_size_msat // 1000
             await me.end(me.pay(sale, me.bill(sale, most_sat), me.split(most_sat * 1000, me.some(1, 3))))
+            me.did()
         await me.blocks(me.some(1, 60))
         await me.leave()
 
@@ -73,6 +75,7 @@ class SmallerHtlcs(Visitor):
             wallet.connect()
             for count in (1, me.some(2, 8)):
                 await me.end(me.pay(sale, me.bill(sale), me.split(amount_msat, count)))
+            me.did()
         await me.blocks(me.some(1, 50))
         await me.leave()
 
@@ -92,6 +95,7 @@ class LongerDelay(Visitor):
         async with me.node_set("cltv_delta", usual + me.some(1, 80), usual):
             wallet.connect()
             await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0]))
+            me.did()
         await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0]))
         await me.blocks(me.some(1, 50))
         await me.leave()
@@ -115,6 +119,7 @@ class StoppedMeanwhile(Visitor):
                 wallet.settle_held()
             await me.rest(0, 5)
             wallet.send_error() if me.maybe(0.7) else wallet.send_shutdown()
+            me.did()
             await me.rest(1, 300)
         await me.end(payment)
         await me.blocks(me.some(1, 50))

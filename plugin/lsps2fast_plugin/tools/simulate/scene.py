@@ -37,7 +37,7 @@ class Scene:
         self.town = common.town
         self.books = common.books
         self.number = number
-        self.name = f"{name}-{number}"
+        self.name, self.kind = f"{name}-{number}", name
         self.dice = self.town.chance.once(f"visit {number}")
         self.honest = False
         self.begun_s = self.town.loop.time()
@@ -68,6 +68,10 @@ class Scene:
     def say(self, what: str) -> None:
         """Count a step."""
         self.common.story.tell(self.name, what)
+
+    def did(self) -> None:
+        """Note that a strategist could do what it came for."""
+        self.common.deeds[self.kind] += 1
 
     # wallets and payers
 
@@ -203,10 +207,12 @@ class Scene:
         cuts = sorted(self.dice.sample(range(1, amount_msat), count - 1))
         return [after - before for before, after in zip([0, *cuts], [*cuts, amount_msat], strict=True)]
 
-    def splice(self, end: End) -> None:
-        """Let the payer make a channel of its own larger, if it can."""
-        if self.common.splice(end, self.some(1_000, 100_000)):
+    def splice(self, end: End) -> bool:
+        """Let the payer make a channel of its own larger; whether it could."""
+        could = self.common.splice(end, self.some(1_000, 100_000))
+        if could:
             self.say(f"{end.owner.name} splices its channel")
+        return could
 
     async def is_blameless(self, wallet: Client) -> None:
         """rule:22: this wallet did nothing, so nothing is held against it but doubts, which heal within hours."""

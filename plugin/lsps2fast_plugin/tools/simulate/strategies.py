@@ -10,6 +10,7 @@ from lsps2fast_plugin.simnode.script import DEEDS, MESSAGES
 from .liveness import LIVENESS
 from .operators import OPERATORS
 from .scene import Scene, Visitor
+from .waiting import FallsSilent, HoldsLong, Lapses, LateExpiry, WaitsForFees
 from .wallet_rows import WALLET
 from .wallet_words import WORDS
 
@@ -30,6 +31,8 @@ class SignsAndErrs(Visitor):
             await me.end(me.pay(sale, invoice, me.split(sale.size_msat or 0, me.some(1, 4))))
             await me.rest(1, 600)
             wallet.connect()
+        if wallet.script.done:
+            me.did()
         if me.maybe(0.6):
             await me.leave()
 
@@ -45,7 +48,9 @@ class Overpays(Visitor):
         sale = await me.buy(wallet, me.sat(1_500, 5_000))
         if sale is None:
             return
-        await me.end(me.pay(sale, me.bill(sale), [me.sat(100_000, 20_000_000) * 1000]))
+        result = await me.end(me.pay(sale, me.bill(sale), [me.sat(100_000, 20_000_000) * 1000]))
+        if result is not None and not result.paid:
+            me.did()
         if me.maybe(0.5):
             await me.leave()
 
@@ -62,6 +67,7 @@ class VariableRefusers(Visitor):
             if sale is not None:
                 amount_sat = me.sat(400_000, 4_000_000)
                 await me.end(me.pay(sale, me.bill(sale, amount_sat), me.split(amount_sat * 1000, me.some(1, 3))))
+                me.did()
         await me.blocks(me.some(1, 30))
         await me.leave()
 
@@ -80,11 +86,16 @@ class Evades(Visitor):
         small_msat = min(sale.fee_msat(sale.size_msat) + me.some(1, 1_000), sale.size_msat // 2)
         payment = me.pay(sale, me.bill(sale), [small_msat, sale.size_msat - small_msat])
         await me.rest(5, 60)
+        fates = set()
         for part in sorted(wallet.held(), key=lambda each: each.onion_msat):
             if part.onion_msat > small_msat or me.maybe(0.2):
+                fates.add("takes")
                 wallet.fulfill(part, sale.invoices[0].preimage)
             else:
+                fates.add("fails")
                 wallet.fail(part)
+        if len(fates) > 1:
+            me.did()
         await me.end(payment)
         await me.blocks(me.some(1, 200))
         await me.leave()
@@ -102,6 +113,8 @@ class ManyBuys(Visitor):
         payments = [me.pay(sale, me.bill(sale), [sale.size_msat or 0]) for sale in sales if sale is not None]
         for payment in payments:
             await me.end(payment)
+        if len(payments) > 2:  # more than may be left unpaid
+            me.did()
         await me.blocks(me.some(1, 50))
         await me.leave()
 
@@ -125,6 +138,7 @@ class FreeChannel(Visitor):
                 other = wallet.invoice(me.sat(1_000, 15_000) * 1000, wallet.ends[-1].other.scid_now())
                 await me.payer.pay(other, final_delta=18, overpay_msat=1_000, cltv_delta=200).wait()
                 me.say("tries to be paid over an unpaid channel")
+                me.did()
         await me.leave()
 
 
@@ -142,6 +156,7 @@ class ManyIdentities(Visitor):
                 await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0]))
             for end in wallet.ends:
                 wallet.send_shutdown(end)
+                me.did()
             if me.maybe(0.3):
                 await me.blocks(1)
         await me.leave()
@@ -165,28 +180,13 @@ class CrumbsOut(Visitor):
             for part in wallet.held():
                 if part.onion_msat <= crumb_msat:
                     wallet.fulfill(part, sale.invoices[0].preimage)
+                    me.did()
                 else:
                     wallet.fail(part)
             await me.end(payment)
             await me.rest(1, 5)
             for end in wallet.ends:
                 wallet.send_shutdown(end)
-        await me.leave()
-
-
-class Lapses(Visitor):
-    """Takes a public channel, is paid nothing for it until its offer has ended, and keeps it for a while."""
-
-    name = "lapses"
-    row = "S17"
-
-    async def play(self, me: Scene) -> None:
-        wallet = me.wallet(on_part="fail")
-        sale = await me.buy(wallet, me.sat(5_000, 400_000))
-        if sale is None:
-            return
-        await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0]))
-        await me.rest(90_000, 250_000)
         await me.leave()
 
 
@@ -204,6 +204,8 @@ class FulfilsAndErrs(Visitor):
             return
         payment = me.pay(sale, me.bill(sale), me.split(sale.size_msat or 0, me.some(1, 4)))
         await me.end(payment, 3_600)
+        if wallet.script.done:
+            me.did()
         await me.blocks(me.some(1, 20))
         await me.leave()
 
@@ -221,7 +223,8 @@ class SplicesUpstream(Visitor):
             return
         payment = me.pay(sale, me.bill(sale), [sale.size_msat or 0])
         await me.rest(1, 30)
-        me.splice(payment.parts[0].end)
+        if me.splice(payment.parts[0].end) and wallet.held():
+            me.did()
         await me.blocks(me.some(2, 12))
         if me.maybe(0.7):
             wallet.settle_held()
@@ -245,101 +248,25 @@ class Fiddles(Visitor):
         if sale is None or sale.size_msat is None:
             return
         invoice = me.bill(sale)
-        payments = []
+        payments, fates = [], set()
         for _ in range(me.some(1, 6)):
             amounts = me.split(sale.size_msat if me.maybe(0.6) else me.sat(1, sale.size_msat), me.some(1, 5))
             payments.append(me.pay(sale, invoice, amounts, total_msat=max(sale.size_msat, sum(amounts))))
             await me.rest(0.01, 200)
             for part in wallet.held():
                 fate = me.dice.choice(("take", "fail", "hold"))
+                fates.add(fate)
                 if fate == "take":
                     wallet.fulfill(part, invoice.preimage)
                 elif fate == "fail":
                     wallet.fail(part)
+        if len(fates) > 1:
+            me.did()
         await me.rest(1, 4_000)
         for part in wallet.held():
             wallet.fulfill(part, invoice.preimage)
         for payment in payments:
             await me.end(payment)
-        await me.leave()
-
-
-class HoldsLong(Visitor):
-    """Parts that expire far ahead, held by the client until one side closes."""
-
-    name = "holds-long"
-    row = "S11"
-
-    async def play(self, me: Scene) -> None:
-        for _ in range(me.some(1, 5)):
-            wallet = me.wallet(on_part="hold")
-            sale = await me.buy(wallet, me.sat(5_000, 900_000))
-            if sale is None:
-                continue
-            far = me.some(30, 1_800)
-            payment = me.pay(sale, me.bill(sale), [sale.size_msat or 0], final_delta=far)
-            if me.maybe(0.5):
-                await me.blocks(me.some(1, 200))
-                wallet.settle_held()
-                await me.end(payment)
-        await me.blocks(me.some(1, 200))
-        await me.leave()
-
-
-class WaitsForFees(Visitor):
-    """Buys while miners are cheap and pays when they are dear."""
-
-    name = "waits-for-fees"
-    row = "S12"
-
-    async def play(self, me: Scene) -> None:
-        wallet = me.wallet()
-        sales = [await me.buy(wallet, me.sat(2_000, 20_000)) for _ in range(me.some(1, 6))]
-        bought_at = me.town.lsp.feerates.opening
-        for _ in range(130):
-            await me.blocks(1)
-            if me.town.lsp.feerates.opening > me.dice.uniform(1.3, 6) * bought_at:
-                break
-        for sale in sales:
-            if sale is not None and me.town.loop.time() < sale.until_s - 60:
-                await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0]))
-        await me.blocks(me.some(1, 50))
-        await me.leave()
-
-
-class FallsSilent(Visitor):
-    """Connected, and never says a word from one message on; sometimes it speaks again."""
-
-    name = "falls-silent"
-    row = "S13"
-
-    async def play(self, me: Scene) -> None:
-        wallet = me.wallet(script={me.dice.choice(MESSAGES): "silent"})
-        sale = await me.buy(wallet, me.sat(5_000, 400_000))
-        if sale is None:
-            return
-        payment = me.pay(sale, me.bill(sale), me.split(sale.size_msat or 0, me.some(1, 3)))
-        if me.maybe(0.7):
-            await me.rest(10, 40_000)
-            wallet.speak()
-        await me.end(payment)
-        await me.leave()
-
-
-class LateExpiry(Visitor):
-    """Parts whose outgoing expiry is so near that any honest client must refuse them."""
-
-    name = "late-expiry"
-    row = "S18"
-
-    async def play(self, me: Scene) -> None:
-        wallet = me.wallet(on_part=me.dice.choice(("hold", "fail", "settle")))
-        sale = await me.buy(wallet, me.sat(5_000, 400_000))
-        if sale is None:
-            return
-        near = me.some(1, 9)
-        await me.end(me.pay(sale, me.bill(sale), [sale.size_msat or 0], final_delta=near))
-        await me.blocks(me.some(1, 30))
         await me.leave()
 
 
@@ -358,6 +285,7 @@ class Dusty(Visitor):
         each = sale.size_msat // count
         parts = [each] * (count - 1) + [sale.size_msat - each * (count - 1)]
         await me.end(me.pay(sale, me.bill(sale), parts))
+        me.did()
         await me.leave()
 
 
@@ -388,6 +316,7 @@ class Chaos(Visitor):
                 await me.end(payment)
             if me.maybe(0.2):
                 wallet.send_error()
+        me.did()
         wallet.speak()
         await me.blocks(me.some(1, 50))
         wallet.settle_held()

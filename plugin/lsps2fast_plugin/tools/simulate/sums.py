@@ -15,7 +15,7 @@ from .market import Result
 
 Run = dict[str, Any]  # what `plain` makes of a Result
 SUMMED = ("days", "steps", "frames", "cpu_s", "opening_fees_msat", "profit_msat")
-COUNTED = ("totals", "visits", "storms", "counts")
+COUNTED = ("totals", "visits", "deeds", "storms", "counts")
 
 
 def plain(result: Result) -> Run:
@@ -98,6 +98,7 @@ def as_text(runs: list[Run], wall_s: float, broken: Sequence[int] = ()) -> str:
         f"{found['cpu_s']:.1f} s of CPU in {wall_s:.1f} s, {found['sales_a_minute_of_cpu']:.0f} sales a minute of CPU",
         _line("came of it", found["totals"]),
         _line("who came", found["visits"]),
+        _line("who did their deed", found["deeds"]),
         _line("the weather", found["storms"]),
         _line("and", found["counts"]),
         _line("the highest", found["worst"]),

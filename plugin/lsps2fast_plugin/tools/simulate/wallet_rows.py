@@ -112,12 +112,19 @@ class Cheat(Visitor):
 
     async def cheat(self, me: Scene, deal: Deal) -> None:
         """Do with a purchase as this one does."""
-        if await deal.open():
-            payment = deal.send(deal.parts(me.some(1, 4)))
-            if me.maybe(0.8):
-                await me.rest(0, 60)
-                deal.broadcast()
-            await deal.end_of(payment)
+        if await self.sell(me, deal):
+            me.did()
+
+    async def sell(self, me: Scene, deal: Deal) -> bool:
+        """Sell as it should be; whether parts could be sent."""
+        if not await deal.open():
+            return False
+        payment = deal.send(deal.parts(me.some(1, 4)))
+        if me.maybe(0.8):
+            await me.rest(0, 60)
+            deal.broadcast()
+        await deal.end_of(payment)
+        return payment is not None
 
     @staticmethod
     def leave(lsp: EvilLsp) -> None:
@@ -137,7 +144,10 @@ class Withholds(Cheat):
 
     async def cheat(self, me: Scene, deal: Deal) -> None:
         if await deal.open():
-            await deal.end_of(deal.send(deal.parts(me.some(1, 4)), far=me.some(10, 60)))
+            payment = deal.send(deal.parts(me.some(1, 4)), far=me.some(10, 60))
+            await deal.end_of(payment)
+            if payment is not None:
+                me.did()
 
 
 class Drains(Cheat):
@@ -157,6 +167,7 @@ class Drains(Cheat):
         if end is not None and end.can_add() and amount_msat + 2_000 <= end.spendable_msat():
             payment = deal.lsp.through(end, purse.real, purse.bob, invoice.payment_hash, amount_msat)
             me.say(f"routes {amount_msat} msat through the wallet")
+            me.did()
             await deal.end_of(payment)
 
 
@@ -176,7 +187,10 @@ class Reuses(Cheat):
         second.amount_msat = deal.amount_msat
         if await second.bill():
             fee_msat = None if me.maybe(0.7) else 0  # wallet:W8: without a fee it is an ordinary payment
-            await second.end_of(second.send(second.parts(me.some(1, 3), fee_msat), end=deal.end))
+            again = second.send(second.parts(me.some(1, 3), fee_msat), end=deal.end)
+            await second.end_of(again)
+            if again is not None:
+                me.did()
 
 
 class FakesFunding(Cheat):
@@ -197,6 +211,8 @@ class FakesFunding(Cheat):
             await me.blocks(me.some(1, 12))
             deal.purse.check()
             await deal.end_of(payment)
+            if payment is not None:
+                me.did()
         finally:
             del unspent[point]
 
@@ -221,6 +237,7 @@ class Replaces(Cheat):
                 return
             channel.withheld = True
             me.say("replaces its funding")
+            me.did()
         deal.purse.check()
         await deal.end_of(payment)
 
@@ -238,6 +255,8 @@ class Skims(Cheat):
             payment = deal.send(deal.parts(me.some(1, 4), min(more_msat, deal.amount_msat // 2)))
             deal.broadcast()
             await deal.end_of(payment)
+            if payment is not None:
+                me.did()
 
 
 class OddTerms(Cheat):
@@ -258,6 +277,7 @@ class OddTerms(Cheat):
                 {"bits": (12, 46, 50)},
             )
         )
+        me.did()
         if await deal.open(**odd):
             payment = deal.send(deal.parts(me.some(1, 3)))
             deal.broadcast()
@@ -278,7 +298,8 @@ class Floods(Cheat):
         deal.lsp.errors = [{"code": code, "message": "no", "data": {}} for _ in range(me.some(1, 3))]
         await Deal(me, deal.lsp, deal.purse).bill()
         deal.lsp.errors.clear()
-        await super().cheat(me, deal)
+        me.did()
+        await self.sell(me, deal)
 
 
 class GoesSilent(Cheat):
@@ -290,6 +311,7 @@ class GoesSilent(Cheat):
     async def cheat(self, me: Scene, deal: Deal) -> None:
         deal.lsp.silent = True
         await Deal(me, deal.lsp, deal.purse).bill(timeout_s=me.some(1, 30))
+        me.did()
         if await deal.open():
             parts = deal.parts(me.some(2, 4))
             payment = deal.send(parts[:-1], total_msat=deal.amount_msat)
@@ -316,6 +338,7 @@ class RestartedWallet(Cheat):
             fault = node.faults.fail("datastore", times=10**6, message="disk I/O error")
             await me.rest(1, 200)
             node.faults.remove(fault)
+        me.did()
         connect(deal.lsp, node)
         if not opened and await deal.open():
             payment = deal.send(deal.parts(me.some(1, 3)))
@@ -340,6 +363,8 @@ class AnyAmount(Cheat):
             payment = other.send(other.parts(me.some(1, 3)))
             other.broadcast()
             await other.end_of(payment)
+            if payment is not None:
+                me.did()
 
 
 WALLET: tuple[type[Visitor], ...] = (

@@ -37,10 +37,11 @@ class NamesCodes(Cheat):
                 if error.code not in OURS:
                     raise Violation("wallet:W10", f"the LSP's {code} became the command's {error.code}") from None
                 me.say(f"its error {code} is told as {error.code}")
+                me.did()
             except NodeProblem:
                 return
         deal.lsp.errors.clear()
-        await super().cheat(me, deal)
+        await self.sell(me, deal)
 
 
 class SellsDearer(Cheat):
@@ -66,9 +67,10 @@ class SellsDearer(Cheat):
             if fees != sorted(fees) or len({offer["payment_msat"] for offer in offers}) > 1:
                 raise Violation("wallet:W11", f"the wallet compares {offers}")
             me.say(f"the wallet compares fees {fees}")
+            me.did()
         disconnect(dear, deal.purse.node)
         me.town.emigrate(dear)
-        await super().cheat(me, deal)
+        await self.sell(me, deal)
 
 
 class LooksBack(Cheat):
@@ -101,6 +103,7 @@ class LooksBack(Cheat):
             raise Violation("wallet:W13", f"the wallet remembers {told}; it bought for {deal.fee_msat} msat")
         if told["state"] == "paid" and told["fee_taken_msat"] != taken_msat:
             raise Violation("wallet:W13", f"{taken_msat} msat were taken; the wallet remembers {told}")
+        me.did()
         me.say(f"the wallet remembers a purchase that is {told['state']}, {taken_msat} msat taken")
 
 
@@ -115,6 +118,7 @@ class OpensAsLdk(Cheat):
             if deal.purse.node.state == "running" and deal.purse.node.plugins and not me.common.harm:
                 raise Violation("wallet:W16", "the wallet refuses a channel as ldk-node opens it")
             return
+        me.did()
         payment = deal.send(deal.parts(me.some(1, 5)))
         deal.broadcast()
         await deal.end_of(payment)
