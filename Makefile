@@ -47,7 +47,7 @@ crash: $(VENV)/built ## kill the plugin and the node at every point of a sale an
 	@cd tests && ../$(PY) -m model && ../$(PY) -m crash && ../$(PY) -m crash --processes --most 40 && ../$(PY) -m crash.client && ../$(PY) -m harness.fleet_histories
 
 simulate: $(VENV)/built ## ten minutes of a town of honest and dishonest people on simulated time
-	@$(VENV)/bin/lsps2fast simulate --seed 1 --seeds 9999 --minutes 10 --days 10 --people 40
+	@$(VENV)/bin/lsps2fast simulate --seed 1 --seeds 9999 --minutes 10 --days 5 --people 40
 
 campaign: $(VENV)/built ## a hundred seeds of thirty days each, on all cores (half an hour of CPU): .venv/campaign.json
 	@$(VENV)/bin/lsps2fast simulate --seed 7001 --seeds 100 --days 30 --people 6 --json >$(VENV)/campaign.json

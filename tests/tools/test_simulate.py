@@ -156,7 +156,8 @@ def test_bad_arguments_get_a_sentence(capsys: pytest.CaptureFixture[str], argume
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--seeds", "0"], ["--seeds", "-1"], ["--seeds", "x"], ["--days", "x"], ["--people", "nan"]]
+    "arguments",
+    [["--seeds", "0"], ["--seeds", "-1"], ["--seeds", "x"], ["--days", "x"], ["--people", "nan"], ["--seed", "x"]],
 )
 def test_numbers_that_cannot_be_get_a_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     """operator:O10: no run of nothing, no traceback, no name of a function."""

@@ -10,7 +10,7 @@ from .plan import MODES
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `run` reads."""
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of all random choices (default 1)")
+    parser.add_argument("--seed", type=_whole, default=1, metavar="N", help="seed of all random choices (default 1)")
     parser.add_argument(
         "--seeds",
         type=_count,
@@ -51,6 +51,13 @@ def _positive(text: str) -> float:
     if not 0 < value < 1e5:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0 (and below 100,000)")
     return value
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text:.40} is not a whole number") from None
 
 
 def _count(text: str) -> int:

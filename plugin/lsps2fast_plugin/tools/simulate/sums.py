@@ -93,7 +93,7 @@ def as_text(runs: list[Run], wall_s: float, broken: Sequence[int] = ()) -> str:
     if found["seeds"] > 1:
         seeds = f"{found['seeds']} seeds from {found['first_seed']} to {found['last_seed']}"
     lines = [
-        f"{seeds}: {found['days']:.0f} simulated days, {found['sales']:,} sales, {found['steps']:,} steps,"
+        f"{seeds}: {round(found['days'], 2):,} simulated days, {found['sales']:,} sales, {found['steps']:,} steps,"
         f" {found['frames']:,} messages, {found['faults']:,} faults",
         f"{found['cpu_s']:.1f} s of CPU in {wall_s:.1f} s, {found['sales_a_minute_of_cpu']:.0f} sales a minute of CPU",
         _line("came of it", found["totals"]),
