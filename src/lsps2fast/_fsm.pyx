@@ -270,6 +270,8 @@ class Session(Payment):
         most: cython.ulonglong = part.amt_to_forward_msat
         for other in self.parts:
             most = max(most, other.amt_to_forward_msat)
+        if buy.oversized is None:
+            buy.oversized = {}
         buy.oversized.pop(self.payment_hash, None)
         buy.oversized[self.payment_hash] = (self.due_ms, most)
         if len(buy.oversized) > MOST_OVERSIZED:

@@ -32,6 +32,7 @@ __all__ = [
     "event_hash",
     "method_of",
     "next_hop",
+    "objects",
     "scan",
 ]
 
@@ -49,7 +50,7 @@ class FrameReader:
     raises MalformedFrame. How the stream was split into calls makes no difference.
 
     `on_call` is told of each call that `next_hop` can read, with what that returns, also when `feed` then raises; when
-    it says True the frame is dealt with and not returned.
+    it says True the frame is dealt with and not returned. Without it a frame above MAX_FRAME is a bytearray, uncopied.
     """
 
     _on_call: object
@@ -117,8 +118,12 @@ class FrameReader:
                 return
             if self._held:
                 self._held += data[start:at]
-                self._add(bytes(self._held), frames)
+                whole: object = self._held
                 self._held = bytearray()
+                if len(whole) > MAX_FRAME and self._on_call is None:
+                    frames.append(whole)
+                else:
+                    self._add(bytes(whole), frames)
             else:
                 self._add(data[start:at], frames)
             start = at
@@ -342,6 +347,41 @@ def method_of(frame: bytes) -> tuple[str | None, bytes | None]:
         if token[:1] == b'"' and b"\\" not in token:
             method = token[1 : len(token) - 1].decode(errors="replace")
     return method, _text(cython.address(w), w.id) if w.seen & t.ID and w.id.size > 0 else None
+
+
+def objects(frame: bytes | bytearray, at: cython.Py_ssize_t) -> object:
+    """Yield the bytes of each object of a list whose `[` is right before `at`, one at a time: a long one in pieces.
+
+    Raises MalformedFrame where something else stands in the list, or its end is missing.
+    """
+    place = cython.declare(c.Place)
+    text: t.Text = frame
+    end: cython.Py_ssize_t = len(frame)
+    start: cython.Py_ssize_t
+    first: cython.bint = True
+    while True:
+        while at < end and t.is_space(text[at]):
+            at += 1
+        if at < end and text[at] == b"]" and first:
+            return
+        start = at
+        if at == end or text[at] != b"{":
+            break
+        place.depth = 1
+        place.mode = c.BETWEEN
+        at = c.advance(text, at + 1, end, cython.address(place))
+        if place.depth > 0 or text[at - 1] != b"}":
+            break
+        yield frame[start:at]
+        first = False
+        while at < end and t.is_space(text[at]):
+            at += 1
+        if at < end and text[at] == b"]":
+            return
+        if at == end or text[at] != b",":
+            break
+        at += 1
+    raise MalformedFrame("a list of something else than objects", at)
 
 
 # ---- the answer every foreign HTLC takes; the others are in _answers

@@ -25,9 +25,11 @@ __all__ = [
     "event_hash",
     "method_of",
     "next_hop",
+    "objects",
     "scan",
 ]
 
+Bytes = bytes | bytearray
 MAX_FRAME = 16 * 1024 * 1024  # bytes; the longest call lightningd sends is far below
 
 _U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
@@ -79,7 +81,7 @@ def _usual(text: bytes, at: int) -> tuple[int, Hop] | None:
     return end, (id_raw, scid, way, bytes.fromhex(payment_hash.decode()), extra_tlvs is not None)
 
 
-def _advance(text: bytes, at: int, depth: int, mode: int) -> tuple[int, int, int]:
+def _advance(text: Bytes, at: int, depth: int, mode: int) -> tuple[int, int, int]:
     """Go on from `at` until the outermost bracket closes or the bytes end: (offset behind, depth, mode)."""
     end = len(text)
     while at < end and depth > 0:
@@ -129,7 +131,7 @@ class FrameReader:
     raises MalformedFrame. How the stream was split into calls makes no difference.
 
     `on_call` is told of each call that `next_hop` can read, with what that returns, also when `feed` then raises; when
-    it says True the frame is dealt with and not returned.
+    it says True the frame is dealt with and not returned. Without it a frame above MAX_FRAME is a bytearray, uncopied.
     """
 
     def __init__(self, max_frame: int = MAX_FRAME, on_call: Callable[..., bool] | None = None) -> None:
@@ -151,16 +153,16 @@ class FrameReader:
         """True once the stream made no sense."""
         return self._error is not None
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> list[Bytes]:
         """Return the frames completed by `data`. Raises MalformedFrame when the stream is lost and no frame is left."""
-        frames: list[bytes] = []
+        frames: list[Bytes] = []
         if self._error is None:
             self._cut(data, frames)
         if self._error is not None and not frames:
             raise self._error
         return frames
 
-    def _cut(self, data: bytes, frames: list[bytes]) -> None:
+    def _cut(self, data: bytes, frames: list[Bytes]) -> None:
         at = start = 0
         end = len(data)
         while at < end:
@@ -187,15 +189,18 @@ class FrameReader:
                 break
             if data[at - 1] != 0x7D:
                 return self._lose("an object closed by the wrong bracket", at - 1)
-            self._add(bytes(self._held) + data[start:at], frames)
-            self._held = bytearray()
+            whole, self._held = self._held + data[start:at], bytearray()
+            if len(whole) > MAX_FRAME and self._on_call is None:
+                frames.append(whole)
+            else:
+                self._add(bytes(whole), frames)
             start = at
         if self._depth > 0:
             self._held += data[start:]
         self._passed += end
         return None
 
-    def _add(self, frame: bytes, frames: list[bytes]) -> None:
+    def _add(self, frame: bytes, frames: list[Bytes]) -> None:
         hop = None if self._on_call is None else next_hop(frame)
         if hop is None or self._on_call is None or not self._on_call(*hop):
             frames.append(frame)
@@ -204,14 +209,14 @@ class FrameReader:
         self._error = MalformedFrame(why, self._passed + at)
 
 
-def _end(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
+def _end(pattern: re.Pattern[bytes], text: Bytes, at: int) -> int:
     """Behind what a pattern that also matches nothing matches at `at`."""
     match = pattern.match(text, at)
     assert match is not None
     return match.end()
 
 
-def _behind_space(text: bytes, at: int) -> int:
+def _behind_space(text: Bytes, at: int) -> int:
     return _end(_SPACES, text, at)
 
 
@@ -596,6 +601,31 @@ def method_of(frame: bytes) -> tuple[str | None, bytes | None]:
 
 
 # ---- the answer every foreign HTLC takes; the others are in _answers
+
+
+def objects(frame: Bytes, at: int) -> Iterator[Bytes]:
+    """Yield the bytes of each object of a list whose `[` is right before `at`, one at a time: a long one in pieces.
+
+    Raises MalformedFrame where something else stands in the list, or its end is missing.
+    """
+    at = _behind_space(frame, at)
+    more = frame[at : at + 1] != b"]"
+    while more:
+        start = at
+        if frame[at : at + 1] != b"{":
+            break
+        at, depth, _ = _advance(frame, at + 1, 1, _BETWEEN)
+        if depth > 0 or frame[at - 1 : at] != b"}":
+            break
+        yield frame[start:at]
+        at = _behind_space(frame, at)
+        if frame[at : at + 1] == b"]":
+            return
+        if frame[at : at + 1] != b",":
+            break
+        at = _behind_space(frame, at + 1)
+    if more:
+        raise MalformedFrame("a list of something else than objects", at)
 
 
 def answer_continue(id_raw: bytes) -> bytes:

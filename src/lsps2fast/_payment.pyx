@@ -32,6 +32,7 @@ else:
 CLTV_MARGIN_BLOCKS = 6  # K-06: failing at or after expiry is too late
 RENEW_MARGIN_BLOCKS = 12  # O-04: renew long before the 72 blocks of fundpsbt are over
 NOTHING = cython.declare(tuple, ())
+NO_CHANNELS = cython.declare(dict, {})
 MOST_MSAT = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)
 MARGIN = cython.declare(cython.ulonglong, CLTV_MARGIN_BLOCKS)
 NEVER = cython.declare(cython.ulonglong, 0xFFFF_FFFF_FFFF_FFFF)  # a height
@@ -101,7 +102,7 @@ class JitChannel:
         self.sets = {}  # payment hash -> `Session`
         self.holder = None  # the session that makes or uses the channel (C-14)
         self.channel = None
-        self.closing = {}
+        self.closing = NO_CHANNELS  # never changed, another takes its place
         self.closed = None  # the last one whose money came back
         self.floor_msat = 1
         self.owed_msat = self.fee_paid_msat = 0
@@ -110,7 +111,7 @@ class JitChannel:
         self.attempts = 0
         self.held_parts = 0
         self.held_msat = 0
-        self.oversized = {}  # payment hash -> (until when, largest part) of a set that was failed for its size (C-10)
+        self.oversized = None  # {payment hash: (until when, largest part)} of sets that failed for their size (C-10)
 
     @property
     def peer_id(self):

@@ -286,7 +286,7 @@ class Sessions(Live):
             return self._refuse(htlc, TEMPORARY, "")  # C-14
         if buy.fixed and htlc.amt_to_forward_msat > buy.most_msat:
             return self._refuse(htlc, TEMPORARY, ABOVE)  # rule:18
-        if htlc.payment_hash in buy.oversized:
+        if buy.oversized is not None and htlc.payment_hash in buy.oversized:
             until_ms, most = buy.oversized[htlc.payment_hash]
             if self.now_ms < until_ms and htlc.amt_to_forward_msat <= most:
                 return self._refuse(htlc, TEMPORARY, "of a set with too many parts")  # C-10, people:L7
@@ -422,7 +422,7 @@ class Sessions(Live):
             if buy.paid:
                 buy.dead = True  # A-03 has come to its end
             else:
-                buy.closing[channel_id] = buy.channel
+                buy.closing = {**buy.closing, channel_id: buy.channel}
                 buy.channel = None
         return actions
 
@@ -658,7 +658,7 @@ class Sessions(Live):
                 if buy.expired and not buy.closing:
                     return self._retire(buy)
             else:
-                buy.closing[session.channel.channel_id] = session.channel
+                buy.closing = {**buy.closing, session.channel.channel_id: session.channel}
         elif session.sent:  # O-13: public; the next payment on this scid pays for it
             buy.channel = session.channel
             actions = (RestoreFees(buy.channel.channel_id),)

@@ -13,7 +13,8 @@ import pytest
 from harness.logs import Log
 
 from lsps2fast._hook_py import FrameReader
-from lsps2fast.errors import AnswerPending, NodeError, NodeUnreachable
+from lsps2fast.errors import AnswerPending, NodeError, NodeUnreachable, StoreError
+from lsps2fast_plugin.cln.datastore import DatastoreRow, list_datastore
 from lsps2fast_plugin.cln.rpc import Rpc
 
 WAIT_S = 10.0
@@ -252,8 +253,31 @@ def test_a_large_request_and_a_large_answer_pass(play: Play) -> None:
         caller = await node.caller()
         request = await caller.request()
         assert len(request["params"]["hex"]) == 2_000_000
-        await caller.result(request, {"datastore": ["y" * 1000] * 17_000})
-        assert len((await call)["datastore"]) == 17_000
+        await caller.result(request, {"rows": ["y" * 1000] * 17_000})
+        assert len((await call)["rows"]) == 17_000
+
+    play(story)
+
+
+def test_the_rows_of_a_long_journal_are_read_when_their_turn_comes(play: Play) -> None:
+    """P27: decoded one at a time, so that the loop need not stand still; one that is no JSON is told there."""
+
+    async def story(node: Node) -> None:
+        reading = asyncio.create_task(list_datastore(node.rpc, ("a",)))
+        caller = await node.caller()
+        row = {"key": ["a", "b"], "hex": "00" * 500, "string": '}],[{\\"'}
+        await caller.result(await caller.request(), {"datastore": [row] * 2_000})
+        rows = await reading
+        assert next(rows) == DatastoreRow(("a", "b"), "00" * 500)
+        assert len(list(rows)) == 1_999
+        reading = asyncio.create_task(list_datastore(node.rpc, ("a",)))
+        call_id = (await caller.request())["id"]
+        text = b'{"jsonrpc":"2.0","id":"%s","result":{"datastore":[{"key":["a"],"hex":"00"},{"key":[%s]}]}}\n\n'
+        await caller.raw(text % (call_id.encode(), b"nonsense, " * 200_000))
+        rows = await reading
+        assert next(rows).key == ("a",)
+        with pytest.raises(StoreError, match="a row is no JSON"):
+            next(rows)
 
     play(story)
 

@@ -273,6 +273,58 @@ def test_members_of_tomorrow_lie_anywhere(frame: bytes, added: list[tuple[float,
         assert compiled is not None
 
 
+def all_objects(run: ModuleType, text: bytes) -> tuple[list[bytes], str | None]:
+    """The objects of a list, and what is wrong with it."""
+    found: list[bytes] = []
+    try:
+        for each in run.objects(text, 1):
+            found.append(each)
+    except MalformedFrame as error:
+        return found, str(error)
+    return found, None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+SPACE = st.sampled_from([b"", b" ", b"\n  ", b"\t\r\n"])
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=8), JSON, max_size=3), max_size=6), st.data())
+def test_the_objects_of_a_list_are_those_that_json_finds(rows: list[Any], data: st.DataObject) -> None:
+    """P27: a long list is read an object at a time, however it is spaced, in either run."""
+    gap = lambda: data.draw(SPACE)  # noqa: E731
+    text = b"[" + b",".join(gap() + json.dumps(row).encode() + gap() for row in rows) + gap() + b"]"
+    for run in RUNS:
+        found, wrong = all_objects(run, text + b'},"id":1}')
+        assert wrong is None
+        assert [json.loads(each) for each in found] == rows
+
+
+def test_a_frame_above_a_hook_call_is_not_copied() -> None:
+    """P27: an answer of 100 MB is the reader's own memory, and its rows are read from there; shorter ones are bytes."""
+    long = b'{"rows":[' + b",".join([b'{"a":"' + b"x" * 100_000 + b'"}'] * 200) + b"]}"
+    for run in RUNS:
+        reader = run.FrameReader(1 << 30)
+        frames = [frame for at in range(0, len(long), 65_536) for frame in reader.feed(long[at : at + 65_536])]
+        assert [(type(frame), bytes(frame) == long) for frame in frames] == [(bytearray, True)]
+        assert len(list(run.objects(frames[0], 9))) == 200
+        short = [frame for half in (b'{"a":', b"1}") for frame in reader.feed(half)]
+        assert short == [b'{"a":1}']
+        assert type(short[0]) is bytes
+
+
+@given(
+    st.lists(st.sampled_from([b"{", b"}", b"[", b"]", b",", b'"', b"\\", b" ", b"1", b'{"a":1}', b"x"]), max_size=12)
+)
+def test_a_list_of_something_else_is_told_alike(pieces: list[bytes]) -> None:
+    """G-01: whatever stands there, both runs find the same objects before it and say the same."""
+    compiled, pure = (all_objects(run, b"[" + b"".join(pieces)) for run in RUNS)
+    assert compiled == pure
+
+
 def change(path: str, value: Any) -> Callable[[Any], bytes]:
     """A call with one member set to another value; `...` takes it away."""
 

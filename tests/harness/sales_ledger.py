@@ -63,7 +63,8 @@ class Closing(sqlite3.Connection):
 
 def memory(*facts: Fact) -> sqlite3.Connection:
     """A ledger in memory that was told these facts."""
-    db = sqlite3.connect(":memory:", isolation_level=None, factory=Closing)
+    # The garbage collector runs on any thread, also on that of a writer that is being tried.
+    db = sqlite3.connect(":memory:", isolation_level=None, factory=Closing, check_same_thread=False)
     schema.migrate(db)
     for fact in facts:
         write(db, fact)

@@ -194,7 +194,10 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
         held=set(start.held),
         replays=start.replays,
     )
-    Recovery(service).revive_all(list(start.stored), snapshot)
+    recovery, stored = Recovery(service), list(start.stored)
+    begun = recovery.begun(stored)
+    recovery.revive_begun(begun, snapshot)
+    list(recovery.revive_offers(stored, begun))
     return tuple(orders)
 
 

@@ -29,7 +29,7 @@ async def take_the_crumb(stage: Stage, client: Client, invoice: ClientInvoice, p
     client.fail(rest)
     client.fulfill(crumb, invoice.preimage)
     await payment
-    await stage.quiet()
+    await stage.at_rest()
     assert stage.states(invoice)[-1] == "UNDERPAID"
 
 

@@ -292,7 +292,7 @@ class Client(PluginApp):
         # Until then no HTLC comes in: any channel may be the one without a funding.
         await until_answered("looking at the channels", self.watch.find, self.clock)
         await self.endings.guarded(self.lifetimes.look_back)
-        self.host.interest_loaded()
+        self._loaded()
         self._ready.set()
         log.info(
             f"lsps2fast-client {__version__} ({BACKEND} core) is ready: {len(self.book.approvals)} payments awaited"

@@ -7,13 +7,13 @@ owner; this file only moves JSON in and out of lightningd's datastore.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from lsps2fast.errors import NodeError, StoreError
+from lsps2fast.errors import MalformedFrame, NodeError, StoreError
 from lsps2fast_plugin.cln.models import Caller, read
 
 NO_SUCH_KEY = 1200  # deldatastore, cln:D2
@@ -34,9 +34,16 @@ async def list_datastore(rpc: Caller, root: Sequence[str]) -> Iterator[Datastore
     except NodeError as error:
         raise StoreError(str(error)) from error
     rows = answer.get("datastore")
-    if not isinstance(rows, list):
+    if not isinstance(rows, list | Iterator):
         raise StoreError("listdatastore: an answer without `datastore`")
-    return map(_row, rows)
+    return _rows(rows)
+
+
+def _rows(entries: Iterable[object]) -> Iterator[DatastoreRow]:
+    try:
+        yield from map(_row, entries)
+    except (MalformedFrame, ValueError, RecursionError) as error:  # those of a long answer are decoded only now
+        raise StoreError(f"listdatastore: a row is no JSON: {error}") from error
 
 
 def _row(entry: object) -> DatastoreRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import sys
@@ -40,6 +41,7 @@ class PluginApp(ABC):
         self.interest = interest
         self.clock = clock or Clock()
         self._dice = dice or chance()
+        self.at_rest: Callable[[], None] = lambda: None  # called once all that was stored is read
         self.host = make_host(plugin, interest, self._on_htlc)
         add_options(plugin)
         plugin.init()(self._init)
@@ -74,6 +76,11 @@ class PluginApp(ABC):
     def _on_htlc(self, call: Any) -> None:
         """Take an HTLC that the filter has let through."""
 
+    def _loaded(self) -> None:
+        """All that was stored is known: let in what has waited for it."""
+        self.host.interest_loaded()
+        self.at_rest()
+
     @abstractmethod
     async def _shutdown(self) -> None:
         """Answer what is held, and close what is open."""
@@ -83,7 +90,16 @@ def run(make: Callable[[], PluginApp], beside: str, add_options: AddOptions, own
     """Run a plugin until lightningd ends it; beside the built-in one it takes the place of, only say so."""
     if built_in.is_beside(beside, os.getpid()):
         return built_in.stand_aside(beside, add_options, own_prefix)
-    return asyncio.run(make().host.run())
+    app = make()
+    gc.disable()  # a long journal is read without being searched for garbage again and again (P27)
+    app.at_rest = _search_what_is_new
+    return asyncio.run(app.host.run())
+
+
+def _search_what_is_new() -> None:
+    """Look for garbage from now on, but not in what was read at the start: that would hold the loop (P27)."""
+    gc.freeze()
+    gc.enable()
 
 
 def refuse_without_gil() -> None:

@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,6 +26,10 @@ from lsps2fast.errors import AnswerPending, MalformedFrame, NodeError, NodeUnrea
 log = logging.getLogger(__name__)
 _BLOCK = 64 * 1024  # bytes a read
 _MOST = 1 << 30  # bytes of one answer: a listdatastore of a large node is far above what a hook call may be
+_LARGE: Final = 1 << 20  # bytes of a listdatastore whose rows are read when their turn comes
+_DATASTORE: Final = re.compile(
+    rb'\s*{\s*"jsonrpc"\s*:\s*"2.0"\s*,\s*"id"\s*:\s*("[^"\\]*")\s*,\s*"result"\s*:\s*{\s*"datastore"\s*:\s*\['
+)
 _ADDRESS_BYTES: Final = 107  # room for the name of a unix socket
 
 
@@ -38,7 +43,7 @@ def socket_address(path: str) -> str:
     return min(path, os.path.relpath(path), key=len)
 
 
-def _decode(frame: bytes) -> Any:
+def _decode(frame: bytes | bytearray) -> Any:
     """Return the JSON value of a frame.
 
     ValueError when it is none; plugins can put raw control characters into results.
@@ -47,6 +52,17 @@ def _decode(frame: bytes) -> Any:
         return msgspec.json.decode(frame)
     except msgspec.DecodeError:
         return json.loads(frame.decode(errors="replace"), strict=False)
+
+
+def _decode_answer(frame: bytes | bytearray) -> Any:
+    """Return an answer; a long journal's rows are read as they are taken, lest the loop stand still for seconds (P27).
+
+    Raises ValueError or RecursionError for what is no JSON.
+    """
+    journal = _DATASTORE.match(frame) if len(frame) >= _LARGE else None
+    if journal is None:
+        return _decode(frame)
+    return {"id": _decode(journal[1]), "result": {"datastore": map(_decode, hook.objects(frame, journal.end()))}}
 
 
 def _outcome(method: str, answer: dict[str, Any]) -> dict[str, Any] | NodeError:
@@ -137,7 +153,7 @@ class _Link:
 
     def _take(self, frame: bytes) -> None:
         try:
-            answer = _decode(frame)
+            answer = _decode_answer(frame)
         except (ValueError, RecursionError) as error:
             return log.warning(f"no JSON from lightningd, ignored: {error}: {frame[:200]!r}")
         call_id = answer.get("id")

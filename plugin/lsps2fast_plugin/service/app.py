@@ -187,8 +187,9 @@ class Service(PluginApp):
         delta = self._delta = max(settings.cltv_delta_blocks, configs.number("cltv-delta", 0))
         if delta != settings.cltv_delta_blocks:  # that of records which name none
             stored = await recovery.load(delta)
-        snapshot = await recovery.look(stored)
-        await recovery.remember(stored)
+        begun = recovery.begun(stored)
+        snapshot = await recovery.look(begun)
+        await recovery.remember(stored, begun)
         peers = await until_answered("listpeers", lambda: list_peers(rpc), self.clock)
         derived = await until_answered("makesecret", lambda: derived_secret(rpc, "lsps2fast promise"), self.clock)
         keyring = parts.desk.keyring(settings, derived)
@@ -197,11 +198,13 @@ class Service(PluginApp):
                 driver.carry_out(parts.sessions.peer(peer.id, True, self.clock.wall_ms()))
         parts.sales.tracker.life = self._dice.getrandbits(31)
         with parts.sales.reviving():
-            recovery.revive_all(stored, snapshot)
+            recovery.revive_begun(begun, snapshot)
+        for _ in recovery.revive_offers(stored, begun):
+            await asyncio.sleep(0)
         parts.sales.load(stored, recovery.channels)
         self._take_early_facts()
         parts.shut.known()
-        self.host.interest_loaded()
+        self._loaded()
         await self._join_fleet(parts, info)
         self._sell(parts, keyring, delta)
         self.host.spawn(driver.run())

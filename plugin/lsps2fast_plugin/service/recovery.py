@@ -5,9 +5,12 @@ What became of a payment is judged in `reconcile`; here the verdicts are carried
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Final
 
 from lsps2fast.actions import RestoreFees
 from lsps2fast.lsps.lsps2 import format_scid
@@ -20,8 +23,11 @@ from lsps2fast_plugin.service.funding import holds_money_of_client
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
 from lsps2fast_plugin.service.session_record import StoredSession
+from lsps2fast_plugin.service.session_store import AT_ONCE
 
 log = logging.getLogger(__name__)
+
+DROPPED_AT_ONCE: Final = 16
 
 
 class Recovery:
@@ -37,8 +43,18 @@ class Recovery:
         """Every record of the journal, its coins kept; asks until lightningd gives them."""
         ask = self._parts.store.load
         stored = await until_answered("reading the journal", lambda: ask(delta), self._parts.clock)
-        self._keep_coins(stored)
+        self._keep_coins(self.begun(stored))
         return stored
+
+    @staticmethod
+    def begun(stored: list[StoredSession]) -> list[StoredSession]:
+        """Return the records that tell of a payment or an end: of all others only the offer is known."""
+        finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
+        return [
+            record
+            for record in stored
+            if record.outcome is not None or record.journal.stage != "buy" or record.buy.jit_scid in finished
+        ]
 
     def _keep_coins(self, stored: list[StoredSession]) -> None:
         """Reserve the coins of channels for longer, whatever else lightningd has yet to say (O-04)."""
@@ -49,7 +65,7 @@ class Recovery:
             if record.buy.jit_scid not in finished and funding is not None and channel is not None:
                 self._parts.effects.renew_found(record.buy, funding, channel.channel_id)
 
-    async def remember(self, stored: list[StoredSession]) -> None:
+    async def remember(self, stored: list[StoredSession], begun: list[StoredSession]) -> None:
         """Load what the policy knows of tokens and peers, and the duties of earlier runs; ask until that works."""
         parts = self._parts
         uses = partial(parts.desk.load, stored, parts.store.unread)
@@ -58,33 +74,56 @@ class Recovery:
         channels = await until_answered("looking at the channels", parts.view.refresh, self._parts.clock)
         self.channels = channels
         ids = {channel.channel_id for channel in channels}
-        parts.exposure.reconcile(stored, channels)
-        parts.afterwards.load(stored, ids)
-        parts.lookout.load(stored, channels, parts.sessions.height)
+        parts.exposure.reconcile(begun, channels)
+        parts.afterwards.load(begun, ids)
+        parts.lookout.load(begun, channels, parts.sessions.height)
 
     async def look(self, stored: list[StoredSession]) -> Snapshot:
         """Return what lightningd says of the channels in the journal; ask until it answers."""
         ask = self._parts.reconciler.snapshot
         return await until_answered("looking what became of our channels", lambda: ask(stored), self._parts.clock)
 
-    def revive_all(self, stored: list[StoredSession], snapshot: Snapshot) -> None:
-        """Make every journalled buy live again, and go on where its payment stood. Each record by itself (K-08)."""
+    def revive_offers(self, stored: list[StoredSession], begun: list[StoredSession]) -> Iterator[None]:
+        """Make the offers live again that no payment has come for, after `revive_begun`; yields now and then."""
+        others = {id(record) for record in begun}
+        lapsed: list[StoredSession] = []
+        for number, record in enumerate(stored, 1):
+            if number % AT_ONCE == 0:
+                yield
+            if id(record) in others:
+                continue
+            if record.buy.params.valid_until_ms > self._parts.clock.wall_ms():
+                self._guarded(record, lambda record=record: self._revive_offer(record))  # type: ignore[misc]
+            else:
+                lapsed.append(record)
+        if lapsed:
+            self._parts.host.spawn(self._drop_all(lapsed))
+
+    def revive_begun(self, stored: list[StoredSession], snapshot: Snapshot) -> None:
+        """Go on with each payment where it stood (`begun`). Each record by itself (K-08)."""
         self._finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
         self._owned = {record.journal.channel.channel_id for record in stored if record.journal.channel is not None}
         self._owned |= {channel_id for channel_id in snapshot.channels if self._spoken_for(channel_id, snapshot)}
         self._promise_coins(stored)
         for record in stored:
-            try:
-                self._revive(record, snapshot)
-            except Exception:  # whatever is wrong with one record must not keep the others from going on
-                self._parts.store.keep(record.buy.jit_scid)
-                self._set_aside(record.buy.jit_scid)
-                what = f"record {format_scid(record.buy.jit_scid)} cannot be taken up; it is kept and its parts fail"
-                self._parts.effects.alarm(f"{what}\n{traceback.format_exc()}")
+            self._guarded(record, lambda record=record: self._revive(record, snapshot))  # type: ignore[misc]
         for unread in self._parts.store.unread:
             if unread.jit_scid is not None:
                 self._set_aside(unread.jit_scid)
         self._tell_strays(snapshot)
+
+    def _guarded(self, record: StoredSession, revive: Callable[[], None]) -> None:
+        """Whatever is wrong with one record must not keep the others from going on."""
+        try:
+            revive()
+        except Exception:
+            self._parts.store.keep(record.buy.jit_scid)
+            self._set_aside(record.buy.jit_scid)
+            what = f"record {format_scid(record.buy.jit_scid)} cannot be taken up; it is kept and its parts fail"
+            self._parts.effects.alarm(f"{what}\n{traceback.format_exc()}")
+
+    def _revive_offer(self, record: StoredSession) -> None:
+        self._parts.driver.go_live(record.buy).attempts = record.journal.attempts
 
     def _promise_coins(self, stored: list[StoredSession]) -> None:
         """Promise each coin to the record that names it; where two name a coin, the one with a channel spends it.
@@ -124,15 +163,11 @@ class Recovery:
             if journal.channel is not None:
                 fees = RestoreFees(journal.channel.channel_id, buy.params.valid_until_ms)
             parts.effects.finish(buy.jit_scid, fees)
-        elif journal.stage != "buy":
+        else:
             verdict = judge(record, snapshot, self._owned)
             if verdict.journal.channel is not None:
                 self._owned.add(verdict.journal.channel.channel_id)
             self._revive_session(record, verdict, snapshot)
-        elif buy.params.valid_until_ms > parts.clock.wall_ms():
-            parts.driver.go_live(buy).attempts = journal.attempts
-        else:
-            parts.host.spawn(self._drop(record))
 
     def _revive_alias(self, record: StoredSession) -> None:
         """A-03: the jit scid of a channel that was paid forwards until valid_until, at the promised rate of zero."""
@@ -183,6 +218,11 @@ class Recovery:
         if row is not None and row.is_withheld and holds_money_of_client(row):
             parts.driver.carry_out(parts.sessions.money_seen(row.channel_id))  # whatever the tables say (rule:25)
 
+    async def _drop_all(self, records: list[StoredSession]) -> None:
+        """Drop these a few at a time: lightningd has other things to write."""
+        for start in range(0, len(records), DROPPED_AT_ONCE):
+            await asyncio.gather(*(self._drop(record) for record in records[start : start + DROPPED_AT_ONCE]))
+
     async def _drop(self, record: StoredSession) -> None:
         """End the record of a buy that lapsed, unused, while we were away; a write that fails is tried again."""
         parts, jit_scid = self._parts, record.buy.jit_scid
@@ -194,8 +234,7 @@ class Recovery:
 
 async def reload_ledger(parts: ServiceParts, delta: int) -> None:
     """While running: the sales ledger could not be written for long; give it what the journal remembers."""
-    for buy in parts.offers:
-        parts.sales.bought(buy)
+    parts.sales.bought_all(parts.offers)
     ask = lambda: parts.store.finished(delta)  # noqa: E731
     stored = await until_answered("reading finished sales", ask, parts.clock)
     asked_ms = parts.clock.wall_ms()

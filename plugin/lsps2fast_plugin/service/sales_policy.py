@@ -6,6 +6,7 @@ clients is `negotiation`'s, what becomes of sold channels `exposure`'s.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from typing import Any, Final
@@ -28,11 +29,12 @@ from lsps2fast_plugin.service.policy.tokens import Record
 from lsps2fast_plugin.service.policy.trust import TrustLedger
 from lsps2fast_plugin.service.policy.watch import PolicyFile
 from lsps2fast_plugin.service.sales_ledger.terms import band_of, token_label
-from lsps2fast_plugin.service.session_record import StoredSession, Unread, sold_under
+from lsps2fast_plugin.service.session_record import StoredSession, Unread, count_use, sold_under
 
 log = logging.getLogger(__name__)
 
 PAUSED: Final = ("lsps", "lsps2", "selling", "paused")
+COUNTED_AT_ONCE: Final = 5_000  # records: a few milliseconds
 RETIRED_FOR_MS: Final = 86_400_000  # at least so long the offers of an earlier key are honoured
 
 
@@ -63,7 +65,12 @@ class Desk:
 
         `stored`: all buys of the journal. One that is not understood may be a use of each token that it names.
         """
-        sold, records = sold_under(stored), await self._notebook.read(TOKENS)
+        sold: dict[bytes, set[int]] = {}
+        for number, buy in enumerate(stored, 1):
+            count_use(buy, sold)
+            if number % COUNTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        records = await self._notebook.read(TOKENS)
         known = {*sold, *self.policy.rules.tokens}
         for number, each in enumerate(unread):
             for token_hash in (token_hash for token_hash in known if token_hash.hex().encode() in each.raw):

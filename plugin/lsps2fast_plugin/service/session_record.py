@@ -97,14 +97,19 @@ class StoredSession(NamedTuple):
         return self.outcome is None or not (self.is_attempt or self.outcome in UNUSED)
 
 
+def count_use(record: StoredSession, sold: dict[bytes, set[int]]) -> None:
+    """Add the jit scid of this record to those that count against the quota of its token, by the token's hash."""
+    token_hash = promised_token(record.buy.params)
+    if token_hash is not None and record.is_use:
+        sold.setdefault(token_hash, set()).add(record.buy.jit_scid)
+
+
 def sold_under(stored: Iterable[StoredSession]) -> dict[bytes, set[int]]:
     """Return the jit scids that count against the quota of each token, by its hash."""
-    found: dict[bytes, set[int]] = {}
+    sold: dict[bytes, set[int]] = {}
     for record in stored:
-        token_hash = promised_token(record.buy.params)
-        if token_hash is not None and record.is_use:
-            found.setdefault(token_hash, set()).add(record.buy.jit_scid)
-    return found
+        count_use(record, sold)
+    return sold
 
 
 class Unread(NamedTuple):

@@ -7,6 +7,8 @@ such as G-07 are those of docs/conformance.md.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -200,9 +202,30 @@ _READERS: Final[Mapping[str, Callable[[object, str], int | str]]] = {  # G-05: t
 }
 
 
+_KEYS: Final = tuple(_READERS)
+
+
+@functools.lru_cache(maxsize=512, typed=True)
+def _numbers(*values: object) -> tuple[tuple[Any, ...], bool]:
+    """Return the seven numbers of an entry, and whether we would write them as they came. Raises MalformedField.
+
+    A menu is sold to many: what is the same in their buys is read once, and kept once.
+    """
+    numbers: list[Any] = [read(value, name) for value, (name, read) in zip(values, _READERS.items(), strict=False)]
+    try:
+        return tuple(numbers), _texts(*numbers) == values
+    except ProtocolBug:  # a year we do not write
+        return tuple(numbers), False
+
+
+def _texts(least_fee: int, ppm: int, until_ms: int, life: int, delay: int, least: int, most: int) -> tuple[object, ...]:
+    """Return the seven numbers of an entry as we write them. Raises ProtocolBug for a time that cannot be written."""
+    return str(least_fee), ppm, format_datetime(until_ms), life, delay, str(least), str(most)
+
+
 @dataclass(frozen=True, slots=True)
 class FeeParams:
-    """One `opening_fee_params` object. Equal when the values are; `raw` keeps the texts as they came (B-03)."""
+    """One `opening_fee_params` object. Equal when the values are; `raw` has the texts as they came (B-03)."""
 
     min_fee_msat: int
     proportional: int
@@ -212,22 +235,37 @@ class FeeParams:
     min_payment_size_msat: int
     max_payment_size_msat: int
     promise: str
-    raw: dict[str, Any] = field(compare=False, repr=False)
+    _given: dict[str, Any] | None = field(compare=False, repr=False)  # None: as we would write them
 
     @classmethod
     def from_json(cls, value: object) -> FeeParams:
         """Read all eight keys. Raises MalformedField (missing, type, syntax), else UnknownFields for any other key."""
         if type(value) is not dict:
             raise MalformedField("opening_fee_params", "not an object")
+        if tuple(value) == _KEYS:
+            *numbers, promise = value.values()
+            with contextlib.suppress(TypeError):  # what cannot be looked up is read like an unusual entry
+                known, ours = _numbers(*numbers)
+                return cls(*(*known, parse_text(promise, "promise"), None if ours else dict(value)))
         values: list[Any] = []
         for name, read in _READERS.items():
             if name not in value:
                 raise MalformedField(name, "missing")
             values.append(read(value[name], name))
-        if len(value) > len(_READERS):
+        if len(value) > len(_KEYS):
             raise UnknownFields(sorted(value.keys() - _READERS.keys()))
-        values.append(dict(value))
-        return cls(*values)
+        return cls(*(*values, dict(value)))
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The eight keys with the texts as they came."""
+        if self._given is not None:
+            return dict(self._given)
+        numbers = (
+            self.min_fee_msat, self.proportional, self.valid_until_ms, self.min_lifetime_blocks,
+            self.max_client_to_self_delay_blocks, self.min_payment_size_msat, self.max_payment_size_msat,
+        )  # fmt: skip
+        return dict(zip(_KEYS, (*_texts(*numbers), self.promise), strict=True))
 
     @classmethod
     def build(
@@ -269,7 +307,7 @@ class FeeParams:
         """Return the eight keys with their original texts: what a client sends back and a journal keeps (B-03,
         B-10).
         """
-        return dict(self.raw)
+        return self.raw
 
     def fee_msat(self, payment_size_msat: int) -> int | None:
         """`opening_fee_msat` under these terms; None is overflow."""

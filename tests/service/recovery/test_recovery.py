@@ -38,8 +38,9 @@ from lsps2fast.table import Input
 from lsps2fast_plugin.service.coins import POOL, UNREAD
 from lsps2fast_plugin.service.driver import buy_terms
 from lsps2fast_plugin.service.reconcile import Snapshot
-from lsps2fast_plugin.service.recovery import Recovery
+from lsps2fast_plugin.service.recovery import DROPPED_AT_ONCE, Recovery
 from lsps2fast_plugin.service.session_record import FRESH, StoredSession, Unread
+from lsps2fast_plugin.service.session_store import AT_ONCE
 
 BUY = record("buy").buy
 END_MS = BUY.params.valid_until_ms
@@ -138,7 +139,10 @@ class House:
 
     def revive(self, *stored: StoredSession, said: Snapshot | None = None) -> None:
         """Recovery, and what it left to do in the background."""
-        Recovery(self.service).revive_all(list(stored), said or snapshot())
+        recovery, records = Recovery(self.service), list(stored)
+        begun = recovery.begun(records)
+        recovery.revive_begun(begun, said or snapshot())
+        list(recovery.revive_offers(records, begun))
         for work in self.work:
             asyncio.run(work)  # type: ignore[arg-type]
 
@@ -306,6 +310,41 @@ def test_an_offer_that_lapsed_meanwhile_is_dropped_with_its_record() -> None:
     house = House(wall_ms=END_MS)
     house.revive(StoredSession(BUY, FRESH, None))
     assert (house.core.buys, house.lapsed, house.forgotten) == ({}, [(JIT, END_MS)], [JIT])
+
+
+def test_many_offers_let_others_have_their_turn() -> None:
+    """P27: 100,000 offers come alive in slices; what payments have begun goes on before the first of them."""
+    house = House()
+    recovery, stored = (
+        Recovery(house.service),
+        [StoredSession(buy_of(JIT + n), FRESH, None) for n in range(3 * AT_ONCE)],
+    )
+    begun = recovery.begun(stored)
+    assert begun == []
+    alive = [len(house.core.buys) for _ in recovery.revive_offers(stored, begun)]
+    assert alive == [AT_ONCE - 1, 2 * AT_ONCE - 1, 3 * AT_ONCE - 1]
+    assert len(house.core.buys) == 3 * AT_ONCE
+
+
+def test_a_crowd_of_lapsed_offers_is_dropped_a_few_at_a_time() -> None:
+    """rule:14: lightningd is not asked for 1,000 deletions at once."""
+    house = House(wall_ms=END_MS + 1)
+    at_once, most = 0, 0
+
+    async def forget(jit_scid: int) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0)
+        at_once -= 1
+
+    async def lapse(jit_scid: int, wall_ms: int) -> None:
+        house.lapsed.append((jit_scid, wall_ms))
+
+    house.service.store.forget, house.service.store.lapse = forget, lapse
+    house.revive(*[StoredSession(buy_of(JIT + n), FRESH, None) for n in range(100)])
+    assert len(house.lapsed) == 100
+    assert most == DROPPED_AT_ONCE
 
 
 def test_a_lapsed_record_that_cannot_be_deleted_is_tried_again() -> None:

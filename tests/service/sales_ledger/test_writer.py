@@ -12,6 +12,7 @@ import pytest
 from harness.sales_ledger import FEE_MSAT, T0, Desk, a_buy, a_sale, an_attempt
 
 from lsps2fast_plugin.service.sales_ledger import schema, writer
+from lsps2fast_plugin.service.sales_ledger.facts import AttemptFact
 
 WON = [("Succeeded", FEE_MSAT)]
 
@@ -166,6 +167,65 @@ def test_too_many_facts_are_dropped_and_asked_for_later(
     assert desk.told(lambda: desk.caught_up == 1)
     assert len(desk.rows()) == 3
     assert desk.writer.dropped == 0
+
+
+def test_many_facts_are_made_when_their_turn_comes(
+    path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rule:14, operator:O2: a journal longer than the queue is written whole, and so never asked for again."""
+    monkeypatch.setattr(writer, "MOST_WAITING", 10)
+    monkeypatch.setattr(writer, "BATCH", 7)
+    made: list[int] = []
+
+    def facts() -> Iterator[AttemptFact]:
+        for number in range(100):
+            made.append(number)
+            yield a_sale(began_ms=T0 + number, jit_scid=f"{number}x1x1")
+
+    path.mkdir()
+    desks.append(desk := Desk(path))
+    desk.writer.put(writer.Many(facts()))
+    desk.writer.put(a_buy())
+    assert desk.told(lambda: desk.alarms)
+    assert len(made) == 0  # the file could not even be opened
+    path.rmdir()
+    assert desk.written()
+    assert len(desk.rows()) == made[-1] + 1 == 100
+    assert len(desk.rows("jit_scid", "buys")) == 1
+    assert desk.writer.dropped == desk.caught_up == len(desk.writer) == 0
+
+
+def test_a_batch_that_fails_keeps_its_place(path: Path, desks: list[Desk], monkeypatch: pytest.MonkeyPatch) -> None:
+    """operator:O2: what was made for a batch that a full disk undid is written with the next try, once."""
+    monkeypatch.setattr(writer, "BATCH", 4)
+    broken, real = [True], writer.write
+
+    def write(db: sqlite3.Connection, fact: AttemptFact) -> None:
+        real(db, fact)
+        if broken[0] and fact.jit_scid == "5x1x1":
+            raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(writer, "write", write)
+    desks.append(desk := Desk(path))
+    desk.writer.put(writer.Many(a_sale(began_ms=T0 + n, jit_scid=f"{n}x1x1") for n in range(9)))
+    assert desk.told(lambda: desk.alarms)
+    broken[0] = False
+    assert desk.written()
+    assert len(desk.rows()) == 9
+
+
+def test_what_cannot_be_made_stops_nothing(path: Path, desks: list[Desk]) -> None:
+    """A bug in the reading of the journal must not stand in the way of the sales behind it."""
+
+    def facts() -> Iterator[AttemptFact]:
+        yield a_sale()
+        raise KeyError("a bug")
+
+    desks.append(desk := Desk(path))
+    desk.writer.put(writer.Many(facts()))
+    desk.writer.put(a_sale(began_ms=T0 + 7))
+    assert desk.written()
+    assert desk.rows() == WON * 2
 
 
 def test_an_older_file_is_brought_forward(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from lsps2fast_plugin.service.sales_ledger.catch_up import TermsOf, buy_fact, fa
 from lsps2fast_plugin.service.sales_ledger.evidence import CANCELLED, Blame, of_forward, of_input
 from lsps2fast_plugin.service.sales_ledger.facts import BuyEndFact, ChannelFact, LiveFact
 from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker, Change, Ended
-from lsps2fast_plugin.service.sales_ledger.writer import Item, LedgerWriter, LoopWriter, advice
+from lsps2fast_plugin.service.sales_ledger.writer import Item, LedgerWriter, LoopWriter, Many, advice
 from lsps2fast_plugin.service.session_record import StoredSession
 
 log = logging.getLogger(__name__)
@@ -133,6 +133,11 @@ class SalesLedger:
             self._put(buy_fact(buy, self._terms_of))
 
     @harmless
+    def bought_all(self, buys: Iterable[Buy]) -> None:
+        """Record these buys, which may be many."""
+        self._put(Many(buy_fact(buy, self._terms_of) for buy in tuple(buys)))
+
+    @harmless
     def take(self, changes: Iterable[Change], actions: Iterable[Action]) -> None:
         """Sessions have changed, and these orders are about to be carried out."""
         for news in self.tracker.take(changes):
@@ -211,8 +216,7 @@ class SalesLedger:
         if self._writer is None:
             return
         wall_ms = self._clock.wall_ms() if asked_ms is None else asked_ms
-        for fact in facts_of(stored, channels, self._terms_of, wall_ms):
-            self._put(fact)
+        self._put(Many(facts_of(stored, tuple(channels), self._terms_of, wall_ms)))
         self._put(LiveFact(live=self.tracker.live(), at_ms=wall_ms))
 
     # What is asked --------------------------------------------------------------------------------

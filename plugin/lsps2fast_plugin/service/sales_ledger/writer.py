@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import sqlite3
 import threading
+import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, NamedTuple
 
 from lsps2fast_plugin.service.sales_ledger import outbox, schema
 from lsps2fast_plugin.service.sales_ledger.facts import ChannelFact, Fact
@@ -30,7 +30,15 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 BUSY_S: Final = 5.0  # for another program that reads or copies the file
 CACHE_KIB: Final = 1_024
 JOURNAL_BYTES: Final = 4_000_000
-Item = Fact | Callable[[], None]
+
+
+class Many(NamedTuple):
+    """Facts that are made when their turn comes, on the writer's thread: the longest journal has room in the queue."""
+
+    facts: Iterator[Fact]
+
+
+Item = Fact | Callable[[], None] | Many
 
 
 _BEGIN_ANEW: Final = "move it away, and a new one is begun with what the journal remembers"
@@ -76,6 +84,7 @@ class LedgerWriter:
         self._on_caught_up = on_caught_up
         self._first_pause_s = first_pause_s
         self._waiting: deque[Item] = deque()
+        self._batch: list[Fact | Callable[[], None]] = []  # the next ones, until they are written
         self._news = threading.Event()
         self._again = threading.Event()  # try now, the pause is over
         self._stopping = False
@@ -95,16 +104,16 @@ class LedgerWriter:
         self._thread.start()
 
     def put(self, fact: Item) -> None:
-        """Have a fact written, in its turn; a function is called in its turn, on the writer's thread."""
-        if len(self._waiting) >= MOST_WAITING:
+        """Have a fact or many written, in their turn; a function is called in its turn, on the writer's thread."""
+        if len(self) >= MOST_WAITING:
             self.dropped += 1
             return
         self._waiting.append(fact)
         self._news.set()
 
     def __len__(self) -> int:
-        """How many facts wait."""
-        return len(self._waiting)
+        """How many facts wait, those that are yet to be made counted as one."""
+        return len(self._waiting) + len(self._batch)
 
     def retry(self) -> None:
         """Try at once what failed."""
@@ -137,7 +146,7 @@ class LedgerWriter:
 
     def _step(self) -> bool:
         """Write one batch, or find out that it cannot be written; False when all is done."""
-        if not self._waiting and (self._db is not None or self.trouble is None):
+        if not len(self) and (self._db is not None or self.trouble is None):
             if self._stopping:
                 return False
             if self._db is not None:
@@ -171,8 +180,8 @@ class LedgerWriter:
         return db
 
     def _write_batch(self, db: sqlite3.Connection) -> None:
-        batch = list(itertools.islice(self._waiting, BATCH))
-        facts = [item for item in batch if isinstance(item, Fact)]
+        self._fill()
+        facts = [item for item in self._batch if isinstance(item, Fact)]
         if facts:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -183,11 +192,27 @@ class LedgerWriter:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
-        for item in batch:
-            self._waiting.popleft()
+        done, self._batch = self._batch, []
+        self.written += len(facts)
+        for item in done:
             if not isinstance(item, Fact):
                 item()
-        self.written += len(facts)
+
+    def _fill(self) -> None:
+        """Take what is next out of the queue, beside what could not be written before."""
+        while self._waiting and len(self._batch) < BATCH:
+            match self._waiting[0]:
+                case Many() as many:
+                    try:
+                        self._batch.append(next(many.facts))
+                    except StopIteration:
+                        self._waiting.popleft()
+                    except Exception:  # a bug of ours: what follows goes on
+                        self._waiting.popleft()
+                        log.error(f"the sales ledger missed something\n{traceback.format_exc()}")
+                case item:
+                    self._batch.append(item)
+                    self._waiting.popleft()
 
     def _write(self, db: sqlite3.Connection, fact: Fact) -> None:
         """One that breaks a rule of the tables is a bug of ours: it is told and left out, the others go on."""
@@ -205,7 +230,7 @@ class LedgerWriter:
     def _failed(self, error: Exception) -> None:
         self._close()
         self.trouble = advice(error)
-        self._kept = len(self._waiting)
+        self._kept = len(self)
         if self.trouble != self._told:
             self._told = self.trouble
             self._alarm(
@@ -266,7 +291,7 @@ class LoopWriter(LedgerWriter):
         """Open, write, close: a kill of this run finds no file open."""
         try:
             self._db = self._open()
-            while self._waiting:
+            while len(self):
                 self._write_batch(self._db)
         except (sqlite3.Error, OSError, schema.NotOurs) as error:
             self._failed(error)
