@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.fleet import FleetServer
+from harness.fleet import FleetServer, Pooler
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.tools.regtest.postgres import find_postgres
@@ -44,6 +44,27 @@ def url(server: FleetServer) -> str:
     if not server.runs:
         server.start()
     return server.fleet(f"fleet_{next(SCHEMAS)}")
+
+
+@pytest.fixture(scope="session")
+def pooler(server: FleetServer) -> Iterator[Pooler]:
+    """Skip with the reason where there is none."""
+    try:
+        running = Pooler(server, Path(tempfile.mkdtemp(prefix="l2p-", dir="/tmp")))
+    except ConfigError as error:
+        pytest.skip(f"a pooler is tried with PgBouncer: {error}")
+    running.start()
+    yield running
+    running.remove()
+
+
+@pytest.fixture(params=["direct", "pooler"])
+def door(request: pytest.FixtureRequest, url: str) -> str:
+    """The same, straight or by way of a pooler."""
+    if request.param == "direct":
+        return url
+    pooler: Pooler = request.getfixturevalue("pooler")
+    return pooler.in_front(url)
 
 
 @pytest.fixture

@@ -67,9 +67,9 @@ async def test_what_is_held_stays_when_a_budget_shrinks(url: str) -> None:
     await left(one, two)
 
 
-async def test_many_at_once_take_exactly_what_there_is(url: str) -> None:
+async def test_many_at_once_take_exactly_what_there_is(door: str) -> None:
     """rule:18: eight nodes, each raising its hold by one as fast as it can."""
-    nodes = await joined(url, *(f"n{number}" for number in range(8)))
+    nodes = await joined(door, *(f"n{number}" for number in range(8)))
     held = dict.fromkeys(range(8), 0)
 
     async def take(number: int) -> None:
@@ -83,9 +83,9 @@ async def test_many_at_once_take_exactly_what_there_is(url: str) -> None:
     await left(*nodes)
 
 
-async def test_a_client_who_asks_everywhere_at_once_gets_ten_places(url: str) -> None:
+async def test_a_client_who_asks_everywhere_at_once_gets_ten_places(door: str) -> None:
     """B-14: eight nodes, one client with a request at each, again and again."""
-    nodes = await joined(url, *(f"n{number}" for number in range(8)))
+    nodes = await joined(door, *(f"n{number}" for number in range(8)))
     sold = dict.fromkeys(range(8), 0)
 
     async def shop(number: int) -> None:
@@ -209,23 +209,23 @@ async def test_an_older_schema_is_brought_to_this_one(server: FleetServer, url: 
     await left(one, two)
 
 
-async def test_an_earlier_process_of_a_node_is_refused(url: str) -> None:
+async def test_an_earlier_process_of_a_node_is_refused(door: str) -> None:
     """cln:N6: two machines act for one node by mistake; the one that came later does."""
-    (old,) = await joined(url, "one")
+    (old,) = await joined(door, "one")
     await old.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING)
-    (new,) = await joined(url, "one")
+    (new,) = await joined(door, "one")
     with pytest.raises(FleetAway, match="another process acts for this node"):
         await old.tell_and_hear("p1", [Ask("capital", 0, 0, 100)], NO_POTS, NOTHING)
     assert (await new.tell_and_hear("p1", [Ask("capital", 0, 50, 100)], NO_POTS, NOTHING)).holds == [Granted(50, 0, 0)]
     await left(old, new)
 
 
-async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(server: FleetServer, url: str) -> None:
+async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(server: FleetServer, door: str) -> None:
     """K-13: a raise whose answer was given up comes to its end, or never, but not behind the next call's back."""
-    one, other = await joined(url, "one", "other")
+    one, other = await joined(door, "one", "other")
     admin = await load_driver().connect(server.url)
     await one.tell_and_hear("p1", [Ask("capital", 0, 1, 100)], NO_POTS, NOTHING)
-    await admin.execute(f"BEGIN; SELECT 1 FROM {schema_of(url)}.pot WHERE pot = 'capital' FOR UPDATE")
+    await admin.execute(f"BEGIN; SELECT 1 FROM {schema_of(door)}.pot WHERE pot = 'capital' FOR UPDATE")
     late = asyncio.create_task(one.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING))
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     for _ in range(1000):
