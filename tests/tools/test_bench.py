@@ -204,6 +204,21 @@ def test_crowds_are_divided_round_by_round() -> None:
     assert next(line for line in text.splitlines() if line.startswith("all paid")).split()[-3:] == ["0.80"] * 3
 
 
+def test_why_sales_of_a_crowd_came_to_nothing_is_shown() -> None:
+    """P24: what the payer heard, and what our service logged; a sale that was paid is not among them."""
+    log = (
+        "2026 INFO plugin-service: sold: 10,000 sat to 02ab over 1x2x3 (payment 00); opening fee 1 sat\n"
+        "2026 INFO plugin-service: not sold: 10,000 sat to 02ab over 1x2x3 (payment 00); failed by this node in "
+        "OPENING (no_coins): none\n"
+    )
+    told = real_sales.NOT_SOLD.findall(log)
+    rush = real_sales.Rush("ours", 2, 1.0, figure([1.0]), 1.0, 2.0, ["failed: WIRE_TEMPORARY_CHANNEL_FAILURE"], told)
+    text = real_sales.crowd_text(real_sales.Crowds(MACHINE, "v0", [rush], [1.0]))
+    assert "failed 1 times, ours: failed: WIRE_TEMPORARY_CHANNEL_FAILURE" in text
+    assert "failed 1 times, ours: failed by this node in OPENING (no_coins): none" in text
+    assert text.count("failed 1 times") == 2
+
+
 @pytest.mark.slow
 def test_a_crowd_on_the_embedded_node() -> None:
     """P24, P16: each sale is paid, and costs five commits however many come."""

@@ -7,6 +7,7 @@ run. A sale counts from the last part sent until the payer knows that all parts 
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import tempfile
 from collections import Counter
@@ -28,6 +29,7 @@ ORDINARY = "ordinary payment"
 WALLETS = 4  # who buy in turn
 CROWD_WALLETS = 20
 PARTS = (1, 5)
+NOT_SOLD = re.compile(r"not sold: .*?; (failed .*)")
 Say = Callable[[str], None]
 
 
@@ -79,6 +81,7 @@ class Rush:
     last_s: float
     cpu_ms: float  # of the plugin's process, for each sale
     failures: list[str]
+    told: list[str] = field(default_factory=list)  # what our service logged of sales that came to nothing
 
 
 @dataclass
@@ -164,7 +167,7 @@ def run_crowds(sales: int, rounds: int, say: Say, programs: Programs | None = No
 def _rush(market: Market, name: str, sales: int) -> Rush:
     ways = [market.sale(name, fixed=False)[1] for _ in range(sales)]
     pid = market.plugin_pid(name)
-    before_s = cpu_s(pid)
+    logged, before_s = len(market.lsps[name].log_text()), cpu_s(pid)
     ends = market.paid_all(ways)
     good = [paid for paid in ends if not paid.why]
     market.settled(name)
@@ -178,6 +181,7 @@ def _rush(market: Market, name: str, sales: int) -> Rush:
         last_s=round(max((paid.took_s for paid in good), default=0.0), 3),
         cpu_ms=round(cpu_ms, 2),
         failures=[paid.why for paid in ends if paid.why],
+        told=NOT_SOLD.findall(market.lsps[name].log_text()[logged:]),
     )
 
 
@@ -231,7 +235,7 @@ def crowd_text(r: Crowds) -> str:
         rows.append(
             [f"{rush.sales}, {rush.name}", f"{rush.total_s:.2f}", *late, f"{rush.cpu_ms:.2f}", str(len(rush.failures))]
         )
-    why = Counter(f"{rush.name}: {each:.120}" for rush in r.rushes for each in rush.failures)
+    why = Counter(f"{rush.name}: {each:.120}" for rush in r.rushes for each in (*rush.failures, *rush.told))
     failed = ["\n".join(f"failed {count} times, {what}" for what, count in why.most_common())] if why else []
     return "\n\n".join([_head(r), table(rows), *_crowd_ratios(r.rushes), *failed, *_notes(r)]) + "\n"
 
