@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -17,12 +18,14 @@ def test_the_service_bounds_its_work_and_serves_the_wallets_in_a_crowd() -> None
     channels.
     """
     said: list[str] = []
+    began_s = time.monotonic()
     flood = run_flood(seed=1, per_s=4_000, seconds=1.0, say=said.append, peers=30)
     assert flood.wallets_served == flood.wallets == 10
     assert flood.wallet_us["p50_us"] > 0
     assert flood.forward_us["p50_us"] > 0
     assert flood.commits == flood.sold <= 30 * 10 + 10  # unused buys a peer may hold, and the wallets'
-    assert flood.replies < 3_000  # 60 and 12 at once and one a second for each peer; 4,000 were asked for
+    took_s = time.monotonic() - began_s  # far more than a second where the machine has other work
+    assert flood.replies < 30 * (60 + 12 + 2 * (1 + took_s)) + 100  # at once, then one of each a second for each peer
     assert flood.rss_most_kb - flood.rss_before_kb < 40_000
     assert set(flood.refusals) >= {"rate_peer"}
     assert "10 of 10 served" in text(flood)
