@@ -335,6 +335,17 @@ def test_a_town_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {kind: kept[kind] for kind, most in KEPT.items() if kept[kind] > most} == {}
 
 
+def test_a_picture_of_a_year_has_no_more_points_than_one_of_months(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue: the simulator's own books do not grow with the days; first and last day stay."""
+    whole = simulate(Plan(1, days=5, people=1)).money
+    monkeypatch.setattr("lsps2fast_plugin.tools.simulate.market.MOST_POINTS", 6)
+    thinned = simulate(Plan(1, days=5, people=1)).money
+    assert len(thinned) <= 6 < len(whole)
+    assert all(point in whole for point in thinned)
+    assert thinned[0] == whole[0]
+    assert thinned[-1] in whole[-2:]
+
+
 def test_a_run_is_told_step_by_step(capsys: pytest.CaptureFixture[str]) -> None:
     """docs/how-to/write-a-strategy.md: who writes a strategy sees what it does, without a violation."""
     words = "--only overpays --people 60 --days 0.2 --no-weather --tell"

@@ -32,7 +32,6 @@ class Common:
         self.payers: list[Payer] = []
         self.spent_msat: Counter[str] = Counter()  # by a payer, on something else than receipts
         self.present: set[Party] = set()  # wallets whose owners are in town
-        self.served_s: list[float] = []  # how long each honest wallet waited for its money
         self.harm = 0  # bad weather that goes on now
         self.deeds: Counter[str] = Counter()  # what strategists came for and really did, by strategy
         self.storms: Counter[str] = Counter()  # what the weather really did, by kind

@@ -34,7 +34,7 @@ class Honest(Visitor):
         for _ in range(BUYS):
             sale = await me.buy(wallet, size_sat if self.is_fixed else None, size_sat)
             if sale is not None and await self.be_paid(me, wallet, sale, size_sat * 1000):
-                me.served(begun_s)
+                me.served()
                 break
             await me.rest(600, 7_200)
             connect(wallet, me.town.lsp)

@@ -22,6 +22,7 @@ from .weather import Sky
 
 COINS = (1_000_000,) * 30 + (250_000,) * 20 + (20_000_000,)
 PAYER_CHANNELS, PAYER_SAT, PAYER_COINS = 2, 20_000_000_000, 10
+MOST_POINTS = 300  # of the money of each group
 FINISH_S = 3 * DAY_S  # after the last day, for what is under way
 Progress = Callable[["Market"], None]
 Hear = Callable[[str], None]
@@ -181,6 +182,8 @@ class Market:
                 "strategists": -self.books.strategists_paid_msat,
             }
         )
+        if len(self.money) > MOST_POINTS:
+            del self.money[1::2]  # a picture shows no more of a year than of some months
         self._bring_coins()
         if self._progress is not None:
             self._progress(self)

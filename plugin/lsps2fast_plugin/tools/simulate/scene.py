@@ -322,10 +322,9 @@ class Scene:
 
     # what it came to
 
-    def served(self, begun_s: float) -> None:
+    def served(self) -> None:
         """Note that this honest wallet has its money."""
         self.books.totals["served"] += 1
-        self.common.served_s.append(self.town.loop.time() - begun_s)
 
     def unserved(self, begun_s: float) -> None:
         """Note that it never got it, though it asked again and again."""
