@@ -36,6 +36,8 @@ PROCESSES = (  # folders and files whose tests start processes; `make quick` lea
     "client/test_two_processes.py",
     *(f"cln/test_{name}.py" for name in ("built_in", "end")),
     "core/test_no_cython.py",
+    "service/fleet/test_bad_input.py",
+    "service/fleet/test_bench.py",
     "service/fleet/test_database.py",
     "service/fleet/test_exactly.py",
     "service/fleet/test_nodes.py",

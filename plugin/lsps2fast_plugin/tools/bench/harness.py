@@ -72,10 +72,10 @@ class Child:
         while rest:
             rest = rest[os.write(self._in, rest) :]
 
-    def hear(self) -> dict[str, Any]:
+    def hear(self, wait_s: float = WAIT_S) -> dict[str, Any]:
         """Return the next frame."""
         while not self._frames:
-            if not select.select([self._out], [], [], WAIT_S)[0]:
+            if not select.select([self._out], [], [], wait_s)[0]:
                 raise TimeoutError("the program says nothing")
             data = os.read(self._out, 1 << 16)
             if not data:
@@ -83,11 +83,11 @@ class Child:
             self._frames.extend(json.loads(frame) for frame in self._reader.feed(data))
         return self._frames.popleft()
 
-    def ask(self, method: str, params: dict[str, Any]) -> Any:
+    def ask(self, method: str, params: dict[str, Any], wait_s: float = WAIT_S) -> Any:
         """Call and wait; what comes between is dropped."""
         call = {"jsonrpc": "2.0", "id": f"bench:{method}#1", "method": method, "params": params}
         self.send(json.dumps(call).encode() + b"\n\n")
-        while (frame := self.hear()).get("id") != call["id"]:
+        while (frame := self.hear(wait_s)).get("id") != call["id"]:
             pass
         return frame["result"]
 
@@ -98,9 +98,9 @@ class Child:
         place = {"lightning-dir": directory, "rpc-file": rpc_file, "startup": True, "network": "regtest"}
         self.ask("init", {"options": manifest.init_options(), "configuration": place})
 
-    def wait_for_log(self, text: str) -> None:
-        """Until a log line has this text."""
-        while text not in str(self.hear().get("params", {}).get("message")):
+    def wait_for_log(self, text: str, wait_s: float = WAIT_S) -> None:
+        """Until a log line has this text; it may say nothing for so long."""
+        while text not in str(self.hear(wait_s).get("params", {}).get("message")):
             pass
 
     def close(self) -> None:

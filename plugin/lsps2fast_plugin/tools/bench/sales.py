@@ -18,7 +18,7 @@ from lsps2fast_plugin.service.policy.rules import MODES
 from lsps2fast_plugin.simnode import World
 from lsps2fast_plugin.tools.bench import children
 from lsps2fast_plugin.tools.bench.harness import Child, cpu_s
-from lsps2fast_plugin.tools.bench.start import fill
+from lsps2fast_plugin.tools.bench.start import PATIENCE_S, fill
 
 COMMITS = frozenset(("datastore", "deldatastore"))
 READY = "sells JIT channels"
@@ -29,7 +29,14 @@ OURS = frozenset(("plugin>host", "rpc>host"))
 class ServiceUnderLoad:
     """The real service: its pipes in the hands of the harness, its RPC calls answered by an embedded node."""
 
-    def __init__(self, seed: int, people: Sequence[str] = (), wallet_sat: tuple[int, ...] = (), buys: int = 0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        people: Sequence[str] = (),
+        wallet_sat: tuple[int, ...] = (),
+        buys: int = 0,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         """`people`: names of clients that are connected; their node ids are in `ids`. `buys`: how many are live."""
         self._buys = buys
         self._seed = seed
@@ -41,15 +48,15 @@ class ServiceUnderLoad:
         self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve()), daemon=True)
         self._end = asyncio.Event()
         self._thread.start()
-        self._world = self._ready.result(30)
+        self._world = self._ready.result(PATIENCE_S)
         self.child = Child(children.service(), shake_hands=False)
-        self.child.shake_hands({}, self._world.lsp.lightning_dir, "lightning-rpc")
-        self.child.wait_for_log(f"{READY}: {buys} buys live")
+        self.child.shake_hands(options or {}, self._world.lsp.lightning_dir, "lightning-rpc")
+        self.child.wait_for_log(f"{READY}: {buys} buys live", PATIENCE_S)
 
     async def _serve(self) -> None:
         async with World(seed=self._seed, wallet_sat=self._wallet_sat) as world:
-            fill(world, self._buys)
             self.ids = [world.client(name).node_id for name in self._people]
+            fill(world, self._buys, self.ids)
             self._ready.set_result(world)
             await self._end.wait()
 

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,11 +78,16 @@ def _resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def fill(world: World, buys: int) -> None:
-    """Put so many buys of a hundred clients into the journal."""
+def scid_of(number: int) -> int:
+    """Return the jit scid of a buy that `fill` made."""
+    return 0x7FFF_0000_0000_0000 + number * 0x1_0001
+
+
+def fill(world: World, buys: int, peers: Sequence[str] = ()) -> None:
+    """Put so many buys of these clients, or of a hundred, into the journal."""
+    peers = peers or [f"02{number:064x}" for number in range(100)]
     for number in range(buys):
-        scid = 0x7FFF_0000_0000_0000 + number * 0x1_0001
-        peer_id = f"02{number % 100:064x}"
+        scid, peer_id = scid_of(number), peers[number % len(peers)]
         buy = Buy(scid, peer_id, TERMS, 10_000_000, 144, True, 1_700_000_000_000, 200_000)
         value = msgspec.json.encode(record_of(buy, FRESH))
         world.lsp.datastore.rows[*ROOT, "active", format_scid(scid)] = (value, 0)

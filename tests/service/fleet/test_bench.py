@@ -1,0 +1,63 @@
+"""The benchmarks of docs/explanation/scale.md: they measure, draw, and fill the page between its marks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness.fleet import FleetServer
+
+ROOT = Path(__file__).parents[3]
+BENCHMARK = ROOT / "benchmarks" / "fleet.py"
+LOAD = ROOT / "benchmarks" / "load.py"
+PAGE = ROOT / "docs" / "explanation" / "scale.md"
+
+
+@pytest.mark.slow
+def test_the_pages_figures_are_made_by_one_command(server: FleetServer, tmp_path: Path) -> None:
+    """Each table has a row for each thing measured; what stands outside the marks stays."""
+    page, plot = tmp_path / "scale.md", tmp_path / "growth.svg"
+    before = PAGE.read_text(encoding="utf-8")
+    page.write_text(before, encoding="utf-8")
+    command = [sys.executable, str(BENCHMARK), "--quick", "--rounds", "1", "--seconds", "0.5"]
+    done = subprocess.run(
+        [*command, "--page", str(page), "--plot", str(plot)], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    after = page.read_text(encoding="utf-8")
+    assert after.partition("<!-- fleet: begin -->")[0] == before.partition("<!-- fleet: begin -->")[0]
+    assert after.partition("<!-- fleet: end -->")[2] == before.partition("<!-- fleet: end -->")[2]
+    measured = after.partition("<!-- fleet: begin -->")[2].partition("<!-- fleet: end -->")[0]
+    rows = [line for line in measured.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 2 + 1 + 4 + 1 + 3
+    assert "load" in measured
+    assert plot.read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.slow
+def test_load_on_one_node_in_short(tmp_path: Path) -> None:
+    """P18, rule:24: buys, wallets and sessions at once, and memory that is not more once the sessions are over."""
+    page = tmp_path / "scale.md"
+    page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    few = ["--buys", "500", "--wallets", "50", "--sessions", "20", "--people", "4", "--seconds", "0.5", "--hold", "20"]
+    command = [sys.executable, str(LOAD), *few, "--page", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    measured = page.read_text(encoding="utf-8").partition("<!-- load: begin -->")[2].partition("<!-- load: end -->")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in measured.splitlines() if line[:2] == "| "]
+    memory_mb = [float(cells[1]) for cells in lines if "stored buys" in cells[0] or "given up" in cells[0]]
+    assert len(memory_mb) == 2
+    assert memory_mb[1] < memory_mb[0] + 10
+    (sales,) = [cells for cells in lines if cells[0] == "20"]
+    assert float(sales[5]) == 5.0  # commits of a sale, its buy among them
+
+
+def test_the_page_shows_the_commands() -> None:
+    """What stands on the page are the files that there are."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert "python benchmarks/fleet.py --plot docs/pictures/fleet-growth.svg --page" in text
+    assert "python benchmarks/load.py --page docs/explanation/scale.md" in text
+    assert BENCHMARK.exists()
+    assert LOAD.exists()
