@@ -9,7 +9,7 @@ SOURCES := $(wildcard src/lsps2fast/*.pyx src/lsps2fast/*.pxd src/lsps2fast/*.h 
 STUBS := $(patsubst src.%,%,$(patsubst plugin.%,%,$(subst /,.,$(basename $(wildcard src/lsps2fast/*.pyi plugin/lsps2fast_plugin/cln/*.pyi)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help machine api audit bench build compare conformance count crash demo dist docs figures test quick interop lock pages pure real simulate simulate-mutants campaign tried site ha fleet lint types table wheels clean
+.PHONY: help machine api audit bench build compare conformance count crash demo dist docs figures test quick interop lock pages pure real scale simulate simulate-mutants campaign tried site ha fleet lint types table wheels clean
 
 ##@ Every day
 help: ## show these verbs
@@ -108,6 +108,10 @@ bench: $(VENV)/built ## all benchmarks, each figure beside its target; longer wi
 
 figures: $(VENV)/built ## measure the tables of docs/performance.md and fill it (FIGURES="sale flood" for some; real nodes)
 	@$(PY) -m lsps2fast_plugin.tools.performance_page $(FIGURES)
+
+scale: $(VENV)/built ## load on one node and growth of a fleet, laid into docs/explanation/scale.md; quarter of an hour, with PostgreSQL
+	@$(PY) benchmarks/fleet.py --plot docs/pictures/fleet-growth.svg --page docs/explanation/scale.md
+	@$(PY) benchmarks/load.py --page docs/explanation/scale.md
 
 count: $(VENV)/built ## instructions of the hot paths against the record, RPC calls and commits exactly
 	@$(PY) benchmarks/count.py
