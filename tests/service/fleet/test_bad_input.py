@@ -9,7 +9,7 @@ import pytest
 from harness.fleet import ROLE, FleetServer
 from harness.fleet_histories import POT, QUOTA
 
-from .test_exactly import Member, buy, sell_out
+from .members import Member, buy, sell_out
 
 ENTER = "CREATE OR REPLACE FUNCTION enter(p_node text, p_epoch bigint) RETURNS void LANGUAGE"
 FULL = "BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END"
