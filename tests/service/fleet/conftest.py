@@ -11,6 +11,7 @@ import pytest
 from harness.fleet import FleetServer, Pooler
 
 from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.service.fleet import database
 from lsps2fast_plugin.tools.regtest.postgres import find_postgres
 
 HERE = Path(__file__).parent
@@ -71,3 +72,15 @@ def door(request: pytest.FixtureRequest, url: str) -> str:
 def other_url(server: FleetServer) -> str:
     """Another fleet in the same database."""
     return server.fleet(f"fleet_{next(SCHEMAS)}")
+
+
+@pytest.fixture
+def impatient() -> None:
+    """For tests of a database that does not answer: questions end after two seconds, as they do for operators."""
+
+
+@pytest.fixture(autouse=True)
+def patient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere a machine that stands still for a moment is no database that is away."""
+    if "impatient" not in request.fixturenames:
+        monkeypatch.setattr(database, "PATIENCE_S", 60.0)

@@ -9,6 +9,8 @@ import pytest
 from harness.fleet import ROLE, FleetServer
 from harness.fleet_histories import POT, QUOTA
 
+from lsps2fast_plugin.service.fleet import database
+
 from .members import Member, buy, sell_out
 
 ENTER = "CREATE OR REPLACE FUNCTION enter(p_node text, p_epoch bigint) RETURNS void LANGUAGE"
@@ -56,7 +58,7 @@ HARMS = {
 
 @pytest.mark.parametrize("what", HARMS)
 async def test_a_fleet_that_meets_a_bad_database_sells_on(
-    server: FleetServer, url: str, what: str, caplog: pytest.LogCaptureFixture
+    server: FleetServer, url: str, what: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """rule:18: in the middle of business; the reason is told, sales go on from the part, and no use is lost."""
     schema = url.rpartition("=")[2]
@@ -71,8 +73,10 @@ async def test_a_fleet_that_meets_a_bad_database_sells_on(
 
     await do(harm.harm)
     try:
-        for _ in range(2):
-            await one.fleet.look()
+        with monkeypatch.context() as impatient:
+            impatient.setattr(database, "PATIENCE_S", 2.0 if what == "slow" else 60.0)
+            for _ in range(2):
+                await one.fleet.look()
         told = [*one.alarms, *(record.getMessage() for record in caplog.records)]
         assert any(harm.words in line for line in told), told
         assert len(one.alarms) == 1

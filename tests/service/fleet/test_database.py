@@ -220,7 +220,9 @@ async def test_an_earlier_process_of_a_node_is_refused(door: str) -> None:
     await left(old, new)
 
 
-async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(server: FleetServer, door: str) -> None:
+async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(
+    server: FleetServer, door: str, impatient: None
+) -> None:
     """K-13: a raise whose answer was given up comes to its end, or never, but not behind the next call's back."""
     one, other = await joined(door, "one", "other")
     admin = await load_driver().connect(server.url)
@@ -318,7 +320,7 @@ async def test_a_stricter_isolation_is_refused(server: FleetServer, url: str) ->
         server.query("ALTER ROLE lsp RESET default_transaction_isolation")
 
 
-async def test_a_database_that_is_slow_is_given_up(server: FleetServer, url: str) -> None:
+async def test_a_database_that_is_slow_is_given_up(server: FleetServer, url: str, impatient: None) -> None:
     """P19: five seconds for an answer are too long for a client that waits; the question ends after two."""
     (one,) = await joined(url, "one")
     server.value(

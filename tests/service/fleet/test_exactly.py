@@ -8,6 +8,7 @@ import pytest
 from harness.fleet import FleetServer
 from harness.fleet_histories import BUDGETS, CLIENTS, POT, QUOTA, SPRING
 
+from lsps2fast_plugin.service.fleet import database as fleet_database
 from lsps2fast_plugin.service.policy.shared import CAPITAL, Place
 
 from .members import Member, buy, sell_out
@@ -50,7 +51,7 @@ async def test_a_grant_whose_answer_was_lost_is_sold_in_the_end(server: FleetSer
 
 
 async def test_a_database_that_answers_after_half_a_minute_while_three_hundred_buy(
-    server: FleetServer, url: str
+    server: FleetServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P19, rule:18: one waits two seconds, the rest are judged at once; the node's part is sold, and no more."""
     schema = url.rpartition("=")[2]
@@ -61,6 +62,7 @@ async def test_a_database_that_answers_after_half_a_minute_while_three_hundred_b
     assert 0 < part < QUOTA
     slow = "CREATE OR REPLACE FUNCTION enter(p_node text, p_epoch bigint) RETURNS void LANGUAGE sql AS"
     server.value(schema, f"{slow} 'SELECT pg_sleep(30)'")
+    monkeypatch.setattr(fleet_database, "PATIENCE_S", 2.0)
     loop = asyncio.get_running_loop()
     began = loop.time()
     answers = await asyncio.gather(*(buy(one, f"02{number:064x}") for number in range(300)))
