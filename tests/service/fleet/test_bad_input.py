@@ -13,7 +13,12 @@ from lsps2fast_plugin.service.fleet import database
 
 from .members import Member, buy, sell_out
 
-ENTER = "CREATE OR REPLACE FUNCTION enter(p_node text, p_epoch bigint) RETURNS void LANGUAGE"
+# The fence itself stays: what is given up and comes late is refused.
+ENTER = (
+    "ALTER FUNCTION enter(text, bigint) RENAME TO enter_really;"
+    "CREATE FUNCTION enter(p_node text, p_epoch bigint) RETURNS void LANGUAGE"
+)
+AS_BEFORE = "DROP FUNCTION enter(text, bigint); ALTER FUNCTION enter_really(text, bigint) RENAME TO enter"
 FULL = "BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END"
 KICK = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ROLE}'"
 
@@ -28,11 +33,11 @@ class Harm(NamedTuple):
 
 HARMS = {
     "slow": Harm(
-        f"{ENTER} sql AS 'SELECT pg_sleep(5)'",
-        f"{ENTER} sql AS ''",
+        f"{ENTER} sql AS 'SELECT pg_sleep(5); SELECT enter_really(p_node, p_epoch)'",
+        AS_BEFORE,
         "did not answer within 2 s",
     ),
-    "full": Harm(f"{ENTER} plpgsql AS $x${FULL}$x$", f"{ENTER} sql AS ''", "is out of disk, memory or connections"),
+    "full": Harm(f"{ENTER} plpgsql AS $x${FULL}$x$", AS_BEFORE, "is out of disk, memory or connections"),
     "read-only": Harm(
         f"ALTER ROLE {ROLE} SET default_transaction_read_only = on; {KICK}",
         f"ALTER ROLE {ROLE} RESET default_transaction_read_only; {KICK}",
