@@ -256,7 +256,7 @@ class Stage:
         An answer may still be on its way through the plugin's loop when the fence comes back, hence several rounds.
         """
         rounds, seen, deadline = 0, -1, asyncio.get_running_loop().time() + PATIENCE_S
-        while rounds < 4:
+        while rounds < 8:
             assert asyncio.get_running_loop().time() < deadline, f"never quiet: {self._rpc_open}\n{self.story()}"
             rounds = rounds + 1 if self._rpc_asked == seen and not self._rpc_open else 0
             seen = self._rpc_asked

@@ -143,6 +143,6 @@ def test_a_campaign_that_is_over_begins_nothing() -> None:
     """After an interrupt no further process starts."""
     it = Campaign([Plan(1), Plan(2)], str, minutes=None, shrinks=False)
     assert it._has_time()
-    it._is_over = True
+    it.is_over = True
     assert not it._has_time()
     assert not Campaign([Plan(1)], str, minutes=0.0, shrinks=False)._has_time()

@@ -30,7 +30,7 @@ class Campaign:
         self._until_s = None if minutes is None else time.monotonic() + 60 * minutes
         self._more = ["--json", *(["--shrink"] if shrinks else [])]
         self._children: set[asyncio.subprocess.Process] = set()
-        self._is_over = False
+        self.is_over = False  # interrupted
         self.runs: list[Run] = []
         self.broken: list[int] = []  # seeds without a result: a bug of the town itself, or memory ran out
 
@@ -50,7 +50,7 @@ class Campaign:
 
     async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
         """Interrupt all processes; one that has lost it, as it was just beginning, is killed in the end."""
-        self._is_over = True
+        self.is_over = True
         for number in (signal.SIGINT, signal.SIGKILL):
             for child in self._children:
                 _send(child, number)
@@ -59,7 +59,7 @@ class Campaign:
                 break
 
     def _has_time(self) -> bool:
-        return not self._is_over and (self._until_s is None or time.monotonic() < self._until_s)
+        return not self.is_over and (self._until_s is None or time.monotonic() < self._until_s)
 
     async def _work(self, plans: Iterator[Plan]) -> None:
         for plan in plans:
@@ -87,7 +87,7 @@ class Campaign:
             start_new_session=True,  # Ctrl-C comes from us, once
         )
         self._children.add(child)
-        if self._is_over:  # it was just being started
+        if self.is_over:  # it was just being started
             _send(child, signal.SIGINT)
         try:
             out, said = await child.communicate()
@@ -99,7 +99,7 @@ class Campaign:
         try:
             run: Run = json.loads(out)["runs"][0]
         except ValueError:
-            if not self._is_over:
+            if not self.is_over:
                 last = "\n".join(said.decode(errors="replace").splitlines()[-TELLING:])
                 self.broken.append(plan.seed)
                 self._say(f"seed {plan.seed} BROKE, with code {child.returncode} and no result:\n{last}")
@@ -114,11 +114,11 @@ def _send(child: asyncio.subprocess.Process, number: int) -> None:
 
 def campaign(
     plans: list[Plan], say: Say, *, minutes: float | None = None, shrinks: bool = False
-) -> tuple[list[Run], list[int]]:
-    """Play plans. Return what came of each, by seed, and the seeds that broke."""
+) -> tuple[list[Run], list[int], bool]:
+    """Play plans. Return what came of each, by seed, the seeds that broke, and whether it was interrupted."""
     it = Campaign(plans, say, minutes=minutes, shrinks=shrinks)
     asyncio.run(it.play())
-    return it.runs, it.broken
+    return it.runs, it.broken, it.is_over
 
 
 def cores() -> int:

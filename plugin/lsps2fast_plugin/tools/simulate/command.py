@@ -61,14 +61,15 @@ def run(args: argparse.Namespace) -> int:
     broken: list[int] = []
     if len(plans) == 1:
         runs = [_one(args, plans[0])]
+        is_over = bool(runs[0]["interrupted"])
     else:
-        runs, broken = campaign(plans, _say, minutes=args.minutes, shrinks=args.shrink)
+        runs, broken, is_over = campaign(plans, _say, minutes=args.minutes, shrinks=args.shrink)
     wall_s = time.monotonic() - begun_s
     if not runs and not broken:
         raise KeyboardInterrupt  # before there was anything to tell
     if runs:
         sys.stdout.write((as_json if args.json else as_text)(runs, wall_s, broken))
-    if any(run["interrupted"] for run in runs):
+    if is_over:
         return 130
     return int(bool(broken) or any(run["violation"] is not None for run in runs))
 
