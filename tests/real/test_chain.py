@@ -77,8 +77,9 @@ def test_a_funding_that_a_reorg_takes_out_is_sent_again(
 
 
 def alive(rows: list[dict[str, Any]]) -> bool:
-    """Whether there is one channel, in use and confirmed."""
-    return [(row["state"], "short_channel_id" in row) for row in rows] == [(NORMAL, True)]
+    """Whether there is one channel, in use, confirmed, and open to HTLCs: lightningd begins it anew after a reorg."""
+    in_use = ("peer_connected", "reestablished")
+    return [(row["state"], "short_channel_id" in row, *map(row.get, in_use)) for row in rows] == [(NORMAL, *[True] * 3)]
 
 
 def go_to_chain(town: Town, scid: str) -> None:
