@@ -144,7 +144,13 @@ def test_what_was_paid_for_is_an_ordinary_channel_afterwards(town: Town) -> None
         row = town.channels(town.lsp, bill.wallet)[0]
         return row["fee_base_msat"], row["fee_proportional_millionths"]
 
+    def told() -> int:
+        """What the wallet has heard of that: it writes its hints by it."""
+        row = town.channels(bill.wallet, town.lsp)[0]
+        return int(row.get("updates", {}).get("remote", {}).get("fee_base_msat", 0))
+
     until(lambda: fees() == (1, 10), "the operator's routing fees")
+    until(lambda: told() == 1, "the same at the wallet")
     row = town.channels(town.lsp, bill.wallet)[0]
     again = bill.wallet.call("invoice", {"amount_msat": 50_000_000, "label": "again", "description": "again"})
     (hint,) = bill.wallet.call("decode", {"string": again["bolt11"]})["routes"]
