@@ -199,9 +199,9 @@ class Service(PluginApp):
         parts.sales.tracker.life = self._dice.getrandbits(31)
         with parts.sales.reviving():
             recovery.revive_begun(begun, snapshot)
+        parts.sales.load(stored, recovery.channels)  # before a payment that goes on can end: its record would say less
         for _ in recovery.revive_offers(stored, begun):
             await asyncio.sleep(0)
-        parts.sales.load(stored, recovery.channels)
         self._take_early_facts()
         parts.shut.known()
         self._loaded()
