@@ -443,6 +443,29 @@ def test_a_stream_without_sense_ends_the_connection(play: Play) -> None:
     play(story)
 
 
+def test_a_fault_of_ours_ends_the_connection_with_its_trace(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """trap:12: it does not pass for lightningd hanging up; the next call has a new connection."""
+
+    def broken(_method: str, _answer: dict[str, Any]) -> dict[str, Any]:
+        raise AttributeError("no member 'rows'")
+
+    async def story(node: Node) -> None:
+        call = asyncio.create_task(node.rpc.call("getinfo"))
+        caller = await node.caller()
+        with monkeypatch.context() as patch:
+            patch.setattr("lsps2fast_plugin.cln.rpc._outcome", broken)
+            await caller.result(await caller.request(), {"id": "02"})
+            assert "no member 'rows'" in str(await failure(call))
+        assert "the connection was given up" in node.said.text()
+        assert "Traceback" in node.said.text()
+        again = asyncio.create_task(node.rpc.call("getinfo"))
+        caller = await node.caller()
+        await caller.result(await caller.request(), {"id": "02"})
+        assert await again == {"id": "02"}
+
+    play(story)
+
+
 def test_no_socket_is_unreachable_until_there_is_one(tmp_path: Path) -> None:
     """rule:10."""
 

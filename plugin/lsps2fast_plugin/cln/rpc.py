@@ -138,6 +138,9 @@ class _Link:
         except (MalformedFrame, OSError) as error:
             why = f"the connection broke: {error}"
             log.warning(why)
+        except Exception as error:  # a fault of ours: its trace says where, and the next call connects again
+            why = f"the connection was given up: {error!r}"
+            log.exception(why)
         finally:
             self._end(why)
 
