@@ -67,6 +67,27 @@ async def test_a_setchannel_that_fails_once_is_tried_again(mode: str) -> None:
         await stage.over(invoice)
 
 
+async def test_where_the_operator_charges_nothing_no_fee_is_set(mode: str) -> None:
+    """rule:13, P24: a channel is born without a fee then, and two commits of lightningd a sale are saved."""
+    async with Stage(mode, fee_base_msat=0, fee_ppm=0) as stage:
+        await stage.sale(stage.client(), stage.payer())
+        assert stage.calls("setchannel") == []
+
+
+async def test_a_fee_that_another_has_set_is_no_hindrance(mode: str) -> None:
+    """rule:13: the operator's fee is none, but a plugin that tunes fees had put one on the channel."""
+    async with Stage(mode, fee_base_msat=0, fee_ppm=0) as stage:
+        client, payer = stage.client(send_ready=False), stage.payer()
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [HALF_MSAT] * 2)
+        await stage.state(invoice, "AWAITING_CHANNEL_READY")
+        stage.lsp.ends[-1].fee_base_msat = 5000
+        client.release_ready()
+        assert (await payment).paid
+        await stage.over(invoice)
+        assert [call["feebase"] for call in stage.calls("setchannel")] == [0]
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_splice_while_parts_are_out_does_not_abandon_them(mode: str, when: str) -> None:
     """trap:9, K-13: CHANNELD_AWAITING_SPLICE is a state like NORMAL."""

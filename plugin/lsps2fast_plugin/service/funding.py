@@ -183,7 +183,7 @@ class Funder:
     async def prepare(self, peer_id: str) -> None:
         """Ask ahead for what `choose` goes by, where it is not known; an error is one of the sale itself."""
         with suppress(NodeError):
-            await asyncio.gather(self._clients.of(peer_id), self._known.perkw(), self._coins.known())
+            await asyncio.gather(self._clients.of(peer_id), self._known.perkw(), self._coins.known(), self.own_fees())
 
     async def keep_known(self) -> None:
         """Ask again for what is old by now, so that a sale finds it known; an error is no matter."""

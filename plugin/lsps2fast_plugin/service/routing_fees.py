@@ -40,6 +40,10 @@ class RoutingFees:
         """Forget this channel; what was ordered for it does not count any more."""
         self._newest.pop(channel_id, None)
 
+    async def operator_charges(self) -> bool:
+        """Return whether channels are born with a routing fee. Raises NodeError."""
+        return any((await self._funder.own_fees()).values())
+
     async def zero(self, channel_id: str) -> None:
         """Take no routing fee on this channel. Raises NodeError."""
 
@@ -60,6 +64,8 @@ class RoutingFees:
 
         async def restore() -> None:
             fees, zero_first = await self._funder.own_fees(), next(attempts) > 0
+            if not any(fees.values()):
+                return  # it takes none as it is
             grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000
             if not counts():
                 return  # the next payment waits for this channel and wants it at zero

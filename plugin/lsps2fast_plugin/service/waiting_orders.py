@@ -111,12 +111,7 @@ class WaitingOrders:
         while self._clock.now_ms() < deadline_ms:
             self.watch.look(action.channel_id)
             try:
-                looking = self._funder.usable(peer_id, action.channel_id)
-                if zero:
-                    channel = await looking
-                else:  # both at once: neither needs the other's answer (P17)
-                    channel, _ = await asyncio.gather(looking, self._fees.zero(action.channel_id))
-                    zero = True
+                channel, zero = await self._look(peer_id, action.channel_id, zero)
                 if channel is not None:
                     kind, fact = await self._ready(action, channel)
                     break
@@ -131,6 +126,23 @@ class WaitingOrders:
         self.watch.forget(action.channel_id)
         self._waiting.pop(action.channel_id, None)
         self._tasks.feed(action.jit_scid, action.payment_hash, kind, fact)
+
+    async def _look(self, peer_id: str, channel_id: str, zero: bool) -> tuple[PeerChannel | None, bool]:
+        """Return the channel once it is usable and free, and whether its routing fee was set to zero.
+
+        `zero`: it was before. Raises ChannelGone or NodeError.
+        """
+        looking = self._funder.usable(peer_id, channel_id)
+        if zero:
+            return await looking, True
+        if await self._fees.operator_charges():  # both at once: neither needs the other's answer (P17)
+            channel, _ = await asyncio.gather(looking, self._fees.zero(channel_id))
+            return channel, True
+        channel = await looking
+        if channel is None or channel.charges_nothing:
+            return channel, False
+        await self._fees.zero(channel_id)
+        return channel, True
 
     async def _ready(self, action: order.AwaitReady, channel: PeerChannel) -> tuple[Input, order.ChannelLimits | None]:
         """Return what the machine is told of a channel that is ready: time is up where it cannot carry the payment.
