@@ -6,7 +6,8 @@ The LSP's side: `Sessions` takes every fact (`IncomingHtlc`, `Input`) and return
 bought, `JitChannel` is a live buy, `Session` one payment attempt on it, `State` where that is, `TABLE` and `mermaid`
 the whole machine. `lsps0` and `lsps2` are the messages, `Keyring` makes and proves promises, `BuyRegistry` and
 `TokenBucket` count buys and requests. The wallet's side: `PaymentSet` judges the parts of a payment by `PaymentTerms`;
-`Reason` is why it refuses. Codecs: `tlv`, `onion`, `bolt11`. `errors` has every exception, `BACKEND` says whether the
+`Reason` is why it refuses. `lsps5` (bLIP-55) has webhooks for the LSP, the wallet and the app's server, which asks
+`lsps5.verify_notification`. Codecs: `tlv`, `onion`, `bolt11`. `errors` has every exception, `BACKEND` says whether the
 core is compiled.
 """
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from lsps2fast._payment import JitChannel
     from lsps2fast._sessions import Sessions
     from lsps2fast.actions import Terms
-    from lsps2fast.lsps import lsps0, lsps2
+    from lsps2fast.lsps import lsps0, lsps2, lsps5
     from lsps2fast.lsps.buys import BuyRegistry, TokenBucket
     from lsps2fast.lsps.promise import Keyring
     from lsps2fast.lsps.receiving import PaymentSet, PaymentTerms, Reason
@@ -52,6 +53,7 @@ __all__ = [
     "errors",
     "lsps0",
     "lsps2",
+    "lsps5",
     "mermaid",
     "onion",
     "tlv",
@@ -76,6 +78,7 @@ _WHERE = {  # name: the module it is in, and its name there ("": the module itse
     "errors": ("errors", ""),
     "lsps0": ("lsps.lsps0", ""),
     "lsps2": ("lsps.lsps2", ""),
+    "lsps5": ("lsps.lsps5", ""),
     "mermaid": ("table", "mermaid"),
     "onion": ("onion", ""),
     "tlv": ("_tlv", ""),

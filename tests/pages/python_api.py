@@ -34,6 +34,7 @@ SECTIONS = {
     "Facts and actions": ("actions",),
     "Negotiation": ("lsps0", "lsps2", "Keyring", "BuyRegistry", "TokenBucket"),
     "The wallet": ("PaymentSet", "PaymentTerms", "Reason"),
+    "Webhooks": ("lsps5",),
     "Bytes": ("tlv", "onion", "bolt11"),
     "Errors": ("errors",),
     "About the package": ("BACKEND", "__version__"),

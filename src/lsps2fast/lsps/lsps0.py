@@ -234,6 +234,11 @@ ErrorName = Literal[
     "invalid_opening_fee_params",
     "payment_size_too_small",
     "payment_size_too_large",
+    "too_long",
+    "url_parse_error",
+    "unsupported_protocol",
+    "too_many_webhooks",
+    "app_name_not_found",
     "unrecognized",
 ]
 
@@ -248,6 +253,11 @@ _ERROR_NAMES: Final[dict[int, ErrorName]] = {
     201: "invalid_opening_fee_params",
     202: "payment_size_too_small",
     203: "payment_size_too_large",
+    500: "too_long",
+    501: "url_parse_error",
+    502: "unsupported_protocol",
+    503: "too_many_webhooks",
+    1010: "app_name_not_found",
 }
 
 # Characters that must not reach a log or a terminal: `<`, both blocks of control characters, the two line ends (T-21).
