@@ -16,6 +16,7 @@ from harness.rows import peer_channel
 from lsps2fast.errors import NodeUnreachable, StoreError
 from lsps2fast_plugin.cln import answers, models
 from lsps2fast_plugin.cln.datastore import list_datastore
+from lsps2fast_plugin.cln.rows import read
 
 DATA = Path(__file__).parents[1] / "data"
 READERS: dict[str, Callable[[Any], Any]] = {
@@ -194,16 +195,16 @@ def test_a_coinbase_is_spendable_when_it_is_old_enough() -> None:
         "status": "confirmed",
         "reserved": False,
     }
-    coin = models.read(models.WalletOutput, row | {"spendable_at": 100}, "listfunds")
+    coin = read(models.WalletOutput, row | {"spendable_at": 100}, "listfunds")
     assert (coin.point, coin.amount_sat) == ("aa:1", 5)
     assert (coin.is_spendable(99), coin.is_spendable(100)) == (False, True)
-    assert not models.read(models.WalletOutput, row | {"status": "unconfirmed"}, "listfunds").is_spendable(100)
+    assert not read(models.WalletOutput, row | {"status": "unconfirmed"}, "listfunds").is_spendable(100)
 
 
 def test_configs_have_defaults_and_syncing_is_said() -> None:
     """cln:R5, B-12."""
-    configs = models.read(models.Configs, {"configs": {"cltv-delta": {"value_int": 34}, "alias": {}}}, "listconfigs")
+    configs = read(models.Configs, {"configs": {"cltv-delta": {"value_int": 34}, "alias": {}}}, "listconfigs")
     assert [configs.number(name, 6) for name in ("cltv-delta", "alias", "none")] == [34, 6, 6]
     info = {"blockheight": 5}
-    assert not models.read(models.NodeInfo, info, "getinfo").is_syncing
-    assert models.read(models.NodeInfo, info | {"warning_lightningd_sync": "Still loading"}, "getinfo").is_syncing
+    assert not read(models.NodeInfo, info, "getinfo").is_syncing
+    assert read(models.NodeInfo, info | {"warning_lightningd_sync": "Still loading"}, "getinfo").is_syncing

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 from harness.logs import Log
+from harness.rows import CHANNEL
 
 from lsps2fast._hook_py import FrameReader
 from lsps2fast.errors import AnswerPending, NodeError, NodeUnreachable, StoreError
 from lsps2fast_plugin.cln.datastore import DatastoreRow, list_datastore
+from lsps2fast_plugin.cln.models import PeerChannel, PeerRow, list_peers
+from lsps2fast_plugin.cln.rows import read_all, rows_of, table_in
 from lsps2fast_plugin.cln.rpc import Rpc
 
 WAIT_S = 10.0
@@ -276,8 +279,66 @@ def test_the_rows_of_a_long_journal_are_read_when_their_turn_comes(play: Play) -
         await caller.raw(text % (call_id.encode(), b"nonsense, " * 200_000))
         rows = await reading
         assert next(rows).key == ("a",)
-        with pytest.raises(StoreError, match="a row is no JSON"):
+        with pytest.raises(StoreError, match="an answer we cannot read: DatastoreRow"):
             next(rows)
+
+    play(story)
+
+
+async def test_a_long_table_lets_the_loop_go_on() -> None:
+    """P27: 10,000 channels are read in slices; what else is due comes between them."""
+    rows = [json.dumps(CHANNEL | {"channel_id": f"{number:064x}"}) for number in range(2_000)]
+    frame = f'{{"jsonrpc":"2.0","id":"a","result":{{"channels":[{",".join(rows)}]}}}}'
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    answer = table_in(frame.encode())
+    assert answer is not None
+    channels = await read_all(PeerChannel, rows_of(answer["result"], "listpeerchannels", "channels"), "")
+    counting.cancel()
+    assert [int(channel.channel_id, 16) for channel in channels] == list(range(2_000))
+    assert turns == 8
+
+
+BROKEN_ROWS = {
+    "a member is missing": (b'{"id":"02aa","connected":true},{"id":"02bb"}', "PeerRow 02bb: .*`connected`"),
+    "no object": (b'{"id":"02aa","connected":true},7', "cannot read"),
+    "no JSON": (b'{"id":"02aa","connected":true},{nonsense}', "cannot read: PeerRow"),
+    "nesting without end": (b'{"id":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "cannot read: PeerRow"),
+}
+
+
+@pytest.mark.parametrize(("rows", "sentence"), BROKEN_ROWS.values(), ids=BROKEN_ROWS)
+def test_a_broken_row_is_no_outcome(play: Play, rows: bytes, sentence: str) -> None:
+    """rule:10, trap:12: a table is read when its turn comes, and names what is wrong."""
+
+    async def story(node: Node) -> None:
+        asking = asyncio.create_task(list_peers(node.rpc))
+        caller = await node.caller()
+        call_id = (await caller.request())["id"].encode()
+        await caller.raw(b'{"jsonrpc":"2.0","id":"%s","result":{"peers":[%s]}}\n\n' % (call_id, rows))
+        with pytest.raises(NodeUnreachable, match=sentence):
+            await asking
+
+    play(story)
+
+
+def test_a_control_character_in_a_row_is_read(play: Play) -> None:
+    """cln:W9: what a peer or a plugin wrote into a string spoils no table."""
+
+    async def story(node: Node) -> None:
+        asking = asyncio.create_task(list_peers(node.rpc))
+        caller = await node.caller()
+        call_id = (await caller.request())["id"].encode()
+        row = b'{"id":"02aa","connected":true,"netaddr":["a\nb"],"log":[]}'
+        await caller.raw(b'{"jsonrpc":"2.0","id":"%s","result":{"peers":[%s],"more":{}}}\n\n' % (call_id, row))
+        assert await asking == [PeerRow("02aa", True, None, ("a\nb",))]
 
     play(story)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lsps2fast_plugin.cln import models
+from lsps2fast_plugin.cln.rows import read
 
 CHANNEL: dict[str, Any] = {
     "peer_id": "02" + "11" * 32,
@@ -29,4 +30,4 @@ CHANNEL: dict[str, Any] = {
 
 def peer_channel(**facts: Any) -> models.PeerChannel:
     """An entry of listpeerchannels: an open channel of ours, without a block."""
-    return models.read(models.PeerChannel, CHANNEL | facts, "listpeerchannels")
+    return read(models.PeerChannel, CHANNEL | facts, "listpeerchannels")

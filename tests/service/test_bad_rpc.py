@@ -93,6 +93,7 @@ async def test_the_socket_closes_while_a_client_buys(monkeypatch: pytest.MonkeyP
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         offer = await stage.offer(client)
+        await stage.world.advance(5)  # what the menu asked for is old by now
         Cut(stage, monkeypatch, method)
         with pytest.raises(Exception, match="-32603"):
             await client.request("lsps2.buy", {"opening_fee_params": offer, "payment_size_msat": str(SIZE_MSAT)})

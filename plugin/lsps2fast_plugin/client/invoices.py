@@ -15,7 +15,7 @@ from lsps2fast.errors import ConfigError, Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast_plugin.client import params
 from lsps2fast_plugin.client.records import Purchase
 from lsps2fast_plugin.cln.answers import InvoiceRow, derived_secret, list_invoices
-from lsps2fast_plugin.cln.models import read
+from lsps2fast_plugin.cln.rows import read
 from lsps2fast_plugin.cln.rpc import Rpc
 
 CLTV_SLACK_BLOCKS = 2  # I-04: blocks that may come between paying and receiving

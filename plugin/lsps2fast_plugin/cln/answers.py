@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from lsps2fast.errors import NodeUnreachable
-from lsps2fast_plugin.cln.models import Caller, Json, read, read_rows
+from lsps2fast_plugin.cln.models import Caller, Json, read_rows
+from lsps2fast_plugin.cln.rows import read
 
 
 class InvoiceRow(msgspec.Struct, frozen=True):

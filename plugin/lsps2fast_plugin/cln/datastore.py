@@ -13,8 +13,9 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from lsps2fast.errors import MalformedFrame, NodeError, StoreError
-from lsps2fast_plugin.cln.models import Caller, read
+from lsps2fast.errors import NodeError, StoreError
+from lsps2fast_plugin.cln.models import Caller
+from lsps2fast_plugin.cln.rows import read, rows_of
 
 NO_SUCH_KEY = 1200  # deldatastore, cln:D2
 Key = tuple[str, ...]
@@ -31,24 +32,15 @@ async def list_datastore(rpc: Caller, root: Sequence[str]) -> Iterator[Datastore
     """Return the entries right under `root`, each read when its turn comes. Raises StoreError, also while read."""
     try:
         answer = await rpc.call("listdatastore", {"key": list(root)})
+        return _rows(rows_of(answer, "listdatastore", "datastore"))
     except NodeError as error:
         raise StoreError(str(error)) from error
-    rows = answer.get("datastore")
-    if not isinstance(rows, list | Iterator):
-        raise StoreError("listdatastore: an answer without `datastore`")
-    return _rows(rows)
 
 
 def _rows(entries: Iterable[object]) -> Iterator[DatastoreRow]:
     try:
-        yield from map(_row, entries)
-    except (MalformedFrame, ValueError, RecursionError) as error:  # those of a long answer are decoded only now
-        raise StoreError(f"listdatastore: a row is no JSON: {error}") from error
-
-
-def _row(entry: object) -> DatastoreRow:
-    try:
-        return read(DatastoreRow, entry, "listdatastore")
+        for entry in entries:
+            yield read(DatastoreRow, entry, "listdatastore")
     except NodeError as error:
         raise StoreError(str(error)) from error
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lsps2fast import _hook, _tlv
 from lsps2fast.errors import MalformedTlv
 from lsps2fast.hook_replies import check_id
+from lsps2fast_plugin.cln.rows import decode
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MSAT = re.compile(r"(0|[1-9][0-9]{0,19})(?:msat)?")
@@ -40,8 +41,9 @@ def parse(frame: bytes, *, unique: bool = False) -> dict[str, Any]:
 
     Raises ValueError when it is none, or has a key twice where that matters (`unique`).
     """
-    hook = _unique if unique else None
-    value = json.loads(frame.decode(errors="replace"), strict=False, object_pairs_hook=hook)
+    value = (
+        json.loads(frame.decode(errors="replace"), strict=False, object_pairs_hook=_unique) if unique else decode(frame)
+    )
     if not isinstance(value, dict):
         raise ValueError("no object")
     return value

@@ -7,12 +7,14 @@ that names it: an answer that makes no sense is no answer, and is asked for agai
 from __future__ import annotations
 
 import functools
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from lsps2fast import _tlv as tlv
 from lsps2fast.errors import MalformedTlv, NodeUnreachable
+from lsps2fast_plugin.cln.rows import Row, read, read_all, rows_of
 
 NORMAL: Final = frozenset({"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE"})  # K-13
 OPENING: Final = frozenset({"OPENINGD", "CHANNELD_AWAITING_LOCKIN"})
@@ -30,7 +32,6 @@ CLOSING: Final = frozenset(
 # The peers still settle an HTLC in a channel that is shutting down; in one of these the chain does, if it is at all.
 LEFT: Final = CLOSING - {"CHANNELD_SHUTTING_DOWN"}
 Json = dict[str, Any]
-Row = TypeVar("Row", bound="msgspec.Struct")
 
 
 class Caller(Protocol):
@@ -334,44 +335,36 @@ def _scids(*texts: str | None) -> tuple[int, ...]:
         raise NodeUnreachable("listpeerchannels", f"not a scid: {texts}: {error}") from error
 
 
-def read(kind: type[Row], row: object, method: str) -> Row:
-    """Return a row as a type. Raises NodeUnreachable, naming what is wrong with it."""
-    try:
-        return msgspec.convert(row, kind)
-    except msgspec.ValidationError as error:
-        name = row.get("channel_id") or row.get("id") or "" if isinstance(row, dict) else ""
-        raise NodeUnreachable(method, f"an answer we cannot read: {kind.__name__} {name}: {error}") from error
-
-
 async def read_rows(rpc: Caller, kind: type[Row], method: str, member: str, which: Json) -> list[Row]:
     """Ask for a table. Raises NodeError."""
-    answer = await rpc.call(method, which)
-    rows = answer.get(member)
-    if not isinstance(rows, list):
-        raise NodeUnreachable(method, f"an answer without `{member}`")
-    return [read(kind, row, method) for row in rows]
+    return await read_all(kind, rows_of(await rpc.call(method, which), method, member), method)
 
 
 def peer_channels(answer: Json) -> list[PeerChannel]:
     """Return the channels in an answer of listpeerchannels; what has no funding yet is no channel."""
-    return [read(PeerChannel, row, "listpeerchannels") for row in _channel_rows(answer) if "funding_txid" in row]
+    return [read(PeerChannel, row, "listpeerchannels") for row in _channel_rows(answer) if _is_funded(row)]
 
 
 def open_attempts(answer: Json) -> list[OpenAttempt]:
     """Return what is being opened, from an answer of listpeerchannels."""
-    return [read(OpenAttempt, row, "listpeerchannels") for row in _channel_rows(answer) if "funding_txid" not in row]
+    return [read(OpenAttempt, row, "listpeerchannels") for row in _channel_rows(answer) if not _is_funded(row)]
 
 
-def _channel_rows(answer: Json) -> list[Json]:
-    rows = answer.get("channels")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise NodeUnreachable("listpeerchannels", "an answer without `channels`")
-    return rows
+def _channel_rows(answer: Json) -> Iterator[object]:
+    return rows_of(answer, "listpeerchannels", "channels")
+
+
+def _is_funded(row: object) -> bool:
+    """Return whether a row is a channel; also for one that is no object, which cannot be read as one."""
+    if isinstance(row, bytes | bytearray):
+        return b'"funding_txid"' in row
+    return not isinstance(row, dict) or "funding_txid" in row
 
 
 async def list_peer_channels(rpc: Caller, **which: str) -> list[PeerChannel]:
     """Ask for all channels, or those of the peer `id`. Raises NodeError."""
-    return peer_channels(await rpc.call("listpeerchannels", dict(which)))
+    rows = _channel_rows(await rpc.call("listpeerchannels", dict(which)))
+    return await read_all(PeerChannel, filter(_is_funded, rows), "listpeerchannels")
 
 
 async def find_channel(rpc: Caller, channel_id: str, **which: str) -> PeerChannel | None:

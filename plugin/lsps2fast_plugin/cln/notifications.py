@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from lsps2fast_plugin.cln.models import Json, read
+from lsps2fast_plugin.cln.models import Json
+from lsps2fast_plugin.cln.rows import read
 
 
 class PeerLink(msgspec.Struct, frozen=True):

@@ -66,6 +66,7 @@ class PylnAdapter(abc.ABC):
         self.plugin = plugin
         self._signatures: dict[str, inspect.Signature] = {}
         self._hooks: dict[str, Callable[..., Params]] = {}
+        self._topics: dict[str, Callable[..., None]] = {}
         self._unawaited: Callable[[str], bool] = _nobody
         self._check: Callable[[str, Params], Coroutine[Any, Any, None]] | None = None
         plugin.stdout = _Out(self.write)
@@ -176,7 +177,10 @@ class PylnAdapter(abc.ABC):
         request.set_result(result)
 
     def subscribe(self, topic: str, take: Callable[..., None]) -> None:
-        """Declare a notification: `take(**params)` on the loop; what it raises is logged."""
+        """Declare a notification: `take(**params)` on the loop; what it raises is logged.
+
+        Does not go through pyln-client, which would have the frame written and read once more: a sale has dozens.
+        """
 
         def call(**params: Any) -> None:
             try:
@@ -184,11 +188,16 @@ class PylnAdapter(abc.ABC):
             except Exception:  # one bad notification must not stop the others
                 self.log(f"notification {topic} failed\n{traceback.format_exc()}", "error")
 
+        self._topics[topic] = call
         self.plugin.add_subscription(topic, call)
 
     def send(self, method: str, params: Params) -> None:
-        """Notify lightningd. Raises TypeError for what JSON cannot hold."""
-        self.plugin.notify(method, params)
+        """Notify lightningd. Raises TypeError for what JSON cannot hold.
+
+        Who listens finds the members under the topic's name, and beside it as pyln-client has them.
+        """
+        named = params if method in params else {**params, method: params}
+        self.write(lenient_json.notification(method, named))
 
     # ---- frames
 
@@ -216,6 +225,8 @@ class PylnAdapter(abc.ABC):
             self._refuse(method, id_raw, METHOD_NOT_FOUND, "is not known here")
         elif not isinstance(call.get("params"), dict | list):
             self._refuse(method, id_raw, INVALID_PARAMS, "has no parameters")
+        elif id_raw is None and method in self._topics:
+            self._topics[method](**(call["params"] if isinstance(call["params"], dict) else {}))
         elif id_raw is not None and method in self._hooks:
             self._decide_now(method, id_raw, call["params"])
         elif id_raw is not None and not lenient_json.survives_pyln(call, id_raw):

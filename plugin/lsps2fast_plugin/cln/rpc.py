@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import os
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -22,14 +20,11 @@ import msgspec
 
 from lsps2fast import _hook as hook
 from lsps2fast.errors import AnswerPending, MalformedFrame, NodeError, NodeUnreachable
+from lsps2fast_plugin.cln.rows import decode, table_in
 
 log = logging.getLogger(__name__)
 _BLOCK = 64 * 1024  # bytes a read
 _MOST = 1 << 30  # bytes of one answer: a listdatastore of a large node is far above what a hook call may be
-_LARGE: Final = 1 << 20  # bytes of a listdatastore whose rows are read when their turn comes
-_DATASTORE: Final = re.compile(
-    rb'\s*{\s*"jsonrpc"\s*:\s*"2.0"\s*,\s*"id"\s*:\s*("[^"\\]*")\s*,\s*"result"\s*:\s*{\s*"datastore"\s*:\s*\['
-)
 _ADDRESS_BYTES: Final = 107  # room for the name of a unix socket
 
 
@@ -41,28 +36,6 @@ def socket_address(path: str) -> str:
     if len(os.fsencode(path)) <= _ADDRESS_BYTES:
         return path
     return min(path, os.path.relpath(path), key=len)
-
-
-def _decode(frame: bytes | bytearray) -> Any:
-    """Return the JSON value of a frame.
-
-    ValueError when it is none; plugins can put raw control characters into results.
-    """
-    try:
-        return msgspec.json.decode(frame)
-    except msgspec.DecodeError:
-        return json.loads(frame.decode(errors="replace"), strict=False)
-
-
-def _decode_answer(frame: bytes | bytearray) -> Any:
-    """Return an answer; a long journal's rows are read as they are taken, lest the loop stand still for seconds (P27).
-
-    Raises ValueError or RecursionError for what is no JSON.
-    """
-    journal = _DATASTORE.match(frame) if len(frame) >= _LARGE else None
-    if journal is None:
-        return _decode(frame)
-    return {"id": _decode(journal[1]), "result": {"datastore": map(_decode, hook.objects(frame, journal.end()))}}
 
 
 def _outcome(method: str, answer: dict[str, Any]) -> dict[str, Any] | NodeError:
@@ -154,9 +127,9 @@ class _Link:
         for late in given_up.values():
             late()
 
-    def _take(self, frame: bytes) -> None:
+    def _take(self, frame: bytes | bytearray) -> None:
         try:
-            answer = _decode_answer(frame)
+            answer = table_in(frame) or decode(frame)
         except (ValueError, RecursionError) as error:
             return log.warning(f"no JSON from lightningd, ignored: {error}: {frame[:200]!r}")
         call_id = answer.get("id")

@@ -1,4 +1,7 @@
-"""What a buy must know of the node: its channels' names, what it can receive and fund, what a block costs now."""
+"""What a buy must know of the node: its channels' names, what it can receive and fund, what a block costs now.
+
+Coins are asked for anew at each buy. Channels are listed every few seconds at most, however many buy.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.known_node import KnownFeerates
 
-LIQUIDITY_FRESH_MS: Final = 5_000  # for menus; what we do with our coins is never missed
+LIQUIDITY_FRESH_MS: Final = 5_000  # what we do with our coins is never missed
+LONGEST_FRESH_MS: Final = 60_000
+LISTING_SHARE: Final = 20  # of a node with thousands of channels: listing them takes at most 1 / 20 of the time
 FEERATE_FRESH_MS: Final = 10_000  # a crowd asking for menus costs no more than one question in this time
 
 
@@ -44,7 +49,8 @@ class NodeLiquidity:
         self._now_ms = now_ms
         self._scids: set[int] = set()
         self._surveying = asyncio.Lock()
-        self._asked_ms: int | None = None  # when `_incoming_msat` was asked for
+        self._listed_ms: int | None = None  # when `_incoming_msat` was asked for
+        self._fresh_ms = LIQUIDITY_FRESH_MS
         self._incoming_msat: int | None = None
         self._asking = asyncio.Lock()
         self._asked = 0  # questions for the purse that have begun
@@ -63,13 +69,11 @@ class NodeLiquidity:
     async def recent(self) -> Liquidity:
         """As `purse`, a few seconds old at most, less what is promised since: for a crowd's menus. Raises NodeError."""
         async with self._surveying:
-            if self._asked_ms is None or self._now_ms() - self._asked_ms >= LIQUIDITY_FRESH_MS:
-                return await self.purse()
-            free_sat = await self._coins.free_sat(LIQUIDITY_FRESH_MS)
-            return Liquidity(self._incoming_msat, free_sat, await self.feerates())
+            incoming_msat = await self._incoming()
+            return Liquidity(incoming_msat, await self._coins.free_sat(LIQUIDITY_FRESH_MS), await self.feerates())
 
     async def purse(self) -> Liquidity:
-        """Return what can come in and what can be spent, asked anew. Raises NodeError.
+        """Return what can come in, and what can be spent, asked anew. Raises NodeError.
 
         One question at a time; all who come meanwhile share the next, which begins after each of them asked.
         """
@@ -78,16 +82,20 @@ class NodeLiquidity:
             if self._asked > before and self._answer is not None:
                 return self._answer
             self._asked, self._answer = self._asked + 1, None
-            self._answer = await self._ask()
+            incoming_msat = await self._incoming()
+            self._answer = Liquidity(incoming_msat, (await self._coins.survey()).free_sat, await self.feerates())
             return self._answer
 
-    async def _ask(self) -> Liquidity:
-        asked_ms = self._now_ms()
-        channels = await self.refresh()
-        public = [channel for channel in channels if channel.is_normal and not channel.private]
-        incoming = sum(channel.receivable_msat for channel in public) if public else None
-        self._incoming_msat, self._asked_ms = incoming, asked_ms
-        return Liquidity(incoming, (await self._coins.survey()).free_sat, await self.feerates())
+    async def _incoming(self) -> int | None:
+        """Return what public channels can receive, some seconds old at most: a buy is no promise of it."""
+        now_ms = self._now_ms()
+        if self._listed_ms is None or now_ms - self._listed_ms >= self._fresh_ms:
+            public = [channel for channel in await self.refresh() if channel.is_normal and not channel.private]
+            self._incoming_msat = sum(channel.receivable_msat for channel in public) if public else None
+            took_ms = self._now_ms() - now_ms
+            self._fresh_ms = min(max(LIQUIDITY_FRESH_MS, LISTING_SHARE * took_ms), LONGEST_FRESH_MS)
+            self._listed_ms = now_ms
+        return self._incoming_msat
 
     async def opening_perkw(self) -> int:
         """Return what a funding pays now, in sat per 1000 weight. Raises NodeError."""
