@@ -18,7 +18,7 @@ from lsps2fast_plugin.tools.regtest.town import Bill, Town
 
 SIZE_MSAT = 10_000_000
 COIN_SAT = 400_000  # enough for one channel, so that no sale waits for the change of another
-SPARE = 4  # coins
+SPARE = 12  # coins: some go into the channel to the neighbour, and an open that is tried again needs another
 MOST_HTLCS = 483  # in a channel of the payer: a crowd passes it
 OURS = "ours"
 BUILT_IN = "built-in"

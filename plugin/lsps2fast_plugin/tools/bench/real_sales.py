@@ -235,7 +235,7 @@ def crowd_text(r: Crowds) -> str:
         rows.append(
             [f"{rush.sales}, {rush.name}", f"{rush.total_s:.2f}", *late, f"{rush.cpu_ms:.2f}", str(len(rush.failures))]
         )
-    why = Counter(f"{rush.name}: {each:.120}" for rush in r.rushes for each in (*rush.failures, *rush.told))
+    why = Counter(f"{rush.name}: {each:.300}" for rush in r.rushes for each in (*rush.failures, *rush.told))
     failed = ["\n".join(f"failed {count} times, {what}" for what, count in why.most_common())] if why else []
     return "\n\n".join([_head(r), table(rows), *_crowd_ratios(r.rushes), *failed, *_notes(r)]) + "\n"
 
