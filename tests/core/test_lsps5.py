@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -209,6 +210,14 @@ def test_signatures_of_the_vectors_are_believed(vector: dict[str, str]) -> None:
         vector["node_id"], headers_of(vector["signature"], vector["timestamp"]), vector["body"].encode()
     )
     assert got.method == json.loads(vector["body"])["method"]
+
+
+def test_a_signature_of_a_megabyte_is_refused_by_its_length() -> None:
+    """N-12: a stranger's header costs nothing; letter by letter this one would take minutes."""
+    began_s = time.process_time()
+    with pytest.raises(lsps5.BadNotification, match="not signed"):
+        lsps5.verify_notification(LSP, headers_of("y" * 1_000_000), BODY)
+    assert time.process_time() - began_s < 1
 
 
 @pytest.mark.parametrize("vector", VECTORS["published"], ids=range(3))

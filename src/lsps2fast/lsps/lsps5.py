@@ -315,10 +315,12 @@ def _header(headers: Mapping[str, str], name: str) -> str:
 
 def _signer(message: bytes, signature: str) -> bytes | None:
     """Return who signed a message, None where no key did: LSPS0.ln_signature, whose zbase32 has no padding."""
+    if len(signature) != _SIGNATURE_LETTERS:
+        return None
     number = 0
     for letter in signature:
         number = number << 5 | _ZBASE32_VALUE.get(letter, 1 << 600)
-    if len(signature) != _SIGNATURE_LETTERS or number >> 8 * _SIGNATURE_BYTES:
+    if number >> 8 * _SIGNATURE_BYTES:
         return None
     raw = number.to_bytes(_SIGNATURE_BYTES, "big")
     recovery = raw[0] - _FIRST_BYTE
