@@ -9,12 +9,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.node_steps import open_channel, row_of
 from harness.puppet import PUPPET, Wire, hearing, recorded_calls, recording, shape
 
-from lsps2fast_plugin.simnode import World
+from lsps2fast_plugin.simnode import World, listings
+from lsps2fast_plugin.simnode.channels import End
 
 MakeWorld = Callable[..., World]
 HERE = Path(__file__).parent
@@ -34,6 +36,33 @@ async def test_a_channel_whose_peer_is_away(make_world: MakeWorld) -> None:
         opened = await open_channel(world.lsp, client)
         client.go_offline()
         assert shape(await row_of(world.lsp, opened.channel_id)) == shape(real)
+
+
+async def test_a_row_is_as_new_as_its_channel(make_world: MakeWorld) -> None:
+    """A row is kept while nothing of it changes: whatever its fresh one is made of, a change of it is seen."""
+    looked_at: set[str] = set()
+
+    class Watched(End):
+        def __getattribute__(self, name: str) -> Any:
+            looked_at.add(name)
+            return super().__getattribute__(name)
+
+    async with make_world() as world:
+        end = world.add_channel(world.lsp, world.client("dave"))
+        end.__class__ = Watched
+        listings._channel_row(end)
+        end.__class__ = End
+        for side in (end, end.other):
+            for name in sorted(looked_at & vars(side).keys()):
+                value = getattr(side, name)
+                if type(value) is int or type(value) is str or value is None:
+                    setattr(side, name, value + 1 if type(value) is int else f"{value or 1}x1x1")
+                    assert listings.channel_row(end) == listings._channel_row(end), name
+        for what, amount_msat in (("in_offered", 7), ("out_fulfilled", 8), ("in_offered", 9)):
+            end.count(what, amount_msat)
+            assert listings.channel_row(end) == listings._channel_row(end), what
+        listings.channel_row(end)["state"] = "of the caller"
+        assert listings.channel_row(end) == listings._channel_row(end)
 
 
 async def test_listfunds(make_world: MakeWorld) -> None:

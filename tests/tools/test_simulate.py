@@ -102,10 +102,12 @@ def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
         ("names-are-keys", 120),
         ("cancels-the-peer", 30),
         ("trusting-wallet", 40),
+        ("slots-stay", 100),
+        ("sleeps-through", 100),
     ],
 )
 def test_a_guard_that_is_taken_away_is_missed(name: str, most_steps: int) -> None:
-    """rule:9, rule:18, rule:19, rule:21, rule:22, rule:24 to rule:27: the loss is found within so many steps.
+    """rule:5, rule:9, rule:18, rule:19, rule:21, rule:22, rule:24 to rule:27: the loss is found within so many steps.
 
     The others: `make simulate-mutants`.
     """

@@ -24,7 +24,7 @@ GROUPS = {  # towns with some strategists each
     "open": "signs-and-errs overpays variable-refusers many-buys falls-silent chaos",
     "pay": "evades free-channel fulfils-and-errs fiddles late-expiry dusty",
     "wait": "holds-long waits-for-fees lapses splices-upstream many-identities crumbs-out",
-    "others": "stranger-pays dust-set too-many-parts crowd alias-flood refuses-oddly wants-large outgrows",
+    "others": "stranger-pays dust-set too-many-parts crowd asks-on alias-flood refuses-oddly wants-large outgrows",
     "operator": "other-tool few-coins smaller-htlcs longer-delay stopped-meanwhile",
     "no funding": "sells-well withholds drains fakes-funding replaces",
     "terms": "reuses skims odd-terms any-to-wallet opens-as-ldk",

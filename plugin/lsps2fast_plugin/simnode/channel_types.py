@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 NAMES = {
@@ -15,11 +16,12 @@ BASIC_TYPES = ({12}, {12, 22})
 VARIANTS = {46, 50}
 
 
+@functools.lru_cache(maxsize=256)
+def feature_names(bits: tuple[int, ...]) -> tuple[str, ...]:
+    """`features` of a channel row."""
+    return tuple(FEATURES[bit] for bit in (12, 22, 50, 46) if bit in bits)
+
+
 def type_json(bits: tuple[int, ...]) -> dict[str, Any]:
     """Return a channel type as lightningd shows it."""
     return {"bits": list(bits), "names": [NAMES[bit] for bit in bits]}
-
-
-def feature_names(bits: tuple[int, ...]) -> list[str]:
-    """`features` of a channel row."""
-    return [FEATURES[bit] for bit in (12, 22, 50, 46) if bit in bits]

@@ -147,6 +147,7 @@ class End:
     closer: str = ""
     min_to_us_msat: int = 0
     max_to_us_msat: int = 0
+    row: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # of listpeerchannels, and what it was made of
 
     def __post_init__(self) -> None:
         self.min_to_us_msat = self.max_to_us_msat = self.to_us_msat

@@ -27,6 +27,8 @@ class Splitter:
         self._depth = 0
 
     def feed(self, data: bytes) -> list[bytes]:
+        if not self._buffer and _is_one_object(data):
+            return [data.strip(_WHITE)]
         self._buffer += data
         buffer = self._buffer
         frames: list[bytes] = []
@@ -52,6 +54,17 @@ class Splitter:
         if depth == 0 and buffer.strip(_WHITE):
             raise BadFrame("bytes between objects")
         return frames
+
+
+def _is_one_object(data: bytes) -> bool:
+    """Return whether it is a whole object and nothing else, as it mostly is: read in C, and kept by nothing."""
+    if data[:1] != b"{":
+        return False
+    try:
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def parse(frame: bytes) -> dict[str, Any]:

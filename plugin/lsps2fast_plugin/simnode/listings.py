@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from .address import script_to_address
@@ -23,6 +24,17 @@ COUNTERS = (
 
 NOTHING_YET = dict.fromkeys(COUNTERS, 0)
 
+# what of a channel without HTLCs can change, and is told in its row
+_OF_CHANNEL = attrgetter(
+    *("capacity_sat", "channel_type", "channel_id", "funding_txid", "funding_outnum", "private", "feerate_perkw"),
+    *("raised_perkw", "untrimmed", "opener", "withheld", "funding_psbt", "reestablished"),
+)
+_OF_END = attrgetter(
+    *("to_us_msat", "alias", "fee_base_msat", "fee_ppm", "htlc_minimum_msat", "own_minimum_msat"),
+    *("htlc_maximum_msat", "cltv_delta", "reserve_sat", "to_self_delay", "max_accepted_htlcs", "max_in_flight_msat"),
+    *("state", "scid", "splicing_msat", "next_htlc_id", "pending_msat", "closer", "min_to_us_msat", "max_to_us_msat"),
+)
+
 
 def _update(end: End) -> dict[str, Any]:
     return {
@@ -35,7 +47,30 @@ def _update(end: End) -> dict[str, Any]:
 
 
 def channel_row(end: End) -> dict[str, Any]:
-    """One entry of listpeerchannels."""
+    """One entry of listpeerchannels: the one from before, as long as all that it is made of is the same.
+
+    A channel with a HTLC is looked at anew each time.
+    """
+    other = end.other
+    if end.live or other.live:
+        return _channel_row(end)
+    connected = other.owner.node_id in end.owner.links
+    changed = end.state_changes[-1] if end.state_changes else None
+    made_of = (
+        connected,
+        len(end.state_changes),
+        None if changed is None else (changed["timestamp"], changed["new_state"]),
+        tuple(end.lifetime.values()),
+        _OF_CHANNEL(end.channel),
+        _OF_END(end),
+        _OF_END(other),
+    )
+    if end.row is None or end.row[0] != made_of:
+        end.row = (made_of, _channel_row(end))
+    return dict(end.row[1])
+
+
+def _channel_row(end: End) -> dict[str, Any]:
     channel, other = end.channel, end.other
     connected = end.peer.node_id in end.owner.links
     row: dict[str, Any] = {"peer_id": end.peer.node_id, "peer_connected": connected}
@@ -70,7 +105,7 @@ def channel_row(end: End) -> dict[str, Any]:
         "private": channel.private,
         "opener": "local" if end.opener else "remote",
         "alias": {"local": end.alias, "remote": other.alias},
-        "features": feature_names(channel.channel_type),
+        "features": list(feature_names(channel.channel_type)),
         "funding": _funding(end),
     }
     if end.closer:

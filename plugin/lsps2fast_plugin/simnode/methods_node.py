@@ -79,14 +79,13 @@ def listpeers(node: Node, id: Any = None, level: Any = None) -> Json:
 
 @method("listpeerchannels", "[id] [short_channel_id] [channel_id]")
 def listpeerchannels(node: Node, id: Any = None, short_channel_id: Any = None, channel_id: Any = None) -> Json:
-    ends = [
-        end
-        for end in node.ends
-        if not end.forgotten
-        and id in (None, end.peer.node_id)
-        and (short_channel_id is None or short_channel_id in end.names())
-        and channel_id in (None, end.channel.channel_id)
-    ]
+    ends = [end for end in node.ends if not end.forgotten]
+    if id is not None:
+        ends = [end for end in ends if end.other.owner.node_id == id]
+    if short_channel_id is not None:
+        ends = [end for end in ends if short_channel_id in end.names()]
+    if channel_id is not None:
+        ends = [end for end in ends if end.channel.channel_id == channel_id]
     rows = [listings.channel_row(end) for end in ends]
     if short_channel_id is None and channel_id is None:
         rows += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from . import psbt
@@ -30,6 +31,14 @@ class Need:
     reserve_blocks: int
     excess_as_change: bool
     emergency_sat: int = 0  # what must be left for the anchors of channels (cln:O18)
+
+
+@lru_cache(maxsize=4096)
+def _listed(output: Output) -> dict[str, Any]:
+    """Return what listfunds says of a coin without a block; it is shared, so not to be changed."""
+    script = output.script
+    row: dict[str, Any] = {"amount_msat": output.amount_sat * 1000, "scriptpubkey": script.hex()}
+    return row | {"address": script_to_address(script), "status": "unconfirmed"}
 
 
 class Wallet:
@@ -218,16 +227,10 @@ class Wallet:
         """
         rows = []
         for (txid, vout), output in self.outputs().items():
-            row: dict[str, Any] = {
-                "txid": txid,
-                "output": vout,
-                "amount_msat": output.amount_sat * 1000,
-                "scriptpubkey": output.script.hex(),
-                "address": script_to_address(output.script),
-                "status": "confirmed" if txid in self.chain.confirmed and not syncing else "unconfirmed",
-            }
-            if row["status"] == "confirmed":
-                row["blockheight"] = self.chain.confirmed[txid][0]
+            row: dict[str, Any] = {"txid": txid, "output": vout, **_listed(output)}
+            mined = None if syncing else self.chain.confirmed.get(txid)
+            if mined is not None:
+                row |= {"status": "confirmed", "blockheight": mined[0]}
             row["reserved"] = self.is_reserved((txid, vout))
             if row["reserved"]:
                 row["reserved_to_block"] = self.reserved[txid, vout]

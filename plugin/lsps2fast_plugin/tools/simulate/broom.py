@@ -11,7 +11,7 @@ from .evil_lsp import EvilLsp
 
 KEPT_BLOCKS = 150  # of transactions
 KEPT_ROWS = 300  # of HTLCs and channels that are over, and lines of log
-LARGE_SAT, MOST_SMALL = 1_000_000, 120  # coins
+LARGE_SAT, MOST_SMALL = 1_000_000, 40  # coins
 KEPT_SCRIPTS = 1_000  # of a wallet: the change of a withheld funding is younger
 KEPT_S = 8 * 86_400.0  # that a forward is listed after its end
 

@@ -33,6 +33,7 @@ class Common:
         self.spent_msat: Counter[str] = Counter()  # by a payer, on something else than receipts
         self.present: set[Party] = set()  # wallets whose owners are in town
         self.harm = 0  # bad weather that goes on now
+        self.disturbed_s = float("-inf")  # when the last weather came or ended, or a strategist did or said something
         self.deeds: Counter[str] = Counter()  # what strategists came for and really did, by strategy
         self.storms: Counter[str] = Counter()  # what the weather really did, by kind
         self.lives = 1  # starts of the LSP's plugin
@@ -50,6 +51,10 @@ class Common:
         """End the run."""
         if not self.failed.done():
             self.failed.set_result(violation)
+
+    def disturb(self) -> None:
+        """Note that it is not quiet."""
+        self.disturbed_s = self.town.loop.time()
 
     async def height(self, height: int) -> None:
         """Return at this height or a higher one."""

@@ -5,8 +5,12 @@ The wallet of such a visit is honest, and must be served all the same.
 
 from __future__ import annotations
 
-from lsps2fast_plugin.simnode import Client
+import asyncio
+import contextlib
+
+from lsps2fast_plugin.simnode import Client, LspsError
 from lsps2fast_plugin.simnode.client import ClientInvoice
+from lsps2fast_plugin.simnode.errors import NodeProblem
 
 from .books import Sale
 from .honest import Honest
@@ -76,6 +80,31 @@ class Crowd(Visitor):
             me.did()
         await me.rest(60, 200)
         await me.leave()
+
+
+class AsksOn(Visitor):
+    """Several names ask for the menu, far more often than they may, and some go away before they are answered."""
+
+    name = "asks-on"
+    row = "L4"
+
+    async def play(self, me: Scene) -> None:
+        for _ in range(me.some(2, 4)):
+            wallet = me.wallet()
+            asked = [me.town.background(self.ask(wallet)) for _ in range(me.some(20, 90))]
+            if me.maybe(0.3):
+                await me.rest(0, 0.01)
+                wallet.go_offline()
+            await asyncio.wait(asked)
+            me.say("has asked for many menus")
+            me.did()
+            await me.rest(1, 90)
+        await me.leave()
+
+    async def ask(self, wallet: Client) -> None:
+        """Ask once; what comes of it is no matter."""
+        with contextlib.suppress(LspsError, NodeProblem):
+            await wallet.request("lsps2.get_info", timeout_s=120)
 
 
 class AliasFlood(Visitor):
@@ -167,6 +196,7 @@ LIVENESS: tuple[type[Visitor], ...] = (
     DustSet,
     TooManyParts,
     Crowd,
+    AsksOn,
     AliasFlood,
     RefusesOddly,
     WantsLarge,

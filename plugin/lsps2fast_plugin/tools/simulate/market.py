@@ -15,6 +15,7 @@ from .mutants import applied
 from .page import PLACE, can_be_served
 from .plan import DAY_S, Happening, Plan, happenings
 from .promises import Bounds, Promises
+from .quiet import QuietHours
 from .scene import CALM_S, PAYERS, Scene, Visitor
 from .story import Violation
 from .town import Town, play
@@ -65,7 +66,9 @@ class Market:
         self._miners_before_sat = 0
         self.money: list[dict[str, int]] = []
         self.sky = Sky(self.common, self._after_block)
-        self.promises = Promises(self.common, Bounds(least_channel_sat=plan.least_channel_sat))
+        bounds = Bounds(least_channel_sat=plan.least_channel_sat)
+        self.promises = Promises(self.common, bounds)
+        self.quiet = QuietHours(self.common, bounds.capital_sat, bounds.mining_sat)
         self._progress = progress
         self._visiting: set[asyncio.Task[None]] = set()
 
@@ -99,7 +102,7 @@ class Market:
         await asyncio.sleep(60)
         self.town.open_books()
         self._miners_before_sat = self.town.chain.fees_sat
-        works = [self._guard(self.sky.run()), self._guard(self._come())]
+        works = [self._guard(work) for work in (self.sky.run(), self._come(), self.quiet.run())]
         end = asyncio.ensure_future(asyncio.sleep(self.plan.days * DAY_S + FINISH_S))
         interrupted = False
         try:
@@ -148,7 +151,7 @@ class Market:
         known: dict[str, type[Visitor]] = {**honest.KINDS, **strategies.KINDS}
         visitor = known[happening.name]()
         me = Scene(self.common, happening.number, happening.name)
-        me.honest = visitor.honest
+        me.honest, me.disturbs = visitor.honest, bool(visitor.row)
         self.visits[happening.name] += 1
         try:
             await visitor.play(me)
@@ -158,8 +161,10 @@ class Market:
     async def _harm(self, happening: Happening) -> None:
         harmful = happening.name in weather.HARM
         self.common.harm += harmful
+        self.common.disturb()
         try:
             await weather.EVENTS[happening.name](self.sky, self.town.chance.once(f"weather {happening.number}"))
+            self.common.disturb()
             if harmful:
                 await asyncio.sleep(CALM_S)
         finally:

@@ -5,6 +5,7 @@ They live in this process and only while a run with `--mutant` lasts. Each chang
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ from unittest.mock import patch
 from msgspec.structs import replace
 
 from lsps2fast.errors import NodeError
+from lsps2fast.lsps.buys import InFlight
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.broadcast import _SEAL, Broadcaster, ProofOfLife
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.coins import Coins
+from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.payment_reports import PaymentReports
 from lsps2fast_plugin.service.policy.budgets import Budgets
@@ -90,6 +93,23 @@ async def _cancel(self: Any, peer_id: str, funding: Any) -> None:
 
 def _its_own_deed(self: TrustLedger, peer_id: str, jit_scid: int, wall_ms: int) -> None:
     self.blame(peer_id, jit_scid, "unpaid", wall_ms)
+
+
+_leave = InFlight.leave
+
+
+def _stay(self: InFlight, peer_id: str) -> None:
+    in_all = self._sum
+    _leave(self, peer_id)
+    self._sum = in_all
+
+
+def _few_slots(plan: Plan) -> dict[str, Any]:
+    return {"lsps2-trust-mode": plan.trust_mode, "lsps2-max-in-progress": 100}
+
+
+async def _asleep(self: SessionDriver) -> None:
+    await asyncio.Event().wait()
 
 
 def _without_shares(plan: Plan) -> dict[str, Any]:
@@ -198,6 +218,20 @@ MUTANTS: dict[str, Mutant] = {
         "the release of coins after an open that failed",
         ("signs-and-errs", "falls-silent"),
         ((Coins, "release", _undone),),
+    ),
+    "slots-stay": Mutant(
+        "rule:24",
+        "the release, after an answer, of the place among the requests that are worked on",
+        ("asks-on",),
+        ((InFlight, "leave", _stay), (Plan, "options", property(_few_slots))),
+        {"people": 12.0},
+    ),
+    "sleeps-through": Mutant(
+        "rule:5",
+        "every time-out of a payment: parts that never become a payment are held on",
+        ("crowd",),
+        ((SessionDriver, "run", _asleep),),
+        {"people": 12.0},
     ),
 }
 

@@ -213,6 +213,7 @@ class Promises:
         self._at_risk(stats)
         self._earned(stats, self.common.lives)
         self._leftovers(stats)
+        self._sessions(stats)
         if self.common.story.counts["quiet looks"] % LISTED_EVERY == 0:
             await self._listed()
             await self._on_page()
@@ -321,12 +322,20 @@ class Promises:
         else:
             self._left["coins"] = 0
 
+    def _sessions(self, stats: dict[str, Any]) -> None:
+        """rule:5: no payment waits when there is nothing that it could wait for: no HTLC, no funding."""
+        accounts = self.books.accounts.values()
+        if stats["live_sessions"] and not any(_is_busy(each) for each in accounts):
+            self._later("sessions", f"{stats['live_sessions']} payments are under way in which nothing is")
+        else:
+            self._left["sessions"] = 0
+
     def _later(self, what: str, sentence: str) -> None:
         """Allow it for a moment, not for several quiet blocks."""
         self._left[what] += 1
         if self._left[what] > QUIET_BLOCKS:
-            rule = {"coins": "rule:9", "fees": "rule:20", "accounts": "rule:20"}.get(what, "rule:18")
-            raise Violation(rule, sentence)
+            rules = {"coins": "rule:9", "sessions": "rule:5", "fees": "rule:20", "accounts": "rule:20"}
+            raise Violation(rules.get(what, "rule:18"), sentence)
 
     # at the end
 
@@ -335,3 +344,10 @@ class Promises:
         for key, (value, _) in self.lsp.datastore.rows.items():
             if key[:4] == ("lsps", "lsps2", "sessions", "finalized"):
                 self.common.story.counts[f"records {json.loads(value).get('outcome')}"] += 1
+
+
+def _is_busy(account: Account) -> bool:
+    """Whether something in this channel has no end yet: its funding, or a HTLC."""
+    if any(end.live for end in account.channel.ends):
+        return True
+    return not (account.is_on_chain or account.end.forgotten or account.end.state in BACK)

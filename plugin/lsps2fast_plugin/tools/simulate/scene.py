@@ -40,6 +40,8 @@ class Scene:
         self.name, self.kind = f"{name}-{number}", name
         self.dice = self.town.chance.once(f"visit {number}")
         self.honest = False
+        self.disturbs = False  # the visit of a strategist, even where the wallet is honest
+        self.last_refusal = ""
         self.begun_s = self.town.loop.time()
         self.wallets: list[Client] = []
 
@@ -67,11 +69,14 @@ class Scene:
 
     def say(self, what: str) -> None:
         """Count a step."""
+        if self.disturbs:
+            self.common.disturb()
         self.common.story.tell(self.name, what)
 
     def did(self) -> None:
         """Note that a strategist could do what it came for."""
         self.common.deeds[self.kind] += 1
+        self.common.disturb()
 
     # wallets and payers
 
@@ -133,7 +138,8 @@ class Scene:
     def refused(self, why: str) -> None:
         """Note that the LSP would not sell."""
         self.books.totals["refused"] += 1
-        self.say(f"is refused: {why}")
+        self.last_refusal = f"is refused: {why}"
+        self.say(self.last_refusal)
 
     def bill(self, sale: Sale, amount_sat: int | None = None) -> ClientInvoice:
         """Return the wallet's invoice over a sale; `amount_sat` for one whose size is open."""

@@ -34,7 +34,7 @@ from .wire import MemoryServer, Tape
 T = TypeVar("T")
 KEPT = 400  # entries of the transcript
 PATIENCE_S = 3_600.0  # simulated, before a wait of the world itself counts as lost
-LOOKS_S = 300.0  # between looks at limits and fundings that come by the clock: they would be half of a run's work
+LOOKS_S = 600.0  # between looks at limits and fundings that come by the clock: they would be half of a run's work
 
 
 class TownClock(Clock):

@@ -16,7 +16,8 @@ from .loop import simulated_loop
 if TYPE_CHECKING:
     from lsps2fast_plugin.simnode.lightningd import Node
 
-_BATCH = 1 << 20  # bytes, before they are hashed
+_BATCH = 1 << 16  # bytes, before they are hashed
+_LARGE = 1 << 12  # of one write, which is not copied
 
 
 class Tape:
@@ -43,6 +44,10 @@ class Tape:
                     reached.set_result(None)
             self._awaited = [each for each in self._awaited if not each[1].done()]
         self._waiting += name.encode()
+        if len(data) > _LARGE:
+            self._flush()
+            self._hash.update(data)
+            return
         self._waiting += data
         if len(self._waiting) > _BATCH:
             self._flush()
