@@ -104,9 +104,10 @@ class Recorder:
         assert self.child.stdin is not None
         assert self.child.stdout is not None
         inward = asyncio.ensure_future(self._inward(node, self.child.stdin))
-        with contextlib.suppress(BrokenPipeError):  # lightningd is gone; the plugin sees the end of its own input
+        with contextlib.suppress(BrokenPipeError):  # lightningd is gone
             await self._outward(self.child.stdout)
         inward.cancel()
+        self.child.stdin.close()  # the plugin ends when its input does
         return await self.child.wait()
 
     def _pass_signal(self, number: int) -> None:
