@@ -43,6 +43,7 @@ PROCESSES = (  # folders and files whose tests start processes; `make quick` lea
     "service/fleet/test_nodes.py",
     "service/fleet/test_pooler.py",
     "service/recovery/test_start.py",
+    "service/unit/test_webhook_signer.py",
     "test_types.py",
 )
 

@@ -11,7 +11,7 @@ from harness.client import FEE, LSP, Json, Stage, Staging, ready
 from harness.wallet_words import FIELDS as OF_A_PURCHASE
 from harness.wallet_words import is_part
 
-from lsps2fast_plugin.client.app import METHODS, PURCHASE_METHODS
+from lsps2fast_plugin.client.app import METHODS, PURCHASE_METHODS, WEBHOOK_METHODS
 from lsps2fast_plugin.client.status import given_up_channel
 from lsps2fast_plugin.tools.wallet_rpc_page import (
     ANSWERS,
@@ -27,13 +27,19 @@ from lsps2fast_plugin.tools.wallet_rpc_page import (
 )
 
 PAGE = Path(__file__).parents[2] / "docs/reference/wallet-rpc.md"
-FREE = {"opening_fee_params", "opening_fee_params_menu", "times", "refused"}  # their members are not ours to name
+FREE = {
+    "params",
+    "opening_fee_params",
+    "opening_fee_params_menu",
+    "times",
+    "refused",
+}  # their members are not ours to name
 DETAILED = {"buys", "approvals", "channels", "given_up", "lsps", "held_parts", "open_requests", "reports"}
 
 
 def test_every_method_and_parameter_is_there() -> None:
     """None is missing, none is of yesterday."""
-    assert set(methods()) == {*METHODS, *PURCHASE_METHODS, "lsps2-status"}
+    assert set(methods()) == {*METHODS, *PURCHASE_METHODS, *WEBHOOK_METHODS, "lsps2-status"}
     assert {name for method in methods().values() for name in parameters(method)} == set(PARAMETERS)
     assert set(FIELDS) >= set(PURCHASE) == OF_A_PURCHASE
 
@@ -54,8 +60,9 @@ async def run(stage: Stage, name: str, given: Json) -> Json:
     client = stage.client
     if name == "lsps2-status":
         return await client._status()
-    owner = client.methods if name in METHODS else client.purchase_methods
-    result: Json = await getattr(owner, {**METHODS, **PURCHASE_METHODS}[name])(**given)
+    others = client.purchase_methods if name in PURCHASE_METHODS else client.webhook_methods
+    owner = client.methods if name in METHODS else others
+    result: Json = await getattr(owner, {**METHODS, **PURCHASE_METHODS, **WEBHOOK_METHODS}[name])(**given)
     return result
 
 

@@ -225,6 +225,26 @@ async def client_away(stage: Stage) -> None:
     await stage.pay_unpaid(payer, sale)
 
 
+@scenario(options={"lsps2-webhooks": 2})
+async def woken(stage: Stage) -> None:
+    """The client registers a webhook, sleeps when the parts add up, is called and comes back (N-08, N-19)."""
+    client, payer = stage.client(), stage.payer()
+    await stage.begin()
+    ask = {"app_name": "app", "webhook": "https://app.example/push"}
+    await stage.request(client, "lsps5.set_webhook", ask)
+    sale = await stage.sale(client)
+    client.go_offline()
+    payment = await stage.send(payer, sale, THIRDS)
+    await stage.turn(20)
+    await stage.quiet()
+    client.connect()
+    await stage.result(payment)
+    await stage.pay_unpaid(payer, sale)
+    listed = await stage.request(client, "lsps5.list_webhooks")
+    if listed["app_names"] != ["app"]:
+        stage.problems.append(f"a webhook that was set is forgotten: {listed}")
+
+
 @scenario()
 async def no_coins(stage: Stage) -> None:
     """The wallet is empty when the parts add up, and full later (O-09)."""

@@ -94,6 +94,7 @@ class Stage:
         self.mode = mode
         self.world = self._make_world(nursery, seed, mutant, plugin=ARGV, options=self.options, **world)
         self.lsp = self.world.lsp
+        self.lsp.signs_what_is_meant = True
         self._peer = f"{self.lsp.name}/plugin"  # in the transcript
         self.sales: list[Sale] = []
         self.payers: list[Payer] = []

@@ -84,6 +84,7 @@ class Lsp:
         self.asked: list[Json] = []
         self.errors: dict[str, list[Json]] = {}
         self.silent = False
+        self.webhooks: dict[str, str] = {}
         self.mutate: Callable[[Json], Json] = lambda reply: reply
 
     def menu(self) -> Json:
@@ -94,11 +95,23 @@ class Lsp:
             return {"protocols": [2]}
         if request["method"] == "lsps2.get_info":
             return self.menu()
+        if request["method"].startswith("lsps5."):
+            return self._webhook(request["method"], request["params"])
         return {
             "jit_channel_scid": self.scid,
             "lsp_cltv_expiry_delta": self.delta,
             "client_trusts_lsp": self.trust,
         }
+
+    def _webhook(self, method: str, params: Json) -> Json:
+        if method == "lsps5.list_webhooks":
+            return {"app_names": list(self.webhooks), "max_webhooks": 3}
+        if method == "lsps5.remove_webhook":
+            del self.webhooks[params["app_name"]]
+            return {}
+        same = self.webhooks.get(params["app_name"]) == params["webhook"]
+        self.webhooks[params["app_name"]] = params["webhook"]
+        return {"num_webhooks": len(self.webhooks), "max_webhooks": 3, "no_change": same}
 
     def answer(self, request: Json) -> list[bytes]:
         """The messages it sends back."""

@@ -24,7 +24,10 @@ COMMAND = [sys.executable, "-m", "lsps2fast_plugin.service.app"]
 LSP_TRUSTS = "lsp-trusts-client"
 CLIENT_TRUSTS = "client-trusts-lsp"
 SESSIONS = ("lsps", "lsps2", "sessions")
-MEMORY = tuple(("lsps", "lsps2", name) for name in ("trust", "tokens", "selling", "fleet"))  # what the policy remembers
+MEMORY = (  # what the policy remembers of clients, and what clients left
+    *(("lsps", "lsps2", name) for name in ("trust", "tokens", "selling", "fleet")),
+    ("lsps", "lsps5", "webhooks"),
+)
 TEMPORARY = "10070000"
 OFFER_S = 3_600  # shorter than by default
 UNKNOWN = "400a"

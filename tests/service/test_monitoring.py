@@ -107,7 +107,7 @@ async def test_every_expression_asks_for_what_the_page_has() -> None:
     documented = {name for name, *_ in metrics_page.names()}
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in page} - {"up"}
     optional = {"lsps2_pool_coins", "lsps2_errors_sent_total", "lsps2_refused_parts_total"}
-    optional |= {"lsps2_fleet_joined", "lsps2_fleet_nodes"}
+    optional |= {"lsps2_fleet_joined", "lsps2_fleet_nodes", "lsps2_wake_held", "lsps2_wake_calls_total"}
     assert shown <= documented
     assert documented - shown <= optional
 

@@ -45,6 +45,7 @@ from lsps2fast_plugin.client.rpc_errors import answered
 from lsps2fast_plugin.client.status import status
 from lsps2fast_plugin.client.store import WalletRecords
 from lsps2fast_plugin.client.unfunded_guard import ApprovedPayments, UnfundedChannelGuard
+from lsps2fast_plugin.client.webhooks import WebhookMethods
 from lsps2fast_plugin.cln import plugin_app
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
@@ -75,6 +76,12 @@ PURCHASE_METHODS = {  # RPC name: coroutine of PurchaseMethods
     "lsps2-listpurchases": "list_purchases",
     "lsps2-purchase": "purchase",
     "lsps2-cancel-purchase": "cancel_purchase",
+}
+WEBHOOK_METHODS = {  # RPC name: coroutine of WebhookMethods
+    "lsps-lsps5-setwebhook": "set_webhook",
+    "lsps-lsps5-listwebhooks": "list_webhooks",
+    "lsps-lsps5-removewebhook": "remove_webhook",
+    "lsps-lsps5-verify": "verify",
 }
 
 
@@ -118,6 +125,8 @@ class Client(PluginApp):
             self.host.method(rpc_name, self._late(Methods, "methods", name))
         for rpc_name, name in PURCHASE_METHODS.items():
             self.host.method(rpc_name, self._late(PurchaseMethods, "purchase_methods", name))
+        for rpc_name, name in WEBHOOK_METHODS.items():
+            self.host.method(rpc_name, self._late(WebhookMethods, "webhook_methods", name))
         self.host.method("lsps2-status", self._status)
         self.host.checks(self._check)
         if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
@@ -148,6 +157,8 @@ class Client(PluginApp):
             await answered(checking.check(getattr(self.methods, METHODS[name])(**params)))
         elif name in PURCHASE_METHODS:
             await answered(checking.check(getattr(self.purchase_methods, PURCHASE_METHODS[name])(**params)))
+        elif name in WEBHOOK_METHODS:
+            await answered(checking.check(getattr(self.webhook_methods, WEBHOOK_METHODS[name])(**params)))
 
     def _add_options(self, plugin: Plugin) -> None:
         add_options(plugin, self._on_setconfig)
@@ -287,6 +298,7 @@ class Client(PluginApp):
             final_cltv_blocks=final_cltv_blocks,
             random_bytes=self._dice.randbytes,
         )
+        self.webhook_methods = WebhookMethods(self.market, self.talk)
         self.purchase_methods = PurchaseMethods(self.history, self.book, self.incoming, self.invoices, self.endings.end)
         await self._load()
         # Until then no HTLC comes in: any channel may be the one without a funding.

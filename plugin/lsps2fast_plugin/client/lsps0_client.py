@@ -61,7 +61,10 @@ class Unavailable(Lsps2Error):
 
 def lsp_error(method: str, error: RemoteError) -> PeerError:
     """Return the error of a failed command: our own words, the LSP's code (T-22)."""
-    return PeerError(error.code, f"{method}: {SENTENCES[error.name]} ({error.name})", {"name": error.name})
+    sentence = SENTENCES[error.name]
+    if error.name == "method_not_found" and method.startswith("lsps5."):
+        sentence = "the peer has no webhooks (LSPS5)"
+    return PeerError(error.code, f"{method}: {sentence} ({error.name})", {"name": error.name})
 
 
 class Lsps0Client:

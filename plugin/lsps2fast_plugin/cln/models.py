@@ -90,6 +90,7 @@ class ChannelHtlc(msgspec.Struct, frozen=True):
     id: int
     state: str
     payment_hash: str = ""
+    expiry: int = 0  # block height; 0: not known
 
     @property
     def is_pending(self) -> bool:

@@ -31,6 +31,7 @@ OTHER: Final = "other"
 KINDS: Final = (
     Kind("fleet", r"^fleet:", "The fleet's database is away; this node sells alone, from its share."),
     Kind("ledger", r"sales ledger", "The sales ledger cannot be written; selling goes on."),
+    Kind("wake-up", r"no wake-up calls", "Clients that are away cannot be called; selling goes on."),
     Kind("coins", r"no coins|free coins|pool of coins", "Payments fail because no confirmed coins are free."),
     Kind("bug", r" broke\b|^session .*:", "A fault of this program; the payment it was about is ended safely."),
     Kind("unknown-channel", r"is in no record", "One of our withheld channels is in no record."),

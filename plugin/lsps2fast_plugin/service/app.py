@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lsps2fast import BACKEND, __version__
-from lsps2fast.errors import NodeError
+from lsps2fast.errors import ConfigError, NodeError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps0 import FEATURE_BITS_HEX, MESSAGE_TYPE, MalformedField
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
@@ -59,6 +59,7 @@ from lsps2fast_plugin.service.wiring import build_parts
 
 if TYPE_CHECKING:
     from lsps2fast_plugin.service.page.server import PageServer
+    from lsps2fast_plugin.service.wake.post import Post
 
 log = logging.getLogger("lsps2fast_plugin.service.app")  # also when run as __main__
 
@@ -83,11 +84,13 @@ class Service(PluginApp):
         clock: Clock | None = None,
         dice: random.Random | None = None,
         make_host: Callable[..., Host] = Host,
+        post: Post | None = None,
     ) -> None:
         """`announce`: set feature bit 729. lightningd takes it only from a plugin it starts itself (cln:M6).
 
-        Time, chance and standard streams are the process's own; a simulation brings others.
+        Time, chance, standard streams and requests to webhooks are the process's own; a simulation brings others.
         """
+        self._post = post
         bits = FEATURE_BITS_HEX if announce else None
         plugin = Plugin(autopatch=False, dynamic=not announce, init_features=bits, node_features=bits)
         super().__init__(plugin, HtlcFilter(), add_options, clock=clock, dice=dice, make_host=make_host)
@@ -127,6 +130,8 @@ class Service(PluginApp):
 
     def _begin(self, rpc_path: str, configuration: dict[str, Any]) -> None:
         settings = read_settings(self.plugin)
+        if settings.webhook_loopback and configuration["network"] == "bitcoin":
+            raise ConfigError("lsps2-webhook-loopback is for tests: leave it out on the main network")
         self.parts = build_parts(
             host=self.host,
             interest=self.interest,
@@ -136,6 +141,7 @@ class Service(PluginApp):
             lightning_dir=configuration["lightning-dir"],
             replays=configuration["startup"],
             reload_ledger=self._reload_ledger,
+            post=self._post,
         )
         self.intake = HtlcIntake(self.parts)
         self.page = self._page(settings, self.parts)
@@ -204,6 +210,10 @@ class Service(PluginApp):
             await asyncio.sleep(0)
         self._take_early_facts()
         parts.shut.known()
+        if parts.waker is not None:
+            await until_answered("reading webhooks", parts.waker.load, self.clock)
+            parts.waker.sleep(recovery.channels)
+            self.host.spawn(parts.waker.begin(info.id))
         self._loaded()
         await self._join_fleet(parts, info)
         self._sell(parts, keyring, delta)
@@ -267,6 +277,7 @@ class Service(PluginApp):
             random64=lambda: self._dice.getrandbits(64),
             accept=accept,
             buying=parts.fleet,
+            waker=parts.waker,
         )
         self.talk.begin(parts.rpc, negotiator)
 
@@ -281,6 +292,8 @@ class Service(PluginApp):
             parts.desk.look()
             await parts.exposure.look()
             parts.held_limits.look()
+            if parts.waker is not None:
+                parts.waker.look()
             if len(parts.offers):
                 await parts.funder.keep_known()
 
@@ -288,6 +301,8 @@ class Service(PluginApp):
         while True:
             if not parts.sales.is_behind:  # what it lacks only the records have
                 await parts.afterwards.prune(delta)
+            if parts.waker is not None:
+                await parts.waker.tidy()
             await self.clock.sleep_until(self.clock.now_ms() + round(DAY_S * 1000))
 
     # Facts of the node -----------------------------------------------------------------------------
@@ -305,12 +320,16 @@ class Service(PluginApp):
             if online and self.parts.offers.of_peer(peer_id):
                 self.host.spawn(self.parts.funder.prepare(peer_id))
             self.parts.driver.carry_out(self.parts.sessions.peer(peer_id, online, self.clock.wall_ms()))
+            if self.parts.waker is not None:
+                (self.parts.waker.connected if online else self.parts.waker.disconnected)(peer_id)
 
     def _on_block(self, block: BlockAdded) -> None:
         if self.parts is not None:
             self.parts.driver.carry_out(self.parts.sessions.block(block.height))
             self.host.spawn(self.parts.lookout.block(block.height))
             self.host.spawn(self.parts.oversight.block())
+            if self.parts.waker is not None:
+                self.host.spawn(self.parts.waker.block(block.height))
             self._fill_pool(self.parts)
 
     def _on_channel_state(self, event: ChannelStateChanged) -> None:
@@ -372,6 +391,8 @@ class Service(PluginApp):
             return
         self.parts.effects.stop()
         self.parts.incoming.give_up()
+        if self.parts.waker is not None:
+            await self.parts.waker.close()
         self.parts.sales.tracker.ending = True
         ended = self.parts.sessions.shutdown()
         self.parts.sales.take(self.parts.sessions.take_changes(), ())

@@ -175,6 +175,16 @@ class SessionDriver:
             for waiter in rest:
                 waiter.cancel()
 
+    def clients_waited_for(self, held: Iterable[PartKey]) -> set[str]:
+        """Return the clients for whom these parts are held, and those for whom parts wait that are let out."""
+        found = self.effects.clients_waited_for()
+        for key in held:
+            part = self.sessions.index.get(key)
+            core = None if part is None else self.sessions.buys.get(part.jit_scid)
+            if core is not None:
+                found.add(core.peer_id)
+        return found
+
     # What is ours --------------------------------------------------------------------------------
 
     def go_live(self, buy: Buy) -> Any:

@@ -91,6 +91,15 @@ class ActionExecutor:
         self.watch = self._waiting.watch
         self.unready = self._waiting.unready
         self.drop_waiting = self._waiting.drop
+        self.waits = self._waiting.waits
+
+    def let_sleep(self, asleep: Callable[[int], int]) -> None:
+        """Say for how many ms parts of a paid buy wait for its client; 0: it is there, or cannot be called."""
+        self._waiting.asleep = asleep
+
+    def clients_waited_for(self) -> set[str]:
+        """Return the clients for whom parts wait that are let out."""
+        return self._waiting.clients()
 
     @property
     def alarms(self) -> int:

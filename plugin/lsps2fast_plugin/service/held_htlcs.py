@@ -49,6 +49,14 @@ class HeldHtlcs:
     def __len__(self) -> int:
         return len(self._calls)
 
+    def has(self, key: order.PartKey) -> bool:
+        """Return whether this part waits."""
+        return key in self._calls
+
+    def keys(self) -> list[order.PartKey]:
+        """Return the parts that wait."""
+        return list(self._calls)
+
     def hold(self, key: order.PartKey, call: Call) -> None:
         """Keep this call until its part, which the machine knows under this key, is forwarded or failed."""
         calls = self._calls.setdefault(key, [])

@@ -47,6 +47,7 @@ class HtlcIntake:
         self._rpc = parts.rpc
         self._shut = parts.shut
         self._forward_limits = parts.forward_limits
+        self._waker = parts.waker
         self._max_hold_blocks = parts.settings.max_hold_blocks
 
     def on_htlc(self, call: Any) -> None:
@@ -74,10 +75,7 @@ class HtlcIntake:
             self._host.fail(call.id_raw, TEMPORARY)
             return
         if call.next_scid not in self._driver.interest.scids:
-            if call.forward_to in self._driver.interest.channel_ids:
-                self._host.fail(call.id_raw, TEMPORARY)  # rule:7
-            else:
-                self._host.let_go(call.id_raw)
+            self._take_foreign(call)
             return
         try:
             payload = tlv.read_payload(call.payload_hex)
@@ -93,6 +91,14 @@ class HtlcIntake:
             return
         part = partial(self._take_part, call, amt_to_forward_msat, outgoing_cltv_value)
         self._incoming.once_known(self._rpc, call, part)
+
+    def _take_foreign(self, call: Any) -> None:
+        """Decide on what is for no jit scid: it enters no shut channel (rule:7), and waits for a client that sleeps."""
+        shut = call.forward_to is not None and self._shut.lets_nothing_out(call.forward_to)
+        if shut:
+            self._host.fail(call.id_raw, TEMPORARY)
+        elif self._waker is None or not self._waker.takes(call):
+            self._host.let_go(call.id_raw)
 
     def _take_part(self, call: Any, amt_to_forward_msat: int, outgoing_cltv_value: int) -> None:
         """Let a part in, known by the id of its channel where that is known (rule:25)."""
@@ -136,6 +142,8 @@ class HtlcIntake:
             self._driver.drop(joins.drop, WOULD_NOT_BE_FORWARDED)
         if self._incoming.has_left(htlc.in_channel):
             self._drop_waiting(htlc.in_channel)
+        if self._waker is not None and jit is not None and self._held.has(htlc.key):
+            self._waker.part_came(jit.peer_id)
 
     def _refusal(self, call: Any, key: PartKey, outgoing_cltv_value: int) -> str | None:
         """Return why this part may not be held. What is held for a payment the core bounds itself (rule:24)."""
@@ -143,7 +151,7 @@ class HtlcIntake:
         if jit is None or key in self._driver.sessions.index:
             return None
         if jit.paid:  # people:S16: over the alias a part waits only while its channel is not back
-            waits = jit.channel is not None and jit.channel.channel_id in self._driver.effects.unready
+            waits = jit.channel is not None and self._driver.effects.waits(jit.channel.channel_id, call.next_scid)
             room = not waits or self._desk.gate.part(len(self._held), self._held.held_msat, call.amount_msat)
             return None if room else TEMPORARY
         if outgoing_cltv_value - self._driver.sessions.height > self._max_hold_blocks:

@@ -46,6 +46,7 @@ GAUGES: Final = {  # key of `lsps2-stats`: meaning
     "paused": "1 while selling is paused",
     "fleet_joined": "1 while the fleet's database answers; nothing for a node that is alone",
     "fleet_nodes": "Nodes of the fleet, at the last look; nothing for a node that is alone",
+    "wake_held": "HTLCs that wait for a client which was called; nothing without lsps2-webhooks",
     "held_blocks_left": "Blocks until the first of the HTLCs held now expires; nothing while none is held",
     "oldest_withheld_s": "Age of the oldest channel whose funding is kept back, in seconds; 0: none",
     "broadcasts_owed": "Payments whose client was paid and whose funding is owed to the chain",
@@ -70,6 +71,7 @@ LABELLED: Final = {  # key: label and meaning
     "errors_sent": ("code", "Answers to clients with an error, by its code"),
     "refusals": ("reason", "Requests, parts and policies refused"),
     "unread": ("kind", "What was let go unread because more came than could be read: messages of peers, events"),
+    "wake_calls": ("outcome", "Calls to webhooks of clients that are away; nothing without lsps2-webhooks"),
     "refused_parts": ("reason", "HTLCs for a jit scid that were not let in, or gave way"),
 }
 

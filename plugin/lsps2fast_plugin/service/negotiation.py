@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from lsps2fast.errors import Lsps2Error, PeerError
-from lsps2fast.lsps import lsps0, lsps2
+from lsps2fast.lsps import lsps0, lsps2, lsps5
 from lsps2fast.lsps.buys import (
     Buy,
     BuyRegistry,
@@ -31,6 +31,7 @@ from lsps2fast_plugin.service.policy.rules import Token
 from lsps2fast_plugin.service.policy.shared import Buying, NoFleet, Place
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.supply import NodeTerms, Supply
+from lsps2fast_plugin.service.wake.waker import Waker
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,12 @@ class Negotiator:
         random64: Callable[[], int],
         accept: Callable[[Buy], Awaitable[None]],
         buying: Buying | None = None,
+        waker: Waker | None = None,
     ) -> None:
         """`scid_taken(scid)`: a channel of ours has this scid or alias.
 
         `accept` journals a buy and makes its scid live before the client hears of it (B-10). `buying` asks the other
-        nodes of the operator, if there are any.
+        nodes of the operator, if there are any. `waker`: LSPS5, if this service has it.
         """
         self._buying = buying or NoFleet()
         self._scid_taken = scid_taken
@@ -77,6 +79,7 @@ class Negotiator:
         self._in_progress = desk.gate.in_progress
         self._rubbish = parse_error_buckets()
         self._rubbish_total = TokenBucket(20, 200)  # each answer costs an RPC call
+        self._waker = waker
         self._methods = {
             lsps0.LIST_PROTOCOLS: self._list_protocols,
             lsps2.GET_INFO: self._get_info,
@@ -128,13 +131,19 @@ class Negotiator:
 
     async def _run(self, peer_id: str, request: lsps0.Request) -> dict[str, Any]:
         method = self._methods.get(request.method)
+        if method is None and self._calls_webhooks and self._waker is not None:
+            method = self._waker.methods.get(request.method)
         if method is None:
             raise lsps0.method_not_found()
         return await method(peer_id, request.params)
 
     async def _list_protocols(self, peer_id: str, params: object) -> dict[str, Any]:
         lsps0.parse_list_protocols(params)
-        return lsps0.protocols_result()
+        return lsps0.protocols_result((lsps2.PROTOCOL, lsps5.PROTOCOL) if self._calls_webhooks else (lsps2.PROTOCOL,))
+
+    @property
+    def _calls_webhooks(self) -> bool:
+        return self._waker is not None and self._waker.is_on
 
     # Menus ----------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.service.ledger_rpc import LedgerMethods, add_ledger_methods
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.rpc_errors import NOT_READY, STATE, UNKNOWN, refusal
+from lsps2fast_plugin.service.wake.waker import METHODS as WAKE_METHODS
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def add_methods(host: Host, parts: Callable[[], ServiceParts | None]) -> LedgerM
     host.method("lsps2-cancel", methods.cancel)
     host.method("lsps2-forgive", methods.forgive)
     host.method("lsps2-fleet", methods.fleet)
+    host.method("lsps2-wake", methods.wake)
     host.method("lsps2-pause", methods.pause)
     host.method("lsps2-resume", methods.resume)
     if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
@@ -92,6 +94,25 @@ class Methods:
         forgiven = self._parts.exposure.forgive(client)
         log.info(f"{client} was forgiven by the operator: {forgiven}")
         return {"peer_id": client, "forgiven": forgiven}
+
+    async def wake(self, peer_id: str, notification: str = WAKE_METHODS[0]) -> dict[str, Any]:
+        """Call the webhooks of a client that is away, for a payment, or because you want liquidity back (LSPS5)."""
+        self._ready()
+        try:
+            client = parse_node_id(peer_id, "peer_id").hex()
+        except MalformedField as error:
+            raise ConfigError(str(error)) from error
+        if notification not in WAKE_METHODS:
+            raise ConfigError(
+                f"notification={notification!r} is none that is sent by hand: {' or '.join(WAKE_METHODS)}"
+            )
+        waker = self._parts.waker
+        if waker is None:
+            raise refusal(STATE, "there are no webhooks: lsps2-webhooks is not set")
+        if client not in waker.book:
+            raise refusal(UNKNOWN, f"{client} has registered no webhook")
+        called = waker.caller.wake(client, f"lsps5.{notification}")
+        return {"peer_id": client, "webhooks": len(waker.book.of(client)), "called": called}
 
     async def fleet(self) -> dict[str, Any]:
         """Return what this node shares with the operator's others: nodes, their policies, what is held of each pot."""
@@ -247,4 +268,7 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "held_blocks_left": None if nearest is None else nearest - parts.driver.height(),
         "oldest_withheld_s": 0 if withheld_ms is None else max(parts.clock.wall_ms() - withheld_ms, 0) // 1000,
         "coins_needed_sat": parts.books.committed_sat(),
+        "wake_calls": {} if parts.waker is None else dict(parts.waker.caller.outcomes),
+        "wake_held": None if parts.waker is None else len(parts.waker.sleepers),
+        "wake_up": None if parts.waker is None else parts.waker.state(),
     }

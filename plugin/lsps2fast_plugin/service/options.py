@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
+import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,12 +71,23 @@ class Settings(NamedTuple):
     ledger: str
     bookkeeper_notes: bool
     fleet: str | None = None
+    webhooks: int = 0
+    wake_wait_ms: int = 0
+    webhook_signer: tuple[str, ...] | None = None
+    webhook_loopback: bool = False
 
 
 NUMBERS: NumberTable = {  # default, least, most, meaning
     "dev-lsps2-collect-timeout": (90, 1, 3_600, "seconds to hold parts until a payment is complete (bLIP-52 wants 90)"),
     "lsps2-max-parts": (30, 1, 483, "parts of one payment that are accepted"),
     "lsps2-offline-wait": (600, 60, 86_400, "seconds that a complete payment is held for a client that is away"),
+    "lsps2-webhooks": (0, 0, 10, "webhooks that one client may register, to be called when it is away; 0: no LSPS5"),
+    "lsps2-wake-wait": (
+        120,
+        0,
+        600,
+        "seconds that a payment over an open channel is held for a client that is away and was called; 0: not at all",
+    ),
     "lsps2-max-overpay-percent": (
         10,
         0,
@@ -211,6 +224,16 @@ def add_options(plugin: Plugin) -> None:
         "postgresql://USER:PASSWORD@HOST:PORT/DATABASE that several nodes share: quotas, budgets, what clients did; by "
         "default this node is alone",
     )
+    plugin.add_option(
+        "lsps2-webhook-signer",
+        None,
+        "command of a program that signs for this node what lightningd's signmessage cannot (cln:N14), such as "
+        "`lsps2fast sign-webhooks /path/to/hsm_secret`",
+    )
+    plugin.add_flag_option(
+        "lsps2-webhook-loopback",
+        "for tests: webhooks may lead to this machine itself; refused on the main network",
+    )
     plugin.add_option("lsps2-metrics-listen", None, "host:port of a page for Prometheus; by default there is none")
     plugin.add_option(
         "lsps2-page-listen",
@@ -278,6 +301,19 @@ def _page_token(value: Any, address: tuple[str, int] | None) -> str | None:
             "`openssl rand -hex 16` makes one"
         )
     return str(value)
+
+
+def _signer(value: Any) -> tuple[str, ...] | None:
+    """Read a command as a shell would split it."""
+    if value is None:
+        return None
+    try:
+        command = tuple(shlex.split(str(value)))
+    except ValueError as error:
+        raise ConfigError(f"lsps2-webhook-signer={value!r} is no command ({error})") from None
+    if not command or shutil.which(command[0]) is None:
+        raise ConfigError(f"lsps2-webhook-signer={value!r} names no program that can be run; give its whole path")
+    return command
 
 
 def _fleet(value: Any) -> str | None:
@@ -381,4 +417,8 @@ def read_settings(plugin: Plugin) -> Settings:
         ledger=str(get("lsps2-ledger") or LEDGER_FILE),
         bookkeeper_notes=bool(get("lsps2-bookkeeper-notes")),
         fleet=_fleet(get("lsps2-fleet")),
+        webhooks=number["lsps2-webhooks"],
+        wake_wait_ms=number["lsps2-wake-wait"] * 1000,
+        webhook_signer=_signer(get("lsps2-webhook-signer")),
+        webhook_loopback=bool(get("lsps2-webhook-loopback")),
     )

@@ -30,6 +30,7 @@ class ShutChannels:
         self._channels_of = channels_of
         self._peers: dict[str, str] = {}  # of each channel that is shut
         self._unknown: dict[str, str] = {}  # of each channel that may be shut, until the journal has been read
+        self._seen: set[str] = set()  # channels that are open, and whose payments are to be seen all the same
         self.withheld: set[str] = set()  # channels whose funding is kept back
 
     def withhold(self, channel_id: str, yes: bool, peer_id: str) -> None:
@@ -60,10 +61,25 @@ class ShutChannels:
             self._interest.channel_ids.add(channel_id)
             self._interest.peers.add(peer_id)
             return
-        self._interest.channel_ids.discard(channel_id)
+        if channel_id not in self._seen:
+            self._interest.channel_ids.discard(channel_id)
         was = self._peers.pop(channel_id, peer_id)
         if was not in self._peers.values():
             self._interest.peers.discard(was)
+
+    def see(self, channel_id: str, yes: bool) -> None:
+        """Have what goes out into this channel come by, although it is not shut; or no longer so."""
+        if yes:
+            self._seen.add(channel_id)
+            self._interest.channel_ids.add(channel_id)
+            return
+        self._seen.discard(channel_id)
+        if not self.lets_nothing_out(channel_id):
+            self._interest.channel_ids.discard(channel_id)
+
+    def lets_nothing_out(self, channel_id: str) -> bool:
+        """Return whether nothing but its payment may go out into this channel."""
+        return channel_id in self._peers or channel_id in self._unknown
 
     def watches(self, peer_id: str | None) -> bool:
         """Return whether what this peer sends must be looked up."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -57,11 +57,14 @@ class WaitingOrders:
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
         self._returning: dict[str, Returning] = {}  # by channel: parts that wait for its client
         self.watch = Watch(clock)
+        self.asleep: Callable[[int], int] = lambda _: (
+            0
+        )  # ms that parts of this paid buy wait for a client that was called
         self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (cln:R4)
 
     def forward(self, action: order.ForwardParts) -> None:
         """Let parts go out, at once where the channel is ready; all that wait share one task (people:S16)."""
-        if action.channel_id not in self.unready:
+        if not self.waits(action.channel_id, action.jit_scid):
             self._answers.forward(action.parts, action.channel_id)
             return
         peer_id = self._tasks.peer_of(action.jit_scid)
@@ -74,6 +77,14 @@ class WaitingOrders:
         if action.channel_id not in self._returning:
             self._returning[action.channel_id] = waiting
             self._tasks.spawn(self._await_return(action), action)
+
+    def waits(self, channel_id: str, jit_scid: int) -> bool:
+        """Return whether parts of this buy, for this channel, wait until its client is back."""
+        return channel_id in self.unready or self.asleep(jit_scid) > 0
+
+    def clients(self) -> set[str]:
+        """Return the clients that are waited for."""
+        return {each.peer_id for each in self._returning.values()}
 
     def drop(self, in_channel: str, in_scids: Iterable[int]) -> list[tuple[order.PartKey, bytes]]:
         """Fail what came over this channel and still waits for its client; return the keys, with their payment hashes.
@@ -159,7 +170,7 @@ class WaitingOrders:
     async def _await_return(self, action: order.ForwardParts) -> None:
         """Wait for the client after a start, for lightningd fails what comes before it is back (cln:R4, cln:H10)."""
         peer_id = self._tasks.buy(action.jit_scid).peer_id
-        deadline_ms = self._clock.now_ms() + RETURN_TIMEOUT_MS
+        deadline_ms = self._clock.now_ms() + max(RETURN_TIMEOUT_MS, self.asleep(action.jit_scid))
         while self._clock.now_ms() < deadline_ms:
             self.watch.look(action.channel_id)
             try:

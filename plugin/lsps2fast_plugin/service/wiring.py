@@ -48,6 +48,12 @@ from lsps2fast_plugin.service.session_store import SessionStore
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.supply import Supply, largest_payable
 from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
+from lsps2fast_plugin.service.wake.caller import Caller
+from lsps2fast_plugin.service.wake.post import Post
+from lsps2fast_plugin.service.wake.requests import WebhookRequests
+from lsps2fast_plugin.service.wake.sleepers import Sleepers
+from lsps2fast_plugin.service.wake.waker import Waker
+from lsps2fast_plugin.service.wake.webhooks import WebhookBook
 
 if TYPE_CHECKING:
     from lsps2fast_plugin.service.fleet.fleet import Fleet
@@ -63,9 +69,10 @@ def build_parts(
     lightning_dir: str,
     replays: bool,
     reload_ledger: Callable[[], None],
+    post: Post | None = None,
 ) -> ServiceParts:
     """Return the parts. `replays`: lightningd has just started, and asks again for each HTLC that it held (cln:R1);
-    `reload_ledger` brings the sales ledger up to date with the journal.
+    `reload_ledger` brings the sales ledger up to date with the journal; `post` makes requests to webhooks.
     """
     notebook = DatastoreRecords(rpc)
     desk = Desk(settings, rpc, notebook, clock)
@@ -185,6 +192,19 @@ def build_parts(
         alarms=alarms,
     )
     driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)
+    waker = _waker(
+        host=host,
+        rpc=rpc,
+        clock=clock,
+        settings=settings,
+        notebook=notebook,
+        desk=desk,
+        offers=offers,
+        driver=driver,
+        shut=shut,
+        held=held,
+        post=post,
+    )
     pool = settings.coin_pool and CoinPool(
         rpc=rpc,
         coins=coins,
@@ -236,6 +256,65 @@ def build_parts(
         alarms=alarms,
         lookout=lookout,
         fleet=fleet,
+        waker=waker,
+    )
+
+
+def _waker(
+    *,
+    host: Host,
+    rpc: Rpc,
+    clock: Clock,
+    settings: Settings,
+    notebook: DatastoreRecords,
+    desk: Desk,
+    offers: BuyRegistry,
+    driver: SessionDriver,
+    shut: ShutChannels,
+    held: HeldHtlcs,
+    post: Post | None,
+) -> Waker | None:
+    """Return what calls clients that are away, None where the operator does not want that."""
+    if settings.webhooks == 0:
+        return None
+    from lsps2fast_plugin.service.wake.post import HttpsPost  # a node without webhooks needs no TLS
+
+    sessions = driver.sessions
+    post = post or HttpsPost(allow_loopback=settings.webhook_loopback)
+    book = WebhookBook(notebook, clock, settings.webhooks)
+    caller = Caller(book=book, post=post, clock=clock, spawn=host.spawn, is_online=sessions.is_online)
+    sleepers = Sleepers(
+        host=host,
+        shut=shut,
+        gate=desk.gate,
+        clock=clock,
+        spawn=host.spawn,
+        channels_of=lambda peer_id: list_peer_channels(rpc, id=peer_id),
+        is_online=sessions.is_online,
+        held_elsewhere=lambda: (len(held), held.held_msat),
+        ready=driver.effects.watch.changed,
+        wait_ms=settings.wake_wait_ms,
+    )
+
+    def asleep(jit_scid: int) -> int:
+        core = sessions.buys.get(jit_scid)
+        return sleepers.wait_ms if core is not None and core.paid and sleepers.asleep(core.peer_id) else 0
+
+    driver.effects.let_sleep(asleep)
+    return Waker(
+        rpc=rpc,
+        book=book,
+        caller=caller,
+        requests=WebhookRequests(book, caller, desk.policy.is_served, allow_loopback=settings.webhook_loopback),
+        sleepers=sleepers,
+        post=post,
+        clock=clock,
+        offers=offers,
+        waited_for=lambda: driver.clients_waited_for(held.keys()),
+        spawn=host.spawn,
+        is_online=sessions.is_online,
+        alarm=driver.alarm,
+        command=settings.webhook_signer,
     )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 from dataclasses import asdict
 from typing import Any
+
+from coincurve import PrivateKey
 
 from . import listings
 from .errors import INVALID_PARAMS, INVALID_REQUEST, RpcError
@@ -19,6 +22,7 @@ from .waiters import Waiter
 
 Json = dict[str, Any]
 SUBSYSTEMS = ("invoices", "forwards", "sendpays", "htlcs", "chainmoves", "channelmoves", "networkevents")
+ZBASE32 = "ybndrfg8ejkmcpqxot1uwisza345h769"
 MESSAGE_LIMIT = 65_535
 INTERNAL = {
     16: "WIRE_INIT",
@@ -214,6 +218,17 @@ def makesecret(node: Node, hex: Any = None, string: Any = None) -> Json:
         raise RpcError(INVALID_PARAMS, "Must have either hex or string")
     info = hex_bytes(hex, "hex") if string is None else str(string).encode()
     return {"secret": hmac.new(node.private_key, info, hashlib.sha256).hexdigest()}
+
+
+@method("signmessage", "message")
+def signmessage(node: Node, message: Any) -> Json:
+    """Sign the text as it stands in the call, escapes and all (cln:N14), unless this lightningd is mended."""
+    text = str(message) if node.signs_what_is_meant else json.dumps(message)[1:-1]
+    inner = hashlib.sha256(b"Lightning Signed Message:" + text.encode()).digest()
+    signature = PrivateKey(node.private_key).sign_recoverable(hashlib.sha256(inner).digest(), hasher=None)
+    number = int.from_bytes(bytes([31 + signature[64]]) + signature[:64], "big")
+    letters = "".join(ZBASE32[number >> shift & 31] for shift in range(515, -1, -5))
+    return {"signature": signature[:64].hex(), "recid": f"{signature[64]:02x}", "zbase": letters}
 
 
 def _config_row(node: Node, option: Any, plugin: Any) -> Json:

@@ -69,6 +69,12 @@ def _fleet_command(args: argparse.Namespace) -> int:
     return fleet.run(args)
 
 
+def _sign_command(args: argparse.Namespace) -> int:
+    from lsps2fast_plugin.tools import sign_webhooks
+
+    return sign_webhooks.run(args.hsm_secret)
+
+
 def _say(text: str) -> None:
     sys.stderr.write(f"  {text}\n")
 
@@ -273,6 +279,12 @@ def parser() -> argparse.ArgumentParser:
         help="init: of the nodes (default: bitcoin)",
     )
     fleet.set_defaults(run=_fleet_command)
+
+    signer = commands.add_parser(
+        "sign-webhooks", help="for lsps2-webhook-signer: sign notifications to webhooks with the key of a node"
+    )
+    signer.add_argument("hsm_secret", type=Path, help="lightningd's file; read once, when this is started")
+    signer.set_defaults(run=_sign_command)
 
     table = commands.add_parser("table", help="print the session machine: its grid and its diagram")
     table.add_argument("--markdown", action="store_true", help="print it as the page in docs/reference")

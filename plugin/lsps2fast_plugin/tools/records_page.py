@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from lsps2fast.actions import Channel, Forward, Funding, SessionRecord
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
@@ -17,6 +19,7 @@ from lsps2fast_plugin.service import capital, sales_policy, session_record, sess
 from lsps2fast_plugin.service.policy import stakes, tokens, trust
 from lsps2fast_plugin.service.policy.rules import TrustRule
 from lsps2fast_plugin.service.sales_ledger import schema
+from lsps2fast_plugin.service.wake import webhooks
 
 DAY_MS: Final = 1_800_000_000_000  # of the examples, in January 2027
 PREIMAGE: Final = b"\x11" * 32
@@ -305,6 +308,18 @@ def families() -> tuple[Family, ...]:
             "There while `lsps2-pause` is in force.",
             {"since_ms": DAY_MS},
             {"since_ms": TIME},
+        ),
+        Family(
+            "Webhooks of a client",
+            (*webhooks.ROOT, "node id"),
+            "One record a client that registered any (`lsps2-webhooks`); deleted with the last of them, and when the"
+            " client has had no channel for eight days. URLs may hold secrets of the client.",
+            msgspec.to_builtins(webhooks.Client((webhooks.Webhook("app", "https://a.example/"),), DAY_MS)),
+            {
+                "webhooks": "each of them: `app_name`, `webhook` (the URL), and `told`: its server was told",
+                "since_ms": "when the client registered last, or lost its last channel, UTC ms",
+                "channel": "it had a channel at the last look",
+            },
         ),
         Family(
             "The wallet: a buy before its invoice",

@@ -16,6 +16,7 @@ from lsps2fast_plugin.service.events import TOPIC as SESSION
 from lsps2fast_plugin.service.operator_rpc import add_methods
 from lsps2fast_plugin.service.rpc_errors import CODES
 from lsps2fast_plugin.service.sales_ledger.listing import MOST_ROWS, OUTCOMES
+from lsps2fast_plugin.service.wake.waker import METHODS as WAKE_METHODS
 
 PARAMETERS: Final = {
     "about": "a payment hash, channel id, jit scid or node id",
@@ -24,6 +25,7 @@ PARAMETERS: Final = {
     "idle_days": "only channels over which nothing went for so many days",
     "jit_channel_scid": "the made-up channel that the client's invoice names",
     "limit": f"entries a page, at most {MOST_ROWS:,}",
+    "notification": f"what to send: {' or '.join(f'`{name}`' for name in WAKE_METHODS)}",
     "outcome": f"only payments that ended so: {', '.join(f'`{name}`' for name in OUTCOMES)}",
     "payment_size_msat": "the payment to judge; default: what the menu allows",
     "peer_id": "node id of the client",

@@ -10,11 +10,12 @@ import inspect
 import json
 from typing import Any, Final, NamedTuple
 
-from lsps2fast_plugin.client.app import METHODS, PURCHASE_METHODS, Client
+from lsps2fast_plugin.client.app import METHODS, PURCHASE_METHODS, WEBHOOK_METHODS, Client
 from lsps2fast_plugin.client.history import STATES, STEPS, topic_of
 from lsps2fast_plugin.client.methods import Methods
 from lsps2fast_plugin.client.purchase_methods import PurchaseMethods
 from lsps2fast_plugin.client.rpc_errors import CODES
+from lsps2fast_plugin.client.webhooks import WebhookMethods
 
 Json = dict[str, Any]
 LSP_ID: Final = "031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f"
@@ -54,6 +55,11 @@ PARAMETERS: Final = {
     "state": f"only those in this state: {', '.join(STATES)}",
     "start": "number of the first entry, from 0: the `next` of the page before",
     "limit": "entries a page, 1 to 1000, default 100",
+    "app_name": "name of the webhook at this LSP, at most 64 bytes",
+    "webhook": "URL of https that the LSP calls when it needs this wallet and the wallet is away",
+    "timestamp": "the header `x-lsps5-timestamp`, as it came",
+    "signature": "the header `x-lsps5-signature`, as it came",
+    "body": "the body of the request, as it came: one blank more is another text",
 }
 
 IN_A_METHOD: Final = {  # where a parameter means something more
@@ -62,6 +68,7 @@ IN_A_METHOD: Final = {  # where a parameter means something more
     ("lsps-lsps2-invoice", "opening_fee_params"): "the offer as it was shown: that one is bought, or nothing",
     ("lsps2-compare", "timeout_s"): "seconds to wait for each LSP, 1 to 600; default 15",
     ("lsps2-trust", "lsp_id"): "node id of the LSP",
+    ("lsps-lsps5-verify", "lsp_id"): "node id of the LSP that the webhook was given to; it is not asked",
 }
 ONE_OF: Final = {"lsps2-purchase": ("payment_hash", "label"), "lsps2-cancel-purchase": ("payment_hash", "label")}
 PURCHASE: Final = (
@@ -110,10 +117,15 @@ ANSWERS: Final[dict[str, tuple[str, ...]]] = {
     "lsps2-listpurchases": ("purchases", "total", "next"),
     "lsps2-cancel-purchase": PURCHASE,
     "lsps2-trust": ("lsp_id", "was_distrusted"),
+    "lsps-lsps5-setwebhook": ("num_webhooks", "max_webhooks", "no_change"),
+    "lsps-lsps5-listwebhooks": ("app_names", "max_webhooks"),
+    "lsps-lsps5-removewebhook": (),
+    "lsps-lsps5-verify": ("verified", "method", "params", "sent_at", "id", "known"),
     "lsps-lsps2-buy": ("jit_channel_scid", "lsp_cltv_expiry_delta", "client_trusts_lsp"),
     "lsps-lsps2-approve": (),
 }
 WARNINGS: Final = {"lsps-lsps2-invoice": ("warning_inbound", "warning_range")}
+NOTIFIED_BY: Final = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5"
 BUY: Final = "what was bought, as in a purchase: `lsp_id`, scid, amounts, fee, trust mode, and `valid_until`"
 STATUS: Final = {  # members of `lsps2-status`, and of their entries
     "buys": "bought with `lsps-lsps2-buy` and not approved yet",
@@ -200,6 +212,16 @@ FIELDS: Final = {
     "capacity_msat": "size of the channel",
     "funding": "none, opened, seen, confirmed, missing or closed",
     "times": "when each step came, the last time",
+    "num_webhooks": "how many the LSP has for this node now",
+    "max_webhooks": "how many it takes",
+    "no_change": "true: it had just this one already, and calls nothing",
+    "app_names": "their names",
+    "verified": "true: the LSP signed it; false: see `reason`, and wake nothing",
+    "method": "what the LSP notifies",
+    "params": "its parameters, such as `timeout`",
+    "sent_at": "when it was signed, by the LSP's clock",
+    "id": "the same for a notification that comes twice",
+    "known": "whether bLIP-55 has it; ignore others",
 }
 
 EXAMPLES: Final[dict[str, Example]] = {
@@ -230,6 +252,22 @@ EXAMPLES: Final[dict[str, Example]] = {
     "lsps2-status": Example({}, {"approvals": [{"label": "first", "state": "awaited"}], "channels": [], "reports": []}),
     "lsps2-cancel-purchase": Example({"label": "first"}, {"state": "cancelled", "reason": "its owner cancelled it"}),
     "lsps2-trust": Example({"lsp_id": LSP_ID}, {"lsp_id": LSP_ID, "was_distrusted": False}),
+    "lsps-lsps5-setwebhook": Example(
+        {"lsp_id": LSP_ID, "app_name": "phone", "webhook": "https://push.example/call?app=1"},
+        {"num_webhooks": 1, "max_webhooks": 3, "no_change": False},
+    ),
+    "lsps-lsps5-listwebhooks": Example({"lsp_id": LSP_ID}, {"app_names": ["phone"], "max_webhooks": 3}),
+    "lsps-lsps5-removewebhook": Example({"lsp_id": LSP_ID, "app_name": "phone"}, {}),
+    "lsps-lsps5-verify": Example(
+        {
+            "lsp_id": NOTIFIED_BY,
+            "timestamp": "2026-11-29T16:37:00.001Z",
+            "signature": "rdp5s7or597gqigoi9jnt1ic49un4igp3ft364dgmb1n49fyw11x"
+            "eote88qgz1g9578mg5dw1u7a778zpsi9ptrazkw1xyruj3rgj1d3",
+            "body": '{"jsonrpc":"2.0","method":"lsps5.payment_incoming","params":{}}',
+        },
+        {"verified": True, "method": "lsps5.payment_incoming", "known": True},
+    ),
 }
 NOTIFICATION: Final[Json] = {
     "lsps2_purchase_bought": {"step": "bought", "label": "first", "state": "awaited", "opening_fee_msat": 1_000_000}
@@ -249,6 +287,7 @@ def methods() -> dict[str, Any]:
     """RPC names and the functions behind them, those with an example first."""
     found: dict[str, Any] = {name: getattr(Methods, method) for name, method in METHODS.items()}
     found |= {name: getattr(PurchaseMethods, method) for name, method in PURCHASE_METHODS.items()}
+    found |= {name: getattr(WebhookMethods, method) for name, method in WEBHOOK_METHODS.items()}
     found["lsps2-status"] = Client._status
     return {name: found[name] for name in (*EXAMPLES, *WITHOUT_EXAMPLE)}
 

@@ -25,6 +25,7 @@ U64_MAX: Final = 2**64 - 1
 U32_MAX: Final = 2**32 - 1
 U16_MAX: Final = 2**16 - 1
 
+PROTOCOL: Final = 2
 GET_INFO: Final = "lsps2.get_info"
 BUY: Final = "lsps2.buy"
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from coincurve import PublicKey
 
 from lsps2fast.errors import Malformed, PeerError, ProtocolBug
 from lsps2fast.lsps.lsps0 import MalformedField, invalid_params, parse_json, read_params
@@ -326,6 +325,8 @@ def _signer(message: bytes, signature: str) -> bytes | None:
     recovery = raw[0] - _FIRST_BYTE
     if not 0 <= recovery < 4 or int.from_bytes(raw[33:], "big") > _HALF_ORDER:
         return None
+    from coincurve import PublicKey  # a service that calls no webhooks needs no curve
+
     digest = hashlib.sha256(hashlib.sha256(message).digest()).digest()
     try:
         key = PublicKey.from_signature_and_message(raw[1:] + bytes([recovery]), digest, hasher=None)

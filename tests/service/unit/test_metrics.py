@@ -35,6 +35,7 @@ STATS: dict[str, Any] = {
     "payments_by_stage": {"collecting": 3, "opening": 0},
     "payment_failures": [{"stage": "collecting", "failed_by": "payer", "code": "incomplete", "count": 4}],
     "errors_sent": {"203": 2},
+    "wake_calls": {"answered": 6, "failed": 0},
     "limits": {"capital_budget": {"used_msat": 250, "limit_msat": 1_000, "binds": False}},
     **{key: number for number, key in enumerate([*GAUGES, *COUNTERS], 1)},
 }

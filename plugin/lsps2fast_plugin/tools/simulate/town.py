@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -29,6 +30,7 @@ from .chance import Chance
 from .life import DEAD, InnerPlugin, PluginClock, Program, connected, program_named, task_factory
 from .loop import SimulatedLoop, simulated_loop
 from .page import PageServer
+from .webhooks import TownPost
 from .wire import MemoryServer, Tape
 
 T = TypeVar("T")
@@ -93,10 +95,13 @@ class Town(World):
         self.context = copy_context()
         self.over = False
         self.programs: dict[str, Program] = {}  # in place of the real one, by name of the node
+        self.apps = TownPost(loop.time)
         super().__init__(
             seed, sphinx=False, transcript_limit=KEPT, timeout_s=PATIENCE_S, exit_grace_s=PATIENCE_S, **world
         )
         loop.folder = self.directory
+        self.lsp.signs_what_is_meant = True
+        self.apps.lsp_id = self.lsp.node_id
 
     @property
     def ledger_path(self) -> str:
@@ -115,8 +120,9 @@ class Town(World):
         return node
 
     def program_of(self, plugin: Plugin) -> Program:
-        """Return what this plugin runs."""
-        return self.programs.get(plugin.node.name) or program_named(plugin.argv)
+        """Return what this plugin runs; where a service's webhooks lead is in town, too."""
+        program = self.programs.get(plugin.node.name) or program_named(plugin.argv)
+        return partial(program, post=self.apps) if program is service.Service else program
 
     def plugin_clock(self) -> PluginClock:
         """Return a clock for one plugin."""

@@ -1,0 +1,211 @@
+"""Calls all webhooks of a client that is away: seldom enough that neither it nor a stranger's server suffers.
+
+Of one kind there is at most one call in three minutes until the client connects (N-17); coming and going resets that,
+but an allowance for the hour does not move with it, so a client that flaps, or a payer that probes, gets no more calls
+than one that sleeps (trap:47). A call that reached no server is made again sooner, with growing pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lsps2fast.errors import PeerError, ProtocolBug, StoreError
+from lsps2fast.lsps import lsps5
+from lsps2fast.lsps.buys import PeerBuckets, TokenBucket
+from lsps2fast.lsps.lsps0 import try_later
+from lsps2fast.lsps.lsps2 import format_datetime
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.service.wake.post import Post, PostFailed
+from lsps2fast_plugin.service.wake.signer import NotSigned, Signer
+from lsps2fast_plugin.service.wake.webhooks import Webhook, WebhookBook
+
+log = logging.getLogger(__name__)
+
+COOLDOWN_MS: Final = 180_000
+FIRST_RETRY_MS: Final = 15_000
+HOUR_S: Final = 3_600
+CALLS_AN_HOUR: Final = 20  # of each webhook that a client may have
+CALLS_AT_ONCE: Final = 6  # of each, on top of the hour's
+TOTAL_PER_S: Final = 20
+MOST_WAITING: Final = 400  # calls that wait for a thread
+MOST_OF_STRANGERS: Final = 2  # requests under way for clients without a channel, of the eight in all
+MOST_AT_ONCE: Final = 8
+OUTCOMES: Final = ("answered", "refused", "failed", "limited", "unsigned")
+
+
+@dataclass(slots=True)
+class _Kind:
+    """When the next call of one kind may be made for one client."""
+
+    next_ms: int
+    failures: int = 0
+
+
+class Caller:
+    """Makes the calls."""
+
+    def __init__(
+        self,
+        *,
+        book: WebhookBook,
+        post: Post,
+        clock: Clock,
+        spawn: Callable[[Coroutine[Any, Any, None]], Any],
+        is_online: Callable[[str], bool],
+    ) -> None:
+        self._book = book
+        self._post = post
+        self._clock = clock
+        self._spawn = spawn
+        self._is_online = is_online
+        self._kinds: dict[str, dict[str, _Kind]] = {}  # by client and method; goes when the client connects
+        rate = book.most * CALLS_AN_HOUR / HOUR_S
+        self._allowance = PeerBuckets(rate, book.most * CALLS_AT_ONCE)
+        self._total = TokenBucket(TOTAL_PER_S, 5 * TOTAL_PER_S)
+        self._all = asyncio.Semaphore(MOST_AT_ONCE)
+        self._strangers = asyncio.Semaphore(MOST_OF_STRANGERS)
+        self._waiting = 0
+        self._registering: dict[tuple[str, str, str], asyncio.Lock] = {}
+        self.signer: Signer | None = None
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
+        self.calls = dict.fromkeys((name.removeprefix("lsps5.") for name in lsps5.NOTIFICATIONS), 0)
+
+    # What happens ----------------------------------------------------------------------------------
+
+    def wake(self, peer_id: str, method: str, expiry: int | None = None) -> bool:
+        """Call all webhooks of a client, unless it is there, or was called of late. Return whether calls are made."""
+        if self.signer is None or peer_id not in self._book or self._is_online(peer_id):
+            return False
+        now_ms = self._clock.now_ms()
+        kind = self._kinds.setdefault(peer_id, {}).setdefault(method, _Kind(now_ms))
+        if kind.next_ms > now_ms:
+            return False
+        kind.next_ms = now_ms + COOLDOWN_MS
+        self._spawn(self._call_all(peer_id, method, expiry, kind))
+        return True
+
+    def registered(self, peer_id: str, webhook: Webhook) -> None:
+        """Tell a new webhook that it is one."""
+        self._spawn(self._guarded_registration(peer_id, webhook))
+
+    def connected(self, peer_id: str) -> None:
+        """Take note that a client is there: what it was called for is over (N-17)."""
+        self._kinds.pop(peer_id, None)
+
+    def check_allowance(self, peer_id: str) -> None:
+        """Raise PeerError for a client whose next call would be beyond its allowance: it registers too often."""
+        if not self._allowance.take(peer_id, self._clock.now_ms()):
+            self.outcomes["limited"] += 1
+            raise try_later("too many webhooks were set, try again later")
+
+    # Calls -----------------------------------------------------------------------------------------
+
+    async def _call_all(self, peer_id: str, method: str, expiry: int | None, kind: _Kind) -> None:
+        webhooks = self._book.of(peer_id)
+        done = await asyncio.gather(*(self._call(peer_id, each, method, expiry) for each in webhooks))
+        if any(done):
+            kind.failures = 0
+        else:
+            pause_ms = min(FIRST_RETRY_MS << kind.failures, COOLDOWN_MS)
+            kind.failures = min(kind.failures + 1, 10)
+            kind.next_ms = min(kind.next_ms, self._clock.now_ms() + pause_ms)
+
+    async def _call(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> bool:
+        """Make one call; return whether a server answered."""
+        if not self._allowance.take(peer_id, self._clock.now_ms()):
+            self.outcomes["limited"] += 1
+            return False
+        if not webhook.told and not await self._register(peer_id, webhook):
+            return False
+        return await self._send(peer_id, webhook, method, expiry)
+
+    async def _guarded_registration(self, peer_id: str, webhook: Webhook) -> None:
+        await self._register(peer_id, webhook)
+
+    async def _register(self, peer_id: str, webhook: Webhook) -> bool:
+        """Send `webhook_registered`, once however many want to call; return whether it is out (N-18)."""
+        name = (peer_id, webhook.app_name, webhook.webhook)
+        lock = self._registering.setdefault(name, asyncio.Lock())
+        try:
+            async with lock:
+                if any(each.app_name == webhook.app_name and each.told for each in self._book.of(peer_id)):
+                    return True
+                if webhook not in self._book.of(peer_id):
+                    return False  # it was replaced or removed meanwhile
+                if not await self._send(peer_id, webhook, lsps5.WEBHOOK_REGISTERED, None):
+                    return False
+                try:
+                    await self._book.told(peer_id, webhook)
+                except StoreError as error:  # it will be told again
+                    log.warning(f"that a webhook of {peer_id} was called could not be stored: {error}")
+                return True
+        finally:
+            if not lock.locked():
+                self._registering.pop(name, None)
+
+    async def _send(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> bool:
+        if self._waiting >= MOST_WAITING or not self._total.take(self._clock.now_ms()):
+            self.outcomes["limited"] += 1
+            return False
+        self._waiting += 1
+        try:
+            async with self._places(peer_id):
+                return await self._sign_and_send(peer_id, webhook, method, expiry)
+        finally:
+            self._waiting -= 1
+
+    def _places(self, peer_id: str) -> _Places:
+        return _Places([self._strangers, self._all] if self._book.is_stranger(peer_id) else [self._all])
+
+    async def _sign_and_send(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> bool:
+        if self.signer is None or (method != lsps5.WEBHOOK_REGISTERED and self._is_online(peer_id)):
+            return False
+        what = f"{method} for {peer_id}"
+        try:
+            url = lsps5.parse_url(webhook.webhook)
+            body = lsps5.encode_notification(method, expiry)
+            timestamp = format_datetime(self._clock.wall_ms())
+            signature = await self.signer.sign(lsps5.signed_text(timestamp, body))
+            headers = {lsps5.TIMESTAMP_HEADER: timestamp, lsps5.SIGNATURE_HEADER: signature}
+            status = await self._post(url, headers, body.encode())
+        except NotSigned as error:
+            self.outcomes["unsigned"] += 1
+            log.warning(f"{what} is not sent: {error}")
+            return False
+        except PostFailed as error:  # the path may hold secrets: it is not logged
+            self.outcomes["refused" if error.refused else "failed"] += 1
+            log.info(f"{what} did not reach {url.host}: {error}")
+            return False
+        except (PeerError, ProtocolBug) as error:
+            log.error(f"{what}: {error}")
+            return False
+        self.outcomes["answered"] += 1
+        self.calls[method.removeprefix("lsps5.")] += 1
+        log.log(logging.DEBUG if status == 200 else logging.INFO, f"{what}: {url.host} answered {status}")
+        return True
+
+
+class _Places:
+    """Several semaphores at once, always in the same order."""
+
+    def __init__(self, semaphores: list[asyncio.Semaphore]) -> None:
+        self._semaphores = semaphores
+        self._taken: list[asyncio.Semaphore] = []
+
+    async def __aenter__(self) -> None:
+        try:
+            for semaphore in self._semaphores:
+                await semaphore.acquire()
+                self._taken.append(semaphore)
+        except BaseException:
+            await self.__aexit__()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        for semaphore in self._taken:
+            semaphore.release()
+        self._taken.clear()

@@ -1,0 +1,208 @@
+"""Wake-up calls (bLIP-55) with the plugin's process: webhooks kept, clients called, payments held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.service import SIZE_MSAT, TEMPORARY, Stage
+from harness.webhook_server import WebhookServer, webhook_server
+
+from lsps2fast_plugin.simnode import Client, Payer
+from lsps2fast_plugin.simnode.client import LspsError
+
+APP = {"app_name": "app"}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[WebhookServer]:
+    """The app developer's server."""
+    with webhook_server(tmp_path) as found:
+        yield found
+
+
+def wakes(server: WebhookServer, mended: bool = True, **options: Any) -> Stage:
+    """A service with wake-up calls, and a lightningd that signs them."""
+    given = {"lsps2-webhooks": 2, "lsps2-webhook-loopback": True} | {
+        name.replace("_", "-"): value for name, value in options.items()
+    }
+    stage = Stage(options=given, env={"SSL_CERT_FILE": str(server.ca_file)})
+    stage.lsp.signs_what_is_meant = mended
+    return stage
+
+
+async def speaks(stage: Stage) -> None:
+    """The signature at the start was sound."""
+    await stage.fence()
+    await stage.quiet()
+
+
+async def registered(stage: Stage, server: WebhookServer, client: Client, target: str = "/push?secret=word") -> None:
+    """The client has a webhook, and its server knows."""
+    await speaks(stage)
+    before = len(server.requests)
+    result = await client.request("lsps5.set_webhook", {**APP, "webhook": server.url(target)})
+    assert result["no_change"] is False
+    await stage.until(lambda: len(server.requests) > before, "the webhook is told")
+    await stage.quiet()
+
+
+async def test_off_by_default() -> None:
+    """N-01: nothing of it is there; the protocol is not named."""
+    async with Stage() as stage:
+        client = stage.client()
+        assert await client.request("lsps0.list_protocols") == {"protocols": [2]}
+        with pytest.raises(LspsError) as refused:
+            await client.request("lsps5.list_webhooks")
+        assert refused.value.code == -32601
+        assert (await stage.stats())["wake_up"] is None
+
+
+async def test_webhooks_are_set_listed_replaced_and_removed(server: WebhookServer) -> None:
+    """N-01, N-04, N-06, N-07, N-18: and each new URL hears that it is one, with a signature that is sound."""
+    async with wakes(server) as stage:
+        client = stage.client()
+        await registered(stage, server, client)
+        assert await client.request("lsps0.list_protocols") == {"protocols": [2, 5]}
+        assert server.kinds(stage.lsp.node_id) == ["webhook_registered"]
+        assert server.requests[0].target == "/push?secret=word"
+        same = await client.request("lsps5.set_webhook", {**APP, "webhook": server.url()})
+        assert same == {"num_webhooks": 1, "max_webhooks": 2, "no_change": True}
+        for name, target in (("app", "/other"), ("second", "/second")):
+            await client.request("lsps5.set_webhook", {"app_name": name, "webhook": server.url(target)})
+        listed = {"app_names": ["app", "second"], "max_webhooks": 2}
+        assert await client.request("lsps5.list_webhooks") == listed
+        with pytest.raises(LspsError) as full:
+            await client.request("lsps5.set_webhook", {"app_name": "third", "webhook": server.url("/third")})
+        assert (full.value.code, full.value.data) == (503, {"max_webhooks": 2})
+        assert await client.request("lsps5.remove_webhook", {"app_name": "second"}) == {}
+        with pytest.raises(LspsError) as unknown:
+            await client.request("lsps5.remove_webhook", {"app_name": "second"})
+        assert unknown.value.code == 1010
+        await stage.until(lambda: len(server.requests) == 3, "each was told")
+        assert server.kinds(stage.lsp.node_id) == ["webhook_registered"] * 3
+        assert (await stage.client("bob").request("lsps5.list_webhooks"))["app_names"] == []
+
+
+async def test_a_sleeping_wallet_is_woken_for_its_first_payment(server: WebhookServer) -> None:
+    """N-09, N-19, C-13: away when the parts come; one call; back within the time, it gets its channel and is paid."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer()
+        await registered(stage, server, client)
+        invoice = await stage.invoice(client)
+        client.go_offline()
+        payment = payer.pay(invoice, [SIZE_MSAT // 5] * 5)
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        await stage.held(5)
+        assert server.kinds(stage.lsp.node_id)[1:] == ["payment_incoming"]
+        client.connect()
+        assert (await payment).raw_messages == [""] * 5
+        await stage.over(invoice)
+        assert len(server.requests) == 2
+        stage.world.mine()
+
+
+async def sleeps_with_a_channel(stage: Stage, server: WebhookServer, client: Client, payer: Payer) -> None:
+    """The client has bought a channel, and is away."""
+    await registered(stage, server, client)
+    await stage.sale(client, payer)
+    await stage.at_rest()
+    client.go_offline()
+    await stage.quiet()
+
+
+async def test_a_payment_over_an_open_channel_waits_for_the_wallet(server: WebhookServer) -> None:
+    """N-09, N-19: an ordinary forward is held, the wallet called, and the payment goes in when it is back."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer()
+        await sleeps_with_a_channel(stage, server, client, payer)
+        ordinary = client.invoice(1_000_000, client.ends[0].other.scid_now())
+        payment = payer.pay(ordinary, [1_000_000], overpay_msat=10_000)
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        assert (await stage.stats())["wake_held"] == 1
+        client.connect()
+        assert (await payment).paid
+        stats = await stage.stats()
+        assert (stats["wake_held"], stats["wake_up"]["woken"], stats["wake_up"]["in_vain"]) == (0, 1, 0)
+        again = client.invoice(1_000_000, client.ends[0].other.scid_now())
+        assert (await payer.pay(again, [1_000_000], overpay_msat=10_000)).paid
+        assert len(server.requests) == 2
+
+
+async def test_a_wallet_that_does_not_wake_costs_its_payment_alone(server: WebhookServer) -> None:
+    """N-19: after `lsps2-wake-wait` lightningd has its way; nothing is left behind."""
+    async with wakes(server, lsps2_wake_wait=60) as stage:
+        client, payer = stage.client(), stage.payer()
+        await sleeps_with_a_channel(stage, server, client, payer)
+        ordinary = client.invoice(1_000_000, client.ends[0].other.scid_now())
+        payment = payer.pay(ordinary, [1_000_000], overpay_msat=10_000)
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        await stage.lsp.call("lsps2-dev-advance", {"seconds": 70})
+        assert (await payment).raw_messages == [TEMPORARY]
+        assert (await stage.stats())["wake_up"]["in_vain"] == 1
+        client.connect()
+
+
+async def test_a_part_over_the_alias_of_a_paid_channel_waits_too(server: WebhookServer) -> None:
+    """N-19, people:S16: the invoice of the sale, paid once more while its wallet sleeps."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer()
+        await registered(stage, server, client)
+        invoice = await stage.sale(client, payer)
+        await stage.at_rest()
+        client.go_offline()
+        await stage.quiet()
+        later = client.invoice(1_000_000, invoice.scid, cltv_delta=invoice.cltv_delta)
+        payment = payer.pay(later, [1_000_000], overpay_msat=10_000)
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        client.connect()
+        await stage.lsp.call("lsps2-dev-advance", {"seconds": 6})
+        assert (await payment).paid
+
+
+async def test_webhooks_outlive_the_plugin_and_the_node(server: WebhookServer) -> None:
+    """N-08, N-15: stored before the answer; after kill -9 and a start the same client is called."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer()
+        await registered(stage, server, client)
+        invoice = await stage.invoice(client)
+        await stage.kill()
+        client.go_offline()
+        await stage.start()
+        await speaks(stage)
+        payment = payer.pay(invoice, [SIZE_MSAT])
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        assert server.kinds(stage.lsp.node_id) == ["webhook_registered", "payment_incoming"]
+        await stage.restart(power=True)
+        await speaks(stage)
+        client.connect()
+        assert (await payment).paid
+        await stage.over(invoice)
+        stage.world.mine()
+
+
+async def test_a_lightningd_that_signs_backslashes_has_no_wake_up_calls(server: WebhookServer) -> None:
+    """N-11, cln:N14: as lightningd is today, without a program that signs; it is said, and all else works."""
+    async with wakes(server, mended=False) as stage:
+        client = stage.client()
+        await stage.until(lambda: stage.log_lines("there are no wake-up calls"), "it is said")
+        assert await client.request("lsps0.list_protocols") == {"protocols": [2]}
+        assert (await stage.stats())["wake_up"]["signing"] is False
+        await stage.still_sells()
+
+
+async def test_an_operator_can_call_a_client(server: WebhookServer) -> None:
+    """N-14: `liquidity_management_request` is sent by hand; once, until the client has been there."""
+    async with wakes(server) as stage:
+        client = stage.client()
+        await registered(stage, server, client)
+        ask = {"peer_id": client.node_id, "notification": "liquidity_management_request"}
+        assert (await stage.lsp.call("lsps2-wake", ask))["called"] is False
+        client.go_offline()
+        await stage.fence()
+        assert await stage.lsp.call("lsps2-wake", ask) == {"peer_id": client.node_id, "webhooks": 1, "called": True}
+        assert (await stage.lsp.call("lsps2-wake", ask))["called"] is False
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        assert server.kinds(stage.lsp.node_id)[1:] == ["liquidity_management_request"]

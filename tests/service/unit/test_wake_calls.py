@@ -1,0 +1,319 @@
+"""When a client is called, and how often: with a server that answers as a test says, and a clock that a test turns."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from harness.negotiator import ALICE, BOB, Datastore, StillClock
+from harness.rows import peer_channel
+
+from lsps2fast.errors import PeerError, StoreError
+from lsps2fast.lsps import lsps5
+from lsps2fast.lsps.lsps5 import WebhookAsk, WebhookUrl
+from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.service.wake.caller import COOLDOWN_MS, FIRST_RETRY_MS, HOUR_S, Caller
+from lsps2fast_plugin.service.wake.post import PostFailed
+from lsps2fast_plugin.service.wake.requests import WebhookRequests
+from lsps2fast_plugin.service.wake.waker import expiries
+from lsps2fast_plugin.service.wake.webhooks import KEPT_MS, MOST_STRANGERS, ROOT, WebhookBook
+
+INCOMING = lsps5.PAYMENT_INCOMING
+URL = "https://a.example/push"
+HOUR_MS = HOUR_S * 1000
+
+
+class FakeSigner:
+    async def sign(self, text: str) -> str:
+        return "y" * 104
+
+    async def close(self) -> None:
+        return
+
+
+class FakePost:
+    """Remembers what was asked; `fails` is raised, `status` answered."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.fails: PostFailed | None = None
+        self.status = 200
+        self.wait: asyncio.Event | None = None
+        self.at_once = self.most_at_once = 0
+
+    async def __call__(self, url: WebhookUrl, headers: dict[str, str], body: bytes) -> int:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        if self.wait is not None:
+            await self.wait.wait()
+        self.at_once -= 1
+        self.asked.append((url.host, body.decode().split('"')[7].removeprefix("lsps5.")))
+        if self.fails is not None:
+            raise self.fails
+        return self.status
+
+    def close(self) -> None:
+        return
+
+
+class Scene:
+    """A caller with everything around it."""
+
+    def __init__(self, most: int = 2) -> None:
+        self.clock = StillClock()
+        self.node = Datastore()
+        self.online: set[str] = set()
+        self.tasks: list[asyncio.Task[None]] = []
+        self.most = most
+        self.post = FakePost()
+        self.build()
+
+    def build(self) -> None:
+        self.book = WebhookBook(DatastoreRecords(self.node), self.clock, self.most)
+        self.caller = Caller(
+            book=self.book,
+            post=self.post,
+            clock=self.clock,
+            spawn=lambda work: self.tasks.append(asyncio.ensure_future(work)),
+            is_online=self.online.__contains__,
+        )
+        self.caller.signer = FakeSigner()
+        self.requests = WebhookRequests(self.book, self.caller, lambda peer: peer != BOB, allow_loopback=False)
+
+    async def rest(self) -> None:
+        while self.tasks:
+            await self.tasks.pop()
+
+    async def register(self, name: str = "app", url: str = URL, peer: str = ALICE) -> dict[str, Any]:
+        result = await self.requests.set_webhook(peer, {"app_name": name, "webhook": url})
+        await self.rest()
+        return result
+
+    async def wake(self, method: str = INCOMING) -> bool:
+        called = self.caller.wake(ALICE, method)
+        await self.rest()
+        return called
+
+    def reconnect(self) -> None:
+        self.caller.connected(ALICE)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for _, kind in self.post.asked]
+
+
+async def test_one_call_of_a_kind_until_the_client_connects_or_minutes_pass() -> None:
+    """N-17: the five payments of a minute are one call; other kinds have their own."""
+    scene = Scene()
+    await scene.register()
+    assert [await scene.wake() for _ in range(5)] == [True, False, False, False, False]
+    assert await scene.wake(lsps5.LIQUIDITY_MANAGEMENT_REQUEST)
+    scene.clock.pass_ms(COOLDOWN_MS - 1)
+    assert not await scene.wake()
+    scene.clock.pass_ms(1)
+    assert await scene.wake()
+    scene.reconnect()
+    assert await scene.wake()
+    assert scene.kinds.count("payment_incoming") == 3
+
+
+async def test_who_is_there_is_not_called() -> None:
+    """N-09."""
+    scene = Scene()
+    await scene.register()
+    scene.online.add(ALICE)
+    assert not await scene.wake()
+    assert scene.kinds == ["webhook_registered"]
+
+
+@pytest.mark.parametrize("fails", [None, PostFailed("no answer")])
+async def test_a_client_that_flaps_gets_no_more_than_its_allowance(fails: PostFailed | None) -> None:
+    """trap:47, N-17: a thousand comings and goings in an hour, each with a payment: 2 webhooks, 52 calls in all.
+
+    Also of a server that lets nothing in, so that `webhook_registered` is always the next.
+    """
+    scene = Scene()
+    scene.post.fails = fails
+    await scene.register()
+    await scene.register("second", "https://b.example/")
+    for _ in range(1_000):
+        await scene.wake()
+        scene.reconnect()
+        scene.clock.pass_ms(HOUR_MS // 1_000)
+    assert len(scene.post.asked) <= 2 * (20 + 6)
+    assert scene.caller.outcomes["limited"] > 1_000
+
+
+async def test_setting_webhooks_again_and_again_is_bounded() -> None:
+    """trap:47: each new URL is a request to a server; beyond the allowance the client hears so, and nothing changes."""
+    scene = Scene(most=1)
+    codes = []
+    for number in range(100):
+        try:
+            await scene.register(url=f"https://a{number}.example/")
+        except PeerError as error:
+            codes.append(error.code)
+    assert codes == [-32603] * 94
+    assert len(scene.post.asked) == 6
+    assert scene.book.of(ALICE)[0].webhook == "https://a5.example/"
+
+
+async def test_a_call_that_reached_no_server_is_made_again_sooner() -> None:
+    """N-17: the pauses grow to those of a call that came through."""
+    scene = Scene()
+    await scene.register()
+    scene.post.fails = PostFailed("no answer")
+    pauses = []
+    for _ in range(6):
+        assert await scene.wake()
+        waited_ms = 0
+        while not scene.caller._kinds[ALICE][INCOMING].next_ms <= scene.clock.now_ms():
+            scene.clock.pass_ms(FIRST_RETRY_MS)
+            waited_ms += FIRST_RETRY_MS
+        pauses.append(waited_ms // 1000)
+    assert pauses == [15, 30, 60, 120, 180, 180]
+
+
+async def test_nothing_comes_before_webhook_registered() -> None:
+    """N-18: where that did not get through it is sent first; an answer that is not 200 counts as one."""
+    scene = Scene()
+    scene.post.fails = PostFailed("no answer")
+    await scene.register()
+    await scene.wake()
+    assert scene.kinds == ["webhook_registered", "webhook_registered"]
+    scene.post.fails, scene.post.status = None, 404
+    scene.clock.pass_ms(COOLDOWN_MS)
+    await scene.wake()
+    assert scene.kinds[2:] == ["webhook_registered", "payment_incoming"]
+    scene.reconnect()
+    await scene.wake()
+    assert scene.kinds[4:] == ["payment_incoming"]
+
+
+async def test_all_webhooks_are_called_but_only_the_new_one_is_told() -> None:
+    """N-09, N-18."""
+    scene = Scene()
+    await scene.register()
+    await scene.register("second", "https://b.example/")
+    assert scene.post.asked == [("a.example", "webhook_registered"), ("b.example", "webhook_registered")]
+    await scene.wake()
+    assert sorted(scene.post.asked[2:]) == [("a.example", "payment_incoming"), ("b.example", "payment_incoming")]
+    assert (await scene.register())["no_change"]
+    assert len(scene.post.asked) == 4
+
+
+async def test_strangers_have_two_of_eight_places() -> None:
+    """rule:24: servers that say nothing, of clients without a channel, keep no place of those with one."""
+    scene = Scene()
+    scene.post.wait = asyncio.Event()
+    for number in range(20):
+        ask = {"app_name": "a", "webhook": URL}
+        await scene.requests.set_webhook(f"02{number:064x}", ask)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert scene.post.at_once == 2
+    for number in range(20, 40):
+        peer = f"02{number:064x}"
+        await scene.requests.set_webhook(peer, {"app_name": "a", "webhook": URL})
+        await scene.book.look(peer, True, False)
+        scene.caller.registered(peer, scene.book.of(peer)[0])
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert scene.post.at_once == 8
+    scene.post.wait.set()
+    await scene.rest()
+    assert scene.post.most_at_once == 8
+
+
+async def test_addresses_in_figures_are_refused_at_once() -> None:
+    """trap:47: 501; names are judged when they are called."""
+    scene = Scene()
+    for host in ("127.0.0.1", "10.1.2.3", "169.254.169.254"):
+        with pytest.raises(PeerError) as refused:
+            await scene.register(url=f"https://{host}/")
+        assert refused.value.code == 501
+    await scene.register(url="https://localhost/")
+    assert (await scene.requests.list_webhooks(ALICE, {}))["app_names"] == ["app"]
+
+
+async def test_who_is_not_served_has_no_webhooks() -> None:
+    """N-01: code 1, as for a menu."""
+    scene = Scene()
+    with pytest.raises(PeerError) as refused:
+        await scene.register(peer=BOB)
+    assert refused.value.code == 1
+
+
+async def test_what_cannot_be_stored_is_not_answered_as_if_it_were() -> None:
+    """N-08, rule:11: the webhook is as it was before."""
+    scene = Scene()
+    await scene.register()
+    scene.node.broken = True
+    for work in (
+        scene.requests.set_webhook(ALICE, {"app_name": "app", "webhook": "https://b.example/"}),
+        scene.requests.remove_webhook(ALICE, {"app_name": "app"}),
+    ):
+        with pytest.raises(StoreError):
+            await work
+    assert [each.webhook for each in scene.book.of(ALICE)] == [URL]
+
+
+async def test_webhooks_are_kept_for_a_week_without_a_channel() -> None:
+    """N-15: while there is a channel for good; then, or without one, seven days and no more than nine."""
+    scene = Scene()
+    await scene.register()
+    day_ms = 86_400_000
+    assert 7 * day_ms < KEPT_MS < 9 * day_ms
+    for _ in range(20):
+        scene.clock.pass_ms(day_ms)
+        await scene.book.look(ALICE, True, False)
+    for day in range(7):
+        await scene.book.look(ALICE, False, False)
+        assert scene.book.of(ALICE), day
+        scene.clock.pass_ms(day_ms)
+    scene.clock.pass_ms(2 * day_ms)
+    await scene.book.look(ALICE, False, True)  # it has an offer
+    assert scene.book.of(ALICE)
+    await scene.book.look(ALICE, False, False)
+    assert scene.book.of(ALICE) == ()
+    assert scene.node.rows == {}
+
+
+async def test_a_start_finds_what_was_there() -> None:
+    """N-08, N-15: also whether it was told, and since when; what is not understood stays as it is."""
+    scene = Scene()
+    await scene.register()
+    scene.node.rows[(*ROOT, BOB)] = b'{"webhooks": 7}'.hex()
+    scene.build()
+    await scene.book.load()
+    assert list(scene.book) == [ALICE]
+    assert scene.book.of(ALICE)[0].told
+    assert (*ROOT, BOB) in scene.node.rows
+
+
+async def test_so_many_strangers_are_remembered() -> None:
+    """rule:14, rule:24: one more is refused for now; those with a channel have room."""
+    scene = Scene()
+    for number in range(MOST_STRANGERS):
+        await scene.book.set(f"{number}", WebhookAsk("a", URL))
+    with pytest.raises(PeerError):
+        await scene.register()
+    await scene.book.look("7", True, False)
+    await scene.register()
+
+
+@pytest.mark.parametrize(
+    ("direction", "state", "expiry", "foreseen"),
+    [
+        ("out", "SENT_ADD_ACK_REVOCATION", 123, [124]),
+        ("out", "SENT_ADD_ACK_REVOCATION", 124, []),
+        ("out", "SENT_ADD_ACK_REVOCATION", 0, []),
+        ("out", "RCVD_REMOVE_HTLC", 110, []),
+        ("in", "RCVD_ADD_ACK_REVOCATION", 110, []),
+    ],
+)
+def test_which_htlcs_end_in_a_close(direction: str, state: str, expiry: int, foreseen: list[int]) -> None:
+    """N-14: lightningd closes one block after an HTLC that it offered has expired; 24 blocks ahead at most."""
+    htlc = {"direction": direction, "id": 1, "state": state, "expiry": expiry}
+    assert list(expiries(peer_channel(htlcs=[htlc]), 100)) == foreseen
