@@ -14,6 +14,7 @@ from pathlib import Path
 LDK_NODE = "0.7.1"  # as in ldk/Cargo.toml
 LND = "v0.21.2-beta"
 BUILD_S = 2400
+LIQUIDITY = "0.2.0"  # as in ldk_webhooks/Cargo.toml
 SOURCE = Path(__file__).parents[1] / "interop" / "ldk"
 
 
@@ -33,6 +34,16 @@ def ldk_peer() -> Path:
     target = cache() / f"ldk-node-{LDK_NODE}"
     _run("cargo", ["build", "--locked", "--quiet", "--target-dir", str(target)], SOURCE)
     return target / "debug" / "lsps2-peer"
+
+
+def ldk_webhooks() -> Path:
+    """LDK's readers of LSPS5, which ldk-node does not offer: `LSPS2FAST_LDK_WEBHOOKS`, or built with cargo."""
+    if given := os.environ.get("LSPS2FAST_LDK_WEBHOOKS"):
+        return Path(given)
+    target = cache() / f"lightning-liquidity-{LIQUIDITY}"
+    source = SOURCE.parent / "ldk_webhooks"
+    _run("cargo", ["build", "--locked", "--quiet", "--target-dir", str(target)], source)
+    return target / "debug" / "lsps5-peer"
 
 
 def lnd() -> tuple[Path, Path]:
