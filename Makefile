@@ -109,7 +109,7 @@ bench: $(VENV)/built ## all benchmarks, each figure beside its target; longer wi
 figures: $(VENV)/built ## measure the tables of docs/performance.md and fill it (FIGURES="sale flood" for some; real nodes)
 	@$(PY) -m lsps2fast_plugin.tools.performance_page $(FIGURES)
 
-scale: $(VENV)/built ## load on one node and growth of a fleet, laid into docs/explanation/scale.md; quarter of an hour, with PostgreSQL
+scale: $(VENV)/built ## load on one node and growth of a fleet, laid into docs/explanation/scale.md; twenty minutes, with PostgreSQL
 	@$(PY) benchmarks/fleet.py --plot docs/pictures/fleet-growth.svg --page docs/explanation/scale.md
 	@$(PY) benchmarks/load.py --page docs/explanation/scale.md
 

@@ -1,4 +1,4 @@
-"""Load on one node: stored buys, connected wallets, sessions at once, a day of business.
+"""Load on one node: stored buys, connected wallets, sessions at once, a day of business (`load_day.py`).
 
 `python benchmarks/load.py [--buys N] [--wallets N] [--sessions N] [--people N] [--page FILE]`. The real service on real
 pipes: this program is lightningd's end of them and times each foreign HTLC from the moment it was due; an embedded node
@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import time
@@ -32,6 +31,12 @@ BEGIN, END = "<!-- load: begin -->", "<!-- load: end -->"
 RATE = 1_000  # foreign HTLCs a second
 PATIENCE_S = 300.0
 PAYLOAD = "1302033d09000402012c06080000010000020003"  # 4,000,000 msat of a payment of ten, until block 300
+HERE = Path(__file__).parent
+WRITTEN = {
+    "sessions/active": "offers and payments under way",
+    "sessions/finalized": "final records",
+    "trust": "what clients did, for the policy",
+}
 Rows = list[list[str]]
 
 
@@ -103,23 +108,45 @@ def whole_sales(sessions: int) -> Rows:
     ]
 
 
-def days(people: int) -> Rows:
-    """One simulated day of a town, and two: what the second adds is what a day leaves."""
-    rows: Rows = [["simulated days", "sales", "most RSS MB of the whole town", "CPU s"]]
-    for count in (1, 2):
-        command = [sys.executable, "-m", "lsps2fast_plugin.tools.cli", "simulate", "--seed", "1", "--only", "none"]
-        process = subprocess.Popen(
-            [*command, "--days", str(count), "--people", str(people)], stdout=subprocess.PIPE, text=True
+def days(people: int) -> list[Rows]:
+    """Return tables of one simulated day of a town, and of two: what the second adds is what a day leaves."""
+    town: Rows = [["simulated days", "sales", "commits", "a sale", "an idle hour", "idle hours",
+                   "most RSS MB of the whole town", "CPU s"]]  # fmt: skip
+    commits: Rows = [["commits of the journal", "1 day", "a sale", "2 days", "a sale"]]
+    lane: Rows = [["simulated days", "foreign HTLCs", "the lane in C answers", "answered by the one in Python",
+                   "µs p50", "p99", "by the loop", "turns later", "µs p50", "p99"]]  # fmt: skip
+    found = [one_town(count, people) for count in (1, 2)]
+    for count, (day, rss_mb, cpu_s) in enumerate(found, 1):
+        idle = day["idle_commits"] / max(day["idle_hours"], 1)
+        each = [f"{day['commits'] / max(day['sales'], 1):.1f}", f"{idle:.1f}", str(day["idle_hours"])]
+        town.append([str(count), f"{day['sales']:,}", f"{day['commits']:,}", *each, f"{rss_mb:,.0f}", f"{cpu_s:,.0f}"])
+        counts = [f"{day[name]:,}" for name in ("foreign", "in_c", "at_once")]
+        later = [f"{day['later']:,}", f"{day['most_turns']}"]
+        lane.append([str(count), *counts, *micros(day["lane_us"]), *later, *micros(day["later_us"])])
+    for kind in found[0][0]["by_kind"]:
+        cells = [(day["by_kind"].get(kind, 0), day["sales"]) for day, *_ in found]
+        commits.append(
+            [WRITTEN.get(kind, kind), *(cell for n, sales in cells for cell in (f"{n:,}", f"{n / max(sales, 1):.1f}"))]
         )
-        assert process.stdout is not None
-        said = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        sold = re.search(r"sales (\d+)", said)
-        if process.returncode or sold is None:
-            raise RuntimeError(said)
-        rows.append([str(count), sold[1], f"{usage.ru_maxrss / 1024:,.0f}", f"{usage.ru_utime + usage.ru_stime:,.0f}"])
-    return rows
+    return [town, commits, lane]
+
+
+def one_town(count: int, people: int) -> tuple[dict[str, Any], float, float]:
+    """Return what so many days came to, MB and CPU seconds of the process. Raises RuntimeError."""
+    command = [sys.executable, str(HERE / "load_day.py"), str(count), str(people)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return json.loads(said), usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+
+
+def micros(values: list[float | None]) -> list[str]:
+    """Return quantiles for people."""
+    return ["too few" if value is None else f"{value:,.0f}" for value in values]
 
 
 def write_page(path: Path, tables: list[Rows], where: str) -> None:
@@ -144,8 +171,8 @@ def main() -> int:
     args = parser.parse_args()
     before = os.getloadavg()[0]
     tables = [one_node(args.buys, args.wallets, args.sessions, args.seconds, args.hold)]
-    tables += [whole_sales(args.sessions), days(args.people)]
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    tables += [whole_sales(args.sessions), *days(args.people)]
+    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "no commit"
     where = f"commit {commit}, {os.cpu_count()} cores, load {before:.1f} before and {os.getloadavg()[0]:.1f} after"
     for rows in tables:

@@ -12,16 +12,17 @@ from harness.fleet import FleetServer
 ROOT = Path(__file__).parents[3]
 BENCHMARK = ROOT / "benchmarks" / "fleet.py"
 LOAD = ROOT / "benchmarks" / "load.py"
+STEADY_S = 3.0  # of buys at a steady rate
 PAGE = ROOT / "docs" / "explanation" / "scale.md"
 
 
 @pytest.mark.slow
 def test_the_pages_figures_are_made_by_one_command(server: FleetServer, tmp_path: Path) -> None:
-    """Each table has a row for each thing measured; what stands outside the marks stays."""
+    """Whole nodes of one fleet sell, each wait and CPU has its cell; what is outside the marks stays."""
     page, plot = tmp_path / "scale.md", tmp_path / "growth.svg"
     before = PAGE.read_text(encoding="utf-8")
     page.write_text(before, encoding="utf-8")
-    command = [sys.executable, str(BENCHMARK), "--quick", "--rounds", "1", "--seconds", "0.5"]
+    command = [sys.executable, str(BENCHMARK), "--quick", "--rounds", "1", "--seconds", str(STEADY_S / 3)]
     done = subprocess.run(
         [*command, "--page", str(page), "--plot", str(plot)], capture_output=True, text=True, check=False, timeout=600
     )
@@ -30,8 +31,15 @@ def test_the_pages_figures_are_made_by_one_command(server: FleetServer, tmp_path
     assert after.partition("<!-- fleet: begin -->")[0] == before.partition("<!-- fleet: begin -->")[0]
     assert after.partition("<!-- fleet: end -->")[2] == before.partition("<!-- fleet: end -->")[2]
     measured = after.partition("<!-- fleet: begin -->")[2].partition("<!-- fleet: end -->")[0]
-    rows = [line for line in measured.splitlines() if line.startswith("| ")]
-    assert len(rows) == 1 + 2 + 1 + 4 + 1 + 3
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in measured.splitlines() if line[:2] == "| "]
+    assert len(rows) == 1 + 2 + 1 + 2 + 1 + 4 + 1 + 3
+    for nodes, (crowd, steady) in enumerate(zip(rows[1:3], rows[4:6], strict=True), 1):
+        assert (crowd[0], steady[0]) == (str(nodes), str(nodes))
+        assert (crowd[-1], steady[-1]) == ("0", "0")  # refused
+        assert float(crowd[1].partition(" ")[0]) > 0
+        assert steady[1] == str(nodes * round(STEADY_S * 5))
+        assert all(float(cpu_ms) > 0 for cpu_ms in (*crowd[4:7], *steady[4:6]))
+    assert "The limit is the machine" in measured
     assert "load" in measured
     assert plot.read_text(encoding="utf-8").startswith("<svg")
 
@@ -52,6 +60,14 @@ def test_load_on_one_node_in_short(tmp_path: Path) -> None:
     assert memory_mb[1] < memory_mb[0] + 10
     (sales,) = [cells for cells in lines if cells[0] == "20"]
     assert float(sales[5]) == 5.0  # commits of a sale, its buy among them
+    one_day, two_days = (lines[n + 1 : n + 3] for n, cells in enumerate(lines) if cells[0] == "simulated days")
+    for town, lane in zip(one_day, two_days, strict=True):
+        assert float(town[3]) >= 5.0
+        assert float(town[4]) == 0.0  # commits of an idle hour
+        assert int(town[5]) > 0
+        foreign, in_c, in_python, by_loop = (int(lane[n].replace(",", "")) for n in (1, 2, 3, 6))
+        assert foreign == in_c  # none waits for the loop
+        assert foreign == in_python + by_loop
 
 
 def test_the_page_names_the_verb_that_makes_it() -> None:

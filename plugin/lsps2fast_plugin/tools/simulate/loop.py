@@ -29,9 +29,10 @@ class _Jump(selectors.SelectSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now_us = 0
+        self.now_us = self.turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.turns += 1
         if timeout is None:
             raise StandsStill("nothing more can happen")
         if timeout > 0:
@@ -59,6 +60,11 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def now_us(self) -> int:
         """Microseconds since the start."""
         return self._jump.now_us
+
+    @property
+    def turns(self) -> int:
+        """How often the loop has gone round."""
+        return self._jump.turns
 
     def tick(self) -> None:
         """One microsecond on, so that two stamps of one burst differ."""
