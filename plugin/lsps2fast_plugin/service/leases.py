@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
 from lsps2fast.errors import NodeError, StoreError
@@ -49,8 +49,8 @@ class Sold(NamedTuple):
 class Records(Protocol):
     """The part of `SessionStore` that is needed."""
 
-    async def finished(self, default_delta_blocks: int) -> list[StoredSession]:
-        """Return every final record."""
+    def finished(self, default_delta_blocks: int) -> AsyncIterator[StoredSession]:
+        """Yield every final record."""
 
     async def drop_final(self, jit_scid: int) -> None:
         """Delete a final record."""
@@ -157,7 +157,7 @@ class ChannelLeaseGuard:
         before_ms = self._clock.wall_ms() - self._keep_ms
         old = [
             record
-            for record in await self._store.finished(default_delta_blocks)
+            async for record in self._store.finished(default_delta_blocks)
             if record.finalized_ms is not None
             and max(record.finalized_ms, record.buy.params.valid_until_ms) < before_ms
         ]

@@ -235,7 +235,10 @@ class Recovery:
 async def reload_ledger(parts: ServiceParts, delta: int) -> None:
     """While running: the sales ledger could not be written for long; give it what the journal remembers."""
     parts.sales.bought_all(parts.offers)
-    ask = lambda: parts.store.finished(delta)  # noqa: E731
+
+    async def ask() -> list[StoredSession]:
+        return [record async for record in parts.store.finished(delta)]
+
     stored = await until_answered("reading finished sales", ask, parts.clock)
     asked_ms = parts.clock.wall_ms()
     channels = await until_answered("looking at the channels", lambda: list_peer_channels(parts.rpc), parts.clock)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -102,11 +102,15 @@ class SessionStore:
                 found.append(stored)
         return found
 
-    async def finished(self, default_delta_blocks: int) -> list[StoredSession]:
-        """Return all final records. Raises StoreError."""
-        known = [row for row in await list_datastore(self._rpc, (*ROOT, "finalized")) if row.key not in self._kept]
-        found = [self._decode(entry, default_delta_blocks) for entry in known]
-        return [stored for stored in found if stored is not None and stored.outcome is not None]
+    async def finished(self, default_delta_blocks: int) -> AsyncIterator[StoredSession]:
+        """Yield all final records, in slices. Raises StoreError."""
+        for number, entry in enumerate(await list_datastore(self._rpc, (*ROOT, "finalized")), 1):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            stored = None if entry.key in self._kept else self._decode(entry, default_delta_blocks)
+            if stored is not None and stored.outcome is not None:
+                yield stored
+        self._peers.clear()
 
     async def drop_final(self, jit_scid: int) -> None:
         """Delete a final record that is no longer binding (A-09). Raises StoreError."""

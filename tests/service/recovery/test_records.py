@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from harness.logs import Log
 from harness.session_records import CHANNEL, FUNDING, JIT, PARTS, record
@@ -15,8 +17,8 @@ from lsps2fast.actions import SessionRecord
 from lsps2fast.errors import AnswerPending, NodeError, StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
-from lsps2fast_plugin.service.session_record import FRESH, VERSION, StoredSession, record_of
-from lsps2fast_plugin.service.session_store import OLD_ROOT, ROOT, SessionStore
+from lsps2fast_plugin.service.session_record import FRESH, VERSION, StoredSession, final_record, record_of
+from lsps2fast_plugin.service.session_store import AT_ONCE, OLD_ROOT, ROOT, SessionStore
 
 OTHER = JIT + 1
 PREIMAGE = b"\x05" * 32
@@ -63,6 +65,14 @@ class Journalled:
 
     def load(self) -> list[StoredSession]:
         return asyncio.run(self.store.load(144))
+
+    def finished(self) -> list[StoredSession]:
+        """All final records."""
+
+        async def read() -> list[StoredSession]:
+            return [stored async for stored in self.store.finished(144)]
+
+        return asyncio.run(read())
 
 
 def spoilt(stored: StoredSession, **members: Any) -> Json:
@@ -143,11 +153,32 @@ def test_a_final_record_that_is_not_understood_is_told_once_and_never_pruned() -
     place = Journalled()
     key = place.put("finalized", JIT, b"{")
     place.load()
-    assert [asyncio.run(place.store.finished(144)) for _ in range(3)] == [[], [], []]
+    assert [place.finished() for _ in range(3)] == [[], [], []]
     assert (len(place.log), len(place.store.unread)) == (1, 1)
     with pytest.raises(StoreError, match="stays as it is"):
         asyncio.run(place.store.drop_final(JIT))
     assert key in place.data.rows
+
+
+async def test_a_look_over_many_finished_sales_lets_others_have_their_turn() -> None:
+    """P27: 100,000 final records are read in slices, by the daily look and when the ledger is written anew."""
+    place = Journalled()
+    for number in range(3 * AT_ONCE):
+        buy = msgspec.structs.replace(INTENT.buy, jit_scid=JIT + 2 + number)
+        place.put("finalized", buy.jit_scid, final_record(buy, FRESH, "Timeout", 1))
+    read: list[int] = []
+    seen_by_others: list[int] = []
+
+    async def look() -> None:
+        async for stored in place.store.finished(144):
+            read.append(stored.buy.jit_scid)
+
+    looking = asyncio.create_task(look())
+    while not looking.done():
+        await asyncio.sleep(0)
+        seen_by_others.append(len(read))
+    assert len(read) == len(set(read)) == 3 * AT_ONCE
+    assert max(after - before for before, after in pairwise([0, *seen_by_others])) <= AT_ONCE
 
 
 @pytest.mark.parametrize("name", ["promise-secret", "1x2", "1x2x3x4"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -85,9 +86,10 @@ class House:
             raise self.store_error
         self.left += [record.buy.jit_scid for record in records if record in self.records]
 
-    async def finished(self, default_delta_blocks: int) -> list[StoredSession]:
+    async def finished(self, default_delta_blocks: int) -> AsyncIterator[StoredSession]:
         """The journal."""
-        return list(self.records)
+        for record in self.records:
+            yield record
 
     async def drop_final(self, jit_scid: int) -> None:
         """The journal."""
