@@ -112,6 +112,7 @@ figures: $(VENV)/built ## measure the tables of docs/performance.md and fill it 
 scale: $(VENV)/built ## load on one node and growth of a fleet, laid into docs/explanation/scale.md; twenty minutes, with PostgreSQL
 	@$(PY) benchmarks/fleet.py --plot docs/pictures/fleet-growth.svg --page docs/explanation/scale.md
 	@$(PY) benchmarks/load.py --page docs/explanation/scale.md
+	@$(PY) benchmarks/load_day.py --page docs/explanation/scale.md
 
 count: $(VENV)/built ## instructions of the hot paths against the record, RPC calls and commits exactly
 	@$(PY) benchmarks/count.py

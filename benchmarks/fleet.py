@@ -12,7 +12,6 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from fleet_page import RATE, Measured, Row, Sold, write_page
 from fleet_questions import KINDS
 from fleet_server import Server, idle_s
+from page import where
 from together import Team
 
 from lsps2fast_plugin.tools.bench.report import Line, picture, table
@@ -99,7 +99,7 @@ def measure(bench: Bench, rounds: int, growing: Sequence[int], on_file: Sequence
     return found
 
 
-def drawn(found: Measured, where: str) -> str:
+def drawn(found: Measured, measured: str) -> str:
     """Return the picture."""
     rate = [(nodes, statistics.median(run.per_s for run in runs)) for nodes, runs in found.crowd.items()]
     waits = [
@@ -115,7 +115,7 @@ def drawn(found: Measured, where: str) -> str:
         (f"A client's wait for a buy in ms at {RATE} buys a second and node, over nodes", waits),
         ("CPU of a buy in ms as fast as the machine allows, over nodes", cpu),
     ]
-    return picture(charts, where)
+    return picture(charts, measured)
 
 
 def main() -> int:
@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--page", type=Path, help="a page with marks, between which tables and arithmetic go")
     args = parser.parse_args()
-    loads = [os.getloadavg()[0]]
+    load = os.getloadavg()[0]
     directory = Path(tempfile.mkdtemp(prefix="l2g-", dir="/tmp"))
     server = Server(directory)
     began = time.monotonic()
@@ -138,20 +138,14 @@ def main() -> int:
     finally:
         server.crash()
         shutil.rmtree(directory, ignore_errors=True)
-    loads.append(os.getloadavg()[0])
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "no commit"
-    where = (
-        f"commit {commit}, {os.cpu_count()} cores for nodes, wallets and database, load {loads[0]:.1f} before and "
-        f"{loads[1]:.1f} after, {args.rounds} rounds of {args.seconds:g} s"
-    )
+    measured = f"{where(load, ' for nodes, wallets and database')}, {args.rounds} rounds of {args.seconds:g} s"
     for rows in found.tables():
         print(table(rows) + "\n")
-    print(f"{where}; {time.monotonic() - began:.0f} s in all")
+    print(f"{measured}; {time.monotonic() - began:.0f} s in all")
     if args.plot:
-        args.plot.write_text(drawn(found, where), encoding="utf-8")
+        args.plot.write_text(drawn(found, measured), encoding="utf-8")
     if args.page:
-        write_page(args.page, found, where)
+        write_page(args.page, found, measured)
     return 0
 
 

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from page import lay, markdown
+
 from lsps2fast_plugin.tools.bench.figures import needed, quantile
 
-BEGIN, END = "<!-- fleet: begin -->", "<!-- fleet: end -->"
+MARK = "fleet"
 RATE = 5  # buys a second at each node: nine times the busiest hour of the node on paper
 PAPER = (10, 100, 1_000)
 SALES_A_DAY = 10_000  # of one node
@@ -227,33 +229,22 @@ class Measured:
         ]
 
 
-def markdown(rows: list[list[str]]) -> str:
-    """Return a table for a page."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
 def write_page(path: Path, found: Measured, where: str) -> None:
     """Write what was measured between the page's marks."""
-    text = path.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    body = "\n\n".join(
-        [
-            f"Measured: {where}. Rates are the median of the rounds, with the least and the most; waits and CPU of"
-            " whole nodes are those of all rounds.",
-            "As fast as the machine allows:",
-            markdown(found.crowd_table()),
-            "\n".join(found.limit()),
-            "At a steady rate, three times as long:",
-            markdown(found.steady_table()),
-            "One node asks, one question at a time; the nodes on file have their parts of five pots and a hundred"
-            " clients each:",
-            markdown(found.cost_table()),
-            "A node in its busiest hour:",
-            "\n".join(found.sentences()),
-            "So nodes need of the database:",
-            markdown(found.paper_table()),
-        ]
-    )
-    path.write_text(f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}", encoding="utf-8")
+    blocks = [
+        f"Measured: {where}. Rates are the median of the rounds, with the least and the most; waits and CPU of"
+        " whole nodes are those of all rounds.",
+        "As fast as the machine allows:",
+        markdown(found.crowd_table()),
+        "\n".join(found.limit()),
+        "At a steady rate, three times as long:",
+        markdown(found.steady_table()),
+        "One node asks, one question at a time; the nodes on file have their parts of five pots and a hundred"
+        " clients each:",
+        markdown(found.cost_table()),
+        "A node in its busiest hour:",
+        "\n".join(found.sentences()),
+        "So nodes need of the database:",
+        markdown(found.paper_table()),
+    ]
+    lay(path, MARK, blocks)

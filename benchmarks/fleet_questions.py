@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 import time
@@ -32,7 +33,7 @@ class Questions:
     """Asks one kind of question again and again."""
 
     def __init__(self, url: str, name: str) -> None:
-        self._name = name
+        self._ledger = f"{name}-{os.getpid()}"  # one of its own: the rows of another round are not written over
         self._node = Database(url, "regtest", name, name, "bench")
         self._dice = random.Random(name)
         self._number = 0
@@ -72,7 +73,7 @@ class Questions:
                 rows = [
                     {"kind": "buys", "name": f"{number}-{each}", "row": LEDGER_ROW["buys"]} for each in range(BATCH)
                 ]
-                await node.ship(Shipment(self._name, number - 1, number, rows, True))
+                await node.ship(Shipment(self._ledger, number - 1, number, rows, True))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Load on one node: stored buys, connected wallets, sessions at once, a day of business (`load_day.py`).
+"""Load on one node: stored buys, connected wallets, sessions at once.
 
-`python benchmarks/load.py [--buys N] [--wallets N] [--sessions N] [--people N] [--page FILE]`. The real service on real
+`python benchmarks/load.py [--buys N] [--wallets N] [--sessions N] [--page FILE]`. The real service on real
 pipes: this program is lightningd's end of them and times each foreign HTLC from the moment it was due; an embedded node
 answers the service's calls. `--page` writes the figures into a page.
 """
@@ -11,14 +11,13 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fleet_page import markdown
+from page import Rows, lay, markdown, where
 
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.tools.bench.calls import hook_frame
@@ -27,17 +26,10 @@ from lsps2fast_plugin.tools.bench.report import table
 from lsps2fast_plugin.tools.bench.sales import ServiceUnderLoad, run_sales
 from lsps2fast_plugin.tools.bench.start import scid_of
 
-BEGIN, END = "<!-- load: begin -->", "<!-- load: end -->"
+MARK = "load"
 RATE = 1_000  # foreign HTLCs a second
 PATIENCE_S = 300.0
 PAYLOAD = "1302033d09000402012c06080000010000020003"  # 4,000,000 msat of a payment of ten, until block 300
-HERE = Path(__file__).parent
-WRITTEN = {
-    "sessions/active": "offers and payments under way",
-    "sessions/finalized": "final records",
-    "trust": "what clients did, for the policy",
-}
-Rows = list[list[str]]
 
 
 def part(dice: random.Random, number: int) -> bytes:
@@ -108,78 +100,24 @@ def whole_sales(sessions: int) -> Rows:
     ]
 
 
-def days(people: int) -> list[Rows]:
-    """Return tables of one simulated day of a town, and of two: what the second adds is what a day leaves."""
-    town: Rows = [["simulated days", "sales", "commits", "a sale", "an idle hour", "idle hours",
-                   "most RSS MB of the whole town", "CPU s"]]  # fmt: skip
-    commits: Rows = [["commits of the journal", "1 day", "a sale", "2 days", "a sale"]]
-    lane: Rows = [["simulated days", "foreign HTLCs", "the lane in C answers", "answered by the one in Python",
-                   "µs p50", "p99", "by the loop", "turns later", "µs p50", "p99"]]  # fmt: skip
-    found = [one_town(count, people) for count in (1, 2)]
-    for count, (day, rss_mb, cpu_s) in enumerate(found, 1):
-        idle = day["idle_commits"] / max(day["idle_hours"], 1)
-        each = [f"{day['commits'] / max(day['sales'], 1):.1f}", f"{idle:.1f}", str(day["idle_hours"])]
-        town.append([str(count), f"{day['sales']:,}", f"{day['commits']:,}", *each, f"{rss_mb:,.0f}", f"{cpu_s:,.0f}"])
-        counts = [f"{day[name]:,}" for name in ("foreign", "in_c", "at_once")]
-        later = [f"{day['later']:,}", f"{day['most_turns']}"]
-        lane.append([str(count), *counts, *micros(day["lane_us"]), *later, *micros(day["later_us"])])
-    for kind in found[0][0]["by_kind"]:
-        cells = [(day["by_kind"].get(kind, 0), day["sales"]) for day, *_ in found]
-        commits.append(
-            [WRITTEN.get(kind, kind), *(cell for n, sales in cells for cell in (f"{n:,}", f"{n / max(sales, 1):.1f}"))]
-        )
-    return [town, commits, lane]
-
-
-def one_town(count: int, people: int) -> tuple[dict[str, Any], float, float]:
-    """Return what so many days came to, MB and CPU seconds of the process. Raises RuntimeError."""
-    command = [sys.executable, str(HERE / "load_day.py"), str(count), str(people)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
-    return json.loads(said), usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
-
-
-def micros(values: list[float | None]) -> list[str]:
-    """Return quantiles for people."""
-    return ["too few" if value is None else f"{value:,.0f}" for value in values]
-
-
-def write_page(path: Path, tables: list[Rows], where: str) -> None:
-    """Write what was measured between the page's marks."""
-    text = path.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    body = "\n\n".join([f"Measured: {where}.", *map(markdown, tables)])
-    path.write_text(f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}", encoding="utf-8")
-
-
 def main() -> int:
     """Measure; print tables, and write them if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--buys", type=int, default=100_000)
     parser.add_argument("--wallets", type=int, default=10_000)
     parser.add_argument("--sessions", type=int, default=1_000)
-    parser.add_argument("--people", type=int, default=300, help="of the simulated town")
     parser.add_argument("--seconds", type=float, default=10.0, help="of foreign HTLCs")
     parser.add_argument("--hold", type=int, default=60, help="seconds until a payment that came in part is given up")
     parser.add_argument("--page", type=Path, help="a page with marks, between which the figures go")
     args = parser.parse_args()
     before = os.getloadavg()[0]
-    tables = [one_node(args.buys, args.wallets, args.sessions, args.seconds, args.hold)]
-    tables += [whole_sales(args.sessions), *days(args.people)]
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "no commit"
-    where = f"commit {commit}, {os.cpu_count()} cores, load {before:.1f} before and {os.getloadavg()[0]:.1f} after"
+    tables = [one_node(args.buys, args.wallets, args.sessions, args.seconds, args.hold), whole_sales(args.sessions)]
+    measured = where(before)
     for rows in tables:
         print(table(rows) + "\n")
-    print(where)
+    print(measured)
     if args.page:
-        write_page(args.page, tables, where)
+        lay(args.page, MARK, [f"Measured: {measured}.", *map(markdown, tables)])
     return 0
 
 

@@ -1,21 +1,27 @@
 """A day of business on simulated time: what the journal is asked to write, and what foreign HTLCs wait for.
 
-`python benchmarks/load_day.py DAYS PEOPLE`: the town of `lsps2fast simulate --only none`, its weather included, and
-beside it a stream of HTLCs that are not ours. The result is one line of JSON.
+`python benchmarks/load_day.py [--people N] [--page FILE]`: the town of `lsps2fast simulate --only none`, its weather
+included, and beside it a stream of HTLCs that are not ours; one day, and two. `--page` writes tables into a page.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
+import os
 import random
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+from page import Rows, lay, markdown, where
 
 from lsps2fast.lsps.lsps2 import parse_scid
 from lsps2fast_plugin.cln.htlc_filter import Verdict
@@ -23,11 +29,18 @@ from lsps2fast_plugin.cln.reader import FrameSorter
 from lsps2fast_plugin.simnode.datastore import Key
 from lsps2fast_plugin.tools.bench.calls import hook_frame
 from lsps2fast_plugin.tools.bench.figures import quantile
+from lsps2fast_plugin.tools.bench.report import table
 from lsps2fast_plugin.tools.simulate.life import InnerPlugin
 from lsps2fast_plugin.tools.simulate.market import Market
 from lsps2fast_plugin.tools.simulate.plan import DAY_S, NONE, Plan
 from lsps2fast_plugin.tools.simulate.town import play
 
+MARK = "days"
+WRITTEN = {
+    "sessions/active": "offers and payments under way",
+    "sessions/finalized": "final records",
+    "trust": "what clients did, for the policy",
+}
 HOUR_S = 3_600.0
 EVERY_S = 2.0  # simulated, between two foreign HTLCs
 MADE = 500  # foreign HTLCs that differ; then the first comes again
@@ -180,10 +193,69 @@ async def days(plan: Plan) -> dict[str, Any]:
     return {"sales": result.totals["sales"], **journal.found(), **foreign.found()}
 
 
+# What was found ---------------------------------------------------------------------------------------------------
+
+
+def tables(people: int) -> list[Rows]:
+    """Return tables of one simulated day of a town, and of two: what the second adds is what a day leaves."""
+    town: Rows = [["simulated days", "sales", "commits", "a sale", "an idle hour", "idle hours",
+                   "most RSS MB of the whole town", "CPU s"]]  # fmt: skip
+    commits: Rows = [["commits of the journal", "1 day", "a sale", "2 days", "a sale"]]
+    lane: Rows = [["simulated days", "foreign HTLCs", "the lane in C answers", "answered by the one in Python",
+                   "µs p50", "p99", "by the loop", "turns later", "µs p50", "p99"]]  # fmt: skip
+    found = [one_town(count, people) for count in (1, 2)]
+    for count, (day, rss_mb, cpu_s) in enumerate(found, 1):
+        idle = day["idle_commits"] / max(day["idle_hours"], 1)
+        each = [f"{day['commits'] / max(day['sales'], 1):.1f}", f"{idle:.1f}", str(day["idle_hours"])]
+        town.append([str(count), f"{day['sales']:,}", f"{day['commits']:,}", *each, f"{rss_mb:,.0f}", f"{cpu_s:,.0f}"])
+        counts = [f"{day[name]:,}" for name in ("foreign", "in_c", "at_once")]
+        later = [f"{day['later']:,}", f"{day['most_turns']}"]
+        lane.append([str(count), *counts, *micros(day["lane_us"]), *later, *micros(day["later_us"])])
+    for kind in found[0][0]["by_kind"]:
+        cells = [(day["by_kind"].get(kind, 0), day["sales"]) for day, *_ in found]
+        commits.append(
+            [WRITTEN.get(kind, kind), *(cell for n, sales in cells for cell in (f"{n:,}", f"{n / max(sales, 1):.1f}"))]
+        )
+    return [town, commits, lane]
+
+
+def one_town(count: int, people: int) -> tuple[dict[str, Any], float, float]:
+    """Return what so many days came to, MB and CPU seconds of the process. Raises RuntimeError."""
+    command = [sys.executable, __file__, "--people", str(people), "--play", str(count)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return json.loads(said), usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+
+
+def micros(values: list[float | None]) -> list[str]:
+    """Return quantiles for people."""
+    return ["too few" if value is None else f"{value:,.0f}" for value in values]
+
+
 def main() -> int:
-    """Print what was found."""
-    plan = Plan(seed=1, days=float(sys.argv[1]), people=float(sys.argv[2]), only=(NONE,))
-    print(json.dumps(play(lambda: days(plan))))
+    """Measure; print tables, and write them if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--people", type=int, default=300, help="who come to town in a day")
+    parser.add_argument("--page", type=Path, help="a page with marks, between which the figures go")
+    parser.add_argument("--play", type=float, help="play so many days; the result is JSON")
+    args = parser.parse_args()
+    if args.play:
+        plan = Plan(seed=1, days=args.play, people=args.people, only=(NONE,))
+        print(json.dumps(play(lambda: days(plan))))
+        return 0
+    before = os.getloadavg()[0]
+    found = tables(args.people)
+    measured = where(before)
+    for rows in found:
+        print(table(rows) + "\n")
+    print(measured)
+    if args.page:
+        lay(args.page, MARK, [f"Measured: {measured}.", *map(markdown, found)])
     return 0
 
 
