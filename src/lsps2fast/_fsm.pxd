@@ -9,6 +9,7 @@ cdef class Session(Payment):
     cdef tuple _complete(self)
     cdef _refusal(self)
     cdef bint refuses(self, unsigned long long value) except? -1
+    cdef _own(self, object channel)
     cdef tuple _begin(self)
     cdef tuple _fail_for_its_size(self, IncomingHtlc part)
     cdef tuple _proceed(self)

@@ -157,7 +157,7 @@ class Session(Payment):
         part: IncomingHtlc
         self.funding = record.funding
         self.counted = record.funding is not None and record.attempts > 0
-        self.channel = record.channel
+        self._own(record.channel)
         self.fee_msat = record.opening_fee_msat
         self.preimage = record.preimage
         self.claimed = record.preimage is not None
@@ -337,6 +337,12 @@ class Session(Payment):
         return refusal == UNKNOWN_NEXT_PEER
 
     @cython.cfunc
+    def _own(self, channel):
+        """Have this channel, which no payment on this buy had before."""
+        self.channel = channel
+        self.registry.own(self.buy, channel)
+
+    @cython.cfunc
     def _begin(self) -> tuple:
         buy: JitChannel = self.buy
         buy.holder = self
@@ -425,7 +431,7 @@ class Session(Payment):
 
     def _await_ready(self, opened):
         self._done(AT_OPEN)
-        self.channel = opened.channel
+        self._own(opened.channel)
         self.state = WAITING
         self._watch_reservation()
         misfit, shed = (None, NOTHING) if opened.limits is None else self._fit(opened.limits)
@@ -660,7 +666,7 @@ class Session(Payment):
         if isinstance(arg, Funding):
             self.funding = arg
         elif arg is not None and not isinstance(arg, bool):
-            self.channel = arg.channel
+            self._own(arg.channel)
         return self._undo_or_wait()
 
     def _undone(self, arg):
@@ -673,7 +679,7 @@ class Session(Payment):
         if isinstance(channel, Channel):
             self._done(UNDOING)
             self.committed = True
-            self.channel = channel
+            self._own(channel)
         elif not self.committed:
             raise ProtocolBug("FUNDING_BROADCAST for a funding that was not ordered to be sent")
         self.sent = True

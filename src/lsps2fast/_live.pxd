@@ -20,6 +20,7 @@ cdef class Live(Registry):
     cdef object _complete
     cdef dict _at_height
     cdef list _heights
+    cdef dict _owners
 
     cdef tuple conclude(self, Session session, tuple actions)
     cdef watch_no_more(self, Payment session)
@@ -27,3 +28,4 @@ cdef class Live(Registry):
     cdef begun(self, Session session)
     cdef wait_for_parts(self, Session session)
     cdef over(self, Session session)
+    cdef disown(self, JitChannel buy)

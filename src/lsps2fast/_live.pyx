@@ -64,6 +64,23 @@ class Live(Registry):
         buy.held_parts -= 1
         buy.held_msat -= msat
 
+    # Channels ------------------------------------------------------------------------------------
+
+    @cython.cfunc
+    def own(self, buy: JitChannel, channel):
+        """Find this buy by its channel, if there is one, from now on."""
+        if channel is not None and channel.channel_id not in buy.channel_ids:
+            buy.channel_ids += (channel.channel_id,)
+            self._owners[channel.channel_id] = (*self._owners.get(channel.channel_id, NOTHING), buy)
+
+    @cython.cfunc
+    def disown(self, buy: JitChannel):
+        """Find this buy by no channel any more."""
+        for channel_id in buy.channel_ids:
+            others = tuple([other for other in self._owners.pop(channel_id) if other is not buy])
+            if others:
+                self._owners[channel_id] = others
+
     # Shares of the pot (rule:24) -------------------------------------------------------------------
 
     @cython.cfunc

@@ -22,6 +22,7 @@ cdef class JitChannel:
     cdef readonly dict sets
     cdef readonly Payment holder
     cdef public object channel
+    cdef tuple channel_ids
     cdef public dict closing
     cdef public object closed
     cdef public unsigned long long floor_msat
@@ -49,6 +50,7 @@ cdef class Registry:
 
     cdef hold(self, JitChannel buy, IncomingHtlc part)
     cdef let_go(self, JitChannel buy, IncomingHtlc part, int status)
+    cdef own(self, JitChannel buy, object channel)
     cdef watch(self, Payment session, unsigned long long height)
     cdef changed(self, Payment session, int before)
     cdef wait_for_client(self, Payment session)

@@ -102,6 +102,7 @@ class JitChannel:
         self.sets = {}  # payment hash -> `Session`
         self.holder = None  # the session that makes or uses the channel (C-14)
         self.channel = None
+        self.channel_ids = NOTHING  # of every channel that was made for it
         self.closing = NO_CHANNELS  # never changed, another takes its place
         self.closed = None  # the last one whose money came back
         self.floor_msat = 1
@@ -136,6 +137,10 @@ class Registry:
     @cython.cfunc
     def let_go(self, buy: JitChannel, part: IncomingHtlc, status: cython.int):
         """Give a held part another status."""
+
+    @cython.cfunc
+    def own(self, buy: JitChannel, channel):
+        """Find this buy by its channel, if there is one, from now on."""
 
     @cython.cfunc
     def watch(self, session: Payment, height: cython.ulonglong):

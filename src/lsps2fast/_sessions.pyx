@@ -139,6 +139,7 @@ class Sessions(Live):
         self.held_msat = 0
         self._at_height = {}  # height -> the sessions that wait for it
         self._heights = []  # a heap of those heights
+        self._owners = {}  # channel id -> the buys, one as a rule, for which it was made
         self.buys = {}  # jit scid -> JitChannel
         self.height = 0
         self.collect_ms = collect_ms
@@ -191,6 +192,7 @@ class Sessions(Live):
             raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'has a payment under way'}")
         del self.buys[jit_scid]
         del buy.client.buys[jit_scid]
+        self.disown(buy)
         if not buy.client.buys and not buy.client.online:
             del self._clients[buy.client.peer_id]
 
@@ -413,7 +415,7 @@ class Sessions(Live):
         buy: JitChannel
         session: Session
         actions = NOTHING
-        for buy in list(self.buys.values()):
+        for buy in self._owners.get(channel_id, NOTHING):
             for session in list(buy.sets.values()):
                 if session.channel is not None and session.channel.channel_id == channel_id:
                     actions += self.conclude(session, session.apply(CLOSED, never_sent))
@@ -433,13 +435,14 @@ class Sessions(Live):
         """
         buy: JitChannel
         session: Session
-        for buy in self.buys.values():
+        owners = self._owners.get(channel_id, NOTHING)
+        for buy in owners:
             for session in buy.sets.values():
                 if session.channel is not None and session.channel.channel_id == channel_id:
                     session.money_back = True
         actions = self.channel_closed(channel_id)
-        for buy in list(self.buys.values()):
-            closed = buy.closing.pop(channel_id, None)
+        for buy in owners:
+            closed = buy.closing.pop(channel_id, None) if self.buys.get(buy.jit_scid) is buy else None
             if closed is not None:
                 buy.closed = closed
                 actions += self._retire(buy) if buy.expired and not buy.sets else NOTHING
@@ -450,7 +453,7 @@ class Sessions(Live):
         buy: JitChannel
         session: Session
         actions = NOTHING
-        for buy in list(self.buys.values()):
+        for buy in self._owners.get(channel_id, NOTHING):
             session = buy.holder
             if session is not None and session.channel is not None and session.channel.channel_id == channel_id:
                 actions += self.conclude(session, session.apply(MONEY_SEEN))
@@ -546,6 +549,7 @@ class Sessions(Live):
         unpaid = record.channel is not None and public
         if record.preimage is None and not record.forwards and (unpaid or record.payment_hash is None):
             buy.channel = record.channel
+            self.own(buy, record.channel)
             return None
         session: Session = Session(self, buy, record.payment_hash)
         buy.holder = session

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import random
+import time
+from functools import partial
 from typing import Any
 
 import pytest
-from harness.scene import CLIENT, CLTV, HEIGHT, SIZE, TERMS, U64_MAX, UPSTREAM, WALL_MS, Machine
+from harness.scene import (
+    CHANNEL,
+    CLIENT,
+    CLTV,
+    FUNDING,
+    HASH,
+    HEIGHT,
+    LIMITS,
+    PREIMAGE,
+    PUBLIC,
+    SCID,
+    SECOND_CHANNEL,
+    SIZE,
+    TERMS,
+    U64_MAX,
+    UPSTREAM,
+    WALL_MS,
+    Machine,
+    Scene,
+)
+from msgspec.structs import replace
 
+from lsps2fast import actions as order
 from lsps2fast.actions import FailParts
+from lsps2fast.table import Input
 
 BUYS = 40
 
@@ -81,6 +105,63 @@ def test_among_thousands_of_sessions_a_block_finds_each_one_that_is_due(machine:
     assert [orders[0].parts for orders in failed] == [((UPSTREAM, slot),) for slot in edges]
     assert core.block(CLTV - 7) == ()
     assert len(core.block(CLTV - 6)) == core.live + 2094 == 2094
+
+
+def test_a_channel_that_closes_is_found_without_a_look_at_every_offer(machine: Machine) -> None:
+    """P15, people:S17: a node that closes 1,000 channels beside 100,000 offers still answers meanwhile."""
+
+    def took_s(offers: int) -> float:
+        core, times = machine.sessions.Sessions(), []
+        for scid in range(offers):
+            core.add_buy(scid, CLIENT, TERMS)
+        for _ in range(9):
+            began = time.perf_counter()
+            assert core.channel_closed("c" * 64) == core.money_back("c" * 64) == core.money_seen("c" * 64) == ()
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert took_s(20_000) < 50 * took_s(20)
+
+
+PAID = order.SessionRecord("paid", HASH, 1, 1_000, FUNDING, CHANNEL, (), PREIMAGE)
+UNPAID = order.SessionRecord("channel", None, 1, 0, None, CHANNEL, (), None)
+WAYS = {  # in which a channel comes to an offer: words of a story, or a record
+    "it was opened": "part reserved stored funded",
+    "it was opened when it was no longer wanted": "part reserved stored deadline funded",
+    "the undo found money of the client in it": "part reserved unstored kept",
+    "a payment is under way after a start": PAID,
+    "nobody has paid for it before a start": UNPAID,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_channel_that_closes_is_found_however_it_came_to_its_offer(scene: partial[Scene], way: str) -> None:
+    """K-13, rule:23: its end is heard, whatever step made it."""
+    play, road = scene(**PUBLIC), WAYS[way]
+    if isinstance(road, str):
+        play.walk(road)
+    else:
+        play.session = play.core.restore(SCID, road, True)
+    play.core.channel_closed(CHANNEL.channel_id)
+    assert CHANNEL.channel_id in play.buy.closing or play.session.gone
+
+
+def test_a_channel_is_forgotten_with_its_offer(scene: partial[Scene]) -> None:
+    """rule:14, A-03: what finds an offer by its channel lasts no longer than the offer, also where it had several."""
+    play = scene(**PUBLIC)
+    play.walk("part reserved stored funded stored sent unready part sent")
+    play.tell(Input.READY, replace(LIMITS, spendable_msat=SIZE // 2))
+    play.note(play.core.channel_closed(CHANNEL.channel_id))
+    play.part()
+    play.walk("reserved stored")
+    play.tell(Input.FUNDED, order.Opened(SECOND_CHANNEL))
+    play.walk("stored sent unready expired")
+    assert list(play.core.buys) == [SCID]
+    play.note(play.core.money_back(CHANNEL.channel_id))
+    assert list(play.core.buys) == [SCID]
+    play.note(play.core.money_back(SECOND_CHANNEL.channel_id))
+    assert play.core.buys == {}
+    assert not getattr(play.core, "_owners", None)  # only the interpreted one shows it
 
 
 def test_more_parts_than_a_session_may_have_are_refused_when_the_machine_is_made(machine: Machine) -> None:
