@@ -130,7 +130,7 @@ WAYS = {  # in which a channel comes to an offer: words of a story, or a record
     "it was opened when it was no longer wanted": "part reserved stored deadline funded",
     "the undo found money of the client in it": "part reserved unstored kept",
     "a payment is under way after a start": PAID,
-    "nobody has paid for it before a start": UNPAID,
+    "it waits for a payment after a start": UNPAID,
 }
 
 
