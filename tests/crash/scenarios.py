@@ -72,6 +72,16 @@ async def mpp(stage: Stage) -> None:
     await stage.pay(payer, sale, THIRDS)
 
 
+@scenario(options={"lsps2-blinded-paths": True})
+async def blinded(stage: Stage) -> None:
+    """Three parts over two channels, inside a blinded path that begins at the LSP (C-25)."""
+    client, payer = stage.client(), stage.payer(channels=2)
+    sale = await stage.sale(client)
+    client.blind(sale.invoice)
+    await stage.begin()
+    await stage.pay(payer, sale, THIRDS)
+
+
 @scenario()
 async def variable(stage: Stage) -> None:
     """One part of any amount."""

@@ -32,10 +32,13 @@ TEMPORARY = "10070000"
 OFFER_S = 3_600  # shorter than by default
 UNKNOWN = "400a"
 NODE_FAILURE = "2002"
+HIDDEN = "c018" + "00" * 32  # the only failure inside a blinded path
 FEE_MSAT = 1_000_000  # of the default menu for every size used here
 SIZE_MSAT = 10_000_000
 PATIENCE_S = 60.0
-FAILURES = re.compile(r"10070000|400a|100[bc][0-9a-f]{16}0000|100d[0-9a-f]{8}0000|100e0000|0015|2002")  # C-19
+FAILURES = re.compile(  # C-19, C-25
+    r"10070000|400a|100[bc][0-9a-f]{16}0000|100d[0-9a-f]{8}0000|100e0000|0015|2002|c018(00){32}"
+)
 ENDS = (["SUCCEEDED"], ["FAILED"], ["ABANDONED"])
 ANSWERED_HOOKS = ("htlc_accepted", "custommsg")
 Entry = dict[str, Any]

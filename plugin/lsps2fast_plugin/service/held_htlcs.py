@@ -13,6 +13,7 @@ from typing import Protocol
 from lsps2fast import _tlv as tlv
 from lsps2fast import actions as order
 from lsps2fast.errors import MalformedTlv
+from lsps2fast_plugin.service.blinded_parts import INVALID_ONION_BLINDING, BlindedPart
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +21,16 @@ TEMPORARY_NODE_FAILURE = "2002"
 
 
 class Call(Protocol):
-    """What is used of a scanned hook call (`_hook.Scan`)."""
+    """What is used of a scanned hook call (`_hook.Scan`, `BlindedPart`)."""
 
-    id_raw: bytes
-    payload_hex: str
-    amount_msat: int
-    cltv_expiry: int
+    @property
+    def id_raw(self) -> bytes: ...
+    @property
+    def payload_hex(self) -> str: ...
+    @property
+    def amount_msat(self) -> int: ...
+    @property
+    def cltv_expiry(self) -> int: ...
 
 
 class Host(Protocol):
@@ -85,7 +90,7 @@ class HeldHtlcs:
             payload = tlv.forward_payload(call.payload_hex, part.out_msat)
         except MalformedTlv as error:  # it was read on arrival, so only a bug of ours leads here
             log.error(f"payload of part {part.in_scid}/{part.htlc_id}: {error}; failed back")
-            self._host.fail(call.id_raw, TEMPORARY_NODE_FAILURE)
+            self._fail_one(call, TEMPORARY_NODE_FAILURE)
             return
         self._host.forward(call.id_raw, payload, channel_id, tlv.extra_fee_tlvs(part.extra_fee_msat))
 
@@ -93,4 +98,8 @@ class HeldHtlcs:
         """Answer every call of these parts with this failure."""
         for key in keys:
             for call in self._take(key):
-                self._host.fail(call.id_raw, failure)
+                self._fail_one(call, failure)
+
+    def _fail_one(self, call: Call, failure: str) -> None:
+        hidden = isinstance(call, BlindedPart)  # C-25
+        self._host.fail(call.id_raw, INVALID_ONION_BLINDING if hidden else failure)

@@ -18,6 +18,8 @@ from lsps2fast.table import State
 from lsps2fast_plugin.cln.models import list_peer_channels
 from lsps2fast_plugin.cln.notifications import ForwardEvent
 from lsps2fast_plugin.cln.retry import until_answered
+from lsps2fast_plugin.service import blinded_parts
+from lsps2fast_plugin.service.blinded_parts import BlindedPart
 from lsps2fast_plugin.service.outgoing_room import WOULD_NOT_BE_FORWARDED
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.policy.limits import Refusal
@@ -49,6 +51,7 @@ class HtlcIntake:
         self._forward_limits = parts.forward_limits
         self._waker = parts.waker
         self._max_hold_blocks = parts.settings.max_hold_blocks
+        self._sells_blinded = parts.settings.blinded_paths
 
     def on_htlc(self, call: Any) -> None:
         """Take a part for a jit scid, or a forward that lightningd would push into a withheld channel."""
@@ -62,32 +65,43 @@ class HtlcIntake:
         why = await self._shut.why_not_in(call.peer_id, call.in_scid)
         if why is not None:
             log.info(f"{call.amount_msat} msat refused {why}")
-            self._host.fail(call.id_raw, TEMPORARY)
+            self._fail(call, TEMPORARY)
             return
         try:
             self._take(call)
         except Exception:  # as where the call would have been taken at once: it must be answered (K-20)
             log.error(f"an HTLC is failed because of a bug\n{traceback.format_exc()}")
-            self._host.fail(call.id_raw, NODE_FAILURE)
+            self._fail(call, NODE_FAILURE)
+
+    def _fail(self, call: Any, failure: str) -> None:
+        """Answer a call that is not held."""
+        self._host.fail(call.id_raw, blinded_parts.failure_for(call, failure))
 
     def _take(self, call: Any) -> None:
         if call.next_scid in self._driver.set_aside:
-            self._host.fail(call.id_raw, TEMPORARY)
+            self._fail(call, TEMPORARY)
             return
         if call.next_scid not in self._driver.interest.scids:
             self._take_foreign(call)
             return
         try:
             payload = tlv.read_payload(call.payload_hex)
+            if payload.blinded:  # C-25
+                why = blinded_parts.why_not(call, payload)
+                if why is not None:
+                    self._turn_away_blinded(call, why)
+                    return
+                call = blinded_parts.unblinded(call)
+                payload = tlv.read_payload(call.payload_hex)
         except MalformedTlv as error:
             log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} has a broken payload: {error}")
-            self._host.fail(call.id_raw, TEMPORARY)
+            self._fail(call, TEMPORARY)
             return
         amt_to_forward_msat, outgoing_cltv_value = payload.amt_to_forward_msat, payload.outgoing_cltv_value
-        if payload.blinded or amt_to_forward_msat is None or outgoing_cltv_value is None:  # C-25
-            why = "is inside a blinded path" if payload.blinded else "names no amount or no expiry"
-            log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} {why}: no fee can be taken from it")
-            self._host.fail(call.id_raw, TEMPORARY)
+        if amt_to_forward_msat is None or outgoing_cltv_value is None:
+            name = f"{format_scid(call.in_scid)}/{call.htlc_id}"
+            log.warning(f"part {name} names no amount or no expiry: no fee can be taken from it")
+            self._fail(call, TEMPORARY)
             return
         part = partial(self._take_part, call, amt_to_forward_msat, outgoing_cltv_value)
         self._incoming.once_known(self._rpc, call, part)
@@ -96,9 +110,13 @@ class HtlcIntake:
         """Decide on what is for no jit scid: it enters no shut channel (rule:7), and waits for a client that sleeps."""
         shut = call.forward_to is not None and self._shut.lets_nothing_out(call.forward_to)
         if shut:
-            self._host.fail(call.id_raw, TEMPORARY)
+            self._fail(call, TEMPORARY)
         elif self._waker is None or not self._waker.takes(call):
             self._host.let_go(call.id_raw)
+
+    def _turn_away_blinded(self, call: Any, why: str) -> None:
+        log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} is inside a blinded path: {why}")
+        self._fail(call, TEMPORARY)
 
     def _take_part(self, call: Any, amt_to_forward_msat: int, outgoing_cltv_value: int) -> None:
         """Let a part in, known by the id of its channel where that is known (rule:25)."""
@@ -124,10 +142,13 @@ class HtlcIntake:
         if why is not None:
             log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} is not taken: {why}")
             self._desk.refusals.count(Refusal.NOT_FORWARDABLE)
-            self._host.fail(call.id_raw, TEMPORARY)
+            self._fail(call, TEMPORARY)
+            return
+        if not self._sells_blinded and isinstance(call, BlindedPart) and htlc.key not in sessions.index:
+            self._turn_away_blinded(call, blinded_parts.SWITCHED_OFF)
             return
         if self._incoming.has_left(htlc.in_channel) and htlc.key not in sessions.index:
-            self._host.fail(call.id_raw, TEMPORARY)
+            self._fail(call, TEMPORARY)
             return
         refusal = self._refusal(call, htlc.key, outgoing_cltv_value)
         if refusal is not None:

@@ -70,6 +70,7 @@ class Settings(NamedTuple):
     page_token: str | None
     ledger: str
     bookkeeper_notes: bool
+    blinded_paths: bool
     fleet: str | None = None
     webhooks: int = 0
     wake_wait_ms: int = 0
@@ -195,6 +196,10 @@ def add_options(plugin: Plugin) -> None:
     plugin.add_flag_option(
         "lsps2-bookkeeper-notes",
         "write descriptions into bookkeeper's rows; each such call may end a busy lightningd (cln:N12)",
+    )
+    plugin.add_flag_option(
+        "lsps2-blinded-paths",
+        "sell parts that come inside a blinded path (BOLT 12) whose first node is this one; by default they fail",
     )
     plugin.add_option("lsps2-trust-mode", MODES[0], f"who trusts whom: {' or '.join(MODES)}")
     plugin.add_option("lsps2-policy-file", None, "a TOML file with fee lines, tokens, trust and peers")
@@ -416,6 +421,7 @@ def read_settings(plugin: Plugin) -> Settings:
         page_token=_page_token(get("lsps2-page-token"), page_listen),
         ledger=str(get("lsps2-ledger") or LEDGER_FILE),
         bookkeeper_notes=bool(get("lsps2-bookkeeper-notes")),
+        blinded_paths=bool(get("lsps2-blinded-paths")),
         fleet=_fleet(get("lsps2-fleet")),
         webhooks=number["lsps2-webhooks"],
         wake_wait_ms=number["lsps2-wake-wait"] * 1000,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import failures, tlv
+from . import blinding, failures, tlv
 from .channels import End, Htlc
 from .clock import Timer
 from .closing import CLOSED_STATES, close_from_afar
@@ -52,6 +52,7 @@ class ClientInvoice:
     expires_at: float = math.inf  # of the world's clock
     paid_msat: int | None = None
     fee_taken_msat: int = 0
+    path: blinding.BlindedPath | None = None  # in place of a route hint (BOLT 12)
 
     def allowed_fee_msat(self, size_msat: int) -> int:
         return self.opening_fee_msat(size_msat) if callable(self.opening_fee_msat) else self.opening_fee_msat
@@ -246,13 +247,32 @@ class Client(Party):
         self.invoices[payment_hash] = made
         return made
 
+    def blind(
+        self, invoice: ClientInvoice, relay: blinding.Relay | None = None, via: Party | None = None
+    ) -> ClientInvoice:
+        """Hide the last hop of an invoice in a blinded path that begins at the LSP, or one node earlier (`via`)."""
+        assert invoice.scid is not None
+        relay = relay or blinding.Relay(invoice.cltv_delta)
+        ours = {blinding.SCID: tlv.scid_to_int(invoice.scid).to_bytes(8, "big"), blinding.PAYMENT_RELAY: relay.encode()}
+        last = {blinding.PATH_ID: invoice.payment_secret}
+        hops = [(self.lsp.public_key, ours), (self.public_key, last)]
+        if via is not None:
+            hops.insert(0, (via.public_key, {blinding.PAYMENT_RELAY: blinding.Relay(0).encode()}))
+        clear = [(node_id, tlv.write_records(records)) for node_id, records in hops]
+        invoice.path = blinding.make(self.rng.randbytes(32), clear)
+        return invoice
+
     def received_msat(self) -> int:
         return sum(invoice.paid_msat or 0 for invoice in self.invoices.values())
 
     def htlc_arrived(self, htlc: Htlc) -> None:
-        peeled = htlc.onion.peel(self.private_key, htlc.payment_hash)
+        beside = tlv.read_records(htlc.extra_tlvs)
+        path_key, extra = beside.get(blinding.PATH_KEY), beside.get(tlv.EXTRA_FEE)
+        peeled = htlc.onion.peel(blinding.onion_key(self.private_key, path_key), htlc.payment_hash)
         records = tlv.read_records(tlv.unprefixed(peeled.payload))
-        extra = tlv.read_records(htlc.extra_tlvs).get(tlv.EXTRA_FEE)
+        if path_key is not None:
+            opened = blinding.unblind(self.private_key, path_key, records[blinding.ENCRYPTED_DATA])
+            records[8] = opened.records[blinding.PATH_ID] + records[blinding.TOTAL_AMOUNT]
         part = Received(
             htlc,
             peeled,
@@ -348,6 +368,8 @@ class Client(Party):
         if part.htlc.removing:
             return
         text = message or failures.unknown_details(part.htlc.amount_msat, self.chain.height)
+        if blinding.PATH_KEY in tlv.read_records(part.htlc.extra_tlvs):
+            text = failures.INVALID_ONION_BLINDING
         part.htlc.channel.fail(part.htlc, part.htlc.onion.originate(part.peeled.shared_secret, text))
         self.script.at("update_fail_htlc", part.htlc.taker)
 

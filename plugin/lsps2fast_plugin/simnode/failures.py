@@ -43,6 +43,7 @@ PERMANENT_CHANNEL_FAILURE = bytes.fromhex("4008")
 MPP_TIMEOUT = bytes.fromhex("0017")
 EXPIRY_TOO_SOON = bytes.fromhex("100e0000")
 EXPIRY_TOO_FAR = bytes.fromhex("0015")
+INVALID_ONION_BLINDING = bytes.fromhex("c018") + bytes(32)  # lightningd has the packet's hash in place of zeros
 TEMPORARY_NODE_FAILURE = bytes.fromhex("2002")
 
 

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-from . import failures, tlv
+from . import blinding, failures, tlv
 from .answers import CONTINUE, Decision, Fatal, read_answer
 from .channels import NORMAL, U64_MAX, End, Htlc
 from .invoices import Invoices
@@ -51,18 +51,22 @@ class Htlcs:
 
     def read(self, htlc: Htlc) -> Part:
         """Peel the onion and choose the outgoing channel."""
-        peeled = htlc.onion.peel(self.node.private_key, htlc.payment_hash)
+        path_key = tlv.read_records(htlc.extra_tlvs).get(blinding.PATH_KEY) if htlc.extra_tlvs else None
+        peeled = htlc.onion.peel(blinding.onion_key(self.node.private_key, path_key), htlc.payment_hash)
         part = Part(htlc, peeled.payload, peeled.rest, peeled.next_packet, peeled.shared_secret, htlc.received_s)
-        part.extra_tlvs = htlc.extra_tlvs
+        part.extra_tlvs, part.path_key = htlc.extra_tlvs, path_key
         self.parse(part, peeled.payload)
         part.forward_to = self.best_channel(part)
         return part
 
     def parse(self, part: Part, payload: bytes) -> None:
         """Fill the fields from a payload with prefix; `part.bad` tells what is wrong with it."""
-        part.payload, part.bad = payload, None
+        part.payload, part.bad, part.is_blinded = payload, None, False
         try:
             records = tlv.read_records(tlv.unprefixed(payload))
+            if part.path_key or not records.keys().isdisjoint((blinding.ENCRYPTED_DATA, blinding.CURRENT_PATH_KEY)):
+                self._parse_blinded(part, records)
+                return
             part.forward_msat = tlv.read_tu(records[2])
             part.outgoing_cltv = tlv.read_tu(records[4])
             part.scid = tlv.scid_to_str(int.from_bytes(records[6], "big")) if 6 in records else None
@@ -74,6 +78,23 @@ class Htlcs:
             part.bad = tlv.BadTlv(missing.args[0], 1)
         except ValueError:
             part.bad = tlv.BadTlv(2, 1)
+
+    def _parse_blinded(self, part: Part, records: dict[int, bytes]) -> None:
+        """Fill the fields from the data that is meant for this node; only forwards are known here (cln:N7)."""
+        part.scid = part.forward_msat = part.outgoing_cltv = None
+        key = part.path_key or records.get(blinding.CURRENT_PATH_KEY)
+        encrypted = records.get(blinding.ENCRYPTED_DATA)
+        if key is None or encrypted is None or (part.path_key and blinding.CURRENT_PATH_KEY in records):
+            raise tlv.BadTlv(blinding.ENCRYPTED_DATA if encrypted is None else blinding.CURRENT_PATH_KEY, 0)
+        try:
+            opened = blinding.unblind(self.node.private_key, key, encrypted)
+            relay = blinding.Relay.decode(opened.records[blinding.PAYMENT_RELAY])
+            part.scid = tlv.scid_to_str(int.from_bytes(opened.records[blinding.SCID], "big"))
+        except (ValueError, KeyError):
+            raise tlv.BadTlv(blinding.ENCRYPTED_DATA, 0) from None
+        part.forward_msat = relay.forward_msat(part.htlc.amount_msat)
+        part.outgoing_cltv = relay.outgoing_cltv(part.htlc.cltv_expiry)
+        part.next_path_key, part.is_blinded = opened.next_path_key, True
 
     def best_channel(self, part: Part) -> End | None:
         """cln:H15: the channel named, or one of that peer with equal fees and more spendable, withheld or not."""
@@ -166,6 +187,7 @@ class Htlcs:
 
     def act(self, part: Part, decision: Decision) -> None:
         """Carry out the last word on a part."""
+        part.is_final_word = decision.result == "continue"
         if decision.result == "fail":
             self.fail_as_told(part, decision)
         elif decision.result == "resolve":
@@ -211,7 +233,7 @@ class Htlcs:
             part.outgoing_cltv,
             part.htlc.payment_hash,
             part.onion_rest,
-            part.extra_tlvs,
+            self._tlvs_out(part),
         )
         row = Forward(
             self._next_index(),
@@ -226,6 +248,13 @@ class Htlcs:
         self.forwards.append(row)
         self.by_out[out] = row
         self.node.htlc_log.append((out, "out"))
+
+    @staticmethod
+    def _tlvs_out(part: Part) -> bytes:
+        """Return what update_add_htlc carries: the hook's records, and the next path key inside a blinded path."""
+        if part.next_path_key is None:
+            return part.extra_tlvs
+        return tlv.write_records({blinding.PATH_KEY: part.next_path_key} | tlv.read_records(part.extra_tlvs))
 
     def refusal(self, part: Part, end: End) -> bytes | None:
         """Return the failure with which lightningd turns the forward down, or None."""

@@ -29,10 +29,20 @@ class Part:
     forward_to: End | None = None
     invoice_msat: int | None = None
     extra_tlvs: bytes = b""  # of the outgoing HTLC: those that came in, unless the hook said otherwise
+    path_key: bytes | None = None  # that came with the HTLC: we are inside a blinded path, not at its beginning
+    next_path_key: bytes | None = None  # for the next hop, whatever payload the hook gives (cln:N7)
+    is_blinded: bool = False  # its payload is
+    is_final_word: bool = False  # the hook let it pass: from now on lightningd hides what fails inside a blinded path
 
     @property
     def end(self) -> End:
         return self.htlc.taker
+
+    @property
+    def hides_failures(self) -> bool:
+        """Whether the payer is told nothing but invalid_onion_blinding."""
+        begins_here = self.is_final_word and self.is_blinded and self.onion_rest is not None
+        return self.path_key is not None or begins_here
 
 
 @dataclass(slots=True, eq=False)
@@ -114,6 +124,8 @@ class HeldParts:
 
     def fail_blob(self, part: Part, blob: bytes) -> None:
         """Fail upstream with an answer that is wrapped already."""
+        if part.hides_failures:
+            blob = part.htlc.onion.originate(part.shared_secret, failures.INVALID_ONION_BLINDING)
         self.resolved += 1
         self.held.pop(part.htlc, None)
         part.htlc.channel.fail(part.htlc, blob)

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import bolt11, failures, tlv
+from . import blinding, bolt11, failures, tlv
 from .channels import End, Htlc
 from .client import ClientInvoice
 from .invoices import Invoice
@@ -27,6 +27,7 @@ class Target:
     amount_msat: int | None
     scid: str | None
     cltv_delta: int
+    path: blinding.BlindedPath | None = None
 
 
 def target_of(invoice: ClientInvoice | Invoice | str) -> Target:
@@ -34,7 +35,8 @@ def target_of(invoice: ClientInvoice | Invoice | str) -> Target:
     if isinstance(invoice, ClientInvoice):
         hop = invoice.scid or invoice.payee.ends[0].other.scid_now()
         node_id, secret = invoice.payee.node_id, invoice.payment_secret
-        return Target(node_id, invoice.payment_hash, secret, invoice.amount_msat, hop, invoice.cltv_delta)
+        amount_msat, delta = invoice.amount_msat, invoice.cltv_delta
+        return Target(node_id, invoice.payment_hash, secret, amount_msat, hop, delta, invoice.path)
     text = bolt11.decode(invoice if isinstance(invoice, str) else invoice.bolt11)
     hint = text.routes[0][0] if text.routes else bolt11.Hop("", "")
     scid = hint.scid or None
@@ -163,7 +165,10 @@ class Payer(Party):
         final_cltv = self.chain.height + final_delta
         for place, amount_msat in enumerate(amounts_msat):
             end = self.ends[channels[place] if channels else place % len(self.ends)]
-            hops = self._hops(target, end, amount_msat, total, final_cltv, scid or target.scid, more)
+            if target.path is not None:
+                hops, extra_tlvs = self._blinded_hops(target.path, amount_msat, total, final_cltv, extra_tlvs)
+            else:
+                hops = self._hops(target, end, amount_msat, total, final_cltv, scid or target.scid, more)
             delta = 0 if len(hops) == 1 else target.cltv_delta if cltv_delta is None else cltv_delta
             first_msat = amount_msat + overpay_msat
             payment.parts.append(self._send(payment, end, first_msat, final_cltv + delta, hops, extra_tlvs))
@@ -185,6 +190,18 @@ class Payer(Party):
             return [(bytes.fromhex(end.peer.node_id), final)]
         middle = tlv.hop_payload(amount_msat, final_cltv, scid, more=more)
         return [(bytes.fromhex(end.peer.node_id), middle), (bytes.fromhex(target.node_id), final)]
+
+    def _blinded_hops(
+        self, path: blinding.BlindedPath, amount_msat: int, total_msat: int, final_cltv: int, extra_tlvs: bytes
+    ) -> tuple[list[Hop], bytes]:
+        """Return hops and TLVs; where the path begins at the payer it takes the first hop itself."""
+        total = tlv.tu(total_msat)
+        hops = blinding.onion_hops(path, {2: tlv.tu(amount_msat), 4: tlv.tu(final_cltv), blinding.TOTAL_AMOUNT: total})
+        if path.first_node_id != self.public_key:
+            return hops, extra_tlvs
+        opened = blinding.unblind(self.private_key, path.path_key, path.hops[0].encrypted)
+        beside = {blinding.PATH_KEY: opened.next_path_key} | tlv.read_records(extra_tlvs)
+        return hops[1:], tlv.write_records(beside)
 
     def send_along(
         self, payment_hash: bytes, hops: list[Hop], amount_msat: int, cltv_expiry: int, extra_tlvs: bytes = b""

@@ -187,6 +187,17 @@ class Holding(Honest):
             wallet.settle_held()
 
 
+class Blinded(Honest):
+    """An invoice that hides its jit scid in a blinded path, as those of BOLT 12 do."""
+
+    name = "blinded"
+    parts = (1, 4)
+
+    async def before_paying(self, me: Scene, wallet: Client, sale: Sale, invoice: ClientInvoice) -> None:
+        wallet.blind(invoice)
+        await me.rest(2, 300)
+
+
 KINDS: dict[str, type[Honest]] = {
     kind.name: kind
     for kind in (
@@ -201,5 +212,6 @@ KINDS: dict[str, type[Honest]] = {
         Asleep,
         Reconnecting,
         Holding,
+        Blinded,
     )
 }
