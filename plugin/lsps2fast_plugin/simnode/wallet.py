@@ -33,11 +33,10 @@ class Need:
     emergency_sat: int = 0  # what must be left for the anchors of channels (cln:O18)
 
 
-@lru_cache(maxsize=4096)
-def _listed(output: Output) -> dict[str, Any]:
+@lru_cache(maxsize=512)
+def _listed(amount_sat: int, script: bytes) -> dict[str, Any]:
     """Return what listfunds says of a coin without a block; it is shared, so not to be changed."""
-    script = output.script
-    row: dict[str, Any] = {"amount_msat": output.amount_sat * 1000, "scriptpubkey": script.hex()}
+    row: dict[str, Any] = {"amount_msat": amount_sat * 1000, "scriptpubkey": script.hex()}
     return row | {"address": script_to_address(script), "status": "unconfirmed"}
 
 
@@ -227,7 +226,7 @@ class Wallet:
         """
         rows = []
         for (txid, vout), output in self.outputs().items():
-            row: dict[str, Any] = {"txid": txid, "output": vout, **_listed(output)}
+            row: dict[str, Any] = {"txid": txid, "output": vout, **_listed(output.amount_sat, output.script)}
             mined = None if syncing else self.chain.confirmed.get(txid)
             if mined is not None:
                 row |= {"status": "confirmed", "blockheight": mined[0]}
