@@ -21,7 +21,7 @@ class Script:
     recording: str
     options: Json = field(default_factory=lambda: {"lsps2-cltv-delta": 48})  # what the recorded invoices promised
     records: dict[str, Json | None] = field(default_factory=dict)  # changes to journal records; None: not a buy of ours
-    fees: tuple[int, int] = (0, 0)  # the node's own routing fees: base in msat, ppm
+    fees: tuple[int, int] = (1000, 10)  # the node's own routing fees: base in msat, ppm
     away: frozenset[int] = frozenset()  # lives (0, 1) in which the client's `connect` is left out
     stop_before: str | None = None  # hook call at which the replay ends
     first: frozenset[str] = frozenset()  # hook calls that must be answered before anything else is sent
