@@ -102,7 +102,7 @@ def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
         ("names-are-keys", 120),
         ("cancels-the-peer", 30),
         ("trusting-wallet", 40),
-        ("slots-stay", 100),
+        ("slots-stay", 200),
         ("sleeps-through", 100),
     ],
 )
