@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = itertools.count(1)
 BIN = Path(sys.executable).parent
 EXAMPLE_BIN = "/path/to/venv/bin"
+EXAMPLE_HOME = "/home/lightning/.lightning/bitcoin"
 POLICY = "/etc/lightningd/lsps2-policy.toml"
 READY = {"lsps2fast-service": "sells JIT channels", "lsps2fast-client": "lsps2fast-client .* is ready"}
 STOCK = f"disable-plugin=cln-lsps-service\nplugin={EXAMPLE_BIN}/lsps2fast-service\n"
@@ -48,7 +50,8 @@ def configure(node: Lightningd, page: Path, text: str) -> None:
         text = text.replace(POLICY, str(file))
     if "plugin=" not in text:
         text = STOCK + text
-    (node.directory / "config").write_text(text.replace(EXAMPLE_BIN, str(BIN)))
+    text = text.replace(EXAMPLE_BIN, str(BIN)).replace(EXAMPLE_HOME, shlex.quote(str(node.directory / "regtest")))
+    (node.directory / "config").write_text(text)
 
 
 def test_the_pages_have_something_to_try() -> None:
