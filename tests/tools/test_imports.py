@@ -8,7 +8,8 @@ import sys
 import pytest
 
 UNUSED = (
-    *("aiohttp", "bitstring", "cryptography", "difflib", "prometheus_client", "pyln.client.gossmap", "pyln.proto"),
+    *("aiohttp", "bitstring", "cryptography", "difflib", "email", "http.client", "prometheus_client"),
+    *("pyln.client.gossmap", "pyln.proto"),
     *("pyln.spec", "rich", "tomllib", "xml"),
 )
 ON_DEMAND = ("lsps2fast_plugin.service.page.server", "lsps2fast_plugin.service.fleet.fleet", "coincurve")

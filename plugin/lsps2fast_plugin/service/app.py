@@ -59,7 +59,7 @@ from lsps2fast_plugin.service.wiring import build_parts
 
 if TYPE_CHECKING:
     from lsps2fast_plugin.service.page.server import PageServer
-    from lsps2fast_plugin.service.wake.post import Post
+    from lsps2fast_plugin.service.wake.posting import Post
 
 log = logging.getLogger("lsps2fast_plugin.service.app")  # also when run as __main__
 

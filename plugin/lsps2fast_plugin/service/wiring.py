@@ -50,7 +50,7 @@ from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.supply import Supply, largest_payable
 from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
 from lsps2fast_plugin.service.wake.caller import Caller
-from lsps2fast_plugin.service.wake.post import Post
+from lsps2fast_plugin.service.wake.posting import Post
 from lsps2fast_plugin.service.wake.requests import WebhookRequests
 from lsps2fast_plugin.service.wake.sleepers import Sleepers
 from lsps2fast_plugin.service.wake.waker import Waker

@@ -14,7 +14,7 @@ from lsps2fast.lsps import lsps5
 from lsps2fast.lsps.lsps5 import WebhookAsk, WebhookUrl
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.service.wake.caller import COOLDOWN_MS, FIRST_RETRY_MS, HOUR_S, Caller
-from lsps2fast_plugin.service.wake.post import PostFailed
+from lsps2fast_plugin.service.wake.posting import PostFailed
 from lsps2fast_plugin.service.wake.requests import WebhookRequests
 from lsps2fast_plugin.service.wake.waker import expiries
 from lsps2fast_plugin.service.wake.webhooks import KEPT_MS, MOST_STRANGERS, ROOT, WebhookBook

@@ -16,7 +16,8 @@ from harness.webhook_server import WebhookServer, webhook_server
 from lsps2fast.lsps.lsps5 import parse_url
 from lsps2fast_plugin.service.wake import post as posting
 from lsps2fast_plugin.service.wake.addresses import is_loopback, is_public
-from lsps2fast_plugin.service.wake.post import HttpsPost, PostFailed
+from lsps2fast_plugin.service.wake.post import HttpsPost
+from lsps2fast_plugin.service.wake.posting import PostFailed
 
 NOT_PUBLIC = [
     "0.0.0.0",

@@ -19,7 +19,7 @@ from lsps2fast.lsps.buys import PeerBuckets, TokenBucket
 from lsps2fast.lsps.lsps0 import try_later
 from lsps2fast.lsps.lsps2 import format_datetime
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.service.wake.post import Post, PostFailed
+from lsps2fast_plugin.service.wake.posting import Post, PostFailed
 from lsps2fast_plugin.service.wake.signer import NotSigned, Signer
 from lsps2fast_plugin.service.wake.webhooks import Webhook, WebhookBook
 

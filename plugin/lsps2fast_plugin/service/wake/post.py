@@ -14,10 +14,11 @@ import logging
 import socket
 import ssl
 import threading
-from typing import Final, Protocol
+from typing import Final
 
 from lsps2fast.lsps.lsps5 import WebhookUrl
 from lsps2fast_plugin.service.wake.addresses import is_loopback, is_public
+from lsps2fast_plugin.service.wake.posting import PostFailed
 
 log = logging.getLogger(__name__)
 
@@ -25,24 +26,6 @@ PATIENCE_S: Final = 10.0  # for name, connection, TLS, request and status togeth
 MOST_THREADS: Final = 16  # of requests; `caller` makes eight at one time, others may wait for a resolver
 MOST_ADDRESSES: Final = 16  # of one name
 AGENT: Final = "lsps2fast"
-
-
-class PostFailed(Exception):
-    """No answer came. `refused`: the request was never made, for where it would have gone."""
-
-    def __init__(self, why: str, *, refused: bool = False) -> None:
-        super().__init__(why)
-        self.refused = refused
-
-
-class Post(Protocol):
-    """What makes requests."""
-
-    async def __call__(self, url: WebhookUrl, headers: dict[str, str], body: bytes) -> int:
-        """Return the status of the answer. Raises PostFailed."""
-
-    def close(self) -> None:
-        """Break off what is under way."""
 
 
 class _Connection(http.client.HTTPSConnection):

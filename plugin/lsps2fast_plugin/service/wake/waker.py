@@ -19,7 +19,7 @@ from lsps2fast_plugin.cln.models import CLOSING, PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.models import Caller as Rpc
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.service.wake.caller import Caller
-from lsps2fast_plugin.service.wake.post import Post
+from lsps2fast_plugin.service.wake.posting import Post
 from lsps2fast_plugin.service.wake.requests import WebhookRequests
 from lsps2fast_plugin.service.wake.signer import NotSigned, choose
 from lsps2fast_plugin.service.wake.sleepers import Sleepers

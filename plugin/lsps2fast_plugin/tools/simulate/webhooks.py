@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from lsps2fast.lsps.lsps5 import WebhookUrl, verify_notification
-from lsps2fast_plugin.service.wake.post import PATIENCE_S, PostFailed
+from lsps2fast_plugin.service.wake.post import PATIENCE_S
+from lsps2fast_plugin.service.wake.posting import PostFailed
 
 HOUR_S = 3_600.0
 
