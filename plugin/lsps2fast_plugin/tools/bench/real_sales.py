@@ -165,13 +165,20 @@ def run_crowds(sales: int, rounds: int, say: Say, programs: Programs | None = No
 
 
 def _rush(market: Market, name: str, sales: int) -> Rush:
-    ways = [market.sale(name, fixed=False)[1] for _ in range(sales)]
+    ways, unsold = [], []
+    for _ in range(sales):
+        try:
+            ways.append(market.sale(name, fixed=False)[1])
+        except NodeError as error:
+            if not ways:
+                raise
+            unsold.append(f"no offer: {error}")
     pid = market.plugin_pid(name)
     logged, before_s = len(market.lsps[name].log_text()), cpu_s(pid)
     ends = market.paid_all(ways)
     good = [paid for paid in ends if not paid.why]
     market.settled(name)
-    cpu_ms = (cpu_s(pid) - before_s) * 1e3 / sales
+    cpu_ms = (cpu_s(pid) - before_s) * 1e3 / len(ways)
     first_s = min(paid.began_s for paid in ends)
     return Rush(
         name=name,
@@ -180,7 +187,7 @@ def _rush(market: Market, name: str, sales: int) -> Rush:
         wait_s=figure([paid.took_s for paid in good]),
         last_s=round(max((paid.took_s for paid in good), default=0.0), 3),
         cpu_ms=round(cpu_ms, 2),
-        failures=[paid.why for paid in ends if paid.why],
+        failures=unsold + [paid.why for paid in ends if paid.why],
         told=NOT_SOLD.findall(market.lsps[name].log_text()[logged:]),
     )
 
