@@ -34,12 +34,17 @@ class Request(NamedTuple):
 
 
 class WebhookServer:
-    """`status` and `headers` are what it answers; while `hangs` is set it answers nothing."""
+    """`status` and `answer_headers` are what it answers, or `status_line` as it stands; while `hangs` is set, nothing.
+
+    `shakes_hands_after_s`: TLS begins so late. `drips_every_s`: after that it writes a byte so often, for ever.
+    """
 
     def __init__(self, directory: Path, name: str = "localhost") -> None:
         self.name = name
         self.status = 200
         self.answer_headers: dict[str, str] = {}
+        self.status_line = b""
+        self.shakes_hands_after_s = self.drips_every_s = 0.0
         self.hangs = threading.Event()
         self.go_on = threading.Event()
         self.requests: list[Request] = []
@@ -57,6 +62,7 @@ class WebhookServer:
         context.load_cert_chain(self.ca_file, key_file)
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.context = context
+        self._server.owner = self
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -81,11 +87,17 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     context: ssl.SSLContext
+    owner: WebhookServer
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """TLS in the thread of the request, so that one that says nothing keeps no other waiting."""
+        owner = self.owner
+        owner.go_on.wait(owner.shakes_hands_after_s)
         try:
             with self.context.wrap_socket(request, server_side=True) as wrapped:
+                while owner.drips_every_s:
+                    wrapped.sendall(b"H")
+                    owner.go_on.wait(owner.drips_every_s)
                 super().finish_request(wrapped, client_address)
         except OSError:
             return
@@ -98,6 +110,9 @@ def _handler(owner: WebhookServer) -> type[http.server.BaseHTTPRequestHandler]:
             owner.requests.append(Request("POST", self.path, dict(self.headers.items()), body))
             if owner.hangs.is_set():
                 owner.go_on.wait(60)
+                return
+            if owner.status_line:
+                self.wfile.write(owner.status_line)
                 return
             self.send_response(owner.status)
             for name, value in owner.answer_headers.items():

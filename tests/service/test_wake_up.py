@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import LspsError
 
 APP = {"app_name": "app"}
+DUST_MSAT = 330_000
 
 
 @pytest.fixture
@@ -113,6 +115,12 @@ async def sleeps_with_a_channel(stage: Stage, server: WebhookServer, client: Cli
     await stage.quiet()
 
 
+async def wake_held(stage: Stage, count: int) -> None:
+    """So many payments wait for clients that sleep."""
+    while (await stage.stats())["wake_held"] != count:
+        await stage.fence()
+
+
 async def test_a_payment_over_an_open_channel_waits_for_the_wallet(server: WebhookServer) -> None:
     """N-09, N-19: an ordinary forward is held, the wallet called, and the payment goes in when it is back."""
     async with wakes(server) as stage:
@@ -159,6 +167,103 @@ async def test_a_part_over_the_alias_of_a_paid_channel_waits_too(server: Webhook
         await stage.until(lambda: len(server.requests) == 2, "the client is called")
         client.connect()
         await stage.lsp.call("lsps2-dev-advance", {"seconds": 6})
+        assert (await payment).paid
+
+
+async def test_what_a_dying_channel_brought_is_not_let_out_to_who_wakes(server: WebhookServer) -> None:
+    """rule:19: crumbs too small for the chain would never be ours, and the wallet, a friend of the payer, has them."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer(channels=2)
+        await sleeps_with_a_channel(stage, server, client, payer)
+        crumbs = client.invoice(29 * DUST_MSAT, client.ends[0].other.scid_now())
+        payer.pay(crumbs, [DUST_MSAT] * 29, channels=[0] * 29, overpay_msat=10_000)
+        await wake_held(stage, 29)
+        stage.lsp.error_arrived(payer, payer.channels[0].other, "bye")
+        await wake_held(stage, 0)
+        assert len(stage.log_lines("29 payments for clients that sleep fail")) == 1
+        params = stage.part_call(crumbs, payer)
+        params["forward_to"] = client.ends[0].channel.channel_id
+        answer = await stage.hook_call(params)
+        assert answer["result"] == {"result": "fail", "failure_message": TEMPORARY}
+        client.connect()
+        await stage.quiet()
+        assert not crumbs.paid_msat
+        stage.world.mine(200)
+        await stage.quiet()
+
+
+async def test_a_payment_that_expires_soon_waits_for_nobody(server: WebhookServer) -> None:
+    """rule:5, cln:H14: a stranger's onion must not have a good peer close its channel with us; nor while it is held."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer()
+        await sleeps_with_a_channel(stage, server, client, payer)
+        scid = client.ends[0].other.scid_now()
+        soon = payer.pay(client.invoice(1_000_000, scid, cltv_delta=6), final_delta=0, overpay_msat=10_000)
+        assert (await soon).raw_messages == [TEMPORARY]
+        later = payer.pay(client.invoice(1_000_000, scid, cltv_delta=10), final_delta=0, overpay_msat=10_000)
+        await wake_held(stage, 1)
+        assert (await stage.stats())["held_blocks_left"] == 10
+        stage.world.mine(4)
+        assert (await later).raw_messages == [TEMPORARY]
+        client.connect()
+
+
+async def test_a_wallet_is_called_before_its_channel_must_be_closed(server: WebhookServer) -> None:
+    """N-14: an HTLC that we offered nears its expiry, block by block; who is there, or has none, is not called."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(on_part="hold"), stage.payer()
+        await registered(stage, server, client)
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [SIZE_MSAT])
+        await stage.until(client.held, "the part is at the client")
+        expiry = client.held()[0].htlc.cltv_expiry
+        stage.world.mine(expiry - 23 - stage.world.chain.height)
+        await stage.quiet()
+        client.go_offline()
+        await stage.fence()
+        assert len(server.requests) == 1
+        stage.world.mine()
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        notification = server.requests[1].notification(stage.lsp.node_id)
+        assert (notification.method, notification.timeout_block) == ("lsps5.expiry_soon", expiry + 1)
+        client.connect()
+        client.settle_held()
+        assert (await payment).paid
+        await stage.over(invoice)
+
+
+async def test_a_client_that_asks_at_once_hears_the_truth(server: WebhookServer) -> None:
+    """N-01: while a signature is awaited neither `list_protocols` nor `set_webhook` says that there is no LSPS5."""
+    async with wakes(server) as stage:
+        await stage.stop()
+        slow = stage.lsp.faults.hang("signmessage")
+        await stage.start()
+        client = stage.client()
+        asked = asyncio.ensure_future(client.request("lsps0.list_protocols"))
+        set_now = asyncio.ensure_future(client.request("lsps5.set_webhook", {**APP, "webhook": server.url()}))
+        await stage.fence()
+        assert not asked.done()
+        slow.release()
+        assert await asked == {"protocols": [2, 5]}
+        assert (await set_now)["num_webhooks"] == 1
+
+
+async def test_a_wallet_that_leaves_while_a_signature_is_awaited_is_woken(server: WebhookServer) -> None:
+    """N-09, N-19: it went to sleep in the plugin's first second."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer()
+        await sleeps_with_a_channel(stage, server, client, payer)
+        client.connect()
+        await stage.stop()
+        slow = stage.lsp.faults.hang("signmessage")
+        await stage.start()
+        client.go_offline()
+        await stage.fence()
+        slow.release()
+        await speaks(stage)
+        payment = payer.pay(client.invoice(1_000_000, client.ends[0].other.scid_now()), overpay_msat=10_000)
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        client.connect()
         assert (await payment).paid
 
 

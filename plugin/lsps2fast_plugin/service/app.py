@@ -212,7 +212,7 @@ class Service(PluginApp):
         parts.shut.known()
         if parts.waker is not None:
             await until_answered("reading webhooks", parts.waker.load, self.clock)
-            parts.waker.sleep(recovery.channels)
+            parts.waker.sleep(recovery.channels, parts.driver.height())
             self.host.spawn(parts.waker.begin(info.id))
         self._loaded()
         await self._join_fleet(parts, info)
@@ -392,7 +392,7 @@ class Service(PluginApp):
         self.parts.effects.stop()
         self.parts.incoming.give_up()
         if self.parts.waker is not None:
-            await self.parts.waker.close()
+            self.parts.waker.give_up()
         self.parts.sales.tracker.ending = True
         ended = self.parts.sessions.shutdown()
         self.parts.sales.take(self.parts.sessions.take_changes(), ())
@@ -404,6 +404,8 @@ class Service(PluginApp):
             await self.page.close()
         if self.parts.fleet is not None:
             await self.parts.fleet.close()
+        if self.parts.waker is not None:
+            await self.parts.waker.close()
         await self.parts.rpc.close()
 
 

@@ -24,6 +24,7 @@ from lsps2fast_plugin.service.outgoing_room import WOULD_NOT_BE_FORWARDED
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.sales_ledger.evidence import CHANNEL_LEFT
+from lsps2fast_plugin.service.wake.waker import Waker
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,16 @@ class HtlcIntake:
         shut = call.forward_to is not None and self._shut.lets_nothing_out(call.forward_to)
         if shut:
             self._fail(call, TEMPORARY)
-        elif self._waker is None or not self._waker.takes(call):
+        elif self._waker is not None and self._waker.sleepers.client_of(call.forward_to) is not None:
+            self._incoming.once_known(self._rpc, call, partial(self._take_for_sleeper, self._waker, call))
+        else:
+            self._host.let_go(call.id_raw)
+
+    def _take_for_sleeper(self, waker: Waker, call: Any) -> None:
+        """Hold what is for a client that is away, unless the channel that brought it goes to the chain (rule:19)."""
+        if self._incoming.has_left(self.names.channel_id(call.in_scid)):
+            self._fail(call, TEMPORARY)
+        elif not waker.takes(call):
             self._host.let_go(call.id_raw)
 
     def _turn_away_blinded(self, call: Any, why: str) -> None:
@@ -173,12 +183,18 @@ class HtlcIntake:
             return None
         if jit.paid:  # people:S16: over the alias a part waits only while its channel is not back
             waits = jit.channel is not None and self._driver.effects.waits(jit.channel.channel_id, call.next_scid)
-            room = not waits or self._desk.gate.part(len(self._held), self._held.held_msat, call.amount_msat)
+            room = not waits or self._desk.gate.part(*self._all_held(), call.amount_msat)
             return None if room else TEMPORARY
         if outgoing_cltv_value - self._driver.sessions.height > self._max_hold_blocks:
             self._desk.refusals.count(Refusal.HOLD_TOO_LONG)
             return EXPIRY_TOO_FAR  # rule:18: so long the client could bind our coins
         return None
+
+    def _all_held(self) -> tuple[int, int]:
+        """Return number and sum of the HTLCs that are held, for sales and for clients that sleep."""
+        asleep = None if self._waker is None else self._waker.sleepers
+        parts, msat = (0, 0) if asleep is None else (len(asleep), asleep.held_msat)
+        return len(self._held) + parts, self._held.held_msat + msat
 
     def channel_left(self, channel_id: str) -> None:
         """Fail what a channel brought and is still held, as it goes to the chain, before anything is let out (rule:19).
@@ -192,6 +208,13 @@ class HtlcIntake:
             self._blame_payers(held)
             self._driver.drop(held, LEAVES)
         self._drop_waiting(channel_id)
+        lost = () if self._waker is None else self._waker.channel_left(self.names.names_of(channel_id))
+        if lost:
+            log.warning(
+                f"{len(lost)} payments for clients that sleep fail: channel {channel_id}, their own, is closing"
+            )
+        for call in lost:
+            self._fail(call, TEMPORARY)
 
     def _drop_waiting(self, in_channel: str) -> None:
         """Fail what came over this channel, is let out, and waits for its client since our start."""

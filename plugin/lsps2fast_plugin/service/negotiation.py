@@ -131,19 +131,16 @@ class Negotiator:
 
     async def _run(self, peer_id: str, request: lsps0.Request) -> dict[str, Any]:
         method = self._methods.get(request.method)
-        if method is None and self._calls_webhooks and self._waker is not None:
-            method = self._waker.methods.get(request.method)
+        if method is None and self._waker is not None and request.method in self._waker.methods:
+            method = self._waker.methods[request.method] if await self._waker.knows() else None
         if method is None:
             raise lsps0.method_not_found()
         return await method(peer_id, request.params)
 
     async def _list_protocols(self, peer_id: str, params: object) -> dict[str, Any]:
         lsps0.parse_list_protocols(params)
-        return lsps0.protocols_result((lsps2.PROTOCOL, lsps5.PROTOCOL) if self._calls_webhooks else (lsps2.PROTOCOL,))
-
-    @property
-    def _calls_webhooks(self) -> bool:
-        return self._waker is not None and self._waker.is_on
+        calls_webhooks = self._waker is not None and await self._waker.knows()
+        return lsps0.protocols_result((lsps2.PROTOCOL, lsps5.PROTOCOL) if calls_webhooks else (lsps2.PROTOCOL,))
 
     # Menus ----------------------------------------------------------------------------------------
 

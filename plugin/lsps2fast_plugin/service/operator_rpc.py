@@ -214,7 +214,9 @@ def open_offers(parts: ServiceParts) -> dict[str, dict[str, Any]]:
 
 def stats_of(parts: ServiceParts) -> dict[str, Any]:
     """Return the answer of `lsps2-stats`, which the page for Prometheus is made of, too."""
-    nearest, withheld_ms = parts.held.nearest_expiry(), parts.exposure.oldest_withheld_ms()
+    sleeping = None if parts.waker is None else parts.waker.sleepers.nearest_expiry()
+    nearest = min((each for each in (parts.held.nearest_expiry(), sleeping) if each is not None), default=None)
+    withheld_ms = parts.exposure.oldest_withheld_ms()
     return {
         "version": __version__,
         "core": BACKEND,

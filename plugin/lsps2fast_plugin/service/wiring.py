@@ -14,7 +14,7 @@ from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
-from lsps2fast_plugin.cln.models import list_peer_channels
+from lsps2fast_plugin.cln.models import CLOSING, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.alarms import Alarms
@@ -292,8 +292,9 @@ def _waker(
         spawn=host.spawn,
         channels_of=lambda peer_id: list_peer_channels(rpc, id=peer_id),
         is_online=sessions.is_online,
-        held_elsewhere=lambda: (len(held), held.held_msat),
+        elsewhere=held,
         ready=driver.effects.watch.changed,
+        most_msat_of_client=settings.held_msat_per_peer,
         wait_ms=settings.wake_wait_ms,
     )
 
@@ -301,12 +302,22 @@ def _waker(
         core = sessions.buys.get(jit_scid)
         return sleepers.wait_ms if core is not None and core.paid and sleepers.asleep(core.peer_id) else 0
 
+    async def has_channel(peer_id: str) -> bool:
+        return any(each.state not in CLOSING for each in await list_peer_channels(rpc, id=peer_id))
+
     driver.effects.let_sleep(asleep)
     return Waker(
         rpc=rpc,
         book=book,
         caller=caller,
-        requests=WebhookRequests(book, caller, desk.policy.is_served, allow_loopback=settings.webhook_loopback),
+        requests=WebhookRequests(
+            book,
+            caller,
+            is_served=desk.policy.is_served,
+            has_channel=has_channel,
+            has_offer=lambda peer_id: bool(offers.of_peer(peer_id)),
+            allow_loopback=settings.webhook_loopback,
+        ),
         sleepers=sleepers,
         post=post,
         clock=clock,

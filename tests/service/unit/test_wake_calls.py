@@ -64,6 +64,8 @@ class Scene:
         self.clock = StillClock()
         self.node = Datastore()
         self.online: set[str] = set()
+        self.owners: set[str] = set()
+        self.offers: set[str] = set()
         self.tasks: list[asyncio.Task[None]] = []
         self.most = most
         self.post = FakePost()
@@ -79,7 +81,22 @@ class Scene:
             is_online=self.online.__contains__,
         )
         self.caller.signer = FakeSigner()
-        self.requests = WebhookRequests(self.book, self.caller, lambda peer: peer != BOB, allow_loopback=False)
+        self.requests = WebhookRequests(
+            self.book,
+            self.caller,
+            is_served=lambda peer: peer != BOB,
+            has_channel=self.has_channel,
+            has_offer=self.offers.__contains__,
+            allow_loopback=False,
+        )
+
+    async def has_channel(self, peer_id: str) -> bool:
+        return peer_id in self.owners
+
+    async def at_work(self) -> None:
+        """Let what was begun go as far as it can."""
+        for _ in range(100):
+            await asyncio.sleep(0)
 
     async def rest(self) -> None:
         while self.tasks:
@@ -96,7 +113,7 @@ class Scene:
         return called
 
     def reconnect(self) -> None:
-        self.caller.connected(ALICE)
+        self.caller.forget(ALICE)
 
     @property
     def kinds(self) -> list[str]:
@@ -207,23 +224,70 @@ async def test_strangers_have_two_of_eight_places() -> None:
     """rule:24: servers that say nothing, of clients without a channel, keep no place of those with one."""
     scene = Scene()
     scene.post.wait = asyncio.Event()
-    for number in range(20):
-        ask = {"app_name": "a", "webhook": URL}
-        await scene.requests.set_webhook(f"02{number:064x}", ask)
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert scene.post.at_once == 2
-    for number in range(20, 40):
-        peer = f"02{number:064x}"
-        await scene.requests.set_webhook(peer, {"app_name": "a", "webhook": URL})
-        await scene.book.look(peer, True, False)
-        scene.caller.registered(peer, scene.book.of(peer)[0])
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert scene.post.at_once == 8
+    strangers, owners = [[f"02{number:064x}" for number in range(first, first + 20)] for first in (0, 20)]
+    scene.owners.update(owners)
+    for peers, places in ((strangers, 2), (owners, 8)):
+        for peer in peers:
+            await scene.requests.set_webhook(peer, {"app_name": "a", "webhook": URL})
+        await scene.at_work()
+        assert scene.post.at_once == places
     scene.post.wait.set()
     await scene.rest()
     assert scene.post.most_at_once == 8
+
+
+async def test_whom_a_payment_waits_for_is_called_whatever_strangers_do() -> None:
+    """rule:24: 2,000 new identities a minute set webhooks whose servers hang; one without a channel is paid meanwhile.
+
+    Its payment is what costs somebody something, so it waits behind none of them.
+    """
+    scene = Scene(most=3)
+    await scene.register()
+    scene.post.wait = asyncio.Event()
+    for number in range(MOST_STRANGERS - 1):
+        await scene.requests.set_webhook(f"02{number:064x}", {"app_name": "a", "webhook": "https://trap.example/"})
+        scene.clock.pass_ms(30)
+    await scene.at_work()
+    assert scene.caller.wake(ALICE, INCOMING)
+    await scene.at_work()
+    assert scene.post.at_once == 3
+    scene.post.wait.set()
+    await scene.rest()
+    assert scene.kinds.count("payment_incoming") == 1
+
+
+async def test_one_client_has_two_of_eight_places() -> None:
+    """rule:24: a client with a channel and ten webhooks that hang keeps nobody else's call waiting."""
+    scene = Scene(most=10)
+    scene.owners.update((ALICE, BOB))
+    for number in range(10):
+        await scene.register(f"app {number}", f"https://a{number}.example/")
+    await scene.book.set(BOB, WebhookAsk("app", "https://b.example/"), True)
+    scene.post.wait = asyncio.Event()
+    scene.caller.wake(ALICE, INCOMING)
+    await scene.at_work()
+    assert scene.post.at_once == 2
+    scene.caller.wake(BOB, INCOMING)
+    await scene.at_work()
+    assert scene.post.at_once == 3
+    scene.post.wait.set()
+    await scene.rest()
+
+
+async def test_a_webhook_that_was_replaced_meanwhile_is_not_called() -> None:
+    """N-18: the call was begun when the old URL stood; the new one was told, and the old one may be anybody's now."""
+    scene = Scene(most=10)
+    names = [f"app {number}" for number in range(10)]
+    for name in names:
+        await scene.register(name)
+    scene.post.wait = asyncio.Event()
+    scene.caller.wake(ALICE, INCOMING)
+    await scene.at_work()
+    for name in names:
+        await scene.requests.set_webhook(ALICE, {"app_name": name, "webhook": "https://new.example/"})
+    scene.post.wait.set()
+    await scene.rest()
+    assert scene.post.asked.count(("a.example", "payment_incoming")) == 2
 
 
 async def test_addresses_in_figures_are_refused_at_once() -> None:
@@ -296,11 +360,41 @@ async def test_so_many_strangers_are_remembered() -> None:
     """rule:14, rule:24: one more is refused for now; those with a channel have room."""
     scene = Scene()
     for number in range(MOST_STRANGERS):
-        await scene.book.set(f"{number}", WebhookAsk("a", URL))
+        await scene.book.set(f"{number}", WebhookAsk("a", URL), False)
     with pytest.raises(PeerError):
         await scene.register()
     await scene.book.look("7", True, False)
     await scene.register()
+
+
+async def test_who_depends_on_its_webhook_has_room() -> None:
+    """rule:22, rule:24: however many strangers registered; a channel or an offer is what they do not have."""
+    scene = Scene()
+    for number in range(MOST_STRANGERS):
+        await scene.book.set(f"{number}", WebhookAsk("a", URL), False)
+    for having in (scene.offers, scene.owners):
+        with pytest.raises(PeerError):
+            await scene.register()
+        having.add(ALICE)
+        await scene.register()
+        await scene.book.remove(ALICE, "app")
+        having.clear()
+
+
+async def test_a_lost_channel_that_cannot_be_written_is_looked_at_again() -> None:
+    """N-15, rule:11: else what it was told long ago would count, and the client be forgotten the day after."""
+    scene = Scene()
+    scene.owners.add(ALICE)
+    await scene.register()
+    scene.clock.pass_ms(KEPT_MS)
+    scene.node.broken = True
+    with pytest.raises(StoreError):
+        await scene.book.look(ALICE, False, False)
+    scene.node.broken = False
+    scene.clock.pass_ms(86_400_000)
+    for _ in range(2):
+        await scene.book.look(ALICE, False, False)
+    assert scene.book.of(ALICE)
 
 
 @pytest.mark.parametrize(

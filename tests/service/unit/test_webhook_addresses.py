@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ async def test_a_server_that_says_nothing_is_left(server: WebhookServer, monkeyp
     monkeypatch.setattr(posting, "PATIENCE_S", 0.2)
     server.hangs.set()
     post = HttpsPost(allow_loopback=True)
-    with pytest.raises(PostFailed, match="no answer within"):
+    with pytest.raises(PostFailed, match=r"no answer|timed out"):
         await post(parse_url(server.url()), OK_HEADERS, b"{}")
     server.hangs.clear()
     monkeypatch.setattr(posting, "PATIENCE_S", 10.0)
@@ -230,6 +231,41 @@ async def test_a_server_that_drips_is_left(monkeypatch: pytest.MonkeyPatch, serv
         await asked(f"https://localhost:{drip.getsockname()[1]}/")
     for each in (*taken, drip):
         each.close()
+
+
+async def test_a_server_that_drips_once_we_have_left_keeps_no_thread(
+    server: WebhookServer, names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """trap:47: a slow name, then a slow TLS: ours is the end of the ten seconds, whatever step it falls into.
+
+    Sixteen such threads would end all wake-up calls.
+    """
+    names["localhost"] = ["127.0.0.1"]
+    resolve = posting.socket.getaddrinfo
+
+    def slowly(*args: Any, **kinds: Any) -> list[Any]:
+        time.sleep(0.25)
+        return resolve(*args, **kinds)
+
+    monkeypatch.setattr(posting.socket, "getaddrinfo", slowly)
+    monkeypatch.setattr(posting, "PATIENCE_S", 0.4)
+    server.shakes_hands_after_s, server.drips_every_s = 0.3, 0.1
+    post = HttpsPost(allow_loopback=True)
+    with pytest.raises(PostFailed, match=r"no answer|timed out"):
+        await post(parse_url(server.url()), OK_HEADERS, b"{}")
+    threads = [each for each in threading.enumerate() if each.name == "webhook"]
+    await asyncio.gather(*(asyncio.to_thread(each.join, 3) for each in threads))
+    assert not any(each.is_alive() for each in threads)
+    assert server.requests == []
+    post.close()
+
+
+async def test_a_server_writes_nothing_into_our_log(server: WebhookServer) -> None:
+    """trap:47, rule:14: of what it sends where HTTP is due not one word goes into the sentence that is logged."""
+    server.status_line = b"\x1b[2JALARM: send coins to bc1q\r\n" + b"x" * 50_000
+    with pytest.raises(PostFailed) as failed:
+        await asked(server.url())
+    assert str(failed.value) == "BadStatusLine"
 
 
 async def test_a_long_answer_is_not_read(server: WebhookServer) -> None:

@@ -132,3 +132,17 @@ def test_it_answers_every_line(tmp_path: Path) -> None:
     assert answers[:3] == [None, None, None]
     secret = int.from_bytes(sign_webhooks.node_key(PLAIN), "big")
     assert answers[3] == ln_signature.sign(secret, good.encode())
+
+
+async def test_the_end_waits_for_no_signature() -> None:
+    """rule:17: a program that says nothing has ten seconds, the whole end of the plugin five."""
+    hangs = ProgramSigner(program("if text == 'first': print(json.dumps(text), flush=True)"))
+    assert await hangs.sign("first") == "first"
+    text = asyncio.ensure_future(hangs.sign("second"))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert hangs._turn.locked()
+    async with asyncio.timeout(2):
+        await hangs.close()
+    with pytest.raises(NotSigned):
+        await text

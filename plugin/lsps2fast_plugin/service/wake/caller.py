@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from lsps2fast.errors import PeerError, ProtocolBug, StoreError
 from lsps2fast.lsps import lsps5
@@ -30,10 +31,7 @@ FIRST_RETRY_MS: Final = 15_000
 HOUR_S: Final = 3_600
 CALLS_AN_HOUR: Final = 20  # of each webhook that a client may have
 CALLS_AT_ONCE: Final = 6  # of each, on top of the hour's
-TOTAL_PER_S: Final = 20
-MOST_WAITING: Final = 400  # calls that wait for a thread
-MOST_OF_STRANGERS: Final = 2  # requests under way for clients without a channel, of the eight in all
-MOST_AT_ONCE: Final = 8
+MOST_OF_CLIENT: Final = 2  # requests under way for one client
 OUTCOMES: Final = ("answered", "refused", "failed", "limited", "unsigned")
 
 
@@ -43,6 +41,27 @@ class _Kind:
 
     next_ms: int
     failures: int = 0
+
+
+class _Lane:
+    """So many requests under way, so many that wait or are, and so many a second."""
+
+    def __init__(self, *, places: int, per_s: int) -> None:
+        self.places = asyncio.Semaphore(places)
+        self._most = 50 * places
+        self._rate = TokenBucket(per_s, 5 * per_s)
+        self._in = 0
+
+    def enter(self, now_ms: int) -> bool:
+        """Return whether one more may come in; it then must `leave`."""
+        if self._in >= self._most or not self._rate.take(now_ms):
+            return False
+        self._in += 1
+        return True
+
+    def leave(self) -> None:
+        """Make room."""
+        self._in -= 1
 
 
 class Caller:
@@ -65,11 +84,10 @@ class Caller:
         self._kinds: dict[str, dict[str, _Kind]] = {}  # by client and method; goes when the client connects
         rate = book.most * CALLS_AN_HOUR / HOUR_S
         self._allowance = PeerBuckets(rate, book.most * CALLS_AT_ONCE)
-        self._total = TokenBucket(TOTAL_PER_S, 5 * TOTAL_PER_S)
-        self._all = asyncio.Semaphore(MOST_AT_ONCE)
-        self._strangers = asyncio.Semaphore(MOST_OF_STRANGERS)
-        self._waiting = 0
-        self._registering: dict[tuple[str, str, str], asyncio.Lock] = {}
+        self._needed = _Lane(places=6, per_s=20)
+        self._free = _Lane(places=2, per_s=5)  # new webhooks of clients without a channel, which cost nothing to set
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # of each client, while used
+        self._registering: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self.signer: Signer | None = None
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.calls = dict.fromkeys((name.removeprefix("lsps5.") for name in lsps5.NOTIFICATIONS), 0)
@@ -90,10 +108,11 @@ class Caller:
 
     def registered(self, peer_id: str, webhook: Webhook) -> None:
         """Tell a new webhook that it is one."""
-        self._spawn(self._guarded_registration(peer_id, webhook))
+        lane = self._free if self._book.is_stranger(peer_id) else self._needed
+        self._spawn(self._register_alone(peer_id, webhook, lane))
 
-    def connected(self, peer_id: str) -> None:
-        """Take note that a client is there: what it was called for is over (N-17)."""
+    def forget(self, peer_id: str) -> None:
+        """Forget what a client was called for: it is there, and that is over (N-17)."""
         self._kinds.pop(peer_id, None)
 
     def check_allowance(self, peer_id: str) -> None:
@@ -119,51 +138,43 @@ class Caller:
         if not self._allowance.take(peer_id, self._clock.now_ms()):
             self.outcomes["limited"] += 1
             return False
-        if not webhook.told and not await self._register(peer_id, webhook):
+        if not webhook.told and not await self._register(peer_id, webhook, self._needed):
             return False
-        return await self._send(peer_id, webhook, method, expiry)
+        return await self._send(peer_id, webhook, method, expiry, self._needed)
 
-    async def _guarded_registration(self, peer_id: str, webhook: Webhook) -> None:
-        await self._register(peer_id, webhook)
+    async def _register_alone(self, peer_id: str, webhook: Webhook, lane: _Lane) -> None:
+        await self._register(peer_id, webhook, lane)
 
-    async def _register(self, peer_id: str, webhook: Webhook) -> bool:
+    async def _register(self, peer_id: str, webhook: Webhook, lane: _Lane) -> bool:
         """Send `webhook_registered`, once however many want to call; return whether it is out (N-18)."""
-        name = (peer_id, webhook.app_name, webhook.webhook)
-        lock = self._registering.setdefault(name, asyncio.Lock())
-        try:
-            async with lock:
-                if any(each.app_name == webhook.app_name and each.told for each in self._book.of(peer_id)):
-                    return True
-                if webhook not in self._book.of(peer_id):
-                    return False  # it was replaced or removed meanwhile
-                if not await self._send(peer_id, webhook, lsps5.WEBHOOK_REGISTERED, None):
-                    return False
-                try:
-                    await self._book.told(peer_id, webhook)
-                except StoreError as error:  # it will be told again
-                    log.warning(f"that a webhook of {peer_id} was called could not be stored: {error}")
-                return True
-        finally:
-            if not lock.locked():
-                self._registering.pop(name, None)
+        async with self._registering.setdefault((peer_id, webhook.app_name), asyncio.Lock()):
+            now = self._book.find(peer_id, webhook)
+            if now is None or now.told:
+                return now is not None
+            if not await self._send(peer_id, now, lsps5.WEBHOOK_REGISTERED, None, lane):
+                return False
+            try:
+                await self._book.told(peer_id, now)
+            except StoreError as error:  # it will be told again
+                log.warning(f"that a webhook of {peer_id} was called could not be stored: {error}")
+            return True
 
-    async def _send(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> bool:
-        if self._waiting >= MOST_WAITING or not self._total.take(self._clock.now_ms()):
+    async def _send(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None, lane: _Lane) -> bool:
+        if not lane.enter(self._clock.now_ms()):
             self.outcomes["limited"] += 1
             return False
-        self._waiting += 1
+        share = self._shares.setdefault(peer_id, asyncio.Semaphore(MOST_OF_CLIENT))
         try:
-            async with self._places(peer_id):
+            async with share, lane.places:
                 return await self._sign_and_send(peer_id, webhook, method, expiry)
         finally:
-            self._waiting -= 1
-
-    def _places(self, peer_id: str) -> _Places:
-        return _Places([self._strangers, self._all] if self._book.is_stranger(peer_id) else [self._all])
+            lane.leave()
 
     async def _sign_and_send(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> bool:
         if self.signer is None or (method != lsps5.WEBHOOK_REGISTERED and self._is_online(peer_id)):
             return False
+        if self._book.find(peer_id, webhook) is None:
+            return False  # it was replaced or removed meanwhile
         what = f"{method} for {peer_id}"
         try:
             url = lsps5.parse_url(webhook.webhook)
@@ -187,25 +198,3 @@ class Caller:
         self.calls[method.removeprefix("lsps5.")] += 1
         log.log(logging.DEBUG if status == 200 else logging.INFO, f"{what}: {url.host} answered {status}")
         return True
-
-
-class _Places:
-    """Several semaphores at once, always in the same order."""
-
-    def __init__(self, semaphores: list[asyncio.Semaphore]) -> None:
-        self._semaphores = semaphores
-        self._taken: list[asyncio.Semaphore] = []
-
-    async def __aenter__(self) -> None:
-        try:
-            for semaphore in self._semaphores:
-                await semaphore.acquire()
-                self._taken.append(semaphore)
-        except BaseException:
-            await self.__aexit__()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        for semaphore in self._taken:
-            semaphore.release()
-        self._taken.clear()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import logging
 import socket
 import ssl
 import threading
@@ -20,32 +19,70 @@ from lsps2fast.lsps.lsps5 import WebhookUrl
 from lsps2fast_plugin.service.wake.addresses import is_loopback, is_public
 from lsps2fast_plugin.service.wake.posting import PostFailed
 
-log = logging.getLogger(__name__)
-
 PATIENCE_S: Final = 10.0  # for name, connection, TLS, request and status together
 MOST_THREADS: Final = 16  # of requests; `caller` makes eight at one time, others may wait for a resolver
 MOST_ADDRESSES: Final = 16  # of one name
 AGENT: Final = "lsps2fast"
 
 
+class _Work:
+    """One request, made in a thread; the loop may leave it at any step, and then it ends at the next one."""
+
+    def __init__(self, url: WebhookUrl, headers: dict[str, str], body: bytes) -> None:
+        self.url = url
+        self._headers = {"content-type": "application/json", "user-agent": AGENT, "connection": "close"} | headers
+        self._body = body
+        self._lock = threading.Lock()  # or what is shut down could be another's: numbers of files are used again
+        self._socket: socket.socket | None = None
+        self._left = False
+
+    def leave(self) -> None:
+        """Wake the thread from whatever it waits for on its connection."""
+        with self._lock:
+            self._left = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):  # not SSLSocket's own, which takes TLS away under a reader
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def holds(self, opened: socket.socket) -> None:
+        """Have `leave` reach this one. Raises PostFailed where the loop has left."""
+        with self._lock:
+            self._socket = opened
+            if self._left:
+                raise PostFailed("it took too long")
+
+    def ask(self, address: str, tls: ssl.SSLContext) -> int:
+        """Return the status of the answer from this address; the rest of it means nothing (N-16)."""
+        connection = _Connection(self, address, tls)
+        try:
+            connection.request("POST", self.url.target, self._body, self._headers)
+            return connection.getresponse().status
+        finally:
+            with self._lock:
+                self._socket = None
+                connection.close()
+
+
 class _Connection(http.client.HTTPSConnection):
     """A connection to one address, for one host."""
 
-    def __init__(self, url: WebhookUrl, address: str, context: ssl.SSLContext) -> None:
-        super().__init__(url.host, url.port, timeout=PATIENCE_S, context=context)
+    def __init__(self, work: _Work, address: str, tls: ssl.SSLContext) -> None:
+        super().__init__(work.url.host, work.url.port, timeout=PATIENCE_S, context=tls)
+        self._work = work
         self._address = address
-        self._tls = context
+        self._tls = tls
 
     def connect(self) -> None:
         """Connect, and see that it is not ourselves under a public address."""
-        raw = socket.socket(socket.AF_INET6 if ":" in self._address else socket.AF_INET, socket.SOCK_STREAM)
-        self.sock = raw  # so that `HttpsPost` can break it off
+        raw = self.sock = socket.socket(socket.AF_INET6 if ":" in self._address else socket.AF_INET, socket.SOCK_STREAM)
+        self._work.holds(raw)
         raw.settimeout(PATIENCE_S)
         raw.connect((self._address, self.port))
         if raw.getsockname()[0] == self._address and not is_loopback(self._address):
-            raw.close()
             raise PostFailed("its address is one of this machine", refused=True)
-        self.sock = self._tls.wrap_socket(raw, server_hostname=self.host)
+        wrapped = self.sock = self._tls.wrap_socket(raw, server_hostname=self.host, do_handshake_on_connect=False)
+        self._work.holds(wrapped)
+        wrapped.do_handshake()
 
 
 class HttpsPost:
@@ -55,8 +92,7 @@ class HttpsPost:
         """`allow_loopback`: for tests, so that a server of this machine can be called."""
         self._allow_loopback = allow_loopback
         self._context = ssl.create_default_context()
-        self._open: set[_Connection] = set()
-        self._lock = threading.Lock()
+        self._under_way: set[_Work] = set()
         self._threads = 0
 
     async def __call__(self, url: WebhookUrl, headers: dict[str, str], body: bytes) -> int:
@@ -65,29 +101,31 @@ class HttpsPost:
             raise PostFailed("too many requests do not end")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[int] = loop.create_future()
-        mine: list[_Connection] = []
-        given_up = threading.Event()
+        work = _Work(url, headers, body)
 
         def run() -> None:
             try:
-                status, error = self._work(url, headers, body, mine, given_up), None
+                status, error = self._try_addresses(work), None
             except PostFailed as failed:
                 status, error = 0, failed
             except Exception as bug:
-                status, error = 0, PostFailed(f"{type(bug).__name__}: {bug}")
+                status, error = 0, PostFailed(type(bug).__name__)
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(self._ended, answer, status, error)
 
+        try:
+            threading.Thread(target=run, name="webhook", daemon=True).start()
+        except RuntimeError as error:  # the system gives no more
+            raise PostFailed(str(error)) from error
         self._threads += 1
-        threading.Thread(target=run, name="webhook", daemon=True).start()
+        self._under_way.add(work)
         try:
             return await asyncio.wait_for(answer, PATIENCE_S)
         except TimeoutError:
             raise PostFailed(f"no answer within {PATIENCE_S:g} s") from None
         finally:
-            given_up.set()
-            for connection in mine:
-                _break(connection)
+            self._under_way.discard(work)
+            work.leave()
 
     def _ended(self, answer: asyncio.Future[int], status: int, error: PostFailed | None) -> None:
         self._threads -= 1
@@ -100,43 +138,21 @@ class HttpsPost:
 
     def close(self) -> None:
         """Break off what is under way."""
-        with self._lock:
-            for connection in self._open:
-                _break(connection)
+        for work in self._under_way:
+            work.leave()
 
     # In a thread -----------------------------------------------------------------------------------
 
-    def _work(
-        self,
-        url: WebhookUrl,
-        headers: dict[str, str],
-        body: bytes,
-        connections: list[_Connection],
-        given_up: threading.Event,
-    ) -> int:
+    def _try_addresses(self, work: _Work) -> int:
         why = "it has no address"
-        for address in self._addresses(url):
-            connection = _Connection(url, address, self._context)
-            connections.append(connection)
-            with self._lock:
-                self._open.add(connection)
+        for address in self._addresses(work.url):
             try:
-                return self._ask(connection, url, headers, body)
-            except (OSError, http.client.HTTPException, ValueError) as error:
+                return work.ask(address, self._context)
+            except OSError as error:
                 why = f"{type(error).__name__}: {error}"
-            finally:
-                with self._lock:
-                    self._open.discard(connection)
-                connection.close()
-            if given_up.is_set():
-                break
+            except http.client.HTTPException as error:  # what it says has the server's own words: none for our log
+                why = type(error).__name__
         raise PostFailed(why)
-
-    @staticmethod
-    def _ask(connection: _Connection, url: WebhookUrl, headers: dict[str, str], body: bytes) -> int:
-        usual = {"content-type": "application/json", "user-agent": AGENT, "connection": "close"}
-        connection.request("POST", url.target, body, usual | headers)
-        return connection.getresponse().status  # the rest means nothing (N-16)
 
     def _addresses(self, url: WebhookUrl) -> list[str]:
         """Return two addresses to try at most. Raises PostFailed where the name leads anywhere but outside."""
@@ -149,13 +165,3 @@ class HttpsPost:
             if not is_public(address) and not (self._allow_loopback and is_loopback(address)):
                 raise PostFailed("its name leads to an address that is not public", refused=True)
         return found[:2]
-
-
-def _break(connection: _Connection) -> None:
-    """Wake the thread that waits for this connection; it closes it."""
-    found = connection.sock
-    if found is not None:
-        try:
-            found.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return

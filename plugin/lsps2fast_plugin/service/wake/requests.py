@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from lsps2fast.lsps import lsps5
@@ -15,14 +15,23 @@ Json = dict[str, Any]
 
 
 class WebhookRequests:
-    """One coroutine a method; each may raise PeerError, or StoreError where nothing was stored (N-08)."""
+    """One coroutine a method; each may raise PeerError, or NodeError or StoreError: nothing was stored (N-08)."""
 
     def __init__(
-        self, book: WebhookBook, caller: Caller, is_served: Callable[[str], bool], *, allow_loopback: bool
+        self,
+        book: WebhookBook,
+        caller: Caller,
+        *,
+        is_served: Callable[[str], bool],
+        has_channel: Callable[[str], Awaitable[bool]],
+        has_offer: Callable[[str], bool],
+        allow_loopback: bool,
     ) -> None:
         self._book = book
         self._caller = caller
         self._is_served = is_served
+        self._has_channel = has_channel
+        self._has_offer = has_offer
         self._allow_loopback = allow_loopback
 
     async def set_webhook(self, peer_id: str, params: object) -> Json:
@@ -39,10 +48,11 @@ class WebhookRequests:
         return lsps5.set_result(len(self._book.of(peer_id)), self._book.most, not changes)
 
     async def _insert(self, peer_id: str, ask: lsps5.WebhookAsk) -> None:
-        if not self._book.has_room(peer_id):
-            raise try_later("no room for webhooks of new clients at this time")
         self._caller.check_allowance(peer_id)
-        if not await self._book.set(peer_id, ask):
+        has_channel = await self._has_channel(peer_id)  # those on whom something depends always have room
+        if not (has_channel or self._has_offer(peer_id) or peer_id in self._book or self._book.has_room()):
+            raise try_later("no room for webhooks of new clients at this time")
+        if not await self._book.set(peer_id, ask, has_channel):
             raise lsps5.too_many_webhooks(self._book.most)
         self._caller.registered(peer_id, Webhook(ask.app_name, ask.webhook))
 

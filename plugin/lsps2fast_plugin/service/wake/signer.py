@@ -73,6 +73,7 @@ class ProgramSigner:
         self._command = command
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
+        self._closed = False
 
     async def sign(self, text: str) -> str:
         """Return the signature as zbase32. Raises NotSigned."""
@@ -96,6 +97,8 @@ class ProgramSigner:
         return await self._ask(text)
 
     async def _ask(self, text: str) -> str:
+        if self._closed:
+            raise EOFError("the plugin ends")
         if self._process is None or self._process.returncode is not None:
             await self._end()
             self._process = await asyncio.create_subprocess_exec(
@@ -115,7 +118,10 @@ class ProgramSigner:
         return answer
 
     async def close(self) -> None:
-        """End the program."""
+        """End the program, also while it is to sign: nobody waits for that any more."""
+        self._closed = True
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
         async with self._turn:
             await self._end()
 

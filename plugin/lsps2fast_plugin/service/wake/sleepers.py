@@ -9,9 +9,10 @@ lightningd's own failure. Nothing about money is decided here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from typing import Any, Final, NamedTuple, Protocol
 
+from lsps2fast._payment import CLTV_MARGIN_BLOCKS
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
@@ -32,6 +33,21 @@ class Host(Protocol):
         """Answer `continue`."""
 
 
+class HeldElsewhere(Protocol):
+    """What else is held, for sales."""
+
+    def __len__(self) -> int: ...
+    @property
+    def held_msat(self) -> int: ...
+
+
+class _Held(NamedTuple):
+    """A hook call that is held, and until when."""
+
+    call: Any
+    until_ms: int
+
+
 class Sleepers:
     """Clients that are away, their channels, and what is held for them."""
 
@@ -45,14 +61,12 @@ class Sleepers:
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
         channels_of: Callable[[str], Awaitable[list[PeerChannel]]],
         is_online: Callable[[str], bool],
-        held_elsewhere: Callable[[], tuple[int, int]],
+        elsewhere: HeldElsewhere,
         ready: Callable[[str], None],
+        most_msat_of_client: int,
         wait_ms: int,
     ) -> None:
-        """`held_elsewhere()`: number and sum of HTLCs that other parts hold; `wait_ms`: 0 holds nothing.
-
-        `ready(channel_id)` hears which channels can be used again.
-        """
+        """`wait_ms`: 0 holds nothing. `ready(channel_id)` hears which channels can be used again."""
         self._host = host
         self._shut = shut
         self._gate = gate
@@ -60,31 +74,36 @@ class Sleepers:
         self._spawn = spawn
         self._channels_of = channels_of
         self._is_online = is_online
-        self._held_elsewhere = held_elsewhere
+        self._elsewhere = elsewhere
         self._ready = ready
+        self._most_msat_of_client = most_msat_of_client
         self.wait_ms = wait_ms
-        self._channels: dict[str, str] = {}  # channels of clients that are away, with their clients
-        self._held: dict[str, list[tuple[int, Any]]] = {}  # by client: until when, and the hook call
+        self._height = 0
+        self._clients: dict[str, set[str]] = {}  # those that are away, with their channels
+        self._owners: dict[str, str] = {}  # of these channels
+        self._looks_left: dict[str, int] = {}  # of clients that have come back, whose channels are not yet
+        self._held: dict[str, list[_Held]] = {}  # by client
+        self._parts = self.held_msat = 0  # of all that is held
         self.woken = self.in_vain = 0  # HTLCs whose client came back in time, or did not
 
     def __len__(self) -> int:
-        return sum(map(len, self._held.values()))
-
-    def held_msat(self) -> int:
-        """Return the sum of what is held."""
-        return sum(call.amount_msat for calls in self._held.values() for _, call in calls)
+        return self._parts
 
     def waited_for(self) -> list[str]:
         """Return the clients for whom something is held."""
         return list(self._held)
 
+    def nearest_expiry(self) -> int | None:
+        """Return the height at which the first HTLC that is held expires."""
+        return min((each.call.cltv_expiry for held in self._held.values() for each in held), default=None)
+
     def asleep(self, peer_id: str) -> bool:
         """Return whether this client is away, and payments over its channels are held."""
-        return peer_id in self._channels.values()
+        return peer_id in self._clients
 
     def client_of(self, channel_id: str | None) -> str | None:
         """Return whose channel this is, if its client is away."""
-        return None if channel_id is None else self._channels.get(channel_id)
+        return None if channel_id is None else self._owners.get(channel_id)
 
     # Who sleeps ------------------------------------------------------------------------------------
 
@@ -94,35 +113,44 @@ class Sleepers:
             return
         for channel in channels:
             if channel.peer_id == peer_id and channel.is_normal:
-                self._channels[channel.channel_id] = peer_id
+                self._clients.setdefault(peer_id, set()).add(channel.channel_id)
+                self._owners[channel.channel_id] = peer_id
                 self._shut.see(channel.channel_id, True)
 
     def back(self, peer_id: str) -> None:
-        """Let go what is held once the channels of this client can carry it."""
-        if self.asleep(peer_id):
+        """Let go what is held once the channels of this client can carry it; one task looks, however often it comes."""
+        if not self.asleep(peer_id):
+            return
+        if peer_id not in self._looks_left:
             self._spawn(self._wait_for_channels(peer_id))
+        self._looks_left[peer_id] = LOOKS
 
     def forget(self, peer_id: str) -> None:
         """Hold nothing for this client any more."""
-        for channel_id in [each for each, owner in self._channels.items() if owner == peer_id]:
-            del self._channels[channel_id]
+        for channel_id in self._clients.pop(peer_id, ()):
+            del self._owners[channel_id]
             self._shut.see(channel_id, False)
-        self._let_go(self._held.pop(peer_id, []))
+        for call in self._take((peer_id,), lambda _: True):
+            self._host.let_go(call.id_raw)
 
     async def _wait_for_channels(self, peer_id: str) -> None:
-        for _ in range(LOOKS):
-            if not self._is_online(peer_id):
-                return  # gone again: it sleeps on
-            try:
-                channels = [each for each in await self._channels_of(peer_id) if each.is_normal]
-            except NodeError as error:
-                log.warning(f"whether the channels of {peer_id} are back is not known: {error}")
-                channels = []
-            if channels and all(each.is_ready for each in channels):
-                break
-            await self._clock.turned(LOOK_S)
+        try:
+            while self._looks_left[peer_id] > 0:
+                self._looks_left[peer_id] -= 1
+                if not self._is_online(peer_id):
+                    return  # gone again: it sleeps on
+                try:
+                    channels = [each for each in await self._channels_of(peer_id) if each.is_normal]
+                except NodeError as error:
+                    log.warning(f"whether the channels of {peer_id} are back is not known: {error}")
+                    channels = []
+                if channels and all(each.is_ready for each in channels):
+                    break
+                await self._clock.turned(LOOK_S)
+        finally:
+            del self._looks_left[peer_id]
         self.woken += len(self._held.get(peer_id, ()))
-        back = [channel_id for channel_id, owner in self._channels.items() if owner == peer_id]
+        back = list(self._clients.get(peer_id, ()))
         self.forget(peer_id)
         for channel_id in back:
             self._ready(channel_id)
@@ -130,37 +158,56 @@ class Sleepers:
     # What is held ----------------------------------------------------------------------------------
 
     def hold(self, peer_id: str, call: Any) -> bool:
-        """Hold this hook call for a client that is away; False where there is no room: let it go."""
-        mine = self._held.setdefault(peer_id, [])
-        others, others_msat = self._held_elsewhere()
-        room = len(mine) < MOST_OF_CLIENT and self._gate.part(
-            others + len(self), others_msat + self.held_msat(), call.amount_msat
-        )
-        if room:
-            mine.append((self._clock.now_ms() + self.wait_ms, call))
-        elif not mine:
-            del self._held[peer_id]
-        return room
+        """Hold this hook call for a client that is away; False where there is no room or no time: let it go."""
+        mine = self._held.get(peer_id, [])
+        mine_msat = sum(each.call.amount_msat for each in mine) + call.amount_msat
+        if len(mine) >= MOST_OF_CLIENT or mine_msat > self._most_msat_of_client or not self._has_time(call):
+            return False
+        parts, msat = len(self._elsewhere) + self._parts, self._elsewhere.held_msat + self.held_msat
+        if not self._gate.part(parts, msat, call.amount_msat):
+            return False
+        self._held[peer_id] = [*mine, _Held(call, self._clock.now_ms() + self.wait_ms)]
+        self._parts += 1
+        self.held_msat += call.amount_msat
+        return True
+
+    def _has_time(self, call: Any) -> bool:
+        """Return whether the payer's side is far from closing its channel for this HTLC (cln:H14)."""
+        return bool(call.cltv_expiry > self._height + CLTV_MARGIN_BLOCKS)
+
+    def block(self, height: int) -> None:
+        """Let go what comes near its expiry (rule:5); lightningd fails it, for its client is not there."""
+        self._height = max(height, self._height)
+        self._give_up(lambda each: not self._has_time(each.call))
 
     def look(self) -> None:
-        """Let go what has waited long enough: lightningd fails it, for its client is not there."""
+        """Let go what has waited long enough, likewise."""
         now_ms = self._clock.now_ms()
-        for peer_id, calls in list(self._held.items()):
-            late = [each for each in calls if each[0] <= now_ms]
-            if late:
-                rest = [each for each in calls if each[0] > now_ms]
+        self._give_up(lambda each: each.until_ms <= now_ms)
+
+    def _give_up(self, is_late: Callable[[_Held], bool]) -> None:
+        for call in self._take(list(self._held), is_late):
+            self.in_vain += 1
+            self._host.let_go(call.id_raw)
+
+    def drop(self, in_scids: Collection[int]) -> list[Any]:
+        """Return what came over the channel of these names, and hold it no longer: it must be failed (rule:19)."""
+        return self._take(list(self._held), lambda each: each.call.in_scid in in_scids)
+
+    def _take(self, peer_ids: Iterable[str], which: Callable[[_Held], bool]) -> list[Any]:
+        """Return the calls of these clients that `which` picks, no longer held."""
+        taken = []
+        for peer_id in peer_ids:
+            mine = self._held.pop(peer_id, [])
+            if rest := [each for each in mine if not which(each)]:
                 self._held[peer_id] = rest
-                if not rest:
-                    del self._held[peer_id]
-                self.in_vain += len(late)
-                self._let_go(late)
+            taken += [each.call for each in mine if which(each)]
+        self._parts -= len(taken)
+        self.held_msat -= sum(call.amount_msat for call in taken)
+        return taken
 
     def close(self) -> None:
-        """Answer all that is held: the plugin ends (rule:17)."""
-        held, self._held = self._held, {}
-        for calls in held.values():
-            self._let_go(calls)
-
-    def _let_go(self, calls: Iterable[tuple[int, Any]]) -> None:
-        for _, call in calls:
-            self._host.let_go(call.id_raw)
+        """Answer all that is held, and hold nothing more: the plugin ends (rule:17)."""
+        self.wait_ms = 0
+        for peer_id in list(self._clients):
+            self.forget(peer_id)

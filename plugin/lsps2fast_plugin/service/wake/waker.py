@@ -7,8 +7,9 @@ pending for the client.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, Final
 
 from lsps2fast.errors import ConfigError, NodeError, StoreError
@@ -65,6 +66,7 @@ class Waker:
         self._is_online = is_online
         self._alarm = alarm
         self._command = command
+        self._decided = asyncio.Event()  # whether there is a signature that receivers believe
         self.methods = {
             lsps5.SET_WEBHOOK: requests.set_webhook,
             lsps5.LIST_WEBHOOKS: requests.list_webhooks,
@@ -76,15 +78,21 @@ class Waker:
         """Whether calls can be made: a signature was seen that receivers believe."""
         return self.caller.signer is not None
 
+    async def knows(self) -> bool:
+        """Return `is_on` once it is decided; a program that signs takes a moment to start."""
+        await self._decided.wait()
+        return self.is_on
+
     # Start and end ---------------------------------------------------------------------------------
 
     async def load(self) -> None:
         """Read what is stored. Raises StoreError."""
         await self.book.load()
 
-    def sleep(self, channels: Iterable[PeerChannel]) -> None:
+    def sleep(self, channels: Iterable[PeerChannel], height: int) -> None:
         """Hold payments for the clients that are away at the start."""
         rows = list(channels)
+        self.sleepers.block(height)
         for peer_id in self.book:
             self.sleepers.away(peer_id, rows)
 
@@ -100,13 +108,17 @@ class Waker:
             )
         except (ConfigError, NotSigned) as error:
             self._alarm(f"there are no wake-up calls: {error}")
-            for peer_id in self.book:
-                self.sleepers.forget(peer_id)
+            self.sleepers.close()
+        finally:
+            self._decided.set()
 
-    async def close(self) -> None:
+    def give_up(self) -> None:
         """Answer what is held, and break off calls."""
         self.sleepers.close()
         self._post.close()
+
+    async def close(self) -> None:
+        """End what signs."""
         if self.caller.signer is not None:
             await self.caller.signer.close()
 
@@ -114,12 +126,12 @@ class Waker:
 
     def connected(self, peer_id: str) -> None:
         """Take note that a peer is there."""
-        self.caller.connected(peer_id)
+        self.caller.forget(peer_id)
         self.sleepers.back(peer_id)
 
     def disconnected(self, peer_id: str) -> None:
         """Take note that a peer is gone."""
-        if self.is_on and peer_id in self.book:
+        if peer_id in self.book and self.sleepers.wait_ms:
             self._spawn(self._sleeps(peer_id))
 
     async def _sleeps(self, peer_id: str) -> None:
@@ -133,12 +145,16 @@ class Waker:
         self.caller.wake(peer_id, lsps5.PAYMENT_INCOMING)
 
     def takes(self, call: Any) -> bool:
-        """Hold a payment over a channel of a client that is away, and call the client; False: it is not our matter."""
+        """Hold a payment over a channel of a client that is away, and call the client; False: let it go."""
         peer_id = self.sleepers.client_of(call.forward_to)
         if peer_id is None or not self.sleepers.hold(peer_id, call):
             return False
         self.caller.wake(peer_id, lsps5.PAYMENT_INCOMING)
         return True
+
+    def channel_left(self, in_scids: Collection[int]) -> list[Any]:
+        """Return the hook calls held that the channel of these names brought: it goes to the chain (rule:19)."""
+        return self.sleepers.drop(in_scids)
 
     def look(self) -> None:
         """Call again for whom something still waits; let go what waited long enough."""
@@ -148,6 +164,7 @@ class Waker:
 
     async def block(self, height: int) -> None:
         """Call clients that are away and have an HTLC which soon ends in a close by force (N-14)."""
+        self.sleepers.block(height)
         away = [peer_id for peer_id in self.book if not self._is_online(peer_id)]
         if not self.is_on or not away:
             return
@@ -170,6 +187,9 @@ class Waker:
             owners = {each.peer_id for each in await list_peer_channels(self._rpc) if each.state not in CLOSING}
             for peer_id in self.book:
                 await self.book.look(peer_id, peer_id in owners, bool(self._offers.of_peer(peer_id)))
+                if peer_id not in self.book:
+                    self.caller.forget(peer_id)
+                    self.sleepers.forget(peer_id)
         except (NodeError, StoreError) as error:
             log.warning(f"webhooks could not be looked through, tomorrow again: {error}")
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import msgspec
+from msgspec.structs import replace
 
 from lsps2fast.lsps.lsps5 import WebhookAsk
 from lsps2fast_plugin.cln.clock import Clock
@@ -51,16 +52,17 @@ class WebhookBook:
         self._clock = clock
         self._clients: dict[str, Client] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._kept: set[str] = set()  # records that are not understood
 
     async def load(self) -> None:
-        """Read all records. Raises StoreError. One that cannot be read is reported and left alone."""
+        """Read all records. Raises StoreError. One that cannot be read is reported, and stays until its client comes.
+
+        What the client then sets takes its place.
+        """
         for key, value in await self._notebook.read(ROOT):
             try:
                 self._clients[key[-1]] = msgspec.convert(value, Client)
             except (msgspec.ValidationError, TypeError) as error:
-                log.error(f"webhooks of {key[-1]} cannot be read ({error}); kept, not used")
-                self._kept.add(key[-1])
+                log.error(f"webhooks of {key[-1]} cannot be read ({error}); kept until it sets one, not used")
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -76,6 +78,13 @@ class WebhookBook:
         client = self._clients.get(peer_id)
         return () if client is None else client.webhooks
 
+    def find(self, peer_id: str, webhook: Webhook) -> Webhook | None:
+        """Return this webhook as it is now, None where it was replaced or removed."""
+        same = (
+            each for each in self.of(peer_id) if (each.app_name, each.webhook) == (webhook.app_name, webhook.webhook)
+        )
+        return next(same, None)
+
     def count(self) -> int:
         """Return how many webhooks there are in all."""
         return sum(len(client.webhooks) for client in self._clients.values())
@@ -85,16 +94,15 @@ class WebhookBook:
         client = self._clients.get(peer_id)
         return client is None or not client.channel
 
-    def has_room(self, peer_id: str) -> bool:
-        """Return whether one more client without a channel is kept."""
-        known = peer_id in self._clients
-        return known or sum(not client.channel for client in self._clients.values()) < MOST_STRANGERS
+    def has_room(self) -> bool:
+        """Return whether one more client that has neither a channel nor an offer is kept."""
+        return sum(not client.channel for client in self._clients.values()) < MOST_STRANGERS
 
     def changes(self, peer_id: str, ask: WebhookAsk) -> bool:
         """Return whether what is asked is not there yet."""
         return all((each.app_name, each.webhook) != ask for each in self.of(peer_id))
 
-    async def set(self, peer_id: str, ask: WebhookAsk) -> bool:
+    async def set(self, peer_id: str, ask: WebhookAsk, has_channel: bool) -> bool:
         """Insert or replace; return False where there are as many as may be. Raises StoreError: it is as it was."""
         async with self._lock(peer_id):
             new = Webhook(ask.app_name, ask.webhook)
@@ -105,16 +113,17 @@ class WebhookBook:
                 return False
             else:
                 webhooks = (*self.of(peer_id), new)
-            await self._put(peer_id, webhooks, self._clock.wall_ms())
+            await self._put(peer_id, Client(webhooks, self._clock.wall_ms(), has_channel))
             return True
 
     async def remove(self, peer_id: str, app_name: str) -> bool:
         """Remove one; return False where there is none of this name. Raises StoreError."""
         async with self._lock(peer_id):
-            webhooks = tuple(each for each in self.of(peer_id) if each.app_name != app_name)
-            if len(webhooks) == len(self.of(peer_id)):
+            client = self._clients.get(peer_id, Client((), 0))
+            webhooks = tuple(each for each in client.webhooks if each.app_name != app_name)
+            if len(webhooks) == len(client.webhooks):
                 return False
-            await self._put(peer_id, webhooks, self._clock.wall_ms())
+            await self._put(peer_id, replace(client, webhooks=webhooks, since_ms=self._clock.wall_ms()))
             return True
 
     async def told(self, peer_id: str, webhook: Webhook) -> None:
@@ -122,10 +131,8 @@ class WebhookBook:
         async with self._lock(peer_id):
             client = self._clients.get(peer_id)
             if client is not None and webhook in client.webhooks:
-                webhooks = tuple(
-                    msgspec.structs.replace(each, told=True) if each == webhook else each for each in client.webhooks
-                )
-                await self._put(peer_id, webhooks, client.since_ms)
+                webhooks = tuple(replace(each, told=True) if each == webhook else each for each in client.webhooks)
+                await self._put(peer_id, replace(client, webhooks=webhooks))
 
     async def look(self, peer_id: str, has_channel: bool, has_offer: bool) -> None:
         """Remember whether this client has a channel; forget it when it had none for long (N-15). Raises StoreError."""
@@ -134,19 +141,16 @@ class WebhookBook:
             if client is None:
                 return
             if client.channel != has_channel:
-                self._clients[peer_id] = msgspec.structs.replace(client, channel=has_channel)
-                await self._put(peer_id, client.webhooks, now_ms)
+                await self._put(peer_id, replace(client, channel=has_channel, since_ms=now_ms))
             elif not has_channel and not has_offer and client.since_ms + KEPT_MS < now_ms:
-                await self._put(peer_id, (), now_ms)
+                await self._put(peer_id, replace(client, webhooks=()))
                 log.info(f"webhooks of {peer_id} are forgotten: it had no channel for a week")
 
-    async def _put(self, peer_id: str, webhooks: tuple[Webhook, ...], since_ms: int) -> None:
+    async def _put(self, peer_id: str, client: Client) -> None:
         """Write first, then believe it."""
-        channel = not self.is_stranger(peer_id)
-        client = Client(webhooks, since_ms, channel)
-        value: Any = msgspec.to_builtins(client) if webhooks else None
+        value: Any = msgspec.to_builtins(client) if client.webhooks else None
         await self._notebook.write(self._key(peer_id), lambda: value)
-        if webhooks:
+        if client.webhooks:
             self._clients[peer_id] = client
         else:
             self._clients.pop(peer_id, None)

@@ -1,0 +1,190 @@
+"""What is held for clients that sleep over channels they have: how much, how long, and that it all is let go."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from harness.negotiator import ALICE, BOB, StillClock
+from harness.rows import peer_channel
+
+from lsps2fast_plugin.cln.htlc_filter import HtlcFilter
+from lsps2fast_plugin.cln.models import PeerChannel
+from lsps2fast_plugin.service.policy.limits import Gate, GateLimits, Refusals
+from lsps2fast_plugin.service.shut_channels import ShutChannels
+from lsps2fast_plugin.service.wake.sleepers import LOOK_S, LOOKS, MOST_OF_CLIENT, Sleepers
+
+ONE, TWO = "aa" * 32, "bb" * 32
+HEIGHT = 1_000
+WAIT_MS = 120_000
+SHARE_MSAT = 10_000
+
+
+@dataclass(frozen=True)
+class Call:
+    """A hook call, as much of it as is looked at."""
+
+    id_raw: bytes
+    amount_msat: int = 1
+    cltv_expiry: int = HEIGHT + 100
+    in_scid: int = 1
+
+
+class Others:
+    """What is held for sales."""
+
+    def __init__(self) -> None:
+        self.parts = self.held_msat = 0
+
+    def __len__(self) -> int:
+        return self.parts
+
+
+class Bedroom:
+    """Alice and Bob sleep, with a channel each."""
+
+    def __init__(self, **limits: int) -> None:
+        self.clock = StillClock()
+        self.interest = HtlcFilter(compiled=False)
+        self.gone: list[bytes] = []
+        self.online: set[str] = set()
+        self.is_ready = False
+        self.looks = 0
+        self.tasks: list[asyncio.Task[None]] = []
+        self.others = Others()
+        self.ready: list[str] = []
+        self.sleepers = Sleepers(
+            host=self,
+            shut=ShutChannels(self.interest, lambda _: False, self.rows),
+            gate=Gate(GateLimits()._replace(**limits), Refusals()),
+            clock=self.clock,
+            spawn=lambda work: self.tasks.append(asyncio.ensure_future(work)),
+            channels_of=self.rows,
+            is_online=self.online.__contains__,
+            elsewhere=self.others,
+            ready=self.ready.append,
+            most_msat_of_client=SHARE_MSAT,
+            wait_ms=WAIT_MS,
+        )
+        self.sleepers.block(HEIGHT)
+        for peer, channel in ((ALICE, ONE), (BOB, TWO)):
+            self.sleepers.away(peer, [self.row(peer, channel)])
+        self.clock.turned = self.turned  # type: ignore[method-assign]
+
+    def row(self, peer: str, channel: str) -> PeerChannel:
+        return peer_channel(peer_id=peer, channel_id=channel, peer_connected=True, reestablished=self.is_ready)
+
+    async def rows(self, peer_id: str) -> list[PeerChannel]:
+        self.looks += 1
+        return [self.row(peer_id, ONE if peer_id == ALICE else TWO)]
+
+    async def turned(self, seconds: float) -> None:
+        self.clock.pass_ms(round(seconds * 1000))
+        await asyncio.sleep(0)
+
+    def let_go(self, id_raw: bytes) -> None:
+        self.gone.append(id_raw)
+
+    def hold(self, number: int, peer: str = ALICE, **said: Any) -> bool:
+        return self.sleepers.hold(peer, Call(b"%d" % number, **said))
+
+
+def test_what_is_held_has_bounds_for_each_client_and_in_all() -> None:
+    """rule:24: in number and in satoshis; one client cannot take what there is for all."""
+    bedroom = Bedroom()
+    assert [bedroom.hold(number) for number in range(MOST_OF_CLIENT + 1)] == [True] * MOST_OF_CLIENT + [False]
+    assert not bedroom.hold(100, BOB, amount_msat=SHARE_MSAT + 1)
+    assert bedroom.hold(101, BOB, amount_msat=SHARE_MSAT)
+    assert not bedroom.hold(102, BOB)
+    assert (len(bedroom.sleepers), bedroom.sleepers.held_msat) == (MOST_OF_CLIENT + 1, MOST_OF_CLIENT + SHARE_MSAT)
+
+
+def test_what_sales_hold_counts_too() -> None:
+    """rule:24: `lsps2-max-held-parts` and `lsps2-max-held-sat` bound both together."""
+    bedroom = Bedroom(held_parts=3, held_sat=9)
+    bedroom.others.parts, bedroom.others.held_msat = 2, 0
+    assert [bedroom.hold(1), bedroom.hold(2)] == [True, False]
+    bedroom.others.parts, bedroom.others.held_msat = 0, 8_000
+    assert [bedroom.hold(3, amount_msat=1_000), bedroom.hold(4, amount_msat=999)] == [False, True]
+
+
+@pytest.mark.parametrize("left", [0, 1, 6])
+def test_what_expires_soon_is_not_held(left: int) -> None:
+    """rule:5, cln:H14: the payer's side would close its channel, with us, for a payment that a stranger made."""
+    bedroom = Bedroom()
+    assert not bedroom.hold(1, cltv_expiry=HEIGHT + left)
+    assert bedroom.hold(2, cltv_expiry=HEIGHT + 7)
+    assert bedroom.hold(3, cltv_expiry=HEIGHT + 8)
+    assert bedroom.sleepers.nearest_expiry() == HEIGHT + 7
+    bedroom.sleepers.block(HEIGHT + 1)
+    bedroom.sleepers.block(HEIGHT - 30)  # cln:R2: old heights come again
+    assert bedroom.gone == [b"2"]
+    assert not bedroom.hold(4, cltv_expiry=HEIGHT + 7)
+    assert len(bedroom.sleepers) == 1
+
+
+def test_each_is_let_go_once() -> None:
+    """rule:1: at its time, as its client is forgotten, or at the end; and nothing is held after that."""
+    bedroom = Bedroom()
+    bedroom.hold(1)
+    bedroom.clock.pass_ms(WAIT_MS - 1)
+    bedroom.hold(2)
+    bedroom.hold(3, BOB)
+    bedroom.sleepers.look()
+    assert bedroom.gone == []
+    bedroom.clock.pass_ms(1)
+    bedroom.sleepers.look()
+    assert bedroom.gone == [b"1"]
+    bedroom.sleepers.forget(BOB)
+    bedroom.sleepers.close()
+    bedroom.sleepers.close()
+    assert bedroom.gone == [b"1", b"3", b"2"]
+    assert (len(bedroom.sleepers), bedroom.sleepers.held_msat, bedroom.sleepers.waited_for()) == (0, 0, [])
+    assert bedroom.interest.channel_ids == set()
+    bedroom.sleepers.away(ALICE, [bedroom.row(ALICE, ONE)])
+    assert bedroom.sleepers.client_of(ONE) is None
+
+
+def test_what_a_channel_brought_is_given_back_when_it_leaves() -> None:
+    """rule:19: it is the caller's to fail."""
+    bedroom = Bedroom()
+    for number, in_scid in enumerate((7, 8, 7, 9)):
+        bedroom.hold(number, BOB if number == 2 else ALICE, in_scid=in_scid)
+    assert [call.id_raw for call in bedroom.sleepers.drop((7, 9))] == [b"0", b"3", b"2"]
+    assert bedroom.sleepers.drop((7, 9)) == []
+    assert (len(bedroom.sleepers), bedroom.sleepers.waited_for(), bedroom.gone) == (1, [ALICE], [])
+
+
+async def test_a_client_that_flaps_costs_one_look_at_a_time() -> None:
+    """trap:47, rule:14: a hundred comings are one task, which asks twice a second; and what is held waits on."""
+    bedroom = Bedroom()
+    bedroom.hold(1)
+    for _ in range(100):
+        bedroom.online.add(ALICE)
+        bedroom.sleepers.back(ALICE)
+        bedroom.online.clear()
+        await asyncio.sleep(0)
+        bedroom.online.add(ALICE)
+        bedroom.sleepers.back(ALICE)
+    await asyncio.gather(*bedroom.tasks)
+    assert bedroom.looks <= 200 + LOOKS
+    assert bedroom.gone == [b"1"]
+
+
+async def test_who_is_back_gets_what_waited_once_its_channel_can_carry_it() -> None:
+    """N-19: not before it is reestablished, and not for ever."""
+    bedroom = Bedroom()
+    bedroom.hold(1)
+    bedroom.hold(2, BOB)
+    bedroom.online.update((ALICE, BOB))
+    begun_ms = bedroom.clock.now_ms()
+    bedroom.sleepers.back(BOB)
+    await asyncio.gather(*bedroom.tasks)
+    assert (bedroom.looks, bedroom.clock.now_ms() - begun_ms) == (LOOKS, LOOKS * LOOK_S * 1000)
+    bedroom.is_ready = True
+    bedroom.sleepers.back(ALICE)
+    await asyncio.gather(*bedroom.tasks)
+    assert (bedroom.looks, bedroom.gone, bedroom.ready) == (LOOKS + 1, [b"2", b"1"], [TWO, ONE])
+    assert bedroom.sleepers.woken == 2
