@@ -10,6 +10,7 @@ import pytest
 from harness.host import (
     CHANNEL,
     CONTINUE,
+    FINAL,
     FORWARD,
     JIT,
     JIT_SCID,
@@ -66,6 +67,50 @@ def test_a_handler_that_raises_fails_the_htlc(open_desk: Callable[..., Desk]) ->
     assert desk.result("a") == NODE_FAILURE
     assert desk.result("b") == CONTINUE
     desk.log_with("KeyError: 'our bug'")
+
+
+BLINDED = "740a4f" + "5a" * 79 + "0c21" + "02" * 33  # types and lengths as in BOLT 4's vector
+HIDDEN = {"result": "fail", "failure_message": "c018" + "00" * 32}
+
+
+def inside(call_id: str, payload: str = BLINDED, call: Any = JIT) -> dict[str, Any]:
+    """A call for an HTLC with this payload."""
+    found = htlc(call_id, call)
+    found["params"]["onion"] = {**found["params"]["onion"], "payload": payload}
+    return found
+
+
+@pytest.mark.parametrize("way", ["bad answer", "raises", "end", "end before the scids"])
+def test_inside_a_blinded_path_no_failure_says_whose_it_is(open_desk: Callable[..., Desk], way: str) -> None:
+    """C-25: BOLT 4 has one for all; also where our code fails, and at the end of the plugin."""
+
+    def take(desk: Desk, scan: Any) -> None:
+        if way == "raises":
+            raise KeyError("our bug")
+        if way == "bad answer":
+            desk.host.fail(scan.id_raw, "zz")
+
+    desk = open_desk(on_htlc=take)
+    if way != "end before the scids":
+        desk.load()
+    desk.send(htlc("plain"), inside("blinded"), inside("broken", "740a4f"), ping("p"))
+    desk.answer("p")
+    assert desk.hang_up() == 0
+    plain = TEMPORARY if way.startswith("end") else NODE_FAILURE
+    assert [desk.result(call_id) for call_id in ("plain", "blinded", "broken")] == [plain, HIDDEN, plain]
+
+
+def test_inside_a_blinded_path_the_owner_need_not_know(open_desk: Callable[..., Desk]) -> None:
+    """C-25, cln:N7: what it says becomes the one failure; for a payment that ends here lightningd does that itself."""
+    desk = open_desk(final_hops=True)
+    desk.on_loop(desk.interest.payment_hashes.add, bytes.fromhex(FINAL["params"]["htlc"]["payment_hash"]))
+    desk.load()
+    desk.send(inside("a"), inside("b", "03020105"), inside("c", call=FINAL))
+    assert [desk.htlc().id_raw for _ in "abc"] == [b'"a"', b'"b"', b'"c"']
+    for call_id in "abc":
+        desk.on_loop(desk.host.fail, f'"{call_id}"'.encode(), "400a")
+    plain = {"result": "fail", "failure_message": "400a"}
+    assert [desk.result(call_id) for call_id in "abc"] == [HIDDEN, plain, plain]
 
 
 def test_a_handler_that_raises_behind_its_answer_answers_once(open_desk: Callable[..., Desk]) -> None:

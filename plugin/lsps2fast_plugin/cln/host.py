@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 from lsps2fast import _hook as hook
+from lsps2fast import _tlv as tlv
 from lsps2fast_plugin.cln import lenient_json
 from lsps2fast_plugin.cln.htlc_filter import HtlcFilter, Verdict, why_not_in_c
 from lsps2fast_plugin.cln.inbox import Ended, LogLimit, ShedBook
@@ -34,6 +35,7 @@ __all__ = ["Host", "HtlcFilter"]
 
 
 TEMPORARY_CHANNEL_FAILURE = "10070000"  # cln:H7: the form BOLT 4 asks for
+INVALID_ONION_BLINDING = "c018" + "00" * 32  # BOLT 4; the hook does not show the packet whose hash is due
 FRAMES_A_TURN = 100  # frames handled before other tasks of the loop get their turn
 SHUTDOWN_S = 5.0  # for all on_shutdown callbacks; lightningd waits 30 s (cln:W5)
 
@@ -69,7 +71,7 @@ class Host(PylnAdapter):
         self._lane: HookReader | None = None
         self._limit = LogLimit(now)
         self._shed = ShedBook(now)
-        self._open: dict[bytes, None] = {}
+        self._open: dict[bytes, Any] = {}  # calls without an answer, None for one that cannot be read
         self._waiting: list[Any] = []
         self._ending = False
         self._exit_code = 0
@@ -164,8 +166,8 @@ class Host(PylnAdapter):
         self._answer(id_raw, hook.answer_final, payload_hex, invoice_msat)
 
     def fail(self, id_raw: bytes, failure_hex: str) -> None:
-        """Answer `fail` with a BOLT 4 failure message."""
-        self._answer(id_raw, hook.answer_fail, failure_hex)
+        """Answer `fail` with a BOLT 4 failure message; inside a blinded path there is one for all (C-25)."""
+        self._answer(id_raw, hook.answer_fail, _hidden(self._open.get(id_raw), failure_hex))
 
     def let_go(self, id_raw: bytes) -> None:
         """Answer `continue` and nothing else."""
@@ -235,7 +237,7 @@ class Host(PylnAdapter):
             return
         scan = hook.scan(item)
         if scan is not None:
-            if self._admit(scan.id_raw):
+            if self._admit(scan.id_raw, scan):
                 self._judge(scan)
             return
         method, id_raw = hook.method_of(item)
@@ -246,7 +248,7 @@ class Host(PylnAdapter):
         else:
             self.log(f"a frame without a method, ignored: {item[:200]!r}", "error")
 
-    def _admit(self, id_raw: bytes) -> bool:
+    def _admit(self, id_raw: bytes, scan: Any = None) -> bool:
         """Note that this call needs an answer. False for one that cannot have one, or has it coming already."""
         try:
             hook.answer_continue(id_raw)
@@ -256,7 +258,7 @@ class Host(PylnAdapter):
         if id_raw in self._open:
             self.log(f"htlc_accepted {id_raw.decode()} came twice; it gets one answer", "error")
             return False
-        self._open[id_raw] = None
+        self._open[id_raw] = scan
         return True
 
     def _judge(self, scan: Any) -> None:
@@ -297,7 +299,7 @@ class Host(PylnAdapter):
             self._fail_odd(id_raw, error)
             return
         try:
-            scan = lenient_json.scan(call, id_raw)
+            scan = self._open[id_raw] = lenient_json.scan(call, id_raw)
         except ValueError as error:
             if self.interest.judge(*hop) is Verdict.FOREIGN:
                 self.log(f"htlc_accepted {id_raw.decode()} is odd ({error}) but not ours; let go", "warn")
@@ -320,7 +322,7 @@ class Host(PylnAdapter):
             frame = build(id_raw, *parts)
         except Exception as error:  # whatever is wrong with the parts, the HTLC needs its one answer
             self.log(f"{id_raw.decode()}: {error}; answered with a temporary failure instead", "error")
-            frame = hook.answer_fail(id_raw, TEMPORARY_NODE_FAILURE)
+            frame = hook.answer_fail(id_raw, _hidden(self._open[id_raw], TEMPORARY_NODE_FAILURE))
         del self._open[id_raw]
         self.write(frame)
 
@@ -396,3 +398,13 @@ class Host(PylnAdapter):
         if error is not None:
             lines = "".join(traceback.format_exception(error))
             self.log(f"a task failed\n{lines}", "error")
+
+
+def _hidden(call: Any, failure_hex: str) -> str:
+    """Return what the payer is told of this call; at the end of a path lightningd hides it itself (cln:N7)."""
+    if call is None or call.next_scid == -1:
+        return failure_hex
+    try:
+        return INVALID_ONION_BLINDING if tlv.read_payload(call.payload_hex).blinded else failure_hex
+    except Exception:  # whatever is wrong with its payload, the HTLC needs its answer
+        return failure_hex

@@ -13,7 +13,6 @@ from typing import Protocol
 from lsps2fast import _tlv as tlv
 from lsps2fast import actions as order
 from lsps2fast.errors import MalformedTlv
-from lsps2fast_plugin.service.blinded_parts import INVALID_ONION_BLINDING, BlindedPart
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ TEMPORARY_NODE_FAILURE = "2002"
 
 
 class Call(Protocol):
-    """What is used of a scanned hook call (`_hook.Scan`, `BlindedPart`)."""
+    """What is used of a scanned hook call (`_hook.Scan`)."""
 
     @property
     def id_raw(self) -> bytes: ...
@@ -90,7 +89,7 @@ class HeldHtlcs:
             payload = tlv.forward_payload(call.payload_hex, part.out_msat)
         except MalformedTlv as error:  # it was read on arrival, so only a bug of ours leads here
             log.error(f"payload of part {part.in_scid}/{part.htlc_id}: {error}; failed back")
-            self._fail_one(call, TEMPORARY_NODE_FAILURE)
+            self._host.fail(call.id_raw, TEMPORARY_NODE_FAILURE)
             return
         self._host.forward(call.id_raw, payload, channel_id, tlv.extra_fee_tlvs(part.extra_fee_msat))
 
@@ -98,8 +97,4 @@ class HeldHtlcs:
         """Answer every call of these parts with this failure."""
         for key in keys:
             for call in self._take(key):
-                self._fail_one(call, failure)
-
-    def _fail_one(self, call: Call, failure: str) -> None:
-        hidden = isinstance(call, BlindedPart)  # C-25
-        self._host.fail(call.id_raw, INVALID_ONION_BLINDING if hidden else failure)
+                self._host.fail(call.id_raw, failure)

@@ -19,7 +19,6 @@ from lsps2fast_plugin.cln.models import list_peer_channels
 from lsps2fast_plugin.cln.notifications import ForwardEvent
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.service import blinded_parts
-from lsps2fast_plugin.service.blinded_parts import BlindedPart
 from lsps2fast_plugin.service.outgoing_room import WOULD_NOT_BE_FORWARDED
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.policy.limits import Refusal
@@ -76,7 +75,7 @@ class HtlcIntake:
 
     def _fail(self, call: Any, failure: str) -> None:
         """Answer a call that is not held."""
-        self._host.fail(call.id_raw, blinded_parts.failure_for(call, failure))
+        self._host.fail(call.id_raw, failure)
 
     def _take(self, call: Any) -> None:
         if call.next_scid in self._driver.set_aside:
@@ -87,7 +86,8 @@ class HtlcIntake:
             return
         try:
             payload = tlv.read_payload(call.payload_hex)
-            if payload.blinded:  # C-25
+            is_blinded = payload.blinded
+            if is_blinded:  # C-25
                 why = blinded_parts.why_not(call, payload)
                 if why is not None:
                     self._turn_away_blinded(call, why)
@@ -104,7 +104,7 @@ class HtlcIntake:
             log.warning(f"part {name} names no amount or no expiry: no fee can be taken from it")
             self._fail(call, TEMPORARY)
             return
-        part = partial(self._take_part, call, amt_to_forward_msat, outgoing_cltv_value)
+        part = partial(self._take_part, call, amt_to_forward_msat, outgoing_cltv_value, is_blinded)
         self._incoming.once_known(self._rpc, call, part)
 
     def _take_foreign(self, call: Any) -> None:
@@ -128,7 +128,7 @@ class HtlcIntake:
         log.warning(f"part {format_scid(call.in_scid)}/{call.htlc_id} is inside a blinded path: {why}")
         self._fail(call, TEMPORARY)
 
-    def _take_part(self, call: Any, amt_to_forward_msat: int, outgoing_cltv_value: int) -> None:
+    def _take_part(self, call: Any, amt_to_forward_msat: int, outgoing_cltv_value: int, is_blinded: bool) -> None:
         """Let a part in, known by the id of its channel where that is known (rule:25)."""
         sessions = self._driver.sessions
         channel, htlc_id = self.names.key(call.in_scid, call.htlc_id, sessions.index)
@@ -154,7 +154,7 @@ class HtlcIntake:
             self._desk.refusals.count(Refusal.NOT_FORWARDABLE)
             self._fail(call, TEMPORARY)
             return
-        if not self._sells_blinded and isinstance(call, BlindedPart) and htlc.key not in sessions.index:
+        if not self._sells_blinded and is_blinded and htlc.key not in sessions.index:
             self._turn_away_blinded(call, blinded_parts.SWITCHED_OFF)
             return
         if self._incoming.has_left(htlc.in_channel) and htlc.key not in sessions.index:

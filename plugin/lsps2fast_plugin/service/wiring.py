@@ -18,7 +18,6 @@ from lsps2fast_plugin.cln.models import CLOSING, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.alarms import Alarms
-from lsps2fast_plugin.service.blinded_parts import failure_for
 from lsps2fast_plugin.service.bookkeeper import BookkeeperNotes
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.capital import CapitalAtRisk
@@ -230,7 +229,7 @@ def build_parts(
         store=store,
         reconciler=reconciler,
         names=names,
-        incoming=IncomingNames(names, host.spawn, lambda call: host.fail(call.id_raw, failure_for(call, TEMPORARY))),
+        incoming=IncomingNames(names, host.spawn, lambda call: host.fail(call.id_raw, TEMPORARY)),
         our_node=our_node,
         forward_limits=forward_limits,
         coins=coins,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness.service import HIDDEN, TEMPORARY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,17 +74,3 @@ def test_only_the_first_hop_with_known_numbers_can_be_sold(said: dict[str, Any],
     """C-25: the path key is in the onion of the first hop alone."""
     call = _call(**said)
     assert blinded_parts.why_not(call, tlv.read_payload(call.payload_hex)) == why
-
-
-@given(st.binary(max_size=120))
-def test_whatever_the_payload_there_is_a_failure_to_tell(payload: bytes) -> None:
-    """C-25, trap:12: one that cannot be read is no blinded one."""
-    call = _call(payload_hex=payload.hex())
-    assert blinded_parts.failure_for(call, TEMPORARY) in (TEMPORARY, HIDDEN)
-
-
-def test_inside_a_blinded_path_all_failures_are_one() -> None:
-    """C-25: before and after it was made plain; others keep theirs."""
-    assert blinded_parts.failure_for(_call(), TEMPORARY) == HIDDEN
-    assert blinded_parts.failure_for(blinded_parts.unblinded(_call()), "0015") == HIDDEN
-    assert blinded_parts.failure_for(_call(payload_hex="03020105"), TEMPORARY) == TEMPORARY
