@@ -239,7 +239,7 @@ async def test_strangers_have_two_of_eight_places() -> None:
 async def test_whom_a_payment_waits_for_is_called_whatever_strangers_do() -> None:
     """rule:24: 2,000 new identities a minute set webhooks whose servers hang; one without a channel is paid meanwhile.
 
-    Its payment is what costs somebody something, so it waits behind none of them.
+    Its payment is what costs its payer something, so it waits behind none of them.
     """
     scene = Scene(most=3)
     await scene.register()
@@ -257,7 +257,7 @@ async def test_whom_a_payment_waits_for_is_called_whatever_strangers_do() -> Non
 
 
 async def test_one_client_has_two_of_eight_places() -> None:
-    """rule:24: a client with a channel and ten webhooks that hang keeps nobody else's call waiting."""
+    """rule:24: a client with a channel and ten webhooks that hang keeps no call of another waiting."""
     scene = Scene(most=10)
     scene.owners.update((ALICE, BOB))
     for number in range(10):
@@ -275,7 +275,7 @@ async def test_one_client_has_two_of_eight_places() -> None:
 
 
 async def test_a_webhook_that_was_replaced_meanwhile_is_not_called() -> None:
-    """N-18: the call was begun when the old URL stood; the new one was told, and the old one may be anybody's now."""
+    """N-18: the old URL, which a call had begun with, may belong to another by now."""
     scene = Scene(most=10)
     names = [f"app {number}" for number in range(10)]
     for name in names:

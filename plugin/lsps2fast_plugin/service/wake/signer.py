@@ -118,7 +118,7 @@ class ProgramSigner:
         return answer
 
     async def close(self) -> None:
-        """End the program, also while it is to sign: nobody waits for that any more."""
+        """End the program, also while it is to sign: its answer is of no use now."""
         self._closed = True
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
