@@ -45,7 +45,8 @@ class Plan:
         """What the operator sets beside the defaults."""
         headroom = {"lsps2-channel-headroom-sat": 0} if self.seed % 5 == 4 else {}
         small = {"lsps2-min-channel-sat": self.least_channel_sat}
-        return {"lsps2-trust-mode": self.trust_mode, "lsps2-blinded-paths": True, **headroom, **small}
+        webhooks = {"lsps2-webhooks": 2}
+        return {"lsps2-trust-mode": self.trust_mode, "lsps2-blinded-paths": True, **webhooks, **headroom, **small}
 
     def strategists(self, known: Iterable[str]) -> list[str]:
         """Return which of these strategies may come."""

@@ -18,6 +18,7 @@ from lsps2fast_plugin.simnode.psbt import decode
 from .books import BACK, Account, Books
 from .common import Common
 from .page import read_page
+from .sleepers import MOST_AN_HOUR
 from .story import Violation
 from .told import Told
 
@@ -75,6 +76,8 @@ class Promises:
             raise Violation("rule:1", f"lightningd died of our answer: {self.lsp.crash_log}")
         if self.books.strays:
             raise Violation("rule:21", self.books.strays[0])
+        if self.town.apps.most > MOST_AN_HOUR:
+            raise Violation("rule:24", f"a webhook was called {self.town.apps.most} times in an hour")
         self._capital()
         self._held()
         self._shares()

@@ -10,6 +10,7 @@ from lsps2fast_plugin.simnode.script import DEEDS, MESSAGES
 from .liveness import LIVENESS
 from .operators import OPERATORS
 from .scene import Scene, Visitor
+from .sleepers import SLEEPERS
 from .waiting import FallsSilent, HoldsLong, Lapses, LateExpiry, WaitsForFees
 from .wallet_rows import WALLET
 from .wallet_words import WORDS
@@ -343,4 +344,6 @@ MONEY: tuple[type[Visitor], ...] = (
     Dusty,
     Chaos,
 )
-KINDS: dict[str, type[Visitor]] = {kind.name: kind for kind in (*MONEY, *LIVENESS, *OPERATORS, *WALLET, *WORDS)}
+KINDS: dict[str, type[Visitor]] = {
+    kind.name: kind for kind in (*MONEY, *LIVENESS, *SLEEPERS, *OPERATORS, *WALLET, *WORDS)
+}
