@@ -17,7 +17,7 @@ from rich.console import Console
 import lsps2fast_plugin
 from lsps2fast_plugin.service import app, wiring
 from lsps2fast_plugin.tools import cli
-from lsps2fast_plugin.tools.demo import evil, evil_lsp, sales, screen
+from lsps2fast_plugin.tools.demo import evil, evil_lsp, sales, screen, wake
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +82,47 @@ def test_three_sales_between_two_plugins(mode: str) -> None:
         assert sale["books_msat"][wallet] == sum(claim["amount_msat"] for claim in sale["claims"]) == got_msat
         assert sale["states"][-1] == "SUCCEEDED"
         assert len(sale["checks"]) >= 16
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wallet_that_sleeps_is_woken(mode: str) -> None:
+    """N-09, N-11, N-18, N-19: the real service calls, its request alone is shown in place of being made."""
+    code, report = played("--wake", "--mode", mode)
+    assert (code, report["ok"], wrong(report)) == (0, True, set())
+    (sale,) = report["sales"]
+    assert sale["books_msat"]["alice"] == 100_000_000 - FEE_MSAT
+    assert [text for text in sale["checks"] if "called twice" in text or "that slept" in text] == [
+        "the app's server was called twice, and believed the signature of both calls",
+        "5 parts were held for the wallet that slept",
+    ]
+
+
+def test_what_the_demo_plays_itself_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """operator:O6: no server of an app is called, and the first line says so."""
+    assert cli.main(["demo", "--wake"]) == 0
+    text = capsys.readouterr().out
+    for step in (
+        r"demo +plays .* no HTTPS request leaves this machine",
+        r"client +asks lsps5\.set_webhook",
+        r"wallet +falls asleep",
+        r"service +calls the webhook at push\.example\n.*app +verifies the LSP's signature: lsps5\.payment_incoming",
+        r"wallet +is woken by the push, and connects",
+    ):
+        assert re.search(step, text), step
+
+
+def test_a_call_that_no_app_believes_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """N-12: whatever the service says of it."""
+    told = wake.WakeStage._called
+
+    def spoilt(stage: wake.WakeStage, call: Json) -> None:
+        told(stage, call | {"body": call["body"].replace("payment", "Payment")})
+
+    monkeypatch.setattr(wake.WakeStage, "_called", spoilt)
+    monkeypatch.setattr(wake, "PATIENCE_S", 1.0)
+    code, report = play("--wake")
+    assert (code, report["ok"]) == (1, False)
+    assert wrong(report)
 
 
 def test_a_seed_makes_a_run_again() -> None:

@@ -44,11 +44,14 @@ def _demo_command(args: argparse.Namespace) -> int:
     from lsps2fast_plugin.tools.demo import (
         evil,  # the embedded node is not needed by the other commands
         sales,
+        wake,
     )
 
     if args.evil_lsp is not None:
         return evil.run(seed=args.seed, as_json=args.json, mode=args.mode, vice=args.evil_lsp, html=args.html)
-    return sales.run(seed=args.seed, as_json=args.json, mode=args.mode or sales.CLIENT_TRUSTS, html=args.html)
+    kind = wake.WakeStage if args.wake else sales.Stage
+    mode = args.mode or sales.CLIENT_TRUSTS
+    return sales.run(seed=args.seed, as_json=args.json, mode=mode, html=args.html, kind=kind)
 
 
 def _regtest_command(args: argparse.Namespace) -> int:
@@ -205,6 +208,11 @@ def parser() -> argparse.ArgumentParser:
         help="instead, an LSP that takes 1 msat too much, never sends the funding, opens too small a channel, opens it"
         " when its offer is over, drains the wallet, takes two fees for one channel, shows a false funding, opens"
         " twice, or goes away; and a client that refuses",
+    )
+    demo.add_argument(
+        "--wake",
+        action="store_true",
+        help="instead, a wallet that sleeps when its first payment comes, and is called (LSPS5)",
     )
     demo.add_argument(
         "--html", type=Path, metavar="FILE", help="write the story as an HTML page: who said what to whom, and when"

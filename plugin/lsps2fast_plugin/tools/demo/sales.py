@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lsps2fast_plugin.simnode import Node, PaymentResult, WaitTimeout, World, bolt11
 from lsps2fast_plugin.simnode.payer import Payment
@@ -51,6 +51,9 @@ class Broken(Exception):
 class Stage:
     """One world with an LSP, wallets and a payer, and the story told of it."""
 
+    options: ClassVar[dict[str, Any]] = {}  # of the service, beside its defaults
+    told = "three sales"
+
     def __init__(self, world: World, screen: Screen, mode: str) -> None:
         self.world = world
         self.screen = screen
@@ -61,6 +64,11 @@ class Stage:
         self.checks: dict[str, bool] = {}  # of all sales together
         self._timelines: dict[str, Timeline | WalletTimeline] = {"lsp": Timeline(screen.line)}
         world.transcript.listeners.append(self._tell)
+
+    @classmethod
+    def world_of(cls, seed: int, mode: str) -> World:
+        """Return the world that this story is played in."""
+        return new_world(seed, mode, SERVICE, **cls.options)
 
     def _tell(self, entry: Entry) -> None:
         name = str(entry["peer"]).partition("/")[0]
@@ -102,9 +110,9 @@ class Stage:
 
     async def held_by_client(self, wallet: Node, parts: int, payment: Payment) -> None:
         """Return when the client has been asked about all parts, or the payment is over."""
-        calls = self.world.transcript
+        payment_hash = payment.payment_hash.hex()
         await self.world.until(
-            lambda: payment.done or len(calls.select("host>plugin", f"{wallet.name}/plugin", "htlc_accepted")) == parts,
+            lambda: payment.done or self._asked(f"{wallet.name}/plugin", payment_hash) == parts,
             "the client being asked about every part",
         )
 
@@ -258,10 +266,10 @@ class Stage:
         await self._pay(wallet, bill, [76_543_210])
 
     async def _pay(self, wallet: Node, bill: Bill, amounts_msat: list[int]) -> None:
-        payment = self.send(bill, amounts_msat)
+        before, payment = self._sent(), self.send(bill, amounts_msat)
         if self.mode == LSP_TRUSTS:
             await self.held_by_client(wallet, len(amounts_msat), payment)
-            await self.world.until(lambda: payment.done or self._sent() == len(self.sales), "funding sent")
+            await self.world.until(lambda: payment.done or self._sent() > before, "funding sent")
             self.say("clock", "a block is mined")
             await self.mine(wallet, 1, lambda: payment.done, "the end of the payment")
         result = await payment
@@ -285,9 +293,12 @@ class Stage:
 
     def _held(self, payment_hash: str) -> int:
         """Return the hook calls of this payment, once the service has begun to collect it."""
-        calls = self.world.transcript.select("host>plugin", "lsp/plugin", "htlc_accepted")
-        held = sum(entry["msg"]["params"]["htlc"]["payment_hash"] == payment_hash for entry in calls)
-        return held if self.sessions(payment_hash) else 0
+        return self._asked("lsp/plugin", payment_hash) if self.sessions(payment_hash) else 0
+
+    def _asked(self, plugin: str, payment_hash: str) -> int:
+        """Return how many parts of this payment a plugin was asked about."""
+        calls = self.world.transcript.select("host>plugin", plugin, "htlc_accepted")
+        return sum(entry["msg"]["params"]["htlc"]["payment_hash"] == payment_hash for entry in calls)
 
 
 def chapters(story: list[Chapter], stage: Stage) -> list[Chapter]:
@@ -355,21 +366,21 @@ def new_world(seed: int, mode: str, service: list[str], **further: Any) -> World
     return World(seed=seed, plugin=service, options=options, wallet_sat=(400_000,) * 8, fee_base_msat=1000, fee_ppm=10)
 
 
-async def _run(seed: int, screen: Screen, mode: str) -> Stage:
-    async with new_world(seed, mode, SERVICE) as world:
+async def _run(seed: int, screen: Screen, mode: str, kind: type[Stage]) -> Stage:
+    async with kind.world_of(seed, mode) as world:
         with quiet(world):
-            stage = Stage(world, screen, mode)
+            stage = kind(world, screen, mode)
             await stage.play()
             await stage.account()
     return stage
 
 
-def run(*, seed: int, as_json: bool, mode: str, html: Path | None = None) -> int:
+def run(*, seed: int, as_json: bool, mode: str, html: Path | None = None, kind: type[Stage] = Stage) -> int:
     """Run the demo and show it, as a page in `html`, too; 0 when every check held, 1 otherwise."""
     screen = Screen(silent=as_json)
     screen.title("lsps2fast demo", f"embedded node, seed {seed}, {mode}, node charging 1,000 msat + 10 ppm for routing")
     try:
-        stage = asyncio.run(_run(seed, screen, mode))
+        stage = asyncio.run(_run(seed, screen, mode, kind))
     except KeyboardInterrupt:
         return 130
     sales = stage.sales
@@ -384,5 +395,5 @@ def run(*, seed: int, as_json: bool, mode: str, html: Path | None = None) -> int
         screen.money(stage.gains, stage.checks)
         screen.verdict(well, sum(len(sale.checks) for sale in sales) + len(stage.checks))
     if html is not None:
-        screen.write_page(html, f"lsps2fast demo: three sales, {mode}", chapters(screen.story, stage))
+        screen.write_page(html, f"lsps2fast demo: {kind.told}, {mode}", chapters(screen.story, stage))
     return 0 if well else 1

@@ -120,7 +120,8 @@ class Timeline:
         if method in ("datastore", "deldatastore"):
             return (
                 "journal",
-                f"service {'writes' if method == 'datastore' else 'deletes'} {params['key'][-2]} {params['key'][-1]}",
+                f"service {'writes' if method == 'datastore' else 'deletes'} {params['key'][-2]} "
+                + shortened(params["key"][-1]),
             )
         if method == "setchannel":
             return (
