@@ -190,9 +190,14 @@ class Town:
         return wallet
 
     def connect(self, node: Lightningd, other: Lightningd) -> None:
-        """Connect two nodes; both know it when this returns."""
-        node.call("connect", {"id": other.node_id, "host": "127.0.0.1", "port": other.port})
-        until(lambda: self.connected(other, node), f"connection of {node.name} at {other.name}")
+        """Connect two nodes; both know it when this returns. Raises NodeError."""
+
+        def both() -> bool:
+            # Each time anew: a node whose peer has died a moment ago answers that it is connected, and then is not.
+            node.call("connect", {"id": other.node_id, "host": "127.0.0.1", "port": other.port})
+            return self.connected(other, node)
+
+        until(both, f"connection of {node.name} at {other.name}")
 
     def connected(self, node: Lightningd, other: Lightningd) -> bool:
         """Return whether `node` sees `other` connected."""
