@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lsps2fast_plugin.cln.retry import LONGEST_PAUSE_MS
@@ -18,12 +19,15 @@ from lsps2fast_plugin.simnode.channels import End, Htlc
 from lsps2fast_plugin.simnode.errors import NodeDown, RpcError
 from lsps2fast_plugin.simnode.splices import FEE_SAT, LOCK_DEPTH
 
-from .case import CLIENT_TRUSTS, MODES
+from .case import CLIENT_TRUSTS, LSP_TRUSTS, MODES
+from .closing import PROMISED_BLOCKS, CloseWatch
 from .stage import PATIENCE_TURNS, SIZE_MSAT, VALIDITY_S, Sale, Stage
 
 Play = Callable[[Stage], Awaitable[None]]
 THIRDS = [3_000_000, 3_000_000, 4_000_000]
 LONGEST_PAUSE_S = LONGEST_PAUSE_MS / 1000
+CLOSE_BLOCKS, CLOSE_PAUSE_S = 60, 900  # a close that failed is tried again after ten minutes and more
+CLOSING_POLICY = str(Path(__file__).parents[1] / "data" / "closing-policy.toml")
 
 
 @dataclass(frozen=True)
@@ -587,6 +591,36 @@ async def events_lost(stage: Stage) -> None:
     for _ in range(5):
         await stage.quiet()
         stage.world.mine()
+
+
+@scenario(LSP_TRUSTS, options={"lsps2-policy-file": CLOSING_POLICY, "lsps2-close-by-rule": "on"})
+async def closed_by_rule(stage: Stage) -> None:
+    """Two channels are paid, unused for days and past their lifetime: a rule closes them, each once (operator:O2)."""
+    payer = stage.payer()
+    clients = [stage.client(name) for name in ("alice", "bertha")]
+    for client in clients:
+        await stage.pay(payer, await stage.sale(client))
+    await stage.quiet()
+    stage.world.mine()
+    await stage.quiet()
+    await stage.turn(3 * 86_400)
+    await stage.quiet()
+    watch = CloseWatch(stage)
+    await stage.begin()
+
+    for _ in range(PROMISED_BLOCKS):
+        stage.world.mine()
+        await stage.quiet()
+    for _ in range(CLOSE_BLOCKS):
+        closed = all(client.ends[0].channel.on_chain is not None for client in clients)
+        if closed and not watch.records():
+            break
+        stage.mend()
+        stage.world.mine()
+        await stage.quiet()
+        await stage.turn(CLOSE_PAUSE_S)
+        await stage.quiet()
+    stage.problems += watch.problems()
 
 
 # Others on the node ------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ LSP_TRUSTS = "lsp-trusts-client"
 CLIENT_TRUSTS = "client-trusts-lsp"
 SESSIONS = ("lsps", "lsps2", "sessions")
 MEMORY = (  # what the policy remembers of clients, and what clients left
-    *(("lsps", "lsps2", name) for name in ("trust", "tokens", "selling", "fleet")),
+    *(("lsps", "lsps2", name) for name in ("trust", "tokens", "selling", "fleet", "closes")),
     ("lsps", "lsps5", "webhooks"),
 )
 TEMPORARY = "10070000"

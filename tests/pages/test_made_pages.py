@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from lsps2fast.table import LETTERS, TABLE, Input, State
-from lsps2fast_plugin.service.policy import file
+from lsps2fast_plugin.service.policy import closing_file, file
 from lsps2fast_plugin.tools import cli, command_line_page, log_page, machine_picture, pages, policy_file_page
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -43,7 +43,9 @@ def test_all_are_written(tmp_path: Path) -> None:
 
 def test_every_key_of_the_policy_file_is_on_its_page() -> None:
     """Each shape is a table of the page, and each key that has words is one of them."""
-    shapes = {one for _, one in inspect.getmembers(file, inspect.isclass) if one.__module__ == file.__name__}
+    modules = (file, closing_file)
+    classes = [one for module in modules for _, one in inspect.getmembers(module, inspect.isclass)]
+    shapes = {one for one in classes if one.__module__ in [module.__name__ for module in modules]}
     assert {one for one in shapes if issubclass(one, msgspec.Struct)} == {one for _, one, _ in policy_file_page.TABLES}
     assert policy_file_page.keys() == set(file.MEANING)
 

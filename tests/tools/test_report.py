@@ -8,7 +8,9 @@ import io
 import json
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.sales_ledger import FEE_MSAT, SCID, T0, a_buy, a_channel, a_sale, an_attempt
@@ -18,6 +20,7 @@ from lsps2fast_plugin.service.sales_ledger import schema
 from lsps2fast_plugin.service.sales_ledger.periods import text_of
 from lsps2fast_plugin.service.sales_ledger.writes import write
 from lsps2fast_plugin.tools import cli
+from lsps2fast_plugin.tools import report as command
 
 WHEN = ["--since", str(T0 // 1000), "--until", str(T0 // 1000 + 86_400)]
 
@@ -96,6 +99,7 @@ def test_a_story(ledger: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["sales", "02ab", "--file", "LEDGER"], "'02ab' has no place here"),
         (["--file", __file__], "it is no database"),
         (["--file", "EMPTY"], "is empty: name the ledger of a service that has run"),
+        (["--file", "OLD"], "has version 1: the service brings it to 2 when it starts"),
     ],
 )
 def test_what_cannot_be_answered_is_told(
@@ -104,10 +108,86 @@ def test_what_cannot_be_answered_is_told(
     """operator:O9, operator:O10: one line, no traceback."""
     empty = tmp_path / "empty.sqlite3"
     empty.touch()
-    names = {"LEDGER": ledger, "EMPTY": str(empty)}
+    old = tmp_path / "old.sqlite3"
+    with closing(sqlite3.connect(old)) as db:
+        db.executescript(f"PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = 1;")
+    names = {"LEDGER": ledger, "EMPTY": str(empty), "OLD": str(old)}
     err = said(capsys, *[names.get(each, each) for each in arguments], code=2)
     assert words in err
     assert err.count("\n") == 1
+
+
+CHANNEL: dict[str, Any] = {
+    "channel_id": "cc" * 32,
+    "short_channel_id": "100x1x0",
+    "peer_id": "02" + "11" * 32,
+    "capacity_msat": 120_000_000,
+    "to_us_msat": 110_000_000,
+    "opening_fee_msat": 1_000_000,
+    "routing_fees_msat": 0,
+    "mining_msat": 500_000,
+    "idle_days": 71,
+    "last_used_at": "2026-09-19T00:00:00Z",
+    "rule": "spent",
+    "why_not": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("is_on", "is_cheap", "rules", "words"),
+    [
+        (
+            True,
+            False,
+            ["spent", "old"],
+            "closing by rule is on (spent, old); no cheap hours now, at most 1250 sat per 1000 weight; in 24 hours 1 of"
+            " 5, under way 2",
+        ),
+        (False, True, ["spent"], "closing by rule is off (spent); cheap hours now, at most 1250"),
+        (False, True, [], "closing by rule: the policy has no rules"),
+    ],
+)
+def test_the_dry_run_of_closes_is_a_table(
+    is_on: bool,
+    is_cheap: bool,
+    rules: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """operator:O2: what a rule would do, or why it would not, and what binds the others."""
+    kept = {"short_channel_id": "200x1x0", "confirmations": 5, "min_lifetime_blocks": 6, "peer_id": "03" + "22" * 32}
+    by_rule = {
+        "is_on": is_on,
+        "is_cheap": is_cheap,
+        "rules": rules,
+        "max_feerate_perkw": 1_250,
+        "closed_in_24_hours": 1,
+        "closes_per_day": 5,
+        "under_way": [{}, {}],
+    }
+    other = CHANNEL | {
+        "short_channel_id": "101x1x0",
+        "rule": None,
+        "why_not": ["spent: it was used", "old: it is young"],
+    }
+    answer = {
+        "feerate_perkw": 253,
+        "closing_msat": 202_400,
+        "by_rule": by_rule,
+        "channels": [CHANNEL, other],
+        "kept": [kept | {"why": "its client has an offer that is still good"}],
+    }
+    asked: list[Any] = []
+    monkeypatch.setattr(command, "call", lambda path, method, params: asked.append((method, params)) or answer)
+    lines = said(capsys, "closable", "--kept").splitlines()
+    assert asked == [("lsps2-closable", {"kept": True})]
+    assert lines[1].startswith(words)
+    assert lines[3].split()[:4] == ["100x1x0", "71", "spent", "1,000"]
+    assert lines[4].endswith("spent: it was used; old: it is young")
+    assert lines[-1].split()[:3] == ["200x1x0", "5", "6"]
+    assert "its client has an offer that is still good" in lines[-1]
+    assert "spent: it was used; old: it is young" in said(capsys, "closable", "--csv")
 
 
 async def test_a_node_answers_the_same_as_its_file() -> None:

@@ -52,6 +52,7 @@ class PerKw(msgspec.Struct, frozen=True):
 
     min_acceptable: int
     opening: int | None = None
+    mutual_close: int | None = None
     unilateral_close: int | None = None
     unilateral_anchor_close: int | None = None
 
@@ -59,6 +60,11 @@ class PerKw(msgspec.Struct, frozen=True):
     def funding(self) -> int:
         """Return what a funding transaction pays; without an estimate the least that is accepted."""
         return self.opening or self.min_acceptable
+
+    @property
+    def closing(self) -> int:
+        """Return what lightningd aims for when a channel closes by agreement; without an estimate as a funding."""
+        return self.mutual_close or self.funding
 
 
 def text(answer: Json, method: str, member: str) -> str:

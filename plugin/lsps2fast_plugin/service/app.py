@@ -38,7 +38,7 @@ from lsps2fast_plugin.cln.models import (
 )
 from lsps2fast_plugin.cln.notifications import BlockAdded, ChannelStateChanged, ForwardEvent, OnionMessageLost, PeerLink
 from lsps2fast_plugin.cln.plugin_app import PluginApp
-from lsps2fast_plugin.cln.pyln_client import Plugin
+from lsps2fast_plugin.cln.pyln_client import Plugin, RpcException
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.alarms import TOPIC as ALARM_TOPIC
@@ -52,6 +52,7 @@ from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
 from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.recovery import Recovery, reload_ledger
+from lsps2fast_plugin.service.rpc_errors import INVALID_PARAMS
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.supply import NodeTerms
 from lsps2fast_plugin.service.unfinished_guard import GUARDED
@@ -93,7 +94,7 @@ class Service(PluginApp):
         self._post = post
         bits = FEATURE_BITS_HEX if announce else None
         plugin = Plugin(autopatch=False, dynamic=not announce, init_features=bits, node_features=bits)
-        super().__init__(plugin, HtlcFilter(), add_options, clock=clock, dice=dice, make_host=make_host)
+        super().__init__(plugin, HtlcFilter(), self._add_options, clock=clock, dice=dice, make_host=make_host)
         self.parts: ServiceParts | None = None
         self.metrics: Metrics | None = None
         self.page: PageServer | None = None
@@ -125,6 +126,19 @@ class Service(PluginApp):
                 self._early_facts.append(lambda: take(event))
 
         return call
+
+    def _add_options(self, plugin: Plugin) -> None:
+        add_options(plugin, self._on_setconfig)
+
+    def _on_setconfig(self, _: Plugin, name: str, text: Any) -> None:
+        """`setconfig` of the dynamic option: in force at once."""
+        try:
+            is_on = read_settings(self.plugin, {name: text}).close_by_rule
+        except ConfigError as error:
+            raise RpcException(str(error), INVALID_PARAMS.number) from None
+        log.info(f"{name} is {text} now")
+        if self.parts is not None:
+            self.parts.closer.is_on = is_on
 
     # Start ---------------------------------------------------------------------------------------
 
@@ -210,6 +224,7 @@ class Service(PluginApp):
             await asyncio.sleep(0)
         self._take_early_facts()
         parts.shut.known()
+        await until_answered("reading what was decided about closes", parts.closer.journal.load, self.clock)
         if parts.waker is not None:
             await until_answered("reading webhooks", parts.waker.load, self.clock)
             parts.waker.sleep(recovery.channels, parts.driver.height())
@@ -328,6 +343,7 @@ class Service(PluginApp):
             self.parts.driver.carry_out(self.parts.sessions.block(block.height))
             self.host.spawn(self.parts.lookout.block(block.height))
             self.host.spawn(self.parts.oversight.block())
+            self.host.spawn(self.parts.closer.look())
             if self.parts.waker is not None:
                 self.host.spawn(self.parts.waker.block(block.height))
             self._fill_pool(self.parts)
@@ -380,6 +396,8 @@ class Service(PluginApp):
 
     def _sell_no_more(self, desk: Desk, method: str) -> None:
         """Sell nothing any more: lightningd waits for HTLCs or ends, and tells plugins nothing else (cln:N8)."""
+        if self.parts is not None:
+            self.parts.closer.hold()
         if not desk.paused:
             desk.paused = True
             log.info(f"`{method}` was called: nothing is sold until `lsps2-resume` or the next start")

@@ -102,6 +102,11 @@ class ChannelLeaseGuard:
             if record.keeps_promises and channel is not None and channel.channel_id in alive:
                 self.owe(channel.channel_id, record.buy)
 
+    def promised_blocks(self, channel_id: str) -> int:
+        """Return for how many confirmations this channel must stay open; 0: no duty is known."""
+        duty = self._duties.get(channel_id)
+        return 0 if duty is None else duty.min_lifetime_blocks
+
     def sold(self) -> dict[str, str]:
         """Return every channel that something is owed for, with its jit scid."""
         return {channel_id: format_scid(duty.jit_scid) for channel_id, duty in self._duties.items()}

@@ -10,9 +10,10 @@ from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.lsps0 import MalformedField
 from lsps2fast.lsps.lsps2 import parse_node_id
 from lsps2fast_plugin.cln.host import Host
+from lsps2fast_plugin.service.closing import dry_run
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.rpc_errors import UNKNOWN, refusal
-from lsps2fast_plugin.service.sales_ledger import closable, story
+from lsps2fast_plugin.service.sales_ledger import story
 from lsps2fast_plugin.service.sales_ledger.listing import MOST_ROWS, OUTCOMES, Wanted, page, read_cursor
 from lsps2fast_plugin.service.sales_ledger.periods import month_of, read_time
 from lsps2fast_plugin.service.sales_ledger.report import BY, report
@@ -81,16 +82,18 @@ class LedgerMethods:
         except story.NothingKnown as error:
             raise refusal(UNKNOWN, str(error)) from error
 
-    async def closable(self, idle_days: int = 0) -> dict[str, Any]:
-        """Channels past their lifetime: what they earned, when they were used, what closing costs now.
+    async def closable(self, idle_days: int = 0, kept: bool = False) -> dict[str, Any]:
+        """Channels past their lifetime: what they earned, what closing costs, which rule would close them and why not.
 
-        `idle_days`: only those over which nothing went for so many days. Nothing is closed: that stays with you.
+        `idle_days`: only those over which nothing went for so many days; `kept`: also those that are bound, with what
+        binds them. This closes nothing.
         """
         parts = self._ready()
         if type(idle_days) is not int or not 0 <= idle_days <= 36_500:
             raise ConfigError(f"idle_days={idle_days!r} is no number of days; give 0 to 36500")
-        floor, perkw = parts.desk.policy.rules.floor, await parts.view.opening_perkw()
-        return await closable.closable(parts.rpc, parts.sales, floor, perkw, parts.clock.wall_ms(), idle_days)
+        if type(kept) is not bool:
+            raise ConfigError(f"kept={kept!r} is neither true nor false")
+        return await dry_run.closable(parts.closer, await parts.view.perkw(), idle_days, kept)
 
 
 def _limit(value: int | str) -> int:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from lsps2fast_plugin.cln.answers import PerKw
 from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
@@ -97,11 +98,15 @@ class NodeLiquidity:
             self._listed_ms = now_ms
         return self._incoming_msat
 
+    async def perkw(self) -> PerKw:
+        """Return lightningd's fee rates, a few seconds old at most while it answers. Raises NodeError."""
+        return await self._known.perkw(FEERATE_FRESH_MS)
+
     async def opening_perkw(self) -> int:
         """Return what a funding pays now, in sat per 1000 weight. Raises NodeError."""
         return (await self.feerates()).opening_perkw
 
     async def feerates(self) -> Feerates:
         """Return what lightningd would pay now, a few seconds old at most while it answers. Raises NodeError."""
-        perkw = await self._known.perkw(FEERATE_FRESH_MS)
+        perkw = await self.perkw()
         return Feerates(perkw.funding, *self._node.commitment_rates(perkw))

@@ -236,6 +236,7 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "coin_splits": 0 if parts.pool is None else parts.pool.splits,
         "channels_to_keep_open": len(parts.afterwards),
         "closes_refused": parts.afterwards.refused,
+        "closes_by_rule": parts.closer.state(),
         "payments": {name.lower(): count for name, count in parts.books.ends.items()},
         "failed_by": dict(parts.reports.failed_by),
         "failed_parts": dict(parts.books.failed_parts),

@@ -6,14 +6,14 @@ import ipaddress
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.buys import BuyQuota
 from lsps2fast.lsps.lsps2 import why_unsound
 from lsps2fast.lsps.promise import key_from_hex
-from lsps2fast_plugin.cln.option_table import NumberTable, add_numbers, read_numbers, several
+from lsps2fast_plugin.cln.option_table import Changed, NumberTable, add_numbers, read_numbers, several
 from lsps2fast_plugin.cln.pyln_client import Plugin
 from lsps2fast_plugin.service.coin_pool import PoolSize
 from lsps2fast_plugin.service.policy.external import Use
@@ -30,6 +30,8 @@ from lsps2fast_plugin.service.policy.rules import (
 
 OWN_PREFIX = "lsps2-"  # of the options that CLN's built-in plugin does not have
 GUARDS = ("refuse", "warn", "off")
+CLOSE_BY_RULE = "lsps2-close-by-rule"
+ON_OFF = ("off", "on")
 LOOPBACK = "127.0.0.1"
 LEDGER_FILE = "lsps2-sales.sqlite3"
 DAY_MS = 86_400_000
@@ -76,6 +78,7 @@ class Settings(NamedTuple):
     wake_wait_ms: int = 0
     webhook_signer: tuple[str, ...] | None = None
     webhook_loopback: bool = False
+    close_by_rule: bool = False
 
 
 NUMBERS: NumberTable = {  # default, least, most, meaning
@@ -178,8 +181,8 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
 }
 
 
-def add_options(plugin: Plugin) -> None:
-    """Declare every option in the manifest."""
+def add_options(plugin: Plugin, changed: Changed | None = None) -> None:
+    """Declare every option in the manifest. `changed(plugin, name, text)` hears of `setconfig`, and may refuse."""
     plugin.add_flag_option("experimental-lsps2-service", "accepted for compatibility; loading this plugin enables it")
     plugin.add_option(
         "experimental-lsps2-promise-secret",
@@ -210,6 +213,14 @@ def add_options(plugin: Plugin) -> None:
     )
     plugin.add_option(
         "lsps2-close-guard", GUARDS[0], f"what to do with a `close` before min_lifetime is over: {', '.join(GUARDS)}"
+    )
+    plugin.add_option(
+        CLOSE_BY_RULE,
+        ON_OFF[0],
+        f"whether channels are closed by the rules of the policy file, [[closing.rule]]: {' or '.join(ON_OFF)}; "
+        "`lsps2-closable` says what they would do",
+        dynamic=changed is not None,
+        on_change=changed,
     )
     plugin.add_option(
         "lsps2-coin-pool",
@@ -384,12 +395,26 @@ def _rules(number: dict[str, int], client_trusts_lsp: bool) -> Rules:
     )
 
 
-def read_settings(plugin: Plugin) -> Settings:
-    """Return all options as given. Raises ConfigError with the sentence that lightningd shows."""
-    get: Callable[[str], Any] = plugin.get_option
+def read_close_by_rule(value: Any, ledger: str, policy_file: str | None) -> bool:
+    """Read the switch of closing by rule. Raises ConfigError where it could do nothing."""
+    is_on = _choice(value, CLOSE_BY_RULE, ON_OFF) == "on"
+    if is_on and policy_file is None:
+        raise ConfigError(f"{CLOSE_BY_RULE}=on needs rules: write [[closing.rule]] into a file for lsps2-policy-file")
+    if is_on and ledger == "off":
+        raise ConfigError(f"{CLOSE_BY_RULE}=on needs the sales ledger: take lsps2-ledger=off out")
+    return is_on
+
+
+def read_settings(plugin: Plugin, changes: Mapping[str, Any] | None = None) -> Settings:
+    """Return all options as given, and with `changes`. Raises ConfigError with the sentence that lightningd shows."""
+    changes = changes or {}
+
+    def get(name: str) -> Any:
+        return changes[name] if name in changes else plugin.get_option(name)
+
     number = read_numbers(plugin, NUMBERS)
+    ledger, path = str(get("lsps2-ledger") or LEDGER_FILE), get("lsps2-policy-file")
     secret = get("experimental-lsps2-promise-secret")
-    path = get("lsps2-policy-file")
     page_listen = _address(get("lsps2-page-listen"), "lsps2-page-listen", 9751)
     uses = tuple(use.value for use in Use)
     return Settings(
@@ -419,7 +444,7 @@ def read_settings(plugin: Plugin) -> Settings:
         metrics_listen=_address(get("lsps2-metrics-listen"), "lsps2-metrics-listen", 9750),
         page_listen=page_listen,
         page_token=_page_token(get("lsps2-page-token"), page_listen),
-        ledger=str(get("lsps2-ledger") or LEDGER_FILE),
+        ledger=ledger,
         bookkeeper_notes=bool(get("lsps2-bookkeeper-notes")),
         blinded_paths=bool(get("lsps2-blinded-paths")),
         fleet=_fleet(get("lsps2-fleet")),
@@ -427,4 +452,5 @@ def read_settings(plugin: Plugin) -> Settings:
         wake_wait_ms=number["lsps2-wake-wait"] * 1000,
         webhook_signer=_signer(get("lsps2-webhook-signer")),
         webhook_loopback=bool(get("lsps2-webhook-loopback")),
+        close_by_rule=read_close_by_rule(get(CLOSE_BY_RULE), ledger, path),
     )

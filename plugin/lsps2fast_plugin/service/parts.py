@@ -15,6 +15,7 @@ from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.alarms import Alarms
 from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.closing.closer import Closer
 from lsps2fast_plugin.service.coin_pool import CoinPool
 from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.driver import SessionDriver
@@ -82,5 +83,6 @@ class ServiceParts:
     effects: ActionExecutor
     alarms: Alarms
     lookout: MissedEventPoller
+    closer: Closer
     fleet: Fleet | None
     waker: Waker | None

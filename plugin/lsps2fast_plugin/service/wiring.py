@@ -21,6 +21,10 @@ from lsps2fast_plugin.service.alarms import Alarms
 from lsps2fast_plugin.service.bookkeeper import BookkeeperNotes
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.closing.closer import Closer
+from lsps2fast_plugin.service.closing.journal import CloseJournal
+from lsps2fast_plugin.service.closing.survey import Survey
+from lsps2fast_plugin.service.closing.ties import Ties
 from lsps2fast_plugin.service.coin_pool import CoinPool
 from lsps2fast_plugin.service.coins import Coins, LowWater
 from lsps2fast_plugin.service.driver import SessionDriver
@@ -205,6 +209,17 @@ def build_parts(
         held=held,
         post=post,
     )
+    ties = Ties(offers=offers, driver=driver, capital=exposure, shut=shut, held=held, waker=waker)
+    closer = Closer(
+        rpc=rpc,
+        survey=Survey(rpc, sales, afterwards, ties),
+        journal=CloseJournal(notebook),
+        sales=sales,
+        policy=desk.policy,
+        rates=view,
+        clock=clock,
+        is_on=settings.close_by_rule,
+    )
     pool = settings.coin_pool and CoinPool(
         rpc=rpc,
         coins=coins,
@@ -255,6 +270,7 @@ def build_parts(
         effects=effects,
         alarms=alarms,
         lookout=lookout,
+        closer=closer,
         fleet=fleet,
         waker=waker,
     )

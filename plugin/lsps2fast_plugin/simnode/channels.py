@@ -242,6 +242,7 @@ class Channel:
         self.funding_psbt: str | None = None
         self.reestablished = True
         self.dead = False  # on chain or given up: no more updates
+        self.over = asyncio.Event()  # set once it is dead because it closed
         self.settled_on_chain = False  # what spends its funding is in the mempool or in a block
         self.on_chain: OnChain | None = None
         self.splice: Tx | None = None  # not locked yet

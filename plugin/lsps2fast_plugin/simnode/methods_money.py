@@ -200,6 +200,8 @@ async def fundchannel_cancel(node: Node, id: Any) -> Json:
     "id [unilateraltimeout] [destination] [fee_negotiation_step] [wrong_funding] [force_lease_closed] [feerange]",
 )
 async def close(node: Node, id: Any, unilateraltimeout: Any = 172_800, **more: Any) -> Json:
+    for feerate in more.get("feerange", ()):
+        _feerate(feerate)
     return await node_closing.close(node, str(id), number(unilateraltimeout, "unilateraltimeout"))
 
 

@@ -32,12 +32,14 @@ def find_end(node: NodeBase, text: str) -> End:
 async def close(node: NodeBase, text: str, unilateral_timeout_s: float) -> dict[str, Any]:
     """Close by agreement when the peer is there and no HTLC is open, else alone after the time-out.
 
-    The time-out is simulated time: the node itself turns the clock by it.
+    The time-out is simulated time: the node itself turns the clock by it. Zero waits for the peer, for ever.
     """
     end = find_end(node, text)
     if end.state in CLOSED_STATES:
         raise RpcError(LIGHTNINGD, f"Channel is in state {end.state}")
     channel = end.channel
+    if unilateral_timeout_s == 0:
+        channel.shutdown_by = end  # also after a restart
     node.change_state(end, "CHANNELD_SHUTTING_DOWN", "user", USER_CLOSE)
     await asyncio.sleep(0)
     connected = channel.reestablished and end.peer.node_id in node.links and not end.peer.mute
@@ -46,6 +48,9 @@ async def close(node: NodeBase, text: str, unilateral_timeout_s: float) -> dict[
     busy = any(onchain.open_htlcs(end))
     if connected and not busy:
         return _mutual(node, end)
+    if unilateral_timeout_s == 0:
+        await channel.over.wait()
+        return _done(end)
     await node.clock.pass_time(unilateral_timeout_s)
     if end.state != "CHANNELD_SHUTTING_DOWN":  # the peer ended it meanwhile
         return {"txs": [], "txids": [], "type": "unilateral"}
@@ -53,7 +58,12 @@ async def close(node: NodeBase, text: str, unilateral_timeout_s: float) -> dict[
 
 
 def _mutual(node: NodeBase, end: End) -> dict[str, Any]:
+    end.channel.shutdown_by = None
     agree(end.other, end)
+    return _done(end)
+
+
+def _done(end: End) -> dict[str, Any]:
     on_chain = end.channel.on_chain
     if on_chain is None:
         return {"txs": [], "txids": [], "type": "mutual"}
@@ -91,6 +101,7 @@ def _forget(node: NodeBase, end: End, closer: str, cause: str) -> None:
     node.change_state(end, "CLOSED", "unknown", None)
     end.forgotten = True
     end.channel.dead = True
+    end.channel.over.set()
     node.closed.append(closed_row(end, closer, cause))
 
 

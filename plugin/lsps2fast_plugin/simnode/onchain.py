@@ -83,6 +83,7 @@ def _spend(channel: Channel, outputs: list[Output]) -> Tx:
 
 def _settle(channel: Channel, tx: Tx, htlcs: dict[Htlc, Outpoint | None]) -> Tx:
     channel.dead = True
+    channel.over.set()
     channel.on_chain = OnChain(channel, tx, htlcs)
     channel.settled_on_chain = _publish(channel.opener.owner.chain, tx)
     return tx

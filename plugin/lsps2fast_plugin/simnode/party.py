@@ -297,6 +297,7 @@ def connect(dialler: Party, listener: Party) -> None:
 def _reestablish(channel: Channel, first: Party, second: Party) -> None:
     if second.node_id in first.links:
         channel.set_reestablished(True)
+        closing.finish_shutdown(channel.ends)
 
 
 def _learn(end: End) -> None:

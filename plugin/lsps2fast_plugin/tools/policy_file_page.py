@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 
 import msgspec
 
-from lsps2fast_plugin.service.policy import file
+from lsps2fast_plugin.service.policy import closing_file, file
 
 TABLES: Final[tuple[tuple[str, type[msgspec.Struct], str], ...]] = (
     (
@@ -22,6 +22,16 @@ TABLES: Final[tuple[tuple[str, type[msgspec.Struct], str], ...]] = (
     ("[trust]", file.TrustTable, "Who trusts whom, and what may be lost."),
     ("[peers]", file.PeersTable, "Who is served."),
     ("[[token]]", file.TokenTable, "What the holder of a token gets."),
+    (
+        "[closing]",
+        closing_file.ClosingTable,
+        "Channels that may be closed once nothing binds them; nothing is closed without `lsps2-close-by-rule=on`.",
+    ),
+    (
+        "[[closing.rule]]",
+        closing_file.CloseRuleTable,
+        "All of it must hold; the first rule that fits a channel counts.",
+    ),
 )
 TYPES: Final = {int: "integer", str: "text", bool: "true or false", datetime: "date and time", object: "tables"}
 

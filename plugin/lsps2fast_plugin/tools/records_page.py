@@ -16,6 +16,7 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.client import built_in_records, history, records, reports, store
 from lsps2fast_plugin.service import capital, sales_policy, session_record, session_store
+from lsps2fast_plugin.service.closing import journal
 from lsps2fast_plugin.service.policy import stakes, tokens, trust
 from lsps2fast_plugin.service.policy.rules import TrustRule
 from lsps2fast_plugin.service.sales_ledger import schema
@@ -171,11 +172,29 @@ TRUST: Final = {
     "channels": "the same channels in the same sequence, with what older versions did not write",
     "events": f"the last {trust.MOST_EVENTS} things it did: when (UTC ms), what, jit scid",
 }
+CLOSE: Final = {
+    "version": VERSION,
+    "channel_id": "of the channel",
+    "peer_id": "node id of its client",
+    "rule": "name of the rule",
+    "decided_ms": "when, UTC ms",
+    "feerate_perkw": "the estimate for closes, sat per 1000 weight",
+    "closing_msat": "what the close was expected to cost, msat",
+    "capacity_msat": "of the channel, msat",
+    "ours_msat": "our side of it, msat",
+    "opening_fee_msat": "the opening fees that its sale brought, msat",
+    "routing_fees_msat": "the routing fees of later forwards, msat",
+    "idle_days": "days since the last forward",
+    "tries": "how often lightningd was asked, or was about to be",
+    "tried_ms": "when it was last, UTC ms",
+    "given_up": "why nothing more is tried for a month; else null",
+}
 LEDGER: Final = {
     "buys": "One row a buy.",
     "attempts": "One row a payment attempt. What a buy has more than one of are attempts.",
     "channels": "One row a channel that was made for a sale.",
     "capital": "Sums by day, token and band, kept by triggers.",
+    "closes": "One row a channel that a rule of the policy closed; amounts as they were when that was decided.",
 }
 COLUMNS: Final = {
     "amount_msat": "what the payer sent",
@@ -185,19 +204,23 @@ COLUMNS: Final = {
     "channel_id": "the channel",
     "channel_ms": "when the channel could be used",
     "claimed_ms": "when the client claimed the first part",
+    "client_msat": "what of the channel was the client's",
     "client_trusts_lsp": "0 or 1: the trust mode",
     "close_mining_msat": "what miners took for closing it, from our side",
     "code": "why it failed, in a word: [errors](errors.md#why-a-payment-failed)",
     "created_ms": "when it was bought",
     "day": "days since 1970",
+    "decided_ms": "when a rule closed it",
     "ended_ms": "when it was over",
     "failed_by": "who made it fail: `payer`, `client`, `lsp` or `operator`; none where nothing says",
+    "feerate_perkw": "the estimate for closes then, sat per 1000 weight",
     "fee_agreed_msat": "the opening fee of this payment",
     "fee_owed_msat": "what is missing of it",
     "fee_taken_msat": "what came of it",
     "forwarded_ms": "when the parts went to the client",
     "funding_txid": "the funding",
     "id": "number of the row",
+    "idle_days": "days since the last forward",
     "jit_scid": "the jit scid of the buy",
     "life": "a number of the plugin's run: keeps attempts apart when the clock was set back",
     "locked_ms": "from when the coins were in it",
@@ -205,7 +228,9 @@ COLUMNS: Final = {
     "min_fee_msat": "of the offer",
     "min_lifetime_blocks": "of the offer",
     "mining_msat": "what miners took for the funding",
+    "opening_fee_msat": "the opening fees that came",
     "opening_ms": "when coins were chosen",
+    "ours_msat": "what of the channel was ours",
     "outcome": "how it ended; none while it is under way",
     "parts": "HTLCs of the payment",
     "payment_hash": "the payment",
@@ -215,6 +240,8 @@ COLUMNS: Final = {
     "reason": "why it failed, in a sentence",
     "released_ms": "when the coins were ours again",
     "released_sat": "what came back on this day",
+    "routing_fees_msat": "the fees of later forwards over it",
+    "rule": "name of the rule that closed it",
     "sent_ms": "when the funding was sent",
     "token": "label of the token, if any",
     "valid_until_ms": "when the offer ends",
@@ -260,6 +287,22 @@ def _trust() -> Any:
 
 def _token() -> tokens.Record:
     return tokens.TokenUses().leave({HASH: {SCID}})[0]
+
+
+def _close() -> journal.Decision:
+    return journal.Decision(
+        channel_id=CHANNEL,
+        peer_id=PEER,
+        rule="spent and forgotten",
+        decided_ms=DAY_MS,
+        feerate_perkw=300,
+        closing_msat=240_000,
+        capacity_msat=200_000_000,
+        ours_msat=195_000_000,
+        opening_fee_msat=1_000_000,
+        routing_fees_msat=0,
+        idle_days=60,
+    )
 
 
 def families() -> tuple[Family, ...]:
@@ -308,6 +351,14 @@ def families() -> tuple[Family, ...]:
             "There while `lsps2-pause` is in force.",
             {"since_ms": DAY_MS},
             {"since_ms": TIME},
+        ),
+        Family(
+            "A channel that a rule closes",
+            (*journal.ROOT, "channel id"),
+            "Written before lightningd is asked to close it (`lsps2-close-by-rule`); deleted when a block has the close"
+            " and the sales ledger knows of it, or when the decision is withdrawn.",
+            msgspec.to_builtins(_close()),
+            CLOSE,
         ),
         Family(
             "Webhooks of a client",

@@ -23,7 +23,7 @@ from lsps2fast_plugin.service.sales_ledger.ledger import reading
 from lsps2fast_plugin.service.sales_ledger.listing import MOST_ROWS, OUTCOMES, Wanted, page, read_cursor
 from lsps2fast_plugin.service.sales_ledger.periods import month_of, read_time
 from lsps2fast_plugin.service.sales_ledger.report import BY, report
-from lsps2fast_plugin.service.sales_ledger.schema import NotOurs, version_of
+from lsps2fast_plugin.service.sales_ledger.schema import VERSION, NotOurs, version_of
 from lsps2fast_plugin.service.sales_ledger.story import explain, sat
 from lsps2fast_plugin.service.sales_ledger.writer import advice
 
@@ -55,6 +55,7 @@ _SALES: Final = (
 _CLOSABLE: Final = (
     ("channel", "short_channel_id"),
     ("idle days", "idle_days"),
+    ("by rule", "rule"),
     ("opening", "opening_fee_msat"),
     ("routing", "routing_fees_msat"),
     ("capacity", "capacity_msat"),
@@ -62,6 +63,14 @@ _CLOSABLE: Final = (
     ("mining", "mining_msat"),
     ("peer", "peer_id"),
     ("last used", "last_used_at"),
+    ("why not", "why_not"),
+)
+_KEPT: Final = (
+    ("channel", "short_channel_id"),
+    ("confirmations", "confirmations"),
+    ("promised", "min_lifetime_blocks"),
+    ("it stays because", "why"),
+    ("peer", "peer_id"),
 )
 ANOTHER: Final = "name another file with --file"
 # Options that ask for something, and of which questions; those of where and how go with all.
@@ -74,6 +83,7 @@ ASKS: Final = {
     "outcome": ("sales",),
     "limit": ("sales",),
     "idle_days": ("closable",),
+    "kept": ("closable",),
 }
 USUAL_LIMIT: Final = 100
 NODE: Final = "node"
@@ -95,6 +105,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--outcome", choices=OUTCOMES, help="sales: that ended so")
     parser.add_argument("--limit", type=int, help=f"sales: how many at most (default {USUAL_LIMIT})")
     parser.add_argument("--idle-days", type=int, help="closable: unused for so long")
+    parser.add_argument("--kept", action="store_true", default=None, help="closable: also what is bound, and by what")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--csv", action="store_true", help="rows for spreadsheets, amounts in msat")
     shape.add_argument("--json", action="store_true", help="the answer as it is")
@@ -148,7 +159,7 @@ def _from_node(args: Namespace) -> Answer:
     params = {
         "money": {"by": args.by, "since": args.since, "until": args.until},
         "explain": {"about": _about(args)},
-        "closable": {"idle_days": args.idle_days},
+        "closable": {"idle_days": args.idle_days, "kept": args.kept},
     }[args.what]
     return call(path, method, _given(params))
 
@@ -193,8 +204,11 @@ def _from_file(args: Namespace) -> Answer:
         raise ConfigError(f"there is no ledger {path}")
     try:
         with reading(str(path)) as db:
-            if version_of(db) == 0:
+            version = version_of(db)
+            if version == 0:
                 raise ConfigError(f"{path} is empty: name the ledger of a service that has run")
+            if version < VERSION:
+                raise ConfigError(f"{path} has version {version}: the service brings it to {VERSION} when it starts")
             return _asked(args, db)
     except (NotOurs, sqlite3.Error) as error:
         damaged = f"{ANOTHER}, or ask the node; `sqlite3 FILE .recover` may read what is left"
@@ -280,7 +294,8 @@ def _csv(what: str, answer: Answer) -> str:
 
 
 def _harmless(value: Any) -> Any:
-    """Return a label as text that a spreadsheet takes for no formula."""
+    """Return a label as text that a spreadsheet takes for no formula, a list as its sentences."""
+    value = "; ".join(value) if isinstance(value, list) else value
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
@@ -294,12 +309,28 @@ def _show(what: str, answer: Answer) -> None:
         out.write(f"{answer['since']} to {answer['until']}, in sat\n")
     if what == "closable":
         out.write(f"closing costs {sat(answer['closing_msat'])} at {answer['feerate_perkw']} sat per 1000 weight\n")
+        out.write(_by_rule(answer["by_rule"]))
     rows = _rows(what, answer)
     columns = {"money": _money_columns(answer), "sales": _SALES, "closable": _CLOSABLE}[what]
     if not rows:
         out.write("none\n")
     else:
         _print_table(columns, rows, what == "money")
+    if answer.get("kept"):
+        out.write("\nbound\n")
+        _print_table(_KEPT, answer["kept"], False)
+
+
+def _by_rule(state: Answer) -> str:
+    """Say how closing by rule stands."""
+    if not state["rules"]:
+        return "closing by rule: the policy has no rules\n"
+    hours = "cheap hours now" if state["is_cheap"] else "no cheap hours now"
+    return (
+        f"closing by rule is {'on' if state['is_on'] else 'off'} ({', '.join(state['rules'])}); {hours}, at most"
+        f" {state['max_feerate_perkw']} sat per 1000 weight; in 24 hours {state['closed_in_24_hours']} of"
+        f" {state['closes_per_day']}, under way {len(state['under_way'])}\n"
+    )
 
 
 def _money_columns(answer: Answer) -> Columns:
@@ -345,7 +376,8 @@ def _console() -> Any:
 
 
 def _is_number(name: str) -> bool:
-    return name.endswith(("_msat", "_days", "_year")) or name in ("sales", "failed")
+    ends = ("_msat", "_days", "_year", "_blocks")
+    return name.endswith(ends) or name in ("sales", "failed", "confirmations")
 
 
 def _cell(name: str, row: Answer) -> str:
@@ -354,6 +386,8 @@ def _cell(name: str, row: Answer) -> str:
         return "total"
     if value is None:
         return "-" if name in (*BY, NODE) else ""
+    if isinstance(value, list):
+        return "; ".join(value)
     if name == "capital_sat_days":
         return f"{value / 1e8:,.2f}"
     if name.endswith("_msat"):

@@ -22,6 +22,7 @@ PARAMETERS: Final = {
     "about": "a payment hash, channel id, jit scid or node id",
     "by": "`day`, `week`, `month`, `token`, `band` or `peer`",
     "cursor": "the `next_cursor` of the page before",
+    "kept": "also the channels that something binds, with what binds them",
     "idle_days": "only channels over which nothing went for so many days",
     "jit_channel_scid": "the made-up channel that the client's invoice names",
     "limit": f"entries a page, at most {MOST_ROWS:,}",

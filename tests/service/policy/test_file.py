@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from lsps2fast.errors import ConfigError
 from lsps2fast.lsps.promise import token_hash
+from lsps2fast_plugin.service.policy import closing_file
 from lsps2fast_plugin.service.policy import file as policy_file
+from lsps2fast_plugin.service.policy.closing import CloseRule, Closing
 from lsps2fast_plugin.service.policy.file import MEANING, parse_rules
 from lsps2fast_plugin.service.policy.rules import DEFAULT_LINE, MAX_ENTRIES, Floor, Rules
 from lsps2fast_plugin.service.policy.toml import Source
@@ -61,10 +63,69 @@ def test_the_page_shows_every_key(key: str) -> None:
 
 def test_every_key_of_every_table_has_a_meaning() -> None:
     """An error about any key can say what it is for."""
-    shapes = [value for name, value in vars(policy_file).items() if name.endswith("Table")]
+    modules = (policy_file, closing_file)
+    shapes = [value for module in modules for name, value in vars(module).items() if name.endswith("Table")]
     keys = {key for shape in shapes for key in shape.__struct_fields__}
-    assert len(shapes) == 7
+    assert len(shapes) == 9
     assert keys | set(policy_file.TOP) == set(MEANING)
+
+
+CLOSING = (
+    MINIMAL
+    + """
+[closing]
+max_feerate_perkw = 253
+
+[[closing.rule]]
+name = "a"
+idle_days = 1
+
+[[closing.rule]]
+name = "b"
+idle_days = 2
+past_lifetime_blocks = 3
+max_return_ppm = -4
+max_client_sat = 5
+min_ours_sat = 6
+"""
+)
+
+
+def test_rules_for_closes_are_read_in_their_order() -> None:
+    """operator:O2: what a rule leaves out is its default, and no rule is no close."""
+    closing = parse_rules(CLOSING, "policy.toml").closing
+    assert closing == Closing((CloseRule("a", 1), CloseRule("b", 2, 3, -4, 5, 6)), max_feerate_perkw=253)
+    assert parse_rules(MINIMAL, "policy.toml").closing == Closing()
+    assert Closing().rules == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("idle_days = 1", "", 8, "closing, rule 1: idle_days is missing; it is days without a forward"),
+        ("idle_days = 1", "idle_days = 0", 10, "closing, rule 1, idle_days: 0 is not allowed"),
+        ('name = "b"', 'name = "a"', 13, "'a' is the name of an earlier rule; give each its own"),
+        ("max_feerate_perkw = 253", "max_feerate_perkw = 252", 6, "closing, max_feerate_perkw: 252 is not allowed"),
+        ("[closing]", "[closing]\nclosed_per_day = 3", 6, "did you mean closes_per_day?"),
+        ("max_client_sat = 5", "max_client_msat = 5", 17, "did you mean max_client_sat?"),
+        ('[[closing.rule]]\nname = "a"\nidle_days = 1\n', "", 9, ""),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused_with_its_line(old: str, new: str, line: int, words: str) -> None:
+    """operator:O9: line, key and remedy, as for all of the file; with one rule less the file is good."""
+    text = CLOSING.replace(old, new)
+    if not words:
+        assert len(parse_rules(text, "policy.toml").closing.rules) == 1
+        return
+    found, sentence = refused(text)
+    assert words in sentence
+    assert found == line
+
+
+def test_rules_have_a_bound() -> None:
+    """rule:14: twenty."""
+    rules = "".join(f'[[closing.rule]]\nname = "{number}"\nidle_days = 1\n' for number in range(21))
+    assert "is rule 21; 20 is the most" in refused(MINIMAL + rules)[1]
 
 
 def test_the_smallest_file_takes_our_defaults() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.sales_ledger import FEE_MSAT, T0, Desk, a_buy, a_sale, an_attempt
+from harness.sales_ledger import FEE_MSAT, T0, Desk, a_buy, a_channel, a_sale, an_attempt
 
 from lsps2fast_plugin.service.sales_ledger import schema, writer
 from lsps2fast_plugin.service.sales_ledger.facts import AttemptFact
@@ -226,6 +226,24 @@ def test_what_cannot_be_made_stops_nothing(path: Path, desks: list[Desk]) -> Non
     desk.writer.put(a_sale(began_ms=T0 + 7))
     assert desk.written()
     assert desk.rows() == WON * 2
+
+
+def test_a_file_of_the_first_version_learns_of_closes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """operator:O2: what it has stays as it is."""
+    with monkeypatch.context() as before:
+        before.setattr(schema, "VERSION", 1)
+        before.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        first = Desk(path)
+        first.writer.put(a_buy())
+        first.writer.put(a_sale())
+        first.writer.stop()
+        assert first.rows("name", "sqlite_master WHERE name = 'closes'") == []
+    second = Desk(path)
+    second.writer.put(a_channel())
+    second.writer.stop()
+    assert second.alarms == []
+    assert second.rows() == WON
+    assert second.rows("*", "closes") == []
 
 
 def test_an_older_file_is_brought_forward(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from msgspec import Meta
 from lsps2fast.lsps.lsps0 import MalformedField
 from lsps2fast.lsps.lsps2 import U64_MAX, opening_fee_msat, parse_node_id, why_unsound
 from lsps2fast.lsps.promise import token_hash
+from lsps2fast_plugin.service.policy.closing_file import CLOSING_MEANING, closing_of
 from lsps2fast_plugin.service.policy.rules import (
     DEFAULT_LINE,
     MAX_ENTRIES,
@@ -167,10 +168,11 @@ MEANING: Final = MappingProxyType(
         "max_uses": "how many buys the token is good for, 0 to 10^9",
         "expires": "when the token ends, a date and time with offset such as 2027-01-31T00:00:00Z",
         "revoked": "true or false; true ends the token and the offers made under it",
+        **CLOSING_MEANING,
     }
 )
 
-TOP: Final = ("fee_line", "floor", "capacity", "trust", "peers", "token")
+TOP: Final = ("fee_line", "floor", "capacity", "trust", "peers", "token", "closing")
 
 
 def parse_rules(text: str, name: str) -> Rules:
@@ -193,6 +195,7 @@ def parse_rules(text: str, name: str) -> Rules:
         allow=allow,
         deny=deny,
         zero_reserve=_node_ids(source, peers.zero_reserve, "zero_reserve"),
+        closing=closing_of(source),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from lsps2fast.lsps.buys import Lack
 from lsps2fast.lsps.lsps2 import FeeParams
+from lsps2fast_plugin.service.policy.closing import Closing
 
 MIN_VALIDITY_S: Final = 600  # G-06
 MAX_VALIDITY_S: Final = 10**8
@@ -193,6 +194,7 @@ class Rules(NamedTuple):
     allow: frozenset[str] | None = None  # None: all clients
     deny: frozenset[str] = frozenset()
     zero_reserve: frozenset[str] = frozenset()  # O-18: peers whose channels we hold no reserve in
+    closing: Closing = Closing()  # channels that may be closed once nothing binds them
 
 
 def rules_from_options(menu: tuple[FeeLine, ...], *, floor: Floor, capacity: CapacityRule, trust: TrustRule) -> Rules:

@@ -96,6 +96,20 @@ class ChannelFact(Fact, frozen=True, gc=False, kw_only=True):
     close_mining_msat: int | None = None
 
 
+class CloseFact(Fact, frozen=True, gc=False, kw_only=True):
+    """A rule of the operator closed a channel; amounts as they were when it was decided."""
+
+    channel_id: str
+    rule: str
+    decided_ms: int
+    feerate_perkw: int
+    ours_msat: int
+    client_msat: int
+    opening_fee_msat: int
+    routing_fees_msat: int
+    idle_days: int
+
+
 class RecordFact(Fact, frozen=True, gc=False, kw_only=True):
     """What a record of the journal says of a sale: whatever the ledger has missed of it is written now."""
 

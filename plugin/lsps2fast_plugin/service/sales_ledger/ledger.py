@@ -27,7 +27,7 @@ from lsps2fast_plugin.cln.notifications import ForwardEvent
 from lsps2fast_plugin.service.rpc_errors import NO_LEDGER, refusal
 from lsps2fast_plugin.service.sales_ledger.catch_up import TermsOf, buy_fact, facts_of
 from lsps2fast_plugin.service.sales_ledger.evidence import CANCELLED, Blame, of_forward, of_input
-from lsps2fast_plugin.service.sales_ledger.facts import BuyEndFact, ChannelFact, LiveFact
+from lsps2fast_plugin.service.sales_ledger.facts import BuyEndFact, ChannelFact, CloseFact, LiveFact
 from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker, Change, Ended
 from lsps2fast_plugin.service.sales_ledger.writer import Item, LedgerWriter, LoopWriter, Many, advice
 from lsps2fast_plugin.service.session_record import StoredSession
@@ -195,6 +195,11 @@ class SalesLedger:
         """Record the transaction that closes this channel, as it is now."""
         if channel.is_ours and channel.last_tx_fee_msat is not None:
             self._put(ChannelFact(channel_id=channel.channel_id, close_mining_msat=channel.last_tx_fee_msat))
+
+    @harmless
+    def closed_by_rule(self, close: CloseFact) -> None:
+        """Record by which rule a channel is closed; may be repeated."""
+        self._put(close)
 
     @contextlib.contextmanager
     def reviving(self) -> Iterator[None]:

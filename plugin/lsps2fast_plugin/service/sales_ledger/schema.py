@@ -12,7 +12,7 @@ from typing import Final
 from lsps2fast.errors import Lsps2Error
 
 APPLICATION_ID: Final = 0x4C535032  # "LSP2"
-VERSION: Final = 1
+VERSION: Final = 2
 
 _FIRST: Final = """
 CREATE TABLE buys (
@@ -90,7 +90,20 @@ CREATE TRIGGER attempts_that_ended BEFORE UPDATE ON attempts WHEN OLD.outcome IS
   BEGIN SELECT RAISE(ABORT, 'this attempt is over'); END;
 """
 
-MIGRATIONS: Final = (_FIRST,)  # from version n to n + 1
+_SECOND: Final = """
+CREATE TABLE closes (
+  channel_id BLOB PRIMARY KEY, rule TEXT NOT NULL, decided_ms INTEGER NOT NULL, feerate_perkw INTEGER NOT NULL,
+  ours_msat INTEGER NOT NULL, client_msat INTEGER NOT NULL, opening_fee_msat INTEGER NOT NULL,
+  routing_fees_msat INTEGER NOT NULL, idle_days INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX closes_decided ON closes (decided_ms);
+CREATE TRIGGER closes_stay BEFORE DELETE ON closes
+  BEGIN SELECT RAISE(ABORT, 'the sales ledger is append-only'); END;
+CREATE TRIGGER closes_keep BEFORE UPDATE ON closes
+  BEGIN SELECT RAISE(ABORT, 'this close was decided'); END;
+"""
+
+MIGRATIONS: Final = (_FIRST, _SECOND)  # from version n to n + 1
 
 
 class NotOurs(Lsps2Error):

@@ -56,8 +56,10 @@ def _offer(db: sqlite3.Connection, scid: str) -> dict[str, Any] | None:
         return None
     attempts = rows(db, "SELECT * FROM attempts WHERE jit_scid = ? ORDER BY began_ms, id", scid)
     channels = rows(db, "SELECT * FROM channels WHERE jit_scid = ? ORDER BY locked_ms", scid)
+    by_rule = "SELECT k.* FROM closes k JOIN channels c USING (channel_id) WHERE c.jit_scid = ?"
     told = [*_of_buy(buys[0], bool(attempts)), *(line for each in attempts for line in _of_attempt(each))]
     told += [line for each in channels for line in _of_channel(each)]
+    told += [_of_close(each) for each in rows(db, by_rule, scid)]
     return {
         "jit_channel_scid": scid,
         "peer_id": buys[0]["peer_id"].hex(),
@@ -119,6 +121,15 @@ def _end(each: Row) -> str:
     blame = {"payer": "the payer", "client": "the client", "lsp": "this node", "operator": "the operator"}
     who = f" by {blame.get(each['failed_by'], each['failed_by'])}" if each["failed_by"] else ""
     return f"It failed{who} ({each['code']}): {each['reason']}. The payer has its money back or may try again."
+
+
+def _of_close(each: Row) -> tuple[int, str]:
+    earned = f"{sat(each['opening_fee_msat'])} of opening fees and {sat(each['routing_fees_msat'])} of routing fees"
+    shares = f"{sat(each['ours_msat'])} in it were ours, {sat(each['client_msat'])} the client's"
+    return each["decided_ms"], (
+        f"Rule {each['rule']!r} closed channel {each['channel_id'].hex()}, unused for {each['idle_days']} days:"
+        f" it had earned {earned}; {shares}."
+    )
 
 
 def _of_channel(each: Row) -> Iterator[tuple[int, str]]:

@@ -19,6 +19,7 @@ from lsps2fast_plugin.service.sales_ledger.facts import (
     BuyEndFact,
     BuyFact,
     ChannelFact,
+    CloseFact,
     Fact,
     LiveFact,
     RecordFact,
@@ -45,6 +46,8 @@ _LATER = ("funding_txid", "mining_msat", "close_mining_msat", "sent_ms", "releas
 _CHANNEL = f"""INSERT INTO channels (channel_id, {", ".join(_CHANNEL_FIELDS)})
   VALUES ({", ".join("?" * (1 + len(_CHANNEL_FIELDS)))}) ON CONFLICT (channel_id) DO UPDATE SET
   {", ".join(f"{name} = COALESCE({name}, excluded.{name})" for name in _LATER)}"""
+_CLOSE = """INSERT INTO closes (channel_id, rule, decided_ms, feerate_perkw, ours_msat, client_msat, opening_fee_msat,
+  routing_fees_msat, idle_days) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 _Row = tuple[int, int]
 UNSEEN = "it ended while the plugin was not running"
 
@@ -60,6 +63,8 @@ def write(db: sqlite3.Connection, fact: Fact) -> None:
             _attempt(db, fact)
         case ChannelFact():
             _channel(db, fact)
+        case CloseFact():
+            _close(db, fact)
         case RecordFact():
             _record(db, fact)
         case LiveFact():
@@ -136,6 +141,12 @@ def _channel(db: sqlite3.Connection, fact: ChannelFact) -> None:
     who = (_bytes(fact.channel_id), fact.jit_scid, _bytes(fact.peer_id), token, band, _bytes(fact.funding_txid))
     mining = (mining_of(fact.signed_psbt), fact.close_mining_msat)
     db.execute(_CHANNEL, (*who, fact.capacity_sat, *mining, fact.locked_ms, fact.sent_ms, fact.released_ms))
+
+
+def _close(db: sqlite3.Connection, close: CloseFact) -> None:
+    what = (_bytes(close.channel_id), close.rule, close.decided_ms, close.feerate_perkw, close.ours_msat)
+    fees = (close.opening_fee_msat, close.routing_fees_msat)
+    db.execute(_CLOSE, (*what, close.client_msat, *fees, close.idle_days))
 
 
 def mining_of(psbt: str | None) -> int | None:
