@@ -48,6 +48,8 @@ async def registered(stage: Stage, server: WebhookServer, client: Client, target
     result = await client.request("lsps5.set_webhook", {**APP, "webhook": server.url(target)})
     assert result["no_change"] is False
     await stage.until(lambda: len(server.requests) > before, "the webhook is told")
+    key = ("lsps", "lsps5", "webhooks", client.node_id)
+    await stage.until(lambda: '"told":true' in str(stage.lsp.datastore.rows[key]), "which is stored")
     await stage.quiet()
 
 
@@ -246,6 +248,30 @@ async def test_a_client_that_asks_at_once_hears_the_truth(server: WebhookServer)
         slow.release()
         assert await asked == {"protocols": [2, 5]}
         assert (await set_now)["num_webhooks"] == 1
+
+
+async def test_a_signer_that_gives_no_answer_is_asked_again(server: WebhookServer) -> None:
+    """N-11, rule:10: a busy minute at the start does not end wake-up calls for good; until then nothing is held."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer()
+        await sleeps_with_a_channel(stage, server, client, payer)
+        await stage.stop()
+        stage.lsp.faults.fail("signmessage", times=9)
+        await stage.start()
+        bob = stage.client("bob")
+        assert await bob.request("lsps0.list_protocols") == {"protocols": [2]}
+        scid = client.ends[0].other.scid_now()
+        soon = payer.pay(client.invoice(1_000_000, scid), overpay_msat=10_000)
+        assert (await soon).raw_messages == [TEMPORARY]
+        for _ in range(9):
+            await stage.lsp.call("lsps2-dev-advance", {"seconds": 60})
+            await stage.quiet()
+        assert stage.log_lines("no wake-up calls: signing a notification has failed 3 times")
+        assert await bob.request("lsps0.list_protocols") == {"protocols": [2, 5]}
+        later = payer.pay(client.invoice(1_000_000, scid), overpay_msat=10_000)
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        client.connect()
+        assert (await later).paid
 
 
 async def test_a_wallet_that_leaves_while_a_signature_is_awaited_is_woken(server: WebhookServer) -> None:

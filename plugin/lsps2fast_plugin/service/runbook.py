@@ -25,7 +25,7 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
         "`lsps2-webhooks` is set, and nothing signs notifications, so LSPS5 is off and clients that are away are not "
         "called; all else goes on. lightningd's own `signmessage` cannot sign them: set `lsps2-webhook-signer` as in "
         "[wake sleeping wallets](wake-sleeping-wallets.md), and look whether its command runs as lightningd's user. "
-        "It is looked at once, at the start of the plugin."
+        "One that signs nothing is tried again, at least every minute; one that signs with another key is not."
     ),
     "coins": (
         "A payment failed, or will, because there are no confirmed coins that are not reserved. The payer may try "

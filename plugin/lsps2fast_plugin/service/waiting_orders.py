@@ -37,6 +37,11 @@ class Answers(Protocol):
         """Fail these parts."""
 
 
+def _awake(jit_scid: int) -> int:
+    """Return for how many ms parts of this paid buy wait for a client that was called."""
+    return 0
+
+
 @dataclass(slots=True)
 class Returning:
     """What waits for one client to come back, over one channel."""
@@ -57,9 +62,7 @@ class WaitingOrders:
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
         self._returning: dict[str, Returning] = {}  # by channel: parts that wait for its client
         self.watch = Watch(clock)
-        self.asleep: Callable[[int], int] = lambda _: (
-            0
-        )  # ms that parts of this paid buy wait for a client that was called
+        self.asleep: Callable[[int], int] = _awake
         self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (cln:R4)
 
     def forward(self, action: order.ForwardParts) -> None:

@@ -160,6 +160,6 @@ async def choose(rpc: Caller, command: tuple[str, ...] | None, node_id: str) -> 
         if await is_sound(program, node_id):
             return program
     except NotSigned as error:
-        raise ConfigError(f"lsps2-webhook-signer does not work: {error}") from error
+        raise NotSigned(f"lsps2-webhook-signer does not work: {error}") from error
     await program.close()
     raise ConfigError("lsps2-webhook-signer signs with another key than this node's")

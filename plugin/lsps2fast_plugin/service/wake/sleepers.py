@@ -78,6 +78,7 @@ class Sleepers:
         self._ready = ready
         self._most_msat_of_client = most_msat_of_client
         self.wait_ms = wait_ms
+        self.may_hold = True  # not while no client can be called
         self._height = 0
         self._clients: dict[str, set[str]] = {}  # those that are away, with their channels
         self._owners: dict[str, str] = {}  # of these channels
@@ -99,11 +100,11 @@ class Sleepers:
 
     def asleep(self, peer_id: str) -> bool:
         """Return whether this client is away, and payments over its channels are held."""
-        return peer_id in self._clients
+        return self.may_hold and peer_id in self._clients
 
     def client_of(self, channel_id: str | None) -> str | None:
         """Return whose channel this is, if its client is away."""
-        return None if channel_id is None else self._owners.get(channel_id)
+        return self._owners.get(channel_id) if self.may_hold and channel_id is not None else None
 
     # Who sleeps ------------------------------------------------------------------------------------
 
@@ -119,7 +120,7 @@ class Sleepers:
 
     def back(self, peer_id: str) -> None:
         """Let go what is held once the channels of this client can carry it; one task looks, however often it comes."""
-        if not self.asleep(peer_id):
+        if peer_id not in self._clients:
             return
         if peer_id not in self._looks_left:
             self._spawn(self._wait_for_channels(peer_id))

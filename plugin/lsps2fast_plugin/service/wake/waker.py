@@ -22,7 +22,7 @@ from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.service.wake.caller import Caller
 from lsps2fast_plugin.service.wake.posting import Post
 from lsps2fast_plugin.service.wake.requests import WebhookRequests
-from lsps2fast_plugin.service.wake.signer import NotSigned, choose
+from lsps2fast_plugin.service.wake.signer import NotSigned, Signer, choose
 from lsps2fast_plugin.service.wake.sleepers import Sleepers
 from lsps2fast_plugin.service.wake.webhooks import WebhookBook
 
@@ -97,20 +97,29 @@ class Waker:
             self.sleepers.away(peer_id, rows)
 
     async def begin(self, node_id: str) -> None:
-        """Find out who signs; until then there is no LSPS5."""
+        """Find out who signs; until then there is no LSPS5. One that gives no answer now is asked again (rule:10)."""
         try:
             self.caller.signer = await retry(
-                "signing a notification",
-                lambda: choose(self._rpc, self._command, node_id),
+                "no wake-up calls: signing a notification",
+                lambda: self._choose(node_id),
                 self._clock,
                 final=ConfigError,
-                tries=5,
+                alarm=self._alarm,
             )
-        except (ConfigError, NotSigned) as error:
+        except ConfigError as error:
             self._alarm(f"there are no wake-up calls: {error}")
             self.sleepers.close()
+
+    async def _choose(self, node_id: str) -> Signer:
+        try:
+            signer = await choose(self._rpc, self._command, node_id)
+        except NotSigned:
+            self.sleepers.may_hold = False
+            raise
         finally:
             self._decided.set()
+        self.sleepers.may_hold = True
+        return signer
 
     def give_up(self) -> None:
         """Answer what is held, and break off calls."""
