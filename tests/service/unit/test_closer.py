@@ -145,6 +145,10 @@ class House:
         """The journal's word."""
         return self.promised
 
+    def look(self) -> House:
+        """What is under way, at this moment."""
+        return self
+
     def why_kept(self, channel_id: str, peer_id: str) -> str | None:
         """What is under way."""
         return self.kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
@@ -20,6 +21,7 @@ from lsps2fast_plugin.service.closing.decision import ChannelFacts, Use
 from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger
 from lsps2fast_plugin.service.sales_ledger.story import Row, rows
 
+AT_ONCE: Final = 500  # channels that are looked at before the loop has its turn: some milliseconds
 AUTOCLEAN: Final = "autoclean-succeededforwards-age"  # seconds after which lightningd deletes settled forwards
 _SOLD: Final = """SELECT c.channel_id, c.jit_scid, c.token, c.band, c.mining_msat,
   COALESCE(c.locked_ms, c.sent_ms) AS locked_ms, b.min_lifetime_blocks,
@@ -36,11 +38,18 @@ class Lifetimes(Protocol):
         """Return for how many confirmations this channel must stay open, as the journal says; 0: no duty is known."""
 
 
-class Clients(Protocol):
-    """What is under way: `Ties`."""
+class Moment(Protocol):
+    """What is under way at a moment: `ties.UnderWay`."""
 
     def why_kept(self, channel_id: str, peer_id: str) -> str | None:
         """Return why this channel stays for now, or None."""
+
+
+class Clients(Protocol):
+    """What is under way: `Ties`."""
+
+    def look(self) -> Moment:
+        """Return it, as it is now."""
 
 
 class Survey:
@@ -60,17 +69,20 @@ class Survey:
         self._forwards_kept_s = (await list_configs(self._rpc)).number(AUTOCLEAN, 0)
         listed = await list_peer_channels(self._rpc) if channels is None else channels
         now = {channel.channel_id: channel for channel in listed}
-        return [
-            self._facts(row, channel, height)
-            for row in found
-            if (channel := now.get(row["channel_id"].hex())) is not None
-        ]
+        under_way = self._clients.look()
+        facts: list[ChannelFacts] = []
+        for number, row in enumerate(found, 1):
+            if (channel := now.get(row["channel_id"].hex())) is not None:
+                facts.append(self._facts(row, channel, height, under_way))
+            if number % AT_ONCE == 0:  # what has come meanwhile is seen right before a close
+                await asyncio.sleep(0)
+        return facts
 
     async def again(self, facts: ChannelFacts) -> ChannelFacts | None:
         """Return the facts as they are now; None for a channel that is gone. Raises NodeError."""
         height = (await get_info(self._rpc)).blockheight
         channel = await find_channel(self._rpc, facts.channel_id, id=facts.peer_id)
-        return None if channel is None else facts._replace(**self._live(channel, height))
+        return None if channel is None else facts._replace(**_live(channel, height, self._clients.look()))
 
     async def use(self, facts: ChannelFacts, wall_ms: int) -> Use:
         """Return what went over a channel of the last answer of `sold`. Raises NodeError."""
@@ -91,8 +103,8 @@ class Survey:
         found = await self._sales.ask(lambda db: rows(db, _DECIDED, since_ms))
         return {row["channel_id"] for row in found}
 
-    def _facts(self, row: Row, channel: PeerChannel, height: int) -> ChannelFacts:
-        live = self._live(channel, height)
+    def _facts(self, row: Row, channel: PeerChannel, height: int, under_way: Moment) -> ChannelFacts:
+        live = _live(channel, height, under_way)
         promised = max(row["min_lifetime_blocks"], self._lifetimes.promised_blocks(channel.channel_id))
         return ChannelFacts(
             channel_id=channel.channel_id,
@@ -108,15 +120,16 @@ class Survey:
             **live,
         )
 
-    def _live(self, channel: PeerChannel, height: int) -> dict[str, Any]:
-        return {
-            "scids": channel.scids,
-            "short_channel_id": channel.short_channel_id,
-            "state": channel.state,
-            "is_ready": channel.is_ready,
-            "confirmations": channel.confirmations(height),
-            "htlcs": len(channel.htlcs),
-            "capacity_msat": channel.total_msat,
-            "ours_msat": channel.to_us_msat,
-            "kept": self._clients.why_kept(channel.channel_id, channel.peer_id),
-        }
+
+def _live(channel: PeerChannel, height: int, under_way: Moment) -> dict[str, Any]:
+    return {
+        "scids": channel.scids,
+        "short_channel_id": channel.short_channel_id,
+        "state": channel.state,
+        "is_ready": channel.is_ready,
+        "confirmations": channel.confirmations(height),
+        "htlcs": len(channel.htlcs),
+        "capacity_msat": channel.total_msat,
+        "ours_msat": channel.to_us_msat,
+        "kept": under_way.why_kept(channel.channel_id, channel.peer_id),
+    }
