@@ -97,9 +97,11 @@ def test_a_wallet_that_sleeps_is_woken(mode: str) -> None:
     ]
 
 
-def test_what_the_demo_plays_itself_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """operator:O6: no server of an app is called, and the first line says so."""
-    assert cli.main(["demo", "--wake"]) == 0
+def test_what_the_demo_plays_itself_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """operator:O6: no server of an app is called, and a line says so; the page has the story under one title."""
+    page = tmp_path / "story.html"
+    assert cli.main(["demo", "--wake", "--html", str(page)]) == 0
+    assert page.read_text().count("<h2>") == 2
     text = capsys.readouterr().out
     for step in (
         r"demo +plays .* no HTTPS request leaves this machine",

@@ -14,11 +14,13 @@ LIFELINES: Final = ("payer", "LSP", "wallet", "chain")
 WIDTH, LEFT, ROW, HEAD = 1_000, 90, 24, 34
 TEXT_PX: Final = 7.3  # of one letter, about
 _AT: Final = {
-    "payer": 0, "service": 1, "session": 1, "journal": 1, "node": 1, "client": 2, "owner": 2, "clock": 3,
+    "payer": 0, "demo": 0, "service": 1, "session": 1, "journal": 1, "node": 1,
+    "client": 2, "owner": 2, "wallet": 2, "app": 2, "clock": 3,
 }  # fmt: skip
+SAID: Final = ("forwards", "sells", "answers", "proposes", "calls the webhook")  # by the service to the wallet
 _TO: Final = (  # of each lifeline: how a line begins, and where it goes to
     (),
-    (("fails", 0), ("puts the funding", 3), *((words, 2) for words in ("forwards", "sells", "answers", "proposes"))),
+    (("fails", 0), ("puts the funding", 3), *((words, 2) for words in SAID)),
     (("looks for the funding", 3), *((words, 1) for words in ("asks", "claims", "part", "accepts the zero-conf"))),
     (),
 )

@@ -40,7 +40,6 @@ class WakeStage(Stage):
 
     async def play(self) -> None:
         """Sell to a wallet that sleeps."""
-        self.say("demo", f"plays lightningd, the chain, the payer, and {HOST}: no HTTPS request leaves this machine")
         await self.sale("A wallet is asleep when its first payment comes", "alice", sum(PARTS_MSAT), True, self._asleep)
 
     def _tell(self, entry: Entry) -> None:
@@ -64,6 +63,7 @@ class WakeStage(Stage):
 
     async def _asleep(self, wallet: Node, bill: Bill) -> None:
         lsp, calls = self.world.lsp, self._calls
+        self.say("demo", f"plays {HOST}, too: no HTTPS request leaves this machine")
         ask = {"lsp_id": lsp.node_id, "app_name": "phone", "webhook": f"https://{HOST}/wake?who=alice"}
         await wallet.call("lsps-lsps5-setwebhook", ask)
         await self.world.until(lambda: calls == [lsps5.WEBHOOK_REGISTERED], "word to the webhook that it is one")
