@@ -70,6 +70,12 @@ def error_frame(id_raw: bytes, code: int, message: str) -> bytes:
     return b'{"jsonrpc":"2.0","id":' + id_raw + b',"error":' + error + b"}\n\n"
 
 
+def answer(request_id: Any, result: Any) -> bytes:
+    """Return a whole frame that answers a call whose id pyln-client has read. Raises TypeError for what is no JSON."""
+    body = json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result}, ensure_ascii=False)
+    return body.encode(errors="replace") + b"\n\n"
+
+
 def refusal(request_id: Any, code: int, message: str, data: dict[str, Any] | None) -> bytes:
     """Return a whole frame that refuses a method call whose id pyln-client has read."""
     error = {"code": code, "message": message} | ({} if data is None else {"data": data})

@@ -174,7 +174,12 @@ class PylnAdapter(abc.ABC):
             self.log(f"hook {name} is answered {result}: the plugin is stopping", "debug")
         except Exception:
             self.log(f"hook {name} failed, answered {result}\n{traceback.format_exc()}", "error")
-        request.set_result(result)
+        self._respond(request, result)
+
+    def _respond(self, request: Request, result: Any) -> None:
+        """Answer without `Request.set_result`, which writes down the whole stack each time. Raises TypeError."""
+        self.write(lenient_json.answer(request.id, result))
+        request.state = RequestState.FINISHED
 
     def subscribe(self, topic: str, take: Callable[..., None]) -> None:
         """Declare a notification: `take(**params)` on the loop; what it raises is logged.
@@ -309,7 +314,7 @@ class PylnAdapter(abc.ABC):
     async def _work(self, name: str, request: Request, work: Callable[[], Awaitable[Any]]) -> None:
         """Run a method of ours and answer it."""
         try:
-            request.set_result(await work())
+            self._respond(request, await work())
             return
         except asyncio.CancelledError:
             refusal = MethodError(f"{name}: the plugin is stopping", INTERNAL_ERROR)

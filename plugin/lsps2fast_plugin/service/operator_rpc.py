@@ -217,6 +217,7 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
     sleeping = None if parts.waker is None else parts.waker.sleepers.nearest_expiry()
     nearest = min((each for each in (parts.held.nearest_expiry(), sleeping) if each is not None), default=None)
     withheld_ms = parts.exposure.oldest_withheld_ms()
+    ledger, stages, unread = parts.sales.state(), parts.sales.tracker.by_stage(), parts.host.shed()
     return {
         "version": __version__,
         "core": BACKEND,
@@ -255,19 +256,19 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "fleet_nodes": None if parts.fleet is None else parts.fleet.holds.nodes,
         "policy": parts.desk.policy.rules.source,
         "journal_commits": parts.store.commits + parts.notebook.commits,
-        "unread": parts.host.shed().as_dict(),
-        "unread_by_peer": parts.host.shed().worst(5),
+        "unread": unread.as_dict(),
+        "unread_by_peer": unread.worst(5),
         "alarms": len(parts.alarms),
         "alarms_by_kind": dict(parts.alarms.by_kind),
-        "ledger": parts.sales.state(),
-        "mining_paid_msat": parts.sales.state()["mining_paid_msat"],
+        "ledger": ledger,
+        "mining_paid_msat": ledger["mining_paid_msat"],
         "ledger_in_trouble": parts.sales.is_behind,
-        "payments_by_stage": parts.sales.tracker.by_stage(),
+        "payments_by_stage": stages,
         "payment_failures": [
             {"stage": stage, "failed_by": who, "code": code, "count": count}
             for (stage, who, code), count in sorted(parts.reports.failures.items())
         ],
-        "broadcasts_owed": parts.sales.tracker.by_stage()["broadcasting"],
+        "broadcasts_owed": stages["broadcasting"],
         "held_blocks_left": None if nearest is None else nearest - parts.driver.height(),
         "oldest_withheld_s": 0 if withheld_ms is None else max(parts.clock.wall_ms() - withheld_ms, 0) // 1000,
         "coins_needed_sat": parts.books.committed_sat(),
