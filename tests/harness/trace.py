@@ -129,7 +129,9 @@ def _walk(path: str, value: Any, shape: Shape) -> None:
 
 
 def _type(value: Any) -> str:
-    return {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "object"}.get(type(value), "null")
+    if isinstance(value, dict):
+        return "object"
+    return {bool: "bool", int: "int", float: "float", str: "str", list: "list"}.get(type(value), "null")
 
 
 def differences(real: Trace, embedded: Trace) -> list[str]:

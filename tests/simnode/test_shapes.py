@@ -16,7 +16,11 @@ from harness.node_steps import open_channel, row_of
 from harness.puppet import PUPPET, Wire, hearing, recorded_calls, recording, shape
 
 from lsps2fast_plugin.simnode import World, listings
+from lsps2fast_plugin.simnode.chain import Chain
 from lsps2fast_plugin.simnode.channels import End
+from lsps2fast_plugin.simnode.party import disconnect
+from lsps2fast_plugin.simnode.psbt import Output, Tx
+from lsps2fast_plugin.simnode.wallet import Wallet
 
 MakeWorld = Callable[..., World]
 HERE = Path(__file__).parent
@@ -58,11 +62,52 @@ async def test_a_row_is_as_new_as_its_channel(make_world: MakeWorld) -> None:
                 if type(value) is int or type(value) is str or value is None:
                     setattr(side, name, value + 1 if type(value) is int else f"{value or 1}x1x1")
                     assert listings.channel_row(end) == listings._channel_row(end), name
+                    assert listings.funds_channel(end) == listings._funds_channel(end), name
         for what, amount_msat in (("in_offered", 7), ("out_fulfilled", 8), ("in_offered", 9)):
             end.count(what, amount_msat)
             assert listings.channel_row(end) == listings._channel_row(end), what
-        listings.channel_row(end)["state"] = "of the caller"
-        assert listings.channel_row(end) == listings._channel_row(end)
+        row = listings.channel_row(end)
+        assert listings.channel_row(end) is row
+        with pytest.raises(TypeError):
+            row["state"] = "of the caller"
+        disconnect(world.lsp, world.parties["dave"])
+        assert listings.channel_row(end) == listings._channel_row(end) != row
+
+
+def test_what_is_kept_of_a_wallet_is_as_new_as_its_coins() -> None:
+    """The sum that goes along, and the rows of listfunds that are listed again: whatever becomes of a coin is seen."""
+    chain = Chain()
+    wallet = Wallet(chain, b"w")
+
+    def look() -> list[dict[str, Any]]:
+        rows = wallet.rows()
+        assert rows == wallet.rows() == [dict(row) for row in fresh().rows()]
+        assert wallet.balance_sat() == sum(output.amount_sat for output in wallet.outputs().values())
+        return rows
+
+    def fresh() -> Wallet:
+        other = Wallet(chain, b"w")
+        other._mine, other.reserved = wallet._mine, wallet.reserved
+        return other
+
+    point = chain.grant(50_000, wallet.new_script(), confirmed=False)
+    assert [row["status"] for row in look()] == ["unconfirmed"]
+    chain.mine()
+    assert [row["status"] for row in look()] == ["confirmed"]
+    tx = Tx((point,), (Output(49_000, wallet.new_script()),), (chain.unspent[point],)).sign(b"w")
+    wallet.reserve(tx, 2, exclusive=True)
+    assert [row["reserved"] for row in look()] == [True]
+    chain.mine(2)
+    assert [row["reserved"] for row in look()] == [False]
+    chain.submit(tx)
+    assert [row["amount_msat"] for row in look()] == [49_000_000]
+    chain.mine()
+    chain.unwind(1)
+    assert [row["status"] for row in look()] == ["unconfirmed"]
+    chain.replace(tx.txid, wallet.new_script(), fee_sat=2_000)
+    assert [row["amount_msat"] for row in look()] == [48_000_000]
+    chain.forget(next(iter(chain.mempool)))
+    assert [row["amount_msat"] for row in look()] == [50_000_000]
 
 
 async def test_listfunds(make_world: MakeWorld) -> None:

@@ -20,11 +20,12 @@ import pytest
 
 from lsps2fast_plugin.tools.cli import main
 from lsps2fast_plugin.tools.simulate import weather
+from lsps2fast_plugin.tools.simulate.books import Books
 from lsps2fast_plugin.tools.simulate.common import Common
 from lsps2fast_plugin.tools.simulate.loop import SimulatedLoop
 from lsps2fast_plugin.tools.simulate.market import Market, Result, simulate
 from lsps2fast_plugin.tools.simulate.mutants import MUTANTS
-from lsps2fast_plugin.tools.simulate.plan import Plan, happenings, numbers_of, spans
+from lsps2fast_plugin.tools.simulate.plan import NONE, Plan, happenings, numbers_of, spans
 from lsps2fast_plugin.tools.simulate.town import play
 from lsps2fast_plugin.tools.simulate.wallet_rows import WALLET
 
@@ -125,6 +126,31 @@ def test_a_bug_of_the_town_is_no_good_end() -> None:
 
     with pytest.raises(KeyError, match="of the progress"):
         simulate(Plan(1, days=2), breaks)
+
+
+def test_what_is_left_alone_is_recounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rule:18: most channels are at rest and no longer looked at each step; one that is so too early is found."""
+    rest = Books.rest
+    sizes: list[int] = []
+
+    def counted(books: Books) -> None:
+        rest(books)
+        assert books.recount() is None
+        live, open_sales = books.live, books.open_sales
+        sizes.append(len(live))
+        if live:
+            books.live = {}
+            assert "is no longer at rest" in str(books.recount())
+            books.live = live
+        if any(books._is_open(sale) for sale in books.sales):
+            books.open_sales = {}
+            assert books.recount() == "a sale goes on that had ended"
+            books.open_sales = open_sales
+
+    monkeypatch.setattr(Books, "rest", counted)
+    result = simulate(Plan(1, days=0.5, people=60, only=(NONE,), weather=False))
+    assert result.violation is None
+    assert result.totals["channels"] > 2 * max(sizes) > 0
 
 
 def test_what_is_left_out_moves_nothing_else() -> None:

@@ -11,12 +11,30 @@ from .psbt import Outpoint, Output, Tx
 BlockListener = Callable[[int, str], None]
 
 
+class Coins(dict[Outpoint, Output]):
+    """What one wallet owns; `sum_sat` goes along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sum_sat = 0
+
+    def __setitem__(self, point: Outpoint, output: Output) -> None:
+        if point in self:
+            del self[point]
+        super().__setitem__(point, output)
+        self.sum_sat += output.amount_sat
+
+    def __delitem__(self, point: Outpoint) -> None:
+        self.sum_sat -= self[point].amount_sat
+        super().__delitem__(point)
+
+
 class Unspent(dict[Outpoint, Output]):
     """Outputs that are not spent. `owned` has those of each wallet, by script: who owns it keeps the inner dict."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.owned: dict[bytes, dict[Outpoint, Output]] = {}
+        self.owned: dict[bytes, Coins] = {}
 
     def __setitem__(self, point: Outpoint, output: Output) -> None:
         if point in self:

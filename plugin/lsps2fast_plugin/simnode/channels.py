@@ -38,7 +38,7 @@ class Owner(Protocol):
     chain: Chain
     wallet: Wallet
     rng: Random
-    ends: list[End]
+    ends: Ends
     force_closed: list[End]  # channels it had to close by force
 
     @property
@@ -110,8 +110,19 @@ class Htlc:
         return self.offerer.other
 
 
+class Counted:
+    """Counts what is assigned to it: as long as `changes` stays, so does what was made of its members."""
+
+    changes: int
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        members = self.__dict__
+        members[name] = value
+        members["changes"] = members.get("changes", 0) + 1
+
+
 @dataclass(eq=False)
-class End:
+class End(Counted):
     """One side of a channel. `to_us_msat` counts settled money; pending HTLCs are subtracted where needed."""
 
     channel: Channel
@@ -147,7 +158,7 @@ class End:
     closer: str = ""
     min_to_us_msat: int = 0
     max_to_us_msat: int = 0
-    row: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # of listpeerchannels, and what it was made of
+    rows: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)  # of a list, and made of what
 
     def __post_init__(self) -> None:
         self.min_to_us_msat = self.max_to_us_msat = self.to_us_msat
@@ -169,6 +180,10 @@ class End:
         old = () if self.channel.private else tuple(self.old_scids)
         return (self.scid, self.alias, *old) if self.scid else (self.alias, *old)
 
+    def is_named(self, scid: str) -> bool:
+        """Return whether this is one of its names."""
+        return scid in (self.scid, self.alias) or (bool(self.old_scids) and scid in self.names())
+
     def rename(self, scid: str) -> None:
         """Another real scid, because of a splice or a reorg (cln:N3)."""
         if self.scid is not None and self.scid != scid:
@@ -183,6 +198,7 @@ class End:
         direction, _, stage = what.partition("_")
         self.lifetime[f"{direction}_payments_{stage}"] = self.lifetime.get(f"{direction}_payments_{stage}", 0) + 1
         self.lifetime[f"{direction}_{stage}_msat"] = self.lifetime.get(f"{direction}_{stage}_msat", 0) + amount_msat
+        self.changes += 1
 
     def move(self, delta_msat: int) -> None:
         self.to_us_msat += delta_msat
@@ -207,6 +223,31 @@ class End:
         return max(0, min(left, ceiling))
 
 
+class Ends(list[End]):
+    """The ends of one party. Those of a peer or of a channel are found without going through all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: dict[str, list[End]] | None = None  # by the peer's node id and by channel_id
+
+    def append(self, end: End) -> None:
+        super().append(end)
+        self._found = None
+
+    def remove(self, end: End) -> None:
+        super().remove(end)
+        self._found = None
+
+    def of(self, name: str) -> list[End]:
+        """Return the ends, in order, to the peer or of the channel with this id."""
+        if self._found is None:
+            self._found = {}
+            for end in self:
+                for each in (end.other.owner.node_id, end.channel.channel_id):
+                    self._found.setdefault(each, []).append(end)
+        return self._found.get(name, [])
+
+
 @dataclass(eq=False)
 class OnChain:
     """What spends a channel's funding. `outputs` are those of HTLCs, `sweeps` what was made of them."""
@@ -217,7 +258,7 @@ class OnChain:
     sweeps: dict[Htlc, Tx] = field(default_factory=dict)
 
 
-class Channel:
+class Channel(Counted):
     """The shared part: funding, type, fee rate, and the line over which updates travel."""
 
     def __init__(

@@ -51,7 +51,7 @@ def see_block(party: Owner, height: int) -> None:
     """Look at a block: HTLCs that are overdue, transactions that end channels, channels that are long gone."""
     close_late(party, height)
     for end in list(party.ends):
-        if onchain.see_block(end, height):
+        if end.channel.on_chain is not None and onchain.see_block(end, height):
             party.change_state(end, "CLOSED", "unknown", None)
             end.forgotten = True
             party.channel_closed(end)
@@ -60,6 +60,8 @@ def see_block(party: Owner, height: int) -> None:
 def close_late(party: Owner, height: int) -> None:
     """cln:H14: one block after the expiry of a HTLC we offered and that is still open we close by force."""
     for end in party.ends:
+        if not end.live:
+            continue
         late = [htlc for htlc in end.live.values() if height > htlc.cltv_expiry]
         if late and not end.channel.dead:
             party.force_closed.append(end)

@@ -15,6 +15,7 @@ class Datastore:
 
     def __init__(self) -> None:
         self.rows: dict[Key, tuple[bytes, int]] = {}
+        self._deepest = 0  # parts of a key that was ever put
 
     def put(self, key: Key, value: bytes, mode: str = "must-create", generation: int | None = None) -> dict[str, Any]:
         if mode not in MODES:
@@ -23,6 +24,7 @@ class Datastore:
         if generation is not None and mode not in ("must-replace", "must-append"):
             raise RpcError(INVALID_PARAMS, "generation only valid with must-replace or must-append")
         self._check_family(key)
+        self._deepest = max(self._deepest, len(key))
         old = self.rows.get(key)
         if old is None and mode in ("must-replace", "must-append"):
             raise RpcError(1203, "Key does not exist")
@@ -40,7 +42,9 @@ class Datastore:
         for size in range(1, len(key)):
             if key[:size] in self.rows:
                 raise RpcError(1206, f"Parent key [{','.join(key[:size])}] exists")
-        if key not in self.rows and any(len(other) > len(key) and other[: len(key)] == key for other in self.rows):
+        if key in self.rows or len(key) >= self._deepest:
+            return
+        if any(len(other) > len(key) and other[: len(key)] == key for other in self.rows):
             raise RpcError(1205, "Key has children already")
 
     def delete(self, key: Key, generation: int | None = None) -> dict[str, Any]:

@@ -105,6 +105,31 @@ def raw_member(frame: bytes, name: str) -> bytes | None:
     return None
 
 
+class Kept(dict[str, Any]):
+    """A row that is listed again as long as nothing of it has changed; who got it may not change it."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        super().__init__(row)
+        self.raw = msgspec.Raw(msgspec.json.encode(row))
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        raise TypeError(f"{name} of a row that is listed again")
+
+
+def encode_answer(body: dict[str, Any]) -> bytes:
+    """One frame with the answer to a call; rows of a table that are kept are bytes already."""
+    result = body.get("result")
+    if isinstance(result, dict):
+        body = body | {"result": {name: _packed(member) for name, member in result.items()}}
+    return encode(body)
+
+
+def _packed(member: Any) -> Any:
+    return [row.raw if type(row) is Kept else row for row in member] if type(member) is list else member
+
+
 def encode(message: dict[str, Any]) -> bytes:
     """One frame as lightningd writes it: compact, ended by an empty line."""
     return msgspec.json.encode(message) + b"\n\n"

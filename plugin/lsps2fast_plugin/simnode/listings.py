@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
+from collections.abc import Callable
 from typing import Any
 
 from .address import script_to_address
 from .channel_types import feature_names, type_json
 from .channels import End, Htlc
+from .frames import Kept
 from .node_base import NodeBase
 from .party import Party
 
@@ -24,16 +25,19 @@ COUNTERS = (
 
 NOTHING_YET = dict.fromkeys(COUNTERS, 0)
 
-# what of a channel without HTLCs can change, and is told in its row
-_OF_CHANNEL = attrgetter(
-    *("capacity_sat", "channel_type", "channel_id", "funding_txid", "funding_outnum", "private", "feerate_perkw"),
-    *("raised_perkw", "untrimmed", "opener", "withheld", "funding_psbt", "reestablished"),
-)
-_OF_END = attrgetter(
-    *("to_us_msat", "alias", "fee_base_msat", "fee_ppm", "htlc_minimum_msat", "own_minimum_msat"),
-    *("htlc_maximum_msat", "cltv_delta", "reserve_sat", "to_self_delay", "max_accepted_htlcs", "max_in_flight_msat"),
-    *("state", "scid", "splicing_msat", "next_htlc_id", "pending_msat", "closer", "min_to_us_msat", "max_to_us_msat"),
-)
+
+def _kept(end: End, table: str, make: Callable[[End], dict[str, Any]]) -> dict[str, Any]:
+    """Return the row from before, if there were no assignments to the channel and its ends and the link is as it was.
+
+    What is changed in place, counters and changes of state, is so in one go with assignments.
+    """
+    connected = end.other.owner.node_id in end.owner.links
+    made_of: tuple[Any, ...] = (end.changes, end.other.changes, end.channel.changes, connected, len(end.state_changes))
+    made_of += tuple(_live(end)) if end.live or end.other.live else ()
+    known = end.rows.get(table)
+    if known is None or known[0] != made_of:
+        known = end.rows[table] = (made_of, Kept(make(end)))
+    return known[1]
 
 
 def _update(end: End) -> dict[str, Any]:
@@ -46,28 +50,15 @@ def _update(end: End) -> dict[str, Any]:
     }
 
 
-def channel_row(end: End) -> dict[str, Any]:
-    """One entry of listpeerchannels: the one from before, as long as all that it is made of is the same.
+def _live(end: End) -> list[tuple[int, bool, str]]:
+    """Return what can change of the HTLCs in a channel while it is the same ones that are there."""
+    rows = [(htlc.id, htlc.delivered, htlc.out_state) for htlc in end.live.values()]
+    return rows + [(htlc.id, htlc.delivered, htlc.in_state) for htlc in end.other.live.values()]
 
-    A channel with a HTLC is looked at anew each time.
-    """
-    other = end.other
-    if end.live or other.live:
-        return _channel_row(end)
-    connected = other.owner.node_id in end.owner.links
-    changed = end.state_changes[-1] if end.state_changes else None
-    made_of = (
-        connected,
-        len(end.state_changes),
-        None if changed is None else (changed["timestamp"], changed["new_state"]),
-        tuple(end.lifetime.values()),
-        _OF_CHANNEL(end.channel),
-        _OF_END(end),
-        _OF_END(other),
-    )
-    if end.row is None or end.row[0] != made_of:
-        end.row = (made_of, _channel_row(end))
-    return dict(end.row[1])
+
+def channel_row(end: End) -> dict[str, Any]:
+    """One entry of listpeerchannels."""
+    return _kept(end, "listpeerchannels", _channel_row)
 
 
 def _channel_row(end: End) -> dict[str, Any]:
@@ -198,6 +189,10 @@ def htlc_rows(node: NodeBase) -> list[dict[str, Any]]:
 
 def funds_channel(end: End) -> dict[str, Any]:
     """One entry of `channels` in listfunds."""
+    return _kept(end, "listfunds", _funds_channel)
+
+
+def _funds_channel(end: End) -> dict[str, Any]:
     row: dict[str, Any] = {
         "peer_id": end.peer.node_id,
         "connected": end.peer.node_id in end.owner.links,

@@ -77,17 +77,18 @@ def feerates(node: Node, style: Any) -> Json:
 
 @method("listpeers", "[id] [level]")
 def listpeers(node: Node, id: Any = None, level: Any = None) -> Json:
-    known = dict.fromkeys([*node.links, *(end.peer.node_id for end in node.ends if not end.forgotten)])
-    return {"peers": [listings.peer_row(node, each) for each in known if id in (None, each)]}
+    if id is None:
+        known = list(dict.fromkeys([*node.links, *(end.peer.node_id for end in node.ends if not end.forgotten)]))
+    else:
+        known = [id] if id in node.links or node.ends_to(str(id)) else []
+    return {"peers": [listings.peer_row(node, each) for each in known]}
 
 
 @method("listpeerchannels", "[id] [short_channel_id] [channel_id]")
 def listpeerchannels(node: Node, id: Any = None, short_channel_id: Any = None, channel_id: Any = None) -> Json:
-    ends = [end for end in node.ends if not end.forgotten]
-    if id is not None:
-        ends = [end for end in ends if end.other.owner.node_id == id]
+    ends = [end for end in (node.ends if id is None else node.ends_to(str(id))) if not end.forgotten]
     if short_channel_id is not None:
-        ends = [end for end in ends if short_channel_id in end.names()]
+        ends = [end for end in ends if end.is_named(str(short_channel_id))]
     if channel_id is not None:
         ends = [end for end in ends if end.channel.channel_id == channel_id]
     rows = [listings.channel_row(end) for end in ends]
@@ -270,7 +271,7 @@ def listconfigs(node: Node, config: Any = None) -> Json:
     }
     for plugin in node.plugins:
         for option in plugin.manifest.options.values():
-            if option.value is not None or option.kind == "flag":
+            if config in (None, option.name) and (option.value is not None or option.kind == "flag"):
                 configs[option.name] = _config_row(node, option, plugin)
     if config is not None:
         if config not in configs:

@@ -72,14 +72,11 @@ class NodeBase(PluginOwner, ABC):
         return any(end.channel.anchors and not end.forgotten for end in self.ends)
 
     def end_by_id(self, channel_id: str) -> End | None:
-        for end in self.ends:
-            if end.channel.channel_id == channel_id and not end.forgotten:
-                return end
-        return None
+        return next((end for end in self.ends.of(channel_id) if not end.forgotten), None)
 
     def end_by_scid(self, scid: str) -> End | None:
         for end in self.ends:
-            if scid in end.names() and not end.forgotten:
+            if end.is_named(scid) and not end.forgotten:
                 return end
         return None
 

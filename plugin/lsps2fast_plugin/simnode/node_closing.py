@@ -12,16 +12,17 @@ from .errors import INVALID_PARAMS, LIGHTNINGD, RpcError
 from .node_base import NodeBase
 from .psbt import decode
 
+CHANNEL_ID_DIGITS = 64
 CANCELLED = "Cancel channel by our RPC command before funding transaction broadcast."
 
 
 def find_end(node: NodeBase, text: str) -> End:
     """Return a channel by channel_id, scid, alias, or the id of a peer with one channel; raises as lightningd."""
-    ends = [end for end in node.ends if not end.forgotten]
-    for end in ends:
-        if text == end.channel.channel_id or text in end.names():
-            return end
-    of_peer = [end for end in ends if end.peer.node_id == text]
+    by_name = node.end_by_scid if len(text) < CHANNEL_ID_DIGITS else node.end_by_id
+    known = by_name(text)
+    if known is not None:
+        return known
+    of_peer = node.ends_to(text)
     if len(of_peer) > 1:
         raise RpcError(LIGHTNINGD, "Peer has multiple channels: use channel_id or short_channel_id")
     if not of_peer:

@@ -283,6 +283,8 @@ class Openings:
 
     def under_way(self) -> list[Party]:
         """Peers with which an open of ours is under way."""
+        if not (self.starting or self.pending):
+            return []
         return [
             peer for peer_id, peer in self.node.links.items() if peer_id in self.starting or peer_id in self.pending
         ]
@@ -354,6 +356,8 @@ class Openings:
         """Channels whose funding is in a block get their real scid (cln:O5); deep enough ones become usable."""
         chain = self.node.chain
         for end in self.node.ends:
+            if end.ready_sent and end.scid is not None and not end.channel.moved:
+                continue  # it has its name, and is usable
             mined = chain.confirmed.get(end.channel.funding_txid)
             if mined is None or mined[0] > height or end.forgotten:
                 continue

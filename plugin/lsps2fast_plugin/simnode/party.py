@@ -15,7 +15,7 @@ from coincurve import PrivateKey
 from . import closing, onchain
 from .chain import Chain
 from .channel_types import BASIC_TYPES, VARIANTS
-from .channels import U64_MAX, Channel, End, Htlc, Owner
+from .channels import U64_MAX, Channel, End, Ends, Htlc, Owner
 from .clock import Clock
 from .errors import WaitTimeout
 from .process import Plugin, StartProcess
@@ -133,7 +133,7 @@ class Party:
         self.node_id = self.public_key.hex()
         self.wallet = Wallet(world.chain, self.private_key)
         self.links: dict[str, Party] = {}
-        self.ends: list[End] = []
+        self.ends = Ends()
         self.online = True
         self.mute = False  # connected, and never says a word
         self.lacks: set[int] = set()  # feature bits that a stock node has and we have not
@@ -231,7 +231,7 @@ class Party:
     # doing
 
     def ends_to(self, node_id: str) -> list[End]:
-        return [end for end in self.ends if end.peer.node_id == node_id and not end.forgotten]
+        return [end for end in self.ends.of(node_id) if not end.forgotten]
 
     def change_state(self, end: End, state: str, cause: str, message: str | None) -> None:
         """Move our end to `state`, keep it in `state_changes`, tell ourselves."""
@@ -261,10 +261,7 @@ class Party:
         A channel whose funding is not on chain counts as what it adds to the wallet that still holds the inputs: the
         opener's claim less the capacity. A withheld channel that its opener gave up is worth nothing.
         """
-        total = self.wallet.balance_sat() * 1000
-        for end in self.ends:
-            total += self._end_worth_msat(end)
-        return total
+        return self.wallet.balance_sat() * 1000 + sum(map(self._end_worth_msat, self.ends))
 
     @staticmethod
     def _end_worth_msat(end: End) -> int:
@@ -273,7 +270,7 @@ class Party:
             return onchain.worth_msat(channel.on_chain, end)
         if channel.withheld and channel.opener.forgotten:
             return 0
-        if end.opener and not end.owner.chain.knows(channel.funding_txid):
+        if channel.opener is end and not end.owner.chain.knows(channel.funding_txid):
             return end.to_us_msat - channel.capacity_sat * 1000
         return end.to_us_msat
 

@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         else:
             body["result"] = self.node.said(result)
         self.node.transcript.add("host>rpc", self.server.peer, body)
-        self.transport.write(frames.encode(body))
+        self.transport.write(frames.encode_answer(body))
 
 
 class RpcServer:

@@ -9,8 +9,9 @@ from typing import Any
 
 from . import psbt
 from .address import script_to_address
-from .chain import Chain
+from .chain import Chain, Coins
 from .errors import INVALID_PARAMS, LIGHTNINGD, ChainReject, RpcError
+from .frames import Kept
 from .psbt import Outpoint, Output, Tx
 
 RESERVE_BLOCKS = 72
@@ -49,7 +50,8 @@ class Wallet:
         self.scripts: dict[bytes, None] = {}
         self._made = 0  # scripts
         self.reserved: dict[Outpoint, int] = {}
-        self._mine: dict[Outpoint, Output] = {}  # kept by the chain
+        self._mine = Coins()  # kept by the chain
+        self._rows: dict[Outpoint, tuple[Any, Kept]] = {}  # of listfunds, as last listed, and what each was made of
 
     def new_script(self) -> bytes:
         key = hashlib.sha256(self.secret + b"address %d" % self._made).digest()
@@ -63,7 +65,7 @@ class Wallet:
         return dict(self._mine)
 
     def balance_sat(self) -> int:
-        return sum(output.amount_sat for output in self._mine.values())
+        return self._mine.sum_sat
 
     def dispose(self) -> None:
         """Its owner is gone: the chain need not sort outputs for it any longer."""
@@ -224,14 +226,22 @@ class Wallet:
         """Return `outputs` of listfunds. `syncing`: after a start, when the latest blocks have not been read again
         (cln:R2).
         """
-        rows = []
-        for (txid, vout), output in self.outputs().items():
-            row: dict[str, Any] = {"txid": txid, "output": vout, **_listed(output.amount_sat, output.script)}
-            mined = None if syncing else self.chain.confirmed.get(txid)
-            if mined is not None:
-                row |= {"status": "confirmed", "blockheight": mined[0]}
-            row["reserved"] = self.is_reserved((txid, vout))
-            if row["reserved"]:
-                row["reserved_to_block"] = self.reserved[txid, vout]
-            rows.append(row)
-        return rows
+        rows = {}
+        for point in self._mine:
+            mined = None if syncing else self.chain.confirmed.get(point[0])
+            made_of = (mined, self.reserved[point] if self.is_reserved(point) else None)
+            known = self._rows.get(point)
+            rows[point] = known if known is not None and known[0] == made_of else (made_of, self._row(point, *made_of))
+        self._rows = rows
+        return [row for _, row in rows.values()]
+
+    def _row(self, point: Outpoint, mined: tuple[int, int] | None, reserved_to: int | None) -> Kept:
+        txid, vout = point
+        output = self._mine[point]
+        row: dict[str, Any] = {"txid": txid, "output": vout, **_listed(output.amount_sat, output.script)}
+        if mined is not None:
+            row |= {"status": "confirmed", "blockheight": mined[0]}
+        row["reserved"] = reserved_to is not None
+        if reserved_to is not None:
+            row["reserved_to_block"] = reserved_to
+        return Kept(row)

@@ -225,7 +225,8 @@ class World(Surroundings):
 
     def _block(self, height: int, block_hash: str) -> None:
         for channel in self.channels:
-            splices.see_block(channel, height)
+            if channel.splice is not None:
+                splices.see_block(channel, height)
         for party in list(self.parties.values()):
             party.block_mined(height, block_hash)
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -120,6 +120,11 @@ class Account:
         return not self.paid and self.is_on_chain and self.end.state not in BACK
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether no coin of ours can be at stake in it ever again; of most channels of a town that is so."""
+        return self.funding is not None and not self.channel.withheld and (self.paid or self.end.state in BACK)
+
+    @property
     def is_on_chain(self) -> bool:
         """Whether the chain has its funding, or waits for it."""
         return self.end.owner.chain.knows(self.channel.funding_txid)
@@ -133,8 +138,11 @@ class Books:
         self.lsp = town.lsp
         self.story = story
         self.sales: list[Sale] = []
+        self.open_sales: dict[Sale, None] = {}  # over which something may still come, and some that have just ended
+        self.of_scid: defaultdict[str, list[Sale]] = defaultdict(list)
         self.by_hash: dict[bytes, Sale] = {}
         self.accounts: dict[str, Account] = {}
+        self.live: dict[str, Account] = {}  # those that are not at rest: each step looks at these
         self.sent_lately: deque[Account] = deque()  # within a day or so, in order
         self.totals: Counter[str] = Counter()
         self.earned_msat = 0  # by forwards of any kind
@@ -150,6 +158,8 @@ class Books:
     def sold(self, sale: Sale) -> None:
         """Record a buy."""
         self.sales.append(sale)
+        self.open_sales[sale] = None
+        self.of_scid[sale.scid].append(sale)
         self.totals["buys"] += 1
 
     def sent(self, sale: Sale, payment: Payment, total_msat: int) -> None:
@@ -157,6 +167,7 @@ class Books:
         sale.payments.append(payment)
         sale.totals_msat[payment.payment_hash] = total_msat
         self.by_hash[payment.payment_hash] = sale
+        self.open_sales[sale] = None
 
     def look(self) -> None:
         """Record new channels."""
@@ -165,9 +176,10 @@ class Books:
                 break  # new ones stand at the end, wherever others are taken out
             self._seen.add(channel)
             if channel.opener.owner is self.lsp and ZERO_CONF in channel.channel_type:
-                self.accounts[channel.channel_id] = Account(channel, self.town.loop.time(), channel.capacity_sat)
+                account = Account(channel, self.town.loop.time(), channel.capacity_sat)
+                self.accounts[channel.channel_id] = self.live[channel.channel_id] = account
                 self.totals["channels"] += 1
-        for account in self.accounts.values():
+        for account in self.live.values():
             if account.funding is None and self.town.chain.knows(account.channel.funding_txid):
                 funding = self.town.chain.transactions[account.channel.funding_txid]
                 account.funding, account.mining_sat = fees_of(funding), funding.fee_sat
@@ -175,9 +187,24 @@ class Books:
                 account.on_trust = account.fee_came_msat == 0
                 self.sent_lately.append(account)
 
+    def rest(self) -> None:
+        """Leave alone from now on what is at rest; to be called once it has been looked at."""
+        for channel_id in [key for key, account in self.live.items() if account.is_at_rest]:
+            del self.live[channel_id]
+
+    def recount(self) -> str | None:
+        """Go through all that is at rest, too; return what is wrong with leaving it alone."""
+        for channel_id, account in self.accounts.items():
+            if channel_id not in self.live and not account.is_at_rest:
+                return f"{_short(account)} is no longer at rest"
+        if {*filter(self._is_open, self.sales)} != {*filter(self._is_open, self.open_sales)}:
+            return "a sale goes on that had ended"
+        return None
+
     def forget_channel(self, channel: Channel) -> None:
         """Drop a channel that is gone and paid out."""
         self.accounts.pop(channel.channel_id, None)
+        self.live.pop(channel.channel_id, None)
 
     def _forwarded(self, row: Forward) -> None:
         if row.status != "settled" or row.out_htlc is None:
@@ -215,11 +242,11 @@ class Books:
 
     def unpaid(self) -> Iterator[Account]:
         """Return the channels on chain that are not paid for."""
-        return (account for account in self.accounts.values() if account.is_unpaid)
+        return (account for account in self.live.values() if account.is_unpaid)
 
     def withheld(self) -> Iterator[Account]:
         """Channels whose funding is kept back."""
-        for account in self.accounts.values():
+        for account in self.live.values():
             if account.channel.withheld and not account.end.forgotten and account.end.state not in BACK:
                 yield account
 
@@ -242,7 +269,8 @@ class Books:
 
     def share_msat(self) -> int:
         """Return what came of fees that have not come whole: told with the final record, at the end of the offer."""
-        return sum(sale.fee_came_msat for sale in self.sales if sale.fee_came_msat and self._is_open(sale))
+        self.open_sales = {sale: None for sale in self.open_sales if self._is_open(sale)}
+        return sum(sale.fee_came_msat for sale in self.open_sales)
 
     def is_over(self, sale: Sale) -> bool:
         """Return whether nothing more can come over this sale, and its last record has been written."""
@@ -267,8 +295,12 @@ class Books:
                 self.by_hash.pop(payment.payment_hash, None)
         self._seen = set(self.town.channels)
         if old:
-            gone = set(map(id, old))
-            self.sales = [sale for sale in self.sales if id(sale) not in gone]
+            gone = set(old)
+            self.sales = [sale for sale in self.sales if sale not in gone]
+            self.open_sales = {sale: None for sale in self.open_sales if sale not in gone}
+            self.of_scid.clear()
+            for sale in self.sales:
+                self.of_scid[sale.scid].append(sale)
 
 
 def fees_of(funding: Tx) -> Fees:

@@ -34,7 +34,8 @@ def _node(node: Node, old_s: float) -> None:
     """Shorten what a node lists of HTLCs, channels and processes that are over."""
     for end in node.ends:
         for side in (end, end.other):
-            side.htlcs = dict(side.live)
+            if len(side.htlcs) > len(side.live):
+                side.htlcs = dict(side.live)
             del side.state_changes[:-20]
     forwards, log = node.htlcs.forwards, node.htlc_log
     forwards[:] = [row for row in forwards if row.status == "offered" or row.received_s > old_s]

@@ -81,6 +81,7 @@ class Promises:
         self._capital()
         self._held()
         self._shares()
+        self.books.rest()
 
     def _listen(self, entry: dict[str, Any]) -> None:
         message = entry["msg"]
@@ -98,7 +99,7 @@ class Promises:
         """rule:18: what lies in unpaid channels, by what was really put in."""
         bounds = self.bounds
         unpaid_sat = withheld_sat = 0
-        for account in self.books.accounts.values():
+        for account in self.books.live.values():
             if not bounds.least_channel_sat <= account.capacity_sat <= bounds.channel_sat:
                 raise Violation("rule:18", f"a channel of {account.capacity_sat} sat was opened")
             unpaid_sat += account.capacity_sat if account.is_unpaid else 0
@@ -119,8 +120,9 @@ class Promises:
             if part.scid is not None and part.received_s < since_s:
                 of_buy[part.scid] += 1
         of_client: Counter[str] = Counter()
-        for sale in self.books.sales if of_buy else ():
-            of_client[sale.buyer.name] += of_buy[sale.scid]
+        for scid, parts in of_buy.items():
+            for sale in self.books.of_scid.get(scid, ()):
+                of_client[sale.buyer.name] += parts
         for what, counts, bound in (
             ("parts of a buy", of_buy, self.bounds.parts_of_buy),
             ("parts of a client", of_client, self.bounds.parts_of_peer),
@@ -269,6 +271,8 @@ class Promises:
         else:
             self._later("accounts", wrong)
         self.common.story.counts["sales compared with ledger and record"] = self.told_of.compared
+        if wrong := self.books.recount():
+            raise RuntimeError(wrong)
 
     def _is_quiet(self) -> bool:
         lsp = self.lsp
@@ -285,7 +289,7 @@ class Promises:
         client took all it bought need not, though a share of the fee is missing: that may be a stranger's doing.
         """
         accounts = self.books.accounts.values()
-        debts = [account for account in accounts if account.is_open_debt]
+        debts = [account for account in self.books.live.values() if account.is_open_debt]
         busy = [each for each in accounts if each.paid and each.end.live and each.end.state not in BACK]
         least_msat = sum(each.capacity_sat * 1000 for each in debts if not each.is_whole)
         most_msat = sum(each.capacity_sat * 1000 for each in (*debts, *busy))

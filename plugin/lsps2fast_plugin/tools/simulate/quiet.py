@@ -68,7 +68,7 @@ class QuietHours:
     def _has_room(self) -> bool:
         """Whether half of each budget is left, as the books have it, and coins are there and not too dear to send."""
         books, wallet, chain = self.common.books, self.lsp.wallet, self.town.chain
-        debts = [each for each in books.accounts.values() if each.is_open_debt]
+        debts = [each for each in books.live.values() if each.is_open_debt]
         perkw = self.lsp.feerates.opening
         next_sat = OPEN_AND_CLOSE_WEIGHT * perkw // 1000
         burnt_sat = sum(each.burnt_sat for each in books.sent_lately) + sum(each.risk.sat for each in debts)

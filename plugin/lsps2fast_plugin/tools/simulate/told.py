@@ -46,7 +46,7 @@ class Told:
                         return f"the sales ledger has {told} msat of mining for {cost}"
         except sqlite3.Error as error:
             return f"the sales ledger cannot be read: {error}"
-        records = dict(self._records())
+        records = dict(self._records(over))
         for sale in over:
             if (said := ledger[sale.scid]) != sale.fee_came_msat:
                 return f"the sales ledger has {said} msat of fees over {sale.scid}, {_came(sale)}"
@@ -64,10 +64,11 @@ class Told:
             if account.funding is not None and account.sent_s < before_s and account.is_on_chain:
                 yield account
 
-    def _records(self) -> Iterator[tuple[str, int]]:
-        for key, (value, _) in self._town.lsp.datastore.rows.items():
-            if key[:4] == FINAL:
-                yield key[4], int(json.loads(value)["lsps2fast"]["fee_paid_msat"])
+    def _records(self, sales: list[Sale]) -> Iterator[tuple[str, int]]:
+        for sale in sales:
+            value, _ = self._town.lsp.datastore.rows.get((*FINAL, sale.scid), (None, 0))
+            if value is not None:
+                yield sale.scid, int(json.loads(value)["lsps2fast"]["fee_paid_msat"])
 
 
 def _number(db: sqlite3.Connection, query: str, key: str | bytes) -> int | None:
