@@ -105,6 +105,8 @@ def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
         ("trusting-wallet", 40),
         ("slots-stay", 200),
         ("sleeps-through", 100),
+        ("stays-withheld", 80),
+        ("never-hangs-up", 200),
     ],
 )
 def test_a_guard_that_is_taken_away_is_missed(name: str, most_steps: int) -> None:

@@ -22,6 +22,7 @@ from lsps2fast_plugin.service.broadcast import _SEAL, Broadcaster, ProofOfLife
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.driver import SessionDriver
+from lsps2fast_plugin.service.funding_orders import FundingOrders
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.payment_reports import PaymentReports
 from lsps2fast_plugin.service.policy.budgets import Budgets
@@ -108,7 +109,7 @@ def _few_slots(plan: Plan) -> dict[str, Any]:
     return {"lsps2-trust-mode": plan.trust_mode, "lsps2-max-in-progress": 100}
 
 
-async def _asleep(self: SessionDriver) -> None:
+async def _asleep(*_: Any, **__: Any) -> None:
     await asyncio.Event().wait()
 
 
@@ -232,6 +233,20 @@ MUTANTS: dict[str, Mutant] = {
         ("crowd",),
         ((SessionDriver, "run", _asleep),),
         {"people": 12.0},
+    ),
+    "stays-withheld": Mutant(
+        "rule:9",
+        "the close of a withheld channel whose payment has failed",
+        ("overpays",),
+        ((FundingOrders, "_drop_once_free", _asleep),),
+        {"people": 4.0, "mode": "client-trusts-lsp"},
+    ),
+    "never-hangs-up": Mutant(
+        "rule:9",
+        "the end of a line to a client that keeps silent inside an open",
+        ("falls-silent",),
+        ((Opener, "hang_up", _undone),),
+        {"people": 4.0},
     ),
 }
 
