@@ -13,6 +13,8 @@ cdef class Session(Payment):
     cdef tuple _begin(self)
     cdef tuple _fail_for_its_size(self, IncomingHtlc part)
     cdef tuple _proceed(self)
+    cdef tuple _proceed_over_existing(self)
+    cdef tuple _open_instead(self)
     cdef tuple _finish(self)
     cdef tuple _keep_out(self, IncomingHtlc part, str why)
     cdef list _in_its_way(self, IncomingHtlc part)

@@ -31,6 +31,11 @@ The life of a session:
     ABORTING
         Parts are answered. Ends when a step that was under way, a broadcast or an undo has answered.
 
+Where a channel that the client has can carry the payment (`existing`), none is opened: OPENING goes to
+AWAITING_CHANNEL_READY with nothing to fund, `committed` and `sent` from the start, so that nothing is ever broadcast,
+undone or closed for it. It is no channel of the buy, which stands when the payment is over. If the room has gone before
+the parts are out, the session opens a channel after all (`_open_instead`), once.
+
 Four facts say what may still be done with the money in the channel. `committed`: its funding was ordered to be sent, so
 it may be out and nothing is undone. `sent`: it is out. `gone`: lightningd says that the channel is closed or closing.
 `never_sent`: the executor of `Broadcast`, which looks before it sends, has found it gone and sends nothing: such a
@@ -53,10 +58,12 @@ from lsps2fast.actions import (
     Channel,
     CloseChannel,
     ConnectPeer,
+    ExistingChannel,
     FailParts,
     Funding,
     OpenChannel,
     PartStatus,
+    PrepareChannel,
     RenewInputs,
     ReserveCoins,
 )
@@ -64,10 +71,18 @@ from lsps2fast.errors import ProtocolBug
 from lsps2fast.table import CODES, MASKS, RULES, Input, State
 
 if cython.compiled:
-    from cython.cimports.lsps2fast._parts import IncomingHtlc, carried, fee_fits, less, opening_fee_msat, smallest
+    from cython.cimports.lsps2fast._parts import (
+        IncomingHtlc,
+        carried,
+        fee_fits,
+        lay_fee,
+        less,
+        opening_fee_msat,
+        smallest,
+    )
     from cython.cimports.lsps2fast._payment import JitChannel, Payment
 else:
-    from lsps2fast._parts import IncomingHtlc, carried, fee_fits, less, opening_fee_msat, smallest
+    from lsps2fast._parts import IncomingHtlc, carried, fee_fits, lay_fee, less, opening_fee_msat, smallest
     from lsps2fast._payment import JitChannel, Payment
 
 from lsps2fast._payment import CLTV_MARGIN_BLOCKS, RENEW_MARGIN_BLOCKS
@@ -161,7 +176,11 @@ class Session(Payment):
         self.fee_msat = record.opening_fee_msat
         self.preimage = record.preimage
         self.claimed = record.preimage is not None
-        self.sent = sent
+        self.existing = record.existing
+        if self.existing is not None:
+            self.registry.use(self)
+        self.sent = sent or self.existing is not None
+        public = public or self.existing is not None
         # Where the client does not trust us nothing was forwarded before its funding was ordered on chain (O-10).
         self.committed = public or self.claimed or (bool(record.forwards) and not self.buy.client_trusts_lsp)
         self.state = WITH_CLIENT if record.forwards else ABORTING
@@ -349,7 +368,9 @@ class Session(Payment):
         if buy.channel is None:
             self.state = OPENING
             self.step = CHOOSING
-            return (ReserveCoins(buy.jit_scid, self.payment_hash, less(self.sum_msat, self.fee_msat), self.held),)
+            out_msat: cython.ulonglong = less(self.sum_msat, self.fee_msat)
+            may_reuse = not buy.no_reuse and buy.owed_msat == 0
+            return (ReserveCoins(buy.jit_scid, self.payment_hash, out_msat, self.held, may_reuse),)
         self.state = WAITING  # O-13: opened and put on chain before, its fee not paid yet
         self.channel = buy.channel
         self.committed = self.reused = True
@@ -390,6 +411,8 @@ class Session(Payment):
         above: cython.bint = value > less(buy.most_msat, self.sum_msat)
         if not buy.fixed:
             return self._keep_out(part, "a second part")  # C-24
+        if self.existing is not None and self.limits is not None:
+            return self._keep_out(part, "too late")  # no room was promised to it
         smaller = NOTHING
         if above or self.held >= self.registry.max_parts:
             smaller = self._in_its_way(part)
@@ -423,6 +446,52 @@ class Session(Payment):
         self.funding = funding
         self.step = STORING_INTENT
         return (self._persist("intent"),)
+
+    def _take_existing(self, existing):
+        """Use a channel that the client has: nothing is opened, and the fee is what the operator takes for that."""
+        self._done(CHOOSING)
+        fee_msat: cython.ulonglong = min(self.fee_msat, existing.fee_msat)
+        self.existing = existing
+        self.registry.use(self)
+        self.waived_msat = self.fee_msat - fee_msat
+        self.fee_msat = fee_msat
+        self.committed = self.sent = True  # nothing of ours goes on chain for it
+        self.state = WAITING
+        lay_fee(self.parts, self.floor_msat, fee_msat)  # a larger one fitted
+        return self._note()
+
+    @cython.cfunc
+    def _proceed_over_existing(self) -> tuple:
+        """Let the parts out while the channel has room for them all; else open one (rule:18)."""
+        limits = self.limits
+        floor: cython.ulonglong = max(1, limits.htlc_minimum_msat)
+        most: cython.ulonglong = min(limits.spendable_msat, limits.max_in_flight_msat)
+        told = self.forwards
+        self.forwards = None
+        if self.gone or not lay_fee(self.parts, floor, self.fee_msat) or less(self.sum_msat, self.fee_msat) > most:
+            return self._open_instead()
+        self.floor_msat = floor
+        if told is not None and told == self._outgoing(len(self.parts), False):
+            self.forwards = told
+            return self._release()
+        return self._note()
+
+    @cython.cfunc
+    def _open_instead(self) -> tuple:
+        """Open a channel after all, for the whole fee: the one that the client has cannot carry it any more."""
+        buy: JitChannel = self.buy
+        leave = self.leave_existing()
+        self.registry.use_no_more(self)
+        self.existing = self.limits = self.forwards = None
+        self.committed = self.sent = self.gone = False
+        self.recorded = 0
+        self.fee_msat += self.waived_msat
+        self.waived_msat = 0
+        self.floor_msat = max(1, buy.floor_msat)
+        self.state = OPENING
+        self.step = CHOOSING
+        out_msat: cython.ulonglong = less(self.sum_msat, self.fee_msat)
+        return (leave, ReserveCoins(buy.jit_scid, self.payment_hash, out_msat, self.held, False))
 
     def _open(self, arg):
         self._done(STORING_INTENT)
@@ -460,6 +529,10 @@ class Session(Payment):
         if self._done(STORING_CHANNEL | STORING_FORWARDS) == STORING_CHANNEL:
             self.committed = True
             return self._broadcast_again()
+        if self.existing is not None and self.gone and self.state == WAITING:
+            return self._open_instead()
+        if self.existing is not None and self.limits is None and self.state == WAITING:
+            return (PrepareChannel(self.buy.jit_scid, self.payment_hash, self.existing),)
         if self.state == WAITING and carried(self.parts, -1) < self.fee_msat:
             return self._proceed()  # a part that bore a share was dropped during the write: laid anew
         actions = self._release()
@@ -482,6 +555,8 @@ class Session(Payment):
         """Lay the fee and journal the forwards once the channel is usable and, where promised, on its way (O-10)."""
         if self.limits is None or self.step != IDLE or not (self.buy.client_trusts_lsp or self.sent):
             return NOTHING
+        if self.existing is not None:
+            return self._proceed_over_existing()
         told = self.forwards  # as the channel's record has them; None when something has changed since
         misfit, shed = self._fit(self.limits)
         if misfit is None and told is not None and told == self._outgoing(len(self.parts), False):
@@ -495,6 +570,8 @@ class Session(Payment):
         return given_up
 
     def _ready_timeout(self, arg):
+        if self.existing is not None and self.step == IDLE:
+            return self._open_instead()
         return self._give_up(TEMPORARY)
 
     def _guard(self, height):
@@ -517,6 +594,8 @@ class Session(Payment):
         """
         known: cython.bint = self.gone
         self.gone = True
+        if self.existing is not None and self.state == WAITING:
+            return NOTHING  # what is under way, a write or `PrepareChannel`, ends first, and then another is opened
         self.never_sent = self.never_sent or bool(never_sent)
         failed = self._answer_held(TEMPORARY)
         if self.sent:  # it was ours, and its close brings our coins back
@@ -548,7 +627,7 @@ class Session(Payment):
         for other in self.parts:
             if other.status != LOST:
                 alive += min(other.amt_to_forward_msat, MOST_MSAT - alive)
-        alone: cython.bint = not buy.fixed or buy.dead or self.gone  # C-24
+        alone: cython.bint = not buy.fixed or buy.dead or self.gone or self.existing is not None  # C-24
         if (
             alone
             or value < self.floor_msat
@@ -606,6 +685,8 @@ class Session(Payment):
         part.status = LOST
         self.forwards = None
         self.in_flight -= 1
+        if self.existing is not None:
+            self.buy.no_reuse = True  # the client may want it over a channel of its own purchase only
         if self.state == BROADCASTING:
             return self._finish()
         if self.in_flight:
@@ -665,7 +746,7 @@ class Session(Payment):
         self._done(CHOOSING | STORING_INTENT | AT_OPEN | STORING_CHANNEL | STORING_FORWARDS)
         if isinstance(arg, Funding):
             self.funding = arg
-        elif arg is not None and not isinstance(arg, bool):
+        elif arg is not None and not isinstance(arg, (bool, ExistingChannel)):
             self._own(arg.channel)
         return self._undo_or_wait()
 

@@ -21,6 +21,7 @@ cdef class Live(Registry):
     cdef dict _at_height
     cdef list _heights
     cdef dict _owners
+    cdef dict _over_existing
 
     cdef tuple conclude(self, Session session, tuple actions)
     cdef watch_no_more(self, Payment session)

@@ -81,6 +81,20 @@ class Live(Registry):
             if others:
                 self._owners[channel_id] = others
 
+    @cython.cfunc
+    def use(self, session: Payment):
+        """Find this session by the channel of its client that it goes over, from now on."""
+        channel_id = session.existing.channel_id
+        self._over_existing[channel_id] = (*self._over_existing.get(channel_id, NOTHING), session)
+
+    @cython.cfunc
+    def use_no_more(self, session: Payment):
+        """Find it by that channel no more."""
+        channel_id = session.existing.channel_id
+        others = tuple([other for other in self._over_existing.pop(channel_id) if other is not session])
+        if others:
+            self._over_existing[channel_id] = others
+
     # Shares of the pot (rule:24) -------------------------------------------------------------------
 
     @cython.cfunc
@@ -186,8 +200,10 @@ class Live(Registry):
             self._collecting.pop(session, None)
             self._complete.pop(session, None)
         old = None if before < 0 else before
+        jit_scid, over_existing = session.buy.jit_scid, session.existing is not None
+        came_msat = session.fee_paid()
         self._changes.append(
-            (session.buy.jit_scid, session.payment_hash, old, session.state, session.fee_msat, session.fee_paid())
+            (jit_scid, session.payment_hash, old, session.state, session.fee_msat, came_msat, over_existing)
         )
         if len(self._changes) > KEPT_CHANGES:
             del self._changes[: KEPT_CHANGES // 2]  # they are not read
@@ -209,8 +225,8 @@ class Live(Registry):
             self._collecting[session] = None
 
     def take_changes(self):
-        """Return every (jit scid, payment hash, old state or None, new state, opening fee agreed, and come so far)
-        since the last time, in order.
+        """Return every (jit scid, payment hash, old state or None, new state, opening fee agreed, and come so far,
+        whether it goes over a channel that the client had) since the last time, in order.
         """
         changes = self._changes
         self._changes = []
@@ -234,6 +250,8 @@ class Live(Registry):
         part: IncomingHtlc
         payment_hash = session.payment_hash
         del session.buy.sets[payment_hash]
+        if session.existing is not None:
+            self.use_no_more(session)
         for part in session.parts:
             del self.index[part.key]
             part.session = None

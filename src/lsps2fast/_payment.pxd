@@ -32,6 +32,7 @@ cdef class JitChannel:
     cdef public bint paid
     cdef public bint dead
     cdef public bint expired
+    cdef public bint no_reuse
     cdef public int attempts
     cdef readonly int held_parts
     cdef readonly unsigned long long held_msat
@@ -51,6 +52,8 @@ cdef class Registry:
     cdef hold(self, JitChannel buy, IncomingHtlc part)
     cdef let_go(self, JitChannel buy, IncomingHtlc part, int status)
     cdef own(self, JitChannel buy, object channel)
+    cdef use(self, Payment session)
+    cdef use_no_more(self, Payment session)
     cdef watch(self, Payment session, unsigned long long height)
     cdef changed(self, Payment session, int before)
     cdef wait_for_client(self, Payment session)
@@ -82,6 +85,8 @@ cdef class Payment:
     cdef readonly bint money_back
     cdef readonly bint claimed
     cdef readonly bint reused
+    cdef readonly object existing
+    cdef readonly unsigned long long waived_msat
     cdef bint counted
     cdef readonly int in_flight
     cdef readonly int fulfilled
@@ -97,6 +102,8 @@ cdef class Payment:
     cdef _fit(self, limits)
     cdef tuple _shed(self, unsigned long long most_msat)
     cdef tuple _note(self)
+    cdef str out_channel_id(self)
+    cdef leave_existing(self)
     cdef tuple _release(self)
     cdef tuple _outgoing(self, int until, bint only_held)
     cdef tuple _fail(self, object failure)

@@ -2,7 +2,7 @@ from typing import Final, final
 
 from lsps2fast._fsm import Session
 from lsps2fast._parts import IncomingHtlc
-from lsps2fast.actions import Channel, ChannelLimits, Funding, PartKey, SessionRecord, Terms
+from lsps2fast.actions import Channel, ChannelLimits, ExistingChannel, Funding, PartKey, SessionRecord, Terms
 
 CLTV_MARGIN_BLOCKS: Final = 6
 RENEW_MARGIN_BLOCKS: Final = 12
@@ -34,6 +34,7 @@ class JitChannel:
     paid: bool
     dead: bool
     expired: bool
+    no_reuse: bool
     attempts: int
     def __init__(self, jit_scid: int, client: Client, terms: Terms, most_msat: int) -> None: ...
     @property
@@ -123,6 +124,10 @@ class Payment:
     def claimed(self) -> bool: ...
     @property
     def reused(self) -> bool: ...
+    @property
+    def existing(self) -> ExistingChannel | None: ...
+    @property
+    def waived_msat(self) -> int: ...
     @property
     def in_flight(self) -> int: ...
     @property

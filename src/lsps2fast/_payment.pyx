@@ -14,6 +14,7 @@ from lsps2fast.actions import (
     Broadcast,
     FailParts,
     ForwardParts,
+    LeaveChannel,
     PartStatus,
     Persist,
     SessionRecord,
@@ -109,6 +110,7 @@ class JitChannel:
         self.owed_msat = self.fee_paid_msat = 0
         self.took_whole = False  # its last payment is underpaid, and the client took all that was bought
         self.paid = self.dead = self.expired = False
+        self.no_reuse = False  # a part that went over a channel of the client failed: the next payment opens one
         self.attempts = 0
         self.held_parts = 0
         self.held_msat = 0
@@ -141,6 +143,14 @@ class Registry:
     @cython.cfunc
     def own(self, buy: JitChannel, channel):
         """Find this buy by its channel, if there is one, from now on."""
+
+    @cython.cfunc
+    def use(self, session: Payment):
+        """Find this session by the channel of its client that it goes over, from now on."""
+
+    @cython.cfunc
+    def use_no_more(self, session: Payment):
+        """Find it by that channel no more."""
 
     @cython.cfunc
     def watch(self, session: Payment, height: cython.ulonglong):
@@ -192,6 +202,8 @@ class Payment:
         self.money_back = False  # gone, and a block has its close
         self.claimed = False  # the client has money in the channel
         self.reused = False  # the channel was public before this payment (O-13)
+        self.existing = None  # actions.ExistingChannel: the parts go into a channel that the client had, none is opened
+        self.waived_msat = 0  # of the opening fee, for that
         self.counted = False  # it is one of its buy's attempts to open a channel (C-16)
         self.in_flight = 0
         self.fulfilled = 0
@@ -327,6 +339,21 @@ class Payment:
     # Out to the client --------------------------------------------------------------------------
 
     @cython.cfunc
+    def out_channel_id(self) -> str:
+        """Return the id of the channel that the parts go into."""
+        return self.channel.channel_id if self.existing is None else self.existing.channel_id
+
+    @cython.cfunc
+    def leave_existing(self):
+        """Return the order that ends the use of a channel of the client; forwards may be promised at no fee (A-03)."""
+        buy: JitChannel
+        until_ms: cython.ulonglong = 0
+        for buy in self.buy.client.buys.values():
+            if buy.paid and buy.channel is not None and buy.channel.channel_id == self.existing.channel_id:
+                until_ms = max(until_ms, buy.valid_until_ms)
+        return LeaveChannel(self.buy.jit_scid, self.payment_hash, self.existing, until_ms)
+
+    @cython.cfunc
     def _note(self) -> tuple:
         """Journal where each part goes before it goes (rule:2, H-16); one write at a time."""
         if self.step != IDLE:
@@ -350,7 +377,7 @@ class Payment:
             if part.status == HELD:
                 self._let_go(part, FORWARDED)
                 self.in_flight += 1
-        out = ForwardParts(self.buy.jit_scid, self.payment_hash, self.channel.channel_id, forwards)
+        out = ForwardParts(self.buy.jit_scid, self.payment_hash, self.out_channel_id(), forwards)
         actions = (out,) if forwards else NOTHING
         return actions + self._note() if len(self.parts) > self.recorded else actions
 
@@ -476,4 +503,5 @@ class Payment:
             forwards,
             self.preimage,
             paid,
+            self.existing,
         )

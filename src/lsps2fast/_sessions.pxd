@@ -30,6 +30,7 @@ cdef class Sessions(Live):
     cdef tuple _again(self, IncomingHtlc part, IncomingHtlc htlc)
     cdef tuple _lapse(self, JitChannel buy, unsigned long long wall_ms)
     cdef tuple _end(self, Session session)
+    cdef tuple _leave(self, JitChannel buy, Session session)
     cdef tuple _succeed(self, JitChannel buy, Session session)
     cdef tuple _free(self, JitChannel buy, Session session)
     cdef tuple _retire(self, JitChannel buy)

@@ -18,6 +18,7 @@ from lsps2fast.actions import (
     FAILED,
     FORFEITED,
     REFUSED,
+    REUSED,
     SUCCEEDED,
     TEMPORARY,
     TIMEOUT,
@@ -140,6 +141,7 @@ class Sessions(Live):
         self._at_height = {}  # height -> the sessions that wait for it
         self._heights = []  # a heap of those heights
         self._owners = {}  # channel id -> the buys, one as a rule, for which it was made
+        self._over_existing = {}  # channel id -> the sessions that go over it, although it was not made for their buy
         self.buys = {}  # jit scid -> JitChannel
         self.height = 0
         self.collect_ms = collect_ms
@@ -332,7 +334,7 @@ class Sessions(Live):
         forward = part.forward()
         if htlc.key != part.key:
             forward = Forward(htlc.in_scid, htlc.htlc_id, forward.out_msat, forward.extra_fee_msat, htlc.in_channel)
-        return (ForwardParts(part.jit_scid, part.payment_hash, session.channel.channel_id, (forward,)),)
+        return (ForwardParts(part.jit_scid, part.payment_hash, session.out_channel_id(), (forward,)),)
 
     # Inputs --------------------------------------------------------------------------------------
 
@@ -415,6 +417,8 @@ class Sessions(Live):
         buy: JitChannel
         session: Session
         actions = NOTHING
+        for session in self._over_existing.get(channel_id, NOTHING):
+            actions += self.conclude(session, session.apply(CLOSED, False))
         for buy in self._owners.get(channel_id, NOTHING):
             for session in list(buy.sets.values()):
                 if session.channel is not None and session.channel.channel_id == channel_id:
@@ -544,8 +548,12 @@ class Sessions(Live):
             raise ProtocolBug(f"jit scid {jit_scid} {'is not live' if buy is None else 'has a payment under way'}")
         buy.attempts = max(buy.attempts, record.attempts)
         buy.fee_paid_msat = record.fee_paid_msat
-        buy.owed_msat = record.opening_fee_msat if record.fee_paid_msat or record.payment_hash is None else 0
+        if record.existing is None and buy.fixed:  # else nothing is owed: what came before, came over another channel
+            owes: cython.bint = bool(record.fee_paid_msat) or record.payment_hash is None
+            buy.owed_msat = record.opening_fee_msat if owes else 0
         public = public or sent
+        if record.existing is not None and not record.forwards:
+            return None
         unpaid = record.channel is not None and public
         if record.preimage is None and not record.forwards and (unpaid or record.payment_hash is None):
             buy.channel = record.channel
@@ -614,11 +622,26 @@ class Sessions(Live):
         self.over(session)
         if buy.holder is session:
             buy.holder = None
+            if session.existing is not None:
+                return self._leave(buy, session)
             buy.took_whole = session.state == S_UNDERPAID and session.took_whole()
             if session.state == S_SUCCEEDED or buy.took_whole:
                 return self._succeed(buy, session)
             return self._free(buy, session)
         return self._retire(buy) if buy.expired and not buy.sets else NOTHING
+
+    @cython.cfunc
+    def _leave(self, buy: JitChannel, session: Session) -> tuple:
+        """Free the lock of a buy whose payment went over a channel that the client had: the buy stands, as sold."""
+        paid = session.state == S_SUCCEEDED or session.state == S_UNDERPAID
+        outcome = REUSED if paid else FAILED
+        left = session.leave_existing()
+        buy.fee_paid_msat += min(session.fee_paid(), MOST_MSAT - buy.fee_paid_msat)
+        if buy.expired and buy.channel is None and not buy.closing:
+            final = Finalize(buy.jit_scid, session.record("forwards"), outcome)
+            return (left, final, *self._forget_or_wait(buy, outcome))
+        actions = (left, Reset(buy.jit_scid, self._waiting(buy, None), outcome))
+        return actions + self._retire(buy) if buy.expired and not buy.sets else actions
 
     @cython.cfunc
     def _succeed(self, buy: JitChannel, session: Session) -> tuple:

@@ -37,7 +37,8 @@ UNPAID: Final = "Unpaid"  # a channel went on chain and no payment came; its mon
 ABANDONED: Final = "Abandoned"  # a channel or coins were given back
 FAILED: Final = "Failed"
 TIMEOUT: Final = "Timeout"  # nothing came before `valid_until`
-OUTCOMES: Final = (SUCCEEDED, UNDERPAID, FORFEITED, UNPAID, ABANDONED, FAILED, TIMEOUT)
+REUSED: Final = "Reused"  # a payment went over a channel that the client had; the buy stands
+OUTCOMES: Final = (SUCCEEDED, UNDERPAID, FORFEITED, UNPAID, ABANDONED, FAILED, TIMEOUT, REUSED)
 ABOVE: Final = "above what was bought"
 REFUSED: Final = (  # why parts are not let in, and what gave way: keys of `Sessions.refused`
     ABOVE,
@@ -143,6 +144,19 @@ class Channel(Fact, frozen=True, gc=False):
     funding_txid: str
 
 
+class ExistingChannel(Fact, frozen=True, gc=False):
+    """A channel of the client that carries a payment in place of a new one (fact of `CHANNEL_FOUND`).
+
+    `fee_msat` is taken instead of the opening fee. While the payment is under way the channel takes no routing fee
+    (rule:13); `fee_base_msat` and `fee_ppm` are what it took before, None where the operator's own fees are.
+    """
+
+    channel_id: str
+    fee_msat: int
+    fee_base_msat: int | None = None
+    fee_ppm: int | None = None
+
+
 class Opened(Fact, frozen=True, gc=False):
     """A channel was made (fact of `FUNDED`).
 
@@ -171,6 +185,7 @@ class SessionRecord(Fact, frozen=True, gc=False):
     forwards: tuple[Forward, ...]
     preimage: bytes | None
     fee_paid_msat: int = 0
+    existing: ExistingChannel | None = None  # the forwards go into this one, and there is no `channel`
 
 
 class Persist(Action, frozen=True, gc=False):
@@ -184,13 +199,14 @@ class Persist(Action, frozen=True, gc=False):
 class ReserveCoins(Action, frozen=True, gc=False):
     """Choose wallet coins for a channel that can carry `out_msat` in so many parts: `COINS_CHOSEN` or `OPEN_FAILED`.
 
-    Nothing outlives a crash of this step (K-02).
+    Nothing outlives a crash of this step (K-02). `may_reuse`: or find a channel that the client has, `CHANNEL_FOUND`.
     """
 
     jit_scid: int
     payment_hash: bytes
     out_msat: int
     parts: int
+    may_reuse: bool = True
 
 
 class OpenChannel(Action, frozen=True, gc=False):
@@ -213,6 +229,29 @@ class AwaitReady(Action, frozen=True, gc=False):
     jit_scid: int
     payment_hash: bytes
     channel_id: str
+
+
+class PrepareChannel(Action, frozen=True, gc=False):
+    """Set the routing fees of an existing channel to zero, and look once more whether it has room.
+
+    `READY(ChannelLimits)`, or `READY_TIMEOUT` where it has none, or is gone.
+    """
+
+    jit_scid: int
+    payment_hash: bytes
+    existing: ExistingChannel
+
+
+class LeaveChannel(Action, frozen=True, gc=False):
+    """A payment is done with an existing channel: free its room and, once no other is under way, restore its fees.
+
+    `zero_until_ms` as in `RestoreFees`: the channel may be promised at zero by another buy.
+    """
+
+    jit_scid: int
+    payment_hash: bytes
+    existing: ExistingChannel
+    zero_until_ms: int = 0
 
 
 class Broadcast(Action, frozen=True, gc=False):
@@ -306,11 +345,12 @@ class RestoreFees(Action, frozen=True, gc=False):
     """The session is over: give the channel the operator's routing fees (rule:13).
 
     Until `zero_until_ms` (UTC) forwards over the jit scid still come with a fee of zero (A-03) and must pass: that is
-    `enforcedelay` of setchannel. 0: nothing was promised.
+    `enforcedelay` of setchannel. 0: nothing was promised. `rates`: base in msat and ppm, None for the operator's own.
     """
 
     channel_id: str
     zero_until_ms: int = 0
+    rates: tuple[int, int] | None = None
 
 
 class Alarm(Action, frozen=True, gc=False):

@@ -61,6 +61,7 @@ class Input(IntEnum):
     GAVE_WAY = 20  # a held part must give way to a larger one (IncomingHtlc; rule:24); only from `Sessions`
     MONEY_SEEN = 21  # the channel holds money of the client, whatever is known of its parts (rule:25)
     DROPPED = 22  # a held part can go no further: its channel leaves (IncomingHtlc; rule:19); only from `Sessions`
+    CHANNEL_FOUND = 23  # a channel that the client has can carry the payment: none is opened (ExistingChannel)
 
 
 LETTERS = dict(zip("COWFBDSXAU", State, strict=True))
@@ -76,22 +77,23 @@ BLOCK             guard?X         guard?D          guard?DX          on_block   
 ONLINE            resume?OWX      skip             skip              skip              skip                 skip                skip
 OFFLINE           skip            skip             skip              skip              skip                 skip                skip
 COINS_CHOSEN      bug             intend           bug               bug               bug                  undo_late_result    bug
-STORED            bug             open             stored?FDX        stored            stored?SU            undo_late_result?X  skip
+STORED            bug             open             stored?OFDX       stored            stored?SU            undo_late_result?X  skip
 STORE_FAILED      bug             store_failed>D   store_failed>DX   late_store_failed late_store_failed?SU undo_late_result?X  skip
 FUNDED            bug             await_ready>WD   bug               bug               bug                  undo_late_result    bug
 OPEN_FAILED       bug             open_failed>DX   bug               bug               bug                  undo_late_result?X  bug
-READY             skip            bug              ready?FDX         skip              skip                 skip                skip
-READY_TIMEOUT     skip            bug              ready_timeout>DX  skip              skip                 skip                skip
+READY             skip            bug              ready?OFDX        skip              skip                 skip                skip
+READY_TIMEOUT     skip            bug              ready_timeout>ODX skip              skip                 skip                skip
 FUNDING_BROADCAST skip            bug              broadcast?FX      broadcast         broadcast?SU         already_broadcast?X skip
 PART_FULFILLED    bug             bug              bug               claim?BSU         claim?SU             claim_after_abort?B skip
 PART_FAILED       bug             bug              bug               lose?DX           lose?SU              skip                skip
-CLOSED            skip            channel_closed>D channel_closed>DX channel_closed?D  channel_closed?D     channel_closed      skip
+CLOSED            skip            channel_closed>D channel_closed?DX channel_closed?D  channel_closed?D     channel_closed      skip
 UNDONE            bug             bug              bug               bug               skip                 undone>XA           skip
 SHUTDOWN          shut_down>X     shut_down>D      shut_down>DX      shut_down         shut_down            skip                skip
 SCID_SETTLED      become_alias>SX bug              bug               bug               bug                  bug                 skip
 GAVE_WAY          give_way?X      bug              bug               bug               bug                  bug                 bug
 MONEY_SEEN        skip            skip             skip              money_seen?B      skip                 money_seen?B        skip
 DROPPED           give_way?X      drop?D           drop?DX           drop_late         drop_late            bug                 bug
+CHANNEL_FOUND     bug             take_existing>W  bug               bug               bug                  undo_late_result>X  bug
 """  # noqa: E501
 
 

@@ -453,3 +453,33 @@ def test_the_fee_of_a_variable_payment_is_bounded_to_the_msat(payment_msat: int,
     collected = PaymentSet(agreed, 90_000)
     take(collected, part(payment_msat, fee_msat + more_msat, total_msat=payment_msat))
     assert collected.complete == (more_msat <= 0)
+
+
+OLD = "cd" * 32
+
+
+@pytest.mark.parametrize(
+    ("percent", "fees_msat", "expected"),
+    [
+        (0, [1], [Reason.FEE_ELSEWHERE]),
+        (20, [1_000, 1_000], [None, None]),
+        (20, [1_000, 1_001], [None, Reason.FEE_ELSEWHERE]),
+        (100, [10_000], [None]),
+    ],
+)
+def test_a_part_of_the_fee_over_a_channel_we_have_where_its_owner_allows_it(
+    percent: int, fees_msat: list[int], expected: list[Reason | None]
+) -> None:
+    """rule:27, I-20: of all parts together, and of the agreed 10,000 msat."""
+    collected = PaymentSet(terms(), 90_000, "")
+    collected.reuse_fee_percent = percent
+    parts = [part(500_000, fee, number, key=(OLD, number)) for number, fee in enumerate(fees_msat)]
+    assert [take(collected, each) for each in parts] == expected
+
+
+def test_once_a_channel_was_opened_for_it_the_fee_comes_over_no_other() -> None:
+    """rule:27: whatever its owner allows for payments without one."""
+    collected = PaymentSet(terms(), 90_000, CHANNEL)
+    collected.reuse_fee_percent = 100
+    assert take(collected, part(500_000, 1, key=(OLD, 0))) is Reason.FEE_ELSEWHERE
+    assert take(collected, part(500_000, 10_000, 1)) is None

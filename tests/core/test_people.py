@@ -141,7 +141,7 @@ def test_promises_hold_where_the_client_took_all_that_was_bought(scene: Play, te
     assert play.of(order.Reset) == []
     (forwards,) = play.part(5_000)
     assert forwards.parts == (order.Forward(UPSTREAM, 1, 5_000, 0),)
-    assert play.core.take_changes()[-1][3:] == (State.UNDERPAID, FEE, FEE - missing)
+    assert play.core.take_changes()[-1][3:] == (State.UNDERPAID, FEE, FEE - missing, False)
 
 
 def test_a_set_that_waits_is_let_go_with_such_a_payment(scene: Play) -> None:

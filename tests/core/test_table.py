@@ -9,6 +9,7 @@ import pytest
 from harness.scene import (
     CHANNEL,
     CLTV,
+    EXISTING,
     FEE,
     FUNDING,
     HASH,
@@ -66,6 +67,7 @@ STEP_ROAD = {
     ): "half half reserved stored funded stored sent ready stored settled lost2",
     (State.ABORTING, Input.FUNDING_BROADCAST): "part reserved stored funded stored unready",
     (State.ABORTING, Input.COINS_CHOSEN): "part deadline",
+    (State.ABORTING, Input.CHANNEL_FOUND): "part deadline",
     (State.ABORTING, Input.STORED): "part reserved deadline",
     (State.ABORTING, Input.STORE_FAILED): "part reserved deadline",
     (State.ABORTING, Input.FUNDED): "part reserved stored deadline",
@@ -179,6 +181,10 @@ CHOICES = [
     ("trust", "half half half reserved stored funded", "dropped3", Input.DROPPED, State.AWAITING_CHANNEL_READY),
     ("trust", "part reserved stored funded", "dropped", Input.DROPPED, State.ABORTING),
     ("public", "part reserved stored funded stored sent", "dropped", Input.DROPPED, State.FAILED),
+    ("trust", "half half dear half stored steep dropped3", "stored", Input.STORED, State.OPENING),
+    ("trust", "part existing stored", "no_room", Input.READY, State.OPENING),
+    ("trust", "part existing stored", "unready", Input.READY_TIMEOUT, State.OPENING),
+    ("trust", "part existing", "closed", Input.CLOSED, State.AWAITING_CHANNEL_READY),
 ]  # fmt: skip
 
 
@@ -187,6 +193,7 @@ def _fact(scene: Scene, kind: Input) -> Any:
         Input.BLOCK: lambda: CLTV - 6,
         Input.COINS_CHOSEN: lambda: FUNDING,
         Input.FUNDED: lambda: Opened(CHANNEL),
+        Input.CHANNEL_FOUND: lambda: EXISTING,
         Input.OPEN_FAILED: lambda: False,
         Input.READY: lambda: LIMITS,
         Input.PART: lambda: scene.machine.htlc(SCID, HASH, (1, 99), SIZE, CLTV),
@@ -261,6 +268,7 @@ STEPS = [
     ("part", Input.STORE_FAILED),
     ("part", Input.FUNDED),
     ("part reserved", Input.COINS_CHOSEN),
+    ("part reserved", Input.CHANNEL_FOUND),
     ("part reserved", Input.OPEN_FAILED),
     ("part reserved stored", Input.STORED),
     ("part reserved stored", Input.STORE_FAILED),
@@ -294,6 +302,7 @@ def test_the_result_of_a_step_that_is_not_under_way_is_refused(machine: Machine,
 
 MORE_WORDS: dict[str, Callable[[Scene], Any]] = {
     "crumb": lambda s: s.part(1),
+    "dear": lambda s: s.tell(Input.CHANNEL_FOUND, replace(EXISTING, fee_msat=FEE)),
     "swap": lambda s: s.session.apply(Input.GAVE_WAY, s.session.parts[-1]),
     "settled3": lambda s: s.resolved(2, PREIMAGE),
     "dropped": lambda s: s.note(s.core.drop([(UPSTREAM, 0)], "its channel leaves")),

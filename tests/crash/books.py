@@ -103,12 +103,15 @@ def _sale(sale: Sale, forgetful: bool) -> Iterator[str]:
 def _fees(stage: Stage) -> Iterator[str]:
     """One opening fee for each scid that was paid over, whichever payment paid it; nothing for anything else."""
     by_scid: dict[str, list[Sale]] = {}
+    outcomes = {scid: record["outcome"] for scid, record in records(stage, "finalized").items()}
     for sale in stage.sales:
         if sale.invoice.paid_msat is not None and not _gave_up(sale.client):
             by_scid.setdefault(str(sale.invoice.scid), []).append(sale)
     for scid, sales in by_scid.items():
         taken = sum(_paid_msat(sale) - (sale.invoice.paid_msat or 0) for sale in sales)
         agreed = max(sale.fee_msat for sale in sales)
+        if outcomes.get(scid) == "Reused":
+            agreed = sum(sale.fee_msat * (sale.reuse_percent or 0) // 100 for sale in sales)
         if taken != agreed and not (taken < agreed and any(sale.may_be_partial for sale in sales)):
             yield f"scid {scid}: {taken} msat of opening fee taken, {agreed} agreed"
 
@@ -182,7 +185,9 @@ def _journal(stage: Stage) -> Iterator[str]:
         paid = any(sale.invoice.paid_msat is not None for sale in stage.sales if sale.invoice.scid == scid)
         if str(scid) in owed:
             continue
-        if (outcomes.get(str(scid)) == "Succeeded") != paid:
+        may_reuse = any(sale.reuse_percent is not None for sale in stage.sales if sale.invoice.scid == scid)
+        good = ("Succeeded", "Reused") if may_reuse else ("Succeeded",)
+        if (outcomes.get(str(scid)) in good) != paid:
             yield f"the journal says {outcomes.get(str(scid))} of {scid}, which was {'paid' if paid else 'not paid'}"
 
 

@@ -23,13 +23,13 @@ def read(path: str) -> Rows:
 
 
 def records(rows: dict[Any, Any]) -> dict[str, dict[str, Any]]:
-    """The journal's last word of each offer; that of one attempt says nothing of it."""
+    """The journal's last word of each offer; that of one attempt says nothing of it, unless it brought a fee."""
     found: dict[str, dict[str, Any]] = {}
     for folder in ("active", "finalized"):  # the final one is the last word
         for key, (value, _) in rows.items():
             if key[:-1] == (*SESSIONS, folder):
                 record = json.loads(value)
-                if not record.get("lsps2fast", {}).get("attempt"):
+                if not record.get("lsps2fast", {}).get("attempt") or record["outcome"] == "Reused":
                     found[key[-1]] = record
     return found
 

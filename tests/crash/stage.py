@@ -68,6 +68,7 @@ class Sale:
     must_pay: bool = True
     jit: bool = True  # over a jit scid
     may_be_partial: bool = False  # the client does not care about the sum
+    reuse_percent: int | None = None  # of the fee that is taken over a channel the client has; None: that may not be
     sent: list[Payment] = field(default_factory=list)
 
 

@@ -32,6 +32,7 @@ VALID_UNTIL_MS = WALL_MS + 3_600_000
 FUNDING = order.Funding("psbt", ("aa" * 32 + ":0",), HEIGHT + 72, 100_000)
 CHANNEL = order.Channel("cc" * 32, "signed", "dd" * 32)
 SECOND_CHANNEL = order.Channel("ce" * 32, "signed too", "de" * 32)
+EXISTING = order.ExistingChannel("ee" * 32, 0, 1_000, 10)
 LIMITS = order.ChannelLimits(1, 90_000_000, 90_000_000, 144)
 U64_MAX = 2**64 - 1
 
@@ -196,6 +197,7 @@ class Scene:
         answers: dict[type, tuple[Input, Any]] = {
             order.ReserveCoins: (Input.COINS_CHOSEN, FUNDING),
             order.Persist: (Input.STORED, None),
+            order.PrepareChannel: (Input.READY, limits),
             order.OpenChannel: (Input.FUNDED, order.Opened(CHANNEL)),
             order.AwaitReady: (Input.READY, limits),
             order.Broadcast: (Input.FUNDING_BROADCAST, None),
@@ -236,6 +238,9 @@ WORDS: dict[str, Any] = {
     "known": lambda s: s.tell(Input.FUNDED, order.Opened(CHANNEL, LIMITS)),
     "misfunded": lambda s: s.tell(Input.FUNDED, order.Opened(CHANNEL, replace(LIMITS, to_self_delay_blocks=9999))),
     "refused": lambda s: s.tell(Input.OPEN_FAILED, False),
+    "existing": lambda s: s.tell(Input.CHANNEL_FOUND, EXISTING),
+    "room": lambda s: s.tell(Input.READY, LIMITS),
+    "no_room": lambda s: s.tell(Input.READY, replace(LIMITS, spendable_msat=1_000)),
     "rejected": lambda s: s.tell(Input.OPEN_FAILED, True),
     "ready": lambda s: s.tell(Input.READY, LIMITS),
     "picky": lambda s: s.tell(Input.READY, replace(LIMITS, htlc_minimum_msat=1_000)),

@@ -127,6 +127,21 @@ def test_a_call_that_no_app_believes_is_wrong(monkeypatch: pytest.MonkeyPatch) -
     assert wrong(report)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wallet_that_has_a_channel_is_paid_over_it(mode: str) -> None:
+    """operator:O6: a sale, a payment without a transaction and without a fee, and a channel for what does not fit."""
+    code, report = played("--reuse", "--mode", mode)
+    assert (code, report["ok"], wrong(report)) == (0, True, set())
+    first, again, large = report["sales"]
+    assert all(report["checks"].values())
+    assert first["books_msat"]["alice"] == 100_000_000 - FEE_MSAT
+    assert again["books_msat"] == {"payer": -50_000_000, "alice": 50_000_000}
+    assert {part["outcome"] for part in again["parts"]} == {"forwarded"}
+    assert again["funding_txid"] == ""
+    assert large["funding_txid"] not in ("", first["funding_txid"])
+    assert large["books_msat"]["alice"] == 300_000_000 - FEE_MSAT
+
+
 def test_a_seed_makes_a_run_again() -> None:
     """Figures, states and transactions."""
     arguments = ("--mode", sales.CLIENT_TRUSTS)

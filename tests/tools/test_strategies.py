@@ -26,6 +26,7 @@ GROUPS = {  # towns with some strategists each
     "wait": "holds-long waits-for-fees lapses splices-upstream many-identities crumbs-out",
     "others": "stranger-pays dust-set too-many-parts crowd asks-on alias-flood refuses-oddly wants-large outgrows",
     "webhooks": "trap-webhooks flaps",
+    "rooms": "races-for-room",
     "operator": "other-tool few-coins smaller-htlcs longer-delay stopped-meanwhile",
     "no funding": "sells-well withholds drains fakes-funding replaces",
     "terms": "reuses skims odd-terms any-to-wallet opens-as-ldk",

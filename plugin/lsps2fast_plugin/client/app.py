@@ -251,6 +251,7 @@ class Client(PluginApp):
         self.endings = PurchaseEndings(
             book=self.book,
             watch=self.watch,
+            bindings=self.bindings,
             history=self.history,
             incoming=self.incoming,
             invoices=self.invoices,

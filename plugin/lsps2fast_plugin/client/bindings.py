@@ -3,7 +3,8 @@
 The purchase is chosen when the LSP asks to open, and written before we say yes. Which of lightningd's channels it
 became is found afterwards, at once or after a restart: the one of that size that was not there before. An LSP with
 several open purchases may have meant another one of them; the first part that carries a fee tells, and as long as no
-fee was taken over either channel the two are exchanged.
+fee was taken over either channel the two are exchanged. A purchase that is paid without its channel, as over one that
+we had, leaves it to another.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
+from lsps2fast.errors import StoreError
 from lsps2fast_plugin.client import channel_terms
 from lsps2fast_plugin.client.channel_terms import Decision, Limits, Wanted
 from lsps2fast_plugin.client.records import Approval, JitChannel, Opening
@@ -23,6 +26,12 @@ from lsps2fast_plugin.cln.models import CLOSING, PeerChannel
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
+
+
+def _is_paid_elsewhere(approval: Approval, channel_id: str | None) -> bool:
+    """Return whether a payment was claimed, and none of it came over this channel; None: one that is not seen yet."""
+    released = approval.released
+    return released is not None and all(key[0] != channel_id for key in released.amounts_msat)
 
 
 class ChannelBindings:
@@ -44,16 +53,20 @@ class ChannelBindings:
         waiting = [each for each in all_waiting if each.openings < channel_terms.MOST_OPENINGS]
         if all_waiting and not waiting and channel_terms.is_zero_conf(openchannel):
             return channel_terms.refused(channel_terms.WORN_OUT), None
-        wanted = [
-            Wanted(
-                each.buy.least_receive_msat(),
-                each.buy.params.max_client_to_self_delay_blocks,
-                self._channel_in_use(each, rows) is None,
-            )
-            for each in waiting
-        ]
-        decision = channel_terms.decide(openchannel, wanted, self.limits)
+        in_use = [self._channel_in_use(each, rows) is not None for each in waiting]
+        decision = self._judge(openchannel, waiting, in_use)
+        if decision.why == channel_terms.TAKEN:  # what was left to a purchase may not have been meant for it
+            left = [each.opening is not None and each.opening.left for each in waiting]
+            in_use = [used and not was_left for used, was_left in zip(in_use, left, strict=True)]
+            decision = self._judge(openchannel, waiting, in_use)
         return decision, None if decision.purchase is None else waiting[decision.purchase]
+
+    def _judge(self, openchannel: Json, waiting: list[Approval], in_use: list[bool]) -> Decision:
+        wanted = [
+            Wanted(each.buy.least_receive_msat(), each.buy.params.max_client_to_self_delay_blocks, not used)
+            for each, used in zip(waiting, in_use, strict=True)
+        ]
+        return channel_terms.decide(openchannel, wanted, self.limits)
 
     def _waiting(self, lsp_id: str) -> list[Approval]:
         wall_ms = self._clock.wall_ms()
@@ -172,15 +185,46 @@ class ChannelBindings:
             await self._book.save(other)
         for each in (approval, other):
             if each.channel_id in self._book.channels:
-                channel = self._book.channels[each.channel_id or ""]
-                channel.payment_hash = each.payment_hash
-                await self._book.put_channel(channel)
-                self.moved(channel)
+                await self._move(self._book.channels[each.channel_id or ""], each)
         log.info(f"channel {channel_id} is for payment {approval.payment_hash.hex()}: its fee came first")
         return True
 
+    async def leave(self, approval: Approval) -> None:
+        """Leave the channel of a purchase that was paid without it to one that has none. Raises StoreError.
+
+        The LSP opened it for another purchase than we took it for: so it is of the largest that it fits.
+        """
+        async with self.settled:
+            opening = approval.opening
+            if opening is None or not _is_paid_elsewhere(approval, opening.channel_id):
+                return
+            others = (each for each in self._waiting(approval.buy.lsp_id) if each is not approval)
+            without = [each for each in others if each.opening is None and self._fits(each, opening)]
+            heir = max(without, key=lambda each: each.buy.least_receive_msat(), default=None)
+            if heir is None:
+                return
+            heir.opening = replace(opening, left=True)
+            try:
+                await self._book.save(heir)
+            except StoreError:
+                heir.opening = None
+                raise
+            approval.opening = (
+                None  # its record goes next; a crash before that leaves a channel of two, one of them paid
+            )
+            if approval.payment_hash in self._linked:
+                self._linked.add(heir.payment_hash)
+            if opening.channel_id in self._book.channels:
+                await self._move(self._book.channels[opening.channel_id], heir)
+
+    async def _move(self, channel: JitChannel, owner: Approval) -> None:
+        channel.payment_hash = owner.payment_hash
+        await self._book.put_channel(channel)
+        self.moved(channel)
+
     def _may_exchange(self, approval: Approval, other: Approval, channel_id: str) -> bool:
-        if other.buy.lsp_id != approval.buy.lsp_id or other.served or other.released is not None:
+        taken = other.served or (other.released is not None and not _is_paid_elsewhere(other, channel_id))
+        if other.buy.lsp_id != approval.buy.lsp_id or taken:
             return False
         if approval.released is not None or channel_id not in self._book.channels:
             return False
@@ -203,7 +247,8 @@ class ChannelBindings:
         channel, owner = self._book.channels.get(channel_id), self.purchase_of(channel_id)
         if channel is None or channel.payment_hash is None or channel.paid_ms is not None:
             return False
-        return owner is None or not (owner.served or owner.released is not None)
+        is_paid = owner is not None and (owner.served or owner.released is not None)
+        return owner is None or not is_paid or _is_paid_elsewhere(owner, channel_id)
 
     def _fits(self, approval: Approval, opening: Opening | None) -> bool:
         wanted = Wanted(approval.buy.least_receive_msat(), approval.buy.params.max_client_to_self_delay_blocks)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from lsps2fast.errors import Lsps2Error
+from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.history import History
 from lsps2fast_plugin.client.incoming_payments import Incoming
@@ -30,6 +31,7 @@ class PurchaseEndings:
         *,
         book: WalletRecords,
         watch: Watch,
+        bindings: ChannelBindings,
         history: History,
         incoming: Incoming,
         invoices: Invoices,
@@ -39,6 +41,7 @@ class PurchaseEndings:
         """Call `changed()` whenever the next time-out may have moved."""
         self._book = book
         self._watch = watch
+        self._bindings = bindings
         self._history = history
         self._incoming = incoming
         self._invoices = invoices
@@ -53,6 +56,7 @@ class PurchaseEndings:
         Raises StoreError: the next start does it.
         """
         await self._watch.settled(approval)
+        await self._bindings.leave(approval)
         await self._book.settle(approval)
         self._history.ended(approval.payment_hash, "paid")
         self._incoming.settled(approval.payment_hash)

@@ -278,6 +278,7 @@ class Incoming:
                 await self._watch.survey(id=approval.buy.lsp_id)
             await self._bindings.settle_on(approval, part.key[0])
         payment.collected.fee_channel = approval.channel_id or ""
+        payment.collected.reuse_fee_percent = self.settings.reuse_fee_percent
         return payment.collected.check(part)
 
     async def _key(self, scan: Any) -> Key:

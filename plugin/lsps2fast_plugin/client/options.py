@@ -31,6 +31,7 @@ class Settings(NamedTuple):
     least_htlcs: int = 2
     max_htlc_minimum_msat: int = 1_000_000
     inbound: str = WARN
+    reuse_fee_percent: int = 0
 
     def trusts(self, lsp_id: str) -> bool:
         """Return whether the owner named this LSP as one whose word is enough."""
@@ -60,6 +61,13 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         "blocks within which a funding that was paid for and seen must be confirmed",
     ),
     "lsps2-max-channel-delay": (2016, 1, 2016, "largest delay in blocks that an LSP may impose on us in a JIT channel"),
+    "lsps2-max-reuse-fee-percent": (
+        0,
+        0,
+        100,
+        "most of the agreed opening fee, in percent, that an LSP may take for a payment over a channel we have; it then"
+        " opens none. 0: a fee is paid for a channel only",
+    ),
     "lsps2-min-htlcs": (2, 1, 483, "fewest HTLCs in flight that an LSP must allow us in a JIT channel"),
     "lsps2-max-htlc-minimum-msat": (
         1_000_000,
@@ -125,5 +133,6 @@ def read_settings(plugin: Plugin, changes: dict[str, Any] | None = None) -> Sett
         max_to_self_delay_blocks=number["lsps2-max-channel-delay"],
         least_htlcs=number["lsps2-min-htlcs"],
         max_htlc_minimum_msat=number["lsps2-max-htlc-minimum-msat"],
+        reuse_fee_percent=number["lsps2-max-reuse-fee-percent"],
         inbound=_inbound(changes.get(INBOUND_OPTION, plugin.get_option(INBOUND_OPTION))),
     )

@@ -140,7 +140,7 @@ class Opening:
 
     lightningd names no channel in its hook. The new one is the LSP's channel of this size that is not among `others`,
     those it had with us before; `channel_id` once it was seen. `sequence` rises with each that is accepted, whatever
-    the clock says; 0 in records of versions that did not count.
+    the clock says; 0 in records of versions that did not count. `left`: by another purchase, which was paid without it.
     """
 
     capacity_msat: int
@@ -148,6 +148,7 @@ class Opening:
     others: frozenset[str] = frozenset()
     channel_id: str | None = None
     sequence: int = 0
+    left: bool = False
 
     def to_json(self) -> Json:
         return {
@@ -156,6 +157,7 @@ class Opening:
             "others": sorted(self.others),
             "channel_id": self.channel_id,
             "sequence": self.sequence,
+            **({"left": True} if self.left else {}),
         }
 
     @classmethod
@@ -167,6 +169,7 @@ class Opening:
             others=frozenset(str(each) for each in others),
             channel_id=None if channel_id is None else str(channel_id),
             sequence=int(record.get("sequence", 0)),
+            left=bool(record.get("left", False)),
         )
 
 

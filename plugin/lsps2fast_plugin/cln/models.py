@@ -91,6 +91,7 @@ class ChannelHtlc(msgspec.Struct, frozen=True):
     state: str
     payment_hash: str = ""
     expiry: int = 0  # block height; 0: not known
+    amount_msat: int = 0
 
     @property
     def is_pending(self) -> bool:

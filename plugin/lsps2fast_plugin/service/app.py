@@ -293,6 +293,7 @@ class Service(PluginApp):
             accept=accept,
             buying=parts.fleet,
             waker=parts.waker,
+            existing=parts.finder.most_msat,
         )
         self.talk.begin(parts.rpc, negotiator)
 

@@ -234,6 +234,14 @@ class CapitalAtRisk:
             self._leave_turn(buy)
         self.save()
 
+    def over_existing(self, buy: Buy, payment_hash: bytes, new: State) -> None:
+        """Take note that a payment over a channel which the client had has changed its state.
+
+        Nothing of ours is at stake in it, so it speaks neither for the client nor against it.
+        """
+        if new == State.SUCCEEDED or new in OVER:
+            self._doubted.discard((buy.jit_scid, payment_hash))
+
     def buy_ended(self, jit_scid: int) -> None:
         """Forget this jit scid; a channel that is not paid for stays a stake."""
         self._ledger.buy_ended(jit_scid)

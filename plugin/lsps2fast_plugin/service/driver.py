@@ -13,7 +13,7 @@ from typing import Any
 
 from lsps2fast._parts import IncomingHtlc
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import Action, Channel, PartKey
+from lsps2fast.actions import Action, Channel, PartKey, PartStatus
 from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
@@ -254,6 +254,18 @@ class SessionDriver:
         """Return the opening fee that the payment under way brings."""
         core = self.sessions.buys.get(jit_scid)
         return 0 if core is None or core.holder is None else int(core.holder.fee_msat)
+
+    def held_msats(self, jit_scid: int) -> list[int]:
+        """Return the values of the parts that are held for the payment under way on this scid."""
+        core = self.sessions.buys.get(jit_scid)
+        parts = [] if core is None or core.holder is None else core.holder.parts
+        return [part.amt_to_forward_msat for part in parts if part.status == PartStatus.HELD]
+
+    def uses_existing(self, jit_scid: int, payment_hash: bytes) -> bool:
+        """Return whether a payment goes over a channel that its client has."""
+        core = self.sessions.buys.get(jit_scid)
+        session = None if core is None else core.sets.get(payment_hash)
+        return session is not None and session.existing is not None
 
     def unpaid_changed(self, channel_id: str, peer_id: str) -> None:
         """Shut this channel, or open it to other payments (rule:21)."""

@@ -37,6 +37,8 @@ from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger
 log = logging.getLogger(__name__)
 
 TOPIC: Final = "lsps2_session"  # our notification: a session has changed its state
+ENDS: Final = (State.SUCCEEDED, State.FAILED, State.ABANDONED, State.UNDERPAID)
+PAID_OVER_EXISTING: Final = (State.SUCCEEDED, State.UNDERPAID)
 ATTEMPTS: Final = {State.FAILED: FAILED, State.ABANDONED: ABANDONED, State.UNDERPAID: UNDERPAID}  # by their last state
 
 
@@ -69,16 +71,17 @@ class SessionEvents:
         self._touched = touched or (lambda _: None)
         self._opening: set[int] = set()  # jit scids whose channel is being made
         self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
-        self.ends = dict.fromkeys(("SUCCEEDED", "FAILED", "ABANDONED", "UNDERPAID"), 0)  # of payments, since the start
+        self.ends = dict.fromkeys((*(state.name for state in ENDS), "REUSED"), 0)  # of payments, since the start
 
     def take(self, actions: Iterable[Action]) -> None:
         """Take note that sessions may have changed, and of the orders that are about to be carried out."""
         changes, actions = self._sessions.take_changes(), tuple(actions)
         self._sales.take(changes, actions)
         over = {action.jit_scid for action in actions if isinstance(action, (Finalize, ForgetBuy))}
-        for jit_scid, payment_hash, old, new, *fees in changes:
-            self._changed(jit_scid, payment_hash, None if old is None else State(old), State(new), *fees)
-            if new in ATTEMPTS and jit_scid not in over:
+        for jit_scid, payment_hash, old, new, fee_msat, came_msat, over_existing in changes:
+            before = None if old is None else State(old)
+            self._changed(jit_scid, payment_hash, before, State(new), fee_msat, came_msat, over_existing)
+            if new in ATTEMPTS and jit_scid not in over and not (over_existing and new in PAID_OVER_EXISTING):
                 self._host.spawn(self._tell_attempt(jit_scid, payment_hash, ATTEMPTS[State(new)]))
         for action in actions:
             match action:
@@ -92,9 +95,19 @@ class SessionEvents:
                     self._exposure.buy_ended(action.jit_scid)
 
     def _changed(
-        self, jit_scid: int, payment_hash: bytes, old: State | None, new: State, fee_msat: int, came_msat: int
+        self,
+        jit_scid: int,
+        payment_hash: bytes,
+        old: State | None,
+        new: State,
+        fee_msat: int,
+        came_msat: int,
+        over_existing: bool,
     ) -> None:
-        """Tell that a session has gone from `old` to `new`, with its opening fee and what came of that so far."""
+        """Tell that a session has gone from `old` to `new`, with its opening fee and what came of that so far.
+
+        `over_existing`: over a channel that the client had, which this buy has not brought.
+        """
         change = {
             "jit_channel_scid": format_scid(jit_scid),
             "payment_hash": payment_hash.hex(),
@@ -106,12 +119,17 @@ class SessionEvents:
         }
         self._host.send(TOPIC, {TOPIC: change})
         (self._opening.add if new == State.OPENING else self._opening.discard)(jit_scid)
-        if new.name in self.ends:
+        if over_existing and new in PAID_OVER_EXISTING:
+            self.ends["REUSED"] += 1
+        elif new.name in self.ends:
             self.ends[new.name] += 1
         buy, core = self._offers.get(jit_scid), self._sessions.buys.get(jit_scid)
         if buy is None:
             return
         self._touched(buy.peer_id)
+        if over_existing:
+            self._exposure.over_existing(buy, payment_hash, new)
+            return
         whole = new == State.UNDERPAID and core is not None and core.took_whole
         self._exposure.session_changed(buy, payment_hash, old, new, whole)
         if (new == State.SUCCEEDED or whole) and core is not None and core.channel is not None:

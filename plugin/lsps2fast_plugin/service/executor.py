@@ -11,13 +11,16 @@ from typing import Any
 
 from lsps2fast import actions as order
 from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.alarms import Alarms
 from lsps2fast_plugin.service.broadcast import Broadcaster
+from lsps2fast_plugin.service.existing_channels import ExistingChannels, RoomFinder
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.funding_orders import FundingOrders, Sent
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.opening_orders import Capital, OpeningOrders, Withhold
 from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
+from lsps2fast_plugin.service.promised_room import PromisedRoom
 from lsps2fast_plugin.service.record_orders import RecordOrders
 from lsps2fast_plugin.service.reservations import Reservations
 from lsps2fast_plugin.service.routing_fees import RoutingFees
@@ -44,9 +47,13 @@ class ActionExecutor:
         capital: Capital,
         sent: Sent,
         alarms: Alarms,
+        rpc: Rpc,
+        finder: RoomFinder,
+        room: PromisedRoom,
     ) -> None:
         """`withheld(channel_id, yes, peer_id)` keeps other forwards out of a channel (rule:7); `capital` is asked
-        before each open; `sent(peer_id, channel)` hears of each funding that bitcoind has.
+        before each open; `sent(peer_id, channel)` hears of each funding that bitcoind has; `finder` looks for channels
+        that clients have, `room` is what was promised of them.
         """
         self._answers = answers
         self._driver = driver
@@ -54,7 +61,10 @@ class ActionExecutor:
         self._tasks = tasks = OrderTasks(clock, driver, alarms.tell)
         self._fees = fees = RoutingFees(funder, clock, tasks.insist, tasks.until_done)
         self._records = RecordOrders(tasks, store, clock, fees)
-        self._waiting = WaitingOrders(tasks, funder, fees, answers, clock)
+        self._waiting = WaitingOrders(tasks, funder, fees, answers, clock, room)
+        self._existing = ExistingChannels(
+            rpc=rpc, tasks=tasks, fees=fees, clock=clock, finder=finder, book=room, sessions=driver
+        )
         reservations = Reservations(tasks, funder, broadcaster, driver)
         self._opening = OpeningOrders(
             tasks=tasks,
@@ -65,6 +75,7 @@ class ActionExecutor:
             driver=driver,
             capital=capital,
             withheld=withheld,
+            existing=self._existing,
         )
         self._funding = FundingOrders(
             tasks=tasks,
@@ -79,9 +90,9 @@ class ActionExecutor:
             sent=sent,
         )
         self._handlers: dict[type, Handler] = {
-            order.Reset: self._records.reset,
             order.ReserveCoins: self._opening.reserve,
             order.OpenChannel: self._opening.open,
+            order.PrepareChannel: self._existing.prepare,
             order.RenewInputs: reservations.renew,
             order.Undo: self._funding.undo,
             order.CloseChannel: self._funding.close_channel,
@@ -92,6 +103,7 @@ class ActionExecutor:
         self.unready = self._waiting.unready
         self.drop_waiting = self._waiting.drop
         self.waits = self._waiting.waits
+        self.revive_existing = self._existing.revive
 
     def let_sleep(self, asleep: Callable[[int], int]) -> None:
         """Say for how many ms parts of a paid buy wait for its client; 0: it is there, or cannot be called."""
@@ -110,6 +122,7 @@ class ActionExecutor:
         """Carry out these orders; those that take time go on in the background."""
         actions = tuple(actions)
         fees = next((action for action in actions if isinstance(action, order.RestoreFees)), None)
+        left, leaving = None, None
         for action in actions:
             match action:
                 case order.ForwardParts():
@@ -125,8 +138,12 @@ class ActionExecutor:
                 case order.Persist():
                     self._tasks.spawn(self._records.persist(action), action)
                     self._funding.announce(action)
+                case order.LeaveChannel():
+                    left, leaving = action, self._existing.leave(action)
+                case order.Reset():
+                    self._tasks.spawn(self._records.reset(action, left, leaving), action)
                 case order.Finalize():
-                    self._tasks.spawn(self._records.finalize(action, fees), action)
+                    self._tasks.spawn(self._records.finalize(action, fees, leaving), action)
                 case order.RestoreFees() if any(isinstance(other, order.Finalize) for other in actions):
                     self._waiting.stop(action.channel_id)  # the rest with its Finalize: then the record goes
                 case order.RestoreFees():

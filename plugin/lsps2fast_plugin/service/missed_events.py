@@ -21,7 +21,7 @@ from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.funding import ChannelGone, Funder, holds_money_of_client
-from lsps2fast_plugin.service.reconcile import SETTLED, Snapshot, resolved_rows
+from lsps2fast_plugin.service.reconcile import SETTLED, Snapshot, out_channel_id, resolved_rows
 from lsps2fast_plugin.service.session_record import StoredSession
 
 log = logging.getLogger(__name__)
@@ -222,9 +222,9 @@ class MissedEventPoller:
         ends = resolved_rows(record.journal, snapshot)
         for part in sorted(ends, key=lambda part: ends[part] != SETTLED):
             self._sessions.told(part, ends[part] == SETTLED)
-        channel = record.journal.channel
+        channel, channel_id = record.journal.channel, out_channel_id(record.journal)
         row = None if channel is None else snapshot.channels.get(channel.channel_id)
-        if channel is not None and not snapshot.is_alive(channel.channel_id):
-            self._sessions.channel_closed(channel.channel_id)  # the session may have another by now
+        if channel_id is not None and not snapshot.is_alive(channel_id):
+            self._sessions.channel_closed(channel_id)  # the session may have another by now
         elif row is not None and row.is_withheld and holds_money_of_client(row):
             self._sessions.money_seen(row.channel_id)  # whatever the tables say (rule:25)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from lsps2fast.errors import Lsps2Error, PeerError
+from lsps2fast.errors import Lsps2Error, NodeError, PeerError
 from lsps2fast.lsps import lsps0, lsps2, lsps5
 from lsps2fast.lsps.buys import (
     Buy,
@@ -35,6 +35,7 @@ from lsps2fast_plugin.service.wake.waker import Waker
 
 log = logging.getLogger(__name__)
 
+EXISTING_CHANNEL = "existing_channel"  # member of the answer to `lsps2.get_info`, beside the menu
 NOT_SERVED = "this node does not serve you"
 TOO_OFTEN = "too many requests, try again later"
 NOT_NOW = "this node sells no channels at the moment"
@@ -58,12 +59,15 @@ class Negotiator:
         accept: Callable[[Buy], Awaitable[None]],
         buying: Buying | None = None,
         waker: Waker | None = None,
+        existing: Callable[[str], Awaitable[int]] | None = None,
     ) -> None:
         """`scid_taken(scid)`: a channel of ours has this scid or alias.
 
         `accept` journals a buy and makes its scid live before the client hears of it (B-10). `buying` asks the other
-        nodes of the operator, if there are any. `waker`: LSPS5, if this service has it.
+        nodes of the operator, if there are any; `existing(peer_id)` is the largest payment that would go over a
+        channel which this client has. `waker`: LSPS5, if this service has it.
         """
+        self._existing = existing
         self._buying = buying or NoFleet()
         self._scid_taken = scid_taken
         self._supply = supply
@@ -153,12 +157,26 @@ class Negotiator:
         if theirs is not None:
             facts = await self._supply.facts(peer_id, fresh=False)
             sold = [entry for entry in theirs if self._would_open(entry, facts)]
-            return self._signed(peer_id, self._policy.cap(sold, peer_id, self._clock.wall_ms(), facts), None)
+            entries = self._policy.cap(sold, peer_id, self._clock.wall_ms(), facts)
+            return self._signed(peer_id, entries, None) | await self._existing_room(peer_id)
         token = None if text is None else self._policy.token(text, wall_ms)
         facts = await self._supply.facts(peer_id, fresh=False)
         wall_ms = self._clock.wall_ms()
         lines = self._policy.menu(peer_id, token, wall_ms, facts)
-        return self._signed(peer_id, [line.params(wall_ms) for line in lines], token)
+        entries = [line.params(wall_ms) for line in lines]
+        return self._signed(peer_id, entries, token) | await self._existing_room(peer_id)
+
+    async def _existing_room(self, peer_id: str) -> dict[str, Any]:
+        """Return the member that says what a payment over a channel of this client costs, if it has one with room.
+
+        A client that does not know it ignores it (T-25).
+        """
+        try:
+            most_msat = 0 if self._existing is None or self._desk.paused else await self._existing(peer_id)
+        except NodeError as error:
+            log.warning(f"what room {peer_id} has in its channels is not known: {error}")
+            return {}
+        return {EXISTING_CHANNEL: self._policy.rules.reuse.explain(most_msat)} if most_msat else {}
 
     def _would_open(self, entry: FeeParams, facts: Facts) -> bool:
         """Return whether any payment of a policy plugin's entry would be opened at this feerate (people:S12)."""

@@ -44,6 +44,13 @@ class Capital(Protocol):
         """Take note that the payment needs a channel that no rule allows."""
 
 
+class Existing(Protocol):
+    """Who knows the channels that clients have: `ExistingChannels`."""
+
+    async def find(self, action: order.ReserveCoins) -> bool:
+        """Have one of them carry this payment, if any can; False: a channel is to be opened."""
+
+
 class OpeningOrders:
     """Opens channels, one at a time with a peer."""
 
@@ -58,10 +65,12 @@ class OpeningOrders:
         driver: Driver,
         capital: Capital,
         withheld: Withhold,
+        existing: Existing,
     ) -> None:
         """`withheld(channel_id, yes, peer_id)` keeps other forwards out of a channel (rule:7); `capital` is asked
-        before each open.
+        before each open, `existing` before that.
         """
+        self._existing = existing
         self._tasks = tasks
         self._funder = funder
         self._opener = opener
@@ -74,8 +83,10 @@ class OpeningOrders:
         self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while an open holds or awaits it
 
     async def reserve(self, action: order.ReserveCoins) -> None:
-        """Choose coins for a channel; they are reserved once the record names them."""
+        """Choose coins for a channel, unless the client has one; they are reserved once the record names them."""
         buy = self._tasks.buy(action.jit_scid)
+        if await self._existing.find(action):
+            return
         if not await self._capital.turn(buy):
             self._tasks.open_failed(action, "limit", "a limit of the policy")
             return

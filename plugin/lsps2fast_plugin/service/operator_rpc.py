@@ -16,6 +16,7 @@ from lsps2fast.table import State
 from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.service.ledger_rpc import LedgerMethods, add_ledger_methods
 from lsps2fast_plugin.service.parts import ServiceParts
+from lsps2fast_plugin.service.policy.rules import REUSES
 from lsps2fast_plugin.service.rpc_errors import NOT_READY, STATE, UNKNOWN, refusal
 from lsps2fast_plugin.service.wake.waker import METHODS as WAKE_METHODS
 
@@ -82,7 +83,17 @@ class Methods:
         except MalformedField as error:
             raise ConfigError(str(error)) from error
         facts = await parts.supply.facts(client, fresh=True)
-        return await parts.desk.quote(client, token, facts, size_msat)
+        answer = await parts.desk.quote(client, token, facts, size_msat)
+        return answer | await self._existing(client, size_msat)
+
+    async def _existing(self, client: str, size_msat: int | None) -> dict[str, Any]:
+        """Return the member that says what would go over a channel of this client, and for which part of the fee."""
+        reuse, most_msat = self._parts.desk.policy.rules.reuse, await self._parts.finder.most_msat(client)
+        if reuse.mode == REUSES[0]:
+            return {}
+        answer = {"reuse": reuse.mode} | reuse.explain(most_msat)
+        carries = {} if size_msat is None else {"carries_it": size_msat <= most_msat}
+        return {"existing_channel": answer | carries}
 
     async def forgive(self, peer_id: str) -> dict[str, Any]:
         """Hold nothing against this client any more: unpaid channels and failed payments of its past."""
@@ -191,6 +202,7 @@ class Methods:
                     "parts": len(session.parts),
                     "sum_msat": session.sum_msat,
                     "opening_fee_msat": session.fee_msat,
+                    "existing_channel_id": None if session.existing is None else session.existing.channel_id,
                 }
                 for payment_hash, session in core.sets.items()
             ],

@@ -23,8 +23,10 @@ from lsps2fast_plugin.service.policy.rules import (
     MAX_VALIDITY_S,
     MIN_VALIDITY_S,
     MODES,
+    REUSES,
     CapacityRule,
     Floor,
+    Reuse,
     TrustRule,
 )
 
@@ -164,6 +166,12 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         87_600,
         "hours after the end of its offer until a channel that was not paid for is closed; 0: never",
     ),
+    "lsps2-reuse-fee-percent": (
+        Reuse().fee_percent,
+        0,
+        100,
+        "percent of the opening fee that is taken with lsps2-reuse=fee",
+    ),
     "lsps2-max-hold-blocks": (
         MAX_HOLD_BLOCKS,
         42,
@@ -205,6 +213,12 @@ def add_options(plugin: Plugin, changed: Changed | None = None) -> None:
         "sell parts that come inside a blinded path (BOLT 12) whose first node is this one; by default they fail",
     )
     plugin.add_option("lsps2-trust-mode", MODES[0], f"who trusts whom: {' or '.join(MODES)}")
+    plugin.add_option(
+        "lsps2-reuse",
+        REUSES[0],
+        f"what is taken for a payment that goes over a channel its client has: {', '.join(REUSES)}; with off every "
+        "payment gets a channel of its own",
+    )
     plugin.add_option("lsps2-policy-file", None, "a TOML file with fee lines, tokens, trust and peers")
     plugin.add_option(
         "lsps2-policy-plugin",
@@ -364,7 +378,7 @@ def _pool(value: Any) -> PoolSize | None:
     return size
 
 
-def _rules(number: dict[str, int], client_trusts_lsp: bool) -> Rules:
+def _rules(number: dict[str, int], client_trusts_lsp: bool, reuse: str) -> Rules:
     line = FeeLine(
         min_fee_msat=number["lsps2-min-fee-msat"],
         proportional=number["lsps2-fee-ppm"],
@@ -392,6 +406,7 @@ def _rules(number: dict[str, int], client_trusts_lsp: bool) -> Rules:
             client_share_percent=number["lsps2-client-share"],
             close_unpaid_hours=number["lsps2-close-unpaid"],
         ),
+        reuse=Reuse(reuse, number["lsps2-reuse-fee-percent"]),
     )
 
 
@@ -434,7 +449,11 @@ def read_settings(plugin: Plugin, changes: Mapping[str, Any] | None = None) -> S
         held_msat_per_peer=number["lsps2-max-held-sat-per-peer"] * 1000,
         limits=BuyQuota(number["lsps2-max-buys-per-peer"], number["lsps2-max-buys"]),
         gate=GateLimits(*(number[name] for name in LIMIT_OPTIONS)),
-        rules=_rules(number, _choice(get("lsps2-trust-mode"), "lsps2-trust-mode", MODES) == MODES[1]),
+        rules=_rules(
+            number,
+            _choice(get("lsps2-trust-mode"), "lsps2-trust-mode", MODES) == MODES[1],
+            _choice(get("lsps2-reuse"), "lsps2-reuse", REUSES),
+        ),
         policy_file=None if path is None else str(path),
         policy_plugin=Use(_choice(get("lsps2-policy-plugin"), "lsps2-policy-plugin", uses)),
         close_guard=_choice(get("lsps2-close-guard"), "lsps2-close-guard", GUARDS),

@@ -54,6 +54,15 @@ class Driver(Protocol):
     def unforwardable(self, jit_scid: int, room: Room) -> str | None:
         """Say why lightningd would not forward the payment under way into such a channel, or None."""
 
+    def held_msats(self, jit_scid: int) -> list[int]:
+        """Return the values of the parts that are held for the payment under way on this scid."""
+
+    def fee_msat(self, jit_scid: int) -> int:
+        """Return the opening fee that it brings."""
+
+    def uses_existing(self, jit_scid: int, payment_hash: bytes) -> bool:
+        """Return whether a payment goes over a channel that its client has."""
+
     def never_funded(self, channel_id: str, mining_was_paid: bool = False) -> None:
         """Take note that lightningd has a channel no more, and that nothing was put into it, or was taken back."""
 
@@ -111,7 +120,7 @@ class OrderTasks:
             match action:
                 case order.ReserveCoins() | order.OpenChannel():
                     self.open_failed(action, "bug", "a fault of this program, see the log")
-                case order.AwaitReady():
+                case order.AwaitReady() | order.PrepareChannel():
                     self.feed(action.jit_scid, action.payment_hash, Input.READY_TIMEOUT, None)
                 case order.Persist():
                     self.feed(action.jit_scid, action.payment_hash, Input.STORE_FAILED, None)

@@ -21,6 +21,7 @@ from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.events import SessionEvents
 from lsps2fast_plugin.service.executor import ActionExecutor
+from lsps2fast_plugin.service.existing_channels import RoomFinder
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
@@ -69,6 +70,7 @@ class ServiceParts:
     forward_limits: ForwardLimits
     coins: Coins
     funder: Funder
+    finder: RoomFinder
     pool: CoinPool | None
     view: NodeLiquidity
     supply: Supply

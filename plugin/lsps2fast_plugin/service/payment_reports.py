@@ -17,7 +17,7 @@ from typing import Any, Final
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.table import State
 from lsps2fast_plugin.service.recent import Recent
-from lsps2fast_plugin.service.sales_ledger.facts import ALIAS, SUCCEEDED, UNDERPAID, AttemptFact
+from lsps2fast_plugin.service.sales_ledger.facts import ALIAS, REUSED, SUCCEEDED, UNDERPAID, AttemptFact
 from lsps2fast_plugin.service.sales_ledger.periods import text_of
 from lsps2fast_plugin.service.sales_ledger.story import sat
 from lsps2fast_plugin.service.sales_ledger.tracker import Ended
@@ -68,7 +68,7 @@ class PaymentReports:
         attempt = payment.attempt
         self.fees_msat += attempt.fee_taken_msat
         self._measure(attempt)
-        won = attempt.outcome in (SUCCEEDED, ALIAS)
+        won = attempt.outcome in (SUCCEEDED, ALIAS, REUSED)
         if not won:
             who = attempt.failed_by or UNKNOWN
             self.failed_by[who] += 1
@@ -88,6 +88,8 @@ class PaymentReports:
         buy = self._buy_of(attempt.jit_scid)
         lives = buy is not None and buy.params.valid_until_ms > self._wall_ms()
         until = text_of(buy.params.valid_until_ms) if buy is not None else ""
+        if attempt.outcome == REUSED:
+            return f"The offer of a channel stands until {until}" if lives else "The offer is over"
         if won:
             return f"Its scid forwards to the channel until {until}" if lives else "Its scid is over"
         if attempt.outcome == UNDERPAID:
@@ -111,6 +113,9 @@ def _what(attempt: AttemptFact) -> str:
 def _won(attempt: AttemptFact) -> str:
     if attempt.outcome == ALIAS:
         return f"forwarded: {_what(attempt)}; another payment had paid for the channel"
+    if attempt.outcome == REUSED:
+        over = f"went over channel {attempt.channel_id}, which the client had; nothing was opened"
+        return f"forwarded: {_what(attempt)} {over}; {sat(attempt.fee_taken_msat)} of fee"
     return f"sold: {_what(attempt)}; opening fee {sat(attempt.fee_taken_msat)}; channel {attempt.channel_id}"
 
 

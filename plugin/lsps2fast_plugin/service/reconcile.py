@@ -98,10 +98,19 @@ def judge(record: StoredSession, snapshot: Snapshot, owned: Container[str]) -> V
     # lightningd clears `withheld` before it asks bitcoind: only a confirmation is proof.
     public = channel is not None and not channel.is_withheld
     sent = public and channel is not None and channel.is_confirmed
+    if journal.existing is not None:  # nothing of ours is at stake in it
+        alive = snapshot.is_alive(journal.existing.channel_id)
     ended = _ends(journal, snapshot, alive)
-    gone = journal.channel is not None and not alive
+    gone = out_channel_id(journal) is not None and not alive
     free = channel is not None and channel.is_alive and channel.charges_nothing
     return Verdict(journal, sent, public, ended, gone, free)
+
+
+def out_channel_id(journal: SessionRecord) -> str | None:
+    """Return the id of the channel that the parts of this record go into."""
+    if journal.existing is not None:
+        return journal.existing.channel_id
+    return None if journal.channel is None else journal.channel.channel_id
 
 
 def _orphan(record: StoredSession, snapshot: Snapshot, owned: Container[str]) -> PeerChannel | None:
@@ -139,7 +148,7 @@ def _as_gone_out(journal: SessionRecord, snapshot: Snapshot) -> SessionRecord:
 def _ends(journal: SessionRecord, snapshot: Snapshot, alive: bool) -> dict[PartKey, str]:
     """Return how each forwarded part ended, or that it is still open."""
     ends = {part.key: _end_of(part, journal, snapshot, alive) for part in journal.forwards}
-    channel = _channel_of(journal, snapshot)
+    channel = None if journal.existing is not None else _channel_of(journal, snapshot)  # there it may be of anything
     return _judged_by_money(journal, ends, 0 if channel is None else money_of_client_msat(channel))
 
 
@@ -171,7 +180,8 @@ def _end_of(part: Forward, journal: SessionRecord, snapshot: Snapshot, alive: bo
 
 
 def _channel_of(journal: SessionRecord, snapshot: Snapshot) -> PeerChannel | None:
-    return None if journal.channel is None else snapshot.channels.get(journal.channel.channel_id)
+    channel_id = out_channel_id(journal)
+    return None if channel_id is None else snapshot.channels.get(channel_id)
 
 
 def _is_over(part: Forward, journal: SessionRecord, snapshot: Snapshot) -> bool:
@@ -188,7 +198,7 @@ def _is_over(part: Forward, journal: SessionRecord, snapshot: Snapshot) -> bool:
 
 def _row_of(part: Forward, journal: SessionRecord, snapshot: Snapshot) -> Row | None:
     """Return the row that says most of this part: a rename leaves one `offered` behind and makes another (cln:N3)."""
-    channel_id = "" if journal.channel is None else journal.channel.channel_id
+    channel_id = out_channel_id(journal) or ""
     key, name = snapshot.same(part.key), (part.in_scid, part.htlc_id)
     found = [row for row in snapshot.rows.get(channel_id, ()) if row.key == name or snapshot.same(row.key) == key]
     return min(found, key=lambda row: (*FINAL_ROWS, row.status).index(row.status), default=None)
@@ -234,7 +244,7 @@ class Reconciler:
             snapshot.held.update((channel.channel_id, htlc.id) for htlc in incoming if htlc.is_pending)
         snapshot.incoming = present
         await self._learn_old_names(wanted)
-        ids = {record.journal.channel.channel_id for record in wanted if record.journal.channel is not None}
+        ids = {channel_id for record in wanted if (channel_id := out_channel_id(record.journal)) is not None}
         places: dict[str, PeerChannel | ClosedChannel] = dict(snapshot.channels)
         if ids - places.keys():
             for closed in await list_closed_channels(self._rpc):

@@ -52,9 +52,16 @@ class RecordOrders:
         else:
             self._tasks.feed(action.jit_scid, action.payment_hash, Input.STORED, None)
 
-    async def finalize(self, action: order.Finalize, fees: order.RestoreFees | None) -> None:
-        """Write the final record, give back routing fees, delete the active record: a crash between finds it (K-15)."""
+    async def finalize(
+        self, action: order.Finalize, fees: order.RestoreFees | None, leaving: asyncio.Task[None] | None = None
+    ) -> None:
+        """Write the final record, give back routing fees, delete the active record: a crash between finds it (K-15).
+
+        `leaving`: gives those of an existing channel back; until that is done the active record tells of them.
+        """
         self._supersede(action.jit_scid)
+        if leaving is not None:
+            await asyncio.wait([leaving])
         sending = None if action.record.channel is None else self.sending.get(action.record.channel.channel_id)
         if sending is not None:
             await asyncio.wait([sending])  # until it is sent only the active record knows of the channel (rule:9)
@@ -66,9 +73,25 @@ class RecordOrders:
             fees = order.RestoreFees(action.record.channel.channel_id)  # public and unpaid: a look at the end
         await self._end_record(action.jit_scid, fees)
 
-    async def reset(self, action: order.Reset) -> None:
-        """Write that nothing is under way any more."""
+    async def reset(
+        self,
+        action: order.Reset,
+        left: order.LeaveChannel | None = None,
+        leaving: asyncio.Task[None] | None = None,
+    ) -> None:
+        """Write that nothing is under way any more.
+
+        `left`: the payment went over a channel that its client had, and is to be on record before the buy is as new;
+        `leaving` as in `finalize`.
+        """
         counts = self._supersede(action.jit_scid)
+        if leaving is not None:
+            await asyncio.wait([leaving])
+
+        if left is not None and action.outcome == order.REUSED:
+            told = partial(self._store.attempt_ended, action.jit_scid, left.payment_hash, order.REUSED)
+            paid_msat = action.record.fee_paid_msat
+            await self._tasks.until_done("writing how a payment ended", lambda: told(self._clock.wall_ms(), paid_msat))
 
         async def put() -> None:
             if counts():  # else the next payment has journalled its own record since

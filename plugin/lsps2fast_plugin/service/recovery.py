@@ -123,7 +123,8 @@ class Recovery:
             self._parts.effects.alarm(f"{what}\n{traceback.format_exc()}")
 
     def _revive_offer(self, record: StoredSession) -> None:
-        self._parts.driver.go_live(record.buy).attempts = record.journal.attempts
+        core = self._parts.driver.go_live(record.buy)
+        core.attempts, core.fee_paid_msat = record.journal.attempts, record.journal.fee_paid_msat
 
     def _promise_coins(self, stored: list[StoredSession]) -> None:
         """Promise each coin to the record that names it; where two name a coin, the one with a channel spends it.
@@ -188,6 +189,9 @@ class Recovery:
         state = None if session is None else State(session.state).name
         row = None if channel is None else snapshot.channels.get(channel.channel_id)
         back = row is None or row.state in BACK
+        if (existing := verdict.journal.existing) is not None and session is not None:
+            parts.effects.unready.add(existing.channel_id)
+            parts.effects.revive_existing(jit_scid, verdict.journal)
         if channel is not None:
             parts.effects.unready.add(channel.channel_id)
             shuts_down = row is not None and row.is_withheld and not back  # and binds its coins until its parts end
@@ -203,6 +207,8 @@ class Recovery:
         parts.driver.carry_out(first_orders(verdict, jit_scid, state, session is not None and session.committed))
         if session is not None:
             self._tell_ends(verdict, row)
+        if verdict.gone and existing is not None:
+            parts.driver.carry_out(parts.sessions.channel_closed(existing.channel_id))
         if verdict.gone and channel is not None:  # told once, perhaps while we were away
             ended = parts.sessions.money_back if back else parts.sessions.channel_closed
             parts.driver.carry_out(ended(channel.channel_id))

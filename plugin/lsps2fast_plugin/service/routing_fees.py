@@ -36,6 +36,10 @@ class RoutingFees:
         mine = self._newest[channel_id] = next(self._orders)
         return lambda: self._newest.get(channel_id) == mine
 
+    def is_pending(self, channel_id: str) -> bool:
+        """Return whether this channel is to get its fees back."""
+        return channel_id in self._newest
+
     def drop(self, channel_id: str) -> None:
         """Forget this channel; what was ordered for it does not count any more."""
         self._newest.pop(channel_id, None)
@@ -59,11 +63,17 @@ class RoutingFees:
         """
         return self._restore(action, self.supersede(action.channel_id), again)
 
+    async def _fees_of(self, action: RestoreFees) -> dict[str, int]:
+        """Return the fees to restore, as `setchannel` takes them. Raises NodeError."""
+        if action.rates is None:
+            return await self._funder.own_fees()
+        return {"feebase": action.rates[0], "feeppm": action.rates[1]}
+
     async def _restore(self, action: RestoreFees, counts: Callable[[], bool], again: bool) -> None:
         what, attempts = f"restoring the routing fees of {action.channel_id}", itertools.count(1 if again else 0)
 
         async def restore() -> None:
-            fees, zero_first = await self._funder.own_fees(), next(attempts) > 0
+            fees, zero_first = await self._fees_of(action), next(attempts) > 0
             if not any(fees.values()):
                 return  # it takes none as it is
             grace_s = max(0, action.zero_until_ms - self._clock.wall_ms()) // 1000

@@ -15,10 +15,12 @@ import msgspec
 
 from lsps2fast.actions import (
     ABANDONED,
+    REUSED,
     SUCCEEDED,
     TIMEOUT,
     UNDERPAID,
     Channel,
+    ExistingChannel,
     Forward,
     Funding,
     SessionRecord,
@@ -30,9 +32,10 @@ from lsps2fast.lsps.promise import promised_token
 from lsps2fast_plugin.cln.channel_types import PLAIN
 
 VERSION = 3  # from 2 on a record of stage "channel" may name forwards, from 3 on a forward the id of its channel
-VERSIONS = (1, 2, VERSION)
+OVER_EXISTING = 4  # of a record that names a channel the client had: a program that cannot read it leaves it alone
+VERSIONS = (1, 2, VERSION, OVER_EXISTING)
 FRESH = SessionRecord("buy", None, 0, 0, None, None, (), None)
-UNUSED: Final = (TIMEOUT, ABANDONED)  # outcomes of a buy that brought no channel
+UNUSED: Final = (TIMEOUT, ABANDONED, REUSED)  # outcomes of a buy that brought no channel
 OUTPOINT = re.compile(rb"[0-9a-f]{64}:\d+")
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 HtlcId = Annotated[int, msgspec.Meta(ge=0)]
@@ -58,6 +61,14 @@ class _ForwardFacts(msgspec.Struct, array_like=True):
     in_channel: str = ""
 
 
+class _ExistingFacts(msgspec.Struct):
+    """`existing` among our own facts; without fees: the operator's own are to be restored."""
+
+    channel_id: str
+    fee_base_msat: Count | None = None
+    fee_ppm: Count | None = None
+
+
 class _OurFacts(msgspec.Struct):
     """What stands under "lsps2fast"; the defaults are what a record of the built-in plugin leaves unsaid."""
 
@@ -70,6 +81,7 @@ class _OurFacts(msgspec.Struct):
     fee_paid_msat: str = "0"
     funding: _FundingFacts | None = None
     forwards: tuple[_ForwardFacts, ...] = ()
+    existing: _ExistingFacts | None = None
     attempt: bool = False  # a final record of one payment: it says nothing of the buy
 
 
@@ -165,6 +177,13 @@ def record_of(buy: Buy, journal: SessionRecord) -> dict[str, Any]:
             for part in journal.forwards
         ],
     }
+    if (existing := journal.existing) is not None:
+        record["lsps2fast"]["version"] = OVER_EXISTING
+        record["lsps2fast"]["existing"] = {
+            "channel_id": existing.channel_id,
+            "fee_base_msat": existing.fee_base_msat,
+            "fee_ppm": existing.fee_ppm,
+        }
     return record
 
 
@@ -246,6 +265,7 @@ def _read_journal(record: dict[str, Any], ours: _OurFacts) -> SessionRecord:
         ),
         preimage=None if preimage is None else bytes.fromhex(_hex(preimage, 32)),
         fee_paid_msat=parse_msat(ours.fee_paid_msat),
+        existing=None if ours.existing is None else _read_existing(ours.existing, parse_msat(ours.opening_fee_msat)),
     )
     _check(journal)
     return journal
@@ -256,12 +276,17 @@ def _read_funding(facts: _FundingFacts) -> Funding:
     return Funding(facts.psbt, facts.inputs, facts.reserved_to_block, capacity_sat, facts.channel_type)
 
 
+def _read_existing(facts: _ExistingFacts, fee_msat: int) -> ExistingChannel:
+    return ExistingChannel(_hex(facts.channel_id, 32), fee_msat, facts.fee_base_msat, facts.fee_ppm)
+
+
 def _check(journal: SessionRecord) -> None:
     """Reject records that break an invariant of all that we write. Raises ValueError."""
     for wrong, sentence in (
         (journal.stage == "intent" and None in (journal.payment_hash, journal.funding), "an intent without its facts"),
         (journal.stage == "forwards" and journal.payment_hash is None, "forwards of no payment"),
-        (journal.forwards and journal.channel is None, "forwards into no channel"),
+        (journal.forwards and journal.channel is None and journal.existing is None, "forwards into no channel"),
+        (journal.channel is not None and journal.existing is not None, "forwards into two channels"),
         (journal.preimage is not None and journal.channel is None, "paid, and no channel"),
         (
             journal.preimage is not None and hashlib.sha256(journal.preimage).digest() != journal.payment_hash,

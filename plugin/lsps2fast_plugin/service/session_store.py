@@ -158,10 +158,12 @@ class SessionStore:
             self._journals[jit_scid] = journal
         await self._write("active", buy, record_of(buy, journal))
 
-    async def attempt_ended(self, jit_scid: int, payment_hash: bytes, outcome: str, wall_ms: int) -> None:
-        """Leave word of a payment that came to nothing, while its buy lives on: one commit, none for the same again.
+    async def attempt_ended(
+        self, jit_scid: int, payment_hash: bytes, outcome: str, wall_ms: int, fee_paid_msat: int = 0
+    ) -> None:
+        """Leave word of a payment that is over while its buy lives on: one commit, none for the same again.
 
-        Raises StoreError.
+        `fee_paid_msat`: what has come for this scid so far. Raises StoreError.
         """
         buy, word = self._buys.get(jit_scid), (payment_hash, outcome)
         if buy is None or jit_scid in self._ended or self._tried.get(jit_scid) == word:
@@ -170,6 +172,8 @@ class SessionStore:
         journal = self._journals.pop(jit_scid, None)
         if journal is None or journal.payment_hash != payment_hash:
             journal = msgspec.structs.replace(FRESH, payment_hash=payment_hash)
+        if fee_paid_msat:
+            journal = msgspec.structs.replace(journal, fee_paid_msat=fee_paid_msat)
         record = final_record(buy, journal, outcome, wall_ms)
         record["lsps2fast"]["attempt"] = True
         await self._write("finalized", buy, record)

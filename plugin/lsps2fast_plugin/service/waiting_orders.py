@@ -18,6 +18,7 @@ from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.channel_changes import Watch
 from lsps2fast_plugin.service.funding import ChannelGone, Funder, limits_of
 from lsps2fast_plugin.service.order_tasks import OrderTasks
+from lsps2fast_plugin.service.promised_room import PromisedRoom
 from lsps2fast_plugin.service.routing_fees import RoutingFees
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,16 @@ class Returning:
 class WaitingOrders:
     """Waits for channels and lets parts go once they are ready."""
 
-    def __init__(self, tasks: OrderTasks, funder: Funder, fees: RoutingFees, answers: Answers, clock: Clock) -> None:
+    def __init__(
+        self,
+        tasks: OrderTasks,
+        funder: Funder,
+        fees: RoutingFees,
+        answers: Answers,
+        clock: Clock,
+        promised: PromisedRoom,
+    ) -> None:
+        self._promised = promised
         self._tasks = tasks
         self._funder = funder
         self._fees = fees
@@ -178,6 +188,9 @@ class WaitingOrders:
             self.watch.look(action.channel_id)
             try:
                 if await self._funder.usable(peer_id, action.channel_id) is not None:
+                    if self._promised.in_use(action.channel_id):  # an end may have come before its fees were zero
+                        self._fees.supersede(action.channel_id)
+                        await self._fees.zero(action.channel_id)
                     self.unready.discard(action.channel_id)
                     break
             except ChannelGone:

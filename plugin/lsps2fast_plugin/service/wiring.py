@@ -30,6 +30,7 @@ from lsps2fast_plugin.service.coins import Coins, LowWater
 from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.events import SessionEvents
 from lsps2fast_plugin.service.executor import ActionExecutor
+from lsps2fast_plugin.service.existing_channels import RoomFinder
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
@@ -44,6 +45,7 @@ from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.oversight import Oversight
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.payment_reports import PaymentReports
+from lsps2fast_plugin.service.promised_room import PromisedRoom
 from lsps2fast_plugin.service.reconcile import Reconciler
 from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger, path_of
 from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker, Ended
@@ -177,6 +179,12 @@ def build_parts(
     reconciler = Reconciler(rpc, replays, names)
     lookout = MissedEventPoller(funder=funder, broadcaster=broadcaster, tables=reconciler, sessions=driver)
     held = HeldHtlcs(host)
+    room = PromisedRoom()
+
+    def reuse_fee_msat(opening_fee_msat: int) -> int | None:
+        return desk.policy.rules.reuse.fee_msat(opening_fee_msat)  # the policy of now: it is read again when it changes
+
+    finder = RoomFinder(rpc, room, forward_limits, shut.lets_nothing_out, reuse_fee_msat)
 
     def sent(peer_id: str, channel: Channel) -> None:
         driver.funding_sent(peer_id, channel)
@@ -194,6 +202,9 @@ def build_parts(
         capital=exposure,
         sent=sent,
         alarms=alarms,
+        rpc=rpc,
+        finder=finder,
+        room=room,
     )
     driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)
     waker = _waker(
@@ -249,6 +260,7 @@ def build_parts(
         forward_limits=forward_limits,
         coins=coins,
         funder=funder,
+        finder=finder,
         pool=pool,
         view=view,
         supply=Supply(

@@ -65,8 +65,8 @@ def _channel_row(end: End) -> dict[str, Any]:
     channel, other = end.channel, end.other
     connected = end.peer.node_id in end.owner.links
     row: dict[str, Any] = {"peer_id": end.peer.node_id, "peer_connected": connected}
-    if connected and channel.reestablished:
-        row["reestablished"] = True
+    if connected:
+        row["reestablished"] = channel.reestablished
     updates = {"local": _update(end)}
     # the remote channel_update of a private channel comes with the first traffic (a_single_var)
     if channel.reestablished and (end.next_htlc_id or other.next_htlc_id or end.scid):

@@ -43,13 +43,14 @@ def _demo_command(args: argparse.Namespace) -> int:
         return 2
     from lsps2fast_plugin.tools.demo import (
         evil,  # the embedded node is not needed by the other commands
+        reuse,
         sales,
         wake,
     )
 
     if args.evil_lsp is not None:
         return evil.run(seed=args.seed, as_json=args.json, mode=args.mode, vice=args.evil_lsp, html=args.html)
-    kind = wake.WakeStage if args.wake else sales.Stage
+    kind = reuse.ReuseStage if args.reuse else wake.WakeStage if args.wake else sales.Stage
     mode = args.mode or sales.CLIENT_TRUSTS
     return sales.run(seed=args.seed, as_json=args.json, mode=mode, html=args.html, kind=kind)
 
@@ -213,6 +214,11 @@ def parser() -> argparse.ArgumentParser:
         "--wake",
         action="store_true",
         help="instead, a wallet that sleeps when its first payment comes, and is called (LSPS5)",
+    )
+    demo.add_argument(
+        "--reuse",
+        action="store_true",
+        help="instead, a wallet that has a channel is paid again: over the room in it, and then more than that",
     )
     demo.add_argument(
         "--html", type=Path, metavar="FILE", help="write the story as an HTML page: who said what to whom, and when"

@@ -33,6 +33,7 @@ ARROWS: Final = {  # where from, two points that the curve leans to, where to
     "OW": ((438, 220), (452, 220), (468, 220), (482, 220)),
     "OD": ((390, 242), (420, 330), (500, 370), (602, 372)),
     "OX": ((330, 242), (330, 320), (330, 400), (330, 488)),
+    "WO": ((540, 198), (510, 150), (410, 150), (380, 198)),
     "WF": ((678, 220), (696, 220), (714, 220), (732, 220)),
     "WD": ((600, 242), (610, 290), (650, 310), (670, 358)),
     "WX": ((550, 242), (540, 350), (420, 400), (380, 488)),
@@ -51,11 +52,12 @@ ARROWS: Final = {  # where from, two points that the curve leans to, where to
 STATES: Final = {
     State.COLLECTING: "Parts are held until they add up to the payment.",
     State.OPENING: "The set is complete. Coins are chosen, the intent is journalled, the channel is proposed.",
-    State.AWAITING_CHANNEL_READY: "Both sides have signed. The parts are held until the channel can be used.",
+    State.AWAITING_CHANNEL_READY: "Both sides have signed, or the client had a channel with room. The parts are held "
+    "until the channel can be used.",
     State.AWAITING_SETTLEMENT: "The parts are with the client, less the opening fee.",
     State.BROADCASTING: "A preimage was seen: the funding is owed to the chain.",
     State.ABORTING: "The parts are answered. What was opened is being undone.",
-    State.SUCCEEDED: "Over: the opening fee came.",
+    State.SUCCEEDED: "Over: the opening fee came, or all that was taken in its place.",
     State.FAILED: "Over, with nothing to undo. The offer may still be used.",
     State.ABANDONED: "Over: a channel or coins were given back.",
     State.UNDERPAID: "Over: the client took parts that carried less than the fee.",
@@ -84,6 +86,7 @@ INPUTS: Final = {
     Input.GAVE_WAY: "a held part must give way to a larger one",
     Input.MONEY_SEEN: "the channel holds money of the client",
     Input.DROPPED: "a held part can go no further: its channel is closing",
+    Input.CHANNEL_FOUND: "a channel that the client has can carry the payment",
 }
 COLOURS: Final = {"S": "#cdeccf", "U": "#fbe6c2", "X": "#f3d0d0", "A": "#e4dcf1"}
 STYLE: Final = """

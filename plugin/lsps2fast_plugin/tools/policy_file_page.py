@@ -20,6 +20,11 @@ TABLES: Final[tuple[tuple[str, type[msgspec.Struct], str], ...]] = (
     ("[floor]", file.FloorTable, "The mining cost below which no fee is offered."),
     ("[capacity]", file.CapacityTable, "How large a channel is."),
     ("[trust]", file.TrustTable, "Who trusts whom, and what may be lost."),
+    (
+        "[existing_channels]",
+        file.ExistingChannelsTable,
+        "Whether payments go over [channels that clients have](../how-to/use-channels-that-clients-have.md).",
+    ),
     ("[peers]", file.PeersTable, "Who is served."),
     ("[[token]]", file.TokenTable, "What the holder of a token gets."),
     (

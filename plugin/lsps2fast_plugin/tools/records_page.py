@@ -82,6 +82,10 @@ SESSION: Final = {
     "lsps2fast.funding.reserved_to_block": "at least to this block lightningd keeps them for us",
     "lsps2fast.funding.capacity_sat": "the channel, sat",
     "lsps2fast.funding.channel_type": "the feature bits that are asked for",
+    "lsps2fast.existing": "a channel that the client had, which the parts go into; then none is made (version 4)",
+    "lsps2fast.existing.channel_id": "its id",
+    "lsps2fast.existing.fee_base_msat": "the routing fee it took before, in msat; null: the operator's own",
+    "lsps2fast.existing.fee_ppm": "and in parts per million",
     "lsps2fast.attempt": "true in the final record of one payment while its buy goes on; else absent",
     "lsps2fast.forwards": "parts on their way to the client, each a list: incoming scid, HTLC id, msat sent, fee taken"
     " in msat, id of the incoming channel where it is known",

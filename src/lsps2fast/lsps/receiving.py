@@ -146,6 +146,7 @@ class PaymentSet:
         """
         self.terms = terms
         self.fee_channel = fee_channel
+        self.reuse_fee_percent = 0  # most of the opening fee over a channel we have, while none was opened for this
         self._collect_ms = collect_ms
         self._first_ms = 0
         self.parts: dict[Key, Part] = {}
@@ -183,11 +184,20 @@ class PaymentSet:
             return Reason.NOT_FROM_LSP
         if part.htlc_msat + part.extra_fee_msat != onion_msat:
             return Reason.AMOUNT_MISMATCH
-        if part.extra_fee_msat and self.fee_channel not in (None, part.key[0]):
+        if part.extra_fee_msat and self.fee_channel not in (None, part.key[0]) and not self._may_reuse(part):
             return Reason.FEE_ELSEWHERE
         if self.terms.payment_size_msat is None:
             return self._check_variable(part, onion_msat, total_msat)
         return self._check_fixed(part, onion_msat, total_msat, self.terms.payment_size_msat)
+
+    def _may_reuse(self, part: Part) -> bool:
+        """Return whether the owner lets the LSP take this fee over a channel that is not of this purchase."""
+        if self.fee_channel or not self.reuse_fee_percent:
+            return False
+        fee_msat = self.terms.fee_msat(self.terms.payment_size_msat or part.onion_msat or 0)
+        if isinstance(fee_msat, Reason):
+            return False
+        return self.fees_msat + part.extra_fee_msat <= fee_msat * self.reuse_fee_percent // 100
 
     def _check_variable(self, part: Part, onion_msat: int, total_msat: int) -> Reason | None:
         """One part of any agreed amount; the fee follows from what the payer sent (I-25)."""

@@ -17,10 +17,11 @@ from lsps2fast.actions import SessionRecord
 from lsps2fast.errors import AnswerPending, NodeError, StoreError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY
-from lsps2fast_plugin.service.session_record import FRESH, VERSION, StoredSession, final_record, record_of
+from lsps2fast_plugin.service.session_record import FRESH, VERSIONS, StoredSession, final_record, record_of
 from lsps2fast_plugin.service.session_store import AT_ONCE, OLD_ROOT, ROOT, SessionStore
 
 OTHER = JIT + 1
+NEWER = max(VERSIONS) + 1
 PREIMAGE = b"\x05" * 32
 HASH = hashlib.sha256(PREIMAGE).digest()
 INTENT = record("intent")
@@ -97,7 +98,7 @@ BROKEN: dict[str, Any] = {
     "no terms": spoilt(INTENT, opening_fee_params=None),
     "a payment hash that is none": spoilt(INTENT, payment_hash="07"),
     "a channel that is none": spoilt(FORWARDS, channel_id="cc"),
-    "a newer version": odd(INTENT, version=VERSION + 1),
+    "a newer version": odd(INTENT, version=NEWER),
     "an unknown stage": odd(INTENT, stage="spliced"),
     "attempts that are no number": odd(INTENT, attempts="1"),
     "coins without a name": odd(INTENT, funding={"psbt": "p"}),
@@ -194,7 +195,7 @@ def test_a_key_that_is_no_scid_is_somebody_else_s(name: str) -> None:
 def test_what_a_record_that_is_not_understood_speaks_of_can_be_asked() -> None:
     """K-08, K-11: its channel, its peer and its coins, whatever a newer version calls them."""
     place = Journalled()
-    place.put("active", JIT, odd(FORWARDS, version=VERSION + 1))
+    place.put("active", JIT, odd(FORWARDS, version=NEWER))
     place.load()
     spoken_of = [place.store.unread_names(name) for name in (CHANNEL.channel_id, FORWARDS.buy.peer_id, "ab" * 32)]
     assert spoken_of == [True, True, False]

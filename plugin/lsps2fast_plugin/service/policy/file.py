@@ -25,10 +25,12 @@ from lsps2fast_plugin.service.policy.rules import (
     MAX_VALIDITY_S,
     MIN_VALIDITY_S,
     MODES,
+    REUSES,
     CapacityRule,
     FeeLine,
     Floor,
     NamedLine,
+    Reuse,
     Rules,
     Token,
     TrustRule,
@@ -43,6 +45,7 @@ Ppm = Annotated[int, Meta(ge=0, le=10**6)]
 Blocks = Annotated[int, Meta(ge=0, le=10**6)]
 Percent = Annotated[int, Meta(ge=0, le=100)]
 Mode = Literal["lsp-trusts-client", "client-trusts-lsp"]
+Reuses = Literal["off", "free", "fee"]
 
 
 class FeeLineTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +106,13 @@ class TrustTable(msgspec.Struct, frozen=True, kw_only=True):
     close_unpaid_hours: Annotated[int, Meta(ge=0, le=87_600)] = TrustRule().close_unpaid_hours
 
 
+class ExistingChannelsTable(msgspec.Struct, frozen=True, kw_only=True):
+    """[existing_channels]."""
+
+    reuse: Reuses = "off"
+    fee_percent: Percent = Reuse().fee_percent
+
+
 class PeersTable(msgspec.Struct, frozen=True, kw_only=True):
     """[peers]."""
 
@@ -132,6 +142,7 @@ MEANING: Final = MappingProxyType(
         "floor": "the table of the expected mining cost",
         "capacity": "the table of the channel's size",
         "trust": f"the table of trust, inside a token one of {', '.join(MODES)}",
+        "existing_channels": "the table of payments that go over a channel the client has",
         "peers": "the table of who is served",
         "min_fee_msat": "the smallest opening fee, 0 to 10^15 msat",
         "proportional_ppm": "the opening fee in parts per million of the payment, 0 to 1000000",
@@ -156,6 +167,9 @@ MEANING: Final = MappingProxyType(
         "mining_budget_sat": "the most that may be burnt on unpaid channels in 24 hours, 0 to 10^12 sat",
         "client_share_percent": "of the coins, in unpaid channels of one client, 1 to 100 percent",
         "close_unpaid_hours": "hours after its offer until an unpaid channel is closed, 0 to 87600 (0: never)",
+        "reuse": f"what is taken for a payment over a channel that the client has: {', '.join(REUSES)}; "
+        "with off every payment gets a channel of its own",
+        "fee_percent": "of the opening fee, for a payment over a channel that the client has, 0 to 100 percent",
         "unpaid_limit": "unpaid channels after which a peer is no longer trusted, 1 to 1000",
         "heal_days": "days after which one unpaid channel is forgiven, 1 to 3650",
         "probe_limit": "sales a peer let fail after which it must trust us, 1 to 1000",
@@ -172,7 +186,7 @@ MEANING: Final = MappingProxyType(
     }
 )
 
-TOP: Final = ("fee_line", "floor", "capacity", "trust", "peers", "token", "closing")
+TOP: Final = ("fee_line", "floor", "capacity", "trust", "existing_channels", "peers", "token", "closing")
 
 
 def parse_rules(text: str, name: str) -> Rules:
@@ -184,6 +198,7 @@ def parse_rules(text: str, name: str) -> Rules:
         raise source.fail((), "there is no [[fee_line]], so nothing would be sold; write at least one")
     floor = source.table(("floor",), FloorTable, MEANING)
     peers = source.table(("peers",), PeersTable, MEANING)
+    existing = source.table(("existing_channels",), ExistingChannelsTable, MEANING)
     allow, deny = _peers(source, peers)
     return Rules(
         source=name,
@@ -196,6 +211,7 @@ def parse_rules(text: str, name: str) -> Rules:
         deny=deny,
         zero_reserve=_node_ids(source, peers.zero_reserve, "zero_reserve"),
         closing=closing_of(source),
+        reuse=Reuse(existing.reuse, existing.fee_percent),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from lsps2fast.lsps.buys import Lack
 from lsps2fast.lsps.lsps2 import FeeParams
@@ -18,6 +18,7 @@ MIN_VALIDITY_S: Final = 600  # G-06
 MAX_VALIDITY_S: Final = 10**8
 MAX_ENTRIES: Final = 50  # of one menu: an entry takes up to 500 bytes of a message that holds 65,533 (T-30)
 MODES: Final = ("lsp-trusts-client", "client-trusts-lsp")
+REUSES: Final = ("off", "free", "fee")
 
 
 class FeeLine(NamedTuple):
@@ -169,6 +170,29 @@ class TrustRule(NamedTuple):
         return self.most_mining_msat + 1000 * (self.mining_budget_sat or TrustRule().mining_budget_sat)
 
 
+class Reuse(NamedTuple):
+    """Whether a payment goes over a channel that its client has, where that has room, and what is taken for it."""
+
+    mode: str = "off"  # one of REUSES
+    fee_percent: int = 25  # of the opening fee, with `fee`
+
+    def fee_msat(self, opening_fee_msat: int) -> int | None:
+        """Return what is taken instead of this opening fee; None: every payment gets a channel of its own."""
+        if self.mode == "off":
+            return None
+        return opening_fee_msat * self.fee_percent // 100 if self.mode == "fee" else 0
+
+    def explain(self, most_msat: int) -> dict[str, Any]:
+        """Return what a client with so much room is told, for a menu or a quote."""
+        return {
+            "max_payment_size_msat": str(most_msat),
+            "opening_fee_percent": self.fee_percent if self.mode == "fee" else 0,
+        }
+
+
+NO_REUSE: Final = Reuse()
+
+
 class Token(NamedTuple):
     """The terms for the holder of a token. The token itself is not kept, only its `promise.token_hash` (K-28)."""
 
@@ -195,9 +219,12 @@ class Rules(NamedTuple):
     deny: frozenset[str] = frozenset()
     zero_reserve: frozenset[str] = frozenset()  # O-18: peers whose channels we hold no reserve in
     closing: Closing = Closing()  # channels that may be closed once nothing binds them
+    reuse: Reuse = NO_REUSE
 
 
-def rules_from_options(menu: tuple[FeeLine, ...], *, floor: Floor, capacity: CapacityRule, trust: TrustRule) -> Rules:
+def rules_from_options(
+    menu: tuple[FeeLine, ...], *, floor: Floor, capacity: CapacityRule, trust: TrustRule, reuse: Reuse = NO_REUSE
+) -> Rules:
     """Return the policy of an operator who gave options and no file."""
     lines = tuple(NamedLine(f"fee_line {number}", line) for number, line in enumerate(menu, 1))
-    return Rules(source="options", lines=lines, floor=floor, capacity=capacity, trust=trust)
+    return Rules(source="options", lines=lines, floor=floor, capacity=capacity, trust=trust, reuse=reuse)

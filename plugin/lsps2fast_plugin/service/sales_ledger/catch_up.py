@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from lsps2fast.actions import REUSED
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.cln.models import PeerChannel
@@ -44,7 +45,7 @@ def facts_of(
         yield buy_fact(record.buy, terms_of)
         if record.journal.channel is not None:
             yield _channel(record, rows.get(record.journal.channel.channel_id), wall_ms)
-        if record.is_attempt:
+        if record.is_attempt and record.outcome != REUSED:
             continue  # one of several of an offer that may live on: the active record says what came of it
         if record.outcome is not None or record.journal.fee_paid_msat:
             yield _record(record, terms_of, wall_ms)
@@ -76,7 +77,7 @@ def _record(record: StoredSession, terms_of: TermsOf, wall_ms: int) -> RecordFac
     return RecordFact(
         jit_scid=format_scid(buy.jit_scid),
         peer_id=buy.peer_id,
-        outcome=record.outcome,
+        outcome=None if record.is_attempt else record.outcome,
         payment_hash=None if journal.payment_hash is None else journal.payment_hash.hex(),
         fee_agreed_msat=journal.opening_fee_msat,
         fee_paid_msat=journal.fee_paid_msat,

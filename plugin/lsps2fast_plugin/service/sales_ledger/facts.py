@@ -12,6 +12,7 @@ import msgspec
 
 SUCCEEDED: Final = "Succeeded"
 UNDERPAID: Final = "Underpaid"
+REUSED: Final = "Reused"  # it went over a channel that the client had
 ALIAS: Final = "Alias"  # another payment has paid for the channel meanwhile; this one went on over it
 ONCE: Final = (SUCCEEDED, "Forfeited")  # an offer ends so at most once
 

@@ -9,7 +9,7 @@ from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.service.sales_ledger.periods import text_of
 
 MOST_ROWS: Final = 1_000
-OUTCOMES: Final = ("Succeeded", "Underpaid", "Forfeited", "Abandoned", "Failed", "Alias")
+OUTCOMES: Final = ("Succeeded", "Underpaid", "Forfeited", "Abandoned", "Failed", "Alias", "Reused")
 
 _COLUMNS: Final = """a.id, a.jit_scid, lower(hex(a.payment_hash)) AS payment_hash, lower(hex(a.peer_id)) AS peer_id,
   a.token, a.band, a.outcome, a.failed_by, a.code, a.reason, a.amount_msat, a.parts, a.fee_agreed_msat,

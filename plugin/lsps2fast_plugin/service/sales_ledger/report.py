@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import Any, Final
 
 from lsps2fast_plugin.service.sales_ledger import capital_days
-from lsps2fast_plugin.service.sales_ledger.facts import ALIAS, ONCE
+from lsps2fast_plugin.service.sales_ledger.facts import ALIAS, ONCE, REUSED
 from lsps2fast_plugin.service.sales_ledger.periods import DAY_MS, LENGTHS, Period, split, text_of
 
 GROUPS: Final = {"token": "token", "band": "band", "peer": "peer_id"}
@@ -33,7 +33,7 @@ class _Sum:
         """So many payments ended so."""
         if outcome in ONCE:
             self.sales += count
-        elif outcome != ALIAS:
+        elif outcome not in (ALIAS, REUSED):
             self.failed += count
         self.earned_msat += taken_msat
         self.owed_msat += owed_msat

@@ -116,6 +116,8 @@ def _end(each: Row) -> str:
             return f"It is paid: {fee}."
         case "Alias":
             return "Another payment had paid for the channel meanwhile; this one went on over it, without a fee."
+        case "Reused":
+            return f"It went over a channel that the client had, and none was opened: {fee}."
         case "Underpaid":
             return f"It ended underpaid: {fee}, {sat(each['fee_owed_msat'])} are owed ({each['reason']})."
     blame = {"payer": "the payer", "client": "the client", "lsp": "this node", "operator": "the operator"}

@@ -21,11 +21,19 @@ from lsps2fast_plugin.service.sales_ledger.evidence import (
     SHUTDOWN,
     Blame,
 )
-from lsps2fast_plugin.service.sales_ledger.facts import ALIAS, SUCCEEDED, UNDERPAID, AttemptFact, ChannelFact, Fact
+from lsps2fast_plugin.service.sales_ledger.facts import (
+    ALIAS,
+    REUSED,
+    SUCCEEDED,
+    UNDERPAID,
+    AttemptFact,
+    ChannelFact,
+    Fact,
+)
 
 SLACK_MS: Final = 1_000
 Key = tuple[int, bytes]  # jit scid, payment hash
-Change = tuple[int, bytes, int | None, int, int, int]
+Change = tuple[int, bytes, int | None, int, int, int, bool]
 STAGES: Final = {
     State.OPENING: "opening_ms",
     State.AWAITING_CHANNEL_READY: "channel_ms",
@@ -176,7 +184,7 @@ class AttemptTracker:
 
     def _end(self, buy: Buy, live: _Live, key: Key, old: int | None, state: State) -> Iterator[Fact | Ended]:
         outcome = self._outcome(live, old, state)
-        won = outcome in (SUCCEEDED, ALIAS)
+        won = outcome in (SUCCEEDED, ALIAS, REUSED)
         blame = None if won else live.blame or self._blame(buy, live)
         if outcome == UNDERPAID and live.blame is not None:
             blame = live.blame._replace(code=BY_STAGE[State.BROADCASTING].code)
@@ -192,6 +200,8 @@ class AttemptTracker:
 
     def _outcome(self, live: _Live, old: int | None, state: State) -> str:
         session = live.session
+        if state in (State.SUCCEEDED, State.UNDERPAID) and session is not None and session.existing is not None:
+            return REUSED
         if state == State.SUCCEEDED:
             return ALIAS if old == State.COLLECTING else SUCCEEDED
         if session is not None and session.claimed and not session.sent:
@@ -220,7 +230,7 @@ class AttemptTracker:
         if live.terms is None:
             live.terms = self._terms_of(buy)
         token, band = live.terms
-        channel = None if session is None else session.channel
+        channel = None if session is None else session.existing or session.channel
         return AttemptFact(
             jit_scid=format_scid(key[0]),
             payment_hash=key[1].hex(),

@@ -14,6 +14,7 @@ from typing import Any
 from lsps2fast_plugin.cln.psbt import fee_sat
 from lsps2fast_plugin.service.sales_ledger.facts import (
     ONCE,
+    REUSED,
     UNDERPAID,
     AttemptFact,
     BuyEndFact,
@@ -169,7 +170,7 @@ def _record(db: sqlite3.Connection, fact: RecordFact) -> None:
 
 
 def _missed(db: sqlite3.Connection, fact: RecordFact, taken_msat: int) -> None:
-    payment_hash, outcome = fact.payment_hash or "", fact.outcome or UNDERPAID
+    payment_hash, outcome = fact.payment_hash or "", fact.outcome or (UNDERPAID if fact.channel_id else REUSED)
     again = "SELECT 1 FROM attempts WHERE jit_scid = ? AND outcome = ?"
     if outcome in ONCE and db.execute(again, (fact.jit_scid, outcome)).fetchone():
         payment_hash, outcome = "", UNDERPAID  # the sale is known; it was another payment that was missed

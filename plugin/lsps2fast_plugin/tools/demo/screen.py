@@ -86,8 +86,11 @@ class Screen:
         if sale.claims:  # where only the LSP's pipes were watched there are none
             self._claims(sale.claims)
         self._print(f"states   {' > '.join(sale.states)}")
-        self._print(f"channel  {sale.channel_id} of {sale.capacity_sat:,} sat for jit scid {sale.jit_channel_scid}")
-        self._print(f"funding  {sale.funding_txid}")
+        if sale.funding_txid:
+            self._print(f"channel  {sale.channel_id} of {sale.capacity_sat:,} sat for jit scid {sale.jit_channel_scid}")
+            self._print(f"funding  {sale.funding_txid}")
+        else:
+            self._print(f"channel  {sale.channel_id}, which the wallet had, for jit scid {sale.jit_channel_scid}")
         self._print(f"books    {', '.join(f'{name} {change:+,} msat' for name, change in sale.books_msat.items())}")
         self._checks(sale.checks)
 

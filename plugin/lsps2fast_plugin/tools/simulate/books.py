@@ -47,6 +47,7 @@ class Sale:
     payments: list[Payment] = field(default_factory=list)
     totals_msat: dict[bytes, int] = field(default_factory=dict)  # of what was sent, by payment hash
     fee_came_msat: int = 0  # over parts that were settled
+    fee_over_existing_msat: int = 0  # likewise, in place of an opening fee
     delivered_msat: int = 0
     paid_s: float | None = None
     wanted_s: float | None = None  # when an honest payer first tried
@@ -54,6 +55,11 @@ class Sale:
     def fee_msat(self, amount_msat: int) -> int:
         """Return the opening fee of a payment."""
         return self.params.fee_msat(amount_msat if self.size_msat is None else self.size_msat) or 0
+
+    @property
+    def all_fees_msat(self) -> int:
+        """Return what came over this scid, whatever for."""
+        return self.fee_came_msat + self.fee_over_existing_msat
 
 
 class Fees(NamedTuple):
@@ -81,6 +87,7 @@ class Account:
     fee_came_msat: int = 0
     paid: bool = False
     is_whole: bool = False  # its client took all it bought: of missing fee the cause may be a stranger
+    sale: Sale | None = None  # that its fee is for: payments of others may go over it once that has come
     on_trust: bool = False  # its funding was sent before any of its fee had come
     funding: Fees | None = None  # once it is sent
     mining_sat: int = 0  # and what miners get of that
@@ -226,17 +233,28 @@ class Books:
         self._paid(sale, account, taken_msat, out)
 
     def _paid(self, sale: Sale, account: Account, fee_msat: int, out: Htlc) -> None:
+        self.opening_fees_msat += fee_msat
+        self.strategists_paid_msat += 0 if sale.honest else fee_msat
+        account.sale = account.sale or sale
+        if account.sale is not sale:
+            sale.fee_over_existing_msat += fee_msat
+            self._over_existing(sale, account, out)
+            return
         sale.fee_came_msat += fee_msat
         sale.delivered_msat += out.amount_msat
         account.fee_came_msat += fee_msat
-        self.opening_fees_msat += fee_msat
-        self.strategists_paid_msat += 0 if sale.honest else fee_msat
         total_msat = sale.totals_msat[out.payment_hash]
         if sale.paid_s is None and sale.fee_came_msat >= sale.fee_msat(total_msat):
             sale.paid_s = self.town.loop.time()
             self.totals["sales"] += 1
         account.paid |= sale.paid_s is not None
         account.is_whole |= sale.delivered_msat + sale.fee_came_msat >= (sale.size_msat or total_msat)
+
+    def _over_existing(self, sale: Sale, account: Account, out: Htlc) -> None:
+        """Record what went over the channel of another sale of the same buyer, in place of a new one."""
+        self.totals["parts over existing channels"] += 1
+        if account.is_open_debt and not account.is_whole:
+            self.strays.append(f"{out.amount_msat} msat of another sale, {sale.scid}, went into {_short(account)}")
 
     # what there is
 

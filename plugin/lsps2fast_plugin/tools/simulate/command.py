@@ -38,6 +38,7 @@ def plan_of(args: argparse.Namespace, seed: int) -> Plan:
         weather=not args.no_weather,
         mutant=args.mutant,
         mode=args.mode,
+        reuse=args.reuse,
     )
 
 

@@ -47,6 +47,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._jump = _Jump()
         self.listeners: dict[str, Listener] = {}
         self.folder = ""  # of the files that plugins keep
+        self.promised: Callable[[str, list[Any]], None] = lambda *_: None  # hears of room that is promised
         self.databases: dict[str, sqlite3.Connection] = {}  # of those that are open, by path
         self.make_server: MakeServer  # of a town
         self.connected: Callable[[asyncio.Transport], None] = (

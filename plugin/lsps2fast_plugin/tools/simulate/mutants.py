@@ -28,6 +28,7 @@ from lsps2fast_plugin.service.payment_reports import PaymentReports
 from lsps2fast_plugin.service.policy.budgets import Budgets
 from lsps2fast_plugin.service.policy.stakes import Stakes
 from lsps2fast_plugin.service.policy.trust import TrustLedger
+from lsps2fast_plugin.service.promised_room import PromisedRoom
 from lsps2fast_plugin.service.sales_ledger.tracker import Ended
 from lsps2fast_plugin.service.sales_ledger.writer import LedgerWriter
 from lsps2fast_plugin.service.shut_channels import ShutChannels
@@ -85,6 +86,13 @@ _write = LedgerWriter._write
 def _write_less(self: LedgerWriter, db: Any, fact: Any) -> None:
     taken_msat = getattr(fact, "fee_taken_msat", 0)
     _write(self, db, replace(fact, fee_taken_msat=taken_msat - 1) if taken_msat else fact)
+
+
+_free = PromisedRoom.free
+
+
+def _as_if_alone(self: PromisedRoom, channel: Any, *how: Any) -> Any:
+    return _free(PromisedRoom(), channel, *how)
 
 
 async def _cancel(self: Any, peer_id: str, funding: Any) -> None:
@@ -213,6 +221,13 @@ MUTANTS: dict[str, Mutant] = {
         ("evades",),
         ((LedgerWriter, "_write", _write_less),),
         {"people": 12.0},
+    ),
+    "room-for-all": Mutant(
+        "rule:18",
+        "what is promised to other payments, from the room of a channel that a client has",
+        ("races-for-room",),
+        ((PromisedRoom, "free", _as_if_alone),),
+        {"reuse": "free"},
     ),
     "coins-stay": Mutant(
         "rule:9",

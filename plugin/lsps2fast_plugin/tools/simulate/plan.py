@@ -13,6 +13,7 @@ from typing import Any
 
 DAY_S = 86_400.0
 NONE = "none"
+REUSES = {3: "free", 6: "fee"}  # by the seed, modulo 7
 MODES = ("lsp-trusts-client", "client-trusts-lsp")
 
 
@@ -28,6 +29,7 @@ class Plan:
     weather: bool = True
     mutant: str = ""
     mode: str = ""  # of the LSP; by default the seed decides
+    reuse: str = ""  # what the LSP takes for a payment over a channel that its client has; likewise
     stop_at_step: int = 0
 
     @property
@@ -44,9 +46,10 @@ class Plan:
     def options(self) -> dict[str, Any]:
         """What the operator sets beside the defaults."""
         headroom = {"lsps2-channel-headroom-sat": 0} if self.seed % 5 == 4 else {}
+        reuse = self.reuse or REUSES.get(self.seed % 7, "off")
         small = {"lsps2-min-channel-sat": self.least_channel_sat}
-        webhooks = {"lsps2-webhooks": 2}
-        return {"lsps2-trust-mode": self.trust_mode, "lsps2-blinded-paths": True, **webhooks, **headroom, **small}
+        ways = {"lsps2-trust-mode": self.trust_mode, "lsps2-reuse": reuse, "lsps2-blinded-paths": True}
+        return {**ways, "lsps2-webhooks": 2, **headroom, **small}
 
     def strategists(self, known: Iterable[str]) -> list[str]:
         """Return which of these strategies may come."""
@@ -59,6 +62,8 @@ class Plan:
             words.append("--only " + " ".join(self.only))
         if self.mode:
             words.append(f"--mode {self.mode}")
+        if self.reuse:
+            words.append(f"--reuse {self.reuse}")
         if not self.weather:
             words.append("--no-weather")
         if self.mutant:

@@ -18,6 +18,7 @@ from lsps2fast_plugin.simnode.psbt import decode
 from .books import BACK, Account, Books
 from .common import Common
 from .page import read_page
+from .rooms import RoomPromise
 from .sleepers import MOST_AN_HOUR
 from .story import Violation
 from .told import Told
@@ -65,6 +66,7 @@ class Promises:
         self._page_s = -PAGE_EVERY_S  # when the metrics page was last compared
         self._left: Counter[str] = Counter()  # leftovers, by how many quiet blocks they have been there
         self.told_of = Told(common.town, common.books)
+        self.rooms = RoomPromise(common)
         self.town.transcript.listeners.append(self._listen)
 
     # after every step

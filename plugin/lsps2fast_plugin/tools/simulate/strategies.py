@@ -9,6 +9,7 @@ from lsps2fast_plugin.simnode.script import DEEDS, MESSAGES
 
 from .liveness import LIVENESS
 from .operators import OPERATORS
+from .rooms import ROOMS
 from .scene import Scene, Visitor
 from .sleepers import SLEEPERS
 from .waiting import FallsSilent, HoldsLong, Lapses, LateExpiry, WaitsForFees
@@ -345,5 +346,5 @@ MONEY: tuple[type[Visitor], ...] = (
     Chaos,
 )
 KINDS: dict[str, type[Visitor]] = {
-    kind.name: kind for kind in (*MONEY, *LIVENESS, *SLEEPERS, *OPERATORS, *WALLET, *WORDS)
+    kind.name: kind for kind in (*MONEY, *ROOMS, *LIVENESS, *SLEEPERS, *OPERATORS, *WALLET, *WORDS)
 }

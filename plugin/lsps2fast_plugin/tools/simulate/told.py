@@ -48,9 +48,9 @@ class Told:
             return f"the sales ledger cannot be read: {error}"
         records = dict(self._records(over))
         for sale in over:
-            if (said := ledger[sale.scid]) != sale.fee_came_msat:
+            if (said := ledger[sale.scid]) != sale.all_fees_msat:
                 return f"the sales ledger has {said} msat of fees over {sale.scid}, {_came(sale)}"
-            if (said := records.get(sale.scid, sale.fee_came_msat)) != sale.fee_came_msat:
+            if (said := records.get(sale.scid, sale.all_fees_msat)) != sale.all_fees_msat:
                 return f"the record of {sale.scid} says that {said} msat of its fee were paid, {_came(sale)}"
         for sale in over:
             self._agreed.add(sale.scid)
@@ -77,4 +77,4 @@ def _number(db: sqlite3.Connection, query: str, key: str | bytes) -> int | None:
 
 
 def _came(sale: Sale) -> str:
-    return f"and {sale.fee_came_msat} came"
+    return f"and {sale.all_fees_msat} came"

@@ -30,6 +30,7 @@ from .chance import Chance
 from .life import DEAD, InnerPlugin, PluginClock, Program, connected, program_named, task_factory
 from .loop import SimulatedLoop, simulated_loop
 from .page import PageServer
+from .watched_room import WatchedRoom
 from .webhooks import TownPost
 from .wire import MemoryServer, Tape
 
@@ -182,6 +183,7 @@ def as_plugins() -> Iterator[None]:
         patch.object(LoopWriter, "_close", _kept_open),
         patch.dict(os.environ, LIGHTNINGD_PLUGIN="1"),
         patch.object(service, "LOOK_EVERY_S", LOOKS_S),
+        patch.object(wiring, "PromisedRoom", WatchedRoom),
         patch.object(wiring, "path_of", lambda option, _: path_of(option, simulated_loop().folder)),
         patch.object(wallet, "POLL_S", LOOKS_S),
         patch.object(release_ground, "POLL_S", LOOKS_S),

@@ -1,0 +1,145 @@
+"""What is promised of the channels that clients have: room for payments that go over them in place of a new channel.
+
+A promise lasts from the choice of a channel to the end of its payment, by channel id: scids change (rule:25). What of
+it is an HTLC in the channel already, lightningd has taken from what it calls spendable, so only the rest is taken from
+that once more. A listing may be older than the end of a promise, and then does not show what it has spent: promises
+that ended since a listing was asked for still count against it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from lsps2fast_plugin.cln.models import PeerChannel
+
+HTLC_WEIGHT: Final = 172  # of one HTLC in a commitment (BOLT 3)
+FEE_SPIKE: Final = 2  # lightningd keeps twice the fee ready where we pay for the commitment (BOLT 2)
+Key = tuple[int, bytes]  # jit scid, payment hash
+Rates = tuple[int, int]  # routing fee: base in msat, ppm
+
+
+class Promise(NamedTuple):
+    """Room for one payment."""
+
+    key: Key
+    out_msat: int
+    parts: int
+
+    @property
+    def payment_hash(self) -> str:
+        """Return it as lightningd lists HTLCs."""
+        return self.key[1].hex()
+
+
+class Free(NamedTuple):
+    """What a channel can still carry of one payment, beside all that is promised of it."""
+
+    spendable_msat: int
+    in_flight_msat: int
+    htlcs: int
+
+
+class Listing:
+    """One question for channels; open until its answer has been used."""
+
+    def __init__(self, asked: int) -> None:
+        self.asked = asked
+
+
+class PromisedRoom:
+    """Every promise, by channel id."""
+
+    def __init__(self) -> None:
+        self._promises: dict[str, dict[Key, Promise]] = {}
+        self._rates: dict[str, Rates | None] = {}  # routing fees to restore, until they are
+        self._ended: list[tuple[int, str, Promise]] = []  # while a listing is in use that was asked for before
+        self._listings: list[Listing] = []
+        self._moment = 0
+
+    def __len__(self) -> int:
+        return sum(len(promises) for promises in self._promises.values())
+
+    @contextmanager
+    def listing(self) -> Iterator[Listing]:
+        """Ask lightningd, and use its answer, inside of this."""
+        listing = Listing(self._moment)
+        self._listings.append(listing)
+        try:
+            yield listing
+        finally:
+            self._listings.remove(listing)
+            oldest = min((each.asked for each in self._listings), default=self._moment)
+            self._ended = [each for each in self._ended if each[0] > oldest]
+
+    def of(self, channel_id: str, key: Key) -> Promise | None:
+        """Return what this payment was promised of this channel."""
+        return self._promises.get(channel_id, {}).get(key)
+
+    def in_use(self, channel_id: str) -> bool:
+        """Return whether a payment is under way over this channel."""
+        return channel_id in self._promises
+
+    def free(self, channel: PeerChannel, key: Key, parts: int, most_htlcs: int, listing: Listing) -> Free:
+        """Return what this channel can carry of a payment of so many parts. `channel` is of `listing`."""
+        others = [each for each in self._promises.get(channel.channel_id, {}).values() if each.key != key]
+        others += [each for at, id_, each in self._ended if id_ == channel.channel_id and at > listing.asked]
+        out = [htlc for htlc in channel.htlcs if htlc.direction == "out"]
+        owed_msat, owed_parts = _not_listed(others, [(htlc.payment_hash, htlc.amount_msat) for htlc in out])
+        more = max(owed_parts + parts - 1, 0)  # lightningd reckons with one HTLC more
+        fee_msat = FEE_SPIKE * more * HTLC_WEIGHT * channel.feerate.perkw if channel.is_ours else 0
+        in_flight_msat = channel.their_max_htlc_value_in_flight_msat - sum(htlc.amount_msat for htlc in out)
+        return Free(
+            max(channel.spendable_msat - owed_msat - fee_msat, 0),
+            max(in_flight_msat - owed_msat, 0),
+            max(most_htlcs - len(out) - owed_parts, 0),
+        )
+
+    def promise(self, channel_id: str, promise: Promise) -> None:
+        """Promise this room, or another amount to the same payment."""
+        self._promises.setdefault(channel_id, {})[promise.key] = promise
+
+    def leave(self, channel_id: str, key: Key) -> bool:
+        """End a promise. Return whether it was the last one of its channel."""
+        promises = self._promises.get(channel_id, {})
+        promise = promises.pop(key, None)
+        if promise is None:
+            return False
+        self._moment += 1
+        if self._listings:
+            self._ended.append((self._moment, channel_id, promise))
+        if promises:
+            return False
+        del self._promises[channel_id]
+        return True
+
+    # Routing fees ----------------------------------------------------------------------------------
+
+    def remember(self, channel_id: str, rates: Rates | None) -> Rates | None:
+        """Remember what this channel charged before the first of its payments; return that."""
+        return self._rates.setdefault(channel_id, rates)
+
+    def restored(self, channel_id: str) -> None:
+        """Forget it: the channel charges that again."""
+        if channel_id not in self._promises:
+            self._rates.pop(channel_id, None)
+
+
+def _not_listed(promises: Iterable[Promise], listed: Iterable[tuple[str, int]]) -> tuple[int, int]:
+    """Return how much, and how many parts, of these promises are no HTLCs in the channel yet."""
+    listed_msat: Counter[str] = Counter()
+    listed_parts: Counter[str] = Counter()
+    for payment_hash, amount_msat in listed:
+        listed_msat[payment_hash] += amount_msat
+        listed_parts[payment_hash] += 1
+    owed_msat: Counter[str] = Counter()
+    owed_parts: Counter[str] = Counter()
+    for promise in promises:
+        owed_msat[promise.payment_hash] += promise.out_msat
+        owed_parts[promise.payment_hash] += promise.parts
+    return (
+        sum(max(owed_msat[hash_] - listed_msat[hash_], 0) for hash_ in owed_msat),
+        sum(max(owed_parts[hash_] - listed_parts[hash_], 0) for hash_ in owed_parts),
+    )
