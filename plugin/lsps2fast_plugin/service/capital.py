@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from lsps2fast.actions import Funding, SessionRecord
+from lsps2fast.actions import Channel, Funding, SessionRecord
 from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.lsps.buys import Buy, TokenBucket
 from lsps2fast.lsps.lsps2 import format_scid
@@ -20,10 +20,12 @@ from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.cln.notifications import ForwardEvent
+from lsps2fast_plugin.cln.psbt import fee_sat
 from lsps2fast_plugin.service.channel_changes import Watch
 from lsps2fast_plugin.service.policy.budgets import No, Opening
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.policy import Policy
+from lsps2fast_plugin.service.policy.rules import Floor
 from lsps2fast_plugin.service.policy.stakes import Fault, Stake
 from lsps2fast_plugin.service.policy.tokens import Record
 from lsps2fast_plugin.service.policy.trust import ROOT
@@ -290,7 +292,7 @@ class CapitalAtRisk:
             if stake.on_trust and not stake.mining_msat:
                 stake.mining_msat = mining_msat
         for stake in self._unpriced:
-            self._stakes.burnt.add(stake.since_ms, mining_msat, self._clock.wall_ms())
+            self._stakes.burnt.add(stake.channel_id, stake.since_ms, mining_msat, self._clock.wall_ms())
         if self._unpriced:
             self._unpriced.clear()
             self.save()
@@ -381,6 +383,7 @@ class CapitalAtRisk:
                 arguments = (buy.peer_id, buy.jit_scid, journal.channel.channel_id, capacity_sat * 1000)
                 stake = self._ledger.sent(*arguments, wall_ms)
             stake.mined = True
+            stake.mining_msat = stake.mining_msat or _mining_msat(self._policy.rules.floor, journal.channel)
             if under_way:
                 stake.ended_ms = None
             elif not stake.over:
@@ -416,6 +419,15 @@ class CapitalAtRisk:
         except StoreError as error:
             self._stakes.burnt.changed = True
             log.warning(f"burnt mining fees could not be journalled, will be tried again: {error}")
+
+
+def _mining_msat(floor: Floor, channel: Channel) -> int:
+    """Return what opening this channel cost, and closing it at the same feerate; 0 where its funding does not say."""
+    try:
+        opening_msat = fee_sat(channel.signed_psbt) * 1000
+    except ValueError:
+        return 0
+    return opening_msat * (floor.open_vbytes + floor.close_vbytes) // floor.open_vbytes
 
 
 def _describe(stake: Stake) -> dict[str, Any]:

@@ -347,7 +347,11 @@ def families() -> tuple[Family, ...]:
             capital.BURNT,
             "Counted against `lsps2-mining-budget-sat`.",
             stakes.Burnt().write(),
-            {"version": VERSION, "hours": "hours since 1970, and msat burnt in each"},
+            {
+                "version": VERSION,
+                "hours": "hours since 1970, and msat burnt in each",
+                "counted": "channels that are counted there, and when that was, for a week: each counts once",
+            },
         ),
         Family(
             "Selling is paused",

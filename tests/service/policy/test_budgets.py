@@ -210,13 +210,19 @@ def test_no_order_of_openings_passes_a_limit(asked: list[tuple[bool, bool, int]]
 def test_burnt_fees_survive_a_restart_and_end_with_their_day() -> None:
     """people:S6, rule:18: persisted over restarts."""
     burnt = Burnt()
-    burnt.add(WALL_MS, 500, WALL_MS)
-    burnt.add(WALL_MS - 2 * DAY_MS, 9_000, WALL_MS)
+    burnt.add("aa", WALL_MS, 500, WALL_MS)
+    burnt.add("bb", WALL_MS - 2 * DAY_MS, 9_000, WALL_MS)
     assert burnt.changed
     again = Burnt()
     again.read(burnt.write())
     assert not burnt.changed
+    again.add("aa", WALL_MS, 700, WALL_MS)
+    again.add("bb", WALL_MS, 700, WALL_MS)
+    again.add("cc", WALL_MS, 0, WALL_MS)
+    assert not again.changed
     assert again.msat(WALL_MS) == 500
     assert again.msat(WALL_MS + 26 * HOUR_MS) == 0
+    again.add("dd", WALL_MS + 8 * DAY_MS, 1, WALL_MS + 8 * DAY_MS)
+    assert again.write()["counted"] == [["dd", WALL_MS + 8 * DAY_MS]]
     with pytest.raises(ValueError, match="version"):
         again.read({"version": 7, "hours": []})

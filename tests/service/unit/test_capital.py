@@ -25,6 +25,7 @@ from lsps2fast_plugin.service.policy.budgets import No
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.policy.policy import Policy
 from lsps2fast_plugin.service.session_record import StoredSession
+from lsps2fast_plugin.simnode.psbt import Output, Tx, encode
 
 PARAMS: FeeParams = DEFAULT_LINE.params(WALL_MS)
 CAPACITY_SAT = 100_000
@@ -466,6 +467,37 @@ async def test_a_public_channel_that_waits_for_the_next_payment_is_revived_as_un
     assert books.ledger.unsettled(ALICE, WALL_MS) == 0
     books.changed(buy(), WITH_CLIENT, State.SUCCEEDED)
     assert not books.capital.is_unpaid(channel_of(1))
+
+
+async def test_a_channel_that_is_gone_is_burnt_once_however_often_we_start() -> None:
+    """people:S6, rule:18: lightningd lists it for a hundred blocks more, and each start found it gone once again."""
+    books = Books()
+    await books.open(buy())
+    books.fail(buy())
+    books.capital.channel_state(channel_of(1), "ONCHAIN", "onchain")
+    await books.settle()
+    gone = peer_channel(channel_id=channel_of(1), state="ONCHAIN")
+    for _ in range(3):
+        books = await books.restarted([record(buy())])
+        books.capital.revive(buy(), record(buy()).journal, gone, public=True)
+        books.capital.money_back(channel_of(1))
+        books.perkw = 15_000
+        await books.capital.look()
+        await books.settle()
+        assert books.capital.limits()["mining_budget"]["used_msat"] == 1_800 * 253
+
+
+async def test_after_a_start_mining_costs_what_it_cost_and_not_what_it_would_cost_now() -> None:
+    """rule:18: an unpaid channel that only the session's record knows; its funding says what it left to miners."""
+    script = b"\x00\x20" + bytes(32)
+    funding_tx = Tx((("aa" * 32, 0),), (Output(CAPACITY_SAT, script),), (Output(CAPACITY_SAT + 1_000, script),))
+    channel = Channel(channel_of(1), encode(funding_tx), "")
+    journal = replace(record(buy()).journal, channel=channel)
+    books = Books()
+    books.perkw = 15_000
+    books.capital.revive(buy(), journal, peer_channel(channel_id=channel_of(1)), public=True)
+    await books.capital.look()
+    assert books.capital.limits()["mining_budget"]["used_msat"] == 1_000_000 * 450 // 250
 
 
 async def test_a_start_counts_an_unpaid_channel_as_large_as_it_is() -> None:

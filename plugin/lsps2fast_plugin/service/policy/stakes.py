@@ -14,6 +14,7 @@ from typing import Final
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
+KEPT_MS: Final = 7 * DAY_MS  # longer than a closed channel is listed, even where blocks are slow
 
 
 class Fault(StrEnum):
@@ -48,19 +49,28 @@ class Stake:
 
 
 class Burnt:
-    """Mining fees of stakes that came to nothing, by the hour in which they were put in; older than a day is gone."""
+    """Mining fees of stakes that came to nothing, by the hour in which they were put in; older than a day is gone.
+
+    Each channel counts once: lightningd lists one that is closed for a hundred blocks more, so a start sees it anew.
+    """
 
     def __init__(self) -> None:
         self._hours: dict[int, int] = {}
+        self._counted_ms: dict[str, int] = {}  # channel ids, and when they were counted; as many as a budget allows
         self.changed = False
 
-    def add(self, since_ms: int, mining_msat: int, wall_ms: int) -> None:
-        """Write off a stake of `since_ms`."""
-        if mining_msat and wall_ms - since_ms < DAY_MS:
+    def add(self, channel_id: str | None, since_ms: int, mining_msat: int, wall_ms: int) -> None:
+        """Write off a stake of `since_ms`, unless its channel was counted or its mining is not known (0)."""
+        if not mining_msat or channel_id in self._counted_ms:
+            return
+        if channel_id is not None:
+            self._counted_ms[channel_id] = wall_ms
+        if wall_ms - since_ms < DAY_MS:
             hour = since_ms // HOUR_MS
             self._hours[hour] = self._hours.get(hour, 0) + mining_msat
-            self.changed = True
+        self.changed = True
         self._hours = {hour: msat for hour, msat in self._hours.items() if (wall_ms // HOUR_MS) - hour <= 24}
+        self._counted_ms = {each: ms for each, ms in self._counted_ms.items() if wall_ms - ms < KEPT_MS}
 
     def msat(self, wall_ms: int) -> int:
         """Burnt within the last day, rounded up to whole hours."""
@@ -70,16 +80,18 @@ class Burnt:
     def write(self) -> dict[str, object]:
         """Return the journal's form (K-24)."""
         self.changed = False
-        return {"version": 1, "hours": [[hour, str(msat)] for hour, msat in sorted(self._hours.items())]}
+        hours = [[hour, str(msat)] for hour, msat in sorted(self._hours.items())]
+        return {"version": 1, "hours": hours, "counted": [[each, ms] for each, ms in self._counted_ms.items()]}
 
     def read(self, value: dict[str, object]) -> None:
         """Read what `write` has written. Raises KeyError, TypeError or ValueError."""
         if value["version"] != 1:
             raise ValueError(f"version {value['version']} is not 1")
-        hours = value["hours"]
-        if not isinstance(hours, list):
-            raise TypeError("hours is no list")
+        hours, counted = value["hours"], value.get("counted", [])
+        if not isinstance(hours, list) or not isinstance(counted, list):
+            raise TypeError("hours or counted is no list")
         self._hours = {int(hour): int(msat) for hour, msat in hours}
+        self._counted_ms = {str(each): int(ms) for each, ms in counted}
 
 
 class Stakes:

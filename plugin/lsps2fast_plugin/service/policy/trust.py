@@ -177,7 +177,7 @@ class TrustLedger:
         """Its coins are ours again; mining fees are not, and what the peer did is not forgotten."""
         self.stakes.take(stake)
         if stake.mined:
-            self.stakes.burnt.add(stake.since_ms, stake.mining_msat, wall_ms)
+            self.stakes.burnt.add(stake.channel_id, stake.since_ms, stake.mining_msat, wall_ms)
         self._touch(stake.peer_id, wall_ms)
 
     def probed(self, peer_id: str, jit_scid: int, wall_ms: int) -> None:

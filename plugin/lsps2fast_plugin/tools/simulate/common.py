@@ -117,6 +117,7 @@ class Common:
         except (PluginFailed, RpcError, NodeProblem) as error:
             self.story.tell("weather", f"{how}: {error}")
         self.lives += 1
+        self.town.apps.plugin_started()
         if is_node:
             self.died_s = self.town.loop.time()
         for party in list(self.town.parties.values()):

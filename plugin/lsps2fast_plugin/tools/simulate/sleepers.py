@@ -13,7 +13,7 @@ from .honest import Honest
 from .scene import Scene, Visitor
 
 TRAPS = ("hangs", "redirects", "inside", "fails")
-MOST_AN_HOUR = 26  # calls of one webhook, whatever its client does
+MOST_AN_HOUR = 26  # calls of one webhook in one life of the plugin, whatever its client does
 
 
 async def set_webhook(me: Scene, wallet: Client, host: str) -> bool:

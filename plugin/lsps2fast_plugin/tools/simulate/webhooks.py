@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from lsps2fast.lsps.lsps5 import WebhookUrl, verify_notification
+from lsps2fast_plugin.service.wake.caller import CALLS_AT_ONCE
 from lsps2fast_plugin.service.wake.post import PATIENCE_S
 from lsps2fast_plugin.service.wake.posting import PostFailed
 
@@ -18,7 +19,10 @@ HOUR_S = 3_600.0
 
 
 class TownPost:
-    """Takes the place of HTTPS. `most` is the largest number of calls that one host got within an hour."""
+    """Takes the place of HTTPS. `most` is the largest number of calls that one host got within an hour.
+
+    Each start of the plugin in that hour takes as many off as it may make at once: it does not know of those before.
+    """
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
@@ -28,6 +32,7 @@ class TownPost:
         self.kinds: Counter[str] = Counter()  # by what the notification was
         self.most = 0
         self._times: dict[str, list[float]] = {}
+        self._starts_s: list[float] = []
 
     async def __call__(self, url: WebhookUrl, headers: dict[str, str], body: bytes) -> int:
         """Return the status of the answer. Raises PostFailed, and BadNotification for what no app would believe."""
@@ -56,7 +61,13 @@ class TownPost:
         times.append(now_s)
         while times[0] <= now_s - HOUR_S:
             times.pop(0)
-        self.most = max(self.most, len(times))
+        started = sum(each > now_s - HOUR_S for each in self._starts_s)
+        self.most = max(self.most, len(times) - started * CALLS_AT_ONCE)
+
+    def plugin_started(self) -> None:
+        """Take note that the calls so far are forgotten."""
+        now_s = self._now_s()
+        self._starts_s = [*(each for each in self._starts_s if each > now_s - HOUR_S), now_s]
 
     def close(self) -> None:
         """Nothing runs."""
