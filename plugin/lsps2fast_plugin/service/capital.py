@@ -41,6 +41,7 @@ BACK: Final = (*SPENT, "CLOSED")  # a block has the close, or nothing was ever o
 TURN_MS: Final = 30_000  # so long one more waits for those
 ANY: Final = ""  # key of `Watch`: those who wait are few, and each looks again at any change
 BURNT: Final = ("lsps", "lsps2", "selling", "burnt")
+SMALLEST_VBYTES: Final = 111  # of a funding: one input, one output
 
 
 class Sales(Protocol):
@@ -422,12 +423,12 @@ class CapitalAtRisk:
 
 
 def _mining_msat(floor: Floor, channel: Channel) -> int:
-    """Return what opening this channel cost, and closing it at the same feerate; 0 where its funding does not say."""
+    """Return what opening this channel cost, and closing costs at most at its feerate; 0: its funding does not say."""
     try:
         opening_msat = fee_sat(channel.signed_psbt) * 1000
     except ValueError:
         return 0
-    return opening_msat * (floor.open_vbytes + floor.close_vbytes) // floor.open_vbytes
+    return opening_msat * (SMALLEST_VBYTES + floor.close_vbytes) // SMALLEST_VBYTES
 
 
 def _describe(stake: Stake) -> dict[str, Any]:

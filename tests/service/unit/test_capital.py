@@ -497,7 +497,7 @@ async def test_after_a_start_mining_costs_what_it_cost_and_not_what_it_would_cos
     books.perkw = 15_000
     books.capital.revive(buy(), journal, peer_channel(channel_id=channel_of(1)), public=True)
     await books.capital.look()
-    assert books.capital.limits()["mining_budget"]["used_msat"] == 1_000_000 * 450 // 250
+    assert books.capital.limits()["mining_budget"]["used_msat"] == 1_000_000 * (111 + 200) // 111
 
 
 async def test_a_start_counts_an_unpaid_channel_as_large_as_it_is() -> None:
