@@ -29,6 +29,7 @@ NOISE = (
 )
 DAY_S = 86_400.0
 WINDOW_S = 25 * 3_600.0  # of burnt mining fees: a day in whole hours
+KEPT_S = WINDOW_S + 7_200  # the hours in which a day begins and ends count whole
 ANSWER_S = 5.0  # until a part that cannot be held has been failed
 LISTED_EVERY = 12  # quiet blocks
 PAGE_EVERY_S = DAY_S / 3  # between looks at the metrics page, which takes long to make
@@ -189,9 +190,10 @@ class Promises:
         """Check rule:18, mining without a sale within a day: of fundings sent on trust M, of all together 2 M and what
         the channels cost that were withheld when that sum was reached.
         """
-        now_s, sent, most_sat = self.town.loop.time(), self.books.sent_lately, self.bounds.mining_sat
-        while sent and sent[0].sent_s < now_s - WINDOW_S + 3_600:
-            sent.popleft()
+        now_s, kept, most_sat = self.town.loop.time(), self.books.sent_lately, self.bounds.mining_sat
+        while kept and kept[0].sent_s < now_s - KEPT_S:
+            kept.popleft()
+        sent = [each for each in kept if each.sent_s >= now_s - WINDOW_S + 3_600]
         self._reached("mining", sum(each.burnt_sat for each in sent if each.on_trust), most_sat)
         in_all_sat = sum(each.burnt_sat for each in sent)
         if in_all_sat <= 2 * most_sat:

@@ -71,7 +71,9 @@ class QuietHours:
         debts = [each for each in books.live.values() if each.is_open_debt]
         perkw = self.lsp.feerates.opening
         next_sat = OPEN_AND_CLOSE_WEIGHT * perkw // 1000
-        burnt_sat = sum(each.burnt_sat for each in books.sent_lately) + sum(each.risk.sat for each in debts)
+        # A budget counts a channel whole until its whole fee has come.
+        lately = [each for each in books.sent_lately if not (each.paid or each.is_whole)]
+        burnt_sat = sum(each.risk.sat for each in {*lately, *debts})
         free_sat = sum(
             output.amount_sat
             for point, output in wallet.outputs().items()
