@@ -9,13 +9,14 @@ import pytest
 from harness.service import CLIENT_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
-from lsps2fast_plugin.service.session_record import VERSION
+from lsps2fast_plugin.service.session_record import VERSIONS
 from lsps2fast_plugin.service.session_store import ROOT
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.payer import Payment
 
 HALF_MSAT = SIZE_MSAT // 2
+NEWER = max(VERSIONS) + 1
 
 
 async def _with_the_client(stage: Stage, client: Client, payer: Payer, invoice: ClientInvoice) -> Payment:
@@ -37,10 +38,10 @@ async def test_a_record_of_a_newer_version_waits_for_its_program() -> None:
         await stage.kill()
         key = (*ROOT, "active", str(invoice.scid))
         ours, generation = stage.lsp.datastore.rows[key]
-        theirs = json.dumps(json.loads(ours) | {"lsps2fast": {"version": VERSION + 1, "inputs": "?"}}).encode()
+        theirs = json.dumps(json.loads(ours) | {"lsps2fast": {"version": NEWER, "inputs": "?"}}).encode()
         stage.lsp.datastore.rows[key] = (theirs, generation)
         await stage.start()
-        assert len(stage.log_lines(f"cannot be read.*version {VERSION + 1}.*kept")) == 1
+        assert len(stage.log_lines(f"cannot be read.*version {NEWER}.*kept")) == 1
         late = payer.pay(invoice, [HALF_MSAT])
         assert (await late).raw_messages == [TEMPORARY]
         await stage.world.advance(700)

@@ -168,7 +168,7 @@ async def test_every_outcome_is_in_the_ledger_and_the_sums_are_the_same_everywhe
         assert report["total"]["mining_msat"] == stage.world.chain.fees_sat * 1000
         assert (report["total"]["sales"], report["total"]["failed"]) == (1, len(STORIES) - 1)
         ends = stats["payments"]
-        assert ends == {"succeeded": 1, "underpaid": 1} | {
+        assert ends == {"succeeded": 1, "underpaid": 1, "reused": 0} | {
             name: sum(row["outcome"].lower() == name for row in rows) for name in ("failed", "abandoned")
         }
         assert stats["ledger"]["trouble"] is None
