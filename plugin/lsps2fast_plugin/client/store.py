@@ -17,11 +17,11 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from lsps2fast.errors import Lsps2Error, NodeError, StoreError
+from lsps2fast.errors import Lsps2Error, StoreError
 from lsps2fast_plugin.client.built_in_records import APPROVALS, BUYS, is_built_in
 from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Json, Lapse, Purchase
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY, list_datastore
+from lsps2fast_plugin.cln.datastore import list_datastore, put_record, remove_record
 from lsps2fast_plugin.cln.htlc_filter import Keys
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
@@ -217,26 +217,14 @@ class WalletRecords:
             if turn.written >= mine:
                 return
             written = turn.asked
-            # hex, not string: lightningd refuses strings with \u escapes (cln:D3)
-            value = msgspec.json.encode(record()).hex()
-            await self._call("datastore", {"key": list(key), "hex": value, "mode": "create-or-replace"})
+            await put_record(self._rpc, key, record())
             turn.written = written
 
     async def _delete(self, key: tuple[str, ...]) -> None:
         turn = self._turns.setdefault(key, _Turn())
         async with turn.lock:
             turn.written = 0
-            try:
-                await self._call("deldatastore", {"key": list(key)})
-            except StoreError as error:
-                if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
-                    raise
-
-    async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return await self._rpc.call(method, params)
-        except NodeError as error:
-            raise StoreError(str(error)) from error
+            await remove_record(self._rpc, key)
 
 
 def _approval_key(approval: Approval) -> tuple[str, ...]:

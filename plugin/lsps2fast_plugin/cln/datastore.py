@@ -45,6 +45,25 @@ def _rows(entries: Iterable[object]) -> Iterator[DatastoreRow]:
         raise StoreError(str(error)) from error
 
 
+async def put_record(rpc: Caller, key: Key, value: Any) -> None:
+    """Write a value as JSON, over what was there. Raises StoreError."""
+    # hex, not string: lightningd refuses strings with \u escapes (cln:D3)
+    params = {"key": list(key), "hex": msgspec.json.encode(value).hex(), "mode": "create-or-replace"}
+    try:
+        await rpc.call("datastore", params)
+    except NodeError as error:
+        raise StoreError(str(error)) from error
+
+
+async def remove_record(rpc: Caller, key: Key) -> None:
+    """Delete a record; none there is fine. Raises StoreError."""
+    try:
+        await rpc.call("deldatastore", {"key": list(key)})
+    except NodeError as error:
+        if error.code != NO_SUCH_KEY:
+            raise StoreError(str(error)) from error
+
+
 class DatastoreRecords:
     """JSON values under datastore keys."""
 
@@ -63,25 +82,10 @@ class DatastoreRecords:
         async with lock:
             value = value_now()
             if value is None:
-                await self._delete(key)
+                await remove_record(self._rpc, key)
             else:
-                # hex, not string: lightningd refuses strings with \u escapes (cln:D3)
-                params = {"key": list(key), "hex": msgspec.json.encode(value).hex(), "mode": "create-or-replace"}
-                await self._call("datastore", params)
+                await put_record(self._rpc, key, value)
             self.commits += 1
-
-    async def _delete(self, key: Key) -> None:
-        try:
-            await self._call("deldatastore", {"key": list(key)})
-        except StoreError as error:
-            if not isinstance(error.__cause__, NodeError) or error.__cause__.code != NO_SUCH_KEY:
-                raise
-
-    async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return await self._rpc.call(method, params)
-        except NodeError as error:
-            raise StoreError(str(error)) from error
 
 
 def _decode(text: str) -> Any:
