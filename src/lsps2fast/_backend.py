@@ -13,11 +13,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-_HERE: Final = Path(__file__).parent
+_HERE: Final = os.path.dirname(__file__)
 SOURCES: Final = {
     "lsps2fast._fsm": "_fsm.pyx",
     "lsps2fast._hook": "_hook_py.py",
@@ -42,7 +41,7 @@ class Interpreted:
             return None
         if "cython" not in sys.modules and importlib.util.find_spec("cython") is None:
             sys.modules["cython"] = importlib.import_module("lsps2fast._no_cython")
-        source = str(_HERE / SOURCES[fullname])
+        source = os.path.join(_HERE, SOURCES[fullname])
         return importlib.util.spec_from_file_location(fullname, source, loader=SourceFileLoader(fullname, source))
 
 
@@ -64,9 +63,8 @@ class _Missing:
 
 def _is_built() -> bool:
     """Return whether any extension of the core lies beside its source, of whatever Python."""
-    return any(
-        next(_HERE.glob(f"{Path(source).stem}.*{suffix}"), None) for source in SOURCES.values() for suffix in BINARY
-    )
+    stems = {os.path.splitext(source)[0] for source in SOURCES.values()}
+    return any(name.partition(".")[0] in stems and name.endswith(BINARY) for name in os.listdir(_HERE))
 
 
 if os.environ.get("LSPS2FAST_PURE") == "1" or not _is_built():

@@ -7,14 +7,14 @@ know each line of its configuration) and disables itself in `init`: the node run
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsps2fast_plugin.cln.pyln_client import Plugin
 
-PROC = Path("/proc")
+PROC = "/proc"
 PS = ("ps", "-A", "-o", "pid=", "-o", "ppid=", "-o", "args=")
 PS_S = 5.0
 
@@ -27,12 +27,12 @@ class Process(NamedTuple):
 
     def runs(self, name: str) -> bool:
         """Return whether this is the program, or the script, of that name."""
-        return any(Path(word).name == name for word in self.words[:2])
+        return any(os.path.basename(word) == name for word in self.words[:2])
 
 
 def is_beside(name: str, pid: int) -> bool:
     """Return whether the lightningd above process `pid` also runs a plugin called `name`."""
-    processes = _from_proc() if (PROC / "self").exists() else _from_ps()
+    processes = _from_proc() if os.path.exists(f"{PROC}/self") else _from_ps()
     host = _lightningd_above(processes, pid)
     return any(process.parent == host and process.runs(name) for process in processes.values())
 
@@ -49,16 +49,19 @@ def _lightningd_above(processes: dict[int, Process], pid: int) -> int | None:
 
 def _from_proc() -> dict[int, Process]:
     found = {}
-    for entry in PROC.iterdir():
-        if not entry.name.isdigit():
-            continue
+    for pid in filter(str.isdigit, os.listdir(PROC)):
         try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (entry / "cmdline").read_text(errors="replace").split("\0")
+            parent = int(_read(f"{PROC}/{pid}/stat").rpartition(")")[2].split()[1])
+            words = _read(f"{PROC}/{pid}/cmdline").split("\0")
         except OSError:  # it has ended meanwhile, or is not ours to look at
             continue
-        found[int(entry.name)] = Process(parent, tuple(words))
+        found[int(pid)] = Process(parent, tuple(words))
     return found
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def _from_ps() -> dict[int, Process]:

@@ -6,7 +6,7 @@ import logging
 import traceback
 from collections import Counter
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lsps2fast import _tlv as tlv
 from lsps2fast._parts import IncomingHtlc
@@ -23,7 +23,9 @@ from lsps2fast_plugin.service.outgoing_room import WOULD_NOT_BE_FORWARDED
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.sales_ledger.evidence import CHANNEL_LEFT
-from lsps2fast_plugin.service.wake.waker import Waker
+
+if TYPE_CHECKING:
+    from lsps2fast_plugin.service.wake.waker import Waker
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lsps2fast.errors import Lsps2Error, NodeError, PeerError
-from lsps2fast.lsps import lsps0, lsps2, lsps5
+from lsps2fast.lsps import lsps0, lsps2
 from lsps2fast.lsps.buys import (
     Buy,
     BuyRegistry,
@@ -31,7 +31,9 @@ from lsps2fast_plugin.service.policy.rules import Token
 from lsps2fast_plugin.service.policy.shared import Buying, NoFleet, Place
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.supply import NodeTerms, Supply
-from lsps2fast_plugin.service.wake.waker import Waker
+
+if TYPE_CHECKING:
+    from lsps2fast_plugin.service.wake.waker import Waker
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +145,9 @@ class Negotiator:
 
     async def _list_protocols(self, peer_id: str, params: object) -> dict[str, Any]:
         lsps0.parse_list_protocols(params)
-        calls_webhooks = self._waker is not None and await self._waker.knows()
-        return lsps0.protocols_result((lsps2.PROTOCOL, lsps5.PROTOCOL) if calls_webhooks else (lsps2.PROTOCOL,))
+        if self._waker is not None and await self._waker.knows():
+            return lsps0.protocols_result((lsps2.PROTOCOL, self._waker.protocol))
+        return lsps0.protocols_result((lsps2.PROTOCOL,))
 
     # Menus ----------------------------------------------------------------------------------------
 

@@ -18,9 +18,10 @@ from lsps2fast_plugin.service.ledger_rpc import LedgerMethods, add_ledger_method
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.policy.rules import REUSES
 from lsps2fast_plugin.service.rpc_errors import NOT_READY, STATE, UNKNOWN, refusal
-from lsps2fast_plugin.service.wake.waker import METHODS as WAKE_METHODS
 
 log = logging.getLogger(__name__)
+
+WAKE_METHODS = ("payment_incoming", "liquidity_management_request")  # of LSPS5, that an operator may send
 
 
 def add_methods(host: Host, parts: Callable[[], ServiceParts | None]) -> LedgerMethods:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import shlex
 import shutil
@@ -310,6 +309,8 @@ def _address(value: Any, name: str, usual: int) -> tuple[str, int] | None:
 
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach an address."""
+    import ipaddress  # half a megabyte that only the page needs
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

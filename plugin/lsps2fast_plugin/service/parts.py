@@ -40,10 +40,10 @@ from lsps2fast_plugin.service.session_store import SessionStore
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.supply import Supply
 from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
-from lsps2fast_plugin.service.wake.waker import Waker
 
 if TYPE_CHECKING:
     from lsps2fast_plugin.service.fleet.fleet import Fleet
+    from lsps2fast_plugin.service.wake.waker import Waker
 
 
 @dataclass(frozen=True, kw_only=True)

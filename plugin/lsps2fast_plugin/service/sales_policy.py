@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lsps2fast.errors import PeerError
 from lsps2fast.lsps.buys import Buy
@@ -27,9 +27,11 @@ from lsps2fast_plugin.service.policy.preflight import Facts
 from lsps2fast_plugin.service.policy.tokens import ROOT as TOKENS
 from lsps2fast_plugin.service.policy.tokens import Record
 from lsps2fast_plugin.service.policy.trust import TrustLedger
-from lsps2fast_plugin.service.policy.watch import PolicyFile
 from lsps2fast_plugin.service.sales_ledger.terms import band_of, token_label
 from lsps2fast_plugin.service.session_record import StoredSession, Unread, count_use, sold_under
+
+if TYPE_CHECKING:
+    from lsps2fast_plugin.service.policy.watch import PolicyFile
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +48,11 @@ class Desk:
         self._notebook = notebook
         self._clock = clock
         self.refusals = Refusals()
-        self.file = None
+        self.file: PolicyFile | None = None
         rules = settings.rules
         if settings.policy_file is not None:
+            from lsps2fast_plugin.service.policy.watch import PolicyFile  # with it the shapes of a policy file
+
             self.file = PolicyFile(settings.policy_file, self.refusals)
             rules = self.file.load(clock.wall_ms())
         self.holds = None if settings.fleet is None else Holds()

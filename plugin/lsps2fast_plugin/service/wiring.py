@@ -14,7 +14,7 @@ from lsps2fast_plugin.cln.channel_types import OurNode
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.host import Host, HtlcFilter
-from lsps2fast_plugin.cln.models import CLOSING, list_peer_channels
+from lsps2fast_plugin.cln.models import list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.alarms import Alarms
@@ -54,15 +54,10 @@ from lsps2fast_plugin.service.session_store import SessionStore
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.supply import Supply, largest_payable
 from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
-from lsps2fast_plugin.service.wake.caller import Caller
-from lsps2fast_plugin.service.wake.posting import Post
-from lsps2fast_plugin.service.wake.requests import WebhookRequests
-from lsps2fast_plugin.service.wake.sleepers import Sleepers
-from lsps2fast_plugin.service.wake.waker import Waker
-from lsps2fast_plugin.service.wake.webhooks import WebhookBook
 
 if TYPE_CHECKING:
     from lsps2fast_plugin.service.fleet.fleet import Fleet
+    from lsps2fast_plugin.service.wake.posting import Post
 
 
 def build_parts(
@@ -207,19 +202,23 @@ def build_parts(
         room=room,
     )
     driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)
-    waker = _waker(
-        host=host,
-        rpc=rpc,
-        clock=clock,
-        settings=settings,
-        notebook=notebook,
-        desk=desk,
-        offers=offers,
-        driver=driver,
-        shut=shut,
-        held=held,
-        post=post,
-    )
+    waker = None
+    if settings.webhooks > 0:
+        from lsps2fast_plugin.service.wake.wiring import build_waker  # a node without webhooks needs no TLS
+
+        waker = build_waker(
+            host=host,
+            rpc=rpc,
+            clock=clock,
+            settings=settings,
+            notebook=notebook,
+            desk=desk,
+            offers=offers,
+            driver=driver,
+            shut=shut,
+            held=held,
+            post=post,
+        )
     ties = Ties(offers=offers, driver=driver, capital=exposure, shut=shut, held=held, waker=waker)
     closer = Closer(
         rpc=rpc,
@@ -285,75 +284,6 @@ def build_parts(
         closer=closer,
         fleet=fleet,
         waker=waker,
-    )
-
-
-def _waker(
-    *,
-    host: Host,
-    rpc: Rpc,
-    clock: Clock,
-    settings: Settings,
-    notebook: DatastoreRecords,
-    desk: Desk,
-    offers: BuyRegistry,
-    driver: SessionDriver,
-    shut: ShutChannels,
-    held: HeldHtlcs,
-    post: Post | None,
-) -> Waker | None:
-    """Return what calls clients that are away, None where the operator does not want that."""
-    if settings.webhooks == 0:
-        return None
-    from lsps2fast_plugin.service.wake.post import HttpsPost  # a node without webhooks needs no TLS
-
-    sessions = driver.sessions
-    post = post or HttpsPost(allow_loopback=settings.webhook_loopback)
-    book = WebhookBook(notebook, clock, settings.webhooks)
-    caller = Caller(book=book, post=post, clock=clock, spawn=host.spawn, is_online=sessions.is_online)
-    sleepers = Sleepers(
-        host=host,
-        shut=shut,
-        gate=desk.gate,
-        clock=clock,
-        spawn=host.spawn,
-        channels_of=lambda peer_id: list_peer_channels(rpc, id=peer_id),
-        is_online=sessions.is_online,
-        elsewhere=held,
-        ready=driver.effects.watch.changed,
-        most_msat_of_client=settings.held_msat_per_peer,
-        wait_ms=settings.wake_wait_ms,
-    )
-
-    def asleep(jit_scid: int) -> int:
-        core = sessions.buys.get(jit_scid)
-        return sleepers.wait_ms if core is not None and core.paid and sleepers.asleep(core.peer_id) else 0
-
-    async def has_channel(peer_id: str) -> bool:
-        return any(each.state not in CLOSING for each in await list_peer_channels(rpc, id=peer_id))
-
-    driver.effects.let_sleep(asleep)
-    return Waker(
-        rpc=rpc,
-        book=book,
-        caller=caller,
-        requests=WebhookRequests(
-            book,
-            caller,
-            is_served=desk.policy.is_served,
-            has_channel=has_channel,
-            has_offer=lambda peer_id: bool(offers.of_peer(peer_id)),
-            allow_loopback=settings.webhook_loopback,
-        ),
-        sleepers=sleepers,
-        post=post,
-        clock=clock,
-        offers=offers,
-        waited_for=lambda: driver.clients_waited_for(held.keys()),
-        spawn=host.spawn,
-        is_online=sessions.is_online,
-        alarm=driver.alarm,
-        command=settings.webhook_signer,
     )
 
 

@@ -13,10 +13,9 @@ from lsps2fast.table import State
 from lsps2fast_plugin.service.alarms import KINDS, OTHER
 from lsps2fast_plugin.service.alarms import TOPIC as ALARM
 from lsps2fast_plugin.service.events import TOPIC as SESSION
-from lsps2fast_plugin.service.operator_rpc import add_methods
+from lsps2fast_plugin.service.operator_rpc import WAKE_METHODS, add_methods
 from lsps2fast_plugin.service.rpc_errors import CODES
 from lsps2fast_plugin.service.sales_ledger.listing import MOST_ROWS, OUTCOMES
-from lsps2fast_plugin.service.wake.waker import METHODS as WAKE_METHODS
 
 PARAMETERS: Final = {
     "about": "a payment hash, channel id, jit scid or node id",

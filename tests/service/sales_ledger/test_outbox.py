@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsps2fast_plugin.service.sales_ledger import outbox, schema
+from lsps2fast_plugin.service.sales_ledger.ledger import reading
 from lsps2fast_plugin.service.sales_ledger.report import report
 
 NODE = "02" + "ab" * 32
@@ -23,6 +24,15 @@ def ledger(path: Path, *, ships: bool = True) -> sqlite3.Connection:
     schema.migrate(db)
     (outbox.keep if ships else outbox.drop)(db)
     return db
+
+
+def test_a_file_may_have_any_name(tmp_path: Path) -> None:
+    """A ledger whose path has signs that mean something in a URI is opened, not one that is called otherwise."""
+    path = tmp_path / "sales of 100%41? #1.sqlite3"
+    ledger(path).close()
+    with reading(str(path)) as db:
+        assert schema.version_of(db) == schema.VERSION
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 def begin(db: sqlite3.Connection, number: int) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lsps2fast.lsps.buys import BuyRegistry
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
 from lsps2fast_plugin.service.shut_channels import ShutChannels
-from lsps2fast_plugin.service.wake.waker import Waker
+
+if TYPE_CHECKING:
+    from lsps2fast_plugin.service.wake.waker import Waker
 
 
 class Ties:

@@ -10,12 +10,11 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import sqlite3
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
-from urllib.parse import quote
 
 from lsps2fast.actions import Action, Channel, Finalize, ForgetBuy
 from lsps2fast.lsps.buys import Buy
@@ -28,6 +27,7 @@ from lsps2fast_plugin.service.rpc_errors import NO_LEDGER, refusal
 from lsps2fast_plugin.service.sales_ledger.catch_up import TermsOf, buy_fact, facts_of
 from lsps2fast_plugin.service.sales_ledger.evidence import CANCELLED, Blame, of_forward, of_input
 from lsps2fast_plugin.service.sales_ledger.facts import BuyEndFact, ChannelFact, CloseFact, LiveFact
+from lsps2fast_plugin.service.sales_ledger.schema import uri_of
 from lsps2fast_plugin.service.sales_ledger.tracker import AttemptTracker, Change, Ended
 from lsps2fast_plugin.service.sales_ledger.writer import Item, LedgerWriter, LoopWriter, Many, advice
 from lsps2fast_plugin.service.session_record import StoredSession
@@ -55,19 +55,19 @@ def harmless(tell: Callable[Given, None]) -> Callable[Given, None]:
 
 def path_of(option: str, lightning_dir: str) -> str | None:
     """Return where the ledger lies; None: there is none."""
-    return None if option == OFF else str(Path(lightning_dir) / option)
+    return None if option == OFF else os.path.join(lightning_dir, option)
 
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[sqlite3.Connection]:
     """Open a ledger for reading only, also where its folder may not be written to. Raises sqlite3.Error."""
-    db = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
+    db = sqlite3.connect(uri_of(path, "mode=ro"), uri=True)
     try:
         try:
             db.execute("SELECT 1 FROM sqlite_master").fetchone()
         except sqlite3.OperationalError:  # no service writes it, and we may not make the files that sharing needs
             db.close()
-            db = sqlite3.connect(f"file:{quote(path)}?immutable=1", uri=True)
+            db = sqlite3.connect(uri_of(path, "immutable=1"), uri=True)
         yield db
     finally:
         db.close()

@@ -11,7 +11,8 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
-from urllib.parse import quote
+
+from lsps2fast_plugin.service.sales_ledger.schema import uri_of
 
 BUSY_S: Final = 5.0
 BATCH: Final = 500
@@ -109,7 +110,7 @@ def _all_again(db: sqlite3.Connection) -> None:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[sqlite3.Connection]:
-    db = sqlite3.connect(f"file:{quote(path)}?mode=rw", timeout=BUSY_S, isolation_level=None, uri=True)
+    db = sqlite3.connect(uri_of(path, "mode=rw"), timeout=BUSY_S, isolation_level=None, uri=True)
     try:
         yield db
     finally:

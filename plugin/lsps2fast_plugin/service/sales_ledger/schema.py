@@ -110,6 +110,13 @@ class NotOurs(Lsps2Error):
     """The file is none that this program may write to; `writer.advice` says what to do."""
 
 
+def uri_of(path: str, query: str) -> str:
+    """Return a file as SQLite's URI of it."""
+    for sign in "%?#":  # all that ends a path there
+        path = path.replace(sign, f"%{ord(sign):02x}")
+    return f"file:{path}?{query}"
+
+
 def version_of(db: sqlite3.Connection) -> int:
     """Return the version of an open file, 0 for a new one. Raises NotOurs, or sqlite3.Error."""
     (application,) = db.execute("PRAGMA application_id").fetchone()

@@ -30,11 +30,12 @@ log = logging.getLogger(__name__)
 
 EXPIRY_BLOCKS: Final = 24  # as bLIP-55 has it
 OUT: Final = "out"
-METHODS: Final = ("payment_incoming", "liquidity_management_request")  # that an operator may send
 
 
 class Waker:
     """The parts of it, told of what happens on the node."""
+
+    protocol: Final = lsps5.PROTOCOL
 
     def __init__(
         self,
