@@ -96,6 +96,10 @@ def _sale(sale: Sale, forgetful: bool) -> Iterator[str]:
         if sale.must_pay and not _gave_up(sale.client):
             yield f"{name} was never paid, though the payer tried again"
         return
+    if sale.overpay_msat:  # that is for forwarding: each part pays so much for it
+        if not invoice.paid_msat < paid <= invoice.paid_msat + 2 * sale.overpay_msat:
+            yield f"{name}: {paid} paid for {invoice.paid_msat} received: more or less than forwarding costs"
+        return
     if paid != invoice.paid_msat + invoice.fee_taken_msat and not forgetful and not _gave_up(sale.client):
         yield f"{name}: {paid} paid is not {invoice.paid_msat} received and {invoice.fee_taken_msat} fee"
 
@@ -105,7 +109,7 @@ def _fees(stage: Stage) -> Iterator[str]:
     by_scid: dict[str, list[Sale]] = {}
     outcomes = {scid: record["outcome"] for scid, record in records(stage, "finalized").items()}
     for sale in stage.sales:
-        if sale.invoice.paid_msat is not None and not _gave_up(sale.client):
+        if sale.invoice.paid_msat is not None and not sale.overpay_msat and not _gave_up(sale.client):
             by_scid.setdefault(str(sale.invoice.scid), []).append(sale)
     for scid, sales in by_scid.items():
         taken = sum(_paid_msat(sale) - (sale.invoice.paid_msat or 0) for sale in sales)

@@ -27,6 +27,7 @@ Play = Callable[[Stage], Awaitable[None]]
 THIRDS = [3_000_000, 3_000_000, 4_000_000]
 LONGEST_PAUSE_S = LONGEST_PAUSE_MS / 1000
 CLOSE_BLOCKS, CLOSE_PAUSE_S = 60, 900  # a close that failed is tried again after ten minutes and more
+WEBHOOK = {"app_name": "app", "webhook": "https://app.example/push"}
 CLOSING_POLICY = str(Path(__file__).parents[1] / "data" / "closing-policy.toml")
 
 
@@ -244,8 +245,7 @@ async def woken(stage: Stage) -> None:
     """The client registers a webhook, sleeps when the parts add up, is called and comes back (N-08, N-19)."""
     client, payer = stage.client(), stage.payer()
     await stage.begin()
-    ask = {"app_name": "app", "webhook": "https://app.example/push"}
-    await stage.request(client, "lsps5.set_webhook", ask)
+    await stage.request(client, "lsps5.set_webhook", WEBHOOK)
     sale = await stage.sale(client)
     client.go_offline()
     payment = await stage.send(payer, sale, THIRDS)
@@ -257,6 +257,32 @@ async def woken(stage: Stage) -> None:
     listed = await stage.request(client, "lsps5.list_webhooks")
     if listed["app_names"] != ["app"]:
         stage.problems.append(f"a webhook that was set is forgotten: {listed}")
+
+
+@scenario(options={"lsps2-webhooks": 1})
+async def sleeper_paid(stage: Stage) -> None:
+    """No sale: a payment over the channel of a client that sleeps, and one over its jit scid; then it comes (N-19)."""
+    client = await _served(stage)
+    payer, (bought,) = stage.payers[0], stage.sales
+    await stage.request(client, "lsps5.set_webhook", WEBHOOK)
+    names = (client.ends[0].other.scid_now(), bought.invoice.scid)
+    over_channel, over_jit_scid = (
+        Sale(client, client.invoice(1_000_000, name, cltv_delta=40), 0, must_pay=False, jit=False, overpay_msat=10_000)
+        for name in names
+    )
+    over_channel.must_pay = True  # the jit scid goes, in time
+    sales = [over_channel, over_jit_scid]
+    stage.sales += sales
+    client.go_offline()
+    await stage.begin()
+    for sale in sales:
+        await stage.send(payer, sale, [400_000, 600_000])
+    await stage.turn(20)
+    await stage.quiet()
+    client.connect()
+    await stage.result(*(payment for sale in sales for payment in sale.sent))
+    for sale in sales:
+        await stage.pay_unpaid(payer, sale, [1_000_000])
 
 
 @scenario()

@@ -66,7 +66,8 @@ class Sale:
     invoice: ClientInvoice
     fee_msat: int
     must_pay: bool = True
-    jit: bool = True  # over a jit scid
+    jit: bool = True  # one of which the LSP takes a fee
+    overpay_msat: int = 0  # for the routing fee of each part
     may_be_partial: bool = False  # the client does not care about the sum
     reuse_percent: int | None = None  # of the fee that is taken over a channel the client has; None: that may not be
     sent: list[Payment] = field(default_factory=list)
@@ -425,7 +426,13 @@ class Stage:
     ) -> Payment:
         """Parts of a payment go out."""
         await self.quiet()
-        payment = payer.pay(sale.invoice, amounts, total_msat=total_msat or sum(amounts), final_delta=final_delta)
+        payment = payer.pay(
+            sale.invoice,
+            amounts,
+            total_msat=total_msat or sum(amounts),
+            final_delta=final_delta,
+            overpay_msat=sale.overpay_msat,
+        )
         sale.sent.append(payment)
         return payment
 
