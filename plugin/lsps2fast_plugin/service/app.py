@@ -344,6 +344,7 @@ class Service(PluginApp):
             self.parts.driver.carry_out(self.parts.sessions.block(block.height))
             self.host.spawn(self.parts.lookout.block(block.height))
             self.host.spawn(self.parts.oversight.block())
+            self.host.spawn(self.parts.effects.block())
             self.host.spawn(self.parts.closer.look())
             if self.parts.waker is not None:
                 self.host.spawn(self.parts.waker.block(block.height))

@@ -6,10 +6,12 @@ as an input of the machine. Nothing here decides about money.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from lsps2fast import actions as order
+from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.alarms import Alarms
@@ -26,6 +28,8 @@ from lsps2fast_plugin.service.reservations import Reservations
 from lsps2fast_plugin.service.routing_fees import RoutingFees
 from lsps2fast_plugin.service.session_store import SessionStore
 from lsps2fast_plugin.service.waiting_orders import Answers, WaitingOrders
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[Any], Coroutine[Any, Any, None]]
 
@@ -101,6 +105,7 @@ class ActionExecutor:
         self.renew_found = reservations.renew_found
         self.watch = self._waiting.watch
         self.unready = self._waiting.unready
+        self.of_last_life = fees.of_last_life
         self.drop_waiting = self._waiting.drop
         self.waits = self._waiting.waits
         self.revive_existing = self._existing.revive
@@ -172,6 +177,13 @@ class ActionExecutor:
     def keep_alias(self, fees: order.RestoreFees) -> None:
         """After a start: lightningd has forgotten which rate forwards over the jit scid were promised (A-03)."""
         self._records.keep_alias(fees)
+
+    async def block(self) -> None:
+        """Look at routing fees after a block; what cannot be asked now is asked with the next one."""
+        try:
+            await self._fees.block()
+        except NodeError as error:
+            log.warning(f"looking at routing fees after the start: {error}")
 
     async def idle(self) -> None:
         """Return when no order is being carried out."""

@@ -214,8 +214,11 @@ class ExistingChannels:
 
     def _rates_of(self, row: PeerChannel) -> Rates | None:
         """Return what the channel charges; None: nothing for now, and the operator's own fees again."""
-        if row.charges_nothing and self._fees.is_pending(row.channel_id):
-            return None
+        if row.charges_nothing:
+            if self._fees.is_pending(row.channel_id):
+                return None
+            if (given := self._fees.given_back(row.channel_id)) is not None:  # a call of an earlier life came late
+                return given.rates
         return row.fee_base_msat, row.fee_proportional_millionths
 
     async def prepare(self, action: PrepareChannel) -> None:

@@ -28,7 +28,7 @@ from lsps2fast_plugin.cln.channel_types import (
     offers,
 )
 from lsps2fast_plugin.cln.late_replies import Late
-from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_configs
+from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_configs, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins, Need
 from lsps2fast_plugin.service.forward_limits import Room
@@ -227,6 +227,10 @@ class Funder:
     async def find(self, peer_id: str, channel_id: str) -> PeerChannel | None:
         """Return lightningd's view of this channel, or None when it says there is none. Raises NodeError."""
         return await find_channel(self._rpc, channel_id, id=peer_id)
+
+    async def channels(self) -> list[PeerChannel]:
+        """Return all channels that lightningd lists. Raises NodeError."""
+        return await list_peer_channels(self._rpc)
 
     async def usable(self, peer_id: str, channel_id: str) -> PeerChannel | None:
         """Return the channel once it is usable and the client is there, None before. ChannelGone or NodeError."""

@@ -37,6 +37,7 @@ class Recovery:
         self._parts = parts
         self._finished: set[int] = set()
         self._owned: set[str] = set()  # channels that some record names
+        self._same_node = False  # lightningd ran on while the plugin was away: it may have calls of the last life
         self.channels: list[PeerChannel] = []  # all that lightningd lists
 
     async def load(self, delta: int) -> list[StoredSession]:
@@ -105,6 +106,7 @@ class Recovery:
         self._owned = {record.journal.channel.channel_id for record in stored if record.journal.channel is not None}
         self._owned |= {channel_id for channel_id in snapshot.channels if self._spoken_for(channel_id, snapshot)}
         self._promise_coins(stored)
+        self._same_node = not snapshot.replays
         for record in stored:
             self._guarded(record, lambda record=record: self._revive(record, snapshot))  # type: ignore[misc]
         for unread in self._parts.store.unread:
@@ -163,12 +165,23 @@ class Recovery:
             fees = None
             if journal.channel is not None:
                 fees = RestoreFees(journal.channel.channel_id, buy.params.valid_until_ms)
+                self._may_have_calls(journal.channel.channel_id)
             parts.effects.finish(buy.jit_scid, fees)
         else:
             verdict = judge(record, snapshot, self._owned)
             if verdict.journal.channel is not None:
                 self._owned.add(verdict.journal.channel.channel_id)
             self._revive_session(record, verdict, snapshot)
+
+    def _not_ready(self, channel_id: str) -> None:
+        """No part goes into this channel before it is reestablished (cln:R4)."""
+        self._parts.effects.unready.add(channel_id)
+        self._may_have_calls(channel_id)
+
+    def _may_have_calls(self, channel_id: str) -> None:
+        """Routing fees that the last life asked for may be set at any time, where lightningd has lived on."""
+        if self._same_node:
+            self._parts.effects.of_last_life.add(channel_id)
 
     def _revive_alias(self, record: StoredSession) -> None:
         """A-03: the jit scid of a channel that was paid forwards until valid_until, at the promised rate of zero."""
@@ -178,7 +191,7 @@ class Recovery:
         core = self._parts.driver.go_live(record.buy)
         core.paid, core.channel = True, record.journal.channel
         self._parts.offers.mark_used(record.buy.jit_scid)
-        self._parts.effects.unready.add(record.journal.channel.channel_id)
+        self._not_ready(record.journal.channel.channel_id)
         self._parts.effects.keep_alias(RestoreFees(record.journal.channel.channel_id, record.buy.params.valid_until_ms))
 
     def _revive_session(self, record: StoredSession, verdict: Verdict, snapshot: Snapshot) -> None:
@@ -190,10 +203,10 @@ class Recovery:
         row = None if channel is None else snapshot.channels.get(channel.channel_id)
         back = row is None or row.state in BACK
         if (existing := verdict.journal.existing) is not None and session is not None:
-            parts.effects.unready.add(existing.channel_id)
+            self._not_ready(existing.channel_id)
             parts.effects.revive_existing(jit_scid, verdict.journal)
         if channel is not None:
-            parts.effects.unready.add(channel.channel_id)
+            self._not_ready(channel.channel_id)
             shuts_down = row is not None and row.is_withheld and not back  # and binds its coins until its parts end
             withheld = not verdict.sent and (shuts_down or not verdict.gone)
             parts.shut.withhold(channel.channel_id, withheld, record.buy.peer_id)

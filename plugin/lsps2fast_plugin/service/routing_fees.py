@@ -2,13 +2,19 @@
 
 lightningd lets forwards pass at the rate *before* the last `setchannel` for a while, and the jit scid was promised at
 zero. So giving fees back twice is not giving them back once: a repetition goes through zero.
+
+A call of an earlier life of the plugin has no caller any more and may still be carried out: a channel then takes no fee
+although its fees were given back. For some blocks after a start the channels of that life are looked at; where one was
+given fees and takes none, it is given them once more. A zero that the operator sets in these blocks is undone once, and
+told.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from lsps2fast.actions import RestoreFees
 from lsps2fast.errors import NodeError, NodeUnreachable
@@ -16,6 +22,9 @@ from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
 from lsps2fast_plugin.service.funding import Funder
 
+log = logging.getLogger(__name__)
+
+LATE_BLOCKS: Final = 6  # so long after a start a call of the life before may come
 UntilDone = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
@@ -27,9 +36,13 @@ class RoutingFees:
         self._funder = funder
         self._clock = clock
         self._until_done = until_done
+        self._insist = insist
         self._last = LateReplyGuard(insist)
         self._newest: dict[str, int] = {}  # number of the last order, by channel
         self._orders = itertools.count(1)
+        self.of_last_life: set[str] = set()  # channels about which lightningd may still have a call of that
+        self._given: dict[str, RestoreFees] = {}  # of those, the ones that have their fees again
+        self._blocks = 0  # since the start
 
     def supersede(self, channel_id: str) -> Callable[[], bool]:
         """Make older orders about this channel void. The function says whether this one still counts."""
@@ -40,9 +53,14 @@ class RoutingFees:
         """Return whether this channel is to get its fees back."""
         return channel_id in self._newest
 
+    def given_back(self, channel_id: str) -> RestoreFees | None:
+        """Return which fees this channel was given back, where a call of an earlier life may have undone that."""
+        return self._given.get(channel_id)
+
     def drop(self, channel_id: str) -> None:
         """Forget this channel; what was ordered for it does not count any more."""
         self._newest.pop(channel_id, None)
+        self._given.pop(channel_id, None)
 
     async def operator_charges(self) -> bool:
         """Return whether channels are born with a routing fee. Raises NodeError."""
@@ -97,3 +115,34 @@ class RoutingFees:
         await self._until_done(what, restore)
         if counts():
             del self._newest[action.channel_id]
+            if action.channel_id in self.of_last_life:
+                self._given[action.channel_id] = action
+
+    async def block(self) -> None:
+        """See whether a call of an earlier life has come late. Raises NodeError."""
+        if not self.of_last_life:
+            return
+        self._blocks += 1
+        late = [row.channel_id for row in await self._funder.channels() if row.charges_nothing] if self._given else []
+        for channel_id in late:
+            if not self.is_pending(channel_id) and (action := self._given.pop(channel_id, None)) is not None:
+                await self._undo(action)
+        if self._blocks >= LATE_BLOCKS:
+            self.of_last_life.clear()
+            self._given.clear()
+
+    async def _undo(self, action: RestoreFees) -> None:
+        """Give a channel its fees once more; a payment that needs it at zero by now does so itself."""
+        channel_id = action.channel_id
+        if not any((await self._fees_of(action)).values()) or self.is_pending(channel_id):
+            return
+        log.warning(
+            f"channel {channel_id} takes no routing fee, by a call of before the start that came late: it is given its"
+            " fees again; if you have set it to zero, set it once more"
+        )
+        self.of_last_life.discard(channel_id)
+        self._insist(f"giving channel {channel_id} its routing fees again", lambda: self._give_again(action))
+
+    async def _give_again(self, action: RestoreFees) -> None:
+        if not self.is_pending(action.channel_id):
+            await self.restore(action, again=True)

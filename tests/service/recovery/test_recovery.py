@@ -99,6 +99,7 @@ class House:
             effects=SimpleNamespace(
                 alarm=self.alarms.append,
                 unready=set(),
+                of_last_life=set(),
                 finish=lambda jit_scid, fees: self.finished.append((jit_scid, fees)),
                 keep_alias=self.aliases.append,
             ),
