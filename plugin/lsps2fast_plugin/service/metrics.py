@@ -75,6 +75,9 @@ LABELLED: Final = {  # key: label and meaning
     "refused_parts": ("reason", "HTLCs for a jit scid that were not let in, or gave way"),
 }
 
+CLOSES: Final = "Closes by rules of the operator: asked for, closed, withdrawn, failed at lightningd"
+CLOSES_UNDER_WAY: Final = "Closes by rule that are decided and not over"
+CLOSE_ENDS: Final = ("asked", "closed", "withdrawn", "failed")
 LONGER: Final = {"alarms": "alarms_by_kind"}  # the key of `lsps2-stats` where it is another
 LIMITS: Final = {"used": "What is used of each limit", "limit": "Each limit"}
 UNITS: Final = ("msat", "parts", "offers")
@@ -138,6 +141,12 @@ class Metrics:
                 family.add_metric([name], float(count))
             yield family
         yield from self._of_payments(stats)
+        by_rule = stats["closes_by_rule"]
+        closes = CounterMetricFamily("lsps2_closes_by_rule", CLOSES, labels=["outcome"])
+        for name in CLOSE_ENDS:
+            closes.add_metric([name], float(by_rule[name]))
+        yield closes
+        yield GaugeMetricFamily("lsps2_closes_under_way", CLOSES_UNDER_WAY, value=float(by_rule["under_way"]))
         for unit in UNITS:
             for part, meaning in LIMITS.items():
                 limits = GaugeMetricFamily(f"lsps2_{part}_{unit}", meaning, labels=["limit"])

@@ -14,6 +14,7 @@ def names() -> Iterator[tuple[str, str, str, str]]:
     for key, meaning in metrics.GAUGES.items():
         yield f"lsps2_{key}", "gauge", "", meaning
     yield "lsps2_payments_under_way", "gauge", "stage", metrics.STAGES
+    yield "lsps2_closes_under_way", "gauge", "", metrics.CLOSES_UNDER_WAY
     for unit in metrics.UNITS:
         for part, meaning in metrics.LIMITS.items():
             yield f"lsps2_{part}_{unit}", "gauge", "limit", meaning
@@ -21,6 +22,7 @@ def names() -> Iterator[tuple[str, str, str, str]]:
         yield f"lsps2_{key}_total", "counter", "", meaning
     for key, (label, meaning) in metrics.LABELLED.items():
         yield f"lsps2_{key}_total", "counter", label, meaning
+    yield "lsps2_closes_by_rule_total", "counter", "outcome", metrics.CLOSES
     yield "lsps2_payment_failures_total", "counter", ", ".join(metrics.FAILURE_LABELS), metrics.FAILURES
     yield "lsps2_payment_seconds", "histogram", "step", metrics.SECONDS
     yield "lsps2_foreign_hook_seconds", "histogram", "", metrics.HOOK_SECONDS

@@ -359,6 +359,17 @@ async def test_nothing_is_closed_above_the_ceiling_and_cheap_hours_begin_below_i
     assert house.log.text("info").count("cheap hours for closes begin") == 1
 
 
+async def test_a_close_that_ledger_and_journal_both_have_counts_once() -> None:
+    """rule:24: three a day are three, also while those of today are under way."""
+    house = House(pace=Closing(closes_per_day=3, closes_at_once=3))
+    await house.blocks(2)
+    assert len(house.closes) == len(table(house.db, "rule", "closes")) == len(house.stored) == 1
+    for number in range(1, 5):
+        house.sell(f"{number:02x}" * 32, f"{number}x9x9")
+    await house.blocks(3)
+    assert len(house.closes) == 3
+
+
 async def test_a_day_and_a_moment_have_a_bound_also_over_a_restart() -> None:
     """rule:24: two at once, three a day; what is over counts from the ledger, what is open from the journal."""
     house = House(pace=Closing(closes_per_day=3, closes_at_once=2))

@@ -17,7 +17,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lsps2fast.errors import ConfigError, NodeError
 from lsps2fast_plugin.cln.reader import LATENCY_BOUNDS_S
-from lsps2fast_plugin.service.metrics import COUNTERS, GAUGES, LABELLED, LONGER, MOST_READERS, MeteredRpc, Metrics
+from lsps2fast_plugin.service.metrics import (
+    CLOSE_ENDS,
+    COUNTERS,
+    GAUGES,
+    LABELLED,
+    LONGER,
+    MOST_READERS,
+    MeteredRpc,
+    Metrics,
+)
 from lsps2fast_plugin.service.payment_reports import Durations
 
 STATS: dict[str, Any] = {
@@ -36,6 +45,16 @@ STATS: dict[str, Any] = {
     "payment_failures": [{"stage": "collecting", "failed_by": "payer", "code": "incomplete", "count": 4}],
     "errors_sent": {"203": 2},
     "wake_calls": {"answered": 6, "failed": 0},
+    "closes_by_rule": {
+        "is_on": True,
+        "rules": 2,
+        "is_cheap": False,
+        "asked": 5,
+        "closed": 3,
+        "withdrawn": 1,
+        "failed": 0,
+        "under_way": 4,
+    },
     "limits": {"capital_budget": {"used_msat": 250, "limit_msat": 1_000, "binds": False}},
     **{key: number for number, key in enumerate([*GAUGES, *COUNTERS], 1)},
 }
@@ -85,6 +104,10 @@ async def test_the_page_shows_every_counter() -> None:
     for key in LABELLED:
         counted = STATS[LONGER.get(key, key)]
         assert {name: samples[f"lsps2_{key}_total", name] for name in counted} == counted
+    assert {name: samples["lsps2_closes_by_rule_total", name] for name in CLOSE_ENDS} == {
+        name: STATS["closes_by_rule"][name] for name in CLOSE_ENDS
+    }
+    assert samples["lsps2_closes_under_way",] == 4
     assert samples["lsps2_payments_under_way", "collecting"] == 3
     assert samples["lsps2_payment_failures_total", "incomplete", "payer", "collecting"] == 4
     assert samples["lsps2_payment_seconds_bucket", "0.25", "opening"] == 1
