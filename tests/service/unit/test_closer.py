@@ -41,6 +41,7 @@ class House:
         self.channels: dict[str, Json] = {}
         self.closed: list[Json] = []
         self.forwards: list[Json] = []
+        self.busy: tuple[str, ...] = ()  # channels over which something has just gone
         self.stored: dict[tuple[str, ...], str] = {}
         self.errors: dict[str, list[NodeError]] = {}
         self.on: dict[str, Callable[[], object]] = {}  # what happens before a method is carried out
@@ -107,6 +108,9 @@ class House:
         return {"configs": self.configs}
 
     def _listforwards(self, params: Json) -> Json:
+        if params.get("out_channel") in self.busy:
+            row = {"in_channel": "1x1x1", "status": "settled", "in_msat": 1}
+            return {"forwards": [row | {"resolved_time": self.clock.wall_ms() / 1000}]}
         return {"forwards": self.forwards if "out_channel" in params else []}
 
     def _listdatastore(self, params: Json) -> Json:
@@ -357,6 +361,17 @@ async def test_nothing_is_closed_above_the_ceiling_and_cheap_hours_begin_below_i
         await house.blocks()
         assert len(house.closes) == closes
     assert house.log.text("info").count("cheap hours for closes begin") == 1
+
+
+async def test_busy_channels_with_more_money_take_no_turn_from_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rule:24, operator:O2: some are looked at with each block; on a large node the busy ones are due again by then."""
+    monkeypatch.setattr(module, "LOOKED_AT", 1)
+    house = House()
+    for number in (1, 2):
+        house.sell(f"{number:02x}" * 32, f"{number}x9x9", short_channel_id=f"{number}x1x0", to_us_msat=95_000_000)
+    house.busy = ("1x1x0", "2x1x0")
+    await house.blocks(3, hours=7)
+    assert [close["id"] for close in house.closes] == [CHANNEL]
 
 
 async def test_a_close_that_ledger_and_journal_both_have_counts_once() -> None:

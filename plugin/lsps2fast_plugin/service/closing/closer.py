@@ -168,19 +168,19 @@ class Closer:
         return Now(self._clock.wall_ms(), 4 * floor.close_vbytes * rates.closing)
 
     def _worth_a_look(self, sold: list[ChannelFacts], now: Now) -> list[ChannelFacts]:
-        """Return those that only their forwards may keep, the most of our money first."""
+        """Return those that only their forwards may keep: the most of our money first, once all have had their turn."""
         now_ms = self._clock.now_ms()
         known = {facts.channel_id for facts in sold}
-        self._later = {each: due for each, due in self._later.items() if due > now_ms and each in known}
+        self._later = {each: due_ms for each, due_ms in self._later.items() if each in known}
         found = [
             facts
             for facts in sold
             if facts.channel_id not in self.journal
-            and facts.channel_id not in self._later
+            and self._later.get(facts.channel_id, now_ms) <= now_ms
             and why_bound(facts) is None
             and any(why_not(rule, facts, None, now) is None for rule in self.closing.rules)
         ]
-        return sorted(found, key=lambda facts: -facts.ours_msat)
+        return sorted(found, key=lambda facts: (self._later.get(facts.channel_id, 0), -facts.ours_msat))
 
     # Act -------------------------------------------------------------------------------------------
 
