@@ -70,6 +70,14 @@ def test_another_seed_plays_another_run() -> None:
     assert len({simulate(Plan(seed, days=0.1)).digest for seed in (1, 3)}) == 2
 
 
+def test_the_operator_of_some_towns_has_rules() -> None:
+    """Issue: one seed of eleven, unless the command says so; the command that plays it again says it, too."""
+    assert [seed for seed in range(1, 31) if Plan(seed).closes] == [8, 19, 30]
+    assert Plan(1, closing="on").closes
+    assert not Plan(8, closing="off").closes
+    assert Plan(1, closing="on").command().endswith("--closing on")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_promise_holds(seed: int) -> None:
@@ -77,6 +85,16 @@ def test_every_promise_holds(seed: int) -> None:
     result = simulate(Plan(seed, days=3, people=60))
     assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
     assert result.totals["sales"] > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [7, 8])
+def test_rules_that_close_idle_channels_break_no_promise(seed: int) -> None:
+    """operator:O2, rule:20: only by rule, past the lifetime, without HTLCs, never by force, in the books to the sat."""
+    result = simulate(Plan(seed, days=3, people=20, closing="on"))
+    assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
+    assert result.counts["closes asked for by a rule"] > 3
+    assert result.counts["closes by rule compared with the ledger"] > 1
 
 
 @pytest.mark.slow
@@ -107,6 +125,7 @@ def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
         ("sleeps-through", 100),
         ("stays-withheld", 80),
         ("never-hangs-up", 200),
+        ("forgets-lifetimes", 60),
     ],
 )
 def test_a_guard_that_is_taken_away_is_missed(name: str, most_steps: int) -> None:

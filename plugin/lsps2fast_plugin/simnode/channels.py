@@ -336,9 +336,13 @@ class Channel(Counted):
         return max(sums)
 
     def commitment_fee_sat(self) -> int:
-        """Fee of the present commitment (`last_tx_fee_msat`)."""
+        """Fee of the present commitment."""
         weight = (1124 if self.anchors else 724) + 172 * self.untrimmed
         return weight * self.feerate_perkw // 1000
+
+    def last_tx_fee_sat(self) -> int:
+        """Fee of the transaction that lightningd would send last, or has sent (`last_tx_fee_msat`)."""
+        return self.commitment_fee_sat() if self.on_chain is None else self.on_chain.tx.fee_sat
 
     # the line between the two sides
 

@@ -77,7 +77,7 @@ def _channel_row(end: End) -> dict[str, Any]:
         "updates": updates,
         "state": end.state,
         "scratch_txid": channel.channel_id[::-1],
-        "last_tx_fee_msat": channel.commitment_fee_sat() * 1000,
+        "last_tx_fee_msat": channel.last_tx_fee_sat() * 1000,
         "lost_state": False,
         "feerate": {"perkw": channel.feerate_perkw, "perkb": channel.feerate_perkw * 4},
     }

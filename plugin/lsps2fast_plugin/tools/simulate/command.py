@@ -39,6 +39,7 @@ def plan_of(args: argparse.Namespace, seed: int) -> Plan:
         mutant=args.mutant,
         mode=args.mode,
         reuse=args.reuse,
+        closing=args.closing,
     )
 
 

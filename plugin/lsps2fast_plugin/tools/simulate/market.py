@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import honest, strategies, weather
+from .closes import ClosePromise, write_policy
 from .common import Common
 from .mutants import applied
 from .page import PLACE, can_be_served
@@ -60,6 +61,8 @@ class Market:
         self.plan = plan
         options = plan.options | ({"lsps2-metrics-listen": PLACE} if can_be_served() else {})
         self.town = Town(plan.seed, plugin=["lsps2fast-service"], options=options, wallet_sat=COINS, height=200_000)
+        if plan.closes:
+            write_policy(plan, self.town.directory)
         self.common = Common(self.town)
         self.story, self.books = self.common.story, self.common.books
         self.visits: Counter[str] = Counter()
@@ -67,7 +70,7 @@ class Market:
         self.money: list[dict[str, int]] = []
         self.sky = Sky(self.common, self._after_block)
         bounds = Bounds(least_channel_sat=plan.least_channel_sat)
-        self.promises = Promises(self.common, bounds)
+        self.promises = Promises(self.common, bounds, ClosePromise(self.common, plan))
         self.quiet = QuietHours(self.common, bounds.capital_sat, bounds.mining_sat)
         self._progress = progress
         self._visiting: set[asyncio.Task[None]] = set()

@@ -20,12 +20,14 @@ from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.broadcast import _SEAL, Broadcaster, ProofOfLife
 from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.closing.survey import Survey
 from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.funding_orders import FundingOrders
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.payment_reports import PaymentReports
 from lsps2fast_plugin.service.policy.budgets import Budgets
+from lsps2fast_plugin.service.policy.closing import Closing
 from lsps2fast_plugin.service.policy.stakes import Stakes
 from lsps2fast_plugin.service.policy.trust import TrustLedger
 from lsps2fast_plugin.service.promised_room import PromisedRoom
@@ -33,7 +35,7 @@ from lsps2fast_plugin.service.sales_ledger.tracker import Ended
 from lsps2fast_plugin.service.sales_ledger.writer import LedgerWriter
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
-from .plan import Plan
+from .plan import NONE, Plan
 
 _ended = PaymentReports.ended
 SEED, DAYS, PEOPLE = 2, 6.0, 80.0
@@ -119,6 +121,13 @@ def _few_slots(plan: Plan) -> dict[str, Any]:
 
 async def _asleep(*_: Any, **__: Any) -> None:
     await asyncio.Event().wait()
+
+
+_sold = Survey._facts
+
+
+def _no_lifetime(self: Survey, *what: Any) -> Any:
+    return _sold(self, *what)._replace(min_lifetime_blocks=0)
 
 
 def _without_shares(plan: Plan) -> dict[str, Any]:
@@ -228,6 +237,20 @@ MUTANTS: dict[str, Mutant] = {
         ("races-for-room",),
         ((PromisedRoom, "free", _as_if_alone),),
         {"reuse": "free"},
+    ),
+    "forgets-lifetimes": Mutant(
+        "rule:20",
+        "the lifetime that was promised, before a rule closes an idle channel",
+        (NONE,),
+        ((Survey, "_facts", _no_lifetime),),
+        {"seed": 1, "people": 12.0, "closing": "on"},
+    ),
+    "closes-without-end": Mutant(
+        "rule:18",
+        "the count of the channels that rules have closed in a day",
+        (NONE,),
+        ((Closing, "room", lambda *_: 1_000),),
+        {"people": 60.0, "closing": "on"},
     ),
     "coins-stay": Mutant(
         "rule:9",

@@ -14,6 +14,8 @@ from typing import Any
 DAY_S = 86_400.0
 NONE = "none"
 REUSES = {3: "free", 6: "fee"}  # by the seed, modulo 7
+LIFETIMES = (60, 200)  # blocks that a channel is promised to stay, where rules close others
+RULES_FILE = "rules.toml"
 MODES = ("lsp-trusts-client", "client-trusts-lsp")
 
 
@@ -30,6 +32,7 @@ class Plan:
     mutant: str = ""
     mode: str = ""  # of the LSP; by default the seed decides
     reuse: str = ""  # what the LSP takes for a payment over a channel that its client has; likewise
+    closing: str = ""  # "on" or "off": whether rules close idle channels; likewise
     stop_at_step: int = 0
 
     @property
@@ -43,13 +46,33 @@ class Plan:
         return 60_000 if self.seed % 5 == 3 else 20_000
 
     @property
+    def is_tight(self) -> bool:
+        """Whether channels are made without headroom."""
+        return self.seed % 5 == 4
+
+    @property
+    def reuse_mode(self) -> str:
+        """What is done with room in channels that clients have."""
+        return self.reuse or REUSES.get(self.seed % 7, "off")
+
+    @property
+    def closes(self) -> bool:
+        """Whether the operator has rules that close idle channels."""
+        return (self.closing or ("on" if self.seed % 11 == 8 else "off")) == "on"
+
+    @property
+    def lifetime_blocks(self) -> int:
+        """How long a paid channel must stay, in a town with such rules."""
+        return LIFETIMES[self.seed % 2]
+
+    @property
     def options(self) -> dict[str, Any]:
-        """What the operator sets beside the defaults."""
-        headroom = {"lsps2-channel-headroom-sat": 0} if self.seed % 5 == 4 else {}
-        reuse = self.reuse or REUSES.get(self.seed % 7, "off")
+        """What the operator sets beside the defaults. A policy file says the same, and has rules besides."""
+        rules = {"lsps2-policy-file": RULES_FILE, "lsps2-close-by-rule": "on"} if self.closes else {}
+        headroom = {"lsps2-channel-headroom-sat": 0} if self.is_tight else {}
         small = {"lsps2-min-channel-sat": self.least_channel_sat}
-        ways = {"lsps2-trust-mode": self.trust_mode, "lsps2-reuse": reuse, "lsps2-blinded-paths": True}
-        return {**ways, "lsps2-webhooks": 2, **headroom, **small}
+        ways = {"lsps2-trust-mode": self.trust_mode, "lsps2-reuse": self.reuse_mode, "lsps2-blinded-paths": True}
+        return {**ways, "lsps2-webhooks": 2, **headroom, **small, **rules}
 
     def strategists(self, known: Iterable[str]) -> list[str]:
         """Return which of these strategies may come."""
@@ -64,6 +87,8 @@ class Plan:
             words.append(f"--mode {self.mode}")
         if self.reuse:
             words.append(f"--reuse {self.reuse}")
+        if self.closing:
+            words.append(f"--closing {self.closing}")
         if not self.weather:
             words.append("--no-weather")
         if self.mutant:

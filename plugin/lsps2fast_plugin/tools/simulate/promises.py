@@ -16,6 +16,7 @@ from lsps2fast_plugin.simnode.errors import NodeProblem, RpcError
 from lsps2fast_plugin.simnode.psbt import decode
 
 from .books import BACK, Account, Books
+from .closes import ClosePromise
 from .common import Common
 from .page import read_page
 from .rooms import RoomPromise
@@ -54,8 +55,9 @@ class Bounds:
 class Promises:
     """Looks at a town. `worst` is the highest that each bounded sum has reached."""
 
-    def __init__(self, common: Common, bounds: Bounds) -> None:
+    def __init__(self, common: Common, bounds: Bounds, closes: ClosePromise) -> None:
         self.common = common
+        self.closes = closes
         self.books: Books = common.books
         self.town = common.town
         self.lsp = common.town.lsp
@@ -164,6 +166,7 @@ class Promises:
         self._payers(changes)
         self._loss()
         self._mining()
+        self.closes.block()
         self.common.purse.check()
 
     def _payers(self, changes: dict[str, int]) -> None:
@@ -269,7 +272,7 @@ class Promises:
 
     def _accounts(self) -> None:
         """rule:20: ledger and records say of each sale that is over which fee came, to the msat."""
-        wrong = self.told_of.wrong()
+        wrong = self.told_of.wrong() or self.closes.told()
         if wrong is None:
             self._left["accounts"] = 0
         else:

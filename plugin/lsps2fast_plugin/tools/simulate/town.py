@@ -18,6 +18,9 @@ from lsps2fast_plugin.client import release_ground
 from lsps2fast_plugin.service import app as service
 from lsps2fast_plugin.service import wiring
 from lsps2fast_plugin.service.options import LEDGER_FILE
+from lsps2fast_plugin.service.policy import watch
+from lsps2fast_plugin.service.policy.limits import Refusals
+from lsps2fast_plugin.service.policy.watch import PolicyFile
 from lsps2fast_plugin.service.sales_ledger.ledger import path_of
 from lsps2fast_plugin.service.sales_ledger.writer import LedgerWriter, LoopWriter
 from lsps2fast_plugin.simnode import World
@@ -175,6 +178,11 @@ def _kept_open(writer: LoopWriter) -> None:
     writer._db = None
 
 
+def _policy_file(name: str, refusals: Refusals) -> PolicyFile:
+    """Return the one of this name in the town's folder, which no frame names; an absolute name stays."""
+    return PolicyFile(os.path.join(simulated_loop().folder, name), refusals)
+
+
 @contextlib.contextmanager
 def as_plugins() -> Iterator[None]:
     """Let plugins run in this process: they look at the environment for who started them."""
@@ -184,6 +192,7 @@ def as_plugins() -> Iterator[None]:
         patch.dict(os.environ, LIGHTNINGD_PLUGIN="1"),
         patch.object(service, "LOOK_EVERY_S", LOOKS_S),
         patch.object(wiring, "PromisedRoom", WatchedRoom),
+        patch.object(watch, "PolicyFile", _policy_file),
         patch.object(wiring, "path_of", lambda option, _: path_of(option, simulated_loop().folder)),
         patch.object(wallet, "POLL_S", LOOKS_S),
         patch.object(release_ground, "POLL_S", LOOKS_S),
