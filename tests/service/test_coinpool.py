@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsps2fast_plugin.service.coin_pool import COIN_WEIGHT, SPLIT_WEIGHT, PoolSize, Split, plan
-from lsps2fast_plugin.service.coins import TAPROOT_WEIGHT, Coin, Survey
+from lsps2fast_plugin.service.coin_table import TAPROOT_WEIGHT, Coin
+from lsps2fast_plugin.service.coins import Survey
 from lsps2fast_plugin.simnode import PluginFailed, RpcError
 from lsps2fast_plugin.simnode.chain import Chain
 
@@ -24,7 +25,7 @@ FEERATE = 2_500
 def survey(free: tuple[int, ...], unconfirmed: tuple[int, ...] = ()) -> Survey:
     """A wallet of these amounts."""
     coins = [Coin(f"{place:064x}:0", amount, TAPROOT_WEIGHT) for place, amount in enumerate((*free, *unconfirmed))]
-    return Survey(tuple(coins[: len(free)]), 0, tuple(coins[len(free) :]), 0)
+    return Survey(tuple(coins[: len(free)]), sum(free), 0, tuple(coins[len(free) :]), 0)
 
 
 # The plan --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from harness.service import CLIENT_TRUSTS, LSP_TRUSTS, SIZE_MSAT, TEMPORARY, Stage
 
-from lsps2fast_plugin.service.coins import TAPROOT_WEIGHT
+from lsps2fast_plugin.service.coin_table import TAPROOT_WEIGHT
 from lsps2fast_plugin.service.funding import OUTPUT_WEIGHT
 from lsps2fast_plugin.simnode import LspsError, psbt
 from lsps2fast_plugin.simnode.wallet import CHANGE_MIN_SAT

@@ -203,6 +203,8 @@ class Rpc:
             await link.close()
 
     async def _connected(self, method: str) -> _Link:
+        if self._link is not None and self._link.alive:  # nearly always; a crowd would queue for the lock (P24)
+            return self._link
         async with self._connecting:
             if self._link is None or not self._link.alive:
                 try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from lsps2fast.actions import Funding
@@ -20,6 +21,7 @@ from lsps2fast_plugin.cln.answers import text
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import WalletOutput, get_info, list_outputs
 from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.service.coin_table import Coin, sort_rows, sum_sat
 
 RESERVE_BLOCKS: Final = 144  # twice lightningd's default (cln:O1), to tell ours apart
 HEIGHT_SLACK_BLOCKS: Final = 24  # lightningd's height runs backwards after its start (cln:R2)
@@ -28,10 +30,6 @@ RELEASE_BLOCKS: Final = 1_000_000  # O-04: cover every extension of the reservat
 FRESH_MS: Final = 90_000  # for a listing that coins are chosen from: what has changed since, lightningd refuses
 TRIES: Final = 4  # for another program may take a coin between our choice and our reservation
 INVALID_PARAMS: Final = -32602  # of utxopsbt: reserved, spent, unknown; of reserveinputs: reserved, spent (cln:O1)
-# What spending a coin weighs, as lightningd reckons it, by the length of its script.
-TAPROOT_WEIGHT, SEGWIT_WEIGHT, WRAPPED_WEIGHT = 230, 271, 363
-WRAPPED_SCRIPT, SEGWIT_SCRIPT = 23, 22  # bytes; what is longer and no taproot cannot weigh more than WRAPPED_WEIGHT
-TAPROOT_PREFIX: Final = "5120"
 # To whom coins are promised that are no jit scid's: the split of `coinpool`, and records that cannot be read.
 POOL: Final = -1
 UNREAD: Final = -2
@@ -53,14 +51,6 @@ class NotReserved(Lsps2Error):
     """lightningd does not reserve coins that we had chosen, for a reason that others would meet, too."""
 
 
-class Coin(NamedTuple):
-    """One output of the wallet that can be spent. `point` is "txid:vout"."""
-
-    point: str
-    amount_sat: int
-    weight: int  # of the input that spends it
-
-
 class Need(NamedTuple):
     """What is to be paid: one output, and the fee of `weight` (that of the transaction without its inputs) with it.
 
@@ -77,19 +67,15 @@ class Survey(NamedTuple):
     """What the wallet holds at one moment, in sat."""
 
     free: tuple[Coin, ...]  # confirmed, not reserved, not promised
+    free_sat: int  # their sum
     promised_sat: int  # to openings of ours, not reserved yet
     unconfirmed: tuple[Coin, ...]  # change and deposits without a block: not used (see `Coins`)
     reserved_sat: int
 
     @property
-    def free_sat(self) -> int:
-        """Sum of what can be spent now."""
-        return sum(coin.amount_sat for coin in self.free)
-
-    @property
     def unconfirmed_sat(self) -> int:
         """Sum of what waits for a block."""
-        return sum(coin.amount_sat for coin in self.unconfirmed)
+        return sum_sat(self.unconfirmed)
 
 
 def select(coins: Sequence[Coin], need: Need) -> tuple[Coin, ...] | None:
@@ -99,8 +85,8 @@ def select(coins: Sequence[Coin], need: Need) -> tuple[Coin, ...] | None:
     over the whole transaction, as lightningd does.
     """
     # In thousandths of a sat, so that nothing is rounded before the end; sums over 0 pay for themselves.
-    worth = sorted(((coin.amount_sat * 1000 - need.feerate_perkw * coin.weight, coin) for coin in coins), reverse=True)
-    worth = [entry for entry in worth if entry[0] > 0]
+    worth = [(coin.amount_sat * 1000 - need.feerate_perkw * coin.weight, coin) for coin in coins]
+    worth = sorted((entry for entry in worth if entry[0] > 0), key=itemgetter(0), reverse=True)
     missing = need.amount_sat * 1000 + need.feerate_perkw * need.weight - 999
     for place, (value, _) in enumerate(worth):
         if value >= missing:
@@ -108,12 +94,6 @@ def select(coins: Sequence[Coin], need: Need) -> tuple[Coin, ...] | None:
             return (*(coin for _, coin in worth[:place]), last)
         missing -= value
     return None
-
-
-def _weight(script: str) -> int:
-    if script.startswith(TAPROOT_PREFIX):
-        return TAPROOT_WEIGHT
-    return SEGWIT_WEIGHT if len(script) == 2 * SEGWIT_SCRIPT else WRAPPED_WEIGHT
 
 
 class LowWater:
@@ -141,29 +121,6 @@ class _Listing(NamedTuple):
     height: int
 
 
-class _Table(NamedTuple):
-    """A listing sorted at one height: what of it may be promised, and what not."""
-
-    rows: list[WalletOutput]
-    height: int
-    coins: list[Coin]  # confirmed and not reserved
-    unconfirmed: tuple[Coin, ...]
-    reserved_sat: int
-
-
-def _table(rows: list[WalletOutput], height: int) -> _Table:
-    coins: list[Coin] = []
-    unconfirmed: list[Coin] = []
-    reserved_sat = 0
-    for row in rows:
-        if row.reserved:
-            reserved_sat += row.amount_sat
-            continue
-        coin = Coin(row.point, row.amount_sat, _weight(row.scriptpubkey))
-        (coins if row.is_spendable(height) else unconfirmed).append(coin)
-    return _Table(rows, height, coins, tuple(unconfirmed), reserved_sat)
-
-
 class Coins:
     """The wallet's coins, as far as channels are paid with them.
 
@@ -178,7 +135,7 @@ class Coins:
         self._now_ms = now_ms
         self._asking = asyncio.Lock()
         self._listed: _Listing | None = None
-        self._table = _table([], 0)  # of the last listing that was sorted
+        self._table = sort_rows([], 0)  # of the last listing that was sorted
         self._survey: Survey | None = None  # of that table and what is promised now
         self._changes = 0  # by our own doing, that a listing under way may have missed
         self.low_water = low_water
@@ -217,13 +174,13 @@ class Coins:
     def _sort(self, rows: list[WalletOutput]) -> Survey:
         table, height, promised = self._table, self._height(), self._promised
         if table.rows is not rows or table.height != height:
-            table = self._table = _table(rows, height)
+            table = self._table = sort_rows(rows, height)
         elif self._survey is not None:
             return self._survey
         free = tuple(coin for coin in table.coins if coin.point not in promised)
-        promised_sat = sum(coin.amount_sat for coin in table.coins if coin.point in promised)
-        found = Survey(free, promised_sat, table.unconfirmed, table.reserved_sat)
-        self.low_water(found.free_sat)
+        free_sat = sum_sat(free)
+        found = Survey(free, free_sat, table.coins_sat - free_sat, table.unconfirmed, table.reserved_sat)
+        self.low_water(free_sat)
         self._survey = found
         return found
 
@@ -372,10 +329,11 @@ class Coins:
         """Take note that the coins promised to this scid are spent."""
         if self._listed is not None:
             mine = {point for point, owner in self._promised.items() if owner == jit_scid}
-            rows = [row for row in self._listed.rows if row.point not in mine]
-            if self._table.rows is self._listed.rows and not any(row.reserved for row in rows):
-                coins = [coin for coin in self._table.coins if coin.point not in mine]
-                self._table = self._table._replace(rows=rows, coins=coins)
+            txids = {point.partition(":")[0] for point in mine}
+            gone = [row for row in self._listed.rows if row.txid in txids and row.point in mine]
+            rows = [row for row in self._listed.rows if row.txid not in txids or row.point not in mine]
+            if self._table.rows is self._listed.rows:
+                self._table = self._table.without(gone, rows)
             self._listed = self._listed._replace(rows=rows)
         self._break_promises(jit_scid)
         self._lost.pop(jit_scid, None)

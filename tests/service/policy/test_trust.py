@@ -49,6 +49,33 @@ def reloaded(ledger: TrustLedger) -> TrustLedger:
     return again
 
 
+STEPS = st.lists(
+    st.tuples(st.sampled_from(("reserve", "send", "paid", "back", "end")), st.integers(1, 4), st.booleans())
+)
+
+
+@given(STEPS)
+def test_the_pots_hold_what_the_stakes_say(steps: list[tuple[str, int, bool]]) -> None:
+    """rule:18, P24: the sums are kept, not made anew for each question, and agree after any history."""
+    ledger = TrustLedger(RULE)
+    for number, (step, scid, on_trust) in enumerate(steps):
+        peer_id, channel_id = (ALICE, BOB)[scid % 2], f"{scid:064x}"
+        stake = ledger.stakes.of_channel(channel_id) or ledger.stakes.now(scid)
+        if step == "reserve":
+            ledger.reserved(peer_id, scid, 1_000 + number, on_trust, 100, WALL_MS)
+        elif step == "send":
+            ledger.sent(peer_id, scid, channel_id, 500 + number, WALL_MS)
+        elif step == "paid":
+            ledger.paid(peer_id, scid, WALL_MS)
+        elif step == "back" and stake is not None:
+            ledger.back(stake, WALL_MS)
+        elif step == "end":
+            ledger.buy_ended(scid)
+        for pot in (True, False):
+            held_msat = sum(stake.amount_msat for stake in ledger.stakes if stake.on_trust is pot)
+            assert ledger.stakes.msat(on_trust=pot) == held_msat
+
+
 def test_a_stake_counts_from_the_reservation_until_it_is_paid_or_back(ledger: TrustLedger) -> None:
     """people:S1, people:S11, rule:18: in both pots, each channel once, whatever its buy promised."""
     opened(ledger, ALICE, 1)

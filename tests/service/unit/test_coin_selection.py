@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from lsps2fast.actions import Funding
 from lsps2fast.errors import NodeError, NodeUnreachable
+from lsps2fast_plugin.cln.models import WalletOutput
+from lsps2fast_plugin.service.coin_table import TAPROOT_WEIGHT, Coin, sort_rows
 from lsps2fast_plugin.service.coins import (
     FRESH_MS,
     INVALID_PARAMS,
     RESERVE_BLOCKS,
-    TAPROOT_WEIGHT,
-    Coin,
     Coins,
     CoinTaken,
     LowWater,
@@ -62,6 +62,24 @@ def test_no_choice_takes_more_coins_than_needed(wallet: list[Coin], amount: int,
     assert (0 if chosen is None else len(chosen)) == min(enough, default=0)
     assert chosen is None or excess_sat(chosen, amount, weight, feerate) >= 0
     assert chosen is None or len(set(chosen)) == len(chosen)
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(1, 5_000), st.sampled_from(("confirmed", "unconfirmed")), st.booleans(), st.booleans()),
+    max_size=6,
+)
+
+
+@given(ROWS)
+def test_a_table_without_what_is_spent_is_that_of_the_rows_left(rows: list[tuple[int, str, bool, bool]]) -> None:
+    """P24: what we spend ourselves needs no new look at the whole wallet."""
+    all_rows = [
+        WalletOutput(f"{place:064x}", place, sat * 1000, SCRIPTS["segwit"], status, reserved)
+        for place, (sat, status, reserved, _) in enumerate(rows)
+    ]
+    gone = [row for row, (*_, spent) in zip(all_rows, rows, strict=True) if spent]
+    left = [row for row in all_rows if row not in gone]
+    assert sort_rows(all_rows, HEIGHT).without(gone, left) == sort_rows(left, HEIGHT)
 
 
 @given(WALLETS, st.integers(1, 12_000))

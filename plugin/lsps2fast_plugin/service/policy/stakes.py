@@ -101,6 +101,7 @@ class Stakes:
         self._now: dict[int, Stake] = {}
         self._by_peer: dict[str, list[Stake]] = {}
         self._by_channel: dict[str, Stake] = {}
+        self._pots = {True: 0, False: 0}  # msat on trust and withheld
         self.burnt = Burnt()
 
     def __iter__(self) -> Iterator[Stake]:
@@ -125,6 +126,7 @@ class Stakes:
             self.take(before)
         self._now[stake.jit_scid] = stake
         self._by_peer.setdefault(stake.peer_id, []).append(stake)
+        self._pots[stake.on_trust] += stake.amount_msat
         if stake.channel_id is not None:
             self._by_channel[stake.channel_id] = stake
         return stake
@@ -134,6 +136,14 @@ class Stakes:
         stake.channel_id = channel_id
         self._by_channel[channel_id] = stake
 
+    def send(self, stake: Stake, wall_ms: int) -> None:
+        """Its funding goes on chain: from here on it lies in the pot of what is there unpaid."""
+        if not stake.on_trust:
+            stake.since_ms = wall_ms  # its mining fee is spent now, however long it was withheld (people:S6)
+            self._pots[False] -= stake.amount_msat
+            self._pots[True] += stake.amount_msat
+        stake.sent = stake.on_trust = True
+
     def take(self, stake: Stake) -> None:
         """Stop counting it."""
         if self._now.get(stake.jit_scid) is stake:
@@ -141,6 +151,7 @@ class Stakes:
         mine = self._by_peer.get(stake.peer_id, [])
         if stake in mine:
             mine.remove(stake)
+            self._pots[stake.on_trust] -= stake.amount_msat
         if not mine:
             self._by_peer.pop(stake.peer_id, None)
         if stake.channel_id is not None and self._by_channel.get(stake.channel_id) is stake:
@@ -150,7 +161,7 @@ class Stakes:
 
     def msat(self, *, on_trust: bool) -> int:
         """Return what lies in one of the two pots."""
-        return _sum(stake for stake in self if stake.on_trust == on_trust)
+        return self._pots[on_trust]
 
     def of_peer_msat(self, peer_id: str) -> int:
         """Return what lies in channels of one client, in both pots."""

@@ -94,9 +94,7 @@ class TrustLedger:
             stake = now
         if stake is None:
             stake = self.reserved(peer_id, jit_scid, amount_msat, True, 0, wall_ms)
-        if not stake.on_trust:
-            stake.since_ms = wall_ms  # its mining fee is spent now, however long it was withheld (people:S6)
-        stake.sent = stake.on_trust = True
+        self.stakes.send(stake, wall_ms)
         self.stakes.name(stake, channel_id)
         self._changed[peer_id] = None
         return stake
