@@ -203,6 +203,50 @@ async def test_the_operators_own_fees_of_a_channel_come_back(mode: str) -> None:
         await stage.lsp.call("setchannel", {"id": end.channel.channel_id, "enforcedelay": 0})
 
 
+async def test_fees_that_are_set_while_a_payment_is_under_way_stay(mode: str) -> None:
+    """rule:13: the last word is its operator's, or that of a plugin that adjusts fees, not what was charged before."""
+    async with Stage(mode, options=FREE) as stage:
+        client, payer = await first_sale(stage)
+        end = client.ends[0].other
+        client.behaviour.on_part = "hold"
+        invoice = await stage.invoice(client, SPARE_MSAT)
+        payment = payer.pay(invoice, [SPARE_MSAT])
+        await stage.until(lambda: len(client.held()) == 1, "the part is with the client")
+        assert end.fee_base_msat == end.fee_ppm == 0
+        await stage.lsp.call("setchannel", {"id": end.channel.channel_id, "feebase": 77, "feeppm": 7})
+        client.settle_held()
+        assert (await payment).codes == [0]
+        await reused(stage, invoice)
+        assert (end.fee_base_msat, end.fee_ppm) == (77, 7)
+        second = await stage.invoice(client, 20_000_000)
+        client.behaviour.on_part = "settle"
+        await stage.paid(payer, second, [20_000_000])
+        await reused(stage, second)
+        assert (end.fee_base_msat, end.fee_ppm) == (77, 7)
+        await stage.lsp.call("setchannel", {"id": end.channel.channel_id, "enforcedelay": 0})
+
+
+async def test_fees_that_are_set_between_two_payments_under_way_stay(mode: str) -> None:
+    """rule:13: the second one finds what was set since the first began, and that comes back after both."""
+    async with Stage(mode, options=FREE) as stage:
+        client, payer = await first_sale(stage)
+        end = client.ends[0].other
+        client.behaviour.on_part = "hold"
+        invoices = [await stage.invoice(client, 20_000_000) for _ in range(2)]
+        payments = [payer.pay(invoices[0], [20_000_000])]
+        await stage.until(lambda: len(client.held()) == 1, "the first part is with the client")
+        await stage.lsp.call("setchannel", {"id": end.channel.channel_id, "feebase": 77, "feeppm": 7})
+        payments.append(payer.pay(invoices[1], [20_000_000]))
+        await stage.until(lambda: len(client.held()) == 2, "the second part is with the client")
+        assert end.fee_base_msat == end.fee_ppm == 0
+        client.settle_held()
+        assert [(await payment).codes for payment in payments] == [[0], [0]]
+        for invoice in invoices:
+            await reused(stage, invoice)
+        assert (end.fee_base_msat, end.fee_ppm) == (77, 7)
+        await stage.lsp.call("setchannel", {"id": end.channel.channel_id, "enforcedelay": 0})
+
+
 async def test_the_alias_of_a_paid_channel_stays_free_afterwards(mode: str) -> None:
     """A-03: the jit scid of the channel was promised at no fee until valid_until."""
     async with Stage(mode, options=FREE) as stage:

@@ -24,7 +24,7 @@ from lsps2fast.actions import (
 from lsps2fast.errors import NodeError
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
+from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_peer_channels
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
@@ -294,9 +294,26 @@ class ExistingChannels:
 
     async def _restore(self, action: LeaveChannel) -> None:
         existing = action.existing
+        counts = self._fees.supersede(existing.channel_id)
+        if await self._was_set_meanwhile(existing.channel_id, self._tasks.peer_of(action.jit_scid)) and counts():
+            log.info(f"the routing fee of channel {existing.channel_id} was set meanwhile, it stays as it is")
+            self._fees.drop(existing.channel_id)
+            self._book.restored(existing.channel_id)
+        if not counts():
+            return
         fees = RestoreFees(existing.channel_id, action.zero_until_ms, rates_of(existing))
         await self._fees.restore(fees, again=action.zero_until_ms > 0)
         self._book.restored(existing.channel_id)
+
+    async def _was_set_meanwhile(self, channel_id: str, peer_id: str) -> bool:
+        """Return whether the channel, which took nothing at our word, takes something: its operator has set that."""
+        if not (peer_id and self._fees.was_zero(channel_id)):
+            return False
+        try:
+            row = await find_channel(self._rpc, channel_id, id=peer_id)
+        except NodeError:
+            return False
+        return row is not None and not row.charges_nothing
 
     def revive(self, jit_scid: int, journal: SessionRecord) -> None:
         """After a start: promise what this payment has of its channel, and its fees to whom they are owed."""

@@ -118,7 +118,9 @@ class PromisedRoom:
     # Routing fees ----------------------------------------------------------------------------------
 
     def remember(self, channel_id: str, rates: Rates | None) -> Rates | None:
-        """Remember what this channel charged before the first of its payments; return that."""
+        """Remember what this channel charged before the first of its payments, or what was set since; return that."""
+        if rates is not None and rates != (0, 0):
+            self._rates[channel_id] = rates
         return self._rates.setdefault(channel_id, rates)
 
     def restored(self, channel_id: str) -> None:

@@ -40,6 +40,7 @@ class RoutingFees:
         self._last = LateReplyGuard(insist)
         self._newest: dict[str, int] = {}  # number of the last order, by channel
         self._orders = itertools.count(1)
+        self._zero: set[str] = set()  # channels that lightningd has set to zero for us, and that we have not set since
         self.of_last_life: set[str] = set()  # channels about which lightningd may still have a call of that
         self._given: dict[str, RestoreFees] = {}  # of those, the ones that have their fees again
         self._blocks = 0  # since the start
@@ -61,10 +62,15 @@ class RoutingFees:
         """Forget this channel; what was ordered for it does not count any more."""
         self._newest.pop(channel_id, None)
         self._given.pop(channel_id, None)
+        self._zero.discard(channel_id)
 
     async def operator_charges(self) -> bool:
         """Return whether channels are born with a routing fee. Raises NodeError."""
         return any((await self._funder.own_fees()).values())
+
+    def was_zero(self, channel_id: str) -> bool:
+        """Return whether lightningd is known to have set this channel to zero for us: other fees are another's word."""
+        return channel_id in self._zero
 
     async def zero(self, channel_id: str) -> None:
         """Take no routing fee on this channel. Raises NodeError."""
@@ -72,7 +78,9 @@ class RoutingFees:
         async def work(late: Late) -> None:
             await self._funder.zero_fees(channel_id, late)
 
+        self._zero.discard(channel_id)
         await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
+        self._zero.add(channel_id)
 
     def restore(self, action: RestoreFees, *, again: bool = False) -> Coroutine[Any, Any, None]:
         """Give the channel the operator's fees; older orders are void from now on.
@@ -115,6 +123,7 @@ class RoutingFees:
         await self._until_done(what, restore)
         if counts():
             del self._newest[action.channel_id]
+            self._zero.discard(action.channel_id)
             if action.channel_id in self.of_last_life:
                 self._given[action.channel_id] = action
 
