@@ -136,6 +136,46 @@ def test_every_change_arrives_and_counts_once(tmp_path_factory: Any, steps: list
     assert len(there.rows) == begun
 
 
+def close(db: sqlite3.Connection, number: int) -> None:
+    """A rule closed this channel."""
+    values = (bytes([number] * 32), "idle", DAY_MS, 253, 90_000_000, 10_000_000, 1_000_000, 0, 60)
+    db.execute(f"INSERT INTO closes VALUES ({', '.join('?' * len(values))})", values)
+
+
+CLOSES = "SELECT lower(hex(channel_id)), rule, ours_msat, idle_days FROM closes ORDER BY channel_id"
+
+
+def test_closes_by_rule_arrive_too(tmp_path: Path) -> None:
+    """operator:O2: each once, also those of a ledger that was begun anew."""
+    there = There()
+    old, new = ledger(tmp_path / "old"), ledger(tmp_path / "new")
+    close(old, 1)
+    for number in (1, 2):
+        close(new, number)
+    ship_all(tmp_path / "old", there)
+    ship_all(tmp_path / "new", there)
+    names = [db.execute("SELECT ledger FROM outbox_of").fetchone()[0] for db in (old, new)]
+    told = there.rebuilt(*names).execute(CLOSES).fetchall()
+    assert told == new.execute(CLOSES).fetchall()
+    assert len(told) == 2
+
+
+def test_an_outbox_of_before_goes_on_with_closes(tmp_path: Path) -> None:
+    """A ledger that was kept before closes were shipped: those that it has go, and those that come."""
+    db, there = ledger(tmp_path / "l"), There()
+    for what in ("insert", "update"):
+        db.execute(f"DROP TRIGGER outbox_closes_{what}")
+    begin(db, 1)
+    close(db, 1)
+    ship_all(tmp_path / "l", there)
+    assert [kind for _, kind, _ in there.rows] == ["attempts"]
+    db.close()
+    db = ledger(tmp_path / "l")
+    close(db, 2)
+    ship_all(tmp_path / "l", there)
+    assert [kind for _, kind, _ in there.rows] == ["attempts", "closes", "closes"]
+
+
 def test_a_database_that_lost_rows_gets_all_again(tmp_path: Path) -> None:
     """An older copy was restored: what was shipped after it comes once more."""
     db, there = ledger(tmp_path / "l"), There()

@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from lsps2fast_plugin.service.sales_ledger.schema import uri_of
 
 BUSY_S: Final = 5.0
 BATCH: Final = 500
-KEYS: Final = {"buys": "jit_scid", "attempts": "id", "channels": "channel_id"}
+KEYS: Final = {"buys": "jit_scid", "attempts": "id", "channels": "channel_id", "closes": "channel_id"}
 NAMES: Final = {  # what a row is known by, also in a ledger that was begun anew
     "buys": ("jit_scid",),
     "attempts": ("jit_scid", "payment_hash", "began_ms", "life"),
     "channels": ("channel_id",),
+    "closes": ("channel_id",),
 }
 BLOBS: Final = frozenset({"peer_id", "payment_hash", "channel_id", "funding_txid"})
 
@@ -38,19 +39,23 @@ class Shipment(NamedTuple):
 
 
 def keep(db: sqlite3.Connection) -> None:
-    """Begin an outbox in an open ledger, with all that it has; one that is there goes on."""
-    if _is_kept(db):
+    """Begin an outbox in an open ledger, with all that it has; one that is there goes on, with kinds that are new."""
+    rows = db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'outbox%'")
+    kept = {name for (name,) in rows}
+    missing = [kind for kind in KEYS if f"outbox_{kind}_insert" not in kept]
+    if not missing:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        db.execute("CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, key NOT NULL)")
-        db.execute("CREATE TABLE outbox_of AS SELECT lower(hex(randomblob(8))) AS ledger, 0 AS shipped")
-        _all_again(db)
-        for kind, key in KEYS.items():
+        if not _is_kept(db):
+            db.execute("CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, key NOT NULL)")
+            db.execute("CREATE TABLE outbox_of AS SELECT lower(hex(randomblob(8))) AS ledger, 0 AS shipped")
+        _all_again(db, missing)
+        for kind in missing:
             for what in ("INSERT", "UPDATE"):
                 db.execute(
                     f"CREATE TRIGGER outbox_{kind}_{what.lower()} AFTER {what} ON {kind} BEGIN"
-                    f" INSERT INTO outbox (kind, key) VALUES ('{kind}', NEW.{key}); END"
+                    f" INSERT INTO outbox (kind, key) VALUES ('{kind}', NEW.{KEYS[kind]}); END"
                 )
         db.execute("COMMIT")
     except BaseException:
@@ -103,9 +108,9 @@ def _is_kept(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'outbox_of'").fetchone() is not None
 
 
-def _all_again(db: sqlite3.Connection) -> None:
-    for kind, key in KEYS.items():
-        db.execute(f"INSERT INTO outbox (kind, key) SELECT '{kind}', {key} FROM {kind}")
+def _all_again(db: sqlite3.Connection, kinds: Iterable[str] = KEYS) -> None:
+    for kind in kinds:
+        db.execute(f"INSERT INTO outbox (kind, key) SELECT '{kind}', {KEYS[kind]} FROM {kind}")
 
 
 @contextlib.contextmanager
@@ -136,12 +141,12 @@ def rebuild(db: sqlite3.Connection, node: str, ledgers: list[list[tuple[str, dic
     """
     told: set[str] = set()
     for rows in reversed(ledgers):
-        mine = [(kind, row) for kind, row in rows if row["jit_scid"] is None or row["jit_scid"] not in told]
-        told.update(row["jit_scid"] for _, row in mine if row["jit_scid"] is not None)
+        mine = [(kind, row) for kind, row in rows if row.get("jit_scid") not in told]
+        told.update(scid for _, row in mine if (scid := row.get("jit_scid")) is not None)
         for kind, row in mine:
             values = {name: _value(name, value) for name, value in row.items()}
-            if row["jit_scid"] is not None:
-                values["jit_scid"] = f"{row['jit_scid']}@{node[:8]}"
+            if (scid := row.get("jit_scid")) is not None:
+                values["jit_scid"] = f"{scid}@{node[:8]}"
             places = ", ".join("?" * len(values))
             db.execute(f"INSERT OR IGNORE INTO {kind} ({', '.join(values)}) VALUES ({places})", (*values.values(),))
 
