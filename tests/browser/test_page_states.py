@@ -75,6 +75,21 @@ async def test_a_busy_day(browser: Browser, look: str, width: int, dark: bool) -
         assert (sum(map(int, ink[4:-1].split(","))) > sum(map(int, paper[4:-1].split(",")))) == dark
 
 
+async def test_closes_by_rule_have_a_number_where_there_are_rules(browser: Browser) -> None:
+    """operator:O2: how many rules have closed since the start, what is under way, and that it is off."""
+    service = FakeService()
+    async with served(service) as server:
+        tab = await browser.open(f"http://127.0.0.1:{server.port}/")
+        await tab.says("owed to the chain", where="#now")
+        assert "closed by rule" not in await tab.value("document.querySelector('#now').textContent")
+        rules = {"rules": 2, "is_on": True, "is_cheap": True, "under_way": 1, "closed": 3}
+        service.now["closes_by_rule"] = rules
+        await tab.says("closed by rule", "3", "1 under way, cheap hours now", where="#now")
+        service.now["closes_by_rule"] = rules | {"is_on": False}
+        await tab.says("off: the dry run says what would be", where="#now")
+        assert tab.faults == []
+
+
 async def test_lanes_move_and_end(browser: Browser) -> None:
     """operator:O12: a payment goes through its stages, and its end stays for a moment, won or lost."""
     service = FakeService()
