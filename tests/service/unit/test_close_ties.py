@@ -14,7 +14,7 @@ CHANNEL, PEER = "cc" * 32, "02" + "11" * 32
 
 def ties(**given: Any) -> Ties:
     """A service with nothing under way, but for what is given."""
-    session = SimpleNamespace(channel=given.get("session"))
+    session = SimpleNamespace(channel=given.get("session"), existing=given.get("existing"))
     buy = SimpleNamespace(channel=given.get("channel"), sets={b"": session}, closing=given.get("closing", ()))
     driver = SimpleNamespace(
         sessions=SimpleNamespace(buys={1: buy}), clients_waited_for=lambda keys: set(given.get("held", ()))
@@ -36,6 +36,7 @@ def ties(**given: Any) -> Ties:
     [
         ({"channel": SimpleNamespace(channel_id=CHANNEL)}, "a payment under way or an offer has it"),
         ({"session": SimpleNamespace(channel_id=CHANNEL)}, "a payment under way or an offer has it"),
+        ({"existing": SimpleNamespace(channel_id=CHANNEL)}, "a payment under way or an offer has it"),
         ({"closing": [CHANNEL]}, "a payment under way or an offer has it"),
         ({"offers": ["one"]}, "its client has an offer that is still good"),
         ({"unpaid": True}, "it is not paid for"),

@@ -40,7 +40,8 @@ class Ties:
         owned: set[str] = set()
         for buy in self._driver.sessions.buys.values():
             owned.update(buy.closing)
-            channels = (buy.channel, *(session.channel for session in buy.sets.values()))
+            sessions = buy.sets.values()
+            channels = (buy.channel, *(each.channel for each in sessions), *(each.existing for each in sessions))
             owned.update(channel.channel_id for channel in channels if channel is not None)
         waited = self._driver.clients_waited_for(self._held.keys())
         if self._waker is not None:
