@@ -56,6 +56,7 @@ class House:
         self.sell(CHANNEL, SCID)
         self.policy = Policy(rules(closing=(pace or Closing())._replace(rules=given or (RULE,))))
         self.begin(is_on)
+        self.closer.journal.is_loaded = True  # there is nothing in it
 
     def begin(self, is_on: bool = True) -> None:
         """A plugin that has just started."""
@@ -431,6 +432,18 @@ async def test_channels_whose_forwards_keep_them_make_room_for_others_to_be_look
 
 
 # Starts ------------------------------------------------------------------------------------------------
+
+
+async def test_a_block_before_the_records_are_read_decides_nothing() -> None:
+    """rule:15, rule:2: they say what is under way, what has failed too often, and what is not ours to touch."""
+    house = House()
+    house.stored[*module_root(), CHANNEL] = json.dumps({"version": 9, "channel_id": CHANNEL}).encode().hex()
+    house.begin()
+    await house.blocks(2)
+    assert house.asked == house.closes == []
+    await house.closer.journal.load()
+    await house.blocks(2)
+    assert house.closes == []
 
 
 async def test_a_start_between_the_record_and_the_close_decides_once_more_not_twice() -> None:

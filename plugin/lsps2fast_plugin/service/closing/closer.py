@@ -101,7 +101,7 @@ class Closer:
     async def look(self) -> None:
         """Go on with what was decided, then decide anew. What cannot be asked or written now waits for a block."""
         self._is_asked = True
-        if self._looking:
+        if self._looking or not self.journal.is_loaded:
             return
         self._looking = True
         try:

@@ -55,6 +55,7 @@ class CloseJournal:
         self._notebook = notebook
         self._decisions: dict[str, Decision] = {}
         self._unread: set[str] = set()  # channels of records that are not understood: not ours to touch
+        self.is_loaded = False  # until then nothing may be decided
 
     async def load(self) -> None:
         """Read what was decided before the start. Raises StoreError."""
@@ -65,6 +66,7 @@ class CloseJournal:
                 log.error(f"the record of a close of channel {key[-1]} cannot be read; the channel is left alone")
             else:
                 self._decisions[decision.channel_id] = decision
+        self.is_loaded = True
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(list(self._decisions.values()))
