@@ -191,6 +191,14 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
         return self.to_us_msat if self.max_to_us_msat is None else self.max_to_us_msat
 
     @property
+    def was_spliced(self) -> bool:
+        """Whether its funding is another than the one it was opened with, whose outpoint its id is made of (BOLT 2).
+
+        The scids of before are in no listing, and forwards over them are listed under no name of now (cln:N3).
+        """
+        return bytes.fromhex(self.funding_txid)[:1:-1].hex() != self.channel_id[:60]
+
+    @property
     def charges_nothing(self) -> bool:
         """Whether forwards into it pay no fee."""
         return self.fee_base_msat == 0 == self.fee_proportional_millionths

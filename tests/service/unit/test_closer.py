@@ -81,6 +81,7 @@ class House:
         ):
             write(self.db, fact)
         usual = {"channel_id": channel_id, "short_channel_id": "3000x1x0", "to_us_msat": 90_000_000, "htlcs": []}
+        usual["funding_txid"] = bytes.fromhex(channel_id)[::-1].hex()
         self.channels[channel_id] = ROW | usual | row
 
     # The node, the ledger, what was promised, what is under way -------------------------------------
@@ -429,6 +430,24 @@ async def test_channels_whose_forwards_keep_them_make_room_for_others_to_be_look
     assert house.closes == []
     await house.blocks()
     assert [each["id"] for each in house.closes] == ["dd" * 32]
+
+
+@pytest.mark.parametrize(("days", "closes"), [(10, 0), (32, 1)])
+async def test_a_splice_is_a_use_of_its_channel(days: int, closes: int) -> None:
+    """cln:N3, rule:25: what went over the names of before is listed under none that it has now."""
+    house = House()
+    block = HEIGHT - days * 144
+    house.channels[CHANNEL] |= {"funding_txid": "ab" * 32, "short_channel_id": f"{block}x7x0"}
+    await house.blocks()
+    assert len(house.closes) == closes
+
+
+async def test_what_a_spliced_channel_earned_is_not_known() -> None:
+    """rule:25: a rule that asks for it leaves the channel alone."""
+    house = House(RULE._replace(max_return_ppm=1_000_000))
+    house.channels[CHANNEL] |= {"funding_txid": "ab" * 32, "short_channel_id": "1x7x0"}
+    await house.blocks()
+    assert house.closes == []
 
 
 # Starts ------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class ChannelFacts(NamedTuple):
     token: str | None = None
     band: str | None = None
     kept: str | None = None
+    was_spliced: bool = False
 
     @property
     def client_msat(self) -> int:
@@ -119,6 +120,8 @@ def _unused(rule: CloseRule, facts: ChannelFacts, use: Use, now: Now) -> str | N
     if rule.max_return_ppm is None:
         return None
     if use.known_since_ms > facts.locked_ms:
+        if facts.was_spliced:
+            return "what it earned is not known: it was spliced, and forwards are listed under the names it had"
         return "what it earned is not known: lightningd has deleted forwards (autoclean-succeededforwards-age)"
     return_ppm = return_ppm_a_year(facts, use, now.wall_ms)
     if return_ppm > rule.max_return_ppm:

@@ -22,6 +22,7 @@ from lsps2fast_plugin.service.sales_ledger.ledger import SalesLedger
 from lsps2fast_plugin.service.sales_ledger.story import Row, rows
 
 AT_ONCE: Final = 500  # channels that are looked at before the loop has its turn: some milliseconds
+BLOCK_MS: Final = 600_000
 AUTOCLEAN: Final = "autoclean-succeededforwards-age"  # seconds after which lightningd deletes settled forwards
 _SOLD: Final = """SELECT c.channel_id, c.jit_scid, c.token, c.band, c.mining_msat,
   COALESCE(c.locked_ms, c.sent_ms) AS locked_ms, b.min_lifetime_blocks,
@@ -91,11 +92,13 @@ class Survey:
             forwards += await list_forwards(self._rpc, out_channel=scid, status="settled")
             forwards += await list_forwards(self._rpc, in_channel=scid, status="settled")
         fees_msat = sum(forward.in_msat - forward.out_msat for forward in forwards)
+        named_ms = wall_ms - BLOCK_MS * facts.confirmations if facts.was_spliced else 0  # since it has its names of now
+        kept_ms = wall_ms - 1000 * self._forwards_kept_s if self._forwards_kept_s else 0
         return Use(
-            used_ms=max([facts.locked_ms, *(round(forward.resolved_time * 1000) for forward in forwards)]),
+            used_ms=max([facts.locked_ms, named_ms, *(round(forward.resolved_time * 1000) for forward in forwards)]),
             # To lightningd the opening fee is a routing fee, too (operator:O11).
             routing_fees_msat=max(fees_msat - facts.opening_fee_msat, 0),
-            known_since_ms=wall_ms - 1000 * self._forwards_kept_s if self._forwards_kept_s else 0,
+            known_since_ms=max(kept_ms, named_ms),
         )
 
     async def decided_since(self, since_ms: int) -> set[str]:
@@ -132,4 +135,5 @@ def _live(channel: PeerChannel, height: int, under_way: Moment) -> dict[str, Any
         "capacity_msat": channel.total_msat,
         "ours_msat": channel.to_us_msat,
         "kept": under_way.why_kept(channel.channel_id, channel.peer_id),
+        "was_spliced": channel.was_spliced,
     }
