@@ -11,6 +11,7 @@ from lsps2fast_plugin.simnode.channels import Channel
 from .stage import Sale, Stage
 
 SESSIONS = ("lsps", "lsps2", "sessions")
+ORDERS = ("lsps", "lsps1", "orders")
 NOISE = ("Traceback", "failed in our code", "a task failed", "failed in pyln-client")
 
 
@@ -24,6 +25,7 @@ def violations(stage: Stage, stats: dict[str, object]) -> list[str]:
         *_channels(stage),
         *_coins(stage),
         *_journal(stage),
+        *_orders(stage),
         *_memory(stage, stats),
         *stage.problems,
     ]
@@ -75,8 +77,9 @@ def _money(stage: Stage) -> Iterator[str]:
         yield f"the LSP lost {-books[stage.lsp.name]} msat, miners took {stage.world.chain.fees_sat} sat"
     lost = sum(-books[payer.name] for payer in stage.payers)
     lost -= stage.payers_spent_msat
-    if lost != sum(_paid_msat(sale) for sale in stage.sales):
-        yield f"payers lost {lost} msat for receipts of {sum(_paid_msat(sale) for sale in stage.sales)}"
+    receipts = sum(_paid_msat(sale) for sale in stage.sales) + sum(ordered.paid_msat for ordered in stage.orders)
+    if lost != receipts:
+        yield f"payers lost {lost} msat for receipts of {receipts}"
     for sale in stage.sales:
         yield from _sale(sale, stage.forgetful)
 
@@ -131,6 +134,7 @@ def _channels(stage: Stage) -> Iterator[str]:
     if stage.lsp.openings.pending or stage.lsp.openings.starting:
         yield "an open was left half made"
     for client in stage.clients:
+        ordered = sum(each.client is client and each.paid_msat > 0 for each in stage.orders)
         scids = {sale.invoice.scid for sale in stage.sales if sale.client is client and sale.jit}
         public = 0
         for channel in jit_channels(stage, client):
@@ -147,8 +151,10 @@ def _channels(stage: Stage) -> Iterator[str]:
                 fees = ours.fee_base_msat, ours.fee_ppm
                 if not channel.dead and fees != (stage.lsp.fee_base_msat, stage.lsp.fee_ppm):
                     yield f"{name} forwards for {ours.fee_base_msat} msat + {ours.fee_ppm} ppm"
-        if public > len(scids):
-            yield f"{client.name} has {public} public channels for {len(scids)} jit scids"
+        if public > len(scids) + ordered:
+            yield f"{client.name} has {public} public channels for {len(scids)} jit scids and {ordered} orders"
+        if public < ordered and not _gave_up(client):
+            yield f"{client.name} has paid for {ordered} orders and has {public} channels"
 
 
 def _coins(stage: Stage) -> Iterator[str]:
@@ -193,6 +199,24 @@ def _journal(stage: Stage) -> Iterator[str]:
         good = ("Succeeded", "Reused") if may_reuse else ("Succeeded",)
         if (outcomes.get(str(scid)) in good) != paid:
             yield f"the journal says {outcomes.get(str(scid))} of {scid}, which was {'paid' if paid else 'not paid'}"
+
+
+def _orders(stage: Stage) -> Iterator[str]:
+    """A payment that was taken has its channel, any other went back, and no order waits for anything."""
+    rows = stage.lsp.datastore.rows.items()
+    found = {key[-1]: json.loads(value) for key, (value, _) in rows if key[:-1] == ORDERS}
+    for ordered in stage.orders:
+        record, paid = found.pop(ordered.order_id, None), ordered.paid_msat > 0
+        if record is None:
+            if paid:
+                yield f"order {ordered.order_id} is paid and forgotten"
+        elif (record["state"] in ("sent", "done")) != paid or record["paid"] != paid:
+            yield f"order {ordered.order_id} is {record['state']}, paid: {record['paid']}; the payer says {paid}"
+        elif not paid and record["state"] not in ("failed", "expected"):
+            yield f"order {ordered.order_id} is left {record['state']}"
+    for order_id, record in found.items():  # its client never heard of it
+        if record["paid"] or record["state"] not in ("failed", "expected"):
+            yield f"order {order_id}, which is unknown to its client, is {record['state']}"
 
 
 def _memory(stage: Stage, stats: dict[str, object]) -> Iterator[str]:

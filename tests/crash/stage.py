@@ -24,7 +24,7 @@ from lsps2fast_plugin.simnode.client import ClientInvoice
 from lsps2fast_plugin.simnode.errors import NodeDown, NodeProblem, PluginFailed, RpcError, WaitTimeout
 from lsps2fast_plugin.simnode.faults import Fault
 from lsps2fast_plugin.simnode.party import connect
-from lsps2fast_plugin.simnode.payer import Payment
+from lsps2fast_plugin.simnode.payer import Payment, target_of
 
 from .case import Misdeed, Trouble
 from .inside import Inside
@@ -41,6 +41,15 @@ PATIENCE_TURNS = 12  # after which a client that fell silent or went away is bac
 PAUSES_S = (5, 5, 30, 60, 60)  # between a payer's tries
 LIMIT_S = 30.0  # real time of one run
 BLOCKS_AT_ONCE, MOST_BLOCKS = 5, 250  # at the end, for HTLCs on chain
+ORDER: dict[str, Any] = {
+    "lsp_balance_sat": "150000",
+    "client_balance_sat": "0",
+    "required_channel_confirmations": 0,
+    "funding_confirms_within_blocks": 12,
+    "channel_expiry_blocks": 4_320,
+    "announce_channel": False,
+}
+ORDER_BLOCKS = 150  # to the expiry of a payment for one
 NOT_READY = 3201  # of lsps2-stats while the journal is being read
 
 
@@ -73,6 +82,22 @@ class Sale:
     sent: list[Payment] = field(default_factory=list)
 
 
+@dataclass
+class Ordered:
+    """A channel that a client ordered (bLIP-51), and the payment of its invoice."""
+
+    client: Client
+    order_id: str
+    invoice: str
+    sent: list[Payment] = field(default_factory=list)
+
+    @property
+    def paid_msat(self) -> int:
+        """What the payer lost on it."""
+        parts = [part for payment in self.sent for part in payment.parts]
+        return sum(part.amount_msat for part in parts if part.result.done() and part.result.result().code == 0)
+
+
 class Stage:
     """`async with Stage(nursery, mode, ...) as stage: await scenario(stage)`."""
 
@@ -99,6 +124,7 @@ class Stage:
         self.lsp.signs_what_is_meant = True
         self._peer = f"{self.lsp.name}/plugin"  # in the transcript
         self.sales: list[Sale] = []
+        self.orders: list[Ordered] = []
         self.payers: list[Payer] = []
         self.clients: list[Client] = []
         self.points: list[str] = []  # every point seen since begin(), in order
@@ -420,6 +446,23 @@ class Stage:
         sale = Sale(client, invoice, terms.fee_msat(size_msat or SIZE_MSAT) or 0, must_pay)
         self.sales.append(sale)
         return sale
+
+    async def order(self, client: Client) -> Ordered:
+        """Order a channel; one whose answer was lost is never paid."""
+        told = await self.request(client, "lsps1.create_order", ORDER)
+        ordered = Ordered(client, told["order_id"], told["payment"]["bolt11"]["invoice"])
+        self.orders.append(ordered)
+        return ordered
+
+    async def pay_order(self, payer: Payer, ordered: Ordered, parts: int = 1) -> bool:
+        """Pay its invoice, in so many parts; return whether the payment was taken."""
+        await self.quiet()
+        total_msat = target_of(ordered.invoice).amount_msat or 0
+        amounts = [total_msat // parts] * (parts - 1)
+        payment = payer.pay(ordered.invoice, [*amounts, total_msat - sum(amounts)], final_delta=ORDER_BLOCKS)
+        ordered.sent.append(payment)
+        (result,) = await self.result(payment)
+        return result.paid
 
     async def send(
         self, payer: Payer, sale: Sale, amounts: list[int], total_msat: int | None = None, final_delta: int = 100

@@ -27,6 +27,7 @@ SESSIONS = ("lsps", "lsps2", "sessions")
 MEMORY = (  # what the policy remembers of clients, and what clients left
     *(("lsps", "lsps2", name) for name in ("trust", "tokens", "selling", "fleet", "closes")),
     ("lsps", "lsps5", "webhooks"),
+    ("lsps", "lsps1", "orders"),
 )
 TEMPORARY = "10070000"
 OFFER_S = 3_600  # shorter than by default

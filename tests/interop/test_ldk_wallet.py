@@ -176,3 +176,30 @@ def test_our_plugin_is_killed_with_parts_held(client_trusts_town: Town, ldk: Sta
     until(lambda: "sells JIT channels" in town.lsp.log_text()[begin:], "the service")
     assert town.pay(sold, [SIZE_MSAT // 2] * 2).paid
     paid(town, peer, sold, SIZE_MSAT - FEE_MSAT)
+
+
+@pytest.mark.parametrize("announce", [False, True])
+def test_a_channel_is_ordered(found_town: Callable[..., Town], ldk: Start, announce: bool) -> None:
+    """LSPS1: a channel is ordered, its invoice paid by another node, the channel opened.
+
+    LDK does not know the payment state HOLD, and hears a node no more that says it: so it asks when that is over.
+    """
+    town = found_town(service_options={"lsps2-lsps1": "on"})
+    lsp = {"id": town.lsp.node_id, "address": f"127.0.0.1:{town.lsp.port}"}
+    peer = ldk(town, seller=lsp)
+    peer.call("connect", **lsp)
+    until(lambda: town.connected(town.lsp, peer), "the wallet at the LSP")  # type: ignore[arg-type]
+    order = peer.call("order", lsp_balance_sat=200_000, blocks=4_320, announce=announce)
+    assert order["payment"] == "ExpectPayment"
+    paid = town.payer.call("pay", {"bolt11": order["invoice"]})
+    assert paid["status"] == "complete"
+    which = {"order_id": order["order_id"]}
+    until(lambda: town.lsp.call("lsps2-listorders", which)["orders"][0]["paid"], "the payment is taken")
+    status = peer.call("order_status", order_id=order["order_id"])
+    assert status["payment"] == "Paid"
+    (channel,) = town.channels(town.lsp, peer)  # type: ignore[arg-type]
+    assert status["outpoint"] == f"{channel['funding_txid']}:{channel['funding_outnum']}"
+    assert (channel["total_msat"], channel["private"]) == (200_000_000, not announce)
+    town.mine(6)
+    peer.synced()
+    until(lambda: peer.call("channels")[0]["usable"], "the wallet uses the channel")

@@ -20,10 +20,10 @@ TESTS = ROOT / "tests"
 
 HEAD = """# Conformance
 
-Every rule of bLIP-50, bLIP-52 and bLIP-55, with our decisions where they are silent, and the tests that show it. L is
-the LSP, C the client, B both, which then needs tests of both. A test belongs to a rule when its docstring carries the
-ID. Where there is none, the reason stands in its place. `make conformance` writes this page; the reasons are in
-`tests/data/untested.json`; `tests/pages/test_conformance.py` fails when either is out of date.
+Every rule of bLIP-50, bLIP-51 (the LSP's half), bLIP-52 and bLIP-55, with our decisions where they are silent, and the
+tests that show it. L is the LSP, C the client, B both, which then needs tests of both. A test belongs to a rule when
+its docstring carries the ID. Where there is none, the reason stands in its place. `make conformance` writes this page;
+the reasons are in `tests/data/untested.json`; `tests/pages/test_conformance.py` fails when either is out of date.
 
 """
 

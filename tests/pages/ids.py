@@ -29,7 +29,7 @@ CODE = ("src", "plugin", "tests", "benchmarks")
 SUFFIXES = (".py", ".pyx", ".pxd", ".pyi")
 
 _SOURCED = re.compile(r"\b(cln|rule|trap|people|wallet|operator):([A-Z]?\d{1,3})\b")
-_SPECIFIED = re.compile(r"(?<![\w{}:-])([ABCFGHIKNOPSTXZ]-\d\d)(?!\w)")
+_SPECIFIED = re.compile(r"(?<![\w{}:-])([ABCEFGHIKNOPSTXZ]-\d\d)(?!\w)")
 _SPEED = re.compile(r"(?<![\w:./#`'-])(P\d{1,2})(?!\w|-\d|\.\d)")
 _BARE = re.compile(r"(?<![\w:./#`'-])([WMHCOAFRLDBNTS][1-9]\d?|[SW]0)(?!\w|-\d|\.\d)|\b([Rr]ules? \d+|[Ii]ssues? \d+)")
 

@@ -46,6 +46,7 @@ from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.events import TOPIC
 from lsps2fast_plugin.service.intake import HtlcIntake
 from lsps2fast_plugin.service.lsps0_server import Lsps0Server
+from lsps2fast_plugin.service.lsps1.terms import LABEL
 from lsps2fast_plugin.service.metrics import MeteredRpc, Metrics
 from lsps2fast_plugin.service.negotiation import Negotiator
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
@@ -105,6 +106,7 @@ class Service(PluginApp):
         self.plugin.add_notification_topic(ALARM_TOPIC)
         self.host.hook("custommsg", self.talk.on_custommsg, filters=[MESSAGE_TYPE])
         self.host.slow_hook("rpc_command", self._on_rpc_command, filters=[*GUARDED, *ENDINGS])
+        self.host.slow_hook("invoice_payment", self._on_invoice_payment)
         handlers: dict[str, Callable[[Any], None]] = {
             "connect": self._on_connect,
             "disconnect": self._on_disconnect,
@@ -208,6 +210,8 @@ class Service(PluginApp):
         if delta != settings.cltv_delta_blocks:  # that of records which name none
             stored = await recovery.load(delta)
         begun = recovery.begun(stored)
+        if parts.orders is not None:
+            await until_answered("reading orders", parts.orders.load, self.clock)
         snapshot = await recovery.look(begun)
         await recovery.remember(stored, begun)
         peers = await until_answered("listpeers", lambda: list_peers(rpc), self.clock)
@@ -232,6 +236,8 @@ class Service(PluginApp):
         self._loaded()
         await self._join_fleet(parts, info)
         self._sell(parts, keyring, delta)
+        if parts.orders is not None:
+            parts.orders.begin(recovery.channels)
         self.host.spawn(driver.run())
         self.host.spawn(self._watch_policy(parts))
         self.host.spawn(self._tidy_daily(parts, delta))
@@ -281,6 +287,8 @@ class Service(PluginApp):
             parts.sales.bought(buy)
             log.debug(f"sold {format_scid(buy.jit_scid)} to {buy.peer_id}")
 
+        if parts.orders is not None and parts.orders.desk is not None:
+            parts.orders.desk.random64 = lambda: self._dice.getrandbits(64)
         negotiator = Negotiator(
             supply=parts.supply,
             scid_taken=parts.view.scid_taken,
@@ -293,6 +301,7 @@ class Service(PluginApp):
             accept=accept,
             buying=parts.fleet,
             waker=parts.waker,
+            orders=None if parts.orders is None else parts.orders.desk,
             existing=parts.finder.most_msat,
         )
         self.talk.begin(parts.rpc, negotiator)
@@ -308,6 +317,8 @@ class Service(PluginApp):
             parts.desk.look()
             await parts.exposure.look()
             parts.held_limits.look()
+            if parts.orders is not None:
+                await parts.orders.look()
             if parts.waker is not None:
                 parts.waker.look()
             if len(parts.offers):
@@ -346,6 +357,8 @@ class Service(PluginApp):
             self.host.spawn(self.parts.oversight.block())
             self.host.spawn(self.parts.effects.block())
             self.host.spawn(self.parts.closer.look())
+            if self.parts.orders is not None:
+                self.parts.orders.block()
             if self.parts.waker is not None:
                 self.host.spawn(self.parts.waker.block(block.height))
             self._fill_pool(self.parts)
@@ -396,6 +409,18 @@ class Service(PluginApp):
             return refusal or {"result": "continue"}
         return await self.parts.afterwards.judge(rpc_command)
 
+    async def _on_invoice_payment(self, payment: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Hold the payment of an order (cln:C5); all other invoices of the node are none of our business."""
+        label = payment["label"]
+        if not isinstance(label, str) or not label.startswith(LABEL):
+            return {"result": "continue"}
+        while self.parts is None:  # asked before `init` (cln:W11)
+            await self.clock.turned(0.05)
+        if self.parts.orders is None:
+            log.warning(f"{label} is paid back: orders are off (lsps2-lsps1=finish would end them)")
+            return {"result": "reject"}
+        return await self.parts.orders.on_payment(label)
+
     def _sell_no_more(self, desk: Desk, method: str) -> None:
         """Sell nothing any more: lightningd waits for HTLCs or ends, and tells plugins nothing else (cln:N8)."""
         if self.parts is not None:
@@ -409,6 +434,8 @@ class Service(PluginApp):
     async def _shutdown(self) -> None:
         if self.parts is None:
             return
+        if self.parts.orders is not None:
+            self.parts.orders.stop()
         self.parts.effects.stop()
         self.parts.incoming.give_up()
         if self.parts.waker is not None:

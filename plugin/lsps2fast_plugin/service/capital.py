@@ -162,6 +162,40 @@ class CapitalAtRisk:
         self._leave_turn(buy)
         return no is None
 
+    def may_open_order(self, key: int, peer_id: str, funding: Funding, fee_msat: int) -> No | None:
+        """Return why a channel that was ordered, and whose payment is held, may not be opened now (rule:18, rule:19).
+
+        None: it may, and counts from here on among those that are withheld, until `order_over`.
+        """
+        feerate_perkw = self._last_perkw() or 0  # of the coins that were just chosen
+        free_sat, wall_ms = self._free_sat() or 0, self._clock.wall_ms()
+        self.order_over(key)
+        if not self._policy.is_served(peer_id):
+            return No(Refusal.PEER_DENIED, "this client is not served any more")
+        opening = Opening(peer_id, False, funding.capacity_sat, fee_msat, feerate_perkw, free_sat)
+        no = self._budgets.why_not_open(opening, wall_ms)
+        if no is None:
+            self.order_under_way(key, peer_id, funding, feerate_perkw)
+        else:
+            self._policy.refusals.count(no.reason)
+        return no
+
+    def order_under_way(self, key: int, peer_id: str, funding: Funding, feerate_perkw: int = 0) -> None:
+        """Count the channel of an order; also after a start."""
+        mining_msat = self._policy.rules.floor.mining_msat(feerate_perkw)
+        amount_msat = funding.capacity_sat * 1000
+        self._ledger.reserved(peer_id, key, amount_msat, False, mining_msat, self._clock.wall_ms())
+
+    def order_over(self, key: int, *, given_away: str | None = None) -> None:
+        """Count it no longer: it is paid for, or nothing was put into it. `given_away`: a channel that never was."""
+        stake = self._stakes.now(key)
+        if stake is None:
+            return
+        self._stakes.take(stake)
+        if given_away is not None:
+            self._stakes.burnt.add(given_away, stake.since_ms, stake.mining_msat, self._clock.wall_ms())
+            self.save()
+
     def too_large(self, buy: Buy, why: str) -> None:
         """Take note that the payment needs a channel that no rule allows (rule:18)."""
         self._refuse(buy, No(Refusal.CHANNEL_TOO_LARGE, why))

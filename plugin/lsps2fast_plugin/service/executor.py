@@ -103,6 +103,8 @@ class ActionExecutor:
             order.ConnectPeer: self._funding.connect,
         }
         self.renew_found = reservations.renew_found
+        self.reserved_late = reservations.reserved_late
+        self.opening = self._opening
         self.watch = self._waiting.watch
         self.unready = self._waiting.unready
         self.of_last_life = fees.of_last_life

@@ -7,9 +7,9 @@ called again. What a call that got no answer has done is found out by looking (K
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -22,6 +22,8 @@ from lsps2fast_plugin.cln.channel_types import (
     ANCHORS,
     LARGE_CHANNELS,
     LARGEST_PLAIN_SAT,
+    SCID_ALIAS,
+    ZERO_CONF,
     OurNode,
     named,
     newer_types,
@@ -57,6 +59,27 @@ class ChannelTooLarge(Lsps2Error):
 
 class NotForwardable(Lsps2Error):
     """lightningd would not forward these parts, whatever channel is made for them."""
+
+
+class NoTypeLeft(Lsps2Error):
+    """The client has refused every type of channel that may be asked for."""
+
+
+class OpenTerms(NamedTuple):
+    """How a channel is opened: JIT channels are used at once, and announced to no one."""
+
+    mindepth: int = 0
+    announce: bool = False
+
+    def variant(self, channel_type: tuple[int, ...]) -> tuple[int, ...]:
+        """Return a type of JIT channel without what these terms do not go with (BOLT 2)."""
+        dropped = {SCID_ALIAS} if self.announce else set()
+        if self.mindepth:
+            dropped |= {SCID_ALIAS, ZERO_CONF}
+        return tuple(bit for bit in channel_type if bit not in dropped)
+
+
+JIT_TERMS: Final = OpenTerms()
 
 
 class MustNotClose(Lsps2Error):
@@ -161,6 +184,24 @@ class Funder:
         funding = await self._coins.choose(buy.jit_scid, need, rows)
         return replace(funding, channel_type=channel_type)
 
+    async def choose_ordered(
+        self, key: int, peer_id: str, capacity_sat: int, terms: OpenTerms, tried: Container[tuple[int, ...]]
+    ) -> Funding:
+        """Choose coins for a channel of this size that a client has ordered, of the best type that was not `tried`.
+
+        Raises ChannelTooLarge, NoTypeLeft, NotEnoughCoins or NodeError.
+        """
+        features, perkw, rows = await asyncio.gather(self._clients.of(peer_id), self._perkw(), self._coins.known())
+        types = [terms.variant(each) for each in self._node.channel_types(features)]
+        channel_type = next((each for each in types if each not in tried), None)
+        if channel_type is None:
+            raise NoTypeLeft("the client takes no type of channel that lightningd opens")
+        if capacity_sat > LARGEST_PLAIN_SAT and features is not None and not offers(features, LARGE_CHANNELS):
+            raise ChannelTooLarge(f"{capacity_sat} sat were ordered, and the client takes no large channels")
+        need = Need(capacity_sat, OUTPUT_WEIGHT, perkw.funding, ANCHORS in channel_type)
+        funding = await self._coins.choose(key, need, rows)
+        return replace(funding, channel_type=channel_type)
+
     async def refused(self, peer_id: str, channel_type: tuple[int, ...]) -> TypesLeft:
         """Remember that the client refused this type of channel; return what is left to ask for. Raises NodeError."""
         features = await self._clients.of(peer_id)
@@ -215,6 +256,10 @@ class Funder:
     def is_promised(self, funding: Funding) -> bool:
         """Return whether any of these coins is set aside."""
         return self._coins.is_promised(funding)
+
+    def promise(self, jit_scid: int, inputs: Iterable[str]) -> None:
+        """Promise coins that stand in a record, after a start."""
+        self._coins.promise(jit_scid, inputs)
 
     def forget(self, jit_scid: int) -> None:
         """Promise the coins of this scid no longer: they are given back."""

@@ -31,11 +31,17 @@ TRUTHS: Final = (True, "true", "1", 1)
 
 
 class Duty(NamedTuple):
-    """A channel that was paid for."""
+    """A channel that was paid for. `order_id`: it was ordered, and its jit scid means nothing to its client."""
 
     jit_scid: int
     peer_id: str
     min_lifetime_blocks: int
+    order_id: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return what it was sold as."""
+        return f"order {self.order_id}" if self.order_id else f"jit scid {format_scid(self.jit_scid)}"
 
 
 class Sold(NamedTuple):
@@ -94,6 +100,10 @@ class ChannelLeaseGuard:
         if buy.params.min_lifetime_blocks > 0:
             self._duties[channel_id] = Duty(buy.jit_scid, buy.peer_id, buy.params.min_lifetime_blocks)
 
+    def owe_order(self, channel_id: str, duty: Duty) -> None:
+        """Keep a channel open that was ordered."""
+        self._duties[channel_id] = duty
+
     def load(self, stored: Iterable[StoredSession], open_channels: Iterable[str]) -> None:
         """Take up the duties of earlier runs, for channels that are still there."""
         alive = set(open_channels)
@@ -106,6 +116,10 @@ class ChannelLeaseGuard:
         """Return for how many confirmations this channel must stay open; 0: no duty is known."""
         duty = self._duties.get(channel_id)
         return 0 if duty is None else duty.min_lifetime_blocks
+
+    def keeps(self, order_id: str) -> bool:
+        """Return whether the channel of this order is still open."""
+        return any(duty.order_id == order_id for duty in self._duties.values())
 
     def sold(self) -> dict[str, str]:
         """Return every channel that something is owed for, with its jit scid."""
@@ -205,6 +219,6 @@ def names_of(channel: PeerChannel) -> set[str]:
 
 def _sentence(sold: Sold) -> str:
     return (
-        f"channel {sold.channel_id} was sold to {sold.duty.peer_id} (jit scid {format_scid(sold.duty.jit_scid)})"
+        f"channel {sold.channel_id} was sold to {sold.duty.peer_id} ({sold.duty.name})"
         f" to stay open for {sold.duty.min_lifetime_blocks} confirmations and has {sold.confirmations}"
     )

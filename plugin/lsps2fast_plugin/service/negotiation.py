@@ -33,11 +33,13 @@ from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.supply import NodeTerms, Supply
 
 if TYPE_CHECKING:
+    from lsps2fast_plugin.service.lsps1.desk import OrderDesk
     from lsps2fast_plugin.service.wake.waker import Waker
 
 log = logging.getLogger(__name__)
 
 EXISTING_CHANNEL = "existing_channel"  # member of the answer to `lsps2.get_info`, beside the menu
+BUYS = (lsps2.BUY, "lsps1.create_order")  # which cost us a commit
 NOT_SERVED = "this node does not serve you"
 TOO_OFTEN = "too many requests, try again later"
 NOT_NOW = "this node sells no channels at the moment"
@@ -61,13 +63,14 @@ class Negotiator:
         accept: Callable[[Buy], Awaitable[None]],
         buying: Buying | None = None,
         waker: Waker | None = None,
+        orders: OrderDesk | None = None,
         existing: Callable[[str], Awaitable[int]] | None = None,
     ) -> None:
         """`scid_taken(scid)`: a channel of ours has this scid or alias.
 
         `accept` journals a buy and makes its scid live before the client hears of it (B-10). `buying` asks the other
         nodes of the operator, if there are any; `existing(peer_id)` is the largest payment that would go over a
-        channel which this client has. `waker`: LSPS5, if this service has it.
+        channel which this client has. `waker`: LSPS5, `orders`: LSPS1, if this service has it.
         """
         self._existing = existing
         self._buying = buying or NoFleet()
@@ -86,10 +89,12 @@ class Negotiator:
         self._rubbish = parse_error_buckets()
         self._rubbish_total = TokenBucket(20, 200)  # each answer costs an RPC call
         self._waker = waker
-        self._methods = {
+        self._orders = orders
+        self._methods: dict[str, Callable[[str, object], Awaitable[dict[str, Any]]]] = {
             lsps0.LIST_PROTOCOLS: self._list_protocols,
             lsps2.GET_INFO: self._get_info,
             lsps2.BUY: self._buy,
+            **({} if orders is None else orders.methods),
         }
 
     # Which messages are worked on -----------------------------------------------------------------
@@ -109,7 +114,7 @@ class Negotiator:
             return lsps0.encode_error(None, error)
         if request is None:
             return None
-        admitted = self._desk.gate.request(peer_id, request.method == lsps2.BUY, now_ms)
+        admitted = self._desk.gate.request(peer_id, request.method in BUYS, now_ms)
         if admitted is not Admit.YES:
             rejected = lsps0.encode_error(request.id, lsps0.try_later(TOO_OFTEN))
             return rejected if admitted is Admit.REFUSE else None
@@ -145,9 +150,12 @@ class Negotiator:
 
     async def _list_protocols(self, peer_id: str, params: object) -> dict[str, Any]:
         lsps0.parse_list_protocols(params)
+        protocols = [lsps2.PROTOCOL]
+        if self._orders is not None:
+            protocols.insert(0, self._orders.protocol)
         if self._waker is not None and await self._waker.knows():
-            return lsps0.protocols_result((lsps2.PROTOCOL, self._waker.protocol))
-        return lsps0.protocols_result((lsps2.PROTOCOL,))
+            protocols.append(self._waker.protocol)
+        return lsps0.protocols_result(protocols)
 
     # Menus ----------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from lsps2fast_plugin.cln.models import (
 from lsps2fast_plugin.cln.psbt import inputs_of
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import CoinTaken, NotReserved
-from lsps2fast_plugin.service.funding import ChannelGone, limits_of
+from lsps2fast_plugin.service.funding import JIT_TERMS, ChannelGone, OpenTerms, limits_of
 
 SILENCE_S: Final = 30.0  # for one answer of the peer inside an open (K-22)
 UNDO_TIMEOUT_S: Final = 10.0  # for a call that ends an open
@@ -103,6 +103,7 @@ class Opener:
         late: Late | None = None,
         *,
         look: bool = True,
+        terms: OpenTerms = JIT_TERMS,
     ) -> Opened:
         """Negotiate, sign and complete; the funding is withheld until it is sent.
 
@@ -113,7 +114,7 @@ class Opener:
         `reserved` raises. Then no open of ours is under way any more, unless lightningd answers nothing at all.
         """
         try:
-            channel = await self._negotiate(peer_id, funding, reserved, late)
+            channel = await self._negotiate(peer_id, funding, reserved, late, terms)
         except AnswerPending:  # of the two calls that wait for the peer, or of a signer that sleeps
             await self.hang_up(peer_id)
             raise
@@ -130,13 +131,15 @@ class Opener:
             raise
         return Opened(channel, await self._first_limits(peer_id, channel.channel_id) if look else None)
 
-    async def _negotiate(self, peer_id: str, funding: Funding, reserved: Awaitable[None], late: Late | None) -> Channel:
+    async def _negotiate(
+        self, peer_id: str, funding: Funding, reserved: Awaitable[None], late: Late | None, terms: OpenTerms
+    ) -> Channel:
         start: dict[str, Any] = {
             "id": peer_id,
             "amount": funding.capacity_sat,
-            "mindepth": 0,
+            "mindepth": terms.mindepth,
             "channel_type": list(funding.channel_type),
-            "announce": False,
+            "announce": terms.announce,
         }
         if self._zero_reserve(peer_id):
             start["reserve"] = 0

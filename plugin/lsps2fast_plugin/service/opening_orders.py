@@ -97,12 +97,12 @@ class OpeningOrders:
         """Reserve the coins that the record names, and open the channel."""
         buy = self._tasks.buy(action.jit_scid)
         peer_id, look = buy.peer_id, not buy.client_trusts_lsp
-        async with self._alone_with(peer_id):
+        async with self.alone_with(peer_id):
             try:
                 # Only now: the record names these coins.
                 reserved_late = partial(self._reservations.reserved_late, action.jit_scid, action.funding)
                 reserving = self._funder.reserve(action.jit_scid, action.funding, reserved_late)
-                late = partial(self._clear_late, peer_id, action.funding)
+                late = partial(self.clear_late, peer_id, action.funding)
                 opened = await self._opener.open(peer_id, action.funding, reserving, late, look=look)
             except CoinTaken as error:
                 log.info(f"choosing other coins: {error}")
@@ -133,7 +133,7 @@ class OpeningOrders:
 
     async def clear(self, peer_id: str, funding: order.Funding) -> None:
         """End the open of this channel, and close what a call whose answer was lost has made of these coins."""
-        async with self._alone_with(peer_id):
+        async with self.alone_with(peer_id):
             await self._opener.end(peer_id, funding)
             for channel in await self._opener.made_of(peer_id, funding):
                 if not self._driver.owns(channel.channel_id):
@@ -194,12 +194,12 @@ class OpeningOrders:
         else:
             self._tasks.open_failed(action, "open_refused" if by_client else "open_failed", why, by_client=by_client)
 
-    def _alone_with(self, peer_id: str) -> asyncio.Lock:
+    def alone_with(self, peer_id: str) -> asyncio.Lock:
         """Allow one open or undo at a time with a peer (O-19): lightningd's calls mean "the" open of a peer."""
         return self._peers.setdefault(peer_id, asyncio.Lock())
 
-    def _clear_late(self, peer_id: str, funding: order.Funding) -> None:
-        """Clear away what a step of an open made after it was given up."""
+    def clear_late(self, peer_id: str, funding: order.Funding) -> None:
+        """Clear away what a step of an open made after it was given up (`late` of `Opener.open`)."""
 
         async def clear() -> None:
             await self.clear(peer_id, funding)

@@ -35,6 +35,7 @@ def add_methods(host: Host, parts: Callable[[], ServiceParts | None]) -> LedgerM
     host.method("lsps2-forgive", methods.forgive)
     host.method("lsps2-fleet", methods.fleet)
     host.method("lsps2-wake", methods.wake)
+    host.method("lsps2-listorders", methods.list_orders)
     host.method("lsps2-pause", methods.pause)
     host.method("lsps2-resume", methods.resume)
     if os.environ.get("LSPS2FAST_TEST_CLOCK") == "1":
@@ -133,6 +134,12 @@ class Methods:
         if fleet is None:
             raise refusal(STATE, "this node is alone: lsps2-fleet is not set")
         return await fleet.state()
+
+    async def list_orders(self, order_id: str | None = None) -> dict[str, Any]:
+        """Return the channels that clients ordered with LSPS1, the newest first; or one of them."""
+        self._ready()
+        orders = self._parts.orders
+        return {"orders": [] if orders is None else orders.book.describe(order_id)}
 
     async def cancel(self, jit_channel_scid: str) -> dict[str, Any]:
         """Take an unpaid offer back: parts it holds fail, later ones find no channel. A channel being made goes on."""

@@ -15,6 +15,7 @@ from lsps2fast.lsps.promise import key_from_hex
 from lsps2fast_plugin.cln.option_table import Changed, NumberTable, add_numbers, read_numbers, several
 from lsps2fast_plugin.cln.pyln_client import Plugin
 from lsps2fast_plugin.service.coin_pool import PoolSize
+from lsps2fast_plugin.service.lsps1.terms import OrderTerms
 from lsps2fast_plugin.service.policy.external import Use
 from lsps2fast_plugin.service.policy.limits import LIMIT_OPTIONS, GateLimits
 from lsps2fast_plugin.service.policy.policy import DEFAULT_LINE, FeeLine, Rules, rules_from_options
@@ -33,6 +34,17 @@ OWN_PREFIX = "lsps2-"  # of the options that CLN's built-in plugin does not have
 GUARDS = ("refuse", "warn", "off")
 CLOSE_BY_RULE = "lsps2-close-by-rule"
 ON_OFF = ("off", "on")
+ORDERS = ("off", "on", "finish")  # lsps2-lsps1
+DEFAULT_ORDERS = OrderTerms(
+    base_sat=1_000,
+    lease_ppm=2_000,
+    min_sat=100_000,
+    max_sat=10_000_000,
+    max_blocks=12_960,
+    valid_s=3_600,
+    most_per_peer=3,
+    most=1_000,
+)
 LOOPBACK = "127.0.0.1"
 LEDGER_FILE = "lsps2-sales.sqlite3"
 DAY_MS = 86_400_000
@@ -80,6 +92,8 @@ class Settings(NamedTuple):
     webhook_signer: tuple[str, ...] | None = None
     webhook_loopback: bool = False
     close_by_rule: bool = False
+    orders: str = ORDERS[0]
+    order_terms: OrderTerms = DEFAULT_ORDERS
 
 
 NUMBERS: NumberTable = {  # default, least, most, meaning
@@ -183,6 +197,29 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         10**12,
         "raise an alarm when free, confirmed coins of the wallet fall below this; 0: none",
     ),
+    "lsps2-order-fee-sat": (
+        DEFAULT_ORDERS.base_sat,
+        0,
+        10**9,
+        "satoshis that a channel ordered with LSPS1 costs beside mining and its lease",
+    ),
+    "lsps2-order-fee-ppm": (
+        DEFAULT_ORDERS.lease_ppm,
+        0,
+        10**6,
+        "what leasing the sats of an ordered channel for 4320 blocks costs, in parts per million of them",
+    ),
+    "lsps2-order-min-sat": (DEFAULT_ORDERS.min_sat, 20_000, 10**12, "smallest channel that may be ordered"),
+    "lsps2-order-max-sat": (
+        DEFAULT_ORDERS.max_sat,
+        20_000,
+        10**12,
+        "largest channel that may be ordered; never above lsps2-max-channel-sat",
+    ),
+    "lsps2-order-max-blocks": (DEFAULT_ORDERS.max_blocks, 144, 10**6, "longest lease of an ordered channel, in blocks"),
+    "lsps2-order-validity": (DEFAULT_ORDERS.valid_s, 600, 86_400, "seconds in which an order may be paid"),
+    "lsps2-max-orders-per-peer": (DEFAULT_ORDERS.most_per_peer, 1, 10**4, "orders of one peer that are not paid yet"),
+    "lsps2-max-orders": (DEFAULT_ORDERS.most, 1, 10**6, "orders that are not paid yet, in all"),
     "lsps2-keep-records": (30, 1, 36_500, "days that the record of a finished sale is kept"),
     **LIMIT_OPTIONS,
 }
@@ -234,6 +271,12 @@ def add_options(plugin: Plugin, changed: Changed | None = None) -> None:
         "`lsps2-closable` says what they would do",
         dynamic=changed is not None,
         on_change=changed,
+    )
+    plugin.add_option(
+        "lsps2-lsps1",
+        ORDERS[0],
+        f"whether clients may order channels and pay them ahead (LSPS1): {', '.join(ORDERS)}; finish takes no new "
+        "orders and ends those there are, which off would not",
     )
     plugin.add_option(
         "lsps2-coin-pool",
@@ -411,6 +454,22 @@ def _rules(number: dict[str, int], client_trusts_lsp: bool, reuse: str) -> Rules
     )
 
 
+def _order_terms(number: dict[str, int]) -> OrderTerms:
+    least, most = number["lsps2-order-min-sat"], number["lsps2-order-max-sat"]
+    if least > most:
+        raise ConfigError(f"lsps2-order-min-sat={least} is above lsps2-order-max-sat={most}; give at most {most}")
+    return OrderTerms(
+        base_sat=number["lsps2-order-fee-sat"],
+        lease_ppm=number["lsps2-order-fee-ppm"],
+        min_sat=least,
+        max_sat=most,
+        max_blocks=number["lsps2-order-max-blocks"],
+        valid_s=number["lsps2-order-validity"],
+        most_per_peer=number["lsps2-max-orders-per-peer"],
+        most=number["lsps2-max-orders"],
+    )
+
+
 def read_close_by_rule(value: Any, ledger: str, policy_file: str | None) -> bool:
     """Read the switch of closing by rule. Raises ConfigError where it could do nothing."""
     is_on = _choice(value, CLOSE_BY_RULE, ON_OFF) == "on"
@@ -473,4 +532,6 @@ def read_settings(plugin: Plugin, changes: Mapping[str, Any] | None = None) -> S
         webhook_signer=_signer(get("lsps2-webhook-signer")),
         webhook_loopback=bool(get("lsps2-webhook-loopback")),
         close_by_rule=read_close_by_rule(get(CLOSE_BY_RULE), ledger, path),
+        orders=_choice(get("lsps2-lsps1"), "lsps2-lsps1", ORDERS),
+        order_terms=_order_terms(number),
     )

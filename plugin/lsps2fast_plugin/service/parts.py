@@ -43,6 +43,7 @@ from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
 
 if TYPE_CHECKING:
     from lsps2fast_plugin.service.fleet.fleet import Fleet
+    from lsps2fast_plugin.service.lsps1.orders import Orders
     from lsps2fast_plugin.service.wake.waker import Waker
 
 
@@ -88,3 +89,4 @@ class ServiceParts:
     closer: Closer
     fleet: Fleet | None
     waker: Waker | None
+    orders: Orders | None

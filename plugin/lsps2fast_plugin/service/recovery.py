@@ -153,7 +153,10 @@ class Recovery:
 
     def _tell_strays(self, snapshot: Snapshot) -> None:
         """Alarm on withheld channels that no record claims. They may be of another tool, so we never close them."""
+        orders = self._parts.orders
         for channel_id, channel in snapshot.channels.items():
+            if orders is not None and orders.owns(channel):
+                continue
             if channel.is_withheld and channel.is_ours and channel_id not in self._owned:
                 self._parts.effects.alarm(f"withheld channel {channel_id} to {channel.peer_id} is in no record")
 

@@ -70,6 +70,11 @@ class Reservations:
         """Free these coins; tried until it works."""
         await self._tasks.until_done(f"releasing the coins of {peer_id}", partial(self.release, jit_scid, funding))
 
+    async def _renew_ordered(self, key: int, funding: order.Funding) -> None:
+        """Reserve the coins of an order again, if it still has them. Raises NodeError."""
+        if funding in self._funder.reserved_by(key):
+            await self._broadcaster.renew(key, funding, "", None)
+
     def reserved_late(self, jit_scid: int, funding: order.Funding) -> None:
         """Free coins that lightningd reserved after the call was given up, if no attempt has them any more."""
         if not self._funder.is_promised(funding):
@@ -79,5 +84,8 @@ class Reservations:
     def released_late(self, funding: order.Funding) -> None:
         """Reserve coins again that lightningd freed after the call was given up, if another attempt has them by now."""
         for holder, theirs in self._funder.standing(funding).items():
+            if self._driver.buy_of(holder) is None:  # a channel that was ordered
+                self._tasks.insist("renewing a reservation", partial(self._renew_ordered, holder, theirs))
+                continue
             renewal = order.RenewInputs(holder, b"", theirs)
             self._tasks.spawn(self.renew(renewal), renewal)

@@ -185,9 +185,10 @@ def build_parts(
         driver.funding_sent(peer_id, channel)
         notes.funding_sent(peer_id, channel)
 
+    opener = Opener(rpc, desk.zero_reserve)
     effects = ActionExecutor(
         funder=funder,
-        opener=Opener(rpc, desk.zero_reserve),
+        opener=opener,
         broadcaster=broadcaster,
         store=store,
         answers=held,
@@ -218,6 +219,36 @@ def build_parts(
             shut=shut,
             held=held,
             post=post,
+        )
+    supply = Supply(
+        view,
+        books,
+        desk,
+        settings.max_parts,
+        settings.max_overpay_ppm,
+        partial(largest_payable, settings, forward_limits),
+    )
+    orders = None
+    if settings.orders != "off":
+        from lsps2fast_plugin.service.lsps1.wiring import build_orders  # a node that sells none ahead needs none of it
+
+        orders = build_orders(
+            rpc=rpc,
+            clock=clock,
+            settings=settings,
+            notebook=notebook,
+            desk=desk,
+            driver=driver,
+            shut=shut,
+            funder=funder,
+            opener=opener,
+            broadcaster=broadcaster,
+            capital=exposure,
+            leases=afterwards,
+            supply=supply,
+            alarms=alarms,
+            scid_taken=lambda scid: scid in offers or view.scid_taken(scid),
+            replays=replays,
         )
     ties = Ties(offers=offers, driver=driver, capital=exposure, shut=shut, held=held, waker=waker)
     closer = Closer(
@@ -262,14 +293,7 @@ def build_parts(
         finder=finder,
         pool=pool,
         view=view,
-        supply=Supply(
-            view,
-            books,
-            desk,
-            settings.max_parts,
-            settings.max_overpay_ppm,
-            partial(largest_payable, settings, forward_limits),
-        ),
+        supply=supply,
         exposure=exposure,
         shut=shut,
         oversight=Oversight(policy=desk.policy, capital=exposure, clock=clock, rpc=rpc, offers=driver, node=view),
@@ -284,6 +308,7 @@ def build_parts(
         closer=closer,
         fleet=fleet,
         waker=waker,
+        orders=orders,
     )
 
 

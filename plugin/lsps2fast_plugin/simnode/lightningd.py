@@ -78,7 +78,8 @@ class Node(NodeBase):
         for htlc in parts:
             self.warn(f"chan#{self.ends.index(htlc.taker) + 1}", f"Replaying old unprocessed HTLC #{htlc.id}")
         for htlc in parts:
-            self.htlcs.take_up(htlc)
+            if self.state == "running":  # it may die over any of them
+                self.htlcs.take_up(htlc)
 
     def _catch_up(self) -> None:
         for height in range(self.height + 1, self.chain.height + 1):

@@ -13,10 +13,12 @@ import msgspec
 
 from lsps2fast.actions import Channel, Forward, Funding, SessionRecord
 from lsps2fast.lsps.buys import Buy
+from lsps2fast.lsps.lsps1 import OrderAsk, OrderState
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.client import built_in_records, history, records, reports, store
 from lsps2fast_plugin.service import capital, sales_policy, session_record, session_store
 from lsps2fast_plugin.service.closing import journal
+from lsps2fast_plugin.service.lsps1 import book
 from lsps2fast_plugin.service.policy import stakes, tokens, trust
 from lsps2fast_plugin.service.policy.rules import TrustRule
 from lsps2fast_plugin.service.sales_ledger import schema
@@ -89,6 +91,43 @@ SESSION: Final = {
     "lsps2fast.attempt": "true in the final record of one payment while its buy goes on; else absent",
     "lsps2fast.forwards": "parts on their way to the client, each a list: incoming scid, HTLC id, msat sent, fee taken"
     " in msat, id of the incoming channel where it is known",
+}
+ORDER: Final = {
+    "version": VERSION,
+    "id": "the order id that its client knows",
+    "key": "stands for the order where coins and budgets go by jit scid; no payer knows it",
+    "peer_id": "node id of the client",
+    "ask": "what was ordered, as in `lsps1.create_order`",
+    "fee_sat": "what the client pays, sat",
+    "payment_hash": "of the invoice",
+    "bolt11": "the invoice; its label is `lsps2fast-order-` and the order id",
+    "created_ms": TIME,
+    "expires_ms": "the end of the invoice, UTC ms",
+    "state": f"{', '.join(f'`{state}`' for state in OrderState)}",
+    "paid": "lightningd has taken the payment",
+    "ask.lsp_balance_sat": "sats that the LSP puts in",
+    "ask.client_balance_sat": "sats of the client: always 0",
+    "ask.required_channel_confirmations": "after so many blocks the channel is used; 0: at once",
+    "ask.funding_confirms_within_blocks": "how soon a block should have the funding",
+    "ask.channel_expiry_blocks": "how long the channel stays open",
+    "ask.announce_channel": "others may know of the channel",
+    "ask.token": "always empty, or null",
+    "ask.refund_onchain_address": "what the client named; it is not used",
+    "funding.psbt": "unsigned, without the channel's output",
+    "funding.inputs": "the coins, each as `txid:output`",
+    "funding.reserved_to_block": "so long they are ours at least",
+    "funding.capacity_sat": "size of the channel",
+    "funding.channel_type": "feature bits that were asked for",
+    "channel.channel_id": "its id",
+    "channel.signed_psbt": "the funding, which only needs to be sent",
+    "channel.funding_txid": "its txid",
+    "attempts": "opens, or sendings, that failed",
+    "funding": "the coins of its channel, the intent of opening it, as in a sale",
+    "channel": "the channel that both sides have signed, as in a sale",
+    "outnum": "which output of its funding the channel is",
+    "sent_ms": "when bitcoind got the funding, UTC ms; 0: not yet",
+    "ended_ms": "when it came to its end, UTC ms; 0: not yet",
+    "why": "why there is no channel, for people",
 }
 BUY: Final = {
     "version": VERSION,
@@ -309,6 +348,33 @@ def _close() -> journal.Decision:
     )
 
 
+def _order() -> book.Order:
+    ask = OrderAsk(
+        lsp_balance_sat=200_000,
+        client_balance_sat=0,
+        required_channel_confirmations=0,
+        funding_confirms_within_blocks=12,
+        channel_expiry_blocks=4_320,
+        announce_channel=False,
+    )
+    return book.Order(
+        id="adbecbfd-efc5-4d2a-a02a-7963cd8cbfc0",
+        key=SCID,
+        peer_id=PEER,
+        ask=ask,
+        fee_sat=1_850,
+        payment_hash=HASH.hex(),
+        bolt11="lnbc18500n1…",
+        created_ms=DAY_MS,
+        expires_ms=DAY_MS + 3_600_000,
+        state=OrderState.SENT,
+        paid=True,
+        funding=Funding("cHNidP8B…", (f"{TXID}:0",), 900_000, 200_000),
+        channel=Channel(CHANNEL, "cHNidP8B…", TXID),
+        sent_ms=DAY_MS + 60_000,
+    )
+
+
 def families() -> tuple[Family, ...]:
     """Return all kinds of records."""
     approval, channel = _approval(), records.JitChannel(CHANNEL, PEER, TXID, 0, 200_000_000, HASH)
@@ -379,6 +445,14 @@ def families() -> tuple[Family, ...]:
                 "since_ms": "when the client registered last, or lost its last channel, UTC ms",
                 "channel": "it had a channel at the last look",
             },
+        ),
+        Family(
+            "A channel that was ordered",
+            (*book.ROOT, "order id"),
+            "One record an order (`lsps2-lsps1`). It goes an hour after an end without payment, else"
+            " `lsps2-keep-records` days after its end, and not before its channel is closed.",
+            msgspec.to_builtins(_order()),
+            ORDER,
         ),
         Family(
             "The wallet: a buy before its invoice",

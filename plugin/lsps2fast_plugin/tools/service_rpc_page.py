@@ -26,6 +26,7 @@ PARAMETERS: Final = {
     "jit_channel_scid": "the made-up channel that the client's invoice names",
     "limit": f"entries a page, at most {MOST_ROWS:,}",
     "notification": f"what to send: {' or '.join(f'`{name}`' for name in WAKE_METHODS)}",
+    "order_id": "an order, as its client knows it; default: all",
     "outcome": f"only payments that ended so: {', '.join(f'`{name}`' for name in OUTCOMES)}",
     "payment_size_msat": "the payment to judge; default: what the menu allows",
     "peer_id": "node id of the client",

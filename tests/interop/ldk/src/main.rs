@@ -12,7 +12,8 @@ use ldk_node::bitcoin::secp256k1::PublicKey;
 use ldk_node::bitcoin::Network;
 use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Description};
-use ldk_node::liquidity::LSPS2ServiceConfig;
+use ldk_node::lightning_liquidity::lsps1::msgs::LSPS1OrderId;
+use ldk_node::liquidity::{LSPS1OrderStatus, LSPS2ServiceConfig};
 use ldk_node::{Builder, Node};
 use serde_json::{json, Value};
 
@@ -83,6 +84,10 @@ fn build(row: &Value) -> Result<Node, String> {
 		let token = lsp["token"].as_str().map(str::to_owned);
 		builder.set_liquidity_source_lsps2(key(lsp, "id")?, address(lsp, "address")?, token);
 	}
+	let seller = &row["seller"];
+	if seller.is_object() {
+		builder.set_liquidity_source_lsps1(key(seller, "id")?, address(seller, "address")?, None);
+	}
 	if row["service"].is_object() {
 		builder.set_liquidity_provider_lsps2(service(&row["service"])?);
 	}
@@ -103,6 +108,17 @@ fn channels(node: &Node) -> Value {
 		})
 	});
 	Value::Array(rows.collect())
+}
+
+fn ordered(order: &LSPS1OrderStatus) -> Answer {
+	let bolt11 = order.payment_options.bolt11.as_ref().ok_or("no way to pay by bolt11")?;
+	Ok(json!({
+		"order_id": order.order_id.0,
+		"invoice": bolt11.invoice.to_string(),
+		"fee_sat": bolt11.fee_total_sat,
+		"payment": format!("{:?}", bolt11.state),
+		"outpoint": order.channel_state.as_ref().map(|channel| channel.funding_outpoint.to_string()),
+	}))
 }
 
 fn answer(node: &Node, method: &str, params: &Value) -> Answer {
@@ -144,6 +160,15 @@ fn answer(node: &Node, method: &str, params: &Value) -> Answer {
 				(_, None) => bolt11.receive_variable_amount_via_jit_channel(&description, expiry_s, None),
 			};
 			Ok(json!(invoice.map_err(failed)?.to_string()))
+		},
+		"order" => {
+			let (sat, blocks) = (number(params, "lsp_balance_sat")?, number(params, "blocks")? as u32);
+			let announce = params["announce"].as_bool().unwrap_or(false);
+			ordered(&node.lsps1_liquidity().request_channel(sat, 0, blocks, announce).map_err(failed)?)
+		},
+		"order_status" => {
+			let id = LSPS1OrderId(text(params, "order_id")?.to_owned());
+			ordered(&node.lsps1_liquidity().check_order_status(id).map_err(failed)?)
 		},
 		"pay" => {
 			let invoice = Bolt11Invoice::from_str(text(params, "invoice")?).map_err(failed)?;

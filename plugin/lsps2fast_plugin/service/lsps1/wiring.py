@@ -1,0 +1,84 @@
+"""Builds the parts that sell channels ahead, apart from `service.wiring`: most nodes never import it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.service.alarms import Alarms
+from lsps2fast_plugin.service.broadcast import Broadcaster
+from lsps2fast_plugin.service.capital import CapitalAtRisk
+from lsps2fast_plugin.service.driver import SessionDriver
+from lsps2fast_plugin.service.funding import Funder
+from lsps2fast_plugin.service.leases import ChannelLeaseGuard
+from lsps2fast_plugin.service.lsps1.book import OrderBook
+from lsps2fast_plugin.service.lsps1.channels import OrderChannels
+from lsps2fast_plugin.service.lsps1.desk import OrderDesk
+from lsps2fast_plugin.service.lsps1.invoices import OrderInvoices
+from lsps2fast_plugin.service.lsps1.orders import Orders
+from lsps2fast_plugin.service.opening import Opener
+from lsps2fast_plugin.service.options import Settings
+from lsps2fast_plugin.service.sales_policy import Desk
+from lsps2fast_plugin.service.shut_channels import ShutChannels
+from lsps2fast_plugin.service.supply import Supply
+
+
+def build_orders(
+    *,
+    rpc: Rpc,
+    clock: Clock,
+    settings: Settings,
+    notebook: DatastoreRecords,
+    desk: Desk,
+    driver: SessionDriver,
+    shut: ShutChannels,
+    funder: Funder,
+    opener: Opener,
+    broadcaster: Broadcaster,
+    capital: CapitalAtRisk,
+    leases: ChannelLeaseGuard,
+    supply: Supply,
+    alarms: Alarms,
+    scid_taken: Callable[[int], bool],
+    replays: bool,
+) -> Orders:
+    """Return what goes on with orders, and takes new ones unless `lsps2-lsps1=finish`."""
+    book, invoices = OrderBook(notebook, clock, alarms.tell), OrderInvoices(rpc)
+    taker = None
+    if settings.orders == "on":
+        taker = OrderDesk(
+            terms=settings.order_terms,
+            policy=desk.policy,
+            book=book,
+            invoices=invoices,
+            means=supply,
+            clock=clock,
+            zero_reserve=settings.zero_reserve,
+            is_paused=lambda: desk.paused,
+            scid_taken=scid_taken,
+        )
+    channels = OrderChannels(
+        funder=funder,
+        opener=opener,
+        broadcaster=broadcaster,
+        effects=driver.effects,
+        capital=capital,
+        supply=supply,
+        shut=shut,
+    )
+    return Orders(
+        book=book,
+        invoices=invoices,
+        channels=channels,
+        leases=leases,
+        clock=clock,
+        height=driver.height,
+        is_online=driver.sessions.is_online,
+        alarm=alarms.tell,
+        hold_ms=settings.offline_ms,
+        keep_ms=settings.keep_records_ms,
+        replays=replays,
+        desk=taker,
+    )
