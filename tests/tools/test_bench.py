@@ -242,6 +242,7 @@ def test_a_sweep_floods_a_real_service_and_a_blocked_loop() -> None:
     found = sweep.run_sweep(1, 0.5, print, rates=(100.0, 2_000.0), peers=20, block_s=0.5)
     assert [(step.per_s, step.wallets_served) for step in found.steps] == [(100.0, 20), (2_000.0, 20)]
     assert all(len(step.forward_us) >= 2 * 40 for step in found.steps)
+    assert all(len(step.own_us) == len(step.forward_us) and min(step.own_us) >= 0.0 for step in found.steps)
     assert [each.lane for each in found.blocked] == ["c", "python"]
     assert all(len(each.rest_us) >= 40 and len(each.blocked_us) >= 40 for each in found.blocked)
     assert "of 200" in sweep.text(found)  # too few for a p99

@@ -168,6 +168,8 @@ class Pace:
         self._dice = random.Random(seed)
         self._forwards: dict[bytes, float] = {}  # id: when it was due
         self.forward_us: list[float] = []
+        self.own_us: list[float] = []  # of these, what passed before we wrote the forward though the pipe had room
+        self._is_full, self._room_s = False, 0.0  # the pipe; since when it is not
         self.written = self.answered = self.replies = self.sold = 0
         self.rss_kb = self._child.rss_kb()
 
@@ -182,6 +184,7 @@ class Pace:
             if not self._rest:
                 batch = self._guests(now)
                 if now >= next_forward_s:
+                    self.own_us.append((now - max(next_forward_s, self._room_s)) * 1e6)
                     batch.append(self._forward(next_forward_s))
                     next_forward_s += self._forward_every_s
                 if now < begin + seconds:
@@ -213,6 +216,9 @@ class Pace:
         """Write and read what is possible, for 1 ms at most."""
         if self._rest:
             self._rest = self._child.try_send(self._rest)
+            was_full, self._is_full = self._is_full, bool(self._rest)
+            if was_full and not self._is_full:
+                self._room_s = time.perf_counter()
         for frame in self._child.frames(0.001, or_writable=bool(self._rest)):
             self._take(frame)
         for heard in self._ear.heard():
