@@ -12,7 +12,11 @@ UNUSED = (
     *("pyln.client.gossmap", "pyln.proto"),
     *("pyln.spec", "rich", "tomllib", "xml"),
 )
-ON_DEMAND = ("lsps2fast_plugin.service.page.server", "lsps2fast_plugin.service.fleet.fleet", "coincurve")
+SERVICE = "lsps2fast_plugin.service"
+ON_DEMAND = (
+    *(f"{SERVICE}.{part}" for part in ("page.server", "fleet.fleet", "wake.waker", "policy.file", "lsps1.orders")),
+    *("lsps2fast.lsps.lsps1", "lsps2fast.lsps.lsps5", "coincurve"),
+)
 UNUSED_BY = {"service": (*UNUSED, *ON_DEMAND), "client": UNUSED}  # the wallet reads invoices, with coincurve
 
 
