@@ -450,6 +450,24 @@ async def test_what_a_spliced_channel_earned_is_not_known() -> None:
     assert house.closes == []
 
 
+@pytest.mark.parametrize("state", ["CHANNELD_SHUTTING_DOWN", "ONCHAIN", None])
+async def test_a_channel_that_was_given_up_and_is_closed_by_hand_is_no_close_of_a_rule(state: str | None) -> None:
+    """operator:O2: weeks later its operator closes it; the books name no rule."""
+    house = House()
+    house.errors["close"] = [NodeError("close", -1, "no") for _ in range(module.MOST_TRIES)]
+    await house.blocks(40, hours=1 / 6)
+    await house.blocks(2, hours=24)
+    assert [decision.given_up is None for decision in house.closer.journal] == [False]
+    if state is None:
+        house.closed.append({"channel_id": CHANNEL, "closer": "local"})
+        del house.channels[CHANNEL]
+    else:
+        house.channels[CHANNEL] |= {"state": state, "closer": "local"}
+    await house.blocks()
+    assert house.stored == {}
+    assert table(house.db, "rule", "closes") == []
+
+
 # Starts ------------------------------------------------------------------------------------------------
 
 

@@ -259,7 +259,10 @@ class Closer:
 
     async def _go_on(self, decision: Decision, channels: Mapping[str, PeerChannel]) -> None:
         channel = channels.get(decision.channel_id)
-        if channel is None or channel.state in BACK:
+        ends = channel is None or channel.is_closing or channel.state in BACK
+        if ends and _was_left_alone(decision, self._clock.wall_ms()):
+            await self._withdraw(decision, "it had been left alone when it was closed")
+        elif channel is None or channel.state in BACK:
             await self._finish(decision, channel)
         elif channel.is_closing and channel.closer == "remote":
             await self._withdraw(decision, "its client closes it")
@@ -337,6 +340,11 @@ class Closer:
 def _is_under_way(decision: Decision, wall_ms: int) -> bool:
     """Return whether a close takes a place: one whose client has stayed away for a day holds up no other."""
     return decision.given_up is None and wall_ms - decision.tried_ms < DAY_MS
+
+
+def _was_left_alone(decision: Decision, wall_ms: int) -> bool:
+    """Return whether a close of now is another's: the last try, which may have worked all the same, is a day ago."""
+    return decision.given_up is not None and wall_ms - decision.tried_ms >= DAY_MS
 
 
 def _decision(facts: ChannelFacts, use: Use, rule: CloseRule, rates: PerKw, now: Now) -> Decision:
