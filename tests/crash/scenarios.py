@@ -344,7 +344,8 @@ async def _ordered(stage: Stage, client: Client, parts: int = 1) -> None:
     """Order and pay; an order that failed is made again, as people do."""
     for _ in range(TRIES):
         stage.mend()
-        if await stage.pay_order(stage.payers[0], await stage.order(client), parts):
+        if await stage.pay_order(stage.payers[0], order := await stage.order(client), parts):
+            await stage.has_its_channel(order)
             return
         await stage.calm()
         await stage.turn(LONGEST_PAUSE_S)
@@ -370,7 +371,9 @@ async def ordered_refused(stage: Stage) -> None:
     await stage.quiet()
     await stage.turn(1)
     client.behaviour.reject_open = None
-    if not await payment:
+    if await payment:
+        await stage.has_its_channel(order)
+    else:
         await _ordered(stage, client)
 
 
@@ -385,7 +388,9 @@ async def ordered_beside_a_sale(stage: Stage) -> None:
     got = await stage.pay_order(payer, order)
     await stage.result(payment)
     await stage.pay_unpaid(payer, sale)
-    if not got:
+    if got:
+        await stage.has_its_channel(order)
+    else:
         await _ordered(stage, client)
 
 

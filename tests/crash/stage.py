@@ -8,6 +8,7 @@ the steps go on. Nothing waits for real time: a step waits until the plugin has 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
@@ -463,6 +464,15 @@ class Stage:
         ordered.sent.append(payment)
         (result,) = await self.result(payment)
         return result.paid
+
+    async def has_its_channel(self, ordered: Ordered) -> None:
+        """A payment that was taken brings its channel, once the client calls again if the LSP hung up on it."""
+        key = ("lsps", "lsps1", "orders", ordered.order_id)
+
+        def is_sent() -> bool:
+            return json.loads(self.lsp.datastore.rows[key][0])["state"] in ("sent", "done")
+
+        await self.until(is_sent, f"the channel of order {ordered.order_id}")
 
     async def send(
         self, payer: Payer, sale: Sale, amounts: list[int], total_msat: int | None = None, final_delta: int = 100
