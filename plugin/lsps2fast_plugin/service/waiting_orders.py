@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 from msgspec.structs import replace
@@ -156,13 +157,13 @@ class WaitingOrders:
 
         `zero`: it was before. Raises ChannelGone or NodeError.
         """
-        looking = self._funder.usable(peer_id, channel_id)
+        look = partial(self._funder.usable, peer_id, channel_id)
         if zero:
-            return await looking, True
+            return await look(), True
         if await self._fees.operator_charges():  # both at once: neither needs the other's answer (P17)
-            channel, _ = await asyncio.gather(looking, self._fees.zero(channel_id))
+            channel, _ = await asyncio.gather(look(), self._fees.zero(channel_id))
             return channel, True
-        channel = await looking
+        channel = await look()
         if channel is None or channel.charges_nothing:
             return channel, False
         await self._fees.zero(channel_id)
