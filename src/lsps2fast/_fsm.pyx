@@ -36,6 +36,9 @@ AWAITING_CHANNEL_READY with nothing to fund, `committed` and `sent` from the sta
 undone or closed for it. It is no channel of the buy, which stands when the payment is over. If the room has gone before
 the parts are out, the session opens a channel after all (`_open_instead`), once.
 
+A funding may pay several channels. If one of them is given up before it is sent, it is sent for none (trap:60), and the
+sessions of the others open another, from AWAITING_CHANNEL_READY back to OPENING (`_sister_gone`).
+
 Four facts say what may still be done with the money in the channel. `committed`: its funding was ordered to be sent, so
 it may be out and nothing is undone. `sent`: it is out. `gone`: lightningd says that the channel is closed or closing.
 `never_sent`: the executor of `Broadcast`, which looks before it sends, has found it gone and sends nothing: such a
@@ -440,7 +443,8 @@ class Session(Payment):
         return failed if self.sum_msat >= self._needed() else failed + self._give_up_for_others()
 
     def _intend(self, funding):
-        if self._done(CHOOSING | AT_OPEN) == CHOOSING:  # AT_OPEN: other coins, one of the first was taken
+        # AT_OPEN: other coins, one of the first was taken; counted: another channel, through no fault of its client
+        if self._done(CHOOSING | AT_OPEN) == CHOOSING and not self.counted:
             self.buy.attempts += 1  # C-16: counted from here; having no coins is our trouble alone (O-09)
             self.counted = True
         self.funding = funding
@@ -615,6 +619,20 @@ class Session(Payment):
             return failed
         alarm = Alarm(f"{name} was given up before its funding was sent: none of our coins go into it")
         return (*failed, alarm, *self._undo_or_wait())
+
+    def _sister_gone(self, arg):
+        """Open another channel: the funding of this one is not sent, for it would pay one that is gone (trap:60)."""
+        if self.sent or not self.committed:
+            raise ProtocolBug("SISTER_GONE for a funding that is out, or was not ordered to be sent")
+        if self.state == ABORTING:
+            return self._channel_closed(True)
+        self.channel = self.limits = self.forwards = None
+        self.committed = self.gone = False
+        self.recorded = 0
+        self.state = OPENING
+        self.step = CHOOSING
+        out_msat: cython.ulonglong = less(self.sum_msat, self.fee_msat)
+        return (ReserveCoins(self.buy.jit_scid, self.payment_hash, out_msat, self.held, False),)
 
     # Forwarded and after --------------------------------------------------------------------------
 

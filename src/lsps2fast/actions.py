@@ -117,7 +117,8 @@ class Funding(Fact, frozen=True, gc=False):
     """Coins set aside for one channel (fact of `COINS_CHOSEN`). `inputs` are "txid:vout".
 
     The node reserves them only once the intent that names them is stored, and then at least to `reserved_to_block`.
-    `channel_type`: the feature bits to ask for, for which the capacity was worked out (O-02).
+    `channel_type`: the feature bits to ask for, for which the capacity was worked out (O-02). `batch`: the jit scids
+    whose channels the same coins pay for, in one transaction; () where they pay for this channel alone.
     """
 
     psbt: str
@@ -125,6 +126,7 @@ class Funding(Fact, frozen=True, gc=False):
     reserved_to_block: int
     capacity_sat: int
     channel_type: tuple[int, ...] = (12, 46, 50)
+    batch: tuple[int, ...] = ()
 
 
 class ChannelLimits(Fact, frozen=True, gc=False):
@@ -137,11 +139,17 @@ class ChannelLimits(Fact, frozen=True, gc=False):
 
 
 class Channel(Fact, frozen=True, gc=False):
-    """A channel that both sides have signed; `signed_psbt` needs only to be sent (O-21)."""
+    """A channel that both sides have signed; `signed_psbt` needs only to be sent (O-21).
+
+    `sisters`: the other channels that it funds, as (node id, channel id); `mining_sat`: this one's share of the
+    miners' part, None where all of that is its own.
+    """
 
     channel_id: str
     signed_psbt: str
     funding_txid: str
+    sisters: tuple[tuple[str, str], ...] = ()
+    mining_sat: int | None = None
 
 
 class ExistingChannel(Fact, frozen=True, gc=False):
@@ -255,10 +263,12 @@ class LeaveChannel(Action, frozen=True, gc=False):
 
 
 class Broadcast(Action, frozen=True, gc=False):
-    """Put the funding on chain, idempotent (rule:8): `FUNDING_BROADCAST`, or `CLOSED(True)` (rule:23).
+    """Put the funding on chain, idempotent (rule:8): `FUNDING_BROADCAST`, `CLOSED(True)` (rule:23) or `SISTER_GONE`.
 
     Look the channel up before each try. Where lightningd has given it up before its funding was sent, send nothing and
-    answer `CLOSED` with `never_sent` True. Otherwise try until the transaction is in the mempool or confirmed.
+    answer `CLOSED` with `never_sent` True. Otherwise try until the transaction is in the mempool or confirmed. Where it
+    funds a channel besides that was given up, it is sent for none of them (trap:60): `SISTER_GONE`, and this channel is
+    closed.
     """
 
     jit_scid: int

@@ -62,6 +62,7 @@ class Input(IntEnum):
     MONEY_SEEN = 21  # the channel holds money of the client, whatever is known of its parts (rule:25)
     DROPPED = 22  # a held part can go no further: its channel leaves (IncomingHtlc; rule:19); only from `Sessions`
     CHANNEL_FOUND = 23  # a channel that the client has can carry the payment: none is opened (ExistingChannel)
+    SISTER_GONE = 24  # the funding is not sent: it would pay a channel besides that was given up (trap:60)
 
 
 LETTERS = dict(zip("COWFBDSXAU", State, strict=True))
@@ -94,6 +95,7 @@ GAVE_WAY          give_way?X      bug              bug               bug        
 MONEY_SEEN        skip            skip             skip              money_seen?B      skip                 money_seen?B        skip
 DROPPED           give_way?X      drop?D           drop?DX           drop_late         drop_late            bug                 bug
 CHANNEL_FOUND     bug             take_existing>W  bug               bug               bug                  undo_late_result>X  bug
+SISTER_GONE       bug             bug              sister_gone>O     bug               bug                  sister_gone          skip
 """  # noqa: E501
 
 

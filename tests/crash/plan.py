@@ -27,7 +27,18 @@ FAMILIES = ("deaths", "troubles", "recovery", "clients", "chains")
 STOPS = (STOP, PLUGIN_STOP)
 KILLS = (PLUGIN, POWER)
 # Where clients misbehave: one part, several, two clients of whom one is honest, parts that come late, two channels.
-MISBEHAVING = ("single", "mpp", "ordered", "two-clients", "late-part", "two-buys-of-one-client", "failed-part")
+# And several clients whose channels are funded together.
+MISBEHAVING = (
+    "single",
+    "mpp",
+    "ordered",
+    "two-clients",
+    "late-part",
+    "two-buys-of-one-client",
+    "failed-part",
+    "batch",
+    "batch-with-one-coin",
+)
 BEFORE_CHANNEL = ("open_channel", "accept_channel", "funding_created")
 AFTER_DEED = 12  # points behind the client's deed at which the plugin dies
 SHORTEST_CHAIN, LONGEST_CHAIN, MEAN_LIFE = 2, 8, 15.0  # deaths of a chain; points a life lasts, on average

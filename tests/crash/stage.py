@@ -212,6 +212,11 @@ class Stage:
         return trouble is not None and trouble.kind == "hang" and trouble.method == "datastore" and self.died > 0
 
     @property
+    def undisturbed(self) -> bool:
+        """Whether nothing went wrong, but for what a client did."""
+        return not self.died and not self.deaths_left and self._trouble is None
+
+    @property
     def gave_up(self) -> bool:
         """Whether a client renounced its channel: what it loses thereby is its own affair."""
         return self.is_done and self.misdeed is not None and self.misdeed.gives_up

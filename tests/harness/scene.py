@@ -254,6 +254,7 @@ WORDS: dict[str, Any] = {
     "closed": lambda s: s.tell(Input.CLOSED),
     "vanished": lambda s: s.tell(Input.CLOSED, True),
     "money": lambda s: s.note(s.core.money_seen(CHANNEL.channel_id)),
+    "sister": lambda s: s.tell(Input.SISTER_GONE),
     "undone": lambda s: s.tell(Input.UNDONE),
     "kept": lambda s: s.tell(Input.FUNDING_BROADCAST, CHANNEL),
     "shutdown": lambda s: s.shutdown(),

@@ -19,7 +19,6 @@ def everything() -> list[tuple[str, str]]:
 
 UNTESTED = {
     "trap:40": "needs the other implementations' nodes; the kinds met so far are trap:57, wallet:W16 and trap:59",
-    "trap:60": "opens are not batched",
 }
 
 

@@ -19,6 +19,8 @@ from functools import partial
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
+from msgspec.structs import replace
+
 from lsps2fast.actions import Channel, Funding
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.answers import text
@@ -40,6 +42,14 @@ KNOWN_TO_BITCOIND: Final = (
 AHEAD_MS: Final = 500  # so long before its funding is sent a channel may have been looked up
 ROUNDS: Final = 4  # look and send; reserve again, look and send; sign, look and send; once more
 _SEAL: Final = object()
+
+
+class NeverFunded(ChannelGone):
+    """lightningd says positively that the channel was given up before its funding was sent."""
+
+
+class SisterGone(ChannelGone):
+    """A channel that the same transaction funds was given up before that was sent: it is sent for none (trap:60)."""
 
 
 class ProofOfLife:
@@ -74,6 +84,7 @@ class Broadcaster:
         self._rpc = rpc
         self._coins = coins
         self._now_ms = now_ms
+        self._alarm = alarm
         self._ahead: dict[str, _Ahead] = {}  # by channel id
         self._strays = StrayFundings(rpc, alarm)
         self._tried: set[str] = set()  # channel ids: perhaps sent, and not looked at since
@@ -93,15 +104,40 @@ class Broadcaster:
         channel = await find_channel(self._rpc, channel_id, id=peer_id)
         if channel is not None:
             if channel.is_withheld and not channel.is_alive and not holds_money_of_client(channel):
-                raise ChannelGone(f"channel {channel_id} is {channel.state}, its funding was not sent")
+                raise NeverFunded(f"channel {channel_id} is {channel.state}, its funding was not sent")
             is_on_chain = not channel.is_withheld and channel.is_confirmed
             return ProofOfLife(_SEAL, channel_id, is_on_chain, channel.is_withheld)
         closed = await find_closed_channel(self._rpc, channel_id, id=peer_id)
         if closed is None:
             raise ChannelGone(f"lightningd knows no channel {channel_id}")
         if _was_never_sent(closed):
-            raise ChannelGone(f"channel {channel_id} was deleted before its funding was sent")
+            why = NeverFunded if closed.funding_withheld else ChannelGone
+            raise why(f"channel {channel_id} was deleted before its funding was sent")
         return ProofOfLife(_SEAL, channel_id, True)
+
+    async def _look_at_all(self, peer_id: str, channel: Channel) -> ProofOfLife:
+        """Ask for this channel, and for those that the same transaction funds (rule:23, trap:60).
+
+        Raises as `look`, and SisterGone if one of the others was given up before that was sent. One that lightningd
+        does not know at all keeps a funding from being sent that was not; once it was, it says nothing.
+        """
+        if not channel.sisters:
+            return await self.look(peer_id, channel.channel_id)
+        own, *others = await asyncio.gather(
+            self.look(peer_id, channel.channel_id),
+            *(self.look(*sister) for sister in channel.sisters),
+            return_exceptions=True,
+        )
+        if isinstance(own, BaseException):
+            raise own
+        if own.is_on_chain:
+            return own
+        for other in others:
+            if isinstance(other, NeverFunded) or (isinstance(other, ChannelGone) and own.is_withheld):
+                raise SisterGone(str(other)) from other
+            if isinstance(other, BaseException) and not isinstance(other, ChannelGone):
+                raise other
+        return own
 
     def look_ahead(self, peer_id: str, channel_id: str) -> None:
         """Ask for a channel whose funding is about to be sent; the record that comes first is being written (P17)."""
@@ -111,12 +147,12 @@ class Broadcaster:
         look.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may come to no sending
         self._ahead[channel_id] = _Ahead(now_ms, look)
 
-    async def _look_now(self, peer_id: str, channel_id: str) -> ProofOfLife:
+    async def _look_now(self, peer_id: str, channel: Channel) -> ProofOfLife:
         """Look right before a sending, unless that has just been done. Raises as `look`."""
-        ahead = self._ahead.pop(channel_id, None)
+        ahead = self._ahead.pop(channel.channel_id, None)
         if ahead is not None and self._now_ms() - ahead.asked_ms < AHEAD_MS:
             return await ahead.look
-        return await self.look(peer_id, channel_id)
+        return await self._look_at_all(peer_id, channel)
 
     async def send_if_lost(self, peer_id: str, channel: Channel) -> bool:
         """Send a funding that had a block again if bitcoind has it no more; return whether it was so.
@@ -143,7 +179,7 @@ class Broadcaster:
             try:
                 txid = await self._send(peer_id, channel, lost)
             except ChannelGone as gone:
-                if await self._take_back(peer_id, channel):
+                if await self._take_back(peer_id, channel, gone):
                     raise FundingTakenBack(f"{gone}; it had been sent") from gone
                 await self._give_back(channel.channel_id)
                 raise
@@ -157,27 +193,45 @@ class Broadcaster:
         """
         async with self._alone(channel.channel_id):
             try:
-                await self.look(peer_id, channel.channel_id)
-            except ChannelGone:
-                return await self._take_back(peer_id, channel)
+                await self._look_at_all(peer_id, channel)
+            except ChannelGone as gone:
+                return await self._take_back(peer_id, channel, gone)
             return False
 
-    async def _take_back(self, peer_id: str, channel: Channel) -> bool:
+    async def _take_back(self, peer_id: str, channel: Channel, gone: ChannelGone) -> bool:
         if channel.channel_id not in self._tried and not await self._strays.is_out(channel):
+            return False
+        if channel.sisters and not await self._may_be_taken_back(channel, gone):
             return False
         await self._strays.take_back(peer_id, channel)
         self._tried.discard(channel.channel_id)
         self._reserved_again.pop(channel.channel_id, None)
         return True
 
+    async def _may_be_taken_back(self, channel: Channel, gone: ChannelGone) -> bool:
+        """Return whether nothing has gone into a channel that this transaction funds besides. Raises NodeError.
+
+        Parts go out once a look at all of them has shown that none was given up before; so after such a word
+        of lightningd there are none. It is asked all the same: to take back what a client was paid is theft.
+        """
+        if not isinstance(gone, (NeverFunded, SisterGone)):
+            return False
+        rows = await asyncio.gather(
+            *(find_channel(self._rpc, channel_id, id=peer_id) for peer_id, channel_id in channel.sisters)
+        )
+        used = [row.channel_id for row in rows if row is not None and (row.htlcs or holds_money_of_client(row))]
+        if used:
+            self._alarm(f"funding {channel.funding_txid} also pays a channel that is gone; {', '.join(used)} need it")
+        return not used
+
     async def _send(self, peer_id: str, channel: Channel, lost: bool) -> str:
         psbt = channel.signed_psbt
         for left in reversed(range(ROUNDS)):
-            life = await self._look_now(peer_id, channel.channel_id)
+            life = await self._look_now(peer_id, channel)
             if life.is_on_chain and not lost:
                 break
             sent, after = await asyncio.gather(
-                self._put_on_chain(life, psbt), self.look(peer_id, channel.channel_id), return_exceptions=True
+                self._put_on_chain(life, psbt), self._look_at_all(peer_id, channel), return_exceptions=True
             )
             if isinstance(sent, NodeError):
                 if not any(words in sent.message for words in KNOWN_TO_BITCOIND):
@@ -188,7 +242,7 @@ class Broadcaster:
             elif isinstance(sent, BaseException):
                 raise sent
             if not isinstance(after, ProofOfLife) or after.is_withheld:  # asked before lightningd had begun to send
-                await self.look(peer_id, channel.channel_id)  # it may have gone before that
+                await self._look_at_all(peer_id, channel)  # it may have gone before that
             return sent if isinstance(sent, str) else channel.funding_txid
         return channel.funding_txid
 
@@ -224,9 +278,14 @@ class Broadcaster:
             await self._rpc.call("unreserveinputs", {"psbt": psbt, "reserve": RESERVE_BLOCKS})
             del self._reserved_again[channel_id]
 
-    async def send_as_found(self, peer_id: str, found: PeerChannel) -> Channel:
-        """Put a channel's funding on chain from what lightningd itself keeps of it. Raises ChannelGone or NodeError."""
+    async def send_as_found(self, peer_id: str, found: PeerChannel, known: Channel | None = None) -> Channel:
+        """Put a channel's funding on chain from what lightningd itself keeps of it. Raises ChannelGone or NodeError.
+
+        `known`: what the record says of it.
+        """
         channel = Channel(found.channel_id, found.funding.psbt or "", found.funding_txid)
+        if known is not None and known.channel_id == found.channel_id:
+            channel = replace(channel, sisters=known.sisters, mining_sat=known.mining_sat)
         await self.send(peer_id, channel)
         return channel
 

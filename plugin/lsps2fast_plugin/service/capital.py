@@ -42,6 +42,7 @@ TURN_MS: Final = 30_000  # so long one more waits for those
 ANY: Final = ""  # key of `Watch`: those who wait are few, and each looks again at any change
 BURNT: Final = ("lsps", "lsps2", "selling", "burnt")
 SMALLEST_VBYTES: Final = 111  # of a funding: one input, one output
+SMALLEST_SHARE_VBYTES: Final = 43  # of a funding of many channels: its own output
 
 
 class Sales(Protocol):
@@ -458,6 +459,8 @@ class CapitalAtRisk:
 
 def _mining_msat(floor: Floor, channel: Channel) -> int:
     """Return what opening this channel cost, and closing costs at most at its feerate; 0: its funding does not say."""
+    if channel.mining_sat is not None:
+        return channel.mining_sat * 1000 * (SMALLEST_SHARE_VBYTES + floor.close_vbytes) // SMALLEST_SHARE_VBYTES
     try:
         opening_msat = fee_sat(channel.signed_psbt) * 1000
     except ValueError:

@@ -140,6 +140,7 @@ class Coins:
         self._changes = 0  # by our own doing, that a listing under way may have missed
         self.low_water = low_water
         self._promised: dict[str, int] = {}  # coin: jit scid
+        self._shared: dict[str, set[int]] = {}  # coin: all jit scids, where it is promised to several (a batch)
         self._standing: dict[int, Funding] = {}  # reservations by jit scid, from reserve() on
         self._lost: dict[int, int] = {}  # jit scid: how often another program took what was promised to it
 
@@ -184,27 +185,65 @@ class Coins:
         self._survey = found
         return found
 
-    async def choose(self, jit_scid: int, need: Need, rows: list[WalletOutput] | None = None) -> Funding:
+    async def choose(
+        self, jit_scid: int, need: Need, rows: list[WalletOutput] | None = None, batch: tuple[int, ...] = ()
+    ) -> Funding:
         """Choose coins and promise them to this scid; lightningd reserves nothing yet. NotEnoughCoins or NodeError.
 
         `rows`: what it has just told of its coins. One that was taken since is refused by it, and then it is asked.
+        `batch`: promise them to all of these, this scid among them, until the last of them gives them up.
         """
         for left in reversed(range(TRIES)):
             inputs = tuple(coin.point for coin in await self._select(need, rows))
             rows = None
             # No other task of ours runs between the choice and the promise, and so chooses these meanwhile.
             self._promised.update(dict.fromkeys(inputs, jit_scid))
+            self._share(inputs, batch)
             self._survey = None
             try:
                 psbt = await self._build(inputs, need)
             except BaseException as error:
                 self._ask_anew()
-                self._break_promises(jit_scid)
+                self._take_off(jit_scid, inputs, batch)
                 if not _is_taken(error) or not left:
                     raise
             else:
-                return Funding(psbt, inputs, self._height() + RESERVE_BLOCKS, need.amount_sat)
+                return Funding(psbt, inputs, self._height() + RESERVE_BLOCKS, need.amount_sat, batch=batch)
         raise AssertionError("the last try raises")
+
+    async def again(self, batch: tuple[int, ...], inputs: tuple[str, ...], need: Need) -> str:
+        """Return another PSBT that spends coins which are promised to all of these; reserved or not. NodeError."""
+        assert all(set(batch) <= self._shared.get(point, {self._promised.get(point)}) for point in inputs)
+        return await self._build(inputs, need, reserved=True)
+
+    def _share(self, inputs: Iterable[str], batch: Iterable[int]) -> None:
+        """Promise these coins to all of a batch."""
+        holders = set(batch)
+        if len(holders) > 1:
+            self._shared.update((point, self._shared.get(point, set()) | holders) for point in inputs)
+
+    def _holders(self, jit_scid: int, funding: Funding) -> list[int]:
+        """Return this scid and those of its batch to whom these coins are promised still."""
+        held = set().union(*(self._shared.get(point, set()) for point in funding.inputs))
+        return [jit_scid, *(each for each in funding.batch if each in held and each != jit_scid)]
+
+    def _take_off(self, jit_scid: int, inputs: Iterable[str], batch: tuple[int, ...]) -> None:
+        """Promise these coins no longer: another program has them. A batch may have members that left for others."""
+        if not batch:
+            self._break_promises(jit_scid)
+            return
+        for point in inputs:
+            self._promised.pop(point, None)
+            self._shared.pop(point, None)
+        self._changes += 1
+        self._survey = None
+
+    def _others(self, jit_scid: int, inputs: Iterable[str]) -> bool:
+        """Return whether any of these coins is promised to another."""
+        return any(
+            self._promised.get(point, jit_scid) != jit_scid or self._shared.get(point, set()) - {jit_scid}
+            for point in inputs
+        )
 
     async def _select(self, need: Need, rows: list[WalletOutput] | None) -> tuple[Coin, ...]:
         found = self._sort(await self.rows() if rows is None else rows)
@@ -218,8 +257,11 @@ class Coins:
             raise NotEnoughCoins(_lack(found, need), syncing)
         return chosen
 
-    async def _build(self, inputs: Sequence[str], need: Need) -> str:
-        """Return the PSBT that spends these coins, its change added; the channel's output is added later."""
+    async def _build(self, inputs: Sequence[str], need: Need, reserved: bool = False) -> str:
+        """Return the PSBT that spends these coins, its change added; the channel's output is added later.
+
+        `reserved`: they may be.
+        """
         answer = await self._rpc.call(
             "utxopsbt",
             {
@@ -230,7 +272,8 @@ class Coins:
                 "reserve": 0,
                 "excess_as_change": True,
                 "opening_anchor_channel": need.anchors,
-            },
+            }
+            | ({"reservedok": True} if reserved else {}),
         )
         return text(answer, "utxopsbt", "psbt")
 
@@ -249,7 +292,8 @@ class Coins:
             await self._reserve(jit_scid, funding, late)
         except NodeError as error:
             raise NotReserved(str(error)) from error
-        self._standing[jit_scid] = funding
+        for each in self._holders(jit_scid, funding):
+            self._standing[each] = funding
 
     async def _reserve(self, jit_scid: int, funding: Funding, late: Late | None) -> None:
         params = {"psbt": funding.psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
@@ -263,7 +307,7 @@ class Coins:
                 raise
             if not await self._are_ours(funding):  # else by our own call, whose answer was lost (K-13)
                 self._ask_anew()
-                self._break_promises(jit_scid)
+                self._take_off(jit_scid, funding.inputs, funding.batch)
                 lost = self._lost[jit_scid] = self._lost.get(jit_scid, 0) + 1
                 if lost >= TRIES:
                     raise
@@ -282,13 +326,30 @@ class Coins:
     async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
         """Give back what was reserved for this scid; what was not, or is another's, stays as it is (cln:A2)."""
         self._standing.pop(jit_scid, None)
-        others = [point for point in funding.inputs if self._promised.get(point, jit_scid) != jit_scid]
-        if not others and await self._are_ours(funding):
+        if not self._others(jit_scid, funding.inputs) and await self._are_ours(funding):
             params = {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS}
             try:
                 await self._rpc.call("unreserveinputs", params, late=late)
             finally:
                 self._ask_anew()
+
+    async def keep(self, funding: Funding) -> None:
+        """Reserve coins of a batch again that lightningd freed with one of its channels, if others stand on them.
+
+        Those may let go meanwhile: then the coins are free. Raises NodeError.
+        """
+        if not self.standing(funding):
+            return
+        params = {"psbt": funding.psbt, "exclusive": True, "reserve": RESERVE_BLOCKS}
+        try:
+            await self._rpc.call("reserveinputs", params)
+        except NodeError as error:
+            if not _is_taken(error):
+                raise
+            return  # they are still reserved, or spent
+        if not self.standing(funding) and await self._are_ours(funding):
+            await self._rpc.call("unreserveinputs", {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS})
+            self._ask_anew()
 
     def standing(self, funding: Funding) -> dict[int, Funding]:
         """Return the reservations that stand now on any of these coins, by jit scid."""
@@ -309,10 +370,15 @@ class Coins:
         until = {row.point: row.reserved_to_block for row in await self.rows() if row.reserved}
         return bool(funding.inputs) and all(until.get(point, 0) >= least for point in funding.inputs)
 
-    def promise(self, jit_scid: int, inputs: Iterable[str]) -> None:
-        """Promise coins that stand in this scid's record, after a start. The first record keeps them."""
+    def promise(self, jit_scid: int, inputs: Iterable[str], shared: bool = False) -> None:
+        """Promise coins that stand in this scid's record, after a start. The first record keeps them.
+
+        `shared`: with all others that name them.
+        """
         for point in inputs:
-            self._promised.setdefault(point, jit_scid)
+            owner = self._promised.setdefault(point, jit_scid)
+            if shared:
+                self._share([point], (owner, jit_scid))
         self._survey = None
 
     def has_promises(self, jit_scid: int) -> bool:
@@ -325,10 +391,29 @@ class Coins:
         self._break_promises(jit_scid)
         self._lost.pop(jit_scid, None)
 
+    def part(self, jit_scid: int, funding: Funding) -> None:
+        """Promise coins of a batch to this scid no longer, where they are promised to others."""
+        left = [self._leave(point, jit_scid) for point in funding.inputs]
+        if any(left) and self._standing.get(jit_scid, funding).inputs == funding.inputs:
+            self._standing.pop(jit_scid, None)
+
+    def _leave(self, point: str, jit_scid: int) -> bool:
+        """Leave a coin to the others to whom it is promised; return whether this one was among them."""
+        holders = self._shared.get(point, set())
+        if jit_scid not in holders:
+            return False
+        holders = holders - {jit_scid}
+        self._promised[point] = min(holders)
+        self._shared[point] = holders
+        if len(holders) == 1:
+            del self._shared[point]
+        return True
+
     def spent(self, jit_scid: int) -> None:
         """Take note that the coins promised to this scid are spent."""
         if self._listed is not None:
             mine = {point for point, owner in self._promised.items() if owner == jit_scid}
+            mine |= {point for point, holders in self._shared.items() if jit_scid in holders}
             txids = {point.partition(":")[0] for point in mine}
             gone = [row for row in self._listed.rows if row.txid in txids and row.point in mine]
             rows = [row for row in self._listed.rows if row.txid not in txids or row.point not in mine]
@@ -346,6 +431,8 @@ class Coins:
         self._changes += 1
         self._survey = None
         self._standing.pop(jit_scid, None)
+        for point in list(self._shared):
+            self._leave(point, jit_scid)
         self._promised = {point: owner for point, owner in self._promised.items() if owner != jit_scid}
 
 

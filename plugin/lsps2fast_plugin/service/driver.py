@@ -18,7 +18,7 @@ from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
 from lsps2fast.lsps.lsps2 import format_scid
-from lsps2fast.table import Input
+from lsps2fast.table import Input, State
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.host import HtlcFilter
 from lsps2fast_plugin.service.capital import CapitalAtRisk
@@ -254,6 +254,19 @@ class SessionDriver:
         """Return the opening fee that the payment under way brings."""
         core = self.sessions.buys.get(jit_scid)
         return 0 if core is None or core.holder is None else int(core.holder.fee_msat)
+
+    def is_opening(self, jit_scid: int, payment_hash: bytes) -> bool:
+        """Return whether this payment still waits for its channel to be opened."""
+        core = self.sessions.buys.get(jit_scid)
+        session = None if core is None else core.sets.get(payment_hash)
+        return session is not None and session.state == State.OPENING
+
+    def blocks_left(self, jit_scid: int) -> int:
+        """Return in how many blocks the first part expires that is held for the payment under way on this scid."""
+        core = self.sessions.buys.get(jit_scid)
+        parts = [] if core is None or core.holder is None else core.holder.parts
+        expiries = [part.cltv_expiry for part in parts if part.status == PartStatus.HELD]
+        return min(expiries, default=0) - self.height()
 
     def held_msats(self, jit_scid: int) -> list[int]:
         """Return the values of the parts that are held for the payment under way on this scid."""

@@ -15,6 +15,8 @@ from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.alarms import Alarms
+from lsps2fast_plugin.service.batch_opening import BatchOpening
+from lsps2fast_plugin.service.batches import Batches
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.existing_channels import ExistingChannels, RoomFinder
 from lsps2fast_plugin.service.funding import Funder
@@ -54,10 +56,13 @@ class ActionExecutor:
         rpc: Rpc,
         finder: RoomFinder,
         room: PromisedRoom,
+        batch_window_ms: int = 0,
+        batch_channels: int = 25,
     ) -> None:
         """`withheld(channel_id, yes, peer_id)` keeps other forwards out of a channel (rule:7); `capital` is asked
         before each open; `sent(peer_id, channel)` hears of each funding that bitcoind has; `finder` looks for channels
-        that clients have, `room` is what was promised of them.
+        that clients have, `room` is what was promised of them. Channels on trust that are opened within
+        `batch_window_ms` share a funding, so many of them at most; 0: each has its own.
         """
         self._answers = answers
         self._driver = driver
@@ -93,6 +98,27 @@ class ActionExecutor:
             withheld=withheld,
             sent=sent,
         )
+        self.batches = Batches(
+            tasks=tasks,
+            funder=funder,
+            opening=self._opening,
+            opens=lambda spoiled: BatchOpening(
+                tasks=tasks,
+                funder=funder,
+                opener=opener,
+                opening=self._opening,
+                reservations=reservations,
+                driver=driver,
+                withheld=withheld,
+                spoiled=spoiled,
+            ),
+            sending=self._funding,
+            clock=clock,
+            driver=driver,
+            window_ms=batch_window_ms,
+            most=batch_channels,
+        )
+        self._opening.batches = self._funding.batches = self.batches
         self._handlers: dict[type, Handler] = {
             order.ReserveCoins: self._opening.reserve,
             order.OpenChannel: self._opening.open,

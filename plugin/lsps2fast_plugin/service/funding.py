@@ -7,7 +7,7 @@ called again. What a call that got no answer has done is found out by looking (K
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -30,7 +30,7 @@ from lsps2fast_plugin.cln.channel_types import (
     offers,
 )
 from lsps2fast_plugin.cln.late_replies import Late
-from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_configs, list_peer_channels
+from lsps2fast_plugin.cln.models import PeerChannel, WalletOutput, find_channel, list_configs, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.coins import Coins, Need
 from lsps2fast_plugin.service.forward_limits import Room
@@ -38,6 +38,7 @@ from lsps2fast_plugin.service.known_node import RENEW_MS, ClientFeatures, KnownF
 from lsps2fast_plugin.service.refused_types import RefusedTypes
 
 OUTPUT_WEIGHT = 214  # transaction frame and one P2WSH output, in weight units
+MORE_OUTPUT_WEIGHT = 172  # one more such output
 CLOSE_TIMEOUT_S = 60.0
 MOST_DELAY_S = 2**32 - 1
 NO_BOUND_SAT = 10**12
@@ -124,6 +125,25 @@ class TypesLeft(NamedTuple):
     sentence: str
 
 
+class Plan(NamedTuple):
+    """What channel is to be opened, at which feerate, and what coins there are, if that was just asked."""
+
+    capacity_sat: int
+    channel_type: tuple[int, ...]
+    feerate_perkw: int
+    rows: list[WalletOutput] | None = None
+
+
+def need_of(plans: Collection[Plan]) -> Need:
+    """Return what one transaction with an output for each of these channels needs."""
+    return Need(
+        sum(plan.capacity_sat for plan in plans),
+        OUTPUT_WEIGHT + (len(plans) - 1) * MORE_OUTPUT_WEIGHT,
+        max(plan.feerate_perkw for plan in plans),
+        any(ANCHORS in plan.channel_type for plan in plans),
+    )
+
+
 class Funder:
     """Opens and undoes channels at one lightningd."""
 
@@ -158,8 +178,29 @@ class Funder:
     async def choose(self, buy: Buy, out_msat: int, parts: int) -> Funding:
         """Choose coins for a channel that carries these parts, at least as large as was sold; nothing is reserved yet.
 
-        Of the types that the client may take, the best that it has not refused. Raises NotForwardable, ChannelTooLarge,
-        NotEnoughCoins or NodeError.
+        Raises NotForwardable, ChannelTooLarge, NotEnoughCoins or NodeError.
+        """
+        plan = await self.plan(buy, out_msat, parts)
+        funding = await self._coins.choose(buy.jit_scid, need_of([plan]), plan.rows)
+        return replace(funding, channel_type=plan.channel_type)
+
+    async def choose_for_all(self, plans: dict[int, Plan]) -> Funding:
+        """Choose coins for several channels in one transaction; promised to all. NotEnoughCoins or NodeError."""
+        batch = tuple(plans)
+        rows = next(iter(plans.values())).rows
+        return await self._coins.choose(batch[0], need_of(plans.values()), rows, batch)
+
+    async def psbt_again(self, batch: tuple[int, ...], inputs: tuple[str, ...], plans: Sequence[Plan]) -> str:
+        """Return a PSBT of the same coins, which are promised to all of these, for other channels. Raises NodeError."""
+        perkw = await self._perkw()
+        now = [plan._replace(feerate_perkw=perkw.funding) for plan in plans]
+        return await self._coins.again(batch, inputs, need_of(now))
+
+    async def plan(self, buy: Buy, out_msat: int, parts: int) -> Plan:
+        """Return what channel carries these parts, at least as large as was sold.
+
+        Of the types that the client may take, the best that it has not refused. Raises NotForwardable, ChannelTooLarge
+        or NodeError.
         """
         # Mostly all three are known; else one question's wait for three (P17).
         features, perkw, rows = await asyncio.gather(self._clients.of(buy.peer_id), self._perkw(), self._coins.known())
@@ -180,9 +221,7 @@ class Funder:
                     f"the payment needs a channel of {needed} sat, and the client takes no large ones"
                 )
             capacity_sat = min(capacity_sat, LARGEST_PLAIN_SAT)
-        need = Need(capacity_sat, OUTPUT_WEIGHT, perkw.funding, anchors)
-        funding = await self._coins.choose(buy.jit_scid, need, rows)
-        return replace(funding, channel_type=channel_type)
+        return Plan(capacity_sat, channel_type, perkw.funding, rows)
 
     async def choose_ordered(
         self, key: int, peer_id: str, capacity_sat: int, terms: OpenTerms, tried: Container[tuple[int, ...]]
@@ -217,8 +256,8 @@ class Funder:
     async def choose_again(self, jit_scid: int, funding: Funding) -> Funding:
         """Choose other coins for the same channel, for one of these was taken. Raises NotEnoughCoins or NodeError."""
         perkw = await self._perkw()
-        need = Need(funding.capacity_sat, OUTPUT_WEIGHT, perkw.funding, ANCHORS in funding.channel_type)
-        other = await self._coins.choose(jit_scid, need)
+        plan = Plan(funding.capacity_sat, funding.channel_type, perkw.funding)
+        other = await self._coins.choose(jit_scid, need_of([plan]))
         return replace(other, channel_type=funding.channel_type)
 
     async def prepare(self, peer_id: str) -> None:
@@ -245,6 +284,10 @@ class Funder:
         """Give the coins back; free already is fine (cln:A2). Raises NodeError."""
         await self._coins.release(jit_scid, funding, late)
 
+    async def keep(self, funding: Funding) -> None:
+        """Reserve coins of a batch again that lightningd freed with one of its channels. Raises NodeError."""
+        await self._coins.keep(funding)
+
     def standing(self, funding: Funding) -> dict[int, Funding]:
         """Return the reservations that stand now on any of these coins, by jit scid."""
         return self._coins.standing(funding)
@@ -264,6 +307,10 @@ class Funder:
     def forget(self, jit_scid: int) -> None:
         """Promise the coins of this scid no longer: they are given back."""
         self._coins.forget(jit_scid)
+
+    def part(self, jit_scid: int, funding: Funding) -> None:
+        """Leave coins of a batch to its others."""
+        self._coins.part(jit_scid, funding)
 
     def spent(self, jit_scid: int) -> None:
         """Promise the coins of this scid no longer: they are spent."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import Final, Protocol
 
 from lsps2fast import actions as order
 from lsps2fast.errors import NodeError
 from lsps2fast.table import Input
-from lsps2fast_plugin.service.broadcast import Broadcaster
+from lsps2fast_plugin.service.batch import Member, Outcome
+from lsps2fast_plugin.service.broadcast import Broadcaster, SisterGone
 from lsps2fast_plugin.service.funding import ChannelGone, Funder, FundingTakenBack, MustNotClose, OwedToClient
 from lsps2fast_plugin.service.opening_orders import OpeningOrders, Withhold
 from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
@@ -23,6 +26,32 @@ Sent = Callable[[str, order.Channel], None]
 UNDO_ENDS: Final = (ChannelGone, MustNotClose)
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 600.0  # a change of the channel ends the wait at once
+
+
+class Together(Protocol):
+    """Who has several channels funded by one transaction: `Batches`."""
+
+    def send(self, action: order.Broadcast) -> bool:
+        """Have the funding of this one be sent once all that share it are ready for that; False: it is on its own."""
+
+    def leave(self, jit_scid: int, payment_hash: bytes) -> None:
+        """Go on without this payment: it is given up."""
+
+
+class _Alone:
+    """Batches are off."""
+
+    def send(self, action: order.Broadcast) -> bool:
+        """Return False."""
+        return False
+
+    def leave(self, jit_scid: int, payment_hash: bytes) -> None:
+        """Do nothing."""
+
+
+def _broadcast_of(member: Member) -> order.Broadcast:
+    assert member.broadcast is not None
+    return member.broadcast
 
 
 class FundingOrders:
@@ -53,15 +82,22 @@ class FundingOrders:
         self._driver = driver
         self._withheld = withheld
         self._sent = sent
+        self.batches: Together = _Alone()
 
     def announce(self, action: order.Persist) -> None:
         """Look up a channel whose funding is sent as soon as this record is written; asked after the write."""
         channel, buy = action.record.channel, self._tasks.buy(action.jit_scid)
-        if action.record.stage == "channel" and channel is not None and not buy.client_trusts_lsp:
+        alone = channel is not None and not channel.sisters
+        if action.record.stage == "channel" and channel is not None and alone and not buy.client_trusts_lsp:
             self._broadcaster.look_ahead(buy.peer_id, channel.channel_id)
 
     async def broadcast(self, action: order.Broadcast) -> None:
-        """Send the funding until bitcoind has it (rule:8)."""
+        """Send the funding until bitcoind has it (rule:8), together with those that it pays besides."""
+        if not self.batches.send(action):
+            await self.broadcast_alone(action)
+
+    async def broadcast_alone(self, action: order.Broadcast) -> None:
+        """Send the funding until bitcoind has it. Others that it pays must be there."""
         peer_id, channel = self._tasks.buy(action.jit_scid).peer_id, action.channel
         what = f"sending the funding {channel.funding_txid} of channel {channel.channel_id}"
         try:
@@ -69,14 +105,69 @@ class FundingOrders:
         except ChannelGone as gone:
             await self._do_not_fund(peer_id, action, gone)
             return
+        self._is_out(peer_id, action, txid)
+
+    def _is_out(self, peer_id: str, action: order.Broadcast, txid: str) -> None:
+        channel = action.channel
         self._funder.spent(action.jit_scid)
         self._withheld(channel.channel_id, False, peer_id)
         self._sent(peer_id, channel)
         log.info(f"funding {txid} of channel {channel.channel_id} is on its way to the chain")
         self._tasks.feed(action.jit_scid, action.payment_hash, Input.FUNDING_BROADCAST, None)
 
+    # Several channels with one funding -------------------------------------------------------------
+
+    async def send_all(self, members: list[Member]) -> Outcome:
+        """Send their funding, unless one of them is gone: then close the channels of the others."""
+        orders = [_broadcast_of(member) for member in members]
+        first, taken_back = members[0], False
+        what = f"sending the funding {orders[0].channel.funding_txid} of {len(members)} channels"
+        try:
+            txid = await self._tasks.until_done(what, lambda: self._broadcaster.send(first.peer_id, orders[0].channel))
+        except ChannelGone as gone:
+            taken_back = isinstance(gone, FundingTakenBack)
+            log.warning(f"{what} is given up: {gone}")
+        else:
+            for member, action in zip(members, orders, strict=True):
+                self._is_out(member.peer_id, action, txid)
+            return Outcome(True)
+        alive: list[Member] = []
+        for member, action in zip(members, orders, strict=True):
+            channel_id = action.channel.channel_id
+            looking = f"looking at channel {channel_id}"
+            try:
+                await self._tasks.until_done(looking, partial(self._broadcaster.look, member.peer_id, channel_id))
+                alive.append(member)
+            except ChannelGone as lost:
+                lost = FundingTakenBack(str(lost)) if taken_back else lost
+                self._tasks.run(self._do_not_fund(member.peer_id, action, lost))
+        return await self._open_others(alive, taken_back)
+
+    async def send_none(self, members: list[Member]) -> Outcome:
+        """Close their channels: one that they share their funding with is gone."""
+        return await self._open_others(members, False)
+
+    async def _open_others(self, members: list[Member], taken_back: bool) -> Outcome:
+        """Tell sessions to open another channel, and close the one that is not funded."""
+        for member in members:
+            channel_id = _broadcast_of(member).channel.channel_id
+            self._waiting.stop(channel_id)
+            self._fees.drop(channel_id)
+            self._waiting.watch.forget(channel_id)
+            self._tasks.feed(*member.key, Input.SISTER_GONE, None)
+            self._driver.never_funded(channel_id, mining_was_paid=taken_back)
+        await asyncio.gather(*(self._close_unfunded(member) for member in members))
+        return Outcome(False, tuple(members), taken_back)
+
+    async def _close_unfunded(self, member: Member) -> None:
+        channel_id = _broadcast_of(member).channel.channel_id
+        what = f"closing channel {channel_id}, whose funding is not sent"
+        await self._tasks.until_done(what, lambda: self._funder.close_unpaid(member.peer_id, channel_id))
+        self._withheld(channel_id, False, member.peer_id)
+
     async def undo(self, action: order.Undo) -> None:
         """End an attempt: its channel or open, then its reservation."""
+        self.batches.leave(action.jit_scid, action.payment_hash)
         peer_id = self._tasks.buy(action.jit_scid).peer_id
         if action.channel is not None:
             self._waiting.stop(action.channel.channel_id)
@@ -97,6 +188,8 @@ class FundingOrders:
             self._reservations.stop_renewing(action.jit_scid)
             if not taken_back:  # else these coins are spent
                 await self._reservations.release_surely(action.jit_scid, action.funding, peer_id)
+                if action.funding.batch:  # lightningd has freed them with the channel, and others need them
+                    self._reservations.released_late(action.funding)
         self._funder.forget(action.jit_scid)
         if action.channel is not None:
             self._waiting.watch.forget(action.channel.channel_id)
@@ -128,8 +221,13 @@ class FundingOrders:
             self._tasks.tell_given_up(peer_id, gone)
         self._reservations.stop_renewing(action.jit_scid)
         await self._drop_withheld(peer_id, channel_id)
+        if isinstance(gone, SisterGone):  # it is there, perhaps not withheld any more, and will never be funded
+            what = f"closing channel {channel_id}, whose funding is not sent"
+            await self._tasks.until_done(what, lambda: self._funder.close_unpaid(peer_id, channel_id))
         for funding in [] if taken_back else self._funder.reserved_by(action.jit_scid):
             await self._reservations.release_surely(action.jit_scid, funding, peer_id)
+            if funding.batch:
+                self._reservations.released_late(funding)
         self._funder.forget(action.jit_scid)
         self._withheld(channel_id, False, peer_id)
         self._tasks.feed(action.jit_scid, action.payment_hash, Input.CLOSED, True)
@@ -178,9 +276,12 @@ class FundingOrders:
         except OwedToClient as owed:
             self._tasks.alarm(str(owed))
             try:
-                return await self._broadcaster.send_as_found(peer_id, owed.found)
+                return await self._broadcaster.send_as_found(peer_id, owed.found, action.channel)
             except FundingTakenBack:
                 raise
+            except SisterGone as gone:
+                self._tasks.alarm(f"channel {owed.found.channel_id} is closed: {gone}")
+                await self._funder.close_unpaid(peer_id, owed.found.channel_id)
             except ChannelGone as gone:
                 self._tasks.tell_given_up(peer_id, gone)
         return None

@@ -60,6 +60,9 @@ COUNTERS: Final = {
     "mining_paid_msat": "What miners got for fundings, from the transactions; 0 without a sales ledger",
     "journal_commits": "Writes to the datastore",
     "coin_splits": "Coins split to fill lsps2-coin-pool",
+    "batches": "Transactions that funded several channels, or one of a batch of which only one was left",
+    "batched_channels": "Channels that were funded by those",
+    "batches_spoilt": "Transactions of several channels that were not sent, for one of these was given up",
     "closes_refused": "Attempts to close a channel before its min_lifetime that were refused",
 }
 INFO: Final = ("version", "core", "node_id", "network")

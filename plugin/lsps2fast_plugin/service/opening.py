@@ -21,7 +21,6 @@ from lsps2fast_plugin.cln.answers import number, text
 from lsps2fast_plugin.cln.channel_types import named, opened_instead
 from lsps2fast_plugin.cln.late_replies import Late
 from lsps2fast_plugin.cln.models import (
-    Json,
     OpenAttempt,
     PeerChannel,
     find_channel,
@@ -55,6 +54,7 @@ NOT_TO_BE_TAKEN: Final = (  # how lightningd begins to say that no channel can b
 
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class TypeNotOpened(Lsps2Error):
@@ -113,8 +113,26 @@ class Opener:
         Raises RefusedByClient, TypeNotOpened, ChannelGone (signed by the client and gone again), NodeError, or what
         `reserved` raises. Then no open of ours is under way any more, unless lightningd answers nothing at all.
         """
+        work = self._negotiate(peer_id, funding, reserved, late, terms)
+        channel = await self._or_ended(peer_id, funding, work)
+        return Opened(channel, await self.first_limits(peer_id, channel.channel_id) if look else None)
+
+    async def start(
+        self, peer_id: str, funding: Funding, late: Late | None = None, silence_s: float = SILENCE_S
+    ) -> str:
+        """Propose one channel of several that share a transaction; return the address of its output. As `open`."""
+        return await self._or_ended(peer_id, funding, self._start(peer_id, funding, late, silence_s, JIT_TERMS))
+
+    async def complete(
+        self, peer_id: str, funding: Funding, psbt: str, late: Late | None = None, silence_s: float = SILENCE_S
+    ) -> str:
+        """Have one of them signed by its client, its funding withheld; return the channel's id. Raises as `open`."""
+        return await self._or_ended(peer_id, funding, self._complete(peer_id, psbt, late, silence_s))
+
+    async def _or_ended(self, peer_id: str, funding: Funding, work: Awaitable[T]) -> T:
+        """Return what comes of a step of an open; where it fails no open is under way any more."""
         try:
-            channel = await self._negotiate(peer_id, funding, reserved, late, terms)
+            return await work
         except AnswerPending:  # of the two calls that wait for the peer, or of a signer that sleeps
             await self.hang_up(peer_id)
             raise
@@ -129,11 +147,10 @@ class Opener:
                 raise TypeNotOpened(error.message) from error
             await self.end(peer_id, funding)
             raise
-        return Opened(channel, await self._first_limits(peer_id, channel.channel_id) if look else None)
 
-    async def _negotiate(
-        self, peer_id: str, funding: Funding, reserved: Awaitable[None], late: Late | None, terms: OpenTerms
-    ) -> Channel:
+    async def _start(
+        self, peer_id: str, funding: Funding, late: Late | None, silence_s: float, terms: OpenTerms
+    ) -> str:
         start: dict[str, Any] = {
             "id": peer_id,
             "amount": funding.capacity_sat,
@@ -143,25 +160,36 @@ class Opener:
         }
         if self._zero_reserve(peer_id):
             start["reserve"] = 0
-        _, started = await _both(reserved, self._rpc.call("fundchannel_start", start, SILENCE_S, late))
+        started = await self._rpc.call("fundchannel_start", start, silence_s, late)
         if (other := opened_instead(started, funding.channel_type)) is not None:
             raise TypeNotOpened(f"lightningd asked for {named(other)} in its place")  # for which this is not the size
-        address = text(started, "fundchannel_start", "funding_address")
-        output = {"satoshi": funding.capacity_sat, "initialpsbt": funding.psbt, "destination": address}
-        with_output = await self._rpc.call("addpsbtoutput", output)
-        psbt = text(with_output, "addpsbtoutput", "psbt")
-        outnum = number(with_output, "addpsbtoutput", "outnum")
+        return text(started, "fundchannel_start", "funding_address")
+
+    async def _complete(self, peer_id: str, psbt: str, late: Late | None, silence_s: float) -> str:
         complete = {"id": peer_id, "psbt": psbt, "withhold": True}
+        completed = await self._rpc.call("fundchannel_complete", complete, silence_s, late)
+        return text(completed, "fundchannel_complete", "channel_id")
+
+    async def add_output(self, psbt: str, amount_sat: int, address: str) -> tuple[str, int]:
+        """Add the output of a channel; return the PSBT, and the place of the output. Raises NodeError."""
+        output = {"satoshi": amount_sat, "initialpsbt": psbt, "destination": address}
+        added = await self._rpc.call("addpsbtoutput", output)
+        return text(added, "addpsbtoutput", "psbt"), number(added, "addpsbtoutput", "outnum")
+
+    async def sign(self, psbt: str) -> str:
+        """Return the PSBT with our signatures. Raises NodeError."""
+        return text(await self._rpc.call("signpsbt", {"psbt": psbt}), "signpsbt", "signed_psbt")
+
+    async def _negotiate(
+        self, peer_id: str, funding: Funding, reserved: Awaitable[None], late: Late | None, terms: OpenTerms
+    ) -> Channel:
+        _, address = await _both(reserved, self._start(peer_id, funding, late, SILENCE_S, terms))
+        psbt, outnum = await self.add_output(funding.psbt, funding.capacity_sat, address)
         # A channel whose funding cannot be signed is withheld, and closed like any that an open has left behind (O-21).
-        signed, completed = await _both(
-            self._rpc.call("signpsbt", {"psbt": psbt}),
-            self._rpc.call("fundchannel_complete", complete, SILENCE_S, late),
-        )
-        channel_id = text(completed, "fundchannel_complete", "channel_id")
-        signed_psbt = text(signed, "signpsbt", "signed_psbt")
+        signed_psbt, channel_id = await _both(self.sign(psbt), self._complete(peer_id, psbt, late, SILENCE_S))
         return Channel(channel_id, signed_psbt, funding_txid(channel_id, outnum))
 
-    async def _first_limits(self, peer_id: str, channel_id: str) -> ChannelLimits | None:
+    async def first_limits(self, peer_id: str, channel_id: str) -> ChannelLimits | None:
         """Return what is known right after the open; None when lightningd does not say: it will be asked again.
 
         Raises ChannelGone when it says that there is no such channel any more (rule:23).
@@ -213,7 +241,7 @@ class Opener:
         return [channel for channel in channels if is_funded_by(channel, funding)]
 
 
-async def _both(ours: Awaitable[T], peers: Awaitable[Json]) -> tuple[T, Json]:
+async def _both(ours: Awaitable[T], peers: Awaitable[U]) -> tuple[T, U]:
     """Return what comes of two calls that are made in this order, once both are answered (P17).
 
     Raises what the second raises, which waits for the peer, else what the first does: what both have done is known.

@@ -13,11 +13,12 @@ from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from lsps2fast import actions as order
-from lsps2fast.errors import NodeError
+from lsps2fast.errors import Lsps2Error, NodeError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.channel_types import named
 from lsps2fast_plugin.cln.clock import Clock
+from lsps2fast_plugin.service.batch import LeftOut
 from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins, NotReserved
 from lsps2fast_plugin.service.funding import ChannelGone, ChannelTooLarge, Funder, NotForwardable
 from lsps2fast_plugin.service.opening import Opener, RefusedByClient, TypeNotOpened
@@ -51,6 +52,28 @@ class Existing(Protocol):
         """Have one of them carry this payment, if any can; False: a channel is to be opened."""
 
 
+class Together(Protocol):
+    """Who funds several channels in one transaction: `Batches`."""
+
+    def join(self, buy: Buy, action: order.ReserveCoins) -> bool:
+        """Have this one choose its coins with others, if it may; False: it is to have coins of its own."""
+
+    def arrive(self, action: order.OpenChannel) -> bool:
+        """Have this one be opened with the others whose coins it shares; False: they go on without it."""
+
+
+class _Alone:
+    """Batches are off."""
+
+    def join(self, buy: Buy, action: order.ReserveCoins) -> bool:
+        """Return False."""
+        return False
+
+    def arrive(self, action: order.OpenChannel) -> bool:
+        """Return False."""
+        return False
+
+
 class OpeningOrders:
     """Opens channels, one at a time with a peer."""
 
@@ -79,6 +102,7 @@ class OpeningOrders:
         self._driver = driver
         self._capital = capital
         self._withheld = withheld
+        self.batches: Together = _Alone()
         self._needs: dict[int, order.ReserveCoins] = {}  # what the channel must carry, by jit scid
         self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while an open holds or awaits it
 
@@ -91,12 +115,22 @@ class OpeningOrders:
             self._tasks.open_failed(action, "limit", "a limit of the policy")
             return
         self._needs[action.jit_scid] = action
+        if not self.batches.join(buy, action):
+            await self.choose_alone(buy, action)
+
+    async def choose_alone(self, buy: Buy, action: order.ReserveCoins) -> None:
+        """Choose coins for a channel with a funding of its own."""
         await self._choose(action, lambda: self._funder.choose(buy, action.out_msat, action.parts))
 
     async def open(self, action: order.OpenChannel) -> None:
         """Reserve the coins that the record names, and open the channel."""
         buy = self._tasks.buy(action.jit_scid)
         peer_id, look = buy.peer_id, not buy.client_trusts_lsp
+        if action.funding.batch:
+            if not self.batches.arrive(action):  # it goes on without this one
+                self._funder.part(action.jit_scid, action.funding)
+                await self.choose_again(action)
+            return
         async with self.alone_with(peer_id):
             try:
                 # Only now: the record names these coins.
@@ -104,28 +138,44 @@ class OpeningOrders:
                 reserving = self._funder.reserve(action.jit_scid, action.funding, reserved_late)
                 late = partial(self.clear_late, peer_id, action.funding)
                 opened = await self._opener.open(peer_id, action.funding, reserving, late, look=look)
-            except CoinTaken as error:
-                log.info(f"choosing other coins: {error}")
-                await self._choose(action, lambda: self._funder.choose_again(action.jit_scid, action.funding))
-            except NotReserved as error:
-                log.warning(f"coins cannot be reserved: {error}")
-                self._tasks.open_failed(action, "no_coins", f"coins cannot be reserved: {error}")
-            except RefusedByClient as error:
-                if error.at_once:
-                    await self._ask_for_another_type(action, f"the client refused the channel: {error}", by_client=True)
-                else:
-                    why = f"the client refused to sign the funding: {error}"
-                    self._tasks.open_failed(action, "open_refused", why, by_client=True)
-            except TypeNotOpened as error:
-                await self._ask_for_another_type(action, f"no channel was opened: {error}", by_client=False)
-            except ChannelGone as gone:
-                self._tasks.tell_given_up(peer_id, gone)
-                self._tasks.open_failed(action, "given_up", gone)
-            except NodeError as error:
-                self._tasks.open_failed(action, "open_failed", f"opening the channel failed: {error}")
+            except Lsps2Error as error:
+                await self.failed(action, error)
             else:
                 self._withheld(opened.channel.channel_id, True, peer_id)
                 self._tasks.feed(action.jit_scid, action.payment_hash, Input.FUNDED, opened)
+
+    async def failed(self, action: order.OpenChannel, error: BaseException) -> None:
+        """Do what follows an open that came to nothing: other coins, another type of channel, or its session's end."""
+        match error:
+            case CoinTaken():
+                log.info(f"choosing other coins: {error}")
+                await self.choose_again(action)
+            case NotReserved():
+                log.warning(f"coins cannot be reserved: {error}")
+                self._tasks.open_failed(action, "no_coins", f"coins cannot be reserved: {error}")
+            case RefusedByClient() if error.at_once:
+                await self._ask_for_another_type(action, f"the client refused the channel: {error}", by_client=True)
+            case RefusedByClient():
+                why = f"the client refused to sign the funding: {error}"
+                self._tasks.open_failed(action, "open_refused", why, by_client=True)
+            case TypeNotOpened():
+                await self._ask_for_another_type(action, f"no channel was opened: {error}", by_client=False)
+            case ChannelGone():
+                self._tasks.tell_given_up(self._tasks.buy(action.jit_scid).peer_id, error)
+                self._tasks.open_failed(action, "given_up", error)
+            case NodeError() | LeftOut():
+                self._tasks.open_failed(action, "open_failed", f"opening the channel failed: {error}")
+            case _:
+                raise error
+
+    async def choose_again(self, action: order.OpenChannel) -> None:
+        """Choose other coins for the same channel."""
+        await self._choose(action, lambda: self._funder.choose_again(action.jit_scid, action.funding))
+
+    async def give_back(self, jit_scid: int, funding: order.Funding, peer_id: str) -> None:
+        """Free the coins of this one, or leave them to those that share them."""
+        await self._reservations.release_surely(jit_scid, funding, peer_id)
+        self._funder.forget(jit_scid)
 
     def forget(self, jit_scid: int) -> None:
         """Forget a buy that has ended."""
@@ -143,29 +193,41 @@ class OpeningOrders:
         self, action: order.ReserveCoins | order.OpenChannel, choice: Callable[[], Awaitable[order.Funding]]
     ) -> None:
         """Feed the coins that are chosen, or that there are none."""
-        buy = self._tasks.buy(action.jit_scid)
         try:
-            funding = await self._when_synced(choice)
-        except NotForwardable as error:  # a limit of this node, which its operator can lift
-            log.warning(f"no channel is made for {buy.peer_id}: lightningd would not forward its payment, for {error}")
-            self._tasks.open_failed(action, "not_forwardable", f"lightningd would not forward it, for {error}")
+            funding = await self.when_synced(choice)
+        except Lsps2Error as error:
+            self.not_chosen(action, error)
             return
-        except ChannelTooLarge as error:
-            self._capital.too_large(buy, str(error))
-            self._tasks.open_failed(action, "channel_too_large", error)
-            return
-        except (NodeError, NotEnoughCoins) as error:
-            self._tasks.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
-            self._tasks.open_failed(action, "no_coins", error)
-            return
-        if not await self._capital.may_open(buy, funding):
-            self._funder.forget(action.jit_scid)
-            self._tasks.open_failed(action, "limit", "a limit of the policy")
-            return
-        self._tasks.feed(action.jit_scid, action.payment_hash, Input.COINS_CHOSEN, funding)
+        if await self.may_open(action, funding):
+            self._tasks.feed(action.jit_scid, action.payment_hash, Input.COINS_CHOSEN, funding)
 
-    async def _when_synced(self, choice: Callable[[], Awaitable[order.Funding]]) -> order.Funding:
-        """After its start lightningd knows its coins only once it has caught up with the chain (cln:R5)."""
+    async def may_open(self, action: order.ReserveCoins | order.OpenChannel, funding: order.Funding) -> bool:
+        """Return whether this channel may be opened; if not, the coins are free again and the session knows."""
+        if await self._capital.may_open(self._tasks.buy(action.jit_scid), funding):
+            return True
+        self._funder.forget(action.jit_scid)
+        self._tasks.open_failed(action, "limit", "a limit of the policy")
+        return False
+
+    def not_chosen(self, action: order.ReserveCoins | order.OpenChannel, error: BaseException) -> None:
+        """Feed that there are no coins for a channel, or none that may be opened, and say why."""
+        buy = self._tasks.buy(action.jit_scid)
+        match error:
+            case NotForwardable():  # a limit of this node, which its operator can lift
+                why = f"lightningd would not forward it, for {error}"
+                log.warning(f"no channel is made for {buy.peer_id}: {why}")
+                self._tasks.open_failed(action, "not_forwardable", why)
+            case ChannelTooLarge():
+                self._capital.too_large(buy, str(error))
+                self._tasks.open_failed(action, "channel_too_large", error)
+            case NodeError() | NotEnoughCoins():
+                self._tasks.alarm(f"no coins for a JIT channel to {buy.peer_id}: {error}")
+                self._tasks.open_failed(action, "no_coins", error)
+            case _:
+                raise error
+
+    async def when_synced(self, choice: Callable[[], Awaitable[order.Funding]]) -> order.Funding:
+        """Choose coins: after its start lightningd knows them only once it has caught up (cln:R5)."""
         deadline_ms = self._clock.now_ms() + SYNC_TIMEOUT_MS
         while True:
             try:

@@ -94,6 +94,8 @@ class Settings(NamedTuple):
     close_by_rule: bool = False
     orders: str = ORDERS[0]
     order_terms: OrderTerms = DEFAULT_ORDERS
+    batch_window_ms: int = 0
+    batch_channels: int = 25
 
 
 NUMBERS: NumberTable = {  # default, least, most, meaning
@@ -220,6 +222,14 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
     "lsps2-order-validity": (DEFAULT_ORDERS.valid_s, 600, 86_400, "seconds in which an order may be paid"),
     "lsps2-max-orders-per-peer": (DEFAULT_ORDERS.most_per_peer, 1, 10**4, "orders of one peer that are not paid yet"),
     "lsps2-max-orders": (DEFAULT_ORDERS.most, 1, 10**6, "orders that are not paid yet, in all"),
+    "lsps2-batch-window-ms": (
+        0,
+        0,
+        30_000,
+        "milliseconds in which channels that are opened on trust are put into one funding transaction; 0: each has one "
+        "of its own",
+    ),
+    "lsps2-batch-channels": (25, 2, 100, "most channels in one funding transaction"),
     "lsps2-keep-records": (30, 1, 36_500, "days that the record of a finished sale is kept"),
     **LIMIT_OPTIONS,
 }
@@ -534,4 +544,6 @@ def read_settings(plugin: Plugin, changes: Mapping[str, Any] | None = None) -> S
         close_by_rule=read_close_by_rule(get(CLOSE_BY_RULE), ledger, path),
         orders=_choice(get("lsps2-lsps1"), "lsps2-lsps1", ORDERS),
         order_terms=_order_terms(number),
+        batch_window_ms=number["lsps2-batch-window-ms"],
+        batch_channels=number["lsps2-batch-channels"],
     )

@@ -54,6 +54,12 @@ class Driver(Protocol):
     def unforwardable(self, jit_scid: int, room: Room) -> str | None:
         """Say why lightningd would not forward the payment under way into such a channel, or None."""
 
+    def is_opening(self, jit_scid: int, payment_hash: bytes) -> bool:
+        """Return whether this payment still waits for its channel to be opened."""
+
+    def blocks_left(self, jit_scid: int) -> int:
+        """Return in how many blocks the first part expires that is held for the payment under way on this scid."""
+
     def held_msats(self, jit_scid: int) -> list[int]:
         """Return the values of the parts that are held for the payment under way on this scid."""
 
@@ -98,6 +104,10 @@ class OrderTasks:
     def insist(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
         """Have something done that must be done in the end, in the background."""
         self._keep(self.until_done(what, work))
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin something that tells its own outcomes."""
+        self._keep(work)
 
     def spawn(self, work: Coroutine[Any, Any, None], action: order.Action) -> asyncio.Task[None]:
         """Begin to carry out an order; if that breaks, the session gets the outcome that ends it safely."""

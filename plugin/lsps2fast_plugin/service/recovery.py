@@ -136,7 +136,8 @@ class Recovery:
         live = [record for record in stored if record.outcome is None]
         for record in sorted(live, key=lambda record: record.journal.channel is None):
             if record.journal.funding is not None:
-                self._parts.coins.promise(record.buy.jit_scid, record.journal.funding.inputs)
+                funding = record.journal.funding
+                self._parts.coins.promise(record.buy.jit_scid, funding.inputs, bool(funding.batch))
         for unread in self._parts.store.unread:
             owner = UNREAD if unread.jit_scid is None else unread.jit_scid
             self._parts.coins.promise(owner, unread.outpoints())

@@ -83,6 +83,9 @@ class Reservations:
 
     def released_late(self, funding: order.Funding) -> None:
         """Reserve coins again that lightningd freed after the call was given up, if another attempt has them by now."""
+        if funding.batch:
+            self._tasks.insist("keeping the coins of a batch", lambda: self._funder.keep(funding))
+            return
         for holder, theirs in self._funder.standing(funding).items():
             if self._driver.buy_of(holder) is None:  # a channel that was ordered
                 self._tasks.insist("renewing a reservation", partial(self._renew_ordered, holder, theirs))

@@ -33,7 +33,8 @@ from lsps2fast_plugin.cln.channel_types import PLAIN
 
 VERSION = 3  # from 2 on a record of stage "channel" may name forwards, from 3 on a forward the id of its channel
 OVER_EXISTING = 4  # of a record that names a channel the client had: a program that cannot read it leaves it alone
-VERSIONS = (1, 2, VERSION, OVER_EXISTING)
+IN_A_BATCH = 5  # of a record whose coins pay for other channels, too: such a program would free or send them alone
+VERSIONS = (1, 2, VERSION, OVER_EXISTING, IN_A_BATCH)
 FRESH = SessionRecord("buy", None, 0, 0, None, None, (), None)
 UNUSED: Final = (TIMEOUT, ABANDONED, REUSED)  # outcomes of a buy that brought no channel
 OUTPOINT = re.compile(rb"[0-9a-f]{64}:\d+")
@@ -49,6 +50,7 @@ class _FundingFacts(msgspec.Struct):
     reserved_to_block: Count
     capacity_sat: str
     channel_type: tuple[int, ...] = PLAIN
+    batch: tuple[str, ...] = ()
 
 
 class _ForwardFacts(msgspec.Struct, array_like=True):
@@ -69,6 +71,13 @@ class _ExistingFacts(msgspec.Struct):
     fee_ppm: Count | None = None
 
 
+class _SisterFacts(msgspec.Struct):
+    """`shared` among our own facts: the other channels of one funding, and this one's share of the miners' part."""
+
+    channels: tuple[tuple[str, str], ...]
+    mining_sat: str | None = None
+
+
 class _OurFacts(msgspec.Struct):
     """What stands under "lsps2fast"; the defaults are what a record of the built-in plugin leaves unsaid."""
 
@@ -82,6 +91,7 @@ class _OurFacts(msgspec.Struct):
     funding: _FundingFacts | None = None
     forwards: tuple[_ForwardFacts, ...] = ()
     existing: _ExistingFacts | None = None
+    shared: _SisterFacts | None = None
     attempt: bool = False  # a final record of one payment: it says nothing of the buy
 
 
@@ -177,6 +187,15 @@ def record_of(buy: Buy, journal: SessionRecord) -> dict[str, Any]:
             for part in journal.forwards
         ],
     }
+    if funding is not None and funding.batch:
+        record["lsps2fast"]["version"] = IN_A_BATCH
+        record["lsps2fast"]["funding"]["batch"] = [format_scid(jit_scid) for jit_scid in funding.batch]
+    if channel is not None and channel.mining_sat is not None:
+        record["lsps2fast"]["version"] = IN_A_BATCH
+        record["lsps2fast"]["shared"] = {
+            "channels": [list(sister) for sister in channel.sisters],
+            "mining_sat": str(channel.mining_sat),
+        }
     if (existing := journal.existing) is not None:
         record["lsps2fast"]["version"] = OVER_EXISTING
         record["lsps2fast"]["existing"] = {
@@ -245,7 +264,7 @@ def _read_journal(record: dict[str, Any], ours: _OurFacts) -> SessionRecord:
     channel = None
     if channel_id is not None:
         psbt, txid = record.get("funding_psbt") or "", record.get("funding_txid") or ""
-        channel = Channel(_hex(channel_id, 32), psbt, txid)
+        channel = Channel(_hex(channel_id, 32), psbt, txid, *_read_shared(ours.shared))
     journal = SessionRecord(
         stage=ours.stage or ("buy" if channel is None else "forwards"),
         payment_hash=None if payment_hash is None else bytes.fromhex(_hex(payment_hash, 32)),
@@ -273,7 +292,16 @@ def _read_journal(record: dict[str, Any], ours: _OurFacts) -> SessionRecord:
 
 def _read_funding(facts: _FundingFacts) -> Funding:
     capacity_sat = parse_msat(facts.capacity_sat)
-    return Funding(facts.psbt, facts.inputs, facts.reserved_to_block, capacity_sat, facts.channel_type)
+    batch = tuple(parse_scid(text) for text in facts.batch)
+    return Funding(facts.psbt, facts.inputs, facts.reserved_to_block, capacity_sat, facts.channel_type, batch)
+
+
+def _read_shared(facts: _SisterFacts | None) -> tuple[tuple[tuple[str, str], ...], int | None]:
+    """Return the sisters of a channel, and its share of the miners' part."""
+    if facts is None:
+        return (), None
+    sisters = tuple((_hex(peer_id, 33), _hex(channel_id, 32)) for peer_id, channel_id in facts.channels)
+    return sisters, None if facts.mining_sat is None else parse_msat(facts.mining_sat)
 
 
 def _read_existing(facts: _ExistingFacts, fee_msat: int) -> ExistingChannel:

@@ -201,6 +201,8 @@ def build_parts(
         rpc=rpc,
         finder=finder,
         room=room,
+        batch_window_ms=settings.batch_window_ms,
+        batch_channels=settings.batch_channels,
     )
     driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)
     waker = None

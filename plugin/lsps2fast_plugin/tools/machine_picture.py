@@ -87,6 +87,7 @@ INPUTS: Final = {
     Input.MONEY_SEEN: "the channel holds money of the client",
     Input.DROPPED: "a held part can go no further: its channel is closing",
     Input.CHANNEL_FOUND: "a channel that the client has can carry the payment",
+    Input.SISTER_GONE: "the funding pays another channel, too, which was given up",
 }
 COLOURS: Final = {"S": "#cdeccf", "U": "#fbe6c2", "X": "#f3d0d0", "A": "#e4dcf1"}
 STYLE: Final = """

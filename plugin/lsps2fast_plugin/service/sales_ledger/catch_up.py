@@ -65,6 +65,7 @@ def _channel(record: StoredSession, row: PeerChannel | None, wall_ms: int) -> Ch
         peer_id=buy.peer_id,
         funding_txid=channel.funding_txid or None,
         signed_psbt=(channel.signed_psbt or (row.funding.psbt if row is not None else None)) if was_sent else None,
+        mining_sat=channel.mining_sat if was_sent else None,
         capacity_sat=capacity_sat if row is None else row.total_msat // 1000,
         locked_ms=min(at_ms, wall_ms),
         sent_ms=at_ms if was_sent else None,

@@ -82,7 +82,8 @@ class AttemptFact(Fact, frozen=True, gc=False, kw_only=True):
 class ChannelFact(Fact, frozen=True, gc=False, kw_only=True):
     """Something about a channel that was made for a sale; what is None is not known now, or not new.
 
-    `signed_psbt` of its funding says what miners get. `released_ms`: nothing of ours is in it any more.
+    `signed_psbt` of its funding says what miners get, `mining_sat` its share where that pays several channels.
+    `released_ms`: nothing of ours is in it any more.
     """
 
     channel_id: str
@@ -90,6 +91,7 @@ class ChannelFact(Fact, frozen=True, gc=False, kw_only=True):
     peer_id: str | None = None
     funding_txid: str | None = None
     signed_psbt: str | None = None
+    mining_sat: int | None = None
     capacity_sat: int | None = None
     locked_ms: int | None = None
     sent_ms: int | None = None

@@ -183,7 +183,8 @@ class SalesLedger:
     def funding_sent(self, channel: Channel) -> None:
         """Bitcoind has this funding."""
         psbt, now_ms = channel.signed_psbt or None, self._clock.wall_ms()
-        self._put(ChannelFact(channel_id=channel.channel_id, signed_psbt=psbt, sent_ms=now_ms))
+        share_sat = channel.mining_sat
+        self._put(ChannelFact(channel_id=channel.channel_id, signed_psbt=psbt, mining_sat=share_sat, sent_ms=now_ms))
 
     @harmless
     def channel_back(self, channel_id: str) -> None:

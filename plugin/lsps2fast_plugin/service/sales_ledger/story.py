@@ -58,7 +58,10 @@ def _offer(db: sqlite3.Connection, scid: str) -> dict[str, Any] | None:
     channels = rows(db, "SELECT * FROM channels WHERE jit_scid = ? ORDER BY locked_ms", scid)
     by_rule = "SELECT k.* FROM closes k JOIN channels c USING (channel_id) WHERE c.jit_scid = ?"
     told = [*_of_buy(buys[0], bool(attempts)), *(line for each in attempts for line in _of_attempt(each))]
-    told += [line for each in channels for line in _of_channel(each)]
+    shared = "SELECT COUNT(*) AS count FROM channels WHERE funding_txid = ?"
+    told += [
+        line for each in channels for line in _of_channel(each, rows(db, shared, each["funding_txid"])[0]["count"] - 1)
+    ]
     told += [_of_close(each) for each in rows(db, by_rule, scid)]
     return {
         "jit_channel_scid": scid,
@@ -134,12 +137,14 @@ def _of_close(each: Row) -> tuple[int, str]:
     )
 
 
-def _of_channel(each: Row) -> Iterator[tuple[int, str]]:
+def _of_channel(each: Row, sisters: int) -> Iterator[tuple[int, str]]:
+    """Return lines about a channel; `sisters`: so many others are in its funding transaction."""
     name = f"Channel {each['channel_id'].hex()}"
     if each["sent_ms"] is not None:
         paid = "" if each["mining_msat"] is None else f"; miners get {sat(each['mining_msat'])}"
+        others = "" if sisters < 1 else f", in one transaction with {sisters} other{'s' if sisters > 1 else ''}"
         size = "" if each["capacity_sat"] is None else f" of {each['capacity_sat']:,} sat"
-        yield each["sent_ms"], f"{name}{size}: its funding was sent{paid}."
+        yield each["sent_ms"], f"{name}{size}: its funding was sent{others}{paid}."
     if each["released_ms"] is not None:
         cost = "" if each["close_mining_msat"] is None else f"; closing cost {sat(each['close_mining_msat'])}"
         how = "is closed, and our money is back" if each["sent_ms"] is not None else "was undone, its coins are free"

@@ -219,7 +219,7 @@ class LedgerWriter:
         try:
             write(db, fact)
             if isinstance(fact, ChannelFact) and fact.jit_scid is None:  # heard of now, not read from the journal
-                self.mining_msat += mining_of(fact.signed_psbt) or 0
+                self.mining_msat += mining_of(fact) or 0
         except (sqlite3.OperationalError, sqlite3.InternalError):
             raise
         except Exception as error:

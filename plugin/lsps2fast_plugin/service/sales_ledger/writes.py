@@ -140,7 +140,7 @@ def _channel(db: sqlite3.Connection, fact: ChannelFact) -> None:
     elif not db.execute("SELECT 1 FROM channels WHERE channel_id = ?", (_bytes(fact.channel_id),)).fetchone():
         return  # none of ours
     who = (_bytes(fact.channel_id), fact.jit_scid, _bytes(fact.peer_id), token, band, _bytes(fact.funding_txid))
-    mining = (mining_of(fact.signed_psbt), fact.close_mining_msat)
+    mining = (mining_of(fact), fact.close_mining_msat)
     db.execute(_CHANNEL, (*who, fact.capacity_sat, *mining, fact.locked_ms, fact.sent_ms, fact.released_ms))
 
 
@@ -150,10 +150,12 @@ def _close(db: sqlite3.Connection, close: CloseFact) -> None:
     db.execute(_CLOSE, (*what, close.client_msat, *fees, close.idle_days))
 
 
-def mining_of(psbt: str | None) -> int | None:
-    """Return what miners get from a funding, in msat; None where that is not known."""
+def mining_of(fact: ChannelFact) -> int | None:
+    """Return what miners get for this channel's funding, in msat; None where that is not known."""
+    if fact.mining_sat is not None:
+        return 1000 * fact.mining_sat
     try:
-        return None if not psbt else 1000 * fee_sat(psbt)
+        return None if not fact.signed_psbt else 1000 * fee_sat(fact.signed_psbt)
     except ValueError:  # of a version to come: what miners got is then not known here
         return None
 

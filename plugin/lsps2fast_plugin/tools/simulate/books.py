@@ -189,10 +189,19 @@ class Books:
         for account in self.live.values():
             if account.funding is None and self.town.chain.knows(account.channel.funding_txid):
                 funding = self.town.chain.transactions[account.channel.funding_txid]
-                account.funding, account.mining_sat = fees_of(funding), funding.fee_sat
+                account.funding, account.mining_sat = fees_of(funding), self._share_sat(account, funding)
                 account.sent_s = self.town.loop.time()
                 account.on_trust = account.fee_came_msat == 0
                 self.sent_lately.append(account)
+
+    def _share_sat(self, account: Account, funding: Tx) -> int:
+        """Return what miners get of this funding for this channel; the first of several has what is left over."""
+        txid = account.channel.funding_txid
+        ours = [each for each in self.accounts.values() if each.channel.funding_txid == txid]
+        ours.sort(key=lambda each: each.channel.funding_outnum)
+        self.totals["channels in shared fundings"] += len(ours) > 1
+        share_sat, rest_sat = divmod(funding.fee_sat, len(ours))
+        return share_sat + (rest_sat if ours[0] is account else 0)
 
     def rest(self) -> None:
         """Leave alone from now on what is at rest; to be called once it has been looked at."""

@@ -40,6 +40,7 @@ def plan_of(args: argparse.Namespace, seed: int) -> Plan:
         mode=args.mode,
         reuse=args.reuse,
         closing=args.closing,
+        batch=args.batch,
     )
 
 

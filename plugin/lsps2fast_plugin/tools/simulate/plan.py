@@ -16,6 +16,7 @@ NONE = "none"
 REUSES = {3: "free", 6: "fee"}  # by the seed, modulo 7
 LIFETIMES = (60, 200)  # blocks that a channel is promised to stay, where rules close others
 RULES_FILE = "rules.toml"
+BATCH_WINDOW_MS = 30_000  # in a town few come at one time
 MODES = ("lsp-trusts-client", "client-trusts-lsp")
 
 
@@ -33,6 +34,7 @@ class Plan:
     mode: str = ""  # of the LSP; by default the seed decides
     reuse: str = ""  # what the LSP takes for a payment over a channel that its client has; likewise
     closing: str = ""  # "on" or "off": whether rules close idle channels; likewise
+    batch: str = ""  # whether channels share fundings, "on" or "off"; likewise
     stop_at_step: int = 0
 
     @property
@@ -72,7 +74,9 @@ class Plan:
         headroom = {"lsps2-channel-headroom-sat": 0} if self.is_tight else {}
         small = {"lsps2-min-channel-sat": self.least_channel_sat}
         ways = {"lsps2-trust-mode": self.trust_mode, "lsps2-reuse": self.reuse_mode, "lsps2-blinded-paths": True}
-        return {**ways, "lsps2-webhooks": 2, **headroom, **small, **rules}
+        is_batching = self.batch == "on" or (not self.batch and self.seed % 4 == 2)
+        batch = {"lsps2-batch-window-ms": BATCH_WINDOW_MS} if is_batching else {}
+        return {**ways, "lsps2-webhooks": 2, **headroom, **small, **rules, **batch}
 
     def strategists(self, known: Iterable[str]) -> list[str]:
         """Return which of these strategies may come."""
@@ -89,6 +93,8 @@ class Plan:
             words.append(f"--reuse {self.reuse}")
         if self.closing:
             words.append(f"--closing {self.closing}")
+        if self.batch:
+            words.append(f"--batch {self.batch}")
         if not self.weather:
             words.append("--no-weather")
         if self.mutant:

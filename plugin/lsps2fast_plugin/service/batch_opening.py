@@ -1,0 +1,223 @@
+"""Opens the channels of one batch at lightningd: each is proposed, one PSBT has an output for each, each is signed.
+
+Nothing is sent here. A client that does not answer, or answers with an error, costs only its own payment: before the
+outputs are fixed the others go on without it; after that their channels are closed, and the same coins are tried once
+more without it. A channel is withheld from the moment it is signed (rule:7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final, NamedTuple
+
+from lsps2fast import actions as order
+from lsps2fast.errors import NodeError
+from lsps2fast.table import Input
+from lsps2fast_plugin.cln.psbt import fee_sat
+from lsps2fast_plugin.service.batch import TOGETHER, Batch, Key, LeftOut, Member, shares
+from lsps2fast_plugin.service.funding import ChannelGone, Funder
+from lsps2fast_plugin.service.opening import Opener, funding_txid
+from lsps2fast_plugin.service.opening_orders import OpeningOrders, Withhold
+from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
+from lsps2fast_plugin.service.reservations import Reservations
+
+log = logging.getLogger(__name__)
+
+SILENCE_S: Final = 10.0  # for one answer of a client: the others wait for it
+
+
+class _Signed(NamedTuple):
+    """A channel of the batch that both sides have signed."""
+
+    channel_id: str
+    limits: order.ChannelLimits | None
+
+
+class BatchOpening:
+    """Opens batches."""
+
+    def __init__(
+        self,
+        *,
+        tasks: OrderTasks,
+        funder: Funder,
+        opener: Opener,
+        opening: OpeningOrders,
+        reservations: Reservations,
+        driver: Driver,
+        withheld: Withhold,
+        spoiled: Callable[[str], None],
+    ) -> None:
+        """`spoiled(peer_id)` hears of each client that failed in a batch."""
+        self._tasks = tasks
+        self._funder = funder
+        self._opener = opener
+        self._opening = opening
+        self._reservations = reservations
+        self._driver = driver
+        self._withheld = withheld
+        self._spoiled = spoiled
+
+    async def open(self, batch: Batch) -> None:
+        """Open the channels; at the end `batch.members` are those whose session has been told `FUNDED`."""
+        while batch.members and batch.tries < TOGETHER:
+            async with AsyncExitStack() as locks:
+                await self._enter(batch, locks)
+                if await self._try(batch):
+                    return
+            batch.tries += 1
+        await self.each_alone(batch)
+
+    async def each_alone(self, batch: Batch) -> None:
+        """Have each open its channel for itself: no other client can spoil that."""
+        members, batch.members = list(batch.members.values()), {}
+        for member in members:
+            assert member.open is not None
+            await self._opening.give_back(member.buy.jit_scid, _funding(member), member.peer_id)
+            self._tasks.spawn(self._opening.choose_again(member.open), member.open)
+
+    async def _enter(self, batch: Batch, locks: AsyncExitStack) -> None:
+        """Wait until no other open with these clients is under way (O-19); who has one takes no part."""
+        for member in list(batch.members.values()):
+            if not self._driver.is_opening(*member.key):
+                self._out(batch, member, LeftOut("its payment was given up meanwhile"), spoiled=False)
+                continue
+            lock = self._opening.alone_with(member.peer_id)
+            try:
+                await asyncio.wait_for(lock.acquire(), SILENCE_S)
+            except TimeoutError:
+                self._out(batch, member, LeftOut("another open with its client takes long"), spoiled=False)
+            else:
+                locks.callback(lock.release)
+
+    async def _try(self, batch: Batch) -> bool:
+        """Try one transaction; return whether all who are left in the batch have signed."""
+        addresses = await self._start(batch)
+        if not batch.members:
+            return True
+        try:
+            psbt, outnums = await self._build(batch, addresses)
+        except NodeError as error:
+            await self._end_all(batch, error)
+            return True
+        members = list(batch.members.values())
+        signing = asyncio.gather(self._opener.sign(psbt), return_exceptions=True)
+        results = await asyncio.gather(*(self._sign(member, psbt) for member in members), return_exceptions=True)
+        (ours,) = await signing
+        if isinstance(ours, BaseException):
+            await self._end_all(batch, ours)
+            return True
+        done: dict[Key, _Signed] = {}
+        for member, result in zip(members, results, strict=True):
+            if isinstance(result, _Signed):
+                done[member.key] = result
+            else:
+                self._out(batch, member, result)
+        if len(done) < len(members):
+            await asyncio.gather(*(self._drop(batch.members[key], done[key].channel_id) for key in done))
+            return not batch.members
+        batch.signed = True
+        self._funded(members, list(done.values()), ours, outnums)
+        return True
+
+    async def _start(self, batch: Batch) -> dict[Key, str]:
+        """Reserve the coins and propose the channels; return the address of each that was accepted."""
+        members = list(batch.members.values())
+        first = members[0]
+        assert first.funding is not None
+        late = partial(self._reservations.reserved_late, first.buy.jit_scid, first.funding)
+        reserving = asyncio.gather(
+            self._funder.reserve(first.buy.jit_scid, first.funding, late), return_exceptions=True
+        )
+        started = await asyncio.gather(*(self._propose(member) for member in members), return_exceptions=True)
+        (reserved,) = await reserving
+        addresses: dict[Key, str] = {}
+        for member, result in zip(members, started, strict=True):
+            if isinstance(result, str) and self._driver.is_opening(*member.key):
+                addresses[member.key] = result
+            elif isinstance(result, str):
+                await self._quietly(self._opener.end(member.peer_id, _funding(member)))
+                self._out(batch, member, LeftOut("its payment was given up meanwhile"), spoiled=False)
+            else:
+                self._out(batch, member, result)
+        if isinstance(reserved, BaseException):
+            await self._end_all(batch, reserved)
+        return addresses
+
+    async def _propose(self, member: Member) -> str:
+        late = partial(self._opening.clear_late, member.peer_id, _funding(member))
+        return await self._opener.start(member.peer_id, _funding(member), late, SILENCE_S)
+
+    async def _build(self, batch: Batch, addresses: dict[Key, str]) -> tuple[str, list[int]]:
+        """Return one PSBT with an output for each, and the places of these. Raises NodeError."""
+        members = list(batch.members.values())
+        scids = tuple(member.buy.jit_scid for member in members)
+        plans = [member.plan for member in members if member.plan is not None]
+        psbt, outnums = _funding(members[0]).psbt, []
+        if batch.tries or scids != _funding(members[0]).batch:  # else the PSBT of the journal is the right one
+            psbt = await self._funder.psbt_again(scids, batch.inputs, plans)
+        for member in members:
+            psbt, outnum = await self._opener.add_output(psbt, _funding(member).capacity_sat, addresses[member.key])
+            outnums.append(outnum)
+        return psbt, outnums
+
+    async def _sign(self, member: Member, psbt: str) -> _Signed:
+        """Have the client sign; keep other forwards out of the channel from then on. Raises as `Opener.complete`."""
+        funding = _funding(member)
+        late = partial(self._opening.clear_late, member.peer_id, funding)
+        channel_id = await self._opener.complete(member.peer_id, funding, psbt, late, SILENCE_S)
+        self._withheld(channel_id, True, member.peer_id)
+        try:
+            return _Signed(channel_id, await self._opener.first_limits(member.peer_id, channel_id))
+        except ChannelGone:
+            self._withheld(channel_id, False, member.peer_id)
+            raise
+
+    def _funded(self, members: list[Member], signed: list[_Signed], psbt: str, outnums: list[int]) -> None:
+        """Tell each session of its channel, which knows its sisters and its share of the miners' part."""
+        ids = [(member.peer_id, each.channel_id) for member, each in zip(members, signed, strict=True)]
+        mining_sat = shares(fee_sat(psbt), len(members))
+        for place, (member, each) in enumerate(zip(members, signed, strict=True)):
+            txid = funding_txid(each.channel_id, outnums[place])
+            sisters = tuple(sister for sister in ids if sister != ids[place])
+            channel = order.Channel(each.channel_id, psbt, txid, sisters, mining_sat[place])
+            self._tasks.feed(*member.key, Input.FUNDED, order.Opened(channel, each.limits))
+
+    # Failing -------------------------------------------------------------------------------------
+
+    def _out(self, batch: Batch, member: Member, error: BaseException, *, spoiled: bool = True) -> None:
+        """Go on without this one; its own session hears why, as if it had opened alone."""
+        del batch.members[member.key]
+        if spoiled:
+            self._spoiled(member.peer_id)
+        log.info(f"batch {batch.name} goes on without {member.peer_id}: {error}")
+        assert member.open is not None
+        self._funder.part(member.buy.jit_scid, _funding(member))
+        self._tasks.spawn(self._opening.failed(member.open, error), member.open)
+
+    async def _end_all(self, batch: Batch, error: BaseException) -> None:
+        """End all opens: lightningd or another program is in the way. Each goes on as if it had opened alone."""
+        for member in list(batch.members.values()):
+            await self._quietly(self._opener.end(member.peer_id, _funding(member)))
+            self._out(batch, member, error, spoiled=False)
+
+    async def _drop(self, member: Member, channel_id: str) -> None:
+        """Close a channel whose transaction is never sent."""
+        what = f"closing channel {channel_id}, whose funding is not sent"
+        await self._tasks.until_done(what, lambda: self._funder.close(member.peer_id, channel_id))
+        self._withheld(channel_id, False, member.peer_id)
+
+    async def _quietly(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except NodeError as error:
+            log.warning(f"ending an open: {error}")  # its session undoes it until that works
+
+
+def _funding(member: Member) -> order.Funding:
+    assert member.funding is not None
+    return member.funding
