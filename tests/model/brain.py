@@ -171,6 +171,7 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
         effects=SimpleNamespace(
             alarm=_unexpected,
             unready=set(),
+            of_last_life=set(),
             finish=lambda scid, fees: orders.append(order.ForgetBuy(scid, "finish")),
             keep_alias=_nothing,
         ),
@@ -181,6 +182,7 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
         clock=SimpleNamespace(wall_ms=lambda: wall_ms),
         sessions=core,
         shut=SimpleNamespace(withhold=_nothing),
+        orders=None,
         driver=SimpleNamespace(
             set_aside=set(),
             go_live=go_live,
