@@ -110,6 +110,7 @@ class House:
             clock=SimpleNamespace(wall_ms=lambda: wall_ms, now_ms=lambda: 0, sleep_until=self._sleep_until),
             sessions=self.core,
             shut=SimpleNamespace(withhold=lambda channel_id, yes, _: self.withheld.__setitem__(channel_id, yes)),
+            orders=None,
             driver=SimpleNamespace(
                 set_aside=set(),
                 go_live=self._go_live,
@@ -118,7 +119,7 @@ class House:
             ),
         )
 
-    def _promise(self, jit_scid: int, inputs: Any) -> None:
+    def _promise(self, jit_scid: int, inputs: Any, shared: bool = False) -> None:
         for point in inputs:
             self.promised.setdefault(point, jit_scid)
 
