@@ -93,7 +93,6 @@ BEFORE_THE_SENDING = ("open_channel", "accept_channel", "funding_created", "fund
 async def test_a_client_that_fails_costs_only_its_own_payment(message: str, deed: str) -> None:
     """trap:60, trap:52, rule:22, rule:23: the others are paid at once, and no output pays a channel that is lost."""
     async with batching() as stage:
-        stage.plugin_lives = False  # what the spoiler leaves is not looked at here
         crowd = Crowd(stage)
         await crowd.come()
         crowd.clients[1].behaviour.script = {message: deed}
