@@ -74,19 +74,29 @@ class BatchOpening:
 
     async def each_alone(self, batch: Batch) -> None:
         """Have each open its channel for itself: no other client can spoil that."""
-        members, batch.members = list(batch.members.values()), {}
-        for member in members:
-            assert member.open is not None
-            await self._opening.give_back(member.buy.jit_scid, _funding(member), member.peer_id)
-            self._tasks.spawn(self._opening.choose_again(member.open), member.open)
+        for member in list(batch.members.values()):
+            await self._on_its_own(batch, member)
+
+    async def _on_its_own(self, batch: Batch, member: Member) -> None:
+        """Go on without this one, and have it open with coins of its own."""
+        batch.members.pop(member.key, None)
+        assert member.open is not None
+        await self._opening.give_back(member.buy.jit_scid, _funding(member), member.peer_id)
+        self._tasks.spawn(self._opening.choose_again(member.open), member.open)
 
     async def _enter(self, batch: Batch, locks: AsyncExitStack) -> None:
-        """Wait until no other open with these clients is under way (O-19); who has one takes no part."""
+        """Let no other open with these clients begin (O-19); one that has another under way goes on alone, at once.
+
+        That takes as long as its client likes, and the others would wait for it (rule:24).
+        """
         for member in list(batch.members.values()):
             if not self._driver.is_opening(*member.key):
                 self._out(batch, member, LeftOut("its payment was given up meanwhile"), spoiled=False)
                 continue
             lock = self._opening.alone_with(member.peer_id)
+            if lock.locked():
+                await self._on_its_own(batch, member)
+                continue
             try:
                 await asyncio.wait_for(lock.acquire(), SILENCE_S)
             except TimeoutError:
