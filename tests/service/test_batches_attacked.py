@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from harness.service import SIZE_MSAT
+from typing import Any
 
-from .test_batches import Crowd, batching
+from harness.service import SIZE_MSAT, Stage
+
+from lsps2fast_plugin.simnode import Client
+
+from .test_batches import Crowd, batching, give_up
 
 SOON_S = 5.0  # far less than a client may keep silent
 
@@ -28,3 +32,34 @@ async def test_a_second_payment_of_a_client_keeps_no_batch_waiting() -> None:
         await stage.world.until(done, "the others are paid", SOON_S)
         assert [(await payment).paid for payment in crowd.payments[:2]] == [True, True]
         mallory.disconnect()
+
+
+def gives_up_once_signed(stage: Stage, client: Client) -> None:
+    """lightningd loses every channel of this client as the record of a channel is written."""
+
+    def hear(entry: dict[str, Any]) -> None:
+        ours = entry["dir"] == "rpc>host" and entry["peer"] == "lsp/plugin-rpc"
+        if ours and entry["msg"]["method"] == "datastore" and client.ends:
+            give_up(stage, client.ends[-1].other)
+
+    stage.world.transcript.listeners.append(hear)
+
+
+async def test_a_client_that_gives_up_what_it_has_signed_spoils_one_batch_only() -> None:
+    """trap:60: it is remembered as one that failed, and opens alone."""
+    async with batching(wallet_sat=(2_000_000,) * 4) as stage:
+        stage.plugin_lives = False
+        crowd = Crowd(stage)
+        await crowd.come("alice", "mallory", "carol")
+        mallory = crowd.clients[1]
+        gives_up_once_signed(stage, mallory)
+        await crowd.pay()
+        assert await crowd.results() == [True, False, True]
+        assert (await stage.stats())["batches_spoilt"] == 1
+        crowd.clients, crowd.invoices, crowd.payments = [], [], []
+        await crowd.come("dora", "emma")
+        crowd.clients.append(mallory)
+        crowd.invoices.append(await stage.invoice(mallory))
+        await crowd.pay()
+        assert await crowd.results() == [True, True, False]
+        assert (await stage.stats())["batches_spoilt"] == 1

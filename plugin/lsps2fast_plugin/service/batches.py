@@ -141,8 +141,10 @@ class Batches:
         batch = self._of.pop((jit_scid, payment_hash), None)
         if batch is None:
             return
-        if batch.members.pop((jit_scid, payment_hash), None) is not None:
-            batch.spoilt = batch.spoilt or batch.signed
+        if (member := batch.members.pop((jit_scid, payment_hash), None)) is not None:
+            if batch.signed:  # whatever it was: it opens alone from now on
+                batch.spoilt = True
+                self._spoiled(member.peer_id)
             self._watch.changed(batch.name)
 
     def _member(self, action: order.ReserveCoins | order.OpenChannel | order.Broadcast) -> Member | None:
@@ -185,6 +187,8 @@ class Batches:
             for member in members:
                 if member not in outcome.again:
                     self._leave_out(batch, member)
+                    if not outcome.sent:
+                        self._spoiled(member.peer_id)
             if outcome.sent:
                 self.counts.transactions += 1
                 self.counts.channels += len(members)
