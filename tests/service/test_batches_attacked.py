@@ -8,7 +8,7 @@ from harness.service import SIZE_MSAT, Stage
 
 from lsps2fast_plugin.simnode import Client
 
-from .test_batches import Crowd, batching, give_up
+from .test_batches import Crowd, batching, give_up, lost_at
 
 SOON_S = 5.0  # far less than a client may keep silent
 
@@ -63,3 +63,34 @@ async def test_a_client_that_gives_up_what_it_has_signed_spoils_one_batch_only()
         await crowd.pay()
         assert await crowd.results() == [True, True, False]
         assert (await stage.stats())["batches_spoilt"] == 1
+
+
+async def test_what_is_taken_back_after_a_crash_leaves_no_channel_usable() -> None:
+    """rule:23, trap:60: killed as the funding of a batch went out, one channel of which had just gone."""
+    async with batching(wallet_sat=(2_000_000,) * 5) as stage:
+        crowd = Crowd(stage)
+        await crowd.come("alice", "bertha", "carol", "dora", "emma", "flora")
+        lost_at(stage, crowd.clients[1], "sendpsbt")
+        fault = stage.lsp.faults.late("sendpsbt")
+        await crowd.pay()
+        await stage.world.advance(2)
+        await stage.until(lambda: fault.hits > 0, "the call that is not answered")
+        stage.lsp.faults.clear()
+        await stage.kill()
+        await stage.start()
+        await stage.quiet()
+        await stage.world.advance(30)
+        await stage.at_rest()
+        assert not stage.world.orphaned_sat()
+        lost = [
+            client.name
+            for client in crowd.clients
+            for end in client.ends
+            if not end.other.forgotten and not stage.world.chain.knows(end.channel.funding_txid)
+            and (await stage.lsp.call("listpeerchannels", {"id": client.node_id}))["channels"][0]["state"]
+            == "CHANNELD_NORMAL"
+        ]  # fmt: skip
+        taken = stage.log_lines("takes its coins back|cannot be taken back")
+        assert (lost, len(taken)) == ([], 1), taken
+        assert len(stage.log_lines("takes its coins back")) == 1
+        assert not stage.log_lines("cannot be taken back")

@@ -88,12 +88,13 @@ class Broadcaster:
         self._ahead: dict[str, _Ahead] = {}  # by channel id
         self._strays = StrayFundings(rpc, alarm)
         self._tried: set[str] = set()  # channel ids: perhaps sent, and not looked at since
+        self._taken_back: set[str] = set()  # txids of fundings of several channels
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reserved_again: dict[str, str] = {}  # channel id: PSBT whose coins we reserved here
 
-    def _alone(self, channel_id: str) -> asyncio.Lock:
-        """Return the lock under which coins of this channel are reserved or its funding is sent."""
-        return self._locks.setdefault(channel_id, asyncio.Lock())
+    def _alone(self, name: str) -> asyncio.Lock:
+        """Return the lock under which coins of this channel are reserved or its funding is sent, or taken back."""
+        return self._locks.setdefault(name, asyncio.Lock())
 
     async def look(self, peer_id: str, channel_id: str) -> ProofOfLife:
         """Ask lightningd for this channel.
@@ -199,11 +200,17 @@ class Broadcaster:
             return False
 
     async def _take_back(self, peer_id: str, channel: Channel, gone: ChannelGone) -> bool:
+        async with self._alone(f"funding {channel.funding_txid}"):  # its sisters ask for the same, perhaps now
+            return channel.funding_txid in self._taken_back or await self._take_back_first(peer_id, channel, gone)
+
+    async def _take_back_first(self, peer_id: str, channel: Channel, gone: ChannelGone) -> bool:
         if channel.channel_id not in self._tried and not await self._strays.is_out(channel):
             return False
         if channel.sisters and not await self._may_be_taken_back(channel, gone):
             return False
         await self._strays.take_back(peer_id, channel)
+        if channel.sisters:
+            self._taken_back.add(channel.funding_txid)
         self._tried.discard(channel.channel_id)
         self._reserved_again.pop(channel.channel_id, None)
         return True

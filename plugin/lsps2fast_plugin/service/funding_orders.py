@@ -221,7 +221,7 @@ class FundingOrders:
             self._tasks.tell_given_up(peer_id, gone)
         self._reservations.stop_renewing(action.jit_scid)
         await self._drop_withheld(peer_id, channel_id)
-        if isinstance(gone, SisterGone):  # it is there, perhaps not withheld any more, and will never be funded
+        if taken_back or isinstance(gone, SisterGone):  # where it is there it will never be funded, withheld or not
             what = f"closing channel {channel_id}, whose funding is not sent"
             await self._tasks.until_done(what, lambda: self._funder.close_unpaid(peer_id, channel_id))
         for funding in [] if taken_back else self._funder.reserved_by(action.jit_scid):
@@ -277,7 +277,8 @@ class FundingOrders:
             self._tasks.alarm(str(owed))
             try:
                 return await self._broadcaster.send_as_found(peer_id, owed.found, action.channel)
-            except FundingTakenBack:
+            except FundingTakenBack:  # for one of its sisters
+                await self._funder.close_unpaid(peer_id, owed.found.channel_id)
                 raise
             except SisterGone as gone:
                 self._tasks.alarm(f"channel {owed.found.channel_id} is closed: {gone}")
