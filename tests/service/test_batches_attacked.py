@@ -94,3 +94,21 @@ async def test_what_is_taken_back_after_a_crash_leaves_no_channel_usable() -> No
         assert (lost, len(taken)) == ([], 1), taken
         assert len(stage.log_lines("takes its coins back")) == 1
         assert not stage.log_lines("cannot be taken back")
+
+
+async def test_a_record_that_is_not_written_keeps_no_other_waiting_for_good() -> None:
+    """rule:10, rule:11, trap:60: the journal does not answer for one of three; the others are paid without it."""
+    async with batching(wallet_sat=(2_000_000,) * 4) as stage:
+        stage.plugin_lives = False
+        crowd = Crowd(stage)
+        await crowd.come()
+        fault = stage.lsp.faults.hang("datastore", nth=5)  # three intents, then the channels
+        await crowd.pay()
+        await stage.world.advance(2)
+        await stage.until(lambda: fault.hits > 0, "the write that is not answered")
+        await stage.world.advance(11)
+        await stage.until(lambda: [payment.done for payment in crowd.payments] == [True, False, True], "two are paid")
+        assert [(await crowd.payments[place]).paid for place in (0, 2)] == [True, True]
+        fault.release()
+        await stage.at_rest()
+        assert not stage.world.orphaned_sat()

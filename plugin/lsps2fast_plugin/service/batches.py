@@ -39,6 +39,7 @@ from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
 log = logging.getLogger(__name__)
 
 ARRIVAL_MS: Final = 5_000  # so long the others wait for one whose record is being written
+LAST_MS: Final = 10_000  # and so long for that of its channel: then the transaction is worthless
 NEAR_BLOCKS: Final = CLTV_MARGIN_BLOCKS + 6  # a part that expires sooner is not made to wait
 SPOILERS: Final = 10_000  # clients that are remembered
 
@@ -178,7 +179,7 @@ class Batches:
             await self._open(batch)
             if not batch.members:
                 return
-            await self._arrivals(batch, lambda member: member.broadcast is not None, None)
+            await self._arrivals(batch, lambda member: member.broadcast is not None, LAST_MS)
             members = list(batch.members.values())
             if not batch.spoilt:
                 outcome = await self._sending.send_all(members)
@@ -205,20 +206,19 @@ class Batches:
             if self._of.get(key) is batch:
                 del self._of[key]
 
-    async def _arrivals(
-        self, batch: Batch, has_come: Callable[[Member], bool], most_ms: int | None = ARRIVAL_MS
-    ) -> None:
-        """Wait for the next order of all; those that take longer are left out. None: as long as it takes."""
-        deadline_ms = self._clock.now_ms() + (most_ms or 0)
+    async def _arrivals(self, batch: Batch, has_come: Callable[[Member], bool], most_ms: int = ARRIVAL_MS) -> None:
+        """Wait for the next order of all; those that take longer are left out."""
+        deadline_ms = self._clock.now_ms() + most_ms
         while not all(has_come(member) for member in batch.members.values()):
             self._watch.look(batch.name)
             left_ms = deadline_ms - self._clock.now_ms()
-            if most_ms is not None and left_ms <= 0:
+            if left_ms <= 0:
                 for key, member in list(batch.members.items()):
                     if not has_come(member):
                         del batch.members[key], self._of[key]
+                        batch.spoilt = batch.spoilt or batch.signed
                 return
-            await self._watch.wait(batch.name, (left_ms if most_ms is not None else ARRIVAL_MS) / 1000)
+            await self._watch.wait(batch.name, left_ms / 1000)
 
     async def _plan(self, batch: Batch) -> None:
         """Work out what channel each needs, now that the window is over: by the feerates of now."""
