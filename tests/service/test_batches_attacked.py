@@ -112,3 +112,16 @@ async def test_a_record_that_is_not_written_keeps_no_other_waiting_for_good() ->
         fault.release()
         await stage.at_rest()
         assert not stage.world.orphaned_sat()
+
+
+async def test_a_funding_that_is_taken_back_burns_what_it_has_cost() -> None:
+    """rule:18: not a whole opening and close for each client of the batch: one deed would use up the day's budget."""
+    async with batching(wallet_sat=(2_000_000,) * 5) as stage:
+        stage.plugin_lives = False
+        crowd = Crowd(stage)
+        await crowd.come()
+        lost_at(stage, crowd.clients[1], "sendpsbt")
+        await crowd.pay()
+        assert await crowd.results() == [True, False, True]
+        burnt_msat = (await stage.stats())["limits"]["mining_budget"]["used_msat"]
+        assert 0 < burnt_msat <= 4_500_000  # what one channel that stands alone counts for, its close included

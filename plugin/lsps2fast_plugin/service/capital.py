@@ -42,6 +42,7 @@ TURN_MS: Final = 30_000  # so long one more waits for those
 ANY: Final = ""  # key of `Watch`: those who wait are few, and each looks again at any change
 BURNT: Final = ("lsps", "lsps2", "selling", "burnt")
 SMALLEST_VBYTES: Final = 111  # of a funding: one input, one output
+TAKING_BACK: Final = 2  # so many times its miners' part a funding that is taken back costs
 SMALLEST_SHARE_VBYTES: Final = 43  # of a funding of many channels: its own output
 
 
@@ -230,10 +231,16 @@ class CapitalAtRisk:
         self._sessions.unpaid_changed(channel_id, buy.peer_id)
         self.save()
 
-    def mined(self, channel_id: str) -> None:
-        """Take note that bitcoind has the funding."""
+    def mined(self, channel_id: str, taken_back_sat: int | None = None) -> None:
+        """Take note that bitcoind has the funding.
+
+        `taken_back_sat`: its share of the miners' part, where it paid several channels and was taken back for twice
+        that: nothing else was put in, and nothing is left to close (rule:18).
+        """
         if (stake := self._stakes.of_channel(channel_id)) is not None:
             stake.mined = True
+            if taken_back_sat is not None:
+                stake.mining_msat = TAKING_BACK * taken_back_sat * 1000
 
     def part_failed(self, jit_scid: int, payment_hash: bytes, event: ForwardEvent) -> None:
         """Count a forwarded part that came back failed, unless our own node refused it (rule:22).

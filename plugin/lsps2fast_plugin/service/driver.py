@@ -134,10 +134,13 @@ class SessionDriver:
         self.leases.closed(channel_id)
         self.channel_closed(channel_id)
 
-    def never_funded(self, channel_id: str, mining_was_paid: bool = False) -> None:
-        """End a channel that is gone with nothing of ours in it; `mining_was_paid`: its funding was taken back."""
+    def never_funded(self, channel_id: str, mining_was_paid: bool = False, share_sat: int | None = None) -> None:
+        """End a channel that is gone with nothing of ours in it; `mining_was_paid`: its funding was taken back.
+
+        `share_sat`: its share of the miners' part, where that funding paid several.
+        """
         if mining_was_paid:
-            self.exposure.mined(channel_id)
+            self.exposure.mined(channel_id, share_sat)
         self.closed(channel_id)
         self.money_back(channel_id)
 

@@ -150,12 +150,13 @@ class FundingOrders:
     async def _open_others(self, members: list[Member], taken_back: bool) -> Outcome:
         """Tell sessions to open another channel, and close the one that is not funded."""
         for member in members:
-            channel_id = _broadcast_of(member).channel.channel_id
+            channel = _broadcast_of(member).channel
+            channel_id = channel.channel_id
             self._waiting.stop(channel_id)
             self._fees.drop(channel_id)
             self._waiting.watch.forget(channel_id)
             self._tasks.feed(*member.key, Input.SISTER_GONE, None)
-            self._driver.never_funded(channel_id, mining_was_paid=taken_back)
+            self._driver.never_funded(channel_id, taken_back, channel.mining_sat)
         await asyncio.gather(*(self._close_unfunded(member) for member in members))
         return Outcome(False, tuple(members), taken_back)
 
@@ -195,7 +196,7 @@ class FundingOrders:
             self._waiting.watch.forget(action.channel.channel_id)
             self._withheld(action.channel.channel_id, False, peer_id)
             if taken_back:
-                self._driver.never_funded(action.channel.channel_id, mining_was_paid=True)
+                self._driver.never_funded(action.channel.channel_id, True, action.channel.mining_sat)
         self._tasks.feed(action.jit_scid, action.payment_hash, Input.UNDONE, None)
 
     async def close_channel(self, action: order.CloseChannel) -> None:
@@ -231,7 +232,7 @@ class FundingOrders:
         self._funder.forget(action.jit_scid)
         self._withheld(channel_id, False, peer_id)
         self._tasks.feed(action.jit_scid, action.payment_hash, Input.CLOSED, True)
-        self._driver.never_funded(channel_id, mining_was_paid=taken_back)
+        self._driver.never_funded(channel_id, taken_back, action.channel.mining_sat)
 
     async def _drop_withheld(self, peer_id: str, channel_id: str) -> None:
         """Finish the close of a channel whose client began it; gone already is fine."""

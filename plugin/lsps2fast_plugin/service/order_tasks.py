@@ -69,7 +69,7 @@ class Driver(Protocol):
     def uses_existing(self, jit_scid: int, payment_hash: bytes) -> bool:
         """Return whether a payment goes over a channel that its client has."""
 
-    def never_funded(self, channel_id: str, mining_was_paid: bool = False) -> None:
+    def never_funded(self, channel_id: str, mining_was_paid: bool = False, share_sat: int | None = None) -> None:
         """Take note that lightningd has a channel no more, and that nothing was put into it, or was taken back."""
 
 
