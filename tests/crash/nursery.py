@@ -21,6 +21,8 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from lsps2fast_plugin.service.options import TRY_ORDERS
+
 MOST = 1 << 20  # bytes of a datagram
 PROGRAMS = {"lsps2fast-service": "lsps2fast_plugin.service.app", "lsps2fast-client": "lsps2fast_plugin.client.app"}
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where our children find this package
@@ -28,7 +30,8 @@ TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where our
 
 def environment() -> dict[str, str]:
     """Of a child that runs a module of this package, wherever we were started."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join((TESTS, *filter(None, [os.environ.get("PYTHONPATH")])))}
+    path = os.pathsep.join((TESTS, *filter(None, [os.environ.get("PYTHONPATH")])))
+    return os.environ | {"PYTHONPATH": path, TRY_ORDERS: "1"}
 
 
 # The parent ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from harness.peers import Ldk
 from lsps2fast import bolt11
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.lsps2 import format_scid
+from lsps2fast_plugin.service.options import TRY_ORDERS
 from lsps2fast_plugin.tools.regtest import Bill, Town, until
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
 
@@ -179,11 +180,14 @@ def test_our_plugin_is_killed_with_parts_held(client_trusts_town: Town, ldk: Sta
 
 
 @pytest.mark.parametrize("announce", [False, True])
-def test_a_channel_is_ordered(found_town: Callable[..., Town], ldk: Start, announce: bool) -> None:
+def test_a_channel_is_ordered(
+    found_town: Callable[..., Town], ldk: Start, announce: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """LSPS1: a channel is ordered, its invoice paid by another node, the channel opened.
 
     LDK does not know the payment state HOLD, and hears a node no more that says it: so it asks when that is over.
     """
+    monkeypatch.setenv(TRY_ORDERS, "1")
     town = found_town(service_options={"lsps2-lsps1": "on"})
     lsp = {"id": town.lsp.node_id, "address": f"127.0.0.1:{town.lsp.port}"}
     peer = ldk(town, seller=lsp)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lsps2fast import bolt11
+from lsps2fast_plugin.service.options import TRY_ORDERS
 from lsps2fast_plugin.tools.regtest import Lightningd, Town, until
 
 ORDER = {
@@ -20,6 +21,11 @@ ORDER = {
     "announce_channel": False,
 }
 ON = {"lsps2-lsps1": "on"}
+
+
+@pytest.fixture(autouse=True)
+def _tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRY_ORDERS, "1")
 
 
 def ask(town: Town, client: Lightningd, method: str, params: Any = None) -> Any:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.batches import Crowd, batching, give_up, lost_at
 from harness.service import SIZE_MSAT, Stage
 
 from lsps2fast_plugin.simnode import Client
-
-from .test_batches import Crowd, batching, give_up, lost_at
 
 SOON_S = 5.0  # far less than a client may keep silent
 

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from harness.service import Stage
 
+from lsps2fast.errors import ConfigError
+from lsps2fast_plugin.cln.pyln_client import Plugin
 from lsps2fast_plugin.service.lsps1.orders import EXPIRED_MS
+from lsps2fast_plugin.service.options import TRY_ORDERS, add_options, read_settings
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import LspsError
 from lsps2fast_plugin.simnode.payer import Payment
@@ -25,6 +28,11 @@ ORDER: dict[str, Any] = {
 ROOT = ("lsps", "lsps1", "orders")
 FAR = 150  # blocks to the expiry of a payment
 ON = {"lsps2-lsps1": "on"}
+
+
+@pytest.fixture(autouse=True)
+def _tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRY_ORDERS, "1")
 
 
 class Shop(Stage):
@@ -81,8 +89,20 @@ async def refusal(work: Any) -> LspsError:
 # Talk --------------------------------------------------------------------------------------------
 
 
-async def test_off_by_default() -> None:
-    """E-01: nothing of it is there, and the protocol is not named."""
+@pytest.mark.parametrize("choice", ["on", "finish"])
+def test_it_is_refused_where_it_is_not_tried(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E-01: what was found in it is not mended yet, so real money keeps away."""
+    plugin = Plugin(autopatch=False)
+    add_options(plugin)
+    assert read_settings(plugin, {"lsps2-lsps1": choice}).orders == choice
+    monkeypatch.delenv(TRY_ORDERS)
+    with pytest.raises(ConfigError, match="not ready for real money"):
+        read_settings(plugin, {"lsps2-lsps1": choice})
+
+
+async def test_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """E-01: nothing of it is there, not even the hook, and the protocol is not named."""
+    monkeypatch.delenv(TRY_ORDERS)
     async with Stage() as stage:
         client = stage.client()
         assert await client.request("lsps0.list_protocols") == {"protocols": [2]}

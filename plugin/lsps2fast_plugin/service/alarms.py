@@ -45,7 +45,11 @@ KINDS: Final = (
         r"gave its channel up|given up before|was closed; whether|may not be dropped|is not sent again",
         "A client gave its channel up, or ended it early, before its funding was sent.",
     ),
-    Kind("stray-funding", r"had just given it up", "A funding went out for a channel that had gone."),
+    Kind(
+        "stray-funding",
+        r"had just given it up|also pays a channel that is gone|^channel \S+ is closed:",
+        "A funding went out for a channel that had gone.",
+    ),
     Kind("unpaid-channel", r"stays on chain", "An offer has ended, and its channel is on chain and not paid for."),
     Kind("funding-late", r"is in no block|sending the funding", "A funding is owed to the chain and is not there."),
     Kind("stuck", r"has failed", "A step that must be done in the end keeps failing."),

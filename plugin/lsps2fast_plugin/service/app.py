@@ -50,7 +50,7 @@ from lsps2fast_plugin.service.lsps1.terms import LABEL
 from lsps2fast_plugin.service.metrics import MeteredRpc, Metrics
 from lsps2fast_plugin.service.negotiation import Negotiator
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
-from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
+from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, orders_are_tried, read_settings
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.recovery import Recovery, reload_ledger
 from lsps2fast_plugin.service.rpc_errors import INVALID_PARAMS
@@ -106,7 +106,8 @@ class Service(PluginApp):
         self.plugin.add_notification_topic(ALARM_TOPIC)
         self.host.hook("custommsg", self.talk.on_custommsg, filters=[MESSAGE_TYPE])
         self.host.slow_hook("rpc_command", self._on_rpc_command, filters=[*GUARDED, *ENDINGS])
-        self.host.slow_hook("invoice_payment", self._on_invoice_payment)
+        if orders_are_tried():  # else no invoice of the node waits for us (cln:N10)
+            self.host.slow_hook("invoice_payment", self._on_invoice_payment)
         handlers: dict[str, Callable[[Any], None]] = {
             "connect": self._on_connect,
             "disconnect": self._on_disconnect,
