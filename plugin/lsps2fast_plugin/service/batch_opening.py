@@ -190,7 +190,7 @@ class BatchOpening:
     def _funded(self, members: list[Member], signed: list[_Signed], psbt: str, outnums: list[int]) -> None:
         """Tell each session of its channel, which knows its sisters and its share of the miners' part."""
         ids = [(member.peer_id, each.channel_id) for member, each in zip(members, signed, strict=True)]
-        mining_sat = shares(fee_sat(psbt), len(members))
+        mining_sat = _mining_sat(psbt, len(members))
         for place, (member, each) in enumerate(zip(members, signed, strict=True)):
             txid = funding_txid(each.channel_id, outnums[place])
             sisters = tuple(sister for sister in ids if sister != ids[place])
@@ -226,6 +226,14 @@ class BatchOpening:
             await work
         except NodeError as error:
             log.warning(f"ending an open: {error}")  # its session undoes it until that works
+
+
+def _mining_sat(psbt: str, count: int) -> list[int] | list[None]:
+    """Return the share of each channel in what the miners get; None where the PSBT does not say: that stops no sale."""
+    try:
+        return shares(fee_sat(psbt), count)
+    except ValueError:
+        return [None] * count
 
 
 def _funding(member: Member) -> order.Funding:

@@ -335,7 +335,7 @@ class Batches:
                     continue
                 if member.broadcast is not None:
                     self._tasks.spawn(self._sending.broadcast_alone(member.broadcast), member.broadcast)
-                elif not batch.signed:
+                elif self._driver.is_opening(*member.key):
                     action = member.open or member.reserve
                     self._tasks.open_failed(action, "bug", "a fault of this program, see the log")
         finally:
