@@ -174,7 +174,8 @@ class ActionExecutor:
                 case order.LeaveChannel():
                     left, leaving = action, self._existing.leave(action)
                 case order.Reset():
-                    self._tasks.spawn(self._records.reset(action, left, leaving), action)
+                    task = self._tasks.spawn(self._records.reset(action, left, leaving), action)
+                    self._records.resetting[action.jit_scid] = task
                 case order.Finalize():
                     self._tasks.spawn(self._records.finalize(action, fees, leaving), action)
                 case order.RestoreFees() if any(isinstance(other, order.Finalize) for other in actions):

@@ -32,6 +32,7 @@ class RecordOrders:
         self._newest: dict[int, int] = {}  # number of the last order about the record of a jit scid
         self._orders = itertools.count(1)
         self.sending: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # Broadcast by channel
+        self.resetting: WeakValueDictionary[int, asyncio.Task[None]] = WeakValueDictionary()  # Reset by jit scid
 
     async def persist(self, action: order.Persist) -> None:
         """Write a record; the machine hears whether that worked (rule:11)."""
@@ -62,6 +63,7 @@ class RecordOrders:
         self._supersede(action.jit_scid)
         if leaving is not None:
             await asyncio.wait([leaving])
+        await self._until_reset(action.jit_scid)
         sending = None if action.record.channel is None else self.sending.get(action.record.channel.channel_id)
         if sending is not None:
             await asyncio.wait([sending])  # until it is sent only the active record knows of the channel (rule:9)
@@ -101,6 +103,7 @@ class RecordOrders:
 
     async def forget(self, action: order.ForgetBuy) -> None:
         """End the record of an offer that lapsed; others end with their final record."""
+        await self._until_reset(action.jit_scid)
         if action.outcome == order.TIMEOUT and self._store.knows(action.jit_scid):
             lapse = partial(self._store.lapse, action.jit_scid, self._clock.wall_ms())
             await self._tasks.until_done("writing the final record", lapse)
@@ -121,6 +124,11 @@ class RecordOrders:
             await self._fees.restore(fees, again=again)
         await self._tasks.until_done("deleting the active record", lambda: self._store.forget(jit_scid))
         self._newest.pop(jit_scid, None)
+
+    async def _until_reset(self, jit_scid: int) -> None:
+        """Wait until the last payment on this scid is on record, and fees that the active record tells of are back."""
+        if (resetting := self.resetting.get(jit_scid)) is not None:
+            await asyncio.wait([resetting])
 
     def _supersede(self, jit_scid: int) -> Callable[[], bool]:
         """Make older orders about this record void. The function says whether this one still counts."""
