@@ -7,54 +7,24 @@ have moved: a sale that is never paid is a violation, too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lsps2fast_plugin.cln.retry import LONGEST_PAUSE_MS
 from lsps2fast_plugin.service.coins import RESERVE_BLOCKS
-from lsps2fast_plugin.simnode import Client
 from lsps2fast_plugin.simnode.channels import End, Htlc
 from lsps2fast_plugin.simnode.errors import NodeDown, RpcError
 from lsps2fast_plugin.simnode.splices import FEE_SAT, LOCK_DEPTH
 
-from .case import CLIENT_TRUSTS, LSP_TRUSTS, MODES
+from . import stories_batch, stories_existing, stories_ordered  # noqa: F401 (they enter theirs)
+from .case import CLIENT_TRUSTS, LSP_TRUSTS
 from .closing import PROMISED_BLOCKS, CloseWatch
 from .stage import PATIENCE_TURNS, SIZE_MSAT, VALIDITY_S, Sale, Stage
+from .story import LONGEST_PAUSE_S, SCENARIOS, THIRDS, parts_held, scenario, served
 
-Play = Callable[[Stage], Awaitable[None]]
-THIRDS = [3_000_000, 3_000_000, 4_000_000]
-LONGEST_PAUSE_S = LONGEST_PAUSE_MS / 1000
-TRIES = 12  # of a client that orders a channel
+__all__ = ["SCENARIOS"]
 CLOSE_BLOCKS, CLOSE_PAUSE_S = 60, 900  # a close that failed is tried again after ten minutes and more
 WEBHOOK = {"app_name": "app", "webhook": "https://app.example/push"}
 CLOSING_POLICY = str(Path(__file__).parents[1] / "data" / "closing-policy.toml")
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A story and the world it needs."""
-
-    name: str
-    play: Play
-    modes: tuple[str, ...] = MODES
-    options: dict[str, Any] = field(default_factory=dict)
-    world: dict[str, Any] = field(default_factory=dict)
-
-
-SCENARIOS: dict[str, Scenario] = {}
-
-
-def scenario(*modes: str, options: dict[str, Any] | None = None, **world: Any) -> Callable[[Play], Play]:
-    """Enter a story into SCENARIOS under its function's name; without modes: both."""
-
-    def enter(play: Play) -> Play:
-        name = play.__name__.replace("_", "-")
-        SCENARIOS[name] = Scenario(name, play, modes or MODES, options or {}, world)
-        return play
-
-    return enter
 
 
 # Everything goes well ----------------------------------------------------------------------------------------------
@@ -263,7 +233,7 @@ async def woken(stage: Stage) -> None:
 @scenario(options={"lsps2-webhooks": 1})
 async def sleeper_paid(stage: Stage) -> None:
     """No sale: a payment over the channel of a client that sleeps, and one over its jit scid; then it comes (N-19)."""
-    client = await _served(stage)
+    client = await served(stage)
     payer, (bought,) = stage.payers[0], stage.sales
     await stage.request(client, "lsps5.set_webhook", WEBHOOK)
     names = (client.ends[0].other.scid_now(), bought.invoice.scid)
@@ -335,226 +305,6 @@ async def coin_pool(stage: Stage) -> None:
     await stage.pay(payer, second)
 
 
-# Channels that were ordered ---------------------------------------------------------------------------------------
-
-ORDERS = {"lsps2-lsps1": "on", "lsps2-max-orders-per-peer": 100}
-
-
-async def _ordered(stage: Stage, client: Client, parts: int = 1) -> None:
-    """Order and pay; an order that failed is made again, as people do."""
-    for _ in range(TRIES):
-        stage.mend()
-        if await stage.pay_order(stage.payers[0], order := await stage.order(client), parts):
-            await stage.has_its_channel(order)
-            return
-        await stage.calm()
-        await stage.turn(LONGEST_PAUSE_S)
-        stage.world.mine()
-    stage.problems.append(f"{client.name} never got the channel that it ordered")
-
-
-@scenario(CLIENT_TRUSTS, options=ORDERS)
-async def ordered(stage: Stage) -> None:
-    """A channel is ordered and paid in two parts (bLIP-51)."""
-    client, _ = stage.client(), stage.payer(channels=2)
-    await stage.begin()
-    await _ordered(stage, client, parts=2)
-
-
-@scenario(CLIENT_TRUSTS, options=ORDERS)
-async def ordered_refused(stage: Stage) -> None:
-    """The client refuses the channel that it has paid for: the payment goes back; then it takes one."""
-    client, payer = stage.client(reject_open="not now"), stage.payer()
-    await stage.begin()
-    order = await stage.order(client)
-    payment = asyncio.ensure_future(stage.pay_order(payer, order))
-    await stage.quiet()
-    await stage.turn(1)
-    client.behaviour.reject_open = None
-    if await payment:
-        await stage.has_its_channel(order)
-    else:
-        await _ordered(stage, client)
-
-
-@scenario(CLIENT_TRUSTS, options=ORDERS)
-async def ordered_beside_a_sale(stage: Stage) -> None:
-    """One client orders a channel, and is paid over a jit scid at the same time; nothing is shared but the coins."""
-    client, payer = stage.client(), stage.payer()
-    sale = await stage.sale(client)
-    order = await stage.order(client)
-    await stage.begin()
-    payment = await stage.send(payer, sale, [SIZE_MSAT])
-    got = await stage.pay_order(payer, order)
-    await stage.result(payment)
-    await stage.pay_unpaid(payer, sale)
-    if got:
-        await stage.has_its_channel(order)
-    else:
-        await _ordered(stage, client)
-
-
-# Several channels in one transaction --------------------------------------------------------------------------------
-
-BATCH = {"lsps2-batch-window-ms": 2_000}
-WINDOW_S = 2.0
-
-
-async def _at_once(stage: Stage, names: tuple[str, ...], last_refuses: bool = False) -> None:
-    """These buy and are paid within one window; each is paid in the end."""
-    sales = []
-    for name in names:
-        sales.append(await stage.sale(stage.client(name)))
-    if last_refuses:
-        stage.clients[-1].behaviour.refuse_funding = "not now"
-    payer = stage.payer()
-    await stage.begin()
-    payments = [await stage.send(payer, sale, [SIZE_MSAT]) for sale in sales]
-    await stage.quiet()
-    await stage.turn(WINDOW_S)
-    results = await stage.result(*payments)
-    if stage.undisturbed and not all(result.paid for result in results[1 : len(results) - last_refuses]):
-        stage.problems.append("a payment failed for what another client of its batch did")
-    stage.clients[-1].behaviour.refuse_funding = None
-    for sale in sales:
-        await stage.pay_unpaid(payer, sale)
-
-
-@scenario(LSP_TRUSTS, options=BATCH)
-async def batch(stage: Stage) -> None:
-    """Three channels, one transaction (trap:60)."""
-    await _at_once(stage, ("alice", "bertha", "carol"))
-    txids = {end.channel.funding_txid for client in stage.clients for end in client.ends}
-    funded = [txid for txid in txids if stage.world.chain.knows(txid)]
-    if stage.undisturbed and stage.misdeed is None and len(funded) > 1:
-        stage.problems.append(f"{len(funded)} transactions paid for one batch")
-
-
-@scenario(LSP_TRUSTS, options=BATCH, wallet_sat=(900_000,))
-async def batch_with_one_coin(stage: Stage) -> None:
-    """The same with a wallet of one coin, so that a second try needs the coin of the first."""
-    await _at_once(stage, ("alice", "bertha", "carol"))
-
-
-@scenario(LSP_TRUSTS, options=BATCH)
-async def batch_spoilt(stage: Stage) -> None:
-    """The last client refuses to sign when the outputs are fixed: the others have another transaction."""
-    await _at_once(stage, ("alice", "bertha", "carol"), last_refuses=True)
-
-
-# Over a channel that the client has --------------------------------------------------------------------------------
-
-FREE = {"lsps2-reuse": "free"}
-FEE_PERCENT = 20
-SPARE_MSAT = 70_000_000  # of the 100,000 sat that the first channel has to spare: once, not twice
-
-
-async def _served(stage: Stage) -> Client:
-    """A client that has bought a channel, which is in a block."""
-    client = stage.client()
-    stage.payer()
-    first = await stage.sale(client)
-    await stage.pay(stage.payers[0], first)
-    await stage.quiet()
-    stage.world.mine()
-    await stage.quiet()
-    return client
-
-
-async def _reusing(stage: Stage, client: Client, size_msat: int = SIZE_MSAT, percent: int = 0) -> Sale:
-    sale = await stage.sale(client, size_msat)
-    sale.reuse_percent = percent
-    return sale
-
-
-def _opened_none(stage: Stage, client: Client) -> None:
-    """Say it if there is a second channel, although nothing went wrong."""
-    if not stage.died and stage.hit and len(client.ends) > 1:
-        stage.problems.append(f"{client.name} got {len(client.ends)} channels, and its payment fitted into the first")
-
-
-@scenario(options=FREE)
-async def over_existing(stage: Stage) -> None:
-    """Three parts over the channel that the client has: nothing is opened."""
-    client = await _served(stage)
-    await stage.begin()
-    sale = await _reusing(stage, client)
-    await stage.pay(stage.payers[0], sale, THIRDS)
-    if stage.misdeed is None:
-        _opened_none(stage, client)
-
-
-@scenario(options={"lsps2-reuse": "fee", "lsps2-reuse-fee-percent": FEE_PERCENT})
-async def over_existing_for_a_fee(stage: Stage) -> None:
-    """The same for a fifth of the opening fee, and a second payment that is too large for what is left."""
-    client = await _served(stage)
-    sales = [await _reusing(stage, client, SPARE_MSAT, FEE_PERCENT) for _ in range(2)]
-    await stage.begin()
-    for sale in sales:
-        await stage.pay(stage.payers[0], sale, [SPARE_MSAT])
-
-
-@scenario(options=FREE)
-async def over_existing_race(stage: Stage) -> None:
-    """Two payments at once into room for one: neither fails, one of them opens a channel (rule:18)."""
-    client = await _served(stage)
-    sales = [await _reusing(stage, client, SPARE_MSAT) for _ in range(2)]
-    await stage.begin()
-    payments = [await stage.send(stage.payers[0], sale, [SPARE_MSAT // 2] * 2) for sale in sales]
-    results = await stage.result(*payments)
-    if not stage.died and stage.hit and stage.misdeed is None and not all(result.paid for result in results):
-        stage.problems.append("two payments raced for one room, and one of them failed")
-    for sale in sales:
-        await stage.pay_unpaid(stage.payers[0], sale, [SPARE_MSAT])
-
-
-@scenario(options=FREE)
-async def over_existing_refused(stage: Stage) -> None:
-    """The client fails what comes over its old channel; the next try gets one of its own (rule:22)."""
-    client = await _served(stage)
-    client.behaviour.on_part = "fail"
-    sale = await _reusing(stage, client)
-    await stage.begin()
-    await stage.pay(stage.payers[0], sale, THIRDS, tries=1)
-    client.behaviour.on_part = "settle"
-    await stage.pay_unpaid(stage.payers[0], sale, THIRDS)
-
-
-@scenario(options=FREE)
-async def over_existing_room_goes(stage: Stage) -> None:
-    """The room is gone when all is written: a channel is opened in the same payment."""
-    client = await _served(stage)
-    sale = await _reusing(stage, client)
-    ours = client.ends[0].other
-
-    def room_goes(entry: dict[str, Any]) -> None:
-        if entry["dir"] == "rpc>host" and b'"existing":{'.hex() in str(entry["msg"].get("params")):
-            ours.htlc_maximum_msat = 1_000
-
-    stage.world.transcript.listeners.append(room_goes)
-    await stage.begin()
-    await stage.pay(stage.payers[0], sale, THIRDS)
-
-
-@scenario(options=FREE)
-async def over_existing_held(stage: Stage) -> None:
-    """The client holds the parts for a while; meanwhile its channel gets another name (rule:25)."""
-    client = stage.client()
-    payer = stage.payer()
-    await stage.pay(payer, await stage.sale(client))
-    await stage.quiet()
-    client.behaviour.on_part = "hold"
-    sale = await _reusing(stage, client)
-    await stage.begin()
-    payment = await _held(stage, client, sale, THIRDS)
-    stage.world.mine()
-    await stage.turn()
-    client.behaviour.on_part = "settle"
-    client.settle_held()
-    await stage.result(payment)
-    await stage.pay_unpaid(payer, sale, THIRDS)
-
-
 # The client does not settle at once --------------------------------------------------------------------------------
 
 
@@ -590,25 +340,6 @@ async def all_failed(stage: Stage) -> None:
     await stage.pay_unpaid(payer, sale, THIRDS)
 
 
-async def _held(stage: Stage, client: Client, sale: Sale, amounts: list[int]) -> Any:
-    """A payment whose parts are all with the client, which holds them; or it has failed by now.
-
-    Where one part was lost on its way the client fails the others, as wallets do after a minute.
-    """
-    payment = await stage.send(stage.payers[0], sale, amounts)
-    ended = [part.result for part in payment.parts]
-
-    def decided() -> bool:
-        return len(client.held()) == len(amounts) or any(result.done() for result in ended)
-
-    await stage.until(decided, "parts with the client")
-    await stage.quiet()
-    if any(result.done() for result in ended):
-        for part in client.held():
-            client.fail(part)
-    return payment
-
-
 @scenario()
 async def settle_while_down(stage: Stage) -> None:
     """The client has all parts and fulfils them, if it can while the LSP is away (cln:F4)."""
@@ -622,7 +353,7 @@ async def settle_while_down(stage: Stage) -> None:
 
     stage.while_down = settle
     await stage.begin()
-    payment = await _held(stage, client, sale, THIRDS)
+    payment = await parts_held(stage, client, sale, THIRDS)
     await settle()
     await stage.result(payment)
     client.behaviour.on_part = "settle"
@@ -636,7 +367,7 @@ async def settle_late(stage: Stage) -> None:
     payer = stage.payer()
     sale, second = await stage.sale(client), await stage.sale(other)
     await stage.begin()
-    payment = await _held(stage, client, sale, [SIZE_MSAT])
+    payment = await parts_held(stage, client, sale, [SIZE_MSAT])
     for _ in range(4):
         await stage.quiet()
         stage.world.mine(20)
@@ -682,7 +413,7 @@ async def fail_late(stage: Stage) -> None:
     sale = await stage.sale(client, must_pay=False)
     sale.may_be_partial = True
     await stage.begin()
-    payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
+    payment = await parts_held(stage, client, sale, [4_000_000, 6_000_000])
     held = client.held()
     if len(held) == 2:
         client.fail(held[0])
@@ -697,7 +428,7 @@ async def operator_closes(stage: Stage) -> None:
     payer = stage.payer()
     sale = await stage.sale(client)
     await stage.begin()
-    payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
+    payment = await parts_held(stage, client, sale, [4_000_000, 6_000_000])
     await stage.quiet()
     for end in [*client.ends, *client.ends]:  # the operator asks again if the node died meanwhile
         await stage.quiet()
@@ -761,7 +492,7 @@ async def upstream_confirms(stage: Stage) -> None:
     _unconfirm(payer.ends[0])
     sale = await stage.sale(client)
     await stage.begin()
-    payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
+    payment = await parts_held(stage, client, sale, [4_000_000, 6_000_000])
     stage.world.mine()
     await stage.quiet()
     if len(client.held()) == 2:
@@ -782,7 +513,7 @@ async def upstream_splices(stage: Stage) -> None:
     sale = await stage.sale(client)
     stage.world.open_books()
     await stage.begin()
-    payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
+    payment = await parts_held(stage, client, sale, [4_000_000, 6_000_000])
     stage.world.splice(payer.ends[0])
     stage.payers_spent_msat = FEE_SAT * 1000
     for _ in range(LOCK_DEPTH):
@@ -827,7 +558,7 @@ async def events_lost(stage: Stage) -> None:
     sale = await stage.sale(client)
     stage.lsp.forward_event = lambda row: None  # type: ignore[method-assign]
     await stage.begin()
-    payment = await _held(stage, client, sale, [4_000_000, 6_000_000])
+    payment = await parts_held(stage, client, sale, [4_000_000, 6_000_000])
     client.settle_held()
     for _ in range(5):
         await stage.quiet()
@@ -922,7 +653,7 @@ async def stranger(stage: Stage) -> None:
 
     stage.while_down = befriend
     await stage.begin()
-    payment = await _held(stage, client, sale, [SIZE_MSAT])
+    payment = await parts_held(stage, client, sale, [SIZE_MSAT])
     await befriend()
     await stage.result(*ordinary.sent)
     for part in client.held():

@@ -1,0 +1,68 @@
+"""Channels that are ordered and paid ahead (bLIP-51)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from lsps2fast_plugin.simnode import Client
+
+from .case import CLIENT_TRUSTS
+from .stage import SIZE_MSAT, Stage
+from .story import LONGEST_PAUSE_S, scenario
+
+TRIES = 12  # of a client that orders a channel
+ORDERS = {"lsps2-lsps1": "on", "lsps2-max-orders-per-peer": 100}
+
+
+async def _ordered(stage: Stage, client: Client, parts: int = 1) -> None:
+    """Order and pay; an order that failed is made again, as people do."""
+    for _ in range(TRIES):
+        stage.mend()
+        if await stage.pay_order(stage.payers[0], order := await stage.order(client), parts):
+            await stage.has_its_channel(order)
+            return
+        await stage.calm()
+        await stage.turn(LONGEST_PAUSE_S)
+        stage.world.mine()
+    stage.problems.append(f"{client.name} never got the channel that it ordered")
+
+
+@scenario(CLIENT_TRUSTS, options=ORDERS)
+async def ordered(stage: Stage) -> None:
+    """A channel is ordered and paid in two parts (bLIP-51)."""
+    client, _ = stage.client(), stage.payer(channels=2)
+    await stage.begin()
+    await _ordered(stage, client, parts=2)
+
+
+@scenario(CLIENT_TRUSTS, options=ORDERS)
+async def ordered_refused(stage: Stage) -> None:
+    """The client refuses the channel that it has paid for: the payment goes back; then it takes one."""
+    client, payer = stage.client(reject_open="not now"), stage.payer()
+    await stage.begin()
+    order = await stage.order(client)
+    payment = asyncio.ensure_future(stage.pay_order(payer, order))
+    await stage.quiet()
+    await stage.turn(1)
+    client.behaviour.reject_open = None
+    if await payment:
+        await stage.has_its_channel(order)
+    else:
+        await _ordered(stage, client)
+
+
+@scenario(CLIENT_TRUSTS, options=ORDERS)
+async def ordered_beside_a_sale(stage: Stage) -> None:
+    """One client orders a channel, and is paid over a jit scid at the same time; nothing is shared but the coins."""
+    client, payer = stage.client(), stage.payer()
+    sale = await stage.sale(client)
+    order = await stage.order(client)
+    await stage.begin()
+    payment = await stage.send(payer, sale, [SIZE_MSAT])
+    got = await stage.pay_order(payer, order)
+    await stage.result(payment)
+    await stage.pay_unpaid(payer, sale)
+    if got:
+        await stage.has_its_channel(order)
+    else:
+        await _ordered(stage, client)
