@@ -204,6 +204,16 @@ def test_crowds_are_divided_round_by_round() -> None:
     assert next(line for line in text.splitlines() if line.startswith("all paid")).split()[-3:] == ["0.80"] * 3
 
 
+def test_a_crowd_that_was_not_paid_makes_nobody_quicker() -> None:
+    """P24: of an LSP that loses half of its sales the time is shared by those that were paid."""
+    whole = real_sales.Rush("ours", 4, 8.0, figure([1.0] * 4), 1.0, 2.0, [])
+    half = real_sales.Rush("built-in", 4, 4.0, figure([1.0] * 2), 1.0, 2.0, ["lost", "lost"])
+    text = real_sales.crowd_text(real_sales.Crowds(MACHINE, "v0", [whole, half], [1.0]))
+    rows = {line.split("  ")[0]: line.split()[-1] for line in text.splitlines() if line.strip()}
+    assert rows["all paid"] == "2.00"
+    assert rows["the same, by sales that were paid"] == "1.00"
+
+
 def test_why_sales_of_a_crowd_came_to_nothing_is_shown() -> None:
     """P24: what the payer heard, and what our service logged; a sale that was paid is not among them."""
     log = (
