@@ -337,8 +337,46 @@ async def test_an_opening_whose_link_breaks_while_we_look_is_over(staged: Stagin
         stage.disconnect(LSP)
         row["state"] = "AWAITING_UNILATERAL"
         await stage.pass_time(1)
-        assert again.result == {"result": "reject", "error_message": "the connection was lost"}
+        assert again.result == CONTINUE
         assert next(iter(stage.client.book.approvals.values())).channel_id == CHANNEL
+
+
+async def test_an_opening_whose_link_breaks_while_it_is_noted_gets_no_terms(staged: Staging) -> None:
+    """K-20: lightningd has no opening any more that terms could be set for, nor one to refuse."""
+    async with staged() as stage:
+        await stage.invoice()
+        first = FakeRequest()
+        accept = stage.client.bindings.accept
+
+        async def accept_then_lose(*words: Any) -> bool:
+            accepted = await accept(*words)
+            stage.disconnect(LSP)
+            return accepted
+
+        stage.client.bindings.accept = accept_then_lose  # type: ignore[method-assign]
+        stage.client._on_openchannel(first, stage.open_request())  # type: ignore[arg-type]
+        await stage.calm()
+        assert first.result == CONTINUE
+        stage.client.bindings.accept = accept  # type: ignore[method-assign]
+        assert await stage.opening() == ACCEPT, "the next one is taken"
+
+
+async def test_an_opening_whose_link_breaks_before_the_records_are_read_gets_no_terms(staged: Staging) -> None:
+    """K-20, cln:W11: of two that wait the one whose link is there is judged."""
+    async with staged() as stage:
+        await stage.invoice()
+        stage.client._ready.clear()
+        lost, there = FakeRequest(), FakeRequest()
+        stage.client._on_openchannel(lost, stage.open_request())  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        stage.disconnect(LSP)
+        stage.client._on_openchannel(there, stage.open_request())  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        assert lost.result is None
+        stage.client._ready.set()
+        await stage.calm()
+        assert lost.result == CONTINUE
+        assert there.result == ACCEPT
 
 
 async def test_a_bug_while_we_look_again_costs_a_refusal(staged: Staging) -> None:

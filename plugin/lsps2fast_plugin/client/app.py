@@ -25,6 +25,7 @@ from lsps2fast.lsps.receiving import carries_fee
 from lsps2fast_plugin.client import channel_terms, checking, deletions, rpc_errors
 from lsps2fast_plugin.client.bindings import ChannelBindings
 from lsps2fast_plugin.client.built_in_records import BuiltInRecords
+from lsps2fast_plugin.client.channel_terms import CONTINUE
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.client.endings import PurchaseEndings
 from lsps2fast_plugin.client.funding_status import Chain
@@ -104,6 +105,7 @@ class Client(PluginApp):
         self.settings: Settings | None = None
         self._long_rpc: Rpc | None = None  # for the call that is answered when an invoice is deleted
         self._ready = asyncio.Event()
+        self._knocking: dict[str, Request] = {}  # openings that wait for the records, by peer
         self._looked_ms = 0  # when every channel was looked at last, by the wall clock
         self._rearm = asyncio.Event()
         self.plugin.add_hook("openchannel", self._on_openchannel, background=True)
@@ -348,8 +350,14 @@ class Client(PluginApp):
             self.host.spawn(self._knock_later(request, openchannel))
 
     async def _knock_later(self, request: Request, openchannel: Json) -> None:
+        peer_id = str(openchannel.get("id"))
+        self._knocking[peer_id] = request
         await self._ready.wait()
-        self.door.knock(request, openchannel)
+        if self._knocking.get(peer_id) is request:
+            del self._knocking[peer_id]
+            self.door.knock(request, openchannel)
+        else:
+            request.set_result(CONTINUE)  # its peer is gone
 
     def _on_rpc_command(self, request: Request, rpc_command: Json, **_: Any) -> None:
         if self.awaited.guard:
@@ -383,6 +391,7 @@ class Client(PluginApp):
             self.reconnect.back(peer.id)
 
     def _on_disconnect(self, peer: PeerLink) -> None:
+        self._knocking.pop(peer.id, None)
         if self.settings is not None:
             self.talk.disconnected(peer.id)
             self.bindings.disconnected(peer.id)

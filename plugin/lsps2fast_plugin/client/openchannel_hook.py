@@ -89,6 +89,8 @@ class OpenChannelHook:
             answer = await self._settled(request, openchannel)
         except Exception:  # as above
             answer = self._bug()
+        if self._asked.get(openchannel["id"]) is not request:
+            answer = channel_terms.CONTINUE  # of an opening that is gone: it has no terms, and nothing to refuse
         request.set_result(answer)
 
     async def _settled(self, request: Request, openchannel: Json) -> Json:
@@ -118,7 +120,7 @@ class OpenChannelHook:
                 self._note_refused(openchannel, why)
                 return answer
             await self._watch_again(lsp_id)
-        return _reject("the connection was lost")
+        return channel_terms.CONTINUE
 
     async def _watch_again(self, lsp_id: str) -> None:
         """Until lightningd knows that the channel of before is gone."""

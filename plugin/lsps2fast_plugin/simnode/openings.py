@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -49,6 +50,7 @@ class Openings:
         self.pending: dict[str, Pending] = {}
         self._ends: dict[str, asyncio.Future[RpcError]] = {}  # of opens that wait for the peer
         self._made = 0
+        self._lost: Counter[str] = Counter()  # connections that ended, by peer
 
     # opener
 
@@ -291,6 +293,7 @@ class Openings:
 
     def peer_lost(self, peer: Party) -> None:
         """End the opens with a peer that is gone; a cancel that waits is never answered, as in lightningd."""
+        self._lost[peer.node_id] += 1
         plan = self.pending.get(peer.node_id)
         if plan is not None:
             plan.cancels.clear()
@@ -307,6 +310,7 @@ class Openings:
     async def requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
         """Return the openchannel hook of our plugins (cln:C1); without one, lightningd's default: not zero-conf."""
         mindepth, reserve_sat = 1, None
+        connection = self._lost[opener.node_id]
         body = {
             "id": opener.node_id,
             "funding_msat": request.funding_sat * 1000,
@@ -325,6 +329,9 @@ class Openings:
             future: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
             plugin.request("openchannel", {"openchannel": body}, future.set_result)
             answer = (await future or {}).get("result") or {"result": "continue"}
+            if self._lost[opener.node_id] != connection and answer != {"result": "continue"}:
+                self.node.crash(f"terms for an opening that is gone: {answer}")
+                return OpenAnswer(error="node down")
             if answer.get("result") == "reject":
                 return OpenAnswer(error=str(answer.get("error_message", "Refused by plugin")))
             if answer.get("result") != "continue":
