@@ -624,7 +624,7 @@ class Session(Payment):
         """Open another channel: the funding of this one is not sent, for it would pay one that is gone (trap:60)."""
         if self.sent or not self.committed:
             raise ProtocolBug("SISTER_GONE for a funding that is out, or was not ordered to be sent")
-        if self.state == ABORTING:
+        if self.state != WAITING:  # given up, or the client holds money in it: who closes it tells of that
             return self._channel_closed(True)
         self.channel = self.limits = self.forwards = None
         self.committed = self.gone = False

@@ -95,7 +95,7 @@ GAVE_WAY          give_way?X      bug              bug               bug        
 MONEY_SEEN        skip            skip             skip              money_seen?B      skip                 money_seen?B        skip
 DROPPED           give_way?X      drop?D           drop?DX           drop_late         drop_late            bug                 bug
 CHANNEL_FOUND     bug             take_existing>W  bug               bug               bug                  undo_late_result>X  bug
-SISTER_GONE       bug             bug              sister_gone>O     bug               bug                  sister_gone          skip
+SISTER_GONE       bug             bug              sister_gone>O     bug               sister_gone>D        sister_gone          skip
 """  # noqa: E501
 
 

@@ -72,6 +72,17 @@ def test_a_payment_given_up_meanwhile_undoes_its_channel(machine: Machine) -> No
     assert scene.state is State.ABANDONED
 
 
+def test_a_channel_in_which_money_of_the_client_was_seen_comes_to_an_end_too(machine: Machine) -> None:
+    """rule:10, K-11: given up at the deadline, then owed to the chain; its funding would pay one that is gone."""
+    scene = Scene(machine, **PUBLIC)
+    scene.walk(SIGNED + " deadline money")
+    assert scene.state is State.BROADCASTING
+    actions = scene.tell(Input.SISTER_GONE)
+    assert kinds(actions)[-1] == "Undo"
+    scene.walk("undone")
+    assert scene.state is State.ABANDONED
+
+
 def test_no_coins_for_another_channel_gives_the_old_ones_back(machine: Machine) -> None:
     """rule:9: the coins of the first attempt are still this payment's."""
     scene = Scene(machine, **PUBLIC)

@@ -70,12 +70,13 @@ STEP_ROAD = {
     (State.ABORTING, Input.CHANNEL_FOUND): "part deadline",
     (State.AWAITING_CHANNEL_READY, Input.SISTER_GONE): "part reserved stored funded stored",
     (State.ABORTING, Input.SISTER_GONE): "part reserved stored funded stored deadline",
+    (State.BROADCASTING, Input.SISTER_GONE): "part reserved stored funded stored deadline money",
     (State.ABORTING, Input.STORED): "part reserved deadline",
     (State.ABORTING, Input.STORE_FAILED): "part reserved deadline",
     (State.ABORTING, Input.FUNDED): "part reserved stored deadline",
     (State.ABORTING, Input.OPEN_FAILED): "part reserved stored deadline",
 }
-ON_TRUST = {(state, Input.SISTER_GONE) for state in (State.AWAITING_CHANNEL_READY, State.ABORTING)}
+ON_TRUST = {(state, Input.SISTER_GONE) for state in (State.AWAITING_CHANNEL_READY, State.ABORTING, State.BROADCASTING)}
 OUT = "part reserved stored funded ready stored"
 TWO_OUT = "half half reserved stored funded ready stored"
 PUBLIC_OUT = "part reserved stored funded stored sent ready stored"

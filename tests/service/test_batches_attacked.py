@@ -7,7 +7,7 @@ from typing import Any
 from harness.batches import Crowd, batching, give_up, lost_at
 from harness.service import SIZE_MSAT, Stage
 
-from lsps2fast_plugin.simnode import Client
+from lsps2fast_plugin.simnode import Client, psbt
 
 SOON_S = 5.0  # far less than a client may keep silent
 
@@ -122,5 +122,50 @@ async def test_a_funding_that_is_taken_back_burns_what_it_has_cost() -> None:
         lost_at(stage, crowd.clients[1], "sendpsbt")
         await crowd.pay()
         assert await crowd.results() == [True, False, True]
+        await stage.quiet()
+        lost = crowd.clients[1].ends[0].channel.funding_txid
+        sent = [psbt.decode(call["psbt"]) for call in stage.calls("sendpsbt")]
+        (fee_msat,) = {tx.fee_sat * 1000 for tx in sent if tx.txid == lost}
         burnt_msat = (await stage.stats())["limits"]["mining_budget"]["used_msat"]
-        assert 0 < burnt_msat <= 4_500_000  # what one channel that stands alone counts for, its close included
+        assert burnt_msat == 2 * fee_msat  # the funding and what replaced it; the channels that came after are paid for
+        assert burnt_msat < 2 * 4_500_000  # what two channels that stand alone count for, their closes included
+
+
+async def test_a_record_that_is_written_as_the_others_are_closed_sends_nothing() -> None:
+    """rule:23, trap:60: its sisters are there for a moment yet; the transaction would be paid for nothing."""
+    async with batching(wallet_sat=(2_000_000,) * 4) as stage:
+        crowd = Crowd(stage)
+        await crowd.come()
+        fault = stage.lsp.faults.hang("datastore", nth=5)  # three intents, then the channels
+        closing = stage.lsp.faults.hang("close", times=10)
+        await crowd.pay()
+        await stage.world.advance(2)
+        await stage.until(lambda: fault.hits > 0, "the write that is not answered")
+        await stage.until(lambda: len(stage.calls("datastore")) >= 6, "the other writes")
+        await stage.fence()
+        await stage.world.advance(10)
+        await stage.until(lambda: closing.hits > 0, "the close of the sisters")
+        fault.release()
+        await stage.until(lambda: crowd.payments[1].done, "the end of the payment whose record came late")
+        assert not crowd.fundings()
+        (given_up,) = {end.channel.funding_txid for client in crowd.clients for end in client.ends}
+        closing.release()
+        await stage.until(lambda: all(payment.done for payment in crowd.payments), "the end of all")
+        assert [(await payment).paid for payment in crowd.payments] == [True, False, True]
+        await stage.at_rest()
+        assert not stage.world.chain.knows(given_up)
+        assert not stage.world.orphaned_sat()
+
+
+async def test_coins_that_do_not_carry_a_second_try_leave_each_to_its_own() -> None:
+    """rule:10, trap:60: the feerate has risen meanwhile; other coins are there, and the others are paid."""
+    async with batching(wallet_sat=(2_000_000,) * 4) as stage:
+        crowd = Crowd(stage)
+        await crowd.come()
+        crowd.clients[1].behaviour.script = {"funding_created": "error"}
+        await crowd.pay()
+        dear = stage.lsp.faults.fail("utxopsbt", nth=2, code=301, message="Could not afford 300000sat using all 1")
+        assert await crowd.results() == [True, False, True]
+        assert dear.hits == 1
+        assert len(crowd.fundings()) == 2
+        await stage.at_rest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 
@@ -35,6 +35,16 @@ class Clock:
         """Return once `now_ms()` has reached this value."""
         while (wait_ms := now_ms - self.now_ms()) > 0:
             await self.turned(wait_ms / 1000)
+
+    async def all_done(self, work: Collection[asyncio.Future[Any]], most_ms: int) -> None:
+        """Return when all of these are done, or after so much time."""
+        until_ms = self.now_ms() + most_ms
+        while (rest := [each for each in work if not each.done()]) and (left_ms := until_ms - self.now_ms()) > 0:
+            waiter = asyncio.ensure_future(self.turned(left_ms / 1000))
+            try:
+                await asyncio.wait([*rest, waiter], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiter.cancel()
 
     def turned(self, timeout_s: float | None = None) -> Coroutine[Any, Any, None]:
         """Return when the clock is turned after this call, or after `timeout_s` of real time."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from lsps2fast import actions as order
@@ -46,12 +49,18 @@ class Batch:
     members: dict[Key, Member] = field(default_factory=dict)
     tries: int = 0  # transactions that came to nothing
     inputs: tuple[str, ...] = ()
+    free_sat: int = 0  # what was free when they were chosen, these among it
     signed: bool = False  # the channels are, and their records are being written
     spoilt: bool = False  # one of those was given up: this transaction is sent for none
 
     def has_peer(self, peer_id: str) -> bool:
         """Return whether a channel of this client is in it."""
         return any(member.peer_id == peer_id for member in self.members.values())
+
+    def free_sat_for(self, member: Member, counted: Iterable[Member]) -> int:
+        """Return what is free to this one: less what counts for others of it (rule:18)."""
+        others = (each.plan.capacity_sat for each in counted if each is not member and each.plan is not None)
+        return max(self.free_sat - sum(others), 0)
 
     @property
     def plans(self) -> dict[int, Plan]:
@@ -64,11 +73,15 @@ class LeftOut(Lsps2Error):
 
 
 class Outcome(NamedTuple):
-    """What came of a transaction: sent, or who is to open another channel, and whether its coins are spent."""
+    """What came of a transaction: sent, or who is to open another channel, and whether its coins are spent.
+
+    `closing`: the closes of those whose channel takes long to close; each opens another once it is closed.
+    """
 
     sent: bool
     again: tuple[Member, ...] = ()
     spent: bool = False
+    closing: Mapping[Key, asyncio.Task[None]] = MappingProxyType({})
 
 
 def shares(total: int, count: int) -> list[int]:

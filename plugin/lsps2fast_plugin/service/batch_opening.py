@@ -3,6 +3,9 @@
 Nothing is sent here. A client that does not answer, or answers with an error, costs only its own payment: before the
 outputs are fixed the others go on without it; after that their channels are closed, and the same coins are tried once
 more without it. A channel is withheld from the moment it is signed (rule:7).
+
+The others wait for a client as long as a message takes to a wallet that is far away, on a phone, behind Tor. One that
+takes longer to accept its channel goes on by itself from there, as long as any open may last.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Final, NamedTuple
 from lsps2fast import actions as order
 from lsps2fast.errors import NodeError
 from lsps2fast.table import Input
+from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.psbt import fee_sat
 from lsps2fast_plugin.service.batch import TOGETHER, Batch, Key, LeftOut, Member, shares
 from lsps2fast_plugin.service.funding import ChannelGone, Funder
@@ -24,10 +28,11 @@ from lsps2fast_plugin.service.opening import Opener, funding_txid
 from lsps2fast_plugin.service.opening_orders import OpeningOrders, Withhold
 from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
 from lsps2fast_plugin.service.reservations import Reservations
+from lsps2fast_plugin.service.unfunded import UnfundedChannels
 
 log = logging.getLogger(__name__)
 
-SILENCE_S: Final = 10.0  # for one answer of a client: the others wait for it
+SILENCE_S: Final = 3.0  # for one answer of a client: the others wait for it
 
 
 class _Signed(NamedTuple):
@@ -48,6 +53,8 @@ class BatchOpening:
         opener: Opener,
         opening: OpeningOrders,
         reservations: Reservations,
+        unfunded: UnfundedChannels,
+        clock: Clock,
         driver: Driver,
         withheld: Withhold,
         spoiled: Callable[[str], None],
@@ -58,6 +65,8 @@ class BatchOpening:
         self._opener = opener
         self._opening = opening
         self._reservations = reservations
+        self._unfunded = unfunded
+        self._clock = clock
         self._driver = driver
         self._withheld = withheld
         self._spoiled = spoiled
@@ -77,12 +86,15 @@ class BatchOpening:
         for member in list(batch.members.values()):
             await self._on_its_own(batch, member)
 
-    async def _on_its_own(self, batch: Batch, member: Member) -> None:
-        """Go on without this one, and have it open with coins of its own."""
+    async def _on_its_own(self, batch: Batch, member: Member, begun: asyncio.Task[str] | None = None) -> None:
+        """Go on without this one, and have it open with coins of its own. `begun`: its proposal, not answered yet."""
         batch.members.pop(member.key, None)
         assert member.open is not None
         await self._opening.give_back(member.buy.jit_scid, _funding(member), member.peer_id)
-        self._tasks.spawn(self._opening.choose_again(member.open), member.open)
+        if begun is None:
+            self._tasks.spawn(self._opening.choose_again(member.open), member.open)
+        else:
+            self._tasks.spawn(self._opening.go_on_alone(member.open, begun), member.open)
 
     async def _enter(self, batch: Batch, locks: AsyncExitStack) -> None:
         """Let no other open with these clients begin (O-19); one that has another under way goes on alone, at once.
@@ -100,7 +112,7 @@ class BatchOpening:
             try:
                 await asyncio.wait_for(lock.acquire(), SILENCE_S)
             except TimeoutError:
-                self._out(batch, member, LeftOut("another open with its client takes long"), spoiled=False)
+                await self._on_its_own(batch, member)
             else:
                 locks.callback(lock.release)
 
@@ -111,8 +123,11 @@ class BatchOpening:
             return True
         try:
             psbt, outnums = await self._build(batch, addresses)
-        except NodeError as error:
-            await self._end_all(batch, error)
+        except NodeError as error:  # these coins may not carry it any more, at the feerate of now
+            log.info(f"batch {batch.name}: each opens alone, for one transaction cannot be made: {error}")
+            for member in list(batch.members.values()):
+                await self._quietly(self._opener.end(member.peer_id, _funding(member)))
+            await self.each_alone(batch)
             return True
         members = list(batch.members.values())
         signing = asyncio.gather(self._opener.sign(psbt), return_exceptions=True)
@@ -128,7 +143,7 @@ class BatchOpening:
             else:
                 self._out(batch, member, result)
         if len(done) < len(members):
-            await asyncio.gather(*(self._drop(batch.members[key], done[key].channel_id) for key in done))
+            await self._drop(batch, [(member, done[member.key]) for member in members if member.key in done])
             return not batch.members
         batch.signed = True
         self._funded(members, list(done.values()), ours, outnums)
@@ -143,10 +158,19 @@ class BatchOpening:
         reserving = asyncio.gather(
             self._funder.reserve(first.buy.jit_scid, first.funding, late), return_exceptions=True
         )
-        started = await asyncio.gather(*(self._propose(member) for member in members), return_exceptions=True)
+        proposals = [self._tasks.begin(self._propose(member)) for member in members]
+        await self._clock.all_done(proposals, round(SILENCE_S * 1000))
         (reserved,) = await reserving
         addresses: dict[Key, str] = {}
-        for member, result in zip(members, started, strict=True):
+        for member, proposal in zip(members, proposals, strict=True):
+            if not proposal.done():
+                self._spoiled(member.peer_id)
+                log.info(
+                    f"batch {batch.name} goes on without {member.peer_id}: silent for {SILENCE_S:g} s, it opens alone"
+                )
+                await self._on_its_own(batch, member, proposal)
+                continue
+            result = proposal.exception() or proposal.result()
             if isinstance(result, str) and self._driver.is_opening(*member.key):
                 addresses[member.key] = result
             elif isinstance(result, str):
@@ -160,7 +184,7 @@ class BatchOpening:
 
     async def _propose(self, member: Member) -> str:
         late = partial(self._opening.clear_late, member.peer_id, _funding(member))
-        return await self._opener.start(member.peer_id, _funding(member), late, SILENCE_S)
+        return await self._opener.start(member.peer_id, _funding(member), late)
 
     async def _build(self, batch: Batch, addresses: dict[Key, str]) -> tuple[str, list[int]]:
         """Return one PSBT with an output for each, and the places of these. Raises NodeError."""
@@ -215,11 +239,19 @@ class BatchOpening:
             await self._quietly(self._opener.end(member.peer_id, _funding(member)))
             self._out(batch, member, error, spoiled=False)
 
-    async def _drop(self, member: Member, channel_id: str) -> None:
-        """Close a channel whose transaction is never sent."""
-        what = f"closing channel {channel_id}, whose funding is not sent"
-        await self._tasks.until_done(what, lambda: self._funder.close(member.peer_id, channel_id))
-        self._withheld(channel_id, False, member.peer_id)
+    async def _drop(self, batch: Batch, signed: list[tuple[Member, _Signed]]) -> None:
+        """Close channels whose transaction is never sent. For one that takes long its own payment alone waits."""
+        closing = [self._unfunded.close(each.peer_id, its.channel_id, _funding(each)) for each, its in signed]
+        await self._unfunded.wait(closing)
+        for (member, _), close in zip(signed, closing, strict=True):
+            if not close.done() and member.open is not None:
+                batch.members.pop(member.key, None)
+                self._tasks.spawn(self._once_closed(member, member.open, close), member.open)
+
+    async def _once_closed(self, member: Member, action: order.OpenChannel, close: asyncio.Task[None]) -> None:
+        await close
+        await self._opening.give_back(member.buy.jit_scid, _funding(member), member.peer_id)
+        await self._opening.choose_again(action)
 
     async def _quietly(self, work: Awaitable[None]) -> None:
         try:

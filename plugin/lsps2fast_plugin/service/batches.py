@@ -186,10 +186,14 @@ class Batches:
             else:
                 outcome = await self._sending.send_none(members)
             for member in members:
-                if member not in outcome.again:
-                    self._leave_out(batch, member)
-                    if not outcome.sent:
-                        self._spoiled(member.peer_id)
+                if member in outcome.again:
+                    continue
+                is_left = self._leave_out(batch, member)
+                if (close := outcome.closing.get(member.key)) is not None:
+                    if is_left:
+                        self._alone_once_closed(member, close)
+                elif not outcome.sent:
+                    self._spoiled(member.peer_id)
             if outcome.sent:
                 self.counts.transactions += 1
                 self.counts.channels += len(members)
@@ -258,7 +262,7 @@ class Batches:
                 if self._leave_out(batch, last):
                     left_over.insert(0, last)
                 continue
-            batch.inputs = funding.inputs
+            batch.inputs, batch.free_sat = funding.inputs, self._opening.free_sat()
             await self._intend(batch, funding, plans)
             break
         for member in left_over:
@@ -267,13 +271,15 @@ class Batches:
 
     async def _intend(self, batch: Batch, funding: order.Funding, plans: dict[int, Plan]) -> None:
         """Ask the limits about each channel, and tell each session of the coins: it journals them."""
+        counted: list[Member] = []
         for key, member in list(batch.members.items()):
             plan = plans[member.buy.jit_scid]
             own = replace(funding, capacity_sat=plan.capacity_sat, channel_type=plan.channel_type)
-            if not await self._opening.may_open(member.reserve, own):
+            if not await self._opening.may_open(member.reserve, own, batch.free_sat_for(member, counted)):
                 self._leave_out(batch, member)
             elif self._of.get(key) is batch:
                 member.funding = own
+                counted.append(member)
         for member in list(batch.members.values()):
             assert member.funding is not None
             self._tasks.feed(*member.key, Input.COINS_CHOSEN, member.funding)
@@ -290,10 +296,24 @@ class Batches:
             return
         for member in list(batch.members.values()):
             assert member.funding is not None
-            if not await self._opening.may_open(member.reserve, member.funding):
+            free_sat = batch.free_sat_for(member, batch.members.values())
+            if not await self._opening.may_open(member.reserve, member.funding, free_sat):
                 self._leave_out(batch, member)
         for member in list(batch.members.values()):
             self._tasks.feed(*member.key, Input.COINS_CHOSEN, member.funding)
+
+    def _alone_once_closed(self, member: Member, close: asyncio.Task[None]) -> None:
+        """Have this one, whose old channel takes long to close, open another by itself."""
+        batch = Batch(f"of {member.peer_id}", self._clock.now_ms(), {member.key: member})
+        self._of[member.key] = batch
+        member.open = member.broadcast = None
+
+        async def go_on() -> None:
+            await close
+            await self._arrivals(batch, lambda member: member.is_back)
+            await self._each_alone(batch)
+
+        self._tasks.run(self._guarded(batch, go_on()))
 
     async def _each_alone(self, batch: Batch) -> None:
         for member in list(batch.members.values()):
@@ -307,6 +327,8 @@ class Batches:
 
     def _may_join(self, buy: Buy, key: Key) -> bool:
         if self._window_ms == 0 or buy.client_trusts_lsp or buy.peer_id in self._spoilers:
+            return False
+        if self._funder.reserved_by(buy.jit_scid):  # of a batch that it comes back to too late
             return False
         return self._driver.blocks_left(key[0]) > NEAR_BLOCKS
 

@@ -41,6 +41,7 @@ KNOWN_TO_BITCOIND: Final = (
 )
 AHEAD_MS: Final = 500  # so long before its funding is sent a channel may have been looked up
 ROUNDS: Final = 4  # look and send; reserve again, look and send; sign, look and send; once more
+MOST_GIVEN_UP: Final = 10_000  # fundings that are remembered
 _SEAL: Final = object()
 
 
@@ -89,6 +90,7 @@ class Broadcaster:
         self._strays = StrayFundings(rpc, alarm)
         self._tried: set[str] = set()  # channel ids: perhaps sent, and not looked at since
         self._taken_back: set[str] = set()  # txids of fundings of several channels
+        self._given_up: dict[str, None] = {}  # likewise, oldest first: sent for none of them
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reserved_again: dict[str, str] = {}  # channel id: PSBT whose coins we reserved here
 
@@ -124,21 +126,26 @@ class Broadcaster:
         """
         if not channel.sisters:
             return await self.look(peer_id, channel.channel_id)
-        own, *others = await asyncio.gather(
-            self.look(peer_id, channel.channel_id),
-            *(self.look(*sister) for sister in channel.sisters),
-            return_exceptions=True,
-        )
+        sisters = (self.look(*sister) for sister in channel.sisters)
+        own, *others = await asyncio.gather(self.look(peer_id, channel.channel_id), *sisters, return_exceptions=True)
         if isinstance(own, BaseException):
             raise own
         if own.is_on_chain:
             return own
+        if channel.funding_txid in self._given_up:  # they are being closed, and may be there yet
+            raise SisterGone(f"the funding {channel.funding_txid} is given up")
         for other in others:
             if isinstance(other, NeverFunded) or (isinstance(other, ChannelGone) and own.is_withheld):
                 raise SisterGone(str(other)) from other
             if isinstance(other, BaseException) and not isinstance(other, ChannelGone):
                 raise other
         return own
+
+    def give_up(self, funding_txid: str) -> None:
+        """Send this funding for none of its channels from now on: they are about to be closed (trap:60)."""
+        self._given_up[funding_txid] = None
+        if len(self._given_up) > MOST_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
 
     def look_ahead(self, peer_id: str, channel_id: str) -> None:
         """Ask for a channel whose funding is about to be sent; the record that comes first is being written (P17)."""
@@ -206,7 +213,7 @@ class Broadcaster:
     async def _take_back_first(self, peer_id: str, channel: Channel, gone: ChannelGone) -> bool:
         if channel.channel_id not in self._tried and not await self._strays.is_out(channel):
             return False
-        if channel.sisters and not await self._may_be_taken_back(channel, gone):
+        if channel.sisters and not await self._may_be_taken_back(peer_id, channel, gone):
             return False
         await self._strays.take_back(peer_id, channel)
         if channel.sisters:
@@ -215,8 +222,8 @@ class Broadcaster:
         self._reserved_again.pop(channel.channel_id, None)
         return True
 
-    async def _may_be_taken_back(self, channel: Channel, gone: ChannelGone) -> bool:
-        """Return whether nothing has gone into a channel that this transaction funds besides. Raises NodeError.
+    async def _may_be_taken_back(self, peer_id: str, channel: Channel, gone: ChannelGone) -> bool:
+        """Return whether nothing has gone into any channel that this transaction funds. Raises NodeError.
 
         Parts go out once a look at all of them has shown that none was given up before; so after such a word
         of lightningd there are none. It is asked all the same: to take back what a client was paid is theft.
@@ -224,7 +231,10 @@ class Broadcaster:
         if not isinstance(gone, (NeverFunded, SisterGone)):
             return False
         rows = await asyncio.gather(
-            *(find_channel(self._rpc, channel_id, id=peer_id) for peer_id, channel_id in channel.sisters)
+            *(
+                find_channel(self._rpc, each, id=peer)
+                for peer, each in ((peer_id, channel.channel_id), *channel.sisters)
+            )
         )
         used = [row.channel_id for row in rows if row is not None and (row.htlcs or holds_money_of_client(row))]
         if used:

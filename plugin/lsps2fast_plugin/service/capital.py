@@ -135,10 +135,15 @@ class CapitalAtRisk:
         self._turns.setdefault(buy.peer_id, set()).add(buy.jit_scid)
         return True
 
-    async def may_open(self, buy: Buy, funding: Funding) -> bool:
+    def free_sat(self) -> int:
+        """Return what was free at the last look."""
+        return self._free_sat() or 0
+
+    async def may_open(self, buy: Buy, funding: Funding, free_sat: int | None = None) -> bool:
         """Return whether this very channel may be opened now; if so it counts from here on (rule:18).
 
         It takes the place of another that was thought of for the same payment: other coins, another type.
+        `free_sat`: what is free, and what was chosen for it and counts for no other; by default as of the last look.
         """
         try:
             feerate_perkw = self._last_perkw() or await self._feerate_perkw()
@@ -147,8 +152,8 @@ class CapitalAtRisk:
             self._leave_turn(buy)
             return False
         self._price(feerate_perkw)
-        free_sat, wall_ms = self._free_sat() or 0, self._clock.wall_ms()
-        on_trust = not buy.client_trusts_lsp
+        free_sat = self.free_sat() if free_sat is None else free_sat
+        wall_ms, on_trust = self._clock.wall_ms(), not buy.client_trusts_lsp
         fee_msat = self._sessions.fee_msat(buy.jit_scid)
         before = self._stakes.now(buy.jit_scid)
         if before is not None and not before.sent:
@@ -231,16 +236,25 @@ class CapitalAtRisk:
         self._sessions.unpaid_changed(channel_id, buy.peer_id)
         self.save()
 
-    def mined(self, channel_id: str, taken_back_sat: int | None = None) -> None:
-        """Take note that bitcoind has the funding.
-
-        `taken_back_sat`: its share of the miners' part, where it paid several channels and was taken back for twice
-        that: nothing else was put in, and nothing is left to close (rule:18).
-        """
+    def mined(self, channel_id: str) -> None:
+        """Take note that bitcoind has the funding."""
         if (stake := self._stakes.of_channel(channel_id)) is not None:
             stake.mined = True
-            if taken_back_sat is not None:
-                stake.mining_msat = TAKING_BACK * taken_back_sat * 1000
+
+    def taken_back(self, channel: Channel) -> None:
+        """Take note that its funding was sent and taken back, for twice what it had paid the miners (rule:18).
+
+        Nothing else was put in, and nothing is left to close. Its stake may be gone: with the channel.
+        """
+        cost_msat, wall_ms = TAKING_BACK * _opening_msat(channel), self._clock.wall_ms()
+        stake = self._stakes.of_channel(channel.channel_id)
+        if stake is None:
+            self._stakes.burnt.add(channel.channel_id, wall_ms, cost_msat, wall_ms)
+            self.save()
+            return
+        stake.mined = True
+        if channel.mining_sat is not None:
+            stake.mining_msat = cost_msat
 
     def part_failed(self, jit_scid: int, payment_hash: bytes, event: ForwardEvent) -> None:
         """Count a forwarded part that came back failed, unless our own node refused it (rule:22).
@@ -464,15 +478,20 @@ class CapitalAtRisk:
             log.warning(f"burnt mining fees could not be journalled, will be tried again: {error}")
 
 
-def _mining_msat(floor: Floor, channel: Channel) -> int:
-    """Return what opening this channel cost, and closing costs at most at its feerate; 0: its funding does not say."""
+def _opening_msat(channel: Channel) -> int:
+    """Return what opening this channel paid the miners; 0: its funding does not say."""
     if channel.mining_sat is not None:
-        return channel.mining_sat * 1000 * (SMALLEST_SHARE_VBYTES + floor.close_vbytes) // SMALLEST_SHARE_VBYTES
+        return channel.mining_sat * 1000
     try:
-        opening_msat = fee_sat(channel.signed_psbt) * 1000
+        return fee_sat(channel.signed_psbt) * 1000
     except ValueError:
         return 0
-    return opening_msat * (SMALLEST_VBYTES + floor.close_vbytes) // SMALLEST_VBYTES
+
+
+def _mining_msat(floor: Floor, channel: Channel) -> int:
+    """Return what opening this channel cost, and closing costs at most at its feerate; 0: its funding does not say."""
+    smallest_vbytes = SMALLEST_VBYTES if channel.mining_sat is None else SMALLEST_SHARE_VBYTES
+    return _opening_msat(channel) * (smallest_vbytes + floor.close_vbytes) // smallest_vbytes
 
 
 def _describe(stake: Stake) -> dict[str, Any]:

@@ -134,13 +134,12 @@ class SessionDriver:
         self.leases.closed(channel_id)
         self.channel_closed(channel_id)
 
-    def never_funded(self, channel_id: str, mining_was_paid: bool = False, share_sat: int | None = None) -> None:
-        """End a channel that is gone with nothing of ours in it; `mining_was_paid`: its funding was taken back.
+    def taken_back(self, channel: Channel) -> None:
+        """Take note that the funding of a channel was sent and taken back: what miners got for both is spent."""
+        self.exposure.taken_back(channel)
 
-        `share_sat`: its share of the miners' part, where that funding paid several.
-        """
-        if mining_was_paid:
-            self.exposure.mined(channel_id, share_sat)
+    def never_funded(self, channel_id: str) -> None:
+        """End a channel that is gone with nothing of ours in it."""
         self.closed(channel_id)
         self.money_back(channel_id)
 

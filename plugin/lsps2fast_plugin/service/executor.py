@@ -29,6 +29,7 @@ from lsps2fast_plugin.service.record_orders import RecordOrders
 from lsps2fast_plugin.service.reservations import Reservations
 from lsps2fast_plugin.service.routing_fees import RoutingFees
 from lsps2fast_plugin.service.session_store import SessionStore
+from lsps2fast_plugin.service.unfunded import UnfundedChannels
 from lsps2fast_plugin.service.waiting_orders import Answers, WaitingOrders
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,9 @@ class ActionExecutor:
             rpc=rpc, tasks=tasks, fees=fees, clock=clock, finder=finder, book=room, sessions=driver
         )
         reservations = Reservations(tasks, funder, broadcaster, driver)
+        unfunded = UnfundedChannels(
+            tasks=tasks, funder=funder, reservations=reservations, clock=clock, withheld=withheld
+        )
         self._opening = OpeningOrders(
             tasks=tasks,
             funder=funder,
@@ -93,6 +97,7 @@ class ActionExecutor:
             opening=self._opening,
             waiting=self._waiting,
             reservations=reservations,
+            unfunded=unfunded,
             fees=fees,
             driver=driver,
             withheld=withheld,
@@ -108,6 +113,8 @@ class ActionExecutor:
                 opener=opener,
                 opening=self._opening,
                 reservations=reservations,
+                unfunded=unfunded,
+                clock=clock,
                 driver=driver,
                 withheld=withheld,
                 spoiled=spoiled,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from lsps2fast_plugin.service.opening_orders import OpeningOrders, Withhold
 from lsps2fast_plugin.service.order_tasks import Driver, OrderTasks
 from lsps2fast_plugin.service.reservations import Reservations
 from lsps2fast_plugin.service.routing_fees import RoutingFees
+from lsps2fast_plugin.service.unfunded import UnfundedChannels
 from lsps2fast_plugin.service.waiting_orders import WaitingOrders
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class FundingOrders:
         opening: OpeningOrders,
         waiting: WaitingOrders,
         reservations: Reservations,
+        unfunded: UnfundedChannels,
         fees: RoutingFees,
         driver: Driver,
         withheld: Withhold,
@@ -78,6 +79,7 @@ class FundingOrders:
         self._opening = opening
         self._waiting = waiting
         self._reservations = reservations
+        self._unfunded = unfunded
         self._fees = fees
         self._driver = driver
         self._withheld = withheld
@@ -149,6 +151,8 @@ class FundingOrders:
 
     async def _open_others(self, members: list[Member], taken_back: bool) -> Outcome:
         """Tell sessions to open another channel, and close the one that is not funded."""
+        for member in members:  # one that was left out may be about to send it
+            self._broadcaster.give_up(_broadcast_of(member).channel.funding_txid)
         for member in members:
             channel = _broadcast_of(member).channel
             channel_id = channel.channel_id
@@ -156,19 +160,21 @@ class FundingOrders:
             self._fees.drop(channel_id)
             self._waiting.watch.forget(channel_id)
             self._tasks.feed(*member.key, Input.SISTER_GONE, None)
-            self._driver.never_funded(channel_id, taken_back, channel.mining_sat)
-        await asyncio.gather(*(self._close_unfunded(member) for member in members))
-        return Outcome(False, tuple(members), taken_back)
-
-    async def _close_unfunded(self, member: Member) -> None:
-        channel_id = _broadcast_of(member).channel.channel_id
-        what = f"closing channel {channel_id}, whose funding is not sent"
-        await self._tasks.until_done(what, lambda: self._funder.close_unpaid(member.peer_id, channel_id))
-        self._withheld(channel_id, False, member.peer_id)
+            if taken_back:
+                self._driver.taken_back(channel)
+            self._driver.never_funded(channel_id)
+        closing = {
+            member.key: self._unfunded.close(member.peer_id, _broadcast_of(member).channel.channel_id, member.funding)
+            for member in members
+        }
+        await self._unfunded.wait(closing.values())
+        late = {key: close for key, close in closing.items() if not close.done()}
+        return Outcome(False, tuple(member for member in members if member.key not in late), taken_back, late)
 
     async def undo(self, action: order.Undo) -> None:
         """End an attempt: its channel or open, then its reservation."""
         self.batches.leave(action.jit_scid, action.payment_hash)
+        self._opening.forget_proposal(action.jit_scid)
         peer_id = self._tasks.buy(action.jit_scid).peer_id
         if action.channel is not None:
             self._waiting.stop(action.channel.channel_id)
@@ -196,7 +202,8 @@ class FundingOrders:
             self._waiting.watch.forget(action.channel.channel_id)
             self._withheld(action.channel.channel_id, False, peer_id)
             if taken_back:
-                self._driver.never_funded(action.channel.channel_id, True, action.channel.mining_sat)
+                self._driver.taken_back(action.channel)
+                self._driver.never_funded(action.channel.channel_id)
         self._tasks.feed(action.jit_scid, action.payment_hash, Input.UNDONE, None)
 
     async def close_channel(self, action: order.CloseChannel) -> None:
@@ -221,18 +228,21 @@ class FundingOrders:
         if not taken_back:  # else that has been said
             self._tasks.tell_given_up(peer_id, gone)
         self._reservations.stop_renewing(action.jit_scid)
-        await self._drop_withheld(peer_id, channel_id)
+        reserved = self._funder.reserved_by(action.jit_scid)
         if taken_back or isinstance(gone, SisterGone):  # where it is there it will never be funded, withheld or not
-            what = f"closing channel {channel_id}, whose funding is not sent"
-            await self._tasks.until_done(what, lambda: self._funder.close_unpaid(peer_id, channel_id))
+            await self._unfunded.wait([self._unfunded.close(peer_id, channel_id, next(iter(reserved), None))])
+        else:
+            await self._drop_withheld(peer_id, channel_id)
+            self._withheld(channel_id, False, peer_id)
         for funding in [] if taken_back else self._funder.reserved_by(action.jit_scid):
             await self._reservations.release_surely(action.jit_scid, funding, peer_id)
             if funding.batch:
                 self._reservations.released_late(funding)
         self._funder.forget(action.jit_scid)
-        self._withheld(channel_id, False, peer_id)
+        if taken_back:
+            self._driver.taken_back(action.channel)
         self._tasks.feed(action.jit_scid, action.payment_hash, Input.CLOSED, True)
-        self._driver.never_funded(channel_id, taken_back, action.channel.mining_sat)
+        self._driver.never_funded(channel_id)
 
     async def _drop_withheld(self, peer_id: str, channel_id: str) -> None:
         """Finish the close of a channel whose client began it; gone already is fine."""
@@ -246,6 +256,7 @@ class FundingOrders:
     async def _drop_once_free(self, peer_id: str, action: order.Undo) -> order.Channel | None:
         """Do as `_drop` once the client holds no part any more: that may take days, and is no alarm."""
         what, watch, pause_s = f"undoing the open to {peer_id}", self._waiting.watch, FIRST_PAUSE_S
+        key = what if action.channel is None else action.channel.channel_id  # one may be found that no record names
         kept: order.Channel | None = None
         while True:
             try:
@@ -254,9 +265,8 @@ class FundingOrders:
             except MustNotClose as held:
                 if pause_s == FIRST_PAUSE_S:
                     log.info(f"{what} waits: {held}")
-                assert action.channel is not None
-                await watch.wait(action.channel.channel_id, pause_s)
-                watch.look(action.channel.channel_id)
+                await watch.wait(key, pause_s)
+                watch.look(key)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         return kept
 

@@ -104,8 +104,11 @@ class Opener:
         *,
         look: bool = True,
         terms: OpenTerms = JIT_TERMS,
+        address: str | None = None,
     ) -> Opened:
         """Negotiate, sign and complete; the funding is withheld until it is sent.
+
+        `address`: what a `start` of this very channel has returned.
 
         `reserved` is done once the coins are reserved: nothing is signed before. `look`: also return what the channel
         allows, if lightningd knows (O-05), for its funding is sent before it is usable. `late` is called when a step
@@ -113,15 +116,13 @@ class Opener:
         Raises RefusedByClient, TypeNotOpened, ChannelGone (signed by the client and gone again), NodeError, or what
         `reserved` raises. Then no open of ours is under way any more, unless lightningd answers nothing at all.
         """
-        work = self._negotiate(peer_id, funding, reserved, late, terms)
+        work = self._negotiate(peer_id, funding, reserved, late, terms, address)
         channel = await self._or_ended(peer_id, funding, work)
         return Opened(channel, await self.first_limits(peer_id, channel.channel_id) if look else None)
 
-    async def start(
-        self, peer_id: str, funding: Funding, late: Late | None = None, silence_s: float = SILENCE_S
-    ) -> str:
+    async def start(self, peer_id: str, funding: Funding, late: Late | None = None) -> str:
         """Propose one channel of several that share a transaction; return the address of its output. As `open`."""
-        return await self._or_ended(peer_id, funding, self._start(peer_id, funding, late, silence_s, JIT_TERMS))
+        return await self._or_ended(peer_id, funding, self._start(peer_id, funding, late, SILENCE_S, JIT_TERMS))
 
     async def complete(
         self, peer_id: str, funding: Funding, psbt: str, late: Late | None = None, silence_s: float = SILENCE_S
@@ -181,10 +182,20 @@ class Opener:
         return text(await self._rpc.call("signpsbt", {"psbt": psbt}), "signpsbt", "signed_psbt")
 
     async def _negotiate(
-        self, peer_id: str, funding: Funding, reserved: Awaitable[None], late: Late | None, terms: OpenTerms
+        self,
+        peer_id: str,
+        funding: Funding,
+        reserved: Awaitable[None],
+        late: Late | None,
+        terms: OpenTerms,
+        address: str | None,
     ) -> Channel:
-        _, address = await _both(reserved, self._start(peer_id, funding, late, SILENCE_S, terms))
-        psbt, outnum = await self.add_output(funding.psbt, funding.capacity_sat, address)
+        if address is None:
+            _, place = await _both(reserved, self._start(peer_id, funding, late, SILENCE_S, terms))
+        else:
+            await reserved
+            place = address
+        psbt, outnum = await self.add_output(funding.psbt, funding.capacity_sat, place)
         # A channel whose funding cannot be signed is withheld, and closed like any that an open has left behind (O-21).
         signed_psbt, channel_id = await _both(self.sign(psbt), self._complete(peer_id, psbt, late, SILENCE_S))
         return Channel(channel_id, signed_psbt, funding_txid(channel_id, outnum))

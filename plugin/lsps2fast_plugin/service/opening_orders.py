@@ -38,8 +38,14 @@ class Capital(Protocol):
     async def turn(self, buy: Buy) -> bool:
         """Return whether a channel for this buy may be thought of now."""
 
-    async def may_open(self, buy: Buy, funding: order.Funding) -> bool:
-        """Return whether this very channel may be opened now; if so it counts from here on."""
+    async def may_open(self, buy: Buy, funding: order.Funding, free_sat: int | None = None) -> bool:
+        """Return whether this very channel may be opened now; if so it counts from here on.
+
+        `free_sat`: what is free, and what was chosen for it and counts for no other; by default as of the last look.
+        """
+
+    def free_sat(self) -> int:
+        """Return what was free at the last look."""
 
     def too_large(self, buy: Buy, why: str) -> None:
         """Take note that the payment needs a channel that no rule allows."""
@@ -104,6 +110,7 @@ class OpeningOrders:
         self._withheld = withheld
         self.batches: Together = _Alone()
         self._needs: dict[int, order.ReserveCoins] = {}  # what the channel must carry, by jit scid
+        self._begun: dict[int, asyncio.Task[str]] = {}  # by jit scid: proposals of opens that left their batch
         self._peers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while an open holds or awaits it
 
     async def reserve(self, action: order.ReserveCoins) -> None:
@@ -116,6 +123,8 @@ class OpeningOrders:
             return
         self._needs[action.jit_scid] = action
         if not self.batches.join(buy, action):
+            for shared in self._funder.reserved_by(action.jit_scid):  # of a batch that has gone on without it
+                await self.give_back(action.jit_scid, shared, buy.peer_id)
             await self.choose_alone(buy, action)
 
     async def choose_alone(self, buy: Buy, action: order.ReserveCoins) -> None:
@@ -128,16 +137,18 @@ class OpeningOrders:
         peer_id, look = buy.peer_id, not buy.client_trusts_lsp
         if action.funding.batch:
             if not self.batches.arrive(action):  # it goes on without this one
-                self._funder.part(action.jit_scid, action.funding)
+                await self.give_back(action.jit_scid, action.funding, peer_id)
                 await self.choose_again(action)
             return
+        begun = self._begun.pop(action.jit_scid, None)
         async with self.alone_with(peer_id):
             try:
+                address = None if begun is None else await begun
                 # Only now: the record names these coins.
                 reserved_late = partial(self._reservations.reserved_late, action.jit_scid, action.funding)
                 reserving = self._funder.reserve(action.jit_scid, action.funding, reserved_late)
                 late = partial(self.clear_late, peer_id, action.funding)
-                opened = await self._opener.open(peer_id, action.funding, reserving, late, look=look)
+                opened = await self._opener.open(peer_id, action.funding, reserving, late, look=look, address=address)
             except Lsps2Error as error:
                 await self.failed(action, error)
             else:
@@ -168,6 +179,11 @@ class OpeningOrders:
             case _:
                 raise error
 
+    async def go_on_alone(self, action: order.OpenChannel, begun: asyncio.Task[str]) -> None:
+        """Choose other coins for a channel that is proposed to a client already, which has not answered yet."""
+        self._begun[action.jit_scid] = begun
+        await self.choose_again(action)
+
     async def choose_again(self, action: order.OpenChannel) -> None:
         """Choose other coins for the same channel."""
         await self._choose(action, lambda: self._funder.choose_again(action.jit_scid, action.funding))
@@ -180,6 +196,11 @@ class OpeningOrders:
     def forget(self, jit_scid: int) -> None:
         """Forget a buy that has ended."""
         self._needs.pop(jit_scid, None)
+        self.forget_proposal(jit_scid)
+
+    def forget_proposal(self, jit_scid: int) -> None:
+        """Forget what was proposed for a payment that is given up; `clear` ends it."""
+        self._begun.pop(jit_scid, None)
 
     async def clear(self, peer_id: str, funding: order.Funding) -> None:
         """End the open of this channel, and close what a call whose answer was lost has made of these coins."""
@@ -201,9 +222,18 @@ class OpeningOrders:
         if await self.may_open(action, funding):
             self._tasks.feed(action.jit_scid, action.payment_hash, Input.COINS_CHOSEN, funding)
 
-    async def may_open(self, action: order.ReserveCoins | order.OpenChannel, funding: order.Funding) -> bool:
-        """Return whether this channel may be opened; if not, the coins are free again and the session knows."""
-        if await self._capital.may_open(self._tasks.buy(action.jit_scid), funding):
+    def free_sat(self) -> int:
+        """Return what was free at the last look."""
+        return self._capital.free_sat()
+
+    async def may_open(
+        self, action: order.ReserveCoins | order.OpenChannel, funding: order.Funding, free_sat: int | None = None
+    ) -> bool:
+        """Return whether this channel may be opened; if not, the coins are free again and the session knows.
+
+        `free_sat`: as `Capital.may_open` has it.
+        """
+        if await self._capital.may_open(self._tasks.buy(action.jit_scid), funding, free_sat):
             return True
         self._funder.forget(action.jit_scid)
         self._tasks.open_failed(action, "limit", "a limit of the policy")

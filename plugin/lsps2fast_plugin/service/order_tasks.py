@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from lsps2fast import actions as order
 from lsps2fast.errors import StoreError
@@ -21,6 +21,7 @@ from lsps2fast_plugin.service.forward_limits import Room
 from lsps2fast_plugin.service.funding import ChannelGone
 from lsps2fast_plugin.service.sales_ledger.evidence import CLIENT, LSP, Blame
 
+T = TypeVar("T")
 Opening = order.ReserveCoins | order.OpenChannel
 
 
@@ -69,7 +70,10 @@ class Driver(Protocol):
     def uses_existing(self, jit_scid: int, payment_hash: bytes) -> bool:
         """Return whether a payment goes over a channel that its client has."""
 
-    def never_funded(self, channel_id: str, mining_was_paid: bool = False, share_sat: int | None = None) -> None:
+    def taken_back(self, channel: order.Channel) -> None:
+        """Take note that the funding of a channel was sent and taken back: what miners got for both is spent."""
+
+    def never_funded(self, channel_id: str) -> None:
         """Take note that lightningd has a channel no more, and that nothing was put into it, or was taken back."""
 
 
@@ -85,7 +89,7 @@ class OrderTasks:
         self.unforwardable = driver.unforwardable
         self._clock = clock
         self._driver = driver
-        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order of their beginning
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their beginning
 
     def tell_given_up(self, peer_id: str, what: object) -> None:
         """Tell the operator that a client gave up its channel, and that nothing is lost."""
@@ -115,7 +119,13 @@ class OrderTasks:
         task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
         return task
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin something whose outcome is looked at."""
+        task = self._keep(work)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps by no one
+        return task
+
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)

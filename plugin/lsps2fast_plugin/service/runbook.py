@@ -71,6 +71,8 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
         "Where the alarm says *cannot be taken back*, its end says why. While the funding is in no block, try it by "
         "hand: `utxopsbt` of the same coins with `reservedok=true` and a higher feerate, `addpsbtoutput`, `signpsbt`,"
         " `sendpsbt`. Once a block has the funding its amount is lost, unless the client signs it back. "
+        "Where the alarm says that a channel *is closed* and its client *holds* a sum in it, this node itself has paid "
+        "the client over it before the close: pay that sum another way. "
         "`lsps2-listsales` tells who it was; see [what an LSP can lose](../explanation/lsp-risk.md)."
     ),
     "unpaid-channel": (

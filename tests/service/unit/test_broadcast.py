@@ -9,13 +9,14 @@ from typing import Any, cast
 
 import pytest
 from harness.rows import CHANNEL as CHANNEL_ROW
+from msgspec.structs import replace
 
 import lsps2fast_plugin.service
 from lsps2fast.actions import Channel, Funding
 from lsps2fast.errors import NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service import broadcast
-from lsps2fast_plugin.service.broadcast import AHEAD_MS, Broadcaster, ProofOfLife
+from lsps2fast_plugin.service.broadcast import AHEAD_MS, Broadcaster, ProofOfLife, SisterGone
 from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.funding import ChannelGone, FundingTakenBack
 from lsps2fast_plugin.service.stray_fundings import TRIES
@@ -37,6 +38,7 @@ ALIVE: dict[str, Any] = CHANNEL_ROW | {
     "total_msat": 10,
     "to_us_msat": 10,
 }
+HTLC = {"direction": "out", "id": 0, "state": "SENT_ADD_HTLC", "amount_msat": 1, "expiry": 9, "payment_hash": "0" * 64}
 UNRESERVED = "Aborting PSBT signing. UTXO x:0 is not reserved"
 
 
@@ -400,3 +402,23 @@ def test_calls_that_can_cost_money_are_made_in_one_place(method: str, places: di
         if count:
             found[path.name] = count
     assert found == places
+
+
+def test_a_funding_that_was_given_up_is_sent_for_none() -> None:
+    """trap:60, rule:23: its channels are about to be closed, and all of them are listed yet."""
+    node = Node()
+    node.broadcaster.give_up(TXID)
+    with pytest.raises(SisterGone, match="given up"):
+        asyncio.run(node.broadcaster.send(PEER, replace(CHANNEL, sisters=((PEER, ID),))))
+    assert "sendpsbt" not in node.calls
+
+
+@pytest.mark.parametrize(("change", "back"), [({}, True), ({"to_us_msat": 9}, False), ({"htlcs": [HTLC]}, False)])
+def test_a_funding_is_taken_back_only_while_its_own_channel_is_empty_too(change: dict[str, Any], back: bool) -> None:
+    """rule:23: a sister was given up; what this channel's client was paid, or may be yet, is not taken."""
+    node = Node(ALIVE | {"funding": {"withheld": False}, **change})
+    node.sent = True
+    node.broadcaster.give_up(TXID)
+    channel = replace(CHANNEL, sisters=((PEER, "ab" * 32),))
+    assert asyncio.run(node.broadcaster.take_back(PEER, channel)) is back
+    assert node.taken_back is back
