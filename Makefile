@@ -34,7 +34,7 @@ $(VENV)/built: $(VENV)/tools $(SOURCES)
 build: $(VENV)/built ## compile the core and install both plugins in .venv
 
 demo: $(VENV)/built ## both plugins on embedded nodes: sell JIT channels and prove the sums
-	@$(VENV)/bin/lsps2fast demo && $(VENV)/bin/lsps2fast demo --reuse && $(VENV)/bin/lsps2fast demo --wake
+	@$(VENV)/bin/lsps2fast demo && $(VENV)/bin/lsps2fast demo --reuse && $(VENV)/bin/lsps2fast demo --wake && $(VENV)/bin/lsps2fast demo --batch
 
 test: $(VENV)/built ## all tests; the core compiled and interpreted
 	@$(PY) -m pytest -q

@@ -142,6 +142,27 @@ def test_a_wallet_that_has_a_channel_is_paid_over_it(mode: str) -> None:
     assert large["books_msat"]["alice"] == 300_000_000 - FEE_MSAT
 
 
+def test_three_wallets_have_their_channels_in_one_transaction() -> None:
+    """operator:O6, trap:60: the ledger splits what miners got to the sat, and all sums are proved."""
+    code, report = played("--batch")
+    assert (code, report["ok"], report["mode"], wrong(report)) == (0, True, sales.LSP_TRUSTS, set())
+    assert all(report["checks"].values())
+    assert len({sale["funding_txid"] for sale in report["sales"]}) == 1
+    assert len({sale["channel_id"] for sale in report["sales"]}) == 3
+    assert [sale["books_msat"] for sale in report["sales"]] == [
+        {name: 100_000_000 - FEE_MSAT} for name in ("alice", "bertha", "carol")
+    ]
+    gains = report["gains_msat"]
+    assert gains["lsp"] == 3 * FEE_MSAT - gains["miners"] > 0
+    assert -gains["payer"] == gains["wallets"] + gains["opening_fees"]
+
+
+def test_a_batch_is_no_story_of_clients_that_trust_the_lsp(capsys: pytest.CaptureFixture[str]) -> None:
+    """operator:O6: their fundings wait for their own payments, so no two are sent together."""
+    assert cli.main(["demo", "--batch", "--mode", sales.CLIENT_TRUSTS]) == 2
+    assert "no such story" in capsys.readouterr().err
+
+
 def test_a_seed_makes_a_run_again() -> None:
     """Figures, states and transactions."""
     arguments = ("--mode", sales.CLIENT_TRUSTS)

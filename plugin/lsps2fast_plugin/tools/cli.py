@@ -42,6 +42,7 @@ def _demo_command(args: argparse.Namespace) -> int:
     if _cannot_write("demo", "--html", args.html):
         return 2
     from lsps2fast_plugin.tools.demo import (
+        batch,
         evil,  # the embedded node is not needed by the other commands
         reuse,
         sales,
@@ -50,8 +51,12 @@ def _demo_command(args: argparse.Namespace) -> int:
 
     if args.evil_lsp is not None:
         return evil.run(seed=args.seed, as_json=args.json, mode=args.mode, vice=args.evil_lsp, html=args.html)
-    kind = reuse.ReuseStage if args.reuse else wake.WakeStage if args.wake else sales.Stage
-    mode = args.mode or sales.CLIENT_TRUSTS
+    kinds: dict[str, type[sales.Stage]] = {"reuse": reuse.ReuseStage, "wake": wake.WakeStage, "batch": batch.BatchStage}
+    kind = next((kind for name, kind in kinds.items() if getattr(args, name)), sales.Stage)
+    mode = args.mode or kind.modes[0]
+    if mode not in kind.modes:
+        sys.stderr.write(f"lsps2fast demo: --mode {mode} has no such story; leave it out\n")
+        return 2
     return sales.run(seed=args.seed, as_json=args.json, mode=mode, html=args.html, kind=kind)
 
 
@@ -219,6 +224,11 @@ def parser() -> argparse.ArgumentParser:
         "--reuse",
         action="store_true",
         help="instead, a wallet that has a channel is paid again: over the room in it, and then more than that",
+    )
+    demo.add_argument(
+        "--batch",
+        action="store_true",
+        help="instead, three wallets are paid at about the same time: one transaction funds their channels",
     )
     demo.add_argument(
         "--html", type=Path, metavar="FILE", help="write the story as an HTML page: who said what to whom, and when"

@@ -52,6 +52,7 @@ class Stage:
     """One world with an LSP, wallets and a payer, and the story told of it."""
 
     options: ClassVar[dict[str, Any]] = {}  # of the service, beside its defaults
+    modes: ClassVar[tuple[str, ...]] = (CLIENT_TRUSTS, LSP_TRUSTS)  # that it is told in; the first by default
     told = "three sales"
 
     def __init__(self, world: World, screen: Screen, mode: str) -> None:
