@@ -27,6 +27,7 @@ GROUPS = {  # towns with some strategists each
     "others": "stranger-pays dust-set too-many-parts crowd asks-on alias-flood refuses-oddly wants-large outgrows",
     "webhooks": "trap-webhooks flaps",
     "rooms": "races-for-room",
+    "batches": "spoils-batches",
     "operator": "other-tool few-coins smaller-htlcs longer-delay stopped-meanwhile",
     "no funding": "sells-well withholds drains fakes-funding replaces",
     "terms": "reuses skims odd-terms any-to-wallet opens-as-ldk",
@@ -35,16 +36,16 @@ GROUPS = {  # towns with some strategists each
 
 
 FIRST = {"wait": 2, "others": 10}  # seeds in which each does its deed; the others begin with 1
-TRUSTING = ("pay", "wait", "others")  # groups whose deeds need an LSP that sends its funding at once
+TRUSTING = ("pay", "wait", "others", "batches")  # groups whose deeds need an LSP that sends its funding at once
 MOST_TOWNS = 8
 
 
 def plans_for(group: str) -> Iterator[Plan]:
     """Return plans of a day in which each of a group comes."""
     names = GROUPS[group].split()
-    mode = "lsp-trusts-client" if group in TRUSTING else ""
+    mode, batch = ("lsp-trusts-client" if group in TRUSTING else ""), ("on" if group == "batches" else "")
     for seed in itertools.count(FIRST.get(group, 1)):
-        plan = Plan(seed, days=1, people=60, only=tuple(names), weather=False, mode=mode)
+        plan = Plan(seed, days=1, people=60, only=tuple(names), weather=False, mode=mode, batch=batch)
         if {*names} <= {each.name for each in happenings(plan, list(honest.KINDS), names, [])}:
             yield plan
 

@@ -38,6 +38,7 @@ from lsps2fast_plugin.service.shut_channels import ShutChannels
 from .plan import NONE, Plan
 
 _ended = PaymentReports.ended
+BATCHES = {"batch": "on", "people": 60.0}
 SEED, DAYS, PEOPLE = 2, 6.0, 80.0
 
 
@@ -59,6 +60,10 @@ class Mutant:
 
 async def _blind(self: Any, peer_id: str, channel_id: str) -> ProofOfLife:
     return ProofOfLife(_SEAL, channel_id, False)
+
+
+async def _look_at_one(self: Broadcaster, peer_id: str, channel: Any) -> ProofOfLife:
+    return await self.look(peer_id, channel.channel_id)
 
 
 def _endless(*_: Any, **__: Any) -> int:
@@ -257,6 +262,20 @@ MUTANTS: dict[str, Mutant] = {
         "the release of coins after an open that failed",
         ("signs-and-errs", "falls-silent"),
         ((Coins, "release", _undone),),
+    ),
+    "sisters-unseen": Mutant(
+        "rule:23",
+        "the looks at channels that share a funding, once they are signed and before that is sent",
+        ("spoils-batches",),
+        ((Broadcaster, "_look_at_all", _look_at_one), (Opener, "first_limits", _undone)),
+        BATCHES,
+    ),
+    "coins-of-one": Mutant(
+        "rule:9",
+        "the promise of shared coins to all of a batch: the first to let go frees them",
+        ("spoils-batches",),
+        ((Coins, "_others", lambda *_: False),),
+        BATCHES,
     ),
     "slots-stay": Mutant(
         "rule:24",

@@ -12,6 +12,7 @@ from .operators import OPERATORS
 from .rooms import ROOMS
 from .scene import Scene, Visitor
 from .sleepers import SLEEPERS
+from .spoilers import SPOILERS
 from .waiting import FallsSilent, HoldsLong, Lapses, LateExpiry, WaitsForFees
 from .wallet_rows import WALLET
 from .wallet_words import WORDS
@@ -346,5 +347,5 @@ MONEY: tuple[type[Visitor], ...] = (
     Chaos,
 )
 KINDS: dict[str, type[Visitor]] = {
-    kind.name: kind for kind in (*MONEY, *ROOMS, *LIVENESS, *SLEEPERS, *OPERATORS, *WALLET, *WORDS)
+    kind.name: kind for kind in (*MONEY, *ROOMS, *LIVENESS, *SLEEPERS, *SPOILERS, *OPERATORS, *WALLET, *WORDS)
 }
