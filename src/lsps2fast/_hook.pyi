@@ -5,6 +5,7 @@ from lsps2fast.hook_replies import answer as answer
 from lsps2fast.hook_replies import answer_fail as answer_fail
 from lsps2fast.hook_replies import answer_final as answer_final
 from lsps2fast.hook_replies import answer_forward as answer_forward
+from lsps2fast.hook_replies import answer_resolve as answer_resolve
 
 MAX_FRAME: int
 

@@ -18,7 +18,7 @@ from cython.cimports.libc.string import memchr
 from cython.cimports.lsps2fast._bytes import unhex
 
 from lsps2fast.errors import MalformedFrame
-from lsps2fast.hook_replies import answer, answer_fail, answer_final, answer_forward, check_id
+from lsps2fast.hook_replies import answer, answer_fail, answer_final, answer_forward, answer_resolve, check_id
 
 __all__ = [
     "MAX_FRAME",
@@ -29,6 +29,7 @@ __all__ = [
     "answer_fail",
     "answer_final",
     "answer_forward",
+    "answer_resolve",
     "event_hash",
     "method_of",
     "next_hop",

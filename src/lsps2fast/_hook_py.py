@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from lsps2fast.errors import MalformedFrame
-from lsps2fast.hook_replies import answer, answer_fail, answer_final, answer_forward, check_id
+from lsps2fast.hook_replies import answer, answer_fail, answer_final, answer_forward, answer_resolve, check_id
 
 __all__ = [
     "MAX_FRAME",
@@ -22,6 +22,7 @@ __all__ = [
     "answer_fail",
     "answer_final",
     "answer_forward",
+    "answer_resolve",
     "event_hash",
     "method_of",
     "next_hop",

@@ -14,6 +14,7 @@ from lsps2fast import _tlv as tlv
 from lsps2fast.errors import MalformedTlv
 
 MOST_DIGITS = 2 * 65535  # of anything a Lightning message carries
+PREIMAGE_SIZE = 32
 FAILURE_DIGITS = 2 * 256  # BOLT 4: failure_len and pad_len make 256 bytes
 _U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 _HEX = frozenset("0123456789abcdef")
@@ -98,3 +99,13 @@ def answer_final(id_raw: bytes, payload_hex: str, invoice_msat: int | None) -> b
     if type(invoice_msat) is not int or not 0 < invoice_msat <= _U64_MAX:
         raise ValueError(f"invoice_msat must be a positive 64-bit integer: {invoice_msat!r:.100}")
     return whole(id_raw, f'{{"result":"continue","payload":"{payload_hex}","invoice_msat":{invoice_msat}}}'.encode())
+
+
+def answer_resolve(id_raw: bytes, preimage: bytes) -> bytes:
+    """Return a whole frame that takes the HTLC with its preimage, whatever lightningd knows of its invoice.
+
+    Raises ValueError when it is not 32 bytes.
+    """
+    if not isinstance(preimage, bytes) or len(preimage) != PREIMAGE_SIZE:
+        raise ValueError(f"a preimage must be {PREIMAGE_SIZE} bytes")
+    return whole(id_raw, f'{{"result":"resolve","payment_key":"{preimage.hex()}"}}'.encode())

@@ -163,3 +163,14 @@ def test_a_client_s_final_hop_waits_for_its_payment_hashes(open_desk: Callable[.
     assert "a" not in desk.answered()
     desk.load()
     assert desk.result("a") == CONTINUE
+
+
+def test_what_ends_here_and_waits_is_let_go_at_the_end(open_desk: Callable[..., Desk]) -> None:
+    """rule:17, cln:W11: lightningd looks after its invoices itself; a part for a jit scid that waits is failed."""
+    desk = open_desk(final_hops=True)
+    desk.send(htlc("a", FINAL), htlc("b"), ping("p"))
+    desk.answer("p")
+    assert not {"a", "b"} & desk.answered()
+    desk.hang_up()
+    assert desk.result("a") == CONTINUE
+    assert desk.result("b")["result"] == "fail"

@@ -624,6 +624,7 @@ def test_answers_are_whole_frames_with_the_id_as_it_came(hook: ModuleType) -> No
             "result": "continue", "payload": PAYLOAD, "forward_to": CHANNEL, "extra_tlvs": "",
         },
         hook.answer_final(b'"x#1"', PAYLOAD, 9): {"result": "continue", "payload": PAYLOAD, "invoice_msat": 9},
+        hook.answer_resolve(b'"x#1"', b"\7" * 32): {"result": "resolve", "payment_key": "07" * 32},
         hook.answer_final(b'"x#1"', PAYLOAD, None): {"result": "continue", "payload": PAYLOAD},
         hook.answer(b'"x#1"', b'{"result":"reject"}'): {"result": "reject"},
     }  # fmt: skip
@@ -662,6 +663,8 @@ BAD_ANSWERS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "failure with a space": ("answer_fail", ("20 2",)),
     "failure missing": ("answer_fail", (None,)),
     "failure as bytes": ("answer_fail", (b"2002",)),
+    "preimage too short": ("answer_resolve", (b"\7" * 31,)),
+    "preimage as text": ("answer_resolve", ("07" * 32,)),
     "payload empty": ("answer_forward", ("", CHANNEL, FEE)),
     "payload not hex": ("answer_forward", ("zz" * 9, CHANNEL, FEE)),
     "payload odd": ("answer_forward", (PAYLOAD + "0", CHANNEL, FEE)),

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from lsps2fast import _hook as hook
@@ -44,8 +45,8 @@ class Host(PylnAdapter):
     """Runs a plugin; see the module docstring.
 
     `on_htlc(scan)` is called on the loop for each HTLC of interest. Its owner answers each once, at any time, with
-    `forward`, `final`, `fail` or `let_go`; one whose handler raises is failed with 2002. `fd_in` and `fd_out` are
-    for tests; with the defaults stray prints of this process and its children cannot reach lightningd.
+    `forward`, `final`, `settle`, `fail` or `let_go`; one whose handler raises is failed with 2002. `fd_in` and `fd_out`
+    are for tests; with the defaults stray prints of this process and its children cannot reach lightningd.
     """
 
     has_threads = True  # whether more than the loop runs: not in a run on simulated time
@@ -168,6 +169,19 @@ class Host(PylnAdapter):
     def fail(self, id_raw: bytes, failure_hex: str) -> None:
         """Answer `fail` with a BOLT 4 failure message; inside a blinded path there is one for all (C-25)."""
         self._answer(id_raw, hook.answer_fail, _hidden(self._open.get(id_raw), failure_hex))
+
+    def settle(self, ids: Iterable[bytes], preimage: bytes) -> None:
+        """Answer these calls, of one payment, `resolve`: in one write, so that a death takes all of it or nothing."""
+        frames: list[bytes] = []
+        for id_raw in ids:
+            scan = self._open.get(id_raw)
+            if scan is None or hashlib.sha256(preimage).digest() != scan.payment_hash:
+                self.log(f"refused: {id_raw!r} has no open htlc_accepted call, or another preimage", "error")
+                continue
+            frames.append(hook.answer_resolve(id_raw, preimage))
+            del self._open[id_raw]
+        if frames:
+            self.write(b"".join(frames))
 
     def let_go(self, id_raw: bytes) -> None:
         """Answer `continue` and nothing else."""
@@ -381,7 +395,14 @@ class Host(PylnAdapter):
         except Exception:  # the others, and the HTLCs, still need their end
             self.log(f"a callback of the end failed\n{traceback.format_exc()}", "error")
 
+    def let_ends_go(self) -> None:
+        """Let go what ends here and waits until all is known: lightningd looks after its invoices itself."""
+        for scan in self._waiting:
+            if scan.next_scid == -1 and scan.forward_to is None and scan.id_raw in self._open:
+                self.let_go(scan.id_raw)
+
     def _fail_open(self) -> None:
+        self.let_ends_go()
         for id_raw in list(self._open):
             self.fail(id_raw, TEMPORARY_CHANNEL_FAILURE)
 

@@ -154,6 +154,11 @@ class HtlcFilter:
         self._every_payment = yes
         self._switch()
 
+    def see_final_hops(self, yes: bool = True) -> None:
+        """Look up what ends here from now on, or no longer."""
+        self.final_hops = yes
+        self._switch()
+
     def know(self, peer_id: str, yes: bool) -> None:
         """Shed the messages of this peer last, or no longer so; what is no node id sends none."""
         if yes and NODE_ID.fullmatch(peer_id):
