@@ -25,7 +25,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import lsps2fast
-from lsps2fast_plugin.service.options import TRY_ORDERS
 
 from . import plan
 from .case import MODES, Case
@@ -186,7 +185,6 @@ def main() -> int:
     parser.add_argument("--processes", action="store_true", help="plugins are processes: slower, and not twice alike")
     parser.add_argument("--recoveries", type=int, default=0, metavar="N", help="seed after seed, until N were tried")
     parser.add_argument("--replay", metavar="CASE", help="one case by its name, with the end of its transcript")
-    os.environ[TRY_ORDERS] = "1"
     args = parser.parse_args()
     if args.replay:
         try:

@@ -21,8 +21,6 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from lsps2fast_plugin.service.options import TRY_ORDERS
-
 MOST = 1 << 20  # bytes of a datagram
 PROGRAMS = {"lsps2fast-service": "lsps2fast_plugin.service.app", "lsps2fast-client": "lsps2fast_plugin.client.app"}
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where our children find this package
@@ -31,7 +29,7 @@ TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where our
 def environment() -> dict[str, str]:
     """Of a child that runs a module of this package, wherever we were started."""
     path = os.pathsep.join((TESTS, *filter(None, [os.environ.get("PYTHONPATH")])))
-    return os.environ | {"PYTHONPATH": path, TRY_ORDERS: "1"}
+    return os.environ | {"PYTHONPATH": path}
 
 
 # The parent ------------------------------------------------------------------------------------------------------

@@ -14,14 +14,8 @@ from crash.nursery import Nursery
 from crash.plan import chains, dry_cases, misdeeds
 from crash.points import PLUGIN, POWER, Death
 from crash.scenarios import SCENARIOS
-from lsps2fast_plugin.service.options import TRY_ORDERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.within(300)]  # many cases in a row
-
-
-@pytest.fixture(autouse=True)
-def _orders_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TRY_ORDERS, "1")
 
 
 # After these something must be found again: an intent, a channel that is in no record, forwards, a settlement.

@@ -10,7 +10,6 @@ from harness.peers import Ldk
 from lsps2fast import bolt11
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.lsps2 import format_scid
-from lsps2fast_plugin.service.options import TRY_ORDERS
 from lsps2fast_plugin.tools.regtest import Bill, Town, until
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS
 
@@ -187,7 +186,6 @@ def test_a_channel_is_ordered(
 
     LDK does not know the payment state HOLD, and hears a node no more that says it: so it asks when that is over.
     """
-    monkeypatch.setenv(TRY_ORDERS, "1")
     town = found_town(service_options={"lsps2-lsps1": "on"})
     lsp = {"id": town.lsp.node_id, "address": f"127.0.0.1:{town.lsp.port}"}
     peer = ldk(town, seller=lsp)

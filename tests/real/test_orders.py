@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from lsps2fast import bolt11
-from lsps2fast_plugin.service.options import TRY_ORDERS
 from lsps2fast_plugin.tools.regtest import Lightningd, Town, until
 
 ORDER = {
@@ -21,11 +20,7 @@ ORDER = {
     "announce_channel": False,
 }
 ON = {"lsps2-lsps1": "on"}
-
-
-@pytest.fixture(autouse=True)
-def _tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TRY_ORDERS, "1")
+Json = dict[str, Any]
 
 
 def ask(town: Town, client: Lightningd, method: str, params: Any = None) -> Any:
@@ -67,7 +62,7 @@ def send(town: Town, order: Any) -> tuple[Lightningd, str]:
 
 
 def test_ordered_paid_and_used(found_town: Callable[..., Town]) -> None:
-    """E-02, E-10, E-13, cln:N10: held, opened, taken; the channel is there after a block."""
+    """E-02, E-10, E-13: held, opened, taken; the channel is there after a block, the invoice is gone."""
     town = found_town(service_options=ON)
     client = town.node("client")
     client.start()
@@ -88,10 +83,18 @@ def test_ordered_paid_and_used(found_town: Callable[..., Town]) -> None:
     until(lambda: town.channels(client, town.lsp)[0]["state"] == "CHANNELD_NORMAL", "the channel is usable")
     state = ask(town, client, "lsps1.get_order", {"order_id": order["order_id"]})["payment"]["bolt11"]["state"]
     assert state == "PAID"
+    until(lambda: not town.lsp.call("listinvoices", {"payment_hash": payment_hash})["invoices"], "the invoice is gone")
+    events = town.lsp.call("bkpr-listaccountevents", {"payment_id": payment_hash})["events"]
+    assert [(each["tag"], each["credit_msat"]) for each in events] == [("invoice", bolt11_msat(order))]
+
+
+def bolt11_msat(order: Any) -> int | None:
+    """What the invoice of an order asks for."""
+    return bolt11.decode(order["payment"]["bolt11"]["invoice"]).amount_msat
 
 
 def test_the_client_refuses_and_is_paid_back(found_town: Callable[..., Town]) -> None:
-    """E-12, cln:C5: a stock node takes no zero-conf channel; its invoice is gone, the payer has its money."""
+    """E-12, cln:H7: a stock node takes no zero-conf channel; its invoice is gone, the payer has its money."""
     town = found_town(service_options=ON)
     client = town.node("client")
     client.start()
@@ -150,3 +153,71 @@ def test_a_restart_while_the_payment_is_held(found_town: Callable[..., Town], po
     paid = payer.call("waitsendpay", {"payment_hash": payment_hash, "timeout": 60})
     assert paid["status"] == "complete"
     until(lambda: len(town.channels(town.lsp, client)) == 1, "one channel")
+
+
+# Parts too many, parts that are lost ---------------------------------------------------------------
+
+
+def _tlv(kind: int, value: bytes) -> bytes:
+    return bytes([kind, len(value)]) + value
+
+
+def _tu(value: int) -> bytes:
+    return value.to_bytes(8, "big").lstrip(b"\0")
+
+
+def onion(town: Town, text: str, partid: int, more_msat: int = 0) -> Json:
+    """One whole payment, as a raw onion: lightningd does not ask whether another one is under way.
+
+    `more_msat`: that much more than the invoice asks for.
+    """
+    invoice, payer, lsp = bolt11.decode(text), town.payer, town.lsp.node_id
+    amount = invoice.amount_msat
+    assert amount is not None
+    amount += more_msat
+    delay = invoice.min_final_cltv_blocks + 1
+    cltv = payer.call("getinfo")["blockheight"] + delay
+    body = _tlv(2, _tu(amount)) + _tlv(4, _tu(cltv)) + _tlv(8, invoice.payment_secret + _tu(amount))
+    hops = [{"pubkey": lsp, "payload": (bytes([len(body)]) + body).hex()}]
+    made = payer.call("createonion", {"hops": hops, "assocdata": invoice.payment_hash.hex()})
+    row = next(each for each in town.channels(payer, town.lsp))
+    hop = {"id": lsp, "amount_msat": amount, "delay": delay, "channel": row["short_channel_id"]}
+    given = {"onion": made["onion"], "first_hop": hop, "payment_hash": invoice.payment_hash.hex()}
+    given |= {"partid": partid, "groupid": 1, "shared_secrets": made["shared_secrets"]}
+    return given
+
+
+@pytest.mark.parametrize("more_msat", [0, 1])
+def test_what_comes_beside_a_whole_payment_goes_back(found_town: Callable[..., Town], more_msat: int) -> None:
+    """E-12, rule:1, rule:20: of the same total or of another; what is held stays held, and buys a channel."""
+    town = found_town(service_options=ON)
+    client = town.node("client")
+    client.start()
+    town.connect(client, town.lsp)
+    order = ask(town, client, "lsps1.create_order", ORDER)
+    text = order["payment"]["bolt11"]["invoice"]
+    client.stop()
+    until(lambda: not town.connected(town.lsp, client), "the client is away")
+    town.payer.call("sendonion", onion(town, text, 1))
+    reaches(town, order, "held")
+    for partid in (2, 3):
+        town.payer.call("sendonion", onion(town, text, partid, more_msat))
+    payment_hash = bolt11.decode(text).payment_hash.hex()
+
+    def statuses() -> dict[int, str]:
+        sent = town.payer.call("listsendpays", {"payment_hash": payment_hash})["payments"]
+        return {each["partid"]: each["status"] for each in sent}
+
+    until(lambda: statuses() == {1: "pending", 2: "failed", 3: "failed"}, "the others end")
+    client.start()
+    town.connect(client, town.lsp)
+    reaches(town, order, "sent")
+    until(lambda: statuses()[1] == "complete", "the payment is taken")
+    assert len(town.channels(town.lsp, client)) == 1
+    assert not [line for line in town.lsp.log_text().splitlines() if "BROKEN" in line]
+
+
+def reaches(town: Town, order: Any, state: str) -> None:
+    """The LSP says so of this order."""
+    listed = {"order_id": order["order_id"]}
+    until(lambda: town.lsp.call("lsps2-listorders", listed)["orders"][0]["state"] == state, f"the order is {state}")

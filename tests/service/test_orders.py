@@ -3,106 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
+from harness.orders import FAR, ON, ROOT, Shop, refusal, turn
 from harness.service import Stage
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.cln.pyln_client import Plugin
-from lsps2fast_plugin.service.lsps1.orders import EXPIRED_MS
-from lsps2fast_plugin.service.options import TRY_ORDERS, add_options, read_settings
-from lsps2fast_plugin.simnode import Client, Payer
-from lsps2fast_plugin.simnode.client import LspsError
+from lsps2fast_plugin.service.lsps1.steps import EXPIRED_MS
+from lsps2fast_plugin.service.options import add_options, read_settings
+from lsps2fast_plugin.simnode import Client
 from lsps2fast_plugin.simnode.payer import Payment
-
-ORDER: dict[str, Any] = {
-    "lsp_balance_sat": "200000",
-    "client_balance_sat": "0",
-    "required_channel_confirmations": 0,
-    "funding_confirms_within_blocks": 12,
-    "channel_expiry_blocks": 4_320,
-    "announce_channel": False,
-}
-ROOT = ("lsps", "lsps1", "orders")
-FAR = 150  # blocks to the expiry of a payment
-ON = {"lsps2-lsps1": "on"}
-
-
-@pytest.fixture(autouse=True)
-def _tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TRY_ORDERS, "1")
-
-
-class Shop(Stage):
-    """A service that takes orders."""
-
-    def __init__(self, **options: Any) -> None:
-        given = ON | {name.replace("_", "-"): value for name, value in options.items()}
-        super().__init__(options=given)
-
-    async def order(self, client: Client, **changes: Any) -> dict[str, Any]:
-        """The answer to `lsps1.create_order`."""
-        told: dict[str, Any] = await client.request("lsps1.create_order", ORDER | changes)
-        return told
-
-    async def told(self, client: Client, order: dict[str, Any]) -> tuple[str, str]:
-        """How far the order is and how its payment."""
-        now = await client.request("lsps1.get_order", {"order_id": order["order_id"]})
-        return now["order_state"], now["payment"]["bolt11"]["state"]
-
-    def pay(self, payer: Payer, order: dict[str, Any], **how: Any) -> Payment:
-        """The whole invoice, in one part."""
-        return payer.pay(order["payment"]["bolt11"]["invoice"], **{"final_delta": FAR, **how})
-
-    def record(self, order: dict[str, Any]) -> dict[str, Any]:
-        """What is stored."""
-        found: dict[str, Any] = json.loads(self.lsp.datastore.rows[(*ROOT, order["order_id"])][0])
-        return found
-
-    async def reaches(self, order: dict[str, Any], state: str) -> None:
-        """The order is stored as being in this state."""
-        await self.until(lambda: self.record(order)["state"] == state, f"order {state}")
-        await self.quiet()
-
-    def channels(self, client: Client) -> list[Any]:
-        """Those that the LSP opened to a client and put on chain."""
-        ours = [end.channel for end in client.ends if end.channel.opener.owner is self.lsp]
-        return [channel for channel in ours if not channel.withheld]
-
-    async def over(self, order: dict[str, Any]) -> None:
-        """Blocks until the order needs no more care."""
-        for _ in range(7):
-            self.world.mine()
-            await self.quiet()
-        await self.reaches(order, "done")
-
-
-async def refusal(work: Any) -> LspsError:
-    """The error that a request is answered with."""
-    with pytest.raises(LspsError) as refused:
-        await work
-    return refused.value
-
 
 # Talk --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("choice", ["on", "finish"])
-def test_it_is_refused_where_it_is_not_tried(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """E-01: what was found in it is not mended yet, so real money keeps away."""
+def test_something_must_be_charged() -> None:
+    """E-09, rule:18: channels for nothing would be the first to be taken."""
     plugin = Plugin(autopatch=False)
     add_options(plugin)
-    assert read_settings(plugin, {"lsps2-lsps1": choice}).orders == choice
-    monkeypatch.delenv(TRY_ORDERS)
-    with pytest.raises(ConfigError, match="not ready for real money"):
-        read_settings(plugin, {"lsps2-lsps1": choice})
+    assert read_settings(plugin, ON).orders == "on"
+    for name in ("lsps2-order-fee-sat", "lsps2-order-fee-ppm"):
+        plugin.options[name].value = 0
+    with pytest.raises(ConfigError, match="are both 0"):
+        read_settings(plugin, ON)
 
 
-async def test_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """E-01: nothing of it is there, not even the hook, and the protocol is not named."""
-    monkeypatch.delenv(TRY_ORDERS)
+async def test_off_by_default() -> None:
+    """E-01: nothing of it is there, and the protocol is not named."""
     async with Stage() as stage:
         client = stage.client()
         assert await client.request("lsps0.list_protocols") == {"protocols": [2]}
@@ -151,10 +80,10 @@ async def test_bad_orders_are_refused_and_leave_nothing() -> None:
             ({"lsp_balance_sat": 5}, -32602, "lsp_balance_sat"),
             ({"lsp_balance_sat": "5"}, 100, "min_initial_lsp_balance_sat"),
             ({"client_balance_sat": "5"}, 100, "max_initial_client_balance_sat"),
-            ({"token": "abc"}, -32602, "token"),
         ):
             error = await refusal(shop.order(client, **change))
             assert (error.code, error.data["property"]) == (code, name)
+        assert (await refusal(shop.order(client, token="abc"))).code == 102
         assert shop.lsp.invoices.by_hash == {}
         assert (await shop.lsp.call("lsps2-listorders"))["orders"] == []
 
@@ -203,13 +132,6 @@ async def test_nothing_is_taken_that_cannot_be_opened() -> None:
 
 
 # Paid --------------------------------------------------------------------------------------------
-
-
-async def turn(shop: Stage, seconds: float) -> None:
-    """Turn the clocks of the world and of the plugin."""
-    shop.world.clock.advance(seconds)
-    await shop.lsp.call("lsps2-dev-advance", {"seconds": seconds})
-    await shop.quiet()
 
 
 @pytest.mark.parametrize("announce", [False, True])
@@ -484,34 +406,36 @@ async def test_paid_while_no_plugin_ran() -> None:
         assert len(shop.channels(client)) == 1
 
 
-async def test_off_pays_back_what_was_ordered() -> None:
-    """E-01: an operator who turns it off keeps no one's money."""
+@pytest.mark.parametrize("choice", ["off", "finish"])
+async def test_what_was_ordered_comes_to_its_end_when_nothing_is_sold_any_more(choice: str) -> None:
+    """E-01, E-11: no one's money is kept; clients hear of their orders, of nothing else."""
     async with Shop() as shop:
         client, payer = shop.client(), shop.payer()
         order = await shop.order(client)
         await shop.stop()
-        shop.lsp.plugin_plans[0][1]["lsps2-lsps1"] = "off"
-        await shop.start()
-        assert not (await shop.pay(payer, order)).paid
-        await shop.stop()
-        shop.lsp.plugin_plans[0][1]["lsps2-lsps1"] = "finish"
+        shop.lsp.plugin_plans[0][1]["lsps2-lsps1"] = choice
         await shop.start()
         assert await client.request("lsps0.list_protocols") == {"protocols": [2]}
+        for method in ("get_info", "create_order"):
+            assert (await refusal(client.request(f"lsps1.{method}"))).code == -32601
         assert (await shop.pay(payer, order)).paid
         await shop.over(order)
+        assert await shop.told(client, order) == ("COMPLETED", "PAID")
+        (channel,) = shop.channels(client)
+        await shop.stop()
+        await shop.start()
+        with pytest.raises(Exception, match=f"order {order['order_id']}"):
+            await shop.lsp.call("close", {"id": channel.channel_id})
         shop.lsp.plugin_plans[0][1]["lsps2-lsps1"] = "on"
 
 
 async def test_invoices_of_the_node_itself_are_let_through() -> None:
-    """rule:1: whatever their label; one that looks like an order's and is none is paid back."""
+    """rule:1: whatever their label."""
     async with Shop() as shop:
         payer = shop.payer()
-        good = await shop.lsp.call("invoice", {"amount_msat": 5_000_000, "label": "mine", "description": "x"})
-        odd = await shop.lsp.call(
-            "invoice", {"amount_msat": 5_000_000, "label": "lsps2fast-order-x", "description": "x"}
-        )
-        assert (await payer.pay(good["bolt11"], final_delta=FAR)).paid
-        assert not (await payer.pay(odd["bolt11"], final_delta=FAR)).paid
+        for label in ("mine", "lsps2fast-order-x"):
+            made = await shop.lsp.call("invoice", {"amount_msat": 5_000_000, "label": label, "description": "x"})
+            assert (await payer.pay(made["bolt11"], final_delta=FAR)).paid
 
 
 async def test_a_record_that_cannot_be_read_is_kept() -> None:
@@ -543,3 +467,71 @@ async def test_two_parts_and_two_orders_at_once() -> None:
         assert len(shop.channels(client)) == 2
         for order in orders:
             await shop.over(order)
+
+
+# Attacks -----------------------------------------------------------------------------------------
+
+
+async def test_the_invoice_ends_while_its_payment_is_held() -> None:
+    """E-12, rule:20: lightningd takes nothing for an invoice that has expired: no channel may be given for it."""
+    async with Shop() as shop:
+        client, payer = shop.client(), shop.payer()
+        order = await shop.order(client)
+        await turn(shop, 3_590)
+        client.go_offline()
+        payment = shop.pay(payer, order)
+        await shop.reaches(order, "held")
+        await turn(shop, 20)
+        client.connect()
+        paid = (await payment).paid
+        await shop.quiet()
+        assert len(shop.channels(client)) == paid
+
+
+async def test_a_payment_that_is_held_stays_held_whatever_else_comes() -> None:
+    """E-12, rule:20: parts beside it go back alone, of the same total or of another."""
+    async with Shop() as shop:
+        client, payer = shop.client(), shop.payer(channels=2)
+        order = await shop.order(client)
+        client.go_offline()
+        payment = shop.pay(payer, order)
+        await shop.reaches(order, "held")
+        msat = int(order["payment"]["bolt11"]["order_total_sat"]) * 1000
+        for total_msat in (msat + 1, msat):
+            assert not (await shop.pay(payer, order, amounts_msat=[msat], total_msat=total_msat)).paid
+        client.connect()
+        paid = (await payment).paid
+        await shop.quiet()
+        assert len(shop.channels(client)) == paid
+        assert paid
+        await shop.over(order)
+
+
+async def test_orders_that_others_are_making_are_no_matter_to_a_client() -> None:
+    """rule:24: the bound of a client counts its own."""
+    async with Shop(lsps2_max_orders_per_peer=1) as shop:
+        busy, client = shop.client("bob"), shop.client()
+        stuck = shop.lsp.faults.hang("invoice")
+        making = asyncio.ensure_future(shop.order(busy))
+        await stuck.reached.wait()
+        other = asyncio.ensure_future(shop.order(client))
+        await shop.until(lambda: len(shop.calls("invoice")) == 2 or other.done(), "another order")
+        stuck.release()
+        assert {(await making)["order_state"], (await other)["order_state"]} == {"CREATED"}
+
+
+async def test_a_client_that_is_away_for_good_keeps_no_order_open() -> None:
+    """E-12: a payment that ran out in a burst of blocks ends its order, also while its client stays away."""
+    async with Shop() as shop:
+        client, payer = shop.client(), shop.payer()
+        order = await shop.order(client)
+        client.go_offline()
+        payment = shop.pay(payer, order)
+        await shop.reaches(order, "held")
+        shop.world.mine(FAR - 11)
+        await shop.quiet()
+        assert not (await payment).paid
+        await turn(shop, 61)
+        await turn(shop, 61)
+        await shop.reaches(order, "failed")
+        client.connect()

@@ -46,11 +46,11 @@ from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.events import TOPIC
 from lsps2fast_plugin.service.intake import HtlcIntake
 from lsps2fast_plugin.service.lsps0_server import Lsps0Server
-from lsps2fast_plugin.service.lsps1.terms import LABEL
+from lsps2fast_plugin.service.lsps1.terms import ROOT as ORDERS
 from lsps2fast_plugin.service.metrics import MeteredRpc, Metrics
 from lsps2fast_plugin.service.negotiation import Negotiator
 from lsps2fast_plugin.service.operator_rpc import add_methods, stats_of
-from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, orders_are_tried, read_settings
+from lsps2fast_plugin.service.options import OWN_PREFIX, Settings, add_options, read_settings
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.recovery import Recovery, reload_ledger
 from lsps2fast_plugin.service.rpc_errors import INVALID_PARAMS
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lsps2fast_plugin.service.app")  # also when run as __main__
 
 LOOK_EVERY_S = 5.0
+LONGEST_WAIT_MS = 60_000  # of a payment to the node itself, while records are read
 ENDINGS = ("graceful", "stop")
 BUILT_IN = "cln-lsps-service"  # whose place this plugin takes
 DAY_S = 86_400.0
@@ -106,8 +107,6 @@ class Service(PluginApp):
         self.plugin.add_notification_topic(ALARM_TOPIC)
         self.host.hook("custommsg", self.talk.on_custommsg, filters=[MESSAGE_TYPE])
         self.host.slow_hook("rpc_command", self._on_rpc_command, filters=[*GUARDED, *ENDINGS])
-        if orders_are_tried():  # else no invoice of the node waits for us (cln:N10)
-            self.host.slow_hook("invoice_payment", self._on_invoice_payment)
         handlers: dict[str, Callable[[Any], None]] = {
             "connect": self._on_connect,
             "disconnect": self._on_disconnect,
@@ -162,6 +161,8 @@ class Service(PluginApp):
         )
         self.intake = HtlcIntake(self.parts)
         self.page = self._page(settings, self.parts)
+        if self.parts.orders is not None:
+            self.host.spawn(self._bound_wait())
         self.host.spawn(self._start(self.parts))  # the journal is read in the background (rule:15)
 
     def _on_htlc(self, call: Any) -> None:
@@ -211,8 +212,7 @@ class Service(PluginApp):
         if delta != settings.cltv_delta_blocks:  # that of records which name none
             stored = await recovery.load(delta)
         begun = recovery.begun(stored)
-        if parts.orders is not None:
-            await until_answered("reading orders", parts.orders.load, self.clock)
+        await self._load_orders(parts)
         snapshot = await recovery.look(begun)
         await recovery.remember(stored, begun)
         peers = await until_answered("listpeers", lambda: list_peers(rpc), self.clock)
@@ -234,6 +234,8 @@ class Service(PluginApp):
             await until_answered("reading webhooks", parts.waker.load, self.clock)
             parts.waker.sleep(recovery.channels, parts.driver.height())
             self.host.spawn(parts.waker.begin(info.id))
+        if parts.orders is not None:
+            self.interest.see_final_hops()
         self._loaded()
         await self._join_fleet(parts, info)
         self._sell(parts, keyring, delta)
@@ -244,6 +246,22 @@ class Service(PluginApp):
         self.host.spawn(self._tidy_daily(parts, delta))
         self._fill_pool(parts)
         log.info(f"lsps2fast-service {__version__} ({BACKEND} core) sells JIT channels: {len(parts.offers)} buys live")
+
+    async def _load_orders(self, parts: ServiceParts) -> None:
+        """Read the orders; where they are off, those there are come to their end, and leases go on."""
+        if parts.orders is None:
+            if not await until_answered("looking for orders", lambda: parts.notebook.read(ORDERS), self.clock):
+                return
+            parts.orders = parts.make_orders()
+        await until_answered("reading orders", parts.orders.load, self.clock)
+
+    async def _bound_wait(self) -> None:
+        """Let payments to this node itself wait for our records no longer than this; lightningd takes them then."""
+        await self.clock.sleep_until(self.clock.now_ms() + LONGEST_WAIT_MS)
+        if not self.interest.loaded:
+            log.warning("the records of orders cannot be read yet: payments to this node wait for them no longer")
+            self.interest.see_final_hops(False)
+            self.host.let_ends_go()
 
     async def _join_fleet(self, parts: ServiceParts, info: NodeInfo) -> None:
         """Know what this node holds before anything is sold; whether the database answers is no condition."""
@@ -288,7 +306,7 @@ class Service(PluginApp):
             parts.sales.bought(buy)
             log.debug(f"sold {format_scid(buy.jit_scid)} to {buy.peer_id}")
 
-        if parts.orders is not None and parts.orders.desk is not None:
+        if parts.orders is not None:
             parts.orders.desk.random64 = lambda: self._dice.getrandbits(64)
         negotiator = Negotiator(
             supply=parts.supply,
@@ -409,18 +427,6 @@ class Service(PluginApp):
         if refusal is not None or rpc_command["method"] != "close":
             return refusal or {"result": "continue"}
         return await self.parts.afterwards.judge(rpc_command)
-
-    async def _on_invoice_payment(self, payment: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Hold the payment of an order (cln:C5); all other invoices of the node are none of our business."""
-        label = payment["label"]
-        if not isinstance(label, str) or not label.startswith(LABEL):
-            return {"result": "continue"}
-        while self.parts is None:  # asked before `init` (cln:W11)
-            await self.clock.turned(0.05)
-        if self.parts.orders is None:
-            log.warning(f"{label} is paid back: orders are off (lsps2-lsps1=finish would end them)")
-            return {"result": "reject"}
-        return await self.parts.orders.on_payment(label)
 
     def _sell_no_more(self, desk: Desk, method: str) -> None:
         """Sell nothing any more: lightningd waits for HTLCs or ends, and tells plugins nothing else (cln:N8)."""

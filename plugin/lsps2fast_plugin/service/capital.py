@@ -182,13 +182,16 @@ class CapitalAtRisk:
         opening = Opening(peer_id, False, funding.capacity_sat, fee_msat, feerate_perkw, free_sat)
         no = self._budgets.why_not_open(opening, wall_ms)
         if no is None:
-            self.order_under_way(key, peer_id, funding, feerate_perkw)
+            self._order_under_way(key, peer_id, funding, feerate_perkw)
         else:
             self._policy.refusals.count(no.reason)
         return no
 
-    def order_under_way(self, key: int, peer_id: str, funding: Funding, feerate_perkw: int = 0) -> None:
-        """Count the channel of an order; also after a start."""
+    async def order_found(self, key: int, peer_id: str, funding: Funding) -> None:
+        """Count the channel of an order of an earlier run, at what a funding costs now. Raises NodeError."""
+        self._order_under_way(key, peer_id, funding, self._last_perkw() or await self._feerate_perkw())
+
+    def _order_under_way(self, key: int, peer_id: str, funding: Funding, feerate_perkw: int) -> None:
         mining_msat = self._policy.rules.floor.mining_msat(feerate_perkw)
         amount_msat = funding.capacity_sat * 1000
         self._ledger.reserved(peer_id, key, amount_msat, False, mining_msat, self._clock.wall_ms())

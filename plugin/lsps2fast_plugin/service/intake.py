@@ -25,6 +25,7 @@ from lsps2fast_plugin.service.policy.limits import Refusal
 from lsps2fast_plugin.service.sales_ledger.evidence import CHANNEL_LEFT
 
 if TYPE_CHECKING:
+    from lsps2fast_plugin.service.lsps1.orders import Orders
     from lsps2fast_plugin.service.wake.waker import Waker
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class HtlcIntake:
         self._shut = parts.shut
         self._forward_limits = parts.forward_limits
         self._waker = parts.waker
+        self._parts = parts
         self._max_hold_blocks = parts.settings.max_hold_blocks
         self._sells_blinded = parts.settings.blinded_paths
 
@@ -114,10 +116,20 @@ class HtlcIntake:
         shut = call.forward_to is not None and self._shut.lets_nothing_out(call.forward_to)
         if shut:
             self._fail(call, TEMPORARY)
+        elif (orders := self._parts.orders) is not None and (order_id := orders.parts.order_of(call)) is not None:
+            self._incoming.once_known(self._rpc, call, partial(self._take_for_order, orders, order_id, call))
         elif self._waker is not None and self._waker.sleepers.client_of(call.forward_to) is not None:
             self._incoming.once_known(self._rpc, call, partial(self._take_for_sleeper, self._waker, call))
         else:
             self._host.let_go(call.id_raw)
+
+    def _take_for_order(self, orders: Orders, order_id: str, call: Any) -> None:
+        """Hold what pays an order, unless the channel that brought it goes to the chain (rule:19)."""
+        key = self.names.key(call.in_scid, call.htlc_id, orders.known(order_id))
+        if self._incoming.has_left(self.names.channel_id(call.in_scid)) and key not in orders.known(order_id):
+            self._fail(call, TEMPORARY)
+        else:
+            orders.on_part(order_id, call, key)
 
     def _take_for_sleeper(self, waker: Waker, call: Any) -> None:
         """Hold what is for a client that is away, unless the channel that brought it goes to the chain (rule:19)."""
@@ -210,6 +222,8 @@ class HtlcIntake:
             self._blame_payers(held)
             self._driver.drop(held, LEAVES)
         self._drop_waiting(channel_id)
+        if self._parts.orders is not None:
+            self._parts.orders.channel_left(channel_id, self.names.names_of(channel_id))
         lost = () if self._waker is None else self._waker.channel_left(self.names.names_of(channel_id))
         if lost:
             log.warning(

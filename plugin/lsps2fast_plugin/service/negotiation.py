@@ -151,7 +151,7 @@ class Negotiator:
     async def _list_protocols(self, peer_id: str, params: object) -> dict[str, Any]:
         lsps0.parse_list_protocols(params)
         protocols = [lsps2.PROTOCOL]
-        if self._orders is not None:
+        if self._orders is not None and self._orders.sells:
             protocols.insert(0, self._orders.protocol)
         if self._waker is not None and await self._waker.knows():
             protocols.append(self._waker.protocol)

@@ -247,7 +247,7 @@ def stats_of(parts: ServiceParts) -> dict[str, Any]:
         "live_sessions": parts.sessions.live,
         "menus": parts.desk.menus,
         "buys": parts.desk.buys,
-        "held_parts": len(parts.held) + len(parts.incoming),
+        "held_parts": len(parts.held) + len(parts.incoming) + (0 if parts.orders is None else len(parts.orders.parts)),
         "held_msat": parts.held.held_msat,
         "withheld_channels": len(parts.shut.withheld),
         "unpaid_channels": len(parts.exposure.unpaid_channels()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -36,7 +35,6 @@ GUARDS = ("refuse", "warn", "off")
 CLOSE_BY_RULE = "lsps2-close-by-rule"
 ON_OFF = ("off", "on")
 ORDERS = ("off", "on", "finish")  # lsps2-lsps1
-TRY_ORDERS = "LSPS2FAST_TRY_LSPS1"  # set in the environment: orders may be tried, without real money
 DEFAULT_ORDERS = OrderTerms(
     base_sat=1_000,
     lease_ppm=2_000,
@@ -287,8 +285,8 @@ def add_options(plugin: Plugin, changed: Changed | None = None) -> None:
     plugin.add_option(
         "lsps2-lsps1",
         ORDERS[0],
-        f"whether clients may order channels and pay them ahead (LSPS1): {', '.join(ORDERS)}; finish takes no new "
-        f"orders and ends those there are, which off would not. For test networks only, with {TRY_ORDERS}=1",
+        f"whether clients may order channels and pay them ahead (LSPS1): {', '.join(ORDERS)}; off takes no new orders "
+        "and goes on with those there are, finish also where a restart comes in the middle of a payment",
     )
     plugin.add_option(
         "lsps2-coin-pool",
@@ -337,21 +335,6 @@ def _choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ConfigError(f"{name}={value!r} is unknown; give {' or '.join(choices)}")
     return str(value)
-
-
-def orders_are_tried() -> bool:
-    """Return whether this process may sell channels ahead (docs/how-to/sell-channels-ahead.md says what is open)."""
-    return bool(os.environ.get(TRY_ORDERS))
-
-
-def _orders(value: Any) -> str:
-    choice = _choice(value, "lsps2-lsps1", ORDERS)
-    if choice != ORDERS[0] and not orders_are_tried():
-        raise ConfigError(
-            f"lsps2-lsps1={choice}: orders are not ready for real money (sell-channels-ahead.md says why); remove the"
-            f" line, or on a test network start lightningd with {TRY_ORDERS}=1"
-        )
-    return choice
 
 
 def _secret(value: Any, name: str = "experimental-lsps2-promise-secret") -> str:
@@ -485,6 +468,10 @@ def _order_terms(number: dict[str, int]) -> OrderTerms:
     least, most = number["lsps2-order-min-sat"], number["lsps2-order-max-sat"]
     if least > most:
         raise ConfigError(f"lsps2-order-min-sat={least} is above lsps2-order-max-sat={most}; give at most {most}")
+    if number["lsps2-order-fee-sat"] == number["lsps2-order-fee-ppm"] == 0:
+        raise ConfigError(
+            "lsps2-order-fee-sat and lsps2-order-fee-ppm are both 0; give one of them, channels cost money"
+        )
     return OrderTerms(
         base_sat=number["lsps2-order-fee-sat"],
         lease_ppm=number["lsps2-order-fee-ppm"],
@@ -559,7 +546,7 @@ def read_settings(plugin: Plugin, changes: Mapping[str, Any] | None = None) -> S
         webhook_signer=_signer(get("lsps2-webhook-signer")),
         webhook_loopback=bool(get("lsps2-webhook-loopback")),
         close_by_rule=read_close_by_rule(get(CLOSE_BY_RULE), ledger, path),
-        orders=_orders(get("lsps2-lsps1")),
+        orders=_choice(get("lsps2-lsps1"), "lsps2-lsps1", ORDERS),
         order_terms=_order_terms(number),
         batch_window_ms=number["lsps2-batch-window-ms"],
         batch_channels=number["lsps2-batch-channels"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,9 @@ if TYPE_CHECKING:
     from lsps2fast_plugin.service.wake.waker import Waker
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ServiceParts:
-    """The parts, by the names that all modules use."""
+    """The parts, by the names that all modules use. Only `orders` is set later, where a start finds some."""
 
     host: Host
     clock: Clock
@@ -90,3 +91,4 @@ class ServiceParts:
     fleet: Fleet | None
     waker: Waker | None
     orders: Orders | None
+    make_orders: Callable[[], Orders]

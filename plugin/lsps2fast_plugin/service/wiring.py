@@ -39,6 +39,7 @@ from lsps2fast_plugin.service.incoming_names import IncomingNames
 from lsps2fast_plugin.service.known_node import KnownFeerates
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.liquidity import NodeLiquidity
+from lsps2fast_plugin.service.lsps1.order_parts import SharedHashes
 from lsps2fast_plugin.service.missed_events import MissedEventPoller
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.options import Settings
@@ -57,6 +58,7 @@ from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
 
 if TYPE_CHECKING:
     from lsps2fast_plugin.service.fleet.fleet import Fleet
+    from lsps2fast_plugin.service.lsps1.orders import Orders
     from lsps2fast_plugin.service.wake.posting import Post
 
 
@@ -77,6 +79,7 @@ def build_parts(
     """
     notebook = DatastoreRecords(rpc)
     desk = Desk(settings, rpc, notebook, clock)
+    shared = SharedHashes(interest.payment_hashes)
     sessions = Sessions(
         collect_ms=settings.collect_ms,
         max_parts=settings.max_parts,
@@ -89,7 +92,7 @@ def build_parts(
         max_held_msat_per_peer=settings.held_msat_per_peer,
         max_held_parts=settings.gate.held_parts,
         max_held_msat=settings.gate.held_sat * 1000,
-        hashes=interest.payment_hashes,
+        hashes=shared,
     )
     offers = BuyRegistry(settings.limits)
     alarms = Alarms(host.send, clock.wall_ms)
@@ -230,11 +233,12 @@ def build_parts(
         settings.max_overpay_ppm,
         partial(largest_payable, settings, forward_limits),
     )
-    orders = None
-    if settings.orders != "off":
+
+    def make_orders() -> Orders:
         from lsps2fast_plugin.service.lsps1.wiring import build_orders  # a node that sells none ahead needs none of it
 
-        orders = build_orders(
+        return build_orders(
+            host=host,
             rpc=rpc,
             clock=clock,
             settings=settings,
@@ -248,10 +252,12 @@ def build_parts(
             capital=exposure,
             leases=afterwards,
             supply=supply,
+            shared=shared,
             alarms=alarms,
             scid_taken=lambda scid: scid in offers or view.scid_taken(scid),
             replays=replays,
         )
+
     ties = Ties(offers=offers, driver=driver, capital=exposure, shut=shut, held=held, waker=waker)
     closer = Closer(
         rpc=rpc,
@@ -310,7 +316,8 @@ def build_parts(
         closer=closer,
         fleet=fleet,
         waker=waker,
-        orders=orders,
+        orders=make_orders() if settings.orders != "off" else None,
+        make_orders=make_orders,
     )
 
 

@@ -200,8 +200,8 @@ class Invoices:
         generation = self.node.generation
 
         def answered(answer: dict[str, Any] | None) -> None:
-            if self.node.generation != generation:
-                return
+            if self.node.generation != generation or self.sets.get(invoice.payment_hash) is not group:
+                return  # lightningd has given the set up meanwhile, or is another one
             result = (answer or {}).get("result") or {"result": "continue"}
             if result.get("result") == "reject":
                 message = bytes.fromhex(result["failure_message"]) if "failure_message" in result else None

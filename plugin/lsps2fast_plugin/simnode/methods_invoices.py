@@ -37,6 +37,21 @@ def invoice(node: Node, amount_msat: Any, label: Any, description: Any, preimage
     }
 
 
+@method("bkpr-listaccountevents", "[account] [payment_id]")
+def bkpr_listaccountevents(node: Node, account: Any = None, payment_id: Any = None) -> Json:
+    """Of the bookkeeper only the payments to this node, which outlive their invoices."""
+    taken = [htlc for htlc, way in node.htlc_log if way == "in" and htlc.preimage is not None]
+    forwarded = {row.part.htlc for row in node.htlcs.forwards}
+    return {
+        "events": [
+            {"account": htlc.channel.channel_id, "type": "channel", "tag": "invoice"}
+            | {"payment_id": htlc.payment_hash.hex(), "credit_msat": htlc.amount_msat, "debit_msat": 0}
+            for htlc in taken
+            if htlc not in forwarded and payment_id in (None, htlc.payment_hash.hex())
+        ]
+    }
+
+
 def _routes(node: Node, routes: Any) -> list[list[Hop]]:
     """`dev-routes` (cln:C6)."""
     if routes is None:

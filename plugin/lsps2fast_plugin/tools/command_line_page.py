@@ -33,7 +33,6 @@ ENVIRONMENT: Final = {
     "LIGHTNINGD_PLUGIN": "set by lightningd; without it the plugins say how to start them, and end",
     "LIGHTNINGD_WALLET": "`lsps2fast check-database`: the address of the database, as lightningd takes it",
     "LSPS2FAST_CLN_DIR": "`lsps2fast regtest`, `bench --real`: a folder with lightningd, searched before PATH",
-    "LSPS2FAST_TRY_LSPS1": "anything: the service sells channels ahead (`lsps2-lsps1`), on test networks only",
     "LSPS2FAST_PURE": "`1`: run the core interpreted, even where it is compiled",
     "LSPS2FAST_TEST_CLOCK": "`1`, for tests: a method that turns the plugin's clock; never on a node with money",
     "LSPS2FAST_TEST_SEED": "for tests: makes every draw repeatable, secrets included; never on a node with money",

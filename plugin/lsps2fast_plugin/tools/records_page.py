@@ -19,6 +19,7 @@ from lsps2fast_plugin.client import built_in_records, history, records, reports,
 from lsps2fast_plugin.service import capital, sales_policy, session_record, session_store
 from lsps2fast_plugin.service.closing import journal
 from lsps2fast_plugin.service.lsps1 import book
+from lsps2fast_plugin.service.lsps1.terms import ROOT as ORDERS
 from lsps2fast_plugin.service.policy import stakes, tokens, trust
 from lsps2fast_plugin.service.policy.rules import TrustRule
 from lsps2fast_plugin.service.sales_ledger import schema
@@ -108,7 +109,10 @@ ORDER: Final = {
     "created_ms": TIME,
     "expires_ms": "the end of the invoice, UTC ms",
     "state": f"{', '.join(f'`{state}`' for state in OrderState)}",
-    "paid": "lightningd has taken the payment",
+    "preimage": "of the invoice, 32 bytes: a node on the way of its payment that knew it could take the payment",
+    "paid": "the payment is taken",
+    "taken": "the parts that were answered with the preimage: channel id (or scid) and HTLC id; none where lightningd "
+    "took the payment itself",
     "ask.lsp_balance_sat": "sats that the LSP puts in",
     "ask.client_balance_sat": "sats of the client: always 0",
     "ask.required_channel_confirmations": "after so many blocks the channel is used; 0: at once",
@@ -371,11 +375,13 @@ def _order() -> book.Order:
         ask=ask,
         fee_sat=1_850,
         payment_hash=HASH.hex(),
+        preimage="00" * 32,
         bolt11="lnbc18500n1…",
         created_ms=DAY_MS,
         expires_ms=DAY_MS + 3_600_000,
         state=OrderState.SENT,
         paid=True,
+        taken=((CHANNEL, 17),),
         funding=Funding("cHNidP8B…", (f"{TXID}:0",), 900_000, 200_000),
         channel=Channel(CHANNEL, "cHNidP8B…", TXID),
         sent_ms=DAY_MS + 60_000,
@@ -455,7 +461,7 @@ def families() -> tuple[Family, ...]:
         ),
         Family(
             "A channel that was ordered",
-            (*book.ROOT, "order id"),
+            (*ORDERS, "order id"),
             "One record an order (`lsps2-lsps1`). It goes an hour after an end without payment, else"
             " `lsps2-keep-records` days after its end, and not before its channel is closed.",
             msgspec.to_builtins(_order()),

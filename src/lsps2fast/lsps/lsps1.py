@@ -40,6 +40,11 @@ def option_mismatch(name: str, why: str) -> PeerError:
     return PeerError(100, "Option mismatch", {"property": name, "message": why})
 
 
+def wrong_token() -> PeerError:
+    """102: no such token is known, or not any more (E-03)."""
+    return PeerError(102, "Unrecognized or stale token", {})
+
+
 def order_not_found() -> PeerError:
     """101: there is no such order of this client (E-11)."""
     return PeerError(101, "Not found", {})
@@ -189,7 +194,7 @@ class OrderState(StrEnum):
     """How far an order has come. From FUNDED on its channel exists; what is paid then is owed."""
 
     EXPECTED = "expected"  # its invoice may be paid
-    HELD = "held"  # the payment is held; or it was taken, and no channel is under way
+    HELD = "held"  # all parts of the payment are held; or it was taken, and no channel is under way
     OPENING = "opening"  # coins are chosen, and an open may be under way
     FUNDED = "funded"  # the channel is signed, its funding withheld
     SENT = "sent"  # bitcoind has the funding
@@ -206,8 +211,8 @@ class OrderState(StrEnum):
 class Fact(StrEnum):
     """What may happen to an order."""
 
-    HOLD = "hold"  # lightningd holds the whole payment, and asks
-    PAID = "paid"  # lightningd says that the invoice is paid
+    HOLD = "hold"  # all parts of the payment are held
+    PAID = "paid"  # the payment is taken: by lightningd with its invoice, or by us with the preimage
     LOST = "lost"  # there is no payment: it never came in time, or went back without us
     COINS = "coins"  # coins for its channel are chosen
     NO_CHANNEL = "no_channel"  # no channel can be opened

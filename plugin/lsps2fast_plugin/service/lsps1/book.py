@@ -15,22 +15,27 @@ import msgspec
 from msgspec.structs import replace
 
 from lsps2fast.actions import Channel, Funding
+from lsps2fast.errors import Lsps2Error
 from lsps2fast.lsps.lsps1 import Fact, OrderAsk, OrderState, OrderStatus, state_after
 from lsps2fast.lsps.lsps2 import format_datetime
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.cln.retry import retry
-from lsps2fast_plugin.service.lsps1.terms import LABEL
+from lsps2fast_plugin.service.lsps1.order_parts import OrderParts
+from lsps2fast_plugin.service.lsps1.terms import LABEL, ROOT
 
 log = logging.getLogger(__name__)
 
-ROOT: Final = ("lsps", "lsps1", "orders")
 BLOCK_MS: Final = 600_000
 UNPAID_KEPT_MS: Final = 3_600_000  # a record that was never paid, after its end
+MOST_ENDED: Final = 10_000  # records of orders that ended; beyond it those go that were never paid
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored of one order. `key` stands for it where coins and budgets go by jit scids; no payer knows it."""
+    """What is stored of one order. `key` stands for it where coins and budgets go by jit scids; no payer knows it.
+
+    `taken`: the parts that are answered with `preimage`, whenever lightningd asks about them; none where it took them.
+    """
 
     id: str
     key: int
@@ -38,11 +43,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     ask: OrderAsk
     fee_sat: int
     payment_hash: str
+    preimage: str
     bolt11: str
     created_ms: int
     expires_ms: int
     state: OrderState = OrderState.EXPECTED
     paid: bool = False
+    taken: tuple[tuple[str | int, int], ...] = ()
     attempts: int = 0
     funding: Funding | None = None
     channel: Channel | None = None
@@ -83,11 +90,16 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 class OrderBook:
     """All records, and every change of one."""
 
-    def __init__(self, notebook: DatastoreRecords, clock: Clock, alarm: Callable[[str], None]) -> None:
+    def __init__(
+        self, notebook: DatastoreRecords, clock: Clock, alarm: Callable[[str], None], parts: OrderParts
+    ) -> None:
+        """`parts` sees the HTLCs of all that are not over."""
+        self._parts = parts
         self._notebook = notebook
         self._clock = clock
         self._alarm = alarm
         self._orders: dict[str, Order] = {}
+        self.unreadable: set[str] = set()  # ids of orders whose records cannot be read
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def load(self) -> None:
@@ -97,7 +109,9 @@ class OrderBook:
                 order = msgspec.convert(value, Order)
                 if order.version != 1:
                     raise ValueError(f"version {order.version} is not 1")
-            except (msgspec.ValidationError, TypeError, ValueError) as error:
+                self._see(order)
+            except (msgspec.ValidationError, Lsps2Error, TypeError, ValueError) as error:
+                self.unreadable.add(key[-1])
                 self._alarm(
                     f"the record of order {key[-1]} cannot be read and is kept; its client may be owed: {error}"
                 )
@@ -123,8 +137,12 @@ class OrderBook:
         return sum(order.peer_id == peer_id and order.state is OrderState.EXPECTED for order in self)
 
     def unpaid(self) -> int:
-        """Return how many records there are for which nothing was taken, those that ended among them."""
-        return sum(not order.was_taken and order.state in _FREE for order in self)
+        """Return how many orders wait for their payment, or for the end of what was never paid."""
+        return sum(not order.was_taken and order.state in _WAITING for order in self)
+
+    def idle(self) -> list[Order]:
+        """Return the orders for which nothing has come yet."""
+        return [each for each in self if each.state is OrderState.EXPECTED and not self._parts.keys(each.id)]
 
     def describe(self, order_id: str | None) -> list[dict[str, Any]]:
         """Return what the operator is told of one order, or of all, the newest first."""
@@ -136,6 +154,7 @@ class OrderBook:
         async with self._lock(order.id):
             await self._notebook.write((*ROOT, order.id), lambda: msgspec.to_builtins(order))
             self._orders[order.id] = order
+            self._see(order)
 
     async def move(self, order: Order, fact: Fact, **changes: Any) -> Order:
         """Have something happen to an order and return it as it then is: written first, whatever that takes (rule:11).
@@ -146,7 +165,7 @@ class OrderBook:
             now = self._orders.get(order.id, order)
             if now.state is not order.state:
                 return now
-            paid = now.paid or fact is Fact.PAID
+            paid = now.paid or fact is Fact.PAID or bool(changes.get("taken"))
             state = state_after(now.state, paid, fact)
             if state in (OrderState.HELD, OrderState.FAILED) and state is not now.state:
                 changes = {"funding": None, "channel": None, **changes}
@@ -163,6 +182,7 @@ class OrderBook:
                     alarm=self._alarm,
                 )
                 self._orders[order.id] = new
+                self._see(new)
             if state is not now.state:
                 log.info(f"order {order.id} of {order.peer_id}: {fact}, so it is {state}{_because(new)}")
             return new
@@ -170,11 +190,19 @@ class OrderBook:
     async def prune(self, keep_ms: int, binds: Callable[[Order], bool]) -> None:
         """Forget what ended long ago, unless its channel is still leased (`binds`). Raises StoreError."""
         now_ms = self._clock.wall_ms()
-        for order in self:
+        ended = sorted((order for order in self if order.state.is_over), key=lambda order: -order.ended_ms)
+        for place, order in enumerate(ended):
             kept_ms = keep_ms if order.was_taken else UNPAID_KEPT_MS
-            if order.state.is_over and order.ended_ms + kept_ms < now_ms and not binds(order):
+            crowds = not order.was_taken and place >= MOST_ENDED
+            if (crowds or order.ended_ms + kept_ms < now_ms) and not binds(order):
                 await self._notebook.write((*ROOT, order.id), lambda: None)
                 self._orders.pop(order.id, None)
+
+    def _see(self, order: Order) -> None:
+        if order.state.is_over:
+            self._parts.forget(order.payment_hash)
+        else:
+            self._parts.watch(order.id, order.payment_hash, order.bolt11)
 
     def _lock(self, order_id: str) -> asyncio.Lock:
         return self._locks.setdefault(order_id, asyncio.Lock())
@@ -199,7 +227,7 @@ def _describe(order: Order) -> dict[str, Any]:
     }
 
 
-_FREE: Final = (OrderState.EXPECTED, OrderState.REFUNDING, OrderState.FAILED)
+_WAITING: Final = (OrderState.EXPECTED, OrderState.REFUNDING)
 
 
 def _because(order: Order) -> str:

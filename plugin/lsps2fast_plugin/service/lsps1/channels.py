@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ from lsps2fast_plugin.cln.channel_types import named
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.capital import CapitalAtRisk
-from lsps2fast_plugin.service.coins import CoinTaken, NotEnoughCoins, NotReserved
+from lsps2fast_plugin.service.coins import RESERVE_BLOCKS, CoinTaken, NotEnoughCoins, NotReserved
 from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.funding import (
     ChannelGone,
@@ -32,6 +34,7 @@ from lsps2fast_plugin.service.supply import Supply
 log = logging.getLogger(__name__)
 
 BURIED_BLOCKS = 6
+RENEW_BLOCKS = 60  # after which coins are reserved for `RESERVE_BLOCKS` more
 
 
 class NoChannel(Lsps2Error):
@@ -67,12 +70,18 @@ class OrderChannels:
         self._supply = supply
         self._shut = shut
         self._tried: dict[str, set[tuple[int, ...]]] = {}  # types that the client of an order refused, by order id
+        self._renewed: dict[str, int] = {}  # by order id: at which height
+        self._choosing = asyncio.Lock()  # what is kept on chain is kept from all orders together
 
     async def choose(self, order: Order) -> Funding:
         """Choose coins for an order; nothing is reserved before they are written down. Raises NoChannel.
 
         What sales under way will still need is left to them (rule:24).
         """
+        async with self._choosing:
+            return await self._choose(order)
+
+    async def _choose(self, order: Order) -> Funding:
         ask, tried = order.ask, self._tried.setdefault(order.id, set())
         try:
             room_sat = spendable_sat(await self._supply.facts(order.peer_id, fresh=True))
@@ -133,6 +142,7 @@ class OrderChannels:
     async def clear(self, order: Order) -> None:
         """Leave nothing of an open: no channel, no reservation, no promise. Raises NodeError, or what a close says."""
         self._tried.pop(order.id, None)
+        self._renewed.pop(order.id, None)
         if order.funding is not None:
             await self._effects.opening.clear(order.peer_id, order.funding)
             await self._funder.release(order.key, order.funding)
@@ -152,6 +162,17 @@ class OrderChannels:
         except (OwedToClient, MustNotClose):
             return False
         return True
+
+    async def renew(self, order: Order, height: int) -> None:
+        """Reserve the coins of a funding that is not sent yet for longer (rule:7); an error is one of the next time."""
+        assert order.channel is not None
+        assert order.funding is not None
+        last = self._renewed.get(order.id, order.funding.reserved_to_block - RESERVE_BLOCKS)
+        if height < last + RENEW_BLOCKS:
+            return
+        with suppress(NodeError, ChannelGone):  # one that is gone is told when it is sent
+            await self._broadcaster.renew(order.key, order.funding, order.peer_id, order.channel.channel_id)
+            self._renewed[order.id] = height
 
     async def send(self, order: Order) -> None:
         """Put the funding on chain. Raises ChannelGone, or NodeError as long as bitcoind does not have it."""
@@ -173,11 +194,11 @@ class OrderChannels:
 
     # After a start ---------------------------------------------------------------------------------
 
-    def take_up(self, order: Order) -> None:
-        """Know the coins and the channel of an order of an earlier run."""
+    async def take_up(self, order: Order) -> None:
+        """Know the coins and the channel of an order of an earlier run. Raises NodeError."""
         if order.funding is not None and not order.sent_ms:
             self._funder.promise(order.key, order.funding.inputs)
-            self._capital.order_under_way(order.key, order.peer_id, order.funding)
+            await self._capital.order_found(order.key, order.peer_id, order.funding)
         if order.channel is not None and not order.sent_ms:
             self.shut(order, order.channel)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -11,7 +12,7 @@ from lsps2fast.errors import StoreError
 from lsps2fast.lsps import lsps1
 from lsps2fast.lsps.buys import new_scid
 from lsps2fast.lsps.lsps0 import client_rejected, try_later
-from lsps2fast.lsps.lsps1 import Info, OrderAsk
+from lsps2fast.lsps.lsps1 import Fact, Info, OrderAsk
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.service.lsps1.book import Order, OrderBook
 from lsps2fast_plugin.service.lsps1.invoices import OrderInvoices
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Method = Callable[[str, object], Awaitable[dict[str, Any]]]
 FUNDED_WITHIN_BLOCKS: Final = 12  # what lightningd's `opening` feerate aims for
+LEAST_MS: Final = 600_000  # so long an order waits for its payment before it may give way
 FULL: Final = "as many orders wait for their payment as may, try again later"
 
 
@@ -41,6 +43,7 @@ class OrderDesk:
     def __init__(
         self,
         *,
+        sells: bool,
         terms: OrderTerms,
         policy: Policy,
         book: OrderBook,
@@ -50,7 +53,11 @@ class OrderDesk:
         zero_reserve: bool,
         is_paused: Callable[[], bool],
         scid_taken: Callable[[int], bool],
+        is_online: Callable[[str], bool],
     ) -> None:
+        """`sells`: new orders are taken; else clients only hear of those they have."""
+        self.sells = sells
+        self._is_online = is_online
         self._terms = terms
         self._policy = policy
         self._book = book
@@ -60,13 +67,11 @@ class OrderDesk:
         self._zero_reserve = zero_reserve
         self._is_paused = is_paused
         self._scid_taken = scid_taken
-        self._taking = 0  # orders that are being made
+        self._taking: Counter[str] = Counter()  # orders that are being made, by client
         self.random64: Callable[[], int]  # set before anything is sold
-        self.methods: dict[str, Method] = {
-            lsps1.GET_INFO: self.get_info,
-            lsps1.CREATE_ORDER: self.create_order,
-            lsps1.GET_ORDER: self.get_order,
-        }
+        self.methods: dict[str, Method] = {lsps1.GET_ORDER: self.get_order}
+        if sells:
+            self.methods |= {lsps1.GET_INFO: self.get_info, lsps1.CREATE_ORDER: self.create_order}
 
     def info(self) -> Info:
         """Return what is sold now."""
@@ -95,16 +100,18 @@ class OrderDesk:
         """Answer `lsps1.create_order` (E-04 to E-10): the order is stored before its client hears of it."""
         ask = lsps1.parse_create_order(params, self.info())
         if ask.token:
-            raise lsps1.invalid_field("token", "unknown token; orders are sold without")
+            raise lsps1.wrong_token()  # orders are sold without
         self._check_served(peer_id)
         if self._is_paused():
             raise try_later("this node sells no channels at the moment")
-        self._check_room(peer_id)
-        self._taking += 1
+        if self._book.unpaid_of(peer_id) + self._taking[peer_id] >= self._terms.most_per_peer:
+            raise try_later(FULL)
+        self._taking[peer_id] += 1
         try:
             return (await self._take(peer_id, ask)).status().to_json()
         finally:
-            self._taking -= 1
+            self._taking[peer_id] -= 1
+            self._taking += Counter()  # drops those at 0
 
     async def get_order(self, peer_id: str, params: object) -> dict[str, Any]:
         """Answer `lsps1.get_order` (E-11): to the client who ordered, and to no other."""
@@ -117,20 +124,31 @@ class OrderDesk:
         if not self._policy.is_served(peer_id):
             raise client_rejected("this node does not serve you")
 
-    def _check_room(self, peer_id: str) -> None:
-        """Bound what waits for a payment, of each client and in all (rule:24). Raises PeerError."""
-        terms, taking = self._terms, self._taking
-        if self._book.unpaid_of(peer_id) + taking >= terms.most_per_peer or self._book.unpaid() + taking >= terms.most:
+    async def _make_room(self, fee_sat: int) -> None:
+        """Bound what waits for a payment in all; what is worth little gives way (rule:24). Raises PeerError.
+
+        So does first what was ordered a while ago by a client who has hung up: names cost nothing, links do.
+        """
+        if self._book.unpaid() + self._taking.total() <= self._terms.most:
+            return
+        before_ms = self._clock.wall_ms() - LEAST_MS
+        waiting = [order for order in self._book.idle() if order.created_ms < before_ms]
+        weakest = min(waiting, key=lambda order: (self._is_online(order.peer_id), order.fee_sat), default=None)
+        if weakest is None or (self._is_online(weakest.peer_id) and weakest.fee_sat >= fee_sat):
             raise try_later(FULL)
+        await self._book.move(weakest, Fact.LOST, why="too many orders were waiting, and it gave way")
 
     async def _take(self, peer_id: str, ask: OrderAsk) -> Order:
         facts = await self._means.facts(peer_id, fresh=True)
         if ask.capacity_sat > spendable_sat(facts):
             raise try_later("this node has no coins for such a channel at the moment")
         fee_sat = self._terms.fee_sat(ask, self._policy.rules.floor.least_fee_msat(facts.feerate_perkw))
+        await self._make_room(fee_sat)
+        preimage = b"".join(self.random64().to_bytes(8) for _ in range(4))
         order_id = str(UUID(int=self.random64() << 64 | self.random64(), version=4))
         text = f"a channel with {ask.lsp_balance_sat} sat to receive with, for {ask.channel_expiry_blocks} blocks"
-        made = await self._invoices.make(LABEL + order_id, fee_sat + ask.client_balance_sat, text, self._terms.valid_s)
+        total_sat, valid_s = fee_sat + ask.client_balance_sat, self._terms.valid_s
+        made = await self._invoices.make(LABEL + order_id, total_sat, text, valid_s, preimage)
         now_ms = self._clock.wall_ms()
         order = Order(
             id=order_id,
@@ -139,9 +157,10 @@ class OrderDesk:
             ask=ask,
             fee_sat=fee_sat,
             payment_hash=made.payment_hash,
+            preimage=preimage.hex(),
             bolt11=made.bolt11,
             created_ms=now_ms,
-            expires_ms=now_ms + 1000 * self._terms.valid_s,
+            expires_ms=now_ms + 1000 * valid_s,
         )
         try:
             await self._book.add(order)

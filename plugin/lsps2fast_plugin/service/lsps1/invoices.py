@@ -1,21 +1,32 @@
 """The invoices of orders, at lightningd: made, asked about, taken back.
 
-lightningd makes the preimage and keeps it. An invoice that is deleted can be paid no more, not even by a payment whose
-hook is unanswered: so a refund is sure once `take_back` has returned, whatever becomes of the plugin afterwards.
+While this plugin lives no HTLC for them comes to lightningd (`order_parts`), and their preimages are in our records.
+They are there for the time without it: then lightningd takes what is paid, and the channel is owed.
 """
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from lsps2fast.errors import NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.answers import list_invoices, text
 from lsps2fast_plugin.cln.models import list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
+from lsps2fast_plugin.cln.scid_aliases import Key
 
 FINAL_BLOCKS: Final = 144  # between the arrival of a payment and its expiry
+HELD_S: Final = 172_800  # a payment is held at most as long as `FINAL_BLOCKS`, twice; until then lightningd may take it
 UNKNOWN_LABEL: Final = 905
 OTHER_STATUS: Final = 906
+
+
+class Taken(Enum):
+    """Whether lightningd took the payment of an invoice."""
+
+    YES = auto()
+    NO = auto()
+    GONE = auto()  # there is no such invoice: it was deleted, and the node's bookkeeper cannot be asked
 
 
 class Made(NamedTuple):
@@ -31,31 +42,56 @@ class OrderInvoices:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
 
-    async def make(self, label: str, amount_sat: int, description: str, valid_s: int) -> Made:
-        """Make an invoice. Raises NodeError."""
+    async def make(self, label: str, amount_sat: int, description: str, valid_s: int, preimage: bytes) -> Made:
+        """Make an invoice that may be paid for so long, and held for `HELD_S` after that. Raises NodeError."""
         params = {
             "amount_msat": amount_sat * 1000,
             "label": label,
             "description": description,
-            "expiry": valid_s,
+            "expiry": valid_s + HELD_S,
+            "fallbacks": [],  # what is paid on chain buys nothing
+            "preimage": preimage.hex(),
             "cltv": FINAL_BLOCKS,
         }
         answer = await self._rpc.call("invoice", params)
         return Made(text(answer, "invoice", "bolt11"), text(answer, "invoice", "payment_hash"))
 
-    async def is_paid(self, label: str) -> bool:
-        """Return whether the payment was taken. Raises NodeError."""
-        return any(row.is_paid for row in await list_invoices(self._rpc, label=label))
+    async def is_taken(self, label: str, payment_hash: str) -> Taken:
+        """Return whether lightningd took the payment. Raises NodeError."""
+        rows = await list_invoices(self._rpc, label=label)
+        if rows:
+            return Taken.YES if any(row.is_paid for row in rows) else Taken.NO
+        return await self._booked(payment_hash)
 
-    async def earliest_expiry(self, payment_hash: str) -> int | None:
-        """Return the height at which the first part of a payment to us runs out, None without one. Raises NodeError."""
-        heights = [
-            htlc.expiry
-            for channel in await list_peer_channels(self._rpc)
-            for htlc in channel.htlcs
-            if htlc.direction == "in" and htlc.payment_hash == payment_hash
-        ]
-        return min(heights, default=None)
+    async def _booked(self, payment_hash: str) -> Taken:
+        """Ask the bookkeeper about an invoice that was deleted, paid or not (people clean up). Raises NodeError."""
+        try:
+            answer = await self._rpc.call("bkpr-listaccountevents", {"payment_id": payment_hash})
+        except NodeUnreachable:
+            raise
+        except NodeError:  # it is switched off
+            return Taken.GONE
+        events = answer.get("events")
+        if not isinstance(events, list):
+            return Taken.GONE
+        paid = any(
+            isinstance(each, dict) and each.get("tag") == "invoice" and each.get("credit_msat") for each in events
+        )
+        return Taken.YES if paid else Taken.NO
+
+    async def under_way(self, payment_hash: str) -> frozenset[Key]:
+        """Return the parts of a payment to us that lightningd has, by every name of their channels. Raises NodeError.
+
+        Those in a channel that has left for the chain are none: nothing certain comes of them (rule:19).
+        """
+        found: set[Key] = set()
+        for channel in await list_peer_channels(self._rpc):
+            for htlc in channel.htlcs:
+                ours = htlc.direction == "in" and htlc.payment_hash == payment_hash
+                if ours and htlc.is_pending and not channel.has_left:
+                    found.add((channel.channel_id, htlc.id))
+                    found.update((scid, htlc.id) for scid in channel.scids)
+        return frozenset(found)
 
     async def take_back(self, label: str) -> bool:
         """Delete an invoice, so that it is not paid any more; False: it is paid. Raises NodeError."""
@@ -69,6 +105,6 @@ class OrderInvoices:
                     raise
             else:
                 return True
-        if await self.is_paid(label):
+        if any(row.is_paid for row in await list_invoices(self._rpc, label=label)):
             return False
         raise NodeUnreachable("delinvoice", f"invoice {label} is neither unpaid nor expired nor paid")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from lsps2fast.lsps.lsps1 import OrderAsk
 
+ROOT: Final = ("lsps", "lsps1", "orders")  # of the records
 LABEL: Final = "lsps2fast-order-"  # of the invoices, before the order id
 LEASE_BLOCKS: Final = 4_320  # that the price in ppm is for: thirty days
 

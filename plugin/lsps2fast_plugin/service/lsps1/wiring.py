@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.host import Host
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.alarms import Alarms
 from lsps2fast_plugin.service.broadcast import Broadcaster
@@ -17,7 +18,9 @@ from lsps2fast_plugin.service.lsps1.book import OrderBook
 from lsps2fast_plugin.service.lsps1.channels import OrderChannels
 from lsps2fast_plugin.service.lsps1.desk import OrderDesk
 from lsps2fast_plugin.service.lsps1.invoices import OrderInvoices
+from lsps2fast_plugin.service.lsps1.order_parts import OrderParts, SharedHashes
 from lsps2fast_plugin.service.lsps1.orders import Orders
+from lsps2fast_plugin.service.lsps1.steps import OrderSteps
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.sales_policy import Desk
@@ -27,6 +30,7 @@ from lsps2fast_plugin.service.supply import Supply
 
 def build_orders(
     *,
+    host: Host,
     rpc: Rpc,
     clock: Clock,
     settings: Settings,
@@ -40,25 +44,28 @@ def build_orders(
     capital: CapitalAtRisk,
     leases: ChannelLeaseGuard,
     supply: Supply,
+    shared: SharedHashes,
     alarms: Alarms,
     scid_taken: Callable[[int], bool],
     replays: bool,
 ) -> Orders:
-    """Return what goes on with orders, and takes new ones unless `lsps2-lsps1=finish`."""
-    book, invoices = OrderBook(notebook, clock, alarms.tell), OrderInvoices(rpc)
-    taker = None
-    if settings.orders == "on":
-        taker = OrderDesk(
-            terms=settings.order_terms,
-            policy=desk.policy,
-            book=book,
-            invoices=invoices,
-            means=supply,
-            clock=clock,
-            zero_reserve=settings.zero_reserve,
-            is_paused=lambda: desk.paused,
-            scid_taken=scid_taken,
-        )
+    """Return what goes on with orders, and takes new ones where `lsps2-lsps1=on`."""
+    driver.interest.see_final_hops()
+    parts = OrderParts(driver.interest, shared, host, settings.collect_ms, settings.max_parts)
+    book, invoices = OrderBook(notebook, clock, alarms.tell, parts), OrderInvoices(rpc)
+    taker = OrderDesk(
+        sells=settings.orders == "on",
+        terms=settings.order_terms,
+        policy=desk.policy,
+        book=book,
+        invoices=invoices,
+        means=supply,
+        clock=clock,
+        zero_reserve=settings.zero_reserve,
+        is_paused=lambda: desk.paused,
+        scid_taken=scid_taken,
+        is_online=driver.sessions.is_online,
+    )
     channels = OrderChannels(
         funder=funder,
         opener=opener,
@@ -68,8 +75,9 @@ def build_orders(
         supply=supply,
         shut=shut,
     )
-    return Orders(
+    steps = OrderSteps(
         book=book,
+        parts=parts,
         invoices=invoices,
         channels=channels,
         leases=leases,
@@ -78,7 +86,19 @@ def build_orders(
         is_online=driver.sessions.is_online,
         alarm=alarms.tell,
         hold_ms=settings.offline_ms,
-        keep_ms=settings.keep_records_ms,
         replays=replays,
+    )
+    return Orders(
+        book=book,
+        parts=parts,
+        steps=steps,
+        channels=channels,
+        leases=leases,
+        host=host,
+        gate=desk.gate,
+        clock=clock,
+        height=driver.height,
+        alarm=alarms.tell,
+        keep_ms=settings.keep_records_ms,
         desk=taker,
     )

@@ -1,0 +1,336 @@
+"""Payments of orders, part by part, with the plugin's process on the embedded node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness.orders import FAR, Shop, turn
+
+from lsps2fast_plugin.simnode import Client, Payer
+from lsps2fast_plugin.simnode.bolt11 import decode
+from lsps2fast_plugin.simnode.closing import force_close
+from lsps2fast_plugin.simnode.failures import MPP_TIMEOUT
+from lsps2fast_plugin.simnode.payer import Payment
+
+UNKNOWN = "400f"  # incorrect_or_unknown_payment_details
+TIMEOUT = "0017"  # mpp_timeout
+
+
+def total_msat(order: dict[str, Any]) -> int:
+    """What an order costs."""
+    return int(order["payment"]["bolt11"]["order_total_sat"]) * 1000
+
+
+def halves(order: dict[str, Any]) -> list[int]:
+    """It in two parts."""
+    total = total_msat(order)
+    return [total // 2, total - total // 2]
+
+
+async def code(payment: Payment) -> set[str]:
+    """How its parts failed."""
+    return {message[:4] for message in (await payment).raw_messages}
+
+
+async def two(shop: Shop) -> tuple[Client, Payer, dict[str, Any]]:
+    """A client that has ordered, and a payer with two channels."""
+    client, payer = shop.client(), shop.payer(channels=2)
+    return client, payer, await shop.order(client)
+
+
+async def gets_it(shop: Shop, client: Client, payer: Payer, order: dict[str, Any]) -> None:
+    """Whatever came before, the order can be paid."""
+    assert (await shop.pay(payer, order)).paid
+    await shop.over(order)
+    assert len(shop.channels(client)) == 1
+
+
+# Parts that are no good ----------------------------------------------------------------------------
+
+
+async def test_a_part_with_another_secret_is_refused_alone() -> None:
+    """E-12, rule:3: a stranger who knows the hash cannot end the payment."""
+    async with Shop() as shop:
+        _client, payer, order = await two(shop)
+        text = order["payment"]["bolt11"]["invoice"]
+        other = decode(text)
+        other.payment_secret = b"\7" * 32
+        first = shop.pay(payer, order, amounts_msat=halves(order)[:1], total_msat=total_msat(order), channels=[0])
+        await shop.held(1)
+        false = payer.pay(other.sign(shop.lsp.private_key), final_delta=FAR)
+        assert await code(false) == {UNKNOWN}
+        second = shop.pay(payer, order, amounts_msat=halves(order)[1:], total_msat=total_msat(order), channels=[1])
+        assert (await first).paid
+        assert (await second).paid
+        await shop.over(order)
+
+
+@pytest.mark.parametrize("more", [-1, 1, 2])
+async def test_a_part_that_names_another_total_is_refused_alone(more: int) -> None:
+    """E-12, rule:20: less than is asked, more than twice, or other than the first part; the rest goes on."""
+    async with Shop() as shop:
+        _client, payer, order = await two(shop)
+        asked = total_msat(order)
+        first = shop.pay(payer, order, amounts_msat=halves(order)[:1], total_msat=asked, channels=[0])
+        await shop.held(1)
+        odd = {-1: asked - 1, 1: asked + 1, 2: 2 * asked + 1}[more]
+        assert await code(shop.pay(payer, order, amounts_msat=[asked], total_msat=odd)) == {UNKNOWN}
+        second = shop.pay(payer, order, amounts_msat=halves(order)[1:], total_msat=asked, channels=[1])
+        assert (await first).paid
+        assert (await second).paid
+        await shop.over(order)
+
+
+async def test_a_part_too_many_is_refused() -> None:
+    """rule:1, E-12: a payment is whole once; what comes beside it goes back, before and after it is taken."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        client.go_offline()
+        payment = shop.pay(payer, order)
+        await shop.reaches(order, "held")
+        for _ in range(3):
+            assert await code(shop.pay(payer, order)) == {UNKNOWN}
+        client.connect()
+        assert (await payment).paid
+        assert await code(shop.pay(payer, order)) == {UNKNOWN}
+        await shop.over(order)
+        assert await code(shop.pay(payer, order)) == {UNKNOWN}
+        assert len(shop.channels(client)) == 1
+
+
+async def test_a_sum_above_twice_the_price_is_refused() -> None:
+    """E-12, rule:22: a slip of the payer costs it nothing."""
+    async with Shop() as shop:
+        _client, payer, order = await two(shop)
+        asked = total_msat(order)
+        assert await code(shop.pay(payer, order, amounts_msat=[2 * asked + 1], total_msat=asked)) == {UNKNOWN}
+        payment = shop.pay(payer, order, amounts_msat=[2 * asked], total_msat=asked)
+        assert (await payment).paid
+        await shop.over(order)
+
+
+async def test_parts_that_wait_too_long_for_the_others_time_out() -> None:
+    """E-12, rule:5: as lightningd would; the order may be paid afterwards."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        part = shop.pay(payer, order, amounts_msat=halves(order)[:1], total_msat=total_msat(order))
+        await shop.held(1)
+        await turn(shop, 96)
+        assert await code(part) == {TIMEOUT}
+        assert await shop.told(client, order) == ("CREATED", "EXPECT_PAYMENT")
+        await gets_it(shop, client, payer, order)
+
+
+async def test_parts_are_bounded_in_number() -> None:
+    """rule:24: as those of a sale."""
+    async with Shop(lsps2_max_parts=4) as shop:
+        client, payer, order = await two(shop)
+        asked = total_msat(order)
+        dust = shop.pay(payer, order, amounts_msat=[1000] * 6, total_msat=asked)
+        await shop.held(4)
+        await turn(shop, 96)
+        assert await code(dust) == {TIMEOUT, "2002"}
+        await gets_it(shop, client, payer, order)
+
+
+async def test_an_order_that_has_ended_takes_nothing() -> None:
+    """E-12: its invoice lives on for a while at lightningd, and no part gets there."""
+    async with Shop() as shop:
+        _client, payer, order = await two(shop)
+        await turn(shop, 3_600 + 125)
+        assert await code(shop.pay(payer, order)) == {UNKNOWN}
+        await shop.reaches(order, "failed")
+        assert shop.lsp.invoices.by_hash == {}
+
+
+# Parts that get lost -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["collecting", "client away", "opening"])
+async def test_the_channel_of_a_part_goes_to_the_chain(when: str) -> None:
+    """rule:19: what it brought is worth nothing certain, so all of it goes back and no channel is given."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        stuck = shop.lsp.faults.hang("fundchannel_complete") if when == "opening" else None
+        if when == "client away":
+            client.go_offline()
+        parts = halves(order)[: 1 if when == "collecting" else 2]
+        payment = shop.pay(payer, order, amounts_msat=parts, total_msat=total_msat(order))
+        if stuck is not None:
+            await stuck.reached.wait()
+        else:
+            await shop.held(len(parts))
+            await shop.quiet()
+        force_close(payer.channels[0], "by the payer")
+        await shop.held(0)
+        if stuck is not None:
+            stuck.release()
+        client.connect()
+        shop.world.mine(200)
+        await turn(shop, 2)
+        if when == "collecting":
+            assert await shop.told(client, order) == ("CREATED", "EXPECT_PAYMENT")
+        else:
+            await shop.reaches(order, "failed")
+        assert shop.channels(client) == []
+        assert not payment.done or not (await payment).paid
+
+
+async def test_a_part_is_lost_and_nothing_tells_us() -> None:
+    """E-12, rule:16, rule:23: before a funding is sent lightningd is asked whether it has every part."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        stuck = shop.lsp.faults.hang("fundchannel_complete")
+        payment = shop.pay(payer, order, amounts_msat=halves(order))
+        await stuck.reached.wait()
+        part = next(iter(shop.lsp.htlcs.held.values()))
+        shop.lsp.htlcs.parts.fail(part, MPP_TIMEOUT)
+        stuck.release()
+        assert await code(payment) == {TIMEOUT, "2002"}
+        await shop.reaches(order, "failed")
+        assert shop.channels(client) == []
+
+
+async def test_a_channel_that_was_never_paid_for_is_not_leased() -> None:
+    """rule:20: its operator may close it, after a start, too."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        stuck = shop.lsp.faults.hang("sendpsbt")
+        payment = shop.pay(payer, order)
+        await stuck.reached.wait()
+        part = next(iter(shop.lsp.htlcs.held.values()))
+        shop.lsp.htlcs.parts.fail(part, MPP_TIMEOUT)
+        assert not (await payment).paid
+        stuck.release()
+        await shop.until(lambda: shop.record(order)["why"] == "it was not paid for", "it is given away")
+        await shop.over(order)
+        await shop.stop()
+        await shop.start()
+        (channel,) = shop.channels(client)
+        await shop.lsp.call("close", {"id": channel.channel_id})
+
+
+# Without us ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", ["on", "off"])
+async def test_a_paid_invoice_is_deleted_before_we_are_back(choice: str) -> None:
+    """E-12, rule:10: people clean up; what the bookkeeper knows of is owed."""
+    async with Shop() as shop:
+        _client, payer, order = await two(shop)
+        await shop.stop()
+        assert (await shop.pay(payer, order)).paid
+        (invoice,) = shop.lsp.invoices.by_hash.values()
+        await shop.lsp.call("delinvoice", {"label": invoice.label, "status": "paid"})
+        shop.lsp.plugin_plans[0][1]["lsps2-lsps1"] = choice
+        await shop.start()
+        await turn(shop, 40)
+        await shop.reaches(order, "sent")
+        assert shop.record(order)["paid"]
+        await shop.over(order)
+        shop.lsp.plugin_plans[0][1]["lsps2-lsps1"] = "on"
+
+
+async def test_a_deleted_invoice_that_no_one_can_ask_about_is_told() -> None:
+    """E-12, rule:10: without the bookkeeper the operator hears of it, with the hash and the sum."""
+    async with Shop() as shop:
+        _client, payer, order = await two(shop)
+        await shop.stop()
+        assert (await shop.pay(payer, order)).paid
+        (invoice,) = shop.lsp.invoices.by_hash.values()
+        await shop.lsp.call("delinvoice", {"label": invoice.label, "status": "paid"})
+        shop.lsp.faults.fail("bkpr-listaccountevents", times=100, code=-32601, message="Unknown command")
+        await shop.start()
+        await turn(shop, 3_800)
+        await shop.reaches(order, "failed")
+        assert shop.log_lines(f"payment hash {invoice.payment_hash.hex()}")
+
+
+@pytest.mark.parametrize("how", ["restart", "power"])
+async def test_a_death_when_the_payment_was_just_taken(how: str) -> None:
+    """rule:2, rule:11: what the record says is taken stays taken when lightningd asks again; the payer pays once."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        stuck = shop.lsp.faults.hang("datastore", nth=4, after=True)
+        payment = shop.pay(payer, order, amounts_msat=halves(order))
+        await stuck.reached.wait()
+        await shop.until(lambda: shop.record(order)["state"] == "sent", "the record")
+        await shop.restart(power=how == "power")
+        stuck.release()
+        client.connect()
+        await turn(shop, 2)
+        assert (await payment).paid
+        await turn(shop, 40)
+        await shop.over(order)
+        assert len(shop.channels(client)) == 1
+        assert shop.lsp.invoices.by_hash == {}
+
+
+async def test_records_that_cannot_be_read_hold_up_no_other_payment() -> None:
+    """rule:15, cln:W11: a payment to the node itself waits for them a minute, then it is lightningd's alone."""
+    async with Shop() as shop:
+        payer = shop.payer()
+        made = await shop.lsp.call("invoice", {"amount_msat": 5_000_000, "label": "mine", "description": "x"})
+        await shop.stop()
+        fault = shop.lsp.faults.fail("listdatastore", times=10_000, message="no")
+        await shop.start(ready=False)
+        payment = payer.pay(made["bolt11"], final_delta=FAR)
+        await shop.until(lambda: fault.hits > 2, "the journal is asked for")
+        assert not payment.done
+        await shop.lsp.call("lsps2-dev-advance", {"seconds": 61})
+        assert (await payment).paid
+        fault.times = 0
+        for _ in range(4):
+            await shop.lsp.call("lsps2-dev-advance", {"seconds": 61})
+
+
+async def test_coins_of_a_funding_that_waits_stay_reserved() -> None:
+    """rule:7: a payment that lightningd took has no end, so its coins are reserved again and again."""
+    async with Shop() as shop:
+        _client, payer, order = await two(shop)
+        stuck = shop.lsp.faults.hang("fundchannel_start")
+        payment = shop.pay(payer, order)
+        await stuck.reached.wait()
+        await shop.kill()
+        stuck.release()
+        assert (await payment).paid
+        fault = shop.lsp.faults.fail("sendpsbt", times=10_000, message="bitcoind is away")
+        await shop.start()
+        for _ in range(6):
+            await turn(shop, 61)
+        await shop.reaches(order, "funded")
+        for _ in range(4):
+            shop.world.mine(50)
+            await turn(shop, 61)
+        assert [row["reserved"] for row in shop.lsp.wallet.rows()].count(True) == 1
+        fault.times = 0
+        await turn(shop, 61)
+        await shop.over(order)
+
+
+# Many ----------------------------------------------------------------------------------------------
+
+
+async def test_what_is_worth_little_gives_way_when_orders_crowd() -> None:
+    """rule:24: first of clients who have hung up, and never in its first ten minutes, nor once a part has come."""
+    async with Shop(lsps2_max_orders=3, lsps2_max_orders_per_peer=3) as shop:
+        client, away, payer = shop.client(), shop.client("bob"), shop.payer()
+        dear = await shop.order(away, lsp_balance_sat="900000")
+        begun = await shop.order(away)
+        kept = await shop.order(client, lsp_balance_sat="300000")
+        part = shop.pay(payer, begun, amounts_msat=[1000], total_msat=total_msat(begun))
+        await shop.held(1)
+        away.go_offline()
+        with pytest.raises(Exception, match="as many orders wait"):
+            await shop.order(shop.client("carol"))
+        await turn(shop, 601)
+        part = shop.pay(payer, begun, amounts_msat=[1000], total_msat=total_msat(begun))
+        await shop.held(1)
+        new = await shop.order(shop.client("dave"))
+        await turn(shop, 6)
+        await shop.reaches(dear, "failed")
+        assert {shop.record(each)["state"] for each in (begun, kept, new)} == {"expected"}
+        await turn(shop, 96)
+        assert not (await part).paid
+        away.connect()
