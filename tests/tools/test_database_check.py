@@ -23,6 +23,7 @@ GOOD = {
     "replica": "false",
 }
 IN_STEP = [("b", "sync")]
+QUORUM = {"synchronous_standby_names": "ANY 1 (b, c)"}
 
 
 def complaints(settings: dict[str, str], standbys: list[tuple[str, str]]) -> str:
@@ -43,6 +44,9 @@ def complaints(settings: dict[str, str], standbys: list[tuple[str, str]]) -> str
         ({}, [], "no replica is in step"),
         ({}, [("b", "potential"), ("c", "async")], "no replica is in step"),
         ({}, [("b", "?")], "GRANT pg_read_all_stats"),
+        (QUORUM, [("b", "quorum"), ("c", "quorum")], "is ANY 1 (b, c): a commit may be on any of them"),
+        (QUORUM, [("b", "quorum")], "a commit may be on any of them"),
+        ({"synchronous_standby_names": "any 2 (*)"}, [("b", "quorum"), ("c", "quorum")], "a commit may be on any"),
     ],
 )
 def test_what_may_lose_commits_is_named(settings: dict[str, str], standbys: list[tuple[str, str]], word: str) -> None:
@@ -54,7 +58,11 @@ def test_what_may_lose_commits_is_named(settings: dict[str, str], standbys: list
     ("settings", "standbys"),
     [
         ({}, IN_STEP),
-        ({"synchronous_commit": "remote_apply"}, [("b", "quorum"), ("c", "quorum")]),
+        (
+            {"synchronous_commit": "remote_apply", "synchronous_standby_names": "ANY 2 (b, c)"},
+            [("b", "quorum"), ("c", "quorum")],
+        ),
+        ({"synchronous_standby_names": "FIRST 1 (b, c)"}, [*IN_STEP, ("c", "potential")]),
         ({}, [*IN_STEP, ("c", "async")]),
         ({"synchronous_standby_names": ""}, []),
     ],
@@ -108,6 +116,28 @@ def test_a_real_server_and_its_replica(server: Postgres, capsys: pytest.CaptureF
         replica.crash()
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "high-availability.md"
+
+
+@pytest.mark.slow
+def test_the_pages_recipe_for_a_server_that_is_gone(server: Postgres, capsys: pytest.CaptureFixture[str]) -> None:
+    """cln:N6, trap: a replica whose settings are a copy takes the fence, and commits, once it waits for none."""
+    (recipe,) = (block for block in PAGE.read_text().split("```") if "pg_promote" in block)
+    server.query("CREATE ROLE lsp_a LOGIN IN ROLE lightning")
+    server.query("ALTER SYSTEM SET synchronous_standby_names = 'b'")
+    replica = server.replica("b", open_to_all(server.directory.parent / "b"), {"fsync": "on"})
+    try:
+        server.query("SELECT pg_reload_conf()")
+        server.crash()
+        for line in recipe.removeprefix("sql").split("\n")[1:-1]:
+            replica.query(line.strip())
+        assert replica.query("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'lsp_a'") == "f"
+        code, out, _ = check(replica.url, capsys)
+        assert (code, "there is no replica" in out) == (0, True)
+    finally:
+        replica.crash()
+
+
 @pytest.mark.slow
 def test_a_server_that_does_not_let_us_in(server: Postgres, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong password and a wrong database are told, and the password is not."""
@@ -124,7 +154,7 @@ def test_a_server_that_does_not_let_us_in(server: Postgres, capsys: pytest.Captu
     [
         ("sqlite3:///tmp/x", "lightningd's own"),
         ("postgres://", "lightningd's own"),
-        ("postgres://u:p@h:port/d", "no URL"),
+        ("postgres://u:sesame/p@h:5432/d", "no URL"),
         ("postgres://u:p@127.0.0.1:1/d", "127.0.0.1:1: "),
     ],
 )
@@ -135,6 +165,7 @@ def test_what_cannot_be_asked_is_said(url: str, word: str, capsys: pytest.Captur
     code, out, err = check(url, capsys)
     assert (code, out) == (2, "")
     assert word in err
+    assert "sesame" not in err
 
 
 def test_the_url_may_stand_in_the_environment(

@@ -9,6 +9,7 @@ Asked with PostgreSQL's own psql, so that a server needs no more packages.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,12 @@ class Finding(NamedTuple):
 
     well: bool
     text: str
+
+
+def _is_on_some_only(names: str) -> bool:
+    """Return whether a commit waits for a number of these replicas, whichever they are, and not for all."""
+    any_of = re.match(r"\s*ANY\s+(\d+)\s*\((.*)\)", names, re.IGNORECASE | re.DOTALL)
+    return any_of is not None and ("*" in any_of[2] or int(any_of[1]) < len(any_of[2].split(",")))
 
 
 def judge(settings: dict[str, str], standbys: list[tuple[str, str]]) -> list[Finding]:
@@ -63,6 +70,9 @@ def judge(settings: dict[str, str], standbys: list[tuple[str, str]]) -> list[Fin
                 ),
             )
         )
+    elif _is_on_some_only(settings["synchronous_standby_names"]):
+        text = f"synchronous_standby_names is {settings['synchronous_standby_names']}: a commit may be on any of them"
+        found.append(Finding(False, f"{text}, and not on the others; write FIRST, or as many as there are names"))
     elif in_step:
         found.append(Finding(True, f"in step with {', '.join(in_step)}: promote no other"))
     elif hidden:
@@ -83,8 +93,8 @@ def ask(url: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
     try:
         place = urlsplit(url)
         port = str(place.port or 5432)
-    except ValueError as error:
-        raise ConfigError(f"this is no URL: {error}") from None
+    except ValueError:  # its text may have a part of the password
+        raise ConfigError("this is no URL; in a password write %40 for @, %3A for : and %2F for /") from None
     if place.scheme not in ("postgres", "postgresql") or not place.hostname:
         raise ConfigError("the URL must be lightningd's own, as postgres://USER:PASSWORD@HOST:PORT/DATABASE")
     environment = {
