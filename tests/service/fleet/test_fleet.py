@@ -202,6 +202,19 @@ async def test_alone_a_strangers_places_are_a_share() -> None:
     assert answers.count("sold") == 10
 
 
+async def test_alone_from_the_start_a_strangers_places_are_a_share_too() -> None:
+    """B-14: the journal says how many nodes there were; a restart while the database is away gives no one more."""
+    server = Server()
+    one, two = await member(server, "a"), await member(server, "b")
+    await one.fleet.look()
+    server.up = False
+    for node in (one, two):
+        node.restart()
+        await node.start()
+    answers = [await buy(node) for node in (one, two) for _ in range(10)]
+    assert answers.count("sold") == 10
+
+
 async def test_nodes_with_different_policies_are_told(caplog: pytest.LogCaptureFixture) -> None:
     """The fleet has one policy: a node whose file is older is named, once."""
     server = Server()

@@ -236,7 +236,8 @@ class Fleet:
         for heard in news.clients:
             if self._others.knows(heard.peer) or any(heard.standing):
                 self._others.tell(heard.peer, heard.standing)
-        self._since, self.holds.nodes = news.heard_until, news.count
+        self._since = news.heard_until
+        self.holds.counted(news.count)
         self._nodes.update((node.node, node) for node in news.nodes)
         self._nodes_since = news.now
         if len(self._nodes) != news.count:  # some were forgotten

@@ -121,6 +121,11 @@ class Holds:
         """Take what the other nodes hold and use by now."""
         self._granted[pot] = Granted(self.held(pot), others_held, others_used)
 
+    def counted(self, nodes: int) -> None:
+        """Take how many nodes there are."""
+        self.changed = self.changed or nodes != self.nodes
+        self.nodes = nodes
+
     def left(self) -> None:
         """Tell all again at the next look: the database may have lost it."""
         self.joined = False
@@ -135,10 +140,12 @@ class Holds:
     def write(self) -> dict[str, Any]:
         """Return the record that lets this node sell when the database is away at the start."""
         self.changed = False
-        return {"version": VERSION, "holds": {name: str(each.held) for name, each in self._granted.items()}}
+        held = {name: str(each.held) for name, each in self._granted.items()}
+        return {"version": VERSION, "holds": held, "nodes": self.nodes}
 
     def read(self, value: Any) -> None:
         """Read what `write` wrote. Raises KeyError, TypeError, ValueError or AttributeError."""
         if value["version"] != VERSION:
             raise ValueError(f"version {value['version']} is not {VERSION}")
         self._granted = {str(name): Granted(int(held), 0, 0) for name, held in value["holds"].items()}
+        self.nodes = max(int(value.get("nodes", 1)), 1)  # records of before have none
