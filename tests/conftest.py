@@ -38,6 +38,7 @@ PROCESSES = (  # folders and files whose tests start processes; `make quick` lea
     "core/test_no_cython.py",
     "service/fleet/test_bad_input.py",
     "service/fleet/test_bench.py",
+    "service/fleet/test_books.py",
     "service/fleet/test_database.py",
     "service/fleet/test_exactly.py",
     "service/fleet/test_nodes.py",

@@ -13,10 +13,32 @@ from typing import Any, Final
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.service.fleet.database import CONNECT_S, load_driver, split_url, without_password
 from lsps2fast_plugin.service.fleet.schema import CALLABLE, MIGRATIONS, VERSION
-from lsps2fast_plugin.service.sales_ledger.outbox import rebuild
+from lsps2fast_plugin.service.sales_ledger.outbox import NotReadable, rebuild
 from lsps2fast_plugin.service.sales_ledger.schema import migrate
 
 PATIENCE_S: Final = 30.0
+
+
+async def _version(connection: Any, schema: str, network: str) -> int:
+    """Return the version of a schema, 0 for one that is empty. Raises ConfigError for one that is not for us."""
+    if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.about") is None:
+        mine = "WHERE %snamespace = $1::text::regnamespace"
+        things = f"EXISTS (SELECT FROM pg_class {mine % 'rel'}) OR EXISTS (SELECT FROM pg_proc {mine % 'pro'})"
+        if await connection.fetchval(f"SELECT {things}", schema):
+            raise ConfigError(
+                f"the schema {schema} has other things in it; name one of its own, as in ?schema=lsps2fast"
+            )
+        return 0
+    row = await connection.fetchrow("SELECT version, network FROM about")
+    if row["network"] != network:
+        raise ConfigError(
+            f"the schema {schema} is that of a fleet on {row['network']}; name another one, as in "
+            f"?schema=lsps2fast_{network}"
+        )
+    version: int = row["version"]
+    if version > VERSION:
+        raise ConfigError(f"the schema {schema} has version {version}, newer than {VERSION}: upgrade this program")
+    return version
 
 
 async def init(connection: Any, schema: str, args: Namespace) -> str:
@@ -25,17 +47,9 @@ async def init(connection: Any, schema: str, args: Namespace) -> str:
         await connection.fetchval("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", schema)  # one at a time
         await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         await connection.execute(f"SET LOCAL search_path = {schema}, pg_temp")
-        version = 0
-        if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.about") is not None:
-            row = await connection.fetchrow("SELECT version, network FROM about")
-            version = row["version"]
-            if row["network"] != args.network:
-                raise ConfigError(
-                    f"the schema {schema} is that of a fleet on {row['network']}; name another one, as in "
-                    f"?schema=lsps2fast_{args.network}"
-                )
-        if version > VERSION:
-            raise ConfigError(f"the schema {schema} has version {version}, newer than {VERSION}: upgrade this program")
+        version = await _version(connection, schema, args.network)
+        if 0 < version < VERSION:  # every question looks here first: those under way end, and others wait
+            await connection.execute("LOCK TABLE node")
         for migration in MIGRATIONS[version:]:
             await connection.execute(migration)
         if version == 0:
@@ -74,7 +88,7 @@ async def show(connection: Any, schema: str, args: Namespace) -> str:
 
 
 async def forget(connection: Any, schema: str, args: Namespace) -> str:
-    """Take a node out that will not come back: what it held and used is free for the others. Raises ConfigError."""
+    """Take a node out that will not come back: its part is free, but for what it sold of tokens. Raises ConfigError."""
     async with connection.transaction():
         mine = f"SELECT pot FROM {schema}.hold WHERE node = $1"  # in the order in which nodes lock them
         lock = f"SELECT pot FROM {schema}.pot WHERE pot IN ({mine}) ORDER BY pot FOR UPDATE"
@@ -82,7 +96,7 @@ async def forget(connection: Any, schema: str, args: Namespace) -> str:
         gone = await connection.execute(f"DELETE FROM {schema}.node WHERE node = $1", args.node)
     if gone == "DELETE 0":
         raise ConfigError(f"no node {args.node} is known; `lsps2fast fleet show` lists them")
-    return f"{args.node} is forgotten; what it held and used counts no more\n"
+    return f"{args.node} is forgotten; its part is free for others, but the uses of tokens that it sold stay counted\n"
 
 
 async def _ledgers(url: str) -> list[tuple[str, str, list[tuple[str, dict[str, Any]]]]]:
@@ -113,7 +127,12 @@ def read_ledgers(url: str) -> dict[str, sqlite3.Connection]:
         db = sqlite3.connect(":memory:", isolation_level=None)
         migrate(db)
         for node in by_node if name == "" else (name,):
-            rebuild(db, node, by_node[node])
+            try:
+                rebuild(db, node, by_node[node])
+            except NotReadable as error:
+                raise ConfigError(
+                    f"what the node {node} shipped cannot be read ({error}); a newer lsps2fast may: upgrade this one"
+                ) from error
         found[name] = db
     return found
 
@@ -140,6 +159,11 @@ async def _run(args: Namespace) -> str:
     connection = await _connected(driver, url)
     try:
         return await ACTIONS[args.action](connection, schema, args)
+    except TimeoutError as error:
+        what = "something holds its tables, as a backup does; nothing was changed, try again later"
+        raise ConfigError(f"the database did not answer within {PATIENCE_S:g} s: {what}") from error
+    except driver.UndefinedTableError as error:
+        raise ConfigError(f"there is no fleet in the schema {schema}; run `lsps2fast fleet init URL` once") from error
     except driver.PostgresError as error:
         raise ConfigError(f"{error}; this needs a role that may create in the database") from error
     finally:

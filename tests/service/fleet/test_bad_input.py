@@ -10,6 +10,7 @@ from harness.fleet import ROLE, FleetServer
 from harness.fleet_histories import POT, QUOTA
 
 from lsps2fast_plugin.service.fleet import database
+from lsps2fast_plugin.service.fleet.schema import VERSION
 
 from .members import Member, buy, sell_out
 
@@ -45,8 +46,8 @@ HARMS = {
     ),
     "a newer schema": Harm(
         f"UPDATE about SET version = 99; {KICK}",
-        f"UPDATE about SET version = 2; {KICK}",
-        "has version 99, not 2: upgrade this program",
+        f"UPDATE about SET version = {VERSION}; {KICK}",
+        f"has version 99, not {VERSION}: upgrade this program",
     ),
     "a wrong password": Harm(
         f"ALTER ROLE {ROLE} PASSWORD 'another'; {KICK}",

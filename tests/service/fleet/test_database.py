@@ -18,8 +18,9 @@ from lsps2fast_plugin.service.fleet.database import (
     without_password,
 )
 from lsps2fast_plugin.service.fleet.holds import Ask, Granted
-from lsps2fast_plugin.service.fleet.schema import MIGRATIONS
+from lsps2fast_plugin.service.fleet.schema import MIGRATIONS, VERSION
 from lsps2fast_plugin.service.policy.shared import Standing
+from lsps2fast_plugin.tools import fleet
 
 CLIENT = "02" + "aa" * 32
 NOTHING: list[Client] = []
@@ -209,6 +210,57 @@ async def test_an_older_schema_is_brought_to_this_one(server: FleetServer, url: 
     await left(one, two)
 
 
+async def test_a_schema_is_brought_up_while_its_nodes_sell(server: FleetServer, url: str) -> None:
+    """rule:18: a question that is under way ends first, or what it grants would be in no sum for ever."""
+    schema = schema_of(url)
+    admin = await load_driver().connect(server.url)
+    await admin.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; SET search_path = {schema}")
+    await admin.execute(MIGRATIONS[0])
+    await admin.execute("INSERT INTO about VALUES (true, 1, 'regtest'); SELECT join_fleet('one', 'ONE', '0', 'p')")
+    asks = "'{token:aa}', '{7}', '{60}', '{100}'"
+    await admin.execute(f"BEGIN; SELECT tell_and_hear('one', 1, {asks}, '{{}}', '[]', now())")
+    init = asyncio.create_task(asyncio.to_thread(server.command, "init", schema))
+    for _ in range(1000):
+        if await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            break
+        await asyncio.sleep(0.02)
+    await admin.execute("COMMIT")
+    await admin.close()
+    assert (await init)[0] == 0
+    assert server.value(schema, "SELECT pot, held, used FROM pot") == "token:aa|60|7"
+
+
+async def test_a_schema_of_others_is_left_alone(server: FleetServer, url: str) -> None:
+    """Whatever lies in `public` keeps its rights: a fleet's tables want a schema of their own."""
+    schema = schema_of(url)
+    server.value(schema, f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema} AUTHORIZATION lightning")
+    server.value(schema, "SET ROLE lightning; CREATE FUNCTION theirs() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    code, said = await asyncio.to_thread(server.command, "init", schema)
+    assert (code, "has other things in it" in said) == (2, True)
+    rights = "SELECT proacl IS NULL AND proconfig IS NULL FROM pg_proc WHERE proname = 'theirs' AND pronamespace ="
+    assert server.value(schema, f"{rights} '{schema}'::regnamespace") == "t"
+
+
+async def test_uses_stay_counted_when_the_node_that_sold_them_is_forgotten(server: FleetServer, url: str) -> None:
+    """rule:18: a hundred uses are a hundred; budgets are free again. A node that lives after all counts them once."""
+    schema = schema_of(url)
+    one, two = await joined(url, "one", "two")
+    asks = [Ask("capital", 20, 50, 100), Ask("token:aa", 30, 40, 100), Ask("token:bb", 0, 9, 9)]
+    await one.tell_and_hear("p1", asks, NO_POTS, NOTHING)
+    assert (await asyncio.to_thread(server.command, "forget", schema, node="one"))[0] == 0
+    wanted = [Ask("capital", 0, 100, 100), Ask("token:aa", 0, 100, 100), Ask("token:bb", 0, 9, 9)]
+    news = await two.tell_and_hear("p1", wanted, NO_POTS, NOTHING)
+    assert news.holds == [Granted(100, 0, 0), Granted(70, 30, 30), Granted(9, 0, 0)]
+    assert "pot token:aa: 30 used, 100 held by 2 nodes" in (await asyncio.to_thread(server.command, "show", schema))[1]
+    await one.join("p1")
+    news = await one.tell_and_hear("p1", [Ask("token:aa", 29, 29, 100)], NO_POTS, NOTHING)
+    assert news.holds == [Granted(29, 70, 0)]
+    assert server.value(schema, "SELECT held, used FROM pot WHERE pot = 'token:aa'") == "99|29"
+    assert (await asyncio.to_thread(server.command, "forget", schema, node="two"))[0] == 0
+    assert server.value(schema, "SELECT held, used FROM pot WHERE pot = 'capital'") == "0|0"
+    await left(one, two)
+
+
 async def test_an_earlier_process_of_a_node_is_refused(door: str) -> None:
     """cln:N6: two machines act for one node by mistake; the one that came later does."""
     (old,) = await joined(door, "one")
@@ -261,7 +313,7 @@ async def test_a_node_may_call_functions_and_nothing_else(server: FleetServer, u
 @pytest.mark.parametrize(
     ("sql", "words", "kind"),
     [
-        ("UPDATE about SET version = 99", "has version 99, not 2: upgrade this program", NotOurs),
+        ("UPDATE about SET version = 99", f"has version 99, not {VERSION}: upgrade this program", NotOurs),
         ("UPDATE about SET version = 1", "run `lsps2fast fleet init`", NotOurs),
         ("UPDATE about SET network = 'bitcoin'", "is one on bitcoin, this node is on regtest", NotOurs),
         ("DROP SCHEMA {} CASCADE", "run `lsps2fast fleet init URL` once", NotOurs),
@@ -442,3 +494,22 @@ def test_the_command_makes_shows_and_forgets(server: FleetServer, url: str) -> N
     assert server.command("forget", schema, node="two")[0] == 2
     assert server.command("forget", schema, node="one")[0] == 0
     assert "pot capital" not in server.command("show", schema)[1]
+
+
+def test_the_command_says_what_is_wrong(server: FleetServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """operator:O10: a backup that holds the tables, and a database without a fleet: a sentence, no traceback."""
+    schema = schema_of(url)
+
+    async def play() -> tuple[int, str]:
+        admin = await load_driver().connect(server.url)
+        await admin.execute(f"BEGIN; LOCK TABLE {schema}.about")
+        done = await asyncio.to_thread(server.command, "init", schema)
+        await admin.close()
+        return done
+
+    with monkeypatch.context() as impatient:
+        impatient.setattr(fleet, "PATIENCE_S", 0.5)
+        code, said = asyncio.run(play())
+    assert (code, "something holds its tables" in said) == (2, True)
+    code, said = server.command("show", "nowhere")
+    assert (code, "no fleet in the schema nowhere" in said) == (2, True)

@@ -60,7 +60,9 @@ class There:
         self.last: dict[str, int] = {}
 
     def ship(self, shipment: outbox.Shipment) -> int:
-        before = self.last.get(shipment.ledger, 0)
+        before = self.last.setdefault(shipment.ledger, 0)
+        if before < shipment.shipped:
+            return before
         for each in json.loads(json.dumps(shipment.rows)):
             self.rows[shipment.ledger, each["kind"], each["name"]] = each["row"]
         self.last[shipment.ledger] = shipment.last
@@ -97,7 +99,7 @@ def test_a_ledger_without_a_fleet_has_no_outbox(tmp_path: Path) -> None:
 
 
 STEPS = st.lists(
-    st.sampled_from(("begin", "end", "ship", "lost before", "lost after", "crash", "restored")), max_size=60
+    st.sampled_from(("begin", "end", "ship", "lost before", "lost after", "crash", "copied", "restored")), max_size=60
 )
 
 
@@ -119,6 +121,7 @@ def test_every_change_arrives_and_counts_once(tmp_path_factory: Any, steps: list
                 end(db, ended)
             case "ship":
                 ship_all(path, there)
+            case "copied":
                 copy = dict(there.rows), dict(there.last)
             case "lost after":
                 if (shipment := outbox.oldest(str(path))) is not None:
@@ -205,3 +208,40 @@ def test_a_ledger_that_was_begun_anew_counts_no_sale_twice(tmp_path: Path) -> No
     ship_all(tmp_path / "new", there)
     names = [db.execute("SELECT ledger FROM outbox_of").fetchone()[0] for db in (old, new)]
     assert earned_msat(there.rebuilt(*names)) == 3000
+
+
+def channel(db: sqlite3.Connection, number: int, released_ms: int | None = None) -> None:
+    """The channel that was made for it, and whether it is closed."""
+    db.execute(
+        "INSERT INTO channels (channel_id, jit_scid, capacity_sat, locked_ms, sent_ms, released_ms) VALUES"
+        " (?, ?, 100000, ?, ?, ?)",
+        (bytes([number] * 32), f"{number}x1x1", number, number, released_ms),
+    )
+
+
+def test_a_sale_counts_where_it_was_ended(tmp_path: Path) -> None:
+    """operator:O1: another machine took over with a ledger of its own, and then the first one again: each is behind
+    the other in something.
+    """
+    there = There()
+    first, second = ledger(tmp_path / "first"), ledger(tmp_path / "second")
+    for number in (1, 2, 3):
+        begin(first, number)
+        begin(second, number)
+    end(first, 1)
+    end(second, 2)
+    channel(first, 1, released_ms=DAY_MS)
+    channel(second, 1)
+    end(second, 3)
+    end(first, 3)
+    channel(first, 3)
+    channel(second, 3, released_ms=DAY_MS)
+    for name in ("first", "second"):
+        ship_all(tmp_path / name, there)
+    names = [db.execute("SELECT ledger FROM outbox_of").fetchone()[0] for db in (first, second)]
+    for order in (names, names[::-1]):
+        books = there.rebuilt(*order)
+        assert earned_msat(books) == 3000
+        released = books.execute("SELECT released_ms FROM channels ORDER BY jit_scid").fetchall()
+        assert released == [(DAY_MS,), (DAY_MS,)]
+        assert books.execute("SELECT count(*) FROM attempts WHERE outcome IS NULL").fetchone() == (0,)

@@ -213,10 +213,13 @@ class Database:
         return nodes
 
     async def ship(self, shipment: Shipment) -> int:
-        """Bring rows of this node's ledger there; return the last change that was there before. Raises FleetAway."""
+        """Bring rows of this node's ledger there; return the last change that was there before. Raises FleetAway.
+
+        They are taken only where that is no less than what was shipped.
+        """
         rows = msgspec.json.encode(shipment.rows).decode()
-        what = (self._node, self._epoch, shipment.ledger, shipment.last, rows)
-        there: int = await self._ask("ship($1, $2, $3, $4, $5)", int, *what)
+        what = (self._node, self._epoch, shipment.ledger, shipment.shipped, shipment.last, rows)
+        there: int = await self._ask("ship($1, $2, $3, $4, $5, $6)", int, *what)
         return there
 
     async def leave(self) -> None:

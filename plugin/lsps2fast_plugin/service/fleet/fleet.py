@@ -39,6 +39,7 @@ HOLDS: Final = (*ROOT, "holds")
 LOOK_EVERY_S, LONGEST_PAUSE_S = 2.0, 16.0
 ALL_EVERY_MS: Final = 3_600_000  # what heals with time is told anew this often
 MOST_TOLD: Final = 500  # clients in one message
+MOST_SHIPPED: Final = 20  # messages about the ledger between two looks
 TOO_MANY: Final = "you have too many unused buys; use one, or wait until one ends"
 NOT_NOW: Final = "no channel available at this time"
 
@@ -70,7 +71,7 @@ class Wire(Protocol):
         """Return all nodes. Raises FleetAway."""
 
     async def ship(self, shipment: Shipment) -> int:
-        """Bring rows of the ledger there; return the last change that was there before. Raises FleetAway."""
+        """Bring rows of the ledger there, if they follow on; return the last change there before. Raises FleetAway."""
 
     async def leave(self) -> None:
         """Close the connection."""
@@ -116,6 +117,7 @@ class Fleet:
         self._ledger_path = ledger_path
         self._largest_promise_sat = largest_promise_sat
         self._shipping_failed = False
+        self._compared = False  # what was shipped with what is there, since the join
         self.holds = holds
         self._others = others = policy.ledger.others
         self._policy = policy
@@ -177,6 +179,7 @@ class Fleet:
             try:
                 if not self.holds.joined:
                     await wire.join(revision_of(self._policy.rules))
+                    self._compared = False
                     self._again = dict.fromkeys([*self._told, *self._clients()])
                     self._told.clear()
                     self._since = self._nodes_since = None
@@ -190,16 +193,23 @@ class Fleet:
                 log.warning(f"what this node holds of the fleet could not be journalled, will be tried again: {error}")
 
     async def ship(self) -> None:
-        """Bring what the sales ledger has gained to the database; the disk is asked on another thread."""
+        """Bring what the sales ledger has gained to the database; the disk is asked on another thread.
+
+        After a join a shipment without rows finds out whether the database has lost some.
+        """
         wire, path = self._wire, self._ledger_path
         if wire is None or path is None:
             return
         try:
-            while self.holds.joined and (shipment := await asyncio.to_thread(outbox.oldest, path)) is not None:
+            for _ in range(MOST_SHIPPED):
+                shipment = await asyncio.to_thread(outbox.oldest, path, empty=not self._compared)
+                if shipment is None or not self.holds.joined:
+                    break
                 async with self._turn:
                     there = await wire.ship(shipment)
                 await asyncio.to_thread(outbox.done, path, shipment, there)
-                if not shipment.is_full:
+                self._compared = True
+                if not shipment.is_full and there >= shipment.shipped:
                     break
             self._shipping_failed = False
         except FleetAway as error:

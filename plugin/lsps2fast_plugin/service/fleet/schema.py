@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from lsps2fast_plugin.service.fleet import migration_1, migration_2
+from lsps2fast_plugin.service.fleet import migration_1, migration_2, migration_3
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 # Each migration brings the schema from the version before it; a version that was released is never edited.
-MIGRATIONS: Final = (migration_1.SQL, migration_2.SQL)
+MIGRATIONS: Final = (migration_1.SQL, migration_2.SQL, migration_3.SQL)
 CALLABLE: Final = (
     "network_and_version()",
     "join_fleet(text, text, text, text)",
@@ -23,5 +23,5 @@ CALLABLE: Final = (
     "forget_untold(text, bigint)",
     "seen_now(text, text)",
     "list_nodes()",
-    "ship(text, bigint, text, bigint, json)",
+    "ship(text, bigint, text, bigint, bigint, json)",
 )

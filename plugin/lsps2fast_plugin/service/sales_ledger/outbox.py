@@ -12,7 +12,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
+from lsps2fast.errors import Lsps2Error
 from lsps2fast_plugin.service.sales_ledger.schema import uri_of
+from lsps2fast_plugin.service.sales_ledger.writes import CHANNEL_LATER
 
 BUSY_S: Final = 5.0
 BATCH: Final = 500
@@ -75,17 +77,17 @@ def drop(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE outbox_of")
 
 
-def oldest(path: str) -> Shipment | None:
-    """Return what waits longest; None for nothing. Raises sqlite3.Error."""
+def oldest(path: str, *, empty: bool = False) -> Shipment | None:
+    """Return what waits longest; for nothing None, or with `empty` a shipment without rows. Raises sqlite3.Error."""
     if not os.path.exists(path):
         return None
     with _opened(path) as db:
         if not _is_kept(db):
             return None
         waiting = db.execute("SELECT seq, kind, key FROM outbox ORDER BY seq LIMIT ?", (BATCH,)).fetchall()
-        if not waiting:
-            return None
         ledger, shipped = db.execute("SELECT ledger, shipped FROM outbox_of").fetchone()
+        if not waiting:
+            return Shipment(ledger, shipped, shipped, [], False) if empty and shipped else None
         rows = [_row(db, kind, key) for kind, key in dict.fromkeys((kind, key) for _, kind, key in waiting)]
         return Shipment(ledger, shipped, waiting[-1][0], rows, len(waiting) >= BATCH)
 
@@ -93,13 +95,16 @@ def oldest(path: str) -> Shipment | None:
 def done(path: str, shipment: Shipment, there: int) -> None:
     """Delete what has been shipped. `there`: the last change that the database had before. Raises sqlite3.Error.
 
-    A database that had less than was shipped has lost something, and gets all rows again.
+    A database that had less than was shipped has lost something. It took nothing, and gets all rows again.
     """
+    was_taken = there >= shipment.shipped
     with _opened(path) as db:
         db.execute("BEGIN IMMEDIATE")
-        db.execute("DELETE FROM outbox WHERE seq <= ?", (shipment.last,))
-        db.execute("UPDATE outbox_of SET shipped = ?", (shipment.last,))
-        if there < shipment.shipped:
+        db.execute("UPDATE outbox_of SET shipped = ?", (shipment.last if was_taken else there,))
+        if was_taken:
+            db.execute("DELETE FROM outbox WHERE seq <= ?", (shipment.last,))
+        else:
+            db.execute("DELETE FROM outbox")
             _all_again(db)
         db.execute("COMMIT")
 
@@ -126,29 +131,61 @@ def _row(db: sqlite3.Connection, kind: str, key: Any) -> dict[str, Any]:
     found = db.execute(f"SELECT * FROM {kind} WHERE {KEYS[kind]} = ?", (key,))
     names = [column[0] for column in found.description]
     row = {
-        name: value.hex() if isinstance(value, bytes) else value
+        name: value.hex() if isinstance(value, bytes) else value.replace("\0", "�") if isinstance(value, str) else value
         for name, value in zip(names, found.fetchone(), strict=True)
         if name != "id"
     }
     return {"kind": kind, "name": "|".join(str(row[name]) for name in NAMES[kind]), "row": row}
 
 
+class NotReadable(Lsps2Error):
+    """A shipped row is none of a ledger of this version."""
+
+
 def rebuild(db: sqlite3.Connection, node: str, ledgers: list[list[tuple[str, dict[str, Any]]]]) -> None:
     """Write the rows of one node, of all its ledgers, into an open ledger that may have those of others.
 
-    `ledgers`: oldest first, each a list of kind and row. A ledger that was begun anew tells some sales a second time,
-    from the journal: of each jit scid only the newest ledger counts. Jit scids get the node behind them.
+    `ledgers`: oldest first, each a list of kind and row. A ledger that was begun anew, or on another machine, tells
+    some sales a second time, from the journal: of each jit scid only the ledger counts that knows most. Jit scids get
+    the node behind them. Raises NotReadable.
     """
-    told: set[str] = set()
-    for rows in reversed(ledgers):
-        mine = [(kind, row) for kind, row in rows if row.get("jit_scid") not in told]
-        told.update(scid for _, row in mine if (scid := row.get("jit_scid")) is not None)
-        for kind, row in mine:
-            values = {name: _value(name, value) for name, value in row.items()}
+    columns = {kind: {name for _, name, *_ in db.execute(f"PRAGMA table_info({kind})")} for kind in KEYS}
+    try:
+        knows_most = _knows_most(ledgers)
+        for wanted in (True, False):  # what a channel lacks in one ledger may stand in another
+            for number, rows in reversed([*enumerate(ledgers)]):
+                for kind, row in rows:
+                    is_best = knows_most.get(row.get("jit_scid", ""), number) == number
+                    if is_best == wanted and (is_best or kind == "channels"):
+                        if unknown := row.keys() - columns[kind]:
+                            raise ValueError(f"a row of {kind} has {', '.join(sorted(unknown))}")
+                        _insert(db, node, kind, row)
+    except (sqlite3.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise NotReadable(f"{type(error).__name__}: {error}") from error
+
+
+def _insert(db: sqlite3.Connection, node: str, kind: str, row: dict[str, Any]) -> None:
+    values = {name: _value(name, value) for name, value in row.items()}
+    if (scid := row.get("jit_scid")) is not None:
+        values["jit_scid"] = f"{scid}@{node[:8]}"
+    twice = f"(channel_id) DO UPDATE SET {CHANNEL_LATER}" if kind == "channels" else "DO NOTHING"
+    places = ", ".join("?" * len(values))
+    db.execute(f"INSERT INTO {kind} ({', '.join(values)}) VALUES ({places}) ON CONFLICT {twice}", (*values.values(),))
+
+
+def _knows_most(ledgers: list[list[tuple[str, dict[str, Any]]]]) -> dict[str, int]:
+    """Return for each jit scid the ledger that has most fees, of equal ones one in which it is over, or the newest."""
+    best: dict[str, tuple[int, bool, int]] = {}
+    for number, rows in enumerate(ledgers):
+        known: dict[str, tuple[int, bool, int]] = {}
+        for kind, row in rows:
             if (scid := row.get("jit_scid")) is not None:
-                values["jit_scid"] = f"{scid}@{node[:8]}"
-            places = ", ".join("?" * len(values))
-            db.execute(f"INSERT OR IGNORE INTO {kind} ({', '.join(values)}) VALUES ({places})", (*values.values(),))
+                fees_msat, is_over, _ = known.get(scid, (0, False, number))
+                fees_msat += row["fee_taken_msat"] if kind == "attempts" else 0
+                known[scid] = fees_msat, is_over or (kind == "buys" and row["outcome"] is not None), number
+        for scid, each in known.items():
+            best[scid] = max(best.get(scid, each), each)
+    return {scid: number for scid, (_, _, number) in best.items()}
 
 
 def _value(name: str, value: Any) -> Any:

@@ -9,7 +9,7 @@ the journal never less.
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
+from typing import Any, Final
 
 from lsps2fast_plugin.cln.psbt import fee_sat
 from lsps2fast_plugin.service.sales_ledger.facts import (
@@ -44,9 +44,10 @@ _CHANNEL_FIELDS = (
     "locked_ms", "sent_ms", "released_ms",
 )  # fmt: skip
 _LATER = ("funding_txid", "mining_msat", "close_mining_msat", "sent_ms", "released_ms")  # known after the rest
+CHANNEL_LATER: Final = ", ".join(f"{name} = COALESCE({name}, excluded.{name})" for name in _LATER)
 _CHANNEL = f"""INSERT INTO channels (channel_id, {", ".join(_CHANNEL_FIELDS)})
   VALUES ({", ".join("?" * (1 + len(_CHANNEL_FIELDS)))}) ON CONFLICT (channel_id) DO UPDATE SET
-  {", ".join(f"{name} = COALESCE({name}, excluded.{name})" for name in _LATER)}"""
+  {CHANNEL_LATER}"""
 _CLOSE = """INSERT INTO closes (channel_id, rule, decided_ms, feerate_perkw, ours_msat, client_msat, opening_fee_msat,
   routing_fees_msat, idle_days) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 _Row = tuple[int, int]
