@@ -197,8 +197,10 @@ class Batches:
             if outcome.sent:
                 self.counts.transactions += 1
                 self.counts.channels += len(members)
+                log.info(f"batch {batch.name} is on its way to the chain: channels {len(members)}")
                 return
             self.counts.spoilt += 1
+            log.info(f"batch {batch.name} is not sent, one of its channels is gone; {len(batch.members)} open others")
             batch.tries += 1
             batch.inputs = () if outcome.spent else batch.inputs
             await self._open_another(batch)
