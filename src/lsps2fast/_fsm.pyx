@@ -487,6 +487,7 @@ class Session(Payment):
         leave = self.leave_existing()
         self.registry.use_no_more(self)
         self.existing = self.limits = self.forwards = None
+        self.left_existing = True
         self.committed = self.sent = self.gone = False
         self.recorded = 0
         self.fee_msat += self.waived_msat

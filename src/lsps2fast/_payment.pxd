@@ -87,6 +87,7 @@ cdef class Payment:
     cdef readonly bint reused
     cdef readonly object existing
     cdef readonly unsigned long long waived_msat
+    cdef bint left_existing
     cdef bint counted
     cdef readonly int in_flight
     cdef readonly int fulfilled

@@ -204,6 +204,7 @@ class Payment:
         self.reused = False  # the channel was public before this payment (O-13)
         self.existing = None  # actions.ExistingChannel: the parts go into a channel that the client had, none is opened
         self.waived_msat = 0  # of the opening fee, for that
+        self.left_existing = False  # a channel is opened after all, and the record tells of the other
         self.counted = False  # it is one of its buy's attempts to open a channel (C-16)
         self.in_flight = 0
         self.fulfilled = 0

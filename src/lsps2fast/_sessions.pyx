@@ -692,7 +692,7 @@ class Sessions(Live):
         if buy.expired and buy.channel is None and not buy.closing:
             final = Finalize(buy.jit_scid, session.record("forwards"), outcome)
             return (*actions, final, *self._forget_or_wait(buy, outcome))
-        if session.funding is not None or session.channel is not None:  # else nothing was journalled
+        if session.funding is not None or session.channel is not None or session.left_existing:  # else none was written
             actions += (Reset(buy.jit_scid, self._waiting(buy, session.channel if session.sent else None), outcome),)
         return actions + self._retire(buy) if buy.expired and not buy.sets else actions
 

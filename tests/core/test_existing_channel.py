@@ -142,3 +142,13 @@ def test_where_no_channel_is_found_all_is_as_without_reuse(scene: Play) -> None:
     assert kinds(play.part()) == ["ReserveCoins"]
     assert kinds(play.walk("reserved")) == ["Persist"]
     assert play.of(order.Persist)[0].record.existing is None
+
+
+def test_a_record_of_it_does_not_stay_when_no_channel_is_opened_either(scene: Play) -> None:
+    """K-15: the room had gone by the last look, and there are no coins; the record is that of a buy again."""
+    play = scene()
+    play.walk("part existing stored unready")
+    ended = play.tell(Input.OPEN_FAILED, False)
+    assert kinds(ended) == ["FailParts", "Reset"]
+    assert play.of(order.Reset)[0].record == replace(play.of(order.Reset)[0].record, stage="buy", existing=None)
+    assert play.state is State.FAILED

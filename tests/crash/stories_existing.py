@@ -106,3 +106,26 @@ async def over_existing_held(stage: Stage) -> None:
     client.settle_held()
     await stage.result(payment)
     await stage.pay_unpaid(payer, sale, THIRDS)
+
+
+@scenario(options=FREE)
+async def over_existing_then_another(stage: Stage) -> None:
+    """The next payment on the scid needs a channel before lightningd has set the first one's fees again (rule:13)."""
+    client = await served(stage)
+    scid, delta, terms = await stage.buy(client, SPARE_MSAT)
+    sales = [stage.second_sale(client, scid, delta, terms, SPARE_MSAT) for _ in range(2)]
+    for sale in sales:
+        sale.reuse_percent = 0
+    client.behaviour.on_part = "hold"
+    await stage.begin()
+    first = await parts_held(stage, client, sales[0], [SPARE_MSAT])
+    slow = stage.lsp.faults.hang("setchannel")
+    client.behaviour.on_part = "settle"
+    client.settle_held()
+    await stage.result(first)
+    second = await stage.send(stage.payers[0], sales[1], [SPARE_MSAT])
+    await stage.quiet()
+    stage.lsp.faults.remove(slow)
+    await stage.result(second)
+    for sale in sales:
+        await stage.pay_unpaid(stage.payers[0], sale, [SPARE_MSAT])

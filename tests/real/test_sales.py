@@ -162,15 +162,21 @@ def test_what_was_paid_for_is_an_ordinary_channel_afterwards(town: Town) -> None
     assert bill.wallet.call("xpay", {"invstring": back["bolt11"]})["amount_msat"] == 20_000_000
 
 
-def test_the_jit_scid_still_forwards_after_a_restart_of_lightningd(found_town: Callable[..., Town]) -> None:
-    """A-03, cln:A7, trap:25: the rate of zero that forwards were promised is not kept by lightningd; we set it
-    again.
+@pytest.mark.parametrize("own", [None, (77, 7), (0, 0)])
+def test_the_jit_scid_still_forwards_after_a_restart_of_lightningd(
+    found_town: Callable[..., Town], own: tuple[int, int] | None
+) -> None:
+    """A-03, rule:13, cln:A7, trap:25: the rate of zero that forwards were promised is not kept by lightningd; we set
+    it again. Then the channel charges what it did before, also where its operator has set that.
     """
     town = found_town()
     bill = fresh(town)
     assert town.pay(bill, [SIZE_MSAT]).paid
     town.over(bill)
     town.mine(6)
+    row = town.channels(town.lsp, bill.wallet)[0]
+    if own is not None:
+        town.lsp.call("setchannel", {"id": row["channel_id"], "feebase": own[0], "feeppm": own[1]})
     town.lsp.stop()
     town.lsp.start()
     town.lsp.wait_log("sells JIT channels")
@@ -179,7 +185,7 @@ def test_the_jit_scid_still_forwards_after_a_restart_of_lightningd(found_town: C
     for amounts in ([2_000_000], [1_000_000] * 3):
         assert town.pay(town.further_bill(bill, sum(amounts)), amounts).failures == [""] * len(amounts)
     row = town.channels(town.lsp, bill.wallet)[0]
-    assert (row["fee_base_msat"], row["fee_proportional_millionths"]) == (1, 10)
+    assert (row["fee_base_msat"], row["fee_proportional_millionths"]) == (own or (1, 10))
 
 
 def test_a_wallet_buys_twice(town: Town) -> None:

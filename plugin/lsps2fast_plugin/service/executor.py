@@ -70,7 +70,7 @@ class ActionExecutor:
         self._alarms = alarms
         self._tasks = tasks = OrderTasks(clock, driver, alarms.tell)
         self._fees = fees = RoutingFees(funder, clock, tasks.insist, tasks.until_done)
-        self._records = RecordOrders(tasks, store, clock, fees)
+        self._records = RecordOrders(tasks, store, clock, fees, room)
         self._waiting = WaitingOrders(tasks, funder, fees, answers, clock, room)
         self._existing = ExistingChannels(
             rpc=rpc, tasks=tasks, fees=fees, clock=clock, finder=finder, book=room, sessions=driver
@@ -141,6 +141,9 @@ class ActionExecutor:
         self.watch = self._waiting.watch
         self.unready = self._waiting.unready
         self.of_last_life = fees.of_last_life
+        self.has_its_fees = fees.has_them
+        self.finish = self._records.finish
+        self.keep_alias = self._records.keep_alias
         self.drop_waiting = self._waiting.drop
         self.waits = self._waiting.waits
         self.revive_existing = self._existing.revive
@@ -162,7 +165,7 @@ class ActionExecutor:
         """Carry out these orders; those that take time go on in the background."""
         actions = tuple(actions)
         fees = next((action for action in actions if isinstance(action, order.RestoreFees)), None)
-        left, leaving = None, None
+        left = None
         for action in actions:
             match action:
                 case order.ForwardParts():
@@ -180,11 +183,13 @@ class ActionExecutor:
                     self._funding.announce(action)
                 case order.LeaveChannel():
                     left, leaving = action, self._existing.leave(action)
+                    if leaving is not None:
+                        self._records.leaving[action.jit_scid, action.existing.channel_id] = leaving
                 case order.Reset():
-                    task = self._tasks.spawn(self._records.reset(action, left, leaving), action)
+                    task = self._tasks.spawn(self._records.reset(action, left), action)
                     self._records.resetting[action.jit_scid] = task
                 case order.Finalize():
-                    self._tasks.spawn(self._records.finalize(action, fees, leaving), action)
+                    self._tasks.spawn(self._records.finalize(action, fees), action)
                 case order.RestoreFees() if any(isinstance(other, order.Finalize) for other in actions):
                     self._waiting.stop(action.channel_id)  # the rest with its Finalize: then the record goes
                 case order.RestoreFees():
@@ -205,14 +210,6 @@ class ActionExecutor:
     def insist(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
         """Have something done that must be done in the end, in the background."""
         self._tasks.insist(what, work)
-
-    def finish(self, jit_scid: int, fees: order.RestoreFees | None) -> None:
-        """After a start: do what should have followed a final record that is there (K-15)."""
-        self._records.finish(jit_scid, fees)
-
-    def keep_alias(self, fees: order.RestoreFees) -> None:
-        """After a start: lightningd has forgotten which rate forwards over the jit scid were promised (A-03)."""
-        self._records.keep_alias(fees)
 
     async def block(self) -> None:
         """Look at routing fees after a block; what cannot be asked now is asked with the next one."""

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 from lsps2fast.actions import (
     ChannelLimits,
@@ -158,6 +159,7 @@ class ExistingChannels:
         self._book = book
         self._sessions = sessions
         self._preparing: dict[Key, PrepareChannel] = {}  # what came of an older order is no news for a later payment
+        self._restoring: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # the newest, by channel
 
     async def find(self, action: ReserveCoins) -> bool:
         """Promise this payment the room of a channel and feed that; False: a channel is to be opened."""
@@ -216,7 +218,8 @@ class ExistingChannels:
         """Return what the channel charges; None: nothing for now, and the operator's own fees again."""
         if row.charges_nothing:
             if self._fees.is_pending(row.channel_id):
-                return None
+                owed = self._fees.owed(row.channel_id)
+                return None if owed is None else owed.rates
             if (given := self._fees.given_back(row.channel_id)) is not None:  # a call of an earlier life came late
                 return given.rates
         return row.fee_base_msat, row.fee_proportional_millionths
@@ -282,7 +285,8 @@ class ExistingChannels:
         """Free the room at once. Return the task that restores the routing fees, if there is something to restore."""
         if not self._leave((action.jit_scid, action.payment_hash), action.existing.channel_id):
             return None
-        return self._tasks.spawn(self._restore(action), action)
+        task = self._restoring[action.existing.channel_id] = self._tasks.spawn(self._restore(action), action)
+        return task
 
     def _leave(self, key: Key, channel_id: str) -> bool:
         self._preparing.pop(key, None)
@@ -293,6 +297,16 @@ class ExistingChannels:
         return last
 
     async def _restore(self, action: LeaveChannel) -> None:
+        """Restore the routing fees, or wait until a later payment that has left the channel has done so.
+
+        That one may have failed before a record told of it, so the record of this one does until then.
+        """
+        await self._restore_now(action)
+        newest = self._restoring.get(action.existing.channel_id)
+        if newest is not None and newest is not asyncio.current_task():
+            await asyncio.wait([newest])
+
+    async def _restore_now(self, action: LeaveChannel) -> None:
         existing = action.existing
         counts = self._fees.supersede(existing.channel_id)
         if await self._was_set_meanwhile(existing.channel_id, self._tasks.peer_of(action.jit_scid)) and counts():
@@ -301,7 +315,8 @@ class ExistingChannels:
             self._book.restored(existing.channel_id)
         if not counts():
             return
-        fees = RestoreFees(existing.channel_id, action.zero_until_ms, rates_of(existing))
+        rates = self._book.rates(existing.channel_id, rates_of(existing))
+        fees = RestoreFees(existing.channel_id, action.zero_until_ms, rates)
         await self._fees.restore(fees, again=action.zero_until_ms > 0)
         self._book.restored(existing.channel_id)
 
@@ -315,13 +330,21 @@ class ExistingChannels:
             return False
         return row is not None and not row.charges_nothing
 
-    def revive(self, jit_scid: int, journal: SessionRecord) -> None:
-        """After a start: promise what this payment has of its channel, and its fees to whom they are owed."""
+    def revive(self, jit_scid: int, journal: SessionRecord, row: PeerChannel | None) -> None:
+        """After a start: promise what this payment has of its channel, and its fees to whom they are owed.
+
+        Where `row` charges something that is the last word, be it of before the payment or of its operator since.
+        """
         existing, payment_hash = journal.existing, journal.payment_hash
         if existing is None or payment_hash is None:
             return
         out_msat = sum(part.out_msat for part in journal.forwards)
         promise = Promise((jit_scid, payment_hash), out_msat, len(journal.forwards))
         self._book.promise(existing.channel_id, promise)
-        self._book.remember(existing.channel_id, rates_of(existing))
+        rates = rates_of(existing)
+        if row is not None and not row.charges_nothing:
+            rates = row.fee_base_msat, row.fee_proportional_millionths
+        elif row is not None and rates != (0, 0):
+            self._fees.found_zero(existing.channel_id)
+        self._book.remember(existing.channel_id, rates)
         self._fees.supersede(existing.channel_id)

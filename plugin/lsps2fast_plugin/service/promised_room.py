@@ -123,6 +123,10 @@ class PromisedRoom:
             self._rates[channel_id] = rates
         return self._rates.setdefault(channel_id, rates)
 
+    def rates(self, channel_id: str, before: Rates | None) -> Rates | None:
+        """Return what is to be restored; `before`: what one of its payments has found."""
+        return self._rates.get(channel_id, before)
+
     def restored(self, channel_id: str) -> None:
         """Forget it: the channel charges that again."""
         if channel_id not in self._promises:

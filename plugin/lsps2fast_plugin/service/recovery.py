@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
-from lsps2fast.actions import RestoreFees
+from lsps2fast.actions import Channel, ExistingChannel, RestoreFees
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast.table import State
 from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.retry import retry, until_answered
 from lsps2fast_plugin.service.capital import BACK
 from lsps2fast_plugin.service.coins import UNREAD
+from lsps2fast_plugin.service.existing_channels import rates_of
 from lsps2fast_plugin.service.funding import holds_money_of_client
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.reconcile import LOST, SETTLED, Snapshot, Verdict, first_orders, judge
@@ -35,7 +36,9 @@ class Recovery:
 
     def __init__(self, parts: ServiceParts) -> None:
         self._parts = parts
-        self._finished: set[int] = set()
+        self._finished: set[int] = set()  # jit scids with a final record
+        self._begun: set[int] = set()  # jit scids with an active record
+        self._rows: dict[str, PeerChannel] = {}  # of `channels`, by channel id
         self._owned: set[str] = set()  # channels that some record names
         self._same_node = False  # lightningd ran on while the plugin was away: it may have calls of the last life
         self.channels: list[PeerChannel] = []  # all that lightningd lists
@@ -103,6 +106,8 @@ class Recovery:
     def revive_begun(self, stored: list[StoredSession], snapshot: Snapshot) -> None:
         """Go on with each payment where it stood (`begun`). Each record by itself (K-08)."""
         self._finished = {record.buy.jit_scid for record in stored if record.outcome is not None}
+        self._rows = {row.channel_id: row for row in self.channels}
+        self._begun = {record.buy.jit_scid for record in stored if record.outcome is None}
         self._owned = {record.journal.channel.channel_id for record in stored if record.journal.channel is not None}
         self._owned |= {channel_id for channel_id in snapshot.channels if self._spoken_for(channel_id, snapshot)}
         self._promise_coins(stored)
@@ -166,11 +171,10 @@ class Recovery:
         if record.outcome is not None:
             self._revive_alias(record)
         elif buy.jit_scid in self._finished:  # K-15: a crash fell between the final record and the deletion
-            fees = None
-            if journal.channel is not None:
-                fees = RestoreFees(journal.channel.channel_id, buy.params.valid_until_ms)
-                self._may_have_calls(journal.channel.channel_id)
-            parts.effects.finish(buy.jit_scid, fees)
+            fees = self._fees_again(journal.channel or journal.existing, buy.params.valid_until_ms)
+            if fees is not None:
+                self._may_have_calls(fees.channel_id)
+            parts.effects.finish(buy, fees)
         else:
             verdict = judge(record, snapshot, self._owned)
             if verdict.journal.channel is not None:
@@ -196,7 +200,23 @@ class Recovery:
         core.paid, core.channel = True, record.journal.channel
         self._parts.offers.mark_used(record.buy.jit_scid)
         self._not_ready(record.journal.channel.channel_id)
-        self._parts.effects.keep_alias(RestoreFees(record.journal.channel.channel_id, record.buy.params.valid_until_ms))
+        fees = self._fees_again(record.journal.channel, record.buy.params.valid_until_ms)
+        if fees is None or record.buy.jit_scid in self._begun:  # its active record says what they are
+            return
+        if self._same_node and fees.rates is not None:  # and lightningd remembers what was promised
+            self._parts.effects.has_its_fees(fees)
+        elif self._same_node or fees.rates is not None:  # else it takes nothing at the word of its operator
+            self._parts.effects.keep_alias(record.buy, fees)
+
+    def _fees_again(self, channel: Channel | ExistingChannel | None, zero_until_ms: int) -> RestoreFees | None:
+        """Return what a channel is to charge from now on: what it does, or its record says, or the configuration."""
+        if channel is None:
+            return None
+        row = self._rows.get(channel.channel_id)
+        rates = rates_of(channel) if isinstance(channel, ExistingChannel) else None
+        if row is not None and not row.charges_nothing:
+            rates = row.fee_base_msat, row.fee_proportional_millionths
+        return RestoreFees(channel.channel_id, zero_until_ms, rates)
 
     def _revive_session(self, record: StoredSession, verdict: Verdict, snapshot: Snapshot) -> None:
         jit_scid, channel = record.buy.jit_scid, verdict.journal.channel
@@ -208,7 +228,7 @@ class Recovery:
         back = row is None or row.state in BACK
         if (existing := verdict.journal.existing) is not None and session is not None:
             self._not_ready(existing.channel_id)
-            parts.effects.revive_existing(jit_scid, verdict.journal)
+            parts.effects.revive_existing(jit_scid, verdict.journal, self._rows.get(existing.channel_id))
         if channel is not None:
             self._not_ready(channel.channel_id)
             shuts_down = row is not None and row.is_withheld and not back  # and binds its coins until its parts end

@@ -40,6 +40,7 @@ class RoutingFees:
         self._last = LateReplyGuard(insist)
         self._newest: dict[str, int] = {}  # number of the last order, by channel
         self._orders = itertools.count(1)
+        self._owed: dict[str, RestoreFees] = {}  # those that are to be given back
         self._zero: set[str] = set()  # channels that lightningd has set to zero for us, and that we have not set since
         self.of_last_life: set[str] = set()  # channels about which lightningd may still have a call of that
         self._given: dict[str, RestoreFees] = {}  # of those, the ones that have their fees again
@@ -58,10 +59,24 @@ class RoutingFees:
         """Return which fees this channel was given back, where a call of an earlier life may have undone that."""
         return self._given.get(channel_id)
 
+    def owed(self, channel_id: str) -> RestoreFees | None:
+        """Return which fees this channel was last to get back, while it has not got them."""
+        return self._owed.get(channel_id)
+
+    def has_them(self, fees: RestoreFees) -> None:
+        """Note after a start that this channel has its fees: a call of an earlier life may still undo that."""
+        if fees.channel_id in self.of_last_life:
+            self._given[fees.channel_id] = fees
+
+    def found_zero(self, channel_id: str) -> None:
+        """Note after a start that this channel takes nothing, at the word of an earlier life."""
+        self._zero.add(channel_id)
+
     def drop(self, channel_id: str) -> None:
         """Forget this channel; what was ordered for it does not count any more."""
         self._newest.pop(channel_id, None)
         self._given.pop(channel_id, None)
+        self._owed.pop(channel_id, None)
         self._zero.discard(channel_id)
 
     async def operator_charges(self) -> bool:
@@ -87,6 +102,7 @@ class RoutingFees:
 
         `again`: it may have been done before, and then zero would not be the rate before.
         """
+        self._owed[action.channel_id] = action
         return self._restore(action, self.supersede(action.channel_id), again)
 
     async def _fees_of(self, action: RestoreFees) -> dict[str, int]:
@@ -123,9 +139,9 @@ class RoutingFees:
         await self._until_done(what, restore)
         if counts():
             del self._newest[action.channel_id]
+            self._owed.pop(action.channel_id, None)
             self._zero.discard(action.channel_id)
-            if action.channel_id in self.of_last_life:
-                self._given[action.channel_id] = action
+            self.has_them(action)
 
     async def block(self) -> None:
         """See whether a call of an earlier life has come late. Raises NodeError."""

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from lsps2fast.actions import TIMEOUT, SessionRecord
+from lsps2fast.actions import TIMEOUT, ExistingChannel, SessionRecord
 from lsps2fast.errors import Lsps2Error, NodeError, StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
@@ -157,6 +157,10 @@ class SessionStore:
         if journal.payment_hash is not None:
             self._journals[jit_scid] = journal
         await self._write("active", buy, record_of(buy, journal))
+
+    async def note_fees(self, buy: Buy, existing: ExistingChannel) -> None:
+        """Write which routing fees a channel of a finished buy has: one commit; `forget` ends it. Raises StoreError."""
+        await self._write("active", buy, record_of(buy, msgspec.structs.replace(FRESH, existing=existing)))
 
     async def attempt_ended(
         self, jit_scid: int, payment_hash: bytes, outcome: str, wall_ms: int, fee_paid_msat: int = 0

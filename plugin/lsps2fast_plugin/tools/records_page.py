@@ -89,7 +89,8 @@ SESSION: Final = {
     "lsps2fast.shared": "where the funding pays several channels (version 5)",
     "lsps2fast.shared.channels": "the others: node id and channel id",
     "lsps2fast.shared.mining_sat": "this channel's share of what miners get, sat",
-    "lsps2fast.existing": "a channel that the client had, which the parts go into; then none is made (version 4)",
+    "lsps2fast.existing": "a channel that the client had, which the parts go into; then none is made (version 4). "
+    "Beside a final record: a start gives that channel its routing fees again",
     "lsps2fast.existing.channel_id": "its id",
     "lsps2fast.existing.fee_base_msat": "the routing fee it took before, in msat; null: the operator's own",
     "lsps2fast.existing.fee_ppm": "and in parts per million",

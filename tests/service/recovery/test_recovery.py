@@ -31,7 +31,16 @@ from msgspec.structs import replace
 
 from lsps2fast._parts import IncomingHtlc
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import Action, Broadcast, ForwardParts, RenewInputs, RestoreFees, SessionRecord, Undo
+from lsps2fast.actions import (
+    Action,
+    Broadcast,
+    ExistingChannel,
+    ForwardParts,
+    RenewInputs,
+    RestoreFees,
+    SessionRecord,
+    Undo,
+)
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.table import Input
@@ -79,6 +88,7 @@ class House:
         self.promised: dict[str, int] = {}
         self.finished: list[tuple[int, RestoreFees | None]] = []
         self.aliases: list[RestoreFees] = []
+        self.with_fees: list[RestoreFees] = []
         self.forgotten: list[int] = []
         self.lapsed: list[tuple[int, int]] = []
         self.kept: list[int] = []
@@ -100,8 +110,9 @@ class House:
                 alarm=self.alarms.append,
                 unready=set(),
                 of_last_life=set(),
-                finish=lambda jit_scid, fees: self.finished.append((jit_scid, fees)),
-                keep_alias=self.aliases.append,
+                finish=lambda buy, fees: self.finished.append((buy.jit_scid, fees)),
+                keep_alias=lambda buy, fees: self.aliases.append(fees),
+                has_its_fees=self.with_fees.append,
             ),
             coins=SimpleNamespace(promise=self._promise),
             offers=SimpleNamespace(mark_used=self.used.add),
@@ -142,6 +153,7 @@ class House:
     def revive(self, *stored: StoredSession, said: Snapshot | None = None) -> None:
         """Recovery, and what it left to do in the background."""
         recovery, records = Recovery(self.service), list(stored)
+        recovery.channels = [] if said is None else list(said.channels.values())
         begun = recovery.begun(records)
         recovery.revive_begun(begun, said or snapshot())
         list(recovery.revive_offers(records, begun))
@@ -360,6 +372,8 @@ def test_a_lapsed_record_that_cannot_be_deleted_is_tried_again() -> None:
     assert "disk is full" in house.log.text()
 
 
+CHARGED = (1, 10)  # what `channel` takes
+FREE: dict[str, Any] = {"fee_base_msat": 0, "fee_proportional_millionths": 0}
 PAID = SessionRecord("paid", HASH, 1, 100, FUNDING, CHANNEL, PARTS, None)
 
 
@@ -367,7 +381,8 @@ def test_a_crash_between_the_final_record_and_the_deletion_does_what_is_left() -
     """K-15: routing fees, then the active record; the payment is not begun again."""
     house = House()
     house.revive(StoredSession(BUY, PAID, None), StoredSession(BUY, PAID, "Succeeded"), said=snapshot(channel()))
-    assert house.finished == [(JIT, RestoreFees(ID, END_MS))]
+    assert house.finished == [(JIT, RestoreFees(ID, END_MS, CHARGED))]
+    assert house.aliases == house.with_fees == []
     assert house.core.buys[JIT].paid
     assert house.orders == []
 
@@ -380,10 +395,40 @@ def test_the_scid_of_a_paid_channel_is_its_alias_until_the_offer_ends(outcome: s
     """A-03: over a restart, at the promised rate of zero; no second channel is opened on it."""
     house = House(wall_ms=wall_ms)
     house.revive(StoredSession(BUY, PAID, outcome), said=snapshot(channel()))
-    assert house.aliases == [RestoreFees(ID, END_MS)] * lives
+    assert house.aliases == [RestoreFees(ID, END_MS, CHARGED)] * lives
     parts = [house.core.part(_part((9, 9), b"\x08" * 32), 0, 0) for _ in range(lives)]
     assert [type(orders[0]) for orders in parts] == [ForwardParts] * lives
     assert (JIT in house.core.buys) is lives
+
+
+@pytest.mark.parametrize(
+    ("replays", "charges", "aliases", "with_fees"),
+    [
+        (True, True, [RestoreFees(ID, END_MS, CHARGED)], []),
+        (True, False, [], []),
+        (False, True, [], [RestoreFees(ID, END_MS, CHARGED)]),
+        (False, False, [RestoreFees(ID, END_MS)], []),
+    ],
+)
+def test_a_start_leaves_the_fees_of_an_alias_as_it_finds_them(
+    replays: bool, charges: bool, aliases: list[RestoreFees], with_fees: list[RestoreFees]
+) -> None:
+    """A-03, rule:13: they are their operator's. Where lightningd has lived on, a zero may be a call that came late."""
+    house = House(wall_ms=END_MS - 1)
+    said = snapshot(channel() if charges else channel(**FREE))
+    said.replays = replays
+    house.revive(StoredSession(BUY, PAID, "Succeeded"), said=said)
+    assert house.aliases == aliases
+    assert house.with_fees == with_fees
+
+
+def test_fees_that_a_start_had_noted_come_back_after_the_next() -> None:
+    """K-15, rule:13: a crash between zero and the fees, for which only an active record tells of them."""
+    house = House(wall_ms=END_MS - 1)
+    noted = replace(FRESH, existing=ExistingChannel(ID, 0, 77, 7))
+    house.revive(StoredSession(BUY, noted, None), StoredSession(BUY, PAID, "Succeeded"), said=snapshot(channel(**FREE)))
+    assert house.finished == [(JIT, RestoreFees(ID, END_MS, (77, 7)))]
+    assert house.aliases == house.with_fees == []
 
 
 # Channels that went while we were away --------------------------------------------------------------------------
