@@ -28,6 +28,7 @@ MOST_WAITING: Final = 20_000
 BATCH: Final = 500
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 BUSY_S: Final = 5.0  # for another program that reads or copies the file
+SYNCHRONOUS: Final = "NORMAL"  # what a power failure takes, the journal has
 CACHE_KIB: Final = 1_024
 JOURNAL_BYTES: Final = 4_000_000
 
@@ -169,8 +170,8 @@ class LedgerWriter:
         try:
             schema.version_of(db)  # before anything is changed in a file that may not be ours
             db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            db.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
             db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
             schema.migrate(db)
             (outbox.keep if self._ships else outbox.drop)(db)
