@@ -538,3 +538,41 @@ async def test_off_asks_and_says_nothing() -> None:
         assert (await payment).codes == [0]
         await stage.over(invoice)
         assert len(client.ends) == 2
+
+
+async def test_what_goes_out_over_an_alias_during_the_last_look_is_counted(mode: str) -> None:
+    """A-03, rule:18: it is promised nothing and takes its room when it goes; then the other payment opens a channel."""
+    async with Stage(mode, options=FREE) as stage:
+        client, payer = stage.client(), stage.payer()
+        first = await stage.sale(client, payer)
+        invoice = await stage.invoice(client, 70_000_000)
+        written = stage.lsp.faults.hang("datastore", after=True)
+        payment = payer.pay(invoice, [35_000_000] * 2)
+        await written.reached.wait()
+        slow = stage.lsp.faults.late("listpeerchannels")
+        written.release()
+        await slow.reached.wait()
+        alias = client.invoice(60_000_000, first.scid, cltv_delta=first.cltv_delta)
+        assert (await payer.pay(alias, [60_000_000])).codes == [0]
+        slow.release()
+        assert (await payment).codes == [0, 0]
+        await stage.over(invoice)
+        assert len(client.ends) == 2
+        assert invoice.fee_taken_msat == FEE_MSAT
+
+
+async def test_an_alias_payment_that_takes_promised_room_fails_no_payment(mode: str) -> None:
+    """A-03, rule:18: it goes at once; the one that was promised the room finds it gone, and opens a channel."""
+    async with Stage(mode, options=FREE) as stage:
+        client, payer = stage.client(), stage.payer()
+        first = await stage.sale(client, payer)
+        invoice = await stage.invoice(client, 70_000_000)
+        written = stage.lsp.faults.hang("datastore", after=True)
+        payment = payer.pay(invoice, [35_000_000] * 2)
+        await written.reached.wait()
+        alias = client.invoice(60_000_000, first.scid, cltv_delta=first.cltv_delta)
+        assert (await payer.pay(alias, [60_000_000])).codes == [0]
+        written.release()
+        assert (await payment).codes == [0, 0]
+        await stage.over(invoice)
+        assert len(client.ends) == 2

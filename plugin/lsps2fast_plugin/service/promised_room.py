@@ -107,13 +107,17 @@ class PromisedRoom:
         promise = promises.pop(key, None)
         if promise is None:
             return False
-        self._moment += 1
-        if self._listings:
-            self._ended.append((self._moment, channel_id, promise))
+        self.spent(channel_id, promise)
         if promises:
             return False
         del self._promises[channel_id]
         return True
+
+    def spent(self, channel_id: str, promise: Promise) -> None:
+        """Count this as gone for listings that are in use: a promise that ended, or a payment that never had one."""
+        self._moment += 1
+        if self._listings:
+            self._ended.append((self._moment, channel_id, promise))
 
     # Routing fees ----------------------------------------------------------------------------------
 

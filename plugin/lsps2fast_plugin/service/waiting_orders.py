@@ -19,7 +19,7 @@ from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.channel_changes import Watch
 from lsps2fast_plugin.service.funding import ChannelGone, Funder, limits_of
 from lsps2fast_plugin.service.order_tasks import OrderTasks
-from lsps2fast_plugin.service.promised_room import PromisedRoom
+from lsps2fast_plugin.service.promised_room import Promise, PromisedRoom
 from lsps2fast_plugin.service.routing_fees import RoutingFees
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class WaitingOrders:
     def forward(self, action: order.ForwardParts) -> None:
         """Let parts go out, at once where the channel is ready; all that wait share one task (people:S16)."""
         if not self.waits(action.channel_id, action.jit_scid):
-            self._answers.forward(action.parts, action.channel_id)
+            self._let_out(action)
             return
         peer_id = self._tasks.peer_of(action.jit_scid)
         waiting = self._returning.get(action.channel_id) or Returning(peer_id)
@@ -91,6 +91,14 @@ class WaitingOrders:
         if action.channel_id not in self._returning:
             self._returning[action.channel_id] = waiting
             self._tasks.spawn(self._await_return(action), action)
+
+    def _let_out(self, action: order.ForwardParts) -> None:
+        """Let parts go out; those over the alias of a paid channel had no room promised, and take it now (A-03)."""
+        key = (action.jit_scid, action.payment_hash)
+        if self._promised.of(action.channel_id, key) is None:
+            out_msat = sum(part.out_msat for part in action.parts)
+            self._promised.spent(action.channel_id, Promise(key, out_msat, len(action.parts)))
+        self._answers.forward(action.parts, action.channel_id)
 
     def waits(self, channel_id: str, jit_scid: int) -> bool:
         """Return whether parts of this buy, for this channel, wait until its client is back."""
@@ -203,4 +211,4 @@ class WaitingOrders:
         # Also when it did not come back: lightningd then fails the part and says so, which the machine must hear
         # (cln:F2).
         for each in self._returning.pop(action.channel_id, Returning("")).orders:
-            self._answers.forward(each.parts, each.channel_id)
+            self._let_out(each)
