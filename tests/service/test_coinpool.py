@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsps2fast_plugin.service.coin_pool import COIN_WEIGHT, SPLIT_WEIGHT, PoolSize, Split, plan
-from lsps2fast_plugin.service.coin_table import TAPROOT_WEIGHT, Coin
-from lsps2fast_plugin.service.coins import Survey
+from lsps2fast_plugin.service.coin_table import TAPROOT_WEIGHT, Coin, Survey
 from lsps2fast_plugin.simnode import PluginFailed, RpcError
 from lsps2fast_plugin.simnode.chain import Chain
 

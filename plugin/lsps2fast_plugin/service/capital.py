@@ -257,7 +257,7 @@ class CapitalAtRisk:
             return
         stake.mined = True
         if channel.mining_sat is not None:
-            stake.mining_msat = cost_msat
+            self._stakes.price(stake, cost_msat)
 
     def part_failed(self, jit_scid: int, payment_hash: bytes, event: ForwardEvent) -> None:
         """Count a forwarded part that came back failed, unless our own node refused it (rule:22).
@@ -339,7 +339,7 @@ class CapitalAtRisk:
             if reason in self._binding and use.limit - use.used >= self._binding[reason]:
                 del self._binding[reason]
                 log.info(f"{reason.value} has room again")
-        if self._unpriced or any(stake.on_trust and not stake.mining_msat for stake in self._stakes):
+        if self._unpriced or self._stakes.unpriced:
             try:
                 self._price(await self._feerate_perkw())
             except NodeError:
@@ -348,9 +348,8 @@ class CapitalAtRisk:
     def _price(self, feerate_perkw: int) -> None:
         """Count the mining of channels of an earlier run, which was under way with them or has lost them meanwhile."""
         mining_msat = self._policy.rules.floor.mining_msat(feerate_perkw)
-        for stake in self._stakes:
-            if stake.on_trust and not stake.mining_msat:
-                stake.mining_msat = mining_msat
+        for stake in tuple(self._stakes.unpriced):
+            self._stakes.price(stake, mining_msat)
         for stake in self._unpriced:
             self._stakes.burnt.add(stake.channel_id, stake.since_ms, mining_msat, self._clock.wall_ms())
         if self._unpriced:
@@ -443,7 +442,8 @@ class CapitalAtRisk:
                 arguments = (buy.peer_id, buy.jit_scid, journal.channel.channel_id, capacity_sat * 1000)
                 stake = self._ledger.sent(*arguments, wall_ms)
             stake.mined = True
-            stake.mining_msat = stake.mining_msat or _mining_msat(self._policy.rules.floor, journal.channel)
+            if not stake.mining_msat:
+                self._stakes.price(stake, _mining_msat(self._policy.rules.floor, journal.channel))
             if under_way:
                 stake.ended_ms = None
             elif not stake.over:

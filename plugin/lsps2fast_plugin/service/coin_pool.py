@@ -18,8 +18,8 @@ from lsps2fast.errors import AnswerPending, NodeError
 from lsps2fast_plugin.cln.answers import text
 from lsps2fast_plugin.cln.retry import ALARM_AFTER, is_doubled
 from lsps2fast_plugin.cln.rpc import Rpc
-from lsps2fast_plugin.service.coin_table import Coin
-from lsps2fast_plugin.service.coins import POOL, Coins, Survey
+from lsps2fast_plugin.service.coin_table import Coin, Survey
+from lsps2fast_plugin.service.coins import POOL, Coins
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,14 @@
-"""The wallet's outputs sorted: which coins pay for channels, which wait for a block, what is reserved."""
+"""The wallet's outputs as lightningd has listed them: which pay for channels, which wait for a block, what is reserved.
+
+A table is made once for each listing. What we promise, free and spend ourselves is taken out of it and put back coin by
+coin, so that a sale costs the same beside ten coins and ten thousand (P24).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left, insort
+from collections.abc import Container, Iterable, Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from lsps2fast_plugin.cln.models import WalletOutput
@@ -21,38 +27,106 @@ class Coin(NamedTuple):
     weight: int  # of the input that spends it
 
 
-class CoinTable(NamedTuple):
-    """A listing sorted at one height: what of it may be promised, and what not."""
+class Need(NamedTuple):
+    """What is to be paid: one output, and the fee of `weight` (that of the transaction without its inputs) with it.
 
-    rows: list[WalletOutput]
-    height: int
-    coins: list[Coin]  # confirmed and not reserved
-    coins_sat: int  # their sum
-    unconfirmed: tuple[Coin, ...]
+    `anchors`: it is for a channel of that type, and lightningd keeps its emergency reserve beside it (cln:O18).
+    """
+
+    amount_sat: int
+    weight: int
+    feerate_perkw: int
+    anchors: bool = False
+
+
+class Survey(NamedTuple):
+    """What the wallet holds at one moment, in sat."""
+
+    free: tuple[Coin, ...]  # confirmed, not reserved, not promised
+    free_sat: int  # their sum
+    promised_sat: int  # to openings of ours, not reserved yet
+    unconfirmed: tuple[Coin, ...]  # change and deposits without a block: not used (see `Coins`)
     reserved_sat: int
 
-    def without(self, gone: Iterable[WalletOutput], rows: list[WalletOutput]) -> CoinTable:
-        """Return it less what is spent; `rows` are those that are left."""
-        points = {row.point for row in gone}
-        coins = [coin for coin in self.coins if coin.point not in points]
-        unconfirmed = tuple(coin for coin in self.unconfirmed if coin.point not in points)
-        reserved_sat = self.reserved_sat - sum(row.amount_sat for row in gone if row.reserved)
-        coins_sat = self.coins_sat - sum_sat(coin for coin in self.coins if coin.point in points)
-        return CoinTable(rows, self.height, coins, coins_sat, unconfirmed, reserved_sat)
+    @property
+    def unconfirmed_sat(self) -> int:
+        """Sum of what waits for a block."""
+        return sum_sat(self.unconfirmed)
 
 
-def sort_rows(rows: list[WalletOutput], height: int) -> CoinTable:
-    """Sort a listing as it is to be seen at this height."""
-    coins: list[Coin] = []
-    unconfirmed: list[Coin] = []
-    reserved_sat = 0
-    for row in rows:
-        if row.reserved:
-            reserved_sat += row.amount_sat
-            continue
-        coin = Coin(row.point, row.amount_sat, _weight(row.scriptpubkey))
-        (coins if row.is_spendable(height) else unconfirmed).append(coin)
-    return CoinTable(rows, height, coins, sum_sat(coins), tuple(unconfirmed), reserved_sat)
+class CoinTable:
+    """One listing, sorted at one height."""
+
+    def __init__(self, rows: Sequence[WalletOutput], height: int, promised: Container[str]) -> None:
+        self.reserved = {row.point: row for row in rows if row.reserved}
+        self._unconfirmed: dict[str, Coin] = {}
+        self._coins: dict[str, Coin] = {}  # confirmed and not reserved
+        for row in rows:
+            if not row.reserved:
+                coin = Coin(row.point, row.amount_sat, _weight(row.scriptpubkey))
+                (self._coins if row.is_spendable(height) else self._unconfirmed)[coin.point] = coin
+        self._free = {point: coin for point, coin in self._coins.items() if point not in promised}
+        self.free_sat = sum_sat(self._free.values())
+        self._perkw = -1  # the feerate at which these are sorted:
+        self._worths: list[tuple[int, Coin]] = []  # free coins that pay for themselves, the least worth first
+
+    def survey(self) -> Survey:
+        """Return what it holds."""
+        return Survey(
+            tuple(self._free.values()),
+            self.free_sat,
+            sum_sat(self._coins.values()) - self.free_sat,
+            tuple(self._unconfirmed.values()),
+            sum(row.amount_sat for row in self.reserved.values()),
+        )
+
+    def take(self, points: Iterable[str]) -> None:
+        """Have these free no longer: they are promised."""
+        for point in points:
+            coin = self._free.pop(point, None)
+            if coin is not None:
+                self.free_sat -= coin.amount_sat
+                if (worth := self._worth(coin)) > 0 and self._worths:
+                    del self._worths[bisect_left(self._worths, (worth, coin))]
+
+    def give(self, points: Iterable[str]) -> None:
+        """Have these free again: they are promised to no one."""
+        for point in points:
+            coin = self._coins.get(point)
+            if coin is not None and point not in self._free:
+                self._free[point] = coin
+                self.free_sat += coin.amount_sat
+                if (worth := self._worth(coin)) > 0 and self._perkw >= 0:
+                    insort(self._worths, (worth, coin))
+
+    def drop(self, points: Iterable[str]) -> None:
+        """Have these no longer: they are spent."""
+        for point in points:
+            self.take([point])
+            for coins in (self._coins, self._unconfirmed, self.reserved):
+                coins.pop(point, None)
+
+    def _worth(self, coin: Coin) -> int:
+        """Return what a coin is worth beside its input, in thousandths of a sat: nothing is rounded before the end."""
+        return coin.amount_sat * 1000 - self._perkw * coin.weight
+
+    def select(self, need: Need) -> tuple[Coin, ...] | None:
+        """Return free coins that pay the need, their own inputs included; None when all together do not reach.
+
+        The rule: as few as possible; the largest ones, but for the last the smallest that suffices. Fees are rounded
+        down over the whole transaction, as lightningd does.
+        """
+        if self._perkw != need.feerate_perkw:
+            self._perkw = need.feerate_perkw
+            self._worths = sorted((worth, coin) for coin in self._free.values() if (worth := self._worth(coin)) > 0)
+        missing = need.amount_sat * 1000 + need.feerate_perkw * need.weight - 999
+        for place in reversed(range(len(self._worths))):
+            worth = self._worths[place][0]
+            if worth >= missing:
+                last = self._worths[bisect_left(self._worths, missing, 0, place, key=itemgetter(0))][1]
+                return (*(coin for _, coin in reversed(self._worths[place + 1 :])), last)
+            missing -= worth
+        return None
 
 
 def sum_sat(coins: Iterable[Coin]) -> int:

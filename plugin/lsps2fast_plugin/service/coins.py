@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
 from typing import Final, NamedTuple
 
 from lsps2fast.actions import Funding
 from lsps2fast.errors import Lsps2Error, NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.answers import text
 from lsps2fast_plugin.cln.late_replies import Late
-from lsps2fast_plugin.cln.models import WalletOutput, get_info, list_outputs
+from lsps2fast_plugin.cln.models import get_info, list_outputs
 from lsps2fast_plugin.cln.rpc import Rpc
-from lsps2fast_plugin.service.coin_table import Coin, sort_rows, sum_sat
+from lsps2fast_plugin.service.coin_promises import CoinPromises
+from lsps2fast_plugin.service.coin_table import Coin, CoinTable, Need, Survey
 
 RESERVE_BLOCKS: Final = 144  # twice lightningd's default (cln:O1), to tell ours apart
 HEIGHT_SLACK_BLOCKS: Final = 24  # lightningd's height runs backwards after its start (cln:R2)
@@ -51,51 +51,6 @@ class NotReserved(Lsps2Error):
     """lightningd does not reserve coins that we had chosen, for a reason that others would meet, too."""
 
 
-class Need(NamedTuple):
-    """What is to be paid: one output, and the fee of `weight` (that of the transaction without its inputs) with it.
-
-    `anchors`: it is for a channel of that type, and lightningd keeps its emergency reserve beside it (cln:O18).
-    """
-
-    amount_sat: int
-    weight: int
-    feerate_perkw: int
-    anchors: bool = False
-
-
-class Survey(NamedTuple):
-    """What the wallet holds at one moment, in sat."""
-
-    free: tuple[Coin, ...]  # confirmed, not reserved, not promised
-    free_sat: int  # their sum
-    promised_sat: int  # to openings of ours, not reserved yet
-    unconfirmed: tuple[Coin, ...]  # change and deposits without a block: not used (see `Coins`)
-    reserved_sat: int
-
-    @property
-    def unconfirmed_sat(self) -> int:
-        """Sum of what waits for a block."""
-        return sum_sat(self.unconfirmed)
-
-
-def select(coins: Sequence[Coin], need: Need) -> tuple[Coin, ...] | None:
-    """Coins that pay the need, their own inputs included; None when all together do not reach.
-
-    The rule: as few as possible; the largest ones, but for the last the smallest that suffices. Fees are rounded down
-    over the whole transaction, as lightningd does.
-    """
-    # In thousandths of a sat, so that nothing is rounded before the end; sums over 0 pay for themselves.
-    worth = [(coin.amount_sat * 1000 - need.feerate_perkw * coin.weight, coin) for coin in coins]
-    worth = sorted((entry for entry in worth if entry[0] > 0), key=itemgetter(0), reverse=True)
-    missing = need.amount_sat * 1000 + need.feerate_perkw * need.weight - 999
-    for place, (value, _) in enumerate(worth):
-        if value >= missing:
-            last = next(coin for each, coin in reversed(worth[place:]) if each >= missing)
-            return (*(coin for _, coin in worth[:place]), last)
-        missing -= value
-    return None
-
-
 class LowWater:
     """Tells the operator once that free coins run out, and again only after there were enough meanwhile."""
 
@@ -116,7 +71,7 @@ class LowWater:
 class _Listing(NamedTuple):
     """What lightningd told of the wallet, and when it was asked."""
 
-    rows: list[WalletOutput]
+    table: CoinTable
     asked_ms: int
     height: int
 
@@ -135,24 +90,23 @@ class Coins:
         self._now_ms = now_ms
         self._asking = asyncio.Lock()
         self._listed: _Listing | None = None
-        self._table = sort_rows([], 0)  # of the last listing that was sorted
-        self._survey: Survey | None = None  # of that table and what is promised now
         self._changes = 0  # by our own doing, that a listing under way may have missed
         self.low_water = low_water
-        self._promised: dict[str, int] = {}  # coin: jit scid
-        self._shared: dict[str, set[int]] = {}  # coin: all jit scids, where it is promised to several (a batch)
+        self._promises = CoinPromises()
         self._standing: dict[int, Funding] = {}  # reservations by jit scid, from reserve() on
         self._lost: dict[int, int] = {}  # jit scid: how often another program took what was promised to it
 
-    async def rows(self) -> list[WalletOutput]:
-        """Return the wallet's outputs, as lightningd tells them now. Raises NodeError."""
+    async def _ask(self) -> CoinTable:
+        """Return the wallet's coins, as lightningd tells them now. Raises NodeError."""
         now_ms, height, changes = self._now_ms(), self._height(), self._changes
         rows = await list_outputs(self._rpc)
+        table = CoinTable(rows, height, self._promises)
         if changes == self._changes:
-            self._listed = _Listing(rows, now_ms, height)
-        return rows
+            self._listed = _Listing(table, now_ms, height)
+        self.low_water(table.free_sat)
+        return table
 
-    async def known(self, fresh_ms: int = FRESH_MS) -> list[WalletOutput]:
+    async def known(self, fresh_ms: int = FRESH_MS) -> CoinTable:
         """Return them as told of late, since the last block and our own last doing; one listing does for a crowd.
 
         Raises NodeError. What others have done since lightningd says when it refuses a coin (`choose`).
@@ -160,46 +114,28 @@ class Coins:
         async with self._asking:
             listed = self._listed
             if listed is None or listed.height != self._height() or self._now_ms() - listed.asked_ms >= fresh_ms:
-                return await self.rows()
-            return listed.rows
+                return await self._ask()
+            self.low_water(listed.table.free_sat)
+            return listed.table
 
     async def survey(self) -> Survey:
         """Ask lightningd. Raises NodeError."""
-        return self._sort(await self.rows())
+        return (await self._ask()).survey()
 
-    async def free_sat(self, fresh_ms: int) -> int:
-        """Return what is free by a listing of late (`known`), less what is promised now. Raises NodeError."""
-        self._sort(await self.known(fresh_ms))
-        return self.low_water.free_sat or 0
+    async def free_sat(self, fresh_ms: int | None = None) -> int:
+        """Return what is free and not promised, asked now or told of late (`known`). Raises NodeError."""
+        return (await (self._ask() if fresh_ms is None else self.known(fresh_ms))).free_sat
 
-    def _sort(self, rows: list[WalletOutput]) -> Survey:
-        table, height, promised = self._table, self._height(), self._promised
-        if table.rows is not rows or table.height != height:
-            table = self._table = sort_rows(rows, height)
-        elif self._survey is not None:
-            return self._survey
-        free = tuple(coin for coin in table.coins if coin.point not in promised)
-        free_sat = sum_sat(free)
-        found = Survey(free, free_sat, table.coins_sat - free_sat, table.unconfirmed, table.reserved_sat)
-        self.low_water(free_sat)
-        self._survey = found
-        return found
-
-    async def choose(
-        self, jit_scid: int, need: Need, rows: list[WalletOutput] | None = None, batch: tuple[int, ...] = ()
-    ) -> Funding:
+    async def choose(self, jit_scid: int, need: Need, batch: tuple[int, ...] = ()) -> Funding:
         """Choose coins and promise them to this scid; lightningd reserves nothing yet. NotEnoughCoins or NodeError.
 
-        `rows`: what it has just told of its coins. One that was taken since is refused by it, and then it is asked.
+        Out of what is known: one that was taken since lightningd refuses, and then it is asked.
         `batch`: promise them to all of these, this scid among them, until the last of them gives them up.
         """
         for left in reversed(range(TRIES)):
-            inputs = tuple(coin.point for coin in await self._select(need, rows))
-            rows = None
+            inputs = tuple(coin.point for coin in await self._select(need))
             # No other task of ours runs between the choice and the promise, and so chooses these meanwhile.
-            self._promised.update(dict.fromkeys(inputs, jit_scid))
-            self._share(inputs, batch)
-            self._survey = None
+            self._promise(inputs, batch or (jit_scid,))
             try:
                 psbt = await self._build(inputs, need)
             except BaseException as error:
@@ -213,48 +149,40 @@ class Coins:
 
     async def again(self, batch: tuple[int, ...], inputs: tuple[str, ...], need: Need) -> str:
         """Return another PSBT that spends coins which are promised to all of these; reserved or not. NodeError."""
-        assert all(set(batch) <= self._shared.get(point, {self._promised.get(point)}) for point in inputs)
+        assert all(set(batch) <= self._promises.holders([point]) for point in inputs)
         return await self._build(inputs, need, reserved=True)
 
-    def _share(self, inputs: Iterable[str], batch: Iterable[int]) -> None:
-        """Promise these coins to all of a batch."""
-        holders = set(batch)
-        if len(holders) > 1:
-            self._shared.update((point, self._shared.get(point, set()) | holders) for point in inputs)
-
-    def _holders(self, jit_scid: int, funding: Funding) -> list[int]:
-        """Return this scid and those of its batch to whom these coins are promised still."""
-        held = set().union(*(self._shared.get(point, set()) for point in funding.inputs))
-        return [jit_scid, *(each for each in funding.batch if each in held and each != jit_scid)]
+    def _promise(self, inputs: Iterable[str], jit_scids: Iterable[int]) -> None:
+        for point in inputs:
+            self._promises.add(point, jit_scids)
+        if self._listed is not None:
+            self._listed.table.take(inputs)
 
     def _take_off(self, jit_scid: int, inputs: Iterable[str], batch: tuple[int, ...]) -> None:
         """Promise these coins no longer: another program has them. A batch may have members that left for others."""
         if not batch:
             self._break_promises(jit_scid)
             return
-        for point in inputs:
-            self._promised.pop(point, None)
-            self._shared.pop(point, None)
+        for holder in self._promises.holders(inputs):
+            self._leave(holder, inputs)
+
+    def _leave(self, jit_scid: int, points: Iterable[str]) -> None:
+        """Promise these coins to this scid no longer."""
         self._changes += 1
-        self._survey = None
+        free = self._promises.leave(jit_scid, points)
+        if self._listed is not None:
+            self._listed.table.give(free)
 
-    def _others(self, jit_scid: int, inputs: Iterable[str]) -> bool:
-        """Return whether any of these coins is promised to another."""
-        return any(
-            self._promised.get(point, jit_scid) != jit_scid or self._shared.get(point, set()) - {jit_scid}
-            for point in inputs
-        )
-
-    async def _select(self, need: Need, rows: list[WalletOutput] | None) -> tuple[Coin, ...]:
-        found = self._sort(await self.rows() if rows is None else rows)
-        if (chosen := select(found.free, need)) is not None:
+    async def _select(self, need: Need) -> tuple[Coin, ...]:
+        table = await self.known()
+        if (chosen := table.select(need)) is not None:
             return chosen
         syncing = await self.is_syncing()
         if not syncing:  # it may have been, a question ago: look once more before the payment fails for it
-            found = await self.survey()
-            chosen = select(found.free, need)
+            table = await self._ask()
+            chosen = table.select(need)
         if chosen is None:
-            raise NotEnoughCoins(_lack(found, need), syncing)
+            raise NotEnoughCoins(_lack(table.survey(), need), syncing)
         return chosen
 
     async def _build(self, inputs: Sequence[str], need: Need, reserved: bool = False) -> str:
@@ -292,7 +220,8 @@ class Coins:
             await self._reserve(jit_scid, funding, late)
         except NodeError as error:
             raise NotReserved(str(error)) from error
-        for each in self._holders(jit_scid, funding):
+        holders = self._promises.holders(funding.inputs)
+        for each in (jit_scid, *(scid for scid in funding.batch if scid in holders)):
             self._standing[each] = funding
 
     async def _reserve(self, jit_scid: int, funding: Funding, late: Late | None) -> None:
@@ -326,7 +255,7 @@ class Coins:
     async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
         """Give back what was reserved for this scid; what was not, or is another's, stays as it is (cln:A2)."""
         self._standing.pop(jit_scid, None)
-        if not self._others(jit_scid, funding.inputs) and await self._are_ours(funding):
+        if not self._promises.holders(funding.inputs) - {jit_scid} and await self._are_ours(funding):
             params = {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS}
             try:
                 await self._rpc.call("unreserveinputs", params, late=late)
@@ -362,13 +291,14 @@ class Coins:
 
     def is_promised(self, funding: Funding) -> bool:
         """Return whether any of these coins is promised."""
-        return any(point in self._promised for point in funding.inputs)
+        return any(point in self._promises for point in funding.inputs)
 
     async def _are_ours(self, funding: Funding) -> bool:
         """Return whether these coins are reserved, and by us: `reserveinputs` takes all or none."""
         least = funding.reserved_to_block - HEIGHT_SLACK_BLOCKS
-        until = {row.point: row.reserved_to_block for row in await self.rows() if row.reserved}
-        return bool(funding.inputs) and all(until.get(point, 0) >= least for point in funding.inputs)
+        reserved = (await self._ask()).reserved
+        rows = [reserved.get(point) for point in funding.inputs]
+        return bool(rows) and all(row is not None and row.reserved_to_block >= least for row in rows)
 
     def promise(self, jit_scid: int, inputs: Iterable[str], shared: bool = False) -> None:
         """Promise coins that stand in this scid's record, after a start. The first record keeps them.
@@ -376,14 +306,12 @@ class Coins:
         `shared`: with all others that name them.
         """
         for point in inputs:
-            owner = self._promised.setdefault(point, jit_scid)
-            if shared:
-                self._share([point], (owner, jit_scid))
-        self._survey = None
+            if shared or point not in self._promises:
+                self._promise([point], [jit_scid])
 
     def has_promises(self, jit_scid: int) -> bool:
         """Return whether any coin is promised to this scid."""
-        return jit_scid in self._promised.values()
+        return bool(self._promises.coins(jit_scid))
 
     def forget(self, jit_scid: int) -> None:
         """Promise the coins of this scid no longer: they are given back, or what has become of them is not known."""
@@ -393,33 +321,15 @@ class Coins:
 
     def part(self, jit_scid: int, funding: Funding) -> None:
         """Promise coins of a batch to this scid no longer, where they are promised to others."""
-        left = [self._leave(point, jit_scid) for point in funding.inputs]
-        if any(left) and self._standing.get(jit_scid, funding).inputs == funding.inputs:
+        shared = [point for point in funding.inputs if self._promises.holders([point]) > {jit_scid}]
+        self._promises.leave(jit_scid, shared)
+        if shared and self._standing.get(jit_scid, funding).inputs == funding.inputs:
             self._standing.pop(jit_scid, None)
-
-    def _leave(self, point: str, jit_scid: int) -> bool:
-        """Leave a coin to the others to whom it is promised; return whether this one was among them."""
-        holders = self._shared.get(point, set())
-        if jit_scid not in holders:
-            return False
-        holders = holders - {jit_scid}
-        self._promised[point] = min(holders)
-        self._shared[point] = holders
-        if len(holders) == 1:
-            del self._shared[point]
-        return True
 
     def spent(self, jit_scid: int) -> None:
         """Take note that the coins promised to this scid are spent."""
         if self._listed is not None:
-            mine = {point for point, owner in self._promised.items() if owner == jit_scid}
-            mine |= {point for point, holders in self._shared.items() if jit_scid in holders}
-            txids = {point.partition(":")[0] for point in mine}
-            gone = [row for row in self._listed.rows if row.txid in txids and row.point in mine]
-            rows = [row for row in self._listed.rows if row.txid not in txids or row.point not in mine]
-            if self._table.rows is self._listed.rows:
-                self._table = self._table.without(gone, rows)
-            self._listed = self._listed._replace(rows=rows)
+            self._listed.table.drop(self._promises.coins(jit_scid))
         self._break_promises(jit_scid)
         self._lost.pop(jit_scid, None)
 
@@ -428,12 +338,8 @@ class Coins:
         self._changes += 1
 
     def _break_promises(self, jit_scid: int) -> None:
-        self._changes += 1
-        self._survey = None
         self._standing.pop(jit_scid, None)
-        for point in list(self._shared):
-            self._leave(point, jit_scid)
-        self._promised = {point: owner for point, owner in self._promised.items() if owner != jit_scid}
+        self._leave(jit_scid, self._promises.coins(jit_scid))
 
 
 def _is_taken(error: BaseException) -> bool:

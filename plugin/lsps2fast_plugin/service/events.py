@@ -69,7 +69,7 @@ class SessionEvents:
         self._attempt_ended = attempt_ended
         self._sales = sales
         self._touched = touched or (lambda _: None)
-        self._opening: set[int] = set()  # jit scids whose channel is being made
+        self._opening: set[int] = set()  # jit scids for whose channel coins are being chosen
         self.failed_parts = dict.fromkeys((*FAILURE_NAMES.values(), "other"), 0)  # by what the payer was told
         self.ends = dict.fromkeys((*(state.name for state in ENDS), "REUSED"), 0)  # of payments, since the start
 
@@ -179,8 +179,10 @@ class SessionEvents:
     def committed_sat(self) -> int:
         """Return what payments that open a channel now will still reserve of the wallet."""
         total = 0
-        for jit_scid in self._opening:
+        for jit_scid in tuple(self._opening):
             buy, core = self._offers.get(jit_scid), self._sessions.buys.get(jit_scid)
-            if buy is not None and core is not None and core.holder is not None and core.holder.funding is None:
+            if buy is None or core is None or core.holder is None or core.holder.funding is not None:
+                self._opening.discard(jit_scid)  # its coins are chosen
+            else:
                 total += max(buy.capacity_sat, -(-core.holder.sum_msat // 1000))
         return total

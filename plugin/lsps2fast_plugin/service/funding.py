@@ -30,9 +30,10 @@ from lsps2fast_plugin.cln.channel_types import (
     offers,
 )
 from lsps2fast_plugin.cln.late_replies import Late
-from lsps2fast_plugin.cln.models import PeerChannel, WalletOutput, find_channel, list_configs, list_peer_channels
+from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_configs, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
-from lsps2fast_plugin.service.coins import Coins, Need
+from lsps2fast_plugin.service.coin_table import Need
+from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.forward_limits import Room
 from lsps2fast_plugin.service.known_node import RENEW_MS, ClientFeatures, KnownFeerates
 from lsps2fast_plugin.service.refused_types import RefusedTypes
@@ -126,12 +127,11 @@ class TypesLeft(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What channel is to be opened, at which feerate, and what coins there are, if that was just asked."""
+    """What channel is to be opened, at which feerate."""
 
     capacity_sat: int
     channel_type: tuple[int, ...]
     feerate_perkw: int
-    rows: list[WalletOutput] | None = None
 
 
 def need_of(plans: Collection[Plan]) -> Need:
@@ -181,14 +181,13 @@ class Funder:
         Raises NotForwardable, ChannelTooLarge, NotEnoughCoins or NodeError.
         """
         plan = await self.plan(buy, out_msat, parts)
-        funding = await self._coins.choose(buy.jit_scid, need_of([plan]), plan.rows)
+        funding = await self._coins.choose(buy.jit_scid, need_of([plan]))
         return replace(funding, channel_type=plan.channel_type)
 
     async def choose_for_all(self, plans: dict[int, Plan]) -> Funding:
         """Choose coins for several channels in one transaction; promised to all. NotEnoughCoins or NodeError."""
         batch = tuple(plans)
-        rows = next(iter(plans.values())).rows
-        return await self._coins.choose(batch[0], need_of(plans.values()), rows, batch)
+        return await self._coins.choose(batch[0], need_of(plans.values()), batch)
 
     async def psbt_again(self, batch: tuple[int, ...], inputs: tuple[str, ...], plans: Sequence[Plan]) -> str:
         """Return a PSBT of the same coins, which are promised to all of these, for other channels. Raises NodeError."""
@@ -202,8 +201,7 @@ class Funder:
         Of the types that the client may take, the best that it has not refused. Raises NotForwardable, ChannelTooLarge
         or NodeError.
         """
-        # Mostly all three are known; else one question's wait for three (P17).
-        features, perkw, rows = await asyncio.gather(self._clients.of(buy.peer_id), self._perkw(), self._coins.known())
+        features, perkw = await self._clients.of(buy.peer_id), await self._perkw()  # mostly known, as the coins (P17)
         types = self._node.channel_types(features)
         channel_type = self._refused.left(buy.peer_id, types) or types[0]
         feerate = self._node.commitment_rates(perkw).of(channel_type)
@@ -221,7 +219,7 @@ class Funder:
                     f"the payment needs a channel of {needed} sat, and the client takes no large ones"
                 )
             capacity_sat = min(capacity_sat, LARGEST_PLAIN_SAT)
-        return Plan(capacity_sat, channel_type, perkw.funding, rows)
+        return Plan(capacity_sat, channel_type, perkw.funding)
 
     async def choose_ordered(
         self, key: int, peer_id: str, capacity_sat: int, terms: OpenTerms, tried: Container[tuple[int, ...]]
@@ -230,7 +228,7 @@ class Funder:
 
         Raises ChannelTooLarge, NoTypeLeft, NotEnoughCoins or NodeError.
         """
-        features, perkw, rows = await asyncio.gather(self._clients.of(peer_id), self._perkw(), self._coins.known())
+        features, perkw = await self._clients.of(peer_id), await self._perkw()
         types = [terms.variant(each) for each in self._node.channel_types(features)]
         channel_type = next((each for each in types if each not in tried), None)
         if channel_type is None:
@@ -238,7 +236,7 @@ class Funder:
         if capacity_sat > LARGEST_PLAIN_SAT and features is not None and not offers(features, LARGE_CHANNELS):
             raise ChannelTooLarge(f"{capacity_sat} sat were ordered, and the client takes no large channels")
         need = Need(capacity_sat, OUTPUT_WEIGHT, perkw.funding, ANCHORS in channel_type)
-        funding = await self._coins.choose(key, need, rows)
+        funding = await self._coins.choose(key, need)
         return replace(funding, channel_type=channel_type)
 
     async def refused(self, peer_id: str, channel_type: tuple[int, ...]) -> TypesLeft:
@@ -263,7 +261,10 @@ class Funder:
     async def prepare(self, peer_id: str) -> None:
         """Ask ahead for what `choose` goes by, where it is not known; an error is one of the sale itself."""
         with suppress(NodeError):
-            await asyncio.gather(self._clients.of(peer_id), self._known.perkw(), self._coins.known(), self.own_fees())
+            await self._clients.of(peer_id)
+            await self._known.perkw()
+            await self._coins.known()
+            await self.own_fees()
 
     async def keep_known(self) -> None:
         """Ask again for what is old by now, so that a sale finds it known; an error is no matter."""

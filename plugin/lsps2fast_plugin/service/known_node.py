@@ -52,20 +52,25 @@ class ClientFeatures:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
         self._known: dict[str, str] = {}
-        self._changes = 0
+        self._asked: dict[str, object] = {}  # the last question about a peer, until it comes or goes
 
     def link_changed(self, peer_id: str) -> None:
         """Take note that this peer has come, or gone: it may be able to do something else now."""
         self._known.pop(peer_id, None)
-        self._changes += 1
+        self._asked.pop(peer_id, None)
 
     async def of(self, peer_id: str) -> str | None:
         """Return the features of a peer; None when lightningd does not say. Raises NodeError."""
         if (known := self._known.get(peer_id)) is not None:
             return known
-        changes = self._changes
-        peers = await list_peers(self._rpc, id=peer_id)
+        question = self._asked[peer_id] = object()
+        try:
+            peers = await list_peers(self._rpc, id=peer_id)
+            is_of_now = self._asked.get(peer_id) is question
+        finally:
+            if self._asked.get(peer_id) is question:
+                del self._asked[peer_id]
         features = peers[0].features if peers else None
-        if features is not None and peers[0].connected and changes == self._changes:
+        if features is not None and peers[0].connected and is_of_now:
             self._known[peer_id] = features
         return features

@@ -84,7 +84,7 @@ class NodeLiquidity:
                 return self._answer
             self._asked, self._answer = self._asked + 1, None
             incoming_msat = await self._incoming()
-            self._answer = Liquidity(incoming_msat, (await self._coins.survey()).free_sat, await self.feerates())
+            self._answer = Liquidity(incoming_msat, await self._coins.free_sat(), await self.feerates())
             return self._answer
 
     async def _incoming(self) -> int | None:

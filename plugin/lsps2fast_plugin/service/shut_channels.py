@@ -7,6 +7,7 @@ such a peer sends is looked up.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from lsps2fast.errors import Lsps2Error
@@ -29,6 +30,7 @@ class ShutChannels:
         self._is_unpaid = is_unpaid
         self._channels_of = channels_of
         self._peers: dict[str, str] = {}  # of each channel that is shut
+        self._shut: Counter[str] = Counter()  # such channels, by peer
         self._unknown: dict[str, str] = {}  # of each channel that may be shut, until the journal has been read
         self._seen: set[str] = set()  # channels that are open, and whose payments are to be seen all the same
         self.withheld: set[str] = set()  # channels whose funding is kept back
@@ -56,16 +58,19 @@ class ShutChannels:
 
     def look(self, channel_id: str, peer_id: str) -> None:
         """Shut this channel, or open it, as its state is now."""
+        was = self._peers.pop(channel_id, None)
+        self._shut[was or peer_id] -= was is not None
         if channel_id in self.withheld or self._is_unpaid(channel_id):
             self._peers[channel_id] = peer_id
+            self._shut[peer_id] += 1
             self._interest.channel_ids.add(channel_id)
             self._interest.peers.add(peer_id)
             return
         if channel_id not in self._seen:
             self._interest.channel_ids.discard(channel_id)
-        was = self._peers.pop(channel_id, peer_id)
-        if was not in self._peers.values():
-            self._interest.peers.discard(was)
+        if not self._shut[was or peer_id]:
+            del self._shut[was or peer_id]
+            self._interest.peers.discard(was or peer_id)
 
     def see(self, channel_id: str, yes: bool) -> None:
         """Have what goes out into this channel come by, although it is not shut; or no longer so."""

@@ -138,6 +138,7 @@ def parse_datetime(value: object, name: str = "datetime") -> int:
     return days * _DAY_MS + ((hour * 60 + minute) * 60 + second) * 1000 + fraction_ms
 
 
+@functools.lru_cache(maxsize=1024)  # the end of an offer is written many times in a sale
 def format_datetime(unix_ms: int) -> str:
     """Return the only form we write: 24 characters, three fractional digits, `Z` (S-05).
 

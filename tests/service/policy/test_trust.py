@@ -50,7 +50,7 @@ def reloaded(ledger: TrustLedger) -> TrustLedger:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(("reserve", "send", "paid", "back", "end")), st.integers(1, 4), st.booleans())
+    st.tuples(st.sampled_from(("reserve", "send", "price", "paid", "back", "end")), st.integers(1, 4), st.booleans())
 )
 
 
@@ -62,9 +62,11 @@ def test_the_pots_hold_what_the_stakes_say(steps: list[tuple[str, int, bool]]) -
         peer_id, channel_id = (ALICE, BOB)[scid % 2], f"{scid:064x}"
         stake = ledger.stakes.of_channel(channel_id) or ledger.stakes.now(scid)
         if step == "reserve":
-            ledger.reserved(peer_id, scid, 1_000 + number, on_trust, 100, WALL_MS)
+            ledger.reserved(peer_id, scid, 1_000 + number, on_trust, 100 * (number % 2), WALL_MS)
         elif step == "send":
-            ledger.sent(peer_id, scid, channel_id, 500 + number, WALL_MS)
+            ledger.sent(peer_id, scid, channel_id, 500 + number, WALL_MS + number * HOUR_MS // 2)
+        elif step == "price" and stake is not None:
+            ledger.stakes.price(stake, 10 + number)
         elif step == "paid":
             ledger.paid(peer_id, scid, WALL_MS)
         elif step == "back" and stake is not None:
@@ -74,6 +76,10 @@ def test_the_pots_hold_what_the_stakes_say(steps: list[tuple[str, int, bool]]) -
         for pot in (True, False):
             held_msat = sum(stake.amount_msat for stake in ledger.stakes if stake.on_trust is pot)
             assert ledger.stakes.msat(on_trust=pot) == held_msat
+        on_chain = [stake for stake in ledger.stakes if stake.on_trust]
+        mining_msat = sum(stake.mining_msat for stake in on_chain)
+        assert ledger.stakes.mining_msat(WALL_MS) == mining_msat + ledger.stakes.burnt.msat(WALL_MS)
+        assert set(ledger.stakes.unpriced) == {stake for stake in on_chain if not stake.mining_msat}
 
 
 def test_a_stake_counts_from_the_reservation_until_it_is_paid_or_back(ledger: TrustLedger) -> None:
@@ -136,7 +142,7 @@ def test_mining_fees_count_for_a_day_unless_the_channel_is_paid(ledger: TrustLed
 def test_what_never_reached_the_chain_burns_nothing(ledger: TrustLedger) -> None:
     """people:S0, people:S6: an open that was undone, and a channel given up before its funding was sent."""
     stake = ledger.sent(BOB, 2, "cc" * 32, 5_000, WALL_MS)
-    stake.mining_msat = 100
+    ledger.stakes.price(stake, 100)
     ledger.back(stake, WALL_MS)
     ledger.reserved(ALICE, 1, 5_000, True, 100, WALL_MS)
     ledger.let_go(ALICE, 1, WALL_MS)

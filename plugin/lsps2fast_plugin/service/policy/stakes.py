@@ -74,8 +74,7 @@ class Burnt:
 
     def msat(self, wall_ms: int) -> int:
         """Burnt within the last day, rounded up to whole hours."""
-        now = wall_ms // HOUR_MS
-        return sum(msat for hour, msat in self._hours.items() if now - hour <= 24)
+        return _young(self._hours, wall_ms)
 
     def write(self) -> dict[str, object]:
         """Return the journal's form (K-24)."""
@@ -102,6 +101,8 @@ class Stakes:
         self._by_peer: dict[str, list[Stake]] = {}
         self._by_channel: dict[str, Stake] = {}
         self._pots = {True: 0, False: 0}  # msat on trust and withheld
+        self._mining: dict[int, int] = {}  # msat of those on trust, by the hour since which they count
+        self.unpriced: dict[Stake, None] = {}  # on trust, and what their mining costs is not known yet
         self.burnt = Burnt()
 
     def __iter__(self) -> Iterator[Stake]:
@@ -126,7 +127,7 @@ class Stakes:
             self.take(before)
         self._now[stake.jit_scid] = stake
         self._by_peer.setdefault(stake.peer_id, []).append(stake)
-        self._pots[stake.on_trust] += stake.amount_msat
+        self._count(stake, 1)
         if stake.channel_id is not None:
             self._by_channel[stake.channel_id] = stake
         return stake
@@ -138,11 +139,31 @@ class Stakes:
 
     def send(self, stake: Stake, wall_ms: int) -> None:
         """Its funding goes on chain: from here on it lies in the pot of what is there unpaid."""
+        self._count(stake, -1)
         if not stake.on_trust:
             stake.since_ms = wall_ms  # its mining fee is spent now, however long it was withheld (people:S6)
-            self._pots[False] -= stake.amount_msat
-            self._pots[True] += stake.amount_msat
         stake.sent = stake.on_trust = True
+        self._count(stake, 1)
+
+    def price(self, stake: Stake, mining_msat: int) -> None:
+        """Take note what its opening and its close cost."""
+        self._count(stake, -1)
+        stake.mining_msat = mining_msat
+        self._count(stake, 1)
+
+    def _count(self, stake: Stake, sign: int) -> None:
+        """Add what it counts to the sums, or take it off them."""
+        self._pots[stake.on_trust] += sign * stake.amount_msat
+        if not stake.on_trust:
+            return
+        hour = stake.since_ms // HOUR_MS
+        self._mining[hour] = self._mining.get(hour, 0) + sign * stake.mining_msat
+        if not self._mining[hour]:
+            del self._mining[hour]
+        if sign > 0 and not stake.mining_msat:
+            self.unpriced[stake] = None
+        else:
+            self.unpriced.pop(stake, None)
 
     def take(self, stake: Stake) -> None:
         """Stop counting it."""
@@ -151,7 +172,7 @@ class Stakes:
         mine = self._by_peer.get(stake.peer_id, [])
         if stake in mine:
             mine.remove(stake)
-            self._pots[stake.on_trust] -= stake.amount_msat
+            self._count(stake, -1)
         if not mine:
             self._by_peer.pop(stake.peer_id, None)
         if stake.channel_id is not None and self._by_channel.get(stake.channel_id) is stake:
@@ -172,9 +193,13 @@ class Stakes:
         return max(map(_sum, self._by_peer.values()), default=0)
 
     def mining_msat(self, wall_ms: int) -> int:
-        """Return the mining fees put in within the last day that are not paid for."""
-        young = (stake.mining_msat for stake in self if stake.on_trust and wall_ms - stake.since_ms < DAY_MS)
-        return sum(young) + self.burnt.msat(wall_ms)
+        """Return the mining fees put in within the last day, in whole hours, that are not paid for."""
+        return _young(self._mining, wall_ms) + self.burnt.msat(wall_ms)
+
+
+def _young(hours: dict[int, int], wall_ms: int) -> int:
+    """Return what was put in within the last day, rounded up to whole hours."""
+    return sum(msat for hour, msat in hours.items() if wall_ms // HOUR_MS - hour <= 24)
 
 
 def _sum(stakes: Iterable[Stake]) -> int:
