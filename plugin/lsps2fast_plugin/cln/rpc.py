@@ -1,17 +1,18 @@
 """One kept connection to lightningd's RPC socket, many calls in flight.
 
 lightningd takes any number of requests before it answers the first and answers each when it is done, so a slow call
-holds up no other (cln:P1). A connection is one `_Link`: a task reads for as long as it lives, whatever is
-being written, because both sides stand still when neither reads. When a link dies, its open calls end with
-NodeUnreachable (whether they took effect is unknown) and the next call makes a new one. What the calls mean belongs
-to the callers.
+holds up no other (cln:P1). A connection is one `_Link`, which reads whatever is being written, because both sides stand
+still when neither reads. When a link dies, its open calls end with NodeUnreachable (whether they took effect is
+unknown) and the next call makes a new one. What the calls mean belongs to the callers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
+import math
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,7 +24,6 @@ from lsps2fast.errors import AnswerPending, MalformedFrame, NodeError, NodeUnrea
 from lsps2fast_plugin.cln.rows import decode, table_in
 
 log = logging.getLogger(__name__)
-_BLOCK = 64 * 1024  # bytes a read
 _MOST = 1 << 30  # bytes of one answer: a listdatastore of a large node is far above what a hook call may be
 _ADDRESS_BYTES: Final = 107  # room for the name of a unix socket
 
@@ -51,78 +51,128 @@ def _outcome(method: str, answer: dict[str, Any]) -> dict[str, Any] | NodeError:
     return result
 
 
-class _Link:
-    """One connection and the calls that wait on it, by id."""
+@dataclasses.dataclass(slots=True)
+class _Call:
+    """One that waits for its answer, until `deadline_s` by the clock of the loop."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._waiting: dict[str, tuple[str, asyncio.Future[dict[str, Any]]]] = {}
+    method: str
+    future: asyncio.Future[dict[str, Any]]
+    timeout_s: float | None
+    deadline_s: float
+
+
+class _Link(asyncio.Protocol):
+    """One connection and the calls that wait on it, by id. One timer for all of them: most are answered long before."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._frames = hook.FrameReader(_MOST)
+        self._waiting: dict[str, _Call] = {}
         self._given_up: dict[str, Callable[[], None]] = {}  # who wants to hear of an answer all the same
         self._unsent: list[bytes] | None = None  # behind a call of the same turn of the loop
+        self._timer: asyncio.TimerHandle | None = None
         self.alive = True
-        self.task = asyncio.get_running_loop().create_task(self._read())
 
-    async def call(self, call_id: str, method: str, request: bytes, late: Callable[[], None] | None) -> dict[str, Any]:
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[call_id] = (method, future)
+    async def call(
+        self, call_id: str, method: str, request: bytes, timeout_s: float | None, late: Callable[[], None] | None
+    ) -> dict[str, Any]:
+        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        deadline_s = math.inf if timeout_s is None else self._loop.time() + timeout_s
+        self._waiting[call_id] = _Call(method, future, timeout_s, deadline_s)
+        self._end_by(deadline_s)
         try:
             self._send(request)
-            await self._writer.drain()
             return await future
-        except ConnectionError as error:
-            raise NodeUnreachable(method, f"the connection broke: {error}") from error
+        except (AnswerPending, asyncio.CancelledError) as error:
+            if late is not None and (future.cancelled() or isinstance(error, AnswerPending)):
+                self._given_up[call_id] = late
+                if not self.alive:
+                    self._tell_late()
+            raise
         finally:
             self._waiting.pop(call_id, None)
-            if future.done() and not future.cancelled():
-                future.exception()  # taken note of, also when drain() ended the call before its answer
-            elif late is not None and self.alive:
-                self._given_up[call_id] = late
-            elif late is not None:
-                late()
+            if not future.cancelled() and future.done():
+                future.exception()  # taken note of, also when the caller was cancelled meanwhile
 
     def _send(self, request: bytes) -> None:
         """Write a call at once, and all that follow in the same turn of the loop together: a crowd's (P24)."""
         if self._unsent is None:
-            self._writer.write(request)  # whole frames only: no other call can come between
+            self._transport.write(request)  # whole frames only: no other call can come between
             self._unsent = []
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         else:
             self._unsent.append(request)
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, None
         if unsent and self.alive:
-            self._writer.write(b"".join(unsent))
+            self._transport.write(b"".join(unsent))
 
-    async def close(self) -> None:
-        """Hang up; open calls end with NodeUnreachable. Safe to call twice."""
-        self._given_up.clear()
-        self.task.cancel()
-        await asyncio.wait([self.task])
+    # Time ------------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        why = "the connection was closed"
-        frames = hook.FrameReader(_MOST)
+    def _end_by(self, deadline_s: float) -> None:
+        """Look at this time, if not before, which calls have waited too long."""
+        if deadline_s < (math.inf if self._timer is None else self._timer.when()):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(deadline_s, self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        self._timer, now_s = None, self._loop.time()
+        for call in self._waiting.values():
+            if call.deadline_s <= now_s and not call.future.done():
+                call.future.set_exception(AnswerPending(call.method, f"no answer within {call.timeout_s} s"))
+        open_calls = (call.deadline_s for call in self._waiting.values() if not call.future.done())
+        self._end_by(min(open_calls, default=math.inf))
+
+    def turned(self, seconds: float) -> None:
+        """Let calls under way have waited so much longer."""
+        for call in self._waiting.values():
+            call.deadline_s -= seconds
+            self._end_by(call.deadline_s)
+
+    # The connection --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Give each answer to its caller."""
         try:
-            while data := await self._reader.read(_BLOCK):
-                for frame in frames.feed(data):
-                    self._take(frame)
-        except (MalformedFrame, OSError) as error:
-            why = f"the connection broke: {error}"
-            log.warning(why)
+            for frame in self._frames.feed(data):
+                self._take(frame)
+        except MalformedFrame as error:
+            log.warning(f"the connection broke: {error}")
+            self.close(f"the connection broke: {error}")
         except Exception as error:  # a fault of ours: its trace says where, and the next call connects again
-            why = f"the connection was given up: {error!r}"
-            log.exception(why)
-        finally:
-            self._end(why)
+            log.exception(f"the connection was given up: {error!r}")
+            self.close(f"the connection was given up: {error!r}")
 
-    def _end(self, why: str) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        if exc is not None:
+            log.warning(f"the connection broke: {exc}")
+        self.close("the connection was closed" if exc is None else f"the connection broke: {exc}")
+
+    def hang_up(self) -> None:
+        """End, and tell no one of answers that come late."""
+        self._given_up.clear()
+        self.close("the connection was closed")
+
+    def close(self, why: str) -> None:
+        """End every call with NodeUnreachable. Safe to call twice."""
         self.alive = False
-        self._writer.close()
-        for method, future in self._waiting.values():
-            if not future.done():
-                future.set_exception(NodeUnreachable(method, why))
+        self._transport.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for call in self._waiting.values():
+            if not call.future.done():
+                call.future.set_exception(NodeUnreachable(call.method, why))
+        self._tell_late()
+
+    def _tell_late(self) -> None:
         given_up, self._given_up = self._given_up, {}
         for late in given_up.values():
             late()
@@ -140,13 +190,12 @@ class _Link:
         waiting = self._waiting.get(call_id)
         if waiting is None:
             return log.info(f"an unexpected answer, ignored: {frame[:200]!r}")  # mostly of a call that was given up
-        method, future = waiting
-        outcome = _outcome(method, answer)
-        if future.done():
+        outcome = _outcome(waiting.method, answer)
+        if waiting.future.done():
             return log.warning(f"a second answer to {call_id}, ignored: {frame[:200]!r}")
         if isinstance(outcome, NodeError):
-            return future.set_exception(outcome)
-        return future.set_result(outcome)
+            return waiting.future.set_exception(outcome)
+        return waiting.future.set_result(outcome)
 
 
 class Rpc:
@@ -157,7 +206,6 @@ class Rpc:
         self._numbers = itertools.count(1)
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
-        self._limits: dict[asyncio.Timeout, None] = {}  # in the order of their calls
 
     async def call(
         self,
@@ -175,41 +223,36 @@ class Rpc:
         call_id = f"lsps2fast:{method}#{next(self._numbers)}"
         # msgspec writes text as UTF-8: lightningd refuses \\u escapes in some parameters (cln:D3).
         request = msgspec.json.encode({"jsonrpc": "2.0", "id": call_id, "method": method, "params": params or {}})
-        link = None
-        try:
-            async with asyncio.timeout(timeout_s) as limit:
-                self._limits[limit] = None
-                try:
+        link = self._link
+        if link is None or not link.alive:
+            link = None
+            try:
+                async with asyncio.timeout(timeout_s):
                     link = await self._connected(method)
-                    return await link.call(call_id, method, request + b"\n\n", late)
-                finally:
-                    self._limits.pop(limit, None)
-        except TimeoutError as error:
-            raise AnswerPending(method, f"no answer within {timeout_s} s") from error
-        finally:
-            if link is None and late is not None:
-                late()
+            except TimeoutError as error:
+                raise AnswerPending(method, f"no connection within {timeout_s} s") from error
+            finally:
+                if link is None and late is not None:
+                    late()
+        return await link.call(call_id, method, request + b"\n\n", timeout_s, late)
 
     def turned(self, seconds: float) -> None:
         """Let calls under way have waited so much longer. For tests only."""
-        for limit in self._limits:
-            if not limit.expired() and (when := limit.when()) is not None:
-                limit.reschedule(when - seconds)
+        if self._link is not None:
+            self._link.turned(seconds)
 
     async def close(self) -> None:
         """Hang up; open calls end with NodeUnreachable. A later call connects again."""
         link, self._link = self._link, None
         if link is not None:
-            await link.close()
+            link.hang_up()
 
     async def _connected(self, method: str) -> _Link:
-        if self._link is not None and self._link.alive:  # nearly always; a crowd would queue for the lock (P24)
-            return self._link
         async with self._connecting:
             if self._link is None or not self._link.alive:
                 try:
-                    reader, writer = await asyncio.open_unix_connection(socket_address(self.path))
+                    path = socket_address(self.path)
+                    _, self._link = await asyncio.get_running_loop().create_unix_connection(_Link, path)
                 except OSError as error:
                     raise NodeUnreachable(method, f"cannot connect to {self.path}: {error}") from error
-                self._link = _Link(reader, writer)
             return self._link

@@ -3,7 +3,8 @@
 Also which channels have left for the chain: what they brought, and is not out yet, is worth nothing certain (rule:19).
 
 Nearly always that is known. A channel made since we last looked is asked for once, however many parts come over it;
-they wait for the answer, and when lightningd gives none they are known by the scid they came with.
+they wait for the answer, and when lightningd gives none they are known by the scid they came with. One that is alone is
+asked for by its name, for a node may have thousands; several at a time share a listing of all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from lsps2fast.errors import Lsps2Error
+from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.cln.models import Caller, PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 
@@ -45,17 +47,23 @@ class IncomingNames:
         self._waiting.append((call, take))
         if not self._is_asking:
             self._is_asking = True
-            self._spawn(self._ask(rpc))
+            self._spawn(self._ask_all(rpc))
 
-    async def _ask(self, rpc: Caller) -> None:
+    async def _ask_all(self, rpc: Caller) -> None:
+        while names := {call.in_scid for call, _ in self._waiting}:
+            await self._ask(rpc, names)
+        self._is_asking = False
+
+    async def _ask(self, rpc: Caller, names: set[int]) -> None:
+        which = {"short_channel_id": format_scid(*names)} if len(names) == 1 else {}
         try:
-            for channel in await list_peer_channels(rpc):
+            for channel in await list_peer_channels(rpc, **which):
                 self.learn(channel)
         except Lsps2Error as error:
             log.warning(f"over which channel parts came cannot be asked ({error}); they are known by its scid")
-        self._is_asking = False
-        waiting, self._waiting = self._waiting, []
-        for call, take in waiting:
+        asked = [each for each in self._waiting if each[0].in_scid in names]
+        self._waiting = [each for each in self._waiting if each[0].in_scid not in names]
+        for call, take in asked:
             try:
                 take()
             except Exception:  # as in the hook itself: one that cannot be taken stops no other

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING: Final = 20_000
 BATCH: Final = 500
+GATHER_S: Final = 0.1  # so long facts wait for more, and a sale under way for no thread (P17)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 BUSY_S: Final = 5.0  # for another program that reads or copies the file
 SYNCHRONOUS: Final = "NORMAL"  # what a power failure takes, the journal has
@@ -87,7 +88,7 @@ class LedgerWriter:
         self._waiting: deque[Item] = deque()
         self._batch: list[Fact | Callable[[], None]] = []  # the next ones, until they are written
         self._news = threading.Event()
-        self._again = threading.Event()  # try now, the pause is over
+        self._again = threading.Event()  # write now, the pause is over
         self._stopping = False
         self._db: sqlite3.Connection | None = None
         self._told: str | None = None
@@ -110,6 +111,8 @@ class LedgerWriter:
             self.dropped += 1
             return
         self._waiting.append(fact)
+        if callable(fact):  # for which a question waits
+            self._again.set()
         self._news.set()
 
     def __len__(self) -> int:
@@ -152,6 +155,8 @@ class LedgerWriter:
                 return False
             if self._db is not None:
                 self._news.wait()
+                self._again.wait(GATHER_S)
+                self._again.clear()
                 self._news.clear()
         try:
             if self._db is None:
