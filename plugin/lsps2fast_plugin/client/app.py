@@ -6,6 +6,10 @@ other modules; this file says who hears what, and what happens at start, at each
 
 from __future__ import annotations
 
+from lsps2fast_plugin.cln import no_openssl  # noqa: F401 - before all else: it imports asyncio
+
+# isort: split
+
 import asyncio
 import hashlib
 import inspect

@@ -6,6 +6,10 @@ Everything here runs on the host's one loop. Facts of the node become inputs of 
 
 from __future__ import annotations
 
+from lsps2fast_plugin.cln import no_openssl  # noqa: F401 - before all else: it imports asyncio
+
+# isort: split
+
 import asyncio
 import logging
 import random

@@ -7,7 +7,7 @@ B-06 are those of docs/conformance.md.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import Final, NamedTuple
@@ -39,7 +39,7 @@ def new_scid(random64: Callable[[], int], taken: Callable[[int], bool]) -> int:
     raise ProtocolBug(f"no usable scid in {_SCID_DRAWS} draws: the random numbers repeat")
 
 
-class Buy(msgspec.Struct, frozen=True):
+class Buy(msgspec.Struct, frozen=True, gc=False):
     """An accepted offer: payments to `jit_scid` go to `peer_id` over a channel that is still to be opened."""
 
     jit_scid: int
@@ -125,8 +125,8 @@ class BuyRegistry:
         self._limits = limits or BuyQuota()
         self._buys: dict[int, Buy] = {}
         self._by_peer: dict[str, set[int]] = {}
-        self._open: dict[str, set[int]] = {}
-        self._open_total = 0
+        self._used: set[int] = set()  # of them
+        self._open: Counter[str] = Counter()  # those that are not, by peer
 
     def __len__(self) -> int:
         return len(self._buys)
@@ -148,18 +148,18 @@ class BuyRegistry:
 
     def open_count(self, peer_id: str | None = None) -> int:
         """Unused buys of one peer, or of all."""
-        return self._open_total if peer_id is None else len(self._open.get(peer_id, ()))
+        return len(self._buys) - len(self._used) if peer_id is None else self._open[peer_id]
 
     def check_room(self, peer_id: str) -> None:
         """Raise PeerError -32603 when this peer may not open another buy (B-06 step 2, B-14).
 
         The last fifth of all places is for peers that hold none: a crowd that fills its quota cannot lock them out.
         """
-        mine = self.open_count(peer_id)
-        crowded = self._open_total >= self._limits.buys_total * 4 // 5
+        mine, total = self.open_count(peer_id), self.open_count()
+        crowded = total >= self._limits.buys_total * 4 // 5
         if mine >= self._limits.buys_per_peer:
             raise try_later("you have too many unused buys; use one, or wait until one ends")
-        if self._open_total >= self._limits.buys_total or (crowded and mine > 0):
+        if total >= self._limits.buys_total or (crowded and mine > 0):
             raise try_later("this node has too many unused buys; try again later")
 
     def add(self, buy: Buy) -> None:
@@ -177,14 +177,16 @@ class BuyRegistry:
             raise ProtocolBug(f"jit scid {scid} is in use")
         self._buys[scid] = buy
         self._by_peer.setdefault(buy.peer_id, set()).add(scid)
-        self._open.setdefault(buy.peer_id, set()).add(scid)
-        self._open_total += 1
+        self._open[buy.peer_id] += 1
 
     def mark_used(self, jit_scid: int) -> None:
         """Note that the buy got its channel: it no longer counts against the limits, its scid stays until the end."""
         buy = self._buys.get(jit_scid)
-        if buy is not None and _discard(self._open, buy.peer_id, jit_scid):
-            self._open_total -= 1
+        if buy is not None and jit_scid not in self._used:
+            self._used.add(jit_scid)
+            self._open[buy.peer_id] -= 1
+            if not self._open[buy.peer_id]:
+                del self._open[buy.peer_id]
 
     def remove(self, jit_scid: int) -> Buy | None:
         """Take a buy out; None when it is not live."""
@@ -192,20 +194,12 @@ class BuyRegistry:
         if buy is None:
             return None
         self.mark_used(jit_scid)
+        self._used.discard(jit_scid)
         del self._buys[jit_scid]
-        _discard(self._by_peer, buy.peer_id, jit_scid)
+        self._by_peer[buy.peer_id].discard(jit_scid)
+        if not self._by_peer[buy.peer_id]:
+            del self._by_peer[buy.peer_id]
         return buy
-
-
-def _discard(sets: dict[str, set[int]], peer_id: str, scid: int) -> bool:
-    """Remove `scid` from the peer's set, and the set with its last one. False when it was not there."""
-    scids = sets.get(peer_id)
-    if scids is None or scid not in scids:
-        return False
-    scids.remove(scid)
-    if not scids:
-        del sets[peer_id]
-    return True
 
 
 # --- Rates ------------------------------------------------------------------------------------------------------------

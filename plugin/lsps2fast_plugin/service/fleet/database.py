@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 import msgspec
 
 from lsps2fast.errors import ConfigError, Lsps2Error
+from lsps2fast_plugin.cln.no_openssl import give_tls
 from lsps2fast_plugin.service.fleet.holds import Ask, Granted
 from lsps2fast_plugin.service.fleet.schema import VERSION
 from lsps2fast_plugin.service.policy.shared import Standing
@@ -123,6 +124,7 @@ def without_password(text: str, url: str) -> str:
 
 def load_driver() -> Any:
     """Return asyncpg. Raises ConfigError without it."""
+    give_tls()
     try:
         import asyncpg
     except ImportError:
