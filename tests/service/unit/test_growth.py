@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -32,11 +33,14 @@ def lines(work: Callable[[], Any]) -> int:
         return trace
 
     before = sys.gettrace()
+    gc.collect()  # what others have left behind is not counted here
+    gc.disable()
     sys.settrace(trace)
     try:
         work()
     finally:
         sys.settrace(before)
+        gc.enable()
     return count
 
 
