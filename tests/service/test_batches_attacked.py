@@ -45,8 +45,8 @@ def gives_up_once_signed(stage: Stage, client: Client) -> None:
 
 
 async def test_a_client_that_gives_up_what_it_has_signed_spoils_one_batch_only() -> None:
-    """trap:60: it is remembered as one that failed, and opens alone."""
-    async with batching(wallet_sat=(2_000_000,) * 4) as stage:
+    """trap:60: it is remembered as one that failed, and opens alone; for an hour."""
+    async with batching(wallet_sat=(2_000_000,) * 7) as stage:
         stage.plugin_lives = False
         crowd = Crowd(stage)
         await crowd.come("alice", "mallory", "carol")
@@ -62,6 +62,14 @@ async def test_a_client_that_gives_up_what_it_has_signed_spoils_one_batch_only()
         await crowd.pay()
         assert await crowd.results() == [True, True, False]
         assert (await stage.stats())["batches_spoilt"] == 1
+        await stage.world.advance(3_600)
+        crowd.clients, crowd.invoices, crowd.payments = [], [], []
+        await crowd.come("frida", "greta")
+        crowd.clients.append(mallory)
+        crowd.invoices.append(await stage.invoice(mallory))
+        await crowd.pay()
+        assert await crowd.results() == [True, True, False]
+        assert (await stage.stats())["batches_spoilt"] == 2
 
 
 async def test_what_is_taken_back_after_a_crash_leaves_no_channel_usable() -> None:

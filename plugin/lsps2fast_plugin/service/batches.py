@@ -42,6 +42,7 @@ ARRIVAL_MS: Final = 5_000  # so long the others wait for one whose record is bei
 LAST_MS: Final = 10_000  # and so long for that of its channel: then the transaction is worthless
 NEAR_BLOCKS: Final = CLTV_MARGIN_BLOCKS + 6  # a part that expires sooner is not made to wait
 SPOILERS: Final = 10_000  # clients that are remembered
+ALONE_MS: Final = 3_600_000  # so long: a day of load would end all batches else
 
 
 class BatchSending(Protocol):
@@ -95,7 +96,7 @@ class Batches:
         self._numbers = itertools.count(1)
         self._of: dict[Key, Batch] = {}
         self._gathering: Batch | None = None
-        self._spoilers: dict[str, None] = {}  # clients that failed in a batch of late: they open alone
+        self._spoilers: dict[str, int] = {}  # clients that failed in a batch of late, until when they open alone
         self._watch = Watch(clock)
         self.counts = Counts()
 
@@ -328,7 +329,9 @@ class Batches:
     # Who takes part ------------------------------------------------------------------------------
 
     def _may_join(self, buy: Buy, key: Key) -> bool:
-        if self._window_ms == 0 or buy.client_trusts_lsp or buy.peer_id in self._spoilers:
+        if self._window_ms == 0 or buy.client_trusts_lsp:
+            return False
+        if self._spoilers.get(buy.peer_id, 0) > self._clock.now_ms():
             return False
         if self._funder.reserved_by(buy.jit_scid):  # of a batch that it comes back to too late
             return False
@@ -336,7 +339,7 @@ class Batches:
 
     def _spoiled(self, peer_id: str) -> None:
         self._spoilers.pop(peer_id, None)
-        self._spoilers[peer_id] = None
+        self._spoilers[peer_id] = self._clock.now_ms() + ALONE_MS
         if len(self._spoilers) > SPOILERS:
             del self._spoilers[next(iter(self._spoilers))]
 
