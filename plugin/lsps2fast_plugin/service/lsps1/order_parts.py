@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 from lsps2fast import _tlv as tlv
-from lsps2fast import bolt11
 from lsps2fast.errors import MalformedTlv
 from lsps2fast.lsps.receiving import MPP_TIMEOUT, details_failure
 from lsps2fast_plugin.cln.htlc_filter import HtlcFilter, Keys
@@ -109,6 +108,8 @@ class OrderParts:
         """See the HTLCs of this invoice."""
         raw = bytes.fromhex(payment_hash)
         if raw not in self._payables:
+            from lsps2fast import bolt11  # with coincurve, which a node that sells none ahead does not need
+
             invoice = bolt11.decode(text)
             self._payables[raw] = Payable(order_id, invoice.payment_secret.hex(), invoice.amount_msat or 0)
             self._interest.payment_hashes.add(raw)
