@@ -173,7 +173,6 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
             unready=set(),
             of_last_life=set(),
             finish=lambda buy, fees: orders.append(order.ForgetBuy(buy.jit_scid, "finish")),
-            has_its_fees=_nothing,
             keep_alias=_nothing,
         ),
         coins=SimpleNamespace(promise=_nothing),

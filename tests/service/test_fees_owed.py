@@ -184,15 +184,32 @@ async def test_a_start_of_the_node_leaves_a_channel_the_fees_that_its_operator_h
 
 
 async def test_a_start_of_the_plugin_leaves_them_too(mode: str) -> None:
-    """A-03, rule:13: lightningd still knows which rate was promised, and nothing is set at all."""
+    """A-03, rule:13: and the alias is given its zero again, for whether lightningd knows of it is not known."""
     async with Stage(mode) as stage:
-        client, _ = await with_own_fees(stage)
-        set_before = len(stage.calls("setchannel"))
+        client, payer = await with_own_fees(stage)
         await stage.kill()
         await stage.start()
         await stage.quiet()
-        assert len(stage.calls("setchannel")) == set_before
         assert fees(client) == OWN
+        await pays_nothing_over_the_alias(client, payer)
+        await set_fees(stage, client, *CONFIGURED)
+
+
+async def test_a_start_of_the_node_that_dies_with_the_plugin_only_leaves_the_alias_its_zero(mode: str) -> None:
+    """A-03, K-15: the plugin died before it had given the alias its zero, and lightningd, which forgot it, lives on."""
+    async with Stage(mode) as stage:
+        client, payer = await with_own_fees(stage)
+        hung = stage.lsp.faults.hang("datastore")
+        await stage.restart(power=True)
+        await hung.reached.wait()
+        await stage.kill()
+        stage.lsp.faults.clear()
+        await stage.start()
+        client.connect()
+        await stage.quiet()
+        assert fees(client) == OWN
+        await pays_nothing_over_the_alias(client, payer)
+        assert [*stage.records("active")] == []
         await set_fees(stage, client, *CONFIGURED)
 
 

@@ -141,7 +141,6 @@ class ActionExecutor:
         self.watch = self._waiting.watch
         self.unready = self._waiting.unready
         self.of_last_life = fees.of_last_life
-        self.has_its_fees = fees.has_them
         self.finish = self._records.finish
         self.keep_alias = self._records.keep_alias
         self.drop_waiting = self._waiting.drop

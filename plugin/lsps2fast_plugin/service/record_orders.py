@@ -9,6 +9,8 @@ from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
+from msgspec.structs import replace
+
 from lsps2fast import actions as order
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.buys import Buy
@@ -116,11 +118,14 @@ class RecordOrders:
     async def _end_again(self, buy: Buy, fees: order.RestoreFees | None) -> None:
         """Give a channel its fees once more, by way of zero; meanwhile an active record says which they are.
 
-        A payment that is under way over it gives them back when it ends, and its record tells of them.
+        A payment that is under way over it gives them back when it ends, or is about to, and its record tells of them.
         """
-        if fees is not None and self._room.in_use(fees.channel_id):
+        if fees is not None and (self._room.in_use(fees.channel_id) or self._fees.is_pending(fees.channel_id)):
             fees = None
-        if fees is not None and fees.rates is not None:
+        if fees is not None:
+            asked = partial(self._fees.rates_of, fees)
+            fees = replace(fees, rates=await self._tasks.until_done("asking which routing fees channels have", asked))
+        if fees is not None and fees.rates is not None and any(fees.rates):
             note = partial(self._store.note_fees, buy, order.ExistingChannel(fees.channel_id, 0, *fees.rates))
             await self._tasks.until_done("writing which routing fees a channel has", note)
         await self._end_record(buy.jit_scid, fees, again=True)

@@ -203,9 +203,7 @@ class Recovery:
         fees = self._fees_again(record.journal.channel, record.buy.params.valid_until_ms)
         if fees is None or record.buy.jit_scid in self._begun:  # its active record says what they are
             return
-        if self._same_node and fees.rates is not None:  # and lightningd remembers what was promised
-            self._parts.effects.has_its_fees(fees)
-        elif self._same_node or fees.rates is not None:  # else it takes nothing at the word of its operator
+        if self._same_node or fees.rates is not None:  # else it takes nothing at the word of its operator
             self._parts.effects.keep_alias(record.buy, fees)
 
     def _fees_again(self, channel: Channel | ExistingChannel | None, zero_until_ms: int) -> RestoreFees | None:

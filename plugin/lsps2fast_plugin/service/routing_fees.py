@@ -105,6 +105,11 @@ class RoutingFees:
         self._owed[action.channel_id] = action
         return self._restore(action, self.supersede(action.channel_id), again)
 
+    async def rates_of(self, action: RestoreFees) -> tuple[int, int]:
+        """Return base fee in msat and ppm that the channel is to get. Raises NodeError."""
+        fees = await self._fees_of(action)
+        return fees["feebase"], fees["feeppm"]
+
     async def _fees_of(self, action: RestoreFees) -> dict[str, int]:
         """Return the fees to restore, as `setchannel` takes them. Raises NodeError."""
         if action.rates is None:

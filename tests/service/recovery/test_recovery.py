@@ -88,7 +88,6 @@ class House:
         self.promised: dict[str, int] = {}
         self.finished: list[tuple[int, RestoreFees | None]] = []
         self.aliases: list[RestoreFees] = []
-        self.with_fees: list[RestoreFees] = []
         self.forgotten: list[int] = []
         self.lapsed: list[tuple[int, int]] = []
         self.kept: list[int] = []
@@ -112,7 +111,6 @@ class House:
                 of_last_life=set(),
                 finish=lambda buy, fees: self.finished.append((buy.jit_scid, fees)),
                 keep_alias=lambda buy, fees: self.aliases.append(fees),
-                has_its_fees=self.with_fees.append,
             ),
             coins=SimpleNamespace(promise=self._promise),
             offers=SimpleNamespace(mark_used=self.used.add),
@@ -382,7 +380,7 @@ def test_a_crash_between_the_final_record_and_the_deletion_does_what_is_left() -
     house = House()
     house.revive(StoredSession(BUY, PAID, None), StoredSession(BUY, PAID, "Succeeded"), said=snapshot(channel()))
     assert house.finished == [(JIT, RestoreFees(ID, END_MS, CHARGED))]
-    assert house.aliases == house.with_fees == []
+    assert house.aliases == []
     assert house.core.buys[JIT].paid
     assert house.orders == []
 
@@ -402,16 +400,16 @@ def test_the_scid_of_a_paid_channel_is_its_alias_until_the_offer_ends(outcome: s
 
 
 @pytest.mark.parametrize(
-    ("replays", "charges", "aliases", "with_fees"),
+    ("replays", "charges", "aliases"),
     [
-        (True, True, [RestoreFees(ID, END_MS, CHARGED)], []),
-        (True, False, [], []),
-        (False, True, [], [RestoreFees(ID, END_MS, CHARGED)]),
-        (False, False, [RestoreFees(ID, END_MS)], []),
+        (True, True, [RestoreFees(ID, END_MS, CHARGED)]),
+        (True, False, []),
+        (False, True, [RestoreFees(ID, END_MS, CHARGED)]),
+        (False, False, [RestoreFees(ID, END_MS)]),
     ],
 )
 def test_a_start_leaves_the_fees_of_an_alias_as_it_finds_them(
-    replays: bool, charges: bool, aliases: list[RestoreFees], with_fees: list[RestoreFees]
+    replays: bool, charges: bool, aliases: list[RestoreFees]
 ) -> None:
     """A-03, rule:13: they are their operator's. Where lightningd has lived on, a zero may be a call that came late."""
     house = House(wall_ms=END_MS - 1)
@@ -419,7 +417,6 @@ def test_a_start_leaves_the_fees_of_an_alias_as_it_finds_them(
     said.replays = replays
     house.revive(StoredSession(BUY, PAID, "Succeeded"), said=said)
     assert house.aliases == aliases
-    assert house.with_fees == with_fees
 
 
 def test_fees_that_a_start_had_noted_come_back_after_the_next() -> None:
@@ -428,7 +425,7 @@ def test_fees_that_a_start_had_noted_come_back_after_the_next() -> None:
     noted = replace(FRESH, existing=ExistingChannel(ID, 0, 77, 7))
     house.revive(StoredSession(BUY, noted, None), StoredSession(BUY, PAID, "Succeeded"), said=snapshot(channel(**FREE)))
     assert house.finished == [(JIT, RestoreFees(ID, END_MS, (77, 7)))]
-    assert house.aliases == house.with_fees == []
+    assert house.aliases == []
 
 
 # Channels that went while we were away --------------------------------------------------------------------------
