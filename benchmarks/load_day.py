@@ -84,7 +84,7 @@ class Journal:
     def _look(self, entry: dict[str, Any]) -> None:
         if entry["dir"] != "host>plugin" or self.foreign.is_asking:
             return
-        if entry["msg"].get("method") in ("custommsg", "htlc_accepted"):
+        if entry["msg"].get("method") in ("custommsg", "htlc_accepted", "init"):
             self.busy.add(self._hour)
 
     def found(self) -> dict[str, Any]:

@@ -260,6 +260,7 @@ async def test_a_healthy_service_alarms_nobody() -> None:
         picky = await stage.invoice(stage.client("picky", on_part="fail"))
         assert not (await stage.payer("payer of picky").pay(picky, [SIZE_MSAT])).paid
         await stage.ended(picky)
+        await stage.lsp.call("lsps2-report", {})  # once the ledger's thread has what was told
         await seen.scrape()
         # There is one node here, so the board's choice of nodes chooses it.
         every = {target["expr"] for panel in BOARD["panels"] for target in panel["targets"]}
