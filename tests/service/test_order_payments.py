@@ -10,6 +10,7 @@ from harness.orders import FAR, Shop, turn
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.bolt11 import decode
 from lsps2fast_plugin.simnode.closing import force_close
+from lsps2fast_plugin.simnode.errors import RpcError
 from lsps2fast_plugin.simnode.failures import MPP_TIMEOUT
 from lsps2fast_plugin.simnode.payer import Payment
 
@@ -192,6 +193,33 @@ async def test_a_part_is_lost_and_nothing_tells_us() -> None:
         assert shop.channels(client) == []
 
 
+async def test_a_part_is_withdrawn_while_bitcoind_refuses_the_funding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rule:2, rule:19: lightningd has begun to send it, so the channel is owed, and what is left is taken."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        tries: list[Any] = []
+
+        def refuse(tx: Any) -> dict[str, Any]:
+            tries.append(tx)
+            raise RpcError(-1, "Error broadcasting transaction: mempool min fee not met")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.lsp.wallet, "send", refuse)
+            asked = total_msat(order)
+            crumb = shop.pay(payer, order, amounts_msat=[1], total_msat=asked, channels=[0])
+            payment = shop.pay(payer, order, amounts_msat=[asked - 1], total_msat=asked, channels=[1])
+            await shop.until(lambda: tries, "a sending is tried")
+            force_close(payer.channels[0], "by the payer")
+            for _ in range(4):
+                await turn(shop, 61)
+        assert (await payment).paid
+        await turn(shop, 61)
+        await shop.over(order)
+        assert shop.record(order)["paid"]
+        assert len(shop.channels(client)) == 1
+        assert not crumb.done or not (await crumb).paid
+
+
 async def test_a_channel_that_was_never_paid_for_is_not_leased() -> None:
     """rule:20: its operator may close it, after a start, too."""
     async with Shop() as shop:
@@ -265,6 +293,33 @@ async def test_a_death_when_the_payment_was_just_taken(how: str) -> None:
         await shop.over(order)
         assert len(shop.channels(client)) == 1
         assert shop.lsp.invoices.by_hash == {}
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_payment_that_lightningd_took_for_us_is_no_second_one(again: bool) -> None:
+    """rule:10, rule:11: the operator is told to pay back what came twice, and only that."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        stuck = shop.lsp.faults.hang("datastore", nth=4, after=True)
+        payment = shop.pay(payer, order)
+        await stuck.reached.wait()
+        await shop.until(lambda: shop.record(order)["state"] == "sent", "the record")
+        if again:
+            shop.lsp.faults.hang("delinvoice")
+            stuck.release()
+            assert (await payment).paid
+            await shop.kill()
+            shop.lsp.faults.clear()
+            second = shop.pay(payer, order)
+        else:
+            await shop.kill()
+            stuck.release()
+        assert (await (second if again else payment)).paid
+        await shop.start()
+        client.connect()
+        await turn(shop, 40)
+        await shop.over(order)
+        assert bool(shop.log_lines("paid twice")) == again
 
 
 async def test_records_that_cannot_be_read_hold_up_no_other_payment() -> None:

@@ -22,6 +22,7 @@ class InvoiceRow(msgspec.Struct, frozen=True):
     expires_at: int
     bolt11: str | None = None
     amount_msat: int | None = None
+    amount_received_msat: int = 0
     created_index: int = 0
 
     @property

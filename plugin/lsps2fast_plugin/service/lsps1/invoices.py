@@ -65,19 +65,30 @@ class OrderInvoices:
 
     async def _booked(self, payment_hash: str) -> Taken:
         """Ask the bookkeeper about an invoice that was deleted, paid or not (people clean up). Raises NodeError."""
+        sum_msat = await self._income_msat(payment_hash)
+        if sum_msat is None:
+            return Taken.GONE
+        return Taken.YES if sum_msat else Taken.NO
+
+    async def _income_msat(self, payment_hash: str) -> int | None:
+        """Return what this node has taken for a hash; None: the bookkeeper does not say. Raises NodeError."""
         try:
             answer = await self._rpc.call("bkpr-listaccountevents", {"payment_id": payment_hash})
         except NodeUnreachable:
             raise
         except NodeError:  # it is switched off
-            return Taken.GONE
+            return None
         events = answer.get("events")
         if not isinstance(events, list):
-            return Taken.GONE
-        paid = any(
-            isinstance(each, dict) and each.get("tag") == "invoice" and each.get("credit_msat") for each in events
-        )
-        return Taken.YES if paid else Taken.NO
+            return None
+        ours = (each for each in events if isinstance(each, dict) and each.get("tag") == "invoice")
+        return sum(sum_msat for each in ours if isinstance(sum_msat := each.get("credit_msat"), int))
+
+    async def is_taken_beside(self, label: str, payment_hash: str) -> bool:
+        """Return whether we took a payment beside the one that lightningd took; yes without a bookkeeper. NodeError."""
+        rows = await list_invoices(self._rpc, label=label)
+        sum_msat = await self._income_msat(payment_hash)
+        return sum_msat is None or sum_msat > sum(row.amount_received_msat for row in rows)
 
     async def under_way(self, payment_hash: str) -> frozenset[Key]:
         """Return the parts of a payment to us that lightningd has, by every name of their channels. Raises NodeError.

@@ -37,6 +37,7 @@ FIRST_LOOK_S, LOOK_S = 0.05, 1.0
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 5_000, 600_000  # between opens that are owed
 WENT_BACK: Final = "its payment went back"
 GIVEN_AWAY: Final = "it was not paid for"
+_SIGNED: Final = (OrderState.FUNDED, OrderState.SENT)  # their fundings may be on their way
 
 
 class OrderSteps:
@@ -123,8 +124,9 @@ class OrderSteps:
                 if whole is not None and self._parts.whole(order.id) is whole:
                     if under_way.issuperset(whole.calls):
                         return True
-                    log.warning(f"parts of the payment of order {order.id} are lost, so the others go back")
-                    self._parts.give_back(order.id, self._height(), TEMPORARY_NODE_FAILURE)
+                    if now.state not in _SIGNED:
+                        log.warning(f"parts of the payment of order {order.id} are lost, so the others go back")
+                        self._parts.give_back(order.id, self._height(), TEMPORARY_NODE_FAILURE)
                     return False
                 is_set_over = not under_way or self._clock.now_ms() >= self._begun_ms + SET_MS
                 may_come = self.may_replay and order.id not in self._seen
@@ -247,8 +249,10 @@ class OrderSteps:
         await self._channels.renew(order, self._height())
         if not await self._has_payment(order):
             if await self._dropped(order):
+                self._parts.give_back(order.id, self._height(), TEMPORARY_NODE_FAILURE)
                 return await self._book.move(order, Fact.GONE, why=WENT_BACK)
-            log.warning(f"the funding of order {order.id} was sent, and {WENT_BACK}")
+            log.warning(f"the funding of order {order.id} may be on its way, and parts of its payment are lost")
+            order = await self._take_what_is_left(order)
         order = self._book.get(order.id) or order
         try:
             await self._channels.send(order)
@@ -259,10 +263,7 @@ class OrderSteps:
             return await self._book.move(order, Fact.GONE, attempts=order.attempts + 1, why=why)
         except NodeError as error:
             return await self._not_sent(order, error)
-        taking = self._taking(order)
-        if taking and await self._is_lost(order, taking["taken"]):
-            self._parts.settle(order.id, bytes.fromhex(order.preimage))  # what can be had on chain is had there
-            taking = {}
+        taking = await self._sure(order)
         order = await self._book.move(order, Fact.SENT, sent_ms=self._clock.wall_ms(), **taking)
         self._answer(order)
         ask, channel_id = order.ask, "" if order.channel is None else order.channel.channel_id
@@ -281,12 +282,25 @@ class OrderSteps:
         if self._is_late(order, SEND_BLOCKS):
             if await self._dropped(order):
                 return await self._book.move(order, Fact.GONE, why=f"its funding could not be sent: {error}")
-            if taking := self._taking(order):
-                order = await self._book.move(order, Fact.PAID, **taking)
-                self._answer(order)
+            order = await self._take_what_is_left(order)
         pause_ms = min(1_000 << min(attempts, 6), 60_000)
         await self._clock.sleep_until(self._clock.now_ms() + pause_ms)
         return await self._book.move(order, Fact.LATE, attempts=attempts)  # in this state a note and no more
+
+    async def _take_what_is_left(self, order: Order) -> Order:
+        """Take what is held for a funding that may be on its way: its channel is owed."""
+        if taking := await self._sure(order):
+            order = await self._book.move(order, Fact.PAID, **taking)
+            self._answer(order)
+        return order
+
+    async def _sure(self, order: Order) -> dict[str, Any]:
+        """Return what is written before the payment is taken; of one that is lost what can be had is had on chain."""
+        taking = self._taking(order)
+        if taking and await self._is_lost(order, taking["taken"]):
+            self._parts.settle(order.id, bytes.fromhex(order.preimage))
+            return {}
+        return taking
 
     async def _dropped(self, order: Order) -> bool:
         what = f"dropping the channel of order {order.id}"
@@ -295,7 +309,8 @@ class OrderSteps:
 
     async def _settle(self, order: Order) -> Order | None:
         """Of SENT: see the payment home, then look after the funding until it has blocks enough."""
-        if not order.paid and await self._has_payment(order):
+        if not order.paid:
+            await self._has_payment(order)
             order = self._book.get(order.id) or order
             if taking := self._taking(order):
                 order = await self._book.move(order, Fact.PAID, **taking)
@@ -324,12 +339,16 @@ class OrderSteps:
             return
         if not (await self._invoices.under_way(order.payment_hash)).isdisjoint(order.taken):
             return
-        if not await self._invoices.take_back(order.label):
+        if not await self._invoices.take_back(order.label) and await self._is_double(order):
             self._alarm(
                 f"order {order.id} of {order.peer_id} was paid twice, so its invoice records: pay {order.fee_sat} sat"
                 " back"
             )
         self._closed.add(order.id)
+
+    async def _is_double(self, order: Order) -> bool:
+        """Return whether lightningd took a payment beside ours; it takes the only one when we die before we answer."""
+        return order.id in self._answered or await self._invoices.is_taken_beside(order.label, order.payment_hash)
 
     async def withdraw(self, order_id: str) -> None:
         """Take nothing for an order whose record cannot be read. Raises NodeError."""
