@@ -121,7 +121,7 @@ def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
         ("names-are-keys", 120),
         ("cancels-the-peer", 30),
         ("trusting-wallet", 40),
-        ("coins-of-one", 300),
+        ("coins-of-one", 700),
         ("slots-stay", 200),
         ("sleeps-through", 100),
         ("stays-withheld", 80),

@@ -252,10 +252,14 @@ class Coins:
             if ALREADY_SPENT not in error.message:
                 raise
 
+    def _others(self, jit_scid: int, inputs: Iterable[str]) -> bool:
+        """Return whether any of these coins is promised to another."""
+        return bool(self._promises.holders(inputs) - {jit_scid})
+
     async def release(self, jit_scid: int, funding: Funding, late: Late | None = None) -> None:
         """Give back what was reserved for this scid; what was not, or is another's, stays as it is (cln:A2)."""
         self._standing.pop(jit_scid, None)
-        if not self._promises.holders(funding.inputs) - {jit_scid} and await self._are_ours(funding):
+        if not self._others(jit_scid, funding.inputs) and await self._are_ours(funding):
             params = {"psbt": funding.psbt, "reserve": RELEASE_BLOCKS}
             try:
                 await self._rpc.call("unreserveinputs", params, late=late)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -45,6 +46,8 @@ class RoutingFees:
         self.of_last_life: set[str] = set()  # channels about which lightningd may still have a call of that
         self._given: dict[str, RestoreFees] = {}  # of those, the ones that have their fees again
         self._blocks = 0  # since the start
+        self._zeroing: Counter[str] = Counter()  # calls under way that set a channel to zero
+        self._overtook: dict[str, RestoreFees] = {}  # fees given back while one of them was: it may come after all
 
     def supersede(self, channel_id: str) -> Callable[[], bool]:
         """Make older orders about this channel void. The function says whether this one still counts."""
@@ -78,6 +81,7 @@ class RoutingFees:
         self._given.pop(channel_id, None)
         self._owed.pop(channel_id, None)
         self._zero.discard(channel_id)
+        self._overtook.pop(channel_id, None)
 
     async def operator_charges(self) -> bool:
         """Return whether channels are born with a routing fee. Raises NodeError."""
@@ -94,8 +98,22 @@ class RoutingFees:
             await self._funder.zero_fees(channel_id, late)
 
         self._zero.discard(channel_id)
-        await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
-        self._zero.add(channel_id)
+        self._zeroing[channel_id] += 1
+        try:
+            await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
+            self._zero.add(channel_id)
+        finally:
+            self._zeroing[channel_id] -= 1
+            if not self._zeroing[channel_id]:
+                del self._zeroing[channel_id]
+                self._give_back_again(channel_id)
+
+    def _give_back_again(self, channel_id: str) -> None:
+        """Where fees were given back before the last zero was answered, that may have been carried out behind them."""
+        action = self._overtook.pop(channel_id, None)
+        if action is not None and not self.is_pending(channel_id):
+            giving = self.restore(action, again=True)  # at once: who looks now is told what it is owed
+            self._insist(f"giving channel {channel_id} its routing fees, after an older call", lambda: giving)
 
     def restore(self, action: RestoreFees, *, again: bool = False) -> Coroutine[Any, Any, None]:
         """Give the channel the operator's fees; older orders are void from now on.
@@ -147,6 +165,8 @@ class RoutingFees:
             self._owed.pop(action.channel_id, None)
             self._zero.discard(action.channel_id)
             self.has_them(action)
+            if action.channel_id in self._zeroing:
+                self._overtook[action.channel_id] = action
 
     async def block(self) -> None:
         """See whether a call of an earlier life has come late. Raises NodeError."""
