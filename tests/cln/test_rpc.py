@@ -235,6 +235,47 @@ def test_who_gave_a_call_up_hears_of_its_answer(play: Play) -> None:
     play(story)
 
 
+@pytest.mark.parametrize("answer", [{"result": {}}, {"error": {"code": -1, "message": "no"}}])
+def test_who_gave_a_call_up_hears_of_an_answer_that_came_in_the_same_turn(play: Play, answer: dict[str, Any]) -> None:
+    """K-13: the time is over and the answer there before the caller goes on."""
+
+    async def story(node: Node) -> None:
+        told: list[str] = []
+        call = asyncio.create_task(node.rpc.call("datastore", {}, 30.0, lambda: told.append("late")))
+        request = await (await node.caller()).request()
+        link = node.rpc._link
+        assert link is not None
+        node.rpc.turned(31)
+        link._end_overdue()
+        link.data_received(json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}).encode())
+        assert isinstance(await failure(call), AnswerPending)
+        assert told == ["late"]
+
+    play(story)
+
+
+def test_a_connection_that_ends_as_it_is_made_keeps_no_caller_waiting(play: Play) -> None:
+    """K-13: also not one that would wait for ever."""
+
+    async def story(node: Node) -> None:
+        connected = node.rpc._connected
+
+        async def ended(method: str) -> Any:
+            link = await connected(method)
+            lost = asyncio.Event()
+            close = link.close
+            link.close = lambda why: (close(why), lost.set())  # type: ignore[assignment, method-assign]
+            await (await node.caller()).close()
+            await lost.wait()
+            return link
+
+        node.rpc._connected = ended  # type: ignore[method-assign]
+        error = await asyncio.wait_for(failure(node.rpc.call("getinfo", {}, None)), WAIT_S)
+        assert isinstance(error, NodeUnreachable)
+
+    play(story)
+
+
 def test_who_gave_a_call_up_hears_when_no_answer_can_come(play: Play) -> None:
     """The connection ends: whatever was to be carried out has been, or never will."""
 

@@ -59,6 +59,7 @@ class _Call:
     future: asyncio.Future[dict[str, Any]]
     timeout_s: float | None
     deadline_s: float
+    came_late: bool = False  # in the turn of the loop in which it was given up
 
 
 class _Link(asyncio.Protocol):
@@ -76,18 +77,21 @@ class _Link(asyncio.Protocol):
     async def call(
         self, call_id: str, method: str, request: bytes, timeout_s: float | None, late: Callable[[], None] | None
     ) -> dict[str, Any]:
+        if not self.alive:  # it ended as soon as it was made
+            raise NodeUnreachable(method, "the connection was closed")
         future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         deadline_s = math.inf if timeout_s is None else self._loop.time() + timeout_s
-        self._waiting[call_id] = _Call(method, future, timeout_s, deadline_s)
+        self._waiting[call_id] = call = _Call(method, future, timeout_s, deadline_s)
         self._end_by(deadline_s)
         try:
             self._send(request)
             return await future
         except (AnswerPending, asyncio.CancelledError) as error:
             if late is not None and (future.cancelled() or isinstance(error, AnswerPending)):
-                self._given_up[call_id] = late
-                if not self.alive:
-                    self._tell_late()
+                if call.came_late or not self.alive:
+                    late()
+                else:
+                    self._given_up[call_id] = late
             raise
         finally:
             self._waiting.pop(call_id, None)
@@ -192,6 +196,7 @@ class _Link(asyncio.Protocol):
             return log.info(f"an unexpected answer, ignored: {frame[:200]!r}")  # mostly of a call that was given up
         outcome = _outcome(waiting.method, answer)
         if waiting.future.done():
+            waiting.came_late = True
             return log.warning(f"a second answer to {call_id}, ignored: {frame[:200]!r}")
         if isinstance(outcome, NodeError):
             return waiting.future.set_exception(outcome)

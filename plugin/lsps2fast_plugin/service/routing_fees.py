@@ -11,6 +11,7 @@ told.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections import Counter
@@ -102,18 +103,31 @@ class RoutingFees:
         try:
             await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
             self._zero.add(channel_id)
+        except asyncio.CancelledError:
+            self._overtook.pop(channel_id, None)  # the plugin ends: nothing is begun any more
+            raise
         finally:
             self._zeroing[channel_id] -= 1
             if not self._zeroing[channel_id]:
                 del self._zeroing[channel_id]
-                self._give_back_again(channel_id)
+                self._look_again(channel_id)
 
-    def _give_back_again(self, channel_id: str) -> None:
+    def _look_again(self, channel_id: str) -> None:
         """Where fees were given back before the last zero was answered, that may have been carried out behind them."""
         action = self._overtook.pop(channel_id, None)
         if action is not None and not self.is_pending(channel_id):
-            giving = self.restore(action, again=True)  # at once: who looks now is told what it is owed
-            self._insist(f"giving channel {channel_id} its routing fees, after an older call", lambda: giving)
+            self._owed[channel_id], counts = action, self.supersede(channel_id)  # who looks now is told what it is owed
+            what = f"giving channel {channel_id} its routing fees, after an older call"
+            self._insist(what, lambda: self._give_back_if_lost(action, counts))
+
+    async def _give_back_if_lost(self, action: RestoreFees, counts: Callable[[], bool]) -> None:
+        """Give a channel its fees if it takes none; else it does not pass zero once more. Raises NodeError."""
+        rows = [row for row in await self._funder.channels() if row.channel_id == action.channel_id]
+        if rows and rows[0].charges_nothing:
+            await self._restore(action, counts, False)
+        elif counts():
+            del self._newest[action.channel_id]
+            self._owed.pop(action.channel_id, None)
 
     def restore(self, action: RestoreFees, *, again: bool = False) -> Coroutine[Any, Any, None]:
         """Give the channel the operator's fees; older orders are void from now on.
