@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -25,6 +26,15 @@ from lsps2fast_plugin.tools import fleet
 CLIENT = "02" + "aa" * 32
 NOTHING: list[Client] = []
 NO_POTS: list[str] = []
+
+
+async def one_waits(admin: Any) -> None:
+    """Return once a call waits for what another holds: PostgreSQL sends no word of that, so it is asked."""
+    for _ in range(1000):
+        if await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("no call waits for a lock")
 
 
 def schema_of(url: str) -> str:
@@ -220,10 +230,7 @@ async def test_a_schema_is_brought_up_while_its_nodes_sell(server: FleetServer, 
     asks = "'{token:aa}', '{7}', '{60}', '{100}'"
     await admin.execute(f"BEGIN; SELECT tell_and_hear('one', 1, {asks}, '{{}}', '[]', now())")
     init = asyncio.create_task(asyncio.to_thread(server.command, "init", schema))
-    for _ in range(1000):
-        if await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-            break
-        await asyncio.sleep(0.02)
+    await one_waits(admin)
     await admin.execute("COMMIT")
     await admin.close()
     assert (await init)[0] == 0
@@ -281,11 +288,7 @@ async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(
     await one.tell_and_hear("p1", [Ask("capital", 0, 1, 100)], NO_POTS, NOTHING)
     await admin.execute(f"BEGIN; SELECT 1 FROM {schema_of(door)}.pot WHERE pot = 'capital' FOR UPDATE")
     late = asyncio.create_task(one.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING))
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    for _ in range(1000):
-        if await admin.fetchval(waiting):
-            break
-        await asyncio.sleep(0.02)
+    await one_waits(admin)
     late.cancel()
     with pytest.raises(asyncio.CancelledError):
         await late
