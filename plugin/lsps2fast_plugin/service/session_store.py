@@ -172,15 +172,24 @@ class SessionStore:
         buy, word = self._buys.get(jit_scid), (payment_hash, outcome)
         if buy is None or jit_scid in self._ended or self._tried.get(jit_scid) == word:
             return
-        self._tried[jit_scid] = word
-        journal = self._journals.pop(jit_scid, None)
+        before, self._tried[jit_scid] = self._tried.get(jit_scid), word
+        kept = journal = self._journals.pop(jit_scid, None)
         if journal is None or journal.payment_hash != payment_hash:
             journal = msgspec.structs.replace(FRESH, payment_hash=payment_hash)
         if fee_paid_msat:
             journal = msgspec.structs.replace(journal, fee_paid_msat=fee_paid_msat)
         record = final_record(buy, journal, outcome, wall_ms)
         record["lsps2fast"]["attempt"] = True
-        await self._write("finalized", buy, record)
+        try:
+            await self._write("finalized", buy, record)
+        except StoreError:  # who tries again is to find it undone
+            if self._tried.get(jit_scid) is word:
+                del self._tried[jit_scid]
+                if before is not None:
+                    self._tried[jit_scid] = before
+                if kept is not None:
+                    self._journals.setdefault(jit_scid, kept)
+            raise
 
     async def lapse(self, jit_scid: int, wall_ms: int) -> None:
         """Write the final record of a buy that nothing came of; `forget` then ends the active one.

@@ -243,3 +243,32 @@ async def test_a_record_that_is_gone_needs_no_second_deletion() -> None:
     late_calls[0]()
     (work,) = works
     await work()
+
+
+@pytest.mark.parametrize("told_before", [False, True])
+def test_word_of_a_payment_that_could_not_be_written_is_written_at_the_next_try(told_before: bool) -> None:
+    """K-15, rule:11: a disk that is full once does not lose it, nor what was written of the payment before."""
+    stage = Journalled()
+    stage.load()
+
+    def end(payment_hash: bytes, outcome: str) -> None:
+        asyncio.run(stage.store.attempt_ended(OTHER, payment_hash, outcome, 0, 900))
+
+    def words() -> list[tuple[bytes | None, str | None]]:
+        return [(stored.journal.payment_hash, stored.outcome) for stored in stage.finished()]
+
+    if told_before:
+        end(b"\x09" * 32, "Failed")
+    before = words()
+    full = stage.data.call
+
+    async def call(method: str, params: Json, timeout_s: float | None = None, late: Any = None) -> Json:
+        raise NodeError(method, -1, "disk full")
+
+    stage.data.call = call  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        end(HASH, "Reused")
+    stage.data.call = full  # type: ignore[method-assign]
+    assert words() == before
+    end(HASH, "Reused")
+    assert words() == [(HASH, "Reused")]
