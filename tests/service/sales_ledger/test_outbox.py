@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from pathlib import Path
@@ -96,6 +97,22 @@ def test_a_ledger_without_a_fleet_has_no_outbox(tmp_path: Path) -> None:
     assert outbox.oldest(str(tmp_path / "l")) is None
     assert outbox.oldest(str(tmp_path / "none")) is None
     assert not (tmp_path / "none").exists()
+
+
+def test_leaving_a_fleet_is_done_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A disk that is full in the middle: an outbox without its table would keep the ledger shut at the next start."""
+    db = ledger(tmp_path / "l")
+
+    def refuse(action: int, name: str | None, *_: object) -> int:
+        return sqlite3.SQLITE_DENY if (action, name) == (sqlite3.SQLITE_DROP_TABLE, "outbox_of") else sqlite3.SQLITE_OK
+
+    db.set_authorizer(refuse)
+    with contextlib.suppress(sqlite3.DatabaseError):
+        outbox.drop(db)
+    db.set_authorizer(None)
+    outbox.keep(db)
+    begin(db, 1)
+    assert outbox.oldest(str(tmp_path / "l")) is not None
 
 
 STEPS = st.lists(

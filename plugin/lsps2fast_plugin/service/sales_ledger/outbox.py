@@ -47,8 +47,7 @@ def keep(db: sqlite3.Connection) -> None:
     missing = [kind for kind in KEYS if f"outbox_{kind}_insert" not in kept]
     if not missing:
         return
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with _at_once(db):
         if not _is_kept(db):
             db.execute("CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, key NOT NULL)")
             db.execute("CREATE TABLE outbox_of AS SELECT lower(hex(randomblob(8))) AS ledger, 0 AS shipped")
@@ -59,22 +58,18 @@ def keep(db: sqlite3.Connection) -> None:
                     f"CREATE TRIGGER outbox_{kind}_{what.lower()} AFTER {what} ON {kind} BEGIN"
                     f" INSERT INTO outbox (kind, key) VALUES ('{kind}', NEW.{KEYS[kind]}); END"
                 )
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
 
 
 def drop(db: sqlite3.Connection) -> None:
     """End the outbox of an open ledger: the node is in no fleet any more."""
     if not _is_kept(db):
         return
-    for kind in KEYS:
-        for what in ("insert", "update"):
-            db.execute(f"DROP TRIGGER IF EXISTS outbox_{kind}_{what}")
-    db.execute("DROP TABLE IF EXISTS outbox")
-    db.execute("DROP TABLE outbox_of")
+    with _at_once(db):
+        for kind in KEYS:
+            for what in ("insert", "update"):
+                db.execute(f"DROP TRIGGER IF EXISTS outbox_{kind}_{what}")
+        db.execute("DROP TABLE IF EXISTS outbox")
+        db.execute("DROP TABLE outbox_of")
 
 
 def oldest(path: str, *, empty: bool = False) -> Shipment | None:
@@ -98,15 +93,13 @@ def done(path: str, shipment: Shipment, there: int) -> None:
     A database that had less than was shipped has lost something. It took nothing, and gets all rows again.
     """
     was_taken = there >= shipment.shipped
-    with _opened(path) as db:
-        db.execute("BEGIN IMMEDIATE")
+    with _opened(path) as db, _at_once(db):
         db.execute("UPDATE outbox_of SET shipped = ?", (shipment.last if was_taken else there,))
         if was_taken:
             db.execute("DELETE FROM outbox WHERE seq <= ?", (shipment.last,))
         else:
             db.execute("DELETE FROM outbox")
             _all_again(db)
-        db.execute("COMMIT")
 
 
 def _is_kept(db: sqlite3.Connection) -> bool:
@@ -116,6 +109,19 @@ def _is_kept(db: sqlite3.Connection) -> bool:
 def _all_again(db: sqlite3.Connection, kinds: Iterable[str] = KEYS) -> None:
     for kind in kinds:
         db.execute(f"INSERT INTO outbox (kind, key) SELECT '{kind}', {KEYS[kind]} FROM {kind}")
+
+
+@contextlib.contextmanager
+def _at_once(db: sqlite3.Connection) -> Iterator[None]:
+    """Commit all that is done within, or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 @contextlib.contextmanager
