@@ -103,7 +103,7 @@ class Line:
     """One node's connection to it."""
 
     def __init__(self, server: Server, node: str, fate: Fate) -> None:
-        self._server, self._node, self._fate = server, node, fate
+        self._server, self.node, self._fate = server, node, fate
         self.break_next: str | None = None
         self._connected = False
 
@@ -111,22 +111,22 @@ class Line:
         self._connected = False
         if not self._server.up or self._broken() is not None:
             raise FleetAway("away")
-        self._server.land(self._node)  # `join` waits for it
+        self._server.land(self.node)  # `join` waits for it
         self._fate.point()
         self._connected = True
-        self._server.nodes[self._node] = policy
-        self._server.epochs[self._node] = self._server.epochs.get(self._node, 0) + 1
+        self._server.nodes[self.node] = policy
+        self._server.epochs[self.node] = self._server.epochs.get(self.node, 0) + 1
 
     async def place_buy(self, peer_id: str, buys: int, most_buys: int, asks: list[Ask]) -> Placed:
         def work() -> Placed:
             server = self._server
-            others = server.others_of(self._node, peer_id)
+            others = server.others_of(self.node, peer_id)
             if others.buys + buys > most_buys:
                 return Placed(False, Client(peer_id, *others), [])
-            row = server.clients.setdefault(peer_id, {}).get(self._node, Client(peer_id, 0, 0, 0, 0, 0, 0))
-            server.clients[peer_id][self._node] = Client(**{**_plain(row), "buys": buys})
-            server.told_in[peer_id, self._node] = server.epochs[self._node]
-            return Placed(True, Client(peer_id, *others), [server.take_hold(self._node, ask) for ask in sorted(asks)])
+            row = server.clients.setdefault(peer_id, {}).get(self.node, Client(peer_id, 0, 0, 0, 0, 0, 0))
+            server.clients[peer_id][self.node] = Client(**{**_plain(row), "buys": buys})
+            server.told_in[peer_id, self.node] = server.epochs[self.node]
+            return Placed(True, Client(peer_id, *others), [server.take_hold(self.node, ask) for ask in sorted(asks)])
 
         return await self._do(work)
 
@@ -141,18 +141,18 @@ class Line:
     ) -> News:
         def work() -> News:
             server = self._server
-            server.nodes[self._node] = policy
+            server.nodes[self.node] = policy
             for client in clients:
-                server.clients.setdefault(client.peer, {})[self._node] = client
-                server.told_in[client.peer, self._node] = server.epochs[self._node]
-            holds = [server.take_hold(self._node, ask) for ask in sorted(asks)]
+                server.clients.setdefault(client.peer, {})[self.node] = client
+                server.told_in[client.peer, self.node] = server.epochs[self.node]
+            holds = [server.take_hold(self.node, ask) for ask in sorted(asks)]
             heard = [
-                Client(peer, *server.others_of(self._node, peer))
+                Client(peer, *server.others_of(self.node, peer))
                 for peer, rows in server.clients.items()
-                if self._node in rows and len(rows) > 1
+                if self.node in rows and len(rows) > 1
             ]
             nodes = [FleetNode(name, name, "0.2.0", revision, 0) for name, revision in sorted(server.nodes.items())]
-            others = {pot: server.sums(self._node, pot) for pot in watch}
+            others = {pot: server.sums(self.node, pot) for pot in watch}
             return News(holds, others, heard, NOW, nodes, len(nodes), NOW)
 
         return await self._do(work)
@@ -161,8 +161,8 @@ class Line:
         def work() -> bool:
             server = self._server
             for peer_id, rows in server.clients.items():
-                if self._node in rows and server.told_in[peer_id, self._node] < server.epochs[self._node]:
-                    rows[self._node] = Client(peer_id, 0, 0, 0, 0, 0, 0)
+                if self.node in rows and server.told_in[peer_id, self.node] < server.epochs[self.node]:
+                    rows[self.node] = Client(peer_id, 0, 0, 0, 0, 0, 0)
             return False
 
         return bool(await self._do(work))
@@ -186,7 +186,7 @@ class Line:
             self._connected = False
             raise FleetAway("the fleet's database is away")
         if broken == "late":
-            self._server.under_way.setdefault(self._node, []).append(work)
+            self._server.under_way.setdefault(self.node, []).append(work)
         else:
             answer = work()
             self._fate.point()

@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
 OTHER: Final = "other"
 KINDS: Final = (
-    Kind("fleet", r"^fleet:", "The fleet's database is away; this node sells alone, from its share."),
+    Kind("fleet", r"^fleet:", "The fleet's database is away; this node sells alone, or its ledger is another's."),
     Kind("ledger", r"sales ledger", "The sales ledger cannot be written; selling goes on."),
     Kind("wake-up", r"no wake-up calls", "Clients that are away cannot be called; selling goes on."),
     Kind("coins", r"no coins|free coins|pool of coins", "Payments fail because no confirmed coins are free."),

@@ -13,7 +13,9 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
         "and what to do. This node goes on alone: it sells from what it holds of each quota and budget, and clients "
         "that it was told nothing of get channels in the safe mode only. Payments for what was sold need no database. "
         "It tries to join after pauses that grow to 16 seconds, and the log says when it has. `lsps2-fleet` shows what "
-        "it holds."
+        "it holds.\n\n"
+        "A sales ledger that was copied from another node, as with the disk of a machine, is not shipped, or sales of "
+        "both would lie in one: end the node, move the file away, start it again."
     ),
     "ledger": (
         "The sales ledger cannot be written; selling goes on, and what is sold is written later. The alarm says what "

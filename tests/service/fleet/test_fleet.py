@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from harness.fleet_model import FleetMember, Server
@@ -14,6 +17,7 @@ from lsps2fast.errors import PeerError
 from lsps2fast_plugin.service.fleet.fleet import MOST_TOLD, revision_of
 from lsps2fast_plugin.service.policy.rules import Token, TrustRule
 from lsps2fast_plugin.service.policy.shared import CAPITAL, TOKEN, WITHHELD, Place, Standing
+from lsps2fast_plugin.service.sales_ledger import outbox, schema
 
 SPRING = token("spring", max_uses=40)
 POT = f"{TOKEN}{SPRING.hash.hex()}"
@@ -380,6 +384,23 @@ def test_no_use_is_sold_twice_whatever_happens(steps: list[tuple[str, int]]) -> 
         assert sum(each.policy.uses.uses(SPRING) for each in nodes) == 40
 
     asyncio.run(play())
+
+
+async def test_a_ledger_that_was_copied_from_another_node_is_not_shipped(tmp_path: Path) -> None:
+    """A cloned machine got a new hsm_secret: its sales would lie among the other node's. It sells all the same."""
+    path = str(tmp_path / "ledger.sqlite3")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        schema.migrate(db)
+        outbox.keep(db)
+    assert outbox.oldest(path, "the first node") is None
+    clone = await member(Server(), "a")
+    clone.fleet._ledger_path = path
+    for _ in range(3):
+        await clone.fleet.ship()
+    assert len(clone.alarms) == 1
+    assert f"the sales ledger {path} is that of the node the first node, copied here" in clone.alarms[0]
+    assert clone.holds.joined
+    assert await buy(clone, held=SPRING) == "sold"
 
 
 async def test_state_tells_an_operator_where_he_is() -> None:

@@ -78,7 +78,7 @@ class There:
 
 
 def ship_all(path: Path, there: There) -> None:
-    while (shipment := outbox.oldest(str(path))) is not None:
+    while (shipment := outbox.oldest(str(path), NODE)) is not None:
         outbox.done(str(path), shipment, there.ship(shipment))
 
 
@@ -90,12 +90,12 @@ def test_a_ledger_without_a_fleet_has_no_outbox(tmp_path: Path) -> None:
     """Nothing grows where nothing is shipped; leaving a fleet clears what was kept."""
     db = ledger(tmp_path / "l", ships=False)
     begin(db, 1)
-    assert outbox.oldest(str(tmp_path / "l")) is None
+    assert outbox.oldest(str(tmp_path / "l"), NODE) is None
     ledger(tmp_path / "l").close()
-    assert outbox.oldest(str(tmp_path / "l")) is not None
+    assert outbox.oldest(str(tmp_path / "l"), NODE) is not None
     outbox.drop(db)
-    assert outbox.oldest(str(tmp_path / "l")) is None
-    assert outbox.oldest(str(tmp_path / "none")) is None
+    assert outbox.oldest(str(tmp_path / "l"), NODE) is None
+    assert outbox.oldest(str(tmp_path / "none"), NODE) is None
     assert not (tmp_path / "none").exists()
 
 
@@ -112,7 +112,7 @@ def test_leaving_a_fleet_is_done_whole_or_not_at_all(tmp_path: Path) -> None:
     db.set_authorizer(None)
     outbox.keep(db)
     begin(db, 1)
-    assert outbox.oldest(str(tmp_path / "l")) is not None
+    assert outbox.oldest(str(tmp_path / "l"), NODE) is not None
 
 
 STEPS = st.lists(
@@ -141,7 +141,7 @@ def test_every_change_arrives_and_counts_once(tmp_path_factory: Any, steps: list
             case "copied":
                 copy = dict(there.rows), dict(there.last)
             case "lost after":
-                if (shipment := outbox.oldest(str(path))) is not None:
+                if (shipment := outbox.oldest(str(path), NODE)) is not None:
                     there.ship(shipment)
             case "crash":
                 db.close()
@@ -181,8 +181,10 @@ def test_closes_by_rule_arrive_too(tmp_path: Path) -> None:
 
 
 def test_an_outbox_of_before_goes_on_with_closes(tmp_path: Path) -> None:
-    """A ledger that was kept before closes were shipped: those that it has go, and those that come."""
+    """A ledger that was kept before closes were shipped, and of no node: those that it has go, and those that come."""
     db, there = ledger(tmp_path / "l"), There()
+    db.execute("ALTER TABLE outbox_of DROP COLUMN node")
+    outbox.keep(db)
     for what in ("insert", "update"):
         db.execute(f"DROP TRIGGER outbox_closes_{what}")
     begin(db, 1)

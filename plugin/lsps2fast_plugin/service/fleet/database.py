@@ -140,7 +140,7 @@ class Database:
         self._url, self._schema = split_url(url)
         self._driver = load_driver()
         self._network = network
-        self._node, self._alias, self._program = node, alias, program
+        self.node, self._alias, self._program = node, alias, program
         self._connection: Any = None
         self._epoch = 0
         self._seen = "", 0.0  # what was told of this node, and when
@@ -172,12 +172,12 @@ class Database:
                 f"the fleet at {self.place} is one on {about.network}, this node is on {self._network}; give each its "
                 "own database, or its own schema as in ?schema=lsps2fast_testnet"
             )
-        self._epoch = await self._ask("join_fleet($1, $2, $3, $4)", int, self._node, self._alias, self._program, policy)
+        self._epoch = await self._ask("join_fleet($1, $2, $3, $4)", int, self.node, self._alias, self._program, policy)
         self._seen = policy, asyncio.get_running_loop().time()
 
     async def place_buy(self, peer_id: str, buys: int, most_buys: int, asks: Sequence[Ask]) -> Placed:
         """Ask for a place for one more buy of a client, who then has `buys` here. Raises FleetAway."""
-        what = (self._node, self._epoch, peer_id, buys, most_buys, *_columns(asks))
+        what = (self.node, self._epoch, peer_id, buys, most_buys, *_columns(asks))
         placed: Placed = await self._ask("place_buy($1, $2, $3, $4, $5, $6, $7, $8, $9)", Placed, *what)
         return placed
 
@@ -195,18 +195,18 @@ class Database:
         `since`: as of when clients of this node were heard of, `nodes_since` the nodes; None for never.
         """
         told = msgspec.json.encode(clients).decode()
-        what = (self._node, self._epoch, *_columns(asks), list(watch), told, since, nodes_since)
+        what = (self.node, self._epoch, *_columns(asks), list(watch), told, since, nodes_since)
         moments = "coalesce($9, '-infinity'::timestamptz), coalesce($10, '-infinity'::timestamptz)"
         news: News = await self._ask(f"tell_and_hear($1, $2, $3, $4, $5, $6, $7, $8, {moments})", News, *what)
         now_s = asyncio.get_running_loop().time()
         if self._seen[0] != policy or now_s - self._seen[1] >= SEEN_EVERY_S:
-            await self._ask("seen_now($1, $2)", None, self._node, policy)
+            await self._ask("seen_now($1, $2)", None, self.node, policy)
             self._seen = policy, now_s
         return news
 
     async def forget_untold(self) -> bool:
         """Forget clients that were told of before this join and not since; return whether there are more."""
-        found: int = await self._ask("forget_untold($1, $2)", int, self._node, self._epoch)
+        found: int = await self._ask("forget_untold($1, $2)", int, self.node, self._epoch)
         return found >= UNTOLD
 
     async def list_nodes(self) -> list[FleetNode]:
@@ -220,7 +220,7 @@ class Database:
         They are taken only where that is no less than what was shipped.
         """
         rows = msgspec.json.encode(shipment.rows).decode()
-        what = (self._node, self._epoch, shipment.ledger, shipment.shipped, shipment.last, rows)
+        what = (self.node, self._epoch, shipment.ledger, shipment.shipped, shipment.last, rows)
         there: int = await self._ask("ship($1, $2, $3, $4, $5, $6)", int, *what)
         return there
 

@@ -47,6 +47,10 @@ NOT_NOW: Final = "no channel available at this time"
 class Wire(Protocol):
     """What is asked of the database: `Database`."""
 
+    @property
+    def node(self) -> str:
+        """The id of this node."""
+
     async def join(self, policy: str) -> None:
         """Act for this node from now on. Raises FleetAway."""
 
@@ -202,7 +206,7 @@ class Fleet:
             return
         try:
             for _ in range(MOST_SHIPPED):
-                shipment = await asyncio.to_thread(outbox.oldest, path, empty=not self._compared)
+                shipment = await asyncio.to_thread(outbox.oldest, path, wire.node, empty=not self._compared)
                 if shipment is None or not self.holds.joined:
                     break
                 async with self._turn:
@@ -214,6 +218,10 @@ class Fleet:
             self._shipping_failed = False
         except FleetAway as error:
             self._away(str(error))
+        except outbox.OtherNode as error:
+            if not self._shipping_failed:
+                self._shipping_failed = True
+                self._alarm(f"fleet: {error}")
         except sqlite3.Error as error:
             if not self._shipping_failed:
                 self._shipping_failed = True

@@ -40,17 +40,24 @@ class Shipment(NamedTuple):
     is_full: bool  # more may wait
 
 
+class OtherNode(Lsps2Error):
+    """The ledger is another node's; the sentence says what to do."""
+
+
 def keep(db: sqlite3.Connection) -> None:
     """Begin an outbox in an open ledger, with all that it has; one that is there goes on, with kinds that are new."""
     rows = db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'outbox%'")
     kept = {name for (name,) in rows}
     missing = [kind for kind in KEYS if f"outbox_{kind}_insert" not in kept]
-    if not missing:
+    columns = {name for _, name, *_ in db.execute("PRAGMA table_info(outbox_of)")}
+    if not missing and "node" in columns:
         return
     with _at_once(db):
-        if not _is_kept(db):
+        if not columns:
             db.execute("CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, key NOT NULL)")
             db.execute("CREATE TABLE outbox_of AS SELECT lower(hex(randomblob(8))) AS ledger, 0 AS shipped")
+        if "node" not in columns:
+            db.execute("ALTER TABLE outbox_of ADD COLUMN node TEXT")
         _all_again(db, missing)
         for kind in missing:
             for what in ("INSERT", "UPDATE"):
@@ -72,15 +79,25 @@ def drop(db: sqlite3.Connection) -> None:
         db.execute("DROP TABLE outbox_of")
 
 
-def oldest(path: str, *, empty: bool = False) -> Shipment | None:
-    """Return what waits longest; for nothing None, or with `empty` a shipment without rows. Raises sqlite3.Error."""
+def oldest(path: str, node: str, *, empty: bool = False) -> Shipment | None:
+    """Return what waits longest; for nothing None, or with `empty` a shipment without rows.
+
+    The first `node` that asks is the one whose ledger this is. Raises sqlite3.Error, and OtherNode for another.
+    """
     if not os.path.exists(path):
         return None
     with _opened(path) as db:
         if not _is_kept(db):
             return None
         waiting = db.execute("SELECT seq, kind, key FROM outbox ORDER BY seq LIMIT ?", (BATCH,)).fetchall()
-        ledger, shipped = db.execute("SELECT ledger, shipped FROM outbox_of").fetchone()
+        ledger, shipped, whose = db.execute("SELECT ledger, shipped, node FROM outbox_of").fetchone()
+        if whose is None:
+            db.execute("UPDATE outbox_of SET node = ?", (node,))
+        elif whose != node:
+            raise OtherNode(
+                f"the sales ledger {path} is that of the node {whose}, copied here: nothing of it goes into the "
+                "fleet's books; end this node, move the file away, and a new one is begun from the journal"
+            )
         if not waiting:
             return Shipment(ledger, shipped, shipped, [], False) if empty and shipped else None
         rows = [_row(db, kind, key) for kind, key in dict.fromkeys((kind, key) for _, kind, key in waiting)]
