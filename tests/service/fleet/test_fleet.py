@@ -219,6 +219,47 @@ async def test_alone_from_the_start_a_strangers_places_are_a_share_too() -> None
     assert answers.count("sold") == 10
 
 
+async def test_alone_what_a_known_client_has_left_is_shared() -> None:
+    """B-14: of ten places it has two at each of two nodes; cut off, each gives it half of the six that are left."""
+    server = Server()
+    one, two = await member(server, "a"), await member(server, "b")
+    assert [await buy(node) for node in (one, two) for _ in range(2)] == ["sold"] * 4
+    for node in (one, two):
+        await node.fleet.look()
+    server.up = False
+    answers = []
+    for _ in range(5):
+        answers += [await buy(node) for node in (one, two) for _ in range(3)]
+        one.open[ALICE] -= 1  # what ends meanwhile makes room here, and no more than that
+        answers += [await buy(one)]
+    assert one.open[ALICE] == two.open[ALICE] == 5
+    assert answers.count("sold") == 6 + 5
+    server.up = True
+    for node in (one, two):
+        await node.fleet.look()
+    assert [await buy(node) for node in (one, two)] == ["-32603"] * 2
+    one.open[ALICE] = 0
+    one.fleet.touched(ALICE)
+    await one.fleet.look()
+    await two.fleet.look()
+    server.up = False
+    assert [await buy(two) for _ in range(4)] == ["sold"] * 2 + ["-32603"] * 2
+
+
+async def test_alone_a_known_client_that_has_all_places_gets_none() -> None:
+    """B-14: and one of whom a place is left gets it, at each of few nodes."""
+    server = Server()
+    one, two = await member(server, "a"), await member(server, "b")
+    assert [await buy(one) for _ in range(9)] == ["sold"] * 9
+    assert await buy(two, BOB) == "sold"
+    assert [await buy(one, BOB) for _ in range(9)] == ["sold"] * 9
+    for node in (one, two):
+        await node.fleet.look()
+    server.up = False
+    assert [await buy(one) for _ in range(2)] == ["sold", "-32603"]
+    assert [await buy(node, BOB) for node in (one, two)] == ["-32603"] * 2
+
+
 async def test_nodes_with_different_policies_are_told(caplog: pytest.LogCaptureFixture) -> None:
     """The fleet has one policy: a node whose file is older is named, once."""
     server = Server()

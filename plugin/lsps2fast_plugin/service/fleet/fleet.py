@@ -23,6 +23,7 @@ from lsps2fast.lsps.lsps0 import try_later
 from lsps2fast.lsps.lsps2 import invalid_fee_params
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.service.fleet.away import Away
 from lsps2fast_plugin.service.fleet.database import Client, FleetAway, FleetNode, News, Placed
 from lsps2fast_plugin.service.fleet.holds import Ask, Holds, Pot
 from lsps2fast_plugin.service.policy.limits import Refusal
@@ -130,6 +131,7 @@ class Fleet:
         self._open_count = open_count
         self._most_buys = buys_per_peer
         self._alarm = alarm
+        self.away = Away(clock, alarm)
         self._wire: Wire | None = None
         self._turn = asyncio.Lock()  # one question at a time: what is asked for depends on the answer before
         self._placing: dict[str, int] = {}  # buys that are being judged, by client
@@ -144,8 +146,6 @@ class Fleet:
         self._nodes: dict[str, FleetNode] = {}
         self._all_told_ms = 0
         self._differ: tuple[str, ...] = ()
-        self.away_since_ms: int | None = None
-        self.why_away = "not joined yet"
         others.is_unknown = lambda peer_id: not holds.joined and not others.knows(peer_id)
 
     # ---- begin and go on
@@ -368,11 +368,10 @@ class Fleet:
 
     def _alone(self, wanted: Place) -> None:
         """Judge a buy without the others. Raises PeerError."""
-        peer_id = wanted.peer_id
-        most = self._most_buys - self._others.of(peer_id).buys
-        if not self._others.knows(peer_id):
-            most = max(self._most_buys // max(self.holds.nodes, 1), 1)
-        if self._open_count(peer_id) + self._placing[peer_id] > most:
+        peer_id, here = wanted.peer_id, self._open_count(wanted.peer_id)
+        elsewhere = self._others.of(peer_id).buys if self._others.knows(peer_id) else None
+        most = self.away.most_buys(peer_id, here, elsewhere, self._most_buys, max(self.holds.nodes, 1))
+        if here + self._placing[peer_id] > most:
             self._policy.refusals.count(Refusal.OFFER_LIMITS)
             raise try_later(TOO_MANY)
 
@@ -414,7 +413,7 @@ class Fleet:
     def _joined(self) -> None:
         if not self.holds.joined:
             self.holds.joined = True
-            self.away_since_ms, self.why_away = None, ""
+            self.away.back()
             log.info(f"joined the fleet: {self.holds.nodes} nodes share quotas, budgets and what clients did")
         mine = revision_of(self._policy.rules)
         differ = tuple(node.alias or id_ for id_, node in sorted(self._nodes.items()) if node.policy != mine)
@@ -426,14 +425,9 @@ class Fleet:
                 log.info("all nodes of the fleet have one policy")
 
     def _away(self, why: str) -> None:
-        """Sell alone from now on. One alarm for each time that the database goes; other reasons go to the log."""
+        """Sell alone from now on."""
         self.holds.left()
-        if self.away_since_ms is None:
-            self.away_since_ms = self._clock.wall_ms()
-            self._alarm(f"fleet: {why}; this node sells alone, from its share")
-        elif why != self.why_away:
-            log.warning(f"the fleet is still away: {why}")
-        self.why_away = why
+        self.away.gone(why)
 
     # ---- for the operator
 
@@ -448,8 +442,8 @@ class Fleet:
         tokens = [token for token in self._policy.rules.tokens.values() if token.max_uses is not None]
         return {
             "joined": self.holds.joined,
-            "why_away": None if self.holds.joined else self.why_away,
-            "away_since_ms": self.away_since_ms,
+            "why_away": None if self.holds.joined else self.away.why,
+            "away_since_ms": self.away.since_ms,
             "policy": revision_of(self._policy.rules),
             "nodes": [
                 {
