@@ -66,7 +66,8 @@ class Disk(Datastore):
 class Server:
     """The database."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "db:5432/fleet") -> None:
+        self.name = name
         self.holds: dict[str, dict[str, tuple[int, int]]] = {}  # by pot and node: held, used
         self.clients: dict[str, dict[str, Client]] = {}
         self.nodes: dict[str, str] = {}
@@ -106,6 +107,10 @@ class Line:
         self._server, self.node, self._fate = server, node, fate
         self.break_next: str | None = None
         self._connected = False
+
+    @property
+    def fleet(self) -> str:
+        return self._server.name
 
     async def join(self, policy: str) -> None:
         self._connected = False
@@ -218,8 +223,12 @@ class FleetMember:
         self.alarms: list[str] = []
         self.restart()
 
-    def restart(self) -> None:
-        """A process of its own; what the journal has of clients and channels is read, tokens and holds not yet."""
+    def restart(self, server: Server | None = None) -> None:
+        """A process of its own; what the journal has of clients and channels is read, tokens and holds not yet.
+
+        `server`: another one from now on.
+        """
+        self._server = server or self._server
         self.fate.left, self.fate.is_dead = None, False
         self.line = Line(self._server, self.name, self.fate)
         self._storing: dict[str, int] = {}
@@ -295,5 +304,6 @@ class FleetMember:
     async def start(self) -> None:
         """Read the journal, as the service does; then look once."""
         self.policy.uses.load((), {self.token: set(self.sold)})
-        await self.fleet.load()
+        assert self.fleet._wire is not None
+        await self.fleet.load(self.fleet._wire)
         await self.fleet.look()

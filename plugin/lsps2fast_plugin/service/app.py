@@ -274,9 +274,9 @@ class Service(PluginApp):
             return
         from lsps2fast_plugin.service.fleet.database import Database
 
-        await until_answered("reading what is held of the fleet", fleet.load, self.clock)
         wire = Database(url, info.network, info.id, info.alias, __version__)
-        self.host.spawn(fleet.run(wire))
+        await until_answered("reading what is held of the fleet", lambda: fleet.load(wire), self.clock)
+        self.host.spawn(fleet.run())
 
     def _take_early_facts(self) -> None:
         facts, self._early_facts = self._early_facts or [], None

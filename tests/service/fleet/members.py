@@ -45,9 +45,9 @@ class Member(FleetMember):
         self.cut = Cut(url, name)
         super().__init__(Nothing(), name, RULES, MANY)
 
-    def restart(self) -> None:
+    def restart(self, server: Nothing | None = None) -> None:
         """A process of its own, with a connection of its own."""
-        super().restart()
+        super().restart(server)
         self.cut = Cut(self._url, self.name)
         self.fleet._wire = self.cut
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -303,6 +304,42 @@ async def test_clocks_that_are_minutes_apart_do_not_matter() -> None:
         for node in nodes:
             await node.fleet.look()
     assert sold == 40
+
+
+async def test_what_one_fleet_granted_is_nothing_in_another(caplog: pytest.LogCaptureFixture) -> None:
+    """rule:18: a node moves to another fleet and back; started while that is away it uses nothing of the other's."""
+    first, second = Server("db:5432/first"), Server("db:5432/second")
+    one = await member(first, "a", buys_per_peer=1000)
+    await one.fleet.look()
+    held = one.holds.held(POT)
+    assert held > 0
+    for server in (second, first):
+        server.up = False
+        one.restart(server)
+        await one.start()
+        assert await buy(one, held=SPRING) == "-32603"
+        assert one.policy.budgets.on_trust_room_msat() == 0
+        server.up = True
+        await one.fleet.look()
+        await one.fleet.look()
+        assert await buy(one, held=SPRING) == "sold"
+    assert "it is of the fleet at db:5432/first, not of that at db:5432/second" in caplog.text
+    assert one.holds.held(POT) >= held
+
+
+async def test_a_journal_of_before_names_no_fleet() -> None:
+    """An upgrade while the database is away sells on."""
+    one = await member(Server(), "a", buys_per_peer=1000)
+    await one.fleet.look()
+    held = one.holds.held(POT)
+    one.line._server.up = False
+    (row,) = one.datastore.rows
+    record = json.loads(bytes.fromhex(one.datastore.rows[row]))
+    del record["fleet"]
+    one.datastore.rows[row] = json.dumps(record).encode().hex()
+    one.restart()
+    await one.start()
+    assert one.holds.held(POT) == held > 0
 
 
 async def test_a_journal_that_cannot_be_written_gives_nothing_away() -> None:

@@ -151,6 +151,11 @@ class Database:
         place = urlsplit(self._url)
         return f"{place.hostname}:{place.port or 5432}{place.path}"
 
+    @property
+    def fleet(self) -> str:
+        """The place and the schema."""
+        return f"{self.place}?schema={self._schema}"
+
     async def join(self, policy: str) -> None:
         """Connect, and act for this node from now on; an earlier process of it is refused. Raises FleetAway."""
         await self.leave()

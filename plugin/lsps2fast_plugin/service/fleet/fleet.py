@@ -52,6 +52,10 @@ class Wire(Protocol):
     def node(self) -> str:
         """The id of this node."""
 
+    @property
+    def fleet(self) -> str:
+        """Where the fleet is: server, database and schema."""
+
     async def join(self, policy: str) -> None:
         """Act for this node from now on. Raises FleetAway."""
 
@@ -150,19 +154,20 @@ class Fleet:
 
     # ---- begin and go on
 
-    async def load(self) -> None:
-        """Read what this node held before. Raises StoreError."""
+    async def load(self, wire: Wire) -> None:
+        """Read what this node held before of the fleet at this wire, which is asked from now on. Raises StoreError."""
+        self._wire, self.holds.fleet = wire, wire.fleet
         for key, value in await self._notebook.read(ROOT):
             if key != HOLDS:
                 continue
             try:
                 self.holds.read(value)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                log.error(f"journal record {list(key)} cannot be read ({error}); nothing is held until the fleet says")
+                log.error(f"journal record {list(key)} is not read ({error}); nothing is held until the fleet says")
 
-    async def run(self, wire: Wire) -> None:
+    async def run(self) -> None:
         """Look every `LOOK_EVERY_S`, until cancelled."""
-        self._wire, pause_s = wire, LOOK_EVERY_S
+        pause_s = LOOK_EVERY_S
         while True:
             await self.look()
             await self.ship()

@@ -46,6 +46,7 @@ class Holds:
 
     def __init__(self) -> None:
         self.joined = False
+        self.fleet = ""  # whose pots they are
         self.nodes = 1  # of the fleet, at the last look
         self._granted: dict[str, Granted] = {}
         self._told: dict[str, tuple[int, int]] = {}  # held and used as the database has them
@@ -141,11 +142,13 @@ class Holds:
         """Return the record that lets this node sell when the database is away at the start."""
         self.changed = False
         held = {name: str(each.held) for name, each in self._granted.items()}
-        return {"version": VERSION, "holds": held, "nodes": self.nodes}
+        return {"version": VERSION, "fleet": self.fleet, "holds": held, "nodes": self.nodes}
 
     def read(self, value: Any) -> None:
-        """Read what `write` wrote. Raises KeyError, TypeError, ValueError or AttributeError."""
+        """Read what `write` wrote of this fleet. Raises KeyError, TypeError, ValueError or AttributeError."""
         if value["version"] != VERSION:
             raise ValueError(f"version {value['version']} is not {VERSION}")
+        if value.get("fleet", self.fleet) != self.fleet:  # records of before have none
+            raise ValueError(f"it is of the fleet at {value['fleet']}, not of that at {self.fleet}")
         self._granted = {str(name): Granted(int(held), 0, 0) for name, held in value["holds"].items()}
         self.nodes = max(int(value.get("nodes", 1)), 1)  # records of before have none
