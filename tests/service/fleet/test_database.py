@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 from harness.fleet import FleetServer, database
 
+from lsps2fast_plugin.service.fleet import database as fleet_database
 from lsps2fast_plugin.service.fleet.database import (
     Client,
     Database,
@@ -280,7 +281,7 @@ async def test_an_earlier_process_of_a_node_is_refused(door: str) -> None:
 
 
 async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(
-    server: FleetServer, door: str, impatient: None
+    server: FleetServer, door: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """K-13: a raise whose answer was given up comes to its end, or never, but not behind the next call's back."""
     one, other = await joined(door, "one", "other")
@@ -292,8 +293,10 @@ async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(
     late.cancel()
     with pytest.raises(asyncio.CancelledError):
         await late
-    with pytest.raises(FleetAway, match="did not answer"):  # the database still works on it
-        await one.join("p1")
+    with monkeypatch.context() as impatient:
+        impatient.setattr(fleet_database, "PATIENCE_S", 2.0)
+        with pytest.raises(FleetAway, match="did not answer"):  # the database still works on it
+            await one.join("p1")
     await admin.execute("ROLLBACK")
     await admin.close()
     await one.join("p1")
@@ -301,6 +304,36 @@ async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(
     assert news.holds == [Granted(10, 0, 0)]
     news = await other.tell_and_hear("p1", [Ask("capital", 0, 90, 100)], NO_POTS, NOTHING)
     assert news.holds == [Granted(90, 10, 0)]
+    await left(one, other)
+
+
+async def none_waits(admin: Any) -> None:
+    """Return once no call waits for a lock; while one does its connection is taken."""
+    for _ in range(500):
+        if not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("a call that was given up still waits for a lock")
+
+
+async def test_a_question_that_was_given_up_ends_in_the_database_too(
+    server: FleetServer, door: str, impatient: None
+) -> None:
+    """rule:14 in kind: while something holds the tables, as a backup does, each try would leave a connection behind."""
+    one, other = await joined(door, "one", "other")
+    admin, lock = await load_driver().connect(server.url), await load_driver().connect(server.url)
+    await lock.execute(f"BEGIN; LOCK TABLE {schema_of(door)}.node")
+    late = asyncio.create_task(one.tell_and_hear("p1", [], NO_POTS, NOTHING))
+    await one_waits(admin)
+    late.cancel()  # as by a network that is cut: no word of it reaches the server
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    await none_waits(admin)
+    with pytest.raises(FleetAway, match="did not answer within 2 s"):
+        await other.place_buy(CLIENT, 1, 10, [])
+    await none_waits(admin)
+    await lock.close()
+    await admin.close()
     await left(one, other)
 
 

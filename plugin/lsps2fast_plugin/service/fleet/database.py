@@ -1,7 +1,8 @@
 """The fleet's PostgreSQL, asked over one connection, one question at a time.
 
-Every question has an end (`PATIENCE_S`). After one that failed the connection is given up: `join` makes a new one, and
-waits in the database until what the old one had under way is over. Nothing here decides anything.
+Every question has an end (`PATIENCE_S`), also in the database, where it waits no longer for a lock. After one that
+failed the connection is given up: `join` makes a new one, and waits in the database until what the old one had under
+way is over. Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SEEN_EVERY_S: Final = 10.0
 UNTOLD: Final = 500  # clients that are forgotten in one go
 SCHEMA: Final = "lsps2fast"
 FENCED: Final = "LF003"
+LOCKED: Final = "55P03"  # lock_not_available
 
 
 class FleetAway(Lsps2Error):
@@ -240,9 +242,8 @@ class Database:
         if self._connection is None:
             raise FleetAway(f"no connection to {self.place}")
         try:
-            value = await asyncio.wait_for(
-                self._connection.fetchval(f"SELECT {self._schema}.{call}", *arguments), PATIENCE_S + 1
-            )
+            question = f"SELECT {self._schema}.{call} FROM set_config('lock_timeout', '{PATIENCE_S:g}s', true)"
+            value = await asyncio.wait_for(self._connection.fetchval(question, *arguments), PATIENCE_S + 1)
             if answer is None or answer is int:
                 return value
             return msgspec.json.decode(value, type=answer)
@@ -258,7 +259,7 @@ class Database:
         said = without_password(str(error), self._url)
         code = str(getattr(error, "sqlstate", None) or "")
         where = f"the fleet's database at {self.place}"
-        if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        if isinstance(error, (TimeoutError, asyncio.TimeoutError)) or code == LOCKED:
             return FleetAway(f"{where} did not answer within {PATIENCE_S:g} s")
         if code == FENCED:
             return FleetAway(f"{where}: another process acts for this node, or it was forgotten there")
