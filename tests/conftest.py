@@ -41,6 +41,7 @@ PROCESSES = (  # folders and files whose tests start processes; `make quick` lea
     "service/fleet/test_books.py",
     "service/fleet/test_database.py",
     "service/fleet/test_exactly.py",
+    "service/fleet/test_hosts.py",
     "service/fleet/test_nodes.py",
     "service/fleet/test_pooler.py",
     "service/recovery/test_start.py",

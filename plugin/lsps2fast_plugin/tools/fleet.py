@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from lsps2fast.errors import ConfigError
-from lsps2fast_plugin.service.fleet.database import CONNECT_S, load_driver, split_url, without_password
+from lsps2fast_plugin.service.fleet.database import connect, load_driver, split_url, without_password
 from lsps2fast_plugin.service.fleet.schema import CALLABLE, MIGRATIONS, VERSION
 from lsps2fast_plugin.service.sales_ledger.outbox import NotReadable, rebuild
 from lsps2fast_plugin.service.sales_ledger.schema import migrate
@@ -101,8 +101,8 @@ async def forget(connection: Any, schema: str, args: Namespace) -> str:
 
 async def _ledgers(url: str) -> list[tuple[str, str, list[tuple[str, dict[str, Any]]]]]:
     """Return node, ledger and rows, the oldest ledger of each node first."""
-    driver, (url, schema) = load_driver(), split_url(url)
-    connection = await _connected(driver, url)
+    driver, (urls, schema) = load_driver(), split_url(url)
+    connection = await _connected(driver, urls)
     try:
         found = []
         for each in await connection.fetch(f"SELECT ledger, node FROM {schema}.ledger ORDER BY node, since"):
@@ -137,11 +137,11 @@ def read_ledgers(url: str) -> dict[str, sqlite3.Connection]:
     return found
 
 
-async def _connected(driver: Any, url: str) -> Any:
+async def _connected(driver: Any, urls: list[str]) -> Any:
     try:
-        return await driver.connect(url, timeout=CONNECT_S, command_timeout=PATIENCE_S, statement_cache_size=0)
+        return await connect(driver, urls, PATIENCE_S)
     except Exception as error:  # whatever the driver, the system or the server say: the sentence goes to a person
-        said = without_password(str(error), url) or type(error).__name__
+        said = without_password(str(error), urls[0]) or type(error).__name__
         raise ConfigError(f"the database cannot be reached: {said}") from error
 
 
@@ -153,10 +153,10 @@ ACTIONS: Final[dict[str, Callable[[Any, str, Namespace], Awaitable[str]]]] = {
 
 
 async def _run(args: Namespace) -> str:
-    driver, (url, schema) = load_driver(), split_url(args.url)
+    driver, (urls, schema) = load_driver(), split_url(args.url)
     if args.action == "forget" and args.node is None:
         raise ConfigError("name the node to forget: its id, 66 hex digits")
-    connection = await _connected(driver, url)
+    connection = await _connected(driver, urls)
     try:
         return await ACTIONS[args.action](connection, schema, args)
     except TimeoutError as error:

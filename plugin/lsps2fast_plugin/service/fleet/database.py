@@ -96,22 +96,42 @@ class News(msgspec.Struct, frozen=True):
     now: datetime
 
 
-def split_url(url: str) -> tuple[str, str]:
-    """Return the URL for the driver, and the schema that its parameter `schema` names. Raises ConfigError."""
+def split_url(url: str) -> tuple[list[str], str]:
+    """Return a URL for the driver for each host, and the schema that the parameter `schema` names. Raises ConfigError.
+
+    Of several hosts, each with a port of its own, one is wanted that takes writes, unless `target_session_attrs` says
+    otherwise.
+    """
     try:
         place = urlsplit(url)
-        _ = place.port
+        user, at, hosts = place.netloc.rpartition("@")
+        places = [place._replace(netloc=f"{user}{at}{host}") for host in hosts.split(",")]
+        wrong = [each for each in places if each.port == 0 or not each.hostname]
     except ValueError:  # its text may have a part of the password
         raise ConfigError(
             "lsps2-fleet is no URL; in a password write %40 for @, %3A for :, %2F for /, %23 for # and %3F for ?"
         ) from None
-    if place.scheme not in ("postgres", "postgresql") or not place.hostname:
-        raise ConfigError("lsps2-fleet must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    if place.scheme not in ("postgres", "postgresql") or wrong:
+        raise ConfigError("lsps2-fleet must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or with HOST,HOST:PORT")
     query = dict(parse_qsl(place.query))
+    if len(places) > 1:
+        query.setdefault("target_session_attrs", "read-write")
     schema = query.pop("schema", SCHEMA)
     if not schema.isidentifier() or not schema.isascii() or schema != schema.lower() or len(schema) > 63:
         raise ConfigError("the schema in lsps2-fleet must be made of a-z, 0-9 and _, as in ?schema=lsps2fast")
-    return urlunsplit(place._replace(query=urlencode(query))), schema
+    return [urlunsplit(each._replace(query=urlencode(query))) for each in places], schema
+
+
+async def connect(driver: Any, urls: Sequence[str], patience_s: float) -> Any:
+    """Return a connection to the first of these servers that lets us in. Raises what the driver does at the last."""
+    for url in urls:
+        try:
+            made = driver.connect(url, timeout=CONNECT_S, command_timeout=patience_s, statement_cache_size=0)
+            return await asyncio.wait_for(made, CONNECT_S + 1)
+        except Exception:
+            if url == urls[-1]:
+                raise
+    raise ValueError("no server is named")
 
 
 def without_password(text: str, url: str) -> str:
@@ -139,7 +159,7 @@ class Database:
 
     def __init__(self, url: str, network: str, node: str, alias: str, program: str) -> None:
         """Check the URL. Raises ConfigError."""
-        self._url, self._schema = split_url(url)
+        self._urls, self._schema = split_url(url)
         self._driver = load_driver()
         self._network = network
         self.node, self._alias, self._program = node, alias, program
@@ -150,8 +170,8 @@ class Database:
     @property
     def place(self) -> str:
         """The server, without a password."""
-        place = urlsplit(self._url)
-        return f"{place.hostname}:{place.port or 5432}{place.path}"
+        places = [urlsplit(url) for url in self._urls]
+        return ",".join(f"{each.hostname}:{each.port or 5432}" for each in places) + places[0].path
 
     @property
     def fleet(self) -> str:
@@ -162,10 +182,7 @@ class Database:
         """Connect, and act for this node from now on; an earlier process of it is refused. Raises FleetAway."""
         await self.leave()
         try:
-            connect = self._driver.connect(
-                self._url, timeout=CONNECT_S, command_timeout=PATIENCE_S, statement_cache_size=0
-            )
-            self._connection = await asyncio.wait_for(connect, CONNECT_S + 1)
+            self._connection = await connect(self._driver, self._urls, PATIENCE_S)
         except Exception as error:
             raise self._away(error) from error
         about = await self._ask("network_and_version()", _About)
@@ -256,7 +273,7 @@ class Database:
 
     def _away(self, error: Exception) -> FleetAway:
         """Say what is wrong and what to do; the password never shows."""
-        said = without_password(str(error), self._url)
+        said = without_password(str(error), self._urls[0])
         code = str(getattr(error, "sqlstate", None) or "")
         where = f"the fleet's database at {self.place}"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError)) or code == LOCKED:
@@ -269,6 +286,8 @@ class Database:
             return NotOurs(f"{where} has no schema {self._schema} of a fleet; run `lsps2fast fleet init URL` once")
         if code == "42501":
             return NotOurs(f"{where} lets this role not in; run `lsps2fast fleet init URL --role ROLE` for it")
+        if isinstance(error, self._driver.TargetServerAttributeNotMatched):
+            return FleetAway(f"{where}: no server there takes writes; promote one")
         if code == "25006":
             return FleetAway(f"{where} is read-only: a replica, or set so; name the server that takes writes")
         if code.startswith("53"):
