@@ -72,6 +72,29 @@ def test_what_loses_nothing_is_let_be(settings: dict[str, str], standbys: list[t
     assert complaints(settings, standbys) == ""
 
 
+@pytest.mark.parametrize(
+    ("names", "may_change"),
+    [
+        ("b", False),
+        ("FIRST 1 (b)", False),
+        ("FIRST 2 (b, c)", False),
+        ("2 (b, c)", False),
+        ("FIRST 1 (b, c)", True),
+        ("first 2 (b, c, d)", True),
+        ("1 (b, c)", True),
+        ("b, c", True),
+        ("*", True),
+    ],
+)
+def test_which_replica_is_in_step_may_change(names: str, may_change: bool) -> None:
+    """cln:N6, rule:11: a look at the start says nothing of a replica that goes away after it."""
+    rows = [("b", "sync"), ("c", "potential")]
+    said = "; ".join(finding.text for finding in judge({**GOOD, "synchronous_standby_names": names}, rows))
+    assert ("in step with b: promote no other" in said) != may_change
+    assert ("in step with b now" in said) == may_change
+    assert "c follows behind" not in said
+
+
 @pytest.fixture
 def server() -> Iterator[Postgres]:
     """A server on loopback."""

@@ -42,6 +42,13 @@ def _is_on_some_only(names: str) -> bool:
     return any_of is not None and ("*" in any_of[2] or int(any_of[1]) < len(any_of[2].split(",")))
 
 
+def _may_change(names: str) -> bool:
+    """Return whether another replica takes the place of one that is in step and goes away: fewer than are named."""
+    first_of = re.match(r"\s*(?:FIRST\s+)?(\d+)\s*\((.*)\)", names, re.IGNORECASE | re.DOTALL)
+    count, listed = (int(first_of[1]), first_of[2]) if first_of else (1, names)
+    return "*" in listed or count < len(listed.split(","))
+
+
 def judge(settings: dict[str, str], standbys: list[tuple[str, str]]) -> list[Finding]:
     """Judge what a server says of itself. `standbys`: name and state (`sync`, `quorum`, `async` …, "?" for hidden)."""
     if settings["replica"] == "true":
@@ -56,7 +63,7 @@ def judge(settings: dict[str, str], standbys: list[tuple[str, str]]) -> list[Fin
     ]
     in_step = [name for name, state in standbys if state in ("sync", "quorum")]
     hidden = [name for name, state in standbys if state == "?"]
-    late = [name for name, state in standbys if state not in ("sync", "quorum", "?")]
+    late = [name for name, state in standbys if state not in ("sync", "quorum", "potential", "?")]
     if not settings["synchronous_standby_names"]:
         found.append(
             Finding(
@@ -73,6 +80,9 @@ def judge(settings: dict[str, str], standbys: list[tuple[str, str]]) -> list[Fin
     elif _is_on_some_only(settings["synchronous_standby_names"]):
         text = f"synchronous_standby_names is {settings['synchronous_standby_names']}: a commit may be on any of them"
         found.append(Finding(False, f"{text}, and not on the others; write FIRST, or as many as there are names"))
+    elif in_step and _may_change(settings["synchronous_standby_names"]):
+        text = f"in step with {', '.join(in_step)} now, and with another one while that is away: promote the replica"
+        found.append(Finding(True, f"{text} that has received most, and only if you can ask all that are named"))
     elif in_step:
         found.append(Finding(True, f"in step with {', '.join(in_step)}: promote no other"))
     elif hidden:
