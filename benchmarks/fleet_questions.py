@@ -37,6 +37,7 @@ class Questions:
         self._node = Database(url, "regtest", name, name, "bench")
         self._dice = random.Random(name)
         self._number = 0
+        self._shipped = 0
 
     async def ask(self) -> None:
         """Join, and ask when told."""
@@ -73,7 +74,10 @@ class Questions:
                 rows = [
                     {"kind": "buys", "name": f"{number}-{each}", "row": LEDGER_ROW["buys"]} for each in range(BATCH)
                 ]
-                await node.ship(Shipment(self._ledger, number - 1, number, rows, True))
+                there = await node.ship(Shipment(self._ledger, self._shipped, number, rows, True))
+                if there != self._shipped:
+                    raise RuntimeError(f"change {there} was the last there, not {self._shipped}: no row was taken")
+                self._shipped = number
 
 
 if __name__ == "__main__":
