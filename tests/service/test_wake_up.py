@@ -194,6 +194,49 @@ async def test_what_a_dying_channel_brought_is_not_let_out_to_who_wakes(server: 
         await stage.quiet()
 
 
+async def test_a_strangers_channel_keeps_no_payment_from_a_wallet_that_sleeps(server: WebhookServer) -> None:
+    """rule:24, trap:47: thirty crumbs of one channel are all that is held for a client; a payment takes their place."""
+    async with wakes(server) as stage:
+        client, payer, stranger = stage.client(), stage.payer(), stage.payer("stranger")
+        await sleeps_with_a_channel(stage, server, client, payer)
+        scid = client.ends[0].other.scid_now()
+        crumbs = client.invoice(30 * DUST_MSAT, scid)
+        dust = stranger.pay(crumbs, [DUST_MSAT] * 30, overpay_msat=10_000)
+        await wake_held(stage, 30)
+        payment = payer.pay(client.invoice(3_000_000, scid), [1_000_000] * 3, overpay_msat=10_000)
+        await stage.until(lambda: sum(part.result.done() for part in dust.parts) == 3, "three give way")
+        assert (await stage.stats())["wake_up"]["gave_way"] == 3
+        client.connect()
+        assert (await payment).paid
+        await stage.world.advance(100)  # the client has less than the whole
+        assert (await dust).raw_messages.count(TEMPORARY) == 3
+        stage.world.mine()
+
+
+async def test_nor_over_the_alias_of_a_paid_channel(server: WebhookServer) -> None:
+    """rule:24, people:S16: what waits over one jit scid has shares, too."""
+    limits = {"lsps2-max-held-parts-per-buy": 10, "lsps2-max-parts": 10}
+    async with wakes(server, **limits) as stage:
+        client, payer, stranger = stage.client(), stage.payer(), stage.payer("stranger")
+        await registered(stage, server, client)
+        scid = (await stage.sale(client, payer)).scid
+        await stage.at_rest()
+        client.go_offline()
+        await stage.quiet()
+        crumbs = client.invoice(10 * DUST_MSAT, scid, cltv_delta=144)
+        dust = stranger.pay(crumbs, [DUST_MSAT] * 10, overpay_msat=10_000)
+        await stage.held(10)
+        later = client.invoice(3_000_000, scid, cltv_delta=144)
+        payment = payer.pay(later, [1_000_000] * 3, overpay_msat=10_000)
+        await stage.until(lambda: sum(part.result.done() for part in dust.parts) == 3, "three give way")
+        client.connect()
+        await stage.lsp.call("lsps2-dev-advance", {"seconds": 6})
+        assert (await payment).paid
+        await stage.world.advance(100)
+        assert (await dust).raw_messages.count(TEMPORARY) == 3
+        stage.world.mine()
+
+
 async def test_a_payment_that_expires_soon_waits_for_nobody(server: WebhookServer) -> None:
     """rule:5, cln:H14: a stranger's onion must not have a good peer close its channel with us; nor while it is held."""
     async with wakes(server) as stage:

@@ -19,6 +19,7 @@ from lsps2fast_plugin.cln.models import list_peer_channels
 from lsps2fast_plugin.cln.notifications import ForwardEvent
 from lsps2fast_plugin.cln.retry import until_answered
 from lsps2fast_plugin.service import blinded_parts
+from lsps2fast_plugin.service.held_shares import Claim
 from lsps2fast_plugin.service.outgoing_room import WOULD_NOT_BE_FORWARDED
 from lsps2fast_plugin.service.parts import ServiceParts
 from lsps2fast_plugin.service.policy.limits import Refusal
@@ -133,9 +134,10 @@ class HtlcIntake:
 
     def _take_for_sleeper(self, waker: Waker, call: Any) -> None:
         """Hold what is for a client that is away, unless the channel that brought it goes to the chain (rule:19)."""
-        if self._incoming.has_left(self.names.channel_id(call.in_scid)):
+        in_channel = self.names.channel_id(call.in_scid)
+        if self._incoming.has_left(in_channel):
             self._fail(call, TEMPORARY)
-        elif not waker.takes(call):
+        elif not waker.takes(call, in_channel or call.in_scid):
             self._host.let_go(call.id_raw)
 
     def _turn_away_blinded(self, call: Any, why: str) -> None:
@@ -197,18 +199,17 @@ class HtlcIntake:
             return None
         if jit.paid:  # people:S16: over the alias a part waits only while its channel is not back
             waits = jit.channel is not None and self._driver.effects.waits(jit.channel.channel_id, call.next_scid)
-            room = not waits or self._desk.gate.part(*self._all_held(), call.amount_msat)
-            return None if room else TEMPORARY
+            return TEMPORARY if waits and not self._may_wait(call, key) else None
         if outgoing_cltv_value - self._driver.sessions.height > self._max_hold_blocks:
             self._desk.refusals.count(Refusal.HOLD_TOO_LONG)
             return EXPIRY_TOO_FAR  # rule:18: so long the client could bind our coins
         return None
 
-    def _all_held(self) -> tuple[int, int]:
-        """Return number and sum of the HTLCs that are held, for sales and for clients that sleep."""
-        asleep = None if self._waker is None else self._waker.sleepers
-        parts, msat = (0, 0) if asleep is None else (len(asleep), asleep.held_msat)
-        return len(self._held) + parts, self._held.held_msat + msat
+    def _may_wait(self, call: Any, key: PartKey) -> bool:
+        """Return whether there is room for one more HTLC, beside those held for sales and for clients that sleep."""
+        if self._waker is None:
+            return self._desk.gate.part(len(self._held), self._held.held_msat, call.amount_msat)
+        return self._waker.sleepers.make_room(Claim(key[0], call.amount_msat, call.id_raw))
 
     def channel_left(self, channel_id: str) -> None:
         """Fail what a channel brought and is still held, as it goes to the chain, before anything is let out (rule:19).

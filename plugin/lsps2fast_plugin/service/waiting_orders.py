@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.channel_changes import Watch
 from lsps2fast_plugin.service.funding import ChannelGone, Funder, limits_of
+from lsps2fast_plugin.service.held_shares import Claim, giving_way
 from lsps2fast_plugin.service.order_tasks import OrderTasks
 from lsps2fast_plugin.service.promised_room import Promise, PromisedRoom
 from lsps2fast_plugin.service.routing_fees import RoutingFees
@@ -42,6 +44,12 @@ class Answers(Protocol):
 def _awake(jit_scid: int) -> int:
     """Return for how many ms parts of this paid buy wait for a client that was called."""
     return 0
+
+
+def _claim(action: order.ForwardParts) -> Claim:
+    """Return the place of a part over the alias of a paid channel: such a part comes alone."""
+    (part,) = action.parts
+    return Claim(part.key[0], part.out_msat, part.htlc_id.to_bytes(8))
 
 
 @dataclass(slots=True)
@@ -84,13 +92,22 @@ class WaitingOrders:
         peer_id = self._tasks.peer_of(action.jit_scid)
         waiting = self._returning.get(action.channel_id) or Returning(peer_id)
         of_peer = sum(len(each.orders) for each in self._returning.values() if each.peer_id == peer_id)
-        if self._tasks.is_full(action.jit_scid, len(waiting.orders), of_peer):
+        if self._tasks.is_full(action.jit_scid, len(waiting.orders), of_peer) and not self._make_room(waiting, action):
             self._answers.fail([part.key for part in action.parts], order.TEMPORARY)
             return
         waiting.orders.append(action)
         if action.channel_id not in self._returning:
             self._returning[action.channel_id] = waiting
             self._tasks.spawn(self._await_return(action), action)
+
+    def _make_room(self, waiting: Returning, new: order.ForwardParts) -> bool:
+        """Return whether one of these, over the alias of a paid channel, gave way to a new one (rule:24)."""
+        claims = {_claim(each): each for each in waiting.orders}
+        gone = giving_way(claims, _claim(new), len(claims), sys.maxsize)
+        for claim in gone or ():
+            waiting.orders.remove(claims[claim])
+            self._answers.fail([part.key for part in claims[claim].parts], order.TEMPORARY)
+        return bool(gone)
 
     def _let_out(self, action: order.ForwardParts) -> None:
         """Let parts go out; those over the alias of a paid channel had no room promised, and take it now (A-03)."""

@@ -88,7 +88,8 @@ class Bedroom:
         self.gone.append(id_raw)
 
     def hold(self, number: int, peer: str = ALICE, **said: Any) -> bool:
-        return self.sleepers.hold(peer, Call(b"%d" % number, **said))
+        call = Call(b"%d" % number, **said)
+        return self.sleepers.hold(peer, call, call.in_scid)
 
 
 def test_what_is_held_has_bounds_for_each_client_and_in_all() -> None:
@@ -107,7 +108,43 @@ def test_what_sales_hold_counts_too() -> None:
     bedroom.others.parts, bedroom.others.held_msat = 2, 0
     assert [bedroom.hold(1), bedroom.hold(2)] == [True, False]
     bedroom.others.parts, bedroom.others.held_msat = 0, 8_000
-    assert [bedroom.hold(3, amount_msat=1_000), bedroom.hold(4, amount_msat=999)] == [False, True]
+    assert [bedroom.hold(3, amount_msat=1_001), bedroom.hold(4, amount_msat=999)] == [False, True]
+
+
+def test_a_strangers_channel_fills_no_clients_room() -> None:
+    """rule:24: what one channel has brought gives way to what another brings, its smallest first, down to a half."""
+    bedroom = Bedroom()
+    for number in range(MOST_OF_CLIENT):
+        assert bedroom.hold(number, in_scid=7, amount_msat=100 - number)
+    assert not bedroom.hold(50, in_scid=7, amount_msat=71)  # no larger than the smallest of its own channel
+    assert bedroom.hold(51, in_scid=7, amount_msat=72)
+    assert [bedroom.hold(100 + number, in_scid=8) for number in range(16)] == [True] * 15 + [False]
+    assert bedroom.gone == [b"29", b"51", *(b"%d" % number for number in range(28, 14, -1))]
+    assert (len(bedroom.sleepers), bedroom.sleepers.gave_way) == (MOST_OF_CLIENT, 16)
+    assert bedroom.sleepers.held_msat == sum(range(86, 101)) + 15
+
+
+def test_nor_does_it_with_a_fortune() -> None:
+    """rule:24: likewise of the satoshis there are for one client."""
+    bedroom, quarter = Bedroom(), SHARE_MSAT // 4
+    assert [bedroom.hold(number, in_scid=7, amount_msat=quarter) for number in range(5)] == [True] * 4 + [False]
+    assert [bedroom.hold(10 + number, in_scid=8, amount_msat=quarter) for number in range(3)] == [True, True, False]
+    assert (bedroom.gone, bedroom.sleepers.held_msat) == ([b"3", b"2"], SHARE_MSAT)
+
+
+@pytest.mark.parametrize("limit", [{"held_parts": 6}, {"held_sat": 6}])
+def test_a_strangers_channel_fills_no_room_of_all(limit: dict[str, int]) -> None:
+    """rule:24: whatever clients its HTLCs are for, and beside what is held for sales, which does not give way."""
+    bedroom = Bedroom(**limit)
+    bedroom.others.parts, bedroom.others.held_msat = 2, 2_000
+    taken = [bedroom.hold(number, (ALICE, BOB)[number % 2], in_scid=7, amount_msat=1_000) for number in range(5)]
+    assert taken == [True] * 4 + [False]
+    later = [bedroom.hold(10 + number, ALICE, in_scid=8, amount_msat=1_000) for number in range(3)]
+    assert later == [True] * 2 + [False]
+    assert (bedroom.gone, len(bedroom.sleepers)) == ([b"3", b"1"], 4)
+    bedroom.others.parts = bedroom.others.held_msat = 10_000
+    assert not bedroom.hold(20, ALICE, in_scid=9, amount_msat=1)
+    assert len(bedroom.sleepers) == 4
 
 
 @pytest.mark.parametrize("left", [0, 1, 6])

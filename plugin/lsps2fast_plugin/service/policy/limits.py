@@ -171,6 +171,10 @@ class Gate:
         told = self._told.take(peer_id, now_ms) and self._told_total.take(now_ms)
         return Admit.REFUSE if told else Admit.SILENCE
 
+    def room_beside(self, held_parts: int, held_msat: int) -> tuple[int, int]:
+        """Return how many HTLCs, and with how many msat, may be held beside those already held."""
+        return self._limits.held_parts - held_parts, self._limits.held_sat * 1000 - held_msat
+
     def part(self, held_parts: int, held_msat: int, amount_msat: int) -> bool:
         """Return whether one more HTLC may be held beside those already held; False: fail it temporarily (C-19)."""
         if held_parts >= self._limits.held_parts:

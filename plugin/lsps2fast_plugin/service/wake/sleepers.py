@@ -13,9 +13,11 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
 from lsps2fast._payment import CLTV_MARGIN_BLOCKS
+from lsps2fast.actions import ChannelKey
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
+from lsps2fast_plugin.service.held_shares import Claim, giving_way
 from lsps2fast_plugin.service.policy.limits import Gate
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
@@ -42,10 +44,15 @@ class HeldElsewhere(Protocol):
 
 
 class _Held(NamedTuple):
-    """A hook call that is held, and until when."""
+    """A hook call that is held, until when, and which channel brought it (rule:25)."""
 
     call: Any
     until_ms: int
+    in_channel: ChannelKey
+
+    def claim(self) -> Claim:
+        """Return what it takes of the room there is."""
+        return Claim(self.in_channel, self.call.amount_msat, self.call.id_raw)
 
 
 class Sleepers:
@@ -86,6 +93,7 @@ class Sleepers:
         self._held: dict[str, list[_Held]] = {}  # by client
         self._parts = self.held_msat = 0  # of all that is held
         self.woken = self.in_vain = 0  # HTLCs whose client came back in time, or did not
+        self.gave_way = 0  # HTLCs in whose place those of other channels are held
 
     def __len__(self) -> int:
         return self._parts
@@ -158,19 +166,32 @@ class Sleepers:
 
     # What is held ----------------------------------------------------------------------------------
 
-    def hold(self, peer_id: str, call: Any) -> bool:
+    def hold(self, peer_id: str, call: Any, in_channel: ChannelKey) -> bool:
         """Hold this hook call for a client that is away; False where there is no room or no time: let it go."""
-        mine = self._held.get(peer_id, [])
-        mine_msat = sum(each.call.amount_msat for each in mine) + call.amount_msat
-        if len(mine) >= MOST_OF_CLIENT or mine_msat > self._most_msat_of_client or not self._has_time(call):
+        new = _Held(call, self._clock.now_ms() + self.wait_ms, in_channel)
+        mine = [each.claim() for each in self._held.get(peer_id, ())]
+        gone = giving_way(mine, new.claim(), MOST_OF_CLIENT, self._most_msat_of_client)
+        if gone is None or not self._has_time(call) or not self.make_room(new.claim(), gone):
             return False
-        parts, msat = len(self._elsewhere) + self._parts, self._elsewhere.held_msat + self.held_msat
-        if not self._gate.part(parts, msat, call.amount_msat):
-            return False
-        self._held[peer_id] = [*mine, _Held(call, self._clock.now_ms() + self.wait_ms)]
+        self._held.setdefault(peer_id, []).append(new)
         self._parts += 1
         self.held_msat += call.amount_msat
         return True
+
+    def make_room(self, new: Claim, gone: Collection[Claim] = ()) -> bool:
+        """Return whether one more may be held, beside what is held for sales; `gone` and what else gives way goes."""
+        parts, msat = len(self._elsewhere), self._elsewhere.held_msat
+        rest = [claim for held in self._held.values() for each in held if (claim := each.claim()) not in gone]
+        more = giving_way(rest, new, *self._gate.room_beside(parts, msat))
+        if more is not None:
+            self._let_go({claim.name for claim in (*gone, *more)})
+        return self._gate.part(parts + self._parts, msat + self.held_msat, new.amount_msat)
+
+    def _let_go(self, names: Collection[bytes]) -> None:
+        """Let go what gives way: lightningd fails it, for its client is not there."""
+        for call in self._take(list(self._held), lambda each: each.call.id_raw in names) if names else ():
+            self.gave_way += 1
+            self._host.let_go(call.id_raw)
 
     def _has_time(self, call: Any) -> bool:
         """Return whether the payer's side is far from closing its channel for this HTLC (cln:H14)."""

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, Final
 
+from lsps2fast.actions import ChannelKey
 from lsps2fast.errors import ConfigError, NodeError, StoreError
 from lsps2fast.lsps import lsps5
 from lsps2fast.lsps.buys import BuyRegistry
@@ -154,10 +155,10 @@ class Waker:
         """Take note that a part of a payment for this client was taken in."""
         self.caller.wake(peer_id, lsps5.PAYMENT_INCOMING)
 
-    def takes(self, call: Any) -> bool:
+    def takes(self, call: Any, in_channel: ChannelKey) -> bool:
         """Hold a payment over a channel of a client that is away, and call the client; False: let it go."""
         peer_id = self.sleepers.client_of(call.forward_to)
-        if peer_id is None or not self.sleepers.hold(peer_id, call):
+        if peer_id is None or not self.sleepers.hold(peer_id, call, in_channel):
             return False
         self.caller.wake(peer_id, lsps5.PAYMENT_INCOMING)
         return True
@@ -213,6 +214,7 @@ class Waker:
             "webhooks": self.book.count(),
             "woken": self.sleepers.woken,
             "in_vain": self.sleepers.in_vain,
+            "gave_way": self.sleepers.gave_way,
             "calls": dict(self.caller.calls),
         }
 
