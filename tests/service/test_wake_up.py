@@ -336,6 +336,30 @@ async def test_a_wallet_that_leaves_while_a_signature_is_awaited_is_woken(server
         assert (await payment).paid
 
 
+async def test_onion_messages_wait_for_a_wallet_that_sleeps(server: WebhookServer) -> None:
+    """N-14: what lightningd could not forward is given to it once more when the client is back, and no other."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer()
+        await sleeps_with_a_channel(stage, server, client, payer)
+        lost = {"source": payer.node_id, "incoming": "0002", "path_key": payer.node_id, "outgoing": "0001"}
+        scid = client.ends[0].other.scid_now()
+        for incoming, to in (
+            ("00a1", {"next_node_id": client.node_id}),
+            ("00a2", {"next_short_channel_id_dir": f"{scid}/1"}),
+            ("00a3", {"next_node_id": payer.node_id}),
+            ("00a4", {"next_short_channel_id_dir": "1x1x1/0"}),
+            ("00a5", {"next_short_channel_id_dir": "none"}),
+            ("00a6", {}),
+        ):
+            stage.lsp.notify("onionmessage_forward_fail", {**lost, "incoming": incoming, **to})
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        assert server.kinds(stage.lsp.node_id)[1:] == ["onion_message_incoming"]
+        assert (await stage.stats())["wake_up"]["onion_messages"] == {"kept": 2, "given": 0, "dropped": 0}
+        client.connect()
+        await stage.until(lambda: len(stage.lsp.injected) == 2, "lightningd has them")
+        assert stage.lsp.injected == [bytes.fromhex("00a1"), bytes.fromhex("00a2")]
+
+
 async def test_webhooks_outlive_the_plugin_and_the_node(server: WebhookServer) -> None:
     """N-08, N-15: stored before the answer; after kill -9 and a start the same client is called."""
     async with wakes(server) as stage:

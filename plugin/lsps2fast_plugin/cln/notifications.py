@@ -59,8 +59,15 @@ class InvoicePayment(msgspec.Struct, frozen=True):
 
 
 class OnionMessageLost(msgspec.Struct, frozen=True):
-    """`onionmessage_forward_fail`: scid and direction that it asked for, as `1x2x3/0`."""
+    """`onionmessage_forward_fail`: who sent it, what came and how to read it, and for which peer it was.
 
+    The peer is named by its id, or by scid and direction, as `1x2x3/0`; neither where the message is broken.
+    """
+
+    source: str = ""
+    incoming: str = ""
+    path_key: str = ""
+    next_node_id: str | None = None
     next_short_channel_id_dir: str = ""
 
 

@@ -417,7 +417,10 @@ class Service(PluginApp):
     def _on_onion_message_lost(self, lost: OnionMessageLost) -> None:
         """A-04: lightningd maps scids of onion messages itself and knows no jit scid; an operator should see it."""
         text = lost.next_short_channel_id_dir.partition("/")[0]
-        if text and _scid(text) in self.interest.scids:
+        scid = _scid(text)
+        if self.parts is not None and self.parts.waker is not None and self.parts.waker.onion_lost(lost, scid):
+            return
+        if scid in self.interest.scids:
             log.info(f"an onion message for jit scid {text} was lost: lightningd cannot forward it")
 
     async def _on_rpc_command(self, rpc_command: dict[str, Any], **_: Any) -> dict[str, Any]:

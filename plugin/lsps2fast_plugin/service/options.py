@@ -107,7 +107,7 @@ NUMBERS: NumberTable = {  # default, least, most, meaning
         120,
         0,
         600,
-        "seconds that a payment over an open channel is held for a client that is away and was called; 0: not at all",
+        "seconds that a payment over an open channel or an onion message waits for a client that sleeps; 0: not at all",
     ),
     "lsps2-max-overpay-percent": (
         10,

@@ -232,6 +232,14 @@ def signmessage(node: Node, message: Any) -> Json:
     return {"signature": signature[:64].hex(), "recid": f"{signature[64]:02x}", "zbase": letters}
 
 
+@method("injectonionmessage", "path_key message")
+def injectonionmessage(node: Node, path_key: Any, message: Any) -> Json:
+    """Take an onion message as if a peer had sent it; where it leads is not looked at."""
+    hex_bytes(path_key, "path_key")
+    node.injected.append(hex_bytes(message, "message"))
+    return {}
+
+
 def _config_row(node: Node, option: Any, plugin: Any) -> Json:
     row: Json = {}
     if option.kind == "int":

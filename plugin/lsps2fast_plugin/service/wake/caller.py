@@ -94,14 +94,19 @@ class Caller:
 
     # What happens ----------------------------------------------------------------------------------
 
-    def wake(self, peer_id: str, method: str, expiry: int | None = None) -> bool:
-        """Call all webhooks of a client, unless it is there, or was called of late. Return whether calls are made."""
+    def may_wake(self, peer_id: str, method: str) -> bool:
+        """Return whether a client can be called for this, is away, and was not called for it of late."""
         if self.signer is None or peer_id not in self._book or self._is_online(peer_id):
+            return False
+        kind = self._kinds.get(peer_id, {}).get(method)
+        return kind is None or kind.next_ms <= self._clock.now_ms()
+
+    def wake(self, peer_id: str, method: str, expiry: int | None = None) -> bool:
+        """Call all webhooks of a client, where that may be. Return whether calls are made."""
+        if not self.may_wake(peer_id, method):
             return False
         now_ms = self._clock.now_ms()
         kind = self._kinds.setdefault(peer_id, {}).setdefault(method, _Kind(now_ms))
-        if kind.next_ms > now_ms:
-            return False
         kind.next_ms = now_ms + COOLDOWN_MS
         self._spawn(self._call_all(peer_id, method, expiry, kind))
         return True

@@ -89,6 +89,7 @@ class Sleepers:
         self._height = 0
         self._clients: dict[str, set[str]] = {}  # those that are away, with their channels
         self._owners: dict[str, str] = {}  # of these channels
+        self._names: dict[int, str] = {}  # likewise, by their scids
         self._looks_left: dict[str, int] = {}  # of clients that have come back, whose channels are not yet
         self._held: dict[str, list[_Held]] = {}  # by client
         self._parts = self.held_msat = 0  # of all that is held
@@ -114,6 +115,10 @@ class Sleepers:
         """Return whose channel this is, if its client is away."""
         return self._owners.get(channel_id) if self.may_hold and channel_id is not None else None
 
+    def client_at(self, scid: int) -> str | None:
+        """Return likewise, by a name of the channel."""
+        return self._names.get(scid) if self.may_hold else None
+
     # Who sleeps ------------------------------------------------------------------------------------
 
     def away(self, peer_id: str, channels: Iterable[PeerChannel]) -> None:
@@ -124,6 +129,7 @@ class Sleepers:
             if channel.peer_id == peer_id and channel.is_normal:
                 self._clients.setdefault(peer_id, set()).add(channel.channel_id)
                 self._owners[channel.channel_id] = peer_id
+                self._names.update(dict.fromkeys(channel.scids, peer_id))
                 self._shut.see(channel.channel_id, True)
 
     def back(self, peer_id: str) -> None:
@@ -136,6 +142,7 @@ class Sleepers:
 
     def forget(self, peer_id: str) -> None:
         """Hold nothing for this client any more."""
+        self._names = {scid: owner for scid, owner in self._names.items() if owner != peer_id}
         for channel_id in self._clients.pop(peer_id, ()):
             del self._owners[channel_id]
             self._shut.see(channel_id, False)

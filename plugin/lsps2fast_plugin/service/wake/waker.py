@@ -1,8 +1,7 @@
 """The wake-up calls of one service: hears what happens, and says who is to be called for it (bLIP-55).
 
-Sent are `webhook_registered`, `payment_incoming`, `expiry_soon`, and `liquidity_management_request` when the operator
-asks for it. `onion_message_incoming` is never sent: lightningd drops such a message before it tells us, so nothing is
-pending for the client.
+Sent are `webhook_registered`, `payment_incoming`, `expiry_soon`, `onion_message_incoming`, and
+`liquidity_management_request` when the operator asks for it.
 """
 
 from __future__ import annotations
@@ -19,8 +18,10 @@ from lsps2fast.lsps.buys import BuyRegistry
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import CLOSING, PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.models import Caller as Rpc
+from lsps2fast_plugin.cln.notifications import OnionMessageLost
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.service.wake.caller import Caller
+from lsps2fast_plugin.service.wake.onion_messages import OnionMessages
 from lsps2fast_plugin.service.wake.posting import Post
 from lsps2fast_plugin.service.wake.requests import WebhookRequests
 from lsps2fast_plugin.service.wake.signer import NotSigned, Signer, choose
@@ -46,6 +47,7 @@ class Waker:
         caller: Caller,
         requests: WebhookRequests,
         sleepers: Sleepers,
+        onions: OnionMessages,
         post: Post,
         clock: Clock,
         offers: BuyRegistry,
@@ -60,6 +62,7 @@ class Waker:
         self.book = book
         self.caller = caller
         self.sleepers = sleepers
+        self._onions = onions
         self._post = post
         self._clock = clock
         self._offers = offers
@@ -139,6 +142,7 @@ class Waker:
         """Take note that a peer is there."""
         self.caller.forget(peer_id)
         self.sleepers.back(peer_id)
+        self._onions.back(peer_id)
 
     def disconnected(self, peer_id: str) -> None:
         """Take note that a peer is gone."""
@@ -163,6 +167,11 @@ class Waker:
         self.caller.wake(peer_id, lsps5.PAYMENT_INCOMING)
         return True
 
+    def onion_lost(self, lost: OnionMessageLost, scid: int) -> bool:
+        """Keep an onion message that lightningd could not forward, for it is to a client that is away."""
+        peer_id = lost.next_node_id or self.sleepers.client_at(scid)
+        return peer_id is not None and self._onions.keep(peer_id, lost)
+
     def channel_left(self, in_scids: Collection[int]) -> list[Any]:
         """Return the hook calls held that the channel of these names brought: it goes to the chain (rule:19)."""
         return self.sleepers.drop(in_scids)
@@ -170,6 +179,7 @@ class Waker:
     def look(self) -> None:
         """Call again for whom something still waits; let go what waited long enough."""
         self.sleepers.look()
+        self._onions.look()
         for peer_id in {*self.sleepers.waited_for(), *self._waited_for()}:
             self.caller.wake(peer_id, lsps5.PAYMENT_INCOMING)
 
@@ -215,6 +225,7 @@ class Waker:
             "woken": self.sleepers.woken,
             "in_vain": self.sleepers.in_vain,
             "gave_way": self.sleepers.gave_way,
+            "onion_messages": self._onions.state(),
             "calls": dict(self.caller.calls),
         }
 

@@ -14,6 +14,7 @@ from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.wake.caller import Caller
+from lsps2fast_plugin.service.wake.onion_messages import OnionMessages
 from lsps2fast_plugin.service.wake.post import HttpsPost
 from lsps2fast_plugin.service.wake.posting import Post
 from lsps2fast_plugin.service.wake.requests import WebhookRequests
@@ -55,6 +56,16 @@ def build_waker(
         wait_ms=settings.wake_wait_ms,
     )
 
+    onions = OnionMessages(
+        rpc=rpc,
+        clock=clock,
+        caller=caller,
+        spawn=host.spawn,
+        asleep=sleepers.asleep,
+        is_online=sessions.is_online,
+        wait_ms=settings.wake_wait_ms,
+    )
+
     def asleep(jit_scid: int) -> int:
         core = sessions.buys.get(jit_scid)
         return sleepers.wait_ms if core is not None and core.paid and sleepers.asleep(core.peer_id) else 0
@@ -76,6 +87,7 @@ def build_waker(
             allow_loopback=settings.webhook_loopback,
         ),
         sleepers=sleepers,
+        onions=onions,
         post=post,
         clock=clock,
         offers=offers,
