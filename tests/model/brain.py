@@ -172,6 +172,7 @@ def recover(core: Any, start: Start, wall_ms: int) -> Orders:
             alarm=_unexpected,
             unready=set(),
             of_last_life=set(),
+            found_fees=_nothing,
             finish=lambda buy, fees: orders.append(order.ForgetBuy(buy.jit_scid, "finish")),
             keep_alias=_nothing,
         ),

@@ -199,9 +199,14 @@ class PeerChannel(msgspec.Struct, frozen=True, kw_only=True):
         return bytes.fromhex(self.funding_txid)[:1:-1].hex() != self.channel_id[:60]
 
     @property
+    def rates(self) -> tuple[int, int]:
+        """What forwards into it pay: base in msat, ppm."""
+        return self.fee_base_msat, self.fee_proportional_millionths
+
+    @property
     def charges_nothing(self) -> bool:
         """Whether forwards into it pay no fee."""
-        return self.fee_base_msat == 0 == self.fee_proportional_millionths
+        return self.rates == (0, 0)
 
     def confirmations(self, height: int) -> int:
         """Return how many blocks bury the funding; 0 without a block. A splice begins anew."""

@@ -141,6 +141,7 @@ class ActionExecutor:
         self.watch = self._waiting.watch
         self.unready = self._waiting.unready
         self.of_last_life = fees.of_last_life
+        self.found_fees = fees.found
         self.finish = self._records.finish
         self.keep_alias = self._records.keep_alias
         self.drop_waiting = self._waiting.drop

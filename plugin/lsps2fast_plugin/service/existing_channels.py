@@ -25,7 +25,7 @@ from lsps2fast.actions import (
 from lsps2fast.errors import NodeError
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.models import PeerChannel, find_channel, list_peer_channels
+from lsps2fast_plugin.cln.models import PeerChannel, list_peer_channels
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
@@ -222,7 +222,7 @@ class ExistingChannels:
                 return None if owed is None else owed.rates
             if (given := self._fees.given_back(row.channel_id)) is not None:  # a call of an earlier life came late
                 return given.rates
-        return row.fee_base_msat, row.fee_proportional_millionths
+        return row.rates
 
     async def prepare(self, action: PrepareChannel) -> None:
         """Take no routing fee, look at the room once more; the machine hears what the channel allows."""
@@ -272,10 +272,12 @@ class ExistingChannels:
         charges = rates != (0, 0)
         if charges:  # both at once: neither needs the other's answer (P17)
             self._fees.supersede(existing.channel_id)
-            rows, _ = await asyncio.gather(looking, self._fees.zero(existing.channel_id))
+            rows, _ = await asyncio.gather(looking, self._fees.zero(peer_id, existing.channel_id))
         else:
             rows = await looking
         row = next((row for row in rows if row.channel_id == existing.channel_id), None)
+        if row is not None and charges:  # it may have been set since it was chosen
+            self._book.remember(existing.channel_id, row.rates)
         if row is not None and not charges and not row.charges_nothing:
             log.info(f"the routing fee of channel {existing.channel_id} was changed meanwhile, it is not used")
             return None
@@ -308,27 +310,10 @@ class ExistingChannels:
 
     async def _restore_now(self, action: LeaveChannel) -> None:
         existing = action.existing
-        counts = self._fees.supersede(existing.channel_id)
-        if await self._was_set_meanwhile(existing.channel_id, self._tasks.peer_of(action.jit_scid)) and counts():
-            log.info(f"the routing fee of channel {existing.channel_id} was set meanwhile, it stays as it is")
-            self._fees.drop(existing.channel_id)
-            self._book.restored(existing.channel_id)
-        if not counts():
-            return
         rates = self._book.rates(existing.channel_id, rates_of(existing))
         fees = RestoreFees(existing.channel_id, action.zero_until_ms, rates)
         await self._fees.restore(fees, again=action.zero_until_ms > 0)
         self._book.restored(existing.channel_id)
-
-    async def _was_set_meanwhile(self, channel_id: str, peer_id: str) -> bool:
-        """Return whether the channel, which took nothing at our word, takes something: its operator has set that."""
-        if not (peer_id and self._fees.was_zero(channel_id)):
-            return False
-        try:
-            row = await find_channel(self._rpc, channel_id, id=peer_id)
-        except NodeError:
-            return False
-        return row is not None and not row.charges_nothing
 
     def revive(self, jit_scid: int, journal: SessionRecord, row: PeerChannel | None) -> None:
         """After a start: promise what this payment has of its channel, and its fees to whom they are owed.
@@ -343,8 +328,8 @@ class ExistingChannels:
         self._book.promise(existing.channel_id, promise)
         rates = rates_of(existing)
         if row is not None and not row.charges_nothing:
-            rates = row.fee_base_msat, row.fee_proportional_millionths
+            rates = row.rates
         elif row is not None and rates != (0, 0):
-            self._fees.found_zero(existing.channel_id)
+            self._fees.found(row)
         self._book.remember(existing.channel_id, rates)
         self._fees.supersede(existing.channel_id)

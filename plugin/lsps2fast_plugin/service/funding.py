@@ -325,12 +325,12 @@ class Funder:
         """Return all channels that lightningd lists. Raises NodeError."""
         return await list_peer_channels(self._rpc)
 
-    async def usable(self, peer_id: str, channel_id: str) -> PeerChannel | None:
-        """Return the channel once it is usable and the client is there, None before. ChannelGone or NodeError."""
+    async def living(self, peer_id: str, channel_id: str) -> PeerChannel:
+        """Return a channel that is there, usable or not yet. Raises ChannelGone or NodeError."""
         channel = await self.find(peer_id, channel_id)
         if channel is None or not channel.is_alive:
             raise ChannelGone(f"channel {channel_id} is {'gone' if channel is None else channel.state}")
-        return channel if channel.is_ready else None
+        return channel
 
     async def room(self, channel: PeerChannel, known: Room | None) -> Room:
         """Return what a channel that is there is, for the parts that go out into it. Raises NodeError.

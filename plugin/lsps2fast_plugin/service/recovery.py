@@ -213,7 +213,7 @@ class Recovery:
         row = self._rows.get(channel.channel_id)
         rates = rates_of(channel) if isinstance(channel, ExistingChannel) else None
         if row is not None and not row.charges_nothing:
-            rates = row.fee_base_msat, row.fee_proportional_millionths
+            rates = row.rates
         return RestoreFees(channel.channel_id, zero_until_ms, rates)
 
     def _revive_session(self, record: StoredSession, verdict: Verdict, snapshot: Snapshot) -> None:
@@ -229,6 +229,8 @@ class Recovery:
             parts.effects.revive_existing(jit_scid, verdict.journal, self._rows.get(existing.channel_id))
         if channel is not None:
             self._not_ready(channel.channel_id)
+            if session is not None and row is not None:
+                parts.effects.found_fees(row)
             shuts_down = row is not None and row.is_withheld and not back  # and binds its coins until its parts end
             withheld = not verdict.sent and (shuts_down or not verdict.gone)
             parts.shut.withhold(channel.channel_id, withheld, record.buy.peer_id)

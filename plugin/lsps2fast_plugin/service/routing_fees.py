@@ -18,11 +18,15 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from lsps2fast.actions import RestoreFees
 from lsps2fast.errors import NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
+from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.funding import Funder
+from lsps2fast_plugin.service.promised_room import Rates
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,8 @@ class RoutingFees:
         self._newest: dict[str, int] = {}  # number of the last order, by channel
         self._orders = itertools.count(1)
         self._owed: dict[str, RestoreFees] = {}  # those that are to be given back
-        self._zero: set[str] = set()  # channels that lightningd has set to zero for us, and that we have not set since
+        self._zero: dict[str, str] = {}  # channels that lightningd set to zero for us, not set by us since; their peers
+        self._before: dict[str, Rates] = {}  # what channels charged before that, to be given back
         self.of_last_life: set[str] = set()  # channels about which lightningd may still have a call of that
         self._given: dict[str, RestoreFees] = {}  # of those, the ones that have their fees again
         self._blocks = 0  # since the start
@@ -72,37 +77,52 @@ class RoutingFees:
         if fees.channel_id in self.of_last_life:
             self._given[fees.channel_id] = fees
 
-    def found_zero(self, channel_id: str) -> None:
-        """Note after a start that this channel takes nothing, at the word of an earlier life."""
-        self._zero.add(channel_id)
+    def found(self, row: PeerChannel) -> None:
+        """Note after a start what a channel charges whose payment goes on: nothing, at the word of an earlier life."""
+        if row.charges_nothing:
+            self._zero[row.channel_id] = row.peer_id
+        else:
+            self.charged(row)
+
+    def charged(self, row: PeerChannel) -> None:
+        """Note what a channel charges that is set to zero: it gets that back, where no record says otherwise."""
+        if not row.charges_nothing:
+            self._before[row.channel_id] = row.rates
 
     def drop(self, channel_id: str) -> None:
         """Forget this channel; what was ordered for it does not count any more."""
         self._newest.pop(channel_id, None)
         self._given.pop(channel_id, None)
         self._owed.pop(channel_id, None)
-        self._zero.discard(channel_id)
+        self._zero.pop(channel_id, None)
+        self._before.pop(channel_id, None)
         self._overtook.pop(channel_id, None)
 
     async def operator_charges(self) -> bool:
         """Return whether channels are born with a routing fee. Raises NodeError."""
         return any((await self._funder.own_fees()).values())
 
-    def was_zero(self, channel_id: str) -> bool:
-        """Return whether lightningd is known to have set this channel to zero for us: other fees are another's word."""
-        return channel_id in self._zero
+    async def _set_meanwhile(self, channel_id: str) -> Rates | None:
+        """Return what a channel takes that lightningd had set to zero for us, if anything: its operator's word."""
+        if (peer_id := self._zero.get(channel_id)) is None:
+            return None
+        try:
+            row = await self._funder.find(peer_id, channel_id)
+        except NodeError:
+            return None
+        return None if row is None or row.charges_nothing else row.rates
 
-    async def zero(self, channel_id: str) -> None:
+    async def zero(self, peer_id: str, channel_id: str) -> None:
         """Take no routing fee on this channel. Raises NodeError."""
 
         async def work(late: Late) -> None:
             await self._funder.zero_fees(channel_id, late)
 
-        self._zero.discard(channel_id)
+        self._zero.pop(channel_id, None)
         self._zeroing[channel_id] += 1
         try:
             await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
-            self._zero.add(channel_id)
+            self._zero[channel_id] = peer_id
         except asyncio.CancelledError:
             self._overtook.pop(channel_id, None)  # the plugin ends: nothing is begun any more
             raise
@@ -144,9 +164,10 @@ class RoutingFees:
 
     async def _fees_of(self, action: RestoreFees) -> dict[str, int]:
         """Return the fees to restore, as `setchannel` takes them. Raises NodeError."""
-        if action.rates is None:
+        rates = action.rates or self._before.get(action.channel_id)
+        if rates is None:
             return await self._funder.own_fees()
-        return {"feebase": action.rates[0], "feeppm": action.rates[1]}
+        return {"feebase": rates[0], "feeppm": rates[1]}
 
     async def _restore(self, action: RestoreFees, counts: Callable[[], bool], again: bool) -> None:
         what, attempts = f"restoring the routing fees of {action.channel_id}", itertools.count(1 if again else 0)
@@ -173,11 +194,17 @@ class RoutingFees:
                     raise
                 # closed meanwhile: nothing is left to charge for
 
-        await self._until_done(what, restore)
+        rates = await self._set_meanwhile(action.channel_id)
+        if rates is None:
+            await self._until_done(what, restore)
+        elif counts():
+            log.info(f"the routing fee of channel {action.channel_id} was set meanwhile, it stays as it is")
+            action = replace(action, rates=rates)
         if counts():
             del self._newest[action.channel_id]
             self._owed.pop(action.channel_id, None)
-            self._zero.discard(action.channel_id)
+            self._zero.pop(action.channel_id, None)
+            self._before.pop(action.channel_id, None)
             self.has_them(action)
             if action.channel_id in self._zeroing:
                 self._overtook[action.channel_id] = action

@@ -182,16 +182,16 @@ class WaitingOrders:
 
         `zero`: it was before. Raises ChannelGone or NodeError.
         """
-        look = partial(self._funder.usable, peer_id, channel_id)
-        if zero:
-            return await look(), True
-        if await self._fees.operator_charges():  # both at once: neither needs the other's answer (P17)
-            channel, _ = await asyncio.gather(look(), self._fees.zero(channel_id))
-            return channel, True
+        look = partial(self._funder.living, peer_id, channel_id)
+        if not zero and await self._fees.operator_charges():  # both at once: neither needs the other's answer (P17)
+            channel, _ = await asyncio.gather(look(), self._fees.zero(peer_id, channel_id))
+            self._fees.charged(channel)
+            return channel if channel.is_ready else None, True
         channel = await look()
-        if channel is None or channel.charges_nothing:
-            return channel, False
-        await self._fees.zero(channel_id)
+        if not channel.is_ready or zero or channel.charges_nothing:
+            return channel if channel.is_ready else None, zero
+        self._fees.charged(channel)
+        await self._fees.zero(peer_id, channel_id)
         return channel, True
 
     async def _ready(self, action: order.AwaitReady, channel: PeerChannel) -> tuple[Input, order.ChannelLimits | None]:
@@ -213,10 +213,10 @@ class WaitingOrders:
         while self._clock.now_ms() < deadline_ms:
             self.watch.look(action.channel_id)
             try:
-                if await self._funder.usable(peer_id, action.channel_id) is not None:
+                if (await self._funder.living(peer_id, action.channel_id)).is_ready:
                     if self._promised.in_use(action.channel_id):  # an end may have come before its fees were zero
                         self._fees.supersede(action.channel_id)
-                        await self._fees.zero(action.channel_id)
+                        await self._fees.zero(peer_id, action.channel_id)
                     self.unready.discard(action.channel_id)
                     break
             except ChannelGone:

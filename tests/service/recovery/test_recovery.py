@@ -109,6 +109,7 @@ class House:
                 alarm=self.alarms.append,
                 unready=set(),
                 of_last_life=set(),
+                found_fees=lambda row: None,
                 finish=lambda buy, fees: self.finished.append((buy.jit_scid, fees)),
                 keep_alias=lambda buy, fees: self.aliases.append(fees),
             ),

@@ -14,6 +14,7 @@ from lsps2fast.actions import RestoreFees
 from lsps2fast_plugin.service.routing_fees import RoutingFees
 
 CHANNEL = "aa" * 32
+PEER = "02" + "bb" * 32
 FEES = RestoreFees(CHANNEL, 0, (77, 7))
 
 
@@ -35,8 +36,11 @@ class Node:
         self.rates = fees["feebase"], fees["feeppm"]
         self.calls.append(self.rates)
 
+    async def find(self, peer_id: str, channel_id: str) -> Any:
+        return (await self.channels())[0]
+
     async def channels(self) -> list[Any]:
-        return [SimpleNamespace(channel_id=CHANNEL, charges_nothing=self.rates == (0, 0))]
+        return [SimpleNamespace(channel_id=CHANNEL, rates=self.rates, charges_nothing=self.rates == (0, 0))]
 
 
 class Bench:
@@ -62,7 +66,7 @@ class Bench:
     async def overtaken(self) -> asyncio.Task[None]:
         """A call that sets zero is not answered, and the fees are given back meanwhile."""
         self.fees.supersede(CHANNEL)
-        zero = asyncio.create_task(self.fees.zero(CHANNEL))
+        zero = asyncio.create_task(self.fees.zero(PEER, CHANNEL))
         await asyncio.sleep(0)
         await self.fees.restore(FEES)
         assert self.node.rates == (77, 7)

@@ -1,0 +1,144 @@
+"""What the operator sets by `setchannel` on a JIT channel during its own payment is the last word (rule:13)."""
+
+from __future__ import annotations
+
+from harness.service import SIZE_MSAT, Stage
+
+from lsps2fast_plugin.simnode import Client
+
+from .own_fees import CONFIGURED, FREE, MOST_MSAT, OWN, fees, set_fees, with_own_fees
+
+
+async def _with_its_client(stage: Stage, client: Client) -> None:
+    await stage.until(lambda: len(client.held()) == 1, "the part is with the client")
+
+
+async def test_what_is_set_during_its_payment_stays(mode: str) -> None:
+    """rule:13: the channel took nothing at our word, and takes what its operator says now."""
+    async with Stage(mode) as stage:
+        client, payer = stage.client(), stage.payer()
+        client.behaviour.on_part = "hold"
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [SIZE_MSAT])
+        await _with_its_client(stage, client)
+        assert fees(client) == (0, 0)
+        await set_fees(stage, client, *OWN)
+        client.settle_held()
+        assert (await payment).paid
+        await stage.over(invoice)
+        assert fees(client) == OWN
+        assert [*stage.records("active")] == []
+        assert stage.log_lines("was set meanwhile, it stays as it is")
+        await set_fees(stage, client, *CONFIGURED)
+
+
+async def test_what_is_set_during_a_look_that_fails_is_not_waited_for(mode: str) -> None:
+    """rule:10: where lightningd does not say what the channel takes it is given the configured fees."""
+    async with Stage(mode) as stage:
+        client, payer = stage.client(), stage.payer()
+        client.behaviour.on_part = "hold"
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [SIZE_MSAT])
+        await _with_its_client(stage, client)
+        await stage.quiet()
+        stage.lsp.faults.fail("listpeerchannels", times=1)
+        client.settle_held()
+        assert (await payment).paid
+        await stage.over(invoice)
+        assert fees(client) == CONFIGURED
+
+
+async def test_what_is_set_after_a_death_during_its_payment_stays(mode: str) -> None:
+    """rule:13, K-09: the next life finds the channel at zero, by the word of the last one."""
+    async with Stage(mode) as stage:
+        client, payer = stage.client(), stage.payer()
+        client.behaviour.on_part = "hold"
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [SIZE_MSAT])
+        await _with_its_client(stage, client)
+        await stage.kill()
+        await stage.start()
+        await stage.quiet()
+        assert fees(client) == (0, 0)
+        await set_fees(stage, client, *OWN)
+        client.settle_held()
+        assert (await payment).paid
+        await stage.over(invoice)
+        assert fees(client) == OWN
+        await set_fees(stage, client, *CONFIGURED)
+
+
+async def test_what_is_set_while_the_plugin_is_dead_stays(mode: str) -> None:
+    """rule:13, K-09: the next life finds what the operator has set."""
+    async with Stage(mode) as stage:
+        client, payer = stage.client(), stage.payer()
+        client.behaviour.on_part = "hold"
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [SIZE_MSAT])
+        await _with_its_client(stage, client)
+        await stage.kill()
+        await set_fees(stage, client, *OWN)
+        await stage.start()
+        await stage.quiet()
+        client.settle_held()
+        assert (await payment).paid
+        await stage.over(invoice)
+        assert fees(client) == OWN
+        await set_fees(stage, client, *CONFIGURED)
+
+
+async def test_what_is_set_between_two_payments_for_it_comes_back() -> None:
+    """rule:13, O-13: the first has failed; the second, which pays for the channel, needs it at zero once more."""
+    async with Stage("lsp-trusts-client") as stage:
+        client, payer = stage.client(), stage.payer()
+        client.behaviour.on_part = "fail"
+        invoice = await stage.invoice(client)
+        assert not (await payer.pay(invoice, [SIZE_MSAT])).paid
+        await stage.quiet()
+        assert fees(client) == CONFIGURED
+        await set_fees(stage, client, *OWN)
+        client.behaviour.on_part = "settle"
+        again = client.invoice(SIZE_MSAT, invoice.scid, opening_fee_msat=1_000_000, cltv_delta=invoice.cltv_delta)
+        assert (await payer.pay(again, [SIZE_MSAT])).paid
+        await stage.over(again)
+        assert fees(client) == OWN
+        await set_fees(stage, client, *CONFIGURED)
+
+
+async def test_a_second_call_for_its_fees_is_no_word_of_the_operator(mode: str) -> None:
+    """A-03, K-13: the first was not answered; the alias is promised at zero, which both must leave behind."""
+    async with Stage(mode) as stage:
+        client, payer = stage.client(), stage.payer()
+        client.behaviour.on_part = "hold"
+        invoice = await stage.invoice(client)
+        payment = payer.pay(invoice, [SIZE_MSAT])
+        await _with_its_client(stage, client)
+        await stage.quiet()
+        stage.lsp.faults.fail("setchannel", times=1)
+        client.settle_held()
+        assert (await payment).paid
+        for _ in range(3):
+            await stage.fence()
+            await stage.world.advance(2)
+        await stage.over(invoice)
+        assert fees(client) == CONFIGURED
+        client.behaviour.on_part = "settle"
+        alias = client.invoice(1_000_000, invoice.scid, cltv_delta=invoice.cltv_delta)
+        assert (await payer.pay(alias, [1_000_000])).codes == [0]
+
+
+async def test_what_is_set_while_a_channel_is_being_chosen_comes_back(mode: str) -> None:
+    """rule:13: a payment goes over a channel of its client, whose fees are set as the record of that is written."""
+    async with Stage(mode, options=FREE) as stage:
+        client, payer = await with_own_fees(stage)
+        invoice = await stage.invoice(client, MOST_MSAT)
+        written = stage.lsp.faults.hang("datastore")
+        payment = payer.pay(invoice, [MOST_MSAT])
+        await stage.until(lambda: written.hits > 0, "the record is being written")
+        await set_fees(stage, client, 88, 8)
+        written.release()
+        assert (await payment).paid
+        await stage.at_rest()
+        assert len(client.ends) == 1
+        assert fees(client) == (88, 8)
+        await set_fees(stage, client, *CONFIGURED)
