@@ -33,6 +33,32 @@ async def test_a_second_payment_of_a_client_keeps_no_batch_waiting() -> None:
         mallory.disconnect()
 
 
+async def test_clients_that_all_have_another_open_under_way_leave_a_batch_empty() -> None:
+    """trap:60, O-19: each waits for the end of its first open; a batch without members is no fault of the program."""
+    async with batching(wallet_sat=(2_000_000,) * 5) as stage:
+        stage.plugin_lives = False
+        crowd = Crowd(stage)
+        await crowd.come("mallory", "malvina")
+        for client in crowd.clients:
+            crowd.invoices.append(await stage.invoice(client))
+            client.behaviour.script = {"open_channel": "silent"}
+        for invoice in crowd.invoices:
+            crowd.payments.append(crowd.payer.pay(invoice, [SIZE_MSAT // 2] * 2))
+        for invoice in crowd.invoices:
+            await stage.state(invoice, "OPENING")
+        await stage.until(lambda: len(stage.calls("fundchannel_start")) == 2, "those that stand alone")
+        await stage.world.advance(2)
+        intents = lambda: len(stage.calls("datastore")) == 8  # noqa: E731  # four buys, two alone, two together
+        await stage.until(intents, "the batch has its coins")
+        for _ in range(4):
+            await stage.fence()
+        for client in crowd.clients:
+            client.disconnect()
+        assert await crowd.results(30) == [False] * 4
+        assert not stage.log_lines("broke")
+        await stage.at_rest()
+
+
 def gives_up_once_signed(stage: Stage, client: Client) -> None:
     """lightningd loses every channel of this client as the record of a channel is written."""
 

@@ -76,7 +76,7 @@ class BatchOpening:
         while batch.members and batch.tries < TOGETHER:
             async with AsyncExitStack() as locks:
                 await self._enter(batch, locks)
-                if await self._try(batch):
+                if not batch.members or await self._try(batch):
                     return
             batch.tries += 1
         await self.each_alone(batch)
