@@ -199,6 +199,17 @@ async def test_a_wallet_that_refuses_anchors_is_paid_by_the_same_payment(mode: s
         stage.world.mine()
 
 
+async def test_one_coin_does_for_a_wallet_that_refuses_anchors(mode: str) -> None:
+    """O-08, rule:9: the coins of the channel that it did not want pay for the other."""
+    async with Stage(mode, wallet_sat=(2_000_000,)) as stage:
+        client, payer = stage.client(reject_types=frozenset({22})), stage.payer()
+        invoice = await stage.invoice(client)
+        await stage.paid(payer, invoice)
+        await stage.over(invoice)
+        assert asked_for(stage) == [ANCHORS, PLAIN]
+        stage.world.mine()
+
+
 async def test_only_a_client_that_refuses_every_type_fails_the_payment() -> None:
     """O-08: `unknown_next_peer` once, after both; the next payment begins with the best again."""
     async with Stage(fresh=True) as stage:

@@ -278,6 +278,7 @@ class OpeningOrders:
             log.info(f"{buy.peer_id}: no to {named(action.funding.channel_type)} ({why}); {left.sentence}")
             if left.other:
                 await self._reservations.release(action.jit_scid, action.funding)
+                self._funder.forget(action.jit_scid)
         except NodeError as problem:
             self._tasks.open_failed(action, "open_failed", f"{why}, and another cannot be asked for: {problem}")
             return
