@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.batches import Crowd, batching
 from harness.service import FEE_MSAT, SIZE_MSAT, TEMPORARY, Stage
 
 
@@ -39,3 +40,19 @@ async def test_a_node_that_never_catches_up_fails_the_parts_in_the_end() -> None
         await stage.world.advance(61)
         assert (await payment).raw_messages == [TEMPORARY]
         assert len(stage.log_lines("ALARM: no coins")) == 1
+
+
+async def test_a_batch_waits_no_longer_than_one_payment_for_a_node_that_never_catches_up() -> None:
+    """K-22, trap:60: the choice is made for fewer and fewer, and their waits do not add up."""
+    async with batching(fresh=True) as stage:
+        crowd = Crowd(stage)
+        await crowd.come()
+        asked = await _started_anew(stage)
+        await crowd.pay()
+        await stage.world.advance(2)
+        await stage.until(lambda: len(stage.calls("getinfo")) > asked, "first attempt")
+        await stage.world.advance(61)
+        alone = len(stage.calls("getinfo"))
+        await stage.until(lambda: len(stage.calls("getinfo")) >= alone + 3, "each tries alone")
+        await stage.world.advance(61)
+        assert [(await payment).raw_messages for payment in crowd.payments] == [[TEMPORARY] * 2] * 3

@@ -248,13 +248,14 @@ class Batches:
     async def _choose(self, batch: Batch) -> None:
         """Choose coins for as many as they suffice for, in order of arrival; the others have none, or their own."""
         left_over: list[Member] = []
+        deadline_ms = self._opening.sync_deadline_ms()  # one for all choices: each may be one too many
         while batch.members:
             plans = batch.plans
             if len(plans) == 1:
                 left_over += batch.members.values()
                 break
             try:
-                funding = await self._opening.when_synced(partial(self._funder.choose_for_all, plans))
+                funding = await self._opening.when_synced(partial(self._funder.choose_for_all, plans), deadline_ms)
             except NodeUnreachable as error:
                 for member in list(batch.members.values()):
                     if self._leave_out(batch, member):

@@ -215,7 +215,7 @@ class OpeningOrders:
     ) -> None:
         """Feed the coins that are chosen, or that there are none."""
         try:
-            funding = await self.when_synced(choice)
+            funding = await self.when_synced(choice, self.sync_deadline_ms())
         except Lsps2Error as error:
             self.not_chosen(action, error)
             return
@@ -256,9 +256,12 @@ class OpeningOrders:
             case _:
                 raise error
 
-    async def when_synced(self, choice: Callable[[], Awaitable[order.Funding]]) -> order.Funding:
+    def sync_deadline_ms(self) -> int:
+        """Return until when coins that are chosen from now on may wait for lightningd to catch up."""
+        return self._clock.now_ms() + SYNC_TIMEOUT_MS
+
+    async def when_synced(self, choice: Callable[[], Awaitable[order.Funding]], deadline_ms: int) -> order.Funding:
         """Choose coins: after its start lightningd knows them only once it has caught up (cln:R5)."""
-        deadline_ms = self._clock.now_ms() + SYNC_TIMEOUT_MS
         while True:
             try:
                 return await choice()

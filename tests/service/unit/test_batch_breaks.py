@@ -46,7 +46,10 @@ class Node:
             plan=self._plan, choose_for_all=self._choose, reserved_by=lambda scid: [FUNDING] * (scid in self.late)
         )
         opening: Any = SimpleNamespace(
-            may_open=self._may_open, when_synced=lambda choose: choose(), free_sat=lambda: FREE_SAT
+            may_open=self._may_open,
+            when_synced=lambda choose, _: choose(),
+            sync_deadline_ms=lambda: 0,
+            free_sat=lambda: FREE_SAT,
         )
         self.batches = Batches(
             tasks=tasks,
