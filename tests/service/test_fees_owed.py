@@ -206,3 +206,22 @@ async def test_a_start_that_dies_while_an_alias_passes_zero_loses_no_fees(mode: 
         await pays_nothing_over_the_alias(client, payer)
         assert [*stage.records("active")] == []
         await set_fees(stage, client, *CONFIGURED)
+
+
+async def test_the_first_to_leave_keeps_its_record_until_that_of_the_next_is_written(mode: str) -> None:
+    """rule:13, rule:11: two payments share a channel, and the one that stays is not on record yet."""
+    async with Stage(mode, options=FREE) as stage:
+        client, payer = await with_own_fees(stage)
+        client.behaviour.on_part = "hold"
+        invoice, other = await stage.invoice(client, 40_000_000), await stage.invoice(client, 40_000_000)
+        first = payer.pay(invoice, [40_000_000])
+        await stage.until(lambda: len(client.held()) == 1, "the first part is with the client")
+        await stage.quiet()
+        written = stage.lsp.faults.hang("datastore")
+        second = payer.pay(other, [40_000_000])
+        await stage.until(lambda: written.hits > 0, "the record of the second")
+        client.settle_held()
+        assert (await first).codes == [0]
+        client.behaviour.on_part = "settle"
+        await back_after_the_power_goes(stage, client)
+        await second

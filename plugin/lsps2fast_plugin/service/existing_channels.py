@@ -160,6 +160,8 @@ class ExistingChannels:
         self._sessions = sessions
         self._preparing: dict[Key, PrepareChannel] = {}  # what came of an older order is no news for a later payment
         self._restoring: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()  # the newest, by channel
+        self._told: dict[str, set[Key]] = {}  # by channel: payments whose records tell of it, and of its fees
+        self._news = asyncio.Event()  # one of these has changed; then another takes its place
 
     async def find(self, action: ReserveCoins) -> bool:
         """Promise this payment the room of a channel and feed that; False: a channel is to be opened."""
@@ -228,6 +230,7 @@ class ExistingChannels:
         """Take no routing fee, look at the room once more; the machine hears what the channel allows."""
         channel_id, key = action.existing.channel_id, (action.jit_scid, action.payment_hash)
         self._preparing[key] = action
+        self._tells(channel_id, key)
         kind, limits = Input.READY_TIMEOUT, None
         try:
             kind, limits = await retry(
@@ -284,19 +287,47 @@ class ExistingChannels:
         return row
 
     def leave(self, action: LeaveChannel) -> asyncio.Task[None] | None:
-        """Free the room at once. Return the task that restores the routing fees, if there is something to restore."""
-        if not self._leave((action.jit_scid, action.payment_hash), action.existing.channel_id):
+        """Free the room at once. Return the task that its record waits for, if there is something to restore.
+
+        Restoring the routing fees is left to the last payment; the record of this one tells of them until another does.
+        """
+        channel_id = action.existing.channel_id
+        if self._leave((action.jit_scid, action.payment_hash), channel_id):
+            task = self._restoring[channel_id] = self._tasks.spawn(self._restore(action), action)
+            return task
+        if self._told.get(channel_id) or not self._fees.is_pending(channel_id):
             return None
-        task = self._restoring[action.existing.channel_id] = self._tasks.spawn(self._restore(action), action)
-        return task
+        return self._tasks.spawn(self._until_told(channel_id), action)
 
     def _leave(self, key: Key, channel_id: str) -> bool:
         self._preparing.pop(key, None)
+        told = self._told.get(channel_id, set())
+        told.discard(key)
+        if not told:
+            self._told.pop(channel_id, None)
         last = self._book.leave(channel_id, key)
+        self._changed()
         if last and not self._fees.is_pending(channel_id):
             self._book.restored(channel_id)  # its fees were not touched
             return False
         return last
+
+    def _tells(self, channel_id: str, key: Key) -> None:
+        """Note that the record of this payment tells of the channel."""
+        self._told.setdefault(channel_id, set()).add(key)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _until_told(self, channel_id: str) -> None:
+        """Wait until the record of another payment tells of this channel, or until that has left it, too."""
+        while self._book.in_use(channel_id) and not self._told.get(channel_id):
+            await self._news.wait()
+        restoring = self._restoring.get(channel_id)
+        if restoring is not None and not self._told.get(channel_id):
+            await asyncio.wait([restoring])
 
     async def _restore(self, action: LeaveChannel) -> None:
         """Restore the routing fees, or wait until a later payment that has left the channel has done so.
@@ -326,6 +357,7 @@ class ExistingChannels:
         out_msat = sum(part.out_msat for part in journal.forwards)
         promise = Promise((jit_scid, payment_hash), out_msat, len(journal.forwards))
         self._book.promise(existing.channel_id, promise)
+        self._tells(existing.channel_id, promise.key)
         rates = rates_of(existing)
         if row is not None and not row.charges_nothing:
             rates = row.rates
