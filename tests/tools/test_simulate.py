@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 
 from lsps2fast_plugin.tools.cli import main
-from lsps2fast_plugin.tools.simulate import weather
+from lsps2fast_plugin.tools.simulate import customers, order_tricks, together, weather
 from lsps2fast_plugin.tools.simulate.books import Books
+from lsps2fast_plugin.tools.simulate.cast import coming
 from lsps2fast_plugin.tools.simulate.common import Common
 from lsps2fast_plugin.tools.simulate.loop import SimulatedLoop
 from lsps2fast_plugin.tools.simulate.market import Market, Result, simulate
 from lsps2fast_plugin.tools.simulate.mutants import MUTANTS
-from lsps2fast_plugin.tools.simulate.plan import NONE, Plan, happenings, numbers_of, spans
+from lsps2fast_plugin.tools.simulate.plan import FIRST_GUEST, NONE, Plan, happenings, numbers_of, spans
 from lsps2fast_plugin.tools.simulate.town import play
 from lsps2fast_plugin.tools.simulate.wallet_rows import WALLET
 
@@ -97,6 +98,46 @@ def test_rules_that_close_idle_channels_break_no_promise(seed: int) -> None:
     assert result.counts["closes by rule compared with the ledger"] > 1
 
 
+def test_those_who_order_move_no_one_else() -> None:
+    """E-01: they come to one town of three, from a stream of their own: all others do what they would without them."""
+    assert [seed for seed in range(1, 10) if Plan(seed).sells_ahead] == [3, 6, 9]
+    with_them, without = coming(Plan(5, orders="on")), coming(Plan(5))
+    others = [each for each in with_them if each.number < FIRST_GUEST or each.is_weather]
+    assert others == without
+    assert {each.name for each in with_them} - {each.name for each in without} == {
+        *customers.HONEST,
+        *order_tricks.ORDER_TRICKS,
+    }
+    assert [each.name for each in coming(Plan(6, only=("overpays",))) if each.name in order_tricks.ORDER_TRICKS] == []
+
+
+def test_sales_meet_where_the_lsp_batches_and_reuses() -> None:
+    """people:S0, people:L10: those who are paid together come there and nowhere else, and move no one."""
+    both, one = coming(Plan(10)), coming(Plan(10, reuse="off"))
+    assert {each.name for each in both} - {each.name for each in one} == {*together.KINDS}
+    assert [each for each in both if each.name not in together.KINDS] == one
+
+
+@pytest.mark.slow
+def test_a_batch_with_room_that_is_used_and_wallets_that_are_woken() -> None:
+    """rule:2, rule:18, trap:60: a batch, sales over a channel of one in it, and clients that were called."""
+    result = simulate(Plan(10, days=1, people=40, batch="on", reuse="free"))
+    assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
+    assert result.totals["channels in shared fundings"] > 10
+    assert result.totals["parts over existing channels"] > 5
+    assert result.totals["woken"] > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [6, 9])
+def test_channels_that_are_ordered_break_no_promise(seed: int) -> None:
+    """E-12, rule:2, rule:3, rule:20: each order ends as one channel for its price, or as a refund; all weather."""
+    result = simulate(Plan(seed, days=2, people=45, orders="on"))
+    assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
+    assert result.totals["orders served"] > 5
+    assert result.counts["orders compared"] > 100
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3])
 def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
@@ -127,10 +168,13 @@ def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
         ("stays-withheld", 80),
         ("never-hangs-up", 200),
         ("forgets-lifetimes", 60),
+        ("others-go-back", 250),
+        ("a-part-too-many", 500),
+        ("waits-for-the-rest", 60),
     ],
 )
 def test_a_guard_that_is_taken_away_is_missed(name: str, most_steps: int) -> None:
-    """rule:5, rule:9, rule:18, rule:19, rule:21, rule:22, rule:24 to rule:27: the loss is found within so many steps.
+    """rule:3, rule:5, rule:9, rule:18 to rule:22, rule:24 to rule:27: the loss is found within so many steps.
 
     The others: `make simulate-mutants`.
     """

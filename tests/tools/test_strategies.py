@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lsps2fast_plugin.tools.simulate import honest, strategies
+from lsps2fast_plugin.tools.simulate import cast, honest, order_tricks, strategies
 from lsps2fast_plugin.tools.simulate.market import simulate
-from lsps2fast_plugin.tools.simulate.plan import Plan, happenings
+from lsps2fast_plugin.tools.simulate.plan import Plan
 
 TRAPS = Path(__file__).parents[2] / "docs" / "explanation" / "traps.md"
 IN_ANOTHER = {  # rows that are no person's deed alone, and what plays them
@@ -31,22 +31,30 @@ GROUPS = {  # towns with some strategists each
     "operator": "other-tool few-coins smaller-htlcs longer-delay stopped-meanwhile",
     "no funding": "sells-well withholds drains fakes-funding replaces",
     "terms": "reuses skims odd-terms any-to-wallet opens-as-ldk",
+    "orders paid": "parts-too-many pays-twice pays-late runs-out withdraws",
+    "orders left": "leaves-the-open orders-many closes-meanwhile switches-off",
+    "together": "paid-together",
     "words": "names-codes sells-dearer looks-back floods goes-silent restarted-wallet",
 }
 
 
 FIRST = {"wait": 2, "others": 10}  # seeds in which each does its deed; the others begin with 1
-TRUSTING = ("pay", "wait", "others", "batches")  # groups whose deeds need an LSP that sends its funding at once
+TRUSTING = ("pay", "wait", "others", "batches", "together")  # whose deeds need an LSP that sends its funding at once
 MOST_TOWNS = 8
 
 
 def plans_for(group: str) -> Iterator[Plan]:
     """Return plans of a day in which each of a group comes."""
     names = GROUPS[group].split()
-    mode, batch = ("lsp-trusts-client" if group in TRUSTING else ""), ("on" if group == "batches" else "")
+    ways = {
+        "mode": "lsp-trusts-client" if group in TRUSTING else "",
+        "batch": "on" if group in ("batches", "together") else "",
+        "reuse": "free" if group == "together" else "",
+        "orders": "on" if order_tricks.ORDER_TRICKS.keys() & {*names} else "",
+    }
     for seed in itertools.count(FIRST.get(group, 1)):
-        plan = Plan(seed, days=1, people=60, only=tuple(names), weather=False, mode=mode, batch=batch)
-        if {*names} <= {each.name for each in happenings(plan, list(honest.KINDS), names, [])}:
+        plan = Plan(seed, days=1, people=60, only=tuple(names), weather=False, **ways)
+        if {*names} <= {each.name for each in cast.coming(plan)}:
             yield plan
 
 
@@ -68,7 +76,7 @@ def test_each_row_of_the_catalogue_has_a_strategy() -> None:
 def test_each_strategy_is_played_by_a_test() -> None:
     """And the honest people come in each."""
     played = [name for names in GROUPS.values() for name in names.split()]
-    assert sorted(played) == sorted(strategies.KINDS)
+    assert sorted(played) == sorted(cast.STRATEGISTS)
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ class Wallet:
         self.secret = secret
         self.scripts: dict[bytes, None] = {}
         self._made = 0  # scripts
+        self.too_cheap = 0  # so many reasons why bitcoind takes nothing that is sent: dearer ones fill its mempool
         self.reserved: dict[Outpoint, int] = {}
         self._mine = Coins()  # kept by the chain
         self._rows: dict[Outpoint, tuple[Any, Kept]] = {}  # of listfunds, as last listed, and what each was made of
@@ -216,6 +217,8 @@ class Wallet:
         """Broadcast; raises -1 with bitcoind's words (cln:O6)."""
         raw = tx.serialize().hex()
         try:
+            if self.too_cheap and not self.chain.knows(tx.txid):
+                raise ChainReject("error code: -26\\nerror message:\\nmempool min fee not met\\n")
             txid = self.chain.submit(tx)
         except ChainReject as refused:
             text = f"Error broadcasting transaction: {refused}. Unsent tx discarded {raw}"

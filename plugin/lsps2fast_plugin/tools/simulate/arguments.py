@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="whether channels that are opened within half a minute share a funding (default: the seed decides)",
     )
+    parser.add_argument(
+        "--orders",
+        choices=("on", "off"),
+        default="",
+        help="whether channels may be ordered and paid ahead (default: the seed decides)",
+    )
     parser.add_argument("--without", default="", metavar="NUMBERS", help="leave out these events, for example 2-8,13")
     parser.add_argument("--no-weather", action="store_true", help="no faults of the node: only blocks and fee rates")
     parser.add_argument("--mutant", default="", metavar="NAME", help="take one guard away and see what is lost")

@@ -19,6 +19,7 @@ from lsps2fast_plugin.simnode.payer import Payment
 from lsps2fast_plugin.simnode.psbt import Tx, decode
 from lsps2fast_plugin.simnode.wallet import INPUT_WEIGHT, OUTPUT_WEIGHT
 
+from .ordered import Order, OrderBooks
 from .story import Story
 from .town import Town
 
@@ -79,7 +80,7 @@ NO_FEES = Fees(0, 0)
 
 @dataclass(eq=False)
 class Account:
-    """One channel that the LSP opened just in time."""
+    """One channel that the LSP opened just in time, or because it was ordered."""
 
     channel: Channel
     since_s: float
@@ -87,6 +88,7 @@ class Account:
     fee_came_msat: int = 0
     paid: bool = False
     is_whole: bool = False  # its client took all it bought: of missing fee the cause may be a stranger
+    order: Order | None = None  # that it was opened for
     sale: Sale | None = None  # that its fee is for: payments of others may go over it once that has come
     on_trust: bool = False  # its funding was sent before any of its fee had come
     funding: Fees | None = None  # once it is sent
@@ -144,6 +146,7 @@ class Books:
         self.town = town
         self.lsp = town.lsp
         self.story = story
+        self.orders = OrderBooks()
         self.sales: list[Sale] = []
         self.open_sales: dict[Sale, None] = {}  # over which something may still come, and some that have just ended
         self.of_scid: defaultdict[str, list[Sale]] = defaultdict(list)
@@ -182,17 +185,25 @@ class Books:
             if channel in self._seen:
                 break  # new ones stand at the end, wherever others are taken out
             self._seen.add(channel)
-            if channel.opener.owner is self.lsp and ZERO_CONF in channel.channel_type:
-                account = Account(channel, self.town.loop.time(), channel.capacity_sat)
-                self.accounts[channel.channel_id] = self.live[channel.channel_id] = account
-                self.totals["channels"] += 1
+            if channel.opener.owner is self.lsp:
+                self._opened(channel)
         for account in self.live.values():
             if account.funding is None and self.town.chain.knows(account.channel.funding_txid):
                 funding = self.town.chain.transactions[account.channel.funding_txid]
                 account.funding, account.mining_sat = fees_of(funding), self._share_sat(account, funding)
                 account.sent_s = self.town.loop.time()
-                account.on_trust = account.fee_came_msat == 0
+                account.on_trust = account.fee_came_msat == 0 and account.order is None
                 self.sent_lately.append(account)
+
+    def _opened(self, channel: Channel) -> None:
+        order = self.orders.find(channel)
+        if order is None and ZERO_CONF not in channel.channel_type:
+            return  # another tool's
+        account = Account(channel, self.town.loop.time(), channel.capacity_sat, order=order)
+        self.accounts[channel.channel_id] = self.live[channel.channel_id] = account
+        if order is not None:
+            order.accounts.append(account)
+        self.totals["channels" if order is None else "ordered channels"] += 1
 
     def _share_sat(self, account: Account, funding: Tx) -> int:
         """Return what miners get of this funding for this channel; the first of several has what is left over."""
@@ -244,7 +255,8 @@ class Books:
     def _paid(self, sale: Sale, account: Account, fee_msat: int, out: Htlc) -> None:
         self.opening_fees_msat += fee_msat
         self.strategists_paid_msat += 0 if sale.honest else fee_msat
-        account.sale = account.sale or sale
+        if account.order is None:
+            account.sale = account.sale or sale
         if account.sale is not sale:
             sale.fee_over_existing_msat += fee_msat
             self._over_existing(sale, account, out)
@@ -275,6 +287,12 @@ class Books:
         """Channels whose funding is kept back."""
         for account in self.live.values():
             if account.channel.withheld and not account.end.forgotten and account.end.state not in BACK:
+                yield account
+
+    def unsent(self) -> Iterator[Account]:
+        """Channels whose funding is not on chain: kept back, or refused by bitcoind."""
+        for account in self.live.values():
+            if not (account.is_on_chain or account.end.forgotten or account.end.state in BACK):
                 yield account
 
     def due_msat(self) -> int:
@@ -317,6 +335,7 @@ class Books:
         self.look()
         now_s = self.town.loop.time()
         old = [sale for sale in self.sales if sale.until_s + KEPT_S < now_s]
+        self.orders.tidy(now_s)
         for sale in old:
             for payment in sale.payments:
                 self.by_hash.pop(payment.payment_hash, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lsps2fast_plugin.simnode.channels import Channel
 from lsps2fast_plugin.simnode.client import Client
 from lsps2fast_plugin.simnode.lightningd import Node
+from lsps2fast_plugin.simnode.payer import Payer
 
 from .common import Common
 from .evil_lsp import EvilLsp
@@ -71,7 +72,8 @@ def _people(common: Common) -> None:
     """Wallets, and LSPs that cheat, without channels and no longer on a visit; their coins are taken with them."""
     town = common.town
     for party in list(town.parties.values()):
-        if not isinstance(party, Client | EvilLsp) or party.ends or party in common.present:
+        stays = party.ends or party in common.present or party in common.payers
+        if not isinstance(party, Client | EvilLsp | Payer) or stays:
             continue
         for link in list(party.links.values()):
             party.links.pop(link.node_id, None)

@@ -7,8 +7,9 @@ import sys
 import time
 from dataclasses import replace
 
-from . import strategies
+from . import order_tricks, together
 from .campaign import campaign
+from .cast import STRATEGISTS, unknown
 from .market import Market, simulate
 from .mutants import MUTANTS
 from .plan import NONE, Plan, numbers_of
@@ -20,15 +21,15 @@ DAYS_A_LINE = 5.0
 
 def plan_of(args: argparse.Namespace, seed: int) -> Plan:
     """Return the plan that the arguments ask for. Raises ValueError with a sentence."""
-    unknown = [name for name in args.only if name not in strategies.KINDS and args.only != [NONE]]
-    if unknown:
-        raise ValueError(f"--only {' '.join(unknown)}: there are {', '.join(sorted(strategies.KINDS))}; or {NONE}")
+    if wrong := unknown(args.only):
+        raise ValueError(f"--only {' '.join(wrong)}: there are {', '.join(sorted(STRATEGISTS))}; or {NONE}")
     if args.mutant and args.mutant not in MUTANTS:
         raise ValueError(f"--mutant {args.mutant}: there are {', '.join(MUTANTS)}")
     try:
         without = numbers_of(args.without)
     except ValueError:
         raise ValueError(f"--without {args.without}: name numbers and spans, as in 2-8,13") from None
+    args = _needed(args)
     return Plan(
         seed=seed,
         days=args.days,
@@ -41,7 +42,18 @@ def plan_of(args: argparse.Namespace, seed: int) -> Plan:
         reuse=args.reuse,
         closing=args.closing,
         batch=args.batch,
+        orders=args.orders,
     )
+
+
+def _needed(args: argparse.Namespace) -> argparse.Namespace:
+    """Switch on what the chosen strategies need, unless the arguments say otherwise."""
+    needs: dict[str, str] = {}
+    if order_tricks.ORDER_TRICKS.keys() & {*args.only}:
+        needs["orders"] = "on"
+    if together.KINDS.keys() & {*args.only}:
+        needs |= {"batch": "on", "reuse": "free", "mode": "lsp-trusts-client"}
+    return argparse.Namespace(**vars(args) | {name: getattr(args, name) or value for name, value in needs.items()})
 
 
 def run(args: argparse.Namespace) -> int:

@@ -38,6 +38,7 @@ class Common:
         self.storms: Counter[str] = Counter()  # what the weather really did, by kind
         self.lives = 1  # starts of the LSP's plugin
         self.died_s = 0.0  # when its node was last started
+        self.sells_ahead = False  # channels may be ordered
         self.others: dict[Outpoint, int] = {}  # coins that other tools set aside, and the height where that ends
         self._restarting = asyncio.Lock()
         self.operator = asyncio.Lock()  # one change of the node's options at a time

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import honest, strategies, weather
+from . import cast, weather
 from .closes import ClosePromise, write_policy
 from .common import Common
 from .mutants import applied
 from .page import PLACE, can_be_served
-from .plan import DAY_S, Happening, Plan, happenings
+from .plan import DAY_S, Happening, Plan
 from .promises import Bounds, Promises
 from .quiet import QuietHours
-from .scene import CALM_S, PAYERS, Scene, Visitor
+from .scene import CALM_S, PAYERS, Scene
 from .story import Violation
 from .town import Town, play
 from .weather import Sky
@@ -64,6 +64,7 @@ class Market:
         if plan.closes:
             write_policy(plan, self.town.directory)
         self.common = Common(self.town)
+        self.common.sells_ahead = plan.sells_ahead
         self.story, self.books = self.common.story, self.common.books
         self.visits: Counter[str] = Counter()
         self._miners_before_sat = 0
@@ -71,7 +72,8 @@ class Market:
         self.sky = Sky(self.common, self._after_block)
         bounds = Bounds(least_channel_sat=plan.least_channel_sat)
         self.promises = Promises(self.common, bounds, ClosePromise(self.common, plan))
-        self.quiet = QuietHours(self.common, bounds.capital_sat, bounds.mining_sat)
+        orders = self.promises.orders
+        self.quiet = QuietHours(self.common, orders, bounds.capital_sat, bounds.mining_sat)
         self._progress = progress
         self._visiting: set[asyncio.Task[None]] = set()
 
@@ -142,17 +144,14 @@ class Market:
 
     async def _come(self) -> None:
         """Everything of the plan, at its time."""
-        chosen = self.plan.strategists(strategies.KINDS)
-        plan = happenings(self.plan, list(honest.KINDS), chosen, list(weather.EVENTS))
-        for happening in plan:
+        for happening in cast.coming(self.plan):
             await asyncio.sleep(max(0.0, happening.at_s - self.town.loop.time()))
             task = self._guard(self._harm(happening) if happening.is_weather else self._visit(happening))
             self._visiting.add(task)
             task.add_done_callback(self._visiting.discard)
 
     async def _visit(self, happening: Happening) -> None:
-        known: dict[str, type[Visitor]] = {**honest.KINDS, **strategies.KINDS}
-        visitor = known[happening.name]()
+        visitor = cast.KINDS[happening.name]()
         me = Scene(self.common, happening.number, happening.name)
         me.honest, me.disturbs = visitor.honest, bool(visitor.row)
         self.visits[happening.name] += 1

@@ -24,6 +24,9 @@ from lsps2fast_plugin.service.closing.survey import Survey
 from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.funding_orders import FundingOrders
+from lsps2fast_plugin.service.lsps1 import steps as order_steps
+from lsps2fast_plugin.service.lsps1.order_parts import OrderParts
+from lsps2fast_plugin.service.lsps1.steps import OrderSteps
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.payment_reports import PaymentReports
 from lsps2fast_plugin.service.policy.budgets import Budgets
@@ -39,6 +42,7 @@ from .plan import NONE, Plan
 
 _ended = PaymentReports.ended
 BATCHES = {"batch": "on", "people": 60.0}
+ORDERS = {"orders": "on", "people": 60.0}
 SEED, DAYS, PEOPLE = 2, 6.0, 80.0
 
 
@@ -138,6 +142,23 @@ def _no_lifetime(self: Survey, *what: Any) -> Any:
 def _without_shares(plan: Plan) -> dict[str, Any]:
     shares = ("lsps2-max-held-parts-per-buy", "lsps2-max-held-parts-per-peer")
     return {"lsps2-trust-mode": plan.trust_mode, **dict.fromkeys(shares, 2_000)}
+
+
+_hold = OrderParts.hold
+
+
+def _hold_all(self: OrderParts, call: Any, *how: Any) -> str | None:
+    found = self.whole(self._payables[call.payment_hash].order_id)
+    if found is None:
+        return _hold(self, call, *how)
+    found.whole = False
+    failure = _hold(self, call, *how)
+    found.whole = True
+    return failure
+
+
+async def _yes(*_: Any, **__: Any) -> bool:
+    return True
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -304,6 +325,34 @@ MUTANTS: dict[str, Mutant] = {
         ("falls-silent",),
         ((Opener, "hang_up", _undone),),
         {"people": 4.0},
+    ),
+    "others-go-back": Mutant(
+        "rule:20",
+        "the hold on what is left of an order's payment, where a part is lost while bitcoind refuses its funding",
+        ("withdraws",),
+        ((order_steps, "_SIGNED", ()),),
+        ORDERS,
+    ),
+    "sends-unasked": Mutant(
+        "rule:20",
+        "the question, before the funding of an order is sent, whether lightningd has its payment",
+        ("withdraws",),
+        ((OrderSteps, "_has_payment", _yes),),
+        ORDERS,
+    ),
+    "a-part-too-many": Mutant(
+        "rule:3",
+        "the end of an order's payment: what comes beside a whole one is held, and taken with it",
+        ("parts-too-many", "pays-twice"),
+        ((OrderParts, "hold", _hold_all),),
+        ORDERS,
+    ),
+    "waits-for-the-rest": Mutant(
+        "rule:5",
+        "the time-out of an order's parts whose others do not come",
+        ("orders-many",),
+        ((OrderParts, "look", _nothing),),
+        {"orders": "on", "people": 12.0},
     ),
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 DAY_S = 86_400.0
 NONE = "none"
@@ -17,6 +17,7 @@ REUSES = {3: "free", 6: "fee"}  # by the seed, modulo 7
 LIFETIMES = (60, 200)  # blocks that a channel is promised to stay, where rules close others
 RULES_FILE = "rules.toml"
 BATCH_WINDOW_MS = 30_000  # in a town few come at one time
+FIRST_GUEST = 500_000  # numbers of guests; other people have smaller ones
 MODES = ("lsp-trusts-client", "client-trusts-lsp")
 
 
@@ -35,6 +36,7 @@ class Plan:
     reuse: str = ""  # what the LSP takes for a payment over a channel that its client has; likewise
     closing: str = ""  # "on" or "off": whether rules close idle channels; likewise
     batch: str = ""  # whether channels share fundings, "on" or "off"; likewise
+    orders: str = ""  # whether channels may be ordered ahead (LSPS1), "on" or "off"; likewise
     stop_at_step: int = 0
 
     @property
@@ -63,6 +65,16 @@ class Plan:
         return (self.closing or ("on" if self.seed % 11 == 8 else "off")) == "on"
 
     @property
+    def sells_ahead(self) -> bool:
+        """Whether channels may be ordered."""
+        return (self.orders or ("on" if self.seed % 3 == 0 else "off")) == "on"
+
+    @property
+    def batches(self) -> bool:
+        """Whether channels share fundings."""
+        return (self.batch or ("on" if self.seed % 4 == 2 else "off")) == "on"
+
+    @property
     def lifetime_blocks(self) -> int:
         """How long a paid channel must stay, in a town with such rules."""
         return LIFETIMES[self.seed % 2]
@@ -74,13 +86,14 @@ class Plan:
         headroom = {"lsps2-channel-headroom-sat": 0} if self.is_tight else {}
         small = {"lsps2-min-channel-sat": self.least_channel_sat}
         ways = {"lsps2-trust-mode": self.trust_mode, "lsps2-reuse": self.reuse_mode, "lsps2-blinded-paths": True}
-        is_batching = self.batch == "on" or (not self.batch and self.seed % 4 == 2)
-        batch = {"lsps2-batch-window-ms": BATCH_WINDOW_MS} if is_batching else {}
-        return {**ways, "lsps2-webhooks": 2, **headroom, **small, **rules, **batch}
+        batch = {"lsps2-batch-window-ms": BATCH_WINDOW_MS} if self.batches else {}
+        orders = {"lsps2-lsps1": "on"} if self.sells_ahead else {}
+        return {**ways, "lsps2-webhooks": 2, **headroom, **small, **rules, **batch, **orders}
 
     def strategists(self, known: Iterable[str]) -> list[str]:
         """Return which of these strategies may come."""
-        return [] if self.only == (NONE,) else list(self.only or known)
+        kinds = list(known)
+        return [each for each in self.only if each in kinds] if self.only else kinds
 
     def command(self) -> str:
         """Return what plays it again."""
@@ -95,6 +108,8 @@ class Plan:
             words.append(f"--closing {self.closing}")
         if self.batch:
             words.append(f"--batch {self.batch}")
+        if self.orders:
+            words.append(f"--orders {self.orders}")
         if not self.weather:
             words.append("--no-weather")
         if self.mutant:
@@ -102,6 +117,19 @@ class Plan:
         if self.without:
             words.append("--without " + spans(self.without))
         return " ".join(words)
+
+
+class Guests(NamedTuple):
+    """People who come to some towns only, drawn from a stream of their own: others do the same without them.
+
+    Their numbers begin at `first`; they are so many as `share` of all others.
+    """
+
+    stream: str
+    first: int
+    share: float
+    honest: Sequence[str]
+    strategies: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -114,19 +142,26 @@ class Happening:
     is_weather: bool = False
 
 
-def happenings(plan: Plan, honest: Sequence[str], strategies: Sequence[str], weather: Sequence[str]) -> list[Happening]:
+def happenings(
+    plan: Plan,
+    honest: Sequence[str],
+    strategies: Sequence[str],
+    weather: Sequence[str],
+    guests: Iterable[Guests] = (),
+) -> list[Happening]:
     """Everything that comes to town in a run, in order, less what the plan leaves out.
 
     Three of five people are honest; four storms a day on the average.
     """
     found = []
-    people = random.Random(f"{plan.seed}/people")
-    rate = plan.people / DAY_S
-    number, at_s = 0, 0.0
-    while rate and (at_s := at_s + people.expovariate(rate)) < plan.days * DAY_S:
-        number += 2
-        pool = honest if people.random() < 0.6 or not strategies else strategies
-        found.append(Happening(number, at_s, people.choice(pool)))
+    for group in (Guests("people", 0, 1.0, honest, strategies), *guests):
+        people = random.Random(f"{plan.seed}/{group.stream}")
+        rate = plan.people * group.share / DAY_S
+        number, at_s = group.first, 0.0
+        while rate and (at_s := at_s + people.expovariate(rate)) < plan.days * DAY_S:
+            number += 2
+            pool = group.honest if people.random() < 0.6 or not group.strategies else group.strategies
+            found.append(Happening(number, at_s, people.choice(pool)))
     skies = random.Random(f"{plan.seed}/weather")
     number, at_s = 1, 0.0
     while plan.weather and weather and (at_s := at_s + skies.expovariate(4 / DAY_S)) < plan.days * DAY_S:

@@ -18,6 +18,7 @@ from lsps2fast_plugin.simnode.psbt import decode
 from .books import BACK, Account, Books
 from .closes import ClosePromise
 from .common import Common
+from .order_promise import OrderPromise
 from .page import read_page
 from .rooms import RoomPromise
 from .sleepers import MOST_AN_HOUR
@@ -35,6 +36,7 @@ ANSWER_S = 5.0  # until a part that cannot be held has been failed
 LISTED_EVERY = 12  # quiet blocks
 PAGE_EVERY_S = DAY_S / 3  # between looks at the metrics page, which takes long to make
 QUIET_BLOCKS = 3  # that a leftover may stay
+RULES = {"coins": "rule:9", "sessions": "rule:5"} | dict.fromkeys(("fees", "accounts", "orders"), "rule:20")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Promises:
         self._left: Counter[str] = Counter()  # leftovers, by how many quiet blocks they have been there
         self.told_of = Told(common.town, common.books)
         self.rooms = RoomPromise(common)
+        self.orders = OrderPromise(common)
         self.town.transcript.listeners.append(self._listen)
 
     # after every step
@@ -86,6 +89,7 @@ class Promises:
         self._capital()
         self._held()
         self._shares()
+        self.orders.step()
         self.books.rest()
 
     def _listen(self, entry: dict[str, Any]) -> None:
@@ -97,6 +101,7 @@ class Promises:
             text = str(message["params"].get("message", ""))
             if any(word in text for word in NOISE):
                 self.common.fail(Violation("rule:1", f"{entry['peer']} broke: {text}"))
+            self.orders.hear(text)
         elif entry["dir"] == "mark" and str(message.get("event", "")).startswith("Killing plugin"):
             self.common.fail(Violation("rule:1", str(message["event"])))
 
@@ -184,7 +189,8 @@ class Promises:
     def _loss(self) -> None:
         """rule:5, rule:20: the LSP has what it earned, less what miners took."""
         have_msat = self.books.profit_msat() + self.books.due_msat()
-        must_msat = self.books.earned_msat - self.town.chain.fees_sat * 1000
+        came_msat = self.books.earned_msat + self.books.orders.income_msat
+        must_msat = came_msat - self.town.chain.fees_sat * 1000
         if have_msat < must_msat:
             short = must_msat - have_msat
             raise Violation("rule:5", f"the LSP lost {short} msat that neither miners nor a sale account for")
@@ -228,6 +234,7 @@ class Promises:
         self._sessions(stats)
         if self.common.story.counts["quiet looks"] % LISTED_EVERY == 0:
             await self._listed()
+            await self._ordered()
             await self._on_page()
             self._accounts()
 
@@ -243,6 +250,20 @@ class Promises:
             self._later("listing", f"lsps2-listsessions lacks {len(missing)} unpaid channels: {sorted(missing)}")
         else:
             self._left["listing"] = 0
+
+    async def _ordered(self) -> None:
+        """rule:20: what the operator is told of each order is what came of it."""
+        if not self.books.orders.all:
+            return
+        try:
+            told = await asyncio.wait_for(self.lsp.call("lsps2-listorders"), 60)
+        except (RpcError, NodeProblem, TimeoutError):
+            return
+        wrong = self.orders.told(told["orders"]) if self._is_quiet() else None
+        if wrong is None:
+            self._left["orders"] = 0
+        else:
+            self._later("orders", wrong)
 
     async def _on_page(self) -> None:
         """rule:18, rule:20: the page for Prometheus says what the books say, to the msat."""
@@ -321,8 +342,8 @@ class Promises:
             self._later("fees", f"{who} counts {said} msat of opening fees since its start; {came}")
 
     def _leftovers(self, stats: dict[str, Any]) -> None:
-        """rule:9: no coin stays reserved but those of withheld channels."""
-        psbts = [account.channel.funding_psbt for account in self.books.withheld()]
+        """rule:9: no coin stays reserved but those of fundings that are not on chain yet."""
+        psbts = [account.channel.funding_psbt for account in self.books.unsent()]
         needed = {point for text in psbts if text is not None for point in decode(text).inputs}
         wallet = self.lsp.wallet
         foreign = self.common.others
@@ -348,8 +369,7 @@ class Promises:
         """Allow it for a moment, not for several quiet blocks."""
         self._left[what] += 1
         if self._left[what] > QUIET_BLOCKS:
-            rules = {"coins": "rule:9", "sessions": "rule:5", "fees": "rule:20", "accounts": "rule:20"}
-            raise Violation(rules.get(what, "rule:18"), sentence)
+            raise Violation(RULES.get(what, "rule:18"), sentence)
 
     # at the end
 

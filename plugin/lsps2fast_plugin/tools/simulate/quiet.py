@@ -13,6 +13,8 @@ from lsps2fast_plugin.simnode.party import connect
 
 from .books import Sale
 from .common import Common
+from .customers import OrdersAhead
+from .order_promise import OrderPromise
 from .scene import Scene
 from .story import Violation
 
@@ -33,9 +35,10 @@ OPEN_AND_CLOSE_WEIGHT = 1_800  # that a budget counts of a funding and its close
 class QuietHours:
     """Looks every ten minutes. After a disturbance, once it has been quiet for an hour, an honest wallet comes."""
 
-    def __init__(self, common: Common, capital_sat: int, mining_sat: int) -> None:
+    def __init__(self, common: Common, orders: OrderPromise, capital_sat: int, mining_sat: int) -> None:
         """`capital_sat`, `mining_sat`: the bounds of the LSP's budgets."""
         self.common = common
+        self._orders = orders
         self.town = common.town
         self.lsp = common.town.lsp
         self._capital_sat = capital_sat
@@ -101,6 +104,8 @@ class QuietHours:
             if sale is not None:
                 await self._pay(me, sale)
                 await me.blocks(2)
+            if self.common.sells_ahead:
+                await self._order(me)
             await me.leave()
         finally:
             self.common.present.difference_update(me.wallets)
@@ -119,6 +124,25 @@ class QuietHours:
             tries = len(PAUSES_S) + 1
             raise Violation("rule:6", f"after a quiet hour an honest sale over {sale.scid} failed {tries} times")
 
+    async def _order(self, me: Scene) -> None:
+        """Let another honest wallet order a channel, and pay it."""
+        customer, wallet = OrdersAhead(), me.wallet()
+        for tries, pause_s in enumerate((*PAUSES_S, None)):
+            order = await customer.order(me, wallet, SIZE_SAT + tries)
+            if order is None:
+                if self._is_calm():
+                    raise Violation("rule:24", f"after a quiet hour an honest wallet that orders {me.last_refusal}")
+                return
+            result = await me.end(customer.pay(me, order, [order.price_msat]), TRY_S)
+            if result is not None and result.paid:
+                self.common.story.counts["orders after a storm"] += 1
+                return
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
+                connect(wallet, self.lsp)
+        if self._is_calm():
+            raise Violation("rule:6", f"after a quiet hour an honest order failed {len(PAUSES_S) + 1} times")
+
     # what waits
 
     def _look_at_waits(self) -> None:
@@ -135,11 +159,12 @@ class QuietHours:
 
     def _waits(self) -> Iterator[tuple[Hashable, tuple[str, str]]]:
         """Yield what must not last: a name, the rule, and a sentence."""
+        yield from self._orders.waits()
         for htlc, part in self.lsp.htlcs.held.items():
             yield htlc, ("rule:5", f"a part of {htlc.amount_msat} msat over {part.scid} is held")
         openings = self.lsp.openings
         for peer_id in (*openings.pending, *openings.starting):
             yield peer_id, ("rule:9", f"an open with {peer_id} is under way")
         for account in self.common.books.withheld():
-            if not any(end.live for end in account.channel.ends):
+            if not any(end.live for end in account.channel.ends) and not (account.order and account.order.is_held):
                 yield account, ("rule:9", f"channel {account.channel.channel_id} is withheld for no payment")

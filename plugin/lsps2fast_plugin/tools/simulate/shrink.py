@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from . import honest, strategies, weather
+from .cast import coming
 from .market import Result, simulate
-from .plan import Plan, happenings
+from .plan import Plan
 
 MOST_RUNS = 60
 
@@ -45,5 +45,4 @@ def shrink(found: Result, say: Callable[[str], None]) -> Result:
 
 def numbers(plan: Plan) -> list[int]:
     """Return the numbers of everything that happens in a plan."""
-    chosen = plan.strategists(strategies.KINDS)
-    return [each.number for each in happenings(plan, list(honest.KINDS), chosen, list(weather.EVENTS))]
+    return [each.number for each in coming(plan)]

@@ -61,7 +61,8 @@ class Told:
     def _sent_long_ago(self) -> Iterator[Account]:
         before_s = self._town.loop.time() - WRITTEN_S
         for account in self._books.accounts.values():
-            if account.funding is not None and account.sent_s < before_s and account.is_on_chain:
+            sold = account.funding is not None and account.order is None  # the ledger is about those just in time
+            if sold and account.sent_s < before_s and account.is_on_chain:
                 yield account
 
     def _records(self, sales: list[Sale]) -> Iterator[tuple[str, int]]:

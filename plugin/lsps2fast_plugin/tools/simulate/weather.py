@@ -38,6 +38,7 @@ CALLS = (
     "feerates",
     "sendcustommsg",
 )
+ORDER_CALLS = ("invoice", "delinvoice", "listinvoices", "bkpr-listaccountevents")
 Look = Callable[[bool], Awaitable[None]]
 
 
@@ -137,7 +138,8 @@ async def _flap(sky: Sky, dice: random.Random) -> None:
 
 async def _rpc_trouble(sky: Sky, dice: random.Random) -> None:
     """One kind of call fails, is carried out and fails, answers late, twice, or not at all."""
-    faults, method = sky.town.lsp.faults, dice.choice(CALLS)
+    calls = (*CALLS, *ORDER_CALLS) if sky.common.sells_ahead else CALLS
+    faults, method = sky.town.lsp.faults, dice.choice(calls)
     kind = dice.choice(("fails", "fails after the deed", "slow", "late", "twice", "hangs", "the line is cut"))
     times, nth = dice.randint(1, 4), dice.randint(1, 3)
     sky.common.story.tell("weather", f"{method}: {kind}, {times} times from call {nth} on")
