@@ -322,6 +322,130 @@ async def test_a_payment_that_lightningd_took_for_us_is_no_second_one(again: boo
         assert bool(shop.log_lines("paid twice")) == again
 
 
+# A start while a funding may be on its way ----------------------------------------------------------
+
+
+class Full:
+    """bitcoind refuses what lightningd has begun to send, for as long as `refuses`."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.tries, self.refuses = 0, True
+        self._send, shop.lsp.wallet.send = shop.lsp.wallet.send, self._take  # type: ignore[method-assign]
+
+    def _take(self, tx: Any) -> Any:
+        self.tries += 1
+        if self.refuses:
+            raise RpcError(-1, "Error broadcasting transaction: mempool min fee not met")
+        return self._send(tx)
+
+
+async def begun_and_down(shop: Shop, payer: Payer, order: dict[str, Any], blocks: int) -> tuple[Payment, Full]:
+    """A payment of two parts whose funding lightningd has begun to send; then the power goes, and `blocks` come.
+
+    Of the parts only the second will come back.
+    """
+    bitcoind, asked = Full(shop), total_msat(order)
+    shop.pay(payer, order, amounts_msat=[1], total_msat=asked, channels=[0])
+    payment = shop.pay(payer, order, amounts_msat=[asked - 1], total_msat=asked, channels=[1])
+    await shop.until(lambda: bitcoind.tries, "a sending is tried")
+    shop.lsp.sigkill()
+    force_close(payer.channels[0], "by the payer")
+    shop.world.mine(blocks)
+    return payment, bitcoind
+
+
+async def comes_back(shop: Shop) -> None:
+    """The node starts again."""
+    starts = len(shop.log_lines("sells JIT channels"))
+    shop._forget_process()
+    for calls in (shop.asked, shop.answered, shop.results):
+        calls.clear()
+    await shop.lsp.start()
+    shop.plugin_lives = True
+    await shop.selling(starts + 1)
+
+
+@pytest.mark.parametrize("blocks", [1, FAR - 10])
+async def test_some_parts_come_back_to_a_start_that_owes_the_channel(blocks: int) -> None:
+    """rule:2, rule:19: they are taken, though the payment is not whole and lightningd would take it no more."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        payment, bitcoind = await begun_and_down(shop, payer, order, blocks)
+        await comes_back(shop)
+        client.connect()
+        for _ in range(4):
+            await turn(shop, 40)
+        assert (await payment).paid
+        assert shop.record(order)["paid"]
+        bitcoind.refuses = False
+        await turn(shop, 61)
+        await shop.over(order)
+        assert len(shop.channels(client)) == 1
+
+
+async def test_a_start_sends_nothing_for_a_payment_that_runs_out() -> None:
+    """rule:5: a channel whose funding lightningd never began to send is dropped, and its payment goes back."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        away = shop.lsp.faults.fail("sendpsbt", times=10_000, message="bitcoind is away")
+        payment = shop.pay(payer, order)
+        await away.reached.wait()
+        shop.lsp.sigkill()
+        shop.lsp.faults.clear()
+        shop.world.mine(FAR - 22)
+        await comes_back(shop)
+        client.connect()
+        assert await code(payment) == {UNKNOWN}
+        await shop.reaches(order, "failed")
+        assert shop.channels(client) == []
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_a_start_waits_for_the_latest_blocks(in_time: bool) -> None:
+    """rule:5, cln:O12: until lightningd has read them a payment may have run out, so no funding is sent for it."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        away = shop.lsp.faults.fail("sendpsbt", times=10_000, message="bitcoind is away")
+        payment = shop.pay(payer, order)
+        await away.reached.wait()
+        shop.lsp.sigkill()
+        shop.lsp.faults.clear()
+        shop.lsp.syncing = True
+        await comes_back(shop)
+        client.connect()
+        for _ in range(3 if in_time else 11):
+            await turn(shop, 61)
+            assert not shop.channels(client)
+        shop.lsp.syncing = False
+        await turn(shop, 2)
+        assert (await payment).paid is in_time
+        if in_time:
+            await shop.over(order)
+        assert len(shop.channels(client)) == in_time
+
+
+async def test_a_new_part_comes_before_those_that_are_asked_about_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rule:3, rule:20: after a start only the parts that were held before are let in, also if another is first."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        client.go_offline()
+        payment = shop.pay(payer, order, amounts_msat=halves(order))
+        await shop.reaches(order, "held")
+        shop.lsp.sigkill()
+        replay = shop.lsp._replay
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.lsp, "_replay", lambda: None)
+            await comes_back(shop)
+        more_msat = total_msat(order) + 1
+        odd = shop.pay(payer, order, amounts_msat=[1], total_msat=more_msat, channels=[0])
+        await shop.until(lambda: len(shop.asked) > 0, "the new part is asked about")
+        replay()
+        client.connect()
+        assert (await payment).paid
+        assert await code(odd) == {UNKNOWN}
+        await shop.over(order)
+
+
 async def test_records_that_cannot_be_read_hold_up_no_other_payment() -> None:
     """rule:15, cln:W11: a payment to the node itself waits for them a minute, then it is lightningd's alone."""
     async with Shop() as shop:

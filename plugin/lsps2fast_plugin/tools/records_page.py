@@ -112,8 +112,8 @@ ORDER: Final = {
     "state": f"{', '.join(f'`{state}`' for state in OrderState)}",
     "preimage": "of the invoice, 32 bytes: a node on the way of its payment that knew it could take the payment",
     "paid": "the payment is taken",
-    "taken": "the parts that were answered with the preimage: channel id (or scid) and HTLC id; none where lightningd "
-    "took the payment itself",
+    "held": "the parts of the payment, once they were all there: channel id (or scid) and HTLC id",
+    "taken": "those that were answered with the preimage; none where lightningd took the payment itself",
     "ask.lsp_balance_sat": "sats that the LSP puts in",
     "ask.client_balance_sat": "sats of the client: always 0",
     "ask.required_channel_confirmations": "after so many blocks the channel is used; 0: at once",

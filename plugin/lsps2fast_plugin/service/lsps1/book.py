@@ -34,6 +34,7 @@ MOST_ENDED: Final = 10_000  # records of orders that ended; beyond it those go t
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What is stored of one order. `key` stands for it where coins and budgets go by jit scids; no payer knows it.
 
+    `held`: the parts of its payment, once they are all there: no others are let in, not even first after a start.
     `taken`: the parts that are answered with `preimage`, whenever lightningd asks about them; none where it took them.
     """
 
@@ -49,6 +50,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     expires_ms: int
     state: OrderState = OrderState.EXPECTED
     paid: bool = False
+    held: tuple[tuple[str | int, int], ...] = ()
     taken: tuple[tuple[str | int, int], ...] = ()
     attempts: int = 0
     funding: Funding | None = None

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from lsps2fast.errors import NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.answers import list_invoices, text
-from lsps2fast_plugin.cln.models import list_peer_channels
+from lsps2fast_plugin.cln.models import get_info, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.cln.scid_aliases import Key
 
@@ -103,6 +103,11 @@ class OrderInvoices:
                     found.add((channel.channel_id, htlc.id))
                     found.update((scid, htlc.id) for scid in channel.scids)
         return frozenset(found)
+
+    async def knows_the_chain(self, height: int) -> bool:
+        """Return whether lightningd has read the latest blocks, and they are at this height. Raises NodeError."""
+        info = await get_info(self._rpc)
+        return not info.is_syncing and info.blockheight <= height
 
     async def take_back(self, label: str) -> bool:
         """Delete an invoice, so that it is not paid any more; False: it is paid. Raises NodeError."""

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from lsps2fast import _tlv as tlv
 from lsps2fast.errors import MalformedTlv
-from lsps2fast.lsps.receiving import MPP_TIMEOUT, details_failure
+from lsps2fast.lsps.receiving import details_failure
 from lsps2fast_plugin.cln.htlc_filter import HtlcFilter, Keys
 from lsps2fast_plugin.cln.scid_aliases import Key
 
@@ -215,16 +215,15 @@ class OrderParts:
         """Return the orders for which parts are held."""
         return list(self._sets)
 
-    def look(self, now_ms: int, height: int) -> None:
-        """Fail what has waited too long for the rest of its payment."""
-        for order_id, found in list(self._sets.items()):
-            if not found.whole and now_ms - found.since_ms >= self._collect_ms:
-                self.give_back(order_id, height, MPP_TIMEOUT)
+    def overdue(self, now_ms: int) -> list[str]:
+        """Return the orders whose first part has waited too long for the others."""
+        sets = self._sets.items()
+        return [each for each, found in sets if not found.whole and now_ms - found.since_ms >= self._collect_ms]
 
-    def held_until(self, height: int, order_id: str) -> bool:
-        """Return whether something is held for this order that runs out at this height or before."""
+    def blocks_left(self, order_id: str, height: int) -> int | None:
+        """Return how many blocks are left before something that is held for this order runs out; None: nothing is."""
         found = self._sets.get(order_id)
-        return found is not None and height >= found.expiry
+        return None if found is None else found.expiry - height
 
     def brought_by(self, channel_id: str, names: tuple[int, ...]) -> list[str]:
         """Return the orders for which this channel has brought parts that are held."""

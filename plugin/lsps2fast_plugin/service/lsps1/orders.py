@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from lsps2fast.errors import StoreError
 from lsps2fast.lsps.lsps1 import OrderState
-from lsps2fast.lsps.receiving import details_failure
+from lsps2fast.lsps.receiving import MPP_TIMEOUT, details_failure
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.cln.scid_aliases import Key
@@ -21,14 +21,17 @@ from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.lsps1.book import Order, OrderBook
 from lsps2fast_plugin.service.lsps1.channels import OrderChannels, is_of
 from lsps2fast_plugin.service.lsps1.desk import OrderDesk
+from lsps2fast_plugin.service.lsps1.invoices import FINAL_BLOCKS
 from lsps2fast_plugin.service.lsps1.order_parts import TEMPORARY_NODE_FAILURE, Host, OrderParts
 from lsps2fast_plugin.service.lsps1.steps import EXPIRED_MS, OrderSteps
 from lsps2fast_plugin.service.policy.limits import Gate
 
 log = logging.getLogger(__name__)
 
-LEAST_BLOCKS: Final = 60  # to its expiry, of a part that is held at all
-LAST_BLOCKS: Final = 20  # here nothing is held any more; lightningd takes nothing within its cltv-final, 18
+LEAST_BLOCKS: Final = FINAL_BLOCKS - 24  # to its expiry, of a part that is held at all: some came on its way
+LAST_BLOCKS: Final = 20  # here nothing is held any more
+NODE_BLOCKS: Final = 18  # lightningd takes nothing within its cltv-final
+CHAIN_BLOCKS: Final = 6  # nothing is taken here: its channel may have to go to the chain for it
 
 
 class Orders:
@@ -98,7 +101,7 @@ class Orders:
     def known(self, order_id: str) -> set[Key]:
         """Return the parts of this order that have a name already."""
         order = self.book.get(order_id)
-        return {*self.parts.keys(order_id), *(() if order is None else order.taken)}
+        return {*self.parts.keys(order_id), *(() if order is None else (*order.held, *order.taken))}
 
     def on_part(self, order_id: str, call: Any, key: Key) -> None:
         """Hold a part, or answer it: once."""
@@ -124,8 +127,8 @@ class Orders:
         if key in self.parts.keys(order.id):
             return None
         if order.state is not OrderState.EXPECTED:  # only what was held in an earlier life
-            again = self._steps.may_replay or not self._has_begun
-            return self.parts.why_not(call, height, LAST_BLOCKS) if again else failure
+            least = CHAIN_BLOCKS if order.state is OrderState.FUNDED else LAST_BLOCKS
+            return self.parts.why_not(call, height, least + 1) if key in order.held else failure
         if order.expires_ms + EXPIRED_MS < self._clock.wall_ms():
             return failure
         no = self.parts.why_not(call, height, LEAST_BLOCKS)
@@ -153,16 +156,30 @@ class Orders:
         """Look after fundings, with each block; and let no payment run out, whatever an order waits for (rule:5)."""
         height = self._height()
         for order_id in self.parts.orders():
-            if self.parts.held_until(height + LAST_BLOCKS, order_id):
+            if self._runs_out(order_id, height):
                 log.warning(f"the payment of order {order_id} runs out and is held no longer")
                 self._part_with(order_id)
         for order in self.book.live():
             if order.state is OrderState.SENT:
                 self._go_on(order)
 
+    def _runs_out(self, order_id: str, height: int) -> bool:
+        """Return whether nothing may be held for this order any more.
+
+        A funding may be on its way at a start that comes too late for lightningd to take its payment: we still may.
+        """
+        left, order = self.parts.blocks_left(order_id, height), self.book.get(order_id)
+        if left is None or left > LAST_BLOCKS:
+            return False
+        ours = order is not None and order.state is OrderState.FUNDED and not order.paid
+        return not (ours and CHAIN_BLOCKS < left < NODE_BLOCKS)
+
     async def look(self) -> None:
         """End orders whose invoice was not paid in time, and sets that wait too long; forget what ended long ago."""
-        self.parts.look(self._clock.now_ms(), self._height())
+        for order_id in self.parts.overdue(self._clock.now_ms()):
+            order = self.book.get(order_id)
+            if order is None or order.state is not OrderState.FUNDED:  # there its step decides on what has come back
+                self.parts.give_back(order_id, self._height(), MPP_TIMEOUT)
         before_ms = self._clock.wall_ms() - EXPIRED_MS
         for order in self.book.live():
             is_late = order.state is OrderState.EXPECTED and order.expires_ms < before_ms

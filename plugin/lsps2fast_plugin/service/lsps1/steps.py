@@ -71,6 +71,7 @@ class OrderSteps:
         self._hold_ms = hold_ms
         self._replay_ms = REPLAY_MS if replays else 0
         self._begun_ms = clock.now_ms()
+        self._is_caught_up = False  # with the chain, in this life
         self._chosen: set[str] = set()  # orders whose open was not begun in an earlier life
         self._seen: set[str] = set()  # orders whose payment was whole in this life
         self._answered: set[str] = set()  # orders whose payment was taken in this life
@@ -103,8 +104,20 @@ class OrderSteps:
 
     # The payment -----------------------------------------------------------------------------------
 
+    async def _catch_up(self) -> None:
+        """Wait until lightningd and we know the latest blocks: a payment may have run out unseen (cln:O12)."""
+        while not self._is_caught_up and self._clock.now_ms() < self._begun_ms + self._hold_ms:
+            try:
+                self._is_caught_up = await self._invoices.knows_the_chain(self._height())
+            except NodeError as error:
+                log.info(f"whether lightningd knows the latest blocks is not known: {error}")
+            if not self._is_caught_up:
+                await self._clock.turned(LOOK_S)
+
     async def _has_payment(self, order: Order) -> bool:
         """Return whether the payment is held whole, or taken; waits for parts that lightningd will tell of."""
+        if not order.paid:
+            await self._catch_up()
         pause_s = FIRST_LOOK_S  # what was just let go is taken in a moment
         while True:
             now, whole = self._book.get(order.id) or order, self._parts.whole(order.id)
@@ -137,8 +150,8 @@ class OrderSteps:
 
     def _taking(self, order: Order) -> dict[str, Any]:
         """Return what is written before the payment is taken."""
-        whole = None if order.paid else self._parts.whole(order.id)
-        return {} if whole is None else {"taken": tuple(whole.calls)}
+        keys = () if order.paid else self._parts.keys(order.id)
+        return {"taken": keys} if keys else {}
 
     async def _is_lost(self, order: Order, keys: tuple[Key, ...]) -> bool:
         """Return whether lightningd has none of these parts any more; where it does not say, it has them."""
@@ -157,8 +170,8 @@ class OrderSteps:
             self._parts.give_back(order.id, self._height())
 
     def _is_late(self, order: Order, blocks: int) -> bool:
-        whole = self._parts.whole(order.id)
-        return whole is not None and not order.paid and self._height() >= whole.expiry - blocks
+        left = self._parts.blocks_left(order.id, self._height())
+        return left is not None and not order.paid and (left <= blocks or not self._is_caught_up)
 
     def _was_held_long(self, order: Order) -> bool:
         whole = self._parts.whole(order.id)
@@ -171,7 +184,7 @@ class OrderSteps:
         """Of EXPECTED: take note of a payment; once the invoice has ended, end."""
         if self._parts.whole(order.id) is not None:
             self._seen.add(order.id)
-            return await self._book.move(order, Fact.HOLD)
+            return await self._book.move(order, Fact.HOLD, held=self._parts.keys(order.id))
         what = f"asking whether order {order.id} is paid"
         taken = await retry(
             what,
@@ -254,6 +267,10 @@ class OrderSteps:
             log.warning(f"the funding of order {order.id} may be on its way, and parts of its payment are lost")
             order = await self._take_what_is_left(order)
         order = self._book.get(order.id) or order
+        if self._is_late(order, SEND_BLOCKS):  # after a start: nothing is sent for it that has not begun to go out
+            order = await self._drop_or_take(order, "its payment runs out soon")
+            if order.state is not OrderState.FUNDED:
+                return order
         try:
             await self._channels.send(order)
         except ChannelGone as gone:
@@ -280,12 +297,18 @@ class OrderSteps:
         if is_doubled(attempts, ALARM_AFTER):
             self._alarm(f"sending the funding of order {order.id} has failed {attempts} times: {error}")
         if self._is_late(order, SEND_BLOCKS):
-            if await self._dropped(order):
-                return await self._book.move(order, Fact.GONE, why=f"its funding could not be sent: {error}")
-            order = await self._take_what_is_left(order)
+            order = await self._drop_or_take(order, f"its funding could not be sent: {error}")
+            if order.state is not OrderState.FUNDED:
+                return order
         pause_ms = min(1_000 << min(attempts, 6), 60_000)
         await self._clock.sleep_until(self._clock.now_ms() + pause_ms)
         return await self._book.move(order, Fact.LATE, attempts=attempts)  # in this state a note and no more
+
+    async def _drop_or_take(self, order: Order, why: str) -> Order:
+        """Drop a channel whose payment can wait no longer; if its funding is owed, take what is held for it."""
+        if await self._dropped(order):
+            return await self._book.move(order, Fact.GONE, why=why)
+        return await self._take_what_is_left(order)
 
     async def _take_what_is_left(self, order: Order) -> Order:
         """Take what is held for a funding that may be on its way: its channel is owed."""
