@@ -220,6 +220,25 @@ async def test_a_part_is_withdrawn_while_bitcoind_refuses_the_funding(monkeypatc
         assert not crumb.done or not (await crumb).paid
 
 
+async def test_every_part_is_on_chain_when_the_funding_is_sent() -> None:
+    """rule:19, rule:20: who has the preimage claims it there, so it is taken, and the channel is leased."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        late = shop.lsp.faults.late("sendpsbt")
+        payment = shop.pay(payer, order)
+        await late.reached.wait()
+        force_close(payer.channels[0], "by the payer")
+        await shop.fence()
+        late.release()
+        await shop.reaches(order, "sent")
+        await shop.over(order)
+        assert (await payment).paid
+        assert shop.record(order)["paid"]
+        (channel,) = shop.channels(client)
+        with pytest.raises(Exception, match=f"order {order['order_id']}"):
+            await shop.lsp.call("close", {"id": channel.channel_id})
+
+
 async def test_a_channel_that_was_never_paid_for_is_not_leased() -> None:
     """rule:20: its operator may close it, after a start, too."""
     async with Shop() as shop:

@@ -90,16 +90,17 @@ class OrderInvoices:
         sum_msat = await self._income_msat(payment_hash)
         return sum_msat is None or sum_msat > sum(row.amount_received_msat for row in rows)
 
-    async def under_way(self, payment_hash: str) -> frozenset[Key]:
+    async def under_way(self, payment_hash: str, *, on_chain: bool = False) -> frozenset[Key]:
         """Return the parts of a payment to us that lightningd has, by every name of their channels. Raises NodeError.
 
-        Those in a channel that has left for the chain are none: nothing certain comes of them (rule:19).
+        Those in a channel that has left for the chain only when asked for (`on_chain`): nothing certain comes of them
+        (rule:19), but who has the preimage may claim them there.
         """
         found: set[Key] = set()
         for channel in await list_peer_channels(self._rpc):
             for htlc in channel.htlcs:
                 ours = htlc.direction == "in" and htlc.payment_hash == payment_hash
-                if ours and htlc.is_pending and not channel.has_left:
+                if ours and htlc.is_pending and (on_chain or not channel.has_left):
                     found.add((channel.channel_id, htlc.id))
                     found.update((scid, htlc.id) for scid in channel.scids)
         return frozenset(found)

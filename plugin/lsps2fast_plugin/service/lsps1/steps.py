@@ -154,9 +154,12 @@ class OrderSteps:
         return {"taken": keys} if keys else {}
 
     async def _is_lost(self, order: Order, keys: tuple[Key, ...]) -> bool:
-        """Return whether lightningd has none of these parts any more; where it does not say, it has them."""
+        """Return whether lightningd has none of these parts any more; where it does not say, it has them.
+
+        One on chain counts: with the preimage lightningd claims it there.
+        """
         try:
-            return (await self._invoices.under_way(order.payment_hash)).isdisjoint(keys)
+            return (await self._invoices.under_way(order.payment_hash, on_chain=True)).isdisjoint(keys)
         except NodeError:
             return False
 
@@ -318,7 +321,7 @@ class OrderSteps:
         return order
 
     async def _sure(self, order: Order) -> dict[str, Any]:
-        """Return what is written before the payment is taken; of one that is lost what can be had is had on chain."""
+        """Return what is written before the payment is taken; nothing of one that is lost."""
         taking = self._taking(order)
         if taking and await self._is_lost(order, taking["taken"]):
             self._parts.settle(order.id, bytes.fromhex(order.preimage))
