@@ -239,23 +239,63 @@ async def test_every_part_is_on_chain_when_the_funding_is_sent() -> None:
             await shop.lsp.call("close", {"id": channel.channel_id})
 
 
+async def given_away(shop: Shop, payer: Payer, order: dict[str, Any]) -> None:
+    """lightningd gives the part of a payment up in the moment in which the funding is sent."""
+    late = shop.lsp.faults.late("sendpsbt")
+    payment = shop.pay(payer, order)
+    await late.reached.wait()
+    part = next(iter(shop.lsp.htlcs.held.values()))
+    shop.lsp.htlcs.parts.fail(part, MPP_TIMEOUT)
+    assert not (await payment).paid
+    late.release()
+    await shop.until(lambda: shop.record(order)["why"] == "it was not paid for", "it is given away")
+
+
 async def test_a_channel_that_was_never_paid_for_is_not_leased() -> None:
-    """rule:20: its operator may close it, after a start, too."""
+    """rule:20: its operator may close it, after a start, too; and no one pays for it any more."""
     async with Shop() as shop:
         client, payer, order = await two(shop)
-        stuck = shop.lsp.faults.hang("sendpsbt")
-        payment = shop.pay(payer, order)
-        await stuck.reached.wait()
-        part = next(iter(shop.lsp.htlcs.held.values()))
-        shop.lsp.htlcs.parts.fail(part, MPP_TIMEOUT)
-        assert not (await payment).paid
-        stuck.release()
-        await shop.until(lambda: shop.record(order)["why"] == "it was not paid for", "it is given away")
+        await given_away(shop, payer, order)
         await shop.over(order)
+        assert shop.lsp.invoices.by_hash == {}
+        assert await code(shop.pay(payer, order)) == {UNKNOWN}
         await shop.stop()
         await shop.start()
         (channel,) = shop.channels(client)
         await shop.lsp.call("close", {"id": channel.channel_id})
+
+
+async def test_a_channel_that_was_given_away_is_paid_for_after_all() -> None:
+    """rule:20, rule:10: by an invoice that could not be deleted yet; it is owed what was promised for that."""
+    async with Shop() as shop:
+        client, payer, order = await two(shop)
+        shop.lsp.faults.fail("delinvoice", times=10_000, message="no")
+        await given_away(shop, payer, order)
+        await shop.kill()
+        assert (await shop.pay(payer, order)).paid
+        await shop.start()
+        client.connect()
+        await turn(shop, 40)
+        shop.lsp.faults.clear()
+        await shop.over(order)
+        assert shop.record(order)["paid"]
+        (channel,) = shop.channels(client)
+        with pytest.raises(Exception, match=f"order {order['order_id']}"):
+            await shop.lsp.call("close", {"id": channel.channel_id})
+
+
+async def test_an_invoice_is_paid_in_the_moment_in_which_it_would_be_deleted() -> None:
+    """rule:10: lightningd's last word on the invoice counts, whatever was read before."""
+    async with Shop() as shop:
+        _client, payer, order = await two(shop)
+        stuck = shop.lsp.faults.hang("delinvoice")
+        await given_away(shop, payer, order)
+        await stuck.reached.wait()
+        (invoice,) = shop.lsp.invoices.by_hash.values()
+        invoice.status, invoice.paid_msat = "paid", total_msat(order)
+        stuck.release()
+        await shop.over(order)
+        assert shop.record(order)["paid"]
 
 
 # Without us ----------------------------------------------------------------------------------------
@@ -279,19 +319,28 @@ async def test_a_paid_invoice_is_deleted_before_we_are_back(choice: str) -> None
         shop.lsp.plugin_plans[0][1]["lsps2-lsps1"] = "on"
 
 
-async def test_a_deleted_invoice_that_no_one_can_ask_about_is_told() -> None:
-    """E-12, rule:10: without the bookkeeper the operator hears of it, with the hash and the sum."""
+@pytest.mark.parametrize("was_held", [False, True])
+async def test_a_deleted_invoice_that_no_one_can_ask_about_is_told(was_held: bool) -> None:
+    """E-12, rule:10: without the bookkeeper the operator hears of it, with the hash and the sum; once."""
     async with Shop() as shop:
-        _client, payer, order = await two(shop)
-        await shop.stop()
-        assert (await shop.pay(payer, order)).paid
+        client, payer, order = await two(shop)
+        if was_held:
+            client.go_offline()
+            payment = shop.pay(payer, order)
+            await shop.reaches(order, "held")
+            await shop.kill()
+        else:
+            await shop.stop()
+            payment = shop.pay(payer, order)
+        assert (await payment).paid
         (invoice,) = shop.lsp.invoices.by_hash.values()
         await shop.lsp.call("delinvoice", {"label": invoice.label, "status": "paid"})
         shop.lsp.faults.fail("bkpr-listaccountevents", times=100, code=-32601, message="Unknown command")
         await shop.start()
         await turn(shop, 3_800)
         await shop.reaches(order, "failed")
-        assert shop.log_lines(f"payment hash {invoice.payment_hash.hex()}")
+        (_,) = shop.log_lines(f"ALARM.*payment hash {invoice.payment_hash.hex()}")
+        client.connect()
 
 
 @pytest.mark.parametrize("how", ["restart", "power"])

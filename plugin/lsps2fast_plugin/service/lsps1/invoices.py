@@ -26,7 +26,7 @@ class Taken(Enum):
 
     YES = auto()
     NO = auto()
-    GONE = auto()  # there is no such invoice: it was deleted, and the node's bookkeeper cannot be asked
+    GONE = auto()  # there is no such invoice: it was deleted, paid or not; and no bookkeeper was asked, or there is none
 
 
 class Made(NamedTuple):
@@ -110,18 +110,18 @@ class OrderInvoices:
         info = await get_info(self._rpc)
         return not info.is_syncing and info.blockheight <= height
 
-    async def take_back(self, label: str) -> bool:
-        """Delete an invoice, so that it is not paid any more; False: it is paid. Raises NodeError."""
+    async def take_back(self, label: str) -> Taken:
+        """Delete an invoice, so that it is not paid any more; return whether it was. Raises NodeError."""
         for status in ("unpaid", "expired"):
             try:
                 await self._rpc.call("delinvoice", {"label": label, "status": status})
             except NodeError as error:
                 if error.code == UNKNOWN_LABEL:
-                    return True
+                    return Taken.GONE
                 if error.code != OTHER_STATUS:
                     raise
             else:
-                return True
+                return Taken.NO
         if any(row.is_paid for row in await list_invoices(self._rpc, label=label)):
-            return False
+            return Taken.YES
         raise NodeUnreachable("delinvoice", f"invoice {label} is neither unpaid nor expired nor paid")

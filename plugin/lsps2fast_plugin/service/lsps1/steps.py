@@ -96,7 +96,7 @@ class OrderSteps:
 
     def is_closed(self, order: Order) -> bool:
         """Return whether nothing is left to be done about the payment of an order that is sent."""
-        return not order.taken or order.id in self._closed
+        return (order.paid and not order.taken) or order.id in self._closed
 
     async def take(self, order: Order) -> Order | None:
         """Take the next step and return the order as it then is; None: it rests until something happens."""
@@ -204,11 +204,6 @@ class OrderSteps:
                 return None
         except NodeError:
             return None
-        if taken is Taken.GONE:
-            self._alarm(
-                f"the invoice of order {order.id} of {order.peer_id} was deleted, and no bookkeeper has a record of it:"
-                f" if it was paid (payment hash {order.payment_hash}), pay {order.fee_sat} sat back"
-            )
         return await self._book.move(order, Fact.LOST, why="it was not paid in time")
 
     async def _choose(self, order: Order) -> Order:
@@ -349,7 +344,8 @@ class OrderSteps:
             self._alarm(f"order {order.id} has its channel on chain, and {WENT_BACK}: it stays on chain")
             order = await self._book.move(order, Fact.SENT, why=GIVEN_AWAY)
         try:
-            await self._close(order)
+            if await self._close(order):
+                return await self._book.move(order, Fact.PAID, why="")
             if not await self._channels.is_buried(order, self._height()):
                 return None  # the next block looks again
         except ChannelGone as gone:
@@ -359,18 +355,25 @@ class OrderSteps:
             return None
         return await self._book.move(order, Fact.BURIED) if self.is_closed(order) else None
 
-    async def _close(self, order: Order) -> None:
-        """Delete the invoice of a payment that is ours to the last part: no one pays it twice. Raises NodeError."""
+    async def _close(self, order: Order) -> bool:
+        """Delete the invoice of a payment that is ours to the last part, or that will not come: no one pays it now.
+
+        Return whether lightningd took the payment of one that we hold for not paid. Raises NodeError.
+        """
         if self.is_closed(order) or (self.may_replay and order.id not in self._answered):
-            return
-        if not (await self._invoices.under_way(order.payment_hash)).isdisjoint(order.taken):
-            return
-        if not await self._invoices.take_back(order.label) and await self._is_double(order):
+            return False
+        if not order.paid:
+            if not await self._is_unpaid(order):
+                return True
+        elif not (await self._invoices.under_way(order.payment_hash)).isdisjoint(order.taken):
+            return False
+        elif await self._invoices.take_back(order.label) is Taken.YES and await self._is_double(order):
             self._alarm(
                 f"order {order.id} of {order.peer_id} was paid twice, so its invoice records: pay {order.fee_sat} sat"
                 " back"
             )
         self._closed.add(order.id)
+        return False
 
     async def _is_double(self, order: Order) -> bool:
         """Return whether lightningd took a payment beside ours; it takes the only one when we die before we answer."""
@@ -384,7 +387,7 @@ class OrderSteps:
         """Of REFUNDING: take the invoice away, then give the payment back; then what is left of an open."""
         if not order.paid:
             what = f"taking the invoice of order {order.id} back"
-            if await retry(what, lambda: self._is_refunded(order), self._clock, alarm=self._alarm):
+            if await retry(what, lambda: self._is_unpaid(order), self._clock, alarm=self._alarm):
                 self._parts.give_back(order.id, self._height())
             else:
                 order = await self._book.move(order, Fact.PAID)
@@ -392,11 +395,20 @@ class OrderSteps:
         await self._clear(order)
         return await self._book.move(order, Fact.CLEARED)
 
-    async def _is_refunded(self, order: Order) -> bool:
-        """Return whether the invoice is gone and was not paid before. Raises NodeError."""
-        if not await self._invoices.take_back(order.label):
-            return False
-        return await self._invoices.is_taken(order.label, order.payment_hash) is not Taken.YES
+    async def _is_unpaid(self, order: Order) -> bool:
+        """Delete the invoice of an order, and return whether it was never paid, as far as anyone can say.
+
+        Raises NodeError.
+        """
+        taken = await self._invoices.take_back(order.label)
+        if taken is Taken.GONE:
+            taken = await self._invoices.is_taken(order.label, order.payment_hash)
+        if taken is Taken.GONE and not self._parts.keys(order.id):  # what is held here it has not taken
+            self._alarm(
+                f"the invoice of order {order.id} of {order.peer_id} was deleted, and no bookkeeper has a record of it:"
+                f" if it was paid (payment hash {order.payment_hash}), pay {order.fee_sat} sat back"
+            )
+        return taken is not Taken.YES
 
     async def _clear(self, order: Order) -> None:
         what = f"clearing away what order {order.id} has opened"
