@@ -35,6 +35,12 @@ KINDS: Final = (
     Kind("coins", r"no coins|free coins|pool of coins", "Payments fail because no confirmed coins are free."),
     Kind("bug", r" broke\b|^session .*:", "A fault of this program; the payment it was about is ended safely."),
     Kind("unknown-channel", r"is in no record", "One of our withheld channels is in no record."),
+    Kind("paid-twice", r"was paid twice", "An ordered channel was paid for twice: one payment has to go back by hand."),
+    Kind(
+        "perhaps-paid",
+        r"no bookkeeper has a record",
+        "The invoice of an order was deleted, and no record says whether it had been paid.",
+    ),
     Kind(
         "journal", r"writing the journal|record", "lightningd's datastore cannot be written, or a record not be read."
     ),

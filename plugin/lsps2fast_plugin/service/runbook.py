@@ -45,6 +45,18 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
         "binds coins until it is closed. Look whether another tool made it; if not, `lightning-cli close <channel "
         "id>` frees the coins. It is never closed by itself."
     ),
+    "paid-twice": (
+        "A client has paid for an ordered channel, and lightningd has taken another payment of the same invoice while "
+        "this plugin was dead. The alarm names the order, its client and the sum: pay that back once, for no code "
+        "does. `lightning-cli listinvoices lsps2fast-order-<order id>` shows the second payment; keep that row until "
+        "you have. The channel is there and stays."
+    ),
+    "perhaps-paid": (
+        "The invoice of an order has gone from lightningd, by hand or by `autoclean`, while this plugin did not run, "
+        "and no bookkeeper runs that could say whether it was paid first. The order has ended without a channel. Look "
+        "for the payment hash of the alarm in your own records and in lightningd's log; if it was paid, pay the sum "
+        "back. Let `bookkeeper` run, and `autoclean` keep paid invoices for a day at least, and it cannot come again."
+    ),
     "journal": (
         "lightningd's datastore cannot be written, or holds a record that this program does not understand. While "
         "writing fails nothing irreversible is done: payments fail temporarily. See to the disk of lightningd's "
@@ -80,7 +92,9 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
     "unpaid-channel": (
         "An offer has ended and its channel lies on chain, not paid for, or in part. It counts against the budget "
         "until it is closed. `lsps2-listsessions` lists it under `unpaid_channels`. Close it, or let "
-        "`lsps2-close-unpaid` do so after a stated time; the client can never use it for anything but its payment."
+        "`lsps2-close-unpaid` do so after a stated time; the client can never use it for anything but its payment. "
+        "Where the alarm speaks of an order, lightningd lost its payment in the moment in which the funding went out: "
+        "`lsps2-listorders` shows its channel, which is used as any other and promised to no one. Close it."
     ),
     "funding-late": (
         "A client was paid and the funding of its channel is not in the mempool or in no block. It is sent again, "

@@ -48,6 +48,10 @@ def test_there_are_alarms_to_look_at() -> None:
         ("ReserveCoins broke\nTraceback", "bug"),
         ("session 1x1x1: FUNDED cannot come in COLLECTING", "bug"),
         ("channel cc may not be dropped: money has moved in it, or it is public", "given-up"),
+        ("order aa of 02aa was paid twice, so its invoice records: pay 5 sat back", "paid-twice"),
+        ("the invoice of order aa of 02aa was deleted, and no bookkeeper has a record of it: if", "perhaps-paid"),
+        ("the record of order aa cannot be read and is kept; its client may be owed: x", "journal"),
+        ("order aa has its channel on chain, and its payment went back: it stays on chain", "unpaid-channel"),
         ("something else", OTHER),
     ],
 )

@@ -26,7 +26,7 @@ class Taken(Enum):
 
     YES = auto()
     NO = auto()
-    GONE = auto()  # there is no such invoice: it was deleted, paid or not; and no bookkeeper was asked, or there is none
+    GONE = auto()  # there is no such invoice: it was deleted, paid or not, and no bookkeeper says which
 
 
 class Made(NamedTuple):
