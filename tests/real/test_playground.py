@@ -60,6 +60,24 @@ def test_ctrl_c_ends_everything(place: Path) -> None:
     assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
 
 
+def test_an_option_that_the_plugin_does_not_take_is_named(place: Path) -> None:
+    """A word of the person who tries is answered in a sentence, and nothing is left."""
+    for option, code, words in (
+        (
+            "lsps2-reuse=sometimes",
+            2,
+            "the LSP's plugin does not start: lsps2-reuse='sometimes' is unknown; give off or free or fee",
+        ),
+        ("lsps2-blinded-paths=on", 1, "--lsps2-blinded-paths=on: doesn't allow an argument"),
+    ):
+        command = [*COMMAND, "up", "--dir", str(place), "--option", option]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == code
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not place.exists()
+
+
 @pytest.mark.parametrize("crash", [False, True])
 def test_down_ends_it_from_elsewhere_also_after_a_crash(place: Path, crash: bool) -> None:
     """Point 3: `down` asks the foreground to end, and clears away what a killed one left."""

@@ -1,4 +1,4 @@
-"""The tutorials on regtest, played as a reader would: the playground runs, and each command is typed in its order."""
+"""Pages on regtest, played as a reader would: the playground runs, and each command is typed in its order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.tutorials import FAILS, Step, missing, steps
 
 from lsps2fast_plugin.tools.regtest import Programs, until
 
-TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorial"
+DOCS = Path(__file__).parents[2] / "docs"
 OURS = f"{sys.executable} -m lsps2fast_plugin.tools.cli"
 UP = "lsps2fast regtest up"
 PATIENCE_S = 120
@@ -80,10 +80,13 @@ def playground(command: str) -> Iterator[Reader]:
             process.wait(PATIENCE_S)
 
 
-@pytest.mark.parametrize("page", ["a-jit-channel-on-regtest", "first-day-selling"])
+@pytest.mark.parametrize(
+    "page",
+    ["tutorial/a-jit-channel-on-regtest", "tutorial/first-day-selling", "how-to/use-channels-that-clients-have"],
+)
 def test_a_tutorial_does_what_it_says(page: str, programs: Programs) -> None:
     """Each command succeeds, or fails where the page says so, and answers what the page shows."""
-    played = steps(TUTORIALS / f"{page}.md")
+    played = steps(DOCS / f"{page}.md")
     begin = next(number for number, step in enumerate(played) if step.command.startswith(UP))
     with playground(played[begin].command) as reader:
         for step in played[begin + 1 :]:

@@ -48,6 +48,10 @@ async def test_fifty_thousand_into_a_hundred_thousand_spare_makes_no_transaction
         assert invoice.fee_taken_msat == 0
         assert len(client.ends) == 1
         assert len(stage.world.chain.transactions) == before
+        sales = (await stage.lsp.call("lsps2-listsales", {"outcome": "Reused"}))["sales"]
+        assert [(sale["mining_msat"], sale["capacity_sat"]) for sale in sales] == [
+            (0, client.ends[0].channel.capacity_sat)
+        ]
         assert fundings(stage) == 1
 
 

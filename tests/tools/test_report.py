@@ -182,12 +182,15 @@ def test_the_dry_run_of_closes_is_a_table(
     monkeypatch.setattr(command, "call", lambda path, method, params: asked.append((method, params)) or answer)
     lines = said(capsys, "closable", "--kept").splitlines()
     assert asked == [("lsps2-closable", {"kept": True})]
+    assert lines[0] == "closing costs 203 sat at 253 sat per 1000 weight"
     assert lines[1].startswith(words)
     assert lines[3].split()[:4] == ["100x1x0", "71", "spent", "1,000"]
     assert lines[4].endswith("spent: it was used; old: it is young")
     assert lines[-1].split()[:3] == ["200x1x0", "5", "6"]
     assert "its client has an offer that is still good" in lines[-1]
     assert "spent: it was used; old: it is young" in said(capsys, "closable", "--csv")
+    answer["channels"] = []
+    assert "no channel can be closed" in said(capsys, "closable").splitlines()
 
 
 async def test_a_node_answers_the_same_as_its_file() -> None:

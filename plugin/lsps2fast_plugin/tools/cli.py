@@ -63,7 +63,8 @@ def _demo_command(args: argparse.Namespace) -> int:
 def _regtest_command(args: argparse.Namespace) -> int:
     from lsps2fast_plugin.tools.regtest.playground import run
 
-    return run(args.action, mode=args.mode, as_json=args.json, directory=args.dir, ha=args.ha)
+    options = dict(option.split("=", 1) if "=" in option else (option, True) for option in args.option)
+    return run(args.action, mode=args.mode, as_json=args.json, directory=args.dir, ha=args.ha, options=options)
 
 
 def _database_command(args: argparse.Namespace) -> int:
@@ -239,6 +240,13 @@ def parser() -> argparse.ArgumentParser:
     regtest.add_argument("action", choices=("up", "demo", "down"), help="start a playground, play three sales, end it")
     regtest.add_argument(
         "--ha", action="store_true", help="up: the LSP on PostgreSQL, with a second machine that takes over on a signal"
+    )
+    regtest.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="up: an option of the LSP's plugin, such as lsps2-reuse=free; once for each",
     )
     regtest.add_argument("--dir", type=Path, default=None, help="directory of the nodes (default: your own in /tmp)")
     regtest.add_argument("--json", action="store_true", help="demo: print only the result, as JSON")

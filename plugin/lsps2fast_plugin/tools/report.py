@@ -308,12 +308,13 @@ def _show(what: str, answer: Answer) -> None:
     if what == "money":
         out.write(f"{answer['since']} to {answer['until']}, in sat\n")
     if what == "closable":
-        out.write(f"closing costs {sat(answer['closing_msat'])} at {answer['feerate_perkw']} sat per 1000 weight\n")
+        cost_sat = -(-answer["closing_msat"] // 1000)
+        out.write(f"closing costs {cost_sat:,} sat at {answer['feerate_perkw']} sat per 1000 weight\n")
         out.write(_by_rule(answer["by_rule"]))
     rows = _rows(what, answer)
     columns = {"money": _money_columns(answer), "sales": _SALES, "closable": _CLOSABLE}[what]
     if not rows:
-        out.write("none\n")
+        out.write("no channel can be closed\n" if what == "closable" else "none\n")
     else:
         _print_table(columns, rows, what == "money")
     if answer.get("kept"):

@@ -13,7 +13,8 @@ OUTCOMES: Final = ("Succeeded", "Underpaid", "Forfeited", "Abandoned", "Failed",
 
 _COLUMNS: Final = """a.id, a.jit_scid, lower(hex(a.payment_hash)) AS payment_hash, lower(hex(a.peer_id)) AS peer_id,
   a.token, a.band, a.outcome, a.failed_by, a.code, a.reason, a.amount_msat, a.parts, a.fee_agreed_msat,
-  a.fee_taken_msat, a.fee_owed_msat, lower(hex(a.channel_id)) AS channel_id, c.capacity_sat, c.mining_msat,
+  a.fee_taken_msat, a.fee_owed_msat, lower(hex(a.channel_id)) AS channel_id, c.capacity_sat,
+  CASE a.outcome WHEN 'Reused' THEN 0 ELSE c.mining_msat END AS mining_msat,
   lower(hex(c.funding_txid)) AS funding_txid, c.close_mining_msat,
   k.rule AS closed_by_rule, c.locked_ms, c.sent_ms, c.released_ms, a.began_ms, a.opening_ms,
   a.channel_ms, a.forwarded_ms, a.claimed_ms, a.ended_ms"""

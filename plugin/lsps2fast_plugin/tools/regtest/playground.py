@@ -46,8 +46,13 @@ def place() -> Path:
 
 
 @contextlib.contextmanager
-def ground(directory: Path, mode: str, say: Any, *, ha: bool = False) -> Iterator[Town]:
-    """Yield a town in `directory`, which is ours alone; gone afterwards, however that comes about."""
+def ground(
+    directory: Path, mode: str, say: Any, *, ha: bool = False, options: dict[str, str | bool] | None = None
+) -> Iterator[Town]:
+    """Yield a town in `directory`, which is ours alone; gone afterwards, however that comes about.
+
+    `options` of the LSP's plugin. Raises ConfigError for one that it does not take.
+    """
     programs = find_programs()
     if ha:
         find_postgres()
@@ -55,7 +60,7 @@ def ground(directory: Path, mode: str, say: Any, *, ha: bool = False) -> Iterato
         directory.mkdir(mode=0o700)
     except FileExistsError:
         raise ConfigError(f"there is a playground in {directory}; end it with: lsps2fast regtest down") from None
-    town = (Machines if ha else Town)(directory, mode, programs=programs)
+    town = (Machines if ha else Town)(directory, mode, programs=programs, service_options=options)
     _write_state(directory, [])
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
@@ -119,10 +124,10 @@ def _clear(directory: Path, pids: dict[str, int]) -> None:
     shutil.rmtree(directory)
 
 
-def up(directory: Path, mode: str, say: Any, *, ha: bool = False) -> int:
+def up(directory: Path, mode: str, say: Any, *, ha: bool = False, options: dict[str, str | bool] | None = None) -> int:
     """Start it, say what can be done, and wait for the end."""
     try:
-        with ground(directory, mode, say, ha=ha) as town:
+        with ground(directory, mode, say, ha=ha, options=options) as town:
             if isinstance(town, Machines):
                 _take_over_when_told(town, say)
             say(_instructions(town))
@@ -345,8 +350,12 @@ def run(
     as_json: bool = False,
     directory: Path | None = None,
     ha: bool = False,
+    options: dict[str, str | bool] | None = None,
 ) -> int:
-    """One of up, demo, down; the exit code. `ha`: with PostgreSQL and a second machine, for `up`."""
+    """One of up, demo, down; the exit code.
+
+    For `up` alone: `ha`, with PostgreSQL and a second machine, and `options` of the LSP's plugin.
+    """
 
     def say(text: str) -> None:
         sys.stdout.write(text + "\n")
@@ -356,7 +365,10 @@ def run(
     try:
         if action == "down":
             return down(where, say)
-        return up(where, mode, say, ha=ha) if action == "up" else demo(where, mode, as_json)
+        return up(where, mode, say, ha=ha, options=options) if action == "up" else demo(where, mode, as_json)
     except ConfigError as error:
         sys.stderr.write(f"lsps2fast regtest: {error}\n")
         return 2
+    except (RuntimeError, TimeoutError) as error:  # with the last lines of the log
+        sys.stderr.write(f"lsps2fast regtest: {error}\n")
+        return 1

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lsps2fast import bolt11
-from lsps2fast.errors import NodeError
+from lsps2fast.errors import ConfigError, NodeError
 from lsps2fast.lsps.lsps2 import format_scid
 from lsps2fast_plugin.tools.regtest.processes import (
     PATIENCE_S,
@@ -135,7 +135,10 @@ class Town:
         self.payer.start(wait=False)
         self.lsp.wait_up()
         self.payer.wait_up()
-        self.lsp.wait_log("sells JIT channels")
+        line = self.lsp.wait_log("(?:sells JIT channels|lsps2fast-service: .*disabled itself)")
+        if "disabled itself" in line:
+            why = line.rpartition("disabled itself")[2].removeprefix(" at init").removeprefix(": ")
+            raise ConfigError(f"the LSP's plugin does not start: {why}")
         self.grant(self.lsp, self._coins_sat)
         if self._payer_channels:
             self.link(self.payer, self.lsp, self._payer_channels)
