@@ -15,7 +15,7 @@ from lsps2fast_plugin.simnode.channels import End, Htlc
 from lsps2fast_plugin.simnode.errors import NodeDown, RpcError
 from lsps2fast_plugin.simnode.splices import FEE_SAT, LOCK_DEPTH
 
-from . import stories_batch, stories_existing, stories_ordered  # noqa: F401 (they enter theirs)
+from . import stories_batch, stories_choice, stories_existing, stories_ordered  # noqa: F401 (they enter theirs)
 from .case import CLIENT_TRUSTS, LSP_TRUSTS
 from .closing import PROMISED_BLOCKS, CloseWatch
 from .stage import PATIENCE_TURNS, SIZE_MSAT, VALIDITY_S, Sale, Stage

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -130,6 +131,7 @@ class Stage:
         self.clients: list[Client] = []
         self.points: list[str] = []  # every point seen since begin(), in order
         self.problems: list[str] = []
+        self.operators_fees: dict[str, tuple[int, int]] = {}  # by channel id: what was set for it in its first payment
         self.payers_spent_msat = 0  # on something else than invoices
         self.foreign: set[str] = set()  # channels that another tool made
         self.while_down: Callable[[], Awaitable[None]] | None = None
@@ -378,6 +380,23 @@ class Stage:
         client = self.world.client(name, **behaviour)
         self.clients.append(client)
         return client
+
+    async def set_fees(self, channel_id: str, base_msat: int, ppm: int) -> None:
+        """What the operator types, while the node is there and knows the channel."""
+        fees = {"feebase": base_msat, "feeppm": ppm, "enforcedelay": 0}
+        with suppress(NodeDown, RpcError):
+            await self.lsp.call("setchannel", {"id": channel_id, **fees})
+            self.operators_fees[channel_id] = base_msat, ppm
+
+    def fees_of(self, channel_id: str) -> list[tuple[int, int]]:
+        """Return what this channel may take in the end.
+
+        No record tells of the operator's fees while a payment for a channel needs it at zero: a second payment, after
+        the first has failed, dies with them.
+        """
+        configured = self.lsp.fee_base_msat, self.lsp.fee_ppm
+        own = self.operators_fees.get(channel_id)
+        return [configured] if own is None else [own, configured] if self.died else [own]
 
     def mend(self) -> None:
         """Clients that did something speak again and call the LSP, as people do when a payment failed."""

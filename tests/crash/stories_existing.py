@@ -11,6 +11,7 @@ from .story import THIRDS, parts_held, scenario, served
 
 FREE = {"lsps2-reuse": "free"}
 FEE_PERCENT = 20
+SHARE_MSAT = 30_000_000
 SPARE_MSAT = 70_000_000  # of the 100,000 sat that the first channel has to spare: once, not twice
 
 
@@ -59,6 +60,27 @@ async def over_existing_race(stage: Stage) -> None:
         stage.problems.append("two payments raced for one room, and one of them failed")
     for sale in sales:
         await stage.pay_unpaid(stage.payers[0], sale, [SPARE_MSAT])
+
+
+@scenario(options=FREE)
+async def over_existing_shared(stage: Stage) -> None:
+    """Two payments share the room, and the first is over before the record of the second is written (rule:13)."""
+    client = await served(stage)
+    sales = [await _reusing(stage, client, SHARE_MSAT) for _ in range(2)]
+    client.behaviour.on_part = "hold"
+    await stage.begin()
+    first = await parts_held(stage, client, sales[0], [SHARE_MSAT])
+    slow = stage.lsp.faults.hang("datastore")
+    client.behaviour.on_part = "settle"
+    second = await stage.send(stage.payers[0], sales[1], [SHARE_MSAT])
+    await stage.quiet()
+    client.settle_held()
+    await stage.result(first)
+    await stage.quiet()
+    stage.lsp.faults.remove(slow)
+    await stage.result(second)
+    for sale in sales:
+        await stage.pay_unpaid(stage.payers[0], sale, [SHARE_MSAT])
 
 
 @scenario(options=FREE)
