@@ -307,6 +307,16 @@ async def test_blocks_come_while_the_client_is_away() -> None:
         client.connect()
 
 
+async def test_an_order_that_is_paid_long_after_a_start() -> None:
+    """E-13, rule:6: what is asked about the chain at a start is asked when the first payment comes, however late."""
+    async with Shop() as shop:
+        client, payer = shop.client(), shop.payer()
+        order = await shop.order(client)
+        await turn(shop, 700)
+        assert (await shop.pay(payer, order)).paid
+        await shop.over(order)
+
+
 async def test_a_funding_that_bitcoind_does_not_take() -> None:
     """E-12, rule:8: tried until the payment can wait no longer; what lightningd has begun to send is owed, and paid."""
     async with Shop() as shop:

@@ -32,6 +32,7 @@ OPEN_BLOCKS: Final = 36  # before the expiry of a payment nothing is opened for 
 SEND_BLOCKS: Final = 24  # and here it is taken or goes back, whatever bitcoind says
 REPLAY_MS: Final = 30_000  # after its start lightningd asks again within this time (cln:R1)
 SET_MS: Final = 100_000  # so long it may have parts of a payment that came without us (cln:C4: 70 s)
+CHAIN_MS: Final = 30_000  # so long a payment waits for what is known of the chain
 EXPIRED_MS: Final = 120_000  # after the end of an invoice: parts that came in time may wait for others
 FIRST_LOOK_S, LOOK_S = 0.05, 1.0
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 5_000, 600_000  # between opens that are owed
@@ -105,8 +106,12 @@ class OrderSteps:
     # The payment -----------------------------------------------------------------------------------
 
     async def _catch_up(self) -> None:
-        """Wait until lightningd and we know the latest blocks: a payment may have run out unseen (cln:O12)."""
-        while not self._is_caught_up and self._clock.now_ms() < self._begun_ms + self._hold_ms:
+        """Ask until lightningd and we know the latest blocks: a payment may have run out unseen (cln:O12).
+
+        The first payment may come long after the start.
+        """
+        until_ms = max(self._begun_ms + self._hold_ms, self._clock.now_ms() + CHAIN_MS)
+        while not self._is_caught_up and self._clock.now_ms() < until_ms:
             try:
                 self._is_caught_up = await self._invoices.knows_the_chain(self._height())
             except NodeError as error:

@@ -351,7 +351,7 @@ MUTANTS: dict[str, Mutant] = {
         "rule:5",
         "the time-out of an order's parts whose others do not come",
         ("orders-many",),
-        ((OrderParts, "look", _nothing),),
+        ((OrderParts, "overdue", lambda *_: []),),
         {"orders": "on", "people": 12.0},
     ),
 }
