@@ -12,6 +12,8 @@ cdef class Live(Registry):
     cdef readonly int max_held_parts_per_buy
     cdef readonly unsigned long long max_held_msat
     cdef readonly unsigned long long max_held_msat_per_peer
+    cdef readonly int beside_parts
+    cdef readonly unsigned long long beside_msat
     cdef readonly int live
     cdef readonly dict by_hash
     cdef readonly object hashes

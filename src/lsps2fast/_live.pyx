@@ -97,6 +97,11 @@ class Live(Registry):
 
     # Shares of the pot (rule:24) -------------------------------------------------------------------
 
+    def held_beside(self, parts, msat):
+        """Take note of what is held for others than sales: it is in the pot of all."""
+        self.beside_parts = parts
+        self.beside_msat = msat
+
     @cython.cfunc
     def make_room(self, session: Payment, buy: JitChannel, newcomer: IncomingHtlc):
         """Return the actions after which `newcomer` can be held, None where larger parts fill a pot.
@@ -114,9 +119,9 @@ class Live(Registry):
         if (
             buy.held_parts < self.max_held_parts_per_buy
             and client.held_parts < self.max_held_parts_per_peer
-            and self.held_parts < self.max_held_parts
+            and self.held_parts + self.beside_parts < self.max_held_parts
             and msat <= less(self.max_held_msat_per_peer, client.held_msat)
-            and msat <= less(self.max_held_msat, self.held_msat)
+            and msat <= less(self.max_held_msat, self.held_msat + self.beside_msat)
         ):
             return NOTHING
         chosen = []
@@ -127,8 +132,8 @@ class Live(Registry):
                 over_parts = client.held_parts + 1 - self.max_held_parts_per_peer
                 over_msat = less(msat, less(self.max_held_msat_per_peer, client.held_msat))
             else:
-                over_parts = self.held_parts + 1 - self.max_held_parts
-                over_msat = less(msat, less(self.max_held_msat, self.held_msat))
+                over_parts = self.held_parts + self.beside_parts + 1 - self.max_held_parts
+                over_msat = less(msat, less(self.max_held_msat, self.held_msat + self.beside_msat))
             over_parts -= len(chosen)
             for part in chosen:
                 over_msat = less(over_msat, part.amount_msat)

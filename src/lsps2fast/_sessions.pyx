@@ -138,6 +138,8 @@ class Sessions(Live):
         self.now_ms = 0  # as last told
         self.held_parts = 0
         self.held_msat = 0
+        self.beside_parts = 0
+        self.beside_msat = 0
         self._at_height = {}  # height -> the sessions that wait for it
         self._heights = []  # a heap of those heights
         self._owners = {}  # channel id -> the buys, one as a rule, for which it was made

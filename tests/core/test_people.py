@@ -402,6 +402,22 @@ def test_a_pot_of_msat_has_shares_too(machine: Machine) -> None:
     assert core.held_msat == SIZE
 
 
+def test_what_is_held_beside_sales_is_in_the_pot_of_all(machine: Machine) -> None:
+    """rule:24: parts and sats; what gives way is a sale's, and sales have the pot again once the others are gone."""
+    core = _node(machine, max_held_parts=30, max_held_msat=SIZE)
+    _sell(core, SCID, CLIENT)
+    _sell(core, SCID + 1, "02" + "33" * 32)
+    core.held_beside(28, SIZE // 2)
+    assert (core.beside_parts, core.beside_msat) == (28, SIZE // 2)
+    for number in range(2):
+        assert _send(machine, core, SCID, HASH, (UPSTREAM, number), 10 + number) == ()
+    assert _send(machine, core, SCID + 1, HASH, (UPSTREAM, 20), 9) == (failed([20]),)
+    assert _send(machine, core, SCID + 1, HASH, (UPSTREAM, 21), SIZE // 2 + 1) == (failed([21]),)
+    assert _send(machine, core, SCID + 1, HASH, (UPSTREAM, 22), SIZE // 3) == (failed([0]),)
+    core.held_beside(0, 0)
+    assert _send(machine, core, SCID + 1, HASH, (UPSTREAM, 23), SIZE // 2) == ()
+
+
 def test_a_set_of_crumbs_gives_way_to_a_real_payment(scene: Play) -> None:
     """rule:24, C-10: three hashes of a stranger do not keep the fourth, the invoice's, away."""
     play = scene()

@@ -559,6 +559,41 @@ async def test_coins_of_a_funding_that_waits_stay_reserved() -> None:
 # Many ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("first", ["orders", "sales"])
+async def test_orders_and_sales_share_what_may_be_held(first: str) -> None:
+    """rule:24: one pot, of which orders may fill half; lsps2-stats shows the sum."""
+    async with Shop(lsps2_max_held_parts=8, lsps2_max_parts=4) as shop:
+        client, payer = shop.client(), shop.payer(channels=2)
+        ordered = [await shop.order(client), await shop.order(client)]
+        sales = [await shop.invoice(shop.client(name)) for name in ("bob", "carol")]
+
+        async def fill_by_orders(held: int, more: int) -> None:
+            for order, count in zip(ordered, (4, more), strict=True):
+                shop.pay(payer, order, amounts_msat=[1] * count, total_msat=total_msat(order))
+                await shop.quiet()
+            assert await pot() == held
+
+        async def fill_by_sales(held: int) -> None:
+            for sale in sales:
+                payer.pay(sale, [1000] * 4, total_msat=10_000_000)
+                await shop.quiet()
+            assert await pot() == held
+
+        async def pot() -> int:
+            stats = await shop.stats()
+            assert stats["limits"]["held_parts"]["used_parts"] == stats["held_parts"] == len(shop.lsp.htlcs.held)
+            return int(stats["held_parts"])
+
+        if first == "orders":
+            await fill_by_orders(4, 2)
+            await fill_by_sales(8)
+        else:
+            await fill_by_sales(8)
+            await fill_by_orders(8, 2)
+        await turn(shop, 96)
+        assert await pot() == 0
+
+
 async def test_what_is_worth_little_gives_way_when_orders_crowd() -> None:
     """rule:24: first of clients who have hung up, and never in its first ten minutes, nor once a part has come."""
     async with Shop(lsps2_max_orders=3, lsps2_max_orders_per_peer=3) as shop:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from lsps2fast._payment import JitChannel
 from lsps2fast._sessions import Sessions
+from lsps2fast_plugin.service.held_together import Held
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,10 @@ class Share(NamedTuple):
 class HeldLimits:
     """Watches the shares of one service."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, beside: Held) -> None:
+        """`beside`: what is held for others than sales."""
         self._sessions = sessions
+        self._beside = beside
         self._refused = 0
         self._full: set[str] = set()
 
@@ -44,12 +47,12 @@ class HeldLimits:
         parts = max((buy.client.held_parts for buy in held), default=0)
         msat = max((buy.client.held_msat for buy in held), default=0)
         return {
-            "held_parts": Share(core.held_parts, core.max_held_parts, "parts"),
+            "held_parts": Share(core.held_parts + len(self._beside), core.max_held_parts, "parts"),
             "held_parts_of_a_client": Share(parts, core.max_held_parts_per_peer, "parts"),
             "held_parts_of_an_offer": Share(
                 max((buy.held_parts for buy in held), default=0), core.max_held_parts_per_buy, "parts"
             ),
-            "held_sat": Share(core.held_msat, core.max_held_msat, "msat"),
+            "held_sat": Share(core.held_msat + self._beside.held_msat, core.max_held_msat, "msat"),
             "held_sat_of_a_client": Share(msat, core.max_held_msat_per_peer, "msat"),
         }
 

@@ -45,6 +45,8 @@ class HtlcIntake:
         self._host = parts.host
         self._held = parts.held
         self._held_limits = parts.held_limits
+        self._all_held = parts.held_kinds.all
+        self._beside = parts.held_kinds.beside_sales
         self._driver = parts.driver
         self._desk = parts.desk
         self._capital = parts.exposure
@@ -181,6 +183,7 @@ class HtlcIntake:
             self._held.hold(htlc.key, call)
             self._driver.carry_out((FailParts((htlc.key,), refusal),))
             return
+        sessions.held_beside(len(self._beside), self._beside.held_msat)
         actions = sessions.part(htlc, self._clock.now_ms(), self._clock.wall_ms())
         self._held_limits.part_came(jit)
         self._held.hold(htlc.key, call)
@@ -206,9 +209,9 @@ class HtlcIntake:
         return None
 
     def _may_wait(self, call: Any, key: PartKey) -> bool:
-        """Return whether there is room for one more HTLC, beside those held for sales and for clients that sleep."""
+        """Return whether there is room for one more HTLC, beside all that are held."""
         if self._waker is None:
-            return self._desk.gate.part(len(self._held), self._held.held_msat, call.amount_msat)
+            return self._desk.gate.part(len(self._all_held), self._all_held.held_msat, call.amount_msat)
         return self._waker.sleepers.make_room(Claim(key[0], call.amount_msat, call.id_raw))
 
     def channel_left(self, channel_id: str) -> None:

@@ -27,6 +27,7 @@ from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
 from lsps2fast_plugin.service.held_limits import HeldLimits
+from lsps2fast_plugin.service.held_together import HeldKinds
 from lsps2fast_plugin.service.incoming_names import IncomingNames
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.liquidity import NodeLiquidity
@@ -58,6 +59,7 @@ class ServiceParts:
     rpc: Rpc
     interest: HtlcFilter
     held: HeldHtlcs
+    held_kinds: HeldKinds
     held_limits: HeldLimits
     notebook: DatastoreRecords
     desk: Desk

@@ -35,6 +35,7 @@ from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
 from lsps2fast_plugin.service.held_limits import HeldLimits
+from lsps2fast_plugin.service.held_together import HeldKinds
 from lsps2fast_plugin.service.incoming_names import IncomingNames
 from lsps2fast_plugin.service.known_node import KnownFeerates
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
@@ -177,6 +178,7 @@ def build_parts(
     reconciler = Reconciler(rpc, replays, names)
     lookout = MissedEventPoller(funder=funder, broadcaster=broadcaster, tables=reconciler, sessions=driver)
     held = HeldHtlcs(host)
+    kinds = HeldKinds(held)
     room = PromisedRoom()
 
     def reuse_fee_msat(opening_fee_msat: int) -> int | None:
@@ -223,8 +225,10 @@ def build_parts(
             driver=driver,
             shut=shut,
             held=held,
+            elsewhere=kinds.beside_sleepers,
             post=post,
         )
+        kinds.sleepers(waker.sleepers)
     supply = Supply(
         view,
         books,
@@ -253,6 +257,7 @@ def build_parts(
             leases=afterwards,
             supply=supply,
             shared=shared,
+            held=kinds,
             alarms=alarms,
             scid_taken=lambda scid: scid in offers or view.scid_taken(scid),
             replays=replays,
@@ -284,7 +289,8 @@ def build_parts(
         rpc=rpc,
         interest=interest,
         held=held,
-        held_limits=HeldLimits(sessions),
+        held_kinds=kinds,
+        held_limits=HeldLimits(sessions, kinds.beside_sales),
         notebook=notebook,
         desk=desk,
         offers=offers,

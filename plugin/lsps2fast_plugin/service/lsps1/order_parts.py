@@ -97,10 +97,10 @@ class OrderParts:
         self._collect_ms = collect_ms
         self._most_parts = most_parts
         self._sets: dict[str, PartSet] = {}
-        self.held_msat = 0
+        self._parts = self.held_msat = 0  # of all that is held
 
     def __len__(self) -> int:
-        return sum(len(each.calls) for each in self._sets.values())
+        return self._parts
 
     # Which are ours --------------------------------------------------------------------------------
 
@@ -179,6 +179,7 @@ class OrderParts:
             return failure
         self._sets[payable.order_id] = found
         found.calls[key] = [call]
+        self._parts += 1
         self.held_msat += call.amount_msat
         if sum_msat >= found.total_msat:
             found.whole, found.since_ms = True, now_ms
@@ -206,6 +207,7 @@ class OrderParts:
     def _take(self, order_id: str) -> PartSet | None:
         found = self._sets.pop(order_id, None)
         if found is not None:
+            self._parts -= len(found.calls)
             self.held_msat -= found.sum_msat
         return found
 

@@ -13,6 +13,7 @@ from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.capital import CapitalAtRisk
 from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.funding import Funder
+from lsps2fast_plugin.service.held_together import HeldKinds
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.lsps1.book import OrderBook
 from lsps2fast_plugin.service.lsps1.channels import OrderChannels
@@ -45,6 +46,7 @@ def build_orders(
     leases: ChannelLeaseGuard,
     supply: Supply,
     shared: SharedHashes,
+    held: HeldKinds,
     alarms: Alarms,
     scid_taken: Callable[[int], bool],
     replays: bool,
@@ -52,6 +54,7 @@ def build_orders(
     """Return what goes on with orders, and takes new ones where `lsps2-lsps1=on`."""
     driver.interest.see_final_hops()
     parts = OrderParts(driver.interest, shared, host, settings.collect_ms, settings.max_parts)
+    held.orders(parts)
     book, invoices = OrderBook(notebook, clock, alarms.tell, parts), OrderInvoices(rpc)
     taker = OrderDesk(
         sells=settings.orders == "on",
@@ -96,6 +99,7 @@ def build_orders(
         leases=leases,
         host=host,
         gate=desk.gate,
+        all_held=held.all,
         clock=clock,
         height=driver.height,
         alarm=alarms.tell,

@@ -175,12 +175,15 @@ class Gate:
         """Return how many HTLCs, and with how many msat, may be held beside those already held."""
         return self._limits.held_parts - held_parts, self._limits.held_sat * 1000 - held_msat
 
-    def part(self, held_parts: int, held_msat: int, amount_msat: int) -> bool:
-        """Return whether one more HTLC may be held beside those already held; False: fail it temporarily (C-19)."""
-        if held_parts >= self._limits.held_parts:
+    def part(self, held_parts: int, held_msat: int, amount_msat: int, shares: int = 1) -> bool:
+        """Return whether one more HTLC may be held beside those already held; False: fail it temporarily (C-19).
+
+        `shares`: into so many the pot is divided, and they may fill one.
+        """
+        if held_parts >= self._limits.held_parts // shares:
             self._refusals.count(Refusal.HELD_PARTS)
             return False
-        if held_msat + amount_msat > self._limits.held_sat * 1000:
+        if held_msat + amount_msat > self._limits.held_sat * 1000 // shares:
             self._refusals.count(Refusal.HELD_SATS)
             return False
         return True

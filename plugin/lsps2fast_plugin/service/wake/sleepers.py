@@ -18,6 +18,7 @@ from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.held_shares import Claim, giving_way
+from lsps2fast_plugin.service.held_together import Held
 from lsps2fast_plugin.service.policy.limits import Gate
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
@@ -33,14 +34,6 @@ class Host(Protocol):
 
     def let_go(self, id_raw: bytes) -> None:
         """Answer `continue`."""
-
-
-class HeldElsewhere(Protocol):
-    """What else is held, for sales."""
-
-    def __len__(self) -> int: ...
-    @property
-    def held_msat(self) -> int: ...
 
 
 class _Held(NamedTuple):
@@ -68,12 +61,15 @@ class Sleepers:
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
         channels_of: Callable[[str], Awaitable[list[PeerChannel]]],
         is_online: Callable[[str], bool],
-        elsewhere: HeldElsewhere,
+        elsewhere: Held,
         ready: Callable[[str], None],
         most_msat_of_client: int,
         wait_ms: int,
     ) -> None:
-        """`wait_ms`: 0 holds nothing. `ready(channel_id)` hears which channels can be used again."""
+        """`elsewhere`: what else is held. `wait_ms`: 0 holds nothing.
+
+        `ready(channel_id)` hears which channels can be used again.
+        """
         self._host = host
         self._shut = shut
         self._gate = gate

@@ -10,6 +10,7 @@ from lsps2fast_plugin.cln.models import CLOSING, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
+from lsps2fast_plugin.service.held_together import Held
 from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.shut_channels import ShutChannels
@@ -35,6 +36,7 @@ def build_waker(
     driver: SessionDriver,
     shut: ShutChannels,
     held: HeldHtlcs,
+    elsewhere: Held,
     post: Post | None,
 ) -> Waker:
     """Return what calls clients that are away. `post`: what makes the requests, by default ours."""
@@ -50,7 +52,7 @@ def build_waker(
         spawn=host.spawn,
         channels_of=lambda peer_id: list_peer_channels(rpc, id=peer_id),
         is_online=sessions.is_online,
-        elsewhere=held,
+        elsewhere=elsewhere,
         ready=driver.effects.watch.changed,
         most_msat_of_client=settings.held_msat_per_peer,
         wait_ms=settings.wake_wait_ms,
