@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from lsps2fast_plugin.simnode import Client
+from lsps2fast_plugin.simnode.closing import force_close
+from lsps2fast_plugin.simnode.errors import RpcError
 
 from .case import CLIENT_TRUSTS
 from .stage import SIZE_MSAT, Stage
@@ -63,6 +66,41 @@ async def ordered_beside_a_sale(stage: Stage) -> None:
     await stage.result(payment)
     await stage.pay_unpaid(payer, sale)
     if got:
+        await stage.has_its_channel(order)
+    else:
+        await _ordered(stage, client)
+
+class _Refusal:
+    """bitcoind refuses every funding that lightningd has begun to send, until it is `over`."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.tries, self.over = 0, False
+        self._send, stage.lsp.wallet.send = stage.lsp.wallet.send, self._take  # type: ignore[method-assign]
+
+    def _take(self, tx: Any) -> Any:
+        self.tries += 1
+        if not self.over:
+            raise RpcError(-1, "Error broadcasting transaction: mempool min fee not met")
+        return self._send(tx)
+
+
+@scenario(CLIENT_TRUSTS, options=ORDERS)
+async def ordered_part_on_chain(stage: Stage) -> None:
+    """bitcoind refuses the funding, and one of the channels that bring the payment goes to the chain meanwhile."""
+    client, _, payer = stage.client(), stage.payer(), stage.payer("leaver", channels=2)
+    refusal = _Refusal(stage)
+    await stage.begin()
+    order = await stage.order(client)
+    payment = asyncio.ensure_future(stage.pay_order(payer, order, parts=2))
+    await stage.until(lambda: refusal.tries or payment.done(), "the funding is sent", turns=False)
+    (end,) = payer.ends[:1]
+    force_close(end, "by the payer")
+    stage.payers_spent_msat += end.channel.commitment_fee_sat() * 1000
+    await stage.turn(1)
+    await stage.quiet()
+    refusal.over = True
+    await payment
+    if order.paid_msat:
         await stage.has_its_channel(order)
     else:
         await _ordered(stage, client)
