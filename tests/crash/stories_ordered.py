@@ -70,6 +70,7 @@ async def ordered_beside_a_sale(stage: Stage) -> None:
     else:
         await _ordered(stage, client)
 
+
 class _Refusal:
     """bitcoind refuses every funding that lightningd has begun to send, until it is `over`."""
 
