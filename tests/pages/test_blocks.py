@@ -130,7 +130,7 @@ TESTED = {
     "lsp",
     "alice",
 }  # above
-ALIASES = {"payer", "btc"}  # of the tutorials: tests/real/test_tutorials.py types them
+ALIASES = {"payer", "btc", "bob", "carol"}  # of `regtest up`: tests/real/test_tutorials.py types them
 EXEMPT = {  # commands that no test types as the page has them, and what is tried instead
     "pip": "asks a package index; `make wheels` installs what an index would serve",
     "python3": "-m venv, as the Makefile has it",

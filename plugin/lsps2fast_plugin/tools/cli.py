@@ -61,10 +61,16 @@ def _demo_command(args: argparse.Namespace) -> int:
 
 
 def _regtest_command(args: argparse.Namespace) -> int:
-    from lsps2fast_plugin.tools.regtest.playground import run
+    from lsps2fast_plugin.tools.regtest.playground import Extras, run
 
     options = dict(option.split("=", 1) if "=" in option else (option, True) for option in args.option)
-    return run(args.action, mode=args.mode, as_json=args.json, directory=args.dir, ha=args.ha, options=options)
+    return run(
+        args.action,
+        mode=args.mode,
+        as_json=args.json,
+        directory=args.dir,
+        extras=Extras(args.ha, options, args.wallets),
+    )
 
 
 def _database_command(args: argparse.Namespace) -> int:
@@ -248,6 +254,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="up: an option of the LSP's plugin, such as lsps2-reuse=free; once for each",
     )
+    regtest.add_argument("--wallets", type=int, choices=range(1, 6), default=1, help="up: so many, 1 to 5 (default: 1)")
     regtest.add_argument("--dir", type=Path, default=None, help="directory of the nodes (default: your own in /tmp)")
     regtest.add_argument("--json", action="store_true", help="demo: print only the result, as JSON")
     regtest.add_argument(

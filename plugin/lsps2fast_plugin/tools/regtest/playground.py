@@ -15,10 +15,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.tools.demo.screen import Screen
@@ -30,7 +30,19 @@ from lsps2fast_plugin.tools.regtest.processes import Child, Lightningd, find_pro
 from lsps2fast_plugin.tools.regtest.town import CLIENT_TRUSTS, Bill, Town
 
 WALLET = "alice"
+WALLETS = (WALLET, "bob", "carol", "dave", "erin")
 END_S = 60.0
+
+
+class Extras(NamedTuple):
+    """What a person may ask of `up`: PostgreSQL and a second machine, options of the LSP's plugin, more wallets."""
+
+    ha: bool = False
+    options: Mapping[str, str | bool] = {}
+    wallets: int = 1
+
+
+NO_EXTRAS = Extras()
 
 
 class Stopped(Exception):
@@ -46,28 +58,27 @@ def place() -> Path:
 
 
 @contextlib.contextmanager
-def ground(
-    directory: Path, mode: str, say: Any, *, ha: bool = False, options: dict[str, str | bool] | None = None
-) -> Iterator[Town]:
+def ground(directory: Path, mode: str, say: Any, extras: Extras = NO_EXTRAS) -> Iterator[Town]:
     """Yield a town in `directory`, which is ours alone; gone afterwards, however that comes about.
 
-    `options` of the LSP's plugin. Raises ConfigError for one that it does not take.
+    Raises ConfigError for options that the LSP's plugin does not take.
     """
     programs = find_programs()
-    if ha:
+    if extras.ha:
         find_postgres()
     try:
         directory.mkdir(mode=0o700)
     except FileExistsError:
         raise ConfigError(f"there is a playground in {directory}; end it with: lsps2fast regtest down") from None
-    town = (Machines if ha else Town)(directory, mode, programs=programs, service_options=options)
+    town = (Machines if extras.ha else Town)(directory, mode, programs=programs, service_options=dict(extras.options))
     _write_state(directory, [])
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         say("starting bitcoind, an LSP and a payer, and opening the payer's channels")
         town.open()
-        say("starting the wallet")
-        town.wallet(WALLET)
+        say("starting the wallet" if extras.wallets == 1 else f"starting {extras.wallets} wallets")
+        for name in WALLETS[: extras.wallets]:
+            town.wallet(name)
         _write_state(directory, town.children)
         yield town
     finally:
@@ -124,10 +135,10 @@ def _clear(directory: Path, pids: dict[str, int]) -> None:
     shutil.rmtree(directory)
 
 
-def up(directory: Path, mode: str, say: Any, *, ha: bool = False, options: dict[str, str | bool] | None = None) -> int:
+def up(directory: Path, mode: str, say: Any, extras: Extras) -> int:
     """Start it, say what can be done, and wait for the end."""
     try:
-        with ground(directory, mode, say, ha=ha, options=options) as town:
+        with ground(directory, mode, say, extras) as town:
             if isinstance(town, Machines):
                 _take_over_when_told(town, say)
             say(_instructions(town))
@@ -166,29 +177,29 @@ def _cli(node: Lightningd) -> str:
 
 def _instructions(town: Town) -> str:
     """Commands to copy: buy, pay, look, mine."""
-    wallet = next(child for child in town.children if child.name == WALLET)
-    assert isinstance(wallet, Lightningd)
+    wallets = [node for node in town.children if isinstance(node, Lightningd) and node.name in WALLETS]
+    wallet, nodes, lsp_id = wallets[0], len(wallets) + 2, town.lsp.node_id
     bitcoind = town.bitcoind
     bitcoin = f"{bitcoind.programs.bitcoin_cli} -regtest -datadir={bitcoind.directory} -rpcport={bitcoind.port}"
     lines = [
         "",
-        f"Three nodes and bitcoind run in {town.directory}. In another terminal:",
+        f"{'Three' if nodes == 3 else nodes} nodes and bitcoind run in {town.directory}. In another terminal:",
         "",
-        f'  alias {WALLET}="{_cli(wallet)}"',
+        *(f'  alias {each.name}="{_cli(each)}"' for each in wallets),
         f'  alias lsp="{_cli(town.lsp)}"',
         f'  alias payer="{_cli(town.payer)}"',
         f'  alias btc="{bitcoin} -rpcuser={"regtest"} -rpcpassword={"regtest"}"',
         "",
         "What the LSP sells, and an invoice over a JIT channel (10,000 sat):",
         "",
-        f"  {WALLET} lsps-lsps2-getinfo {town.lsp.node_id}",
-        f"  {WALLET} -k lsps-lsps2-invoice lsp_id={town.lsp.node_id} amount_msat=10000000 description=tea label=tea",
+        f"  {wallet.name} lsps-lsps2-getinfo {lsp_id}",
+        f"  {wallet.name} -k lsps-lsps2-invoice lsp_id={lsp_id} amount_msat=10000000 description=tea label=tea",
         "",
         "Pay it, look, and mine the funding:",
         "",
         "  payer xpay BOLT11",
         "  lsp lsps2-listsessions",
-        f"  {WALLET} listpeerchannels",
+        f"  {wallet.name} listpeerchannels",
         "  btc -generate 1",
         "",
     ]
@@ -349,13 +360,9 @@ def run(
     mode: str = CLIENT_TRUSTS,
     as_json: bool = False,
     directory: Path | None = None,
-    ha: bool = False,
-    options: dict[str, str | bool] | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> int:
-    """One of up, demo, down; the exit code.
-
-    For `up` alone: `ha`, with PostgreSQL and a second machine, and `options` of the LSP's plugin.
-    """
+    """One of up, demo, down; the exit code. `extras` are for `up` alone."""
 
     def say(text: str) -> None:
         sys.stdout.write(text + "\n")
@@ -365,7 +372,7 @@ def run(
     try:
         if action == "down":
             return down(where, say)
-        return up(where, mode, say, ha=ha, options=options) if action == "up" else demo(where, mode, as_json)
+        return up(where, mode, say, extras) if action == "up" else demo(where, mode, as_json)
     except ConfigError as error:
         sys.stderr.write(f"lsps2fast regtest: {error}\n")
         return 2
