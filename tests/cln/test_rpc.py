@@ -254,6 +254,24 @@ def test_who_gave_a_call_up_hears_of_an_answer_that_came_in_the_same_turn(play: 
     play(story)
 
 
+def test_who_is_cancelled_in_the_turn_of_the_answer_hears_of_it(play: Play) -> None:
+    """K-13: no one else will: what the call has made is cleared away, or made as it was."""
+
+    async def story(node: Node) -> None:
+        told: list[str] = []
+        call = asyncio.create_task(node.rpc.call("datastore", {}, 30.0, lambda: told.append("late")))
+        request = await (await node.caller()).request()
+        link = node.rpc._link
+        assert link is not None
+        link.data_received(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": {}}).encode())
+        call.cancel()
+        await asyncio.wait([call])
+        assert call.cancelled()
+        assert told == ["late"]
+
+    play(story)
+
+
 def test_a_connection_that_ends_as_it_is_made_keeps_no_caller_waiting(play: Play) -> None:
     """K-13: also not one that would wait for ever."""
 

@@ -51,6 +51,10 @@ def _outcome(method: str, answer: dict[str, Any]) -> dict[str, Any] | NodeError:
     return result
 
 
+def _is_answered(future: asyncio.Future[dict[str, Any]]) -> bool:
+    return future.done() and not future.cancelled() and not isinstance(future.exception(), AnswerPending)
+
+
 @dataclasses.dataclass(slots=True)
 class _Call:
     """One that waits for its answer, until `deadline_s` by the clock of the loop."""
@@ -86,9 +90,9 @@ class _Link(asyncio.Protocol):
         try:
             self._send(request)
             return await future
-        except (AnswerPending, asyncio.CancelledError) as error:
-            if late is not None and (future.cancelled() or isinstance(error, AnswerPending)):
-                if call.came_late or not self.alive:
+        except (AnswerPending, asyncio.CancelledError):
+            if late is not None:
+                if call.came_late or not self.alive or _is_answered(future):
                     late()
                 else:
                     self._given_up[call_id] = late

@@ -11,10 +11,8 @@ told.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -52,8 +50,6 @@ class RoutingFees:
         self.of_last_life: set[str] = set()  # channels about which lightningd may still have a call of that
         self._given: dict[str, RestoreFees] = {}  # of those, the ones that have their fees again
         self._blocks = 0  # since the start
-        self._zeroing: Counter[str] = Counter()  # calls under way that set a channel to zero
-        self._overtook: dict[str, RestoreFees] = {}  # fees given back while one of them was: it may come after all
 
     def supersede(self, channel_id: str) -> Callable[[], bool]:
         """Make older orders about this channel void. The function says whether this one still counts."""
@@ -96,7 +92,6 @@ class RoutingFees:
         self._owed.pop(channel_id, None)
         self._zero.pop(channel_id, None)
         self._before.pop(channel_id, None)
-        self._overtook.pop(channel_id, None)
 
     async def operator_charges(self) -> bool:
         """Return whether channels are born with a routing fee. Raises NodeError."""
@@ -119,35 +114,8 @@ class RoutingFees:
             await self._funder.zero_fees(channel_id, late)
 
         self._zero.pop(channel_id, None)
-        self._zeroing[channel_id] += 1
-        try:
-            await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
-            self._zero[channel_id] = peer_id
-        except asyncio.CancelledError:
-            self._overtook.pop(channel_id, None)  # the plugin ends: nothing is begun any more
-            raise
-        finally:
-            self._zeroing[channel_id] -= 1
-            if not self._zeroing[channel_id]:
-                del self._zeroing[channel_id]
-                self._look_again(channel_id)
-
-    def _look_again(self, channel_id: str) -> None:
-        """Where fees were given back before the last zero was answered, that may have been carried out behind them."""
-        action = self._overtook.pop(channel_id, None)
-        if action is not None and not self.is_pending(channel_id):
-            self._owed[channel_id], counts = action, self.supersede(channel_id)  # who looks now is told what it is owed
-            what = f"giving channel {channel_id} its routing fees, after an older call"
-            self._insist(what, lambda: self._give_back_if_lost(action, counts))
-
-    async def _give_back_if_lost(self, action: RestoreFees, counts: Callable[[], bool]) -> None:
-        """Give a channel its fees if it takes none; else it does not pass zero once more. Raises NodeError."""
-        rows = [row for row in await self._funder.channels() if row.channel_id == action.channel_id]
-        if rows and rows[0].charges_nothing:
-            await self._restore(action, counts, False)
-        elif counts():
-            del self._newest[action.channel_id]
-            self._owed.pop(action.channel_id, None)
+        await self._last.ask(channel_id, f"setting the routing fees of {channel_id} to zero", work)
+        self._zero[channel_id] = peer_id
 
     def restore(self, action: RestoreFees, *, again: bool = False) -> Coroutine[Any, Any, None]:
         """Give the channel the operator's fees; older orders are void from now on.
@@ -206,8 +174,6 @@ class RoutingFees:
             self._zero.pop(action.channel_id, None)
             self._before.pop(action.channel_id, None)
             self.has_them(action)
-            if action.channel_id in self._zeroing:
-                self._overtook[action.channel_id] = action
 
     async def block(self) -> None:
         """See whether a call of an earlier life has come late. Raises NodeError."""

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -52,7 +51,6 @@ class SessionStore:
         self._buys: dict[int, Buy] = {}
         self._peers: dict[str, str] = {}  # while they are read: the same text for all buys of a client
         self._old: set[int] = set()  # buys that also have a record of the built-in plugin of v26.06
-        self._locks: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()  # held or waited for
         self._kept: set[tuple[str, ...]] = set()  # keys that nothing may be written to
         self._journals: dict[int, SessionRecord] = {}  # the last word of the payment under way
         self._tried: dict[int, tuple[bytes | None, str]] = {}  # of the attempt in the final record
@@ -226,16 +224,14 @@ class SessionStore:
         value = msgspec.json.encode(record).hex()
         key = [*ROOT, folder, format_scid(buy.jit_scid)]
         params = {"key": key, "hex": value, "mode": "create-or-replace"}
-        async with self._lock(folder, buy.jit_scid):
-            await self._set(key, "datastore", params)
+        await self._set(key, "datastore", params)
         self.commits += 1
 
     async def _delete(self, folder: str, jit_scid: int) -> None:
-        async with self._lock(folder, jit_scid):
-            await self._remove([*ROOT, folder, format_scid(jit_scid)])
-            if jit_scid in self._old:
-                await self._remove([*OLD_ROOT, format_scid(jit_scid)])
-                self._old.discard(jit_scid)
+        await self._remove([*ROOT, folder, format_scid(jit_scid)])
+        if jit_scid in self._old:
+            await self._remove([*OLD_ROOT, format_scid(jit_scid)])
+            self._old.discard(jit_scid)
 
     async def _remove(self, key: list[str]) -> None:
         """Delete one record; none there is fine."""
@@ -243,7 +239,9 @@ class SessionStore:
         self.commits += 1
 
     async def _set(self, key: list[str], method: str, params: dict[str, Any]) -> None:
-        """Write or delete one key; an older write that comes late does not undo it. Raises StoreError."""
+        """Write or delete one key in its turn: a report that hangs keeps no payment waiting, and an older write that
+        comes late does not undo it. Raises StoreError.
+        """
         if tuple(key) in self._kept:
             raise StoreError(f"journal record {key} is not understood and stays as it is (K-08)")
 
@@ -258,7 +256,3 @@ class SessionStore:
             await self._last.ask(tuple(key), f"{method} of {key[-1]}", call)
         except NodeError as error:
             raise StoreError(str(error)) from error
-
-    def _lock(self, folder: str, jit_scid: int) -> asyncio.Lock:
-        """Return the lock of one record: a report that hangs keeps no payment waiting."""
-        return self._locks.setdefault((folder, jit_scid), asyncio.Lock())

@@ -130,3 +130,78 @@ def test_a_cancelled_call_may_still_be_carried_out() -> None:
 
     desk = run(story)
     assert (desk.value, len(desk.last)) == ("new", 0)
+
+
+def test_a_newer_call_waits_for_the_answer_of_the_older() -> None:
+    """K-13: lightningd may carry out what is under way in any order, and both callers would take it for well."""
+
+    async def story(desk: Desk) -> None:
+        answered = asyncio.Event()
+
+        async def slow(late: Late) -> None:
+            await answered.wait()
+            desk.value = "old"
+
+        asked = (desk.last.ask("key", "setting old", slow), desk.set("new"), desk.last.ask("other", "setting", slow))
+        calls = [asyncio.ensure_future(call) for call in asked]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert desk.value == ""
+        answered.set()
+        await asyncio.gather(*calls)
+
+    desk = run(story)
+    assert (desk.value, desk.insisted, len(desk.last)) == ("new", [], 0)
+
+
+def test_a_repetition_undoes_no_call_that_came_meanwhile() -> None:
+    """K-13: it is made in the background, and tried until it works; what is newest then stays."""
+
+    async def story(desk: Desk) -> None:
+        work: list[Callable[[], Awaitable[Any]]] = []
+        desk.last._insist = lambda what, again: work.append(again)
+        refused = NodeError("set", -1, "no")
+
+        async def set_new(late: Late) -> None:
+            if refusing:
+                raise refused
+            desk.value = "new"
+
+        refusing = False
+        await desk.give_up("old")
+        await desk.last.ask("key", "setting new", set_new)
+        await desk.carry_out_late("old")
+        refusing = True
+        with pytest.raises(NodeError):
+            await work[0]()
+        refusing = False
+        await desk.set("newest")
+        await work[0]()
+        assert desk.value == "newest"
+
+    assert len(run(story).last) == 0
+
+
+def test_a_repetition_that_failed_is_made_again() -> None:
+    """rule:10: one error is not an outcome."""
+
+    async def story(desk: Desk) -> None:
+        work: list[Callable[[], Awaitable[Any]]] = []
+        desk.last._insist = lambda what, again: work.append(again)
+        answers = [NodeError("set", -1, "busy"), None]
+
+        async def set_new(late: Late) -> None:
+            if desk.value and (answer := answers.pop(0)):
+                raise answer
+            desk.value = "new"
+
+        await desk.give_up("old")
+        await desk.last.ask("key", "setting new", set_new)
+        await desk.carry_out_late("old")
+        with pytest.raises(NodeError):
+            await work[0]()
+        assert desk.value == "old"
+        await work[0]()
+
+    desk = run(story)
+    assert (desk.value, len(desk.last)) == ("new", 0)

@@ -1,4 +1,4 @@
-"""Routing fees are given back once more where an older call may have been carried out behind them, and only there."""
+"""Routing fees are given back behind the older calls about a channel, and in no other order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from harness.negotiator import StillClock
 
 from lsps2fast.actions import RestoreFees
@@ -37,10 +36,7 @@ class Node:
         self.calls.append(self.rates)
 
     async def find(self, peer_id: str, channel_id: str) -> Any:
-        return (await self.channels())[0]
-
-    async def channels(self) -> list[Any]:
-        return [SimpleNamespace(channel_id=CHANNEL, rates=self.rates, charges_nothing=self.rates == (0, 0))]
+        return SimpleNamespace(channel_id=CHANNEL, rates=self.rates, charges_nothing=self.rates == (0, 0))
 
 
 class Bench:
@@ -56,57 +52,53 @@ class Bench:
     def insist(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
         self.work.append(work)
 
-    async def work_off(self) -> None:
-        for work in self.work:
-            await work()
-
     async def until_done(self, what: str, work: Callable[[], Awaitable[Any]]) -> Any:
         return await work()
 
-    async def overtaken(self) -> asyncio.Task[None]:
-        """A call that sets zero is not answered, and the fees are given back meanwhile."""
+    async def give_back(self) -> list[asyncio.Task[None]]:
+        """A call that sets zero is not answered, and the fees are to be given back meanwhile."""
         self.fees.supersede(CHANNEL)
         zero = asyncio.create_task(self.fees.zero(PEER, CHANNEL))
         await asyncio.sleep(0)
-        await self.fees.restore(FEES)
-        assert self.node.rates == (77, 7)
-        return zero
+        fees = asyncio.create_task(self.fees.restore(FEES))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert self.node.calls == [(0, 0)]
+        assert self.fees.owed(CHANNEL) == FEES, "who looks before that is done is told what the channel charges"
+        return [zero, fees]
 
 
-async def test_an_older_zero_that_is_carried_out_behind_the_fees_is_undone() -> None:
-    """rule:13, K-13: its caller is still there, and knows that its order is over."""
+async def test_fees_are_given_back_once_an_older_zero_is_answered() -> None:
+    """rule:13, K-13: or that could be carried out behind them; they pass zero no second time (K-15)."""
     bench = Bench()
-    zero = await bench.overtaken()
+    tasks = await bench.give_back()
     bench.node.let_go.set()
-    await zero
-    assert bench.node.rates == (0, 0)
-    assert bench.fees.owed(CHANNEL) == FEES, "who looks before that is done is told what the channel charges"
-    await bench.work_off()
+    await asyncio.gather(*tasks)
     assert bench.node.rates == (77, 7)
-    assert not bench.fees.is_pending(CHANNEL)
-    assert bench.fees.owed(CHANNEL) is None
-
-
-async def test_fees_that_are_there_do_not_pass_zero_once_more() -> None:
-    """K-15: no record tells of them any more, so a death on the way would leave the channel at zero."""
-    bench = Bench()
-    zero = await bench.overtaken()
-    bench.node.let_go.set()
-    await zero
-    bench.node.rates = (77, 7)
-    calls = len(bench.node.calls)
-    await bench.work_off()
-    assert len(bench.node.calls) == calls
-    assert not bench.fees.is_pending(CHANNEL)
-    assert bench.fees.owed(CHANNEL) is None
-
-
-async def test_a_plugin_that_ends_begins_nothing() -> None:
-    """rule:17: the next start looks."""
-    bench = Bench()
-    zero = await bench.overtaken()
-    zero.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await zero
+    assert bench.node.calls == [(0, 0), (77, 7)]
     assert bench.work == []
+    assert bench.fees._zero == {}
     assert not bench.fees.is_pending(CHANNEL)
+    assert bench.fees.owed(CHANNEL) is None
+
+
+async def test_fees_do_not_wait_for_a_zero_that_was_given_up() -> None:
+    """rule:13, rule:17: nor is anything begun for it where the plugin ends."""
+    bench = Bench()
+    zero, fees = await bench.give_back()
+    zero.cancel()
+    await fees
+    assert bench.node.rates == (77, 7)
+    assert bench.work == []
+
+
+async def test_a_payment_that_needs_zero_has_it_behind_fees_that_are_slow() -> None:
+    """rule:13: the other way round."""
+    bench = Bench()
+    tasks = await bench.give_back()
+    bench.fees.supersede(CHANNEL)
+    tasks.append(asyncio.create_task(bench.fees.zero(PEER, CHANNEL)))
+    bench.node.let_go.set()
+    await asyncio.gather(*tasks)
+    assert bench.node.rates == (0, 0)
+    assert bench.fees._zero == {CHANNEL: PEER}
