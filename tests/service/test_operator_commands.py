@@ -66,8 +66,10 @@ async def test_a_node_that_is_to_end_sells_nothing_more() -> None:
     async with Stage() as stage:
         client, payer = stage.client(), stage.payer()
         invoice = await stage.invoice(client)
+        planned = len(stage.world.clock._timers)
         ending = asyncio.ensure_future(stage.lsp.call("graceful", {"timeout": 1}))
-        await stage.until(lambda: stage.log_lines("nothing is sold until"), "the plugin knows")
+        await stage.until(lambda: len(stage.world.clock._timers) > planned, "the time-out of `graceful`")
+        assert stage.log_lines("nothing is sold until")
         await stage.world.advance(1)
         await ending
         assert (await stage.stats())["paused"]
