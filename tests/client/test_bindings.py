@@ -124,7 +124,7 @@ async def test_a_channel_that_comes_in_the_middle_of_an_exchange_finds_its_purch
         assert (await stage.opening()).get("mindepth") == 0
         good, writes = stage.node.call, 0
 
-        async def slow(method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+        async def slow(method: str, params: Json | None = None, timeout_s: float | None = 60.0, **_: Any) -> Json:
             nonlocal writes
             if method == "datastore" and "opening" in json.loads(bytes.fromhex((params or {})["hex"])):
                 writes += 1

@@ -423,7 +423,7 @@ async def test_k20_a_part_that_comes_while_its_purchase_ends_is_answered(
         parts: list[bytes] = []
         call = stage.node.call
 
-        async def with_a_part(name: str, given: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+        async def with_a_part(name: str, given: Json | None = None, timeout_s: float | None = 60.0, **_: Any) -> Json:
             if name == method and len(parts) < 20 and "reports" not in (given or {}).get("key", ()):
                 parts.append(stage.part(invoice, 10_000_000))
                 await stage.calm(20)  # lightningd takes its time

@@ -33,7 +33,7 @@ async def test_what_cannot_be_stored_is_not_claimed(staged: Staging, good_writes
         good = stage.node.call
         left = [good_writes]
 
-        async def call(method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+        async def call(method: str, params: Json | None = None, timeout_s: float | None = 60.0, **_: Any) -> Json:
             if method == "datastore" and left[0] > 0:
                 left[0] -= 1
                 return stage.node.do_datastore(params or {})

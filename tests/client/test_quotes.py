@@ -279,7 +279,7 @@ async def test_w14_dialling_an_address_that_does_not_answer_ends_in_time_too(sta
         stage.node.peers.clear()
         call = stage.node.call
 
-        async def slow(method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+        async def slow(method: str, params: Json | None = None, timeout_s: float | None = 60.0, **_: Any) -> Json:
             if method == "connect":
                 await asyncio.Event().wait()
             return await call(method, params, timeout_s)

@@ -131,7 +131,7 @@ async def test_w3_a_block_during_a_look_makes_it_worth_nothing(staged: Staging, 
         await stage.block()
         came, call = [], stage.node.call
 
-        async def late(method: str, given: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+        async def late(method: str, given: Json | None = None, timeout_s: float | None = 60.0, **_: object) -> Json:
             answer = await call(method, given, timeout_s)
             if method == "getutxout" and not came:
                 came.append(1)
@@ -170,7 +170,7 @@ async def test_w3_nor_does_the_rest_of_a_table_of_before_the_block_count(staged:
         assert stage.client.watch._sound == set(names)
         came, call = [], stage.node.call
 
-        async def late(method: str, given: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+        async def late(method: str, given: Json | None = None, timeout_s: float | None = 60.0, **_: object) -> Json:
             answer = await call(method, given, timeout_s)
             if method == "getutxout" and not came:
                 came.append(1)

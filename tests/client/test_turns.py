@@ -36,7 +36,7 @@ class Datastore:
 def book(node: Any) -> WalletRecords:
     """The wallet's records over this datastore."""
     anything: Any = None
-    return WalletRecords(node, anything, anything, lambda: None)
+    return WalletRecords(node, anything, anything, anything, lambda: None)
 
 
 async def test_those_who_wait_for_one_turn_share_a_write() -> None:

@@ -186,7 +186,9 @@ class Lightningd:
     def named(self, method: str) -> list[Json]:
         return [params for name, params in self.calls if name == method]
 
-    async def call(self, method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+    async def call(
+        self, method: str, params: Json | None = None, timeout_s: float | None = 60.0, late: Any = None
+    ) -> Json:
         params = params or {}
         self.calls.append((method, params))
         await asyncio.sleep(0)

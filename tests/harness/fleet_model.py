@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from harness.negotiator import Datastore, Json, StillClock
+from harness.negotiator import Datastore, Json, StillClock, no_late_replies
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
 from lsps2fast_plugin.service.fleet.database import Client, FleetAway, FleetNode, News, Placed
 from lsps2fast_plugin.service.fleet.fleet import Fleet
@@ -54,7 +54,9 @@ class Disk(Datastore):
         super().__init__()
         self.fate = fate
 
-    async def call(self, method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+    async def call(
+        self, method: str, params: Json | None = None, timeout_s: float | None = 60.0, late: Any = None
+    ) -> Json:
         if method == "listdatastore":
             return await super().call(method, params, timeout_s)
         self.fate.point()
@@ -234,7 +236,7 @@ class FleetMember:
         self._storing: dict[str, int] = {}
         self.holds = Holds()
         self.policy = Policy(self._rules, pots=self.holds)
-        self.notebook = DatastoreRecords(self.datastore)
+        self.notebook = DatastoreRecords(self.datastore, no_late_replies)
         self.fleet = Fleet(
             holds=self.holds,
             policy=self.policy,

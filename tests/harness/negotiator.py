@@ -62,6 +62,11 @@ class StillClock(Clock):
         self.wall += ms
 
 
+def no_late_replies(what: str, work: object) -> None:
+    """`insist` of records whose datastore answers at once."""
+    raise AssertionError(f"{what}: nothing comes late here")
+
+
 class Datastore:
     """lightningd's datastore, and nothing else: other methods are unknown, or what a test makes of them."""
 
@@ -71,7 +76,9 @@ class Datastore:
         self.methods: dict[str, Callable[[Json], Any]] = {}
         self.broken = False
 
-    async def call(self, method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+    async def call(
+        self, method: str, params: Json | None = None, timeout_s: float | None = 60.0, late: Any = None
+    ) -> Json:
         """The result, or NodeError."""
         params = params or {}
         self.calls.append(method)
@@ -107,7 +114,7 @@ class Shop:
         self.datastore = datastore or Datastore()
         self.clock = StillClock()
         self.log = Log()
-        self.notebook = DatastoreRecords(self.datastore)
+        self.notebook = DatastoreRecords(self.datastore, no_late_replies)
         self.desk = Desk(self.settings, self.datastore, self.notebook, self.clock)
         self.offers = BuyRegistry(self.settings.limits)
         self.sold: list[Buy] = []

@@ -17,7 +17,7 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -59,7 +59,7 @@ from lsps2fast_plugin.cln.models import CLOSING, get_info, list_configs, list_pe
 from lsps2fast_plugin.cln.notifications import BlockAdded, ChannelStateChanged, InvoicePayment, PeerLink
 from lsps2fast_plugin.cln.plugin_app import PluginApp
 from lsps2fast_plugin.cln.pyln_client import Plugin, Request, RpcException
-from lsps2fast_plugin.cln.retry import until_answered
+from lsps2fast_plugin.cln.retry import retry, until_answered
 from lsps2fast_plugin.cln.rpc import Rpc
 
 log = logging.getLogger("lsps2fast_plugin.client.app")  # also when run as __main__
@@ -208,10 +208,14 @@ class Client(PluginApp):
         self._build(settings, Rpc(rpc_path), currency)
         self.host.spawn(self._start())  # the records are read in the background (rule:15)
 
+    def _insist(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
+        """Have something done in the background until it works."""
+        self.host.spawn(retry(what, work, self.clock, errors=Exception))
+
     def _build(self, settings: Settings, rpc: Rpc, currency: str) -> None:
         self.rpc = rpc
         self.currency = currency
-        self.book = WalletRecords(rpc, self.clock, self.awaited.hashes, lambda: self.watch.guard())
+        self.book = WalletRecords(rpc, self._insist, self.clock, self.awaited.hashes, lambda: self.watch.guard())
         self.talk = Lsps0Client(rpc, self.clock, lambda: self._dice.randbytes(16).hex(), know=self.interest.know)
         self.chain = Chain(rpc)
         self.invoices = Invoices(rpc)
@@ -223,8 +227,8 @@ class Client(PluginApp):
             least_htlcs=settings.least_htlcs,
             max_htlc_minimum_msat=settings.max_htlc_minimum_msat,
         )
-        self.history = History(DatastoreRecords(rpc), self.clock, self._notify, self.host.spawn)
-        self.reports.keep_in(DatastoreRecords(rpc), self.host.spawn)
+        self.history = History(DatastoreRecords(rpc, self._insist), self.clock, self._notify, self.host.spawn)
+        self.reports.keep_in(DatastoreRecords(rpc, self._insist), self.host.spawn)
         self.lifetimes = Lifetimes(rpc, self.book, self.history, self.chain, self.clock, self._report, self.host.spawn)
         self.bindings = ChannelBindings(self.book, self.clock, limits)
         self.watch = Watch(

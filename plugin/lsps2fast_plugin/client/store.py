@@ -21,8 +21,9 @@ from lsps2fast.errors import Lsps2Error, StoreError
 from lsps2fast_plugin.client.built_in_records import APPROVALS, BUYS, is_built_in
 from lsps2fast_plugin.client.records import Approval, Distrust, JitChannel, Json, Lapse, Purchase
 from lsps2fast_plugin.cln.clock import Clock
-from lsps2fast_plugin.cln.datastore import list_datastore, put_record, remove_record
+from lsps2fast_plugin.cln.datastore import KeyWriter, as_hex, list_datastore
 from lsps2fast_plugin.cln.htlc_filter import Keys
+from lsps2fast_plugin.cln.late_replies import Insist
 from lsps2fast_plugin.cln.retry import retry
 from lsps2fast_plugin.cln.rpc import Rpc
 
@@ -48,11 +49,14 @@ class _Turn:
 class WalletRecords:
     """Buys by name, approvals by payment hash, channels by channel id, distrusted LSPs and lapses by node id."""
 
-    def __init__(self, rpc: Rpc, clock: Clock, hashes: Keys[bytes], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, rpc: Rpc, insist: Insist, clock: Clock, hashes: Keys[bytes], changed: Callable[[], None]
+    ) -> None:
         """`hashes` is kept equal to the payment hashes of all approvals: what the host must hand over. `changed()`:
-        there are other channels than before, or other LSPs that broke their word.
+        there are other channels than before, or other LSPs that broke their word. `insist` as in `LateReplyGuard`.
         """
         self._rpc = rpc
+        self._writer = KeyWriter(rpc, insist)
         self._clock = clock
         self._hashes = hashes
         self._changed = changed
@@ -217,14 +221,14 @@ class WalletRecords:
             if turn.written >= mine:
                 return
             written = turn.asked
-            await put_record(self._rpc, key, record())
+            await self._writer.put(key, lambda: as_hex(record()))
             turn.written = written
 
     async def _delete(self, key: tuple[str, ...]) -> None:
         turn = self._turns.setdefault(key, _Turn())
         async with turn.lock:
             turn.written = 0
-            await remove_record(self._rpc, key)
+            await self._writer.put(key, lambda: None)
 
 
 def _approval_key(approval: Approval) -> tuple[str, ...]:

@@ -1,20 +1,19 @@
-"""Small records beside the journal of sales: uses of tokens, what peers did, whether selling is paused.
+"""Records in lightningd's datastore: how they are written, and small ones beside the journal of sales.
 
-A write either happened or raises StoreError. Writes of one key keep their order. What a record says belongs to its
-owner; this file only moves JSON in and out of lightningd's datastore.
+A write either happened or raises StoreError. Writes of one key keep their order, and one that was given up and comes
+late does not undo a newer one. What a record says belongs to its owner.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
-from weakref import WeakValueDictionary
+from typing import Any, Protocol
 
 import msgspec
 
 from lsps2fast.errors import NodeError, StoreError
-from lsps2fast_plugin.cln.models import Caller
+from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
+from lsps2fast_plugin.cln.models import Caller, Json
 from lsps2fast_plugin.cln.rows import read, rows_of
 
 NO_SUCH_KEY = 1200  # deldatastore, cln:D2
@@ -45,31 +44,64 @@ def _rows(entries: Iterable[object]) -> Iterator[DatastoreRow]:
         raise StoreError(str(error)) from error
 
 
-async def put_record(rpc: Caller, key: Key, value: Any) -> None:
-    """Write a value as JSON, over what was there. Raises StoreError."""
-    # hex, not string: lightningd refuses strings with \u escapes (cln:D3)
-    params = {"key": list(key), "hex": msgspec.json.encode(value).hex(), "mode": "create-or-replace"}
-    try:
-        await rpc.call("datastore", params)
-    except NodeError as error:
-        raise StoreError(str(error)) from error
+class Writer(Protocol):
+    """The part of `rpc.Rpc` that is needed to ask and to hear of answers that come late."""
+
+    async def call(
+        self, method: str, params: Json | None = None, timeout_s: float | None = 60.0, late: Late | None = None
+    ) -> Json:
+        """Return the result. Raises NodeError."""
 
 
-async def remove_record(rpc: Caller, key: Key) -> None:
-    """Delete a record; none there is fine. Raises StoreError."""
-    try:
-        await rpc.call("deldatastore", {"key": list(key)})
-    except NodeError as error:
-        if error.code != NO_SUCH_KEY:
+class KeyWriter:
+    """Writes and deletes, one call a key at a time; the newest has the last word (K-13)."""
+
+    def __init__(self, rpc: Writer, insist: Insist) -> None:
+        """`insist` as in `LateReplyGuard`."""
+        self._rpc = rpc
+        self._last = LateReplyGuard(insist)
+
+    async def put(self, key: Key, hex_now: Callable[[], str | None]) -> None:
+        """Write what `hex_now()` says when this key's turn has come, over what was there; None deletes it, if any.
+
+        Raises StoreError.
+        """
+        said: list[str | None] = []
+
+        async def work(late: Late) -> None:
+            if not said:
+                said.append(hex_now())  # a repetition says the same
+            if said[0] is None:
+                await self._delete(key, late)
+            else:  # hex, not string: lightningd refuses strings with \u escapes (cln:D3)
+                params = {"key": list(key), "hex": said[0], "mode": "create-or-replace"}
+                await self._rpc.call("datastore", params, late=late)
+
+        try:
+            await self._last.ask(key, f"writing the record {key[-1]}", work)
+        except NodeError as error:
             raise StoreError(str(error)) from error
+
+    async def _delete(self, key: Key, late: Late) -> None:
+        try:
+            await self._rpc.call("deldatastore", {"key": list(key)}, late=late)
+        except NodeError as error:
+            if error.code != NO_SUCH_KEY:
+                raise
+
+
+def as_hex(value: Any) -> str:
+    """Return a value as JSON, as the datastore takes it."""
+    return msgspec.json.encode(value).hex()
 
 
 class DatastoreRecords:
     """JSON values under datastore keys."""
 
-    def __init__(self, rpc: Caller) -> None:
+    def __init__(self, rpc: Writer, insist: Insist) -> None:
+        """`insist` as in `LateReplyGuard`."""
         self._rpc = rpc
-        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()  # while held or waited for
+        self._writer = KeyWriter(rpc, insist)
         self.commits = 0
 
     async def read(self, root: Sequence[str]) -> list[tuple[Key, Any]]:
@@ -78,14 +110,13 @@ class DatastoreRecords:
 
     async def write(self, key: Key, value_now: Callable[[], Any]) -> None:
         """Write what `value_now()` says when this key's turn has come; None deletes the record. Raises StoreError."""
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock:
+
+        def hex_now() -> str | None:
             value = value_now()
-            if value is None:
-                await remove_record(self._rpc, key)
-            else:
-                await put_record(self._rpc, key, value)
-            self.commits += 1
+            return None if value is None else as_hex(value)
+
+        await self._writer.put(key, hex_now)
+        self.commits += 1
 
 
 def _decode(text: str) -> Any:

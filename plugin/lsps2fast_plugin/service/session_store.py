@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 
 from lsps2fast.actions import TIMEOUT, ExistingChannel, SessionRecord
-from lsps2fast.errors import Lsps2Error, NodeError, StoreError
+from lsps2fast.errors import Lsps2Error, StoreError
 from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps2 import format_scid, parse_scid
-from lsps2fast_plugin.cln.datastore import NO_SUCH_KEY, DatastoreRow, list_datastore
-from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
+from lsps2fast_plugin.cln.datastore import DatastoreRow, KeyWriter, as_hex, list_datastore
+from lsps2fast_plugin.cln.late_replies import Insist
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.session_record import (
     FRESH,
@@ -47,7 +47,7 @@ class SessionStore:
         self._rpc = rpc
         self._insist = insist
         self._unused = unused
-        self._last = LateReplyGuard(insist)
+        self._writer = KeyWriter(rpc, insist)
         self._buys: dict[int, Buy] = {}
         self._peers: dict[str, str] = {}  # while they are read: the same text for all buys of a client
         self._old: set[int] = set()  # buys that also have a record of the built-in plugin of v26.06
@@ -220,39 +220,18 @@ class SessionStore:
         return jit_scid in self._buys
 
     async def _write(self, folder: str, buy: Buy, record: dict[str, Any]) -> None:
-        # hex, not string: lightningd refuses strings with \u escapes (cln:D3)
-        value = msgspec.json.encode(record).hex()
-        key = [*ROOT, folder, format_scid(buy.jit_scid)]
-        params = {"key": key, "hex": value, "mode": "create-or-replace"}
-        await self._set(key, "datastore", params)
-        self.commits += 1
+        value = as_hex(record)
+        await self._set((*ROOT, folder, format_scid(buy.jit_scid)), value)
 
     async def _delete(self, folder: str, jit_scid: int) -> None:
-        await self._remove([*ROOT, folder, format_scid(jit_scid)])
+        await self._set((*ROOT, folder, format_scid(jit_scid)), None)
         if jit_scid in self._old:
-            await self._remove([*OLD_ROOT, format_scid(jit_scid)])
+            await self._set((*OLD_ROOT, format_scid(jit_scid)), None)
             self._old.discard(jit_scid)
 
-    async def _remove(self, key: list[str]) -> None:
-        """Delete one record; none there is fine."""
-        await self._set(key, "deldatastore", {"key": key})
+    async def _set(self, key: tuple[str, ...], value: str | None) -> None:
+        """Write or delete one record in its turn: a report that hangs keeps no payment waiting. Raises StoreError."""
+        if key in self._kept:
+            raise StoreError(f"journal record {list(key)} is not understood and stays as it is (K-08)")
+        await self._writer.put(key, lambda: value)
         self.commits += 1
-
-    async def _set(self, key: list[str], method: str, params: dict[str, Any]) -> None:
-        """Write or delete one key in its turn: a report that hangs keeps no payment waiting, and an older write that
-        comes late does not undo it. Raises StoreError.
-        """
-        if tuple(key) in self._kept:
-            raise StoreError(f"journal record {key} is not understood and stays as it is (K-08)")
-
-        async def call(late: Late) -> None:
-            try:
-                await self._rpc.call(method, params, late=late)
-            except NodeError as error:
-                if method != "deldatastore" or error.code != NO_SUCH_KEY:
-                    raise
-
-        try:
-            await self._last.ask(tuple(key), f"{method} of {key[-1]}", call)
-        except NodeError as error:
-            raise StoreError(str(error)) from error

@@ -78,7 +78,7 @@ def build_parts(
     """Return the parts. `replays`: lightningd has just started, and asks again for each HTLC that it held (cln:R1);
     `reload_ledger` brings the sales ledger up to date with the journal; `post` makes requests to webhooks.
     """
-    notebook = DatastoreRecords(rpc)
+    notebook = DatastoreRecords(rpc, lambda what, work: driver.insist(what, work))
     desk = Desk(settings, rpc, notebook, clock)
     shared = SharedHashes(interest.payment_hashes)
     sessions = Sessions(

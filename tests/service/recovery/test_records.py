@@ -227,7 +227,7 @@ async def test_a_record_that_is_gone_needs_no_second_deletion() -> None:
     """K-13: a write that was given up comes late, and what it wrote has gone: deleting is not tried for ever."""
     place = Journalled()
     works: list[Any] = []
-    place.store._last._insist = lambda what, work: works.append(work)
+    place.store._writer._last._insist = lambda what, work: works.append(work)
     late_calls: list[Any] = []
 
     async def hangs(method: str, params: Json, timeout_s: float | None = None, late: Any = None) -> Json:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from harness.negotiator import ALICE, BOB, WALL_MS, Datastore, StillClock, settings
+from harness.negotiator import ALICE, BOB, WALL_MS, Datastore, StillClock, no_late_replies, settings
 from harness.rows import peer_channel
 from msgspec.structs import replace
 
@@ -73,7 +73,7 @@ class Books:
         self.ledger = self.policy.ledger
         self.capital = CapitalAtRisk(
             self.policy,
-            DatastoreRecords(self.datastore),
+            DatastoreRecords(self.datastore, no_late_replies),
             self.clock,
             self.begin,
             feerate_perkw=self.feerate_perkw,

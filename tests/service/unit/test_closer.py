@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from harness.logs import Log
-from harness.negotiator import Json, StillClock
+from harness.negotiator import Json, StillClock, no_late_replies
 from harness.policy import rules
 from harness.rows import CHANNEL as ROW
 from harness.sales_ledger import CHANNEL, PEER, SCID, a_buy, a_channel, a_sale, memory, table
@@ -63,7 +63,7 @@ class House:
         self.closer = Closer(
             rpc=self,
             survey=Survey(self, self, self, self),  # type: ignore[arg-type]
-            journal=CloseJournal(DatastoreRecords(self)),
+            journal=CloseJournal(DatastoreRecords(self, no_late_replies)),
             sales=self,  # type: ignore[arg-type]
             policy=self.policy,
             rates=self,
@@ -86,7 +86,9 @@ class House:
 
     # The node, the ledger, what was promised, what is under way -------------------------------------
 
-    async def call(self, method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
+    async def call(
+        self, method: str, params: Json | None = None, timeout_s: float | None = 60.0, late: Any = None
+    ) -> Json:
         """lightningd."""
         params = params or {}
         self.asked.append(method)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from harness.negotiator import ALICE, BOB, Datastore, StillClock
+from harness.negotiator import ALICE, BOB, Datastore, StillClock, no_late_replies
 from harness.rows import peer_channel
 
 from lsps2fast.errors import PeerError, StoreError
@@ -72,7 +72,7 @@ class Scene:
         self.build()
 
     def build(self) -> None:
-        self.book = WebhookBook(DatastoreRecords(self.node), self.clock, self.most)
+        self.book = WebhookBook(DatastoreRecords(self.node, no_late_replies), self.clock, self.most)
         self.caller = Caller(
             book=self.book,
             post=self.post,
