@@ -15,6 +15,7 @@ from .story import Violation
 ANSWER_S = 60.0  # within which a payment is taken once its channel is sent, where nothing is slow
 EXPIRED_S = 3_600.0  # after its invoice an order that was not paid is over
 BURIED = 12  # blocks: after six an order needs no more care
+MOST_PERKW = 5_000  # up to which an open is cheap enough for every operator
 UNDER_WAY = ("held", "opening", "funded", "refunding")
 
 
@@ -109,7 +110,8 @@ class OrderPromise:
                 continue
             state, is_owed = self._state(order), order.taken_msat and not order.on_chain
             is_there = order.buyer.node_id in self._lsp.links
-            if order.honest and is_there and is_owed:
+            is_cheap = self._lsp.feerates.opening <= MOST_PERKW  # dearer, an open may cost more than an operator allows
+            if order.honest and is_there and is_owed and is_cheap:
                 yield (order, "owed"), ("rule:8", f"{short(order)} is paid, and has no channel")
             if state in UNDER_WAY and not is_owed:
                 yield (order, state), ("rule:5", f"{short(order)} is {state}, and nothing is under way for it")
