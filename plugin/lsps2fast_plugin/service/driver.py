@@ -239,6 +239,15 @@ class SessionDriver:
                     found[channel.channel_id] = format_scid(buy.jit_scid)
         return found
 
+    def opening(self) -> dict[str, str]:
+        """Return every client for whose payment a channel is wanted, and not there yet, with the jit scid."""
+        buys = self.sessions.buys.values()
+        return {
+            buy.peer_id: format_scid(buy.jit_scid)
+            for buy in buys
+            if buy.holder is not None and buy.holder.channel is None
+        }
+
     def channel_of(self, jit_scid: int) -> Channel | None:
         """Return the channel of the payment under way on this scid."""
         core = self.sessions.buys.get(jit_scid)

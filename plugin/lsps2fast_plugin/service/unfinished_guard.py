@@ -38,17 +38,28 @@ WILDCARD: Final = "*"  # of the language of splices: every channel
 class UnfinishedChannelGuard:
     """Answers lightningd for channels whose funding is not confirmed."""
 
-    def __init__(self, *, rpc: Caller, sold: Callable[[], Mapping[str, str]], guard: str) -> None:
-        """`sold()`: every JIT channel that may be unconfirmed, with its jit scid. `guard`: refuse, warn or off."""
+    def __init__(
+        self,
+        *,
+        rpc: Caller,
+        sold: Callable[[], Mapping[str, str]],
+        opening: Callable[[], Mapping[str, str]],
+        guard: str,
+    ) -> None:
+        """`sold()`: every JIT channel that may be unconfirmed, with its jit scid. `guard`: refuse, warn or off.
+
+        `opening()`: every client to whom one is being opened, whose id is not known yet, with its jit scid.
+        """
         self._rpc = rpc
         self._sold = sold
+        self._opening = opening
         self._guard = guard
         self.refused = 0
 
     async def judge(self, rpc_command: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the refusal of a command that would break a sale; None lets it go on."""
-        sold = self._sold()
-        if self._guard == "off" or not sold or str(rpc_command.get("id")).strip('"').startswith(OWN_CALLS):
+        sold, opening = self._sold(), self._opening()
+        if self._guard == "off" or not (sold or opening) or str(rpc_command.get("id")).strip('"').startswith(OWN_CALLS):
             return None
         method, params = str(rpc_command["method"]), rpc_command.get("params")
         try:
@@ -62,6 +73,8 @@ class UnfinishedChannelGuard:
             return None  # it ends that open
         for channel in channels:
             jit_scid = sold.get(channel.channel_id)
+            if jit_scid is None and channel.is_withheld and channel.is_ours:  # lightningd made it this moment
+                jit_scid = opening.get(channel.peer_id)
             if jit_scid is not None and not channel.is_confirmed and _means(method, params, channel):
                 return self._refuse(method, params, channel, jit_scid)
         return None

@@ -312,7 +312,9 @@ def build_parts(
         shut=shut,
         oversight=Oversight(policy=desk.policy, capital=exposure, clock=clock, rpc=rpc, offers=driver, node=view),
         afterwards=afterwards,
-        unfinished=UnfinishedChannelGuard(rpc=rpc, sold=driver.sold, guard=settings.close_guard),
+        unfinished=UnfinishedChannelGuard(
+            rpc=rpc, sold=driver.sold, opening=driver.opening, guard=settings.close_guard
+        ),
         books=books,
         sales=sales,
         reports=reports,

@@ -26,6 +26,7 @@ class Node:
         self.log = Log()
         self.asked = 0
         self.opens: list[Json] = []
+        self.opening: dict[str, str] = {}
         self.jit: Json = CHANNEL_ROW | {
             "peer_id": ALICE,
             "channel_id": CHANNEL,
@@ -35,6 +36,7 @@ class Node:
         self.guard = UnfinishedChannelGuard(
             rpc=self,
             sold=lambda: {CHANNEL: "7x7x7"} if sold else {},
+            opening=lambda: self.opening,
             guard=guard,
         )
 
@@ -103,6 +105,21 @@ async def test_a_cancel_that_would_take_the_channel_is_refused(params: Any) -> N
     assert words is not None
     assert "no other open is under way with its peer" in words
     assert await node.hears(CANCEL, {"id": BOB}) is None
+
+
+async def test_a_cancel_does_not_take_a_channel_whose_id_we_have_not_heard() -> None:
+    """cln:N1: lightningd has made it, and its answer to the open is on its way; also a `close` by the client's id."""
+    node = Node(withheld=True, sold=False)
+    node.jit["state"] = "CHANNELD_AWAITING_LOCKIN"
+    assert await node.hears(CANCEL, {"id": ALICE}) is None  # another tool's, as far as we know
+    node.opening = {ALICE: "7x7x7"}
+    for method in (CANCEL, "close"):
+        words = await node.hears(method, {"id": ALICE})
+        assert words is not None
+        assert "sold as 7x7x7 and its funding is not sent yet" in words
+    assert await node.hears(CANCEL, {"id": BOB}) is None
+    node.jit["funding"] = {"withheld": False}
+    assert await node.hears(CANCEL, {"id": ALICE}) is None
 
 
 async def test_a_cancel_that_takes_something_else_goes_through() -> None:
