@@ -479,14 +479,18 @@ class Stage:
         self.orders.append(ordered)
         return ordered
 
-    async def pay_order(self, payer: Payer, ordered: Ordered, parts: int = 1) -> bool:
-        """Pay its invoice, in so many parts; return whether the payment was taken."""
+    async def send_order(self, payer: Payer, ordered: Ordered, parts: int = 1) -> Payment:
+        """So many parts of the payment of its invoice go out."""
         await self.quiet()
         total_msat = target_of(ordered.invoice).amount_msat or 0
         amounts = [total_msat // parts] * (parts - 1)
         payment = payer.pay(ordered.invoice, [*amounts, total_msat - sum(amounts)], final_delta=ORDER_BLOCKS)
         ordered.sent.append(payment)
-        (result,) = await self.result(payment)
+        return payment
+
+    async def pay_order(self, payer: Payer, ordered: Ordered, parts: int = 1) -> bool:
+        """Pay its invoice; return whether the payment was taken."""
+        (result,) = await self.result(await self.send_order(payer, ordered, parts))
         return result.paid
 
     async def has_its_channel(self, ordered: Ordered) -> None:

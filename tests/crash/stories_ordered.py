@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from lsps2fast_plugin.simnode import Client
@@ -44,11 +43,12 @@ async def ordered_refused(stage: Stage) -> None:
     client, payer = stage.client(reject_open="not now"), stage.payer()
     await stage.begin()
     order = await stage.order(client)
-    payment = asyncio.ensure_future(stage.pay_order(payer, order))
+    payment = await stage.send_order(payer, order)
     await stage.quiet()
     await stage.turn(1)
     client.behaviour.reject_open = None
-    if await payment:
+    await stage.result(payment)
+    if order.paid_msat:
         await stage.has_its_channel(order)
     else:
         await _ordered(stage, client)
@@ -90,17 +90,24 @@ async def ordered_part_on_chain(stage: Stage) -> None:
     """bitcoind refuses the funding, and one of the channels that bring the payment goes to the chain meanwhile."""
     client, _, payer = stage.client(), stage.payer(), stage.payer("leaver", channels=2)
     refusal = _Refusal(stage)
+    (end,) = payer.ends[:1]
+
+    async def leave() -> None:
+        if refusal.tries and not end.channel.dead:
+            force_close(end, "by the payer")
+            stage.payers_spent_msat += end.channel.commitment_fee_sat() * 1000
+
+    stage.while_down = leave
     await stage.begin()
     order = await stage.order(client)
-    payment = asyncio.ensure_future(stage.pay_order(payer, order, parts=2))
-    await stage.until(lambda: refusal.tries or payment.done(), "the funding is sent", turns=False)
-    (end,) = payer.ends[:1]
-    force_close(end, "by the payer")
-    stage.payers_spent_msat += end.channel.commitment_fee_sat() * 1000
+    payment = await stage.send_order(payer, order, parts=2)
+    await stage.until(lambda: refusal.tries or payment.done, "the funding is sent")
     await stage.turn(1)
     await stage.quiet()
+    await leave()
+    await stage.quiet()
     refusal.over = True
-    await payment
+    await stage.result(payment)
     if order.paid_msat:
         await stage.has_its_channel(order)
     else:
