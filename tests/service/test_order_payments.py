@@ -221,7 +221,7 @@ async def test_a_part_is_withdrawn_while_bitcoind_refuses_the_funding(monkeypatc
 
 
 async def test_every_part_is_on_chain_when_the_funding_is_sent() -> None:
-    """rule:19, rule:20: who has the preimage claims it there, so it is taken, and the channel is leased."""
+    """rule:19, rule:20: who has the preimage may claim it there, so it counts as taken, and the channel is leased."""
     async with Shop() as shop:
         client, payer, order = await two(shop)
         late = shop.lsp.faults.late("sendpsbt")

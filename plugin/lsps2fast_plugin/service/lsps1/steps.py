@@ -161,7 +161,7 @@ class OrderSteps:
     async def _is_lost(self, order: Order, keys: tuple[Key, ...]) -> bool:
         """Return whether lightningd has none of these parts any more; where it does not say, it has them.
 
-        One on chain counts: with the preimage lightningd claims it there.
+        One on chain counts: with the preimage lightningd tries to claim it there.
         """
         try:
             return (await self._invoices.under_way(order.payment_hash, on_chain=True)).isdisjoint(keys)
