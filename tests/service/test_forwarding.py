@@ -75,7 +75,7 @@ async def test_where_the_operator_charges_nothing_no_fee_is_set(mode: str) -> No
 
 
 async def test_a_fee_that_another_has_set_is_no_hindrance(mode: str) -> None:
-    """rule:13: the operator's fee is none, but a plugin that tunes fees had put one on the channel."""
+    """rule:13: the operator's fee is none, but a plugin that tunes fees had put one on the channel, and keeps it."""
     async with Stage(mode, fee_base_msat=0, fee_ppm=0) as stage:
         client, payer = stage.client(send_ready=False), stage.payer()
         invoice = await stage.invoice(client)
@@ -85,7 +85,10 @@ async def test_a_fee_that_another_has_set_is_no_hindrance(mode: str) -> None:
         client.release_ready()
         assert (await payment).paid
         await stage.over(invoice)
-        assert [call["feebase"] for call in stage.calls("setchannel")] == [0]
+        await stage.until(lambda: len(stage.calls("setchannel")) == 2, "its fee")
+        assert [call["feebase"] for call in stage.calls("setchannel")] == [0, 5000]
+        assert stage.lsp.ends[-1].fee_base_msat == 5000
+        stage.lsp.ends[-1].fee_base_msat = 0  # or the stage would miss the operator's
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -118,6 +118,7 @@ async def test_an_operators_days(tmp_path: Path) -> None:
         assert {name: copied["total"][name] for name in money} == {name: books["total"][name] for name in money}
         # upgrade: nothing is under way
         invoice = await stage.invoice(client)
+        assert (await day.call("lsps2-listorders"))["orders"] == []
         await day.call("lsps2-pause")
         assert (await day.call("lsps2-stats"))["live_sessions"] == 0
         await stage.stop()
