@@ -4,87 +4,88 @@ from __future__ import annotations
 
 from harness.service import SIZE_MSAT, Stage
 
-from lsps2fast_plugin.simnode import Client
+from lsps2fast_plugin.simnode import Payer
+from lsps2fast_plugin.simnode.client import ClientInvoice
+from lsps2fast_plugin.simnode.payer import Payment
 
 from .own_fees import CONFIGURED, FREE, MOST_MSAT, OWN, fees, set_fees, with_own_fees
 
 
-async def _with_its_client(stage: Stage, client: Client) -> None:
+class Held:
+    """The payment for a JIT channel, whose part its client holds."""
+
+    def __init__(self, stage: Stage, payer: Payer, invoice: ClientInvoice, payment: Payment) -> None:
+        self.stage, self.payer, self.invoice, self.payment = stage, payer, invoice, payment
+        self.client = invoice.payee
+
+    async def ends(self) -> None:
+        """The client takes its part."""
+        self.client.settle_held()
+        assert (await self.payment).paid
+
+    async def is_over(self, rates: tuple[int, int]) -> None:
+        """The channel takes this; then what the stage expects at its end."""
+        await self.stage.over(self.invoice)
+        assert fees(self.client) == rates
+        if rates != CONFIGURED:
+            await set_fees(self.stage, self.client, *CONFIGURED)
+
+
+async def held(stage: Stage) -> Held:
+    """One part, with the client."""
+    client, payer = stage.client(), stage.payer()
+    client.behaviour.on_part = "hold"
+    invoice = await stage.invoice(client)
+    payment = payer.pay(invoice, [SIZE_MSAT])
     await stage.until(lambda: len(client.held()) == 1, "the part is with the client")
+    return Held(stage, payer, invoice, payment)
 
 
 async def test_what_is_set_during_its_payment_stays(mode: str) -> None:
     """rule:13: the channel took nothing at our word, and takes what its operator says now."""
     async with Stage(mode) as stage:
-        client, payer = stage.client(), stage.payer()
-        client.behaviour.on_part = "hold"
-        invoice = await stage.invoice(client)
-        payment = payer.pay(invoice, [SIZE_MSAT])
-        await _with_its_client(stage, client)
-        assert fees(client) == (0, 0)
-        await set_fees(stage, client, *OWN)
-        client.settle_held()
-        assert (await payment).paid
-        await stage.over(invoice)
-        assert fees(client) == OWN
+        sale = await held(stage)
+        assert fees(sale.client) == (0, 0)
+        await set_fees(stage, sale.client, *OWN)
+        await sale.ends()
+        await sale.is_over(OWN)
         assert [*stage.records("active")] == []
         assert stage.log_lines("was set meanwhile, it stays as it is")
-        await set_fees(stage, client, *CONFIGURED)
 
 
 async def test_what_is_set_during_a_look_that_fails_is_not_waited_for(mode: str) -> None:
     """rule:10: where lightningd does not say what the channel takes it is given the configured fees."""
     async with Stage(mode) as stage:
-        client, payer = stage.client(), stage.payer()
-        client.behaviour.on_part = "hold"
-        invoice = await stage.invoice(client)
-        payment = payer.pay(invoice, [SIZE_MSAT])
-        await _with_its_client(stage, client)
+        sale = await held(stage)
         await stage.quiet()
         stage.lsp.faults.fail("listpeerchannels", times=1)
-        client.settle_held()
-        assert (await payment).paid
-        await stage.over(invoice)
-        assert fees(client) == CONFIGURED
+        await sale.ends()
+        await sale.is_over(CONFIGURED)
 
 
 async def test_what_is_set_after_a_death_during_its_payment_stays(mode: str) -> None:
     """rule:13, K-09: the next life finds the channel at zero, by the word of the last one."""
     async with Stage(mode) as stage:
-        client, payer = stage.client(), stage.payer()
-        client.behaviour.on_part = "hold"
-        invoice = await stage.invoice(client)
-        payment = payer.pay(invoice, [SIZE_MSAT])
-        await _with_its_client(stage, client)
+        sale = await held(stage)
         await stage.kill()
         await stage.start()
         await stage.quiet()
-        assert fees(client) == (0, 0)
-        await set_fees(stage, client, *OWN)
-        client.settle_held()
-        assert (await payment).paid
-        await stage.over(invoice)
-        assert fees(client) == OWN
-        await set_fees(stage, client, *CONFIGURED)
+        assert fees(sale.client) == (0, 0)
+        await set_fees(stage, sale.client, *OWN)
+        await sale.ends()
+        await sale.is_over(OWN)
 
 
 async def test_what_is_set_while_the_plugin_is_dead_stays(mode: str) -> None:
     """rule:13, K-09: the next life finds what the operator has set."""
     async with Stage(mode) as stage:
-        client, payer = stage.client(), stage.payer()
-        client.behaviour.on_part = "hold"
-        invoice = await stage.invoice(client)
-        payment = payer.pay(invoice, [SIZE_MSAT])
-        await _with_its_client(stage, client)
+        sale = await held(stage)
         await stage.kill()
-        await set_fees(stage, client, *OWN)
+        await set_fees(stage, sale.client, *OWN)
         await stage.start()
         await stage.quiet()
-        client.settle_held()
-        assert (await payment).paid
-        await stage.over(invoice)
-        assert fees(client) == OWN
-        await set_fees(stage, client, *CONFIGURED)
+        await sale.ends()
+        await sale.is_over(OWN)
 
 
 async def test_what_is_set_between_two_payments_for_it_comes_back() -> None:
@@ -108,23 +109,17 @@ async def test_what_is_set_between_two_payments_for_it_comes_back() -> None:
 async def test_a_second_call_for_its_fees_is_no_word_of_the_operator(mode: str) -> None:
     """A-03, K-13: the first was not answered; the alias is promised at zero, which both must leave behind."""
     async with Stage(mode) as stage:
-        client, payer = stage.client(), stage.payer()
-        client.behaviour.on_part = "hold"
-        invoice = await stage.invoice(client)
-        payment = payer.pay(invoice, [SIZE_MSAT])
-        await _with_its_client(stage, client)
+        sale = await held(stage)
         await stage.quiet()
         stage.lsp.faults.fail("setchannel", times=1)
-        client.settle_held()
-        assert (await payment).paid
+        await sale.ends()
         for _ in range(3):
             await stage.fence()
             await stage.world.advance(2)
-        await stage.over(invoice)
-        assert fees(client) == CONFIGURED
-        client.behaviour.on_part = "settle"
-        alias = client.invoice(1_000_000, invoice.scid, cltv_delta=invoice.cltv_delta)
-        assert (await payer.pay(alias, [1_000_000])).codes == [0]
+        await sale.is_over(CONFIGURED)
+        sale.client.behaviour.on_part = "settle"
+        alias = sale.client.invoice(1_000_000, sale.invoice.scid, cltv_delta=sale.invoice.cltv_delta)
+        assert (await sale.payer.pay(alias, [1_000_000])).codes == [0]
 
 
 async def test_what_is_set_while_a_channel_is_being_chosen_comes_back(mode: str) -> None:

@@ -29,13 +29,13 @@ NOTHING: list[Client] = []
 NO_POTS: list[str] = []
 
 
-async def one_waits(admin: Any) -> None:
-    """Return once a call waits for what another holds: PostgreSQL sends no word of that, so it is asked."""
+async def one_waits(admin: Any, waits: bool = True) -> None:
+    """Return once a call waits for what another holds, or none does: PostgreSQL sends no word, so it is asked."""
     for _ in range(1000):
-        if await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        if waits == bool(await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")):
             return
         await asyncio.sleep(0.02)
-    raise AssertionError("no call waits for a lock")
+    raise AssertionError("no call waits for a lock" if waits else "a call that was given up still waits for a lock")
 
 
 def schema_of(url: str) -> str:
@@ -307,15 +307,6 @@ async def test_a_call_that_is_still_under_way_is_over_before_the_node_goes_on(
     await left(one, other)
 
 
-async def none_waits(admin: Any) -> None:
-    """Return once no call waits for a lock; while one does its connection is taken."""
-    for _ in range(500):
-        if not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("a call that was given up still waits for a lock")
-
-
 async def test_a_question_that_was_given_up_ends_in_the_database_too(
     server: FleetServer, door: str, impatient: None
 ) -> None:
@@ -328,10 +319,10 @@ async def test_a_question_that_was_given_up_ends_in_the_database_too(
     late.cancel()  # as by a network that is cut: no word of it reaches the server
     with pytest.raises(asyncio.CancelledError):
         await late
-    await none_waits(admin)
+    await one_waits(admin, False)
     with pytest.raises(FleetAway, match="did not answer within 2 s"):
         await other.place_buy(CLIENT, 1, 10, [])
-    await none_waits(admin)
+    await one_waits(admin, False)
     await lock.close()
     await admin.close()
     await left(one, other)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness.fleet import ROLE, FleetServer, database
+from harness.logs import Log
 
 from lsps2fast.errors import ConfigError
 from lsps2fast_plugin.service.fleet.database import FleetAway, split_url
@@ -33,9 +34,12 @@ def with_hosts(url: str, *ports: int) -> str:
 
 async def test_the_one_that_takes_writes_is_found(server: FleetServer, url: str, replica: FleetServer) -> None:
     """A server is gone, or was made a replica: the next one in the URL is asked; commands of the operator, too."""
-    gone = free_port()
+    gone, log = free_port(), Log()
     node = database(with_hosts(url, gone, replica.port, server.port), "one")
     await node.join("p1")
+    for passed in (gone, replica.port):
+        assert f"the fleet's server at 127.0.0.1:{passed} does not do: " in log.text()
+    assert server.password not in log.text()
     assert [each.node for each in await node.list_nodes()] == ["one"]
     assert node.place == f"127.0.0.1:{gone},127.0.0.1:{replica.port},127.0.0.1:{server.port}/lightning"
     await node.leave()

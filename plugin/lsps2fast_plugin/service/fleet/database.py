@@ -8,6 +8,7 @@ way is over. Nothing here decides anything.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -30,6 +31,8 @@ UNTOLD: Final = 500  # clients that are forgotten in one go
 SCHEMA: Final = "lsps2fast"
 FENCED: Final = "LF003"
 LOCKED: Final = "55P03"  # lock_not_available
+
+log = logging.getLogger(__name__)
 
 
 class FleetAway(Lsps2Error):
@@ -128,9 +131,11 @@ async def connect(driver: Any, urls: Sequence[str], patience_s: float) -> Any:
         try:
             made = driver.connect(url, timeout=CONNECT_S, command_timeout=patience_s, statement_cache_size=0)
             return await asyncio.wait_for(made, CONNECT_S + 1)
-        except Exception:
+        except Exception as error:
             if url == urls[-1]:
                 raise
+            said = without_password(str(error), url) or type(error).__name__
+            log.debug(f"the fleet's server at {urlsplit(url).netloc.rpartition('@')[2]} does not do: {said}")
     raise ValueError("no server is named")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from lsps2fast_plugin.simnode import Client
 from lsps2fast_plugin.simnode.bolt11 import decode
 from lsps2fast_plugin.simnode.closing import force_close
 from lsps2fast_plugin.simnode.payer import Payment
@@ -18,16 +19,31 @@ from .scene import Scene
 OPEN_MESSAGES = ("open_channel", "accept_channel", "funding_created", "funding_signed", "channel_ready", "normal")
 
 
-class PartsTooMany(Customer):
-    """Sends parts beside a whole payment, while it is held and later: the same total, another, another secret."""
+class Trick(Customer):
+    """Orders a channel, plays a trick with its payment, and leaves some blocks later."""
 
-    name = "parts-too-many"
+    most_blocks = 40
 
     async def play(self, me: Scene) -> None:
         wallet = me.wallet()
         order = await self.order(me, wallet)
         if order is None:
             return
+        await self.trick(me, wallet, order)
+        await me.blocks(me.some(1, self.most_blocks))
+        await self.leave(me)
+
+    async def trick(self, me: Scene, wallet: Client, order: Order) -> None:
+        """Pay, or not."""
+        raise NotImplementedError
+
+
+class PartsTooMany(Trick):
+    """Sends parts beside a whole payment, while it is held and later: the same total, another, another secret."""
+
+    name = "parts-too-many"
+
+    async def trick(self, me: Scene, wallet: Client, order: Order) -> None:
         if me.maybe(0.7):
             wallet.go_offline()  # so that it is held
         payments = [self.pay(me, order, me.split(order.price_msat, me.some(1, 3)))]
@@ -40,8 +56,6 @@ class PartsTooMany(Customer):
         for payment in payments:
             await me.end(payment)
         await me.end(self._more(me, order))
-        await me.blocks(me.some(1, 40))
-        await self.leave(me)
 
     def _more(self, me: Scene, order: Order) -> Payment:
         price_msat = order.price_msat
@@ -55,16 +69,12 @@ class PartsTooMany(Customer):
         return self.pay(me, order, [amount_msat], total_msat=total)
 
 
-class PaysTwice(Customer):
+class PaysTwice(Trick):
     """Pays the whole again: at the same time, while the plugin is stopped, once the channel is there."""
 
     name = "pays-twice"
 
-    async def play(self, me: Scene) -> None:
-        wallet = me.wallet()
-        order = await self.order(me, wallet)
-        if order is None:
-            return
+    async def trick(self, me: Scene, wallet: Client, order: Order) -> None:
         payments = []
         for _ in range(me.some(2, 3)):
             payments.append(self.pay(me, order, me.split(order.price_msat, me.some(1, 3))))
@@ -78,20 +88,15 @@ class PaysTwice(Customer):
             await me.end(payment)
         await me.rest(0, 7_200)
         await me.end(self.pay(me, order, [order.price_msat]))
-        await me.blocks(me.some(1, 40))
-        await self.leave(me)
 
 
-class PaysLate(Customer):
+class PaysLate(Trick):
     """Pays about the moment in which the invoice ends, in parts before and after it."""
 
     name = "pays-late"
+    most_blocks = 20
 
-    async def play(self, me: Scene) -> None:
-        wallet = me.wallet()
-        order = await self.order(me, wallet)
-        if order is None:
-            return
+    async def trick(self, me: Scene, wallet: Client, order: Order) -> None:
         left_s = order.until_s - me.town.loop.time()
         await asyncio.sleep(max(0.0, left_s + me.dice.uniform(-200, 250)))
         if me.maybe(0.3):
@@ -105,20 +110,15 @@ class PaysLate(Customer):
         wallet.connect()
         for payment in payments:
             await me.end(payment)
-        await me.blocks(me.some(1, 20))
-        await self.leave(me)
 
 
-class RunsOut(Customer):
+class RunsOut(Trick):
     """Pays with HTLCs that run out soon, for a client that is away while blocks come."""
 
     name = "runs-out"
+    most_blocks = 20
 
-    async def play(self, me: Scene) -> None:
-        wallet = me.wallet()
-        order = await self.order(me, wallet)
-        if order is None:
-            return
+    async def trick(self, me: Scene, wallet: Client, order: Order) -> None:
         if me.maybe(0.7):
             wallet.go_offline()
         parts = me.split(order.price_msat, me.some(1, 3))
@@ -130,8 +130,6 @@ class RunsOut(Customer):
         wallet.connect()
         for payment in payments:
             await me.end(payment)
-        await me.blocks(me.some(1, 20))
-        await self.leave(me)
 
 
 class Withdraws(Customer):
