@@ -103,7 +103,7 @@ class Town(World):
         super().__init__(
             seed, sphinx=False, transcript_limit=KEPT, timeout_s=PATIENCE_S, exit_grace_s=PATIENCE_S, **world
         )
-        loop.folder = self.directory
+        loop.folder, self.tape.folder = self.directory, self.directory.encode()
         self.lsp.signs_what_is_meant = True
         self.apps.lsp_id = self.lsp.node_id
 
