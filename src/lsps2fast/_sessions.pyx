@@ -42,12 +42,12 @@ from lsps2fast.table import TABLE, Input, State
 if cython.compiled:
     from cython.cimports.lsps2fast._fsm import Session
     from cython.cimports.lsps2fast._live import Live
-    from cython.cimports.lsps2fast._parts import IncomingHtlc, less
+    from cython.cimports.lsps2fast._parts import IncomingHtlc, less, opening_fee_msat
     from cython.cimports.lsps2fast._payment import Client, JitChannel
 else:
     from lsps2fast._fsm import Session
     from lsps2fast._live import Live
-    from lsps2fast._parts import IncomingHtlc, less
+    from lsps2fast._parts import IncomingHtlc, less, opening_fee_msat
     from lsps2fast._payment import Client, JitChannel
 
 from lsps2fast._payment import CLTV_MARGIN_BLOCKS
@@ -551,8 +551,9 @@ class Sessions(Live):
         buy.attempts = max(buy.attempts, record.attempts)
         buy.fee_paid_msat = record.fee_paid_msat
         if record.existing is None and buy.fixed:  # else nothing is owed: what came before, came over another channel
-            owes: cython.bint = bool(record.fee_paid_msat) or record.payment_hash is None
-            buy.owed_msat = record.opening_fee_msat if owes else 0
+            whole = opening_fee_msat(buy.size_msat, buy.terms.min_fee_msat, buy.terms.proportional)
+            rest: cython.bint = record.fee_paid_msat and record.opening_fee_msat != whole
+            buy.owed_msat = record.opening_fee_msat if rest or record.payment_hash is None else 0
         public = public or sent
         if record.existing is not None and not record.forwards:
             return None

@@ -126,6 +126,18 @@ def test_nor_does_it_fix_the_fee_of_a_payment_of_another_size(scene: Play) -> No
     assert reserve.out_msat == SIZE - SIZE // 100
 
 
+def test_what_came_over_an_old_channel_does_not_end_reuse_at_a_start(scene: Play) -> None:
+    """rule:20, K-09: a later payment was to have a channel of its own when the plugin died; nothing of it is owed."""
+    play = scene()
+    over_existing(play, PAYABLE)
+    play.walk("settled part reserved")
+    again = again_after_a_start(scene, play)
+    (reset,) = again.walk("undone")
+    assert (reset.record.opening_fee_msat, reset.record.fee_paid_msat) == (0, FEE // 5)
+    (reserve,) = again.part(htlc_id=9)
+    assert (reserve.out_msat, reserve.may_reuse) == (SIZE - FEE, True)
+
+
 def test_the_whole_fee_is_never_taken_and_the_channel_not_opened(scene: Play) -> None:
     """rule:4: what is called a fee for an old channel is at most the opening fee, and never that of the last try."""
     play = scene()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lsps2fast.errors import ConfigError, ProtocolBug
@@ -43,13 +43,14 @@ CHANGED = {
     "max_payment_size + 1": "max_payment_size_msat",
 }
 TOKEN = promise.token_hash("SECRETDISCOUNTCOUPON100")
+LAST_MS = parse_datetime("9999-12-31T23:59:59.999Z")
 LAYOUT = struct.Struct(">B33sQQQIIQQ")
 
 terms = st.fixed_dictionaries(
     {
         "min_fee_msat": st.integers(0, 2**64 - 1),
         "proportional": st.integers(0, 2**32 - 1),
-        "valid_until_ms": st.integers(0, parse_datetime("9999-12-31T23:59:59.999Z")),
+        "valid_until_ms": st.integers(0, LAST_MS),
         "min_lifetime_blocks": st.integers(0, 2**32 - 1),
         "max_client_to_self_delay_blocks": st.integers(0, 2**32 - 1),
         "min_payment_size_msat": st.integers(0, 2**64 - 1),
@@ -106,6 +107,7 @@ def test_one_bit_in_any_term_is_refused(values: dict[str, Any], token: bytes | N
     """P-01, trap:29."""
     name = data.draw(st.sampled_from(sorted(values)))
     bit = data.draw(st.integers(0, 31))
+    assume(name != "valid_until_ms" or values[name] ^ 1 << bit <= LAST_MS)  # no datetime has a year of five digits
     good = FeeParams.build(**values)
     text = promise.sign(KEY, PEER, good, token)
     bad = FeeParams.build(**{**values, name: values[name] ^ 1 << bit})
