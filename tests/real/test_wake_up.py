@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from harness.deaf_link import deaf_link
 from harness.town import retire
 from harness.wallets import Hold, arrived
 from harness.webhook_server import WebhookServer, webhook_server
 
+from lsps2fast.errors import NodeError
 from lsps2fast.lsps import lsps5
 from lsps2fast.lsps.lsps5 import WebhookNotification
 from lsps2fast_plugin.tools.regtest import Bill, Lightningd, Town, until
@@ -185,4 +187,25 @@ def test_a_wallet_is_called_to_answer_for_its_offer(town: Town, server: WebhookS
         called(town, server, wallet, lsps5.ONION_MESSAGE_INCOMING)
         assert town.stats()["wake_up"]["onion_messages"]["kept"] >= 1
         wake(town, wallet)
+        assert asked.result()["invoice"].startswith("lni1")
+
+
+def test_nor_is_a_request_lost_with_a_connection_that_is_replaced(town: Town, server: WebhookServer) -> None:
+    """N-14, cln:N15: lightningd has it for the wallet's first connection, which is dead, and once more for the next."""
+    wallet = with_webhook(town, "roams", server)
+    bought(town, wallet)
+    offer = wallet.call("offer", {"amount": "1000sat", "description": "asleep"})["bolt12"]
+    sleep(town, wallet)
+    given = town.stats()["wake_up"]["onion_messages"]["given"]
+    wallet.options["offline"] = True  # it dials when it is told to
+    with ThreadPoolExecutor(2) as pool, deaf_link(town.lsp.port) as link:
+        asked = pool.submit(town.payer.call, "fetchinvoice", {"offer": offer, "timeout": 110}, 120)
+        called(town, server, wallet, lsps5.ONION_MESSAGE_INCOMING)
+        wallet.start()
+        dialled = pool.submit(wallet.call, "connect", {"id": town.lsp.node_id, "host": "127.0.0.1", "port": link.port})
+        until(lambda: town.stats()["wake_up"]["onion_messages"]["given"] > given, "the request is given")
+        link.drop()
+        with pytest.raises(NodeError):
+            dialled.result()
+        town.connect(wallet, town.lsp)
         assert asked.result()["invoice"].startswith("lni1")

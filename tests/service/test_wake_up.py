@@ -354,10 +354,45 @@ async def test_onion_messages_wait_for_a_wallet_that_sleeps(server: WebhookServe
             stage.lsp.notify("onionmessage_forward_fail", {**lost, "incoming": incoming, **to})
         await stage.until(lambda: len(server.requests) == 2, "the client is called")
         assert server.kinds(stage.lsp.node_id)[1:] == ["onion_message_incoming"]
-        assert (await stage.stats())["wake_up"]["onion_messages"] == {"kept": 2, "given": 0, "dropped": 0}
+        assert (await stage.stats())["wake_up"]["onion_messages"] == {"kept": 2, "given": 0, "again": 0, "dropped": 0}
         client.connect()
-        await stage.until(lambda: len(stage.lsp.injected) == 2, "lightningd has them")
-        assert stage.lsp.injected == [bytes.fromhex("00a1"), bytes.fromhex("00a2")]
+        await stage.until(lambda: len(stage.lsp.onion_messages.injected) == 2, "lightningd has them")
+        assert stage.lsp.onion_messages.injected == [bytes.fromhex("00a1"), bytes.fromhex("00a2")]
+
+
+async def test_an_onion_message_outlives_a_connection_that_is_replaced(server: WebhookServer) -> None:
+    """N-14, cln:N15: the wallet's first connection is dead on its side; what lightningd sent there is given again."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer()
+        await sleeps_with_a_channel(stage, server, client, payer)
+        stage.lsp.onion_messages.arrived(payer, b"\1", client)
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        client.connect()
+        client.deaf = True
+        await stage.until(lambda: stage.lsp.onion_messages.injected, "lightningd has it")
+        assert client.onions.messages == []
+        client.disconnect()
+        client.connect()
+        for _ in range(10):
+            await stage.world.advance(6)
+            await stage.quiet()
+        assert client.onions.messages == [b"\1"] * 2  # of three; that it has it no one can know
+        assert stage.lsp.onion_messages.injected == [b"\1"] * 3
+        assert (await stage.stats())["wake_up"]["onion_messages"] == {"kept": 0, "given": 1, "again": 2, "dropped": 0}
+
+
+async def test_a_wallet_gets_no_more_onion_messages_at_once_than_it_takes(server: WebhookServer) -> None:
+    """cln:N15: its lightningd drops what is above four in a second."""
+    async with wakes(server) as stage:
+        client, payer = stage.client(), stage.payer()
+        await sleeps_with_a_channel(stage, server, client, payer)
+        messages = [bytes([number]) for number in range(8)]
+        for message in messages:
+            stage.lsp.onion_messages.arrived(payer, message, client)
+        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        client.connect()
+        await stage.until(lambda: len(stage.lsp.onion_messages.injected) == 8, "lightningd has them")
+        assert client.onions.messages == messages
 
 
 async def test_webhooks_outlive_the_plugin_and_the_node(server: WebhookServer) -> None:

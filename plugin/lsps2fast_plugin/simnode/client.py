@@ -18,6 +18,7 @@ from .channels import End, Htlc
 from .clock import Timer
 from .closing import CLOSED_STATES, close_from_afar
 from .errors import NodeProblem
+from .onion_messages import OnionInbox
 from .onions import Peeled
 from .party import OpenAnswer, OpenRequest, Party, Surroundings, connect, disconnect
 from .psbt import Tx
@@ -78,13 +79,18 @@ class Gathering:
 
 
 class Client(Party):
-    """A wallet connected to `world.lsp`. `messages` are all custom messages it got; `received` all parts."""
+    """A wallet connected to `world.lsp`. `messages` are all custom messages it got; `received` all parts.
+
+    `deaf`: its connection is dead on its side, and the LSP does not know; the next one is sound.
+    """
 
     def __init__(self, world: Surroundings, name: str, **behaviour: Any) -> None:
         super().__init__(world, name)
         self.behaviour = Behaviour(**behaviour)
         self.lsp = world.lsp
         self.messages: list[bytes] = []
+        self.onions = OnionInbox(self.clock)
+        self.deaf = False
         self.received: list[Received] = []
         self.refused: list[str] = []
         self.invoices: dict[bytes, ClientInvoice] = {}
@@ -126,7 +132,12 @@ class Client(Party):
             theirs = end.other
             end.channel.post(theirs.owner, lambda: close_from_afar(theirs))
 
+    def onion_message_arrived(self, message: bytes) -> None:
+        if not self.deaf:
+            self.onions.take(message)
+
     def peer_disconnected(self, peer: Party) -> None:
+        self.deaf = False
         for future in self._replies.values():
             if not future.done():
                 future.set_exception(NodeProblem(f"{self.name}: link to {peer.name} is gone"))

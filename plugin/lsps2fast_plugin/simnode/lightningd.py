@@ -17,6 +17,7 @@ from .errors import METHOD_NOT_FOUND, NodeDown, Outcome, PluginFailed, RpcError
 from .htlcs import Htlcs
 from .invoices import Invoices
 from .node_base import NodeBase
+from .onion_messages import OnionMessages
 from .openings import Openings
 from .parts import HeldParts
 from .party import OpenAnswer, OpenRequest, Party, Surroundings, connect, disconnect
@@ -35,6 +36,7 @@ class Node(NodeBase):
         self.invoices = Invoices(self, held)
         self.htlcs = Htlcs(self, held, self.invoices)
         self.openings = Openings(self)
+        self.onion_messages = OnionMessages(self)
         self.server = world.server_kind(self)
         self.reconnect: list[Party] = []
 

@@ -234,9 +234,9 @@ def signmessage(node: Node, message: Any) -> Json:
 
 @method("injectonionmessage", "path_key message")
 def injectonionmessage(node: Node, path_key: Any, message: Any) -> Json:
-    """Take an onion message as if a peer had sent it; where it leads is not looked at."""
+    """Take an onion message as if a peer had sent it (cln:N15)."""
     hex_bytes(path_key, "path_key")
-    node.injected.append(hex_bytes(message, "message"))
+    node.onion_messages.inject(hex_bytes(message, "message"))
     return {}
 
 

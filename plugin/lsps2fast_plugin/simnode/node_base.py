@@ -49,7 +49,6 @@ class NodeBase(PluginOwner, ABC):
         self.htlc_log: list[tuple[Htlc, str]] = []  # in order of creation, with direction
         self.developer = True
         self.says_failure_reason = False  # of a later lightningd, in forwards (cln:N9)
-        self.injected: list[bytes] = []  # onion messages, by `injectonionmessage`
         self.signs_what_is_meant = False  # `signmessage` of a mended lightningd (cln:N14)
         self.forward_listeners: list[Callable[[Forward], None]] = []  # for those who want to watch
 

@@ -151,6 +151,9 @@ class Party:
     def custommsg_arrived(self, peer: Party, data: bytes) -> None:
         """Take a custom message, type included."""
 
+    def onion_message_arrived(self, message: bytes) -> None:
+        """Take an onion message; no one hears whether it came."""
+
     async def open_requested(self, opener: Party, request: OpenRequest) -> OpenAnswer:
         """Answer a peer that wants to open a channel to us."""
         return OpenAnswer(error="no channels wanted here")

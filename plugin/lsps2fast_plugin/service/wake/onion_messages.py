@@ -1,15 +1,20 @@
-"""Onion messages for clients that sleep: kept a while, and given to lightningd once more when the client is back.
+"""Onion messages for clients that sleep: kept a while, and given to lightningd when the client is back.
 
 lightningd drops what it cannot forward and tells plugins what that was. Such a message may ask for the invoice of a
 BOLT 12 offer, so its client is called for it, and its sender still waits. It costs its sender nothing: what is kept,
 and how often a client is called for it, has bounds of its own, and nothing of it is stored.
+
+No one acknowledges a message (cln:N15): it is lost with a connection that is replaced, or at a client that knows no way
+for its answer yet. So it is given three times, with growing pauses. One that arrives twice does no harm: BOLT 12
+expects requests to come twice, and lightningd answers with the same invoice.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps import lsps5
@@ -26,6 +31,9 @@ MOST: Final = 100  # of all clients
 MOST_HEX: Final = 2 * 33_000  # characters of one; an onion has 1,366 bytes or 32,834
 CALLS_AN_HOUR: Final = 6  # of each client, out of those that it may have for all
 CALLS_AT_ONCE: Final = 2
+APART_MS: Final = 300  # from one to the next for a client: its lightningd takes four a second, and drops the rest
+MOST_TRIES: Final = 3  # of one message
+FIRST_PAUSE_MS: Final = 5_000  # before the second; the next is four times as long
 
 
 class Callers(Protocol):
@@ -38,12 +46,20 @@ class Callers(Protocol):
         """Call all webhooks of a client."""
 
 
-class _Kept(NamedTuple):
-    """A message, and until when it is kept."""
+@dataclass(eq=False, slots=True)
+class _Kept:
+    """A message, until when it is kept, and how often it was tried to give it. `given`: lightningd took it once."""
 
     lost: OnionMessageLost
     until_ms: int
     claim: Claim
+    next_ms: int = 0
+    tries: int = 0
+    given: bool = False
+
+    def is_due(self, now_ms: int) -> bool:
+        """Return whether it may be given now."""
+        return self.next_ms <= now_ms < self.until_ms
 
 
 class OnionMessages:
@@ -69,12 +85,15 @@ class OnionMessages:
         self._is_online = is_online
         self._wait_ms = wait_ms
         self._kept: dict[str, list[_Kept]] = {}
+        self._giving: set[str] = set()  # clients for whom a task gives
         self._calls = PeerBuckets(CALLS_AN_HOUR / 3_600, CALLS_AT_ONCE)
         self._number = 0
-        self.given = self.dropped = 0  # so many messages reached lightningd again, or were lost
+        self.given = self.again = self.dropped = 0  # messages that lightningd took, took once more, or never took
 
     def __len__(self) -> int:
         return sum(len(kept) for kept in self._kept.values())
+
+    # What comes and goes ---------------------------------------------------------------------------
 
     def keep(self, peer_id: str, lost: OnionMessageLost) -> bool:
         """Keep a message for this client and call it; False: it sleeps not, or there is no room (rule:24)."""
@@ -82,19 +101,48 @@ class OnionMessages:
             return False
         self._number += 1
         new = Claim(lost.source, 0, b"%d" % self._number)
-        mine = self._kept.get(peer_id, [])
-        gone = giving_way([each.claim for each in mine], new, MOST_OF_CLIENT, 0)
-        if gone is None or len(self) - len(gone) >= MOST:
+        if not self._has_room(peer_id, new):
             self.dropped += 1
             return False
-        self.dropped += len(gone)
-        rest = [each for each in mine if each.claim not in gone]
-        self._kept[peer_id] = [*rest, _Kept(lost, self._clock.now_ms() + self._wait_ms, new)]
+        kept = _Kept(lost, self._clock.now_ms() + self._wait_ms, new)
+        self._kept.setdefault(peer_id, []).append(kept)
         if self._is_online(peer_id):
             self.back(peer_id)  # it came in this very moment
         else:
             self._call(peer_id)
         return True
+
+    def _has_room(self, peer_id: str, new: Claim) -> bool:
+        """Make room: what was given goes first, then the peer who sent most, to this client or to all, has a share."""
+        mine, everyones = self._kept.get(peer_id, []), [each for kept in self._kept.values() for each in kept]
+        gone: set[Claim] = set()
+        for kept, most in ((mine, MOST_OF_CLIENT), (everyones, MOST)):
+            if len(kept) >= most:
+                gone.update(each.claim for each in kept if each.given)
+            more = giving_way([each.claim for each in kept if each.claim not in gone], new, most, 0)
+            if more is None:
+                return False
+            gone.update(more)
+        for client in list(self._kept) if gone else ():
+            self._drop(client, lambda each: each.claim in gone)
+        return True
+
+    def _drop(self, peer_id: str, which: Callable[[_Kept], bool]) -> None:
+        """Keep no more what `which` picks of this client's."""
+        mine = self._kept.pop(peer_id, [])
+        self.dropped += sum(not each.given for each in mine if which(each))
+        if rest := [each for each in mine if not which(each)]:
+            self._kept[peer_id] = rest
+
+    def look(self) -> None:
+        """Drop what was kept long enough; give again what is due, call again for what was never given."""
+        now_ms = self._clock.now_ms()
+        for peer_id in list(self._kept):
+            self._drop(peer_id, lambda each: each.until_ms <= now_ms)
+            if self._is_online(peer_id):
+                self.back(peer_id)
+            elif any(not each.given for each in self._kept.get(peer_id, ())):
+                self._call(peer_id)
 
     def _call(self, peer_id: str) -> None:
         """Call a client, seldom enough that it can still be called for payments, however many messages come."""
@@ -102,33 +150,40 @@ class OnionMessages:
         if self._caller.may_wake(peer_id, what) and self._calls.take(peer_id, self._clock.now_ms()):
             self._caller.wake(peer_id, what)
 
+    # What lightningd is given ----------------------------------------------------------------------
+
     def back(self, peer_id: str) -> None:
-        """Give lightningd what is kept for this client, who is there."""
-        if kept := self._kept.pop(peer_id, None):
-            self._spawn(self._give(peer_id, kept))
+        """Give lightningd what is due for this client, who is there; in one task, often as it comes (trap:47)."""
+        if peer_id not in self._giving and self._due(peer_id) is not None:
+            self._giving.add(peer_id)
+            self._spawn(self._give(peer_id))
 
-    async def _give(self, peer_id: str, kept: list[_Kept]) -> None:
-        for each in kept:
-            try:
-                ask = {"path_key": each.lost.path_key, "message": each.lost.incoming}
-                await self._rpc.call("injectonionmessage", ask)
-                self.given += 1
-            except NodeError as error:
-                self.dropped += 1
-                log.info(f"an onion message for {peer_id} was lost: {error}")
-
-    def look(self) -> None:
-        """Drop what was kept long enough; call again for what is not."""
+    def _due(self, peer_id: str) -> _Kept | None:
         now_ms = self._clock.now_ms()
-        for peer_id, kept in list(self._kept.items()):
-            rest = [each for each in kept if each.until_ms > now_ms]
-            self.dropped += len(kept) - len(rest)
-            if rest:
-                self._kept[peer_id] = rest
-                self._call(peer_id)
-            else:
-                del self._kept[peer_id]
+        return next((each for each in self._kept.get(peer_id, ()) if each.is_due(now_ms)), None)
+
+    async def _give(self, peer_id: str) -> None:
+        try:
+            while self._is_online(peer_id) and (due := self._due(peer_id)) is not None:
+                await self._give_one(peer_id, due)
+                await self._clock.sleep_until(self._clock.now_ms() + APART_MS)
+        finally:
+            self._giving.discard(peer_id)
+
+    async def _give_one(self, peer_id: str, kept: _Kept) -> None:
+        kept.next_ms = self._clock.now_ms() + (FIRST_PAUSE_MS << 2 * kept.tries)
+        kept.tries += 1
+        try:
+            ask = {"path_key": kept.lost.path_key, "message": kept.lost.incoming}
+            await self._rpc.call("injectonionmessage", ask)
+            self.again += kept.given
+            self.given += not kept.given
+            kept.given = True
+        except NodeError as error:
+            log.info(f"an onion message for {peer_id} was not forwarded: {error}")
+        if kept.tries >= MOST_TRIES:
+            self._drop(peer_id, lambda each: each is kept)
 
     def state(self) -> dict[str, int]:
         """Return what `lsps2-stats` says of it."""
-        return {"kept": len(self), "given": self.given, "dropped": self.dropped}
+        return {"kept": len(self), "given": self.given, "again": self.again, "dropped": self.dropped}
