@@ -407,7 +407,7 @@ class CapitalAtRisk:
         """After `load`: which stakes still stand. `channels` are what lightningd lists now."""
         standing = {channel.channel_id: channel for channel in channels if channel.state not in BACK}
         records = {record.buy.jit_scid: record for record in stored}
-        for stake in list(self._stakes):
+        for stake in [each for each in self._stakes if each.sent]:  # the others are of orders, whose records tell
             record = records.get(stake.jit_scid)
             if stake.channel_id is None and record is not None and record.journal.channel is not None:
                 self._stakes.name(stake, record.journal.channel.channel_id)
