@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness.service import SIZE_MSAT, TEMPORARY, Stage
 from harness.webhook_server import WebhookServer, webhook_server
 
-from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import LspsError
 
-APP = {"app_name": "app"}
+from .sleeping import APP, registered, sleeps_with_a_channel, speaks, wakes
+
 DUST_MSAT = 330_000
 
 
@@ -23,34 +22,6 @@ def server(tmp_path: Path) -> Iterator[WebhookServer]:
     """The app developer's server."""
     with webhook_server(tmp_path) as found:
         yield found
-
-
-def wakes(server: WebhookServer, mended: bool = True, **options: Any) -> Stage:
-    """A service with wake-up calls, and a lightningd that signs them."""
-    given = {"lsps2-webhooks": 2, "lsps2-webhook-loopback": True} | {
-        name.replace("_", "-"): value for name, value in options.items()
-    }
-    stage = Stage(options=given, env={"SSL_CERT_FILE": str(server.ca_file)})
-    stage.lsp.signs_what_is_meant = mended
-    return stage
-
-
-async def speaks(stage: Stage) -> None:
-    """The signature at the start was sound."""
-    await stage.fence()
-    await stage.quiet()
-
-
-async def registered(stage: Stage, server: WebhookServer, client: Client, target: str = "/push?secret=word") -> None:
-    """The client has a webhook, and its server knows."""
-    await speaks(stage)
-    before = len(server.requests)
-    result = await client.request("lsps5.set_webhook", {**APP, "webhook": server.url(target)})
-    assert result["no_change"] is False
-    await stage.until(lambda: len(server.requests) > before, "the webhook is told")
-    key = ("lsps", "lsps5", "webhooks", client.node_id)
-    await stage.until(lambda: '"told":true' in str(stage.lsp.datastore.rows[key]), "which is stored")
-    await stage.quiet()
 
 
 async def test_off_by_default() -> None:
@@ -106,15 +77,6 @@ async def test_a_sleeping_wallet_is_woken_for_its_first_payment(server: WebhookS
         await stage.over(invoice)
         assert len(server.requests) == 2
         stage.world.mine()
-
-
-async def sleeps_with_a_channel(stage: Stage, server: WebhookServer, client: Client, payer: Payer) -> None:
-    """The client has bought a channel, and is away."""
-    await registered(stage, server, client)
-    await stage.sale(client, payer)
-    await stage.at_rest()
-    client.go_offline()
-    await stage.quiet()
 
 
 async def wake_held(stage: Stage, count: int) -> None:

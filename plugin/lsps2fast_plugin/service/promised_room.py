@@ -4,6 +4,9 @@ A promise lasts from the choice of a channel to the end of its payment, by chann
 it is an HTLC in the channel already, lightningd has taken from what it calls spendable, so only the rest is taken from
 that once more. A listing may be older than the end of a promise, and then does not show what it has spent: promises
 that ended since a listing was asked for still count against it.
+
+What is held for a client that sleeps was promised nothing, and goes into its channel the moment that is back, in which
+other payments look for room. So it counts, too.
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ class PromisedRoom:
     def __init__(self) -> None:
         self._promises: dict[str, dict[Key, Promise]] = {}
         self._rates: dict[str, Rates | None] = {}  # routing fees to restore, until they are
+        self._held: dict[str, dict[bytes, Promise]] = {}  # for clients that sleep: by channel, and by hook call
         self._ended: list[tuple[int, str, Promise]] = []  # while a listing is in use that was asked for before
         self._listings: list[Listing] = []
         self._moment = 0
@@ -85,6 +89,7 @@ class PromisedRoom:
     def free(self, channel: PeerChannel, key: Key, parts: int, most_htlcs: int, listing: Listing) -> Free:
         """Return what this channel can carry of a payment of so many parts. `channel` is of `listing`."""
         others = [each for each in self._promises.get(channel.channel_id, {}).values() if each.key != key]
+        others += self._held.get(channel.channel_id, {}).values()
         others += [each for at, id_, each in self._ended if id_ == channel.channel_id and at > listing.asked]
         out = [htlc for htlc in channel.htlcs if htlc.direction == "out"]
         owed_msat, owed_parts = _not_listed(others, [(htlc.payment_hash, htlc.amount_msat) for htlc in out])
@@ -112,6 +117,18 @@ class PromisedRoom:
             return False
         del self._promises[channel_id]
         return True
+
+    def hold(self, channel_id: str, name: bytes, payment_hash: bytes, out_msat: int) -> None:
+        """Count a part that is held until this channel can be used: it goes in then, whatever was promised."""
+        self._held.setdefault(channel_id, {})[name] = Promise((0, payment_hash), out_msat, 1)
+
+    def let_go(self, channel_id: str, name: bytes) -> None:
+        """Take note that such a part is held no longer; it may be in the channel in a moment."""
+        held = self._held.get(channel_id, {})
+        if (promise := held.pop(name, None)) is not None:
+            self.spent(channel_id, promise)
+        if not held:
+            self._held.pop(channel_id, None)
 
     def spent(self, channel_id: str, promise: Promise) -> None:
         """Count this as gone for listings that are in use: a promise that ended, or a payment that never had one."""

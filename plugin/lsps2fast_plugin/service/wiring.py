@@ -226,6 +226,7 @@ def build_parts(
             shut=shut,
             held=held,
             elsewhere=kinds.beside_sleepers,
+            room=room,
             post=post,
         )
         kinds.sleepers(waker.sleepers)

@@ -216,3 +216,17 @@ def test_nor_does_any_of_a_hundred_thousand() -> None:
     """rule:18: 10^5 random sequences of asking, promising, sending, taking, failing and ending."""
     promised = sum(live(seed) for seed in range(100_000))
     assert promised > 100_000
+
+
+def test_what_is_held_for_a_client_that_sleeps_has_room_too() -> None:
+    """rule:18: from the moment it is held until it is in the channel, once; it is no promise that lasts."""
+    book, name, hash_ = PromisedRoom(), b"call", key(1)[1]
+    book.hold(CHANNEL, name, hash_, 60_000_000)
+    assert free_msat(book, row()) == ROOM_MSAT - 60_000_000 - FEE_MSAT
+    assert free_msat(book, replace(row(), channel_id="00" * 32)) == ROOM_MSAT
+    assert not book.in_use(CHANNEL)
+    with book.listing() as listing:  # asked for before it was let go, and so without it
+        book.let_go(CHANNEL, name)
+        book.let_go(CHANNEL, name)
+        assert book.free(row(), key(2), 1, MOST_HTLCS, listing).spendable_msat == ROOM_MSAT - 60_000_000 - FEE_MSAT
+    assert free_msat(book, row(ROOM_MSAT - 60_000_000, (hash_.hex(), 60_000_000))) == ROOM_MSAT - 60_000_000

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from harness.negotiator import ALICE, BOB, StillClock
 from harness.rows import peer_channel
+from msgspec.structs import replace
 
 from lsps2fast_plugin.cln.htlc_filter import HtlcFilter
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.policy.limits import Gate, GateLimits, Refusals
+from lsps2fast_plugin.service.promised_room import PromisedRoom
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.wake.sleepers import LOOK_S, LOOKS, MOST_OF_CLIENT, Sleepers
 
@@ -20,6 +22,7 @@ ONE, TWO = "aa" * 32, "bb" * 32
 HEIGHT = 1_000
 WAIT_MS = 120_000
 SHARE_MSAT = 10_000
+ROOM_MSAT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Call:
     amount_msat: int = 1
     cltv_expiry: int = HEIGHT + 100
     in_scid: int = 1
+    forward_to: str = ONE
+    forward_msat: int = -1
+    payment_hash: bytes = bytes(32)
 
 
 class Others:
@@ -54,6 +60,7 @@ class Bedroom:
         self.looks = 0
         self.tasks: list[asyncio.Task[None]] = []
         self.others = Others()
+        self.room = PromisedRoom()
         self.ready: list[str] = []
         self.sleepers = Sleepers(
             host=self,
@@ -64,6 +71,7 @@ class Bedroom:
             channels_of=self.rows,
             is_online=self.online.__contains__,
             elsewhere=self.others,
+            room=self.room,
             ready=self.ready.append,
             most_msat_of_client=SHARE_MSAT,
             wait_ms=WAIT_MS,
@@ -225,3 +233,34 @@ async def test_who_is_back_gets_what_waited_once_its_channel_can_carry_it() -> N
     await asyncio.gather(*bedroom.tasks)
     assert (bedroom.looks, bedroom.gone, bedroom.ready) == (LOOKS + 1, [b"2", b"1"], [TWO, ONE])
     assert bedroom.sleepers.woken == 2
+
+
+@pytest.mark.parametrize("how", ["back", "in vain", "expires", "dropped", "gives way", "the end"])
+def test_its_room_is_kept_as_long_as_it_is_held(how: str) -> None:
+    """rule:18: a payment that is sold leaves it to what waits for the client, and to nothing else."""
+    bedroom = Bedroom()
+    assert bedroom.hold(1, amount_msat=SHARE_MSAT, forward_msat=900, in_scid=7)
+    assert free_msat(bedroom) == ROOM_MSAT - 900
+    match how:
+        case "back":
+            bedroom.sleepers.forget(ALICE)
+        case "in vain":
+            bedroom.clock.pass_ms(WAIT_MS)
+            bedroom.sleepers.look()
+        case "expires":
+            bedroom.sleepers.block(HEIGHT + 99)
+        case "dropped":
+            assert len(bedroom.sleepers.drop([7])) == 1
+        case "gives way":
+            assert bedroom.hold(2, BOB, amount_msat=1, in_scid=8, forward_to=TWO)
+            assert bedroom.hold(3, in_scid=8, amount_msat=2)
+        case _:
+            bedroom.sleepers.close()
+    assert free_msat(bedroom) == ROOM_MSAT - (2 if how == "gives way" else 0)  # it names no amount that goes out
+
+
+def free_msat(bedroom: Bedroom) -> int:
+    """What is free of the channel of Alice."""
+    row = replace(bedroom.row(ALICE, ONE), their_max_htlc_value_in_flight_msat=ROOM_MSAT)
+    with bedroom.room.listing() as listing:
+        return bedroom.room.free(row, (9, b""), 1, 30, listing).in_flight_msat

@@ -36,6 +36,16 @@ class Host(Protocol):
         """Answer `continue`."""
 
 
+class Room(Protocol):
+    """Who promises the room of channels: `PromisedRoom`."""
+
+    def hold(self, channel_id: str, name: bytes, payment_hash: bytes, out_msat: int) -> None:
+        """Count a part that is held until this channel can be used."""
+
+    def let_go(self, channel_id: str, name: bytes) -> None:
+        """Take note that such a part is held no longer."""
+
+
 class _Held(NamedTuple):
     """A hook call that is held, until when, and which channel brought it (rule:25)."""
 
@@ -62,6 +72,7 @@ class Sleepers:
         channels_of: Callable[[str], Awaitable[list[PeerChannel]]],
         is_online: Callable[[str], bool],
         elsewhere: Held,
+        room: Room,
         ready: Callable[[str], None],
         most_msat_of_client: int,
         wait_ms: int,
@@ -78,6 +89,7 @@ class Sleepers:
         self._channels_of = channels_of
         self._is_online = is_online
         self._elsewhere = elsewhere
+        self._room = room
         self._ready = ready
         self._most_msat_of_client = most_msat_of_client
         self.wait_ms = wait_ms
@@ -179,6 +191,7 @@ class Sleepers:
         self._held.setdefault(peer_id, []).append(new)
         self._parts += 1
         self.held_msat += call.amount_msat
+        self._room.hold(call.forward_to, call.id_raw, call.payment_hash, max(call.forward_msat, 0) or call.amount_msat)
         return True
 
     def make_room(self, new: Claim, gone: Collection[Claim] = ()) -> bool:
@@ -227,6 +240,8 @@ class Sleepers:
             if rest := [each for each in mine if not which(each)]:
                 self._held[peer_id] = rest
             taken += [each.call for each in mine if which(each)]
+        for call in taken:
+            self._room.let_go(call.forward_to, call.id_raw)
         self._parts -= len(taken)
         self.held_msat -= sum(call.amount_msat for call in taken)
         return taken

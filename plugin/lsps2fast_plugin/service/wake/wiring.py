@@ -12,6 +12,7 @@ from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
 from lsps2fast_plugin.service.held_together import Held
 from lsps2fast_plugin.service.options import Settings
+from lsps2fast_plugin.service.promised_room import PromisedRoom
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.wake.caller import Caller
@@ -37,6 +38,7 @@ def build_waker(
     shut: ShutChannels,
     held: HeldHtlcs,
     elsewhere: Held,
+    room: PromisedRoom,
     post: Post | None,
 ) -> Waker:
     """Return what calls clients that are away. `post`: what makes the requests, by default ours."""
@@ -53,6 +55,7 @@ def build_waker(
         channels_of=lambda peer_id: list_peer_channels(rpc, id=peer_id),
         is_online=sessions.is_online,
         elsewhere=elsewhere,
+        room=room,
         ready=driver.effects.watch.changed,
         most_msat_of_client=settings.held_msat_per_peer,
         wait_ms=settings.wake_wait_ms,
