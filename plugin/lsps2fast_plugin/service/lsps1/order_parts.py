@@ -7,7 +7,7 @@ time without this plugin: it lets go on what a plugin that has died held (cln:H1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -88,11 +88,20 @@ class OrderParts:
     """The parts that are held for each order."""
 
     def __init__(
-        self, interest: HtlcFilter, shared: SharedHashes, host: Host, collect_ms: int, most_parts: int
+        self,
+        interest: HtlcFilter,
+        shared: SharedHashes,
+        sold: Container[bytes],
+        host: Host,
+        collect_ms: int,
+        most_parts: int,
     ) -> None:
-        """`collect_ms`: so long the first part of a payment waits for the others; `most_parts`: of one payment."""
+        """`sold`: payment hashes of sales under way. `collect_ms`: so long the first part of a payment waits for the
+        others; `most_parts`: of one payment.
+        """
         self._interest = interest
         self._payables = shared.orders
+        self._sold = sold
         self._host = host
         self._collect_ms = collect_ms
         self._most_parts = most_parts
@@ -115,9 +124,9 @@ class OrderParts:
             self._interest.payment_hashes.add(raw)
 
     def forget(self, payment_hash: str) -> None:
-        """See them no more."""
+        """See them no more, unless a sale has the same hash."""
         raw = bytes.fromhex(payment_hash)
-        if self._payables.pop(raw, None) is not None:
+        if self._payables.pop(raw, None) is not None and raw not in self._sold:
             self._interest.payment_hashes.discard(raw)
 
     def order_of(self, call: Any) -> str | None:

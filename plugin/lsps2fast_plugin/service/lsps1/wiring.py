@@ -53,7 +53,8 @@ def build_orders(
 ) -> Orders:
     """Return what goes on with orders, and takes new ones where `lsps2-lsps1=on`."""
     driver.interest.see_final_hops()
-    parts = OrderParts(driver.interest, shared, host, settings.collect_ms, settings.max_parts)
+    sold = driver.sessions.by_hash
+    parts = OrderParts(driver.interest, shared, sold, host, settings.collect_ms, settings.max_parts)
     held.orders(parts)
     book, invoices = OrderBook(notebook, clock, alarms.tell, parts), OrderInvoices(rpc)
     taker = OrderDesk(
