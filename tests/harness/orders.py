@@ -12,7 +12,7 @@ from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.client import LspsError
 from lsps2fast_plugin.simnode.payer import Payment
 
-from .service import FAILURES, Stage
+from .service import CLIENT_TRUSTS, FAILURES, Stage
 
 ORDER: dict[str, Any] = {
     "lsp_balance_sat": "200000",
@@ -32,9 +32,9 @@ class Shop(Stage):
 
     allowed = re.compile(f"{FAILURES.pattern}|0017")
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, mode: str = CLIENT_TRUSTS, *, env: dict[str, str] | None = None, **options: Any) -> None:
         given = ON | {name.replace("_", "-"): value for name, value in options.items()}
-        super().__init__(options=given)
+        super().__init__(mode, options=given, **({} if env is None else {"env": env}))
 
     async def order(self, client: Client, **changes: Any) -> dict[str, Any]:
         """The answer to `lsps1.create_order`."""

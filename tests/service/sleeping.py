@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.orders import Shop
 from harness.service import Stage
 from harness.webhook_server import WebhookServer
 
 from lsps2fast_plugin.simnode import Client, Payer
 
 APP = {"app_name": "app"}
+WEBHOOKS: dict[str, Any] = {"lsps2_webhooks": 2, "lsps2_webhook_loopback": True}
 
 
 def wakes(server: WebhookServer, mended: bool = True, **options: Any) -> Stage:
     """A service with wake-up calls, and a lightningd that signs them."""
-    given = {"lsps2-webhooks": 2, "lsps2-webhook-loopback": True} | {
-        name.replace("_", "-"): value for name, value in options.items()
-    }
+    given = {name.replace("_", "-"): value for name, value in (WEBHOOKS | options).items()}
     stage = Stage(options=given, env={"SSL_CERT_FILE": str(server.ca_file)})
     stage.lsp.signs_what_is_meant = mended
     return stage
+
+
+def wakes_and_sells_ahead(server: WebhookServer, **options: Any) -> Shop:
+    """One that takes orders besides."""
+    shop = Shop(env={"SSL_CERT_FILE": str(server.ca_file)}, **WEBHOOKS, **options)
+    shop.lsp.signs_what_is_meant = True
+    return shop
 
 
 async def speaks(stage: Stage) -> None:

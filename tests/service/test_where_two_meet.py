@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.orders import Shop
+from harness.orders import Shop, turn
+from harness.service import SIZE_MSAT
 from harness.webhook_server import WebhookServer, webhook_server
 
-from .sleeping import sleeps_with_a_channel, wakes
+from .sleeping import registered, sleeps_with_a_channel, wakes, wakes_and_sells_ahead
 
 ROOM_MSAT = 60_000_000  # into the 100,000 sat that a first channel has to spare
 
@@ -83,3 +84,44 @@ async def test_a_woken_wallet_gets_both_what_is_held_and_what_was_sold(server: W
         assert [(await payment).paid for payment in payments] == [True, True]
         await stage.at_rest()
         assert len(client.ends) == 2
+
+
+# Orders, and what else goes on with their clients -----------------------------------------------------
+
+
+async def test_a_wallet_that_sleeps_is_called_for_the_channel_that_it_has_paid(server: WebhookServer) -> None:
+    """N-09, E-12: else its payment would only wait, and go back."""
+    async with wakes_and_sells_ahead(server) as shop:
+        client, payer = shop.client(), shop.payer()
+        await registered(shop, server, client)
+        order = await shop.order(client)
+        client.go_offline()
+        payment = shop.pay(payer, order)
+        await shop.reaches(order, "held")
+        await turn(shop, 6)
+        await shop.until(lambda: len(server.requests) == 2, "the client is called")
+        assert server.kinds(shop.lsp.node_id)[1:] == ["payment_incoming"]
+        for _ in range(3):
+            await turn(shop, 6)
+        client.connect()
+        assert (await payment).paid
+        await shop.over(order)
+        await turn(shop, 200)
+        assert len(server.requests) == 2
+
+
+async def test_a_sale_with_the_payment_hash_of_an_order_outlives_it() -> None:
+    """rule:12, rule:16: who knows a preimage may use it twice; the end of the order takes no news from the sale."""
+    async with Shop() as shop:
+        client, payer = shop.client(on_part="hold"), shop.payer(channels=2)
+        order = await shop.order(client)
+        sold = await shop.invoice(client, SIZE_MSAT, preimage=bytes.fromhex(shop.record(order)["preimage"]))
+        sale = payer.pay(sold, [SIZE_MSAT])
+        await shop.until(lambda: len(client.held()) == 1, "the part is with the client")
+        assert (await shop.pay(payer, order)).paid
+        await shop.over(order)
+        client.settle_held()
+        assert (await sale).paid
+        await shop.state(sold, "SUCCEEDED")
+        shop.world.mine()
+        await shop.at_rest()

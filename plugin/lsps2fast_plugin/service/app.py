@@ -343,7 +343,7 @@ class Service(PluginApp):
             if parts.orders is not None:
                 await parts.orders.look()
             if parts.waker is not None:
-                parts.waker.look()
+                parts.waker.look(() if parts.orders is None else parts.orders.waited_for())
             if len(parts.offers):
                 await parts.funder.keep_known()
 

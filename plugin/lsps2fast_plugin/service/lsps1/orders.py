@@ -100,6 +100,10 @@ class Orders:
         """Return whether a withheld channel may be one of ours."""
         return any(is_of(order, channel) for order in self.book.live())
 
+    def waited_for(self) -> set[str]:
+        """Return the clients whose orders are paid and not opened yet: they must be there for it."""
+        return {order.peer_id for order in self.book.live() if order.state is OrderState.HELD}
+
     # Parts of payments -----------------------------------------------------------------------------
 
     def known(self, order_id: str) -> set[Key]:

@@ -176,11 +176,11 @@ class Waker:
         """Return the hook calls held that the channel of these names brought: it goes to the chain (rule:19)."""
         return self.sleepers.drop(in_scids)
 
-    def look(self) -> None:
-        """Call again for whom something still waits; let go what waited long enough."""
+    def look(self, others: Iterable[str] = ()) -> None:
+        """Call again for whom something still waits, and for these; let go what waited long enough."""
         self.sleepers.look()
         self._onions.look()
-        for peer_id in {*self.sleepers.waited_for(), *self._waited_for()}:
+        for peer_id in {*self.sleepers.waited_for(), *self._waited_for(), *others}:
             self.caller.wake(peer_id, lsps5.PAYMENT_INCOMING)
 
     async def block(self, height: int) -> None:
