@@ -12,6 +12,7 @@ cdef class Session(Payment):
     cdef _own(self, object channel)
     cdef tuple _begin(self)
     cdef tuple _fail_for_its_size(self, IncomingHtlc part)
+    cdef tuple _never_funded(self)
     cdef tuple _proceed(self)
     cdef tuple _proceed_over_existing(self)
     cdef tuple _open_instead(self)

@@ -614,19 +614,24 @@ class Session(Payment):
             if known:
                 return failed
             return (*failed, Alarm(f"{name} was closed; whether its funding was sent is being looked up"))
+        if self.state != ABORTING or self.step == IDLE:
+            failed += (Alarm(f"{name} was given up before its funding was sent: none of our coins go into it"),)
+        return failed + self._never_funded()
+
+    @cython.cfunc
+    def _never_funded(self) -> tuple:
+        """Undo a channel whose funding is sent by no one."""
         self.committed = False
         self._write_off()
-        if self.state == ABORTING and self.step != IDLE:
-            return failed
-        alarm = Alarm(f"{name} was given up before its funding was sent: none of our coins go into it")
-        return (*failed, alarm, *self._undo_or_wait())
+        return self._undo_or_wait()
 
     def _sister_gone(self, arg):
         """Open another channel: the funding of this one is not sent, for it would pay one that is gone (trap:60)."""
         if self.sent or not self.committed:
             raise ProtocolBug("SISTER_GONE for a funding that is out, or was not ordered to be sent")
-        if self.state != WAITING:  # given up, or the client holds money in it: who closes it tells of that
-            return self._channel_closed(True)
+        if self.state != WAITING:  # given up, or the client holds money in it: the `Undo` tells of that
+            self.gone = self.never_sent = True
+            return self._answer_held(TEMPORARY) + self._never_funded()
         self.channel = self.limits = self.forwards = None
         self.committed = self.gone = False
         self.recorded = 0

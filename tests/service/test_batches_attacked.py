@@ -10,6 +10,7 @@ from harness.service import SIZE_MSAT, Stage
 from lsps2fast_plugin.simnode import Client, psbt
 
 SOON_S = 5.0  # far less than a client may keep silent
+GUARD_BLOCKS = 12 + 144 - 6  # from the payment to K-06
 
 
 async def test_a_second_payment_of_a_client_keeps_no_batch_waiting() -> None:
@@ -125,7 +126,7 @@ async def test_what_is_taken_back_after_a_crash_leaves_no_channel_usable() -> No
         ]  # fmt: skip
         taken = stage.log_lines("takes its coins back|cannot be taken back")
         assert (lost, len(taken)) == ([], 1), taken
-        assert len(stage.log_lines("takes its coins back")) == 1
+        assert len(stage.log_lines("one of 6 that it pays had just been given up.*takes its coins back")) == 1
         assert not stage.log_lines("cannot be taken back")
 
 
@@ -187,6 +188,8 @@ async def test_a_record_that_is_written_as_the_others_are_closed_sends_nothing()
         await stage.until(lambda: all(payment.done for payment in crowd.payments), "the end of all")
         assert [(await payment).paid for payment in crowd.payments] == [True, False, True]
         await stage.at_rest()
+        assert not stage.log_lines("gave its channel up")  # it is we who close them
+        assert stage.log_lines("is not funded, for it shares that")
         assert not stage.world.chain.knows(given_up)
         assert not stage.world.orphaned_sat()
 
@@ -203,3 +206,27 @@ async def test_coins_that_do_not_carry_a_second_try_leave_each_to_its_own() -> N
         assert dear.hits == 1
         assert len(crowd.fundings()) == 2
         await stage.at_rest()
+
+
+async def test_a_payment_given_up_meanwhile_is_not_called_the_deed_of_its_client() -> None:
+    """trap:60, rule:22: its parts run out while the record of a sister is not written; it is closed once, by us."""
+    async with batching(wallet_sat=(2_000_000,) * 4) as stage:
+        stage.plugin_lives = False
+        crowd = Crowd(stage)
+        await crowd.come()
+        fault = stage.lsp.faults.hang("datastore", nth=5)  # three intents, then the channels
+        await crowd.pay()
+        await stage.world.advance(2)
+        await stage.until(lambda: fault.hits > 0, "the write that is not answered")
+        await stage.until(lambda: len(stage.calls("datastore")) >= 6, "the other writes")
+        await stage.fence()
+        stage.world.mine(GUARD_BLOCKS)
+        await stage.until(lambda: all(payment.done for payment in crowd.payments), "the parts run out")
+        await stage.world.advance(10)
+        await stage.until(lambda: stage.log_lines("batch 1 is not sent"), "the end of the batch")
+        ids = [client.ends[0].channel.channel_id for client in crowd.clients]
+        fault.release()
+        await stage.at_rest()
+        assert sorted(call["id"] for call in stage.calls("close")) == sorted(ids)
+        assert not stage.log_lines("gave its channel up|was given up before|failed \\(NodeError")
+        assert not crowd.fundings()

@@ -53,7 +53,7 @@ KINDS: Final = (
     ),
     Kind(
         "stray-funding",
-        r"had just given it up|also pays a channel that is gone|^channel \S+ is closed:",
+        r"had just (given it|been given) up|also pays a channel that is gone|^channel \S+ is closed:",
         "A funding went out for a channel that had gone.",
     ),
     Kind("unpaid-channel", r"stays on chain", "An offer has ended, and its channel is on chain and not paid for."),

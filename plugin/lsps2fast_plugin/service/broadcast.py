@@ -215,7 +215,7 @@ class Broadcaster:
             return False
         if channel.sisters and not await self._may_be_taken_back(peer_id, channel, gone):
             return False
-        await self._strays.take_back(peer_id, channel)
+        await self._strays.take_back(peer_id, channel, gone)
         if channel.sisters:
             self._taken_back.add(channel.funding_txid)
         self._tried.discard(channel.channel_id)

@@ -84,6 +84,7 @@ class FundingOrders:
         self._driver = driver
         self._withheld = withheld
         self._sent = sent
+        self._closed_here: set[str] = set()  # channels that share their funding with one that was given up
         self.batches: Together = _Alone()
 
     def announce(self, action: order.Persist) -> None:
@@ -150,7 +151,10 @@ class FundingOrders:
         return await self._open_others(members, False)
 
     async def _open_others(self, members: list[Member], taken_back: bool) -> Outcome:
-        """Tell sessions to open another channel, and close the one that is not funded."""
+        """Tell sessions to open another channel, and close the one that is not funded.
+
+        One that was given up meanwhile orders that itself (`Undo`).
+        """
         for member in members:  # one that was left out may be about to send it
             self._broadcaster.give_up(_broadcast_of(member).channel.funding_txid)
         for member in members:
@@ -163,13 +167,14 @@ class FundingOrders:
             if taken_back:
                 self._driver.taken_back(channel)
             self._driver.never_funded(channel_id)
+        opening = [member for member in members if self._driver.is_opening(*member.key)]
         closing = {
             member.key: self._unfunded.close(member.peer_id, _broadcast_of(member).channel.channel_id, member.funding)
-            for member in members
+            for member in opening
         }
         await self._unfunded.wait(closing.values())
         late = {key: close for key, close in closing.items() if not close.done()}
-        return Outcome(False, tuple(member for member in members if member.key not in late), taken_back, late)
+        return Outcome(False, tuple(member for member in opening if member.key not in late), taken_back, late)
 
     async def undo(self, action: order.Undo) -> None:
         """End an attempt: its channel or open, then its reservation."""
@@ -199,6 +204,7 @@ class FundingOrders:
                     self._reservations.released_late(action.funding)
         self._funder.forget(action.jit_scid)
         if action.channel is not None:
+            self._closed_here.discard(action.channel.channel_id)
             self._waiting.watch.forget(action.channel.channel_id)
             self._withheld(action.channel.channel_id, False, peer_id)
             if taken_back:
@@ -225,7 +231,13 @@ class FundingOrders:
         The session undoes what else there is; where there is none this is all.
         """
         channel_id, taken_back = action.channel.channel_id, isinstance(gone, FundingTakenBack)
-        if not taken_back:  # else that has been said
+        if isinstance(gone, SisterGone):
+            self._tasks.alarm(
+                f"channel {channel_id} is not funded, for it shares that with one given up before: {gone}"
+            )
+            if self._driver.owns(channel_id):
+                self._closed_here.add(channel_id)  # until it is undone
+        elif not taken_back:  # else that has been said
             self._tasks.tell_given_up(peer_id, gone)
         self._reservations.stop_renewing(action.jit_scid)
         reserved = self._funder.reserved_by(action.jit_scid)
@@ -281,7 +293,8 @@ class FundingOrders:
                 if not await self._funder.close(peer_id, channel.channel_id):
                     if await self._broadcaster.take_back(peer_id, channel):
                         raise FundingTakenBack(f"channel {channel.channel_id} was given up; its funding had been sent")
-                    self._tasks.tell_given_up(peer_id, channel.channel_id)
+                    if channel.channel_id not in self._closed_here:
+                        self._tasks.tell_given_up(peer_id, channel.channel_id)
             elif action.funding is not None:
                 await self._opening.clear(peer_id, action.funding)
         except OwedToClient as owed:

@@ -76,7 +76,8 @@ ADVICE: Final = {  # kind: text, paragraphs between empty lines; names and comma
     "given-up": (
         "A client ended its channel before its funding was sent, by an error message or a close. Nothing is sent, the "
         "coins are free. One such client does no harm; many from one client or app point to a fault of that app, and "
-        "`lsps2-quote` shows what is held against it."
+        "`lsps2-quote` shows what is held against it. Where the alarm speaks of a channel that *is not funded*, its "
+        "own client did nothing: it shared a funding transaction with the one that was given up."
     ),
     "stray-funding": (
         "A client gave its channel up in the milliseconds between our last look and `sendpsbt`, and the funding went "

@@ -49,13 +49,17 @@ class StrayFundings:
             log.warning(f"asking for the funding of channel {channel.channel_id}: {error}")
         return any(output.txid == channel.funding_txid for output in await list_outputs(self._rpc))
 
-    async def take_back(self, peer_id: str, channel: Channel) -> None:
+    async def take_back(self, peer_id: str, channel: Channel, gone: Exception) -> None:
         """Spend the coins of this funding to ourselves at a higher rate; say it where that fails.
 
-        Raises NodeUnreachable where lightningd does not answer: then it is to be tried again.
+        `gone` says which of the channels is, where it pays several. Raises NodeUnreachable where lightningd does not
+        answer: then it is to be tried again.
         """
-        funding = f"funding {channel.funding_txid} of channel {channel.channel_id}"
-        what = f"{funding} went out when {peer_id} had just given it up"
+        what = f"funding {channel.funding_txid} of channel {channel.channel_id} went out when"
+        if channel.sisters:
+            what = f"{what} one of {len(channel.sisters) + 1} that it pays had just been given up ({gone})"
+        else:
+            what = f"{what} {peer_id} had just given it up"
         try:
             txid = await self._replace(channel.signed_psbt)
         except NodeUnreachable:
