@@ -354,8 +354,8 @@ class ExistingChannels:
         existing, payment_hash = journal.existing, journal.payment_hash
         if existing is None or payment_hash is None:
             return
-        out_msat = sum(part.out_msat for part in journal.forwards)
-        promise = Promise((jit_scid, payment_hash), out_msat, len(journal.forwards))
+        sent_msat = tuple(part.out_msat for part in journal.forwards)
+        promise = Promise((jit_scid, payment_hash), sum(sent_msat), len(sent_msat), sent_msat)
         self._book.promise(existing.channel_id, promise)
         self._tells(existing.channel_id, promise.key)
         rates = rates_of(existing)

@@ -2,7 +2,8 @@
 
 A promise lasts from the choice of a channel to the end of its payment, by channel id: scids change (rule:25). What of
 it is an HTLC in the channel already, lightningd has taken from what it calls spendable, so only the rest is taken from
-that once more. A listing may be older than the end of a promise, and then does not show what it has spent: promises
+that once more. Such an HTLC is known by payment hash and amount: a stranger may send another with the same hash. A
+listing may be older than the end of a promise, and then does not show what it has spent: promises
 that ended since a listing was asked for still count against it.
 
 What is held for a client that sleeps was promised nothing, and goes into its channel the moment that is back, in which
@@ -25,11 +26,12 @@ Rates = tuple[int, int]  # routing fee: base in msat, ppm
 
 
 class Promise(NamedTuple):
-    """Room for one payment."""
+    """Room for one payment. `sent_msat`: the amount of each part, once these may be in the channel."""
 
     key: Key
     out_msat: int
     parts: int
+    sent_msat: tuple[int, ...] = ()
 
     @property
     def payment_hash(self) -> str:
@@ -106,6 +108,16 @@ class PromisedRoom:
         """Promise this room, or another amount to the same payment."""
         self._promises.setdefault(channel_id, {})[promise.key] = promise
 
+    def goes_out(self, channel_id: str, key: Key, sent_msat: tuple[int, ...]) -> bool:
+        """Take note that parts of these amounts go into the channel; False: nothing was promised to this payment.
+
+        After a start they go out one by one, and all of them are known.
+        """
+        promise = self.of(channel_id, key)
+        if promise is not None and not promise.sent_msat:
+            self._promises[channel_id][key] = promise._replace(sent_msat=sent_msat)
+        return promise is not None
+
     def leave(self, channel_id: str, key: Key) -> bool:
         """End a promise. Return whether it was the last one of its channel."""
         promises = self._promises.get(channel_id, {})
@@ -156,17 +168,11 @@ class PromisedRoom:
 
 def _not_listed(promises: Iterable[Promise], listed: Iterable[tuple[str, int]]) -> tuple[int, int]:
     """Return how much, and how many parts, of these promises are no HTLCs in the channel yet."""
-    listed_msat: Counter[str] = Counter()
-    listed_parts: Counter[str] = Counter()
-    for payment_hash, amount_msat in listed:
-        listed_msat[payment_hash] += amount_msat
-        listed_parts[payment_hash] += 1
-    owed_msat: Counter[str] = Counter()
-    owed_parts: Counter[str] = Counter()
+    left = Counter(listed)
+    owed_msat = owed_parts = 0
     for promise in promises:
-        owed_msat[promise.payment_hash] += promise.out_msat
-        owed_parts[promise.payment_hash] += promise.parts
-    return (
-        sum(max(owed_msat[hash_] - listed_msat[hash_], 0) for hash_ in owed_msat),
-        sum(max(owed_parts[hash_] - listed_parts[hash_], 0) for hash_ in owed_parts),
-    )
+        found = Counter((promise.payment_hash, amount_msat) for amount_msat in promise.sent_msat) & left
+        left -= found
+        owed_msat += promise.out_msat - sum(amount_msat for _, amount_msat in found.elements())
+        owed_parts += promise.parts - found.total()
+    return owed_msat, owed_parts

@@ -112,9 +112,9 @@ class WaitingOrders:
     def _let_out(self, action: order.ForwardParts) -> None:
         """Let parts go out; those over the alias of a paid channel had no room promised, and take it now (A-03)."""
         key = (action.jit_scid, action.payment_hash)
-        if self._promised.of(action.channel_id, key) is None:
-            out_msat = sum(part.out_msat for part in action.parts)
-            self._promised.spent(action.channel_id, Promise(key, out_msat, len(action.parts)))
+        sent_msat = tuple(part.out_msat for part in action.parts)
+        if not self._promised.goes_out(action.channel_id, key, sent_msat):
+            self._promised.spent(action.channel_id, Promise(key, sum(sent_msat), len(sent_msat), sent_msat))
         self._answers.forward(action.parts, action.channel_id)
 
     def waits(self, channel_id: str, jit_scid: int) -> bool:

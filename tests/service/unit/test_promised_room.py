@@ -53,11 +53,31 @@ def test_what_is_in_the_channel_already_is_not_taken_twice() -> None:
     """rule:25: by payment hash, whatever the channel is called; a probe that failed leaves the room again."""
     book, hash_ = PromisedRoom(), key(1)[1].hex()
     book.promise(CHANNEL, Promise(key(1), 60_000_000, 2))
+    assert book.goes_out(CHANNEL, key(1), (30_000_000, 30_000_000))
     half = row(ROOM_MSAT - 30_000_000, (hash_, 30_000_000))
     assert free_msat(book, half) == ROOM_MSAT - 60_000_000 - FEE_MSAT
     assert book.leave(CHANNEL, key(1))
     assert free_msat(book, row()) == ROOM_MSAT
     assert len(book) == 0
+
+
+@pytest.mark.parametrize("sent_msat", [(), (29_999_999, 30_000_001)])
+def test_an_htlc_of_a_stranger_with_the_same_hash_is_no_part_of_it(sent_msat: tuple[int, ...]) -> None:
+    """rule:3, rule:18: the payer forwards one over the channel's own scid; what is promised is still to come."""
+    book, hash_ = PromisedRoom(), key(1)[1].hex()
+    book.promise(CHANNEL, Promise(key(1), 60_000_000, 2))
+    book.goes_out(CHANNEL, key(1), sent_msat)
+    foreign = row(ROOM_MSAT - 30_000_000, (hash_, 30_000_000))
+    assert free_msat(book, foreign) == ROOM_MSAT - 90_000_000 - 2 * FEE_MSAT
+
+
+def test_two_payments_of_one_hash_share_no_htlc() -> None:
+    """rule:3: they are on two jit scids, and one part of 30,000 sat is in the channel: it is of one of them."""
+    book, hash_ = PromisedRoom(), key(1)[1]
+    for scid in (1, 2):
+        book.promise(CHANNEL, Promise((scid, hash_), 30_000_000, 1, (30_000_000,)))
+    one = row(ROOM_MSAT - 30_000_000, (hash_.hex(), 30_000_000))
+    assert free_msat(book, one) == ROOM_MSAT - 60_000_000 - FEE_MSAT
 
 
 def test_a_listing_asked_before_the_end_of_a_promise_counts_it_still() -> None:
@@ -166,6 +186,7 @@ class Node:
         """lightningd takes an HTLC."""
         payment = self.any([each for each in self.payments.values() if each.waiting])
         if payment is not None:
+            self.book.goes_out(CHANNEL, key(payment.number), tuple(payment.waiting))
             msat = payment.waiting.pop()
             assert msat <= self.spendable_msat(), "lightningd would fail it"
             payment.live.append(msat)
