@@ -394,10 +394,13 @@ async def test_an_operator_can_call_a_client(server: WebhookServer) -> None:
         client = stage.client()
         await registered(stage, server, client)
         ask = {"peer_id": client.node_id, "notification": "liquidity_management_request"}
-        assert (await stage.lsp.call("lsps2-wake", ask))["called"] is False
+        not_called = {"peer_id": client.node_id, "webhooks": 1, "called": False}
+        assert await stage.lsp.call("lsps2-wake", ask) == {**not_called, "reason": "it is connected"}
         client.go_offline()
         await stage.fence()
         assert await stage.lsp.call("lsps2-wake", ask) == {"peer_id": client.node_id, "webhooks": 1, "called": True}
-        assert (await stage.lsp.call("lsps2-wake", ask))["called"] is False
-        await stage.until(lambda: len(server.requests) == 2, "the client is called")
+        assert len(server.requests) == 2
+        again = await stage.lsp.call("lsps2-wake", ask)
+        assert again == {**not_called, "reason": again["reason"]}
+        assert "called for that of late" in again["reason"]
         assert server.kinds(stage.lsp.node_id)[1:] == ["liquidity_management_request"]

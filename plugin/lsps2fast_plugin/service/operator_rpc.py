@@ -109,7 +109,11 @@ class Methods:
         return {"peer_id": client, "forgiven": forgiven}
 
     async def wake(self, peer_id: str, notification: str = WAKE_METHODS[0]) -> dict[str, Any]:
-        """Call the webhooks of a client that is away, for a payment, or because you want liquidity back (LSPS5)."""
+        """Call the webhooks of a client that is away, for a payment, or because you want liquidity back (LSPS5).
+
+        The answer comes once a server has answered, after ten seconds or so. Where none did, `called` is false and
+        `reason` says why: the client is connected, or was called of late; too many calls; an address that is refused.
+        """
         self._ready()
         try:
             client = parse_node_id(peer_id, "peer_id").hex()
@@ -124,8 +128,9 @@ class Methods:
             raise refusal(STATE, "there are no webhooks: lsps2-webhooks is not set")
         if client not in waker.book:
             raise refusal(UNKNOWN, f"{client} has registered no webhook")
-        called = waker.caller.wake(client, f"lsps5.{notification}")
-        return {"peer_id": client, "webhooks": len(waker.book.of(client)), "called": called}
+        why = await waker.caller.call(client, f"lsps5.{notification}")
+        answer = {"peer_id": client, "webhooks": len(waker.book.of(client)), "called": why is None}
+        return answer if why is None else {**answer, "reason": why}
 
     async def fleet(self) -> dict[str, Any]:
         """Return what this node shares with the operator's others: nodes, their policies, what is held of each pot."""

@@ -33,11 +33,12 @@ class FakeSigner:
 
 
 class FakePost:
-    """Remembers what was asked; `fails` is raised, `status` answered."""
+    """Remembers what was asked; `fails` is raised, but for the host that is `alive`; `status` answered."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.fails: PostFailed | None = None
+        self.alive = ""
         self.status = 200
         self.wait: asyncio.Event | None = None
         self.at_once = self.most_at_once = 0
@@ -49,7 +50,7 @@ class FakePost:
             await self.wait.wait()
         self.at_once -= 1
         self.asked.append((url.host, body.decode().split('"')[7].removeprefix("lsps5.")))
-        if self.fails is not None:
+        if self.fails is not None and url.host != self.alive:
             raise self.fails
         return self.status
 
@@ -190,6 +191,45 @@ async def test_a_call_that_reached_no_server_is_made_again_sooner() -> None:
             waited_ms += FIRST_RETRY_MS
         pauses.append(waited_ms // 1000)
     assert pauses == [15, 30, 60, 120, 180, 180]
+
+
+async def test_a_call_by_hand_says_why_none_was_made() -> None:
+    """N-09, N-17: each reason in a sentence, until a server answers."""
+    scene, kind = Scene(most=1), lsps5.LIQUIDITY_MANAGEMENT_REQUEST
+    assert await scene.caller.call(ALICE, kind) == "it has registered no webhook"
+    await scene.register()
+    signer, scene.caller.signer = scene.caller.signer, None
+    assert "no signature" in str(await scene.caller.call(ALICE, kind))
+    scene.caller.signer = signer
+    scene.online.add(ALICE)
+    assert await scene.caller.call(ALICE, kind) == "it is connected"
+    scene.online.clear()
+    scene.post.fails = PostFailed("10.0.0.1 is no address of the public internet", refused=True)
+    assert await scene.caller.call(ALICE, kind) == (
+        "a.example was not reached: 10.0.0.1 is no address of the public internet"
+    )
+    assert "may be again in 15 s" in str(await scene.caller.call(ALICE, kind))
+    scene.reconnect()
+    scene.post.fails = None
+    assert await scene.caller.call(ALICE, kind) is None
+    assert "may be again in 180 s" in str(await scene.caller.call(ALICE, kind))
+    for _ in range(4):
+        scene.reconnect()
+        why = await scene.caller.call(ALICE, kind)
+    assert why == "this client has had its 20 calls of each webhook in an hour"
+
+
+async def test_one_webhook_that_answers_is_a_call() -> None:
+    """N-16: a client with two of them, one behind a server that is gone."""
+    scene = Scene()
+    await scene.register()
+    await scene.register("second", "https://b.example/")
+    scene.post.fails, scene.post.alive = PostFailed("no answer"), "b.example"
+    assert await scene.caller.call(ALICE, INCOMING) is None
+    scene.reconnect()
+    scene.post.alive = ""
+    why = await scene.caller.call(ALICE, INCOMING)
+    assert why == "a.example was not reached: no answer; b.example was not reached: no answer"
 
 
 async def test_nothing_comes_before_webhook_registered() -> None:

@@ -32,6 +32,9 @@ HOUR_S: Final = 3_600
 CALLS_AN_HOUR: Final = 20  # of each webhook that a client may have
 CALLS_AT_ONCE: Final = 6  # of each, on top of the hour's
 MOST_OF_CLIENT: Final = 2  # requests under way for one client
+UNSIGNED: Final = "no wake-up calls are made: there is no signature that receivers believe, see the log"
+CONNECTED: Final = "it is connected"
+REPLACED: Final = "its webhook was replaced or removed meanwhile"
 OUTCOMES: Final = ("answered", "refused", "failed", "limited", "unsigned")
 
 
@@ -73,7 +76,7 @@ class Caller:
         book: WebhookBook,
         post: Post,
         clock: Clock,
-        spawn: Callable[[Coroutine[Any, Any, None]], Any],
+        spawn: Callable[[Coroutine[Any, Any, Any]], Any],
         is_online: Callable[[str], bool],
     ) -> None:
         self._book = book
@@ -96,20 +99,38 @@ class Caller:
 
     def may_wake(self, peer_id: str, method: str) -> bool:
         """Return whether a client can be called for this, is away, and was not called for it of late."""
-        if self.signer is None or peer_id not in self._book or self._is_online(peer_id):
-            return False
-        kind = self._kinds.get(peer_id, {}).get(method)
-        return kind is None or kind.next_ms <= self._clock.now_ms()
+        return self.why_not(peer_id, method) is None
+
+    def why_not(self, peer_id: str, method: str) -> str | None:
+        """Say why a client is not called for this now, or return None."""
+        if self.signer is None:
+            return UNSIGNED
+        if peer_id not in self._book:
+            return "it has registered no webhook"
+        if self._is_online(peer_id):
+            return CONNECTED
+        kind, now_ms = self._kinds.get(peer_id, {}).get(method), self._clock.now_ms()
+        if kind is not None and kind.next_ms > now_ms:
+            left_s = -(-(kind.next_ms - now_ms) // 1000)
+            return f"it was called for that of late; it may be again in {left_s} s, or once it was connected"
+        return None
 
     def wake(self, peer_id: str, method: str, expiry: int | None = None) -> bool:
         """Call all webhooks of a client, where that may be. Return whether calls are made."""
         if not self.may_wake(peer_id, method):
             return False
-        now_ms = self._clock.now_ms()
-        kind = self._kinds.setdefault(peer_id, {}).setdefault(method, _Kind(now_ms))
-        kind.next_ms = now_ms + COOLDOWN_MS
-        self._spawn(self._call_all(peer_id, method, expiry, kind))
+        self._spawn(self._begin(peer_id, method, expiry))
         return True
+
+    async def call(self, peer_id: str, method: str) -> str | None:
+        """Call all webhooks of a client; return None once a server has answered, or why none did.
+
+        That takes as long as servers may take.
+        """
+        if (why := self.why_not(peer_id, method)) is not None:
+            return why
+        failures = await self._begin(peer_id, method, None)
+        return None if None in failures else "; ".join(dict.fromkeys(why for why in failures if why))
 
     def registered(self, peer_id: str, webhook: Webhook) -> None:
         """Tell a new webhook that it is one."""
@@ -128,46 +149,55 @@ class Caller:
 
     # Calls -----------------------------------------------------------------------------------------
 
-    async def _call_all(self, peer_id: str, method: str, expiry: int | None, kind: _Kind) -> None:
+    def _begin(self, peer_id: str, method: str, expiry: int | None) -> Coroutine[Any, Any, list[str | None]]:
+        """Take note that a client is called for this, and return the calls."""
+        now_ms = self._clock.now_ms()
+        kind = self._kinds.setdefault(peer_id, {}).setdefault(method, _Kind(now_ms))
+        kind.next_ms = now_ms + COOLDOWN_MS
+        return self._call_all(peer_id, method, expiry, kind)
+
+    async def _call_all(self, peer_id: str, method: str, expiry: int | None, kind: _Kind) -> list[str | None]:
+        """Return of each webhook None, where a server answered, or why not."""
         webhooks = self._book.of(peer_id)
-        done = await asyncio.gather(*(self._call(peer_id, each, method, expiry) for each in webhooks))
-        if any(done):
+        failures = await asyncio.gather(*(self._call(peer_id, each, method, expiry) for each in webhooks))
+        if None in failures:
             kind.failures = 0
         else:
             pause_ms = min(FIRST_RETRY_MS << kind.failures, COOLDOWN_MS)
             kind.failures = min(kind.failures + 1, 10)
             kind.next_ms = min(kind.next_ms, self._clock.now_ms() + pause_ms)
+        return failures
 
-    async def _call(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> bool:
-        """Make one call; return whether a server answered."""
+    async def _call(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> str | None:
+        """Make one call; return None once a server has answered, or why none did."""
         if not self._allowance.take(peer_id, self._clock.now_ms()):
             self.outcomes["limited"] += 1
-            return False
-        if not webhook.told and not await self._register(peer_id, webhook, self._needed):
-            return False
+            return f"this client has had its {CALLS_AN_HOUR} calls of each webhook in an hour"
+        if not webhook.told and (why := await self._register(peer_id, webhook, self._needed)) is not None:
+            return why
         return await self._send(peer_id, webhook, method, expiry, self._needed)
 
     async def _register_alone(self, peer_id: str, webhook: Webhook, lane: _Lane) -> None:
         await self._register(peer_id, webhook, lane)
 
-    async def _register(self, peer_id: str, webhook: Webhook, lane: _Lane) -> bool:
-        """Send `webhook_registered`, once however many want to call; return whether it is out (N-18)."""
+    async def _register(self, peer_id: str, webhook: Webhook, lane: _Lane) -> str | None:
+        """Send `webhook_registered`, once however many want to call; return why it is not out, or None (N-18)."""
         async with self._registering.setdefault((peer_id, webhook.app_name), asyncio.Lock()):
             now = self._book.find(peer_id, webhook)
             if now is None or now.told:
-                return now is not None
-            if not await self._send(peer_id, now, lsps5.WEBHOOK_REGISTERED, None, lane):
-                return False
+                return REPLACED if now is None else None
+            if (why := await self._send(peer_id, now, lsps5.WEBHOOK_REGISTERED, None, lane)) is not None:
+                return why
             try:
                 await self._book.told(peer_id, now)
             except StoreError as error:  # it will be told again
                 log.warning(f"that a webhook of {peer_id} was called could not be stored: {error}")
-            return True
+            return None
 
-    async def _send(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None, lane: _Lane) -> bool:
+    async def _send(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None, lane: _Lane) -> str | None:
         if not lane.enter(self._clock.now_ms()):
             self.outcomes["limited"] += 1
-            return False
+            return "too many calls are under way"
         share = self._shares.setdefault(peer_id, asyncio.Semaphore(MOST_OF_CLIENT))
         try:
             async with share, lane.places:
@@ -175,11 +205,13 @@ class Caller:
         finally:
             lane.leave()
 
-    async def _sign_and_send(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> bool:
-        if self.signer is None or (method != lsps5.WEBHOOK_REGISTERED and self._is_online(peer_id)):
-            return False
+    async def _sign_and_send(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> str | None:
+        if self.signer is None:
+            return UNSIGNED
+        if method != lsps5.WEBHOOK_REGISTERED and self._is_online(peer_id):
+            return CONNECTED
         if self._book.find(peer_id, webhook) is None:
-            return False  # it was replaced or removed meanwhile
+            return REPLACED
         what = f"{method} for {peer_id}"
         try:
             url = lsps5.parse_url(webhook.webhook)
@@ -191,15 +223,15 @@ class Caller:
         except NotSigned as error:
             self.outcomes["unsigned"] += 1
             log.warning(f"{what} is not sent: {error}")
-            return False
+            return f"it is not signed: {error}"
         except PostFailed as error:  # the path may hold secrets: it is not logged
             self.outcomes["refused" if error.refused else "failed"] += 1
             log.info(f"{what} did not reach {url.host}: {error}")
-            return False
+            return f"{url.host} was not reached: {error}"
         except (PeerError, ProtocolBug) as error:
             log.error(f"{what}: {error}")
-            return False
+            return str(error)
         self.outcomes["answered"] += 1
         self.calls[method.removeprefix("lsps5.")] += 1
         log.log(logging.DEBUG if status == 200 else logging.INFO, f"{what}: {url.host} answered {status}")
-        return True
+        return None
