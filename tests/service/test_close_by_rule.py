@@ -26,7 +26,13 @@ name = "idle"
 idle_days = 2
 max_client_sat = 9_000
 """
+REUSE_FEE = """
+[existing_channels]
+reuse = "fee"
+fee_percent = 20
+"""
 DAYS = 3 * 86_400
+NEXT_MSAT = 60_000_000  # fits into the first channel once
 LIFETIME = 6
 SWITCH = "lsps2-close-by-rule"
 RECORDS = ("lsps", "lsps2", "closes")
@@ -332,3 +338,22 @@ async def test_a_death_at_each_step_closes_once_and_never_without_a_record(
         (sale,) = (await stage.lsp.call("lsps2-listsales"))["sales"]
         assert sale["closed_by_rule"] == "idle"
         assert len(shop.closes()) == 1
+
+
+async def test_a_fee_for_the_use_of_an_old_channel_is_none_of_the_next_ones_opening_fee(tmp_path: Path) -> None:
+    """operator:O11, rule:4: a buy is paid over the channel its client has, then it needs one; each has its own fees."""
+    async with Shop(tmp_path, REUSE_FEE) as shop:
+        stage = shop.stage
+        client, payer = stage.client(), stage.payer()
+        await stage.sale(client, payer)
+        invoice = await stage.invoice(client, NEXT_MSAT)
+        second = client.invoice(NEXT_MSAT, invoice.scid, opening_fee_msat=FEE_MSAT, cltv_delta=invoice.cltv_delta)
+        for each in (invoice, second):
+            assert (await payer.pay(each, [NEXT_MSAT])).paid
+            await stage.at_rest()
+        assert (invoice.fee_taken_msat, second.fee_taken_msat) == (FEE_MSAT // 5, FEE_MSAT)
+        await shop.blocks()
+        await shop.age()
+        channels = (await shop.closable())["channels"]
+        assert [channel["opening_fee_msat"] for channel in channels] == [FEE_MSAT, FEE_MSAT]
+        assert [channel["routing_fees_msat"] for channel in channels] == [FEE_MSAT // 5, 0]

@@ -26,7 +26,8 @@ BLOCK_MS: Final = 600_000
 AUTOCLEAN: Final = "autoclean-succeededforwards-age"  # seconds after which lightningd deletes settled forwards
 _SOLD: Final = """SELECT c.channel_id, c.jit_scid, c.token, c.band, c.mining_msat,
   COALESCE(c.locked_ms, c.sent_ms) AS locked_ms, b.min_lifetime_blocks,
-  COALESCE((SELECT SUM(a.fee_taken_msat) FROM attempts a WHERE a.jit_scid = c.jit_scid), 0) AS fee_taken_msat
+  COALESCE((SELECT SUM(a.fee_taken_msat) FROM attempts a
+    WHERE a.jit_scid = c.jit_scid AND a.channel_id = c.channel_id), 0) AS fee_taken_msat
   FROM channels c JOIN buys b USING (jit_scid)
   WHERE c.released_ms IS NULL AND c.sent_ms IS NOT NULL ORDER BY c.locked_ms"""
 _DECIDED: Final = "SELECT lower(hex(channel_id)) AS channel_id FROM closes WHERE decided_ms > ?"
