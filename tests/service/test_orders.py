@@ -14,6 +14,7 @@ from lsps2fast_plugin.cln.pyln_client import Plugin
 from lsps2fast_plugin.service.lsps1.steps import EXPIRED_MS
 from lsps2fast_plugin.service.options import add_options, read_settings
 from lsps2fast_plugin.simnode import Client
+from lsps2fast_plugin.simnode.errors import RpcError
 from lsps2fast_plugin.simnode.payer import Payment
 
 # Talk --------------------------------------------------------------------------------------------
@@ -545,3 +546,61 @@ async def test_a_client_that_is_away_for_good_keeps_no_order_open() -> None:
         await turn(shop, 61)
         await shop.reaches(order, "failed")
         client.connect()
+
+
+# Commands of the operator ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["close", "splicein", "fundchannel_cancel"])
+async def test_what_would_take_the_channel_of_an_order_before_it_is_sent_is_refused(command: str) -> None:
+    """cln:N1, cln:N3, rule:7: its payment is held, its funding is not sent; another tool cleans up after itself."""
+    async with Shop() as shop:
+        client, payer = shop.client(send_ready=command != "fundchannel_cancel"), shop.payer()
+        order = await shop.order(client)
+        sending = shop.lsp.faults.hang("sendpsbt")
+        payment = shop.pay(payer, order)
+        await sending.reached.wait()
+        (end,) = client.ends
+        ask = {"splicein": {"channel": end.channel.channel_id, "amount": 10_000}}.get(command, {"id": client.node_id})
+        with pytest.raises(RpcError, match=f"sold as order {order['order_id']} and its funding is not sent yet"):
+            await shop.lsp.call(command, ask)
+        client.release_ready()
+        sending.release()
+        assert (await payment).paid
+        await shop.over(order)
+
+
+async def test_a_cancel_during_its_open_is_refused_too() -> None:
+    """cln:N1, rule:26: lightningd has made the channel, and we have not heard its id yet."""
+    async with Shop() as shop:
+        client, payer = shop.client(send_ready=False), shop.payer()
+        order = await shop.order(client)
+        signed = shop.lsp.faults.late("fundchannel_complete")
+        payment = shop.pay(payer, order)
+        await signed.reached.wait()
+        await shop.until(lambda: bool(client.ends), "the channel")
+        with pytest.raises(RpcError, match=f"sold as order {order['order_id']}"):
+            await shop.lsp.call("fundchannel_cancel", {"id": client.node_id})
+        client.release_ready()
+        signed.release()
+        assert (await payment).paid
+        await shop.over(order)
+
+
+async def test_an_operator_who_closes_it_all_the_same_ends_the_order_and_the_payment_goes_back() -> None:
+    """E-12, rule:9, rule:23: by force, while its funding waits: nothing is sent, no invoice left, coins are free"""
+    async with Shop() as shop:
+        client, payer = shop.client(), shop.payer()
+        order = await shop.order(client)
+        sending = shop.lsp.faults.fail("sendpsbt", times=1)
+        payment = shop.pay(payer, order)
+        await shop.until(lambda: sending.hits > 0, "the sending")
+        await shop.lsp.call("close", {"id": client.node_id, "force_lease_closed": True, "unilateraltimeout": 1})
+        for _ in range(5):
+            await turn(shop, 2)
+        assert not (await payment).paid
+        await shop.reaches(order, "failed")
+        assert shop.channels(client) == []
+        assert not shop.world.orphaned_sat()
+        assert shop.lsp.invoices.by_hash == {}
+        assert [row for row in shop.lsp.wallet.rows() if row["reserved"]] == []

@@ -1,10 +1,10 @@
 """Keeps commands of the operator from breaking a sale under way: closes and splices of a channel that is not confirmed.
 
-A JIT channel is used before its funding is in a block, and while its funding is withheld lightningd would not even send
-it. `close` then takes the channel from under a payment, and a splice makes lightningd close it by force (cln:N3);
-`fundchannel_cancel` without an open under way takes it, no matter who made it (cln:N1), also at the end of a
-`fundchannel` that failed. So lightningd asks before it carries them out (hook `rpc_command`), and what can wait is
-refused with the reason.
+A channel that was ordered waits with its payment for its funding. A JIT channel is used before its funding is in a
+block, and while that is withheld lightningd would not even send it. `close` then takes the channel from under a
+payment, and a splice makes lightningd close it by force (cln:N3); `fundchannel_cancel` without an open under way takes
+it, no matter who made it (cln:N1), also at the end of a `fundchannel` that failed. So lightningd asks before it carries
+them out (hook `rpc_command`), and what can wait is refused with the reason.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.models import Caller, PeerChannel, open_attempts, peer_channels
@@ -35,30 +35,34 @@ SHORT: Final = re.compile(r"[0-9a-f]{4,}")  # the first digits of an id, as that
 WILDCARD: Final = "*"  # of the language of splices: every channel
 
 
+class Sales(Protocol):
+    """What is sold."""
+
+    def sold(self) -> Mapping[str, str]:
+        """Return every channel that may be unconfirmed, with what it was sold as."""
+
+    def opening(self) -> Mapping[str, str]:
+        """Return every client to whom one is being opened, whose id is not known yet, with what it was sold as."""
+
+
 class UnfinishedChannelGuard:
     """Answers lightningd for channels whose funding is not confirmed."""
 
-    def __init__(
-        self,
-        *,
-        rpc: Caller,
-        sold: Callable[[], Mapping[str, str]],
-        opening: Callable[[], Mapping[str, str]],
-        guard: str,
-    ) -> None:
-        """`sold()`: every JIT channel that may be unconfirmed, with its jit scid. `guard`: refuse, warn or off.
-
-        `opening()`: every client to whom one is being opened, whose id is not known yet, with its jit scid.
-        """
+    def __init__(self, *, rpc: Caller, sales: Sales, guard: str) -> None:
+        """`guard`: refuse, warn or off."""
         self._rpc = rpc
-        self._sold = sold
-        self._opening = opening
+        self._sales = [sales]
         self._guard = guard
         self.refused = 0
 
+    def guards(self, sales: Sales) -> None:
+        """Guard these channels, too."""
+        self._sales.append(sales)
+
     async def judge(self, rpc_command: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the refusal of a command that would break a sale; None lets it go on."""
-        sold, opening = self._sold(), self._opening()
+        sold = {channel_id: name for sales in self._sales for channel_id, name in sales.sold().items()}
+        opening = {peer_id: name for sales in self._sales for peer_id, name in sales.opening().items()}
         if self._guard == "off" or not (sold or opening) or str(rpc_command.get("id")).strip('"').startswith(OWN_CALLS):
             return None
         method, params = str(rpc_command["method"]), rpc_command.get("params")
@@ -72,16 +76,16 @@ class UnfinishedChannelGuard:
         if method == CANCEL and any(attempt.peer_id == asked_to_close(params)[0] for attempt in attempts):
             return None  # it ends that open
         for channel in channels:
-            jit_scid = sold.get(channel.channel_id)
-            if jit_scid is None and channel.is_withheld and channel.is_ours:  # lightningd made it this moment
-                jit_scid = opening.get(channel.peer_id)
-            if jit_scid is not None and not channel.is_confirmed and _means(method, params, channel):
-                return self._refuse(method, params, channel, jit_scid)
+            name = sold.get(channel.channel_id)
+            if name is None and channel.is_withheld and channel.is_ours:  # lightningd made it this moment
+                name = opening.get(channel.peer_id)
+            if name is not None and not channel.is_confirmed and _means(method, params, channel):
+                return self._refuse(method, params, channel, name)
         return None
 
-    def _refuse(self, method: str, params: Any, channel: PeerChannel, jit_scid: str) -> dict[str, Any] | None:
+    def _refuse(self, method: str, params: Any, channel: PeerChannel, name: str) -> dict[str, Any] | None:
         how_far = "its funding is not sent yet" if channel.is_withheld else "its funding is in no block yet"
-        text = f"channel {channel.channel_id} was sold as {jit_scid} and {how_far}"
+        text = f"channel {channel.channel_id} was sold as {name} and {how_far}"
         forced = method == "close" and asked_to_close(params)[1]
         if forced or self._guard == "warn":
             log.warning(f"{method} breaks a sale: {text}")

@@ -239,6 +239,8 @@ def build_parts(
         partial(largest_payable, settings, forward_limits),
     )
 
+    unfinished = UnfinishedChannelGuard(rpc=rpc, sales=driver, guard=settings.close_guard)
+
     def make_orders() -> Orders:
         from lsps2fast_plugin.service.lsps1.wiring import build_orders  # a node that sells none ahead needs none of it
 
@@ -256,6 +258,7 @@ def build_parts(
             broadcaster=broadcaster,
             capital=exposure,
             leases=afterwards,
+            unfinished=unfinished,
             supply=supply,
             shared=shared,
             held=kinds,
@@ -313,9 +316,7 @@ def build_parts(
         shut=shut,
         oversight=Oversight(policy=desk.policy, capital=exposure, clock=clock, rpc=rpc, offers=driver, node=view),
         afterwards=afterwards,
-        unfinished=UnfinishedChannelGuard(
-            rpc=rpc, sold=driver.sold, opening=driver.opening, guard=settings.close_guard
-        ),
+        unfinished=unfinished,
         books=books,
         sales=sales,
         reports=reports,

@@ -26,19 +26,23 @@ class Node:
         self.log = Log()
         self.asked = 0
         self.opens: list[Json] = []
-        self.opening: dict[str, str] = {}
+        self.opens_to: dict[str, str] = {}
+        self.is_sold = sold
         self.jit: Json = CHANNEL_ROW | {
             "peer_id": ALICE,
             "channel_id": CHANNEL,
             "alias": {"local": "12x34x56"},
             "funding": {"withheld": withheld},
         }
-        self.guard = UnfinishedChannelGuard(
-            rpc=self,
-            sold=lambda: {CHANNEL: "7x7x7"} if sold else {},
-            opening=lambda: self.opening,
-            guard=guard,
-        )
+        self.guard = UnfinishedChannelGuard(rpc=self, sales=self, guard=guard)
+
+    def sold(self) -> dict[str, str]:
+        """As `Sales.sold`."""
+        return {CHANNEL: "7x7x7"} if self.is_sold else {}
+
+    def opening(self) -> dict[str, str]:
+        """As `Sales.opening`."""
+        return self.opens_to
 
     async def call(self, method: str, params: Json | None = None, timeout_s: float | None = 60.0) -> Json:
         """The node."""
@@ -112,7 +116,7 @@ async def test_a_cancel_does_not_take_a_channel_whose_id_we_have_not_heard() -> 
     node = Node(withheld=True, sold=False)
     node.jit["state"] = "CHANNELD_AWAITING_LOCKIN"
     assert await node.hears(CANCEL, {"id": ALICE}) is None  # another tool's, as far as we know
-    node.opening = {ALICE: "7x7x7"}
+    node.opens_to = {ALICE: "7x7x7"}
     for method in (CANCEL, "close"):
         words = await node.hears(method, {"id": ALICE})
         assert words is not None

@@ -104,6 +104,15 @@ class Orders:
         """Return the clients whose orders are paid and not opened yet: they must be there for it."""
         return {order.peer_id for order in self.book.live() if order.state is OrderState.HELD}
 
+    def sold(self) -> dict[str, str]:
+        """Return the channel of every order that is not over, with its name for the operator."""
+        live = self.book.live()
+        return {order.channel.channel_id: _name(order) for order in live if order.channel is not None}
+
+    def opening(self) -> dict[str, str]:
+        """Return the clients to whom a channel is being opened, whose id is not known yet; likewise."""
+        return {order.peer_id: _name(order) for order in self.book.live() if order.state is OrderState.OPENING}
+
     # Parts of payments -----------------------------------------------------------------------------
 
     def known(self, order_id: str) -> set[Key]:
@@ -253,6 +262,10 @@ class Orders:
             order = await self._steps.take(order)
         if order is not None:
             self.parts.give_back(order_id, self._height())
+
+
+def _name(order: Order) -> str:
+    return f"order {order.id}"
 
 
 _TAKES_NOTHING: Final = (OrderState.SENT, OrderState.DONE, OrderState.REFUNDING, OrderState.FAILED)

@@ -27,6 +27,7 @@ from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.sales_policy import Desk
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 from lsps2fast_plugin.service.supply import Supply
+from lsps2fast_plugin.service.unfinished_guard import UnfinishedChannelGuard
 
 
 def build_orders(
@@ -44,6 +45,7 @@ def build_orders(
     broadcaster: Broadcaster,
     capital: CapitalAtRisk,
     leases: ChannelLeaseGuard,
+    unfinished: UnfinishedChannelGuard,
     supply: Supply,
     shared: SharedHashes,
     held: HeldKinds,
@@ -92,7 +94,7 @@ def build_orders(
         hold_ms=settings.offline_ms,
         replays=replays,
     )
-    return Orders(
+    orders = Orders(
         book=book,
         parts=parts,
         steps=steps,
@@ -107,3 +109,5 @@ def build_orders(
         keep_ms=settings.keep_records_ms,
         desk=taker,
     )
+    unfinished.guards(orders)
+    return orders
