@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from harness.batches import Crowd, batching, give_up, lost_at
 from harness.service import SIZE_MSAT, Stage
 
 from lsps2fast_plugin.simnode import Client, psbt
+from lsps2fast_plugin.simnode.errors import RpcError
 
 SOON_S = 5.0  # far less than a client may keep silent
 GUARD_BLOCKS = 12 + 144 - 6  # from the payment to K-06
@@ -230,3 +232,43 @@ async def test_a_payment_given_up_meanwhile_is_not_called_the_deed_of_its_client
         assert sorted(call["id"] for call in stage.calls("close")) == sorted(ids)
         assert not stage.log_lines("gave its channel up|was given up before|failed \\(NodeError")
         assert not crowd.fundings()
+
+
+@pytest.mark.parametrize(("times", "paid"), [(1, True), (2, True), (1_000, False)])
+async def test_a_node_that_does_not_sign_at_once_fails_no_payment_for_it(times: int, paid: bool) -> None:
+    """rule:10, rule:9, O-09: asked once more; then each opens alone, with coins of its own, and that is all."""
+    async with batching(wallet_sat=(2_000_000,) * 4) as stage:
+        crowd = Crowd(stage)
+        await crowd.come()
+        stage.lsp.faults.fail("signpsbt", times=times)
+        await crowd.pay()
+        assert await crowd.results() == [paid] * 3
+        await stage.at_rest()
+        assert len(crowd.fundings()) == {1: 1, 2: 3}.get(times, 0)
+        assert len(stage.calls("signpsbt")) == {1: 2, 2: 5}.get(times, 5)
+        assert len(stage.calls("close")) == {1: 0, 2: 3}.get(times, 6)
+        assert not stage.world.orphaned_sat()
+        assert (await stage.stats())["withheld_channels"] == 0
+        assert [row for row in stage.lsp.wallet.rows() if row["reserved"]] == []
+
+
+async def test_parts_that_run_out_while_the_node_signs_again_are_not_opened_for() -> None:
+    """rule:5, K-06, rule:9: the second signature comes too late for all; nothing is sent, and nothing stays."""
+    async with batching(wallet_sat=(2_000_000,) * 4) as stage:
+        stage.plugin_lives = False
+        crowd = Crowd(stage)
+        await crowd.come()
+        stage.lsp.faults.fail("signpsbt")
+        again = stage.lsp.faults.hang("signpsbt")
+        await crowd.pay()
+        await stage.world.advance(2)
+        await stage.until(lambda: again.hits > 0, "the second signature")
+        stage.world.mine(GUARD_BLOCKS)
+        await stage.until(lambda: all(payment.done for payment in crowd.payments), "the parts run out")
+        again.error = RpcError(-1, "not signed")
+        again.release()
+        await stage.at_rest()
+        assert not any([(await payment).paid for payment in crowd.payments])
+        assert not crowd.fundings()
+        assert not [end for client in crowd.clients for end in client.ends if not end.other.forgotten]
+        assert [row for row in stage.lsp.wallet.rows() if row["reserved"]] == []

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from lsps2fast import actions as order
-from lsps2fast.errors import NodeError
+from lsps2fast.errors import NodeError, NodeUnreachable
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.psbt import fee_sat
@@ -133,7 +133,7 @@ class BatchOpening:
         signing = asyncio.gather(self._opener.sign(psbt), return_exceptions=True)
         results = await asyncio.gather(*(self._sign(member, psbt) for member in members), return_exceptions=True)
         (ours,) = await signing
-        if isinstance(ours, BaseException):
+        if isinstance(ours, BaseException) and not _may_sign_again(ours):
             await self._end_all(batch, ours)
             return True
         done: dict[Key, _Signed] = {}
@@ -145,9 +145,29 @@ class BatchOpening:
         if len(done) < len(members):
             await self._drop(batch, [(member, done[member.key]) for member in members if member.key in done])
             return not batch.members
+        if isinstance(ours, BaseException):
+            try:
+                ours = await self._sign_again(batch, psbt, ours)
+            except NodeError as error:
+                await self._unsigned(batch, list(zip(members, done.values(), strict=True)), error)
+                return True
         batch.signed = True
         self._funded(members, list(done.values()), ours, outnums)
         return True
+
+    async def _sign_again(self, batch: Batch, psbt: str, error: BaseException) -> str:
+        """Sign what lightningd did not at first, now that all clients have signed; once. Raises NodeError."""
+        log.warning(f"batch {batch.name}: lightningd did not sign the funding ({error}), it is asked once more")
+        return await self._opener.sign(psbt)
+
+    async def _unsigned(self, batch: Batch, signed: list[tuple[Member, _Signed]], error: NodeError) -> None:
+        """Have each open alone: lightningd does not sign this transaction, so these channels are never funded."""
+        log.info(f"batch {batch.name}: each opens alone, for lightningd does not sign its funding: {error}")
+        await self._drop(batch, signed)
+        for member in list(batch.members.values()):
+            if not self._driver.is_opening(*member.key):
+                self._out(batch, member, LeftOut("its payment was given up meanwhile"), spoiled=False)
+        await self.each_alone(batch)
 
     async def _start(self, batch: Batch) -> dict[Key, str]:
         """Reserve the coins and propose the channels; return the address of each that was accepted."""
@@ -266,6 +286,11 @@ def _mining_sat(psbt: str, count: int) -> list[int] | list[None]:
         return shares(fee_sat(psbt), count)
     except ValueError:
         return [None] * count
+
+
+def _may_sign_again(error: BaseException) -> bool:
+    """Return whether lightningd has refused to sign: one that is silent, or away, has had all the time there is."""
+    return isinstance(error, NodeError) and not isinstance(error, NodeUnreachable)
 
 
 def _funding(member: Member) -> order.Funding:
