@@ -163,6 +163,23 @@ async def test_a_client_that_flaps_gets_no_more_than_its_allowance(fails: PostFa
     assert scene.caller.outcomes["limited"] > 1_000
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_client_that_has_one_webhook_of_two_gets_the_calls_of_one(told: bool) -> None:
+    """trap:47, N-17: 26 calls at most to one URL within an hour, whatever else its client might have registered.
+
+    Also of a server that lets its registration in only later: each request counts.
+    """
+    scene = Scene(most=2)
+    scene.post.fails = None if told else PostFailed("no answer")
+    await scene.register()
+    scene.post.fails = None
+    for _ in range(1_000):
+        await scene.wake()
+        scene.reconnect()
+        scene.clock.pass_ms(HOUR_MS // 1_000)
+    assert len(scene.post.asked) <= 20 + 6
+
+
 async def test_setting_webhooks_again_and_again_is_bounded() -> None:
     """trap:47: each new URL is a request to a server; beyond the allowance the client hears so, and nothing changes."""
     scene = Scene(most=1)

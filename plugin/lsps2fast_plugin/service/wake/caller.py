@@ -31,6 +31,7 @@ FIRST_RETRY_MS: Final = 15_000
 HOUR_S: Final = 3_600
 CALLS_AN_HOUR: Final = 20  # of each webhook that a client may have
 CALLS_AT_ONCE: Final = 6  # of each, on top of the hour's
+LIMITED: Final = f"this client has had its {CALLS_AN_HOUR} calls of each webhook in an hour"
 MOST_OF_CLIENT: Final = 2  # requests under way for one client
 UNSIGNED: Final = "no wake-up calls are made: there is no signature that receivers believe, see the log"
 CONNECTED: Final = "it is connected"
@@ -87,6 +88,7 @@ class Caller:
         self._kinds: dict[str, dict[str, _Kind]] = {}  # by client and method; goes when the client connects
         rate = book.most * CALLS_AN_HOUR / HOUR_S
         self._allowance = PeerBuckets(rate, book.most * CALLS_AT_ONCE)
+        self._of_each = PeerBuckets(CALLS_AN_HOUR / HOUR_S, CALLS_AT_ONCE)  # of one webhook, by client and app
         self._needed = _Lane(places=6, per_s=20)
         self._free = _Lane(places=2, per_s=5)  # new webhooks of clients without a channel, which cost nothing to set
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # of each client, while used
@@ -141,11 +143,17 @@ class Caller:
         """Forget what a client was called for: it is there, and that is over (N-17)."""
         self._kinds.pop(peer_id, None)
 
-    def check_allowance(self, peer_id: str) -> None:
+    def check_allowance(self, peer_id: str, app_name: str) -> None:
         """Raise PeerError for a client whose next call would be beyond its allowance: it registers too often."""
-        if not self._allowance.take(peer_id, self._clock.now_ms()):
-            self.outcomes["limited"] += 1
+        if not self._is_allowed(peer_id, app_name):
             raise try_later("too many webhooks were set, try again later")
+
+    def _is_allowed(self, peer_id: str, app_name: str) -> bool:
+        """Return whether one more call may be made; a client that has one webhook gets the calls of one."""
+        now_ms = self._clock.now_ms()
+        allowed = self._of_each.take(f"{peer_id} {app_name}", now_ms) and self._allowance.take(peer_id, now_ms)
+        self.outcomes["limited"] += not allowed
+        return allowed
 
     # Calls -----------------------------------------------------------------------------------------
 
@@ -170,11 +178,14 @@ class Caller:
 
     async def _call(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> str | None:
         """Make one call; return None once a server has answered, or why none did."""
-        if not self._allowance.take(peer_id, self._clock.now_ms()):
-            self.outcomes["limited"] += 1
-            return f"this client has had its {CALLS_AN_HOUR} calls of each webhook in an hour"
-        if not webhook.told and (why := await self._register(peer_id, webhook, self._needed)) is not None:
-            return why
+        name = webhook.app_name
+        if not webhook.told:
+            if not self._is_allowed(peer_id, name):
+                return LIMITED
+            if (why := await self._register(peer_id, webhook, self._needed)) is not None:
+                return why
+        if not self._is_allowed(peer_id, name):
+            return LIMITED
         return await self._send(peer_id, webhook, method, expiry, self._needed)
 
     async def _register_alone(self, peer_id: str, webhook: Webhook, lane: _Lane) -> None:

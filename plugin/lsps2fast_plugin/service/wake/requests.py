@@ -48,7 +48,7 @@ class WebhookRequests:
         return lsps5.set_result(len(self._book.of(peer_id)), self._book.most, not changes)
 
     async def _insert(self, peer_id: str, ask: lsps5.WebhookAsk) -> None:
-        self._caller.check_allowance(peer_id)
+        self._caller.check_allowance(peer_id, ask.app_name)
         has_channel = await self._has_channel(peer_id)  # those on whom something depends always have room
         if not (has_channel or self._has_offer(peer_id) or peer_id in self._book or self._book.has_room()):
             raise try_later("no room for webhooks of new clients at this time")
