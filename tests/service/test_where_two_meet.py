@@ -10,8 +10,11 @@ from harness.orders import Shop, turn
 from harness.service import SIZE_MSAT
 from harness.webhook_server import WebhookServer, webhook_server
 
+from lsps2fast_plugin.simnode.client import LspsError
+
 from .sleeping import registered, sleeps_with_a_channel, wakes, wakes_and_sells_ahead
 
+DUST_MSAT = 330_000
 ROOM_MSAT = 60_000_000  # into the 100,000 sat that a first channel has to spare
 
 
@@ -125,3 +128,29 @@ async def test_a_sale_with_the_payment_hash_of_an_order_outlives_it() -> None:
         await shop.state(sold, "SUCCEEDED")
         shop.world.mine()
         await shop.at_rest()
+
+
+async def test_a_client_that_holds_up_its_orders_holds_no_more_of_them() -> None:
+    """rule:24: what is held for an order is not paid yet; one client does not fill what may be held for all."""
+    async with Shop(lsps2_max_orders_per_peer=2) as shop:
+        client, payer = shop.client(script={"funding_created": "silent"}), shop.payer()
+        orders = [await shop.order(client) for _ in range(2)]
+        payments = [shop.pay(payer, order) for order in orders]
+        await shop.until(lambda: {shop.record(order)["state"] for order in orders} == {"opening"}, "both are held")
+        with pytest.raises(LspsError) as refused:
+            await shop.order(client)
+        assert refused.value.code == -32603
+        for _ in orders:
+            await shop.lsp.call("lsps2-dev-advance", {"seconds": 31, "calls": True})
+            await shop.quiet()
+        client.behaviour.script = {}
+        client.speak()
+        client.connect()
+        for _ in range(3):
+            await turn(shop, 11)
+        for order, payment in zip(orders, payments, strict=True):
+            await payment
+            await shop.until(lambda order=order: shop.record(order)["state"] in ("failed", "sent"), "an end")
+        again = await shop.order(client)
+        assert (await shop.pay(payer, again)).paid
+        await shop.over(again)

@@ -135,8 +135,8 @@ class OrderBook:
         return [order for order in self if not order.state.is_over]
 
     def unpaid_of(self, peer_id: str) -> int:
-        """Return how many orders of this client may still be paid."""
-        return sum(order.peer_id == peer_id and order.state is OrderState.EXPECTED for order in self)
+        """Return how many orders of this client are not paid for: none came for them yet, or it is held (rule:24)."""
+        return sum(order.peer_id == peer_id and not order.was_taken and not order.state.is_over for order in self)
 
     def unpaid(self) -> int:
         """Return how many orders wait for their payment, or for the end of what was never paid."""
