@@ -130,6 +130,43 @@ async def test_a_sale_with_the_payment_hash_of_an_order_outlives_it() -> None:
         await shop.at_rest()
 
 
+# What may be held in all --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("over", ["a channel", "an alias"])
+async def test_payments_for_wallets_that_sleep_leave_sales_and_orders_their_room(
+    server: WebhookServer, over: str
+) -> None:
+    """rule:24: a stranger who pays wallets that sleep, for nothing, keeps no sale and no order from being paid."""
+    async with wakes(server, lsps2_max_held_parts=40, lsps2_lsps1="on") as stage:
+        payer, stranger = stage.payer(), stage.payer("mallory", channels=2)
+        sleepers = [stage.client(name) for name in ("alice", "bob", "carol")]
+        dust = []
+        for client in sleepers:
+            await registered(stage, server, client)
+            invoice = await stage.sale(client, payer)
+            await stage.at_rest()
+            client.go_offline()
+            await stage.quiet()
+            scid = client.ends[0].other.scid_now() if over == "a channel" else invoice.scid
+            crumbs = client.invoice(20 * DUST_MSAT, scid, cltv_delta=144)
+            dust.append(stranger.pay(crumbs, [DUST_MSAT] * 20, overpay_msat=10_000))
+            await stage.quiet()
+        assert len(stage.lsp.htlcs.held) == 20  # half of what may be held
+        zoe = stage.client("zoe")
+        sold, order = await stage.invoice(zoe), await Shop.order(stage, zoe)  # type: ignore[arg-type]
+        await stage.paid(payer, sold)
+        assert (await Shop.pay(stage, payer, order)).paid  # type: ignore[arg-type]
+        for client in sleepers:
+            client.connect()
+        await stage.world.advance(100)
+        for payment in dust:
+            await payment
+        for _ in range(7):
+            stage.world.mine()
+            await stage.quiet()
+
+
 async def test_a_client_that_holds_up_its_orders_holds_no_more_of_them() -> None:
     """rule:24: what is held for an order is not paid yet; one client does not fill what may be held for all."""
     async with Shop(lsps2_max_orders_per_peer=2) as shop:

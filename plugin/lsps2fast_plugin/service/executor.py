@@ -140,6 +140,7 @@ class ActionExecutor:
         self.opening = self._opening
         self.watch = self._waiting.watch
         self.unready = self._waiting.unready
+        self.returning = self._waiting.returning
         self.of_last_life = fees.of_last_life
         self.found_fees = fees.found
         self.finish = self._records.finish

@@ -1,8 +1,17 @@
-"""HTLCs of several kinds that are held, counted together: sales, orders and sleeping clients share a pot (rule:24)."""
+"""HTLCs of several kinds that are held, counted together: sales, orders and sleeping clients share a pot (rule:24).
+
+Those that are held for sleeping clients, over their channels or over the aliases of these, may fill half of it, orders
+may fill half, and both together three quarters: each of the three has a quarter that no other takes.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
+
+from lsps2fast_plugin.service.policy.limits import QUARTERS, Gate
+
+HALF: Final = 2  # quarters
+NOT_SALES: Final = 3
 
 
 class Held(Protocol):
@@ -37,8 +46,10 @@ class HeldKinds:
 
     def __init__(self, sales: Held) -> None:
         self.all = HeldTogether(sales)
-        self.beside_sales = HeldTogether()
+        self.returning = HeldTogether()  # of those of sales: over the alias of a paid channel whose client is away
+        self.beside_sales = HeldTogether(self.returning)
         self.beside_sleepers = HeldTogether(sales)
+        self.neither = HeldTogether(self.returning)  # of sales nor held by `Sleepers`
 
     def sleepers(self, sleepers: Held) -> None:
         """Count what is held for clients that sleep."""
@@ -47,5 +58,10 @@ class HeldKinds:
 
     def orders(self, parts: Held) -> None:
         """Count what is held for orders."""
-        for together in (self.all, self.beside_sales, self.beside_sleepers):
+        for together in (self.all, self.beside_sales, self.beside_sleepers, self.neither):
             together.add(parts)
+
+    def has_room(self, own: Held, amount_msat: int, gate: Gate) -> bool:
+        """Return whether one more of these may be held, which are not of sales."""
+        pots = ((self.all, QUARTERS), (own, HALF), (self.beside_sales, NOT_SALES))
+        return all(gate.part(len(pot), pot.held_msat, amount_msat, quarters) for pot, quarters in pots)

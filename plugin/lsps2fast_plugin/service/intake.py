@@ -45,7 +45,7 @@ class HtlcIntake:
         self._host = parts.host
         self._held = parts.held
         self._held_limits = parts.held_limits
-        self._all_held = parts.held_kinds.all
+        self._kinds = parts.held_kinds
         self._beside = parts.held_kinds.beside_sales
         self._driver = parts.driver
         self._desk = parts.desk
@@ -211,7 +211,7 @@ class HtlcIntake:
     def _may_wait(self, call: Any, key: PartKey) -> bool:
         """Return whether there is room for one more HTLC, beside all that are held."""
         if self._waker is None:
-            return self._desk.gate.part(len(self._all_held), self._all_held.held_msat, call.amount_msat)
+            return self._kinds.has_room(self._kinds.returning, call.amount_msat, self._desk.gate)
         return self._waker.sleepers.make_room(Claim(key[0], call.amount_msat, call.id_raw))
 
     def channel_left(self, channel_id: str) -> None:

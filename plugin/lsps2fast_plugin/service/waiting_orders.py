@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
@@ -60,6 +60,24 @@ class Returning:
     orders: list[order.ForwardParts] = field(default_factory=list)
 
 
+class ReturningParts:
+    """What waits for clients to come back, counted as HTLCs that are held."""
+
+    def __init__(self) -> None:
+        self.by_channel: dict[str, Returning] = {}
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._parts())
+
+    @property
+    def held_msat(self) -> int:
+        """Return what they bring."""
+        return sum(part.out_msat for part in self._parts())
+
+    def _parts(self) -> Iterator[order.Forward]:
+        return (part for each in self.by_channel.values() for action in each.orders for part in action.parts)
+
+
 class WaitingOrders:
     """Waits for channels and lets parts go once they are ready."""
 
@@ -79,7 +97,8 @@ class WaitingOrders:
         self._answers = answers
         self._clock = clock
         self._waiting: dict[str, asyncio.Task[None]] = {}  # AwaitReady by channel; ends with its session
-        self._returning: dict[str, Returning] = {}  # by channel: parts that wait for its client
+        self.returning = ReturningParts()
+        self._returning = self.returning.by_channel  # parts that wait for its client
         self.watch = Watch(clock)
         self.asleep: Callable[[int], int] = _awake
         self.unready: set[str] = set()  # channels of an earlier run: no part before they are reestablished (cln:R4)

@@ -209,6 +209,7 @@ def build_parts(
         batch_window_ms=settings.batch_window_ms,
         batch_channels=settings.batch_channels,
     )
+    kinds.returning.add(effects.returning)
     driver.attach(books=books, executor=effects, capital=exposure, leases=afterwards, shut=shut, lookout=lookout)
     waker = None
     if settings.webhooks > 0:
@@ -225,7 +226,7 @@ def build_parts(
             driver=driver,
             shut=shut,
             held=held,
-            elsewhere=kinds.beside_sleepers,
+            kinds=kinds,
             room=room,
             post=post,
         )

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from lsps2fast_plugin.cln.htlc_filter import HtlcFilter
 from lsps2fast_plugin.cln.models import PeerChannel
+from lsps2fast_plugin.service.held_together import HeldKinds
 from lsps2fast_plugin.service.policy.limits import Gate, GateLimits, Refusals
 from lsps2fast_plugin.service.promised_room import PromisedRoom
 from lsps2fast_plugin.service.shut_channels import ShutChannels
@@ -60,6 +61,7 @@ class Bedroom:
         self.looks = 0
         self.tasks: list[asyncio.Task[None]] = []
         self.others = Others()
+        self.kinds = HeldKinds(self.others)
         self.room = PromisedRoom()
         self.ready: list[str] = []
         self.sleepers = Sleepers(
@@ -70,7 +72,7 @@ class Bedroom:
             spawn=lambda work: self.tasks.append(asyncio.ensure_future(work)),
             channels_of=self.rows,
             is_online=self.online.__contains__,
-            elsewhere=self.others,
+            kinds=self.kinds,
             room=self.room,
             ready=self.ready.append,
             most_msat_of_client=SHARE_MSAT,
@@ -140,11 +142,11 @@ def test_nor_does_it_with_a_fortune() -> None:
     assert (bedroom.gone, bedroom.sleepers.held_msat) == ([b"3", b"2"], SHARE_MSAT)
 
 
-@pytest.mark.parametrize("limit", [{"held_parts": 6}, {"held_sat": 6}])
+@pytest.mark.parametrize("limit", [{"held_parts": 8}, {"held_sat": 8}])
 def test_a_strangers_channel_fills_no_room_of_all(limit: dict[str, int]) -> None:
     """rule:24: whatever clients its HTLCs are for, and beside what is held for sales, which does not give way."""
     bedroom = Bedroom(**limit)
-    bedroom.others.parts, bedroom.others.held_msat = 2, 2_000
+    bedroom.others.parts, bedroom.others.held_msat = 4, 4_000
     taken = [bedroom.hold(number, (ALICE, BOB)[number % 2], in_scid=7, amount_msat=1_000) for number in range(5)]
     assert taken == [True] * 4 + [False]
     later = [bedroom.hold(10 + number, ALICE, in_scid=8, amount_msat=1_000) for number in range(3)]
@@ -264,3 +266,16 @@ def free_msat(bedroom: Bedroom) -> int:
     row = replace(bedroom.row(ALICE, ONE), their_max_htlc_value_in_flight_msat=ROOM_MSAT)
     with bedroom.room.listing() as listing:
         return bedroom.room.free(row, (9, b""), 1, 30, listing).in_flight_msat
+
+
+@pytest.mark.parametrize(("returning", "orders", "most"), [(0, 0, 6), (2, 0, 4), (6, 0, 0), (0, 4, 5), (3, 4, 2)])
+@pytest.mark.parametrize("unit", ["held_parts", "held_sat"])
+def test_they_leave_a_quarter_to_sales_and_one_to_orders(unit: str, returning: int, orders: int, most: int) -> None:
+    """rule:24: half of all is theirs, with parts over aliases; with those of orders it is three quarters."""
+    bedroom = Bedroom(**{unit: 12})
+    over_aliases, of_orders = Others(), Others()
+    over_aliases.parts, of_orders.parts = returning, orders
+    over_aliases.held_msat, of_orders.held_msat = 1_000 * returning, 1_000 * orders
+    bedroom.kinds.returning.add(over_aliases)
+    bedroom.kinds.orders(of_orders)
+    assert sum(bedroom.hold(number, in_scid=7, amount_msat=1_000) for number in range(12)) == most

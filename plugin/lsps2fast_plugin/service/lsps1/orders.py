@@ -17,7 +17,7 @@ from lsps2fast.lsps.receiving import MPP_TIMEOUT, details_failure
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.cln.scid_aliases import Key
-from lsps2fast_plugin.service.held_together import Held
+from lsps2fast_plugin.service.held_together import HeldKinds
 from lsps2fast_plugin.service.leases import ChannelLeaseGuard
 from lsps2fast_plugin.service.lsps1.book import Order, OrderBook
 from lsps2fast_plugin.service.lsps1.channels import OrderChannels, is_of
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 LEAST_BLOCKS: Final = FINAL_BLOCKS - 24  # to its expiry, of a part that is held at all: some came on its way
 LAST_BLOCKS: Final = 20  # here nothing is held any more
 NODE_BLOCKS: Final = 18  # lightningd takes nothing within its cltv-final
-SHARES: Final = 2  # of what may be held in all; orders may fill one, sales what is left of both
 CHAIN_BLOCKS: Final = 6  # nothing is taken here: its channel may have to go to the chain for it
 
 
@@ -49,7 +48,7 @@ class Orders:
         leases: ChannelLeaseGuard,
         host: Host,
         gate: Gate,
-        all_held: Held,
+        held: HeldKinds,
         clock: Clock,
         height: Callable[[], int],
         alarm: Callable[[str], None],
@@ -65,7 +64,7 @@ class Orders:
         self._leases = leases
         self._host = host
         self._gate = gate
-        self._all_held = all_held
+        self._held = held
         self._clock = clock
         self._height = height
         self._alarm = alarm
@@ -151,10 +150,8 @@ class Orders:
         no = self.parts.why_not(call, height, LEAST_BLOCKS)
         if no is not None:
             return no
-        fits = self._gate.part(len(self._all_held), self._all_held.held_msat, call.amount_msat)
-        if fits and self._gate.part(len(self.parts), self.parts.held_msat, call.amount_msat, SHARES):
-            return None
-        return TEMPORARY_NODE_FAILURE
+        has_room = self._held.has_room(self.parts, call.amount_msat, self._gate)
+        return None if has_room else TEMPORARY_NODE_FAILURE
 
     def channel_left(self, channel_id: str, names: tuple[int, ...]) -> None:
         """Give back what this channel has brought: it goes to the chain (rule:19).

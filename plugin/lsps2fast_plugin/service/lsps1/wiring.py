@@ -102,7 +102,7 @@ def build_orders(
         leases=leases,
         host=host,
         gate=desk.gate,
-        all_held=held.all,
+        held=held,
         clock=clock,
         height=driver.height,
         alarm=alarms.tell,

@@ -104,6 +104,7 @@ LIMIT_OPTIONS: NumberTable = {  # option: default, least, most, meaning
 }
 
 
+QUARTERS: Final = 4  # of a pot, that its shares are told in
 LARGE_BYTES: Final = 4_096  # of a message; a buy has about 700, and 512 more with the longest promise
 
 
@@ -171,19 +172,22 @@ class Gate:
         told = self._told.take(peer_id, now_ms) and self._told_total.take(now_ms)
         return Admit.REFUSE if told else Admit.SILENCE
 
-    def room_beside(self, held_parts: int, held_msat: int) -> tuple[int, int]:
-        """Return how many HTLCs, and with how many msat, may be held beside those already held."""
-        return self._limits.held_parts - held_parts, self._limits.held_sat * 1000 - held_msat
+    def room_beside(self, held_parts: int, held_msat: int, quarters: int = QUARTERS) -> tuple[int, int]:
+        """Return how many HTLCs, and with how many msat, may be held beside those already held.
 
-    def part(self, held_parts: int, held_msat: int, amount_msat: int, shares: int = 1) -> bool:
-        """Return whether one more HTLC may be held beside those already held; False: fail it temporarily (C-19).
-
-        `shares`: into so many the pot is divided, and they may fill one.
+        `quarters`: of the pot, which they may fill.
         """
-        if held_parts >= self._limits.held_parts // shares:
+        limits = self._limits
+        parts, msat = limits.held_parts * quarters // QUARTERS, limits.held_sat * 1000 * quarters // QUARTERS
+        return parts - held_parts, msat - held_msat
+
+    def part(self, held_parts: int, held_msat: int, amount_msat: int, quarters: int = QUARTERS) -> bool:
+        """Return whether one more HTLC may be held beside those already held; False: fail it temporarily (C-19)."""
+        parts, msat = self.room_beside(held_parts, held_msat, quarters)
+        if parts < 1:
             self._refusals.count(Refusal.HELD_PARTS)
             return False
-        if held_msat + amount_msat > self._limits.held_sat * 1000 // shares:
+        if amount_msat > msat:
             self._refusals.count(Refusal.HELD_SATS)
             return False
         return True

@@ -18,8 +18,8 @@ from lsps2fast.errors import NodeError
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
 from lsps2fast_plugin.service.held_shares import Claim, giving_way
-from lsps2fast_plugin.service.held_together import Held
-from lsps2fast_plugin.service.policy.limits import Gate
+from lsps2fast_plugin.service.held_together import HALF, NOT_SALES, HeldKinds
+from lsps2fast_plugin.service.policy.limits import QUARTERS, Gate
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
 log = logging.getLogger(__name__)
@@ -71,13 +71,13 @@ class Sleepers:
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
         channels_of: Callable[[str], Awaitable[list[PeerChannel]]],
         is_online: Callable[[str], bool],
-        elsewhere: Held,
+        kinds: HeldKinds,
         room: Room,
         ready: Callable[[str], None],
         most_msat_of_client: int,
         wait_ms: int,
     ) -> None:
-        """`elsewhere`: what else is held. `wait_ms`: 0 holds nothing.
+        """`kinds`: what else is held. `wait_ms`: 0 holds nothing.
 
         `ready(channel_id)` hears which channels can be used again.
         """
@@ -88,7 +88,7 @@ class Sleepers:
         self._spawn = spawn
         self._channels_of = channels_of
         self._is_online = is_online
-        self._elsewhere = elsewhere
+        self._pots = ((kinds.beside_sleepers, QUARTERS), (kinds.returning, HALF), (kinds.neither, NOT_SALES))
         self._room = room
         self._ready = ready
         self._most_msat_of_client = most_msat_of_client
@@ -195,13 +195,17 @@ class Sleepers:
         return True
 
     def make_room(self, new: Claim, gone: Collection[Claim] = ()) -> bool:
-        """Return whether one more may be held, beside what is held for sales; `gone` and what else gives way goes."""
-        parts, msat = len(self._elsewhere), self._elsewhere.held_msat
+        """Return whether one more may be held, beside all else that is; `gone` and what else gives way goes."""
+        pots = [self._gate.room_beside(len(pot), pot.held_msat, quarters) for pot, quarters in self._pots]
+        most, most_msat = min(parts for parts, _ in pots), min(msat for _, msat in pots)
         rest = [claim for held in self._held.values() for each in held if (claim := each.claim()) not in gone]
-        more = giving_way(rest, new, *self._gate.room_beside(parts, msat))
+        more = giving_way(rest, new, most, most_msat)
         if more is not None:
             self._let_go({claim.name for claim in (*gone, *more)})
-        return self._gate.part(parts + self._parts, msat + self.held_msat, new.amount_msat)
+        return all(
+            self._gate.part(len(pot) + self._parts, pot.held_msat + self.held_msat, new.amount_msat, quarters)
+            for pot, quarters in self._pots
+        )
 
     def _let_go(self, names: Collection[bytes]) -> None:
         """Let go what gives way: lightningd fails it, for its client is not there."""

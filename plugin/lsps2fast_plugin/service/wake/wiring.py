@@ -10,7 +10,7 @@ from lsps2fast_plugin.cln.models import CLOSING, list_peer_channels
 from lsps2fast_plugin.cln.rpc import Rpc
 from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
-from lsps2fast_plugin.service.held_together import Held
+from lsps2fast_plugin.service.held_together import HeldKinds
 from lsps2fast_plugin.service.options import Settings
 from lsps2fast_plugin.service.promised_room import PromisedRoom
 from lsps2fast_plugin.service.sales_policy import Desk
@@ -37,7 +37,7 @@ def build_waker(
     driver: SessionDriver,
     shut: ShutChannels,
     held: HeldHtlcs,
-    elsewhere: Held,
+    kinds: HeldKinds,
     room: PromisedRoom,
     post: Post | None,
 ) -> Waker:
@@ -54,7 +54,7 @@ def build_waker(
         spawn=host.spawn,
         channels_of=lambda peer_id: list_peer_channels(rpc, id=peer_id),
         is_online=sessions.is_online,
-        elsewhere=elsewhere,
+        kinds=kinds,
         room=room,
         ready=driver.effects.watch.changed,
         most_msat_of_client=settings.held_msat_per_peer,
