@@ -19,11 +19,10 @@ from . import stories_batch, stories_choice, stories_existing, stories_ordered  
 from .case import CLIENT_TRUSTS, LSP_TRUSTS
 from .closing import PROMISED_BLOCKS, CloseWatch
 from .stage import PATIENCE_TURNS, SIZE_MSAT, VALIDITY_S, Sale, Stage
-from .story import LONGEST_PAUSE_S, SCENARIOS, THIRDS, parts_held, scenario, served
+from .story import LONGEST_PAUSE_S, SCENARIOS, THIRDS, WEBHOOK, parts_held, scenario, served
 
 __all__ = ["SCENARIOS"]
 CLOSE_BLOCKS, CLOSE_PAUSE_S = 60, 900  # a close that failed is tried again after ten minutes and more
-WEBHOOK = {"app_name": "app", "webhook": "https://app.example/push"}
 CLOSING_POLICY = str(Path(__file__).parents[1] / "data" / "closing-policy.toml")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from lsps2fast_plugin.simnode import Client
 
 from .stage import SIZE_MSAT, Sale, Stage
-from .story import THIRDS, parts_held, scenario, served
+from .story import THIRDS, WEBHOOK, parts_held, scenario, served
 
 FREE = {"lsps2-reuse": "free"}
 FEE_PERCENT = 20
@@ -151,3 +151,25 @@ async def over_existing_then_another(stage: Stage) -> None:
     await stage.result(second)
     for sale in sales:
         await stage.pay_unpaid(stage.payers[0], sale, [SPARE_MSAT])
+
+
+@scenario(options=FREE | {"lsps2-webhooks": 1})
+async def over_existing_beside_what_is_held(stage: Stage) -> None:
+    """The client sleeps; a payment over its channel is held, and one that is sold wants the same room when it comes."""
+    client = await served(stage)
+    payer, scid = stage.payers[0], client.ends[0].other.scid_now()
+    await stage.request(client, "lsps5.set_webhook", WEBHOOK)
+    sale = await _reusing(stage, client, SPARE_MSAT)
+    invoice = client.invoice(SPARE_MSAT, scid, cltv_delta=40)
+    held = Sale(client, invoice, 0, must_pay=False, jit=False, overpay_msat=10_000)
+    stage.sales.append(held)
+    client.go_offline()
+    await stage.begin()
+    payments = [await stage.send(payer, each, [SPARE_MSAT]) for each in (held, sale)]
+    await stage.turn(20)
+    await stage.quiet()
+    client.connect()
+    results = await stage.result(*payments)
+    if stage.undisturbed and not all(result.paid for result in results):
+        stage.problems.append("a payment that was held had no room beside one that was sold")
+    await stage.pay_unpaid(payer, sale, [SPARE_MSAT])

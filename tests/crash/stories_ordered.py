@@ -8,8 +8,9 @@ from lsps2fast_plugin.simnode import Client
 from lsps2fast_plugin.simnode.closing import force_close
 from lsps2fast_plugin.simnode.errors import RpcError
 
-from .case import CLIENT_TRUSTS
+from .case import CLIENT_TRUSTS, LSP_TRUSTS
 from .stage import SIZE_MSAT, Stage
+from .stories_batch import BATCH, WINDOW_S
 from .story import LONGEST_PAUSE_S, scenario
 
 TRIES = 12  # of a client that orders a channel
@@ -66,6 +67,27 @@ async def ordered_beside_a_sale(stage: Stage) -> None:
     await stage.result(payment)
     await stage.pay_unpaid(payer, sale)
     if got:
+        await stage.has_its_channel(order)
+    else:
+        await _ordered(stage, client)
+
+
+@scenario(LSP_TRUSTS, options=ORDERS | BATCH)
+async def ordered_beside_a_batch(stage: Stage) -> None:
+    """One of those whose channels share a transaction orders another within the same window; two coins, no more."""
+    client, other, payer = stage.client("alice"), stage.client("bertha"), stage.payer(channels=2)
+    sales = [await stage.sale(each) for each in (client, other)]
+    order = await stage.order(client)
+    await stage.begin()
+    payments = [await stage.send(payer, sale, [SIZE_MSAT]) for sale in sales]
+    await stage.quiet()
+    ordered = await stage.send_order(payer, order)
+    await stage.quiet()
+    await stage.turn(WINDOW_S)
+    await stage.result(*payments, ordered)
+    for sale in sales:
+        await stage.pay_unpaid(payer, sale)
+    if order.paid_msat:
         await stage.has_its_channel(order)
     else:
         await _ordered(stage, client)

@@ -15,6 +15,7 @@ from .stage import Sale, Stage
 Play = Callable[[Stage], Awaitable[None]]
 THIRDS = [3_000_000, 3_000_000, 4_000_000]
 LONGEST_PAUSE_S = LONGEST_PAUSE_MS / 1000
+WEBHOOK = {"app_name": "app", "webhook": "https://app.example/push"}
 
 
 @dataclass(frozen=True)
