@@ -134,13 +134,15 @@ class PromisedRoom:
         """Count a part that is held until this channel can be used: it goes in then, whatever was promised."""
         self._held.setdefault(channel_id, {})[name] = Promise((0, payment_hash), out_msat, 1)
 
-    def let_go(self, channel_id: str, name: bytes) -> None:
-        """Take note that such a part is held no longer; it may be in the channel in a moment."""
+    def let_go(self, channel_id: str, name: bytes) -> bool:
+        """Take note that such a part is held no longer, if it was; it may be in the channel in a moment."""
         held = self._held.get(channel_id, {})
-        if (promise := held.pop(name, None)) is not None:
-            self.spent(channel_id, promise)
+        promise = held.pop(name, None)
         if not held:
             self._held.pop(channel_id, None)
+        if promise is not None:
+            self.spent(channel_id, promise._replace(sent_msat=(promise.out_msat,)))
+        return promise is not None
 
     def spent(self, channel_id: str, promise: Promise) -> None:
         """Count this as gone for listings that are in use: a promise that ended, or a payment that never had one."""

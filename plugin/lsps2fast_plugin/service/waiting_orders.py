@@ -52,6 +52,10 @@ def _claim(action: order.ForwardParts) -> Claim:
     return Claim(part.key[0], part.out_msat, part.htlc_id.to_bytes(8))
 
 
+def _name(part: order.Forward) -> bytes:
+    return repr(part.key).encode()
+
+
 @dataclass(slots=True)
 class Returning:
     """What waits for one client to come back, over one channel."""
@@ -115,6 +119,7 @@ class WaitingOrders:
             self._answers.fail([part.key for part in action.parts], order.TEMPORARY)
             return
         waiting.orders.append(action)
+        self._wait(action)
         if action.channel_id not in self._returning:
             self._returning[action.channel_id] = waiting
             self._tasks.spawn(self._await_return(action), action)
@@ -125,6 +130,7 @@ class WaitingOrders:
         gone = giving_way(claims, _claim(new), len(claims), sys.maxsize)
         for claim in gone or ():
             waiting.orders.remove(claims[claim])
+            self._wait_no_more(claims[claim], claims[claim].parts)
             self._answers.fail([part.key for part in claims[claim].parts], order.TEMPORARY)
         return bool(gone)
 
@@ -132,9 +138,21 @@ class WaitingOrders:
         """Let parts go out; those over the alias of a paid channel had no room promised, and take it now (A-03)."""
         key = (action.jit_scid, action.payment_hash)
         sent_msat = tuple(part.out_msat for part in action.parts)
-        if not self._promised.goes_out(action.channel_id, key, sent_msat):
+        waited = self._wait_no_more(action, action.parts)
+        if not self._promised.goes_out(action.channel_id, key, sent_msat) and not waited:
             self._promised.spent(action.channel_id, Promise(key, sum(sent_msat), len(sent_msat), sent_msat))
         self._answers.forward(action.parts, action.channel_id)
+
+    def _wait(self, action: order.ForwardParts) -> None:
+        """Keep room for parts that wait, where none was promised to them: they go in when their client is back."""
+        if self._promised.of(action.channel_id, (action.jit_scid, action.payment_hash)) is None:
+            for part in action.parts:
+                self._promised.hold(action.channel_id, _name(part), action.payment_hash, part.out_msat)
+
+    def _wait_no_more(self, action: order.ForwardParts, parts: Iterable[order.Forward]) -> bool:
+        """Keep no room for these any more; return whether any was kept."""
+        kept = [self._promised.let_go(action.channel_id, _name(part)) for part in parts]
+        return any(kept)
 
     def waits(self, channel_id: str, jit_scid: int) -> bool:
         """Return whether parts of this buy, for this channel, wait until its client is back."""
@@ -154,6 +172,7 @@ class WaitingOrders:
         for returning in self._returning.values():
             for place, each in enumerate(returning.orders):
                 stay = tuple(part for part in each.parts if part.key[0] not in names)
+                self._wait_no_more(each, set(each.parts).difference(stay))
                 lost += [(part.key, each.payment_hash) for part in each.parts if part not in stay]
                 returning.orders[place] = replace(each, parts=stay)
             returning.orders = [each for each in returning.orders if each.parts]

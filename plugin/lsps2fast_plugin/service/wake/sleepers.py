@@ -42,8 +42,8 @@ class Room(Protocol):
     def hold(self, channel_id: str, name: bytes, payment_hash: bytes, out_msat: int) -> None:
         """Count a part that is held until this channel can be used."""
 
-    def let_go(self, channel_id: str, name: bytes) -> None:
-        """Take note that such a part is held no longer."""
+    def let_go(self, channel_id: str, name: bytes) -> bool:
+        """Take note that such a part is held no longer, if it was."""
 
 
 class _Held(NamedTuple):
