@@ -13,6 +13,7 @@ from lsps2fast.errors import PeerError, StoreError
 from lsps2fast.lsps import lsps5
 from lsps2fast.lsps.lsps5 import WebhookAsk, WebhookUrl
 from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.service.wake import webhooks
 from lsps2fast_plugin.service.wake.caller import COOLDOWN_MS, FIRST_RETRY_MS, HOUR_S, Caller
 from lsps2fast_plugin.service.wake.posting import PostFailed
 from lsps2fast_plugin.service.wake.requests import WebhookRequests
@@ -345,6 +346,79 @@ async def test_a_webhook_that_was_replaced_meanwhile_is_not_called() -> None:
     scene.post.wait.set()
     await scene.rest()
     assert scene.post.asked.count(("a.example", "payment_incoming")) == 2
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_webhook_that_is_removed_while_a_call_is_signed_is_not_called(again: bool) -> None:
+    """N-07, N-18: a program that signs takes its time; the same one, set again, hears first that it is one."""
+    scene, signed = Scene(), asyncio.Event()
+
+    class SlowSigner(FakeSigner):
+        async def sign(self, text: str) -> str:
+            await signed.wait()
+            return await super().sign(text)
+
+    await scene.register()
+    scene.caller.signer = SlowSigner()
+    assert scene.caller.wake(ALICE, INCOMING)
+    await scene.at_work()
+    await scene.requests.remove_webhook(ALICE, {"app_name": "app"})
+    if again:
+        await scene.requests.set_webhook(ALICE, {"app_name": "app", "webhook": URL})
+        await scene.at_work()
+    signed.set()
+    await scene.rest()
+    assert scene.kinds == ["webhook_registered"] * (2 if again else 1)
+
+
+async def test_who_comes_while_a_call_is_signed_is_not_called() -> None:
+    """N-09: it is there by then."""
+    scene, signed = Scene(), asyncio.Event()
+
+    class SlowSigner(FakeSigner):
+        async def sign(self, text: str) -> str:
+            await signed.wait()
+            return await super().sign(text)
+
+    await scene.register()
+    scene.caller.signer = SlowSigner()
+    assert scene.caller.wake(ALICE, INCOMING)
+    await scene.at_work()
+    scene.online.add(ALICE)
+    signed.set()
+    await scene.rest()
+    assert scene.kinds == ["webhook_registered"]
+
+
+async def test_offers_that_cost_nothing_give_no_room_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rule:14, rule:24: a webhook is kept for a week, an offer is not; who has a channel has room all the same."""
+    monkeypatch.setattr(webhooks, "MOST_WITH_OFFERS", 5)
+    scene = Scene()
+    for number in range(5):
+        scene.offers.add(f"{number}")
+        await scene.register(peer=f"{number}")
+        scene.offers.clear()
+    scene.offers.add("6")
+    with pytest.raises(PeerError):
+        await scene.register(peer="6")
+    scene.owners.add("7")
+    await scene.register(peer="7")
+    await scene.register(url="https://b.example/", peer="1")
+    assert len(scene.book) == 6
+
+
+async def test_who_sets_its_webhook_again_is_remembered_for_another_week() -> None:
+    """N-15: also where that changes nothing; one commit a day, however often."""
+    scene = Scene()
+    await scene.register()
+    for _ in range(20):
+        scene.clock.pass_ms(86_400_000)
+        before = len(scene.node.calls)
+        for _ in range(5):
+            assert (await scene.register())["no_change"]
+        assert len(scene.node.calls) == before + 1
+        await scene.book.look(ALICE, False, False)
+    assert scene.book.of(ALICE)
 
 
 async def test_addresses_in_figures_are_refused_at_once() -> None:

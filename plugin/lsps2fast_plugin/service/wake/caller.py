@@ -216,19 +216,27 @@ class Caller:
         finally:
             lane.leave()
 
+    def _why_not(self, peer_id: str, webhook: Webhook, method: str) -> str | None:
+        """Say why a call that was to be made is not made after all, or return None."""
+        if method != lsps5.WEBHOOK_REGISTERED and self._is_online(peer_id):
+            return CONNECTED
+        now = self._book.find(peer_id, webhook)
+        is_new = now is None or (webhook.told and not now.told)  # the same, removed and set again, is told first (N-18)
+        return REPLACED if is_new else None
+
     async def _sign_and_send(self, peer_id: str, webhook: Webhook, method: str, expiry: int | None) -> str | None:
         if self.signer is None:
             return UNSIGNED
-        if method != lsps5.WEBHOOK_REGISTERED and self._is_online(peer_id):
-            return CONNECTED
-        if self._book.find(peer_id, webhook) is None:
-            return REPLACED
+        if (why := self._why_not(peer_id, webhook, method)) is not None:
+            return why
         what = f"{method} for {peer_id}"
         try:
             url = lsps5.parse_url(webhook.webhook)
             body = lsps5.encode_notification(method, expiry)
             timestamp = format_datetime(self._clock.wall_ms())
             signature = await self.signer.sign(lsps5.signed_text(timestamp, body))
+            if (why := self._why_not(peer_id, webhook, method)) is not None:  # a program that signs takes its time
+                return why
             headers = {lsps5.TIMESTAMP_HEADER: timestamp, lsps5.SIGNATURE_HEADER: signature}
             status = await self._post(url, headers, body.encode())
         except NotSigned as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import re
 import socket
 import ssl
 import threading
@@ -23,6 +24,8 @@ PATIENCE_S: Final = 10.0  # for name, connection, TLS, request and status togeth
 MOST_THREADS: Final = 16  # of requests; `caller` makes eight at one time, others may wait for a resolver
 MOST_ADDRESSES: Final = 16  # of one name
 AGENT: Final = "lsps2fast"
+MOST_ANSWER: Final = 8_192  # bytes that are read until the status is there
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 
 
 class _Work:
@@ -56,7 +59,7 @@ class _Work:
         connection = _Connection(self, address, tls)
         try:
             connection.request("POST", self.url.target, self._body, self._headers)
-            return connection.getresponse().status
+            return _read_status(connection.sock)
         finally:
             with self._lock:
                 self._socket = None
@@ -83,6 +86,36 @@ class _Connection(http.client.HTTPSConnection):
         wrapped = self.sock = self._tls.wrap_socket(raw, server_hostname=self.host, do_handshake_on_connect=False)
         self._work.holds(wrapped)
         wrapped.do_handshake()
+
+
+def _read_status(sock: socket.socket) -> int:
+    """Return the status of the answer. Raises PostFailed.
+
+    http.client would read interim answers without end, and megabytes of headers, in Python: so many servers that mean
+    ill would take turns with our loop.
+    """
+    data = b""
+    while len(data) < MOST_ANSWER and (more := sock.recv(MOST_ANSWER - len(data))):
+        data += more
+        status = _final_status(data)
+        if status is not None:
+            return status
+    raise PostFailed("its answer has no status")
+
+
+def _final_status(data: bytes) -> int | None:
+    """Return the first status that is not interim, None where it has not come. Raises PostFailed: it is no HTTP."""
+    begin = 0
+    while found := _STATUS.match(data, begin):
+        if found[1] >= b"200":
+            return int(found[1])
+        end = data.find(b"\r\n\r\n", found.end() - 2)
+        if end < 0:
+            return None
+        begin = end + 4
+    if b"\n" in data[begin:]:
+        raise PostFailed("its answer is no HTTP")
+    return None
 
 
 class HttpsPost:

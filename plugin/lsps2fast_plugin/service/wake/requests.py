@@ -45,12 +45,14 @@ class WebhookRequests:
         changes = self._book.changes(peer_id, ask)
         if changes:
             await self._insert(peer_id, ask)
+        else:
+            await self._book.seen(peer_id)
         return lsps5.set_result(len(self._book.of(peer_id)), self._book.most, not changes)
 
     async def _insert(self, peer_id: str, ask: lsps5.WebhookAsk) -> None:
         self._caller.check_allowance(peer_id, ask.app_name)
-        has_channel = await self._has_channel(peer_id)  # those on whom something depends always have room
-        if not (has_channel or self._has_offer(peer_id) or peer_id in self._book or self._book.has_room()):
+        has_channel = await self._has_channel(peer_id)  # those on whom money depends always have room
+        if not (has_channel or peer_id in self._book or self._book.has_room(self._has_offer(peer_id))):
             raise try_later("no room for webhooks of new clients at this time")
         if not await self._book.set(peer_id, ask, has_channel):
             raise lsps5.too_many_webhooks(self._book.most)

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 ROOT: Final = ("lsps", "lsps5", "webhooks")
 KEPT_MS: Final = 8 * 86_400_000  # at least seven days: clocks are set, and the look is a daily one
 MOST_STRANGERS: Final = 2_000  # clients without a channel whose webhooks are kept (rule:24)
+MOST_WITH_OFFERS: Final = 12_000  # likewise, where one that has an offer is to be let in: offers are free, too
+DAY_MS: Final = 86_400_000
 
 
 class Webhook(msgspec.Struct, frozen=True):
@@ -94,9 +96,10 @@ class WebhookBook:
         client = self._clients.get(peer_id)
         return client is None or not client.channel
 
-    def has_room(self) -> bool:
-        """Return whether one more client that has neither a channel nor an offer is kept."""
-        return sum(not client.channel for client in self._clients.values()) < MOST_STRANGERS
+    def has_room(self, has_offer: bool) -> bool:
+        """Return whether one more client that has no channel is kept."""
+        most = MOST_WITH_OFFERS if has_offer else MOST_STRANGERS
+        return sum(not client.channel for client in self._clients.values()) < most
 
     def changes(self, peer_id: str, ask: WebhookAsk) -> bool:
         """Return whether what is asked is not there yet."""
@@ -115,6 +118,13 @@ class WebhookBook:
                 webhooks = (*self.of(peer_id), new)
             await self._put(peer_id, Client(webhooks, self._clock.wall_ms(), has_channel))
             return True
+
+    async def seen(self, peer_id: str) -> None:
+        """Count the week of a client without a channel from now, once a day: it has set what is there. StoreError."""
+        async with self._lock(peer_id):
+            client, now_ms = self._clients.get(peer_id), self._clock.wall_ms()
+            if client is not None and not client.channel and client.since_ms + DAY_MS <= now_ms:
+                await self._put(peer_id, replace(client, since_ms=now_ms))
 
     async def remove(self, peer_id: str, app_name: str) -> bool:
         """Remove one; return False where there is none of this name. Raises StoreError."""
