@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 
 from lsps2fast_plugin.tools.cli import main
-from lsps2fast_plugin.tools.simulate import customers, order_tricks, together, weather
+from lsps2fast_plugin.tools.simulate import both_ways, customers, order_tricks, slumber, together, weather
 from lsps2fast_plugin.tools.simulate.books import Books
 from lsps2fast_plugin.tools.simulate.cast import coming
 from lsps2fast_plugin.tools.simulate.common import Common
 from lsps2fast_plugin.tools.simulate.loop import SimulatedLoop
 from lsps2fast_plugin.tools.simulate.market import Market, Result, simulate
 from lsps2fast_plugin.tools.simulate.mutants import MUTANTS
-from lsps2fast_plugin.tools.simulate.plan import FIRST_GUEST, NONE, Plan, happenings, numbers_of, spans
+from lsps2fast_plugin.tools.simulate.plan import NONE, Plan, happenings, numbers_of, spans
 from lsps2fast_plugin.tools.simulate.town import play
 from lsps2fast_plugin.tools.simulate.wallet_rows import WALLET
 
@@ -102,12 +102,9 @@ def test_those_who_order_move_no_one_else() -> None:
     """E-01: they come to one town of three, from a stream of their own: all others do what they would without them."""
     assert [seed for seed in range(1, 10) if Plan(seed).sells_ahead] == [3, 6, 9]
     with_them, without = coming(Plan(5, orders="on")), coming(Plan(5))
-    others = [each for each in with_them if each.number < FIRST_GUEST or each.is_weather]
-    assert others == without
-    assert {each.name for each in with_them} - {each.name for each in without} == {
-        *customers.HONEST,
-        *order_tricks.ORDER_TRICKS,
-    }
+    orders = {*customers.HONEST, *order_tricks.ORDER_TRICKS, *both_ways.KINDS}
+    assert [each for each in with_them if each.name not in orders] == without
+    assert {each.name for each in with_them} - {each.name for each in without} == orders
     assert [each.name for each in coming(Plan(6, only=("overpays",))) if each.name in order_tricks.ORDER_TRICKS] == []
 
 
@@ -136,6 +133,38 @@ def test_channels_that_are_ordered_break_no_promise(seed: int) -> None:
     assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
     assert result.totals["orders served"] > 5
     assert result.counts["orders compared"] > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "ways"), [(2, {"batch": "on", "reuse": "free"}), (3, {}), (5, {"reuse": "fee"})])
+def test_a_client_that_orders_and_buys_at_one_moment(seed: int, ways: dict[str, str]) -> None:
+    """rule:2, rule:9, rule:18, rule:24: each by its own promise; no coin, capital or held part is counted twice."""
+    result = simulate(
+        Plan(seed, days=0.7, people=60, orders="on", only=tuple(both_ways.KINDS), weather=seed != 2, **ways)
+    )
+    assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
+    assert result.totals["served both ways"] > 2
+    assert result.counts["pots compared amid payments"] > 0
+
+
+def test_sleepers_come_to_each_town_and_move_no_one_else() -> None:
+    """trap:47: from a stream of their own."""
+    with_them = coming(Plan(1))
+    assert {*slumber.KINDS} <= {each.name for each in with_them}
+    alone = coming(Plan(1, only=tuple(slumber.KINDS)))
+    sleepers = [each for each in with_them if each.name in slumber.KINDS]
+    assert sleepers == [each for each in alone if each.name in slumber.KINDS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weather", [True, False])
+def test_what_is_held_for_clients_that_sleep_is_bounded_and_shared(weather: bool) -> None:
+    """rule:5, rule:24, trap:47: no more than a share, each with an end, and the channel that holds most gives way."""
+    result = simulate(Plan(4, days=0.7, people=80, only=tuple(slumber.KINDS), weather=weather))
+    assert result.violation is None, "\n".join([*result.last_lines, str(result.violation), result.plan.command()])
+    assert result.counts["most held for a sleeper"] == 30
+    assert result.counts["gave way to another"] > 0
+    assert result.totals["woken for a payment"] > 0
 
 
 @pytest.mark.slow
@@ -171,6 +200,12 @@ def test_a_cheating_lsp_costs_the_wallet_nothing(seed: int) -> None:
         ("others-go-back", 250),
         ("a-part-too-many", 500),
         ("waits-for-the-rest", 60),
+        ("a-part-comes-back", 400),
+        ("orders-count-twice", 200),
+        ("one-coin-for-two", 100),
+        ("first-come", 120),
+        ("sleeps-on", 150),
+        ("called-without-end", 200),
     ],
 )
 def test_a_guard_that_is_taken_away_is_missed(name: str, most_steps: int) -> None:

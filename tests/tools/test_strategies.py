@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lsps2fast_plugin.tools.simulate import cast, honest, order_tricks, strategies
+from lsps2fast_plugin.tools.simulate import both_ways, cast, honest, order_tricks, strategies
 from lsps2fast_plugin.tools.simulate.market import simulate
 from lsps2fast_plugin.tools.simulate.plan import Plan
 
@@ -26,13 +26,15 @@ GROUPS = {  # towns with some strategists each
     "wait": "holds-long waits-for-fees lapses splices-upstream many-identities crumbs-out",
     "others": "stranger-pays dust-set too-many-parts crowd asks-on alias-flood refuses-oddly wants-large outgrows",
     "webhooks": "trap-webhooks flaps",
+    "asleep": "woken back-late comes-and-goes fills-the-pot",
     "rooms": "races-for-room",
     "batches": "spoils-batches",
     "operator": "other-tool few-coins smaller-htlcs longer-delay stopped-meanwhile",
     "no funding": "sells-well withholds drains fakes-funding replaces",
     "terms": "reuses skims odd-terms any-to-wallet opens-as-ldk",
-    "orders paid": "parts-too-many pays-twice pays-late runs-out withdraws",
+    "orders paid": "parts-too-many pays-twice pays-late runs-out withdraws withdraws-at-a-start",
     "orders left": "leaves-the-open orders-many closes-meanwhile switches-off",
+    "both ways": "both-ways",
     "together": "paid-together",
     "words": "names-codes sells-dearer looks-back floods goes-silent restarted-wallet",
 }
@@ -50,7 +52,7 @@ def plans_for(group: str) -> Iterator[Plan]:
         "mode": "lsp-trusts-client" if group in TRUSTING else "",
         "batch": "on" if group in ("batches", "together") else "",
         "reuse": "free" if group == "together" else "",
-        "orders": "on" if order_tricks.ORDER_TRICKS.keys() & {*names} else "",
+        "orders": "on" if {*order_tricks.ORDER_TRICKS, *both_ways.KINDS} & {*names} else "",
     }
     for seed in itertools.count(FIRST.get(group, 1)):
         plan = Plan(seed, days=1, people=60, only=tuple(names), weather=False, **ways)

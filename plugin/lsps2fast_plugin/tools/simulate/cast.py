@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import customers, honest, order_tricks, strategies, together, weather
+from . import both_ways, customers, honest, order_tricks, slumber, strategies, together, weather
 from .plan import FIRST_GUEST, NONE, Guests, Happening, Plan, happenings
 from .scene import Visitor
 
-STRATEGISTS: dict[str, type[Visitor]] = {**strategies.KINDS, **order_tricks.ORDER_TRICKS, **together.KINDS}
+STRATEGISTS: dict[str, type[Visitor]] = {
+    **strategies.KINDS,
+    **order_tricks.ORDER_TRICKS,
+    **together.KINDS,
+    **slumber.KINDS,
+    **both_ways.KINDS,
+}
 KINDS: dict[str, type[Visitor]] = {**honest.KINDS, **customers.HONEST, **STRATEGISTS}
 
 
@@ -22,6 +28,10 @@ def _guests(plan: Plan) -> Iterator[Guests]:
     if plan.sells_ahead:
         chosen = plan.strategists(order_tricks.ORDER_TRICKS)
         yield Guests("customers", FIRST_GUEST, 1 / 3, list(customers.HONEST), chosen)
+    if plan.sells_ahead and (chosen := plan.strategists(both_ways.KINDS)):
+        yield Guests("both ways", FIRST_GUEST + 400_000, 1 / 6, chosen)
+    if chosen := plan.strategists(slumber.KINDS):
+        yield Guests("sleepers", FIRST_GUEST + 300_000, 1 / 8, chosen)
     if plan.batches and plan.reuse_mode != "off" and (chosen := plan.strategists(together.KINDS)):
         yield Guests("together", FIRST_GUEST + 200_000, 1 / 6, chosen)
 

@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import replace
 
-from . import order_tricks, together
+from . import both_ways, order_tricks, together
 from .campaign import campaign
 from .cast import STRATEGISTS, unknown
 from .market import Market, simulate
@@ -49,7 +49,7 @@ def plan_of(args: argparse.Namespace, seed: int) -> Plan:
 def _needed(args: argparse.Namespace) -> argparse.Namespace:
     """Switch on what the chosen strategies need, unless the arguments say otherwise."""
     needs: dict[str, str] = {}
-    if order_tricks.ORDER_TRICKS.keys() & {*args.only}:
+    if {*order_tricks.ORDER_TRICKS, *both_ways.KINDS} & {*args.only}:
         needs["orders"] = "on"
     if together.KINDS.keys() & {*args.only}:
         needs |= {"batch": "on", "reuse": "free", "mode": "lsp-trusts-client"}

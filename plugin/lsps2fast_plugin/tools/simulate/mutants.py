@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
@@ -16,6 +15,7 @@ from msgspec.structs import replace
 
 from lsps2fast.errors import NodeError
 from lsps2fast.lsps.buys import InFlight
+from lsps2fast.lsps.receiving import MPP_TIMEOUT
 from lsps2fast_plugin.client.channel_watch import Watch
 from lsps2fast_plugin.cln.scid_aliases import ScidAliases
 from lsps2fast_plugin.service.broadcast import _SEAL, Broadcaster, ProofOfLife
@@ -24,8 +24,10 @@ from lsps2fast_plugin.service.closing.survey import Survey
 from lsps2fast_plugin.service.coins import Coins
 from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.funding_orders import FundingOrders
+from lsps2fast_plugin.service.lsps1 import orders
 from lsps2fast_plugin.service.lsps1 import steps as order_steps
 from lsps2fast_plugin.service.lsps1.order_parts import OrderParts
+from lsps2fast_plugin.service.lsps1.orders import Orders
 from lsps2fast_plugin.service.lsps1.steps import OrderSteps
 from lsps2fast_plugin.service.opening import Opener
 from lsps2fast_plugin.service.payment_reports import PaymentReports
@@ -38,28 +40,11 @@ from lsps2fast_plugin.service.sales_ledger.tracker import Ended
 from lsps2fast_plugin.service.sales_ledger.writer import LedgerWriter
 from lsps2fast_plugin.service.shut_channels import ShutChannels
 
+from .mutant import BATCHES, ORDERS, Mutant
 from .plan import NONE, Plan
+from .pot_mutants import POTS
 
 _ended = PaymentReports.ended
-BATCHES = {"batch": "on", "people": 60.0}
-ORDERS = {"orders": "on", "people": 60.0}
-SEED, DAYS, PEOPLE = 2, 6.0, 80.0
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """What it takes away, which rule that guards, and in which town the loss is looked for."""
-
-    rule: str
-    takes_away: str
-    only: tuple[str, ...]
-    patches: tuple[tuple[Any, str, Any], ...]
-    town: dict[str, Any] = field(default_factory=dict)
-
-    def plan(self, name: str) -> Plan:
-        """Return the run that finds it."""
-        usual = {"seed": SEED, "days": DAYS, "people": PEOPLE, "mode": "lsp-trusts-client", "weather": False}
-        return Plan(**{**usual, **self.town}, only=self.only, mutant=name)
 
 
 async def _blind(self: Any, peer_id: str, channel_id: str) -> ProofOfLife:
@@ -155,6 +140,28 @@ def _hold_all(self: OrderParts, call: Any, *how: Any) -> str | None:
     failure = _hold(self, call, *how)
     found.whole = True
     return failure
+
+
+_look, _taking = Orders.look, OrderSteps._taking
+
+
+async def _look_at_all(self: Orders) -> None:
+    for order_id in self.parts.overdue(self._clock.now_ms()):
+        self.parts.give_back(order_id, self._height(), MPP_TIMEOUT)
+    await _look(self)
+
+
+def _runs_out(self: Orders, order_id: str, height: int) -> bool:
+    left = self.parts.blocks_left(order_id, height)
+    return left is not None and left <= orders.LAST_BLOCKS
+
+
+def _take_the_whole(self: OrderSteps, order: Any) -> dict[str, Any]:
+    return {} if self._parts.whole(order.id) is None else _taking(self, order)
+
+
+async def _caught_up(self: OrderSteps) -> None:
+    self._is_caught_up = True
 
 
 async def _as_if_held(self: OrderSteps, order: Any) -> bool:
@@ -334,6 +341,20 @@ MUTANTS: dict[str, Mutant] = {
         ((order_steps, "_SIGNED", ()),),
         ORDERS,
     ),
+    "a-part-comes-back": Mutant(
+        "rule:20",
+        "what a start knows of an order whose funding may be out: it takes what comes back, though it is not whole",
+        ("withdraws-at-a-start",),
+        (
+            (Orders, "look", _look_at_all),
+            (Orders, "_runs_out", _runs_out),
+            (OrderSteps, "_taking", _take_the_whole),
+            (OrderSteps, "_catch_up", _caught_up),
+            (orders, "CHAIN_BLOCKS", orders.LAST_BLOCKS),
+            (orders, "LEAST_BLOCKS", 60),
+        ),
+        ORDERS,
+    ),
     "sends-unasked": Mutant(
         "rule:20",
         "the question, before the funding of an order is sent, whether lightningd has its payment",
@@ -355,6 +376,7 @@ MUTANTS: dict[str, Mutant] = {
         ((OrderParts, "overdue", lambda *_: []),),
         {"orders": "on", "people": 12.0},
     ),
+    **POTS,
 }
 
 

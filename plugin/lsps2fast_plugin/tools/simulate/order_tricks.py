@@ -139,31 +139,74 @@ class Withdraws(Customer):
     """
 
     name = "withdraws"
+    messages: tuple[str, ...] = ("", "open_channel", "funding_created")  # at one its wallet falls silent
+    flood = 0.6  # so often the mempool is full
+    pauses_s: tuple[float, ...] = (0.05, 1, 60)  # at most one of them before it withdraws
 
     async def play(self, me: Scene) -> None:
-        when = me.dice.choice(("", "open_channel", "funding_created"))
+        when = me.dice.choice(self.messages)
         wallet = me.wallet(script={when: "silent"} if when else {})
         order = await self.order(me, wallet)
         if order is None:
             return
-        async with self.own_payer(me) as payer:
+        async with me.own_payer() as payer:
             await me.rest(1, 5)
-            async with self.flooded(me, 0.6):
+            async with self.flooded(me, self.flood):
                 crumb_msat = me.dice.choice((1, me.some(1, order.price_msat - 1)))
                 sums = [crumb_msat, order.price_msat - crumb_msat]
                 payment = self.pay(me, order, sums, payer=payer, channels=[0, 1])
-                await me.rest(0, me.dice.choice((0.05, 1, 60)))
-                end = payment.parts[0 if me.maybe(0.8) else 1].end
-                if not end.channel.dead:
-                    force_close(end, "by the payer")
-                    me.say("the payer closes a channel by force")
-                    me.did()
+                await me.rest(0, me.dice.choice(self.pauses_s))
+                await self.withdraw(me, payment)
                 await me.rest(0, 25)
                 wallet.speak()
+                wallet.connect()
                 await me.rest(60, 7_200)
             await me.end(payment)
         await me.blocks(me.some(1, 40))
         await self.leave(me)
+
+    async def withdraw(self, me: Scene, payment: Payment) -> None:
+        """Take one of its parts back."""
+        await self.close_one(me, payment)
+
+    async def close_one(self, me: Scene, payment: Payment) -> None:
+        """Close the channel of the crumb, mostly, by force."""
+        end = payment.parts[0 if me.maybe(0.8) else 1].end
+        if not end.channel.dead:
+            force_close(end, "by the payer")
+            me.say("the payer closes a channel by force")
+            me.did()
+
+
+class WithdrawsAtAStart(Withdraws):
+    """Does so before, while or after the LSP starts again, or not at all; blocks come meanwhile."""
+
+    name = "withdraws-at-a-start"
+    messages = ("", "", "open_channel", "funding_created")
+    flood = 0.8
+    pauses_s = (0.05, 5, 60)
+
+    async def withdraw(self, me: Scene, payment: Payment) -> None:
+        """Restart, and close a channel about then."""
+        how = me.dice.choice(("plugin stopped", "plugin killed", "node stopped", "power cut", "power cut"))
+        when = me.dice.choice(("before", "meanwhile", "meanwhile", "after", "never"))
+        blocks = me.some(0, 6)
+
+        async def while_down() -> None:
+            if when == "meanwhile":
+                await self.close_one(me, payment)
+            for _ in range(blocks):
+                me.town.mine()
+
+        async with me.trouble():
+            if when == "before":
+                await self.close_one(me, payment)
+            me.say(f"{how} for {blocks} blocks")
+            if await me.common.restart(how, while_down):
+                me.did()
+            if when == "after":
+                await me.rest(0, 40)
+                await self.close_one(me, payment)
 
 
 class LeavesTheOpen(Customer):
@@ -293,6 +336,7 @@ ORDER_TRICKS: dict[str, type[Customer]] = {
         PaysLate,
         RunsOut,
         Withdraws,
+        WithdrawsAtAStart,
         LeavesTheOpen,
         OrdersMany,
         ClosesMeanwhile,

@@ -61,8 +61,8 @@ class Order:
 
     @property
     def lost_msat(self) -> int:
-        """Return what was not taken because its channel has closed."""
-        return sum(part.amount_msat for part, _ in self.parts if part.htlc.preimage is None and part.end.channel.dead)
+        """Return what was not taken because its channel has closed; what was given back before that is not lost."""
+        return sum(part.amount_msat for part, _ in self.parts if part.htlc.preimage is None and _is_lost(part))
 
     @property
     def is_paid(self) -> bool:
@@ -108,6 +108,12 @@ class OrderBooks:
         old = [each for each in self.all if each.until_s + KEPT_S < now_s and each.is_still]
         self._past_msat += sum(each.taken_msat for each in old)
         self.all = [each for each in self.all if each not in old]
+
+
+def _is_lost(part: Part) -> bool:
+    """Return whether the channel of a part has closed with the part in it."""
+    htlc = part.htlc
+    return part.end.channel.dead and (htlc.lost_on_chain or not htlc.removed or htlc.failure is None)
 
 
 def check_told(order: Order, told: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from lsps2fast_plugin.simnode import Client, LspsError, Payer
 from lsps2fast_plugin.simnode.bolt11 import decode
-from lsps2fast_plugin.simnode.closing import close_from_afar
 from lsps2fast_plugin.simnode.errors import NodeProblem
 from lsps2fast_plugin.simnode.party import connect
 from lsps2fast_plugin.simnode.payer import Payment
@@ -123,16 +122,3 @@ class Customer(Visitor):
             finally:
                 wallet.too_cheap -= 1
                 me.say("there is room in the mempool")
-
-    @contextlib.asynccontextmanager
-    async def own_payer(self, me: Scene) -> AsyncIterator[Payer]:
-        """Return a payer of one's own, with two channels, which may be closed."""
-        payer = me.town.payer(f"{me.name}/payer", 2, 10_000_000)
-        me.common.present.add(payer)
-        try:
-            yield payer
-        finally:
-            me.common.present.discard(payer)
-            for end in list(payer.ends):
-                if not end.channel.dead:
-                    end.channel.post(end.peer, lambda end=end: close_from_afar(end.other))  # type: ignore[misc]

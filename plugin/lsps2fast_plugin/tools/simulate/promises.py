@@ -18,8 +18,10 @@ from lsps2fast_plugin.simnode.psbt import decode
 from .books import BACK, Account, Books
 from .closes import ClosePromise
 from .common import Common
+from .held_asleep import Asleep
 from .order_promise import OrderPromise
 from .page import read_page
+from .pots import check_coins
 from .rooms import RoomPromise
 from .sleepers import MOST_AN_HOUR
 from .story import Violation
@@ -73,6 +75,7 @@ class Promises:
         self.told_of = Told(common.town, common.books)
         self.rooms = RoomPromise(common)
         self.orders = OrderPromise(common)
+        self.asleep = Asleep(common)
         self.town.transcript.listeners.append(self._listen)
 
     # after every step
@@ -90,10 +93,13 @@ class Promises:
         self._held()
         self._shares()
         self.orders.step()
+        self.asleep.step()
+        check_coins(self.books)
         self.books.rest()
 
     def _listen(self, entry: dict[str, Any]) -> None:
         message = entry["msg"]
+        self.asleep.hear(entry)
         if message.get("method") == "htlc_accepted" and entry["dir"] == "host>plugin":
             self.worst["parts"] = max(self.worst["parts"], len(self.lsp.htlcs.held))
             self.common.part_came()

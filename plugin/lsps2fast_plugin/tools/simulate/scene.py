@@ -15,6 +15,7 @@ from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.simnode import Client, LspsError, Payer, PaymentResult, RpcError
 from lsps2fast_plugin.simnode.channels import End
 from lsps2fast_plugin.simnode.client import ClientInvoice
+from lsps2fast_plugin.simnode.closing import close_from_afar
 from lsps2fast_plugin.simnode.errors import NodeProblem
 from lsps2fast_plugin.simnode.party import connect
 from lsps2fast_plugin.simnode.payer import Payment
@@ -44,6 +45,7 @@ class Scene:
         self.last_refusal = ""
         self.begun_s = self.town.loop.time()
         self.wallets: list[Client] = []
+        self._payers = 0
 
     # chance and time
 
@@ -177,6 +179,20 @@ class Scene:
         self.books.totals["payments"] += 1
         self.say(f"{payer.name} sends {len(parts_msat)} parts of {sum(parts_msat) // 1000} sat over {sale.scid}")
         return payment
+
+    @contextlib.asynccontextmanager
+    async def own_payer(self) -> AsyncIterator[Payer]:
+        """Return a payer of one's own, with two channels, which may be closed."""
+        self._payers += 1
+        payer = self.town.payer(f"{self.name}/p{self._payers}", 2, 10_000_000)
+        self.common.present.add(payer)
+        try:
+            yield payer
+        finally:
+            self.common.present.discard(payer)
+            for end in list(payer.ends):
+                if not end.channel.dead:
+                    end.channel.post(end.peer, lambda end=end: close_from_afar(end.other))  # type: ignore[misc]
 
     async def end(self, payment: Payment, limit_s: float = 7 * 86_400.0) -> PaymentResult | None:
         """Wait for what comes of a payment; None when it is still under way after so long."""
