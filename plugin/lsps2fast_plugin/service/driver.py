@@ -13,7 +13,7 @@ from typing import Any
 
 from lsps2fast._parts import IncomingHtlc
 from lsps2fast._sessions import Sessions
-from lsps2fast.actions import Action, Channel, PartKey, PartStatus
+from lsps2fast.actions import Action, Channel, ForwardParts, PartKey, PartStatus
 from lsps2fast.actions import Terms as BuyTerms
 from lsps2fast.errors import ProtocolBug
 from lsps2fast.lsps.buys import Buy, BuyRegistry
@@ -260,6 +260,10 @@ class SessionDriver:
             return False
         limits = self.sessions
         return bool(of_buy >= limits.max_held_parts_per_buy or of_peer >= limits.max_held_parts_per_peer)
+
+    def is_of_payment(self, action: ForwardParts) -> bool:
+        """Return whether these are parts of a payment, not one over the alias of a channel that is paid for."""
+        return len(action.parts) != 1 or action.parts[0].key in self.sessions.index
 
     def fee_msat(self, jit_scid: int) -> int:
         """Return the opening fee that the payment under way brings."""

@@ -46,6 +46,9 @@ class Driver(Protocol):
     def is_full(self, jit_scid: int, of_buy: int, of_peer: int) -> bool:
         """Return whether no more parts than these may wait over the alias of a paid channel (rule:24)."""
 
+    def is_of_payment(self, action: order.ForwardParts) -> bool:
+        """Return whether these are parts of a payment, not one over the alias of a channel that is paid for."""
+
     def channel_of(self, jit_scid: int) -> order.Channel | None:
         """Return the channel of the payment under way on this scid."""
 
@@ -84,6 +87,7 @@ class OrderTasks:
         """`alarm(text)` tells the operator."""
         self.feed = driver.feed
         self.is_full = driver.is_full
+        self.is_of_payment = driver.is_of_payment
         self.alarm = alarm
         self.room = driver.room
         self.unforwardable = driver.unforwardable

@@ -126,7 +126,7 @@ class WaitingOrders:
 
     def _make_room(self, waiting: Returning, new: order.ForwardParts) -> bool:
         """Return whether one of these, over the alias of a paid channel, gave way to a new one (rule:24)."""
-        claims = {_claim(each): each for each in waiting.orders}
+        claims = {_claim(each): each for each in waiting.orders if not self._tasks.is_of_payment(each)}
         gone = giving_way(claims, _claim(new), len(claims), sys.maxsize)
         for claim in gone or ():
             waiting.orders.remove(claims[claim])

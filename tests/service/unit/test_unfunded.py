@@ -37,7 +37,7 @@ class Node:
         self.alarms: list[str] = []
         self.open_to_all: list[str] = []
         self.clock = Clock()
-        driver: Any = SimpleNamespace(feed=None, is_full=None, room=None, unforwardable=None)
+        driver: Any = SimpleNamespace(feed=None, is_full=None, is_of_payment=None, room=None, unforwardable=None)
         self.tasks = OrderTasks(self.clock, driver, self.alarms.append)
         self.channels = UnfundedChannels(
             tasks=self.tasks,
