@@ -377,7 +377,7 @@ class Session(Payment):
         self.state = WAITING  # O-13: opened and put on chain before, its fee not paid yet
         self.channel = buy.channel
         self.committed = self.reused = True
-        ready = AwaitReady(buy.jit_scid, self.payment_hash, self.channel.channel_id)
+        ready = AwaitReady(buy.jit_scid, self.payment_hash, self.channel.channel_id, True)
         return (*self._broadcast_again(), ready)  # idempotent; was it ever seen? (O-10)
 
     def _resume(self, arg):

@@ -231,12 +231,13 @@ class OpenChannel(Action, frozen=True, gc=False):
 class AwaitReady(Action, frozen=True, gc=False):
     """Set routing fees to zero and wait: `READY(ChannelLimits)`, `READY_TIMEOUT` or `CLOSED`.
 
-    An `Undo` ends the watch.
+    An `Undo` ends the watch. `was_there`: before this payment, so its operator may have set its fees.
     """
 
     jit_scid: int
     payment_hash: bytes
     channel_id: str
+    was_there: bool = False
 
 
 class PrepareChannel(Action, frozen=True, gc=False):

@@ -406,7 +406,7 @@ def test_after_all_parts_failed_the_client_gets_another_chance_over_its_public_c
     assert reset.record == order.SessionRecord("channel", None, 0, 0, None, CHANNEL, (), None)
     broadcast, watch = play.part(payment_hash=HASH)
     assert broadcast == order.Broadcast(SCID, HASH, CHANNEL)
-    assert watch == order.AwaitReady(SCID, HASH, CHANNEL.channel_id)
+    assert watch == order.AwaitReady(SCID, HASH, CHANNEL.channel_id, was_there=True)
     play.walk("ready")
     assert kinds(play.walk("sent")) == ["Persist"]
     (forwards,) = play.walk("stored")

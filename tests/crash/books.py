@@ -149,7 +149,7 @@ def _channels(stage: Stage) -> Iterator[str]:
                 if not channel.dead and stage.world.chain.depth(channel.funding_txid) == 0:
                     yield f"{name}: its funding is not in a block"
                 fees = ours.fee_base_msat, ours.fee_ppm
-                if not channel.dead and fees not in stage.fees_of(channel.channel_id):
+                if not channel.dead and fees != stage.fees_of(channel.channel_id):
                     yield f"{name} forwards for {ours.fee_base_msat} msat + {ours.fee_ppm} ppm"
         if public > len(scids) + ordered:
             yield f"{client.name} has {public} public channels for {len(scids)} jit scids and {ordered} orders"

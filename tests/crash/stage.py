@@ -388,15 +388,9 @@ class Stage:
             await self.lsp.call("setchannel", {"id": channel_id, **fees})
             self.operators_fees[channel_id] = base_msat, ppm
 
-    def fees_of(self, channel_id: str) -> list[tuple[int, int]]:
-        """Return what this channel may take in the end.
-
-        No record tells of the operator's fees while a payment for a channel needs it at zero: a second payment, after
-        the first has failed, dies with them.
-        """
-        configured = self.lsp.fee_base_msat, self.lsp.fee_ppm
-        own = self.operators_fees.get(channel_id)
-        return [configured] if own is None else [own, configured] if self.died else [own]
+    def fees_of(self, channel_id: str) -> tuple[int, int]:
+        """Return what this channel is to take in the end: what its operator has set, or what is configured."""
+        return self.operators_fees.get(channel_id, (self.lsp.fee_base_msat, self.lsp.fee_ppm))
 
     def mend(self) -> None:
         """Clients that did something speak again and call the LSP, as people do when a payment failed."""

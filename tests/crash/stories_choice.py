@@ -34,3 +34,18 @@ async def operator_sets_fees(stage: Stage) -> None:
     client.settle_held()
     await stage.result(payment)
     await stage.pay_unpaid(payer, sale, THIRDS)
+
+
+@scenario("lsp-trusts-client")
+async def operator_sets_fees_between(stage: Stage) -> None:
+    """The first payment fails and leaves its channel unpaid; its operator sets fees, which the second gives back."""
+    client, payer = stage.client(), stage.payer()
+    sale = await stage.sale(client)
+    client.behaviour.on_part = "fail"
+    await stage.pay(payer, sale, THIRDS, tries=1)
+    await stage.quiet()
+    for end in client.ends:
+        await stage.set_fees(end.channel.channel_id, *OWN)
+    await stage.begin()
+    client.behaviour.on_part = "settle"
+    await stage.pay_unpaid(payer, sale, THIRDS)

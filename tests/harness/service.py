@@ -29,6 +29,7 @@ MEMORY = (  # what the policy remembers of clients, and what clients left
     ("lsps", "lsps5", "webhooks"),
     ("lsps", "lsps1", "orders"),
 )
+FEE_NOTES = ("lsps", "lsps2", "fees")
 TEMPORARY = "10070000"
 OFFER_S = 3_600  # shorter than by default
 UNKNOWN = "400a"
@@ -69,6 +70,7 @@ class Stage:
         **world: Any,
     ) -> None:
         """`fresh`, other options, another world: then it is never one that another story has used."""
+        self._died = False
         self._plain = not (options or world or fresh) and ready
         world = {"seed": 7, "fee_base_msat": 1000, "fee_ppm": 10, "wallet_sat": WEALTH_SAT} | world
         self.mode = mode
@@ -151,6 +153,7 @@ class Stage:
     def _forget_process(self) -> None:
         """Its RPC calls are not waited for any more."""
         self.plugin_lives = self._plain = False
+        self._died = True
         self.forget_calls()
 
     async def start(self, *, ready: bool = True) -> None:
@@ -508,7 +511,9 @@ class Stage:
     def _journal(self, listed: list[dict[str, Any]]) -> list[str]:
         """Active records are exactly those of unpaid live buys, and tell of no payment under way."""
         active, finalized = self.records("active"), self.records("finalized")
-        rows = [key for key in self.lsp.datastore.rows if key[:3] not in MEMORY]
+        # notes of routing fees outlive a payment for some blocks after a start, and never else
+        memory = (*MEMORY, FEE_NOTES) if self._died else MEMORY
+        rows = [key for key in self.lsp.datastore.rows if key[:3] not in memory]
         ends = [f"strange key {key}" for key in rows if key[:3] != SESSIONS or len(key) != 5]
         for scid, record in active.items():
             if record["lsps2fast"]["stage"] not in ("buy", "channel"):

@@ -106,6 +106,34 @@ async def test_what_is_set_between_two_payments_for_it_comes_back() -> None:
         await set_fees(stage, client, *CONFIGURED)
 
 
+async def test_what_is_set_between_two_payments_for_it_outlives_a_power_cut_in_the_second() -> None:
+    """rule:13, O-13, K-09: its record has no place for two rates, so a note of its own tells of them."""
+    async with Stage("lsp-trusts-client") as stage:
+        client, payer = stage.client(), stage.payer()
+        client.behaviour.on_part = "fail"
+        invoice = await stage.invoice(client)
+        assert not (await payer.pay(invoice, [SIZE_MSAT])).paid
+        await stage.quiet()
+        await set_fees(stage, client, *OWN)
+        client.behaviour.on_part = "hold"
+        again = client.invoice(SIZE_MSAT, invoice.scid, opening_fee_msat=1_000_000, cltv_delta=invoice.cltv_delta)
+        payment = payer.pay(again, [SIZE_MSAT])
+        await stage.until(lambda: len(client.held()) == 1, "the part is with the client")
+        await stage.fence()
+        assert fees(client) == (0, 0)
+        client.behaviour.on_part = "settle"
+        await stage.restart(power=True)
+        client.connect()
+        client.settle_held()
+        await payment
+        await stage.until(lambda: fees(client) == OWN, "the operator's fees are back")
+        await stage.at_rest()
+        assert fees(client) == OWN
+        listed = await stage.lsp.call("listdatastore", {"key": ["lsps", "lsps2", "fees"]})
+        assert listed["datastore"] == []
+        await set_fees(stage, client, *CONFIGURED)
+
+
 async def test_a_second_call_for_its_fees_is_no_word_of_the_operator(mode: str) -> None:
     """A-03, K-13: the first was not answered; the alias is promised at zero, which both must leave behind."""
     async with Stage(mode) as stage:

@@ -59,6 +59,12 @@ class LateReplyGuard:
         finally:
             self._leave(key, matter)
 
+    def stands(self, key: Hashable, work: Work) -> None:
+        """Note that what `work` sets is set already, by another: it is made where an older call comes late."""
+        if (matter := self._matters.get(key)) is not None:
+            matter.number += 1
+            matter.newest = work
+
     async def _call(self, key: Hashable, matter: _Matter, what: str, work: Work) -> Any:
         matter.number += 1
         number, matter.newest = matter.number, work

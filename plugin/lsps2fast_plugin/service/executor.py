@@ -19,6 +19,7 @@ from lsps2fast_plugin.service.batch_opening import BatchOpening
 from lsps2fast_plugin.service.batches import Batches
 from lsps2fast_plugin.service.broadcast import Broadcaster
 from lsps2fast_plugin.service.existing_channels import ExistingChannels, RoomFinder
+from lsps2fast_plugin.service.fee_notes import FeeNotes
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.funding_orders import FundingOrders, Sent
 from lsps2fast_plugin.service.opening import Opener
@@ -57,6 +58,7 @@ class ActionExecutor:
         rpc: Rpc,
         finder: RoomFinder,
         room: PromisedRoom,
+        fee_notes: FeeNotes,
         batch_window_ms: int = 0,
         batch_channels: int = 25,
     ) -> None:
@@ -69,7 +71,7 @@ class ActionExecutor:
         self._driver = driver
         self._alarms = alarms
         self._tasks = tasks = OrderTasks(clock, driver, alarms.tell)
-        self._fees = fees = RoutingFees(funder, clock, tasks.insist, tasks.until_done)
+        self._fees = fees = RoutingFees(funder, fee_notes, clock, tasks.insist, tasks.until_done)
         self._records = RecordOrders(tasks, store, clock, fees, room)
         self._waiting = WaitingOrders(tasks, funder, fees, answers, clock, room)
         self._existing = ExistingChannels(
@@ -143,6 +145,7 @@ class ActionExecutor:
         self.returning = self._waiting.returning
         self.of_last_life = fees.of_last_life
         self.found_fees = fees.found
+        self.take_up_fees = fees.take_up
         self.finish = self._records.finish
         self.keep_alias = self._records.keep_alias
         self.drop_waiting = self._waiting.drop

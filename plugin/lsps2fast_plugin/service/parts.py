@@ -23,6 +23,7 @@ from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.events import SessionEvents
 from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.existing_channels import RoomFinder
+from lsps2fast_plugin.service.fee_notes import FeeNotes
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
@@ -79,6 +80,7 @@ class ServiceParts:
     view: NodeLiquidity
     supply: Supply
     exposure: CapitalAtRisk
+    fee_notes: FeeNotes
     shut: ShutChannels
     oversight: Oversight
     afterwards: ChannelLeaseGuard

@@ -75,6 +75,7 @@ class Recovery:
         uses = partial(parts.desk.load, stored, parts.store.unread)
         await until_answered("reading what was sold with tokens", uses, self._parts.clock)
         await until_answered("reading what peers did before", parts.exposure.load, self._parts.clock)
+        await until_answered("reading routing fees", parts.fee_notes.load, self._parts.clock)
         channels = await until_answered("looking at the channels", parts.view.refresh, self._parts.clock)
         self.channels = channels
         ids = {channel.channel_id for channel in channels}
@@ -117,6 +118,7 @@ class Recovery:
         for unread in self._parts.store.unread:
             if unread.jit_scid is not None:
                 self._set_aside(unread.jit_scid)
+        self._parts.effects.take_up_fees(self._rows, self._same_node)
         self._tell_strays(snapshot)
 
     def _guarded(self, record: StoredSession, revive: Callable[[], None]) -> None:
@@ -211,7 +213,9 @@ class Recovery:
         if channel is None:
             return None
         row = self._rows.get(channel.channel_id)
-        rates = rates_of(channel) if isinstance(channel, ExistingChannel) else None
+        rates = self._parts.fee_notes.rates(channel.channel_id)
+        if isinstance(channel, ExistingChannel):
+            rates = rates_of(channel) or rates
         if row is not None and not row.charges_nothing:
             rates = row.rates
         return RestoreFees(channel.channel_id, zero_until_ms, rates)
@@ -229,7 +233,7 @@ class Recovery:
             parts.effects.revive_existing(jit_scid, verdict.journal, self._rows.get(existing.channel_id))
         if channel is not None:
             self._not_ready(channel.channel_id)
-            if session is not None and row is not None:
+            if row is not None:
                 parts.effects.found_fees(row)
             shuts_down = row is not None and row.is_withheld and not back  # and binds its coins until its parts end
             withheld = not verdict.sent and (shuts_down or not verdict.gone)

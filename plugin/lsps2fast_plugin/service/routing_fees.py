@@ -6,7 +6,7 @@ zero. So giving fees back twice is not giving them back once: a repetition goes 
 A call of an earlier life of the plugin has no caller any more and may still be carried out: a channel then takes no fee
 although its fees were given back. For some blocks after a start the channels of that life are looked at; where one was
 given fees and takes none, it is given them once more. A zero that the operator sets in these blocks is undone once, and
-told.
+told. Notes in the datastore say the same to a life that begins within these blocks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -23,6 +24,7 @@ from lsps2fast.errors import NodeError, NodeUnreachable
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.late_replies import Insist, Late, LateReplyGuard
 from lsps2fast_plugin.cln.models import PeerChannel
+from lsps2fast_plugin.service.fee_notes import FeeNotes
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.promised_room import Rates
 
@@ -35,9 +37,10 @@ UntilDone = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 class RoutingFees:
     """Sets fees, one last word for each channel: an older order is never repeated over a newer one."""
 
-    def __init__(self, funder: Funder, clock: Clock, insist: Insist, until_done: UntilDone) -> None:
+    def __init__(self, funder: Funder, notes: FeeNotes, clock: Clock, insist: Insist, until_done: UntilDone) -> None:
         """`insist` as in `LateReplyGuard`; `until_done(what, work)` tries until it works."""
         self._funder = funder
+        self._notes = notes
         self._clock = clock
         self._until_done = until_done
         self._insist = insist
@@ -74,11 +77,32 @@ class RoutingFees:
             self._given[fees.channel_id] = fees
 
     def found(self, row: PeerChannel) -> None:
-        """Note after a start what a channel charges whose payment goes on: nothing, at the word of an earlier life."""
+        """Note what a channel charges that was there: nothing, by our word of before, or its operator's fees."""
         if row.charges_nothing:
             self._zero[row.channel_id] = row.peer_id
         else:
             self.charged(row)
+
+    def take_up(self, rows: dict[str, PeerChannel], same_node: bool) -> None:
+        """After a start, when all payments go on: do what the notes of earlier lives ask for.
+
+        `rows` are all channels; `same_node`: lightningd may still have a call of an earlier life.
+        """
+        for fees in self._notes:
+            channel_id, row = fees.channel_id, rows.get(fees.channel_id)
+            if row is None or not row.is_alive:
+                self._drop_note(channel_id)
+            elif self.is_pending(channel_id) or channel_id in self._zero or channel_id in self._before:
+                continue  # a payment goes on over it, whose end gives it its fees
+            elif row.charges_nothing:
+                if same_node:
+                    self.of_last_life.add(channel_id)
+                self._undo(fees)
+            elif same_node:
+                self.of_last_life.add(channel_id)
+                self.has_them(replace(fees, rates=row.rates))
+            else:
+                self._drop_note(channel_id)
 
     def charged(self, row: PeerChannel) -> None:
         """Note what a channel charges that is set to zero: it gets that back, where no record says otherwise."""
@@ -92,6 +116,21 @@ class RoutingFees:
         self._owed.pop(channel_id, None)
         self._zero.pop(channel_id, None)
         self._before.pop(channel_id, None)
+        self._drop_note(channel_id)
+
+    def _drop_note(self, channel_id: str) -> None:
+        if channel_id in self._notes:
+            self._insist(f"deleting the note of the routing fees of {channel_id}", lambda: self._notes.drop(channel_id))
+
+    async def keep(self, row: PeerChannel) -> None:
+        """Note what a channel charges that is about to be set to zero, also for a later life where none would know.
+
+        Raises NodeError or StoreError.
+        """
+        self.charged(row)
+        own = await self._funder.own_fees()
+        if not row.charges_nothing and row.rates != (own["feebase"], own["feeppm"]):
+            await self._notes.write(row.channel_id, row.rates)
 
     async def operator_charges(self) -> bool:
         """Return whether channels are born with a routing fee. Raises NodeError."""
@@ -132,7 +171,8 @@ class RoutingFees:
 
     async def _fees_of(self, action: RestoreFees) -> dict[str, int]:
         """Return the fees to restore, as `setchannel` takes them. Raises NodeError."""
-        rates = action.rates or self._before.get(action.channel_id)
+        channel_id = action.channel_id
+        rates = action.rates or self._before.get(channel_id) or self._notes.rates(channel_id)
         if rates is None:
             return await self._funder.own_fees()
         return {"feebase": rates[0], "feeppm": rates[1]}
@@ -168,12 +208,28 @@ class RoutingFees:
         elif counts():
             log.info(f"the routing fee of channel {action.channel_id} was set meanwhile, it stays as it is")
             action = replace(action, rates=rates)
+            self._last.stands(action.channel_id, partial(self._set, action.channel_id, rates))
+        if counts():
+            await self._until_done(f"noting the routing fees of {action.channel_id}", lambda: self._note(action))
         if counts():
             del self._newest[action.channel_id]
             self._owed.pop(action.channel_id, None)
             self._zero.pop(action.channel_id, None)
             self._before.pop(action.channel_id, None)
             self.has_them(action)
+
+    async def _set(self, channel_id: str, rates: Rates, late: Late) -> None:
+        await self._funder.set_fees(channel_id, {"feebase": rates[0], "feeppm": rates[1]}, 0, late)
+
+    async def _note(self, action: RestoreFees) -> None:
+        """Write what a channel was given, where that may be undone; else nothing needs to be known. Raises an error."""
+        channel_id, rates = action.channel_id, (0, 0)
+        if channel_id in self.of_last_life:
+            rates = await self.rates_of(action)
+        if any(rates):
+            await self._notes.write(channel_id, rates, action.zero_until_ms)
+        else:
+            await self._notes.drop(channel_id)
 
     async def block(self) -> None:
         """See whether a call of an earlier life has come late. Raises NodeError."""
@@ -182,22 +238,24 @@ class RoutingFees:
         self._blocks += 1
         late = [row.channel_id for row in await self._funder.channels() if row.charges_nothing] if self._given else []
         for channel_id in late:
-            if not self.is_pending(channel_id) and (action := self._given.pop(channel_id, None)) is not None:
-                await self._undo(action)
+            if self.is_pending(channel_id) or (action := self._given.pop(channel_id, None)) is None:
+                continue
+            if any(await self.rates_of(action)) and not self.is_pending(channel_id):
+                self.of_last_life.discard(channel_id)
+                self._undo(action)
         if self._blocks >= LATE_BLOCKS:
+            for channel_id in self._given:
+                self._drop_note(channel_id)
             self.of_last_life.clear()
             self._given.clear()
 
-    async def _undo(self, action: RestoreFees) -> None:
+    def _undo(self, action: RestoreFees) -> None:
         """Give a channel its fees once more; a payment that needs it at zero by now does so itself."""
         channel_id = action.channel_id
-        if not any((await self._fees_of(action)).values()) or self.is_pending(channel_id):
-            return
         log.warning(
             f"channel {channel_id} takes no routing fee, by a call of before the start that came late: it is given its"
             " fees again; if you have set it to zero, set it once more"
         )
-        self.of_last_life.discard(channel_id)
         self._insist(f"giving channel {channel_id} its routing fees again", lambda: self._give_again(action))
 
     async def _give_again(self, action: RestoreFees) -> None:

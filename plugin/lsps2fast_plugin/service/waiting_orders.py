@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from msgspec.structs import replace
 
 from lsps2fast import actions as order
-from lsps2fast.errors import NodeError
+from lsps2fast.errors import NodeError, StoreError
 from lsps2fast.table import Input
 from lsps2fast_plugin.cln.clock import Clock
 from lsps2fast_plugin.cln.models import PeerChannel
@@ -199,7 +199,7 @@ class WaitingOrders:
         while self._clock.now_ms() < deadline_ms:
             self.watch.look(action.channel_id)
             try:
-                channel, zero = await self._look(peer_id, action.channel_id, zero)
+                channel, zero = await self._look(peer_id, action, zero)
                 if channel is not None:
                     kind, fact = await self._ready(action, channel)
                     break
@@ -207,7 +207,7 @@ class WaitingOrders:
                 log.warning(str(error))
                 kind = Input.CLOSED
                 break
-            except NodeError as error:  # one error is not an outcome (rule:10)
+            except (NodeError, StoreError) as error:  # one error is not an outcome (rule:10)
                 log.warning(f"waiting for channel {action.channel_id}: {error}")
             left_ms = deadline_ms - self._clock.now_ms()
             await self.watch.wait(action.channel_id, min(POLL_MS, max(left_ms, 1)) / 1000)
@@ -215,20 +215,24 @@ class WaitingOrders:
         self._waiting.pop(action.channel_id, None)
         self._tasks.feed(action.jit_scid, action.payment_hash, kind, fact)
 
-    async def _look(self, peer_id: str, channel_id: str, zero: bool) -> tuple[PeerChannel | None, bool]:
+    async def _look(self, peer_id: str, action: order.AwaitReady, zero: bool) -> tuple[PeerChannel | None, bool]:
         """Return the channel once it is usable and free, and whether its routing fee was set to zero.
 
-        `zero`: it was before. Raises ChannelGone or NodeError.
+        `zero`: it was before. Raises ChannelGone, NodeError or StoreError.
         """
+        channel_id = action.channel_id
         look = partial(self._funder.living, peer_id, channel_id)
-        if not zero and await self._fees.operator_charges():  # both at once: neither needs the other's answer (P17)
+        if not (zero or action.was_there) and await self._fees.operator_charges():
+            # both at once: neither needs the other's answer (P17)
             channel, _ = await asyncio.gather(look(), self._fees.zero(peer_id, channel_id))
             self._fees.charged(channel)
             return channel if channel.is_ready else None, True
         channel = await look()
         if not channel.is_ready or zero or channel.charges_nothing:
+            if action.was_there and not zero:
+                self._fees.found(channel)
             return channel if channel.is_ready else None, zero
-        self._fees.charged(channel)
+        await self._fees.keep(channel)
         await self._fees.zero(peer_id, channel_id)
         return channel, True
 

@@ -31,6 +31,7 @@ from lsps2fast_plugin.service.driver import SessionDriver
 from lsps2fast_plugin.service.events import SessionEvents
 from lsps2fast_plugin.service.executor import ActionExecutor
 from lsps2fast_plugin.service.existing_channels import RoomFinder
+from lsps2fast_plugin.service.fee_notes import FeeNotes
 from lsps2fast_plugin.service.forward_limits import ForwardLimits
 from lsps2fast_plugin.service.funding import Funder
 from lsps2fast_plugin.service.held_htlcs import HeldHtlcs
@@ -190,7 +191,7 @@ def build_parts(
         driver.funding_sent(peer_id, channel)
         notes.funding_sent(peer_id, channel)
 
-    opener = Opener(rpc, desk.zero_reserve)
+    opener, fee_notes = Opener(rpc, desk.zero_reserve), FeeNotes(notebook)
     effects = ActionExecutor(
         funder=funder,
         opener=opener,
@@ -206,6 +207,7 @@ def build_parts(
         rpc=rpc,
         finder=finder,
         room=room,
+        fee_notes=fee_notes,
         batch_window_ms=settings.batch_window_ms,
         batch_channels=settings.batch_channels,
     )
@@ -314,6 +316,7 @@ def build_parts(
         view=view,
         supply=supply,
         exposure=exposure,
+        fee_notes=fee_notes,
         shut=shut,
         oversight=Oversight(policy=desk.policy, capital=exposure, clock=clock, rpc=rpc, offers=driver, node=view),
         afterwards=afterwards,

@@ -16,12 +16,13 @@ from lsps2fast.lsps.buys import Buy
 from lsps2fast.lsps.lsps1 import OrderAsk, OrderState
 from lsps2fast.lsps.lsps2 import FeeParams
 from lsps2fast_plugin.client import built_in_records, history, records, reports, store
-from lsps2fast_plugin.service import capital, sales_policy, session_record, session_store
+from lsps2fast_plugin.service import capital, fee_notes, sales_policy, session_record, session_store
 from lsps2fast_plugin.service.closing import journal
 from lsps2fast_plugin.service.lsps1 import book
 from lsps2fast_plugin.service.lsps1.terms import ROOT as ORDERS
 from lsps2fast_plugin.service.policy import stakes, tokens, trust
 from lsps2fast_plugin.service.policy.rules import TrustRule
+from lsps2fast_plugin.service.routing_fees import LATE_BLOCKS
 from lsps2fast_plugin.service.sales_ledger import schema
 from lsps2fast_plugin.service.wake import webhooks
 
@@ -244,6 +245,13 @@ CLOSE: Final = {
     "tried_ms": "when it was last, UTC ms",
     "given_up": "why nothing more is tried for a month; else null",
 }
+FEE_NOTE: Final = {
+    "version": VERSION,
+    "channel_id": "of the channel",
+    "fee_base_msat": "what it is to charge, msat",
+    "fee_ppm": "and in parts per million",
+    "zero_until_ms": "until then forwards over the jit scid were promised at no fee, UTC ms; 0: nothing was",
+}
 LEDGER: Final = {
     "buys": "One row a buy.",
     "attempts": "One row a payment attempt. What a buy has more than one of are attempts.",
@@ -447,6 +455,15 @@ def families() -> tuple[Family, ...]:
             " and the sales ledger knows of it, or when the decision is withdrawn.",
             msgspec.to_builtins(_close()),
             CLOSE,
+        ),
+        Family(
+            "Routing fees of a channel",
+            (*fee_notes.ROOT, "channel id"),
+            "There while a channel takes no routing fee for a payment whose record has no place for what you set; and"
+            f" for {LATE_BLOCKS} blocks after a start that gave it fees which a call of before the start may take"
+            " away again.",
+            fee_notes.FeeNote(channel_id=CHANNEL, fee_base_msat=77, fee_ppm=7, zero_until_ms=DAY_MS),
+            FEE_NOTE,
         ),
         Family(
             "Webhooks of a client",

@@ -10,6 +10,7 @@ from typing import Any
 from harness.negotiator import StillClock
 
 from lsps2fast.actions import RestoreFees
+from lsps2fast_plugin.service.fee_notes import FeeNotes
 from lsps2fast_plugin.service.routing_fees import RoutingFees
 
 CHANNEL = "aa" * 32
@@ -23,10 +24,12 @@ class Node:
     def __init__(self) -> None:
         self.rates = (77, 7)
         self.calls: list[tuple[int, int]] = []
+        self.late: list[Callable[[], None]] = []
         self.let_go = asyncio.Event()
 
     async def zero_fees(self, channel_id: str, late: Callable[[], None]) -> None:
         self.calls.append((0, 0))
+        self.late.append(late)
         if len(self.calls) == 1:
             await self.let_go.wait()
         self.rates = (0, 0)
@@ -46,8 +49,9 @@ class Bench:
         self.node = Node()
         self.work: list[Callable[[], Awaitable[Any]]] = []
         funder: Any = self.node
+        notebook: Any = None  # nothing is noted
         clock: Any = StillClock()
-        self.fees = RoutingFees(funder, clock, self.insist, self.until_done)
+        self.fees = RoutingFees(funder, FeeNotes(notebook), clock, self.insist, self.until_done)
 
     def insist(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
         self.work.append(work)
@@ -90,6 +94,24 @@ async def test_fees_do_not_wait_for_a_zero_that_was_given_up() -> None:
     await fees
     assert bench.node.rates == (77, 7)
     assert bench.work == []
+
+
+async def test_what_the_operator_has_set_is_set_again_where_an_older_zero_comes_late() -> None:
+    """rule:13, K-13: a payment ends, its first call for zero not answered; what was set meanwhile is left as it is."""
+    bench = Bench()
+    first = asyncio.create_task(bench.fees.zero(PEER, CHANNEL))
+    await asyncio.sleep(0)
+    first.cancel()  # it has waited too long; lightningd still has the call
+    await asyncio.gather(first, return_exceptions=True)
+    await bench.fees.zero(PEER, CHANNEL)
+    bench.node.rates = (88, 8)
+    await bench.fees.restore(FEES)
+    assert bench.node.rates == (88, 8)
+    bench.node.rates = (0, 0)  # the first call, carried out at last
+    bench.node.late[0]()
+    for work in bench.work:
+        await work()
+    assert bench.node.rates == (88, 8)
 
 
 async def test_a_payment_that_needs_zero_has_it_behind_fees_that_are_slow() -> None:
