@@ -85,7 +85,7 @@ def _at_risk(common: Common, stats: dict[str, Any]) -> str | None:
     books = common.books
     debts = [each for each in books.live.values() if each.is_open_debt]
     busy = [each for each in books.accounts.values() if each.paid and each.end.live and each.end.state not in BACK]
-    least_msat = sum(each.capacity_sat * 1000 for each in debts if not each.is_whole)
+    least_msat = sum(each.capacity_sat * 1000 for each in debts if not (each.is_whole or _is_on_its_way(each)))
     if stats["at_risk_msat"] < least_msat:
         return f"lsps2-stats says that {stats['at_risk_msat']} msat are at risk, and {least_msat} are"
     waiting = [order for order in books.orders.all if order.is_held and not order.accounts]
@@ -94,3 +94,8 @@ def _at_risk(common: Common, stats: dict[str, Any]) -> str | None:
     if not selling and stats["at_risk_msat"] > most_sat * 1000:
         return f"lsps2-stats says that {stats['at_risk_msat']} msat are at risk, and {most_sat} sat are at most"
     return None
+
+
+def _is_on_its_way(account: Account) -> bool:
+    """Return whether the price of an order was taken, and its payer does not know yet: their line may be down."""
+    return account.order is not None and account.order.payments != [] and not account.order.is_held
