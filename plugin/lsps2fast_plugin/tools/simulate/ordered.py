@@ -119,7 +119,8 @@ def _is_lost(part: Part) -> bool:
 def check_told(order: Order, told: dict[str, Any]) -> None:
     """Hold what its client is told of an order against what came of it. Raises Violation."""
     state = told["order_state"], told["payment"]["bolt11"]["state"]
-    has_all = order.on_chain and (order.is_paid or order.given_away)
+    came_msat = order.taken_msat + order.lost_msat  # it may not be called given away yet
+    has_all = order.on_chain and (came_msat >= order.price_msat or order.given_away)
     has_some = order.taken_msat or any(each.is_on_chain for each in order.accounts)
     if order.is_still and ((state == ("COMPLETED", "PAID") and not has_all) or (state[0] == "FAILED" and has_some)):
         came = f"{order.taken_msat} of {order.price_msat} msat came, {len(order.on_chain)} channels are there"
