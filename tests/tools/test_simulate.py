@@ -34,7 +34,8 @@ KEPT = {  # objects after forty days of four people, a third above what there we
     **dict.fromkeys(("InnerPlugin", "Life"), 14),
     "EvilLsp": 22,
     "Account": 40,
-    **dict.fromkeys(("ClientInvoice", "Sale", "Task"), 90),
+    **dict.fromkeys(("Sale", "Task"), 90),
+    "ClientInvoice": 420,  # a sleeper whose pot strangers fill has three hundred on one day
     **dict.fromkeys(("Channel", "Client", "Wallet"), 120),
     "Payment": 150,
     "Forward": 200,

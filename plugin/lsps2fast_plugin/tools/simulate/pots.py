@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from lsps2fast_plugin.service.funding import HALF_CLOSED
 from lsps2fast_plugin.simnode.channels import Htlc
 from lsps2fast_plugin.simnode.errors import NodeProblem, RpcError
 from lsps2fast_plugin.simnode.psbt import Outpoint, decode
@@ -28,13 +29,21 @@ def check_coins(books: Books) -> None:
     unspent = books.town.chain.unspent
     for account in books.unsent():
         psbt = account.channel.funding_psbt
-        for point in () if psbt is None else decode(psbt).inputs:
+        for point in () if psbt is None or _is_given_up(account) else decode(psbt).inputs:
             if point not in unspent:
                 raise Violation("rule:9", f"a coin for the channel of {account.end.peer.name} is spent already")
             other = users.setdefault(point, account)
             if other.channel.funding_txid != account.channel.funding_txid:
                 names = f"{other.end.peer.name} and {account.end.peer.name}"
                 raise Violation("rule:9", f"a coin pays for channels of {names}, in two fundings")
+
+
+def _is_given_up(account: Account) -> bool:
+    """Return whether its client has begun to close a channel that is not funded, and has no money in it.
+
+    A part may still be with that client. Its coins are kept as long as their reservation lasts, and no longer.
+    """
+    return account.end.state in HALF_CLOSED and not account.end.other.to_us_msat
 
 
 async def check_pots(common: Common) -> None:
