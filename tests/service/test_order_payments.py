@@ -339,7 +339,7 @@ async def test_a_deleted_invoice_that_no_one_can_ask_about_is_told(was_held: boo
         await shop.start()
         told = f"ALARM.*payment hash {invoice.payment_hash.hex()}"
         await turn(shop, 3_800)
-        await shop.until(lambda: shop.log_lines(told), "the alarm")  # the record of an order that failed is kept an hour
+        await shop.until(lambda: shop.log_lines(told), "the alarm")  # a failed record goes within the hour
         (_,) = shop.log_lines(told)
         client.connect()
 
