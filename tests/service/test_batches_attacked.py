@@ -10,6 +10,7 @@ from harness.service import SIZE_MSAT, Stage
 
 from lsps2fast_plugin.simnode import Client, psbt
 from lsps2fast_plugin.simnode.errors import RpcError
+from lsps2fast_plugin.simnode.faults import Fault
 
 SOON_S = 5.0  # far less than a client may keep silent
 GUARD_BLOCKS = 12 + 144 - 6  # from the payment to K-06
@@ -132,16 +133,22 @@ async def test_what_is_taken_back_after_a_crash_leaves_no_channel_usable() -> No
         assert not stage.log_lines("cannot be taken back")
 
 
+async def unwritten(stage: Stage) -> tuple[Crowd, Fault]:
+    """Three payments that share a funding; the journal does not answer for the channel of one."""
+    stage.plugin_lives = False
+    crowd = Crowd(stage)
+    await crowd.come()
+    fault = stage.lsp.faults.hang("datastore", nth=5)  # three intents, then the channels
+    await crowd.pay()
+    await stage.world.advance(2)
+    await stage.until(lambda: fault.hits > 0, "the write that is not answered")
+    return crowd, fault
+
+
 async def test_a_record_that_is_not_written_keeps_no_other_waiting_for_good() -> None:
     """rule:10, rule:11, trap:60: the journal does not answer for one of three; the others are paid without it."""
     async with batching(wallet_sat=(2_000_000,) * 4) as stage:
-        stage.plugin_lives = False
-        crowd = Crowd(stage)
-        await crowd.come()
-        fault = stage.lsp.faults.hang("datastore", nth=5)  # three intents, then the channels
-        await crowd.pay()
-        await stage.world.advance(2)
-        await stage.until(lambda: fault.hits > 0, "the write that is not answered")
+        crowd, fault = await unwritten(stage)
         await stage.world.advance(11)
         await stage.until(lambda: [payment.done for payment in crowd.payments] == [True, False, True], "two are paid")
         assert [(await crowd.payments[place]).paid for place in (0, 2)] == [True, True]
@@ -213,13 +220,7 @@ async def test_coins_that_do_not_carry_a_second_try_leave_each_to_its_own() -> N
 async def test_a_payment_given_up_meanwhile_is_not_called_the_deed_of_its_client() -> None:
     """trap:60, rule:22: its parts run out while the record of a sister is not written; it is closed once, by us."""
     async with batching(wallet_sat=(2_000_000,) * 4) as stage:
-        stage.plugin_lives = False
-        crowd = Crowd(stage)
-        await crowd.come()
-        fault = stage.lsp.faults.hang("datastore", nth=5)  # three intents, then the channels
-        await crowd.pay()
-        await stage.world.advance(2)
-        await stage.until(lambda: fault.hits > 0, "the write that is not answered")
+        crowd, fault = await unwritten(stage)
         await stage.until(lambda: len(stage.calls("datastore")) >= 6, "the other writes")
         await stage.fence()
         stage.world.mine(GUARD_BLOCKS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.service import SIZE_MSAT, Stage
+from harness.service import FEE_MSAT, SIZE_MSAT, Stage
 
 from lsps2fast_plugin.simnode import Payer
 from lsps2fast_plugin.simnode.client import ClientInvoice
@@ -39,6 +39,18 @@ async def held(stage: Stage) -> Held:
     payment = payer.pay(invoice, [SIZE_MSAT])
     await stage.until(lambda: len(client.held()) == 1, "the part is with the client")
     return Held(stage, payer, invoice, payment)
+
+
+async def unpaid(stage: Stage) -> tuple[Payer, ClientInvoice]:
+    """A channel whose payment has failed and whose operator has then set fees; an invoice that pays for it."""
+    client, payer = stage.client(), stage.payer()
+    client.behaviour.on_part = "fail"
+    invoice = await stage.invoice(client)
+    assert not (await payer.pay(invoice, [SIZE_MSAT])).paid
+    await stage.quiet()
+    assert fees(client) == CONFIGURED
+    await set_fees(stage, client, *OWN)
+    return payer, client.invoice(SIZE_MSAT, invoice.scid, opening_fee_msat=FEE_MSAT, cltv_delta=invoice.cltv_delta)
 
 
 async def test_what_is_set_during_its_payment_stays(mode: str) -> None:
@@ -91,15 +103,9 @@ async def test_what_is_set_while_the_plugin_is_dead_stays(mode: str) -> None:
 async def test_what_is_set_between_two_payments_for_it_comes_back() -> None:
     """rule:13, O-13: the first has failed; the second, which pays for the channel, needs it at zero once more."""
     async with Stage("lsp-trusts-client") as stage:
-        client, payer = stage.client(), stage.payer()
-        client.behaviour.on_part = "fail"
-        invoice = await stage.invoice(client)
-        assert not (await payer.pay(invoice, [SIZE_MSAT])).paid
-        await stage.quiet()
-        assert fees(client) == CONFIGURED
-        await set_fees(stage, client, *OWN)
+        payer, again = await unpaid(stage)
+        client = again.payee
         client.behaviour.on_part = "settle"
-        again = client.invoice(SIZE_MSAT, invoice.scid, opening_fee_msat=1_000_000, cltv_delta=invoice.cltv_delta)
         assert (await payer.pay(again, [SIZE_MSAT])).paid
         await stage.over(again)
         assert fees(client) == OWN
@@ -109,14 +115,9 @@ async def test_what_is_set_between_two_payments_for_it_comes_back() -> None:
 async def test_what_is_set_between_two_payments_for_it_outlives_a_power_cut_in_the_second() -> None:
     """rule:13, O-13, K-09: its record has no place for two rates, so a note of its own tells of them."""
     async with Stage("lsp-trusts-client") as stage:
-        client, payer = stage.client(), stage.payer()
-        client.behaviour.on_part = "fail"
-        invoice = await stage.invoice(client)
-        assert not (await payer.pay(invoice, [SIZE_MSAT])).paid
-        await stage.quiet()
-        await set_fees(stage, client, *OWN)
+        payer, again = await unpaid(stage)
+        client = again.payee
         client.behaviour.on_part = "hold"
-        again = client.invoice(SIZE_MSAT, invoice.scid, opening_fee_msat=1_000_000, cltv_delta=invoice.cltv_delta)
         payment = payer.pay(again, [SIZE_MSAT])
         await stage.until(lambda: len(client.held()) == 1, "the part is with the client")
         await stage.fence()

@@ -7,7 +7,7 @@ late does not undo a newer one. What a record says belongs to its owner.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -18,6 +18,17 @@ from lsps2fast_plugin.cln.rows import read, rows_of
 
 NO_SUCH_KEY = 1200  # deldatastore, cln:D2
 Key = tuple[str, ...]
+
+
+class Versioned(Protocol):
+    """A record that says which form it has."""
+
+    @property
+    def version(self) -> int:
+        """Return its form."""
+
+
+Record = TypeVar("Record", bound=Versioned)
 
 
 class DatastoreRow(msgspec.Struct, frozen=True):
@@ -117,6 +128,15 @@ class DatastoreRecords:
 
         await self._writer.put(key, hex_now)
         self.commits += 1
+
+
+def read_as(kind: type[Record], value: Any, version: int) -> Record | None:
+    """Return a value as a record of this kind; None where it is none, or of another version."""
+    try:
+        record = msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None
+    return record if record.version == version else None
 
 
 def _decode(text: str) -> Any:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from lsps2fast.actions import RestoreFees
-from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.datastore import DatastoreRecords, read_as
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class FeeNotes:
     async def load(self) -> None:
         """Read the notes of earlier lives; one that is not understood is told and left alone. Raises StoreError."""
         for key, value in await self._notebook.read(ROOT):
-            note = _read(value)
+            note = read_as(FeeNote, value, VERSION)
             if note is None or note.channel_id != key[-1]:
                 log.error(f"the record of the routing fees of channel {key[-1]} cannot be read; it is left alone")
             else:
@@ -74,11 +74,3 @@ class FeeNotes:
         if channel_id in self._notes:
             await self._notebook.write((*ROOT, channel_id), lambda: None)
             self._notes.pop(channel_id, None)
-
-
-def _read(value: Any) -> FeeNote | None:
-    try:
-        note = msgspec.convert(value, FeeNote)
-    except msgspec.ValidationError:
-        return None
-    return note if note.version == VERSION else None

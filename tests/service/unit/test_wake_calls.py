@@ -33,6 +33,17 @@ class FakeSigner:
         return
 
 
+class SlowSigner(FakeSigner):
+    """Signs once it is told to."""
+
+    def __init__(self, signs: asyncio.Event) -> None:
+        self._signs = signs
+
+    async def sign(self, text: str) -> str:
+        await self._signs.wait()
+        return await super().sign(text)
+
+
 class FakePost:
     """Remembers what was asked; `fails` is raised, but for the host that is `alive`; `status` answered."""
 
@@ -352,14 +363,8 @@ async def test_a_webhook_that_was_replaced_meanwhile_is_not_called() -> None:
 async def test_a_webhook_that_is_removed_while_a_call_is_signed_is_not_called(again: bool) -> None:
     """N-07, N-18: a program that signs takes its time; the same one, set again, hears first that it is one."""
     scene, signed = Scene(), asyncio.Event()
-
-    class SlowSigner(FakeSigner):
-        async def sign(self, text: str) -> str:
-            await signed.wait()
-            return await super().sign(text)
-
     await scene.register()
-    scene.caller.signer = SlowSigner()
+    scene.caller.signer = SlowSigner(signed)
     assert scene.caller.wake(ALICE, INCOMING)
     await scene.at_work()
     await scene.requests.remove_webhook(ALICE, {"app_name": "app"})
@@ -374,14 +379,8 @@ async def test_a_webhook_that_is_removed_while_a_call_is_signed_is_not_called(ag
 async def test_who_comes_while_a_call_is_signed_is_not_called() -> None:
     """N-09: it is there by then."""
     scene, signed = Scene(), asyncio.Event()
-
-    class SlowSigner(FakeSigner):
-        async def sign(self, text: str) -> str:
-            await signed.wait()
-            return await super().sign(text)
-
     await scene.register()
-    scene.caller.signer = SlowSigner()
+    scene.caller.signer = SlowSigner(signed)
     assert scene.caller.wake(ALICE, INCOMING)
     await scene.at_work()
     scene.online.add(ALICE)

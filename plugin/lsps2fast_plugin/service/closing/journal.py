@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from lsps2fast_plugin.cln.datastore import DatastoreRecords
+from lsps2fast_plugin.cln.datastore import DatastoreRecords, read_as
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class CloseJournal:
     async def load(self) -> None:
         """Read what was decided before the start. Raises StoreError."""
         for key, value in await self._notebook.read(ROOT):
-            decision = _read(value)
+            decision = read_as(Decision, value, VERSION)
             if decision is None or decision.channel_id != key[-1]:
                 self._unread.add(key[-1])
                 log.error(f"the record of a close of channel {key[-1]} cannot be read; the channel is left alone")
@@ -92,11 +92,3 @@ class CloseJournal:
         """Delete it: the channel is closed and in the books, or nothing came of it. Raises StoreError."""
         await self._notebook.write((*ROOT, decision.channel_id), lambda: None)
         self._decisions.pop(decision.channel_id, None)
-
-
-def _read(value: Any) -> Decision | None:
-    try:
-        decision = msgspec.convert(value, Decision)
-    except msgspec.ValidationError:
-        return None
-    return decision if decision.version == VERSION else None

@@ -49,9 +49,6 @@ class _Buy(Honest):
     async def before_paying(self, me: Scene, wallet: Client, sale: Sale, invoice: ClientInvoice) -> None:
         await self._before()
 
-    async def play(self, me: Scene) -> None:
-        raise NotImplementedError
-
 
 class BothWays(Customer):
     """Orders a channel and buys another; both are paid at one moment, in any order, also while the LSP starts again."""

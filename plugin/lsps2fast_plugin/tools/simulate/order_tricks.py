@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import abstractmethod
 from collections.abc import AsyncIterator
 
 from lsps2fast_plugin.simnode import Client
@@ -33,9 +34,9 @@ class Trick(Customer):
         await me.blocks(me.some(1, self.most_blocks))
         await self.leave(me)
 
+    @abstractmethod
     async def trick(self, me: Scene, wallet: Client, order: Order) -> None:
         """Pay, or not."""
-        raise NotImplementedError
 
 
 class PartsTooMany(Trick):

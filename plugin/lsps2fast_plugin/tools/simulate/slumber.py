@@ -5,6 +5,8 @@ Such a payment waits in the hook for its client (LSPS5). They come from a stream
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from lsps2fast_plugin.simnode import Client, Payer
 from lsps2fast_plugin.simnode.payer import Payment
 
@@ -40,9 +42,9 @@ class Sleeper(Honest):
         await me.blocks(me.some(1, 60))
         await me.leave()
 
+    @abstractmethod
     async def nap(self, me: Scene, wallet: Client, host: str) -> None:
         """Be paid."""
-        raise NotImplementedError
 
     def paid(self, me: Scene, wallet: Client, parts_msat: list[int], payer: Payer | None = None) -> Payment:
         """Send an ordinary payment over the channel of this wallet."""
@@ -52,8 +54,8 @@ class Sleeper(Honest):
             invoice, parts_msat, final_delta=FINAL, overpay_msat=DEAR_MSAT, cltv_delta=FAR + me.some(0, 20)
         )
 
-    def parts(self, me: Scene) -> list[int]:  # type: ignore[override]
-        """Return those of a payment that fits into most channels."""
+    def small(self, me: Scene) -> list[int]:
+        """Return the parts of a payment that fits into most channels."""
         return me.split(me.sat(500, 5_000) * 1000, me.some(1, 4))
 
     def split(self, me: Scene, amount_msat: int) -> list[int]:
@@ -72,7 +74,7 @@ class Woken(Sleeper):
 
     async def nap(self, me: Scene, wallet: Client, host: str) -> None:
         me.town.apps.wakes[host] = lambda: self._wake(me, wallet)
-        payments = [self.paid(me, wallet, self.parts(me)) for _ in range(me.some(1, 3))]
+        payments = [self.paid(me, wallet, self.small(me)) for _ in range(me.some(1, 3))]
         for payment in payments:
             result = await me.end(payment, 7_200)
             if result is not None and result.paid:
@@ -91,7 +93,7 @@ class BackLate(Sleeper):
     async def nap(self, me: Scene, wallet: Client, host: str) -> None:
         payments = []
         for _ in range(me.some(1, 8)):
-            payments.append(self.paid(me, wallet, self.parts(me)))
+            payments.append(self.paid(me, wallet, self.small(me)))
             await me.rest(0, 60)
         if self.is_held(me, wallet):
             me.did()
@@ -147,7 +149,7 @@ class FillsThePot(Sleeper):
             if self.is_held(me, wallet):
                 me.did()
             lives, harm = me.common.lives, me.common.harm
-            payment = self.paid(me, wallet, self.parts(me))
+            payment = self.paid(me, wallet, self.small(me))
             fits = wallet.ends[-1].other.spendable_msat() > 30_000_000
             await me.rest(0.5, 40)
             wallet.connect()
